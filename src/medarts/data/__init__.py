@@ -1,0 +1,1 @@
+"""From files on disk to batches: manifest, readers, sources, splits, cache, augmentation, mixing."""

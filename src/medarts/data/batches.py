@@ -1,0 +1,119 @@
+"""Batches: which samples stand in which step of which epoch, and their tensors.
+
+The order is a function of (seed, epoch) and the augmentation of (seed, epoch, step), so that any step can be made
+without the ones before it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medarts.data.augmentation import augment
+from medarts.data.manifest import Manifest
+from medarts.data.store import ImageStore
+from medarts.errors import DataError
+from medarts.recipe import AugmentationSettings
+from medarts.run.randomness import seed_of
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images with their targets.
+
+    Attributes:
+        images: BCHW, float32, 0..1.
+        targets: BHW, uint8, class indices.
+        indices: positions in the store.
+    """
+
+    images: Tensor
+    targets: Tensor
+    indices: NDArray[np.int64]
+
+
+class Batches:
+    """The batches of a part of a store.
+
+    Args:
+        store: the images.
+        part: which of them.
+        batch: images a step.
+        name: what errors call the part, and what tells its order from that of another part.
+        device: where the tensors go.
+    """
+
+    def __init__(self, store: ImageStore, part: Manifest, *, batch: int, name: str, device: torch.device) -> None:
+        self.store = store
+        self.samples = part.samples
+        self.indices = store.indices(part)
+        self.domains = np.asarray([sample.domain for sample in part.samples])
+        self.batch = batch
+        self.name = name
+        self.device = device
+
+    def check_fills_a_batch(self) -> "Batches":
+        """Returns itself, fit for training.
+
+        Raises:
+            DataError: the part has fewer images than a batch.
+        """
+        if self.steps == 0:
+            raise DataError(
+                f"The images of the {self.name} are {len(self.indices)}, fewer than a batch of {self.batch}.",
+                fix="Lower the batch size, or add images.",
+            )
+        return self
+
+    def order(self, epoch: int, *, seed: int, sampling: str) -> NDArray[np.int64]:
+        """Returns the positions of an epoch's images, in the order in which they are drawn.
+
+        Args:
+            epoch: the epoch.
+            seed: seed of the run.
+            sampling: by_size: every image once. equal: as many images, the domains in equal parts, the images of a
+                small domain more than once.
+        """
+        generator = np.random.default_rng(seed_of(seed, "order", self.name, epoch))
+        if sampling == "by_size":
+            return generator.permutation(self.indices)
+        domains = sorted(set(self.domains))
+        share = -(-len(self.indices) // len(domains))
+        drawn = []
+        for domain in domains:
+            members = self.indices[self.domains == domain]
+            rounds = [generator.permutation(members) for _ in range(-(-share // len(members)))]
+            drawn.append(np.concatenate(rounds)[:share])
+        return generator.permutation(np.concatenate(drawn))[: len(self.indices)]
+
+    @property
+    def steps(self) -> int:
+        """Whole batches of an epoch; a smaller rest is left for another epoch's order."""
+        return len(self.indices) // self.batch
+
+    def training(self, order: NDArray[np.int64], step: int, *, settings: AugmentationSettings, seed: int) -> Batch:
+        """Returns the augmented batch of a step; steps beyond the last start over.
+
+        Args:
+            order: of the epoch.
+            step: the step.
+            settings: the augmentation.
+            seed: of this step.
+        """
+        start = step % self.steps * self.batch
+        batch = self._load(order[start : start + self.batch])
+        images, targets = augment(batch.images, batch.targets, settings, seed=seed)
+        return Batch(images, targets, batch.indices)
+
+    def all(self) -> Iterator[Batch]:
+        """Yields every image once, unchanged, in the order of the manifest; the last batch may be smaller."""
+        for start in range(0, len(self.indices), self.batch):
+            yield self._load(self.indices[start : start + self.batch])
+
+    def _load(self, indices: NDArray[np.int64]) -> Batch:
+        images = torch.from_numpy(self.store.images[indices]).to(self.device).float()
+        targets = torch.from_numpy(self.store.masks[indices]).to(self.device)
+        return Batch(images, targets, indices)

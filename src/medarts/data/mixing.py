@@ -1,0 +1,58 @@
+"""Mixing of images, as in MixSearch: x = sum_k lam_k x_perm_k, the loss mixed by the same lam.
+
+Source: MixSearch (arXiv 2102.13280), section on the mixing of data sets; for k=2 this is mixup (Zhang et al. 2018).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medarts.recipe import MixingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A mixed batch.
+
+    Attributes:
+        images: BCHW.
+        parts: (lam, targets BHW) of every image that went in; the lam sum to 1.
+    """
+
+    images: Tensor
+    parts: tuple[tuple[float, Tensor], ...]
+
+
+def mix(images: Tensor, targets: Tensor, settings: MixingSettings, *, seed: int) -> Mixture:
+    """Mixes every image of a batch with others of it.
+
+    Args:
+        images: BCHW.
+        targets: BHW.
+        settings: alpha and the number of images; alpha 0 returns the batch as it is.
+        seed: of this step.
+    """
+    if settings.alpha == 0:
+        return Mixture(images, ((1.0, targets),))
+    generator = np.random.default_rng(seed)
+    lams = mixing_weights(settings, generator)
+    mixed = torch.zeros_like(images)
+    parts = []
+    for number, lam in enumerate(lams):
+        order = np.arange(len(images)) if number == 0 else generator.permutation(len(images))
+        index = torch.from_numpy(order).to(images.device)
+        mixed += lam * images[index]
+        parts.append((lam, targets[index]))
+    return Mixture(mixed, tuple(parts))
+
+
+def mixing_weights(settings: MixingSettings, generator: np.random.Generator) -> list[float]:
+    """Draws lam: (lam, 1 - lam) of Beta(a, a) for two images, the softmax of k draws for three and four."""
+    if settings.images == 2:
+        lam = float(generator.beta(settings.alpha, settings.alpha))
+        return [lam, 1.0 - lam]
+    draws: NDArray[np.float64] = np.exp(generator.beta(settings.alpha, settings.alpha, size=settings.images))
+    return [float(draw) for draw in draws / draws.sum()]

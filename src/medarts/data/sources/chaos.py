@@ -1,0 +1,94 @@
+"""CHAOS abdominal CT and MR (Kavur et al., Medical Image Analysis 2021): DICOM slices with PNG masks.
+
+Layout below ``Train_Sets``: ``CT/<id>/DICOM_anon`` and ``CT/<id>/Ground``; ``MR/<id>/T1DUAL`` with
+``DICOM_anon/InPhase``, ``DICOM_anon/OutPhase`` and one ``Ground`` for both; ``MR/<id>/T2SPIR`` with ``DICOM_anon``
+and ``Ground``. The n-th mask by name belongs to the n-th slice by name, as published. CT and MR are different
+people. The official test sets have no masks and are not read.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from medarts.data.files import suffix_of
+from medarts.data.manifest import ReadingRules
+from medarts.data.sources.pairing import Fault, Listing, Pair, image_files, require_folder, rules_of
+from medarts.data.splits import natural
+from medarts.errors import DataError
+from medarts.recipe.sections import SourceSettings
+
+ROOT = "Train_Sets"
+LAYOUT = f"{ROOT}/CT/<id>/DICOM_anon and Ground, or {ROOT}/MR/<id>/T1DUAL and T2SPIR"
+CT_WINDOW = (-160.0, 240.0)  # a common abdominal soft-tissue window, in Hounsfield units
+MR_PERCENTILES = (0.5, 99.5)
+
+# Values of the organs in MR masks: the ranges (inclusive) of the challenge's own evaluation, in class order.
+MR_ORGANS = {
+    "liver": (55, 70),
+    "right_kidney": (110, 135),
+    "left_kidney": (175, 200),
+    "spleen": (240, 255),
+}
+
+# Sequences of a modality: (name in keys, folder of the slices, folder of the masks), below the patient.
+_T1 = (
+    ("T1DUAL/InPhase/", "T1DUAL/DICOM_anon/InPhase", "T1DUAL/Ground"),
+    ("T1DUAL/OutPhase/", "T1DUAL/DICOM_anon/OutPhase", "T1DUAL/Ground"),
+)
+_T2 = (("T2SPIR/", "T2SPIR/DICOM_anon", "T2SPIR/Ground"),)
+_SERIES = {"ct": (("", "DICOM_anon", "Ground"),), "mr_t1": _T1, "mr_t2": _T2, "mr": _T1 + _T2}
+
+
+def recognises(path: Path) -> bool:
+    """Tells whether a folder has this layout."""
+    return (path / ROOT).is_dir()
+
+
+def find(settings: SourceSettings) -> Listing:
+    """Lists the slices of a modality as "CT/3/017" or "MR/3/T2SPIR/017"; the patient is "CT/3" or "MR/3".
+
+    Raises:
+        DataError: the modality's folder is missing, or CT is asked for another organ than the liver.
+    """
+    kind = settings.modality.partition("_")[0].upper()
+    folder = require_folder(settings.path / ROOT / kind, layout=LAYOUT)
+    if kind == "CT" and settings.organ != "liver":
+        raise DataError(
+            f"Source {settings.domain} asks for organ '{settings.organ}', but CT masks have the liver alone.",
+            fix="Set organ to liver, or modality to mr.",
+        )
+    pairs: list[Pair] = []
+    faults: list[Fault] = []
+    for patient in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: natural(path.name)):
+        for prefix, slices, masks in _SERIES[settings.modality]:
+            name = f"{kind}/{patient.name}"
+            fault, found = _series(name, prefix, patient / slices, patient / masks)
+            pairs += found
+            faults += fault
+    return Listing(tuple(pairs), tuple(faults), _rules(settings, kind))
+
+
+def _series(patient: str, prefix: str, slices: Path, masks: Path) -> tuple[list[Fault], list[Pair]]:
+    for folder in (slices, masks):
+        if not folder.is_dir():
+            return [Fault(folder, "folder missing", "Download the patient again.", str(folder))], []
+    images = [path for path in image_files(slices) if suffix_of(path) == ".dcm"]
+    drawn = image_files(masks)
+    if len(images) != len(drawn):
+        count = f"{patient}/{prefix}".rstrip("/") + f" has {len(images)} slices and {len(drawn)} masks"
+        return [Fault(slices, "slices and masks differ in number", "Download the patient again.", count)], []
+    paired = enumerate(zip(images, drawn, strict=True))
+    return [], [Pair(f"{patient}/{prefix}{n:03d}", image, mask, patient) for n, (image, mask) in paired]
+
+
+def _rules(settings: SourceSettings, kind: str) -> ReadingRules:
+    if kind == "CT":
+        return rules_of(settings, defaults=ReadingRules(window=CT_WINDOW))
+    classes = {organ: index for index, organ in enumerate(MR_ORGANS, start=1)}
+    if settings.organ != "all":
+        classes = {organ: int(organ == settings.organ) for organ in MR_ORGANS}
+    labels = _spread((MR_ORGANS[organ], index) for organ, index in classes.items())
+    return rules_of(settings, defaults=ReadingRules(percentiles=MR_PERCENTILES, labels=labels))
+
+
+def _spread(ranges: Iterable[tuple[tuple[int, int], int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((value, index) for (low, high), index in ranges for value in range(low, high + 1))

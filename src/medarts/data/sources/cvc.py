@@ -1,0 +1,49 @@
+"""CVC-ClinicDB: 612 colonoscopy frames with polyps, from 29 video sequences (Bernal et al., 2015).
+
+Layout: ``Original/N.tif`` and ``Ground Truth/N.tif``, or the same as PNG.
+"""
+
+import bisect
+from pathlib import Path
+
+from medarts.data.sources.pairing import Listing, Pair, image_files, pair_by_name, require_folder, rules_of
+from medarts.recipe.sections import SourceSettings
+
+IMAGES, MASKS = "Original", "Ground Truth"
+LAYOUT = f"'{IMAGES}' and '{MASKS}' with files 1.tif, 2.tif, ... in each"
+
+# First frame of each of the 29 sequences; the last ends with frame 612.
+SEQUENCE_STARTS = (
+    *(1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298),
+    *(318, 343, 364, 384, 409, 429, 448, 467, 479, 504, 529, 547, 572, 592),
+)
+FRAMES = 612
+
+
+def recognises(path: Path) -> bool:
+    """Tells whether a folder has this layout."""
+    return (path / IMAGES).is_dir() or (path / MASKS).is_dir()
+
+
+def find(settings: SourceSettings) -> Listing:
+    """Lists the frames; the patient is the sequence by the official table.
+
+    Raises:
+        DataError: a folder is missing.
+    """
+    images = image_files(require_folder(settings.path / IMAGES, layout=LAYOUT))
+    masks = image_files(require_folder(settings.path / MASKS, layout=LAYOUT))
+    named, faults = pair_by_name(images, masks)
+    pairs = tuple(Pair(name, image, mask, patient=sequence_of(name)) for name, image, mask in named)
+    return Listing(pairs, tuple(faults), rules_of(settings))
+
+
+def sequence_of(name: str) -> str | None:
+    """Returns the sequence ("1" to "29") of a frame, None where the name is no frame of the official set.
+
+    >>> sequence_of("25"), sequence_of("26"), sequence_of("extra")
+    ('1', '2', None)
+    """
+    if not name.isdecimal() or not 1 <= int(name) <= FRAMES:
+        return None
+    return str(bisect.bisect_right(SEQUENCE_STARTS, int(name)))

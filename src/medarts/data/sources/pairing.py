@@ -1,0 +1,167 @@
+"""What the layouts have in common: finding files, pairing images with masks, and noting what does not pair.
+
+A source returns a ``Listing`` with everything it found, faults included, and does not stop at the first: opening
+a data set refuses any fault, while the doctor reports them all.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medarts.data.files import is_image, suffix_of
+from medarts.data.manifest import ReadingRules, Split
+from medarts.data.splits import natural
+from medarts.errors import DataError
+from medarts.recipe.sections import SourceSettings
+
+IMAGE_ALONE = "image without a mask"
+MASK_ALONE = "mask without an image"
+_PAIR_FIX = "Add the missing files or take these out."
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something wrong with the files of a data set.
+
+    Attributes:
+        file: the file.
+        problem: what is wrong, in words that are equal for all faults of the kind.
+        fix: what to do about it.
+        detail: what is particular to this one.
+    """
+
+    file: Path
+    problem: str
+    fix: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image and its mask, before a split is known.
+
+    Attributes:
+        key: name of the sample, unique within the data set.
+        image: file of the image.
+        mask: file of the mask.
+        patient: patient or sequence as the layout tells it; None where only splits.csv can.
+        split: split of an official download; None where it has none.
+        slice_index: slice of a volume.
+    """
+
+    key: str
+    image: Path
+    mask: Path
+    patient: str | None
+    split: Split | None = None
+    slice_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All that a source found on disk.
+
+    Attributes:
+        pairs: images with masks.
+        faults: what does not pair.
+        rules: how the files are to be read.
+    """
+
+    pairs: tuple[Pair, ...]
+    faults: tuple[Fault, ...]
+    rules: ReadingRules
+
+
+def require_folder(path: Path, *, layout: str) -> Path:
+    """Returns ``path``; raises a DataError that describes the layout where it is no folder."""
+    if not path.is_dir():
+        raise DataError(f"There is no folder {path}.", fix=f"Expected here: {layout}.")
+    return path
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Returns the readable files of a folder in natural order; other files and hidden ones are passed over."""
+    return sorted((path for path in folder.iterdir() if is_image(path)), key=lambda path: natural(path.name))
+
+
+def stem_of(path: Path) -> str:
+    """Returns the name without its suffix, ``.nii.gz`` being one."""
+    return path.name[: len(path.name) - len(suffix_of(path))]
+
+
+def pair_by_name(
+    images: Iterable[Path], masks: Iterable[Path], *, mask_name: Callable[[Path], str] = stem_of
+) -> tuple[list[tuple[str, Path, Path]], list[Fault]]:
+    """Pairs images with the masks of the same name.
+
+    Args:
+        images: image files.
+        masks: mask files.
+        mask_name: gives the name of the image a mask belongs to.
+
+    Returns:
+        (name, image, mask) in natural order of the names, and the files left alone or sharing a name.
+    """
+    image_of, twice = _by_name(images, stem_of)
+    mask_of, twice_masks = _by_name(masks, mask_name)
+    faults = [*twice, *twice_masks]
+    faults += [Fault(path, IMAGE_ALONE, _PAIR_FIX) for path in _missing(image_of, mask_of)]
+    faults += [Fault(path, MASK_ALONE, _PAIR_FIX) for path in _missing(mask_of, image_of)]
+    names = sorted(image_of.keys() & mask_of.keys(), key=natural)
+    return [(name, image_of[name], mask_of[name]) for name in names], faults
+
+
+def rules_of(settings: SourceSettings, *, defaults: ReadingRules | None = None) -> ReadingRules:
+    """Returns the reading rules of a source: what its settings say, else what its layout is known to need.
+
+    Raises:
+        DataError: a label outside 0..65535, or a class outside 0..255.
+    """
+    defaults = defaults or ReadingRules()
+    given = settings.window is not None or settings.percentiles is not None
+    labels = defaults.labels
+    if settings.labels is not None:
+        labels = tuple(sorted(settings.labels.items()))
+        if any(not (0 <= value <= 65535 and 0 <= index <= 255) for value, index in labels):
+            raise DataError(
+                f"The labels {settings.labels} of source {settings.domain} are out of range.",
+                fix="Values go from 0 to 65535, classes from 0 to 255.",
+            )
+    return ReadingRules(
+        window=settings.window if given else defaults.window,
+        percentiles=settings.percentiles if given else defaults.percentiles,
+        labels=labels,
+    )
+
+
+def refuse(settings: SourceSettings, faults: Iterable[Fault]) -> None:
+    """Raises a DataError that tells the first kind of fault, its count and some names; nothing without faults."""
+    every = tuple(faults)
+    if not every:
+        return
+    alike = [fault for fault in every if fault.problem == every[0].problem]
+    names = [fault.detail or fault.file.name for fault in alike]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    others = len(every) - len(alike)
+    raise DataError(
+        f"{settings.path}: {alike[0].problem} ({len(alike)}): {', '.join(names[:_SHOWN])}{more}."
+        + (f" There are {others} faults of other kinds; medarts doctor lists all." if others else ""),
+        fix=alike[0].fix,
+    )
+
+
+def _by_name(paths: Iterable[Path], name_of: Callable[[Path], str]) -> tuple[dict[str, Path], list[Fault]]:
+    found: dict[str, Path] = {}
+    faults = []
+    for path in paths:
+        first = found.setdefault(name_of(path), path)
+        if first is not path:
+            faults.append(
+                Fault(path, "second file of the same name", "Keep one of them.", f"{first.name}, {path.name}")
+            )
+    return found, faults
+
+
+def _missing(here: Mapping[str, Path], there: Mapping[str, Path]) -> list[Path]:
+    return [here[name] for name in sorted(here.keys() - there.keys(), key=natural)]

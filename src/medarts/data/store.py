@@ -1,0 +1,117 @@
+"""Images and masks, read and resized once, then served from a memory map.
+
+Every file is read when the store is made, so that a damaged file, a mask of another size or a label out of range is
+said before any training. The store is kept in a cache folder under the fingerprint of its manifest.
+"""
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from medarts.data.manifest import Manifest, Sample
+from medarts.data.reading import read_pair
+from medarts.errors import DataError
+from medarts.recipe import DataSettings
+from medarts.run.progress import progress_bar
+
+FORMAT = 1
+"""Part of the cache's name; raise it when reading or resizing changes."""
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """The images of a manifest at one size.
+
+    Attributes:
+        manifest: the samples, in the order of the arrays.
+        images: float16, sample x channel x height x width, 0..1.
+        masks: uint8, sample x height x width, class indices.
+    """
+
+    manifest: Manifest
+    images: NDArray[np.float16]
+    masks: NDArray[np.uint8]
+
+    def indices(self, part: Manifest) -> NDArray[np.int64]:
+        """Returns the positions of the samples of ``part``."""
+        position = {(sample.domain, sample.key): i for i, sample in enumerate(self.manifest.samples)}
+        found = [position[(sample.domain, sample.key)] for sample in part.samples]
+        return np.asarray(found, dtype=np.int64)
+
+
+def open_store(manifest: Manifest, settings: DataSettings) -> ImageStore:
+    """Returns the store of a manifest, made now or found in the cache.
+
+    Images are resized to a square with antialiased bilinear, masks with nearest-neighbour interpolation.
+
+    Raises:
+        DataError: a file cannot be read, its mask has another size, or a label is out of range.
+    """
+    name = f"v{FORMAT}-{manifest.fingerprint()}-{settings.size}px-{settings.in_channels}ch-{settings.classes}cl"
+    folder = (settings.cache or default_cache()) / name
+    if not folder.exists():
+        _make(manifest, settings, folder)
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    masks = np.load(folder / "masks.npy", mmap_mode="r")
+    return ImageStore(manifest, images, masks)
+
+
+def default_cache() -> Path:
+    """Returns the user's cache folder of medarts."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "medarts"
+
+
+def _make(manifest: Manifest, settings: DataSettings, folder: Path) -> None:
+    """Writes the arrays under another name and renames the folder when they are whole."""
+    unfinished = folder.with_name(f".unfinished-{os.getpid()}-{folder.name}")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    number, size, channels = len(manifest.samples), settings.size, settings.in_channels
+    images = np.lib.format.open_memmap(
+        unfinished / "images.npy", mode="w+", dtype=np.float16, shape=(number, channels, size, size)
+    )
+    masks = np.lib.format.open_memmap(
+        unfinished / "masks.npy", mode="w+", dtype=np.uint8, shape=(number, size, size)
+    )
+
+    def read(sample: Sample) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        return _read(sample, manifest, settings)
+
+    try:
+        with progress_bar("reading images", number) as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for position, pair in enumerate(pool.map(read, manifest.samples)):
+                images[position], masks[position] = pair
+                bar.advance()
+        images.flush()
+        masks.flush()
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process was faster, and has written the same
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _read(
+    sample: Sample, manifest: Manifest, settings: DataSettings
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    image_hwc, mask_hw = read_pair(sample, manifest.rules[sample.domain], channels=settings.in_channels)
+    largest = 1 if settings.classes == 1 else settings.classes - 1
+    if int(mask_hw.max()) > largest:
+        raise DataError(
+            f"{sample.mask} holds class {int(mask_hw.max())}, data.classes {settings.classes} allows 0 to {largest}.",
+            fix=f"Set data.classes={int(mask_hw.max()) + 1}, or map its values with the source's 'labels'.",
+        )
+    size = (settings.size, settings.size)
+    image = torch.from_numpy(np.ascontiguousarray(image_hwc)).permute(2, 0, 1)[None]
+    mask = torch.from_numpy(np.ascontiguousarray(mask_hw))[None, None]
+    resized = F.interpolate(image, size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+    labels = F.interpolate(mask, size=size, mode="nearest-exact")[0, 0]
+    return resized.numpy(), labels.numpy()

@@ -1,0 +1,40 @@
+"""The typed recipe: what to do, on which data, with which values."""
+
+from medarts.recipe.reading import apply_overrides, fingerprint, load, parse, save, to_yaml
+from medarts.recipe.sections import (
+    AugmentationSettings,
+    ComputeSettings,
+    DataSettings,
+    DeriveSettings,
+    EvaluationSettings,
+    LossName,
+    MixingSettings,
+    Recipe,
+    SearchSettings,
+    SourceSettings,
+    StageSettings,
+    TrainSettings,
+    WeaveSettings,
+)
+
+__all__ = [
+    "AugmentationSettings",
+    "ComputeSettings",
+    "DataSettings",
+    "DeriveSettings",
+    "EvaluationSettings",
+    "LossName",
+    "MixingSettings",
+    "Recipe",
+    "SearchSettings",
+    "SourceSettings",
+    "StageSettings",
+    "TrainSettings",
+    "WeaveSettings",
+    "apply_overrides",
+    "fingerprint",
+    "load",
+    "parse",
+    "save",
+    "to_yaml",
+]

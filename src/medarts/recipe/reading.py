@@ -1,0 +1,154 @@
+"""Recipes as YAML: read, overridden from the command line, checked, written, fingerprinted."""
+
+import hashlib
+import os
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from medarts.errors import RecipeError, did_you_mean
+from medarts.recipe.sections import Recipe
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe from a YAML file.
+
+    Args:
+        path: the file.
+        overrides: changes as ``key.path=value``, the value in YAML.
+
+    Raises:
+        RecipeError: the file is missing or no YAML, or a key or value is wrong.
+    """
+    if not path.is_file():
+        raise RecipeError(f"There is no recipe {path}.", fix="Give the path of a YAML file, as in recipes/.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{path} is not YAML: {reason}.", fix="Mend that line.") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} holds no keys.", fix="Start from one of the files in recipes/.")
+    return parse(apply_overrides(content, overrides), origin=str(path))
+
+
+def parse(content: dict[str, Any], *, origin: str = "recipe") -> Recipe:
+    """Checks a mapping and makes it a recipe; ``origin`` names it in errors."""
+    try:
+        return Recipe.model_validate(_expand_paths(content, origin))
+    except ValidationError as error:
+        raise RecipeError(f"{origin}: {_explain(error)}", fix="") from None
+
+
+def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Returns a copy of ``content`` with ``key.path=value`` changes; list items are named by their number."""
+    result: Any = yaml.safe_load(yaml.safe_dump(content))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"'{override}' is no change of a recipe.", fix="Write key.path=value.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise RecipeError(f"The value of '{override}' is not YAML.", fix="Quote it.") from None
+        _set(result, key.split("."), value, override)
+    return dict(result)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Returns the whole recipe, defaults included, as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def save(recipe: Recipe, path: Path) -> None:
+    """Writes the whole recipe, defaults included."""
+    path.write_text(to_yaml(recipe), encoding="utf-8")
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """Returns 16 hexadecimal digits that change with every value but note, cache folder and device."""
+    content = recipe.model_dump(mode="json", exclude={"note": True, "compute": True, "data": {"cache"}})
+    return hashlib.sha256(yaml.safe_dump(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _set(content: Any, keys: list[str], value: Any, override: str) -> None:
+    for key, following in zip(keys[:-1], keys[1:], strict=True):
+        if isinstance(content, list):
+            content = content[_position(content, key, override)]
+        else:
+            content = content.setdefault(key, [] if following.isdigit() else {})
+        if not isinstance(content, dict | list):
+            raise RecipeError(f"'{override}': '{key}' has no keys below it.", fix="Shorten the key.")
+    if isinstance(content, list):
+        content[_position(content, keys[-1], override)] = value
+    else:
+        content[keys[-1]] = value
+
+
+def _position(content: list[Any], key: str, override: str) -> int:
+    if not key.isdigit() or int(key) >= len(content):
+        raise RecipeError(f"'{override}': there is no item '{key}'.", fix=f"Use 0 to {len(content) - 1}.")
+    return int(key)
+
+
+def _expand_paths(content: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Expands ``$NAME`` and ``~`` in paths of sources; a variable that is not set is an error, not a folder."""
+    data = content.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("sources"), list):
+        return content
+    sources = []
+    for number, source in enumerate(data["sources"]):
+        if isinstance(source, dict) and isinstance(source.get("path"), str):
+            path = os.path.expanduser(os.path.expandvars(source["path"]))
+            if "$" in path:
+                name = path.split("$", 1)[1].split("/")[0].strip("{}")
+                raise RecipeError(
+                    f"{origin}: data.sources.{number}.path uses ${name}, which is not set.",
+                    fix=f"Set it: export {name}=/folder/of/the/data.",
+                )
+            sources.append(source | {"path": path})
+        else:
+            sources.append(source)
+    return content | {"data": data | {"sources": sources}}
+
+
+def _explain(error: ValidationError) -> str:
+    """Says every mistake as 'path: what is wrong. the fix', with the nearest valid key or value."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "recipe"
+        if item["type"] == "extra_forbidden":
+            valid = _keys_beside(item["loc"])
+            lines.append(f"{where} is not a key of a recipe. {did_you_mean(str(item['loc'][-1]), valid)}")
+        elif item["type"] == "literal_error":
+            choices = item["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            lines.append(f"{where} cannot be {item['input']!r}. {did_you_mean(str(item['input']), choices)}")
+        elif item["type"] == "missing":
+            lines.append(f"{where} is missing. Add it.")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = "" if item["type"] == "value_error" else f" (given: {item['input']!r})"
+            lines.append(f"{where}: {message}{given}.")
+    return "; ".join(lines)
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Recipe
+    for part in location[:-1]:
+        if isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel):
+            model = _model_inside(model.model_fields[part].annotation)
+    return list(model.model_fields)
+
+
+def _model_inside(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in typing.get_args(annotation):
+        found = _model_inside(argument)
+        if found is not None:
+            return found
+    return None

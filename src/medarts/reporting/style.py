@@ -1,0 +1,162 @@
+"""Colours and the way from a matplotlib figure to SVG; used by every drawing and plot.
+
+A colour is a name here. A figure saved to a file has the light value; on the page it becomes a CSS variable, so that
+the same figure is legible on a light and on a dark screen.
+"""
+
+import functools
+import io
+import re
+from collections.abc import Callable, Iterable
+from html import escape
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# name -> (on a light ground, on a dark ground); contrast with the ground is at least 4.5 for everything but faint.
+PALETTE: dict[str, tuple[str, str]] = {
+    "ink": ("#1b2430", "#e6eaf0"),
+    "muted": ("#5b6675", "#a3adba"),
+    "faint": ("#cbd2da", "#3b4552"),
+    "surface": ("#ffffff", "#151a21"),
+    "blue": ("#1f6fb4", "#62aeea"),
+    "green": ("#15803d", "#4fc47f"),
+    "orange": ("#c2540a", "#f2955c"),
+    "purple": ("#7a4fb5", "#b897ec"),
+    "teal": ("#0c7a8a", "#4fc3d4"),
+    "red": ("#b42d3a", "#f27f88"),
+    "gold": ("#8a6a00", "#d8b548"),
+    "pink": ("#b13a80", "#ee88bb"),
+    "brown": ("#7b5741", "#c9a58d"),
+    "slate": ("#56637a", "#93a6c4"),
+}
+
+INK, MUTED, FAINT, SURFACE = (PALETTE[name][0] for name in ("ink", "muted", "faint", "surface"))
+CYCLE = tuple(PALETTE[name][0] for name in list(PALETTE)[4:])
+
+MOVE_COLORS = {"down": PALETTE["blue"][0], "normal": PALETTE["green"][0], "up": PALETTE["orange"][0]}
+
+# An operation keeps its colour in every figure; its down and up forms share it.
+_OPERATION_COLORS = {
+    "none": "slate",
+    "identity": "brown",
+    "skip_connect": "brown",
+    "cweight": "purple",
+    "dil_conv": "teal",
+    "dep_conv": "green",
+    "shuffle_conv": "orange",
+    "conv": "blue",
+    "avg_pool": "gold",
+    "max_pool": "pink",
+    "avg_pool_3x3": "gold",
+    "max_pool_3x3": "pink",
+    "sep_conv_3x3": "green",
+    "sep_conv_5x5": "blue",
+    "dil_conv_3x3": "teal",
+    "dil_conv_5x5": "purple",
+}
+
+_RC: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 8.5,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": SURFACE,
+    "axes.grid": True,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 8.5,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9.5,
+    "figure.facecolor": SURFACE,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.7,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": MUTED,
+    "xtick.labelsize": 8,
+    "ytick.color": MUTED,
+    "ytick.labelsize": 8,
+}
+
+# A figure may shrink on a narrow screen to this part of its size; then its box scrolls.
+_SMALLEST = 0.8
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Makes a function that draws do so in the style of the house, whatever the user's matplotlib settings are."""
+
+    @functools.wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_RC)
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def operation_colors(names: Iterable[str]) -> dict[str, str]:
+    """Returns a colour for each operation; unknown ones take colours that the known of ``names`` leave free."""
+    bases = {name: name.removeprefix("down_").removeprefix("up_") for name in names}
+    known = {base: PALETTE[_OPERATION_COLORS[base]][0] for base in bases.values() if base in _OPERATION_COLORS}
+    unknown = list(dict.fromkeys(base for base in bases.values() if base not in known))
+    free = [color for color in CYCLE if color not in known.values()] or list(CYCLE)
+    chosen = known | {base: free[index % len(free)] for index, base in enumerate(unknown)}
+    return {name: chosen[base] for name, base in bases.items()}
+
+
+@styled
+def save(figure: Figure, target: Any, *, file_format: str) -> None:
+    """Writes a figure to a path or an open file; equal figures give equal bytes.
+
+    Args:
+        figure: the figure.
+        target: a path, or a file open for bytes.
+        file_format: svg, png or pdf.
+    """
+    mpl.rcParams["svg.hashsalt"] = "medarts"
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format, {})
+    figure.savefig(target, format=file_format, dpi=200, metadata=dates)
+
+
+@styled
+def inline_svg(figure: Figure, label: str) -> str:
+    """Returns a figure as SVG to stand inside an HTML page: CSS colours, the page's font, no addresses.
+
+    Args:
+        figure: the figure.
+        label: what it shows, for people who hear the page.
+    """
+    mpl.rcParams["svg.hashsalt"] = label
+    empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for pattern in (r"<defs>\s*<style.*?</style>\s*</defs>", r"<!--.*?-->", r'\s+xmlns(:\w+)?="[^"]*"'):
+        svg = re.sub(pattern, "", svg, flags=re.DOTALL)
+    # Numbered ids repeat from figure to figure, and nothing refers to them.
+    svg = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r"font: ([^;\"]*?\d[\d.]*px) [^;\"]*", r"font: \1 var(--sans)", svg)
+    for name, (light, _) in PALETTE.items():
+        svg = svg.replace(light, f"var(--{name})")
+    width = figure.get_figwidth() * 96
+    size = f"width:100%;min-width:{width * _SMALLEST:.0f}px;max-width:{width:.0f}px"
+    attributes = f'role="img" aria-label="{escape(label)}" style="{size}"'
+    return re.sub(r'<svg width="[^"]*" height="[^"]*"', f"<svg {attributes}", svg, count=1).strip()
+
+
+def css_variables(ground: int) -> str:
+    """Returns the palette as CSS declarations; ``ground`` 0 is light, 1 is dark."""
+    return " ".join(f"--{name}: {values[ground]};" for name, values in PALETTE.items())

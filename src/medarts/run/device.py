@@ -1,0 +1,61 @@
+"""Device and precision, through Lightning Fabric."""
+
+import os
+import platform
+import resource
+import sys
+
+import torch
+from lightning_fabric import Fabric
+
+from medarts.errors import RecipeError
+from medarts.recipe import ComputeSettings
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def make_fabric(settings: ComputeSettings) -> Fabric:
+    """Returns a Fabric on the recipe's device and precision; sets the number of CPU threads.
+
+    Raises:
+        RecipeError: the device is not there, or cannot do the precision.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if available["cuda"] else "mps" if available["mps"] else "cpu"
+    if not available[device]:
+        raise RecipeError(f"compute.device '{device}' is not found here.", fix="Use compute.device=auto.")
+    if settings.precision == "fp16" and device != "cuda":
+        raise RecipeError(f"compute.precision fp16 needs a CUDA device, not {device}.", fix="Use bf16 or fp32 there.")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return Fabric(accelerator=device, devices=1, precision=PRECISIONS[settings.precision])
+
+
+def environment(fabric: Fabric, settings: ComputeSettings) -> dict[str, str | int]:
+    """Returns what a reader of a run must know of the machine."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(fabric.device),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "device": str(fabric.device),
+        "precision": settings.precision,
+    }
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Returns the peak memory of this process in MB: of the GPU where one is used, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes on macOS, kilobytes on Linux
+
+
+def _processor(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.cpu.get_capabilities().get("cpu_name", "") or platform.processor() or platform.machine()

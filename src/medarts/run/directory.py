@@ -1,0 +1,157 @@
+"""A run directory: everything that came of a recipe.
+
+recipe.yaml        the whole recipe, defaults included
+run.json           kind, environment, fingerprints
+manifest.csv       the samples and their splits
+metrics.jsonl      one line an epoch; equal for a resumed and an uninterrupted run
+architecture.jsonl one line an epoch of a search: alphas, betas, the genotype so far
+timing.jsonl       one line an epoch: seconds and peak memory
+genotype.json      the genotype that was found, or that is trained
+checkpoints/       last and best
+summary.json, cost.json, scores/, pictures/, report.html
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medarts import __version__
+from medarts.errors import RunError
+from medarts.recipe import Recipe, fingerprint, load, save
+
+JOURNALS = ("metrics.jsonl", "architecture.jsonl", "timing.jsonl")
+
+
+class RunDirectory:
+    """A run on disk; ``create`` a new one, ``open`` one that is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe, *, kind: str, data_fingerprint: str, **facts: Any) -> "RunDirectory":
+        """Makes a run directory and stamps it.
+
+        Args:
+            path: the folder, new or empty.
+            recipe: what the run does.
+            kind: "search" or "train".
+            data_fingerprint: of the manifest of its data.
+            **facts: more for run.json, such as the environment.
+
+        Raises:
+            RunError: the folder already holds something.
+        """
+        cls.check_free(path)
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        save(recipe, path / "recipe.yaml")
+        run.write_json(
+            "run.json",
+            {
+                "kind": kind,
+                "name": path.name,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "medarts": __version__,
+                "recipe_fingerprint": fingerprint(recipe),
+                "data_fingerprint": data_fingerprint,
+                "finished": False,
+                **facts,
+            },
+        )
+        return run
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Refuses a folder that holds something.
+
+        Raises:
+            RunError: it does.
+        """
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise RunError(
+                f"{path} already holds {'another run' if (path / 'run.json').exists() else 'files'}.",
+                fix=f"Give another --out, or go on with that run: --resume {path}.",
+            )
+
+    @classmethod
+    def open(cls, path: Path, *, kind: str | None = None) -> "RunDirectory":
+        """Opens a run directory.
+
+        Raises:
+            RunError: it is none, or of another kind.
+        """
+        if not (path / "run.json").is_file():
+            raise RunError(f"{path} is not a run directory.", fix="Give the folder that search or train made.")
+        run = cls(path)
+        found = run.facts["kind"]
+        if kind is not None and found != kind:
+            raise RunError(f"{path} is a {found} run.", fix=f"Give a {kind} run.")
+        return run
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json says."""
+        return self.read_json("run.json")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        return load(self.path / "recipe.yaml")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def check_unchanged(self, data_fingerprint: str) -> None:
+        """Refuses to go on with data other than those the run began with.
+
+        Raises:
+            RunError: a file, a split or a reading rule has changed.
+        """
+        if data_fingerprint != self.facts["data_fingerprint"]:
+            raise RunError(
+                f"The data of {self.path} have changed since it began.",
+                fix="Restore the files named in its manifest.csv, or start a new run.",
+            )
+
+    def finish(self, **facts: Any) -> None:
+        """Marks the run as finished."""
+        self.write_json("run.json", {**self.facts, **facts, "finished": True})
+
+    def append(self, journal: str, record: Mapping[str, Any]) -> None:
+        """Appends a line to a journal."""
+        with (self.path / journal).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def journal_sizes(self) -> dict[str, int]:
+        """Returns how long the journals are now, in bytes."""
+        paths = {name: self.path / name for name in JOURNALS}
+        return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
+
+    def truncate_journals(self, sizes: Mapping[str, int]) -> None:
+        """Cuts the journals back to where a checkpoint was made; what came later is done again."""
+        for name in JOURNALS:
+            path = self.path / name
+            if path.exists():
+                with path.open("r+b") as file:
+                    file.truncate(sizes.get(name, 0))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Reads a JSON file of the run."""
+        content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        return content
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a JSON file of the run, whole or not at all."""
+        write_whole(self.path / name, json.dumps(content, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file under another name and renames it, so that it is never half there."""
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

@@ -1,0 +1,72 @@
+"""What search and training share: saving, going on, stopping, and noticing that a loss is no longer finite."""
+
+import math
+from typing import Any, NoReturn
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from medarts.errors import DivergedError
+from medarts.run import checkpoint
+from medarts.run.checkpoint import Checkpoint
+from medarts.run.directory import RunDirectory
+from medarts.run.interruption import InterruptedRunError
+
+
+def save_point(
+    run: RunDirectory, model: nn.Module, state: dict[str, Any], *, fabric: Fabric, place: str, kind: str = "last"
+) -> None:
+    """Saves a point to go on from, with the lengths of the journals at that moment.
+
+    Args:
+        run: the run.
+        model: the model whose tensors are saved.
+        state: everything else.
+        fabric: holds the state of mixed precision.
+        place: where the job stands, for errors.
+        kind: "last" or "best".
+
+    Raises:
+        DivergedError: a weight is no longer finite; the point before stays.
+        RunError: the disk is full; the point before stays.
+    """
+    weights: dict[str, Tensor] = model.state_dict()
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            diverged(run, f"weight {name}", place)
+    precision = fabric.strategy.precision.state_dict()
+    everything = {**state, "journals": run.journal_sizes(), "precision": precision}
+    checkpoint.save(run.checkpoints, kind, Checkpoint(weights, everything))
+
+
+def load_point(run: RunDirectory, *, fabric: Fabric) -> Checkpoint | None:
+    """Returns the last point saved and cuts the journals back to it; None where there is none yet."""
+    point = checkpoint.load(run.checkpoints, "last")
+    run.truncate_journals(point.state["journals"] if point else {})
+    if point:
+        fabric.strategy.precision.load_state_dict(point.state["precision"])
+    return point
+
+
+def check_finite(run: RunDirectory, value: float, *, name: str, place: str) -> None:
+    """Stops a run whose loss is no longer finite.
+
+    Raises:
+        DivergedError: it is NaN or infinite.
+    """
+    if not math.isfinite(value):
+        diverged(run, f"{name} {value}", place)
+
+
+def diverged(run: RunDirectory, what: str, place: str) -> NoReturn:
+    """Raises the error of a run that has diverged."""
+    raise DivergedError(
+        f"The run {run.path} diverged: {what} is not finite at {place}. The last good checkpoint was kept.",
+        fix="Lower the learning rate or the clipping norm, or use fp32, and start again.",
+    )
+
+
+def leave(run: RunDirectory, command: str) -> NoReturn:
+    """Raises the end of a run that was asked to stop and has been saved."""
+    raise InterruptedRunError(f"Stopped; {run.path} is saved.", fix=f"Go on with: {command} --resume {run.path}")

@@ -1,0 +1,50 @@
+"""Progress of long work on the terminal, with the time left."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True)
+
+
+class Bar:
+    """A progress bar."""
+
+    def __init__(self, progress: Progress, title: str, total: int) -> None:
+        self._progress = progress
+        self._title = title
+        self._task = progress.add_task(title, total=total)
+
+    def advance(self, number: int = 1) -> None:
+        """Moves the bar on by so many steps."""
+        self._progress.advance(self._task, number)
+
+    def note(self, text: str) -> None:
+        """Shows a remark beside the title."""
+        self._progress.update(self._task, description=f"{self._title} {text}")
+
+
+@contextmanager
+def progress_bar(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
+    """Shows a bar of ``total`` steps of which ``done`` are behind."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, speed_estimate_period=120) as progress:
+        bar = Bar(progress, title, total)
+        bar.advance(done)
+        yield bar

@@ -1,0 +1,287 @@
+"""The search loop: stages of epochs of bilevel steps. It knows no space, no task and no data set.
+
+for every stage:    a fresh supernet of the candidates that the stage before kept
+  for every epoch:
+    for every step: the architecture on one half of the training set (once it is no longer frozen),
+                    the weights on the other
+    validate, note the genotype so far, save a checkpoint
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medarts.data.batches import Batches
+from medarts.data.mixing import Mixture, mix
+from medarts.recipe import Recipe
+from medarts.run.checkpoint import Checkpoint
+from medarts.run.device import peak_memory_mb
+from medarts.run.directory import RunDirectory
+from medarts.run.interruption import Interruption, interruption
+from medarts.run.job import check_finite, leave, load_point, save_point
+from medarts.run.progress import Bar, progress_bar
+from medarts.run.randomness import seed_of, seed_torch
+from medarts.run.schedule import cosine
+from medarts.search.gradients import first_order
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.genotype import load as load_genotype
+from medarts.spaces.space import Candidates, SearchSpace
+
+
+class Task(Protocol):
+    """What the search knows of a task."""
+
+    score: str
+
+    def loss(self, outputs: list[Tensor], mixture: Mixture) -> Tensor:
+        """Returns the loss of a (mixed) batch."""
+
+    def validate(self, forward: Any, batches: Batches) -> dict[str, Any]:
+        """Returns validation values, among them ``val_loss`` and the one named ``score``."""
+
+
+@dataclass(frozen=True)
+class StageData:
+    """The images of a stage: the two halves of the training set, and the validation set."""
+
+    weights: Batches
+    architecture: Batches
+    validation: Batches
+
+
+@dataclass
+class Place:
+    """Where a search stands, with the sums of the epoch in hand.
+
+    Attributes:
+        stage: stages done.
+        epoch: epochs of the stage done.
+        step: steps of the epoch done.
+        train_loss: sum of the weights' losses in this epoch.
+        arch_loss: sum of the architecture's losses in this epoch.
+        gaps: discretisation gap at the end of every stage done.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    train_loss: float = 0.0
+    arch_loss: float = 0.0
+    gaps: list[dict[str, Any]] = field(default_factory=list)
+
+
+class SearchLoop:
+    """A search in a run directory.
+
+    Args:
+        run: where everything is written.
+        fabric: device and precision.
+        space: makes supernets.
+        task: loss and score.
+        data: the images of every stage.
+    """
+
+    def __init__(
+        self, run: RunDirectory, *, fabric: Fabric, space: SearchSpace, task: Task, data: list[StageData]
+    ) -> None:
+        self.run_directory = run
+        self.recipe: Recipe = run.recipe
+        self.fabric = fabric
+        self.space = space
+        self.task = task
+        self.data = data
+        self.place = Place()
+        self.candidates: Candidates | None = None
+
+    def run(self) -> Genotype:
+        """Searches from the last checkpoint, or from the start where there is none, to the end.
+
+        Raises:
+            DivergedError: a loss is no longer finite.
+            InterruptedRunError: the run was asked to stop; it can be resumed.
+        """
+        stages = self.recipe.search.stages
+        point = load_point(self.run_directory, fabric=self.fabric)
+        if point is not None:
+            self.place = Place(**point.state["place"])
+            self.candidates = point.state["candidates"]
+        steps = [stage.epochs * data.weights.steps for stage, data in zip(stages, self.data, strict=True)]
+        with interruption() as stop, progress_bar("search", sum(steps), done=self._steps_done(steps)) as bar:
+            while self.place.stage < len(stages):
+                self._start_stage(point)
+                while self.place.epoch < stages[self.place.stage].epochs:
+                    self._epoch(stop, bar)
+                self._end_stage()
+                point = None
+        self.run_directory.finish()
+        return load_genotype(self.run_directory.path)
+
+    def _start_stage(self, point: Checkpoint | None) -> None:
+        """Builds supernet and optimizers of the stage, fresh or as a checkpoint of it left them."""
+        settings = self.recipe.search
+        seed_torch(self.recipe.seed, "supernet", self.place.stage)
+        self.supernet = self.space.supernet(settings.stages[self.place.stage], self.candidates)
+        weight_optimizer = torch.optim.SGD(
+            self.supernet.weights(), settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        architecture_optimizer = torch.optim.Adam(
+            self.supernet.architecture(),
+            settings.arch_lr,
+            betas=settings.arch_betas,
+            weight_decay=settings.arch_weight_decay,
+        )
+        if point is not None and point.state["place"]["epoch"] + point.state["place"]["step"]:
+            self.supernet.load_state_dict(point.weights)
+            weight_optimizer.load_state_dict(point.state["weight_optimizer"])
+            architecture_optimizer.load_state_dict(point.state["architecture_optimizer"])
+        self.model, self.weight_optimizer, self.architecture_optimizer = self.fabric.setup(
+            self.supernet, weight_optimizer, architecture_optimizer
+        )
+
+    def _epoch(self, stop: Interruption, bar: Bar) -> None:
+        """Does what is left of the epoch, then validates, notes the genotype so far, and saves."""
+        place, settings, data = self.place, self.recipe.search, self.data[self.place.stage]
+        stage = settings.stages[place.stage]
+        began = time.perf_counter()
+        lr = cosine(place.epoch, epochs=stage.epochs, start=settings.lr, end=settings.lr_min)
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = lr
+        orders = [
+            half.order(place.epoch, seed=self.recipe.seed, sampling=self.recipe.data.sampling)
+            for half in (data.weights, data.architecture)
+        ]
+        self.model.train()
+        while place.step < data.weights.steps:
+            self._step(orders)
+            bar.advance()
+            if stop.requested and place.step < data.weights.steps:
+                self._save()
+                leave(self.run_directory, "medarts search")
+        steps = place.step
+        frozen = place.epoch < settings.arch_after
+        values = self._validate(data.validation)
+        record = {
+            "stage": place.stage,
+            "epoch": place.epoch,
+            "train_loss": place.train_loss / steps,
+            "arch_loss": None if frozen else place.arch_loss / steps,
+            "lr": lr,
+            **values,
+        }
+        self._note(record, seconds=time.perf_counter() - began)
+        bar.note(f"stage {place.stage + 1} epoch {place.epoch + 1}: {self.task.score} {values[self.task.score]:.3f}")
+        place.epoch, place.step, place.train_loss, place.arch_loss = place.epoch + 1, 0, 0.0, 0.0
+        self._save()
+        if stop.requested:
+            leave(self.run_directory, "medarts search")
+
+    def _step(self, orders: list[NDArray[np.int64]]) -> None:
+        """One bilevel step: the architecture first, as in DARTS, then the weights."""
+        place, settings, data = self.place, self.recipe.search, self.data[self.place.stage]
+        if place.epoch >= settings.arch_after:
+            place.arch_loss += self._descend(
+                data.architecture, orders[1], self.architecture_optimizer, held=self.supernet.weights()
+            )
+        place.train_loss += self._descend(
+            data.weights, orders[0], self.weight_optimizer, held=self.supernet.architecture()
+        )
+        place.step += 1
+
+    def _descend(
+        self, half: Batches, order: NDArray[np.int64], optimizer: Any, *, held: list[torch.nn.Parameter]
+    ) -> float:
+        """Updates one set of parameters on a batch of one half, and returns the loss."""
+        place, settings = self.place, self.recipe.search
+        where = (half.name, place.stage, place.epoch, place.step)
+        batch = half.training(
+            order, place.step, settings=self.recipe.data.augmentation, seed=seed_of(self.recipe.seed, *where)
+        )
+        mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(self.recipe.seed, "mixing", *where))
+        seed_torch(self.recipe.seed, "dropout", *where)
+        optimizer.zero_grad()
+        loss = first_order(self.fabric, lambda: self.task.loss(self.model(mixture.images), mixture), held=held)
+        check_finite(self.run_directory, loss, name=f"loss of the {half.name} half", place=self._where())
+        if settings.grad_clip and optimizer is self.weight_optimizer:
+            self.fabric.clip_gradients(self.model, optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False)
+        optimizer.step()
+        return loss
+
+    def _validate(self, validation: Batches) -> dict[str, Any]:
+        self.model.eval()
+        values = self.task.validate(self.model, validation)
+        check_finite(self.run_directory, values["val_loss"], name="validation loss", place=self._where())
+        return values
+
+    def _note(self, record: dict[str, Any], *, seconds: float) -> None:
+        """Writes the lines of an epoch and the genotype so far."""
+        genotype = self._derive()
+        genotype.save(self.run_directory.path / "genotype.json")
+        here = {"stage": record["stage"], "epoch": record["epoch"]}
+        self.run_directory.append("metrics.jsonl", record)
+        self.run_directory.append(
+            "architecture.jsonl",
+            {**here, **self.supernet.snapshot(), "genotype": json.loads(genotype.to_json())},
+        )
+        memory = peak_memory_mb(self.fabric.device)
+        self.run_directory.append("timing.jsonl", {**here, "seconds": seconds, "peak_memory_mb": memory})
+
+    def _end_stage(self) -> None:
+        """Measures the discretisation gap, then hands the strongest candidates to the next stage."""
+        place, validation = self.place, self.data[self.place.stage].validation
+        genotype = self._derive()
+        score, name = self.task.score, self.task.score.removeprefix("val_")
+        continuous = self._validate(validation)
+        self.supernet.discretise(genotype)
+        discrete = self._validate(validation)
+        self.supernet.discretise(None)
+        place.gaps.append(
+            {
+                f"supernet_{name}": continuous[score],
+                f"discrete_{name}": discrete[score],
+                "gap": continuous[score] - discrete[score],
+            }
+        )
+        self.candidates = self.supernet.strongest(self.recipe.search.stages[place.stage].keep)
+        place.stage, place.epoch = place.stage + 1, 0
+        self._save()
+        self.run_directory.write_json("summary.json", {**place.gaps[-1], "stages": place.gaps})
+
+    def _derive(self) -> Genotype:
+        facts = self.run_directory.facts
+        return self.supernet.derive(
+            self.recipe.derive,
+            name=facts["name"],
+            provenance={
+                "medarts": facts["medarts"],
+                "recipe_fingerprint": facts["recipe_fingerprint"],
+                "data_fingerprint": facts["data_fingerprint"],
+                "seed": self.recipe.seed,
+                "stage": self.place.stage,
+                "epoch": self.place.epoch,
+            },
+        )
+
+    def _save(self) -> None:
+        state = {
+            "place": asdict(self.place),
+            "candidates": self.candidates,
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "architecture_optimizer": self.architecture_optimizer.state_dict(),
+        }
+        save_point(self.run_directory, self.supernet, state, fabric=self.fabric, place=self._where())
+
+    def _where(self) -> str:
+        return f"stage {self.place.stage}, epoch {self.place.epoch}, step {self.place.step}"
+
+    def _steps_done(self, steps: list[int]) -> int:
+        done = sum(steps[: self.place.stage])
+        if self.place.stage < len(steps):
+            done += self.place.epoch * self.data[self.place.stage].weights.steps + self.place.step
+        return done

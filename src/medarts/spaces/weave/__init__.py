@@ -1,0 +1,1 @@
+"""The weaved lattice of NAS-WDAN: geometry, mixed cell, supernet, derive rule."""

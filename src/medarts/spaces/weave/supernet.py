@@ -1,0 +1,244 @@
+"""The weaved supernet: every move of the lattice, every operation on every edge.
+
+Source: NAS-WDAN / MixSearch (arXiv 2102.13280), search space and search.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medarts.errors import GenotypeError
+from medarts.recipe import DeriveSettings, StageSettings, WeaveSettings
+from medarts.spaces.genotype import Cell, Genotype
+from medarts.spaces.operations import MOVES, SETS, Move, OperationSettings, set_of_edge
+from medarts.spaces.space import Candidates, SearchSpace, Supernet
+from medarts.spaces.weave import lattice
+from medarts.spaces.weave.cell import Execution, MixedCell, cell_edges, run_plain
+from medarts.spaces.weave.derive import derive_cell, derive_paths
+from medarts.spaces.weave.frame import WeaveFrame
+from medarts.spaces.weave.genotypes import SPACE, LatticeSettings, paths_of
+from medarts.spaces.weave.lattice import Node
+
+INITIAL_SPREAD = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureWeights:
+    """The weights of a forward pass.
+
+    Attributes:
+        cells: move -> for every edge, the weights of its candidates.
+        moves: node -> move -> weight of that cell.
+    """
+
+    cells: dict[Move, list[Tensor]]
+    moves: dict[Node, dict[Move, Tensor]]
+
+
+class WeaveSpace(SearchSpace):
+    """The weaved search space with the settings of a recipe."""
+
+    def __init__(self, settings: WeaveSettings, *, in_channels: int, outputs: int) -> None:
+        self.settings = settings
+        self.in_channels = in_channels
+        self.outputs = outputs
+
+    def supernet(self, stage: StageSettings, candidates: Candidates | None) -> "WeaveSupernet":
+        """Returns a fresh supernet of the depth of ``stage``."""
+        return WeaveSupernet(
+            LatticeSettings(
+                depth=stage.depth,
+                init_channel=self.settings.init_channel,
+                double_down_channel=self.settings.double_down_channel,
+                intermediate_nodes=self.settings.intermediate_nodes,
+                shuffle_groups=self.settings.shuffle_groups,
+                deep_supervision=self.settings.deep_supervision,
+                dropout_prob=self.settings.dropout_prob,
+            ),
+            candidates=candidates,
+            in_channels=self.in_channels,
+            outputs=self.outputs,
+        )
+
+
+class WeaveSupernet(Supernet):
+    """The supernet of one stage.
+
+    The alphas of a set have one row for each edge that uses it: all 14 edges of a cell of four nodes for the
+    normal set, the four that read s1 for down and up. Cells of all moves share them. The betas have one row for
+    each node but the stem's and one column for each move; a node with one move gives it weight 1.
+
+    Args:
+        settings: the lattice.
+        candidates: set -> operations of each of its rows; None takes all.
+        in_channels: channels of the images.
+        outputs: channels of the logits.
+        execution: how mixed cells are run.
+    """
+
+    def __init__(
+        self,
+        settings: LatticeSettings,
+        *,
+        candidates: Candidates | None = None,
+        in_channels: int = 3,
+        outputs: int = 1,
+        execution: Execution = run_plain,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.execution = execution
+        self.edges = cell_edges(settings.intermediate_nodes)
+        self.paths = lattice.all_paths(settings.depth)
+        self.candidates = candidates or {
+            kind: (SETS[kind],) * sum(self._uses(kind, state) for _, state in self.edges) for kind in MOVES
+        }
+        self.frame = self._make_frame(in_channels, outputs)
+        self.alphas = nn.ParameterDict(
+            {
+                kind: nn.Parameter(INITIAL_SPREAD * torch.randn(len(rows), len(rows[0])))
+                for kind, rows in self.candidates.items()
+            }
+        )
+        self.betas = nn.Parameter(INITIAL_SPREAD * torch.randn(len(self.paths), len(MOVES)))
+        self._discrete: MixtureWeights | None = None
+
+    def architecture(self) -> list[nn.Parameter]:
+        """Returns alphas and betas."""
+        return [*self.alphas.values(), self.betas]
+
+    def forward(self, x_bchw: Tensor) -> list[Tensor]:
+        """Returns the logits of every head, first to last, BKHW at the size of the input."""
+        weights = self._discrete or self.mixture()
+
+        def run_cell(node: Node, move: Move, cell: nn.Module, s0: Tensor | None, s1: Tensor) -> Tensor:
+            assert isinstance(cell, MixedCell)
+            return weights.moves[node][move] * self.execution(cell, s0, s1, weights.cells[move])
+
+        return self.frame.run(x_bchw, run_cell)
+
+    def mixture(self) -> MixtureWeights:
+        """Returns the softmax of alphas over the candidates of an edge, of betas over the moves into a node."""
+        alphas = {kind: torch.softmax(alpha, dim=-1) for kind, alpha in self.alphas.items()}
+        moves = {}
+        for row, (node, possible) in zip(self.betas, self.paths.items(), strict=True):
+            beta = torch.softmax(row[[MOVES.index(move) for move in possible]], dim=-1)
+            moves[node] = dict(zip(possible, beta, strict=True))
+        return MixtureWeights({move: self._of_cell(move, alphas) for move in MOVES}, moves)
+
+    def strongest(self, keep: Mapping[str, int]) -> Candidates:
+        """Returns the candidates left when every edge of a set keeps so many; sets not named keep all."""
+        kept: dict[str, tuple[tuple[str, ...], ...]] = {}
+        for kind, rows in self.candidates.items():
+            number = min(keep.get(kind, len(rows[0])), len(rows[0]))
+            best = self.alphas[kind].detach().topk(number, dim=-1).indices.sort(dim=-1).values.tolist()
+            kept[kind] = tuple(tuple(names[i] for i in row) for names, row in zip(rows, best, strict=True))
+        return kept
+
+    def derive(self, settings: DeriveSettings, *, name: str, provenance: Mapping[str, Any]) -> Genotype:
+        """Returns the genotype: per edge the strongest operation, per node two edges and its strong moves."""
+        with torch.no_grad():
+            mixture = self.mixture()
+        cells: dict[str, Cell] = {
+            move: derive_cell(move, self.edges, self._names(move), [w.tolist() for w in mixture.cells[move]])
+            for move in MOVES
+        }
+        betas = {node: {move: float(b) for move, b in row.items()} for node, row in mixture.moves.items()}
+        heads = lattice.heads(self.settings.depth, deep_supervision=self.settings.deep_supervision)
+        paths = lattice.reaching(derive_paths(betas, settings), heads)
+        return Genotype(
+            name=name,
+            space=SPACE,
+            cells=cells,
+            settings=self.settings.to_mapping(),
+            paths=lattice.to_kept(paths),
+            provenance=dict(provenance),
+        )
+
+    def discretise(self, genotype: Genotype | None) -> None:
+        """Makes ``forward`` use the kept operations and paths alone, each with weight 1; None undoes it."""
+        self._discrete = None if genotype is None else self._one_hot(genotype)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Returns the softmaxed alphas by set and edge, and the betas by node and move."""
+        with torch.no_grad():
+            mixture = self.mixture()
+        alphas = {}
+        for kind, rows in self.candidates.items():
+            edges = [f"{node}<-{state}" for node, state in self.edges if self._uses(kind, state)]
+            weights = torch.softmax(self.alphas[kind].detach(), dim=-1).tolist()
+            alphas[kind] = {"edges": edges, "operations": [list(names) for names in rows], "weights": weights}
+        betas = {
+            f"{node.layer},{node.level}": {move: float(beta) for move, beta in row.items()}
+            for node, row in mixture.moves.items()
+        }
+        return {"alphas": alphas, "betas": betas}
+
+    def _make_frame(self, in_channels: int, outputs: int) -> WeaveFrame:
+        operations = OperationSettings(
+            affine=False, shuffle_groups=self.settings.shuffle_groups, dropout_prob=self.settings.dropout_prob
+        )
+
+        def make_cell(move: Move, s0: int | None, s1: int, channels: int) -> MixedCell:
+            return MixedCell(
+                move,
+                self._names(move),
+                intermediate_nodes=self.settings.intermediate_nodes,
+                s0_channels=s0,
+                s1_channels=s1,
+                channels=channels,
+                settings=operations,
+            )
+
+        return WeaveFrame(
+            paths=self.paths,
+            heads=lattice.heads(self.settings.depth, deep_supervision=self.settings.deep_supervision),
+            make_cell=make_cell,
+            widths=self.settings.widths,
+            intermediate_nodes=self.settings.intermediate_nodes,
+            in_channels=in_channels,
+            outputs=outputs,
+            affine=False,
+        )
+
+    @staticmethod
+    def _uses(kind: str, state: int) -> bool:
+        """Whether a set has a row for an edge from ``state``: the normal set for all, down and up for s1."""
+        return kind == "normal" or state == 1
+
+    def _row(self, move: Move, edge: int) -> tuple[Move, int]:
+        """Returns the set that an edge of a cell uses, and its row there."""
+        kind = set_of_edge(move, self.edges[edge][1])
+        return kind, sum(self._uses(kind, state) for _, state in self.edges[:edge])
+
+    def _of_cell(self, move: Move, alphas: Mapping[str, Tensor]) -> list[Tensor]:
+        rows = (self._row(move, edge) for edge in range(len(self.edges)))
+        return [alphas[kind][row] for kind, row in rows]
+
+    def _names(self, move: Move) -> tuple[tuple[str, ...], ...]:
+        rows = (self._row(move, edge) for edge in range(len(self.edges)))
+        return tuple(self.candidates[kind][row] for kind, row in rows)
+
+    def _one_hot(self, genotype: Genotype) -> MixtureWeights:
+        cells: dict[Move, list[Tensor]] = {}
+        for move in MOVES:
+            names = self._names(move)
+            cells[move] = [torch.zeros_like(self.betas[0, 0]).repeat(len(of_edge)) for of_edge in names]
+            for node, kept in enumerate(genotype.cells[move]):
+                for operation, state in kept:
+                    edge = self.edges.index((node, state))
+                    if operation not in names[edge]:
+                        raise GenotypeError(
+                            f"Genotype '{genotype.name}' has {operation} on an edge that no longer has it.",
+                            fix="Discretise a supernet with the genotype derived from it.",
+                        )
+                    cells[move][edge][names[edge].index(operation)] = 1.0
+        kept_moves = paths_of(genotype)
+        moves = {
+            node: {move: self.betas.new_tensor(float(move in kept_moves.get(node, ()))) for move in possible}
+            for node, possible in self.paths.items()
+        }
+        return MixtureWeights(cells, moves)

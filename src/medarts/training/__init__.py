@@ -1,0 +1,1 @@
+"""Training of a network from scratch: the loop, and where it starts."""

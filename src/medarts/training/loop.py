@@ -1,0 +1,222 @@
+"""The training loop of a derived network.
+
+for every epoch:
+  for every step: forward, loss of all heads, backward, update, moving average
+  validate the weights that will be used, keep the best, save a checkpoint, stop where nothing improves
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from medarts.data.batches import Batches
+from medarts.data.mixing import mix
+from medarts.recipe import TrainSettings
+from medarts.run.checkpoint import Checkpoint
+from medarts.run.device import peak_memory_mb
+from medarts.run.directory import RunDirectory
+from medarts.run.interruption import Interruption, interruption
+from medarts.run.job import check_finite, leave, load_point, save_point
+from medarts.run.progress import Bar, progress_bar
+from medarts.run.randomness import seed_of, seed_torch
+from medarts.run.schedule import cosine
+from medarts.tasks.segmentation import SegmentationTask
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images to learn from, and those to choose by."""
+
+    training: Batches
+    validation: Batches
+
+
+@dataclass
+class Place:
+    """Where training stands.
+
+    Attributes:
+        epoch: epochs done.
+        step: steps of the epoch done.
+        train_loss: sum of the losses in this epoch.
+        best_score: best validation score so far.
+        best_epoch: its epoch; -1 before the first.
+        factor: what the plateau schedule has made of the learning rate.
+        waited: epochs since the score rose or the plateau schedule acted.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    train_loss: float = 0.0
+    best_score: float = -1.0
+    best_epoch: int = -1
+    factor: float = 1.0
+    waited: int = 0
+
+
+class TrainingLoop:
+    """Training in a run directory.
+
+    Args:
+        run: where everything is written.
+        fabric: device and precision.
+        network: what is trained; its initial weights are drawn from the recipe's seed by the caller.
+        task: loss and score.
+        data: the images.
+    """
+
+    def __init__(
+        self, run: RunDirectory, *, fabric: Fabric, network: nn.Module, task: SegmentationTask, data: TrainingData
+    ) -> None:
+        self.run_directory = run
+        self.recipe = run.recipe
+        self.settings: TrainSettings = self.recipe.train
+        self.fabric = fabric
+        self.network = network
+        self.task = task
+        self.data = data
+        self.place = Place()
+        self.averaged = AveragedModel(network, avg_fn=self._average) if self.settings.ema else None
+
+    def run(self) -> None:
+        """Trains from the last checkpoint, or from the start where there is none, to the end.
+
+        Raises:
+            DivergedError: the loss is no longer finite.
+            InterruptedRunError: the run was asked to stop; it can be resumed.
+        """
+        self._set_up(load_point(self.run_directory, fabric=self.fabric))
+        steps = self.data.training.steps
+        total, done = self.settings.epochs * steps, self.place.epoch * steps + self.place.step
+        with interruption() as stop, progress_bar("train", total, done=done) as bar:
+            while self.place.epoch < self.settings.epochs and not self._is_stale():
+                self._epoch(stop, bar)
+        self.run_directory.write_json(
+            "summary.json", {"best_epoch": self.place.best_epoch, "best_dice": self.place.best_score}
+        )
+        self.run_directory.finish()
+
+    def _set_up(self, point: Checkpoint | None) -> None:
+        settings, parameters = self.settings, self.network.parameters()
+        optimizer: torch.optim.Optimizer
+        if settings.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            )
+        else:
+            optimizer = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+        if point is not None:
+            self.place = Place(**point.state["place"])
+            self.network.load_state_dict(point.weights)
+            optimizer.load_state_dict(point.state["optimizer"])
+        self.model, self.optimizer = self.fabric.setup(self.network, optimizer)
+        if self.averaged is not None:
+            self.averaged.to(self.fabric.device)
+            if point is not None:
+                self.averaged.load_state_dict(point.state["averaged"])
+
+    def _epoch(self, stop: Interruption, bar: Bar) -> None:
+        """Does what is left of the epoch, then validates, keeps the best, and saves."""
+        place, training = self.place, self.data.training
+        began = time.perf_counter()
+        order = training.order(place.epoch, seed=self.recipe.seed, sampling=self.recipe.data.sampling)
+        self.model.train()
+        while place.step < training.steps:
+            self._step(order)
+            bar.advance()
+            if stop.requested and place.step < training.steps:
+                self._save()
+                leave(self.run_directory, "medarts train")
+        values = self._validate()
+        record = {
+            "epoch": place.epoch,
+            "train_loss": place.train_loss / place.step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **values,
+        }
+        seconds, memory = time.perf_counter() - began, peak_memory_mb(self.fabric.device)
+        self.run_directory.append("metrics.jsonl", record)
+        self.run_directory.append("timing.jsonl", {"epoch": place.epoch, "seconds": seconds, "peak_memory_mb": memory})
+        score = values[self.task.score]
+        bar.note(f"epoch {place.epoch + 1}: {self.task.score} {score:.3f}")
+        self._compare(score)
+        place.epoch, place.step, place.train_loss = place.epoch + 1, 0, 0.0
+        self._save()
+        if stop.requested:
+            leave(self.run_directory, "medarts train")
+
+    def _step(self, order: Any) -> None:
+        place, settings, seed = self.place, self.settings, self.recipe.seed
+        where = ("training", place.epoch, place.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        batch = self.data.training.training(
+            order, place.step, settings=self.recipe.data.augmentation, seed=seed_of(seed, *where)
+        )
+        mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(seed, "mixing", *where))
+        seed_torch(seed, "dropout", *where)
+        self.optimizer.zero_grad()
+        loss = self.task.loss(self.model(mixture.images), mixture)
+        self.fabric.backward(loss)
+        value = float(loss.detach())
+        check_finite(self.run_directory, value, name="training loss", place=self._where())
+        if settings.grad_clip:
+            self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+        place.train_loss += value
+        place.step += 1
+
+    def _average(self, averaged: Tensor, new: Tensor, number: Tensor | int) -> Tensor:
+        """Returns the moving average; early on it is the mean of what was seen, so that it does not lag."""
+        decay = min(self.settings.ema, float(number) / (float(number) + 1))
+        return torch.lerp(new, averaged, decay)
+
+    def _learning_rate(self) -> float:
+        place, settings = self.place, self.settings
+        if settings.schedule == "plateau":
+            return max(settings.lr * place.factor, settings.lr_min)
+        epoch = place.epoch + place.step / self.data.training.steps
+        return cosine(
+            epoch, epochs=settings.epochs, start=settings.lr, end=settings.lr_min, warmup=settings.warmup_epochs
+        )
+
+    def _validate(self) -> dict[str, Any]:
+        model = self.model if self.averaged is None else self.averaged
+        model.eval()
+        values = self.task.validate(model, self.data.validation)
+        check_finite(self.run_directory, values["val_loss"], name="validation loss", place=self._where())
+        return values
+
+    def _compare(self, score: float) -> None:
+        """Keeps the weights where they are the best so far, and counts the epochs since."""
+        place = self.place
+        if score > place.best_score:
+            place.best_score, place.best_epoch, place.waited = score, place.epoch, 0
+            best = self.network if self.averaged is None else self.averaged.module
+            facts = {"epoch": place.epoch, "score": score}
+            save_point(self.run_directory, best, facts, fabric=self.fabric, place=self._where(), kind="best")
+            return
+        place.waited += 1
+        if self.settings.schedule == "plateau" and place.waited >= self.settings.plateau_epochs:
+            place.factor, place.waited = place.factor / 2, 0
+
+    def _is_stale(self) -> bool:
+        return bool(self.settings.patience) and self.place.epoch - 1 - self.place.best_epoch >= self.settings.patience
+
+    def _save(self) -> None:
+        state = {"place": asdict(self.place), "optimizer": self.optimizer.state_dict()}
+        if self.averaged is not None:
+            state["averaged"] = self.averaged.state_dict()
+        save_point(self.run_directory, self.network, state, fabric=self.fabric, place=self._where())
+
+    def _where(self) -> str:
+        return f"epoch {self.place.epoch}, step {self.place.step}"

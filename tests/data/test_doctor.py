@@ -1,0 +1,221 @@
+"""The doctor: every planted fault is found, with its file and level, and sound sets are left alone."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from medarts.data.doctor import examine, recognise
+from medarts.errors import DataError
+from medarts.recipe.sections import SourceSettings
+
+SPLITS = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+
+
+def sound_folder(path: Path) -> Path:
+    """Ten image pairs without fault, 0 to 5 for training, 6 and 7 for validation, 8 and 9 for testing."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (path / name).mkdir()
+    mask = np.zeros((12, 10), np.uint8)
+    mask[3:9, 2:7] = 255
+    for n in range(10):
+        image(path, n, rng.integers(0, 256, (12, 10, 3), dtype=np.uint8))
+        Image.fromarray(mask).save(path / f"masks/{n}.png")
+    rows = [f"{n},p{n},{split}" for n, split in enumerate(SPLITS)]
+    (path / "splits.csv").write_text("\n".join(["id,patient,split", *rows]))
+    return path
+
+
+def image(path: Path, n: int, values: np.ndarray) -> None:
+    Image.fromarray(values).save(path / f"images/{n}.png")
+
+
+def mask(path: Path, n: int, values: np.ndarray) -> None:
+    Image.fromarray(values.astype(np.uint8)).save(path / f"masks/{n}.png")
+
+
+def findings(path: Path, **options) -> list[tuple[str, str, str]]:
+    result = examine([SourceSettings(kind="folder", path=path, **options)])
+    assert result.failed == any(finding.level == "error" for finding in result.findings)
+    assert all(finding.fix and finding.problem for finding in result.findings)
+    return [(finding.level, finding.file, finding.problem) for finding in result.findings]
+
+
+def only(found: list[tuple[str, str, str]], level: str, file: str, words: str) -> None:
+    assert len(found) == 1, found
+    assert found[0][0] == level
+    assert found[0][1].endswith(file)
+    assert words in found[0][2]
+
+
+def test_a_sound_set_has_no_findings_and_a_summary(tmp_path):
+    calls = []
+    result = examine(recognise(sound_folder(tmp_path)), progress=lambda done, total: calls.append((done, total)))
+    assert result.findings == ()
+    assert not result.failed
+    (summary,) = result.summaries
+    assert (summary.images, summary.patients, summary.sizes) == (10, 10, {"12 x 10": 10})
+    assert summary.splits == {"train": 6, "val": 2, "test": 2}
+    assert summary.foreground == pytest.approx(30 / 120)
+    assert calls == [(n, 10) for n in range(1, 11)]
+
+
+def test_truncated_image_and_mask(tmp_path):
+    sound_folder(tmp_path)
+    for name in ("images/2.png", "masks/5.png"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+    found = findings(tmp_path)
+    assert [(level, file[-len("images/2.png") :]) for level, file, _ in found] == [
+        ("error", "images/2.png"),
+        ("error", "/masks/5.png"),
+    ]
+    assert all("cannot be read" in problem for _, _, problem in found)
+
+
+def test_sizes_that_differ(tmp_path):
+    mask(sound_folder(tmp_path), 4, np.eye(10) * 255)
+    only(findings(tmp_path), "error", "images/4.png", "12 x 10 pixels but its mask")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros((12, 10)), "The mask is empty"),
+        (np.full((12, 10), 255), "covers the whole image"),
+        (np.arange(120).reshape(12, 10) % 5, "Unexpected label values: they go to 4"),
+        (np.linspace(0, 255, 120).reshape(12, 10), "Unexpected label values: 50%"),
+    ],
+)
+def test_suspicious_masks(tmp_path, values, words):
+    mask(sound_folder(tmp_path), 3, values)
+    only(findings(tmp_path), "warning", "masks/3.png", words)
+
+
+def test_labels_out_of_range(tmp_path):
+    sound_folder(tmp_path)
+    for n in range(10):
+        mask(tmp_path, n, np.arange(120).reshape(12, 10) % (4 if n == 7 else 3))
+    only(findings(tmp_path, labels={1: 1, 2: 2}), "error", "masks/7.png", "holds the label 3")
+
+
+def test_constant_and_dark_images(tmp_path):
+    sound_folder(tmp_path)
+    image(tmp_path, 1, np.full((12, 10), 7, np.uint8))
+    image(tmp_path, 2, np.arange(120, dtype=np.uint16).reshape(12, 10))
+    found = findings(tmp_path)
+    only(found[:1], "warning", "images/1.png", "constant (7)")
+    only(found[1:], "warning", "images/2.png", "0 to 119 use 0.2% of the file's range")
+    dark = findings(tmp_path, window=(400, 500))
+    assert any("images/2.png" in file and "leaves nothing" in problem for _, file, problem in dark)
+
+
+def test_inverted_grey_values(tmp_path):
+    sound_folder(tmp_path)
+    (tmp_path / "images/0.png").unlink()
+    values = np.arange(120, dtype=np.uint16).reshape(12, 10) * 500
+    tifffile.imwrite(tmp_path / "images/0.tif", values, photometric="miniswhite")
+    only(findings(tmp_path), "warning", "images/0.tif", "stored inverted")
+
+
+def test_equal_images_within_and_across_splits(tmp_path):
+    sound_folder(tmp_path)
+    pixels = np.asarray(Image.open(tmp_path / "images/0.png"))
+    image(tmp_path, 1, pixels)
+    only(findings(tmp_path), "warning", "images/1.png", "equal, pixel by pixel")
+    (tmp_path / "images/9.png").unlink()
+    Image.fromarray(pixels).save(tmp_path / "images/9.bmp")  # another format, the same pixels
+    found = findings(tmp_path)
+    only(found[1:], "error", "images/9.bmp", "(split test) is equal, pixel by pixel, to")
+
+
+def test_equal_images_are_found_across_sources(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        sound_folder(tmp_path / name)
+    both = [SourceSettings(kind="folder", path=tmp_path / name, name=name) for name in "ab"]
+    result = examine(both)
+    assert len(result.findings) == 10
+    assert [summary.domain for summary in result.summaries] == ["a", "b"]
+
+
+def test_files_without_a_partner_are_all_reported_and_the_rest_examined(tmp_path):
+    sound_folder(tmp_path)
+    (tmp_path / "masks/0.png").unlink()
+    (tmp_path / "images/1.png").unlink()
+    mask(tmp_path, 2, np.zeros((12, 10)))
+    found = findings(tmp_path)
+    assert [(level, Path(file).name, problem.split(".")[0]) for level, file, problem in found] == [
+        ("error", "0.png", "image without a mask"),
+        ("error", "1.png", "mask without an image"),
+        ("warning", "splits.csv", "2 rows have no files: 0, 1"),
+        ("warning", "2.png", "The mask is empty"),
+    ]
+
+
+def test_a_patient_in_two_splits(tmp_path):
+    text = (sound_folder(tmp_path) / "splits.csv").read_text()
+    (tmp_path / "splits.csv").write_text(text.replace("9,p9", "9,p0"))
+    only(findings(tmp_path), "error", "splits.csv", "patient in two splits: p0 in train and test")
+
+
+def test_splits_without_images_and_a_broken_table(tmp_path):
+    text = (sound_folder(tmp_path) / "splits.csv").read_text()
+    (tmp_path / "splits.csv").write_text(text.replace("test", "gap"))
+    only(findings(tmp_path), "warning", tmp_path.name, "no images in the split test")
+    (tmp_path / "splits.csv").write_text(text.replace("train", "none").replace("val", "none"))
+    assert ("error", str(tmp_path), "There are no images in the split train.") in findings(tmp_path)
+    (tmp_path / "splits.csv").write_text("a,b\n1,2\n")
+    only(findings(tmp_path), "error", "splits.csv", "no column id and split")
+
+
+def test_a_source_that_cannot_be_listed_does_not_hide_the_others(tmp_path):
+    (tmp_path / "a").mkdir()
+    sound_folder(tmp_path / "a")
+    sources = [SourceSettings(kind=kind, path=tmp_path / name) for kind, name in (("cvc", "none"), ("folder", "a"))]
+    result = examine(sources)
+    only([(f.level, f.file, f.problem) for f in result.findings], "error", "none", "There is no folder")
+    assert [summary.images for summary in result.summaries] == [10]
+
+
+@pytest.mark.parametrize(
+    ("folders", "kinds"),
+    [
+        (["ISIC2018_Task1_Training_GroundTruth"], ["isic"]),
+        (["Original"], ["cvc"]),
+        (["Train_Sets/CT", "Train_Sets/MR"], ["chaos", "chaos"]),
+        (["Train_Sets/MR"], ["chaos"]),
+        (["masks"], ["folder"]),
+    ],
+)
+def test_layouts_are_recognised(tmp_path, folders, kinds):
+    for name in folders:
+        (tmp_path / name).mkdir(parents=True)
+    found = recognise(tmp_path)
+    assert [source.kind for source in found] == kinds
+    if "Train_Sets/MR" in folders:
+        assert (found[-1].modality, found[-1].organ) == ("mr", "all")
+
+
+def test_unknown_layouts_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no known layout\. Known: isic: .*; folder: images/"):
+        recognise(tmp_path)
+    with pytest.raises(DataError, match="no folder"):
+        recognise(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif("MEDARTS_DATA" not in os.environ, reason="needs real data (MEDARTS_DATA)")
+@pytest.mark.parametrize("name", ["isic2017", "cvc-clinicdb", "chaos", "nuclei", "retina"])
+def test_real_sets_are_healthy(name):
+    result = examine(recognise(Path(os.environ["MEDARTS_DATA"]) / name))
+    assert not result.failed
+    warnings = [finding.problem for finding in result.findings]
+    if name == "chaos":
+        assert warnings.pop(0) == "Patient CT/3 is in the splits train and val and test."
+        assert warnings == ["The mask is empty."] * 7
+    else:
+        assert warnings == []

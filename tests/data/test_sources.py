@@ -1,0 +1,354 @@
+"""The layouts of data sets: what is paired, who is a patient, which split, and what is refused."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from medarts.data.reading import read_pair
+from medarts.data.sources import open_sources
+from medarts.data.sources.cvc import FRAMES, sequence_of
+from medarts.errors import DataError
+from medarts.recipe.sections import SourceSettings
+
+GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
+
+
+def put(path: Path, values: np.ndarray = GREY) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def touch(path: Path) -> None:
+    """Sources look at names alone, so an empty file stands for an image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def splits(folder: Path, text: str) -> None:
+    (folder / "splits.csv").write_text(text, encoding="utf-8")
+
+
+def opened(path: Path, kind: str, **options):
+    return open_sources([SourceSettings(kind=kind, path=path, **options)])
+
+
+def plain_folder(path: Path, count: int = 10) -> Path:
+    for n in range(count):
+        touch(path / "images" / f"{n}.jpg")
+        touch(path / "masks" / f"{n}.png")
+    return path
+
+
+# --- ISIC -------------------------------------------------------------------------------------------------------
+
+
+def isic_part(path: Path, images: str, masks: str, ids: str, ending: str = "_segmentation") -> None:
+    for name in ids.split():
+        touch(path / images / f"ISIC_{name}.jpg")
+        touch(path / images / f"ISIC_{name}_superpixels.png")
+        touch(path / masks / f"ISIC_{name}{ending}.png")
+
+
+def test_isic_2016_writes_its_masks_with_a_capital_and_gives_up_training_images_for_validation(tmp_path):
+    parts = [("Training", "1 2 3 4 5 6 7 8 9 10"), ("Test", "11 12")]
+    for part, ids in parts:
+        base = f"ISBI2016_ISIC_Part1_{part}"
+        isic_part(tmp_path, f"{base}_Data", f"{base}_GroundTruth", ids, "_Segmentation")
+    found = opened(tmp_path, "isic", fractions=(0.2, 0.2))
+    assert Counter(s.split for s in found.samples) == {"train": 8, "val": 2, "test": 2}
+    assert {s.key for s in found.of_split("test").samples} == {"ISIC_11", "ISIC_12"}
+
+
+def test_isic_2017_and_2018_use_their_official_parts(tmp_path):
+    for part, ids in (("Training", "1 2 3"), ("Validation", "4"), ("Test_v2", "5 6")):
+        isic_part(tmp_path / "a", f"ISIC-2017_{part}_Data", f"ISIC-2017_{part}_Part1_GroundTruth", ids)
+    for part, ids in (("Training", "1 2 3"), ("Validation", "4"), ("Test", "5 6")):
+        isic_part(tmp_path / "b", f"ISIC2018_Task1-2_{part}_Input", f"ISIC2018_Task1_{part}_GroundTruth", ids)
+    for year in "ab":
+        found = opened(tmp_path / year, "isic")
+        assert [(s.key, s.split) for s in found.samples] == [
+            *((f"ISIC_{n}", "train") for n in "123"),
+            ("ISIC_4", "val"),
+            ("ISIC_5", "test"),
+            ("ISIC_6", "test"),
+        ]
+        assert all(s.mask.name == f"{s.key}_segmentation.png" for s in found.samples)
+
+
+def test_isic_training_alone_is_divided_and_stays_divided_so(tmp_path):
+    ids = " ".join(str(n) for n in range(20))
+    isic_part(tmp_path, "ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth", ids)
+    found = opened(tmp_path, "isic")
+    assert Counter(s.split for s in found.samples) == {"train": 14, "val": 2, "test": 4}
+    assert found == opened(tmp_path, "isic")
+
+
+def test_isic_refuses_two_years_and_a_part_without_masks(tmp_path):
+    isic_part(tmp_path, "ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth", "1")
+    (tmp_path / "ISIC-2017_Test_v2_Data").mkdir()
+    with pytest.raises(DataError, match=r"no folder .*ISIC-2017_Test_v2_Part1_GroundTruth"):
+        opened(tmp_path, "isic")
+    isic_part(tmp_path, "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth", "1")
+    with pytest.raises(DataError, match=r"several challenges \(2017, 2018\)"):
+        opened(tmp_path, "isic")
+
+
+# --- CVC-ClinicDB -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_cvc_keeps_sequences_whole_without_a_table(tmp_path, suffix):
+    for n in range(1, FRAMES + 1):
+        touch(tmp_path / "Original" / f"{n}.{suffix}")
+        touch(tmp_path / "Ground Truth" / f"{n}.{suffix}")
+    found = opened(tmp_path, "cvc")
+    assert len({s.patient for s in found.samples}) == 29
+    assert all(len({s.split for s in found.samples if s.patient == str(n)}) == 1 for n in range(1, 30))
+    assert all(s.image.name == s.mask.name for s in found.samples)
+
+
+def test_cvc_frames_beyond_the_official_ones_need_a_table(tmp_path):
+    touch(tmp_path / "Original" / "613.tif")
+    touch(tmp_path / "Ground Truth" / "613.tif")
+    with pytest.raises(DataError, match=r"no known sequence \(1\): 613.*splits\.csv"):
+        opened(tmp_path, "cvc")
+    splits(tmp_path, "id,sequence,split\n613,extra,train\n")
+    assert [s.patient for s in opened(tmp_path, "cvc").samples] == ["extra"]
+
+
+# --- CHAOS ------------------------------------------------------------------------------------------------------
+
+
+def chaos(path: Path) -> Path:
+    for n in (2, 10, 1):
+        touch(path / f"Train_Sets/CT/4/DICOM_anon/i{n},b.dcm")
+    for n in range(3):
+        touch(path / f"Train_Sets/CT/4/Ground/liver_GT_{n:03d}.png")
+    for patient in ("1", "2"):
+        base = path / "Train_Sets/MR" / patient
+        for n in (1, 3):
+            touch(base / f"T1DUAL/DICOM_anon/OutPhase/IMG-{n:05d}.dcm")
+            touch(base / f"T1DUAL/DICOM_anon/InPhase/IMG-{n + 1:05d}.dcm")
+            put(base / f"T1DUAL/Ground/IMG-{n + 1:05d}.png", np.array([[0, 63], [126, 189], [252, 0]], np.uint8))
+        touch(base / "T2SPIR/DICOM_anon/IMG-00001.dcm")
+        touch(base / "T2SPIR/Ground/IMG-00001.png")
+    return path
+
+
+def test_chaos_ct_pairs_by_order_and_has_a_window(tmp_path):
+    found = opened(chaos(tmp_path), "chaos")
+    pairs = [(s.key, s.image.name, s.mask.name, s.patient) for s in found.samples]
+    assert pairs[0] == ("CT/4/000", "i1,b.dcm", "liver_GT_000.png", "CT/4")
+    assert pairs[2] == ("CT/4/002", "i10,b.dcm", "liver_GT_002.png", "CT/4")
+    assert found.rules["chaos"].window == (-160.0, 240.0)
+    own = opened(tmp_path, "chaos", percentiles=(1, 99)).rules["chaos"]
+    assert (own.window, own.percentiles) == (None, (1, 99))
+
+
+def test_chaos_mr_series(tmp_path):
+    chaos(tmp_path)
+    keys = {m: [s.key for s in opened(tmp_path, "chaos", modality=m).samples] for m in ("mr", "mr_t1", "mr_t2")}
+    assert keys["mr_t2"] == ["MR/1/T2SPIR/000", "MR/2/T2SPIR/000"]
+    assert keys["mr_t1"][:3] == ["MR/1/T1DUAL/InPhase/000", "MR/1/T1DUAL/InPhase/001", "MR/1/T1DUAL/OutPhase/000"]
+    assert sorted(keys["mr"]) == sorted(keys["mr_t1"] + keys["mr_t2"])
+    found = opened(tmp_path, "chaos", modality="mr")
+    assert {s.patient for s in found.samples} == {"MR/1", "MR/2"}
+    assert found.rules["chaos"].percentiles == (0.5, 99.5)
+
+
+@pytest.mark.parametrize(
+    ("organ", "expected"),
+    [
+        ("all", [[0, 1], [2, 3], [4, 0]]),
+        ("liver", [[0, 1], [0, 0], [0, 0]]),
+        ("left_kidney", [[0, 0], [0, 1], [0, 0]]),
+        ("spleen", [[0, 0], [0, 0], [1, 0]]),
+    ],
+)
+def test_chaos_mr_organs_become_classes(tmp_path, organ, expected):
+    from medarts.data.reading import read_mask
+
+    found = opened(chaos(tmp_path), "chaos", modality="mr_t1", organ=organ)
+    np.testing.assert_array_equal(read_mask(found.samples[0], found.rules["chaos"]), expected)
+
+
+def test_chaos_refuses_missing_slices_and_ct_kidneys(tmp_path):
+    chaos(tmp_path)
+    with pytest.raises(DataError, match="organ 'spleen', but CT masks have the liver alone"):
+        opened(tmp_path, "chaos", organ="spleen")
+    (tmp_path / "Train_Sets/CT/4/Ground/liver_GT_001.png").unlink()
+    with pytest.raises(DataError, match="CT/4 has 3 slices and 2 masks"):
+        opened(tmp_path, "chaos")
+    (tmp_path / "Train_Sets/MR/2/T2SPIR/Ground/IMG-00001.png").unlink()
+    (tmp_path / "Train_Sets/MR/2/T2SPIR/Ground").rmdir()
+    with pytest.raises(DataError, match=r"folder missing \(1\): .*MR/2/T2SPIR/Ground"):
+        opened(tmp_path, "chaos", modality="mr_t2")
+
+
+def test_slices_of_a_patient_may_be_split_where_the_table_names_no_patients(tmp_path):
+    splits(chaos(tmp_path), "id,split\nCT/4/000,train\nCT/4/001,gap\nCT/4/002,test\n")
+    found = opened(tmp_path, "chaos")
+    assert [(s.key, s.split, s.patient) for s in found.samples] == [
+        ("CT/4/000", "train", "CT/4"),
+        ("CT/4/002", "test", "CT/4"),
+    ]
+
+
+# --- folders ----------------------------------------------------------------------------------------------------
+
+
+def test_folder_pairs_by_stem_and_passes_over_other_files(tmp_path):
+    plain_folder(tmp_path)
+    for name in ("images/.DS_Store", "images/._1.png", "images/notes.txt", "masks/Thumbs.db"):
+        touch(tmp_path / name)
+    found = opened(tmp_path, "folder", name="mine")
+    assert found.domains == ("mine",)
+    assert Counter(s.split for s in found.samples) == {"train": 7, "val": 1, "test": 2}
+    assert all(s.image.stem == s.mask.stem == s.key == s.patient for s in found.samples)
+
+
+def test_files_without_a_partner_are_counted_and_named(tmp_path):
+    plain_folder(tmp_path)
+    (tmp_path / "masks/3.png").unlink()
+    with pytest.raises(DataError, match=r"image without a mask \(1\): 3\.jpg\. Add"):
+        opened(tmp_path, "folder")
+    for n in range(8):
+        touch(tmp_path / "masks" / f"m{n}.png")
+    (tmp_path / "masks/3.png").touch()
+    with pytest.raises(DataError, match=r"mask without an image \(8\): m0\.png, .*m4\.png and 3 more\."):
+        opened(tmp_path, "folder")
+    touch(tmp_path / "images/0.png")
+    with pytest.raises(DataError, match=r"second file of the same name \(1\): 0\.jpg, 0\.png.*8 faults of other kinds"):
+        opened(tmp_path, "folder")
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("folder", "images"), ("cvc", "Original"), ("chaos", "Train_Sets/CT")])
+def test_missing_and_empty_folders(tmp_path, kind, missing):
+    with pytest.raises(DataError, match=r"There is no folder .*/nowhere\. Expected here"):
+        opened(tmp_path / "nowhere", kind)
+    with pytest.raises(DataError, match=f"There is no folder .*{missing}"):
+        opened(tmp_path, kind)
+    for name in (missing, "masks", "Ground Truth"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no images"):
+        opened(tmp_path, kind)
+
+
+def test_no_isic_folder(tmp_path):
+    with pytest.raises(DataError, match="no part of an ISIC challenge"):
+        opened(tmp_path, "isic")
+
+
+def test_volumes_become_slices_of_one_patient(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    volume = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
+    for name in ("a", "b"):
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / f"images/{name}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image((volume > 30).astype(np.uint8), np.eye(4)), tmp_path / f"masks/{name}.nii")
+    splits(tmp_path, "id,split\na,train\nb,test\n")
+    found = opened(tmp_path, "folder", window=(0, 59))
+    assert [(s.key, s.patient, s.split, s.slice_index) for s in found.samples[2:4]] == [
+        ("a/002", "a", "train", 2),
+        ("b/000", "b", "test", 0),
+    ]
+    image, mask = read_pair(found.samples[1], found.rules["folder"], channels=1)
+    np.testing.assert_array_equal(mask, image[..., 0] > 30 / 59)
+    nibabel.save(nibabel.Nifti1Image(volume[..., :2], np.eye(4)), tmp_path / "masks/b.nii")
+    with pytest.raises(DataError, match=r"b\.nii\.gz has 3 slices and b\.nii has 2"):
+        opened(tmp_path, "folder")
+    (tmp_path / "masks/b.nii").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"volume cannot be opened .*b\.nii"):
+        opened(tmp_path, "folder")
+
+
+def test_tables_decide_who_goes_where(tmp_path):
+    plain_folder(tmp_path, 4)
+    splits(tmp_path, "id,subject,split\n0,A,train\n1,A,train\n2,B,val\n3,C,test\n9,D,test\n")
+    found = opened(tmp_path, "folder")
+    assert [(s.patient, s.split) for s in found.samples] == [("A", "train")] * 2 + [("B", "val"), ("C", "test")]
+    splits(tmp_path, "id,subject,split\n0,A,train\n1,A,test\n2,B,val\n3,C,test\n")
+    with pytest.raises(DataError, match=r"patient in two splits \(1\): A in train and test"):
+        opened(tmp_path, "folder")
+    splits(tmp_path, "id,split\n0,train\n1,train\n2,val\n")
+    with pytest.raises(DataError, match=r"not named in splits\.csv \(1\): 3\. Add a row"):
+        opened(tmp_path, "folder")
+    splits(tmp_path, "name,split\n0,train\n")
+    with pytest.raises(DataError, match=r"splits\.csv has no column id"):
+        opened(tmp_path, "folder")
+
+
+def test_a_missing_validation_part_is_taken_from_training_patients(tmp_path):
+    plain_folder(tmp_path, 12)
+    rows = [f"{n},{n // 2},{'test' if n >= 8 else 'train'}" for n in range(12)]
+    splits(tmp_path, "\n".join(["id,patient,split", *rows]))
+    found = opened(tmp_path, "folder", fractions=(0.25, 0.2))
+    assert Counter(s.split for s in found.samples) == {"train": 6, "val": 2, "test": 4}
+    assert len({s.patient for s in found.of_split("val").samples}) == 1
+
+
+def test_sources_are_joined_in_their_order(tmp_path):
+    plain_folder(tmp_path / "z", 4)
+    plain_folder(tmp_path / "a", 3)
+    both = open_sources([SourceSettings(kind="folder", path=tmp_path / name, name=name) for name in "za"])
+    assert both.domains == ("z", "a")
+    assert len(both.samples) == 7
+
+
+@pytest.mark.parametrize("labels", [{-1: 1}, {70000: 1}, {1: 256}])
+def test_labels_out_of_range_are_refused(tmp_path, labels):
+    with pytest.raises(DataError, match="out of range"):
+        opened(plain_folder(tmp_path), "folder", labels=labels)
+
+
+# --- real data --------------------------------------------------------------------------------------------------
+
+real = pytest.mark.skipif("MEDARTS_DATA" not in os.environ, reason="needs real data (MEDARTS_DATA)")
+
+
+@real
+@pytest.mark.parametrize(
+    ("kind", "name", "counts", "patients"),
+    [
+        ("isic", "isic2017", (420, 60, 120), 600),
+        ("cvc", "cvc-clinicdb", (414, 64, 134), 29),
+        ("chaos", "chaos", (44, 8, 18), 1),
+        ("folder", "nuclei", (469, 66, 129), 664),
+        ("folder", "retina", (36, 4, 28), 54),
+    ],
+)
+def test_real_sets(kind, name, counts, patients):
+    path = Path(os.environ["MEDARTS_DATA"]) / name
+    found = opened(path, kind)
+    assert tuple(len(found.of_split(split).samples) for split in ("train", "val", "test")) == counts
+    assert len({s.patient for s in found.samples}) == patients
+    for sample in found.samples[:: len(found.samples) // 3]:
+        image, mask = read_pair(sample, found.rules[kind], channels=3)
+        assert image.shape == (*mask.shape, 3)
+        assert 0 <= image.min() < image.max() <= 1
+        assert mask.max() <= 1
+
+
+@real
+def test_the_real_liver_is_bright_under_its_mask():
+    # Enhanced liver lies near 140 HU, the rest of the slice far below: a wrong pairing or turn would lose this.
+    found = opened(Path(os.environ["MEDARTS_DATA"]) / "chaos", "chaos")
+    middle = [s for s in found.samples if 20 <= int(s.key[-3:]) <= 30]
+    for sample in middle:
+        image, mask = read_pair(sample, found.rules["chaos"], channels=1)
+        inside = image[..., 0][mask == 1] * 400 - 160
+        assert 120 < np.median(inside) < 160
+        assert image[..., 0][mask == 0].mean() * 400 - 160 < 60
+
+
+@real
+def test_the_table_of_sequences_is_that_of_the_real_set():
+    import csv
+
+    with (Path(os.environ["MEDARTS_DATA"]) / "cvc-clinicdb/splits.csv").open() as file:
+        assert all(sequence_of(row["id"]) == row["sequence"] for row in csv.DictReader(file))
