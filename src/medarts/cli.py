@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from medarts.errors import MedartsError, RecipeError
 from medarts.run.interruption import InterruptedRunError
 
 # Heavy rooms are imported by the commands that use them, so that --help answers at once.
 
-Words = Annotated[tuple[str, ...], arg(metavar="[WORD ...]")]
+Json = Annotated[bool, arg(name="json", help="Print one JSON object.", help_behavior_hint="")]
+Changes = Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")]
 
 
 def demo(out: Path = Path("runs/demo")) -> None:
-    """The whole walk on generated images: search, retrain, evaluate, report. About five minutes on two cores.
+    """Take the whole walk on generated images: search, retrain, evaluate, report. Some minutes on two cores.
 
     Args:
-        out: folder for the phantoms and the runs; finished parts are not done again.
+        out: Folder for the phantoms and the runs. Parts that are finished are not done again.
     """
     from medarts.demo import demo as walk
 
@@ -31,51 +32,59 @@ def doctor(data: Positional[str]) -> None:
     """Read a data set and report, file by file, what is wrong or suspicious. Exit status 1 on errors.
 
     Args:
-        data: folder of a data set (its layout is recognised), or a recipe.
+        data: Folder of a data set (its layout is recognised), or a recipe.
     """
-    from medarts import commands
+    from medarts import commands, terminal
 
     examination = commands.doctor(data)
-    print(examination.to_text())
-    sys.exit(1 if examination.errors else 0)
+    terminal.show_examination(examination)
+    sys.exit(1 if examination.failed else 0)
 
 
-def plan(recipe: Positional[Path], changes: Positional[Words] = (), *, as_json: Annotated[bool, arg(name="json")] = False) -> None:
+def plan(recipe: Positional[Path], changes: Positional[Changes] = (), *, as_json: Json = False) -> None:
     """Estimate parameters, peak memory and time of a recipe from a few trial steps, before running it.
 
     Args:
-        recipe: the recipe (YAML).
-        changes: changes of the recipe, as key.path=value.
-        as_json: print one JSON object.
+        recipe: The recipe (YAML).
+        changes: Changes of the recipe, such as space.init_channel=8.
     """
-    from medarts import commands
+    from medarts import commands, terminal
 
-    estimate = commands.plan(_recipe(recipe, changes))
-    print(estimate.to_json() if as_json else estimate.to_text())
+    planned = commands.plan(commands.load_recipe(recipe, changes))
+    if as_json:
+        print(planned.to_json())
+    else:
+        terminal.show_plan(planned)
 
 
-def search(words: Positional[Words] = (), *, out: Path | None = None, resume: Path | None = None) -> None:
-    """Search a genotype: medarts search RECIPE [key=value ...] [--out FOLDER], or medarts search --resume RUN.
+def search(
+    words: Positional[Annotated[tuple[str, ...], arg(metavar="[RECIPE] [KEY=VALUE ...]")]] = (),
+    *,
+    out: Path | None = None,
+    resume: Path | None = None,
+) -> None:
+    """Search a genotype on the data of a recipe. Ctrl-C leaves a run that can be resumed.
 
     Args:
-        words: the recipe (YAML), then changes of it as key.path=value.
-        out: folder of the run; runs/<name of the recipe> where not given.
-        resume: a search to go on with; it takes no recipe.
+        words: The recipe (YAML), then changes of it, such as search.arch_lr=1e-3.
+        out: Folder of the run. runs/<name of the recipe> where not given.
+        resume: A search to go on with; takes no recipe.
     """
     from medarts import commands
 
     files, changes = _split(words)
     if resume is not None:
-        _nothing_else(words, "medarts search --resume RUN")
+        _expect(not words and out is None, "medarts search --resume RUN")
         run = commands.resume(resume, kind="search")
     else:
-        path = _one(files, "medarts search RECIPE [key=value ...]")
-        run = commands.search(_recipe(path, changes), out or Path("runs") / path.stem)
-    print(run.path / "report.html")
+        _expect(len(files) == 1, "medarts search RECIPE [KEY=VALUE ...] [--out FOLDER]")
+        recipe = Path(files[0])
+        run = commands.search(commands.load_recipe(recipe, changes), out or Path("runs") / recipe.stem)
+    _show_run(run.path)
 
 
 def train(
-    words: Positional[Words] = (),
+    words: Positional[Annotated[tuple[str, ...], arg(metavar="[RUN] [KEY=VALUE ...]")]] = (),
     *,
     genotype: str | None = None,
     recipe: Path | None = None,
@@ -84,71 +93,66 @@ def train(
     out: Path | None = None,
     resume: Path | None = None,
 ) -> None:
-    """Train the network of a genotype from scratch.
+    """Train from scratch what a search found (medarts train RUN), or a genotype (--genotype NAME --data FOLDER).
 
-    medarts train RUN [key=value ...] trains what a search found, by the recipe of the search;
-    medarts train --genotype NAME|FILE --data FOLDER trains a published or saved genotype;
-    medarts train --resume RUN goes on with a training.
+    Ctrl-C leaves a run that can be resumed.
 
     Args:
-        words: a search run, then changes of its recipe as key.path=value.
-        genotype: a genotype of the zoo, a file, or a run; instead of the one that the search found.
-        recipe: the recipe to train by, where there is no search run.
-        data: data sets to train on: domains of the recipe, or folders; all of the recipe where not given.
+        words: A search run, then changes of its recipe, such as data.size=128.
+        genotype: A genotype of the zoo, a file, or a run, instead of what RUN found.
+        recipe: A recipe to train by, instead of that of RUN or the published defaults.
+        data: Data sets to train on: names in the recipe, or folders. All of the recipe where not given.
         init_channel: C of the network, instead of the genotype's.
-        out: folder of the new run; runs/<genotype>-<data> where not given.
-        resume: a training to go on with; it takes nothing else.
+        out: Folder of the new run. runs/<genotype>-<data> where not given.
+        resume: A training to go on with; takes nothing else.
     """
     from medarts import commands
 
+    files, changes = _split(words)
     if resume is not None:
-        _nothing_else(words, "medarts train --resume RUN")
+        _expect(not words and out is None and genotype is None, "medarts train --resume RUN")
         run = commands.resume(resume, kind="train")
     else:
-        files, changes = _split(words)
-        searched = _one(files, "medarts train RUN") if files else None
-        run = commands.train_from(
-            searched,
-            genotype=genotype,
-            recipe=recipe,
-            changes=changes,
-            data=data,
-            init_channel=init_channel,
-            out=out,
+        _expect(
+            len(files) <= 1 and bool(files or genotype),
+            "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME --data FOLDER",
         )
-    print(run.path / "report.html")
+        searched = Path(files[0]) if files else None
+        chosen = commands.genotype_of(genotype or files[0], init_channel=init_channel)
+        rules = commands.training_recipe(searched, recipe=recipe, changes=changes, data=data)
+        domains = "-".join(source.domain for source in rules.data.sources)
+        run = commands.train(rules, chosen, out or Path("runs") / f"{chosen.name}-{domains}")
+    _show_run(run.path)
 
 
-def evaluate(
-    run: Positional[Path],
-    *,
-    data: tuple[str, ...] = (),
-    split: Annotated[str, arg(metavar="{train,val,test}")] = "test",
-    head: str | None = None,
-) -> None:
-    """Score a trained network: per image, then averaged, with 95 % intervals over patients.
+def evaluate(run: Positional[Path], *, data: tuple[str, ...] = (), split: str = "test", head: str | None = None) -> None:
+    """Score a trained network: each image by itself, then averaged, with 95 % intervals over patients.
 
     Args:
-        run: a training run.
-        data: data sets to score on: domains of its recipe, or folders; those it was trained on where not given.
-        split: the split to score.
-        head: an early head such as 4,0, which is faster; the last where not given.
+        run: A training run.
+        data: Data sets to score on: names in its recipe, or folders. What it was trained on where not given.
+        split: train, val or test.
+        head: An early, faster head such as 4,0. The last where not given.
     """
-    from medarts import commands
+    from medarts import commands, terminal
 
-    print(commands.evaluate_to_text(run, data=data, split=split, head=head))
+    terminal.show_scores(commands.evaluate(run, data=data, split=split, head=head))
+    _show_run(run)
 
 
 def show(genotype: Positional[str], *, out: Path | None = None) -> None:
     """Print a genotype, and draw its cells and its lattice as SVG and PNG.
 
     Args:
-        genotype: a genotype of the zoo, a file, or a run.
-        out: folder of the drawings; pictures/ of the run, or drawings/<name>.
+        genotype: A genotype of the zoo, a file, or a run.
+        out: Folder of the drawings. pictures/ of the run, or drawings/<name>, where not given.
     """
     from medarts import commands
 
-    print(commands.show(genotype, out=out))
+    text, drawings = commands.show(genotype, out=out)
+    print(text)
+    for path in drawings:
+        print(path)
 
 
 def cost(
@@ -158,35 +162,36 @@ def cost(
     in_channels: int = 3,
     classes: int = 1,
     size: int = 256,
-    as_json: Annotated[bool, arg(name="json")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Count parameters and FLOPs of a network and measure its CPU latency for one image.
+    """Count parameters and FLOPs (2 a multiply-add) of a network, and measure its CPU latency for one image.
 
     Args:
-        genotype: a genotype of the zoo, a file, or a run.
+        genotype: A genotype of the zoo, a file, or a run.
         init_channel: C of the network, instead of the genotype's.
-        in_channels: channels of the image.
-        classes: outputs of the network.
-        size: height and width of the image, in pixels.
-        as_json: print one JSON object.
+        in_channels: Channels of the image.
+        classes: Outputs of the network.
+        size: Height and width of the image in pixels.
     """
-    from medarts import commands
+    from medarts import commands, terminal
 
-    measured = commands.cost(
-        commands.genotype_of(genotype, init_channel=init_channel), in_channels=in_channels, classes=classes, size=size
-    )
-    print(json.dumps(measured.as_dict()) if as_json else measured.to_text())
+    network = commands.genotype_of(genotype, init_channel=init_channel)
+    measured = commands.cost(network, in_channels=in_channels, classes=classes, size=size)
+    if as_json:
+        print(json.dumps(commands.cost_facts(measured)))
+    else:
+        terminal.show_cost(measured, size=size)
 
 
 def report(run: Positional[Path]) -> None:
     """Write the HTML page of a run again.
 
     Args:
-        run: a search or training run.
+        run: A search or training run.
     """
-    from medarts.reporting.page import write_report
+    from medarts import commands
 
-    print(write_report(run))
+    print(commands.report(run))
 
 
 COMMANDS = {
@@ -203,12 +208,13 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Runs a command; what a user can mend is said in one line, with exit status 1 (130 where it was stopped)."""
+    """Runs a command. What a user can mend is said in one line, with exit status 1; 130 where a run was stopped."""
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="medarts",
             description="Designs compact neural networks for medical images by differentiable architecture search.",
+            config=(OmitArgPrefixes,),
         )
     except InterruptedRunError as stopped:
         print(stopped, file=sys.stderr)
@@ -216,3 +222,17 @@ def main() -> None:
     except MedartsError as error:
         print(f"medarts: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _split(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Returns the words that name files, and those that are changes of a recipe."""
+    return [word for word in words if "=" not in word], [word for word in words if "=" in word]
+
+
+def _expect(fits: bool, usage: str) -> None:
+    if not fits:
+        raise RecipeError("These words do not go together.", fix=f"Usage: {usage}.")
+
+
+def _show_run(path: Path) -> None:
+    print(f"{path / 'report.html'}")

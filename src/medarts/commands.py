@@ -1,12 +1,8 @@
 """What the commands do, as Python functions over the rooms; the command line adds nothing but words."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from medarts.data.choosing import choose_sources
 from medarts.data.doctor import Examination, examine
@@ -16,6 +12,8 @@ from medarts.evaluation.cost import Cost, measure_cost
 from medarts.evaluation.evaluate import evaluate as evaluate_run
 from medarts.evaluation.scores import Scores
 from medarts.networks.weave import WeaveNetwork
+from medarts.evaluation.plan import Plan
+from medarts.evaluation.plan import plan as plan_recipe
 from medarts.recipe import Recipe, apply_overrides, parse
 from medarts.recipe import load as load_recipe
 from medarts.reporting.drawings import describe, save_drawings
@@ -26,8 +24,6 @@ from medarts.search import resume_search, start_search
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load as load_genotype
 from medarts.training.start import resume_training, start_training
-
-RUNS = Path("runs")
 
 
 def search(recipe: Recipe, out: Path) -> RunDirectory:
@@ -131,7 +127,17 @@ def doctor(word: str) -> Examination:
         MedartsError: there is neither, or the layout is not known.
     """
     sources = load_recipe(Path(word)).data.sources if Path(word).is_file() else choose_sources([word])
-    return examine(sources)
+    with progress_bar("doctor", 0) as bar:
+        return examine(sources, progress=bar.show)
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Estimates what a search by a recipe, and a training after it, will take.
+
+    Raises:
+        MedartsError: data, recipe or device do not fit.
+    """
+    return plan_recipe(recipe)
 
 
 def show(name: str, *, out: Path | None = None) -> tuple[str, list[Path]]:

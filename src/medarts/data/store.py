@@ -76,9 +76,7 @@ def _make(manifest: Manifest, settings: DataSettings, folder: Path) -> None:
     images = np.lib.format.open_memmap(
         unfinished / "images.npy", mode="w+", dtype=np.float16, shape=(number, channels, size, size)
     )
-    masks = np.lib.format.open_memmap(
-        unfinished / "masks.npy", mode="w+", dtype=np.uint8, shape=(number, size, size)
-    )
+    masks = np.lib.format.open_memmap(unfinished / "masks.npy", mode="w+", dtype=np.uint8, shape=(number, size, size))
 
     def read(sample: Sample) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         return _read(sample, manifest, settings)
@@ -99,9 +97,7 @@ def _make(manifest: Manifest, settings: DataSettings, folder: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _read(
-    sample: Sample, manifest: Manifest, settings: DataSettings
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     image_hwc, mask_hw = read_pair(sample, manifest.rules[sample.domain], channels=settings.in_channels)
     largest = 1 if settings.classes == 1 else settings.classes - 1
     if int(mask_hw.max()) > largest:

@@ -1,5 +1,6 @@
 """Scores of a trained network on the images of a split."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from medarts.data.batches import Batches
-from medarts.data.manifest import Split
+from medarts.data.manifest import Sample, Split
 from medarts.data.opening import open_data
 from medarts.errors import RunError, did_you_mean
 from medarts.evaluation.scores import ImageScore, Scores
 from medarts.networks.weave import WeaveNetwork
-from medarts.recipe import DataSettings, SourceSettings
+from medarts.recipe import SourceSettings
 from medarts.run import checkpoint
 from medarts.run.device import make_fabric
 from medarts.run.directory import RunDirectory
@@ -62,7 +63,11 @@ def evaluate(
             logits = model(batch.images, head)[-1]
             predicted = predicted_classes(logits, classes=settings.classes, threshold=recipe.evaluation.threshold)
             predictions.append(predicted.cpu().numpy())
-            _add(scores, batches, predictions[-1], batch.targets.cpu().numpy(), batch.indices, settings)
+            for index, prediction, target in zip(
+                batch.indices, predictions[-1], batch.targets.cpu().numpy(), strict=True
+            ):
+                for score in _score(store.manifest.samples[index], prediction, target, classes=settings.classes):
+                    scores.add(score)
             bar.advance(len(batch.images))
     name = split if sources is None else f"{split}-{'-'.join(source.domain for source in sources)}"
     folder = path / "scores" / name
@@ -93,30 +98,20 @@ def _checked_head(network: WeaveNetwork, head: str | None) -> str:
     return head or network.heads[-1]
 
 
-def _add(
-    scores: Scores,
-    batches: Batches,
-    predicted: NDArray[np.uint8],
-    targets: NDArray[np.uint8],
-    indices: NDArray[np.int64],
-    settings: DataSettings,
-) -> None:
-    """Adds the scores of every class of every image of a batch."""
-    classes = {1: "foreground"} if settings.classes == 1 else {c: f"class {c}" for c in range(1, settings.classes)}
-    for index, prediction, target in zip(indices, predicted, targets, strict=True):
-        sample = batches.store.manifest.samples[index]
-        for number, name in classes.items():
-            metrics = mask_scores(prediction == number, target == number)
-            scores.add(
-                ImageScore(
-                    key=sample.key,
-                    domain=sample.domain,
-                    patient=sample.patient,
-                    class_index=number,
-                    class_name=name,
-                    metrics=metrics,
-                )
-            )
+def _score(
+    sample: Sample, prediction: NDArray[np.uint8], target: NDArray[np.uint8], *, classes: int
+) -> Iterator[ImageScore]:
+    """Yields the scores of every foreground class of an image."""
+    names = {1: "foreground"} if classes == 1 else {number: f"class {number}" for number in range(1, classes)}
+    for number, name in names.items():
+        yield ImageScore(
+            key=sample.key,
+            domain=sample.domain,
+            patient=sample.patient,
+            class_index=number,
+            class_name=name,
+            metrics=mask_scores(prediction == number, target == number),
+        )
 
 
 def _save_examples(folder: Path, batches: Batches, predictions: NDArray[np.uint8], scores: Scores) -> None:

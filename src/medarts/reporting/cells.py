@@ -76,9 +76,7 @@ def draw_cell(genotype: Genotype, kind: str) -> Figure:
         GenotypeError: the genotype has no cell of that kind.
     """
     if kind not in genotype.cells:
-        raise GenotypeError(
-            f"Genotype '{genotype.name}' has no cell '{kind}'.", fix=did_you_mean(kind, genotype.cells)
-        )
+        raise GenotypeError(f"Genotype '{genotype.name}' has no cell '{kind}'.", fix=did_you_mean(kind, genotype.cells))
     routes = _route(genotype.cells[kind])
     columns = len(genotype.cells[kind])
     top = max(1.0, *(route.height for route in routes)) + 0.3
@@ -110,9 +108,7 @@ def _route(cell: Cell) -> list[_Route]:
     for operation, state, node in edges:
         for lane in _lanes(state, node, len(edges)):
             route = _Route(operation, state, node, lane)
-            if not any(
-                other.lane == lane and other.start < route.end and route.start < other.end for other in routes
-            ):
+            if not any(other.lane == lane and other.start < route.end and route.start < other.end for other in routes):
                 routes.append(route)
                 break
     return routes

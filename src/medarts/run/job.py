@@ -1,6 +1,7 @@
 """What search and training share: saving, going on, stopping, and noticing that a loss is no longer finite."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -12,6 +13,21 @@ from medarts.run import checkpoint
 from medarts.run.checkpoint import Checkpoint
 from medarts.run.directory import RunDirectory
 from medarts.run.interruption import InterruptedRunError
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a job will take, from a few of its steps.
+
+    Attributes:
+        parameters: trainable weights.
+        seconds: time of the whole job.
+        memory_mb: peak memory so far, of the GPU where one is used, else resident.
+    """
+
+    parameters: int
+    seconds: float
+    memory_mb: float
 
 
 def save_point(
@@ -49,7 +65,7 @@ def load_point(run: RunDirectory, *, fabric: Fabric) -> Checkpoint | None:
     return point
 
 
-def check_finite(run: RunDirectory, value: float, *, name: str, place: str) -> None:
+def check_finite(run: RunDirectory | None, value: float, *, name: str, place: str) -> None:
     """Stops a run whose loss is no longer finite.
 
     Raises:
@@ -59,10 +75,11 @@ def check_finite(run: RunDirectory, value: float, *, name: str, place: str) -> N
         diverged(run, f"{name} {value}", place)
 
 
-def diverged(run: RunDirectory, what: str, place: str) -> NoReturn:
+def diverged(run: RunDirectory | None, what: str, place: str) -> NoReturn:
     """Raises the error of a run that has diverged."""
+    name = f"The run {run.path}" if run is not None else "The trial"
     raise DivergedError(
-        f"The run {run.path} diverged: {what} is not finite at {place}. The last good checkpoint was kept.",
+        f"{name} diverged: {what} is not finite at {place}. The last good checkpoint was kept.",
         fix="Lower the learning rate or the clipping norm, or use fp32, and start again.",
     )
 

@@ -25,7 +25,7 @@ from medarts.run.checkpoint import Checkpoint
 from medarts.run.device import peak_memory_mb
 from medarts.run.directory import RunDirectory
 from medarts.run.interruption import Interruption, interruption
-from medarts.run.job import check_finite, leave, load_point, save_point
+from medarts.run.job import Trial, check_finite, leave, load_point, save_point
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
 from medarts.run.schedule import cosine
@@ -81,7 +81,8 @@ class SearchLoop:
     """A search in a run directory.
 
     Args:
-        run: where everything is written.
+        run: where everything is written; None for a trial, which writes nothing.
+        recipe: what to do.
         fabric: device and precision.
         space: makes supernets.
         task: loss and score.
@@ -89,16 +90,30 @@ class SearchLoop:
     """
 
     def __init__(
-        self, run: RunDirectory, *, fabric: Fabric, space: SearchSpace, task: Task, data: list[StageData]
+        self,
+        run: RunDirectory | None,
+        recipe: Recipe,
+        *,
+        fabric: Fabric,
+        space: SearchSpace,
+        task: Task,
+        data: list[StageData],
     ) -> None:
-        self.run_directory = run
-        self.recipe: Recipe = run.recipe
+        self._run = run
+        self.recipe = recipe
         self.fabric = fabric
         self.space = space
         self.task = task
         self.data = data
         self.place = Place()
         self.candidates: Candidates | None = None
+
+    @property
+    def run_directory(self) -> RunDirectory:
+        """Where everything is written."""
+        if self._run is None:
+            raise ValueError("a loop without a run directory can only be tried")
+        return self._run
 
     def run(self) -> Genotype:
         """Searches from the last checkpoint, or from the start where there is none, to the end.
@@ -122,6 +137,38 @@ class SearchLoop:
                 point = None
         self.run_directory.finish()
         return load_genotype(self.run_directory.path)
+
+    def trial(self, stage: int, *, steps: int) -> Trial:
+        """Times a few steps of a stage, without writing anything; the loop cannot be run afterwards.
+
+        Args:
+            stage: the stage; those before it are passed over with the candidates of an untrained supernet.
+            steps: timed steps, after one that warms up.
+        """
+        settings = self.recipe.search
+        for number in range(stage + 1):
+            self.place = Place(stage=number)
+            self._start_stage(None)
+            self.candidates = self.supernet.strongest(settings.stages[number].keep)
+        data, epochs = self.data[stage], settings.stages[stage].epochs
+        orders = self._orders()
+        seconds = {}
+        for name, epoch in (("frozen", 0), ("free", settings.arch_after)):
+            self.place.epoch = epoch
+            self._step(orders)
+            began = time.perf_counter()
+            for _ in range(steps):
+                self._step(orders)
+            seconds[name] = (time.perf_counter() - began) / steps
+        began = time.perf_counter()
+        self._validate(data.validation)
+        validation = time.perf_counter() - began
+        frozen = min(settings.arch_after, epochs)
+        per_epoch = data.weights.steps
+        total = per_epoch * (frozen * seconds["frozen"] + (epochs - frozen) * seconds["free"])
+        parameters = sum(parameter.numel() for parameter in self.supernet.weights())
+        # Two more validations end the stage: of the supernet, and of what is derived from it.
+        return Trial(parameters, total + (epochs + 2) * validation, peak_memory_mb(self.fabric.device))
 
     def _start_stage(self, point: Checkpoint | None) -> None:
         """Builds supernet and optimizers of the stage, fresh or as a checkpoint of it left them."""
@@ -153,10 +200,7 @@ class SearchLoop:
         lr = cosine(place.epoch, epochs=stage.epochs, start=settings.lr, end=settings.lr_min)
         for group in self.weight_optimizer.param_groups:
             group["lr"] = lr
-        orders = [
-            half.order(place.epoch, seed=self.recipe.seed, sampling=self.recipe.data.sampling)
-            for half in (data.weights, data.architecture)
-        ]
+        orders = self._orders()
         self.model.train()
         while place.step < data.weights.steps:
             self._step(orders)
@@ -181,6 +225,13 @@ class SearchLoop:
         self._save()
         if stop.requested:
             leave(self.run_directory, "medarts search")
+
+    def _orders(self) -> list[NDArray[np.int64]]:
+        data = self.data[self.place.stage]
+        return [
+            half.order(self.place.epoch, seed=self.recipe.seed, sampling=self.recipe.data.sampling)
+            for half in (data.weights, data.architecture)
+        ]
 
     def _step(self, orders: list[NDArray[np.int64]]) -> None:
         """One bilevel step: the architecture first, as in DARTS, then the weights."""
@@ -207,7 +258,7 @@ class SearchLoop:
         seed_torch(self.recipe.seed, "dropout", *where)
         optimizer.zero_grad()
         loss = first_order(self.fabric, lambda: self.task.loss(self.model(mixture.images), mixture), held=held)
-        check_finite(self.run_directory, loss, name=f"loss of the {half.name} half", place=self._where())
+        check_finite(self._run, loss, name=f"loss of the {half.name} half", place=self._where())
         if settings.grad_clip and optimizer is self.weight_optimizer:
             self.fabric.clip_gradients(self.model, optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False)
         optimizer.step()
@@ -216,7 +267,7 @@ class SearchLoop:
     def _validate(self, validation: Batches) -> dict[str, Any]:
         self.model.eval()
         values = self.task.validate(self.model, validation)
-        check_finite(self.run_directory, values["val_loss"], name="validation loss", place=self._where())
+        check_finite(self._run, values["val_loss"], name="validation loss", place=self._where())
         return values
 
     def _note(self, record: dict[str, Any], *, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 
 from medarts.data.batches import Batches
 from medarts.data.opening import open_data
@@ -11,9 +12,9 @@ from medarts.data.store import ImageStore
 from medarts.recipe import Recipe
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
+from medarts.run.job import Trial
 from medarts.run.randomness import seed_of
 from medarts.search.loop import SearchLoop, StageData
-from medarts.spaces.space import SearchSpace
 from medarts.spaces.weave.supernet import WeaveSpace
 from medarts.tasks.segmentation import SegmentationTask
 
@@ -31,9 +32,7 @@ def start_search(recipe: Recipe, out: Path) -> RunDirectory:
         InterruptedRunError: the run was asked to stop; it can be resumed.
     """
     RunDirectory.check_free(out)
-    fabric = make_fabric(recipe.compute)
-    store = open_data(recipe.data, needs=("train", "val"))
-    data = _stage_data(recipe, store, device=fabric.device)
+    fabric, store, data = _prepare(recipe)
     run = RunDirectory.create(
         out,
         recipe,
@@ -42,7 +41,7 @@ def start_search(recipe: Recipe, out: Path) -> RunDirectory:
         environment=environment(fabric, recipe.compute),
     )
     store.manifest.write_csv(out / "manifest.csv")
-    SearchLoop(run, fabric=fabric, space=_space(recipe), task=_task(recipe), data=data).run()
+    _loop(run, recipe, fabric, data).run()
     return run
 
 
@@ -54,20 +53,32 @@ def resume_search(path: Path) -> RunDirectory:
     """
     run = RunDirectory.open(path, kind="search")
     recipe = run.recipe
-    fabric = make_fabric(recipe.compute)
-    store = open_data(recipe.data, needs=("train", "val"))
+    fabric, store, data = _prepare(recipe)
     run.check_unchanged(store.manifest.fingerprint())
-    data = _stage_data(recipe, store, device=fabric.device)
-    SearchLoop(run, fabric=fabric, space=_space(recipe), task=_task(recipe), data=data).run()
+    _loop(run, recipe, fabric, data).run()
     return run
 
 
-def _space(recipe: Recipe) -> SearchSpace:
-    return WeaveSpace(recipe.space, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
+def try_search(recipe: Recipe, stage: int, *, steps: int) -> Trial:
+    """Times a few steps of a stage of a search.
+
+    Raises:
+        MedartsError: data, recipe or device do not fit.
+    """
+    fabric, _, data = _prepare(recipe)
+    return _loop(None, recipe, fabric, data).trial(stage, steps=steps)
 
 
-def _task(recipe: Recipe) -> SegmentationTask:
-    return SegmentationTask(recipe.data, loss=recipe.search.loss)
+def _prepare(recipe: Recipe) -> tuple[Fabric, ImageStore, list[StageData]]:
+    fabric = make_fabric(recipe.compute)
+    store = open_data(recipe.data, needs=("train", "val"))
+    return fabric, store, _stage_data(recipe, store, device=fabric.device)
+
+
+def _loop(run: RunDirectory | None, recipe: Recipe, fabric: Fabric, data: list[StageData]) -> SearchLoop:
+    space = WeaveSpace(recipe.space, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
+    task = SegmentationTask(recipe.data, loss=recipe.search.loss)
+    return SearchLoop(run, recipe, fabric=fabric, space=space, task=task, data=data)
 
 
 def _stage_data(recipe: Recipe, store: ImageStore, *, device: torch.device) -> list[StageData]:

@@ -9,19 +9,21 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from medarts.data.batches import Batches
 from medarts.data.mixing import mix
-from medarts.recipe import TrainSettings
+from medarts.recipe import Recipe, TrainSettings
 from medarts.run.checkpoint import Checkpoint
 from medarts.run.device import peak_memory_mb
 from medarts.run.directory import RunDirectory
 from medarts.run.interruption import Interruption, interruption
-from medarts.run.job import check_finite, leave, load_point, save_point
+from medarts.run.job import Trial, check_finite, leave, load_point, save_point
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
 from medarts.run.schedule import cosine
@@ -63,7 +65,8 @@ class TrainingLoop:
     """Training in a run directory.
 
     Args:
-        run: where everything is written.
+        run: where everything is written; None for a trial, which writes nothing.
+        recipe: what to do.
         fabric: device and precision.
         network: what is trained; its initial weights are drawn from the recipe's seed by the caller.
         task: loss and score.
@@ -71,10 +74,17 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, run: RunDirectory, *, fabric: Fabric, network: nn.Module, task: SegmentationTask, data: TrainingData
+        self,
+        run: RunDirectory | None,
+        recipe: Recipe,
+        *,
+        fabric: Fabric,
+        network: nn.Module,
+        task: SegmentationTask,
+        data: TrainingData,
     ) -> None:
-        self.run_directory = run
-        self.recipe = run.recipe
+        self._run = run
+        self.recipe = recipe
         self.settings: TrainSettings = self.recipe.train
         self.fabric = fabric
         self.network = network
@@ -82,6 +92,13 @@ class TrainingLoop:
         self.data = data
         self.place = Place()
         self.averaged = AveragedModel(network, avg_fn=self._average) if self.settings.ema else None
+
+    @property
+    def run_directory(self) -> RunDirectory:
+        """Where everything is written."""
+        if self._run is None:
+            raise ValueError("a loop without a run directory can only be tried")
+        return self._run
 
     def run(self) -> None:
         """Trains from the last checkpoint, or from the start where there is none, to the end.
@@ -100,6 +117,30 @@ class TrainingLoop:
             "summary.json", {"best_epoch": self.place.best_epoch, "best_dice": self.place.best_score}
         )
         self.run_directory.finish()
+
+    def trial(self, *, steps: int) -> Trial:
+        """Times a few steps, without writing anything; the loop cannot be run afterwards.
+
+        Args:
+            steps: timed steps, after one that warms up.
+        """
+        self._set_up(None)
+        order = self._order()
+        self._step(order)
+        began = time.perf_counter()
+        for _ in range(steps):
+            self._step(order)
+        step = (time.perf_counter() - began) / steps
+        began = time.perf_counter()
+        self._validate()
+        validation = time.perf_counter() - began
+        seconds = self.settings.epochs * (self.data.training.steps * step + validation)
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        return Trial(parameters, seconds, peak_memory_mb(self.fabric.device))
+
+    def _order(self) -> NDArray[np.int64]:
+        training = self.data.training
+        return training.order(self.place.epoch, seed=self.recipe.seed, sampling=self.recipe.data.sampling)
 
     def _set_up(self, point: Checkpoint | None) -> None:
         settings, parameters = self.settings, self.network.parameters()
@@ -124,7 +165,7 @@ class TrainingLoop:
         """Does what is left of the epoch, then validates, keeps the best, and saves."""
         place, training = self.place, self.data.training
         began = time.perf_counter()
-        order = training.order(place.epoch, seed=self.recipe.seed, sampling=self.recipe.data.sampling)
+        order = self._order()
         self.model.train()
         while place.step < training.steps:
             self._step(order)
@@ -150,7 +191,7 @@ class TrainingLoop:
         if stop.requested:
             leave(self.run_directory, "medarts train")
 
-    def _step(self, order: Any) -> None:
+    def _step(self, order: NDArray[np.int64]) -> None:
         place, settings, seed = self.place, self.settings, self.recipe.seed
         where = ("training", place.epoch, place.step)
         for group in self.optimizer.param_groups:
@@ -164,7 +205,7 @@ class TrainingLoop:
         loss = self.task.loss(self.model(mixture.images), mixture)
         self.fabric.backward(loss)
         value = float(loss.detach())
-        check_finite(self.run_directory, value, name="training loss", place=self._where())
+        check_finite(self._run, value, name="training loss", place=self._where())
         if settings.grad_clip:
             self.fabric.clip_gradients(
                 self.model, self.optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False
@@ -193,7 +234,7 @@ class TrainingLoop:
         model = self.model if self.averaged is None else self.averaged
         model.eval()
         values = self.task.validate(model, self.data.validation)
-        check_finite(self.run_directory, values["val_loss"], name="validation loss", place=self._where())
+        check_finite(self._run, values["val_loss"], name="validation loss", place=self._where())
         return values
 
     def _compare(self, score: float) -> None:

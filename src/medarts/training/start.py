@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 
 from medarts.data.batches import Batches
 from medarts.data.opening import open_data
@@ -11,6 +12,7 @@ from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
+from medarts.run.job import Trial
 from medarts.run.randomness import seed_torch
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load as load_genotype
@@ -32,10 +34,8 @@ def start_training(recipe: Recipe, genotype: Genotype, out: Path) -> RunDirector
         InterruptedRunError: the run was asked to stop; it can be resumed.
     """
     RunDirectory.check_free(out)
-    fabric = make_fabric(recipe.compute)
     network = _network(recipe, genotype)
-    store = open_data(recipe.data, needs=("train", "val"))
-    data = _data(recipe, store, device=fabric.device)
+    fabric, store, data = _prepare(recipe)
     run = RunDirectory.create(
         out,
         recipe,
@@ -46,7 +46,7 @@ def start_training(recipe: Recipe, genotype: Genotype, out: Path) -> RunDirector
     )
     store.manifest.write_csv(out / "manifest.csv")
     genotype.save(out / "genotype.json")
-    TrainingLoop(run, fabric=fabric, network=network, task=_task(recipe), data=data).run()
+    TrainingLoop(run, recipe, fabric=fabric, network=network, task=_task(recipe), data=data).run()
     return run
 
 
@@ -58,13 +58,28 @@ def resume_training(path: Path) -> RunDirectory:
     """
     run = RunDirectory.open(path, kind="train")
     recipe = run.recipe
-    fabric = make_fabric(recipe.compute)
     network = _network(recipe, load_genotype(path))
-    store = open_data(recipe.data, needs=("train", "val"))
+    fabric, store, data = _prepare(recipe)
     run.check_unchanged(store.manifest.fingerprint())
-    data = _data(recipe, store, device=fabric.device)
-    TrainingLoop(run, fabric=fabric, network=network, task=_task(recipe), data=data).run()
+    TrainingLoop(run, recipe, fabric=fabric, network=network, task=_task(recipe), data=data).run()
     return run
+
+
+def try_training(recipe: Recipe, genotype: Genotype, *, steps: int) -> Trial:
+    """Times a few steps of a training.
+
+    Raises:
+        MedartsError: data, genotype, recipe or device do not fit.
+    """
+    network = _network(recipe, genotype)
+    fabric, _, data = _prepare(recipe)
+    return TrainingLoop(None, recipe, fabric=fabric, network=network, task=_task(recipe), data=data).trial(steps=steps)
+
+
+def _prepare(recipe: Recipe) -> tuple[Fabric, ImageStore, TrainingData]:
+    fabric = make_fabric(recipe.compute)
+    store = open_data(recipe.data, needs=("train", "val"))
+    return fabric, store, _data(recipe, store, device=fabric.device)
 
 
 def _network(recipe: Recipe, genotype: Genotype) -> WeaveNetwork:

@@ -1,0 +1,82 @@
+"""Random changes of a batch, made on the batch and on its device.
+
+Every number is drawn on the CPU from a generator seeded for the step, so that a step's augmentation depends on its
+seed alone, not on the device or on what ran before. Mirrors, transposes and intensities are plain torch: kornia's
+containers take several times as long for them on a CPU. The affine warp is kornia's.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from medarts.recipe import AugmentationSettings
+
+
+def augment(images: Tensor, masks: Tensor, settings: AugmentationSettings, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Changes every image of a batch at random, its mask with it; each change comes with probability one half.
+
+    Args:
+        images: BCHW, float32, 0..1, square.
+        masks: BHW, uint8, class indices.
+        settings: which changes, and how strong.
+        seed: of this step.
+
+    Returns:
+        Images in 0..1 and masks, of the same shapes. Masks are moved by nearest neighbour; what comes in from
+        outside the image is background.
+    """
+    dice = _Dice(seed, len(images), images.device)
+    if settings.flip:
+        images, masks = _where(dice.coin(), images, masks, lambda x: x.flip(-1))
+        images, masks = _where(dice.coin(), images, masks, lambda x: x.flip(-2))
+    if settings.transpose:
+        images, masks = _where(dice.coin(), images, masks, lambda x: x.transpose(-1, -2))
+    if settings.rotate or settings.scale:
+        images, masks = _warp(images, masks, settings, dice)
+    if settings.gamma:
+        images = images ** (1 + dice.number(settings.gamma))
+    if settings.contrast:
+        images = 0.5 + (images - 0.5) * (1 + dice.number(settings.contrast))
+    if settings.brightness:
+        images = images + dice.number(settings.brightness)
+    return images.clamp(0, 1), masks
+
+
+class _Dice:
+    """Draws for a batch, one number an image."""
+
+    def __init__(self, seed: int, number: int, device: torch.device) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._number = number
+        self._device = device
+
+    def coin(self) -> Tensor:
+        """Returns true or false for every image, B."""
+        return (torch.rand(self._number, generator=self._generator) < 0.5).to(self._device)
+
+    def number(self, largest: float) -> Tensor:
+        """Returns a number in +-``largest`` for half of the images and 0 for the others, B111."""
+        drawn = (2 * torch.rand(self._number, generator=self._generator) - 1) * largest
+        return (drawn.to(self._device) * self.coin()).view(-1, 1, 1, 1)
+
+
+def _where(chosen: Tensor, images: Tensor, masks: Tensor, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    images = torch.where(chosen.view(-1, 1, 1, 1), change(images), images)
+    return images, torch.where(chosen.view(-1, 1, 1), change(masks), masks)
+
+
+def _warp(images: Tensor, masks: Tensor, settings: AugmentationSettings, dice: _Dice) -> tuple[Tensor, Tensor]:
+    """Rotates and zooms about the centre; images take their border's colour outside, masks background."""
+    from kornia.geometry.transform import get_affine_matrix2d, warp_affine
+
+    b, _, h, w = images.shape
+    centre = images.new_tensor([[(w - 1) / 2, (h - 1) / 2]]).expand(b, 2)
+    angle = dice.number(settings.rotate).view(b)
+    scale = 1 + dice.number(settings.scale).view(b, 1).expand(b, 2)
+    matrix = get_affine_matrix2d(torch.zeros_like(centre), centre, scale, angle)[:, :2]
+    warped = warp_affine(images, matrix, (h, w), padding_mode="border", align_corners=True)
+    labels = warp_affine(
+        masks[:, None].float(), matrix, (h, w), mode="nearest", padding_mode="zeros", align_corners=True
+    )
+    return warped, labels[:, 0].round().to(masks.dtype)

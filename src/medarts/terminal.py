@@ -1,0 +1,72 @@
+"""Results as tables on the terminal."""
+
+import math
+from datetime import timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from medarts.data.doctor import Examination
+from medarts.data.manifest import SPLITS
+from medarts.evaluation.cost import Cost
+from medarts.evaluation.plan import Plan
+from medarts.evaluation.scores import Scores, Summary
+from medarts.run.job import Trial
+
+console = Console()
+
+
+def show_examination(examination: Examination) -> None:
+    """Prints a line a finding, then a table of the data sets."""
+    for finding in examination.findings:
+        colour = "red" if finding.level == "error" else "yellow"
+        console.print(f"[{colour}]{finding.level}[/]", end=" ")
+        console.print(f"{finding.file}: {finding.problem} {finding.fix}", markup=False, highlight=False)
+    table = Table("data set", "images", "patients", *SPLITS, "sizes", "foreground")
+    for summary in examination.summaries:
+        sizes = ", ".join(list(summary.sizes)[:3]) + (" …" if len(summary.sizes) > 3 else "")
+        foreground = "–" if summary.foreground is None else f"{summary.foreground:.1%}"
+        counts = [str(summary.splits.get(split, 0)) for split in SPLITS]
+        table.add_row(summary.domain, str(summary.images), str(summary.patients), *counts, sizes, foreground)
+    console.print(table)
+    errors = sum(finding.level == "error" for finding in examination.findings)
+    console.print(f"{errors} errors, {len(examination.findings) - errors} warnings")
+
+
+def show_plan(plan: Plan) -> None:
+    """Prints the estimates of every stage and of the training."""
+    table = Table("", "parameters", "peak memory", "time")
+    rows = [(f"search, stage {number}", trial) for number, trial in enumerate(plan.stages, 1)]
+    for name, trial in (*rows, ("training of a typical network", plan.training)):
+        table.add_row(name, f"{trial.parameters:,}", _memory(trial), str(timedelta(seconds=round(trial.seconds))))
+    console.print(table)
+    console.print(f"search in all: {timedelta(seconds=round(plan.search_seconds))}")
+
+
+def show_scores(scores: Scores) -> None:
+    """Prints mean and interval of the main scores of every data set and class."""
+    metrics = ("dice", "jaccard", "precision", "recall", "hd95", "assd")
+    table = Table(f"{scores.split}, head {scores.head}", "class", "images", "patients", *metrics)
+    for row in scores.table():
+        values = [_interval(row.metrics[metric]) for metric in metrics]
+        table.add_row(row.domain, row.class_name, str(row.images), str(row.patients), *values)
+    console.print(table)
+
+
+def show_cost(cost: Cost, *, size: int) -> None:
+    """Prints the cost of a network."""
+    console.print(f"parameters  {cost.parameters:,}")
+    console.print(f"FLOPs       {cost.flops / 1e9:.2f} G at {size} x {size}, 2 a multiply-add")
+    console.print(f"latency     {cost.latency_ms:.1f} ms an image on the CPU (spread {cost.spread:.1f} ms)")
+
+
+def _memory(trial: Trial) -> str:
+    return f"{trial.memory_mb / 1000:.1f} GB"
+
+
+def _interval(summary: Summary) -> str:
+    if math.isnan(summary.mean):
+        return "–"
+    if math.isnan(summary.low):
+        return f"{summary.mean:.3f}"
+    return f"{summary.mean:.3f} ({summary.low:.3f} to {summary.high:.3f})"
