@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,22 +14,31 @@ from medarts.run.interruption import InterruptedRunError
 
 # Heavy rooms are imported by the commands that use them, so that --help answers at once.
 
+Folder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
+Run = Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")]
+RunFolder = Annotated[Path, arg(metavar="RUN", help_behavior_hint="")]
+Name = Annotated[str, arg(metavar="GENOTYPE|RUN", help_behavior_hint="")]
+Channel = Annotated[int | None, arg(metavar="C", help_behavior_hint="")]
+DataSets = Annotated[tuple[str, ...], arg(metavar="DATA [DATA ...]", help_behavior_hint="")]
 Json = Annotated[bool, arg(name="json", help="Print one JSON object.", help_behavior_hint="")]
-Changes = Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")]
+Changes = Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")]
 
 
-def demo(out: Path = Path("runs/demo")) -> None:
+def demo(out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/demo")) -> None:
     """Take the whole walk on generated images: search, retrain, evaluate, report. Some minutes on two cores.
 
     Args:
         out: Folder for the phantoms and the runs. Parts that are finished are not done again.
     """
+    from medarts import terminal
     from medarts.demo import demo as walk
 
-    print(walk(out))
+    run, scores = walk(out)
+    terminal.show_scores(scores)
+    _show_run(run.path)
 
 
-def doctor(data: Positional[str]) -> None:
+def doctor(data: Positional[Annotated[str, arg(metavar="DATA", help_behavior_hint="")]]) -> None:
     """Read a data set and report, file by file, what is wrong or suspicious. Exit status 1 on errors.
 
     Args:
@@ -41,7 +51,12 @@ def doctor(data: Positional[str]) -> None:
     sys.exit(1 if examination.failed else 0)
 
 
-def plan(recipe: Positional[Path], changes: Positional[Changes] = (), *, as_json: Json = False) -> None:
+def plan(
+    recipe: Positional[Annotated[Path, arg(metavar="RECIPE", help_behavior_hint="")]],
+    changes: Positional[Changes] = (),
+    *,
+    as_json: Json = False,
+) -> None:
     """Estimate parameters, peak memory and time of a recipe from a few trial steps, before running it.
 
     Args:
@@ -58,10 +73,10 @@ def plan(recipe: Positional[Path], changes: Positional[Changes] = (), *, as_json
 
 
 def search(
-    words: Positional[Annotated[tuple[str, ...], arg(metavar="[RECIPE] [KEY=VALUE ...]")]] = (),
+    words: Positional[Annotated[tuple[str, ...], arg(metavar="[RECIPE] [KEY=VALUE ...]", help_behavior_hint="")]] = (),
     *,
-    out: Path | None = None,
-    resume: Path | None = None,
+    out: Folder = None,
+    resume: Run = None,
 ) -> None:
     """Search a genotype on the data of a recipe. Ctrl-C leaves a run that can be resumed.
 
@@ -84,14 +99,14 @@ def search(
 
 
 def train(
-    words: Positional[Annotated[tuple[str, ...], arg(metavar="[RUN] [KEY=VALUE ...]")]] = (),
+    words: Positional[Annotated[tuple[str, ...], arg(metavar="[RUN] [KEY=VALUE ...]", help_behavior_hint="")]] = (),
     *,
-    genotype: str | None = None,
-    recipe: Path | None = None,
-    data: tuple[str, ...] = (),
-    init_channel: int | None = None,
-    out: Path | None = None,
-    resume: Path | None = None,
+    genotype: Annotated[str | None, arg(metavar="GENOTYPE", help_behavior_hint="")] = None,
+    recipe: Annotated[Path | None, arg(metavar="RECIPE", help_behavior_hint="")] = None,
+    data: DataSets = (),
+    init_channel: Channel = None,
+    out: Folder = None,
+    resume: Run = None,
 ) -> None:
     """Train from scratch what a search found (medarts train RUN), or a genotype (--genotype NAME --data FOLDER).
 
@@ -125,7 +140,13 @@ def train(
     _show_run(run.path)
 
 
-def evaluate(run: Positional[Path], *, data: tuple[str, ...] = (), split: str = "test", head: str | None = None) -> None:
+def evaluate(
+    run: Positional[RunFolder],
+    *,
+    data: DataSets = (),
+    split: Annotated[str, arg(metavar="SPLIT")] = "test",
+    head: Annotated[str | None, arg(metavar="HEAD", help_behavior_hint="")] = None,
+) -> None:
     """Score a trained network: each image by itself, then averaged, with 95 % intervals over patients.
 
     Args:
@@ -140,7 +161,7 @@ def evaluate(run: Positional[Path], *, data: tuple[str, ...] = (), split: str = 
     _show_run(run)
 
 
-def show(genotype: Positional[str], *, out: Path | None = None) -> None:
+def show(genotype: Positional[Name], *, out: Folder = None) -> None:
     """Print a genotype, and draw its cells and its lattice as SVG and PNG.
 
     Args:
@@ -156,9 +177,9 @@ def show(genotype: Positional[str], *, out: Path | None = None) -> None:
 
 
 def cost(
-    genotype: Positional[str],
+    genotype: Positional[Name],
     *,
-    init_channel: int | None = None,
+    init_channel: Channel = None,
     in_channels: int = 3,
     classes: int = 1,
     size: int = 256,
@@ -178,20 +199,20 @@ def cost(
     network = commands.genotype_of(genotype, init_channel=init_channel)
     measured = commands.cost(network, in_channels=in_channels, classes=classes, size=size)
     if as_json:
-        print(json.dumps(commands.cost_facts(measured)))
+        print(json.dumps(asdict(measured)))
     else:
         terminal.show_cost(measured, size=size)
 
 
-def report(run: Positional[Path]) -> None:
+def report(run: Positional[RunFolder]) -> None:
     """Write the HTML page of a run again.
 
     Args:
         run: A search or training run.
     """
-    from medarts import commands
+    from medarts.reporting.page import write_report
 
-    print(commands.report(run))
+    print(write_report(run))
 
 
 COMMANDS = {
@@ -236,3 +257,7 @@ def _expect(fits: bool, usage: str) -> None:
 
 def _show_run(path: Path) -> None:
     print(f"{path / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,10 +10,10 @@ from medarts.data.manifest import SPLITS, Split
 from medarts.errors import DataError, RecipeError, did_you_mean
 from medarts.evaluation.cost import Cost, measure_cost
 from medarts.evaluation.evaluate import evaluate as evaluate_run
-from medarts.evaluation.scores import Scores
-from medarts.networks.weave import WeaveNetwork
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.plan import plan as plan_recipe
+from medarts.evaluation.scores import Scores
+from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe, apply_overrides, parse
 from medarts.recipe import load as load_recipe
 from medarts.reporting.drawings import describe, save_drawings
@@ -128,7 +128,7 @@ def doctor(word: str) -> Examination:
     """
     sources = load_recipe(Path(word)).data.sources if Path(word).is_file() else choose_sources([word])
     with progress_bar("doctor", 0) as bar:
-        return examine(sources, progress=bar.show)
+        return examine(sources, progress=bar.reach)
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -179,7 +179,7 @@ def complete(run: RunDirectory) -> RunDirectory:
     genotype, data = load_genotype(run.path), run.recipe.data
     save_drawings(genotype, run.path / "pictures")
     measured = cost(genotype, in_channels=data.in_channels, classes=data.classes, size=data.size)
-    about = {"size": data.size, "in_channels": data.in_channels, "classes": data.classes, "device": "cpu"}
+    about = {"size": data.size, "in_channels": data.in_channels, "classes": data.classes}
     run.write_json("cost.json", {**asdict(measured), **about})
     write_report(run.path)
     return run

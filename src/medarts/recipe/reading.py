@@ -4,6 +4,7 @@ import hashlib
 import os
 import typing
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def fingerprint(recipe: Recipe) -> str:
 
 
 def _set(content: Any, keys: list[str], value: Any, override: str) -> None:
-    for key, following in zip(keys[:-1], keys[1:], strict=True):
+    for key, following in pairwise(keys):
         if isinstance(content, list):
             content = content[_position(content, key, override)]
         else:
@@ -103,14 +104,14 @@ def _expand_paths(content: dict[str, Any], origin: str) -> dict[str, Any]:
     sources = []
     for number, source in enumerate(data["sources"]):
         if isinstance(source, dict) and isinstance(source.get("path"), str):
-            path = os.path.expanduser(os.path.expandvars(source["path"]))
+            path = os.path.expandvars(source["path"])
             if "$" in path:
                 name = path.split("$", 1)[1].split("/")[0].strip("{}")
                 raise RecipeError(
                     f"{origin}: data.sources.{number}.path uses ${name}, which is not set.",
                     fix=f"Set it: export {name}=/folder/of/the/data.",
                 )
-            sources.append(source | {"path": path})
+            sources.append(source | {"path": str(Path(path).expanduser())})
         else:
             sources.append(source)
     return content | {"data": data | {"sources": sources}}
@@ -119,8 +120,12 @@ def _expand_paths(content: dict[str, Any], origin: str) -> dict[str, Any]:
 def _explain(error: ValidationError) -> str:
     """Says every mistake as 'path: what is wrong. the fix', with the nearest valid key or value."""
     lines = []
+    # A tuple whose items are wrong is reported as too short as well; the items say more.
+    inner = {item["loc"][:-1] for item in error.errors() if item["type"] != "too_short"}
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "recipe"
+        if item["type"] == "too_short" and any(loc[: len(item["loc"])] == item["loc"] for loc in inner):
+            continue
+        where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             valid = _keys_beside(item["loc"])
             lines.append(f"{where} is not a key of a recipe. {did_you_mean(str(item['loc'][-1]), valid)}")
@@ -132,7 +137,7 @@ def _explain(error: ValidationError) -> str:
         else:
             message = item["msg"].removeprefix("Value error, ")
             given = "" if item["type"] == "value_error" else f" (given: {item['input']!r})"
-            lines.append(f"{where}: {message}{given}.")
+            lines.append(f"{where}: {message}{given}." if where else f"{message}.")
     return "; ".join(lines)
 
 

@@ -28,6 +28,10 @@ class Bar:
         """Moves the bar on by so many steps."""
         self._progress.advance(self._task, number)
 
+    def reach(self, done: int, total: int) -> None:
+        """Shows ``done`` of ``total`` steps."""
+        self._progress.update(self._task, completed=done, total=total)
+
     def note(self, text: str) -> None:
         """Shows a remark beside the title."""
         self._progress.update(self._task, description=f"{self._title} {text}")

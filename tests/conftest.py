@@ -1,0 +1,63 @@
+"""A small data set on disk and a recipe for it, shared by all tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medarts.recipe import Recipe, parse
+
+IMAGES = 24
+
+
+def write_folder_data(root: Path, *, images: int = IMAGES, size: int = 32, seed: int = 0) -> Path:
+    """Writes images of bright discs with their masks and splits.csv; two images a patient, 3/4 of them to train."""
+    generator = np.random.default_rng(seed)
+    rows = ["id,patient,split"]
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    y, x = np.mgrid[:size, :size]
+    for number in range(images):
+        centre, radius = generator.uniform(size * 0.3, size * 0.7, 2), generator.uniform(size * 0.15, size * 0.3)
+        mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
+        noise = generator.integers(0, 60, (size, size, 3))
+        image = (noise + 150 * mask[..., None]).astype(np.uint8)
+        name = f"blob_{number:02d}"
+        Image.fromarray(image).save(root / "images" / f"{name}.png")
+        Image.fromarray((255 * mask).astype(np.uint8)).save(root / "masks" / f"{name}.png")
+        part = number // 2 / (images // 2)
+        rows.append(f"{name},p{number // 2},{'train' if part < 0.7 else 'val' if part < 0.85 else 'test'}")
+    (root / "splits.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def folder_data(tmp_path: Path) -> Path:
+    """The folder of a small data set in the layout `folder`."""
+    return write_folder_data(tmp_path / "blobs")
+
+
+@pytest.fixture
+def small_recipe(folder_data: Path, tmp_path: Path) -> Recipe:
+    """A search of two stages and a training on it, each of a few steps."""
+    return parse(
+        {
+            "data": {
+                "sources": [{"kind": "folder", "path": str(folder_data), "name": "blobs"}],
+                "size": 32,
+                "cache": str(tmp_path / "cache"),
+            },
+            "space": {"init_channel": 4, "double_down_channel": False},
+            "search": {
+                "stages": [
+                    {"depth": 3, "epochs": 2, "batch": 4, "keep": {"down": 4, "normal": 4, "up": 2}},
+                    {"depth": 3, "epochs": 2, "batch": 4},
+                ],
+                "arch_after": 1,
+            },
+            "train": {"epochs": 2, "batch": 4},
+            "evaluation": {"batch": 4, "bootstrap": 100},
+            "compute": {"device": "cpu", "threads": 1},
+        }
+    )
