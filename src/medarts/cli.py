@@ -2,9 +2,10 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -64,8 +65,9 @@ def plan(
         changes: Changes of the recipe, such as space.init_channel=8.
     """
     from medarts import commands, terminal
+    from medarts.recipe import load
 
-    planned = commands.plan(commands.load_recipe(recipe, changes))
+    planned = commands.plan(load(recipe, changes))
     if as_json:
         print(planned.to_json())
     else:
@@ -86,6 +88,7 @@ def search(
         resume: A search to go on with; takes no recipe.
     """
     from medarts import commands
+    from medarts.recipe import load
 
     files, changes = _split(words)
     if resume is not None:
@@ -94,7 +97,7 @@ def search(
     else:
         _expect(len(files) == 1, "medarts search RECIPE [KEY=VALUE ...] [--out FOLDER]")
         recipe = Path(files[0])
-        run = commands.search(commands.load_recipe(recipe, changes), out or Path("runs") / recipe.stem)
+        run = commands.search(load(recipe, changes), out or Path("runs") / recipe.stem)
     _show_run(run.path)
 
 
@@ -215,7 +218,7 @@ def report(run: Positional[RunFolder]) -> None:
     print(write_report(run))
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "doctor": doctor,
     "plan": plan,

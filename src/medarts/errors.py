@@ -1,7 +1,8 @@
 """The one error a user sees: what was wrong, where, and what to do about it."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 
 class MedartsError(Exception):
@@ -13,9 +14,17 @@ class MedartsError(Exception):
     """
 
     def __init__(self, problem: str, *, fix: str) -> None:
-        super().__init__(f"{problem} {fix}")
+        super().__init__(f"{problem} {fix}".strip())
         self.problem = problem
         self.fix = fix
+
+    def __reduce__(self) -> tuple[Callable[..., "MedartsError"], tuple[str, str]]:
+        """Lets the error cross from one process to another with its two parts."""
+        return partial(_rebuild, type(self)), (self.problem, self.fix)
+
+
+def _rebuild(kind: type[MedartsError], problem: str, fix: str) -> MedartsError:
+    return kind(problem, fix=fix)
 
 
 class DataError(MedartsError):

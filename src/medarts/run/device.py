@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from medarts.errors import RecipeError
 from medarts.recipe import ComputeSettings
+from medarts.run.events import require_tensorboard
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -18,7 +19,7 @@ def make_fabric(settings: ComputeSettings) -> Fabric:
     """Returns a Fabric on the recipe's device and precision; sets the number of CPU threads.
 
     Raises:
-        RecipeError: the device is not there, or cannot do the precision.
+        RecipeError: the device is not there, cannot do the precision, or TensorBoard is missing.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     device = settings.device
@@ -28,6 +29,8 @@ def make_fabric(settings: ComputeSettings) -> Fabric:
         raise RecipeError(f"compute.device '{device}' is not found here.", fix="Use compute.device=auto.")
     if settings.precision == "fp16" and device != "cuda":
         raise RecipeError(f"compute.precision fp16 needs a CUDA device, not {device}.", fix="Use bf16 or fp32 there.")
+    if settings.tensorboard:
+        require_tensorboard()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return Fabric(accelerator=device, devices=1, precision=PRECISIONS[settings.precision])

@@ -24,6 +24,7 @@ from medarts.recipe import Recipe
 from medarts.run.checkpoint import Checkpoint
 from medarts.run.device import peak_memory_mb
 from medarts.run.directory import RunDirectory
+from medarts.run.events import write_events
 from medarts.run.interruption import Interruption, interruption
 from medarts.run.job import Trial, check_finite, leave, load_point, save_point
 from medarts.run.progress import Bar, progress_bar
@@ -276,6 +277,10 @@ class SearchLoop:
         genotype.save(self.run_directory.path / "genotype.json")
         here = {"stage": record["stage"], "epoch": record["epoch"]}
         self.run_directory.append("metrics.jsonl", record)
+        if self.recipe.compute.tensorboard:
+            stages = self.recipe.search.stages[: record["stage"]]
+            step = sum(stage.epochs for stage in stages) + record["epoch"]
+            write_events(self.run_directory.path / "tensorboard", record, step=step)
         self.run_directory.append(
             "architecture.jsonl",
             {**here, **self.supernet.snapshot(), "genotype": json.loads(genotype.to_json())},

@@ -102,7 +102,7 @@ def from_json(text: str, *, origin: str) -> Genotype:
         )
     try:
         return _build(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GenotypeError(
             f"{origin} is damaged ({type(error).__name__}: {error}).", fix="Copy it again from its run."
         ) from None
@@ -126,7 +126,11 @@ def load(name: str | Path) -> Genotype:
     path = Path(name) / "genotype.json" if Path(name).is_dir() else Path(name)
     if not path.is_file():
         raise GenotypeError(f"There is no genotype '{name}'.", fix=did_you_mean(str(name), zoo()))
-    return from_json(path.read_text(encoding="utf-8"), origin=str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise GenotypeError(f"{path} is not text.", fix="Give a genotype.json of a search.") from None
+    return from_json(text, origin=str(path))
 
 
 def _build(content: dict[str, Any]) -> Genotype:

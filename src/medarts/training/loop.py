@@ -22,6 +22,7 @@ from medarts.recipe import Recipe, TrainSettings
 from medarts.run.checkpoint import Checkpoint
 from medarts.run.device import peak_memory_mb
 from medarts.run.directory import RunDirectory
+from medarts.run.events import write_events
 from medarts.run.interruption import Interruption, interruption
 from medarts.run.job import Trial, check_finite, leave, load_point, save_point
 from medarts.run.progress import Bar, progress_bar
@@ -182,6 +183,8 @@ class TrainingLoop:
         }
         seconds, memory = time.perf_counter() - began, peak_memory_mb(self.fabric.device)
         self.run_directory.append("metrics.jsonl", record)
+        if self.recipe.compute.tensorboard:
+            write_events(self.run_directory.path / "tensorboard", record, step=place.epoch)
         self.run_directory.append("timing.jsonl", {"epoch": place.epoch, "seconds": seconds, "peak_memory_mb": memory})
         score = values[self.task.score]
         bar.note(f"epoch {place.epoch + 1}: {self.task.score} {score:.3f}")

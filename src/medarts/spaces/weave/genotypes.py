@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import cast
 
 from medarts.errors import GenotypeError, did_you_mean
 from medarts.spaces.genotype import Genotype
@@ -63,7 +64,7 @@ def check(genotype: Genotype) -> LatticeSettings:
     settings = _settings(genotype)
     for move in MOVES:
         _check_cell(genotype, move, settings.intermediate_nodes)
-    _check_paths(genotype, settings.depth)
+    _check_paths(genotype, settings)
     return settings
 
 
@@ -85,16 +86,19 @@ def _settings(genotype: Genotype) -> LatticeSettings:
                 f"Genotype '{genotype.name}' has the unknown setting '{key}'.", fix=did_you_mean(key, known)
             )
     try:
-        settings = LatticeSettings(**genotype.settings)  # type: ignore[arg-type]  # checked below
+        settings = LatticeSettings(**genotype.settings)  # type: ignore[arg-type]  # see _check_types
     except TypeError as error:
         raise GenotypeError(
             f"Genotype '{genotype.name}' lacks a setting ({error}).", fix="Copy it again from its run."
         ) from None
-    if settings.depth < 3 or settings.init_channel < 1 or settings.intermediate_nodes < 1:
+    _check_types(genotype, settings)
+    counts = (settings.init_channel, settings.intermediate_nodes, settings.shuffle_groups)
+    if settings.depth < 3 or min(counts) < 1 or not 0 <= settings.dropout_prob < 1:
         raise GenotypeError(
             f"Genotype '{genotype.name}' has depth {settings.depth}, init_channel {settings.init_channel}, "
-            f"intermediate_nodes {settings.intermediate_nodes}.",
-            fix="Depth starts at 3, the others at 1.",
+            f"intermediate_nodes {settings.intermediate_nodes}, shuffle_groups {settings.shuffle_groups}, "
+            f"dropout_prob {settings.dropout_prob}.",
+            fix="Depth starts at 3, the others at 1; dropout_prob lies from 0 to below 1.",
         )
     if any(c % settings.shuffle_groups for c in settings.widths):
         raise GenotypeError(
@@ -103,6 +107,16 @@ def _settings(genotype: Genotype) -> LatticeSettings:
             fix="Use a divisor of init_channel.",
         )
     return settings
+
+
+def _check_types(genotype: Genotype, settings: LatticeSettings) -> None:
+    for field in fields(settings):
+        value, wanted = getattr(settings, field.name), cast(type, field.type)
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise GenotypeError(
+                f"Genotype '{genotype.name}' has the setting {field.name} {value!r}, which is no {wanted.__name__}.",
+                fix="Copy it again from its run.",
+            )
 
 
 def _check_cell(genotype: Genotype, move: Move, intermediate_nodes: int) -> None:
@@ -129,7 +143,8 @@ def _check_cell(genotype: Genotype, move: Move, intermediate_nodes: int) -> None
                 )
 
 
-def _check_paths(genotype: Genotype, depth: int) -> None:
+def _check_paths(genotype: Genotype, settings: LatticeSettings) -> None:
+    depth = settings.depth
     possible = lattice.all_paths(depth)
     kept = {Node(entry.layer, entry.level): entry.moves for entry in genotype.paths}
     for node, moves in kept.items():
@@ -139,7 +154,7 @@ def _check_paths(genotype: Genotype, depth: int) -> None:
                 f"depth {depth} has {list(possible.get(node, ()))} there.",
                 fix="Copy it again from its run.",
             )
-    needed = set(lattice.heads(depth, deep_supervision=bool(genotype.settings["deep_supervision"])))
+    needed = set(lattice.heads(depth, deep_supervision=settings.deep_supervision))
     for node, moves in kept.items():
         for move in MOVES:
             if move in moves:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medarts.errors import GenotypeError
 from medarts.recipe import DeriveSettings, StageSettings, WeaveSettings
 from medarts.spaces.genotype import Cell, Genotype
-from medarts.spaces.operations import MOVES, SETS, Move, OperationSettings, set_of_edge
+from medarts.spaces.operations import MOVES, NONE, SETS, Move, OperationSettings, set_of_edge
 from medarts.spaces.space import Candidates, SearchSpace, Supernet
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.cell import Execution, MixedCell, cell_edges, run_plain
@@ -134,7 +134,10 @@ class WeaveSupernet(Supernet):
         kept: dict[str, tuple[tuple[str, ...], ...]] = {}
         for kind, rows in self.candidates.items():
             number = min(keep.get(kind, len(rows[0])), len(rows[0]))
-            best = self.alphas[kind].detach().topk(number, dim=-1).indices.sort(dim=-1).values.tolist()
+            # An edge of none alone would leave its node without a state to read.
+            barred = torch.tensor([[number == 1 and name == NONE for name in row] for row in rows])
+            strength = self.alphas[kind].detach().cpu().masked_fill(barred, -torch.inf)
+            best = strength.topk(number, dim=-1).indices.sort(dim=-1).values.tolist()
             kept[kind] = tuple(tuple(names[i] for i in row) for names, row in zip(rows, best, strict=True))
         return kept
 

@@ -1,0 +1,274 @@
+import copy
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medarts.errors import GenotypeError
+from medarts.spaces.genotype import Genotype, KeptMoves, from_json, load, zoo
+from medarts.spaces.weave.genotypes import LatticeSettings, check, paths_of
+
+NAMES = (
+    "alpha0_5_stage1_double_deep_ep80",
+    "alpha0_5_stage1_nodouble_deep_ep80",
+    "layer7_double_deep",
+    "stage0_double_deep_ep80_newim",
+    "stage1_layer9_110epoch_double_deep_final",
+)
+
+SMALL: dict[str, Any] = {
+    "format": "medarts-genotype",
+    "version": 1,
+    "name": "small",
+    "space": "weave",
+    "settings": {
+        "depth": 3,
+        "init_channel": 4,
+        "double_down_channel": False,
+        "intermediate_nodes": 2,
+        "shuffle_groups": 2,
+        "deep_supervision": True,
+        "dropout_prob": 0.0,
+        "absent_edges": False,
+    },
+    "cells": {
+        "down": [[["conv", 0], ["down_conv", 1]], [["avg_pool", 1], ["identity", 2]]],
+        "normal": [[["conv", 0], ["cweight", 1]], [["dil_conv", 1], ["shuffle_conv", 2]]],
+        "up": [[["dep_conv", 0], ["up_conv", 1]], [["up_cweight", 1], ["conv", 2]]],
+    },
+    "paths": [
+        [1, 1, ["down"]],
+        [2, 0, ["normal", "up"]],
+        [3, 1, ["down", "normal"]],
+        [4, 0, ["up"]],
+    ],
+    "provenance": {"recipe": "0123abcd", "seed": 3, "note": "µ–√"},
+}
+
+
+def read(content: Any) -> Genotype:
+    return from_json(json.dumps(content), origin="some.json")
+
+
+def small() -> Genotype:
+    return read(SMALL)
+
+
+def test_reads_what_the_text_says() -> None:
+    genotype = small()
+    assert genotype.name == "small"
+    assert genotype.cells["up"] == ((("dep_conv", 0), ("up_conv", 1)), (("up_cweight", 1), ("conv", 2)))
+    assert genotype.paths[1] == KeptMoves(2, 0, ("normal", "up"))
+    assert genotype.provenance == {"recipe": "0123abcd", "seed": 3, "note": "µ–√"}
+    assert check(genotype) == LatticeSettings(3, 4, False, 2, shuffle_groups=2)
+    assert paths_of(genotype) == {
+        (1, 1): ("down",),
+        (2, 0): ("normal", "up"),
+        (3, 1): ("down", "normal"),
+        (4, 0): ("up",),
+    }
+
+
+def test_round_trip_through_json_and_file(tmp_path: Path) -> None:
+    genotype = small()
+    assert json.loads(genotype.to_json()) == SMALL
+    assert from_json(genotype.to_json(), origin="again") == genotype
+    genotype.save(tmp_path / "genotype.json")
+    assert load(tmp_path / "genotype.json") == genotype
+    assert load(tmp_path) == genotype  # a run directory
+    assert load(str(tmp_path)) == genotype
+
+
+def test_is_frozen() -> None:
+    genotype = small()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        genotype.name = "other"  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        genotype.paths[0].layer = 2  # type: ignore[misc]
+
+
+def test_zoo_holds_the_five_published_genotypes() -> None:
+    assert zoo() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zoo_genotypes_fit_and_keep_the_whole_lattice(name: str) -> None:
+    genotype = load(name)
+    settings = check(genotype)
+    assert genotype.name == name
+    assert (settings.depth, settings.init_channel, settings.intermediate_nodes) == (5, 16, 4)
+    assert settings.double_down_channel == ("nodouble" not in name)
+    assert sum(len(kept.moves) for kept in genotype.paths) == 30
+    assert {kind: [len(node) for node in cell] for kind, cell in genotype.cells.items()} == {
+        kind: [2, 2, 2, 2] for kind in ("down", "normal", "up")
+    }
+    assert from_json(genotype.to_json(), origin=name) == genotype
+
+
+def test_with_settings_changes_a_copy() -> None:
+    genotype = small()
+    wide = genotype.with_settings(init_channel=32)
+    assert check(wide).widths == (32, 32, 32)
+    assert genotype.settings["init_channel"] == 4
+    assert (wide.cells, wide.paths, wide.name) == (genotype.cells, genotype.paths, genotype.name)
+    with pytest.raises(GenotypeError, match=r"'small' has no setting 'init_chanel'.*'init_channel'"):
+        genotype.with_settings(init_chanel=8)
+
+
+def test_unknown_name_names_the_nearest_of_the_zoo() -> None:
+    with pytest.raises(GenotypeError, match="no genotype 'layer7_doubledeep'. Did you mean 'layer7_double_deep'"):
+        load("layer7_doubledeep")
+
+
+def test_folder_without_a_genotype(tmp_path: Path) -> None:
+    with pytest.raises(GenotypeError, match="There is no genotype"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "some.json is not JSON"),
+        ('{"format": "medarts-genotype",', "some.json is not JSON"),
+        ("[1, 2]", "some.json is not a genotype"),
+        ('{"format": "onnx"}', "some.json is not a genotype"),
+        ('{"format": "medarts-genotype", "version": 2}', "some.json has version 2, this medarts reads 1"),
+        ('{"format": "medarts-genotype", "version": 1}', "some.json is damaged .*cells"),
+    ],
+)
+def test_text_that_is_no_genotype(text: str, says: str) -> None:
+    with pytest.raises(GenotypeError, match=says) as caught:
+        from_json(text, origin="some.json")
+    assert caught.value.fix
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "genotype.json").write_bytes(b"\x89PNG\r\n\xff\xfe\x00")
+    with pytest.raises(GenotypeError, match=r"genotype\.json"):
+        load(tmp_path / "genotype.json")
+
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def put(*keys: Any, value: Any) -> Change:
+    def change(content: dict[str, Any]) -> None:
+        inner: Any = content
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+
+    return change
+
+
+def drop(*keys: Any) -> Change:
+    def change(content: dict[str, Any]) -> None:
+        inner: Any = content
+        for key in keys[:-1]:
+            inner = inner[key]
+        del inner[keys[-1]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(drop(key) for key in ("name", "space", "settings", "cells", "paths", "provenance")),
+        put("cells", value=[]),
+        put("cells", value=None),
+        put("cells", "up", value=3),
+        put("cells", "up", 0, 0, value=["conv"]),
+        put("cells", "up", 0, 0, value=["conv", "one"]),
+        put("cells", "up", 0, 0, value=["conv", None]),
+        put("paths", value=3),
+        put("paths", 0, value=[1, 1]),
+        put("paths", 0, value=[1, "x", ["down"]]),
+        put("paths", 0, 2, value=None),
+        put("settings", value=3),
+        put("provenance", value="x"),
+    ],
+)
+def test_wrong_structure_is_said_to_be_damaged(change: Change) -> None:
+    content = copy.deepcopy(SMALL)
+    change(content)
+    with pytest.raises(GenotypeError, match="some.json is damaged") as caught:
+        read(content)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (put("space", value="stack"), "'small' is of the space 'stack', not 'weave'"),
+        (
+            put("cells", "up", 0, 0, 0, value="dep_cnov"),
+            "'dep_cnov' cannot stand on the edge from state 0 to node 0 of the up cell. Did you mean 'dep_conv'",
+        ),
+        (put("cells", "up", 0, 0, 0, value="none"), "'none' cannot stand"),
+        (put("cells", "up", 0, 1, 0, value="conv"), "'conv' cannot stand on the edge from state 1"),
+        (put("cells", "normal", 0, 1, 0, value="up_conv"), "'up_conv' cannot stand on the edge from state 1"),
+        (put("cells", "down", 1, 1, value=["down_conv", 2]), "'down_conv' cannot stand on the edge from state 2"),
+        (put("cells", "down", 0, 0, 1, value=2), "node 0 of the down cell reads state 2. It can read states 0 to 1"),
+        (put("cells", "down", 0, 0, 1, value=-1), "node 0 of the down cell reads state -1"),
+        (put("cells", "down", 1, 1, 1, value=3), "node 1 of the down cell reads state 3. It can read states 0 to 2"),
+        (drop("cells", "down"), "no nodes in its down cell"),
+        (drop("cells", "up", 1), "1 nodes in its up cell, its settings say 2"),
+        (put("settings", "intermediate_nodes", value=3), "2 nodes in its down cell, its settings say 3"),
+        (put("paths", 0, 2, value=["normal"]), r"node \(1,1\) keeps \['normal'\], .*depth 3 has \['down'\]"),
+        (put("paths", 0, 2, value=[]), r"node \(1,1\) keeps \[\]"),
+        (put("paths", 0, 2, value=["down", "sideways"]), r"node \(1,1\) keeps .*sideways"),
+        (put("paths", 0, 1, value=0), r"node \(1,0\) keeps"),
+        (put("paths", 3, value=[6, 0, ["up"]]), r"node \(6,0\) keeps"),
+        (drop("paths", 3), r"no path into node \(4,0\)"),
+        (drop("paths", 0), r"no path into node \(1,1\)"),
+        (put("paths", value=[]), "no path into node"),
+        (put("settings", "inital_channel", value=4), "unknown setting 'inital_channel'. Did you mean 'init_channel'"),
+        (drop("settings", "depth"), "lacks a setting .*depth"),
+        (put("settings", "depth", value=2), "depth 2.*Depth starts at 3"),
+        (put("settings", "depth", value="3"), "depth"),
+        (put("settings", "depth", value=3.5), "depth"),
+        (put("settings", "depth", value=None), "depth"),
+        (put("settings", "init_channel", value=0), "init_channel 0"),
+        (put("settings", "init_channel", value="16"), "init_channel"),
+        (put("settings", "double_down_channel", value="no"), "double_down_channel"),
+        (put("settings", "shuffle_groups", value=3), "shuffle_groups 3 does not divide"),
+        (put("settings", "shuffle_groups", value=0), "shuffle_groups"),
+        (put("settings", "shuffle_groups", value=-2), "shuffle_groups"),
+        (put("settings", "dropout_prob", value=2.0), "dropout_prob"),
+        (put("settings", "dropout_prob", value=-0.1), "dropout_prob"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_a_fix(change: Change, says: str) -> None:
+    content = copy.deepcopy(SMALL)
+    change(content)
+    genotype = read(content)
+    with pytest.raises(GenotypeError) as caught:
+        check(genotype)
+    assert re.search(says, str(caught.value)), str(caught.value)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("key", ["deep_supervision", "shuffle_groups", "dropout_prob", "absent_edges"])
+def test_settings_with_a_default_may_be_left_out(key: str) -> None:
+    content = copy.deepcopy(SMALL)
+    del content["settings"][key]
+    assert check(read(content)).depth == 3
+
+
+def test_the_last_head_alone_needs_no_early_paths() -> None:
+    content = copy.deepcopy(SMALL)
+    content["settings"]["deep_supervision"] = False
+    content["paths"] = [[2, 0, ["normal"]], [4, 0, ["normal"]]]
+    assert paths_of(read(content)) == {(2, 0): ("normal",), (4, 0): ("normal",)}
+    check(read(content))
+
+
+def test_order_of_moves_and_nodes_in_the_file_does_not_matter() -> None:
+    content = copy.deepcopy(SMALL)
+    content["paths"] = [[4, 0, ["up"]], [2, 0, ["up", "normal"]], [3, 1, ["normal", "down"]], [1, 1, ["down"]]]
+    assert list(paths_of(read(content)).items()) == list(paths_of(small()).items())
