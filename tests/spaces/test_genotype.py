@@ -120,7 +120,7 @@ def test_with_settings_changes_a_copy() -> None:
 
 
 def test_unknown_name_names_the_nearest_of_the_zoo() -> None:
-    with pytest.raises(GenotypeError, match="no genotype 'layer7_doubledeep'. Did you mean 'layer7_double_deep'"):
+    with pytest.raises(GenotypeError, match=r"no genotype 'layer7_doubledeep'\. Did you mean 'layer7_double_deep'"):
         load("layer7_doubledeep")
 
 
@@ -196,7 +196,7 @@ def drop(*keys: Any) -> Change:
 def test_wrong_structure_is_said_to_be_damaged(change: Change) -> None:
     content = copy.deepcopy(SMALL)
     change(content)
-    with pytest.raises(GenotypeError, match="some.json is damaged") as caught:
+    with pytest.raises(GenotypeError, match=r"some\.json is damaged") as caught:
         read(content)
     assert caught.value.fix
 

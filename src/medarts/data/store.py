@@ -4,6 +4,7 @@ Every file is read when the store is made, so that a damaged file, a mask of ano
 said before any training. The store is kept in a cache folder under the fingerprint of its manifest.
 """
 
+import hashlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +55,8 @@ def open_store(manifest: Manifest, settings: DataSettings) -> ImageStore:
     Raises:
         DataError: a file cannot be read, its mask has another size, or a label is out of range.
     """
-    name = f"v{FORMAT}-{manifest.fingerprint()}-{settings.size}px-{settings.in_channels}ch-{settings.classes}cl"
+    form = f"{settings.size}px-{settings.in_channels}ch-{settings.classes}cl"
+    name = f"v{FORMAT}-{manifest.fingerprint()}-{_stamp(manifest)}-{form}"
     folder = (settings.cache or default_cache()) / name
     if not folder.exists():
         _make(manifest, settings, folder)
@@ -66,6 +68,15 @@ def open_store(manifest: Manifest, settings: DataSettings) -> ImageStore:
 def default_cache() -> Path:
     """Returns the user's cache folder of medarts."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "medarts"
+
+
+def _stamp(manifest: Manifest) -> str:
+    """Returns what changes when a file is written anew; its size, in the fingerprint, may stay as it was."""
+    digest = hashlib.sha256()
+    for sample in manifest.samples:
+        for path in (sample.image, sample.mask):
+            digest.update(repr((str(path.absolute()), path.stat().st_mtime_ns)).encode())
+    return digest.hexdigest()[:16]
 
 
 def _make(manifest: Manifest, settings: DataSettings, folder: Path) -> None:

@@ -132,7 +132,7 @@ class WeaveNetwork(nn.Module):
             below = size // self.divisor * self.divisor
             raise RecipeError(
                 f"The size {size} cannot be divided by {self.divisor}, as the lattice of '{self.name}' needs.",
-                fix=f"Use {below or self.divisor} or {below + self.divisor}.",
+                fix=f"Use {f'{below} or ' if below else ''}{below + self.divisor}.",
             )
 
     @property

@@ -331,6 +331,6 @@ class Recipe(Section):
             below = self.data.size // 2**deepest * 2**deepest
             raise ValueError(
                 f"data.size {self.data.size} cannot be halved {deepest} times, as a lattice of depth {deepest} "
-                f"does; use {below or 2**deepest} or {below + 2**deepest}"
+                f"does; use {f'{below} or ' if below else ''}{below + 2**deepest}"
             )
         return self

@@ -5,6 +5,7 @@ that is killed, or a disk that fills up, while one is written leaves the one bef
 """
 
 import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ from medarts.errors import RunError
 WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
 UNFINISHED = ".unfinished-"
+
+# Bytes that are no checkpoint lead the unpickler astray in many ways.
+_DAMAGED = (
+    OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,11 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint) -> None:
     Raises:
         RunError: the disk is full or cannot be written; the checkpoint before stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     number = max((_number(path) for path in _all(folder, kind)), default=-1) + 1
     unfinished = folder / f"{UNFINISHED}{kind}-{number:06d}"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        unfinished.mkdir()
+        unfinished.mkdir(parents=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
         save_file(tensors, unfinished / WEIGHTS)
         torch.save(checkpoint.state, unfinished / STATE)
@@ -80,8 +85,9 @@ def load(folder: Path, kind: str) -> Checkpoint | None:
     try:
         state = torch.load(newest / STATE, weights_only=True, map_location="cpu")
         return Checkpoint(load_file(newest / WEIGHTS), state)
-    except (OSError, RuntimeError, EOFError, safetensors.SafetensorError) as error:
-        raise RunError(f"Checkpoint {newest} is damaged ({error}).", fix="Copy the run again.") from error
+    except _DAMAGED as error:
+        reason = type(error).__name__
+        raise RunError(f"Checkpoint {newest} is damaged ({reason}).", fix="Copy the run again.") from error
 
 
 def _all(folder: Path, kind: str) -> list[Path]:

@@ -12,6 +12,7 @@ summary.json, cost.json, scores/, pictures/, report.html
 """
 
 import json
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,10 +72,10 @@ class RunDirectory:
             RunError: it does.
         """
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise RunError(
-                f"{path} already holds {'another run' if (path / 'run.json').exists() else 'files'}.",
-                fix=f"Give another --out, or go on with that run: --resume {path}.",
-            )
+            if (path / "run.json").exists():
+                fix = f"Give another --out, or go on with that run: --resume {path}."
+                raise RunError(f"{path} already holds another run.", fix=fix)
+            raise RunError(f"{path} already holds files.", fix="Give another --out.")
 
     @classmethod
     def open(cls, path: Path, *, kind: str | None = None) -> "RunDirectory":
@@ -126,6 +127,8 @@ class RunDirectory:
         """Appends a line to a journal."""
         with (self.path / journal).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint counts on what stands here
 
     def journal_sizes(self) -> dict[str, int]:
         """Returns how long the journals are now, in bytes."""
@@ -133,16 +136,28 @@ class RunDirectory:
         return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
 
     def truncate_journals(self, sizes: Mapping[str, int]) -> None:
-        """Cuts the journals back to where a checkpoint was made; what came later is done again."""
-        for name in JOURNALS:
-            path = self.path / name
-            if path.exists():
-                with path.open("r+b") as file:
-                    file.truncate(sizes.get(name, 0))
+        """Cuts the journals back to where a checkpoint was made; what came later is done again.
+
+        Raises:
+            RunError: a journal has lost lines since.
+        """
+        present = self.journal_sizes()
+        for name, size in ((name, sizes.get(name, 0)) for name in JOURNALS):
+            if present[name] < size:
+                raise RunError(f"{self.path / name} has lost lines of epochs done.", fix="Copy the run again.")
+            if present[name] > size:
+                os.truncate(self.path / name, size)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Reads a JSON file of the run."""
-        content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        """Reads a JSON file of the run.
+
+        Raises:
+            RunError: it is no JSON.
+        """
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{self.path / name} is damaged ({error}).", fix="Copy the run again.") from None
         return content
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:

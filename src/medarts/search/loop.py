@@ -185,13 +185,14 @@ class SearchLoop:
             betas=settings.arch_betas,
             weight_decay=settings.arch_weight_decay,
         )
-        if point is not None and point.state["place"]["epoch"] + point.state["place"]["step"]:
-            self.supernet.load_state_dict(point.weights)
-            weight_optimizer.load_state_dict(point.state["weight_optimizer"])
-            architecture_optimizer.load_state_dict(point.state["architecture_optimizer"])
         self.model, self.weight_optimizer, self.architecture_optimizer = self.fabric.setup(
             self.supernet, weight_optimizer, architecture_optimizer
         )
+        # After the set-up: an optimizer puts what it loads where its parameters are, and set-up moves these alone.
+        if point is not None and point.state["place"]["epoch"] + point.state["place"]["step"]:
+            self.supernet.load_state_dict(point.weights)
+            self.weight_optimizer.load_state_dict(point.state["weight_optimizer"])
+            self.architecture_optimizer.load_state_dict(point.state["architecture_optimizer"])
 
     def _epoch(self, stop: Interruption, bar: Bar) -> None:
         """Does what is left of the epoch, then validates, notes the genotype so far, and saves."""
@@ -259,7 +260,7 @@ class SearchLoop:
         seed_torch(self.recipe.seed, "dropout", *where)
         optimizer.zero_grad()
         loss = first_order(self.fabric, lambda: self.task.loss(self.model(mixture.images), mixture), held=held)
-        check_finite(self._run, loss, name=f"loss of the {half.name} half", place=self._where())
+        check_finite(self._run, loss, name=f"loss of the {half.name}", place=self._where())
         if settings.grad_clip and optimizer is self.weight_optimizer:
             self.fabric.clip_gradients(self.model, optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False)
         optimizer.step()
@@ -306,8 +307,9 @@ class SearchLoop:
         )
         self.candidates = self.supernet.strongest(self.recipe.search.stages[place.stage].keep)
         place.stage, place.epoch = place.stage + 1, 0
-        self._save()
+        # Before the checkpoint: a search that is killed behind its last one has nothing left to do.
         self.run_directory.write_json("summary.json", {**place.gaps[-1], "stages": place.gaps})
+        self._save()
 
     def _derive(self) -> Genotype:
         facts = self.run_directory.facts

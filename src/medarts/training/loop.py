@@ -152,14 +152,15 @@ class TrainingLoop:
             )
         else:
             optimizer = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
-        if point is not None:
-            self.place = Place(**point.state["place"])
-            self.network.load_state_dict(point.weights)
-            optimizer.load_state_dict(point.state["optimizer"])
         self.model, self.optimizer = self.fabric.setup(self.network, optimizer)
         if self.averaged is not None:
             self.averaged.to(self.fabric.device)
-            if point is not None:
+        # After the set-up: an optimizer puts what it loads where its parameters are, and set-up moves these alone.
+        if point is not None:
+            self.place = Place(**point.state["place"])
+            self.network.load_state_dict(point.weights)
+            self.optimizer.load_state_dict(point.state["optimizer"])
+            if self.averaged is not None:
                 self.averaged.load_state_dict(point.state["averaged"])
 
     def _epoch(self, stop: Interruption, bar: Bar) -> None:

@@ -48,11 +48,14 @@ def open_sources(sources: Iterable[SourceSettings]) -> Manifest:
         sources: the data sets; their names differ.
 
     Raises:
-        DataError: a folder is missing or empty, an image has no mask or a mask no image, or splits.csv is wrong,
-            misses an image or divides a patient.
+        DataError: two sets have one name, a folder is missing or empty, an image has no mask or a mask no image, or
+            splits.csv is wrong, misses an image or divides a patient.
     """
-    manifests = []
+    manifests: list[Manifest] = []
     for settings in sources:
+        if any(settings.domain in manifest.domains for manifest in manifests):
+            fix = "Give each its own 'name' in a recipe, or take them one at a time."
+            raise DataError(f"Two data sets have the name '{settings.domain}', the second being {settings.path}.", fix=fix)
         found = survey(settings)
         refuse(settings, found.faults)
         manifests.append(found.manifest)

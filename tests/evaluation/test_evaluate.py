@@ -1,0 +1,225 @@
+"""Scores of a trained network: files, heads, data sets, and agreement with the network that was saved."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medarts.data.opening import open_data
+from medarts.errors import DataError, RunError
+from medarts.evaluation.evaluate import evaluate, load_network
+from medarts.evaluation.scores import Scores
+from medarts.recipe import Recipe, SourceSettings, apply_overrides, parse
+from medarts.run import checkpoint
+from medarts.run.directory import RunDirectory
+from medarts.run.randomness import seed_torch
+from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.training.start import start_training
+
+
+def changed(recipe: Recipe, *changes: str) -> Recipe:
+    return parse(apply_overrides(recipe.model_dump(mode="json"), changes))
+
+
+@pytest.fixture
+def recipe(small_recipe: Recipe) -> Recipe:
+    return changed(small_recipe, "data.size=16", "train.optimizer=adamw", "train.lr=0.01")
+
+
+@pytest.fixture
+def run(recipe: Recipe, tmp_path: Path) -> RunDirectory:
+    """A training run of two epochs."""
+    return trained(recipe, tmp_path / "run")
+
+
+def trained(recipe: Recipe, out: Path) -> RunDirectory:
+    settings = changed(recipe, "space.intermediate_nodes=2")
+    seed_torch(0, "genotype")
+    space = WeaveSpace(settings.space, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
+    supernet = space.supernet(settings.search.stages[0], None)
+    return start_training(recipe, supernet.derive(recipe.derive, name="small", provenance={}), out)
+
+
+def source(path: Path, name: str) -> SourceSettings:
+    return SourceSettings(kind="folder", path=path, name=name)
+
+
+def dice(predicted: np.ndarray, true: np.ndarray) -> float:
+    total = predicted.sum() + true.sum()
+    return 1.0 if total == 0 else 2 * (predicted & true).sum() / total
+
+
+def test_scores_agree_with_the_saved_network(run):
+    scores = evaluate(run.path)
+    recipe, network = run.recipe, load_network(run).eval()
+    store = open_data(recipe.data, needs=("test",))
+    assert {score.key for score in scores.images} == {"blob_22", "blob_23"}
+    for score in scores.images:
+        position = next(n for n, sample in enumerate(store.manifest.samples) if sample.key == score.key)
+        with torch.no_grad():
+            logits = network(torch.from_numpy(store.images[[position]]).float())[-1]
+        predicted = (logits[0, 0].sigmoid() >= 0.5).numpy()
+        true = store.masks[position] == 1
+        assert score.metrics["dice"] == pytest.approx(dice(predicted, true), abs=1e-6)
+        assert score.metrics["accuracy"] == pytest.approx((predicted == true).mean(), abs=1e-6)
+        assert score.patient == "p11"
+    row = next(row for row in scores.table() if row.domain == "blobs")
+    assert row.metrics["dice"].mean == pytest.approx(np.mean([score.metrics["dice"] for score in scores.images]))
+
+
+def test_validation_dice_of_the_best_epoch_is_found_again(run):
+    """Evaluation on the validation set must tell what training told of the weights it kept."""
+    scores = evaluate(run.path, split="val")
+    mean = np.mean([score.metrics["dice"] for score in scores.images])
+    assert mean == pytest.approx(run.read_json("summary.json")["best_dice"], abs=1e-6)
+
+
+def test_files(run):
+    scores = evaluate(run.path)
+    folder = run.path / "scores" / "test"
+    assert sorted(path.name for path in folder.iterdir()) == ["examples.npz", "images.csv", "scores.json", "tables.csv"]
+    assert Scores.read(folder) == scores
+    content = json.loads((folder / "scores.json").read_text())
+    assert (content["split"], content["checkpoint"], content["head"]) == ("test", "best", "4,0")
+    with (folder / "images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["key"] for row in rows] == ["blob_22", "blob_23"]
+    with np.load(folder / "examples.npz") as examples:
+        assert examples["images"].shape == (3, 16, 16, 3)  # best, median and worst
+        assert examples["predictions"].shape == examples["targets"].shape == (3, 16, 16)
+        assert 0 <= examples["images"].min() < examples["images"].max() <= 1
+        best, _, worst = (
+            dice(predicted == 1, true == 1)
+            for predicted, true in zip(examples["predictions"], examples["targets"], strict=True)
+        )
+        assert best == max(score.metrics["dice"] for score in scores.images)
+        assert worst == min(score.metrics["dice"] for score in scores.images)
+        assert "best" in str(examples["titles"][0])
+
+
+def test_an_early_head(run):
+    scores = evaluate(run.path, head="2,0")
+    assert scores.head == "2,0"
+    network = load_network(run).eval()
+    store = open_data(run.recipe.data, needs=("test",))
+    position = next(n for n, sample in enumerate(store.manifest.samples) if sample.key == "blob_22")
+    with torch.no_grad():
+        logits = network(torch.from_numpy(store.images[[position]]).float())[0]  # the first of both
+    expected = dice((logits[0, 0] >= 0).numpy(), store.masks[position] == 1)
+    assert scores.images[0].metrics["dice"] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(RunError, match=r"no head '2,1'\. Did you mean '2,0'"):
+        evaluate(run.path, head="2,1")
+
+
+def test_another_data_set(run, folder_data, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder_data, other)
+    for number in (22, 23):
+        Image.new("L", (32, 32)).save(other / "masks" / f"blob_{number}.png")
+    own = evaluate(run.path)
+    scores = evaluate(run.path, sources=(source(other, "elsewhere"),))
+    assert {score.domain for score in scores.images} == {"elsewhere"}
+    assert sorted(path.name for path in (run.path / "scores").iterdir()) == ["test", "test-elsewhere"]
+    assert Scores.read(run.path / "scores" / "test") == own
+    both = evaluate(run.path, sources=(source(folder_data, "blobs"), source(other, "elsewhere")))
+    assert [score.metrics["dice"] for score in both.images if score.domain == "blobs"] == pytest.approx(
+        [score.metrics["dice"] for score in own.images]
+    )
+    assert {"blobs", "elsewhere"} <= {row.domain for row in both.table()}
+
+
+def test_two_data_sets_of_one_name_are_refused(run, folder_data, tmp_path):
+    """Their images could not be told apart: the one set would be scored with the other's pixels."""
+    other = tmp_path / "other"
+    shutil.copytree(folder_data, other)
+    with pytest.raises(DataError, match="blobs"):
+        evaluate(run.path, sources=(source(folder_data, "blobs"), source(other, "blobs")))
+
+
+def test_another_data_set_of_the_same_name_and_file_sizes_is_not_taken_from_the_cache(run, folder_data, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder_data, other)
+    before = [score.metrics["dice"] for score in evaluate(run.path).images]
+    names = ("blob_22.png", "blob_23.png")
+    first, second = (other / "images" / name for name in names)
+    pixels = [np.asarray(Image.open(path)) for path in (first, second)]
+    for folder in (folder_data, other):  # without compression all files have one size
+        for name in names:
+            for part in ("images", "masks"):
+                Image.open(folder / part / name).save(folder / part / name.replace("png", "bmp"))
+                (folder / part / name).unlink()
+    for path, image in zip((second, first), pixels, strict=True):
+        Image.fromarray(image).save(path.with_suffix(".bmp"))
+    assert [score.metrics["dice"] for score in evaluate(run.path).images] == pytest.approx(before)
+    exchanged = [score.metrics["dice"] for score in evaluate(run.path, sources=(source(other, "blobs"),)).images]
+    assert exchanged != pytest.approx(before)
+
+
+@pytest.mark.parametrize("predicts", ["nothing", "everything"])
+def test_empty_masks(run, folder_data, predicts):
+    Image.new("L", (32, 32)).save(folder_data / "masks" / "blob_22.png")
+    point = checkpoint.load(run.checkpoints, "best")
+    shift = "frame.heads.4_0.shift"
+    point.weights[shift] = torch.full_like(point.weights[shift], -1e4 if predicts == "nothing" else 1e4)
+    checkpoint.save(run.checkpoints, "best", point)
+    empty, full = (score.metrics for score in evaluate(run.path).images)
+    assert empty["dice"] == (1.0 if predicts == "nothing" else 0.0)
+    assert empty["hd95"] == 0.0 if predicts == "nothing" else np.isnan(empty["hd95"])
+    assert (full["dice"] == 0.0) == (predicts == "nothing")
+    assert np.isnan(full["hd95"]) == (predicts == "nothing")
+    content = json.loads((run.path / "scores" / "test" / "scores.json").read_text())
+    hd95 = next(row for row in content["tables"] if row["domain"] == "blobs")["metrics"]["hd95"]
+    assert hd95["undefined"] == 1
+
+
+def test_several_classes(recipe, folder_data, tmp_path):
+    for path in (folder_data / "masks").iterdir():
+        mask = np.asarray(Image.open(path)) // 255
+        mask[:, :16] *= 2  # the left half of every disc is another class
+        Image.fromarray(mask).save(path)
+    changes = ("data.classes=3", "data.sources.0.labels={1: 1, 2: 2}", "search.loss=ce", "train.loss=ce_dice")
+    run = trained(changed(recipe, *changes), tmp_path / "classes")
+    scores = evaluate(run.path)
+    assert [(score.key, score.class_index) for score in scores.images] == [
+        ("blob_22", 1),
+        ("blob_22", 2),
+        ("blob_23", 1),
+        ("blob_23", 2),
+    ]
+    network, store = load_network(run).eval(), open_data(run.recipe.data, needs=("test",))
+    positions = store.indices(store.manifest.of_split("test"))
+    with torch.no_grad():
+        predicted = network(torch.from_numpy(store.images[positions]).float())[-1].argmax(1).numpy()
+    for score in scores.images:
+        number = ("blob_22", "blob_23").index(score.key)
+        expected = dice(predicted[number] == score.class_index, store.masks[positions[number]] == score.class_index)
+        assert score.metrics["dice"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_cannot_be_evaluated(run, recipe, folder_data, tmp_path):
+    table = folder_data / "splits.csv"
+    table.write_text(table.read_text().replace(",test", ",val"))
+    with pytest.raises(DataError, match=r"No image of blobs is in the split 'test'"):
+        evaluate(run.path)
+    assert not (run.path / "scores").exists()
+    with pytest.raises(RunError, match="is not a run directory"):
+        evaluate(tmp_path / "nowhere")
+    searched = RunDirectory.create(tmp_path / "searched", recipe, kind="search", data_fingerprint="")
+    with pytest.raises(RunError, match=r"is a search run\. Give a train run"):
+        evaluate(searched.path)
+    untrained = RunDirectory.create(tmp_path / "untrained", recipe, kind="train", data_fingerprint="")
+    with pytest.raises(RunError, match=rf"has no checkpoint yet\. Train it: medarts train --resume {untrained.path}"):
+        evaluate(untrained.path)
+
+
+def test_evaluating_leaves_a_checkpoint_alone_that_is_being_written(run):
+    """Training may still be going on in another process."""
+    unfinished = run.checkpoints / ".unfinished-last-000007"
+    unfinished.mkdir()
+    evaluate(run.path)
+    assert unfinished.exists()

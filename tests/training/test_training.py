@@ -1,0 +1,293 @@
+"""Training from scratch: it learns, keeps its best, stops early, and goes on to the same bytes after kill -9."""
+
+import json
+import multiprocessing
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from medarts.errors import DataError, DivergedError, GenotypeError, RecipeError, RunError
+from medarts.evaluation.evaluate import load_network
+from medarts.recipe import Recipe, apply_overrides, parse
+from medarts.run import checkpoint
+from medarts.run.directory import RunDirectory
+from medarts.run.randomness import seed_torch
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.genotype import load as load_genotype
+from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.tasks.segmentation import SegmentationTask
+from medarts.training.loop import TrainingLoop
+from medarts.training.start import resume_training, start_training
+
+# Run in a process of its own, with `recipe`, `genotype` and `out` given.
+KILLED_AT_A_STEP = """
+import os, signal
+from medarts.training.loop import TrainingLoop
+from medarts.training.start import start_training
+
+step = TrainingLoop._step
+
+def killed(loop, order):
+    step(loop, order)
+    if (loop.place.epoch, loop.place.step) == at:
+        os.kill(os.getpid(), number)
+
+TrainingLoop._step = killed
+start_training(recipe, genotype, out)
+"""
+
+
+@pytest.fixture
+def recipe(small_recipe: Recipe) -> Recipe:
+    """Two epochs of four steps."""
+    return changed(small_recipe, "data.size=16")
+
+
+@pytest.fixture
+def genotype(recipe: Recipe) -> Genotype:
+    return derived(recipe)
+
+
+def changed(recipe: Recipe, *changes: str) -> Recipe:
+    return parse(apply_overrides(recipe.model_dump(mode="json"), changes))
+
+
+def derived(recipe: Recipe, *changes: str) -> Genotype:
+    """Returns what is derived from an untrained supernet."""
+    recipe = changed(recipe, "space.intermediate_nodes=2", *changes)
+    seed_torch(0, "genotype")
+    supernet = WeaveSpace(recipe.space, in_channels=3, outputs=1).supernet(recipe.search.stages[0], None)
+    return supernet.derive(recipe.derive, name="small", provenance={})
+
+
+def records(run: RunDirectory) -> list[dict]:
+    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def patch_scores(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
+    """Makes validation report these scores, epoch by epoch."""
+    validate, coming = SegmentationTask.validate, iter(scores)
+
+    def scored(task, forward, batches):
+        return validate(task, forward, batches) | {"val_dice": next(coming)}
+
+    monkeypatch.setattr(SegmentationTask, "validate", scored)
+
+
+def run_in_process(script: str, **names: object) -> int | None:
+    """Runs a script in a process of its own, and returns its exit status."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["medarts.search", "medarts.training.start"])  # children have it imported
+    process = context.Process(target=exec, args=(script, names))
+    process.start()
+    process.join(timeout=60)
+    return process.exitcode
+
+
+def assert_equal_runs(run: Path, other: Path) -> None:
+    for name in ("metrics.jsonl", "genotype.json", "summary.json"):
+        assert (run / name).read_bytes() == (other / name).read_bytes(), name
+    for kind in ("last", "best"):
+        (weights,) = run.glob(f"checkpoints/{kind}-*/weights.safetensors")
+        (other_weights,) = other.glob(f"checkpoints/{kind}-*/weights.safetensors")
+        assert weights.read_bytes() == other_weights.read_bytes(), kind
+    point, other_point = (checkpoint.load(path / "checkpoints", "last") for path in (run, other))
+    assert point.state["place"] == other_point.state["place"]
+    for name in point.state.get("averaged", {}):
+        assert torch.equal(point.state["averaged"][name], other_point.state["averaged"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [
+        ((), signal.SIGKILL),
+        (("optimizer=adamw", "ema=0.9", "warmup_epochs=1", "mixing.alpha=0.4", "mixing.images=3"), signal.SIGKILL),
+        (("schedule=plateau", "plateau_epochs=1", "lr=1e-9"), signal.SIGKILL),
+        (("optimizer=adamw", "ema=0.9"), signal.SIGINT),
+    ],
+    ids=["sgd-cosine", "adamw-ema", "plateau", "control-c"],
+)
+def test_resumed_equals_uninterrupted(recipe, tmp_path, changes, number):
+    recipe = changed(recipe, "train.epochs=4", *(f"train.{change}" for change in changes))
+    genotype = derived(recipe, "space.dropout_prob=0.2")
+    out = tmp_path / "broken" / "run"
+    status = run_in_process(KILLED_AT_A_STEP, recipe=recipe, genotype=genotype, out=out, at=(2, 3), number=int(number))
+    assert status == (-signal.SIGKILL if number == signal.SIGKILL else 1)
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    step = checkpoint.load(out / "checkpoints", "last").state["place"]["step"]
+    assert step == (0 if number == signal.SIGKILL else 3)
+
+    whole = start_training(recipe, genotype, tmp_path / "whole" / "run")
+    if recipe.train.schedule == "plateau":  # so low a rate never improves the score: halved before the end
+        assert checkpoint.load(whole.checkpoints, "last").state["place"]["factor"] < 1
+    assert_equal_runs(whole.path, resume_training(out).path)
+
+
+def test_resuming_a_finished_training_changes_nothing(recipe, genotype, tmp_path):
+    run = start_training(recipe, genotype, tmp_path / "run").path
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    resume_training(run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_training_on_a_gpu_can_be_resumed(recipe, genotype, tmp_path, precision):
+    """The state of the optimizer must come back to the device of the weights."""
+    recipe = changed(recipe, "compute.device=cuda", f"compute.precision={precision}", "train.ema=0.9")
+    script, out = KILLED_AT_A_STEP, tmp_path / "run"
+    run_in_process(script, recipe=recipe, genotype=genotype, out=out, at=(1, 2), number=int(signal.SIGKILL))
+    assert len(records(resume_training(out))) == 2
+
+
+def test_best_checkpoint_is_the_best_epochs(recipe, genotype, tmp_path, monkeypatch):
+    patch_scores(monkeypatch, [0.3, 0.6, 0.6, 0.5])
+    weights, save = [], TrainingLoop._save
+
+    def saved(loop):
+        weights.append({name: tensor.clone() for name, tensor in loop.network.state_dict().items()})
+        save(loop)
+
+    monkeypatch.setattr(TrainingLoop, "_save", saved)
+    run = start_training(changed(recipe, "train.epochs=4"), genotype, tmp_path / "run")
+    assert run.read_json("summary.json") == {"best_epoch": 1, "best_dice": 0.6}  # the first of two equals
+    best = checkpoint.load(run.checkpoints, "best")
+    assert best.state["epoch"] == 1
+    for name, tensor in best.weights.items():
+        assert torch.equal(tensor, weights[1][name])
+    assert not torch.equal(best.weights["frame.stem.0.0.weight"], weights[3]["frame.stem.0.0.weight"])
+    loaded = load_network(run).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in best.weights.items())
+
+
+def test_early_stop(recipe, genotype, tmp_path, monkeypatch):
+    patch_scores(monkeypatch, [0.3, 0.6, 0.5, 0.59, 0.9])
+    run = start_training(changed(recipe, "train.epochs=9", "train.patience=2"), genotype, tmp_path / "run")
+    assert [record["epoch"] for record in records(run)] == [0, 1, 2, 3]
+    assert run.facts["finished"]
+    resume_training(run.path)
+    assert len(records(run)) == 4
+
+
+def test_plateau_halves_the_learning_rate(recipe, genotype, tmp_path, monkeypatch):
+    patch_scores(monkeypatch, [0.5, 0.4, 0.4, 0.6, 0.5, 0.5, 0.5, 0.5])
+    changes = (
+        "train.epochs=8",
+        "train.schedule=plateau",
+        "train.plateau_epochs=2",
+        "train.lr=0.01",
+        "train.lr_min=0.003",
+    )
+    run = start_training(changed(recipe, *changes), genotype, tmp_path / "run")
+    assert [record["lr"] for record in records(run)] == pytest.approx([0.01] * 3 + [0.005] * 3 + [0.003] * 2)
+
+
+def test_cosine_with_warmup(recipe, genotype, tmp_path):
+    changes = ("train.epochs=3", "train.warmup_epochs=1", "train.lr=0.01", "train.lr_min=0.001")
+    run = start_training(changed(recipe, *changes), genotype, tmp_path / "run")
+    # The rate of an epoch's last step, 3/4 of the way through it: linear first, then the cosine of two epochs.
+    expected = [0.01 * (0.1 + 0.9 * 0.75), 0.0072222, 0.0013425]
+    assert [record["lr"] for record in records(run)] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_moving_average_is_validated_and_kept(recipe, genotype, tmp_path, monkeypatch):
+    seen, step, validate = [], TrainingLoop._step, SegmentationTask.validate
+    validated = []
+
+    def noted_step(loop, order):
+        step(loop, order)
+        seen.append({name: tensor.clone() for name, tensor in loop.network.state_dict().items()})
+
+    def noted_validate(task, forward, batches):
+        validated.append({name: tensor.clone() for name, tensor in forward.module.state_dict().items()})
+        return validate(task, forward, batches)
+
+    monkeypatch.setattr(TrainingLoop, "_step", noted_step)
+    monkeypatch.setattr(SegmentationTask, "validate", noted_validate)
+    run = start_training(changed(recipe, "train.epochs=1", "train.ema=0.6"), genotype, tmp_path / "run")
+    name = "frame.stem.0.0.weight"
+    average = seen[0][name]
+    for number, tensors in enumerate(seen[1:], 1):
+        decay = min(0.6, number / (number + 1))
+        average = decay * average + (1 - decay) * tensors[name]
+    torch.testing.assert_close(validated[0][name], average, rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(average, seen[-1][name], rtol=1e-3, atol=1e-5)
+    assert torch.equal(checkpoint.load(run.checkpoints, "best").weights[name], validated[0][name])
+    assert torch.equal(checkpoint.load(run.checkpoints, "last").weights[name], seen[-1][name])
+
+
+def test_deep_supervision_off_uses_the_last_head_alone(recipe, tmp_path, monkeypatch):
+    heads, loss = set(), SegmentationTask.loss
+
+    def counted(task, outputs, mixture):
+        heads.add(len(outputs))
+        return loss(task, outputs, mixture)
+
+    monkeypatch.setattr(SegmentationTask, "loss", counted)
+    recipe = changed(recipe, "train.epochs=1")
+    start_training(recipe, derived(recipe, "space.deep_supervision=true"), tmp_path / "many")
+    assert heads == {2}  # (2, 0) and (4, 0) of a lattice of depth 3
+    heads.clear()
+    run = start_training(recipe, derived(recipe, "space.deep_supervision=false"), tmp_path / "one")
+    assert heads == {1}
+    assert load_network(run).heads == ("4,0",)
+
+
+def test_a_network_overfits_a_few_images(recipe, folder_data, tmp_path):
+    rows = (folder_data / "splits.csv").read_text().splitlines()
+    few = [row.replace(",train", ",gap") if number > 8 else row for number, row in enumerate(rows)]
+    (folder_data / "splits.csv").write_text("\n".join(few) + "\n")
+    plain = "{flip: false, transpose: false, brightness: 0}"
+    changes = ("train.epochs=25", "train.optimizer=adamw", "train.lr=0.01", f"data.augmentation={plain}")
+    recipe = changed(recipe, *changes)
+    run = start_training(recipe, derived(recipe, "space.init_channel=8"), tmp_path / "run")
+    losses = [record["train_loss"] for record in records(run)]
+    assert losses[-1] < 0.2 * losses[0]
+    assert max(record["val_dice"] for record in records(run)) > 0.85  # a disc is a disc
+
+
+def test_diverged_training_keeps_the_last_good_checkpoint(recipe, genotype, tmp_path, monkeypatch):
+    loss, calls = SegmentationTask.loss, []
+
+    def poisoned(task, outputs, mixture):
+        calls.append(torch.is_grad_enabled())
+        return loss(task, outputs, mixture) * (float("inf") if sum(calls) == 7 else 1.0)
+
+    monkeypatch.setattr(SegmentationTask, "loss", poisoned)
+    with pytest.raises(DivergedError, match=r"training loss inf is not finite at epoch 1, step 2\."):
+        start_training(recipe, genotype, tmp_path / "run")
+    point = checkpoint.load(tmp_path / "run" / "checkpoints", "last")
+    assert (point.state["place"]["epoch"], point.state["place"]["step"]) == (1, 0)
+    assert all(torch.isfinite(tensor).all() for tensor in point.weights.values())
+
+
+def test_what_does_not_fit_leaves_nothing_behind(recipe, genotype, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(DataError, match=r"training set are 18, fewer than a batch of 19"):
+        start_training(changed(recipe, "train.batch=19"), genotype, out)
+    with pytest.raises(RecipeError, match=r"size 40 cannot be divided by 16.*Use 32 or 48"):
+        start_training(changed(recipe, "data.size=40"), derived(recipe, "search.stages.0.depth=4"), out)
+    with pytest.raises(GenotypeError, match=r"of the space 'stack', not 'weave'"):
+        start_training(recipe, Genotype("other", "stack", {}, {}), out)
+    assert not out.exists()
+
+
+def test_a_search_run_is_not_resumed_as_a_training(recipe, tmp_path):
+    RunDirectory.create(tmp_path / "run", recipe, kind="search", data_fingerprint="")
+    with pytest.raises(RunError, match=r"run is a search run\. Give a train run"):
+        resume_training(tmp_path / "run")
+
+
+def test_changed_data_are_refused(recipe, genotype, folder_data, tmp_path):
+    run = start_training(recipe, genotype, tmp_path / "run")
+    Image.new("RGB", (32, 32)).save(folder_data / "images" / "blob_03.png")
+    with pytest.raises(RunError, match=r"data of .*run have changed"):
+        resume_training(run.path)
+
+
+def test_the_genotype_is_kept_with_the_run(recipe, genotype, tmp_path):
+    run = start_training(changed(recipe, "train.epochs=1"), genotype, tmp_path / "run")
+    assert load_genotype(run.path) == genotype
