@@ -73,11 +73,11 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint) -> None:
 def load(folder: Path, kind: str) -> Checkpoint | None:
     """Returns the newest checkpoint of a kind, or None where there is none yet.
 
+    Nothing is tidied up: another process may be writing the next one. What a killed one left is overwritten by ``save``.
+
     Raises:
         RunError: its files are damaged.
     """
-    for leftover in folder.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(leftover)
     found = _all(folder, kind)
     if not found:
         return None

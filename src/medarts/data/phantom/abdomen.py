@@ -18,6 +18,8 @@ class Patient:
     Attributes:
         seed: of the outlines.
         width: of the body, as a part of the image.
+        shift: (y, x) of the body from the middle of the image.
+        size: of the liver, relative to the usual.
         liver: density of the liver, Hounsfield.
         spleen: density of the spleen.
         noise: of the scanner, Hounsfield.
@@ -25,6 +27,8 @@ class Patient:
 
     seed: int
     width: float
+    shift: tuple[float, float]
+    size: float
     liver: float
     spleen: float
     noise: float
@@ -35,7 +39,9 @@ def patient(generator: np.random.Generator) -> Patient:
     liver = float(generator.uniform(80, 125))
     return Patient(
         seed=int(generator.integers(2**31)),
-        width=float(generator.uniform(0.36, 0.42)),
+        width=float(generator.uniform(0.34, 0.40)),
+        shift=(float(generator.normal(0, 0.025)), float(generator.normal(0, 0.025))),
+        size=float(generator.uniform(0.7, 1.15)),
         liver=liver,
         spleen=liver + float(generator.normal(0, 14)),
         noise=float(generator.uniform(14, 28)),
@@ -58,8 +64,9 @@ def abdomen(
     def organ(
         y: float, x: float, radius: float, stretch: float = 1.0, *, angle: float = 0.0, roughness: float = 0.18
     ) -> Field:
+        centre = (y + patient.shift[0], x + patient.shift[1])
         return blob_distance(
-            shared, size, centre=(y, x), radius=radius, stretch=stretch, angle=angle, roughness=roughness
+            shared, size, centre=centre, radius=radius, stretch=stretch, angle=angle, roughness=roughness
         )
 
     image = np.full((size, size), AIR)
@@ -73,7 +80,10 @@ def abdomen(
     kidneys = 0.02 + 0.055 * height
     for x in (0.36, 0.66):
         image = _put(image, organ(0.64, x, kidneys, 1.3, angle=1.4), patient.liver + 35)
-    liver = organ(0.43, 0.34, 0.12 + 0.09 * swell, 1.35, angle=-0.25)
+    place, tilt = shared.normal(0, 0.02, 2), shared.normal(-0.25, 0.4)
+    radius = patient.size * (0.06 + 0.14 * swell)
+    liver = organ(0.43 + place[0], 0.35 + place[1], radius, shared.uniform(1.1, 1.7), angle=tilt, roughness=0.3)
+    liver = np.maximum(liver, body + 0.12)  # no organ leaves the body
     image = _put(image, liver, patient.liver)
     vessels = smooth_field(shared, size, scale=0.02)
     image = image + 45 * (vessels > 1.7) * (liver < -0.1)
@@ -83,7 +93,10 @@ def abdomen(
         rib = blob_distance(
             shared,
             size,
-            centre=(0.5 + 0.82 * patient.width * np.sin(angle), 0.5 + 1.04 * patient.width * np.cos(angle)),
+            centre=(
+                0.5 + patient.shift[0] + 0.82 * patient.width * np.sin(angle),
+                0.5 + patient.shift[1] + 1.04 * patient.width * np.cos(angle),
+            ),
             radius=0.016,
             stretch=2.5,
             angle=angle + np.pi / 2,

@@ -55,7 +55,9 @@ def open_sources(sources: Iterable[SourceSettings]) -> Manifest:
     for settings in sources:
         if any(settings.domain in manifest.domains for manifest in manifests):
             fix = "Give each its own 'name' in a recipe, or take them one at a time."
-            raise DataError(f"Two data sets have the name '{settings.domain}', the second being {settings.path}.", fix=fix)
+            raise DataError(
+                f"Two data sets have the name '{settings.domain}', the second being {settings.path}.", fix=fix
+            )
         found = survey(settings)
         refuse(settings, found.faults)
         manifests.append(found.manifest)
