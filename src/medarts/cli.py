@@ -128,7 +128,8 @@ def train(
 
     files, changes = _split(words)
     if resume is not None:
-        _expect(not words and out is None and genotype is None, "medarts train --resume RUN")
+        alone = not (words or data) and genotype is recipe is init_channel is out is None
+        _expect(alone, "medarts train --resume RUN")
         run = commands.resume(resume, kind="train")
     else:
         _expect(

@@ -21,7 +21,8 @@ def show_examination(examination: Examination) -> None:
     for finding in examination.findings:
         colour = "red" if finding.level == "error" else "yellow"
         console.print(f"[{colour}]{finding.level}[/]", end=" ")
-        console.print(f"{finding.file}: {finding.problem} {finding.fix}", markup=False, highlight=False)
+        line = f"{finding.file}: {finding.problem} {finding.fix}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)  # whole file names, for grep
     table = Table("data set", "images", "patients", *SPLITS, "sizes", "foreground")
     for summary in examination.summaries:
         sizes = ", ".join(list(summary.sizes)[:3]) + (" …" if len(summary.sizes) > 3 else "")

@@ -10,6 +10,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -81,8 +82,8 @@ def _stamp(manifest: Manifest) -> str:
 
 def _make(manifest: Manifest, settings: DataSettings, folder: Path) -> None:
     """Writes the arrays under another name and renames the folder when they are whole."""
-    unfinished = folder.with_name(f".unfinished-{os.getpid()}-{folder.name}")
-    unfinished.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".unfinished-{uuid4().hex}-{folder.name}")
+    unfinished.mkdir(parents=True)
     number, size, channels = len(manifest.samples), settings.size, settings.in_channels
     images = np.lib.format.open_memmap(
         unfinished / "images.npy", mode="w+", dtype=np.float16, shape=(number, channels, size, size)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import typing
 from collections.abc import Iterable
 from itertools import pairwise
@@ -92,29 +93,37 @@ def _set(content: Any, keys: list[str], value: Any, override: str) -> None:
 
 def _position(content: list[Any], key: str, override: str) -> int:
     if not key.isdigit() or int(key) >= len(content):
-        raise RecipeError(f"'{override}': there is no item '{key}'.", fix=f"Use 0 to {len(content) - 1}.")
+        fix = f"Use 0 to {len(content) - 1}." if content else "Write the list into the recipe first."
+        raise RecipeError(f"'{override}': there is no item '{key}'.", fix=fix)
     return int(key)
 
 
 def _expand_paths(content: dict[str, Any], origin: str) -> dict[str, Any]:
-    """Expands ``$NAME`` and ``~`` in paths of sources; a variable that is not set is an error, not a folder."""
+    """Expands ``$NAME`` and ``~`` in paths of sources and cache."""
     data = content.get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("sources"), list):
+    if not isinstance(data, dict):
         return content
-    sources = []
-    for number, source in enumerate(data["sources"]):
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            path = os.path.expandvars(source["path"])
-            if "$" in path:
-                name = path.split("$", 1)[1].split("/")[0].strip("{}")
-                raise RecipeError(
-                    f"{origin}: data.sources.{number}.path uses ${name}, which is not set.",
-                    fix=f"Set it: export {name}=/folder/of/the/data.",
-                )
-            sources.append(source | {"path": str(Path(path).expanduser())})
-        else:
-            sources.append(source)
-    return content | {"data": data | {"sources": sources}}
+    data = dict(data)
+    if isinstance(data.get("sources"), list):
+        data["sources"] = [
+            source | {"path": _expand(source["path"], f"{origin}: data.sources.{number}.path")}
+            if isinstance(source, dict) and isinstance(source.get("path"), str)
+            else source
+            for number, source in enumerate(data["sources"])
+        ]
+    if isinstance(data.get("cache"), str):
+        data["cache"] = _expand(data["cache"], f"{origin}: data.cache")
+    return content | {"data": data}
+
+
+def _expand(path: str, where: str) -> str:
+    """Expands ``$NAME`` and ``~``; a variable that is not set is an error, not a folder."""
+    expanded = os.path.expandvars(path)
+    unset = re.search(r"\$\{?(\w+)", expanded)
+    if unset:
+        name = unset[1]
+        raise RecipeError(f"{where} uses ${name}, which is not set.", fix=f"Set it: export {name}=/folder/of/the/data.")
+    return str(Path(expanded).expanduser())
 
 
 def _explain(error: ValidationError) -> str:

@@ -159,6 +159,13 @@ class StageSettings(Section):
     batch: Count = 12
     keep: dict[str, Count] = {}
 
+    @model_validator(mode="after")
+    def _sets_exist(self) -> "StageSettings":
+        for name in self.keep:
+            if name not in ("down", "normal", "up"):
+                raise ValueError(f"keep names the unknown set '{name}'; use down, normal or up")
+        return self
+
 
 class MixingSettings(Section):
     """MixSearch: every batch is a mix of images, with the loss mixed alike.

@@ -7,6 +7,7 @@ covers another and no line crosses a label, whatever the genotype.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -153,7 +154,7 @@ def _draw_edge(axes: Axes, route: _Route, routes: list[_Route], *, color: str, g
 
 def _curve(
     route: _Route, start: tuple[float, float], end: tuple[float, float]
-) -> tuple[list[tuple[float, float]], list[int]]:
+) -> tuple[list[tuple[float, float]], list[Any]]:
     """Returns a path that turns into the lane behind its first column and out of it before its last."""
     x_in, x_out, y = route.start * _COLUMN + _TURN, route.end * _COLUMN - _TURN, route.height
     centre = (route.end * _COLUMN, 0.0)
@@ -231,5 +232,5 @@ def _draw_title(axes: Axes, genotype: Genotype, kind: str, *, y: float) -> None:
         _text(axes, x + 0.2 + 0.105 * len(f"{kind} cell"), y - 0.01, _MEANINGS[kind], color=MUTED, ha="left")
 
 
-def _text(axes: Axes, x: float, y: float, content: str, **look: object) -> None:
+def _text(axes: Axes, x: float, y: float, content: str, **look: Any) -> None:
     axes.text(x, y, content, **{"ha": "center", "va": "center_baseline", **look})

@@ -73,7 +73,7 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint) -> None:
 def load(folder: Path, kind: str) -> Checkpoint | None:
     """Returns the newest checkpoint of a kind, or None where there is none yet.
 
-    Nothing is tidied up: another process may be writing the next one. What a killed one left is overwritten by ``save``.
+    Nothing is tidied up, as another process may be writing the next one; ``save`` overwrites what a killed one left.
 
     Raises:
         RunError: its files are damaged.

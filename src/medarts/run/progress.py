@@ -48,7 +48,9 @@ def progress_bar(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, speed_estimate_period=120) as progress:
+    # Where nobody looks, as in a log, a bar would be one more line beside an error.
+    silent = not console.is_terminal
+    with Progress(*columns, console=console, speed_estimate_period=120, disable=silent) as progress:
         bar = Bar(progress, title, total)
         bar.advance(done)
         yield bar

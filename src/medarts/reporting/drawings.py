@@ -1,0 +1,52 @@
+"""A genotype for people: drawings of its cells and lattice as files, and a description as text."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from medarts.reporting.cells import draw_cell, state_name
+from medarts.reporting.lattice import draw_lattice
+from medarts.reporting.style import save
+from medarts.spaces.genotype import Genotype
+
+FORMATS = ("svg", "png")
+
+
+def drawings(genotype: Genotype) -> dict[str, Figure]:
+    """Returns all drawings of a genotype by their names: one a cell, and the lattice where the space has one."""
+    figures = {f"cell_{kind}": draw_cell(genotype, kind) for kind in genotype.cells}
+    if genotype.paths:
+        figures["lattice"] = draw_lattice(genotype)
+    return figures
+
+
+def save_drawings(genotype: Genotype, folder: Path) -> list[Path]:
+    """Writes every drawing of a genotype as SVG and PNG, and returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in drawings(genotype).items():
+        for file_format in FORMATS:
+            path = folder / f"{name}.{file_format}"
+            save(figure, path, file_format=file_format)
+            paths.append(path)
+    return paths
+
+
+def describe(genotype: Genotype) -> str:
+    """Returns a genotype as text: settings, cells node by node, kept moves, provenance."""
+    lines = [f"{genotype.name} ({genotype.space})", ""]
+    lines += [f"  {key:20} {value}" for key, value in genotype.settings.items()]
+    for kind, cell in genotype.cells.items():
+        lines += ["", f"{kind} cell"]
+        for number, edges in enumerate(cell):
+            terms = " + ".join(f"{operation}({state_name(state)})" for operation, state in edges)
+            lines.append(f"  n{number} = {terms}")
+    if genotype.paths:
+        lines += ["", "moves kept at node (t, l)"]
+        for kept in genotype.paths:
+            node = f"({kept.layer}, {kept.level})"
+            lines.append(f"  {node:8} {', '.join(kept.moves)}")
+    if genotype.provenance:
+        lines += ["", "provenance"]
+        lines += [f"  {key:20} {value}" for key, value in genotype.provenance.items()]
+    return "\n".join(lines)

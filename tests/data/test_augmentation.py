@@ -1,0 +1,160 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from medarts.data.augmentation import augment
+from medarts.recipe import AugmentationSettings
+
+OFF: dict[str, Any] = {
+    "flip": False, "transpose": False, "rotate": 0.0, "scale": 0.0, "brightness": 0.0, "contrast": 0.0, "gamma": 0.0
+}  # fmt: skip
+GEOMETRY: list[dict[str, Any]] = [{"flip": True}, {"transpose": True}, {"rotate": 90.0}, {"scale": 0.4}]
+INTENSITY: list[dict[str, Any]] = [{"brightness": 0.4}, {"contrast": 0.4}, {"gamma": 0.4}]
+
+
+def settings(**on: Any) -> AugmentationSettings:
+    return AugmentationSettings(**(OFF | on))
+
+
+def batch(size: int = 32, number: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smooth images with a bright shape of no symmetry on black, and its mask."""
+    mask = np.zeros((size, size), np.uint8)
+    s = size // 16
+    mask[4 * s : 12 * s, 4 * s : 7 * s] = 1
+    mask[9 * s : 12 * s, 4 * s : 11 * s] = 1
+    masks = torch.from_numpy(mask).expand(number, -1, -1).clone()
+    images = masks[:, None].float().expand(-1, 3, -1, -1).clone()
+    return images, masks
+
+
+def test_nothing_changes_when_all_is_off() -> None:
+    images, masks = torch.rand(3, 3, 8, 8), torch.randint(0, 4, (3, 8, 8), dtype=torch.uint8)
+    changed, moved = augment(images, masks, settings(), seed=0)
+    assert torch.equal(changed, images)
+    assert torch.equal(moved, masks)
+
+
+@pytest.mark.parametrize("on", [*GEOMETRY, {"flip": True, "transpose": True, "rotate": 180.0, "scale": 0.3}])
+def test_masks_follow_images(on: dict[str, Any]) -> None:
+    images, masks = batch(64)
+    changed, moved = augment(images, masks, settings(**on), seed=1)
+    assert not torch.equal(moved, masks)
+    agree = ((changed[:, 0] > 0.5) == (moved == 1)).float().mean(dim=(1, 2))
+    assert agree.min() > 0.99
+
+
+def test_flips_and_transposes_give_the_eight_symmetries() -> None:
+    images, masks = batch(16, number=64)
+    changed, moved = augment(images, masks, settings(flip=True, transpose=True), seed=0)
+    whole = masks[0]
+    symmetries = [torch.rot90(x, turns) for x in (whole, whole.T) for turns in range(4)]
+    found = [[torch.equal(mask, symmetry) for symmetry in symmetries].index(True) for mask in moved]
+    assert set(found) == set(range(8))
+    assert torch.equal(changed[:, 1], moved.float())
+
+
+@pytest.mark.parametrize("on", [*GEOMETRY, *INTENSITY])
+def test_each_change_comes_to_about_half_of_the_images(on: dict[str, Any]) -> None:
+    images, masks = batch(16, number=400)
+    images = 0.25 + 0.4 * images
+    changed, _ = augment(images, masks, settings(**on), seed=0)
+    share = ((changed - images).abs().amax((1, 2, 3)) > 1e-4).float().mean().item()
+    expected = 0.75 if "flip" in on else 0.5  # two independent mirrors
+    assert share == pytest.approx(expected, abs=0.08)
+
+
+@pytest.mark.parametrize("on", [*GEOMETRY, *INTENSITY])
+def test_each_image_draws_its_own_numbers(on: dict[str, Any]) -> None:
+    images, masks = batch(16, number=32)
+    changed, _ = augment(0.25 + 0.4 * images, masks, settings(**on), seed=0)
+    different = {tuple(image.flatten().mul(1e4).round().tolist()) for image in changed}
+    assert len(different) >= (2 if "transpose" in on else 4 if "flip" in on else 10)
+
+
+ALL: dict[str, Any] = {
+    "flip": True, "transpose": True, "rotate": 30.0, "scale": 0.2, "brightness": 0.3, "contrast": 0.3, "gamma": 0.3
+}  # fmt: skip
+
+
+def test_seed_alone_decides() -> None:
+    images, masks = batch()
+    a = augment(images, masks, settings(**ALL), seed=5)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    b = augment(images, masks, settings(**ALL), seed=5)
+    c = augment(images, masks, settings(**ALL), seed=6)
+    assert torch.equal(a[0], b[0])
+    assert torch.equal(a[1], b[1])
+    assert not torch.equal(a[0], c[0])
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    images, masks = batch()
+    state = torch.get_rng_state()
+    augment(images, masks, settings(**ALL), seed=5)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_values_stay_in_range_and_types_and_shapes_are_kept() -> None:
+    images, masks = torch.rand(8, 3, 16, 16), torch.randint(0, 5, (8, 16, 16), dtype=torch.uint8)
+    originals = images.clone(), masks.clone()
+    strong = settings(**ALL | {"brightness": 0.9, "contrast": 0.9, "gamma": 0.9, "scale": 0.5})
+    for seed in range(5):
+        changed, moved = augment(images, masks, strong, seed=seed)
+        assert changed.shape == images.shape
+        assert changed.dtype == torch.float32
+        assert torch.isfinite(changed).all()
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+        assert moved.shape == masks.shape
+        assert moved.dtype == torch.uint8
+        assert set(moved.unique().tolist()) <= {0, 1, 2, 3, 4}
+    assert torch.equal(images, originals[0])
+    assert torch.equal(masks, originals[1])
+
+
+def test_rotation_is_that_of_scipy() -> None:
+    """Every image is the original rotated about its centre by an angle within the range, as scipy rotates it."""
+    size = 33
+    y, x = np.mgrid[:size, :size]
+    image = np.exp(-((y - 10) ** 2 + (x - 20) ** 2) / 20).astype(np.float32)
+    images = torch.from_numpy(image).expand(6, 1, -1, -1).clone()
+    masks = torch.zeros(6, size, size, dtype=torch.uint8)
+    changed, _ = augment(images, masks, settings(rotate=40.0), seed=0)
+    angles = np.arange(-90, 90.5, 0.5)
+    rotated = np.stack([ndimage.rotate(image, angle, reshape=False, order=1) for angle in angles])
+    errors = np.abs(changed.numpy() - rotated).max((2, 3))  # image x angle
+    assert errors.min(1).max() < 0.03
+    found = angles[errors.argmin(1)]
+    assert np.abs(found).max() <= 40.5
+    assert len(set(found)) > 2
+
+
+def test_outside_the_image_masks_are_background_and_images_their_border() -> None:
+    images, masks = torch.full((8, 1, 32, 32), 0.7), torch.ones(8, 32, 32, dtype=torch.uint8)
+    changed, moved = augment(images, masks, settings(scale=0.5), seed=0)
+    torch.testing.assert_close(changed, images)
+    assert (moved[:, 0, 0] == 0).any()
+    assert (moved[:, 16, 16] == 1).all()
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.5])
+def test_intensities_change_by_no_more_than_their_strength(strength: float) -> None:
+    images, masks = torch.full((64, 1, 4, 4), 0.4), torch.zeros(64, 4, 4, dtype=torch.uint8)
+
+    def change(**on: float) -> torch.Tensor:
+        return augment(images, masks, settings(**on), seed=3)[0][:, 0, 0, 0]
+
+    bright = change(brightness=strength) - 0.4
+    assert bright.abs().max() <= strength + 1e-6
+    assert bright.abs().max() > 0.8 * min(strength, 0.4)
+    factor = (change(contrast=strength) - 0.5) / -0.1
+    assert (factor - 1).abs().max() <= strength + 1e-5
+    assert (factor - 1).abs().max() > 0.8 * strength
+    power = torch.log(change(gamma=strength)) / np.log(0.4)
+    assert (power - 1).abs().max() <= strength + 1e-5
+    assert (power - 1).abs().max() > 0.8 * strength
+    assert masks.max() == 0

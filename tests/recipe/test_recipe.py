@@ -1,0 +1,422 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from medarts.errors import RecipeError
+from medarts.recipe import Recipe, apply_overrides, fingerprint, load, parse, save, to_yaml
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def content(**sections: Any) -> dict[str, Any]:
+    data: dict[str, Any] = {"sources": [{"kind": "folder", "path": "/data/blobs"}]}
+    return {"data": data | sections.pop("data", {}), **sections}
+
+
+def refused(mapping: dict[str, Any]) -> str:
+    with pytest.raises(RecipeError) as caught:
+        parse(mapping, origin="my.yaml")
+    return str(caught.value)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "my.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# Defaults
+
+
+def test_published_defaults() -> None:
+    recipe = parse(content())
+    first, second = recipe.search.stages
+    assert (first.depth, second.depth) == (4, 5)
+    assert (first.epochs, second.epochs) == (80, 80)
+    assert {first.batch, second.batch} <= set(range(12, 25))
+    assert first.keep == {"down": 4, "normal": 4, "up": 2}
+    search = recipe.search
+    assert (search.lr, search.lr_min, search.momentum, search.weight_decay) == (0.025, 1e-5, 0.9, 3e-4)
+    assert (search.arch_lr, search.arch_betas, search.arch_weight_decay) == (2e-4, (0.5, 0.999), 1e-3)
+    assert (search.arch_after, search.train_portion, search.loss) == (10, 0.5, "bce_logits")
+    assert (search.mixing.alpha, search.mixing.images) == (0.5, 2)
+    space = recipe.space
+    assert (space.init_channel, space.double_down_channel, space.intermediate_nodes) == (16, True, 4)
+    assert (space.deep_supervision, space.shuffle_groups, space.dropout_prob) == (True, 1, 0.0)
+    train = recipe.train
+    assert (train.epochs, train.batch, train.optimizer, train.lr) == (1600, 8, "sgd", 4e-3)
+    assert (train.loss, train.schedule, train.mixing.alpha) == ("bce_dice", "cosine", 0.0)
+    assert (recipe.data.size, recipe.data.in_channels, recipe.data.classes) == (256, 3, 1)
+
+
+def test_is_immutable() -> None:
+    recipe = parse(content())
+    with pytest.raises(ValidationError):
+        recipe.seed = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        recipe.train.mixing.alpha = 1.0  # type: ignore[misc]
+
+
+def models(model: type[BaseModel]) -> list[type[BaseModel]]:
+    from medarts.recipe import sections
+
+    inner = [value for value in vars(sections).values() if isinstance(value, type) and issubclass(value, BaseModel)]
+    return [model, *(item for item in inner if item.__module__ == sections.__name__)]
+
+
+def test_every_option_is_explained_where_it_stands() -> None:
+    for model in models(Recipe):
+        if model.__name__ == "Section":
+            continue
+        assert model.__doc__
+        for name in model.model_fields:
+            assert re.search(rf"^\s+{name}: ", model.__doc__, re.MULTILINE), f"{model.__name__}.{name}"
+
+
+# Unknown keys and wrong values
+
+
+@pytest.mark.parametrize(
+    ("mapping", "path", "nearest"),
+    [
+        (content(sede=1), "sede", "seed"),
+        (content(trian={}), "trian", "train"),
+        (content(train={"epoch": 3}), "train.epoch", "epochs"),
+        (content(train={"mixing": {"alhpa": 0}}), "train.mixing.alhpa", "alpha"),
+        (content(search={"arch_wd": 0}), "search.arch_wd", "arch_lr"),
+        (content(search={"stages": [{"depth": 4}, {"epocs": 4}]}), "search.stages.1.epocs", "epochs"),
+        (content(data={"augmentation": {"rotation": 3}}), "data.augmentation.rotation", "rotate"),
+        (content(data={"sources": [{"kind": "isic", "path": "x", "nam": "y"}]}), "data.sources.0.nam", "name"),
+        (content(space={"init_channels": 3}), "space.init_channels", "init_channel"),
+        (content(derive={"topk": 3}), "derive.topk", "top_k"),
+        (content(evaluation={"treshold": 0.3}), "evaluation.treshold", "threshold"),
+        (content(compute={"precison": "fp32"}), "compute.precison", "precision"),
+    ],
+)
+def test_unknown_key_is_named_with_its_path_and_the_nearest(mapping: dict[str, Any], path: str, nearest: str) -> None:
+    assert f"my.yaml: {path} is not a key of a recipe. Did you mean '{nearest}'?" in refused(mapping)
+
+
+def test_unknown_key_with_no_neighbour_lists_the_valid_ones() -> None:
+    assert "derive.zzz is not a key of a recipe. Valid here: moves, threshold, top_k." in refused(
+        content(derive={"zzz": 3})
+    )
+
+
+@pytest.mark.parametrize(
+    ("mapping", "says"),
+    [
+        (content(train={"loss": "bce_dise"}), "train.loss cannot be 'bce_dise'. Did you mean 'bce_dice'?"),
+        (content(compute={"precision": 16}), "compute.precision cannot be 16. Did you mean 'fp16'\\?"),
+        (content(compute={"precision": "float"}), "compute.precision cannot be 'float'. Valid here: bf16, fp16, fp32."),
+        (content(data={"sampling": "equally"}), "data.sampling cannot be 'equally'. Did you mean 'equal'?"),
+        (content(space={"name": "stack"}), "space.name cannot be 'stack'. Valid here: weave."),
+        (content(derive={"moves": "top_K"}), "derive.moves cannot be 'top_K'. Did you mean 'top_k'?"),
+        (content(train={"epochs": 0}), r"train.epochs: .*greater than or equal to 1 \(given: 0\)"),
+        (content(train={"epochs": 2.5}), r"train.epochs: .*integer.* \(given: 2.5\)"),
+        (content(train={"lr": -1}), r"train.lr: .*greater than 0 \(given: -1\)"),
+        (content(train={"lr": "fast"}), r"train.lr: .*number.* \(given: 'fast'\)"),
+        (content(train={"ema": 1.0}), r"train.ema: .*less than 1 \(given: 1.0\)"),
+        (content(search={"train_portion": 1}), r"search.train_portion: .*less than 1"),
+        (content(search={"mixing": {"images": 5}}), r"search.mixing.images: .*less than or equal to 4"),
+        (content(search={"stages": []}), r"search.stages: .*at least 1 item"),
+        (content(search={"stages": [{"depth": 2}]}), r"search.stages.0.depth: .*greater than or equal to 3"),
+        (content(search={"stages": [{"keep": {"down": 0}}]}), r"search.stages.0.keep.down: .*equal to 1"),
+        (content(search={"stages": [{"keep": {"dwon": 4}}]}), r"search.stages.0: .*'dwon'; use down, normal or up"),
+        (content(search={"arch_betas": [0.5]}), r"search.arch_betas.1 is missing"),
+        (content(seed=-1), r"seed: .*greater than or equal to 0"),
+        (content(train=None), r"train: .*given: None"),
+        (content(space={"init_channel": 6, "shuffle_groups": 4}), "space: shuffle_groups 4 does not divide"),
+        ({"seed": 1}, "data is missing"),
+        ({"data": {}}, "data.sources is missing"),
+        ({"data": {"sources": []}}, "data.sources: .*at least 1 item"),
+        ({"data": {"sources": [{"kind": "isic"}]}}, "data.sources.0.path is missing"),
+        ({"data": {"sources": [{"path": "x"}]}}, "data.sources.0.kind is missing"),
+        ({"data": {"sources": {"kind": "isic", "path": "x"}}}, "data.sources: .*tuple"),
+        ({"data": {"sources": [{"kind": "isik", "path": "x"}]}}, "data.sources.0.kind cannot be 'isik'. .*'isic'"),
+        ({"data": 3}, "data: "),
+    ],
+)  # fmt: skip
+def test_wrong_value_is_named_with_its_path_and_what_is_valid(mapping: dict[str, Any], says: str) -> None:
+    message = refused(mapping)
+    assert message.startswith("my.yaml: ")
+    assert re.search(says, message), message
+
+
+def test_all_mistakes_are_said_at_once() -> None:
+    message = refused(content(train={"epochs": 0, "losss": "dice"}, sed=1))
+    assert message.count(";") == 2
+    assert "train.epochs" in message
+    assert "train.losss" in message
+    assert "sed is not" in message
+
+
+def test_messages_end_like_sentences() -> None:
+    for mapping in (content(train={"epochs": 0}), content(sede=1), content(train={"loss": "x"}), {}):
+        assert re.search(r"[^.? ][.?]$", refused(mapping)), refused(mapping)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"window": [-100, 200], "percentiles": [1, 99]}, "window and percentiles exclude each other"),
+        ({"window": [200, -100]}, "is empty"),
+        ({"percentiles": [50, 50]}, "is empty"),
+        ({"fractions": [0.5, 0.5]}, "leave no training images"),
+    ],
+)
+def test_sources_that_contradict_themselves(source: dict[str, Any], says: str) -> None:
+    message = refused({"data": {"sources": [{"kind": "chaos", "path": "x", **source}]}})
+    assert re.search(f"data.sources.0: .*{says}", message), message
+
+
+def test_two_sources_of_one_name() -> None:
+    same = [{"kind": "isic", "path": "a"}, {"kind": "isic", "path": "b"}]
+    assert re.search(r"data: two sources have the same name .*isic", refused({"data": {"sources": same}}))
+    named = [same[0], same[1] | {"name": "isic18"}]
+    assert [s.domain for s in parse({"data": {"sources": named}}).data.sources] == ["isic", "isic18"]
+
+
+# What has to fit together
+
+
+@pytest.mark.parametrize(
+    ("size", "depth", "valid"),
+    [(64, 5, True), (96, 5, True), (32, 5, True), (16, 4, True), (48, 4, True), (8, 3, False), (24, 3, True)],
+)
+def test_sizes_that_can_be_halved(size: int, depth: int, valid: bool) -> None:
+    mapping = content(data={"size": size}, search={"stages": [{"depth": 3}, {"depth": depth}]})
+    if valid:
+        assert parse(mapping).data.size == size
+    else:
+        refused(mapping)
+
+
+@pytest.mark.parametrize(
+    ("size", "depth", "use"),
+    [(100, 5, "use 96 or 128"), (250, 4, "use 240 or 256"), (20, 5, "use 32"), (48, 5, "use 32 or 64")],
+)
+def test_sizes_that_cannot_be_halved_name_the_next(size: int, depth: int, use: str) -> None:
+    message = refused(content(data={"size": size}, search={"stages": [{"depth": depth}, {"depth": 3}]}))
+    assert f"data.size {size} cannot be halved {depth} times" in message
+    assert message.endswith(f"{use}.")
+
+
+@pytest.mark.parametrize("loss", ["bce", "bce_logits", "dice", "soft_dice", "bce_dice", "ce", "ce_dice"])
+@pytest.mark.parametrize("classes", [1, 2, 5])
+@pytest.mark.parametrize("section", ["search", "train"])
+def test_loss_fits_the_classes(section: str, classes: int, loss: str) -> None:
+    losses = {"search": "dice", "train": "dice"} | {section: loss}
+    mapping = content(data={"classes": classes}, **{name: {"loss": used} for name, used in losses.items()})
+    if loss in ("dice", "soft_dice") or loss.startswith("ce") == (classes > 1):
+        assert getattr(parse(mapping), section).loss == loss
+    else:
+        assert f"{section}.loss '{loss}' does not fit data.classes {classes}" in refused(mapping)
+
+
+# YAML
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
+    """YAML 1.1 reads 3e-4 as text."""
+    text = "data: {sources: [{kind: folder, path: /d}]}\nsearch: {weight_decay: 3e-4, lr: 1e-1}\ntrain: {lr: 4E-3}\n"
+    assert yaml.safe_load("3e-4") == "3e-4"
+    recipe = load(written(tmp_path, text), ["train.weight_decay=5e-4"])
+    assert (recipe.search.weight_decay, recipe.search.lr) == (3e-4, 0.1)
+    assert (recipe.train.lr, recipe.train.weight_decay) == (4e-3, 5e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("data: [\n", "my.yaml is not YAML"),
+        ("a: b: c\n", "my.yaml is not YAML"),
+        ("", "my.yaml holds no keys"),
+        ("- 1\n- 2\n", "my.yaml holds no keys"),
+        ("just text", "my.yaml holds no keys"),
+    ],
+)
+def test_files_that_are_no_recipe(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=re.escape(says)) as caught:
+        load(written(tmp_path, text))
+    assert caught.value.fix
+    assert "\n" not in str(caught.value)
+
+
+def test_binary_file_is_no_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    with pytest.raises(RecipeError, match=r"my\.yaml is not YAML"):
+        load(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="There is no recipe"):
+        load(tmp_path / "my.yaml")
+    with pytest.raises(RecipeError, match="There is no recipe"):
+        load(tmp_path)
+
+
+def full() -> Recipe:
+    return parse(
+        content(
+            note="µ: 'quotes' # and signs",
+            data={
+                "sources": [
+                    {"kind": "chaos", "path": "/d/chaos", "window": [-100, 200.5], "labels": {63: 1, 255: 2}},
+                    {"kind": "folder", "path": "/d/x y", "name": "x", "percentiles": [1, 99]},
+                ],
+                "classes": 3,
+                "cache": "/tmp/c",
+            },
+            search={"loss": "ce", "lr": 1e-7, "stages": [{"depth": 3, "keep": {"up": 2}}]},
+            train={"loss": "ce_dice", "warmup_epochs": 3},
+        )
+    )
+
+
+def test_round_trip_through_yaml(tmp_path: Path) -> None:
+    for recipe in (full(), parse(content())):
+        assert parse(yaml.safe_load(to_yaml(recipe))) == recipe
+        save(recipe, tmp_path / "r.yaml")
+        assert load(tmp_path / "r.yaml") == recipe
+        assert fingerprint(load(tmp_path / "r.yaml")) == fingerprint(recipe)
+
+
+def test_whole_recipe_is_written() -> None:
+    mapping = yaml.safe_load(to_yaml(parse(content())))
+    assert set(mapping) == set(Recipe.model_fields)
+    assert mapping["search"]["arch_lr"] == 2e-4
+    assert mapping["search"]["stages"][1]["depth"] == 5
+
+
+# Overrides
+
+
+def test_overrides_reach_every_depth() -> None:
+    before = content(search={"stages": [{"depth": 4}, {"depth": 5}]})
+    after = apply_overrides(
+        before,
+        [
+            "seed=3",
+            "train.lr=1e-2",
+            "search.stages.1.epochs=7",
+            "data.sources.0.name=mine",
+            "space.double_down_channel=false",
+            "search.stages.0={depth: 3, keep: {down: 2}}",
+            "note=a = b",
+        ],
+    )
+    recipe = parse(after)
+    assert (recipe.seed, recipe.train.lr, recipe.note) == (3, 1e-2, "a = b")
+    assert [(s.depth, s.epochs) for s in recipe.search.stages] == [(3, 80), (5, 7)]
+    assert recipe.search.stages[0].keep == {"down": 2}
+    assert recipe.data.sources[0].name == "mine"
+    assert recipe.space.double_down_channel is False
+    assert before == content(search={"stages": [{"depth": 4}, {"depth": 5}]})
+
+
+def test_later_overrides_win() -> None:
+    assert apply_overrides({}, ["a.b=1", "a.b=2"]) == {"a": {"b": 2}}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("seed", "'seed' is no change of a recipe. Write key.path=value."),
+        ("=3", "'=3' is no change of a recipe"),
+        ("note=[a", "The value of 'note=[a' is not YAML"),
+        ("seed.x=3", "'seed' has no keys below it"),
+        ("data.sources.1.name=x", "there is no item '1'. Use 0 to 0."),
+        ("data.sources.first.name=x", "there is no item 'first'"),
+        ("data.sources.-1.name=x", "there is no item '-1'"),
+        ("data.sources.1=x", "there is no item '1'"),
+        ("train.epoch=3", "train.epoch is not a key of a recipe. Did you mean 'epochs'?"),
+        ("search.stages.1.depth=4", "search.stages"),
+    ],
+)
+def test_overrides_that_do_not_work(override: str, says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(apply_overrides(content(seed=0), [override]))
+    assert says in str(caught.value)
+    assert "0 to -1" not in str(caught.value)
+
+
+# Paths
+
+
+def test_variables_and_home_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDARTS_DATA", "/big/disk")
+    monkeypatch.setenv("HOME", "/home/me")
+    sources = [
+        {"kind": "isic", "path": "$MEDARTS_DATA/isic"},
+        {"kind": "cvc", "path": "${MEDARTS_DATA}/cvc"},
+        {"kind": "folder", "path": "~/x"},
+    ]
+    recipe = parse({"data": {"sources": sources}})
+    assert [str(s.path) for s in recipe.data.sources] == ["/big/disk/isic", "/big/disk/cvc", "/home/me/x"]
+
+
+@pytest.mark.parametrize("path", ["$NOT_SET_HERE/isic", "${NOT_SET_HERE}/isic", "/a/$NOT_SET_HERE", "${NOT_SET_HERE}x"])
+def test_a_variable_that_is_not_set_is_named(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_SET_HERE", raising=False)
+    with pytest.raises(RecipeError, match=r"data.sources.0.path uses \$NOT_SET_HERE, which is not set") as caught:
+        parse({"data": {"sources": [{"kind": "isic", "path": path}]}})
+    assert "export NOT_SET_HERE=" in caught.value.fix
+
+
+def test_the_cache_is_expanded_like_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(parse(content(data={"cache": "~/cache"})).data.cache) == "/home/me/cache"
+
+
+# Fingerprints
+
+
+def test_fingerprint_ignores_note_compute_and_cache() -> None:
+    recipe = parse(content())
+    other = parse(
+        content(note="x", data={"cache": "/elsewhere"}, compute={"device": "cpu", "precision": "bf16", "threads": 2})
+    )
+    assert re.fullmatch(r"[0-9a-f]{16}", fingerprint(recipe))
+    assert fingerprint(other) == fingerprint(recipe)
+
+
+CHANGES: list[Callable[[], dict[str, Any]]] = [
+    lambda: content(seed=1),
+    lambda: content(data={"size": 128}),
+    lambda: content(data={"augmentation": {"flip": False}}),
+    lambda: content(data={"sources": [{"kind": "folder", "path": "/data/other"}]}),
+    lambda: content(space={"init_channel": 8}),
+    lambda: content(search={"mixing": {"alpha": 1}}),
+    lambda: content(search={"stages": [{"depth": 4}]}),
+    lambda: content(derive={"moves": "all"}),
+    lambda: content(train={"lr": 4.1e-3}),
+    lambda: content(evaluation={"threshold": 0.4}),
+]
+
+
+def test_fingerprint_changes_with_everything_else() -> None:
+    prints = [fingerprint(parse(change())) for change in CHANGES]
+    assert len({fingerprint(parse(content())), *prints}) == len(CHANGES) + 1
+
+
+# What is handed out
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_ready_recipes_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDARTS_DATA", "/data")
+    recipe = load(path)
+    assert path.read_text(encoding="utf-8").startswith("#"), "says what it reproduces"
+    assert recipe.note
+    assert all(source.path.is_absolute() for source in recipe.data.sources)
+
+
+def test_there_are_ready_recipes() -> None:
+    assert {"mixsearch-cpu", "isic-cpu"} <= {path.stem for path in RECIPES.glob("*.yaml")}

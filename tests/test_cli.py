@@ -1,0 +1,404 @@
+"""The command line: help, output for machines, and one line for whatever a user can mend."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from medarts import cli
+from medarts.recipe import Recipe, apply_overrides, parse, save
+from medarts.run.directory import RunDirectory
+from medarts.spaces.genotype import load as load_genotype
+
+PUBLISHED = "alpha0_5_stage1_nodouble_deep_ep80"
+
+
+@pytest.fixture
+def recipe(small_recipe: Recipe) -> Recipe:
+    return changed(small_recipe, "data.size=16", "space.intermediate_nodes=1")
+
+
+@pytest.fixture
+def recipe_file(recipe: Recipe, tmp_path: Path) -> Path:
+    save(recipe, tmp_path / "small.yaml")
+    return tmp_path / "small.yaml"
+
+
+def changed(recipe: Recipe, *changes: str) -> Recipe:
+    return parse(apply_overrides(recipe.model_dump(mode="json"), changes))
+
+
+@pytest.fixture
+def medarts(monkeypatch, capsys, tmp_path):
+    """Runs a command in this process, in an empty folder, and returns exit status, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medarts", *map(str, words)])
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def refused(answer: tuple[int, str, str], *parts: str) -> None:
+    """Holds that a command failed with one line that has these parts."""
+    status, output, errors = answer
+    assert status == 1
+    assert output == ""
+    assert errors.startswith("medarts: ")
+    assert errors.count("\n") == 1, errors
+    assert errors == errors.rstrip() + "\n", "spaces at the end"
+    for part in parts:
+        assert part in errors
+
+
+# --- help -------------------------------------------------------------------------------------------------------
+
+ARGUMENTS = {
+    "demo": ("--out",),
+    "doctor": ("DATA",),
+    "plan": ("RECIPE", "KEY=VALUE", "--json"),
+    "search": ("RECIPE", "KEY=VALUE", "--out", "--resume"),
+    "train": ("RUN", "KEY=VALUE", "--genotype", "--recipe", "--data", "--init-channel", "--out", "--resume"),
+    "evaluate": ("RUN", "--data", "--split", "--head"),
+    "show": ("GENOTYPE|RUN", "--out"),
+    "cost": ("GENOTYPE|RUN", "--init-channel", "--in-channels", "--classes", "--size", "--json"),
+    "report": ("RUN",),
+}
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+def test_help_names_the_arguments(medarts, command):
+    status, output, errors = medarts(command, "--help")
+    assert status == 0
+    assert errors == ""
+    for argument in ARGUMENTS[command]:
+        assert argument in output
+
+
+def test_help_names_the_commands(medarts):
+    status, output, _ = medarts("--help")
+    assert status == 0
+    assert set(ARGUMENTS) == set(cli.COMMANDS)
+    for command in ARGUMENTS:
+        assert f"• {command} " in output
+
+
+def test_help_answers_without_the_heavy_libraries():
+    code = "import sys, medarts.cli; print([name for name in ('torch', 'monai', 'matplotlib') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("words", [(), ("sarch",), ("search", "--outt", "x"), ("cost", PUBLISHED, "--size", "big")])
+def test_words_that_are_no_command_exit_with_2(medarts, words):
+    status, output, errors = medarts(*words)
+    assert status == 2
+    assert output == ""
+    assert errors
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+
+def test_recipes_that_are_refused(medarts, recipe_file, tmp_path):
+    out = ("--out", tmp_path / "run")
+    refused(medarts("search", "missing.yaml", *out), "There is no recipe missing.yaml.", "path of a YAML file")
+    refused(medarts("plan", "missing.yaml"), "There is no recipe missing.yaml.")
+    refused(medarts("search", recipe_file, "search.stages.0.epoch=3", *out), "search.stages.0.epoch", "'epochs'")
+    refused(medarts("search", recipe_file, "serch.lr=3", *out), "serch is not a key", "'search'")
+    refused(medarts("search", recipe_file, "search.loss=dise", *out), "search.loss", "'dise'", "'dice'")
+    refused(medarts("search", recipe_file, "search.lr=-1", *out), "search.lr", "-1", "greater than 0")
+    refused(medarts("search", recipe_file, "search.stages.7.epochs=1", *out), "no item '7'", "0 to 1")
+    refused(medarts("search", recipe_file, "search.stages.0.keep={nromal: 2}", *out), "nromal", "normal")
+    refused(medarts("search", recipe_file, "data.size=20", *out), "data.size 20", "halved 3 times", "use 16 or 24")
+    refused(medarts("search", recipe_file, "search.loss=ce", *out), "search.loss 'ce'", "data.classes 1", "bce_logits")
+    refused(medarts("search", recipe_file, "compute.precision=fp16", *out), "fp16", "bf16 or fp32")
+    refused(medarts("search", recipe_file, "data.sources.0.path=$NOT_SET_AT_ALL/x", *out), "$NOT_SET_AT_ALL", "export")
+    (tmp_path / "broken.yaml").write_text("data: [1, 2\nseed: 1\n")
+    refused(medarts("search", tmp_path / "broken.yaml", *out), "broken.yaml is not YAML", "line 2")
+    (tmp_path / "empty.yaml").write_text("")
+    refused(medarts("search", tmp_path / "empty.yaml", *out), "empty.yaml holds no keys")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def spoil_missing(data: Path) -> None:
+    data.rename(data.with_name("moved"))
+
+
+def spoil_empty(data: Path) -> None:
+    for path in data.rglob("*.png"):
+        path.unlink()
+
+
+def spoil_png(data: Path) -> None:
+    (data / "images" / "blob_03.png").write_bytes(b"this is no PNG file")
+
+
+def spoil_truncated(data: Path) -> None:
+    path = data / "images" / "blob_03.png"
+    path.write_bytes(path.read_bytes()[:600])
+
+
+def spoil_tiff(data: Path) -> None:
+    (data / "images" / "blob_03.png").unlink()
+    tifffile.imwrite(data / "images" / "blob_03.tif", np.zeros((32, 32), np.uint16))
+    path = data / "images" / "blob_03.tif"
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def spoil_dicom(data: Path) -> None:
+    (data / "images" / "blob_03.png").unlink()
+    (data / "images" / "blob_03.dcm").write_bytes(b"\0" * 128 + b"DICM and then nothing of use")
+
+
+def spoil_size(data: Path) -> None:
+    Image.new("L", (31, 32)).save(data / "masks" / "blob_03.png")
+
+
+SPOILT = {
+    "missing folder": (spoil_missing, (), ("There is no folder", "blobs", "images/ and masks/")),
+    "empty folder": (spoil_empty, (), ("blobs holds no images", "images/ and masks/")),
+    "image without mask": (
+        lambda data: (data / "masks" / "blob_03.png").unlink(),
+        (),
+        ("image without a mask", "blob_03.png", "Add the missing files"),
+    ),
+    "mask without image": (
+        lambda data: (data / "images" / "blob_03.png").unlink(),
+        (),
+        ("mask without an image", "blob_03.png", "Add the missing files"),
+    ),
+    "corrupt png": (spoil_png, (), ("blob_03.png",)),
+    "truncated png": (spoil_truncated, (), ("blob_03.png",)),
+    "truncated tiff": (spoil_tiff, (), ("blob_03.tif",)),
+    "corrupt dicom": (spoil_dicom, (), ("blob_03.dcm",)),
+    "size mismatch": (spoil_size, (), ("blob_03.png is 32 x 32", "its mask", "32 x 31")),
+    "label out of range": (
+        lambda data: None,
+        ("data.sources.0.labels={255: 3}", "data.classes=3", "search.loss=ce", "train.loss=ce"),
+        ("masks/blob_00.png holds class 3", "data.classes 3 allows 0 to 2", "data.classes=4"),
+    ),
+    "label not named": (
+        lambda data: None,
+        ("data.sources.0.labels={7: 1}",),
+        ("masks/blob_00.png", "255"),
+    ),
+    "fewer than a batch": (
+        lambda data: None,
+        ("search.stages.1.batch=11",),
+        ("weight half", "fewer than a batch of 11", "Lower the batch size"),
+    ),
+    "no validation images": (
+        lambda data: (data / "splits.csv").write_text((data / "splits.csv").read_text().replace(",val", ",gap")),
+        ("data.sources.0.fractions=[0, 0]",),
+        ("split 'val'", "blobs"),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_data_that_are_refused_leave_nothing_behind(medarts, recipe_file, folder_data, tmp_path, fault):
+    spoil, changes, parts = SPOILT[fault]
+    spoil(folder_data)
+    before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
+    refused(medarts("search", recipe_file, *changes, "--out", tmp_path / "deep" / "run"), *parts)
+    assert {path for path in tmp_path.rglob("*") if "cache" not in path.parts} == before
+    assert not [path for path in tmp_path.rglob("*") if "unfinished" in path.name]
+    refused(medarts("plan", recipe_file, *changes), *parts)
+
+
+def test_genotypes_that_are_refused(medarts, folder_data, tmp_path):
+    refused(medarts("cost", PUBLISHED[:-1]), f"no genotype '{PUBLISHED[:-1]}'", f"Did you mean '{PUBLISHED}'?")
+    refused(medarts("cost", PUBLISHED, "--size", "100"), "size 100", "Use 96 or 128")
+    genotype = json.loads(load_genotype(PUBLISHED).to_json())
+    for name, change, parts in (
+        ("other", {"space": "stack"}, ("of the space 'stack', not 'weave'",)),
+        ("newer", {"version": 2}, ("newer.json has version 2", "reads 1")),
+        ("cut", {"cells": {}}, (PUBLISHED, "cell")),
+    ):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({**genotype, **change}))
+        refused(medarts("cost", path), *parts)
+        refused(medarts("show", path), *parts)
+        refused(medarts("train", "--genotype", path, "--data", folder_data, "--out", tmp_path / "run"), *parts)
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "drawings").exists()
+
+
+def test_runs_that_are_refused(medarts, recipe, recipe_file, folder_data, tmp_path):
+    search = RunDirectory.create(tmp_path / "search", recipe, kind="search", data_fingerprint="x").path
+    train = RunDirectory.create(tmp_path / "train", recipe, kind="train", data_fingerprint="x").path
+    load_genotype(PUBLISHED).save(train / "genotype.json")
+    before = {path: path.read_bytes() for path in (*search.rglob("*"), *train.rglob("*"))}
+
+    refused(medarts("search", recipe_file, "--out", train), f"{train} already holds another run", "--out")
+    words = ("train", "--genotype", PUBLISHED, "--data", folder_data)
+    refused(medarts(*words, "--out", search), f"{search} already holds another run")
+    refused(medarts("train", "--resume", search), f"{search} is a search run", "Give a train run")
+    refused(medarts("search", "--resume", train), f"{train} is a train run", "Give a search run")
+    refused(medarts("search", "--resume", tmp_path), "is not a run directory")
+    refused(medarts("search", "--resume", search), f"data of {search} have changed")
+    refused(medarts("evaluate", train), f"{train} has no checkpoint yet", f"medarts train --resume {train}")
+    refused(medarts("evaluate", search), f"{search} is a search run")
+    refused(medarts("evaluate", train, "--split", "tset"), "no split 'tset'", "'test'")
+    refused(medarts("evaluate", train, "--data", "blubs"), "'blubs'", "Did you mean 'blobs'?")
+    refused(medarts("evaluate", tmp_path / "nowhere"), "nowhere is not a run directory")
+    refused(medarts("report", tmp_path / "nowhere"), "nowhere is not a run directory")
+    assert {path: path.read_bytes() for path in (*search.rglob("*"), *train.rglob("*"))} == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("search",),
+        ("search", "a.yaml", "b.yaml"),
+        ("search", "a.yaml", "--resume", "run"),
+        ("train",),
+        ("train", "run", "--resume", "run"),
+        ("train", "--resume", "run", "--data", "isic"),
+        ("train", "--resume", "run", "--init-channel", "8"),
+        ("train", "--resume", "run", "--recipe", "a.yaml"),
+    ],
+    ids=" ".join,
+)
+def test_words_that_do_not_go_together(medarts, words):
+    refused(medarts(*words), "do not go together", f"Usage: medarts {words[0]} ")
+
+
+def test_training_needs_data(medarts, tmp_path):
+    refused(medarts("train", "--genotype", PUBLISHED), "no data to train on", "--data FOLDER")
+    refused(medarts("train", "--genotype", PUBLISHED, "--data", "nowhere"), "'nowhere'", "folder of a data set")
+    (tmp_path / "odd").mkdir()
+    refused(medarts("train", "--genotype", PUBLISHED, "--data", "odd"), "odd has no known layout")
+    assert not (tmp_path / "runs").exists()
+
+
+# --- what is answered -------------------------------------------------------------------------------------------
+
+
+def test_cost_as_json_and_as_text(medarts):
+    status, output, errors = medarts("cost", PUBLISHED, "--size", "32", "--json")
+    assert (status, errors) == (0, "")
+    found = json.loads(output)
+    assert {"parameters", "flops", "latency_ms"} <= set(found)
+    assert found["parameters"] > 100_000
+    assert found["flops"] > found["parameters"]
+    assert found["latency_ms"] > 0
+    larger = json.loads(medarts("cost", PUBLISHED, "--size", "32", "--init-channel", "24", "--json")[1])
+    assert larger["parameters"] > found["parameters"]
+    status, output, _ = medarts("cost", PUBLISHED, "--size", "32", "--in-channels", "1", "--classes", "4")
+    assert status == 0
+    assert "parameters" in output
+    assert "32 x 32" in output
+
+
+def test_plan_as_json(medarts, recipe_file, tmp_path, monkeypatch):
+    # The trials of test_plan run in processes of their own; here their answer counts.
+    monkeypatch.setattr("medarts.evaluation.plan._in_new_process", lambda attempt: attempt())
+    status, output, _ = medarts("plan", recipe_file, "--json")
+    assert status == 0
+    found = json.loads(output)
+    assert len(found["search"]["stages"]) == 2
+    assert found["search"]["seconds"] > 0
+    assert found["search"]["memory_mb"] > 0
+    assert found["training"]["parameters"] > 0
+    assert not (tmp_path / "runs").exists()
+    status, output, _ = medarts("plan", recipe_file)
+    assert status == 0
+    assert "search, stage 2" in output
+
+
+def test_doctor_exits_with_1_on_errors_alone(medarts, folder_data, recipe_file):
+    status, output, _ = medarts("doctor", folder_data)
+    assert status == 0
+    assert "0 errors" in output
+    Image.new("L", (32, 32)).save(folder_data / "masks" / "blob_05.png")
+    status, output, _ = medarts("doctor", recipe_file)
+    assert status == 0
+    assert "blob_05.png: The mask is empty." in output.replace("\n", "")
+    assert "0 errors, 1 warnings" in output
+    (folder_data / "masks" / "blob_03.png").unlink()
+    status, output, _ = medarts("doctor", folder_data)
+    assert status == 1
+    assert "blob_03.png" in output
+    refused(medarts("doctor", "nowhere"), "nowhere")
+
+
+def test_the_walk(medarts, recipe_file, folder_data, tmp_path):
+    """search, train on one of its data sets, evaluate there and elsewhere, show: runs are all that is handed on."""
+    status, output, _ = medarts("search", recipe_file, "note=a walk", "search.stages.1.epochs=1")
+    assert status == 0
+    assert output == "runs/small/report.html\n"
+    searched = RunDirectory.open(tmp_path / "runs" / "small", kind="search")
+    assert searched.facts["finished"]
+    assert searched.recipe.note == "a walk"
+    assert {"parameters", "flops", "latency_ms"} <= set(searched.read_json("cost.json"))
+    assert (searched.path / "report.html").stat().st_size > 10_000
+
+    words = ("train", "runs/small", "train.epochs=1", "--data", "blobs", "--init-channel", "6")
+    status, output, _ = medarts(*words)
+    assert status == 0
+    assert output == "runs/small-blobs/report.html\n"
+    trained = RunDirectory.open(tmp_path / "runs" / "small-blobs", kind="train")
+    assert trained.recipe.data.sources == searched.recipe.data.sources
+    assert load_genotype(trained.path).settings["init_channel"] == 6
+    assert load_genotype(trained.path).provenance["data_fingerprint"] == searched.facts["data_fingerprint"]
+    refused(medarts(*words), "runs/small-blobs already holds another run")
+
+    status, output, _ = medarts("evaluate", "runs/small-blobs")
+    assert status == 0
+    assert "blobs" in output
+    assert (trained.path / "scores" / "test" / "scores.json").exists()
+    status, output, _ = medarts("evaluate", "runs/small-blobs", "--data", folder_data, "--split", "val")
+    assert status == 0
+    assert (trained.path / "scores" / "val-folder" / "scores.json").exists()
+
+    status, output, _ = medarts("show", "runs/small-blobs")
+    assert status == 0
+    drawn = [Path(line) for line in output.splitlines() if line.endswith((".svg", ".png"))]
+    assert drawn
+    assert all(path.stat().st_size > 0 for path in drawn)
+    assert medarts("report", "runs/small-blobs")[:2] == (0, "runs/small-blobs/report.html\n")
+    assert (
+        json.loads(medarts("cost", "runs/small-blobs", "--size", "16", "--json")[1])["parameters"]
+        == trained.read_json("cost.json")["parameters"]
+    )
+
+
+def test_control_c_and_resume_in_a_real_process(medarts, recipe_file, recipe, tmp_path):
+    """The exit status is 130, the one line says how to go on, and that gives what an undisturbed run gives."""
+    stopped = Path("stopped") / "run"
+    command = [sys.executable, "-m", "medarts.cli", "search", str(recipe_file), "--out", str(stopped)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not (tmp_path / stopped / "metrics.jsonl").exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == f"Stopped; {stopped} is saved. Go on with: medarts search --resume {stopped}"
+    assert "Traceback" not in errors
+
+    assert medarts("search", "--resume", stopped)[0] == 0
+    assert medarts("search", recipe_file, "--out", Path("whole") / "run")[0] == 0
+    for name in ("metrics.jsonl", "architecture.jsonl", "genotype.json", "summary.json"):
+        assert (tmp_path / stopped / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes()
