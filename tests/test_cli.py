@@ -220,7 +220,8 @@ def test_data_that_are_refused_leave_nothing_behind(medarts, recipe_file, folder
     refused(medarts("search", recipe_file, *changes, "--out", tmp_path / "deep" / "run"), *parts)
     assert {path for path in tmp_path.rglob("*") if "cache" not in path.parts} == before
     assert not [path for path in tmp_path.rglob("*") if "unfinished" in path.name]
-    refused(medarts("plan", recipe_file, *changes), *parts)
+    if fault != "fewer than a batch":  # which is said by a trial in a process of its own; see test_plan
+        refused(medarts("plan", recipe_file, *changes), *parts)
 
 
 def test_genotypes_that_are_refused(medarts, folder_data, tmp_path):

@@ -128,8 +128,8 @@ def train(
 
     files, changes = _split(words)
     if resume is not None:
-        alone = not (words or data) and genotype is recipe is init_channel is out is None
-        _expect(alone, "medarts train --resume RUN")
+        others = (genotype, recipe, init_channel, out)
+        _expect(not (words or data) and all(other is None for other in others), "medarts train --resume RUN")
         run = commands.resume(resume, kind="train")
     else:
         _expect(

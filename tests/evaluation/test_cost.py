@@ -18,9 +18,7 @@ class Clocked(nn.Module):
         self.calls = []
 
     def forward(self, x):
-        self.calls.append(
-            (self.training, torch.is_inference_mode_enabled(), tuple(x.shape), torch.get_num_threads())
-        )
+        self.calls.append((self.training, torch.is_inference_mode_enabled(), tuple(x.shape), torch.get_num_threads()))
         self.now += next(self.times, 0) / 1000
         return x
 

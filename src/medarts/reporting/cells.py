@@ -82,7 +82,7 @@ def draw_cell(genotype: Genotype, kind: str) -> Figure:
     columns = len(genotype.cells[kind])
     top = max(1.0, *(route.height for route in routes)) + 0.3
     output = min(-0.85, *(route.height for route in routes)) - 0.55
-    axes = _canvas(left=-0.8, right=columns * _COLUMN + 0.45, bottom=output - 0.3, top=top + 0.4)
+    figure, axes = _canvas(left=-0.8, right=columns * _COLUMN + 0.45, bottom=output - 0.3, top=top + 0.4)
     _draw_title(axes, genotype, kind, y=top + 0.12)
     _draw_output(axes, columns, output)
     colors = operation_colors(route.operation for route in routes)
@@ -94,7 +94,7 @@ def draw_cell(genotype: Genotype, kind: str) -> Figure:
     for node in range(columns):
         axes.add_patch(Circle(((node + 1) * _COLUMN, 0), _RADIUS, facecolor=SURFACE, edgecolor=INK, lw=1.4, zorder=5))
         _text(axes, (node + 1) * _COLUMN, 0, f"n{node}", weight="bold", zorder=6)
-    return axes.figure
+    return figure
 
 
 def _height(lane: int) -> float:
@@ -126,13 +126,13 @@ def _lanes(state: int, node: int, number: int) -> list[int]:
     return straight + [side * lane for lane in outwards for side in (1, -1)]
 
 
-def _canvas(*, left: float, right: float, bottom: float, top: float) -> Axes:
-    """Returns axes without frame whose unit is an inch."""
+def _canvas(*, left: float, right: float, bottom: float, top: float) -> tuple[Figure, Axes]:
+    """Returns a figure, and axes without frame on it whose unit is an inch."""
     figure = Figure(figsize=(right - left, top - bottom))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.axis("off")
-    return axes
+    return figure, axes
 
 
 def _draw_edge(axes: Axes, route: _Route, routes: list[_Route], *, color: str, gid: str) -> None:

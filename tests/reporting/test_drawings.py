@@ -1,0 +1,96 @@
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from medarts.errors import GenotypeError
+from medarts.recipe import DeriveSettings, StageSettings, WeaveSettings
+from medarts.reporting.cells import draw_cell
+from medarts.reporting.drawings import describe, drawings, save_drawings
+from medarts.reporting.lattice import draw_lattice
+from medarts.reporting.style import PALETTE, inline_svg
+from medarts.spaces.genotype import Genotype, load, zoo
+from medarts.spaces.weave.supernet import WeaveSpace
+
+
+@pytest.fixture(scope="module")
+def searched() -> Genotype:
+    """A genotype that keeps one move a node."""
+    supernet = WeaveSpace(WeaveSettings(init_channel=2), in_channels=1, outputs=1).supernet(
+        StageSettings(depth=4), None
+    )
+    return supernet.derive(DeriveSettings(moves="top_k", top_k=1), name="one", provenance={"seed": 3})
+
+
+def _ids(figure: object) -> set[str]:
+    return {artist.get_gid() for artist in figure.findobj() if artist.get_gid()}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", zoo())
+def test_every_edge_of_every_cell_is_drawn_once(name: str) -> None:
+    genotype = load(name)
+    for kind, cell in genotype.cells.items():
+        edges = sum(len(node) for node in cell)
+        assert _ids(draw_cell(genotype, kind)) == {f"edge-{kind}-{index}" for index in range(edges)}
+
+
+@pytest.mark.parametrize("name", zoo())
+def test_the_labels_of_a_cell_do_not_cover_each_other(name: str) -> None:
+    genotype = load(name)
+    for kind in genotype.cells:
+        figure = draw_cell(genotype, kind)
+        figure.canvas.draw()
+        labels = [text for text in figure.axes[0].texts if text.get_bbox_patch() is not None]
+        boxes = [label.get_window_extent() for label in labels]
+        assert len(boxes) == sum(len(node) for node in genotype.cells[kind])
+        for index, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[index + 1 :])
+
+
+def test_an_unknown_cell_is_named_with_the_nearest(searched: Genotype) -> None:
+    with pytest.raises(GenotypeError, match="normal"):
+        draw_cell(searched, "norml")
+
+
+def test_the_lattice_shows_exactly_the_kept_moves(searched: Genotype) -> None:
+    kept = {f"path-{k.layer}-{k.level}-{move}" for k in searched.paths for move in k.moves}
+    assert _ids(draw_lattice(searched)) == kept
+    everything = load("layer7_double_deep")
+    assert len(_ids(draw_lattice(everything))) == 30
+
+
+def test_drawings_are_written_as_svg_and_png(searched: Genotype, tmp_path: Path) -> None:
+    paths = save_drawings(searched, tmp_path / "pictures")
+    names = {f"{name}.{end}" for name in ("cell_down", "cell_normal", "cell_up", "lattice") for end in ("svg", "png")}
+    assert {path.name for path in paths} == names
+    for path in paths:
+        if path.suffix == ".svg":
+            ElementTree.parse(path)
+        else:
+            assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_genotype_gives_the_same_file(searched: Genotype, tmp_path: Path) -> None:
+    first, second = (save_drawings(searched, tmp_path / name)[0].read_bytes() for name in "ab")
+    assert first == second
+
+
+def test_inline_svg_follows_the_pages_colours_and_has_no_address(searched: Genotype) -> None:
+    for figure in drawings(searched).values():
+        svg = inline_svg(figure, "a drawing")
+        ElementTree.fromstring(svg.replace("href=", "data-href="))
+        assert "http" not in svg
+        assert "var(--ink)" in svg
+        assert PALETTE["ink"][0] not in svg
+
+
+def test_the_description_names_every_edge_path_and_source(searched: Genotype) -> None:
+    text = describe(searched)
+    for cell in searched.cells.values():
+        for node in cell:
+            for operation, _ in node:
+                assert operation in text
+    for kept in searched.paths:
+        assert f"({kept.layer}, {kept.level})" in text
+    assert "seed                 3" in text
+    assert "init_channel         2" in text

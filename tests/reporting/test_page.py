@@ -1,0 +1,151 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medarts.errors import RunError
+from medarts.evaluation.scores import ImageScore, Scores
+from medarts.recipe import Recipe
+from medarts.reporting.page import write_report
+from medarts.run.directory import RunDirectory
+from medarts.spaces.weave.supernet import WeaveSpace
+
+EPOCHS = 3
+
+
+@pytest.fixture
+def run(tmp_path: Path, small_recipe: Recipe) -> Path:
+    """A search run as it stands before its first epoch has ended."""
+    recipe = small_recipe.model_copy(update={"note": "a <note> & more"})
+    RunDirectory.create(
+        tmp_path / "run", recipe, kind="search", data_fingerprint="d" * 16, environment={"processor": "abacus"}
+    )
+    return tmp_path / "run"
+
+
+def _add_search(path: Path, recipe: Recipe) -> None:
+    run = RunDirectory.open(path)
+    space = WeaveSpace(recipe.space, in_channels=3, outputs=1)
+    for stage in range(2):
+        supernet = space.supernet(recipe.search.stages[stage], None)
+        for epoch in range(EPOCHS):
+            here = {"stage": stage, "epoch": epoch}
+            scores = {"val_loss": 0.4, "val_dice": 0.1 * epoch, "val_dice_by_domain": {"blobs": 0.1 * epoch}}
+            run.append("metrics.jsonl", {**here, "train_loss": 0.5, "arch_loss": None, "lr": 0.1, **scores})
+            run.append("architecture.jsonl", {**here, **supernet.snapshot()})
+            run.append("timing.jsonl", {**here, "seconds": 60.0, "peak_memory_mb": 1500.0})
+    supernet.derive(recipe.derive, name="run", provenance={}).save(path / "genotype.json")
+    gap = {"supernet_dice": 0.8, "discrete_dice": 0.5, "gap": 0.3}
+    run.write_json("summary.json", {**gap, "stages": [gap, gap]})
+    run.write_json(
+        "cost.json",
+        {"parameters": 1234567, "flops": 2e9, "latency_ms": 12.3, "spread": 0.5, "size": 32, "in_channels": 3},
+    )
+    (path / "manifest.csv").write_text("key,domain,patient,split,image,mask\na,blobs,p,train,i,m\nb,blobs,q,val,i,m\n")
+
+
+def _add_scores(path: Path) -> None:
+    scores = Scores(split="test", checkpoint="best", head="4,0", draws=100)
+    for number in range(4):
+        metrics = {"dice": 0.5 + 0.1 * number, "hd95": float("nan") if number else 2.0}
+        scores.add(
+            ImageScore(
+                key=f"k{number}",
+                domain="blobs",
+                patient=f"p{number}",
+                class_index=1,
+                class_name="foreground",
+                metrics=metrics,
+            )
+        )
+    scores.write(path / "scores" / "test")
+    square = np.zeros((1, 16, 16), np.uint8)
+    square[:, 4:9, 4:9] = 1
+    np.savez(
+        path / "scores" / "test" / "examples.npz",
+        images=np.random.default_rng(0).random((1, 16, 16, 3), np.float32),
+        targets=square,
+        predictions=np.zeros_like(square),
+        titles=np.asarray(["blobs · best · k3 · Dice 0.8"]),
+        domains=np.asarray(["blobs"]),
+    )
+
+
+class _Reader(HTMLParser):
+    """Collects the ids of sections, the sources of pictures and whatever tags stay open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sections: list[str] = []
+        self.sources: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "section":
+            self.sections.append(values["id"] or "")
+        if "src" in values:
+            self.sources.append(values["src"] or "")
+        if tag not in {"meta", "img", "br", "link"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Has nothing to close."""
+
+
+def test_a_run_without_results_has_a_page(run: Path) -> None:
+    text = write_report(run).read_text(encoding="utf-8")
+    assert _Reader(text).sections == ["environment"]
+    assert "not finished" in text
+    assert "a &lt;note&gt; &amp; more" in text
+    assert "abacus" in text
+
+
+def test_every_section_comes_with_its_data(run: Path, small_recipe: Recipe) -> None:
+    _add_search(run, small_recipe)
+    _add_scores(run)
+    text = write_report(run).read_text(encoding="utf-8")
+    reader = _Reader(text)
+    expected = ["data", "scores-test", "curves", "gap", "genotype", "architecture", "cost", "environment"]
+    assert reader.sections == expected
+    assert not reader.open
+    assert "1,234,567" in text
+    assert "0.650" in text  # the mean Dice
+    assert "3 undefined" in text
+    assert "+0.300" in text
+    assert "6.0 minutes" in text
+
+
+def test_the_page_opens_offline(run: Path, small_recipe: Recipe) -> None:
+    _add_search(run, small_recipe)
+    _add_scores(run)
+    text = write_report(run).read_text(encoding="utf-8")
+    assert not re.search(r"https?://|url\((?!#)|@import|<script|<link", text)
+    sources = _Reader(text).sources
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+
+
+def test_the_page_is_written_again_with_what_is_new(run: Path) -> None:
+    write_report(run)
+    _add_scores(run)
+    assert "scores-test" in write_report(run).read_text(encoding="utf-8")
+    assert not list(run.glob(".unfinished*"))
+
+
+def test_the_whole_recipe_is_on_the_page(run: Path, small_recipe: Recipe) -> None:
+    text = write_report(run).read_text(encoding="utf-8")
+    for key in json.loads(small_recipe.model_dump_json()):
+        assert f"{key}:" in text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run directory"):
+        write_report(tmp_path)
