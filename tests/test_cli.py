@@ -16,6 +16,7 @@ from PIL import Image
 from medarts import cli
 from medarts.recipe import Recipe, apply_overrides, parse, save
 from medarts.run.directory import RunDirectory
+from medarts.search import start_search
 from medarts.spaces.genotype import load as load_genotype
 
 PUBLISHED = "alpha0_5_stage1_nodouble_deep_ep80"
@@ -400,6 +401,6 @@ def test_control_c_and_resume_in_a_real_process(medarts, recipe_file, recipe, tm
     assert "Traceback" not in errors
 
     assert medarts("search", "--resume", stopped)[0] == 0
-    assert medarts("search", recipe_file, "--out", Path("whole") / "run")[0] == 0
+    start_search(recipe, tmp_path / "whole" / "run")
     for name in ("metrics.jsonl", "architecture.jsonl", "genotype.json", "summary.json"):
         assert (tmp_path / stopped / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes()
