@@ -420,3 +420,14 @@ def test_ready_recipes_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_there_are_ready_recipes() -> None:
     assert {"mixsearch-cpu", "isic-cpu"} <= {path.stem for path in RECIPES.glob("*.yaml")}
+
+
+def test_an_override_reaches_into_a_list_that_stands_in_the_defaults_alone() -> None:
+    content = apply_overrides({"data": {"sources": [{"kind": "folder", "path": "x"}]}}, ["search.stages.1.epochs=3"])
+    assert [stage.epochs for stage in parse(content).search.stages] == [80, 3]
+
+
+def test_folders_become_absolute_and_leave_the_fingerprint_alone(tmp_path: Path) -> None:
+    here, there = (parse({"data": {"sources": [{"kind": "folder", "path": path}]}}) for path in ("x", str(tmp_path)))
+    assert here.data.sources[0].path.is_absolute()
+    assert fingerprint(here) == fingerprint(there)

@@ -146,11 +146,13 @@ class WeaveNetwork(nn.Module):
         Args:
             x_bchw: images, height and width multiples of ``divisor``.
             head: a name of ``heads``; cells that it does not need are not run.
+
+        Raises:
+            ValueError: there is no such head.
         """
         if head is None:
             return self.frame.run(x_bchw, _run_cell)
-        layer, level = head.split(",")
-        return self.frame.run(x_bchw, _run_cell, heads=(Node(int(layer), int(level)),))
+        return self.frame.run(x_bchw, _run_cell, heads=(self.frame.head_nodes[self.heads.index(head)],))
 
 
 def _run_cell(node: Node, move: Move, cell: nn.Module, s0: Tensor | None, s1: Tensor) -> Tensor:

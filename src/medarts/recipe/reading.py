@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from medarts.errors import RecipeError, did_you_mean
-from medarts.recipe.sections import Recipe
+from medarts.recipe.sections import Recipe, SearchSettings
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -57,7 +57,9 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise RecipeError(f"The value of '{override}' is not YAML.", fix="Quote it.") from None
-        _set(result, key.split("."), value, override)
+        keys = key.split(".")
+        _fill_in_lists(result, keys)
+        _set(result, keys, value, override)
     return dict(result)
 
 
@@ -72,9 +74,27 @@ def save(recipe: Recipe, path: Path) -> None:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Returns 16 hexadecimal digits that change with every value but note, cache folder and device."""
-    content = recipe.model_dump(mode="json", exclude={"note": True, "compute": True, "data": {"cache"}})
+    """Returns 16 hexadecimal digits that change with every value but note, folders and device.
+
+    The folders of the data differ from machine to machine; what lies in them has a fingerprint of its own.
+    """
+    content = recipe.model_dump(
+        mode="json",
+        exclude={"note": True, "compute": True, "data": {"cache": True, "sources": {"__all__": {"path"}}}},
+    )
     return hashlib.sha256(yaml.safe_dump(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _fill_in_lists(content: dict[str, Any], keys: list[str]) -> None:
+    """Puts the default of a list into ``content`` where a change names an item of a list that is not there."""
+    default: Any = {"search": SearchSettings().model_dump(mode="json")}
+    for key, following in pairwise(keys):
+        default = default.get(key) if isinstance(default, dict) else None
+        if default is None or not isinstance(content, dict):
+            return
+        if following.isdigit():
+            content.setdefault(key, default)
+        content = content.setdefault(key, {})
 
 
 def _set(content: Any, keys: list[str], value: Any, override: str) -> None:
@@ -117,13 +137,13 @@ def _expand_paths(content: dict[str, Any], origin: str) -> dict[str, Any]:
 
 
 def _expand(path: str, where: str) -> str:
-    """Expands ``$NAME`` and ``~``; a variable that is not set is an error, not a folder."""
+    """Expands ``$NAME`` and ``~`` to an absolute path; a variable that is not set is an error, not a folder."""
     expanded = os.path.expandvars(path)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
         name = unset[1]
         raise RecipeError(f"{where} uses ${name}, which is not set.", fix=f"Set it: export {name}=/folder/of/the/data.")
-    return str(Path(expanded).expanduser())
+    return str(Path(expanded).expanduser().absolute())  # a run can be resumed from another folder
 
 
 def _explain(error: ValidationError) -> str:

@@ -13,7 +13,8 @@ summary.json, cost.json, scores/, pictures/, report.html
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,12 @@ class RunDirectory:
         self.write_json("run.json", {**self.facts, **facts, "finished": True})
 
     def append(self, journal: str, record: Mapping[str, Any]) -> None:
-        """Appends a line to a journal."""
-        with (self.path / journal).open("a", encoding="utf-8") as file:
+        """Appends a line to a journal.
+
+        Raises:
+            RunError: it cannot be written; the last checkpoint is whole.
+        """
+        with _writing(self.path / journal), (self.path / journal).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint counts on what stands here
@@ -161,12 +166,30 @@ class RunDirectory:
         return content
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Writes a JSON file of the run, whole or not at all."""
+        """Writes a JSON file of the run, whole or not at all.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         write_whole(self.path / name, json.dumps(content, indent=1) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file under another name and renames it, so that it is never half there."""
+    """Writes a text file under another name and renames it, so that it is never half there.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    with _writing(path):
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise RunError(f"{path} could not be written ({reason}).", fix="Make room on the disk, then resume.") from error
