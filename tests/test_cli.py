@@ -265,6 +265,22 @@ def test_runs_that_are_refused(medarts, recipe, recipe_file, folder_data, tmp_pa
     assert {path: path.read_bytes() for path in (*search.rglob("*"), *train.rglob("*"))} == before
 
 
+def test_folders_that_cannot_be_written(medarts, recipe_file, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(medarts("search", recipe_file, "--out", tmp_path / "file" / "run"), f"{tmp_path / 'file' / 'run'}")
+    words = ("search", recipe_file, f"data.cache={tmp_path / 'file' / 'cache'}", "--out", tmp_path / "run")
+    refused(medarts(*words), f"{tmp_path / 'file' / 'cache'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_control_c_outside_of_the_loops(medarts, monkeypatch):
+    def interrupted(name, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medarts.commands.genotype_of", interrupted)
+    assert medarts("cost", PUBLISHED) == (130, "", "Stopped.\n")
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -247,6 +247,12 @@ def main() -> None:
     except MedartsError as error:
         print(f"medarts: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:  # of a folder that is no folder, may not be written, or lies on a full disk
+        print(f"medarts: {error}. Give another folder, or make room there.", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:  # outside of search and training, which save first
+        print("Stopped.", file=sys.stderr)
+        sys.exit(130)
 
 
 def _split(words: tuple[str, ...]) -> tuple[list[str], list[str]]:

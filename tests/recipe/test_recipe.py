@@ -337,7 +337,6 @@ def test_later_overrides_win() -> None:
         ("data.sources.-1.name=x", "there is no item '-1'"),
         ("data.sources.1=x", "there is no item '1'"),
         ("train.epoch=3", "train.epoch is not a key of a recipe. Did you mean 'epochs'?"),
-        ("search.stages.1.depth=4", "search.stages"),
     ],
 )
 def test_overrides_that_do_not_work(override: str, says: str) -> None:
@@ -391,7 +390,7 @@ CHANGES: list[Callable[[], dict[str, Any]]] = [
     lambda: content(seed=1),
     lambda: content(data={"size": 128}),
     lambda: content(data={"augmentation": {"flip": False}}),
-    lambda: content(data={"sources": [{"kind": "folder", "path": "/data/other"}]}),
+    lambda: content(data={"sources": [{"kind": "folder", "path": "/data/x", "name": "other"}]}),
     lambda: content(space={"init_channel": 8}),
     lambda: content(search={"mixing": {"alpha": 1}}),
     lambda: content(search={"stages": [{"depth": 4}]}),

@@ -139,6 +139,6 @@ def test_write_whole_keeps_the_old_text_when_the_disk_is_full(tmp_path: Path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", half)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match="No space left"):
         write_whole(tmp_path / "a.txt", "second")
     assert (tmp_path / "a.txt").read_text() == "first"
