@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -277,3 +278,15 @@ def test_choose_sources_by_name_and_by_folder(folder_data: Path, tmp_path: Path)
         choose_sources(["isik"], known=known)
     with pytest.raises(DataError, match="Give the folder"):
         choose_sources(["isik"])
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(
+    folder_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    source = SourceSettings(kind="folder", path=folder_data)
+    settings = DataSettings(sources=(source,), size=32, cache=tmp_path / "full")
+    with pytest.raises(DataError, match="GB are free"):
+        open_store(open_sources([source]), settings)
+    assert not list((tmp_path / "full").iterdir())

@@ -102,7 +102,8 @@ def recognise(path: Path) -> tuple[SourceSettings, ...]:
 
     Returns:
         Settings that read it: one source, or two for a CHAOS download with CT and MR. DICOM and NIfTI files
-        of a plain folder get percentiles, as their types do not say what is black and white.
+        of a plain folder get percentiles, as their types do not say what is black and white. A plain folder's
+        domain has the folder's name.
 
     Raises:
         DataError: there is no such folder, or it has none of the known layouts.
@@ -121,7 +122,8 @@ def recognise(path: Path) -> tuple[SourceSettings, ...]:
     if folder.recognises(path):
         files = image_files(path / folder.IMAGES) if (path / folder.IMAGES).is_dir() else []
         stacks = any(suffix_of(file) in _STACKS for file in files)
-        return (SourceSettings(kind="folder", path=path, percentiles=(0.5, 99.5) if stacks else None),)
+        percentiles = (0.5, 99.5) if stacks else None
+        return (SourceSettings(kind="folder", path=path, name=path.resolve().name, percentiles=percentiles),)
     raise DataError(f"{path} has no known layout.", fix=f"Known: {known}.")
 
 

@@ -54,7 +54,7 @@ def open_store(manifest: Manifest, settings: DataSettings) -> ImageStore:
     Images are resized to a square with antialiased bilinear, masks with nearest-neighbour interpolation.
 
     Raises:
-        DataError: a file cannot be read, its mask has another size, or a label is out of range.
+        DataError: a file cannot be read, its mask has another size, a label is out of range, or the disk is full.
     """
     form = f"{settings.size}px-{settings.in_channels}ch-{settings.classes}cl"
     name = f"v{FORMAT}-{manifest.fingerprint()}-{_stamp(manifest)}-{form}"
@@ -83,8 +83,10 @@ def _stamp(manifest: Manifest) -> str:
 def _make(manifest: Manifest, settings: DataSettings, folder: Path) -> None:
     """Writes the arrays under another name and renames the folder when they are whole."""
     unfinished = folder.with_name(f".unfinished-{uuid4().hex}-{folder.name}")
-    unfinished.mkdir(parents=True)
     number, size, channels = len(manifest.samples), settings.size, settings.in_channels
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _check_room(folder.parent, number * size**2 * (2 * channels + 1))
+    unfinished.mkdir()
     images = np.lib.format.open_memmap(
         unfinished / "images.npy", mode="w+", dtype=np.float16, shape=(number, channels, size, size)
     )
@@ -107,6 +109,16 @@ def _make(manifest: Manifest, settings: DataSettings, folder: Path) -> None:
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _check_room(cache: Path, needed: int) -> None:
+    """Says that a disk is too full while it can still be said; a full memory map ends the process."""
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        raise DataError(
+            f"The cache {cache} needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free.",
+            fix="Make room, or set data.cache to a folder on another disk.",
+        )
 
 
 def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

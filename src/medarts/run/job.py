@@ -78,8 +78,9 @@ def check_finite(run: RunDirectory | None, value: float, *, name: str, place: st
 def diverged(run: RunDirectory | None, what: str, place: str) -> NoReturn:
     """Raises the error of a run that has diverged."""
     name = f"The run {run.path}" if run is not None else "The trial"
+    kept = run is not None and run.checkpoints.exists()
     raise DivergedError(
-        f"{name} diverged: {what} is not finite at {place}. The last good checkpoint was kept.",
+        f"{name} diverged: {what} is not finite at {place}." + kept * " The last good checkpoint was kept.",
         fix="Lower the learning rate or the clipping norm, or use fp32, and start again.",
     )
 
