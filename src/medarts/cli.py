@@ -1,6 +1,7 @@
 """The command line: one thin function a command, over the functions of ``medarts.commands``."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -246,6 +247,9 @@ def main() -> None:
         sys.exit(130)
     except MedartsError as error:
         print(f"medarts: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # of a folder that is no folder, may not be written, or lies on a full disk
         print(f"medarts: {error}. Give another folder, or make room there.", file=sys.stderr)
