@@ -14,7 +14,7 @@ import tifffile
 from PIL import Image
 
 from medarts import cli
-from medarts.recipe import Recipe, apply_overrides, parse, save
+from medarts.recipe import Recipe, apply_overrides, parse, to_yaml
 from medarts.run.directory import RunDirectory
 from medarts.search import start_search
 from medarts.spaces.genotype import load as load_genotype
@@ -29,7 +29,7 @@ def recipe(small_recipe: Recipe) -> Recipe:
 
 @pytest.fixture
 def recipe_file(recipe: Recipe, tmp_path: Path) -> Path:
-    save(recipe, tmp_path / "small.yaml")
+    (tmp_path / "small.yaml").write_text(to_yaml(recipe))
     return tmp_path / "small.yaml"
 
 

@@ -128,6 +128,8 @@ def train(
     from medarts import commands
 
     files, changes = _split(words)
+    folders, swallowed = _split(data)  # --data takes every word behind it
+    changes += swallowed
     if resume is not None:
         others = (genotype, recipe, init_channel, out)
         _expect(not (words or data) and all(other is None for other in others), "medarts train --resume RUN")
@@ -138,8 +140,11 @@ def train(
             "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME --data FOLDER",
         )
         searched = Path(files[0]) if files else None
-        chosen = commands.genotype_of(genotype or files[0], init_channel=init_channel)
-        rules = commands.training_recipe(searched, recipe=recipe, changes=changes, data=data)
+        if genotype is None and searched is not None:
+            chosen = commands.searched_genotype(searched, init_channel=init_channel, changes=changes)
+        else:
+            chosen = commands.genotype_of(genotype or "", init_channel=init_channel, changes=changes)
+        rules = commands.training_recipe(searched, recipe=recipe, changes=changes, data=tuple(folders))
         domains = "-".join(source.domain for source in rules.data.sources)
         run = commands.train(rules, chosen, out or Path("runs") / f"{chosen.name}-{domains}")
     _show_run(run.path)
@@ -157,7 +162,7 @@ def evaluate(
     Args:
         run: A training run.
         data: Data sets to score on: names in its recipe, or folders. What it was trained on where not given.
-        split: train, val or test.
+        split: train, val, test, or all images whatever their split.
         head: An early, faster head such as 4,0. The last where not given.
     """
     from medarts import commands, terminal
@@ -252,7 +257,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # of a folder that is no folder, may not be written, or lies on a full disk
-        print(f"medarts: {error}. Give another folder, or make room there.", file=sys.stderr)
+        print(f"medarts: {error}.", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:  # outside of search and training, which save first
         print("Stopped.", file=sys.stderr)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from medarts.data.choosing import choose_sources
 from medarts.data.doctor import Examination, examine
-from medarts.data.manifest import SPLITS, Split
-from medarts.errors import DataError, RecipeError, did_you_mean
+from medarts.data.manifest import PARTS
+from medarts.errors import DataError, GenotypeError, RecipeError, RunError, did_you_mean
 from medarts.evaluation.cost import Cost, measure_cost
 from medarts.evaluation.evaluate import evaluate as evaluate_run
 from medarts.evaluation.plan import Plan
@@ -23,6 +23,7 @@ from medarts.run.progress import progress_bar
 from medarts.search import resume_search, start_search
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load as load_genotype
+from medarts.spaces.weave.genotypes import check
 from medarts.training.start import resume_training, start_training
 
 
@@ -82,14 +83,40 @@ def training_recipe(
     return parse(apply_overrides(content, changes))
 
 
-def genotype_of(name: str, *, init_channel: int | None = None) -> Genotype:
-    """Returns a genotype of the zoo, a file, or a run, with another C where one is given.
+def genotype_of(name: str | Path, *, init_channel: int | None = None, changes: Iterable[str] = ()) -> Genotype:
+    """Returns a genotype of the zoo, a file, or a run, with other settings where they are given.
+
+    Args:
+        name: where it is.
+        init_channel: another C.
+        changes: changes of a recipe as key.path=value; those of space are settings of the genotype.
 
     Raises:
-        GenotypeError: there is none, or it is damaged.
+        GenotypeError: there is none, or it is damaged or unfit for the settings.
     """
     genotype = load_genotype(name)
-    return genotype if init_channel is None else genotype.with_settings(init_channel=init_channel)
+    settings = apply_overrides({}, [change for change in changes if change.startswith("space.")]).get("space", {})
+    if init_channel is not None:
+        settings["init_channel"] = init_channel
+    if "intermediate_nodes" in settings:
+        raise GenotypeError("The cells of a genotype fix its intermediate_nodes.", fix="Leave that change out.")
+    changed = genotype.with_settings(**settings)
+    check(changed)
+    return changed
+
+
+def searched_genotype(run: Path, *, init_channel: int | None = None, changes: Iterable[str] = ()) -> Genotype:
+    """Returns what a finished search has found; see ``genotype_of`` for the arguments.
+
+    Raises:
+        RunError: the folder is no search, or it has not finished.
+    """
+    if not RunDirectory.open(run, kind="search").facts["finished"]:
+        raise RunError(
+            f"The search {run} has not finished.",
+            fix=f"Go on with it: medarts search --resume {run}. Or train what it has so far: --genotype {run}.",
+        )
+    return genotype_of(run, init_channel=init_channel, changes=changes)
 
 
 def evaluate(path: Path, *, data: tuple[str, ...] = (), split: str = "test", head: str | None = None) -> Scores:
@@ -98,18 +125,15 @@ def evaluate(path: Path, *, data: tuple[str, ...] = (), split: str = "test", hea
     Args:
         path: a training run.
         data: domains of its recipe, or folders; those it was trained on where empty.
-        split: train, val or test.
+        split: train, val, test or all.
         head: the head to use; the last where None.
 
     Raises:
         MedartsError: see ``medarts.evaluation.evaluate``.
     """
-    chosen: Split
-    for chosen in SPLITS:
-        if chosen == split:
-            break
-    else:
-        raise DataError(f"There is no split '{split}'.", fix=did_you_mean(split, SPLITS))
+    chosen = next((part for part in PARTS if part == split), None)
+    if chosen is None:
+        raise DataError(f"There is no split '{split}'.", fix=did_you_mean(split, PARTS))
     run = RunDirectory.open(path, kind="train")
     sources = choose_sources(data, known=run.recipe.data.sources) if data else None
     scores = evaluate_run(path, sources=sources, split=chosen, head=head)
@@ -151,7 +175,7 @@ def show(name: str, *, out: Path | None = None) -> tuple[str, list[Path]]:
         The text, and the files of the drawings.
     """
     genotype = load_genotype(name)
-    WeaveNetwork(genotype)
+    check(genotype)
     folder = out or (Path(name) / "pictures" if Path(name).is_dir() else Path("drawings") / genotype.name)
     return describe(genotype), save_drawings(genotype, folder)
 
@@ -167,8 +191,11 @@ def cost(genotype: Genotype, *, in_channels: int = 3, classes: int = 1, size: in
 
     Raises:
         GenotypeError: the genotype does not fit its space.
-        RecipeError: the lattice cannot halve the size.
+        RecipeError: the lattice cannot halve the size, or a number is below 1.
     """
+    for name, value in (("in-channels", in_channels), ("classes", classes)):
+        if value < 1:
+            raise RecipeError(f"--{name} is {value}.", fix="Use 1 or more.")
     network = WeaveNetwork(genotype, in_channels=in_channels, outputs=classes)
     network.check_size(size)
     return measure_cost(network, in_channels=in_channels, size=size)

@@ -46,12 +46,15 @@ def show_plan(plan: Plan) -> None:
 
 def show_scores(scores: Scores) -> None:
     """Prints mean and interval of the main scores of every data set and class."""
-    metrics = ("dice", "jaccard", "precision", "recall", "hd95", "assd")
-    table = Table(f"{scores.split}, head {scores.head}", "class", "images", "patients", *metrics)
-    for row in scores.table():
+    metrics = ("dice", "jaccard", "hd95", "assd")
+    rows = scores.table()
+    several = len({row.class_name for row in rows}) > 1
+    table = Table(scores.split, *["class"] * several, "images", *metrics)
+    for row in rows:
         values = [_interval(row.metrics[metric]) for metric in metrics]
-        table.add_row(row.domain, row.class_name, str(row.images), str(row.patients), *values)
+        table.add_row(row.domain, *[row.class_name] * several, str(row.images), *values)
     console.print(table)
+    console.print(f"Means, 95 % intervals over patients; distances in pixels; head {scores.head}. All metrics: scores/")
 
 
 def show_cost(cost: Cost, *, size: int) -> None:
@@ -70,4 +73,4 @@ def _interval(summary: Summary) -> str:
         return "–"
     if math.isnan(summary.low):
         return f"{summary.mean:.3f}"
-    return f"{summary.mean:.3f} ({summary.low:.3f} to {summary.high:.3f})"
+    return f"{summary.mean:.3f}\n{summary.low:.3f}–{summary.high:.3f}"

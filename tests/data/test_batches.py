@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from medarts.data.batches import Batches
+from medarts.data.batches import Batches, check_fills_a_batch
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
@@ -139,7 +139,7 @@ def test_all_gives_every_image_once_in_the_order_of_the_manifest() -> None:
 
 
 def test_a_part_smaller_than_a_batch_is_refused_with_both_numbers() -> None:
-    assert batches(store(a=4)).check_fills_a_batch().steps == 1
+    check_fills_a_batch(store(a=4).manifest, 4, name="alphas")
     with pytest.raises(DataError, match="images of the alphas are 3, fewer than a batch of 4") as caught:
-        batches(store(a=3), name="alphas").check_fills_a_batch()
+        check_fills_a_batch(store(a=3).manifest, 4, name="alphas")
     assert "batch size" in caught.value.fix

@@ -87,13 +87,17 @@ def test_sizes_that_differ(tmp_path):
     [
         (np.zeros((12, 10)), "The mask is empty"),
         (np.full((12, 10), 255), "covers the whole image"),
-        (np.arange(120).reshape(12, 10) % 5, "Unexpected label values: they go to 4"),
         (np.linspace(0, 255, 120).reshape(12, 10), "Unexpected label values: 50%"),
     ],
 )
 def test_suspicious_masks(tmp_path, values, words):
     mask(sound_folder(tmp_path), 3, values)
     only(findings(tmp_path), "warning", "masks/3.png", words)
+
+
+def test_classes_without_labels_are_an_error(tmp_path):
+    mask(sound_folder(tmp_path), 3, np.arange(120).reshape(12, 10) % 5)
+    only(findings(tmp_path), "error", "masks/3.png", "values up to 4")
 
 
 def test_labels_out_of_range(tmp_path):
@@ -198,7 +202,7 @@ def test_layouts_are_recognised(tmp_path, folders, kinds):
     found = recognise(tmp_path)
     assert [source.kind for source in found] == kinds
     if "Train_Sets/MR" in folders:
-        assert (found[-1].modality, found[-1].organ) == ("mr", "all")
+        assert (found[-1].modality, found[-1].organ) == ("mr", "liver")
 
 
 def test_unknown_layouts_are_refused(tmp_path):

@@ -314,7 +314,7 @@ def test_nifti_masks(tmp_path):
     path = nifti(tmp_path / "m.nii.gz", binary, np.diag([-1.0, -1, 1, 1]))
     np.testing.assert_array_equal(mask_of(path, index=1), binary[..., 1].T)
     classes = nifti(tmp_path / "c.nii", np.full((3, 4, 2), 3, np.int16), np.eye(4))
-    with pytest.raises(DataError, match="up to 3, and the source has no labels"):
+    with pytest.raises(DataError, match="up to 3, neither 0 and 1 nor above half"):
         mask_of(classes, index=0)
     assert (mask_of(classes, {3: 2}, index=0) == 2).all()
     broken = nifti(tmp_path / "f.nii", np.full((3, 4, 2), 1.5), np.eye(4))

@@ -93,7 +93,7 @@ def test_sizes_that_the_lattice_halves_are_taken(size: int) -> None:
 @pytest.mark.parametrize(("size", "fix"), [(250, "Use 224 or 256."), (33, "Use 32 or 64."), (20, "Use 32.")])
 def test_other_sizes_are_refused_with_the_next_ones(size: int, fix: str) -> None:
     net = network()
-    with pytest.raises(RecipeError, match=f"size {size} cannot be divided by 32") as caught:
+    with pytest.raises(RecipeError, match=f"size {size} cannot be halved 5 times") as caught:
         net.check_size(size)
     assert caught.value.fix == fix
 

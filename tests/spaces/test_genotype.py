@@ -125,7 +125,7 @@ def test_unknown_name_names_the_nearest_of_the_zoo() -> None:
 
 
 def test_folder_without_a_genotype(tmp_path: Path) -> None:
-    with pytest.raises(GenotypeError, match="There is no genotype"):
+    with pytest.raises(GenotypeError, match="holds no genotype"):
         load(tmp_path)
 
 

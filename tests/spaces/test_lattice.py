@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medarts.errors import RecipeError
 from medarts.spaces.genotype import KeptMoves
 from medarts.spaces.operations import MOVES, Move
 from medarts.spaces.weave import lattice
@@ -172,3 +173,18 @@ def test_kept_form_is_sorted() -> None:
         KeptMoves(1, 1, ("down",)),
         KeptMoves(4, 0, ("normal", "up")),
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "depth", "use"),
+    [(100, 5, "96 or 128"), (250, 4, "240 or 256"), (20, 5, "32"), (48, 5, "32 or 64"), (0, 3, "8"), (-32, 5, "32")],
+)
+def test_sizes_that_cannot_be_halved_name_the_next(size: int, depth: int, use: str) -> None:
+    with pytest.raises(RecipeError, match=f"size {size} cannot be halved {depth} times") as caught:
+        lattice.check_size(size, depth)
+    assert caught.value.fix == f"Use {use}."
+
+
+def test_sizes_that_can_be_halved_pass() -> None:
+    for depth in (3, 4, 5):
+        lattice.check_size(3 * 2**depth, depth)

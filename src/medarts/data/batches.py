@@ -20,6 +20,19 @@ from medarts.recipe import AugmentationSettings
 from medarts.run.randomness import seed_of
 
 
+def check_fills_a_batch(part: Manifest, batch: int, *, name: str) -> None:
+    """Refuses a part of the data that does not fill one batch.
+
+    Raises:
+        DataError: it has fewer images.
+    """
+    if len(part.samples) < batch:
+        raise DataError(
+            f"The images of the {name} are {len(part.samples)}, fewer than a batch of {batch}.",
+            fix="Lower the batch size, or add images.",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Images with their targets.
@@ -54,19 +67,6 @@ class Batches:
         self.batch = batch
         self.name = name
         self.device = device
-
-    def check_fills_a_batch(self) -> "Batches":
-        """Returns itself, fit for training.
-
-        Raises:
-            DataError: the part has fewer images than a batch.
-        """
-        if self.steps == 0:
-            raise DataError(
-                f"The images of the {self.name} are {len(self.indices)}, fewer than a batch of {self.batch}.",
-                fix="Lower the batch size, or add images.",
-            )
-        return self
 
     def order(self, epoch: int, *, seed: int, sampling: str) -> NDArray[np.int64]:
         """Returns the positions of an epoch's images, in the order in which they are drawn.

@@ -116,7 +116,7 @@ def recognise(path: Path) -> tuple[SourceSettings, ...]:
         return (SourceSettings(kind="cvc", path=path),)
     if chaos.recognises(path):
         ct = SourceSettings(kind="chaos", path=path, name="chaos-ct")
-        mr = SourceSettings(kind="chaos", path=path, name="chaos-mr", modality="mr", organ="all")
+        mr = SourceSettings(kind="chaos", path=path, name="chaos-mr", modality="mr")
         present = tuple(s for s in (ct, mr) if (path / chaos.ROOT / s.modality.upper()).is_dir())
         return present or (ct,)
     if folder.recognises(path):
@@ -249,17 +249,11 @@ def _mask(sample: Sample, rules: ReadingRules, findings: list[Finding]) -> Mask 
 
 
 def _mask_doubts(raw: Raw, mask: Mask, rules: ReadingRules) -> Iterator[tuple[str, str]]:
-    top = float(raw.values.max())
-    if not mask.any() and top > 1 and rules.labels is None and not raw.inverted:
-        yield (
-            f"Unexpected label values: they go to {top:g}, below half of the file's range, so all is background.",
-            "If the values are classes, give the source labels.",
-        )
-    elif not mask.any():
+    if not mask.any():
         yield "The mask is empty.", "Check that nothing is to be found in the image."
     elif mask.all():
         yield "The mask covers the whole image.", "Check that it is the right file."
-    if rules.labels is None and raw.range and top > 1:
+    if rules.labels is None and raw.range and raw.values.max() > 1:
         low, high = raw.range
         quarter = (high - low) / 4
         grey = float(((raw.values > low + quarter) & (raw.values < high - quarter)).mean())

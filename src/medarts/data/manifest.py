@@ -6,6 +6,7 @@ nothing else about a data set.
 
 import csv
 import hashlib
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from typing import Literal
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+Part = Literal["train", "val", "test", "all"]
+PARTS: tuple[Part, ...] = (*SPLITS, "all")
+"""A split, or all images whatever their split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +81,22 @@ class Manifest:
         """Returns the manifest of the samples for which ``keep`` is true."""
         return Manifest(tuple(sample for sample in self.samples if keep(sample)), self.rules)
 
+    def part(self, part: Part) -> "Manifest":
+        """Returns the manifest of one split, or this one for "all"."""
+        return self if part == "all" else self.of_split(part)
+
     def of_split(self, split: Split) -> "Manifest":
         """Returns the manifest of one split."""
         return self.where(lambda sample: sample.split == split)
 
-    def write_csv(self, path: Path) -> None:
-        """Writes one row a sample: key, domain, patient, split, image, mask."""
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["key", "domain", "patient", "split", "image", "mask"])
-            for sample in self.samples:
-                row = (sample.key, sample.domain, sample.patient, sample.split, sample.image, sample.mask)
-                writer.writerow(row)
+    def to_csv(self) -> str:
+        """Returns one row a sample: key, domain, patient, split, image, mask."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["key", "domain", "patient", "split", "image", "mask"])
+        for sample in self.samples:
+            writer.writerow((sample.key, sample.domain, sample.patient, sample.split, sample.image, sample.mask))
+        return text.getvalue()
 
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits that change when a file, its size, a patient, a split or a rule changes.

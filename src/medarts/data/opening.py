@@ -1,27 +1,47 @@
-"""From the sources of a recipe to the images of its splits."""
+"""From the sources of a recipe to a manifest that can be used, and to its images."""
 
-from medarts.data.manifest import Split
+from medarts.data.manifest import Manifest, Split
 from medarts.data.sources import open_sources
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError
 from medarts.recipe import DataSettings
 
 
-def open_data(settings: DataSettings, *, needs: tuple[Split, ...]) -> ImageStore:
-    """Reads the data sets of a recipe.
+def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...]) -> Manifest:
+    """Lists the data sets of a recipe; no image is opened.
 
     Args:
-        settings: the sources and the size of the images.
+        settings: the sources and the number of classes.
         needs: splits that must not be empty.
 
     Raises:
-        DataError: a folder, a file or a split is missing, damaged or does not fit.
+        DataError: a folder, a mask or a split is missing, or masks of several classes have no labels.
     """
     manifest = open_sources(settings.sources)
+    for domain, rules in manifest.rules.items():
+        if settings.classes > 1 and rules.labels is None:
+            raise DataError(
+                f"data.classes is {settings.classes}, but the source '{domain}' does not say which value of its masks "
+                "is which class.",
+                fix="Give the source labels, such as {128: 1, 255: 2}, or set data.classes to 1.",
+            )
     for split in needs:
         if not manifest.of_split(split).samples:
             raise DataError(
                 f"No image of {', '.join(manifest.domains)} is in the split '{split}'.",
                 fix="Add it to splits.csv, or remove that file and set the source's fractions.",
             )
-    return open_store(manifest, settings)
+    return manifest
+
+
+def open_data(settings: DataSettings, *, needs: tuple[Split, ...]) -> ImageStore:
+    """Lists the data sets of a recipe and reads their images.
+
+    Args:
+        settings: the sources and the size of the images.
+        needs: splits that must not be empty.
+
+    Raises:
+        DataError: see ``open_manifest`` and ``open_store``.
+    """
+    return open_store(open_manifest(settings, needs=needs), settings)

@@ -106,7 +106,8 @@ def classify(raw: Raw, rules: ReadingRules, *, path: Path) -> Mask:
     """Maps stored mask values to class indices.
 
     Without labels, a pixel is foreground where its brightest channel is above half of the type's range, or above
-    0.5 in a mask that holds nothing above 1. With labels, 0 is background unless they say otherwise.
+    0.5 in a mask that holds nothing above 1; a mask of values in between is refused. With labels, 0 is background
+    unless they say otherwise.
 
     Returns:
         uint8 (H, W).
@@ -161,9 +162,10 @@ def _foreground(raw: Raw, path: Path) -> Mask:
     top = values.max()
     if top <= 1:
         return np.asarray(values > 0.5, dtype=np.uint8)
-    if raw.range is None:
+    if raw.range is None or top <= sum(raw.range) / 2:
         raise DataError(
-            f"{path} stores {values.dtype} values up to {top:g}, and the source has no labels.",
+            f"{path} holds {values.dtype} values up to {top:g}, neither 0 and 1 nor above half of its range, and the "
+            "source has no labels.",
             fix=f"Give the source labels, such as {{{top:g}: 1}}.",
         )
     return np.asarray(values > sum(raw.range) / 2, dtype=np.uint8)

@@ -41,6 +41,11 @@ class ImageStore:
     images: NDArray[np.float16]
     masks: NDArray[np.uint8]
 
+    @property
+    def nbytes(self) -> int:
+        """The size of images and masks in bytes."""
+        return self.images.nbytes + self.masks.nbytes
+
     def indices(self, part: Manifest) -> NDArray[np.int64]:
         """Returns the positions of the samples of ``part``."""
         position = {(sample.domain, sample.key): i for i, sample in enumerate(self.manifest.samples)}

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from medarts.data.batches import Batches
-from medarts.data.manifest import Sample, Split
+from medarts.data.manifest import Part, Sample
 from medarts.data.opening import open_data
 from medarts.errors import RunError, did_you_mean
 from medarts.evaluation.scores import ImageScore, Scores
 from medarts.networks.weave import WeaveNetwork
-from medarts.recipe import SourceSettings
+from medarts.recipe import Recipe, SourceSettings
 from medarts.run import checkpoint
 from medarts.run.device import make_fabric
 from medarts.run.directory import RunDirectory
@@ -28,18 +28,18 @@ def evaluate(
     path: Path,
     *,
     sources: tuple[SourceSettings, ...] | None = None,
-    split: Split = "test",
+    split: Part = "test",
     head: str | None = None,
 ) -> Scores:
-    """Scores the best checkpoint of a training run, and writes the scores into ``scores/<split>`` of the run.
+    """Scores the best checkpoint of a training run, and writes the scores into a folder of ``scores`` of the run.
 
     Scores are made at the size of the recipe, for every image and class, and then averaged.
 
     Args:
         path: the training run.
-        sources: data sets to score on, written into ``scores/<split>-<names>``; None takes those of the run.
-        split: the split to score.
-        head: the head to use, such as "4,0"; the last where None.
+        sources: data sets to score on, which are part of the folder's name; None takes those of the run.
+        split: the split to score, or all images.
+        head: the head to use, such as "4,0", which is part of the folder's name; the last where None.
 
     Raises:
         RunError: the run has no checkpoint yet, or no such head.
@@ -49,30 +49,22 @@ def evaluate(
     recipe = run.recipe
     fabric = make_fabric(recipe.compute)
     network = load_network(run)
-    head = _checked_head(network, head)
+    chosen = _checked_head(network, head)
     settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
-    store = open_data(settings, needs=(split,))
+    store = open_data(settings, needs=() if split == "all" else (split,))
     batches = Batches(
-        store, store.manifest.of_split(split), batch=recipe.evaluation.batch, name=split, device=fabric.device
+        store, store.manifest.part(split), batch=recipe.evaluation.batch, name=split, device=fabric.device
     )
     model = fabric.setup_module(network).eval()
-    scores = Scores(split=split, checkpoint="best", head=head, draws=recipe.evaluation.bootstrap, seed=recipe.seed)
-    predictions = []
-    with progress_bar(f"evaluate {split}", len(batches.indices)) as bar, torch.inference_mode():
-        for batch in batches.all():
-            logits = model(batch.images, head)[-1]
-            predicted = predicted_classes(logits, classes=settings.classes, threshold=recipe.evaluation.threshold)
-            predictions.append(predicted.cpu().numpy())
-            for index, prediction, target in zip(
-                batch.indices, predictions[-1], batch.targets.cpu().numpy(), strict=True
-            ):
-                for score in _score(store.manifest.samples[index], prediction, target, classes=settings.classes):
-                    scores.add(score)
-            bar.advance(len(batch.images))
-    name = split if sources is None else f"{split}-{'-'.join(source.domain for source in sources)}"
-    folder = path / "scores" / name
+    predictions = _predict(model, batches, recipe, head=chosen)
+    scores = Scores(split=split, checkpoint="best", head=chosen, draws=recipe.evaluation.bootstrap, seed=recipe.seed)
+    for index, prediction in zip(batches.indices, predictions, strict=True):
+        for score in _score(store.manifest.samples[index], prediction, store.masks[index], classes=settings.classes):
+            scores.add(score)
+    others = [] if sources is None else [source.domain for source in sources]
+    folder = path / "scores" / "-".join([split, *others, *([] if head is None else [f"head-{head}"])])
     scores.write(folder)
-    _save_examples(folder, batches, np.concatenate(predictions), scores)
+    _save_examples(folder, batches, predictions, scores)
     return scores
 
 
@@ -96,6 +88,18 @@ def _checked_head(network: WeaveNetwork, head: str | None) -> str:
     if head is not None and head not in network.heads:
         raise RunError(f"The network has no head '{head}'.", fix=did_you_mean(head, network.heads))
     return head or network.heads[-1]
+
+
+def _predict(model: torch.nn.Module, batches: Batches, recipe: Recipe, *, head: str) -> NDArray[np.uint8]:
+    """Returns the predicted class indices of all images, in their order."""
+    predictions = []
+    with progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar, torch.inference_mode():
+        for batch in batches.all():
+            logits = model(batch.images, head)[-1]
+            predicted = predicted_classes(logits, classes=recipe.data.classes, threshold=recipe.evaluation.threshold)
+            predictions.append(predicted.cpu().numpy())
+            bar.advance(len(batch.images))
+    return np.concatenate(predictions)
 
 
 def _score(

@@ -6,16 +6,16 @@ Nothing is written but the cache of resized images, which the run needs anyway.
 
 import json
 import multiprocessing
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 
-from medarts.data.opening import open_data
 from medarts.recipe import Recipe
 from medarts.run.job import Trial
 from medarts.run.progress import progress_bar
 from medarts.run.randomness import seed_torch
-from medarts.search.start import try_search
+from medarts.search.start import prepare_search, try_search
 from medarts.spaces.weave.supernet import WeaveSpace
 from medarts.training.start import try_training
 
@@ -28,8 +28,8 @@ class Plan:
 
     Attributes:
         stages: one estimate a stage of the search.
-        training: of the training on all data of the recipe, of a network derived from an untrained supernet; the
-            searched network may have cheaper or dearer operations.
+        training: of the training on all data of the recipe, at its size and C, of a network derived from an
+            untrained supernet; the searched network may have cheaper or dearer operations.
     """
 
     stages: tuple[Trial, ...]
@@ -65,7 +65,7 @@ def plan(recipe: Recipe) -> Plan:
     Raises:
         MedartsError: data, recipe or device do not fit.
     """
-    open_data(recipe.data, needs=("train", "val"))  # errors and the cache come first, in this process
+    prepare_search(recipe)  # errors and the cache come first, in this process
     tries = [_Try(recipe, stage) for stage in range(len(recipe.search.stages))]
     trials = []
     with progress_bar("plan", len(tries) + 1) as bar:
@@ -95,5 +95,8 @@ class _Try:
 
 
 def _in_new_process(attempt: Callable[[], Trial]) -> Trial:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # Ctrl-C is for this process; the other one just ends with it.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=signal.signal, initargs=ignore) as pool:
         return pool.submit(attempt).result()

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from medarts.tasks.metrics import DEFINITIONS
 
 ALL = "all"
 MEAN_OF_DOMAINS = "mean of domains"
+MEAN_OF_CLASSES = "mean of classes"
 LEVEL = 0.95
 
 _IMAGE_COLUMNS = ("domain", "key", "patient", "class_index", "class_name")
@@ -118,12 +119,14 @@ class Scores:
     def table(self) -> list[TableRow]:
         """Returns the rows of every class: each domain, then `ALL`, then `MEAN_OF_DOMAINS`.
 
-        Domains stand in the order of collection, classes in that of their indices.
+        Where there are several classes, their mean comes first, as the class `MEAN_OF_CLASSES`. Domains stand in the
+        order of collection, classes in that of their indices.
         """
         rows: list[TableRow] = []
-        for index, name in sorted({(score.class_index, score.class_name) for score in self.images}):
+        images = self._with_mean_of_classes()
+        for index, name in sorted({(score.class_index, score.class_name) for score in images}):
             by_domain: dict[str, list[ImageScore]] = {}
-            for score in self.images:
+            for score in images:
                 if (score.class_index, score.class_name) == (index, name):
                     by_domain.setdefault(score.domain, []).append(score)
             together = [score for scores in by_domain.values() for score in scores]
@@ -131,6 +134,15 @@ class Scores:
             rows.append(self._row(ALL, name, [together]))
             rows.append(self._row(MEAN_OF_DOMAINS, name, list(by_domain.values())))
         return rows
+
+    def _with_mean_of_classes(self) -> list[ImageScore]:
+        """Returns the scores and, where there are several classes, each image's mean over those that are defined."""
+        by_image: dict[tuple[str, str], list[ImageScore]] = {}
+        for score in self.images:
+            by_image.setdefault((score.domain, score.key), []).append(score)
+        if max((len(scores) for scores in by_image.values()), default=1) == 1:
+            return self.images
+        return [*self.images, *(_mean_of_classes(scores) for scores in by_image.values())]
 
     def write(self, folder: Path) -> None:
         """Writes ``images.csv``, ``tables.csv`` and ``scores.json``; undefined values are empty or null."""
@@ -203,6 +215,15 @@ class Scores:
             drawn += bootstrap_means(values, patients, draws=self.draws, seed=seed) / len(groups)
         interval = percentile_interval(drawn, level=LEVEL)
         return Summary(mean=sum(means) / len(means), low=interval.low, high=interval.high, undefined=undefined)
+
+
+def _mean_of_classes(scores: Sequence[ImageScore]) -> ImageScore:
+    """Returns the mean over the classes of one image, of each metric's defined values."""
+    metrics = {}
+    for name in scores[0].metrics:
+        values = [score.metrics[name] for score in scores if not math.isnan(score.metrics[name])]
+        metrics[name] = sum(values) / len(values) if values else float("nan")
+    return replace(scores[0], class_index=0, class_name=MEAN_OF_CLASSES, metrics=metrics)
 
 
 def _number(value: float) -> float | None:

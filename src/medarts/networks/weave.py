@@ -5,7 +5,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from medarts.errors import RecipeError
 from medarts.spaces.genotype import Cell, Genotype
 from medarts.spaces.operations import Move, OperationSettings, make_operation, preprocess
 from medarts.spaces.weave import lattice
@@ -119,21 +118,16 @@ class WeaveNetwork(nn.Module):
             outputs=outputs,
             affine=True,
         )
-        self.name = genotype.name
+        self.depth = settings.depth
         self.divisor = 2**settings.depth
 
     def check_size(self, size: int) -> None:
         """Refuses images that the lattice cannot halve down to its lowest level.
 
         Raises:
-            RecipeError: ``size`` is no multiple of ``divisor``.
+            RecipeError: ``size`` is no positive multiple of ``divisor``.
         """
-        if size % self.divisor:
-            below = size // self.divisor * self.divisor
-            raise RecipeError(
-                f"The size {size} cannot be divided by {self.divisor}, as the lattice of '{self.name}' needs.",
-                fix=f"Use {f'{below} or ' if below else ''}{below + self.divisor}.",
-            )
+        lattice.check_size(size, self.depth)
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The typed recipe: what to do, on which data, with which values."""
 
-from medarts.recipe.reading import apply_overrides, fingerprint, load, parse, save, to_yaml
+from medarts.recipe.reading import apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.recipe.sections import (
     AugmentationSettings,
     ComputeSettings,
@@ -35,6 +35,5 @@ __all__ = [
     "fingerprint",
     "load",
     "parse",
-    "save",
     "to_yaml",
 ]

@@ -68,19 +68,18 @@ def to_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def save(recipe: Recipe, path: Path) -> None:
-    """Writes the whole recipe, defaults included."""
-    path.write_text(to_yaml(recipe), encoding="utf-8")
-
-
 def fingerprint(recipe: Recipe) -> str:
-    """Returns 16 hexadecimal digits that change with every value but note, folders and device.
+    """Returns 16 hexadecimal digits that change with every value but note, folders, device, threads and tensorboard.
 
     The folders of the data differ from machine to machine; what lies in them has a fingerprint of its own.
     """
     content = recipe.model_dump(
         mode="json",
-        exclude={"note": True, "compute": True, "data": {"cache": True, "sources": {"__all__": {"path"}}}},
+        exclude={
+            "note": True,
+            "compute": {"device", "threads", "tensorboard"},
+            "data": {"cache": True, "sources": {"__all__": {"path"}}},
+        },
     )
     return hashlib.sha256(yaml.safe_dump(content, sort_keys=True).encode()).hexdigest()[:16]
 

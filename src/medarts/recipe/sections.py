@@ -1,6 +1,8 @@
-"""The sections of a recipe; every default is the published value where one was published.
+"""The sections of a recipe.
 
-Sources of the defaults: "MixSearch" (arXiv 2102.13280, experiments) for search and retraining.
+Defaults of search and training are the published values (MixSearch, arXiv 2102.13280, experiments) where there is one.
+Not published are: derive (published is moves: all), the augmentation, gradient clipping, and all of evaluation and
+compute.
 """
 
 from pathlib import Path
@@ -9,6 +11,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 LossName = Literal["bce", "bce_logits", "dice", "soft_dice", "bce_dice", "ce", "ce_dice"]
+NAME = r"^\w[\w .-]*$"
+"""Names become folders."""
+
+RESERVED = ("all", "mean of domains")
+"""Rows of tables beside those of the domains."""
+
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -17,7 +25,7 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A part of a recipe: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, coerce_numbers_to_str=True)
 
 
 class SourceSettings(Section):
@@ -39,7 +47,7 @@ class SourceSettings(Section):
 
     kind: Literal["isic", "cvc", "chaos", "folder"]
     path: Path
-    name: str | None = None
+    name: Annotated[str, Field(pattern=NAME)] | None = None
     modality: Literal["ct", "mr", "mr_t1", "mr_t2"] = "ct"
     organ: Literal["liver", "right_kidney", "left_kidney", "spleen", "all"] = "liver"
     window: tuple[float, float] | None = None
@@ -61,6 +69,8 @@ class SourceSettings(Section):
         for low_high in (self.window, self.percentiles):
             if low_high and low_high[0] >= low_high[1]:
                 raise ValueError(f"{low_high} is empty; the first value must be below the second")
+        if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f"percentiles {self.percentiles} must lie in 0 to 100")
         return self
 
 
@@ -103,7 +113,7 @@ class DataSettings(Section):
     sources: Annotated[tuple[SourceSettings, ...], Field(min_length=1)]
     size: Annotated[int, Field(ge=16)] = 256
     in_channels: Count = 3
-    classes: Count = 1
+    classes: Annotated[int, Field(ge=1, le=200)] = 1
     sampling: Literal["by_size", "equal"] = "by_size"
     augmentation: AugmentationSettings = AugmentationSettings()
     cache: Path | None = None
@@ -111,6 +121,9 @@ class DataSettings(Section):
     @model_validator(mode="after")
     def _names_differ(self) -> "DataSettings":
         names = [source.domain for source in self.sources]
+        for name in names:
+            if name in RESERVED:
+                raise ValueError(f"no source can be called '{name}', which is a row of the score tables")
         if len(set(names)) < len(names):
             raise ValueError(f"two sources have the same name in {names}; give each its own 'name'")
         return self
@@ -215,6 +228,12 @@ class SearchSettings(Section):
     grad_clip: Annotated[float, Field(ge=0)] = 5.0
     mixing: MixingSettings = MixingSettings()
 
+    @model_validator(mode="after")
+    def _can_learn(self) -> "SearchSettings":
+        if self.lr_min > self.lr:
+            raise ValueError(f"lr_min {self.lr_min} is above lr {self.lr}")
+        return self
+
 
 class DeriveSettings(Section):
     """How paths are kept when a genotype is derived.
@@ -267,6 +286,14 @@ class TrainSettings(Section):
     ema: Fraction = 0.0
     grad_clip: Annotated[float, Field(ge=0)] = 5.0
     mixing: MixingSettings = MixingSettings(alpha=0.0)
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> "TrainSettings":
+        if self.lr_min > self.lr:
+            raise ValueError(f"lr_min {self.lr_min} is above lr {self.lr}")
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leave nothing of {self.epochs} epochs")
+        return self
 
 
 class EvaluationSettings(Section):
@@ -323,21 +350,3 @@ class Recipe(Section):
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     compute: ComputeSettings = ComputeSettings()
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "Recipe":
-        several = self.data.classes > 1
-        for field, loss in (("search.loss", self.search.loss), ("train.loss", self.train.loss)):
-            if loss.startswith("bce" if several else "ce"):
-                raise ValueError(
-                    f"{field} '{loss}' does not fit data.classes {self.data.classes}; "
-                    + ("use ce or ce_dice" if several else "use bce_logits or bce_dice")
-                )
-        deepest = max(stage.depth for stage in self.search.stages)
-        if self.data.size % 2**deepest:
-            below = self.data.size // 2**deepest * 2**deepest
-            raise ValueError(
-                f"data.size {self.data.size} cannot be halved {deepest} times, as a lattice of depth {deepest} "
-                f"does; use {f'{below} or ' if below else ''}{below + 2**deepest}"
-            )
-        return self

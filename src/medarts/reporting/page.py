@@ -95,7 +95,7 @@ def _cards(
     for table in scores:
         row = next(row for row in table["rows"] if row["domain"] == "mean of domains")
         dice = row["cells"][table["metrics"].index("dice")]["mean"]
-        several = sum(1 for row in table["rows"]) > 3
+        several = len({row["domain"] for row in table["rows"]}) > 3
         cards.append({"name": f"Dice, {table['name']}{', mean of data sets' if several else ''}", "value": dice})
     if records and not scores:
         best = max(record["val_dice"] for record in records)

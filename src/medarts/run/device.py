@@ -31,6 +31,11 @@ def make_fabric(settings: ComputeSettings) -> Fabric:
         raise RecipeError(f"compute.precision fp16 needs a CUDA device, not {device}.", fix="Use bf16 or fp32 there.")
     if settings.tensorboard:
         require_tensorboard()
+    if device == "cuda":
+        # Runs are to resume to the bit. What has no deterministic kernel is warned of, not refused.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return Fabric(accelerator=device, devices=1, precision=PRECISIONS[settings.precision])

@@ -21,9 +21,14 @@ from typing import Any
 
 from medarts import __version__
 from medarts.errors import RunError
-from medarts.recipe import Recipe, fingerprint, load, save
+from medarts.recipe import Recipe, fingerprint, load, to_yaml
 
 JOURNALS = ("metrics.jsonl", "architecture.jsonl", "timing.jsonl")
+
+BEGUN = {
+    f"{prefix}{name}" for name in ("recipe.yaml", "manifest.csv", "genotype.json") for prefix in ("", ".unfinished-")
+} | {".unfinished-run.json"}
+"""What a run that was killed before run.json stood may have left."""
 
 
 class RunDirectory:
@@ -33,7 +38,16 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, *, kind: str, data_fingerprint: str, **facts: Any) -> "RunDirectory":
+    def create(
+        cls,
+        path: Path,
+        recipe: Recipe,
+        *,
+        kind: str,
+        data_fingerprint: str,
+        files: Mapping[str, str] | None = None,
+        **facts: Any,
+    ) -> "RunDirectory":
         """Makes a run directory and stamps it.
 
         Args:
@@ -41,6 +55,7 @@ class RunDirectory:
             recipe: what the run does.
             kind: "search" or "train".
             data_fingerprint: of the manifest of its data.
+            files: names and texts of the files it begins with, such as its manifest.
             **facts: more for run.json, such as the environment.
 
         Raises:
@@ -49,8 +64,9 @@ class RunDirectory:
         cls.check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        save(recipe, path / "recipe.yaml")
-        run.write_json(
+        for name, text in {"recipe.yaml": to_yaml(recipe), **(files or {})}.items():
+            write_whole(path / name, text)
+        run.write_json(  # last: a folder with run.json has all the rest
             "run.json",
             {
                 "kind": kind,
@@ -67,12 +83,12 @@ class RunDirectory:
 
     @staticmethod
     def check_free(path: Path) -> None:
-        """Refuses a folder that holds something.
+        """Refuses a folder that holds something, other than a run that was killed before it began.
 
         Raises:
             RunError: it does.
         """
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        if path.is_file() or (path.is_dir() and any(item.name not in BEGUN for item in path.iterdir())):
             if (path / "run.json").exists():
                 fix = f"Give another --out, or go on with that run: --resume {path}."
                 raise RunError(f"{path} already holds another run.", fix=fix)

@@ -1,7 +1,10 @@
 """What search and training share: saving, going on, stopping, and noticing that a loss is no longer finite."""
 
 import math
-from dataclasses import dataclass
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -28,6 +31,29 @@ class Trial:
     parameters: int
     seconds: float
     memory_mb: float
+
+
+def median_seconds(work: Callable[[], object], *, repeats: int) -> float:
+    """Returns the median time of some work, after one pass that warms up."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def with_images(trial: Trial, images: int, device: torch.device) -> Trial:
+    """Returns a trial with the memory that the images will take once all have been drawn.
+
+    Args:
+        trial: has drawn a few of them.
+        images: bytes of all; a memory map counts as resident memory where it has been read.
+        device: where the job runs; on a GPU the images are not part of its memory.
+    """
+    if device.type != "cpu":
+        return trial
+    return replace(trial, memory_mb=trial.memory_mb + images / 1e6)
 
 
 def save_point(

@@ -26,7 +26,7 @@ from medarts.run.device import peak_memory_mb
 from medarts.run.directory import RunDirectory
 from medarts.run.events import write_events
 from medarts.run.interruption import Interruption, interruption
-from medarts.run.job import Trial, check_finite, leave, load_point, save_point
+from medarts.run.job import Trial, check_finite, leave, load_point, median_seconds, save_point
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
 from medarts.run.schedule import cosine
@@ -156,14 +156,8 @@ class SearchLoop:
         seconds = {}
         for name, epoch in (("frozen", 0), ("free", settings.arch_after)):
             self.place.epoch = epoch
-            self._step(orders)
-            began = time.perf_counter()
-            for _ in range(steps):
-                self._step(orders)
-            seconds[name] = (time.perf_counter() - began) / steps
-        began = time.perf_counter()
-        self._validate(data.validation)
-        validation = time.perf_counter() - began
+            seconds[name] = median_seconds(lambda: self._step(orders), repeats=steps)
+        validation = median_seconds(lambda: self._validate(data.validation), repeats=1)
         frozen = min(settings.arch_after, epochs)
         per_epoch = data.weights.steps
         total = per_epoch * (frozen * seconds["frozen"] + (epochs - frozen) * seconds["free"])

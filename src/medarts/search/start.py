@@ -1,22 +1,27 @@
 """Where a search begins or goes on: everything that can be wrong is looked at before anything long is done."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 
-from medarts.data.batches import Batches
-from medarts.data.opening import open_data
+from medarts.data.batches import Batches, check_fills_a_batch
+from medarts.data.manifest import Manifest
+from medarts.data.opening import open_manifest
 from medarts.data.splits import halve
-from medarts.data.store import ImageStore
+from medarts.data.store import ImageStore, open_store
 from medarts.recipe import Recipe
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
-from medarts.run.job import Trial
+from medarts.run.job import Trial, with_images
 from medarts.run.randomness import seed_of
 from medarts.search.loop import SearchLoop, StageData
+from medarts.spaces.space import SearchSpace
 from medarts.spaces.weave.supernet import WeaveSpace
 from medarts.tasks.segmentation import SegmentationTask
+
+HALVES = ("weight half", "alpha half")
 
 
 def start_search(recipe: Recipe, out: Path) -> RunDirectory:
@@ -32,16 +37,17 @@ def start_search(recipe: Recipe, out: Path) -> RunDirectory:
         InterruptedRunError: the run was asked to stop; it can be resumed.
     """
     RunDirectory.check_free(out)
-    fabric, store, data = _prepare(recipe)
+    job = prepare_search(recipe)
+    manifest = job.store.manifest
     run = RunDirectory.create(
         out,
         recipe,
         kind="search",
-        data_fingerprint=store.manifest.fingerprint(),
-        environment=environment(fabric, recipe.compute),
+        data_fingerprint=manifest.fingerprint(),
+        files={"manifest.csv": manifest.to_csv()},
+        environment=environment(job.fabric, recipe.compute),
     )
-    store.manifest.write_csv(out / "manifest.csv")
-    _loop(run, recipe, fabric, data).run()
+    job.loop(run).run()
     return run
 
 
@@ -53,9 +59,9 @@ def resume_search(path: Path) -> RunDirectory:
     """
     run = RunDirectory.open(path, kind="search")
     recipe = run.recipe
-    fabric, store, data = _prepare(recipe)
-    run.check_unchanged(store.manifest.fingerprint())
-    _loop(run, recipe, fabric, data).run()
+    job = prepare_search(recipe)
+    run.check_unchanged(job.store.manifest.fingerprint())
+    job.loop(run).run()
     return run
 
 
@@ -65,41 +71,59 @@ def try_search(recipe: Recipe, stage: int, *, steps: int) -> Trial:
     Raises:
         MedartsError: data, recipe or device do not fit.
     """
-    fabric, _, data = _prepare(recipe)
-    return _loop(None, recipe, fabric, data).trial(stage, steps=steps)
+    job = prepare_search(recipe)
+    return with_images(job.loop(None).trial(stage, steps=steps), job.store.nbytes, job.fabric.device)
 
 
-def _prepare(recipe: Recipe) -> tuple[Fabric, ImageStore, list[StageData]]:
+@dataclass(frozen=True)
+class SearchJob:
+    """A search whose recipe and data have been found to fit."""
+
+    recipe: Recipe
+    fabric: Fabric
+    space: SearchSpace
+    task: SegmentationTask
+    store: ImageStore
+    data: list[StageData]
+
+    def loop(self, run: RunDirectory | None) -> SearchLoop:
+        """Returns the search, to be run in a run directory or, without one, to be tried."""
+        return SearchLoop(run, self.recipe, fabric=self.fabric, space=self.space, task=self.task, data=self.data)
+
+
+def prepare_search(recipe: Recipe) -> SearchJob:
+    """Looks at everything that can be wrong, what is quick to see first, and reads the images last.
+
+    Raises:
+        MedartsError: data, recipe or device do not fit.
+    """
     fabric = make_fabric(recipe.compute)
-    store = open_data(recipe.data, needs=("train", "val"))
-    return fabric, store, _stage_data(recipe, store, device=fabric.device)
-
-
-def _loop(run: RunDirectory | None, recipe: Recipe, fabric: Fabric, data: list[StageData]) -> SearchLoop:
+    task = SegmentationTask(recipe.data, loss=recipe.search.loss, threshold=recipe.evaluation.threshold)
     space = WeaveSpace(recipe.space, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
-    task = SegmentationTask(recipe.data, loss=recipe.search.loss)
-    return SearchLoop(run, recipe, fabric=fabric, space=space, task=task, data=data)
+    for stage in recipe.search.stages:
+        space.check_size(stage, recipe.data.size)
+    manifest = open_manifest(recipe.data, needs=("train", "val"))
+    halves = halve(manifest.of_split("train"), portion=recipe.search.train_portion, seed=seed_of(recipe.seed, "halves"))
+    largest = max(stage.batch for stage in recipe.search.stages)
+    for half, name in zip(halves, HALVES, strict=True):
+        check_fills_a_batch(half, largest, name=name)
+    store = open_store(manifest, recipe.data)
+    data = [_stage_data(store, halves, stage.batch, recipe, device=fabric.device) for stage in recipe.search.stages]
+    return SearchJob(recipe, fabric, space, task, store, data)
 
 
-def _stage_data(recipe: Recipe, store: ImageStore, *, device: torch.device) -> list[StageData]:
-    """Returns the batches of every stage; patients are whole wherever there are several (see ``halve``)."""
-    training = store.manifest.of_split("train")
-    portion, seed = recipe.search.train_portion, seed_of(recipe.seed, "halves")
-    weights, architecture = halve(training, portion=portion, seed=seed)
-    validation = store.manifest.of_split("val")
-    return [
-        StageData(
-            weights=Batches(store, weights, batch=stage.batch, name="weight half", device=device).check_fills_a_batch(),
-            architecture=Batches(
-                store, architecture, batch=stage.batch, name="alpha half", device=device
-            ).check_fills_a_batch(),
-            validation=Batches(
-                store,
-                validation,
-                batch=recipe.evaluation.batch,
-                name="validation set",
-                device=device,
-            ),
-        )
-        for stage in recipe.search.stages
-    ]
+def _stage_data(
+    store: ImageStore, halves: tuple[Manifest, Manifest], batch: int, recipe: Recipe, *, device: torch.device
+) -> StageData:
+    """Returns the batches of a stage; patients are whole wherever there are several (see ``halve``)."""
+    weights, architecture = (
+        Batches(store, half, batch=batch, name=name, device=device) for half, name in zip(halves, HALVES, strict=True)
+    )
+    validation = Batches(
+        store,
+        store.manifest.of_split("val"),
+        batch=recipe.evaluation.batch,
+        name="validation set",
+        device=device,
+    )
+    return StageData(weights=weights, architecture=architecture, validation=validation)

@@ -1,6 +1,7 @@
 """The genotype: the discrete result of a search, as a frozen value and as versioned JSON."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from medarts.errors import GenotypeError, did_you_mean
+from medarts.run.directory import write_whole
 
 FORMAT = "medarts-genotype"
 VERSION = 1
+NAME = r"\w[\w .-]*"
 
 Edge = tuple[str, int]
 """An operation and the state it reads; states 0 and 1 are the cell's inputs s0 and s1, state 2 + i its node i."""
@@ -79,8 +82,8 @@ class Genotype:
         return json.dumps(content, indent=1)
 
     def save(self, path: Path) -> None:
-        """Writes the genotype as JSON."""
-        path.write_text(self.to_json() + "\n", encoding="utf-8")
+        """Writes the genotype as JSON, whole or not at all."""
+        write_whole(path, self.to_json() + "\n")
 
 
 def from_json(text: str, *, origin: str) -> Genotype:
@@ -124,6 +127,10 @@ def load(name: str | Path) -> Genotype:
         text = (resources.files("medarts.spaces") / "zoo" / f"{name}.json").read_text(encoding="utf-8")
         return from_json(text, origin=f"zoo/{name}.json")
     path = Path(name) / "genotype.json" if Path(name).is_dir() else Path(name)
+    if Path(name).is_dir() and not path.is_file():
+        raise GenotypeError(
+            f"The folder {name} holds no genotype.", fix="Give a search or training run that has ended an epoch."
+        )
     if not path.is_file():
         raise GenotypeError(f"There is no genotype '{name}'.", fix=did_you_mean(str(name), zoo()))
     try:
@@ -139,6 +146,8 @@ def _build(content: dict[str, Any]) -> Genotype:
         for kind, cell in content["cells"].items()
     }
     paths = tuple(KeptMoves(int(layer), int(level), tuple(map(str, moves))) for layer, level, moves in content["paths"])
+    if not re.fullmatch(NAME, str(content["name"])):
+        raise ValueError(f"the name {content['name']!r} cannot be that of a folder")
     return Genotype(
         name=str(content["name"]),
         space=str(content["space"]),

@@ -57,6 +57,14 @@ class SearchSpace(ABC):
     """Makes the supernets of a search, one for each stage."""
 
     @abstractmethod
+    def check_size(self, stage: StageSettings, size: int) -> None:
+        """Refuses images whose height and width a stage's supernet cannot take.
+
+        Raises:
+            RecipeError: it cannot.
+        """
+
+    @abstractmethod
     def supernet(self, stage: StageSettings, candidates: Candidates | None) -> Supernet:
         """Returns a fresh supernet for a stage.
 

@@ -22,13 +22,15 @@ class SegmentationTask:
     Args:
         data: number of classes.
         loss: name of the loss.
+        threshold: probability from which a pixel is foreground (one class).
     """
 
     score = "val_dice"
     """The value of ``validate`` by which networks are chosen; larger is better."""
 
-    def __init__(self, data: DataSettings, *, loss: LossName) -> None:
+    def __init__(self, data: DataSettings, *, loss: LossName, threshold: float = 0.5) -> None:
         self.classes = data.classes
+        self.threshold = threshold
         self._loss = make_loss(loss, classes=data.classes)
 
     def loss(self, outputs: Iterable[Tensor], mixture: Mixture) -> Tensor:
@@ -50,7 +52,7 @@ class SegmentationTask:
             outputs = forward(batch.images)
             plain = Mixture(batch.images, ((1.0, batch.targets),))
             losses += [float(self.loss(outputs, plain))] * len(batch.images)
-            dice = dice_per_image(outputs[-1], batch.targets, classes=self.classes).mean(1)
+            dice = dice_per_image(outputs[-1], batch.targets, classes=self.classes, threshold=self.threshold).mean(1)
             for index, value in zip(batch.indices, dice.tolist(), strict=True):
                 scores[batches.store.manifest.samples[index].domain].append(value)
         everything = [value for values in scores.values() for value in values]

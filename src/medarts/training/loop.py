@@ -24,7 +24,7 @@ from medarts.run.device import peak_memory_mb
 from medarts.run.directory import RunDirectory
 from medarts.run.events import write_events
 from medarts.run.interruption import Interruption, interruption
-from medarts.run.job import Trial, check_finite, leave, load_point, save_point
+from medarts.run.job import Trial, check_finite, leave, load_point, median_seconds, save_point
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
 from medarts.run.schedule import cosine
@@ -127,14 +127,8 @@ class TrainingLoop:
         """
         self._set_up(None)
         order = self._order()
-        self._step(order)
-        began = time.perf_counter()
-        for _ in range(steps):
-            self._step(order)
-        step = (time.perf_counter() - began) / steps
-        began = time.perf_counter()
-        self._validate()
-        validation = time.perf_counter() - began
+        step = median_seconds(lambda: self._step(order), repeats=steps)
+        validation = median_seconds(self._validate, repeats=1)
         seconds = self.settings.epochs * (self.data.training.steps * step + validation)
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         return Trial(parameters, seconds, peak_memory_mb(self.fabric.device))

@@ -1,21 +1,22 @@
 """Where training begins or goes on: everything that can be wrong is looked at before anything long is done."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from lightning_fabric import Fabric
 
-from medarts.data.batches import Batches
-from medarts.data.opening import open_data
-from medarts.data.store import ImageStore
+from medarts.data.batches import Batches, check_fills_a_batch
+from medarts.data.opening import open_manifest
+from medarts.data.store import ImageStore, open_store
 from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
-from medarts.run.job import Trial
+from medarts.run.job import Trial, with_images
 from medarts.run.randomness import seed_torch
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load as load_genotype
+from medarts.spaces.weave.genotypes import space_settings
 from medarts.tasks.segmentation import SegmentationTask
 from medarts.training.loop import TrainingData, TrainingLoop
 
@@ -24,7 +25,7 @@ def start_training(recipe: Recipe, genotype: Genotype, out: Path) -> RunDirector
     """Trains the network of a genotype from scratch, in a new run directory.
 
     Args:
-        recipe: data and training; its space section is not used, the genotype brings its own settings.
+        recipe: data and training; its space section becomes that of the genotype.
         genotype: the architecture.
         out: folder of the run, new or empty.
 
@@ -34,19 +35,19 @@ def start_training(recipe: Recipe, genotype: Genotype, out: Path) -> RunDirector
         InterruptedRunError: the run was asked to stop; it can be resumed.
     """
     RunDirectory.check_free(out)
-    network = _network(recipe, genotype)
-    fabric, store, data = _prepare(recipe)
+    recipe = recipe.model_copy(update={"space": space_settings(genotype)})
+    job = _prepare(recipe, genotype)
+    manifest = job.store.manifest
     run = RunDirectory.create(
         out,
         recipe,
         kind="train",
-        data_fingerprint=store.manifest.fingerprint(),
-        environment=environment(fabric, recipe.compute),
+        data_fingerprint=manifest.fingerprint(),
+        files={"manifest.csv": manifest.to_csv(), "genotype.json": genotype.to_json() + "\n"},
+        environment=environment(job.fabric, recipe.compute),
         genotype=genotype.name,
     )
-    store.manifest.write_csv(out / "manifest.csv")
-    genotype.save(out / "genotype.json")
-    TrainingLoop(run, recipe, fabric=fabric, network=network, task=_task(recipe), data=data).run()
+    job.loop(run).run()
     return run
 
 
@@ -57,11 +58,9 @@ def resume_training(path: Path) -> RunDirectory:
         RunError: the folder is no training run, or its data have changed.
     """
     run = RunDirectory.open(path, kind="train")
-    recipe = run.recipe
-    network = _network(recipe, load_genotype(path))
-    fabric, store, data = _prepare(recipe)
-    run.check_unchanged(store.manifest.fingerprint())
-    TrainingLoop(run, recipe, fabric=fabric, network=network, task=_task(recipe), data=data).run()
+    job = _prepare(run.recipe, load_genotype(path))
+    run.check_unchanged(job.store.manifest.fingerprint())
+    job.loop(run).run()
     return run
 
 
@@ -71,33 +70,38 @@ def try_training(recipe: Recipe, genotype: Genotype, *, steps: int) -> Trial:
     Raises:
         MedartsError: data, genotype, recipe or device do not fit.
     """
-    network = _network(recipe, genotype)
-    fabric, _, data = _prepare(recipe)
-    return TrainingLoop(None, recipe, fabric=fabric, network=network, task=_task(recipe), data=data).trial(steps=steps)
+    job = _prepare(recipe, genotype)
+    return with_images(job.loop(None).trial(steps=steps), job.store.nbytes, job.fabric.device)
 
 
-def _prepare(recipe: Recipe) -> tuple[Fabric, ImageStore, TrainingData]:
+@dataclass(frozen=True)
+class _Job:
+    """A training whose recipe, genotype and data have been found to fit."""
+
+    recipe: Recipe
+    fabric: Fabric
+    network: WeaveNetwork
+    task: SegmentationTask
+    store: ImageStore
+    data: TrainingData
+
+    def loop(self, run: RunDirectory | None) -> TrainingLoop:
+        return TrainingLoop(run, self.recipe, fabric=self.fabric, network=self.network, task=self.task, data=self.data)
+
+
+def _prepare(recipe: Recipe, genotype: Genotype) -> _Job:
+    """Looks at everything that can be wrong, what is quick to see first, and reads the images last."""
     fabric = make_fabric(recipe.compute)
-    store = open_data(recipe.data, needs=("train", "val"))
-    return fabric, store, _data(recipe, store, device=fabric.device)
-
-
-def _network(recipe: Recipe, genotype: Genotype) -> WeaveNetwork:
+    task = SegmentationTask(recipe.data, loss=recipe.train.loss, threshold=recipe.evaluation.threshold)
     seed_torch(recipe.seed, "network")
     network = WeaveNetwork(genotype, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
     network.check_size(recipe.data.size)
-    return network
-
-
-def _task(recipe: Recipe) -> SegmentationTask:
-    return SegmentationTask(recipe.data, loss=recipe.train.loss)
-
-
-def _data(recipe: Recipe, store: ImageStore, *, device: torch.device) -> TrainingData:
-    training, validation = store.manifest.of_split("train"), store.manifest.of_split("val")
-    return TrainingData(
-        training=Batches(
-            store, training, batch=recipe.train.batch, name="training set", device=device
-        ).check_fills_a_batch(),
+    manifest = open_manifest(recipe.data, needs=("train", "val"))
+    training, validation = manifest.of_split("train"), manifest.of_split("val")
+    check_fills_a_batch(training, recipe.train.batch, name="training set")
+    store, device = open_store(manifest, recipe.data), fabric.device
+    data = TrainingData(
+        training=Batches(store, training, batch=recipe.train.batch, name="training set", device=device),
         validation=Batches(store, validation, batch=recipe.evaluation.batch, name="validation set", device=device),
     )
+    return _Job(recipe, fabric, network, task, store, data)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import cast
 
 from medarts.errors import GenotypeError, did_you_mean
+from medarts.recipe import WeaveSettings
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.operations import MOVES, NONE, SETS, Move, set_of_edge
 from medarts.spaces.weave import lattice
@@ -68,6 +69,12 @@ def check(genotype: Genotype) -> LatticeSettings:
     return settings
 
 
+def space_settings(genotype: Genotype) -> WeaveSettings:
+    """Returns the settings of a genotype as the section of a recipe."""
+    settings = check(genotype)
+    return WeaveSettings(**{name: getattr(settings, name) for name in WeaveSettings.model_fields if name != "name"})
+
+
 def paths_of(genotype: Genotype) -> Paths:
     """Returns the kept paths that reach a head."""
     settings = _settings(genotype)
@@ -128,6 +135,11 @@ def _check_cell(genotype: Genotype, move: Move, intermediate_nodes: int) -> None
             fix="Copy it again from its run.",
         )
     for index, node in enumerate(cell):
+        if not node:
+            raise GenotypeError(
+                f"Genotype '{genotype.name}': node {index} of the {move} cell has no edge.",
+                fix="Copy it again from its run.",
+            )
         for operation, state in node:
             if not 0 <= state < 2 + index:
                 raise GenotypeError(
@@ -147,8 +159,12 @@ def _check_paths(genotype: Genotype, settings: LatticeSettings) -> None:
     depth = settings.depth
     possible = lattice.all_paths(depth)
     kept = {Node(entry.layer, entry.level): entry.moves for entry in genotype.paths}
+    if len(kept) < len(genotype.paths):
+        raise GenotypeError(
+            f"Genotype '{genotype.name}' names a node of the lattice twice.", fix="Copy it again from its run."
+        )
     for node, moves in kept.items():
-        if not moves or not set(moves) <= set(possible.get(node, ())):
+        if not moves or len(set(moves)) < len(moves) or not set(moves) <= set(possible.get(node, ())):
             raise GenotypeError(
                 f"Genotype '{genotype.name}': node ({node.layer},{node.level}) keeps {list(moves)}, a lattice of "
                 f"depth {depth} has {list(possible.get(node, ()))} there.",

@@ -7,6 +7,7 @@ Source: NAS-WDAN / MixSearch (arXiv 2102.13280). A node is (t, l): layer t count
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from medarts.errors import RecipeError
 from medarts.spaces.genotype import KeptMoves
 from medarts.spaces.operations import MOVES, Move
 
@@ -73,6 +74,21 @@ def reaching(paths: Mapping[Node, tuple[Move, ...]], ends: tuple[Node, ...]) -> 
         for move in paths[node]:
             waiting.extend(inputs(node, move))
     return {node: moves for node, moves in paths.items() if node in needed}
+
+
+def check_size(size: int, depth: int) -> None:
+    """Refuses images that a lattice cannot halve down to its lowest level.
+
+    Raises:
+        RecipeError: ``size`` is no positive multiple of 2^depth.
+    """
+    divisor = 2**depth
+    if size < 1 or size % divisor:
+        below = max(0, size // divisor * divisor)
+        raise RecipeError(
+            f"The size {size} cannot be halved {depth} times, as a lattice of depth {depth} does.",
+            fix=f"Use {f'{below} or ' if below else ''}{below + divisor}.",
+        )
 
 
 def width(level: int, *, init_channel: int, double_down_channel: bool) -> int:

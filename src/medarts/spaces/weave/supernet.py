@@ -46,6 +46,10 @@ class WeaveSpace(SearchSpace):
         self.in_channels = in_channels
         self.outputs = outputs
 
+    def check_size(self, stage: StageSettings, size: int) -> None:
+        """Refuses sizes that the lattice of ``stage`` cannot halve."""
+        lattice.check_size(size, stage.depth)
+
     def supernet(self, stage: StageSettings, candidates: Candidates | None) -> "WeaveSupernet":
         """Returns a fresh supernet of the depth of ``stage``."""
         return WeaveSupernet(
