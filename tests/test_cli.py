@@ -126,7 +126,7 @@ def test_recipes_that_are_refused(medarts, recipe_file, tmp_path):
     refused(medarts("search", recipe_file, "search.lr=-1", *out), "search.lr", "-1", "greater than 0")
     refused(medarts("search", recipe_file, "search.stages.7.epochs=1", *out), "no item '7'", "0 to 1")
     refused(medarts("search", recipe_file, "search.stages.0.keep={nromal: 2}", *out), "nromal", "normal")
-    refused(medarts("search", recipe_file, "data.size=20", *out), "data.size 20", "halved 3 times", "use 16 or 24")
+    refused(medarts("search", recipe_file, "data.size=20", *out), "size 20", "halved 3 times", "Use 16 or 24")
     refused(medarts("search", recipe_file, "search.loss=ce", *out), "search.loss 'ce'", "data.classes 1", "bce_logits")
     refused(medarts("search", recipe_file, "compute.precision=fp16", *out), "fp16", "bf16 or fp32")
     refused(medarts("search", recipe_file, "data.sources.0.path=$NOT_SET_AT_ALL/x", *out), "$NOT_SET_AT_ALL", "export")
@@ -385,7 +385,7 @@ def test_the_walk(medarts, recipe_file, folder_data, tmp_path):
     assert (trained.path / "scores" / "test" / "scores.json").exists()
     status, output, _ = medarts("evaluate", "runs/small-blobs", "--data", folder_data, "--split", "val")
     assert status == 0
-    assert (trained.path / "scores" / "val-folder" / "scores.json").exists()
+    assert (trained.path / "scores" / "val-blobs" / "scores.json").exists()
 
     status, output, _ = medarts("show", "runs/small-blobs")
     assert status == 0

@@ -10,10 +10,12 @@ from medarts.data.doctor import Examination
 from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
 from medarts.evaluation.plan import Plan
-from medarts.evaluation.scores import Scores, Summary
+from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
 from medarts.run.job import Trial
 
 console = Console()
+
+DISTANCES = ("hd95", "assd")
 
 
 def show_examination(examination: Examination) -> None:
@@ -50,8 +52,11 @@ def show_scores(scores: Scores) -> None:
     rows = scores.table()
     several = len({row.class_name for row in rows}) > 1
     table = Table(scores.split, *["class"] * several, "images", *metrics)
+    domains = {row.domain for row in rows} - {ALL, MEAN_OF_DOMAINS}
     for row in rows:
-        values = [_interval(row.metrics[metric]) for metric in metrics]
+        if len(domains) == 1 and row.domain not in domains:
+            continue  # the rows over all domains would repeat it
+        values = [_interval(row.metrics[metric], digits=1 if metric in DISTANCES else 3) for metric in metrics]
         table.add_row(row.domain, *[row.class_name] * several, str(row.images), *values)
     console.print(table)
     console.print(f"Means, 95 % intervals over patients; distances in pixels; head {scores.head}. All metrics: scores/")
@@ -68,9 +73,9 @@ def _memory(trial: Trial) -> str:
     return f"{trial.memory_mb / 1000:.1f} GB"
 
 
-def _interval(summary: Summary) -> str:
+def _interval(summary: Summary, *, digits: int) -> str:
     if math.isnan(summary.mean):
         return "–"
     if math.isnan(summary.low):
-        return f"{summary.mean:.3f}"
-    return f"{summary.mean:.3f}\n{summary.low:.3f}–{summary.high:.3f}"
+        return f"{summary.mean:.{digits}f}"
+    return f"{summary.mean:.{digits}f}\n{summary.low:.{digits}f}–{summary.high:.{digits}f}"

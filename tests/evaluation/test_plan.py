@@ -70,7 +70,8 @@ def test_parameters_and_memory_of_a_search(recipe, tmp_path):
 
 def test_time_and_parameters_of_every_stage(recipe, tmp_path, monkeypatch):
     """In the time of this process, as that of the clock depends on what else the machine is doing."""
-    monkeypatch.setattr("medarts.search.loop.time", SimpleNamespace(perf_counter=time.process_time))
+    for module in ("search.loop", "run.job"):
+        monkeypatch.setattr(f"medarts.{module}.time", SimpleNamespace(perf_counter=time.process_time))
     # All operations stay, so that it is known what the second stage is made of.
     recipe = changed(recipe, "search.stages.0.keep={}")
     trials = [try_search(recipe, stage, steps=3) for stage in (0, 1)]
@@ -84,7 +85,8 @@ def test_time_and_parameters_of_every_stage(recipe, tmp_path, monkeypatch):
 
 
 def test_time_of_a_training(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("medarts.training.loop.time", SimpleNamespace(perf_counter=time.process_time))
+    for module in ("training.loop", "run.job"):
+        monkeypatch.setattr(f"medarts.{module}.time", SimpleNamespace(perf_counter=time.process_time))
     space = WeaveSpace(recipe.space, in_channels=3, outputs=1)
     supernet = space.supernet(recipe.search.stages[0], None)
     genotype = supernet.derive(recipe.derive, name="any", provenance={})
@@ -113,7 +115,7 @@ def test_time_counts_frozen_and_free_epochs_steps_and_validations(recipe, monkey
         nonlocal now
         now += 7.0
 
-    monkeypatch.setattr("medarts.search.loop.time", Clock)
+    monkeypatch.setattr("medarts.run.job.time", Clock)
     monkeypatch.setattr("medarts.search.loop.SearchLoop._step", step)
     monkeypatch.setattr("medarts.search.loop.SearchLoop._validate", validate)
     recipe = changed(recipe, "search.stages.0.epochs=5", "search.arch_after=2")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medarts.errors import RunError
-from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, ImageScore, Scores
+from medarts.evaluation.scores import ALL, MEAN_OF_CLASSES, MEAN_OF_DOMAINS, ImageScore, Scores
 from medarts.evaluation.statistics import bootstrap_interval
 from medarts.tasks.metrics import DEFINITIONS
 
@@ -100,7 +100,7 @@ def test_classes_stand_in_the_order_of_their_indices():
     ]
     table = collected(*rows).table()
     assert [(r.class_name, r.domain) for r in table] == [
-        (name, domain) for name in ("liver", "spleen") for domain in ("ct", ALL, MEAN_OF_DOMAINS)
+        (name, domain) for name in (MEAN_OF_CLASSES, "liver", "spleen") for domain in ("ct", ALL, MEAN_OF_DOMAINS)
     ]
 
 
@@ -167,3 +167,16 @@ def test_missing_and_damaged_files_are_named(two_domains, tmp_path):
     (tmp_path / "scores.json").write_text('{"split": ')
     with pytest.raises(RunError, match="Evaluate the run again"):
         Scores.read(tmp_path)
+
+
+def test_the_mean_of_classes_is_that_of_each_image_over_its_defined_values():
+    rows = [
+        score("ct", "p", "a", 0.2, class_index=1, class_name="liver", hd95=float("nan")),
+        score("ct", "p", "a", 0.6, class_index=2, class_name="spleen", hd95=4.0),
+        score("ct", "q", "b", 1.0, class_index=1, class_name="liver", hd95=2.0),
+        score("ct", "q", "b", 0.0, class_index=2, class_name="spleen", hd95=6.0),
+    ]
+    row = row_of(collected(*rows), "ct", MEAN_OF_CLASSES)
+    assert (row.images, row.patients) == (2, 2)
+    assert row.metrics["dice"].mean == pytest.approx((0.4 + 0.5) / 2)
+    assert row.metrics["hd95"].mean == pytest.approx((4.0 + 4.0) / 2)

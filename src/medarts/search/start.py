@@ -98,7 +98,9 @@ def prepare_search(recipe: Recipe) -> SearchJob:
         MedartsError: data, recipe or device do not fit.
     """
     fabric = make_fabric(recipe.compute)
-    task = SegmentationTask(recipe.data, loss=recipe.search.loss, threshold=recipe.evaluation.threshold)
+    task = SegmentationTask(
+        recipe.data, loss=recipe.search.loss, field="search.loss", threshold=recipe.evaluation.threshold
+    )
     space = WeaveSpace(recipe.space, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
     for stage in recipe.search.stages:
         space.check_size(stage, recipe.data.size)

@@ -21,7 +21,7 @@ SMOOTHING = 1.0
 """Pixels added to numerator and denominator of Dice: an empty mask with an empty prediction has loss 0."""
 
 
-def make_loss(name: LossName, *, classes: int) -> Loss:
+def make_loss(name: LossName, *, classes: int, field: str = "loss") -> Loss:
     """Returns the loss of that name.
 
     The loss takes logits (B, K, H, W) and class indices (B, H, W) of any integer type, and returns one value
@@ -41,6 +41,7 @@ def make_loss(name: LossName, *, classes: int) -> Loss:
     Args:
         name: name of the loss.
         classes: outputs of the network, as in the recipe.
+        field: of the recipe that names the loss, for errors.
 
     Raises:
         RecipeError: unknown name, or a loss of one class for several or the reverse.
@@ -50,7 +51,7 @@ def make_loss(name: LossName, *, classes: int) -> Loss:
     binary, exclusive = name.startswith("bce"), name.startswith("ce")
     if (binary and classes > 1) or (exclusive and classes == 1):
         raise RecipeError(
-            f"Loss '{name}' does not fit {classes} class{'es' if classes > 1 else ''}.",
+            f"{field} '{name}' does not fit data.classes {classes}.",
             fix="Use ce, ce_dice, dice or soft_dice." if binary else "Use bce_logits, bce_dice, dice or soft_dice.",
         )
     terms = _TERMS[name]

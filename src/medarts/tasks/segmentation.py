@@ -22,16 +22,17 @@ class SegmentationTask:
     Args:
         data: number of classes.
         loss: name of the loss.
+        field: of the recipe that names it, for errors.
         threshold: probability from which a pixel is foreground (one class).
     """
 
     score = "val_dice"
     """The value of ``validate`` by which networks are chosen; larger is better."""
 
-    def __init__(self, data: DataSettings, *, loss: LossName, threshold: float = 0.5) -> None:
+    def __init__(self, data: DataSettings, *, loss: LossName, field: str = "loss", threshold: float = 0.5) -> None:
         self.classes = data.classes
         self.threshold = threshold
-        self._loss = make_loss(loss, classes=data.classes)
+        self._loss = make_loss(loss, classes=data.classes, field=field)
 
     def loss(self, outputs: Iterable[Tensor], mixture: Mixture) -> Tensor:
         """Returns the mean over the heads and images; each mixed target counts by its share lam."""

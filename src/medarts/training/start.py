@@ -92,7 +92,9 @@ class _Job:
 def _prepare(recipe: Recipe, genotype: Genotype) -> _Job:
     """Looks at everything that can be wrong, what is quick to see first, and reads the images last."""
     fabric = make_fabric(recipe.compute)
-    task = SegmentationTask(recipe.data, loss=recipe.train.loss, threshold=recipe.evaluation.threshold)
+    task = SegmentationTask(
+        recipe.data, loss=recipe.train.loss, field="train.loss", threshold=recipe.evaluation.threshold
+    )
     seed_torch(recipe.seed, "network")
     network = WeaveNetwork(genotype, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
     network.check_size(recipe.data.size)
