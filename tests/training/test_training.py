@@ -268,7 +268,7 @@ def test_what_does_not_fit_leaves_nothing_behind(recipe, genotype, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(DataError, match=r"training set are 18, fewer than a batch of 19"):
         start_training(changed(recipe, "train.batch=19"), genotype, out)
-    with pytest.raises(RecipeError, match=r"size 40 cannot be divided by 16.*Use 32 or 48"):
+    with pytest.raises(RecipeError, match=r"size 40 cannot be halved 4 times.*Use 32 or 48"):
         start_training(changed(recipe, "data.size=40"), derived(recipe, "search.stages.0.depth=4"), out)
     with pytest.raises(GenotypeError, match=r"of the space 'stack', not 'weave'"):
         start_training(recipe, Genotype("other", "stack", {}, {}), out)

@@ -93,9 +93,9 @@ def _cards(
     """The numbers a reader looks for first."""
     cards = []
     for table in scores:
-        row = next(row for row in table["rows"] if row["domain"] == "mean of domains")
+        several = len({row["domain"] for row in table["rows"]}) > 1
+        row = next(row for row in table["rows"] if not several or row["domain"] == "mean of domains")
         dice = row["cells"][table["metrics"].index("dice")]["mean"]
-        several = len({row["domain"] for row in table["rows"]}) > 3
         cards.append({"name": f"Dice, {table['name']}{', mean of data sets' if several else ''}", "value": dice})
     if records and not scores:
         best = max(record["val_dice"] for record in records)
@@ -129,7 +129,7 @@ def _scores(run: RunDirectory) -> list[Content]:
     tables = []
     for path in sorted((run.path / "scores").glob("*/scores.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        rows = content["tables"]
+        rows = _without_repetition(content["tables"])
         metrics = list(rows[0]["metrics"])
         tables.append(
             {
@@ -140,12 +140,20 @@ def _scores(run: RunDirectory) -> list[Content]:
                 "definitions": content["definitions"],
                 "metrics": metrics,
                 "several": len({row["class"] for row in rows}) > 1,
+                "several_domains": len({row["domain"] for row in rows}) > 1,
                 "plot": _svg(plot_scores(rows), f"Dice on {path.parent.name}"),
                 "rows": [{**row, "cells": [_cell(row["metrics"][metric]) for metric in metrics]} for row in rows],
                 "examples": _examples(path.parent / "examples.npz"),
             }
         )
     return tables
+
+
+def _without_repetition(rows: list[Content]) -> list[Content]:
+    """Leaves out the rows over all domains where there is one domain, whose scores they repeat."""
+    together = ("all", "mean of domains")
+    single = len({row["domain"] for row in rows} - set(together)) == 1
+    return [row for row in rows if not (single and row["domain"] in together)]
 
 
 def _cell(summary: Content) -> Content:
