@@ -105,7 +105,7 @@ def assert_equal_runs(run: Path, other: Path) -> None:
     [
         ((), signal.SIGKILL),
         (("optimizer=adamw", "ema=0.9", "warmup_epochs=1", "mixing.alpha=0.4", "mixing.images=3"), signal.SIGKILL),
-        (("schedule=plateau", "plateau_epochs=1", "lr=1e-9"), signal.SIGKILL),
+        (("schedule=plateau", "plateau_epochs=1", "lr=1e-9", "lr_min=0"), signal.SIGKILL),
         (("optimizer=adamw", "ema=0.9"), signal.SIGINT),
     ],
     ids=["sgd-cosine", "adamw-ema", "plateau", "control-c"],
