@@ -290,3 +290,15 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     with pytest.raises(DataError, match="GB are free"):
         open_store(open_sources([source]), settings)
     assert not list((tmp_path / "full").iterdir())
+
+
+def test_what_a_killed_process_left_long_ago_is_removed(settings: DataSettings, tmp_path: Path) -> None:
+    cache = settings.cache
+    assert cache is not None
+    old, young = cache / ".unfinished-old", cache / ".unfinished-young"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    open_data(settings, needs=("train",))
+    assert not old.exists()
+    assert young.exists()

@@ -7,6 +7,7 @@ said before any training. The store is kept in a cache folder under the fingerpr
 import hashlib
 import os
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,11 @@ from medarts.run.progress import progress_bar
 
 FORMAT = 1
 """Part of the cache's name; raise it when reading or resizing changes."""
+
+
+UNFINISHED = ".unfinished-"
+LEFT_BEHIND = 24 * 3600.0
+"""Seconds after which an unfinished store is taken for one of a process that was killed."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,10 @@ def _stamp(manifest: Manifest) -> str:
 
 def _make(manifest: Manifest, settings: DataSettings, folder: Path) -> None:
     """Writes the arrays under another name and renames the folder when they are whole."""
-    unfinished = folder.with_name(f".unfinished-{uuid4().hex}-{folder.name}")
+    unfinished = folder.with_name(f"{UNFINISHED}{uuid4().hex}-{folder.name}")
     number, size, channels = len(manifest.samples), settings.size, settings.in_channels
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _tidy(folder.parent)
     _check_room(folder.parent, number * size**2 * (2 * channels + 1))
     unfinished.mkdir()
     images = np.lib.format.open_memmap(
@@ -114,6 +121,13 @@ def _make(manifest: Manifest, settings: DataSettings, folder: Path) -> None:
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _tidy(cache: Path) -> None:
+    """Removes what killed processes left a day ago or longer; anything younger may still be written."""
+    for leftover in cache.glob(f"{UNFINISHED}*"):
+        if time.time() - leftover.stat().st_mtime > LEFT_BEHIND:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _check_room(cache: Path, needed: int) -> None:
