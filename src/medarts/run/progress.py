@@ -33,7 +33,9 @@ class Bar:
         self._progress.update(self._task, completed=done, total=total)
 
     def note(self, text: str) -> None:
-        """Shows a remark beside the title."""
+        """Shows a remark beside the title; in a log, where there is no bar, it is a line of its own."""
+        if not console.is_terminal:
+            console.print(f"{self._title} {text}", highlight=False, soft_wrap=True)
         self._progress.update(self._task, description=f"{self._title} {text}")
 
 
