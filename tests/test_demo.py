@@ -13,6 +13,7 @@ QUICK = (
     "search.stages.1.epochs=1",
     "search.arch_after=0",
     "train.epochs=1",
+    "train.warmup_epochs=0",
     "evaluation.bootstrap=100",
 )
 
