@@ -1,12 +1,15 @@
 """A small data set on disk and a recipe for it, shared by all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medarts.recipe import Recipe, parse
+from medarts.run import device
 
 IMAGES = 24
 
@@ -61,3 +64,13 @@ def small_recipe(folder_data: Path, tmp_path: Path) -> Recipe:
             "compute": {"device": "cpu", "threads": 1},
         }
     )
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets jobs of precision fp32 run in float64 and without dropout, so that nothing but the mathematics is left."""
+    monkeypatch.setitem(device.PRECISIONS, "fp32", "64-true")
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda module, x: x)
+    torch.set_default_dtype(torch.float64)  # or Fabric makes float32 of the outputs
+    yield
+    torch.set_default_dtype(torch.float32)

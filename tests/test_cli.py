@@ -14,8 +14,9 @@ import tifffile
 from PIL import Image
 
 from medarts import cli
-from medarts.recipe import Recipe, apply_overrides, parse, to_yaml
+from medarts.recipe import Recipe, apply_overrides, load, parse, to_yaml
 from medarts.run.directory import RunDirectory
+from medarts.run.job import Trial
 from medarts.search import start_search
 from medarts.spaces.genotype import load as load_genotype
 
@@ -72,7 +73,7 @@ def refused(answer: tuple[int, str, str], *parts: str) -> None:
 ARGUMENTS = {
     "demo": ("--out",),
     "doctor": ("DATA",),
-    "plan": ("RECIPE", "KEY=VALUE", "--json"),
+    "plan": ("RECIPE", "KEY=VALUE", "--memory-mb", "--json"),
     "search": ("RECIPE", "KEY=VALUE", "--out", "--resume"),
     "train": ("RUN", "KEY=VALUE", "--genotype", "--recipe", "--data", "--init-channel", "--out", "--resume"),
     "evaluate": ("RUN", "--data", "--split", "--head"),
@@ -124,6 +125,9 @@ def test_recipes_that_are_refused(medarts, recipe_file, tmp_path):
     refused(medarts("search", recipe_file, "serch.lr=3", *out), "serch is not a key", "'search'")
     refused(medarts("search", recipe_file, "search.loss=dise", *out), "search.loss", "'dise'", "'dice'")
     refused(medarts("search", recipe_file, "search.lr=-1", *out), "search.lr", "-1", "greater than 0")
+    refused(
+        medarts("search", recipe_file, "search.stages.1.accumulate=5", *out), "search.stages.1: accumulate 5", "1 to 4"
+    )
     refused(medarts("search", recipe_file, "search.stages.7.epochs=1", *out), "no item '7'", "0 to 1")
     refused(medarts("search", recipe_file, "search.stages.0.keep={nromal: 2}", *out), "nromal", "normal")
     refused(medarts("search", recipe_file, "data.size=20", *out), "size 20", "halved 3 times", "Use 16 or 24")
@@ -328,7 +332,7 @@ def test_cost_as_json_and_as_text(medarts):
 
 def test_plan_as_json(medarts, recipe_file, tmp_path, monkeypatch):
     # The trials of test_plan run in processes of their own; here their answer counts.
-    monkeypatch.setattr("medarts.evaluation.plan._in_new_process", lambda attempt: attempt())
+    monkeypatch.setattr("medarts.evaluation.plan.in_new_process", lambda attempt: attempt())
     status, output, _ = medarts("plan", recipe_file, "--json")
     assert status == 0
     found = json.loads(output)
@@ -340,6 +344,33 @@ def test_plan_as_json(medarts, recipe_file, tmp_path, monkeypatch):
     status, output, _ = medarts("plan", recipe_file)
     assert status == 0
     assert "search, stage 2" in output
+    assert "accumulate" in output
+    assert "medarts search" not in output
+
+
+def test_plan_with_a_budget(medarts, recipe_file, monkeypatch):
+    def answer(attempt):
+        settings = attempt.settings
+        return Trial(1234, 5.0, 100.0 * settings.images_at_once, settings.accumulate, settings.images_at_once)
+
+    monkeypatch.setattr("medarts.evaluation.plan.in_new_process", answer)
+    words = ("plan", recipe_file, "search.stages.1.batch=3", "train.accumulate=4", "--memory-mb", "250")
+    status, output, _ = medarts(*words)
+    assert status == 0
+    assert output.endswith(
+        "To stay within 250 MB:\n"
+        "  medarts search RECIPE search.stages.0.accumulate=2 search.stages.1.accumulate=2\n"
+        "  medarts train RUN train.accumulate=2\n"
+    )
+    found = json.loads(medarts(*words, "--json")[1])
+    assert [stage["accumulate"] for stage in found["search"]["stages"]] == [2, 2]
+    recipe = load(recipe_file, [*found["search"]["changes"], *found["training"]["changes"]])
+    assert [stage.accumulate for stage in recipe.search.stages] == [2, 2]
+    assert recipe.train.accumulate == found["training"]["accumulate"] == 2
+
+    status, output, errors = medarts("plan", recipe_file, "--memory-mb", "99")
+    assert (status, output) == (1, "")
+    assert "Stage 1 of the search takes 100 MB" in errors.splitlines()[-1]
 
 
 def test_doctor_exits_with_1_on_errors_alone(medarts, folder_data, recipe_file):

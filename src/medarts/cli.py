@@ -22,6 +22,7 @@ RunFolder = Annotated[Path, arg(metavar="RUN", help_behavior_hint="")]
 Name = Annotated[str, arg(metavar="GENOTYPE|RUN", help_behavior_hint="")]
 Channel = Annotated[int | None, arg(metavar="C", help_behavior_hint="")]
 DataSets = Annotated[tuple[str, ...], arg(metavar="DATA [DATA ...]", help_behavior_hint="")]
+Megabytes = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Json = Annotated[bool, arg(name="json", help="Print one JSON object.", help_behavior_hint="")]
 Changes = Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")]
 
@@ -57,6 +58,7 @@ def plan(
     recipe: Positional[Annotated[Path, arg(metavar="RECIPE", help_behavior_hint="")]],
     changes: Positional[Changes] = (),
     *,
+    memory_mb: Megabytes = None,
     as_json: Json = False,
 ) -> None:
     """Estimate parameters, peak memory and time of a recipe from a few trial steps, before running it.
@@ -64,11 +66,12 @@ def plan(
     Args:
         recipe: The recipe (YAML).
         changes: Changes of the recipe, such as space.init_channel=8.
+        memory_mb: Megabytes that are to do. Batches are split until they fit; the changes that do it are printed.
     """
     from medarts import commands, terminal
     from medarts.recipe import load
 
-    planned = commands.plan(load(recipe, changes))
+    planned = commands.plan(load(recipe, changes), budget_mb=memory_mb)
     if as_json:
         print(planned.to_json())
     else:

@@ -155,13 +155,17 @@ def doctor(word: str) -> Examination:
         return examine(sources, progress=bar.reach)
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe, *, budget_mb: float | None = None) -> Plan:
     """Estimates what a search by a recipe, and a training after it, will take.
 
+    Args:
+        recipe: what to do.
+        budget_mb: memory in MB that they are to fit into, by splitting batches; see ``medarts.evaluation.plan``.
+
     Raises:
-        MedartsError: data, recipe or device do not fit.
+        MedartsError: data, recipe, device or budget do not fit.
     """
-    return plan_recipe(recipe)
+    return plan_recipe(recipe, budget_mb=budget_mb)
 
 
 def show(name: str, *, out: Path | None = None) -> tuple[str, list[Path]]:

@@ -4,14 +4,13 @@ import math
 from datetime import timedelta
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from medarts.data.doctor import Examination
 from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
-from medarts.run.job import Trial
 
 console = Console()
 
@@ -38,12 +37,18 @@ def show_examination(examination: Examination) -> None:
 
 def show_plan(plan: Plan) -> None:
     """Prints the estimates of every stage and of the training."""
-    table = Table("", "parameters", "peak memory", "time")
+    table = Table(Column(no_wrap=True), "parameters", "images\nat once", "accumulate", "peak\nmemory", "time")
     rows = [(f"search, stage {number}", trial) for number, trial in enumerate(plan.stages, 1)]
-    for name, trial in (*rows, ("training of a typical network", plan.training)):
-        table.add_row(name, f"{trial.parameters:,}", _memory(trial), str(timedelta(seconds=round(trial.seconds))))
+    for name, trial in (*rows, ("training, typical", plan.training)):
+        counts = [f"{number:,}" for number in (trial.parameters, trial.images_at_once, trial.accumulate)]
+        table.add_row(name, *counts, f"{trial.memory_mb:,.0f} MB", str(timedelta(seconds=round(trial.seconds))))
     console.print(table)
     console.print(f"search in all: {timedelta(seconds=round(plan.search_seconds))}")
+    if plan.budget_mb is not None:
+        fitting = (("search RECIPE", plan.search_changes), ("train RUN", plan.training_changes))
+        console.print(f"To stay within {plan.budget_mb:,.0f} MB:")
+        for words, changes in fitting:
+            console.print("  medarts", words, *changes, markup=False, highlight=False, soft_wrap=True)  # to be copied
 
 
 def show_scores(scores: Scores) -> None:
@@ -67,10 +72,6 @@ def show_cost(cost: Cost, *, size: int) -> None:
     console.print(f"parameters  {cost.parameters:,}")
     console.print(f"FLOPs       {cost.flops / 1e9:.2f} G at {size} x {size}, 2 a multiply-add")
     console.print(f"latency     {cost.latency_ms:.1f} ms an image on the CPU (spread {cost.spread:.1f} ms)")
-
-
-def _memory(trial: Trial) -> str:
-    return f"{trial.memory_mb / 1000:.1f} GB"
 
 
 def _interval(summary: Summary, *, digits: int) -> str:

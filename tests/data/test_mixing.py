@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from medarts.data.mixing import mix, mixing_weights
+from medarts.data.mixing import Mixture, mix, mixing_weights
 from medarts.recipe import MixingSettings
 
 
@@ -94,3 +94,33 @@ def test_input_is_left_as_it_was_and_images_stay_in_range() -> None:
 def test_a_batch_of_one_is_itself() -> None:
     x, y = batch(1)
     torch.testing.assert_close(mix(x, y, MixingSettings(images=2), seed=0).images, x)
+
+
+@pytest.mark.parametrize("size", [1, 5, 7, 12])
+def test_pieces_are_even_and_hold_every_image_with_its_targets(size: int) -> None:
+    mixture = mix(*batch(size), MixingSettings(images=3), seed=1)
+    for number in range(1, size + 1):
+        shares, pieces = zip(*mixture.split(number), strict=True)
+        sizes = [len(piece.images) for piece in pieces]
+        assert (len(sizes), sum(sizes)) == (number, size)
+        assert 1 <= min(sizes) <= max(sizes) <= min(sizes) + 1
+        assert max(sizes) == -(-size // number)
+        assert shares == tuple(length / size for length in sizes)
+        assert torch.equal(torch.cat([piece.images for piece in pieces]), mixture.images)
+        for part, (lam, targets) in enumerate(mixture.parts):
+            assert {piece.parts[part][0] for piece in pieces} == {lam}
+            assert torch.equal(torch.cat([piece.parts[part][1] for piece in pieces]), targets)
+
+
+def test_shares_make_the_means_of_pieces_the_mean_of_the_batch() -> None:
+    images = torch.rand(7, 3, 4, 4, dtype=torch.float64)
+    mixture = Mixture(images, ((1.0, images[:, 0]),))
+    for number in (1, 2, 3, 7):
+        mean = sum(share * piece.images.mean() for share, piece in mixture.split(number))
+        torch.testing.assert_close(mean, images.mean(), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("number", [0, -1, 6])
+def test_no_piece_is_empty(number: int) -> None:
+    with pytest.raises(ValueError, match=f"5 images cannot be split into {number} pieces"):
+        mix(*batch(5), MixingSettings(), seed=0).split(number)

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 
 from medarts.data.opening import open_data
-from medarts.errors import DataError, MedartsError
+from medarts.errors import DataError, MedartsError, RecipeError
 from medarts.evaluation.cost import count_parameters
 from medarts.evaluation.plan import plan
 from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe, apply_overrides, parse
 from medarts.run import checkpoint
+from medarts.run.job import Trial
 from medarts.search import start_search
 from medarts.search.start import try_search
 from medarts.spaces.weave.supernet import WeaveSpace
@@ -38,9 +39,9 @@ def recipe(small_recipe: Recipe) -> Recipe:
     )
 
 
-def in_new_process(function, *arguments):
+def in_new_process(function, *arguments, **options):
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+        return pool.submit(function, *arguments, **options).result()
 
 
 def timing(run: Path) -> list[dict]:
@@ -129,3 +130,101 @@ def test_errors_come_back_from_the_trial_with_problem_and_fix(recipe):
         plan(changed(recipe, "search.stages.1.batch=99"))
     assert isinstance(caught.value, MedartsError)
     assert caught.value.fix == "Lower the batch size, or add images."
+
+
+# With a budget
+
+
+def test_a_small_budget_is_met_by_parts(recipe):
+    """Measured in earnest: two images at once do not fit, one does."""
+    recipe = changed(
+        recipe,
+        "data.size=128",
+        "space.init_channel=8",
+        "search.stages=[{depth: 3, epochs: 1, batch: 2}]",
+        "train.batch=1",
+        "evaluation.batch=1",
+    )
+    whole = in_new_process(try_search, recipe, 0, steps=1)
+    planned = plan(recipe, budget_mb=whole.memory_mb - 20)
+    (stage,) = planned.stages
+    assert (whole.accumulate, whole.images_at_once) == (1, 2)
+    assert (stage.accumulate, stage.images_at_once) == (2, 1)
+    assert (planned.training.accumulate, planned.training.images_at_once) == (1, 1)
+    assert max(stage.memory_mb, planned.training.memory_mb) <= whole.memory_mb - 20
+    assert planned.search_changes == ("search.stages.0.accumulate=2",)
+    assert planned.training_changes == ()
+
+
+@pytest.fixture
+def made_up(recipe, monkeypatch) -> Recipe:
+    """A recipe whose trials take 400 MB, and 100 MB an image at once; the second stage twice that."""
+
+    def answer(attempt):
+        images, factor = attempt.settings.images_at_once, 2 if attempt.stage == 1 else 1
+        return Trial(1, 1.0, factor * (400.0 + 100 * images), attempt.settings.accumulate, images)
+
+    monkeypatch.setattr("medarts.evaluation.plan.in_new_process", answer)
+    return changed(recipe, "search.stages.0.batch=8", "search.stages.1.batch=6", "train.batch=8")
+
+
+def parts(planned) -> list[int]:
+    return [trial.accumulate for trial in (*planned.stages, planned.training)]
+
+
+def test_the_budget_decides_and_the_changes_make_it_so(made_up):
+    for budget, expected in ((10**5, [1, 1, 1]), (1399, [1, 3, 1]), (1000, [2, 6, 2])):
+        planned = plan(made_up, budget_mb=budget)
+        assert parts(planned) == expected
+        changes = [*planned.search_changes, *planned.training_changes]
+        assert len(changes) == sum(number > 1 for number in expected)
+        recipe = changed(made_up, *changes)
+        assert parts(plan(recipe)) == expected  # planned as it is, without a budget
+        assert plan(recipe, budget_mb=budget).search_changes == ()
+
+
+def test_a_recipe_that_splits_more_than_it_needs_is_told_so(made_up):
+    recipe = changed(made_up, "search.stages.0.accumulate=8", "train.accumulate=3")
+    assert parts(plan(recipe)) == [8, 1, 3]
+    assert plan(recipe).search_changes == ()
+    planned = plan(recipe, budget_mb=10**5)
+    assert planned.search_changes == ("search.stages.0.accumulate=1",)
+    assert planned.training_changes == ("train.accumulate=1",)
+
+
+def test_parts_and_changes_as_json(made_up):
+    content = json.loads(plan(made_up, budget_mb=1399).to_json())
+    assert content["budget_mb"] == 1399
+    assert [(s["accumulate"], s["images_at_once"]) for s in content["search"]["stages"]] == [(1, 8), (3, 2)]
+    assert content["search"]["changes"] == ["search.stages.1.accumulate=3"]
+    assert content["search"]["memory_mb"] == 1200
+    assert (content["training"]["accumulate"], content["training"]["changes"]) == (1, [])
+    assert json.loads(plan(made_up).to_json())["budget_mb"] is None
+
+
+def test_a_budget_below_one_image_is_refused(made_up):
+    says = r"Stage 2 of the search takes 1,000 MB with one image at once, more than the 999 MB allowed\."
+    with pytest.raises(RecipeError, match=says) as caught:
+        plan(made_up, budget_mb=999)
+    assert all(name in caught.value.fix for name in ("data.size", "space.init_channel", "evaluation.batch"))
+
+
+def test_trials_that_run_out_of_memory(made_up, monkeypatch):
+    limit = 4
+
+    def answer(attempt):
+        images = attempt.settings.images_at_once
+        if images > limit:
+            raise MemoryError
+        return Trial(1, 1.0, 100.0 * images, attempt.settings.accumulate, images)
+
+    monkeypatch.setattr("medarts.evaluation.plan.in_new_process", answer)
+    assert parts(plan(made_up, budget_mb=10**5)) == [2, 2, 2]
+    with pytest.raises(
+        RecipeError, match=r"^Stage 1 of the search runs out of memory with 8 images at once\. .*--memory"
+    ):
+        plan(made_up)
+    limit = 0
+    with pytest.raises(RecipeError, match=r"^Stage 1 .* with one image at once\. Lower data\.size") as caught:
+        plan(made_up, budget_mb=10**5)
+    assert "--memory-mb" not in caught.value.fix

@@ -40,6 +40,7 @@ def test_published_defaults() -> None:
     assert (first.epochs, second.epochs) == (80, 80)
     assert {first.batch, second.batch} <= set(range(12, 25))
     assert first.keep == {"down": 4, "normal": 4, "up": 2}
+    assert first.accumulate == second.accumulate == recipe.train.accumulate == 1
     search = recipe.search
     assert (search.lr, search.lr_min, search.momentum, search.weight_decay) == (0.025, 1e-5, 0.9, 3e-4)
     assert (search.arch_lr, search.arch_betas, search.arch_weight_decay) == (2e-4, (0.5, 0.999), 1e-3)
@@ -314,6 +315,12 @@ def test_later_overrides_win() -> None:
         ("data.sources.first.name=x", "there is no item 'first'"),
         ("data.sources.-1.name=x", "there is no item '-1'"),
         ("data.sources.1=x", "there is no item '1'"),
+        ("search.stages.2.accumulate=2", "there is no item '2'. Use 0 to 1."),
+        (
+            "search.stages.0.acumulate=2",
+            "search.stages.0.acumulate is not a key of a recipe. Did you mean 'accumulate'?",
+        ),
+        ("search.stages.0.accumulate=0", "search.stages.0.accumulate: "),
         ("train.epoch=3", "train.epoch is not a key of a recipe. Did you mean 'epochs'?"),
     ],
 )
@@ -396,6 +403,23 @@ def test_ready_recipes_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_there_are_ready_recipes() -> None:
     assert {"mixsearch-cpu", "isic-cpu"} <= {path.stem for path in RECIPES.glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "at_once"), [(12, 1, 12), (12, 5, 3), (12, 7, 2), (12, 12, 1), (7, 2, 4), (1, 1, 1)]
+)
+def test_images_at_once(batch: int, accumulate: int, at_once: int) -> None:
+    changes = [f"{key}={{batch: {batch}, accumulate: {accumulate}}}" for key in ("search.stages.0", "train")]
+    recipe = parse(apply_overrides(content(), changes))
+    assert recipe.search.stages[0].images_at_once == recipe.train.images_at_once == at_once
+
+
+@pytest.mark.parametrize("section", ["search.stages.1", "train"])
+def test_more_parts_than_images_are_refused(section: str) -> None:
+    message = refused(apply_overrides(content(), [f"{section}.batch=4", f"{section}.accumulate=5"]))
+    assert message == (
+        f"my.yaml: {section}: accumulate 5 makes more parts than the batch has images; use 1 to 4, or a larger batch."
+    )
 
 
 def test_an_override_reaches_into_a_list_that_stands_in_the_defaults_alone() -> None:

@@ -97,8 +97,12 @@ def assert_equal_runs(run: Path, other: Path) -> None:
 # In the second the alphas move in every epoch, so that their optimizer has something to remember.
 @pytest.mark.parametrize(
     "changes",
-    [(), ("search.arch_after=0", "space.dropout_prob=0.3", "search.mixing.images=3")],
-    ids=["plain", "random"],
+    [
+        (),
+        ("search.arch_after=0", "space.dropout_prob=0.3", "search.mixing.images=3"),
+        ("search.arch_after=0", "space.dropout_prob=0.3", "search.stages.1.accumulate=3"),
+    ],
+    ids=["plain", "random", "parts"],
 )
 def test_killed_in_the_middle_of_an_epoch(recipe, tmp_path, changes):
     recipe, out = changed(recipe, *changes), tmp_path / "killed" / "run"

@@ -2,6 +2,9 @@
 
 import json
 import re
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from medarts.run import checkpoint
 from medarts.run.randomness import seed_torch
 from medarts.search import start_search
 from medarts.search.loop import SearchLoop
+from medarts.search.start import prepare_search
 from medarts.spaces.genotype import load as load_genotype
 from medarts.spaces.weave.supernet import WeaveSpace, WeaveSupernet
 from medarts.tasks.metrics import mask_scores
@@ -79,6 +83,70 @@ def test_architecture_is_frozen_then_moves(recipe, tmp_path, watched):
     assert arch_losses[0] is None
     assert arch_losses[1] > 0
     assert arch_losses[2] is None  # every stage freezes afresh
+
+
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(recipe, tmp_path, exact):
+    """Also where the parts are uneven. Images are normalised one by one, so nothing but rounding may differ."""
+    recipe = changed(recipe, "search.arch_after=0", "search.mixing.images=3")
+    seen = {}
+    for parts in (1, 2, 3, 4):
+        loop = prepare_search(changed(recipe, f"search.stages.0.accumulate={parts}")).loop(None)
+        loop.trial(0, steps=1)  # four steps of the architecture and of the weights
+        seen[parts] = (loop.place, loop.supernet.state_dict())
+    place, tensors = seen.pop(1)
+    initial = fresh_supernet(recipe, 0).state_dict()
+    for name in ("alphas.down", "alphas.normal", "alphas.up", "betas", "frame.stem.0.0.weight"):
+        assert tensors[name].dtype == torch.float64
+        assert (tensors[name] - initial[name]).abs().max() > 1e-4, name
+    for parts, (other, others) in seen.items():
+        assert other.train_loss == pytest.approx(place.train_loss, rel=1e-12), parts
+        assert other.arch_loss == pytest.approx(place.arch_loss, rel=1e-12), parts
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(others[name], tensor, rtol=0, atol=1e-10, msg=f"{name}, {parts} parts")
+
+
+def test_in_parts_a_step_holds_the_activations_of_one(recipe):
+    recipe = changed(recipe, "search.arch_after=0")
+    peaks = {}
+    for parts in (1, 2, 4):
+        loop = prepare_search(changed(recipe, f"search.stages.0.accumulate={parts}")).loop(None)
+        with saved_for_backward() as saved:
+            loop.trial(0, steps=1)
+        assert saved.now == 0
+        peaks[parts] = saved.peak
+    # Activations of so many images, and what is saved of weights and alphas, which is the same for all.
+    assert peaks[2] < 0.6 * peaks[1]
+    assert peaks[4] < 0.4 * peaks[1]
+
+
+class Saved:
+    """Bytes that autograd keeps for the backward pass: now, and at most."""
+
+    now = 0
+    peak = 0
+
+    def pack(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        size = tensor.numel() * tensor.element_size()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        held = Held(tensor)
+        weakref.finalize(held, self.free, size)
+        return held
+
+    def free(self, size: int) -> None:
+        self.now -= size
+
+
+class Held:
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+@contextmanager
+def saved_for_backward() -> Iterator[Saved]:
+    saved = Saved()
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda held: held.tensor):
+        yield saved
 
 
 def test_betas_end_elsewhere_than_they_began(recipe, tmp_path):

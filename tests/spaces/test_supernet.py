@@ -1,6 +1,6 @@
 """The supernet against sums written out here, and against the derived network with the same weights."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -15,8 +15,9 @@ from medarts.spaces.genotype import Genotype
 from medarts.spaces.operations import MOVES, NONE, SETS, Move, OperationSettings
 from medarts.spaces.space import Candidates
 from medarts.spaces.weave import lattice
-from medarts.spaces.weave.cell import MixedCell, cell_edges, run_plain
+from medarts.spaces.weave.cell import CellWeights, MixedCell, cell_edges
 from medarts.spaces.weave.derive import derive_cell, derive_paths
+from medarts.spaces.weave.execution import mix_plain
 from medarts.spaces.weave.genotypes import LatticeSettings, check, paths_of
 from medarts.spaces.weave.lattice import Node
 from medarts.spaces.weave.supernet import WeaveSpace, WeaveSupernet
@@ -40,8 +41,10 @@ def images(size: int = 16, channels: int = 3) -> Tensor:
     return torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
-def random_weights(candidates: Iterable[tuple[str, ...]]) -> list[Tensor]:
-    return [torch.rand(len(names), dtype=torch.float64) for names in candidates]
+def random_weights(candidates: Sequence[tuple[str, ...]], *, dtype: torch.dtype = torch.float64) -> CellWeights:
+    """Returns weights of a cell of two nodes."""
+    weights = tuple(torch.rand(len(names), dtype=dtype) for names in candidates)
+    return CellWeights(cell_edges(2), tuple(candidates), weights, torch.ones(len(candidates), dtype=dtype))
 
 
 @pytest.mark.parametrize("move", MOVES)
@@ -61,7 +64,7 @@ def test_mixed_cell_is_the_weighted_sum_of_its_operations(move: Move) -> None:
 
     def edge(number: int, x: Tensor) -> Tensor:
         operations = cast(nn.ModuleDict, cell.operations[number])
-        by_name = dict(zip(candidates[number], w[number].tolist(), strict=True))
+        by_name = dict(zip(candidates[number], w.operations[number].tolist(), strict=True))
         total = torch.zeros(2, 4, size, size, dtype=torch.float64)
         for name in set(candidates[number]) - {NONE}:
             total = total + by_name[name] * operations[name](x)
@@ -71,7 +74,7 @@ def test_mixed_cell_is_the_weighted_sum_of_its_operations(move: Move) -> None:
     a, b = cell.input0(s0), cell.input1(s1)
     node0 = edge(0, a) + edge(1, b)
     node1 = edge(2, a) + edge(3, b) + edge(4, node0)
-    torch.testing.assert_close(run_plain(cell, s0, s1, w), torch.cat([node0, node1], dim=1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(mix_plain(cell, a, b, w), torch.cat([node0, node1], dim=1), rtol=1e-12, atol=1e-12)
 
 
 def test_mixed_cell_without_s0_leaves_its_edges_out() -> None:
@@ -83,12 +86,12 @@ def test_mixed_cell_without_s0_leaves_its_edges_out() -> None:
     )
     assert cell.input0 is None
     assert [len(cast(nn.ModuleDict, part)) for part in cell.operations] == [0, 6, 0, 6, 6]
-    w = [weight.float() for weight in random_weights(candidates)]
-    changed = [w[0] * 3, w[1], w[2] * 3, w[3], w[4]]
-    s1 = torch.randn(2, 5, 8, 8)
-    out = run_plain(cell, None, s1, w)
+    w = random_weights(candidates, dtype=torch.float32)
+    tripled = tuple(weight * (3 if edge in (0, 2) else 1) for edge, weight in enumerate(w.operations))
+    second = cell.input1(torch.randn(2, 5, 8, 8))
+    out = mix_plain(cell, None, second, w)
     assert out.shape == (2, 8, 4, 4)
-    assert torch.equal(out, run_plain(cell, None, s1, changed))
+    assert torch.equal(out, mix_plain(cell, None, second, replace(w, operations=tripled)))
 
 
 def test_cell_edges() -> None:
@@ -105,7 +108,8 @@ def test_frame_sums_the_weighted_moves_of_every_node() -> None:
 
     def cell(node: tuple[int, int], move: Move, s0: Tensor | None, s1: Tensor) -> Tensor:
         module = cast(MixedCell, cells[f"{node[0]}_{node[1]}_{move}"])
-        return weights.moves[Node(*node)][move] * run_plain(module, s0, s1, by_move[move])
+        first = None if s0 is None or module.input0 is None else module.input0(s0)
+        return weights.moves[Node(*node)][move] * mix_plain(module, first, module.input1(s1), by_move[move])
 
     n00 = frame.stem(x)
     n11 = cell((1, 1), "down", None, n00)
@@ -127,8 +131,8 @@ def test_weights_are_softmaxes_that_sum_to_one() -> None:
     mixture = supernet.mixture()
     sizes = {"down": 6, "normal": 7, "up": 4}
     for move in MOVES:
-        assert len(mixture.cells[move]) == 14
-        for (_, state), weight in zip(cell_edges(4), mixture.cells[move], strict=True):
+        assert len(mixture.cells[move].operations) == 14
+        for (_, state), weight in zip(cell_edges(4), mixture.cells[move].operations, strict=True):
             assert len(weight) == sizes[move if state == 1 else "normal"]
             assert weight.sum().item() == pytest.approx(1)
     for node, row in mixture.moves.items():
@@ -144,7 +148,7 @@ def test_normal_alphas_are_shared_by_the_cells_of_all_moves() -> None:
         "normal": (14, 7),
         "up": (4, 4),
     }
-    cells = supernet.mixture().cells
+    cells = {move: weights.operations for move, weights in supernet.mixture().cells.items()}
     softmaxed = torch.softmax(supernet.alphas["normal"], dim=-1)
     s1_edges = [1, 3, 6, 10]
     for edge, (_, state) in enumerate(cell_edges(4)):
@@ -303,7 +307,7 @@ def test_initial_weights_prefer_nothing() -> None:
     torch.manual_seed(0)
     mixture = WeaveSupernet(SMALL).mixture()
     for weights in mixture.cells.values():
-        for weight in weights:
+        for weight in weights.operations:
             assert (weight * len(weight)).tolist() == pytest.approx([1] * len(weight), abs=0.01)
 
 
@@ -476,7 +480,7 @@ def test_snapshot_is_what_the_mixture_says() -> None:
     assert down["edges"] == ["0<-1", "1<-1"]
     assert down["operations"] == [list(SETS["down"])] * 2
     assert snapshot["alphas"]["normal"]["edges"] == ["0<-0", "0<-1", "1<-0", "1<-1", "1<-2"]
-    assert down["weights"][1] == supernet.mixture().cells["down"][3].tolist()
+    assert down["weights"][1] == supernet.mixture().cells["down"].operations[3].tolist()
 
 
 # Discretising

@@ -11,6 +11,7 @@ from PIL import Image
 
 from medarts.errors import DataError, DivergedError, GenotypeError, RecipeError, RunError
 from medarts.evaluation.evaluate import load_network
+from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe, apply_overrides, parse
 from medarts.run import checkpoint
 from medarts.run.directory import RunDirectory
@@ -63,6 +64,12 @@ def derived(recipe: Recipe, *changes: str) -> Genotype:
     return supernet.derive(recipe.derive, name="small", provenance={})
 
 
+def derived_weights(recipe: Recipe, genotype: Genotype) -> dict[str, torch.Tensor]:
+    """Returns the weights a training begins with."""
+    seed_torch(recipe.seed, "network")
+    return WeaveNetwork(genotype, in_channels=3, outputs=1).state_dict()
+
+
 def records(run: RunDirectory) -> list[dict]:
     return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
 
@@ -106,9 +113,10 @@ def assert_equal_runs(run: Path, other: Path) -> None:
         ((), signal.SIGKILL),
         (("optimizer=adamw", "ema=0.9", "warmup_epochs=1", "mixing.alpha=0.4", "mixing.images=3"), signal.SIGKILL),
         (("schedule=plateau", "plateau_epochs=1", "lr=1e-9", "lr_min=0"), signal.SIGKILL),
+        (("accumulate=3", "mixing.alpha=0.4"), signal.SIGKILL),
         (("optimizer=adamw", "ema=0.9"), signal.SIGINT),
     ],
-    ids=["sgd-cosine", "adamw-ema", "plateau", "control-c"],
+    ids=["sgd-cosine", "adamw-ema", "plateau", "parts", "control-c"],
 )
 def test_resumed_equals_uninterrupted(recipe, tmp_path, changes, number):
     recipe = changed(recipe, "train.epochs=4", *(f"train.{change}" for change in changes))
@@ -141,6 +149,23 @@ def test_training_on_a_gpu_can_be_resumed(recipe, genotype, tmp_path, precision)
     script, out = KILLED_AT_A_STEP, tmp_path / "run"
     run_in_process(script, recipe=recipe, genotype=genotype, out=out, at=(1, 2), number=int(signal.SIGKILL))
     assert len(records(resume_training(out))) == 2
+
+
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(recipe, genotype, tmp_path, exact):
+    """Also where the parts are uneven. Images are normalised one by one, so nothing but rounding may differ."""
+    recipe = changed(recipe, "train.batch=6", "train.mixing={alpha: 0.4, images: 3}", "train.epochs=1")
+    seen = {}
+    for parts in (1, 2, 4, 6):
+        run = start_training(changed(recipe, f"train.accumulate={parts}"), genotype, tmp_path / str(parts))
+        seen[parts] = (records(run)[0]["train_loss"], checkpoint.load(run.checkpoints, "last").weights)
+    loss, weights = seen.pop(1)
+    assert weights["frame.stem.0.0.weight"].dtype == torch.float64
+    for parts, (other_loss, others) in seen.items():
+        assert other_loss == pytest.approx(loss, rel=1e-12), parts
+        for name, tensor in weights.items():
+            torch.testing.assert_close(others[name], tensor, rtol=0, atol=1e-10)
+    initial = derived_weights(recipe, genotype)
+    assert (weights["frame.stem.0.0.weight"] - initial["frame.stem.0.0.weight"]).abs().max() > 1e-4
 
 
 def test_best_checkpoint_is_the_best_epochs(recipe, genotype, tmp_path, monkeypatch):

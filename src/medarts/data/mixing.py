@@ -25,6 +25,30 @@ class Mixture:
     images: Tensor
     parts: tuple[tuple[float, Tensor], ...]
 
+    def split(self, number: int) -> list[tuple[float, "Mixture"]]:
+        """Splits a batch that has been mixed, for a loop that has no memory for all of it at once.
+
+        Args:
+            number: of pieces, 1 to B.
+
+        Returns:
+            For each piece its share of the images, and the piece itself, a view of the batch; the sizes differ by at
+            most one. The means over the pieces, each times its share, add up to the mean over the batch.
+
+        Raises:
+            ValueError: a piece would be empty.
+        """
+        size = len(self.images)
+        if not 1 <= number <= size:
+            raise ValueError(f"{size} images cannot be split into {number} pieces")
+        images = self.images.tensor_split(number)
+        targets = zip(*(whole.tensor_split(number) for _, whole in self.parts), strict=True)
+        lams = [lam for lam, _ in self.parts]
+        return [
+            (len(piece) / size, Mixture(piece, tuple(zip(lams, of_piece, strict=True))))
+            for piece, of_piece in zip(images, targets, strict=True)
+        ]
+
 
 def mix(images: Tensor, targets: Tensor, settings: MixingSettings, *, seed: int) -> Mixture:
     """Mixes every image of a batch with others of it.

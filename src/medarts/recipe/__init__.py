@@ -3,6 +3,7 @@
 from medarts.recipe.reading import apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.recipe.sections import (
     AugmentationSettings,
+    BatchSettings,
     ComputeSettings,
     DataSettings,
     DeriveSettings,
@@ -13,12 +14,14 @@ from medarts.recipe.sections import (
     SearchSettings,
     SourceSettings,
     StageSettings,
+    SupernetSettings,
     TrainSettings,
     WeaveSettings,
 )
 
 __all__ = [
     "AugmentationSettings",
+    "BatchSettings",
     "ComputeSettings",
     "DataSettings",
     "DeriveSettings",
@@ -29,6 +32,7 @@ __all__ = [
     "SearchSettings",
     "SourceSettings",
     "StageSettings",
+    "SupernetSettings",
     "TrainSettings",
     "WeaveSettings",
     "apply_overrides",

@@ -157,13 +157,43 @@ class WeaveSettings(Section):
         return self
 
 
-class StageSettings(Section):
+class BatchSettings(Section):
+    """The images of a step, and how many of them are in memory at once.
+
+    Attributes:
+        batch: images a step.
+        accumulate: parts into which a batch is split; they run one after the other and their gradients are summed.
+            In memory are the activations of one part. A network that normalises each image by itself, as with group
+            normalisation, makes the same step as without, up to rounding and to what dropout draws. Batch
+            normalisation sees the statistics of a part instead of those of the batch, so there the step is another.
+    """
+
+    batch: Count
+    accumulate: Count = 1
+
+    @property
+    def images_at_once(self) -> int:
+        """Images of the largest part."""
+        return -(-self.batch // self.accumulate)
+
+    @model_validator(mode="after")
+    def _no_part_is_empty(self) -> "BatchSettings":
+        if self.accumulate > self.batch:
+            raise ValueError(
+                f"accumulate {self.accumulate} makes more parts than the batch has images; "
+                f"use 1 to {self.batch}, or a larger batch"
+            )
+        return self
+
+
+class StageSettings(BatchSettings):
     """One stage of the search; the weights start afresh in each.
 
     Attributes:
         depth: depth D of the lattice, which has 2D-1 layers.
         epochs: passes over the weight half of the training images.
         batch: images a step.
+        accumulate: parts of a batch that run one after the other; see BatchSettings.
         keep: operations kept on every edge at the end of the stage, for the next stage: set -> number.
     """
 
@@ -192,6 +222,21 @@ class MixingSettings(Section):
     images: Annotated[int, Field(ge=2, le=4)] = 2
 
 
+class SupernetSettings(Section):
+    """What a supernet does and the network derived from it does not.
+
+    Attributes:
+        partial_channels: K; operations see the first 1/K of a state's channels, the others pass them by and are
+            shuffled in (PC-DARTS, arXiv 1907.05737): a step takes less time and memory.
+        edge_normalisation: a learned softmax over the edges into a node, which steadies a search by partial channels.
+        recompute: cells keep only their inputs for the backward pass and are run again there: less memory, more time.
+    """
+
+    partial_channels: Literal[1, 2, 4] = 1
+    edge_normalisation: bool = False
+    recompute: bool = False
+
+
 class SearchSettings(Section):
     """The bilevel search.
 
@@ -209,6 +254,7 @@ class SearchSettings(Section):
         arch_after: epochs of each stage for which alphas and betas stay frozen.
         grad_clip: largest norm of the weights' gradient; 0 switches clipping off.
         mixing: mixing of images.
+        supernet: partial channels, edge normalisation, recomputation.
     """
 
     stages: Annotated[tuple[StageSettings, ...], Field(min_length=1)] = (
@@ -227,6 +273,7 @@ class SearchSettings(Section):
     arch_after: Annotated[int, Field(ge=0)] = 10
     grad_clip: Annotated[float, Field(ge=0)] = 5.0
     mixing: MixingSettings = MixingSettings()
+    supernet: SupernetSettings = SupernetSettings()
 
     @model_validator(mode="after")
     def _can_learn(self) -> "SearchSettings":
@@ -250,12 +297,13 @@ class DeriveSettings(Section):
     threshold: Fraction = 0.3
 
 
-class TrainSettings(Section):
+class TrainSettings(BatchSettings):
     """Retraining of the derived network from scratch.
 
     Attributes:
         epochs: passes over the training images.
         batch: images a step.
+        accumulate: parts of a batch that run one after the other; see BatchSettings.
         loss: the loss; bce_dice is 0.5 BCE + 1 Dice.
         optimizer: sgd or adamw.
         lr: largest learning rate.
@@ -350,3 +398,15 @@ class Recipe(Section):
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     compute: ComputeSettings = ComputeSettings()
+
+    @model_validator(mode="after")
+    def _channels_divide(self) -> "Recipe":
+        part, channels = self.search.supernet.partial_channels, self.space.init_channel
+        if channels % part:
+            raise ValueError(f"search.supernet.partial_channels {part} does not divide space.init_channel {channels}")
+        if channels // part % self.space.shuffle_groups:
+            raise ValueError(
+                f"space.shuffle_groups {self.space.shuffle_groups} does not divide the {channels // part} channels "
+                f"that operations see with search.supernet.partial_channels {part}"
+            )
+        return self

@@ -1,9 +1,9 @@
-"""What search and training share: saving, going on, stopping, and noticing that a loss is no longer finite."""
+"""What search and training share: gradients, saving, going on, stopping, and noticing a loss that is not finite."""
 
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -26,11 +26,15 @@ class Trial:
         parameters: trainable weights.
         seconds: time of the whole job.
         memory_mb: peak memory so far, of the GPU where one is used, else resident.
+        accumulate: parts into which its batches are split.
+        images_at_once: images of the largest part.
     """
 
     parameters: int
     seconds: float
     memory_mb: float
+    accumulate: int
+    images_at_once: int
 
 
 def median_seconds(work: Callable[[], object], *, repeats: int) -> float:
@@ -54,6 +58,21 @@ def with_images(trial: Trial, images: int, device: torch.device) -> Trial:
     if device.type != "cpu":
         return trial
     return replace(trial, memory_mb=trial.memory_mb + images / 1e6)
+
+
+def backward(fabric: Fabric, losses: Iterable[Tensor]) -> float:
+    """Adds the gradient of a sum of losses, and returns the sum.
+
+    Args:
+        fabric: does the backward passes in the run's precision.
+        losses: of the parts of a batch. Each is taken only when the gradient of the one before it is done: where a
+            generator makes them, the activations of no two parts are in memory together.
+    """
+    total = 0.0
+    for loss in losses:
+        fabric.backward(loss)
+        total += float(loss.detach())
+    return total
 
 
 def save_point(

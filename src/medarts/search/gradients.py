@@ -6,8 +6,13 @@ from contextlib import contextmanager
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from medarts.run.job import backward
 
-def first_order(fabric: Fabric, objective: Callable[[], Tensor], *, held: Iterable[nn.Parameter]) -> float:
+Objective = Callable[[], Iterable[Tensor]]
+"""Runs the supernet on the parts of a batch, one when the next is asked for, and gives losses that add up."""
+
+
+def first_order(fabric: Fabric, objective: Objective, *, held: Iterable[nn.Parameter]) -> float:
     """Adds the gradient of an objective to all parameters but ``held``, and returns the objective's value.
 
     With the training loss and the architecture held it is the gradient of the weights; with the validation loss and
@@ -15,13 +20,11 @@ def first_order(fabric: Fabric, objective: Callable[[], Tensor], *, held: Iterab
 
     Args:
         fabric: does the backward pass in the run's precision.
-        objective: runs the supernet and returns the loss.
+        objective: the loss, in parts.
         held: parameters that get no gradient; nothing is computed for them.
     """
     with _held(list(held)):
-        loss = objective()
-        fabric.backward(loss)
-    return float(loss.detach())
+        return backward(fabric, objective())
 
 
 @contextmanager

@@ -9,6 +9,7 @@ for every stage:    a fresh supernet of the candidates that the stage before kep
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -163,7 +164,13 @@ class SearchLoop:
         total = per_epoch * (frozen * seconds["frozen"] + (epochs - frozen) * seconds["free"])
         parameters = sum(parameter.numel() for parameter in self.supernet.weights())
         # Two more validations end the stage: of the supernet, and of what is derived from it.
-        return Trial(parameters, total + (epochs + 2) * validation, peak_memory_mb(self.fabric.device))
+        return Trial(
+            parameters,
+            seconds=total + (epochs + 2) * validation,
+            memory_mb=peak_memory_mb(self.fabric.device),
+            accumulate=settings.stages[stage].accumulate,
+            images_at_once=settings.stages[stage].images_at_once,
+        )
 
     def _start_stage(self, point: Checkpoint | None) -> None:
         """Builds supernet and optimizers of the stage, fresh or as a checkpoint of it left them."""
@@ -253,7 +260,12 @@ class SearchLoop:
         mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(self.recipe.seed, "mixing", *where))
         seed_torch(self.recipe.seed, "dropout", *where)
         optimizer.zero_grad()
-        loss = first_order(self.fabric, lambda: self.task.loss(self.model(mixture.images), mixture), held=held)
+        parts = mixture.split(settings.stages[place.stage].accumulate)
+
+        def losses() -> Iterator[Tensor]:
+            return (share * self.task.loss(self.model(part.images), part) for share, part in parts)
+
+        loss = first_order(self.fabric, losses, held=held)
         check_finite(self._run, loss, name=f"loss of the {half.name}", place=self._where())
         if settings.grad_clip and optimizer is self.weight_optimizer:
             self.fabric.clip_gradients(self.model, optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False)

@@ -101,7 +101,12 @@ def prepare_search(recipe: Recipe) -> SearchJob:
     task = SegmentationTask(
         recipe.data, loss=recipe.search.loss, field="search.loss", threshold=recipe.evaluation.threshold
     )
-    space = WeaveSpace(recipe.space, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
+    space = WeaveSpace(
+        recipe.space,
+        in_channels=recipe.data.in_channels,
+        outputs=recipe.data.classes,
+        supernet=recipe.search.supernet,
+    )
     for stage in recipe.search.stages:
         space.check_size(stage, recipe.data.size)
     manifest = open_manifest(recipe.data, needs=("train", "val"))

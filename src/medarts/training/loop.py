@@ -1,7 +1,7 @@
 """The training loop of a derived network.
 
 for every epoch:
-  for every step: forward, loss of all heads, backward, update, moving average
+  for every step: forward, loss of all heads and backward, part by part; update, moving average
   validate the weights that will be used, keep the best, save a checkpoint, stop where nothing improves
 """
 
@@ -24,7 +24,7 @@ from medarts.run.device import peak_memory_mb
 from medarts.run.directory import RunDirectory
 from medarts.run.events import write_events
 from medarts.run.interruption import Interruption, interruption
-from medarts.run.job import Trial, check_finite, leave, load_point, median_seconds, save_point
+from medarts.run.job import Trial, backward, check_finite, leave, load_point, median_seconds, save_point
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
 from medarts.run.schedule import cosine
@@ -131,7 +131,13 @@ class TrainingLoop:
         validation = median_seconds(self._validate, repeats=1)
         seconds = self.settings.epochs * (self.data.training.steps * step + validation)
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        return Trial(parameters, seconds, peak_memory_mb(self.fabric.device))
+        return Trial(
+            parameters,
+            seconds=seconds,
+            memory_mb=peak_memory_mb(self.fabric.device),
+            accumulate=self.settings.accumulate,
+            images_at_once=self.settings.images_at_once,
+        )
 
     def _order(self) -> NDArray[np.int64]:
         training = self.data.training
@@ -200,9 +206,9 @@ class TrainingLoop:
         mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(seed, "mixing", *where))
         seed_torch(seed, "dropout", *where)
         self.optimizer.zero_grad()
-        loss = self.task.loss(self.model(mixture.images), mixture)
-        self.fabric.backward(loss)
-        value = float(loss.detach())
+        parts = mixture.split(settings.accumulate)
+        losses = (share * self.task.loss(self.model(part.images), part) for share, part in parts)
+        value = backward(self.fabric, losses)
         check_finite(self._run, value, name="training loss", place=self._where())
         if settings.grad_clip:
             self.fabric.clip_gradients(

@@ -1,22 +1,21 @@
 """The mixed cell of the weaved supernet: all candidate operations on all edges, weighted by the alphas.
 
-One meaning, several executions. The module holds the parameters and their layout; an *execution* is a function of
-(cell, s0, s1, weights). ``run_plain`` is the reference, written to be read; a faster one has to give the same
-numbers from the same parameters, so that checkpoints are interchangeable.
+One meaning, two executions (see ``execution``). The modules here hold the parameters, in one layout for both.
 """
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.spaces.operations import NONE, Move, OperationSettings, make_operation, preprocess
+from medarts.spaces.operations import NONE, ChannelShuffle, Move, OperationSettings, make_operation, preprocess
+from medarts.spaces.together import Kind
 
 Edges = tuple[tuple[int, int], ...]
-
-EdgeWeights = Sequence[Tensor]
-"""For every edge of a cell, the weights of its candidates, in their order."""
 
 
 def cell_edges(intermediate_nodes: int) -> Edges:
@@ -35,6 +34,7 @@ class MixedCell(nn.Module):
         s1_channels: channels of the second input.
         channels: c, the channels of every node.
         settings: shared by all operations.
+        partial_channels: K; the operations see the first c/K channels of a state, the others pass them by.
     """
 
     def __init__(
@@ -47,47 +47,70 @@ class MixedCell(nn.Module):
         s1_channels: int,
         channels: int,
         settings: OperationSettings,
+        partial_channels: int = 1,
     ) -> None:
         super().__init__()
         self.move = move
         self.candidates = tuple(candidates)
         self.edges = cell_edges(intermediate_nodes)
         self.intermediate_nodes = intermediate_nodes
+        self.dropout_prob = settings.dropout_prob
+        self.partial_channels = partial_channels
+        self.operated_channels = channels // partial_channels
+        self.shuffle = ChannelShuffle(partial_channels)
         self.input0 = preprocess(s0_channels, channels, affine=settings.affine) if s0_channels is not None else None
         self.input1 = preprocess(s1_channels, channels, affine=settings.affine)
         self.operations = nn.ModuleList()
         for (_, state), names in zip(self.edges, self.candidates, strict=True):
             present = () if state == 0 and self.input0 is None else names
             self.operations.append(
-                nn.ModuleDict({name: make_operation(name, channels, settings) for name in present if name != NONE})
+                nn.ModuleDict(
+                    {name: make_operation(name, self.operated_channels, settings) for name in present if name != NONE}
+                )
             )
 
+    def passed(self, state: int, x_bchw: Tensor) -> Tensor:
+        """Returns the channels of a state that pass the operations by, at the size of the nodes (PC-DARTS)."""
+        rest = x_bchw[:, self.operated_channels :]
+        if state != 1 or self.move == "normal":
+            return rest
+        return F.max_pool2d(rest, 2) if self.move == "down" else F.interpolate(rest, scale_factor=2.0)
 
-Execution = Callable[[MixedCell, Tensor | None, Tensor, EdgeWeights], Tensor]
 
+@dataclass(frozen=True)
+class CellWeights:
+    """The weights of all cells of a move.
 
-def run_plain(cell: MixedCell, s0: Tensor | None, s1: Tensor, weights: EdgeWeights) -> Tensor:
-    """Runs a mixed cell edge by edge and operation by operation.
-
-    Args:
-        cell: the cell.
-        s0: first input, or None where it is absent.
-        s1: second input.
-        weights: the weights of the candidates of every edge.
-
-    Returns:
-        The output, BCHW with nodes x c channels. A node whose every edge is empty would have no shape; it cannot
-        occur, since every node reads s1.
+    Attributes:
+        edges: (node, state) of every edge.
+        candidates: names of the candidates of every edge.
+        operations: for every edge, the weights of its candidates.
+        passed: for every edge, the weight of the channels that pass the operations by.
     """
-    states = [None if s0 is None or cell.input0 is None else cell.input0(s0), cell.input1(s1)]
-    totals: list[Tensor | None] = [None] * cell.intermediate_nodes
-    for edge, (node, state) in enumerate(cell.edges):
-        operations = cast(nn.ModuleDict, cell.operations[edge])
-        read = states[state]
-        for name, weight in zip(cell.candidates[edge], weights[edge], strict=True):
-            if read is not None and name in operations:
-                term = weight * operations[name](read)
-                totals[node] = term if totals[node] is None else totals[node] + term
-        if state == 1 + node:  # the last edge into this node
-            states.append(totals[node])
-    return torch.cat(cast(list[Tensor], totals), dim=1)
+
+    edges: Edges
+    candidates: tuple[tuple[str, ...], ...]
+    operations: tuple[Tensor, ...]
+    passed: Tensor
+
+    @cached_property
+    def leaving(self) -> tuple[tuple[int, ...], ...]:
+        """The edges that leave every state."""
+        states = max(state for _, state in self.edges) + 1
+        return tuple(tuple(e for e, (_, s) in enumerate(self.edges) if s == state) for state in range(states))
+
+    @cached_property
+    def kinds(self) -> tuple[tuple[Kind, ...], ...]:
+        """For every state the kinds of operations on the edges that leave it, each with its weights."""
+        flat = torch.cat(self.operations).unbind()
+        starts = list(accumulate((len(names) for names in self.candidates), initial=0))
+        found = []
+        for leaving in self.leaving:
+            names = dict.fromkeys(name for edge in leaving for name in self.candidates[edge] if name != NONE)
+            kinds = []
+            for name in names:
+                having = [(at, edge) for at, edge in enumerate(leaving) if name in self.candidates[edge]]
+                weights = [flat[starts[edge] + self.candidates[edge].index(name)] for _, edge in having]
+                kinds.append(Kind(name, tuple(at for at, _ in having), torch.stack(weights)))
+            found.append(tuple(kinds))
+        return tuple(found)

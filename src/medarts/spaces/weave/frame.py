@@ -1,12 +1,12 @@
 """What the supernet and the derived network share: stem, cells on the lattice, heads."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.spaces.operations import Move, group_norm
+from medarts.spaces.operations import Move, Norm, make_norm
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.lattice import Node
 
@@ -17,13 +17,21 @@ CellMaker = Callable[[Move, int | None, int, int], nn.Module]
 """(move, channels of s0 or None where absent, channels of s1, c) -> cell that gives nodes x c channels."""
 
 CellRunner = Callable[[Node, Move, nn.Module, Tensor | None, Tensor], Tensor]
-"""(node, move, cell, s0, s1) -> the cell's output, weighted where paths have weights."""
+"""(node, move, cell, s0 and s1 as read) -> the cell's output, weighted where paths have weights."""
+
+Read = Callable[[Tensor, Sequence[nn.Module]], list[Tensor]]
+"""(a node's state, the preprocessing of every cell that reads it) -> what each of them gets."""
 
 
-def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int, affine: bool) -> nn.Module:
+def read_each(state_bchw: Tensor, inputs: Sequence[nn.Module]) -> list[Tensor]:
+    """Puts a state through the preprocessing of every cell that reads it, one by one."""
+    return [module(state_bchw) for module in inputs]
+
+
+def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int, affine: bool, norm: Norm) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
-        group_norm(out_channels, affine=affine),
+        make_norm(norm, out_channels, affine=affine),
         nn.ReLU(),
     )
 
@@ -60,6 +68,7 @@ class WeaveFrame(nn.Module):
         in_channels: channels of the images.
         outputs: channels of the logits.
         affine: whether the stem's norms have a scale and a shift.
+        norm: the kind of the stem's norms.
     """
 
     def __init__(
@@ -73,13 +82,14 @@ class WeaveFrame(nn.Module):
         in_channels: int,
         outputs: int,
         affine: bool,
+        norm: Norm = "group",
     ) -> None:
         super().__init__()
         self.paths = dict(paths)
         self.head_nodes = heads
         self.stem = nn.Sequential(
-            _conv_norm_relu(in_channels, STEM_CHANNELS[0], stride=1, affine=affine),
-            _conv_norm_relu(STEM_CHANNELS[0], STEM_CHANNELS[1], stride=2, affine=affine),
+            _conv_norm_relu(in_channels, STEM_CHANNELS[0], stride=1, affine=affine, norm=norm),
+            _conv_norm_relu(STEM_CHANNELS[0], STEM_CHANNELS[1], stride=2, affine=affine, norm=norm),
         )
         channels = {node: intermediate_nodes * widths[node.level] for node in self.paths}
         channels[lattice.STEM] = STEM_CHANNELS[1]
@@ -88,32 +98,67 @@ class WeaveFrame(nn.Module):
             for move in moves:
                 s0, s1 = lattice.inputs(node, move)
                 cell = make_cell(move, channels.get(s0), channels[s1], widths[node.level])
-                self.cells[_cell_key(node, move)] = cell
-        self.heads = nn.ModuleDict({_node_key(node): Head(channels[node], outputs) for node in heads})
+                self.cells[cell_key(node, move)] = cell
+        self.heads = nn.ModuleDict({node_key(node): Head(channels[node], outputs) for node in heads})
 
-    def run(self, x_bchw: Tensor, run_cell: CellRunner, *, heads: tuple[Node, ...] | None = None) -> list[Tensor]:
+    def run(
+        self,
+        x_bchw: Tensor,
+        run_cell: CellRunner,
+        *,
+        heads: tuple[Node, ...] | None = None,
+        read: Read = read_each,
+    ) -> list[Tensor]:
         """Returns the logits of the heads, first to last, each resized to the input's size.
 
         Args:
             x_bchw: images.
             run_cell: how a cell is run.
             heads: the heads that are wanted; cells that none of them needs are not run. None wants all.
+            read: how cells read a node.
         """
         wanted = self.head_nodes if heads is None else heads
-        states: dict[Node, Tensor] = {lattice.STEM: self.stem(x_bchw)}
-        for node, moves in lattice.reaching(self.paths, wanted).items():
+        paths = lattice.reaching(self.paths, wanted)
+        states: dict[Node, Tensor] = {}
+        inputs: dict[tuple[str, int], Tensor] = {}
+
+        def settle(node: Node, state: Tensor) -> None:
+            """Lets all cells read a node that will, and keeps its state where it has a head."""
+            if node in wanted:
+                states[node] = state
+            readers = self._readers(node, paths)
+            if readers:
+                parts = read(state, [self.cells[cell].get_submodule(f"input{slot}") for cell, slot in readers])
+                inputs.update(zip(readers, parts, strict=True))
+
+        settle(lattice.STEM, self.stem(x_bchw))
+        for node, moves in paths.items():
+            total: Tensor | None = None
             for move in moves:
-                s0, s1 = lattice.inputs(node, move)
-                cell = self.cells[_cell_key(node, move)]
-                output = run_cell(node, move, cell, states.get(s0), states[s1])
-                states[node] = states[node] + output if node in states else output
+                key = cell_key(node, move)
+                output = run_cell(node, move, self.cells[key], inputs.pop((key, 0), None), inputs.pop((key, 1)))
+                total = output if total is None else total + output
+            assert total is not None
+            settle(node, total)
         size = x_bchw.shape[-2:]
-        return [F.interpolate(self.heads[_node_key(node)](states[node]), size=size, mode="bilinear") for node in wanted]
+        return [F.interpolate(self.heads[node_key(node)](states[node]), size=size, mode="bilinear") for node in wanted]
+
+    def _readers(self, node: Node, paths: Mapping[Node, tuple[Move, ...]]) -> list[tuple[str, int]]:
+        """Returns (cell, input) of all that read a node."""
+        return [
+            (cell_key(reader, move), slot)
+            for reader, moves in paths.items()
+            for move in moves
+            for slot, source in enumerate(lattice.inputs(reader, move))
+            if source == node
+        ]
 
 
-def _node_key(node: Node) -> str:
+def node_key(node: Node) -> str:
+    """Returns the name of a node's head among ``WeaveFrame.heads``."""
     return f"{node.layer}_{node.level}"
 
 
-def _cell_key(node: Node, move: Move) -> str:
-    return f"{_node_key(node)}_{move}"
+def cell_key(node: Node, move: Move) -> str:
+    """Returns the name of a cell among ``WeaveFrame.cells``."""
+    return f"{node_key(node)}_{move}"

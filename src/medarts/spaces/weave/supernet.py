@@ -5,24 +5,28 @@ Source: NAS-WDAN / MixSearch (arXiv 2102.13280), search space and search.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from medarts.errors import GenotypeError
-from medarts.recipe import DeriveSettings, StageSettings, WeaveSettings
+from medarts.recipe import DeriveSettings, StageSettings, SupernetSettings, WeaveSettings
 from medarts.spaces.genotype import Cell, Genotype
 from medarts.spaces.operations import MOVES, NONE, SETS, Move, OperationSettings, set_of_edge
 from medarts.spaces.space import Candidates, SearchSpace, Supernet
 from medarts.spaces.weave import lattice
-from medarts.spaces.weave.cell import Execution, MixedCell, cell_edges, run_plain
+from medarts.spaces.weave.cell import CellWeights, MixedCell, cell_edges
 from medarts.spaces.weave.derive import derive_cell, derive_paths
+from medarts.spaces.weave.execution import FAST, Execution
 from medarts.spaces.weave.frame import WeaveFrame
 from medarts.spaces.weave.genotypes import SPACE, LatticeSettings, paths_of
 from medarts.spaces.weave.lattice import Node
 
 INITIAL_SPREAD = 1e-3
+AS_DERIVED = SupernetSettings()
+"""All channels go through the operations, as in the derived network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +34,27 @@ class MixtureWeights:
     """The weights of a forward pass.
 
     Attributes:
-        cells: move -> for every edge, the weights of its candidates.
+        cells: move -> the weights of its cells.
         moves: node -> move -> weight of that cell.
     """
 
-    cells: dict[Move, list[Tensor]]
+    cells: dict[Move, CellWeights]
     moves: dict[Node, dict[Move, Tensor]]
 
 
 class WeaveSpace(SearchSpace):
     """The weaved search space with the settings of a recipe."""
 
-    def __init__(self, settings: WeaveSettings, *, in_channels: int, outputs: int) -> None:
+    def __init__(
+        self,
+        settings: WeaveSettings,
+        *,
+        in_channels: int,
+        outputs: int,
+        supernet: SupernetSettings = AS_DERIVED,
+    ) -> None:
         self.settings = settings
+        self.supernet_settings = supernet
         self.in_channels = in_channels
         self.outputs = outputs
 
@@ -65,6 +77,7 @@ class WeaveSpace(SearchSpace):
             candidates=candidates,
             in_channels=self.in_channels,
             outputs=self.outputs,
+            supernet=self.supernet_settings,
         )
 
 
@@ -75,11 +88,15 @@ class WeaveSupernet(Supernet):
     normal set, the four that read s1 for down and up. Cells of all moves share them. The betas have one row for
     each node but the stem's and one column for each move; a node with one move gives it weight 1.
 
+    With edge normalisation (PC-DARTS, arXiv 1907.05737, section 3.3) every move has gammas, one for each edge; the
+    softmax over the edges into a node scales what they bring.
+
     Args:
         settings: the lattice.
         candidates: set -> operations of each of its rows; None takes all.
         in_channels: channels of the images.
         outputs: channels of the logits.
+        supernet: what the derived network does not have.
         execution: how mixed cells are run.
     """
 
@@ -90,10 +107,13 @@ class WeaveSupernet(Supernet):
         candidates: Candidates | None = None,
         in_channels: int = 3,
         outputs: int = 1,
-        execution: Execution = run_plain,
+        supernet: SupernetSettings = AS_DERIVED,
+        execution: Execution = FAST,
     ) -> None:
         super().__init__()
         self.settings = settings
+        self.partial_channels = supernet.partial_channels
+        self.recompute = supernet.recompute
         self.execution = execution
         self.edges = cell_edges(settings.intermediate_nodes)
         self.paths = lattice.all_paths(settings.depth)
@@ -108,21 +128,29 @@ class WeaveSupernet(Supernet):
             }
         )
         self.betas = nn.Parameter(INITIAL_SPREAD * torch.randn(len(self.paths), len(MOVES)))
+        self.gammas = nn.ParameterDict()
+        if supernet.edge_normalisation:
+            self.gammas.update({move: nn.Parameter(INITIAL_SPREAD * torch.randn(len(self.edges))) for move in MOVES})
         self._discrete: MixtureWeights | None = None
 
     def architecture(self) -> list[nn.Parameter]:
-        """Returns alphas and betas."""
-        return [*self.alphas.values(), self.betas]
+        """Returns alphas, betas and gammas."""
+        return [*self.alphas.values(), self.betas, *self.gammas.values()]
 
     def forward(self, x_bchw: Tensor) -> list[Tensor]:
         """Returns the logits of every head, first to last, BKHW at the size of the input."""
         weights = self._discrete or self.mixture()
 
         def run_cell(node: Node, move: Move, cell: nn.Module, s0: Tensor | None, s1: Tensor) -> Tensor:
-            assert isinstance(cell, MixedCell)
-            return weights.moves[node][move] * self.execution(cell, s0, s1, weights.cells[move])
+            arguments = (cell, s0, s1, weights.cells[move])
+            if self.recompute and torch.is_grad_enabled():
+                output = cast(Tensor, checkpoint(self.execution.mix, *arguments, use_reentrant=False))
+            else:
+                output = self.execution.mix(*cast(Any, arguments))
+            return weights.moves[node][move] * output
 
-        return self.frame.run(x_bchw, run_cell)
+        x_bchw = x_bchw.contiguous(memory_format=self.execution.memory_format)
+        return self.frame.run(x_bchw, run_cell, read=self.execution.read)
 
     def mixture(self) -> MixtureWeights:
         """Returns the softmax of alphas over the candidates of an edge, of betas over the moves into a node."""
@@ -131,7 +159,7 @@ class WeaveSupernet(Supernet):
         for row, (node, possible) in zip(self.betas, self.paths.items(), strict=True):
             beta = torch.softmax(row[[MOVES.index(move) for move in possible]], dim=-1)
             moves[node] = dict(zip(possible, beta, strict=True))
-        return MixtureWeights({move: self._of_cell(move, alphas) for move in MOVES}, moves)
+        return MixtureWeights({move: self._cell_weights(move, alphas) for move in MOVES}, moves)
 
     def strongest(self, keep: Mapping[str, int]) -> Candidates:
         """Returns the candidates left when every edge of a set keeps so many; sets not named keep all."""
@@ -150,7 +178,7 @@ class WeaveSupernet(Supernet):
         with torch.no_grad():
             mixture = self.mixture()
         cells: dict[str, Cell] = {
-            move: derive_cell(move, self.edges, self._names(move), [w.tolist() for w in mixture.cells[move]])
+            move: derive_cell(move, self.edges, self._names(move), [w.tolist() for w in mixture.cells[move].operations])
             for move in MOVES
         }
         betas = {node: {move: float(b) for move, b in row.items()} for node, row in mixture.moves.items()}
@@ -198,6 +226,7 @@ class WeaveSupernet(Supernet):
                 s1_channels=s1,
                 channels=channels,
                 settings=operations,
+                partial_channels=self.partial_channels,
             )
 
         return WeaveFrame(
@@ -221,19 +250,30 @@ class WeaveSupernet(Supernet):
         kind = set_of_edge(move, self.edges[edge][1])
         return kind, sum(self._uses(kind, state) for _, state in self.edges[:edge])
 
-    def _of_cell(self, move: Move, alphas: Mapping[str, Tensor]) -> list[Tensor]:
+    def _cell_weights(self, move: Move, alphas: Mapping[str, Tensor]) -> CellWeights:
         rows = (self._row(move, edge) for edge in range(len(self.edges)))
-        return [alphas[kind][row] for kind, row in rows]
+        operations = [alphas[kind][row] for kind, row in rows]
+        passed = torch.ones(len(self.edges), device=self.betas.device, dtype=self.betas.dtype)
+        if self.gammas:
+            passed = self._edge_weights(self.gammas[move])
+            operations = [weights * scale for weights, scale in zip(operations, passed, strict=True)]
+        return CellWeights(self.edges, self._names(move), tuple(operations), passed)
+
+    def _edge_weights(self, gamma: Tensor) -> Tensor:
+        """Returns the softmax over the edges into each node, which follow each other."""
+        sizes = [sum(into == node for into, _ in self.edges) for node in range(self.settings.intermediate_nodes)]
+        return torch.cat([torch.softmax(part, dim=0) for part in torch.split(gamma, sizes)])
 
     def _names(self, move: Move) -> tuple[tuple[str, ...], ...]:
         rows = (self._row(move, edge) for edge in range(len(self.edges)))
         return tuple(self.candidates[kind][row] for kind, row in rows)
 
     def _one_hot(self, genotype: Genotype) -> MixtureWeights:
-        cells: dict[Move, list[Tensor]] = {}
+        cells: dict[Move, CellWeights] = {}
         for move in MOVES:
             names = self._names(move)
-            cells[move] = [torch.zeros_like(self.betas[0, 0]).repeat(len(of_edge)) for of_edge in names]
+            operations = tuple(self.betas.new_zeros(len(of_edge)) for of_edge in names)
+            passed = self.betas.new_zeros(len(self.edges))
             for node, kept in enumerate(genotype.cells[move]):
                 for operation, state in kept:
                     edge = self.edges.index((node, state))
@@ -242,7 +282,9 @@ class WeaveSupernet(Supernet):
                             f"Genotype '{genotype.name}' has {operation} on an edge that no longer has it.",
                             fix="Discretise a supernet with the genotype derived from it.",
                         )
-                    cells[move][edge][names[edge].index(operation)] = 1.0
+                    operations[edge][names[edge].index(operation)] = 1.0
+                    passed[edge] = 1.0
+            cells[move] = CellWeights(self.edges, names, operations, passed)
         kept_moves = paths_of(genotype)
         moves = {
             node: {move: self.betas.new_tensor(float(move in kept_moves.get(node, ()))) for move in possible}

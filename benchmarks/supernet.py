@@ -1,0 +1,269 @@
+"""How fast is a search step? The plain execution of the supernet against the fast one, in one run.
+
+    python benchmarks/supernet.py [--depth 4] [--channels 16] [--size 128] [--batch 2] [--precision fp32] [--json]
+
+A search step is a forward and a backward pass for the alphas and betas, the same for the weights, and both updates.
+Steps of both executions are interleaved and repeated; the table gives medians, quartiles and their ratios. Peak memory
+is what a step adds to a fresh process that holds the supernet. The machine's rate is that of its fastest large
+product of matrices, measured in the same run. Differences are the largest of outputs and gradients in float64,
+relative to the largest value of each tensor.
+
+``--precision bf16`` compares the fast execution in bf16 with the plain one in fp32. ``--growth`` adds step times at
+64, 128 and 256 px beside the growth of the FLOPs. Options --partial and --recompute are those of search.supernet.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from medarts.recipe import ComputeSettings, SupernetSettings
+from medarts.run.device import make_fabric
+from medarts.search.gradients import first_order
+from medarts.spaces.weave.execution import FAST, PLAIN, Execution
+from medarts.spaces.weave.genotypes import LatticeSettings
+from medarts.spaces.weave.supernet import WeaveSupernet
+
+EXECUTIONS = {"plain": PLAIN, "fast": FAST}
+EXACT_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is run, and how."""
+
+    execution: str
+    depth: int
+    channels: int
+    size: int
+    batch: int
+    precision: str
+    device: str
+    supernet: SupernetSettings
+
+    def build(self) -> WeaveSupernet:
+        torch.manual_seed(0)
+        settings = LatticeSettings(
+            depth=self.depth, init_channel=self.channels, double_down_channel=True, intermediate_nodes=4
+        )
+        execution: Execution = EXECUTIONS[self.execution]
+        return WeaveSupernet(settings, supernet=self.supernet, execution=execution)
+
+
+def main() -> None:
+    arguments = parse()
+    cases = [case_of(arguments, name) for name in ("plain", "fast")]
+    result = compare(cases, repeats=arguments.repeats)
+    result["max_abs_diff"] = largest_difference(cases)
+    if arguments.growth:
+        result["growth"] = growth(cases[1], repeats=arguments.repeats)
+    print(json.dumps(result) if arguments.json else table(result))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", choices=("weave",), default="weave")
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--channels", type=int, default=16)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--partial", type=int, choices=(1, 2, 4), default=1, help="partial channels of the fast one")
+    parser.add_argument("--recompute", action="store_true", help="of the fast one")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def case_of(arguments: argparse.Namespace, execution: str) -> Case:
+    fast = execution == "fast"
+    return Case(
+        execution,
+        arguments.depth,
+        arguments.channels,
+        arguments.size,
+        arguments.batch,
+        arguments.precision if fast else "fp32",
+        arguments.device,
+        SupernetSettings(
+            partial_channels=arguments.partial if fast else 1,
+            edge_normalisation=fast and arguments.partial > 1,
+            recompute=fast and arguments.recompute,
+        ),
+    )
+
+
+class Step:
+    """A search step that can be repeated."""
+
+    def __init__(self, case: Case) -> None:
+        fabric = make_fabric(ComputeSettings(device=case.device, precision=case.precision))
+        supernet = case.build()
+        self.weights, self.architecture = supernet.weights(), supernet.architecture()
+        self.model, self.of_weights, self.of_architecture = fabric.setup(
+            supernet, torch.optim.SGD(self.weights, 0.025, momentum=0.9), torch.optim.Adam(self.architecture, 2e-4)
+        )
+        self.fabric = fabric
+        generator = torch.Generator().manual_seed(1)
+        self.images = torch.rand(case.batch, 3, case.size, case.size, generator=generator).to(fabric.device)
+        self.masks = (self.images.mean(1, keepdim=True) > 0.5).float()
+
+    def __call__(self) -> None:
+        for optimizer, held in ((self.of_architecture, self.weights), (self.of_weights, self.architecture)):
+            optimizer.zero_grad()
+            first_order(self.fabric, lambda: [self.loss()], held=held)
+            optimizer.step()
+        if self.fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def loss(self) -> Tensor:
+        losses = [F.binary_cross_entropy_with_logits(out.float(), self.masks) for out in self.model(self.images)]
+        return torch.stack(losses).mean()
+
+
+def compare(cases: list[Case], *, repeats: int) -> dict[str, object]:
+    steps = [Step(case) for case in cases]
+    seconds = interleaved(steps, repeats=repeats)
+    flops = [count_flops(step) for step in steps]
+    peak = matrix_rate(torch.float32, cases[0].device)
+    result: dict[str, object] = {
+        "time_ratio": statistics.median(plain / fast for plain, fast in zip(*seconds, strict=True)),
+        "time_ratio_quartiles": quartiles([plain / fast for plain, fast in zip(*seconds, strict=True)]),
+        "peak_gflops_fp32": peak / 1e9,
+    }
+    memory = [peak_memory(case) for case in cases]
+    result["memory_ratio"] = memory[1] / memory[0]
+    for case, times, work, megabytes in zip(cases, seconds, flops, memory, strict=True):
+        rate = work / statistics.median(times)
+        limit = matrix_rate(torch.bfloat16, case.device) if case.precision == "bf16" else peak
+        result[case.execution] = {
+            "precision": case.precision,
+            "seconds": statistics.median(times),
+            "seconds_quartiles": quartiles(times),
+            "gflops": work / 1e9,
+            "flops_fraction": rate / limit,
+            "memory_mb": megabytes,
+        }
+        result["flops_fraction"] = rate / limit  # of the last, the fast one
+    return result
+
+
+def interleaved(steps: list[Step], *, repeats: int) -> list[list[float]]:
+    """Returns the times of every step; the order turns around from one round to the next."""
+    times: list[list[float]] = [[] for _ in steps]
+    for step in steps:
+        step()
+    for number in range(repeats):
+        order = range(len(steps)) if number % 2 else reversed(range(len(steps)))
+        for index in order:
+            began = time.perf_counter()
+            steps[index]()
+            times[index].append(time.perf_counter() - began)
+    return times
+
+
+def quartiles(values: list[float]) -> list[float]:
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [low, high]
+
+
+def count_flops(step: Callable[[], None]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+def matrix_rate(dtype: torch.dtype, device: str) -> float:
+    """Returns the FLOP/s of the fastest product of two 2048 x 2048 matrices, written in two ways."""
+    a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
+    images = a.view(1, 32, 64, 2048).permute(0, 3, 1, 2)
+    ways: list[Callable[[], Tensor]] = [lambda: a @ b, lambda: F.conv2d(images, b[:, :, None, None])]
+    best = 0.0
+    for way in ways:
+        for _ in range(6):
+            began = time.perf_counter()
+            way()
+            if a.device.type == "cuda":
+                torch.cuda.synchronize()
+            best = max(best, 2 * 2048**3 / (time.perf_counter() - began))
+    return best
+
+
+def peak_memory(case: Case) -> float:
+    """Returns the MB that a step adds to a fresh process with the supernet in it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_memory, case).result()
+
+
+def _peak_memory(case: Case) -> float:
+    step = Step(case)
+    if step.fabric.device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    before = pages * resource.getpagesize()
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before / 1e6
+
+
+def largest_difference(cases: list[Case]) -> float:
+    """Returns the largest relative difference of outputs and gradients of both executions, in float64."""
+    tensors = []
+    for case in cases:
+        plain_channels = Case(**{**vars(case), "supernet": cases[1].supernet})
+        supernet = plain_channels.build().double().eval()
+        generator = torch.Generator().manual_seed(2)
+        x = torch.rand(case.batch, 3, EXACT_SIZE, EXACT_SIZE, generator=generator, dtype=torch.float64)
+        outputs = supernet(x)
+        torch.autograd.backward(torch.stack([out.square().sum() for out in outputs]).sum())
+        tensors.append([*outputs, *(p.grad for p in supernet.parameters() if p.grad is not None)])
+    pairs = zip(*tensors, strict=True)
+    return max(float((one - two).detach().abs().max() / two.detach().abs().max().clamp_min(1e-30)) for one, two in pairs)
+
+
+def growth(case: Case, *, repeats: int) -> dict[str, float]:
+    """Returns how step time and FLOPs of the fast execution grow from 64 to 256 px."""
+    steps = [Step(Case(**{**vars(case), "size": size})) for size in (64, 128, 256)]
+    small, middle, large = (statistics.median(times) for times in interleaved(steps, repeats=max(3, repeats // 2)))
+    flops = count_flops(steps[2]) / count_flops(steps[0])
+    return {"seconds_64": small, "seconds_128": middle, "seconds_256": large, "time": large / small, "flops": flops}
+
+
+def table(result: dict[str, object]) -> str:
+    rows = [f"{'':28}{'plain':>14}{'fast':>14}"]
+    plain, fast = result["plain"], result["fast"]
+    assert isinstance(plain, dict)
+    assert isinstance(fast, dict)
+    rows += [f"{name:28}{_cell(plain[name]):>14}{_cell(fast[name]):>14}" for name in plain]
+    rows += [f"{name:28}{_cell(value)}" for name, value in result.items() if name not in ("plain", "fast")]
+    return "\n".join(rows)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    if isinstance(value, list):
+        return " to ".join(_cell(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
+    return str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Work in a process of its own, so that its peak memory is its own."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+import torch
+
+from medarts.errors import MedartsError
+
+Answer = TypeVar("Answer")
+
+
+def in_new_process(work: Callable[[], Answer]) -> Answer:
+    """Does some work in a fresh process, and returns what it returns.
+
+    Args:
+        work: can be pickled, as can its answer.
+
+    Raises:
+        MedartsError: of the work.
+        OSError: of the work.
+        MemoryError: memory ran out, of the machine or of the GPU.
+        RuntimeError: the process ended in another way; it has said why on standard error.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_answer, args=(work, sender))
+    process.start()
+    sender.close()  # the last one open is that of the process, whose end is seen by it
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            raise MemoryError("the system killed the process, as it does where memory runs out") from None
+        raise RuntimeError(f"the process ended without an answer, with status {process.exitcode}") from None
+    finally:
+        process.terminate()  # after Ctrl-C it is still at work
+        process.join()
+        receiver.close()
+    if isinstance(answer, MedartsError | OSError | MemoryError):
+        raise answer
+    result: Answer = answer
+    return result
+
+
+def _send_answer(work: Callable[[], object], sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits, which ends this one
+    try:
+        sender.send(work())
+    except torch.OutOfMemoryError as error:
+        sender.send(MemoryError(str(error)))
+    except (MedartsError, OSError, MemoryError) as error:
+        sender.send(error)

@@ -1,0 +1,261 @@
+"""The two executions of a supernet are one function: equal outputs, equal gradients, one set of parameters."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medarts.recipe import SupernetSettings
+from medarts.recipe.sections import DeriveSettings
+from medarts.spaces.operations import MOVES, SETS, OperationSettings, make_operation
+from medarts.spaces.space import Candidates
+from medarts.spaces.together import CHAINS, Kind, leave_together, preprocess_together
+from medarts.spaces.weave.execution import FAST, PLAIN, Execution
+from medarts.spaces.weave.frame import read_each
+from medarts.spaces.weave.genotypes import LatticeSettings
+from medarts.spaces.weave.supernet import WeaveSupernet
+from medarts.spaces.weighted_norms import (
+    Chain,
+    Convolution,
+    Normed,
+    norm_formula,
+    norm_formula_backward,
+    to_bchw,
+    to_bhwc,
+    weighted_norms,
+)
+
+EXACT = 1e-9
+SMALL = LatticeSettings(depth=3, init_channel=8, double_down_channel=True, intermediate_nodes=3)
+
+
+def pair(
+    settings: LatticeSettings, *, candidates: Candidates | None = None, supernet: SupernetSettings | None = None
+) -> tuple[WeaveSupernet, WeaveSupernet]:
+    """Returns a plain and a fast supernet with the same parameters, in float64, alphas and betas far from equal."""
+
+    def make(execution: Execution) -> WeaveSupernet:
+        torch.manual_seed(0)
+        made = WeaveSupernet(
+            settings, candidates=candidates, supernet=supernet or SupernetSettings(), execution=execution
+        ).double()
+        with torch.no_grad():
+            for parameter in made.architecture():
+                parameter.normal_()
+        for head in made.frame.heads.values():
+            head.get_submodule("dropout").p = 0.0  # type: ignore[assignment]
+        return made
+
+    return make(PLAIN), make(FAST)
+
+
+def backward(supernet: WeaveSupernet, *, size: int, batch: int = 2) -> list[Tensor]:
+    """Returns the logits of all heads, having made the gradients of an uneven function of them."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.rand(batch, 3, size, size, generator=generator, dtype=torch.float64)
+    outputs = supernet(x)
+    torch.stack(
+        [(out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum() + out.square().sum() for out in outputs]
+    ).sum().backward()
+    return outputs  # type: ignore[no-any-return]
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).detach().abs().max() / wanted.detach().abs().max().clamp_min(1e-30))
+
+
+def assert_equal(plain: WeaveSupernet, fast: WeaveSupernet, size: int, batch: int = 2) -> None:
+    for found, wanted in zip(backward(fast, size=size, batch=batch), backward(plain, size=size, batch=batch), strict=True):
+        assert relative(found, wanted) < EXACT
+    wanted_gradients = {name: parameter.grad for name, parameter in plain.named_parameters()}
+    for name, parameter in fast.named_parameters():
+        gradient = wanted_gradients[name]
+        assert (parameter.grad is None) == (gradient is None), name
+        if parameter.grad is not None and gradient is not None:
+            assert relative(parameter.grad, gradient) < EXACT, name
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({}, {"size": 16}),
+        ({"init_channel": 16}, {"size": 16, "batch": 3}),  # one norm over all edges of a kind, 16 channels a group
+        ({"init_channel": 4, "double_down_channel": False}, {"size": 32}),
+        ({"depth": 4, "intermediate_nodes": 4}, {"size": 32, "batch": 1}),
+        ({"intermediate_nodes": 1}, {"size": 16}),
+        ({"shuffle_groups": 4}, {"size": 16}),
+        ({"deep_supervision": False}, {"size": 16}),
+    ],
+)
+def test_fast_equals_plain(changes: dict[str, Any], options: dict[str, int]) -> None:
+    assert_equal(*pair(replace(SMALL, **changes)), **options)
+
+
+@pytest.mark.parametrize("edge_normalisation", [False, True])
+@pytest.mark.parametrize("partial_channels", [1, 2, 4])
+def test_fast_equals_plain_with_partial_channels(partial_channels: int, edge_normalisation: bool) -> None:
+    supernet = SupernetSettings(partial_channels=partial_channels, edge_normalisation=edge_normalisation)  # type: ignore[arg-type]
+    assert_equal(*pair(replace(SMALL, depth=4), supernet=supernet), size=32)
+
+
+@pytest.mark.parametrize("keep", [{"down": 4, "normal": 4, "up": 2}, {"down": 1, "normal": 1, "up": 1}])
+def test_fast_equals_plain_where_every_edge_keeps_its_own_candidates(keep: dict[str, int]) -> None:
+    candidates = pair(SMALL)[0].strongest(keep)
+    assert any(len(set(rows)) > 1 for rows in candidates.values())
+    assert_equal(*pair(SMALL, candidates=candidates), size=16)
+
+
+def test_fast_equals_plain_when_discrete() -> None:
+    plain, fast = pair(SMALL, supernet=SupernetSettings(partial_channels=2))
+    genotype = plain.derive(DeriveSettings(), name="x", provenance={})
+    for supernet in (plain, fast):
+        supernet.discretise(genotype)
+    assert_equal(plain, fast, size=16)
+
+
+@pytest.mark.parametrize("held", ["weights", "architecture"])
+def test_fast_equals_plain_when_one_half_of_the_parameters_is_held(held: str) -> None:
+    """With the weights held, the input of the first cells needs no gradient, but their alphas do."""
+    plain, fast = pair(SMALL)
+    for supernet in (plain, fast):
+        for parameter in getattr(supernet, held)():
+            parameter.requires_grad_(False)
+    assert_equal(plain, fast, size=16)
+    assert all(parameter.grad is None for parameter in getattr(fast, held)())
+
+
+def test_recomputing_changes_nothing() -> None:
+    settings = replace(SMALL, dropout_prob=0.3)
+    kept, recomputed = (pair(settings, supernet=SupernetSettings(recompute=flag))[1] for flag in (False, True))
+    outputs = []
+    for supernet in (kept, recomputed):
+        torch.manual_seed(3)
+        outputs.append(backward(supernet, size=16))
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one, other)
+    for (name, one), other in zip(kept.named_parameters(), recomputed.parameters(), strict=True):
+        assert torch.equal(cast(Tensor, one.grad), cast(Tensor, other.grad)), name
+
+
+def test_executions_have_the_same_parameters() -> None:
+    plain, fast = pair(SMALL)
+    fast.load_state_dict(plain.state_dict())
+    assert {name: tensor.shape for name, tensor in plain.state_dict().items()} == {
+        name: tensor.shape for name, tensor in fast.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("name", [name for move in MOVES for name in SETS[move] if name != "none"])
+@pytest.mark.parametrize("edges", [(0, 1, 2), (1,), (0, 2)])
+@pytest.mark.parametrize("base", [False, True])
+def test_every_operation_together_is_the_operation_on_each_edge(name: str, edges: tuple[int, ...], base: bool) -> None:
+    torch.manual_seed(0)
+    settings = OperationSettings(affine=False, shuffle_groups=2)
+    modules = [nn.ModuleDict({name: make_operation(name, 32, settings)}).double() for _ in range(3)]
+    weights = torch.rand(len(edges), dtype=torch.float64)
+    state = torch.randn(2, 8, 8, 32, dtype=torch.float64)
+    each = {edge: weight * modules[edge][name](to_bchw(state)) for edge, weight in zip(edges, weights, strict=True)}
+    shape = to_bhwc(next(iter(each.values()))).shape
+    start = torch.randn(*shape[:3], 3, 32, dtype=torch.float64)
+    before = start.clone()
+    total = leave_together(state, [Kind(name, edges, weights)], modules, start if base else None)
+    assert total is not None
+    for edge in range(3):
+        wanted = to_bhwc(each[edge]) if edge in each else torch.zeros(shape, dtype=torch.float64)
+        torch.testing.assert_close(total[:, :, :, edge], wanted + start[:, :, :, edge] * base, rtol=1e-11, atol=1e-11)
+    assert torch.equal(start, before)
+
+
+def test_preprocessing_together_is_that_of_each_cell() -> None:
+    supernet = pair(SMALL)[0]
+    cells = supernet.frame.cells
+    keys = [key for key, cell in cells.items() if cell.get_submodule("input1").get_parameter("1.weight").shape[1] == 24]
+    inputs = [cells[key].get_submodule("input1") for key in keys]
+    assert len({module.get_submodule("2").num_channels for module in inputs}) > 1, "norms of different widths"
+    state = torch.randn(2, 24, 8, 8, dtype=torch.float64)
+    for found, wanted in zip(preprocess_together(state, inputs), read_each(state, inputs), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dropout", ["cweight", "conv", "up_conv"])
+def test_dropout_keeps_the_mean_and_drops_its_share(dropout: str) -> None:
+    torch.manual_seed(0)
+    settings = OperationSettings(affine=False, dropout_prob=0.25)
+    modules = [nn.ModuleDict({dropout: make_operation(dropout, 16, settings)}) for _ in range(2)]
+    kinds = [Kind(dropout, (0, 1), torch.tensor([0.5, 2.0]))]
+    state = torch.rand(4, 32, 32, 16)
+    whole = leave_together(state, kinds, modules, None)
+    dropped = leave_together(state, kinds, modules, None, dropout_prob=0.25)
+    assert whole is not None
+    assert dropped is not None
+    gone = (dropped == 0) & (whole != 0)
+    assert float(gone.float().mean()) == pytest.approx(0.25, abs=0.01)
+    torch.testing.assert_close(dropped[~gone], whole[~gone] / 0.75)
+
+
+@pytest.mark.parametrize("channels_a_group", [4, 16])
+def test_norm_formula_equals_the_native_norm(channels_a_group: int) -> None:
+    """GPUs use the formula, CPUs the native norm."""
+    torch.manual_seed(0)
+    groups, eps = 3, 1e-5
+    x = torch.randn(2, groups * channels_a_group, 5, 4, dtype=torch.float64).to(memory_format=torch.channels_last)
+    x, scale = x.requires_grad_(), torch.rand(x.shape[1], dtype=torch.float64, requires_grad=True)
+    wanted = torch.nn.functional.group_norm(x, groups, scale, None, eps)
+    found, mean, rstd = norm_formula(x, scale, groups, eps)
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+    gradient = torch.randn_like(wanted)
+    of_x, of_scale = torch.autograd.grad(wanted, (x, scale), gradient)
+    found_x, found_scale = norm_formula_backward(gradient, Normed(x, mean, rstd, scale), groups)
+    torch.testing.assert_close(found_x, of_x, rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(found_scale, of_scale, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "convolutions",
+    [
+        (Convolution((torch.randn(4, 4, 3, 3), torch.randn(4, 4, 3, 3)), dilation=2),),
+        (Convolution((torch.randn(4, 4, 3, 3), torch.randn(4, 4, 3, 3)), stride=2, transposed=True),),
+        (
+            Convolution((torch.randn(4, 1, 3, 3), torch.randn(4, 1, 3, 3)), groups=8, repeat=2),
+            Convolution((torch.randn(4, 4, 1, 1), torch.randn(4, 4, 1, 1)), groups=2),
+        ),
+    ],
+)
+@pytest.mark.parametrize("shuffle", [1, 2])
+def test_gradients_against_finite_differences(convolutions: tuple[Convolution, ...], shuffle: int) -> None:
+    torch.manual_seed(0)
+    shapes = [[weight.shape for weight in convolution.weights] for convolution in convolutions]
+    flat = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for row in shapes for shape in row]
+    x = torch.randn(2, 4, 4, 4, dtype=torch.float64, requires_grad=True)
+    scales = torch.rand(2, dtype=torch.float64, requires_grad=True)
+    size = 8 if convolutions[0].transposed else 4
+    base = torch.randn(2, size, size, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def function(base: Tensor, x: Tensor, scales: Tensor, *weights: Tensor) -> Tensor:
+        left = iter(weights)
+        made = tuple(replace(c, weights=tuple(next(left) for _ in c.weights)) for c in convolutions)
+        source = x.contiguous(memory_format=torch.channels_last)
+        total = weighted_norms([Chain(source, made, (0, 2), scales, shuffle)], base, edges=3, groups=1, eps=1e-3)
+        assert total is not None
+        return total
+
+    assert torch.autograd.gradcheck(function, (base, x, scales, *flat))
+
+
+def test_fast_runs_in_half_precision_close_to_full() -> None:
+    plain, fast = (supernet.float() for supernet in pair(replace(SMALL, init_channel=16)))
+    x = torch.rand(2, 3, 32, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = fast(x)
+        torch.stack([out.float().square().mean() for out in outputs]).sum().backward()
+    for found, wanted in zip(outputs, plain(x), strict=True):
+        assert relative(found.float(), wanted) < 0.1
+    assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in fast.weights())
+    assert all(torch.isfinite(parameter.grad).all() for parameter in fast.weights())
+
+
+def test_all_operations_with_a_norm_are_chains() -> None:
+    scaled: set[str] = {"identity", "cweight", "avg_pool", "max_pool", "none"}
+    assert set(CHAINS) == {name for move in MOVES for name in SETS[move]} - scaled
