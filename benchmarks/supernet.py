@@ -15,22 +15,20 @@ relative to the largest value of each tensor.
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from medarts.recipe import ComputeSettings, SupernetSettings
-from medarts.run.device import make_fabric
+from medarts.run.device import make_fabric, peak_memory_mb
 from medarts.search.gradients import first_order
 from medarts.spaces.weave.execution import FAST, PLAIN, Execution
 from medarts.spaces.weave.genotypes import LatticeSettings
@@ -138,7 +136,7 @@ class Step:
 def compare(cases: list[Case], *, repeats: int) -> dict[str, object]:
     steps = [Step(case) for case in cases]
     seconds = interleaved(steps, repeats=repeats)
-    flops = [count_flops(step) for step in steps]
+    flops = [count_flops(case) for case in cases]
     peak = matrix_rate(torch.float32, cases[0].device)
     result: dict[str, object] = {
         "time_ratio": statistics.median(plain / fast for plain, fast in zip(*seconds, strict=True)),
@@ -181,10 +179,16 @@ def quartiles(values: list[float]) -> list[float]:
     return [low, high]
 
 
-def count_flops(step: Callable[[], None]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return int(counter.get_total_flops())
+def count_flops(case: Case) -> int:
+    """Returns the FLOPs of a step's convolutions: two forward passes, and one and two times as much backward.
+
+    Counted on the plain forward pass, the reference for both; PyTorch's counter takes the backward pass of a grouped
+    convolution for that of a dense one.
+    """
+    supernet = replace(case, execution="plain").build()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        supernet(torch.rand(case.batch, 3, case.size, case.size))
+    return 5 * int(counter.get_total_flops())
 
 
 def matrix_rate(dtype: torch.dtype, device: str) -> float:
@@ -212,21 +216,25 @@ def peak_memory(case: Case) -> float:
 def _peak_memory(case: Case) -> float:
     step = Step(case)
     if step.fabric.device.type == "cuda":
-        before = torch.cuda.memory_allocated()
+        held = torch.cuda.memory_allocated() / 1e6
         torch.cuda.reset_peak_memory_stats()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    before = pages * resource.getpagesize()
+    else:
+        held = _resident()
     step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before / 1e6
+    return peak_memory_mb(step.fabric.device) - held
+
+
+def _resident() -> float:
+    """Returns the memory of this process now, in MB."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return float(status.partition("VmRSS:")[2].split()[0]) / 1e3
 
 
 def largest_difference(cases: list[Case]) -> float:
     """Returns the largest relative difference of outputs and gradients of both executions, in float64."""
     tensors = []
     for case in cases:
-        plain_channels = Case(**{**vars(case), "supernet": cases[1].supernet})
+        plain_channels = replace(case, supernet=cases[1].supernet)
         supernet = plain_channels.build().double().eval()
         generator = torch.Generator().manual_seed(2)
         x = torch.rand(case.batch, 3, EXACT_SIZE, EXACT_SIZE, generator=generator, dtype=torch.float64)
@@ -234,14 +242,16 @@ def largest_difference(cases: list[Case]) -> float:
         torch.autograd.backward(torch.stack([out.square().sum() for out in outputs]).sum())
         tensors.append([*outputs, *(p.grad for p in supernet.parameters() if p.grad is not None)])
     pairs = zip(*tensors, strict=True)
-    return max(float((one - two).detach().abs().max() / two.detach().abs().max().clamp_min(1e-30)) for one, two in pairs)
+    return max(
+        float((one - two).detach().abs().max() / two.detach().abs().max().clamp_min(1e-30)) for one, two in pairs
+    )
 
 
 def growth(case: Case, *, repeats: int) -> dict[str, float]:
     """Returns how step time and FLOPs of the fast execution grow from 64 to 256 px."""
-    steps = [Step(Case(**{**vars(case), "size": size})) for size in (64, 128, 256)]
+    steps = [Step(replace(case, size=size)) for size in (64, 128, 256)]
     small, middle, large = (statistics.median(times) for times in interleaved(steps, repeats=max(3, repeats // 2)))
-    flops = count_flops(steps[2]) / count_flops(steps[0])
+    flops = count_flops(replace(case, size=256)) / count_flops(replace(case, size=64))
     return {"seconds_64": small, "seconds_128": middle, "seconds_256": large, "time": large / small, "flops": flops}
 
 

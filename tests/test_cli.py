@@ -318,16 +318,19 @@ def test_cost_as_json_and_as_text(medarts):
     status, output, errors = medarts("cost", PUBLISHED, "--size", "32", "--json")
     assert (status, errors) == (0, "")
     found = json.loads(output)
-    assert {"parameters", "flops", "latency_ms"} <= set(found)
+    assert {"parameters", "flops", "latency_ms", "spread", "inference_ms", "inference_spread"} == set(found)
     assert found["parameters"] > 100_000
     assert found["flops"] > found["parameters"]
     assert found["latency_ms"] > 0
+    assert found["inference_ms"] > 0
     larger = json.loads(medarts("cost", PUBLISHED, "--size", "32", "--init-channel", "24", "--json")[1])
     assert larger["parameters"] > found["parameters"]
     status, output, _ = medarts("cost", PUBLISHED, "--size", "32", "--in-channels", "1", "--classes", "4")
     assert status == 0
     assert "parameters" in output
     assert "32 x 32" in output
+    assert "as built" in output
+    assert "as shipped for inference" in output
 
 
 def test_plan_as_json(medarts, recipe_file, tmp_path, monkeypatch):

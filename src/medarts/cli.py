@@ -200,6 +200,8 @@ def cost(
 ) -> None:
     """Count parameters and FLOPs (2 a multiply-add) of a network, and measure its CPU latency for one image.
 
+    Latency is measured of the network as built, and as shipped for inference, which is the one that scores images.
+
     Args:
         genotype: A genotype of the zoo, a file, or a run.
         init_channel: C of the network, instead of the genotype's.
@@ -210,7 +212,8 @@ def cost(
     from medarts import commands, terminal
 
     network = commands.genotype_of(genotype, init_channel=init_channel)
-    measured = commands.cost(network, in_channels=in_channels, classes=classes, size=size)
+    norm = commands.norm_of(genotype)
+    measured = commands.cost(network, in_channels=in_channels, classes=classes, size=size, norm=norm)
     if as_json:
         print(json.dumps(asdict(measured)))
     else:

@@ -13,6 +13,7 @@ from medarts.evaluation.evaluate import evaluate as evaluate_run
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.plan import plan as plan_recipe
 from medarts.evaluation.scores import Scores
+from medarts.networks.inference import for_inference
 from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe, apply_overrides, parse
 from medarts.recipe import load as load_recipe
@@ -23,6 +24,7 @@ from medarts.run.progress import progress_bar
 from medarts.search import resume_search, start_search
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load as load_genotype
+from medarts.spaces.operations import Norm
 from medarts.spaces.weave.genotypes import check
 from medarts.training.start import resume_training, start_training
 
@@ -184,14 +186,20 @@ def show(name: str, *, out: Path | None = None) -> tuple[str, list[Path]]:
     return describe(genotype), save_drawings(genotype, folder)
 
 
-def cost(genotype: Genotype, *, in_channels: int = 3, classes: int = 1, size: int = 256) -> Cost:
-    """Measures the network of a genotype on the CPU.
+def norm_of(name: str | Path) -> Norm:
+    """Returns the kind of norms that a run trains with, and group for what is no run."""
+    return RunDirectory.open(Path(name)).recipe.train.norm if Path(name).is_dir() else "group"
+
+
+def cost(genotype: Genotype, *, in_channels: int = 3, classes: int = 1, size: int = 256, norm: Norm = "group") -> Cost:
+    """Measures the network of a genotype on the CPU, as built and as shipped for inference.
 
     Args:
         genotype: the architecture.
         in_channels: channels of the image.
         classes: outputs of the network.
         size: height and width of the image, in pixels.
+        norm: the kind of its norms.
 
     Raises:
         GenotypeError: the genotype does not fit its space.
@@ -200,17 +208,17 @@ def cost(genotype: Genotype, *, in_channels: int = 3, classes: int = 1, size: in
     for name, value in (("in-channels", in_channels), ("classes", classes)):
         if value < 1:
             raise RecipeError(f"--{name} is {value}.", fix="Use 1 or more.")
-    network = WeaveNetwork(genotype, in_channels=in_channels, outputs=classes)
+    network = WeaveNetwork(genotype, in_channels=in_channels, outputs=classes, norm=norm)
     network.check_size(size)
-    return measure_cost(network, in_channels=in_channels, size=size)
+    return measure_cost(network, in_channels=in_channels, size=size, shipped=for_inference(network))
 
 
 def complete(run: RunDirectory) -> RunDirectory:
     """Writes what can be said of a finished search or training: drawings, cost, report."""
     genotype, data = load_genotype(run.path), run.recipe.data
     save_drawings(genotype, run.path / "pictures")
-    measured = cost(genotype, in_channels=data.in_channels, classes=data.classes, size=data.size)
     about = {"size": data.size, "in_channels": data.in_channels, "classes": data.classes}
+    measured = cost(genotype, **about, norm=run.recipe.train.norm)
     run.write_json("cost.json", {**asdict(measured), **about})
     write_report(run.path)
     return run

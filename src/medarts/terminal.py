@@ -71,7 +71,11 @@ def show_cost(cost: Cost, *, size: int) -> None:
     """Prints the cost of a network."""
     console.print(f"parameters  {cost.parameters:,}")
     console.print(f"FLOPs       {cost.flops / 1e9:.2f} G at {size} x {size}, 2 a multiply-add")
-    console.print(f"latency     {cost.latency_ms:.1f} ms an image on the CPU (spread {cost.spread:.1f} ms)")
+    console.print(f"latency     {cost.latency_ms:.1f} ms an image on the CPU as built (spread {cost.spread:.1f} ms)")
+    if cost.inference_ms is not None:
+        console.print(
+            f"            {cost.inference_ms:.1f} ms as shipped for inference (spread {cost.inference_spread:.1f} ms)"
+        )
 
 
 def _interval(summary: Summary, *, digits: int) -> str:

@@ -58,6 +58,20 @@ def test_latency_is_the_median_after_warming_up(monkeypatch):
     assert all(call[:3] == (False, True, (1, 2, 8, 8)) for call in network.calls)
 
 
+def test_both_forms_of_a_network_are_timed_in_turns(monkeypatch):
+    as_built = Clocked([0, 200, 200, 200, 8, 9, 7])
+    shipped = Clocked([100, 100, 100, 4, 2, 3])  # no FLOPs: they are counted once
+    clock = SimpleNamespace(perf_counter=lambda: as_built.now + shipped.now)
+    monkeypatch.setattr(cost_module, "time", clock)
+    cost = measure_cost(as_built, in_channels=2, size=8, repeats=3, shipped=shipped)
+    assert (cost.latency_ms, cost.inference_ms) == (pytest.approx(8), pytest.approx(3))
+    assert (cost.spread, cost.inference_spread) == (pytest.approx(1), pytest.approx(1))
+    assert len(shipped.calls) == 6
+    alone = measure_cost(Clocked([0] * 6), in_channels=2, size=8, repeats=2)
+    assert alone.inference_ms is None
+    assert alone.inference_spread is None
+
+
 def test_modes_and_threads_are_restored_also_after_an_error():
     frozen = nn.BatchNorm2d(2).eval()
     network = nn.Sequential(frozen, nn.Dropout(), Clocked([]))

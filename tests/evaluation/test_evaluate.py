@@ -72,8 +72,10 @@ def test_scores_agree_with_the_saved_network(run):
     assert row.metrics["dice"].mean == pytest.approx(np.mean([score.metrics["dice"] for score in scores.images]))
 
 
-def test_validation_dice_of_the_best_epoch_is_found_again(run):
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_validation_dice_of_the_best_epoch_is_found_again(recipe, tmp_path, norm):
     """Evaluation on the validation set must tell what training told of the weights it kept."""
+    run = trained(changed(recipe, f"train.norm={norm}"), tmp_path / "run")
     scores = evaluate(run.path, split="val")
     mean = np.mean([score.metrics["dice"] for score in scores.images])
     assert mean == pytest.approx(run.read_json("summary.json")["best_dice"], abs=1e-6)

@@ -136,7 +136,7 @@ def test_nodes_that_read_only_an_absent_s0_are_zeros(move: Move) -> None:
     edges = ((("conv", 0),), (("dil_conv", 2),), (("cweight", 0), (of_s1, 1)))
     settings = OperationSettings(affine=True)
     cell = WeaveCell(move, edges, s0_channels=None, s1_channels=6, channels=4, settings=settings)
-    out = cell(None, torch.rand(2, 6, 8, 12))
+    out = cell(None, cell.input1(torch.rand(2, 6, 8, 12)))
     h, w = {"down": (4, 6), "normal": (8, 12), "up": (16, 24)}[move]
     assert out.shape == (2, 12, h, w)
     assert (out[:, :8] == 0).all()
@@ -155,7 +155,7 @@ def test_cell_sums_its_edges_and_concatenates_its_nodes() -> None:
     b: Tensor = cell.input1(s1)
     node0 = operations[0][0](a) + operations[0][1](b)
     pooled = b.clamp(min=0).view(2, 4, 4, 2, 4, 2).mean((3, 5))
-    torch.testing.assert_close(cell(s0, s1), torch.cat([node0, pooled + node0.clamp(min=0)], dim=1))
+    torch.testing.assert_close(cell(a, b), torch.cat([node0, pooled + node0.clamp(min=0)], dim=1))
 
 
 def test_training_reaches_every_weight() -> None:

@@ -11,20 +11,22 @@ from medarts.recipe import SupernetSettings
 from medarts.recipe.sections import DeriveSettings
 from medarts.spaces.operations import MOVES, SETS, OperationSettings, make_operation
 from medarts.spaces.space import Candidates
-from medarts.spaces.together import CHAINS, Kind, leave_together, preprocess_together
+from medarts.spaces.together import CHAINS, Leaving, preprocess_together
 from medarts.spaces.weave.execution import FAST, PLAIN, Execution
 from medarts.spaces.weave.frame import read_each
 from medarts.spaces.weave.genotypes import LatticeSettings
 from medarts.spaces.weave.supernet import WeaveSupernet
-from medarts.spaces.weighted_norms import (
+from medarts.spaces.weighted_sum import (
     Chain,
     Convolution,
     Normed,
+    NormState,
+    Product,
     norm_formula,
     norm_formula_backward,
     to_bchw,
     to_bhwc,
-    weighted_norms,
+    weighted_sum,
 )
 
 EXACT = 1e-9
@@ -56,9 +58,8 @@ def backward(supernet: WeaveSupernet, *, size: int, batch: int = 2) -> list[Tens
     generator = torch.Generator().manual_seed(7)
     x = torch.rand(batch, 3, size, size, generator=generator, dtype=torch.float64)
     outputs = supernet(x)
-    torch.stack(
-        [(out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum() + out.square().sum() for out in outputs]
-    ).sum().backward()
+    values = [(out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum() + out.square().sum() for out in outputs]
+    torch.autograd.backward(torch.stack(values).sum())
     return outputs  # type: ignore[no-any-return]
 
 
@@ -67,7 +68,9 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 
 def assert_equal(plain: WeaveSupernet, fast: WeaveSupernet, size: int, batch: int = 2) -> None:
-    for found, wanted in zip(backward(fast, size=size, batch=batch), backward(plain, size=size, batch=batch), strict=True):
+    for found, wanted in zip(
+        backward(fast, size=size, batch=batch), backward(plain, size=size, batch=batch), strict=True
+    ):
         assert relative(found, wanted) < EXACT
     wanted_gradients = {name: parameter.grad for name, parameter in plain.named_parameters()}
     for name, parameter in fast.named_parameters():
@@ -78,19 +81,19 @@ def assert_equal(plain: WeaveSupernet, fast: WeaveSupernet, size: int, batch: in
 
 
 @pytest.mark.parametrize(
-    ("changes", "options"),
+    ("changes", "size", "batch"),
     [
-        ({}, {"size": 16}),
-        ({"init_channel": 16}, {"size": 16, "batch": 3}),  # one norm over all edges of a kind, 16 channels a group
-        ({"init_channel": 4, "double_down_channel": False}, {"size": 32}),
-        ({"depth": 4, "intermediate_nodes": 4}, {"size": 32, "batch": 1}),
-        ({"intermediate_nodes": 1}, {"size": 16}),
-        ({"shuffle_groups": 4}, {"size": 16}),
-        ({"deep_supervision": False}, {"size": 16}),
+        ({}, 16, 2),
+        ({"init_channel": 16}, 16, 3),  # one norm over all edges of a kind, 16 channels a group
+        ({"init_channel": 4, "double_down_channel": False}, 32, 2),
+        ({"depth": 4, "intermediate_nodes": 4}, 32, 1),
+        ({"intermediate_nodes": 1}, 16, 2),
+        ({"shuffle_groups": 4}, 16, 2),
+        ({"deep_supervision": False}, 16, 2),
     ],
 )
-def test_fast_equals_plain(changes: dict[str, Any], options: dict[str, int]) -> None:
-    assert_equal(*pair(replace(SMALL, **changes)), **options)
+def test_fast_equals_plain(changes: dict[str, Any], size: int, batch: int) -> None:
+    assert_equal(*pair(replace(SMALL, **changes)), size=size, batch=batch)
 
 
 @pytest.mark.parametrize("edge_normalisation", [False, True])
@@ -154,13 +157,14 @@ def test_every_operation_together_is_the_operation_on_each_edge(name: str, edges
     torch.manual_seed(0)
     settings = OperationSettings(affine=False, shuffle_groups=2)
     modules = [nn.ModuleDict({name: make_operation(name, 32, settings)}).double() for _ in range(3)]
+    present = [modules[edge] if edge in edges else nn.ModuleDict() for edge in range(3)]
     weights = torch.rand(len(edges), dtype=torch.float64)
     state = torch.randn(2, 8, 8, 32, dtype=torch.float64)
     each = {edge: weight * modules[edge][name](to_bchw(state)) for edge, weight in zip(edges, weights, strict=True)}
     shape = to_bhwc(next(iter(each.values()))).shape
     start = torch.randn(*shape[:3], 3, 32, dtype=torch.float64)
     before = start.clone()
-    total = leave_together(state, [Kind(name, edges, weights)], modules, start if base else None)
+    total = Leaving(present, 32)(state, {name: weights}, start if base else None)
     assert total is not None
     for edge in range(3):
         wanted = to_bhwc(each[edge]) if edge in each else torch.zeros(shape, dtype=torch.float64)
@@ -184,10 +188,10 @@ def test_dropout_keeps_the_mean_and_drops_its_share(dropout: str) -> None:
     torch.manual_seed(0)
     settings = OperationSettings(affine=False, dropout_prob=0.25)
     modules = [nn.ModuleDict({dropout: make_operation(dropout, 16, settings)}) for _ in range(2)]
-    kinds = [Kind(dropout, (0, 1), torch.tensor([0.5, 2.0]))]
+    leaving, weights = Leaving(modules, 16), {dropout: torch.tensor([0.5, 2.0])}
     state = torch.rand(4, 32, 32, 16)
-    whole = leave_together(state, kinds, modules, None)
-    dropped = leave_together(state, kinds, modules, None, dropout_prob=0.25)
+    whole = leaving(state, weights, None)
+    dropped = leaving(state, weights, None, dropout_prob=0.25)
     assert whole is not None
     assert dropped is not None
     gone = (dropped == 0) & (whole != 0)
@@ -207,41 +211,36 @@ def test_norm_formula_equals_the_native_norm(channels_a_group: int) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
     gradient = torch.randn_like(wanted)
     of_x, of_scale = torch.autograd.grad(wanted, (x, scale), gradient)
-    found_x, found_scale = norm_formula_backward(gradient, Normed(x, mean, rstd, scale), groups)
+    found_x, found_scale = norm_formula_backward(gradient, NormState(x, mean, rstd, scale), groups)
     torch.testing.assert_close(found_x, of_x, rtol=1e-10, atol=1e-11)
     torch.testing.assert_close(found_scale, of_scale, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize(
-    "convolutions",
-    [
-        (Convolution((torch.randn(4, 4, 3, 3), torch.randn(4, 4, 3, 3)), dilation=2),),
-        (Convolution((torch.randn(4, 4, 3, 3), torch.randn(4, 4, 3, 3)), stride=2, transposed=True),),
-        (
-            Convolution((torch.randn(4, 1, 3, 3), torch.randn(4, 1, 3, 3)), groups=8, repeat=2),
-            Convolution((torch.randn(4, 4, 1, 1), torch.randn(4, 4, 1, 1)), groups=2),
-        ),
-    ],
-)
 @pytest.mark.parametrize("shuffle", [1, 2])
-def test_gradients_against_finite_differences(convolutions: tuple[Convolution, ...], shuffle: int) -> None:
+@pytest.mark.parametrize("kind", ["dilated", "transposed", "separable"])
+def test_gradients_against_finite_differences(kind: str, shuffle: int) -> None:
     torch.manual_seed(0)
-    shapes = [[weight.shape for weight in convolution.weights] for convolution in convolutions]
-    flat = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for row in shapes for shape in row]
+    shapes = {"separable": [(4, 1, 3, 3)] * 2 + [(4, 4, 1, 1)] * 2}.get(kind, [(4, 4, 3, 3)] * 2)
+    flat = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     x = torch.randn(2, 4, 4, 4, dtype=torch.float64, requires_grad=True)
     scales = torch.rand(2, dtype=torch.float64, requires_grad=True)
-    size = 8 if convolutions[0].transposed else 4
+    size = 8 if kind == "transposed" else 4
     base = torch.randn(2, size, size, 3, 4, dtype=torch.float64, requires_grad=True)
+    factors = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    state = torch.randn(2, size, size, 4, dtype=torch.float64, requires_grad=True)
 
-    def function(base: Tensor, x: Tensor, scales: Tensor, *weights: Tensor) -> Tensor:
-        left = iter(weights)
-        made = tuple(replace(c, weights=tuple(next(left) for _ in c.weights)) for c in convolutions)
-        source = x.contiguous(memory_format=torch.channels_last)
-        total = weighted_norms([Chain(source, made, (0, 2), scales, shuffle)], base, edges=3, groups=1, eps=1e-3)
-        assert total is not None
-        return total
+    def function(
+        base: Tensor, x: Tensor, scales: Tensor, state: Tensor, factors: Tensor, *weights: Tensor
+    ) -> Tensor | None:
+        convolutions = {
+            "dilated": lambda: (Convolution(weights, dilation=2),),
+            "transposed": lambda: (Convolution(weights, stride=2, transposed=True),),
+            "separable": lambda: (Convolution(weights[:2], groups=8, repeat=2), Convolution(weights[2:], groups=2)),
+        }[kind]()
+        chain = Chain(convolutions, (0, 2), nn.GroupNorm(1, 4, eps=1e-3), shuffle)
+        return weighted_sum(base, [Product(state, factors), Normed(chain, x, scales)], edges=3)
 
-    assert torch.autograd.gradcheck(function, (base, x, scales, *flat))
+    assert torch.autograd.gradcheck(function, (base, x, scales, state, factors, *flat))
 
 
 def test_fast_runs_in_half_precision_close_to_full() -> None:
@@ -249,11 +248,11 @@ def test_fast_runs_in_half_precision_close_to_full() -> None:
     x = torch.rand(2, 3, 32, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = fast(x)
-        torch.stack([out.float().square().mean() for out in outputs]).sum().backward()
+    torch.autograd.backward(torch.stack([out.float().square().mean() for out in outputs]).sum())
     for found, wanted in zip(outputs, plain(x), strict=True):
         assert relative(found.float(), wanted) < 0.1
     assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in fast.weights())
-    assert all(torch.isfinite(parameter.grad).all() for parameter in fast.weights())
+    assert all(torch.isfinite(cast(Tensor, parameter.grad)).all() for parameter in fast.weights())
 
 
 def test_all_operations_with_a_norm_are_chains() -> None:

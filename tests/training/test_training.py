@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from medarts.errors import DataError, DivergedError, GenotypeError, RecipeError, RunError
 from medarts.evaluation.evaluate import load_network
@@ -114,9 +115,10 @@ def assert_equal_runs(run: Path, other: Path) -> None:
         (("optimizer=adamw", "ema=0.9", "warmup_epochs=1", "mixing.alpha=0.4", "mixing.images=3"), signal.SIGKILL),
         (("schedule=plateau", "plateau_epochs=1", "lr=1e-9", "lr_min=0"), signal.SIGKILL),
         (("accumulate=3", "mixing.alpha=0.4"), signal.SIGKILL),
+        (("norm=batch", "ema=0.9"), signal.SIGKILL),
         (("optimizer=adamw", "ema=0.9"), signal.SIGINT),
     ],
-    ids=["sgd-cosine", "adamw-ema", "plateau", "parts", "control-c"],
+    ids=["sgd-cosine", "adamw-ema", "plateau", "parts", "batch-norm-ema", "control-c"],
 )
 def test_resumed_equals_uninterrupted(recipe, tmp_path, changes, number):
     recipe = changed(recipe, "train.epochs=4", *(f"train.{change}" for change in changes))
@@ -218,7 +220,9 @@ def test_cosine_with_warmup(recipe, genotype, tmp_path):
     assert [record["lr"] for record in records(run)] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_moving_average_is_validated_and_kept(recipe, genotype, tmp_path, monkeypatch):
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_the_moving_average_is_validated_and_kept(recipe, genotype, tmp_path, monkeypatch, norm):
+    """Weights, and the running statistics of batch norms, which must fit them."""
     seen, step, validate = [], TrainingLoop._step, SegmentationTask.validate
     validated = []
 
@@ -232,16 +236,32 @@ def test_the_moving_average_is_validated_and_kept(recipe, genotype, tmp_path, mo
 
     monkeypatch.setattr(TrainingLoop, "_step", noted_step)
     monkeypatch.setattr(SegmentationTask, "validate", noted_validate)
-    run = start_training(changed(recipe, "train.epochs=1", "train.ema=0.6"), genotype, tmp_path / "run")
-    name = "frame.stem.0.0.weight"
-    average = seen[0][name]
-    for number, tensors in enumerate(seen[1:], 1):
-        decay = min(0.6, number / (number + 1))
-        average = decay * average + (1 - decay) * tensors[name]
-    torch.testing.assert_close(validated[0][name], average, rtol=1e-5, atol=1e-7)
-    assert not torch.allclose(average, seen[-1][name], rtol=1e-3, atol=1e-5)
-    assert torch.equal(checkpoint.load(run.checkpoints, "best").weights[name], validated[0][name])
-    assert torch.equal(checkpoint.load(run.checkpoints, "last").weights[name], seen[-1][name])
+    changes = ("train.epochs=1", "train.ema=0.6", f"train.norm={norm}")
+    run = start_training(changed(recipe, *changes), genotype, tmp_path / "run")
+    statistics = ["frame.stem.0.1.running_mean", "frame.stem.0.1.running_var"] if norm == "batch" else []
+    for name in ("frame.stem.0.0.weight", *statistics):
+        average = seen[0][name]
+        for number, tensors in enumerate(seen[1:], 1):
+            decay = min(0.6, number / (number + 1))
+            average = decay * average + (1 - decay) * tensors[name]
+        torch.testing.assert_close(validated[0][name], average, rtol=1e-5, atol=1e-7)
+        assert not torch.allclose(average, seen[-1][name], rtol=1e-3, atol=1e-5)
+        assert torch.equal(checkpoint.load(run.checkpoints, "best").weights[name], validated[0][name])
+        assert torch.equal(checkpoint.load(run.checkpoints, "last").weights[name], seen[-1][name])
+    if norm == "batch":
+        assert validated[0]["frame.stem.0.1.num_batches_tracked"] == len(seen)
+
+
+def test_batch_norm_is_part_of_the_run(recipe, genotype, tmp_path):
+    """Training moves the running statistics, and whoever opens the run finds them."""
+    run = start_training(changed(recipe, "train.epochs=1", "train.norm=batch"), genotype, tmp_path / "run")
+    network = load_network(run)
+    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert norms
+    assert not any(isinstance(part, nn.GroupNorm) for part in network.modules())
+    assert all(norm.num_batches_tracked == 4 for norm in norms)
+    assert not torch.equal(norms[0].running_mean, torch.zeros_like(norms[0].running_mean))
+    assert records(run)[0]["val_loss"] > 0
 
 
 def test_deep_supervision_off_uses_the_last_head_alone(recipe, tmp_path, monkeypatch):
@@ -295,6 +315,9 @@ def test_what_does_not_fit_leaves_nothing_behind(recipe, genotype, tmp_path):
         start_training(changed(recipe, "train.batch=19"), genotype, out)
     with pytest.raises(RecipeError, match=r"size 40 cannot be halved 4 times.*Use 32 or 48"):
         start_training(changed(recipe, "data.size=40"), derived(recipe, "search.stages.0.depth=4"), out)
+    single = ("train.norm=batch", "train.batch=3", "train.accumulate=2", "data.size=32")
+    with pytest.raises(RecipeError, match=r"train\.batch 3 in 2 parts and data\.size 32 a norm sees one image"):
+        start_training(changed(recipe, *single), derived(recipe, "search.stages.0.depth=5"), out)
     with pytest.raises(GenotypeError, match=r"of the space 'stack', not 'weave'"):
         start_training(recipe, Genotype("other", "stack", {}, {}), out)
     assert not out.exists()

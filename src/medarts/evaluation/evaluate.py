@@ -12,6 +12,7 @@ from medarts.data.manifest import Part, Sample
 from medarts.data.opening import open_data
 from medarts.errors import RunError, did_you_mean
 from medarts.evaluation.scores import ImageScore, Scores
+from medarts.networks.inference import for_inference
 from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe, SourceSettings
 from medarts.run import checkpoint
@@ -55,7 +56,9 @@ def evaluate(
     batches = Batches(
         store, store.manifest.part(split), batch=recipe.evaluation.batch, name=split, device=fabric.device
     )
-    model = fabric.setup_module(network).eval()
+    # fp16 is for training: inference keeps the range of its weights.
+    dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
+    model = for_inference(network.to(fabric.device), dtype=dtype)
     predictions = _predict(model, batches, recipe, head=chosen)
     scores = Scores(split=split, checkpoint="best", head=chosen, draws=recipe.evaluation.bootstrap, seed=recipe.seed)
     for index, prediction in zip(batches.indices, predictions, strict=True):
@@ -79,7 +82,9 @@ def load_network(run: RunDirectory, kind: str = "best") -> WeaveNetwork:
         raise RunError(f"{run.path} has no checkpoint yet.", fix=f"Train it: medarts train --resume {run.path}")
     recipe = run.recipe
     genotype = load_genotype(run.path)
-    network = WeaveNetwork(genotype, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
+    network = WeaveNetwork(
+        genotype, in_channels=recipe.data.in_channels, outputs=recipe.data.classes, norm=recipe.train.norm
+    )
     network.load_state_dict(point.weights)
     return network
 

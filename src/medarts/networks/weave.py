@@ -1,12 +1,13 @@
 """The network that a genotype of the weaved space describes."""
 
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from medarts.spaces.genotype import Cell, Genotype
-from medarts.spaces.operations import Move, OperationSettings, make_operation, preprocess
+from medarts.spaces.operations import Move, Norm, OperationSettings, make_operation, preprocess
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.frame import WeaveFrame
 from medarts.spaces.weave.genotypes import check, paths_of
@@ -42,8 +43,9 @@ class WeaveCell(nn.Module):
         self.move = move
         self.channels = channels
         self.edges = tuple(tuple(edge for edge in node if edge[1] != 0 or s0_channels is not None) for node in edges)
-        self.input0 = preprocess(s0_channels, channels, affine=settings.affine) if s0_channels is not None else None
-        self.input1 = preprocess(s1_channels, channels, affine=settings.affine)
+        read = partial(preprocess, affine=settings.affine, norm=settings.norm)
+        self.input0 = read(s0_channels, channels) if s0_channels is not None else None
+        self.input1 = read(s1_channels, channels)
         self.operations = nn.ModuleList(
             nn.ModuleList(make_operation(name, channels, settings) for name, _ in node) for node in self.edges
         )
@@ -52,9 +54,13 @@ class WeaveCell(nn.Module):
             self.absent = nn.ModuleList(make_operation(name, channels, settings) for name in names)
 
     def forward(self, s0: Tensor | None, s1: Tensor) -> Tensor:
-        """Returns the output, BCHW with nodes x c channels."""
-        first = None if s0 is None or self.input0 is None else self.input0(s0)
-        states: list[Tensor | None] = [first, self.input1(s1)]
+        """Returns the output, BCHW with nodes x c channels.
+
+        Args:
+            s0: the first input as read, that is, behind ``input0``; None where it is absent.
+            s1: the second input as read, behind ``input1``.
+        """
+        states: list[Tensor | None] = [s0, s1]
         for node, operations in zip(self.edges, self.operations, strict=True):
             terms = [
                 operation(read)
@@ -85,16 +91,20 @@ class WeaveNetwork(nn.Module):
         genotype: the architecture.
         in_channels: channels of the images.
         outputs: channels of the logits.
+        norm: the kind of all norms. Batch norms use their running statistics in evaluation mode.
 
     Raises:
         GenotypeError: the genotype does not fit the weaved space; the message says why.
     """
 
-    def __init__(self, genotype: Genotype, *, in_channels: int = 3, outputs: int = 1) -> None:
+    def __init__(self, genotype: Genotype, *, in_channels: int = 3, outputs: int = 1, norm: Norm = "group") -> None:
         super().__init__()
         settings = check(genotype)
         operations = OperationSettings(
-            affine=True, shuffle_groups=settings.shuffle_groups, dropout_prob=settings.dropout_prob
+            affine=True,
+            norm=norm,
+            shuffle_groups=settings.shuffle_groups,
+            dropout_prob=settings.dropout_prob,
         )
 
         def make_cell(move: Move, s0: int | None, s1: int, channels: int) -> WeaveCell:
@@ -117,6 +127,7 @@ class WeaveNetwork(nn.Module):
             in_channels=in_channels,
             outputs=outputs,
             affine=True,
+            norm=norm,
         )
         self.depth = settings.depth
         self.divisor = 2**settings.depth

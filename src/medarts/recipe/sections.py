@@ -305,6 +305,9 @@ class TrainSettings(BatchSettings):
         batch: images a step.
         accumulate: parts of a batch that run one after the other; see BatchSettings.
         loss: the loss; bce_dice is 0.5 BCE + 1 Dice.
+        norm: group normalises every image by itself. batch normalises every channel by the batch, and in validation
+            and inference by running statistics, which become part of the convolutions: inference is faster. The
+            statistics of small batches are noisy, and of images that do not look alike they fit none.
         optimizer: sgd or adamw.
         lr: largest learning rate.
         lr_min: smallest learning rate.
@@ -322,6 +325,7 @@ class TrainSettings(BatchSettings):
     epochs: Count = 1600
     batch: Count = 8
     loss: LossName = "bce_dice"
+    norm: Literal["group", "batch"] = "group"
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 4e-3
     lr_min: Annotated[float, Field(ge=0)] = 1e-5

@@ -217,6 +217,7 @@ def _cost(cost: Content | None) -> Content | None:
         "flops": f"{cost['flops'] / 1e9:.2f}",
         "latency": f"{cost['latency_ms']:.1f}",
         "spread": f"{cost['spread']:.1f}",
+        "inference": f"{cost['inference_ms']:.1f}" if cost.get("inference_ms") else None,
     }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 Move = Literal["down", "normal", "up"]
+Norm = Literal["group", "batch"]
 MOVES: tuple[Move, ...] = ("down", "normal", "up")
 
 CHANNELS_PER_GROUP = 16
@@ -24,17 +25,26 @@ def group_norm(channels: int, *, affine: bool) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, affine=affine)
 
 
+def make_norm(kind: Norm, channels: int, *, affine: bool) -> nn.Module:
+    """Returns a norm of a kind: of the groups of each image, or of each channel over the batch."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels, affine=affine)
+    return group_norm(channels, affine=affine)
+
+
 @dataclass(frozen=True, slots=True)
 class OperationSettings:
     """What all operations of a network share.
 
     Attributes:
         affine: the norms have a scale and a shift; off in the supernet, on in the derived network.
+        norm: the kind of the norms; group in the supernet.
         shuffle_groups: groups of shuffle_conv.
         dropout_prob: probability of dropping an activation at the end of an operation.
     """
 
     affine: bool
+    norm: Norm = "group"
     shuffle_groups: int = 1
     dropout_prob: float = 0.0
 
@@ -92,7 +102,7 @@ def _pointwise(channels: int) -> nn.Module:
 
 def _finish(channels: int, settings: OperationSettings, *weights: nn.Module) -> nn.Module:
     """Puts a ReLU before and a norm (and dropout) behind the weights."""
-    parts = [nn.ReLU(), *weights, group_norm(channels, affine=settings.affine)]
+    parts = [nn.ReLU(), *weights, make_norm(settings.norm, channels, affine=settings.affine)]
     return nn.Sequential(*parts, *_dropout(settings))
 
 
@@ -144,8 +154,8 @@ def make_operation(name: str, channels: int, settings: OperationSettings) -> nn.
     return BUILDERS[name](channels, settings)
 
 
-def preprocess(in_channels: int, channels: int, *, affine: bool) -> nn.Module:
+def preprocess(in_channels: int, channels: int, *, affine: bool, norm: Norm = "group") -> nn.Module:
     """Returns the ReLU - 1x1 convolution - norm through which a cell takes an input."""
     return nn.Sequential(
-        nn.ReLU(), nn.Conv2d(in_channels, channels, 1, bias=False), group_norm(channels, affine=affine)
+        nn.ReLU(), nn.Conv2d(in_channels, channels, 1, bias=False), make_norm(norm, channels, affine=affine)
     )

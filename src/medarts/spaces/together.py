@@ -1,41 +1,27 @@
 """The operations of several edges that leave one state, run as one.
 
 Every edge out of a state reads the same ReLU of it. So the operations of one kind on M edges are one operation with M
-times the outputs. Those with a norm become chains of ``weighted_norms``; those without (identity, pools, squeeze and
-excite) become one product of the state with a factor for each image, edge and channel.
+times the outputs. Those with a norm become chains of a ``weighted_sum``; those without (identity, pools, squeeze and
+excite) become products of the state with a factor for each image, edge and channel.
 
 The functions take the modules of ``operations`` as they are and compute the same numbers from their parameters.
 States are BHWC: sums, slices and products then run along whole lines of memory, and a convolution reads the same
 memory as BCHW, channels-last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medarts.spaces.operations import ChannelShuffle, SqueezeExcite, group_norm
-from medarts.spaces.weighted_norms import Chain, Convolution, to_bchw, to_bhwc, weighted_norms
+from medarts.spaces.weighted_sum import Chain, Convolution, Normed, Product, to_bchw, to_bhwc, weighted_sum
 
 Operations = Sequence[nn.Module]
 """The operation of one kind on every edge that has it."""
-
-
-class Kind(NamedTuple):
-    """One kind of operation on the edges that leave a state.
-
-    Attributes:
-        name: of the operation.
-        edges: which of the edges have it, ascending.
-        weights: its weight on each of these.
-    """
-
-    name: str
-    edges: tuple[int, ...]
-    weights: Tensor
 
 
 def preprocess_together(state_bchw: Tensor, inputs: Operations) -> list[Tensor]:
@@ -59,129 +45,190 @@ def preprocess_together(state_bchw: Tensor, inputs: Operations) -> list[Tensor]:
     return [norm(part.contiguous(memory_format=torch.channels_last)) for norm, part in zip(norms, parts, strict=True)]
 
 
-def leave_together(
-    state_bhwc: Tensor,
-    kinds: Sequence[Kind],
-    operations: Sequence[nn.ModuleDict],
-    total: Tensor | None,
-    *,
-    dropout_prob: float = 0.0,
-) -> Tensor | None:
-    """Returns the weighted sum of the operations on every edge that leaves a state, added to ``total``.
+class Leaving:
+    """The operations of all edges that leave one state, joined once and for all.
+
+    It holds the parameters of the modules themselves, so that it sees every change of their values.
 
     Args:
-        state_bhwc: the state, before the ReLU.
-        kinds: the operations.
         operations: the modules of every edge, by name.
-        total: BHWMC, the sums so far of the nodes to which the edges lead; None where there are none yet.
-        dropout_prob: of the dropout at the end of operations that have one.
+        channels: channels that the operations see.
     """
-    x = torch.relu(state_bhwc)
-    edges, channels = len(operations), x.shape[-1]
-    factors: Tensor | None = None
-    chains = []
-    for kind in kinds:
-        modules = [operations[edge][kind.name] for edge in kind.edges]
-        if kind.name in CHAINS:
-            source, convolutions, shuffle = CHAINS[kind.name](to_bchw(x), modules)
-            chains.append(Chain(source, convolutions, kind.edges, kind.weights, shuffle))
-            continue
-        of_kind = _on_edges(_factors(kind, x, modules), kind.edges, edges)
-        if kind.name in POOLS:
-            total = add_product(total, to_bhwc(POOLS[kind.name](to_bchw(x), 2)), of_kind)
-        elif kind.name == "cweight" and dropout_prob:
-            total = _plus(total, F.dropout(_product(x, of_kind), dropout_prob))
-        else:
-            factors = of_kind if factors is None else factors + of_kind
-    if factors is not None:
-        total = add_product(total, x, factors)
-    norm = group_norm(channels, affine=False)
-    if not dropout_prob:
-        return weighted_norms(chains, total, edges=edges, groups=norm.num_groups, eps=norm.eps)
-    for chain in chains:
-        normed = weighted_norms([chain], None, edges=edges, groups=norm.num_groups, eps=norm.eps)
-        assert normed is not None
-        total = _plus(total, F.dropout(normed, dropout_prob))
-    return total
+
+    def __init__(self, operations: Sequence[nn.ModuleDict], channels: int) -> None:
+        norm = group_norm(channels, affine=False)
+        self.edges = len(operations)
+        self.chains: dict[str, Chain] = {}
+        self.gates: dict[str, Gates] = {}
+        self.scaling: dict[str, tuple[int, ...]] = {}
+        for name in dict.fromkeys(name for modules in operations for name in modules):
+            having = tuple(edge for edge, modules in enumerate(operations) if name in modules)
+            of_edges = [operations[edge][name] for edge in having]
+            if name in CHAINS:
+                convolutions, shuffle = CHAINS[name](of_edges, channels)
+                self.chains[name] = Chain(convolutions, having, norm, shuffle)
+            else:
+                self.scaling[name] = having
+            if name in GATED:
+                self.gates[name] = Gates([cast(SqueezeExcite, module.get_submodule("1")) for module in of_edges])
+
+    def __call__(
+        self,
+        state_bhwc: Tensor,
+        weights: Mapping[str, Tensor],
+        total: Tensor | None,
+        *,
+        dropout_prob: float = 0.0,
+    ) -> Tensor | None:
+        """Returns the weighted sum of the operations on every edge, added to ``total``.
+
+        Args:
+            state_bhwc: the state, before the ReLU.
+            weights: for every operation, its weight on each of the edges that have it.
+            total: BHWMC, the sums so far of the nodes to which the edges lead; None where there are none yet.
+            dropout_prob: of the dropout at the end of operations that have one.
+        """
+        x = torch.relu(state_bhwc)
+        gates = {}
+        if self.gates:
+            mean = x.mean((1, 2), dtype=next(iter(weights.values())).dtype)
+            gates = {name: gate(mean) for name, gate in self.gates.items()}
+        products, dropping = self._products(x, weights, gates, dropout_prob=dropout_prob)
+        source = to_bchw(x)  # one object, by which chains are seen to have the same source
+        normed = [
+            Normed(chain, _gated(x, gates[name]) if name in gates else source, weights[name])
+            for name, chain in self.chains.items()
+        ]
+        if not dropout_prob:
+            return weighted_sum(total, [*products, *normed], edges=self.edges)
+        total = weighted_sum(total, products, edges=self.edges)
+        terms: list[Product | Normed] = [*dropping, *normed]
+        for term in terms:  # each drops by itself
+            part = F.dropout(cast(Tensor, weighted_sum(None, [term], edges=self.edges)), dropout_prob)
+            total = part if total is None else total + part
+        return total
+
+    def _products(
+        self, x_bhwc: Tensor, weights: Mapping[str, Tensor], gates: Mapping[str, Tensor], *, dropout_prob: float
+    ) -> tuple[list[Product], list[Product]]:
+        """Returns the operations that only scale: those that never drop anything, and those that now do."""
+        products, dropping = list[Product](), list[Product]()
+        factors: Tensor | None = None
+        for name, having in self.scaling.items():
+            of_kind = weights[name][None, :, None]
+            if name in gates:
+                of_kind = of_kind * gates[name]
+            of_kind = self._on_edges(of_kind, having)
+            if name in POOLS:
+                products.append(Product(to_bhwc(POOLS[name](to_bchw(x_bhwc), 2)), of_kind))
+            elif name in gates and dropout_prob:
+                dropping.append(Product(x_bhwc, of_kind))
+            else:
+                factors = of_kind if factors is None else factors + of_kind
+        if factors is not None:
+            products.append(Product(x_bhwc, factors))
+        return products, dropping
+
+    def _on_edges(self, factors_bmc: Tensor, having: tuple[int, ...]) -> Tensor:
+        """Returns the factors of all edges, zero where an edge lacks the operation."""
+        if len(having) == self.edges:
+            return factors_bmc
+        b, _, c = factors_bmc.shape
+        zeros = factors_bmc.new_zeros(b, self.edges, c)
+        return zeros.index_add(1, torch.tensor(having, device=factors_bmc.device), factors_bmc)
 
 
-def _factors(kind: Kind, x_bhwc: Tensor, modules: Operations) -> Tensor:
-    """Returns the factors of an operation that scales its input, BMC; B and C may be 1."""
-    weights = kind.weights[None, :, None]
-    if kind.name == "cweight":
-        return _gates(x_bhwc, modules) * weights
-    return weights
+class Gates:
+    """The gates of squeeze-excite on several edges."""
+
+    def __init__(self, modules: Sequence[SqueezeExcite]) -> None:
+        self.edges = len(modules)
+        squeezes, excites = [module.squeeze for module in modules], [module.excite for module in modules]
+        self.parameters = [
+            *(linear.weight for linear in squeezes),
+            *(linear.bias for linear in squeezes),
+            *(linear.weight for linear in excites),
+            *(linear.bias for linear in excites),
+        ]
+
+    def __call__(self, mean_bc: Tensor) -> Tensor:
+        """Returns the gates for the means of the channels, BMC."""
+        gates: Tensor = _Gates.apply(mean_bc, self.edges, *self.parameters)  # type: ignore[no-untyped-call]
+        return gates
 
 
-def _on_edges(factors_bmc: Tensor, which: tuple[int, ...], edges: int) -> Tensor:
-    """Returns the factors of all edges, zero where an edge lacks the operation."""
-    if len(which) == edges:
-        return factors_bmc
-    b, _, c = factors_bmc.shape
-    return factors_bmc.new_zeros(b, edges, c).index_add(1, torch.tensor(which, device=factors_bmc.device), factors_bmc)
+class _Gates(torch.autograd.Function):
+    """sigmoid(excite(relu(squeeze(mean)))) of every edge, as one step of autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, mean_bc: Tensor, edges: int, *parameters: Tensor) -> Tensor:
+        parts = [parameters[at : at + edges] for at in range(0, 4 * edges, edges)]
+        squeeze, squeeze_bias = torch.cat(parts[0]), torch.cat(parts[1])
+        excite_mch, excite_bias_mc = torch.stack(parts[2]), torch.stack(parts[3])
+        with torch.autocast(mean_bc.device.type, enabled=False):
+            hidden = torch.addmm(squeeze_bias, mean_bc, squeeze.T).relu_().view(len(mean_bc), edges, -1)
+            gates = torch.baddbmm(excite_bias_mc.unsqueeze(1), hidden.transpose(0, 1), excite_mch.transpose(1, 2))
+        gates = gates.sigmoid_().transpose(0, 1)
+        ctx.save_for_backward(mean_bc, squeeze, excite_mch, hidden, gates)
+        return gates
+
+    @staticmethod
+    def backward(ctx: Any, of_gates_bmc: Tensor) -> tuple[Tensor | None, ...]:
+        mean, squeeze, excite_mch, hidden_bmh, gates = ctx.saved_tensors
+        edges = len(excite_mch)
+        of_sum = (of_gates_bmc * gates * (1 - gates)).transpose(0, 1)
+        of_hidden = torch.bmm(of_sum, excite_mch).transpose(0, 1) * (hidden_bmh > 0)
+        of_hidden = of_hidden.reshape(len(mean), -1)
+        of_mean = of_hidden @ squeeze if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[2:]):
+            return of_mean, None, *[None] * (4 * edges)
+        of_excite = torch.bmm(of_sum.transpose(1, 2), hidden_bmh.transpose(0, 1))
+        return (
+            of_mean,
+            None,
+            *(of_hidden.T @ mean).chunk(edges),
+            *of_hidden.sum(0).chunk(edges),
+            *of_excite.unbind(),
+            *of_sum.sum(1).unbind(),
+        )
 
 
-def _product(x_bhwc: Tensor, factors_bmc: Tensor) -> Tensor:
-    """Returns x times the factors of every edge, BHWMC."""
-    return x_bhwc.unsqueeze(3) * factors_bmc[:, None, None].to(x_bhwc.dtype)
-
-
-def add_product(total: Tensor | None, x_bhwc: Tensor, factors_bmc: Tensor) -> Tensor:
-    """Returns x times the factors of every edge, added to ``total`` where there is one, BHWMC."""
-    if total is None:
-        return _product(x_bhwc, factors_bmc)
-    return torch.addcmul(total, x_bhwc.unsqueeze(3), factors_bmc[:, None, None].to(x_bhwc.dtype))
-
-
-def _plus(total: Tensor | None, part: Tensor) -> Tensor:
-    return part if total is None else total + part
-
-
-def _gates(x_bhwc: Tensor, modules: Operations) -> Tensor:
-    """Returns the gates of squeeze-excite on every edge, BMC."""
-    parts = [cast(SqueezeExcite, module.get_submodule("1")) for module in modules]
-    squeeze = torch.cat([part.squeeze.weight for part in parts])
-    hidden = F.linear(x_bhwc.mean((1, 2)), squeeze, torch.cat([part.squeeze.bias for part in parts]))
-    hidden_mbh = torch.relu(hidden).reshape(len(hidden), len(parts), -1).transpose(0, 1)
-    excite_mhc = torch.stack([part.excite.weight.T for part in parts])
-    bias_m1c = torch.stack([part.excite.bias for part in parts]).unsqueeze(1)
-    excited = torch.baddbmm(bias_m1c.to(hidden.dtype), hidden_mbh, excite_mhc.to(hidden.dtype))
-    return torch.sigmoid(excited).transpose(0, 1)
+def _gated(x_bhwc: Tensor, gates_bmc: Tensor) -> Tensor:
+    """Returns x times the gates of every edge, B(MC)HW."""
+    return to_bchw((x_bhwc.unsqueeze(3) * gates_bmc[:, None, None].to(x_bhwc.dtype)).flatten(3))
 
 
 def _joined(modules: Operations, part: int, **options: Any) -> Convolution:
     """Returns the convolutions of all edges as one; ``part`` is their place in the operations."""
-    return Convolution(tuple(module.get_parameter(f"{part}.weight") for module in modules), **options)
+    return Convolution([module.get_parameter(f"{part}.weight") for module in modules], **options)
 
 
-Source = tuple[Tensor, tuple[Convolution, ...], int]
-"""What a chain is made of: source, convolutions, groups to shuffle."""
+Joined = tuple[tuple[Convolution, ...], int]
+"""The convolutions of a kind, and the groups that it shuffles."""
 
 
-def _dense(x: Tensor, modules: Operations, **options: Any) -> Source:
-    return x, (_joined(modules, 1, **options),), 1
+def _dense(modules: Operations, channels: int, **options: Any) -> Joined:
+    return (_joined(modules, 1, **options),), 1
 
 
-def _separable(x: Tensor, modules: Operations, **options: Any) -> Source:
+def _separable(modules: Operations, channels: int, **options: Any) -> Joined:
     edges = len(modules)
-    depthwise = _joined(modules, 1, groups=edges * x.shape[1], repeat=edges, **options)
-    return x, (depthwise, _joined(modules, 2, groups=edges)), 1
+    depthwise = _joined(modules, 1, groups=edges * channels, repeat=edges, **options)
+    return (depthwise, _joined(modules, 2, groups=edges)), 1
 
 
-def _shuffled(x: Tensor, modules: Operations) -> Source:
+def _shuffled(modules: Operations, channels: int) -> Joined:
     groups = cast(ChannelShuffle, modules[0].get_submodule("2")).groups
     if groups == 1:
-        return _dense(x, modules)
-    edges = len(modules)
-    return x, (_joined(modules, 1, groups=groups * edges, repeat=edges),), groups
+        return _dense(modules, channels)
+    return (_joined(modules, 1, groups=groups * len(modules), repeat=len(modules)),), groups
 
 
-def _gated(x: Tensor, modules: Operations, **options: Any) -> Source:
-    gated = _product(to_bhwc(x), _gates(to_bhwc(x), modules)).flatten(3)
-    return to_bchw(gated), (_joined(modules, 2, stride=2, groups=len(modules), **options),), 1
+def _of_gated(modules: Operations, channels: int, **options: Any) -> Joined:
+    return (_joined(modules, 2, stride=2, groups=len(modules), **options),), 1
 
 
-CHAINS: dict[str, Callable[[Tensor, Operations], Source]] = {
+CHAINS: dict[str, Callable[[Operations, int], Joined]] = {
     "conv": _dense,
     "shuffle_conv": _shuffled,
     "dil_conv": partial(_dense, dilation=2),
@@ -189,11 +236,13 @@ CHAINS: dict[str, Callable[[Tensor, Operations], Source]] = {
     "down_conv": partial(_dense, stride=2),
     "down_dil_conv": partial(_dense, stride=2, dilation=2),
     "down_dep_conv": partial(_separable, stride=2),
-    "down_cweight": _gated,
+    "down_cweight": _of_gated,
     "up_conv": partial(_dense, stride=2, transposed=True),
     "up_dil_conv": partial(_dense, stride=2, dilation=2, transposed=True),
     "up_dep_conv": partial(_separable, stride=2, transposed=True),
-    "up_cweight": partial(_gated, transposed=True),
+    "up_cweight": partial(_of_gated, transposed=True),
 }
+"""Operations with a norm: modules of the edges and their channels -> joined convolutions."""
 
 POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {"avg_pool": F.avg_pool2d, "max_pool": F.max_pool2d}
+GATED = ("cweight", "down_cweight", "up_cweight")

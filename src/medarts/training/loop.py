@@ -92,7 +92,7 @@ class TrainingLoop:
         self.task = task
         self.data = data
         self.place = Place()
-        self.averaged = AveragedModel(network, avg_fn=self._average) if self.settings.ema else None
+        self.averaged = self._moving_average() if self.settings.ema else None
 
     @property
     def run_directory(self) -> RunDirectory:
@@ -220,8 +220,14 @@ class TrainingLoop:
         place.train_loss += value
         place.step += 1
 
+    def _moving_average(self) -> AveragedModel:
+        # The running statistics of batch norms are averaged too, as they must fit the averaged weights.
+        return AveragedModel(self.network, avg_fn=self._average, use_buffers=True)
+
     def _average(self, averaged: Tensor, new: Tensor, number: Tensor | int) -> Tensor:
         """Returns the moving average; early on it is the mean of what was seen, so that it does not lag."""
+        if not new.is_floating_point():  # the number of batches that a batch norm has seen
+            return new
         decay = min(self.settings.ema, float(number) / (float(number) + 1))
         return torch.lerp(new, averaged, decay)
 

@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from medarts.data.batches import Batches, check_fills_a_batch
 from medarts.data.opening import open_manifest
 from medarts.data.store import ImageStore, open_store
+from medarts.errors import RecipeError
 from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe
 from medarts.run.device import environment, make_fabric
@@ -96,8 +97,11 @@ def _prepare(recipe: Recipe, genotype: Genotype) -> _Job:
         recipe.data, loss=recipe.train.loss, field="train.loss", threshold=recipe.evaluation.threshold
     )
     seed_torch(recipe.seed, "network")
-    network = WeaveNetwork(genotype, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
+    network = WeaveNetwork(
+        genotype, in_channels=recipe.data.in_channels, outputs=recipe.data.classes, norm=recipe.train.norm
+    )
     network.check_size(recipe.data.size)
+    _check_statistics(recipe, network)
     manifest = open_manifest(recipe.data, needs=("train", "val"))
     training, validation = manifest.of_split("train"), manifest.of_split("val")
     check_fills_a_batch(training, recipe.train.batch, name="training set")
@@ -107,3 +111,15 @@ def _prepare(recipe: Recipe, genotype: Genotype) -> _Job:
         validation=Batches(store, validation, batch=recipe.evaluation.batch, name="validation set", device=device),
     )
     return _Job(recipe, fabric, network, task, store, data)
+
+
+def _check_statistics(recipe: Recipe, network: WeaveNetwork) -> None:
+    """Refuses batch norms that would see a single value: one image at a time, one pixel at the lowest level."""
+    settings = recipe.train
+    smallest = settings.batch // settings.accumulate
+    if settings.norm == "batch" and smallest == 1 and recipe.data.size == network.divisor:
+        raise RecipeError(
+            f"train.norm is batch, but with train.batch {settings.batch} in {settings.accumulate} parts and data.size "
+            f"{recipe.data.size} a norm sees one image of one pixel.",
+            fix="Use train.norm=group, or a larger batch, fewer parts or larger images.",
+        )

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medarts.spaces.operations import NONE, ChannelShuffle, Move, OperationSettings, make_operation, preprocess
-from medarts.spaces.together import Kind
+from medarts.spaces.together import Leaving
 
 Edges = tuple[tuple[int, int], ...]
 
@@ -21,6 +22,12 @@ Edges = tuple[tuple[int, int], ...]
 def cell_edges(intermediate_nodes: int) -> Edges:
     """Returns the (node, state) pairs of a cell: node i reads the states 0 to 1 + i."""
     return tuple((node, state) for node in range(intermediate_nodes) for state in range(2 + node))
+
+
+def leaving(edges: Edges) -> tuple[tuple[int, ...], ...]:
+    """Returns the edges that leave every state."""
+    states = max(state for _, state in edges) + 1
+    return tuple(tuple(edge for edge, (_, source) in enumerate(edges) if source == state) for state in range(states))
 
 
 class MixedCell(nn.Module):
@@ -69,6 +76,14 @@ class MixedCell(nn.Module):
                 )
             )
 
+    @cached_property
+    def leaving(self) -> tuple[Leaving, ...]:
+        """For every state the operations on the edges that leave it, joined."""
+        return tuple(
+            Leaving([cast(nn.ModuleDict, self.operations[edge]) for edge in edges], self.operated_channels)
+            for edges in leaving(self.edges)
+        )
+
     def passed(self, state: int, x_bchw: Tensor) -> Tensor:
         """Returns the channels of a state that pass the operations by, at the size of the nodes (PC-DARTS)."""
         rest = x_bchw[:, self.operated_channels :]
@@ -94,23 +109,12 @@ class CellWeights:
     passed: Tensor
 
     @cached_property
-    def leaving(self) -> tuple[tuple[int, ...], ...]:
-        """The edges that leave every state."""
-        states = max(state for _, state in self.edges) + 1
-        return tuple(tuple(e for e, (_, s) in enumerate(self.edges) if s == state) for state in range(states))
-
-    @cached_property
-    def kinds(self) -> tuple[tuple[Kind, ...], ...]:
-        """For every state the kinds of operations on the edges that leave it, each with its weights."""
+    def by_state(self) -> tuple[dict[str, Tensor], ...]:
+        """For every state and operation, its weight on each of the edges that leave the state and have it."""
         flat = torch.cat(self.operations).unbind()
-        starts = list(accumulate((len(names) for names in self.candidates), initial=0))
-        found = []
-        for leaving in self.leaving:
-            names = dict.fromkeys(name for edge in leaving for name in self.candidates[edge] if name != NONE)
-            kinds = []
-            for name in names:
-                having = [(at, edge) for at, edge in enumerate(leaving) if name in self.candidates[edge]]
-                weights = [flat[starts[edge] + self.candidates[edge].index(name)] for _, edge in having]
-                kinds.append(Kind(name, tuple(at for at, _ in having), torch.stack(weights)))
-            found.append(tuple(kinds))
-        return tuple(found)
+        starts = accumulate((len(names) for names in self.candidates), initial=0)
+        found: list[dict[str, list[Tensor]]] = [{} for _ in leaving(self.edges)]
+        for (_, state), names, start in zip(self.edges, self.candidates, starts, strict=False):
+            for number, name in enumerate(names):
+                found[state].setdefault(name, []).append(flat[start + number])
+        return tuple({name: torch.stack(weights) for name, weights in kinds.items()} for kinds in found)

@@ -11,10 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from medarts.spaces.together import add_product, leave_together, preprocess_together
-from medarts.spaces.weave.cell import CellWeights, MixedCell
+from medarts.spaces.together import preprocess_together
+from medarts.spaces.weave.cell import CellWeights, MixedCell, leaving
 from medarts.spaces.weave.frame import Read, read_each
-from medarts.spaces.weighted_norms import interleaved, to_bchw, to_bhwc
+from medarts.spaces.weighted_sum import Product, interleaved, to_bchw, to_bhwc, weighted_sum
 
 Mix = Callable[[MixedCell, Tensor | None, Tensor, CellWeights], Tensor]
 """(cell, its first input or None where it is absent, its second, weights) -> output, BCHW with nodes x c channels.
@@ -63,24 +63,24 @@ def mix_together(cell: MixedCell, first: Tensor | None, second: Tensor, weights:
     states = [first, second]
     operated: Tensor | None = None
     passed: Tensor | None = None
-    for state, (leaving, kinds) in enumerate(zip(weights.leaving, weights.kinds, strict=True)):
+    dropout_prob = cell.dropout_prob if cell.training else 0.0
+    for state, (edges, of_state) in enumerate(zip(leaving(cell.edges), weights.by_state, strict=True)):
         read = states[state]
         if read is not None:
-            operations = [cast(nn.ModuleDict, cell.operations[edge]) for edge in leaving]
             x = to_bhwc(read)[..., : cell.operated_channels]
-            dropout_prob = cell.dropout_prob if cell.training else 0.0
-            operated = leave_together(x, kinds, operations, operated, dropout_prob=dropout_prob)
+            operated = cell.leaving[state](x, of_state, operated, dropout_prob=dropout_prob)
             if cell.partial_channels > 1:
-                factors = weights.passed[list(leaving)][None, :, None]
-                passed = add_product(passed, to_bhwc(cell.passed(state, read)), factors)
+                rest = Product(to_bhwc(cell.passed(state, read)), weights.passed[list(edges)][None, :, None])
+                passed = weighted_sum(passed, [rest], edges=len(edges))
         if state > 0:
             # What the edges of a state lead to begins with the node that has now been summed.
             node, operated = _first(operated)
-            rest, passed = _first(passed)
+            other, passed = _first(passed)
             # Every node reads s1, and no edge of s1 has but ``none``, so that there are operated channels.
             assert node is not None
-            parted = node if rest is None else interleaved(torch.cat([node, rest], dim=1), 1, cell.partial_channels)
-            states.append(parted)
+            if other is not None:
+                node = interleaved(torch.cat([node, other], dim=1), 1, cell.partial_channels)
+            states.append(node)
     return torch.cat(cast(list[Tensor], states[2:]), dim=1)
 
 

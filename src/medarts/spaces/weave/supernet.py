@@ -132,6 +132,7 @@ class WeaveSupernet(Supernet):
         if supernet.edge_normalisation:
             self.gammas.update({move: nn.Parameter(INITIAL_SPREAD * torch.randn(len(self.edges))) for move in MOVES})
         self._discrete: MixtureWeights | None = None
+        nn.Module.to(self, memory_format=execution.memory_format)  # type: ignore[call-overload]
 
     def architecture(self) -> list[nn.Parameter]:
         """Returns alphas, betas and gammas."""
