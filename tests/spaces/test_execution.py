@@ -11,17 +11,21 @@ from medarts.recipe import SupernetSettings
 from medarts.recipe.sections import DeriveSettings
 from medarts.spaces.operations import MOVES, SETS, OperationSettings, make_operation
 from medarts.spaces.space import Candidates
-from medarts.spaces.together import CHAINS, Leaving, preprocess_together
+from medarts.spaces.together import CONVOLUTIONS, Leaving, preprocess_together
 from medarts.spaces.weave.execution import FAST, PLAIN, Execution
 from medarts.spaces.weave.frame import read_each
 from medarts.spaces.weave.genotypes import LatticeSettings
 from medarts.spaces.weave.supernet import WeaveSupernet
 from medarts.spaces.weighted_sum import (
     Chain,
-    Convolution,
+    Dense,
+    Kind,
     Normed,
     NormState,
     Product,
+    Separable,
+    Shuffled,
+    Weights,
     norm_formula,
     norm_formula_backward,
     to_bchw,
@@ -216,29 +220,36 @@ def test_norm_formula_equals_the_native_norm(channels_a_group: int) -> None:
     torch.testing.assert_close(found_scale, of_scale, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("shuffle", [1, 2])
-@pytest.mark.parametrize("kind", ["dilated", "transposed", "separable"])
-def test_gradients_against_finite_differences(kind: str, shuffle: int) -> None:
+@pytest.mark.parametrize("kind", ["dense", "separable", "separable transposed", "shuffled", "two kinds"])
+def test_gradients_against_finite_differences(kind: str) -> None:
     torch.manual_seed(0)
-    shapes = {"separable": [(4, 1, 3, 3)] * 2 + [(4, 4, 1, 1)] * 2}.get(kind, [(4, 4, 3, 3)] * 2)
+    shapes = {
+        "separable": [(4, 1, 3, 3)] * 2 + [(4, 4, 1, 1)] * 2,
+        "separable transposed": [(4, 1, 3, 3)] * 2 + [(4, 4, 1, 1)] * 2,
+        "shuffled": [(4, 2, 3, 3)] * 2,
+        "two kinds": [(4, 4, 3, 3)] * 5,
+    }.get(kind, [(4, 4, 3, 3)] * 2)
     flat = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     x = torch.randn(2, 4, 4, 4, dtype=torch.float64, requires_grad=True)
-    scales = torch.rand(2, dtype=torch.float64, requires_grad=True)
-    size = 8 if kind == "transposed" else 4
+    transposed = kind.endswith("transposed")
+    size = 8 if transposed else 4
     base = torch.randn(2, size, size, 3, 4, dtype=torch.float64, requires_grad=True)
     factors = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     state = torch.randn(2, size, size, 4, dtype=torch.float64, requires_grad=True)
+    scales = torch.rand(5 if kind == "two kinds" else 2, dtype=torch.float64, requires_grad=True)
+    norm = nn.GroupNorm(1, 4, eps=1e-3)
 
-    def function(
-        base: Tensor, x: Tensor, scales: Tensor, state: Tensor, factors: Tensor, *weights: Tensor
-    ) -> Tensor | None:
-        convolutions = {
-            "dilated": lambda: (Convolution(weights, dilation=2),),
-            "transposed": lambda: (Convolution(weights, stride=2, transposed=True),),
-            "separable": lambda: (Convolution(weights[:2], groups=8, repeat=2), Convolution(weights[2:], groups=2)),
-        }[kind]()
-        chain = Chain(convolutions, (0, 2), nn.GroupNorm(1, 4, eps=1e-3), shuffle)
-        return weighted_sum(base, [Product(state, factors), Normed(chain, x, scales)], edges=3)
+    def function(base: Tensor, x: Tensor, scales: Tensor, state: Tensor, factors: Tensor, *weights: Tensor) -> Tensor:
+        made: Weights = Dense(weights)
+        if kind.startswith("separable"):
+            made = Separable(weights[:2], weights[2:], transposed=transposed)
+        elif kind == "shuffled":
+            made = Shuffled(weights, 2)
+        chain = Chain((Kind("a", (0, 2), made),), norm, stride=1 + transposed, transposed=transposed)
+        if kind == "two kinds":
+            kinds = Kind("a", (0, 1, 2), Dense(weights[:3])), Kind("b", (0, 2), Dense(weights[3:]))
+            chain = Chain(kinds, norm, dilation=2)
+        return cast(Tensor, weighted_sum(base, [Product(state, factors), Normed(chain, x, scales)], edges=3))
 
     assert torch.autograd.gradcheck(function, (base, x, scales, state, factors, *flat))
 
@@ -257,4 +268,4 @@ def test_fast_runs_in_half_precision_close_to_full() -> None:
 
 def test_all_operations_with_a_norm_are_chains() -> None:
     scaled: set[str] = {"identity", "cweight", "avg_pool", "max_pool", "none"}
-    assert set(CHAINS) == {name for move in MOVES for name in SETS[move]} - scaled
+    assert set(CONVOLUTIONS) == {name for move in MOVES for name in SETS[move]} - scaled

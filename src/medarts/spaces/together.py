@@ -10,6 +10,7 @@ memory as BCHW, channels-last.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -18,7 +19,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medarts.spaces.operations import ChannelShuffle, SqueezeExcite, group_norm
-from medarts.spaces.weighted_sum import Chain, Convolution, Normed, Product, to_bchw, to_bhwc, weighted_sum
+from medarts.spaces.weighted_sum import (
+    Chain,
+    Dense,
+    Kind,
+    Normed,
+    Product,
+    Separable,
+    Shuffled,
+    Weights,
+    to_bchw,
+    to_bhwc,
+    weighted_sum,
+)
 
 Operations = Sequence[nn.Module]
 """The operation of one kind on every edge that has it."""
@@ -56,21 +69,30 @@ class Leaving:
     """
 
     def __init__(self, operations: Sequence[nn.ModuleDict], channels: int) -> None:
-        norm = group_norm(channels, affine=False)
         self.edges = len(operations)
-        self.chains: dict[str, Chain] = {}
+        self.chains: list[Chain] = []
         self.gates: dict[str, Gates] = {}
         self.scaling: dict[str, tuple[int, ...]] = {}
         for name in dict.fromkeys(name for modules in operations for name in modules):
             having = tuple(edge for edge, modules in enumerate(operations) if name in modules)
             of_edges = [operations[edge][name] for edge in having]
-            if name in CHAINS:
-                convolutions, shuffle = CHAINS[name](of_edges, channels)
-                self.chains[name] = Chain(convolutions, having, norm, shuffle)
+            if name in CONVOLUTIONS:
+                self._add(name, having, of_edges, channels)
             else:
                 self.scaling[name] = having
             if name in GATED:
                 self.gates[name] = Gates([cast(SqueezeExcite, module.get_submodule("1")) for module in of_edges])
+
+    def _add(self, name: str, having: tuple[int, ...], modules: Operations, channels: int) -> None:
+        """Adds a kind of convolution to the chain of its geometry, or as a chain of its own."""
+        weights, options = CONVOLUTIONS[name](modules)
+        gated: Geometry = {"groups": len(modules)} if name in GATED else {}
+        chain = Chain((Kind(name, having, weights),), group_norm(channels, affine=False), **options, **gated)
+        for number, other in enumerate(self.chains):
+            if not gated and other.kinds[0].name not in GATED and other.arguments == chain.arguments:
+                self.chains[number] = replace(other, kinds=other.kinds + chain.kinds)
+                return
+        self.chains.append(chain)
 
     def __call__(
         self,
@@ -95,10 +117,11 @@ class Leaving:
             gates = {name: gate(mean) for name, gate in self.gates.items()}
         products, dropping = self._products(x, weights, gates, dropout_prob=dropout_prob)
         source = to_bchw(x)  # one object, by which chains are seen to have the same source
-        normed = [
-            Normed(chain, _gated(x, gates[name]) if name in gates else source, weights[name])
-            for name, chain in self.chains.items()
-        ]
+        normed = []
+        for chain in self.chains:
+            names = [kind.name for kind in chain.kinds]
+            scales = weights[names[0]] if len(names) == 1 else torch.cat([weights[name] for name in names])
+            normed.append(Normed(chain, _gated(x, gates[names[0]]) if names[0] in gates else source, scales))
         if not dropout_prob:
             return weighted_sum(total, [*products, *normed], edges=self.edges)
         total = weighted_sum(total, products, edges=self.edges)
@@ -198,37 +221,30 @@ def _gated(x_bhwc: Tensor, gates_bmc: Tensor) -> Tensor:
     return to_bchw((x_bhwc.unsqueeze(3) * gates_bmc[:, None, None].to(x_bhwc.dtype)).flatten(3))
 
 
-def _joined(modules: Operations, part: int, **options: Any) -> Convolution:
-    """Returns the convolutions of all edges as one; ``part`` is their place in the operations."""
-    return Convolution([module.get_parameter(f"{part}.weight") for module in modules], **options)
+def _of_part(modules: Operations, part: int) -> list[Tensor]:
+    """Returns the weight of every edge; ``part`` is the place of the convolution in the operation."""
+    return [module.get_parameter(f"{part}.weight") for module in modules]
 
 
-Joined = tuple[tuple[Convolution, ...], int]
-"""The convolutions of a kind, and the groups that it shuffles."""
+Geometry = dict[str, Any]
+Maker = Callable[[Operations], tuple[Weights, Geometry]]
 
 
-def _dense(modules: Operations, channels: int, **options: Any) -> Joined:
-    return (_joined(modules, 1, **options),), 1
+def _dense(modules: Operations, *, part: int = 1, **geometry: Any) -> tuple[Weights, Geometry]:
+    return Dense(_of_part(modules, part)), geometry
 
 
-def _separable(modules: Operations, channels: int, **options: Any) -> Joined:
-    edges = len(modules)
-    depthwise = _joined(modules, 1, groups=edges * channels, repeat=edges, **options)
-    return (depthwise, _joined(modules, 2, groups=edges)), 1
+def _separable(modules: Operations, **geometry: Any) -> tuple[Weights, Geometry]:
+    transposed = geometry.get("transposed", False)
+    return Separable(_of_part(modules, 1), _of_part(modules, 2), transposed=transposed), geometry
 
 
-def _shuffled(modules: Operations, channels: int) -> Joined:
+def _shuffled(modules: Operations) -> tuple[Weights, Geometry]:
     groups = cast(ChannelShuffle, modules[0].get_submodule("2")).groups
-    if groups == 1:
-        return _dense(modules, channels)
-    return (_joined(modules, 1, groups=groups * len(modules), repeat=len(modules)),), groups
+    return Dense(_of_part(modules, 1)) if groups == 1 else Shuffled(_of_part(modules, 1), groups), {}
 
 
-def _of_gated(modules: Operations, channels: int, **options: Any) -> Joined:
-    return (_joined(modules, 2, stride=2, groups=len(modules), **options),), 1
-
-
-CHAINS: dict[str, Callable[[Operations, int], Joined]] = {
+CONVOLUTIONS: dict[str, Maker] = {
     "conv": _dense,
     "shuffle_conv": _shuffled,
     "dil_conv": partial(_dense, dilation=2),
@@ -236,13 +252,13 @@ CHAINS: dict[str, Callable[[Operations, int], Joined]] = {
     "down_conv": partial(_dense, stride=2),
     "down_dil_conv": partial(_dense, stride=2, dilation=2),
     "down_dep_conv": partial(_separable, stride=2),
-    "down_cweight": _of_gated,
+    "down_cweight": partial(_dense, part=2, stride=2),
     "up_conv": partial(_dense, stride=2, transposed=True),
     "up_dil_conv": partial(_dense, stride=2, dilation=2, transposed=True),
     "up_dep_conv": partial(_separable, stride=2, transposed=True),
-    "up_cweight": partial(_of_gated, transposed=True),
+    "up_cweight": partial(_dense, part=2, stride=2, transposed=True),
 }
-"""Operations with a norm: modules of the edges and their channels -> joined convolutions."""
+"""Operations with a norm: modules of the edges -> their weights, and the geometry of the convolution."""
 
 POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {"avg_pool": F.avg_pool2d, "max_pool": F.max_pool2d}
 GATED = ("cweight", "down_cweight", "up_cweight")

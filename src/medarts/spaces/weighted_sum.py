@@ -1,9 +1,10 @@
 """The weighted sum of the operations of a mixed cell, for all edges that leave a state, as one step of autograd.
 
-A mixed cell spends its time on sum_k w_k norm(conv_k(x)), for every edge. Here the convolutions of one kind on all
-edges are one, w_k is the scale of its norm, and each normed output is added to the sum at once, so only the outputs
-of the convolutions are kept for the backward pass. The gradient of w_k is that of the scale. What has no norm comes in
-as a product of a state with factors.
+A mixed cell spends its time on sum_k w_k norm(conv_k(x)), for every edge. All that comes before a norm is linear, so a
+separable or a grouped convolution is a 3x3 convolution as well, and all of one geometry on all edges are one
+convolution. w_k is the scale of the norm, whose gradient is that of w_k, and each normed output is added to the sum at
+once, so only the outputs of the convolutions are kept for the backward pass. What has no norm comes in as a product of
+a state with factors.
 
 Three reasons for an own autograd function beside fewer copies: the dispatch of some dozens of small steps for every
 state takes longer than their work; gradients of one source are summed in place; and PyTorch 2.13 crashes in the
@@ -13,64 +14,151 @@ the first cells when the alphas learn.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 
-class Convolution:
-    """One convolution of all edges of a kind; the outputs of an edge lie beside each other.
+class Weights(Protocol):
+    """The weights of one kind of convolution on several edges, as those of 3x3 convolutions."""
 
-    Args:
-        weights: the weight of every edge.
-        stride: of both axes.
-        dilation: of both axes; the padding is such that the size is kept, halved or doubled exactly.
-        transposed: doubles the size; needs stride 2.
-        groups: of the joined convolution.
-        repeat: how many times the input is put beside itself first, for edges that each need their own groups.
+    parameters: tuple[Tensor, ...]
+
+    def dense(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the weight of every edge, O x I x 3 x 3 (I x O x 3 x 3 where transposed)."""
+
+    def gradients(self, parameters: Sequence[Tensor], of_dense: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the gradients of the parameters, from those of the weight of every edge."""
+
+
+class Dense:
+    """Convolutions as they are."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.parameters = tuple(weights)
+
+    def dense(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the weights themselves."""
+        return list(parameters)
+
+    def gradients(self, parameters: Sequence[Tensor], of_dense: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the gradients themselves."""
+        return list(of_dense)
+
+
+class Separable:
+    """A 3x3 convolution of every channel by itself, then a 1x1 convolution of all."""
+
+    def __init__(self, depthwise: Sequence[Tensor], pointwise: Sequence[Tensor], *, transposed: bool) -> None:
+        self.parameters = (*depthwise, *pointwise)
+        self.transposed = transposed
+
+    def dense(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the products: from each input channel its 3x3 weights, times its share in an output channel."""
+        depthwise, pointwise = self._split(parameters)
+        if self.transposed:  # I x 1 x 3 x 3 and O x I x 1 x 1
+            return [d * p.transpose(0, 1) for d, p in zip(depthwise, pointwise, strict=True)]
+        return [d.transpose(0, 1) * p for d, p in zip(depthwise, pointwise, strict=True)]
+
+    def gradients(self, parameters: Sequence[Tensor], of_dense: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the gradients of all depthwise weights, then of all pointwise ones."""
+        depthwise, pointwise = self._split(parameters)
+        of_depthwise, of_pointwise = [], []
+        for d, p, g in zip(depthwise, pointwise, of_dense, strict=True):
+            of_oi = g.transpose(0, 1) if self.transposed else g
+            of_depthwise.append((of_oi * p).sum(0).unsqueeze(1))
+            of_pointwise.append((of_oi * d.transpose(0, 1)).sum((2, 3), keepdim=True))
+        return [*of_depthwise, *of_pointwise]
+
+    @staticmethod
+    def _split(parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        half = len(parameters) // 2
+        return parameters[:half], parameters[half:]
+
+
+class Shuffled:
+    """Grouped convolutions whose output channels are interleaved."""
+
+    def __init__(self, weights: Sequence[Tensor], groups: int) -> None:
+        self.parameters = tuple(weights)
+        self.groups = groups
+
+    def dense(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Returns weights that are zero between groups."""
+        made = []
+        for weight in parameters:
+            channels, part = weight.shape[:2]
+            dense = weight.new_zeros(part, self.groups, self.groups, part, 3, 3)
+            for group, of_group in enumerate(weight.chunk(self.groups)):
+                dense[:, group, group] = of_group
+            made.append(dense.view(channels, channels, 3, 3))
+        return made
+
+    def gradients(self, parameters: Sequence[Tensor], of_dense: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the gradients of what is not zero."""
+        made = []
+        for weight, gradient in zip(parameters, of_dense, strict=True):
+            part = weight.shape[1]
+            blocks = gradient.reshape(part, self.groups, self.groups, part, 3, 3)
+            made.append(torch.cat([blocks[:, group, group] for group in range(self.groups)]))
+        return made
+
+
+class Kind(NamedTuple):
+    """One kind of operation on the edges that have it.
+
+    Attributes:
+        name: of the operation.
+        edges: which edges have it, ascending.
+        weights: those of its convolutions.
     """
 
-    def __init__(
-        self,
-        weights: Sequence[Tensor],
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        transposed: bool = False,
-        groups: int = 1,
-        repeat: int = 1,
-    ) -> None:
-        self.weights = tuple(weights)
-        self.repeat = repeat
-        self.groups = groups
-        # The axis of a weight along which edges are joined: that of the outputs.
-        self.axis = 1 if transposed and groups == 1 else 0
-        padding, extra = dilation * (weights[0].shape[-1] // 2), int(transposed)
-        # What aten::convolution takes behind input, weight and bias.
-        self.arguments = ([stride] * 2, [padding] * 2, [dilation] * 2, transposed, [extra] * 2, groups)
+    name: str
+    edges: tuple[int, ...]
+    weights: Weights
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Convolutions one behind the other, with a weighted norm at the end.
+    """All convolutions of one geometry that read one source, as one, with a weighted norm behind.
 
     Attributes:
-        convolutions: the first reads the source.
-        edges: the edges that have it, ascending; each has an equal part of the output's channels.
-        norm: the norm of one part, without a scale of its own.
-        shuffle: groups whose channels are interleaved before the norm; 1 leaves them.
+        kinds: what it is made of.
+        norm: the norm of one part of the output, which is that of one kind on one edge.
+        stride: of both axes.
+        dilation: of both axes; the size is kept, halved or doubled exactly.
+        transposed: doubles the size; needs stride 2.
+        groups: 1, or the number of edges where each reads its own part of the source.
     """
 
-    convolutions: tuple[Convolution, ...]
-    edges: tuple[int, ...]
+    kinds: tuple[Kind, ...]
     norm: nn.GroupNorm
-    shuffle: int = 1
+    stride: int = 1
+    dilation: int = 1
+    transposed: bool = False
+    groups: int = 1
 
     @property
-    def weights(self) -> tuple[Tensor, ...]:
-        """The weights of all convolutions."""
-        return tuple(weight for convolution in self.convolutions for weight in convolution.weights)
+    def parts(self) -> int:
+        """The number of parts of the output."""
+        return sum(len(kind.edges) for kind in self.kinds)
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Those of all kinds."""
+        return tuple(parameter for kind in self.kinds for parameter in kind.weights.parameters)
+
+    @property
+    def axis(self) -> int:
+        """The axis of a weight along which parts are joined: that of the outputs."""
+        return 1 if self.transposed and self.groups == 1 else 0
+
+    @property
+    def arguments(self) -> tuple[list[int], list[int], list[int], bool, list[int], int]:
+        """What ``aten::convolution`` takes behind input, weight and bias."""
+        padding, extra = [self.dilation] * 2, [int(self.transposed)] * 2
+        return [self.stride] * 2, padding, [self.dilation] * 2, self.transposed, extra, self.groups
 
 
 class Product(NamedTuple):
@@ -93,7 +181,7 @@ def weighted_sum(base: Tensor | None, terms: Sequence[Product | Normed], *, edge
 
     Args:
         base: BHWMC; None starts with zeros.
-        terms: what is added: products, and scale x norm(convolutions(source)) of the chains.
+        terms: what is added: products, and scale x norm(convolution(source)) of the chains.
         edges: M, the edges that leave the state.
 
     Returns:
@@ -108,7 +196,7 @@ def weighted_sum(base: Tensor | None, terms: Sequence[Product | Normed], *, edge
     tensors = [tensor for product in products for tensor in product] + list(sources.values())
     for term in normed:
         tensors.append(term.scales)
-        tensors.extend(term.chain.weights)
+        tensors.extend(term.chain.parameters)
     chains = tuple((places[id(term.source)], term.chain) for term in normed)
     plan = _Plan(len(products), len(sources), chains, edges)
     out: Tensor = _WeightedSum.apply(base, plan, *tensors)  # type: ignore[no-untyped-call]
@@ -134,7 +222,7 @@ class NormState(NamedTuple):
 
 
 class _WeightedSum(torch.autograd.Function):
-    """Tensors: (state, factors) of every product, the sources, then for every chain its scales and weights."""
+    """Tensors: (state, factors) of every product, the sources, then for every chain its scales and parameters."""
 
     @staticmethod
     def forward(ctx: Any, base: Tensor | None, plan: _Plan, *tensors: Tensor) -> Tensor:
@@ -147,19 +235,16 @@ class _WeightedSum(torch.autograd.Function):
         sources = [next(given).contiguous(memory_format=torch.channels_last) for _ in range(plan.sources)]
         for place, chain in plan.chains:
             x, scales = sources[place], next(given)
-            for convolution in chain.convolutions:
-                weights = [next(given) for _ in convolution.weights]
-                weight = torch.cat(weights, convolution.axis).to(x.dtype)
-                saved += [x, weight]
-                x = torch.ops.aten.convolution(_repeated(x, convolution.repeat), weight, None, *convolution.arguments)
-                # The norm's backward pass gives wrong numbers, not an error, where layouts differ.
-                x = x.contiguous(memory_format=torch.channels_last)
-            x = interleaved(x, len(chain.edges), chain.shuffle)
-            scale = scales.repeat_interleave(x.shape[1] // len(chain.edges))
-            y, mean, rstd = _norm(x, scale, chain.norm.num_groups * len(chain.edges), chain.norm.eps)
-            saved += NormState(x, mean, rstd, scale)
-            part = split_channels(to_bhwc(y), len(chain.edges))
-            total = _add(total, part, chain.edges, number=plan.edges, overwrite=total is not base)
+            parameters = [[next(given) for _ in kind.weights.parameters] for kind in chain.kinds]
+            weight = _joined_weight(chain, parameters).to(x.dtype)
+            z = torch.ops.aten.convolution(x, weight, None, *chain.arguments)
+            # The norm's backward pass gives wrong numbers, not an error, where layouts differ.
+            z = z.contiguous(memory_format=torch.channels_last)
+            scale = scales.repeat_interleave(z.shape[1] // chain.parts)
+            y, mean, rstd = _norm(z, scale, chain.norm.num_groups * chain.parts, chain.norm.eps)
+            saved += [x, weight, *NormState(z, mean, rstd, scale)]
+            saved += [parameter for of_kind in parameters for parameter in of_kind]
+            total = _add(total, split_channels(to_bhwc(y), chain.parts), chain, plan.edges, overwrite=total is not base)
         assert total is not None
         ctx.save_for_backward(*saved)
         ctx.plan = plan
@@ -173,72 +258,81 @@ class _WeightedSum(torch.autograd.Function):
         gradients: list[Tensor | None] = []
         for _ in range(plan.products):
             gradients += _product_backward(of_total, next(saved), next(saved), (next(needed), next(needed)))
-        of_sources = _SumOfGradients([next(needed) for _ in range(plan.sources)])
+        source_needed = [next(needed) for _ in range(plan.sources)]
+        of_sources: list[Tensor | None] = [None] * plan.sources
         of_chains: list[Tensor | None] = []
         for place, chain in plan.chains:
-            source, of_chain = _chain_backward(
-                of_total, chain, saved, needed, source_needed=of_sources.needed[place], edges=plan.edges
-            )
-            of_sources.add(place, source)
+            of_source, of_chain = _chain_backward(of_total, chain, saved, needed, source_needed=source_needed[place])
             of_chains += of_chain
-        return (gradient_bhwmc if ctx.needs_input_grad[0] else None, None, *gradients, *of_sources.sums, *of_chains)
+            total = of_sources[place]
+            of_sources[place] = of_source if total is None or of_source is None else total.add_(of_source)
+        return (gradient_bhwmc if ctx.needs_input_grad[0] else None, None, *gradients, *of_sources, *of_chains)
 
 
-class _SumOfGradients:
-    """The gradients of the sources, summed in place."""
-
-    def __init__(self, needed: Sequence[bool]) -> None:
-        self.needed = needed
-        self.sums: list[Tensor | None] = [None] * len(needed)
-
-    def add(self, number: int, gradient: Tensor | None) -> None:
-        if gradient is not None:
-            total = self.sums[number]
-            self.sums[number] = gradient if total is None else total.add_(gradient)
+def _joined_weight(chain: Chain, parameters: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Returns the weight of the convolution of all kinds and edges, channels-last."""
+    parts = [
+        weight for kind, of_kind in zip(chain.kinds, parameters, strict=True) for weight in kind.weights.dense(of_kind)
+    ]
+    return torch.cat(parts, chain.axis).contiguous(memory_format=torch.channels_last)
 
 
 def _chain_backward(
-    of_total: Tensor,
-    chain: Chain,
-    saved: Iterator[Tensor],
-    needed: Iterator[bool],
-    *,
-    source_needed: bool,
-    edges: int,
+    of_total: Tensor, chain: Chain, saved: Iterator[Tensor], needed: Iterator[bool], *, source_needed: bool
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Returns the gradient of the source, and those of the scales and of all weights."""
-    inputs = [(next(saved), next(saved)) for _ in chain.convolutions]
+    """Returns the gradient of the source, and those of the scales and of all parameters."""
+    x, weight = next(saved), next(saved)
     state = NormState(*(next(saved) for _ in range(4)))
-    part = of_total
-    if len(chain.edges) < edges:
-        part = of_total.index_select(3, torch.tensor(chain.edges, device=of_total.device))
-    gradient, of_scale = _norm_backward(to_bchw(part.flatten(3)), state, chain.norm.num_groups * len(chain.edges))
-    g: Tensor | None = _uninterleaved(gradient, len(chain.edges), chain.shuffle)
+    parameters = [[next(saved) for _ in kind.weights.parameters] for kind in chain.kinds]
+    part = to_bchw(_of_parts(of_total, chain).flatten(3))
+    gradient, of_scale = _norm_backward(part, state, chain.norm.num_groups * chain.parts)
     next(needed)  # of the scales, whose gradient is there anyway
-    learn = [[next(needed) for _ in convolution.weights] for convolution in chain.convolutions]
-    of_weights: list[Tensor | None] = []
-    for number in reversed(range(len(inputs))):
-        assert g is not None
-        mask = number > 0 or source_needed, any(learn[number])
-        g, parts = _convolution_backward(g, *inputs[number], chain.convolutions[number], mask=mask)
-        of_weights = parts + of_weights
-    return g, [of_scale.view(len(chain.edges), -1).sum(1), *of_weights]
-
-
-def _convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, convolution: Convolution, *, mask: tuple[bool, bool]
-) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Returns the gradients of the input and of the weight of every edge, where ``mask`` asks for them."""
-    number, repeat = len(convolution.weights), convolution.repeat
-    if not any(mask):
-        return None, [None] * number
-    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-        gradient, _repeated(x, repeat), weight, None, *convolution.arguments, [*mask, False]
+    learn = any([next(needed) for _ in chain.parameters])  # noqa: C419 - all have to be taken
+    gradients: list[Tensor | None] = [of_scale.view(chain.parts, -1).sum(1)]
+    if not (source_needed or learn):
+        return None, gradients + [None] * len(chain.parameters)
+    of_source, of_weight, _ = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, *chain.arguments, [source_needed, learn, False]
     )
-    if mask[0] and repeat > 1:
-        of_x = to_bchw(_sum_of_parts(split_channels(to_bhwc(of_x), repeat)))
-    parts = list(of_weight.chunk(number, convolution.axis)) if mask[1] else [None] * number
-    return of_x if mask[0] else None, parts
+    if not learn:
+        return of_source, gradients + [None] * len(chain.parameters)
+    of_parts = iter(of_weight.chunk(chain.parts, chain.axis))
+    for kind, of_kind in zip(chain.kinds, parameters, strict=True):
+        dense = [next(of_parts) for _ in kind.edges]
+        gradients += [g.to(p.dtype) for p, g in zip(of_kind, kind.weights.gradients(of_kind, dense), strict=True)]
+    return of_source if source_needed else None, gradients
+
+
+def _of_parts(of_total: Tensor, chain: Chain) -> Tensor:
+    """Returns the gradient of every part of a chain's output."""
+    number = of_total.shape[3]
+    pieces = []
+    for kind in chain.kinds:
+        whole = len(kind.edges) == number
+        index = torch.tensor(kind.edges, device=of_total.device)
+        pieces.append(of_total if whole else of_total.index_select(3, index))
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 3)
+
+
+def _add(total: Tensor | None, parts_bhwmc: Tensor, chain: Chain, edges: int, *, overwrite: bool) -> Tensor:
+    """Adds the parts of a chain to the sum of all edges."""
+    at = 0
+    for kind in chain.kinds:
+        of_kind = parts_bhwmc[:, :, :, at : at + len(kind.edges)]
+        at += len(kind.edges)
+        if len(kind.edges) == edges:
+            total = of_kind.clone() if total is None else total.add_(of_kind) if overwrite else total + of_kind
+        else:
+            if total is None:
+                b, h, w, _, c = parts_bhwmc.shape
+                total = parts_bhwmc.new_zeros(b, h, w, edges, c)
+            elif not overwrite:
+                total = total.clone()
+            for position, edge in enumerate(kind.edges):
+                total[:, :, :, edge].add_(of_kind[:, :, :, position])
+        overwrite = True
+    assert total is not None
+    return total
 
 
 def _add_product(total: Tensor | None, state: Tensor, factors: Tensor, edges: int, *, overwrite: bool) -> Tensor:
@@ -263,14 +357,6 @@ def _product_backward(
     if needed[1]:
         of_factors = (of_total * state.unsqueeze(3)).sum((1, 2), dtype=factors.dtype).sum_to_size(factors.shape)
     return [of_state, of_factors]
-
-
-def _sum_of_parts(parts_bhwmc: Tensor) -> Tensor:
-    """Returns the sum over M; adding part by part is faster than PyTorch's sum over so short an axis."""
-    total = parts_bhwmc[:, :, :, 0] + parts_bhwmc[:, :, :, 1]
-    for part in range(2, parts_bhwmc.shape[3]):
-        total += parts_bhwmc[:, :, :, part]
-    return total
 
 
 def _norm(x: Tensor, scale: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -312,45 +398,6 @@ def norm_formula_backward(gradient: Tensor, state: NormState, groups: int) -> tu
     of_x = of_hat - of_hat.mean((1, 3), keepdim=True) - hat * (of_hat * hat).mean((1, 3), keepdim=True)
     of_x = (of_x * rstd[:, None, :, None]).to(x.dtype).view(to_bhwc(x).shape)
     return to_bchw(of_x), (of_y * hat).sum((0, 1)).flatten()
-
-
-def _add(total: Tensor | None, part_bhwmc: Tensor, edges: tuple[int, ...], *, number: int, overwrite: bool) -> Tensor:
-    """Adds the parts of a chain to the sum of all edges."""
-    if len(edges) == number:
-        if total is None:
-            return part_bhwmc
-        return total.add_(part_bhwmc) if overwrite else total + part_bhwmc
-    if total is None:
-        b, h, w, _, c = part_bhwmc.shape
-        total = part_bhwmc.new_zeros(b, h, w, number, c)
-    elif not overwrite:
-        total = total.clone()
-    for position, edge in enumerate(edges):
-        total[:, :, :, edge].add_(part_bhwmc[:, :, :, position])
-    return total
-
-
-def _repeated(x: Tensor, times: int) -> Tensor:
-    """Returns the channels of x so many times beside themselves."""
-    if times == 1:
-        return x
-    return to_bchw(to_bhwc(x).unsqueeze(3).expand(-1, -1, -1, times, -1).flatten(3))
-
-
-def interleaved(x: Tensor, edges: int, groups: int) -> Tensor:
-    """Interleaves the channels of the groups of every edge."""
-    if groups == 1:
-        return x
-    b, h, w, c = to_bhwc(x).shape
-    return to_bchw(to_bhwc(x).reshape(b, h, w, edges, groups, c // edges // groups).transpose(4, 5).flatten(3))
-
-
-def _uninterleaved(x: Tensor, edges: int, groups: int) -> Tensor:
-    """Undoes ``interleaved``."""
-    if groups == 1:
-        return x
-    b, h, w, c = to_bhwc(x).shape
-    return to_bchw(to_bhwc(x).reshape(b, h, w, edges, c // edges // groups, groups).transpose(4, 5).flatten(3))
 
 
 def _grouped(x: Tensor, groups: int) -> Tensor:

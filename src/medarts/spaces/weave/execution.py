@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medarts.spaces.together import preprocess_together
 from medarts.spaces.weave.cell import CellWeights, MixedCell, leaving
 from medarts.spaces.weave.frame import Read, read_each
-from medarts.spaces.weighted_sum import Product, interleaved, to_bchw, to_bhwc, weighted_sum
+from medarts.spaces.weighted_sum import Product, split_channels, to_bchw, to_bhwc, weighted_sum
 
 Mix = Callable[[MixedCell, Tensor | None, Tensor, CellWeights], Tensor]
 """(cell, its first input or None where it is absent, its second, weights) -> output, BCHW with nodes x c channels.
@@ -79,7 +79,7 @@ def mix_together(cell: MixedCell, first: Tensor | None, second: Tensor, weights:
             # Every node reads s1, and no edge of s1 has but ``none``, so that there are operated channels.
             assert node is not None
             if other is not None:
-                node = interleaved(torch.cat([node, other], dim=1), 1, cell.partial_channels)
+                node = _shuffled(torch.cat([to_bhwc(node), to_bhwc(other)], dim=3), cell.partial_channels)
             states.append(node)
     return torch.cat(cast(list[Tensor], states[2:]), dim=1)
 
@@ -104,3 +104,8 @@ def _joined(cell: MixedCell, operated: Tensor | None, passed: Tensor | None) -> 
     if operated is None or passed is None:
         return operated
     return cast(Tensor, cell.shuffle(torch.cat([operated, passed], dim=1)))
+
+
+def _shuffled(x_bhwc: Tensor, groups: int) -> Tensor:
+    """Interleaves the channels of the groups, as ``ChannelShuffle`` does, BCHW and channels-last."""
+    return to_bchw(split_channels(x_bhwc, groups).transpose(3, 4).flatten(3))
