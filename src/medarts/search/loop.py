@@ -162,7 +162,7 @@ class SearchLoop:
         frozen = min(settings.arch_after, epochs)
         per_epoch = data.weights.steps
         total = per_epoch * (frozen * seconds["frozen"] + (epochs - frozen) * seconds["free"])
-        parameters = sum(parameter.numel() for parameter in self.supernet.weights())
+        parameters = sum(parameter.numel() for parameter in self.weights)
         # Two more validations end the stage: of the supernet, and of what is derived from it.
         return Trial(
             parameters,
@@ -177,11 +177,13 @@ class SearchLoop:
         settings = self.recipe.search
         seed_torch(self.recipe.seed, "supernet", self.place.stage)
         self.supernet = self.space.supernet(settings.stages[self.place.stage], self.candidates)
+        # Walking over the modules of a supernet takes long enough to be felt in every step.
+        self.weights, self.architecture = self.supernet.weights(), self.supernet.architecture()
         weight_optimizer = torch.optim.SGD(
-            self.supernet.weights(), settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            self.weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
         architecture_optimizer = torch.optim.Adam(
-            self.supernet.architecture(),
+            self.architecture,
             settings.arch_lr,
             betas=settings.arch_betas,
             weight_decay=settings.arch_weight_decay,
@@ -241,11 +243,9 @@ class SearchLoop:
         place, settings, data = self.place, self.recipe.search, self.data[self.place.stage]
         if place.epoch >= settings.arch_after:
             place.arch_loss += self._descend(
-                data.architecture, orders[1], self.architecture_optimizer, held=self.supernet.weights()
+                data.architecture, orders[1], self.architecture_optimizer, held=self.weights
             )
-        place.train_loss += self._descend(
-            data.weights, orders[0], self.weight_optimizer, held=self.supernet.architecture()
-        )
+        place.train_loss += self._descend(data.weights, orders[0], self.weight_optimizer, held=self.architecture)
         place.step += 1
 
     def _descend(

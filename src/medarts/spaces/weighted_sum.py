@@ -308,9 +308,10 @@ def _of_parts(of_total: Tensor, chain: Chain) -> Tensor:
     number = of_total.shape[3]
     pieces = []
     for kind in chain.kinds:
-        whole = len(kind.edges) == number
-        index = torch.tensor(kind.edges, device=of_total.device)
-        pieces.append(of_total if whole else of_total.index_select(3, index))
+        if len(kind.edges) == number:
+            pieces.append(of_total)
+        else:
+            pieces.append(of_total.index_select(3, torch.tensor(kind.edges, device=of_total.device)))
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 3)
 
 
