@@ -234,10 +234,10 @@ def largest_difference(cases: list[Case]) -> float:
     """Returns the largest relative difference of outputs and gradients of both executions, in float64."""
     tensors = []
     for case in cases:
-        plain_channels = replace(case, supernet=cases[1].supernet)
-        supernet = plain_channels.build().double().eval()
-        generator = torch.Generator().manual_seed(2)
-        x = torch.rand(case.batch, 3, EXACT_SIZE, EXACT_SIZE, generator=generator, dtype=torch.float64)
+        # Both with the channels of the fast one.
+        supernet = replace(case, supernet=cases[1].supernet).build().double().eval().to(case.device)
+        generator, size = torch.Generator().manual_seed(2), max(EXACT_SIZE, 2**case.depth)
+        x = torch.rand(case.batch, 3, size, size, generator=generator, dtype=torch.float64).to(case.device)
         outputs = supernet(x)
         torch.autograd.backward(torch.stack([out.square().sum() for out in outputs]).sum())
         tensors.append([*outputs, *(p.grad for p in supernet.parameters() if p.grad is not None)])

@@ -1,5 +1,6 @@
 """The two executions of a supernet are one function: equal outputs, equal gradients, one set of parameters."""
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, cast
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medarts.recipe import SupernetSettings
+from medarts.errors import RecipeError
+from medarts.recipe import SupernetSettings, WeaveSettings
 from medarts.recipe.sections import DeriveSettings
 from medarts.spaces.operations import MOVES, SETS, OperationSettings, make_operation
 from medarts.spaces.space import Candidates
@@ -15,17 +17,17 @@ from medarts.spaces.together import CONVOLUTIONS, Leaving, preprocess_together
 from medarts.spaces.weave.execution import FAST, PLAIN, Execution
 from medarts.spaces.weave.frame import read_each
 from medarts.spaces.weave.genotypes import LatticeSettings
-from medarts.spaces.weave.supernet import WeaveSupernet
+from medarts.spaces.weave.supernet import WeaveSpace, WeaveSupernet
 from medarts.spaces.weighted_sum import (
     Chain,
     Dense,
+    Kernels,
     Kind,
     Normed,
     NormState,
     Product,
     Separable,
     Shuffled,
-    Weights,
     norm_formula,
     norm_formula_backward,
     to_bchw,
@@ -133,25 +135,50 @@ def test_fast_equals_plain_when_one_half_of_the_parameters_is_held(held: str) ->
     assert all(parameter.grad is None for parameter in getattr(fast, held)())
 
 
-def test_recomputing_changes_nothing() -> None:
+def test_recomputing_changes_nothing_and_keeps_less() -> None:
     settings = replace(SMALL, dropout_prob=0.3)
     kept, recomputed = (pair(settings, supernet=SupernetSettings(recompute=flag))[1] for flag in (False, True))
-    outputs = []
+    outputs, sizes = [], []
     for supernet in (kept, recomputed):
         torch.manual_seed(3)
-        outputs.append(backward(supernet, size=16))
+        saved: list[int] = []
+
+        def note(tensor: Tensor, saved: list[int] = saved) -> Tensor:
+            saved.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+            out = supernet(x)
+        sizes.append(sum(saved))
+        outputs.append(out)
+        torch.autograd.backward(torch.stack([o.square().sum() for o in out]).sum())
+    assert sizes[1] < sizes[0] / 4
     for one, other in zip(*outputs, strict=True):
         assert torch.equal(one, other)
     for (name, one), other in zip(kept.named_parameters(), recomputed.parameters(), strict=True):
         assert torch.equal(cast(Tensor, one.grad), cast(Tensor, other.grad)), name
 
 
-def test_executions_have_the_same_parameters() -> None:
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_checkpoint_of_one_execution_is_one_of_the_other_at_any_time(assign: bool) -> None:
     plain, fast = pair(SMALL)
-    fast.load_state_dict(plain.state_dict())
-    assert {name: tensor.shape for name, tensor in plain.state_dict().items()} == {
-        name: tensor.shape for name, tensor in fast.state_dict().items()
-    }
+    torch.manual_seed(9)
+    other = WeaveSupernet(SMALL, execution=PLAIN).double()
+    x = torch.rand(1, 3, 16, 16, dtype=torch.float64)
+    plain.eval()
+    other.eval()
+    fast.eval()
+    fast(x)  # what it joins is joined now
+    fast.load_state_dict(other.state_dict(), assign=assign)
+    for found, wanted in zip(fast(x), other(x), strict=True):
+        assert relative(found, wanted) < EXACT
+    copied = deepcopy(fast).float()
+    copied.load_state_dict(plain.state_dict())
+    for found, wanted in zip(copied(x.float()), plain(x), strict=True):
+        assert relative(found.double(), wanted) < 1e-4
+    for found, wanted in zip(fast(x), other(x), strict=True):
+        assert relative(found, wanted) < EXACT
 
 
 @pytest.mark.parametrize("name", [name for move in MOVES for name in SETS[move] if name != "none"])
@@ -187,20 +214,63 @@ def test_preprocessing_together_is_that_of_each_cell() -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("dropout", ["cweight", "conv", "up_conv"])
-def test_dropout_keeps_the_mean_and_drops_its_share(dropout: str) -> None:
+@pytest.mark.parametrize("names", [("cweight",), ("conv",), ("up_conv",), ("conv", "shuffle_conv", "dep_conv")])
+def test_every_operation_drops_its_own_share(names: tuple[str, ...]) -> None:
     torch.manual_seed(0)
-    settings = OperationSettings(affine=False, dropout_prob=0.25)
-    modules = [nn.ModuleDict({dropout: make_operation(dropout, 16, settings)}) for _ in range(2)]
-    leaving, weights = Leaving(modules, 16), {dropout: torch.tensor([0.5, 2.0])}
+    settings = OperationSettings(affine=False, dropout_prob=0.5)
+    modules = [nn.ModuleDict({name: make_operation(name, 16, settings) for name in names}) for _ in range(2)]
+    leaving, weights = Leaving(modules, 16), {name: torch.tensor([0.5, 2.0]) for name in names}
     state = torch.rand(4, 32, 32, 16)
     whole = leaving(state, weights, None)
-    dropped = leaving(state, weights, None, dropout_prob=0.25)
+    dropped = leaving(state, weights, None, dropout_prob=0.5)
     assert whole is not None
     assert dropped is not None
     gone = (dropped == 0) & (whole != 0)
-    assert float(gone.float().mean()) == pytest.approx(0.25, abs=0.01)
-    torch.testing.assert_close(dropped[~gone], whole[~gone] / 0.75)
+    assert float(gone.float().mean()) == pytest.approx(0.5 ** len(names), abs=0.01)
+    if len(names) == 1:
+        torch.testing.assert_close(dropped[~gone], whole[~gone] / 0.5)
+
+
+def test_sums_of_mixed_precision_have_gradients_of_their_own_precision() -> None:
+    """As on devices whose autocast gives norms in fp32 and convolutions in half precision."""
+    torch.manual_seed(0)
+    modules = [nn.ModuleDict({"conv": make_operation("conv", 16, OperationSettings(affine=False))}) for _ in range(2)]
+    chain = Leaving(modules, 16).chains[0]
+    base, state = torch.randn(2, 8, 8, 2, 16, requires_grad=True), torch.randn(2, 8, 8, 16, requires_grad=True)
+    source = torch.randn(2, 16, 8, 8, dtype=torch.bfloat16, requires_grad=True)
+    scales, factors = torch.rand(2, requires_grad=True), torch.rand(2, 2, 16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total = weighted_sum(base, [Product(state, factors), Normed(chain, source, scales)], edges=2)
+    assert total is not None
+    torch.autograd.backward(total.float().square().sum())
+    for tensor in (base, state, source, scales, factors, *chain.parameters):
+        assert tensor.grad is not None
+        assert tensor.grad.dtype == tensor.dtype
+        assert torch.isfinite(tensor.grad).all()
+
+
+def test_second_derivatives_are_refused_not_wrong() -> None:
+    supernet = pair(SMALL)[1]
+    loss = torch.stack([out.square().sum() for out in supernet(torch.rand(1, 3, 16, 16, dtype=torch.float64))]).sum()
+    gradients = torch.autograd.grad(loss, supernet.architecture(), create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.backward(torch.stack([gradient.square().sum() for gradient in gradients]).sum())
+
+
+def test_edge_weights_are_noted() -> None:
+    supernet = pair(SMALL, supernet=SupernetSettings(edge_normalisation=True))[1]
+    noted = supernet.snapshot()["gammas"]
+    assert set(noted) == set(MOVES)
+    for row in noted.values():
+        assert sum(value for edge, value in row.items() if edge.startswith("2<-")) == pytest.approx(1)
+    assert "gammas" not in pair(SMALL)[1].snapshot()
+
+
+def test_channels_that_cannot_be_cut_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"partial_channels 4 cuts space.init_channel 6"):
+        WeaveSpace(
+            WeaveSettings(init_channel=6), in_channels=3, outputs=1, supernet=SupernetSettings(partial_channels=4)
+        )
 
 
 @pytest.mark.parametrize("channels_a_group", [4, 16])
@@ -240,14 +310,17 @@ def test_gradients_against_finite_differences(kind: str) -> None:
     norm = nn.GroupNorm(1, 4, eps=1e-3)
 
     def function(base: Tensor, x: Tensor, scales: Tensor, state: Tensor, factors: Tensor, *weights: Tensor) -> Tensor:
-        made: Weights = Dense(weights)
+        modules = [nn.Module() for _ in weights]
+        for module, weight in zip(modules, weights, strict=True):
+            module.weight = weight
+        made: Kernels = Dense(modules)
         if kind.startswith("separable"):
-            made = Separable(weights[:2], weights[2:], transposed=transposed)
+            made = Separable(modules[:2], modules[2:], transposed=transposed)
         elif kind == "shuffled":
-            made = Shuffled(weights, 2)
+            made = Shuffled(modules, 2)
         chain = Chain((Kind("a", (0, 2), made),), norm, stride=1 + transposed, transposed=transposed)
         if kind == "two kinds":
-            kinds = Kind("a", (0, 1, 2), Dense(weights[:3])), Kind("b", (0, 2), Dense(weights[3:]))
+            kinds = Kind("a", (0, 1, 2), Dense(modules[:3])), Kind("b", (0, 2), Dense(modules[3:]))
             chain = Chain(kinds, norm, dilation=2)
         return cast(Tensor, weighted_sum(base, [Product(state, factors), Normed(chain, x, scales)], edges=3))
 

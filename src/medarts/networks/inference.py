@@ -88,7 +88,7 @@ class InferenceNetwork(nn.Module):
             state = self._state(node, active, size)
             if node in wanted:
                 small: Tensor = self.head_convs[node_key(node)](state)
-                small = small.float() if small.dtype == torch.bfloat16 else small
+                small = small.float() if small.dtype.itemsize < 4 else small
                 logits.append(F.interpolate(small, size=size, mode="bilinear"))
             active = {other: kept for other, kept in active.items() if other.layer >= node.layer - REACH}
             active[node] = state.relu_()

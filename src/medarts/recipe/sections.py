@@ -402,15 +402,3 @@ class Recipe(Section):
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     compute: ComputeSettings = ComputeSettings()
-
-    @model_validator(mode="after")
-    def _channels_divide(self) -> "Recipe":
-        part, channels = self.search.supernet.partial_channels, self.space.init_channel
-        if channels % part:
-            raise ValueError(f"search.supernet.partial_channels {part} does not divide space.init_channel {channels}")
-        if channels // part % self.space.shuffle_groups:
-            raise ValueError(
-                f"space.shuffle_groups {self.space.shuffle_groups} does not divide the {channels // part} channels "
-                f"that operations see with search.supernet.partial_channels {part}"
-            )
-        return self

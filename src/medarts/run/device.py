@@ -17,6 +17,7 @@ from medarts.run.events import require_tensorboard
 # Parameters of mallopt, from malloc.h, and their values in bytes.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _LARGEST = 2**30
+_LARGEST_OF_OLD = 32 * 2**20
 _STEP = 64 * 2**20
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -59,8 +60,10 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     library = ctypes.CDLL(None)
-    for parameter, value in ((_MMAP_THRESHOLD, _LARGEST), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _STEP)):
-        library.mallopt(parameter, value)
+    # Older versions take no larger threshold than 32 MiB. Where none is taken, the others alone would do harm.
+    if library.mallopt(_MMAP_THRESHOLD, _LARGEST) or library.mallopt(_MMAP_THRESHOLD, _LARGEST_OF_OLD):
+        library.mallopt(_TRIM_THRESHOLD, _LARGEST)
+        library.mallopt(_TOP_PAD, _STEP)
 
 
 def environment(fabric: Fabric, settings: ComputeSettings) -> dict[str, str | int]:

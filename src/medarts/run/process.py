@@ -47,11 +47,17 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
     return result
 
 
+_OUT_OF_MEMORY = ("can't allocate memory", "_STATUS_ALLOC_FAILED")
+"""How PyTorch says it on the CPU, and cuBLAS and cuDNN."""
+
+
 def _send_answer(work: Callable[[], object], sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits, which ends this one
     try:
         sender.send(work())
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # of which torch.OutOfMemoryError is one
+        if not isinstance(error, torch.OutOfMemoryError) and not any(said in str(error) for said in _OUT_OF_MEMORY):
+            raise
         sender.send(MemoryError(str(error)))
     except (MedartsError, OSError, MemoryError) as error:
         sender.send(error)

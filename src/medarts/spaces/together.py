@@ -17,17 +17,18 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from medarts.spaces.operations import ChannelShuffle, SqueezeExcite, group_norm
 from medarts.spaces.weighted_sum import (
     Chain,
     Dense,
+    Kernels,
     Kind,
     Normed,
     Product,
     Separable,
     Shuffled,
-    Weights,
     to_bchw,
     to_bhwc,
     weighted_sum,
@@ -48,7 +49,7 @@ def preprocess_together(state_bchw: Tensor, inputs: Operations) -> list[Tensor]:
         What each cell reads, BCHW, channels-last.
     """
     state = torch.relu(state_bchw).contiguous(memory_format=torch.channels_last)
-    wide: Tensor = F.conv2d(state, torch.cat([module.get_parameter("1.weight") for module in inputs]))
+    wide: Tensor = F.conv2d(state, torch.cat([cast(nn.Conv2d, module.get_submodule("1")).weight for module in inputs]))
     norms = [cast(nn.GroupNorm, module.get_submodule("2")) for module in inputs]
     widths = [norm.num_channels for norm in norms]
     if len({norm.num_channels // norm.num_groups for norm in norms}) == 1:
@@ -59,9 +60,9 @@ def preprocess_together(state_bchw: Tensor, inputs: Operations) -> list[Tensor]:
 
 
 class Leaving:
-    """The operations of all edges that leave one state, joined once and for all.
+    """The operations of all edges that leave one state, joined.
 
-    It holds the parameters of the modules themselves, so that it sees every change of their values.
+    It holds the modules, not their parameters, so that it sees every change of these.
 
     Args:
         operations: the modules of every edge, by name.
@@ -85,9 +86,9 @@ class Leaving:
 
     def _add(self, name: str, having: tuple[int, ...], modules: Operations, channels: int) -> None:
         """Adds a kind of convolution to the chain of its geometry, or as a chain of its own."""
-        weights, options = CONVOLUTIONS[name](modules)
+        kernels, options = CONVOLUTIONS[name](modules)
         gated: Geometry = {"groups": len(modules)} if name in GATED else {}
-        chain = Chain((Kind(name, having, weights),), group_norm(channels, affine=False), **options, **gated)
+        chain = Chain((Kind(name, having, kernels),), group_norm(channels, affine=False), **options, **gated)
         for number, other in enumerate(self.chains):
             if not gated and other.kinds[0].name not in GATED and other.arguments == chain.arguments:
                 self.chains[number] = replace(other, kinds=other.kinds + chain.kinds)
@@ -110,7 +111,7 @@ class Leaving:
             total: BHWMC, the sums so far of the nodes to which the edges lead; None where there are none yet.
             dropout_prob: of the dropout at the end of operations that have one.
         """
-        x = torch.relu(state_bhwc)
+        x = _in_precision_of_autocast(torch.relu(state_bhwc))
         gates = {}
         if self.gates:
             mean = x.mean((1, 2), dtype=next(iter(weights.values())).dtype)
@@ -118,7 +119,7 @@ class Leaving:
         products, dropping = self._products(x, weights, gates, dropout_prob=dropout_prob)
         source = to_bchw(x)  # one object, by which chains are seen to have the same source
         normed = []
-        for chain in self.chains:
+        for chain in self.chains if not dropout_prob else self._kind_by_kind():
             names = [kind.name for kind in chain.kinds]
             scales = weights[names[0]] if len(names) == 1 else torch.cat([weights[name] for name in names])
             normed.append(Normed(chain, _gated(x, gates[names[0]]) if names[0] in gates else source, scales))
@@ -126,10 +127,14 @@ class Leaving:
             return weighted_sum(total, [*products, *normed], edges=self.edges)
         total = weighted_sum(total, products, edges=self.edges)
         terms: list[Product | Normed] = [*dropping, *normed]
-        for term in terms:  # each drops by itself
+        for term in terms:
             part = F.dropout(cast(Tensor, weighted_sum(None, [term], edges=self.edges)), dropout_prob)
             total = part if total is None else total + part
         return total
+
+    def _kind_by_kind(self) -> list[Chain]:
+        """Returns a chain for every kind, as each drops its own activations."""
+        return [replace(chain, kinds=(kind,)) for chain in self.chains for kind in chain.kinds]
 
     def _products(
         self, x_bhwc: Tensor, weights: Mapping[str, Tensor], gates: Mapping[str, Tensor], *, dropout_prob: float
@@ -165,18 +170,15 @@ class Gates:
     """The gates of squeeze-excite on several edges."""
 
     def __init__(self, modules: Sequence[SqueezeExcite]) -> None:
-        self.edges = len(modules)
-        squeezes, excites = [module.squeeze for module in modules], [module.excite for module in modules]
-        self.parameters = [
-            *(linear.weight for linear in squeezes),
-            *(linear.bias for linear in squeezes),
-            *(linear.weight for linear in excites),
-            *(linear.bias for linear in excites),
-        ]
+        self.squeezes = [module.squeeze for module in modules]
+        self.excites = [module.excite for module in modules]
 
     def __call__(self, mean_bc: Tensor) -> Tensor:
         """Returns the gates for the means of the channels, BMC."""
-        gates: Tensor = _Gates.apply(mean_bc, self.edges, *self.parameters)  # type: ignore[no-untyped-call]
+        linears = (self.squeezes, self.excites)
+        parameters = [values for part in linears for values in ([x.weight for x in part], [x.bias for x in part])]
+        flat = [parameter for values in parameters for parameter in values]
+        gates: Tensor = _Gates.apply(mean_bc, len(self.squeezes), *flat)  # type: ignore[no-untyped-call]
         return gates
 
 
@@ -196,6 +198,7 @@ class _Gates(torch.autograd.Function):
         return gates
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, of_gates_bmc: Tensor) -> tuple[Tensor | None, ...]:
         mean, squeeze, excite_mch, hidden_bmh, gates = ctx.saved_tensors
         edges = len(excite_mch)
@@ -216,32 +219,38 @@ class _Gates(torch.autograd.Function):
         )
 
 
+def _in_precision_of_autocast(x: Tensor) -> Tensor:
+    """Returns x as autocast has convolutions take it, where that is on."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
 def _gated(x_bhwc: Tensor, gates_bmc: Tensor) -> Tensor:
     """Returns x times the gates of every edge, B(MC)HW."""
     return to_bchw((x_bhwc.unsqueeze(3) * gates_bmc[:, None, None].to(x_bhwc.dtype)).flatten(3))
 
 
-def _of_part(modules: Operations, part: int) -> list[Tensor]:
-    """Returns the weight of every edge; ``part`` is the place of the convolution in the operation."""
-    return [module.get_parameter(f"{part}.weight") for module in modules]
+def _convolutions(modules: Operations, part: int) -> list[nn.Module]:
+    """Returns the convolution of every edge; ``part`` is its place in the operation."""
+    return [module.get_submodule(str(part)) for module in modules]
 
 
 Geometry = dict[str, Any]
-Maker = Callable[[Operations], tuple[Weights, Geometry]]
+Maker = Callable[[Operations], tuple[Kernels, Geometry]]
 
 
-def _dense(modules: Operations, *, part: int = 1, **geometry: Any) -> tuple[Weights, Geometry]:
-    return Dense(_of_part(modules, part)), geometry
+def _dense(modules: Operations, *, part: int = 1, **geometry: Any) -> tuple[Kernels, Geometry]:
+    return Dense(_convolutions(modules, part)), geometry
 
 
-def _separable(modules: Operations, **geometry: Any) -> tuple[Weights, Geometry]:
+def _separable(modules: Operations, **geometry: Any) -> tuple[Kernels, Geometry]:
     transposed = geometry.get("transposed", False)
-    return Separable(_of_part(modules, 1), _of_part(modules, 2), transposed=transposed), geometry
+    return Separable(_convolutions(modules, 1), _convolutions(modules, 2), transposed=transposed), geometry
 
 
-def _shuffled(modules: Operations) -> tuple[Weights, Geometry]:
+def _shuffled(modules: Operations) -> tuple[Kernels, Geometry]:
     groups = cast(ChannelShuffle, modules[0].get_submodule("2")).groups
-    return Dense(_of_part(modules, 1)) if groups == 1 else Shuffled(_of_part(modules, 1), groups), {}
+    return Dense(_convolutions(modules, 1)) if groups == 1 else Shuffled(_convolutions(modules, 1), groups), {}
 
 
 CONVOLUTIONS: dict[str, Maker] = {
@@ -258,7 +267,7 @@ CONVOLUTIONS: dict[str, Maker] = {
     "up_dep_conv": partial(_separable, stride=2, transposed=True),
     "up_cweight": partial(_dense, part=2, stride=2, transposed=True),
 }
-"""Operations with a norm: modules of the edges -> their weights, and the geometry of the convolution."""
+"""Operations with a norm: modules of the edges -> their kernels, and the geometry of the convolution."""
 
 POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {"avg_pool": F.avg_pool2d, "max_pool": F.max_pool2d}
 GATED = ("cweight", "down_cweight", "up_cweight")

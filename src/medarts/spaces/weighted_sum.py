@@ -14,16 +14,19 @@ the first cells when the alphas learn.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
-class Weights(Protocol):
+class Kernels(Protocol):
     """The weights of one kind of convolution on several edges, as those of 3x3 convolutions."""
 
-    parameters: tuple[Tensor, ...]
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The parameters of the modules, as they are now."""
 
     def dense(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Returns the weight of every edge, O x I x 3 x 3 (I x O x 3 x 3 where transposed)."""
@@ -35,8 +38,13 @@ class Weights(Protocol):
 class Dense:
     """Convolutions as they are."""
 
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        self.parameters = tuple(weights)
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = modules
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The weight of every edge."""
+        return _weights(self.modules)
 
     def dense(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Returns the weights themselves."""
@@ -50,9 +58,14 @@ class Dense:
 class Separable:
     """A 3x3 convolution of every channel by itself, then a 1x1 convolution of all."""
 
-    def __init__(self, depthwise: Sequence[Tensor], pointwise: Sequence[Tensor], *, transposed: bool) -> None:
-        self.parameters = (*depthwise, *pointwise)
+    def __init__(self, depthwise: Sequence[nn.Module], pointwise: Sequence[nn.Module], *, transposed: bool) -> None:
+        self.modules = (*depthwise, *pointwise)
         self.transposed = transposed
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The depthwise weight of every edge, then the pointwise ones."""
+        return _weights(self.modules)
 
     def dense(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Returns the products: from each input channel its 3x3 weights, times its share in an output channel."""
@@ -80,9 +93,14 @@ class Separable:
 class Shuffled:
     """Grouped convolutions whose output channels are interleaved."""
 
-    def __init__(self, weights: Sequence[Tensor], groups: int) -> None:
-        self.parameters = tuple(weights)
+    def __init__(self, modules: Sequence[nn.Module], groups: int) -> None:
+        self.modules = modules
         self.groups = groups
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The weight of every edge."""
+        return _weights(self.modules)
 
     def dense(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Returns weights that are zero between groups."""
@@ -105,18 +123,23 @@ class Shuffled:
         return made
 
 
+def _weights(modules: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+    # Asked for at every use: a module may have been given another parameter since.
+    return tuple(cast(Tensor, module.weight) for module in modules)
+
+
 class Kind(NamedTuple):
     """One kind of operation on the edges that have it.
 
     Attributes:
         name: of the operation.
         edges: which edges have it, ascending.
-        weights: those of its convolutions.
+        kernels: the weights of its convolutions.
     """
 
     name: str
     edges: tuple[int, ...]
-    weights: Weights
+    kernels: Kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +170,7 @@ class Chain:
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """Those of all kinds."""
-        return tuple(parameter for kind in self.kinds for parameter in kind.weights.parameters)
+        return tuple(parameter for kind in self.kinds for parameter in kind.kernels.parameters)
 
     @property
     def axis(self) -> int:
@@ -226,6 +249,12 @@ class _WeightedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, base: Tensor | None, plan: _Plan, *tensors: Tensor) -> Tensor:
+        # The sources say in which precision all is done; autocast would change it for some steps and not for others.
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return _WeightedSum._forward(ctx, base, plan, tensors)
+
+    @staticmethod
+    def _forward(ctx: Any, base: Tensor | None, plan: _Plan, tensors: tuple[Tensor, ...]) -> Tensor:
         given, saved = iter(tensors), list[Tensor]()
         total = base
         for _ in range(plan.products):
@@ -235,7 +264,7 @@ class _WeightedSum(torch.autograd.Function):
         sources = [next(given).contiguous(memory_format=torch.channels_last) for _ in range(plan.sources)]
         for place, chain in plan.chains:
             x, scales = sources[place], next(given)
-            parameters = [[next(given) for _ in kind.weights.parameters] for kind in chain.kinds]
+            parameters = [[next(given) for _ in kind.kernels.parameters] for kind in chain.kinds]
             weight = _joined_weight(chain, parameters).to(x.dtype)
             z = torch.ops.aten.convolution(x, weight, None, *chain.arguments)
             # The norm's backward pass gives wrong numbers, not an error, where layouts differ.
@@ -251,6 +280,7 @@ class _WeightedSum(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient_bhwmc: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
         saved, needed = iter(ctx.saved_tensors), iter(ctx.needs_input_grad[2:])
@@ -272,9 +302,11 @@ class _WeightedSum(torch.autograd.Function):
 def _joined_weight(chain: Chain, parameters: Sequence[Sequence[Tensor]]) -> Tensor:
     """Returns the weight of the convolution of all kinds and edges, channels-last."""
     parts = [
-        weight for kind, of_kind in zip(chain.kinds, parameters, strict=True) for weight in kind.weights.dense(of_kind)
+        to_bhwc(weight)
+        for kind, of_kind in zip(chain.kinds, parameters, strict=True)
+        for weight in kind.kernels.dense(of_kind)
     ]
-    return torch.cat(parts, chain.axis).contiguous(memory_format=torch.channels_last)
+    return to_bchw(torch.cat(parts, 3 if chain.axis else 0))
 
 
 def _chain_backward(
@@ -283,23 +315,24 @@ def _chain_backward(
     """Returns the gradient of the source, and those of the scales and of all parameters."""
     x, weight = next(saved), next(saved)
     state = NormState(*(next(saved) for _ in range(4)))
-    parameters = [[next(saved) for _ in kind.weights.parameters] for kind in chain.kinds]
-    part = to_bchw(_of_parts(of_total, chain).flatten(3))
+    parameters = [[next(saved) for _ in kind.kernels.parameters] for kind in chain.kinds]
+    part = to_bchw(_of_parts(of_total, chain).flatten(3)).to(state.x.dtype)
     gradient, of_scale = _norm_backward(part, state, chain.norm.num_groups * chain.parts)
     next(needed)  # of the scales, whose gradient is there anyway
-    learn = any([next(needed) for _ in chain.parameters])  # noqa: C419 - all have to be taken
+    flags = [next(needed) for of_kind in parameters for _ in of_kind]
+    learn = any(flags)
     gradients: list[Tensor | None] = [of_scale.view(chain.parts, -1).sum(1)]
     if not (source_needed or learn):
-        return None, gradients + [None] * len(chain.parameters)
+        return None, gradients + [None] * len(flags)
     of_source, of_weight, _ = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, *chain.arguments, [source_needed, learn, False]
     )
     if not learn:
-        return of_source, gradients + [None] * len(chain.parameters)
+        return of_source, gradients + [None] * len(flags)
     of_parts = iter(of_weight.chunk(chain.parts, chain.axis))
     for kind, of_kind in zip(chain.kinds, parameters, strict=True):
         dense = [next(of_parts) for _ in kind.edges]
-        gradients += [g.to(p.dtype) for p, g in zip(of_kind, kind.weights.gradients(of_kind, dense), strict=True)]
+        gradients += [g.to(p.dtype) for p, g in zip(of_kind, kind.kernels.gradients(of_kind, dense), strict=True)]
     return of_source if source_needed else None, gradients
 
 

@@ -76,7 +76,7 @@ def mix_together(cell: MixedCell, first: Tensor | None, second: Tensor, weights:
             # What the edges of a state lead to begins with the node that has now been summed.
             node, operated = _first(operated)
             other, passed = _first(passed)
-            # Every node reads s1, and no edge of s1 has but ``none``, so that there are operated channels.
+            # Every node reads s1, and ``strongest`` leaves no edge with ``none`` alone: there are operated channels.
             assert node is not None
             if other is not None:
                 node = _shuffled(torch.cat([to_bhwc(node), to_bhwc(other)], dim=3), cell.partial_channels)

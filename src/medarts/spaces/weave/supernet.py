@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medarts.errors import GenotypeError
+from medarts.errors import GenotypeError, RecipeError
 from medarts.recipe import DeriveSettings, StageSettings, SupernetSettings, WeaveSettings
 from medarts.spaces.genotype import Cell, Genotype
 from medarts.spaces.operations import MOVES, NONE, SETS, Move, OperationSettings, set_of_edge
@@ -43,7 +43,11 @@ class MixtureWeights:
 
 
 class WeaveSpace(SearchSpace):
-    """The weaved search space with the settings of a recipe."""
+    """The weaved search space with the settings of a recipe.
+
+    Raises:
+        RecipeError: the channels cannot be cut into ``partial_channels`` parts.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,13 @@ class WeaveSpace(SearchSpace):
         outputs: int,
         supernet: SupernetSettings = AS_DERIVED,
     ) -> None:
+        part, channels = supernet.partial_channels, settings.init_channel
+        if channels % part or channels // part % settings.shuffle_groups:
+            raise RecipeError(
+                f"search.supernet.partial_channels {part} cuts space.init_channel {channels} into parts that are not "
+                f"whole multiples of space.shuffle_groups {settings.shuffle_groups}.",
+                fix=f"Use an init_channel that {part * settings.shuffle_groups} divides.",
+            )
         self.settings = settings
         self.supernet_settings = supernet
         self.in_channels = in_channels
@@ -199,7 +210,7 @@ class WeaveSupernet(Supernet):
         self._discrete = None if genotype is None else self._one_hot(genotype)
 
     def snapshot(self) -> dict[str, Any]:
-        """Returns the softmaxed alphas by set and edge, and the betas by node and move."""
+        """Returns the softmaxed alphas by set and edge, the betas by node and move, the gammas by move and edge."""
         with torch.no_grad():
             mixture = self.mixture()
         alphas = {}
@@ -211,7 +222,12 @@ class WeaveSupernet(Supernet):
             f"{node.layer},{node.level}": {move: float(beta) for move, beta in row.items()}
             for node, row in mixture.moves.items()
         }
-        return {"alphas": alphas, "betas": betas}
+        gammas = {
+            move: {f"{node}<-{state}": float(w) for (node, state), w in zip(self.edges, row.passed, strict=True)}
+            for move, row in mixture.cells.items()
+            if self.gammas
+        }
+        return {"alphas": alphas, "betas": betas, **({"gammas": gammas} if gammas else {})}
 
     def _make_frame(self, in_channels: int, outputs: int) -> WeaveFrame:
         operations = OperationSettings(
