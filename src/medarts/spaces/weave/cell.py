@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medarts.spaces.fast.leaving import Leaving
 from medarts.spaces.operations import NONE, ChannelShuffle, Move, OperationSettings, make_operation, preprocess
-from medarts.spaces.together import Leaving
 
 Edges = tuple[tuple[int, int], ...]
 

@@ -11,10 +11,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from medarts.spaces.together import preprocess_together
+from medarts.spaces.fast.layout import split_channels, to_bchw, to_bhwc
+from medarts.spaces.fast.leaving import preprocess_together
+from medarts.spaces.fast.weighted_sum import Product, weighted_sum
 from medarts.spaces.weave.cell import CellWeights, MixedCell, leaving
 from medarts.spaces.weave.frame import Read, read_each
-from medarts.spaces.weighted_sum import Product, split_channels, to_bchw, to_bhwc, weighted_sum
 
 Mix = Callable[[MixedCell, Tensor | None, Tensor, CellWeights], Tensor]
 """(cell, its first input or None where it is absent, its second, weights) -> output, BCHW with nodes x c channels.
