@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medarts.networks.packed import AnyConv, AnyNorm, Convolution, NormedConvolution
-from medarts.networks.weave import WeaveCell, WeaveNetwork
+from medarts.networks.weave import LatticeNetwork, WeaveCell, WeaveNetwork
 from medarts.spaces.operations import ChannelShuffle
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.frame import Head, cell_key, node_key
@@ -37,7 +37,7 @@ def for_inference(network: WeaveNetwork, *, dtype: torch.dtype | None = None) ->
     return InferenceNetwork(network, dtype=dtype or next(network.parameters()).dtype).eval()
 
 
-class InferenceNetwork(nn.Module):
+class InferenceNetwork(LatticeNetwork):
     """See ``for_inference``. It cannot be trained, saved or moved to another device; the network it is made of can.
 
     Args:
@@ -46,10 +46,9 @@ class InferenceNetwork(nn.Module):
     """
 
     def __init__(self, network: WeaveNetwork, *, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__(network.depth, network.head_nodes)
         frame = network.frame
-        self.dtype, self.depth, self.divisor, self.heads = dtype, network.depth, network.divisor, network.heads
-        self.head_nodes, self.paths = frame.head_nodes, frame.paths
+        self.dtype, self.paths = dtype, frame.paths
         # Channels-last is the layout of oneDNN; elsewhere images keep theirs.
         on_cpu = next(network.parameters()).device.type == "cpu"
         self.memory_format = torch.channels_last if on_cpu else torch.contiguous_format
@@ -60,26 +59,10 @@ class InferenceNetwork(nn.Module):
         )
         self.head_convs = nn.ModuleDict({key: _head(cast(Head, head), dtype) for key, head in frame.heads.items()})
 
-    def check_size(self, size: int) -> None:
-        """Refuses images that the lattice cannot halve down to its lowest level.
-
-        Raises:
-            RecipeError: ``size`` is no positive multiple of ``divisor``.
-        """
-        lattice.check_size(size, self.depth)
-
     @torch.inference_mode()
     def forward(self, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
-        """Returns the logits of all heads, or of one alone, each BKHW at the size of the input, in fp32 at least.
-
-        Args:
-            x_bchw: images, height and width multiples of ``divisor``.
-            head: a name of ``heads``; cells that it does not need are not run.
-
-        Raises:
-            ValueError: there is no such head.
-        """
-        wanted = self.head_nodes if head is None else (self.head_nodes[self.heads.index(head)],)
+        """Returns the logits as ``WeaveNetwork.forward`` does, in fp32 at least."""
+        wanted = self.wanted(head)
         size = x_bchw.shape[-2:]
         x = x_bchw.to(self.dtype, memory_format=self.memory_format)
         active: dict[Node, Tensor] = {lattice.STEM: self.stem(x)}  # every node behind its ReLU

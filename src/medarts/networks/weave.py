@@ -84,7 +84,43 @@ class WeaveCell(nn.Module):
         return b, self.channels, h, w
 
 
-class WeaveNetwork(nn.Module):
+class LatticeNetwork(nn.Module):
+    """What networks on the lattice have in common: sizes that they take, and heads that can be used alone.
+
+    Args:
+        depth: of the lattice.
+        head_nodes: nodes that carry a head, early to last.
+    """
+
+    def __init__(self, depth: int, head_nodes: tuple[Node, ...]) -> None:
+        super().__init__()
+        self.depth = depth
+        self.divisor = 2**depth
+        self.head_nodes = head_nodes
+
+    def check_size(self, size: int) -> None:
+        """Refuses images that the lattice cannot halve down to its lowest level.
+
+        Raises:
+            RecipeError: ``size`` is no positive multiple of ``divisor``.
+        """
+        lattice.check_size(size, self.depth)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the heads, early to last: "2,0", "4,0", ..."""
+        return tuple(f"{node.layer},{node.level}" for node in self.head_nodes)
+
+    def wanted(self, head: str | None) -> tuple[Node, ...]:
+        """Returns the node of a head; of all heads where None.
+
+        Raises:
+            ValueError: there is no such head.
+        """
+        return self.head_nodes if head is None else (self.head_nodes[self.heads.index(head)],)
+
+
+class WeaveNetwork(LatticeNetwork):
     """A derived network; its heads give logits from early (fast) to last (best).
 
     Args:
@@ -98,8 +134,9 @@ class WeaveNetwork(nn.Module):
     """
 
     def __init__(self, genotype: Genotype, *, in_channels: int = 3, outputs: int = 1, norm: Norm = "group") -> None:
-        super().__init__()
         settings = check(genotype)
+        heads = lattice.heads(settings.depth, deep_supervision=settings.deep_supervision)
+        super().__init__(settings.depth, heads)
         operations = OperationSettings(
             affine=True,
             norm=norm,
@@ -120,7 +157,7 @@ class WeaveNetwork(nn.Module):
 
         self.frame = WeaveFrame(
             paths=paths_of(genotype),
-            heads=lattice.heads(settings.depth, deep_supervision=settings.deep_supervision),
+            heads=heads,
             make_cell=make_cell,
             widths=settings.widths,
             intermediate_nodes=settings.intermediate_nodes,
@@ -129,21 +166,6 @@ class WeaveNetwork(nn.Module):
             affine=True,
             norm=norm,
         )
-        self.depth = settings.depth
-        self.divisor = 2**settings.depth
-
-    def check_size(self, size: int) -> None:
-        """Refuses images that the lattice cannot halve down to its lowest level.
-
-        Raises:
-            RecipeError: ``size`` is no positive multiple of ``divisor``.
-        """
-        lattice.check_size(size, self.depth)
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """The names of the heads, early to last: "2,0", "4,0", ..."""
-        return tuple(f"{node.layer},{node.level}" for node in self.frame.head_nodes)
 
     def forward(self, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
         """Returns the logits of all heads, or of one alone, each BKHW at the size of the input.
@@ -155,9 +177,7 @@ class WeaveNetwork(nn.Module):
         Raises:
             ValueError: there is no such head.
         """
-        if head is None:
-            return self.frame.run(x_bchw, _run_cell)
-        return self.frame.run(x_bchw, _run_cell, heads=(self.frame.head_nodes[self.heads.index(head)],))
+        return self.frame.run(x_bchw, _run_cell, heads=self.wanted(head))
 
 
 def _run_cell(node: Node, move: Move, cell: nn.Module, s0: Tensor | None, s1: Tensor) -> Tensor:

@@ -143,6 +143,7 @@ class WeaveSupernet(Supernet):
         if supernet.edge_normalisation:
             self.gammas.update({move: nn.Parameter(INITIAL_SPREAD * torch.randn(len(self.edges))) for move in MOVES})
         self._discrete: MixtureWeights | None = None
+        # PyTorch's annotations do not know that modules take a memory format alone.
         nn.Module.to(self, memory_format=execution.memory_format)  # type: ignore[call-overload]
 
     def architecture(self) -> list[nn.Parameter]:
