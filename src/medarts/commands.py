@@ -24,7 +24,7 @@ from medarts.run.progress import progress_bar
 from medarts.search import resume_search, start_search
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load as load_genotype
-from medarts.spaces.operations import Norm
+from medarts.spaces.layers import Norm
 from medarts.spaces.weave.genotypes import check
 from medarts.training.start import resume_training, start_training
 

@@ -11,18 +11,10 @@ from medarts.errors import RecipeError
 from medarts.networks.inference import InferenceCell, for_inference
 from medarts.networks.packed import Convolution, NormedConvolution
 from medarts.networks.weave import WeaveCell, WeaveNetwork
+from medarts.spaces.cell import NONE
 from medarts.spaces.genotype import Cell, Genotype, KeptMoves, load, zoo
-from medarts.spaces.operations import (
-    MOVES,
-    NONE,
-    SETS,
-    ChannelShuffle,
-    Move,
-    Norm,
-    OperationSettings,
-    make_operation,
-    set_of_edge,
-)
+from medarts.spaces.layers import ChannelShuffle, Norm
+from medarts.spaces.weave.operations import MOVES, SETS, Move, OperationSettings, make_operation, set_of_edge
 
 NORMS: tuple[Norm, ...] = ("group", "batch")
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from medarts.errors import GenotypeError, RecipeError
 from medarts.networks.weave import WeaveCell, WeaveNetwork
 from medarts.spaces.genotype import Genotype, KeptMoves, load, zoo
-from medarts.spaces.operations import MOVES, Move, OperationSettings
 from medarts.spaces.weave import lattice
+from medarts.spaces.weave.operations import MOVES, Move, OperationSettings
 
 # Source: the figures published with NAS-WDAN / MixSearch.
 PARAMETERS = {

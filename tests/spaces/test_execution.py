@@ -13,14 +13,14 @@ from medarts.recipe import SupernetSettings, WeaveSettings
 from medarts.recipe.sections import DeriveSettings
 from medarts.spaces.fast.kernels import Dense, Kernels, Separable, Shuffled
 from medarts.spaces.fast.layout import to_bchw, to_bhwc
-from medarts.spaces.fast.leaving import CONVOLUTIONS, Leaving, preprocess_together
 from medarts.spaces.fast.norm import NormState, norm_formula, norm_formula_backward
 from medarts.spaces.fast.weighted_sum import Chain, Kind, Normed, Product, weighted_sum
-from medarts.spaces.operations import MOVES, SETS, OperationSettings, make_operation
 from medarts.spaces.space import Candidates
 from medarts.spaces.weave.execution import FAST, PLAIN, Execution
 from medarts.spaces.weave.frame import read_each
 from medarts.spaces.weave.genotypes import LatticeSettings
+from medarts.spaces.weave.leaving import CONVOLUTIONS, Leaving, preprocess_together
+from medarts.spaces.weave.operations import MOVES, SETS, OperationSettings, make_operation
 from medarts.spaces.weave.supernet import WeaveSpace, WeaveSupernet
 
 EXACT = 1e-9

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from medarts.errors import RecipeError
 from medarts.spaces.genotype import KeptMoves
-from medarts.spaces.operations import MOVES, Move
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.lattice import STEM, Node, Paths
+from medarts.spaces.weave.operations import MOVES, Move
 
 D, N, U = "down", "normal", "up"
 

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from medarts.errors import GenotypeError
 from medarts.networks.weave import WeaveCell, WeaveNetwork
 from medarts.recipe import DeriveSettings, StageSettings, WeaveSettings
+from medarts.spaces.cell import NONE, CellWeights, cell_edges, derive_cell
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.operations import MOVES, NONE, SETS, Move, OperationSettings
 from medarts.spaces.space import Candidates
 from medarts.spaces.weave import lattice
-from medarts.spaces.weave.cell import CellWeights, MixedCell, cell_edges
-from medarts.spaces.weave.derive import derive_cell, derive_paths
+from medarts.spaces.weave.cell import MixedCell
+from medarts.spaces.weave.derive import derive_paths
 from medarts.spaces.weave.execution import mix_plain
 from medarts.spaces.weave.genotypes import LatticeSettings, check, paths_of
 from medarts.spaces.weave.lattice import Node
+from medarts.spaces.weave.operations import MOVES, SETS, Move, OperationSettings
 from medarts.spaces.weave.supernet import WeaveSpace, WeaveSupernet
 
 SMALL = LatticeSettings(depth=3, init_channel=4, double_down_channel=True, intermediate_nodes=2)
@@ -318,7 +319,7 @@ def test_derived_edge_has_its_strongest_operation_other_than_none() -> None:
     edges = cell_edges(1)
     candidates = (SETS["normal"], SETS["normal"])
     weights = [[0.5, 0.1, 0.05, 0.05, 0.1, 0.05, 0.15], [0.1, 0.1, 0.4, 0.1, 0.1, 0.1, 0.1]]
-    assert derive_cell("normal", edges, candidates, weights) == ((("cweight", 1), ("conv", 0)),)
+    assert derive_cell(edges, candidates, weights) == ((("cweight", 1), ("conv", 0)),)
 
 
 def test_derived_node_has_its_two_strongest_edges() -> None:
@@ -336,7 +337,7 @@ def test_derived_node_has_its_two_strongest_edges() -> None:
         (2, 3): 0.7,
     }
     weights = [[0.0, 1 - strong[edge] if strong[edge] > 0.5 else 0.1, strong[edge]] for edge in edges]
-    cell = derive_cell("normal", edges, (names,) * len(edges), weights)
+    cell = derive_cell(edges, (names,) * len(edges), weights)
     assert [set(node) for node in cell] == [
         {("conv", 0), ("conv", 1)},
         {("conv", 0), ("conv", 2)},
@@ -368,7 +369,7 @@ def test_weights_of_a_smaller_set_are_scaled_down(up_weight: float, states: set[
         row(up, "up_conv", up_weight),
         row(normal, "dil_conv", 0.31),
     ]
-    cell = derive_cell("up", edges, candidates, weights)
+    cell = derive_cell(edges, candidates, weights)
     assert {state for _, state in cell[1]} == states
 
 
@@ -395,7 +396,7 @@ def test_uniform_alphas_make_all_edges_equal() -> None:
     candidates = (SETS["normal"], SETS["up"], SETS["normal"], SETS["up"], SETS["normal"])
     weights = [[1 / len(names)] * len(names) for names in candidates]
     weights[4] = [0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.4]
-    cell = derive_cell("up", edges, candidates, weights)
+    cell = derive_cell(edges, candidates, weights)
     assert cell[1][0] == ("conv", 2)
 
 

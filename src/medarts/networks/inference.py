@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medarts.networks.packed import AnyConv, AnyNorm, Convolution, NormedConvolution
 from medarts.networks.weave import LatticeNetwork, WeaveCell, WeaveNetwork
-from medarts.spaces.operations import ChannelShuffle
+from medarts.spaces.layers import ChannelShuffle
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.frame import Head, cell_key, node_key
 from medarts.spaces.weave.lattice import Node

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.spaces.operations import ChannelShuffle
+from medarts.spaces.layers import ChannelShuffle
 
 AnyConv = nn.Conv2d | nn.ConvTranspose2d
 AnyNorm = nn.GroupNorm | nn.BatchNorm2d

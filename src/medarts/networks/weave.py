@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from medarts.spaces.genotype import Cell, Genotype
-from medarts.spaces.operations import Move, Norm, OperationSettings, make_operation, preprocess
+from medarts.spaces.layers import Norm
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.frame import WeaveFrame
 from medarts.spaces.weave.genotypes import check, paths_of
 from medarts.spaces.weave.lattice import Node
+from medarts.spaces.weave.operations import Move, OperationSettings, make_operation, preprocess
 
 
 class WeaveCell(nn.Module):

@@ -9,9 +9,9 @@ from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 
 from medarts.reporting.style import FAINT, INK, MOVE_COLORS, MUTED, SURFACE, styled
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.operations import MOVES
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.lattice import Node
+from medarts.spaces.weave.operations import MOVES
 
 # Lengths are inches of the figure.
 _COLUMN, _ROW, _RADIUS, _HEAD = 0.95, 0.8, 0.2, 0.13

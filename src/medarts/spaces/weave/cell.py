@@ -4,30 +4,16 @@ One meaning, two executions (see ``execution``). The modules here hold the param
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.spaces.fast.leaving import Leaving
-from medarts.spaces.operations import NONE, ChannelShuffle, Move, OperationSettings, make_operation, preprocess
-
-Edges = tuple[tuple[int, int], ...]
-
-
-def cell_edges(intermediate_nodes: int) -> Edges:
-    """Returns the (node, state) pairs of a cell: node i reads the states 0 to 1 + i."""
-    return tuple((node, state) for node in range(intermediate_nodes) for state in range(2 + node))
-
-
-def leaving(edges: Edges) -> tuple[tuple[int, ...], ...]:
-    """Returns the edges that leave every state."""
-    states = max(state for _, state in edges) + 1
-    return tuple(tuple(edge for edge, (_, source) in enumerate(edges) if source == state) for state in range(states))
+from medarts.spaces.cell import NONE, cell_edges, leaving
+from medarts.spaces.layers import ChannelShuffle
+from medarts.spaces.weave.leaving import Leaving
+from medarts.spaces.weave.operations import Move, OperationSettings, make_operation, preprocess
 
 
 class MixedCell(nn.Module):
@@ -90,31 +76,3 @@ class MixedCell(nn.Module):
         if state != 1 or self.move == "normal":
             return rest
         return F.max_pool2d(rest, 2) if self.move == "down" else F.interpolate(rest, scale_factor=2.0)
-
-
-@dataclass(frozen=True)
-class CellWeights:
-    """The weights of all cells of a move.
-
-    Attributes:
-        edges: (node, state) of every edge.
-        candidates: names of the candidates of every edge.
-        operations: for every edge, the weights of its candidates.
-        passed: for every edge, the weight of the channels that pass the operations by.
-    """
-
-    edges: Edges
-    candidates: tuple[tuple[str, ...], ...]
-    operations: tuple[Tensor, ...]
-    passed: Tensor
-
-    @cached_property
-    def by_state(self) -> tuple[dict[str, Tensor], ...]:
-        """For every state and operation, its weight on each of the edges that leave the state and have it."""
-        flat = torch.cat(self.operations).unbind()
-        starts = accumulate((len(names) for names in self.candidates), initial=0)
-        found: list[dict[str, list[Tensor]]] = [{} for _ in leaving(self.edges)]
-        for (_, state), names, start in zip(self.edges, self.candidates, starts, strict=False):
-            for number, name in enumerate(names):
-                found[state].setdefault(name, []).append(flat[start + number])
-        return tuple({name: torch.stack(weights) for name, weights in kinds.items()} for kinds in found)

@@ -11,11 +11,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from medarts.spaces.cell import CellWeights, leaving
 from medarts.spaces.fast.layout import split_channels, to_bchw, to_bhwc
-from medarts.spaces.fast.leaving import preprocess_together
 from medarts.spaces.fast.weighted_sum import Product, weighted_sum
-from medarts.spaces.weave.cell import CellWeights, MixedCell, leaving
+from medarts.spaces.weave.cell import MixedCell
 from medarts.spaces.weave.frame import Read, read_each
+from medarts.spaces.weave.leaving import preprocess_together
 
 Mix = Callable[[MixedCell, Tensor | None, Tensor, CellWeights], Tensor]
 """(cell, its first input or None where it is absent, its second, weights) -> output, BCHW with nodes x c channels.

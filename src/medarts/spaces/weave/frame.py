@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.spaces.operations import Move, Norm, make_norm
+from medarts.spaces.layers import Norm, make_norm
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.lattice import Node
+from medarts.spaces.weave.operations import Move
 
 STEM_CHANNELS = (32, 64)
 HEAD_DROPOUT = 0.1

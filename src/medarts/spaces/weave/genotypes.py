@@ -6,10 +6,11 @@ from typing import cast
 
 from medarts.errors import GenotypeError, did_you_mean
 from medarts.recipe import WeaveSettings
+from medarts.spaces.cell import NONE
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.operations import MOVES, NONE, SETS, Move, set_of_edge
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.lattice import Node, Paths
+from medarts.spaces.weave.operations import MOVES, SETS, Move, set_of_edge
 
 SPACE = "weave"
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from medarts.errors import RecipeError
 from medarts.spaces.genotype import KeptMoves
-from medarts.spaces.operations import MOVES, Move
+from medarts.spaces.weave.operations import MOVES, Move
 
 
 class Node(NamedTuple):

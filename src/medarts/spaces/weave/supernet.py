@@ -13,16 +13,17 @@ from torch.utils.checkpoint import checkpoint
 
 from medarts.errors import GenotypeError, RecipeError
 from medarts.recipe import DeriveSettings, StageSettings, SupernetSettings, WeaveSettings
+from medarts.spaces.cell import NONE, CellWeights, cell_edges, derive_cell
 from medarts.spaces.genotype import Cell, Genotype
-from medarts.spaces.operations import MOVES, NONE, SETS, Move, OperationSettings, set_of_edge
 from medarts.spaces.space import Candidates, SearchSpace, Supernet
 from medarts.spaces.weave import lattice
-from medarts.spaces.weave.cell import CellWeights, MixedCell, cell_edges
-from medarts.spaces.weave.derive import derive_cell, derive_paths
+from medarts.spaces.weave.cell import MixedCell
+from medarts.spaces.weave.derive import derive_paths
 from medarts.spaces.weave.execution import FAST, Execution
 from medarts.spaces.weave.frame import WeaveFrame
 from medarts.spaces.weave.genotypes import SPACE, LatticeSettings, paths_of
 from medarts.spaces.weave.lattice import Node
+from medarts.spaces.weave.operations import MOVES, SETS, Move, OperationSettings, set_of_edge
 
 INITIAL_SPREAD = 1e-3
 AS_DERIVED = SupernetSettings()
@@ -191,7 +192,7 @@ class WeaveSupernet(Supernet):
         with torch.no_grad():
             mixture = self.mixture()
         cells: dict[str, Cell] = {
-            move: derive_cell(move, self.edges, self._names(move), [w.tolist() for w in mixture.cells[move].operations])
+            move: derive_cell(self.edges, self._names(move), [w.tolist() for w in mixture.cells[move].operations])
             for move in MOVES
         }
         betas = {node: {move: float(b) for move, b in row.items()} for node, row in mixture.moves.items()}

@@ -11,25 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from medarts.spaces.cell import NONE
+from medarts.spaces.layers import ChannelShuffle, Norm, make_norm
+
 Move = Literal["down", "normal", "up"]
-Norm = Literal["group", "batch"]
 MOVES: tuple[Move, ...] = ("down", "normal", "up")
 
-CHANNELS_PER_GROUP = 16
 SQUEEZE_RATIO = 16
-
-
-def group_norm(channels: int, *, affine: bool) -> nn.GroupNorm:
-    """Returns a GroupNorm with 16 channels a group, or one group where 16 does not divide ``channels``."""
-    groups = 1 if channels % CHANNELS_PER_GROUP else channels // CHANNELS_PER_GROUP
-    return nn.GroupNorm(groups, channels, affine=affine)
-
-
-def make_norm(kind: Norm, channels: int, *, affine: bool) -> nn.Module:
-    """Returns a norm of a kind: of the groups of each image, or of each channel over the batch."""
-    if kind == "batch":
-        return nn.BatchNorm2d(channels, affine=affine)
-    return group_norm(channels, affine=affine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +50,6 @@ class SqueezeExcite(nn.Module):
         """Returns the scaled images."""
         gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(x_bchw.mean((2, 3))))))
         return x_bchw * gate[:, :, None, None]
-
-
-class ChannelShuffle(nn.Module):
-    """Interleaves the channels of the groups, so that the next grouped convolution sees all of them."""
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.groups = groups
-
-    def forward(self, x_bchw: Tensor) -> Tensor:
-        """Returns the same channels in another order."""
-        b, c, h, w = x_bchw.shape
-        return x_bchw.view(b, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(b, c, h, w)
 
 
 def _conv(channels: int, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Module:
@@ -136,9 +111,6 @@ UP: dict[str, Builder] = {
     "up_conv": lambda c, s: _finish(c, s, _up_conv(c)),
     "up_dil_conv": lambda c, s: _finish(c, s, _up_conv(c, dilation=2)),
 }
-
-NONE = "none"
-"""The operation that gives nothing; a candidate of the normal set only, never part of a genotype."""
 
 BUILDERS: dict[str, Builder] = NORMAL | DOWN | UP
 SETS: dict[Move, tuple[str, ...]] = {"down": tuple(DOWN), "normal": (NONE, *NORMAL), "up": tuple(UP)}

@@ -22,7 +22,8 @@ from torch.autograd.function import once_differentiable
 from medarts.spaces.fast.kernels import Dense, Kernels, Separable, Shuffled
 from medarts.spaces.fast.layout import to_bchw, to_bhwc
 from medarts.spaces.fast.weighted_sum import Chain, Kind, Normed, Product, weighted_sum
-from medarts.spaces.operations import ChannelShuffle, SqueezeExcite, group_norm
+from medarts.spaces.layers import ChannelShuffle, group_norm
+from medarts.spaces.weave.operations import SqueezeExcite
 
 Operations = Sequence[nn.Module]
 """The operation of one kind on every edge that has it."""

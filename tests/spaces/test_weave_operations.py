@@ -3,18 +3,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.spaces.operations import (
+from medarts.spaces.cell import NONE
+from medarts.spaces.layers import ChannelShuffle, group_norm
+from medarts.spaces.weave.operations import (
     BUILDERS,
     DOWN,
     MOVES,
-    NONE,
     NORMAL,
     SETS,
     UP,
-    ChannelShuffle,
     OperationSettings,
     SqueezeExcite,
-    group_norm,
     make_operation,
     preprocess,
     set_of_edge,
