@@ -20,7 +20,7 @@ from medarts.data.mixing import Mixture
 from medarts.data.opening import open_data
 from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import AugmentationSettings, DataSettings
-from medarts.spaces.genotype import load
+from medarts.spaces.reading import load
 from medarts.tasks.segmentation import SegmentationTask
 
 REPEATS = 7

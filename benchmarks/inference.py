@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medarts.networks.inference import for_inference
 from medarts.networks.weave import WeaveNetwork
-from medarts.spaces.genotype import load
+from medarts.spaces.reading import load
 
 ISIC = "stage1_layer9_110epoch_double_deep_final"
 PASSES = 3

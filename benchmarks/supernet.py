@@ -118,7 +118,7 @@ class Step:
         self.fabric = fabric
         generator = torch.Generator().manual_seed(1)
         self.images = torch.rand(case.batch, 3, case.size, case.size, generator=generator).to(fabric.device)
-        self.masks = (self.images.mean(1, keepdim=True) > 0.5).float()
+        self.targets = (self.images.mean(1, keepdim=True) > 0.5).float()
 
     def __call__(self) -> None:
         for optimizer, held in ((self.of_architecture, self.weights), (self.of_weights, self.architecture)):
@@ -129,7 +129,7 @@ class Step:
             torch.cuda.synchronize()
 
     def loss(self) -> Tensor:
-        losses = [F.binary_cross_entropy_with_logits(out.float(), self.masks) for out in self.model(self.images)]
+        losses = [F.binary_cross_entropy_with_logits(out.float(), self.targets) for out in self.model(self.images)]
         return torch.stack(losses).mean()
 
 

@@ -66,6 +66,55 @@ def small_recipe(folder_data: Path, tmp_path: Path) -> Recipe:
     )
 
 
+FINDINGS = ("disc", "bar", "bright")
+
+
+def write_table_data(root: Path, *, images: int = 32, size: int = 32, seed: int = 0) -> Path:
+    """Writes images that show a disc, a bar, or a bright ground, with labels.csv; two images a patient."""
+    generator = np.random.default_rng(seed)
+    (root / "films").mkdir(parents=True)
+    y, x = np.mgrid[:size, :size]
+    rows = ["image,patient,split," + ",".join(FINDINGS)]
+    for number in range(images):
+        disc, bar, bright = labels = [number % 2, number // 2 % 2, number // 4 % 2]
+        image = generator.integers(0, 40, (size, size)) + 60 * bright
+        image = image + 120 * disc * ((y - size * 0.4) ** 2 + (x - size * 0.5) ** 2 < (size * 0.2) ** 2)
+        image = image + 80 * bar * (abs(y - size * 0.8) < size * 0.06)
+        name = f"films/film_{number:02d}.png"
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / name)
+        part = number // 8 / (images // 8)
+        split = "train" if part < 0.5 else "val" if part < 0.75 else "test"
+        rows.append(f"{name},p{number // 2},{split},{','.join(map(str, labels))}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def table_data(tmp_path: Path) -> Path:
+    """The folder of a small data set in the layout `table`."""
+    return write_table_data(tmp_path / "films")
+
+
+@pytest.fixture
+def finding_recipe(table_data: Path, tmp_path: Path) -> Recipe:
+    """A search of findings and a training on it, each of a few steps."""
+    return parse(
+        {
+            "data": {
+                "sources": [{"kind": "table", "path": str(table_data), "name": "films"}],
+                "size": 32,
+                "in_channels": 1,
+                "cache": str(tmp_path / "cache"),
+            },
+            "space": {"search_channel": 4, "init_channel": 4, "layers": 4, "intermediate_nodes": 2},
+            "search": {"stages": [{"depth": 4, "epochs": 2, "batch": 4}]},
+            "train": {"epochs": 2, "batch": 4},
+            "evaluation": {"batch": 4, "bootstrap": 100},
+            "compute": {"device": "cpu", "threads": 1},
+        }
+    )
+
+
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Lets jobs of precision fp32 run in float64 and without dropout, so that nothing but the mathematics is left."""

@@ -18,7 +18,7 @@ from medarts.recipe import Recipe, apply_overrides, load, parse, to_yaml
 from medarts.run.directory import RunDirectory
 from medarts.run.job import Trial
 from medarts.search import start_search
-from medarts.spaces.genotype import load as load_genotype
+from medarts.spaces.reading import load as load_genotype
 
 PUBLISHED = "alpha0_5_stage1_nodouble_deep_ep80"
 

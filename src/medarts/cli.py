@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from medarts.errors import MedartsError, RecipeError
+from medarts.recipe import ModelName, Task
 from medarts.run.interruption import InterruptedRunError
 
 # Heavy rooms are imported by the commands that use them, so that --help answers at once.
@@ -22,23 +23,53 @@ RunFolder = Annotated[Path, arg(metavar="RUN", help_behavior_hint="")]
 Name = Annotated[str, arg(metavar="GENOTYPE|RUN", help_behavior_hint="")]
 Channel = Annotated[int | None, arg(metavar="C", help_behavior_hint="")]
 DataSets = Annotated[tuple[str, ...], arg(metavar="DATA [DATA ...]", help_behavior_hint="")]
+Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Megabytes = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Json = Annotated[bool, arg(name="json", help="Print one JSON object.", help_behavior_hint="")]
 Changes = Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")]
 
 
-def demo(out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/demo")) -> None:
+def demo(
+    out: Folder = None,
+    *,
+    task: Annotated[Task, arg(help_behavior_hint="")] = "segmentation",
+) -> None:
     """Take the whole walk on generated images: search, retrain, evaluate, report. Some minutes on two cores.
 
     Args:
-        out: Folder for the phantoms and the runs. Parts that are finished are not done again.
+        out: Folder for the phantoms and the runs. Parts that are finished are not done again. runs/demo, and for
+            classification runs/demo-findings, where not given.
+        task: segmentation of lesions and livers, or classification of the findings of chest X-rays.
     """
     from medarts import terminal
     from medarts.demo import demo as walk
 
-    run, scores = walk(out)
+    run, scores = walk(out or Path("runs") / ("demo" if task == "segmentation" else "demo-findings"), task)
     terminal.show_scores(scores)
     _show_run(run.path)
+
+
+def phantoms(
+    folder: Positional[Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")]],
+    *,
+    task: Annotated[Task, arg(help_behavior_hint="")] = "segmentation",
+    images: Annotated[int, arg(metavar="N")] = 600,
+    size: Number = None,
+    seed: Annotated[int, arg(metavar="N")] = 0,
+) -> None:
+    """Write generated images with known masks or findings, in the layouts of real data sets, to try things on.
+
+    Args:
+        folder: Folder of the images, new or written by the same command.
+        task: segmentation makes skin lesions, polyps and livers; classification makes chest X-rays.
+        images: Images of each data set.
+        size: Height and width in pixels. 96, and 64 for X-rays, where not given.
+        seed: Of all that is drawn.
+    """
+    from medarts.demo import phantoms as write
+
+    for source in write(folder, task, images=images, size=size, seed=seed):
+        print(f"{source.kind}: {source.path}")
 
 
 def doctor(data: Positional[Annotated[str, arg(metavar="DATA", help_behavior_hint="")]]) -> None:
@@ -109,23 +140,25 @@ def train(
     words: Positional[Annotated[tuple[str, ...], arg(metavar="[RUN] [KEY=VALUE ...]", help_behavior_hint="")]] = (),
     *,
     genotype: Annotated[str | None, arg(metavar="GENOTYPE", help_behavior_hint="")] = None,
+    model: Annotated[ModelName | None, arg(help_behavior_hint="")] = None,
     recipe: Annotated[Path | None, arg(metavar="RECIPE", help_behavior_hint="")] = None,
     data: DataSets = (),
     init_channel: Channel = None,
     out: Folder = None,
     resume: Run = None,
 ) -> None:
-    """Train from scratch what a search found (medarts train RUN), or a genotype (--genotype NAME --data FOLDER).
+    """Train from scratch what a search found (medarts train RUN), a genotype (--genotype), or a model (--model).
 
     Ctrl-C leaves a run that can be resumed.
 
     Args:
         words: A search run, then changes of its recipe, such as data.size=128.
         genotype: A genotype of the zoo, a file, or a run, instead of what RUN found.
+        model: A network made by hand, instead of a genotype; train.weights=FILE starts it from weights.
         recipe: A recipe to train by, instead of that of RUN or the published defaults.
         data: Data sets to train on: names in the recipe, or folders. All of the recipe where not given.
         init_channel: C of the network, instead of the genotype's.
-        out: Folder of the new run. runs/<genotype>-<data> where not given.
+        out: Folder of the new run. runs/<network>-<data> where not given.
         resume: A training to go on with; takes nothing else.
     """
     from medarts import commands
@@ -134,22 +167,22 @@ def train(
     folders, swallowed = _split(data)  # --data takes every word behind it
     changes += swallowed
     if resume is not None:
-        others = (genotype, recipe, init_channel, out)
+        others = (genotype, model, recipe, init_channel, out)
         _expect(not (words or data) and all(other is None for other in others), "medarts train --resume RUN")
         run = commands.resume(resume, kind="train")
     else:
         _expect(
-            len(files) <= 1 and bool(files or genotype),
-            "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME --data FOLDER",
+            len(files) <= 1 and bool(files or genotype or model or recipe) and not (genotype and model),
+            "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME --data FOLDER",
         )
         searched = Path(files[0]) if files else None
-        if genotype is None and searched is not None:
-            chosen = commands.searched_genotype(searched, init_channel=init_channel, changes=changes)
-        else:
-            chosen = commands.genotype_of(genotype or "", init_channel=init_channel, changes=changes)
         rules = commands.training_recipe(searched, recipe=recipe, changes=changes, data=tuple(folders))
+        network = commands.network_to_train(
+            rules, searched, genotype=genotype, model=model, init_channel=init_channel, changes=changes
+        )
+        name = network if isinstance(network, str) else network.name
         domains = "-".join(source.domain for source in rules.data.sources)
-        run = commands.train(rules, chosen, out or Path("runs") / f"{chosen.name}-{domains}")
+        run = commands.train(rules, network, out or Path("runs") / f"{name}-{domains}")
     _show_run(run.path)
 
 
@@ -190,34 +223,35 @@ def show(genotype: Positional[Name], *, out: Folder = None) -> None:
 
 
 def cost(
-    genotype: Positional[Name],
+    network: Positional[Annotated[str, arg(metavar="GENOTYPE|RUN|MODEL", help_behavior_hint="")]],
     *,
     init_channel: Channel = None,
-    in_channels: int = 3,
-    classes: int = 1,
-    size: int = 256,
+    in_channels: Number = None,
+    outputs: Number = None,
+    size: Number = None,
     as_json: Json = False,
 ) -> None:
     """Count parameters and FLOPs (2 a multiply-add) of a network, and measure its CPU latency for one image.
 
-    Latency is measured of the network as built, and as shipped for inference, which is the one that scores images.
+    Latency is measured of the network as built and, for weaved networks, as shipped for inference, which is the one
+    that scores images.
 
     Args:
-        genotype: A genotype of the zoo, a file, or a run.
+        network: A genotype of the zoo, a file, a run, or a network made by hand (chexnet).
         init_channel: C of the network, instead of the genotype's.
-        in_channels: Channels of the image.
-        classes: Outputs of the network.
-        size: Height and width of the image in pixels.
+        in_channels: Channels of the image. Those of the run, else 3, where not given.
+        outputs: Outputs of the network: classes or findings. Those of the run, else of the published network.
+        size: Height and width of the image in pixels. Those of the run, else of the published network.
     """
     from medarts import commands, terminal
 
-    network = commands.genotype_of(genotype, init_channel=init_channel)
-    norm = commands.norm_of(genotype)
-    measured = commands.cost(network, in_channels=in_channels, classes=classes, size=size, norm=norm)
+    measured, about = commands.cost(
+        network, init_channel=init_channel, in_channels=in_channels, outputs=outputs, size=size
+    )
     if as_json:
-        print(json.dumps(asdict(measured)))
+        print(json.dumps({**asdict(measured), **about}))
     else:
-        terminal.show_cost(measured, size=size)
+        terminal.show_cost(measured, **about)
 
 
 def report(run: Positional[RunFolder]) -> None:
@@ -233,6 +267,7 @@ def report(run: Positional[RunFolder]) -> None:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
+    "phantoms": phantoms,
     "doctor": doctor,
     "plan": plan,
     "search": search,

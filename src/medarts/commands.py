@@ -10,22 +10,30 @@ from medarts.data.manifest import PARTS
 from medarts.errors import DataError, GenotypeError, RecipeError, RunError, did_you_mean
 from medarts.evaluation.cost import Cost, measure_cost
 from medarts.evaluation.evaluate import evaluate as evaluate_run
+from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.plan import plan as plan_recipe
 from medarts.evaluation.scores import Scores
 from medarts.networks.inference import for_inference
+from medarts.networks.registry import (
+    MODELS,
+    Architecture,
+    build_network,
+    task_of,
+    usual_outputs,
+    usual_size,
+)
 from medarts.networks.weave import WeaveNetwork
-from medarts.recipe import Recipe, apply_overrides, parse
+from medarts.recipe import ModelName, Recipe, apply_overrides, parse
 from medarts.recipe import load as load_recipe
-from medarts.reporting.drawings import describe, save_drawings
+from medarts.reporting.drawings import describe, one_line, save_drawings
 from medarts.reporting.page import write_report
-from medarts.run.directory import RunDirectory
+from medarts.run.directory import RunDirectory, write_whole
 from medarts.run.progress import progress_bar
 from medarts.search import resume_search, start_search
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.genotype import load as load_genotype
-from medarts.spaces.layers import Norm
-from medarts.spaces.weave.genotypes import check
+from medarts.spaces.reading import load as load_genotype
+from medarts.spaces.registry import check
 from medarts.training.start import resume_training, start_training
 
 
@@ -38,13 +46,18 @@ def search(recipe: Recipe, out: Path) -> RunDirectory:
     return complete(start_search(recipe, out))
 
 
-def train(recipe: Recipe, genotype: Genotype, out: Path) -> RunDirectory:
-    """Trains the network of a genotype in a new run directory, and writes its drawings, cost and report.
+def train(recipe: Recipe, architecture: Architecture, out: Path) -> RunDirectory:
+    """Trains a network in a new run directory, and writes its drawings, cost and report.
+
+    Args:
+        recipe: data and training.
+        architecture: a genotype, or the name of a network made by hand.
+        out: folder of the run.
 
     Raises:
         MedartsError: see ``medarts.training.start.start_training``.
     """
-    return complete(start_training(recipe, genotype, out))
+    return complete(start_training(recipe, architecture, out))
 
 
 def resume(path: Path, *, kind: str) -> RunDirectory:
@@ -85,6 +98,43 @@ def training_recipe(
     return parse(apply_overrides(content, changes))
 
 
+def network_to_train(
+    recipe: Recipe,
+    searched: Path | None,
+    *,
+    genotype: str | None,
+    model: ModelName | None,
+    init_channel: int | None = None,
+    changes: Iterable[str] = (),
+) -> Architecture:
+    """Returns what a training trains: the model, the genotype, the recipe's model, or what a search has found.
+
+    Args:
+        recipe: of the training.
+        searched: a finished search.
+        genotype: a genotype of the zoo, a file, or a run.
+        model: a network made by hand.
+        init_channel: another C of the genotype.
+        changes: changes of the recipe as key.path=value; those of space are settings of the genotype.
+
+    Raises:
+        RecipeError: none of them is given, or a network made by hand has no such settings.
+        GenotypeError: the genotype is damaged or unfit for the settings.
+        RunError: the search has not finished.
+    """
+    changes = list(changes)
+    named = model or (recipe.train.model if genotype is None else None)
+    if named is not None:
+        if init_channel is not None or any(change.startswith("space.") for change in changes):
+            raise RecipeError(f"{named} has no settings of a search space.", fix="Leave --init-channel and space out.")
+        return named
+    if genotype is not None:
+        return genotype_of(genotype, init_channel=init_channel, changes=changes)
+    if searched is not None:
+        return searched_genotype(searched, init_channel=init_channel, changes=changes)
+    raise RecipeError("Nothing says which network to train.", fix="Give RUN, --genotype NAME or --model NAME.")
+
+
 def genotype_of(name: str | Path, *, init_channel: int | None = None, changes: Iterable[str] = ()) -> Genotype:
     """Returns a genotype of the zoo, a file, or a run, with other settings where they are given.
 
@@ -121,7 +171,9 @@ def searched_genotype(run: Path, *, init_channel: int | None = None, changes: It
     return genotype_of(run, init_channel=init_channel, changes=changes)
 
 
-def evaluate(path: Path, *, data: tuple[str, ...] = (), split: str = "test", head: str | None = None) -> Scores:
+def evaluate(
+    path: Path, *, data: tuple[str, ...] = (), split: str = "test", head: str | None = None
+) -> Scores | FindingScores:
     """Scores a trained network, and renews the report of its run.
 
     Args:
@@ -186,39 +238,67 @@ def show(name: str, *, out: Path | None = None) -> tuple[str, list[Path]]:
     return describe(genotype), save_drawings(genotype, folder)
 
 
-def norm_of(name: str | Path) -> Norm:
-    """Returns the kind of norms that a run trains with, and group for what is no run."""
-    return RunDirectory.open(Path(name)).recipe.train.norm if Path(name).is_dir() else "group"
-
-
-def cost(genotype: Genotype, *, in_channels: int = 3, classes: int = 1, size: int = 256, norm: Norm = "group") -> Cost:
-    """Measures the network of a genotype on the CPU, as built and as shipped for inference.
+def cost(
+    name: str | Path,
+    *,
+    init_channel: int | None = None,
+    in_channels: int | None = None,
+    outputs: int | None = None,
+    size: int | None = None,
+) -> tuple[Cost, dict[str, int]]:
+    """Measures a network on the CPU, as built and, where it has that form, as shipped for inference.
 
     Args:
-        genotype: the architecture.
-        in_channels: channels of the image.
-        classes: outputs of the network.
-        size: height and width of the image, in pixels.
-        norm: the kind of its norms.
+        name: a genotype of the zoo, a file, a run, or a network made by hand.
+        init_channel: another C.
+        in_channels: channels of the image; those of the run, else 3, where None.
+        outputs: outputs of the network; those of the run, else those of the published network.
+        size: height and width of the image, in pixels; those of the run, else of the published network.
+
+    Returns:
+        The cost, and what it was measured with.
 
     Raises:
-        GenotypeError: the genotype does not fit its space.
-        RecipeError: the lattice cannot halve the size, or a number is below 1.
+        GenotypeError: there is none of that name, or it does not fit its space.
+        RecipeError: the network cannot take the size, or a number is below 1.
     """
-    for name, value in (("in-channels", in_channels), ("classes", classes)):
+    run = RunDirectory.open(Path(name)) if (Path(name) / "run.json").is_file() else None
+    architecture = _architecture(name, run, init_channel=init_channel)
+    data = run.recipe.data if run is not None else None
+    about = {
+        "in_channels": in_channels if in_channels is not None else data.in_channels if data else 3,
+        "outputs": outputs if outputs is not None else data.outputs if data else usual_outputs(architecture),
+        "size": size if size is not None else data.size if data else usual_size(architecture),
+    }
+    for key, value in about.items():
         if value < 1:
-            raise RecipeError(f"--{name} is {value}.", fix="Use 1 or more.")
-    network = WeaveNetwork(genotype, in_channels=in_channels, outputs=classes, norm=norm)
-    network.check_size(size)
-    return measure_cost(network, in_channels=in_channels, size=size, shipped=for_inference(network))
+            raise RecipeError(f"--{key.replace('_', '-')} is {value}.", fix="Use 1 or more.")
+    norm = run.recipe.train.norm if run is not None and task_of(architecture) == "segmentation" else "group"
+    network = build_network(architecture, in_channels=about["in_channels"], outputs=about["outputs"], norm=norm)
+    network.check_size(about["size"])
+    shipped = for_inference(network) if isinstance(network, WeaveNetwork) else None
+    return measure_cost(network, in_channels=about["in_channels"], size=about["size"], shipped=shipped), about
+
+
+def _architecture(name: str | Path, run: RunDirectory | None, *, init_channel: int | None) -> Architecture:
+    model = run.recipe.train.model if run is not None and run.facts["kind"] == "train" else name
+    for known in MODELS:
+        if model == known:
+            if init_channel is not None:
+                raise RecipeError(f"{known} has no init_channel.", fix="Leave --init-channel out.")
+            return known
+    return genotype_of(name, init_channel=init_channel)
 
 
 def complete(run: RunDirectory) -> RunDirectory:
     """Writes what can be said of a finished search or training: drawings, cost, report."""
-    genotype, data = load_genotype(run.path), run.recipe.data
-    save_drawings(genotype, run.path / "pictures")
-    about = {"size": data.size, "in_channels": data.in_channels, "classes": data.classes}
-    measured = cost(genotype, **about, norm=run.recipe.train.norm)
+    if (run.path / "genotype.json").exists():
+        genotype = load_genotype(run.path)
+        save_drawings(genotype, run.path / "pictures")
+        line = one_line(genotype)
+        if line is not None:
+            write_whole(run.path / "genotype.txt", line + "\n")
+    measured, about = cost(run.path)
     run.write_json("cost.json", {**asdict(measured), **about})
     write_report(run.path)
     return run

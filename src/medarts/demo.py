@@ -7,42 +7,64 @@ from pathlib import Path
 import yaml
 
 from medarts import commands
-from medarts.data.phantom import write_phantoms
+from medarts.data.phantom import write_chest_phantoms, write_phantoms
+from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
-from medarts.recipe import Recipe, parse
+from medarts.recipe import Recipe, SourceSettings, Task, parse
 from medarts.run.directory import RunDirectory
-from medarts.spaces.genotype import load as load_genotype
+from medarts.spaces.reading import load as load_genotype
 
-IMAGES = 100
-SIZE = 96
+IMAGES, SIZE = 100, 96
+FILMS, FILM_SIZE = 600, 64
 
 
-def demo(out: Path) -> tuple[RunDirectory, Scores]:
-    """Searches, trains and scores a network on three phantom domains.
+def demo(out: Path, task: Task = "segmentation") -> tuple[RunDirectory, Scores | FindingScores]:
+    """Searches, trains and scores a network on three phantom domains with masks, or on phantom chest X-rays.
 
     Every part that is finished in ``out`` is left as it is, and one that was stopped goes on, so that the demo can be
     stopped at any time.
 
     Args:
         out: folder of the phantoms and of the runs ``search`` and ``train``.
+        task: segmentation of lesions, or classification of findings.
 
     Returns:
         The training run, whose report holds the scores, and the scores.
     """
-    recipe = demo_recipe(out)
+    recipe = demo_recipe(out, task)
     searched = _run(out / "search", "search", lambda path: commands.search(recipe, path))
     genotype = load_genotype(searched.path)
     trained = _run(out / "train", "train", lambda path: commands.train(recipe, genotype, path))
     return trained, commands.evaluate(trained.path)
 
 
-def demo_recipe(out: Path) -> Recipe:
+def demo_recipe(out: Path, task: Task = "segmentation") -> Recipe:
     """Returns the recipe of the demo, and writes the phantoms it is about into ``out`` where they are not there."""
-    sources = write_phantoms(out / "phantoms", seed=0, images=IMAGES, size=SIZE)
-    text = (resources.files("medarts") / "demo.yaml").read_text(encoding="utf-8")
-    content = yaml.safe_load(text)
+    name = f"demo_{task}.yaml"
+    content = yaml.safe_load((resources.files("medarts") / name).read_text(encoding="utf-8"))
+    sources = phantoms(out / "phantoms", task, images=IMAGES if task == "segmentation" else FILMS)
     content["data"]["sources"] = [source.model_dump(mode="json") for source in sources]
-    return parse(content, origin="demo.yaml")
+    return parse(content, origin=name)
+
+
+def phantoms(
+    folder: Path, task: Task, *, images: int, size: int | None = None, seed: int = 0
+) -> tuple[SourceSettings, ...]:
+    """Writes generated images for a task, or finds them written before, and returns the sources that read them.
+
+    Args:
+        folder: gets them.
+        task: three domains with masks, or chest X-rays with findings.
+        images: of every domain.
+        size: height and width; that of the demo where None.
+        seed: of all that is drawn.
+
+    Raises:
+        DataError: the folder holds something else, or too few or too small images were asked for.
+    """
+    if task == "segmentation":
+        return write_phantoms(folder, seed=seed, images=images, size=size or SIZE)
+    return (write_chest_phantoms(folder, seed=seed, images=images, size=size or FILM_SIZE),)
 
 
 def _run(path: Path, kind: str, start: Callable[[Path], RunDirectory]) -> RunDirectory:

@@ -9,6 +9,7 @@ from rich.table import Column, Table
 from medarts.data.doctor import Examination
 from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
+from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
 
@@ -51,8 +52,40 @@ def show_plan(plan: Plan) -> None:
             console.print("  medarts", words, *changes, markup=False, highlight=False, soft_wrap=True)  # to be copied
 
 
-def show_scores(scores: Scores) -> None:
-    """Prints mean and interval of the main scores of every data set and class."""
+def show_scores(scores: Scores | FindingScores) -> None:
+    """Prints mean and interval of the main scores of every data set and class, or finding."""
+    if isinstance(scores, FindingScores):
+        _show_findings(scores)
+    else:
+        _show_masks(scores)
+
+
+def _show_findings(scores: FindingScores) -> None:
+    rows = scores.table()
+    several = len({row.domain for row in rows}) > 1
+    values = [Column(name, no_wrap=True) for name in ("positive", "AUROC", "AP", "sens.", "spec.")]
+    table = Table(*["data set"] * several, Column("finding", min_width=18), *values)
+    for row in rows:
+        ranked = [_interval(summary, digits=3) for summary in (row.auroc, row.average_precision)]
+        at = [_number(row.youden.sensitivity), _number(row.youden.specificity)]
+        counts = f"{row.positives} of {row.images}" if row.findings == 1 else ""
+        table.add_row(*[row.domain] * several, row.finding, counts, *ranked, *at)
+    console.print(table)
+    for domain, reasons in scores.excluded().items():
+        if reasons:
+            names = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
+            console.print(f"{domain}: excluded from the means: {names}.", highlight=False)
+    console.print(
+        f"Split {scores.split}, 95 % intervals over patients; sensitivity and specificity at Youden's threshold from the "
+        "validation images. All values: scores/"
+    )
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _show_masks(scores: Scores) -> None:
     metrics = ("dice", "jaccard", "hd95", "assd")
     rows = scores.table()
     several = len({row.class_name for row in rows}) > 1
@@ -67,10 +100,11 @@ def show_scores(scores: Scores) -> None:
     console.print(f"Means, 95 % intervals over patients; distances in pixels; head {scores.head}. All metrics: scores/")
 
 
-def show_cost(cost: Cost, *, size: int) -> None:
+def show_cost(cost: Cost, *, in_channels: int, outputs: int, size: int) -> None:
     """Prints the cost of a network."""
+    console.print(f"measured    with {in_channels} channels, {outputs} outputs, images of {size} x {size}")
     console.print(f"parameters  {cost.parameters:,}")
-    console.print(f"FLOPs       {cost.flops / 1e9:.2f} G at {size} x {size}, 2 a multiply-add")
+    console.print(f"FLOPs       {cost.flops / 1e9:.2f} G, 2 a multiply-add")
     console.print(f"latency     {cost.latency_ms:.1f} ms an image on the CPU as built (spread {cost.spread:.1f} ms)")
     if cost.inference_ms is not None:
         console.print(

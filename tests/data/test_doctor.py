@@ -10,7 +10,7 @@ from PIL import Image
 
 from medarts.data.doctor import examine, recognise
 from medarts.errors import DataError
-from medarts.recipe.sections import SourceSettings
+from medarts.recipe import SourceSettings
 
 SPLITS = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
 

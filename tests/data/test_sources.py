@@ -13,7 +13,7 @@ from medarts.data.reading import read_pair
 from medarts.data.sources import open_sources
 from medarts.data.sources.cvc import FRAMES, sequence_of
 from medarts.errors import DataError
-from medarts.recipe.sections import SourceSettings
+from medarts.recipe import SourceSettings
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 

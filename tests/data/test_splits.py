@@ -44,6 +44,14 @@ def test_group_columns_name_the_patient(tmp_path, column):
     assert table.rows["a"].patient == "7"
 
 
+@pytest.mark.parametrize("column", ["id", "image"])
+def test_ids_may_be_names_of_files(tmp_path, column):
+    table = read_splits_csv(csv_of(tmp_path, f"{column},split\na/b.1.png,train\nc.2,val\nd.nii.gz,test\n"))
+    assert list(table.rows) == ["a/b.1", "c.2", "d"]
+    with pytest.raises(DataError, match="the id 'a' twice"):
+        read_splits_csv(csv_of(tmp_path, f"{column},split\na.png,train\na,test\n"))
+
+
 def test_the_same_subject_of_two_sources_is_two_patients(tmp_path):
     table = read_splits_csv(csv_of(tmp_path, "id,source,subject,split\na,CHASE,1,train\nb,DRIVE,1,test\n"))
     assert [row.patient for row in table.rows.values()] == ["CHASE/1", "DRIVE/1"]

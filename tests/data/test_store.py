@@ -54,13 +54,13 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_holds_the_files_in_the_order_of_the_manifest(settings: DataSettings, folder_data: Path) -> None:
     store = opened(settings)
     assert store.images.shape == (24, 3, 32, 32)
-    assert store.masks.shape == (24, 32, 32)
-    assert (store.images.dtype, store.masks.dtype) == (np.float16, np.uint8)
+    assert store.targets.shape == (24, 32, 32)
+    assert (store.images.dtype, store.targets.dtype) == (np.float16, np.uint8)
     for position, sample in enumerate(store.manifest.samples):
         image = np.asarray(Image.open(folder_data / "images" / f"{sample.key}.png")) / 255
         mask = np.asarray(Image.open(folder_data / "masks" / f"{sample.key}.png")) > 127
         np.testing.assert_allclose(store.images[position], image.transpose(2, 0, 1), atol=5e-4)
-        np.testing.assert_array_equal(store.masks[position], mask)
+        np.testing.assert_array_equal(store.targets[position], mask)
 
 
 def test_is_made_once(settings: DataSettings, reads: list[str]) -> None:
@@ -95,13 +95,13 @@ def test_is_made_again_when_a_mask_was_mended(settings: DataSettings, folder_dat
             Image.open(file).save(file.with_suffix(".tif"))
             file.unlink()
     path = path.with_suffix(".tif")
-    before = opened(settings).masks[0].copy()
+    before = opened(settings).targets[0].copy()
     size = path.stat().st_size
     time = path.stat().st_mtime_ns
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     os.utime(path, ns=(time + 10**9, time + 10**9))
     assert path.stat().st_size == size
-    np.testing.assert_array_equal(opened(settings).masks[0], 1 - before)
+    np.testing.assert_array_equal(opened(settings).targets[0], 1 - before)
 
 
 def test_two_folders_with_files_of_the_same_names_and_sizes(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_images_are_resized_smoothly_and_masks_to_nearest(tmp_path: Path) -> Non
     inner = store.images[0, 0, 2:-2, 2:-2]
     np.testing.assert_allclose(inner, 0.5, atol=0.06)  # without antialiasing: 0 or 1
     expected = np.repeat([0, 1], 8)[:, None] * np.ones((1, 16), int)
-    np.testing.assert_array_equal(store.masks[0], expected)
+    np.testing.assert_array_equal(store.targets[0], expected)
 
 
 def labelled(root: Path, *values: int) -> SourceSettings:
@@ -160,7 +160,7 @@ def test_label_out_of_range_names_file_and_classes(
 def test_labels_in_range_are_taken(settings: DataSettings, folder_data: Path) -> None:
     source = labelled(folder_data, 0, 1, 2)
     store = opened(changed(settings, sources=[source.model_dump()], classes=3))
-    assert set(np.unique(store.masks[0])) == {0, 1, 2}
+    assert set(np.unique(store.targets[0])) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("folder", ["images", "masks"])

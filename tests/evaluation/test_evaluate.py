@@ -64,7 +64,7 @@ def test_scores_agree_with_the_saved_network(run):
         with torch.no_grad():
             logits = network(torch.from_numpy(store.images[[position]]).float())[-1]
         predicted = (logits[0, 0].sigmoid() >= 0.5).numpy()
-        true = store.masks[position] == 1
+        true = store.targets[position] == 1
         assert score.metrics["dice"] == pytest.approx(dice(predicted, true), abs=1e-6)
         assert score.metrics["accuracy"] == pytest.approx((predicted == true).mean(), abs=1e-6)
         assert score.patient == "p11"
@@ -78,7 +78,7 @@ def test_validation_dice_of_the_best_epoch_is_found_again(recipe, tmp_path, norm
     run = trained(changed(recipe, f"train.norm={norm}"), tmp_path / "run")
     scores = evaluate(run.path, split="val")
     mean = np.mean([score.metrics["dice"] for score in scores.images])
-    assert mean == pytest.approx(run.read_json("summary.json")["best_dice"], abs=1e-6)
+    assert mean == pytest.approx(run.read_json("summary.json")["best_score"], abs=1e-6)
 
 
 def test_files(run):
@@ -112,7 +112,7 @@ def test_an_early_head(run):
     position = next(n for n, sample in enumerate(store.manifest.samples) if sample.key == "blob_22")
     with torch.no_grad():
         logits = network(torch.from_numpy(store.images[[position]]).float())[0]  # the first of both
-    expected = dice((logits[0, 0] >= 0).numpy(), store.masks[position] == 1)
+    expected = dice((logits[0, 0] >= 0).numpy(), store.targets[position] == 1)
     assert scores.images[0].metrics["dice"] == pytest.approx(expected, abs=1e-6)
     with pytest.raises(RunError, match=r"no head '2,1'\. Did you mean '2,0'"):
         evaluate(run.path, head="2,1")
@@ -199,7 +199,7 @@ def test_several_classes(recipe, folder_data, tmp_path):
         predicted = network(torch.from_numpy(store.images[positions]).float())[-1].argmax(1).numpy()
     for score in scores.images:
         number = ("blob_22", "blob_23").index(score.key)
-        expected = dice(predicted[number] == score.class_index, store.masks[positions[number]] == score.class_index)
+        expected = dice(predicted[number] == score.class_index, store.targets[positions[number]] == score.class_index)
         assert score.metrics["dice"] == pytest.approx(expected, abs=1e-6)
 
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from medarts.errors import GenotypeError, RecipeError
 from medarts.networks.weave import WeaveCell, WeaveNetwork
-from medarts.spaces.genotype import Genotype, KeptMoves, load, zoo
+from medarts.spaces.genotype import Genotype, KeptMoves
+from medarts.spaces.reading import load, zoo
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.operations import MOVES, Move, OperationSettings
 
@@ -41,7 +42,7 @@ def test_published_genotypes_have_the_published_parameters(name: str, parameters
 
 
 def test_the_table_covers_the_zoo() -> None:
-    assert set(PARAMETERS) == set(zoo())
+    assert set(PARAMETERS) == {name for name in zoo() if load(name).space == "weave"}
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))

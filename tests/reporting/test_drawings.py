@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -6,10 +7,12 @@ import pytest
 from medarts.errors import GenotypeError
 from medarts.recipe import DeriveSettings, StageSettings, WeaveSettings
 from medarts.reporting.cells import draw_cell
-from medarts.reporting.drawings import describe, drawings, save_drawings
+from medarts.reporting.drawings import describe, drawings, one_line, save_drawings
 from medarts.reporting.lattice import draw_lattice
 from medarts.reporting.style import PALETTE, inline_svg
-from medarts.spaces.genotype import Genotype, load, zoo
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.reading import load, zoo
+from medarts.spaces.stack.darts_text import from_text
 from medarts.spaces.weave.supernet import WeaveSpace
 
 
@@ -47,6 +50,15 @@ def test_the_labels_of_a_cell_do_not_cover_each_other(name: str) -> None:
             assert not any(box.overlaps(other) for other in boxes[index + 1 :])
 
 
+def test_the_inputs_of_a_stack_cell_are_named() -> None:
+    genotype = load("darts_v2")
+    for kind, meaning in (("normal", "keeps the resolution"), ("reduce", "edges from s0 and s1 have stride 2")):
+        words = [text.get_text() for text in draw_cell(genotype, kind).axes[0].texts]
+        assert "the cell before the last" in words
+        assert "the last cell" in words
+        assert any(meaning in text for text in words)
+
+
 def test_an_unknown_cell_is_named_with_the_nearest(searched: Genotype) -> None:
     with pytest.raises(GenotypeError, match="normal"):
         draw_cell(searched, "norml")
@@ -57,6 +69,10 @@ def test_the_lattice_shows_exactly_the_kept_moves(searched: Genotype) -> None:
     assert _ids(draw_lattice(searched)) == kept
     everything = load("layer7_double_deep")
     assert len(_ids(draw_lattice(everything))) == 30
+
+
+def test_a_stack_has_two_drawings_and_no_lattice() -> None:
+    assert [*drawings(load("darts_v2"))] == ["cell_normal", "cell_reduce"]
 
 
 def test_drawings_are_written_as_svg_and_png(searched: Genotype, tmp_path: Path) -> None:
@@ -94,3 +110,22 @@ def test_the_description_names_every_edge_path_and_source(searched: Genotype) ->
         assert f"({kept.layer}, {kept.level})" in text
     assert "seed                 3" in text
     assert "init_channel         2" in text
+
+
+def test_the_description_of_a_stack_ends_with_its_one_line_form() -> None:
+    genotype = load("chestxray14_first_order")
+    last = describe(genotype).splitlines()[-1]
+    assert last == one_line(genotype)
+    assert from_text(last, name="again", origin="a test").cells == genotype.cells
+
+
+def test_a_node_of_one_edge_has_no_one_line_form() -> None:
+    genotype = load("darts_v2")
+    normal = (genotype.cells["normal"][0][:1], *genotype.cells["normal"][1:])
+    thinner = replace(genotype, cells={**genotype.cells, "normal": normal})
+    assert one_line(thinner) is None
+    assert "Genotype(" not in describe(thinner)
+
+
+def test_a_weave_has_no_one_line_form(searched: Genotype) -> None:
+    assert one_line(searched) is None

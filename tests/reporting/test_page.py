@@ -8,7 +8,7 @@ import pytest
 
 from medarts.errors import RunError
 from medarts.evaluation.scores import ImageScore, Scores
-from medarts.recipe import Recipe
+from medarts.recipe import Recipe, SupernetSettings
 from medarts.reporting.page import write_report
 from medarts.run.directory import RunDirectory
 from medarts.spaces.weave.supernet import WeaveSpace
@@ -28,7 +28,9 @@ def run(tmp_path: Path, small_recipe: Recipe) -> Path:
 
 def _add_search(path: Path, recipe: Recipe) -> None:
     run = RunDirectory.open(path)
-    space = WeaveSpace(recipe.space, in_channels=3, outputs=1)
+    settings = recipe.space.model_copy(update={"intermediate_nodes": 2})
+    normalised = SupernetSettings(edge_normalisation=True)
+    space = WeaveSpace(settings, in_channels=3, outputs=1, supernet=normalised)
     for stage in range(2):
         supernet = space.supernet(recipe.search.stages[stage], None)
         for epoch in range(EPOCHS):
@@ -38,13 +40,14 @@ def _add_search(path: Path, recipe: Recipe) -> None:
             run.append("architecture.jsonl", {**here, **supernet.snapshot()})
             run.append("timing.jsonl", {**here, "seconds": 60.0, "peak_memory_mb": 1500.0})
     supernet.derive(recipe.derive, name="run", provenance={}).save(path / "genotype.json")
-    gap = {"supernet_dice": 0.8, "discrete_dice": 0.5, "gap": 0.3}
+    gap = {"score": "dice", "supernet": 0.8, "discrete": 0.5, "gap": 0.3}
     run.write_json("summary.json", {**gap, "stages": [gap, gap]})
     run.write_json(
         "cost.json",
         {"parameters": 1234567, "flops": 2e9, "latency_ms": 12.3, "spread": 0.5, "size": 32, "in_channels": 3},
     )
-    (path / "manifest.csv").write_text("key,domain,patient,split,image,mask\na,blobs,p,train,i,m\nb,blobs,q,val,i,m\n")
+    lines = ["key,domain,patient,split,image,mask,findings", "a,blobs,p,train,i,m,", "b,blobs,q,val,i,m,"]
+    (path / "manifest.csv").write_text("\n".join(lines) + "\n")
 
 
 def _add_scores(path: Path) -> None:
@@ -121,6 +124,9 @@ def test_every_section_comes_with_its_data(run: Path, small_recipe: Recipe) -> N
     assert "3 undefined" in text
     assert "+0.300" in text
     assert "6.0 minutes" in text
+    assert "Alphas, betas and gammas" in text
+    assert "best validation Dice" in text
+    assert 'href="scores/test/tables.csv"' in text
 
 
 def test_the_page_opens_offline(run: Path, small_recipe: Recipe) -> None:

@@ -101,8 +101,9 @@ def assert_equal_runs(run: Path, other: Path) -> None:
         (),
         ("search.arch_after=0", "space.dropout_prob=0.3", "search.mixing.images=3"),
         ("search.arch_after=0", "space.dropout_prob=0.3", "search.stages.1.accumulate=3"),
+        ("search.arch_after=0", "space.dropout_prob=0.3", "search.gradient=second_order"),
     ],
-    ids=["plain", "random", "parts"],
+    ids=["plain", "random", "parts", "second order"],
 )
 def test_killed_in_the_middle_of_an_epoch(recipe, tmp_path, changes):
     recipe, out = changed(recipe, *changes), tmp_path / "killed" / "run"
@@ -110,6 +111,17 @@ def test_killed_in_the_middle_of_an_epoch(recipe, tmp_path, changes):
     assert status == -signal.SIGKILL
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
     assert not RunDirectory.open(out).facts["finished"]
+
+    whole = start_search(recipe, tmp_path / "whole" / "run")
+    assert_equal_runs(whole.path, resume_search(out).path)
+
+
+@pytest.mark.parametrize("gradient", ["first_order", "second_order"])
+def test_a_search_of_findings_killed_in_the_middle_of_an_epoch(finding_recipe, tmp_path, gradient):
+    recipe, out = changed(finding_recipe, f"search.gradient={gradient}"), tmp_path / "killed" / "run"
+    status = run_in_process(SIGNALLED_AT_A_STEP, recipe=recipe, out=out, at=(0, 1, 1), number=signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
 
     whole = start_search(recipe, tmp_path / "whole" / "run")
     assert_equal_runs(whole.path, resume_search(out).path)

@@ -20,7 +20,7 @@ from medarts.run.randomness import seed_torch
 from medarts.search import start_search
 from medarts.search.loop import SearchLoop
 from medarts.search.start import prepare_search
-from medarts.spaces.genotype import load as load_genotype
+from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.weave.supernet import WeaveSpace, WeaveSupernet
 from medarts.tasks.metrics import mask_scores
 
@@ -218,16 +218,16 @@ def test_gap_is_supernet_minus_discretised_dice(recipe, tmp_path):
     summary = json.loads((run.path / "summary.json").read_text())
     assert len(summary["stages"]) == 2
     for gap in summary["stages"]:
-        assert gap["gap"] == pytest.approx(gap["supernet_dice"] - gap["discrete_dice"], abs=1e-12)
+        assert gap["gap"] == pytest.approx(gap["supernet"] - gap["discrete"], abs=1e-12)
     assert summary["stages"][-1].items() <= summary.items()
-    assert summary["supernet_dice"] == lines(run.path, "metrics.jsonl")[-1]["val_dice"]
+    assert summary["supernet"] == lines(run.path, "metrics.jsonl")[-1]["val_dice"]
 
     point = checkpoint.load(run.checkpoints, "last")
     supernet = fresh_supernet(recipe, 1, point.state["candidates"]).eval()
     supernet.load_state_dict(point.weights)
-    assert mean_dice(supernet, recipe) == pytest.approx(summary["supernet_dice"], abs=1e-6)
+    assert mean_dice(supernet, recipe) == pytest.approx(summary["supernet"], abs=1e-6)
     supernet.discretise(load_genotype(run.path))
-    assert mean_dice(supernet, recipe) == pytest.approx(summary["discrete_dice"], abs=1e-6)
+    assert mean_dice(supernet, recipe) == pytest.approx(summary["discrete"], abs=1e-6)
 
 
 def mean_dice(supernet: WeaveSupernet, recipe: Recipe) -> float:
@@ -238,7 +238,7 @@ def mean_dice(supernet: WeaveSupernet, recipe: Recipe) -> float:
         image = torch.from_numpy(store.images[[position]]).float()
         with torch.no_grad():
             predicted = supernet(image)[-1][0, 0].sigmoid() >= 0.5
-        scores.append(mask_scores(predicted.numpy(), store.masks[position] != 0)["dice"])
+        scores.append(mask_scores(predicted.numpy(), store.targets[position] != 0)["dice"])
     return sum(scores) / len(scores)
 
 

@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from medarts.errors import GenotypeError
-from medarts.spaces.genotype import Genotype, KeptMoves, from_json, load, zoo
+from medarts.spaces import registry
+from medarts.spaces.genotype import Genotype, KeptMoves, from_json
+from medarts.spaces.reading import load, zoo
 from medarts.spaces.weave.genotypes import LatticeSettings, check, paths_of
 
-NAMES = (
+WEAVES = (
     "alpha0_5_stage1_double_deep_ep80",
     "alpha0_5_stage1_nodouble_deep_ep80",
     "layer7_double_deep",
     "stage0_double_deep_ep80_newim",
     "stage1_layer9_110epoch_double_deep_final",
 )
+STACKS = ("chestxray14_first_order", "darts_v2")
 
 SMALL: dict[str, Any] = {
     "format": "medarts-genotype",
@@ -91,22 +94,29 @@ def test_is_frozen() -> None:
         genotype.paths[0].layer = 2  # type: ignore[misc]
 
 
-def test_zoo_holds_the_five_published_genotypes() -> None:
-    assert zoo() == NAMES
+def test_zoo_holds_the_published_genotypes_of_both_spaces() -> None:
+    assert zoo() == tuple(sorted(WEAVES + STACKS))
+    assert {name: load(name).space for name in zoo()} == dict.fromkeys(WEAVES, "weave") | dict.fromkeys(STACKS, "stack")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_zoo_genotypes_fit_and_keep_the_whole_lattice(name: str) -> None:
+@pytest.mark.parametrize("name", zoo())
+def test_zoo_genotypes_fit_their_space_and_survive_being_written(name: str) -> None:
+    genotype = load(name)
+    registry.check(genotype)
+    assert genotype.name == name
+    assert from_json(genotype.to_json(), origin=name) == genotype
+
+
+@pytest.mark.parametrize("name", WEAVES)
+def test_weaves_of_the_zoo_keep_the_whole_lattice(name: str) -> None:
     genotype = load(name)
     settings = check(genotype)
-    assert genotype.name == name
     assert (settings.depth, settings.init_channel, settings.intermediate_nodes) == (5, 16, 4)
     assert settings.double_down_channel == ("nodouble" not in name)
     assert sum(len(kept.moves) for kept in genotype.paths) == 30
     assert {kind: [len(node) for node in cell] for kind, cell in genotype.cells.items()} == {
         kind: [2, 2, 2, 2] for kind in ("down", "normal", "up")
     }
-    assert from_json(genotype.to_json(), origin=name) == genotype
 
 
 def test_with_settings_changes_a_copy() -> None:

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from medarts.errors import RecipeError
-from medarts.recipe.sections import LossName
+from medarts.recipe import LossName, MaskLoss
 from medarts.tasks.losses import SMOOTHING, make_loss
 
-NAMES: tuple[LossName, ...] = get_args(LossName)
+NAMES: tuple[LossName, ...] = get_args(MaskLoss)
 FITTING = [(name, 1) for name in NAMES if not name.startswith("ce")] + [
     (name, 3) for name in NAMES if not name.startswith("bce")
 ]

@@ -18,7 +18,7 @@ from medarts.run import checkpoint
 from medarts.run.directory import RunDirectory
 from medarts.run.randomness import seed_torch
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.genotype import load as load_genotype
+from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.weave.supernet import WeaveSpace
 from medarts.tasks.segmentation import SegmentationTask
 from medarts.training.loop import TrainingLoop
@@ -180,7 +180,11 @@ def test_best_checkpoint_is_the_best_epochs(recipe, genotype, tmp_path, monkeypa
 
     monkeypatch.setattr(TrainingLoop, "_save", saved)
     run = start_training(changed(recipe, "train.epochs=4"), genotype, tmp_path / "run")
-    assert run.read_json("summary.json") == {"best_epoch": 1, "best_dice": 0.6}  # the first of two equals
+    assert run.read_json("summary.json") == {
+        "best_epoch": 1,
+        "score": "dice",
+        "best_score": 0.6,
+    }  # the first of two equals
     best = checkpoint.load(run.checkpoints, "best")
     assert best.state["epoch"] == 1
     for name, tensor in best.weights.items():
@@ -318,8 +322,10 @@ def test_what_does_not_fit_leaves_nothing_behind(recipe, genotype, tmp_path):
     single = ("train.norm=batch", "train.batch=3", "train.accumulate=2", "data.size=32")
     with pytest.raises(RecipeError, match=r"train\.batch 3 in 2 parts and data\.size 32 a norm sees one image"):
         start_training(changed(recipe, *single), derived(recipe, "search.stages.0.depth=5"), out)
-    with pytest.raises(GenotypeError, match=r"of the space 'stack', not 'weave'"):
-        start_training(recipe, Genotype("other", "stack", {}, {}), out)
+    with pytest.raises(GenotypeError, match=r"of the unknown space 'other'"):
+        start_training(recipe, Genotype("a", "other", {}, {}), out)
+    with pytest.raises(RecipeError, match=r"chestxray14_first_order is a network for classification, but the data"):
+        start_training(recipe, load_genotype("chestxray14_first_order"), out)
     assert not out.exists()
 
 

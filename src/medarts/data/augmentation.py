@@ -13,34 +13,35 @@ from torch import Tensor
 from medarts.recipe import AugmentationSettings
 
 
-def augment(images: Tensor, masks: Tensor, settings: AugmentationSettings, *, seed: int) -> tuple[Tensor, Tensor]:
+def augment(images: Tensor, targets: Tensor, settings: AugmentationSettings, *, seed: int) -> tuple[Tensor, Tensor]:
     """Changes every image of a batch at random, its mask with it; each change comes with probability one half.
 
     Args:
         images: BCHW, float32, 0..1, square.
-        masks: BHW, uint8, class indices.
+        targets: masks, BHW, uint8, class indices; or labels of whole images, BF, which stay as they are.
         settings: which changes, and how strong.
         seed: of this step.
 
     Returns:
-        Images in 0..1 and masks, of the same shapes. Masks are moved by nearest neighbour; what comes in from
+        Images in 0..1 and targets, of the same shapes. Masks are moved by nearest neighbour; what comes in from
         outside the image is background.
     """
     dice = _Dice(seed, len(images), images.device)
     if settings.flip:
-        images, masks = _where(dice.coin(), images, masks, lambda x: x.flip(-1))
-        images, masks = _where(dice.coin(), images, masks, lambda x: x.flip(-2))
+        images, targets = _where(dice.coin(), images, targets, lambda x: x.flip(-1))
+    if settings.flip is True:
+        images, targets = _where(dice.coin(), images, targets, lambda x: x.flip(-2))
     if settings.transpose:
-        images, masks = _where(dice.coin(), images, masks, lambda x: x.transpose(-1, -2))
-    if settings.rotate or settings.scale:
-        images, masks = _warp(images, masks, settings, dice)
+        images, targets = _where(dice.coin(), images, targets, lambda x: x.transpose(-1, -2))
+    if settings.rotate or settings.scale or settings.shift:
+        images, targets = _warp(images, targets, settings, dice)
     if settings.gamma:
         images = images ** (1 + dice.number(settings.gamma))
     if settings.contrast:
         images = 0.5 + (images - 0.5) * (1 + dice.number(settings.contrast))
     if settings.brightness:
         images = images + dice.number(settings.brightness)
-    return images.clamp(0, 1), masks
+    return images.clamp(0, 1), targets
 
 
 class _Dice:
@@ -61,22 +62,31 @@ class _Dice:
         return (drawn.to(self._device) * self.coin()).view(-1, 1, 1, 1)
 
 
-def _where(chosen: Tensor, images: Tensor, masks: Tensor, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def _where(
+    chosen: Tensor, images: Tensor, targets: Tensor, change: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     images = torch.where(chosen.view(-1, 1, 1, 1), change(images), images)
-    return images, torch.where(chosen.view(-1, 1, 1), change(masks), masks)
+    if targets.ndim == 3:
+        targets = torch.where(chosen.view(-1, 1, 1), change(targets), targets)
+    return images, targets
 
 
-def _warp(images: Tensor, masks: Tensor, settings: AugmentationSettings, dice: _Dice) -> tuple[Tensor, Tensor]:
-    """Rotates and zooms about the centre; images take their border's colour outside, masks background."""
+def _warp(images: Tensor, targets: Tensor, settings: AugmentationSettings, dice: _Dice) -> tuple[Tensor, Tensor]:
+    """Moves, rotates and zooms about the centre; images take their border's colour outside, masks background."""
     from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 
     b, _, h, w = images.shape
     centre = images.new_tensor([[(w - 1) / 2, (h - 1) / 2]]).expand(b, 2)
     angle = dice.number(settings.rotate).view(b)
     scale = 1 + dice.number(settings.scale).view(b, 1).expand(b, 2)
-    matrix = get_affine_matrix2d(torch.zeros_like(centre), centre, scale, angle)[:, :2]
+    shift = torch.zeros_like(centre)
+    if settings.shift:
+        shift = torch.stack([dice.number(settings.shift).view(b) * side for side in (w, h)], dim=1)
+    matrix = get_affine_matrix2d(shift, centre, scale, angle)[:, :2]
     warped = warp_affine(images, matrix, (h, w), padding_mode="border", align_corners=True)
+    if targets.ndim != 3:
+        return warped, targets
     labels = warp_affine(
-        masks[:, None].float(), matrix, (h, w), mode="nearest", padding_mode="zeros", align_corners=True
+        targets[:, None].float(), matrix, (h, w), mode="nearest", padding_mode="zeros", align_corners=True
     )
-    return warped, labels[:, 0].round().to(masks.dtype)
+    return warped, labels[:, 0].round().to(targets.dtype)

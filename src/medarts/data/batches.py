@@ -39,7 +39,7 @@ class Batch:
 
     Attributes:
         images: BCHW, float32, 0..1.
-        targets: BHW, uint8, class indices.
+        targets: uint8: class indices, BHW, or labels of findings, BF.
         indices: positions in the store.
     """
 
@@ -109,11 +109,15 @@ class Batches:
         return Batch(images, targets, batch.indices)
 
     def all(self) -> Iterator[Batch]:
-        """Yields every image once, unchanged, in the order of the manifest; the last batch may be smaller."""
-        for start in range(0, len(self.indices), self.batch):
-            yield self._load(self.indices[start : start + self.batch])
+        """Yields every image once, unchanged, in the order of the manifest.
+
+        The sizes of the batches differ by at most one: norms that use the statistics of a batch would make of a rest of
+        one image something else than of the others.
+        """
+        for indices in np.array_split(self.indices, -(-len(self.indices) // self.batch)):
+            yield self._load(indices)
 
     def _load(self, indices: NDArray[np.int64]) -> Batch:
         images = torch.from_numpy(self.store.images[indices]).to(self.device).float()
-        targets = torch.from_numpy(self.store.masks[indices]).to(self.device)
+        targets = torch.from_numpy(self.store.targets[indices]).to(self.device)
         return Batch(images, targets, indices)

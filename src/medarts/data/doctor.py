@@ -10,19 +10,22 @@ from typing import Literal
 import numpy as np
 
 from medarts.data.files import Raw, raw_image, raw_mask, suffix_of
-from medarts.data.manifest import SPLITS, ReadingRules, Sample, Split
+from medarts.data.manifest import SPLITS, Manifest, ReadingRules, Sample, Split
 from medarts.data.reading import Image, Mask, check_sizes, classify, scale
-from medarts.data.sources import DIVIDED, LAYOUTS, Survey, chaos, cvc, folder, isic, survey
-from medarts.data.sources.pairing import image_files, require_folder
+from medarts.data.sources import DIVIDED, LAYOUTS, Survey, chaos, chestxray14, cvc, folder, isic, survey, table
+from medarts.data.sources.labelled import MISSING
+from medarts.data.sources.pairing import Fault, image_files, require_folder
 from medarts.data.splits import divided
 from medarts.errors import DataError
-from medarts.recipe.sections import SourceSettings
+from medarts.recipe import SourceSettings
 
 Progress = Callable[[int, int], None]
+Level = Literal["error", "warning"]
 
 _TINY_PART = 1 / 16  # an image of 12 bits in a file of 16 uses this part of its range
 _FLAT = 1 / 255  # contrast below one grey level of 8 bits
 _GREY_PART = 0.05  # of a binary mask; anti-aliased edges and JPEG noise stay below it
+_SHOWN = 5  # names in a finding that counts many
 _STACKS = {".dcm", ".nii", ".nii.gz"}
 
 
@@ -38,7 +41,7 @@ class Finding:
         fix: what to do about it.
     """
 
-    level: Literal["error", "warning"]
+    level: Level
     file: str
     problem: str
     fix: str
@@ -55,6 +58,7 @@ class Summary:
         splits: samples of every split.
         sizes: "height x width" -> readable images of that size, the most frequent first.
         foreground: mean part of the pixels that is not background, over the readable masks; None without one.
+        findings: what the images could show -> images of every split that show it; empty for images with masks.
     """
 
     domain: str
@@ -63,6 +67,7 @@ class Summary:
     splits: dict[Split, int]
     sizes: dict[str, int]
     foreground: float | None
+    findings: dict[str, dict[Split, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +107,8 @@ def recognise(path: Path) -> tuple[SourceSettings, ...]:
 
     Returns:
         Settings that read it: one source, or two for a CHAOS download with CT and MR. DICOM and NIfTI files
-        of a plain folder get percentiles, as their types do not say what is black and white. A plain folder's
-        domain has the folder's name.
+        of a plain folder or table get percentiles, as their types do not say what is black and white. The domain of
+        these two has the folder's name.
 
     Raises:
         DataError: there is no such folder, or it has none of the known layouts.
@@ -119,11 +124,14 @@ def recognise(path: Path) -> tuple[SourceSettings, ...]:
         mr = SourceSettings(kind="chaos", path=path, name="chaos-mr", modality="mr")
         present = tuple(s for s in (ct, mr) if (path / chaos.ROOT / s.modality.upper()).is_dir())
         return present or (ct,)
-    if folder.recognises(path):
-        files = image_files(path / folder.IMAGES) if (path / folder.IMAGES).is_dir() else []
-        stacks = any(suffix_of(file) in _STACKS for file in files)
+    if chestxray14.recognises(path):
+        return (SourceSettings(kind="chestxray14", path=path),)
+    if table.recognises(path) or folder.recognises(path):
+        kind: Literal["table", "folder"] = "table" if table.recognises(path) else "folder"
+        images = path / folder.IMAGES
+        stacks = any(suffix_of(file) in _STACKS for file in image_files(images if images.is_dir() else path))
         percentiles = (0.5, 99.5) if stacks else None
-        return (SourceSettings(kind="folder", path=path, name=path.resolve().name, percentiles=percentiles),)
+        return (SourceSettings(kind=kind, path=path, name=path.resolve().name, percentiles=percentiles),)
     raise DataError(f"{path} has no known layout.", fix=f"Known: {known}.")
 
 
@@ -131,10 +139,12 @@ def examine(sources: Iterable[SourceSettings], *, progress: Progress | None = No
     """Reads every file of the data sets and collects what is wrong or suspicious.
 
     Errors: unreadable files, image and mask of different size, labels out of range, files without a
-    partner, a wrong splits.csv, a patient in two splits where splits.csv names patients, the same image in two
-    splits, no training images. Warnings: empty and full masks, masks that do not look binary, constant images,
-    16-bit images that use little of their range, inverted grey values, equal images within a split, a
-    patient in two splits where splits.csv names none, a split without images, rows of splits.csv without files.
+    partner, a wrong table, missing images, unknown findings, a patient in two splits where a table names patients, the
+    same image in two splits, no training images. Warnings: empty and full masks, masks that do not look binary,
+    constant images, 16-bit images that use little of their range, inverted grey values, equal images within a split, a
+    patient in two splits where no table names patients, a split without images, rows of splits.csv without files,
+    images without a row, missing images where the source is partial, findings that no image of a split
+    shows or every one.
 
     Args:
         sources: the data sets.
@@ -158,15 +168,18 @@ def examine(sources: Iterable[SourceSettings], *, progress: Progress | None = No
                 progress(len(looks), total)
     findings += [finding for look in looks for finding in look.findings]
     findings += _duplicates(looks)
-    summaries = tuple(_summary(domain, looks) for found in surveys for domain in found.manifest.domains)
+    summaries = tuple(_summary(found.manifest, looks) for found in surveys)
     return Examination(tuple(findings), summaries)
 
 
 def _of_listing(found: Survey, settings: SourceSettings) -> Iterator[Finding]:
     """Yields what is wrong before any file is opened."""
     for fault in found.faults:
-        detail = f": {fault.detail}" if fault.detail else ""
-        yield Finding("error", str(fault.file), f"{fault.problem}{detail}.", fault.fix)
+        if fault.problem != MISSING:  # of which there can be 100,000
+            detail = f": {fault.detail}" if fault.detail else ""
+            yield Finding("error", str(fault.file), f"{fault.problem}{detail}.", fault.fix)
+    yield from _counted("error", [fault for fault in found.faults if fault.problem == MISSING])
+    yield from _counted("warning", found.doubts)
     samples = found.manifest.samples
     if not any(fault.problem == DIVIDED for fault in found.faults):
         for patient, splits in divided((sample.patient, sample.split) for sample in samples).items():
@@ -175,13 +188,41 @@ def _of_listing(found: Survey, settings: SourceSettings) -> Iterator[Finding]:
     present = {sample.split for sample in samples}
     for split in SPLITS:
         if split not in present:
-            level: Literal["error", "warning"] = "error" if split == "train" else "warning"
+            level: Level = "error" if split == "train" else "warning"
             fix = "Add patients, or a splits.csv that names some."
             yield Finding(level, str(settings.path), f"There are no images in the split {split}.", fix)
     if found.unused_rows:
-        shown = ", ".join(found.unused_rows[:5])
+        shown = ", ".join(found.unused_rows[:_SHOWN])
         problem = f"{len(found.unused_rows)} rows have no files: {shown}."
         yield Finding("warning", str(settings.path / "splits.csv"), problem, "Complete the download.")
+    yield from _of_labels(found.manifest, settings)
+
+
+def _counted(level: Level, faults: Iterable[Fault]) -> Iterator[Finding]:
+    """Yields one finding for all faults of a kind, with their number and the first names."""
+    alike: dict[str, list[Fault]] = defaultdict(list)
+    for fault in faults:
+        alike[fault.problem].append(fault)
+    for problem, same in alike.items():
+        names = ", ".join(fault.detail for fault in same[:_SHOWN])
+        more = f" and {len(same) - _SHOWN} more" if len(same) > _SHOWN else ""
+        yield Finding(level, str(same[0].file), f"{problem} ({len(same)}): {names}{more}.", same[0].fix)
+
+
+def _of_labels(manifest: Manifest, settings: SourceSettings) -> Iterator[Finding]:
+    """Yields the findings that no image of a split shows, and those that all of them show."""
+    for split in SPLITS:
+        part = manifest.of_split(split)
+        if not part.samples:
+            continue
+        for finding, positives in zip(manifest.findings, part.labels().sum(axis=0), strict=True):
+            if positives == 0:
+                problem, fix = f"No image of the split {split} shows {finding}.", "It cannot be scored or learnt there."
+            elif positives == len(part.samples):
+                problem, fix = f"Every image of the split {split} shows {finding}.", "Check the table; add others."
+            else:
+                continue
+            yield Finding("warning", str(settings.path), problem, fix)
 
 
 def _look(sample: Sample, rules: ReadingRules) -> _Look:
@@ -237,6 +278,8 @@ def _image_doubts(raw: Raw, image: Image, rules: ReadingRules) -> Iterator[tuple
 
 
 def _mask(sample: Sample, rules: ReadingRules, findings: list[Finding]) -> Mask | None:
+    if sample.mask is None:
+        return None
     name = _named(sample, sample.mask)
     try:
         raw = raw_mask(sample.mask, sample.slice_index, indices=rules.labels is not None)
@@ -281,8 +324,10 @@ def _duplicates(looks: Iterable[_Look]) -> Iterator[Finding]:
             )
 
 
-def _summary(domain: str, looks: Iterable[_Look]) -> Summary:
+def _summary(manifest: Manifest, looks: Iterable[_Look]) -> Summary:
+    (domain,) = manifest.domains
     own = [look for look in looks if look.sample.domain == domain]
+    positives = {split: manifest.of_split(split).labels().sum(axis=0) for split in SPLITS}
     sizes = Counter(f"{look.size[0]} x {look.size[1]}" for look in own if look.size)
     parts = [look.foreground for look in own if look.foreground is not None]
     return Summary(
@@ -292,6 +337,10 @@ def _summary(domain: str, looks: Iterable[_Look]) -> Summary:
         splits={split: sum(look.sample.split == split for look in own) for split in SPLITS},
         sizes=dict(sizes.most_common()),
         foreground=float(np.mean(parts)) if parts else None,
+        findings={
+            finding: {split: int(positives[split][n]) for split in SPLITS}
+            for n, finding in enumerate(manifest.findings)
+        },
     )
 
 

@@ -1,16 +1,19 @@
-"""The manifest: which image belongs to which mask, patient, domain and split.
+"""The manifest: which image belongs to which mask or findings, patient, domain and split.
 
-Every source (ISIC, CVC-ClinicDB, CHAOS, a plain folder, phantoms) produces one; everything after it reads
-nothing else about a data set.
+Every source (ISIC, CVC-ClinicDB, CHAOS, ChestX-ray14, a plain folder, a table) produces one; everything after it
+reads nothing else about a data set.
 """
 
 import csv
 import hashlib
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -22,25 +25,32 @@ PARTS: tuple[Part, ...] = (*SPLITS, "all")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image with its mask.
+    """One image with its mask or its findings.
 
     Attributes:
         key: name of the sample, unique within its domain ("ISIC_0000001", "CT/3/017").
         image: file of the image.
-        mask: file of the mask.
+        mask: file of the mask; None for images with findings.
         patient: whatever must stay on one side of a split: a patient, a video sequence, a lesion.
         domain: name of the data set the sample comes from.
         split: "train", "val" or "test".
         slice_index: the slice along the last axis, for volumes (NIfTI); None for 2-D files.
+        findings: names of what the image shows; empty for images with masks, and where nothing is found.
     """
 
     key: str
     image: Path
-    mask: Path
+    mask: Path | None
     patient: str
     domain: str
     split: Split
     slice_index: int | None = None
+    findings: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its files."""
+        return (self.image,) if self.mask is None else (self.image, self.mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +77,12 @@ class Manifest:
     Attributes:
         samples: all samples, sorted by (domain, key).
         rules: reading rules of each domain.
+        findings: names of all that is looked for, in the order of a network's outputs; empty for images with masks.
     """
 
     samples: tuple[Sample, ...]
     rules: dict[str, ReadingRules]
+    findings: tuple[str, ...] = ()
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -79,7 +91,7 @@ class Manifest:
 
     def where(self, keep: Callable[[Sample], bool]) -> "Manifest":
         """Returns the manifest of the samples for which ``keep`` is true."""
-        return Manifest(tuple(sample for sample in self.samples if keep(sample)), self.rules)
+        return replace(self, samples=tuple(sample for sample in self.samples if keep(sample)))
 
     def part(self, part: Part) -> "Manifest":
         """Returns the manifest of one split, or this one for "all"."""
@@ -89,33 +101,42 @@ class Manifest:
         """Returns the manifest of one split."""
         return self.where(lambda sample: sample.split == split)
 
+    def labels(self) -> NDArray[np.uint8]:
+        """Returns 1 where a sample shows a finding and 0 elsewhere, samples x findings."""
+        rows = [[finding in sample.findings for finding in self.findings] for sample in self.samples]
+        return np.asarray(rows, dtype=np.uint8).reshape(len(rows), len(self.findings))
+
     def to_csv(self) -> str:
-        """Returns one row a sample: key, domain, patient, split, image, mask."""
+        """Returns one row a sample: key, domain, patient, split, image, mask, findings."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["key", "domain", "patient", "split", "image", "mask"])
+        writer.writerow(["key", "domain", "patient", "split", "image", "mask", "findings"])
         for sample in self.samples:
-            writer.writerow((sample.key, sample.domain, sample.patient, sample.split, sample.image, sample.mask))
+            about = (sample.key, sample.domain, sample.patient, sample.split)
+            writer.writerow((*about, sample.image, sample.mask or "", "|".join(sample.findings)))
         return text.getvalue()
 
     def fingerprint(self) -> str:
-        """Returns 16 hexadecimal digits that change when a file, its size, a patient, a split or a rule changes.
+        """Returns 16 hexadecimal digits that change with files, their sizes, patients, splits, findings and rules.
 
         Content is represented by file name and size, so that a fingerprint of 100,000 images takes seconds.
         """
         digest = hashlib.sha256(repr(sorted(self.rules.items())).encode())
+        digest.update("|".join(self.findings).encode())
         for sample in self.samples:
-            sizes = (sample.image.stat().st_size, sample.mask.stat().st_size)
+            sizes = [file.stat().st_size for file in sample.files]
             row = (sample.domain, sample.key, sample.patient, sample.split, sample.slice_index, *sizes)
-            digest.update(repr(row).encode())
+            digest.update(repr(row if not self.findings else (*row, sample.findings)).encode())
         return digest.hexdigest()[:16]
 
 
 def join(manifests: Iterable[Manifest]) -> Manifest:
-    """Joins manifests of different domains into one; the order of the domains is kept."""
+    """Joins manifests of different domains, which have the same findings, into one; the order of domains is kept."""
     samples: list[Sample] = []
     rules: dict[str, ReadingRules] = {}
+    findings: tuple[str, ...] = ()
     for manifest in manifests:
         samples.extend(manifest.samples)
         rules.update(manifest.rules)
-    return Manifest(tuple(sorted(samples, key=lambda sample: (sample.domain, sample.key))), rules)
+        findings = manifest.findings
+    return Manifest(tuple(sorted(samples, key=lambda sample: (sample.domain, sample.key))), rules, findings)

@@ -19,7 +19,7 @@ class Mixture:
 
     Attributes:
         images: BCHW.
-        parts: (lam, targets BHW) of every image that went in; the lam sum to 1.
+        parts: (lam, targets BHW or BF) of every image that went in; the lam sum to 1.
     """
 
     images: Tensor
@@ -55,7 +55,7 @@ def mix(images: Tensor, targets: Tensor, settings: MixingSettings, *, seed: int)
 
     Args:
         images: BCHW.
-        targets: BHW.
+        targets: BHW or BF.
         settings: alpha and the number of images; alpha 0 returns the batch as it is.
         seed: of this step.
     """

@@ -4,7 +4,7 @@ from medarts.data.manifest import Manifest, Split
 from medarts.data.sources import open_sources
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError
-from medarts.recipe import DataSettings
+from medarts.recipe import DataSettings, Recipe
 
 
 def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...]) -> Manifest:
@@ -17,7 +17,7 @@ def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...]) -> Manife
     Raises:
         DataError: a folder, a mask or a split is missing, or masks of several classes have no labels.
     """
-    manifest = open_sources(settings.sources)
+    manifest = open_sources(settings.sources, findings=settings.findings)
     for domain, rules in manifest.rules.items():
         if settings.classes > 1 and rules.labels is None:
             raise DataError(
@@ -32,6 +32,13 @@ def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...]) -> Manife
                 fix="Add it to splits.csv, or remove that file and set the source's fractions.",
             )
     return manifest
+
+
+def with_findings(recipe: Recipe, manifest: Manifest) -> Recipe:
+    """Returns the recipe with the names of the outputs that its sources gave it; a segmentation stays as it is."""
+    if not manifest.findings:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"findings": manifest.findings})})
 
 
 def open_data(settings: DataSettings, *, needs: tuple[Split, ...]) -> ImageStore:

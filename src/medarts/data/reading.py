@@ -69,7 +69,10 @@ def read_mask(sample: Sample, rules: ReadingRules) -> Mask:
 
     Raises:
         DataError: the file cannot be read, or holds a value that the labels do not name.
+        ValueError: the sample has no mask.
     """
+    if sample.mask is None:
+        raise ValueError(f"{sample.key} has findings, no mask")
     raw = raw_mask(sample.mask, sample.slice_index, indices=rules.labels is not None)
     return classify(raw, rules, path=sample.mask)
 

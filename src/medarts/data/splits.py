@@ -4,16 +4,18 @@ Whatever is drawn here is drawn from a hash of (seed, patient), so that it depen
 files nor on the other patients' names.
 """
 
-import csv
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medarts.data.files import is_image, suffix_of
 from medarts.data.manifest import SPLITS, Manifest, Sample, Split
+from medarts.data.tables import read_table
 from medarts.errors import DataError
 
+ID_COLUMNS = ("id", "image")
 GROUP_COLUMNS = ("patient", "subject", "sequence", "case", "lesion")  # a csv with two of them: the coarser counts
 ORIGIN_COLUMNS = ("source", "dataset", "site")
 _FEW_PATIENTS = 4  # below it a half of whole patients is too lopsided
@@ -56,35 +58,46 @@ class SplitTable:
 def read_splits_csv(path: Path) -> SplitTable:
     """Reads a splits.csv.
 
-    Columns: ``id``; ``split`` (train, val or test, anything else leaves the sample out); and optionally one of
-    ``GROUP_COLUMNS`` that names what must stay whole. Where a column of ``ORIGIN_COLUMNS`` stands beside it, the
-    two together are the patient, as subject 1 of two data sets is two people.
+    Columns: ``id`` or ``image`` (a name with or without the suffix of its file); ``split`` (train, val or test,
+    anything else leaves the sample out); and optionally one of ``GROUP_COLUMNS`` that names what must stay whole.
+    Where a column of ``ORIGIN_COLUMNS`` stands beside it, the two together are the patient, as subject 1 of two data
+    sets is two people.
 
     Raises:
         DataError: no such columns, no rows, an id twice, or a row without its patient.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file: {error}.", fix="Save it as UTF-8 text with commas.") from None
-    missing = [column for column in ("id", "split") if column not in columns]
-    if missing or not rows:
-        what = f"no column {' and '.join(missing)}" if missing else "no rows"
-        raise DataError(f"{path} has {what}.", fix="Write the columns id and split, one row an image.")
-    group = next((column for column in GROUP_COLUMNS if column in columns), None)
-    origin = next((column for column in ORIGIN_COLUMNS if column in columns), None)
+    table = read_table(path)
+    named = next((column for column in ID_COLUMNS if column in table.columns), "id")
+    table.require((named, "split"), fix="Write the columns id and split, one row an image.")
+    group = next((column for column in GROUP_COLUMNS if column in table.columns), None)
+    origin = next((column for column in ORIGIN_COLUMNS if column in table.columns), None)
+    blank = [""] * len(table.lines)
+    patients, origins = (table.cells[column] if column else blank for column in (group, origin))
     parsed: dict[str, SplitRow] = {}
-    for row in rows:
-        key = (row["id"] or "").strip()
+    for name, word, patient, home in zip(table.cells[named], table.cells["split"], patients, origins, strict=True):
+        key = without_suffix(name)
         if key in parsed:
             raise DataError(f"{path} names the id '{key}' twice.", fix="Keep one of the two rows.")
-        if group and not row[group]:
+        if group and not patient:
             raise DataError(f"{path}: id '{key}' has no {group}.", fix=f"Fill in the column {group}.")
-        parsed[key] = SplitRow(_split_named(row["split"]), _patient_of(row, group, origin))
+        parsed[key] = SplitRow(split_named(word), _patient(patient, home, grouped=bool(group), located=bool(origin)))
     return SplitTable(parsed, grouped=group is not None)
+
+
+def split_named(text: str) -> Split | None:
+    """Returns the split that a cell names; None for any other word."""
+    wanted = text.strip().lower()
+    return next((split for split in SPLITS if split == wanted), None)
+
+
+def without_suffix(name: str) -> str:
+    """Returns the name of an image file without its suffix, and any other name as it is.
+
+    >>> without_suffix("a/1.2.png"), without_suffix("a/1.2")
+    ('a/1.2', 'a/1.2')
+    """
+    path = Path(name)
+    return name[: -len(suffix_of(path))] if is_image(path) else name
 
 
 def assign_splits(groups: Iterable[str], *, fractions: tuple[float, float], seed: int) -> dict[str, Split]:
@@ -99,7 +112,7 @@ def assign_splits(groups: Iterable[str], *, fractions: tuple[float, float], seed
         Patient -> split. From three patients up, a split with a fraction above 0 has at least one, and training
         always does. Fewer are all training: one cannot hold out a person and still learn from others.
     """
-    patients = sorted(set(groups), key=lambda patient: _draw(seed, patient))
+    patients = sorted(set(groups), key=lambda patient: draw(seed, patient))
     count = len(patients)
     if count < 3:
         return dict.fromkeys(patients, "train")
@@ -157,6 +170,11 @@ def divided(members: Iterable[tuple[str, Split | None]]) -> dict[str, tuple[Spli
     }
 
 
+def draw(seed: int, name: str) -> str:
+    """Returns what names are sorted by where some of them are drawn: a hash of (seed, name)."""
+    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
+
+
 def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Returns a key that sorts numbers in names by value: 2 before 10.
 
@@ -168,7 +186,7 @@ def natural(name: str) -> tuple[tuple[int, str], ...]:
 
 
 def _first_half(samples: Sequence[Sample], portion: float, seed: int) -> list[Sample]:
-    patients = sorted({sample.patient for sample in samples}, key=lambda patient: _draw(seed, f"half/{patient}"))
+    patients = sorted({sample.patient for sample in samples}, key=lambda patient: draw(seed, f"half/{patient}"))
     if len(patients) < _FEW_PATIENTS:
         ordered = sorted(samples, key=lambda sample: natural(sample.key))
         return ordered[: _share(portion, len(ordered))]
@@ -181,16 +199,7 @@ def _share(portion: float, count: int) -> int:
     return min(max(round(portion * count), 1), count - 1)
 
 
-def _draw(seed: int, name: str) -> str:
-    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
-
-
-def _split_named(text: str | None) -> Split | None:
-    wanted = (text or "").strip().lower()
-    return next((split for split in SPLITS if split == wanted), None)
-
-
-def _patient_of(row: dict[str, str], group: str | None, origin: str | None) -> str | None:
-    if group is None:
+def _patient(patient: str, home: str, *, grouped: bool, located: bool) -> str | None:
+    if not grouped:
         return None
-    return f"{row[origin]}/{row[group]}" if origin else row[group]
+    return f"{home}/{patient}" if located else patient

@@ -1,4 +1,4 @@
-"""Images and masks, read and resized once, then served from a memory map.
+"""Images and their targets, read and resized once, then served from a memory map.
 
 Every file is read when the store is made, so that a damaged file, a mask of another size or a label out of range is
 said before any training. The store is kept in a cache folder under the fingerprint of its manifest.
@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from medarts.data.manifest import Manifest, Sample
-from medarts.data.reading import read_pair
+from medarts.data.reading import read_image, read_pair
 from medarts.errors import DataError
 from medarts.recipe import DataSettings
 from medarts.run.progress import progress_bar
@@ -40,17 +41,17 @@ class ImageStore:
     Attributes:
         manifest: the samples, in the order of the arrays.
         images: float16, sample x channel x height x width, 0..1.
-        masks: uint8, sample x height x width, class indices.
+        targets: uint8: class indices of masks, sample x height x width, or labels, sample x finding.
     """
 
     manifest: Manifest
     images: NDArray[np.float16]
-    masks: NDArray[np.uint8]
+    targets: NDArray[np.uint8]
 
     @property
     def nbytes(self) -> int:
-        """The size of images and masks in bytes."""
-        return self.images.nbytes + self.masks.nbytes
+        """The size of images and targets in bytes."""
+        return self.images.nbytes + self.targets.nbytes
 
     def indices(self, part: Manifest) -> NDArray[np.int64]:
         """Returns the positions of the samples of ``part``."""
@@ -67,14 +68,15 @@ def open_store(manifest: Manifest, settings: DataSettings) -> ImageStore:
     Raises:
         DataError: a file cannot be read, its mask has another size, a label is out of range, or the disk is full.
     """
-    form = f"{settings.size}px-{settings.in_channels}ch-{settings.classes}cl"
+    form = f"{settings.size}px-{settings.in_channels}ch" + ("" if manifest.findings else f"-{settings.classes}cl")
     name = f"v{FORMAT}-{manifest.fingerprint()}-{_stamp(manifest)}-{form}"
     folder = (settings.cache or default_cache()) / name
     if not folder.exists():
         _make(manifest, settings, folder)
     images = np.load(folder / "images.npy", mmap_mode="r")
-    masks = np.load(folder / "masks.npy", mmap_mode="r")
-    return ImageStore(manifest, images, masks)
+    if manifest.findings:
+        return ImageStore(manifest, images, manifest.labels())
+    return ImageStore(manifest, images, np.load(folder / "masks.npy", mmap_mode="r"))
 
 
 def default_cache() -> Path:
@@ -86,7 +88,7 @@ def _stamp(manifest: Manifest) -> str:
     """Returns what changes when a file is written anew; its size, in the fingerprint, may stay as it was."""
     digest = hashlib.sha256()
     for sample in manifest.samples:
-        for path in (sample.image, sample.mask):
+        for path in sample.files:
             digest.update(repr((str(path.absolute()), path.stat().st_mtime_ns)).encode())
     return digest.hexdigest()[:16]
 
@@ -97,23 +99,24 @@ def _make(manifest: Manifest, settings: DataSettings, folder: Path) -> None:
     number, size, channels = len(manifest.samples), settings.size, settings.in_channels
     folder.parent.mkdir(parents=True, exist_ok=True)
     _tidy(folder.parent)
-    _check_room(folder.parent, number * size**2 * (2 * channels + 1))
+    _check_room(folder.parent, number * size**2 * (2 * channels + (0 if manifest.findings else 1)))
     unfinished.mkdir()
-    images = np.lib.format.open_memmap(
-        unfinished / "images.npy", mode="w+", dtype=np.float16, shape=(number, channels, size, size)
-    )
-    masks = np.lib.format.open_memmap(unfinished / "masks.npy", mode="w+", dtype=np.uint8, shape=(number, size, size))
+    arrays = [
+        _map(unfinished / "images.npy", dtype=np.float16, shape=(number, channels, size, size)),
+        *([] if manifest.findings else [_map(unfinished / "masks.npy", dtype=np.uint8, shape=(number, size, size))]),
+    ]
 
-    def read(sample: Sample) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def read(sample: Sample) -> list[NDArray[Any]]:
         return _read(sample, manifest, settings)
 
     try:
         with progress_bar("reading images", number) as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for position, pair in enumerate(pool.map(read, manifest.samples)):
-                images[position], masks[position] = pair
+            for position, parts in enumerate(pool.map(read, manifest.samples)):
+                for array, part in zip(arrays, parts, strict=True):
+                    array[position] = part
                 bar.advance()
-        images.flush()
-        masks.flush()
+        for array in arrays:
+            array.flush()
         try:
             unfinished.rename(folder)
         except OSError:
@@ -121,6 +124,10 @@ def _make(manifest: Manifest, settings: DataSettings, folder: Path) -> None:
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _map(path: Path, *, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
 def _tidy(cache: Path) -> None:
@@ -140,17 +147,25 @@ def _check_room(cache: Path, needed: int) -> None:
         )
 
 
-def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    image_hwc, mask_hw = read_pair(sample, manifest.rules[sample.domain], channels=settings.in_channels)
+def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> list[NDArray[Any]]:
+    """Returns the image and, where it has one, the mask of a sample at the size of the store."""
+    rules, size = manifest.rules[sample.domain], (settings.size, settings.size)
+    if sample.mask is None:
+        image_hwc = read_image(sample, rules, channels=settings.in_channels)
+        return [_resized(image_hwc, size)]
+    image_hwc, mask_hw = read_pair(sample, rules, channels=settings.in_channels)
     largest = 1 if settings.classes == 1 else settings.classes - 1
     if int(mask_hw.max()) > largest:
         raise DataError(
             f"{sample.mask} holds class {int(mask_hw.max())}, data.classes {settings.classes} allows 0 to {largest}.",
             fix=f"Set data.classes={int(mask_hw.max()) + 1}, or map its values with the source's 'labels'.",
         )
-    size = (settings.size, settings.size)
-    image = torch.from_numpy(np.ascontiguousarray(image_hwc)).permute(2, 0, 1)[None]
     mask = torch.from_numpy(np.ascontiguousarray(mask_hw))[None, None]
+    return [_resized(image_hwc, size), F.interpolate(mask, size=size, mode="nearest-exact")[0, 0].numpy()]
+
+
+def _resized(image_hwc: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    image = torch.from_numpy(np.ascontiguousarray(image_hwc)).permute(2, 0, 1)[None]
     resized = F.interpolate(image, size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
-    labels = F.interpolate(mask, size=size, mode="nearest-exact")[0, 0]
-    return resized.numpy(), labels.numpy()
+    chw: NDArray[np.float32] = resized.numpy()
+    return chw

@@ -16,7 +16,7 @@ from medarts.run.process import in_new_process
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_torch
 from medarts.search.start import prepare_search, try_search
-from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.spaces.registry import make_space
 from medarts.training.start import try_training
 
 STEPS = 3
@@ -83,7 +83,7 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None) -> Plan:
         MedartsError: data, recipe or device do not fit.
         RecipeError: one image at once takes more than the budget, or more memory than there is.
     """
-    prepare_search(recipe)  # errors and the cache come first, in this process
+    recipe = prepare_search(recipe).recipe  # errors and the cache come first, in this process
     tries = [_Try(recipe, stage) for stage in (*range(len(recipe.search.stages)), None)]
     trials = []
     with progress_bar("plan", len(tries)) as bar:
@@ -133,10 +133,7 @@ class _Try:
         if self.stage is not None:
             return try_search(self.recipe, self.stage, steps=STEPS)
         seed_torch(self.recipe.seed, "plan")
-        space = WeaveSpace(
-            self.recipe.space, in_channels=self.recipe.data.in_channels, outputs=self.recipe.data.classes
-        )
-        supernet = space.supernet(self.recipe.search.stages[-1], None)
+        supernet = make_space(self.recipe).supernet(self.recipe.search.stages[-1], None)
         genotype = supernet.derive(self.recipe.derive, name="plan", provenance={})
         return try_training(self.recipe, genotype, steps=STEPS)
 

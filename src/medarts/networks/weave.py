@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from medarts.networks.network import TrainedNetwork
 from medarts.spaces.genotype import Cell, Genotype
 from medarts.spaces.layers import Norm
 from medarts.spaces.weave import lattice
@@ -85,7 +86,7 @@ class WeaveCell(nn.Module):
         return b, self.channels, h, w
 
 
-class LatticeNetwork(nn.Module):
+class LatticeNetwork(TrainedNetwork):
     """What networks on the lattice have in common: sizes that they take, and heads that can be used alone.
 
     Args:
@@ -96,7 +97,7 @@ class LatticeNetwork(nn.Module):
     def __init__(self, depth: int, head_nodes: tuple[Node, ...]) -> None:
         super().__init__()
         self.depth = depth
-        self.divisor = 2**depth
+        self.divisor: int = 2**depth
         self.head_nodes = head_nodes
 
     def check_size(self, size: int) -> None:
@@ -106,6 +107,10 @@ class LatticeNetwork(nn.Module):
             RecipeError: ``size`` is no positive multiple of ``divisor``.
         """
         lattice.check_size(size, self.depth)
+
+    def smallest_map(self, size: int) -> int:
+        """Returns the height and width of the lowest level."""
+        return size // self.divisor
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -13,7 +13,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from medarts.errors import RecipeError, did_you_mean
-from medarts.recipe.sections import Recipe, SearchSettings
+from medarts.recipe.published import with_published_defaults
+from medarts.recipe.sections import Recipe, SearchSettings, StackSettings, WeaveSettings
+
+_SPACES: dict[str, type[BaseModel]] = {"stack": StackSettings, "weave": WeaveSettings}
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -86,7 +89,11 @@ def fingerprint(recipe: Recipe) -> str:
 
 def _fill_in_lists(content: dict[str, Any], keys: list[str]) -> None:
     """Puts the default of a list into ``content`` where a change names an item of a list that is not there."""
-    default: Any = {"search": SearchSettings().model_dump(mode="json")}
+    given = with_published_defaults(content).get("search")
+    stages = given.get("stages") if isinstance(given, dict) else None
+    if stages is None:
+        stages = [stage.model_dump(mode="json") for stage in SearchSettings().stages]
+    default: Any = {"search": {"stages": stages}}
     for key, following in pairwise(keys):
         default = default.get(key) if isinstance(default, dict) else None
         if default is None or not isinstance(content, dict):
@@ -118,7 +125,10 @@ def _position(content: list[Any], key: str, override: str) -> int:
 
 
 def _expand_paths(content: dict[str, Any], origin: str) -> dict[str, Any]:
-    """Expands ``$NAME`` and ``~`` in paths of sources and cache."""
+    """Expands ``$NAME`` and ``~`` in paths of sources, cache and weights."""
+    train = content.get("train")
+    if isinstance(train, dict) and isinstance(train.get("weights"), str):
+        content = content | {"train": train | {"weights": _expand(train["weights"], f"{origin}: train.weights")}}
     data = content.get("data")
     if not isinstance(data, dict):
         return content
@@ -153,13 +163,15 @@ def _explain(error: ValidationError) -> str:
     for item in error.errors():
         if item["type"] == "too_short" and any(loc[: len(item["loc"])] == item["loc"] for loc in inner):
             continue
-        where = ".".join(str(part) for part in item["loc"])
+        where = ".".join(str(part) for part in _without_tag(item["loc"]))
         if item["type"] == "extra_forbidden":
             valid = _keys_beside(item["loc"])
             lines.append(f"{where} is not a key of a recipe. {did_you_mean(str(item['loc'][-1]), valid)}")
         elif item["type"] == "literal_error":
             choices = item["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             lines.append(f"{where} cannot be {item['input']!r}. {did_you_mean(str(item['input']), choices)}")
+        elif item["type"] == "union_tag_invalid":
+            lines.append(f"{where}.name cannot be '{item['ctx']['tag']}'. {did_you_mean(item['ctx']['tag'], _SPACES)}")
         elif item["type"] == "missing":
             lines.append(f"{where} is missing. Add it.")
         else:
@@ -169,11 +181,18 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
+def _without_tag(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Returns a path of the recipe; pydantic puts the name of the space behind ``space``."""
+    return (location[0], *location[2:]) if location[:1] == ("space",) and location[1:2] else location
+
+
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
     model: Any = Recipe
     for part in location[:-1]:
-        if isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel):
-            model = _model_inside(model.model_fields[part].annotation)
+        if part in _SPACES and model is None:
+            model = _SPACES[str(part)]
+        elif isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel):
+            model = None if part == "space" else _model_inside(model.model_fields[part].annotation)
     return list(model.model_fields)
 
 

@@ -1,132 +1,24 @@
-"""The sections of a recipe.
+"""The sections of a recipe, apart from that of the data.
 
-Defaults of search and training are the published values (MixSearch, arXiv 2102.13280, experiments) where there is one.
-Not published are: derive (published is moves: all), the augmentation, gradient clipping, and all of evaluation and
-compute.
+Defaults of search and training are the published values of the weaved space (MixSearch, arXiv 2102.13280, experiments)
+where there is one; ``published`` has those of the other space. Not published are: derive (published is moves: all), the
+augmentation, gradient clipping, and all of evaluation and compute.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-LossName = Literal["bce", "bce_logits", "dice", "soft_dice", "bce_dice", "ce", "ce_dice"]
-NAME = r"^\w[\w .-]*$"
-"""Names become folders."""
+from medarts.recipe.data import DataSettings
+from medarts.recipe.published import with_published_defaults
+from medarts.recipe.section import Count, Fraction, Positive, Section
 
-RESERVED = ("all", "mean of domains")
-"""Rows of tables beside those of the domains."""
-
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, coerce_numbers_to_str=True)
-
-
-class SourceSettings(Section):
-    """One data set on disk.
-
-    Attributes:
-        kind: layout of the folder: isic (2016 to 2018), cvc (CVC-ClinicDB), chaos (CT and MR), or folder
-            (``images/`` and ``masks/`` with an optional ``splits.csv``).
-        path: the folder; ``$NAME`` and ``~`` are expanded.
-        name: name of the domain in tables; the kind where not given.
-        modality: chaos only: ct, mr (both MR sequences), mr_t1 or mr_t2.
-        organ: chaos only: liver, right_kidney, left_kidney or spleen as foreground, or all as classes 1 to 4.
-        window: (low, high) in stored units (Hounsfield for CT) mapped to 0..1.
-        percentiles: (low, high) percentiles of an image mapped to 0..1, instead of a window.
-        labels: value in the mask file: class index, 0 being background; without it a mask is foreground above
-            half its range.
-        fractions: (validation, test) fractions of the patients where the source brings no splits.csv.
-    """
-
-    kind: Literal["isic", "cvc", "chaos", "folder"]
-    path: Path
-    name: Annotated[str, Field(pattern=NAME)] | None = None
-    modality: Literal["ct", "mr", "mr_t1", "mr_t2"] = "ct"
-    organ: Literal["liver", "right_kidney", "left_kidney", "spleen", "all"] = "liver"
-    window: tuple[float, float] | None = None
-    percentiles: tuple[float, float] | None = None
-    labels: dict[int, int] | None = None
-    fractions: tuple[Fraction, Fraction] = (0.1, 0.2)
-
-    @property
-    def domain(self) -> str:
-        """The name of the domain."""
-        return self.name or self.kind
-
-    @model_validator(mode="after")
-    def _one_scaling(self) -> "SourceSettings":
-        if self.window and self.percentiles:
-            raise ValueError("window and percentiles exclude each other; keep one of them")
-        if sum(self.fractions) >= 1:
-            raise ValueError(f"fractions {self.fractions} leave no training images; their sum must be below 1")
-        for low_high in (self.window, self.percentiles):
-            if low_high and low_high[0] >= low_high[1]:
-                raise ValueError(f"{low_high} is empty; the first value must be below the second")
-        if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise ValueError(f"percentiles {self.percentiles} must lie in 0 to 100")
-        return self
-
-
-class AugmentationSettings(Section):
-    """Random changes of a training batch, drawn an image at a time (each with probability one half).
-
-    Attributes:
-        flip: mirror left-right and top-bottom.
-        transpose: exchange rows and columns.
-        rotate: rotate by up to so many degrees.
-        scale: zoom by a factor up to 1 +- this.
-        brightness: add up to +- this to intensities in 0..1.
-        contrast: multiply the distance to mid-grey by up to 1 +- this.
-        gamma: raise intensities to a power of up to 1 +- this.
-    """
-
-    flip: bool = True
-    transpose: bool = True
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
-    scale: Fraction = 0.0
-    brightness: Fraction = 0.2
-    contrast: Fraction = 0.0
-    gamma: Fraction = 0.0
-
-
-class DataSettings(Section):
-    """What the networks see.
-
-    Attributes:
-        sources: the data sets; several are joined to one.
-        size: height and width of the images, in pixels.
-        in_channels: channels of the images; grey images are repeated, colour images become luma where 1.
-        classes: outputs of the networks. 1: foreground or not (sigmoid). K >= 2: K exclusive classes of which
-            0 is background (softmax).
-        sampling: by_size draws every image once an epoch; equal draws equally many of every domain.
-        augmentation: random changes of training batches.
-        cache: folder of the resized images; the user's cache folder where not given.
-    """
-
-    sources: Annotated[tuple[SourceSettings, ...], Field(min_length=1)]
-    size: Annotated[int, Field(ge=16)] = 256
-    in_channels: Count = 3
-    classes: Annotated[int, Field(ge=1, le=200)] = 1
-    sampling: Literal["by_size", "equal"] = "by_size"
-    augmentation: AugmentationSettings = AugmentationSettings()
-    cache: Path | None = None
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> "DataSettings":
-        names = [source.domain for source in self.sources]
-        for name in names:
-            if name in RESERVED:
-                raise ValueError(f"no source can be called '{name}', which is a row of the score tables")
-        if len(set(names)) < len(names):
-            raise ValueError(f"two sources have the same name in {names}; give each its own 'name'")
-        return self
+MaskLoss = Literal["bce", "bce_logits", "dice", "soft_dice", "bce_dice", "ce", "ce_dice"]
+FindingLoss = Literal["bce_logits", "weighted_bce", "focal", "asymmetric"]
+LossName = Literal[MaskLoss, FindingLoss]
+ModelName = Literal["chexnet"]
+GradientName = Literal["first_order", "second_order"]
 
 
 class WeaveSettings(Section):
@@ -155,6 +47,35 @@ class WeaveSettings(Section):
         if self.init_channel % self.shuffle_groups:
             raise ValueError(f"shuffle_groups {self.shuffle_groups} does not divide init_channel {self.init_channel}")
         return self
+
+
+class StackSettings(Section):
+    """The stack of normal and reduction cells of DARTS (arXiv 1806.09055).
+
+    Attributes:
+        name: the search space.
+        stem: chest: 7x7 convolution and max pooling, a quarter of the size, three reduction cells. cifar: 3x3
+            convolution at full size, two reduction cells.
+        intermediate_nodes: nodes of a cell between its inputs and its output.
+        search_channel: C of the supernet, the channels of a node before the first reduction; each reduction doubles it.
+        init_channel: C of the derived network.
+        layers: cells of the derived network; those of the supernet are the depth of a stage.
+        drop_path_prob: largest probability of dropping an operation of the derived network for an image while it is
+            trained; it grows to it from 0.
+        auxiliary: a second classifier behind two thirds of the cells of the derived network, while it is trained.
+    """
+
+    name: Literal["stack"] = "stack"
+    stem: Literal["chest", "cifar"] = "chest"
+    intermediate_nodes: Count = 4
+    search_channel: Annotated[int, Field(ge=2)] = 16
+    init_channel: Annotated[int, Field(ge=2)] = 36
+    layers: Count = 20
+    drop_path_prob: Fraction = 0.2
+    auxiliary: bool = False
+
+
+SpaceSettings = WeaveSettings | StackSettings
 
 
 class BatchSettings(Section):
@@ -190,24 +111,18 @@ class StageSettings(BatchSettings):
     """One stage of the search; the weights start afresh in each.
 
     Attributes:
-        depth: depth D of the lattice, which has 2D-1 layers.
+        depth: depth D of the lattice, which has 2D-1 layers; of the stack, the number of its cells.
         epochs: passes over the weight half of the training images.
         batch: images a step.
         accumulate: parts of a batch that run one after the other; see BatchSettings.
-        keep: operations kept on every edge at the end of the stage, for the next stage: set -> number.
+        keep: operations kept on every edge at the end of the stage, for the next stage: set (down, normal, up; of the
+            stack normal, reduce) -> number.
     """
 
     depth: Annotated[int, Field(ge=3)] = 4
     epochs: Count = 80
     batch: Count = 12
-    keep: dict[str, Count] = {}
-
-    @model_validator(mode="after")
-    def _sets_exist(self) -> "StageSettings":
-        for name in self.keep:
-            if name not in ("down", "normal", "up"):
-                raise ValueError(f"keep names the unknown set '{name}'; use down, normal or up")
-        return self
+    keep: dict[str, Count] = Field(default={})
 
 
 class MixingSettings(Section):
@@ -243,6 +158,8 @@ class SearchSettings(Section):
     Attributes:
         stages: the stages in their order.
         loss: loss of weights, alphas and betas.
+        gradient: of the architecture: first_order at the weights as they are, or second_order at the weights one step
+            ahead (DARTS, arXiv 1806.09055, section 2.3): 2.5 times the time of a step.
         train_portion: part of the training patients the weights learn from; the alphas learn from the rest.
         lr: start of the cosine learning rate of SGD on the weights.
         lr_min: its end.
@@ -262,6 +179,7 @@ class SearchSettings(Section):
         StageSettings(depth=5, epochs=80, batch=12),
     )
     loss: LossName = "bce_logits"
+    gradient: GradientName = "first_order"
     train_portion: Annotated[float, Field(gt=0, lt=1)] = 0.5
     lr: Positive = 0.025
     lr_min: Annotated[float, Field(ge=0)] = 1e-5
@@ -298,16 +216,20 @@ class DeriveSettings(Section):
 
 
 class TrainSettings(BatchSettings):
-    """Retraining of the derived network from scratch.
+    """Training of the derived network from scratch, or of one made by hand.
 
     Attributes:
+        model: a network made by hand, instead of the one a genotype describes.
+        weights: file of weights from which ``model`` starts; fresh ones where not given.
         epochs: passes over the training images.
         batch: images a step.
         accumulate: parts of a batch that run one after the other; see BatchSettings.
         loss: the loss; bce_dice is 0.5 BCE + 1 Dice.
-        norm: group normalises every image by itself. batch normalises every channel by the batch, and in validation
-            and inference by running statistics, which become part of the convolutions: inference is faster. The
-            statistics of small batches are noisy, and of images that do not look alike they fit none.
+        auxiliary_weight: share of an auxiliary classifier in the loss.
+        norm: of the weaved network; others have batch norms. group normalises every image by itself. batch normalises
+            every channel by the batch, and in validation and inference by running statistics, which become part of the
+            convolutions: inference is faster. The statistics of small batches are noisy, and of images that do not look
+            alike they fit none.
         optimizer: sgd or adamw.
         lr: largest learning rate.
         lr_min: smallest learning rate.
@@ -322,9 +244,12 @@ class TrainSettings(BatchSettings):
         mixing: mixing of images, off by default.
     """
 
+    model: ModelName | None = None
+    weights: Path | None = None
     epochs: Count = 1600
     batch: Count = 8
     loss: LossName = "bce_dice"
+    auxiliary_weight: Annotated[float, Field(ge=0)] = 0.4
     norm: Literal["group", "batch"] = "group"
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 4e-3
@@ -341,6 +266,8 @@ class TrainSettings(BatchSettings):
 
     @model_validator(mode="after")
     def _can_learn(self) -> "TrainSettings":
+        if self.weights is not None and self.model is None:
+            raise ValueError("weights are for a model made by hand; name it in model")
         if self.lr_min > self.lr:
             raise ValueError(f"lr_min {self.lr_min} is above lr {self.lr}")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
@@ -353,13 +280,15 @@ class EvaluationSettings(Section):
 
     Attributes:
         batch: images a step.
-        threshold: probability from which a pixel is foreground (one class).
+        threshold: probability from which a pixel is foreground (one class of masks).
         bootstrap: draws of the bootstrap over patients.
+        sensitivity: for which a second threshold of every finding is chosen, beside Youden's.
     """
 
     batch: Count = 16
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     bootstrap: Annotated[int, Field(ge=100)] = 2000
+    sensitivity: Annotated[float, Field(gt=0, lt=1)] = 0.9
 
 
 class ComputeSettings(Section):
@@ -385,7 +314,7 @@ class Recipe(Section):
         note: a remark for people, shown on the report.
         seed: seed of everything random.
         data: what the networks see.
-        space: the search space.
+        space: the search space: weave for images with masks, stack for images with findings.
         search: the bilevel search.
         derive: how a genotype is derived.
         train: retraining.
@@ -396,9 +325,24 @@ class Recipe(Section):
     note: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataSettings
-    space: WeaveSettings = WeaveSettings()
+    space: Annotated[SpaceSettings, Field(discriminator="name")] = WeaveSettings()
     search: SearchSettings = SearchSettings()
     derive: DeriveSettings = DeriveSettings()
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     compute: ComputeSettings = ComputeSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, content: Any) -> Any:
+        return with_published_defaults(content) if isinstance(content, dict) else content
+
+    @model_validator(mode="after")
+    def _space_fits_the_task(self) -> "Recipe":
+        wanted = {"segmentation": "weave", "classification": "stack"}[self.data.task]
+        if self.space.name != wanted:
+            raise ValueError(
+                f"space {self.space.name} does not fit the data: images with "
+                f"{'masks' if wanted == 'weave' else 'findings'} need space.name {wanted}"
+            )
+        return self

@@ -26,15 +26,26 @@ _LANE = 0.38
 _RADIUS = 0.2
 _INPUT_X, _INPUT_HALF = -0.15, 0.24
 
-_INPUTS = {
-    "down": ("node (t−2, l)", "node (t−1, l−1)"),
-    "normal": ("node (t−4, l)", "node (t−2, l)"),
-    "up": ("node (t−2, l)", "node (t−1, l+1)"),
+_INPUTS: dict[str, dict[str, tuple[str, str]]] = {
+    "weave": {
+        "down": ("node (t−2, l)", "node (t−1, l−1)"),
+        "normal": ("node (t−4, l)", "node (t−2, l)"),
+        "up": ("node (t−2, l)", "node (t−1, l+1)"),
+    },
+    "stack": dict.fromkeys(("normal", "reduce"), ("the cell before the last", "the last cell")),
 }
+"""By space and kind of cell: what s0 and s1 are. A space that stands nowhere here is drawn without words."""
+
 _MEANINGS = {
-    "down": "halves the resolution: edges from s1 are down operations",
-    "normal": "keeps the resolution",
-    "up": "doubles the resolution: edges from s1 are up operations",
+    "weave": {
+        "down": "halves the resolution: edges from s1 are down operations",
+        "normal": "keeps the resolution",
+        "up": "doubles the resolution: edges from s1 are up operations",
+    },
+    "stack": {
+        "normal": "keeps the resolution",
+        "reduce": "halves the resolution: edges from s0 and s1 have stride 2",
+    },
 }
 
 
@@ -71,7 +82,7 @@ def draw_cell(genotype: Genotype, kind: str) -> Figure:
 
     Args:
         genotype: the genotype.
-        kind: the cell, a key of ``genotype.cells``: for the lattice down, normal or up.
+        kind: the cell, a key of ``genotype.cells``: of the lattice down, normal or up, of the stack normal or reduce.
 
     Raises:
         GenotypeError: the genotype has no cell of that kind.
@@ -88,8 +99,7 @@ def draw_cell(genotype: Genotype, kind: str) -> Figure:
     colors = operation_colors(route.operation for route in routes)
     for index, route in enumerate(routes):
         _draw_edge(axes, route, routes, color=colors[route.operation], gid=f"edge-{kind}-{index}")
-    captions = _INPUTS.get(kind, ("", "")) if genotype.paths else ("", "")
-    for state, caption in enumerate(captions):
+    for state, caption in enumerate(_INPUTS.get(genotype.space, {}).get(kind, ())):
         _draw_input(axes, state, caption)
     for node in range(columns):
         axes.add_patch(Circle(((node + 1) * _COLUMN, 0), _RADIUS, facecolor=SURFACE, edgecolor=INK, lw=1.4, zorder=5))
@@ -228,8 +238,8 @@ def _draw_output(axes: Axes, columns: int, y: float) -> None:
 def _draw_title(axes: Axes, genotype: Genotype, kind: str, *, y: float) -> None:
     x = _INPUT_X - 0.6
     _text(axes, x, y, f"{kind} cell", weight="bold", size=11, ha="left")
-    if genotype.paths and kind in _MEANINGS:
-        _text(axes, x + 0.2 + 0.105 * len(f"{kind} cell"), y - 0.01, _MEANINGS[kind], color=MUTED, ha="left")
+    meaning = _MEANINGS.get(genotype.space, {}).get(kind, "")
+    _text(axes, x + 0.2 + 0.105 * len(f"{kind} cell"), y - 0.01, meaning, color=MUTED, ha="left")
 
 
 def _text(axes: Axes, x: float, y: float, content: str, **look: Any) -> None:

@@ -7,7 +7,10 @@ from matplotlib.figure import Figure
 from medarts.reporting.cells import draw_cell, state_name
 from medarts.reporting.lattice import draw_lattice
 from medarts.reporting.style import save
+from medarts.spaces.cell import EDGES_PER_NODE
 from medarts.spaces.genotype import Genotype
+from medarts.spaces.stack.darts_text import to_text
+from medarts.spaces.stack.genotypes import SPACE
 
 FORMATS = ("svg", "png")
 
@@ -33,7 +36,7 @@ def save_drawings(genotype: Genotype, folder: Path) -> list[Path]:
 
 
 def describe(genotype: Genotype) -> str:
-    """Returns a genotype as text: settings, cells node by node, kept moves, provenance."""
+    """Returns a genotype as text: settings, cells node by node, kept moves, provenance, the one-line form of DARTS."""
     lines = [f"{genotype.name} ({genotype.space})", ""]
     lines += [f"  {key:20} {value}" for key, value in genotype.settings.items()]
     for kind, cell in genotype.cells.items():
@@ -49,4 +52,13 @@ def describe(genotype: Genotype) -> str:
     if genotype.provenance:
         lines += ["", "provenance"]
         lines += [f"  {key:20} {value}" for key, value in genotype.provenance.items()]
+    line = one_line(genotype)
+    if line is not None:
+        lines += ["", "in the one-line form of DARTS", line]
     return "\n".join(lines)
+
+
+def one_line(genotype: Genotype) -> str | None:
+    """Returns a genotype in the one-line form of DARTS code; None where it is one that the form has no room for."""
+    edges = {len(node) for cell in genotype.cells.values() for node in cell}
+    return to_text(genotype) if genotype.space == SPACE and edges == {EDGES_PER_NODE} else None

@@ -1,35 +1,37 @@
-"""The HTML page of a run: one file that opens offline, with whatever the run directory holds so far."""
+"""The HTML page of a run: one file that opens offline, with whatever the run directory holds so far.
 
-import base64
-import csv
-import io
-import json
-from importlib import resources
+The page is made of parts, each with the module that reads it: `journals` (how the run went), `mask_scores` and
+`finding_scores` (the scores of a task, each with a template of its own). Here stands what every run has.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from medarts.recipe import to_yaml
+from medarts.data.manifest import SPLITS, Split
+from medarts.recipe import Recipe, Task, to_yaml
 from medarts.reporting.cells import draw_cell
+from medarts.reporting.content import Content, card, csv_rows, json_lines, listed, optional_json, share
+from medarts.reporting.drawings import one_line
+from medarts.reporting.finding_scores import read_finding_scores
+from medarts.reporting.journals import read_architecture, read_curves, read_gaps
 from medarts.reporting.lattice import draw_lattice
-from medarts.reporting.plots import (
-    PREDICTED,
-    TRUE,
-    plot_alphas,
-    plot_betas,
-    plot_curves,
-    plot_example,
-    plot_scores,
-)
-from medarts.reporting.style import css_variables, inline_svg, save
+from medarts.reporting.mask_scores import read_mask_scores
+from medarts.reporting.style import css_variables, inline_svg
 from medarts.run.directory import RunDirectory, write_whole
-from medarts.spaces.genotype import Genotype, load
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.reading import load
+from medarts.spaces.stack.frame import reductions
+from medarts.spaces.stack.genotypes import SPACE as STACK
+from medarts.spaces.stack.genotypes import check as check_stack
 
-Content = dict[str, Any]
+SCORES: dict[Task, Callable[[Path], Content]] = {
+    "segmentation": read_mask_scores,
+    "classification": read_finding_scores,
+}
+"""Reads a folder of scores; the content names its template and has a card."""
 
 
 def write_report(path: Path) -> Path:
@@ -45,167 +47,106 @@ def write_report(path: Path) -> Path:
         RunError: the folder is no run.
     """
     run = RunDirectory.open(path)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string((resources.files("medarts.reporting") / "page.html").read_text("utf-8"))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("medarts.reporting", "."),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
     target = path / "report.html"
-    write_whole(target, template.render(_content(run)))
+    write_whole(target, environment.get_template("page.html").render(_content(run)))
     return target
 
 
 def _content(run: RunDirectory) -> Content:
     facts, recipe = run.facts, run.recipe
     genotype = load(run.path) if (run.path / "genotype.json").exists() else None
-    cost, scores = _optional(run, "cost.json"), _scores(run)
-    summary = _optional(run, "summary.json")
-    records = _lines(run, "metrics.jsonl")
+    cost, curves = optional_json(run, "cost.json"), read_curves(run)
+    folders = sorted(path.parent for path in (run.path / "scores").glob("*/scores.json"))
+    scores = [SCORES[recipe.data.task](folder) for folder in folders]
     return {
-        "title": _title(facts, genotype),
+        "title": _title(facts),
         "facts": facts,
         "recipe": recipe,
         "recipe_text": to_yaml(recipe),
         "light": Markup(css_variables(0)),
         "dark": Markup(css_variables(1)),
-        "true_color": TRUE,
-        "predicted_color": PREDICTED,
-        "cards": _cards(facts, genotype=genotype, cost=cost, scores=scores, records=records),
-        "domains": _domains(run),
+        "cards": _cards(genotype, cost=cost, scores=scores, curves=curves),
+        "domains": _domains(run, recipe),
         "scores": scores,
-        "curves": _svg(plot_curves(records), "loss and validation Dice over the epochs") if records else None,
-        "best": _best(summary),
-        "gaps": _gaps(summary),
-        "lattice": _svg(draw_lattice(genotype), "the lattice") if genotype and genotype.paths else None,
-        "cells": [_svg(draw_cell(genotype, kind), f"the {kind} cell") for kind in genotype.cells] if genotype else [],
-        "architecture": _architecture(run),
+        "curves": curves,
+        "gaps": read_gaps(run),
+        "genotype": _genotype(genotype) if genotype else None,
+        "architecture": read_architecture(run),
         "cost": _cost(cost),
         "environment": _environment(run, facts),
     }
 
 
-def _title(facts: Content, genotype: Genotype | None) -> str:
+def _title(facts: Content) -> str:
     if facts["kind"] == "search":
         return f"Search {facts['name']}"
-    return f"{facts['name']}: training of {genotype.name if genotype else 'a network'}"
+    return f"{facts['name']}: training of {facts['network']}"
 
 
 def _cards(
-    facts: Content, *, genotype: Genotype | None, cost: Content | None, scores: list[Content], records: list[Content]
+    genotype: Genotype | None, *, cost: Content | None, scores: list[Content], curves: Content | None
 ) -> list[Content]:
     """The numbers a reader looks for first."""
-    cards = []
-    for table in scores:
-        several = len({row["domain"] for row in table["rows"]}) > 1
-        row = next(row for row in table["rows"] if not several or row["domain"] == "mean of domains")
-        dice = row["cells"][table["metrics"].index("dice")]["mean"]
-        cards.append({"name": f"Dice, {table['name']}{', mean of data sets' if several else ''}", "value": dice})
-    if records and not scores:
-        best = max(record["val_dice"] for record in records)
-        cards.append({"name": "best validation Dice", "value": f"{best:.3f}"})
+    cards = [table["card"] for table in scores]
+    if curves:
+        cards.append(card(f"best validation {curves['score']}", curves["highest"]))
     if cost:
-        cards.append({"name": "parameters", "value": f"{cost['parameters'] / 1e6:.2f} M"})
-        cards.append({"name": f"CPU latency at {cost['size']} px", "value": f"{cost['latency_ms']:.0f} ms"})
+        cards.append(card("parameters", f"{cost['parameters'] / 1e6:.2f} M"))
+        cards.append(card(f"CPU latency at {cost['size']} px", f"{cost['latency_ms']:.0f} ms"))
     if genotype and genotype.paths:
-        moves = sum(len(kept.moves) for kept in genotype.paths)
-        cards.append({"name": "cells kept", "value": str(moves)})
-    if records:
-        cards.append({"name": "epochs", "value": str(len(records))})
+        cards.append(card("cells kept", str(sum(len(kept.moves) for kept in genotype.paths))))
+    if curves:
+        cards.append(card("epochs", str(curves["epochs"])))
     return cards
 
 
-def _domains(run: RunDirectory) -> list[Content]:
+def _domains(run: RunDirectory, recipe: Recipe) -> list[Content]:
+    """Returns for every data set its images and patients, and how often it shows each finding."""
     path = run.path / "manifest.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        samples = list(csv.DictReader(file))
+    samples = csv_rows(path) if path.exists() else []
     rows = []
     for domain in dict.fromkeys(sample["domain"] for sample in samples):
         members = [sample for sample in samples if sample["domain"] == domain]
-        counts = {split: sum(sample["split"] == split for sample in members) for split in ("train", "val", "test")}
-        rows.append({"domain": domain, "patients": len({sample["patient"] for sample in members}), **counts})
+        rows.append(
+            {
+                "domain": domain,
+                "patients": len({sample["patient"] for sample in members}),
+                "findings": _positives(members, recipe.data.findings) if recipe.data.findings else [],
+                **{str(split): sum(sample["split"] == split for sample in members) for split in SPLITS},
+            }
+        )
     return rows
 
 
-def _scores(run: RunDirectory) -> list[Content]:
-    tables = []
-    for path in sorted((run.path / "scores").glob("*/scores.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rows = _without_repetition(content["tables"])
-        metrics = list(rows[0]["metrics"])
-        tables.append(
-            {
-                "name": path.parent.name,
-                "checkpoint": content["checkpoint"],
-                "head": content["head"],
-                "draws": content["bootstrap"]["draws"],
-                "definitions": content["definitions"],
-                "metrics": metrics,
-                "several": len({row["class"] for row in rows}) > 1,
-                "several_domains": len({row["domain"] for row in rows}) > 1,
-                "plot": _svg(plot_scores(rows), f"Dice on {path.parent.name}"),
-                "rows": [{**row, "cells": [_cell(row["metrics"][metric]) for metric in metrics]} for row in rows],
-                "examples": _examples(path.parent / "examples.npz"),
-            }
-        )
-    return tables
+def _positives(samples: list[dict[str, str]], findings: tuple[str, ...]) -> list[Content]:
+    """Returns the images with each finding, and with none, by split: number and share."""
+    shown = {split: [set(s["findings"].split("|")) for s in samples if s["split"] == split] for split in SPLITS}
+
+    def cell(split: Split, name: str) -> Content:
+        number, images = sum(name in of_image for of_image in shown[split]), len(shown[split])
+        return {"number": f"{number:,}", "share": share(number, images)}
+
+    # The names of an image without findings are joined to nothing, which is split to the one name "".
+    names = {**{name: name for name in findings}, "": "none of them"}
+    return [{"finding": words, "cells": [cell(split, name) for split in SPLITS]} for name, words in names.items()]
 
 
-def _without_repetition(rows: list[Content]) -> list[Content]:
-    """Leaves out the rows over all domains where there is one domain, whose scores they repeat."""
-    together = ("all", "mean of domains")
-    single = len({row["domain"] for row in rows} - set(together)) == 1
-    return [row for row in rows if not (single and row["domain"] in together)]
-
-
-def _cell(summary: Content) -> Content:
-    mean, low, high = summary["mean"], summary["low"], summary["high"]
+def _genotype(genotype: Genotype) -> Content:
+    kinds = {kind: draw_cell(genotype, kind) for kind in genotype.cells}
+    stack = check_stack(genotype) if genotype.space == STACK else None
+    layers = [str(layer + 1) for layer in reductions(stack.stem, stack.layers)] if stack else []
     return {
-        "mean": "–" if mean is None else f"{mean:.3f}",
-        "interval": None if low is None or mean is None else f"{low:.3f} to {high:.3f}",
-        "undefined": summary["undefined"],
+        "lattice": inline_svg(draw_lattice(genotype), "the lattice") if genotype.paths else None,
+        "stack": stack and {"layers": stack.layers, "channels": stack.init_channel, "reduce": listed(layers)},
+        "cells": [inline_svg(figure, f"the {kind} cell") for kind, figure in kinds.items()],
+        "one_line": one_line(genotype),
     }
-
-
-def _examples(path: Path) -> list[Content]:
-    if not path.exists():
-        return []
-    with np.load(path) as arrays:
-        rows = zip(arrays["images"], arrays["targets"], arrays["predictions"], arrays["titles"], strict=True)
-        return [
-            {"title": str(title), "picture": _picture(plot_example(image, target, predicted))}
-            for image, target, predicted, title in rows
-        ]
-
-
-def _best(summary: Content | None) -> Content | None:
-    if not summary or "best_epoch" not in summary:
-        return None
-    return {"epoch": summary["best_epoch"] + 1, "dice": f"{summary['best_dice']:.3f}"}
-
-
-def _gaps(summary: Content | None) -> list[Content]:
-    stages = summary.get("stages", []) if summary else []
-    return [
-        {
-            "supernet": f"{stage['supernet_dice']:.3f}",
-            "discrete": f"{stage['discrete_dice']:.3f}",
-            "gap": f"{stage['gap']:+.3f}",
-        }
-        for stage in stages
-    ]
-
-
-def _architecture(run: RunDirectory) -> list[Content]:
-    records = _lines(run, "architecture.jsonl")
-    stages = []
-    for number in sorted({record["stage"] for record in records}):
-        lines = [record for record in records if record["stage"] == number]
-        alphas = [
-            {"kind": kind, "svg": _svg(plot_alphas(lines, kind), f"alphas of stage {number + 1}, {kind} operations")}
-            for kind in lines[-1]["alphas"]
-        ]
-        betas = _svg(plot_betas(lines), f"betas of stage {number + 1}")
-        stages.append({"number": number + 1, "alphas": alphas, "betas": betas})
-    return stages
 
 
 def _cost(cost: Content | None) -> Content | None:
@@ -223,7 +164,7 @@ def _cost(cost: Content | None) -> Content | None:
 
 def _environment(run: RunDirectory, facts: Content) -> list[tuple[str, str]]:
     rows = [(name, str(value)) for name, value in facts.get("environment", {}).items()]
-    timing = _lines(run, "timing.jsonl")
+    timing = json_lines(run, "timing.jsonl")
     if timing:
         seconds = sum(line["seconds"] for line in timing)
         rows.append(("time of all epochs", f"{seconds / 60:.1f} minutes"))
@@ -231,24 +172,3 @@ def _environment(run: RunDirectory, facts: Content) -> list[tuple[str, str]]:
     rows.append(("recipe fingerprint", facts["recipe_fingerprint"]))
     rows.append(("data fingerprint", facts["data_fingerprint"]))
     return rows
-
-
-def _optional(run: RunDirectory, name: str) -> Content | None:
-    return run.read_json(name) if (run.path / name).exists() else None
-
-
-def _lines(run: RunDirectory, name: str) -> list[Content]:
-    path = run.path / name
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _svg(figure: Figure, label: str) -> Markup:
-    return Markup(inline_svg(figure, label))
-
-
-def _picture(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    save(figure, buffer, file_format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

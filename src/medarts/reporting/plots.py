@@ -1,4 +1,4 @@
-"""Plots of a run: curves, alphas, betas, scores, example predictions."""
+"""Plots of how a run went: losses and scores, alphas, betas, gammas."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -10,12 +10,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from medarts.reporting.style import CYCLE, INK, MOVE_COLORS, MUTED, PALETTE, operation_colors, styled
+from medarts.reporting.cells import state_name
+from medarts.reporting.style import CYCLE, MOVE_COLORS, MUTED, operation_colors, styled
 
 Record = Mapping[str, Any]
 
-TRUE, PREDICTED = "#15e06a", "#ff3d7f"
-"""Outlines on images, legible on skin, mucosa and grey alike; the same on a light and a dark page."""
+SCORE_NAMES = {"dice": "Dice", "auroc": "AUROC"}
+"""What the score is called by which the networks of a task are chosen; in journals ``val_`` stands before it."""
+
+_DASHES = (0, (4, 3))
+_LOWEST_AUROC = 0.4
+"""Where the axis begins, unless a score lies below it: little below chance."""
+
+
+def score_of(record: Record) -> str:
+    """Returns the score that a line of metrics.jsonl has, a key of `SCORE_NAMES`."""
+    return next(score for score in SCORE_NAMES if f"val_{score}" in record)
 
 
 @styled
@@ -35,16 +45,17 @@ def plot_curves(records: Sequence[Record]) -> Figure:
             losses.plot(epochs, values, color=color, label=name)
     losses.set(title="Loss", xlabel="epoch")
     losses.legend()
-    _plot_scores(scores, epochs, records)
+    {"dice": _plot_dice, "auroc": _plot_auroc}[score_of(records[0])](scores, epochs, records)
     starts = [index for index, (a, b) in enumerate(pairwise(records), 1) if a.get("stage") != b.get("stage")]
     for axes in (losses, scores):
+        axes.locator_params(axis="x", integer=True)
         for start in starts:
-            axes.axvline(start + 0.5, color=MUTED, lw=1, linestyle=(0, (4, 3)))
+            axes.axvline(start + 0.5, color=MUTED, lw=1, linestyle=_DASHES)
             axes.text(start + 0.6, axes.get_ylim()[1], "next stage", color=MUTED, va="top", fontsize=7.5)
     return figure
 
 
-def _plot_scores(axes: Axes, epochs: NDArray[np.int64], records: Sequence[Record]) -> None:
+def _plot_dice(axes: Axes, epochs: NDArray[np.int64], records: Sequence[Record]) -> None:
     domains = list(records[-1]["val_dice_by_domain"])
     if len(domains) > 1:
         for domain, color in zip(domains, CYCLE[1:], strict=False):
@@ -56,13 +67,26 @@ def _plot_scores(axes: Axes, epochs: NDArray[np.int64], records: Sequence[Record
     axes.legend(loc="lower right")
 
 
+def _plot_auroc(axes: Axes, epochs: NDArray[np.int64], records: Sequence[Record]) -> None:
+    """Plots the mean strongly and every finding thinly: so many have no colours of their own."""
+    findings = np.asarray([[*record["val_auroc_by_finding"].values()] for record in records], dtype=float)
+    overall = np.asarray([record["val_auroc"] for record in records])
+    axes.plot(epochs, findings, color=MUTED, lw=0.7, alpha=0.6)
+    axes.plot([], [], color=MUTED, lw=0.7, label="each finding")
+    axes.axhline(0.5, color=MUTED, lw=1, linestyle=_DASHES)
+    axes.plot(epochs, overall, color=CYCLE[0], lw=2.2, label="mean of findings")
+    lowest = min(_LOWEST_AUROC, np.nanmin([np.nanmin(overall), *findings[~np.isnan(findings)]]) - 0.02)
+    axes.set(title="Validation AUROC (dashed: chance)", xlabel="epoch", ylim=(lowest, 1))
+    axes.legend(loc="lower right")
+
+
 @styled
 def plot_alphas(records: Sequence[Record], kind: str) -> Figure:
-    """Plots the weights of an operation set over the epochs of a stage, one small picture an edge.
+    """Plots the weights of the operations over the epochs of a stage, one small picture an edge.
 
     Args:
         records: the lines of architecture.jsonl of one stage.
-        kind: the operation set.
+        kind: the operation set of the lattice, or the kind of cell of the stack.
     """
     last = records[-1]["alphas"][kind]
     edges: list[str] = last["edges"]
@@ -72,6 +96,7 @@ def plot_alphas(records: Sequence[Record], kind: str) -> Figure:
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     names = list(dict.fromkeys(name for row in last["operations"] for name in row))
     colors = operation_colors(names)
+    grid[0, 0].locator_params(axis="x", integer=True)
     epochs = [record["epoch"] + 1 for record in records]
     for axes in grid.flat[len(edges) :]:
         axes.axis("off")
@@ -79,11 +104,11 @@ def plot_alphas(records: Sequence[Record], kind: str) -> Figure:
         weights = np.asarray([record["alphas"][kind]["weights"][edge] for record in records])
         for name, values in zip(row, weights.T, strict=True):
             axes.plot(epochs, values, color=colors[name], lw=1.2)
-        node, state = edges[edge].split("<-")
-        source = f"s{state}" if int(state) < 2 else f"n{int(state) - 2}"
-        axes.set_title(f"{source} → n{node}", fontsize=8.5)
+        node, state = _ends(edges[edge])
+        axes.set_title(f"{state_name(state)} → n{node}", fontsize=8.5)
     handles = [Line2D([], [], color=colors[name], label=name) for name in names]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(names)))
+    lines = -(-len(names) // 7)
+    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(names) // lines))
     return figure
 
 
@@ -99,6 +124,7 @@ def plot_betas(records: Sequence[Record]) -> Figure:
     rows = -(-len(nodes) // columns)
     figure = Figure(figsize=(9.2, 1.45 * rows + 0.55), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grid[0, 0].locator_params(axis="x", integer=True)
     epochs = [record["epoch"] + 1 for record in records]
     for axes in grid.flat[len(nodes) :]:
         axes.axis("off")
@@ -112,54 +138,35 @@ def plot_betas(records: Sequence[Record]) -> Figure:
 
 
 @styled
-def plot_scores(rows: Sequence[Record], metric: str = "dice") -> Figure:
-    """Plots one score of every row of a table with its interval.
+def plot_gammas(records: Sequence[Record]) -> Figure:
+    """Plots the weights of the edges into every node of a cell over the epochs of a stage.
 
     Args:
-        rows: the tables of scores.json.
-        metric: the score, in 0..1.
+        records: the lines of architecture.jsonl of one stage, of a search with edge normalisation.
     """
-    several = len({row["class"] for row in rows}) > 1
-    labels = [f"{row['domain']} · {row['class']}" if several else str(row["domain"]) for row in rows]
-    figure = Figure(figsize=(6.4, 0.34 * len(rows) + 0.75), layout="constrained")
-    axes = figure.subplots()
-    for place, row in enumerate(rows):
-        values = row["metrics"][metric]
-        if values["mean"] is None:
-            continue
-        if values["low"] is not None:
-            axes.plot([values["low"], values["high"]], [place, place], color=PALETTE["blue"][0], lw=2.4)
-        axes.plot([values["mean"]], [place], "o", color=INK, ms=5, zorder=3)
-        axes.annotate(
-            f"{values['mean']:.3f}",
-            (values["mean"], place),
-            (0, 6),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
-    axes.set_yticks(range(len(rows)), labels)
-    axes.set(xlabel=f"{metric.title()}, mean and 95 % interval over patients", ylim=(len(rows) - 0.5, -0.7))
-    axes.set_xlim(right=1.0)
-    axes.grid(axis="y", visible=False)
+    last: Mapping[str, Mapping[str, float]] = records[-1]["gammas"]
+    ends = {edge: _ends(edge) for of_kind in last.values() for edge in of_kind}
+    nodes = 1 + max(node for node, _ in ends.values())
+    states = sorted({state for _, state in ends.values()})
+    colors = {state: CYCLE[state % len(CYCLE)] for state in states}
+    figure = Figure(figsize=(9.2, 1.15 * len(last) + 0.55), layout="constrained")
+    grid = figure.subplots(len(last), nodes, sharex=True, sharey=True, squeeze=False)
+    grid[0, 0].locator_params(axis="x", integer=True)
+    epochs = [record["epoch"] + 1 for record in records]
+    for row, kind in zip(grid, last, strict=True):
+        for edge in last[kind]:
+            node, state = ends[edge]
+            weights = [record["gammas"][kind][edge] for record in records]
+            row[node].plot(epochs, weights, color=colors[state], lw=1.2)
+        for node, axes in enumerate(row):
+            axes.set_title(f"{kind}: into n{node}", fontsize=8.5)
+    grid[0, 0].set_ylim(0, 1)
+    handles = [Line2D([], [], color=colors[state], label=f"from {state_name(state)}") for state in states]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(states))
     return figure
 
 
-@styled
-def plot_example(image_hwc: NDArray[Any], target_hw: NDArray[Any], predicted_hw: NDArray[Any]) -> Figure:
-    """Draws an image with the outlines of its true and its predicted mask, two inches wide.
-
-    Args:
-        image_hwc: 0..1, one or three channels (others: the first).
-        target_hw: class indices.
-        predicted_hw: class indices.
-    """
-    figure = Figure(figsize=(2.4, 2.4))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.axis("off")
-    grey = image_hwc.shape[2] != 3
-    axes.imshow(image_hwc[..., 0] if grey else image_hwc, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    for mask, color, style in ((target_hw, TRUE, "solid"), (predicted_hw, PREDICTED, "dashed")):
-        for value in np.unique(mask[mask > 0]):
-            axes.contour(mask == value, levels=[0.5], colors=[color], linewidths=1.3, linestyles=style)
-    return figure
+def _ends(edge: str) -> tuple[int, int]:
+    """Returns node and state of an edge as the journal names it, ``node<-state``."""
+    node, state = edge.split("<-")
+    return int(node), int(state)

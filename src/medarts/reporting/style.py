@@ -1,9 +1,10 @@
-"""Colours and the way from a matplotlib figure to SVG; used by every drawing and plot.
+"""Colours and the way from a matplotlib figure to a file or into the page; used by every drawing and plot.
 
 A colour is a name here. A figure saved to a file has the light value; on the page it becomes a CSS variable, so that
 the same figure is legible on a light and on a dark screen.
 """
 
+import base64
 import functools
 import io
 import re
@@ -12,6 +13,7 @@ from html import escape
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 P = ParamSpec("P")
@@ -131,12 +133,12 @@ def save(figure: Figure, target: Any, *, file_format: str) -> None:
 
 
 @styled
-def inline_svg(figure: Figure, label: str) -> str:
+def inline_svg(figure: Figure, label: str) -> Markup:
     """Returns a figure as SVG to stand inside an HTML page: CSS colours, the page's font, no addresses.
 
     Args:
         figure: the figure.
-        label: what it shows, for people who hear the page.
+        label: what it shows, for people who hear the page; no two figures of a page share one.
     """
     mpl.rcParams["svg.hashsalt"] = label
     empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -154,7 +156,14 @@ def inline_svg(figure: Figure, label: str) -> str:
     width = figure.get_figwidth() * 96
     size = f"width:100%;min-width:{width * _SMALLEST:.0f}px;max-width:{width:.0f}px"
     attributes = f'role="img" aria-label="{escape(label)}" style="{size}"'
-    return re.sub(r'<svg width="[^"]*" height="[^"]*"', f"<svg {attributes}", svg, count=1).strip()
+    return Markup(re.sub(r'<svg width="[^"]*" height="[^"]*"', f"<svg {attributes}", svg, count=1).strip())
+
+
+def inline_png(figure: Figure) -> str:
+    """Returns a figure as the address of a picture that holds the picture itself."""
+    buffer = io.BytesIO()
+    save(figure, buffer, file_format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def css_variables(ground: int) -> str:

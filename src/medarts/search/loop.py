@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medarts.data.batches import Batches
-from medarts.data.mixing import Mixture, mix
+from medarts.data.mixing import mix
 from medarts.recipe import Recipe
 from medarts.run.checkpoint import Checkpoint
 from medarts.run.device import peak_memory_mb
@@ -31,22 +31,11 @@ from medarts.run.job import Trial, check_finite, leave, load_point, median_secon
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
 from medarts.run.schedule import cosine
-from medarts.search.gradients import first_order
+from medarts.search.gradients import GRADIENTS, Objective, first_order
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.genotype import load as load_genotype
+from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.space import Candidates, SearchSpace
-
-
-class Task(Protocol):
-    """What the search knows of a task."""
-
-    score: str
-
-    def loss(self, outputs: list[Tensor], mixture: Mixture) -> Tensor:
-        """Returns the loss of a (mixed) batch."""
-
-    def validate(self, forward: Any, batches: Batches) -> dict[str, Any]:
-        """Returns validation values, among them ``val_loss`` and the one named ``score``."""
+from medarts.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -241,36 +230,46 @@ class SearchLoop:
     def _step(self, orders: list[NDArray[np.int64]]) -> None:
         """One bilevel step: the architecture first, as in DARTS, then the weights."""
         place, settings, data = self.place, self.recipe.search, self.data[self.place.stage]
+        training = self._objective(data.weights, orders[0])
         if place.epoch >= settings.arch_after:
-            place.arch_loss += self._descend(
-                data.architecture, orders[1], self.architecture_optimizer, held=self.weights
+            self.architecture_optimizer.zero_grad()
+            self.weight_optimizer.zero_grad()  # or the gradients of the step before would be held meanwhile
+            loss = GRADIENTS[settings.gradient](
+                self.fabric,
+                training=training,
+                validation=self._objective(data.architecture, orders[1]),
+                weights=self.weights,
+                architecture=self.architecture,
+                optimizer=self.weight_optimizer,
             )
-        place.train_loss += self._descend(data.weights, orders[0], self.weight_optimizer, held=self.architecture)
+            check_finite(self._run, loss, name=f"loss of the {data.architecture.name}", place=self._where())
+            self.architecture_optimizer.step()
+            place.arch_loss += loss
+        self.weight_optimizer.zero_grad()
+        loss = first_order(self.fabric, training, held=self.architecture)
+        check_finite(self._run, loss, name=f"loss of the {data.weights.name}", place=self._where())
+        if settings.grad_clip:
+            self.fabric.clip_gradients(
+                self.model, self.weight_optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False
+            )
+        self.weight_optimizer.step()
+        place.train_loss += loss
         place.step += 1
 
-    def _descend(
-        self, half: Batches, order: NDArray[np.int64], optimizer: Any, *, held: list[torch.nn.Parameter]
-    ) -> float:
-        """Updates one set of parameters on a batch of one half, and returns the loss."""
-        place, settings = self.place, self.recipe.search
+    def _objective(self, half: Batches, order: NDArray[np.int64]) -> Objective:
+        """Returns the loss on this step's batch of a half, the same function however often it is called."""
+        place, recipe = self.place, self.recipe
         where = (half.name, place.stage, place.epoch, place.step)
-        batch = half.training(
-            order, place.step, settings=self.recipe.data.augmentation, seed=seed_of(self.recipe.seed, *where)
-        )
-        mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(self.recipe.seed, "mixing", *where))
-        seed_torch(self.recipe.seed, "dropout", *where)
-        optimizer.zero_grad()
-        parts = mixture.split(settings.stages[place.stage].accumulate)
+        batch = half.training(order, place.step, settings=recipe.data.augmentation, seed=seed_of(recipe.seed, *where))
+        mixture = mix(batch.images, batch.targets, recipe.search.mixing, seed=seed_of(recipe.seed, "mixing", *where))
+        parts = mixture.split(recipe.search.stages[place.stage].accumulate)
 
         def losses() -> Iterator[Tensor]:
-            return (share * self.task.loss(self.model(part.images), part) for share, part in parts)
+            seed_torch(recipe.seed, "dropout", *where)
+            for share, part in parts:
+                yield share * self.task.loss(self.model(part.images), part)
 
-        loss = first_order(self.fabric, losses, held=held)
-        check_finite(self._run, loss, name=f"loss of the {half.name}", place=self._where())
-        if settings.grad_clip and optimizer is self.weight_optimizer:
-            self.fabric.clip_gradients(self.model, optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False)
-        optimizer.step()
-        return loss
+        return losses
 
     def _validate(self, validation: Batches) -> dict[str, Any]:
         self.model.eval()
@@ -299,15 +298,16 @@ class SearchLoop:
         """Measures the discretisation gap, then hands the strongest candidates to the next stage."""
         place, validation = self.place, self.data[self.place.stage].validation
         genotype = self._derive()
-        score, name = self.task.score, self.task.score.removeprefix("val_")
+        score = self.task.score
         continuous = self._validate(validation)
         self.supernet.discretise(genotype)
         discrete = self._validate(validation)
         self.supernet.discretise(None)
         place.gaps.append(
             {
-                f"supernet_{name}": continuous[score],
-                f"discrete_{name}": discrete[score],
+                "score": score.removeprefix("val_"),
+                "supernet": continuous[score],
+                "discrete": discrete[score],
                 "gap": continuous[score] - discrete[score],
             }
         )

@@ -8,18 +8,19 @@ from lightning_fabric import Fabric
 
 from medarts.data.batches import Batches, check_fills_a_batch
 from medarts.data.manifest import Manifest
-from medarts.data.opening import open_manifest
+from medarts.data.opening import open_manifest, with_findings
 from medarts.data.splits import halve
 from medarts.data.store import ImageStore, open_store
+from medarts.errors import RecipeError
 from medarts.recipe import Recipe
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
 from medarts.run.job import Trial, with_images
 from medarts.run.randomness import seed_of
 from medarts.search.loop import SearchLoop, StageData
+from medarts.spaces.registry import make_space
 from medarts.spaces.space import SearchSpace
-from medarts.spaces.weave.supernet import WeaveSpace
-from medarts.tasks.segmentation import SegmentationTask
+from medarts.tasks.task import Task, make_task
 
 HALVES = ("weight half", "alpha half")
 
@@ -41,7 +42,7 @@ def start_search(recipe: Recipe, out: Path) -> RunDirectory:
     manifest = job.store.manifest
     run = RunDirectory.create(
         out,
-        recipe,
+        job.recipe,
         kind="search",
         data_fingerprint=manifest.fingerprint(),
         files={"manifest.csv": manifest.to_csv()},
@@ -77,12 +78,12 @@ def try_search(recipe: Recipe, stage: int, *, steps: int) -> Trial:
 
 @dataclass(frozen=True)
 class SearchJob:
-    """A search whose recipe and data have been found to fit."""
+    """A search whose recipe, with the names of its outputs, and data have been found to fit."""
 
     recipe: Recipe
     fabric: Fabric
     space: SearchSpace
-    task: SegmentationTask
+    task: Task
     store: ImageStore
     data: list[StageData]
 
@@ -98,18 +99,18 @@ def prepare_search(recipe: Recipe) -> SearchJob:
         MedartsError: data, recipe or device do not fit.
     """
     fabric = make_fabric(recipe.compute)
-    task = SegmentationTask(
-        recipe.data, loss=recipe.search.loss, field="search.loss", threshold=recipe.evaluation.threshold
-    )
-    space = WeaveSpace(
-        recipe.space,
-        in_channels=recipe.data.in_channels,
-        outputs=recipe.data.classes,
-        supernet=recipe.search.supernet,
-    )
-    for stage in recipe.search.stages:
-        space.check_size(stage, recipe.data.size)
+    if recipe.search.gradient == "second_order" and recipe.compute.precision != "fp32":
+        raise RecipeError(
+            f"search.gradient second_order takes the difference of almost equal gradients, which "
+            f"{recipe.compute.precision} does not resolve.",
+            fix="Use compute.precision=fp32, or search.gradient=first_order.",
+        )
     manifest = open_manifest(recipe.data, needs=("train", "val"))
+    recipe = with_findings(recipe, manifest)
+    task = make_task(recipe, manifest, loss=recipe.search.loss, field="search.loss")
+    space = make_space(recipe)
+    for stage in recipe.search.stages:
+        space.check(stage, recipe.data.size)
     halves = halve(manifest.of_split("train"), portion=recipe.search.train_portion, seed=seed_of(recipe.seed, "halves"))
     largest = max(stage.batch for stage in recipe.search.stages)
     for half, name in zip(halves, HALVES, strict=True):

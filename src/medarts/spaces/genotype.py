@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ NAME = r"\w[\w .-]*"
 
 Edge = tuple[str, int]
 """An operation and the state it reads; states 0 and 1 are the cell's inputs s0 and s1, state 2 + i its node i."""
+
+Setting = int | float | bool | str
 
 Cell = tuple[tuple[Edge, ...], ...]
 """The incoming edges of every intermediate node."""
@@ -44,7 +45,7 @@ class Genotype:
     Attributes:
         name: what people call it.
         space: the search space it belongs to.
-        cells: kind of cell (for the lattice: down, normal, up) -> its nodes' edges.
+        cells: kind of cell (of the lattice down, normal, up; of the stack normal, reduce) -> its nodes' edges.
         settings: the values of the space that fix the network besides the cells.
         paths: kept paths of the lattice; empty for spaces without one.
         provenance: where it came from (recipe, data fingerprint, seed, source).
@@ -53,11 +54,11 @@ class Genotype:
     name: str
     space: str
     cells: Mapping[str, Cell]
-    settings: Mapping[str, int | float | bool]
+    settings: Mapping[str, Setting]
     paths: tuple[KeptMoves, ...] = ()
     provenance: Mapping[str, str | int | float] = field(default_factory=dict)
 
-    def with_settings(self, **changes: int | float | bool) -> "Genotype":
+    def with_settings(self, **changes: Setting) -> "Genotype":
         """Returns a copy with some settings of the space changed."""
         unknown = set(changes) - set(self.settings)
         if unknown:
@@ -109,35 +110,6 @@ def from_json(text: str, *, origin: str) -> Genotype:
         raise GenotypeError(
             f"{origin} is damaged ({type(error).__name__}: {error}).", fix="Copy it again from its run."
         ) from None
-
-
-def zoo() -> tuple[str, ...]:
-    """Returns the names of the published genotypes that come with medarts."""
-    folder = resources.files("medarts.spaces") / "zoo"
-    return tuple(sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".json")))
-
-
-def load(name: str | Path) -> Genotype:
-    """Reads a genotype by its name in the zoo, from a file, or from a run directory.
-
-    Raises:
-        GenotypeError: there is none of that name, or the file is no genotype.
-    """
-    if str(name) in zoo():
-        text = (resources.files("medarts.spaces") / "zoo" / f"{name}.json").read_text(encoding="utf-8")
-        return from_json(text, origin=f"zoo/{name}.json")
-    path = Path(name) / "genotype.json" if Path(name).is_dir() else Path(name)
-    if Path(name).is_dir() and not path.is_file():
-        raise GenotypeError(
-            f"The folder {name} holds no genotype.", fix="Give a search or training run that has ended an epoch."
-        )
-    if not path.is_file():
-        raise GenotypeError(f"There is no genotype '{name}'.", fix=did_you_mean(str(name), zoo()))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise GenotypeError(f"{path} is not text.", fix="Give a genotype.json of a search.") from None
-    return from_json(text, origin=str(path))
 
 
 def _build(content: dict[str, Any]) -> Genotype:

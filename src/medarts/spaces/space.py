@@ -57,11 +57,15 @@ class SearchSpace(ABC):
     """Makes the supernets of a search, one for each stage."""
 
     @abstractmethod
-    def check_size(self, stage: StageSettings, size: int) -> None:
-        """Refuses images whose height and width a stage's supernet cannot take.
+    def check(self, stage: StageSettings, size: int) -> None:
+        """Refuses a stage whose supernet cannot be built, or cannot take the images.
+
+        Args:
+            stage: the stage.
+            size: height and width of the images.
 
         Raises:
-            RecipeError: it cannot.
+            RecipeError: a value does not fit the space, or the size the supernet.
         """
 
     @abstractmethod

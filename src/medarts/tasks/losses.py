@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medarts.errors import RecipeError, did_you_mean
-from medarts.recipe.sections import LossName
+from medarts.recipe import LossName, MaskLoss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits (B, K, H, W) and class indices (B, H, W) -> the loss of every image (B,)."""
@@ -47,7 +47,10 @@ def make_loss(name: LossName, *, classes: int, field: str = "loss") -> Loss:
         RecipeError: unknown name, or a loss of one class for several or the reverse.
     """
     if name not in _TERMS:
-        raise RecipeError(f"There is no loss '{name}'.", fix=did_you_mean(name, get_args(LossName)))
+        if name in get_args(LossName):
+            fix = f"Use one of {', '.join(get_args(MaskLoss))}."
+            raise RecipeError(f"{field} '{name}' is a loss of findings, not of masks.", fix=fix)
+        raise RecipeError(f"There is no loss '{name}'.", fix=did_you_mean(name, get_args(MaskLoss)))
     binary, exclusive = name.startswith("bce"), name.startswith("ce")
     if (binary and classes > 1) or (exclusive and classes == 1):
         raise RecipeError(

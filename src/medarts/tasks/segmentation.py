@@ -27,7 +27,6 @@ class SegmentationTask:
     """
 
     score = "val_dice"
-    """The value of ``validate`` by which networks are chosen; larger is better."""
 
     def __init__(self, data: DataSettings, *, loss: LossName, field: str = "loss", threshold: float = 0.5) -> None:
         self.classes = data.classes

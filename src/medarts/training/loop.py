@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from medarts.data.batches import Batches
 from medarts.data.mixing import mix
+from medarts.networks.network import TrainedNetwork
 from medarts.recipe import Recipe, TrainSettings
 from medarts.run.checkpoint import Checkpoint
 from medarts.run.device import peak_memory_mb
@@ -28,7 +29,7 @@ from medarts.run.job import Trial, backward, check_finite, leave, load_point, me
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
 from medarts.run.schedule import cosine
-from medarts.tasks.segmentation import SegmentationTask
+from medarts.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class TrainingLoop:
         recipe: Recipe,
         *,
         fabric: Fabric,
-        network: nn.Module,
-        task: SegmentationTask,
+        network: TrainedNetwork,
+        task: Task,
         data: TrainingData,
     ) -> None:
         self._run = run
@@ -115,7 +116,12 @@ class TrainingLoop:
             while self.place.epoch < self.settings.epochs and not self._is_stale():
                 self._epoch(stop, bar)
         self.run_directory.write_json(
-            "summary.json", {"best_epoch": self.place.best_epoch, "best_dice": self.place.best_score}
+            "summary.json",
+            {
+                "best_epoch": self.place.best_epoch,
+                "score": self.task.score.removeprefix("val_"),
+                "best_score": self.place.best_score,
+            },
         )
         self.run_directory.finish()
 
@@ -168,6 +174,7 @@ class TrainingLoop:
         place, training = self.place, self.data.training
         began = time.perf_counter()
         order = self._order()
+        self.network.at(place.epoch / self.settings.epochs)
         self.model.train()
         while place.step < training.steps:
             self._step(order)

@@ -6,9 +6,11 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from medarts.data.batches import Batches, check_fills_a_batch
-from medarts.data.opening import open_manifest
+from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import RecipeError
+from medarts.networks.network import TrainedNetwork
+from medarts.networks.registry import Architecture, network_of, task_of
 from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe
 from medarts.run.device import environment, make_fabric
@@ -16,18 +18,18 @@ from medarts.run.directory import RunDirectory
 from medarts.run.job import Trial, with_images
 from medarts.run.randomness import seed_torch
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.genotype import load as load_genotype
-from medarts.spaces.weave.genotypes import space_settings
-from medarts.tasks.segmentation import SegmentationTask
+from medarts.spaces.reading import load as load_genotype
+from medarts.spaces.registry import space_settings
+from medarts.tasks.task import Task, make_task
 from medarts.training.loop import TrainingData, TrainingLoop
 
 
-def start_training(recipe: Recipe, genotype: Genotype, out: Path) -> RunDirectory:
-    """Trains the network of a genotype from scratch, in a new run directory.
+def start_training(recipe: Recipe, architecture: Architecture, out: Path) -> RunDirectory:
+    """Trains a network from scratch, or from a file of weights, in a new run directory.
 
     Args:
-        recipe: data and training; its space section becomes that of the genotype.
-        genotype: the architecture.
+        recipe: data and training; its space section becomes that of the genotype, its model that made by hand.
+        architecture: the genotype, or the name of a network made by hand.
         out: folder of the run, new or empty.
 
     Raises:
@@ -36,20 +38,29 @@ def start_training(recipe: Recipe, genotype: Genotype, out: Path) -> RunDirector
         InterruptedRunError: the run was asked to stop; it can be resumed.
     """
     RunDirectory.check_free(out)
-    recipe = recipe.model_copy(update={"space": space_settings(genotype)})
-    job = _prepare(recipe, genotype)
+    if isinstance(architecture, Genotype):
+        of_network = {"genotype.json": architecture.to_json() + "\n"}
+        changes = {"space": space_settings(architecture), "train": recipe.train.model_copy(update={"model": None})}
+    else:
+        of_network, changes = {}, {"train": recipe.train.model_copy(update={"model": architecture})}
+    job = _prepare(recipe.model_copy(update=changes), architecture)
     manifest = job.store.manifest
     run = RunDirectory.create(
         out,
-        recipe,
+        job.recipe,
         kind="train",
         data_fingerprint=manifest.fingerprint(),
-        files={"manifest.csv": manifest.to_csv(), "genotype.json": genotype.to_json() + "\n"},
+        files={"manifest.csv": manifest.to_csv(), **of_network},
         environment=environment(job.fabric, recipe.compute),
-        genotype=genotype.name,
+        network=architecture.name if isinstance(architecture, Genotype) else architecture,
     )
     job.loop(run).run()
     return run
+
+
+def architecture_of(run: RunDirectory) -> Architecture:
+    """Returns what a training run trains."""
+    return run.recipe.train.model or load_genotype(run.path)
 
 
 def resume_training(path: Path) -> RunDirectory:
@@ -59,30 +70,31 @@ def resume_training(path: Path) -> RunDirectory:
         RunError: the folder is no training run, or its data have changed.
     """
     run = RunDirectory.open(path, kind="train")
-    job = _prepare(run.recipe, load_genotype(path))
+    settings = run.recipe.train.model_copy(update={"weights": None})  # the checkpoint has what came of them
+    job = _prepare(run.recipe.model_copy(update={"train": settings}), architecture_of(run))
     run.check_unchanged(job.store.manifest.fingerprint())
     job.loop(run).run()
     return run
 
 
-def try_training(recipe: Recipe, genotype: Genotype, *, steps: int) -> Trial:
+def try_training(recipe: Recipe, architecture: Architecture, *, steps: int) -> Trial:
     """Times a few steps of a training.
 
     Raises:
         MedartsError: data, genotype, recipe or device do not fit.
     """
-    job = _prepare(recipe, genotype)
+    job = _prepare(recipe, architecture)
     return with_images(job.loop(None).trial(steps=steps), job.store.nbytes, job.fabric.device)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A training whose recipe, genotype and data have been found to fit."""
+    """A training whose recipe, with the names of its outputs, network and data have been found to fit."""
 
     recipe: Recipe
     fabric: Fabric
-    network: WeaveNetwork
-    task: SegmentationTask
+    network: TrainedNetwork
+    task: Task
     store: ImageStore
     data: TrainingData
 
@@ -90,19 +102,17 @@ class _Job:
         return TrainingLoop(run, self.recipe, fabric=self.fabric, network=self.network, task=self.task, data=self.data)
 
 
-def _prepare(recipe: Recipe, genotype: Genotype) -> _Job:
+def _prepare(recipe: Recipe, architecture: Architecture) -> _Job:
     """Looks at everything that can be wrong, what is quick to see first, and reads the images last."""
     fabric = make_fabric(recipe.compute)
-    task = SegmentationTask(
-        recipe.data, loss=recipe.train.loss, field="train.loss", threshold=recipe.evaluation.threshold
-    )
-    seed_torch(recipe.seed, "network")
-    network = WeaveNetwork(
-        genotype, in_channels=recipe.data.in_channels, outputs=recipe.data.classes, norm=recipe.train.norm
-    )
-    network.check_size(recipe.data.size)
-    _check_statistics(recipe, network)
+    _check_task(recipe, architecture)
     manifest = open_manifest(recipe.data, needs=("train", "val"))
+    recipe = with_findings(recipe, manifest)
+    task = make_task(recipe, manifest, loss=recipe.train.loss, field="train.loss")
+    seed_torch(recipe.seed, "network")
+    network = network_of(recipe, architecture)
+    network.check_size(recipe.data.size)
+    _check_norms(recipe, network)
     training, validation = manifest.of_split("train"), manifest.of_split("val")
     check_fills_a_batch(training, recipe.train.batch, name="training set")
     store, device = open_store(manifest, recipe.data), fabric.device
@@ -113,13 +123,26 @@ def _prepare(recipe: Recipe, genotype: Genotype) -> _Job:
     return _Job(recipe, fabric, network, task, store, data)
 
 
-def _check_statistics(recipe: Recipe, network: WeaveNetwork) -> None:
-    """Refuses batch norms that would see a single value: one image at a time, one pixel at the lowest level."""
+def _check_task(recipe: Recipe, architecture: Architecture) -> None:
+    task = task_of(architecture)
+    if task != recipe.data.task:
+        name = architecture.name if isinstance(architecture, Genotype) else architecture
+        raise RecipeError(
+            f"{name} is a network for {task}, but the data are for {recipe.data.task}.",
+            fix="Train it on images with findings." if task == "classification" else "Train it on images with masks.",
+        )
+
+
+def _check_norms(recipe: Recipe, network: TrainedNetwork) -> None:
+    """Refuses kinds of norms that a network does not have, and batch norms that would see a single value."""
     settings = recipe.train
-    smallest = settings.batch // settings.accumulate
-    if settings.norm == "batch" and smallest == 1 and recipe.data.size == network.divisor:
+    if settings.norm != "batch":
+        if not isinstance(network, WeaveNetwork):
+            raise RecipeError(f"train.norm is {settings.norm}, but the network has batch norms.", fix="Use batch.")
+        return
+    if settings.batch // settings.accumulate == 1 and network.smallest_map(recipe.data.size) == 1:
         raise RecipeError(
             f"train.norm is batch, but with train.batch {settings.batch} in {settings.accumulate} parts and data.size "
             f"{recipe.data.size} a norm sees one image of one pixel.",
-            fix="Use train.norm=group, or a larger batch, fewer parts or larger images.",
+            fix="Use a larger batch, fewer parts or larger images; or train.norm=group, where the network has it.",
         )

@@ -1,7 +1,6 @@
 """Phantoms on disk, in the layouts of ISIC 2017, CVC-ClinicDB and CHAOS."""
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,12 +16,11 @@ from medarts.data.manifest import Split
 from medarts.data.phantom.abdomen import abdomen, patient
 from medarts.data.phantom.dermoscopy import dermoscopy
 from medarts.data.phantom.endoscopy import endoscopy, scene
+from medarts.data.phantom.folder import finish, generator_at, new_folder, to_bytes, written
 from medarts.errors import DataError
 from medarts.recipe import SourceSettings
-from medarts.run.randomness import seed_of
 
 VERSION = 1
-STAMP = "phantoms.json"
 FRAMES = 5
 """Frames of a sequence, slices of a patient."""
 INTERCEPT = -1024
@@ -50,10 +48,10 @@ def write_phantoms(folder: Path, *, seed: int, images: int = 120, size: int = 12
             f"{images} phantoms of {size} pixels are too few or too small.", fix="Ask for 25 and 32 or more."
         )
     stamp = {"version": VERSION, "seed": seed, "images": images, "size": size}
-    if not _written(folder, stamp):
+    if not written(folder, stamp, own=("isic", "cvc", "chaos")):
         for write in (_write_isic, _write_cvc, _write_chaos):
             write(folder, seed, images, size)
-        (folder / STAMP).write_text(json.dumps(stamp) + "\n", encoding="utf-8")
+        finish(folder, stamp)
     return (
         SourceSettings(kind="isic", path=folder / "isic", name="dermoscopy"),
         SourceSettings(kind="cvc", path=folder / "cvc", name="endoscopy"),
@@ -61,25 +59,10 @@ def write_phantoms(folder: Path, *, seed: int, images: int = 120, size: int = 12
     )
 
 
-def _written(folder: Path, stamp: dict[str, int]) -> bool:
-    """Whether these phantoms are there; a folder whose writing was broken off is written again."""
-    path = folder / STAMP
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == stamp:
-        return True
-    others = {item.name for item in folder.iterdir()} - {"isic", "cvc", "chaos"} if folder.is_dir() else set()
-    if others:
-        raise DataError(f"{folder} holds {min(others)}, not these phantoms.", fix="Give an empty folder.")
-    return False
-
-
 def _split(position: int, number: int) -> Split:
     """The first 70 % of patients are for training, the next 10 % for validation, the others for the test."""
     part = (position + 0.5) / number
     return "train" if part < 0.7 else "val" if part < 0.8 else "test"
-
-
-def _generator(seed: int, domain: str, *place: int) -> np.random.Generator:
-    return np.random.default_rng(seed_of(seed, domain, *place))
 
 
 def _groups(images: int) -> Iterator[tuple[int, int, Split]]:
@@ -91,25 +74,25 @@ def _groups(images: int) -> Iterator[tuple[int, int, Split]]:
 
 
 def _write_isic(folder: Path, seed: int, images: int, size: int) -> None:
-    pictures = _new(folder / "isic" / "ISIC-2017_Training_Data")
-    masks = _new(folder / "isic" / "ISIC-2017_Training_Part1_GroundTruth")
+    pictures = new_folder(folder / "isic" / "ISIC-2017_Training_Data")
+    masks = new_folder(folder / "isic" / "ISIC-2017_Training_Part1_GroundTruth")
     rows = []
     for index in range(images):
-        image, mask = dermoscopy(_generator(seed, "dermoscopy", index), size)
+        image, mask = dermoscopy(generator_at(seed, "dermoscopy", index), size)
         name = f"ISIC_{index + 1:07d}"
-        Image.fromarray(_bytes(image)).save(pictures / f"{name}.jpg", quality=92)
+        Image.fromarray(to_bytes(image)).save(pictures / f"{name}.jpg", quality=92)
         Image.fromarray(255 * mask.astype(np.uint8)).save(masks / f"{name}_segmentation.png")
         rows.append((name, _split(index, images)))
     _write_splits(folder / "isic", ("id", "split"), rows)
 
 
 def _write_cvc(folder: Path, seed: int, images: int, size: int) -> None:
-    pictures, masks = _new(folder / "cvc" / "Original"), _new(folder / "cvc" / "Ground Truth")
+    pictures, masks = new_folder(folder / "cvc" / "Original"), new_folder(folder / "cvc" / "Ground Truth")
     rows = []
     for index, (group, frame, split) in enumerate(_groups(images)):
-        seen = scene(_generator(seed, "scene", group))
-        image, mask = endoscopy(seen, frame, _generator(seed, "endoscopy", index), size)
-        tifffile.imwrite(pictures / f"{index + 1}.tif", _bytes(image))
+        seen = scene(generator_at(seed, "scene", group))
+        image, mask = endoscopy(seen, frame, generator_at(seed, "endoscopy", index), size)
+        tifffile.imwrite(pictures / f"{index + 1}.tif", to_bytes(image))
         tifffile.imwrite(masks / f"{index + 1}.tif", 255 * mask.astype(np.uint8))
         rows.append((str(index + 1), str(group + 1), split))
     _write_splits(folder / "cvc", ("id", "sequence", "split"), rows)
@@ -119,9 +102,9 @@ def _write_chaos(folder: Path, seed: int, images: int, size: int) -> None:
     rows = []
     for index, (group, position, split) in enumerate(_groups(images)):
         case = folder / "chaos" / "Train_Sets" / "CT" / str(group + 1)
-        slices, masks = _new(case / "DICOM_anon"), _new(case / "Ground")
-        person = patient(_generator(seed, "patient", group))
-        image, mask = abdomen(person, position / (FRAMES - 1), _generator(seed, "slice", index), size)
+        slices, masks = new_folder(case / "DICOM_anon"), new_folder(case / "Ground")
+        person = patient(generator_at(seed, "patient", group))
+        image, mask = abdomen(person, position / (FRAMES - 1), generator_at(seed, "slice", index), size)
         _write_dicom(slices / f"i{position:04d},0000b.dcm", image, patient_number=group + 1, instance=position + 1)
         Image.fromarray(255 * mask.astype(np.uint8)).save(masks / f"liver_GT_{position:03d}.png")
         rows.append((f"CT/{group + 1}/{position:03d}", str(group + 1), split))
@@ -144,15 +127,6 @@ def _write_dicom(path: Path, image: NDArray[np.float64], *, patient_number: int,
     stored = np.clip(np.round(image - INTERCEPT), 0, 4095).astype("<u2")
     dataset.PixelData = stored.tobytes()
     pydicom.dcmwrite(path, dataset, enforce_file_format=True)
-
-
-def _bytes(image: NDArray[np.float64]) -> NDArray[np.uint8]:
-    return np.round(255 * image).astype(np.uint8)
-
-
-def _new(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _write_splits(folder: Path, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -1,23 +1,34 @@
 """The known layouts of data sets, and the one way to open them."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medarts.data.manifest import Manifest, Sample, join
-from medarts.data.sources import chaos, cvc, folder, isic
+from medarts.data.sampling import sample_patients
+from medarts.data.sources import chaos, chestxray14, cvc, folder, isic, table
+from medarts.data.sources.labelled import MISSING, UNNAMED
 from medarts.data.sources.pairing import Fault, Listing, Pair, refuse, require_folder
 from medarts.data.splits import SplitTable, assign_splits, divided, read_splits_csv
-from medarts.errors import DataError
-from medarts.recipe.sections import SourceSettings
+from medarts.errors import DataError, did_you_mean
+from medarts.recipe import SourceSettings
 
 FINDERS: dict[str, Callable[[SourceSettings], Listing]] = {
     "isic": isic.find,
     "cvc": cvc.find,
     "chaos": chaos.find,
     "folder": folder.find,
+    "chestxray14": chestxray14.find,
+    "table": table.find,
 }
-LAYOUTS = {"isic": isic.LAYOUT, "cvc": cvc.LAYOUT, "chaos": chaos.LAYOUT, "folder": folder.LAYOUT}
+LAYOUTS = {
+    "isic": isic.LAYOUT,
+    "cvc": cvc.LAYOUT,
+    "chaos": chaos.LAYOUT,
+    "folder": folder.LAYOUT,
+    "chestxray14": chestxray14.LAYOUT,
+    "table": table.LAYOUT,
+}
 DIVIDED = "patient in two splits"
 _SEED = 0  # of splits that are drawn: the same for every run, so that runs can be compared
 
@@ -30,14 +41,16 @@ class Survey:
         manifest: the samples without fault.
         faults: what must be mended before the set can be used.
         unused_rows: ids of splits.csv without files.
+        doubts: what may be as it should: images without a row, and missing images where the settings allow them.
     """
 
     manifest: Manifest
     faults: tuple[Fault, ...]
     unused_rows: tuple[str, ...] = ()
+    doubts: tuple[Fault, ...] = ()
 
 
-def open_sources(sources: Iterable[SourceSettings]) -> Manifest:
+def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...] | None = None) -> Manifest:
     """Lists the data sets and joins them into one manifest; no image is opened.
 
     Splits come from ``splits.csv`` in the folder of the set, else from the official parts of the download, else
@@ -46,10 +59,13 @@ def open_sources(sources: Iterable[SourceSettings]) -> Manifest:
 
     Args:
         sources: the data sets; their names differ.
+        findings: what is looked for, in this order; None takes what all sources know, in the order of the first.
 
     Raises:
-        DataError: two sets have one name, a folder is missing or empty, an image has no mask or a mask no image, or
-            splits.csv is wrong, misses an image or divides a patient.
+        DataError: two sets have one name, a folder is missing or empty, an image has no mask or a mask no image,
+            a table is wrong or names an image that is not there, splits.csv is wrong, misses an image or divides a
+            patient, more images are asked for than there are, a source does not know one of the findings, or the
+            sources have none in common.
     """
     manifests: list[Manifest] = []
     for settings in sources:
@@ -61,7 +77,8 @@ def open_sources(sources: Iterable[SourceSettings]) -> Manifest:
         found = survey(settings)
         refuse(settings, found.faults)
         manifests.append(found.manifest)
-    return join(manifests)
+    wanted = _common(manifests) if findings is None else findings
+    return join(_looking_for(manifest, wanted) for manifest in manifests)
 
 
 def survey(settings: SourceSettings) -> Survey:
@@ -72,15 +89,57 @@ def survey(settings: SourceSettings) -> Survey:
     """
     require_folder(settings.path, layout=LAYOUTS[settings.kind])
     listing = FINDERS[settings.kind](settings)
-    if not listing.pairs and not listing.faults:
+    expected, doubts = _sorted_out(listing.faults, settings)
+    if not listing.pairs and not expected:
         raise DataError(f"{settings.path} holds no images.", fix=f"Expected here: {LAYOUTS[settings.kind]}.")
-    table_path = settings.path / "splits.csv"
-    table, faults = _table(table_path)
-    samples, split_faults = _samples(listing.pairs, table, settings)
-    if table and table.grouped:
-        split_faults += _divided(samples, table_path)
-    manifest = Manifest(tuple(sorted(samples, key=lambda sample: sample.key)), {settings.domain: listing.rules})
-    return Survey(manifest, (*listing.faults, *faults, *split_faults), _unused(listing, table))
+    path = settings.path / "splits.csv"
+    rows, faults = _table(path) if settings.lists == "official" else (None, [])
+    samples, split_faults = _samples(listing.pairs, rows, settings)
+    if settings.task == "classification" or (rows and rows.grouped):  # whose tables name the patients
+        split_faults += _divided(samples, path if rows else settings.path)
+    faults = [*expected, *faults, *split_faults]
+    if settings.images is not None and not faults:
+        samples = sample_patients(samples, images=settings.images, seed=_SEED)
+    samples = sorted(samples, key=lambda sample: sample.key)
+    manifest = Manifest(tuple(samples), {settings.domain: listing.rules}, listing.findings)
+    return Survey(manifest, tuple(faults), _unused(listing, rows), tuple(doubts))
+
+
+def _sorted_out(faults: Iterable[Fault], settings: SourceSettings) -> tuple[list[Fault], list[Fault]]:
+    """Divides what a source noted into faults and doubts."""
+    allowed = {UNNAMED, MISSING} if settings.partial else {UNNAMED}
+    every = list(faults)
+    return (
+        [fault for fault in every if fault.problem not in allowed],
+        [fault for fault in every if fault.problem in allowed],
+    )
+
+
+def _common(manifests: Sequence[Manifest]) -> tuple[str, ...]:
+    if not manifests:
+        return ()
+    first = manifests[0]
+    common = tuple(name for name in first.findings if all(name in manifest.findings for manifest in manifests))
+    if not common and any(manifest.findings for manifest in manifests):
+        domains = " and ".join(domain for manifest in manifests for domain in manifest.domains)
+        raise DataError(f"{domains} have no finding in common.", fix="Take them one at a time, or rename columns.")
+    return common
+
+
+def _looking_for(manifest: Manifest, findings: tuple[str, ...]) -> Manifest:
+    """Returns the manifest with these findings alone, in this order."""
+    for name in findings:
+        if name not in manifest.findings:
+            raise DataError(
+                f"{' and '.join(manifest.domains)} has no finding '{name}'.", fix=did_you_mean(name, manifest.findings)
+            )
+    if findings == manifest.findings:
+        return manifest
+    samples = (
+        replace(sample, findings=tuple(name for name in findings if name in sample.findings))
+        for sample in manifest.samples
+    )
+    return replace(manifest, samples=tuple(samples), findings=findings)
 
 
 def _table(path: Path) -> tuple[SplitTable | None, list[Fault]]:
@@ -93,12 +152,12 @@ def _table(path: Path) -> tuple[SplitTable | None, list[Fault]]:
 
 
 def _samples(
-    pairs: Iterable[Pair], table: SplitTable | None, settings: SourceSettings
+    pairs: Iterable[Pair], rows: SplitTable | None, settings: SourceSettings
 ) -> tuple[list[Sample], list[Fault]]:
     placed: list[Pair] = []
     faults: list[Fault] = []
     for pair in pairs:
-        found = _placed(pair, table, settings.path)
+        found = _placed(pair, rows, settings)
         if isinstance(found, Fault):
             faults.append(found)
         elif found:
@@ -106,21 +165,29 @@ def _samples(
     return _complete(placed, settings), faults
 
 
-def _placed(pair: Pair, table: SplitTable | None, path: Path) -> Pair | Fault | None:
+def _placed(pair: Pair, rows: SplitTable | None, settings: SourceSettings) -> Pair | Fault | None:
     """Returns the pair with what splits.csv says of it; None where that leaves it out."""
-    split, patient = pair.split, pair.patient
-    if table:
-        row = table.row_of(pair.key)
+    if rows:
+        row = rows.row_of(pair.key)
         if row is None:
             fix = "Add a row for each; any other word than train, val and test as split leaves an image out."
             return Fault(pair.image, "image not named in splits.csv", fix, pair.key)
+        if row.patient and _differs(row.patient, pair, settings):
+            detail = f"{pair.key}: {row.patient}, and {pair.patient} in the other table"
+            table_path = settings.path / "splits.csv"
+            return Fault(table_path, "patient named differently", "Correct one of the two tables.", detail)
         if row.split is None:
             return None
-        split, patient = row.split, row.patient or patient
-    if patient is None:
+        pair = replace(pair, split=row.split, patient=row.patient or pair.patient)
+    if pair.patient is None:
         fix = "Add a splits.csv with the columns id, sequence and split."
         return Fault(pair.image, "frame of no known sequence", fix, pair.key)
-    return Pair(pair.key, pair.image, pair.mask, patient, split, pair.slice_index)
+    return pair
+
+
+def _differs(patient: str, pair: Pair, settings: SourceSettings) -> bool:
+    """Tells whether the table of findings names another patient; one without patients gives the key of the image."""
+    return settings.task == "classification" and pair.patient not in (patient, pair.key)
 
 
 def _complete(pairs: list[Pair], settings: SourceSettings) -> list[Sample]:
@@ -139,6 +206,7 @@ def _complete(pairs: list[Pair], settings: SourceSettings) -> list[Sample]:
             domain=settings.domain,
             split=redrawn.get(pair.key) or pair.split or "train",
             slice_index=pair.slice_index,
+            findings=pair.findings,
         )
         for pair in pairs
     ]
@@ -150,9 +218,9 @@ def _divided(samples: Iterable[Sample], path: Path) -> list[Fault]:
     return [Fault(path, DIVIDED, fix, f"{patient} in {' and '.join(splits)}") for patient, splits in found.items()]
 
 
-def _unused(listing: Listing, table: SplitTable | None) -> tuple[str, ...]:
-    if table is None:
+def _unused(listing: Listing, rows: SplitTable | None) -> tuple[str, ...]:
+    if rows is None:
         return ()
     present = {pair.key for pair in listing.pairs}
     parents = {key[:at] for key in present for at, letter in enumerate(key) if letter == "/"}
-    return tuple(row for row in table.rows if row not in present and row not in parents)
+    return tuple(row for row in rows.rows if row not in present and row not in parents)

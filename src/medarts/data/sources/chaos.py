@@ -14,7 +14,7 @@ from medarts.data.manifest import ReadingRules
 from medarts.data.sources.pairing import Fault, Listing, Pair, image_files, require_folder, rules_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
-from medarts.recipe.sections import SourceSettings
+from medarts.recipe import SourceSettings
 
 ROOT = "Train_Sets"
 LAYOUT = f"{ROOT}/CT/<id>/DICOM_anon and Ground, or {ROOT}/MR/<id>/T1DUAL and T2SPIR"

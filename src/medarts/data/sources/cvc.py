@@ -7,7 +7,7 @@ import bisect
 from pathlib import Path
 
 from medarts.data.sources.pairing import Listing, Pair, image_files, pair_by_name, require_folder, rules_of
-from medarts.recipe.sections import SourceSettings
+from medarts.recipe import SourceSettings
 
 IMAGES, MASKS = "Original", "Ground Truth"
 LAYOUT = f"'{IMAGES}' and '{MASKS}' with files 1.tif, 2.tif, ... in each"

@@ -16,7 +16,7 @@ from medarts.data.sources.pairing import (
     rules_of,
 )
 from medarts.errors import DataError
-from medarts.recipe.sections import SourceSettings
+from medarts.recipe import SourceSettings
 
 IMAGES, MASKS = "images", "masks"
 LAYOUT = f"{IMAGES}/ and {MASKS}/ with files of the same name, and optionally splits.csv"

@@ -9,7 +9,7 @@ from pathlib import Path
 from medarts.data.manifest import Split
 from medarts.data.sources.pairing import Fault, Listing, Pair, image_files, pair_by_name, rules_of, stem_of
 from medarts.errors import DataError
-from medarts.recipe.sections import SourceSettings
+from medarts.recipe import SourceSettings
 
 _ENDING = "_segmentation"  # 2016 writes _Segmentation
 

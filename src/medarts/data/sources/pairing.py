@@ -12,7 +12,7 @@ from medarts.data.files import is_image, suffix_of
 from medarts.data.manifest import ReadingRules, Split
 from medarts.data.splits import natural
 from medarts.errors import DataError
-from medarts.recipe.sections import SourceSettings
+from medarts.recipe import SourceSettings
 
 IMAGE_ALONE = "image without a mask"
 MASK_ALONE = "mask without an image"
@@ -39,23 +39,25 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An image and its mask, before a split is known.
+    """An image and its mask or findings, before a split is known.
 
     Attributes:
         key: name of the sample, unique within the data set.
         image: file of the image.
-        mask: file of the mask.
+        mask: file of the mask; None for images with findings.
         patient: patient or sequence as the layout tells it; None where only splits.csv can.
         split: split of an official download; None where it has none.
         slice_index: slice of a volume.
+        findings: names of what the image shows.
     """
 
     key: str
     image: Path
-    mask: Path
+    mask: Path | None
     patient: str | None
     split: Split | None = None
     slice_index: int | None = None
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,16 @@ class Listing:
     """All that a source found on disk.
 
     Attributes:
-        pairs: images with masks.
+        pairs: images with masks or findings.
         faults: what does not pair.
         rules: how the files are to be read.
+        findings: names of all that the images could show, in their usual order; empty for images with masks.
     """
 
     pairs: tuple[Pair, ...]
     faults: tuple[Fault, ...]
     rules: ReadingRules
+    findings: tuple[str, ...] = ()
 
 
 def require_folder(path: Path, *, layout: str) -> Path:

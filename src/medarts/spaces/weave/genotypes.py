@@ -1,13 +1,14 @@
 """Genotypes of the weaved space: their settings, and the check that one fits."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import cast
+from dataclasses import asdict, dataclass
+from functools import partial
 
-from medarts.errors import GenotypeError, did_you_mean
+from medarts.errors import GenotypeError
 from medarts.recipe import WeaveSettings
 from medarts.spaces.cell import NONE
-from medarts.spaces.genotype import Genotype
+from medarts.spaces.checking import COPY_AGAIN, check_cell, check_space, read_settings
+from medarts.spaces.genotype import Genotype, Setting
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.lattice import Node, Paths
 from medarts.spaces.weave.operations import MOVES, SETS, Move, set_of_edge
@@ -47,7 +48,7 @@ class LatticeSettings:
             for level in range(self.depth)
         )
 
-    def to_mapping(self) -> Mapping[str, int | float | bool]:
+    def to_mapping(self) -> Mapping[str, Setting]:
         """Returns the settings in the form of a genotype."""
         return asdict(self)
 
@@ -58,14 +59,15 @@ def check(genotype: Genotype) -> LatticeSettings:
     Raises:
         GenotypeError: it is of another space, or a setting, an operation, a state or a path does not exist.
     """
-    if genotype.space != SPACE:
-        raise GenotypeError(
-            f"Genotype '{genotype.name}' is of the space '{genotype.space}', not '{SPACE}'.",
-            fix="Use it with the recipe it was searched by.",
-        )
+    check_space(genotype, SPACE)
     settings = _settings(genotype)
     for move in MOVES:
-        _check_cell(genotype, move, settings.intermediate_nodes)
+        check_cell(
+            genotype,
+            move,
+            intermediate_nodes=settings.intermediate_nodes,
+            operations=partial(_operations, move),
+        )
     _check_paths(genotype, settings)
     return settings
 
@@ -87,19 +89,7 @@ def paths_of(genotype: Genotype) -> Paths:
 
 
 def _settings(genotype: Genotype) -> LatticeSettings:
-    known = {field.name for field in fields(LatticeSettings)}
-    for key in genotype.settings:
-        if key not in known:
-            raise GenotypeError(
-                f"Genotype '{genotype.name}' has the unknown setting '{key}'.", fix=did_you_mean(key, known)
-            )
-    try:
-        settings = LatticeSettings(**genotype.settings)  # type: ignore[arg-type]  # see _check_types
-    except TypeError as error:
-        raise GenotypeError(
-            f"Genotype '{genotype.name}' lacks a setting ({error}).", fix="Copy it again from its run."
-        ) from None
-    _check_types(genotype, settings)
+    settings = read_settings(genotype, LatticeSettings)
     counts = (settings.init_channel, settings.intermediate_nodes, settings.shuffle_groups)
     if settings.depth < 3 or min(counts) < 1 or not 0 <= settings.dropout_prob < 1:
         raise GenotypeError(
@@ -117,43 +107,9 @@ def _settings(genotype: Genotype) -> LatticeSettings:
     return settings
 
 
-def _check_types(genotype: Genotype, settings: LatticeSettings) -> None:
-    for field in fields(settings):
-        value, wanted = getattr(settings, field.name), cast(type, field.type)
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise GenotypeError(
-                f"Genotype '{genotype.name}' has the setting {field.name} {value!r}, which is no {wanted.__name__}.",
-                fix="Copy it again from its run.",
-            )
-
-
-def _check_cell(genotype: Genotype, move: Move, intermediate_nodes: int) -> None:
-    cell = genotype.cells.get(move)
-    if cell is None or len(cell) != intermediate_nodes:
-        found = "no" if cell is None else str(len(cell))
-        raise GenotypeError(
-            f"Genotype '{genotype.name}' has {found} nodes in its {move} cell, its settings say {intermediate_nodes}.",
-            fix="Copy it again from its run.",
-        )
-    for index, node in enumerate(cell):
-        if not node:
-            raise GenotypeError(
-                f"Genotype '{genotype.name}': node {index} of the {move} cell has no edge.",
-                fix="Copy it again from its run.",
-            )
-        for operation, state in node:
-            if not 0 <= state < 2 + index:
-                raise GenotypeError(
-                    f"Genotype '{genotype.name}': node {index} of the {move} cell reads state {state}.",
-                    fix=f"It can read states 0 to {1 + index}.",
-                )
-            valid = [name for name in SETS[set_of_edge(move, state)] if name != NONE]
-            if operation not in valid:
-                raise GenotypeError(
-                    f"Genotype '{genotype.name}': '{operation}' cannot stand on the edge from state {state} to "
-                    f"node {index} of the {move} cell.",
-                    fix=did_you_mean(operation, valid),
-                )
+def _operations(move: Move, state: int) -> list[str]:
+    """Returns what can stand on the edges from a state in the cells of a move."""
+    return [name for name in SETS[set_of_edge(move, state)] if name != NONE]
 
 
 def _check_paths(genotype: Genotype, settings: LatticeSettings) -> None:
@@ -161,15 +117,13 @@ def _check_paths(genotype: Genotype, settings: LatticeSettings) -> None:
     possible = lattice.all_paths(depth)
     kept = {Node(entry.layer, entry.level): entry.moves for entry in genotype.paths}
     if len(kept) < len(genotype.paths):
-        raise GenotypeError(
-            f"Genotype '{genotype.name}' names a node of the lattice twice.", fix="Copy it again from its run."
-        )
+        raise GenotypeError(f"Genotype '{genotype.name}' names a node of the lattice twice.", fix=COPY_AGAIN)
     for node, moves in kept.items():
         if not moves or len(set(moves)) < len(moves) or not set(moves) <= set(possible.get(node, ())):
             raise GenotypeError(
                 f"Genotype '{genotype.name}': node ({node.layer},{node.level}) keeps {list(moves)}, a lattice of "
                 f"depth {depth} has {list(possible.get(node, ()))} there.",
-                fix="Copy it again from its run.",
+                fix=COPY_AGAIN,
             )
     needed = set(lattice.heads(depth, deep_supervision=settings.deep_supervision))
     for node, moves in kept.items():
@@ -181,5 +135,5 @@ def _check_paths(genotype: Genotype, settings: LatticeSettings) -> None:
         raise GenotypeError(
             f"Genotype '{genotype.name}' keeps no path into node ({missing[0].layer},{missing[0].level}), which a "
             "head or a kept path reads.",
-            fix="Copy it again from its run.",
+            fix=COPY_AGAIN,
         )

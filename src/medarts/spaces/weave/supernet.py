@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medarts.errors import GenotypeError, RecipeError
+from medarts.errors import RecipeError, did_you_mean
 from medarts.recipe import DeriveSettings, StageSettings, SupernetSettings, WeaveSettings
-from medarts.spaces.cell import NONE, CellWeights, cell_edges, derive_cell
+from medarts.spaces import mixture
+from medarts.spaces.cell import CellWeights, cell_edges, derive_cell
 from medarts.spaces.genotype import Cell, Genotype
+from medarts.spaces.mixture import Names
 from medarts.spaces.space import Candidates, SearchSpace, Supernet
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.cell import MixedCell
@@ -25,7 +27,6 @@ from medarts.spaces.weave.genotypes import SPACE, LatticeSettings, paths_of
 from medarts.spaces.weave.lattice import Node
 from medarts.spaces.weave.operations import MOVES, SETS, Move, OperationSettings, set_of_edge
 
-INITIAL_SPREAD = 1e-3
 AS_DERIVED = SupernetSettings()
 """All channels go through the operations, as in the derived network."""
 
@@ -70,8 +71,17 @@ class WeaveSpace(SearchSpace):
         self.in_channels = in_channels
         self.outputs = outputs
 
-    def check_size(self, stage: StageSettings, size: int) -> None:
-        """Refuses sizes that the lattice of ``stage`` cannot halve."""
+    def check(self, stage: StageSettings, size: int) -> None:
+        """Refuses lattices below depth 3, unknown sets in ``keep``, and sizes that the lattice cannot halve."""
+        if stage.depth < 3:
+            raise RecipeError(
+                f"A stage of search.stages has depth {stage.depth}.", fix="A lattice has a depth from 3 up."
+            )
+        for name in stage.keep:
+            if name not in MOVES:
+                raise RecipeError(
+                    f"keep of search.stages names the unknown set '{name}'.", fix=did_you_mean(name, MOVES)
+                )
         lattice.check_size(size, stage.depth)
 
     def supernet(self, stage: StageSettings, candidates: Candidates | None) -> "WeaveSupernet":
@@ -134,15 +144,12 @@ class WeaveSupernet(Supernet):
         }
         self.frame = self._make_frame(in_channels, outputs)
         self.alphas = nn.ParameterDict(
-            {
-                kind: nn.Parameter(INITIAL_SPREAD * torch.randn(len(rows), len(rows[0])))
-                for kind, rows in self.candidates.items()
-            }
+            {kind: mixture.initial(len(rows), len(rows[0])) for kind, rows in self.candidates.items()}
         )
-        self.betas = nn.Parameter(INITIAL_SPREAD * torch.randn(len(self.paths), len(MOVES)))
+        self.betas = mixture.initial(len(self.paths), len(MOVES))
         self.gammas = nn.ParameterDict()
         if supernet.edge_normalisation:
-            self.gammas.update({move: nn.Parameter(INITIAL_SPREAD * torch.randn(len(self.edges))) for move in MOVES})
+            self.gammas.update({move: mixture.initial(len(self.edges)) for move in MOVES})
         self._discrete: MixtureWeights | None = None
         # PyTorch's annotations do not know that modules take a memory format alone.
         nn.Module.to(self, memory_format=execution.memory_format)  # type: ignore[call-overload]
@@ -177,25 +184,17 @@ class WeaveSupernet(Supernet):
 
     def strongest(self, keep: Mapping[str, int]) -> Candidates:
         """Returns the candidates left when every edge of a set keeps so many; sets not named keep all."""
-        kept: dict[str, tuple[tuple[str, ...], ...]] = {}
-        for kind, rows in self.candidates.items():
-            number = min(keep.get(kind, len(rows[0])), len(rows[0]))
-            # An edge of none alone would leave its node without a state to read.
-            barred = torch.tensor([[number == 1 and name == NONE for name in row] for row in rows])
-            strength = self.alphas[kind].detach().cpu().masked_fill(barred, -torch.inf)
-            best = strength.topk(number, dim=-1).indices.sort(dim=-1).values.tolist()
-            kept[kind] = tuple(tuple(names[i] for i in row) for names, row in zip(rows, best, strict=True))
-        return kept
+        return mixture.strongest(self.candidates, dict(self.alphas.items()), keep)
 
     def derive(self, settings: DeriveSettings, *, name: str, provenance: Mapping[str, Any]) -> Genotype:
         """Returns the genotype: per edge the strongest operation, per node two edges and its strong moves."""
         with torch.no_grad():
-            mixture = self.mixture()
+            weights = self.mixture()
         cells: dict[str, Cell] = {
-            move: derive_cell(self.edges, self._names(move), [w.tolist() for w in mixture.cells[move].operations])
-            for move in MOVES
+            move: derive_cell(self.edges, of_move.candidates, [w.tolist() for w in of_move.operations])
+            for move, of_move in weights.cells.items()
         }
-        betas = {node: {move: float(b) for move, b in row.items()} for node, row in mixture.moves.items()}
+        betas = {node: {move: float(b) for move, b in row.items()} for node, row in weights.moves.items()}
         heads = lattice.heads(self.settings.depth, deep_supervision=self.settings.deep_supervision)
         paths = lattice.reaching(derive_paths(betas, settings), heads)
         return Genotype(
@@ -214,21 +213,16 @@ class WeaveSupernet(Supernet):
     def snapshot(self) -> dict[str, Any]:
         """Returns the softmaxed alphas by set and edge, the betas by node and move, the gammas by move and edge."""
         with torch.no_grad():
-            mixture = self.mixture()
+            moves = self.mixture().moves
         alphas = {}
         for kind, rows in self.candidates.items():
-            edges = [f"{node}<-{state}" for node, state in self.edges if self._uses(kind, state)]
-            weights = torch.softmax(self.alphas[kind].detach(), dim=-1).tolist()
-            alphas[kind] = {"edges": edges, "operations": [list(names) for names in rows], "weights": weights}
+            edges = tuple((node, state) for node, state in self.edges if self._uses(kind, state))
+            alphas[kind] = mixture.alphas_snapshot(edges, rows, self.alphas[kind])
         betas = {
             f"{node.layer},{node.level}": {move: float(beta) for move, beta in row.items()}
-            for node, row in mixture.moves.items()
+            for node, row in moves.items()
         }
-        gammas = {
-            move: {f"{node}<-{state}": float(w) for (node, state), w in zip(self.edges, row.passed, strict=True)}
-            for move, row in mixture.cells.items()
-            if self.gammas
-        }
+        gammas = {move: mixture.gammas_snapshot(self.edges, gamma) for move, gamma in self.gammas.items()}
         return {"alphas": alphas, "betas": betas, **({"gammas": gammas} if gammas else {})}
 
     def _make_frame(self, in_channels: int, outputs: int) -> WeaveFrame:
@@ -272,38 +266,20 @@ class WeaveSupernet(Supernet):
     def _cell_weights(self, move: Move, alphas: Mapping[str, Tensor]) -> CellWeights:
         rows = (self._row(move, edge) for edge in range(len(self.edges)))
         operations = [alphas[kind][row] for kind, row in rows]
-        passed = torch.ones(len(self.edges), device=self.betas.device, dtype=self.betas.dtype)
-        if self.gammas:
-            passed = self._edge_weights(self.gammas[move])
-            operations = [weights * scale for weights, scale in zip(operations, passed, strict=True)]
-        return CellWeights(self.edges, self._names(move), tuple(operations), passed)
+        gamma = self.gammas[move] if self.gammas else None
+        return mixture.cell_weights(self.edges, self._names(move), operations, gamma=gamma)
 
-    def _edge_weights(self, gamma: Tensor) -> Tensor:
-        """Returns the softmax over the edges into each node, which follow each other."""
-        sizes = [sum(into == node for into, _ in self.edges) for node in range(self.settings.intermediate_nodes)]
-        return torch.cat([torch.softmax(part, dim=0) for part in torch.split(gamma, sizes)])
-
-    def _names(self, move: Move) -> tuple[tuple[str, ...], ...]:
+    def _names(self, move: Move) -> Names:
         rows = (self._row(move, edge) for edge in range(len(self.edges)))
         return tuple(self.candidates[kind][row] for kind, row in rows)
 
     def _one_hot(self, genotype: Genotype) -> MixtureWeights:
-        cells: dict[Move, CellWeights] = {}
-        for move in MOVES:
-            names = self._names(move)
-            operations = tuple(self.betas.new_zeros(len(of_edge)) for of_edge in names)
-            passed = self.betas.new_zeros(len(self.edges))
-            for node, kept in enumerate(genotype.cells[move]):
-                for operation, state in kept:
-                    edge = self.edges.index((node, state))
-                    if operation not in names[edge]:
-                        raise GenotypeError(
-                            f"Genotype '{genotype.name}' has {operation} on an edge that no longer has it.",
-                            fix="Discretise a supernet with the genotype derived from it.",
-                        )
-                    operations[edge][names[edge].index(operation)] = 1.0
-                    passed[edge] = 1.0
-            cells[move] = CellWeights(self.edges, names, operations, passed)
+        cells = {
+            move: mixture.one_hot(
+                self.edges, self._names(move), genotype.cells[move], genotype=genotype, like=self.betas
+            )
+            for move in MOVES
+        }
         kept_moves = paths_of(genotype)
         moves = {
             node: {move: self.betas.new_tensor(float(move in kept_moves.get(node, ()))) for move in possible}

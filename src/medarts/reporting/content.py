@@ -1,0 +1,59 @@
+"""What the parts of the page read, and how they write numbers."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from medarts.run.directory import RunDirectory
+
+Content = dict[str, Any]
+
+
+def optional_json(run: RunDirectory, name: str) -> Content | None:
+    """Returns a JSON file of a run, or None where it is not there yet."""
+    return run.read_json(name) if (run.path / name).exists() else None
+
+
+def json_lines(run: RunDirectory, name: str) -> list[Content]:
+    """Returns the lines of a journal of a run; none where it is not there yet."""
+    path = run.path / name
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a table by column."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def decimals(value: float | None) -> str:
+    """Writes a score; a dash where it is undefined."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def share(part: int, whole: int) -> str | None:
+    """Writes a part as per cent of the whole; None where there is nothing to be a part of."""
+    return f"{100 * part / whole:.1f} %" if whole else None
+
+
+def card(name: str, value: str, interval: str | None = None) -> Content:
+    """Returns a number that stands at the top of the page, with its name."""
+    return {"name": name, "value": value, "interval": interval}
+
+
+def score_cell(summary: Content) -> Content:
+    """Writes a score of a table with its interval, and how many values it lacks."""
+    mean, low, high = summary["mean"], summary["low"], summary["high"]
+    return {
+        "mean": decimals(mean),
+        "interval": None if low is None or mean is None else f"{low:.3f} to {high:.3f}",
+        "undefined": summary["undefined"],
+    }
+
+
+def listed(words: list[str]) -> str:
+    """Writes words as a list in a sentence: a, b and c."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,60 @@
+"""The scores of predicted masks as the page shows them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS
+from medarts.reporting.content import Content, card, score_cell
+from medarts.reporting.masks import PREDICTED, TRUE, plot_example, plot_scores
+from medarts.reporting.style import inline_png, inline_svg
+
+
+def read_mask_scores(folder: Path) -> Content:
+    """Returns what ``mask_scores.html`` shows of a folder that ``medarts.evaluation.scores.Scores`` wrote."""
+    content = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    rows = _without_repetition(content["tables"])
+    metrics = list(rows[0]["metrics"])
+    cells = [{**row, "cells": [score_cell(row["metrics"][metric]) for metric in metrics]} for row in rows]
+    several_domains = len({row["domain"] for row in rows}) > 1
+    overall = next(row for row in cells if not several_domains or row["domain"] == MEAN_OF_DOMAINS)
+    dice = overall["cells"][metrics.index("dice")]
+    return {
+        "template": "mask_scores.html",
+        "name": folder.name,
+        "card": card(
+            f"Dice, {folder.name}{', mean of data sets' if several_domains else ''}", dice["mean"], dice["interval"]
+        ),
+        "checkpoint": content["checkpoint"],
+        "head": content["head"],
+        "draws": content["bootstrap"]["draws"],
+        "definitions": content["definitions"],
+        "metrics": metrics,
+        "several": len({row["class"] for row in rows}) > 1,
+        "several_domains": several_domains,
+        "plot": inline_svg(plot_scores(rows), f"Dice on {folder.name}"),
+        "rows": cells,
+        "examples": _examples(folder / "examples.npz"),
+        "true_color": TRUE,
+        "predicted_color": PREDICTED,
+        "files": ["tables.csv", "images.csv", "scores.json"],
+    }
+
+
+def _without_repetition(rows: list[Content]) -> list[Content]:
+    """Leaves out the rows over all domains where there is one domain, whose scores they repeat."""
+    together = (ALL, MEAN_OF_DOMAINS)
+    single = len({row["domain"] for row in rows} - set(together)) == 1
+    return [row for row in rows if not (single and row["domain"] in together)]
+
+
+def _examples(path: Path) -> list[Content]:
+    if not path.exists():
+        return []
+    with np.load(path) as arrays:
+        rows = zip(arrays["images"], arrays["targets"], arrays["predictions"], arrays["titles"], strict=True)
+        return [
+            {"title": str(title), "picture": inline_png(plot_example(image, target, predicted))}
+            for image, target, predicted, title in rows
+        ]

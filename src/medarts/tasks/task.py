@@ -1,0 +1,49 @@
+"""What search and training know of a task, and which task a recipe has."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from medarts.data.batches import Batches
+from medarts.data.manifest import Manifest
+from medarts.data.mixing import Mixture
+from medarts.recipe import LossName, Recipe
+from medarts.tasks.classification import ClassificationTask
+from medarts.tasks.segmentation import SegmentationTask
+
+Forward = Callable[[Tensor], list[Tensor]]
+
+
+class Task(Protocol):
+    """What a network is asked to do.
+
+    Attributes:
+        score: the value of ``validate`` by which networks are chosen; larger is better.
+    """
+
+    score: str
+
+    def loss(self, outputs: list[Tensor], mixture: Mixture) -> Tensor:
+        """Returns the loss of a (mixed) batch; ``outputs`` are the logits of all heads, early to last."""
+
+    def validate(self, forward: Forward, batches: Batches) -> dict[str, Any]:
+        """Returns validation values, among them ``val_loss`` and the one named ``score``."""
+
+
+def make_task(recipe: Recipe, manifest: Manifest, *, loss: LossName, field: str) -> Task:
+    """Returns the task of a recipe.
+
+    Args:
+        recipe: its data.
+        manifest: of these data.
+        loss: name of the loss.
+        field: of the recipe that names it, for errors.
+
+    Raises:
+        RecipeError: the loss does not fit the task.
+        DataError: no finding can be scored on the validation images.
+    """
+    if recipe.data.task == "segmentation":
+        return SegmentationTask(recipe.data, loss=loss, field=field, threshold=recipe.evaluation.threshold)
+    return ClassificationTask(manifest, loss=loss, field=field, auxiliary_weight=recipe.train.auxiliary_weight)

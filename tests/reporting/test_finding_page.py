@@ -1,0 +1,259 @@
+"""The page of a run on findings: everything that its files hold is there, and nothing that belongs to masks."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medarts.evaluation.findings import FindingScores, Predictions
+from medarts.recipe import Recipe, SupernetSettings, parse
+from medarts.reporting.page import write_report
+from medarts.run.directory import RunDirectory
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.reading import load, zoo
+from medarts.spaces.stack.darts_text import to_text
+from medarts.spaces.stack.supernet import StackSpace
+
+FINDINGS = ("Mass", "Edema", "a <b> & c", "Hernia")
+"""Hernia is in no test image and no validation image."""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return parse(
+        {
+            "data": {
+                "sources": [{"kind": "table", "path": str(tmp_path / "rays"), "name": "rays"}],
+                "size": 32,
+                "findings": list(FINDINGS),
+            },
+            "space": {"name": "stack", "search_channel": 4, "layers": 8, "init_channel": 4, "intermediate_nodes": 2},
+            "search": {
+                "stages": [{"depth": 4, "epochs": 2, "batch": 4}],
+                "supernet": {"partial_channels": 2, "edge_normalisation": True},
+            },
+        }
+    )
+
+
+def make_run(path: Path, recipe: Recipe, *, kind: str, network: str = "chexnet") -> RunDirectory:
+    """A run with its manifest: one training image with Mass and Edema, one with nothing, one validation image."""
+    facts = {"network": network} if kind == "train" else {}
+    lines = [
+        "key,domain,patient,split,image,mask,findings",
+        "a,rays,p,train,i,,Mass|Edema",
+        "b,rays,q,train,i,,",
+        "c,rays,r,val,i,,Mass",
+    ]
+    return RunDirectory.create(
+        path,
+        recipe,
+        kind=kind,
+        data_fingerprint="d" * 16,
+        files={"manifest.csv": "\n".join(lines) + "\n"},
+        environment={"processor": "abacus"},
+        **facts,
+    )
+
+
+def add_search(run: RunDirectory, *, epochs: int = 2) -> Genotype:
+    """Journals, genotype and summary of a search on the stack, with gammas."""
+    recipe = run.recipe
+    torch.manual_seed(0)
+    stage = recipe.search.stages[0]
+    space = StackSpace(recipe.space, in_channels=1, outputs=len(FINDINGS), supernet=recipe.search.supernet)
+    supernet = space.supernet(stage, None)
+    for epoch in range(epochs):
+        with torch.no_grad():
+            for parameter in supernet.architecture():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        here = {"stage": 0, "epoch": epoch}
+        append_epoch(run, here, auroc=0.5 + 0.2 * epoch / epochs)
+        run.append("architecture.jsonl", {**here, **supernet.snapshot()})
+        run.append("timing.jsonl", {**here, "seconds": 60.0, "peak_memory_mb": 1500.0})
+    genotype = supernet.derive(recipe.derive, name="found", provenance={})
+    genotype.save(run.path / "genotype.json")
+    gap = {"score": "auroc", "supernet": 0.71, "discrete": 0.52, "gap": 0.19}
+    run.write_json("summary.json", {**gap, "stages": [gap]})
+    return genotype
+
+
+def append_epoch(run: RunDirectory, here: dict[str, int], *, auroc: float) -> None:
+    of_findings = {name: None if name == "Hernia" else auroc + 0.02 * place for place, name in enumerate(FINDINGS)}
+    scores = {"val_loss": 0.3, "val_auroc": auroc, "val_auroc_by_finding": of_findings}
+    run.append("metrics.jsonl", {**here, "train_loss": 0.4, "lr": 0.1, **scores})
+
+
+def add_scores(
+    path: Path, *, findings: tuple[str, ...] = FINDINGS, images: int = 60, domains: int = 1
+) -> FindingScores:
+    """Scores of generated predictions, with an example of every finding that is there."""
+
+    def predictions(seed: int) -> Predictions:
+        generator = np.random.default_rng(seed)
+        # From frequent to rare; the last is in no image.
+        frequencies = np.append(np.geomspace(0.4, 0.1, len(findings) - 1), 0.0)
+        labels = generator.random((images, len(findings))) < frequencies
+        logits = 2 * generator.normal(1.2 * labels - 1.5, 1.0)
+        return Predictions(
+            keys=[f"key{number:04d}" for number in range(images)],
+            domains=["rays" if number % domains == 0 else "more rays" for number in range(images)],
+            patients=[f"p{number // 2}" for number in range(images)],
+            logits=logits,
+            labels=labels.astype(np.uint8),
+        )
+
+    scores = FindingScores.of(
+        predictions(1),
+        predictions(2),
+        findings=findings,
+        split=path.name,
+        checkpoint="best",
+        sensitivity=0.9,
+        draws=50,
+    )
+    scores.write(path)
+    y, x = np.mgrid[:64, :64] / 64
+    image = np.exp(-(((x - 0.3) / 0.15) ** 2 + ((y - 0.5) / 0.3) ** 2)) + 0.5 * x
+    maps = [np.exp(-((x - 0.1 * n) ** 2 + (y - 0.5) ** 2) / 0.02) for n in range(len(findings) - 1)]
+    np.savez(
+        path / "examples.npz",
+        images=np.stack([np.clip(image, 0, 1)[..., None].repeat(3, axis=2).astype(np.float32)] * len(maps)),
+        maps=np.stack(maps).astype(np.float32),
+        titles=np.asarray([f"{name} · key0007 · probability 0.71" for name in findings[:-1]]),
+    )
+    return scores
+
+
+def read(path: Path) -> str:
+    """Writes the page and returns it."""
+    return write_report(path).read_text(encoding="utf-8")
+
+
+def words(page: str) -> str:
+    """What the page says, without tags and style."""
+    return re.sub(r"\s+", " ", re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL))
+
+
+def test_the_page_of_a_search_on_the_stack(tmp_path: Path, recipe: Recipe) -> None:
+    run = make_run(tmp_path / "run", recipe, kind="search")
+    genotype = add_search(run)
+    page = read(run.path)
+    assert re.findall(r'<section id="([^"]*)"', page) == [
+        "data", "curves", "gap", "genotype", "architecture", "environment"
+    ]  # fmt: skip
+    said = words(page)
+    assert "Alphas and gammas" in said
+    assert "Alphas: reduce cells" in said
+    assert "Validation AUROC of the supernet" in said
+    assert "0.710 0.520 +0.190" in said
+    assert "the cell before the last" in said
+    assert "Cells 3, 5 and 7 are reduce cells" in said
+    assert to_text(genotype) in said.replace("&#39;", "'")
+    assert "best validation AUROC" in said
+    for foreign in ("Dice", "etas", "lattice", "segmentation"):
+        assert foreign not in said.split("How it was made")[0]
+
+
+def test_without_edge_normalisation_there_are_no_gammas(tmp_path: Path, recipe: Recipe) -> None:
+    search = recipe.search.model_copy(update={"supernet": SupernetSettings()})
+    run = make_run(tmp_path / "run", recipe.model_copy(update={"search": search}), kind="search")
+    add_search(run)
+    page = read(run.path)
+    assert "<h2>Alphas</h2>" in page
+    assert "Gammas" not in page
+
+
+def test_the_page_of_a_training_names_its_network(tmp_path: Path, recipe: Recipe) -> None:
+    run = make_run(tmp_path / "run", recipe, kind="train", network="chexnet")
+    for epoch in range(3):
+        append_epoch(run, {"epoch": epoch}, auroc=0.5 + 0.1 * epoch)
+    run.write_json("summary.json", {"best_epoch": 2, "score": "auroc", "best_score": 0.7})
+    page = read(run.path)
+    said = words(page)
+    assert "run: training of chexnet" in said
+    assert "The best epoch was 3, with a validation AUROC of 0.700." in said
+    assert 'id="genotype"' not in page
+
+
+def test_the_data_are_counted_by_finding(tmp_path: Path, recipe: Recipe) -> None:
+    said = words(read(make_run(tmp_path / "run", recipe, kind="train").path))
+    assert "How often rays shows each finding" in said
+    assert "Mass 1 50.0 % 1 100.0 % 0 Edema 1 50.0 % 0 0.0 % 0" in said
+    assert "Hernia 0 0.0 % 0 0.0 % 0 none of them 1 50.0 % 0 0.0 % 0" in said
+
+
+def test_every_score_of_a_finding_is_on_the_page(tmp_path: Path, recipe: Recipe) -> None:
+    run = make_run(tmp_path / "run", recipe, kind="train")
+    scores = add_scores(run.path / "scores" / "test")
+    page = read(run.path)
+    said = words(page)
+    rows = {row.finding: row for row in scores.table()}
+    row = rows["Edema"]
+    ranking = f"Edema {row.positives} {100 * row.positives / 60:.1f} % {row.auroc.mean:.3f} {row.auroc.low:.3f} to"
+    assert ranking in said
+    assert f"{row.ece_before:.3f} {row.ece_after:.3f}" in said
+    for point in (row.youden, row.sensitive):
+        assert " ".join(f"{value:.3f}" for value in point) in said
+    mean = rows["mean of findings"].auroc
+    assert f"{mean.mean:.3f} mean AUROC, test {mean.low:.3f} to {mean.high:.3f}" in said
+    assert "Left out of the means, because undefined: Hernia (no positives)." in said
+    assert "Without thresholds: Hernia (no positives in validation)." in said
+    assert f"One temperature for all findings, {scores.temperature:.2f}," in said
+    assert "sensitivity 0.9 in validation" in said
+    assert "60 images of 30 patients" in said
+    assert page.count("<img") == 3
+    for name in ("findings.csv", "curves.csv", "calibration.csv", "predictions.csv", "scores.json"):
+        assert f'href="scores/test/{name}"' in page
+        assert (run.path / "scores" / "test" / name).exists()
+
+
+def test_curves_have_their_scores_and_absent_findings_none(tmp_path: Path, recipe: Recipe) -> None:
+    run = make_run(tmp_path / "run", recipe, kind="train")
+    scores = add_scores(run.path / "scores" / "test")
+    page = read(run.path)
+    row = next(row for row in scores.table() if row.finding == "Mass")
+    for label, score in (("ROC curves", row.auroc), ("precision-recall curves", row.average_precision)):
+        start = page.index(f'aria-label="{label} on test"')
+        figure = words("<svg " + page[start : page.index("</svg>", start)])
+        assert f"{score.mean:.3f}" in figure
+        assert figure.count("undefined") == 1
+
+
+def test_names_of_findings_are_text(tmp_path: Path, recipe: Recipe) -> None:
+    run = make_run(tmp_path / "run", recipe, kind="train")
+    add_scores(run.path / "scores" / "test")
+    page = read(run.path)
+    assert "a &lt;b&gt; &amp; c" in page
+    assert "<b> & c" not in page
+
+
+def test_data_sets_have_tables_of_their_own_and_one_together(tmp_path: Path, recipe: Recipe) -> None:
+    run = make_run(tmp_path / "run", recipe, kind="train")
+    scores = add_scores(run.path / "scores" / "test", domains=2)
+    page = read(run.path)
+    for title in ("rays", "more rays", "all data sets together"):
+        assert page.count(f"<h4>{title}</h4>") == 2
+    together = next(row for row in scores.table() if row.domain == "all")
+    assert f"{together.auroc.mean:.3f} mean AUROC, test" in words(page)
+
+
+def test_scores_without_a_finding_or_a_patient_more_are_still_told(tmp_path: Path, recipe: Recipe) -> None:
+    run = make_run(tmp_path / "run", recipe, kind="train")
+    one = Predictions(keys=["a"], domains=["rays"], patients=["p"], logits=np.zeros((1, 4)), labels=np.zeros((1, 4)))
+    scores = FindingScores.of(one, one, findings=FINDINGS, split="test", checkpoint="best", sensitivity=0.9, draws=10)
+    scores.write(run.path / "scores" / "test")
+    said = words(read(run.path))
+    assert "– mean AUROC, test" in said
+    assert "Edema (no positives)" in said
+
+
+@pytest.mark.parametrize("name", [name for name in zoo() if load(name).space == "stack"])
+def test_published_genotypes_have_a_page(name: str, tmp_path: Path, recipe: Recipe) -> None:
+    run = make_run(tmp_path / "run", recipe, kind="train", network=name)
+    load(name).save(run.path / "genotype.json")
+    said = words(read(run.path))
+    assert f"training of {name}" in said
+    assert "edges from s0 and s1 have stride 2" in said
