@@ -32,6 +32,12 @@ def show_examination(examination: Examination) -> None:
         counts = [str(summary.splits.get(split, 0)) for split in SPLITS]
         table.add_row(summary.domain, str(summary.images), str(summary.patients), *counts, sizes, foreground)
     console.print(table)
+    for summary in examination.summaries:
+        if summary.findings:
+            positives = Table(f"{summary.domain}: images that show", *SPLITS)
+            for name, shown in summary.findings.items():
+                positives.add_row(name, *[str(shown[split]) for split in SPLITS])
+            console.print(positives)
     errors = sum(finding.level == "error" for finding in examination.findings)
     console.print(f"{errors} errors, {len(examination.findings) - errors} warnings")
 
@@ -76,8 +82,8 @@ def _show_findings(scores: FindingScores) -> None:
             names = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
             console.print(f"{domain}: excluded from the means: {names}.", highlight=False)
     console.print(
-        f"Split {scores.split}, 95 % intervals over patients; sensitivity and specificity at Youden's threshold from the "
-        "validation images. All values: scores/"
+        f"Split {scores.split}, 95 % intervals over patients; sensitivity and specificity at Youden's threshold, which "
+        "comes from the validation images. All values: scores/"
     )
 
 

@@ -12,11 +12,10 @@ from medarts.evaluation.finding_table import (
     MEAN_OF_FREQUENT,
     SENSITIVE,
     YOUDEN,
-    draw_patients,
 )
 from medarts.evaluation.findings import CURVE_POINTS, FindingScores, Predictions
 from medarts.evaluation.scores import ALL
-from medarts.evaluation.statistics import bootstrap_means
+from medarts.evaluation.statistics import bootstrap_means, draw_patients
 from medarts.tasks.calibration import expected_calibration_error, fit_temperature, probabilities_of
 from medarts.tasks.ranking import auroc, average_precision, operating_point, threshold_youden
 

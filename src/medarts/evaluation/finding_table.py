@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.evaluation.scores import LEVEL, Summary
-from medarts.evaluation.statistics import percentile_interval
+from medarts.evaluation.scores import LEVEL, Summary, number
+from medarts.evaluation.statistics import draw_patients, percentile_interval
 from medarts.tasks.calibration import expected_calibration_error, probabilities_of
 from medarts.tasks.ranking import OperatingPoint, auroc, average_precision, operating_point, weighted_ranking
 
@@ -182,35 +182,12 @@ class Group:
         )
 
 
-def draw_patients(people: Indices, *, draws: int, seed: int) -> NDArray[np.unsignedinteger[Any]]:
-    """Returns how often each image stands in each draw of a bootstrap over patients, (draws, N).
-
-    Every draw takes as many patients as there are, with replacement, each with all its images.
-
-    Args:
-        people: number of each image's patient (N,), from 0 on without gaps, N at least 1.
-        draws: number of draws.
-        seed: seed of the draws; they are those of `medarts.evaluation.statistics.bootstrap_means`.
-    """
-    patients = int(people.max()) + 1
-    generator = np.random.default_rng(seed)
-    weights = np.empty((draws, len(people)), dtype=np.min_scalar_type(patients))
-    for row in weights:
-        row[:] = np.bincount(generator.integers(patients, size=patients), minlength=patients)[people]
-    return weights
-
-
 def mean_of_defined(values: Floats, *, axis: int) -> Floats:
     """Returns the mean over an axis of the values that are not nan; nan where there is none."""
     defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         means: Floats = np.where(defined, values, 0).sum(axis) / defined.sum(axis)
     return means
-
-
-def number(value: float) -> float | None:
-    """Returns the value, or None for nan, which JSON does not know."""
-    return None if math.isnan(value) else value
 
 
 def _mean(values: Iterable[float]) -> float:

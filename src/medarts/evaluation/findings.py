@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from medarts.errors import RunError
 from medarts.evaluation import finding_table
-from medarts.evaluation.finding_table import SENSITIVE, YOUDEN, FindingRow, Group, mean_of_defined, number
-from medarts.evaluation.scores import ALL, LEVEL
+from medarts.evaluation.finding_table import SENSITIVE, YOUDEN, FindingRow, Group, mean_of_defined
+from medarts.evaluation.scores import ALL, LEVEL, number, write_csv
 from medarts.tasks import calibration, ranking
 from medarts.tasks.calibration import fit_temperature, probabilities_of, reliability
 from medarts.tasks.ranking import (
@@ -217,12 +217,12 @@ class FindingScores:
         """
         folder.mkdir(parents=True, exist_ok=True)
         table = self.table()
-        _write_csv(folder / "predictions.csv", _prediction_columns(self.findings), self._prediction_cells())
+        write_csv(folder / "predictions.csv", _prediction_columns(self.findings), self._prediction_cells())
         columns = [*table[0].as_cells()] if table else []
-        _write_csv(folder / "findings.csv", columns, (row.as_cells().values() for row in table))
+        write_csv(folder / "findings.csv", columns, (row.as_cells().values() for row in table))
         columns = ["stage", "low", "high", "predictions", "mean_probability", "observed"]
-        _write_csv(folder / "calibration.csv", columns, self._calibration_cells())
-        _write_csv(folder / "curves.csv", ["finding", "curve", "x", "y", "threshold"], self._curve_cells())
+        write_csv(folder / "calibration.csv", columns, self._calibration_cells())
+        write_csv(folder / "curves.csv", ["finding", "curve", "x", "y", "threshold"], self._curve_cells())
         content = {
             "split": self.split,
             "checkpoint": self.checkpoint,
@@ -326,10 +326,3 @@ def _read_predictions(path: Path, findings: Sequence[str]) -> Predictions:
         logits=np.array(logits, dtype=np.float64).reshape(shape),
         labels=np.array(labels, dtype=np.uint8).reshape(shape),
     )
-
-
-def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)

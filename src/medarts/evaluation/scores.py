@@ -150,9 +150,9 @@ class Scores:
         table = self.table()
         metrics = [*self.images[0].metrics] if self.images else []
         image_rows = [_image_cells(score) for score in self.images]
-        _write_csv(folder / "images.csv", [*_IMAGE_COLUMNS, *metrics], image_rows)
+        write_csv(folder / "images.csv", [*_IMAGE_COLUMNS, *metrics], image_rows)
         columns = ["domain", "class", "images", "patients", "metric", "mean", "low", "high", "undefined"]
-        _write_csv(folder / "tables.csv", columns, [cells for row in table for cells in _table_cells(row)])
+        write_csv(folder / "tables.csv", columns, [cells for row in table for cells in _table_cells(row)])
         content = {
             "split": self.split,
             "checkpoint": self.checkpoint,
@@ -226,12 +226,13 @@ def _mean_of_classes(scores: Sequence[ImageScore]) -> ImageScore:
     return replace(scores[0], class_index=0, class_name=MEAN_OF_CLASSES, metrics=metrics)
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """Returns the value, or None for nan, which JSON does not know."""
     return None if math.isnan(value) else value
 
 
 def _numbers(summary: Summary) -> list[float | None]:
-    return [_number(summary.mean), _number(summary.low), _number(summary.high)]
+    return [number(summary.mean), number(summary.low), number(summary.high)]
 
 
 def _as_json(row: TableRow) -> dict[str, object]:
@@ -257,7 +258,7 @@ def _table_cells(row: TableRow) -> list[list[object]]:
 
 def _image_cells(score: ImageScore) -> list[object]:
     about = [score.domain, score.key, score.patient, score.class_index, score.class_name]
-    return [*about, *(_number(value) for value in score.metrics.values())]
+    return [*about, *(number(value) for value in score.metrics.values())]
 
 
 def _image_of(cells: dict[str, str]) -> ImageScore:
@@ -274,7 +275,8 @@ def _image_of(cells: dict[str, str]) -> ImageScore:
     )
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Writes a CSV file with a header; None becomes an empty cell."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)

@@ -62,6 +62,24 @@ def bootstrap_means(values: ArrayLike, patients: Sequence[str], *, draws: int, s
     return np.concatenate([sums[rows].sum(1) / counts[rows].sum(1) for rows in drawn])
 
 
+def draw_patients(people: NDArray[np.intp], *, draws: int, seed: int) -> NDArray[np.unsignedinteger[Any]]:
+    """Returns how often each image stands in each draw of a bootstrap over patients, (draws, N).
+
+    Every draw takes as many patients as there are, with replacement, each with all its images.
+
+    Args:
+        people: number of each image's patient (N,), from 0 on without gaps, N at least 1.
+        draws: number of draws.
+        seed: seed of the draws; they are those of `bootstrap_means`.
+    """
+    patients = int(people.max()) + 1
+    generator = np.random.default_rng(seed)
+    weights = np.empty((draws, len(people)), dtype=np.min_scalar_type(patients))
+    for row in weights:
+        row[:] = np.bincount(generator.integers(patients, size=patients), minlength=patients)[people]
+    return weights
+
+
 def percentile_interval(means: Floats, *, level: float = 0.95) -> Interval:
     """Returns the central interval that holds ``level`` of the means; (nan, nan) where a mean is nan."""
     tail = (1 - level) / 2
