@@ -1,6 +1,7 @@
 """A small data set on disk and a recipe for it, shared by all tests."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from medarts import cli
 from medarts.recipe import Recipe, parse
 from medarts.run import device
 
@@ -113,6 +115,26 @@ def finding_recipe(table_data: Path, tmp_path: Path) -> Recipe:
             "compute": {"device": "cpu", "threads": 1},
         }
     )
+
+
+@pytest.fixture
+def medarts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process, in an empty folder, and returns exit status, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medarts", *map(str, words)])
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -38,24 +38,6 @@ def changed(recipe: Recipe, *changes: str) -> Recipe:
     return parse(apply_overrides(recipe.model_dump(mode="json"), changes))
 
 
-@pytest.fixture
-def medarts(monkeypatch, capsys, tmp_path):
-    """Runs a command in this process, in an empty folder, and returns exit status, standard output and error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["medarts", *map(str, words)])
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
-
-
 def refused(answer: tuple[int, str, str], *parts: str) -> None:
     """Holds that a command failed with one line that has these parts."""
     status, output, errors = answer
@@ -71,14 +53,15 @@ def refused(answer: tuple[int, str, str], *parts: str) -> None:
 # --- help -------------------------------------------------------------------------------------------------------
 
 ARGUMENTS = {
-    "demo": ("--out",),
+    "demo": ("--out", "--task", "segmentation", "classification"),
+    "phantoms": ("FOLDER", "--task", "--images", "--size", "--seed"),
     "doctor": ("DATA",),
     "plan": ("RECIPE", "KEY=VALUE", "--memory-mb", "--json"),
     "search": ("RECIPE", "KEY=VALUE", "--out", "--resume"),
-    "train": ("RUN", "KEY=VALUE", "--genotype", "--recipe", "--data", "--init-channel", "--out", "--resume"),
+    "train": ("RUN", "KEY=VALUE", "--genotype", "--model", "--recipe", "--data", "--init-channel", "--out", "--resume"),
     "evaluate": ("RUN", "--data", "--split", "--head"),
     "show": ("GENOTYPE|RUN", "--out"),
-    "cost": ("GENOTYPE|RUN", "--init-channel", "--in-channels", "--classes", "--size", "--json"),
+    "cost": ("GENOTYPE|RUN|MODEL", "--init-channel", "--in-channels", "--outputs", "--size", "--json"),
     "report": ("RUN",),
 }
 
@@ -234,7 +217,8 @@ def test_genotypes_that_are_refused(medarts, folder_data, tmp_path):
     refused(medarts("cost", PUBLISHED, "--size", "100"), "size 100", "Use 96 or 128")
     genotype = json.loads(load_genotype(PUBLISHED).to_json())
     for name, change, parts in (
-        ("other", {"space": "stack"}, ("of the space 'stack', not 'weave'",)),
+        ("other", {"space": "stack"}, (f"Genotype '{PUBLISHED}' has the unknown setting",)),
+        ("unknown", {"space": "weaver"}, ("of the unknown space 'weaver'", "Did you mean 'weave'?")),
         ("newer", {"version": 2}, ("newer.json has version 2", "reads 1")),
         ("cut", {"cells": {}}, (PUBLISHED, "cell")),
     ):
@@ -318,17 +302,19 @@ def test_cost_as_json_and_as_text(medarts):
     status, output, errors = medarts("cost", PUBLISHED, "--size", "32", "--json")
     assert (status, errors) == (0, "")
     found = json.loads(output)
-    assert {"parameters", "flops", "latency_ms", "spread", "inference_ms", "inference_spread"} == set(found)
+    measured = {"parameters", "flops", "latency_ms", "spread", "inference_ms", "inference_spread"}
+    assert set(found) == measured | {"in_channels", "outputs", "size"}
+    assert (found["in_channels"], found["outputs"], found["size"]) == (3, 1, 32)
     assert found["parameters"] > 100_000
     assert found["flops"] > found["parameters"]
     assert found["latency_ms"] > 0
     assert found["inference_ms"] > 0
     larger = json.loads(medarts("cost", PUBLISHED, "--size", "32", "--init-channel", "24", "--json")[1])
     assert larger["parameters"] > found["parameters"]
-    status, output, _ = medarts("cost", PUBLISHED, "--size", "32", "--in-channels", "1", "--classes", "4")
+    status, output, _ = medarts("cost", PUBLISHED, "--size", "32", "--in-channels", "1", "--outputs", "4")
     assert status == 0
     assert "parameters" in output
-    assert "32 x 32" in output
+    assert "with 1 channels, 4 outputs, images of 32 x 32" in output
     assert "as built" in output
     assert "as shipped for inference" in output
 

@@ -3,19 +3,29 @@ from pathlib import Path
 import pytest
 
 from medarts import demo as demo_module
+from medarts.data.phantom.chest import FINDINGS
 from medarts.demo import demo, demo_recipe
-from medarts.recipe import Recipe, apply_overrides, parse
+from medarts.evaluation.finding_table import MEAN_OF_FINDINGS
+from medarts.recipe import Recipe, Task, apply_overrides, parse
 
-QUICK = (
+SHORT = (
     "data.size=32",
-    "space.init_channel=2",
     "search.stages.0.epochs=1",
-    "search.stages.1.epochs=1",
     "search.arch_after=0",
     "train.epochs=1",
     "train.warmup_epochs=0",
     "evaluation.bootstrap=100",
 )
+QUICK: dict[Task, tuple[str, ...]] = {
+    "segmentation": (*SHORT, "space.init_channel=2", "search.stages.1.epochs=1"),
+    "classification": (
+        *SHORT,
+        "space={search_channel: 2, init_channel: 2, layers: 4, intermediate_nodes: 1}",
+        "search.stages.0.depth=4",
+        "search.stages.0.batch=8",
+        "train.batch=8",
+    ),
+}
 
 
 @pytest.fixture
@@ -23,10 +33,12 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The demo at the smallest size, with its cache in the test's folder."""
     monkeypatch.setattr(demo_module, "IMAGES", 36)
     monkeypatch.setattr(demo_module, "SIZE", 32)
+    monkeypatch.setattr(demo_module, "FILMS", 120)
+    monkeypatch.setattr(demo_module, "FILM_SIZE", 32)
 
-    def smaller(out: Path) -> Recipe:
-        content = demo_recipe(out).model_dump(mode="json")
-        return parse(apply_overrides(content, [*QUICK, f"data.cache={tmp_path / 'cache'}"]))
+    def smaller(out: Path, task: Task) -> Recipe:
+        content = demo_recipe(out, task).model_dump(mode="json")
+        return parse(apply_overrides(content, [*QUICK[task], f"data.cache={tmp_path / 'cache'}"]))
 
     monkeypatch.setattr(demo_module, "demo_recipe", smaller)
     return tmp_path / "demo"
@@ -50,3 +62,29 @@ def test_the_demos_own_recipe_is_valid(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(demo_module, "IMAGES", 25)
     monkeypatch.setattr(demo_module, "SIZE", 32)
     assert [source.kind for source in demo_recipe(tmp_path).data.sources] == ["isic", "cvc", "chaos"]
+
+
+def test_the_demo_of_findings(quick: Path) -> None:
+    run, scores = demo(quick, "classification")
+    assert {row.domain for row in scores.table()} == {"chest-phantoms"}
+    assert {row.finding for row in scores.table()} >= {MEAN_OF_FINDINGS, *FINDINGS}
+    assert set(run.recipe.data.findings or ()) == {*FINDINGS, "Infiltration", "Pneumonia"}  # the 14 of ChestX-ray14
+    report = (run.path / "report.html").read_text(encoding="utf-8")
+    assert 'id="scores-test"' in report
+    assert 'id="genotype"' in report
+    assert (quick / "search" / "report.html").exists()
+    for name in ("search", "train"):
+        assert (quick / name / "genotype.txt").read_text().startswith("Genotype(normal=[")
+
+    journals = [quick / name / "metrics.jsonl" for name in ("search", "train")]
+    before = [path.read_bytes() for path in journals]
+    demo(quick, "classification")
+    assert [path.read_bytes() for path in journals] == before
+
+
+def test_the_recipe_of_the_demo_of_findings_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_module, "FILMS", 25)
+    monkeypatch.setattr(demo_module, "FILM_SIZE", 32)
+    recipe = demo_recipe(tmp_path, "classification")
+    assert [source.kind for source in recipe.data.sources] == ["chestxray14"]
+    assert recipe.space.name == "stack"

@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from medarts.errors import MedartsError, RecipeError
-from medarts.recipe import ModelName, Task
+from medarts.recipe import Task
 from medarts.run.interruption import InterruptedRunError
 
 # Heavy rooms are imported by the commands that use them, so that --help answers at once.
@@ -140,7 +140,7 @@ def train(
     words: Positional[Annotated[tuple[str, ...], arg(metavar="[RUN] [KEY=VALUE ...]", help_behavior_hint="")]] = (),
     *,
     genotype: Annotated[str | None, arg(metavar="GENOTYPE", help_behavior_hint="")] = None,
-    model: Annotated[ModelName | None, arg(help_behavior_hint="")] = None,
+    model: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None,
     recipe: Annotated[Path | None, arg(metavar="RECIPE", help_behavior_hint="")] = None,
     data: DataSets = (),
     init_channel: Channel = None,
@@ -154,7 +154,7 @@ def train(
     Args:
         words: A search run, then changes of its recipe, such as data.size=128.
         genotype: A genotype of the zoo, a file, or a run, instead of what RUN found.
-        model: A network made by hand, instead of a genotype; train.weights=FILE starts it from weights.
+        model: A network made by hand (chexnet), instead of a genotype; train.weights=FILE starts it from weights.
         recipe: A recipe to train by, instead of that of RUN or the published defaults.
         data: Data sets to train on: names in the recipe, or folders. All of the recipe where not given.
         init_channel: C of the network, instead of the genotype's.
@@ -165,7 +165,7 @@ def train(
 
     files, changes = _split(words)
     folders, swallowed = _split(data)  # --data takes every word behind it
-    changes += swallowed
+    changes += swallowed + ([] if model is None else [f"train.model={model}"])
     if resume is not None:
         others = (genotype, model, recipe, init_channel, out)
         _expect(not (words or data) and all(other is None for other in others), "medarts train --resume RUN")
@@ -178,7 +178,7 @@ def train(
         searched = Path(files[0]) if files else None
         rules = commands.training_recipe(searched, recipe=recipe, changes=changes, data=tuple(folders))
         network = commands.network_to_train(
-            rules, searched, genotype=genotype, model=model, init_channel=init_channel, changes=changes
+            rules, searched, genotype=genotype, init_channel=init_channel, changes=changes
         )
         name = network if isinstance(network, str) else network.name
         domains = "-".join(source.domain for source in rules.data.sources)

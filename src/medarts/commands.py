@@ -24,7 +24,7 @@ from medarts.networks.registry import (
     usual_size,
 )
 from medarts.networks.weave import WeaveNetwork
-from medarts.recipe import ModelName, Recipe, apply_overrides, parse
+from medarts.recipe import Recipe, apply_overrides, parse
 from medarts.recipe import load as load_recipe
 from medarts.reporting.drawings import describe, one_line, save_drawings
 from medarts.reporting.page import write_report
@@ -103,17 +103,15 @@ def network_to_train(
     searched: Path | None,
     *,
     genotype: str | None,
-    model: ModelName | None,
     init_channel: int | None = None,
     changes: Iterable[str] = (),
 ) -> Architecture:
-    """Returns what a training trains: the model, the genotype, the recipe's model, or what a search has found.
+    """Returns what a training trains: the genotype, the recipe's model, or what a search has found.
 
     Args:
         recipe: of the training.
         searched: a finished search.
         genotype: a genotype of the zoo, a file, or a run.
-        model: a network made by hand.
         init_channel: another C of the genotype.
         changes: changes of the recipe as key.path=value; those of space are settings of the genotype.
 
@@ -122,14 +120,13 @@ def network_to_train(
         GenotypeError: the genotype is damaged or unfit for the settings.
         RunError: the search has not finished.
     """
-    changes = list(changes)
-    named = model or (recipe.train.model if genotype is None else None)
-    if named is not None:
-        if init_channel is not None or any(change.startswith("space.") for change in changes):
-            raise RecipeError(f"{named} has no settings of a search space.", fix="Leave --init-channel and space out.")
-        return named
+    changes, model = list(changes), recipe.train.model
     if genotype is not None:
         return genotype_of(genotype, init_channel=init_channel, changes=changes)
+    if model is not None:
+        if init_channel is not None or any(change.startswith("space.") for change in changes):
+            raise RecipeError(f"{model} has no settings of a search space.", fix="Leave --init-channel and space out.")
+        return model
     if searched is not None:
         return searched_genotype(searched, init_channel=init_channel, changes=changes)
     raise RecipeError("Nothing says which network to train.", fix="Give RUN, --genotype NAME or --model NAME.")

@@ -393,7 +393,8 @@ def test_fingerprint_changes_with_everything_else() -> None:
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_ready_recipes_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDARTS_DATA", "/data")
+    for name in ("MEDARTS_DATA", "MEDARTS_PHANTOMS"):
+        monkeypatch.setenv(name, "/data")
     recipe = load(path)
     assert path.read_text(encoding="utf-8").startswith("#"), "says what it reproduces"
     assert recipe.note

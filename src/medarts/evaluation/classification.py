@@ -78,6 +78,7 @@ def _save_examples(folder: Path, network: FindingNetwork, batches: Batches, scor
             rows.append(min(having, key=lambda row: (labels[row].sum(), keys[row])))
             shown.append(finding)
     if not rows:
+        (folder / "examples.npz").unlink(missing_ok=True)  # of images that showed something
         return
     images = torch.from_numpy(batches.store.images[batches.indices[rows]]).to(batches.device).float()
     maps = torch.cat([grad_cam(network, images[at : at + 1], [finding]) for at, finding in enumerate(shown)])

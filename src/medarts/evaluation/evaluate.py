@@ -7,7 +7,7 @@ import torch
 from medarts.data.batches import Batches
 from medarts.data.manifest import Part, Split
 from medarts.data.opening import open_data
-from medarts.errors import RunError, did_you_mean
+from medarts.errors import DataError, RunError, did_you_mean
 from medarts.evaluation.classification import score_findings
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
@@ -16,7 +16,7 @@ from medarts.networks.inference import for_inference
 from medarts.networks.network import FindingNetwork, TrainedNetwork
 from medarts.networks.registry import network_of
 from medarts.networks.weave import WeaveNetwork
-from medarts.recipe import SourceSettings
+from medarts.recipe import SourceSettings, Task
 from medarts.run import checkpoint
 from medarts.run.device import make_fabric
 from medarts.run.directory import RunDirectory
@@ -46,10 +46,11 @@ def evaluate(
 
     Raises:
         RunError: the run has no checkpoint yet, or no such head.
-        DataError: the data cannot be read, or have no image in the split.
+        DataError: the data cannot be read, are for another task, or have no image in the split.
     """
     run = RunDirectory.open(path, kind="train")
     recipe = run.recipe
+    _check_task(recipe.data.task, sources or ())
     fabric = make_fabric(recipe.compute)
     network = load_network(run)
     chosen = _checked_head(network, head)
@@ -86,6 +87,15 @@ def load_network(run: RunDirectory, kind: str = "best") -> TrainedNetwork:
     network = network_of(run.recipe.model_copy(update={"train": settings}), architecture_of(run))
     network.load_state_dict(point.weights)
     return network
+
+
+def _check_task(task: Task, sources: tuple[SourceSettings, ...]) -> None:
+    for source in sources:
+        if source.task != task:
+            raise DataError(
+                f"The images of {source.domain} are for {source.task}, but the network is for {task}.",
+                fix="Give images with findings." if task == "classification" else "Give images with masks.",
+            )
 
 
 def _checked_head(network: TrainedNetwork, head: str | None) -> str:

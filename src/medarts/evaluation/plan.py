@@ -30,8 +30,8 @@ class Plan:
 
     Attributes:
         stages: one estimate a stage of the search.
-        training: of the training on all data of the recipe, at its size and C, of a network derived from an
-            untrained supernet; the searched network may have cheaper or dearer operations.
+        training: of the training on all data of the recipe at its size, of its model or, at its C, of a network
+            derived from an untrained supernet; the searched network may have cheaper or dearer operations.
         budget_mb: memory that each of them fits into; None where there was no budget.
         search_changes: what makes the recipe's search the planned one, as key.path=value.
         training_changes: the same for its training.
@@ -132,6 +132,8 @@ class _Try:
     def __call__(self) -> Trial:
         if self.stage is not None:
             return try_search(self.recipe, self.stage, steps=STEPS)
+        if self.recipe.train.model is not None:
+            return try_training(self.recipe, self.recipe.train.model, steps=STEPS)
         seed_torch(self.recipe.seed, "plan")
         supernet = make_space(self.recipe).supernet(self.recipe.search.stages[-1], None)
         genotype = supernet.derive(self.recipe.derive, name="plan", provenance={})

@@ -46,22 +46,20 @@ def space_of(content: Mapping[str, Any]) -> str:
     if named is not None:
         return str(named)
     sources = _of(content.get("data"), "sources")
-    kinds = {_of(source, "kind") for source in sources} if _is_list(sources) else set()
-    return "stack" if kinds & set(CLASSIFIED) else "weave"
+    kinds = [_of(source, "kind") for source in sources] if _is_list(sources) else []
+    return "stack" if any(kind in CLASSIFIED for kind in kinds) else "weave"
 
 
 def with_published_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the content of a recipe with its space named, and with the published values that it does not give."""
     content, space = dict(content), space_of(content)
     if not isinstance(content.get("space"), BaseModel):
-        content["space"] = _merged({"name": space}, content.get("space"))
+        content["space"] = _merged({"name": space}, content.get("space", {}))
     return _merged(STACK, content) if space == "stack" else content
 
 
 def _merged(defaults: Mapping[str, Any], given: Any) -> Any:
     """Returns ``given`` with what ``defaults`` has beyond it; what is no mapping stays, to be refused later."""
-    if given is None:
-        return deepcopy(dict(defaults))
     if not isinstance(given, Mapping):
         return given
     merged = dict(given)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric import Fabric
 
@@ -38,11 +39,14 @@ def start_training(recipe: Recipe, architecture: Architecture, out: Path) -> Run
         InterruptedRunError: the run was asked to stop; it can be resumed.
     """
     RunDirectory.check_free(out)
+    of_network: dict[str, str] = {}
+    changes: dict[str, Any]
     if isinstance(architecture, Genotype):
-        of_network = {"genotype.json": architecture.to_json() + "\n"}
-        changes = {"space": space_settings(architecture), "train": recipe.train.model_copy(update={"model": None})}
+        of_network["genotype.json"] = architecture.to_json() + "\n"
+        settings = recipe.train.model_copy(update={"model": None, "weights": None})
+        changes = {"space": space_settings(architecture), "train": settings}
     else:
-        of_network, changes = {}, {"train": recipe.train.model_copy(update={"model": architecture})}
+        changes = {"train": recipe.train.model_copy(update={"model": architecture})}
     job = _prepare(recipe.model_copy(update=changes), architecture)
     manifest = job.store.manifest
     run = RunDirectory.create(

@@ -1,0 +1,304 @@
+"""Scores of a trained classifier: files, thresholds, other data sets, and agreement with the network that was saved."""
+
+import csv
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.networks import nets
+
+from medarts.data.opening import open_data
+from medarts.errors import DataError, RunError
+from medarts.evaluation.cam import grad_cam
+from medarts.evaluation.evaluate import evaluate, load_network
+from medarts.evaluation.findings import FindingScores
+from medarts.evaluation.plan import plan
+from medarts.evaluation.scores import ALL
+from medarts.recipe import Recipe, SourceSettings, StackSettings, apply_overrides, parse, to_yaml
+from medarts.reporting.page import write_report
+from medarts.run.directory import RunDirectory
+from medarts.run.randomness import seed_torch
+from medarts.spaces.stack.supernet import StackSpace
+from medarts.training.start import start_training
+
+FINDINGS = ("disc", "bar", "bright")
+FILES = ["calibration.csv", "curves.csv", "examples.npz", "findings.csv", "predictions.csv", "scores.json"]
+
+
+def changed(recipe: Recipe, *changes: str) -> Recipe:
+    return parse(apply_overrides(recipe.model_dump(mode="json"), changes))
+
+
+@pytest.fixture
+def recipe(finding_recipe: Recipe) -> Recipe:
+    changes = ("train.optimizer=adamw", "train.lr=0.01", "train.schedule=cosine", "space.drop_path_prob=0")
+    return changed(finding_recipe, *changes)
+
+
+@pytest.fixture
+def run(recipe: Recipe, tmp_path: Path) -> RunDirectory:
+    """A training run of two epochs, with an auxiliary head, which evaluation does not see."""
+    seed_torch(0, "genotype")
+    settings = changed(recipe, "space.auxiliary=true")
+    assert isinstance(settings.space, StackSettings)
+    space = StackSpace(settings.space, in_channels=1, outputs=3, supernet=settings.search.supernet)
+    supernet = space.supernet(settings.search.stages[0], None)
+    return start_training(recipe, supernet.derive(recipe.derive, name="small", provenance={}), tmp_path / "run")
+
+
+def table(path: Path, name: str) -> SourceSettings:
+    return SourceSettings(kind="table", path=path, name=name)
+
+
+def logits_of(run: RunDirectory, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of a split, from the saved network and one image after the other."""
+    network, store = load_network(run).eval(), open_data(run.recipe.data, needs=())
+    positions = store.indices(store.manifest.of_split(split))
+    with torch.no_grad():
+        logits = [network(torch.from_numpy(store.images[[position]]).float())[-1][0] for position in positions]
+    return torch.stack(logits).numpy(), np.asarray(store.targets[positions])
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+
+def pairs_in_order(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The area under the ROC curve as the share of pairs in the right order, ties counting half."""
+    pairs = list(itertools.product(scores[labels == 1], scores[labels == 0]))
+    return sum(1.0 if yes > no else 0.5 if yes == no else 0.0 for yes, no in pairs) / len(pairs)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_scores_agree_with_the_saved_network(run):
+    scores = evaluate(run.path)
+    assert isinstance(scores, FindingScores)
+    assert (scores.split, scores.checkpoint, scores.findings) == ("test", "best", FINDINGS)
+    logits, labels = logits_of(run, "test")
+    assert logits.shape == (8, 3)
+    np.testing.assert_allclose(scores.predictions.logits, logits, atol=1e-5)
+    np.testing.assert_array_equal(scores.predictions.labels, labels)
+    assert sorted(scores.predictions.patients) == sorted(f"p{number // 2}" for number in range(24, 32))
+    assert set(scores.predictions.domains) == {"films"}
+    assert scores.draws == 100
+
+
+def test_auroc_is_that_of_the_predictions_on_disk(run):
+    scores = evaluate(run.path)
+    folder = run.path / "scores" / "test"
+    predictions = rows_of(folder / "predictions.csv")
+    assert len(predictions) == 8
+    by_finding = {row["finding"]: row for row in rows_of(folder / "findings.csv")}
+    areas = []
+    for name in FINDINGS:
+        logits = np.array([float(row[f"{name} logit"]) for row in predictions])
+        labels = np.array([int(row[f"{name} label"]) for row in predictions])
+        probabilities = np.array([float(row[f"{name} probability"]) for row in predictions])
+        np.testing.assert_allclose(probabilities, sigmoid(logits / scores.temperature), rtol=1e-9)
+        areas.append(pairs_in_order(logits, labels))
+        assert float(by_finding[name]["auroc_mean"]) == pytest.approx(areas[-1])
+        assert int(by_finding[name]["positives"]) == labels.sum()
+    assert scores.mean_auroc == pytest.approx(np.mean(areas))
+
+
+def test_validation_auroc_of_the_best_epoch_is_found_again(run):
+    """Evaluation on the validation set must tell what training told of the weights it kept."""
+    assert evaluate(run.path, split="val").mean_auroc == pytest.approx(run.read_json("summary.json")["best_score"])
+
+
+def test_thresholds_and_temperature_come_from_validation(run):
+    scores = evaluate(run.path)
+    logits, labels = logits_of(run, "val")
+    probabilities = sigmoid(logits / scores.temperature)
+
+    def loss(temperature: float) -> float:
+        p = sigmoid(logits / temperature)
+        return float(-np.where(labels == 1, np.log(p), np.log1p(-p)).mean())
+
+    grid = np.geomspace(0.1, 10, 400)
+    best = grid[np.argmin([loss(temperature) for temperature in grid])]
+    assert scores.temperature == pytest.approx(best, rel=0.02)
+    for column in range(3):
+        values, truth = probabilities[:, column], labels[:, column] == 1
+
+        def youden(threshold: float, values=values, truth=truth) -> float:
+            return (values[truth] >= threshold).mean() + (values[~truth] < threshold).mean()
+
+        threshold = scores.thresholds["youden"][column]
+        assert youden(threshold - 1e-6) == pytest.approx(max(youden(value - 1e-6) for value in [*values, 2]))
+        sensitive = scores.thresholds["sensitive"][column]
+        assert (values[truth] >= sensitive - 1e-6).mean() >= 0.9
+        assert (values[truth] >= sensitive + 1e-6).mean() < 0.9
+    others = evaluate(run.path, split="train")
+    assert others.temperature == pytest.approx(scores.temperature)
+    for rule in ("youden", "sensitive"):
+        np.testing.assert_allclose(others.thresholds[rule], scores.thresholds[rule], atol=1e-9)
+    row = next(row for row in scores.table() if row.finding == "disc")
+    called = scores.probabilities[:, 0] >= scores.thresholds["youden"][0]
+    truth = scores.predictions.labels[:, 0] == 1
+    assert row.youden.sensitivity == pytest.approx(called[truth].mean())
+    assert row.youden.specificity == pytest.approx((~called[~truth]).mean())
+
+
+def test_files(run):
+    scores = evaluate(run.path)
+    folder = run.path / "scores" / "test"
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    again = FindingScores.read(folder)
+    np.testing.assert_array_equal(again.predictions.logits, scores.predictions.logits)
+    assert [row.as_json() for row in again.table()] == [row.as_json() for row in scores.table()]
+    content = json.loads((folder / "scores.json").read_text())
+    assert (content["split"], content["checkpoint"], content["sensitivity"]) == ("test", "best", 0.9)
+    assert content["findings"] == list(FINDINGS)
+
+
+def test_an_example_of_every_finding_with_its_map(run):
+    scores = evaluate(run.path)
+    store = open_data(run.recipe.data, needs=())
+    position = {sample.key: number for number, sample in enumerate(store.manifest.samples)}
+    network = load_network(run).eval()
+    with np.load(run.path / "scores" / "test" / "examples.npz") as examples:
+        assert examples["images"].shape == (3, 32, 32, 1)
+        assert examples["maps"].shape == (3, 32, 32)
+        for number, (finding, title) in enumerate(zip(FINDINGS, examples["titles"], strict=True)):
+            name, key, probability = str(title).split(" · ")
+            place = position[key]
+            assert name == finding
+            assert store.targets[place].tolist() == [int(other == finding) for other in FINDINGS]  # it shows that alone
+            np.testing.assert_array_equal(examples["images"][number], store.images[place].transpose(1, 2, 0))
+            row = scores.predictions.keys.index(key)
+            assert probability == f"probability {scores.probabilities[row, number]:.2f}"
+            image = torch.from_numpy(store.images[[place]]).float()
+            expected = grad_cam(network, image, [number])[0].numpy()
+            np.testing.assert_allclose(examples["maps"][number], expected, atol=1e-4)
+
+
+def test_findings_without_an_image_have_no_example(run, table_data):
+    table_path = table_data / "labels.csv"
+    rows = [row if ",test," not in row else row[: -len("0,0,0")] + "1,0,0" for row in table_path.read_text().split()]
+    table_path.write_text("\n".join(rows) + "\n")
+    scores = evaluate(run.path)
+    assert scores.excluded() == {"films": {"disc": "no negatives", "bar": "no positives", "bright": "no positives"}}
+    assert np.isnan(scores.mean_auroc)
+    with np.load(run.path / "scores" / "test" / "examples.npz") as examples:
+        assert [str(title).split(" · ")[0] for title in examples["titles"]] == ["disc"]
+    text = "\n".join(row[: -len("0,0,0")] + "0,0,0" if ",test," in row else row for row in rows) + "\n"
+    table_path.write_text(text)
+    evaluate(run.path)
+    assert not (run.path / "scores" / "test" / "examples.npz").exists()
+    assert "disc" in write_report(run.path).read_text(encoding="utf-8")
+
+
+def test_all_images_whatever_their_split(run):
+    scores = evaluate(run.path, split="all")
+    assert len(scores.predictions.keys) == 32
+    assert (run.path / "scores" / "all" / "scores.json").exists()
+    assert scores.temperature == pytest.approx(evaluate(run.path).temperature)
+
+
+def test_another_table_with_the_same_findings(run, table_data, tmp_path):
+    """In other columns and with more of them; thresholds and temperature stay those of the run's own validation."""
+    other = tmp_path / "other"
+    shutil.copytree(table_data, other)
+    _, *rows = (other / "labels.csv").read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    lines = [
+        f"{image},{patient},test,{bright},1,{disc},{1 - int(bar)}" for image, patient, _, disc, bar, bright in cells
+    ]
+    (other / "labels.csv").write_text("\n".join(["image,patient,split,bright,new,disc,bar", *lines]) + "\n")
+    own = evaluate(run.path)
+    scores = evaluate(run.path, sources=(table(other, "elsewhere"),))
+    assert sorted(path.name for path in (run.path / "scores").iterdir()) == ["test", "test-elsewhere"]
+    assert set(scores.predictions.domains) == {"elsewhere"}
+    assert scores.findings == FINDINGS
+    assert scores.temperature == own.temperature
+    np.testing.assert_array_equal(scores.thresholds["youden"], own.thresholds["youden"])
+    row_of = {key: row for row, key in enumerate(scores.predictions.keys)}
+    assert len(row_of) == 32
+    rows_there = [row_of[key] for key in own.predictions.keys]
+    np.testing.assert_allclose(scores.predictions.logits[rows_there], own.predictions.logits, atol=1e-5)
+    labels = scores.predictions.labels[rows_there]
+    np.testing.assert_array_equal(labels[:, [0, 2]], own.predictions.labels[:, [0, 2]])
+    np.testing.assert_array_equal(labels[:, 1], 1 - own.predictions.labels[:, 1])
+
+    both = evaluate(run.path, sources=(table(table_data, "films"), table(other, "elsewhere")))
+    assert {row.domain for row in both.table()} == {"films", "elsewhere", ALL}
+
+
+def test_bf16_is_close_to_fp32(run):
+    exact = evaluate(run.path)
+    (run.path / "recipe.yaml").write_text(to_yaml(changed(run.recipe, "compute.precision=bf16")))
+    rounded = evaluate(run.path)
+    difference = np.abs(rounded.predictions.logits - exact.predictions.logits).max()
+    assert 0 < difference < 0.05 * max(1.0, np.abs(exact.predictions.logits).max())
+    assert rounded.predictions.logits.dtype == np.float64
+
+
+def test_the_report_shows_the_scores(run):
+    evaluate(run.path)
+    evaluate(run.path, split="val")
+    page = write_report(run.path).read_text(encoding="utf-8")
+    for section in ("scores-test", "scores-val", "genotype"):
+        assert f'id="{section}"' in page
+    for words in ("mean AUROC, test", "AUROC", "average precision", *FINDINGS):
+        assert words in page
+    assert "Hausdorff" not in page
+
+
+def test_what_cannot_be_evaluated(run, folder_data, table_data, tmp_path):
+    with pytest.raises(DataError, match=r"images of blobs are for segmentation, but the network is for classification"):
+        evaluate(run.path, sources=(SourceSettings(kind="folder", path=folder_data, name="blobs"),))
+    other = tmp_path / "other"
+    shutil.copytree(table_data, other)
+    text = (other / "labels.csv").read_text()
+    (other / "labels.csv").write_text(text.replace("disc,bar,bright", "disc,bars,bright"))
+    with pytest.raises(DataError, match=r"elsewhere has no finding 'bar'\. Did you mean 'bars'"):
+        evaluate(run.path, sources=(table(other, "elsewhere"),))
+    with pytest.raises(RunError, match=r"no head '2,0'.*last"):
+        evaluate(run.path, head="2,0")
+    (table_data / "labels.csv").write_text(text.replace(",test,", ",val,"))
+    with pytest.raises(DataError, match=r"No image of films is in the split 'test'"):
+        evaluate(run.path)
+    assert not (run.path / "scores").exists()
+    assert evaluate(run.path, split="val", head="last").split == "val"
+
+
+def test_a_network_for_masks_is_not_scored_by_findings(small_recipe, table_data, tmp_path):
+    run = RunDirectory.create(tmp_path / "masks", small_recipe, kind="train", data_fingerprint="")
+    with pytest.raises(DataError, match=r"images of films are for classification, but the network is for segm.*masks"):
+        evaluate(run.path, sources=(table(table_data, "films"),))
+
+
+# Plan
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trials of test_plan run in processes of their own; here their answer counts."""
+    monkeypatch.setattr("medarts.evaluation.plan.in_new_process", lambda attempt: attempt())
+    monkeypatch.setattr("medarts.evaluation.plan.STEPS", 1)
+
+
+@pytest.mark.parametrize("gradient", ["first_order", "second_order"])
+def test_plan_of_findings(finding_recipe, tmp_path, in_this_process, gradient):
+    planned = plan(changed(finding_recipe, f"search.gradient={gradient}"))
+    (stage,) = planned.stages
+    assert stage.parameters > planned.training.parameters > 0
+    assert min(stage.seconds, stage.memory_mb, planned.training.seconds, planned.training.memory_mb) > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "films"]
+
+
+def test_plan_of_a_recipe_with_a_model_tries_that_model(finding_recipe, in_this_process, monkeypatch):
+    few = {"init_features": 8, "growth_rate": 8, "block_config": (1, 1, 1, 1)}
+    monkeypatch.setattr(nets, "DenseNet121", lambda **about: nets.DenseNet(**about, **few))
+    planned = plan(changed(finding_recipe, "train.model=chexnet"))
+    network = nets.DenseNet(spatial_dims=2, in_channels=1, out_channels=3, **few)
+    assert planned.training.parameters == sum(parameter.numel() for parameter in network.parameters())
