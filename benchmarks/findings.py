@@ -9,7 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from medarts.evaluation.finding_table import FindingRow
+from medarts.errors import MedartsError
+from medarts.evaluation.finding_table import MEANS, FindingRow
 from medarts.evaluation.findings import FindingScores
 from medarts.run.directory import RunDirectory
 
@@ -20,8 +21,13 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    runs = {path.name: RunDirectory.open(path, kind="train") for path in arguments.runs}
-    scores = {name: FindingScores.read(run.path / "scores" / arguments.split) for name, run in runs.items()}
+    alike = len({path.name for path in arguments.runs}) < len(arguments.runs)
+    names = [str(path) if alike else path.name for path in arguments.runs]
+    try:
+        runs = {n: RunDirectory.open(path, kind="train") for n, path in zip(names, arguments.runs, strict=True)}
+        scores = {name: FindingScores.read(run.path / "scores" / arguments.split) for name, run in runs.items()}
+    except MedartsError as error:
+        raise SystemExit(str(error)) from None
     check_same_images(scores)
     sizes = {name: run.read_json("cost.json")["parameters"] for name, run in runs.items()}
     tables = {name: {row.finding: row for row in one.table()} for name, one in scores.items()}
@@ -47,7 +53,7 @@ def table(tables: dict[str, dict[str, FindingRow]], sizes: dict[str, int]) -> st
         "| parameters | " + " | ".join(f"{size:,}" for size in sizes.values()) + " |",
     ]
     for finding, row in next(iter(tables.values())).items():
-        name = finding if row.findings > 1 else f"{finding} ({row.positives})"
+        name = finding if finding in MEANS else f"{finding} ({row.positives})"
         lines.append(f"| {name} | " + " | ".join(cell(rows[finding]) for rows in tables.values()) + " |")
     return "\n".join(lines)
 

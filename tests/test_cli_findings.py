@@ -247,6 +247,17 @@ def test_searches_that_are_refused(medarts, recipe_file, table_data, tmp_path):
     refused(medarts(*words, "search.stages.0.depth=3"), "too few cells for the reductions behind the chest stem")
     refused(medarts(*words, "data.findings=[disk]"), "no finding 'disk'", "Did you mean 'disc'?")
     refused(medarts(*words, "search.gradient=second_order", "compute.precision=bf16"), "second_order", "precision=fp32")
+    refused(medarts(*words, "evaluation.batch=1"), "the last cell sees one pixel", "larger batches")
+    refused(medarts(*words, "data.size=16"), "The size 16 is too small for the network", "32 or more")
     (table_data / "films" / "film_03.png").unlink()
     refused(medarts(*words), "film_03.png", "partial: true")
     assert not (tmp_path / "runs").exists()
+
+
+def test_changes_stand_wherever_one_writes_them(medarts, recipe_file, small_densenet, quick, tmp_path):
+    search = tmp_path / "s"
+    assert medarts("search", str(recipe_file), "--out", str(search), "search.lr=0.01")[0] == 0
+    words = ("train", str(search), "--model", "chexnet", "train.lr=0.01", "--out", str(tmp_path / "t"), "seed=3")
+    assert medarts(*words)[0] == 0
+    recipe = RunDirectory.open(tmp_path / "t").recipe
+    assert (recipe.train.model, recipe.train.lr, recipe.search.lr, recipe.seed) == ("chexnet", 0.01, 0.01, 3)

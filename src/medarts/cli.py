@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,7 +13,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from medarts.errors import MedartsError, RecipeError
-from medarts.recipe import Task
+from medarts.recipe import Recipe, Task
 from medarts.run.interruption import InterruptedRunError
 
 # Heavy rooms are imported by the commands that use them, so that --help answers at once.
@@ -164,8 +165,7 @@ def train(
     from medarts import commands
 
     files, changes = _split(words)
-    folders, swallowed = _split(data)  # --data takes every word behind it
-    changes += swallowed + ([] if model is None else [f"train.model={model}"])
+    changes += [] if model is None else [f"train.model={model}"]
     if resume is not None:
         others = (genotype, model, recipe, init_channel, out)
         _expect(not (words or data) and all(other is None for other in others), "medarts train --resume RUN")
@@ -176,7 +176,7 @@ def train(
             "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME --data FOLDER",
         )
         searched = Path(files[0]) if files else None
-        rules = commands.training_recipe(searched, recipe=recipe, changes=changes, data=tuple(folders))
+        rules = commands.training_recipe(searched, recipe=recipe, changes=changes, data=data)
         network = commands.network_to_train(
             rules, searched, genotype=genotype, init_channel=init_channel, changes=changes
         )
@@ -284,6 +284,7 @@ def main() -> None:
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
+            args=_changes_first(sys.argv[1:]),
             prog="medarts",
             description="Designs compact neural networks for medical images by differentiable architecture search.",
             config=(OmitArgPrefixes,),
@@ -303,6 +304,14 @@ def main() -> None:
     except KeyboardInterrupt:  # outside of search and training, which save first
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def _changes_first(words: list[str]) -> list[str]:
+    """Returns the words with all changes of a recipe behind the command and its file, where tyro looks for them."""
+    changes = [word for word in words if re.match(rf"({'|'.join(Recipe.model_fields)})(\.\w+)*=", word)]
+    others = [word for word in words if word not in changes]
+    named = 2 if len(others) > 1 and not others[1].startswith("-") else 1
+    return [*others[:named], *changes, *others[named:]]
 
 
 def _split(words: tuple[str, ...]) -> tuple[list[str], list[str]]:

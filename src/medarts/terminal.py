@@ -9,6 +9,7 @@ from rich.table import Column, Table
 from medarts.data.doctor import Examination
 from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
+from medarts.evaluation.finding_table import MEANS
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
@@ -74,7 +75,7 @@ def _show_findings(scores: FindingScores) -> None:
     for row in rows:
         ranked = [_interval(summary, digits=3) for summary in (row.auroc, row.average_precision)]
         at = [_number(row.youden.sensitivity), _number(row.youden.specificity)]
-        counts = f"{row.positives} of {row.images}" if row.findings == 1 else ""
+        counts = "" if row.finding in MEANS else f"{row.positives} of {row.images}"
         table.add_row(*[row.domain] * several, row.finding, counts, *ranked, *at)
     console.print(table)
     for domain, reasons in scores.excluded().items():

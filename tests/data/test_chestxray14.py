@@ -289,19 +289,17 @@ def test_findings_asked_for_decide_outputs_and_order(tmp_path):
         open_sources([source], findings=("Noduel",))
 
 
-def test_sources_are_joined_by_what_they_have_in_common(tmp_path):
+def test_sources_with_other_findings_are_joined_by_those_that_are_named(tmp_path):
     chest = SourceSettings(kind="chestxray14", path=download(tmp_path / "chest"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other/a.png").touch()
     other = SourceSettings(kind="table", path=tmp_path / "other", name="other")
     (tmp_path / "other/labels.csv").write_text("image,Nodule,Scar,Mass\na.png,1,1,1\n")
-    assert open_sources([chest, other]).findings == ("Mass", "Nodule")
-    joined = open_sources([other, chest])
+    with pytest.raises(DataError, match=r"do not have the same findings: .*, Scar only one.*data\.findings"):
+        open_sources([chest, other])
+    joined = open_sources([other, chest], findings=("Nodule", "Mass"))
     assert joined.findings == ("Nodule", "Mass")
     assert next(s for s in joined.samples if s.domain == "other").findings == ("Nodule", "Mass")
-    (tmp_path / "other/labels.csv").write_text("image,Scar\na.png,1\n")
-    with pytest.raises(DataError, match="chestxray14 and other have no finding in common"):
-        open_sources([chest, other])
 
 
 def test_images_are_drawn_within_the_splits(tmp_path):

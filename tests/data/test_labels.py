@@ -103,6 +103,9 @@ def test_two_tables_have_the_findings_that_they_share(finding_recipe: Recipe, ta
     (other / "labels.csv").write_text(text.replace("disc,bar,bright", "bright,new,disc"))
     content = finding_recipe.model_dump(mode="json")
     content["data"]["sources"].append({"kind": "table", "path": str(other), "name": "other"})
+    with pytest.raises(DataError, match=r"films and other do not have the same findings: bar, new"):
+        open_manifest(parse(content).data, needs=())
+    content["data"]["findings"] = ["disc", "bright"]
     whole = open_manifest(parse(content).data, needs=())
     assert whole.findings == ("disc", "bright")
     own, others = (whole.where(lambda sample, d=d: sample.domain == d).labels() for d in ("films", "other"))

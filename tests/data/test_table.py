@@ -78,7 +78,7 @@ def test_other_values_are_named_with_row_and_column(tmp_path, value):
         ("image,scar,Image\na.png,1,b\n", r"has the column image twice"),
         ("image,scar,scar\na.png,1,1\n", r"has the column scar twice"),
         (",image,scar\n0,a.png,1\n", r"column without a name, the 1"),
-        ("image,scar,split\na.png,1,training\n", r"leaves every image out"),
+        ("image,scar,split\na.png,1,later\n", r"leaves every image out"),
         ("image,scar\na.png,1\na.png,0\n", r"image named twice \(1\): a\.png in row 3"),
         ("image,scar\na.png,1\na.jpg,0\n", r"image named twice \(1\): a\.jpg in row 3"),
         ("image,scar\na.png,1\nb.png,0\n", r"image not in the folder \(1\): b\.png"),
@@ -180,3 +180,16 @@ def test_the_doctor_names_every_fault_and_looks_at_the_rest(tmp_path):
 def test_folders_with_masks_stay_folders(tmp_path):
     folder_of(tmp_path, "image,scar\na.png,1\n", "images/a.png", "masks/a.png")
     assert recognise(tmp_path)[0].kind == "folder"
+
+
+def test_the_doctor_doubts_rows_left_out_and_images_without_patients(tmp_path):
+    for name in "abc":
+        Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)[::-1] + ord(name)).save(tmp_path / f"{name}.png")
+    rows = ["image,split,scar", "a.png,training,1", "b.png,validation,0", "c.png,hold,1"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    found = examine(recognise(tmp_path))
+    problems = " ".join(finding.problem for finding in found.findings)
+    assert "row left out by its split" in problems
+    assert "c.png ('hold')" in problems
+    assert "images without patients" in problems
+    assert found.summaries[0].splits == {"train": 1, "val": 1, "test": 0}

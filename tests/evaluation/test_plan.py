@@ -206,7 +206,7 @@ def test_a_budget_below_one_image_is_refused(made_up):
     says = r"Stage 2 of the search takes 1,000 MB with one image at once, more than the 999 MB allowed\."
     with pytest.raises(RecipeError, match=says) as caught:
         plan(made_up, budget_mb=999)
-    assert all(name in caught.value.fix for name in ("data.size", "space.init_channel", "evaluation.batch"))
+    assert all(name in caught.value.fix for name in ("data.size", "the channels of the space", "evaluation.batch"))
 
 
 def test_trials_that_run_out_of_memory(made_up, monkeypatch):

@@ -235,3 +235,13 @@ def test_the_layout_of_the_weights_changes_no_number() -> None:
         found.append([logits.detach(), *(p.grad.clone() for p in net.parameters())])
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_logits_keep_full_precision_inside_autocast() -> None:
+    torch.manual_seed(0)
+    net = StackNetwork(load("chestxray14_first_order").with_settings(init_channel=4, layers=4), outputs=1).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        maps = net.features(torch.rand(64, 3, 32, 32))
+        logits = net.classify(maps)
+    assert logits.dtype == torch.float32
+    assert len(logits.unique()) > len(logits.bfloat16().unique())

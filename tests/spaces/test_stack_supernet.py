@@ -360,25 +360,30 @@ def test_refuses_fewer_cells_than_sections(settings: StackSettings, least: int) 
         space(settings.model_copy(update={"layers": least - 1}))
     stage = StageSettings(depth=4, batch=2).model_copy(update={"depth": least - 1})
     with pytest.raises(RecipeError, match=rf"search\.stages depth is {least - 1}"):
-        space(settings).check(stage, 64)
-    space(settings).check(StageSettings(depth=least, batch=2), 64)
+        space(settings).check(stage, 64, fewest=2)
+    space(settings).check(StageSettings(depth=least, batch=2), 64, fewest=2)
+
+
+def test_refuses_images_that_the_derived_network_cannot_take() -> None:
+    with pytest.raises(RecipeError, match=r"size 31 is too small for the network.*Use 32 or more"):
+        space().check(StageSettings(depth=4, batch=8), 31, fewest=8)
 
 
 def test_refuses_unknown_sets() -> None:
     with pytest.raises(RecipeError, match=r"search\.stages keep names the unknown set 'down'.*normal or reduce"):
-        space().check(StageSettings(depth=4, keep={"normal": 3, "down": 2}), 64)
+        space().check(StageSettings(depth=4, keep={"normal": 3, "down": 2}), 64, fewest=2)
 
 
-@pytest.mark.parametrize(("batch", "accumulate", "size"), [(1, 1, 32), (5, 3, 20), (4, 4, 16)])
+@pytest.mark.parametrize(("batch", "accumulate", "size"), [(1, 1, 32), (5, 3, 32), (4, 4, 32)])
 def test_refuses_norms_of_a_single_value_which_torch_would(batch: int, accumulate: int, size: int) -> None:
     stage = StageSettings(depth=4, batch=batch, accumulate=accumulate)
-    with pytest.raises(RecipeError, match="one image of one pixel"):
-        space().check(stage, size)
+    with pytest.raises(RecipeError, match="the last cell sees one pixel"):
+        space().check(stage, size, fewest=batch // accumulate)
     with pytest.raises(ValueError, match="more than 1 value"):
         make(CHEST)(images(size, number=1))
 
 
-@pytest.mark.parametrize(("batch", "accumulate", "size"), [(2, 1, 32), (1, 1, 33), (6, 3, 20)])
+@pytest.mark.parametrize(("batch", "accumulate", "size"), [(2, 1, 32), (1, 1, 33), (6, 3, 32)])
 def test_takes_what_has_statistics(batch: int, accumulate: int, size: int) -> None:
-    space().check(StageSettings(depth=4, batch=batch, accumulate=accumulate), size)
+    space().check(StageSettings(depth=4, batch=batch, accumulate=accumulate), size, fewest=batch // accumulate)
     assert make(CHEST)(images(size, number=batch // accumulate))[0].isfinite().all()

@@ -243,6 +243,11 @@ def test_training_starts_from_a_file_that_a_resumed_run_does_not_need(
     first = "densenet.features.conv0.weight"
     assert (checkpoint.load(fresh.checkpoints, "last").weights[first] - source[first]).abs().max() > 1e-2
 
+    kill_at(monkeypatch, 0, 1)  # before there is a checkpoint: the file is still needed, and is read again
+    with pytest.raises(Killed):
+        start_training(recipe, "chexnet", tmp_path / "early" / "run")
+    assert_equal_runs(whole, resume_training(tmp_path / "early" / "run"))
+
     kill_at(monkeypatch, 1, 1)
     with pytest.raises(Killed):
         start_training(recipe, "chexnet", tmp_path / "broken" / "run")

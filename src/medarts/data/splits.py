@@ -18,6 +18,7 @@ from medarts.errors import DataError
 ID_COLUMNS = ("id", "image")
 GROUP_COLUMNS = ("patient", "subject", "sequence", "case", "lesion")  # a csv with two of them: the coarser counts
 ORIGIN_COLUMNS = ("source", "dataset", "site")
+_OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _FEW_PATIENTS = 4  # below it a half of whole patients is too lopsided
 
 
@@ -85,9 +86,9 @@ def read_splits_csv(path: Path) -> SplitTable:
 
 
 def split_named(text: str) -> Split | None:
-    """Returns the split that a cell names; None for any other word."""
+    """Returns the split that a cell names, by its name here or another usual one; None for any other word."""
     wanted = text.strip().lower()
-    return next((split for split in SPLITS if split == wanted), None)
+    return next((split for split in SPLITS if split == _OTHER_NAMES.get(wanted, wanted)), None)
 
 
 def without_suffix(name: str) -> str:

@@ -54,6 +54,8 @@ def evaluate(
     fabric = make_fabric(recipe.compute)
     network = load_network(run)
     chosen = _checked_head(network, head)
+    if isinstance(network, FindingNetwork):
+        head = None  # it has one
     settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
     store = open_data(settings, needs=() if split == "all" else (split,))
     batches = Batches(

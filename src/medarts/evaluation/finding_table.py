@@ -20,6 +20,7 @@ Indices = NDArray[np.intp]
 MEAN_OF_FINDINGS = "mean of findings"
 FEW = 5
 MEAN_OF_FREQUENT = f"mean of findings with {FEW} or more positives"
+MEANS = (MEAN_OF_FINDINGS, MEAN_OF_FREQUENT)
 YOUDEN = "youden"
 SENSITIVE = "sensitive"
 

@@ -21,7 +21,7 @@ from medarts.training.start import try_training
 
 STEPS = 3
 
-LOWER = "data.size, space.init_channel, the depth or evaluation.batch"
+LOWER = "data.size, the channels of the space, the depth or evaluation.batch"
 
 
 @dataclass(frozen=True)

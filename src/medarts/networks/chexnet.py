@@ -8,7 +8,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medarts.errors import RecipeError
 from medarts.networks.network import FindingNetwork
+from medarts.spaces.layers import pooled_logits
 
 SMALLEST = 32
 """Height and width of images whose last feature maps are one pixel; they are 32 times smaller than the image."""
@@ -96,8 +97,7 @@ class CheXNet(FindingNetwork):
 
     def classify(self, features_bchw: Tensor) -> Tensor:
         """Returns the logits of feature maps, (B, F)."""
-        logits: Tensor = self.densenet.class_layers.out(features_bchw.mean((2, 3)))
-        return logits
+        return pooled_logits(cast(nn.Linear, self.densenet.class_layers.out), features_bchw)
 
     def forward(self, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
         """Returns the logits, (B, F), as the one item of a list.

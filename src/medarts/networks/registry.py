@@ -7,6 +7,7 @@ from medarts.networks.network import TrainedNetwork
 from medarts.networks.stack import StackNetwork
 from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import ModelName, Recipe, Task
+from medarts.recipe.data import SPACE_OF
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.layers import Norm
 
@@ -20,7 +21,7 @@ MODELS: dict[ModelName, Task] = {"chexnet": "classification"}
 def task_of(architecture: Architecture) -> Task:
     """Returns what a network is for."""
     if isinstance(architecture, Genotype):
-        return "classification" if architecture.space == "stack" else "segmentation"
+        return next(task for task, space in SPACE_OF.items() if space == architecture.space)
     return MODELS[architecture]
 
 

@@ -5,10 +5,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from medarts.errors import RecipeError
 from medarts.networks.network import FindingNetwork
 from medarts.spaces.genotype import Cell, Genotype
-from medarts.spaces.stack.frame import SHRINKAGE, Place, StackFrame, last_size
+from medarts.spaces.stack.frame import Place, StackFrame, check_size, last_size
 from medarts.spaces.stack.genotypes import check
 from medarts.spaces.stack.operations import IN_NETWORK, StackOperationSettings, make_operation, preprocess, stride_of
 
@@ -109,12 +108,7 @@ class StackNetwork(FindingNetwork):
         Raises:
             RecipeError: ``size`` is below 32 with the chest stem, below 4 with that of CIFAR.
         """
-        least = SHRINKAGE[self.stem]
-        if size < least:
-            raise RecipeError(
-                f"The size {size} is too small for the network, which makes images {least} times smaller.",
-                fix=f"Use {least} or more.",
-            )
+        check_size(self.stem, size)
 
     def smallest_map(self, size: int) -> int:
         """Returns the height and width of the last feature maps."""

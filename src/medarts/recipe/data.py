@@ -14,6 +14,9 @@ RESERVED = ("all", "mean of domains")
 """Rows of tables beside those of the domains."""
 
 Task = Literal["segmentation", "classification"]
+SPACE_OF: dict[Task, str] = {"segmentation": "weave", "classification": "stack"}
+"""The search space of a task."""
+
 CLASSIFIED = ("chestxray14", "table")
 """Kinds of sources whose images have findings instead of masks."""
 

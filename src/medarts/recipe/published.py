@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medarts.recipe.data import CLASSIFIED
+from medarts.recipe.data import CLASSIFIED, SPACE_OF
 
 STAGE = {"depth": 12, "epochs": 50, "batch": 16}
 
@@ -47,7 +47,7 @@ def space_of(content: Mapping[str, Any]) -> str:
         return str(named)
     sources = _of(content.get("data"), "sources")
     kinds = [_of(source, "kind") for source in sources] if _is_list(sources) else []
-    return "stack" if any(kind in CLASSIFIED for kind in kinds) else "weave"
+    return SPACE_OF["classification" if any(kind in CLASSIFIED for kind in kinds) else "segmentation"]
 
 
 def with_published_defaults(content: Mapping[str, Any]) -> dict[str, Any]:

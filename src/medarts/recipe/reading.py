@@ -72,15 +72,16 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Returns 16 hexadecimal digits that change with every value but note, folders, device, threads and tensorboard.
+    """Returns 16 hexadecimal digits that change with every value but note, paths, device, threads and tensorboard.
 
-    The folders of the data differ from machine to machine; what lies in them has a fingerprint of its own.
+    Paths of data and weights differ from machine to machine; what lies there has a fingerprint of its own.
     """
     content = recipe.model_dump(
         mode="json",
         exclude={
             "note": True,
             "compute": {"device", "threads", "tensorboard"},
+            "train": {"weights"},
             "data": {"cache": True, "sources": {"__all__": {"path"}}},
         },
     )

@@ -1,8 +1,8 @@
 """The sections of a recipe, apart from that of the data.
 
 Defaults of search and training are the published values of the weaved space (MixSearch, arXiv 2102.13280, experiments)
-where there is one; ``published`` has those of the other space. Not published are: derive (published is moves: all), the
-augmentation, gradient clipping, and all of evaluation and compute.
+where there is one; ``published`` has those of the other space. Not published for it are: derive (published is moves:
+all), the augmentation, gradient clipping, and all of evaluation and compute.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from medarts.recipe.data import DataSettings
+from medarts.recipe.data import SPACE_OF, DataSettings
 from medarts.recipe.published import with_published_defaults
 from medarts.recipe.section import Count, Fraction, Positive, Section
 
@@ -159,7 +159,7 @@ class SearchSettings(Section):
         stages: the stages in their order.
         loss: loss of weights, alphas and betas.
         gradient: of the architecture: first_order at the weights as they are, or second_order at the weights one step
-            ahead (DARTS, arXiv 1806.09055, section 2.3): 2.5 times the time of a step.
+            ahead (DARTS, arXiv 1806.09055, section 2.3): 2.6 times the time of a step.
         train_portion: part of the training patients the weights learn from; the alphas learn from the rest.
         lr: start of the cosine learning rate of SGD on the weights.
         lr_min: its end.
@@ -279,7 +279,7 @@ class EvaluationSettings(Section):
     """How scores are made.
 
     Attributes:
-        batch: images a step.
+        batch: images a step; the batch norms of a stack's supernet use the statistics of these.
         threshold: probability from which a pixel is foreground (one class of masks).
         bootstrap: draws of the bootstrap over patients.
         sensitivity: for which a second threshold of every finding is chosen, beside Youden's.
@@ -339,7 +339,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _space_fits_the_task(self) -> "Recipe":
-        wanted = {"segmentation": "weave", "classification": "stack"}[self.data.task]
+        wanted = SPACE_OF[self.data.task]
         if self.space.name != wanted:
             raise ValueError(
                 f"space {self.space.name} does not fit the data: images with "

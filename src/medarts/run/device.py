@@ -44,6 +44,8 @@ def make_fabric(settings: ComputeSettings) -> Fabric:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # By default convolutions of fp32 would run with the 10 bits of TF32.
+        torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
     if device == "cpu":
         keep_freed_memory()
     if settings.threads:

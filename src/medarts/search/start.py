@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from medarts.data.batches import Batches, check_fills_a_batch
+from medarts.data.batches import Batches, check_fills_a_batch, smallest_batch
 from medarts.data.manifest import Manifest
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.splits import halve
@@ -98,19 +98,20 @@ def prepare_search(recipe: Recipe) -> SearchJob:
     Raises:
         MedartsError: data, recipe or device do not fit.
     """
-    fabric = make_fabric(recipe.compute)
     if recipe.search.gradient == "second_order" and recipe.compute.precision != "fp32":
         raise RecipeError(
-            f"search.gradient second_order takes the difference of almost equal gradients, which "
+            "search.gradient second_order takes the difference of almost equal gradients, which "
             f"{recipe.compute.precision} does not resolve.",
             fix="Use compute.precision=fp32, or search.gradient=first_order.",
         )
+    fabric = make_fabric(recipe.compute)
     manifest = open_manifest(recipe.data, needs=("train", "val"))
     recipe = with_findings(recipe, manifest)
     task = make_task(recipe, manifest, loss=recipe.search.loss, field="search.loss")
     space = make_space(recipe)
+    validated = smallest_batch(len(manifest.of_split("val").samples), recipe.evaluation.batch)
     for stage in recipe.search.stages:
-        space.check(stage, recipe.data.size)
+        space.check(stage, recipe.data.size, fewest=min(stage.batch // stage.accumulate, validated))
     halves = halve(manifest.of_split("train"), portion=recipe.search.train_portion, seed=seed_of(recipe.seed, "halves"))
     largest = max(stage.batch for stage in recipe.search.stages)
     for half, name in zip(halves, HALVES, strict=True):

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 Norm = Literal["group", "batch"]
@@ -32,3 +33,13 @@ class ChannelShuffle(nn.Module):
         """Returns the same channels in another order."""
         b, c, h, w = x_bchw.shape
         return x_bchw.view(b, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+
+def pooled_logits(linear: nn.Linear, features_bchw: Tensor) -> Tensor:
+    """Returns what a linear layer makes of the means of feature maps, (B, F), in the precision of its weights.
+
+    Also inside autocast: in bf16 the logits of many images would be equal, and could not be ranked.
+    """
+    with torch.autocast(features_bchw.device.type, enabled=False):
+        logits: Tensor = linear(features_bchw.to(linear.weight.dtype).mean((2, 3)))
+    return logits

@@ -37,5 +37,5 @@ def load(name: str | Path) -> Genotype:
     except UnicodeDecodeError:
         raise GenotypeError(f"{path} is not text.", fix="Give a genotype.json or genotype.txt of a search.") from None
     if path.suffix == ".txt":
-        return from_text(text, name=path.stem, origin=str(path))
+        return from_text(text, name=path.parent.name if path.stem == "genotype" else path.stem, origin=str(path))
     return from_json(text, origin=str(path))

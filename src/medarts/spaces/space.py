@@ -57,12 +57,13 @@ class SearchSpace(ABC):
     """Makes the supernets of a search, one for each stage."""
 
     @abstractmethod
-    def check(self, stage: StageSettings, size: int) -> None:
+    def check(self, stage: StageSettings, size: int, *, fewest: int) -> None:
         """Refuses a stage whose supernet cannot be built, or cannot take the images.
 
         Args:
             stage: the stage.
             size: height and width of the images.
+            fewest: images of the smallest batch, or part of one, that the supernet will see.
 
         Raises:
             RecipeError: a value does not fit the space, or the size the supernet.

@@ -1,6 +1,5 @@
 """The task of naming findings, several at once: the loss over heads and mixed labels, and the score of a pass."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,9 @@ from medarts.data.manifest import Manifest
 from medarts.data.mixing import Mixture
 from medarts.errors import DataError
 from medarts.recipe import LossName
+from medarts.tasks import Forward
 from medarts.tasks.finding_losses import make_finding_loss
 from medarts.tasks.ranking import auroc
-
-Forward = Callable[[Tensor], list[Tensor]]
 
 
 class ClassificationTask:
@@ -75,7 +73,7 @@ class ClassificationTask:
         defined = [value for value in values.values() if not np.isnan(value)]
         return {
             "val_loss": sum(losses) / len(losses),
-            "val_auroc": sum(defined) / len(defined) if defined else 0.0,
+            "val_auroc": sum(defined) / len(defined) if defined else float("nan"),
             "val_auroc_by_finding": {name: None if np.isnan(value) else value for name, value in values.items()},
         }
 

@@ -1,7 +1,7 @@
 """The task of segmentation: the loss over heads and mixed targets, and the score of a pass over images."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,10 +10,9 @@ from torch import Tensor
 from medarts.data.batches import Batches
 from medarts.data.mixing import Mixture
 from medarts.recipe import DataSettings, LossName
+from medarts.tasks import Forward
 from medarts.tasks.losses import make_loss
 from medarts.tasks.metrics import dice_per_image
-
-Forward = Callable[[Tensor], list[Tensor]]
 
 
 class SegmentationTask:

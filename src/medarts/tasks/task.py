@@ -1,6 +1,5 @@
 """What search and training know of a task, and which task a recipe has."""
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -9,10 +8,9 @@ from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest
 from medarts.data.mixing import Mixture
 from medarts.recipe import LossName, Recipe
+from medarts.tasks import Forward
 from medarts.tasks.classification import ClassificationTask
 from medarts.tasks.segmentation import SegmentationTask
-
-Forward = Callable[[Tensor], list[Tensor]]
 
 
 class Task(Protocol):

@@ -1,5 +1,6 @@
 """Where training begins or goes on: everything that can be wrong is looked at before anything long is done."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from medarts.networks.network import TrainedNetwork
 from medarts.networks.registry import Architecture, network_of, task_of
 from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe
+from medarts.run import checkpoint
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
 from medarts.run.job import Trial, with_images
@@ -48,7 +50,7 @@ def start_training(recipe: Recipe, architecture: Architecture, out: Path) -> Run
     else:
         changes = {"train": recipe.train.model_copy(update={"model": architecture})}
     job = _prepare(recipe.model_copy(update=changes), architecture)
-    manifest = job.store.manifest
+    manifest, weights = job.store.manifest, job.recipe.train.weights
     run = RunDirectory.create(
         out,
         job.recipe,
@@ -57,6 +59,7 @@ def start_training(recipe: Recipe, architecture: Architecture, out: Path) -> Run
         files={"manifest.csv": manifest.to_csv(), **of_network},
         environment=environment(job.fabric, recipe.compute),
         network=architecture.name if isinstance(architecture, Genotype) else architecture,
+        weights_fingerprint=None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
     )
     job.loop(run).run()
     return run
@@ -74,8 +77,10 @@ def resume_training(path: Path) -> RunDirectory:
         RunError: the folder is no training run, or its data have changed.
     """
     run = RunDirectory.open(path, kind="train")
-    settings = run.recipe.train.model_copy(update={"weights": None})  # the checkpoint has what came of them
-    job = _prepare(run.recipe.model_copy(update={"train": settings}), architecture_of(run))
+    recipe = run.recipe
+    if checkpoint.load(run.checkpoints, "last") is not None:  # it has what came of the weights to start from
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"weights": None})})
+    job = _prepare(recipe, architecture_of(run))
     run.check_unchanged(job.store.manifest.fingerprint())
     job.loop(run).run()
     return run

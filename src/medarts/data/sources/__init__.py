@@ -7,7 +7,7 @@ from pathlib import Path
 from medarts.data.manifest import Manifest, Sample, join
 from medarts.data.sampling import sample_patients
 from medarts.data.sources import chaos, chestxray14, cvc, folder, isic, table
-from medarts.data.sources.labelled import MISSING, UNNAMED
+from medarts.data.sources.labelled import ALONE, LEFT_OUT, MISSING, UNNAMED
 from medarts.data.sources.pairing import Fault, Listing, Pair, refuse, require_folder
 from medarts.data.splits import SplitTable, assign_splits, divided, read_splits_csv
 from medarts.errors import DataError, did_you_mean
@@ -41,7 +41,8 @@ class Survey:
         manifest: the samples without fault.
         faults: what must be mended before the set can be used.
         unused_rows: ids of splits.csv without files.
-        doubts: what may be as it should: images without a row, and missing images where the settings allow them.
+        doubts: what may be as it should: images without a row or a patient, rows left out, and missing images where the
+            settings allow them.
     """
 
     manifest: Manifest
@@ -59,13 +60,13 @@ def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...]
 
     Args:
         sources: the data sets; their names differ.
-        findings: what is looked for, in this order; None takes what all sources know, in the order of the first.
+        findings: what is looked for, in this order; None takes those of the sources, which must then be the same.
 
     Raises:
         DataError: two sets have one name, a folder is missing or empty, an image has no mask or a mask no image,
             a table is wrong or names an image that is not there, splits.csv is wrong, misses an image or divides a
             patient, more images are asked for than there are, a source does not know one of the findings, or the
-            sources have none in common.
+            sources do not have the same ones.
     """
     manifests: list[Manifest] = []
     for settings in sources:
@@ -107,7 +108,7 @@ def survey(settings: SourceSettings) -> Survey:
 
 def _sorted_out(faults: Iterable[Fault], settings: SourceSettings) -> tuple[list[Fault], list[Fault]]:
     """Divides what a source noted into faults and doubts."""
-    allowed = {UNNAMED, MISSING} if settings.partial else {UNNAMED}
+    allowed = {UNNAMED, LEFT_OUT, ALONE} | ({MISSING} if settings.partial else set())
     every = list(faults)
     return (
         [fault for fault in every if fault.problem not in allowed],
@@ -118,12 +119,16 @@ def _sorted_out(faults: Iterable[Fault], settings: SourceSettings) -> tuple[list
 def _common(manifests: Sequence[Manifest]) -> tuple[str, ...]:
     if not manifests:
         return ()
-    first = manifests[0]
-    common = tuple(name for name in first.findings if all(name in manifest.findings for manifest in manifests))
-    if not common and any(manifest.findings for manifest in manifests):
-        domains = " and ".join(domain for manifest in manifests for domain in manifest.domains)
-        raise DataError(f"{domains} have no finding in common.", fix="Take them one at a time, or rename columns.")
-    return common
+    first, *others = manifests
+    for other in others:
+        odd = sorted(set(first.findings) ^ set(other.findings))
+        if odd:
+            domains = " and ".join((*first.domains, *other.domains))
+            raise DataError(
+                f"{domains} do not have the same findings: {', '.join(odd)} only one of them has.",
+                fix="Name those that all have in data.findings, or take the data sets one at a time.",
+            )
+    return first.findings
 
 
 def _looking_for(manifest: Manifest, findings: tuple[str, ...]) -> Manifest:

@@ -9,6 +9,8 @@ from medarts.data.sources.pairing import Fault
 
 MISSING = "image not in the folder"
 UNNAMED = "image that the table does not name"
+LEFT_OUT = "row left out by its split"
+ALONE = "images without patients"
 TWICE = "image named twice"
 NO_PATIENT = "row without a patient"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from medarts.data.sources.labelled import NO_PATIENT, TWICE, image_names, missing, unnamed
+from medarts.data.sources.labelled import ALONE, LEFT_OUT, NO_PATIENT, TWICE, image_names, missing, unnamed
 from medarts.data.sources.pairing import Fault, Listing, Pair, rules_of
 from medarts.data.splits import split_named, without_suffix
 from medarts.data.tables import Table, read_table
@@ -94,7 +94,7 @@ def find(settings: SourceSettings) -> Listing:
         raise DataError(f"{table.path} leaves every image out.", fix="Write train, val or test in the column split.")
     folders = _Folders(settings.path)
     pairs: list[Pair] = []
-    faults = _repeated(kept, columns, table.path)
+    faults = _repeated(kept, columns, table.path) + _doubts(rows, columns, split, table.path)
     for row in kept:
         image, wrong = _image(row, columns, folders, table.path)
         wrong += _wrong_cells(row, columns, table.path)
@@ -104,6 +104,20 @@ def find(settings: SourceSettings) -> Listing:
     named = {path for row in rows if (path := folders.find(row.cells[columns.image]))}
     faults += [unnamed(table.path, name) for name in folders.others(named)]
     return Listing(tuple(pairs), tuple(faults), rules_of(settings), columns.findings)
+
+
+def _doubts(rows: Iterable[_Row], columns: _Columns, split: str | None, table: Path) -> list[Fault]:
+    """Returns what may be meant, and often is not."""
+    fix = "Write train, val or test where it is to be used."
+    found = [
+        Fault(table, LEFT_OUT, fix, f"{row.cells[columns.image]} ('{row.cells[split]}')")
+        for row in rows
+        if split is not None and split_named(row.cells[split]) is None
+    ]
+    if columns.patient is None:
+        fix = "Add the column patient: else images of one patient can come into several splits."
+        found.append(Fault(table, ALONE, fix, "every image counts as a patient of its own"))
+    return found
 
 
 def _columns(table: Table) -> _Columns:

@@ -11,6 +11,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from medarts.errors import RecipeError
+from medarts.spaces.layers import pooled_logits
 from medarts.spaces.stack.operations import Kind, StackOperationSettings, make_norm
 
 Stem = Literal["chest", "cifar"]
@@ -35,6 +37,20 @@ def least_layers(stem: Stem) -> int:
 def reductions(stem: Stem, layers: int) -> tuple[int, ...]:
     """Returns the layers of the reduce cells: L//4, 2L//4 and 3L//4 (chest), L//3 and 2L//3 (cifar)."""
     return tuple(section * layers // (REDUCTIONS[stem] + 1) for section in range(1, REDUCTIONS[stem] + 1))
+
+
+def check_size(stem: Stem, size: int) -> None:
+    """Refuses images smaller than what becomes one pixel of the last feature maps.
+
+    Raises:
+        RecipeError: ``size`` is below 32 with the chest stem, below 4 with that of CIFAR.
+    """
+    least = SHRINKAGE[stem]
+    if size < least:
+        raise RecipeError(
+            f"The size {size} is too small for the network, which makes images {least} times smaller.",
+            fix=f"Use {least} or more.",
+        )
 
 
 def last_size(stem: Stem, size: int) -> int:
@@ -146,8 +162,7 @@ class StackFrame(nn.Module):
 
     def classify(self, features_bchw: Tensor) -> Tensor:
         """Returns the logits of feature maps, (B, F)."""
-        logits: Tensor = self.classifier(features_bchw.mean((2, 3)))
-        return logits
+        return pooled_logits(self.classifier, features_bchw)
 
     def _outputs(self, x_bchw: Tensor, run_cell: CellRunner) -> Iterator[Tensor]:
         """Yields the output of every cell, first to last."""

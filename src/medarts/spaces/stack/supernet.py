@@ -18,7 +18,7 @@ from medarts.spaces.genotype import Cell, Genotype
 from medarts.spaces.space import Candidates, SearchSpace, Supernet
 from medarts.spaces.stack.cell import MixedCell
 from medarts.spaces.stack.execution import FAST, Execution
-from medarts.spaces.stack.frame import Place, StackFrame, last_size, least_layers
+from medarts.spaces.stack.frame import Place, StackFrame, check_size, last_size, least_layers
 from medarts.spaces.stack.genotypes import SPACE, StackNetworkSettings
 from medarts.spaces.stack.operations import IN_SUPERNET, KINDS, OPERATIONS, Kind
 
@@ -54,7 +54,7 @@ class StackSpace(SearchSpace):
         self.in_channels = in_channels
         self.outputs = outputs
 
-    def check(self, stage: StageSettings, size: int) -> None:
+    def check(self, stage: StageSettings, size: int, *, fewest: int) -> None:
         """Refuses a stage of too few cells or unknown sets, or whose norms would see single values.
 
         Raises:
@@ -66,12 +66,13 @@ class StackSpace(SearchSpace):
                 raise RecipeError(
                     f"search.stages keep names the unknown set '{name}'.", fix=f"Use {' or '.join(KINDS)}."
                 )
-        fewest = stage.batch // stage.accumulate
+        check_size(self.settings.stem, size)
         if fewest == 1 and last_size(self.settings.stem, size) == 1:
             raise RecipeError(
-                f"With search.stages batch {stage.batch}, accumulate {stage.accumulate} and data.size {size} a batch "
-                "norm of the last cell sees one image of one pixel, which has no statistics.",
-                fix="Use a larger batch, fewer parts or larger images.",
+                f"With data.size {size} the last cell sees one pixel, and a batch or a part of one has one image "
+                f"(search.stages batch {stage.batch}, accumulate {stage.accumulate}; evaluation.batch): a batch norm "
+                "of one value has no statistics.",
+                fix="Use larger images, larger batches or fewer parts.",
             )
 
     def supernet(self, stage: StageSettings, candidates: Candidates | None) -> "StackSupernet":

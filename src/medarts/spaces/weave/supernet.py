@@ -71,7 +71,7 @@ class WeaveSpace(SearchSpace):
         self.in_channels = in_channels
         self.outputs = outputs
 
-    def check(self, stage: StageSettings, size: int) -> None:
+    def check(self, stage: StageSettings, size: int, *, fewest: int) -> None:
         """Refuses lattices below depth 3, unknown sets in ``keep``, and sizes that the lattice cannot halve."""
         if stage.depth < 3:
             raise RecipeError(
