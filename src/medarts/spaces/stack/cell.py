@@ -4,13 +4,16 @@ One meaning, two executions (see ``execution``). The modules here hold the param
 """
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.spaces.cell import NONE, cell_edges
+from medarts.spaces.cell import NONE, cell_edges, leaving
 from medarts.spaces.layers import ChannelShuffle
 from medarts.spaces.stack import operations
+from medarts.spaces.stack.joined import Leaving
 from medarts.spaces.stack.operations import Kind, StackOperationSettings, make_operation, preprocess
 
 
@@ -64,6 +67,13 @@ class MixedCell(nn.Module):
                     }
                 )
             )
+
+    @cached_property
+    def leaving(self) -> tuple[Leaving, ...]:
+        """For every state the operations on the edges that leave it, joined."""
+        return tuple(
+            Leaving([cast(nn.ModuleDict, self.operations[edge]) for edge in edges]) for edges in leaving(self.edges)
+        )
 
     def stride_of(self, state: int) -> int:
         """Returns the stride of the edges from a state."""

@@ -1,7 +1,7 @@
 """How mixed cells are run: one meaning, two executions.
 
-``PLAIN`` is the reference, written to be read: edge by edge, operation by operation. ``FAST`` gives the same numbers
-from the same parameters in less time, so checkpoints are interchangeable.
+``PLAIN`` is the reference, written to be read: edge by edge, operation by operation. ``FAST`` runs together whatever
+reads the same state and gives the same numbers from the same parameters, so checkpoints are interchangeable.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from medarts.spaces.cell import CellWeights
+from medarts.spaces.cell import CellWeights, leaving
+from medarts.spaces.fast.layout import split_channels, to_bchw
 from medarts.spaces.stack.cell import MixedCell
+from medarts.spaces.stack.joined import add_products
 
 Mix = Callable[[MixedCell, Tensor, Tensor, CellWeights], Tensor]
 """(cell, its first input, its second, weights) -> output, BCHW with nodes x c channels.
@@ -58,5 +60,36 @@ def mix_plain(cell: MixedCell, first: Tensor, second: Tensor, weights: CellWeigh
     return torch.cat(states[2:], dim=1)
 
 
+def mix_together(cell: MixedCell, first: Tensor, second: Tensor, weights: CellWeights) -> Tensor:
+    """Runs a mixed cell state by state, all edges that leave a state together."""
+    states = [first, second]
+    operated = _sums(cell, first, cell.operated_channels)
+    passed = _sums(cell, first, first.shape[1] - cell.operated_channels)
+    for state, (edges, of_state) in enumerate(zip(leaving(cell.edges), weights.by_state, strict=True)):
+        x = states[state]
+        operated = cell.leaving[state](x[:, : cell.operated_channels], of_state, operated)
+        if cell.partial_channels > 1:
+            passed = add_products(passed, [(cell.passed(state, x), weights.passed[list(edges)])])
+        if state > 0:
+            # What the edges of a state lead to begins with the node that has now been summed.
+            node, operated = torch.split(operated, [1, len(operated) - 1])
+            other, passed = torch.split(passed, [1, len(passed) - 1])
+            joined = node if cell.partial_channels == 1 else torch.cat([node, other], dim=4)
+            states.append(_shuffled(joined.squeeze(0), cell.partial_channels))
+    return torch.cat(states[2:], dim=1)
+
+
 PLAIN = Execution(mix_plain, torch.contiguous_format)
-FAST = PLAIN
+FAST = Execution(mix_together, torch.channels_last)
+
+
+def _sums(cell: MixedCell, first_bchw: Tensor, channels: int) -> Tensor:
+    """Returns the sums of a cell's nodes before anything is added, MBHWC."""
+    b, _, h, w = first_bchw.shape
+    stride = cell.stride_of(0)
+    return first_bchw.new_zeros(cell.intermediate_nodes, b, -(-h // stride), -(-w // stride), channels)
+
+
+def _shuffled(x_bhwc: Tensor, groups: int) -> Tensor:
+    """Interleaves the channels of the groups, as ``ChannelShuffle`` does, BCHW and channels-last."""
+    return to_bchw(split_channels(x_bhwc, groups).transpose(3, 4).flatten(3)) if groups > 1 else to_bchw(x_bhwc)

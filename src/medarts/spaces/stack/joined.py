@@ -1,0 +1,173 @@
+"""The operations of several edges that leave one state, run as one.
+
+Every edge out of a state reads the same state. So what has no parameters (pools with their norms, identity) is done
+once for all edges, and the operations of one kind on M edges are one operation on M times the channels: depthwise
+convolutions, norms and ReLUs do not mix channels at all, and pointwise convolutions become one of M groups. The weight
+of an operation is the scale of its last norm.
+
+The classes take the modules of ``operations`` as they are and compute the same numbers from their parameters. All is
+channels-last, the channels of an edge beside each other.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medarts.spaces.fast.layout import split_channels, to_bchw, to_bhwc
+from medarts.spaces.stack.operations import FactorizedReduce
+from medarts.spaces.stack.separable import separable
+
+Source = Callable[[int, int], Tensor]
+"""(M, step) -> M times the channels of every step-th pixel of the state's ReLU, BCHW."""
+
+
+class Leaving:
+    """The operations of all edges that leave one state, joined.
+
+    It holds the modules, not their parameters, so that it sees every change of these.
+
+    Args:
+        operations: the modules of every edge, by name.
+    """
+
+    def __init__(self, operations: Sequence[nn.ModuleDict]) -> None:
+        self.edges = len(operations)
+        self.shared: dict[str, tuple[tuple[int, ...], nn.Module]] = {}
+        self.joined: dict[str, tuple[tuple[int, ...], Joined]] = {}
+        for name in dict.fromkeys(name for modules in operations for name in modules):
+            having = tuple(edge for edge, modules in enumerate(operations) if name in modules)
+            of_edges = [operations[edge][name] for edge in having]
+            if not any(True for _ in of_edges[0].parameters()):
+                self.shared[name] = having, of_edges[0]
+            elif isinstance(of_edges[0], FactorizedReduce):
+                self.joined[name] = having, Reductions(cast(Sequence[FactorizedReduce], of_edges))
+            else:
+                self.joined[name] = having, Convolutions(cast(Sequence[nn.Sequential], of_edges))
+
+    def __call__(self, state_bchw: Tensor, weights: Mapping[str, Tensor], total_mbhwc: Tensor) -> Tensor:
+        """Returns the weighted sum of the operations on every edge, added to ``total_mbhwc``.
+
+        Args:
+            state_bchw: the state.
+            weights: for every operation, its weight on each of the edges that have it.
+            total_mbhwc: the sums so far of the M nodes to which the edges lead.
+        """
+        state = state_bchw.contiguous(memory_format=torch.channels_last)
+        positive_bhwc = to_bhwc(torch.relu(state))
+
+        @cache
+        def source(parts: int, step: int) -> Tensor:
+            return _repeated(positive_bhwc[:, ::step, ::step], parts)
+
+        products = [(module(state), self._on_edges(weights[name], at)) for name, (at, module) in self.shared.items()]
+        total = add_products(total_mbhwc, products)
+        sums: dict[tuple[int, ...], Tensor] = {}
+        for name, (at, joined) in self.joined.items():
+            part = joined(source, weights[name])
+            # Into a norm's output, which its backward pass does not need.
+            sums[at] = sums[at].add_(part) if at in sums else part
+        for at, part in sums.items():
+            rows = split_channels(to_bhwc(part), len(at)).permute(3, 0, 1, 2, 4)
+            total = total + rows if len(at) == self.edges else total.index_add(0, _index(at, rows), rows)
+        return total
+
+    def _on_edges(self, weights_m: Tensor, having: tuple[int, ...]) -> Tensor:
+        """Returns the weights on all edges, zero where an edge lacks the operation."""
+        if len(having) == self.edges:
+            return weights_m
+        return weights_m.new_zeros(self.edges).index_add(0, _index(having, weights_m), weights_m)
+
+
+def add_products(total_mbhwc: Tensor, products: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Returns total + sum of the products of images, BCHW, with a weight for each of M edges."""
+    pairs = list(products)
+    if not pairs:
+        return total_mbhwc
+    images = torch.stack([to_bhwc(image).flatten() for image, _ in pairs])
+    weights = torch.stack([weight for _, weight in pairs], dim=1).to(images.dtype)
+    return torch.addmm(total_mbhwc.flatten(1), weights, images).view_as(total_mbhwc)
+
+
+class Joined(Protocol):
+    """The operations of one kind on M edges."""
+
+    def __call__(self, source: Source, weights_m: Tensor) -> Tensor:
+        """Returns what each gives times its weight, BCHW with M times the channels; the tensor is the caller's."""
+
+
+class Convolutions:
+    """Operations that are rounds of ReLU, depthwise convolution, pointwise convolution and norm."""
+
+    def __init__(self, modules: Sequence[nn.Sequential]) -> None:
+        self.parts = len(modules)
+        self.rounds = [
+            ([cast(nn.Conv2d, m[at + 1]) for m in modules], [cast(nn.Conv2d, m[at + 2]) for m in modules])
+            for at in range(0, len(modules[0]), 4)
+        ]
+        self.eps = cast(nn.BatchNorm2d, modules[0][-1]).eps
+
+    def __call__(self, source: Source, weights_m: Tensor) -> Tensor:
+        """Returns the weighted outputs."""
+        first = self.rounds[0][0][0]
+        stride, dilation = first.stride[0], first.dilation[0]
+        # Of every second pixel, a convolution of stride and dilation 2 is one without either.
+        step = 2 if stride == dilation == 2 else 1
+        stride, dilation = stride // step, dilation // step
+        x = self._linear(0, source(self.parts, step), stride=stride, dilation=dilation)
+        for number in range(1, len(self.rounds)):
+            x = self._linear(number, F.relu(_norm(x, self.eps), inplace=True))
+        return _norm(x, self.eps, weights_m)
+
+    def _linear(self, number: int, x: Tensor, *, stride: int = 1, dilation: int = 1) -> Tensor:
+        depthwise, pointwise = (_weights(convolutions, x) for convolutions in self.rounds[number])
+        return separable(x, depthwise, pointwise, groups=self.parts, stride=stride, dilation=dilation)
+
+
+class Reductions:
+    """Operations that are a ``FactorizedReduce``."""
+
+    def __init__(self, modules: Sequence[FactorizedReduce]) -> None:
+        self.parts = len(modules)
+        self.even = [module.even for module in modules]
+        self.odd = [module.odd for module in modules]
+        self.eps = modules[0].norm.eps
+
+    def __call__(self, source: Source, weights_m: Tensor) -> Tensor:
+        """Returns the weighted outputs."""
+        whole, even = source(1, 1), source(1, 2)
+        odd = whole[:, :, 1::2, 1::2]
+        odd = F.pad(odd, (0, whole.shape[3] % 2, 0, whole.shape[2] % 2)).contiguous(memory_format=torch.channels_last)
+        halves = (F.conv2d(even, _weights(self.even, even)), F.conv2d(odd, _weights(self.odd, odd)))
+        joined = torch.cat([split_channels(to_bhwc(half), self.parts) for half in halves], dim=4)
+        return _norm(to_bchw(joined.flatten(3)), self.eps, weights_m)
+
+
+def _repeated(x_bhwc: Tensor, parts: int) -> Tensor:
+    """Returns the channels so many times beside each other, BCHW, channels-last."""
+    b, h, w, c = x_bhwc.shape
+    return to_bchw(x_bhwc.unsqueeze(3).expand(b, h, w, parts, c).reshape(b, h, w, parts * c).contiguous())
+
+
+def _weights(convolutions: Iterable[nn.Conv2d], x: Tensor) -> Tensor:
+    """Returns the weights of the edges behind each other, in the precision of x.
+
+    They are asked for at every use: a module may have been given another parameter since.
+    """
+    return torch.cat([convolution.weight for convolution in convolutions]).to(x.dtype)
+
+
+def _norm(x_bchw: Tensor, eps: float, weights_m: Tensor | None = None) -> Tensor:
+    """Returns the norm with the statistics of the batch, scaled by the weights of M parts of the channels."""
+    scale = None
+    if weights_m is not None:
+        # A copy: the backward pass reads a scale with steps of zero, as ``expand`` makes them, as if it had none.
+        scale = weights_m.repeat_interleave(x_bchw.shape[1] // len(weights_m))
+    return F.batch_norm(x_bchw, None, None, scale, None, True, 0.0, eps)
+
+
+def _index(edges: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.tensor(edges, device=like.device)
