@@ -48,7 +48,7 @@ class FindingNetwork(TrainedNetwork):
     def _lay_out(self) -> None:
         """Lays weights out channels-last, which all feature maps then are.
 
-        On a CPU that halves the time of depthwise convolutions and takes a quarter from a DenseNet's.
+        On a CPU depthwise convolutions are several times faster like that, and dense ones not slower.
         """
         # PyTorch's annotations do not know that modules take a memory format alone.
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]

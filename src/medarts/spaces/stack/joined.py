@@ -31,7 +31,7 @@ class Leaving:
     It holds the modules, not their parameters, so that it sees every change of these.
 
     Args:
-        operations: the modules of every edge, by name.
+        operations: the modules of every edge, by name, with norms as supernets have them (``IN_SUPERNET``).
     """
 
     def __init__(self, operations: Sequence[nn.ModuleDict]) -> None:
@@ -164,7 +164,7 @@ def _norm(x_bchw: Tensor, eps: float, weights_m: Tensor | None = None) -> Tensor
     """Returns the norm with the statistics of the batch, scaled by the weights of M parts of the channels."""
     scale = None
     if weights_m is not None:
-        # A copy: the backward pass reads a scale with steps of zero, as ``expand`` makes them, as if it had none.
+        # A copy: PyTorch 2.13 takes a scale that ``expand`` made for a dense one, and its gradients are then wrong.
         scale = weights_m.repeat_interleave(x_bchw.shape[1] // len(weights_m))
     return F.batch_norm(x_bchw, None, None, scale, None, True, 0.0, eps)
 

@@ -3,10 +3,9 @@
 What lies between the depthwise and the pointwise convolution is computed once more in the backward pass rather than
 kept: it is as large as the output, and the depthwise convolution takes little time.
 
-For CPUs PyTorch's library has fast kernels for the output of any depthwise convolution, but only for weights of 3x3
-without dilation for the gradient of these, and none for the gradients of dilated ones; what takes their place is 4 to
-15 times slower. The gradients are therefore written as convolutions of the fast kind. They are those of the
-convolution in any case, so other devices may run them too.
+For CPUs PyTorch's library has fast kernels for the output of any depthwise convolution. For the gradient of the weights
+it has them only where these are no wider than 3, and for dilated convolutions it has none for any gradient; what takes
+their place is two to six times slower. The gradients are therefore written as convolutions of the fast kind.
 """
 
 from typing import Any
