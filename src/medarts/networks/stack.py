@@ -144,4 +144,5 @@ class StackNetwork(FindingNetwork):
 
     def _run_cell(self, cell: nn.Module, s0: Tensor, s1: Tensor) -> Tensor:
         probability = self.drop_path_prob * self.progress if self.training else 0.0
-        return cast(StackCell, cell)(s0, s1, drop_path_prob=probability)  # type: ignore[no-any-return]
+        output: Tensor = cell(s0, s1, drop_path_prob=probability)
+        return output

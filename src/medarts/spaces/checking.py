@@ -41,7 +41,7 @@ def read_settings(genotype: Genotype, kind: type[Settings]) -> Settings:
         settings = kind(**genotype.settings)
     except TypeError as error:
         raise GenotypeError(f"Genotype '{genotype.name}' lacks a setting ({error}).", fix=COPY_AGAIN) from None
-    for field in fields(settings):  # type: ignore[arg-type]
+    for field in fields(settings):  # type: ignore[arg-type]  # a dataclass
         _check_type(genotype, field.name, getattr(settings, field.name), field.type)
     return settings
 

@@ -5,7 +5,7 @@ kept: it is as large as the output, and the depthwise convolution takes little t
 
 For CPUs PyTorch's library has fast kernels for the output of any depthwise convolution. For the gradient of the weights
 it has them only where these are no wider than 3, and for dilated convolutions it has none for any gradient; what takes
-their place is two to six times slower. The gradients are therefore written as convolutions of the fast kind.
+their place is several times slower. The gradients are therefore written as convolutions of the fast kind.
 """
 
 from typing import Any
@@ -34,6 +34,7 @@ def separable(
     Returns:
         BCHW, channels-last, of ceil(h / stride) x ceil(w / stride).
     """
+    # PyTorch gives ``apply`` no types.
     out: Tensor = _Separable.apply(x_bchw, depthwise, pointwise, (groups, stride, dilation))  # type: ignore[no-untyped-call]
     return out
 
