@@ -49,6 +49,9 @@ class FactorizedReduce(nn.Module):
     ReLU, then two 1x1 convolutions of stride 2, one reading the even rows and columns and one the odd, each giving
     half the channels; then a norm. An odd height or width is padded with a zero at its end, which the odd ones read.
 
+    The pixels are picked before they are convolved: the backward pass of PyTorch 2.13 for a 1x1 convolution of stride 2
+    writes beyond its memory at some odd sizes on the CPU.
+
     Args:
         in_channels: channels of the input.
         channels: channels of the output; half of them, rounded down, come from the even rows and columns.
@@ -57,15 +60,15 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, settings: StackOperationSettings) -> None:
         super().__init__()
-        self.even = nn.Conv2d(in_channels, channels // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(in_channels, channels - channels // 2, 1, stride=2, bias=False)
+        self.even = nn.Conv2d(in_channels, channels // 2, 1, bias=False)
+        self.odd = nn.Conv2d(in_channels, channels - channels // 2, 1, bias=False)
         self.norm = make_norm(channels, settings)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         """Returns images of ceil(h/2) x ceil(w/2)."""
         h, w = x_bchw.shape[-2:]
         x = F.pad(torch.relu(x_bchw), (0, w % 2, 0, h % 2))
-        reduced: Tensor = self.norm(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], dim=1))
+        reduced: Tensor = self.norm(torch.cat([self.even(x[:, :, ::2, ::2]), self.odd(x[:, :, 1::2, 1::2])], dim=1))
         return reduced
 
 
