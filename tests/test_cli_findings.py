@@ -36,11 +36,12 @@ def small_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latencies are measured on two passes."""
-    from medarts.evaluation.cost import measure_cost
+    """Latencies are measured on two passes and one thread, and memory is not, which takes a process of its own."""
+    from medarts.evaluation.cost import measure_costs
 
+    few = {"threads": (1,), "repeats": 2, "memory": False}
     monkeypatch.setattr(
-        "medarts.commands.measure_cost", lambda network, **about: measure_cost(network, repeats=2, **about)
+        "medarts.commands.costs.measure_costs", lambda networks, **about: measure_costs(networks, **{**about, **few})
     )
 
 
@@ -65,8 +66,8 @@ def test_cost_of_chexnet(medarts, quick):
     assert found["parameters"] == 6_968_206
     assert (found["in_channels"], found["outputs"], found["size"]) == (3, 14, 224)
     assert found["flops"] / 2e9 == pytest.approx(2.83, abs=0.02)  # multiply-adds of a DenseNet-121
-    assert found["latency_ms"] > 0
-    assert found["inference_ms"] is None  # it has no form of its own for inference
+    assert found["built"][0]["median_ms"] > 0
+    assert found["shipped"] is None  # it has no form of its own for inference
     status, output, _ = medarts("cost", "chexnet", "--size", "32", "--outputs", "3", "--in-channels", "1")
     assert status == 0
     assert "with 1 channels, 3 outputs, images of 32 x 32" in output
@@ -185,11 +186,11 @@ def test_train_chexnet_from_weights(medarts, table_data, small_densenet, quick, 
     torch.manual_seed(3)
     source = CheXNet(in_channels=3, outputs=3).state_dict()
     torch.save(source, "w.pt")
-    still = ("train.weights=w.pt", "train.lr=1e-7", "train.lr_min=0", f"data.cache={tmp_path / 'cache'}")
+    still = ("train.model.weights=w.pt", "train.lr=1e-7", "train.lr_min=0", f"data.cache={tmp_path / 'cache'}")
     words = ("train", "--model", "chexnet", "--data", table_data, *SMALL, "compute.device=cpu", *still)
     assert medarts(*words)[:2] == (0, "runs/chexnet-films/report.html\n")
     run = RunDirectory.open(tmp_path / "runs" / "chexnet-films", kind="train")
-    assert (run.facts["network"], run.recipe.train.weights) == ("chexnet", tmp_path / "w.pt")
+    assert (run.facts["network"], run.recipe.train.model.weights) == ("chexnet", tmp_path / "w.pt")
     assert run.recipe.data.augmentation.flip == "horizontal"  # what is published for these data
     trained = checkpoint.load(run.checkpoints, "last").weights
     first = "densenet.features.conv0.weight"
@@ -225,10 +226,17 @@ def test_trainings_that_are_refused(medarts, recipe_file, table_data, folder_dat
     refused(medarts(*model, "--data", folder_data), "chexnet is a network for classification")
     refused(medarts(*model, "--recipe", recipe_file, "--init-channel", "8"), "chexnet has no settings of a search")
     refused(medarts(*model, "--recipe", recipe_file, "space.layers=8"), "chexnet has no settings of a search space")
-    refused(medarts(*model, "--recipe", recipe_file, "train.weights=no.pt"), "There is no file of weights", "no.pt")
-    refused(medarts(*model, "--recipe", recipe_file, "train.weights=$NOT_SET/w.pt"), "train.weights uses $NOT_SET")
+    refused(
+        medarts(*model, "--recipe", recipe_file, "train.model.weights=no.pt"), "There is no file of weights", "no.pt"
+    )
+    refused(
+        medarts(*model, "--recipe", recipe_file, "train.model.weights=$NOT_SET/w.pt"),
+        "train.model.weights uses $NOT_SET",
+    )
     refused(medarts("train", "--recipe", recipe_file), "Nothing says which network to train", "--model NAME")
-    refused(medarts("train", "--recipe", recipe_file, "train.weights=w.pt"), "name it in model")
+    refused(medarts("train", "--recipe", recipe_file, "train.model.weights=w.pt"), "train.model", "name")
+    unet = (*model[:2], "unet", "--data", folder_data, "train.model.weights=w.pt")
+    refused(medarts(*unet), "train.model.weights is not a key")
     stack = ("train", "--genotype", PUBLISHED)
     refused(medarts(*stack, "--data", folder_data), f"{PUBLISHED} is a network for classification")
     refused(medarts(*stack, "--recipe", recipe_file, "space.layer=8"), "space.layer is not a key", "'layers'")
@@ -260,4 +268,4 @@ def test_changes_stand_wherever_one_writes_them(medarts, recipe_file, small_dens
     words = ("train", str(search), "--model", "chexnet", "train.lr=0.01", "--out", str(tmp_path / "t"), "seed=3")
     assert medarts(*words)[0] == 0
     recipe = RunDirectory.open(tmp_path / "t").recipe
-    assert (recipe.train.model, recipe.train.lr, recipe.search.lr, recipe.seed) == ("chexnet", 0.01, 0.01, 3)
+    assert (recipe.train.model.name, recipe.train.lr, recipe.search.lr, recipe.seed) == ("chexnet", 0.01, 0.01, 3)

@@ -1,7 +1,8 @@
 """medarts designs compact neural networks for medical images by differentiable architecture search.
 
-    >>> from medarts import commands, recipe                                    # doctest: +SKIP
-    >>> run = commands.search(recipe.load(Path("my.yaml")), Path("runs/my"))     # doctest: +SKIP
+    >>> from medarts import recipe                                              # doctest: +SKIP
+    >>> from medarts.commands import runs                                       # doctest: +SKIP
+    >>> run = runs.search(recipe.load(Path("my.yaml")), Path("runs/my"))         # doctest: +SKIP
 
 ``medarts.commands`` holds what the command line does; ``medarts.recipe`` the typed recipe; ``medarts.errors`` what can
 go wrong. The other rooms stand in the order in which data walk through them: data, tasks, spaces, search, networks,

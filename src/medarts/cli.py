@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +20,12 @@ from medarts.run.interruption import InterruptedRunError
 Folder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")]
 Run = Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")]
 RunFolder = Annotated[Path, arg(metavar="RUN", help_behavior_hint="")]
+Study = Annotated[Path, arg(metavar="RECIPE", help_behavior_hint="")]
 Name = Annotated[str, arg(metavar="GENOTYPE|RUN", help_behavior_hint="")]
 Channel = Annotated[int | None, arg(metavar="C", help_behavior_hint="")]
 DataSets = Annotated[tuple[str, ...], arg(metavar="DATA [DATA ...]", help_behavior_hint="")]
 Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Numbers = Annotated[tuple[int, ...], arg(metavar="N [N ...]", help_behavior_hint="")]
 Megabytes = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Json = Annotated[bool, arg(name="json", help="Print one JSON object.", help_behavior_hint="")]
 Changes = Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")]
@@ -79,9 +80,10 @@ def doctor(data: Positional[Annotated[str, arg(metavar="DATA", help_behavior_hin
     Args:
         data: Folder of a data set (its layout is recognised), or a recipe.
     """
-    from medarts import commands, terminal
+    from medarts import terminal
+    from medarts.commands import inspection
 
-    examination = commands.doctor(data)
+    examination = inspection.doctor(data)
     terminal.show_examination(examination)
     sys.exit(1 if examination.failed else 0)
 
@@ -100,10 +102,11 @@ def plan(
         changes: Changes of the recipe, such as space.init_channel=8.
         memory_mb: Megabytes that are to do. Batches are split until they fit; the changes that do it are printed.
     """
-    from medarts import commands, terminal
+    from medarts import terminal
+    from medarts.commands import inspection
     from medarts.recipe import load
 
-    planned = commands.plan(load(recipe, changes), budget_mb=memory_mb)
+    planned = inspection.plan(load(recipe, changes), budget_mb=memory_mb)
     if as_json:
         print(planned.to_json())
     else:
@@ -123,17 +126,17 @@ def search(
         out: Folder of the run. runs/<name of the recipe> where not given.
         resume: A search to go on with; takes no recipe.
     """
-    from medarts import commands
+    from medarts.commands import runs
     from medarts.recipe import load
 
     files, changes = _split(words)
     if resume is not None:
         _expect(not words and out is None, "medarts search --resume RUN")
-        run = commands.resume(resume, kind="search")
+        run = runs.resume(resume, kind="search")
     else:
         _expect(len(files) == 1, "medarts search RECIPE [KEY=VALUE ...] [--out FOLDER]")
         recipe = Path(files[0])
-        run = commands.search(load(recipe, changes), out or Path("runs") / recipe.stem)
+        run = runs.search(load(recipe, changes), out or Path("runs") / recipe.stem)
     _show_run(run.path)
 
 
@@ -155,34 +158,35 @@ def train(
     Args:
         words: A search run, then changes of its recipe, such as data.size=128.
         genotype: A genotype of the zoo, a file, or a run, instead of what RUN found.
-        model: A network made by hand (chexnet), instead of a genotype; train.weights=FILE starts it from weights.
+        model: A network made by hand, instead of a genotype: unet, attention-unet, multiresunet, r2unet,
+            attention-r2unet, unetpp or resenc-unet for masks, chexnet for findings. train.model.width=16 and the like
+            change it; train.model.weights=FILE starts chexnet from weights.
         recipe: A recipe to train by, instead of that of RUN or the published defaults.
         data: Data sets to train on: names in the recipe, or folders. All of the recipe where not given.
         init_channel: C of the network, instead of the genotype's.
         out: Folder of the new run. runs/<network>-<data> where not given.
         resume: A training to go on with; takes nothing else.
     """
-    from medarts import commands
+    from medarts.commands import networks, runs
 
     files, changes = _split(words)
-    changes += [] if model is None else [f"train.model={model}"]
+    changes = [*([] if model is None else [f"train.model={{name: {model}}}"]), *changes]
     if resume is not None:
         others = (genotype, model, recipe, init_channel, out)
         _expect(not (words or data) and all(other is None for other in others), "medarts train --resume RUN")
-        run = commands.resume(resume, kind="train")
+        run = runs.resume(resume, kind="train")
     else:
         _expect(
             len(files) <= 1 and bool(files or genotype or model or recipe) and not (genotype and model),
             "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME --data FOLDER",
         )
         searched = Path(files[0]) if files else None
-        rules = commands.training_recipe(searched, recipe=recipe, changes=changes, data=data)
-        network = commands.network_to_train(
+        rules = runs.training_recipe(searched, recipe=recipe, changes=changes, data=data)
+        network = networks.network_to_train(
             rules, searched, genotype=genotype, init_channel=init_channel, changes=changes
         )
-        name = network if isinstance(network, str) else network.name
         domains = "-".join(source.domain for source in rules.data.sources)
-        run = commands.train(rules, network, out or Path("runs") / f"{name}-{domains}")
+        run = runs.train(rules, network, out or Path("runs") / f"{network.name}-{domains}")
     _show_run(run.path)
 
 
@@ -201,9 +205,10 @@ def evaluate(
         split: train, val, test, or all images whatever their split.
         head: An early, faster head such as 4,0. The last where not given.
     """
-    from medarts import commands, terminal
+    from medarts import terminal
+    from medarts.commands import runs
 
-    terminal.show_scores(commands.evaluate(run, data=data, split=split, head=head))
+    terminal.show_scores(runs.evaluate(run, data=data, split=split, head=head))
     _show_run(run)
 
 
@@ -214,44 +219,160 @@ def show(genotype: Positional[Name], *, out: Folder = None) -> None:
         genotype: A genotype of the zoo, a file, or a run.
         out: Folder of the drawings. pictures/ of the run, or drawings/<name>, where not given.
     """
-    from medarts import commands
+    from medarts.commands import inspection
 
-    text, drawings = commands.show(genotype, out=out)
+    text, drawings = inspection.show(genotype, out=out)
     print(text)
     for path in drawings:
         print(path)
 
 
 def cost(
-    network: Positional[Annotated[str, arg(metavar="GENOTYPE|RUN|MODEL", help_behavior_hint="")]],
+    words: Positional[
+        Annotated[tuple[str, ...], arg(metavar="GENOTYPE|RUN|MODEL [...] [KEY=VALUE ...]", help_behavior_hint="")]
+    ],
     *,
     init_channel: Channel = None,
     in_channels: Number = None,
     outputs: Number = None,
     size: Number = None,
-    as_json: Json = False,
+    threads: Numbers = (),
+    batch: Numbers = (1,),
+    repeats: Annotated[int, arg(metavar="N")] = 20,
+    figure: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
+    as_json: Annotated[
+        bool,
+        arg(name="json", help="Print a JSON object, or a list of them for several networks.", help_behavior_hint=""),
+    ] = False,
 ) -> None:
-    """Count parameters and FLOPs (2 a multiply-add) of a network, and measure its CPU latency for one image.
+    """Count parameters and FLOPs (2 a multiply-add) of networks, and measure their CPU latency and peak memory.
 
-    Latency is measured of the network as built and, for weaved networks, as shipped for inference, which is the one
-    that scores images.
+    Latency is that of a pass of the whole batch: of the network as built and, for networks of masks, as shipped for
+    inference, which is the form that scores images. Several networks are measured in turns. Peak memory is that of a
+    process of its own, on the most of the threads.
 
     Args:
-        network: A genotype of the zoo, a file, a run, or a network made by hand (chexnet).
-        init_channel: C of the network, instead of the genotype's.
-        in_channels: Channels of the image. Those of the run, else 3, where not given.
-        outputs: Outputs of the network: classes or findings. Those of the run, else of the published network.
-        size: Height and width of the image in pixels. Those of the run, else of the published network.
+        words: Genotypes of the zoo, files, runs, or networks made by hand (unet, chexnet, ...), then changes of the
+            latter, such as model.width=16, or of genotypes, such as space.layers=14.
+        init_channel: C of the genotypes' networks, instead of their own.
+        in_channels: Channels of the images. Those of the runs, else 3, where not given.
+        outputs: Outputs of the networks: classes or findings. Those of the runs, else of the published networks.
+        size: Height and width of the images in pixels. Those of the runs, else of the published networks.
+        threads: Threads of the CPU, one number or several. 1, and 2 where there are two cores, where not given.
+        batch: Images of a pass, one number or several. 1 where not given.
+        repeats: Timed passes.
+        figure: SVG or PNG file for a plot of the networks' latency against their parameters.
     """
-    from medarts import commands, terminal
+    from medarts import terminal
+    from medarts.commands import costs
 
-    measured, about = commands.cost(
-        network, init_channel=init_channel, in_channels=in_channels, outputs=outputs, size=size
+    names, changes = _split(words)
+    _expect(bool(names), "medarts cost GENOTYPE|RUN|MODEL [...] [KEY=VALUE ...]")
+    measured = costs.cost(
+        names,
+        changes=changes,
+        init_channel=init_channel,
+        in_channels=in_channels,
+        outputs=outputs,
+        size=size,
+        threads=threads,
+        batches=batch,
+        repeats=repeats,
+        figure=figure,
     )
     if as_json:
-        print(json.dumps({**asdict(measured), **about}))
+        found = [{"name": name, **one.as_json()} for name, one in measured.items()]
+        print(json.dumps(found if len(found) > 1 else found[0]))
     else:
-        terminal.show_cost(measured, **about)
+        terminal.show_costs(measured)
+        if figure is not None:
+            print(figure)
+
+
+def compare(
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]", help_behavior_hint="")]],
+    *,
+    against: Annotated[str | None, arg(metavar="NETWORK", help_behavior_hint="")] = None,
+    split: Annotated[str, arg(metavar="SPLIT")] = "test",
+    out: Folder = None,
+) -> None:
+    """Compare trained networks: scores with intervals, paired tests, cost, and the images on which they differ.
+
+    Runs that were not trained by the same recipe, on the same splits and with the same seeds are refused.
+
+    Args:
+        runs: Training runs, those of one network with several seeds together. Or the folder of a benchmark, which is
+            compared as far as it has come.
+        against: Network with which the others are compared. That of the first run where not given.
+        split: train, val, test, or all images whatever their split.
+        out: Folder of the comparison. runs/comparison where not given.
+    """
+    from medarts import terminal
+    from medarts.commands import comparisons
+
+    if len(runs) == 1 and (runs[0] / "study.yaml").is_file():
+        _expect(against is None and split == "test" and out is None, "medarts compare BENCHMARK")
+        found, page = comparisons.compare_study(runs[0])
+    else:
+        comparison, page = comparisons.compare(
+            runs, out=out or Path("runs") / "comparison", reference=against, split=split
+        )
+        found = {", ".join(comparison.domains): comparison}
+    terminal.show_comparisons(found)
+    print(page)
+
+
+def benchmark(
+    recipe: Positional[Study],
+    changes: Positional[Changes] = (),
+    *,
+    out: Folder = None,
+    jobs: Annotated[int, arg(metavar="N")] = 1,
+) -> None:
+    """Train and compare a whole list of networks on several data sets and with several seeds.
+
+    What is finished is not done again, and a failure does not end the rest. Ctrl-C saves what is in hand; the same
+    command goes on.
+
+    Args:
+        recipe: The list (YAML): a recipe, networks, data sets, seeds; see recipes/benchmark-cpu.yaml.
+        changes: Changes of it, such as recipe.train.epochs=20.
+        out: Folder of the benchmark. runs/<name of the recipe> where not given.
+        jobs: Trainings at once.
+    """
+    from medarts import terminal
+    from medarts.commands import comparisons
+    from medarts.recipe.study import load_study
+
+    found, page = comparisons.benchmark(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
+    terminal.show_comparisons(found)
+    print(page)
+
+
+def generalize(
+    recipe: Positional[Study],
+    changes: Positional[Changes] = (),
+    *,
+    out: Folder = None,
+    jobs: Annotated[int, arg(metavar="N")] = 1,
+) -> None:
+    """Test how networks carry over to other data sets, when retrained on them and when only tested on them.
+
+    Takes the recipe of a benchmark, and its folder, where it finds what is trained already.
+
+    Args:
+        recipe: The list (YAML): a recipe, networks, data sets, seeds; see recipes/benchmark-cpu.yaml.
+        changes: Changes of it, such as recipe.train.epochs=20.
+        out: Folder of the benchmark. runs/<name of the recipe> where not given.
+        jobs: Trainings at once.
+    """
+    from medarts import terminal
+    from medarts.commands import comparisons
+    from medarts.recipe.study import load_study
+
+    found, page = comparisons.generalize(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
+    terminal.show_generalization(found)
+    print(page)
 
 
 def report(run: Positional[RunFolder]) -> None:
@@ -275,6 +396,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "show": show,
     "cost": cost,
+    "compare": compare,
+    "benchmark": benchmark,
+    "generalize": generalize,
     "report": report,
 }
 
@@ -307,8 +431,12 @@ def main() -> None:
 
 
 def _changes_first(words: list[str]) -> list[str]:
-    """Returns the words with all changes of a recipe behind the command and its file, where tyro looks for them."""
-    changes = [word for word in words if re.match(rf"({'|'.join(Recipe.model_fields)})(\.\w+)*=", word)]
+    """Returns the words with all changes behind the command and its file, where tyro looks for them.
+
+    They are changes of a recipe, or of a network made by hand, which has no recipe (model.width=16).
+    """
+    keys = rf"({'|'.join(Recipe.model_fields)})(\.\w+)*|model\.\w+"
+    changes = [word for word in words if re.match(f"({keys})=", word)]
     others = [word for word in words if word not in changes]
     named = 2 if len(others) > 1 and not others[1].startswith("-") else 1
     return [*others[:named], *changes, *others[named:]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from medarts import commands
+from medarts.commands import runs
 from medarts.data.phantom import write_chest_phantoms, write_phantoms
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
@@ -32,10 +32,10 @@ def demo(out: Path, task: Task = "segmentation") -> tuple[RunDirectory, Scores |
         The training run, whose report holds the scores, and the scores.
     """
     recipe = demo_recipe(out, task)
-    searched = _run(out / "search", "search", lambda path: commands.search(recipe, path))
+    searched = _run(out / "search", "search", lambda path: runs.search(recipe, path))
     genotype = load_genotype(searched.path)
-    trained = _run(out / "train", "train", lambda path: commands.train(recipe, genotype, path))
-    return trained, commands.evaluate(trained.path)
+    trained = _run(out / "train", "train", lambda path: runs.train(recipe, genotype, path))
+    return trained, runs.evaluate(trained.path)
 
 
 def demo_recipe(out: Path, task: Task = "segmentation") -> Recipe:
@@ -69,4 +69,4 @@ def phantoms(
 
 def _run(path: Path, kind: str, start: Callable[[Path], RunDirectory]) -> RunDirectory:
     """Starts a run, or goes on with the one that is there."""
-    return commands.resume(path, kind=kind) if (path / "run.json").exists() else start(path)
+    return runs.resume(path, kind=kind) if (path / "run.json").exists() else start(path)

@@ -1,11 +1,15 @@
 """Results as tables on the terminal."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 from rich.console import Console
 from rich.table import Column, Table
 
+from medarts.comparison.paired import Difference
+from medarts.comparison.result import Comparison, MetricScore
 from medarts.data.doctor import Examination
 from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
@@ -13,6 +17,7 @@ from medarts.evaluation.finding_table import MEANS
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
+from medarts.study.generalization import Generalization
 
 console = Console()
 
@@ -107,16 +112,98 @@ def _show_masks(scores: Scores) -> None:
     console.print(f"Means, 95 % intervals over patients; distances in pixels; head {scores.head}. All metrics: scores/")
 
 
-def show_cost(cost: Cost, *, in_channels: int, outputs: int, size: int) -> None:
-    """Prints the cost of a network."""
-    console.print(f"measured    with {in_channels} channels, {outputs} outputs, images of {size} x {size}")
-    console.print(f"parameters  {cost.parameters:,}")
-    console.print(f"FLOPs       {cost.flops / 1e9:.2f} G, 2 a multiply-add")
-    console.print(f"latency     {cost.latency_ms:.1f} ms an image on the CPU as built (spread {cost.spread:.1f} ms)")
-    if cost.inference_ms is not None:
-        console.print(
-            f"            {cost.inference_ms:.1f} ms as shipped for inference (spread {cost.inference_spread:.1f} ms)"
+def show_costs(costs: Mapping[str, Cost]) -> None:
+    """Prints the costs of networks that were measured in turns, and what the words mean."""
+    for name, cost in costs.items():
+        _show_cost(name, cost)
+    shipped = ""
+    if any(cost.shipped for cost in costs.values()):
+        shipped = " As shipped for inference the outputs are the same, and images are scored in that form."
+    console.print(
+        "On the CPU, with the last head alone. Latency is that of a pass of the whole batch: the median, in brackets "
+        f"the interquartile range.{shipped}",
+        highlight=False,
+    )
+
+
+def _show_cost(name: str, cost: Cost) -> None:
+    console.print(name, style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"measured     with {cost.in_channels} channels, {cost.outputs} outputs, images of {cost.size} x {cost.size}"
+    )
+    console.print(f"parameters   {cost.parameters:,}")
+    console.print(f"FLOPs        {cost.flops / 1e9:.2f} G an image, 2 a multiply-add")
+    peaks = [f"{peak:,.1f} MB with a batch of {batch}" for batch, peak in cost.memory_mb.items()]
+    if peaks:
+        console.print(f"peak memory  {', '.join(peaks)}")
+    is_shipped = cost.shipped is not None
+    words = ("threads", "batch", "as built", *["as shipped"] * is_shipped, "images a second")
+    table = Table(*(Column(word, justify="right") for word in words))
+    for built, used in zip(cost.built, cost.timings, strict=True):
+        latencies = [f"{each.median_ms:,.1f} ms ({each.spread_ms:,.1f})" for each in (built, *[used] * is_shipped)]
+        table.add_row(str(built.threads), str(built.batch), *latencies, f"{used.images_a_second:,.1f}")
+    console.print(table)
+
+
+def show_comparisons(comparisons: Mapping[str, Comparison]) -> None:
+    """Prints a table of the networks of every group of data sets, the best first, and what is missing."""
+    for name, comparison in comparisons.items():
+        main, *_, other = comparison.metrics
+        against = Column(f"against {comparison.reference}", no_wrap=True)
+        table = Table(
+            Column(name, min_width=17, overflow="fold"), Column(main, no_wrap=True), other, against, "param.", "ms"
         )
+        for network in sorted(comparison.networks, key=lambda one: -(one.scores[main].mean or 0.0)):
+            table.add_row(
+                network.name + "*" * network.front,
+                _scored(network.scores[main], digits=3),
+                _scored(replace(network.scores[other], low=None, high=None), digits=_digits(other)),
+                _against(network.difference),
+                f"{network.parameters / 1e6:.2f} M",
+                f"{network.latency_ms[1]:.1f}",
+            )
+        console.print(table)
+        for one in comparison.missing:
+            line = f"{one.name}, seed {one.seed}: {one.state}. {one.reason}".strip()
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        "Means, 95 % intervals over patients, p after Holm's correction; ms of one image on one thread; * on the "
+        "Pareto front of score and ms. All values: networks.csv of each comparison"
+    )
+
+
+def _against(found: Difference | None) -> str:
+    """Returns a difference to the reference, its corrected p, and below its interval."""
+    if found is None:
+        return ""
+    p = "" if found.p_corrected is None else f"  p {found.p_corrected:.3f}"
+    interval = "" if found.low is None else f"\n{found.low:+.3f} to {found.high:+.3f}"
+    return f"{found.mean:+.3f}{p}{interval}"
+
+
+def show_generalization(found: Generalization) -> None:
+    """Prints how networks do when retrained on each data set, and what the study says of its claims."""
+    table = Table("network", "searched on", *(f"on {group}" for group in found.retrained.groups), "mean", "rank")
+    searched = {network.name: ", ".join(network.searched_on) for network in found.networks}
+    for row in found.retrained.rows:
+        cells = [_scored(row.cells[group], digits=3) for group in found.retrained.groups]
+        rank = "–" if row.rank is None else f"{row.rank:.1f}"
+        table.add_row(row.network, searched[row.network], *cells, _scored(row.mean, digits=3), rank)
+    console.print(table)
+    for claim in found.claims:
+        console.print(claim.words, markup=False, highlight=False)
+
+
+def _digits(metric: str) -> int:
+    return 1 if metric in DISTANCES else 3
+
+
+def _scored(score: MetricScore | None, *, digits: int) -> str:
+    nan = math.nan
+    if score is None or score.mean is None:
+        return _interval(Summary(nan, nan, nan, 0), digits=digits)
+    low, high = (nan if end is None else end for end in (score.low, score.high))
+    return _interval(Summary(score.mean, low, high, score.undefined), digits=digits)
 
 
 def _interval(summary: Summary, *, digits: int) -> str:

@@ -1,29 +1,55 @@
-from types import SimpleNamespace
+"""Parameters and operations against hand counts; which form is measured how, and in which order."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from medarts.errors import RecipeError, RunError
 from medarts.evaluation import cost as cost_module
-from medarts.evaluation.cost import count_parameters, measure_cost
+from medarts.evaluation.cost import Cost, count_flops, count_parameters, measure_costs
+from medarts.evaluation.latency import Timing
+from medarts.networks.registry import build_network
+from medarts.recipe.models import UNetPPSettings, UNetSettings
+from medarts.spaces.reading import load
+
+UNET = UNetSettings(width=4, depth=3)
+STACK = load("darts_v2").with_settings(init_channel=2, layers=4)
+SMALL: dict[str, Any] = {"in_channels": 2, "outputs": 3, "size": 16}
+TIMINGS = (Timing(1, 1, 20.0, 1.0), Timing(2, 1, 12.0, 0.5))
+MEASURED = Cost(10, 1000, 32, 3, 1, TIMINGS, (Timing(1, 1, 9.0, 0.1), Timing(2, 1, 5.0, 0.1)), {1: 20.5, 8: 90.25})
 
 
-class Clocked(nn.Module):
-    """Moves its own clock on by known times, and remembers how it was called."""
+@pytest.fixture
+def peaks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Peaks of memory are asked for, but not measured: a process takes seconds."""
+    asked = []
 
-    def __init__(self, milliseconds):
-        super().__init__()
-        self.times = iter(milliseconds)
-        self.now = 0.0
-        self.calls = []
+    def peak(build: Callable[[], Callable[..., object]], *, shape: tuple[int, ...], threads: int) -> float:
+        asked.append((build(), shape, threads))
+        return 10.0 * shape[0]
 
-    def forward(self, x):
-        self.calls.append((self.training, torch.is_inference_mode_enabled(), tuple(x.shape), torch.get_num_threads()))
-        self.now += next(self.times, 0) / 1000
-        return x
+    monkeypatch.setattr(cost_module, "peak_of_inference_mb", peak)
+    return asked
 
 
-def test_parameters_and_flops_of_a_hand_computed_network():
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """Nothing is timed: the first form takes 1 ms, the second 2, ...; holds forms, threads and batch of every call."""
+    calls = []
+
+    def in_turns(passes: Sequence[Callable[[], object]], *, threads: int, batch: int, **_: Any) -> list[Timing]:
+        calls.append((len(passes), threads, batch))
+        return [Timing(threads, batch, 1.0 + number, 0.0) for number in range(len(passes))]
+
+    monkeypatch.setattr(cost_module, "time_in_turns", in_turns)
+    return calls
+
+
+def test_parameters_and_flops_of_a_hand_computed_network() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False),  # 16x16 out, 27 multiply-adds a value
         nn.GroupNorm(1, 8),
@@ -33,63 +59,129 @@ def test_parameters_and_flops_of_a_hand_computed_network():
         nn.Flatten(),
         nn.Linear(4, 5),
     )
-    cost = measure_cost(network, in_channels=3, size=16, repeats=2)
-    assert cost.parameters == 216 + 16 + (144 + 8) + (128 + 4) + (20 + 5)
+    assert count_parameters(network) == 216 + 16 + (144 + 8) + (128 + 4) + (20 + 5)
     multiply_adds = 16 * 16 * 8 * 27 + 8 * 8 * 8 * 18 + 8 * 8 * 8 * 16 + 4 * 5
-    assert cost.flops == 2 * multiply_adds
-    assert cost.latency_ms > 0
-    assert cost.spread >= 0
+    assert count_flops(network, in_channels=3, size=16) == 2 * multiply_adds
 
 
-def test_frozen_parameters_do_not_count_and_shared_ones_count_once():
+def test_frozen_parameters_do_not_count_and_shared_ones_count_once() -> None:
     shared = nn.Linear(4, 4, bias=False)
     network = nn.Sequential(shared, shared, nn.Linear(4, 2))
     network[2].bias.requires_grad_(False)
     assert count_parameters(network) == 16 + 8
 
 
-def test_latency_is_the_median_after_warming_up(monkeypatch):
-    network = Clocked([0, 200, 200, 200, 5, 4, 60, 7, 6])  # FLOPs, three to warm up, five that count
-    monkeypatch.setattr(cost_module, "time", SimpleNamespace(perf_counter=lambda: network.now))
-    cost = measure_cost(network, in_channels=2, size=8, repeats=5)
-    assert cost.latency_ms == pytest.approx(6)
-    assert cost.spread == pytest.approx(7 - 5)
-    assert len(network.calls) == 9
-    assert all(call[:3] == (False, True, (1, 2, 8, 8)) for call in network.calls)
+def test_networks_are_measured_side_by_side(peaks: list[tuple[Any, ...]]) -> None:
+    networks = {"wide": UNET, "narrow": UNetSettings(width=2, depth=3), "stack": STACK}
+    steps = []
+    costs = measure_costs(
+        networks, **SMALL, threads=(1,), batches=(2, 1), repeats=2, progress=lambda *step: steps.append(step)
+    )
+    assert list(costs) == ["wide", "narrow", "stack"]
+    for name, cost in costs.items():
+        network = build_network(networks[name], in_channels=2, outputs=3)
+        assert cost.parameters == count_parameters(network)
+        assert (cost.in_channels, cost.outputs, cost.size) == (2, 3, 16)
+        assert [(timing.threads, timing.batch) for timing in cost.built] == [(1, 2), (1, 1)]
+        assert cost.memory_mb == {2: 20.0, 1: 10.0}
+        assert all(timing.median_ms > 0 and timing.spread_ms >= 0 for timing in cost.built)
+    assert costs["wide"].shipped is not None
+    assert [timing.batch for timing in costs["wide"].shipped] == [2, 1]
+    assert costs["wide"].flops > 3 * costs["narrow"].flops
+    assert costs["stack"].shipped is None  # a network of findings has no form of its own for inference
+    assert steps == [(done, 6 + 2 * 2) for done in range(1, 11)]
 
 
-def test_both_forms_of_a_network_are_timed_in_turns(monkeypatch):
-    as_built = Clocked([0, 200, 200, 200, 8, 9, 7])
-    shipped = Clocked([100, 100, 100, 4, 2, 3])  # no FLOPs: they are counted once
-    clock = SimpleNamespace(perf_counter=lambda: as_built.now + shipped.now)
-    monkeypatch.setattr(cost_module, "time", clock)
-    cost = measure_cost(as_built, in_channels=2, size=8, repeats=3, shipped=shipped)
-    assert (cost.latency_ms, cost.inference_ms) == (pytest.approx(8), pytest.approx(3))
-    assert (cost.spread, cost.inference_spread) == (pytest.approx(1), pytest.approx(1))
-    assert len(shipped.calls) == 6
-    alone = measure_cost(Clocked([0] * 6), in_channels=2, size=8, repeats=2)
-    assert alone.inference_ms is None
-    assert alone.inference_spread is None
+def test_all_forms_are_timed_in_one_go(timed: list[tuple[int, int, int]]) -> None:
+    networks = {"a": UNET, "stack": STACK, "b": UNET}
+    costs = measure_costs(networks, **SMALL, threads=(1, 2), batches=(1, 4), memory=False)
+    assert timed == [(5, 1, 1), (5, 1, 4), (5, 2, 1), (5, 2, 4)]
+    assert {name: cost.built[0].median_ms for name, cost in costs.items()} == {"a": 1, "stack": 2, "b": 3}
+    assert {name: cost.latency_ms(threads=2, batch=4) for name, cost in costs.items()} == {"a": 4, "stack": 2, "b": 5}
+    assert costs["a"].memory_mb == {}
 
 
-def test_modes_and_threads_are_restored_also_after_an_error():
-    frozen = nn.BatchNorm2d(2).eval()
-    network = nn.Sequential(frozen, nn.Dropout(), Clocked([]))
-    before = torch.get_num_threads()
-    measure_cost(network, in_channels=2, size=4, repeats=2, threads=before + 1)
-    assert {call[3] for call in network[2].calls} == {before + 1}
-    assert torch.get_num_threads() == before
-    assert [module.training for module in network.modules()] == [True, False, True, True]
-    assert frozen.num_batches_tracked == 0
-    with pytest.raises(RuntimeError):
-        measure_cost(network, in_channels=3, size=4, threads=before + 1)
-    assert torch.get_num_threads() == before
-    assert network.training
-    assert not frozen.training
+def test_memory_is_that_of_the_form_that_scores_images(peaks: list[tuple[Any, ...]], timed: object) -> None:
+    measure_costs({"unet": UNET, "stack": STACK}, **SMALL, threads=(1, 2))
+    (unet, *about), (stack, *_) = peaks
+    assert about == [(1, 2, 16, 16), 2]
+    image = torch.rand(1, 2, 16, 16)
+    built = build_network(UNET, in_channels=2, outputs=3)
+    assert type(unet.func) is not type(built)
+    assert not unet.func.training
+    assert [logits.shape for logits in unet(image)] == [(1, 3, 16, 16)]
+    assert [logits.shape for logits in stack(image)] == [(1, 3)]
 
 
-def test_wrong_use_is_refused():
-    with pytest.raises(ValueError, match=r"network\.cpu\(\)"):
-        measure_cost(nn.Conv2d(3, 1, 1, device="meta"), in_channels=3, size=8)
-    with pytest.raises(ValueError, match="repeats is 1"):
-        measure_cost(nn.Conv2d(3, 1, 1), in_channels=3, size=8, repeats=1)
+def test_the_last_head_alone_is_measured(timed: object) -> None:
+    nested = UNetPPSettings(width=4, depth=3)
+    network = build_network(nested, in_channels=2, outputs=3).eval()
+    assert len(network.heads) > 1
+    cost = measure_costs({"unetpp": nested}, **SMALL, memory=False)["unetpp"]
+    every_head = count_flops(network, in_channels=2, size=16)
+    others = len(network.heads) - 1
+    assert cost.flops == every_head - others * 2 * 3 * 4 * 16 * 16  # 1x1 convolutions of 4 channels to 3
+    assert cost.parameters == count_parameters(network)
+
+
+def test_norms_are_those_of_all_or_of_each(monkeypatch: pytest.MonkeyPatch, timed: object) -> None:
+    seen = []
+
+    def build(architecture: UNetSettings, *, norm: str | None, **about: Any) -> nn.Module:
+        seen.append(norm)
+        return build_network(architecture, norm=norm, **about)
+
+    monkeypatch.setattr(cost_module, "build_network", build)
+    networks = {"a": UNET, "b": UNET}
+    for norm, expected in (
+        (None, [None, None]),
+        ("group", ["group", "group"]),
+        ({"b": "group", "a": None}, [None, "group"]),
+    ):
+        measure_costs(networks, **SMALL, norm=norm, memory=False)
+        assert seen == expected
+        seen.clear()
+
+
+def test_too_little_memory_is_one_error_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def peak(build: Callable[[], object], *, shape: tuple[int, ...], threads: int) -> float:
+        if shape[0] > 1:
+            raise MemoryError("can't allocate memory")
+        return 1.0
+
+    monkeypatch.setattr(cost_module, "peak_of_inference_mb", peak)
+    monkeypatch.setattr(cost_module, "time_in_turns", lambda *_, **__: pytest.fail("timed"))
+    with pytest.raises(RecipeError, match=r"unet runs out of memory with 8 images of 16 x 16 at once\. Use smaller"):
+        measure_costs({"unet": UNET}, **SMALL, batches=(1, 8))
+
+
+def test_sizes_that_a_network_cannot_take_are_refused_first(peaks: list[tuple[Any, ...]]) -> None:
+    with pytest.raises(RecipeError, match="18"):
+        measure_costs({"unet": UNET}, **{**SMALL, "size": 18})
+    assert not peaks
+
+
+def test_the_latency_is_that_of_the_form_that_scores_images() -> None:
+    assert MEASURED.latency_ms(threads=2) == 5.0
+    as_built = Cost(10, 1000, 32, 3, 1, TIMINGS)
+    assert as_built.latency_ms(threads=2) == 12.0
+    assert as_built.timings == TIMINGS
+    for about in ({"threads": 4}, {"threads": 1, "batch": 8}):
+        with pytest.raises(ValueError, match="was not measured"):
+            MEASURED.latency_ms(**about)
+
+
+def test_a_cost_survives_json() -> None:
+    content = json.loads(json.dumps({"name": "unet", **MEASURED.as_json()}))
+    assert content["parameters"] == 10
+    assert content["memory_mb"] == {"1": 20.5, "8": 90.25}
+    assert Cost.read(content) == MEASURED
+    as_built = Cost(10, 1000, 32, 3, 1, TIMINGS)
+    assert Cost.read(json.loads(json.dumps(as_built.as_json()))) == as_built
+
+
+def test_another_file_is_no_cost() -> None:
+    of_old = {"parameters": 10, "flops": 1000, "latency_ms": 20.0, "spread": 1.0, "size": 32}
+    for content in (of_old, {**MEASURED.as_json(), "built": [{"threads": 1}]}, {**MEASURED.as_json(), "memory_mb": 3}):
+        with pytest.raises(RunError, match=r"runs/x/cost\.json holds no cost .* --resume"):
+            Cost.read(content, origin="runs/x/cost.json")

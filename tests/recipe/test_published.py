@@ -2,6 +2,7 @@
 
 import re
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from medarts.recipe import (
     parse,
     to_yaml,
 )
+from medarts.recipe.models import CheXNetSettings
 from medarts.recipe.published import space_of, with_published_defaults
 
 FILMS: dict[str, Any] = {"kind": "table", "path": "/data/films"}
@@ -132,9 +134,9 @@ def test_defaults_of_the_stack() -> None:
     assert (space.stem, space.search_channel, space.init_channel, space.layers) == ("chest", 16, 36, 20)
     assert (space.intermediate_nodes, space.drop_path_prob, space.auxiliary) == (4, 0.2, False)
     train = recipe.train
-    assert (train.epochs, train.batch, train.loss, train.norm) == (100, 32, "bce_logits", "batch")
+    assert (train.epochs, train.batch, train.loss, train.norm) == (100, 32, "bce_logits", None)
     assert (train.optimizer, train.lr, train.schedule, train.plateau_epochs) == ("sgd", 0.025, "plateau", 5)
-    assert (train.auxiliary_weight, train.mixing.alpha, train.model, train.weights) == (0.4, 0.0, None, None)
+    assert (train.auxiliary_weight, train.mixing.alpha, train.model) == (0.4, 0.0, None)
     augmentation = recipe.data.augmentation
     assert (recipe.data.size, augmentation.flip, augmentation.transpose) == (224, "horizontal", False)
     assert (augmentation.brightness, augmentation.shift, augmentation.rotate) == (0.0, 0.07, 0.0)
@@ -156,7 +158,7 @@ def test_what_is_given_wins_at_every_depth() -> None:
     assert (first.depth, first.epochs, first.batch) == (8, 50, 16)
     assert (second.depth, second.epochs, second.batch, second.keep) == (12, 3, 16, {"normal": 2})
     assert (recipe.search.mixing.alpha, recipe.search.mixing.images) == (0.0, 3)
-    assert (recipe.train.schedule, recipe.train.batch, recipe.train.norm) == ("cosine", 32, "batch")
+    assert (recipe.train.schedule, recipe.train.batch, recipe.train.norm) == ("cosine", 32, None)
 
 
 def test_sections_that_are_made_already_stay_as_they_are() -> None:
@@ -195,11 +197,12 @@ def test_recipes_of_masks_get_nothing_of_the_stack() -> None:
         data=DataSettings(sources=(SourceSettings(**BLOBS),)), space=WeaveSettings(), train=TrainSettings(batch=3)
     )
     assert [stage.depth for stage in recipe.search.stages] == [4, 5]
-    assert (recipe.train.norm, recipe.train.schedule, recipe.data.augmentation.shift) == ("group", "cosine", 0.0)
+    assert (recipe.train.norm, recipe.train.schedule, recipe.data.augmentation.shift) == (None, "cosine", 0.0)
 
 
 def test_a_whole_recipe_comes_back_and_has_no_defaults_left_to_fill() -> None:
-    recipe = parse(findings(data={"findings": ["Mass", "Hernia"]}, train={"model": "chexnet", "weights": "/w.pt"}))
+    model = {"name": "chexnet", "weights": "/w.pt"}
+    recipe = parse(findings(data={"findings": ["Mass", "Hernia"]}, train={"model": model}))
     content = yaml.safe_load(to_yaml(recipe))
     assert with_published_defaults(content) == content
     assert parse(content) == recipe
@@ -262,8 +265,9 @@ def test_sources_that_are_taken() -> None:
         (findings(data={"classes": 2}), "data: classes are for masks; name the outputs"),
         (findings(data={"findings": ["a", "b", "a"]}), "data: findings .* name one twice"),
         (findings(data={"findings": []}), "data.findings: .*at least 1 item"),
-        (findings(train={"weights": "/w.pt"}), "train: weights are for a model made by hand; name it in model"),
-        (findings(train={"model": "chexnot"}), "train.model cannot be 'chexnot'. Did you mean 'chexnet'"),
+        (findings(train={"weights": "/w.pt"}), "train.weights is not a key of a recipe"),
+        (findings(train={"model": {"name": "unet", "weights": "/w.pt"}}), "train.model.weights is not a key"),
+        (findings(train={"model": "chexnot"}), "train.model.name cannot be 'chexnot'. Did you mean 'chexnet'"),
         (findings(space={"drop_path_prob": 1}), "space.drop_path_prob: .*less than 1"),
         (findings(space={"stem": "chests"}), "space.stem cannot be 'chests'. Did you mean 'chest'"),
         (findings(search={"gradient": "third_order"}), "search.gradient cannot be 'third_order'. Did you mean"),
@@ -290,14 +294,13 @@ def test_outputs_are_the_findings_once_they_are_known() -> None:
 
 def test_weights_are_a_path_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHTS", "/big/disk")
-    model = {"model": "chexnet", "weights": "$WEIGHTS/w.pt"}
-    assert str(parse(findings(train=model)).train.weights) == "/big/disk/w.pt"
-    relative = parse(findings(train=model | {"weights": "w.pt"})).train.weights
-    assert relative is not None
-    assert relative.is_absolute()
+    model = {"model": {"name": "chexnet", "weights": "$WEIGHTS/w.pt"}}
+    assert parse(findings(train=model)).train.model == CheXNetSettings(weights=Path("/big/disk/w.pt"))
+    relative = parse(findings(train={"model": {"name": "chexnet", "weights": "w.pt"}})).train.model
+    assert relative == CheXNetSettings(weights=Path.cwd() / "w.pt")
     monkeypatch.delenv("WEIGHTS")
     message = refused(findings(train=model))
-    assert message.startswith("my.yaml: train.weights uses $WEIGHTS, which is not set. Set it: export WEIGHTS=")
+    assert message.startswith("my.yaml: train.model.weights uses $WEIGHTS, which is not set. Set it: export WEIGHTS=")
 
 
 @pytest.mark.parametrize("section", [SourceSettings, AugmentationSettings, DataSettings])

@@ -8,7 +8,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from medarts.errors import RecipeError
-from medarts.recipe import Recipe, apply_overrides, fingerprint, load, parse, to_yaml
+from medarts.recipe import MODELS, Recipe, apply_overrides, fingerprint, load, parse, to_yaml
+from medarts.recipe.models import UNetSettings
+from medarts.recipe.study import load_study
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -395,14 +397,15 @@ def test_fingerprint_changes_with_everything_else() -> None:
 def test_ready_recipes_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MEDARTS_DATA", "MEDARTS_PHANTOMS"):
         monkeypatch.setenv(name, "/data")
-    recipe = load(path)
+    study = load_study(path) if path.stem.startswith("benchmark") else None
+    recipe = load(path) if study is None else study.recipe
     assert path.read_text(encoding="utf-8").startswith("#"), "says what it reproduces"
-    assert recipe.note
+    assert recipe.note if study is None else study.note
     assert all(source.path.is_absolute() for source in recipe.data.sources)
 
 
 def test_there_are_ready_recipes() -> None:
-    assert {"mixsearch-cpu", "isic-cpu"} <= {path.stem for path in RECIPES.glob("*.yaml")}
+    assert {"mixsearch-cpu", "isic-cpu", "benchmark-cpu"} <= {path.stem for path in RECIPES.glob("*.yaml")}
 
 
 @pytest.mark.parametrize(
@@ -453,3 +456,36 @@ def test_numbers_can_be_notes_and_names() -> None:
 )
 def test_values_that_cannot_train_are_refused(section: str, values: dict[str, float], says: str) -> None:
     assert says in refused(content(**{section: values}))
+
+
+# Networks made by hand
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_its_name_or_a_section(name: str) -> None:
+    alone = parse(content(train={"model": name}))
+    assert alone.train.model == MODELS[name]()
+    assert parse(yaml.safe_load(to_yaml(alone))) == alone
+    assert fingerprint(alone) != fingerprint(parse(content()))
+
+
+def test_models_are_changed_from_the_command_line() -> None:
+    whole = yaml.safe_load(to_yaml(parse(content())))  # with train.model: null
+    changes = ["train.model.name=unet", "train.model.width=16"]
+    assert parse(apply_overrides(whole, changes)).train.model == UNetSettings(width=16)
+    other = apply_overrides(content(train={"model": {"name": "r2unet", "steps": 3}}), ["train.model={name: unet}"])
+    assert parse(other).train.model == UNetSettings()
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("unett", "train.model.name cannot be 'unett'. Did you mean 'unet'?"),
+        ({"name": "unet", "steps": 2}, "train.model.steps is not a key of a recipe. Valid here: depth, name, width."),
+        ({"name": "r2unet", "step": 2}, "train.model.step is not a key of a recipe. Did you mean 'steps'?"),
+        ({"name": "unet", "width": "wide"}, "train.model.width: "),
+        ({"width": 16}, "train.model"),
+    ],
+)
+def test_models_that_do_not_exist_are_refused(model: Any, says: str) -> None:
+    assert says in refused(content(train={"model": model}))

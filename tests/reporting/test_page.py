@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from medarts.errors import RunError
+from medarts.evaluation.cost import Cost
+from medarts.evaluation.latency import Timing
 from medarts.evaluation.scores import ImageScore, Scores
 from medarts.recipe import Recipe, SupernetSettings
 from medarts.reporting.page import write_report
@@ -42,10 +44,9 @@ def _add_search(path: Path, recipe: Recipe) -> None:
     supernet.derive(recipe.derive, name="run", provenance={}).save(path / "genotype.json")
     gap = {"score": "dice", "supernet": 0.8, "discrete": 0.5, "gap": 0.3}
     run.write_json("summary.json", {**gap, "stages": [gap, gap]})
-    run.write_json(
-        "cost.json",
-        {"parameters": 1234567, "flops": 2e9, "latency_ms": 12.3, "spread": 0.5, "size": 32, "in_channels": 3},
-    )
+    built, shipped = (Timing(threads=1, batch=1, median_ms=median, spread_ms=0.5) for median in (12.3, 8.1))
+    cost = Cost(1234567, 2 * 10**9, size=32, in_channels=3, outputs=1, built=(built,), shipped=(shipped,))
+    run.write_json("cost.json", cost.as_json())
     lines = ["key,domain,patient,split,image,mask,findings", "a,blobs,p,train,i,m,", "b,blobs,q,val,i,m,"]
     (path / "manifest.csv").write_text("\n".join(lines) + "\n")
 
@@ -120,6 +121,9 @@ def test_every_section_comes_with_its_data(run: Path, small_recipe: Recipe) -> N
     assert reader.sections == expected
     assert not reader.open
     assert "1,234,567" in text
+    assert "8.1 ms as shipped for inference" in text
+    assert "12.3 ms as built" in text
+    assert "<b>8 ms</b><span>CPU latency at 32 px</span>" in text
     assert "0.650" in text  # the mean Dice
     assert "3 undefined" in text
     assert "+0.300" in text
@@ -127,6 +131,12 @@ def test_every_section_comes_with_its_data(run: Path, small_recipe: Recipe) -> N
     assert "Alphas, betas and gammas" in text
     assert "best validation Dice" in text
     assert 'href="scores/test/tables.csv"' in text
+
+
+def test_a_cost_of_an_older_medarts_is_refused(run: Path) -> None:
+    RunDirectory.open(run).write_json("cost.json", {"parameters": 3, "flops": 2e9, "latency_ms": 12.3, "spread": 0.5})
+    with pytest.raises(RunError, match=r"run/cost\.json holds no cost .* --resume"):
+        write_report(run)
 
 
 def test_the_page_opens_offline(run: Path, small_recipe: Recipe) -> None:

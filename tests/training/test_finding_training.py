@@ -12,6 +12,7 @@ from medarts.evaluation.evaluate import load_network
 from medarts.networks.chexnet import CheXNet
 from medarts.networks.stack import StackNetwork
 from medarts.recipe import Recipe, StackSettings, apply_overrides, parse
+from medarts.recipe.models import CheXNetSettings
 from medarts.run import checkpoint
 from medarts.run.directory import RunDirectory
 from medarts.run.randomness import seed_torch
@@ -21,6 +22,8 @@ from medarts.spaces.stack.supernet import StackSpace
 from medarts.tasks.classification import ClassificationTask
 from medarts.training.loop import TrainingLoop
 from medarts.training.start import resume_training, start_training, try_training
+
+CHEXNET = CheXNetSettings()
 
 FINDINGS = ("disc", "bar", "bright")
 WEIGHT = "frame.classifier.weight"
@@ -124,13 +127,13 @@ def test_a_stack_learns_findings(finding_recipe, tmp_path):
 
 
 def test_what_a_run_of_a_genotype_says_of_itself(finding_recipe, genotype, tmp_path):
-    recipe = changed(finding_recipe, "train.epochs=1", "space.layers=9", "train.model=chexnet", "train.weights=/w.pt")
+    recipe = changed(finding_recipe, "train.epochs=1", "space.layers=9", "train.model={name: chexnet, weights: /w.pt}")
     run = start_training(recipe, genotype, tmp_path / "run")
     assert (run.facts["network"], run.facts["kind"], run.facts["finished"]) == ("small", "train", True)
     assert load_genotype(run.path) == genotype
     assert run.recipe.data.findings == FINDINGS
     assert run.recipe.space.layers == 4  # that of the genotype, not that of the recipe
-    assert (run.recipe.train.model, run.recipe.train.weights) == (None, None)
+    assert run.recipe.train.model is None
     network = load_network(run)
     assert isinstance(network, StackNetwork)
     best = checkpoint.load(run.checkpoints, "best").weights
@@ -140,8 +143,8 @@ def test_what_a_run_of_a_genotype_says_of_itself(finding_recipe, genotype, tmp_p
 
 def test_what_a_run_of_chexnet_says_of_itself(finding_recipe, tmp_path, small_densenet):
     recipe = changed(finding_recipe, "train.epochs=1")
-    run = start_training(recipe, "chexnet", tmp_path / "run")
-    assert (run.facts["network"], run.recipe.train.model, run.facts["finished"]) == ("chexnet", "chexnet", True)
+    run = start_training(recipe, CHEXNET, tmp_path / "run")
+    assert (run.facts["network"], run.recipe.train.model, run.facts["finished"]) == ("chexnet", CHEXNET, True)
     assert run.recipe.data.findings == FINDINGS
     assert not (run.path / "genotype.json").exists()
     network = load_network(run)
@@ -152,14 +155,14 @@ def test_what_a_run_of_chexnet_says_of_itself(finding_recipe, tmp_path, small_de
 
 def test_the_whole_chexnet_is_trained(finding_recipe, tmp_path):
     """Once without a smaller one: a step, and its size in the checkpoint."""
-    run = start_training(changed(finding_recipe, "train.epochs=1", "train.batch=16"), "chexnet", tmp_path / "run")
+    run = start_training(changed(finding_recipe, "train.epochs=1", "train.batch=16"), CHEXNET, tmp_path / "run")
     parameters = sum(parameter.numel() for parameter in load_network(run).parameters())
     assert parameters == 6_968_206 - 2 * 64 * 7 * 7 - 11 * 1025  # one channel of three, 3 outputs of 14
 
 
 def test_a_choice_of_findings_is_trained(finding_recipe, tmp_path, small_densenet):
     recipe = changed(finding_recipe, "train.epochs=1", "data.findings=[bright, disc]")
-    run = start_training(recipe, "chexnet", tmp_path / "run")
+    run = start_training(recipe, CHEXNET, tmp_path / "run")
     assert list(records(run)[0]["val_auroc_by_finding"]) == ["bright", "disc"]
     assert run.recipe.data.findings == ("bright", "disc")
     assert load_network(run).densenet.class_layers.out.weight.shape[0] == 2
@@ -228,38 +231,36 @@ def test_training_starts_from_a_file_that_a_resumed_run_does_not_need(
     torch.manual_seed(5)
     source = CheXNet(in_channels=1, outputs=3).state_dict()
     torch.save(source, tmp_path / "w.pt")
-    recipe = changed(
-        finding_recipe, "train.model=chexnet", f"train.weights={tmp_path / 'w.pt'}", "train.batch=8", "train.lr=1e-6",
-        "train.lr_min=0", "train.epochs=3",
-    )  # fmt: skip
-    whole = start_training(recipe, "chexnet", tmp_path / "whole" / "run")
+    recipe = changed(finding_recipe, "train.batch=8", "train.lr=1e-6", "train.lr_min=0", "train.epochs=3")
+    from_file = CheXNetSettings(weights=tmp_path / "w.pt")
+    whole = start_training(recipe, from_file, tmp_path / "whole" / "run")
     trained = checkpoint.load(whole.checkpoints, "last").weights
     for name, tensor in source.items():
         if name.endswith(("weight", "bias")):
             torch.testing.assert_close(trained[name], tensor, rtol=0, atol=1e-4)
     moved = [name for name, tensor in source.items() if not torch.equal(trained[name], tensor)]
     assert moved
-    fresh = start_training(changed(recipe, "train.weights=null"), "chexnet", tmp_path / "fresh")
+    fresh = start_training(recipe, CHEXNET, tmp_path / "fresh")
     first = "densenet.features.conv0.weight"
     assert (checkpoint.load(fresh.checkpoints, "last").weights[first] - source[first]).abs().max() > 1e-2
 
     kill_at(monkeypatch, 0, 1)  # before there is a checkpoint: the file is still needed, and is read again
     with pytest.raises(Killed):
-        start_training(recipe, "chexnet", tmp_path / "early" / "run")
+        start_training(recipe, from_file, tmp_path / "early" / "run")
     assert_equal_runs(whole, resume_training(tmp_path / "early" / "run"))
 
     kill_at(monkeypatch, 1, 1)
     with pytest.raises(Killed):
-        start_training(recipe, "chexnet", tmp_path / "broken" / "run")
+        start_training(recipe, from_file, tmp_path / "broken" / "run")
     (tmp_path / "w.pt").unlink()
     resumed = resume_training(tmp_path / "broken" / "run")
     assert_equal_runs(whole, resumed)
-    assert resumed.recipe.train.weights == tmp_path / "w.pt"  # it says where it came from
+    assert resumed.recipe.train.model.weights == tmp_path / "w.pt"  # it says where it came from
     assert torch.equal(
         load_network(resumed).state_dict()[first], checkpoint.load(whole.checkpoints, "best").weights[first]
     )
     with pytest.raises(RecipeError, match=r"There is no file of weights .*w\.pt"):
-        start_training(recipe, "chexnet", tmp_path / "again")
+        start_training(recipe, from_file, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
@@ -272,13 +273,13 @@ def test_what_does_not_fit_leaves_nothing_behind(finding_recipe, small_recipe, g
     with pytest.raises(RecipeError, match=r"ep80 is a network for segmentation, but the data are for classification"):
         start_training(finding_recipe, masks, out)
     with pytest.raises(RecipeError, match=r"chexnet is a network for classification, but the data are for segm.*Train"):
-        start_training(small_recipe, "chexnet", out)
-    for network in (genotype, "chexnet"):
-        with pytest.raises(RecipeError, match=r"train\.norm is group, but the network has batch norms\. Use batch"):
+        start_training(small_recipe, CHEXNET, out)
+    for network in (genotype, CHEXNET):
+        with pytest.raises(RecipeError, match=r"train\.norm is group, but \w+ has batch norms\. Leave it out"):
             start_training(changed(finding_recipe, "train.norm=group"), network, out)
         for batch, parts in ((1, 1), (4, 4), (7, 4)):
             single = changed(finding_recipe, f"train.batch={batch}", f"train.accumulate={parts}")
-            says = rf"train\.batch {batch} in {parts} parts and data\.size 32 a norm sees one image of one pixel"
+            says = rf"train\.batch {batch} in {parts} parts and data\.size 32 a norm of the network sees one pixel"
             with pytest.raises(RecipeError, match=says):
                 start_training(single, network, out)
         with pytest.raises(RecipeError, match=r"size 16 is too small .*Use 32 or more"):
@@ -307,7 +308,7 @@ def test_findings_that_cannot_be_scored_are_refused(finding_recipe, genotype, ta
 
 
 def test_corrected_labels_are_another_data_set(finding_recipe, table_data: Path, tmp_path, small_densenet):
-    run = start_training(changed(finding_recipe, "train.epochs=1"), "chexnet", tmp_path / "run")
+    run = start_training(changed(finding_recipe, "train.epochs=1"), CHEXNET, tmp_path / "run")
     table = table_data / "labels.csv"
     table.write_text(table.read_text().replace("film_00.png,p0,train,0,0,0", "film_00.png,p0,train,0,0,1"))
     with pytest.raises(RunError, match=r"data of .*run have changed"):

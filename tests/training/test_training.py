@@ -320,7 +320,7 @@ def test_what_does_not_fit_leaves_nothing_behind(recipe, genotype, tmp_path):
     with pytest.raises(RecipeError, match=r"size 40 cannot be halved 4 times.*Use 32 or 48"):
         start_training(changed(recipe, "data.size=40"), derived(recipe, "search.stages.0.depth=4"), out)
     single = ("train.norm=batch", "train.batch=3", "train.accumulate=2", "data.size=32")
-    with pytest.raises(RecipeError, match=r"train\.batch 3 in 2 parts and data\.size 32 a norm sees one image"):
+    with pytest.raises(RecipeError, match=r"train\.batch 3 in 2 parts and data\.size 32 a norm of the network"):
         start_training(changed(recipe, *single), derived(recipe, "search.stages.0.depth=5"), out)
     with pytest.raises(GenotypeError, match=r"of the unknown space 'other'"):
         start_training(recipe, Genotype("a", "other", {}, {}), out)

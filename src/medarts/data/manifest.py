@@ -15,12 +15,26 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medarts.errors import DataError, did_you_mean
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 Part = Literal["train", "val", "test", "all"]
 PARTS: tuple[Part, ...] = (*SPLITS, "all")
 """A split, or all images whatever their split."""
+
+
+def part_named(name: str) -> Part:
+    """Returns the split of a name, or "all".
+
+    Raises:
+        DataError: there is none.
+    """
+    for part in PARTS:
+        if part == name:
+            return part
+    raise DataError(f"There is no split '{name}'.", fix=did_you_mean(name, PARTS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,76 +1,167 @@
-"""What a network costs: trainable parameters, FLOPs and CPU latency, as built and as shipped for inference."""
+"""What networks cost on the CPU: parameters, FLOPs, latency as built and as shipped for inference, peak memory."""
 
-import statistics
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import count, product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-_WARM_UP = 3
+from medarts.errors import RecipeError, RunError
+from medarts.evaluation.latency import Timing, time_in_turns
+from medarts.evaluation.memory import Form, peak_of_inference_mb
+from medarts.networks.inference import for_inference
+from medarts.networks.network import FindingNetwork, TrainedNetwork
+from medarts.networks.registry import Architecture, build_network
+from medarts.recipe import NormName
+from medarts.training.start import without_weights
+
+Norms = NormName | Mapping[str, NormName | None] | None
+"""Kind of the norms of all networks, or of each by its name; None stands for those of the network's paper."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The cost of one forward pass of one image.
+    """The cost of a network whose last head is used, as it is when images are scored.
 
     Attributes:
-        parameters: trainable parameters.
-        flops: floating point operations of convolutions and matrix products, 2 per multiply-add; norms,
-            pooling, activations and sums are not counted. What papers call MACs, and often "FLOPs", is half
-            of this.
-        latency_ms: median time in milliseconds on the CPU at batch 1, of the network as built.
-        spread: interquartile range of the times, in milliseconds.
-        inference_ms: the same as shipped for inference, see ``medarts.networks.inference``; None where the network
-            has no such form.
-        inference_spread: its interquartile range.
+        parameters: trainable parameters, those of early heads included.
+        flops: floating point operations of convolutions and matrix products for one image, 2 per multiply-add; norms,
+            pooling, activations and sums are not counted. What papers call MACs, and often "FLOPs", is half of this.
+        size: height and width of the images, in pixels.
+        in_channels: channels of the images.
+        outputs: outputs of the network.
+        built: latency as built, by threads and batch.
+        shipped: the same as shipped for inference, see ``medarts.networks.inference``; None where the network has no
+            such form.
+        memory_mb: peak memory of inference in MB (10^6 bytes) by batch, see ``medarts.evaluation.memory``; of the
+            form as shipped, else as built. Empty where it was not measured.
     """
 
     parameters: int
     flops: int
-    latency_ms: float
-    spread: float
-    inference_ms: float | None = None
-    inference_spread: float | None = None
+    size: int
+    in_channels: int
+    outputs: int
+    built: tuple[Timing, ...]
+    shipped: tuple[Timing, ...] | None = None
+    memory_mb: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def timings(self) -> tuple[Timing, ...]:
+        """The latency as shipped for inference where there is such a form, else as built."""
+        return self.built if self.shipped is None else self.shipped
+
+    def latency_ms(self, *, threads: int, batch: int = 1) -> float:
+        """Returns the median milliseconds of a pass, as shipped for inference where there is such a form.
+
+        Raises:
+            ValueError: that was not measured.
+        """
+        for timing in self.timings:
+            if (timing.threads, timing.batch) == (threads, batch):
+                return timing.median_ms
+        raise ValueError(f"the latency with {threads} threads and batches of {batch} was not measured")
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the cost as what JSON can hold."""
+        return {**asdict(self), "memory_mb": {str(batch): peak for batch, peak in self.memory_mb.items()}}
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], *, origin: str = "cost.json") -> "Cost":
+        """Returns a cost from what ``as_json`` made; other keys are passed over.
+
+        Args:
+            content: what JSON holds.
+            origin: names it in errors.
+
+        Raises:
+            RunError: it is something else, such as a cost that an older medarts wrote.
+        """
+        try:
+            built, shipped = content["built"], content["shipped"]
+            return cls(
+                **{key: int(content[key]) for key in ("parameters", "flops", "size", "in_channels", "outputs")},
+                built=tuple(Timing(**timing) for timing in built),
+                shipped=None if shipped is None else tuple(Timing(**timing) for timing in shipped),
+                memory_mb={int(batch): float(peak) for batch, peak in content["memory_mb"].items()},
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{origin} holds no cost that this medarts can read ({type(error).__name__}: {error}).",
+                fix="Have it written again: resume the run, which is finished, with --resume.",
+            ) from None
 
 
-def measure_cost(
-    network: nn.Module,
+def measure_costs(
+    architectures: Mapping[str, Architecture],
     *,
     in_channels: int,
+    outputs: int,
     size: int,
-    shipped: nn.Module | None = None,
+    norm: Norms = None,
+    threads: Sequence[int] = (1,),
+    batches: Sequence[int] = (1,),
     repeats: int = 20,
-    threads: int | None = None,
-) -> Cost:
-    """Measures a network on the CPU, in evaluation mode and without gradients.
+    memory: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Cost]:
+    """Measures networks with fresh weights on the CPU, whether or not there is a GPU, without gradients.
 
-    The network's modes (training or not, of every module) are afterwards what they were before.
+    Latencies can be compared: all networks, as built and as shipped for inference, are in memory at once and timed in
+    turns. Peak memory is that of a process of its own for every network and batch, on the largest of ``threads``.
 
     Args:
-        network: takes images (1, in_channels, size, size) in float32; on the CPU.
-        in_channels: channels of the image.
-        size: height and width of the image, in pixels.
-        shipped: the same network as shipped for inference; the two are timed in turns.
+        architectures: genotypes and networks made by hand, by name.
+        in_channels: channels of the images.
+        outputs: outputs of the networks.
+        size: height and width of the images, in pixels.
+        norm: kind of the norms, of all or by name.
+        threads: numbers of threads of the CPU.
+        batches: images of a pass.
         repeats: timed passes, at least 2; three more warm up.
-        threads: threads of the CPU while measuring; as set where not given.
+        memory: whether peak memory is measured, which takes some seconds for every network and batch.
+        progress: is told how many steps of how many are done.
+
+    Returns:
+        The costs by name, in the order given.
 
     Raises:
-        ValueError: the network is not on the CPU, or fewer than 2 repeats.
+        MedartsError: a network cannot be built, or not take such images.
+        RecipeError: a network needs more memory than there is.
+        ValueError: fewer than 2 repeats.
     """
-    if repeats < 2:
-        raise ValueError(f"repeats is {repeats}; a spread needs at least 2")
-    if any(parameter.device.type != "cpu" for parameter in network.parameters()):
-        raise ValueError("the network is not on the CPU, where latency is measured; call network.cpu() first")
-    image = torch.rand(1, in_channels, size, size, generator=torch.Generator().manual_seed(0))
-    networks = [network] if shipped is None else [network, shipped]
-    with torch.inference_mode(), _evaluation_mode(network), _threads(threads):
-        flops = _count_flops(network, image)
-        latency, *inference = [_median_and_spread(times) for times in _time_passes(networks, image, repeats)]
-    return Cost(count_parameters(network), flops, *latency, *(inference[0] if inference else (None, None)))
+    kinds = norm if isinstance(norm, Mapping) else dict.fromkeys(architectures, norm)
+    of_all = {"in_channels": in_channels, "outputs": outputs, "size": size}
+    plans = {name: _Plan(without_weights(each), norm=kinds[name], **of_all) for name, each in architectures.items()}
+    networks = {name: plan.build() for name, plan in plans.items()}
+    step = _counted(progress, len(plans) * len(batches) * memory + len(threads) * len(batches) * repeats)
+    peaks: dict[str, dict[int, float]] = {name: {} for name in plans}
+    for name, batch in product(plans if memory else (), batches):  # first, as this is where too much is noticed
+        peaks[name][batch] = _peak(name, plans[name], batch=batch, threads=max(threads))
+        step()
+    built = {name: _last_head(network, network) for name, network in networks.items()}
+    shipped = {name: form for name, network in networks.items() if (form := _as_shipped(network)) is not None}
+    timings: dict[Form, list[Timing]] = {form: [] for form in (*built.values(), *shipped.values())}
+    for number, batch in product(threads, batches):
+        passes = [partial(form, _images(batch, in_channels, size)) for form in timings]
+        timed = time_in_turns(passes, threads=number, batch=batch, repeats=repeats, after_turn=step)
+        for of_form, timing in zip(timings.values(), timed, strict=True):
+            of_form.append(timing)
+    return {
+        name: Cost(
+            parameters=count_parameters(network),
+            flops=count_flops(built[name], in_channels=in_channels, size=size),
+            built=tuple(timings[built[name]]),
+            shipped=tuple(timings[shipped[name]]) if name in shipped else None,
+            memory_mb=peaks[name],
+            **of_all,
+        )
+        for name, network in networks.items()
+    }
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -78,48 +169,62 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def _count_flops(network: nn.Module, image: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
-        network(image)
+def count_flops(form: Form, *, in_channels: int, size: int) -> int:
+    """Returns the operations of a pass of one image, as ``Cost.flops`` counts them."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        form(_images(1, in_channels, size))
     return int(counter.get_total_flops())
 
 
-def _time_passes(networks: Sequence[nn.Module], image: Tensor, repeats: int) -> list[list[float]]:
-    """Returns the milliseconds of ``repeats`` passes of every network, timed in turns."""
-    times: list[list[float]] = [[] for _ in networks]
-    for network in networks:
-        for _ in range(_WARM_UP):
-            network(image)
-    for _ in range(repeats):
-        for network, passes in zip(networks, times, strict=True):
-            start = time.perf_counter()
-            network(image)
-            passes.append(1000 * (time.perf_counter() - start))
-    return times
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """All that a network is built from; called, it gives the form that runs where images are scored."""
+
+    architecture: Architecture
+    in_channels: int
+    outputs: int
+    size: int
+    norm: NormName | None
+
+    def build(self) -> TrainedNetwork:
+        """Returns the network in evaluation mode, after it has agreed to the size of the images."""
+        network = build_network(
+            self.architecture, in_channels=self.in_channels, outputs=self.outputs, norm=self.norm
+        ).eval()
+        network.check_size(self.size)
+        return network
+
+    def __call__(self) -> Form:
+        network = self.build()
+        return _as_shipped(network) or _last_head(network, network)
 
 
-def _median_and_spread(times: Sequence[float]) -> tuple[float, float]:
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return median, high - low
+def _as_shipped(network: TrainedNetwork) -> Form | None:
+    """Returns the form for inference; None for networks that have none, which are those of findings."""
+    return None if isinstance(network, FindingNetwork) else _last_head(for_inference(network), network)
 
 
-@contextmanager
-def _evaluation_mode(network: nn.Module) -> Iterator[None]:
-    # Each module's own mode, as network.train() would also wake parts that someone keeps in evaluation mode.
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+def _last_head(form: nn.Module, network: TrainedNetwork) -> Form:
+    """Returns a form of a network with its last head alone."""
+    return partial(form, head=network.heads[-1])
+
+
+def _images(batch: int, channels: int, size: int) -> Tensor:
+    return torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def _counted(progress: Callable[[int, int], None], total: int) -> Callable[[], None]:
+    """Returns a function that tells how many times it was called."""
+    numbers = count(1)
+    return lambda: progress(next(numbers), total)
+
+
+def _peak(name: str, plan: _Plan, *, batch: int, threads: int) -> float:
+    shape = (batch, plan.in_channels, plan.size, plan.size)
     try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return peak_of_inference_mb(plan, shape=shape, threads=threads)
+    except MemoryError:
+        raise RecipeError(
+            f"{name} runs out of memory with {batch} images of {plan.size} x {plan.size} at once.",
+            fix="Use smaller batches, smaller images or a narrower network.",
+        ) from None

@@ -15,12 +15,11 @@ from medarts.evaluation.segmentation import score_masks
 from medarts.networks.inference import for_inference
 from medarts.networks.network import FindingNetwork, TrainedNetwork
 from medarts.networks.registry import network_of
-from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import SourceSettings, Task
 from medarts.run import checkpoint
 from medarts.run.device import make_fabric
 from medarts.run.directory import RunDirectory
-from medarts.training.start import architecture_of
+from medarts.training.start import architecture_of, without_weights
 
 FOUND_ON: Split = "val"
 """Split on which the thresholds and the temperature of a classifier are found."""
@@ -66,9 +65,8 @@ def evaluate(
     # fp16 is for training: inference keeps the range of its weights.
     dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     network = network.to(fabric.device)
-    if isinstance(network, WeaveNetwork):
+    if not isinstance(network, FindingNetwork):
         return score_masks(for_inference(network, dtype=dtype), batches, recipe, head=chosen, folder=folder)
-    assert isinstance(network, FindingNetwork)
     own = store if sources is None else open_data(recipe.data, needs=(FOUND_ON,))
     validation = Batches(
         own, own.manifest.of_split(FOUND_ON), batch=recipe.evaluation.batch, name=FOUND_ON, device=fabric.device
@@ -85,8 +83,7 @@ def load_network(run: RunDirectory, kind: str = "best") -> TrainedNetwork:
     point = checkpoint.load(run.checkpoints, kind)
     if point is None:
         raise RunError(f"{run.path} has no checkpoint yet.", fix=f"Train it: medarts train --resume {run.path}")
-    settings = run.recipe.train.model_copy(update={"weights": None})  # those it began with
-    network = network_of(run.recipe.model_copy(update={"train": settings}), architecture_of(run))
+    network = network_of(run.recipe, without_weights(architecture_of(run)))
     network.load_state_dict(point.weights)
     return network
 

@@ -1,9 +1,11 @@
-"""A derived network made fast for inference on a CPU, with equal outputs.
+"""A network made fast for inference on a CPU, with equal outputs.
 
-The network of training keeps to the order of its description: every operation has its own ReLU, every cell reads its
-inputs on its own, and oneDNN rearranges images and weights around every convolution. Here images stay channels-last,
-weights are packed once, a ReLU runs once for all that read it, and nodes are summed over the cells of a lattice node
-before they are concatenated. Batch norms are part of the convolutions.
+The derived network of training keeps to the order of its description: every operation has its own ReLU, every cell
+reads its inputs on its own, and oneDNN rearranges images and weights around every convolution. Here images stay
+channels-last, weights are packed once, a ReLU runs once for all that read it, and nodes are summed over the cells of a
+lattice node before they are concatenated. Batch norms are part of the convolutions.
+
+Networks made by hand have their own form, in ``folded.py``.
 """
 
 import copy
@@ -14,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medarts.networks.baselines.baseline import BaselineNetwork
+from medarts.networks.folded import FoldedNetwork
+from medarts.networks.network import TrainedNetwork
 from medarts.networks.packed import AnyConv, AnyNorm, Convolution, NormedConvolution
 from medarts.networks.weave import LatticeNetwork, WeaveCell, WeaveNetwork
 from medarts.spaces.layers import ChannelShuffle
@@ -25,16 +30,24 @@ REACH = 4
 """Layers back to the oldest node that a cell reads."""
 
 
-def for_inference(network: WeaveNetwork, *, dtype: torch.dtype | None = None) -> "InferenceNetwork":
+def for_inference(network: TrainedNetwork, *, dtype: torch.dtype | None = None) -> TrainedNetwork:
     """Returns a network with the same outputs in evaluation mode, up to rounding, that takes less time on a CPU.
 
     Weights and running statistics are taken over as they are now, on the device where they are now.
 
     Args:
-        network: stays as it is.
+        network: one for images with masks; stays as it is.
         dtype: in which it computes, such as ``torch.bfloat16``; that of the network where None.
+
+    Raises:
+        TypeError: there is no such form of the network.
     """
-    return InferenceNetwork(network, dtype=dtype or next(network.parameters()).dtype).eval()
+    dtype = dtype or next(network.parameters()).dtype
+    if isinstance(network, BaselineNetwork):
+        return FoldedNetwork(network, dtype=dtype).eval()
+    if isinstance(network, WeaveNetwork):
+        return InferenceNetwork(network, dtype=dtype).eval()
+    raise TypeError(f"{type(network).__name__} has no form for inference")
 
 
 class InferenceNetwork(LatticeNetwork):

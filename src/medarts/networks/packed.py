@@ -22,10 +22,10 @@ class Convolution(nn.Module):
     The weight of a packed convolution is no tensor that a module can move, save or train.
 
     Args:
-        conv: without bias; its weight is taken over as it is now.
+        conv: its weight, and its bias where it has one, are taken over as they are now.
         dtype: in which it computes.
         scale: factors of the output channels, for convolutions that are not transposed or have one group.
-        bias: of the output channels.
+        bias: of the output channels, added behind the factors.
         relu: whether a ReLU follows.
     """
 
@@ -47,6 +47,9 @@ class Convolution(nn.Module):
         if scale is not None:
             weight = weight * (scale[:, None, None] if self.transposed else scale[:, None, None, None])
         weight = weight.to(dtype, copy=True)
+        if conv.bias is not None:
+            own = conv.bias.detach() if scale is None else conv.bias.detach() * scale
+            bias = own if bias is None else own + bias
         self.bias = None if bias is None else nn.Buffer(bias.to(dtype, copy=True))
         self.is_packed = _can_pack(weight)
         if self.is_packed:
@@ -89,7 +92,7 @@ class NormedConvolution(nn.Module):
     """A convolution and its norm.
 
     Args:
-        conv: without bias; transposed ones have one group.
+        conv: transposed ones have one group; one whose channels are shuffled has no bias.
         norm: behind it, with scale and shift; a batch norm takes its running statistics.
         dtype: in which it computes.
         shuffle: groups whose channels are interleaved between the two.
@@ -103,7 +106,7 @@ class NormedConvolution(nn.Module):
         self.shuffle = ChannelShuffle(shuffle) if shuffle > 1 else None
         self.norm: _GroupNorm | None = None
         if isinstance(norm, nn.BatchNorm2d):
-            scale, bias = _scale_and_bias(norm, shuffle)
+            scale, bias = (_unshuffled(channels, shuffle) for channels in _scale_and_shift(norm))
             self.conv = Convolution(conv, dtype=dtype, scale=scale, bias=bias, relu=relu)
         else:
             self.conv = Convolution(conv, dtype=dtype)
@@ -129,14 +132,14 @@ class _GroupNorm(nn.Module):
         return y.relu_() if self.relu else y
 
 
-def _scale_and_bias(norm: nn.BatchNorm2d, shuffle: int) -> tuple[Tensor, Tensor]:
-    """Returns what a batch norm does to the outputs of a convolution whose channels are shuffled before the norm."""
+def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Returns what a batch norm in evaluation mode multiplies every channel by, and then adds to it."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
-    bias = norm.bias.detach() - norm.running_mean * scale
-    return _unshuffled(scale, shuffle), _unshuffled(bias, shuffle)
+    return scale, norm.bias.detach() - norm.running_mean * scale
 
 
 def _unshuffled(channels: Tensor, shuffle: int) -> Tensor:
+    """Returns numbers of channels as they lie before their convolution's channels are shuffled."""
     return channels.view(-1, shuffle).T.reshape(-1)

@@ -1,6 +1,7 @@
 """The typed recipe: what to do, on which data, with which values."""
 
 from medarts.recipe.data import AugmentationSettings, DataSettings, SourceSettings, Task
+from medarts.recipe.models import MODELS, MaskModel, ModelName, ModelSettings
 from medarts.recipe.reading import apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.recipe.sections import (
     BatchSettings,
@@ -12,7 +13,7 @@ from medarts.recipe.sections import (
     LossName,
     MaskLoss,
     MixingSettings,
-    ModelName,
+    NormName,
     Recipe,
     SearchSettings,
     SpaceSettings,
@@ -24,6 +25,7 @@ from medarts.recipe.sections import (
 )
 
 __all__ = [
+    "MODELS",
     "AugmentationSettings",
     "BatchSettings",
     "ComputeSettings",
@@ -34,8 +36,11 @@ __all__ = [
     "GradientName",
     "LossName",
     "MaskLoss",
+    "MaskModel",
     "MixingSettings",
     "ModelName",
+    "ModelSettings",
+    "NormName",
     "Recipe",
     "SearchSettings",
     "SourceSettings",

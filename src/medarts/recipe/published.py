@@ -32,7 +32,6 @@ STACK: dict[str, Any] = {
         "epochs": 100,
         "batch": 32,
         "loss": "bce_logits",
-        "norm": "batch",
         "lr": 0.025,
         "schedule": "plateau",
         "plateau_epochs": 5,

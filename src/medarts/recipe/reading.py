@@ -3,20 +3,30 @@
 import hashlib
 import os
 import re
-import typing
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from medarts.errors import RecipeError, did_you_mean
+from medarts.errors import RecipeError
+from medarts.recipe.explaining import explain
 from medarts.recipe.published import with_published_defaults
-from medarts.recipe.sections import Recipe, SearchSettings, StackSettings, WeaveSettings
+from medarts.recipe.sections import Recipe, SearchSettings
 
-_SPACES: dict[str, type[BaseModel]] = {"stack": StackSettings, "weave": WeaveSettings}
+
+class _Loader(yaml.SafeLoader):
+    """Reads on, off, yes and no as words, as YAML 1.2 does; ``on`` is a key of studies."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -29,16 +39,26 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file is missing or no YAML, or a key or value is wrong.
     """
+    content = read_mapping(path, noun="recipe")
+    return parse(apply_overrides(content, overrides), origin=str(path))
+
+
+def read_mapping(path: Path, *, noun: str) -> dict[str, Any]:
+    """Reads a YAML file of keys and values; ``noun`` says in errors what it should be.
+
+    Raises:
+        RecipeError: the file is missing, no YAML, or holds no keys.
+    """
     if not path.is_file():
-        raise RecipeError(f"There is no recipe {path}.", fix="Give the path of a YAML file, as in recipes/.")
+        raise RecipeError(f"There is no {noun} {path}.", fix="Give the path of a YAML file, as in recipes/.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"{path} is not YAML: {reason}.", fix="Mend that line.") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path} holds no keys.", fix="Start from one of the files in recipes/.")
-    return parse(apply_overrides(content, overrides), origin=str(path))
+    return content
 
 
 def parse(content: dict[str, Any], *, origin: str = "recipe") -> Recipe:
@@ -46,7 +66,7 @@ def parse(content: dict[str, Any], *, origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(_expand_paths(content, origin))
     except ValidationError as error:
-        raise RecipeError(f"{origin}: {_explain(error)}", fix="") from None
+        raise RecipeError(f"{origin}: {explain(error, Recipe, noun='recipe')}", fix="") from None
 
 
 def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -72,20 +92,24 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Returns 16 hexadecimal digits that change with every value but note, paths, device, threads and tensorboard.
+    """Returns 16 hexadecimal digits that change with every value of ``deciding_values``."""
+    return hashlib.sha256(yaml.safe_dump(deciding_values(recipe), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def deciding_values(recipe: Recipe) -> dict[str, Any]:
+    """Returns all values but note, paths, device, threads and tensorboard.
 
     Paths of data and weights differ from machine to machine; what lies there has a fingerprint of its own.
     """
-    content = recipe.model_dump(
+    return recipe.model_dump(
         mode="json",
         exclude={
             "note": True,
             "compute": {"device", "threads", "tensorboard"},
-            "train": {"weights"},
+            "train": {"model": {"weights"}},
             "data": {"cache": True, "sources": {"__all__": {"path"}}},
         },
     )
-    return hashlib.sha256(yaml.safe_dump(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _fill_in_lists(content: dict[str, Any], keys: list[str]) -> None:
@@ -109,7 +133,9 @@ def _set(content: Any, keys: list[str], value: Any, override: str) -> None:
         if isinstance(content, list):
             content = content[_position(content, key, override)]
         else:
-            content = content.setdefault(key, [] if following.isdigit() else {})
+            if content.get(key) is None:  # missing, or null where a section may be left out
+                content[key] = [] if following.isdigit() else {}
+            content = content[key]
         if not isinstance(content, dict | list):
             raise RecipeError(f"'{override}': '{key}' has no keys below it.", fix="Shorten the key.")
     if isinstance(content, list):
@@ -127,81 +153,41 @@ def _position(content: list[Any], key: str, override: str) -> int:
 
 def _expand_paths(content: dict[str, Any], origin: str) -> dict[str, Any]:
     """Expands ``$NAME`` and ``~`` in paths of sources, cache and weights."""
-    train = content.get("train")
-    if isinstance(train, dict) and isinstance(train.get("weights"), str):
-        content = content | {"train": train | {"weights": _expand(train["weights"], f"{origin}: train.weights")}}
+    train: Any = content.get("train")
+    model: Any = train.get("model") if isinstance(train, dict) else None
+    if isinstance(model, dict) and isinstance(model.get("weights"), str):
+        model = model | {"weights": expand(model["weights"], f"{origin}: train.model.weights")}
+        content = content | {"train": train | {"model": model}}
     data = content.get("data")
     if not isinstance(data, dict):
         return content
     data = dict(data)
     if isinstance(data.get("sources"), list):
         data["sources"] = [
-            source | {"path": _expand(source["path"], f"{origin}: data.sources.{number}.path")}
+            source | {"path": expand(source["path"], f"{origin}: data.sources.{number}.path")}
             if isinstance(source, dict) and isinstance(source.get("path"), str)
             else source
             for number, source in enumerate(data["sources"])
         ]
     if isinstance(data.get("cache"), str):
-        data["cache"] = _expand(data["cache"], f"{origin}: data.cache")
+        data["cache"] = expand(data["cache"], f"{origin}: data.cache")
     return content | {"data": data}
 
 
-def _expand(path: str, where: str) -> str:
-    """Expands ``$NAME`` and ``~`` to an absolute path; a variable that is not set is an error, not a folder."""
+def expand(path: str, where: str, *, folder: Path | None = None) -> str:
+    """Expands ``$NAME`` and ``~`` to an absolute path; a variable that is not set is an error, not a folder.
+
+    Args:
+        path: as it stands in a file.
+        where: the place in the file, for errors.
+        folder: to which the path is relative; the current one where None.
+
+    Raises:
+        RecipeError: a variable is not set.
+    """
     expanded = os.path.expandvars(path)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
         name = unset[1]
         raise RecipeError(f"{where} uses ${name}, which is not set.", fix=f"Set it: export {name}=/folder/of/the/data.")
-    return str(Path(expanded).expanduser().absolute())  # a run can be resumed from another folder
-
-
-def _explain(error: ValidationError) -> str:
-    """Says every mistake as 'path: what is wrong. the fix', with the nearest valid key or value."""
-    lines = []
-    # A tuple whose items are wrong is reported as too short as well; the items say more.
-    inner = {item["loc"][:-1] for item in error.errors() if item["type"] != "too_short"}
-    for item in error.errors():
-        if item["type"] == "too_short" and any(loc[: len(item["loc"])] == item["loc"] for loc in inner):
-            continue
-        where = ".".join(str(part) for part in _without_tag(item["loc"]))
-        if item["type"] == "extra_forbidden":
-            valid = _keys_beside(item["loc"])
-            lines.append(f"{where} is not a key of a recipe. {did_you_mean(str(item['loc'][-1]), valid)}")
-        elif item["type"] == "literal_error":
-            choices = item["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            lines.append(f"{where} cannot be {item['input']!r}. {did_you_mean(str(item['input']), choices)}")
-        elif item["type"] == "union_tag_invalid":
-            lines.append(f"{where}.name cannot be '{item['ctx']['tag']}'. {did_you_mean(item['ctx']['tag'], _SPACES)}")
-        elif item["type"] == "missing":
-            lines.append(f"{where} is missing. Add it.")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            given = "" if item["type"] == "value_error" else f" (given: {item['input']!r})"
-            lines.append(f"{where}: {message}{given}." if where else f"{message}.")
-    return "; ".join(lines)
-
-
-def _without_tag(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Returns a path of the recipe; pydantic puts the name of the space behind ``space``."""
-    return (location[0], *location[2:]) if location[:1] == ("space",) and location[1:2] else location
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Recipe
-    for part in location[:-1]:
-        if part in _SPACES and model is None:
-            model = _SPACES[str(part)]
-        elif isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel):
-            model = None if part == "space" else _model_inside(model.model_fields[part].annotation)
-    return list(model.model_fields)
-
-
-def _model_inside(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in typing.get_args(annotation):
-        found = _model_inside(argument)
-        if found is not None:
-            return found
-    return None
+    return str(((folder or Path()) / Path(expanded).expanduser()).absolute())  # runs are resumed from other folders

@@ -5,19 +5,19 @@ where there is one; ``published`` has those of the other space. Not published fo
 all), the augmentation, gradient clipping, and all of evaluation and compute.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medarts.recipe.data import SPACE_OF, DataSettings
+from medarts.recipe.models import ModelSettings
 from medarts.recipe.published import with_published_defaults
 from medarts.recipe.section import Count, Fraction, Positive, Section
 
 MaskLoss = Literal["bce", "bce_logits", "dice", "soft_dice", "bce_dice", "ce", "ce_dice"]
 FindingLoss = Literal["bce_logits", "weighted_bce", "focal", "asymmetric"]
 LossName = Literal[MaskLoss, FindingLoss]
-ModelName = Literal["chexnet"]
+NormName = Literal["group", "batch"]
 GradientName = Literal["first_order", "second_order"]
 
 
@@ -219,17 +219,17 @@ class TrainSettings(BatchSettings):
     """Training of the derived network from scratch, or of one made by hand.
 
     Attributes:
-        model: a network made by hand, instead of the one a genotype describes.
-        weights: file of weights from which ``model`` starts; fresh ones where not given.
+        model: a network made by hand, instead of the one a genotype describes; its name alone takes its defaults.
         epochs: passes over the training images.
         batch: images a step.
         accumulate: parts of a batch that run one after the other; see BatchSettings.
         loss: the loss; bce_dice is 0.5 BCE + 1 Dice.
         auxiliary_weight: share of an auxiliary classifier in the loss.
-        norm: of the weaved network; others have batch norms. group normalises every image by itself. batch normalises
-            every channel by the batch, and in validation and inference by running statistics, which become part of the
-            convolutions: inference is faster. The statistics of small batches are noisy, and of images that do not look
-            alike they fit none.
+        norm: kind of all norms; that of the network's paper where not given: group for the weaved network, instance for
+            resenc-unet, batch for all others. group normalises every image by itself. batch normalises every channel by
+            the batch, and in validation and inference by running statistics, which become part of the convolutions:
+            inference is faster. The statistics of small batches are noisy, and of images that do not look alike they
+            fit none.
         optimizer: sgd or adamw.
         lr: largest learning rate.
         lr_min: smallest learning rate.
@@ -244,13 +244,12 @@ class TrainSettings(BatchSettings):
         mixing: mixing of images, off by default.
     """
 
-    model: ModelName | None = None
-    weights: Path | None = None
+    model: Annotated[ModelSettings, Field(discriminator="name")] | None = None
     epochs: Count = 1600
     batch: Count = 8
     loss: LossName = "bce_dice"
     auxiliary_weight: Annotated[float, Field(ge=0)] = 0.4
-    norm: Literal["group", "batch"] = "group"
+    norm: NormName | None = None
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 4e-3
     lr_min: Annotated[float, Field(ge=0)] = 1e-5
@@ -264,10 +263,13 @@ class TrainSettings(BatchSettings):
     grad_clip: Annotated[float, Field(ge=0)] = 5.0
     mixing: MixingSettings = MixingSettings(alpha=0.0)
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _name_alone(cls, content: Any) -> Any:
+        return {"name": content} if isinstance(content, str) else content
+
     @model_validator(mode="after")
     def _can_learn(self) -> "TrainSettings":
-        if self.weights is not None and self.model is None:
-            raise ValueError("weights are for a model made by hand; name it in model")
         if self.lr_min > self.lr:
             raise ValueError(f"lr_min {self.lr_min} is above lr {self.lr}")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:

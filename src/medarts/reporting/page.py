@@ -7,10 +7,9 @@ The page is made of parts, each with the module that reads it: `journals` (how t
 from collections.abc import Callable
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
 from medarts.data.manifest import SPLITS, Split
+from medarts.evaluation.cost import Cost
+from medarts.evaluation.latency import Timing
 from medarts.recipe import Recipe, Task, to_yaml
 from medarts.reporting.cells import draw_cell
 from medarts.reporting.content import Content, card, csv_rows, json_lines, listed, optional_json, share
@@ -19,7 +18,8 @@ from medarts.reporting.finding_scores import read_finding_scores
 from medarts.reporting.journals import read_architecture, read_curves, read_gaps
 from medarts.reporting.lattice import draw_lattice
 from medarts.reporting.mask_scores import read_mask_scores
-from medarts.reporting.style import css_variables, inline_svg
+from medarts.reporting.style import inline_svg
+from medarts.reporting.templates import render
 from medarts.run.directory import RunDirectory, write_whole
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load
@@ -47,21 +47,15 @@ def write_report(path: Path) -> Path:
         RunError: the folder is no run.
     """
     run = RunDirectory.open(path)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("medarts.reporting", "."),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     target = path / "report.html"
-    write_whole(target, environment.get_template("page.html").render(_content(run)))
+    write_whole(target, render("page.html", _content(run)))
     return target
 
 
 def _content(run: RunDirectory) -> Content:
     facts, recipe = run.facts, run.recipe
     genotype = load(run.path) if (run.path / "genotype.json").exists() else None
-    cost, curves = optional_json(run, "cost.json"), read_curves(run)
+    cost, curves = _read_cost(run), read_curves(run)
     folders = sorted(path.parent for path in (run.path / "scores").glob("*/scores.json"))
     scores = [SCORES[recipe.data.task](folder) for folder in folders]
     return {
@@ -69,8 +63,6 @@ def _content(run: RunDirectory) -> Content:
         "facts": facts,
         "recipe": recipe,
         "recipe_text": to_yaml(recipe),
-        "light": Markup(css_variables(0)),
-        "dark": Markup(css_variables(1)),
         "cards": _cards(genotype, cost=cost, scores=scores, curves=curves),
         "domains": _domains(run, recipe),
         "scores": scores,
@@ -90,15 +82,15 @@ def _title(facts: Content) -> str:
 
 
 def _cards(
-    genotype: Genotype | None, *, cost: Content | None, scores: list[Content], curves: Content | None
+    genotype: Genotype | None, *, cost: Cost | None, scores: list[Content], curves: Content | None
 ) -> list[Content]:
     """The numbers a reader looks for first."""
     cards = [table["card"] for table in scores]
     if curves:
         cards.append(card(f"best validation {curves['score']}", curves["highest"]))
     if cost:
-        cards.append(card("parameters", f"{cost['parameters'] / 1e6:.2f} M"))
-        cards.append(card(f"CPU latency at {cost['size']} px", f"{cost['latency_ms']:.0f} ms"))
+        cards.append(card("parameters", f"{cost.parameters / 1e6:.2f} M"))
+        cards.append(card(f"CPU latency at {cost.size} px", f"{cost.timings[0].median_ms:.0f} ms"))
     if genotype and genotype.paths:
         cards.append(card("cells kept", str(sum(len(kept.moves) for kept in genotype.paths))))
     if curves:
@@ -149,17 +141,27 @@ def _genotype(genotype: Genotype) -> Content:
     }
 
 
-def _cost(cost: Content | None) -> Content | None:
+def _read_cost(run: RunDirectory) -> Cost | None:
+    content = optional_json(run, "cost.json")
+    return None if content is None else Cost.read(content, origin=str(run.path / "cost.json"))
+
+
+def _cost(cost: Cost | None) -> Content | None:
     if cost is None:
         return None
     return {
-        **cost,
-        "parameters": f"{cost['parameters']:,}",
-        "flops": f"{cost['flops'] / 1e9:.2f}",
-        "latency": f"{cost['latency_ms']:.1f}",
-        "spread": f"{cost['spread']:.1f}",
-        "inference": f"{cost['inference_ms']:.1f}" if cost.get("inference_ms") else None,
+        "size": cost.size,
+        "in_channels": cost.in_channels,
+        "parameters": f"{cost.parameters:,}",
+        "flops": f"{cost.flops / 1e9:.2f}",
+        "built": _timing(cost.built[0]),
+        "shipped": _timing(cost.shipped[0]) if cost.shipped else None,
+        "threads": cost.built[0].threads,
     }
+
+
+def _timing(timing: Timing) -> Content:
+    return {"median": f"{timing.median_ms:.1f}", "spread": f"{timing.spread_ms:.1f}"}
 
 
 def _environment(run: RunDirectory, facts: Content) -> list[tuple[str, str]]:

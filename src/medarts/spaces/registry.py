@@ -7,8 +7,10 @@ from medarts.recipe import Recipe, SpaceSettings, StackSettings
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.space import SearchSpace
 from medarts.spaces.stack import genotypes as stack
+from medarts.spaces.stack import random as stack_random
 from medarts.spaces.stack.supernet import StackSpace
 from medarts.spaces.weave import genotypes as weave
+from medarts.spaces.weave import random as weave_random
 from medarts.spaces.weave.supernet import WeaveSpace
 
 
@@ -49,3 +51,14 @@ def space_settings(genotype: Genotype) -> SpaceSettings:
             fix=did_you_mean(genotype.space, makers),
         )
     return makers[genotype.space](genotype)
+
+
+def random_genotype(like: Genotype, *, seed: int) -> Genotype:
+    """Returns a genotype drawn uniformly from the space of another, with its settings.
+
+    Raises:
+        GenotypeError: see ``check``.
+    """
+    check(like)
+    draw = {"stack": stack_random.random_genotype, "weave": weave_random.random_genotype}
+    return draw[like.space](like, seed=seed)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
+from torch import nn
 
 from medarts.data.batches import Batches, check_fills_a_batch
 from medarts.data.opening import open_manifest, with_findings
@@ -13,8 +14,8 @@ from medarts.data.store import ImageStore, open_store
 from medarts.errors import RecipeError
 from medarts.networks.network import TrainedNetwork
 from medarts.networks.registry import Architecture, network_of, task_of
-from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe
+from medarts.recipe.models import CheXNetSettings
 from medarts.run import checkpoint
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
@@ -32,7 +33,7 @@ def start_training(recipe: Recipe, architecture: Architecture, out: Path) -> Run
 
     Args:
         recipe: data and training; its space section becomes that of the genotype, its model that made by hand.
-        architecture: the genotype, or the name of a network made by hand.
+        architecture: the genotype, or the settings of a network made by hand.
         out: folder of the run, new or empty.
 
     Raises:
@@ -45,12 +46,12 @@ def start_training(recipe: Recipe, architecture: Architecture, out: Path) -> Run
     changes: dict[str, Any]
     if isinstance(architecture, Genotype):
         of_network["genotype.json"] = architecture.to_json() + "\n"
-        settings = recipe.train.model_copy(update={"model": None, "weights": None})
+        settings = recipe.train.model_copy(update={"model": None})
         changes = {"space": space_settings(architecture), "train": settings}
     else:
         changes = {"train": recipe.train.model_copy(update={"model": architecture})}
     job = _prepare(recipe.model_copy(update=changes), architecture)
-    manifest, weights = job.store.manifest, job.recipe.train.weights
+    manifest, weights = job.store.manifest, _weights(architecture)
     run = RunDirectory.create(
         out,
         job.recipe,
@@ -58,7 +59,7 @@ def start_training(recipe: Recipe, architecture: Architecture, out: Path) -> Run
         data_fingerprint=manifest.fingerprint(),
         files={"manifest.csv": manifest.to_csv(), **of_network},
         environment=environment(job.fabric, recipe.compute),
-        network=architecture.name if isinstance(architecture, Genotype) else architecture,
+        network=architecture.name,
         weights_fingerprint=None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
     )
     job.loop(run).run()
@@ -70,6 +71,17 @@ def architecture_of(run: RunDirectory) -> Architecture:
     return run.recipe.train.model or load_genotype(run.path)
 
 
+def without_weights(architecture: Architecture) -> Architecture:
+    """Returns the architecture to fill with weights of its own, not with those it began with."""
+    if isinstance(architecture, CheXNetSettings):
+        return architecture.model_copy(update={"weights": None})
+    return architecture
+
+
+def _weights(architecture: Architecture) -> Path | None:
+    return architecture.weights if isinstance(architecture, CheXNetSettings) else None
+
+
 def resume_training(path: Path) -> RunDirectory:
     """Goes on with training from its last checkpoint; a finished run is left as it is.
 
@@ -77,10 +89,10 @@ def resume_training(path: Path) -> RunDirectory:
         RunError: the folder is no training run, or its data have changed.
     """
     run = RunDirectory.open(path, kind="train")
-    recipe = run.recipe
+    architecture = architecture_of(run)
     if checkpoint.load(run.checkpoints, "last") is not None:  # it has what came of the weights to start from
-        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"weights": None})})
-    job = _prepare(recipe, architecture_of(run))
+        architecture = without_weights(architecture)
+    job = _prepare(run.recipe, architecture)
     run.check_unchanged(job.store.manifest.fingerprint())
     job.loop(run).run()
     return run
@@ -135,23 +147,21 @@ def _prepare(recipe: Recipe, architecture: Architecture) -> _Job:
 def _check_task(recipe: Recipe, architecture: Architecture) -> None:
     task = task_of(architecture)
     if task != recipe.data.task:
-        name = architecture.name if isinstance(architecture, Genotype) else architecture
         raise RecipeError(
-            f"{name} is a network for {task}, but the data are for {recipe.data.task}.",
+            f"{architecture.name} is a network for {task}, but the data are for {recipe.data.task}.",
             fix="Train it on images with findings." if task == "classification" else "Train it on images with masks.",
         )
 
 
 def _check_norms(recipe: Recipe, network: TrainedNetwork) -> None:
-    """Refuses kinds of norms that a network does not have, and batch norms that would see a single value."""
-    settings = recipe.train
-    if settings.norm != "batch":
-        if not isinstance(network, WeaveNetwork):
-            raise RecipeError(f"train.norm is {settings.norm}, but the network has batch norms.", fix="Use batch.")
-        return
-    if settings.batch // settings.accumulate == 1 and network.smallest_map(recipe.data.size) == 1:
+    """Refuses norms over the batch, or over the maps of an image, that would see a single value."""
+    settings, smallest = recipe.train, network.smallest_map(recipe.data.size)
+    norms: tuple[type[nn.Module], ...] = (nn.InstanceNorm2d,)
+    if settings.batch // settings.accumulate == 1:
+        norms = (nn.InstanceNorm2d, nn.BatchNorm2d)
+    if smallest == 1 and any(isinstance(module, norms) for module in network.modules()):
         raise RecipeError(
-            f"train.norm is batch, but with train.batch {settings.batch} in {settings.accumulate} parts and data.size "
-            f"{recipe.data.size} a norm sees one image of one pixel.",
-            fix="Use a larger batch, fewer parts or larger images; or train.norm=group, where the network has it.",
+            f"With train.batch {settings.batch} in {settings.accumulate} parts and data.size {recipe.data.size} a norm "
+            "of the network sees one pixel alone.",
+            fix="Use larger images, a larger batch or fewer parts; or train.norm=group, where the network has it.",
         )

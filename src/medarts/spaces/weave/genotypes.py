@@ -66,7 +66,7 @@ def check(genotype: Genotype) -> LatticeSettings:
             genotype,
             move,
             intermediate_nodes=settings.intermediate_nodes,
-            operations=partial(_operations, move),
+            operations=partial(operations_of, move),
         )
     _check_paths(genotype, settings)
     return settings
@@ -107,7 +107,7 @@ def _settings(genotype: Genotype) -> LatticeSettings:
     return settings
 
 
-def _operations(move: Move, state: int) -> list[str]:
+def operations_of(move: Move, state: int) -> list[str]:
     """Returns what can stand on the edges from a state in the cells of a move."""
     return [name for name in SETS[set_of_edge(move, state)] if name != NONE]
 

@@ -1,0 +1,157 @@
+"""What ``medarts cost`` does."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from medarts.commands.networks import genotype_of
+from medarts.errors import RecipeError
+from medarts.evaluation.cost import Cost, measure_costs
+from medarts.evaluation.latency import usable_cores, usual_threads
+from medarts.networks.registry import Architecture, model_named, task_of, usual_outputs, usual_size
+from medarts.recipe import apply_overrides
+from medarts.recipe.explaining import explain
+from medarts.reporting.cost_plots import plot_costs
+from medarts.reporting.style import save as save_figure
+from medarts.run.directory import RunDirectory
+from medarts.run.progress import progress_bar
+from medarts.spaces.genotype import Genotype
+
+
+def cost(
+    names: Sequence[str | Path],
+    *,
+    changes: Sequence[str] = (),
+    init_channel: int | None = None,
+    in_channels: int | None = None,
+    outputs: int | None = None,
+    size: int | None = None,
+    threads: Sequence[int] = (),
+    batches: Sequence[int] = (1,),
+    repeats: int = 20,
+    memory: bool = True,
+    figure: Path | None = None,
+) -> dict[str, Cost]:
+    """Measures networks on the CPU, in turns, as built and, where they have that form, as shipped for inference.
+
+    Args:
+        names: genotypes of the zoo, files, runs, or networks made by hand.
+        changes: as key.path=value: model.width=16 of the networks made by hand, space.layers=14 of genotypes.
+        init_channel: another C of the genotypes.
+        in_channels: channels of the images; those of the runs, else 3, where None.
+        outputs: outputs of the networks; those of the runs, else those of the published networks.
+        size: height and width of the images, in pixels; those of the runs, else of the published networks.
+        threads: numbers of threads of the CPU; 1, and 2 where there are two cores, where empty.
+        batches: images of a pass.
+        repeats: timed passes.
+        memory: whether peak memory is measured, which takes some seconds for every network and batch.
+        figure: SVG or PNG file for a plot of latency against parameters.
+
+    Returns:
+        The costs by name.
+
+    Raises:
+        GenotypeError: there is none of that name, or it does not fit its space.
+        RecipeError: a network cannot take the size or a change, the networks differ in what they are made for, or a
+            number is out of range.
+    """
+    threads = threads or usual_threads()
+    _check_measurement(names, threads=threads, batches=batches, repeats=repeats, figure=figure)
+    runs = {str(name): RunDirectory.open(Path(name)) for name in names if (Path(name) / "run.json").is_file()}
+    architectures = {
+        str(name): _architecture(name, runs.get(str(name)), init_channel=init_channel, changes=changes)
+        for name in names
+    }
+    _check_changes(architectures, init_channel=init_channel, changes=changes)
+    data, published = [run.recipe.data for run in runs.values()], architectures.values()
+    norms = {
+        name: runs[name].recipe.train.norm if name in runs and task_of(architecture) == "segmentation" else None
+        for name, architecture in architectures.items()
+    }
+    with progress_bar("cost", 0) as bar:
+        costs = measure_costs(
+            architectures,
+            in_channels=_common("in-channels", in_channels, {each.in_channels for each in data} or {3}),
+            outputs=_common("outputs", outputs, {each.outputs for each in data} or set(map(usual_outputs, published))),
+            size=_common("size", size, {each.size for each in data} or set(map(usual_size, published))),
+            norm=norms,
+            threads=threads,
+            batches=batches,
+            repeats=repeats,
+            memory=memory,
+            progress=bar.reach,
+        )
+    if figure is not None:
+        save_figure(plot_costs(costs), figure, file_format=figure.suffix[1:])
+    return costs
+
+
+def _architecture(
+    name: str | Path, run: RunDirectory | None, *, init_channel: int | None, changes: Sequence[str]
+) -> Architecture:
+    is_training = run is not None and run.facts["kind"] == "train"
+    model = run.recipe.train.model if run is not None and is_training else model_named(str(name))
+    if model is None:
+        return genotype_of(name, init_channel=init_channel, changes=changes)
+    own = [change for change in changes if change.startswith("model.")]
+    content = apply_overrides({"model": model.model_dump(mode="json")}, own)["model"]
+    try:
+        return type(model).model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(f"{model.name}: {explain(error, type(model), noun='model')}", fix="") from None
+
+
+def _check_changes(
+    architectures: Mapping[str, Architecture], *, init_channel: int | None, changes: Sequence[str]
+) -> None:
+    """Refuses changes of what none of the networks has."""
+    names, are_genotypes = ", ".join(architectures), {isinstance(each, Genotype) for each in architectures.values()}
+    if init_channel is not None and True not in are_genotypes:
+        raise RecipeError(f"{names} has no init_channel.", fix="Leave --init-channel out.")
+    valid = {"space": True in are_genotypes, "model": False in are_genotypes}
+    for change in changes:
+        key = change.partition("=")[0]
+        if not valid.get(key.partition(".")[0], False):
+            raise RecipeError(
+                f"{names} has no {key}.",
+                fix="Genotypes have space.layers and the like, networks made by hand have model.width and the like.",
+            )
+
+
+def _check_measurement(
+    names: Sequence[str | Path],
+    *,
+    threads: Sequence[int],
+    batches: Sequence[int],
+    repeats: int,
+    figure: Path | None,
+) -> None:
+    cores = usable_cores()
+    for option, number, low, high in (
+        *(("threads", number, 1, cores) for number in threads),
+        *(("batch", number, 1, None) for number in batches),
+        ("repeats", repeats, 2, None),
+    ):
+        _check_number(option, number, low=low, high=high)
+    if figure is not None and figure.suffix not in (".svg", ".png"):
+        raise RecipeError(f"--figure is {figure}.", fix="Use a file that ends in .svg or .png.")
+    if figure is not None and len({str(name) for name in names}) < 2:
+        raise RecipeError("--figure compares networks, but there is one.", fix="Name several.")
+
+
+def _common(option: str, given: int | None, usual: set[int]) -> int:
+    """Returns a number that all networks are measured with: what is given, else what is usual for all of them."""
+    if given is None and len(usual) > 1:
+        numbers = ", ".join(map(str, sorted(usual)))
+        raise RecipeError(f"The networks differ in --{option}: {numbers}.", fix=f"Give one for all: --{option} N.")
+    number = min(usual) if given is None else given
+    _check_number(option, number, low=1)
+    return number
+
+
+def _check_number(option: str, number: int, *, low: int, high: int | None = None) -> None:
+    if number < low:
+        raise RecipeError(f"--{option} is {number}.", fix=f"Use {low} or more.")
+    if high is not None and number > high:
+        raise RecipeError(f"--{option} is {number}.", fix=f"Use {low} to {high}, as this machine has no more cores.")

@@ -1,0 +1,122 @@
+"""What search, train and evaluate do with run directories."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from medarts.commands.costs import cost
+from medarts.data.choosing import choose_sources
+from medarts.data.manifest import part_named
+from medarts.errors import RecipeError
+from medarts.evaluation.evaluate import evaluate as evaluate_run
+from medarts.evaluation.findings import FindingScores
+from medarts.evaluation.scores import Scores
+from medarts.networks.registry import Architecture
+from medarts.recipe import Recipe, apply_overrides, parse
+from medarts.recipe import load as load_recipe
+from medarts.reporting.drawings import one_line, save_drawings
+from medarts.reporting.page import write_report
+from medarts.run.directory import RunDirectory, write_whole
+from medarts.search import resume_search, start_search
+from medarts.spaces.reading import load as load_genotype
+from medarts.training.start import resume_training, start_training
+
+_REPEATS = 10
+"""Timed passes for the page of a run; `cost` takes more."""
+
+
+def search(recipe: Recipe, out: Path) -> RunDirectory:
+    """Searches a genotype in a new run directory, and writes its drawings, cost and report.
+
+    Raises:
+        MedartsError: see ``medarts.search.start_search``.
+    """
+    return complete(start_search(recipe, out))
+
+
+def train(recipe: Recipe, architecture: Architecture, out: Path) -> RunDirectory:
+    """Trains a network in a new run directory, and writes its drawings, cost and report.
+
+    Args:
+        recipe: data and training.
+        architecture: a genotype, or the settings of a network made by hand.
+        out: folder of the run.
+
+    Raises:
+        MedartsError: see ``medarts.training.start.start_training``.
+    """
+    return complete(start_training(recipe, architecture, out))
+
+
+def resume(path: Path, *, kind: str) -> RunDirectory:
+    """Goes on with a search or a training from its last checkpoint.
+
+    Raises:
+        RunError: the folder is no run of that kind, or its data have changed.
+    """
+    return complete({"search": resume_search, "train": resume_training}[kind](path))
+
+
+def training_recipe(
+    searched: Path | None, *, recipe: Path | None, changes: Iterable[str], data: tuple[str, ...]
+) -> Recipe:
+    """Returns the recipe of a training: that of a search run, or of a file, or the published defaults.
+
+    Args:
+        searched: a search run.
+        recipe: a recipe file; together with ``searched`` it is the one used.
+        changes: changes as key.path=value.
+        data: domains of the recipe, or folders; all sources of the recipe where empty.
+
+    Raises:
+        RecipeError: there is neither a recipe nor data, or the recipe is wrong.
+        DataError: ``data`` names what is not there.
+    """
+    base: Recipe | None = None
+    if recipe is not None:
+        base = load_recipe(recipe)
+    elif searched is not None:
+        base = RunDirectory.open(searched).recipe
+    elif not data:
+        raise RecipeError("There are no data to train on.", fix="Give --data FOLDER, or --recipe FILE.")
+    content = base.model_dump(mode="json") if base is not None else {}
+    if data:
+        sources = choose_sources(data, known=base.data.sources if base is not None else ())
+        content.setdefault("data", {})["sources"] = [source.model_dump(mode="json") for source in sources]
+    return parse(apply_overrides(content, changes))
+
+
+def evaluate(
+    path: Path, *, data: tuple[str, ...] = (), split: str = "test", head: str | None = None
+) -> Scores | FindingScores:
+    """Scores a trained network, and renews the report of its run.
+
+    Args:
+        path: a training run.
+        data: domains of its recipe, or folders; those it was trained on where empty.
+        split: train, val, test or all.
+        head: the head to use; the last where None.
+
+    Raises:
+        MedartsError: see ``medarts.evaluation.evaluate``.
+    """
+    chosen = part_named(split)
+    run = RunDirectory.open(path, kind="train")
+    sources = choose_sources(data, known=run.recipe.data.sources) if data else None
+    scores = evaluate_run(path, sources=sources, split=chosen, head=head)
+    write_report(path)
+    return scores
+
+
+def complete(run: RunDirectory) -> RunDirectory:
+    """Writes what can be said of a finished search or training: drawings, cost, report."""
+    if (run.path / "genotype.json").exists():
+        genotype = load_genotype(run.path)
+        save_drawings(genotype, run.path / "pictures")
+        line = one_line(genotype)
+        if line is not None:
+            write_whole(run.path / "genotype.txt", line + "\n")
+    # Without memory, for which the network would have to run in a process of its own.
+    costs = cost([run.path], threads=(1,), repeats=_REPEATS, memory=False)
+    run.write_json("cost.json", costs[str(run.path)].as_json())
+    write_report(run.path)
+    return run

@@ -1,0 +1,245 @@
+"""The networks of a comparison, each with its runs, and whether these may be compared."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from medarts.errors import RunError
+from medarts.networks.registry import Architecture
+from medarts.recipe import Recipe
+from medarts.run.directory import RunDirectory
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.reading import load as load_genotype
+from medarts.spaces.reading import zoo
+from medarts.training.start import architecture_of
+
+Kind = Literal["searched", "random", "published", "made by hand"]
+"""Where a network comes from."""
+
+RANDOM = "random"
+"""Source in the provenance of a genotype that was drawn and not searched."""
+
+MAY_DIFFER = (
+    "note",
+    "seed",
+    r"compute\.(device|threads|tensorboard)",
+    r"train\.model",
+    "space",
+    "search",
+    "derive",
+    r"data\.cache",
+    r"data\.sources\.\d+\.path",
+)
+"""Fields of a recipe, as patterns, that neither decide how a network is trained nor how it is scored: they are the
+network itself, its seed, or where the work was done."""
+
+ImageName = tuple[str, str]
+"""Domain and key of an image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One network, trained once a seed.
+
+    Attributes:
+        name: what tables call it, unique in a comparison.
+        runs: its training runs, one a seed, at least one.
+    """
+
+    name: str
+    runs: tuple[RunDirectory, ...]
+
+    @cached_property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The recipe of every run."""
+        return tuple(run.recipe for run in self.runs)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of every run."""
+        return tuple(recipe.seed for recipe in self.recipes)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """What the runs train."""
+        return architecture_of(self.runs[0])
+
+    @cached_property
+    def kind(self) -> Kind:
+        """Where the network comes from, as the provenance of its genotype tells."""
+        if not isinstance(self.architecture, Genotype):
+            return "made by hand"
+        if self.architecture.provenance.get("source") == RANDOM:
+            return "random"
+        published = any(load_genotype(name).provenance == self.architecture.provenance for name in zoo())
+        return "published" if published else "searched"
+
+
+def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
+    """Makes candidates of training runs: those of the same architecture are one network with several seeds.
+
+    The architecture counts, not what it is called. Where networks that differ have one name, as U-Nets of two widths
+    have, the end of the path of the first run of each is appended.
+
+    Args:
+        paths: the runs.
+
+    Returns:
+        The candidates, in the order of their first runs; the runs of each by their seeds.
+
+    Raises:
+        RunError: a path is no training run, there is none, or two runs train one network with the same seed.
+    """
+    if not paths:
+        raise RunError("There is no run to compare.", fix="Give training runs.")
+    groups: list[tuple[Architecture, list[RunDirectory]]] = []
+    for run in (RunDirectory.open(path, kind="train") for path in paths):
+        architecture = _nameless(architecture_of(run))
+        members = next((runs for known, runs in groups if known == architecture), None)
+        if members is None:
+            groups.append((architecture, [run]))
+        else:
+            members.append(run)
+    names = _unique_names([runs[0] for _, runs in groups])
+    return tuple(Candidate(name, _by_seed(runs)) for name, (_, runs) in zip(names, groups, strict=True))
+
+
+def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True) -> None:
+    """Refuses runs that were not trained and scored by the same recipe, on the same images in the same splits.
+
+    Recipes are compared as they are read now, so that defaults that an older medarts did not know yet count as such.
+
+    Args:
+        candidates: the networks.
+        same_seeds: whether all must have been trained with the same seeds.
+
+    Raises:
+        RunError: names the first difference, with both values and both runs.
+    """
+    runs = [run for candidate in candidates for run in candidate.runs]
+    for run in runs:
+        if not run.facts["finished"]:
+            raise RunError(f"{run.path} has not finished.", fix=f"Go on with it: medarts train --resume {run.path}.")
+    recipes = [recipe for candidate in candidates for recipe in candidate.recipes]
+    for run, recipe in zip(runs[1:], recipes[1:], strict=True):
+        _check_recipes((runs[0], recipes[0]), (run, recipe))
+    for run in runs[1:]:
+        _check_data(runs[0], run)
+    if same_seeds:
+        _check_seeds(candidates)
+
+
+def listed_samples(run: RunDirectory) -> dict[ImageName, dict[str, str]]:
+    """Returns what manifest.csv of a run says of every image, apart from its files: patient, split, findings.
+
+    Raises:
+        RunError: the file is not there, or is not one that a run begins with.
+    """
+    path = run.path / "manifest.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        return {
+            (row["domain"], row["key"]): {name: row[name] for name in ("split", "patient", "findings")} for row in rows
+        }
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read: {error!r}.", fix="Copy the run again.") from error
+
+
+def _nameless(architecture: Architecture) -> Architecture:
+    """Returns an architecture without what does not change the network."""
+    return replace(architecture, name="", provenance={}) if isinstance(architecture, Genotype) else architecture
+
+
+def _by_seed(runs: Sequence[RunDirectory]) -> tuple[RunDirectory, ...]:
+    seeds = {run: run.recipe.seed for run in runs}
+    ordered = sorted(runs, key=seeds.__getitem__)
+    for one, other in pairwise(ordered):
+        if seeds[one] == seeds[other]:
+            raise RunError(
+                f"{one.path} and {other.path} train the same network with the same seed {seeds[one]}.",
+                fix="Leave one of them out.",
+            )
+    return tuple(ordered)
+
+
+def _unique_names(runs: Sequence[RunDirectory]) -> list[str]:
+    """Returns the names of networks that differ; where some share one, as much of their paths as tells them apart."""
+    plain = [str(run.facts["network"]) for run in runs]
+    shared = {name for name, count in Counter(plain).items() if count > 1}
+    names, depth = plain, 0
+    while len(set(names)) < len(names):
+        depth += 1
+        ends = ["/".join(run.path.resolve().parts[-depth:]) for run in runs]
+        names = [f"{name} ({end})" if name in shared else name for name, end in zip(plain, ends, strict=True)]
+    return names
+
+
+def _check_recipes(first: tuple[RunDirectory, Recipe], other: tuple[RunDirectory, Recipe]) -> None:
+    one, two = (recipe.model_dump(mode="json") for _, recipe in (first, other))
+    difference = next(_differences(one, two), None)
+    if difference is not None:
+        field, value, changed = difference
+        raise RunError(
+            f"{field} is {value!r} in {first[0].path}, but {changed!r} in {other[0].path}.",
+            fix="Compare runs that were trained by one recipe.",
+        )
+
+
+def _differences(one: Any, two: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields the fields that differ and may not, as ("train.epochs", 20, 30)."""
+    parts: Iterable[Any] = ()
+    if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
+        parts = one
+    elif isinstance(one, list) and isinstance(two, list):
+        if len(one) != len(two):
+            yield f"the number of {field}", len(one), len(two)
+        parts = range(min(len(one), len(two)))
+    elif one != two:
+        yield field, one, two
+    for part in parts:
+        inner = f"{field}.{part}" if field else str(part)
+        if not any(re.fullmatch(allowed, inner) for allowed in MAY_DIFFER):
+            yield from _differences(one[part], two[part], inner)
+
+
+def _check_data(first: RunDirectory, other: RunDirectory) -> None:
+    one, two = listed_samples(first), listed_samples(other)
+    fix = "Compare runs on the same images in the same splits, as the same splits.csv makes them."
+    for name in {**one, **two}:
+        domain, key = name
+        for run, without, listed in ((first, other, two), (other, first, one)):
+            if name not in listed:
+                raise RunError(f"{key} of {domain} is among the images of {run.path}, not of {without.path}.", fix=fix)
+        for field, value in one[name].items():
+            if value != two[name][field]:
+                raise RunError(
+                    f"The {field} of {key} of {domain} is '{value}' in {first.path}, but '{two[name][field]}' in "
+                    f"{other.path}.",
+                    fix=fix,
+                )
+    prints = [run.facts["data_fingerprint"] for run in (first, other)]
+    if prints[0] != prints[1]:
+        raise RunError(
+            f"The data have fingerprint {prints[0]} in {first.path}, but {prints[1]} in {other.path}: files "
+            "of the same names have other sizes, or are read by other rules.",
+            fix="Compare runs that were trained on the same files.",
+        )
+
+
+def _check_seeds(candidates: Sequence[Candidate]) -> None:
+    first, *others = candidates
+    for other in others:
+        if sorted(first.seeds) != sorted(other.seeds):
+            one, two = (", ".join(map(str, sorted(candidate.seeds))) for candidate in (first, other))
+            raise RunError(
+                f"The seeds of {first.name} are {one} ({first.runs[0].path}), but those of {other.name} are {two} "
+                f"({other.runs[0].path}).",
+                fix="Train every network with the same seeds, or leave out the runs of the others.",
+            )

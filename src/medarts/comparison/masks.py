@@ -1,0 +1,111 @@
+"""What the scores of predicted masks say of the networks: means over patients, draws, paired tests, single images."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medarts.comparison.candidates import ImageName
+from medarts.comparison.paired import Measured, flip_p_values
+from medarts.evaluation.finding_table import mean_of_defined
+from medarts.evaluation.scores import Scores
+from medarts.evaluation.statistics import bootstrap_means
+
+Floats = NDArray[np.floating[Any]]
+
+METRICS = ("dice", "jaccard", "hd95")
+"""The first is the main score."""
+
+
+class MaskMeasures:
+    """The networks' scores of the same images.
+
+    A value of an image is the mean over its classes, then over the seeds, of those that are defined. A mean over
+    several domains gives each the same weight; patients are drawn within each.
+
+    Args:
+        scores: of every network, one a seed; all of the same images.
+        draws: of the bootstrap over patients.
+        seed: of the bootstrap and of the permutation tests.
+    """
+
+    metrics = METRICS
+
+    def __init__(self, scores: Mapping[str, Sequence[Scores]], *, draws: int, seed: int) -> None:
+        first = next(iter(scores.values()))[0]
+        people = {(score.domain, score.key): score.patient for score in first.images}
+        self.images: tuple[ImageName, ...] = tuple(people)
+        self.patients = tuple(people.values())
+        self.domains = tuple(dict.fromkeys(domain for domain, _ in self.images))
+        self._draws, self._seed = draws, seed
+        self._by_seed = {name: np.stack([self._table(one) for one in of]) for name, of in scores.items()}
+        # Patient "1" of two domains is two people; JSON keeps ("a", "b/c") and ("a/b", "c") apart.
+        self._people = [
+            json.dumps([domain, patient]) for (domain, _), patient in zip(self.images, self.patients, strict=True)
+        ]
+        of_domain = np.array([self.domains.index(domain) for domain, _ in self.images])
+        self._groups = [np.flatnonzero(of_domain == number) for number in range(len(self.domains))]
+
+    @property
+    def people(self) -> int:
+        """The number of patients."""
+        return len(set(self._people))
+
+    def values(self, name: str) -> Floats:
+        """Returns the values of a network, mean over its seeds: (images, metrics), nan where undefined."""
+        return mean_of_defined(self._by_seed[name], axis=0)
+
+    def measured(self, name: str) -> dict[str, Measured]:
+        """Returns every metric of a network."""
+        values, by_seed = self.values(name), self._by_seed[name]
+        return {
+            metric: Measured(
+                mean=self._mean(values[:, column]),
+                by_seed=tuple(self._mean(of_seed[:, column]) for of_seed in by_seed),
+                drawn=self._drawn(values[:, column]),
+                undefined=int(np.isnan(by_seed[..., column]).sum()),
+            )
+            for column, metric in enumerate(METRICS)
+        }
+
+    def p_values(self, reference: str) -> dict[str, float | None]:
+        """Returns the p of every other network's main score being that of the reference; None with one patient."""
+        others = [name for name in self._by_seed if name != reference]
+        if self.people < 2 or not others:
+            return dict.fromkeys(others)
+        scores = np.stack([self.values(name)[:, 0] for name in others], axis=1)
+        found = flip_p_values(self._shares(scores - self.values(reference)[:, :1]), seed=self._seed)
+        return dict(zip(others, map(float, found), strict=True))
+
+    @cached_property
+    def _person_of_image(self) -> NDArray[np.intp]:
+        return np.unique(np.asarray(self._people), return_inverse=True)[1]
+
+    def _shares(self, values: Floats) -> Floats:
+        """Returns what every patient adds to the mean of the domains' means; values are (images, comparisons)."""
+        shares = np.zeros((self.people, values.shape[1]))
+        for group in self._groups:
+            weight = 1 / (len(group) * len(self._groups))
+            np.add.at(shares, self._person_of_image[group], weight * values[group])
+        return shares
+
+    def _mean(self, values: Floats) -> float:
+        return float(np.mean([mean_of_defined(values[group], axis=0) for group in self._groups]))
+
+    def _drawn(self, values: Floats) -> Floats:
+        drawn = np.zeros(self._draws)
+        for number, group in enumerate(self._groups):
+            # The draws of a table of scores, which are the same for all values that are defined everywhere.
+            people = [self._people[position] for position in group]
+            drawn += bootstrap_means(values[group], people, draws=self._draws, seed=(self._seed, number))
+        return drawn / len(self._groups)
+
+    def _table(self, scores: Scores) -> Floats:
+        """Returns the values of a run, mean over the classes of an image: (images, metrics)."""
+        by_image: dict[ImageName, list[list[float]]] = {name: [] for name in self.images}
+        for score in scores.images:
+            by_image[score.domain, score.key].append([score.metrics[metric] for metric in METRICS])
+        return np.stack([mean_of_defined(np.array(classes), axis=0) for classes in by_image.values()])

@@ -1,0 +1,105 @@
+"""What the numbers of a comparison mean, in words that stand beside them."""
+
+from medarts.comparison.paired import EXACT_UP_TO, FLIPS
+from medarts.evaluation.scores import LEVEL
+from medarts.recipe import EvaluationSettings, Task
+from medarts.tasks import metrics, ranking
+
+_SCORES = {
+    "segmentation": {name: metrics.DEFINITIONS[name] for name in ("dice", "jaccard", "hd95", "empty masks")},
+    "classification": {name: ranking.DEFINITIONS[name] for name in ("auroc", "average_precision")},
+}
+
+_MEANS = {
+    "segmentation": (
+        "A value of an image is the mean over its classes, then over the seeds; a score is the mean over the images "
+        "of a domain, then over the domains, each with the same weight."
+    ),
+    "classification": (
+        "A score of a run is the mean over the findings that some and not all images of a domain show, then over the "
+        "domains, each with the same weight; that of a network is the mean over its seeds."
+    ),
+}
+
+_UNDEFINED = {
+    "segmentation": (
+        "Values left out of a mean because they are undefined, of all seeds together. An HD95 is undefined where one "
+        "of the two masks is empty, so a network that finds nothing in hard images loses them from its mean: HD95 can "
+        "be compared only between networks that leave out about as many."
+    ),
+    "classification": "Findings of a domain left out of the means because all of its images show them, or none.",
+}
+
+_COSTS = {
+    "parameters": "Trainable parameters.",
+    "flops": (
+        "Floating point operations of convolutions and matrix products for one image, 2 per multiply-add; what papers "
+        "call MACs, and often FLOPs, is half of it."
+    ),
+    "memory_mb": (
+        "Peak memory of inference of one image on the CPU, in MB: weights, image and maps, without Python and its "
+        "libraries; in a process of its own for every network."
+    ),
+    "training_seconds": "Time of all epochs of a run with their validation, on its own machine; mean over the seeds.",
+    "front": "On the Pareto front: no other network is at least as good and as fast on one thread, and better in one.",
+}
+
+
+def definitions(task: Task, settings: EvaluationSettings, *, size: int, reference: str, repeats: int) -> dict[str, str]:
+    """Returns what the terms of a comparison mean.
+
+    Args:
+        task: what the networks do.
+        settings: how they were scored.
+        size: height and width of the images, in pixels.
+        reference: name of the reference.
+        repeats: timed passes.
+    """
+    found = _SCORES[task] | {"mean": _MEANS[task], "undefined": _UNDEFINED[task]}
+    found["low, high"] = (
+        f"{LEVEL:.0%} percentile bootstrap interval over patients, all images of a drawn patient together, within "
+        f"each domain; {settings.bootstrap:,} draws. Undefined where a domain has one patient. It does not hold the "
+        "spread between trainings, which by_seed shows."
+    )
+    found["difference"] = (
+        f"The main score minus that of {reference}; its interval is that of the difference in the same draws, so that "
+        "what is hard for all networks does not widen it."
+    )
+    found |= _COSTS
+    found["latency_ms"] = (
+        f"Median of {repeats} passes of one image on the CPU, all networks in turns, of the form for inference where "
+        f"the network has one; {size} px, by number of threads."
+    )
+    if task == "segmentation":
+        found["hd95"] += f" Here in pixels of images of {size} x {size}."
+        found["spread"] = (
+            "Largest minus smallest score of the networks on an image, means over the seeds; the overlays are "
+            "predicted by the runs of the lowest seed."
+        )
+    return found
+
+
+def name_test(task: Task, *, reference: str, patients: int, comparisons: int, draws: int) -> str:
+    """Returns a sentence on how the differences were tested.
+
+    Args:
+        task: what the networks do.
+        reference: name of the reference.
+        patients: of all domains.
+        comparisons: networks besides the reference.
+        draws: of the bootstrap.
+    """
+    if not comparisons or patients < 2:
+        return "Nothing was tested: there is only one " + ("patient." if comparisons else "network.")
+    if task == "classification":
+        test = f"paired bootstrap over the {patients:,} patients ({draws:,} draws)"
+    elif patients <= EXACT_UP_TO:
+        smallest = 2 / 2**patients
+        test = (
+            f"sign-flip permutation test over the {patients} patients, all {2**patients:,} flips (no p below "
+            f"{smallest:.2g} can come of so few)"
+        )
+    else:
+        test = f"sign-flip permutation test over the {patients:,} patients ({FLIPS:,} random flips)"
+    correction = f", with Holm's correction for {comparisons} comparisons" if comparisons > 1 else ""
+    return f"Differences to {reference}: two-sided {test}{correction}."

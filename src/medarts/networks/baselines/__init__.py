@@ -1,0 +1,1 @@
+"""Segmentation networks made by hand, with which searched ones are compared."""

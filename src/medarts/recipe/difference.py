@@ -1,0 +1,41 @@
+"""Where two recipes differ."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from medarts.recipe.reading import deciding_values
+from medarts.recipe.sections import Recipe
+
+_ABSENT = object()
+
+
+def first_difference(one: Recipe, other: Recipe, *, without: Collection[str] = ()) -> tuple[str, str, str] | None:
+    """Returns the first field whose value differs, and both values; None where the recipes decide the same.
+
+    Args:
+        one: a recipe.
+        other: another.
+        without: sections, such as "search", that do not count, beside what never does; see ``deciding_values``.
+    """
+    counted = [
+        {name: value for name, value in deciding_values(recipe).items() if name not in without}
+        for recipe in (one, other)
+    ]
+    return next(_differences("", *counted), None)
+
+
+def _differences(place: str, one: Any, other: Any) -> Iterator[tuple[str, str, str]]:
+    """Yields the dotted places of nested mappings and lists whose values differ, and these."""
+    for kind, parts in ((Mapping, dict), (list, lambda items: dict(enumerate(items)))):
+        if isinstance(one, kind) and isinstance(other, kind):
+            first, second = parts(one), parts(other)
+            for key in {**first, **second}:
+                inner = f"{place}.{key}" if place else str(key)
+                yield from _differences(inner, first.get(key, _ABSENT), second.get(key, _ABSENT))
+            return
+    if one != other:
+        yield place, _said(one), _said(other)
+
+
+def _said(value: Any) -> str:
+    return "not given" if value is _ABSENT else repr(value)

@@ -1,0 +1,107 @@
+"""What pydantic found wrong in a file, said in the words of the file."""
+
+import types
+import typing
+from typing import Annotated, Any, Union
+
+from pydantic import BaseModel, ValidationError
+
+from medarts.errors import did_you_mean
+
+Location = tuple[int | str, ...]
+
+
+def explain(error: ValidationError, kind: type[BaseModel], *, noun: str) -> str:
+    """Says every mistake as 'path: what is wrong. the fix', with the nearest valid key or value.
+
+    Args:
+        error: what was found.
+        kind: the section that the whole file was read as.
+        noun: what the file is called: recipe, study.
+    """
+    lines = []
+    # A tuple whose items are wrong is reported as too short as well; the items say more.
+    inner = {item["loc"][:-1] for item in error.errors() if item["type"] != "too_short"}
+    for item in error.errors():
+        if item["type"] == "too_short" and any(loc[: len(item["loc"])] == item["loc"] for loc in inner):
+            continue
+        path, _ = _follow(item["loc"], kind)
+        where = ".".join(path)
+        if item["type"] == "extra_forbidden":
+            _, section = _follow(item["loc"][:-1], kind)
+            lines.append(f"{where} is not a key of a {noun}. {did_you_mean(path[-1], section.model_fields)}")
+        elif item["type"] == "literal_error":
+            choices = _quoted(item["ctx"]["expected"].replace(" or ", ", "))
+            lines.append(f"{where} cannot be {item['input']!r}. {did_you_mean(str(item['input']), choices)}")
+        elif item["type"] == "union_tag_invalid":
+            tag, tags = item["ctx"]["tag"], _quoted(item["ctx"]["expected_tags"])
+            lines.append(f"{where}.name cannot be '{tag}'. {did_you_mean(tag, tags)}")
+        elif item["type"] in ("missing", "union_tag_not_found"):
+            key = where if item["type"] == "missing" else f"{where}.name"
+            lines.append(f"{key} is missing. Add it.")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = "" if item["type"] == "value_error" else f" (given: {item['input']!r})"
+            lines.append(_sentence(f"{where}: {message}{given}" if where else message))
+    return "; ".join(lines)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
+def _quoted(listed: str) -> list[str]:
+    return listed.replace("'", "").split(", ")
+
+
+def _follow(location: Location, kind: type[BaseModel]) -> tuple[list[str], Any]:
+    """Walks down to the place of a mistake.
+
+    Returns:
+        The keys on the way as they stand in the file, and the type of what is there.
+    """
+    path, here = [], _bare(kind)
+    for part in location:
+        here, in_file = _inside(here, part)
+        if in_file:
+            path.append(str(part))
+    return path, here
+
+
+def _inside(here: Any, part: int | str) -> tuple[Any, bool]:
+    """Returns the type of a part of something of a type, and whether the file has a key for it.
+
+    It has none where something can be of several types: there pydantic says which of them it means.
+    """
+    if _is_section(here):
+        field = here.model_fields.get(part)
+        return (None if field is None else _bare(field.annotation)), True
+    if _is_union(here):
+        return next((option for option in map(_bare, typing.get_args(here)) if _is_named(option, part)), None), False
+    items = [item for item in typing.get_args(here) if item is not Ellipsis]
+    last = items[-1] if items else None  # of a mapping its values; items of a tuple are of one type, wherever needed
+    return _bare(last), True
+
+
+def _bare(annotation: Any) -> Any:
+    """Returns a type without what is known of it besides, and without None as the other choice."""
+    if typing.get_origin(annotation) is Annotated:
+        return _bare(typing.get_args(annotation)[0])
+    if _is_union(annotation):
+        options = [option for option in typing.get_args(annotation) if option is not types.NoneType]
+        if len(options) == 1:
+            return _bare(options[0])
+        return Union[tuple(options)]  # noqa: UP007  # made of values
+    return annotation
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (Union, types.UnionType)
+
+
+def _is_named(option: Any, name: int | str) -> bool:
+    return _is_section(option) and option.model_fields["name"].default == name

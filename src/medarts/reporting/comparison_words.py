@@ -1,0 +1,135 @@
+"""What a comparison says, in sentences made from its numbers: what is beyond chance, and what is not."""
+
+from collections.abc import Sequence
+
+from medarts.comparison.paired import ALPHA
+from medarts.comparison.result import Comparison, NetworkResult
+from medarts.reporting.comparison_points import Point, best_first, place_of, points_of
+from medarts.reporting.content import Content, card, decimals, listed
+from medarts.reporting.plots import SCORE_NAMES
+
+
+def ordinal(place: int) -> str:
+    """Writes a place.
+
+    >>> [ordinal(place) for place in (1, 2, 3, 4, 11, 12, 21)]
+    ['1st', '2nd', '3rd', '4th', '11th', '12th', '21st']
+    """
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending}"
+
+
+def beyond_chance(network: NetworkResult) -> int:
+    """Returns 1 for a network better than the reference beyond chance, -1 for a worse one, 0 for neither."""
+    difference = network.difference
+    if difference is None or difference.p_corrected is None or difference.p_corrected >= ALPHA:
+        return 0
+    return 1 if difference.mean > 0 else -1
+
+
+def score_cards(points: Sequence[Point], *, title: str, reference: str | None) -> list[Content]:
+    """Returns the cards of the best score and of the reference's place, where there are any."""
+    cards = [card(f"best {title}: {points[0].name}", decimals(points[0].score))] if points else []
+    place = place_of(reference, points) if reference else None
+    return [*cards, card(f"place of {reference}", f"{ordinal(place)} of {len(points)}")] if place else cards
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """Returns the sentences of one comparison."""
+    title, points = SCORE_NAMES[comparison.score], points_of(comparison)
+    return [
+        *places(points, title=title, reference=comparison.reference),
+        *_tests(comparison),
+        *front(points, title=title, reference=comparison.reference),
+        _seeds(comparison, title),
+    ]
+
+
+def places(points: Sequence[Point], *, title: str, reference: str) -> list[str]:
+    """Says which network has the highest score, and where the reference stands.
+
+    Args:
+        points: the networks, the best first.
+        title: what the score is called.
+        reference: name of the reference.
+    """
+    place = place_of(reference, points)
+    if place is None:
+        return [f"{reference}, the reference, has no {title}."]
+    own, best = next(point.score for point in points if point.name == reference), points[0]
+    if place == 1:
+        return [f"{reference}, the reference, has the highest {title} of {len(points)} networks: {decimals(own)}."]
+    return [
+        f"The highest {title} is that of {best.name}: {decimals(best.score)}. {reference}, the reference, has "
+        f"{decimals(own)} and is {ordinal(place)} of {len(points)}."
+    ]
+
+
+def front(points: Sequence[Point], *, title: str, reference: str) -> list[str]:
+    """Says whether the reference is on the Pareto front, and if not, which networks are ahead of it.
+
+    Args:
+        points: the networks.
+        title: what the score is called.
+        reference: name of the reference; nothing is said where it has no score.
+    """
+    own = next((point for point in points if point.name == reference), None)
+    if own is None:
+        return []
+    line = f"the Pareto front of {title} against latency (one thread)"
+    if own.front:
+        return [f"{reference} is on {line}: no network is at least as good and as fast as it and ahead in one of them."]
+    ahead = [p.name for p in points if p is not own and p.latency_ms <= own.latency_ms and p.score >= own.score]
+    verb = "is" if len(ahead) == 1 else "are"
+    return [f"{reference} is not on {line}: {listed(ahead)} {verb} at least as good and as fast."]
+
+
+def _tests(comparison: Comparison) -> list[str]:
+    """Says which networks differ from the reference beyond chance."""
+    reference = comparison.reference
+    others = [network for network in best_first(comparison) if network.name != reference]
+    if not others:
+        return []
+    untested = [n.name for n in others if n.difference is None or n.difference.p_corrected is None]
+    better = [n.name for n in others if beyond_chance(n) > 0]
+    worse = [n.name for n in others if beyond_chance(n) < 0]
+    open_ = len(others) - len(better) - len(worse) - len(untested)
+    sentences = []
+    if len(untested) < len(others):
+        sentences = [_differing(better, worse, others=len(others), reference=reference)]
+    if open_:
+        rest = "the other one" if open_ == 1 else f"the other {open_}"
+        which = rest if better or worse else "them" if open_ > 1 else "it"
+        sentences.append(
+            f"Between {reference} and {which} these images do not decide, which is not a proof that they are equal."
+        )
+    if untested:
+        sentences.append(f"Not tested, for lack of patients or scores: {listed(untested)}.")
+    return sentences
+
+
+def _differing(better: list[str], worse: list[str], *, others: int, reference: str) -> str:
+    limit = f"beyond chance (corrected p below {ALPHA:g})"
+    if not better and not worse:
+        none = "The other network does not differ" if others == 1 else f"None of the {others} other networks differs"
+        return f"{none} from {reference} {limit}."
+    parts = [
+        f"{listed(names)} {'is' if len(names) == 1 else 'are'} {word}"
+        for names, word in ((better, "better"), (worse, "worse"))
+        if names
+    ]
+    count = len(better) + len(worse)
+    counted = f"{count} of {others} networks {'differs' if count == 1 else 'differ'}" if others > 1 else "One differs"
+    return f"{counted} from {reference} {limit}: {'; '.join(parts)}."
+
+
+def _seeds(comparison: Comparison, title: str) -> str:
+    if max(len(network.seeds) for network in comparison.networks) == 1:
+        return (
+            "Each network was trained with one seed, so these tests and intervals do not know how much the "
+            f"{title} changes from one training to the next."
+        )
+    return (
+        "Intervals and tests are over patients; how much one training differs from the next is seen in the scores "
+        "of the seeds."
+    )

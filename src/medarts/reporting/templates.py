@@ -1,0 +1,24 @@
+"""Pages made of the templates of this folder, all of which extend ``frame.html``."""
+
+import jinja2
+from markupsafe import Markup
+
+from medarts.reporting.content import Content
+from medarts.reporting.style import css_variables
+
+
+def render(template: str, content: Content) -> str:
+    """Returns a page as HTML.
+
+    Args:
+        template: name of the file; it extends ``frame.html``.
+        content: all that it shows, with the ``title`` of the page; text is escaped unless it is `Markup`.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("medarts.reporting", "."),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    colors = {"light": Markup(css_variables(0)), "dark": Markup(css_variables(1))}
+    return environment.get_template(template).render({**content, **colors})

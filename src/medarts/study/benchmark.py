@@ -1,0 +1,219 @@
+"""The runs of a study: trained and scored one after the other or several at once, and what is there of them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from medarts.comparison.candidates import Candidate
+from medarts.comparison.result import Missing
+from medarts.errors import MedartsError, RecipeError, RunError
+from medarts.recipe.study import Study, load_study
+from medarts.run.directory import RunDirectory, write_whole
+from medarts.run.interruption import InterruptedRunError, Interruption, interruption
+from medarts.run.progress import Bar, console, progress_bar
+from medarts.spaces.genotype import Genotype
+from medarts.study.jobs import Ended, Workers, epochs_done, is_begun, is_finished, lock
+from medarts.study.layout import Layout, Place
+from medarts.study.networks import searches_of
+from medarts.study.plan import Plan, Step, prepare
+
+POLL = 1.0
+"""Seconds between two looks at the journals."""
+
+
+class GroupRuns(NamedTuple):
+    """What is there of the trainings on a group of data sets.
+
+    Attributes:
+        candidates: the networks that have finished runs, with these, in the order of the study.
+        missing: all other runs.
+    """
+
+    candidates: tuple[Candidate, ...]
+    missing: tuple[Missing, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is there after a benchmark.
+
+    Attributes:
+        runs: all training runs that have finished and are scored.
+        missing: all others, by the group of data sets.
+    """
+
+    runs: tuple[RunDirectory, ...]
+    missing: Mapping[str, tuple[Missing, ...]]
+
+
+def benchmark(study: Study, out: Path, *, jobs: int = 1) -> Finished:
+    """Trains and scores every network of a study on every group of data sets with every seed.
+
+    Each run is done in a process of its own. Runs that have finished are left as they are, those that were stopped or
+    killed go on, those that failed are tried again. A failure is written down, and the others go on.
+
+    Args:
+        study: the study.
+        out: its folder, new or with what an earlier call has left.
+        jobs: runs at once.
+
+    Raises:
+        MedartsError: see ``prepare``; nothing was trained then.
+        RunError: another process is at work in the folder.
+        InterruptedRunError: it was asked to stop; all that was in hand is saved.
+    """
+    if jobs < 1:
+        raise RecipeError(f"--jobs is {jobs}.", fix="Use 1 or more.")
+    threads = _threads(study, jobs)
+    with _alone_in(out):
+        plan = prepare(study, out)
+        total = sum(step.epochs for step in plan.steps)
+        with interruption() as stop, progress_bar(out.name, total) as bar, Workers(threads=threads) as workers:
+            _Runs(plan, workers, bar).do(stop, at_once=jobs)
+        left = sum(not step.is_finished for step in plan.steps)
+        if stop.requested and left:
+            raise InterruptedRunError(
+                f"Stopped; {out} is saved, {left} of its {len(plan.steps)} runs are left.",
+                fix="Go on with the same command.",
+            )
+    there = what_is_there(out)
+    runs = (run for group in there.values() for candidate in group.candidates for run in candidate.runs)
+    return Finished(tuple(runs), {name: group.missing for name, group in there.items()})
+
+
+def what_is_there(out: Path) -> dict[str, GroupRuns]:
+    """Returns for every group of data sets of a study which runs have finished, and what became of the others.
+
+    Args:
+        out: folder of the study.
+
+    Raises:
+        RunError: there is no study in it, or a file of a run is damaged.
+        RecipeError: the file of the study is damaged.
+    """
+    layout = Layout(out)
+    if not layout.study.is_file():
+        raise RunError(f"{out} holds no study.", fix="Give the folder that medarts benchmark made.")
+    study = load_study(layout.study)
+    there = {}
+    for group in study.trained_on:
+        candidates: list[Candidate] = []
+        missing: list[Missing] = []
+        for name in study.networks_of(group):
+            places = {seed: layout.training(group.name, name, seed) for seed in group.seeds}
+            runs = [RunDirectory(place.run) for place in places.values() if is_finished(place.run, scored=True)]
+            if runs:
+                candidates.append(Candidate(name, tuple(runs)))
+            left = {seed: place for seed, place in places.items() if not is_finished(place.run, scored=True)}
+            missing.extend(_missing(study, layout, name, seed=seed, place=place) for seed, place in left.items())
+        there[group.name] = GroupRuns(tuple(candidates), tuple(missing))
+    return there
+
+
+def _missing(study: Study, layout: Layout, name: str, *, seed: int, place: Place) -> Missing:
+    """Returns what became of a training that has not finished."""
+    if place.failure.exists():
+        return Missing(name, seed, "failed", place.failure.read_text(encoding="utf-8").strip())
+    if is_begun(place.run):
+        return Missing(name, seed, "unfinished", f"{epochs_done(place.run)} epochs are done.")
+    for search in sorted(searches_of(study, name)):
+        failure = layout.search(search).failure
+        if failure.exists():
+            reason = failure.read_text(encoding="utf-8").strip()
+            return Missing(name, seed, "not begun", f"The search of {search} failed: {reason}")
+    return Missing(name, seed, "not begun", "")
+
+
+class _Runs:
+    """The runs of a plan that have not finished: those that wait, and those in hand."""
+
+    def __init__(self, plan: Plan, workers: Workers, bar: Bar) -> None:
+        self.plan = plan
+        self.workers = workers
+        self.bar = bar
+        self.waiting = [step for step in plan.steps if not step.is_finished]
+        self.in_hand: dict[str, Step] = {}
+
+    def do(self, stop: Interruption, *, at_once: int) -> None:
+        """Does all that can be done, until that is asked to stop."""
+        while True:
+            if stop.requested:
+                self.workers.ask_to_stop()
+            else:
+                self._start(at_once)
+            self._show()
+            if not self.in_hand:
+                return
+            for ended in self.workers.wait(POLL):
+                self._end(ended)
+
+    def _start(self, at_once: int) -> None:
+        """Starts the next runs whose searches have finished; those of failed searches wait for a later call."""
+        while len(self.in_hand) < at_once:
+            step = next((step for step in self.waiting if self.plan.is_ready(step)), None)
+            if step is None:
+                return
+            self.waiting.remove(step)
+            try:
+                job = self.plan.job(step)
+            except MedartsError as error:
+                self._fail(step, str(error))
+                continue
+            if step.network is not None and isinstance(job.architecture, Genotype):
+                path = self.plan.layout.genotype(step.network)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                job.architecture.save(path)
+            step.place.failure.unlink(missing_ok=True)
+            self.in_hand[step.place.name] = step
+            self.workers.start(job)
+
+    def _end(self, ended: Ended) -> None:
+        step = self.in_hand.pop(ended.job.place.name)
+        if ended.failure is not None:
+            self._fail(step, ended.failure)
+        elif not ended.stopped:
+            summary = RunDirectory(step.place.run).read_json("summary.json")
+            value = summary["discrete" if step.network is None else "best_score"]
+            _say(f"{step.place.name}: {summary['score']} {value:.3f} on the validation images")
+
+    def _fail(self, step: Step, reason: str) -> None:
+        step.place.failure.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(step.place.failure, reason + "\n")
+        _say(f"{step.place.name} failed: {reason}")
+
+    def _show(self) -> None:
+        open_ones = (*self.waiting, *self.in_hand.values())
+        left = sum(max(0, step.epochs - epochs_done(step.place.run)) for step in open_ones)
+        total = sum(step.epochs for step in self.plan.steps)
+        self.bar.reach(total - left, total)
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _threads(study: Study, jobs: int) -> int:
+    """Returns how many threads each of several processes has; 0 where the recipe says it, or torch may choose."""
+    if jobs == 1 or study.recipe.compute.threads:
+        return 0
+    cores = torch.get_num_threads()
+    share = max(1, cores // jobs)
+    _say(f"{jobs} runs at once have {share} of {cores} threads each, as recipe.compute.threads does not say how many.")
+    return share
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keeps other processes out of the folder of a study.
+
+    Raises:
+        RunError: another is at work there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with Layout(out).lock.open("a", encoding="utf-8") as file:
+        lock(file)
+        yield

@@ -1,0 +1,121 @@
+"""How well the networks of a study carry over: trained where they are not yet, tested everywhere, put together."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medarts.comparison.candidates import Kind
+from medarts.recipe.study import NetworkEntry, Study
+from medarts.run.directory import RunDirectory
+from medarts.spaces.reading import zoo
+from medarts.study.benchmark import benchmark, what_is_there
+from medarts.study.claims import search_claim, training_claim
+from medarts.study.generalization import Domain, Generalization, Group, MissingRun, MissingTest, Network
+from medarts.study.matrices import retrained_matrix, trained_matrices
+from medarts.study.measures import Measures, Scored
+from medarts.study.testing import score_everything
+from medarts.study.words import TITLES, definitions
+
+FILE = "generalization.json"
+
+
+def generalize(study: Study, out: Path, *, jobs: int = 1) -> Generalization:
+    """Trains the networks of a study where they are not yet trained, tests all on all data sets, and writes the result.
+
+    Runs that failed are listed as missing, as are tests that cannot be made; what is there already is not done again.
+
+    Args:
+        study: the networks, what they are trained on, and the data sets.
+        out: folder of the study, as of ``medarts benchmark``; gets `FILE`.
+        jobs: trainings at once.
+
+    Raises:
+        MedartsError: see ``medarts.study.benchmark.benchmark``.
+    """
+    benchmark(study, out, jobs=jobs)
+    there = what_is_there(out)
+    candidates = {group: runs.candidates for group, runs in there.items()}
+    missing = [
+        MissingRun(group, one.name, one.seed, one.state, one.reason)
+        for group, runs in there.items()
+        for one in runs.missing
+    ]
+    tested, untested = score_everything(study, candidates)
+    kinds = {candidate.name: candidate.kind for of_group in candidates.values() for candidate in of_group}
+    found = put_together(study, tested, kinds=kinds, missing=missing, untested=untested)
+    found.write(out / FILE)
+    return found
+
+
+def put_together(
+    study: Study,
+    tested: Sequence[Scored],
+    *,
+    kinds: Mapping[str, Kind],
+    missing: Sequence[MissingRun] = (),
+    untested: Sequence[MissingTest] = (),
+) -> Generalization:
+    """Makes matrices and verdicts of scores.
+
+    Args:
+        study: what was planned.
+        tested: all scores; those of one data set are all of the same images.
+        kinds: where the networks come from, by name; those without a finished run may be left out.
+        missing: runs that are not there.
+        untested: tests that are not there.
+    """
+    task, settings = study.recipe.data.task, study.recipe.evaluation
+    measures = Measures(tested, task=task, draws=settings.bootstrap, seed=study.recipe.seed)
+    groups = tuple(Group(group.name, group.on) for group in study.trained_on)
+    networks = tuple(
+        Network(name, kinds.get(name) or _planned_kind(entry), _searched_on(entry, study))
+        for entry in study.networks
+        for name in entry.names
+    )
+    domains = tuple(
+        Domain(name, name in study.external, *measures.size(name), problem=measures.unranked.get(name, ""))
+        for name in sorted(study.domains, key=study.external.__contains__)
+    )
+    planned = {
+        name: [own for own, group in zip(groups, study.trained_on, strict=True) if name in study.networks_of(group)]
+        for name in study.names
+    }
+    title, seeds = TITLES[task], max((len(one.scores) for one in tested), default=1)
+    return Generalization(
+        task=task,
+        score="dice" if task == "segmentation" else "auroc",
+        note=study.note,
+        domains=domains,
+        groups=groups,
+        networks=networks,
+        retrained=retrained_matrix(networks, groups, measures),
+        trained=trained_matrices(planned, domains, measures),
+        claims=(
+            search_claim(networks, groups, measures, title=title, seeds=seeds),
+            training_claim(networks, groups, domains, measures, title=title, seeds=seeds),
+        ),
+        missing=tuple(missing),
+        untested=tuple(untested),
+        definitions=definitions(task, draws=settings.bootstrap),
+    )
+
+
+def _planned_kind(entry: NetworkEntry) -> Kind:
+    if entry.model is not None:
+        return "made by hand"
+    if entry.random is not None:
+        return "random"
+    return "published" if entry.genotype in zoo() else "searched"
+
+
+def _searched_on(entry: NetworkEntry, study: Study) -> tuple[str, ...]:
+    """Returns the data sets that the study searches a network on, or those of the search that it takes it from.
+
+    A search from elsewhere counts only where all of its data sets are known here by the same names.
+    """
+    if entry.searched_on is not None:
+        return entry.searched_on
+    if entry.genotype is None or not (Path(entry.genotype) / "run.json").is_file():
+        return ()
+    run = RunDirectory.open(Path(entry.genotype))
+    names = tuple(source.domain for source in run.recipe.data.sources) if run.facts["kind"] == "search" else ()
+    return names if set(names) <= set(study.domains) else ()

@@ -1,0 +1,270 @@
+"""Searches and trainings in processes of their own, so that one that fails takes no other with it."""
+
+import fcntl
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import connection, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import torch
+
+from medarts.errors import MedartsError, RunError
+from medarts.evaluation.evaluate import evaluate
+from medarts.networks.registry import Architecture
+from medarts.recipe import Recipe
+from medarts.run.directory import RunDirectory
+from medarts.run.interruption import InterruptedRunError
+from medarts.search import resume_search, start_search
+from medarts.study.layout import Place
+from medarts.training.start import resume_training, start_training
+
+PATIENCE = 60.0
+"""Seconds that a process waits for one before it that is still saving the same run."""
+
+_HELD = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A search, or a training and the scores of its test images.
+
+    Attributes:
+        place: where it runs.
+        recipe: what it does.
+        architecture: what is trained; None for a search.
+    """
+
+    place: Place
+    recipe: Recipe
+    architecture: Architecture | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of a job.
+
+    Attributes:
+        job: the job.
+        failure: why it failed; None where it finished, or was stopped as it was asked to.
+        stopped: it was asked to stop, and can go on.
+    """
+
+    job: Job
+    failure: str | None = None
+    stopped: bool = False
+
+
+def is_begun(run: Path) -> bool:
+    """Whether there is a run, finished or not."""
+    return (run / "run.json").is_file()
+
+
+def is_finished(run: Path, *, scored: bool) -> bool:
+    """Whether there is a run that has finished.
+
+    Args:
+        run: its folder.
+        scored: it must have the scores of the test images too.
+
+    Raises:
+        RunError: its files are damaged.
+    """
+    if not is_begun(run) or not RunDirectory(run).facts["finished"]:
+        return False
+    return not scored or (run / "scores" / "test" / "scores.json").is_file()
+
+
+def epochs_done(run: Path) -> int:
+    """Returns how many epochs stand in the journal of a run."""
+    journal = run / "metrics.jsonl"
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+def do(job: Job) -> None:
+    """Begins a job or goes on with it, in this process.
+
+    Raises:
+        MedartsError: see ``start_search``, ``start_training`` and ``evaluate``.
+    """
+    path = job.place.run
+    if job.architecture is None:
+        if is_begun(path):
+            resume_search(path)
+        else:
+            start_search(job.recipe, path)
+        return
+    if not is_begun(path):
+        start_training(job.recipe, job.architecture, path)
+    elif not is_finished(path, scored=False):
+        resume_training(path)
+    if not is_finished(path, scored=True):
+        evaluate(path, split="test")
+
+
+class Workers:
+    """Processes, each of which does a job; a context that ends those still at work when it is left.
+
+    Args:
+        threads: of each process whose recipe leaves the choice to torch; 0 leaves it there.
+    """
+
+    def __init__(self, *, threads: int = 0) -> None:
+        self._threads = threads
+        self._running: list[_Worker] = []
+        self._asked = False
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for worker in self._running:
+            worker.process.kill()
+            worker.process.join()
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The jobs in hand."""
+        return tuple(worker.job for worker in self._running)
+
+    def start(self, job: Job) -> None:
+        """Starts a job in a new process."""
+        context = multiprocessing.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(job, self._threads, sender), name=job.place.name)
+        with _held_back():
+            process.start()
+        sender.close()
+        self._running.append(_Worker(job, process, receiver))
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """Waits until a job ends, but not for longer, and returns those that have ended."""
+        connection.wait([worker.process.sentinel for worker in self._running], timeout=seconds)
+        ended = [worker for worker in self._running if not worker.process.is_alive()]
+        self._running = [worker for worker in self._running if worker not in ended]
+        return [worker.end(asked=self._asked) for worker in ended]
+
+    def ask_to_stop(self) -> None:
+        """Asks all processes to save what they have and end."""
+        self._asked = True
+        for worker in self._running:
+            worker.process.terminate()
+
+
+@dataclass(frozen=True, eq=False)
+class _Worker:
+    """A process, its job, and where its answer comes: None, or why it ended early."""
+
+    job: Job
+    process: SpawnProcess
+    answers: Connection
+
+    def end(self, *, asked: bool) -> Ended:
+        """Returns what became of the job once the process has ended."""
+        self.process.join()
+        try:
+            answer: MedartsError | None = self.answers.recv()
+        except EOFError:  # it could not answer any more
+            if asked and self.process.exitcode == -signal.SIGTERM:
+                return Ended(self.job, stopped=True)
+            return Ended(self.job, failure=self._last_words())
+        finally:
+            self.answers.close()
+        if asked and isinstance(answer, InterruptedRunError):
+            return Ended(self.job, stopped=True)
+        return Ended(self.job, failure=None if answer is None else str(answer))
+
+    def _last_words(self) -> str:
+        code, log = self.process.exitcode, self.job.place.log
+        if code == -signal.SIGKILL:
+            return "The system killed its process, as it does where memory runs out."
+        if code is not None and code < 0:
+            return f"Its process was ended by {signal.Signals(-code).name}; see {log}."
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "It said nothing.")
+        return f"Its process ended with status {code}: {last} See {log}."
+
+
+def _work(job: Job, threads: int, sender: Connection) -> None:
+    """Does a job in a process that has been started for it, and sends what stopped it, or None."""
+    # Ctrl-C on the terminal is for the process that waits; this one is asked to stop by SIGTERM alone.
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    if threads:
+        torch.set_num_threads(threads)
+    answer: MedartsError | None = None
+    try:
+        _write_into(job.place.log)
+        do(job)
+    except MedartsError as error:
+        answer = error
+    with suppress(BrokenPipeError):  # nobody waits any more
+        sender.send(answer)
+
+
+def _stop_with_parent() -> None:
+    """Waits for the end of the process that started this one, and then asks this one to save and stop."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _write_into(log: Path) -> None:
+    """Sends what this process prints to the end of a file, which nobody else may do meanwhile.
+
+    Raises:
+        RunError: another process does, and does not end.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        lock(file, patience=PATIENCE)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())  # holds the lock until the process ends
+
+
+def lock(file: IO[str], *, patience: float = 0.0) -> None:
+    """Locks a file for as long as it is open here.
+
+    Args:
+        file: the file.
+        patience: seconds to wait for another process that has it locked.
+
+    Raises:
+        RunError: another process has it locked.
+    """
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise RunError(
+                    f"Another process is at work on {Path(file.name).parent}.", fix="Wait for its end, or stop it."
+                ) from None
+            time.sleep(0.1)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Holds signals back, also in a process that is started meanwhile, until that one lets them through."""
+    resource_tracker.ensure_running()  # to start it would let them through here
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,136 @@
+"""What the scores of a study's runs say, one data set tested at a time: all runs there on the same images and draws."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from medarts.comparison.findings import FindingMeasures
+from medarts.comparison.masks import MaskMeasures
+from medarts.comparison.paired import Measured
+from medarts.comparison.result import MetricScore
+from medarts.errors import RunError
+from medarts.evaluation.findings import FindingScores, Predictions
+from medarts.evaluation.scores import Scores, number
+from medarts.recipe import Task
+from medarts.run.randomness import seed_of
+
+AnyScores = Scores | FindingScores
+
+Trainee = tuple[str, str]
+"""A group, and a network trained on it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The runs of a network on a group, scored on one data set.
+
+    Attributes:
+        group: what they were trained on.
+        network: its name.
+        domain: the data set.
+        scores: one a seed, of the images of this data set alone.
+    """
+
+    group: str
+    network: str
+    domain: str
+    scores: tuple[AnyScores, ...]
+
+
+class Measures:
+    """All scores of a study.
+
+    Args:
+        tested: the scores; those of one data set are all of the same images.
+        task: what the networks do.
+        draws: of the bootstrap over patients.
+        seed: of bootstrap and permutation tests; the draws of two data sets are independent.
+    """
+
+    def __init__(self, tested: Iterable[Scored], *, task: Task, draws: int, seed: int) -> None:
+        by_domain: dict[str, dict[str, Sequence[Any]]] = {}
+        for one in tested:
+            by_domain.setdefault(one.domain, {})[_key((one.group, one.network))] = one.scores
+        self.draws = draws
+        self.unranked: dict[str, str] = {}
+        """Data sets that say nothing of the networks, each with the reason."""
+        self._of: dict[str, MaskMeasures | FindingMeasures] = {}
+        self._main: dict[str, dict[str, Measured]] = {}
+        make: Any = MaskMeasures if task == "segmentation" else FindingMeasures
+        for domain, scores in by_domain.items():
+            try:
+                measures = make(scores, draws=draws, seed=seed_of(seed, domain))
+            except RunError as error:
+                self.unranked[domain] = error.problem
+                continue
+            self._of[domain] = measures
+            self._main[domain] = {key: measures.measured(key)[measures.metrics[0]] for key in scores}
+        self._p_values = cache(self._p_values_against)
+
+    def size(self, domain: str) -> tuple[int, int]:
+        """Returns the number of images and of patients scored; 0 twice where nothing was."""
+        found = self._of.get(domain)
+        return (len(found.images), found.people) if found is not None else (0, 0)
+
+    def get(self, trainee: Trainee, domain: str) -> Measured | None:
+        """Returns the main score of a network, trained on a group, on a data set; None where it is missing."""
+        return self._main.get(domain, {}).get(_key(trainee))
+
+    def p_value(self, one: Trainee, other: Trainee, domain: str) -> float | None:
+        """Returns the p of two networks being equally good; None with one patient."""
+        return self._p_values(_key(other), domain)[_key(one)]
+
+    def _p_values_against(self, reference: str, domain: str) -> dict[str, float | None]:
+        return self._of[domain].p_values(reference)
+
+
+def of_domain(scores: AnyScores, domain: str) -> AnyScores:
+    """Returns the scores of the images of one data set."""
+    if isinstance(scores, Scores):
+        return replace(scores, images=[score for score in scores.images if score.domain == domain])
+    given = scores.predictions
+    rows = [row for row, of in enumerate(given.domains) if of == domain]
+    kept = Predictions(
+        keys=[given.keys[row] for row in rows],
+        domains=[domain] * len(rows),
+        patients=[given.patients[row] for row in rows],
+        logits=given.logits[rows],
+        labels=given.labels[rows],
+    )
+    return replace(scores, predictions=kept)
+
+
+def scored_images(scores: AnyScores) -> frozenset[tuple[str, str]]:
+    """Returns domain and key of the images that were scored."""
+    if isinstance(scores, Scores):
+        return frozenset((score.domain, score.key) for score in scores.images)
+    return frozenset(zip(scores.predictions.domains, scores.predictions.keys, strict=True))
+
+
+def mean_measured(of: Sequence[Measured]) -> Measured:
+    """Returns the unweighted mean of scores on data sets whose draws are independent; at least one."""
+    return Measured(
+        mean=float(np.mean([one.mean for one in of])),
+        by_seed=(),
+        drawn=np.mean([one.drawn for one in of], axis=0),
+        undefined=sum(one.undefined for one in of),
+    )
+
+
+def minus(one: Measured, other: Measured) -> Measured:
+    """Returns the difference of two scores in the same draws."""
+    return Measured(mean=one.mean - other.mean, by_seed=(), drawn=one.drawn - other.drawn, undefined=0)
+
+
+def as_score(measured: Measured) -> MetricScore:
+    """Returns a score as it stands in files; undefined values are None."""
+    low, high = measured.interval()
+    by_seed = tuple(number(value) for value in measured.by_seed)
+    return MetricScore(number(measured.mean), low, high, by_seed=by_seed, undefined=measured.undefined)
+
+
+def _key(trainee: Trainee) -> str:
+    return "/".join(trainee)  # neither can have a slash: both name folders

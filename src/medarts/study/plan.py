@@ -1,0 +1,228 @@
+"""What a study will do: its runs in their order, after a look at everything that can be wrong."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from medarts.data.batches import check_fills_a_batch
+from medarts.data.manifest import SPLITS, Manifest, Split
+from medarts.data.opening import open_manifest, with_findings
+from medarts.data.store import open_store
+from medarts.errors import RecipeError, RunError
+from medarts.networks.registry import Architecture, network_of, task_of
+from medarts.recipe import Recipe
+from medarts.recipe.difference import first_difference
+from medarts.recipe.models import CheXNetSettings
+from medarts.recipe.study import Study, group_recipe, search_recipe, study_to_yaml
+from medarts.run.device import make_fabric
+from medarts.run.directory import RunDirectory, write_whole
+from medarts.search.start import prepare_search
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.reading import load as load_genotype
+from medarts.study.jobs import Job, is_begun, is_finished
+from medarts.study.layout import Layout, Place
+from medarts.study.networks import Networks, searches_of
+from medarts.tasks.task import make_task
+
+_APART = {"search": ("train",), "train": ("search", "derive", "space")}
+"""Sections of a recipe in which a run may differ from its study, by the kind of the run: it does not use them, or, as
+the space of a genotype, they are looked at by themselves."""
+
+UNDO = "Undo that change, remove that folder, or give another --out."
+
+
+@dataclass(frozen=True)
+class Step:
+    """A run of a study.
+
+    Attributes:
+        place: where it is.
+        recipe: what it does.
+        data: fingerprint of its images.
+        network: what it trains; None for a search.
+        needs: names of the networks whose searches must have finished.
+    """
+
+    place: Place
+    recipe: Recipe
+    data: str
+    network: str | None = None
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return is_finished(self.place.run, scored=self.network is not None)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs in all, where it does not stop early."""
+        if self.network is None:
+            return sum(stage.epochs for stage in self.recipe.search.stages)
+        return self.recipe.train.epochs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a study.
+
+    Attributes:
+        layout: where everything is.
+        networks: the networks.
+        searches: the searches that are needed, by the network.
+        trainings: seed by seed, then group by group, then network by network.
+    """
+
+    layout: Layout
+    networks: Networks
+    searches: Mapping[str, Step]
+    trainings: tuple[Step, ...]
+    _fitting: set[Path] = field(default_factory=set)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All runs, every search before the first training that needs it."""
+        ordered: dict[str, Step] = {}
+        for training in self.trainings:
+            for step in (*(self.searches[name] for name in sorted(training.needs)), training):
+                ordered[step.place.name] = step
+        return tuple(ordered.values())
+
+    def is_ready(self, step: Step) -> bool:
+        """Whether the searches that a step needs have finished."""
+        return all(self.searches[name].is_finished for name in step.needs)
+
+    def job(self, step: Step) -> Job:
+        """Returns what a process has to do for a step that is ready.
+
+        Raises:
+            MedartsError: the network cannot be had or does not take the images, or its run has another genotype.
+        """
+        if step.network is None:
+            return Job(step.place, step.recipe, None)
+        architecture, run = self.networks.architecture(step.network), step.place.run
+        if run.parent not in self._fitting:  # the same with all seeds
+            _check_network(step.recipe, architecture)
+            self._fitting.add(run.parent)
+        if isinstance(architecture, Genotype) and is_begun(run):
+            _check_genotype(run, architecture)
+        return Job(step.place, step.recipe, architecture)
+
+
+def prepare(study: Study, out: Path) -> Plan:
+    """Looks at everything that can be wrong, what is quick to see first, reads the images, and writes study.yaml.
+
+    Networks that come of a search are looked at when it has finished.
+
+    Args:
+        study: the study.
+        out: its folder, new or with what an earlier call has left.
+
+    Raises:
+        MedartsError: a recipe, the data, a network or the device does not fit, or a run that is there was made by
+            another recipe, of another network or of other data; nothing was written then.
+    """
+    layout = Layout(out)
+    groups = {group.name: _open(group_recipe(study, group, seed=group.seeds[0])) for group in study.trained_on}
+    first = next(iter(groups.values())).recipe.data
+    networks = Networks(study, layout, in_channels=first.in_channels, outputs=first.outputs)
+    trainings = tuple(_trainings(study, layout, groups))
+    searches = {name: _search(study, layout, name) for name in sorted(_all_needs(trainings))}
+    plan = Plan(layout, networks, searches, trainings)
+    for step in plan.steps:
+        begun = is_begun(step.place.run)
+        if begun:
+            _check_same(step)
+        if plan.is_ready(step) and (begun or not step.needs):  # what comes of a search ends its own trainings alone
+            plan.job(step)
+    for opened in groups.values():
+        open_store(opened.manifest, opened.recipe.data)
+    for step in searches.values():
+        if not step.is_finished:
+            prepare_search(step.recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(layout.study, study_to_yaml(study))
+    return plan
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A recipe, with the names of its outputs, and its images."""
+
+    recipe: Recipe
+    manifest: Manifest
+
+
+def _open(recipe: Recipe, needs: tuple[Split, ...] = SPLITS) -> _Opened:
+    manifest = open_manifest(recipe.data, needs=needs)
+    return _Opened(with_findings(recipe, manifest), manifest)
+
+
+def _trainings(study: Study, layout: Layout, groups: Mapping[str, _Opened]) -> Iterator[Step]:
+    """Yields all trainings in their order, each group looked at before."""
+    for opened in groups.values():
+        settings = opened.recipe.train
+        make_fabric(opened.recipe.compute)
+        make_task(opened.recipe, opened.manifest, loss=settings.loss, field="train.loss")
+        check_fills_a_batch(opened.manifest.of_split("train"), settings.batch, name="training set")
+    data = {name: opened.manifest.fingerprint() for name, opened in groups.items()}
+    for seed in sorted({seed for group in study.trained_on for seed in group.seeds}):
+        for group in study.trained_on:
+            for network in study.networks_of(group) if seed in group.seeds else ():
+                recipe = groups[group.name].recipe
+                train = recipe.train.model_copy(update={"model": study.entry_of(network).model})
+                yield Step(
+                    layout.training(group.name, network, seed),
+                    recipe.model_copy(update={"seed": seed, "train": train}),
+                    data=data[group.name],
+                    network=network,
+                    needs=searches_of(study, network),
+                )
+
+
+def _search(study: Study, layout: Layout, network: str) -> Step:
+    opened = _open(search_recipe(study, study.entry_of(network)), needs=("train", "val"))
+    return Step(layout.search(network), opened.recipe, data=opened.manifest.fingerprint())
+
+
+def _all_needs(trainings: Iterable[Step]) -> set[str]:
+    return {name for step in trainings for name in step.needs}
+
+
+def _check_same(step: Step) -> None:
+    """Refuses a run that was begun by another recipe, or on other data.
+
+    Raises:
+        RunError: names the first field that differs.
+    """
+    kind = "search" if step.network is None else "train"
+    run = RunDirectory.open(step.place.run, kind=kind)
+    difference = first_difference(run.recipe, step.recipe, without=_APART[kind])
+    if difference is not None:
+        field, before, now = difference
+        raise RunError(f"{run.path} was begun with {field} {before}, but the study has {now}.", fix=UNDO)
+    run.check_unchanged(step.data)
+
+
+def _check_genotype(path: Path, genotype: Genotype) -> None:
+    before, now = (replace(each, name="", provenance={}) for each in (load_genotype(path), genotype))
+    if before != now:
+        parts = ("settings", "cells", "paths")
+        part = next(part for part in parts if getattr(before, part) != getattr(now, part))
+        raise RunError(f"{path} was begun with a genotype of other {part} than the study has now.", fix=UNDO)
+
+
+def _check_network(recipe: Recipe, architecture: Architecture) -> None:
+    """Refuses a network for another task, one that cannot take the images, or weights that do not fit it."""
+    task = task_of(architecture)
+    if task != recipe.data.task:
+        raise RecipeError(
+            f"{architecture.name} is a network for {task}, but the data are for {recipe.data.task}.",
+            fix="Leave it out, or take a genotype of the other space.",
+        )
+    given = isinstance(architecture, CheXNetSettings) and architecture.weights is not None
+    with torch.device("cpu" if given else "meta"):  # without weights of its own it takes no memory
+        network = network_of(recipe, architecture)
+    network.check_size(recipe.data.size)

@@ -1,0 +1,197 @@
+"""Which runs are one network, and which may not be compared."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medarts.comparison.candidates import Candidate, check_comparable, group_runs
+from medarts.errors import RunError
+from medarts.recipe import Recipe, apply_overrides, parse
+from medarts.run.directory import RunDirectory
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.reading import load as load_genotype
+
+MANIFEST = """key,domain,patient,split,image,mask,findings
+a,blobs,p0,train,{root}/a.png,{root}/a_mask.png,
+b,blobs,p1,val,{root}/b.png,{root}/b_mask.png,
+c,blobs,p2,test,{root}/c.png,{root}/c_mask.png,
+"""
+ZOO = "layer7_double_deep"
+
+
+def changed(recipe: Recipe, *changes: str) -> Recipe:
+    return parse(apply_overrides(recipe.model_dump(mode="json"), changes))
+
+
+class Maker:
+    """Makes run directories as training leaves them, without training."""
+
+    def __init__(self, recipe: Recipe, root: Path) -> None:
+        self.recipe, self.root = recipe, root
+
+    def __call__(
+        self,
+        name: str,
+        *changes: str,
+        genotype: Genotype | None = None,
+        manifest: str = MANIFEST,
+        data: str = "0123",
+        **facts: Any,
+    ) -> Path:
+        recipe = changed(self.recipe, *([] if genotype else ["train.model={name: unet}"]), *changes)
+        files = {"manifest.csv": manifest.format(root=self.root / name)}
+        if genotype is not None:
+            files["genotype.json"] = genotype.to_json()
+        network = genotype.name if genotype else recipe.train.model.name
+        run = RunDirectory.create(
+            self.root / name,
+            recipe,
+            **({"kind": "train", "network": network} | facts),
+            data_fingerprint=data,
+            files=files,
+        )
+        if facts.get("finished", True):
+            run.finish()
+        return run.path
+
+
+@pytest.fixture
+def make(small_recipe: Recipe, tmp_path: Path) -> Maker:
+    return Maker(small_recipe, tmp_path)
+
+
+def compared(*paths: Path, **options: bool) -> tuple[Candidate, ...]:
+    candidates = group_runs(paths)
+    check_comparable(candidates, **options)
+    return candidates
+
+
+def test_runs_of_one_architecture_are_one_network_with_several_seeds(make):
+    genotype = load_genotype(ZOO)
+    paths = [
+        make("u1", "seed=1"),
+        make("g0", genotype=genotype),
+        make("u0"),
+        make("g1", "seed=1", genotype=replace(genotype, name="renamed", provenance={})),
+        make("other", genotype=genotype.with_settings(init_channel=8)),
+    ]
+    unet, first, second = group_runs(paths)
+    assert [(one.name, one.seeds) for one in (unet, first, second)] == [
+        ("unet", (0, 1)),
+        (f"{ZOO} (g0)", (0, 1)),
+        (f"{ZOO} (other)", (0,)),
+    ]
+    assert [run.path for run in unet.runs] == [paths[2], paths[0]]
+    assert unet.architecture.width == 64
+    assert first.architecture == genotype
+
+
+def test_networks_of_one_name_get_what_tells_their_paths_apart(make):
+    wide = make("wide/seed-0", "train.model.width=32")
+    narrow = make("narrow/seed-0", "train.model.width=16")
+    other = make("other/seed-0", "train.model={name: unetpp}")
+    names = [one.name for one in group_runs([wide, narrow, other])]
+    assert names == ["unet (wide/seed-0)", "unet (narrow/seed-0)", "unetpp"]
+    assert [one.name for one in group_runs([make("w", "train.model.width=8"), make("n", "train.model.width=4")])] == [
+        "unet (w)",
+        "unet (n)",
+    ]
+
+
+def test_kinds(make):
+    published = load_genotype(ZOO)
+    genotypes = {
+        "published": published.with_settings(init_channel=8),
+        "random": replace(published, provenance={"source": "random", "seed": 3}),
+        "searched": replace(published, provenance={"recipe_fingerprint": "0123", "seed": 0, "stage": 1}),
+    }
+    for kind, genotype in genotypes.items():
+        assert group_runs([make(kind, genotype=genotype)])[0].kind == kind
+    assert group_runs([make("hand")])[0].kind == "made by hand"
+
+
+def test_one_network_twice_with_one_seed_is_refused(make):
+    one, two = make("one"), make("two")
+    with pytest.raises(RunError, match=rf"{one} and {two} train the same network with the same seed 0\. Leave one"):
+        group_runs([one, two])
+    with pytest.raises(RunError, match="same seed"):
+        group_runs([one, one])
+    with pytest.raises(RunError, match="no run to compare"):
+        group_runs([])
+
+
+def test_what_is_the_network_or_the_place_of_work_may_differ(make):
+    first = make("first", "note=hello", "compute.threads=3", "derive.top_k=1", "search.lr=0.1", "data.cache=/elsewhere")
+    second = make("second", "train.model.width=16", "data.sources.0.path=/mnt/blobs", "compute.tensorboard=true")
+    third = make("third", "space.init_channel=8", genotype=load_genotype(ZOO))
+    assert len(compared(first, second, third)) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("train.epochs=3", "train.epochs is 2 in {0}, but 3 in {1}. Compare runs that were trained by one recipe."),
+        ("train.optimizer=adamw", "train.optimizer is 'sgd' in {0}, but 'adamw' in {1}."),
+        ("data.size=64", "data.size is 32 in {0}, but 64 in {1}."),
+        ("data.augmentation.rotate=10", "data.augmentation.rotate is 0.0 in {0}, but 10.0 in {1}."),
+        ("data.sources.0.fractions=[0.2, 0.2]", "data.sources.0.fractions.0 is 0.1 in {0}, but 0.2 in {1}."),
+        ("data.sources.0.labels={1: 1}", "data.sources.0.labels is None in {0}, but {{'1': 1}} in {1}."),
+        (
+            "data.sources=[{kind: isic, path: /a}, {kind: cvc, path: /b}]",
+            "the number of data.sources is 1 in {0}, but 2 in {1}.",
+        ),
+        ("evaluation.threshold=0.4", "evaluation.threshold is 0.5 in {0}, but 0.4 in {1}."),
+        ("compute.precision=bf16", "compute.precision is 'fp32' in {0}, but 'bf16' in {1}."),
+    ],
+)
+def test_other_recipes_are_refused(make, change, said):
+    one, two = make("one"), make("two", change, "train.model.width=16")
+    with pytest.raises(RunError) as error:
+        compared(one, two)
+    assert str(error.value).startswith(said.format(one, two))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("b,blobs,p1,val", "b,blobs,p1,test", "The split of b of blobs is 'val' in {0}, but 'test' in {1}."),
+        ("p2,test", "p1,test", "The patient of c of blobs is 'p2' in {0}, but 'p1' in {1}."),
+        ("c,blobs", "d,blobs", "c of blobs is among the images of {0}, not of {1}."),
+        ("\na,blobs", "\na0,blobs,p9,test,x,y,\na,blobs", "a0 of blobs is among the images of {1}, not of {0}."),
+    ],
+)
+def test_other_splits_are_refused(make, old, new, said):
+    one, two = make("one"), make("two", "train.model.width=16", manifest=MANIFEST.replace(old, new))
+    with pytest.raises(RunError) as error:
+        compared(one, two)
+    assert str(error.value).startswith(said.format(one, two))
+    assert "the same splits.csv" in error.value.fix
+
+
+def test_other_files_are_refused(make):
+    one, two = make("one"), make("two", "train.model.width=16", data="4567")
+    with pytest.raises(RunError, match=rf"fingerprint 0123 in {one}, but 4567 in {two}: files of the same names"):
+        compared(one, two)
+
+
+def test_other_seeds_are_refused(make):
+    paths = [make("one"), make("two", "seed=1"), make("three", "train.model.width=16", "seed=1")]
+    with pytest.raises(RunError, match=r"seeds of unet \(one\) are 0, 1 .* but those of unet \(three\) are 1"):
+        compared(*paths)
+    assert len(compared(*paths, same_seeds=False)) == 2
+
+
+def test_runs_that_cannot_be_compared(make, tmp_path):
+    with pytest.raises(RunError, match=r"is a search run\. Give a train run"):
+        group_runs([make("one"), make("searched", kind="search")])
+    with pytest.raises(RunError, match="is not a run directory"):
+        group_runs([tmp_path])
+    unfinished = make("unfinished", "train.model.width=16", finished=False)
+    with pytest.raises(RunError, match=rf"{unfinished} has not finished\. .*train --resume {unfinished}"):
+        compared(make("two"), unfinished)
+    broken = make("broken", "train.model.width=8")
+    (broken / "manifest.csv").write_text("key,domain\na,b\n")
+    with pytest.raises(RunError, match=r"manifest.csv cannot be read"):
+        compared(broken, make("three"))

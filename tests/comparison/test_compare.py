@@ -1,0 +1,246 @@
+"""Comparisons of networks that were trained here, and the files they are kept in."""
+
+import csv
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medarts.comparison.candidates import group_runs
+from medarts.comparison.compare import Comparison, Missing, compare
+from medarts.comparison.overlays import predict_overlays
+from medarts.errors import RunError
+from medarts.evaluation import cost
+from medarts.evaluation.cost import Cost, Timing
+from medarts.evaluation.evaluate import evaluate
+from medarts.evaluation.findings import FindingScores
+from medarts.evaluation.scores import Scores
+from medarts.recipe import Recipe, apply_overrides, parse
+from medarts.recipe.models import UNetSettings
+from medarts.run import checkpoint
+from medarts.run.directory import RunDirectory
+from medarts.run.randomness import seed_torch
+from medarts.spaces.reading import load as load_genotype
+from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.training.start import start_training
+
+MILLISECONDS = {"unet": 5.0, "small": 4.0}
+
+
+def changed(recipe: Recipe, *changes: str) -> Recipe:
+    return parse(apply_overrides(recipe.model_dump(mode="json"), changes))
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Replaces the measuring of costs, which takes seconds; returns what it was asked for."""
+    given: dict[str, Any] = {}
+
+    def measure(architectures: dict[str, Any], **options: Any) -> dict[str, Cost]:
+        given.update(options, architectures=architectures)
+        shape = {name: options[name] for name in ("size", "in_channels", "outputs")}
+        return {
+            name: Cost(
+                parameters=100,
+                flops=200,
+                built=tuple(Timing(n, 1, MILLISECONDS.get(name, 9.0) / n, 0.1) for n in options["threads"]),
+                memory_mb={1: 30.0},
+                **shape,
+            )
+            for name in architectures
+        }
+
+    monkeypatch.setattr(cost, "measure_costs", measure)
+    return given
+
+
+@pytest.fixture
+def recipe(small_recipe: Recipe) -> Recipe:
+    return changed(small_recipe, "data.size=16", "train.epochs=1", "train.optimizer=adamw", "train.lr=0.01")
+
+
+@pytest.fixture
+def unets(recipe: Recipe, tmp_path: Path) -> list[Path]:
+    """Two seeds of a U-Net."""
+    model = UNetSettings(width=4, depth=2)
+    return [start_training(changed(recipe, f"seed={n}"), model, tmp_path / f"unet-{n}").path for n in (0, 1)]
+
+
+def weave(recipe: Recipe, out: Path) -> Path:
+    seed_torch(0, "genotype")
+    space = WeaveSpace(recipe.space, in_channels=3, outputs=1)
+    supernet = space.supernet(recipe.search.stages[0], None)
+    genotype = supernet.derive(recipe.derive, name="small", provenance={"source": "random", "seed": 0})
+    return start_training(recipe, genotype, out).path
+
+
+def test_masks_from_runs_to_files(recipe, unets, tmp_path, asked):
+    searched = [weave(changed(recipe, f"seed={n}"), tmp_path / f"weave-{n}") for n in (0, 1)]
+    comparison = compare(group_runs([*unets, *searched]), reference="small", split="all", threads=(2,), repeats=3)
+    assert {name: asked[name] for name in ("threads", "repeats", "size", "outputs", "norm")} == {
+        "threads": [1, 2],
+        "repeats": 3,
+        "size": 16,
+        "outputs": 1,
+        "norm": None,
+    }
+    assert asked["architectures"]["unet"] == UNetSettings(width=4, depth=2)
+    assert (comparison.images, comparison.patients, comparison.domains) == (24, 12, ("blobs",))
+    unet, small = comparison.networks
+    assert (unet.kind, small.kind, unet.seeds) == ("made by hand", "random", (0, 1))
+    assert (unet.latency_ms, unet.memory_mb, small.front) == ({1: 5.0, 2: 2.5}, 30.0, True)
+    assert unet.front == (unet.scores["dice"].mean > small.scores["dice"].mean)
+
+    # The scores are those of the runs.
+    dice = {
+        path.name: {score.key: score.metrics["dice"] for score in Scores.read(path / "scores" / "all").images}
+        for path in (*unets, *searched)
+    }
+    means = {name: np.mean([*of.values()]) for name, of in dice.items()}
+    assert unet.scores["dice"].by_seed == pytest.approx((means["unet-0"], means["unet-1"]))
+    assert unet.scores["dice"].mean == pytest.approx((means["unet-0"] + means["unet-1"]) / 2)
+    assert small.difference is None
+    assert unet.difference.mean == pytest.approx(unet.scores["dice"].mean - small.scores["dice"].mean)
+    assert unet.difference.low <= unet.difference.mean <= unet.difference.high
+    assert 2 / 2**12 <= unet.difference.p == unet.difference.p_corrected <= 1
+    assert "all 4,096 flips" in comparison.test
+    seconds = [json.loads((path / "timing.jsonl").read_text())["seconds"] for path in unets]
+    assert unet.training_seconds == pytest.approx(np.mean(seconds))
+
+    # The overlays are the masks that were scored, of the lowest seed.
+    overlays = comparison.overlays
+    assert overlays.networks == ("unet", "small")
+    assert overlays.images.shape == (len(comparison.differing_images), 16, 16, 3)
+    spreads = [image.spread for image in comparison.differing_images]
+    assert spreads == sorted(spreads, reverse=True)
+    for number, image in enumerate(comparison.differing_images):
+        assert image.spread == pytest.approx(abs(image.values["unet"] - image.values["small"]))
+        true = overlays.targets[number] == 1
+        for column, path in enumerate((unets[0], searched[0])):
+            predicted = overlays.predictions[number, column] == 1
+            total = predicted.sum() + true.sum()
+            assert 2 * (predicted & true).sum() / total == pytest.approx(dice[path.name][image.key], abs=1e-6)
+
+    folder = tmp_path / "comparison"
+    comparison.write(folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "comparison.json",
+        "images.csv",
+        "networks.csv",
+        "overlays.npz",
+    ]
+    again = Comparison.read(folder)
+    assert replace(again, overlays=None) == replace(comparison, overlays=None)
+    for name in ("images", "targets", "predictions", "networks"):
+        np.testing.assert_array_equal(getattr(again.overlays, name), getattr(overlays, name))
+    with (folder / "images.csv").open(newline="") as file:
+        rows = {row["key"]: row for row in csv.DictReader(file)}
+    assert float(rows["blob_03"]["unet"]) == pytest.approx((dice["unet-0"]["blob_03"] + dice["unet-1"]["blob_03"]) / 2)
+    content = json.loads((folder / "comparison.json").read_text())
+    assert content["networks"][0]["latency_ms"] == {"1": 5.0, "2": 2.5}
+    assert content["networks"][1]["difference"] is None
+    assert {"dice", "jaccard", "hd95", "undefined", "difference", "front", "spread"} <= {*content["definitions"]}
+
+
+def test_one_network_alone_and_what_is_missing(unets, tmp_path):
+    missing = (Missing("small", 0, "failed", "it diverged"), Missing("unet", 1, "not begun", ""))
+    comparison = compare(group_runs(unets[:1]), missing=missing)
+    assert (comparison.reference, comparison.differing_images, comparison.overlays) == ("unet", (), None)
+    assert comparison.test == "Nothing was tested: there is only one network."
+    (unet,) = comparison.networks
+    assert (unet.difference, unet.scores["dice"].low, comparison.patients) == (None, None, 1)
+    comparison.write(tmp_path / "comparison")
+    assert Comparison.read(tmp_path / "comparison") == comparison
+    assert json.loads((tmp_path / "comparison" / "comparison.json").read_text())["missing"][0] == {
+        "name": "small",
+        "seed": 0,
+        "state": "failed",
+        "reason": "it diverged",
+    }
+
+
+def test_scores_are_made_again_where_they_no_longer_hold(unets, folder_data):
+    path = unets[0]
+    file = path / "scores" / "test" / "images.csv"
+
+    def score() -> float:
+        return compare(group_runs([path])).networks[0].scores["dice"].mean
+
+    first = score()
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    forged = [rows[0], *([*row[:5], "0.875", *row[6:]] for row in rows[1:])]
+    file.write_text("\n".join(map(",".join, forged)))
+    assert score() == 0.875  # what is there is read
+    weights = next(path.glob("checkpoints/best-*")) / checkpoint.WEIGHTS
+    later = file.with_name("scores.json").stat().st_mtime + 10
+    os.utime(weights, (later, later))
+    assert score() == first  # older than the weights
+    os.utime(weights, (later - 1000, later - 1000))
+    file.write_text("\n".join(map(",".join, forged[:-1])))
+    assert score() == first  # not of all images
+
+    # Where the images of the split are others today, there is nothing to compare.
+    table = folder_data / "splits.csv"
+    table.write_text(table.read_text().replace("p10,val", "p10,test"))
+    os.utime(weights, (later, later))
+    with pytest.raises(RunError, match=r"The data of .*unet-0 have changed since it began"):
+        predict_overlays(group_runs([path]), [("blobs", "blob_22")], split="test")
+    with pytest.raises(RunError, match=r"blob_20 of blobs has left or joined the split 'test' since .*unet-0 began"):
+        compare(group_runs([path]))
+
+
+def test_what_cannot_be_compared_is_said_before_anything_is_done(unets, recipe, tmp_path, asked):
+    other = start_training(changed(recipe, "train.lr=0.1"), UNetSettings(width=8, depth=2), tmp_path / "other").path
+    with pytest.raises(RunError, match=r"train\.lr is 0\.01 in .*unet-0, but 0\.1 in .*other"):
+        compare(group_runs([unets[0], other]))
+    with pytest.raises(RunError, match=r"no network 'unit' to compare with\. Did you mean 'unet'"):
+        compare(group_runs(unets), reference="unit")
+    with pytest.raises(RunError, match="no run to compare"):
+        compare([])
+    RunDirectory.open(unets[1]).write_json("run.json", {**RunDirectory.open(unets[1]).facts, "finished": False})
+    with pytest.raises(RunError, match="unet-1 has not finished"):
+        compare(group_runs(unets))
+    assert not asked
+    assert not (unets[0] / "scores").exists()
+
+
+def test_findings_from_runs_to_files(finding_recipe, tmp_path):
+    recipe = changed(
+        finding_recipe, "train.epochs=1", "train.optimizer=adamw", "train.lr=0.01", "space.drop_path_prob=0"
+    )
+    published = load_genotype("darts_v2").with_settings(init_channel=4, layers=3, stem="cifar")
+    paths = [
+        start_training(recipe, replace(published.with_settings(layers=n), name=f"net-{n}"), tmp_path / f"{n}").path
+        for n in (3, 4)
+    ]
+    comparison = compare(group_runs(paths), split="all")
+    evaluate(paths[0], split="all")
+    areas = [FindingScores.read(path / "scores" / "all").mean_auroc for path in paths]
+    one, two = comparison.networks
+    assert (comparison.task, comparison.score, comparison.metrics) == (
+        "classification",
+        "auroc",
+        ("auroc", "average_precision"),
+    )
+    assert (one.scores["auroc"].mean, two.scores["auroc"].mean) == pytest.approx(tuple(areas))
+    assert two.difference.mean == pytest.approx(areas[1] - areas[0])
+    assert 0 < two.difference.p <= 1
+    assert "paired bootstrap over the 16 patients (100 draws)" in comparison.test
+    comparison.write(tmp_path / "comparison")
+    assert sorted(path.name for path in (tmp_path / "comparison").iterdir()) == ["comparison.json", "networks.csv"]
+    assert Comparison.read(tmp_path / "comparison") == comparison
+
+
+def test_files_that_are_no_comparison(unets, tmp_path):
+    with pytest.raises(RunError, match=r"comparison\.json does not exist"):
+        Comparison.read(tmp_path)
+    compare(group_runs(unets)).write(tmp_path)
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    del content["networks"][0]["kind"]
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"cannot be read"):
+        Comparison.read(tmp_path)

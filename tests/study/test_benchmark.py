@@ -1,0 +1,355 @@
+"""Runs of a study: in their order, each by itself, stopped and resumed, and never mixed with those of another."""
+
+import fcntl
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from multiprocessing import Pipe
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from medarts.data.phantom import write_phantoms
+from medarts.errors import DivergedError, MedartsError, RecipeError, RunError
+from medarts.recipe.study import Study, load_study
+from medarts.run.directory import RunDirectory
+from medarts.run.interruption import InterruptedRunError, interruption
+from medarts.spaces.reading import load
+from medarts.spaces.registry import random_genotype
+from medarts.spaces.weave import lattice
+from medarts.study import benchmark as module
+from medarts.study import jobs, matching
+from medarts.study.benchmark import benchmark, prepare, what_is_there
+from medarts.study.jobs import Ended, Job, do, is_finished
+from medarts.study.layout import Layout, Place
+from medarts.training.loop import TrainingLoop
+from medarts.training.start import start_training
+
+Make = Callable[..., Study]
+
+UNET = {"model": {"name": "unet", "width": 2, "depth": 2}}
+WILD = {"name": "wild", "on": "ct", "networks": "unet", "changes": ["train.lr=1e30", "train.grad_clip=0"]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with phantoms and a small genotype."""
+    folder = tmp_path_factory.mktemp("data")
+    write_phantoms(folder / "phantoms", seed=0, images=25, size=32)
+    like = load("layer7_double_deep").with_settings(depth=3, init_channel=2, intermediate_nodes=2)
+    cells = {move: cell[:2] for move, cell in like.cells.items()}
+    like = replace(like, cells=cells, paths=lattice.to_kept(lattice.all_paths(3)))
+    random_genotype(like, seed=0).save(folder / "small.json")
+    return folder
+
+
+@pytest.fixture
+def make(data: Path, tmp_path: Path) -> Make:
+    """Makes a study of some networks on groups of phantoms."""
+    kinds = {"isic": "dermoscopy", "cvc": "endoscopy", "chaos": "ct"}
+    sources = [{"kind": kind, "path": str(data / "phantoms" / kind), "name": name} for kind, name in kinds.items()]
+    recipe = {
+        "data": {"sources": sources, "size": 32, "cache": str(data / "cache")},
+        "space": {"init_channel": 2, "double_down_channel": False, "intermediate_nodes": 2},
+        "search": {"stages": [{"depth": 3, "epochs": 1, "batch": 4}], "arch_after": 0},
+        "train": {"epochs": 1, "batch": 4},
+        "evaluation": {"batch": 4, "bootstrap": 100},
+        "compute": {"device": "cpu", "threads": 1},
+    }
+
+    def make(networks: Sequence[dict[str, Any]], groups: Sequence[dict[str, Any]], *changes: str) -> Study:
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({"recipe": recipe, "networks": networks, "trained_on": groups}))
+        return load_study(path, changes)
+
+    return make
+
+
+def small(data: Path, **settings: Any) -> dict[str, Any]:
+    return {"name": "weave", "genotype": str(data / "small.json"), **settings}
+
+
+# --- in processes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_benchmark(make: Make, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two networks, two seeds; a run that was stopped before goes on, one that diverges ends no other."""
+    out = tmp_path / "out"
+    networks, endoscopy = [small(data), UNET], {"on": ["endoscopy"], "seeds": [0, 1]}
+    study = make(networks, [WILD, endoscopy])
+    plan = prepare(study, out)
+    stopped = next(step for step in plan.steps if step.place.name == "endoscopy/weave/seed-1")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "_step", stopping(TrainingLoop._step))
+        with pytest.raises(InterruptedRunError):
+            do(plan.job(stopped))
+    assert not is_finished(stopped.place.run, scored=False)
+
+    finished = benchmark(study, out, jobs=2)
+
+    names = [f"endoscopy/{network}/seed-{seed}" for network in ("weave", "unet") for seed in (0, 1)]
+    assert [str(run.path.relative_to(out / "runs")) for run in finished.runs] == names
+    ((failed,), nothing) = (finished.missing[name] for name in ("wild", "endoscopy"))
+    assert nothing == ()
+    assert (failed.name, failed.seed, failed.state) == ("unet", 0, "failed")
+    assert "diverged: training loss" in failed.reason
+    assert (out / "failures" / "wild" / "unet" / "seed-0.txt").read_text().strip() == failed.reason
+    assert "val_dice" in (out / "logs" / f"{names[0]}.log").read_text()
+    alone = start_training(stopped.recipe, plan.networks.architecture("weave"), tmp_path / "alone")
+    for name in ("metrics.jsonl", "summary.json", "genotype.json"):
+        assert (stopped.place.run / name).read_bytes() == (alone.path / name).read_bytes()
+
+    there = what_is_there(out)
+    assert [(each.name, each.seeds) for each in there["endoscopy"].candidates] == [("weave", (0, 1)), ("unet", (0, 1))]
+    assert there["wild"].candidates == ()
+    assert [step.place.name for step in prepare(study, out).steps if not step.is_finished] == ["wild/unet/seed-0"]
+
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")}
+    again = benchmark(make(networks, [endoscopy], "recipe.search.lr=0.5", "recipe.note=x"), out)
+    assert len(again.runs) == 4
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")} == before
+
+
+def stopping(step: Callable[..., None]) -> Callable[..., None]:
+    """Returns a step of training behind which the process is asked to stop."""
+
+    def stop(loop: TrainingLoop, order: Any) -> None:
+        step(loop, order)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return stop
+
+
+def test_ctrl_c_stops_all_that_is_in_hand(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, start = make([UNET], [{"on": "ct", "seeds": [0, 1, 2]}], "recipe.train.epochs=100000"), jobs.Workers.start
+    started: list[jobs.Workers] = []
+
+    def and_interrupt(workers: jobs.Workers, job: Job) -> None:
+        start(workers, job)
+        started.append(workers)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(jobs.Workers, "start", and_interrupt)
+    with pytest.raises(InterruptedRunError, match=r"3 of its 3 runs are left. Go on with the same command"):
+        benchmark(study, tmp_path / "out")
+    assert len(started) == 1
+    assert started[0].jobs == ()
+    ((_, missing),) = what_is_there(tmp_path / "out").values()
+    assert {each.state for each in missing} <= {"not begun", "unfinished"}
+    assert not (tmp_path / "out" / "failures").exists()
+
+
+# --- the order of the runs, here without processes --------------------------------------------------------------------
+
+
+class Here:
+    """Workers that do their jobs in this process, one by one."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.ended: list[Ended] = []
+
+    def start(self, job: Job) -> None:
+        self.names.append(job.place.name)
+        try:
+            do(job)
+            self.ended.append(Ended(job))
+        except MedartsError as error:
+            self.ended.append(Ended(job, failure=str(error)))
+
+    def wait(self, seconds: float) -> list[Ended]:
+        ended, self.ended = self.ended, []
+        return ended
+
+    def ask_to_stop(self) -> None:
+        raise AssertionError("nobody asked")
+
+
+def done_here(study: Study, out: Path, *, at_once: int = 1) -> list[str]:
+    """Does the runs of a study, and returns their names in their order."""
+    workers = Here()
+    bar = SimpleNamespace(reach=lambda done, total: None)
+    module._Runs(prepare(study, out), workers, bar).do(SimpleNamespace(requested=False), at_once=at_once)
+    return workers.names
+
+
+def searching(make: Make) -> Study:
+    mixed = {"name": "mix", "searched_on": ["ct", "endoscopy"]}
+    group = {"on": ["ct"], "networks": ["unet", "random", "mix"]}
+    return make([mixed, {"random": 1, "like": "mix"}, UNET], [{"on": "endoscopy", "networks": "unet"}, group])
+
+
+def test_searches_come_before_what_needs_them(make: Make, tmp_path: Path) -> None:
+    out, study = tmp_path / "out", searching(make)
+    names = done_here(study, out)
+    assert names == [
+        "endoscopy/unet/seed-0", "searches/mix", "ct/mix/seed-0", "ct/random-1/seed-0", "ct/unet/seed-0"
+    ]  # fmt: skip
+    there = what_is_there(out)
+    assert [(each.name, each.kind) for each in there["ct"].candidates] == [
+        ("mix", "searched"), ("random-1", "random"), ("unet", "made by hand")
+    ]  # fmt: skip
+    mixed = load(out / "genotypes" / "mix.json")
+    assert mixed.cells == load(out / "searches" / "mix").cells
+    assert load(out / "genotypes" / "random-1.json").provenance["like"] == "mix"
+    assert RunDirectory.open(out / "searches" / "mix").recipe.data.sources[0].domain == "endoscopy"
+    assert done_here(study, out) == []
+
+
+def test_a_failed_search_ends_only_what_needs_it(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, study = tmp_path / "out", searching(make)
+
+    def diverges(recipe: Any, path: Path) -> None:
+        raise DivergedError("It diverged.", fix="Lower something.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "start_search", diverges)
+        assert done_here(study, out) == ["endoscopy/unet/seed-0", "searches/mix", "ct/unet/seed-0"]
+    missing = what_is_there(out)["ct"].missing
+    assert [(each.name, each.state) for each in missing] == [("mix", "not begun"), ("random-1", "not begun")]
+    assert {each.reason for each in missing} == {"The search of mix failed: It diverged. Lower something."}
+    assert done_here(study, out, at_once=3)[0] == "searches/mix"
+    assert what_is_there(out)["ct"].missing == ()
+
+
+def test_draws_that_do_not_fit_end_only_their_own_trainings(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, study = tmp_path / "out", searching(make)
+    monkeypatch.setattr(matching, "DRAWS", 0)
+    assert done_here(study, out) == ["endoscopy/unet/seed-0", "searches/mix", "ct/mix/seed-0", "ct/unet/seed-0"]
+    assert done_here(study, out) == []
+    (missing,) = what_is_there(out)["ct"].missing
+    assert (missing.name, missing.state) == ("random-1", "failed")
+    assert missing.reason.startswith("random: Of 0 genotypes drawn like 'mix' only 0 have its")
+
+
+def test_runs_go_seed_by_seed_then_group_by_group(make: Make, data: Path, tmp_path: Path) -> None:
+    groups = [{"on": "ct", "seeds": [1, 0]}, {"on": ["ct", "endoscopy"], "seeds": [1, 2], "networks": "unet"}]
+    steps = prepare(make([small(data), UNET], groups), tmp_path / "out").steps
+    assert [step.place.name for step in steps] == [
+        "ct/weave/seed-0",
+        "ct/unet/seed-0",
+        "ct/weave/seed-1",
+        "ct/unet/seed-1",
+        "ct-endoscopy/unet/seed-1",
+        "ct-endoscopy/unet/seed-2",
+    ]
+    assert [step.recipe.seed for step in steps] == [0, 0, 1, 1, 1, 2]
+
+
+# --- what is refused before anything is done ------------------------------------------------------------------------
+
+
+def refused(study: Study, out: Path, error: type[MedartsError], says: str) -> None:
+    """Holds that a study is refused, and that nothing in its folder changes."""
+    before = files(out)
+    with pytest.raises(error, match=says):
+        benchmark(study, out)
+    assert files(out) == before
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_runs_of_another_recipe_network_or_data_are_refused(make: Make, data: Path, tmp_path: Path) -> None:
+    out, group = tmp_path / "out", {"on": "ct"}
+    study = make([small(data), UNET], [group])
+    for step in prepare(study, out).steps:
+        run = start_training(step.recipe, prepare(study, out).networks.architecture(str(step.network)), step.place.run)
+    says = "ct/weave/seed-0 was begun with train.epochs 1, but the study has 2. Undo that change"
+    refused(make([small(data), UNET], [group], "recipe.train.epochs=2"), out, RunError, says)
+    wider = {"model": {"name": "unet", "width": 4, "depth": 2}}
+    refused(
+        make([wider], [group]), out, RunError, "unet/seed-0 was begun with train.model.width 2, but the study has 4"
+    )
+    says = "weave/seed-0 was begun with a genotype of other settings"
+    refused(make([small(data, init_channel=4)], [group]), out, RunError, says)
+    says = "weave/seed-0 was begun with train.model None, but the study has {'name': 'unet'"
+    refused(make([UNET | {"name": "weave"}], [group]), out, RunError, says)
+    run.write_json("run.json", run.facts | {"data_fingerprint": "of other images"})
+    refused(study, out, RunError, "The data of .*ct/unet/seed-0 have changed since")
+
+
+@pytest.mark.parametrize(
+    ("networks", "change", "error", "says"),
+    [
+        ([UNET], "recipe.data.size=33", RecipeError, "33 cannot be halved once"),
+        ([UNET], "recipe.train.loss=ce", RecipeError, "train.loss 'ce'"),
+        ([UNET], "recipe.train.batch=400", MedartsError, "fewer than a batch of 400"),
+        ([UNET], "recipe.data.sources.2.path=/nowhere", MedartsError, "/nowhere"),
+        ([{"genotype": "darts_v2"}], "note=x", RecipeError, "darts_v2 is a network for classification"),
+        ([{"genotype": "darts_v3"}], "note=x", MedartsError, "darts_v3: There is no genotype"),
+        ([{"name": "mix", "searched_on": "ct"}], "recipe.search.loss=ce", RecipeError, "search.loss 'ce'"),
+        ([{"name": "mix", "searched_on": "ct"}], "recipe.data.size=36", RecipeError, "36 cannot be halved 3 times"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    make: Make, tmp_path: Path, *, networks: list, change: str, error: type[MedartsError], says: str
+) -> None:
+    refused(make(networks, [{"on": "ct"}], change), tmp_path / "out", error, says)
+
+
+def test_two_processes_cannot_work_in_one_folder(make: Make, tmp_path: Path) -> None:
+    study = make([UNET], [{"on": "ct"}])
+    (tmp_path / "out").mkdir()
+    with Layout(tmp_path / "out").lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused(study, tmp_path / "out", RunError, "Another process is at work on .*out. Wait for its end")
+    with pytest.raises(RecipeError, match="--jobs is 0"):
+        benchmark(study, tmp_path / "out", jobs=0)
+    with pytest.raises(RunError, match="out holds no study"):
+        what_is_there(tmp_path / "out")
+
+
+# --- ends of processes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "says"),
+    [
+        (-signal.SIGKILL, False, "The system killed its process, as it does where memory runs out."),
+        (-signal.SIGSEGV, True, "Its process was ended by SIGSEGV; see "),
+        (-signal.SIGTERM, False, "Its process was ended by SIGTERM; see "),
+        (1, True, "Its process ended with status 1: RuntimeError: a fault See "),
+        (-signal.SIGTERM, True, None),
+    ],
+)
+def test_a_process_that_does_not_answer_is_told_by_its_end(
+    make: Make, tmp_path: Path, code: int, asked: bool, says: str | None
+) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("train epoch 1\nTraceback (most recent call last):\n  some line\nRuntimeError: a fault\n\n")
+    job = Job(
+        Place("x", tmp_path / "x", log=log, failure=tmp_path / "x.txt"), make([UNET], [{"on": "ct"}]).recipe, None
+    )
+    receiver, sender = Pipe(duplex=False)
+    sender.close()
+    ended = jobs._Worker(job, SimpleNamespace(join=lambda: None, exitcode=code), receiver).end(asked=asked)
+    assert ended.stopped == (says is None)
+    assert ended.failure is None if says is None else ended.failure.startswith(says)
+
+
+def test_a_process_stops_with_the_one_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.multiprocessing, "parent_process", lambda: SimpleNamespace(join=lambda: None))
+    with interruption() as stop:
+        jobs._stop_with_parent()
+        assert stop.requested
+
+
+def test_several_runs_share_the_cores(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    fixed, free = (make([UNET], [{"on": "ct"}], f"recipe.compute.threads={number}") for number in (1, 0))
+    assert module._threads(fixed, 3) == module._threads(free, 1) == 0
+    assert capsys.readouterr().err == ""
+    assert module._threads(free, 3) == 2
+    assert "3 runs at once have 2 of 8 threads each" in capsys.readouterr().err
+    assert module._threads(free, 20) == 1

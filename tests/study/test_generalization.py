@@ -1,0 +1,366 @@
+"""Matrices, contrasts and verdicts, held against what is counted by hand from synthetic scores."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medarts.comparison.paired import holm
+from medarts.errors import RunError
+from medarts.evaluation.findings import FindingScores, Predictions
+from medarts.evaluation.scores import ImageScore, Scores
+from medarts.evaluation.statistics import bootstrap_interval
+from medarts.recipe import parse
+from medarts.recipe.study_sections import Study
+from medarts.run.directory import RunDirectory
+from medarts.run.randomness import seed_of
+from medarts.study.claims import verdict_of
+from medarts.study.generalization import Claim, Generalization, MissingRun, MissingTest, Pooled, Relation
+from medarts.study.generalize import put_together
+from medarts.study.matrices import mean_ranks
+from medarts.study.measures import Scored
+
+DRAWS = 200
+SEARCHED: dict[str, Any] = {"mix": ["a", "b"], "on-a": ["a"], "on-b": ["b"]}
+
+
+def study_of(
+    networks: Mapping[str, Any], groups: Sequence[Any], *, domains: str = "abc", external: Sequence[str] = ()
+) -> Study:
+    """A study whose data sets need not be there; networks are searched on a list of them, else of a model's name."""
+    recipe = parse(
+        {
+            "data": {"sources": [{"kind": "folder", "path": f"/nowhere/{name}", "name": name} for name in domains]},
+            "evaluation": {"bootstrap": DRAWS},
+        }
+    )
+    entries = [
+        {"name": name, **({"searched_on": given} if isinstance(given, list) else {"model": given})}
+        for name, given in networks.items()
+    ]
+    trained_on = [group if isinstance(group, dict) else {"on": list(group)} for group in groups]
+    content = {"recipe": recipe, "networks": entries, "trained_on": trained_on, "external": list(external)}
+    return Study.model_validate(content)
+
+
+def masks(domain: str, dice: Sequence[float], *, patients: Sequence[str] | None = None) -> Scores:
+    """Scores of one run: a value an image, and by default a patient an image."""
+    people = patients or [f"p{number}" for number in range(len(dice))]
+    images = [
+        ImageScore(f"i{number}", domain, person, 1, "foreground", {"dice": value, "jaccard": value, "hd95": 1.0})
+        for number, (person, value) in enumerate(zip(people, dice, strict=True))
+    ]
+    return Scores("test", "best", "last", images=images)
+
+
+def runs_on(group: str, network: str, domain: str, *seeds: Sequence[float]) -> Scored:
+    return Scored(group, network, domain, tuple(masks(domain, dice) for dice in seeds))
+
+
+def around(mean: float, *, images: int = 20, spread: float = 0.05, seed: int = 0) -> list[float]:
+    """Values whose mean is exact to rounding."""
+    values = np.random.default_rng(seed).normal(0, spread, images)
+    return list(mean + values - values.mean())
+
+
+def claim(found: Generalization, about: str) -> Claim:
+    return next(claim for claim in found.claims if claim.about == about)
+
+
+def searches(gains: Mapping[str, float], **options: Any) -> Claim:
+    """The claim of searches of a study in which the mix is better than both others by a gain on each data set."""
+    study = study_of(SEARCHED, "abc")
+    given = [
+        runs_on(domain, name, domain, around(0.8 + (gains[domain] if name == "mix" else 0), seed=seed))
+        for domain in "abc"
+        for seed, name in enumerate(SEARCHED)
+    ]
+    return claim(put_together(study, given, kinds={}, **options), "search")
+
+
+def test_ranks_of_ties():
+    """Column 1: 0.9 is 1st, both 0.8 share 2.5; column 2: all share 2; column 3: the last is 1st."""
+    ranks = mean_ranks({"x": [0.9, 0.5, 0.1], "y": [0.8, 0.5, 0.2], "z": [0.8, 0.5, 0.3]})
+    assert ranks == pytest.approx({"x": (1 + 2 + 3) / 3, "y": (2.5 + 2 + 2) / 3, "z": (2.5 + 2 + 1) / 3})
+    assert mean_ranks({}) == {}
+
+
+def test_matrix_of_networks_retrained():
+    study = study_of({"mix": ["a", "b"], "hand": "unet", "other": "unetpp", "never": "r2unet"}, ["a", "b", "c", "ab"])
+    given = [
+        runs_on("a", "mix", "a", [0.6, 0.8], [0.8, 1.0]),
+        runs_on("b", "mix", "b", [0.5, 0.5]),
+        runs_on("c", "mix", "c", [0.1, 0.3]),
+        runs_on("a", "hand", "a", [0.7, 0.9]),  # the mean of both seeds of mix
+        runs_on("b", "hand", "b", [0.9, 0.7]),
+        runs_on("a", "other", "a", [0.2, 0.4]),
+        runs_on("b", "other", "b", [0.8, 0.8]),
+        runs_on("c", "other", "c", [1.0, 1.0]),
+        runs_on("a-b", "mix", "a", [0.0, 0.0]),  # is of no group of one data set
+        runs_on("a", "hand", "c", [0.0, 0.0]),  # was not trained on it
+    ]
+    matrix = put_together(study, given, kinds={}).retrained
+    assert (matrix.groups, matrix.shared) == (("a", "b", "c"), ("a", "b"))
+    mix, hand, other, never = matrix.rows
+    assert [row.network for row in matrix.rows] == ["mix", "hand", "other", "never"]
+    assert mix.cells["a"].mean == pytest.approx(0.8)
+    assert mix.cells["a"].by_seed == pytest.approx((0.7, 0.9))
+    assert (hand.cells["c"], never.cells) == (None, {"a": None, "b": None, "c": None})
+    assert [row.mean.mean for row in (mix, hand, other)] == pytest.approx([0.65, 0.8, 0.55])
+    assert [row.rank for row in (mix, hand, other)] == [(1.5 + 3) / 2, (1.5 + 1.5) / 2, (3 + 1.5) / 2]
+    assert (never.mean, never.rank) == (None, None)
+
+
+def test_intervals_are_those_over_patients():
+    study = study_of({"hand": "unet"}, ["a"])
+    dice, people = around(0.7, images=12), [f"p{number // 3}" for number in range(12)]
+    given = [Scored("a", "hand", "a", (masks("a", dice, patients=people),))]
+    cell = put_together(study, given, kinds={}).retrained.rows[0].cells["a"]
+    expected = bootstrap_interval(dice, people, draws=DRAWS, seed=(seed_of(0, "a"), 0))
+    assert (cell.low, cell.high) == pytest.approx(expected)
+    assert cell.low < cell.mean < cell.high
+
+
+def test_matrix_of_groups_and_data_sets():
+    study = study_of(
+        {"hand": "unet", "other": "unetpp"},
+        ["a", "ab", {"on": "b", "networks": "other"}, {"on": ["a", "c"], "networks": "hand"}],
+        domains="xabc",
+        external=["x"],
+    )
+    given = [runs_on("a", "hand", "b", [0.2, 0.4]), runs_on("a-b", "hand", "x", [0.5, 0.7])]
+    found = put_together(study, given, kinds={})
+    assert [domain.name for domain in found.domains] == ["a", "b", "c", "x"]
+    assert [(domain.images, domain.patients) for domain in found.domains] == [(0, 0), (2, 2), (0, 0), (2, 2)]
+    (matrix,) = found.trained  # other has no score
+    assert (matrix.network, [row.group for row in matrix.rows]) == ("hand", ["a", "a-b", "a-c"])
+    alone, both, without_b = matrix.rows
+    assert alone.marks == {"a": "own", "b": "unseen", "c": "unseen", "x": "external"}
+    assert both.marks == {"a": "part of the mix", "b": "part of the mix", "c": "unseen", "x": "external"}
+    assert without_b.marks["b"] == "unseen"
+    assert (alone.cells["b"].mean, both.cells["x"].mean, both.cells["b"]) == (pytest.approx(0.3), 0.6, None)
+
+
+def test_contrasts_of_searches():
+    study = study_of({**SEARCHED, "hand": "unet"}, ["a", "b", "c", "ab"])
+    given = [
+        runs_on(group, name, domain, around(0.5 + 0.1 * place, seed=place))
+        for group, domain in (("a", "a"), ("b", "b"), ("c", "c"), ("a-b", "a"))
+        for place, name in enumerate(study.names)
+        if (group, name) != ("b", "on-b")
+    ]
+    found = claim(put_together(study, given, kinds={}), "search")
+    assert [(one.several, one.single, one.domain, one.relation) for one in found.contrasts] == [
+        ("mix", "on-a", "a", "own"),
+        ("mix", "on-b", "a", "of the mix"),
+        ("mix", "on-a", "b", "of the mix"),
+        ("mix", "on-a", "c", "unseen"),
+        ("mix", "on-b", "c", "unseen"),
+    ]
+    assert [one.difference.mean for one in found.contrasts] == pytest.approx([-0.1, -0.2, -0.1, -0.1, -0.2])
+    differences = [one.difference for one in found.contrasts]
+    assert [one.p_corrected for one in differences] == holm([one.p for one in differences])
+    assert all(one.low < one.mean < one.high for one in differences)
+    # b has one contrast and weighs as much as c, which has two, and as a.
+    assert found.unseen.mean == pytest.approx((-0.2 - 0.1 + (-0.1 - 0.2) / 2) / 3)
+    assert (found.unseen.count, found.own.count, found.neither.count) == (4, 1, 2)
+    assert found.neither.mean == pytest.approx(-0.15)
+    assert (found.unseen.relations, found.neither.relations) == (("of the mix", "unseen"), ("unseen",))
+
+
+def test_contrasts_of_trainings():
+    """A mix is held against the parts it is made of alone, on data sets outside of it."""
+    study = study_of({"hand": "unet"}, ["a", "b", "c", "ab", "abc"], domains="abcx", external=["x"])
+    given = [
+        runs_on(group.name, "hand", domain, around(0.4 + 0.1 * len(group.on), seed=place))
+        for place, group in enumerate(study.trained_on)
+        for domain in study.domains
+    ]
+    found = claim(put_together(study, given, kinds={}), "training")
+    assert {(one.common, one.several, one.single, one.domain, one.relation) for one in found.contrasts} == {
+        ("hand", "a-b", "a", "c", "unseen"),
+        ("hand", "a-b", "b", "c", "unseen"),
+        ("hand", "a-b", "a", "x", "external"),
+        ("hand", "a-b", "b", "x", "external"),
+        ("hand", "a-b-c", "a", "x", "external"),
+        ("hand", "a-b-c", "b", "x", "external"),
+        ("hand", "a-b-c", "c", "x", "external"),
+    }
+    assert found.unseen.mean == pytest.approx((0.1 + (2 * 0.1 + 3 * 0.2) / 5) / 2)
+    assert (found.own, found.neither) == (None, None)
+    assert found.verdict == "supported"
+
+
+def test_p_of_three_patients():
+    """All 8 flips of the signs: two are as far from 0 as three equal differences."""
+    study = study_of({"mix": ["a", "b"], "on-a": ["a"]}, ["b"])
+    given = [runs_on("b", "mix", "b", [0.6, 0.7, 0.8]), runs_on("b", "on-a", "b", [0.5, 0.6, 0.7])]
+    (one,) = claim(put_together(study, given, kinds={}), "search").contrasts
+    assert one.difference.p == one.difference.p_corrected == 0.25
+    assert (one.difference.mean, one.difference.low, one.difference.high) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_supported():
+    found = searches({"a": 0.1, "b": 0.1, "c": 0.1})
+    assert found.verdict == "supported"
+    assert (found.unseen.count, found.unseen.better, found.unseen.worse) == (4, 4, 0)
+    text = " ".join(found.words)
+    assert found.words[0].endswith("supported by these data.")
+    assert "is 0.100 Dice better on average" in text
+    assert "of 4 differences 4 are better and none is worse beyond chance" in text
+    assert "one seed" in text
+
+
+def test_refuted():
+    found = searches({"a": -0.1, "b": -0.1, "c": -0.1})
+    assert found.verdict == "refuted"
+    assert found.words[0].endswith("refuted by these data, which say the opposite.")
+    assert "is 0.100 Dice worse on average" in found.words[1]
+    assert "of 4 differences none is better and 4 are worse" in found.words[1]
+
+
+def test_undecided():
+    found = searches({"a": 0.004, "b": -0.004, "c": 0.001})
+    assert found.verdict == "undecided"
+    assert found.unseen.low < 0 < found.unseen.high
+    assert found.unseen.p > 0.05
+    assert found.words[0].endswith("undecided by these data.")
+    assert "no proof that both are equal" in found.words[2]
+
+
+def test_a_mean_that_does_not_hold_everywhere_says_so():
+    found = searches({"a": 0.3, "b": 0.3, "c": -0.1})
+    assert found.verdict == "supported"
+    assert (found.unseen.better, found.unseen.worse) == (2, 2)
+    assert "It does not hold everywhere: 2 of the differences point the other way." in found.words
+    assert found.neither.worse == 2
+
+
+@pytest.mark.parametrize(
+    ("mean", "p", "better", "worse", "verdict"),
+    [
+        (0.1, 0.01, 3, 1, "supported"),
+        (0.1, 0.01, 0, 0, "supported"),
+        (0.1, 0.01, 1, 2, "undecided"),
+        (0.1, 0.05, 3, 0, "undecided"),
+        (0.1, None, 0, 0, "undecided"),
+        (-0.1, 0.01, 0, 1, "refuted"),
+        (-0.1, 0.01, 2, 1, "undecided"),
+    ],
+)
+def test_verdicts(mean, p, better, worse, verdict):
+    relations: tuple[Relation, ...] = ("unseen",)
+    assert verdict_of(Pooled(relations, 9, better, worse, mean=mean, low=0.0, high=0.2, p=p)) == verdict
+
+
+def test_nothing_of_the_kind():
+    study = study_of({"on-a": ["a"], "hand": "unet"}, ["a", "b"])
+    found = put_together(study, [runs_on("b", "on-a", "b", [0.5, 0.6])], kinds={})
+    assert [claim.verdict for claim in found.claims] == [None, None]
+    assert [len(claim.contrasts) for claim in found.claims] == [0, 0]
+    for one in found.claims:
+        assert one.words[0].endswith("this study cannot tell.")
+        assert one.words[1].startswith("This takes")
+
+
+def test_one_patient_is_not_tested():
+    study = study_of(SEARCHED, "c")
+    given = [runs_on("c", name, "c", [0.5 + 0.1 * place]) for place, name in enumerate(SEARCHED)]
+    found = claim(put_together(study, given, kinds={}), "search")
+    assert found.verdict == "undecided"
+    assert (found.unseen.p, found.unseen.low, found.contrasts[0].difference.p_corrected) == (None, None, None)
+    assert "nothing can be tested" in " ".join(found.words)
+
+
+def findings(domain: str, logits: Sequence[Sequence[float]], labels: Sequence[Sequence[int]]) -> FindingScores:
+    count = len(logits)
+    predictions = Predictions(
+        keys=[f"i{number}" for number in range(count)],
+        domains=[domain] * count,
+        patients=[f"p{number}" for number in range(count)],
+        logits=np.asarray(logits, dtype=float),
+        labels=np.asarray(labels),
+    )
+    names = ("disc", "bar")
+    return FindingScores.of(predictions, predictions, findings=names, split="test", checkpoint="best", sensitivity=0.9)
+
+
+def finding_study() -> Study:
+    sources = [{"kind": "table", "path": f"/nowhere/{name}", "name": name} for name in "ab"]
+    recipe = parse({"data": {"sources": sources}, "evaluation": {"bootstrap": DRAWS}})
+    networks = [{"name": "mix", "searched_on": ["a", "b"]}, {"name": "on-a", "searched_on": ["a"]}]
+    return Study.model_validate({"recipe": recipe, "networks": networks, "trained_on": [{"on": ["b"]}]})
+
+
+def test_findings():
+    """Of the four pairs of an image with and one without a finding, mix ranks (4, 3) and on-a (2, 4) as it should."""
+    labels = [[1, 1], [1, 0], [0, 1], [0, 0]]
+    mix = findings("b", [[3, 3], [2, 2], [1, 1], [0, 0]], labels)
+    single = findings("b", [[2, 5], [1, 0], [2, 4], [1, 1]], labels)
+    given = [Scored("b", "mix", "b", (mix,)), Scored("b", "on-a", "b", (single,))]
+    found = put_together(finding_study(), given, kinds={})
+    assert (found.task, found.score) == ("classification", "auroc")
+    assert [row.cells["b"].mean for row in found.retrained.rows] == pytest.approx([(1 + 0.75) / 2, (0.5 + 1) / 2])
+    (one,) = claim(found, "search").contrasts
+    assert one.difference.mean == pytest.approx(0.125)
+    assert 0 < one.difference.p <= 1
+    assert "mean AUROC" in claim(found, "search").words[1]
+
+
+def test_a_data_set_without_findings_says_nothing():
+    scores = findings("b", [[3.0, 2.0], [1.0, 0.0]], [[0, 0], [0, 0]])
+    found = put_together(finding_study(), [Scored("b", "mix", "b", (scores,))], kinds={})
+    assert found.retrained.rows[0].cells == {"b": None}
+    assert "none, show every finding" in next(domain.problem for domain in found.domains if domain.name == "b")
+
+
+def test_what_networks_were_searched_on(tmp_path):
+    """A search from elsewhere counts where its data sets are known; the study need not have run it."""
+    study = study_of(SEARCHED, "a")
+    found = put_together(study, [], kinds={"on-a": "published"})
+    assert [network.searched_on for network in found.networks] == [("a", "b"), ("a",), ("b",)]
+    assert [network.kind for network in found.networks] == ["searched", "published", "searched"]
+    entries = []
+    for name, domains in (("known", "ab"), ("unknown", "az")):
+        sources = [{"kind": "folder", "path": "/nowhere", "name": domain} for domain in domains]
+        recipe = parse({"data": {"sources": sources}})
+        RunDirectory.create(tmp_path / name, recipe, kind="search", data_fingerprint="")
+        entries.append({"name": name, "genotype": str(tmp_path / name)})
+    entries += [{"genotype": "layer7_double_deep"}, {"random": 2, "like": "known"}]
+    content = {"recipe": study.recipe, "networks": entries, "trained_on": [{"on": "a"}]}
+    networks = put_together(Study.model_validate(content), [], kinds={}).networks
+    assert [(network.name, network.kind, network.searched_on) for network in networks] == [
+        ("known", "searched", ("a", "b")),
+        ("unknown", "searched", ()),
+        ("layer7_double_deep", "published", ()),
+        ("random-1", "random", ()),
+        ("random-2", "random", ()),
+    ]
+
+
+def test_file(tmp_path: Path):
+    study = study_of({**SEARCHED, "hand": "unet"}, ["a", "b", "c", "ab"], domains="abcx", external=["x"])
+    given = [
+        runs_on(group.name, name, domain, around(0.5 + 0.05 * place, seed=place), around(0.6, seed=place + 9))
+        for group in study.trained_on
+        for place, name in enumerate(study.names)
+        for domain in study.domains
+        if name != "on-b"
+    ]
+    missing = [MissingRun("a", "on-b", 1, "failed", "It diverged.")]
+    untested = [MissingTest("a", "hand", 0, "x", "No such folder.")]
+    found = put_together(study, given, kinds={}, missing=missing, untested=untested)
+    found.write(tmp_path / "new" / "generalization.json")
+    assert Generalization.read(tmp_path / "new" / "generalization.json") == found
+
+
+def test_files_that_cannot_be_read(tmp_path: Path):
+    path = tmp_path / "generalization.json"
+    with pytest.raises(RunError, match="does not exist"):
+        Generalization.read(path)
+    for text in ("{", "{}", '{"task": "cooking"}'):
+        path.write_text(text)
+        with pytest.raises(RunError, match=r"generalization\.json cannot be read"):
+            Generalization.read(path)

@@ -1,0 +1,185 @@
+"""A study from its data sets to its file: what is scored, what is kept, and what is listed as missing."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medarts.evaluation.evaluate import evaluate
+from medarts.evaluation.findings import FindingScores
+from medarts.evaluation.scores import Scores
+from medarts.recipe import parse
+from medarts.recipe.study_sections import Study
+from medarts.spaces.reading import load as load_genotype
+from medarts.study import testing
+from medarts.study.generalization import Generalization
+from medarts.study.generalize import FILE, generalize
+from medarts.study.jobs import do
+from medarts.study.layout import Layout
+from medarts.study.plan import prepare
+
+
+def write_discs(root: Path, *, seed: int, images: int = 16) -> Path:
+    """Writes images of bright discs in the layout `folder`: a patient an image, half of them to train."""
+    generator = np.random.default_rng(seed)
+    rows = ["id,patient,split"]
+    y, x = np.mgrid[:16, :16]
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for number in range(images):
+        centre, radius = generator.uniform(5, 11, 2), generator.uniform(2, 5)
+        mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
+        image = generator.integers(0, 100 + 30 * seed, (16, 16)) + 100 * mask
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / "images" / f"{number:02d}.png")
+        Image.fromarray((255 * mask).astype(np.uint8)).save(root / "masks" / f"{number:02d}.png")
+        part = "train" if number < images / 2 else "val" if number < 3 * images / 4 else "test"
+        rows.append(f"{number:02d},p{number},{part}")
+    (root / "splits.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+def study_in(folder: Path, **changes: Any) -> Study:
+    """A U-Net of a few weights, trained on a and on a and b, and tested on those and on x."""
+    sources = [{"kind": "folder", "path": str(folder / name), "name": name} for name in "xab"]
+    recipe = {
+        "data": {"sources": sources, "size": 16, "in_channels": 1, "cache": str(folder / "cache")},
+        "train": {"epochs": 2, "batch": 4, "optimizer": "adamw", "lr": 0.02},
+        "evaluation": {"batch": 4, "bootstrap": 100},
+        "compute": {"device": "cpu", "threads": 1},
+    }
+    content = {
+        "note": "Discs.",
+        "recipe": parse(recipe),
+        "networks": [{"model": {"name": "unet", "width": 2, "depth": 2}}],
+        "trained_on": [{"on": "a", "seeds": [0, 1]}, {"on": ["a", "b"]}],
+        "external": ["x"],
+    }
+    return Study.model_validate(content | changes)
+
+
+def train(study: Study, out: Path) -> Layout:
+    """Trains a study in this process, which takes less time than processes of their own."""
+    out.mkdir()
+    plan = prepare(study, out)
+    for step in plan.trainings:
+        do(plan.job(step))
+    return plan.layout
+
+
+@pytest.fixture
+def discs(tmp_path: Path) -> Path:
+    for seed, name in enumerate("abx"):
+        write_discs(tmp_path / name, seed=seed)
+    return tmp_path
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The run and the data set of every evaluation from now on, besides those that a run has of its own."""
+    made: list[tuple[str, str]] = []
+
+    def watched(path: Path, **options: Any) -> Any:
+        made.append((path.parent.parent.name, options["sources"][0].domain))
+        return evaluate(path, **options)
+
+    monkeypatch.setattr(testing, "evaluate", watched)
+    return made
+
+
+def dice(folder: Path, domain: str) -> list[float]:
+    return [score.metrics["dice"] for score in Scores.read(folder).images if score.domain == domain]
+
+
+def test_every_run_is_scored_on_every_data_set(discs, evaluated):
+    study, out = study_in(discs), discs / "out"
+    layout = train(study, out)
+    found = generalize(study, out)
+    assert Generalization.read(out / FILE) == found
+    assert sorted(evaluated) == [("a", "b"), ("a", "b"), ("a", "x"), ("a", "x"), ("a-b", "x")]
+    assert (found.missing, found.untested, found.note) == ((), (), "Discs.")
+    assert [(one.name, one.external, one.images) for one in found.domains] == [
+        ("a", False, 4),
+        ("b", False, 4),
+        ("x", True, 16),  # whatever their split
+    ]
+    alone, both = found.trained[0].rows
+    runs = [layout.training("a", "unet", seed).run / "scores" for seed in (0, 1)]
+    mixed = layout.training("a-b", "unet", 0).run / "scores"
+    for domain, folder in (("a", "test"), ("b", "test-b"), ("x", "all-x")):
+        by_seed = [np.mean(dice(run / folder, domain)) for run in runs]
+        assert alone.cells[domain].by_seed == pytest.approx(by_seed)
+        assert alone.cells[domain].mean == pytest.approx(np.mean(by_seed))
+        own = mixed / ("all-x" if domain == "x" else "test")
+        assert both.cells[domain].mean == pytest.approx(np.mean(dice(own, domain)))
+    assert found.retrained.rows[0].cells == {"a": alone.cells["a"]}
+    (claim,) = (claim for claim in found.claims if claim.about == "training")
+    (contrast,) = claim.contrasts
+    assert (contrast.domain, contrast.relation) == ("x", "external")
+    assert contrast.difference.mean == pytest.approx(both.cells["x"].mean - alone.cells["x"].mean)
+
+
+def test_what_is_scored_is_not_scored_again(discs, evaluated):
+    study, out = study_in(discs, trained_on=[{"on": "a"}]), discs / "out"
+    layout = train(study, out)
+    first = generalize(study, out)
+    assert evaluated == [("a", "x"), ("a", "b")]
+    assert generalize(study, out) == first
+    assert len(evaluated) == 2
+    run = layout.training("a", "unet", 0).run
+    (run / "scores" / "test-b" / "scores.json").write_text("{", encoding="utf-8")  # killed while it wrote
+    (weights,) = run.glob("checkpoints/best-*/weights.safetensors")
+    os.utime(run / "scores" / "all-x" / "scores.json", ns=(0, weights.stat().st_mtime_ns - 1))
+    assert generalize(study, out) == first
+    assert evaluated[2:] == [("a", "x"), ("a", "b")]
+    splits = discs / "b" / "splits.csv"
+    splits.write_text(splits.read_text().replace("p11,val", "p11,test"), encoding="utf-8")
+    again = generalize(study, out)
+    assert evaluated[4:] == [("a", "b")]
+    assert [domain.images for domain in again.domains] == [4, 5, 16]
+
+
+def test_what_fails_is_listed(discs, capfd):
+    """A training that diverges, and data sets that are not there or for which a run is not made."""
+    groups = [{"on": "a"}, {"on": "b", "name": "broken", "changes": ["train.lr=1e30", "train.optimizer=sgd"]}]
+    study, out = study_in(discs, trained_on=groups), discs / "out"
+    train(study_in(discs, trained_on=groups[:1]), out)
+    shutil.rmtree(discs / "x")
+    found = generalize(study, out)  # one process
+    (missing,) = found.missing
+    assert (missing.group, missing.network, missing.seed, missing.state) == ("broken", "unet", 0, "failed")
+    assert "diverged" in missing.reason
+    (untested,) = found.untested
+    assert (untested.group, untested.network, untested.seed, untested.domain) == ("a", "unet", 0, "x")
+    assert str(discs / "x") in untested.reason
+    row, broken = found.trained[0].rows
+    assert (row.cells["x"], row.cells["b"] is None, broken.cells) == (None, False, {"a": None, "b": None, "x": None})
+    assert found.retrained.rows[0].cells["broken"] is None
+
+
+def test_findings(tmp_path, table_data, finding_recipe):
+    other = tmp_path / "other"
+    shutil.copytree(table_data, other)
+    small = tmp_path / "small.json"
+    load_genotype("darts_v2").with_settings(layers=4, init_channel=4).save(small)
+    content = finding_recipe.model_dump(mode="json")
+    content["data"]["sources"] += [{"kind": "table", "path": str(other), "name": "other"}]
+    study = Study.model_validate(
+        {
+            "recipe": parse(content),
+            "networks": [{"genotype": str(small)}],
+            "trained_on": [{"on": "films"}],
+            "external": ["other"],
+        }
+    )
+    out = tmp_path / "out"
+    layout = train(study, out)
+    found = generalize(study, out)
+    assert (found.task, found.score, found.untested) == ("classification", "auroc", ())
+    scores = FindingScores.read(layout.training("films", "small", 0).run / "scores" / "test")
+    cell = found.retrained.rows[0].cells["films"]
+    assert cell.mean == pytest.approx(scores.mean_auroc)
+    assert [(domain.name, domain.images) for domain in found.domains] == [("films", 8), ("other", 32)]
