@@ -10,8 +10,8 @@ from medarts.data.batches import check_fills_a_batch
 from medarts.data.manifest import SPLITS, Manifest, Split
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import open_store
-from medarts.errors import RecipeError, RunError
-from medarts.networks.registry import Architecture, network_of, task_of
+from medarts.errors import RunError
+from medarts.networks.registry import Architecture, network_of
 from medarts.recipe import Recipe
 from medarts.recipe.difference import first_difference
 from medarts.recipe.models import CheXNetSettings
@@ -25,6 +25,7 @@ from medarts.study.jobs import Job, is_begun, is_finished
 from medarts.study.layout import Layout, Place
 from medarts.study.networks import Networks, searches_of
 from medarts.tasks.task import make_task
+from medarts.training.start import check_sizes, check_task
 
 _APART = {"search": ("train",), "train": ("search", "derive", "space")}
 """Sections of a recipe in which a run may differ from its study, by the kind of the run: it does not use them, or, as
@@ -216,13 +217,8 @@ def _check_genotype(path: Path, genotype: Genotype) -> None:
 
 def _check_network(recipe: Recipe, architecture: Architecture) -> None:
     """Refuses a network for another task, one that cannot take the images, or weights that do not fit it."""
-    task = task_of(architecture)
-    if task != recipe.data.task:
-        raise RecipeError(
-            f"{architecture.name} is a network for {task}, but the data are for {recipe.data.task}.",
-            fix="Leave it out, or take a genotype of the other space.",
-        )
+    check_task(recipe, architecture)
     given = isinstance(architecture, CheXNetSettings) and architecture.weights is not None
     with torch.device("cpu" if given else "meta"):  # without weights of its own it takes no memory
         network = network_of(recipe, architecture)
-    network.check_size(recipe.data.size)
+    check_sizes(recipe, network)

@@ -126,14 +126,13 @@ class _Job:
 def _prepare(recipe: Recipe, architecture: Architecture) -> _Job:
     """Looks at everything that can be wrong, what is quick to see first, and reads the images last."""
     fabric = make_fabric(recipe.compute)
-    _check_task(recipe, architecture)
+    check_task(recipe, architecture)
     manifest = open_manifest(recipe.data, needs=("train", "val"))
     recipe = with_findings(recipe, manifest)
     task = make_task(recipe, manifest, loss=recipe.train.loss, field="train.loss")
     seed_torch(recipe.seed, "network")
     network = network_of(recipe, architecture)
-    network.check_size(recipe.data.size)
-    _check_norms(recipe, network)
+    check_sizes(recipe, network)
     training, validation = manifest.of_split("train"), manifest.of_split("val")
     check_fills_a_batch(training, recipe.train.batch, name="training set")
     store, device = open_store(manifest, recipe.data), fabric.device
@@ -144,7 +143,12 @@ def _prepare(recipe: Recipe, architecture: Architecture) -> _Job:
     return _Job(recipe, fabric, network, task, store, data)
 
 
-def _check_task(recipe: Recipe, architecture: Architecture) -> None:
+def check_task(recipe: Recipe, architecture: Architecture) -> None:
+    """Refuses a network for another task than that of the data.
+
+    Raises:
+        RecipeError: it is.
+    """
     task = task_of(architecture)
     if task != recipe.data.task:
         raise RecipeError(
@@ -153,8 +157,13 @@ def _check_task(recipe: Recipe, architecture: Architecture) -> None:
         )
 
 
-def _check_norms(recipe: Recipe, network: TrainedNetwork) -> None:
-    """Refuses norms over the batch, or over the maps of an image, that would see a single value."""
+def check_sizes(recipe: Recipe, network: TrainedNetwork) -> None:
+    """Refuses images that a network cannot take, and norms over the batch or an image that would see a single value.
+
+    Raises:
+        RecipeError: there are such.
+    """
+    network.check_size(recipe.data.size)
     settings, smallest = recipe.train, network.smallest_map(recipe.data.size)
     norms: tuple[type[nn.Module], ...] = (nn.InstanceNorm2d,)
     if settings.batch // settings.accumulate == 1:
