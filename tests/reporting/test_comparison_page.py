@@ -362,6 +362,20 @@ def test_several_data_sets_have_a_summary(tmp_path: Path) -> None:
     assert "Of 3 comparisons with another network on one data set, mixsearch wins 0 beyond chance, loses 2" in page.text
 
 
+def test_a_data_set_of_few_networks_does_not_cost_the_others_their_mean(tmp_path: Path) -> None:
+    networks = few("unet", "unetpp", "r2unet")
+    sets = {
+        "isic": make_comparison(tmp_path / "isic", networks=networks, seed=1),
+        "cvc": make_comparison(tmp_path / "cvc", networks=networks, seed=2),
+        "isic-cvc": make_comparison(tmp_path / "both", networks=few("unet"), seed=3),
+    }
+    target = tmp_path / "report.html"
+    page = Page(write_comparisons(sets, target, title="Left out").read_text(encoding="utf-8"))
+    assert all(value for _, value in page.column("mean").values())
+    assert len(page.column("mean")) == 4
+    assert "Means and ranks leave out isic-cvc, where many networks have no score." in page.text
+
+
 def test_classification_has_no_pictures(tmp_path: Path) -> None:
     path = make_comparison(tmp_path / "rays", networks=few("unet", "unetpp"))
     content = read(path)

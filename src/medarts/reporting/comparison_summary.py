@@ -27,7 +27,7 @@ class _Row:
     Attributes:
         results: what was found of it, by data set; where it was not compared, it is absent.
         scores: its score on each of these; None where undefined.
-        mean: over the data sets; None where it lacks a score on one.
+        mean: over the shared data sets; None where it lacks a score on one.
         latency_ms: mean over its data sets, by threads.
     """
 
@@ -49,10 +49,11 @@ class _Row:
 def summarise(comparisons: Comparisons) -> Content:
     """Returns what stands above the comparisons of several data sets.
 
-    A network has a mean and a rank over the data sets only where it has a score on all of them; ranks are among these
-    networks, equal scores share the mean of their ranks. Costs are means over the data sets.
+    Means and ranks are over the data sets of ``_shared``, of networks with a score on all of them. Equal scores
+    share the mean of their ranks. Costs are means over the data sets.
     """
-    rows = _rows(comparisons)
+    shared = _shared(comparisons)
+    rows = _rows(comparisons, shared)
     points = _points(rows)
     title = SCORE_NAMES[next(iter(comparisons.values())).score]
     references = {comparison.reference for comparison in comparisons.values()}
@@ -65,14 +66,36 @@ def summarise(comparisons: Comparisons) -> Content:
             card(f"images of {len(comparisons)} data sets", f"{images:,}"),
             *score_cards(points, title=f"mean {title}", reference=reference),
         ],
-        "words": [*_words(points, comparisons, title=title, reference=reference), *_lacking(lacking)],
-        "table": _table(rows, points, comparisons, reference=reference),
+        "words": [
+            *_words(points, comparisons, title=title, reference=reference),
+            *_left_out(shared, comparisons),
+            *_lacking(lacking),
+        ],
+        "table": _table(rows, points, comparisons, shared=shared, reference=reference),
         "latency": latency_figure("all data sets", points, title=f"mean {title} of the data sets", reference=reference),
         "title": title,
     }
 
 
-def _rows(comparisons: Comparisons) -> dict[str, _Row]:
+def _shared(comparisons: Comparisons) -> tuple[str, ...]:
+    """Returns the data sets that means are over: those that make the table of means largest.
+
+    A data set that few networks have been trained on would cost all others their mean; so would every data set that a
+    single network lacks, where that one is not left out. Those with most networks are tried first.
+    """
+    scored = {
+        name: {network.name for network in comparison.networks if network.scores[comparison.score].mean is not None}
+        for name, comparison in comparisons.items()
+    }
+    order = sorted(scored, key=lambda name: -len(scored[name]))
+    cells = [
+        count * len(set.intersection(*(scored[name] for name in order[:count]))) for count in range(1, len(order) + 1)
+    ]
+    best = max(range(len(order)), key=lambda place: (cells[place], place))
+    return tuple(name for name in comparisons if name in order[: best + 1])
+
+
+def _rows(comparisons: Comparisons, shared: Sequence[str]) -> dict[str, _Row]:
     """Returns all networks, the best first."""
     results: dict[str, dict[str, NetworkResult]] = {}
     for name, comparison in comparisons.items():
@@ -81,12 +104,12 @@ def _rows(comparisons: Comparisons) -> dict[str, _Row]:
     rows = {}
     for network_name, of_sets in results.items():
         scores = {name: result.scores[comparisons[name].score].mean for name, result in of_sets.items()}
-        present = [score for score in scores.values() if score is not None]
+        present = [score for name in shared if (score := scores.get(name)) is not None]
         threads = set.intersection(*(set(result.latency_ms) for result in of_sets.values()))
         rows[network_name] = _Row(
             results=of_sets,
             scores=scores,
-            mean=fmean(present) if len(present) == len(comparisons) else None,
+            mean=fmean(present) if len(present) == len(shared) else None,
             latency_ms={count: fmean(r.latency_ms[count] for r in of_sets.values()) for count in sorted(threads)},
         )
     return dict(sorted(rows.items(), key=lambda item: (item[1].mean is None, -(item[1].mean or 0))))
@@ -117,9 +140,14 @@ def _ranks(rows: Mapping[str, _Row], points: Sequence[Point], sets: Sequence[str
 
 
 def _table(
-    rows: Mapping[str, _Row], points: Sequence[Point], comparisons: Comparisons, *, reference: str | None
+    rows: Mapping[str, _Row],
+    points: Sequence[Point],
+    comparisons: Comparisons,
+    *,
+    shared: Sequence[str],
+    reference: str | None,
 ) -> Table:
-    ranks = _ranks(rows, points, [*comparisons])
+    ranks = _ranks(rows, points, shared)
     on_front = {point.name for point in points if point.front}
     threads = sorted({count for row in rows.values() for count in row.latency_ms})
     columns = [
@@ -175,6 +203,11 @@ def _words(points: Sequence[Point], comparisons: Comparisons, *, title: str, ref
     mean = f"mean {title}"
     stands = places(points, title=mean, reference=reference)
     return [*stands, *front(points, title=mean, reference=reference), counts]
+
+
+def _left_out(shared: Sequence[str], comparisons: Comparisons) -> list[str]:
+    others = [name for name in comparisons if name not in shared]
+    return [f"Means and ranks leave out {listed(others)}, where many networks have no score."] if others else []
 
 
 def _lacking(names: list[str]) -> list[str]:
