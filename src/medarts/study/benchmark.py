@@ -177,8 +177,8 @@ class _Runs:
             self._fail(step, ended.failure)
         elif not ended.stopped:
             summary = RunDirectory(step.place.run).read_json("summary.json")
-            value = summary["discrete" if step.network is None else "best_score"]
-            _say(f"{step.place.name}: {summary['score']} {value:.3f} on the validation images")
+            whose, value = ("", summary["best_score"]) if step.network else (" of the supernet", summary["supernet"])
+            _say(f"{step.place.name}: {summary['score']}{whose} {value:.3f} on the validation images")
 
     def _fail(self, step: Step, reason: str) -> None:
         step.place.failure.parent.mkdir(parents=True, exist_ok=True)
