@@ -303,23 +303,24 @@ def compare(
     Args:
         runs: Training runs, those of one network with several seeds together. Or the folder of a benchmark, which is
             compared as far as it has come.
-        against: Network with which the others are compared. That of the first run where not given.
+        against: Network with which the others are compared. That of the first run, or the reference of the benchmark,
+            where not given.
         split: train, val, test, or all images whatever their split.
-        out: Folder of the comparison. runs/comparison where not given.
+        out: Folder of the comparison. runs/comparison, or that of the benchmark, where not given.
     """
     from medarts import terminal
     from medarts.commands import comparisons
 
     if len(runs) == 1 and (runs[0] / "study.yaml").is_file():
-        _expect(against is None and split == "test" and out is None, "medarts compare BENCHMARK")
-        found, page = comparisons.compare_study(runs[0])
+        found = comparisons.compare_study(runs[0], out=out, reference=against, split=split)
+        terminal.show_comparisons(found.comparisons, without_runs=found.without_runs, failures=found.failures)
+        print(found.page)
     else:
         comparison, page = comparisons.compare(
             runs, out=out or Path("runs") / "comparison", reference=against, split=split
         )
-        found = {", ".join(comparison.domains): comparison}
-    terminal.show_comparisons(found)
-    print(page)
+        terminal.show_comparisons({", ".join(comparison.domains): comparison})
+        print(page)
 
 
 def benchmark(
@@ -344,9 +345,10 @@ def benchmark(
     from medarts.commands import comparisons
     from medarts.recipe.study import load_study
 
-    found, page = comparisons.benchmark(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
-    terminal.show_comparisons(found)
-    print(page)
+    found = comparisons.benchmark(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
+    terminal.show_comparisons(found.comparisons, without_runs=found.without_runs, failures=found.failures)
+    print(found.page)
+    sys.exit(0 if found.is_whole else 1)
 
 
 def generalize(
@@ -373,6 +375,7 @@ def generalize(
     found, page = comparisons.generalize(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
     terminal.show_generalization(found)
     print(page)
+    sys.exit(1 if found.missing or found.untested else 0)
 
 
 def report(run: Positional[RunFolder]) -> None:

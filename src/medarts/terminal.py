@@ -1,15 +1,16 @@
 """Results as tables on the terminal."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from medarts.comparison.paired import Difference
-from medarts.comparison.result import Comparison, MetricScore
+from medarts.comparison.result import Comparison, MetricScore, Missing
 from medarts.data.doctor import Examination
 from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
@@ -17,11 +18,15 @@ from medarts.evaluation.finding_table import MEANS
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
+from medarts.reporting.content import counted, p_text, significant
 from medarts.study.generalization import Generalization
 
 console = Console()
 
 DISTANCES = ("hd95", "assd")
+
+SHORT_NAMES = {"dice": "Dice", "hd95": "HD95", "auroc": "AUROC", "average_precision": "AP"}
+"""Headings of the scores of a comparison."""
 
 
 def show_examination(examination: Examination) -> None:
@@ -145,38 +150,71 @@ def _show_cost(name: str, cost: Cost) -> None:
     console.print(table)
 
 
-def show_comparisons(comparisons: Mapping[str, Comparison]) -> None:
-    """Prints a table of the networks of every group of data sets, the best first, and what is missing."""
+def show_comparisons(
+    comparisons: Mapping[str, Comparison],
+    *,
+    without_runs: Mapping[str, Sequence[Missing]] | None = None,
+    failures: Path | None = None,
+) -> None:
+    """Prints a table of the networks of every group of data sets, the best first, and what is missing.
+
+    Args:
+        comparisons: by group.
+        without_runs: the runs of groups of which none has finished.
+        failures: folder that holds the reasons of failures; None where no runs were planned but those compared.
+    """
     for name, comparison in comparisons.items():
-        main, *_, other = comparison.metrics
-        against = Column(f"against {comparison.reference}", no_wrap=True)
-        table = Table(
-            Column(name, min_width=17, overflow="fold"), Column(main, no_wrap=True), other, against, "param.", "ms"
+        _show_comparison(name, comparison)
+    if comparisons:
+        console.print(
+            "Means, 95 % intervals over patients, p after Holm's correction; ms of one image on one thread; * on the "
+            "Pareto front of score and ms. All values: networks.csv of each comparison"
         )
-        for network in sorted(comparison.networks, key=lambda one: -(one.scores[main].mean or 0.0)):
-            table.add_row(
-                network.name + "*" * network.front,
-                _scored(network.scores[main], digits=3),
-                _scored(replace(network.scores[other], low=None, high=None), digits=_digits(other)),
-                _against(network.difference),
-                f"{network.parameters / 1e6:.2f} M",
-                f"{network.latency_ms[1]:.1f}",
-            )
-        console.print(table)
-        for one in comparison.missing:
-            line = f"{one.name}, seed {one.seed}: {one.state}. {one.reason}".strip()
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        "Means, 95 % intervals over patients, p after Holm's correction; ms of one image on one thread; * on the "
-        "Pareto front of score and ms. All values: networks.csv of each comparison"
-    )
+    for name, runs in (without_runs or {}).items():
+        console.print(name, style="bold", markup=False, highlight=False, soft_wrap=True)
+        _show_missing(runs)
+    missing = [run for of in (without_runs or {}).values() for run in of]
+    missing += [run for comparison in comparisons.values() for run in comparison.missing]
+    if missing:
+        compared = sum(len(network.runs) for comparison in comparisons.values() for network in comparison.networks)
+        where = f": see {failures}" if any(run.state == "failed" for run in missing) and failures is not None else "."
+        verb = "is" if len(missing) == 1 else "are"
+        line = f"{len(missing)} of {counted(compared + len(missing), 'run')} {verb} missing{where}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_comparison(name: str, comparison: Comparison) -> None:
+    main, *_, other = comparison.metrics
+    console.print(f"{name}, differences to {comparison.reference}", style="bold", markup=False, highlight=False)
+    if comparison.planned_reference is not None:
+        line = f"The planned reference {comparison.planned_reference} has no finished run."
+        console.print(line, markup=False, highlight=False)
+    titles = [SHORT_NAMES[main], SHORT_NAMES[other], "difference", "param.", "ms"]
+    table = Table(Column("network", min_width=17, overflow="fold"), *(Column(title, no_wrap=True) for title in titles))
+    for network in sorted(comparison.networks, key=lambda one: -(one.scores[main].mean or 0.0)):
+        table.add_row(
+            network.name + "*" * network.front,
+            _scored(network.scores[main], digits=3),
+            _scored(replace(network.scores[other], low=None, high=None), digits=_digits(other)),
+            _against(network.difference),
+            f"{significant(network.parameters / 1e6)} M",
+            significant(network.latency_ms[1]),
+        )
+    console.print(table)
+    _show_missing(comparison.missing)
+
+
+def _show_missing(runs: Sequence[Missing]) -> None:
+    for run in runs:
+        line = f"{run.name}, seed {run.seed}: {run.state}. {run.reason}".strip()
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _against(found: Difference | None) -> str:
     """Returns a difference to the reference, its corrected p, and below its interval."""
     if found is None:
         return ""
-    p = "" if found.p_corrected is None else f"  p {found.p_corrected:.3f}"
+    p = "" if found.p_corrected is None else f"  p {p_text(found.p_corrected)}"
     interval = "" if found.low is None else f"\n{found.low:+.3f} to {found.high:+.3f}"
     return f"{found.mean:+.3f}{p}{interval}"
 
@@ -190,8 +228,24 @@ def show_generalization(found: Generalization) -> None:
         rank = "–" if row.rank is None else f"{row.rank:.1f}"
         table.add_row(row.network, searched[row.network], *cells, _scored(row.mean, digits=3), rank)
     console.print(table)
+    shared = found.retrained.shared
+    lines = (
+        [f"Means and ranks are over {', '.join(shared)}, of networks that have a score on all of them."]
+        if shared
+        else []
+    )
     for claim in found.claims:
-        console.print(claim.words, markup=False, highlight=False)
+        lines += ["", *claim.words]
+    if found.missing or found.untested:
+        lines += ["", "Missing:"]
+    for run in found.missing:
+        lines.append(f"{run.network} on {run.group}, seed {run.seed}: {run.state}. {run.reason}".strip())
+    for test in found.untested:
+        lines.append(
+            f"{test.network} on {test.group}, seed {test.seed}, is not tested on {test.domain}: {test.reason}".strip()
+        )
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _digits(metric: str) -> int:

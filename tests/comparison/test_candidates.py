@@ -140,7 +140,7 @@ def test_what_is_the_network_or_the_place_of_work_may_differ(make):
         ("data.sources.0.labels={1: 1}", "data.sources.0.labels is None in {0}, but {{'1': 1}} in {1}."),
         (
             "data.sources=[{kind: isic, path: /a}, {kind: cvc, path: /b}]",
-            "the number of data.sources is 1 in {0}, but 2 in {1}.",
+            "data.sources.0.kind is 'folder' in {0}, but 'isic' in {1}.",
         ),
         ("evaluation.threshold=0.4", "evaluation.threshold is 0.5 in {0}, but 0.4 in {1}."),
         ("compute.precision=bf16", "compute.precision is 'fp32' in {0}, but 'bf16' in {1}."),

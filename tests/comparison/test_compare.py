@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medarts.comparison.candidates import group_runs
+from medarts.comparison.candidates import Candidate, group_runs
 from medarts.comparison.compare import Comparison, Missing, compare
+from medarts.comparison.costs import costs_of, costs_of_groups
 from medarts.comparison.overlays import predict_overlays
 from medarts.errors import RunError
 from medarts.evaluation import cost
@@ -21,7 +21,6 @@ from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
 from medarts.recipe import Recipe, apply_overrides, parse
 from medarts.recipe.models import UNetSettings
-from medarts.run import checkpoint
 from medarts.run.directory import RunDirectory
 from medarts.run.randomness import seed_torch
 from medarts.spaces.reading import load as load_genotype
@@ -93,6 +92,7 @@ def test_masks_from_runs_to_files(recipe, unets, tmp_path, asked):
     unet, small = comparison.networks
     assert (unet.kind, small.kind, unet.seeds) == ("made by hand", "random", (0, 1))
     assert (unet.latency_ms, unet.memory_mb, small.front) == ({1: 5.0, 2: 2.5}, 30.0, True)
+    assert unet.latency_spread_ms == {1: 0.1, 2: 0.1}
     assert unet.front == (unet.scores["dice"].mean > small.scores["dice"].mean)
 
     # The scores are those of the runs.
@@ -163,6 +163,39 @@ def test_one_network_alone_and_what_is_missing(unets, tmp_path):
     }
 
 
+def test_another_network_stands_in_for_a_missing_reference(unets, recipe, tmp_path, asked):
+    other = start_training(changed(recipe, "seed=1"), UNetSettings(width=8, depth=2), tmp_path / "other").path
+    narrow, wide = group_runs([*unets, other])
+    missing = (Missing(wide.name, 0, "not begun", ""), Missing("small", 0, "failed", "it diverged"))
+    costs = costs_of([narrow, wide])
+    asked.clear()
+    comparison = compare([narrow, wide], reference="small", missing=missing, costs=costs)
+    assert not asked  # they were given
+    assert (comparison.reference, comparison.planned_reference) == (narrow.name, "small")
+    one, two = comparison.networks
+    # The difference is over seed 1, which both have.
+    assert two.difference.mean == pytest.approx(two.scores["dice"].mean - one.scores["dice"].by_seed[1])
+    comparison.write(tmp_path / "comparison")
+    assert Comparison.read(tmp_path / "comparison").planned_reference == "small"
+    with pytest.raises(RunError, match="no network 'smal' to compare with"):
+        compare([narrow, wide], reference="smal", missing=missing, costs=costs)
+
+
+def test_networks_of_several_groups_are_measured_once(unets, recipe, tmp_path, asked, monkeypatch):
+    (unet,) = group_runs(unets)
+    wide = start_training(recipe, UNetSettings(width=8, depth=2), tmp_path / "wide").path
+    batch = start_training(changed(recipe, "train.norm=group"), UNetSettings(width=4, depth=2), tmp_path / "gn").path
+    other, normed = (Candidate(name, group_runs([path])[0].runs) for name, path in (("wide", wide), ("unet", batch)))
+    calls = []
+    measure = cost.measure_costs
+    monkeypatch.setattr(cost, "measure_costs", lambda of, **options: calls.append([*of]) or measure(of, **options))
+    one, two, three = costs_of_groups([[unet], [unet, other], [normed]])
+    assert calls == [["unet", "wide"], ["unet"]]  # other norms are another network
+    assert one["unet"] is two["unet"]
+    assert ([*one], [*two], [*three]) == (["unet"], ["unet", "wide"], ["unet"])
+    assert asked["norm"] == "group"
+
+
 def test_scores_are_made_again_where_they_no_longer_hold(unets, folder_data):
     path = unets[0]
     file = path / "scores" / "test" / "images.csv"
@@ -175,18 +208,19 @@ def test_scores_are_made_again_where_they_no_longer_hold(unets, folder_data):
     forged = [rows[0], *([*row[:5], "0.875", *row[6:]] for row in rows[1:])]
     file.write_text("\n".join(map(",".join, forged)))
     assert score() == 0.875  # what is there is read
-    weights = next(path.glob("checkpoints/best-*")) / checkpoint.WEIGHTS
-    later = file.with_name("scores.json").stat().st_mtime + 10
-    os.utime(weights, (later, later))
-    assert score() == first  # older than the weights
-    os.utime(weights, (later - 1000, later - 1000))
-    file.write_text("\n".join(map(",".join, forged[:-1])))
-    assert score() == first  # not of all images
+    facts = file.with_name("scores.json")
+    content = json.loads(facts.read_text())
+    for part in ("weights", "images"):
+        other = content["made_of"] | {part: "0" * 16}
+        facts.write_text(json.dumps(content | {"made_of": other}))
+        file.write_text("\n".join(map(",".join, forged)))
+        assert score() == first  # of other ones
+    file.write_text("\n".join(map(",".join, forged))[:-20])
+    assert score() == first  # what wrote it was killed
 
     # Where the images of the split are others today, there is nothing to compare.
     table = folder_data / "splits.csv"
     table.write_text(table.read_text().replace("p10,val", "p10,test"))
-    os.utime(weights, (later, later))
     with pytest.raises(RunError, match=r"The data of .*unet-0 have changed since it began"):
         predict_overlays(group_runs([path]), [("blobs", "blob_22")], split="test")
     with pytest.raises(RunError, match=r"blob_20 of blobs has left or joined the split 'test' since .*unet-0 began"):
@@ -229,7 +263,7 @@ def test_findings_from_runs_to_files(finding_recipe, tmp_path):
     assert (one.scores["auroc"].mean, two.scores["auroc"].mean) == pytest.approx(tuple(areas))
     assert two.difference.mean == pytest.approx(areas[1] - areas[0])
     assert 0 < two.difference.p <= 1
-    assert "paired bootstrap over the 16 patients (100 draws)" in comparison.test
+    assert "exchanges the predictions of patients, over 16 patients (10,000 random exchanges)" in comparison.test
     comparison.write(tmp_path / "comparison")
     assert sorted(path.name for path in (tmp_path / "comparison").iterdir()) == ["comparison.json", "networks.csv"]
     assert Comparison.read(tmp_path / "comparison") == comparison

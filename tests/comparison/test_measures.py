@@ -1,15 +1,17 @@
 """Scores of several networks: equal to the tables of single runs, to hand computation, and to known answers."""
 
+import itertools
 import math
 import time
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from medarts.comparison.findings import FindingMeasures
 from medarts.comparison.masks import MaskMeasures
 from medarts.comparison.overlays import most_differing
-from medarts.comparison.paired import differences
+from medarts.comparison.paired import FLIPS, differences
 from medarts.errors import RunError
 from medarts.evaluation.finding_table import MEAN_OF_FINDINGS, SENSITIVE, YOUDEN
 from medarts.evaluation.findings import FindingScores, Predictions
@@ -96,12 +98,26 @@ def test_what_is_hard_for_all_does_not_widen_a_difference():
     rows = random_rows(2)
     better = [(*row[:3], row[3] + 0.01, row[4]) for row in rows]
     measures = MaskMeasures({"a": [scores_of(rows)], "b": [scores_of(better)]}, draws=DRAWS, seed=0)
-    dice = {name: measures.measured(name)["dice"] for name in ("a", "b")}
-    difference = differences(dice, measures.p_values("a"), reference="a")["b"]
+    difference = differences({"b": measures.difference("b", "a")}, measures.p_values("a"))["b"]
     assert (difference.mean, difference.low, difference.high) == pytest.approx((0.01, 0.01, 0.01))
     assert difference.p == difference.p_corrected == pytest.approx(2 / 2**11)
-    low, high = dice["a"].interval()
+    low, high = measures.measured("a")["dice"].interval()
     assert high - low > 0.05
+
+
+def test_differences_are_over_the_seeds_that_both_have():
+    rows = [scores_of(random_rows(n, shift=shift)) for n, shift in ((0, 0.0), (1, 0.1), (0, 0.02), (1, 0.15))]
+    seeds = {"net": (0, 1), "late": (1,), "other": (0, 1), "none": (7,)}
+    scores = {"net": rows[:2], "late": [rows[3]], "other": rows[2:], "none": [rows[0]]}
+    measures = MaskMeasures(scores, draws=DRAWS, seed=0, seeds=seeds)
+    assert measures.difference("late", "net").mean == pytest.approx(0.05)  # by the means it would be 0.1
+    assert measures.difference("other", "net").mean == pytest.approx(0.035)
+    assert measures.difference("other", "net").interval() == pytest.approx((0.035, 0.035))
+    assert measures.difference("none", "net") is None
+    p = measures.p_values("net")
+    assert p["none"] is None
+    assert p["late"] == pytest.approx(2 / 2**11)
+    assert measures.contributions("late", "net").sum() == pytest.approx(0.05)
 
 
 def test_one_patient_says_nothing_of_others():
@@ -206,9 +222,86 @@ def test_findings_a_real_difference_is_found_and_none_is_not():
         name: [finding_scores(predictions(seed, noise=noise))]
         for name, seed, noise in (("good", 0, 0.5), ("alike", 1, 0.5), ("poor", 2, 3.0))
     }
-    p_values = FindingMeasures(scores, draws=DRAWS, seed=0).p_values("good")
-    assert p_values["poor"] == pytest.approx(2 / (DRAWS + 1))
-    assert p_values["alike"] > 0.05
+    found = FindingMeasures(scores, draws=DRAWS, seed=0).p_values("good")
+    assert found["poor"] == pytest.approx(1 / (FLIPS + 1))
+    assert found["alike"] > 0.05
+
+
+def test_exchanging_findings_of_patients_equals_computing_the_areas_again():
+    """Ties among the logits, several images of a patient, two domains, two seeds, findings that nobody shows."""
+    patients = 3
+    given = [predictions(n, noise=1.5, patients=patients, order=(-1) ** n) for n in range(4)]
+    for one in given:
+        one.logits[:] = one.logits.round(1)
+    scores = [finding_scores(one) for one in given]
+    measures = FindingMeasures({"net": scores[:2], "flat": scores[2:]}, draws=2, seed=0)
+    shares = measures.contributions("net", "flat")
+    assert shares.shape == (2 * patients,)
+    assert shares.sum() == pytest.approx(measures.difference("net", "flat").mean)
+
+    rows = sorted(zip(given[0].domains, given[0].patients, given[0].keys, strict=True))
+    people = sorted({row[:2] for row in rows})
+
+    def in_order(of: Predictions) -> tuple[np.ndarray, np.ndarray]:
+        place = {name: n for n, name in enumerate(zip(of.domains, of.patients, of.keys, strict=True))}
+        order = [place[row] for row in rows]
+        return of.logits[order], of.labels[order]
+
+    domains = np.array([row[0] for row in rows])
+    labels = in_order(given[0])[1]
+    ranks = [np.empty_like(in_order(one)[0]) for one in given]
+    for rank, one in zip(ranks, given, strict=True):
+        for domain in "ab":
+            rank[domains == domain] = stats.rankdata(in_order(one)[0][domains == domain], axis=0)
+
+    def mean_area(of: list[np.ndarray]) -> float:
+        return np.mean(
+            [
+                np.mean(
+                    [
+                        auroc(rank[domains == domain, f], labels[domains == domain, f])
+                        for f in range(3)
+                        if 0 < labels[domains == domain, f].sum() < (domains == domain).sum()
+                    ]
+                )
+                for rank in of
+                for domain in "ab"
+            ]
+        )
+
+    statistics = []
+    for signs in itertools.product((1, -1), repeat=len(people)):
+        exchanged = np.array([signs[people.index(row[:2])] < 0 for row in rows])[:, None]
+        one = [np.where(exchanged, b, a) for a, b in zip(ranks[:2], ranks[2:], strict=True)]
+        two = [np.where(exchanged, a, b) for a, b in zip(ranks[:2], ranks[2:], strict=True)]
+        statistics.append(mean_area(one) - mean_area(two))
+        assert statistics[-1] == pytest.approx(np.dot(signs, shares))
+    expected = np.mean(np.abs(statistics) >= abs(statistics[0]) - 1e-9)
+    assert measures.p_values("flat") == {"net": pytest.approx(expected)}
+
+
+@pytest.mark.parametrize(("patients", "promised"), [(3, 0.0), (5, 0.0), (10, 0.05), (30, 0.05)])
+def test_networks_that_find_equally_well_are_told_apart_as_often_as_promised(patients, promised):
+    generator = np.random.default_rng(patients)
+    rejected, trials, images = 0, 400, 4
+    labels = np.stack([np.tile(of_patient, patients) for of_patient in ([0, 0, 1, 1], [0, 1, 1, 1], [1, 0, 0, 0])], 1)
+    about = {
+        "keys": [str(i) for i in range(len(labels))],
+        "domains": ["a"] * len(labels),
+        "patients": [str(i // images) for i in range(len(labels))],
+        "labels": labels.astype(np.uint8),
+    }
+
+    def network() -> FindingScores:
+        # Networks of different scales; what one of them makes of a patient's images resembles each other.
+        of_patient = np.repeat(generator.normal(0, 1, (patients, 1)), images, axis=0)
+        logits = labels + of_patient * (2 * labels - 1) + generator.normal(0, 0.7, labels.shape)
+        return finding_scores(Predictions(logits=generator.uniform(1, 9) * logits, **about))
+
+    for _ in range(trials):
+        measures = FindingMeasures({"one": [network()], "two": [network()]}, draws=1, seed=0)
+        rejected += measures.p_values("two")["one"] <= 0.05
+    assert rejected / trials == pytest.approx(promised, abs=0.025)
 
 
 def test_findings_that_cannot_be_ranked():
@@ -216,7 +309,8 @@ def test_findings_that_cannot_be_ranked():
     same = Predictions(given.keys, given.domains, given.patients, given.logits, labels=np.zeros_like(given.labels))
     with pytest.raises(RunError, match="All images of a, or none, show every finding"):
         FindingMeasures({"net": [finding_scores(same)]}, draws=DRAWS, seed=0)
-    alone = Predictions(given.keys, given.domains, ["only"] * 80, given.logits, labels=given.labels)
+    alone = Predictions(given.keys, ["a"] * 80, ["only"] * 80, given.logits, labels=given.labels)
+    alone.keys[:] = [str(i) for i in range(80)]
     measures = FindingMeasures({"a": [finding_scores(alone)], "b": [finding_scores(alone)]}, draws=DRAWS, seed=0)
     assert measures.measured("a")["auroc"].interval() == (None, None)
     assert measures.p_values("a") == {"b": None}

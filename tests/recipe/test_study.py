@@ -31,8 +31,8 @@ networks:
   - {model: {name: unet, width: 16}}
   - {model: unetpp}
 trained_on:
-  - {on: [a], seeds: [0, 1]}
-  - {on: [b, a], networks: [random, mix]}
+  - {data: [a], seeds: [0, 1]}
+  - {data: [b, a], networks: [random, mix]}
 external: [c]
 reference: mix
 """
@@ -49,8 +49,8 @@ def test_says_which_networks_are_trained_on_what(path: Path) -> None:
     names = ("mix", "layer7_double_deep", "random-1", "random-2", "random-3", "unet", "unetpp")
     first, second = study.trained_on
     assert study.names == study.networks_of(first) == names
-    assert (first.name, first.on, first.seeds) == ("a", ("a",), (0, 1))
-    assert (second.name, second.on, second.seeds) == ("b-a", ("b", "a"), (0,))
+    assert (first.name, first.data, first.seeds) == ("a", ("a",), (0, 1))
+    assert (second.name, second.data, second.seeds) == ("b-a", ("b", "a"), (0,))
     assert study.networks_of(second) == ("mix", "random-1", "random-2", "random-3")
     assert [study.entry_of(name).name for name in ("random-2", "random", "unet")] == ["random", "random", "unet"]
     assert study.entry_of("unet").model.width == 16
@@ -59,10 +59,10 @@ def test_says_which_networks_are_trained_on_what(path: Path) -> None:
 
 
 def test_recipes_of_groups_and_searches(path: Path) -> None:
-    study = load_study(path, ["trained_on.1.changes=['train.lr=0.5', data.size=64]"])
+    study = load_study(path, ["trained_on.1.changes=['train.lr=0.5', data.sampling=equal]"])
     recipe = group_recipe(study, study.trained_on[1], seed=7)
     assert [source.domain for source in recipe.data.sources] == ["a", "b"]
-    assert (recipe.seed, recipe.train.lr, recipe.data.size) == (7, 0.5, 64)
+    assert (recipe.seed, recipe.train.lr, recipe.data.sampling) == (7, 0.5, "equal")
     searched = search_recipe(study, study.networks[0])
     assert [source.domain for source in searched.data.sources] == ["a", "b"]
     assert searched.search.stages[0].epochs == 20
@@ -80,7 +80,7 @@ def test_changes_of_the_command_line(path: Path) -> None:
 
 def test_the_recipe_can_be_a_file_beside_the_study(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inline = load_study(path)
-    content = yaml.safe_load(STUDY.replace("{on:", "{'on':"))
+    content = yaml.safe_load(STUDY)
     (path.parent / "recipes").mkdir()
     (path.parent / "recipes" / "small.yaml").write_text(to_yaml(inline.recipe))
     path.write_text(yaml.safe_dump({**content, "recipe": "recipes/small.yaml"}))
@@ -97,7 +97,7 @@ def test_genotypes_lie_beside_the_study_or_in_the_zoo(path: Path, monkeypatch: p
     monkeypatch.chdir("/")
     monkeypatch.setenv("RUNS", "runs")
     entries = "[{genotype: $RUNS/v1.5}, {genotype: found.json}, {genotype: darts_v2}, {genotype: gone/genotype.json}]"
-    study = load_study(path, [f"networks={entries}", "reference=null", "trained_on=[{'on': a}]"])
+    study = load_study(path, [f"networks={entries}", "reference=null", "trained_on=[{data: a}]"])
     assert study.names == ("v1.5", "found", "darts_v2", "gone")
     assert [entry.genotype for entry in study.networks[:2]] == [
         str(path.parent / name) for name in ("runs/v1.5", "found.json")
@@ -116,7 +116,8 @@ def test_what_is_written_is_read_back_from_anywhere(
     written.parent.mkdir()
     written.write_text(study_to_yaml(study), encoding="utf-8")
     monkeypatch.chdir("/")
-    assert load_study(written) == study
+    assert study_to_yaml(load_study(written)) == study_to_yaml(study)
+    assert (load_study(written).file, study.file) == (str(written), str(path))
 
 
 def test_every_option_is_explained_where_it_stands() -> None:
@@ -159,9 +160,9 @@ def test_every_option_is_explained_where_it_stands() -> None:
         ("networks.4.name=random-2", "networks: two are called 'random-2'"),
         ("networks.4.name=random", "networks: two are called 'random'"),
         ("trained_on.1.name=a", "trained_on: two are called 'a'"),
-        ("trained_on.0.on=[a, a]", "trained_on.0: on names a twice"),
-        ("trained_on.0.on=[d]", "trained_on.0.on: there is no data set 'd'"),
-        ("trained_on.0.on=[c]", "trained_on.0.on: 'c' is external"),
+        ("trained_on.0.data=[a, a]", "trained_on.0: data names a twice"),
+        ("trained_on.0.data=[d]", "trained_on.0.data: there is no data set 'd'"),
+        ("trained_on.0.data=[c]", "trained_on.0.data: 'c' is external"),
         ("trained_on.0.seeds=[1, 1]", "trained_on.0: seeds names 1 twice"),
         ("trained_on.0.seeds=[-1]", "trained_on.0.seeds.0: .*greater than or equal to 0"),
         ("trained_on.0.seeds=[]", "trained_on.0.seeds: .*at least 1 item"),
@@ -170,12 +171,19 @@ def test_every_option_is_explained_where_it_stands() -> None:
         ("trained_on.0.changes=['data.sources.0.path=/x']", "trained_on.0: changes cannot set data.sources"),
         ("trained_on.0.changes=[space.init_channel=8]", "trained_on.0: changes cannot set space"),
         ("trained_on.0.changes=['train.model=unet']", "trained_on.0: changes cannot set train.model"),
+        ("trained_on.0.changes=[data.size=64]", "trained_on.0: changes cannot set data.size: .* data.sampling and"),
+        ("trained_on.0.changes=['data={size: 64}']", "trained_on.0: changes cannot set data:"),
+        ("trained_on.0.changes=[evaluation.threshold=0.3]", "trained_on.0: changes cannot set evaluation.threshold"),
         ("trained_on.0.changes=[train.epoch=1]", "trained_on.0.changes: train.epoch is not a key of a recipe"),
-        ("trained_on.0.changes=[data.size]", "trained_on.0.changes: 'data.size' is no change of a recipe"),
+        ("trained_on.0.changes=[train.lr]", "trained_on.0.changes: 'train.lr' is no change of a recipe"),
         ("external=[d]", "external: there is no data set 'd'"),
         ("reference=random", "reference: there is no network 'random'. Did you mean 'random-"),
         ("recipe.train.epoch=3", "recipe: train.epoch is not a key of a recipe"),
         ("recipe=null", "recipe: .*given: None"),
+        (
+            "recipe.data.sources.2.path=/data/x/../a",
+            "recipe.data.sources.2: 'c' and 'a' are the same images, /data/x/../a; keep one of them",
+        ),
         ("networks=[]", "networks: .*at least 1 item"),
     ],
 )

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Polygon
 
-from medarts.comparison.result import Comparison
+from medarts.comparison.result import Comparison, Missing
 from medarts.errors import RunError
 from medarts.reporting.comparison import write_comparisons
 from medarts.reporting.comparison_plots import plot_latency
@@ -58,6 +59,7 @@ def make_comparison(
     images: int = 120,
     size: int = 64,
     shift: float = 0,
+    domains: Sequence[str] = ("isic",),
 ) -> Path:
     """Writes the folder of a comparison on generated images, three of a patient."""
     generator = np.random.default_rng(seed)
@@ -75,7 +77,8 @@ def make_comparison(
         "score": "dice",
         "split": "test",
         "reference": REFERENCE,
-        "domains": ["isic"],
+        "planned_reference": None,
+        "domains": [*domains],
         "images": images,
         "patients": images // 3,
         "size": size,
@@ -148,6 +151,7 @@ def _network(
         "parameters": int(parameters),
         "flops": int(parameters * 2500),
         "latency_ms": {"1": latency * generator.uniform(0.95, 1.05), "2": latency * 0.6},
+        "latency_spread_ms": {"1": 0.012 * latency, "2": 0.02 * latency},
         "memory_mb": 180 + latency,
         "training_seconds": 20 * latency,
     }
@@ -291,6 +295,9 @@ def test_the_table_holds_every_number(page: Page, folder: Path) -> None:
         p = page.column("corrected p")[name]
         assert p == ("–", "") if difference is None else float(p[1] or "") == difference["p_corrected"]
     assert page.column("training, minutes")["unet"][0] == "12.7"
+    assert page.column("parameters, M")["unet"][0] == "2.16"
+    assert page.column("parameters, M")["alpha0_5_stage1_nodouble_deep_ep80"][0] == "0.0600"
+    assert page.column("ms, 2 threads")["r2unet"][0] == "73.2range 2.44"
     assert page.column("kind")["random-1"] == ("random", "random")
     low, high = sorted(scores["unet"]["by_seed"])
     assert page.column("range of seeds")["unet"][0] == f"{low:.3f}–{high:.3f}"
@@ -342,7 +349,8 @@ def test_several_data_sets_have_a_summary(tmp_path: Path) -> None:
         for network in content["networks"]:
             mean = {"mixsearch": (0.80, 0.70), "unet": (0.84, 0.70), "unetpp": (0.9, 0)}[network["name"]][number]
             network["scores"]["dice"]["mean"] = mean
-            network["latency_ms"] = {"1": {"mixsearch": 10, "unet": 30, "unetpp": 50}[network["name"]] + 10 * number}
+            latency = {"mixsearch": 10, "unet": 30, "unetpp": 50}[network["name"]] + 10 * number
+            network |= {"latency_ms": {"1": latency}, "latency_spread_ms": {"1": 1.0}}
             if network["difference"]:
                 network["difference"] |= {"mean": mean - 0.8, "p_corrected": 0.01 if name == "isic" else 0.2}
         write(path, content)
@@ -354,7 +362,8 @@ def test_several_data_sets_have_a_summary(tmp_path: Path) -> None:
     # Ranks are among those on both sets: 1 and 1.5 for unet, 2 and 1.5 for the reference.
     assert page.column("mean rank")["unet"] == ("1.2", "1.25")
     assert page.column("mean rank")["mixsearch"] == ("1.8", "1.75")
-    assert page.column("ms, 1 thread")["unet"][1] == "35.0"
+    assert page.column("ms, 1 thread")["unet"] == ("35.0range 1.00", "35.0")
+    assert "Costs are means over the data sets, each of which has measurements of its own." in page.text
     assert page.column("better, worse than mixsearch")["unet"][0] == "1, 0of 2"
     assert page.column("better, worse than mixsearch")["unetpp"][0] == "1, 0of 1"
     assert "for lack of a score on some data set: unetpp." in page.text
@@ -367,13 +376,42 @@ def test_a_data_set_of_few_networks_does_not_cost_the_others_their_mean(tmp_path
     sets = {
         "isic": make_comparison(tmp_path / "isic", networks=networks, seed=1),
         "cvc": make_comparison(tmp_path / "cvc", networks=networks, seed=2),
-        "isic-cvc": make_comparison(tmp_path / "both", networks=few("unet"), seed=3),
+        "nuclei": make_comparison(tmp_path / "nuclei", networks=few("unet"), seed=3),
     }
     target = tmp_path / "report.html"
     page = Page(write_comparisons(sets, target, title="Left out").read_text(encoding="utf-8"))
     assert all(value for _, value in page.column("mean").values())
     assert len(page.column("mean")) == 4
-    assert "Means and ranks leave out isic-cvc, where many networks have no score." in page.text
+    assert "Means and ranks leave out nuclei, where many networks have no score." in page.text
+
+
+def test_groups_of_several_data_sets_are_not_counted(tmp_path: Path) -> None:
+    both = make_comparison(tmp_path / "both", networks=few("unet"), seed=3, domains=("isic", "cvc"))
+    sets = {
+        "isic": make_comparison(tmp_path / "isic", networks=few("unet"), seed=1),
+        "isic-cvc": both,
+        "cvc": make_comparison(tmp_path / "cvc", networks=few("unet"), seed=2),
+    }
+    for path in sets.values():  # measured once
+        content = read(path)
+        for network in content["networks"]:
+            network["latency_ms"] = {"1": NETWORKS[network["name"]][3]}
+        write(path, content)
+    target = tmp_path / "report.html"
+    failed = {"nuclei": [Missing("unet", 0, "failed", "no <space> left"), Missing("unet", 1, "not begun", "")]}
+    page = Page(write_comparisons(sets, target, title="Mixed", without_runs=failed).read_text(encoding="utf-8"))
+    assert page.sections == ["summary", "set-1", "set-2", "set-3", "none-1"]
+    header = [text for text, _ in page.tables[0][0]]
+    assert header[1:5] == ["mean", "mean rank", "isic", "cvc"]
+    assert page.column("better, worse than mixsearch")["unet"][0].endswith("of 2")
+    assert "<b>240</b><span>images of 2 data sets</span>" in page.text
+    assert "Of 2 comparisons with another network on one data set" in page.text
+    assert "shown by themselves and not counted here: isic-cvc." in page.text
+    assert "Costs were measured once" in page.text
+    assert "No run has finished, so there is nothing to compare." in page.text
+    assert "unet, seed 0: failed (no &lt;space&gt; left)" in page.text
+    alone = Page(write_comparisons({"isic-cvc": both}, target, title="Mix alone").read_text(encoding="utf-8"))
+    assert alone.sections == ["set-1"]
 
 
 def test_classification_has_no_pictures(tmp_path: Path) -> None:
@@ -411,7 +449,7 @@ def test_undefined_scores_leave_a_dash(tmp_path: Path) -> None:
     assert page.column("Dice")["unet"] == ("–120 undefined", "")
     assert [*page.column("Dice")][-1] == "unet"
     assert page.column("difference to mixsearch")["unet"] == ("–", "")
-    assert "Not tested, for lack of patients or scores: unet." in page.text
+    assert "Not tested, for lack of patients, scores or common seeds: unet." in page.text
 
 
 def test_folders_that_cannot_be_shown_are_refused(tmp_path: Path) -> None:
@@ -463,7 +501,8 @@ def test_a_click_sorts_and_nothing_is_wider_than_a_phone(page_file: Path, folder
         found.push({ sorted, names: [...table.tBodies[0].rows].map((row) => row.cells[0].dataset.value) });
       }
       const page = document.documentElement;
-      return { found, width: page.scrollWidth };
+      const scatters = [...document.querySelectorAll(".wide svg, .narrow svg")].map((one) => one.clientWidth);
+      return { found, scatters, width: page.scrollWidth };
     """
     content = browse(page_file, script, width=390)
     latency = {n["name"]: n["latency_ms"]["1"] for n in read(folder)["networks"]}
@@ -474,6 +513,9 @@ def test_a_click_sorts_and_nothing_is_wider_than_a_phone(page_file: Path, folder
     assert p_up["sorted"] == [["corrected p", "ascending"]]
     assert names["names"][0] == "alpha0_5_stage1_double_deep_ep80"
     assert content["width"] == 390
+    wide, narrow = content["scatters"]
+    assert wide == 0  # not shown
+    assert 300 < narrow <= 390
 
 
 def judged(folder: Path, found: dict[str, tuple[float, float | None]]) -> list[str]:
@@ -497,7 +539,7 @@ def test_the_verdict_says_what_is_beyond_chance_and_what_is_not(tmp_path: Path) 
         f"{worse} is worse."
     )
     assert "Between mixsearch and the other one these images do not decide" in one_each[2]
-    assert one_each[3] == f"Not tested, for lack of patients or scores: {names[3]}."
+    assert one_each[3] == f"Not tested, for lack of patients, scores or common seeds: {names[3]}."
     nothing = judged(folder, dict.fromkeys(names, (0.01, 0.3)))
     assert nothing[1].startswith("None of the 4 other networks differs from mixsearch beyond chance")
     assert "which is not a proof that they are equal" in nothing[2]
@@ -510,6 +552,7 @@ def test_the_verdict_names_who_is_ahead_on_the_front(tmp_path: Path) -> None:
     content = read(folder)
     for network, mean, latency in zip(content["networks"], (0.8, 0.8, 0.9), (20, 10, 50), strict=True):
         network["scores"]["dice"]["mean"], network["latency_ms"]["1"] = mean, latency
+        network["latency_spread_ms"]["1"] = 1.0
         network["front"] = network["name"] != REFERENCE
         network["seeds"] = [0]
     write(folder, content)
@@ -521,12 +564,30 @@ def test_the_verdict_names_who_is_ahead_on_the_front(tmp_path: Path) -> None:
     assert "trained with one seed" in sentences[-1]
 
 
-def test_names_of_sixteen_networks_cover_neither_each_other_nor_points(folder: Path) -> None:
+def test_the_verdict_says_who_stands_in_and_who_lacks_seeds(tmp_path: Path) -> None:
+    folder = make_comparison(tmp_path / "isic", networks=few("unet", "unetpp"))
+    content = read(folder)
+    content["planned_reference"] = "ours"
+    content["networks"][1]["seeds"], content["networks"][2]["seeds"] = [0], [1, 2]
+    write(folder, content)
+    sentences = verdict(Comparison.read(folder))
+    assert sentences[0] == "The planned reference ours has no finished run; mixsearch instead."
+    assert sentences[-1] == (
+        "Not all were trained with seeds 0, 1 and 2: mixsearch lacks seed 2; unet lacks seeds 1 and 2; unetpp lacks "
+        "seed 0. A mean is over the seeds that a network has; a difference to the reference, over those that both have."
+    )
+    content["networks"] = [network | {"seeds": [0, 1]} for network in content["networks"]]
+    write(folder, content | {"planned_reference": None})
+    assert not any("seeds 0" in s or "planned" in s for s in verdict(Comparison.read(folder)))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_names_of_sixteen_networks_cover_neither_each_other_nor_points(folder: Path, narrow: bool) -> None:
     points = points_of(Comparison.read(folder))
-    figure = plot_latency(points, title="Dice", reference=REFERENCE)
+    figure = plot_latency(points, title="Dice", reference=REFERENCE, narrow=narrow)
     axes = figure.axes[0]
     names = [text for text in axes.texts if text.get_text()]
-    assert sorted(text.get_text() for text in names) == sorted(NETWORKS)
+    assert [text.get_text() for text in names] == [str(n) if narrow else p.name for n, p in enumerate(points, 1)]
     boxes = [text.get_window_extent().extents for text in names]
     for number, (left, bottom, right, top) in enumerate(boxes):
         for other in boxes[:number]:
@@ -538,7 +599,7 @@ def test_names_of_sixteen_networks_cover_neither_each_other_nor_points(folder: P
 
 def test_the_front_is_drawn_in_steps() -> None:
     def point(name: str, score: float, latency: float, *, front: bool) -> Point:
-        return Point(name, "random", score, latency, 1e6, front)
+        return Point(name, "random", score, latency, 0.1, 1e6, front)
 
     points = [
         point("a", 0.9, 30, front=True),

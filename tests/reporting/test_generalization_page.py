@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from matplotlib.colors import to_rgb
 
+from medarts import terminal
 from medarts.comparison.paired import Difference
 from medarts.comparison.result import MetricScore
 from medarts.reporting.generalization import write_generalization
@@ -56,14 +58,16 @@ FOUND = Generalization(
         Network("alone", "searched", ("a",)),
         Network("mix", "searched", ("a", "b")),
         Network("<b>hand</b>", "made by hand", ()),
+        Network("few", "random", ()),
     ),
     retrained=Retrained(
         groups=("a", "b"),
         shared=("a",),
         rows=(
-            RetrainedRow("alone", {"a": score(0.811, 0.80, 0.822), "b": score(0.7)}, score(0.811), 2.0),
-            RetrainedRow("mix", {"a": score(0.832), "b": score(0.721)}, score(0.832), 1.0),
-            RetrainedRow("<b>hand</b>", {"a": score(0.790), "b": None}, score(0.790), 3.0),
+            RetrainedRow("alone", {"a": score(0.811, 0.80, 0.822), "b": score(0.7)}, ("a", "b"), score(0.811), 2.0),
+            RetrainedRow("mix", {"a": score(0.832), "b": score(0.721)}, ("a", "b"), score(0.832), 1.0),
+            RetrainedRow("<b>hand</b>", {"a": score(0.790), "b": None}, ("a", "b"), score(0.790), 3.0),
+            RetrainedRow("few", {"a": None, "b": score(0.6)}, ("b",), None, None),
         ),
     ),
     trained=(
@@ -87,13 +91,27 @@ FOUND = Generalization(
         Claim(
             "search",
             "undecided",
+            1,
             CONTRASTS,
-            unseen=Pooled(("of the mix",), 1, 1, 0, mean=0.021, low=0.004, high=0.039, p=0.2),
+            differing=(),
+            sides=(),
+            unseen=Pooled(("of the mix",), 1, 10, better=1, worse=0, mean=0.021, low=0.004, high=0.039, p=0.2),
             own=None,
             neither=None,
             words=("The head: undecided.", "A sentence.", "Another < sentence."),
         ),
-        Claim("training", None, (), unseen=None, own=None, neither=None, words=("No such thing.",)),
+        Claim(
+            "training",
+            None,
+            0,
+            (),
+            differing=(),
+            sides=(),
+            unseen=None,
+            own=None,
+            neither=None,
+            words=("No such thing.",),
+        ),
     ),
     missing=(MissingRun("b", "<b>hand</b>", 1, "failed", "It diverged."), MissingRun("b", "mix", 2, "not begun", "")),
     untested=tuple(MissingTest("a", "mix", seed, "x", "No such folder.") for seed in (0, 1)),
@@ -170,11 +188,12 @@ def test_networks_against_data_sets(page):
             "searched",
         ],
         ["<b>hand</b>", "0.790|0.779 to 0.802", "3.0", "0.790|0.779 to 0.802", "–|missing", "made by hand"],
+        ["few", "–|lacks some", "–", "–|not in the study", "0.600|0.589 to 0.612", "random"],
     ]
     (drawn,) = pictures(text)
     assert {"0.832", "0.821–0.844", "0.721", "0.700", "0.790", "mean", "mean rank", "3.0"} <= drawn
     assert {"mix", "searched on a, b", "<b>hand</b>", "made by hand", "Dice minus the mean of the column"} <= drawn
-    assert "Means and ranks are over a, which all have." in text
+    assert "Means and ranks are over a, of the networks that have a score on all of them." in text
     assert text.count("<pattern") == 1  # one cell is hatched
 
 
@@ -226,6 +245,23 @@ def test_a_study_without_scores_has_a_page(tmp_path):
     empty = Generalization(**{**{name: getattr(FOUND, name) for name in FOUND.__dataclass_fields__}, **content})
     page = write_generalization(empty, tmp_path / "page.html", title="x").read_text(encoding="utf-8")
     assert re.findall(r'<section id="(\w+)">', page) == ["verdict", "missing", "how"]
+
+
+def test_what_is_planned_but_not_there_yet_is_no_lack_of_the_study(tmp_path):
+    claims = (replace(FOUND.claims[1], planned=3),)
+    page = write_generalization(replace(FOUND, claims=claims), tmp_path / "page.html", title="x").read_text("utf-8")
+    assert "<b>not yet</b><span>training on several sets</span>" in page
+    assert "not in the study</b>" not in page
+
+
+def test_on_a_terminal(capfd):
+    terminal.show_generalization(FOUND)
+    lines = capfd.readouterr().out.splitlines()
+    for claim in FOUND.claims:
+        assert set(claim.words) <= set(lines)
+    assert "Means and ranks are over a, of networks that have a score on all of them." in lines
+    assert "<b>hand</b> on b, seed 1: failed. It diverged." in lines
+    assert "mix on a, seed 1, is not tested on x: No such folder." in lines
 
 
 def test_tints_tell_shades():

@@ -1,12 +1,29 @@
 """What comes back from a process, and what is made of its end."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from medarts.errors import RecipeError
 from medarts.run.process import in_new_process
+
+WAITING = """
+from functools import partial
+from medarts.run.process import in_new_process
+
+if __name__ == "__main__":
+    try:
+        in_new_process(partial(exec, "import time; time.sleep(60)"))
+    except KeyboardInterrupt:
+        print("stopped")
+"""
 
 # The process cannot import this file.
 REFUSED = "from medarts.errors import RecipeError; raise RecipeError('The size is 3.', fix='Use 4.')"
@@ -37,3 +54,28 @@ def test_a_fault_is_no_lack_of_memory(capfd: pytest.CaptureFixture[str]) -> None
     with pytest.raises(RuntimeError, match="without an answer, with status 1"):
         in_new_process(partial(exec, "{}['a fault']"))
     assert "KeyError: 'a fault'" in capfd.readouterr().err
+
+
+def test_an_interrupted_process_says_nothing(tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes of a terminal: also one that still imports, and before the one that waits for it."""
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    with subprocess.Popen([sys.executable, str(script)], stdout=PIPE, stderr=PIPE, text=True) as process:
+        started = children(process.pid)
+        for _ in range(15):
+            for child in started:
+                os.kill(child, signal.SIGINT)
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=60)
+    assert (said, errors, process.returncode) == ("stopped\n", "", 0)
+
+
+def children(pid: int) -> list[int]:
+    """Waits until a process has started another beside the tracker of its resources, and returns both."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    if not listed.exists():
+        pytest.skip("needs Linux")
+    while len(found := listed.read_text().split()) < 2:
+        time.sleep(0.01)
+    return [int(child) for child in found]

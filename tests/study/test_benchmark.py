@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +17,9 @@ import yaml
 
 from medarts.data.phantom import write_phantoms
 from medarts.errors import DivergedError, MedartsError, RecipeError, RunError
+from medarts.recipe import parse
 from medarts.recipe.study import Study, load_study
+from medarts.run import checkpoint
 from medarts.run.directory import RunDirectory
 from medarts.run.interruption import InterruptedRunError, interruption
 from medarts.spaces.reading import load
@@ -27,13 +30,14 @@ from medarts.study import jobs, matching
 from medarts.study.benchmark import benchmark, prepare, what_is_there
 from medarts.study.jobs import Ended, Job, do, is_finished
 from medarts.study.layout import Layout, Place
+from medarts.study.plan import Plan, Step
 from medarts.training.loop import TrainingLoop
 from medarts.training.start import start_training
 
 Make = Callable[..., Study]
 
 UNET = {"model": {"name": "unet", "width": 2, "depth": 2}}
-WILD = {"name": "wild", "on": "ct", "networks": "unet", "changes": ["train.lr=1e30", "train.grad_clip=0"]}
+WILD = {"name": "wild", "data": "ct", "networks": "unet", "changes": ["train.lr=1e30", "train.grad_clip=0"]}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,7 @@ def small(data: Path, **settings: Any) -> dict[str, Any]:
 def test_a_whole_benchmark(make: Make, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two networks, two seeds; a run that was stopped before goes on, one that diverges ends no other."""
     out = tmp_path / "out"
-    networks, endoscopy = [small(data), UNET], {"on": ["endoscopy"], "seeds": [0, 1]}
+    networks, endoscopy = [small(data), UNET], {"data": ["endoscopy"], "seeds": [0, 1]}
     study = make(networks, [WILD, endoscopy])
     plan = prepare(study, out)
     stopped = next(step for step in plan.steps if step.place.name == "endoscopy/weave/seed-1")
@@ -126,7 +130,7 @@ def stopping(step: Callable[..., None]) -> Callable[..., None]:
 
 
 def test_ctrl_c_stops_all_that_is_in_hand(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study, start = make([UNET], [{"on": "ct", "seeds": [0, 1, 2]}], "recipe.train.epochs=100000"), jobs.Workers.start
+    study, start = make([UNET], [{"data": "ct", "seeds": [0, 1, 2]}], "recipe.train.epochs=100000"), jobs.Workers.start
     started: list[jobs.Workers] = []
 
     def and_interrupt(workers: jobs.Workers, job: Job) -> None:
@@ -142,6 +146,27 @@ def test_ctrl_c_stops_all_that_is_in_hand(make: Make, tmp_path: Path, monkeypatc
     ((_, missing),) = what_is_there(tmp_path / "out").values()
     assert {each.state for each in missing} <= {"not begun", "unfinished"}
     assert not (tmp_path / "out" / "failures").exists()
+
+
+def test_what_is_in_hand_is_saved_where_something_goes_wrong(make: Make, tmp_path: Path) -> None:
+    study, out = make([UNET], [{"data": "ct"}], "recipe.train.epochs=100000"), tmp_path / "out"
+    plan = prepare(study, out)
+    (step,) = plan.steps
+
+    def fail(workers: jobs.Workers) -> None:
+        with workers:
+            workers.start(plan.job(step))
+            while jobs.epochs_done(step.place.run) < 2:
+                workers.wait(0.05)
+            raise ZeroDivisionError
+
+    workers = jobs.Workers()
+    with pytest.raises(ZeroDivisionError):
+        fail(workers)
+    assert [worker.process.exitcode for worker in workers._running] == [0]  # it was not killed
+    assert checkpoint.load(step.place.run / "checkpoints", "last").state["place"]["epoch"] == jobs.epochs_done(
+        step.place.run
+    )
 
 
 # --- the order of the runs, here without processes --------------------------------------------------------------------
@@ -180,8 +205,8 @@ def done_here(study: Study, out: Path, *, at_once: int = 1) -> list[str]:
 
 def searching(make: Make) -> Study:
     mixed = {"name": "mix", "searched_on": ["ct", "endoscopy"]}
-    group = {"on": ["ct"], "networks": ["unet", "random", "mix"]}
-    return make([mixed, {"random": 1, "like": "mix"}, UNET], [{"on": "endoscopy", "networks": "unet"}, group])
+    group = {"data": ["ct"], "networks": ["unet", "random", "mix"]}
+    return make([mixed, {"random": 1, "like": "mix"}, UNET], [{"data": "endoscopy", "networks": "unet"}, group])
 
 
 def test_searches_come_before_what_needs_them(make: Make, tmp_path: Path) -> None:
@@ -229,8 +254,39 @@ def test_draws_that_do_not_fit_end_only_their_own_trainings(
     assert missing.reason.startswith("random: Of 0 genotypes drawn like 'mix' only 0 have its")
 
 
+def test_what_goes_wrong_before_a_process_starts_ends_only_that_run(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full, and memory that torch does not get."""
+    study, out, job = make([UNET], [{"data": "ct", "seeds": [0, 1, 2]}]), tmp_path / "out", Plan.job
+    wrong = {0: OSError(28, "No space left on device"), 1: RuntimeError("not enough memory")}
+
+    def fails(plan: Plan, step: Step) -> Job:
+        if step.recipe.seed in wrong and (out / "study.yaml").exists():
+            raise wrong[step.recipe.seed]
+        return job(plan, step)
+
+    monkeypatch.setattr(Plan, "job", fails)
+    assert done_here(study, out) == ["ct/unet/seed-2"]
+    missing = what_is_there(out)["ct"].missing
+    assert [(one.seed, one.state) for one in missing] == [(0, "failed"), (1, "failed")]
+    assert [one.reason for one in missing] == ["[Errno 28] No space left on device", "not enough memory"]
+
+
+def test_a_score_that_is_undefined_ends_nothing(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, out = make([UNET], [{"data": "ct"}]), tmp_path / "out"
+    plan = prepare(study, out)
+    (step,) = plan.steps
+    run = RunDirectory.create(step.place.run, step.recipe, kind="train", data_fingerprint=step.data)
+    run.write_json("summary.json", {"score": "auroc", "best_score": None})
+    runs = module._Runs(plan, Here(), SimpleNamespace(reach=lambda done, total: None))
+    runs.in_hand[step.place.name] = step
+    runs._end(Ended(Job(step.place, step.recipe, None)))
+    assert "auroc undefined on the validation images" in capsys.readouterr().err
+
+
 def test_runs_go_seed_by_seed_then_group_by_group(make: Make, data: Path, tmp_path: Path) -> None:
-    groups = [{"on": "ct", "seeds": [1, 0]}, {"on": ["ct", "endoscopy"], "seeds": [1, 2], "networks": "unet"}]
+    groups = [{"data": "ct", "seeds": [1, 0]}, {"data": ["ct", "endoscopy"], "seeds": [1, 2], "networks": "unet"}]
     steps = prepare(make([small(data), UNET], groups), tmp_path / "out").steps
     assert [step.place.name for step in steps] == [
         "ct/weave/seed-0",
@@ -247,19 +303,22 @@ def test_runs_go_seed_by_seed_then_group_by_group(make: Make, data: Path, tmp_pa
 
 
 def refused(study: Study, out: Path, error: type[MedartsError], says: str) -> None:
-    """Holds that a study is refused, and that nothing in its folder changes."""
-    before = files(out)
+    """Holds that a study is refused, and that nothing in its folder changes; a new folder is not left."""
+    there, before = out.exists(), files(out)
     with pytest.raises(error, match=says):
         benchmark(study, out)
-    assert files(out) == before
+    assert (out.exists(), files(out)) == (there, before)
 
 
 def files(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    known = (folder / "study.yaml").exists()  # then it has a lock
+    return {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not (known and path.name == ".lock")
+    }
 
 
 def test_runs_of_another_recipe_network_or_data_are_refused(make: Make, data: Path, tmp_path: Path) -> None:
-    out, group = tmp_path / "out", {"on": "ct"}
+    out, group = tmp_path / "out", {"data": "ct"}
     study = make([small(data), UNET], [group])
     for step in prepare(study, out).steps:
         run = start_training(step.recipe, prepare(study, out).networks.architecture(str(step.network)), step.place.run)
@@ -280,24 +339,57 @@ def test_runs_of_another_recipe_network_or_data_are_refused(make: Make, data: Pa
 @pytest.mark.parametrize(
     ("networks", "change", "error", "says"),
     [
-        ([UNET], "recipe.data.size=33", RecipeError, "33 cannot be halved once"),
-        ([UNET], "recipe.train.loss=ce", RecipeError, "train.loss 'ce'"),
-        ([UNET], "recipe.train.batch=400", MedartsError, "fewer than a batch of 400"),
-        ([UNET], "recipe.data.sources.2.path=/nowhere", MedartsError, "/nowhere"),
-        ([{"genotype": "darts_v2"}], "note=x", RecipeError, "darts_v2 is a network for classification"),
-        ([{"genotype": "darts_v3"}], "note=x", MedartsError, "darts_v3: There is no genotype"),
-        ([{"name": "mix", "searched_on": "ct"}], "recipe.search.loss=ce", RecipeError, "search.loss 'ce'"),
-        ([{"name": "mix", "searched_on": "ct"}], "recipe.data.size=36", RecipeError, "36 cannot be halved 3 times"),
+        ([UNET], "recipe.data.size=33", RecipeError, "networks.0 on trained_on.0: .*33 cannot be halved once"),
+        ([UNET], "recipe.train.loss=ce", RecipeError, "trained_on.0: train.loss 'ce'"),
+        ([UNET], "recipe.train.batch=400", MedartsError, "trained_on.0: .* fewer than a batch of 400"),
+        ([UNET], "recipe.data.sources.2.path=/nowhere", MedartsError, "trained_on.0: .*/nowhere"),
+        (
+            [{"genotype": "darts_v2"}],
+            "note=x",
+            RecipeError,
+            "networks.0 on trained_on.0: darts_v2 is a network for cla",
+        ),
+        ([UNET, {"genotype": "darts_v3"}], "note=x", MedartsError, "networks.1 .*: darts_v3: There is no genotype"),
+        ([{"name": "mix", "searched_on": "ct"}], "recipe.search.loss=ce", RecipeError, "networks.0: search.loss 'ce'"),
+        (
+            [{"name": "mix", "searched_on": "ct"}],
+            "recipe.data.size=36",
+            RecipeError,
+            "networks.0: .*36 cannot be halved",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(
     make: Make, tmp_path: Path, *, networks: list, change: str, error: type[MedartsError], says: str
 ) -> None:
-    refused(make(networks, [{"on": "ct"}], change), tmp_path / "out", error, says)
+    says = rf"^{re.escape(str(tmp_path / 'study.yaml'))}: {says}"
+    refused(make(networks, [{"data": "ct"}], change), tmp_path / "new" / "out", error, says)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").touch()
+    refused(make(networks, [{"data": "ct"}], change), tmp_path / "out", error, says)
+
+
+def test_what_was_searched_on_an_external_data_set_is_refused(make: Make, data: Path, tmp_path: Path) -> None:
+    study = make([UNET], [{"data": "ct"}])
+    dermoscopy, endoscopy, _ = (source.model_dump(mode="json") for source in study.recipe.data.sources)
+    recipe = study.recipe.model_dump(mode="json")
+    elsewhere = {"sources": [endoscopy, {**dermoscopy, "name": "known by another name"}]}
+    run = RunDirectory.create(
+        tmp_path / "found", parse({**recipe, "data": recipe["data"] | elsewhere}), kind="search", data_fingerprint=""
+    )
+    load(str(data / "small.json")).save(run.path / "genotype.json")
+    run.write_json("run.json", run.facts | {"finished": True})
+    for genotype in (run.path, run.path / "genotype.json"):
+        says = r"study.yaml: networks.0.genotype: .*found was searched on .*isic, which is 'skin' here and external"
+        networks = [{"name": "found", "genotype": str(genotype)}]
+        study = make(networks, [{"data": "ct"}], "external=[skin]", "recipe.data.sources.0.name=skin")
+        refused(study, tmp_path / "out", RecipeError, says)
+    assert len(prepare(make(networks, [{"data": "ct"}]), tmp_path / "out").steps) == 1
 
 
 def test_two_processes_cannot_work_in_one_folder(make: Make, tmp_path: Path) -> None:
-    study = make([UNET], [{"on": "ct"}])
+    study = make([UNET], [{"data": "ct"}])
     (tmp_path / "out").mkdir()
     with Layout(tmp_path / "out").lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -327,7 +419,7 @@ def test_a_process_that_does_not_answer_is_told_by_its_end(
     log = tmp_path / "x.log"
     log.write_text("train epoch 1\nTraceback (most recent call last):\n  some line\nRuntimeError: a fault\n\n")
     job = Job(
-        Place("x", tmp_path / "x", log=log, failure=tmp_path / "x.txt"), make([UNET], [{"on": "ct"}]).recipe, None
+        Place("x", tmp_path / "x", log=log, failure=tmp_path / "x.txt"), make([UNET], [{"data": "ct"}]).recipe, None
     )
     receiver, sender = Pipe(duplex=False)
     sender.close()
@@ -347,7 +439,7 @@ def test_several_runs_share_the_cores(
     make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    fixed, free = (make([UNET], [{"on": "ct"}], f"recipe.compute.threads={number}") for number in (1, 0))
+    fixed, free = (make([UNET], [{"data": "ct"}], f"recipe.compute.threads={number}") for number in (1, 0))
     assert module._threads(fixed, 3) == module._threads(free, 1) == 0
     assert capsys.readouterr().err == ""
     assert module._threads(free, 3) == 2

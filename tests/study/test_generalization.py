@@ -17,10 +17,10 @@ from medarts.recipe.study_sections import Study
 from medarts.run.directory import RunDirectory
 from medarts.run.randomness import seed_of
 from medarts.study.claims import verdict_of
-from medarts.study.generalization import Claim, Generalization, MissingRun, MissingTest, Pooled, Relation
+from medarts.study.generalization import Claim, Differing, Generalization, MissingRun, MissingTest, Pooled, Side
 from medarts.study.generalize import put_together
-from medarts.study.matrices import mean_ranks
 from medarts.study.measures import Scored
+from medarts.study.sides import makers_of_searches, makers_of_trainings
 
 DRAWS = 200
 SEARCHED: dict[str, Any] = {"mix": ["a", "b"], "on-a": ["a"], "on-b": ["b"]}
@@ -40,7 +40,7 @@ def study_of(
         {"name": name, **({"searched_on": given} if isinstance(given, list) else {"model": given})}
         for name, given in networks.items()
     ]
-    trained_on = [group if isinstance(group, dict) else {"on": list(group)} for group in groups]
+    trained_on = [group if isinstance(group, dict) else {"data": list(group)} for group in groups]
     content = {"recipe": recipe, "networks": entries, "trained_on": trained_on, "external": list(external)}
     return Study.model_validate(content)
 
@@ -56,7 +56,7 @@ def masks(domain: str, dice: Sequence[float], *, patients: Sequence[str] | None 
 
 
 def runs_on(group: str, network: str, domain: str, *seeds: Sequence[float]) -> Scored:
-    return Scored(group, network, domain, tuple(masks(domain, dice) for dice in seeds))
+    return Scored(group, network, domain, tuple(masks(domain, dice) for dice in seeds), tuple(range(len(seeds))))
 
 
 def around(mean: float, *, images: int = 20, spread: float = 0.05, seed: int = 0) -> list[float]:
@@ -80,13 +80,6 @@ def searches(gains: Mapping[str, float], **options: Any) -> Claim:
     return claim(put_together(study, given, kinds={}, **options), "search")
 
 
-def test_ranks_of_ties():
-    """Column 1: 0.9 is 1st, both 0.8 share 2.5; column 2: all share 2; column 3: the last is 1st."""
-    ranks = mean_ranks({"x": [0.9, 0.5, 0.1], "y": [0.8, 0.5, 0.2], "z": [0.8, 0.5, 0.3]})
-    assert ranks == pytest.approx({"x": (1 + 2 + 3) / 3, "y": (2.5 + 2 + 2) / 3, "z": (2.5 + 2 + 1) / 3})
-    assert mean_ranks({}) == {}
-
-
 def test_matrix_of_networks_retrained():
     study = study_of({"mix": ["a", "b"], "hand": "unet", "other": "unetpp", "never": "r2unet"}, ["a", "b", "c", "ab"])
     given = [
@@ -97,7 +90,6 @@ def test_matrix_of_networks_retrained():
         runs_on("b", "hand", "b", [0.9, 0.7]),
         runs_on("a", "other", "a", [0.2, 0.4]),
         runs_on("b", "other", "b", [0.8, 0.8]),
-        runs_on("c", "other", "c", [1.0, 1.0]),
         runs_on("a-b", "mix", "a", [0.0, 0.0]),  # is of no group of one data set
         runs_on("a", "hand", "c", [0.0, 0.0]),  # was not trained on it
     ]
@@ -107,6 +99,7 @@ def test_matrix_of_networks_retrained():
     assert [row.network for row in matrix.rows] == ["mix", "hand", "other", "never"]
     assert mix.cells["a"].mean == pytest.approx(0.8)
     assert mix.cells["a"].by_seed == pytest.approx((0.7, 0.9))
+    assert {row.planned for row in matrix.rows} == {("a", "b", "c")}
     assert (hand.cells["c"], never.cells) == (None, {"a": None, "b": None, "c": None})
     assert [row.mean.mean for row in (mix, hand, other)] == pytest.approx([0.65, 0.8, 0.55])
     assert [row.rank for row in (mix, hand, other)] == [(1.5 + 3) / 2, (1.5 + 1.5) / 2, (3 + 1.5) / 2]
@@ -116,7 +109,7 @@ def test_matrix_of_networks_retrained():
 def test_intervals_are_those_over_patients():
     study = study_of({"hand": "unet"}, ["a"])
     dice, people = around(0.7, images=12), [f"p{number // 3}" for number in range(12)]
-    given = [Scored("a", "hand", "a", (masks("a", dice, patients=people),))]
+    given = [Scored("a", "hand", "a", (masks("a", dice, patients=people),), (0,))]
     cell = put_together(study, given, kinds={}).retrained.rows[0].cells["a"]
     expected = bootstrap_interval(dice, people, draws=DRAWS, seed=(seed_of(0, "a"), 0))
     assert (cell.low, cell.high) == pytest.approx(expected)
@@ -126,7 +119,7 @@ def test_intervals_are_those_over_patients():
 def test_matrix_of_groups_and_data_sets():
     study = study_of(
         {"hand": "unet", "other": "unetpp"},
-        ["a", "ab", {"on": "b", "networks": "other"}, {"on": ["a", "c"], "networks": "hand"}],
+        ["a", "ab", {"data": "b", "networks": "other"}, {"data": ["a", "c"], "networks": "hand"}],
         domains="xabc",
         external=["x"],
     )
@@ -174,7 +167,7 @@ def test_contrasts_of_trainings():
     """A mix is held against the parts it is made of alone, on data sets outside of it."""
     study = study_of({"hand": "unet"}, ["a", "b", "c", "ab", "abc"], domains="abcx", external=["x"])
     given = [
-        runs_on(group.name, "hand", domain, around(0.4 + 0.1 * len(group.on), seed=place))
+        runs_on(group.name, "hand", domain, around(0.4 + 0.1 * len(group.data), seed=place))
         for place, group in enumerate(study.trained_on)
         for domain in study.domains
     ]
@@ -200,6 +193,94 @@ def test_p_of_three_patients():
     (one,) = claim(put_together(study, given, kinds={}), "search").contrasts
     assert one.difference.p == one.difference.p_corrected == 0.25
     assert (one.difference.mean, one.difference.low, one.difference.high) == pytest.approx((0.1, 0.1, 0.1))
+
+
+@pytest.mark.parametrize("patients", [(2,), (4,), (7,), (3, 5)])
+def test_of_equal_networks_few_are_told_apart(patients):
+    """Where both sides are equally good and patients differ much, a verdict is wrong in at most 5 of 100 studies."""
+    study, wrong, studies = study_of(SEARCHED, "abc"[: len(patients)]), 0, 120
+    generator = np.random.default_rng(0)
+    makers = {"searches": makers_of_searches(study, {}), "trainings": makers_of_trainings(study, {})}
+    for _ in range(studies):
+        given = []
+        for domain, count in zip("abc", patients, strict=False):
+            people = [f"p{number // 3}" for number in range(3 * count)]  # three images that resemble each other
+            for name in SEARCHED:
+                dice = 0.7 + np.repeat(generator.normal(0, 0.1, count), 3) + generator.normal(0, 0.01, 3 * count)
+                given.append(Scored(domain, name, domain, (masks(domain, dice, patients=people),), (0,)))
+        wrong += claim(put_together(study, given, kinds={}, **makers), "search").verdict != "undecided"
+    assert wrong <= 0.05 * studies + 3 * np.sqrt(0.05 * 0.95 * studies)
+    if sum(patients) < 6:
+        assert wrong == 0  # two of 2^5 flips are above 0.05
+
+
+def test_p_of_all_contrasts_flips_patients_in_all_of_them():
+    """Two contrasts on c, and one on b; 2 patients each: 16 flips, of which 2 are as far from 0."""
+    study = study_of(SEARCHED, "bc")
+    given = [
+        runs_on("c", "mix", "c", [0.9, 0.8]),
+        runs_on("c", "on-a", "c", [0.5, 0.5]),  # +0.4, +0.3
+        runs_on("c", "on-b", "c", [0.7, 0.9]),  # +0.2, -0.1
+        runs_on("b", "mix", "b", [0.6, 0.6]),
+        runs_on("b", "on-a", "b", [0.5, 0.4]),  # +0.1, +0.2
+    ]
+    found = claim(put_together(study, given, kinds={}), "search")
+    shares = np.array([0.3 / 2 / 2, 0.1 / 2 / 2, 0.1 / 2 / 2, 0.2 / 2 / 2])
+    assert found.unseen.mean == pytest.approx(shares.sum())
+    assert (found.unseen.patients, found.unseen.p) == (4, 2 / 16)
+    assert "4 patients" in found.words[1]
+    assert "It rests on 4 patients, of whom no p can be below 0.125: they cannot decide it." in found.words
+
+
+def test_what_else_both_sides_differ_in_is_told():
+    groups = [
+        {"data": "a", "changes": ["train.epochs=12"]},
+        {"data": "b", "changes": ["train.epochs=12"]},
+        {"data": ["a", "b"], "changes": ["train.epochs=6", "data.sampling=equal"], "seeds": [0, 1]},
+    ]
+    study = study_of({"hand": "unet"}, groups)
+    given = [
+        runs_on(group.name, "hand", "c", around(0.5 + 0.1 * place)) for place, group in enumerate(study.trained_on)
+    ]
+    images = {"a": 100, "b": 90, "a-b": 190}
+    found = claim(put_together(study, given, kinds={}, trainings=makers_of_trainings(study, images)), "training")
+    assert found.differing == (Differing("data.sampling", "'equal'", "'by_size'"), Differing("train.epochs", "6", "12"))
+    assert found.sides == (Side("a-b", 6, 190), Side("a", 12, 100), Side("b", 12, 90))
+    assert (
+        "Besides the data sets, both sides differ in data.sampling: 'equal' and 'by_size'; train.epochs: 6 and 12; "
+        "the side of several sets first."
+    ) in found.words
+    told = "Epochs and training images: a-b 6 x 190 = 1,140; a 12 x 100 = 1,200; b 12 x 90 = 1,080."
+    assert told in found.words
+
+
+def test_what_else_searches_differ_in_is_told():
+    study = study_of(SEARCHED, "c")
+    mix, *others = study.networks
+    changed = mix.model_copy(update={"changes": ("search.mixing.alpha=0.25", "train.epochs=3"), "parameters": 9})
+    study = study.model_copy(update={"networks": (changed, *others)})
+    given = [runs_on("c", name, "c", around(0.5)) for name in SEARCHED]
+    found = claim(put_together(study, given, kinds={}), "search")
+    assert found.differing == (
+        Differing("parameters", "9", "not given"),
+        Differing("search.mixing.alpha", "0.25", "0.5"),
+    )
+    same = claim(put_together(study_of(SEARCHED, "c"), given, kinds={}), "search")
+    assert same.differing == ()
+    assert "Besides" not in " ".join(same.words)
+
+
+def test_what_is_planned_is_told_from_what_is_not():
+    study = study_of(SEARCHED, "ac")
+    nothing = claim(put_together(study, [], kinds={}), "search")
+    assert (nothing.verdict, nothing.planned) == (None, 3)
+    assert nothing.words[0].endswith("this study cannot tell yet, as runs or tests are missing.")
+    assert nothing.words[1] == "It plans 3 differences of that kind."
+    given = [runs_on("c", name, "c", around(0.5)) for name in SEARCHED if name != "on-b"]
+    some = claim(put_together(study, given, kinds={}), "search")
+    assert "Of the 3 differences that the study plans there, 2 are missing." in some.words
+    lacking = claim(put_together(study_of({"on-a": ["a"]}, "ac"), [], kinds={}), "search")
+    assert (lacking.verdict, lacking.planned) == (None, 0)
 
 
 def test_supported():
@@ -251,8 +332,8 @@ def test_a_mean_that_does_not_hold_everywhere_says_so():
     ],
 )
 def test_verdicts(mean, p, better, worse, verdict):
-    relations: tuple[Relation, ...] = ("unseen",)
-    assert verdict_of(Pooled(relations, 9, better, worse, mean=mean, low=0.0, high=0.2, p=p)) == verdict
+    pooled = Pooled(("unseen",), 9, 99, better=better, worse=worse, mean=mean, low=0.0, high=0.2, p=p)
+    assert verdict_of(pooled) == verdict
 
 
 def test_nothing_of_the_kind():
@@ -271,7 +352,7 @@ def test_one_patient_is_not_tested():
     found = claim(put_together(study, given, kinds={}), "search")
     assert found.verdict == "undecided"
     assert (found.unseen.p, found.unseen.low, found.contrasts[0].difference.p_corrected) == (None, None, None)
-    assert "nothing can be tested" in " ".join(found.words)
+    assert "It rests on 1 patient, so that nothing can be tested." in found.words
 
 
 def findings(domain: str, logits: Sequence[Sequence[float]], labels: Sequence[Sequence[int]]) -> FindingScores:
@@ -291,7 +372,7 @@ def finding_study() -> Study:
     sources = [{"kind": "table", "path": f"/nowhere/{name}", "name": name} for name in "ab"]
     recipe = parse({"data": {"sources": sources}, "evaluation": {"bootstrap": DRAWS}})
     networks = [{"name": "mix", "searched_on": ["a", "b"]}, {"name": "on-a", "searched_on": ["a"]}]
-    return Study.model_validate({"recipe": recipe, "networks": networks, "trained_on": [{"on": ["b"]}]})
+    return Study.model_validate({"recipe": recipe, "networks": networks, "trained_on": [{"data": ["b"]}]})
 
 
 def test_findings():
@@ -299,7 +380,7 @@ def test_findings():
     labels = [[1, 1], [1, 0], [0, 1], [0, 0]]
     mix = findings("b", [[3, 3], [2, 2], [1, 1], [0, 0]], labels)
     single = findings("b", [[2, 5], [1, 0], [2, 4], [1, 1]], labels)
-    given = [Scored("b", "mix", "b", (mix,)), Scored("b", "on-a", "b", (single,))]
+    given = [Scored("b", "mix", "b", (mix,), (0,)), Scored("b", "on-a", "b", (single,), (0,))]
     found = put_together(finding_study(), given, kinds={})
     assert (found.task, found.score) == ("classification", "auroc")
     assert [row.cells["b"].mean for row in found.retrained.rows] == pytest.approx([(1 + 0.75) / 2, (0.5 + 1) / 2])
@@ -311,7 +392,7 @@ def test_findings():
 
 def test_a_data_set_without_findings_says_nothing():
     scores = findings("b", [[3.0, 2.0], [1.0, 0.0]], [[0, 0], [0, 0]])
-    found = put_together(finding_study(), [Scored("b", "mix", "b", (scores,))], kinds={})
+    found = put_together(finding_study(), [Scored("b", "mix", "b", (scores,), (0,))], kinds={})
     assert found.retrained.rows[0].cells == {"b": None}
     assert "none, show every finding" in next(domain.problem for domain in found.domains if domain.name == "b")
 
@@ -329,7 +410,7 @@ def test_what_networks_were_searched_on(tmp_path):
         RunDirectory.create(tmp_path / name, recipe, kind="search", data_fingerprint="")
         entries.append({"name": name, "genotype": str(tmp_path / name)})
     entries += [{"genotype": "layer7_double_deep"}, {"random": 2, "like": "known"}]
-    content = {"recipe": study.recipe, "networks": entries, "trained_on": [{"on": "a"}]}
+    content = {"recipe": study.recipe, "networks": entries, "trained_on": [{"data": "a"}]}
     networks = put_together(Study.model_validate(content), [], kinds={}).networks
     assert [(network.name, network.kind, network.searched_on) for network in networks] == [
         ("known", "searched", ("a", "b")),

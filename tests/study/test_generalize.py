@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.comparison import scored
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
 from medarts.recipe import parse
 from medarts.recipe.study_sections import Study
 from medarts.spaces.reading import load as load_genotype
-from medarts.study import testing
 from medarts.study.generalization import Generalization
 from medarts.study.generalize import FILE, generalize
 from medarts.study.jobs import do
@@ -55,7 +55,7 @@ def study_in(folder: Path, **changes: Any) -> Study:
         "note": "Discs.",
         "recipe": parse(recipe),
         "networks": [{"model": {"name": "unet", "width": 2, "depth": 2}}],
-        "trained_on": [{"on": "a", "seeds": [0, 1]}, {"on": ["a", "b"]}],
+        "trained_on": [{"data": "a", "seeds": [0, 1]}, {"data": ["a", "b"]}],
         "external": ["x"],
     }
     return Study.model_validate(content | changes)
@@ -78,15 +78,16 @@ def discs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The run and the data set of every evaluation from now on, besides those that a run has of its own."""
-    made: list[tuple[str, str]] = []
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The run and the data set of every evaluation from now on; of those that a run has of its own the run alone."""
+    made: list[tuple[str, ...]] = []
 
     def watched(path: Path, **options: Any) -> Any:
-        made.append((path.parent.parent.name, options["sources"][0].domain))
+        domains = [source.domain for source in options["sources"] or ()]
+        made.append((path.parent.parent.name, *domains))
         return evaluate(path, **options)
 
-    monkeypatch.setattr(testing, "evaluate", watched)
+    monkeypatch.setattr(scored, "evaluate", watched)
     return made
 
 
@@ -123,7 +124,7 @@ def test_every_run_is_scored_on_every_data_set(discs, evaluated):
 
 
 def test_what_is_scored_is_not_scored_again(discs, evaluated):
-    study, out = study_in(discs, trained_on=[{"on": "a"}]), discs / "out"
+    study, out = study_in(discs, trained_on=[{"data": "a"}]), discs / "out"
     layout = train(study, out)
     first = generalize(study, out)
     assert evaluated == [("a", "x"), ("a", "b")]
@@ -131,10 +132,14 @@ def test_what_is_scored_is_not_scored_again(discs, evaluated):
     assert len(evaluated) == 2
     run = layout.training("a", "unet", 0).run
     (run / "scores" / "test-b" / "scores.json").write_text("{", encoding="utf-8")  # killed while it wrote
-    (weights,) = run.glob("checkpoints/best-*/weights.safetensors")
-    os.utime(run / "scores" / "all-x" / "scores.json", ns=(0, weights.stat().st_mtime_ns - 1))
-    assert generalize(study, out) == first
+    before = dice(run / "scores" / "all-x", "x")
+    mask = discs / "x" / "masks" / "03.png"
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    os.utime(mask, ns=(0, 0))  # an older file than the scores
+    generalize(study, out)
     assert evaluated[2:] == [("a", "x"), ("a", "b")]
+    after = dice(run / "scores" / "all-x", "x")
+    assert [number for number, (one, other) in enumerate(zip(before, after, strict=True)) if one != other] == [3]
     splits = discs / "b" / "splits.csv"
     splits.write_text(splits.read_text().replace("p11,val", "p11,test"), encoding="utf-8")
     again = generalize(study, out)
@@ -144,7 +149,7 @@ def test_what_is_scored_is_not_scored_again(discs, evaluated):
 
 def test_what_fails_is_listed(discs, capfd):
     """A training that diverges, and data sets that are not there or for which a run is not made."""
-    groups = [{"on": "a"}, {"on": "b", "name": "broken", "changes": ["train.lr=1e30", "train.optimizer=sgd"]}]
+    groups = [{"data": "a"}, {"data": "b", "name": "broken", "changes": ["train.lr=1e30", "train.optimizer=sgd"]}]
     study, out = study_in(discs, trained_on=groups), discs / "out"
     train(study_in(discs, trained_on=groups[:1]), out)
     shutil.rmtree(discs / "x")
@@ -171,7 +176,7 @@ def test_findings(tmp_path, table_data, finding_recipe):
         {
             "recipe": parse(content),
             "networks": [{"genotype": str(small)}],
-            "trained_on": [{"on": "films"}],
+            "trained_on": [{"data": "films"}],
             "external": ["other"],
         }
     )

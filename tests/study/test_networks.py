@@ -121,7 +121,7 @@ def study(tmp_path: Path) -> Callable[..., Study]:
 
     def make(*networks: dict[str, Any]) -> Study:
         sources = [{"kind": "folder", "path": "/data/a", "name": "a"}]
-        content = {"recipe": {"data": {"sources": sources}}, "networks": networks, "trained_on": [{"on": ["a"]}]}
+        content = {"recipe": {"data": {"sources": sources}}, "networks": networks, "trained_on": [{"data": ["a"]}]}
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
         return load_study(tmp_path / "study.yaml")
 

@@ -1,18 +1,20 @@
 """What compare, benchmark and generalize do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from medarts.comparison.candidates import group_runs
+from medarts.comparison.candidates import check_comparable, group_runs
 from medarts.comparison.compare import compare as compare_candidates
-from medarts.comparison.result import Comparison
+from medarts.comparison.costs import costs_of_groups
+from medarts.comparison.result import Comparison, Missing
 from medarts.data.manifest import part_named
-from medarts.errors import RunError
+from medarts.errors import RunError, did_you_mean
 from medarts.recipe.study import Study, load_study
 from medarts.reporting.comparison import write_comparisons
 from medarts.reporting.generalization import write_generalization
+from medarts.study.benchmark import GroupRuns, what_is_there
 from medarts.study.benchmark import benchmark as run_study
-from medarts.study.benchmark import what_is_there
 from medarts.study.generalization import Generalization
 from medarts.study.generalize import generalize as generalize_study
 from medarts.study.layout import Layout
@@ -37,47 +39,103 @@ def compare(
         MedartsError: see ``medarts.comparison.compare``.
     """
     part = part_named(split)
-    if out.is_dir() and any(out.iterdir()) and not (out / "comparison.json").is_file():
-        raise RunError(f"{out} already holds files.", fix="Give another --out.")
+    _check_folder(out, of_comparisons="comparison.json")
     comparison = compare_candidates(group_runs(paths), reference=reference, split=part)
     comparison.write(out)
     name = ", ".join(comparison.domains)
     return comparison, write_comparisons({name: out}, out / "report.html", title=f"Comparison on {name}")
 
 
-def compare_study(out: Path) -> tuple[dict[str, Comparison], Path]:
+@dataclass(frozen=True)
+class StudyComparison:
+    """What there is of a study.
+
+    Attributes:
+        comparisons: by group of data sets.
+        without_runs: by group the runs of those groups of which none has finished.
+        failures: folder that holds the reasons of failures.
+        page: the page.
+    """
+
+    comparisons: Mapping[str, Comparison]
+    without_runs: Mapping[str, tuple[Missing, ...]]
+    failures: Path
+    page: Path
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no run is missing."""
+        return not self.without_runs and not any(one.missing for one in self.comparisons.values())
+
+
+def compare_study(
+    study: Path, *, out: Path | None = None, reference: str | None = None, split: str = "test"
+) -> StudyComparison:
     """Compares what there is of a study, finished or not, and writes its page.
 
-    Args:
-        out: folder of the study.
+    Costs are measured once for all groups of data sets.
 
-    Returns:
-        The comparisons by group of data sets, without groups that have no finished run, and the page.
+    Args:
+        study: folder of the study.
+        out: where comparisons and page are written, new or with those of an earlier call; the folder of the study
+            where None.
+        reference: name of the network with which the others are compared, in groups that have it; that of the study
+            where None.
+        split: train, val, test or all.
 
     Raises:
-        RunError: there is no study, or none of its runs has finished.
+        RunError: there is no study, none of its runs has finished, it has no such network, or ``out`` holds something
+            else.
         MedartsError: see ``medarts.comparison.compare``.
     """
-    layout = Layout(out)
-    there = what_is_there(out)
-    study = load_study(layout.study)
-    if not any(group.candidates for group in there.values()):
-        raise RunError(f"No run of {out} has finished yet.", fix="Go on with it; failures/ says what failed.")
+    part = part_named(split)
+    there = what_is_there(study)
+    settings = load_study(Layout(study).study)
+    layout = Layout(out or study)
+    begun = {name: group for name, group in there.items() if group.candidates}
+    if not begun:
+        raise RunError(f"No run of {study} has finished yet.", fix="Go on with it; failures/ says what failed.")
+    if reference is not None and reference not in settings.names:
+        raise RunError(f"{study} has no network '{reference}'.", fix=did_you_mean(reference, settings.names))
+    if out is not None:
+        _check_folder(out, of_comparisons="comparisons")
+    for group in begun.values():
+        check_comparable(group.candidates, same_seeds=not group.missing)
+    costs = costs_of_groups([group.candidates for group in begun.values()])
     comparisons = {}
-    for name, group in there.items():
-        if group.candidates:
-            known = {candidate.name for candidate in group.candidates}
-            comparisons[name] = compare_candidates(
-                group.candidates,
-                reference=study.reference if study.reference in known else None,
-                missing=group.missing,
-            )
-            comparisons[name].write(layout.comparison(name))
-    folders = {name: layout.comparison(name) for name in comparisons}
-    return comparisons, write_comparisons(folders, out / "report.html", title=f"Benchmark {out.name}", note=study.note)
+    for (name, group), of_group in zip(begun.items(), costs, strict=True):
+        comparisons[name] = compare_candidates(
+            group.candidates,
+            reference=_planned_in(group, reference or settings.reference),
+            split=part,
+            missing=group.missing,
+            costs=of_group,
+        )
+        comparisons[name].write(layout.comparison(name))
+    without_runs = {name: group.missing for name, group in there.items() if not group.candidates}
+    page = write_comparisons(
+        {name: layout.comparison(name) for name in comparisons},
+        layout.out / "report.html",
+        title=f"Benchmark {study.resolve().name}",
+        note=settings.note,
+        without_runs=without_runs,
+    )
+    return StudyComparison(comparisons, without_runs, failures=study / "failures", page=page)
 
 
-def benchmark(study: Study, out: Path, *, jobs: int = 1) -> tuple[dict[str, Comparison], Path]:
+def _check_folder(out: Path, *, of_comparisons: str) -> None:
+    """Refuses a folder that holds files, unless what an earlier comparison leaves is among them."""
+    if out.is_dir() and any(out.iterdir()) and not (out / of_comparisons).exists():
+        raise RunError(f"{out} already holds files.", fix="Give another --out.")
+
+
+def _planned_in(group: GroupRuns, network: str | None) -> str | None:
+    """Returns the network if it belongs to the group, whether or not it has finished there."""
+    planned = [*(one.name for one in group.candidates), *(run.name for run in group.missing)]
+    return network if network in planned else None
+
+
+def benchmark(study: Study, out: Path, *, jobs: int = 1) -> StudyComparison:
     """Trains, scores and compares all networks of a study, and writes its page; see ``compare_study``.
 
     Args:

@@ -3,17 +3,19 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from medarts.errors import RunError
 from medarts.networks.registry import Architecture
 from medarts.recipe import Recipe
+from medarts.recipe.difference import differences
 from medarts.run.directory import RunDirectory
+from medarts.spaces.drawing import SOURCE
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.reading import zoo
@@ -22,22 +24,9 @@ from medarts.training.start import architecture_of
 Kind = Literal["searched", "random", "published", "made by hand"]
 """Where a network comes from."""
 
-RANDOM = "random"
-"""Source in the provenance of a genotype that was drawn and not searched."""
-
-MAY_DIFFER = (
-    "note",
-    "seed",
-    r"compute\.(device|threads|tensorboard)",
-    r"train\.model",
-    "space",
-    "search",
-    "derive",
-    r"data\.cache",
-    r"data\.sources\.\d+\.path",
-)
-"""Fields of a recipe, as patterns, that neither decide how a network is trained nor how it is scored: they are the
-network itself, its seed, or where the work was done."""
+MAY_DIFFER = ("seed", "space", "search", "derive")
+"""Sections of a recipe, beside ``train.model`` and what ``medarts.recipe.difference`` passes over, that neither decide
+how a network is trained nor how it is scored: they are the network itself or its seed."""
 
 ImageName = tuple[str, str]
 """Domain and key of an image."""
@@ -75,7 +64,7 @@ class Candidate:
         """Where the network comes from, as the provenance of its genotype tells."""
         if not isinstance(self.architecture, Genotype):
             return "made by hand"
-        if self.architecture.provenance.get("source") == RANDOM:
+        if self.architecture.provenance.get("source") == SOURCE:
             return "random"
         published = any(load_genotype(name).provenance == self.architecture.provenance for name in zoo())
         return "published" if published else "searched"
@@ -182,31 +171,12 @@ def _unique_names(runs: Sequence[RunDirectory]) -> list[str]:
 
 
 def _check_recipes(first: tuple[RunDirectory, Recipe], other: tuple[RunDirectory, Recipe]) -> None:
-    one, two = (recipe.model_dump(mode="json") for _, recipe in (first, other))
-    difference = next(_differences(one, two), None)
-    if difference is not None:
-        field, value, changed = difference
-        raise RunError(
-            f"{field} is {value!r} in {first[0].path}, but {changed!r} in {other[0].path}.",
-            fix="Compare runs that were trained by one recipe.",
-        )
-
-
-def _differences(one: Any, two: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yields the fields that differ and may not, as ("train.epochs", 20, 30)."""
-    parts: Iterable[Any] = ()
-    if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
-        parts = one
-    elif isinstance(one, list) and isinstance(two, list):
-        if len(one) != len(two):
-            yield f"the number of {field}", len(one), len(two)
-        parts = range(min(len(one), len(two)))
-    elif one != two:
-        yield field, one, two
-    for part in parts:
-        inner = f"{field}.{part}" if field else str(part)
-        if not any(re.fullmatch(allowed, inner) for allowed in MAY_DIFFER):
-            yield from _differences(one[part], two[part], inner)
+    for field, value, changed in differences(first[1], other[1], without=MAY_DIFFER):
+        if not re.match(r"train\.model\b", field):
+            raise RunError(
+                f"{field} is {value} in {first[0].path}, but {changed} in {other[0].path}.",
+                fix="Compare runs that were trained by one recipe.",
+            )
 
 
 def _check_data(first: RunDirectory, other: RunDirectory) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from medarts.comparison.candidates import Candidate, check_comparable
+from medarts.comparison.costs import REPEATS, costs_of
 from medarts.comparison.findings import FindingMeasures
-from medarts.comparison.front import pareto_front
+from medarts.comparison.front import Place, pareto_front
 from medarts.comparison.masks import MaskMeasures
 from medarts.comparison.overlays import most_differing, predict_overlays
 from medarts.comparison.paired import Measured, differences
@@ -17,7 +18,6 @@ from medarts.comparison.scored import scores_of
 from medarts.comparison.words import definitions, name_test
 from medarts.data.manifest import Part
 from medarts.errors import RunError, did_you_mean
-from medarts.evaluation import cost
 from medarts.evaluation.cost import Cost
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores, number
@@ -35,58 +35,74 @@ def compare(
     reference: str | None = None,
     split: Part = "test",
     missing: Sequence[Missing] = (),
-    threads: Sequence[int] = (1, 2),
-    repeats: int = 20,
+    threads: Sequence[int] | None = None,
+    repeats: int = REPEATS,
+    costs: Mapping[str, Cost] | None = None,
 ) -> Comparison:
     """Compares networks that were trained by one recipe, on the images of a split.
 
-    Scores that the runs have are taken where they still hold, others are made; costs are measured now, all networks in
-    turns. With several seeds a value of an image is its mean over the seeds.
+    Scores that the runs have are taken where they still hold, others are made. With several seeds a value of an image
+    is its mean over the seeds; differences are over the seeds that a network and the reference both have.
 
     Args:
         candidates: the networks, with unique names; one alone is measured and compared with none.
-        reference: name of the network from which the others are told apart; the first where None.
+        reference: name of the network from which the others are told apart. The first where None, and where the network
+            of that name is one of the missing, which the comparison then says.
         split: the images.
         missing: runs that should have been compared; where there are some, the seeds of the networks may differ.
-        threads: threads of the CPU by which latency is measured; 1 is always among them.
+        threads: threads of the CPU by which latency is measured, 1 always among them; 1, and 2 where there are two
+            cores, where None.
         repeats: timed passes.
+        costs: of all networks by name, where they were measured already; else they are measured now, in turns.
 
     Raises:
         RunError: the runs may not be compared, or there is no such reference.
         MedartsError: a run cannot be evaluated or a network not be measured.
     """
-    names = [candidate.name for candidate in candidates]
-    if not names:
-        raise RunError("There is no run to compare.", fix="Give training runs, or wait until one has finished.")
-    if reference is not None and reference not in names:
-        raise RunError(f"There is no network '{reference}' to compare with.", fix=did_you_mean(reference, names))
+    main = _reference(candidates, reference, missing)
     check_comparable(candidates, same_seeds=not missing)
-    main, recipe = reference if reference is not None else names[0], candidates[0].recipes[0]
+    names = [candidate.name for candidate in candidates]
     measures = _measures(candidates, split)
-    scores = {name: measures.measured(name) for name in names}
-    costs = _costs(candidates, threads=sorted({1, *threads}), repeats=repeats)
+    if costs is None:
+        costs = costs_of(candidates, threads=threads, repeats=repeats)
     differing = _differing_images(names, measures) if isinstance(measures, MaskMeasures) else ()
-    people, task, size = measures.people, recipe.data.task, recipe.data.size
-    draws, others = recipe.evaluation.bootstrap, len(names) - 1
+    data, evaluation = candidates[0].recipes[0].data, candidates[0].recipes[0].evaluation
     return Comparison(
-        task=task,
+        task=data.task,
         score=measures.metrics[0],
         split=split,
         reference=main,
+        planned_reference=None if reference in (None, main) else reference,
         domains=measures.domains,
         images=len(measures.images),
-        patients=people,
-        size=size,
+        patients=measures.people,
+        size=data.size,
         metrics=measures.metrics,
-        test=name_test(task, reference=main, patients=people, comparisons=others, draws=draws),
-        definitions=definitions(task, recipe.evaluation, size=size, reference=main, repeats=repeats),
+        test=name_test(data.task, reference=main, patients=measures.people, comparisons=len(names) - 1),
+        definitions=definitions(data.task, evaluation, size=data.size, reference=main, repeats=repeats),
         machine=_machine(),
-        networks=_networks(candidates, scores, costs, p_values=measures.p_values(main), reference=main),
+        networks=_networks(candidates, measures, costs, reference=main),
         differing_images=differing,
         missing=tuple(missing),
         image_rows=_image_rows(names, measures) if isinstance(measures, MaskMeasures) else (),
         overlays=predict_overlays(candidates, [(image.domain, image.key) for image in differing], split=split),
     )
+
+
+def _reference(candidates: Sequence[Candidate], wanted: str | None, missing: Sequence[Missing]) -> str:
+    """Returns the name of the network with which the others are compared.
+
+    Raises:
+        RunError: there is no network, or none of the wanted name, missing or not.
+    """
+    names = [candidate.name for candidate in candidates]
+    if not names:
+        raise RunError("There is no run to compare.", fix="Give training runs, or wait until one has finished.")
+    if wanted is None or wanted in names:
+        return wanted or names[0]
+    if wanted not in {run.name for run in missing}:
+        raise RunError(f"There is no network '{wanted}' to compare with.", fix=did_you_mean(wanted, names))
+    return names[0]
 
 
 def _measures(candidates: Sequence[Candidate], split: Part) -> MaskMeasures | FindingMeasures:
@@ -97,40 +113,32 @@ def _measures(candidates: Sequence[Candidate], split: Part) -> MaskMeasures | Fi
                 scores.setdefault(candidate.name, []).append(scores_of(run, split))
                 bar.advance()
     draws = candidates[0].recipes[0].evaluation.bootstrap
-    seed = min(seed for candidate in candidates for seed in candidate.seeds)
+    seeds = {candidate.name: candidate.seeds for candidate in candidates}
+    lowest = min(map(min, seeds.values()))
     masks = {name: [one for one in of if isinstance(one, Scores)] for name, of in scores.items()}
     if all(masks.values()):
-        return MaskMeasures(masks, draws=draws, seed=seed)
+        return MaskMeasures(masks, draws=draws, seed=lowest, seeds=seeds)
     findings = {name: [one for one in of if isinstance(one, FindingScores)] for name, of in scores.items()}
-    return FindingMeasures(findings, draws=draws, seed=seed)
-
-
-def _costs(candidates: Sequence[Candidate], *, threads: Sequence[int], repeats: int) -> dict[str, Cost]:
-    recipe = candidates[0].recipes[0]
-    with progress_bar("costs", 0) as bar:
-        return cost.measure_costs(
-            {candidate.name: candidate.architecture for candidate in candidates},
-            in_channels=recipe.data.in_channels,
-            outputs=recipe.data.outputs,
-            size=recipe.data.size,
-            norm=recipe.train.norm,
-            threads=threads,
-            repeats=repeats,
-            progress=bar.reach,
-        )
+    return FindingMeasures(findings, draws=draws, seed=lowest, seeds=seeds)
 
 
 def _networks(
     candidates: Sequence[Candidate],
-    scores: Mapping[str, Mapping[str, Measured]],
+    measures: MaskMeasures | FindingMeasures,
     costs: Mapping[str, Cost],
     *,
-    p_values: Mapping[str, float | None],
     reference: str,
 ) -> tuple[NetworkResult, ...]:
-    main = {name: next(iter(of.values())) for name, of in scores.items()}
-    found = differences(main, p_values, reference=reference)
-    front = pareto_front({name: (of.mean, costs[name].latency_ms(threads=1)) for name, of in main.items()})
+    scores = {candidate.name: measures.measured(candidate.name) for candidate in candidates}
+    p_values = measures.p_values(reference)
+    found = differences({name: measures.difference(name, reference) for name in p_values}, p_values)
+    timings = {name: {timing.threads: timing for timing in costs[name].timings} for name in scores}
+    front = pareto_front(
+        {
+            name: Place(of[measures.metrics[0]].mean, timings[name][1].median_ms, timings[name][1].spread_ms)
+            for name, of in scores.items()
+        }
+    )
     return tuple(
         NetworkResult(
             name=candidate.name,
@@ -139,15 +147,15 @@ def _networks(
             runs=tuple(str(run.path) for run in candidate.runs),
             scores={metric: _score(of) for metric, of in scores[candidate.name].items()},
             difference=found.get(candidate.name),
-            parameters=measured.parameters,
-            flops=measured.flops,
-            latency_ms={timing.threads: timing.median_ms for timing in measured.timings},
-            memory_mb=measured.memory_mb[1],
+            parameters=costs[candidate.name].parameters,
+            flops=costs[candidate.name].flops,
+            latency_ms={threads: timing.median_ms for threads, timing in timings[candidate.name].items()},
+            latency_spread_ms={threads: timing.spread_ms for threads, timing in timings[candidate.name].items()},
+            memory_mb=costs[candidate.name].memory_mb[1],
             training_seconds=statistics.mean(map(_training_seconds, candidate.runs)),
             front=candidate.name in front,
         )
         for candidate in candidates
-        for measured in [costs[candidate.name]]
     )
 
 

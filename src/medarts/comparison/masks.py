@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.comparison.candidates import ImageName
-from medarts.comparison.paired import Measured, flip_p_values
+from medarts.comparison.paired import Measured, common_seeds, p_values
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.statistics import bootstrap_means
@@ -30,17 +30,26 @@ class MaskMeasures:
         scores: of every network, one a seed; all of the same images.
         draws: of the bootstrap over patients.
         seed: of the bootstrap and of the permutation tests.
+        seeds: of the scores of every network; 0, 1, ... where None.
     """
 
     metrics = METRICS
 
-    def __init__(self, scores: Mapping[str, Sequence[Scores]], *, draws: int, seed: int) -> None:
+    def __init__(
+        self,
+        scores: Mapping[str, Sequence[Scores]],
+        *,
+        draws: int,
+        seed: int,
+        seeds: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         first = next(iter(scores.values()))[0]
         people = {(score.domain, score.key): score.patient for score in first.images}
         self.images: tuple[ImageName, ...] = tuple(people)
         self.patients = tuple(people.values())
         self.domains = tuple(dict.fromkeys(domain for domain, _ in self.images))
         self._draws, self._seed = draws, seed
+        self._seeds = seeds or {name: range(len(of)) for name, of in scores.items()}
         self._by_seed = {name: np.stack([self._table(one) for one in of]) for name, of in scores.items()}
         # Patient "1" of two domains is two people; JSON keeps ("a", "b/c") and ("a/b", "c") apart.
         self._people = [
@@ -71,26 +80,40 @@ class MaskMeasures:
             for column, metric in enumerate(METRICS)
         }
 
+    def difference(self, name: str, reference: str) -> Measured | None:
+        """Returns the main score minus that of the reference, over the seeds that both have; None without such."""
+        values = self._difference(name, reference)
+        return None if values is None else Measured(self._mean(values), (), drawn=self._drawn(values), undefined=0)
+
+    def contributions(self, name: str, reference: str) -> Floats | None:
+        """Returns what every patient adds to that difference, (people,), in the same order for all; see `flip_p`."""
+        values = self._difference(name, reference)
+        if values is None:
+            return None
+        shares = np.zeros(self.people)
+        for group in self._groups:
+            np.add.at(shares, self._person_of_image[group], values[group] / (len(group) * len(self._groups)))
+        return shares
+
     def p_values(self, reference: str) -> dict[str, float | None]:
-        """Returns the p of every other network's main score being that of the reference; None with one patient."""
+        """Returns the p of every other network's main score being that of the reference; None where undefined.
+
+        It is undefined with one patient, and where a network and the reference have no seed in common.
+        """
         others = [name for name in self._by_seed if name != reference]
-        if self.people < 2 or not others:
-            return dict.fromkeys(others)
-        scores = np.stack([self.values(name)[:, 0] for name in others], axis=1)
-        found = flip_p_values(self._shares(scores - self.values(reference)[:, :1]), seed=self._seed)
-        return dict(zip(others, map(float, found), strict=True))
+        return p_values({name: self.contributions(name, reference) for name in others}, seed=self._seed)
 
     @cached_property
     def _person_of_image(self) -> NDArray[np.intp]:
         return np.unique(np.asarray(self._people), return_inverse=True)[1]
 
-    def _shares(self, values: Floats) -> Floats:
-        """Returns what every patient adds to the mean of the domains' means; values are (images, comparisons)."""
-        shares = np.zeros((self.people, values.shape[1]))
-        for group in self._groups:
-            weight = 1 / (len(group) * len(self._groups))
-            np.add.at(shares, self._person_of_image[group], weight * values[group])
-        return shares
+    def _difference(self, name: str, reference: str) -> Floats | None:
+        """Returns the difference of the main score on every image (images,); None without a common seed."""
+        one, other = common_seeds(self._seeds[name], self._seeds[reference])
+        if not one:
+            return None
+        of_name, of_reference = self._by_seed[name][one], self._by_seed[reference][other]
+        return np.asarray((of_name - of_reference)[..., 0].mean(axis=0))
 
     def _mean(self, values: Floats) -> float:
         return float(np.mean([mean_of_defined(values[group], axis=0) for group in self._groups]))

@@ -1,6 +1,6 @@
 """Paired statistics: differences between networks on the same patients.
 
-Images of one patient resemble each other, so patients are drawn, or their differences flipped, as wholes.
+Images of one patient resemble each other, so patients are drawn, or the networks exchanged on them, as wholes.
 """
 
 import math
@@ -71,23 +71,32 @@ class Difference:
 
 
 def differences(
-    scores: Mapping[str, Measured], p_values: Mapping[str, float | None], *, reference: str
-) -> dict[str, Difference]:
-    """Returns the differences of all other networks to the reference.
+    found: Mapping[str, Measured | None], p_values: Mapping[str, float | None]
+) -> dict[str, Difference | None]:
+    """Returns the differences of networks to the reference, with p-values corrected for their number.
 
     Args:
-        scores: the main score of every network.
-        p_values: of every network but the reference; None where undefined.
-        reference: name of the reference.
+        found: of every network but the reference the difference of its main score; None where it is not defined.
+        p_values: of the same networks; None where undefined.
+
+    Returns:
+        By network, None where there is no difference to tell.
     """
     tested = {name: p for name, p in p_values.items() if p is not None}
     corrected = dict(zip(tested, holm([*tested.values()]), strict=True))
-    found = {}
-    for name, p in p_values.items():
-        low, high = _interval(scores[name].drawn - scores[reference].drawn)
-        mean = scores[name].mean - scores[reference].mean
-        found[name] = Difference(mean, low, high, p=p, p_corrected=corrected.get(name))
-    return found
+    return {
+        name: None
+        if one is None
+        else Difference(one.mean, *one.interval(), p=p_values[name], p_corrected=corrected.get(name))
+        for name, one in found.items()
+    }
+
+
+def beyond_chance(difference: Difference | None) -> int:
+    """Returns 1 for a difference above 0 whose corrected p is below `ALPHA`, -1 for one below 0, and 0 for others."""
+    if difference is None or difference.p_corrected is None or difference.p_corrected >= ALPHA:
+        return 0
+    return 1 if difference.mean > 0 else -1
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -102,48 +111,58 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def flip_p_values(shares: Floats, *, seed: int) -> Floats:
+def flip_p(contributions: Floats, *, seed: int = 0) -> Floats:
     """Returns two-sided p-values of sign-flip permutation tests, in which patients keep their images together.
 
-    Where two networks are equally good, a patient's difference is as likely as its opposite. The p-value is the share
-    of flips whose sum is at least as far from 0 as the one observed. Up to `EXACT_UP_TO` patients all flips are gone
-    through; with more, `FLIPS` random ones and the observed one beside them (Phipson and Smyth 2010, "Permutation
-    P-values should never be zero").
+    For statistics that are sums over patients, each of whose terms changes its sign where the two networks compared
+    exchange their predictions of that patient: a difference of means over images, see ``MaskMeasures.contributions``,
+    or of areas under ROC curves, see ``FindingMeasures.contributions``. Where the networks are equally good, a term is
+    as likely as its opposite. The p-value is the share of flips whose sum is at least as far from 0 as that observed.
+    Up to `EXACT_UP_TO` patients all flips are gone through; with more, `FLIPS` random ones and the observed one beside
+    them (Phipson and Smyth 2010, "Permutation P-values should never be zero").
 
     Args:
-        shares: (patients, comparisons), what each patient adds to each observed difference.
-        seed: of the random flips, which are the same for all comparisons.
+        contributions: (patients,) or (patients, K), what each patient adds to each of K observed statistics.
+        seed: of the random flips, which are the same for all K.
 
     Returns:
-        (comparisons,), at least 2 / 2^patients or 1 / (FLIPS + 1).
+        () or (K,), at least 2 / 2^patients or 1 / (FLIPS + 1); 1 where there is only one patient.
     """
-    patients = len(shares)
+    patients = len(contributions)
     # Sums of the same numbers in another order, or with all signs changed, must count as equal.
-    observed = np.abs(shares.sum(0)) - 1e-12 * np.abs(shares).sum(0)
+    observed = np.abs(contributions.sum(0)) - 1e-12 * np.abs(contributions).sum(0)
     exact = patients <= EXACT_UP_TO
     signs = _all_signs(patients) if exact else _random_signs(patients, seed=seed)
-    as_far = sum(((np.abs(rows @ shares) >= observed).sum(0) for rows in signs), np.zeros(shares.shape[1]))
+    as_far = sum(
+        ((np.abs(rows @ contributions) >= observed).sum(0) for rows in signs), np.zeros(contributions.shape[1:])
+    )
     p_values: Floats = as_far / 2**patients if exact else (as_far + 1) / (FLIPS + 1)
     return p_values
 
 
-def bootstrap_p(drawn: Floats) -> float | None:
-    """Returns the two-sided p-value of a difference of 0, from the draws of a paired bootstrap over patients.
-
-    Twice the share of draws on the smaller side of 0, which belongs to both, with one draw added to that side and to
-    all (Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 4.4).
+def p_values(contributions: Mapping[str, Floats | None], *, seed: int) -> dict[str, float | None]:
+    """Returns the p of every network's difference to the reference, by `flip_p`.
 
     Args:
-        drawn: the difference in every draw; nan where it has no value.
+        contributions: of every network (patients,), of the same patients; None where there is no difference to test.
+        seed: of random flips.
 
     Returns:
-        The p-value, at most 1; None where no draw has a value.
+        By network; None where there is nothing to test, or only one patient.
     """
-    defined = drawn[~np.isnan(drawn)]
-    if not len(defined):
-        return None
-    smaller = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-    return min(1.0, 2 * (smaller + 1) / (len(defined) + 1))
+    given = {name: of for name, of in contributions.items() if of is not None and len(of) > 1}
+    found = flip_p(np.stack([*given.values()], axis=1), seed=seed) if given else np.empty(0)
+    return dict.fromkeys(contributions) | dict(zip(given, map(float, found), strict=True))
+
+
+def common_seeds(one: Sequence[int], other: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Returns at which places of each of two lists of seeds those stand that are in both, in one order.
+
+    >>> common_seeds((0, 1, 2), (2, 0))
+    ([0, 2], [1, 0])
+    """
+    both = [seed for seed in one if seed in other]
+    return [[*one].index(seed) for seed in both], [[*other].index(seed) for seed in both]
 
 
 def _all_signs(patients: int) -> Iterator[Floats]:

@@ -67,13 +67,15 @@ class NetworkResult:
         seeds: it was trained with.
         runs: folders of its runs, one a seed.
         scores: by metric.
-        difference: of its main score to that of the reference; None for the reference.
+        difference: of its main score to that of the reference, over the seeds that both have; None for the reference,
+            and where they have none in common.
         parameters: trainable parameters.
         flops: floating point operations for one image.
-        latency_ms: milliseconds for one image, by threads of the CPU.
+        latency_ms: milliseconds for one image, median of the passes, by threads of the CPU.
+        latency_spread_ms: interquartile range of the passes, by threads.
         memory_mb: peak memory of inference of one image.
         training_seconds: of a run, mean over the seeds.
-        front: whether no other network is at least as good and as fast on one thread, and better in one of the two.
+        front: whether it is on the Pareto front of main score and latency on one thread; see ``comparison.front``.
     """
 
     name: str
@@ -85,6 +87,7 @@ class NetworkResult:
     parameters: int
     flops: int
     latency_ms: dict[int, float]
+    latency_spread_ms: dict[int, float]
     memory_mb: float
     training_seconds: float
     front: bool
@@ -101,7 +104,10 @@ class NetworkResult:
             "runs": tuple(content["runs"]),
             "scores": scores,
             "difference": None if content["difference"] is None else Difference(**content["difference"]),
-            "latency_ms": {int(threads): value for threads, value in content["latency_ms"].items()},
+            **{
+                name: {int(threads): value for threads, value in content[name].items()}
+                for name in ("latency_ms", "latency_spread_ms")
+            },
         }
         return cls(**{**content, **changed})
 
@@ -114,7 +120,8 @@ class NetworkResult:
         for part in ("mean", "low", "high", "p", "p_corrected"):
             cells[f"difference_{part}"] = None if self.difference is None else getattr(self.difference, part)
         cells |= {"parameters": self.parameters, "flops": self.flops}
-        cells |= {f"latency_ms_{threads}": value for threads, value in self.latency_ms.items()}
+        for name in ("latency_ms", "latency_spread_ms"):
+            cells |= {f"{name}_{threads}": value for threads, value in getattr(self, name).items()}
         others = ("memory_mb", "training_seconds", "front")
         return cells | {name: getattr(self, name) for name in others}
 
@@ -157,6 +164,7 @@ class Comparison:
         score: the main score, by which differences are tested.
         split: the split.
         reference: name of the network with which the others are compared.
+        planned_reference: name of the one that should have been it and has no finished run; None where there is none.
         domains: data sets of the images.
         images: number of images.
         patients: number of patients.
@@ -185,6 +193,7 @@ class Comparison:
     definitions: dict[str, str]
     machine: dict[str, str | int]
     networks: tuple[NetworkResult, ...]
+    planned_reference: str | None = None
     differing_images: tuple[DifferingImage, ...] = ()
     missing: tuple[Missing, ...] = ()
     image_rows: tuple[ImageRow, ...] = ()

@@ -1,54 +1,66 @@
 """The scores of a run that takes part in a comparison: those that are there, or made anew where they no longer hold."""
 
-from pathlib import Path
-
 from medarts.comparison.candidates import ImageName, listed_samples
 from medarts.data.manifest import Part
 from medarts.errors import RunError
-from medarts.evaluation.evaluate import evaluate
+from medarts.evaluation.evaluate import evaluate, fingerprints_now, scores_folder
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
-from medarts.run.checkpoint import WEIGHTS
+from medarts.recipe import SourceSettings
 from medarts.run.directory import RunDirectory
 
 
-def scores_of(run: RunDirectory, split: Part) -> Scores | FindingScores:
-    """Returns the scores of a run on its own images of a split, from ``scores/<split>`` where they still hold.
+def scores_of(
+    run: RunDirectory, split: Part, *, sources: tuple[SourceSettings, ...] | None = None
+) -> Scores | FindingScores:
+    """Returns the scores of a run on the images of a split, from its folder where they still hold.
 
-    They hold where they are not older than the best checkpoint, which may have been replaced by later epochs since,
-    and are of the images that the run's manifest lists; else the run is evaluated again.
+    They hold where they were made of the images, targets and weights that are there now; else, and where a file of them
+    is damaged or half there, the run is evaluated again.
+
+    Args:
+        run: the training run.
+        split: the split, or all images.
+        sources: data sets that the run was not trained on; None takes its own.
 
     Raises:
-        RunError: the images of the split are no longer those that the run was trained beside.
+        RunError: the run's own images of the split are no longer those that it was trained beside.
         MedartsError: see ``medarts.evaluation.evaluate``.
     """
-    listed = {name for name, about in listed_samples(run).items() if split in ("all", about["split"])}
-    folder = run.path / "scores" / split
-    if is_newer_than_best(run, folder / "scores.json"):
+    scores = _kept(run, split, sources) or evaluate(run.path, sources=sources, split=split)
+    if sources is None:
+        _check_listed(run, split, scored_images(scores))
+    return scores
+
+
+def scored_images(scores: Scores | FindingScores) -> frozenset[ImageName]:
+    """Returns domain and key of the images that were scored."""
+    if isinstance(scores, Scores):
+        return frozenset((score.domain, score.key) for score in scores.images)
+    return frozenset(zip(scores.predictions.domains, scores.predictions.keys, strict=True))
+
+
+def _kept(run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | None) -> Scores | FindingScores | None:
+    """Returns the scores that a run has; None where they do not hold."""
+    folder = scores_folder(run, split, sources=sources)
+    if not folder.is_dir():
+        return None
+    try:
         of_findings = run.recipe.data.task == "classification"
         scores = FindingScores.read(folder) if of_findings else Scores.read(folder)
-        if _scored(scores) == listed:
-            return scores
-    scores = evaluate(run.path, split=split)
-    changed = sorted(_scored(scores) ^ listed)
+    except RunError:  # what wrote them was killed, or an older medarts
+        return None
+    holds = scores.made_of is not None and scores.made_of == fingerprints_now(run, split, sources=sources)
+    return scores if holds else None
+
+
+def _check_listed(run: RunDirectory, split: Part, scored: frozenset[ImageName]) -> None:
+    """Refuses scores of other images than those that the manifest of the run lists."""
+    listed = {name for name, about in listed_samples(run).items() if split in ("all", about["split"])}
+    changed = sorted(scored ^ listed)
     if changed:
         domain, key = changed[0]
         raise RunError(
             f"{key} of {domain} has left or joined the split '{split}' since {run.path} began.",
             fix="Restore the images and splits named in its manifest.csv, or train it again.",
         )
-    return scores
-
-
-def is_newer_than_best(run: RunDirectory, path: Path) -> bool:
-    """Returns whether a file of scores is there and was written after the weights that it is about."""
-    if not path.is_file():
-        return False
-    written = [weights.stat().st_mtime_ns for weights in run.checkpoints.glob(f"best-[0-9]*/{WEIGHTS}")]
-    return path.stat().st_mtime_ns >= max(written, default=0)
-
-
-def _scored(scores: Scores | FindingScores) -> set[ImageName]:
-    if isinstance(scores, Scores):
-        return {(score.domain, score.key) for score in scores.images}
-    return set(zip(scores.predictions.domains, scores.predictions.keys, strict=True))

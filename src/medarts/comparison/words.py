@@ -41,7 +41,28 @@ _COSTS = {
         "libraries; in a process of its own for every network."
     ),
     "training_seconds": "Time of all epochs of a run with their validation, on its own machine; mean over the seeds.",
-    "front": "On the Pareto front: no other network is at least as good and as fast on one thread, and better in one.",
+    "front": (
+        "On the Pareto front: no other network is at least as good and as fast on one thread, and better or faster. "
+        "A network is faster where its median latency is lower by more than half an interquartile range, the larger "
+        "one of the two networks; within that they count as equally fast. Scores count as they are, without a test."
+    ),
+}
+
+
+_DRAWS = {
+    "segmentation": "An undefined value is left out of the mean of a draw, too.",
+    "classification": (
+        "A draw in which a finding has no image with it, or none without it, has no value for that finding: its mean "
+        "is over the other findings. A draw without a value for any finding of a domain is left out."
+    ),
+}
+
+_TERMS = {
+    "segmentation": "a patient's part of the difference of the mean Dice changes its sign",
+    "classification": (
+        "the two networks exchange their predictions of a patient, as ranks among all images of the domain, for every "
+        "finding and seed at once, and the mean AUROC is taken again"
+    ),
 }
 
 
@@ -59,13 +80,20 @@ def definitions(task: Task, settings: EvaluationSettings, *, size: int, referenc
     found["low, high"] = (
         f"{LEVEL:.0%} percentile bootstrap interval over patients, all images of a drawn patient together, within "
         f"each domain; {settings.bootstrap:,} draws. Undefined where a domain has one patient. It does not hold the "
-        "spread between trainings, which by_seed shows."
+        f"spread between trainings, which by_seed shows. {_DRAWS[task]}"
     )
     found["difference"] = (
-        f"The main score minus that of {reference}; its interval is that of the difference in the same draws, so that "
-        "what is hard for all networks does not widen it."
+        f"The main score minus that of {reference}, over the seeds that both were trained with; where these are not "
+        "all seeds of both, it is not the difference of the means that stand in the table. Its interval is that of the "
+        "difference in the same draws, so that what is hard for all networks does not widen it."
+    )
+    found["p"] = (
+        "How often chance alone brings a difference at least as far from 0, if it were chance which of the two "
+        f"networks made which predictions of a patient: {_TERMS[task]}. p_corrected is for all comparisons by Holm's "
+        "method."
     )
     found |= _COSTS
+    found["latency_spread_ms"] = "Interquartile range of the passes of latency_ms."
     found["latency_ms"] = (
         f"Median of {repeats} passes of one image on the CPU, all networks in turns, of the form for inference where "
         f"the network has one; {size} px, by number of threads."
@@ -79,7 +107,7 @@ def definitions(task: Task, settings: EvaluationSettings, *, size: int, referenc
     return found
 
 
-def name_test(task: Task, *, reference: str, patients: int, comparisons: int, draws: int) -> str:
+def name_test(task: Task, *, reference: str, patients: int, comparisons: int) -> str:
     """Returns a sentence on how the differences were tested.
 
     Args:
@@ -87,19 +115,17 @@ def name_test(task: Task, *, reference: str, patients: int, comparisons: int, dr
         reference: name of the reference.
         patients: of all domains.
         comparisons: networks besides the reference.
-        draws: of the bootstrap.
     """
     if not comparisons or patients < 2:
         return "Nothing was tested: there is only one " + ("patient." if comparisons else "network.")
-    if task == "classification":
-        test = f"paired bootstrap over the {patients:,} patients ({draws:,} draws)"
-    elif patients <= EXACT_UP_TO:
+    test, what = {
+        "segmentation": ("sign-flip permutation test", "flips"),
+        "classification": ("permutation test that exchanges the predictions of patients", "exchanges"),
+    }[task]
+    if patients <= EXACT_UP_TO:
         smallest = 2 / 2**patients
-        test = (
-            f"sign-flip permutation test over the {patients} patients, all {2**patients:,} flips (no p below "
-            f"{smallest:.2g} can come of so few)"
-        )
+        tried = f"all {2**patients:,} {what}; no p below {smallest:.2g} can come of so few"
     else:
-        test = f"sign-flip permutation test over the {patients:,} patients ({FLIPS:,} random flips)"
+        tried = f"{FLIPS:,} random {what}"
     correction = f", with Holm's correction for {comparisons} comparisons" if comparisons > 1 else ""
-    return f"Differences to {reference}: two-sided {test}{correction}."
+    return f"Differences to {reference}: two-sided {test}, over {patients:,} patients ({tried}){correction}."

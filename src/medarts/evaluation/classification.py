@@ -8,13 +8,20 @@ import torch
 from medarts.data.batches import Batches
 from medarts.evaluation.cam import grad_cam
 from medarts.evaluation.findings import FindingScores, Predictions
+from medarts.evaluation.fingerprints import Fingerprints
 from medarts.networks.network import FindingNetwork
 from medarts.recipe import Recipe
 from medarts.run.progress import progress_bar
 
 
 def score_findings(
-    network: FindingNetwork, batches: Batches, recipe: Recipe, *, validation: Batches, folder: Path
+    network: FindingNetwork,
+    batches: Batches,
+    recipe: Recipe,
+    *,
+    validation: Batches,
+    folder: Path,
+    made_of: Fingerprints,
 ) -> FindingScores:
     """Scores the findings that a network predicts, and writes scores and examples.
 
@@ -24,6 +31,7 @@ def score_findings(
         recipe: bootstrap and sensitivity.
         validation: images by which thresholds and temperature are chosen.
         folder: gets the files.
+        made_of: of all of these images and the network's weights.
     """
     network.eval()
     dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
@@ -36,6 +44,7 @@ def score_findings(
         sensitivity=recipe.evaluation.sensitivity,
         draws=recipe.evaluation.bootstrap,
         seed=recipe.seed,
+        made_of=made_of,
     )
     scores.write(folder)
     _save_examples(folder, network, batches, scores)

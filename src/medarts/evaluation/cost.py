@@ -139,24 +139,18 @@ def measure_costs(
     plans = {name: _Plan(without_weights(each), norm=kinds[name], **of_all) for name, each in architectures.items()}
     networks = {name: plan.build() for name, plan in plans.items()}
     step = _counted(progress, len(plans) * len(batches) * memory + len(threads) * len(batches) * repeats)
-    peaks: dict[str, dict[int, float]] = {name: {} for name in plans}
-    for name, batch in product(plans if memory else (), batches):  # first, as this is where too much is noticed
-        peaks[name][batch] = _peak(name, plans[name], batch=batch, threads=max(threads))
-        step()
+    # First, as this is where too much is noticed.
+    peaks = _peaks(plans, batches if memory else (), threads=max(threads), after_each=step)
     built = {name: _last_head(network, network) for name, network in networks.items()}
     shipped = {name: form for name, network in networks.items() if (form := _as_shipped(network)) is not None}
-    timings: dict[Form, list[Timing]] = {form: [] for form in (*built.values(), *shipped.values())}
-    for number, batch in product(threads, batches):
-        passes = [partial(form, _images(batch, in_channels, size)) for form in timings]
-        timed = time_in_turns(passes, threads=number, batch=batch, repeats=repeats, after_turn=step)
-        for of_form, timing in zip(timings.values(), timed, strict=True):
-            of_form.append(timing)
+    shapes = [(batch, in_channels, size, size) for batch in batches]
+    timings = _time([*built.values(), *shipped.values()], shapes, threads=threads, repeats=repeats, after_turn=step)
     return {
         name: Cost(
             parameters=count_parameters(network),
             flops=count_flops(built[name], in_channels=in_channels, size=size),
-            built=tuple(timings[built[name]]),
-            shipped=tuple(timings[shipped[name]]) if name in shipped else None,
+            built=timings[built[name]],
+            shipped=timings[shipped[name]] if name in shipped else None,
             memory_mb=peaks[name],
             **of_all,
         )
@@ -199,6 +193,24 @@ class _Plan:
         return _as_shipped(network) or _last_head(network, network)
 
 
+def _time(
+    forms: Sequence[Form],
+    shapes: Sequence[tuple[int, int, int, int]],
+    *,
+    threads: Sequence[int],
+    repeats: int,
+    after_turn: Callable[[], None],
+) -> dict[Form, tuple[Timing, ...]]:
+    """Times forms in turns with every number of threads and every shape of a batch (B, C, H, W)."""
+    timings: dict[Form, tuple[Timing, ...]] = dict.fromkeys(forms, ())
+    for number, shape in product(threads, shapes):
+        passes = [partial(form, _images(*shape[:3])) for form in forms]
+        timed = time_in_turns(passes, threads=number, batch=shape[0], repeats=repeats, after_turn=after_turn)
+        for form, timing in zip(forms, timed, strict=True):
+            timings[form] += (timing,)
+    return timings
+
+
 def _as_shipped(network: TrainedNetwork) -> Form | None:
     """Returns the form for inference; None for networks that have none, which are those of findings."""
     return None if isinstance(network, FindingNetwork) else _last_head(for_inference(network), network)
@@ -217,6 +229,17 @@ def _counted(progress: Callable[[int, int], None], total: int) -> Callable[[], N
     """Returns a function that tells how many times it was called."""
     numbers = count(1)
     return lambda: progress(next(numbers), total)
+
+
+def _peaks(
+    plans: Mapping[str, _Plan], batches: Sequence[int], *, threads: int, after_each: Callable[[], None]
+) -> dict[str, dict[int, float]]:
+    """Returns the peak memory in MB of every network, by batch."""
+    peaks: dict[str, dict[int, float]] = {name: {} for name in plans}
+    for name, batch in product(plans, batches):
+        peaks[name][batch] = _peak(name, plans[name], batch=batch, threads=threads)
+        after_each()
+    return peaks
 
 
 def _peak(name: str, plan: _Plan, *, batch: int, threads: int) -> float:

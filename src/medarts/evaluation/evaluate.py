@@ -7,16 +7,19 @@ import torch
 from medarts.data.batches import Batches
 from medarts.data.manifest import Part, Split
 from medarts.data.opening import open_data
+from medarts.data.store import ImageStore
 from medarts.errors import DataError, RunError, did_you_mean
 from medarts.evaluation.classification import score_findings
 from medarts.evaluation.findings import FindingScores
+from medarts.evaluation.fingerprints import Fingerprints, of_images, of_weights
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.segmentation import score_masks
 from medarts.networks.inference import for_inference
 from medarts.networks.network import FindingNetwork, TrainedNetwork
 from medarts.networks.registry import network_of
-from medarts.recipe import SourceSettings, Task
+from medarts.recipe import Recipe, SourceSettings, Task
 from medarts.run import checkpoint
+from medarts.run.checkpoint import Checkpoint
 from medarts.run.device import make_fabric
 from medarts.run.directory import RunDirectory
 from medarts.training.start import architecture_of, without_weights
@@ -52,26 +55,46 @@ def evaluate(
     _check_task(recipe.data.task, sources or ())
     fabric = make_fabric(recipe.compute)
     network = load_network(run)
+    weights = of_weights(network.state_dict())
     chosen = _checked_head(network, head)
     if isinstance(network, FindingNetwork):
         head = None  # it has one
-    settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
-    store = open_data(settings, needs=() if split == "all" else (split,))
-    batches = Batches(
-        store, store.manifest.part(split), batch=recipe.evaluation.batch, name=split, device=fabric.device
+    looked_at = _looked_at(recipe, sources, split)
+    batches, *others = (
+        Batches(store, store.manifest.part(part), batch=recipe.evaluation.batch, name=part, device=fabric.device)
+        for store, part in looked_at
     )
-    others = [] if sources is None else [source.domain for source in sources]
-    folder = path / "scores" / "-".join([split, *others, *([] if head is None else [f"head-{head}"])])
+    folder = scores_folder(run, split, sources=sources, head=head)
+    made_of = Fingerprints(of_images(looked_at), weights)
     # fp16 is for training: inference keeps the range of its weights.
     dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     network = network.to(fabric.device)
     if not isinstance(network, FindingNetwork):
-        return score_masks(for_inference(network, dtype=dtype), batches, recipe, head=chosen, folder=folder)
-    own = store if sources is None else open_data(recipe.data, needs=(FOUND_ON,))
-    validation = Batches(
-        own, own.manifest.of_split(FOUND_ON), batch=recipe.evaluation.batch, name=FOUND_ON, device=fabric.device
-    )
-    return score_findings(network, batches, recipe, validation=validation, folder=folder)
+        model = for_inference(network, dtype=dtype)
+        return score_masks(model, batches, recipe, head=chosen, folder=folder, made_of=made_of)
+    (validation,) = others
+    return score_findings(network, batches, recipe, validation=validation, folder=folder, made_of=made_of)
+
+
+def scores_folder(
+    run: RunDirectory, split: Part, *, sources: tuple[SourceSettings, ...] | None = None, head: str | None = None
+) -> Path:
+    """Returns where ``evaluate`` writes the scores; the arguments are its own."""
+    others = [] if sources is None else [source.domain for source in sources]
+    return run.path / "scores" / "-".join([split, *others, *([] if head is None else [f"head-{head}"])])
+
+
+def fingerprints_now(
+    run: RunDirectory, split: Part, *, sources: tuple[SourceSettings, ...] | None = None
+) -> Fingerprints:
+    """Returns the fingerprints of what ``evaluate`` would score now; the arguments are its own.
+
+    Raises:
+        RunError: the run has no checkpoint yet.
+        DataError: the data cannot be read, or have no image in the split.
+    """
+    images = of_images(_looked_at(run.recipe, sources, split))
+    return Fingerprints(images, of_weights(_checkpoint(run, "best").weights))
 
 
 def load_network(run: RunDirectory, kind: str = "best") -> TrainedNetwork:
@@ -80,12 +103,29 @@ def load_network(run: RunDirectory, kind: str = "best") -> TrainedNetwork:
     Raises:
         RunError: there is no checkpoint yet.
     """
-    point = checkpoint.load(run.checkpoints, kind)
-    if point is None:
-        raise RunError(f"{run.path} has no checkpoint yet.", fix=f"Train it: medarts train --resume {run.path}")
+    point = _checkpoint(run, kind)
     network = network_of(run.recipe, without_weights(architecture_of(run)))
     network.load_state_dict(point.weights)
     return network
+
+
+def _checkpoint(run: RunDirectory, kind: str) -> Checkpoint:
+    point = checkpoint.load(run.checkpoints, kind)
+    if point is None:
+        raise RunError(f"{run.path} has no checkpoint yet.", fix=f"Train it: medarts train --resume {run.path}")
+    return point
+
+
+def _looked_at(
+    recipe: Recipe, sources: tuple[SourceSettings, ...] | None, split: Part
+) -> list[tuple[ImageStore, Part]]:
+    """Returns the images to score and, of findings, those that their thresholds and temperature come from."""
+    settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
+    store = open_data(settings, needs=() if split == "all" else (split,))
+    if recipe.data.task == "segmentation":
+        return [(store, split)]
+    own = store if sources is None else open_data(recipe.data, needs=(FOUND_ON,))
+    return [(store, split), (own, FOUND_ON)]
 
 
 def _check_task(task: Task, sources: tuple[SourceSettings, ...]) -> None:

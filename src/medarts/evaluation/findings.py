@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from medarts.errors import RunError
 from medarts.evaluation import finding_table
 from medarts.evaluation.finding_table import SENSITIVE, YOUDEN, FindingRow, Group, mean_of_defined
-from medarts.evaluation.scores import ALL, LEVEL, number, write_csv
+from medarts.evaluation.fingerprints import Fingerprints
+from medarts.evaluation.scores import ALL, FILE, LEVEL, number, read_made_of, write_csv
+from medarts.run.directory import write_whole
 from medarts.tasks import calibration, ranking
 from medarts.tasks.calibration import fit_temperature, probabilities_of, reliability
 from medarts.tasks.ranking import (
@@ -97,6 +99,8 @@ class FindingScores:
         without_thresholds: the findings without thresholds, each with the reason.
         draws: draws of the bootstrap.
         seed: seed of the bootstrap.
+        made_of: the images, those of validation among them, and the weights that were scored; None where that was not
+            noted.
 
     Raises:
         ValueError: a name stands twice, or the predictions or thresholds are not those of the findings.
@@ -112,6 +116,7 @@ class FindingScores:
     without_thresholds: dict[str, str]
     draws: int = 2000
     seed: int = 0
+    made_of: Fingerprints | None = None
 
     def __post_init__(self) -> None:
         outputs = [self.predictions.logits.shape[1], *(len(self.thresholds[rule]) for rule in (YOUDEN, SENSITIVE))]
@@ -130,6 +135,7 @@ class FindingScores:
         sensitivity: float,
         draws: int = 2000,
         seed: int = 0,
+        made_of: Fingerprints | None = None,
     ) -> "FindingScores":
         """Chooses temperature and thresholds on the validation images, for the images to score.
 
@@ -142,6 +148,7 @@ class FindingScores:
             sensitivity: what the second threshold of every finding is to reach, above 0, at most 1.
             draws: draws of the bootstrap.
             seed: seed of the bootstrap.
+            made_of: the images and weights that were scored.
         """
         temperature = fit_temperature(validation.logits, validation.labels)
         probabilities = probabilities_of(validation.logits, temperature)
@@ -163,6 +170,7 @@ class FindingScores:
             without_thresholds={name: f"{reason} in validation" for name, reason in absent.items()},
             draws=draws,
             seed=seed,
+            made_of=made_of,
         )
 
     @cached_property
@@ -213,9 +221,10 @@ class FindingScores:
         * ``curves.csv``: ROC (x 1 - specificity, y sensitivity, from an infinite threshold on) and precision-recall
           curve (x recall, y precision) over all images of every finding that some and not all have, each thinned to
           `CURVE_POINTS`; thresholds are probabilities after temperature.
-        * ``scores.json``: the table with everything needed to read it.
+        * ``scores.json``, last: the table with everything needed to read it.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).unlink(missing_ok=True)  # it is about the other files, which are now written anew
         table = self.table()
         write_csv(folder / "predictions.csv", _prediction_columns(self.findings), self._prediction_cells())
         columns = [*table[0].as_cells()] if table else []
@@ -226,6 +235,7 @@ class FindingScores:
         content = {
             "split": self.split,
             "checkpoint": self.checkpoint,
+            "made_of": None if self.made_of is None else asdict(self.made_of),
             "bootstrap": {"draws": self.draws, "seed": self.seed, "level": LEVEL},
             "findings": self.findings,
             "temperature": self.temperature,
@@ -242,7 +252,7 @@ class FindingScores:
             | {ALL: "All images of all domains together; patients of different domains are different people."},
             "tables": [row.as_json() for row in table],
         }
-        (folder / "scores.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(folder / FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "FindingScores":
@@ -253,7 +263,7 @@ class FindingScores:
         """
         fix = "Evaluate the run again to write it anew."
         try:
-            content = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+            content = json.loads((folder / FILE).read_text(encoding="utf-8"))
             findings = tuple(content["findings"])
             return cls(
                 split=content["split"],
@@ -269,6 +279,7 @@ class FindingScores:
                 without_thresholds=content["without_thresholds"],
                 draws=int(content["bootstrap"]["draws"]),
                 seed=int(content["bootstrap"]["seed"]),
+                made_of=read_made_of(content),
             )
         except FileNotFoundError as error:
             raise RunError(f"{error.filename} does not exist.", fix=fix) from error

@@ -4,19 +4,25 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medarts.errors import RunError
+from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.statistics import bootstrap_means, percentile_interval
+from medarts.run.directory import write_whole
 from medarts.tasks.metrics import DEFINITIONS
 
 ALL = "all"
 MEAN_OF_DOMAINS = "mean of domains"
 MEAN_OF_CLASSES = "mean of classes"
 LEVEL = 0.95
+
+FILE = "scores.json"
+"""Written last: where it stands, the other files of its folder are whole."""
 
 _IMAGE_COLUMNS = ("domain", "key", "patient", "class_index", "class_name")
 _MEANS = {
@@ -97,6 +103,7 @@ class Scores:
         draws: draws of the bootstrap.
         seed: seed of the bootstrap.
         images: the scores collected.
+        made_of: the images and weights that were scored; None where that was not noted.
     """
 
     split: str
@@ -105,6 +112,7 @@ class Scores:
     draws: int = 2000
     seed: int = 0
     images: list[ImageScore] = field(default_factory=list)
+    made_of: Fingerprints | None = None
 
     def add(self, score: ImageScore) -> None:
         """Collects the scores of one class in one image.
@@ -145,8 +153,9 @@ class Scores:
         return [*self.images, *(_mean_of_classes(scores) for scores in by_image.values())]
 
     def write(self, folder: Path) -> None:
-        """Writes ``images.csv``, ``tables.csv`` and ``scores.json``; undefined values are empty or null."""
+        """Writes ``images.csv``, ``tables.csv`` and, last, ``scores.json``; undefined values are empty or null."""
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).unlink(missing_ok=True)  # it is about the other files, which are now written anew
         table = self.table()
         metrics = [*self.images[0].metrics] if self.images else []
         image_rows = [_image_cells(score) for score in self.images]
@@ -157,11 +166,12 @@ class Scores:
             "split": self.split,
             "checkpoint": self.checkpoint,
             "head": self.head,
+            "made_of": None if self.made_of is None else asdict(self.made_of),
             "bootstrap": {"draws": self.draws, "seed": self.seed, "level": LEVEL},
             "definitions": DEFINITIONS | _MEANS,
             "tables": [_as_json(row) for row in table],
         }
-        (folder / "scores.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(folder / FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Scores":
@@ -172,7 +182,7 @@ class Scores:
         """
         fix = "Evaluate the run again to write it anew."
         try:
-            content = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+            content = json.loads((folder / FILE).read_text(encoding="utf-8"))
             with (folder / "images.csv").open(encoding="utf-8", newline="") as file:
                 images = [_image_of(cells) for cells in csv.DictReader(file, strict=True)]
             return cls(
@@ -182,6 +192,7 @@ class Scores:
                 draws=content["bootstrap"]["draws"],
                 seed=content["bootstrap"]["seed"],
                 images=images,
+                made_of=read_made_of(content),
             )
         except FileNotFoundError as error:
             raise RunError(f"{error.filename} does not exist.", fix=fix) from error
@@ -224,6 +235,16 @@ def _mean_of_classes(scores: Sequence[ImageScore]) -> ImageScore:
         values = [score.metrics[name] for score in scores if not math.isnan(score.metrics[name])]
         metrics[name] = sum(values) / len(values) if values else float("nan")
     return replace(scores[0], class_index=0, class_name=MEAN_OF_CLASSES, metrics=metrics)
+
+
+def read_made_of(content: dict[str, Any]) -> Fingerprints | None:
+    """Returns what ``scores.json`` says of images and weights; None where it was written before that was noted.
+
+    Raises:
+        TypeError: it says something else.
+    """
+    given = content.get("made_of")
+    return None if given is None else Fingerprints(**given)
 
 
 def number(value: float) -> float | None:

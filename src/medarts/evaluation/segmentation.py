@@ -10,6 +10,7 @@ from torch import nn
 
 from medarts.data.batches import Batches
 from medarts.data.manifest import Sample
+from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.scores import ImageScore, Scores
 from medarts.recipe import Recipe
 from medarts.run.progress import progress_bar
@@ -18,7 +19,9 @@ from medarts.tasks.metrics import mask_scores, predicted_classes
 EXAMPLES = ("best", "median", "worst")
 
 
-def score_masks(model: nn.Module, batches: Batches, recipe: Recipe, *, head: str, folder: Path) -> Scores:
+def score_masks(
+    model: nn.Module, batches: Batches, recipe: Recipe, *, head: str, folder: Path, made_of: Fingerprints
+) -> Scores:
     """Scores the masks that a network predicts, and writes scores and examples.
 
     Args:
@@ -27,10 +30,18 @@ def score_masks(model: nn.Module, batches: Batches, recipe: Recipe, *, head: str
         recipe: classes, threshold and bootstrap.
         head: the head to use.
         folder: gets the files.
+        made_of: of the images and the network's weights.
     """
     predictions = _predict(model, batches, recipe, head=head)
     settings, store = recipe.evaluation, batches.store
-    scores = Scores(split=batches.name, checkpoint="best", head=head, draws=settings.bootstrap, seed=recipe.seed)
+    scores = Scores(
+        split=batches.name,
+        checkpoint="best",
+        head=head,
+        draws=settings.bootstrap,
+        seed=recipe.seed,
+        made_of=made_of,
+    )
     for index, prediction in zip(batches.indices, predictions, strict=True):
         sample, target = store.manifest.samples[index], store.targets[index]
         for score in _score(sample, prediction, target, classes=recipe.data.classes):

@@ -17,11 +17,16 @@ def first_difference(one: Recipe, other: Recipe, *, without: Collection[str] = (
         other: another.
         without: sections, such as "search", that do not count, beside what never does; see ``deciding_values``.
     """
+    return next(differences(one, other, without=without), None)
+
+
+def differences(one: Recipe, other: Recipe, *, without: Collection[str] = ()) -> Iterator[tuple[str, str, str]]:
+    """Yields all fields whose values differ, and both values; the arguments are those of ``first_difference``."""
     counted = [
         {name: value for name, value in deciding_values(recipe).items() if name not in without}
         for recipe in (one, other)
     ]
-    return next(_differences("", *counted), None)
+    yield from _differences("", *counted)
 
 
 def _differences(place: str, one: Any, other: Any) -> Iterator[tuple[str, str, str]]:

@@ -17,18 +17,6 @@ from medarts.recipe.published import with_published_defaults
 from medarts.recipe.sections import Recipe, SearchSettings
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads on, off, yes and no as words, as YAML 1.2 does; ``on`` is a key of studies."""
-
-
-_BOOL = "tag:yaml.org,2002:bool"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
-
-
 def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """Reads a recipe from a YAML file.
 
@@ -52,7 +40,7 @@ def read_mapping(path: Path, *, noun: str) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(f"There is no {noun} {path}.", fix="Give the path of a YAML file, as in recipes/.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"{path} is not YAML: {reason}.", fix="Mend that line.") from None

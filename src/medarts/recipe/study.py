@@ -51,7 +51,7 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:
         _try_recipes(study)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error.problem}", fix=error.fix) from None
-    return study
+    return study.read_from(path)
 
 
 def study_to_yaml(study: Study) -> str:
@@ -74,7 +74,7 @@ def group_recipe(study: Study, group: GroupEntry, *, seed: int) -> Recipe:
         RecipeError: the group's changes are wrong.
     """
     where = f"trained_on.{study.trained_on.index(group)}.changes"
-    return _changed(study.recipe, group.on, group.changes, where=where, values={"seed": seed})
+    return _changed(study.recipe, group.data, group.changes, where=where, values={"seed": seed})
 
 
 def search_recipe(study: Study, entry: NetworkEntry) -> Recipe:

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from medarts.errors import did_you_mean
-from medarts.recipe.data import NAME
+from medarts.recipe.data import NAME, SourceSettings
 from medarts.recipe.models import CheXNetSettings, ModelSettings
 from medarts.recipe.section import Count, Section
 from medarts.recipe.sections import Recipe
@@ -24,8 +24,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 KINDS = ("model", "genotype", "searched_on", "random")
 """Where a network can come from; an entry gives one of them."""
 
-FIXED = ("seed", "data.sources", "space", "train.model")
-"""Parts of a recipe that a group cannot change: the study and its networks say what they are."""
+FIXED = ("seed", "data", "evaluation", "space", "train.model")
+"""Parts of a recipe that a group cannot change: the study and its networks say what they are, and images and their
+scores are the same for all groups."""
+
+FREE = ("data.sampling", "data.augmentation")
+"""Parts of them that it can."""
 
 
 class NetworkEntry(Section):
@@ -103,14 +107,14 @@ class GroupEntry(Section):
 
     Attributes:
         name: in tables and folders; the names of the data sets, joined by ``-``, where not given.
-        on: the data sets, by the names of the recipe's sources.
+        data: the data sets, by the names of the recipe's sources.
         seeds: a training for each.
         networks: the networks that are trained on them, by name; all where not given.
-        changes: changes of the recipe for these trainings, as key.path=value.
+        changes: changes of the recipe for these trainings, as key.path=value; none of the images or their scores.
     """
 
     name: Name
-    on: Names
+    data: Names
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     networks: Names | None = None
     changes: tuple[str, ...] = ()
@@ -120,19 +124,22 @@ class GroupEntry(Section):
     def _named(cls, content: Any) -> Any:
         if not isinstance(content, dict) or "name" in content:
             return content
-        joined = _joined(content.get("on"))
+        joined = _joined(content.get("data"))
         return content if joined is None else content | {"name": joined}
 
     @model_validator(mode="after")
     def _has_no_doubles(self) -> Self:
-        for field in ("on", "seeds", "networks"):
+        for field in ("data", "seeds", "networks"):
             double = _double(getattr(self, field) or ())
             if double is not None:
                 raise ValueError(f"{field} names {double} twice")
         for change in self.changes:
-            fixed = next((part for part in FIXED if f"{change.partition('=')[0]}.".startswith(f"{part}.")), None)
-            if fixed is not None:
-                raise ValueError(f"changes cannot set {fixed}; that is said by on, by seeds and by the networks")
+            key = change.partition("=")[0]
+            if _within(key, FIXED) and not _within(key, FREE):
+                raise ValueError(
+                    f"changes cannot set {key}: networks, seeds and data sets have keys of their own, and images and "
+                    f"their scores are the same for all groups; of data it can be {' and '.join(FREE)}"
+                )
         return self
 
 
@@ -149,12 +156,31 @@ class Study(Section):
         reference: name of the network with which the others are compared.
     """
 
+    _file: Path | None = PrivateAttr(default=None)
+
     note: str = ""
     recipe: Recipe
     networks: Annotated[tuple[NetworkEntry, ...], Field(min_length=1)]
     trained_on: Annotated[tuple[GroupEntry, ...], Field(min_length=1)]
     external: tuple[str, ...] = ()
     reference: str | None = None
+
+    @property
+    def file(self) -> str:
+        """The file that it was read from, for errors."""
+        return "The study" if self._file is None else str(self._file)
+
+    def read_from(self, path: Path) -> Self:
+        """Returns the same study with the file that it was read from."""
+        study = self.model_copy()
+        study._file = path
+        return study
+
+    def place_of(self, entry: NetworkEntry | GroupEntry) -> str:
+        """Returns where an entry stands in the file, such as networks.2."""
+        if isinstance(entry, GroupEntry):
+            return f"trained_on.{self.trained_on.index(entry)}"
+        return f"networks.{self.networks.index(entry)}"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -188,6 +214,7 @@ class Study(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         _check_names(self)
+        _check_sources(self)
         _check_data_sets(self)
         _check_sizes(self)
         for number, group in enumerate(self.trained_on):
@@ -221,6 +248,10 @@ _FILES = (".json", ".txt")
 """Suffixes of genotypes in files; a folder may have a dot in its name."""
 
 
+def _within(key: str, parts: Iterable[str]) -> bool:
+    return any(f"{key}.".startswith(f"{part}.") for part in parts)
+
+
 def _joined(names: Any) -> str | None:
     if isinstance(names, str):
         return names
@@ -239,11 +270,32 @@ def _check_names(study: Study) -> None:
             raise ValueError(f"{field}: two are called '{double}'; give each its own 'name'")
 
 
+def images_of(source: SourceSettings) -> tuple[str, ...]:
+    """Returns what tells the images of a source from those of others, whatever they are called.
+
+    A folder of CHAOS holds several modalities and organs. Other lists, or a number of images, do not tell them apart:
+    such sources have images in common.
+    """
+    return (source.kind, str(source.path.resolve()), source.modality, source.organ)
+
+
+def _check_sources(study: Study) -> None:
+    """Refuses the same images under two names, of which one could be trained on and the other be called unseen."""
+    names: dict[tuple[str, ...], str] = {}
+    for number, source in enumerate(study.recipe.data.sources):
+        other = names.setdefault(images_of(source), source.domain)
+        if other != source.domain:
+            raise ValueError(
+                f"recipe.data.sources.{number}: '{source.domain}' and '{other}' are the same images, {source.path}; "
+                "keep one of them"
+            )
+
+
 def _check_data_sets(study: Study) -> None:
     """Refuses data sets that are not there, external ones that are learned from, and models for another task."""
     for domain in study.external:
         _require(domain, study.domains, "external", noun="data set")
-    learned = [(f"trained_on.{number}.on", group.on) for number, group in enumerate(study.trained_on)]
+    learned = [(f"trained_on.{number}.data", group.data) for number, group in enumerate(study.trained_on)]
     searched = [(f"networks.{number}.searched_on", entry.searched_on) for number, entry in enumerate(study.networks)]
     for where, domains in (*learned, *searched):
         for domain in domains or ():

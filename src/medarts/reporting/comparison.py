@@ -1,6 +1,6 @@
 """The page of comparisons: networks trained alike and compared on one data set or on several."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +8,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from medarts.comparison.overlays import Overlays
-from medarts.comparison.result import Comparison
+from medarts.comparison.result import Comparison, Missing
 from medarts.errors import RunError
 from medarts.reporting.comparison_plots import plot_differences, plot_intervals
 from medarts.reporting.comparison_points import KINDS, best_first, points_of
-from medarts.reporting.comparison_summary import summarise
+from medarts.reporting.comparison_summary import of_single_sets, summarise
 from medarts.reporting.comparison_tables import latency_figure, network_table
 from medarts.reporting.comparison_words import score_cards, verdict
-from medarts.reporting.content import Content, card, decimals
+from medarts.reporting.content import Content, card, counted, decimals
 from medarts.reporting.masks import PREDICTED, TRUE
 from medarts.reporting.outlines import SCALE, inline_jpeg, outline
 from medarts.reporting.plots import SCORE_NAMES
@@ -26,7 +26,14 @@ from medarts.run.directory import write_whole
 FILES = ("comparison.json", "networks.csv", "images.csv")
 
 
-def write_comparisons(folders: Mapping[str, Path], target: Path, *, title: str, note: str = "") -> Path:
+def write_comparisons(
+    folders: Mapping[str, Path],
+    target: Path,
+    *,
+    title: str,
+    note: str = "",
+    without_runs: Mapping[str, Sequence[Missing]] | None = None,
+) -> Path:
     """Writes one page over one or several comparisons; it opens offline.
 
     Args:
@@ -35,6 +42,7 @@ def write_comparisons(folders: Mapping[str, Path], target: Path, *, title: str, 
         target: the HTML file; files of comparisons that lie beside or below it are linked.
         title: of the page.
         note: what a reader is to know first.
+        without_runs: by the name of the group the runs of groups of which none has finished, which are listed.
 
     Returns:
         The file written.
@@ -46,7 +54,8 @@ def write_comparisons(folders: Mapping[str, Path], target: Path, *, title: str, 
         raise RunError("There is no comparison to show.", fix="Compare some runs first.")
     comparisons = {name: Comparison.read(folder) for name, folder in folders.items()}
     _check_scores(comparisons)
-    summary = summarise(comparisons) if len(comparisons) > 1 else None
+    counted_sets = of_single_sets(comparisons)
+    summary = summarise(counted_sets) if len(counted_sets) > 1 else None
     sections = [
         {**_section(f"set-{number}", name, comparison), "files": _files(folders[name], target.parent)}
         for number, (name, comparison) in enumerate(comparisons.items(), 1)
@@ -54,9 +63,14 @@ def write_comparisons(folders: Mapping[str, Path], target: Path, *, title: str, 
     content = {
         "title": title,
         "note": note,
-        "cards": summary["cards"] if summary else _cards(next(iter(comparisons.values()))),
+        "cards": summary["cards"] if summary else _cards(next(iter(counted_sets.values()))),
         "summary": summary,
+        "mixed": [name for name in comparisons if name not in counted_sets] if summary else [],
         "sections": sections,
+        "without_runs": [
+            {"id": f"none-{number}", "name": name, "missing": missing}
+            for number, (name, missing) in enumerate((without_runs or {}).items(), 1)
+        ],
         "kinds": {kind: color for kind, (color, _) in KINDS.items()},
         "true_color": TRUE,
         "predicted_color": PREDICTED,
@@ -76,10 +90,14 @@ def _check_scores(comparisons: Mapping[str, Comparison]) -> None:
 def _cards(comparison: Comparison) -> list[Content]:
     title = SCORE_NAMES[comparison.score]
     return [
-        card("networks", str(len(comparison.networks))),
-        card(f"images of {comparison.patients:,} patients", f"{comparison.images:,}"),
+        card("network" if len(comparison.networks) == 1 else "networks", str(len(comparison.networks))),
+        card(f"{_images(comparison)} of {counted(comparison.patients, 'patient')}", f"{comparison.images:,}"),
         *score_cards(points_of(comparison), title=title, reference=comparison.reference),
     ]
+
+
+def _images(comparison: Comparison) -> str:
+    return "image" if comparison.images == 1 else "images"
 
 
 def _section(identifier: str, name: str, comparison: Comparison) -> Content:
@@ -93,6 +111,7 @@ def _section(identifier: str, name: str, comparison: Comparison) -> Content:
         "name": name,
         "title": title,
         "comparison": comparison,
+        "images": f"{counted(comparison.images, 'image')} of {counted(comparison.patients, 'patient')}",
         "verdict": verdict(comparison),
         "table": network_table(name, comparison),
         "intervals": inline_svg(intervals, f"{title} of every network on {name}"),

@@ -18,6 +18,8 @@ from medarts.reporting.style import INK, MUTED, PALETTE, styled
 _DASHES = (0, (4, 3))
 _LARGEST = 15.0
 """Radius of the bubble of the largest network, in typographic points."""
+_WIDE, _NARROW = (9.2, 4.9), (3.7, 5.4)
+"""Sizes of the scatter in inches, of which a page makes 96 pixels each."""
 _LOGARITHMIC = 3.0
 """Ratio of the longest latency to the shortest from which on their axis is logarithmic."""
 _GRID = 81
@@ -96,15 +98,17 @@ def _write_beside(axes: Axes, place: float, value: str, interval: str) -> None:
 
 
 @styled
-def plot_latency(points: Sequence[Point], *, title: str, reference: str | None) -> Figure:
+def plot_latency(points: Sequence[Point], *, title: str, reference: str | None, narrow: bool = False) -> Figure:
     """Plots scores against latencies; the area of a bubble is the number of parameters, a line is the Pareto front.
 
     Args:
         points: the networks.
         title: what the score is called.
         reference: name of the network whose name is bold.
+        narrow: whether the figure is as wide as a phone. Its points then have numbers instead of names, from 1 in the
+            order given, and its legends stand below.
     """
-    figure = Figure(figsize=(9.2, 4.9), layout="constrained")
+    figure = Figure(figsize=_NARROW if narrow else _WIDE, layout="constrained")
     axes = figure.subplots()
     largest = max(point.parameters for point in points)
     radii = [_radius(point.parameters, largest) for point in points]
@@ -115,18 +119,28 @@ def plot_latency(points: Sequence[Point], *, title: str, reference: str | None) 
         axes.plot(*at, marker, color=color, ms=5, zorder=3)
     front = _front(points)
     axes.plot(*front.T, color=MUTED, lw=1.2, alpha=0.8, zorder=1)
-    _scale_latency(axes, [point.latency_ms for point in points])
+    _scale_latency(axes, [point.latency_ms for point in points], ticks=(1, 3) if narrow else (1, 2, 5))
     axes.margins(y=0.12)
     axes.set(xlabel="latency of one image on one thread, ms", ylabel=title)
-    line = Line2D([], [], color=MUTED, lw=1.2, alpha=0.8, label="Pareto front")
-    kinds = [*_kind_handles(point.kind for point in points), line]
-    figure.legend(handles=kinds, loc="outside right upper", handlelength=2.6)
-    figure.legend(handles=_size_handles(largest), loc="outside right lower", labelspacing=1.9, handlelength=2.6)
+    _add_legends(figure, points, narrow=narrow)
     at_points = np.asarray([(point.latency_ms, point.score) for point in points])
     strong = [point.name == reference for point in points]
-    names = [point.name for point in points]
+    names = [str(number) if narrow else point.name for number, point in enumerate(points, 1)]
     name_points(figure, axes, at_points, names, radii=radii, strong=strong, line=front)
     return figure
+
+
+def _add_legends(figure: Figure, points: Sequence[Point], *, narrow: bool) -> None:
+    """Explains markers, line and bubbles: at the right, or below."""
+    line = Line2D([], [], color=MUTED, lw=1.2, alpha=0.8, label="Pareto front")
+    kinds = [*_kind_handles(point.kind for point in points), line]
+    sizes = _size_handles(max(point.parameters for point in points))
+    if narrow:
+        figure.legend(handles=sizes, loc="outside lower center", labelspacing=1.5, borderpad=0.9)
+        figure.legend(handles=kinds, loc="outside upper center", ncols=3, columnspacing=1.2)
+    else:
+        figure.legend(handles=kinds, loc="outside right upper", handlelength=2.6)
+        figure.legend(handles=sizes, loc="outside right lower", labelspacing=1.9, handlelength=2.6)
 
 
 def _front(points: Sequence[Point]) -> NDArray[np.float64]:
@@ -139,7 +153,8 @@ def _front(points: Sequence[Point]) -> NDArray[np.float64]:
     return np.asarray([*corners, *((slowest, score) for _, score in corners[-1:])]).reshape(-1, 2)
 
 
-def _scale_latency(axes: Axes, latencies: Sequence[float]) -> None:
+def _scale_latency(axes: Axes, latencies: Sequence[float], *, ticks: Sequence[int]) -> None:
+    """Scales the axis of latencies; a logarithmic one has these ticks and their multiples by 10."""
     low, high = min(latencies), max(latencies)
     if high < _LOGARITHMIC * low:
         axes.margins(x=0.12)
@@ -148,7 +163,7 @@ def _scale_latency(axes: Axes, latencies: Sequence[float]) -> None:
     axes.set_xscale("log")
     room = (high / low) ** 0.1
     axes.set_xlim(low / room, high * room)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())

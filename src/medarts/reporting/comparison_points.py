@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medarts.comparison.candidates import Kind
+from medarts.comparison.front import Place
 from medarts.comparison.result import Comparison, NetworkResult
 
 KINDS: Mapping[Kind, tuple[str, str]] = {
@@ -24,16 +25,23 @@ class Point:
         kind: where it comes from.
         score: its score.
         latency_ms: of one image, on one thread.
+        spread_ms: its interquartile range.
         parameters: how many it has.
-        front: whether no other network is at least as good and as fast, and better in one of the two.
+        front: whether it is on the Pareto front; see ``medarts.comparison.front``.
     """
 
     name: str
     kind: Kind
     score: float
     latency_ms: float
+    spread_ms: float
     parameters: float
     front: bool
+
+    @property
+    def place(self) -> Place:
+        """Where it stands among the others."""
+        return Place(self.score, self.latency_ms, self.spread_ms)
 
 
 def points_of(comparison: Comparison) -> list[Point]:
@@ -45,6 +53,7 @@ def points_of(comparison: Comparison) -> list[Point]:
             kind=network.kind,
             score=score,
             latency_ms=network.latency_ms[1],
+            spread_ms=network.latency_spread_ms[1],
             parameters=network.parameters,
             front=network.front,
         )

@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-import numpy as np
-from scipy.stats import rankdata
-
-from medarts.comparison.front import pareto_front
+from medarts.comparison.front import Place, pareto_front
+from medarts.comparison.overall import mean_ranks, mean_scores, shared_sets
+from medarts.comparison.paired import beyond_chance
 from medarts.comparison.result import Comparison, NetworkResult
 from medarts.reporting.comparison_points import Point
-from medarts.reporting.comparison_tables import cost_cells, cost_columns, latency_figure, name_cell
-from medarts.reporting.comparison_words import beyond_chance, front, places, score_cards
-from medarts.reporting.content import Content, card, decimals, listed
+from medarts.reporting.comparison_tables import cost_cells, cost_columns, latency_figure, latency_of, name_cell
+from medarts.reporting.comparison_words import front, places, score_cards
+from medarts.reporting.content import Content, card, counted, decimals, listed
 from medarts.reporting.plots import SCORE_NAMES
 from medarts.reporting.tables import Cell, Column, Table, number
 
@@ -28,13 +27,15 @@ class _Row:
         results: what was found of it, by data set; where it was not compared, it is absent.
         scores: its score on each of these; None where undefined.
         mean: over the shared data sets; None where it lacks a score on one.
-        latency_ms: mean over its data sets, by threads.
+        rank: mean over the same.
+        latencies: milliseconds and their spread by threads, means over its data sets.
     """
 
     results: Mapping[str, NetworkResult]
     scores: Mapping[str, float | None]
     mean: float | None
-    latency_ms: Mapping[int, float]
+    rank: float | None
+    latencies: Mapping[int, tuple[float, float]]
 
     @property
     def any(self) -> NetworkResult:
@@ -46,14 +47,21 @@ class _Row:
         return fmean(getattr(result, attribute) for result in self.results.values())
 
 
+def of_single_sets(comparisons: Comparisons) -> Comparisons:
+    """Returns the comparisons on one data set each; all where there is none.
+
+    Networks trained on a mix are tested on images that stand in other comparisons already: a mean over both would
+    count these twice.
+    """
+    return {name: one for name, one in comparisons.items() if len(one.domains) == 1} or comparisons
+
+
 def summarise(comparisons: Comparisons) -> Content:
     """Returns what stands above the comparisons of several data sets.
 
-    Means and ranks are over the data sets of ``_shared``, of networks with a score on all of them. Equal scores
-    share the mean of their ranks. Costs are means over the data sets.
+    Means and ranks are those of ``medarts.comparison.overall``, of networks with a score on all shared data sets.
     """
-    shared = _shared(comparisons)
-    rows = _rows(comparisons, shared)
+    shared, rows = _rows(comparisons)
     points = _points(rows)
     title = SCORE_NAMES[next(iter(comparisons.values())).score]
     references = {comparison.reference for comparison in comparisons.values()}
@@ -62,8 +70,8 @@ def summarise(comparisons: Comparisons) -> Content:
     lacking = [name for name, row in rows.items() if row.mean is None]
     return {
         "cards": [
-            card("networks", str(len(rows))),
-            card(f"images of {len(comparisons)} data sets", f"{images:,}"),
+            card("network" if len(rows) == 1 else "networks", str(len(rows))),
+            card(f"images of {counted(len(comparisons), 'data set')}", f"{images:,}"),
             *score_cards(points, title=f"mean {title}", reference=reference),
         ],
         "words": [
@@ -71,60 +79,57 @@ def summarise(comparisons: Comparisons) -> Content:
             *_left_out(shared, comparisons),
             *_lacking(lacking),
         ],
-        "table": _table(rows, points, comparisons, shared=shared, reference=reference),
+        "costs": _costs(rows),
+        "table": _table(rows, points, comparisons, reference=reference),
         "latency": latency_figure("all data sets", points, title=f"mean {title} of the data sets", reference=reference),
         "title": title,
     }
 
 
-def _shared(comparisons: Comparisons) -> tuple[str, ...]:
-    """Returns the data sets that means are over: those that make the table of means largest.
-
-    A data set that few networks have been trained on would cost all others their mean; so would every data set that a
-    single network lacks, where that one is not left out. Those with most networks are tried first.
-    """
-    scored = {
-        name: {network.name for network in comparison.networks if network.scores[comparison.score].mean is not None}
-        for name, comparison in comparisons.items()
-    }
-    order = sorted(scored, key=lambda name: -len(scored[name]))
-    cells = [
-        count * len(set.intersection(*(scored[name] for name in order[:count]))) for count in range(1, len(order) + 1)
-    ]
-    best = max(range(len(order)), key=lambda place: (cells[place], place))
-    return tuple(name for name in comparisons if name in order[: best + 1])
-
-
-def _rows(comparisons: Comparisons, shared: Sequence[str]) -> dict[str, _Row]:
-    """Returns all networks, the best first."""
+def _rows(comparisons: Comparisons) -> tuple[Sequence[str], dict[str, _Row]]:
+    """Returns the shared data sets and all networks, the best first."""
     results: dict[str, dict[str, NetworkResult]] = {}
+    scores: dict[str, dict[str, float]] = {name: {} for name in comparisons}
     for name, comparison in comparisons.items():
         for network in comparison.networks:
             results.setdefault(network.name, {})[name] = network
-    rows = {}
-    for network_name, of_sets in results.items():
-        scores = {name: result.scores[comparisons[name].score].mean for name, result in of_sets.items()}
-        present = [score for name in shared if (score := scores.get(name)) is not None]
-        threads = set.intersection(*(set(result.latency_ms) for result in of_sets.values()))
-        rows[network_name] = _Row(
+            if (score := network.scores[comparison.score].mean) is not None:
+                scores[name][network.name] = score
+    shared = shared_sets(scores)
+    means, ranks = mean_scores(scores, shared), mean_ranks(scores, shared)
+    rows = {
+        network: _Row(
             results=of_sets,
-            scores=scores,
-            mean=fmean(present) if len(present) == len(shared) else None,
-            latency_ms={count: fmean(r.latency_ms[count] for r in of_sets.values()) for count in sorted(threads)},
+            scores={name: scores[name].get(network) for name in of_sets},
+            mean=means.get(network),
+            rank=ranks.get(network),
+            latencies=_latencies([*of_sets.values()]),
         )
-    return dict(sorted(rows.items(), key=lambda item: (item[1].mean is None, -(item[1].mean or 0))))
+        for network, of_sets in results.items()
+    }
+    return shared, dict(sorted(rows.items(), key=lambda item: (item[1].mean is None, -(item[1].mean or 0))))
+
+
+def _latencies(results: Sequence[NetworkResult]) -> dict[int, tuple[float, float]]:
+    """Returns the means over data sets of milliseconds and their spread, by the threads measured for all of them."""
+    threads = sorted(set.intersection(*(set(result.latency_ms) for result in results)))
+    return {
+        count: (fmean(one.latency_ms[count] for one in results), fmean(one.latency_spread_ms[count] for one in results))
+        for count in threads
+    }
 
 
 def _points(rows: Mapping[str, _Row]) -> list[Point]:
     """Returns the networks that have a mean, with their place on the front of the means."""
     means = {name: row.mean for name, row in rows.items() if row.mean is not None}
-    on_front = pareto_front({name: (mean, rows[name].latency_ms[1]) for name, mean in means.items()})
+    on_front = pareto_front({name: Place(mean, *rows[name].latencies[1]) for name, mean in means.items()})
     return [
         Point(
             name=name,
             kind=rows[name].any.kind,
             score=mean,
-            latency_ms=rows[name].latency_ms[1],
+            latency_ms=rows[name].latencies[1][0],
+            spread_ms=rows[name].latencies[1][1],
             parameters=rows[name].average("parameters"),
             front=name in on_front,
         )
@@ -132,11 +137,12 @@ def _points(rows: Mapping[str, _Row]) -> list[Point]:
     ]
 
 
-def _ranks(rows: Mapping[str, _Row], points: Sequence[Point], sets: Sequence[str]) -> dict[str, float]:
-    """Returns the mean rank of every network that has a mean; 1 is the best."""
-    scores = np.asarray([[rows[point.name].scores[name] for name in sets] for point in points], dtype=float)
-    ranks = rankdata(-scores, axis=0).mean(axis=1) if len(points) else []
-    return {point.name: float(rank) for point, rank in zip(points, ranks, strict=True)}
+def _costs(rows: Mapping[str, _Row]) -> str:
+    """Says whether the costs of the data sets are one measurement."""
+    once = all(len({latency_of(one, 1) for one in row.results.values()}) == 1 for row in rows.values())
+    if once:
+        return "Costs were measured once, all networks in turns; the time of training is the mean over the data sets."
+    return "Costs are means over the data sets, each of which has measurements of its own."
 
 
 def _table(
@@ -144,12 +150,10 @@ def _table(
     points: Sequence[Point],
     comparisons: Comparisons,
     *,
-    shared: Sequence[str],
     reference: str | None,
 ) -> Table:
-    ranks = _ranks(rows, points, shared)
     on_front = {point.name for point in points if point.front}
-    threads = sorted({count for row in rows.values() for count in row.latency_ms})
+    threads = sorted({count for row in rows.values() for count in row.latencies})
     columns = [
         Column("network", first="ascending"),
         Column("mean", sorted="descending"),
@@ -163,13 +167,13 @@ def _table(
         [
             name_cell(name, row.any.kind, front=name in on_front, reference=reference),
             Cell(decimals(row.mean), row.mean, strong=True),
-            number(ranks.get(name), ".1f"),
+            number(row.rank, ".1f"),
             *(number(row.scores.get(of_set), ".3f") for of_set in comparisons),
             *([_tested(row, reference)] if reference else []),
             *cost_cells(
                 parameters=row.average("parameters"),
                 flops=row.average("flops"),
-                latencies=[row.latency_ms.get(count) for count in threads],
+                latencies=[row.latencies.get(count) for count in threads],
                 memory_mb=row.average("memory_mb"),
                 training_seconds=row.average("training_seconds"),
             ),
@@ -184,7 +188,7 @@ def _tested(row: _Row, reference: str) -> Cell:
     """Returns on how many data sets a network is better and worse than the reference beyond chance."""
     if row.any.name == reference:
         return Cell("–", None)
-    signs = [beyond_chance(result) for result in row.results.values()]
+    signs = [beyond_chance(result.difference) for result in row.results.values()]
     better, worse = signs.count(1), signs.count(-1)
     return Cell(f"{better}, {worse}", better - worse, f"of {len(signs)}")
 
@@ -194,11 +198,12 @@ def _words(points: Sequence[Point], comparisons: Comparisons, *, title: str, ref
     if reference is None:
         return ["The data sets have no reference in common, so nothing is told from it over all of them."]
     others = [n for comparison in comparisons.values() for n in comparison.networks if n.name != reference]
-    signs = [beyond_chance(network) for network in others]
+    signs = [beyond_chance(network.difference) for network in others]
     lost, won = signs.count(1), signs.count(-1)
+    open_ = len(signs) - won - lost
     counts = (
-        f"Of {len(signs)} comparisons with another network on one data set, {reference} wins {won} beyond chance, "
-        f"loses {lost}, and {len(signs) - won - lost} stay open."
+        f"Of {counted(len(signs), 'comparison')} with another network on one data set, {reference} wins {won} beyond "
+        f"chance, loses {lost}, and {open_} {'stays' if open_ == 1 else 'stay'} open."
     )
     mean = f"mean {title}"
     stands = places(points, title=mean, reference=reference)

@@ -1,17 +1,18 @@
 """The networks of one comparison as a table and as a scatter against latency."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from medarts.comparison.candidates import Kind
 from medarts.comparison.paired import ALPHA, Difference
-from medarts.comparison.result import Comparison, MetricScore
+from medarts.comparison.result import Comparison, MetricScore, NetworkResult
 from medarts.reporting.comparison_plots import plot_latency
 from medarts.reporting.comparison_points import KINDS, Point, best_first
-from medarts.reporting.content import decimals
+from medarts.reporting.content import decimals, significant
 from medarts.reporting.style import inline_svg
-from medarts.reporting.tables import Cell, Column, Table, number, probability
+from medarts.reporting.tables import Cell, Column, Table, compact, number, probability
 
 METRICS: dict[str, Column] = {
     "dice": Column("Dice"),
@@ -55,7 +56,7 @@ def network_table(name: str, comparison: Comparison) -> Table:
             *cost_cells(
                 parameters=network.parameters,
                 flops=network.flops,
-                latencies=[network.latency_ms.get(count) for count in threads],
+                latencies=[latency_of(network, count) for count in threads],
                 memory_mb=network.memory_mb,
                 training_seconds=network.training_seconds,
             ),
@@ -82,7 +83,7 @@ def cost_cells(
     *,
     parameters: float,
     flops: float,
-    latencies: Iterable[float | None],
+    latencies: Iterable[tuple[float, float] | None],
     memory_mb: float,
     training_seconds: float,
 ) -> list[Cell]:
@@ -91,17 +92,24 @@ def cost_cells(
     Args:
         parameters: trainable parameters.
         flops: operations for one image.
-        latencies: milliseconds for one image, for each column of threads.
+        latencies: milliseconds for one image and their interquartile range, for each column of threads.
         memory_mb: peak memory.
         training_seconds: time of a training.
     """
     return [
-        number(parameters, ".2f", scale=1e6),
-        number(flops, ".2f", scale=1e9),
-        *(number(latency, ",.1f") for latency in latencies),
-        number(memory_mb, ",.0f"),
-        number(training_seconds, ",.1f", scale=60),
+        compact(parameters, scale=1e6),
+        compact(flops, scale=1e9),
+        *(_latency(of_threads) for of_threads in latencies),
+        compact(memory_mb),
+        compact(training_seconds, scale=60),
     ]
+
+
+def latency_of(network: NetworkResult, threads: int) -> tuple[float, float] | None:
+    """Returns milliseconds for one image and their interquartile range; None where that was not measured."""
+    if threads not in network.latency_ms:
+        return None
+    return network.latency_ms[threads], network.latency_spread_ms[threads]
 
 
 def name_cell(name: str, kind: Kind, *, front: bool, reference: str | None) -> Cell:
@@ -110,7 +118,22 @@ def name_cell(name: str, kind: Kind, *, front: bool, reference: str | None) -> C
     return Cell(name, name, ", ".join(roles) or None, name == reference, KINDS[kind][0])
 
 
-def latency_figure(name: str, points: Sequence[Point], *, title: str, reference: str | None) -> Markup | None:
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Scores against latency on one thread, drawn twice.
+
+    Attributes:
+        wide: with the names beside the points.
+        narrow: as wide as a phone, with numbers instead.
+        names: those of the numbers, from 1.
+    """
+
+    wide: Markup
+    narrow: Markup
+    names: Sequence[str]
+
+
+def latency_figure(name: str, points: Sequence[Point], *, title: str, reference: str | None) -> Scatter | None:
     """Returns the scatter of scores against latency on one thread; None where no network has a score.
 
     Args:
@@ -121,7 +144,16 @@ def latency_figure(name: str, points: Sequence[Point], *, title: str, reference:
     """
     if not points:
         return None
-    return inline_svg(plot_latency(points, title=title, reference=reference), f"{title} against latency on {name}")
+    label = f"{title} against latency on {name}"
+    return Scatter(
+        wide=inline_svg(plot_latency(points, title=title, reference=reference), label),
+        narrow=inline_svg(plot_latency(points, title=title, reference=reference, narrow=True), f"{label}, numbered"),
+        names=[point.name for point in points],
+    )
+
+
+def _latency(measured: tuple[float, float] | None) -> Cell:
+    return compact(None) if measured is None else compact(measured[0], below=f"range {significant(measured[1])}")
 
 
 def _score(score: MetricScore, *, strong: bool = False) -> Cell:

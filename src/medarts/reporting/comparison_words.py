@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from medarts.comparison.paired import ALPHA
-from medarts.comparison.result import Comparison, NetworkResult
+from medarts.comparison.front import beats
+from medarts.comparison.paired import ALPHA, beyond_chance
+from medarts.comparison.result import Comparison
 from medarts.reporting.comparison_points import Point, best_first, place_of, points_of
 from medarts.reporting.content import Content, card, decimals, listed
 from medarts.reporting.plots import SCORE_NAMES
@@ -19,14 +20,6 @@ def ordinal(place: int) -> str:
     return f"{place}{ending}"
 
 
-def beyond_chance(network: NetworkResult) -> int:
-    """Returns 1 for a network better than the reference beyond chance, -1 for a worse one, 0 for neither."""
-    difference = network.difference
-    if difference is None or difference.p_corrected is None or difference.p_corrected >= ALPHA:
-        return 0
-    return 1 if difference.mean > 0 else -1
-
-
 def score_cards(points: Sequence[Point], *, title: str, reference: str | None) -> list[Content]:
     """Returns the cards of the best score and of the reference's place, where there are any."""
     cards = [card(f"best {title}: {points[0].name}", decimals(points[0].score))] if points else []
@@ -38,10 +31,12 @@ def verdict(comparison: Comparison) -> list[str]:
     """Returns the sentences of one comparison."""
     title, points = SCORE_NAMES[comparison.score], points_of(comparison)
     return [
+        *_stand_in(comparison),
         *places(points, title=title, reference=comparison.reference),
         *_tests(comparison),
         *front(points, title=title, reference=comparison.reference),
         _seeds(comparison, title),
+        *_fewer_seeds(comparison),
     ]
 
 
@@ -79,7 +74,7 @@ def front(points: Sequence[Point], *, title: str, reference: str) -> list[str]:
     line = f"the Pareto front of {title} against latency (one thread)"
     if own.front:
         return [f"{reference} is on {line}: no network is at least as good and as fast as it and ahead in one of them."]
-    ahead = [p.name for p in points if p is not own and p.latency_ms <= own.latency_ms and p.score >= own.score]
+    ahead = [point.name for point in points if beats(point.place, own.place)]
     verb = "is" if len(ahead) == 1 else "are"
     return [f"{reference} is not on {line}: {listed(ahead)} {verb} at least as good and as fast."]
 
@@ -91,8 +86,8 @@ def _tests(comparison: Comparison) -> list[str]:
     if not others:
         return []
     untested = [n.name for n in others if n.difference is None or n.difference.p_corrected is None]
-    better = [n.name for n in others if beyond_chance(n) > 0]
-    worse = [n.name for n in others if beyond_chance(n) < 0]
+    better = [n.name for n in others if beyond_chance(n.difference) > 0]
+    worse = [n.name for n in others if beyond_chance(n.difference) < 0]
     open_ = len(others) - len(better) - len(worse) - len(untested)
     sentences = []
     if len(untested) < len(others):
@@ -104,7 +99,7 @@ def _tests(comparison: Comparison) -> list[str]:
             f"Between {reference} and {which} these images do not decide, which is not a proof that they are equal."
         )
     if untested:
-        sentences.append(f"Not tested, for lack of patients or scores: {listed(untested)}.")
+        sentences.append(f"Not tested, for lack of patients, scores or common seeds: {listed(untested)}.")
     return sentences
 
 
@@ -133,3 +128,29 @@ def _seeds(comparison: Comparison, title: str) -> str:
         "Intervals and tests are over patients; how much one training differs from the next is seen in the scores "
         "of the seeds."
     )
+
+
+def _stand_in(comparison: Comparison) -> list[str]:
+    """Says that another network than the planned one is the reference."""
+    if comparison.planned_reference is None:
+        return []
+    return [
+        f"The planned reference {comparison.planned_reference} has no finished run; {comparison.reference} instead."
+    ]
+
+
+def _fewer_seeds(comparison: Comparison) -> list[str]:
+    """Names the networks that lack seeds which others have."""
+    seeds = sorted({seed for network in comparison.networks for seed in network.seeds})
+    lacking = {n.name: [seed for seed in seeds if seed not in n.seeds] for n in comparison.networks}
+    named = [f"{name} lacks {_named_seeds(of)}" for name, of in lacking.items() if of]
+    if not named:
+        return []
+    return [f"Not all were trained with seeds {listed([*map(str, seeds)])}: {'; '.join(named)}. {_COMMON_SEEDS}"]
+
+
+_COMMON_SEEDS = "A mean is over the seeds that a network has; a difference to the reference, over those that both have."
+
+
+def _named_seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {listed([*map(str, seeds)])}"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,36 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
 def decimals(value: float | None) -> str:
     """Writes a score; a dash where it is undefined."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def significant(value: float) -> str:
+    """Writes a number with three significant digits, or all digits before the point.
+
+    >>> [significant(value) for value in (1234.5, 97.04, 2.158, 0.05127, 0.000123, 0)]
+    ['1,234', '97.0', '2.16', '0.0513', '0.000123', '0']
+    """
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.2e}")  # 9.996 is 10.0, not 10.00
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
+
+
+def p_text(value: float) -> str:
+    """Writes a p value.
+
+    >>> [p_text(value) for value in (0.0312, 0.0004)]
+    ['0.031', '<0.001']
+    """
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Writes a number of things whose plural ends in s.
+
+    >>> counted(1, "patient"), counted(1200, "image")
+    ('1 patient', '1,200 images')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def share(part: int, whole: int) -> str | None:

@@ -75,7 +75,8 @@ def _cards(found: Generalization) -> list[Content]:
         card("images tested on", f"{images:,}"),
     ]
     return cards + [
-        card(f"{claim.about} on several sets", claim.verdict or "not in the study") for claim in found.claims
+        card(f"{claim.about} on several sets", claim.verdict or ("not yet" if claim.planned else "not in the study"))
+        for claim in found.claims
     ]
 
 
@@ -111,11 +112,10 @@ def _retrained(found: Generalization, score: str) -> Content | None:
     )
     columns = [*matrix.groups, *(["mean", "mean rank"] if matrix.shared else [])]
     figure = plot_heat_map(rows, columns, scale, title="trained and tested on", apart=2 * bool(matrix.shared))
-    lacking = [group for group in matrix.groups if group not in matrix.shared]
     return {
         "svg": inline_svg(figure, f"{score} of every network, trained and tested on one data set after another"),
         "table": retrained_table(found, ordered, score),
-        "shared": listed([*matrix.shared]) if lacking and matrix.shared else None,
+        "shared": listed([*matrix.shared]) if matrix.shared else None,
     }
 
 
@@ -135,19 +135,25 @@ def _retrained_row(found: Generalization, row: RetrainedRow, means: dict[str, fl
     for group, score in row.cells.items():
         shade = None if score is None or score.mean is None else score.mean - means[group]
         frame = "solid" if alone[group] in network.searched_on else None
-        cells.append(_heat_cell(score, shade=shade, frame=frame))
+        cells.append(_heat_cell(score, shade=shade, frame=frame, hatched=group in row.planned))
     if found.retrained.shared:
-        cells += [_heat_cell(row.mean), HeatCell("" if row.rank is None else f"{row.rank:.1f}")]
+        cells += [_heat_cell(row.mean, hatched=False), HeatCell("" if row.rank is None else f"{row.rank:.1f}")]
     below = f"searched on {', '.join(network.searched_on)}" if network.searched_on else network.kind
     return HeatRow(row.network, below, cells, strong=bool(network.searched_on))
 
 
 def _heat_cell(
-    score: MetricScore | None, *, shade: float | None = None, frame: str | None = None, mark: str | None = None
+    score: MetricScore | None,
+    *,
+    shade: float | None = None,
+    frame: str | None = None,
+    mark: str | None = None,
+    hatched: bool = True,
 ) -> HeatCell:
+    """Returns the cell of a score; ``hatched`` says whether it is where there is none."""
     marks = () if mark is None else (mark,)
     if score is None or score.mean is None:
-        return HeatCell("", (), frame=frame)
+        return HeatCell("", (), frame=frame, hatched=hatched)
     interval = () if score.low is None or score.high is None else (f"{score.low:.3f}–{score.high:.3f}",)
     return HeatCell(f"{score.mean:.3f}", (*interval, *marks), shade, frame)
 

@@ -33,16 +33,18 @@ class HeatCell:
     """A cell of a heat map.
 
     Attributes:
-        value: what is written large; empty where it is missing, and the cell hatched.
+        value: what is written large.
         lines: what is written small below it.
         shade: what its colour tells; None for no colour.
         frame: of the cell.
+        hatched: whether it is missing.
     """
 
     value: str
     lines: tuple[str, ...] = ()
     shade: float | None = None
     frame: str | None = None
+    hatched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def _draw_cell(
     axes: Axes, left: float, top: float, cell: HeatCell, *, tint: Callable[[float], tuple[str, float]]
 ) -> None:
     box = partial(Rectangle, (left + 0.02, top + 0.03), 0.96, 0.94)
-    if not cell.value:
+    if cell.hatched:
         axes.add_patch(box(facecolor="none", edgecolor=FAINT, hatch="////", lw=0.6))
     elif cell.shade is not None:
         color, strength = tint(cell.shade)

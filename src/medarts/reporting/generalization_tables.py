@@ -43,9 +43,12 @@ def retrained_table(found: Generalization, rows: Sequence[RetrainedRow], title: 
         table.append(
             [
                 Cell(row.network, row.network, searched, strong=searched is not None, swatch=swatch),
-                _score(row.mean, strong=True),
+                _score(row.mean, strong=True, lacking="lacks some"),
                 number(row.rank, ".1f"),
-                *(_score(row.cells[group]) for group in found.retrained.groups),
+                *(
+                    _score(row.cells[group], lacking="missing" if group in row.planned else "not in the study")
+                    for group in found.retrained.groups
+                ),
                 Cell(network.kind, network.kind),
             ]
         )
@@ -109,11 +112,13 @@ def contrast_table(claim: Claim, title: str) -> Table:
     return Table(f"Several data sets against one, in the {claim.about}", columns, rows)
 
 
-def _score(found: MetricScore | None, *, strong: bool = False, note: str | None = None) -> Cell:
+def _score(
+    found: MetricScore | None, *, strong: bool = False, note: str | None = None, lacking: str = "missing"
+) -> Cell:
     """Returns a cell of a score: below it its interval, its seeds where there are several, and a note."""
     notes = [] if note is None else [note]
     if found is None:
-        return Cell("–", None, "\n".join(["missing", *notes]))
+        return Cell("–", None, "\n".join([lacking, *notes]))
     below = [] if found.low is None or found.high is None else [f"{found.low:.3f} to {found.high:.3f}"]
     if len(found.by_seed) > 1:
         below.append(f"seeds {', '.join(map(decimals, found.by_seed))}")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from medarts.reporting.content import p_text, significant
+
 Order = Literal["ascending", "descending"]
 
 
@@ -70,4 +72,9 @@ def probability(value: float | None, *, limit: float) -> Cell:
     """Returns a cell of a p value, which stands out below ``limit``."""
     if value is None:
         return Cell("–", None)
-    return Cell("< 0.001" if value < 0.001 else f"{value:.3f}", value, strong=value < limit)
+    return Cell(p_text(value), value, strong=value < limit)
+
+
+def compact(value: float | None, *, scale: float = 1.0, below: str | None = None) -> Cell:
+    """Returns a cell of a number with three significant digits after division by ``scale``; a dash for None."""
+    return Cell("–" if value is None else significant(value / scale), value, below)

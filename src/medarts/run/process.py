@@ -3,7 +3,9 @@
 import multiprocessing
 import signal
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from typing import TypeVar
 
 import torch
@@ -28,7 +30,7 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_answer, args=(work, sender))
-    process.start()
+    _start(process)
     sender.close()  # the last one open is that of the process, whose end is seen by it
     try:
         answer = receiver.recv()
@@ -51,8 +53,21 @@ _OUT_OF_MEMORY = ("can't allocate memory", "_STATUS_ALLOC_FAILED")
 """How PyTorch says it on the CPU, and cuBLAS and cuDNN."""
 
 
+def _start(process: SpawnProcess) -> None:
+    """Starts a process that never sees Ctrl-C, which is for the one that waits and ends it.
+
+    A new process inherits which signals are blocked. So SIGINT cannot meet it while it still imports, before it could
+    say what to do with it, and would print where it was.
+    """
+    resource_tracker.ensure_running()  # it unblocks SIGINT where it is started, as it else were by the process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _send_answer(work: Callable[[], object], sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits, which ends this one
     try:
         sender.send(work())
     except RuntimeError as error:  # of which torch.OutOfMemoryError is one

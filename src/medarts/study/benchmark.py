@@ -1,7 +1,7 @@
 """The runs of a study: trained and scored one after the other or several at once, and what is there of them."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from medarts.run.directory import RunDirectory, write_whole
 from medarts.run.interruption import InterruptedRunError, Interruption, interruption
 from medarts.run.progress import Bar, console, progress_bar
 from medarts.spaces.genotype import Genotype
-from medarts.study.jobs import Ended, Workers, epochs_done, is_begun, is_finished, lock
+from medarts.study.jobs import Ended, Job, Workers, epochs_done, is_begun, is_finished, lock
 from medarts.study.layout import Layout, Place
 from medarts.study.networks import searches_of
 from medarts.study.plan import Plan, Step, prepare
@@ -159,17 +159,21 @@ class _Runs:
                 return
             self.waiting.remove(step)
             try:
-                job = self.plan.job(step)
-            except MedartsError as error:
+                self.workers.start(self._prepared(step))
+            except (MedartsError, OSError, RuntimeError) as error:  # such as of a full disk, or of torch
                 self._fail(step, str(error))
-                continue
-            if step.network is not None and isinstance(job.architecture, Genotype):
-                path = self.plan.layout.genotype(step.network)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                job.architecture.save(path)
-            step.place.failure.unlink(missing_ok=True)
-            self.in_hand[step.place.name] = step
-            self.workers.start(job)
+            else:
+                self.in_hand[step.place.name] = step
+
+    def _prepared(self, step: Step) -> Job:
+        """Returns what a process has to do, with the genotype written down."""
+        job = self.plan.job(step)
+        if step.network is not None and isinstance(job.architecture, Genotype):
+            path = self.plan.layout.genotype(step.network)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            job.architecture.save(path)
+        step.place.failure.unlink(missing_ok=True)
+        return job
 
     def _end(self, ended: Ended) -> None:
         step = self.in_hand.pop(ended.job.place.name)
@@ -178,7 +182,8 @@ class _Runs:
         elif not ended.stopped:
             summary = RunDirectory(step.place.run).read_json("summary.json")
             whose, value = ("", summary["best_score"]) if step.network else (" of the supernet", summary["supernet"])
-            _say(f"{step.place.name}: {summary['score']}{whose} {value:.3f} on the validation images")
+            told = "undefined" if value is None else f"{value:.3f}"
+            _say(f"{step.place.name}: {summary['score']}{whose} {told} on the validation images")
 
     def _fail(self, step: Step, reason: str) -> None:
         step.place.failure.parent.mkdir(parents=True, exist_ok=True)
@@ -208,12 +213,21 @@ def _threads(study: Study, jobs: int) -> int:
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Keeps other processes out of the folder of a study.
+    """Keeps other processes out of the folder of a study; leaves nothing of it where no study came of it.
 
     Raises:
         RunError: another is at work there.
     """
+    layout = Layout(out)
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
-    with Layout(out).lock.open("a", encoding="utf-8") as file:
+    with layout.lock.open("a", encoding="utf-8") as file:
         lock(file)
-        yield
+        try:
+            yield
+        finally:
+            if not layout.study.exists():
+                layout.lock.unlink()
+                for folder in new:
+                    with suppress(OSError):  # somebody else has put something there
+                        folder.rmdir()

@@ -77,13 +77,15 @@ class RetrainedRow:
 
     Attributes:
         network: its name.
-        cells: by group of one data set the score on the test images of that data set; None where it is missing.
-        mean: over the groups that all ranked rows have; None where there is none.
-        rank: mean of its ranks in these groups, 1 for the highest score, equal scores sharing the mean of their ranks.
+        cells: by group of one data set the score on the test images of that data set; None where there is none.
+        planned: groups that the study trains it on; where one of them has no score, that is missing.
+        mean: over the groups of `Retrained.shared`; None where it does not have all of them.
+        rank: mean of its ranks there, 1 for the highest score, equal scores sharing the mean of their ranks.
     """
 
     network: str
     cells: dict[str, MetricScore | None]
+    planned: tuple[str, ...]
     mean: MetricScore | None
     rank: float | None
 
@@ -94,7 +96,7 @@ class Retrained:
 
     Attributes:
         groups: columns, the groups of one data set.
-        shared: those in which every row has a score that has one anywhere; means and ranks are over them.
+        shared: those that means and ranks are over; see ``medarts.comparison.overall.shared_sets``.
         rows: the networks, as they stand in the study.
     """
 
@@ -133,10 +135,11 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Several data sets against one: two runs that differ in nothing else, on the same images.
+    """Several data sets against one, on the same images; `Claim.differing` tells what else both sides differ in.
 
     Attributes:
-        common: what both sides share: the group they are retrained on (searches), or the network (trainings).
+        common: what both sides share: the group they are retrained on (searches), or the network (trainings); and
+            the seeds of their trainings, of which those that both have are compared.
         several: the side of several data sets: the network searched on them, or the group trained on.
         single: the side of one data set.
         domain: the data set tested.
@@ -159,16 +162,18 @@ class Pooled:
     Attributes:
         relations: the relations of the contrasts that are in it.
         count: number of contrasts.
+        patients: number of patients of their data sets.
         better: contrasts in which the side of several sets is better beyond chance.
         worse: contrasts in which it is worse beyond chance.
         mean: mean difference, every data set with the same weight, and in it every contrast.
         low: lower end of its interval over patients; None where undefined.
         high: upper end.
-        p: two-sided, of a mean of 0; None where undefined.
+        p: two-sided, of both sides being equally good; None with one patient.
     """
 
     relations: tuple[Relation, ...]
     count: int
+    patients: int
     better: int
     worse: int
     mean: float
@@ -178,13 +183,46 @@ class Pooled:
 
 
 @dataclass(frozen=True, slots=True)
+class Differing:
+    """What both sides of some contrasts differ in, besides their data sets.
+
+    Attributes:
+        field: of a recipe, or of the network's entry in the study.
+        several: its value for the side of several data sets.
+        single: its value for the single one.
+    """
+
+    field: str
+    several: str
+    single: str
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """How much a side of contrasts has seen.
+
+    Attributes:
+        name: of the network searched, or of the group trained on.
+        epochs: of the recipe; of a search in all of its stages.
+        images: training images; None where they are not known.
+    """
+
+    name: str
+    epochs: int
+    images: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """What the study says of a claim: that several data sets generalise better than one.
 
     Attributes:
         about: what is done with several sets, the search of a network or its training.
         verdict: by the contrasts on data sets that the single side has not seen; None where there is no such contrast.
-        contrasts: all pairs of the study.
+        planned: contrasts on such data sets that the study plans; those that are not in `unseen` are missing.
+        contrasts: all pairs of which both sides have a score.
+        differing: what their sides differ in besides the data sets; empty for nothing else.
+        sides: the sides, with what each has seen.
         unseen: those on which the verdict rests, together; None where there is none.
         own: those on the data set that the single side has seen, together; None where there is none.
         neither: of `unseen` those on data sets that the side of several sets has not seen either, where that is not
@@ -194,7 +232,10 @@ class Claim:
 
     about: Literal["search", "training"]
     verdict: Verdict | None
+    planned: int
     contrasts: tuple[Contrast, ...]
+    differing: tuple[Differing, ...]
+    sides: tuple[Side, ...]
     unseen: Pooled | None
     own: Pooled | None
     neither: Pooled | None

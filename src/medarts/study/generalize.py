@@ -8,10 +8,13 @@ from medarts.recipe.study import NetworkEntry, Study
 from medarts.run.directory import RunDirectory
 from medarts.spaces.reading import zoo
 from medarts.study.benchmark import benchmark, what_is_there
-from medarts.study.claims import search_claim, training_claim
+from medarts.study.claims import Planned, search_claim, training_claim
 from medarts.study.generalization import Domain, Generalization, Group, MissingRun, MissingTest, Network
+from medarts.study.jobs import is_begun
+from medarts.study.layout import Layout
 from medarts.study.matrices import retrained_matrix, trained_matrices
 from medarts.study.measures import Measures, Scored
+from medarts.study.sides import Maker, makers_of_searches, makers_of_trainings, search_behind, training_images
 from medarts.study.testing import score_everything
 from medarts.study.words import TITLES, definitions
 
@@ -41,7 +44,17 @@ def generalize(study: Study, out: Path, *, jobs: int = 1) -> Generalization:
     ]
     tested, untested = score_everything(study, candidates)
     kinds = {candidate.name: candidate.kind for of_group in candidates.values() for candidate in of_group}
-    found = put_together(study, tested, kinds=kinds, missing=missing, untested=untested)
+    found = put_together(
+        study,
+        tested,
+        kinds=kinds,
+        missing=missing,
+        untested=untested,
+        searches=makers_of_searches(study, _images_of_searches(study, Layout(out))),
+        trainings=makers_of_trainings(
+            study, {group: training_images(of[0].runs[0]) for group, of in candidates.items() if of}
+        ),
+    )
     found.write(out / FILE)
     return found
 
@@ -53,6 +66,8 @@ def put_together(
     kinds: Mapping[str, Kind],
     missing: Sequence[MissingRun] = (),
     untested: Sequence[MissingTest] = (),
+    searches: Mapping[str, Maker] | None = None,
+    trainings: Mapping[str, Maker] | None = None,
 ) -> Generalization:
     """Makes matrices and verdicts of scores.
 
@@ -62,10 +77,12 @@ def put_together(
         kinds: where the networks come from, by name; those without a finished run may be left out.
         missing: runs that are not there.
         untested: tests that are not there.
+        searches: what its searched networks are made by; with unknown numbers of images where None.
+        trainings: what the trainings on its groups are made by, likewise.
     """
     task, settings = study.recipe.data.task, study.recipe.evaluation
     measures = Measures(tested, task=task, draws=settings.bootstrap, seed=study.recipe.seed)
-    groups = tuple(Group(group.name, group.on) for group in study.trained_on)
+    groups = tuple(Group(group.name, group.data) for group in study.trained_on)
     networks = tuple(
         Network(name, kinds.get(name) or _planned_kind(entry), _searched_on(entry, study))
         for entry in study.networks
@@ -75,10 +92,18 @@ def put_together(
         Domain(name, name in study.external, *measures.size(name), problem=measures.unranked.get(name, ""))
         for name in sorted(study.domains, key=study.external.__contains__)
     )
-    planned = {
+    groups_of = {
         name: [own for own, group in zip(groups, study.trained_on, strict=True) if name in study.networks_of(group)]
         for name in study.names
     }
+    planned = Planned(
+        networks,
+        groups,
+        domains,
+        trainings=frozenset((group.name, name) for name, of in groups_of.items() for group in of),
+        searches=makers_of_searches(study, {}) if searches is None else searches,
+        training=makers_of_trainings(study, {}) if trainings is None else trainings,
+    )
     title, seeds = TITLES[task], max((len(one.scores) for one in tested), default=1)
     return Generalization(
         task=task,
@@ -87,11 +112,11 @@ def put_together(
         domains=domains,
         groups=groups,
         networks=networks,
-        retrained=retrained_matrix(networks, groups, measures),
-        trained=trained_matrices(planned, domains, measures),
+        retrained=retrained_matrix(networks, groups, measures, planned=planned.trainings),
+        trained=trained_matrices(groups_of, domains, measures),
         claims=(
-            search_claim(networks, groups, measures, title=title, seeds=seeds),
-            training_claim(networks, groups, domains, measures, title=title, seeds=seeds),
+            search_claim(planned, measures, title=title, seeds=seeds),
+            training_claim(planned, measures, title=title, seeds=seeds),
         ),
         missing=tuple(missing),
         untested=tuple(untested),
@@ -114,8 +139,17 @@ def _searched_on(entry: NetworkEntry, study: Study) -> tuple[str, ...]:
     """
     if entry.searched_on is not None:
         return entry.searched_on
-    if entry.genotype is None or not (Path(entry.genotype) / "run.json").is_file():
-        return ()
-    run = RunDirectory.open(Path(entry.genotype))
-    names = tuple(source.domain for source in run.recipe.data.sources) if run.facts["kind"] == "search" else ()
+    run = search_behind(entry)
+    names = () if run is None else tuple(source.domain for source in run.recipe.data.sources)
     return names if set(names) <= set(study.domains) else ()
+
+
+def _images_of_searches(study: Study, layout: Layout) -> dict[str, int]:
+    """Returns the number of training images of the searches that are there, by network."""
+    found = {}
+    for entry in study.networks:
+        own = RunDirectory(layout.search(entry.name).run)
+        run = own if entry.searched_on is not None and is_begun(own.path) else search_behind(entry)
+        if run is not None:
+            found[entry.name] = training_images(run)
+    return found

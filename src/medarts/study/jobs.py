@@ -30,7 +30,7 @@ from medarts.study.layout import Place
 from medarts.training.start import resume_training, start_training
 
 PATIENCE = 60.0
-"""Seconds that a process waits for one before it that is still saving the same run."""
+"""Seconds that a process waits for others that are still saving what they do."""
 
 _HELD = (signal.SIGINT, signal.SIGTERM)
 
@@ -113,7 +113,7 @@ def do(job: Job) -> None:
 
 
 class Workers:
-    """Processes, each of which does a job; a context that ends those still at work when it is left.
+    """Processes, each of which does a job; a context that, when left, stops those still at work and waits for them.
 
     Args:
         threads: of each process whose recipe leaves the choice to torch; 0 leaves it there.
@@ -128,7 +128,10 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.ask_to_stop()  # by what went wrong in this process they lose nothing
+        end = time.monotonic() + PATIENCE
         for worker in self._running:
+            worker.process.join(max(0.0, end - time.monotonic()))
             worker.process.kill()
             worker.process.join()
 

@@ -1,58 +1,50 @@
 """The two matrices: networks against the data sets they are retrained on, and groups against the data sets tested."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-
+from medarts.comparison.overall import mean_ranks, shared_sets
 from medarts.comparison.paired import Measured
 from medarts.study.generalization import Domain, Group, Mark, Network, Retrained, RetrainedRow, Trained, TrainedRow
-from medarts.study.measures import Measures, as_score, mean_measured
+from medarts.study.measures import Measures, Trainee, as_score, mean_measured
 
 
-def retrained_matrix(networks: Sequence[Network], groups: Sequence[Group], measures: Measures) -> Retrained:
+def retrained_matrix(
+    networks: Sequence[Network], groups: Sequence[Group], measures: Measures, *, planned: Collection[Trainee]
+) -> Retrained:
     """Returns the matrix of networks, each trained and tested on one data set after another.
 
     Args:
         networks: the rows.
         groups: all groups; those of one data set are the columns.
         measures: the scores.
+        planned: all trainings of the study.
     """
     alone = [group for group in groups if len(group.domains) == 1]
     found: dict[str, dict[str, Measured]] = {}
     for network in networks:
         of_groups = {group.name: measures.get((group.name, network.name), group.domains[0]) for group in alone}
         found[network.name] = {name: measured for name, measured in of_groups.items() if measured is not None}
-    ranked = [name for name, cells in found.items() if cells]
-    shared = [group.name for group in alone if ranked and all(group.name in found[name] for name in ranked)]
-    ranks = mean_ranks({name: [found[name][group].mean for group in shared] for name in ranked if shared})
+    scores = {
+        group.name: {name: cells[group.name].mean for name, cells in found.items() if group.name in cells}
+        for group in alone
+    }
+    shared = shared_sets(scores)
+    ranks = mean_ranks(scores, shared)
     means = {name: mean_measured([found[name][group] for group in shared]) for name in ranks}
     return Retrained(
         groups=tuple(group.name for group in alone),
-        shared=tuple(shared),
+        shared=shared,
         rows=tuple(
             RetrainedRow(
                 network=name,
                 cells={group.name: as_score(cells[group.name]) if group.name in cells else None for group in alone},
+                planned=tuple(group.name for group in alone if (group.name, name) in planned),
                 mean=as_score(means[name]) if name in means else None,
                 rank=ranks.get(name),
             )
             for name, cells in found.items()
         ),
     )
-
-
-def mean_ranks(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Returns the mean of every row's ranks in all columns: 1 for the highest score, ties share their mean rank.
-
-    >>> mean_ranks({"a": [0.9, 0.5], "b": [0.8, 0.5]})
-    {'a': 1.25, 'b': 1.75}
-    """
-    if not scores:
-        return {}
-    from scipy.stats import rankdata
-
-    ranks = rankdata(-np.asarray([*scores.values()]), axis=0).mean(axis=1)
-    return dict(zip(scores, map(float, ranks), strict=True))
 
 
 def trained_matrices(

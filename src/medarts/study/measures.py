@@ -9,7 +9,7 @@ import numpy as np
 
 from medarts.comparison.findings import FindingMeasures
 from medarts.comparison.masks import MaskMeasures
-from medarts.comparison.paired import Measured
+from medarts.comparison.paired import Floats, Measured
 from medarts.comparison.result import MetricScore
 from medarts.errors import RunError
 from medarts.evaluation.findings import FindingScores, Predictions
@@ -32,12 +32,14 @@ class Scored:
         network: its name.
         domain: the data set.
         scores: one a seed, of the images of this data set alone.
+        seeds: of the scores.
     """
 
     group: str
     network: str
     domain: str
     scores: tuple[AnyScores, ...]
+    seeds: tuple[int, ...]
 
 
 class Measures:
@@ -51,18 +53,19 @@ class Measures:
     """
 
     def __init__(self, tested: Iterable[Scored], *, task: Task, draws: int, seed: int) -> None:
-        by_domain: dict[str, dict[str, Sequence[Any]]] = {}
+        by_domain: dict[str, dict[str, Scored]] = {}
         for one in tested:
-            by_domain.setdefault(one.domain, {})[_key((one.group, one.network))] = one.scores
-        self.draws = draws
+            by_domain.setdefault(one.domain, {})[_key((one.group, one.network))] = one
+        self.seed = seed
         self.unranked: dict[str, str] = {}
         """Data sets that say nothing of the networks, each with the reason."""
         self._of: dict[str, MaskMeasures | FindingMeasures] = {}
         self._main: dict[str, dict[str, Measured]] = {}
         make: Any = MaskMeasures if task == "segmentation" else FindingMeasures
-        for domain, scores in by_domain.items():
+        for domain, given in by_domain.items():
+            scores, seeds = ({key: getattr(one, of) for key, one in given.items()} for of in ("scores", "seeds"))
             try:
-                measures = make(scores, draws=draws, seed=seed_of(seed, domain))
+                measures = make(scores, draws=draws, seed=seed_of(seed, domain), seeds=seeds)
             except RunError as error:
                 self.unranked[domain] = error.problem
                 continue
@@ -78,6 +81,18 @@ class Measures:
     def get(self, trainee: Trainee, domain: str) -> Measured | None:
         """Returns the main score of a network, trained on a group, on a data set; None where it is missing."""
         return self._main.get(domain, {}).get(_key(trainee))
+
+    def difference(self, one: Trainee, other: Trainee, domain: str) -> Measured | None:
+        """Returns the main score of one minus that of the other, over common seeds; None where there are no such."""
+        if self.get(one, domain) is None or self.get(other, domain) is None:
+            return None
+        return self._of[domain].difference(_key(one), _key(other))
+
+    def contributions(self, one: Trainee, other: Trainee, domain: str) -> Floats | None:
+        """Returns what every patient of the data set adds to that difference, in one order for all trainees."""
+        if self.get(one, domain) is None or self.get(other, domain) is None:
+            return None
+        return self._of[domain].contributions(_key(one), _key(other))
 
     def p_value(self, one: Trainee, other: Trainee, domain: str) -> float | None:
         """Returns the p of two networks being equally good; None with one patient."""
@@ -103,13 +118,6 @@ def of_domain(scores: AnyScores, domain: str) -> AnyScores:
     return replace(scores, predictions=kept)
 
 
-def scored_images(scores: AnyScores) -> frozenset[tuple[str, str]]:
-    """Returns domain and key of the images that were scored."""
-    if isinstance(scores, Scores):
-        return frozenset((score.domain, score.key) for score in scores.images)
-    return frozenset(zip(scores.predictions.domains, scores.predictions.keys, strict=True))
-
-
 def mean_measured(of: Sequence[Measured]) -> Measured:
     """Returns the unweighted mean of scores on data sets whose draws are independent; at least one."""
     return Measured(
@@ -118,11 +126,6 @@ def mean_measured(of: Sequence[Measured]) -> Measured:
         drawn=np.mean([one.drawn for one in of], axis=0),
         undefined=sum(one.undefined for one in of),
     )
-
-
-def minus(one: Measured, other: Measured) -> Measured:
-    """Returns the difference of two scores in the same draws."""
-    return Measured(mean=one.mean - other.mean, by_seed=(), drawn=one.drawn - other.drawn, undefined=0)
 
 
 def as_score(measured: Measured) -> MetricScore:

@@ -1,6 +1,7 @@
 """What a study will do: its runs in their order, after a look at everything that can be wrong."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from medarts.data.batches import check_fills_a_batch
 from medarts.data.manifest import SPLITS, Manifest, Split
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import open_store
-from medarts.errors import RunError
+from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.networks.registry import Architecture, network_of
 from medarts.recipe import Recipe
 from medarts.recipe.difference import first_difference
 from medarts.recipe.models import CheXNetSettings
-from medarts.recipe.study import Study, group_recipe, search_recipe, study_to_yaml
+from medarts.recipe.study import GroupEntry, NetworkEntry, Study, group_recipe, search_recipe, study_to_yaml
+from medarts.recipe.study_sections import images_of
 from medarts.run.device import make_fabric
 from medarts.run.directory import RunDirectory, write_whole
 from medarts.search.start import prepare_search
@@ -24,6 +26,7 @@ from medarts.spaces.reading import load as load_genotype
 from medarts.study.jobs import Job, is_begun, is_finished
 from medarts.study.layout import Layout, Place
 from medarts.study.networks import Networks, searches_of
+from medarts.study.sides import search_behind
 from medarts.tasks.task import make_task
 from medarts.training.start import check_sizes, check_task
 
@@ -44,6 +47,7 @@ class Step:
         data: fingerprint of its images.
         network: what it trains; None for a search.
         needs: names of the networks whose searches must have finished.
+        group: what it trains on; None for a search.
     """
 
     place: Place
@@ -51,6 +55,7 @@ class Step:
     data: str
     network: str | None = None
     needs: frozenset[str] = frozenset()
+    group: str | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -126,7 +131,11 @@ def prepare(study: Study, out: Path) -> Plan:
             another recipe, of another network or of other data; nothing was written then.
     """
     layout = Layout(out)
-    groups = {group.name: _open(group_recipe(study, group, seed=group.seeds[0])) for group in study.trained_on}
+    _check_external(study)
+    groups = {}
+    for group in study.trained_on:
+        with _named(study, group):
+            groups[group.name] = _opened(group_recipe(study, group, seed=group.seeds[0]))
     first = next(iter(groups.values())).recipe.data
     networks = Networks(study, layout, in_channels=first.in_channels, outputs=first.outputs)
     trainings = tuple(_trainings(study, layout, groups))
@@ -134,15 +143,18 @@ def prepare(study: Study, out: Path) -> Plan:
     plan = Plan(layout, networks, searches, trainings)
     for step in plan.steps:
         begun = is_begun(step.place.run)
-        if begun:
-            _check_same(step)
-        if plan.is_ready(step) and (begun or not step.needs):  # what comes of a search ends its own trainings alone
-            plan.job(step)
-    for opened in groups.values():
-        open_store(opened.manifest, opened.recipe.data)
-    for step in searches.values():
+        with _named(study, *_parts(study, step)):
+            if begun:
+                _check_same(step)
+            if plan.is_ready(step) and (begun or not step.needs):  # what comes of a search ends its own trainings alone
+                plan.job(step)
+    for group in study.trained_on:
+        with _named(study, group):
+            open_store(groups[group.name].manifest, groups[group.name].recipe.data)
+    for name, step in searches.items():
         if not step.is_finished:
-            prepare_search(step.recipe)
+            with _named(study, study.entry_of(name)):
+                prepare_search(step.recipe)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(layout.study, study_to_yaml(study))
     return plan
@@ -156,18 +168,20 @@ class _Opened:
     manifest: Manifest
 
 
-def _open(recipe: Recipe, needs: tuple[Split, ...] = SPLITS) -> _Opened:
+def _opened(recipe: Recipe, needs: tuple[Split, ...] = SPLITS) -> _Opened:
     manifest = open_manifest(recipe.data, needs=needs)
     return _Opened(with_findings(recipe, manifest), manifest)
 
 
 def _trainings(study: Study, layout: Layout, groups: Mapping[str, _Opened]) -> Iterator[Step]:
     """Yields all trainings in their order, each group looked at before."""
-    for opened in groups.values():
+    for group in study.trained_on:
+        opened = groups[group.name]
         settings = opened.recipe.train
-        make_fabric(opened.recipe.compute)
-        make_task(opened.recipe, opened.manifest, loss=settings.loss, field="train.loss")
-        check_fills_a_batch(opened.manifest.of_split("train"), settings.batch, name="training set")
+        with _named(study, group):
+            make_fabric(opened.recipe.compute)
+            make_task(opened.recipe, opened.manifest, loss=settings.loss, field="train.loss")
+            check_fills_a_batch(opened.manifest.of_split("train"), settings.batch, name="training set")
     data = {name: opened.manifest.fingerprint() for name, opened in groups.items()}
     for seed in sorted({seed for group in study.trained_on for seed in group.seeds}):
         for group in study.trained_on:
@@ -180,16 +194,54 @@ def _trainings(study: Study, layout: Layout, groups: Mapping[str, _Opened]) -> I
                     data=data[group.name],
                     network=network,
                     needs=searches_of(study, network),
+                    group=group.name,
                 )
 
 
 def _search(study: Study, layout: Layout, network: str) -> Step:
-    opened = _open(search_recipe(study, study.entry_of(network)), needs=("train", "val"))
+    entry = study.entry_of(network)
+    with _named(study, entry):
+        opened = _opened(search_recipe(study, entry), needs=("train", "val"))
     return Step(layout.search(network), opened.recipe, data=opened.manifest.fingerprint())
 
 
 def _all_needs(trainings: Iterable[Step]) -> set[str]:
     return {name for step in trainings for name in step.needs}
+
+
+def _parts(study: Study, step: Step) -> tuple[NetworkEntry | GroupEntry, ...]:
+    """Returns the entries of a study that a step comes of."""
+    if step.network is None:
+        return (study.entry_of(Path(step.place.name).name),)
+    return study.entry_of(step.network), next(group for group in study.trained_on if group.name == step.group)
+
+
+@contextmanager
+def _named(study: Study, *parts: NetworkEntry | GroupEntry) -> Iterator[None]:
+    """Names file and entries of a study in the errors of what is looked at for these."""
+    try:
+        yield
+    except MedartsError as error:
+        where = " on ".join(map(study.place_of, parts))
+        raise type(error)(f"{study.file}: {where}: {error.problem}", fix=error.fix) from error
+
+
+def _check_external(study: Study) -> None:
+    """Refuses a network that was searched on images of which the study says that nothing was learned from them.
+
+    Raises:
+        RecipeError: there is one.
+    """
+    external = {images_of(source): source for source in study.recipe.data.sources if source.domain in study.external}
+    for entry in study.networks:
+        run = search_behind(entry)
+        for source in run.recipe.data.sources if run is not None else ():
+            if run is not None and images_of(source) in external:
+                raise RecipeError(
+                    f"{study.file}: {study.place_of(entry)}.genotype: {run.path} was searched on {source.path}, which "
+                    f"is '{external[images_of(source)].domain}' here and external.",
+                    fix="Leave that network out, or take the data set from external.",
+                )
 
 
 def _check_same(step: Step) -> None:

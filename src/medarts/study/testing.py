@@ -2,22 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from medarts.comparison.candidates import Candidate
-from medarts.comparison.scored import is_newer_than_best, scores_of
+from medarts.comparison.scored import scored_images, scores_of
 from medarts.data.manifest import Part
 from medarts.data.opening import open_manifest
 from medarts.errors import MedartsError, RunError
-from medarts.evaluation.evaluate import evaluate
-from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.scores import Scores
 from medarts.recipe import SourceSettings
 from medarts.recipe.study import Study
 from medarts.run.directory import RunDirectory
 from medarts.run.progress import progress_bar
 from medarts.study.generalization import MissingTest
-from medarts.study.measures import AnyScores, Scored, of_domain, scored_images
+from medarts.study.measures import AnyScores, Scored, of_domain
 
 
 @dataclass(frozen=True)
@@ -40,8 +36,8 @@ class _Target:
 def score_everything(study: Study, groups: Mapping[str, Sequence[Candidate]]) -> tuple[list[Scored], list[MissingTest]]:
     """Scores every run on the test images of every data set, and on all images of the external ones.
 
-    Scores that a run has are taken where they still hold: where they are not older than its best checkpoint and of the
-    images that are to be scored. All scores of a data set are of the same images.
+    Scores that a run has are taken where they still hold, see ``scores_of``. All scores of a data set are of the same
+    images.
 
     Args:
         study: names the data sets.
@@ -57,15 +53,15 @@ def score_everything(study: Study, groups: Mapping[str, Sequence[Candidate]]) ->
     with progress_bar("tests", len(targets) * sum(len(candidate.runs) for _, candidate in trained)) as bar:
         for (group, candidate), target in ((one, target) for one in trained for target in targets):
             domain = target.source.domain
-            found: list[AnyScores] = []
+            found: dict[int, AnyScores] = {}
             for run, seed in zip(candidate.runs, candidate.seeds, strict=True):
                 try:
-                    found.append(_score(run, target))
+                    found[seed] = _score(run, target)
                 except MedartsError as error:
                     missing.append(MissingTest(group, candidate.name, seed, domain, reason=str(error)))
                 bar.advance()
             if found:
-                tested.append(Scored(group, candidate.name, domain, tuple(found)))
+                tested.append(Scored(group, candidate.name, domain, tuple(found.values()), tuple(found)))
     return tested, missing
 
 
@@ -96,23 +92,10 @@ def _score(run: RunDirectory, target: _Target) -> AnyScores:
     if domain in (source.domain for source in run.recipe.data.sources):
         scores = of_domain(scores_of(run, target.part), domain)
     else:
-        scores = _kept(run, target) or evaluate(run.path, sources=(target.source,), split=target.part)
+        scores = scores_of(run, target.part, sources=(target.source,))
     if scored_images(scores) != target.images:
         raise RunError(
             f"The images of {domain} that {run.path} is scored on are not those that the study now finds there.",
             fix="Restore the images and splits named in the manifest.csv of the run, or train it again.",
         )
     return scores
-
-
-def _kept(run: RunDirectory, target: _Target) -> AnyScores | None:
-    """Returns the scores that a run has on a data set it was not trained on; None where they do not hold."""
-    folder = run.path / "scores" / f"{target.part}-{target.source.domain}"
-    if not is_newer_than_best(run, folder / "scores.json"):
-        return None
-    reader: Any = FindingScores if run.recipe.data.task == "classification" else Scores
-    try:
-        scores: AnyScores = reader.read(folder)
-    except RunError:  # what wrote them was killed
-        return None
-    return scores if scored_images(scores) == target.images else None

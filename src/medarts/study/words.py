@@ -3,7 +3,7 @@
 from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS
 from medarts.evaluation.scores import LEVEL
 from medarts.recipe import Task
-from medarts.study.generalization import Contrast, Pooled, Verdict
+from medarts.study.generalization import Claim, Contrast, Pooled, Side
 from medarts.tasks import metrics, ranking
 
 _LIMIT = f" (Holm-corrected p below {ALPHA:g})"
@@ -30,7 +30,10 @@ _SCORES: dict[Task, dict[str, str]] = {
 
 _MATRICES = {
     "images tested": "The test images of a data set; all images of an external one, as nothing was trained on it.",
-    "mean over sets": "Unweighted mean over the data sets on which every network that has any score has one.",
+    "mean over sets": (
+        "Unweighted mean over those data sets that make the table of networks and data sets without gaps largest, as "
+        "on the page of the benchmark; only of networks that have a score on all of them."
+    ),
     "rank": "Mean of the ranks on these data sets; 1 is the highest score, equal scores share their mean rank.",
     "own": "The one data set that was trained on.",
     "part of the mix": "One of several data sets that were trained on.",
@@ -43,7 +46,10 @@ _TESTS: dict[Task, str] = {
         "Two-sided sign-flip permutation test over the patients of the data set: all flips up to "
         f"{EXACT_UP_TO} patients, else {FLIPS:,} random ones."
     ),
-    "classification": "Two-sided, of the paired bootstrap over the patients of the data set.",
+    "classification": (
+        "Two-sided permutation test over the patients of the data set, whose ranks the two networks exchange: all "
+        f"exchanges up to {EXACT_UP_TO} patients, else {FLIPS:,} random ones."
+    ),
 }
 
 _HEADS = {
@@ -58,72 +64,66 @@ _VERDICTS = {
 }
 
 
-def search_words(
-    verdict: Verdict | None,
-    *,
-    unseen: Pooled | None,
-    own: Pooled | None,
-    neither: Pooled | None,
-    title: str,
-    seeds: int,
-) -> tuple[str, ...]:
-    """Returns the verdict on searching on several data sets; the arguments are those of `Claim`.
+_LACKING = {
+    "search": (
+        "This takes a network searched on several data sets, one searched on a single set, and both retrained on a "
+        "set that the latter was not searched on."
+    ),
+    "training": (
+        "This takes a network trained on several data sets and, by itself, on one of them, and another data set to "
+        "test both on."
+    ),
+}
+
+_SIDES = {
+    "search": "Retrained and tested on data sets that the single search had not seen, the mixed search",
+    "training": "On data sets that neither was trained on, the same network trained on several sets",
+}
+
+_CAVEATS = {
+    "search": "Every search ran once: this is a verdict on the networks found, and another search finds others.",
+    "training": "It is held against itself trained on each one of these sets, which are fewer images.",
+}
+
+_FEW = 10
+"""Fewer patients are said to be few."""
+
+
+def claim_words(claim: Claim, *, title: str, seeds: int) -> tuple[str, ...]:
+    """Returns what the numbers of a claim say, the verdict first.
 
     Args:
-        verdict: what was found; None where the study holds no contrast on an unseen set.
-        unseen: contrasts on sets that the single search has not seen.
-        own: contrasts on the set that it has seen.
-        neither: contrasts on sets that neither search has seen.
+        claim: all but its words.
         title: what the score is called.
         seeds: the largest number of seeds of a training.
     """
-    words = _verdict_words("search", verdict, unseen, title=title)
-    if verdict is None:
-        words.append(
-            "This takes a network searched on several data sets, one searched on a single set, and both retrained on a "
-            "set that the latter was not searched on."
-        )
-    elif unseen is not None:
-        sides = "Retrained and tested on data sets that the single search had not seen, the mixed search"
-        words.insert(1, _pooled_words(sides, unseen, title=title, limit=_LIMIT))
-    if neither is not None:
-        words.append(_pooled_words("On those that neither search had seen, the mixed one", neither, title=title))
-    if own is not None:
-        words.append(_pooled_words("On the data set of the single search itself, the mixed one", own, title=title))
-    if unseen is not None or own is not None:
-        words.append("Every search ran once: this is a verdict on the networks found, and another search finds others.")
-        words.append(_seed_words(seeds))
-    return tuple(words)
-
-
-def training_words(verdict: Verdict | None, *, unseen: Pooled | None, title: str, seeds: int) -> tuple[str, ...]:
-    """Returns the verdict on training on several data sets; the arguments are those of `search_words`."""
-    words = _verdict_words("training", verdict, unseen, title=title)
+    about, unseen, missing = claim.about, claim.unseen, claim.planned - len(_unseen(claim))
+    words = _verdict_words(claim, title=title)
     if unseen is None:
-        words.append(
-            "This takes a network trained on several data sets and, by itself, on one of them, and another data set to "
-            "test both on."
-        )
+        words.append(_LACKING[about] if not claim.planned else f"It plans {_differences(missing)} of that kind.")
     else:
-        sides = "On data sets that neither was trained on, the same network trained on several sets"
-        words.insert(1, _pooled_words(sides, unseen, title=title, limit=_LIMIT))
-        words.append("It is held against itself trained on each one of these sets, which are fewer images.")
-        words.append(_seed_words(seeds))
+        words.insert(1, _pooled_words(_SIDES[about], unseen, title=title, limit=_LIMIT))
+        words += _few_words(unseen)
+        if missing:
+            are = "is" if missing == 1 else "are"
+            words.append(f"Of the {_differences(claim.planned)} that the study plans there, {missing} {are} missing.")
+    if claim.neither is not None:
+        sides = "On those that neither search had seen, the mixed one"
+        words.append(_pooled_words(sides, claim.neither, title=title))
+    if claim.own is not None:
+        sides = "On the data set of the single search itself, the mixed one"
+        words.append(_pooled_words(sides, claim.own, title=title))
+    if claim.contrasts:
+        words += [*_differing_words(claim), _CAVEATS[about], _seed_words(seeds)]
     return tuple(words)
 
 
-def beyond_chance(contrast: Contrast) -> int:
-    """Returns 1 where the side of several sets is better beyond chance, -1 where it is worse, 0 for neither."""
-    difference = contrast.difference
-    if difference.p_corrected is None or difference.p_corrected >= ALPHA:
-        return 0
-    return 1 if difference.mean > 0 else -1
-
-
-def _verdict_words(about: str, verdict: Verdict | None, unseen: Pooled | None, *, title: str) -> list[str]:
+def _verdict_words(claim: Claim, *, title: str) -> list[str]:
+    verdict, unseen, head = claim.verdict, claim.unseen, _HEADS[claim.about]
     if verdict is None or unseen is None:
-        return [f"{_HEADS[about]}: this study cannot tell."]
-    words = [f"{_HEADS[about]}: {_VERDICTS[verdict]}."]
+        yet = " yet, as runs or tests are missing" if claim.planned else ""
+        return [f"{head}: this study cannot tell{yet}."]
+    words = [f"{head}: {_VERDICTS[verdict]}."]
     if verdict != "undecided":
         against = unseen.worse if verdict == "supported" else unseen.better
         if not unseen.better and not unseen.worse:
@@ -131,9 +131,7 @@ def _verdict_words(about: str, verdict: Verdict | None, unseen: Pooled | None, *
         elif against:
             points = "points" if against == 1 else "point"
             words.append(f"It does not hold everywhere: {against} of the differences {points} the other way.")
-    elif unseen.p is None:
-        words.append("With so few patients nothing can be tested.")
-    elif unseen.p < ALPHA:
+    elif unseen.p is not None and unseen.p < ALPHA:
         words.append(
             "The mean points one way beyond chance, most of the single differences beyond chance the other way."
         )
@@ -154,7 +152,51 @@ def _pooled_words(sides: str, pooled: Pooled, *, title: str, limit: str = "") ->
     if pooled.count == 1:
         which = "better" if pooled.better else "worse" if pooled.worse else "neither better nor worse"
         counts = f"the one difference is {which}"
-    return f"{sides} is {amount} ({spread}, {chance}); {counts} beyond chance{limit}."
+    return f"{sides} is {amount} ({spread}, {chance}, {_patients(pooled.patients)}); {counts} beyond chance{limit}."
+
+
+def _few_words(pooled: Pooled) -> list[str]:
+    people, least = _patients(pooled.patients), 2 / 2**pooled.patients
+    if pooled.patients == 1:
+        return ["It rests on 1 patient, so that nothing can be tested."]
+    if least >= ALPHA:
+        return [f"It rests on {people}, of whom no p can be below {least:g}: they cannot decide it."]
+    if pooled.patients < _FEW:
+        return [f"It rests on {people} alone; intervals of so few are too narrow."]
+    return []
+
+
+def _differing_words(claim: Claim) -> list[str]:
+    """Returns what both sides differ in besides the data sets, that of several sets first, and what each has seen."""
+    words = []
+    fields: dict[str, list[str]] = {}
+    for one in claim.differing:
+        fields.setdefault(one.field, []).append(f"{one.several} and {one.single}")
+    if fields:
+        told = "; ".join(f"{field}: {', '.join(values)}" for field, values in fields.items())
+        words.append(f"Besides the data sets, both sides differ in {told}; the side of several sets first.")
+    if len({(side.epochs, side.images) for side in claim.sides}) > 1:
+        told = "; ".join(f"{side.name} {_seen(side)}" for side in claim.sides)
+        words.append(f"Epochs and training images: {told}.")
+    return words
+
+
+def _seen(side: Side) -> str:
+    if side.images is None:
+        return f"{side.epochs} epochs"
+    return f"{side.epochs} x {side.images:,} = {side.epochs * side.images:,}"
+
+
+def _unseen(claim: Claim) -> list[Contrast]:
+    return [contrast for contrast in claim.contrasts if contrast.relation != "own"]
+
+
+def _differences(count: int) -> str:
+    return f"{count} difference{'s' * (count != 1)}"
+
+
+def _patients(count: int) -> str:
+    return f"{count:,} patient{'s' * (count != 1)}"
 
 
 def _count(number: int) -> str:
@@ -188,8 +230,9 @@ def definitions(task: Task, *, draws: int) -> dict[str, str]:
         "difference": "Score of the side of several data sets minus that of the single one, on the same images.",
         "p_corrected": f"{_TESTS[task]} By Holm's method corrected for all contrasts of the claim.",
         "mean difference": (
-            "Every data set with the same weight, and in it every contrast. Its interval and its p come of the "
-            "bootstrap, in which all contrasts of a data set take the same patients."
+            "Every data set with the same weight, and in it every contrast. Its interval comes of the bootstrap, in "
+            "which all contrasts of a data set take the same patients; its p of the test named under p_corrected, over "
+            "the patients of all these data sets, with the sign of a patient flipped in all contrasts at once."
         ),
         "supported": (
             f"The mean difference on unseen data sets is above 0 (p below {ALPHA:g}), and of the single differences "

@@ -1,0 +1,128 @@
+"""Scores that a run has are kept while they are of the images and weights that are there, and no longer."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medarts.comparison import scored
+from medarts.comparison.scored import scores_of
+from medarts.errors import RunError
+from medarts.evaluation.evaluate import evaluate
+from medarts.recipe import Recipe, apply_overrides, parse
+from medarts.recipe.models import UNetSettings
+from medarts.run import checkpoint
+from medarts.run.checkpoint import Checkpoint
+from medarts.run.directory import RunDirectory
+from medarts.training.start import start_training
+
+
+@pytest.fixture
+def run(small_recipe: Recipe, tmp_path: Path) -> RunDirectory:
+    """A scored training run."""
+    changes = ["data.size=16", "train.epochs=1", "evaluation.bootstrap=100"]
+    recipe = parse(apply_overrides(small_recipe.model_dump(mode="json"), changes))
+    run = start_training(recipe, UNetSettings(width=2, depth=2), tmp_path / "run")
+    evaluate(run.path)
+    return run
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The runs that are evaluated from now on."""
+    paths: list[Path] = []
+
+    def watched(path: Path, **options: object) -> object:
+        paths.append(path)
+        return evaluate(path, **options)
+
+    monkeypatch.setattr(scored, "evaluate", watched)
+    return paths
+
+
+def test_scores_are_kept_also_of_a_copy(run, made, tmp_path):
+    first = scores_of(run, "test")
+    copied = tmp_path / "copy"
+    shutil.copytree(run.path, copied, copy_function=shutil.copyfile)  # all files with the time of now
+    for weights in copied.glob("checkpoints/best-*/weights.safetensors"):
+        os.utime(weights, (2e9, 2e9))
+    assert scores_of(RunDirectory.open(copied), "test") == first
+    assert made == []
+
+
+def test_other_weights_are_scored_again_however_old(run, made):
+    first = scores_of(run, "test")
+    point = checkpoint.load(run.checkpoints, "best")
+    changed = {name: -tensor if tensor.is_floating_point() else tensor for name, tensor in point.weights.items()}
+    checkpoint.save(run.checkpoints, "best", Checkpoint(changed, point.state))
+    for path in run.checkpoints.rglob("*"):
+        os.utime(path, (0, 0))
+    second = scores_of(run, "test")
+    assert made == [run.path]
+    assert second.made_of.images == first.made_of.images
+    assert second.made_of.weights != first.made_of.weights
+    assert scores_of(run, "test").made_of == second.made_of
+    assert len(made) == 1
+
+
+def test_other_masks_are_scored_again(run, made):
+    first = scores_of(run, "test")
+    (source,) = run.recipe.data.sources
+    mask = next(path for path in (source.path / "masks").iterdir() if path.stem == "blob_22")
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    os.utime(mask, (0, 0))
+    second = scores_of(run, "test")
+    assert made == [run.path]
+    assert second.made_of.weights == first.made_of.weights
+    assert [one.metrics == two.metrics for one, two in zip(first.images, second.images, strict=True)] == [False, True]
+
+
+def without_fingerprints(path: Path) -> None:
+    content = json.loads(path.read_text())
+    del content["made_of"]
+    path.write_text(json.dumps(content))
+
+
+def cut_off(path: Path) -> None:
+    path.write_text(path.read_text()[:100])
+
+
+def without_images(path: Path) -> None:
+    (path.parent / "images.csv").unlink()
+
+
+def strange(path: Path) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"made_of": ["x"]}))
+
+
+@pytest.mark.parametrize("spoil", [without_fingerprints, cut_off, without_images, strange, Path.unlink])
+def test_files_that_are_old_or_damaged_are_written_again(run, made, spoil: Callable[[Path], None]):
+    first = scores_of(run, "test")
+    spoil(run.path / "scores" / "test" / "scores.json")
+    assert scores_of(run, "test") == first
+    assert made == [run.path]
+    assert scores_of(run, "test") == first
+    assert len(made) == 1
+
+
+def test_images_that_left_the_split_are_refused(run):
+    (source,) = run.recipe.data.sources
+    splits = source.path / "splits.csv"
+    splits.write_text(splits.read_text().replace("p10,val", "p10,test"))
+    with pytest.raises(RunError, match="blob_20 of blobs has left or joined the split 'test'"):
+        scores_of(run, "test")
+
+
+def test_fingerprints_of_half_precision_and_counters():
+    from medarts.evaluation.fingerprints import of_weights
+
+    weights = {"a": torch.ones(2, 3, dtype=torch.bfloat16), "n": torch.tensor(3)}
+    assert of_weights(weights) == of_weights(dict(reversed(weights.items())))
+    assert of_weights(weights) != of_weights({**weights, "n": torch.tensor(4)})
+    assert of_weights(weights) != of_weights({**weights, "a": torch.ones(3, 2, dtype=torch.bfloat16)})
