@@ -242,7 +242,7 @@ def test_trainings_that_are_refused(medarts, recipe_file, table_data, folder_dat
     refused(medarts(*stack, "--recipe", recipe_file, "space.layer=8"), "space.layer is not a key", "'layers'")
     refused(medarts(*stack, "--recipe", recipe_file, "space.layers=3"), "layers 3, too few for the chest stem")
     refused(medarts(*stack, "--recipe", recipe_file, "space.intermediate_nodes=3"), "fix its intermediate_nodes")
-    refused(medarts(*stack, "--recipe", recipe_file, "train.norm=group"), "train.norm is group", "Use batch")
+    refused(medarts(*stack, "--recipe", recipe_file, "train.norm=group"), "train.norm is group", "Leave it out")
     Path("broken.txt").write_text("Genotype(normal=[('sep_conv_3x3', 0)])")
     refused(medarts("train", "--genotype", "broken.txt", "--data", table_data), "broken.txt lacks the field")
     assert not (tmp_path / "runs").exists()
