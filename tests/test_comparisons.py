@@ -73,7 +73,7 @@ def test_what_there_is_of_a_benchmark(
     assert "The planned reference wide has no finished run." in said
     assert "wide, seed 0: failed. it diverged" in said
     assert said.endswith(
-        f"none wide, seed 0: failed. it diverged unet, seed 0: not begun. 3 of 6 runs are missing: see "
+        f"none wide, seed 0: failed. it diverged not begun, by network and seed: unet (0) 3 of 6 runs are missing: see "
         f"{study}/failures {study}/report.html"
     )
     page = (study / "report.html").read_text(encoding="utf-8")

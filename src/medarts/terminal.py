@@ -205,8 +205,17 @@ def _show_comparison(name: str, comparison: Comparison) -> None:
 
 
 def _show_missing(runs: Sequence[Missing]) -> None:
-    for run in runs:
-        line = f"{run.name}, seed {run.seed}: {run.state}. {run.reason}".strip()
+    """Prints a line for each run that has a reason, and one for all that have none."""
+    told = [f"{run.name}, seed {run.seed}: {run.state}. {run.reason}" for run in runs if run.reason]
+    silent = [run for run in runs if not run.reason]
+    for state in dict.fromkeys(run.state for run in silent):
+        seeds: dict[str, list[str]] = {}
+        for run in silent:
+            if run.state == state:
+                seeds.setdefault(run.name, []).append(str(run.seed))
+        names = ", ".join(f"{name} ({' '.join(numbers)})" for name, numbers in seeds.items())
+        told.append(f"{state}, by network and seed: {names}")
+    for line in told:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
