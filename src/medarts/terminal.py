@@ -11,6 +11,7 @@ from rich.table import Column, Table
 
 from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, MetricScore, Missing
+from medarts.comparison.words import missing_lines
 from medarts.data.doctor import Examination
 from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
@@ -20,6 +21,7 @@ from medarts.evaluation.plan import Plan
 from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
 from medarts.reporting.content import counted, p_text, significant
 from medarts.study.generalization import Generalization
+from medarts.study.words import missing_of
 
 console = Console()
 
@@ -205,17 +207,7 @@ def _show_comparison(name: str, comparison: Comparison) -> None:
 
 
 def _show_missing(runs: Sequence[Missing]) -> None:
-    """Prints a line for each run that has a reason, and one for all that have none."""
-    told = [f"{run.name}, seed {run.seed}: {run.state}. {run.reason}" for run in runs if run.reason]
-    silent = [run for run in runs if not run.reason]
-    for state in dict.fromkeys(run.state for run in silent):
-        seeds: dict[str, list[str]] = {}
-        for run in silent:
-            if run.state == state:
-                seeds.setdefault(run.name, []).append(str(run.seed))
-        names = ", ".join(f"{name} ({' '.join(numbers)})" for name, numbers in seeds.items())
-        told.append(f"{state}, by network and seed: {names}")
-    for line in told:
+    for line in missing_lines((run.name, run.seed, run.state, run.reason) for run in runs):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -247,8 +239,7 @@ def show_generalization(found: Generalization) -> None:
         lines += ["", *claim.words]
     if found.missing or found.untested:
         lines += ["", "Missing:"]
-    for run in found.missing:
-        lines.append(f"{run.network} on {run.group}, seed {run.seed}: {run.state}. {run.reason}".strip())
+    lines += missing_of(found)
     for test in found.untested:
         lines.append(
             f"{test.network} on {test.group}, seed {test.seed}, is not tested on {test.domain}: {test.reason}".strip()

@@ -316,8 +316,8 @@ def test_text_of_users_is_escaped(page: Page) -> None:
 
 
 def test_what_is_missing_is_said_with_its_reason(page: Page) -> None:
-    assert "r2unet, seed 2: failed (DivergedError: the loss became NaN)" in page.text
-    assert "unetpp, seed 2: not begun<" in page.text
+    assert "r2unet, seed 2: failed. DivergedError: the loss became NaN" in page.text
+    assert "not begun, by network and seed: unetpp (2)<" in page.text
     assert TEST in page.text
 
 
@@ -409,7 +409,7 @@ def test_groups_of_several_data_sets_are_not_counted(tmp_path: Path) -> None:
     assert "shown by themselves and not counted here: isic-cvc." in page.text
     assert "Costs were measured once" in page.text
     assert "No run has finished, so there is nothing to compare." in page.text
-    assert "unet, seed 0: failed (no &lt;space&gt; left)" in page.text
+    assert "unet, seed 0: failed. no &lt;space&gt; left" in page.text
     alone = Page(write_comparisons({"isic-cvc": both}, target, title="Mix alone").read_text(encoding="utf-8"))
     assert alone.sections == ["set-1"]
 

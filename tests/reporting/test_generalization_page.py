@@ -215,8 +215,8 @@ def test_groups_against_data_sets(page):
 
 def test_what_is_missing_and_what_words_mean(page):
     text = section(page, "missing")
-    assert "&lt;b&gt;hand&lt;/b&gt; on b, seed 1: failed (It diverged.)" in text
-    assert "mix on b, seed 2: not begun<" in text
+    assert "&lt;b&gt;hand&lt;/b&gt; on b, seed 1: failed. It diverged." in text
+    assert "not begun, by network and seed: mix on b (2)<" in text
     assert "Not tested on x: mix trained on a, seed 0; mix trained on a, seed 1. No such folder." in text
     text = section(page, "how")
     assert rows(text) == [

@@ -1,5 +1,7 @@
 """What the numbers of a comparison mean, in words that stand beside them."""
 
+from collections.abc import Iterable
+
 from medarts.comparison.paired import EXACT_UP_TO, FLIPS
 from medarts.evaluation.scores import LEVEL
 from medarts.recipe import EvaluationSettings, Task
@@ -129,3 +131,25 @@ def name_test(task: Task, *, reference: str, patients: int, comparisons: int) ->
         tried = f"{FLIPS:,} random {what}"
     correction = f", with Holm's correction for {comparisons} comparisons" if comparisons > 1 else ""
     return f"Differences to {reference}: two-sided {test}, over {patients:,} patients ({tried}){correction}."
+
+
+def missing_lines(runs: Iterable[tuple[str, int, str, str]]) -> list[str]:
+    """Says what is missing: a line for each run that has a reason, and one a state for all others.
+
+    Args:
+        runs: network, seed, state and reason of each; the reason empty where there is none.
+
+    >>> missing_lines([("a", 0, "failed", "It diverged."), ("a", 1, "not begun", ""), ("b", 1, "not begun", "")])
+    ['a, seed 0: failed. It diverged.', 'not begun, by network and seed: a (1), b (1)']
+    """
+    lines: list[str] = []
+    silent: dict[str, dict[str, list[str]]] = {}
+    for network, seed, state, reason in runs:
+        if reason:
+            lines.append(f"{network}, seed {seed}: {state}. {reason}")
+        else:
+            silent.setdefault(state, {}).setdefault(network, []).append(str(seed))
+    for state, seeds in silent.items():
+        networks = ", ".join(f"{network} ({' '.join(numbers)})" for network, numbers in seeds.items())
+        lines.append(f"{state}, by network and seed: {networks}")
+    return lines

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from medarts.comparison.overlays import Overlays
 from medarts.comparison.result import Comparison, Missing
+from medarts.comparison.words import missing_lines
 from medarts.errors import RunError
 from medarts.reporting.comparison_plots import plot_differences, plot_intervals
 from medarts.reporting.comparison_points import KINDS, best_first, points_of
@@ -68,7 +69,7 @@ def write_comparisons(
         "mixed": [name for name in comparisons if name not in counted_sets] if summary else [],
         "sections": sections,
         "without_runs": [
-            {"id": f"none-{number}", "name": name, "missing": missing}
+            {"id": f"none-{number}", "name": name, "missing": _missing(missing)}
             for number, (name, missing) in enumerate((without_runs or {}).items(), 1)
         ],
         "kinds": {kind: color for kind, (color, _) in KINDS.items()},
@@ -111,6 +112,7 @@ def _section(identifier: str, name: str, comparison: Comparison) -> Content:
         "name": name,
         "title": title,
         "comparison": comparison,
+        "missing": _missing(comparison.missing),
         "images": f"{counted(comparison.images, 'image')} of {counted(comparison.patients, 'patient')}",
         "verdict": verdict(comparison),
         "table": network_table(name, comparison),
@@ -120,6 +122,10 @@ def _section(identifier: str, name: str, comparison: Comparison) -> Content:
         "pictures": _pictures(identifier, comparison, comparison.overlays) if comparison.overlays else [],
         "networks": networks,
     }
+
+
+def _missing(runs: Sequence[Missing]) -> list[str]:
+    return missing_lines((run.name, run.seed, run.state, run.reason) for run in runs)
 
 
 def _files(folder: Path, beside: Path) -> list[tuple[str, str]]:

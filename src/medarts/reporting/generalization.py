@@ -22,7 +22,7 @@ from medarts.study.generalization import (
     Trained,
     TrainedRow,
 )
-from medarts.study.words import TITLES
+from medarts.study.words import TITLES, missing_of
 
 _OPEN = 3
 """Heat maps of trained networks that are unfolded when the page opens."""
@@ -55,7 +55,7 @@ def write_generalization(found: Generalization, target: Path, *, title: str) -> 
         "trained": _trained(found, score),
         "domains": found.domains,
         "groups": found.groups,
-        "missing": found.missing,
+        "missing": missing_of(found),
         "untested": _untested(found.untested),
         "definitions": found.definitions,
         "kinds": {kind: color for kind, (color, _) in KINDS.items()},

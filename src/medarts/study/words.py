@@ -1,9 +1,10 @@
 """Verdicts in sentences made from their numbers, and what the numbers mean."""
 
 from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS
+from medarts.comparison.words import missing_lines
 from medarts.evaluation.scores import LEVEL
 from medarts.recipe import Task
-from medarts.study.generalization import Claim, Contrast, Pooled, Side
+from medarts.study.generalization import Claim, Contrast, Generalization, Pooled, Side
 from medarts.tasks import metrics, ranking
 
 _LIMIT = f" (Holm-corrected p below {ALPHA:g})"
@@ -240,3 +241,8 @@ def definitions(task: Task, *, draws: int) -> dict[str, str]:
             "Undecided: neither."
         ),
     }
+
+
+def missing_of(found: Generalization) -> list[str]:
+    """Says which runs are missing; see ``medarts.comparison.words.missing_lines``."""
+    return missing_lines((f"{run.network} on {run.group}", run.seed, run.state, run.reason) for run in found.missing)
