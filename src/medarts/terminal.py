@@ -222,7 +222,13 @@ def _against(found: Difference | None) -> str:
 
 def show_generalization(found: Generalization) -> None:
     """Prints how networks do when retrained on each data set, and what the study says of its claims."""
-    table = Table("network", "searched on", *(f"on {group}" for group in found.retrained.groups), "mean", "rank")
+    table = Table(
+        Column("network", overflow="fold"),
+        Column("searched on", overflow="fold"),
+        *(f"on {group}" for group in found.retrained.groups),
+        "mean",
+        "rank",
+    )
     searched = {network.name: ", ".join(network.searched_on) for network in found.networks}
     for row in found.retrained.rows:
         cells = [_scored(row.cells[group], digits=3) for group in found.retrained.groups]

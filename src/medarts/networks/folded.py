@@ -56,7 +56,8 @@ class FoldedNetwork(TrainedNetwork):
     @torch.inference_mode()
     def forward(self, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
         """Returns the logits as the network does, in fp32 at least."""
-        return self.network(x_bchw.to(self.dtype, memory_format=self.memory_format), head)  # type: ignore[no-any-return]
+        logits: list[Tensor] = self.network(x_bchw.to(self.dtype, memory_format=self.memory_format), head)
+        return logits
 
 
 class FoldedRecurrentConv(nn.Module):

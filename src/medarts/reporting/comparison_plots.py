@@ -13,6 +13,7 @@ from medarts.comparison.candidates import Kind
 from medarts.comparison.result import MetricScore
 from medarts.reporting.comparison_points import KINDS, Point
 from medarts.reporting.labels import name_points
+from medarts.reporting.plots import write_beside
 from medarts.reporting.style import INK, MUTED, PALETTE, styled
 
 _DASHES = (0, (4, 3))
@@ -27,6 +28,10 @@ _NARROWEST = 1e-3
 """Width of a kernel where all differences are equal."""
 _TAIL = 0.5
 """Per cent of all differences that may lie beyond either end of their axis."""
+
+
+_BESIDE = (8, 42)
+"""Where the two numbers of a row stand beside the axes, in points."""
 
 
 @styled
@@ -69,7 +74,7 @@ def _name_rows(axes: Axes, names: Sequence[str], *, strong: str | None) -> None:
 def _draw_score(axes: Axes, place: int, score: MetricScore, *, color: str, marker: str) -> None:
     """Draws a row: interval, mean, seeds, and its numbers beside the axes."""
     if score.mean is None:
-        _write_beside(axes, place, "–", "undefined")
+        write_beside(axes, place, ("–", "undefined"), offsets=_BESIDE)
         return
     interval = ""
     if score.low is not None and score.high is not None:
@@ -79,22 +84,7 @@ def _draw_score(axes: Axes, place: int, score: MetricScore, *, color: str, marke
     if len(seeds) > 1:
         axes.plot(seeds, [place] * len(seeds), "|", color=INK, ms=10, mew=1.1, zorder=2.5)
     axes.plot([score.mean], [place], marker, color=color, ms=5.5, zorder=3)
-    _write_beside(axes, place, f"{score.mean:.3f}", interval)
-
-
-def _write_beside(axes: Axes, place: float, value: str, interval: str) -> None:
-    for offset, text, color in ((8, value, INK), (42, interval, MUTED)):
-        axes.annotate(
-            text,
-            (1, place),
-            (offset, 0),
-            xycoords=axes.get_yaxis_transform(),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=color,
-            annotation_clip=False,
-        )
+    write_beside(axes, place, (f"{score.mean:.3f}", interval), offsets=_BESIDE)
 
 
 @styled
@@ -224,13 +214,14 @@ def plot_differences(
     low, high = np.percentile(everything, [_TAIL, 100 - _TAIL])
     low, high = min(low, -0.01), max(high, 0.01)
     axes.axvline(0, color=INK, lw=1, linestyle=_DASHES, zorder=0.5)
-    _write_beside(axes, -0.85, "better", "worse")
+    write_beside(axes, -0.85, ("better", "worse"), offsets=_BESIDE)
     for place, (name, values) in enumerate(differences.items()):
         _draw_density(axes, place, values, ends=(low, high), color=_look(kinds[name])[0])
         quarter, median, three_quarters = np.percentile(values, [25, 50, 75])
         axes.plot([quarter, three_quarters], [place, place], color=INK, lw=2.4, solid_capstyle="butt")
         axes.plot([median], [place], "o", color=INK, mec=PALETTE["surface"][0], ms=5.5, zorder=3)
-        _write_beside(axes, place, f"{np.mean(values > 0):.0%}", f"{np.mean(values < 0):.0%}")
+        cells = (f"{np.mean(values > 0):.0%}", f"{np.mean(values < 0):.0%}")
+        write_beside(axes, place, cells, offsets=_BESIDE)
     outside = int(np.sum((everything < low) | (everything > high)))
     beyond = f"; {outside} of {everything.size:,} images lie beyond the axis" if outside else ""
     _name_rows(axes, [*differences], strong=None)

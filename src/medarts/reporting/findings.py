@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medarts.evaluation.finding_table import MEAN_OF_FINDINGS, MEAN_OF_FREQUENT
+from medarts.reporting.plots import write_beside
 from medarts.reporting.style import INK, MUTED, PALETTE, styled
 
 Record = Mapping[str, Any]
@@ -25,6 +26,10 @@ _EMPTY = 0.5
 """Where an empty bin of a histogram ends."""
 _OPACITY = 0.7
 """Of a map where it is highest, so that the X-ray stays visible everywhere."""
+
+
+_BESIDE = (8, 36, 100)
+"""Where score, interval and positives of a row stand beside the axes, in points."""
 
 
 @styled
@@ -81,29 +86,13 @@ def _draw_scores(axes: Axes, scored: Mapping[str, Record], places: Sequence[floa
             interval, lowest = f"{score['low']:.3f}–{score['high']:.3f}", min(lowest, score["low"] - 0.02)
         axes.plot([score["mean"]], [place], marker, color=INK, ms=4.5, zorder=3)
         positives = "" if _is_mean(row) else f"{row['positives']:,} of {row['images']:,}"
-        _write_beside(axes, place, (f"{score['mean']:.3f}", interval, positives))
-    _write_beside(axes, -1, ("AUROC", "", "positives"))
+        write_beside(axes, place, (f"{score['mean']:.3f}", interval, positives), offsets=_BESIDE)
+    write_beside(axes, -1, ("AUROC", "", "positives"), offsets=_BESIDE)
     axes.axvline(0.5, color=MUTED, lw=1, linestyle=_DASHES, zorder=0.5)
     axes.set_yticks(places, [textwrap.fill(name, 32) for name in scored])
     axes.set(xlabel="AUROC, 95 % interval over patients (dashed: chance)")
     axes.set(xlim=(lowest, 1.01), ylim=(places[-1] + 0.7, -0.7))
     axes.grid(axis="y", visible=False)
-
-
-def _write_beside(axes: Axes, place: float, cells: tuple[str, str, str]) -> None:
-    """Writes a row of numbers to the right of the axes: score, interval, positives."""
-    for offset, text, color in zip((8, 36, 100), cells, (INK, MUTED, MUTED), strict=True):
-        axes.annotate(
-            text,
-            (1, place),
-            (offset, 0),
-            xycoords=axes.get_yaxis_transform(),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=color,
-            annotation_clip=False,
-        )
 
 
 @styled

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from medarts.reporting.cells import state_name
-from medarts.reporting.style import CYCLE, MOVE_COLORS, MUTED, operation_colors, styled
+from medarts.reporting.style import CYCLE, INK, MOVE_COLORS, MUTED, operation_colors, styled
 
 Record = Mapping[str, Any]
 
@@ -170,3 +170,26 @@ def _ends(edge: str) -> tuple[int, int]:
     """Returns node and state of an edge as the journal names it, ``node<-state``."""
     node, state = edge.split("<-")
     return int(node), int(state)
+
+
+def write_beside(axes: Axes, place: float, cells: Sequence[str], *, offsets: Sequence[float]) -> None:
+    """Writes a row of numbers to the right of axes, the first in the colour of ink.
+
+    Args:
+        axes: the axes.
+        place: height of the row, in the axes' own values.
+        cells: what is written.
+        offsets: distance of each from the axes, in points.
+    """
+    for number, (text, offset) in enumerate(zip(cells, offsets, strict=True)):
+        axes.annotate(
+            text,
+            (1, place),
+            (offset, 0),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=MUTED if number else INK,
+            annotation_clip=False,
+        )
