@@ -126,7 +126,7 @@ def flip_p(contributions: Floats, *, seed: int = 0) -> Floats:
         seed: of the random flips, which are the same for all K.
 
     Returns:
-        () or (K,), at least 2 / 2^patients or 1 / (FLIPS + 1); 1 where there is only one patient.
+        () or (K,), at least `least_p(patients)`; 1 where there is only one patient.
     """
     patients = len(contributions)
     # Sums of the same numbers in another order, or with all signs changed, must count as equal.
@@ -138,6 +138,15 @@ def flip_p(contributions: Floats, *, seed: int = 0) -> Floats:
     )
     p_values: Floats = as_far / 2**patients if exact else (as_far + 1) / (FLIPS + 1)
     return p_values
+
+
+def least_p(patients: int) -> float:
+    """Returns the smallest p that `flip_p` can find with so many patients.
+
+    >>> least_p(1), least_p(5), least_p(100) < 0.0001
+    (1.0, 0.0625, True)
+    """
+    return 2 / 2**patients if patients <= EXACT_UP_TO else 1 / (FLIPS + 1)
 
 
 def p_values(contributions: Mapping[str, Floats | None], *, seed: int) -> dict[str, float | None]:

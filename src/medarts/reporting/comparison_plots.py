@@ -29,7 +29,6 @@ _NARROWEST = 1e-3
 _TAIL = 0.5
 """Per cent of all differences that may lie beyond either end of their axis."""
 
-
 _BESIDE = (8, 42)
 """Where the two numbers of a row stand beside the axes, in points."""
 
