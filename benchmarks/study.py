@@ -10,9 +10,13 @@ import argparse
 import json
 from pathlib import Path
 
-from medarts.comparison.overall import mean_ranks, shared_sets
+from medarts.comparison.overall import Overall, of_single_sets, overall, scores_of
+from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, MetricScore, NetworkResult
 from medarts.errors import MedartsError
+from medarts.reporting.comparison_controls import control_sentences, overall_control_sentences
+from medarts.reporting.content import counted, p_text
+from medarts.reporting.plots import SCORE_NAMES
 
 
 def main() -> None:
@@ -27,60 +31,69 @@ def main() -> None:
         found = {path.parent.name: Comparison.read(path.parent) for path in folders}
     except MedartsError as error:
         raise SystemExit(str(error)) from None
-    singles = {name: one for name, one in found.items() if len(one.domains) == 1}
     if arguments.json:
         print(json.dumps({name: scores_of(one) for name, one in found.items()}))
         return
-    print(overall(singles))
+    singles = of_single_sets(found)
+    together, title = overall(singles), SCORE_NAMES[next(iter(singles.values())).score]
+    print(overall_table(together, list(singles)))
+    for sentence in overall_control_sentences(together.controls, title=title):
+        print(f"\n{sentence}")
     for name, comparison in found.items():
-        print(f"\n{name}: {comparison.images} images of {comparison.patients} patients\n\n{table(comparison)}")
+        patients = counted(comparison.patients, "patient")
+        print(f"\n{name}: {comparison.images} images of {patients}. {comparison.test}\n\n{table(comparison)}")
+        for sentence in control_sentences(comparison.controls, title=title, patients=comparison.patients):
+            print(f"\n{sentence}")
 
 
-def scores_of(comparison: Comparison) -> dict[str, float]:
-    means = {network.name: network.scores[comparison.score].mean for network in comparison.networks}
-    return {name: mean for name, mean in means.items() if mean is not None}
-
-
-def overall(comparisons: dict[str, Comparison]) -> str:
-    scores = {name: scores_of(comparison) for name, comparison in comparisons.items()}
-    sets = shared_sets(scores)
-    ranks = mean_ranks(scores, sets)
-    means = {name: sum(scores[one][name] for one in sets) / len(sets) for name in ranks}
-    known = {network.name: network for one in comparisons.values() for network in one.networks}
-    lines = [
-        f"| network | {' | '.join(comparisons)} | mean of {', '.join(sets)} | mean rank | parameters | ms |",
-        "| --- |" + " --- |" * (len(comparisons) + 4),
-    ]
-    for name in sorted(known, key=lambda one: -means.get(one, 0)):
-        cells = [f"{scores[one][name]:.3f}" if name in scores[one] else "" for one in comparisons]
-        both = (f"{means[name]:.3f}", f"{ranks[name]:.1f}") if name in means else ("", "")
-        lines.append(f"| {' | '.join([name, *cells, *both, *cost(known[name])])} |")
+def overall_table(found: Overall, names: list[str]) -> str:
+    """The mean is over data sets of several patients; where there are others, one over these too stands beside it."""
+    uncounted = bool(found.uncounted)
+    against = [f"against {found.reference}", "p"] if found.reference else []
+    with_all = [f"mean of {', '.join(found.all_sets)}"] if uncounted else []
+    titles = ["network", *names, f"mean of {', '.join(found.sets)}", *against, "mean rank", *with_all]
+    lines = [heading([*titles, "parameters", "ms"])]
+    for name, row in found.rows.items():
+        cells = [decimals(row.scores.get(of_set)) for of_set in names]
+        difference = difference_cells(row.difference) if found.reference else ()
+        rank = "" if row.rank is None else f"{row.rank:.1f}"
+        last = [decimals(row.mean_of_all)] if uncounted else []
+        lines.append(line([name, *cells, decimals(row.mean), *difference, rank, *last, *cost(row.any)]))
     return "\n".join(lines)
 
 
 def table(comparison: Comparison) -> str:
-    lines = [
-        f"| network | {' | '.join(comparison.metrics)} | against {comparison.reference} | p | parameters | ms |",
-        "| --- |" + " --- |" * (len(comparison.metrics) + 4),
-    ]
+    titles = ["network", *comparison.metrics, f"against {comparison.reference}", "p", "parameters", "ms"]
+    lines = [heading(titles)]
     for network in sorted(comparison.networks, key=lambda one: -(one.scores[comparison.score].mean or 0)):
         scores = [cell(network.scores[metric]) for metric in comparison.metrics]
-        lines.append(f"| {' | '.join([network.name, *scores, *against(network), *cost(network)])} |")
+        lines.append(line([network.name, *scores, *difference_cells(network.difference), *cost(network)]))
     return "\n".join(lines)
 
 
+def heading(titles: list[str]) -> str:
+    return f"{line(titles)}\n|{' --- |' * len(titles)}"
+
+
+def line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def cell(score: MetricScore) -> str:
-    if score.mean is None:
-        return ""
     interval = "" if score.low is None else f" ({score.low:.3f} to {score.high:.3f})"
-    return f"{score.mean:.3f}{interval}"
+    return f"{decimals(score.mean)}{interval}"
 
 
-def against(network: NetworkResult) -> tuple[str, str]:
-    found = network.difference
+def decimals(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def difference_cells(found: Difference | None) -> tuple[str, str]:
+    """The difference with its interval, and its corrected p."""
     if found is None:
         return "", ""
-    return f"{found.mean:+.3f}", "" if found.p_corrected is None else f"{found.p_corrected:.3f}"
+    interval = "" if found.low is None else f" ({found.low:+.3f} to {found.high:+.3f})"
+    return f"{found.mean:+.3f}{interval}", "" if found.p_corrected is None else p_text(found.p_corrected)
 
 
 def cost(network: NetworkResult) -> tuple[str, str]:

@@ -10,9 +10,10 @@ import pytest
 from medarts import cli, terminal
 from medarts.commands import comparisons
 from medarts.comparison.candidates import Candidate
+from medarts.comparison.controls import Control
 from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, Missing
-from medarts.errors import RunError
+from medarts.errors import MedartsError, RunError
 from medarts.evaluation import cost
 from medarts.evaluation.cost import Cost, Timing
 from medarts.recipe import Recipe, apply_overrides, parse
@@ -55,7 +56,9 @@ def study(small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "all": GroupRuns((unet, wide), ()),
         "none": GroupRuns((), (failed, waiting)),
     }
-    settings = SimpleNamespace(reference="wide", names=("unet", "wide"), note="")
+    drawn = SimpleNamespace(like="unet", names=("wide", "gone"))
+    own = SimpleNamespace(like=None, names=("unet",))
+    settings = SimpleNamespace(reference="wide", names=("unet", "wide", "gone"), note="", networks=(own, drawn))
     monkeypatch.setattr(comparisons, "what_is_there", lambda _: groups)
     monkeypatch.setattr(comparisons, "load_study", lambda _: settings)
     folder = tmp_path / "study"
@@ -79,7 +82,16 @@ def test_what_there_is_of_a_benchmark(
     page = (study / "report.html").read_text(encoding="utf-8")
     assert '<section id="none-1">' in page
     assert Comparison.read(study / "comparisons" / "blobs").planned_reference == "wide"
-    assert Comparison.read(study / "comparisons" / "all").reference == "wide"
+    found_on_all = Comparison.read(study / "comparisons" / "all")
+    assert found_on_all.reference == "wide"
+    (control,) = found_on_all.controls
+    assert (control.network, control.drawn, control.planned) == ("unet", ("wide",), 1)
+    better = "worse" if control.difference.mean < 0 else "better"
+    sentence = (
+        f"The search's own contribution: unet is {abs(control.difference.mean):.3f} Dice {better} than 1 random "
+        "genotype of its size on average (not tested: there is one patient)."
+    )
+    assert sentence in said
 
     found = comparisons.compare_study(study)
     assert not found.is_whole
@@ -130,9 +142,39 @@ def test_tables_fit_a_terminal_of_eighty_columns(
         networks=tuple(replace(network, scores=scores) for network in networks),
     )
     monkeypatch.setattr(terminal.console, "_width", 80)
-    terminal.show_comparisons({"rays": findings})
+    control = Control("wide", ("random-1", "random-2"), planned=3, difference=difference)
+    terminal.show_comparisons({"rays": replace(findings, controls=(control,))})
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80
     assert "…" not in said
     words = said.split()
+    assert (
+        "The search's own contribution: wide is 0.012 AUROC worse than 2 of the 3 random genotypes of its size on "
+        "average (95 % interval -0.020 to -0.004, p <0.001)."
+    ) in " ".join(words)
     assert {"AUROC", "AP", "<0.001", "0.0513", "12.3", "1,234", "0.0124", "param."} <= {*words}
+
+
+@pytest.mark.parametrize("damaged", ["timing.jsonl", "manifest.csv", "checkpoints"])
+def test_a_damaged_run_is_missing_and_the_rest_is_compared(
+    study: Path, measured: list[list[str]], damaged: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = study.parent / "8"
+    for file in [run / damaged, *(run / damaged).rglob("*")]:
+        if file.is_file():
+            file.write_text("{}")
+    with pytest.raises(MedartsError, match=damaged):
+        comparisons.compare([study.parent / "4", run], out=study.parent / "two")
+    assert not (study.parent / "two").exists()
+    found = comparisons.compare_study(study)
+    both = found.comparisons["all"]
+    assert [network.name for network in both.networks] == ["unet"]
+    (missing,) = both.missing
+    assert (missing.name, missing.seed, missing.state) == ("wide", 0, "failed")
+    assert damaged in missing.reason
+    assert both.planned_reference == "wide"
+    page = found.page.read_text(encoding="utf-8")
+    assert "wide, seed 0: failed." in page
+    (study.parent / "4" / "timing.jsonl").unlink()
+    with pytest.raises(RunError, match=r"No finished run of .* can be read\. The first of them: it diverged|timing"):
+        comparisons.compare_study(study)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
+from medarts.comparison.overall import of_single_sets, overall
 from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, MetricScore, Missing
 from medarts.comparison.words import missing_lines
@@ -19,9 +20,10 @@ from medarts.evaluation.finding_table import MEANS
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
+from medarts.reporting.comparison_controls import control_sentences, overall_control_sentences
 from medarts.reporting.content import counted, p_text, significant
 from medarts.study.generalization import Generalization
-from medarts.study.words import missing_of
+from medarts.study.words import means_words, missing_of
 
 console = Console()
 
@@ -168,6 +170,7 @@ def show_comparisons(
     for name, comparison in comparisons.items():
         _show_comparison(name, comparison)
     if comparisons:
+        _show_over_all(comparisons)
         console.print(
             "Means, 95 % intervals over patients, p after Holm's correction; ms of one image on one thread; * on the "
             "Pareto front of score and ms. All values: networks.csv of each comparison"
@@ -203,7 +206,18 @@ def _show_comparison(name: str, comparison: Comparison) -> None:
             significant(network.latency_ms[1]),
         )
     console.print(table)
+    for line in control_sentences(comparison.controls, title=SHORT_NAMES[main], patients=comparison.patients):
+        console.print(line, markup=False, highlight=False)
     _show_missing(comparison.missing)
+
+
+def _show_over_all(comparisons: Mapping[str, Comparison]) -> None:
+    """Prints what several data sets say together of networks against those drawn at random like them."""
+    singles = of_single_sets(comparisons)
+    if len(singles) > 1:
+        title = SHORT_NAMES[next(iter(singles.values())).score]
+        for line in overall_control_sentences(overall(singles).controls, title=title):
+            console.print(line, markup=False, highlight=False)
 
 
 def _show_missing(runs: Sequence[Missing]) -> None:
@@ -235,12 +249,7 @@ def show_generalization(found: Generalization) -> None:
         rank = "–" if row.rank is None else f"{row.rank:.1f}"
         table.add_row(row.network, searched[row.network], *cells, _scored(row.mean, digits=3), rank)
     console.print(table)
-    shared = found.retrained.shared
-    lines = (
-        [f"Means and ranks are over {', '.join(shared)}, of networks that have a score on all of them."]
-        if shared
-        else []
-    )
+    lines = [words] if (words := means_words(found.retrained)) else []
     for claim in found.claims:
         lines += ["", *claim.words]
     if found.missing or found.untested:

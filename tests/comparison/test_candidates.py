@@ -195,3 +195,22 @@ def test_runs_that_cannot_be_compared(make, tmp_path):
     (broken / "manifest.csv").write_text("key,domain\na,b\n")
     with pytest.raises(RunError, match=r"manifest.csv cannot be read"):
         compared(broken, make("three"))
+
+
+def test_what_networks_began_from(make, finding_recipe):
+    make.recipe = finding_recipe
+    trained = "train.model={name: chexnet, weights: /models/densenet121.pth}"
+    manifest = MANIFEST.replace("_mask.png,", "_mask.png,x")
+    runs = [
+        make(f"{name}-{seed}", model, f"seed={seed}", manifest=manifest, weights_fingerprint=weights)
+        for name, model, weights in (("trained", trained, "aa"), ("scratch", "train.model={name: chexnet}", None))
+        for seed in (0, 1)
+    ]
+    for run in runs:  # all on the same files
+        (run / "manifest.csv").write_text(manifest)
+    candidates = compared(*runs)  # weights may differ between networks, which is told
+    assert [candidate.began_from for candidate in candidates] == ["densenet121.pth", None]
+    facts = RunDirectory(runs[1]).facts
+    RunDirectory(runs[1]).write_json("run.json", facts | {"weights_fingerprint": "bb"})
+    with pytest.raises(RunError, match=rf"began from have fingerprint aa in {runs[0]}, but bb in {runs[1]}\. Begin"):
+        compared(*runs)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medarts.comparison import costs
 from medarts.comparison.candidates import Candidate, group_runs
 from medarts.comparison.compare import Comparison, Missing, compare
-from medarts.comparison.costs import costs_of, costs_of_groups
+from medarts.comparison.costs import REPEATS, costs_of, costs_of_groups
 from medarts.comparison.overlays import predict_overlays
+from medarts.comparison.pairs import Pairs
 from medarts.errors import RunError
 from medarts.evaluation import cost
 from medarts.evaluation.cost import Cost, Timing
@@ -54,6 +56,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         }
 
     monkeypatch.setattr(cost, "measure_costs", measure)
+    monkeypatch.setattr(costs, "usual_threads", lambda: (1, 2))
     return given
 
 
@@ -79,10 +82,13 @@ def weave(recipe: Recipe, out: Path) -> Path:
 
 def test_masks_from_runs_to_files(recipe, unets, tmp_path, asked):
     searched = [weave(changed(recipe, f"seed={n}"), tmp_path / f"weave-{n}") for n in (0, 1)]
-    comparison = compare(group_runs([*unets, *searched]), reference="small", split="all", threads=(2,), repeats=3)
+    likes = {"unet": ("small", "gone"), "absent": ("small",)}  # whatever kinds they are
+    missing = (Missing("gone", 0, "failed", "it diverged"),)
+    candidates = group_runs([*unets, *searched])
+    comparison = compare(candidates, reference="small", split="all", missing=missing, controls=likes)
     assert {name: asked[name] for name in ("threads", "repeats", "size", "outputs", "norm")} == {
-        "threads": [1, 2],
-        "repeats": 3,
+        "threads": (1, 2),
+        "repeats": REPEATS,
         "size": 16,
         "outputs": 1,
         "norm": None,
@@ -107,7 +113,12 @@ def test_masks_from_runs_to_files(recipe, unets, tmp_path, asked):
     assert unet.difference.mean == pytest.approx(unet.scores["dice"].mean - small.scores["dice"].mean)
     assert unet.difference.low <= unet.difference.mean <= unet.difference.high
     assert 2 / 2**12 <= unet.difference.p == unet.difference.p_corrected <= 1
-    assert "all 4,096 flips" in comparison.test
+    assert comparison.test.endswith("over 12 patients (all 4,096 flips). No p can be below 0.00049.")
+    (control,) = comparison.controls
+    assert (control.network, control.drawn, control.planned) == ("unet", ("small",), 2)
+    assert control.difference == unet.difference  # of one drawn one, which is the reference
+    assert "the search's own contribution" in comparison.definitions
+    assert f"Median of {REPEATS} passes" in comparison.definitions["latency_ms"]
     seconds = [json.loads((path / "timing.jsonl").read_text())["seconds"] for path in unets]
     assert unet.training_seconds == pytest.approx(np.mean(seconds))
 
@@ -132,9 +143,18 @@ def test_masks_from_runs_to_files(recipe, unets, tmp_path, asked):
         "images.csv",
         "networks.csv",
         "overlays.npz",
+        "pairs.npz",
     ]
     again = Comparison.read(folder)
-    assert replace(again, overlays=None) == replace(comparison, overlays=None)
+    assert replace(again, overlays=None, pairs=Pairs()) == replace(comparison, overlays=None, pairs=Pairs())
+    for pair, kept in (
+        (comparison.pairs.to_reference["unet"], again.pairs.to_reference["unet"]),
+        (comparison.pairs.of_controls["unet"], again.pairs.of_controls["unet"]),
+    ):
+        assert kept.measured.mean == pair.measured.mean == unet.difference.mean
+        np.testing.assert_array_equal(kept.measured.drawn, pair.measured.drawn)
+        np.testing.assert_array_equal(kept.contributions, pair.contributions)
+        assert replace(kept.difference(seed=0), p_corrected=unet.difference.p) == unet.difference
     for name in ("images", "targets", "predictions", "networks"):
         np.testing.assert_array_equal(getattr(again.overlays, name), getattr(overlays, name))
     with (folder / "images.csv").open(newline="") as file:
@@ -167,9 +187,9 @@ def test_another_network_stands_in_for_a_missing_reference(unets, recipe, tmp_pa
     other = start_training(changed(recipe, "seed=1"), UNetSettings(width=8, depth=2), tmp_path / "other").path
     narrow, wide = group_runs([*unets, other])
     missing = (Missing(wide.name, 0, "not begun", ""), Missing("small", 0, "failed", "it diverged"))
-    costs = costs_of([narrow, wide])
+    measured = costs_of([narrow, wide])
     asked.clear()
-    comparison = compare([narrow, wide], reference="small", missing=missing, costs=costs)
+    comparison = compare([narrow, wide], reference="small", missing=missing, costs=measured)
     assert not asked  # they were given
     assert (comparison.reference, comparison.planned_reference) == (narrow.name, "small")
     one, two = comparison.networks
@@ -178,7 +198,7 @@ def test_another_network_stands_in_for_a_missing_reference(unets, recipe, tmp_pa
     comparison.write(tmp_path / "comparison")
     assert Comparison.read(tmp_path / "comparison").planned_reference == "small"
     with pytest.raises(RunError, match="no network 'smal' to compare with"):
-        compare([narrow, wide], reference="smal", missing=missing, costs=costs)
+        compare([narrow, wide], reference="smal", missing=missing, costs=measured)
 
 
 def test_networks_of_several_groups_are_measured_once(unets, recipe, tmp_path, asked, monkeypatch):
@@ -265,8 +285,10 @@ def test_findings_from_runs_to_files(finding_recipe, tmp_path):
     assert 0 < two.difference.p <= 1
     assert "exchanges the predictions of patients, over 16 patients (10,000 random exchanges)" in comparison.test
     comparison.write(tmp_path / "comparison")
-    assert sorted(path.name for path in (tmp_path / "comparison").iterdir()) == ["comparison.json", "networks.csv"]
-    assert Comparison.read(tmp_path / "comparison") == comparison
+    files = sorted(path.name for path in (tmp_path / "comparison").iterdir())
+    assert files == ["comparison.json", "networks.csv", "pairs.npz"]
+    again = Comparison.read(tmp_path / "comparison")
+    assert replace(again, pairs=comparison.pairs) == comparison
 
 
 def test_files_that_are_no_comparison(unets, tmp_path):
@@ -278,3 +300,32 @@ def test_files_that_are_no_comparison(unets, tmp_path):
     (tmp_path / "comparison.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match=r"cannot be read"):
         Comparison.read(tmp_path)
+
+
+def test_damaged_arrays_are_said_and_never_half_written(unets, recipe, tmp_path, monkeypatch):
+    other = start_training(recipe, UNetSettings(width=8, depth=2), tmp_path / "other").path
+    comparison = compare(group_runs([unets[0], other]), split="all")
+    folder = tmp_path / "comparison"
+    comparison.write(folder)
+    for name in ("overlays.npz", "pairs.npz"):
+        whole = (folder / name).read_bytes()
+        middle = len(whole) // 2
+        for damaged in (whole[:-40], b"", b"PK", b"no archive", whole[:middle] + b"\0" * 40 + whole[middle + 40 :]):
+            (folder / name).write_bytes(damaged)
+            with pytest.raises(RunError, match=r"cannot be read.*Compare again"):
+                Comparison.read(folder)
+        (folder / name).unlink()
+        with pytest.raises(RunError, match=rf"{name} does not exist"):
+            Comparison.read(folder)
+        (folder / name).write_bytes(whole)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(RunError, match=r"overlays\.npz could not be written"):
+            comparison.write(folder)
+    assert Comparison.read(folder).networks == comparison.networks  # those written before are whole
+    few = compare(group_runs([unets[0], other]), split="test")
+    few.pairs.write(folder / "pairs.npz")
+    with pytest.raises(RunError, match=r"pairs\.npz is of another comparison"):
+        Comparison.read(folder)
+    compare(group_runs(unets)).write(folder)  # of one network, over the other
+    assert not (folder / "pairs.npz").exists()

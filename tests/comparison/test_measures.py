@@ -11,7 +11,8 @@ from scipy import stats
 from medarts.comparison.findings import FindingMeasures
 from medarts.comparison.masks import MaskMeasures
 from medarts.comparison.overlays import most_differing
-from medarts.comparison.paired import FLIPS, differences
+from medarts.comparison.paired import FLIPS
+from medarts.comparison.pooled import differences_of
 from medarts.errors import RunError
 from medarts.evaluation.finding_table import MEAN_OF_FINDINGS, SENSITIVE, YOUDEN
 from medarts.evaluation.findings import FindingScores, Predictions
@@ -19,6 +20,10 @@ from medarts.evaluation.scores import MEAN_OF_CLASSES, MEAN_OF_DOMAINS, ImageSco
 from medarts.tasks.ranking import auroc
 
 DRAWS = 500
+
+
+def p_of(measures: MaskMeasures | FindingMeasures, one: str, other: str) -> float | None:
+    return measures.paired(one, other).difference(seed=0).p
 
 
 def scores_of(rows: list[tuple], *, draws: int = DRAWS) -> Scores:
@@ -91,14 +96,14 @@ def test_seeds_and_domains_by_hand():
     # 12 of the 16 sums of +-0.1 +-0.05 +-0.05 +-0.05 are at least 0.05 away from 0.
     shares = [s * 0.1 + 0.05 * (t + u + v) for s in (-1, 1) for t in (-1, 1) for u in (-1, 1) for v in (-1, 1)]
     expected = np.mean(np.abs(shares) > 0.049)
-    assert measures.p_values("flat") == {"net": pytest.approx(expected)}
+    assert p_of(measures, "net", "flat") == pytest.approx(expected)
 
 
 def test_what_is_hard_for_all_does_not_widen_a_difference():
     rows = random_rows(2)
     better = [(*row[:3], row[3] + 0.01, row[4]) for row in rows]
     measures = MaskMeasures({"a": [scores_of(rows)], "b": [scores_of(better)]}, draws=DRAWS, seed=0)
-    difference = differences({"b": measures.difference("b", "a")}, measures.p_values("a"))["b"]
+    difference = differences_of({"b": measures.paired("b", "a")}, seed=0)["b"]
     assert (difference.mean, difference.low, difference.high) == pytest.approx((0.01, 0.01, 0.01))
     assert difference.p == difference.p_corrected == pytest.approx(2 / 2**11)
     low, high = measures.measured("a")["dice"].interval()
@@ -114,9 +119,8 @@ def test_differences_are_over_the_seeds_that_both_have():
     assert measures.difference("other", "net").mean == pytest.approx(0.035)
     assert measures.difference("other", "net").interval() == pytest.approx((0.035, 0.035))
     assert measures.difference("none", "net") is None
-    p = measures.p_values("net")
-    assert p["none"] is None
-    assert p["late"] == pytest.approx(2 / 2**11)
+    assert measures.paired("none", "net") is None
+    assert p_of(measures, "late", "net") == pytest.approx(2 / 2**11)
     assert measures.contributions("late", "net").sum() == pytest.approx(0.05)
 
 
@@ -124,7 +128,7 @@ def test_one_patient_says_nothing_of_others():
     rows = [("a", str(i), "only", 0.1 * i, 1.0) for i in range(5)]
     measures = MaskMeasures({"a": [scores_of(rows)], "b": [scores_of(rows)]}, draws=DRAWS, seed=0)
     assert measures.measured("a")["dice"].interval() == (None, None)
-    assert measures.p_values("a") == {"b": None}
+    assert p_of(measures, "b", "a") is None
 
 
 def test_sixteen_networks_take_seconds():
@@ -135,7 +139,7 @@ def test_sixteen_networks_take_seconds():
     began = time.perf_counter()
     measures = MaskMeasures({name: [scores_of(of)] for name, of in rows.items()}, draws=2000, seed=0)
     assert len([measures.measured(name) for name in rows]) == 16
-    assert len(measures.p_values("net-0")) == 15
+    assert len(differences_of({name: measures.paired(name, "net-0") for name in [*rows][1:]}, seed=0)) == 15
     assert time.perf_counter() - began < 10  # it takes less than one
 
 
@@ -222,9 +226,9 @@ def test_findings_a_real_difference_is_found_and_none_is_not():
         name: [finding_scores(predictions(seed, noise=noise))]
         for name, seed, noise in (("good", 0, 0.5), ("alike", 1, 0.5), ("poor", 2, 3.0))
     }
-    found = FindingMeasures(scores, draws=DRAWS, seed=0).p_values("good")
-    assert found["poor"] == pytest.approx(1 / (FLIPS + 1))
-    assert found["alike"] > 0.05
+    measures = FindingMeasures(scores, draws=DRAWS, seed=0)
+    assert p_of(measures, "poor", "good") == pytest.approx(1 / (FLIPS + 1))
+    assert p_of(measures, "alike", "good") > 0.05
 
 
 def test_exchanging_findings_of_patients_equals_computing_the_areas_again():
@@ -277,7 +281,7 @@ def test_exchanging_findings_of_patients_equals_computing_the_areas_again():
         statistics.append(mean_area(one) - mean_area(two))
         assert statistics[-1] == pytest.approx(np.dot(signs, shares))
     expected = np.mean(np.abs(statistics) >= abs(statistics[0]) - 1e-9)
-    assert measures.p_values("flat") == {"net": pytest.approx(expected)}
+    assert p_of(measures, "net", "flat") == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("patients", "promised"), [(3, 0.0), (5, 0.0), (10, 0.05), (30, 0.05)])
@@ -300,7 +304,7 @@ def test_networks_that_find_equally_well_are_told_apart_as_often_as_promised(pat
 
     for _ in range(trials):
         measures = FindingMeasures({"one": [network()], "two": [network()]}, draws=1, seed=0)
-        rejected += measures.p_values("two")["one"] <= 0.05
+        rejected += p_of(measures, "one", "two") <= 0.05
     assert rejected / trials == pytest.approx(promised, abs=0.025)
 
 
@@ -313,4 +317,4 @@ def test_findings_that_cannot_be_ranked():
     alone.keys[:] = [str(i) for i in range(80)]
     measures = FindingMeasures({"a": [finding_scores(alone)], "b": [finding_scores(alone)]}, draws=DRAWS, seed=0)
     assert measures.measured("a")["auroc"].interval() == (None, None)
-    assert measures.p_values("a") == {"b": None}
+    assert p_of(measures, "b", "a") is None

@@ -8,11 +8,7 @@ import pytest
 from scipy import stats
 
 from medarts.comparison.front import Place, beats, pareto_front
-from medarts.comparison.paired import FLIPS, Difference, Measured, beyond_chance, differences, flip_p, holm, p_values
-
-
-def measured(mean: float, drawn: list[float]) -> Measured:
-    return Measured(mean=mean, by_seed=(mean,), drawn=np.array(drawn), undefined=0)
+from medarts.comparison.paired import FLIPS, Difference, beyond_chance, flip_p, holm, least_corrected_p, least_p
 
 
 def test_holm_known_values():
@@ -81,15 +77,12 @@ def test_a_real_difference_is_found():
     assert np.mean(flip_p(shares, seed=0) <= 0.05) > 0.95
 
 
-def test_differences_are_corrected_for_those_that_were_tested():
-    drawn = [0.0, 0.1, 0.2] * 20
-    found = {"b": measured(0.1, drawn), "c": measured(-0.4, [math.nan] * 60), "d": None, "e": measured(0.2, drawn)}
-    of = differences(found, {"b": 0.03, "c": None, "d": None, "e": 0.02})
-    assert [*of] == ["b", "c", "d", "e"]
-    assert (of["b"].mean, of["b"].low, of["b"].high) == pytest.approx((0.1, 0.0, 0.2))
-    assert [of[name].p_corrected for name in ("b", "e")] == pytest.approx([0.04, 0.04])
-    assert (of["c"].mean, of["c"].low, of["c"].high, of["c"].p, of["c"].p_corrected) == (-0.4, *(None,) * 4)
-    assert of["d"] is None
+def test_no_corrected_p_is_below_the_least():
+    assert least_p(6) == 2 / 64
+    assert least_corrected_p(6, comparisons=18) == pytest.approx(0.5625)
+    alike = np.full((6, 18), 0.01)  # as far from chance as six patients can be
+    assert holm([*flip_p(alike)]) == pytest.approx([0.5625] * 18)
+    assert least_corrected_p(600, comparisons=18) == pytest.approx(18 / (FLIPS + 1))
 
 
 def test_beyond_chance_follows_the_corrected_p():
@@ -98,13 +91,6 @@ def test_beyond_chance_follows_the_corrected_p():
 
     assert [beyond_chance(difference(mean, 0.049)) for mean in (0.1, -0.1)] == [1, -1]
     assert [beyond_chance(one) for one in (difference(0.1, 0.05), difference(0.1, None), None)] == [0, 0, 0]
-
-
-def test_p_values_of_what_can_be_tested():
-    shares = np.array([0.1, 0.2, 0.3])
-    assert p_values({"a": shares, "b": None, "c": -shares}, seed=0) == {"a": 0.25, "b": None, "c": 0.25}
-    assert p_values({"a": shares[:1]}, seed=0) == {"a": None}
-    assert p_values({}, seed=0) == {}
 
 
 def test_front():

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +17,10 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Polygon
 
+from medarts.comparison.overall import overall
+from medarts.comparison.paired import Measured, least_corrected_p
+from medarts.comparison.pairs import Pairs
+from medarts.comparison.pooled import Paired, mean_of_pairs
 from medarts.comparison.result import Comparison, Missing
 from medarts.errors import RunError
 from medarts.reporting.comparison import write_comparisons
@@ -91,6 +96,7 @@ def make_comparison(
             {"name": "r2unet", "seed": 2, "state": "failed", "reason": "DivergedError: the loss became NaN"},
             {"name": "unetpp", "seed": 2, "state": "not begun", "reason": ""},
         ],
+        "controls": [],
     }
     _mark_front(content["networks"])
     spread = np.ptp([per_image[name] for name in names], axis=0)
@@ -113,7 +119,48 @@ def make_comparison(
         for n in range(images):
             writer.writerow(["isic", f"ISIC_{n:07d}", f"p{n // 3}", *(per_image[name][n] for name in names)])
     _write_overlays(folder / "overlays.npz", content["differing_images"], names, size=size, generator=generator)
+    patients = np.arange(images) // 3
+    pairs = {name: _pair(per_image[name] - per_image[REFERENCE], patients) for name in names if name != REFERENCE}
+    Pairs(pairs).write(folder / "pairs.npz")
     return folder
+
+
+def _pair(of_images: Any, patients: Any) -> Paired:
+    """A difference as it is kept, with few draws."""
+    shares = np.bincount(patients, weights=of_images) / len(of_images)
+    chosen = np.random.default_rng(5).integers(len(shares), size=(200, len(shares)))
+    measured = Measured(float(shares.sum()), (), drawn=shares[chosen].sum(axis=1), undefined=0)
+    return Paired(measured, shares)
+
+
+def alone(folder: Path, *, patients: int = 1) -> Path:
+    """Makes a comparison one of so few patients: their first ones are all that count."""
+    content, pairs = read(folder), Pairs.read(folder / "pairs.npz").to_reference
+    content["patients"] = patients
+    for network in content["networks"]:
+        if patients == 1 and network["difference"]:
+            network["difference"] |= {"low": None, "high": None, "p": None, "p_corrected": None}
+    write(folder, content)
+    few = {name: Paired(pair.measured, pair.contributions[:patients]) for name, pair in pairs.items()}
+    Pairs(few).write(folder / "pairs.npz")
+    return folder
+
+
+def forget(folder: Path, name: str) -> None:
+    """Takes the difference of a network out of the file of differences."""
+    pairs = {**Pairs.read(folder / "pairs.npz").to_reference}
+    del pairs[name]
+    Pairs(pairs).write(folder / "pairs.npz")
+
+
+def control(folder: Path, network: str, *drawn: str, planned: int, difference: Content) -> None:
+    """Adds what a network is worth against those drawn like it, by differences to the reference."""
+    content, pairs = read(folder), Pairs.read(folder / "pairs.npz").to_reference
+    content["controls"].append({"network": network, "drawn": [*drawn], "planned": planned, "difference": difference})
+    write(folder, content)
+    mean = mean_of_pairs([pairs[name] for name in drawn])
+    turned = Paired(replace(mean.measured, mean=-mean.measured.mean, drawn=-mean.measured.drawn), -mean.contributions)
+    Pairs(pairs, {network: turned}).write(folder / "pairs.npz")
 
 
 def _network(
@@ -144,6 +191,7 @@ def _network(
     return {
         "name": name,
         "kind": kind,
+        "began_from": None,
         "seeds": [*SEEDS],
         "runs": [f"runs/isic/{name}/seed-{seed}" for seed in SEEDS],
         "scores": {"dice": summary(0, 1), "jaccard": summary(-0.25, 1.15), "hd95": summary(30, -30)},
@@ -329,6 +377,7 @@ def test_every_image_is_there_once_and_outlined_for_every_network(page: Page) ->
     assert set(page.uses) <= set(page.ids)
     own = [name for name in page.ids if name.startswith("set-")]
     assert len(own) == len(set(own)) == 1 + 2 * 8
+    assert "predicts with the run of its lowest seed, while the score below is its mean over the seeds." in page.text
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page.text)
     assert captions[0] == "true outline"
     assert captions[1].startswith(f"<b>{REFERENCE}</b> 0.")
@@ -368,7 +417,10 @@ def test_several_data_sets_have_a_summary(tmp_path: Path) -> None:
     assert page.column("better, worse than mixsearch")["unetpp"][0] == "1, 0of 1"
     assert "for lack of a score on some data set: unetpp." in page.text
     assert "mixsearch is on the Pareto front" in page.text
-    assert "Of 3 comparisons with another network on one data set, mixsearch wins 0 beyond chance, loses 2" in page.text
+    assert (
+        "Of 3 comparisons with another network on one data set, corrected within each data set, mixsearch wins 0 "
+        "beyond chance, loses 2, and 1 stays open."
+    ) in page.text
 
 
 def test_a_data_set_of_few_networks_does_not_cost_the_others_their_mean(tmp_path: Path) -> None:
@@ -383,6 +435,74 @@ def test_a_data_set_of_few_networks_does_not_cost_the_others_their_mean(tmp_path
     assert all(value for _, value in page.column("mean").values())
     assert len(page.column("mean")) == 4
     assert "Means and ranks leave out nuclei, where many networks have no score." in page.text
+
+
+def test_the_mean_over_data_sets_is_tested(tmp_path: Path) -> None:
+    networks = few("unet", "unetpp", "r2unet")
+    sets = {
+        "isic": make_comparison(tmp_path / "isic", networks=networks, seed=1),
+        "chaos": alone(make_comparison(tmp_path / "chaos", networks=networks, seed=2)),
+        "cvc": make_comparison(tmp_path / "cvc", networks=networks, seed=3, images=60),
+    }
+    target = tmp_path / "report.html"
+    page = Page(write_comparisons(sets, target, title="Three sets").read_text(encoding="utf-8"))
+    given = {name: Comparison.read(path) for name, path in sets.items()}
+    means = {
+        network.name: np.mean([network.scores["dice"].mean, given["cvc"].networks[place].scores["dice"].mean])
+        for place, network in enumerate(given["isic"].networks)
+    }
+    assert {name: float(value or "") for name, (_, value) in page.column("mean").items()} == pytest.approx(means)
+    rows = overall(given).rows
+    tested = []
+    for name in ("unet", "unetpp", "r2unet"):
+        text, value = page.column("difference to mixsearch")[name]
+        found = rows[name].difference
+        assert found is not None
+        pairs = [given[one].pairs.to_reference[name] for one in ("isic", "cvc")]
+        assert float(value or "") == found.mean == pytest.approx(np.mean([pair.measured.mean for pair in pairs]))
+        assert text == f"{found.mean:+.3f}{found.low:+.3f} to {found.high:+.3f}"
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low < found.mean < found.high
+        assert page.column("corrected p")[name][1] == str(found.p_corrected)
+        tested.append((found.p, found.p_corrected))
+    smallest, *_, largest = sorted(tested)
+    assert smallest[1] == pytest.approx(min(1, 3 * smallest[0]))
+    assert largest[1] >= largest[0]
+    assert page.column("difference to mixsearch")[REFERENCE] == ("–", "")
+    assert "chaos has 1 patient: it is shown, and not counted in means, ranks and tests over data sets." in page.text
+    assert page.column("chaos")["unet"][1]
+    assert "3 were not tested." in page.text  # those on chaos
+    assert "in mean Dice beyond chance (corrected p below 0.05): unet and r2unet are worse." in page.text
+
+
+def test_a_search_is_compared_with_random_networks_like_it(tmp_path: Path) -> None:
+    names = ("random-1", "random-2", "unet")
+    sets = {
+        "isic": make_comparison(tmp_path / "isic", networks=few(*names), seed=1),
+        "cvc": make_comparison(tmp_path / "cvc", networks=few(*names), seed=3, images=60),
+    }
+    told = {"mean": 0.0112, "low": 0.002, "high": 0.0204, "p": 0.012, "p_corrected": 0.012}
+    control(sets["isic"], REFERENCE, "random-1", "random-2", planned=3, difference=told)
+    unsure = {"mean": -0.02, "low": -0.05, "high": 0.01, "p": 0.2, "p_corrected": 0.2}
+    control(sets["cvc"], REFERENCE, "random-1", planned=1, difference=unsure)
+    text = write_comparisons(sets, tmp_path / "report.html", title="Random").read_text(encoding="utf-8")
+    said = unescape(text)
+    assert (
+        "The search's own contribution: mixsearch is 0.011 Dice better than 2 of the 3 random genotypes of its size on "
+        "average (95 % interval +0.002 to +0.020, p 0.012)."
+    ) in said
+    assert "mixsearch is 0.020 Dice worse than 1 random genotype of its size" in said
+    assert "-0.050 to +0.010, p 0.200: not beyond chance)" in said
+    (pooled,) = overall({name: Comparison.read(path) for name, path in sets.items()}).controls
+    pairs = [Comparison.read(path).pairs.of_controls[REFERENCE] for path in sets.values()]
+    assert pooled.difference.mean == pytest.approx(np.mean([pair.measured.mean for pair in pairs]))
+    assert (pooled.fewest, pooled.most, pooled.patients) == (1, 2, 60)
+    verb = "worse" if pooled.difference.mean < 0 else "better"
+    assert (
+        f"The search's own contribution over isic and cvc: mixsearch is {abs(pooled.difference.mean):.3f} Dice "
+        f"{verb} than 1 to 2 random genotypes of its size on average (95 % interval "
+    ) in said
 
 
 def test_groups_of_several_data_sets_are_not_counted(tmp_path: Path) -> None:
@@ -402,10 +522,10 @@ def test_groups_of_several_data_sets_are_not_counted(tmp_path: Path) -> None:
     page = Page(write_comparisons(sets, target, title="Mixed", without_runs=failed).read_text(encoding="utf-8"))
     assert page.sections == ["summary", "set-1", "set-2", "set-3", "none-1"]
     header = [text for text, _ in page.tables[0][0]]
-    assert header[1:5] == ["mean", "mean rank", "isic", "cvc"]
+    assert header[1:7] == ["mean", "difference to mixsearch", "corrected p", "mean rank", "isic", "cvc"]
     assert page.column("better, worse than mixsearch")["unet"][0].endswith("of 2")
     assert "<b>240</b><span>images of 2 data sets</span>" in page.text
-    assert "Of 2 comparisons with another network on one data set" in page.text
+    assert "Of 2 comparisons with another network on one data set, corrected within each data set," in page.text
     assert "shown by themselves and not counted here: isic-cvc." in page.text
     assert "Costs were measured once" in page.text
     assert "No run has finished, so there is nothing to compare." in page.text
@@ -440,6 +560,7 @@ def test_undefined_scores_leave_a_dash(tmp_path: Path) -> None:
     unet["scores"] = dict.fromkeys(unet["scores"], nothing)
     unet |= {"front": False, "difference": None}
     write(path, content)
+    forget(path, "unet")
     rows = (path / "images.csv").read_text(encoding="utf-8").splitlines()
     column = rows[0].split(",").index("unet")
     cells = [row.split(",") for row in rows[1:]]
@@ -545,6 +666,38 @@ def test_the_verdict_says_what_is_beyond_chance_and_what_is_not(tmp_path: Path) 
     assert "which is not a proof that they are equal" in nothing[2]
     untested = judged(folder, dict.fromkeys(names, (0.01, None)))
     assert not any("beyond chance" in sentence for sentence in untested)
+
+
+def test_so_few_patients_that_nothing_can_be_decided(tmp_path: Path) -> None:
+    folder = make_comparison(tmp_path / "isic", networks=few("unet", "unetpp", "r2unet"))
+    alone(folder, patients=7)  # 3 * 2 / 128 is below 0.05
+    assert not any("Too few" in sentence for sentence in verdict(Comparison.read(folder)))
+    alone(folder, patients=6)
+    sentences = verdict(Comparison.read(folder))
+    least = least_corrected_p(6, comparisons=3)
+    assert least == pytest.approx(0.09375)
+    assert sentences[1] == (
+        "Too few patients to decide any single comparison with mixsearch: with 6 patients and 3 comparisons no "
+        "corrected p can be below 0.094."
+    )
+    assert not any("do not decide" in s or "beyond chance" in s for s in sentences)
+    other = make_comparison(tmp_path / "cvc", networks=few("unet"), seed=2)
+    page = write_comparisons({"isic": folder, "cvc": other}, tmp_path / "r.html", title="x").read_text(encoding="utf-8")
+    assert "; 3 could not be decided: too few patients." in page
+    assert Page(page).column("better, worse than mixsearch")["unet"][0].endswith("of 1")  # not on the data set of six
+
+
+def test_the_verdict_says_who_began_from_trained_weights(tmp_path: Path) -> None:
+    folder = make_comparison(tmp_path / "isic", networks=few("unet", "unetpp"))
+    content = read(folder)
+    assert not any("trained weights" in sentence for sentence in verdict(Comparison.read(folder)))
+    content["networks"][1]["began_from"] = "densenet121.pth"
+    write(folder, content)
+    said = "unet began from trained weights (densenet121.pth), the others from scratch."
+    assert said in verdict(Comparison.read(folder))
+    sets = {"isic": folder, "cvc": make_comparison(tmp_path / "cvc", networks=few("unet", "unetpp"), seed=2)}
+    page = write_comparisons(sets, tmp_path / "r.html", title="x").read_text(encoding="utf-8")
+    assert page.count(said) == 2  # in the summary too
 
 
 def test_the_verdict_names_who_is_ahead_on_the_front(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def score(mean: float, *seeds: float) -> MetricScore:
 
 
 CONTRASTS = (
-    Contrast("b", "mix", "alone", "b", "of the mix", Difference(0.021, 0.004, 0.039, 0.0151, 0.0302)),
-    Contrast("a", "mix", "alone", "a", "own", Difference(-0.013, -0.027, 0.001, 0.0641, 0.0641)),
+    Contrast("b", "mix", "alone", "b", "of the mix", 10, 2, Difference(0.021, 0.004, 0.039, 0.0151, 0.0302), True),
+    Contrast("a", "mix", "alone", "a", "own", 3, 1, Difference(-0.013, -0.027, 0.001, 0.0641, 0.0641), False),
 )
 
 FOUND = Generalization(
@@ -63,6 +63,7 @@ FOUND = Generalization(
     retrained=Retrained(
         groups=("a", "b"),
         shared=("a",),
+        left_out=("b",),
         rows=(
             RetrainedRow("alone", {"a": score(0.811, 0.80, 0.822), "b": score(0.7)}, ("a", "b"), score(0.811), 2.0),
             RetrainedRow("mix", {"a": score(0.832), "b": score(0.721)}, ("a", "b"), score(0.832), 1.0),
@@ -95,7 +96,7 @@ FOUND = Generalization(
             CONTRASTS,
             differing=(),
             sides=(),
-            unseen=Pooled(("of the mix",), 1, 10, better=1, worse=0, mean=0.021, low=0.004, high=0.039, p=0.2),
+            unseen=Pooled(("b",), (), 1, 10, 1, 0, 0, mean=0.021, low=0.004, high=0.039, p=0.2),
             own=None,
             neither=None,
             words=("The head: undecided.", "A sentence.", "Another < sentence."),
@@ -116,6 +117,11 @@ FOUND = Generalization(
     missing=(MissingRun("b", "<b>hand</b>", 1, "failed", "It diverged."), MissingRun("b", "mix", 2, "not begun", "")),
     untested=tuple(MissingTest("a", "mix", seed, "x", "No such folder.") for seed in (0, 1)),
     definitions={"dice": "Overlap.", "own": "The <one>."},
+)
+
+MEANS = (
+    "Means and ranks are over a, of the networks that have a score on all of them. "
+    "b has 1 patient: it is shown, and not counted in means and ranks."
 )
 
 
@@ -159,8 +165,17 @@ def test_the_verdict_comes_first(page):
     assert text.index("The head: undecided.") < text.index("A sentence.") < text.index("No such thing.")
     assert "Another &lt; sentence." in text
     assert rows(text) == [
-        ["mix|against alone", "+0.021|+0.004 to +0.039", "0.030", "0.015", "b", "of the mixed search"],
-        ["mix|against alone", "-0.013|-0.027 to +0.001", "0.064", "0.064", "a", "of the single search"],
+        ["mix|against alone", "+0.021|+0.004 to +0.039", "0.030", "0.015", "b", "of the mixed search", "10", "2"],
+        [
+            "mix|against alone",
+            "-0.013|-0.027 to +0.001",
+            "0.064",
+            "0.064",
+            "a",
+            "of the single search",
+            "3|too few",
+            "1",
+        ],
     ]
     assert "<b>0.030</b>" in text
     assert "<b>0.064</b>" not in text
@@ -193,7 +208,8 @@ def test_networks_against_data_sets(page):
     (drawn,) = pictures(text)
     assert {"0.832", "0.821–0.844", "0.721", "0.700", "0.790", "mean", "mean rank", "3.0"} <= drawn
     assert {"mix", "searched on a, b", "<b>hand</b>", "made by hand", "Dice minus the mean of the column"} <= drawn
-    assert "Means and ranks are over a, of the networks that have a score on all of them." in text
+    assert f"{MEANS}</p>" in text
+    assert "what published networks were searched on is not marked." in text
     assert text.count("<pattern") == 1  # one cell is hatched
 
 
@@ -237,7 +253,7 @@ def test_the_page_opens_offline(page):
 def test_a_study_without_scores_has_a_page(tmp_path):
     """Such as one of which every run has failed."""
     content = {
-        "retrained": Retrained((), (), ()),
+        "retrained": Retrained((), (), (), ()),
         "trained": (),
         "claims": FOUND.claims[1:],
         "untested": (),
@@ -259,7 +275,7 @@ def test_on_a_terminal(capfd):
     lines = capfd.readouterr().out.splitlines()
     for claim in FOUND.claims:
         assert set(claim.words) <= set(lines)
-    assert "Means and ranks are over a, of networks that have a score on all of them." in lines
+    assert MEANS in lines
     assert "<b>hand</b> on b, seed 1: failed. It diverged." in lines
     assert "mix on a, seed 1, is not tested on x: No such folder." in lines
 

@@ -127,18 +127,21 @@ def test_write_whole_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     write_whole(tmp_path / "a.txt", "first")
     write_whole(tmp_path / "a.txt", "secönd")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "secönd"
+    write_whole(tmp_path / "a.txt", b"\xff\x00")
+    assert (tmp_path / "a.txt").read_bytes() == b"\xff\x00"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_write_whole_keeps_the_old_text_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_whole(tmp_path / "a.txt", "first")
-    real = Path.write_text
+    real = Path.write_bytes
 
-    def half(self: Path, text: str, encoding: str) -> int:
-        real(self, text[:3], encoding=encoding)
+    def half(self: Path, content: bytes) -> int:
+        real(self, content[:3])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", half)
-    with pytest.raises(RunError, match="No space left"):
-        write_whole(tmp_path / "a.txt", "second")
+    monkeypatch.setattr(Path, "write_bytes", half)
+    for content in ("second", b"second"):
+        with pytest.raises(RunError, match="No space left"):
+            write_whole(tmp_path / "a.txt", content)
     assert (tmp_path / "a.txt").read_text() == "first"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medarts.comparison.paired import holm
+from medarts.comparison.paired import ALPHA, flip_p, holm
 from medarts.errors import RunError
 from medarts.evaluation.findings import FindingScores, Predictions
 from medarts.evaluation.scores import ImageScore, Scores
@@ -21,6 +21,7 @@ from medarts.study.generalization import Claim, Differing, Generalization, Missi
 from medarts.study.generalize import put_together
 from medarts.study.measures import Scored
 from medarts.study.sides import makers_of_searches, makers_of_trainings
+from medarts.study.words import means_words
 
 DRAWS = 200
 SEARCHED: dict[str, Any] = {"mix": ["a", "b"], "on-a": ["a"], "on-b": ["b"]}
@@ -160,7 +161,9 @@ def test_contrasts_of_searches():
     assert found.unseen.mean == pytest.approx((-0.2 - 0.1 + (-0.1 - 0.2) / 2) / 3)
     assert (found.unseen.count, found.own.count, found.neither.count) == (4, 1, 2)
     assert found.neither.mean == pytest.approx(-0.15)
-    assert (found.unseen.relations, found.neither.relations) == (("of the mix", "unseen"), ("unseen",))
+    assert (found.unseen.domains, found.neither.domains, found.own.domains) == (("a", "b", "c"), ("c",), ("a",))
+    assert found.unseen.left_out == ()
+    assert {(one.patients, one.seeds, one.decidable) for one in found.contrasts} == {(20, 1, True)}
 
 
 def test_contrasts_of_trainings():
@@ -332,7 +335,8 @@ def test_a_mean_that_does_not_hold_everywhere_says_so():
     ],
 )
 def test_verdicts(mean, p, better, worse, verdict):
-    pooled = Pooled(("unseen",), 9, 99, better=better, worse=worse, mean=mean, low=0.0, high=0.2, p=p)
+    counts = {"count": 9, "patients": 99, "better": better, "worse": worse, "undecidable": 0}
+    pooled = Pooled(("c",), (), **counts, mean=mean, low=0.0, high=0.2, p=p)
     assert verdict_of(pooled) == verdict
 
 
@@ -353,6 +357,145 @@ def test_one_patient_is_not_tested():
     assert found.verdict == "undecided"
     assert (found.unseen.p, found.unseen.low, found.contrasts[0].difference.p_corrected) == (None, None, None)
     assert "It rests on 1 patient, so that nothing can be tested." in found.words
+    assert (found.unseen.domains, found.unseen.left_out, found.unseen.undecidable) == (("c",), (), 2)
+    assert "none of 2 differences can be beyond chance by itself" in found.words[1]
+    assert found.words[2] == "That is no proof that both are equal."  # there is no interval
+
+
+def test_a_data_set_of_one_patient_is_shown_and_not_counted():
+    """Nor does it take the interval from the means over all others."""
+    study = study_of(SEARCHED, "abc")
+    given = [
+        runs_on(domain, name, domain, dice)
+        for domain in "abc"
+        for seed, name in enumerate(SEARCHED)
+        for dice in [[0.9 - 0.4 * (name == "mix")] if domain == "c" else around(0.6 + 0.1 * (name == "mix"), seed=seed)]
+    ]
+    result = put_together(study, given, kinds={})
+    matrix, found = result.retrained, claim(result, "search")
+    assert (matrix.groups, matrix.shared, matrix.left_out) == (("a", "b", "c"), ("a", "b"), ("c",))
+    mix = matrix.rows[0]
+    assert (mix.cells["c"].mean, mix.mean.mean, mix.rank) == pytest.approx((0.5, 0.7, 1.0))
+    assert mix.mean.low < 0.7 < mix.mean.high
+    assert means_words(matrix) == (
+        "Means and ranks are over a, b, of the networks that have a score on all of them. "
+        "c has 1 patient: it is shown, and not counted in means and ranks."
+    )
+    on_c = [one for one in found.contrasts if one.domain == "c"]
+    assert [one.difference.mean for one in on_c] == pytest.approx([-0.4, -0.4])
+    assert {(one.patients, one.decidable, one.difference.p_corrected) for one in on_c} == {(1, False, None)}
+    assert (found.unseen.domains, found.unseen.left_out, found.unseen.patients) == (("a", "b"), ("c",), 40)
+    assert (found.unseen.count, found.planned, found.neither) == (2, 4, None)
+    assert found.unseen.mean == pytest.approx(0.1)
+    assert found.unseen.low < 0.1 < found.unseen.high
+    assert (found.verdict, found.unseen.p < 0.001) == ("supported", True)
+    assert "c has 1 patient: its differences are shown, and not counted." in found.words
+    assert not any("missing" in word for word in found.words)
+
+
+@pytest.mark.parametrize("lacking", ["", "on-b"])
+def test_a_data_set_of_one_patient_is_named_once(lacking):
+    """It is the own set of one search, and of the mix to the other, where that has a score there."""
+    study = study_of(SEARCHED, "abc")
+    given = [
+        runs_on(domain, name, domain, [0.5] if domain == "a" else around(0.6, seed=seed))
+        for domain in "abc"
+        for seed, name in enumerate(SEARCHED)
+        if (domain, name) != ("a", lacking)
+    ]
+    found = claim(put_together(study, given, kinds={}), "search")
+    assert (found.unseen.domains, found.own.domains) == (("b", "c"), ("b",))
+    assert (found.unseen.left_out, found.own.left_out) == (((), ("a",)) if lacking else (("a",), ()))
+    assert found.words.count("a has 1 patient: its differences are shown, and not counted.") == 1
+    assert (None in (found.own.low, found.own.p)) is False
+
+
+def test_what_patients_are_too_few_to_decide_is_told():
+    """With 5 patients no p is below 2 / 32, with 6 none of two below 2 * 2 / 64."""
+    study = study_of(SEARCHED, "abc")
+
+    def of(images: Mapping[str, int]) -> Claim:
+        given = [
+            runs_on(domain, name, domain, [0.6 + 0.01 * place + 0.1 * (name == "mix") for place in range(count)])
+            for domain, count in images.items()
+            for name in SEARCHED
+        ]
+        return claim(put_together(study, given, kinds={}), "search")
+
+    some = of({"b": 5, "c": 20})
+    assert [(one.domain, one.decidable) for one in some.contrasts] == [
+        ("b", False),
+        ("b", False),
+        ("c", True),
+        ("c", True),
+    ]
+    assert (some.unseen.count, some.unseen.better, some.unseen.undecidable) == (3, 2, 1)
+    assert "of 3 differences 2 are better and none is worse beyond chance" in some.words[1]
+    assert some.words[1].endswith("; 1 cannot be, as patients are too few.")
+    assert "Single differences on b (5 patients) cannot be decided by themselves." in some.words
+    assert "the one difference cannot be beyond chance by itself, as patients are too few" in " ".join(some.words)
+    every = of({"c": 6})
+    assert (every.verdict, every.unseen.p < ALPHA, every.unseen.undecidable) == ("supported", True, 2)
+    assert "none of 2 differences can be beyond chance by itself" in every.words[1]
+    assert "Single differences" not in " ".join(every.words)
+    assert [one.decidable for one in of({"c": 7}).contrasts] == [True, True]  # 2 * 2 / 128
+
+
+def test_what_the_mixed_search_had_seen_is_told():
+    def told(domains: str, searched: Mapping[str, Any] = SEARCHED) -> str:
+        study = study_of(searched, domains, domains="abcd")
+        given = [runs_on(domain, name, domain, around(0.5)) for domain in domains for name in searched]
+        words = claim(put_together(study, given, kinds={}), "search").words
+        (found,) = (word for word in words if "had seen" in word and "%" not in word)
+        return found
+
+    serves = (
+        ": the verdict is on whether one search serves several data sets, not on whether it carries over to new ones."
+    )
+    assert told("ab") == f"The mixed search had seen all of these 2 data sets{serves}"
+    assert told("b") == f"The mixed search had seen this data set{serves}"
+    assert told("c") == "Neither search had seen this data set."
+    assert told("cd") == "Neither search had seen any of these 2 data sets."
+    assert told("abc") == "The mixed search had seen 2 of these 3 data sets (a, b); neither had seen c."
+    several = {"ab": ["a", "b"], "bc": ["b", "c"], "on-a": ["a"]}
+    assert told("bc", several) == (
+        "In 3 of these 4 differences the mixed search had seen the data set; in the others neither had."
+    )
+
+
+def test_seeds_that_both_sides_have_are_told():
+    """The most seeds of a training say nothing of the differences, which are over those that both sides have."""
+    study = study_of({"hand": "unet"}, ["a", "b", "ab"])
+
+    def of(on_a: int, on_b: int, mixed: int) -> Claim:
+        given = [
+            runs_on(group, "hand", "c", *(around(0.5 + 0.01 * seed, seed=seed) for seed in range(count)))
+            for group, count in (("a", on_a), ("b", on_b), ("a-b", mixed))
+        ]
+        return claim(put_together(study, given, kinds={}), "training")
+
+    unknown = "intervals and tests do not know how much one training differs from the next."
+    single, some, several, many = of(3, 3, 1), of(3, 1, 3), of(3, 2, 3), of(2, 2, 3)
+    assert [[one.seeds for one in found.contrasts] for found in (single, some, several, many)] == [
+        [1, 1],
+        [3, 1],
+        [3, 2],
+        [2, 2],
+    ]
+    assert single.words[-1] == f"Every difference is over one seed, so {unknown}"
+    assert some.words[-1] == f"Of 2 differences 1 is over one seed: its {unknown}"
+    assert several.words[-1].startswith("Every difference is over 2 to 3 seeds. Intervals and tests are over patients;")
+    assert many.words[-1].startswith("Every difference is over 2 seeds.")
+
+
+def test_p_of_a_contrast_is_that_of_its_contributions():
+    study, generator = study_of({"mix": ["a", "b"], "on-a": ["a"]}, "b"), np.random.default_rng(0)
+    mix, single = (list(generator.normal(0.6, 0.1, 30)) for _ in range(2))
+    given = [runs_on("b", "mix", "b", mix), runs_on("b", "on-a", "b", single)]
+    found = claim(put_together(study, given, kinds={}), "search")
+    by_patient = dict(zip((f"p{number}" for number in range(30)), np.array(mix) - np.array(single), strict=True))
+    expected = flip_p(np.array([by_patient[name] for name in sorted(by_patient)]) / 30, seed=0)
+    assert found.contrasts[0].difference.p == found.unseen.p == pytest.approx(float(expected))
 
 
 def findings(domain: str, logits: Sequence[Sequence[float]], labels: Sequence[Sequence[int]]) -> FindingScores:

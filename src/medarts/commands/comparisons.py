@@ -1,18 +1,22 @@
 """What compare, benchmark and generalize do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medarts.comparison.candidates import check_comparable, group_runs
 from medarts.comparison.compare import compare as compare_candidates
 from medarts.comparison.costs import costs_of_groups
+from medarts.comparison.readable import read_files, readable
 from medarts.comparison.result import Comparison, Missing
-from medarts.data.manifest import part_named
+from medarts.comparison.scored import AnyScores, scores_of
+from medarts.data.manifest import Part, part_named
 from medarts.errors import RunError, did_you_mean
 from medarts.recipe.study import Study, load_study
 from medarts.reporting.comparison import write_comparisons
 from medarts.reporting.generalization import write_generalization
+from medarts.run.directory import RunDirectory
+from medarts.run.progress import progress_bar
 from medarts.study.benchmark import GroupRuns, what_is_there
 from medarts.study.benchmark import benchmark as run_study
 from medarts.study.generalization import Generalization
@@ -73,7 +77,8 @@ def compare_study(
 ) -> StudyComparison:
     """Compares what there is of a study, finished or not, and writes its page.
 
-    Costs are measured once for all groups of data sets.
+    Costs are measured once for all groups of data sets. A run that cannot be read is missing, with the reason, and the
+    others are compared.
 
     Args:
         study: folder of the study.
@@ -84,23 +89,25 @@ def compare_study(
         split: train, val, test or all.
 
     Raises:
-        RunError: there is no study, none of its runs has finished, it has no such network, or ``out`` holds something
-            else.
+        RunError: there is no study, none of its runs has finished or none can be read, it has no such network, or
+            ``out`` holds something else.
         MedartsError: see ``medarts.comparison.compare``.
     """
     part = part_named(split)
-    there = what_is_there(study)
+    finished = what_is_there(study)
     settings = load_study(Layout(study).study)
     layout = Layout(out or study)
-    begun = {name: group for name, group in there.items() if group.candidates}
-    if not begun:
+    if not any(group.candidates for group in finished.values()):
         raise RunError(f"No run of {study} has finished yet.", fix="Go on with it; failures/ says what failed.")
     if reference is not None and reference not in settings.names:
         raise RunError(f"{study} has no network '{reference}'.", fix=did_you_mean(reference, settings.names))
     if out is not None:
         _check_folder(out, of_comparisons="comparisons")
-    for group in begun.values():
-        check_comparable(group.candidates, same_seeds=not group.missing)
+    there, scores = _read(finished, part)
+    begun = {name: group for name, group in there.items() if group.candidates}
+    if not begun:
+        reason = next(run.reason for group in there.values() for run in group.missing if run.reason)
+        raise RunError(f"No finished run of {study} can be read. The first of them: {reason}", fix="Mend that first.")
     costs = costs_of_groups([group.candidates for group in begun.values()])
     comparisons = {}
     for (name, group), of_group in zip(begun.items(), costs, strict=True):
@@ -109,6 +116,8 @@ def compare_study(
             reference=_planned_in(group, reference or settings.reference),
             split=part,
             missing=group.missing,
+            controls=_drawn_like(settings),
+            scores=scores,
             costs=of_group,
         )
         comparisons[name].write(layout.comparison(name))
@@ -121,6 +130,49 @@ def compare_study(
         without_runs=without_runs,
     )
     return StudyComparison(comparisons, without_runs, failures=study / "failures", page=page)
+
+
+def _read(finished: Mapping[str, GroupRuns], split: Part) -> tuple[dict[str, GroupRuns], dict[RunDirectory, AnyScores]]:
+    """Reads all runs of a study, what is quick first; those that cannot be read count as failed.
+
+    Args:
+        finished: what there is of it.
+        split: the images that are scored.
+
+    Returns:
+        The groups with the runs that could be read, and the scores of these.
+
+    Raises:
+        RunError: runs of a group may not be compared.
+    """
+    groups = {name: _without_damaged(group, read_files) for name, group in finished.items()}
+    for group in groups.values():
+        if group.candidates:
+            check_comparable(group.candidates, same_seeds=not group.missing)
+    scores: dict[RunDirectory, AnyScores] = {}
+    runs = [run for group in groups.values() for candidate in group.candidates for run in candidate.runs]
+    with progress_bar("scores", len(runs)) as bar:
+
+        def score(run: RunDirectory) -> None:
+            bar.advance()
+            scores[run] = scores_of(run, split)
+
+        return {name: _without_damaged(group, score) for name, group in groups.items()}, scores
+
+
+def _without_damaged(group: GroupRuns, read: Callable[[RunDirectory], None]) -> GroupRuns:
+    """Returns a group without the runs that cannot be read, which are missing."""
+    candidates, damaged = readable(group.candidates, read)
+    return GroupRuns(candidates, (*group.missing, *damaged))
+
+
+def _drawn_like(study: Study) -> dict[str, tuple[str, ...]]:
+    """Returns by network the names of those that the study draws at random like it."""
+    drawn: dict[str, tuple[str, ...]] = {}
+    for entry in study.networks:
+        if entry.like is not None:
+            drawn[entry.like] = (*drawn.get(entry.like, ()), *entry.names)
+    return drawn
 
 
 def _check_folder(out: Path, *, of_comparisons: str) -> None:

@@ -1,6 +1,7 @@
 """The networks of a comparison, each with its runs, and whether these may be compared."""
 
 import csv
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from medarts.errors import RunError
 from medarts.networks.registry import Architecture
 from medarts.recipe import Recipe
 from medarts.recipe.difference import differences
+from medarts.recipe.models import CheXNetSettings
 from medarts.run.directory import RunDirectory
 from medarts.spaces.drawing import SOURCE
 from medarts.spaces.genotype import Genotype
@@ -58,6 +60,12 @@ class Candidate:
     def architecture(self) -> Architecture:
         """What the runs train."""
         return architecture_of(self.runs[0])
+
+    @property
+    def began_from(self) -> str | None:
+        """Name of the file of trained weights that the runs began from; None where they began from scratch."""
+        weights = self.architecture.weights if isinstance(self.architecture, CheXNetSettings) else None
+        return None if weights is None else weights.name
 
     @cached_property
     def kind(self) -> Kind:
@@ -120,6 +128,8 @@ def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True
         _check_recipes((runs[0], recipes[0]), (run, recipe))
     for run in runs[1:]:
         _check_data(runs[0], run)
+    for candidate in candidates:
+        _check_beginning(candidate)
     if same_seeds:
         _check_seeds(candidates)
 
@@ -134,10 +144,26 @@ def listed_samples(run: RunDirectory) -> dict[ImageName, dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
+        if not rows:
+            raise ValueError("no image is listed")
         return {
             (row["domain"], row["key"]): {name: row[name] for name in ("split", "patient", "findings")} for row in rows
         }
     except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read: {error!r}.", fix="Copy the run again.") from error
+
+
+def training_seconds(run: RunDirectory) -> float:
+    """Returns the time of all epochs of a training run.
+
+    Raises:
+        RunError: the file that holds it is not there, or is damaged.
+    """
+    path = run.path / "timing.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return sum(float(json.loads(line)["seconds"]) for line in lines)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {error!r}.", fix="Copy the run again.") from error
 
 
@@ -201,6 +227,19 @@ def _check_data(first: RunDirectory, other: RunDirectory) -> None:
             "of the same names have other sizes, or are read by other rules.",
             fix="Compare runs that were trained on the same files.",
         )
+
+
+def _check_beginning(candidate: Candidate) -> None:
+    """Refuses seeds of one network of which some began from other weights than others, or from none."""
+    first, *others = candidate.runs
+    for run in others:
+        one, two = (of.facts.get("weights_fingerprint") or "not given" for of in (first, run))
+        if one != two:
+            raise RunError(
+                f"The weights that {candidate.name} began from have fingerprint {one} in {first.path}, but {two} in "
+                f"{run.path}.",
+                fix="Begin all seeds of a network from the same file of weights, or all from scratch.",
+            )
 
 
 def _check_seeds(candidates: Sequence[Candidate]) -> None:

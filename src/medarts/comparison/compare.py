@@ -1,20 +1,23 @@
 """A comparison from start to end: what may be compared is checked first, then scored, measured and put together."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from medarts.comparison.candidates import Candidate, check_comparable
-from medarts.comparison.costs import REPEATS, costs_of
+from medarts.comparison.candidates import Candidate, check_comparable, training_seconds
+from medarts.comparison.controls import Control, Likes, controls_of
+from medarts.comparison.costs import costs_of
 from medarts.comparison.findings import FindingMeasures
 from medarts.comparison.front import Place, pareto_front
 from medarts.comparison.masks import MaskMeasures
 from medarts.comparison.overlays import most_differing, predict_overlays
-from medarts.comparison.paired import Measured, differences
+from medarts.comparison.paired import Difference, Measured
+from medarts.comparison.pairs import Pairs
+from medarts.comparison.pooled import differences_of
 from medarts.comparison.result import Comparison, DifferingImage, ImageRow, MetricScore, Missing, NetworkResult
-from medarts.comparison.scored import scores_of
+from medarts.comparison.scored import AnyScores, scores_of_all
 from medarts.comparison.words import definitions, name_test
 from medarts.data.manifest import Part
 from medarts.errors import RunError, did_you_mean
@@ -24,7 +27,6 @@ from medarts.evaluation.scores import Scores, number
 from medarts.recipe import ComputeSettings
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
-from medarts.run.progress import progress_bar
 
 __all__ = ["Comparison", "Missing", "compare"]
 
@@ -35,8 +37,8 @@ def compare(
     reference: str | None = None,
     split: Part = "test",
     missing: Sequence[Missing] = (),
-    threads: Sequence[int] | None = None,
-    repeats: int = REPEATS,
+    controls: Likes | None = None,
+    scores: Mapping[RunDirectory, AnyScores] | None = None,
     costs: Mapping[str, Cost] | None = None,
 ) -> Comparison:
     """Compares networks that were trained by one recipe, on the images of a split.
@@ -50,9 +52,8 @@ def compare(
             of that name is one of the missing, which the comparison then says.
         split: the images.
         missing: runs that should have been compared; where there are some, the seeds of the networks may differ.
-        threads: threads of the CPU by which latency is measured, 1 always among them; 1, and 2 where there are two
-            cores, where None.
-        repeats: timed passes.
+        controls: networks with those drawn at random like them; what is not among the candidates is passed over.
+        scores: of all runs on these images, where they have been read already.
         costs: of all networks by name, where they were measured already; else they are measured now, in turns.
 
     Raises:
@@ -62,9 +63,8 @@ def compare(
     main = _reference(candidates, reference, missing)
     check_comparable(candidates, same_seeds=not missing)
     names = [candidate.name for candidate in candidates]
-    measures = _measures(candidates, split)
-    if costs is None:
-        costs = costs_of(candidates, threads=threads, repeats=repeats)
+    measures = _measures(candidates, scores or scores_of_all(candidates, split))
+    found = _found(names, measures, reference=main, likes=controls or {}, missing=missing)
     differing = _differing_images(names, measures) if isinstance(measures, MaskMeasures) else ()
     data, evaluation = candidates[0].recipes[0].data, candidates[0].recipes[0].evaluation
     return Comparison(
@@ -78,12 +78,14 @@ def compare(
         patients=measures.people,
         size=data.size,
         metrics=measures.metrics,
-        test=name_test(data.task, reference=main, patients=measures.people, comparisons=len(names) - 1),
-        definitions=definitions(data.task, evaluation, size=data.size, reference=main, repeats=repeats),
+        test=name_test(data.task, found.differences, reference=main, patients=measures.people),
+        definitions=definitions(data.task, evaluation, size=data.size, reference=main, controls=bool(found.controls)),
         machine=_machine(),
-        networks=_networks(candidates, measures, costs, reference=main),
+        networks=_networks(candidates, measures, costs or costs_of(candidates), found.differences),
         differing_images=differing,
         missing=tuple(missing),
+        controls=found.controls,
+        pairs=found.pairs,
         image_rows=_image_rows(names, measures) if isinstance(measures, MaskMeasures) else (),
         overlays=predict_overlays(candidates, [(image.domain, image.key) for image in differing], split=split),
     )
@@ -105,13 +107,10 @@ def _reference(candidates: Sequence[Candidate], wanted: str | None, missing: Seq
     return names[0]
 
 
-def _measures(candidates: Sequence[Candidate], split: Part) -> MaskMeasures | FindingMeasures:
-    scores: dict[str, list[Scores | FindingScores]] = {}
-    with progress_bar("scores", sum(len(candidate.runs) for candidate in candidates)) as bar:
-        for candidate in candidates:
-            for run in candidate.runs:
-                scores.setdefault(candidate.name, []).append(scores_of(run, split))
-                bar.advance()
+def _measures(
+    candidates: Sequence[Candidate], of_runs: Mapping[RunDirectory, AnyScores]
+) -> MaskMeasures | FindingMeasures:
+    scores = {candidate.name: [of_runs[run] for run in candidate.runs] for candidate in candidates}
     draws = candidates[0].recipes[0].evaluation.bootstrap
     seeds = {candidate.name: candidate.seeds for candidate in candidates}
     lowest = min(map(min, seeds.values()))
@@ -122,16 +121,44 @@ def _measures(candidates: Sequence[Candidate], split: Part) -> MaskMeasures | Fi
     return FindingMeasures(findings, draws=draws, seed=lowest, seeds=seeds)
 
 
+class _Found(NamedTuple):
+    """All differences of a comparison.
+
+    Attributes:
+        differences: of every network but the reference, by name.
+        controls: of networks to those drawn at random like them.
+        pairs: the same differences, as they are kept.
+    """
+
+    differences: dict[str, Difference | None]
+    controls: tuple[Control, ...]
+    pairs: Pairs
+
+
+def _found(
+    names: Sequence[str],
+    measures: MaskMeasures | FindingMeasures,
+    *,
+    reference: str,
+    likes: Likes,
+    missing: Sequence[Missing],
+) -> _Found:
+    pairs = {name: measures.paired(name, reference) for name in names if name != reference}
+    planned = {*names, *(run.name for run in missing)}
+    controls, of_controls = controls_of(
+        likes, trained=names, planned=planned, paired=measures.paired, seed=measures.seed
+    )
+    kept = Pairs({name: pair for name, pair in pairs.items() if pair is not None}, of_controls)
+    return _Found(differences_of(pairs, seed=measures.seed), controls, kept)
+
+
 def _networks(
     candidates: Sequence[Candidate],
     measures: MaskMeasures | FindingMeasures,
     costs: Mapping[str, Cost],
-    *,
-    reference: str,
+    found: Mapping[str, Difference | None],
 ) -> tuple[NetworkResult, ...]:
     scores = {candidate.name: measures.measured(candidate.name) for candidate in candidates}
-    p_values = measures.p_values(reference)
-    found = differences({name: measures.difference(name, reference) for name in p_values}, p_values)
     timings = {name: {timing.threads: timing for timing in costs[name].timings} for name in scores}
     front = pareto_front(
         {
@@ -143,6 +170,7 @@ def _networks(
         NetworkResult(
             name=candidate.name,
             kind=candidate.kind,
+            began_from=candidate.began_from,
             seeds=candidate.seeds,
             runs=tuple(str(run.path) for run in candidate.runs),
             scores={metric: _score(of) for metric, of in scores[candidate.name].items()},
@@ -152,7 +180,7 @@ def _networks(
             latency_ms={threads: timing.median_ms for threads, timing in timings[candidate.name].items()},
             latency_spread_ms={threads: timing.spread_ms for threads, timing in timings[candidate.name].items()},
             memory_mb=costs[candidate.name].memory_mb[1],
-            training_seconds=statistics.mean(map(_training_seconds, candidate.runs)),
+            training_seconds=statistics.mean(map(training_seconds, candidate.runs)),
             front=candidate.name in front,
         )
         for candidate in candidates
@@ -163,15 +191,6 @@ def _score(measured: Measured) -> MetricScore:
     low, high = measured.interval()
     by_seed = tuple(number(value) for value in measured.by_seed)
     return MetricScore(number(measured.mean), low, high, by_seed=by_seed, undefined=measured.undefined)
-
-
-def _training_seconds(run: RunDirectory) -> float:
-    path = run.path / "timing.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return sum(float(json.loads(line)["seconds"]) for line in lines)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} cannot be read: {error!r}.", fix="Copy the run again.") from error
 
 
 def _differing_images(names: Sequence[str], measures: MaskMeasures) -> tuple[DifferingImage, ...]:

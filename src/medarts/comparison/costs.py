@@ -14,16 +14,12 @@ REPEATS = 20
 """Timed passes."""
 
 
-def costs_of(
-    candidates: Iterable[Candidate], *, threads: Sequence[int] | None = None, repeats: int = REPEATS
-) -> dict[str, Cost]:
-    """Measures networks in one call.
+def costs_of(candidates: Iterable[Candidate]) -> dict[str, Cost]:
+    """Measures networks in one call, on one thread of the CPU and the others of `usual_threads`.
 
     Args:
         candidates: networks that are trained on images of one size and number of channels, for as many outputs and with
             the same norms; of several of one name, which are the same network trained on other data, one is measured.
-        threads: threads of the CPU by which latency is measured, 1 always among them; `usual_threads` where None.
-        repeats: timed passes.
 
     Returns:
         The costs by name.
@@ -43,8 +39,8 @@ def costs_of(
             outputs=recipe.data.outputs,
             size=recipe.data.size,
             norm=recipe.train.norm,
-            threads=sorted({1, *(usual_threads() if threads is None else threads)}),
-            repeats=repeats,
+            threads=usual_threads(),
+            repeats=REPEATS,
             progress=bar.reach,
         )
 

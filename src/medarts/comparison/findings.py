@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from medarts.comparison.paired import Measured, common_seeds, p_values
+from medarts.comparison.paired import Measured, common_seeds
+from medarts.comparison.pooled import Paired
 from medarts.errors import RunError
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.findings import FindingScores, Predictions
@@ -51,7 +52,7 @@ class FindingMeasures:
         self.domains = tuple(dict.fromkeys(first.domains))
         people = sorted(set(zip(first.domains, first.patients, strict=True)))
         self.people = len(people)
-        self._seed = seed
+        self.seed = seed
         self._seeds = seeds or {name: range(len(of)) for name, of in scores.items()}
         self._logits = {
             name: np.stack([_in_order(one.predictions, self.images) for one in of]) for name, of in scores.items()
@@ -113,13 +114,10 @@ class FindingMeasures:
             np.add.at(shares, self._person_of_image[group.members], of_images)
         return shares
 
-    def p_values(self, reference: str) -> dict[str, float | None]:
-        """Returns the p of every other network's main score being that of the reference; None where undefined.
-
-        It is undefined with one patient, and where a network and the reference have no seed in common.
-        """
-        others = [name for name in self._logits if name != reference]
-        return p_values({name: self.contributions(name, reference) for name in others}, seed=self._seed)
+    def paired(self, name: str, reference: str) -> Paired | None:
+        """Returns that difference with all that it takes to test it, and to take several together; None likewise."""
+        measured, contributions = self.difference(name, reference), self.contributions(name, reference)
+        return None if measured is None or contributions is None else Paired(measured, contributions)
 
 
 class _Group:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.comparison.candidates import ImageName
-from medarts.comparison.paired import Measured, common_seeds, p_values
+from medarts.comparison.paired import Measured, common_seeds
+from medarts.comparison.pooled import Paired
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.statistics import bootstrap_means
@@ -48,7 +49,7 @@ class MaskMeasures:
         self.images: tuple[ImageName, ...] = tuple(people)
         self.patients = tuple(people.values())
         self.domains = tuple(dict.fromkeys(domain for domain, _ in self.images))
-        self._draws, self._seed = draws, seed
+        self._draws, self.seed = draws, seed
         self._seeds = seeds or {name: range(len(of)) for name, of in scores.items()}
         self._by_seed = {name: np.stack([self._table(one) for one in of]) for name, of in scores.items()}
         # Patient "1" of two domains is two people; JSON keeps ("a", "b/c") and ("a/b", "c") apart.
@@ -95,13 +96,10 @@ class MaskMeasures:
             np.add.at(shares, self._person_of_image[group], values[group] / (len(group) * len(self._groups)))
         return shares
 
-    def p_values(self, reference: str) -> dict[str, float | None]:
-        """Returns the p of every other network's main score being that of the reference; None where undefined.
-
-        It is undefined with one patient, and where a network and the reference have no seed in common.
-        """
-        others = [name for name in self._by_seed if name != reference]
-        return p_values({name: self.contributions(name, reference) for name in others}, seed=self._seed)
+    def paired(self, name: str, reference: str) -> Paired | None:
+        """Returns that difference with all that it takes to test it, and to take several together; None likewise."""
+        measured, contributions = self.difference(name, reference), self.contributions(name, reference)
+        return None if measured is None or contributions is None else Paired(measured, contributions)
 
     @cached_property
     def _person_of_image(self) -> NDArray[np.intp]:
@@ -123,7 +121,7 @@ class MaskMeasures:
         for number, group in enumerate(self._groups):
             # The draws of a table of scores, which are the same for all values that are defined everywhere.
             people = [self._people[position] for position in group]
-            drawn += bootstrap_means(values[group], people, draws=self._draws, seed=(self._seed, number))
+            drawn += bootstrap_means(values[group], people, draws=self._draws, seed=(self.seed, number))
         return drawn / len(self._groups)
 
     def _table(self, scores: Scores) -> Floats:

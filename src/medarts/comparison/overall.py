@@ -1,16 +1,203 @@
-"""Several data sets together: which of them means are over, and the means and mean ranks of the networks there.
+"""Several data sets together: which of them means are over, and what the networks are worth there.
 
 Scores are given by data set and network, ``{data set: {network: score}}``; a network without a score on a data set is
 absent there. A score is high where a network is good.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 
+from medarts.comparison.paired import Difference
+from medarts.comparison.pooled import Paired, counting_sets, differences_of, mean_over_sets
+from medarts.comparison.result import Comparison, NetworkResult
+
 Scores = Mapping[str, Mapping[str, float]]
 """By data set and network."""
+
+Comparisons = Mapping[str, Comparison]
+"""By name of the data set; all of one score."""
+
+_SEED = 0
+"""Of random flips."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverallRow:
+    """A network over the data sets.
+
+    Attributes:
+        results: what was found of it, by data set; where it was not compared, it is absent.
+        scores: its score on each of these where it has one.
+        mean: over the data sets that count; None where it lacks a score on one.
+        rank: mean over the same.
+        difference: of the mean to that of the reference, with p corrected for the number of networks; None for the
+            reference, where there is none, and where the two have no seed in common on one of the data sets.
+        mean_of_all: also over data sets that do not count; None where it lacks a score on one.
+    """
+
+    results: Mapping[str, NetworkResult]
+    scores: Mapping[str, float]
+    mean: float | None
+    rank: float | None
+    difference: Difference | None
+    mean_of_all: float | None
+
+    @property
+    def any(self) -> NetworkResult:
+        """Its result on one data set, for what is the same on all."""
+        return next(iter(self.results.values()))
+
+    def average(self, attribute: str) -> float:
+        """Returns the mean over its data sets of an attribute of the results."""
+        return fmean(getattr(result, attribute) for result in self.results.values())
+
+    @property
+    def latencies(self) -> dict[int, tuple[float, float]]:
+        """Milliseconds and their spread, means over its data sets, by the threads measured on all of these."""
+        results = [*self.results.values()]
+        threads = sorted(set.intersection(*(set(one.latency_ms) for one in results)))
+        milliseconds, spreads = (
+            {count: fmean(getattr(one, attribute)[count] for one in results) for count in threads}
+            for attribute in ("latency_ms", "latency_spread_ms")
+        )
+        return {count: (milliseconds[count], spreads[count]) for count in threads}
+
+
+@dataclass(frozen=True, slots=True)
+class OverallControl:
+    """A network against those drawn at random like it, over several data sets.
+
+    Attributes:
+        network: its name.
+        fewest: how many drawn ones it is compared with on the data set that has fewest of them.
+        most: on that which has most.
+        sets: the data sets.
+        patients: of these.
+        difference: mean over these, with p corrected for the number of such networks.
+    """
+
+    network: str
+    fewest: int
+    most: int
+    sets: tuple[str, ...]
+    patients: int
+    difference: Difference
+
+
+@dataclass(frozen=True, slots=True)
+class Overall:
+    """What was found over several data sets.
+
+    Attributes:
+        sets: those that count in means, ranks and differences.
+        all_sets: these and such of one patient.
+        uncounted: those of one patient, where others have several.
+        patients: of the data sets that count.
+        reference: name of the network that all data sets have as reference; None where there is no such.
+        rows: all networks by name, the best mean first.
+        controls: networks against those drawn at random like them.
+    """
+
+    sets: tuple[str, ...]
+    all_sets: tuple[str, ...]
+    uncounted: tuple[str, ...]
+    patients: int
+    reference: str | None
+    rows: Mapping[str, OverallRow]
+    controls: tuple[OverallControl, ...]
+
+
+def of_single_sets(comparisons: Comparisons) -> Comparisons:
+    """Returns the comparisons on one data set each; all where there is none.
+
+    Networks trained on a mix are tested on images that stand in other comparisons already: a mean over both would
+    count these twice.
+    """
+    return {name: one for name, one in comparisons.items() if len(one.domains) == 1} or comparisons
+
+
+def overall(comparisons: Comparisons) -> Overall:
+    """Returns what several comparisons say together.
+
+    Args:
+        comparisons: at least one, of one score; see ``of_single_sets``.
+    """
+    scores = {name: scores_of(comparison) for name, comparison in comparisons.items()}
+    counting = counting_sets({name: comparison.patients for name, comparison in comparisons.items()})
+    sets, all_sets = shared_sets({name: scores[name] for name in counting}), shared_sets(scores)
+    means, ranks, all_means = mean_scores(scores, sets), mean_ranks(scores, sets), mean_scores(scores, all_sets)
+    references = {comparison.reference for comparison in comparisons.values()}
+    reference = references.pop() if len(references) == 1 else None
+    differences = _differences([comparisons[name] for name in sets], [*means]) if reference else {}
+    results: dict[str, dict[str, NetworkResult]] = {}
+    for name, comparison in comparisons.items():
+        for network in comparison.networks:
+            results.setdefault(network.name, {})[name] = network
+    rows = {
+        network: OverallRow(
+            results=of_sets,
+            scores={name: scores[name][network] for name in of_sets if network in scores[name]},
+            mean=means.get(network),
+            rank=ranks.get(network),
+            difference=differences.get(network),
+            mean_of_all=all_means.get(network),
+        )
+        for network, of_sets in results.items()
+    }
+    return Overall(
+        sets=sets,
+        all_sets=all_sets,
+        uncounted=tuple(name for name in comparisons if name not in counting),
+        patients=sum(comparisons[name].patients for name in sets),
+        reference=reference,
+        rows=dict(sorted(rows.items(), key=lambda item: (item[1].mean is None, -(item[1].mean or 0)))),
+        controls=_controls({name: comparisons[name] for name in sets}),
+    )
+
+
+def scores_of(comparison: Comparison) -> dict[str, float]:
+    """Returns the main score of every network that has one."""
+    means = {network.name: network.scores[comparison.score].mean for network in comparison.networks}
+    return {name: mean for name, mean in means.items() if mean is not None}
+
+
+def _differences(comparisons: Sequence[Comparison], networks: Sequence[str]) -> dict[str, Difference | None]:
+    """Returns the differences of means over data sets to the reference that all of these have."""
+    pairs: dict[str, Paired | None] = {}
+    for network in networks:
+        of_sets = [comparison.pairs.to_reference.get(network) for comparison in comparisons]
+        there = [pair for pair in of_sets if pair is not None]
+        if not any(network == comparison.reference for comparison in comparisons):
+            pairs[network] = mean_over_sets(there) if len(there) == len(of_sets) else None
+    return differences_of(pairs, seed=_SEED)
+
+
+def _controls(comparisons: Comparisons) -> tuple[OverallControl, ...]:
+    """Returns what the comparisons say together of networks against those drawn at random like them."""
+    found: dict[str, dict[str, int]] = {}
+    for name, comparison in comparisons.items():
+        for control in comparison.controls:
+            found.setdefault(control.network, {})[name] = len(control.drawn)
+    pairs = {
+        network: mean_over_sets([comparisons[name].pairs.of_controls[network] for name in counts])
+        for network, counts in found.items()
+    }
+    differences = differences_of(pairs, seed=_SEED)
+    return tuple(
+        OverallControl(
+            network=network,
+            fewest=min(counts.values()),
+            most=max(counts.values()),
+            sets=tuple(counts),
+            patients=pairs[network].patients,
+            difference=difference,
+        )
+        for network, counts in found.items()
+        if (difference := differences[network]) is not None
+    )
 
 
 def shared_sets(scores: Scores) -> tuple[str, ...]:

@@ -42,6 +42,15 @@ class Overlays:
     predictions: NDArray[np.uint8]
     networks: tuple[str, ...]
 
+    def as_arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns the attributes as arrays, by name."""
+        return {
+            "images": self.images,
+            "targets": self.targets,
+            "predictions": self.predictions,
+            "networks": np.asarray(self.networks),
+        }
+
 
 def most_differing(
     values: Mapping[str, Floats], images: Sequence[ImageName], patients: Sequence[str]

@@ -4,7 +4,7 @@ Images of one patient resemble each other, so patients are drawn, or the network
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,28 +70,6 @@ class Difference:
     p_corrected: float | None
 
 
-def differences(
-    found: Mapping[str, Measured | None], p_values: Mapping[str, float | None]
-) -> dict[str, Difference | None]:
-    """Returns the differences of networks to the reference, with p-values corrected for their number.
-
-    Args:
-        found: of every network but the reference the difference of its main score; None where it is not defined.
-        p_values: of the same networks; None where undefined.
-
-    Returns:
-        By network, None where there is no difference to tell.
-    """
-    tested = {name: p for name, p in p_values.items() if p is not None}
-    corrected = dict(zip(tested, holm([*tested.values()]), strict=True))
-    return {
-        name: None
-        if one is None
-        else Difference(one.mean, *one.interval(), p=p_values[name], p_corrected=corrected.get(name))
-        for name, one in found.items()
-    }
-
-
 def beyond_chance(difference: Difference | None) -> int:
     """Returns 1 for a difference above 0 whose corrected p is below `ALPHA`, -1 for one below 0, and 0 for others."""
     if difference is None or difference.p_corrected is None or difference.p_corrected >= ALPHA:
@@ -149,19 +127,15 @@ def least_p(patients: int) -> float:
     return 2 / 2**patients if patients <= EXACT_UP_TO else 1 / (FLIPS + 1)
 
 
-def p_values(contributions: Mapping[str, Floats | None], *, seed: int) -> dict[str, float | None]:
-    """Returns the p of every network's difference to the reference, by `flip_p`.
+def least_corrected_p(patients: int, *, comparisons: int) -> float:
+    """Returns the smallest p that Holm's correction can leave of so many comparisons on the same patients.
 
-    Args:
-        contributions: of every network (patients,), of the same patients; None where there is no difference to test.
-        seed: of random flips.
+    Where it is not below `ALPHA`, none of them can be beyond chance, whatever the networks are.
 
-    Returns:
-        By network; None where there is nothing to test, or only one patient.
+    >>> least_corrected_p(6, comparisons=8), least_corrected_p(3, comparisons=8)
+    (0.25, 1.0)
     """
-    given = {name: of for name, of in contributions.items() if of is not None and len(of) > 1}
-    found = flip_p(np.stack([*given.values()], axis=1), seed=seed) if given else np.empty(0)
-    return dict.fromkeys(contributions) | dict(zip(given, map(float, found), strict=True))
+    return min(1.0, comparisons * least_p(patients))
 
 
 def common_seeds(one: Sequence[int], other: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -3,15 +3,16 @@
 import csv
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
+from medarts.comparison.arrays import read_arrays, write_arrays
 from medarts.comparison.candidates import Kind
+from medarts.comparison.controls import Control
 from medarts.comparison.overlays import Overlays
 from medarts.comparison.paired import Difference
+from medarts.comparison.pairs import Pairs
 from medarts.data.manifest import Part
 from medarts.errors import RunError
 from medarts.evaluation.scores import write_csv
@@ -64,6 +65,7 @@ class NetworkResult:
     Attributes:
         name: of the network.
         kind: where it comes from.
+        began_from: name of the file of trained weights that its training began from; None where it began from scratch.
         seeds: it was trained with.
         runs: folders of its runs, one a seed.
         scores: by metric.
@@ -80,6 +82,7 @@ class NetworkResult:
 
     name: str
     kind: Kind
+    began_from: str | None
     seeds: tuple[int, ...]
     runs: tuple[str, ...]
     scores: dict[str, MetricScore]
@@ -122,7 +125,7 @@ class NetworkResult:
         cells |= {"parameters": self.parameters, "flops": self.flops}
         for name in ("latency_ms", "latency_spread_ms"):
             cells |= {f"{name}_{threads}": value for threads, value in getattr(self, name).items()}
-        others = ("memory_mb", "training_seconds", "front")
+        others = ("memory_mb", "training_seconds", "front", "began_from")
         return cells | {name: getattr(self, name) for name in others}
 
 
@@ -176,6 +179,8 @@ class Comparison:
         networks: what was found of each.
         differing_images: where the networks differ most, the furthest first; masks only.
         missing: runs that should have been compared.
+        controls: networks against those drawn at random like them.
+        pairs: all differences, as they are taken together with those on other data sets.
         image_rows: the main score image by image; masks only.
         overlays: the differing images, in their order; masks only.
     """
@@ -196,16 +201,27 @@ class Comparison:
     planned_reference: str | None = None
     differing_images: tuple[DifferingImage, ...] = ()
     missing: tuple[Missing, ...] = ()
+    controls: tuple[Control, ...] = ()
+    pairs: Pairs = field(default_factory=Pairs)
     image_rows: tuple[ImageRow, ...] = ()
     overlays: Overlays | None = None
+
+    @property
+    def differences(self) -> dict[str, Difference | None]:
+        """The difference of every network but the reference, by name."""
+        return {network.name: network.difference for network in self.networks if network.name != self.reference}
 
     def write(self, folder: Path) -> None:
         """Writes the comparison; undefined values are empty in CSV and null in JSON.
 
-        * ``comparison.json``: all but the last two attributes.
+        * ``comparison.json``: all but the last three attributes.
         * ``networks.csv``: the networks as a table.
         * ``images.csv``: the main score of every image, one column a network; masks only.
         * ``overlays.npz``: the attributes of ``Overlays``; only where networks differ on an image.
+        * ``pairs.npz``: the differences with their draws and what every patient adds; only where there are some.
+
+        Raises:
+            RunError: a file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         cells = [network.as_cells() for network in self.networks]
@@ -216,10 +232,10 @@ class Comparison:
         if self.overlays is None:
             (folder / "overlays.npz").unlink(missing_ok=True)  # of an earlier comparison
         else:
-            parts = {name: getattr(self.overlays, name) for name in ("images", "targets", "predictions", "networks")}
-            np.savez_compressed(folder / "overlays.npz", **parts)
-        content = asdict(replace(self, image_rows=(), overlays=None))
-        del content["image_rows"], content["overlays"]
+            write_arrays(folder / "overlays.npz", self.overlays.as_arrays())
+        self.pairs.write(folder / "pairs.npz")
+        content = asdict(replace(self, image_rows=(), overlays=None, pairs=Pairs()))
+        del content["image_rows"], content["overlays"], content["pairs"]
         text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
         write_whole(folder / "comparison.json", text + "\n")
 
@@ -238,11 +254,13 @@ class Comparison:
                 "networks": tuple(map(NetworkResult.from_json, content["networks"])),
                 "differing_images": tuple(DifferingImage(**image) for image in content["differing_images"]),
                 "missing": tuple(Missing(**run) for run in content["missing"]),
+                "controls": tuple(map(Control.from_json, content["controls"])),
             }
             masks = content["task"] == "segmentation"
             rows = _read_images(folder / "images.csv") if masks else ()
             overlays = _read_overlays(folder / "overlays.npz") if content["differing_images"] else None
-            return cls(**{**content, **changed}, image_rows=rows, overlays=overlays)
+            found = cls(**{**content, **changed}, image_rows=rows, overlays=overlays)
+            return replace(found, pairs=_read_pairs(folder / "pairs.npz", found))
         except FileNotFoundError as error:
             raise RunError(f"{error.filename} does not exist.", fix="Compare the runs again.") from error
         except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
@@ -260,6 +278,23 @@ def _read_images(path: Path) -> tuple[ImageRow, ...]:
 
 
 def _read_overlays(path: Path) -> Overlays:
-    with np.load(path) as arrays:
-        images, targets, predictions = (arrays[name] for name in ("images", "targets", "predictions"))
-        return Overlays(images, targets, predictions, networks=tuple(map(str, arrays["networks"])))
+    arrays = read_arrays(path)
+    images, targets, predictions = (arrays[name] for name in ("images", "targets", "predictions"))
+    return Overlays(images, targets, predictions, networks=tuple(map(str, arrays["networks"])))
+
+
+def _read_pairs(path: Path, comparison: Comparison) -> Pairs:
+    """Returns the differences of a comparison; none where it has none.
+
+    Raises:
+        ValueError: they are those of another one.
+    """
+    networks = {name for name, difference in comparison.differences.items() if difference is not None}
+    controls = {control.network for control in comparison.controls}
+    if not networks and not controls:
+        return Pairs()
+    pairs = Pairs.read(path)
+    patients = {pair.patients for of in (pairs.to_reference, pairs.of_controls) for pair in of.values()}
+    if ({*pairs.to_reference}, {*pairs.of_controls}, patients) != (networks, controls, {comparison.patients}):
+        raise ValueError(f"{path.name} is of another comparison")
+    return pairs

@@ -1,6 +1,8 @@
 """The scores of a run that takes part in a comparison: those that are there, or made anew where they no longer hold."""
 
-from medarts.comparison.candidates import ImageName, listed_samples
+from collections.abc import Sequence
+
+from medarts.comparison.candidates import Candidate, ImageName, listed_samples
 from medarts.data.manifest import Part
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import evaluate, fingerprints_now, scores_folder
@@ -8,11 +10,27 @@ from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
 from medarts.recipe import SourceSettings
 from medarts.run.directory import RunDirectory
+from medarts.run.progress import progress_bar
+
+AnyScores = Scores | FindingScores
 
 
-def scores_of(
-    run: RunDirectory, split: Part, *, sources: tuple[SourceSettings, ...] | None = None
-) -> Scores | FindingScores:
+def scores_of_all(candidates: Sequence[Candidate], split: Part) -> dict[RunDirectory, AnyScores]:
+    """Returns the scores of all runs of some networks; see `scores_of`.
+
+    Raises:
+        MedartsError: those of a run cannot be had.
+    """
+    runs = [run for candidate in candidates for run in candidate.runs]
+    found = {}
+    with progress_bar("scores", len(runs)) as bar:
+        for run in runs:
+            found[run] = scores_of(run, split)
+            bar.advance()
+    return found
+
+
+def scores_of(run: RunDirectory, split: Part, *, sources: tuple[SourceSettings, ...] | None = None) -> AnyScores:
     """Returns the scores of a run on the images of a split, from its folder where they still hold.
 
     They hold where they were made of the images, targets and weights that are there now; else, and where a file of them
@@ -33,14 +51,14 @@ def scores_of(
     return scores
 
 
-def scored_images(scores: Scores | FindingScores) -> frozenset[ImageName]:
+def scored_images(scores: AnyScores) -> frozenset[ImageName]:
     """Returns domain and key of the images that were scored."""
     if isinstance(scores, Scores):
         return frozenset((score.domain, score.key) for score in scores.images)
     return frozenset(zip(scores.predictions.domains, scores.predictions.keys, strict=True))
 
 
-def _kept(run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | None) -> Scores | FindingScores | None:
+def _kept(run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | None) -> AnyScores | None:
     """Returns the scores that a run has; None where they do not hold."""
     folder = scores_folder(run, split, sources=sources)
     if not folder.is_dir():

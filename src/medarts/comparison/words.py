@@ -1,8 +1,9 @@
 """What the numbers of a comparison mean, in words that stand beside them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from medarts.comparison.paired import EXACT_UP_TO, FLIPS
+from medarts.comparison.costs import REPEATS
+from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS, Difference, least_corrected_p
 from medarts.evaluation.scores import LEVEL
 from medarts.recipe import EvaluationSettings, Task
 from medarts.tasks import metrics, ranking
@@ -51,6 +52,12 @@ _COSTS = {
 }
 
 
+_CONTRIBUTION = (
+    "The main score of a network minus the mean of those of networks drawn at random from its space, with its settings "
+    "and, within 5 %, as many parameters; over the seeds that both have. Where chance exchanges the predictions of a "
+    "patient, it does so with all drawn ones at once; p is corrected for the number of networks with such drawn ones."
+)
+
 _DRAWS = {
     "segmentation": "An undefined value is left out of the mean of a draw, too.",
     "classification": (
@@ -68,7 +75,9 @@ _TERMS = {
 }
 
 
-def definitions(task: Task, settings: EvaluationSettings, *, size: int, reference: str, repeats: int) -> dict[str, str]:
+def definitions(
+    task: Task, settings: EvaluationSettings, *, size: int, reference: str, controls: bool
+) -> dict[str, str]:
     """Returns what the terms of a comparison mean.
 
     Args:
@@ -76,13 +85,13 @@ def definitions(task: Task, settings: EvaluationSettings, *, size: int, referenc
         settings: how they were scored.
         size: height and width of the images, in pixels.
         reference: name of the reference.
-        repeats: timed passes.
+        controls: whether networks are compared with those drawn at random like them.
     """
     found = _SCORES[task] | {"mean": _MEANS[task], "undefined": _UNDEFINED[task]}
     found["low, high"] = (
-        f"{LEVEL:.0%} percentile bootstrap interval over patients, all images of a drawn patient together, within "
-        f"each domain; {settings.bootstrap:,} draws. Undefined where a domain has one patient. It does not hold the "
-        f"spread between trainings, which by_seed shows. {_DRAWS[task]}"
+        f"{100 * LEVEL:g} % percentile bootstrap interval over patients, all images of a drawn patient together, "
+        f"within each domain; {settings.bootstrap:,} draws. Undefined where a domain has one patient. It does not hold "
+        f"the spread between trainings, which by_seed shows. {_DRAWS[task]}"
     )
     found["difference"] = (
         f"The main score minus that of {reference}, over the seeds that both were trained with; where these are not "
@@ -94,10 +103,12 @@ def definitions(task: Task, settings: EvaluationSettings, *, size: int, referenc
         f"networks made which predictions of a patient: {_TERMS[task]}. p_corrected is for all comparisons by Holm's "
         "method."
     )
+    if controls:
+        found["the search's own contribution"] = _CONTRIBUTION
     found |= _COSTS
     found["latency_spread_ms"] = "Interquartile range of the passes of latency_ms."
     found["latency_ms"] = (
-        f"Median of {repeats} passes of one image on the CPU, all networks in turns, of the form for inference where "
+        f"Median of {REPEATS} passes of one image on the CPU, all networks in turns, of the form for inference where "
         f"the network has one; {size} px, by number of threads."
     )
     if task == "segmentation":
@@ -109,28 +120,33 @@ def definitions(task: Task, settings: EvaluationSettings, *, size: int, referenc
     return found
 
 
-def name_test(task: Task, *, reference: str, patients: int, comparisons: int) -> str:
-    """Returns a sentence on how the differences were tested.
+def name_test(task: Task, found: Mapping[str, Difference | None], *, reference: str, patients: int) -> str:
+    """Returns sentences on how the differences were tested, and what a test of so few patients cannot show.
 
     Args:
         task: what the networks do.
-        reference: name of the reference.
+        found: the differences of all networks but the reference.
+        reference: its name.
         patients: of all domains.
-        comparisons: networks besides the reference.
     """
-    if not comparisons or patients < 2:
-        return "Nothing was tested: there is only one " + ("patient." if comparisons else "network.")
+    tested = sum(one is not None and one.p is not None for one in found.values())
+    if not tested:
+        lacking = f"no other network has a seed in common with {reference}"
+        why = "there is only one network" if not found else "there is only one patient" if patients < 2 else lacking
+        return f"Nothing was tested: {why}."
     test, what = {
         "segmentation": ("sign-flip permutation test", "flips"),
         "classification": ("permutation test that exchanges the predictions of patients", "exchanges"),
     }[task]
-    if patients <= EXACT_UP_TO:
-        smallest = 2 / 2**patients
-        tried = f"all {2**patients:,} {what}; no p below {smallest:.2g} can come of so few"
-    else:
-        tried = f"{FLIPS:,} random {what}"
-    correction = f", with Holm's correction for {comparisons} comparisons" if comparisons > 1 else ""
-    return f"Differences to {reference}: two-sided {test}, over {patients:,} patients ({tried}){correction}."
+    tried = f"all {2**patients:,}" if patients <= EXACT_UP_TO else f"{FLIPS:,} random"
+    correction = f", with Holm's correction for {tested} comparisons" if tested > 1 else ""
+    least = least_corrected_p(patients, comparisons=tested)
+    limit = f"No {'corrected ' * (tested > 1)}p can be below {least:.2g}"
+    undecided = ": so few patients cannot decide any single comparison" if least >= ALPHA else ""
+    return (
+        f"Differences to {reference}: two-sided {test}, over {patients:,} patients ({tried} {what}){correction}. "
+        f"{limit}{undecided}."
+    )
 
 
 def missing_lines(runs: Iterable[tuple[str, int, str, str]]) -> list[str]:

@@ -31,7 +31,7 @@ DEFINITIONS: dict[str, str] = {
     ),
     MEAN_OF_FREQUENT: f"The same over the findings with {FEW} or more positive images in the domain.",
     "low, high": (
-        f"{LEVEL:.0%} percentile bootstrap interval: patients are drawn with replacement, all images of a drawn "
+        f"{100 * LEVEL:g} % percentile bootstrap interval: patients are drawn with replacement, all images of a drawn "
         "patient together, the same draws for all findings. A draw that leaves a finding without positive or without "
         "negative images has no value for it (undefined counts such draws), and the mean over findings is then that "
         "of the others. Null where fewer than two patients have an image with the finding, or one without it; for a "

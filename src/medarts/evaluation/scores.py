@@ -29,7 +29,7 @@ _MEANS = {
     ALL: "Mean over the images of all domains; bootstrap over all patients.",
     MEAN_OF_DOMAINS: "Unweighted mean of the domains' means; bootstrap over patients within every domain.",
     "low, high": (
-        f"{LEVEL:.0%} percentile bootstrap interval over patients, all images of a drawn patient together; "
+        f"{100 * LEVEL:g} % percentile bootstrap interval over patients, all images of a drawn patient together; "
         "null where fewer than two patients (of any domain, for the mean of domains) have a value."
     ),
 }

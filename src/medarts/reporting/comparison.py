@@ -7,13 +7,14 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from medarts.comparison.overall import of_single_sets
 from medarts.comparison.overlays import Overlays
 from medarts.comparison.result import Comparison, Missing
 from medarts.comparison.words import missing_lines
 from medarts.errors import RunError
 from medarts.reporting.comparison_plots import plot_differences, plot_intervals
 from medarts.reporting.comparison_points import KINDS, best_first, points_of
-from medarts.reporting.comparison_summary import of_single_sets, summarise
+from medarts.reporting.comparison_summary import summarise
 from medarts.reporting.comparison_tables import latency_figure, network_table
 from medarts.reporting.comparison_words import score_cards, verdict
 from medarts.reporting.content import Content, card, counted, decimals
@@ -119,6 +120,7 @@ def _section(identifier: str, name: str, comparison: Comparison) -> Content:
         "intervals": inline_svg(intervals, f"{title} of every network on {name}"),
         "latency": latency_figure(name, points_of(comparison), title=title, reference=reference),
         "differences": _differences(name, comparison),
+        "several_seeds": any(len(network.seeds) > 1 for network in networks),
         "pictures": _pictures(identifier, comparison, comparison.overlays) if comparison.overlays else [],
         "networks": networks,
     }

@@ -50,7 +50,7 @@ def network_table(name: str, comparison: Comparison) -> Table:
             name_cell(network.name, network.kind, front=network.front, reference=reference),
             _score(network.scores[metric], strong=True),
             _seed_range(network.scores[metric].by_seed),
-            _difference(network.difference),
+            difference_cell(network.difference),
             probability(network.difference.p_corrected if network.difference else None, limit=ALPHA),
             *(_score(network.scores[other]) for other in others),
             *cost_cells(
@@ -162,7 +162,8 @@ def _score(score: MetricScore, *, strong: bool = False) -> Cell:
     return Cell(decimals(score.mean), score.mean, ", ".join(below) or None, strong)
 
 
-def _difference(difference: Difference | None) -> Cell:
+def difference_cell(difference: Difference | None) -> Cell:
+    """Returns the cell of a difference, with its interval below; a dash for None."""
     if difference is None:
         return number(None, "+.3f")
     low, high = difference.low, difference.high

@@ -1,10 +1,12 @@
 """What a comparison says, in sentences made from its numbers: what is beyond chance, and what is not."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from medarts.comparison.front import beats
-from medarts.comparison.paired import ALPHA, beyond_chance
-from medarts.comparison.result import Comparison
+from medarts.comparison.paired import ALPHA, Difference, beyond_chance, least_corrected_p
+from medarts.comparison.result import Comparison, NetworkResult
+from medarts.reporting.comparison_controls import control_sentences
 from medarts.reporting.comparison_points import Point, best_first, place_of, points_of
 from medarts.reporting.content import Content, card, decimals, listed
 from medarts.reporting.plots import SCORE_NAMES
@@ -33,8 +35,10 @@ def verdict(comparison: Comparison) -> list[str]:
     return [
         *_stand_in(comparison),
         *places(points, title=title, reference=comparison.reference),
-        *_tests(comparison),
+        *what_differs(_by_place(comparison), reference=comparison.reference, patients=comparison.patients),
+        *control_sentences(comparison.controls, title=title, patients=comparison.patients),
         *front(points, title=title, reference=comparison.reference),
+        *beginnings(comparison.networks),
         _seeds(comparison, title),
         *_fewer_seeds(comparison),
     ]
@@ -79,35 +83,81 @@ def front(points: Sequence[Point], *, title: str, reference: str) -> list[str]:
     return [f"{reference} is not on {line}: {listed(ahead)} {verb} at least as good and as fast."]
 
 
-def _tests(comparison: Comparison) -> list[str]:
-    """Says which networks differ from the reference beyond chance."""
-    reference = comparison.reference
-    others = [network for network in best_first(comparison) if network.name != reference]
-    if not others:
-        return []
-    untested = [n.name for n in others if n.difference is None or n.difference.p_corrected is None]
-    better = [n.name for n in others if beyond_chance(n.difference) > 0]
-    worse = [n.name for n in others if beyond_chance(n.difference) < 0]
-    open_ = len(others) - len(better) - len(worse) - len(untested)
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How the comparisons of networks with the reference on the same patients ended; names in the order given.
+
+    Attributes:
+        better: beyond chance.
+        worse: beyond chance.
+        open: neither, though a difference could have been found.
+        too_few: those that could not be decided, whatever the networks are: the patients are too few.
+        untested: those without a p.
+    """
+
+    better: list[str]
+    worse: list[str]
+    open: list[str]
+    too_few: list[str]
+    untested: list[str]
+
+
+def outcomes(found: Mapping[str, Difference | None], *, patients: int) -> Outcomes:
+    """Returns how comparisons ended.
+
+    Args:
+        found: the differences of all networks but the reference.
+        patients: over whom they were tested.
+    """
+    tested = [name for name, one in found.items() if one is not None and one.p_corrected is not None]
+    untested = [name for name in found if name not in tested]
+    if tested and least_corrected_p(patients, comparisons=len(tested)) >= ALPHA:
+        return Outcomes([], [], [], tested, untested)
+    better, worse, open_ = ([name for name in tested if beyond_chance(found[name]) == sign] for sign in (1, -1, 0))
+    return Outcomes(better, worse, open_, [], untested)
+
+
+def what_differs(found: Mapping[str, Difference | None], *, reference: str, patients: int, by: str = "") -> list[str]:
+    """Says which networks differ from the reference beyond chance, and of which that cannot be told.
+
+    Args:
+        found: the differences of all networks but the reference.
+        reference: its name.
+        patients: over whom they were tested.
+        by: in what they differ, such as " in mean Dice", where it is not the score of one data set.
+    """
+    ended = outcomes(found, patients=patients)
     sentences = []
-    if len(untested) < len(others):
-        sentences = [_differing(better, worse, others=len(others), reference=reference)]
-    if open_:
-        rest = "the other one" if open_ == 1 else f"the other {open_}"
-        which = rest if better or worse else "them" if open_ > 1 else "it"
+    if ended.better or ended.worse or ended.open:
+        sentences.append(_differing(ended.better, ended.worse, others=len(found), than=f"{reference}{by}"))
+    if ended.open:
+        rest = "the other one" if len(ended.open) == 1 else f"the other {len(ended.open)}"
+        which = rest if ended.better or ended.worse else "them" if len(ended.open) > 1 else "it"
         sentences.append(
             f"Between {reference} and {which} these images do not decide, which is not a proof that they are equal."
         )
-    if untested:
-        sentences.append(f"Not tested, for lack of patients, scores or common seeds: {listed(untested)}.")
+    if ended.too_few:
+        sentences.append(_too_few(len(ended.too_few), reference=f"{reference}{by}", patients=patients))
+    if ended.untested:
+        sentences.append(f"Not tested, for lack of patients, scores or common seeds: {listed(ended.untested)}.")
     return sentences
 
 
-def _differing(better: list[str], worse: list[str], *, others: int, reference: str) -> str:
+def _too_few(comparisons: int, *, reference: str, patients: int) -> str:
+    several = comparisons > 1
+    least = least_corrected_p(patients, comparisons=comparisons)
+    return (
+        f"Too few patients to decide any single comparison with {reference}: with {patients} patients"
+        f"{f' and {comparisons} comparisons' if several else ''} no {'corrected ' if several else ''}p can be below "
+        f"{least:.2g}."
+    )
+
+
+def _differing(better: list[str], worse: list[str], *, others: int, than: str) -> str:
     limit = f"beyond chance (corrected p below {ALPHA:g})"
     if not better and not worse:
         none = "The other network does not differ" if others == 1 else f"None of the {others} other networks differs"
-        return f"{none} from {reference} {limit}."
+        return f"{none} from {than} {limit}."
     parts = [
         f"{listed(names)} {'is' if len(names) == 1 else 'are'} {word}"
         for names, word in ((better, "better"), (worse, "worse"))
@@ -115,7 +165,26 @@ def _differing(better: list[str], worse: list[str], *, others: int, reference: s
     ]
     count = len(better) + len(worse)
     counted = f"{count} of {others} networks {'differs' if count == 1 else 'differ'}" if others > 1 else "One differs"
-    return f"{counted} from {reference} {limit}: {'; '.join(parts)}."
+    return f"{counted} from {than} {limit}: {'; '.join(parts)}."
+
+
+def beginnings(networks: Iterable[NetworkResult]) -> list[str]:
+    """Says which networks began from trained weights, where some did."""
+    files = {network.name: network.began_from for network in networks}
+    began = {name: file for name, file in files.items() if file is not None}
+    if not began:
+        return []
+    others = "" if len(began) == len(files) else ", the other from scratch"
+    if len(files) - len(began) > 1:
+        others = ", the others from scratch"
+    weights = listed([*dict.fromkeys(began.values())])
+    return [f"{listed([*began])} began from trained weights ({weights}){others}."]
+
+
+def _by_place(comparison: Comparison) -> dict[str, Difference | None]:
+    """Returns the differences to the reference, those of the best network first."""
+    ordered = [network.name for network in best_first(comparison)]
+    return {name: comparison.differences[name] for name in ordered if name != comparison.reference}
 
 
 def _seeds(comparison: Comparison, title: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from medarts.comparison.result import MetricScore
 from medarts.reporting.comparison_points import KINDS
-from medarts.reporting.content import Content, card, listed
+from medarts.reporting.content import Content, card
 from medarts.reporting.generalization_plots import HeatCell, HeatRow, Scale, plot_heat_map
 from medarts.reporting.generalization_tables import contrast_table, retrained_table, trained_table
 from medarts.reporting.style import inline_svg
@@ -22,7 +22,7 @@ from medarts.study.generalization import (
     Trained,
     TrainedRow,
 )
-from medarts.study.words import TITLES, missing_of
+from medarts.study.words import TITLES, means_words, missing_of
 
 _OPEN = 3
 """Heat maps of trained networks that are unfolded when the page opens."""
@@ -115,7 +115,7 @@ def _retrained(found: Generalization, score: str) -> Content | None:
     return {
         "svg": inline_svg(figure, f"{score} of every network, trained and tested on one data set after another"),
         "table": retrained_table(found, ordered, score),
-        "shared": listed([*matrix.shared]) if matrix.shared else None,
+        "means": means_words(matrix),
     }
 
 

@@ -96,6 +96,8 @@ def contrast_table(claim: Claim, title: str) -> Table:
         *([] if searched else [Column("network", first="ascending", words=True)]),
         Column("retrained and tested on" if searched else "tested on", first="ascending", words=True),
         Column("this data set is", first="ascending", words=True),
+        Column("patients"),
+        Column("seeds"),
     ]
     rows = [
         [
@@ -106,6 +108,8 @@ def contrast_table(claim: Claim, title: str) -> Table:
             *([] if searched else [Cell(one.common, one.common)]),
             Cell(one.domain, one.domain),
             Cell(relation := _RELATIONS[claim.about][one.relation], relation),
+            number(one.patients, ",.0f", below=None if one.decidable else "too few"),
+            number(one.seeds, ".0f"),
         ]
         for one in claim.contrasts
     ]

@@ -190,15 +190,19 @@ class RunDirectory:
         write_whole(self.path / name, json.dumps(content, indent=1) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file under another name and renames it, so that it is never half there.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file under another name and renames it, so that it is never half there.
+
+    Args:
+        path: the file.
+        content: its bytes, or its text, which is encoded as UTF-8.
 
     Raises:
         RunError: it cannot be written.
     """
     unfinished = path.with_name(f".unfinished-{path.name}")
     with _writing(path):
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_bytes(content if isinstance(content, bytes) else content.encode())
         unfinished.replace(path)
 
 

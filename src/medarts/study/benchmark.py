@@ -1,8 +1,7 @@
 """The runs of a study: trained and scored one after the other or several at once, and what is there of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,21 +36,8 @@ class GroupRuns(NamedTuple):
     missing: tuple[Missing, ...]
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What is there after a benchmark.
-
-    Attributes:
-        runs: all training runs that have finished and are scored.
-        missing: all others, by the group of data sets.
-    """
-
-    runs: tuple[RunDirectory, ...]
-    missing: Mapping[str, tuple[Missing, ...]]
-
-
-def benchmark(study: Study, out: Path, *, jobs: int = 1) -> Finished:
-    """Trains and scores every network of a study on every group of data sets with every seed.
+def benchmark(study: Study, out: Path, *, jobs: int = 1) -> None:
+    """Trains and scores every network of a study on every group of data sets with every seed; see `what_is_there`.
 
     Each run is done in a process of its own. Runs that have finished are left as they are, those that were stopped or
     killed go on, those that failed are tried again. A failure is written down, and the others go on.
@@ -80,9 +66,6 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1) -> Finished:
                 f"Stopped; {out} is saved, {left} of its {len(plan.steps)} runs are left.",
                 fix="Go on with the same command.",
             )
-    there = what_is_there(out)
-    runs = (run for group in there.values() for candidate in group.candidates for run in candidate.runs)
-    return Finished(tuple(runs), {name: group.missing for name, group in there.items()})
 
 
 def what_is_there(out: Path) -> dict[str, GroupRuns]:

@@ -4,11 +4,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
-from medarts.comparison.paired import ALPHA, Difference, Floats, Measured, beyond_chance, flip_p, holm
+from medarts.comparison.paired import ALPHA, Difference, beyond_chance, holm, least_p
+from medarts.comparison.pooled import Paired, counting_sets, mean_of_pairs, mean_over_sets
 from medarts.study.generalization import Claim, Contrast, Domain, Group, Network, Pooled, Relation, Verdict
-from medarts.study.measures import Measures, Trainee, mean_measured
+from medarts.study.measures import Measures, Trainee
 from medarts.study.sides import UNUSED, Maker, differing
 from medarts.study.words import claim_words
 
@@ -54,14 +53,13 @@ class _Pair:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Found:
-    """A contrast with its difference in the draws, and what every patient adds to it (patients,)."""
+    """A contrast, and its difference as it is taken together with others."""
 
     contrast: Contrast
-    measured: Measured
-    contributions: Floats
+    paired: Paired
 
 
-def search_claim(planned: Planned, measures: Measures, *, title: str, seeds: int) -> Claim:
+def search_claim(planned: Planned, measures: Measures, *, title: str) -> Claim:
     """Returns what the study says of searching on several data sets.
 
     Every network that was searched on several sets is held against every one that was searched on one, both retrained
@@ -71,13 +69,12 @@ def search_claim(planned: Planned, measures: Measures, *, title: str, seeds: int
         planned: the study.
         measures: the scores.
         title: what the score is called.
-        seeds: the largest number of seeds of a training.
     """
     pairs = [pair for pair in _search_pairs(planned) if {pair.one, pair.other} <= {*planned.trainings}]
-    return _claim("search", pairs, measures, makers=planned.searches, title=title, seeds=seeds)
+    return _claim("search", pairs, measures, makers=planned.searches, title=title)
 
 
-def training_claim(planned: Planned, measures: Measures, *, title: str, seeds: int) -> Claim:
+def training_claim(planned: Planned, measures: Measures, *, title: str) -> Claim:
     """Returns what the study says of training on several data sets.
 
     Every network trained on several sets is held against itself trained on one of these, both tested on a set that
@@ -87,10 +84,9 @@ def training_claim(planned: Planned, measures: Measures, *, title: str, seeds: i
         planned: the study.
         measures: the scores.
         title: what the score is called.
-        seeds: the largest number of seeds of a training.
     """
     pairs = [pair for pair in _training_pairs(planned) if {pair.one, pair.other} <= {*planned.trainings}]
-    return _claim("training", pairs, measures, makers=planned.training, title=title, seeds=seeds)
+    return _claim("training", pairs, measures, makers=planned.training, title=title)
 
 
 def verdict_of(unseen: Pooled | None) -> Verdict | None:
@@ -117,11 +113,16 @@ def _claim(
     *,
     makers: Mapping[str, Maker],
     title: str,
-    seeds: int,
 ) -> Claim:
     found = _contrasts(pairs, measures)
     contrasts = tuple(one.contrast for one in found)
-    unseen, own, neither = (_pooled(found, relations, seed=measures.seed) for relations in (UNSEEN, OWN, NEITHER))
+    unseen = _pooled([one for one in found if one.contrast.relation in UNSEEN], seed=measures.seed)
+    left_out = () if unseen is None else unseen.left_out
+    counted = [one for one in found if one.contrast.domain not in left_out]
+    own, neither = (
+        _pooled([one for one in counted if one.contrast.relation in relations], seed=measures.seed)
+        for relations in (OWN, NEITHER)
+    )
     if unseen is not None and neither is not None and neither.count == unseen.count:
         neither = None
     sides = [(one.several, one.single) for one in contrasts]
@@ -137,7 +138,7 @@ def _claim(
         neither=neither,
         words=(),
     )
-    return replace(claim, words=claim_words(claim, title=title, seeds=seeds))
+    return replace(claim, words=claim_words(claim, title=title))
 
 
 def _search_pairs(planned: Planned) -> Iterator[_Pair]:
@@ -171,49 +172,59 @@ def _training_pairs(planned: Planned) -> Iterator[_Pair]:
 
 def _contrasts(pairs: Iterable[_Pair], measures: Measures) -> list[_Found]:
     """Returns the contrasts of which both sides have scores, corrected for all of them."""
-    found = []
+    found: list[tuple[_Pair, Paired, Difference]] = []
     for pair in pairs:
-        trainees = (pair.one, pair.other, pair.domain)
-        measured, contributions = measures.difference(*trainees), measures.contributions(*trainees)
-        if measured is not None and contributions is not None:
-            found.append((pair, measured, contributions, measures.p_value(*trainees)))
-    corrected = iter(holm([p for *_, p in found if p is not None]))
+        paired = measures.paired(pair.one, pair.other, pair.domain)
+        if paired is not None:
+            found.append((pair, paired, paired.difference(seed=measures.seed)))
+    tested = [(paired, difference.p) for _, paired, difference in found if difference.p is not None]
+    corrected = iter(holm([p for _, p in tested]))
+    least = iter(holm([least_p(paired.patients) for paired, _ in tested]))
     contrasts = []
-    for pair, measured, contributions, p in found:
-        difference = Difference(
-            measured.mean, *measured.interval(), p=p, p_corrected=None if p is None else next(corrected)
+    for pair, paired, difference in found:
+        is_tested = difference.p is not None
+        contrast = Contrast(
+            common=pair.common,
+            several=pair.several,
+            single=pair.single,
+            domain=pair.domain,
+            relation=pair.relation,
+            patients=paired.patients,
+            seeds=measures.common_seeds(pair.one, pair.other, pair.domain),
+            difference=replace(difference, p_corrected=next(corrected)) if is_tested else difference,
+            decidable=is_tested and next(least) < ALPHA,
         )
-        about = (pair.common, pair.several, pair.single, pair.domain, pair.relation)
-        contrasts.append(_Found(Contrast(*about, difference=difference), measured, contributions))
+        contrasts.append(_Found(contrast, paired))
     return contrasts
 
 
-def _pooled(found: Sequence[_Found], relations: tuple[Relation, ...], *, seed: int) -> Pooled | None:
-    """Returns the contrasts of some relations together; None where there is none.
+def _pooled(found: Sequence[_Found], *, seed: int) -> Pooled | None:
+    """Returns contrasts together; None where there is none.
 
-    Every data set has the same weight, and in it every contrast. A patient's sign is flipped in all contrasts of the
-    data set at once, as these share the network of several sets and the patient.
+    Those on data sets of one patient are left out, see `counting_sets`. Every other data set has the same weight, and
+    in it every contrast. A patient's sign is flipped in all contrasts of the data set at once, as these share the
+    network of several sets and the patient.
     """
-    chosen = [one for one in found if one.contrast.relation in relations]
-    if not chosen:
+    if not found:
         return None
     by_domain: dict[str, list[_Found]] = {}
-    for one in chosen:
+    for one in found:
         by_domain.setdefault(one.contrast.domain, []).append(one)
-    mean = mean_measured([mean_measured([one.measured for one in of]) for of in by_domain.values()])
-    contributions = np.concatenate(
-        [np.mean([one.contributions for one in of], axis=0) / len(by_domain) for of in by_domain.values()]
-    )
-    low, high = mean.interval()
-    signs = [beyond_chance(one.contrast.difference) for one in chosen]
+    domains = counting_sets({domain: of[0].paired.patients for domain, of in by_domain.items()})
+    together = mean_over_sets([mean_of_pairs([one.paired for one in by_domain[domain]]) for domain in domains])
+    mean = together.difference(seed=seed)
+    counted = [one.contrast for domain in domains for one in by_domain[domain]]
+    signs = [beyond_chance(contrast.difference) for contrast in counted]
     return Pooled(
-        relations=tuple(dict.fromkeys(one.contrast.relation for one in chosen)),
-        count=len(chosen),
-        patients=len(contributions),
+        domains=domains,
+        left_out=tuple(domain for domain in by_domain if domain not in domains),
+        count=len(counted),
+        patients=together.patients,
         better=signs.count(1),
         worse=signs.count(-1),
+        undecidable=sum(not contrast.decidable for contrast in counted),
         mean=mean.mean,
-        low=low,
-        high=high,
-        p=float(flip_p(contributions, seed=seed)) if len(contributions) > 1 else None,
+        low=mean.low,
+        high=mean.high,
+        p=mean.p,
     )

@@ -63,7 +63,8 @@ class Network:
     Attributes:
         name: of the network.
         kind: where it comes from.
-        searched_on: data sets of the study that it was searched on; empty for all that the study did not search.
+        searched_on: data sets of the study that it was searched on, in the study or in a search that this names; empty
+            for all other networks, published ones among them.
     """
 
     name: str
@@ -97,11 +98,13 @@ class Retrained:
     Attributes:
         groups: columns, the groups of one data set.
         shared: those that means and ranks are over; see ``medarts.comparison.overall.shared_sets``.
+        left_out: those that they are not over because one patient was tested, while on others there were several.
         rows: the networks, as they stand in the study.
     """
 
     groups: tuple[str, ...]
     shared: tuple[str, ...]
+    left_out: tuple[str, ...]
     rows: tuple[RetrainedRow, ...]
 
 
@@ -144,7 +147,11 @@ class Contrast:
         single: the side of one data set.
         domain: the data set tested.
         relation: how that stands to both sides.
+        patients: tested there.
+        seeds: number of those that both sides were trained with, which the difference is over.
         difference: score of the side of several sets minus that of the single one, corrected for all of the claim.
+        decidable: whether its corrected p can be below `ALPHA`, were every contrast of the claim as clear as the number
+            of its patients allows; False where it is not tested.
     """
 
     common: str
@@ -152,7 +159,10 @@ class Contrast:
     single: str
     domain: str
     relation: Relation
+    patients: int
+    seeds: int
     difference: Difference
+    decidable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,22 +170,27 @@ class Pooled:
     """Contrasts taken together.
 
     Attributes:
-        relations: the relations of the contrasts that are in it.
+        domains: their data sets.
+        left_out: data sets whose contrasts are not in it because one patient was tested, while on others there were
+            several.
         count: number of contrasts.
         patients: number of patients of their data sets.
         better: contrasts in which the side of several sets is better beyond chance.
         worse: contrasts in which it is worse beyond chance.
+        undecidable: contrasts in which it can be neither, whatever the scores; see `Contrast.decidable`.
         mean: mean difference, every data set with the same weight, and in it every contrast.
         low: lower end of its interval over patients; None where undefined.
         high: upper end.
         p: two-sided, of both sides being equally good; None with one patient.
     """
 
-    relations: tuple[Relation, ...]
+    domains: tuple[str, ...]
+    left_out: tuple[str, ...]
     count: int
     patients: int
     better: int
     worse: int
+    undecidable: int
     mean: float
     low: float | None
     high: float | None
@@ -219,14 +234,14 @@ class Claim:
     Attributes:
         about: what is done with several sets, the search of a network or its training.
         verdict: by the contrasts on data sets that the single side has not seen; None where there is no such contrast.
-        planned: contrasts on such data sets that the study plans; those that are not in `unseen` are missing.
+        planned: contrasts on such data sets that the study plans; those that are not in `contrasts` are missing.
         contrasts: all pairs of which both sides have a score.
         differing: what their sides differ in besides the data sets; empty for nothing else.
         sides: the sides, with what each has seen.
         unseen: those on which the verdict rests, together; None where there is none.
         own: those on the data set that the single side has seen, together; None where there is none.
-        neither: of `unseen` those on data sets that the side of several sets has not seen either, where that is not
-            the whole of `unseen`; else None.
+        neither: of `unseen` those on data sets that the side of several sets has not seen either, where these are some
+            and not all; else None.
         words: the verdict in sentences.
     """
 

@@ -104,7 +104,7 @@ def put_together(
         searches=makers_of_searches(study, {}) if searches is None else searches,
         training=makers_of_trainings(study, {}) if trainings is None else trainings,
     )
-    title, seeds = TITLES[task], max((len(one.scores) for one in tested), default=1)
+    title = TITLES[task]
     return Generalization(
         task=task,
         score="dice" if task == "segmentation" else "auroc",
@@ -115,8 +115,8 @@ def put_together(
         retrained=retrained_matrix(networks, groups, measures, planned=planned.trainings),
         trained=trained_matrices(groups_of, domains, measures),
         claims=(
-            search_claim(planned, measures, title=title, seeds=seeds),
-            training_claim(planned, measures, title=title, seeds=seeds),
+            search_claim(planned, measures, title=title),
+            training_claim(planned, measures, title=title),
         ),
         missing=tuple(missing),
         untested=tuple(untested),

@@ -135,11 +135,6 @@ class Workers:
             worker.process.kill()
             worker.process.join()
 
-    @property
-    def jobs(self) -> tuple[Job, ...]:
-        """The jobs in hand."""
-        return tuple(worker.job for worker in self._running)
-
     def start(self, job: Job) -> None:
         """Starts a job in a new process."""
         context = multiprocessing.get_context("spawn")

@@ -4,14 +4,17 @@ from collections.abc import Collection, Mapping, Sequence
 
 from medarts.comparison.overall import mean_ranks, shared_sets
 from medarts.comparison.paired import Measured
+from medarts.comparison.pooled import counting_sets, mean_measured
 from medarts.study.generalization import Domain, Group, Mark, Network, Retrained, RetrainedRow, Trained, TrainedRow
-from medarts.study.measures import Measures, Trainee, as_score, mean_measured
+from medarts.study.measures import Measures, Trainee, as_score
 
 
 def retrained_matrix(
     networks: Sequence[Network], groups: Sequence[Group], measures: Measures, *, planned: Collection[Trainee]
 ) -> Retrained:
     """Returns the matrix of networks, each trained and tested on one data set after another.
+
+    Means and ranks are over data sets of several patients alone; see `counting_sets`.
 
     Args:
         networks: the rows.
@@ -28,12 +31,15 @@ def retrained_matrix(
         group.name: {name: cells[group.name].mean for name, cells in found.items() if group.name in cells}
         for group in alone
     }
-    shared = shared_sets(scores)
+    patients = {group.name: measures.size(group.domains[0])[1] for group in alone if scores[group.name]}
+    counting = counting_sets(patients)
+    shared = shared_sets({name: scores[name] for name in counting})
     ranks = mean_ranks(scores, shared)
     means = {name: mean_measured([found[name][group] for group in shared]) for name in ranks}
     return Retrained(
         groups=tuple(group.name for group in alone),
         shared=shared,
+        left_out=tuple(name for name in patients if name not in counting),
         rows=tuple(
             RetrainedRow(
                 network=name,

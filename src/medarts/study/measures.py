@@ -1,23 +1,20 @@
 """What the scores of a study's runs say, one data set tested at a time: all runs there on the same images and draws."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
-
-import numpy as np
 
 from medarts.comparison.findings import FindingMeasures
 from medarts.comparison.masks import MaskMeasures
-from medarts.comparison.paired import Floats, Measured
+from medarts.comparison.paired import Measured
+from medarts.comparison.pooled import Paired
 from medarts.comparison.result import MetricScore
+from medarts.comparison.scored import AnyScores
 from medarts.errors import RunError
-from medarts.evaluation.findings import FindingScores, Predictions
+from medarts.evaluation.findings import Predictions
 from medarts.evaluation.scores import Scores, number
 from medarts.recipe import Task
 from medarts.run.randomness import seed_of
-
-AnyScores = Scores | FindingScores
 
 Trainee = tuple[str, str]
 """A group, and a network trained on it."""
@@ -61,6 +58,7 @@ class Measures:
         """Data sets that say nothing of the networks, each with the reason."""
         self._of: dict[str, MaskMeasures | FindingMeasures] = {}
         self._main: dict[str, dict[str, Measured]] = {}
+        self._seeds: dict[str, dict[str, tuple[int, ...]]] = {}
         make: Any = MaskMeasures if task == "segmentation" else FindingMeasures
         for domain, given in by_domain.items():
             scores, seeds = ({key: getattr(one, of) for key, one in given.items()} for of in ("scores", "seeds"))
@@ -69,9 +67,8 @@ class Measures:
             except RunError as error:
                 self.unranked[domain] = error.problem
                 continue
-            self._of[domain] = measures
+            self._of[domain], self._seeds[domain] = measures, seeds
             self._main[domain] = {key: measures.measured(key)[measures.metrics[0]] for key in scores}
-        self._p_values = cache(self._p_values_against)
 
     def size(self, domain: str) -> tuple[int, int]:
         """Returns the number of images and of patients scored; 0 twice where nothing was."""
@@ -82,24 +79,19 @@ class Measures:
         """Returns the main score of a network, trained on a group, on a data set; None where it is missing."""
         return self._main.get(domain, {}).get(_key(trainee))
 
-    def difference(self, one: Trainee, other: Trainee, domain: str) -> Measured | None:
-        """Returns the main score of one minus that of the other, over common seeds; None where there are no such."""
+    def paired(self, one: Trainee, other: Trainee, domain: str) -> Paired | None:
+        """Returns the main score of one minus that of the other, over common seeds; None where there are no such.
+
+        The patients of a data set stand in one order for all trainees.
+        """
         if self.get(one, domain) is None or self.get(other, domain) is None:
             return None
-        return self._of[domain].difference(_key(one), _key(other))
+        return self._of[domain].paired(_key(one), _key(other))
 
-    def contributions(self, one: Trainee, other: Trainee, domain: str) -> Floats | None:
-        """Returns what every patient of the data set adds to that difference, in one order for all trainees."""
-        if self.get(one, domain) is None or self.get(other, domain) is None:
-            return None
-        return self._of[domain].contributions(_key(one), _key(other))
-
-    def p_value(self, one: Trainee, other: Trainee, domain: str) -> float | None:
-        """Returns the p of two networks being equally good; None with one patient."""
-        return self._p_values(_key(other), domain)[_key(one)]
-
-    def _p_values_against(self, reference: str, domain: str) -> dict[str, float | None]:
-        return self._of[domain].p_values(reference)
+    def common_seeds(self, one: Trainee, other: Trainee, domain: str) -> int:
+        """Returns the number of seeds with which both have a score on a data set."""
+        seeds = self._seeds[domain]
+        return len({*seeds[_key(one)]} & {*seeds[_key(other)]})
 
 
 def of_domain(scores: AnyScores, domain: str) -> AnyScores:
@@ -116,16 +108,6 @@ def of_domain(scores: AnyScores, domain: str) -> AnyScores:
         labels=given.labels[rows],
     )
     return replace(scores, predictions=kept)
-
-
-def mean_measured(of: Sequence[Measured]) -> Measured:
-    """Returns the unweighted mean of scores on data sets whose draws are independent; at least one."""
-    return Measured(
-        mean=float(np.mean([one.mean for one in of])),
-        by_seed=(),
-        drawn=np.mean([one.drawn for one in of], axis=0),
-        undefined=sum(one.undefined for one in of),
-    )
 
 
 def as_score(measured: Measured) -> MetricScore:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medarts.comparison.candidates import Candidate
-from medarts.comparison.scored import scored_images, scores_of
+from medarts.comparison.scored import AnyScores, scored_images, scores_of
 from medarts.data.manifest import Part
 from medarts.data.opening import open_manifest
 from medarts.errors import MedartsError, RunError
@@ -13,7 +13,7 @@ from medarts.recipe.study import Study
 from medarts.run.directory import RunDirectory
 from medarts.run.progress import progress_bar
 from medarts.study.generalization import MissingTest
-from medarts.study.measures import AnyScores, Scored, of_domain
+from medarts.study.measures import Scored, of_domain
 
 
 @dataclass(frozen=True)

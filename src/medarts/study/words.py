@@ -1,10 +1,12 @@
 """Verdicts in sentences made from their numbers, and what the numbers mean."""
 
-from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS
+from collections.abc import Iterable, Sequence
+
+from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS, least_p
 from medarts.comparison.words import missing_lines
 from medarts.evaluation.scores import LEVEL
 from medarts.recipe import Task
-from medarts.study.generalization import Claim, Contrast, Generalization, Pooled, Side
+from medarts.study.generalization import Claim, Contrast, Generalization, Pooled, Retrained, Side
 from medarts.tasks import metrics, ranking
 
 _LIMIT = f" (Holm-corrected p below {ALPHA:g})"
@@ -33,12 +35,13 @@ _MATRICES = {
     "images tested": "The test images of a data set; all images of an external one, as nothing was trained on it.",
     "mean over sets": (
         "Unweighted mean over those data sets that make the table of networks and data sets without gaps largest, as "
-        "on the page of the benchmark; only of networks that have a score on all of them."
+        "on the page of the benchmark; only of networks that have a score on all of them. Data sets with one patient "
+        "tested do not count, unless all are such: one patient has neither an interval nor a test."
     ),
     "rank": "Mean of the ranks on these data sets; 1 is the highest score, equal scores share their mean rank.",
     "own": "The one data set that was trained on.",
     "part of the mix": "One of several data sets that were trained on.",
-    "unseen": "A data set of the study that was not trained on.",
+    "unseen": "A data set that was not trained on, in the row where it says so; external ones are told apart.",
     "external": "A data set that nothing in the study was trained on.",
 }
 
@@ -54,7 +57,7 @@ _TESTS: dict[Task, str] = {
 }
 
 _HEADS = {
-    "search": "A search on several data sets finds networks that generalise better than a search on one",
+    "search": "On data sets that a search on one set has not seen, a search on several sets finds better networks",
     "training": "Training on several data sets generalises better to an unseen one than training on a single set",
 }
 
@@ -90,13 +93,12 @@ _FEW = 10
 """Fewer patients are said to be few."""
 
 
-def claim_words(claim: Claim, *, title: str, seeds: int) -> tuple[str, ...]:
+def claim_words(claim: Claim, *, title: str) -> tuple[str, ...]:
     """Returns what the numbers of a claim say, the verdict first.
 
     Args:
         claim: all but its words.
         title: what the score is called.
-        seeds: the largest number of seeds of a training.
     """
     about, unseen, missing = claim.about, claim.unseen, claim.planned - len(_unseen(claim))
     words = _verdict_words(claim, title=title)
@@ -104,19 +106,28 @@ def claim_words(claim: Claim, *, title: str, seeds: int) -> tuple[str, ...]:
         words.append(_LACKING[about] if not claim.planned else f"It plans {_differences(missing)} of that kind.")
     else:
         words.insert(1, _pooled_words(_SIDES[about], unseen, title=title, limit=_LIMIT))
-        words += _few_words(unseen)
+        words += [*_set_words(claim, unseen), *_few_words(unseen)]
         if missing:
             are = "is" if missing == 1 else "are"
             words.append(f"Of the {_differences(claim.planned)} that the study plans there, {missing} {are} missing.")
     if claim.neither is not None:
-        sides = "On those that neither search had seen, the mixed one"
+        sides = "Where neither search had seen the data set, the mixed one"
         words.append(_pooled_words(sides, claim.neither, title=title))
     if claim.own is not None:
         sides = "On the data set of the single search itself, the mixed one"
-        words.append(_pooled_words(sides, claim.own, title=title))
+        words += [_pooled_words(sides, claim.own, title=title), *_left_out_words(claim.own.left_out)]
     if claim.contrasts:
-        words += [*_differing_words(claim), _CAVEATS[about], _seed_words(seeds)]
+        words += [*_differing_words(claim), _CAVEATS[about], _seed_words(claim.contrasts)]
     return tuple(words)
+
+
+def means_words(retrained: Retrained) -> str:
+    """Says what the means and ranks of a matrix of retrained networks are over; empty where there are none."""
+    if not retrained.shared:
+        return ""
+    words = f"Means and ranks are over {', '.join(retrained.shared)}, of the networks that have a score on all of them."
+    told = (f" {name} has 1 patient: it is shown, and not counted in means and ranks." for name in retrained.left_out)
+    return words + "".join(told)
 
 
 def _verdict_words(claim: Claim, *, title: str) -> list[str]:
@@ -137,7 +148,8 @@ def _verdict_words(claim: Claim, *, title: str) -> list[str]:
             "The mean points one way beyond chance, most of the single differences beyond chance the other way."
         )
     else:
-        words.append(f"That is no proof that both are equal: the {title} may differ by as much as the interval says.")
+        much = "" if unseen.low is None else f": the {title} may differ by as much as the interval says"
+        words.append(f"That is no proof that both are equal{much}.")
     return words
 
 
@@ -147,17 +159,65 @@ def _pooled_words(sides: str, pooled: Pooled, *, title: str, limit: str = "") ->
         amount = f"as good on average, to three decimals of {title}"
     spread = "its interval is undefined"
     if pooled.low is not None and pooled.high is not None:
-        spread = f"{LEVEL:.0%} interval {pooled.low:+.3f} to {pooled.high:+.3f}"
+        spread = f"{100 * LEVEL:g} % interval {pooled.low:+.3f} to {pooled.high:+.3f}"
     chance = "not tested" if pooled.p is None else "p below 0.001" if pooled.p < 0.001 else f"p {pooled.p:.3f}"
-    counts = f"of {pooled.count} differences {_count(pooled.better)} better and {_count(pooled.worse)} worse"
+    counts = _count_words(pooled, limit=limit)
+    return f"{sides} is {amount} ({spread}, {chance}, {_patients(pooled.patients)}); {counts}."
+
+
+def _count_words(pooled: Pooled, *, limit: str) -> str:
+    """Returns how many differences are beyond chance, and how many cannot be."""
+    if pooled.undecidable == pooled.count:
+        none = "the one difference cannot" if pooled.count == 1 else f"none of {pooled.count} differences can"
+        return f"{none} be beyond chance by itself{limit}, as patients are too few"
     if pooled.count == 1:
         which = "better" if pooled.better else "worse" if pooled.worse else "neither better nor worse"
-        counts = f"the one difference is {which}"
-    return f"{sides} is {amount} ({spread}, {chance}, {_patients(pooled.patients)}); {counts} beyond chance{limit}."
+        return f"the one difference is {which} beyond chance{limit}"
+    few = f"; {pooled.undecidable} cannot be, as patients are too few" if pooled.undecidable else ""
+    better, worse = _count(pooled.better), _count(pooled.worse)
+    return f"of {pooled.count} differences {better} better and {worse} worse beyond chance{limit}{few}"
+
+
+def _set_words(claim: Claim, unseen: Pooled) -> list[str]:
+    """Returns what is to be known of the data sets that a verdict rests on, or does not."""
+    words = _left_out_words(unseen.left_out)
+    counted = [contrast for contrast in _unseen(claim) if contrast.domain in unseen.domains]
+    few = {contrast.domain: _patients(contrast.patients) for contrast in counted if not contrast.decidable}
+    if few and unseen.undecidable < unseen.count:
+        told = ", ".join(f"{domain} ({patients})" for domain, patients in few.items())
+        words.append(f"Single differences on {told} cannot be decided by themselves.")
+    if claim.about == "search":
+        words.append(_seen_words(counted, unseen.domains))
+    return words
+
+
+def _left_out_words(domains: Iterable[str]) -> list[str]:
+    return [f"{domain} has 1 patient: its differences are shown, and not counted." for domain in domains]
+
+
+def _seen_words(counted: Sequence[Contrast], domains: Sequence[str]) -> str:
+    """Returns which of some data sets the mixed search had seen, where the single one had seen none of them."""
+    of_mix = [contrast for contrast in counted if contrast.relation == "of the mix"]
+    seen = [domain for domain in domains if any(contrast.domain == domain for contrast in of_mix)]
+    these = f"of these {len(domains)} data sets"
+    if not of_mix:
+        return f"Neither search had seen {'this data set' if len(domains) == 1 else f'any {these}'}."
+    if len(of_mix) == len(counted):
+        return (
+            f"The mixed search had seen {'this data set' if len(domains) == 1 else f'all {these}'}: the verdict is on "
+            "whether one search serves several data sets, not on whether it carries over to new ones."
+        )
+    others = [domain for domain in domains if domain not in seen]
+    if len(of_mix) < sum(contrast.domain in seen for contrast in counted):  # several mixed searches
+        return (
+            f"In {len(of_mix)} of these {len(counted)} differences the mixed search had seen the data set; in the "
+            "others neither had."
+        )
+    return f"The mixed search had seen {len(seen)} {these} ({', '.join(seen)}); neither had seen {', '.join(others)}."
 
 
 def _few_words(pooled: Pooled) -> list[str]:
-    people, least = _patients(pooled.patients), 2 / 2**pooled.patients
+    people, least = _patients(pooled.patients), least_p(pooled.patients)
     if pooled.patients == 1:
         return ["It rests on 1 patient, so that nothing can be tested."]
     if least >= ALPHA:
@@ -204,13 +264,20 @@ def _count(number: int) -> str:
     return "none is" if number == 0 else "1 is" if number == 1 else f"{number} are"
 
 
-def _seed_words(seeds: int) -> str:
-    if seeds == 1:
-        return (
-            "Each network was trained with one seed, so intervals and tests do not know how much one training differs "
-            "from the next."
-        )
-    return "Intervals and tests are over patients; how much trainings differ is seen in the scores of the seeds."
+def _seed_words(contrasts: Sequence[Contrast]) -> str:
+    seeds = [contrast.seeds for contrast in contrasts]
+    least, most, single = min(seeds), max(seeds), seeds.count(1)
+    unknown = "intervals and tests do not know how much one training differs from the next"
+    if most == 1:
+        return f"Every difference is over one seed, so {unknown}."
+    if least == 1:
+        which = "1 is over one seed: its" if single == 1 else f"{single} are over one seed: their"
+        return f"Of {len(seeds)} differences {which} {unknown}."
+    over = f"{least} seeds" if least == most else f"{least} to {most} seeds"
+    return (
+        f"Every difference is over {over}. Intervals and tests are over patients; how much trainings differ is seen in "
+        "the scores of the seeds."
+    )
 
 
 def definitions(task: Task, *, draws: int) -> dict[str, str]:
@@ -223,22 +290,28 @@ def definitions(task: Task, *, draws: int) -> dict[str, str]:
     return {
         **_SCORES[task],
         "low, high": (
-            f"{LEVEL:.0%} percentile bootstrap interval over patients, all images of a drawn patient together; "
+            f"{100 * LEVEL:g} % percentile bootstrap interval over patients, all images of a drawn patient together; "
             f"{draws:,} draws, the same for all networks. It does not hold the spread between trainings, which the "
             "scores of the seeds show."
         ),
         **_MATRICES,
         "difference": "Score of the side of several data sets minus that of the single one, on the same images.",
         "p_corrected": f"{_TESTS[task]} By Holm's method corrected for all contrasts of the claim.",
+        "too few": (
+            f"So few patients that the corrected p of a contrast cannot be below {ALPHA:g}, were all contrasts of the "
+            "claim as clear as their patients allow. With one patient nothing is tested."
+        ),
         "mean difference": (
-            "Every data set with the same weight, and in it every contrast. Its interval comes of the bootstrap, in "
-            "which all contrasts of a data set take the same patients; its p of the test named under p_corrected, over "
-            "the patients of all these data sets, with the sign of a patient flipped in all contrasts at once."
+            "Every data set of several patients with the same weight, and in it every contrast; where no data set has "
+            "several, all count. Its interval comes of the bootstrap, in which all contrasts of a data set take the "
+            "same patients; its p of the test named under p_corrected, over the patients of all these data sets, with "
+            "the sign of a patient flipped in all contrasts at once."
         ),
         "supported": (
-            f"The mean difference on unseen data sets is above 0 (p below {ALPHA:g}), and of the single differences "
-            f"with a corrected p below {ALPHA:g} no more are below 0 than above. Refuted: the other way round. "
-            "Undecided: neither."
+            "The mean difference on data sets that the single side has not seen, in its search or its training, is "
+            f"above 0 (p below {ALPHA:g}), whether or not the mixed search has seen them; and of the single "
+            f"differences with a corrected p below {ALPHA:g} no more are below 0 than above. Refuted: the other way "
+            "round. Undecided: neither."
         ),
     }
 
