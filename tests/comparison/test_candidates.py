@@ -115,11 +115,19 @@ def test_kinds(make):
 def test_one_network_twice_with_one_seed_is_refused(make):
     one, two = make("one"), make("two")
     with pytest.raises(RunError, match=rf"{one} and {two} train the same network with the same seed 0\. Leave one"):
-        group_runs([one, two])
+        check_comparable(group_runs([one, two]))
     with pytest.raises(RunError, match="same seed"):
-        group_runs([one, one])
+        check_comparable(group_runs([one, one]), same_seeds=False)
     with pytest.raises(RunError, match="no run to compare"):
         group_runs([])
+
+
+def test_that_one_network_is_trained_on_other_splits_is_told_before_that_it_is_there_twice(make):
+    one, two = make("one"), make("two")
+    manifest = two / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("train", "test", 1))
+    with pytest.raises(RunError, match=r"The split of .* is 'train' in .*, but 'test' in "):
+        check_comparable(group_runs([one, two]))
 
 
 def test_what_is_the_network_or_the_place_of_work_may_differ(make):

@@ -40,7 +40,7 @@ class Candidate:
 
     Attributes:
         name: what tables call it, unique in a comparison.
-        runs: its training runs, one a seed, at least one.
+        runs: its training runs in the order of their seeds, at least one.
     """
 
     name: str
@@ -91,7 +91,7 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
         The candidates, in the order of their first runs; the runs of each by their seeds.
 
     Raises:
-        RunError: a path is no training run, there is none, or two runs train one network with the same seed.
+        RunError: a path is no training run, or there is none.
     """
     if not paths:
         raise RunError("There is no run to compare.", fix="Give training runs.")
@@ -104,11 +104,16 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
         else:
             members.append(run)
     names = _unique_names([runs[0] for _, runs in groups])
-    return tuple(Candidate(name, _by_seed(runs)) for name, (_, runs) in zip(names, groups, strict=True))
+    return tuple(
+        Candidate(name, tuple(sorted(runs, key=lambda run: run.recipe.seed)))
+        for name, (_, runs) in zip(names, groups, strict=True)
+    )
 
 
 def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True) -> None:
     """Refuses runs that were not trained and scored by the same recipe, on the same images in the same splits.
+
+    Two runs of one network with one seed are refused, too.
 
     Recipes are compared as they are read now, so that defaults that an older medarts did not know yet count as such.
 
@@ -130,6 +135,7 @@ def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True
         _check_data(runs[0], run)
     for candidate in candidates:
         _check_beginning(candidate)
+        _check_repeated(candidate)
     if same_seeds:
         _check_seeds(candidates)
 
@@ -170,18 +176,6 @@ def training_seconds(run: RunDirectory) -> float:
 def _nameless(architecture: Architecture) -> Architecture:
     """Returns an architecture without what does not change the network."""
     return replace(architecture, name="", provenance={}) if isinstance(architecture, Genotype) else architecture
-
-
-def _by_seed(runs: Sequence[RunDirectory]) -> tuple[RunDirectory, ...]:
-    seeds = {run: run.recipe.seed for run in runs}
-    ordered = sorted(runs, key=seeds.__getitem__)
-    for one, other in pairwise(ordered):
-        if seeds[one] == seeds[other]:
-            raise RunError(
-                f"{one.path} and {other.path} train the same network with the same seed {seeds[one]}.",
-                fix="Leave one of them out.",
-            )
-    return tuple(ordered)
 
 
 def _unique_names(runs: Sequence[RunDirectory]) -> list[str]:
@@ -239,6 +233,17 @@ def _check_beginning(candidate: Candidate) -> None:
                 f"The weights that {candidate.name} began from have fingerprint {one} in {first.path}, but {two} in "
                 f"{run.path}.",
                 fix="Begin all seeds of a network from the same file of weights, or all from scratch.",
+            )
+
+
+def _check_repeated(candidate: Candidate) -> None:
+    """Refuses two runs of one network with one seed."""
+    numbered = [*zip(candidate.seeds, candidate.runs, strict=True)]
+    for (seed, one), (other_seed, other) in pairwise(numbered):
+        if seed == other_seed:
+            raise RunError(
+                f"{one.path} and {other.path} train the same network with the same seed {seed}.",
+                fix="Leave one of them out.",
             )
 
 
