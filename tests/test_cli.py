@@ -64,7 +64,7 @@ ARGUMENTS = {
     "cost": ("GENOTYPE|RUN|MODEL", "KEY=VALUE", "--size", "--threads", "--batch", "--repeats", "--figure", "--json"),
     "compare": ("RUN", "--against", "--split", "--out"),
     "benchmark": ("RECIPE", "KEY=VALUE", "--out", "--jobs"),
-    "generalize": ("RECIPE", "KEY=VALUE", "--out", "--jobs"),
+    "generalize": ("RECIPE|FOLDER", "KEY=VALUE", "--out", "--jobs"),
     "report": ("RUN",),
 }
 

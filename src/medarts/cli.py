@@ -352,7 +352,7 @@ def benchmark(
 
 
 def generalize(
-    recipe: Positional[Study],
+    recipe: Positional[Annotated[Path, arg(metavar="RECIPE|FOLDER", help_behavior_hint="")]],
     changes: Positional[Changes] = (),
     *,
     out: Folder = None,
@@ -360,10 +360,11 @@ def generalize(
 ) -> None:
     """Test how networks carry over to other data sets, when retrained on them and when only tested on them.
 
-    Takes the recipe of a benchmark, and its folder, where it finds what is trained already.
+    Takes the recipe of a benchmark, and its folder, where it finds what is trained already; the rest is trained first.
 
     Args:
-        recipe: The list (YAML): a recipe, networks, data sets, seeds; see recipes/benchmark-cpu.yaml.
+        recipe: The list (YAML): a recipe, networks, data sets, seeds; see recipes/benchmark-cpu.yaml. Or the folder of
+            a benchmark, of which is tested what is trained so far.
         changes: Changes of it, such as recipe.train.epochs=20.
         out: Folder of the benchmark. runs/<name of the recipe> where not given.
         jobs: Trainings at once.
@@ -372,7 +373,11 @@ def generalize(
     from medarts.commands import comparisons
     from medarts.recipe.study import load_study
 
-    found, page = comparisons.generalize(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
+    if recipe.is_dir():
+        _expect(not changes and out is None, "medarts generalize FOLDER, or RECIPE [KEY=VALUE ...] [--out FOLDER]")
+        found, page = comparisons.generalize_study(recipe)
+    else:
+        found, page = comparisons.generalize(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
     terminal.show_generalization(found)
     print(page)
     sys.exit(1 if found.missing or found.untested else 0)

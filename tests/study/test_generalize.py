@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts import cli
 from medarts.comparison import scored
+from medarts.errors import RecipeError
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
 from medarts.recipe import parse
 from medarts.recipe.study_sections import Study
 from medarts.spaces.reading import load as load_genotype
+from medarts.study.benchmark import benchmark
 from medarts.study.generalization import Generalization
 from medarts.study.generalize import FILE, generalize
 from medarts.study.jobs import do
@@ -98,7 +101,7 @@ def dice(folder: Path, domain: str) -> list[float]:
 def test_every_run_is_scored_on_every_data_set(discs, evaluated):
     study, out = study_in(discs), discs / "out"
     layout = train(study, out)
-    found = generalize(study, out)
+    found = generalize(out)
     assert Generalization.read(out / FILE) == found
     assert sorted(evaluated) == [("a", "b"), ("a", "b"), ("a", "x"), ("a", "x"), ("a-b", "x")]
     assert (found.missing, found.untested, found.note) == ((), (), "Discs.")
@@ -126,9 +129,9 @@ def test_every_run_is_scored_on_every_data_set(discs, evaluated):
 def test_what_is_scored_is_not_scored_again(discs, evaluated):
     study, out = study_in(discs, trained_on=[{"data": "a"}]), discs / "out"
     layout = train(study, out)
-    first = generalize(study, out)
+    first = generalize(out)
     assert evaluated == [("a", "x"), ("a", "b")]
-    assert generalize(study, out) == first
+    assert generalize(out) == first
     assert len(evaluated) == 2
     run = layout.training("a", "unet", 0).run
     (run / "scores" / "test-b" / "scores.json").write_text("{", encoding="utf-8")  # killed while it wrote
@@ -136,13 +139,13 @@ def test_what_is_scored_is_not_scored_again(discs, evaluated):
     mask = discs / "x" / "masks" / "03.png"
     Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
     os.utime(mask, ns=(0, 0))  # an older file than the scores
-    generalize(study, out)
+    generalize(out)
     assert evaluated[2:] == [("a", "x"), ("a", "b")]
     after = dice(run / "scores" / "all-x", "x")
     assert [number for number, (one, other) in enumerate(zip(before, after, strict=True)) if one != other] == [3]
     splits = discs / "b" / "splits.csv"
     splits.write_text(splits.read_text().replace("p11,val", "p11,test"), encoding="utf-8")
-    again = generalize(study, out)
+    again = generalize(out)
     assert evaluated[4:] == [("a", "b")]
     assert [domain.images for domain in again.domains] == [4, 5, 16]
 
@@ -153,7 +156,8 @@ def test_what_fails_is_listed(discs, capfd):
     study, out = study_in(discs, trained_on=groups), discs / "out"
     train(study_in(discs, trained_on=groups[:1]), out)
     shutil.rmtree(discs / "x")
-    found = generalize(study, out)  # one process
+    benchmark(study, out)
+    found = generalize(out)
     (missing,) = found.missing
     assert (missing.group, missing.network, missing.seed, missing.state) == ("broken", "unet", 0, "failed")
     assert "diverged" in missing.reason
@@ -163,6 +167,24 @@ def test_what_fails_is_listed(discs, capfd):
     row, broken = found.trained[0].rows
     assert (row.cells["x"], row.cells["b"] is None, broken.cells) == (None, False, {"a": None, "b": None, "x": None})
     assert found.retrained.rows[0].cells["broken"] is None
+
+
+def test_what_is_not_trained_yet_is_listed_and_not_trained(discs, capsys):
+    out = discs / "out"
+    out.mkdir()
+    plan = prepare(study_in(discs), out)
+    do(plan.job(plan.trainings[0]))
+    with pytest.raises(RecipeError, match="These words do not go together"):
+        cli.generalize(out, ("recipe.seed=1",))
+    with pytest.raises(SystemExit) as ended:
+        cli.generalize(out)
+    assert ended.value.code == 1
+    assert capsys.readouterr().out.endswith(f"{out / 'generalization.html'}\n")
+    found = Generalization.read(out / FILE)
+    assert [(one.group, one.seed) for one in found.missing] == [("a", 1), ("a-b", 0)]
+    assert {one.state for one in found.missing} == {"not begun"}
+    assert [len(cell.by_seed) for cell in found.trained[0].rows[0].cells.values()] == [1, 1, 1]
+    assert [run.name for run in (out / "runs").iterdir()] == ["a"]
 
 
 def test_findings(tmp_path, table_data, finding_recipe):
@@ -182,7 +204,7 @@ def test_findings(tmp_path, table_data, finding_recipe):
     )
     out = tmp_path / "out"
     layout = train(study, out)
-    found = generalize(study, out)
+    found = generalize(out)
     assert (found.task, found.score, found.untested) == ("classification", "auroc", ())
     scores = FindingScores.read(layout.training("films", "small", 0).run / "scores" / "test")
     cell = found.retrained.rows[0].cells["films"]

@@ -20,7 +20,7 @@ from medarts.run.progress import progress_bar
 from medarts.study.benchmark import GroupRuns, what_is_there
 from medarts.study.benchmark import benchmark as run_study
 from medarts.study.generalization import Generalization
-from medarts.study.generalize import generalize as generalize_study
+from medarts.study.generalize import generalize as generalize_runs
 from medarts.study.layout import Layout
 
 
@@ -203,12 +203,25 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1) -> StudyComparison:
 
 
 def generalize(study: Study, out: Path, *, jobs: int = 1) -> tuple[Generalization, Path]:
-    """Trains all networks of a study, tests them on all of its data sets, and writes a page.
+    """Trains all networks of a study, and does what ``generalize_study`` does.
 
     Args:
         study: the study.
         out: its folder, that of its benchmark.
         jobs: trainings at once.
+
+    Raises:
+        MedartsError: see ``medarts.study.benchmark``.
+    """
+    run_study(study, out, jobs=jobs)
+    return generalize_study(out)
+
+
+def generalize_study(out: Path) -> tuple[Generalization, Path]:
+    """Tests the networks of a study, as far as they are trained, on all of its data sets, and writes a page.
+
+    Args:
+        out: folder of the study.
 
     Returns:
         What was found, and the page.
@@ -216,5 +229,5 @@ def generalize(study: Study, out: Path, *, jobs: int = 1) -> tuple[Generalizatio
     Raises:
         MedartsError: see ``medarts.study.generalize``.
     """
-    found = generalize_study(study, out, jobs=jobs)
+    found = generalize_runs(out)
     return found, write_generalization(found, out / "generalization.html", title=f"Generalisation in {out.name}")

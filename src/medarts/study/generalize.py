@@ -1,13 +1,13 @@
-"""How well the networks of a study carry over: trained where they are not yet, tested everywhere, put together."""
+"""How well the networks of a study carry over: what has been trained is tested everywhere and put together."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medarts.comparison.candidates import Kind
-from medarts.recipe.study import NetworkEntry, Study
+from medarts.recipe.study import NetworkEntry, Study, load_study
 from medarts.run.directory import RunDirectory
 from medarts.spaces.reading import zoo
-from medarts.study.benchmark import benchmark, what_is_there
+from medarts.study.benchmark import what_is_there
 from medarts.study.claims import Planned, search_claim, training_claim
 from medarts.study.generalization import Domain, Generalization, Group, MissingRun, MissingTest, Network
 from medarts.study.jobs import is_begun
@@ -21,21 +21,20 @@ from medarts.study.words import TITLES, definitions
 FILE = "generalization.json"
 
 
-def generalize(study: Study, out: Path, *, jobs: int = 1) -> Generalization:
-    """Trains the networks of a study where they are not yet trained, tests all on all data sets, and writes the result.
+def generalize(out: Path) -> Generalization:
+    """Tests the networks of a study, as far as they are trained, on all of its data sets, and writes the result.
 
-    Runs that failed are listed as missing, as are tests that cannot be made; what is there already is not done again.
+    Runs that are not there are listed as missing, as are tests that cannot be made.
 
     Args:
-        study: the networks, what they are trained on, and the data sets.
         out: folder of the study, as of ``medarts benchmark``; gets `FILE`.
-        jobs: trainings at once.
 
     Raises:
-        MedartsError: see ``medarts.study.benchmark.benchmark``.
+        RunError: there is no study in it, or a file of a run is damaged.
+        RecipeError: the file of the study is damaged.
     """
-    benchmark(study, out, jobs=jobs)
     there = what_is_there(out)
+    study = load_study(Layout(out).study)
     candidates = {group: runs.candidates for group, runs in there.items()}
     missing = [
         MissingRun(group, one.name, one.seed, one.state, one.reason)
