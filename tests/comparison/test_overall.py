@@ -101,7 +101,7 @@ def test_differences_of_means_are_over_data_sets_of_several_patients():
     assert found.rows["y"].mean == pytest.approx((scores["one"]["y"] + scores["two"]["y"]) / 2)
     assert found.rows["y"].mean_of_all == pytest.approx(np.mean([scores[name]["y"] for name in sets]))
     assert found.rows["w"].difference is found.rows["z"].difference is None  # z has no seed in common on "two"
-    pairs = [mean_over_sets([sets[name].pairs.to_reference[of] for name in ("one", "two")]) for of in "xy"]
+    pairs = [mean_over_sets({name: sets[name].pairs.to_reference[of] for name in ("one", "two")}) for of in "xy"]
     p_values = [pair.difference(seed=0).p for pair in pairs]
     for name, pair, p, corrected in zip("xy", pairs, p_values, holm(p_values), strict=True):
         difference = found.rows[name].difference

@@ -47,7 +47,7 @@ def test_a_mean_of_differences_changes_its_sign_by_patient():
 
 def test_a_mean_over_data_sets_is_tested_over_all_of_their_patients():
     one, two = pair(0.2, 0.1, 0.1), pair(0.02, -0.04, 0.1, 0.03)
-    mean = mean_over_sets([one, two])
+    mean = mean_over_sets({"one": one, "two": two})
     assert mean.measured.mean == pytest.approx((0.4 + 0.11) / 2)
     assert mean.patients == 7
     sums = [
@@ -60,9 +60,16 @@ def test_a_mean_over_data_sets_is_tested_over_all_of_their_patients():
 def test_draws_of_data_sets_are_independent():
     """Draws of one order, as those of data sets of equal size are, would make the interval of a mean too wide."""
     drawn = np.random.default_rng(0).normal(0, 1, 4000)
-    mean = mean_measured([Measured(0.0, (), drawn=drawn.copy(), undefined=1) for _ in range(4)])
+    mean = mean_measured({name: Measured(0.0, (), drawn=drawn.copy(), undefined=1) for name in "abcd"})
     assert mean.drawn.std() == pytest.approx(0.5, abs=0.03)
     assert mean.undefined == 4
+
+
+def test_means_do_not_depend_on_the_order_of_data_sets():
+    generator = np.random.default_rng(1)
+    sets = {name: pair(*generator.normal(0.1, 1, 20), drawn=[*generator.normal(0, 1, 50)]) for name in "abc"}
+    one, other = (mean_over_sets({name: sets[name] for name in names}).difference(seed=0) for names in ("abc", "bca"))
+    assert (one.low, one.high, one.p) == pytest.approx((other.low, other.high, other.p), abs=1e-12)
 
 
 def test_data_sets_that_count():

@@ -131,7 +131,7 @@ def overall(comparisons: Comparisons) -> Overall:
     means, ranks, all_means = mean_scores(scores, sets), mean_ranks(scores, sets), mean_scores(scores, all_sets)
     references = {comparison.reference for comparison in comparisons.values()}
     reference = references.pop() if len(references) == 1 else None
-    differences = _differences([comparisons[name] for name in sets], [*means]) if reference else {}
+    differences = _differences({name: comparisons[name] for name in sets}, [*means]) if reference else {}
     results: dict[str, dict[str, NetworkResult]] = {}
     for name, comparison in comparisons.items():
         for network in comparison.networks:
@@ -164,13 +164,13 @@ def scores_of(comparison: Comparison) -> dict[str, float]:
     return {name: mean for name, mean in means.items() if mean is not None}
 
 
-def _differences(comparisons: Sequence[Comparison], networks: Sequence[str]) -> dict[str, Difference | None]:
+def _differences(comparisons: Comparisons, networks: Sequence[str]) -> dict[str, Difference | None]:
     """Returns the differences of means over data sets to the reference that all of these have."""
     pairs: dict[str, Paired | None] = {}
     for network in networks:
-        of_sets = [comparison.pairs.to_reference.get(network) for comparison in comparisons]
-        there = [pair for pair in of_sets if pair is not None]
-        if not any(network == comparison.reference for comparison in comparisons):
+        of_sets = {name: comparison.pairs.to_reference.get(network) for name, comparison in comparisons.items()}
+        there = {name: pair for name, pair in of_sets.items() if pair is not None}
+        if not any(network == comparison.reference for comparison in comparisons.values()):
             pairs[network] = mean_over_sets(there) if len(there) == len(of_sets) else None
     return differences_of(pairs, seed=_SEED)
 
@@ -182,7 +182,7 @@ def _controls(comparisons: Comparisons) -> tuple[OverallControl, ...]:
         for control in comparison.controls:
             found.setdefault(control.network, {})[name] = len(control.drawn)
     pairs = {
-        network: mean_over_sets([comparisons[name].pairs.of_controls[network] for name in counts])
+        network: mean_over_sets({name: comparisons[name].pairs.of_controls[network] for name in counts})
         for network, counts in found.items()
     }
     differences = differences_of(pairs, seed=_SEED)

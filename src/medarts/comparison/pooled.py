@@ -63,27 +63,31 @@ def mean_of_pairs(of: Sequence[Paired]) -> Paired:
     return Paired(measured, np.mean([one.contributions for one in of], axis=0))
 
 
-def mean_over_sets(of: Sequence[Paired]) -> Paired:
+def mean_over_sets(of: Mapping[str, Paired]) -> Paired:
     """Returns the mean of differences on several data sets, each with the same weight, over the patients of all.
 
     Args:
-        of: at least one. With a data set of one patient the interval is undefined; see `counting_sets`.
+        of: by data set, whose order is of no effect; at least one. With a data set of one patient the interval is
+            undefined; see `counting_sets`.
     """
-    measured = mean_measured([one.measured for one in of])
-    return Paired(measured, np.concatenate([one.contributions / len(of) for one in of]))
+    measured = mean_measured({name: one.measured for name, one in of.items()})
+    return Paired(measured, np.concatenate([of[name].contributions / len(of) for name in sorted(of)]))
 
 
-def mean_measured(of: Sequence[Measured]) -> Measured:
-    """Returns the unweighted mean of what was measured on several data sets, at least one.
+def mean_measured(of: Mapping[str, Measured]) -> Measured:
+    """Returns the unweighted mean of what was measured on several data sets.
 
     The draws of every data set are put into an order of its own, so that those of two data sets are independent.
+
+    Args:
+        of: by data set, whose order is of no effect; at least one.
     """
-    drawn = [np.random.default_rng(place).permutation(one.drawn) for place, one in enumerate(of)]
+    drawn = [np.random.default_rng(place).permutation(of[name].drawn) for place, name in enumerate(sorted(of))]
     return Measured(
-        mean=float(np.mean([one.mean for one in of])),
+        mean=float(np.mean([one.mean for one in of.values()])),
         by_seed=(),
         drawn=np.mean(drawn, axis=0),
-        undefined=sum(one.undefined for one in of),
+        undefined=sum(one.undefined for one in of.values()),
     )
 
 

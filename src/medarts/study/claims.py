@@ -211,7 +211,7 @@ def _pooled(found: Sequence[_Found], *, seed: int) -> Pooled | None:
     for one in found:
         by_domain.setdefault(one.contrast.domain, []).append(one)
     domains = counting_sets({domain: of[0].paired.patients for domain, of in by_domain.items()})
-    together = mean_over_sets([mean_of_pairs([one.paired for one in by_domain[domain]]) for domain in domains])
+    together = mean_over_sets({domain: mean_of_pairs([one.paired for one in by_domain[domain]]) for domain in domains})
     mean = together.difference(seed=seed)
     counted = [one.contrast for domain in domains for one in by_domain[domain]]
     signs = [beyond_chance(contrast.difference) for contrast in counted]

@@ -35,7 +35,7 @@ def retrained_matrix(
     counting = counting_sets(patients)
     shared = shared_sets({name: scores[name] for name in counting})
     ranks = mean_ranks(scores, shared)
-    means = {name: mean_measured([found[name][group] for group in shared]) for name in ranks}
+    means = {name: mean_measured({group: found[name][group] for group in shared}) for name in ranks}
     return Retrained(
         groups=tuple(group.name for group in alone),
         shared=shared,
