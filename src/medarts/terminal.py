@@ -236,20 +236,17 @@ def _against(found: Difference | None) -> str:
 
 def show_generalization(found: Generalization) -> None:
     """Prints how networks do when retrained on each data set, and what the study says of its claims."""
-    table = Table(
-        Column("network", overflow="fold"),
-        Column("searched on", overflow="fold"),
-        *(f"on {group}" for group in found.retrained.groups),
-        "mean",
-        "rank",
-    )
-    searched = {network.name: ", ".join(network.searched_on) for network in found.networks}
+    groups = found.retrained.groups
+    table = Table(Column("network", overflow="fold"), *groups, "mean", "rank", title="Trained and tested on")
+    searched = {network.name: network.searched_on for network in found.networks}
+    alone = {group.name: group.domains[0] for group in found.groups}
     for row in found.retrained.rows:
-        cells = [_scored(row.cells[group], digits=3) for group in found.retrained.groups]
+        cells = [_mean_of(row.cells[group]) + "*" * (alone[group] in searched[row.network]) for group in groups]
         rank = "–" if row.rank is None else f"{row.rank:.1f}"
-        table.add_row(row.network, searched[row.network], *cells, _scored(row.mean, digits=3), rank)
+        table.add_row(row.network, *cells, _scored(row.mean, digits=3), rank)
     console.print(table)
-    lines = [words] if (words := means_words(found.retrained)) else []
+    lines = ["* searched on this data set; all intervals stand on the page."]
+    lines += [words] if (words := means_words(found.retrained)) else []
     for claim in found.claims:
         lines += ["", *claim.words]
     if found.missing or found.untested:
@@ -265,6 +262,10 @@ def show_generalization(found: Generalization) -> None:
 
 def _digits(metric: str) -> int:
     return 1 if metric in DISTANCES else 3
+
+
+def _mean_of(score: MetricScore | None) -> str:
+    return "–" if score is None or score.mean is None else f"{score.mean:.3f}"
 
 
 def _scored(score: MetricScore | None, *, digits: int) -> str:

@@ -207,7 +207,7 @@ def test_networks_against_data_sets(page):
     ]
     (drawn,) = pictures(text)
     assert {"0.832", "0.821–0.844", "0.721", "0.700", "0.790", "mean", "mean rank", "3.0"} <= drawn
-    assert {"mix", "searched on a, b", "<b>hand</b>", "made by hand", "Dice minus the mean of the column"} <= drawn
+    assert {"mix", "searched on a, b", "<b>hand</b>", "made by hand", "Dice minus the median of the column"} <= drawn
     assert f"{MEANS}</p>" in text
     assert "what published networks were searched on is not marked." in text
     assert text.count("<pattern") == 1  # one cell is hatched
@@ -276,6 +276,11 @@ def test_on_a_terminal(capfd):
     for claim in FOUND.claims:
         assert set(claim.words) <= set(lines)
     assert MEANS in lines
+    mixed = next(line for line in lines if "│ mix " in line)
+    cells = [cell.strip() for cell in mixed.split("│")[2:-1]]
+    assert len(cells) == len(FOUND.retrained.groups) + 2
+    assert [cell.endswith("*") for cell in cells] == [True, True, *[False] * (len(cells) - 2)]
+    assert max(map(len, lines[: lines.index(MEANS)])) <= 80
     assert "<b>hand</b> on b, seed 1: failed. It diverged." in lines
     assert "mix on a, seed 1, is not tested on x: No such folder." in lines
 
@@ -286,6 +291,10 @@ def test_tints_tell_shades():
     assert signed.tint(0.02)[0] == PALETTE["blue"][0] != signed.tint(-0.02)[0]
     assert signed.tint(0.02)[1] == signed.tint(-0.02)[1] == pytest.approx(signed.tint(0.04)[1] / 2)
     assert signed.tint(0)[1] == 0
+    assert not signed.ends
+    failed = Scale.around_zero("x", [-0.7, *([-0.05, 0.03, 0.05] * 13)])
+    assert (failed.high, failed.ends) == (0.05, True)
+    assert failed.tint(-0.7) == failed.tint(-failed.high)
     plain = Scale.over("x", [0.3, 0.5, 0.9])
     strengths = [plain.tint(shade)[1] for shade in (0.3, 0.5, 0.9)]
     assert 0 < strengths[0] < strengths[1] < strengths[2]

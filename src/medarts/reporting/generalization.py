@@ -103,11 +103,11 @@ def _retrained(found: Generalization, score: str) -> Content | None:
     matrix = found.retrained
     if not any(cell is not None for row in matrix.rows for cell in row.cells.values()):
         return None
-    means = {group: _mean(row.cells[group] for row in matrix.rows) for group in matrix.groups}
+    middles = {group: _median(row.cells[group] for row in matrix.rows) for group in matrix.groups}
     ordered = sorted(matrix.rows, key=_place)
-    rows = [_retrained_row(found, row, means) for row in ordered]
+    rows = [_retrained_row(found, row, middles) for row in ordered]
     scale = Scale.around_zero(
-        f"{score} minus the mean of the column",
+        f"{score} minus the median of the column",
         [cell.shade for row in rows for cell in row.cells if cell.shade is not None],
     )
     columns = [*matrix.groups, *(["mean", "mean rank"] if matrix.shared else [])]
@@ -123,17 +123,17 @@ def _place(row: RetrainedRow) -> float:
     return np.inf if row.mean is None or row.mean.mean is None else -row.mean.mean
 
 
-def _mean(cells: Iterable[MetricScore | None]) -> float:
+def _median(cells: Iterable[MetricScore | None]) -> float:
     present = [cell.mean for cell in cells if cell is not None and cell.mean is not None]
-    return float(np.mean(present)) if present else 0.0
+    return float(np.median(present)) if present else 0.0
 
 
-def _retrained_row(found: Generalization, row: RetrainedRow, means: dict[str, float]) -> HeatRow:
+def _retrained_row(found: Generalization, row: RetrainedRow, middles: dict[str, float]) -> HeatRow:
     network = next(network for network in found.networks if network.name == row.network)
     alone = {group.name: group.domains[0] for group in found.groups}
     cells = []
     for group, score in row.cells.items():
-        shade = None if score is None or score.mean is None else score.mean - means[group]
+        shade = None if score is None or score.mean is None else score.mean - middles[group]
         frame = "solid" if alone[group] in network.searched_on else None
         cells.append(_heat_cell(score, shade=shade, frame=frame, hatched=group in row.planned))
     if found.retrained.shared:

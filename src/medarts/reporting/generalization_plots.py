@@ -73,18 +73,24 @@ class Scale:
         low: the least shade.
         high: the greatest.
         signed: whether shades below 0 have a colour of their own; `low` is then -`high`.
+        ends: whether there are shades beyond the ends, which have the colours of the ends.
     """
 
     title: str
     low: float
     high: float
     signed: bool = False
+    ends: bool = False
 
     @classmethod
     def around_zero(cls, title: str, shades: Sequence[float]) -> "Scale":
-        """Returns a signed scale that holds all shades."""
-        end = max([abs(shade) for shade in shades] + [1e-3])
-        return cls(title, -end, end, signed=True)
+        """Returns a signed scale that holds all shades, of more than twenty those but the twentieth farthest from 0.
+
+        One network that fails would otherwise leave all others without colour.
+        """
+        far = np.abs(shades or [0.0])
+        end = max(float(np.quantile(far, 0.95, method="higher")), 1e-3)
+        return cls(title, -end, end, signed=True, ends=bool(far.max() > end))
 
     @classmethod
     def over(cls, title: str, shades: Sequence[float]) -> "Scale":
@@ -184,7 +190,9 @@ def _draw_scale(figure: Figure, scale: Scale, *, left: float, width: float, heig
     axes.set(xlim=(scale.low, scale.high), ylim=(0, 1), yticks=[])
     axes.grid(visible=False)
     ticks = (scale.low, (scale.low + scale.high) / 2, scale.high)
-    axes.set_xticks(ticks, [f"{tick:+.3f}" if scale.signed else f"{tick:.2f}" for tick in ticks])
+    below, above = ("≤ ", "≥ ") if scale.ends else ("", "")
+    labels = [f"{tick:+.3f}" if scale.signed else f"{tick:.2f}" for tick in ticks]
+    axes.set_xticks(ticks, [f"{sign}{label}" for sign, label in zip((below, "", above), labels, strict=True)])
     axes.tick_params(length=2, pad=1.5, labelsize=7.4)
     axes.set_xlabel(scale.title, labelpad=1.5, fontsize=8)
     axes.spines[["left", "top", "right"]].set_visible(False)
