@@ -25,6 +25,32 @@ if __name__ == "__main__":
         print("stopped")
 """
 
+STARTING = """
+import os, signal, sys, threading, time
+from functools import partial
+from multiprocessing.context import SpawnProcess
+from medarts.run.process import in_new_process
+
+start = SpawnProcess.start
+waiting = threading.Thread(target=threading.Event().wait, daemon=True)
+
+def interrupted(process):
+    start(process)
+    if sys.argv[1] == "process":
+        os.kill(os.getpid(), signal.SIGINT)
+    else:
+        signal.pthread_kill(waiting.ident, signal.SIGINT)
+    time.sleep(0.1)
+
+if __name__ == "__main__":
+    waiting.start()
+    SpawnProcess.start = interrupted
+    try:
+        in_new_process(partial(exec, "import time; time.sleep(60)"))
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+
 # The process cannot import this file.
 REFUSED = "from medarts.errors import RecipeError; raise RecipeError('The size is 3.', fix='Use 4.')"
 NO_MEMORY = {
@@ -69,6 +95,15 @@ def test_an_interrupted_process_says_nothing(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=60)
     assert (said, errors, process.returncode) == ("stopped\n", "", 0)
+
+
+@pytest.mark.parametrize("whose", ["process", "thread"])
+def test_a_process_that_is_interrupted_while_it_starts_another_ends_it(tmp_path: Path, whose: str) -> None:
+    """The signal waits until the start is over, or is taken by a thread, as libraries have some."""
+    script = tmp_path / "starting.py"
+    script.write_text(STARTING)
+    done = subprocess.run([sys.executable, str(script), whose], check=False, capture_output=True, text=True, timeout=50)
+    assert (done.stdout, done.stderr, done.returncode) == ("stopped\n", "", 0)
 
 
 def children(pid: int) -> list[int]:

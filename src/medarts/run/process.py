@@ -2,10 +2,10 @@
 
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from typing import TypeVar
 
 import torch
@@ -30,9 +30,11 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_answer, args=(work, sender))
-    _start(process)
-    sender.close()  # the last one open is that of the process, whose end is seen by it
+    resource_tracker.ensure_running()  # it unblocks SIGINT where it is started, as it else were by the process
     try:
+        with _held_back():
+            process.start()
+        sender.close()  # the last one open is that of the process, whose end is seen by it
         answer = receiver.recv()
     except EOFError:
         process.join()
@@ -40,8 +42,9 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
             raise MemoryError("the system killed the process, as it does where memory runs out") from None
         raise RuntimeError(f"the process ended without an answer, with status {process.exitcode}") from None
     finally:
-        process.terminate()  # after Ctrl-C it is still at work
-        process.join()
+        if process.pid is not None:
+            process.terminate()  # after Ctrl-C it is still at work
+            process.join()
         receiver.close()
     if isinstance(answer, MedartsError | OSError | MemoryError):
         raise answer
@@ -53,18 +56,24 @@ _OUT_OF_MEMORY = ("can't allocate memory", "_STATUS_ALLOC_FAILED")
 """How PyTorch says it on the CPU, and cuBLAS and cuDNN."""
 
 
-def _start(process: SpawnProcess) -> None:
-    """Starts a process that never sees Ctrl-C, which is for the one that waits and ends it.
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Keeps Ctrl-C from a process that is started in it, for ever, and from this one until the other can be ended.
 
     A new process inherits which signals are blocked. So SIGINT cannot meet it while it still imports, before it could
-    say what to do with it, and would print where it was.
+    say what to do with it, and would print where it was. Here blocking is not enough: where libraries have threads, one
+    of these takes the signal, and Python then raises KeyboardInterrupt all the same.
     """
-    resource_tracker.ensure_running()  # it unblocks SIGINT where it is started, as it else were by the process
+    kept: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: kept.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        process.start()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if kept:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _send_answer(work: Callable[[], object], sender: Connection) -> None:
