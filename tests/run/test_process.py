@@ -14,7 +14,11 @@ import pytest
 from medarts.errors import RecipeError
 from medarts.run.process import in_new_process
 
-WAITING = """
+# Shells let what they start in the background ignore Ctrl-C.
+HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+WAITING = f"""
+{HEARS}
 from functools import partial
 from medarts.run.process import in_new_process
 
@@ -25,8 +29,9 @@ if __name__ == "__main__":
         print("stopped")
 """
 
-STARTING = """
-import os, signal, sys, threading, time
+STARTING = f"""
+{HEARS}
+import os, sys, threading, time
 from functools import partial
 from multiprocessing.context import SpawnProcess
 from medarts.run.process import in_new_process
