@@ -43,7 +43,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
     real = store_module.read_pair
 
-    def counted(sample, rules, *, channels):  # type: ignore[no-untyped-def]
+    def counted(sample, rules, *, channels):
         read.append(sample.key)
         return real(sample, rules, channels=channels)
 
@@ -202,7 +202,7 @@ def test_a_store_made_while_another_thread_makes_it(settings: DataSettings, monk
     seen: list[str] = []
     real = store_module.read_pair
 
-    def in_turns(sample, rules, *, channels):  # type: ignore[no-untyped-def]
+    def in_turns(sample, rules, *, channels):
         seen.append(sample.key)
         if sample.key == "blob_12" and seen.count("blob_12") == 1:
             half_done.set()
@@ -246,7 +246,7 @@ print(open_store(manifest, settings).images.astype("float64").sum(), flush=True)
     command = [sys.executable, "-c", code, str(tmp_path / "data.json")]
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [subprocess.Popen(command, text=True, env=environment, **pipe) for _ in range(2)]  # type: ignore[call-overload]
+    processes = [subprocess.Popen(command, text=True, env=environment, **pipe) for _ in range(2)]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
     results = [process.communicate("go\n", timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results

@@ -146,7 +146,7 @@ def test_the_network_stays_as_it_is_and_the_copy_as_it_was(kind: type, norm: Nor
 def test_weights_are_packed_and_batch_norms_folded(kind: type) -> None:
     parts = list(for_inference(make(kind)).modules())
     convolutions = [part for part in parts if isinstance(part, Convolution)]
-    packs = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    packs = torch.backends.mkldnn.is_available()
     assert all(part.is_packed == packs for part in convolutions)
     assert not any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.InstanceNorm2d) for part in parts)
     # Two norms of a MultiRes block and one of a step of a path follow no convolution.

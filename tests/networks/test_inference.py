@@ -36,7 +36,7 @@ def varied(module: nn.Module) -> nn.Module:
 
 def network(genotype: Genotype, **options: int | Norm) -> WeaveNetwork:
     torch.manual_seed(0)
-    return cast(WeaveNetwork, varied(WeaveNetwork(genotype, **options)))  # type: ignore[arg-type]
+    return cast(WeaveNetwork, varied(WeaveNetwork(genotype, **options)))
 
 
 def small(name: str = "alpha0_5_stage1_double_deep_ep80", **settings: int | bool | float) -> Genotype:
@@ -204,12 +204,12 @@ def test_convolution_with_scale_bias_and_relu(kind: type, packs: bool, monkeypat
 def test_weights_are_packed_where_onednn_computes() -> None:
     packed = [part.is_packed for part in for_inference(network(small())).modules() if isinstance(part, Convolution)]
     assert len(packed) > 100
-    assert all(packed) == torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    assert all(packed) == torch.backends.mkldnn.is_available()
 
 
 def test_batch_norms_vanish_and_group_norms_do_not() -> None:
     for norm, there in (("batch", False), ("group", True)):
-        parts = for_inference(network(small(), norm=norm)).modules()  # type: ignore[arg-type]
+        parts = for_inference(network(small(), norm=norm)).modules()
         assert {part.norm is not None for part in parts if isinstance(part, NormedConvolution)} == {there}
 
 

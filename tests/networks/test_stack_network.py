@@ -181,7 +181,7 @@ def test_drop_path_never_drops_the_identity() -> None:
 
 def test_every_parameter_that_is_read_gets_a_gradient() -> None:
     net = network(small(auxiliary=True)).train()
-    sum(logits.sum() for logits in net(images(96))).backward()  # type: ignore[union-attr]
+    sum(logits.sum() for logits in net(images(96))).backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 

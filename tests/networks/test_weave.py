@@ -178,7 +178,7 @@ def test_heads_do_not_equalise_the_images() -> None:
 
 
 def test_dropout_of_heads_and_operations_only_while_training() -> None:
-    net = network(small(dropout_prob=0.2))  # type: ignore[arg-type]
+    net = network(small(dropout_prob=0.2))
     x = torch.rand(1, 3, 32, 32)
     assert torch.equal(net(x)[-1], net(x)[-1])
     net.train()

@@ -305,5 +305,5 @@ def test_weights_are_a_path_like_the_others(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("section", [SourceSettings, AugmentationSettings, DataSettings])
 def test_every_option_of_the_data_is_explained_where_it_stands(section: type) -> None:
-    for name in section.model_fields:  # type: ignore[attr-defined]
+    for name in section.model_fields:
         assert re.search(rf"^\s+{name}: ", str(section.__doc__), re.MULTILINE), f"{section.__name__}.{name}"

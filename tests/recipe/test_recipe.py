@@ -60,9 +60,9 @@ def test_published_defaults() -> None:
 def test_is_immutable() -> None:
     recipe = parse(content())
     with pytest.raises(ValidationError):
-        recipe.seed = 3  # type: ignore[misc]
+        recipe.seed = 3
     with pytest.raises(ValidationError):
-        recipe.train.mixing.alpha = 1.0  # type: ignore[misc]
+        recipe.train.mixing.alpha = 1.0
 
 
 def models(model: type[BaseModel]) -> list[type[BaseModel]]:

@@ -26,7 +26,7 @@ def searched() -> Genotype:
 
 
 def _ids(figure: object) -> set[str]:
-    return {artist.get_gid() for artist in figure.findobj() if artist.get_gid()}  # type: ignore[attr-defined]
+    return {artist.get_gid() for artist in figure.findobj() if artist.get_gid()}
 
 
 @pytest.mark.parametrize("name", zoo())

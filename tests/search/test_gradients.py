@@ -280,7 +280,7 @@ def small_weave(*, fast: bool) -> Supernet:
     settings = LatticeSettings(depth=3, init_channel=4, double_down_channel=True, intermediate_nodes=2)
     supernet = WeaveSupernet(settings, execution=weave.FAST if fast else weave.PLAIN)
     for head in supernet.frame.heads.values():
-        head.get_submodule("dropout").p = 0.0  # type: ignore[assignment]
+        head.get_submodule("dropout").p = 0.0
     return supernet
 
 

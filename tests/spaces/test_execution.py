@@ -41,7 +41,7 @@ def pair(
             for parameter in made.architecture():
                 parameter.normal_()
         for head in made.frame.heads.values():
-            head.get_submodule("dropout").p = 0.0  # type: ignore[assignment]
+            head.get_submodule("dropout").p = 0.0
         return made
 
     return make(PLAIN), make(FAST)
@@ -54,7 +54,7 @@ def backward(supernet: WeaveSupernet, *, size: int, batch: int = 2) -> list[Tens
     outputs = supernet(x)
     values = [(out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum() + out.square().sum() for out in outputs]
     torch.autograd.backward(torch.stack(values).sum())
-    return outputs  # type: ignore[no-any-return]
+    return outputs
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
@@ -93,7 +93,7 @@ def test_fast_equals_plain(changes: dict[str, Any], size: int, batch: int) -> No
 @pytest.mark.parametrize("edge_normalisation", [False, True])
 @pytest.mark.parametrize("partial_channels", [1, 2, 4])
 def test_fast_equals_plain_with_partial_channels(partial_channels: int, edge_normalisation: bool) -> None:
-    supernet = SupernetSettings(partial_channels=partial_channels, edge_normalisation=edge_normalisation)  # type: ignore[arg-type]
+    supernet = SupernetSettings(partial_channels=partial_channels, edge_normalisation=edge_normalisation)
     assert_equal(*pair(replace(SMALL, depth=4), supernet=supernet), size=32)
 
 

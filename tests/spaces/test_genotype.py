@@ -89,9 +89,9 @@ def test_round_trip_through_json_and_file(tmp_path: Path) -> None:
 def test_is_frozen() -> None:
     genotype = small()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        genotype.name = "other"  # type: ignore[misc]
+        genotype.name = "other"
     with pytest.raises(dataclasses.FrozenInstanceError):
-        genotype.paths[0].layer = 2  # type: ignore[misc]
+        genotype.paths[0].layer = 2
 
 
 def test_zoo_holds_the_published_genotypes_of_both_spaces() -> None:

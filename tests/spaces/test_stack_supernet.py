@@ -76,7 +76,7 @@ def test_mixed_cell_is_the_weighted_sum_of_its_operations(kind: Kind, reduction_
         if partial == 1:
             return cast(Tensor, operated)
         passed = sum(part for _, part in edges)
-        return torch.stack([operated, passed], dim=2).flatten(1, 2)  # type: ignore[list-item]
+        return torch.stack([operated, passed], dim=2).flatten(1, 2)
 
     a, b = cell.input0(s0), cell.input1(s1)
     node0 = node(edge(0, a), edge(1, b))

@@ -31,7 +31,7 @@ ALL = DeriveSettings(moves="all")
 def make(settings: LatticeSettings = SMALL, *, seed: int = 0, spread: float = 1.0, **options: object) -> WeaveSupernet:
     """Returns a supernet in float64 whose alphas and betas differ clearly."""
     torch.manual_seed(seed)
-    supernet = WeaveSupernet(settings, **options).double().eval()  # type: ignore[arg-type]
+    supernet = WeaveSupernet(settings, **options).double().eval()
     with torch.no_grad():
         for parameter in supernet.architecture():
             parameter.copy_(spread * torch.randn_like(parameter))
@@ -138,7 +138,7 @@ def test_weights_are_softmaxes_that_sum_to_one() -> None:
             assert weight.sum().item() == pytest.approx(1)
     for node, row in mixture.moves.items():
         assert tuple(row) == lattice.all_paths(3)[node]
-        assert sum(row.values()).item() == pytest.approx(1)  # type: ignore[union-attr]
+        assert sum(row.values()).item() == pytest.approx(1)
     assert mixture.moves[Node(1, 1)]["down"].item() == 1.0
 
 
@@ -181,7 +181,7 @@ def test_betas_weigh_the_moves_they_belong_to() -> None:
 def test_gradient_reaches_every_alpha_and_every_beta_of_a_choice(depth: int) -> None:
     supernet = make(replace(SMALL, depth=depth))
     target = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    sum(((out - target) ** 2).mean() for out in supernet(images())).backward()  # type: ignore[union-attr]
+    sum(((out - target) ** 2).mean() for out in supernet(images())).backward()
     for kind, alpha in supernet.alphas.items():
         assert alpha.grad is not None
         assert (alpha.grad != 0).all(), kind

@@ -34,7 +34,7 @@ _DAMAGED = (
     AttributeError,
     TypeError,
     ArithmeticError,
-    NotImplementedError,
+    NotImplementedError,  # of pydicom, for what a damaged header asks
     MemoryError,  # sizes in a damaged header
     struct.error,
     zlib.error,
@@ -291,7 +291,7 @@ def _dicom_image(path: Path, slice_index: int | None, indices: bool) -> Raw:
     index = _only(path, int(dataset.get("NumberOfFrames") or 1), slice_index)
     try:
         stored = pixel_array(dataset, index=index)
-    except (NotImplementedError, RuntimeError) as error:
+    except (NotImplementedError, RuntimeError) as error:  # of pydicom, where no decoder is installed
         raise DataError(
             f"{path} cannot be decompressed: {' '.join(str(error).split())}",
             fix="Install the plugin named there, or decompress the file (gdcmconv --raw).",

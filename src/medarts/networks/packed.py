@@ -81,6 +81,7 @@ class Convolution(nn.Module):
 
 def _can_pack(weight: Tensor) -> bool:
     """Whether oneDNN would compute with a weight."""
+    # PyTorch gives ``is_available`` no types.
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if weight.dtype == torch.bfloat16:

@@ -30,9 +30,8 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_answer, args=(work, sender))
-    resource_tracker.ensure_running()  # it unblocks SIGINT where it is started, as it else were by the process
     try:
-        with _held_back():
+        with held_back(signal.SIGINT):  # for ever in the process, which this one ends
             process.start()
         sender.close()  # the last one open is that of the process, whose end is seen by it
         answer = receiver.recv()
@@ -57,23 +56,28 @@ _OUT_OF_MEMORY = ("can't allocate memory", "_STATUS_ALLOC_FAILED")
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
-    """Keeps Ctrl-C from a process that is started in it, for ever, and from this one until the other can be ended.
+def held_back(*signals: signal.Signals) -> Iterator[None]:
+    """Keeps signals from a process that is started in it, and from this one until it can end the other.
 
-    A new process inherits which signals are blocked. So SIGINT cannot meet it while it still imports, before it could
-    say what to do with it, and would print where it was. Here blocking is not enough: where libraries have threads, one
-    of these takes the signal, and Python then raises KeyboardInterrupt all the same.
+    A new process inherits which signals are blocked, until it lets them through itself: so they cannot meet it while it
+    still imports, before it could say what to do with them, and would print where it was. Here blocking is not enough:
+    where libraries have threads, one of these takes the signal, and Python then calls its handler all the same.
+
+    Args:
+        signals: to hold back; those that came are sent again at the end.
     """
+    resource_tracker.ensure_running()  # to start it would let SIGINT through
     kept: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: kept.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handlers = {each: signal.signal(each, lambda number, _: kept.append(number)) for each in signals}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        signal.signal(signal.SIGINT, handler)
-        if kept:
-            signal.raise_signal(signal.SIGINT)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        for number in kept:
+            signal.raise_signal(number)
 
 
 def _send_answer(work: Callable[[], object], sender: Connection) -> None:

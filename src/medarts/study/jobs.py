@@ -7,10 +7,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -25,6 +24,7 @@ from medarts.networks.registry import Architecture
 from medarts.recipe import Recipe
 from medarts.run.directory import RunDirectory
 from medarts.run.interruption import InterruptedRunError
+from medarts.run.process import held_back
 from medarts.search import resume_search, start_search
 from medarts.study.layout import Place
 from medarts.training.start import resume_training, start_training
@@ -140,7 +140,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(job, self._threads, sender), name=job.place.name)
-        with _held_back():
+        with held_back(*_HELD):
             process.start()
         sender.close()
         self._running.append(_Worker(job, process, receiver))
@@ -255,14 +255,3 @@ def lock(file: IO[str], *, patience: float = 0.0) -> None:
                     f"Another process is at work on {Path(file.name).parent}.", fix="Wait for its end, or stop it."
                 ) from None
             time.sleep(0.1)
-
-
-@contextmanager
-def _held_back() -> Iterator[None]:
-    """Holds signals back, also in a process that is started meanwhile, until that one lets them through."""
-    resource_tracker.ensure_running()  # to start it would let them through here
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

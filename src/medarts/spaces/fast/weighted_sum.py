@@ -119,6 +119,7 @@ def weighted_sum(base: Tensor | None, terms: Sequence[Product | Normed], *, edge
         tensors.extend(term.chain.parameters)
     chains = tuple((places[id(term.source)], term.chain) for term in normed)
     plan = _Plan(len(products), len(sources), chains, edges)
+    # PyTorch gives ``apply`` no types.
     out: Tensor = _WeightedSum.apply(base, plan, *tensors)  # type: ignore[no-untyped-call]
     return out
 

@@ -169,6 +169,7 @@ class Gates:
         linears = (self.squeezes, self.excites)
         parameters = [values for part in linears for values in ([x.weight for x in part], [x.bias for x in part])]
         flat = [parameter for values in parameters for parameter in values]
+        # PyTorch gives ``apply`` no types.
         gates: Tensor = _Gates.apply(mean_bc, len(self.squeezes), *flat)  # type: ignore[no-untyped-call]
         return gates
 
