@@ -15,12 +15,11 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.reading import read_image, read_pair
+from medarts.data.resizing import resize_image, resize_mask
 from medarts.errors import DataError
 from medarts.recipe import DataSettings
 from medarts.run.progress import progress_bar
@@ -149,10 +148,10 @@ def _check_room(cache: Path, needed: int) -> None:
 
 def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> list[NDArray[Any]]:
     """Returns the image and, where it has one, the mask of a sample at the size of the store."""
-    rules, size = manifest.rules[sample.domain], (settings.size, settings.size)
+    rules, size = manifest.rules[sample.domain], settings.size
     if sample.mask is None:
         image_hwc = read_image(sample, rules, channels=settings.in_channels)
-        return [_resized(image_hwc, size)]
+        return [resize_image(image_hwc, size)]
     image_hwc, mask_hw = read_pair(sample, rules, channels=settings.in_channels)
     largest = 1 if settings.classes == 1 else settings.classes - 1
     if int(mask_hw.max()) > largest:
@@ -160,12 +159,4 @@ def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> list[ND
             f"{sample.mask} holds class {int(mask_hw.max())}, data.classes {settings.classes} allows 0 to {largest}.",
             fix=f"Set data.classes={int(mask_hw.max()) + 1}, or map its values with the source's 'labels'.",
         )
-    mask = torch.from_numpy(np.ascontiguousarray(mask_hw))[None, None]
-    return [_resized(image_hwc, size), F.interpolate(mask, size=size, mode="nearest-exact")[0, 0].numpy()]
-
-
-def _resized(image_hwc: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    image = torch.from_numpy(np.ascontiguousarray(image_hwc)).permute(2, 0, 1)[None]
-    resized = F.interpolate(image, size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
-    chw: NDArray[np.float32] = resized.numpy()
-    return chw
+    return [resize_image(image_hwc, size), resize_mask(mask_hw, size)]
