@@ -22,8 +22,8 @@ def test_masks_keep_their_classes() -> None:
         ({}, ()),
         ({1: (0, 1)}, (1,)),  # one pixel in a corner, which no pixel of the small mask is taken from
         ({1: (0, 32)}, ()),
-        ({1: (0, 32), 2: (40, 41)}, (2,)),
-        ({5: (0, 1), 2: (40, 41)}, (2, 5)),
+        ({1: (0, 32), 2: (41, 42)}, (2,)),
+        ({5: (0, 1), 2: (41, 42)}, (2, 5)),
     ],
 )
 def test_classes_that_vanish(boxes: dict[int, tuple[int, int]], vanished: tuple[int, ...]) -> None:
