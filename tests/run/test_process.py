@@ -1,18 +1,21 @@
 """What comes back from a process, and what is made of its end."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE
+from types import SimpleNamespace
 
 import pytest
 
 from medarts.errors import RecipeError
-from medarts.run.process import in_new_process
+from medarts.run.process import in_new_process, when_parent_ends
 
 # Shells let what they start in the background ignore Ctrl-C.
 HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -109,6 +112,31 @@ def test_a_process_that_is_interrupted_while_it_starts_another_ends_it(tmp_path:
     script.write_text(STARTING)
     done = subprocess.run([sys.executable, str(script), whose], check=False, capture_output=True, text=True, timeout=50)
     assert (done.stdout, done.stderr, done.returncode) == ("stopped\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("how", "work"), [(signal.SIGTERM, "import time; time.sleep(60)"), (signal.SIGKILL, "sum(range(10**11))")]
+)
+def test_a_process_ends_with_the_one_that_waits_for_it(tmp_path: Path, how: signal.Signals, work: str) -> None:
+    """`sum` of a range is one call that holds the interpreter, so that no thread of the process gets a turn."""
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING.replace("import time; time.sleep(60)", f"print('begun', flush=True); {work}"))
+    with subprocess.Popen([sys.executable, script], stdout=PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(how)
+        try:
+            process.communicate(timeout=20)  # the pipe is open for as long as one of the two is there
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def test_what_is_to_be_done_when_the_parent_ends_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(join=lambda: None))
+    done = threading.Event()
+    when_parent_ends(done.set)
+    assert done.wait(timeout=20)
 
 
 def children(pid: int) -> list[int]:

@@ -21,7 +21,7 @@ from medarts.recipe import parse
 from medarts.recipe.study import Study, load_study
 from medarts.run import checkpoint
 from medarts.run.directory import RunDirectory
-from medarts.run.interruption import InterruptedRunError, interruption
+from medarts.run.interruption import InterruptedRunError
 from medarts.spaces.reading import load
 from medarts.spaces.registry import random_genotype
 from medarts.spaces.weave import lattice
@@ -426,13 +426,6 @@ def test_a_process_that_does_not_answer_is_told_by_its_end(
     ended = jobs._Worker(job, SimpleNamespace(join=lambda: None, exitcode=code), receiver).end(asked=asked)
     assert ended.stopped == (says is None)
     assert ended.failure is None if says is None else ended.failure.startswith(says)
-
-
-def test_a_process_stops_with_the_one_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.multiprocessing, "parent_process", lambda: SimpleNamespace(join=lambda: None))
-    with interruption() as stop:
-        jobs._stop_with_parent()
-        assert stop.requested
 
 
 def test_several_runs_share_the_cores(

@@ -1,7 +1,11 @@
 """Work in a process of its own, so that its peak memory is its own."""
 
+import ctypes
 import multiprocessing
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -14,9 +18,17 @@ from medarts.errors import MedartsError
 
 Answer = TypeVar("Answer")
 
+KILLED = -9
+"""Exit code of a process that was ended by SIGKILL; Windows has no such signal."""
+
+_PR_SET_PDEATHSIG = 1
+"""Option of prctl(2): the signal that a process gets when its parent ends."""
+
 
 def in_new_process(work: Callable[[], Answer]) -> Answer:
     """Does some work in a fresh process, and returns what it returns.
+
+    The process ends with this one, even if this one is killed.
 
     Args:
         work: can be pickled, as can its answer.
@@ -37,7 +49,7 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
         answer = receiver.recv()
     except EOFError:
         process.join()
-        if process.exitcode == -signal.SIGKILL:
+        if process.exitcode == KILLED:
             raise MemoryError("the system killed the process, as it does where memory runs out") from None
         raise RuntimeError(f"the process ended without an answer, with status {process.exitcode}") from None
     finally:
@@ -49,6 +61,22 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
         raise answer
     result: Answer = answer
     return result
+
+
+def when_parent_ends(react: Callable[[], object]) -> None:
+    """Calls a function, in a thread, once the process that started this one has ended, even if it was killed.
+
+    Args:
+        react: what to do then.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        react()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 _OUT_OF_MEMORY = ("can't allocate memory", "_STATUS_ALLOC_FAILED")
@@ -69,11 +97,13 @@ def held_back(*signals: signal.Signals) -> Iterator[None]:
     resource_tracker.ensure_running()  # to start it would let SIGINT through
     kept: list[int] = []
     handlers = {each: signal.signal(each, lambda number, _: kept.append(number)) for each in signals}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    masks = hasattr(signal, "pthread_sigmask")  # not on Windows, where new processes inherit no signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if masks else set()
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for each, handler in handlers.items():
             signal.signal(each, handler)
         for number in kept:
@@ -81,6 +111,7 @@ def held_back(*signals: signal.Signals) -> Iterator[None]:
 
 
 def _send_answer(work: Callable[[], object], sender: Connection) -> None:
+    _end_with_parent()
     try:
         sender.send(work())
     except RuntimeError as error:  # of which torch.OutOfMemoryError is one
@@ -89,3 +120,10 @@ def _send_answer(work: Callable[[], object], sender: Connection) -> None:
         sender.send(MemoryError(str(error)))
     except (MedartsError, OSError, MemoryError) as error:
         sender.send(error)
+
+
+def _end_with_parent() -> None:
+    """Has this process end at once when the one that started it has ended."""
+    if sys.platform == "linux":  # a thread has to wait for what holds the interpreter; the kernel has not
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    when_parent_ends(lambda: os._exit(1))  # elsewhere, and where the parent had ended before the call above

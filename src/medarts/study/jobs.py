@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from medarts.networks.registry import Architecture
 from medarts.recipe import Recipe
 from medarts.run.directory import RunDirectory
 from medarts.run.interruption import InterruptedRunError
-from medarts.run.process import held_back
+from medarts.run.process import KILLED, held_back, when_parent_ends
 from medarts.search import resume_search, start_search
 from medarts.study.layout import Place
 from medarts.training.start import resume_training, start_training
@@ -184,7 +183,7 @@ class _Worker:
 
     def _last_words(self) -> str:
         code, log = self.process.exitcode, self.job.place.log
-        if code == -signal.SIGKILL:
+        if code == KILLED:
             return "The system killed its process, as it does where memory runs out."
         if code is not None and code < 0:
             return f"Its process was ended by {signal.Signals(-code).name}; see {log}."
@@ -196,10 +195,11 @@ class _Worker:
 def _work(job: Job, threads: int, sender: Connection) -> None:
     """Does a job in a process that has been started for it, and sends what stopped it, or None."""
     # Ctrl-C on the terminal is for the process that waits; this one is asked to stop by SIGTERM alone.
-    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    if sys.platform != "win32":
+        os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+    when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))  # it saves, and stops
     if threads:
         torch.set_num_threads(threads)
     answer: MedartsError | None = None
@@ -210,14 +210,6 @@ def _work(job: Job, threads: int, sender: Connection) -> None:
         answer = error
     with suppress(BrokenPipeError):  # nobody waits any more
         sender.send(answer)
-
-
-def _stop_with_parent() -> None:
-    """Waits for the end of the process that started this one, and then asks this one to save and stop."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _write_into(log: Path) -> None:
