@@ -121,7 +121,7 @@ def test_recipes_that_are_refused(medarts, recipe_file, tmp_path):
     refused(medarts("search", recipe_file, "compute.precision=fp16", *out), "fp16", "bf16 or fp32")
     refused(medarts("search", recipe_file, "data.sources.0.path=$NOT_SET_AT_ALL/x", *out), "$NOT_SET_AT_ALL", "export")
     (tmp_path / "broken.yaml").write_text("data: [1, 2\nseed: 1\n")
-    refused(medarts("search", tmp_path / "broken.yaml", *out), "broken.yaml is not YAML", "line 2")
+    refused(medarts("search", tmp_path / "broken.yaml", *out), "broken.yaml is not valid YAML", "line 2")
     (tmp_path / "empty.yaml").write_text("")
     refused(medarts("search", tmp_path / "empty.yaml", *out), "empty.yaml holds no keys")
     assert not (tmp_path / "run").exists()

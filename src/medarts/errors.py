@@ -1,12 +1,15 @@
 """The one error a user sees: what was wrong, where, and what to do about it."""
 
 import difflib
+import errno
+import reprlib
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 
 class MedartsError(Exception):
-    """Something the user can mend; the command line prints it as one line and exits with status 1.
+    """Something the user can fix; the command line prints it as one line and exits with status 1.
 
     Args:
         problem: what is wrong, naming the file or field.
@@ -56,3 +59,66 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     choices = sorted(valid)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     return f"Did you mean '{near[0]}'?" if near else f"Valid here: {', '.join(choices)}."
+
+
+_FIXES = {
+    errno.ENOSPC: "Make room on the disk.",
+    errno.EDQUOT: "Make room: your quota of the disk is used up.",
+    errno.EROFS: "The disk can only be read; choose another folder.",
+    errno.EACCES: "Change its permissions, or choose another folder.",
+    errno.EPERM: "Change its permissions, or choose another folder.",
+    errno.ENOTDIR: "A part of this path is a file, not a folder; choose another path.",
+    errno.EISDIR: "This is a folder; give a file.",
+    errno.EEXIST: "Choose another path, or move away what has this name.",
+    errno.ENOENT: "Check the path.",
+    errno.ELOOP: "Remove the links that lead in a circle.",
+    errno.ENAMETOOLONG: "Use a shorter name.",
+    errno.EMFILE: "Raise the limit of open files: ulimit -n 4096.",
+    errno.ENFILE: "Close other programs: the system has no more open files.",
+    errno.ENOMEM: "Free memory, or use smaller images or batches.",
+    errno.EIO: "The disk fails; check it, or use another.",
+    errno.EBUSY: "Another program uses it; try again later.",
+    errno.ETXTBSY: "Another program uses it; try again later.",
+}
+
+
+def system_fix(error: OSError) -> str:
+    """Returns what to do about an error of the operating system."""
+    return _FIXES.get(error.errno or 0, "Check the disk and the permissions of the folder.")
+
+
+def of_system(error: OSError) -> MedartsError:
+    """Returns an error of the operating system with the file, the cause and the fix."""
+    reason = error.strerror or type(error).__name__
+    if error.filename is None:
+        return MedartsError(f"The operating system says: {reason}.", fix=system_fix(error))
+    name = error.filename if isinstance(error.filename, str | bytes) else str(error.filename)
+    if isinstance(name, bytes):
+        name = name.decode(errors="surrogateescape")
+    return MedartsError(f"{name}: {reason}.", fix=system_fix(error))
+
+
+_LONGEST = 200
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxtuple, _REPR.maxset = 2, 4, 6, 6, 6
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+
+
+def shortened(value: Any, *, longest: int = _LONGEST) -> str:
+    """Returns a value as an error says it: the beginning of a text, anything else as Python writes its first parts.
+
+    >>> shortened([1, 2, 3, 4, 5, 6, 7, 8]), shortened("x" * 300) == "x" * 197 + "..."
+    ('[1, 2, 3, 4, 5, 6, ...]', True)
+    """
+    text = value if isinstance(value, str) else _REPR.repr(value)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def quoted(value: Any) -> str:
+    """Returns a value as Python writes it, with the middle of long ones left out.
+
+    >>> quoted("fast"), len(quoted("x" * 300))
+    ("'fast'", 60)
+    """
+    return _REPR.repr(value)

@@ -1,5 +1,8 @@
+import copy
+import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from medarts.errors import RecipeError
 from medarts.recipe import MODELS, Recipe, apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.recipe.models import UNetSettings
-from medarts.recipe.study import load_study
+from medarts.recipe.study import Study, load_study
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -214,8 +217,8 @@ def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("data: [\n", "my.yaml is not YAML"),
-        ("a: b: c\n", "my.yaml is not YAML"),
+        ("data: [\n", "my.yaml is not valid YAML: line 2"),
+        ("a: b: c\n", "my.yaml is not valid YAML: line 1, column 5"),
         ("", "my.yaml holds no keys"),
         ("- 1\n- 2\n", "my.yaml holds no keys"),
         ("just text", "my.yaml holds no keys"),
@@ -231,14 +234,14 @@ def test_files_that_are_no_recipe(text: str, says: str, tmp_path: Path) -> None:
 def test_binary_file_is_no_recipe(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
-    with pytest.raises(RecipeError, match=r"my\.yaml is not YAML"):
+    with pytest.raises(RecipeError, match=r"my\.yaml is not text in UTF-8: see line 1"):
         load(path)
 
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="There is no recipe"):
         load(tmp_path / "my.yaml")
-    with pytest.raises(RecipeError, match="There is no recipe"):
+    with pytest.raises(RecipeError, match="is a folder, not a recipe"):
         load(tmp_path)
 
 
@@ -273,6 +276,216 @@ def test_whole_recipe_is_written() -> None:
     assert set(mapping) == set(Recipe.model_fields)
     assert mapping["search"]["arch_lr"] == 2e-4
     assert mapping["search"]["stages"][1]["depth"] == 5
+
+
+# Strict types and bounds
+
+
+@pytest.mark.parametrize(
+    ("mapping", "says"),
+    [
+        (content(seed=True), "seed: .*integer .given: True.. Write a whole number"),
+        (content(seed="on"), "seed: .*integer .given: 'on'."),
+        (content(train={"epochs": "3"}), "train.epochs: .*integer .given: '3'."),
+        (content(train={"epochs": 2.0}), "train.epochs: .*integer .given: 2.0."),
+        (content(train={"lr": "0.1"}), "train.lr: .*number .given: '0.1'."),
+        (content(train={"lr": True}), "train.lr: .*number .given: True."),
+        (content(train={"lr": math.inf}), "train.lr: .*finite number .given: inf."),
+        (content(train={"lr": math.nan}), "train.lr: .*finite number .given: nan."),
+        (content(train={"lr": 1e308}), r"train.lr: .*less than or equal to 100 \(given: 1e\+308\)"),
+        (content(space={"deep_supervision": "yes"}), "space.deep_supervision: .*Write true or false"),
+        (content(space={"deep_supervision": 1}), "space.deep_supervision: .*Write true or false"),
+        (content(data={"augmentation": {"flip": 1}}), "data.augmentation.flip"),
+        (content(search={"supernet": {"partial_channels": True}}), "partial_channels: True is no whole number"),
+        (content(search={"stages": [{"depth": 10**6}]}), "search.stages.0.depth: .*less than or equal to"),
+        (content(space={"intermediate_nodes": 10**5}), "intermediate_nodes: .*less than or equal to 16"),
+        (content(compute={"threads": 10**5}), "compute.threads: .*less than or equal to 1024"),
+        (content(data={"size": 10**6}), "data.size: .*less than or equal to 4096"),
+        (content(seed=10**400), "seed: .*less than 2147483648"),
+        (content(note=1.10), "note: .*string .given: 1.1.. Put quotes around it"),
+        (content(note=True), "note: .*string"),
+        (content(data={"findings": [str(n) for n in range(300)]}), "data.findings: .*at most 200 items"),
+    ],
+)  # fmt: skip
+def test_nothing_is_converted_and_nothing_is_boundless(mapping: dict[str, Any], says: str) -> None:
+    message = refused(mapping)
+    assert re.search(says, message), message
+    assert len(message) < 500
+
+
+def numbers(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields all numbers of a JSON schema with their places."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("integer", "number") and "enum" not in schema and "const" not in schema:
+            yield place, schema
+        for key, inner in schema.items():
+            yield from numbers(inner, f"{place}.{key}" if key not in ("properties", "$defs") else place)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from numbers(inner, place)
+
+
+@pytest.mark.parametrize("kind", [Recipe, Study])
+def test_every_number_has_bounds(kind: type[BaseModel]) -> None:
+    found = dict(numbers(kind.model_json_schema()))
+    assert len(found) > 50
+    for place, schema in found.items():
+        assert schema.keys() & {"minimum", "exclusiveMinimum"}, place
+        assert schema.keys() & {"maximum", "exclusiveMaximum"}, place
+
+
+WRONG: dict[str, list[Any]] = {
+    "integer": [True, "1", 1.0, 10**30, math.nan],
+    "number": [True, "1", 1e308, math.inf, -math.inf, math.nan],
+    "boolean": [1, "yes", "true", 0.0],
+}
+
+
+def test_no_field_takes_another_type() -> None:
+    whole = parse(content()).model_dump(mode="json")
+    tried = 0
+
+    def walk(schema: dict[str, Any], section: dict[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        for name, field in schema["properties"].items():
+            if field.get("type") in WRONG:
+                yield (*keys, name)
+            reference = field.get("$ref", "").rpartition("/")[2]
+            if reference and isinstance(section[name], dict):
+                yield from walk(definitions[reference], section[name], (*keys, name))
+
+    schema = Recipe.model_json_schema()
+    definitions = schema["$defs"]
+    for keys in walk(schema, whole, ()):
+        inner: Any = schema
+        for key in keys:
+            inner = inner["properties"][key]
+            inner = definitions[inner["$ref"].rpartition("/")[2]] if "$ref" in inner else inner
+        for value in WRONG[inner["type"]]:
+            changed = copy.deepcopy(whole)
+            section = changed
+            for key in keys[:-1]:
+                section = section[key]
+            section[keys[-1]] = value
+            assert ".".join(keys) in refused(changed), (keys, value)
+            tried += 1
+    assert tried > 150
+
+
+def test_whole_numbers_are_numbers_names_and_folders() -> None:
+    source = {"kind": "folder", "path": 2017, "name": 2018}
+    recipe = parse(content(note=3, train={"lr": 1}, data={"sources": [source]}))
+    assert (recipe.note, recipe.train.lr, recipe.data.sources[0].domain) == ("3", 1.0, "2018")
+    assert recipe.data.sources[0].path.name == "2017"
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ({255: 1, "255": 2}, "data.sources.0.labels: 255 stands twice"),
+        ({True: 1}, "True is no value of a mask"),
+        ({1.5: 1}, "1.5 is no value of a mask"),
+        ({"x": 1}, "'x' is no value of a mask"),
+        ({1: True}, "data.sources.0.labels.1: .*integer"),
+        ({1: 200}, "data.sources.0.labels.1: .*less than 200"),
+    ],
+)
+def test_labels_are_whole_numbers(labels: dict[Any, Any], says: str) -> None:
+    assert re.search(says, refused(content(data={"sources": [{"kind": "folder", "path": "/d", "labels": labels}]})))
+
+
+def test_labels_are_changed_by_their_number() -> None:
+    before = content(data={"sources": [{"kind": "folder", "path": "/d", "labels": {63: 1}}]})
+    changed = apply_overrides(before, ["data.sources.0.labels.63=2", "data.sources.0.labels.255=1"])
+    assert parse(changed).data.sources[0].labels == {63: 2, 255: 1}
+    assert parse(apply_overrides(content(), ["data.sources.0.labels.255=1"])).data.sources[0].labels == {255: 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("note=020", "020"), ("note=2024-01-01", "2024-01-01"), ("note=12:30", "12:30"), ("note=no", "no"),
+        ("note=", ""),
+        ("note='a = b'", "a = b"),
+    ],
+)  # fmt: skip
+def test_texts_stay_as_they_were_typed(change: str, value: str) -> None:
+    if value:
+        assert parse(apply_overrides(content(), [change])).note == value
+    else:
+        assert "note: " in refused(apply_overrides(content(), [change]))
+
+
+@pytest.mark.parametrize(
+    "value", ["020", "1_000", "0x10", "on", "yes", "1e2", "2024-01-01", "'3'", "[3]", ".inf", "9" * 5000]
+)
+def test_what_looks_like_a_number_is_refused_where_it_is_none(value: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(apply_overrides(content(), [f"train.epochs={value}"]))
+    assert "train.epochs" in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_stages_of_an_alias_are_changed_by_themselves(tmp_path: Path) -> None:
+    text = "data: {sources: [{kind: folder, path: /d}]}\nsearch: {stages: [&s {depth: 3, epochs: 4}, *s]}\n"
+    recipe = load(written(tmp_path, text), ["search.stages.0.epochs=9"])
+    assert [stage.epochs for stage in recipe.search.stages] == [9, 4]
+
+
+def test_long_values_are_quoted_shortly() -> None:
+    for mapping in (
+        content(seed={"a": list(range(10_000))}),
+        content(train={"model": "x" * 10_000}),
+        content(**{"x" * 10_000: 1}),
+        content(**{f"key{number}": 1 for number in range(5_000)}),
+        content(data={"findings": ["same" * 500] * 2}),
+    ):
+        assert len(refused(mapping)) < 2_000
+    assert "and 4990 more mistakes" in refused(content(**{f"key{number}": 1 for number in range(5_000)}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_of_editors(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_bytes("note: µ\r\ndata: {sources: [{kind: folder, path: /d}]}\r\n".encode(encoding))
+    assert load(path).note == "µ"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "large.yaml").write_text("#" * 200_001)
+    (tmp_path / "latin.yaml").write_bytes(b"seed: 1\nnote: \xb5\n")
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    for path, says in (
+        (tmp_path / "pipe.yaml", r"pipe\.yaml is not a regular file"),
+        (tmp_path / "large.yaml", r"large\.yaml is larger than 200,000 bytes"),
+        (tmp_path / "latin.yaml", r"latin\.yaml is not text in UTF-8: see line 2\. Save it as UTF-8"),
+        (tmp_path / "loop.yaml", r"loop\.yaml cannot be read .*links"),
+        (Path("x" * 5_000), "There is no recipe x+"),
+        (Path("a\0b"), "There is no recipe"),
+    ):
+        with pytest.raises(RecipeError, match=says) as caught:
+            load(path)
+        assert len(str(caught.value)) < 400
+
+
+def test_paths_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, says in (("", "no path"), ("a\0b", "no path"), ("~nobody-at-all/x", "no such user")):
+        assert f"data.sources.0.path is {path!r}" in refused(
+            content(data={"sources": [{"kind": "isic", "path": path}]})
+        )
+        assert says in refused(content(data={"sources": [{"kind": "isic", "path": path}]}))
+    monkeypatch.setenv("here", "elsewhere")
+    (tmp_path / "a$here").mkdir()
+    source = {"kind": "isic", "path": str(tmp_path / "a$here")}
+    assert parse(content(data={"sources": [source]})).data.sources[0].path == tmp_path / "a$here"
+
+
+def test_paths_that_are_not_utf8_survive_being_written(tmp_path: Path) -> None:
+    recipe = parse(content(data={"sources": [{"kind": "folder", "path": "/x/\udce9"}]}))
+    (tmp_path / "r.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+    assert load(tmp_path / "r.yaml") == recipe
+    assert load(tmp_path / "r.yaml", ["data.sources.0.path=/y/\udce9"]).data.sources[0].path == Path("/y/\udce9")
+    assert fingerprint(recipe)
 
 
 # Overrides

@@ -155,7 +155,7 @@ def test_every_option_is_explained_where_it_stands() -> None:
         ("networks.0.searched_on=c", "networks.0.searched_on: 'c' is external, so it is only ever tested on"),
         ("networks.0.changes=[search.lrr=1]", "networks.0.changes: search.lrr is not a key of a recipe"),
         ("networks.0.changes=[search.stages.4.epochs=1]", "networks.0.changes: .*there is no item '4'"),
-        ("networks.0.name=a/b", "networks.0.name: .*pattern"),
+        ("networks.0.name=a/b", "networks.0.name cannot be .*letters"),
         ("networks.4.name=unet", "networks: two are called 'unet'"),
         ("networks.4.name=random-2", "networks: two are called 'random-2'"),
         ("networks.4.name=random", "networks: two are called 'random'"),

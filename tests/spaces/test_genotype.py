@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from medarts.errors import GenotypeError
+from medarts.names import name_of
 from medarts.spaces import registry
 from medarts.spaces.genotype import Genotype, KeptMoves, from_json
 from medarts.spaces.reading import load, zoo
+from medarts.spaces.stack.darts_text import to_text
 from medarts.spaces.weave.genotypes import LatticeSettings, check, paths_of
 
 WEAVES = (
@@ -147,13 +150,66 @@ def test_folder_without_a_genotype(tmp_path: Path) -> None:
         ("[1, 2]", "some.json is not a genotype"),
         ('{"format": "onnx"}', "some.json is not a genotype"),
         ('{"format": "medarts-genotype", "version": 2}', "some.json has version 2, this medarts reads 1"),
-        ('{"format": "medarts-genotype", "version": 1}', "some.json is damaged .*cells"),
+        ('{"format": "medarts-genotype", "version": 1}', "some.json is not a whole genotype: it lacks 'cells'"),
     ],
 )
 def test_text_that_is_no_genotype(text: str, says: str) -> None:
     with pytest.raises(GenotypeError, match=says) as caught:
         from_json(text, origin="some.json")
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"depth": 3', '"depth": 3, "depth": 4', "the key 'depth' stands twice"),
+        ('"seed": 3', '"seed": NaN', "NaN is no number"),
+        ('"seed": 3', '"seed": -Infinity', "-Infinity is no number"),
+        ('"seed": 3', '"seed": 1e999', "seed is inf, which is no number"),
+        ('"seed": 3', f'"seed": {"9" * 5000}', "is no genotype"),
+        ('"seed": 3', f'"seed": {"[" * 100_000}', "nested too deeply"),
+        ('"version": 1', '"version": true', "has version True"),
+        ('"name": "small"', '"name": "lr=0.1"', "has the name 'lr=0.1', which cannot be that of a folder. Change"),
+        ('"name": "small"', f'"name": "{"x" * 300}"', "which cannot be that of a folder"),
+    ],
+)
+def test_json_that_says_no_one_thing(old: str, new: str, says: str) -> None:
+    text = json.dumps(SMALL)
+    assert old in text
+    with pytest.raises(GenotypeError, match=says) as caught:
+        from_json(text.replace(old, new, 1), origin="some.json")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("folder", ["lr=0.1", "my search (1)", "a+b", "2024,1", "#1", "x@y", ".hidden", "-x", "µ"])
+def test_every_name_of_a_folder_is_one_of_a_genotype(folder: str) -> None:
+    name = name_of(Path("runs") / folder)
+    assert read(SMALL | {"name": name}).name == name
+
+
+def test_files_that_hold_no_genotype(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(GenotypeError, match=r"pipe\.json is not a regular file"):
+        load(tmp_path / "pipe.json")
+    (tmp_path / "large.json").write_text(" " * 1_000_001)
+    with pytest.raises(GenotypeError, match=r"large\.json is larger than 1,000,000 bytes"):
+        load(tmp_path / "large.json")
+    with pytest.raises(GenotypeError, match="There is no genotype"):
+        load("x" * 5000)
+
+
+def test_text_in_any_folder_gets_a_name(tmp_path: Path) -> None:
+    line = to_text(load("darts_v2"))
+    for folder, file, name in (("lr=0.1", "genotype.txt", "lr-0.1"), ("a", "my cells (1).txt", "my cells-1")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text(line, encoding="utf-8")
+        assert load(tmp_path / folder / file).name == name
+
+
+def test_windows_encodings_are_read(tmp_path: Path) -> None:
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "genotype.json").write_text(json.dumps(SMALL), encoding=encoding)
+        assert load(tmp_path / "genotype.json") == small()
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
@@ -201,12 +257,25 @@ def drop(*keys: Any) -> Change:
         put("paths", 0, 2, value=None),
         put("settings", value=3),
         put("provenance", value="x"),
+        # Nothing is converted: neither a text to a number, nor a number to a whole one, nor a truth value to either.
+        put("cells", "up", 0, 0, value=["conv", "1"]),
+        put("cells", "up", 0, 0, value=["conv", 1.9]),
+        put("cells", "up", 0, 0, value=["conv", True]),
+        put("cells", "up", 0, 0, value=[7, 1]),
+        put("paths", 0, 0, value="1"),
+        put("paths", 0, 1, value=1.0),
+        put("paths", 0, 2, value="down"),
+        put("name", value=7),
+        put("space", value=None),
+        put("settings", "depth", value=None),
+        put("settings", "depth", value=[3]),
+        put("provenance", "seed", value={}),
     ],
 )
-def test_wrong_structure_is_said_to_be_damaged(change: Change) -> None:
+def test_wrong_structure_is_named(change: Change) -> None:
     content = copy.deepcopy(SMALL)
     change(content)
-    with pytest.raises(GenotypeError, match=r"some\.json is damaged") as caught:
+    with pytest.raises(GenotypeError, match=r"some\.json is not a whole genotype: ") as caught:
         read(content)
     assert caught.value.fix
 
@@ -239,11 +308,16 @@ def test_wrong_structure_is_said_to_be_damaged(change: Change) -> None:
         (put("paths", value=[]), "no path into node"),
         (put("settings", "inital_channel", value=4), "unknown setting 'inital_channel'. Did you mean 'init_channel'"),
         (drop("settings", "depth"), "lacks a setting .*depth"),
-        (put("settings", "depth", value=2), "depth 2.*Depth starts at 3"),
+        (put("settings", "depth", value=2), "depth 2. Use 3 to 12"),
         (put("settings", "depth", value="3"), "depth"),
         (put("settings", "depth", value=3.5), "depth"),
-        (put("settings", "depth", value=None), "depth"),
+        (put("settings", "depth", value=10**6), "depth 1000000. Use 3 to 12"),
+        (put("settings", "depth", value=True), "setting depth True, which is no whole number"),
+        (put("settings", "intermediate_nodes", value=10**5), "intermediate_nodes 100000. Use 1 to 16"),
+        (put("settings", "init_channel", value=10**9), "init_channel 1000000000. Use 2 to 1,024"),
+        (put("cells", "up", 0, value=[["conv", 0]] * 101), "node 0 of the up cell has 101 edges"),
         (put("settings", "init_channel", value=0), "init_channel 0"),
+        (put("settings", "init_channel", value=1), "init_channel 1. Use 2"),
         (put("settings", "init_channel", value="16"), "init_channel"),
         (put("settings", "double_down_channel", value="no"), "double_down_channel"),
         (put("settings", "shuffle_groups", value=3), "shuffle_groups 3 does not divide"),

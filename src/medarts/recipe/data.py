@@ -1,14 +1,23 @@
 """The data section of a recipe: sources, augmentation, size."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from medarts.recipe.section import Count, Fraction, Section
-
-NAME = r"^\w[\w .-]*$"
-"""Names become folders."""
+from medarts.errors import quoted
+from medarts.recipe.section import (
+    LARGEST_SIZE,
+    MOST_OUTPUTS,
+    Flag,
+    Fraction,
+    Name,
+    Number,
+    Section,
+    Text,
+    Whole,
+)
 
 RESERVED = ("all", "mean of domains")
 """Rows of tables beside those of the domains."""
@@ -19,6 +28,27 @@ SPACE_OF: dict[Task, str] = {"segmentation": "weave", "classification": "stack"}
 
 CLASSIFIED = ("chestxray14", "table")
 """Kinds of sources whose images have findings instead of masks."""
+
+
+Intensity = Annotated[Number, Field(ge=-1e9, le=1e9)]
+Percentile = Annotated[Number, Field(ge=0, le=100)]
+Label = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+"""A value of a mask file. In JSON, and so in the recipe of a run, keys are texts of digits."""
+Class = Annotated[Whole, Field(ge=0, lt=MOST_OUTPUTS)]
+
+
+def _read_labels(given: Any) -> Any:
+    """Refuses keys that are no whole numbers, and those that are the same number."""
+    if not isinstance(given, dict):
+        return given
+    read: dict[int, Any] = {}
+    for key, value in given.items():
+        if type(key) is not int and not (isinstance(key, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,9}", key)):
+            raise ValueError(f"{quoted(key)} is no value of a mask; write whole numbers, as in {{255: 1}}")
+        if int(key) in read:
+            raise ValueError(f"{int(key)} stands twice")
+        read[int(key)] = value
+    return read
 
 
 class SourceSettings(Section):
@@ -45,16 +75,16 @@ class SourceSettings(Section):
 
     kind: Literal["isic", "cvc", "chaos", "folder", "chestxray14", "table"]
     path: Path
-    name: Annotated[str, Field(pattern=NAME)] | None = None
+    name: Name | None = None
     modality: Literal["ct", "mr", "mr_t1", "mr_t2"] = "ct"
     organ: Literal["liver", "right_kidney", "left_kidney", "spleen", "all"] = "liver"
-    window: tuple[float, float] | None = None
-    percentiles: tuple[float, float] | None = None
-    labels: dict[int, int] | None = None
+    window: tuple[Intensity, Intensity] | None = None
+    percentiles: tuple[Percentile, Percentile] | None = None
+    labels: Annotated[dict[Label, Class], BeforeValidator(_read_labels), Field(max_length=65_536)] | None = None
     fractions: tuple[Fraction, Fraction] = (0.1, 0.2)
     lists: Literal["official", "toy"] = "official"
-    images: Annotated[int, Field(ge=10)] | None = None
-    partial: bool = False
+    images: Annotated[Whole, Field(ge=10, le=100_000_000)] | None = None
+    partial: Flag = False
 
     @property
     def task(self) -> Task:
@@ -85,8 +115,6 @@ class SourceSettings(Section):
         for low_high in (self.window, self.percentiles):
             if low_high and low_high[0] >= low_high[1]:
                 raise ValueError(f"{low_high} is empty; the first value must be below the second")
-        if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise ValueError(f"percentiles {self.percentiles} must lie in 0 to 100")
         return self
 
 
@@ -104,9 +132,9 @@ class AugmentationSettings(Section):
         gamma: raise intensities to a power of up to 1 +- this.
     """
 
-    flip: bool | Literal["horizontal"] = True
-    transpose: bool = True
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    flip: Flag | Literal["horizontal"] = True
+    transpose: Flag = True
+    rotate: Annotated[Number, Field(ge=0, le=180)] = 0.0
     scale: Fraction = 0.0
     shift: Fraction = 0.0
     brightness: Fraction = 0.2
@@ -130,11 +158,11 @@ class DataSettings(Section):
         cache: folder of the resized images; the user's cache folder where not given.
     """
 
-    sources: Annotated[tuple[SourceSettings, ...], Field(min_length=1)]
-    size: Annotated[int, Field(ge=16)] = 256
-    in_channels: Count = 3
-    classes: Annotated[int, Field(ge=1, le=200)] = 1
-    findings: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    sources: Annotated[tuple[SourceSettings, ...], Field(min_length=1, max_length=100)]
+    size: Annotated[Whole, Field(ge=16, le=LARGEST_SIZE)] = 256
+    in_channels: Annotated[Whole, Field(ge=1, le=64)] = 3
+    classes: Annotated[Whole, Field(ge=1, le=MOST_OUTPUTS)] = 1
+    findings: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST_OUTPUTS)] | None = None
     sampling: Literal["by_size", "equal"] = "by_size"
     augmentation: AugmentationSettings = AugmentationSettings()
     cache: Path | None = None

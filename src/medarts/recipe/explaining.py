@@ -2,13 +2,29 @@
 
 import types
 import typing
+from collections.abc import Mapping
 from typing import Annotated, Any, Union
 
 from pydantic import BaseModel, ValidationError
 
-from medarts.errors import did_you_mean
+from medarts.errors import did_you_mean, quoted, shortened
 
 Location = tuple[int | str, ...]
+
+_LONGEST = 400
+"""Characters of a mistake."""
+
+_MOST = 10
+"""Mistakes that are said at once."""
+
+_FIXES = {
+    "bool_type": " Write true or false.",
+    "int_type": " Write a whole number, such as 3, without quotes.",
+    "int_from_float": " Write a whole number, such as 3.",
+    "float_type": " Write a number, such as 0.5, without quotes.",
+    "string_type": " Put quotes around it.",
+}
+"""What to do, by the type of a mistake, where its message does not say it."""
 
 
 def explain(error: ValidationError, kind: type[BaseModel], *, noun: str) -> str:
@@ -19,31 +35,41 @@ def explain(error: ValidationError, kind: type[BaseModel], *, noun: str) -> str:
         kind: the section that the whole file was read as.
         noun: what the file is called: recipe, study.
     """
-    lines = []
+    found = error.errors(include_url=False)
     # A tuple whose items are wrong is reported as too short as well; the items say more.
-    inner = {item["loc"][:-1] for item in error.errors() if item["type"] != "too_short"}
-    for item in error.errors():
-        if item["type"] == "too_short" and any(loc[: len(item["loc"])] == item["loc"] for loc in inner):
-            continue
-        path, _ = _follow(item["loc"], kind)
-        where = ".".join(path)
-        if item["type"] == "extra_forbidden":
-            _, section = _follow(item["loc"][:-1], kind)
-            lines.append(f"{where} is not a key of a {noun}. {did_you_mean(path[-1], section.model_fields)}")
-        elif item["type"] == "literal_error":
-            choices = _quoted(item["ctx"]["expected"].replace(" or ", ", "))
-            lines.append(f"{where} cannot be {item['input']!r}. {did_you_mean(str(item['input']), choices)}")
-        elif item["type"] == "union_tag_invalid":
-            tag, tags = item["ctx"]["tag"], _quoted(item["ctx"]["expected_tags"])
-            lines.append(f"{where}.name cannot be '{tag}'. {did_you_mean(tag, tags)}")
-        elif item["type"] in ("missing", "union_tag_not_found"):
-            key = where if item["type"] == "missing" else f"{where}.name"
-            lines.append(f"{key} is missing. Add it.")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            given = "" if item["type"] == "value_error" else f" (given: {item['input']!r})"
-            lines.append(_sentence(f"{where}: {message}{given}" if where else message))
-    return "; ".join(lines)
+    inner = {item["loc"][:-1] for item in found if item["type"] != "too_short"}
+    said = [
+        shortened(_explained(item, kind, noun=noun), longest=_LONGEST)
+        for item in found
+        if not (item["type"] == "too_short" and any(loc[: len(item["loc"])] == item["loc"] for loc in inner))
+    ]
+    if len(said) > _MOST:
+        said[_MOST:] = [f"and {len(said) - _MOST} more mistakes."]
+    return "; ".join(said)
+
+
+def _explained(item: Mapping[str, Any], kind: type[BaseModel], *, noun: str) -> str:
+    path, _ = _follow(item["loc"], kind)
+    where = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        _, section = _follow(item["loc"][:-1], kind)
+        return f"{where} is not a key of a {noun}. {did_you_mean(path[-1], section.model_fields)}"
+    if item["type"] == "literal_error":
+        choices = _quoted(item["ctx"]["expected"].replace(" or ", ", "))
+        given = item["input"]
+        near = did_you_mean(given if isinstance(given, str) else quoted(given), choices)
+        return f"{where} cannot be {quoted(given)}. {near}"
+    if item["type"] == "union_tag_invalid":
+        tag, tags = shortened(item["ctx"]["tag"]), _quoted(item["ctx"]["expected_tags"])
+        return f"{where}.name cannot be '{tag}'. {did_you_mean(tag, tags)}"
+    if item["type"] in ("missing", "union_tag_not_found"):
+        key = where if item["type"] == "missing" else f"{where}.name"
+        return f"{key} is missing. Add it."
+    if item["type"] == "string_pattern_mismatch":  # names are all that have a pattern
+        return f"{where} cannot be {quoted(item['input'])}. Use letters, digits, spaces, '_', '.' and '-'."
+    message = item["msg"].removeprefix("Value error, ")
+    given = "" if item["type"] == "value_error" else f" (given: {quoted(item['input'])})"
+    return _sentence(f"{where}: {message}{given}" if where else message) + _FIXES.get(item["type"], "")
 
 
 def _sentence(text: str) -> str:

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from medarts.recipe.section import Count, Section
+from medarts.recipe.section import MOST_CHANNELS, Channels, Flag, Section, Whole
 
-Width = Annotated[int, Field(ge=2)]
-Depth = Annotated[int, Field(ge=2, le=8)]
+Depth = Annotated[Whole, Field(ge=2, le=8)]
+Steps = Annotated[Whole, Field(ge=1, le=10)]
 
 
 class CheXNetSettings(Section):
@@ -31,7 +31,7 @@ class UNetSettings(Section):
     """U-Net (arXiv 1505.04597)."""
 
     name: Literal["unet"] = "unet"
-    width: Width = 64
+    width: Channels = 64
     depth: Depth = 5
 
 
@@ -46,9 +46,9 @@ class AttentionUNetSettings(Section):
     """
 
     name: Literal["attention-unet"] = "attention-unet"
-    width: Width = 64
+    width: Channels = 64
     depth: Depth = 5
-    deep_supervision: bool = True
+    deep_supervision: Flag = True
 
 
 class MultiResUNetSettings(Section):
@@ -61,7 +61,7 @@ class MultiResUNetSettings(Section):
     """
 
     name: Literal["multiresunet"] = "multiresunet"
-    width: Annotated[int, Field(ge=4)] = 32
+    width: Annotated[Whole, Field(ge=4, le=MOST_CHANNELS)] = 32
     depth: Depth = 5
 
 
@@ -76,18 +76,18 @@ class R2UNetSettings(Section):
     """
 
     name: Literal["r2unet"] = "r2unet"
-    width: Width = 64
+    width: Channels = 64
     depth: Depth = 5
-    steps: Count = 2
+    steps: Steps = 2
 
 
 class AttentionR2UNetSettings(Section):
     """R2U-Net with the gates of Attention U-Net; see both."""
 
     name: Literal["attention-r2unet"] = "attention-r2unet"
-    width: Width = 64
+    width: Channels = 64
     depth: Depth = 5
-    steps: Count = 2
+    steps: Steps = 2
 
 
 class UNetPPSettings(Section):
@@ -101,9 +101,9 @@ class UNetPPSettings(Section):
     """
 
     name: Literal["unetpp"] = "unetpp"
-    width: Width = 64
+    width: Channels = 64
     depth: Depth = 5
-    deep_supervision: bool = True
+    deep_supervision: Flag = True
 
 
 class ResEncUNetSettings(Section):
@@ -117,9 +117,9 @@ class ResEncUNetSettings(Section):
     """
 
     name: Literal["resenc-unet"] = "resenc-unet"
-    width: Width = 32
+    width: Channels = 32
     depth: Depth = 6
-    deep_supervision: bool = True
+    deep_supervision: Flag = True
 
 
 MaskModel = (

@@ -11,10 +11,19 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from medarts.errors import RecipeError
+from medarts.errors import RecipeError, quoted, shortened
 from medarts.recipe.explaining import explain
 from medarts.recipe.published import with_published_defaults
 from medarts.recipe.sections import Recipe, SearchSettings
+from medarts.recipe.yaml_text import YamlError, read_yaml, unshared, write_yaml
+from medarts.texts import exists, read_text
+
+_LARGEST = 200_000
+"""Bytes of a file; the study of a large benchmark has some 20,000."""
+
+
+_NUMBER = "[0-9]{1,9}"
+"""Of an item of a list, or a label, in a change."""
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -37,13 +46,16 @@ def read_mapping(path: Path, *, noun: str) -> dict[str, Any]:
     Raises:
         RecipeError: the file is missing, no YAML, or holds no keys.
     """
-    if not path.is_file():
-        raise RecipeError(f"There is no {noun} {path}.", fix="Give the path of a YAML file, as in recipes/.")
+    if not exists(path):
+        raise RecipeError(
+            f"There is no {noun} {shortened(str(path))}.", fix="Give the path of a YAML file, as in recipes/."
+        )
+    text = read_text(path, largest=_LARGEST, noun=noun, error=RecipeError)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{path} is not YAML: {reason}.", fix="Mend that line.") from None
+        content = read_yaml(text)
+    except YamlError as error:
+        fix = "Indent with spaces, not with tabs." if "'\\t'" in str(error) else "Fix that line."
+        raise RecipeError(f"{path} is not valid YAML: {error}.", fix=fix) from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path} holds no keys.", fix="Start from one of the files in recipes/.")
     return content
@@ -59,15 +71,17 @@ def parse(content: dict[str, Any], *, origin: str = "recipe") -> Recipe:
 
 def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Returns a copy of ``content`` with ``key.path=value`` changes; list items are named by their number."""
-    result: Any = yaml.safe_load(yaml.safe_dump(content))
+    result: Any = unshared(content)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise RecipeError(f"'{override}' is no change of a recipe.", fix="Write key.path=value.")
+            raise RecipeError(f"{quoted(override)} is no change of a recipe.", fix="Write key.path=value.")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise RecipeError(f"The value of '{override}' is not YAML.", fix="Quote it.") from None
+            value = read_yaml(text)
+        except YamlError as error:
+            raise RecipeError(
+                f"The value of {quoted(override)} is not YAML: {error}.", fix="Put quotes around a text."
+            ) from None
         keys = key.split(".")
         _fill_in_lists(result, keys)
         _set(result, keys, value, override)
@@ -76,7 +90,7 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
 
 def to_yaml(recipe: Recipe) -> str:
     """Returns the whole recipe, defaults included, as YAML."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_yaml(recipe.model_dump(mode="json"))
 
 
 def fingerprint(recipe: Recipe) -> str:
@@ -111,31 +125,39 @@ def _fill_in_lists(content: dict[str, Any], keys: list[str]) -> None:
         default = default.get(key) if isinstance(default, dict) else None
         if default is None or not isinstance(content, dict):
             return
-        if following.isdigit():
+        if re.fullmatch(_NUMBER, following):
             content.setdefault(key, default)
         content = content.setdefault(key, {})
 
 
 def _set(content: Any, keys: list[str], value: Any, override: str) -> None:
-    for key, following in pairwise(keys):
+    for name, following in pairwise(keys):
+        key = name
         if isinstance(content, list):
             content = content[_position(content, key, override)]
         else:
+            key = _key(content, name)
             if content.get(key) is None:  # missing, or null where a section may be left out
-                content[key] = [] if following.isdigit() else {}
+                is_item = re.fullmatch(_NUMBER, following) and key != "labels"
+                content[key] = [] if is_item else {}
             content = content[key]
         if not isinstance(content, dict | list):
-            raise RecipeError(f"'{override}': '{key}' has no keys below it.", fix="Shorten the key.")
+            raise RecipeError(f"{quoted(override)}: '{shortened(key)}' has no keys below it.", fix="Shorten the key.")
     if isinstance(content, list):
         content[_position(content, keys[-1], override)] = value
     else:
-        content[keys[-1]] = value
+        content[_key(content, keys[-1])] = value
+
+
+def _key(content: dict[Any, Any], key: str) -> Any:
+    """Returns a key as it stands in a mapping: those of labels are numbers."""
+    return int(key) if re.fullmatch(_NUMBER, key) and int(key) in content else key
 
 
 def _position(content: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(content):
+    if not re.fullmatch(_NUMBER, key) or int(key) >= len(content):
         fix = f"Use 0 to {len(content) - 1}." if content else "Write the list into the recipe first."
-        raise RecipeError(f"'{override}': there is no item '{key}'.", fix=fix)
+        raise RecipeError(f"{quoted(override)}: there is no item '{shortened(key)}'.", fix=fix)
     return int(key)
 
 
@@ -143,39 +165,50 @@ def _expand_paths(content: dict[str, Any], origin: str) -> dict[str, Any]:
     """Expands ``$NAME`` and ``~`` in paths of sources, cache and weights."""
     train: Any = content.get("train")
     model: Any = train.get("model") if isinstance(train, dict) else None
-    if isinstance(model, dict) and isinstance(model.get("weights"), str):
-        model = model | {"weights": expand(model["weights"], f"{origin}: train.model.weights")}
-        content = content | {"train": train | {"model": model}}
+    if isinstance(model, dict):
+        content = content | {"train": train | {"model": _expanded(model, "weights", f"{origin}: train.model")}}
     data = content.get("data")
     if not isinstance(data, dict):
         return content
-    data = dict(data)
+    data = _expanded(data, "cache", f"{origin}: data")
     if isinstance(data.get("sources"), list):
         data["sources"] = [
-            source | {"path": expand(source["path"], f"{origin}: data.sources.{number}.path")}
-            if isinstance(source, dict) and isinstance(source.get("path"), str)
-            else source
+            _expanded(source, "path", f"{origin}: data.sources.{number}") if isinstance(source, dict) else source
             for number, source in enumerate(data["sources"])
         ]
-    if isinstance(data.get("cache"), str):
-        data["cache"] = expand(data["cache"], f"{origin}: data.cache")
     return content | {"data": data}
+
+
+def _expanded(section: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    """Returns a section with one of its paths expanded; a folder may be called 2017."""
+    path = section.get(key)
+    is_path = isinstance(path, str) or type(path) is int
+    return section | {key: expand(str(path), f"{where}.{key}")} if is_path else dict(section)
 
 
 def expand(path: str, where: str, *, folder: Path | None = None) -> str:
     """Expands ``$NAME`` and ``~`` to an absolute path; a variable that is not set is an error, not a folder.
 
     Args:
-        path: as it stands in a file.
+        path: as it stands in a file. A path that exists is taken as it is: a folder may have ``$`` in its name.
         where: the place in the file, for errors.
         folder: to which the path is relative; the current one where None.
 
     Raises:
-        RecipeError: a variable is not set.
+        RecipeError: it is empty or no path, or a variable or a user is not known.
     """
+    if not path.strip() or "\0" in path:
+        raise RecipeError(f"{where} is {quoted(path)}, which is no path.", fix="Give the path of a file or folder.")
+    literal = ((folder or Path()) / path).absolute()
+    if exists(literal):
+        return str(literal)
     expanded = os.path.expandvars(path)
     unset = re.search(r"\$\{?(\w+)", expanded)
     if unset:
         name = unset[1]
         raise RecipeError(f"{where} uses ${name}, which is not set.", fix=f"Set it: export {name}=/folder/of/the/data.")
-    return str(((folder or Path()) / Path(expanded).expanduser()).absolute())  # runs are resumed from other folders
+    try:
+        home = Path(expanded).expanduser()
+    except RuntimeError:  # of a user that there is not
+        raise RecipeError(f"{where} is {quoted(path)}, but there is no such user.", fix="Give a full path.") from None
+    return str(((folder or Path()) / home).absolute())  # runs are resumed from other folders

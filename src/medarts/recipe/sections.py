@@ -7,12 +7,30 @@ all), the augmentation, gradient clipping, and all of evaluation and compute.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from medarts.recipe.data import SPACE_OF, DataSettings
 from medarts.recipe.models import ModelSettings
 from medarts.recipe.published import with_published_defaults
-from medarts.recipe.section import Count, Fraction, Positive, Section
+from medarts.recipe.section import (
+    MOST_CHANNELS,
+    MOST_LAYERS,
+    Batch,
+    Channels,
+    Duration,
+    Epochs,
+    Flag,
+    Fraction,
+    Nodes,
+    Norm,
+    Number,
+    Rate,
+    Section,
+    Seed,
+    Text,
+    Weight,
+    Whole,
+)
 
 MaskLoss = Literal["bce", "bce_logits", "dice", "soft_dice", "bce_dice", "ce", "ce_dice"]
 FindingLoss = Literal["bce_logits", "weighted_bce", "focal", "asymmetric"]
@@ -35,11 +53,11 @@ class WeaveSettings(Section):
     """
 
     name: Literal["weave"] = "weave"
-    init_channel: Annotated[int, Field(ge=2)] = 16
-    double_down_channel: bool = True
-    intermediate_nodes: Count = 4
-    deep_supervision: bool = True
-    shuffle_groups: Count = 1
+    init_channel: Channels = 16
+    double_down_channel: Flag = True
+    intermediate_nodes: Nodes = 4
+    deep_supervision: Flag = True
+    shuffle_groups: Annotated[Whole, Field(ge=1, le=MOST_CHANNELS)] = 1
     dropout_prob: Fraction = 0.0
 
     @model_validator(mode="after")
@@ -67,12 +85,12 @@ class StackSettings(Section):
 
     name: Literal["stack"] = "stack"
     stem: Literal["chest", "cifar"] = "chest"
-    intermediate_nodes: Count = 4
-    search_channel: Annotated[int, Field(ge=2)] = 16
-    init_channel: Annotated[int, Field(ge=2)] = 36
-    layers: Count = 20
+    intermediate_nodes: Nodes = 4
+    search_channel: Channels = 16
+    init_channel: Channels = 36
+    layers: Annotated[Whole, Field(ge=1, le=MOST_LAYERS)] = 20
     drop_path_prob: Fraction = 0.2
-    auxiliary: bool = False
+    auxiliary: Flag = False
 
 
 SpaceSettings = WeaveSettings | StackSettings
@@ -89,8 +107,8 @@ class BatchSettings(Section):
             normalisation sees the statistics of a part instead of those of the batch, so there the step is another.
     """
 
-    batch: Count
-    accumulate: Count = 1
+    batch: Batch
+    accumulate: Batch = 1
 
     @property
     def images_at_once(self) -> int:
@@ -119,10 +137,10 @@ class StageSettings(BatchSettings):
             stack normal, reduce) -> number.
     """
 
-    depth: Annotated[int, Field(ge=3)] = 4
-    epochs: Count = 80
-    batch: Count = 12
-    keep: dict[str, Count] = Field(default={})
+    depth: Annotated[Whole, Field(ge=3, le=MOST_LAYERS)] = 4
+    epochs: Epochs = 80
+    batch: Batch = 12
+    keep: Annotated[dict[str, Annotated[Whole, Field(ge=1, le=100)]], Field(max_length=10)] = Field(default={})
 
 
 class MixingSettings(Section):
@@ -133,8 +151,15 @@ class MixingSettings(Section):
         images: number k of images mixed, 2 to 4.
     """
 
-    alpha: Annotated[float, Field(ge=0)] = 0.5
-    images: Annotated[int, Field(ge=2, le=4)] = 2
+    alpha: Weight = 0.5
+    images: Annotated[Whole, Field(ge=2, le=4)] = 2
+
+
+def _whole(value: Any) -> Any:
+    """Refuses what Python takes for one of some whole numbers: to it, True is 1."""
+    if type(value) in (bool, float):
+        raise ValueError(f"{value} is no whole number")
+    return value
 
 
 class SupernetSettings(Section):
@@ -147,9 +172,9 @@ class SupernetSettings(Section):
         recompute: cells keep only their inputs for the backward pass and are run again there: less memory, more time.
     """
 
-    partial_channels: Literal[1, 2, 4] = 1
-    edge_normalisation: bool = False
-    recompute: bool = False
+    partial_channels: Annotated[Literal[1, 2, 4], BeforeValidator(_whole)] = 1
+    edge_normalisation: Flag = False
+    recompute: Flag = False
 
 
 class SearchSettings(Section):
@@ -174,22 +199,22 @@ class SearchSettings(Section):
         supernet: partial channels, edge normalisation, recomputation.
     """
 
-    stages: Annotated[tuple[StageSettings, ...], Field(min_length=1)] = (
+    stages: Annotated[tuple[StageSettings, ...], Field(min_length=1, max_length=20)] = (
         StageSettings(depth=4, epochs=80, batch=24, keep={"down": 4, "normal": 4, "up": 2}),
         StageSettings(depth=5, epochs=80, batch=12),
     )
     loss: LossName = "bce_logits"
     gradient: GradientName = "first_order"
-    train_portion: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    lr: Positive = 0.025
-    lr_min: Annotated[float, Field(ge=0)] = 1e-5
+    train_portion: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    lr: Rate = 0.025
+    lr_min: Weight = 1e-5
     momentum: Fraction = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 3e-4
-    arch_lr: Positive = 2e-4
+    weight_decay: Weight = 3e-4
+    arch_lr: Rate = 2e-4
     arch_betas: tuple[Fraction, Fraction] = (0.5, 0.999)
-    arch_weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-    arch_after: Annotated[int, Field(ge=0)] = 10
-    grad_clip: Annotated[float, Field(ge=0)] = 5.0
+    arch_weight_decay: Weight = 1e-3
+    arch_after: Duration = 10
+    grad_clip: Norm = 5.0
     mixing: MixingSettings = MixingSettings()
     supernet: SupernetSettings = SupernetSettings()
 
@@ -211,7 +236,7 @@ class DeriveSettings(Section):
     """
 
     moves: Literal["all", "top_k", "threshold"] = "top_k"
-    top_k: Annotated[int, Field(ge=1, le=3)] = 2
+    top_k: Annotated[Whole, Field(ge=1, le=3)] = 2
     threshold: Fraction = 0.3
 
 
@@ -245,22 +270,22 @@ class TrainSettings(BatchSettings):
     """
 
     model: Annotated[ModelSettings, Field(discriminator="name")] | None = None
-    epochs: Count = 1600
-    batch: Count = 8
+    epochs: Epochs = 1600
+    batch: Batch = 8
     loss: LossName = "bce_dice"
-    auxiliary_weight: Annotated[float, Field(ge=0)] = 0.4
+    auxiliary_weight: Weight = 0.4
     norm: NormName | None = None
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 4e-3
-    lr_min: Annotated[float, Field(ge=0)] = 1e-5
+    lr: Rate = 4e-3
+    lr_min: Weight = 1e-5
     momentum: Fraction = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 3e-4
+    weight_decay: Weight = 3e-4
     schedule: Literal["cosine", "plateau"] = "cosine"
-    warmup_epochs: Annotated[int, Field(ge=0)] = 0
-    plateau_epochs: Count = 20
-    patience: Annotated[int, Field(ge=0)] = 0
+    warmup_epochs: Duration = 0
+    plateau_epochs: Epochs = 20
+    patience: Duration = 0
     ema: Fraction = 0.0
-    grad_clip: Annotated[float, Field(ge=0)] = 5.0
+    grad_clip: Norm = 5.0
     mixing: MixingSettings = MixingSettings(alpha=0.0)
 
     @field_validator("model", mode="before")
@@ -287,10 +312,10 @@ class EvaluationSettings(Section):
         sensitivity: for which a second threshold of every finding is chosen, beside Youden's.
     """
 
-    batch: Count = 16
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    bootstrap: Annotated[int, Field(ge=100)] = 2000
-    sensitivity: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    batch: Batch = 16
+    threshold: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    bootstrap: Annotated[Whole, Field(ge=100, le=100_000)] = 2000
+    sensitivity: Annotated[Number, Field(gt=0, lt=1)] = 0.9
 
 
 class ComputeSettings(Section):
@@ -305,8 +330,8 @@ class ComputeSettings(Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    threads: Annotated[int, Field(ge=0)] = 0
-    tensorboard: bool = False
+    threads: Annotated[Whole, Field(ge=0, le=1024)] = 0
+    tensorboard: Flag = False
 
 
 class Recipe(Section):
@@ -324,8 +349,8 @@ class Recipe(Section):
         compute: device and precision.
     """
 
-    note: str = ""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    note: Text = ""
+    seed: Seed = 0
     data: DataSettings
     space: Annotated[SpaceSettings, Field(discriminator="name")] = WeaveSettings()
     search: SearchSettings = SearchSettings()

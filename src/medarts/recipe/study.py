@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from medarts.errors import RecipeError
@@ -16,6 +15,8 @@ from medarts.recipe.explaining import explain
 from medarts.recipe.reading import apply_overrides, expand, parse, read_mapping
 from medarts.recipe.sections import Recipe
 from medarts.recipe.study_sections import GroupEntry, NetworkEntry, Study, usual_name
+from medarts.recipe.yaml_text import write_yaml
+from medarts.texts import exists
 
 __all__ = ["GroupEntry", "NetworkEntry", "Study", "group_recipe", "load_study", "search_recipe", "study_to_yaml"]
 
@@ -64,7 +65,7 @@ def study_to_yaml(study: Study) -> str:
         "external": list(study.external),
         "reference": study.reference,
     }
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return write_yaml(content)
 
 
 def group_recipe(study: Study, group: GroupEntry, *, seed: int) -> Recipe:
@@ -124,12 +125,14 @@ def _sorted_out(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
 def _with_paths(entry: dict[str, Any], where: str, *, folder: Path) -> dict[str, Any]:
     """Returns an entry with absolute paths; a genotype that is no file beside the study may be one of the zoo."""
     model, genotype = entry.get("model"), entry.get("genotype")
+    if isinstance(genotype, int) and not isinstance(genotype, bool):
+        genotype = str(genotype)
     if isinstance(model, dict) and isinstance(model.get("weights"), str):
         entry = entry | {
             "model": model | {"weights": expand(model["weights"], f"{where}.model.weights", folder=folder)}
         }
     if isinstance(genotype, str):
         path = expand(genotype, f"{where}.genotype", folder=folder)
-        if Path(path).exists():
+        if exists(Path(path)):
             entry = entry | {"name": entry.get("name", usual_name(entry)), "genotype": path}
     return entry

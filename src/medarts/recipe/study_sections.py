@@ -7,19 +7,21 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
-from medarts.errors import did_you_mean
-from medarts.recipe.data import NAME, SourceSettings
+from medarts.errors import did_you_mean, shortened
+from medarts.names import name_of
+from medarts.recipe.data import SourceSettings
 from medarts.recipe.models import CheXNetSettings, ModelSettings
-from medarts.recipe.section import Count, Section
+from medarts.recipe.section import MOST_NETWORKS, Channels, Name, Section, Seed, Text, Whole
 from medarts.recipe.sections import Recipe
 
-Name = Annotated[str, Field(pattern=NAME)]
 Names = Annotated[
-    tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given), Field(min_length=1)
+    tuple[Text, ...],
+    BeforeValidator(lambda given: given if isinstance(given, list | tuple) else (given,)),
+    Field(min_length=1, max_length=MOST_NETWORKS),
 ]
 """One name or more; a single one needs no brackets."""
 
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Changes = Annotated[tuple[str, ...], Field(max_length=100)]
 
 KINDS = ("model", "genotype", "searched_on", "random")
 """Where a network can come from; an entry gives one of them."""
@@ -27,6 +29,8 @@ KINDS = ("model", "genotype", "searched_on", "random")
 FIXED = ("seed", "data", "evaluation", "space", "train.model")
 """Parts of a recipe that a group cannot change: the study and its networks say what they are, and images and their
 scores are the same for all groups."""
+
+MOST_TRAININGS = 10_000
 
 FREE = ("data.sampling", "data.augmentation")
 """Parts of them that it can."""
@@ -51,13 +55,13 @@ class NetworkEntry(Section):
 
     name: Name
     model: Annotated[ModelSettings, Field(discriminator="name")] | None = None
-    genotype: str | None = None
+    genotype: Text | None = None
     searched_on: Names | None = None
-    random: Count | None = None
-    like: str | None = None
-    init_channel: Annotated[int, Field(ge=2)] | None = None
-    parameters: Count | str | None = None
-    changes: tuple[str, ...] = ()
+    random: Annotated[Whole, Field(ge=1, le=100)] | None = None
+    like: Text | None = None
+    init_channel: Channels | None = None
+    parameters: Annotated[Whole, Field(ge=1, le=10**10)] | str | None = None
+    changes: Changes = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,9 +119,9 @@ class GroupEntry(Section):
 
     name: Name
     data: Names
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] = (0,)
     networks: Names | None = None
-    changes: tuple[str, ...] = ()
+    changes: Changes = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -158,12 +162,12 @@ class Study(Section):
 
     _file: Path | None = PrivateAttr(default=None)
 
-    note: str = ""
+    note: Text = ""
     recipe: Recipe
-    networks: Annotated[tuple[NetworkEntry, ...], Field(min_length=1)]
-    trained_on: Annotated[tuple[GroupEntry, ...], Field(min_length=1)]
-    external: tuple[str, ...] = ()
-    reference: str | None = None
+    networks: Annotated[tuple[NetworkEntry, ...], Field(min_length=1, max_length=MOST_NETWORKS)]
+    trained_on: Annotated[tuple[GroupEntry, ...], Field(min_length=1, max_length=100)]
+    external: Annotated[tuple[Text, ...], Field(max_length=100)] = ()
+    reference: Text | None = None
 
     @property
     def file(self) -> str:
@@ -213,6 +217,7 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        _check_trainings(self)
         _check_names(self)
         _check_sources(self)
         _check_data_sets(self)
@@ -237,10 +242,12 @@ def usual_name(content: dict[str, Any]) -> str | None:
         return model
     if isinstance(genotype, str):
         path = Path(genotype)
-        return path.parent.name if path.stem == "genotype" else path.name if path.suffix not in _FILES else path.stem
+        if path.suffix in _FILES:
+            path = path.parent if path.stem == "genotype" else path.with_suffix("")
+        return name_of(path)
     if "searched_on" in content:
         joined = _joined(content["searched_on"])
-        return None if joined is None else f"searched-{joined}"
+        return None if joined is None else name_of(Path(f"searched-{joined}"))
     return "random" if "random" in content else None
 
 
@@ -253,13 +260,23 @@ def _within(key: str, parts: Iterable[str]) -> bool:
 
 
 def _joined(names: Any) -> str | None:
-    if isinstance(names, str):
-        return names
-    return "-".join(map(str, names)) if isinstance(names, list | tuple) and names else None
+    if isinstance(names, str | int):
+        return str(names)
+    if not isinstance(names, list | tuple) or not names:
+        return None
+    return name_of(Path("-".join(map(shortened, names))))
 
 
 def _double(values: Iterable[Any]) -> Any:
     return next((value for value, count in Counter(values).items() if count > 1), None)
+
+
+def _check_trainings(study: Study) -> None:
+    trainings = sum(len(study.networks_of(group)) * len(group.seeds) for group in study.trained_on)
+    if trainings > MOST_TRAININGS:
+        raise ValueError(
+            f"networks, trained_on and seeds make {trainings:,} trainings; {MOST_TRAININGS:,} are the most of one study"
+        )
 
 
 def _check_names(study: Study) -> None:

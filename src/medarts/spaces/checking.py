@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from medarts.errors import GenotypeError, did_you_mean
-from medarts.spaces.genotype import Genotype
+from medarts.errors import GenotypeError, did_you_mean, quoted
+from medarts.spaces.genotype import COPY_AGAIN, Genotype
 
-COPY_AGAIN = "Copy it again from its run."
+_WORDS = {int: "whole number", float: "number", bool: "truth value", str: "text"}
+
+_MOST_EDGES = 100
+"""Into a node; deriving keeps two."""
 
 Settings = TypeVar("Settings")
 
@@ -68,6 +71,11 @@ def check_cell(
             fix=COPY_AGAIN,
         )
     for index, node in enumerate(cell):
+        if len(node) > _MOST_EDGES:
+            raise GenotypeError(
+                f"Genotype '{genotype.name}': node {index} of the {kind} cell has {len(node)} edges.",
+                fix=f"A node has at most {_MOST_EDGES}.",
+            )
         if not node:
             raise GenotypeError(
                 f"Genotype '{genotype.name}': node {index} of the {kind} cell has no edge.", fix=COPY_AGAIN
@@ -86,13 +94,23 @@ def check_cell(
                 )
 
 
+def check_range(genotype: Genotype, name: str, value: float, low: float, high: float) -> None:
+    """Refuses a setting that is out of its range, both ends of which are allowed.
+
+    Raises:
+        GenotypeError: it is.
+    """
+    if not low <= value <= high:
+        raise GenotypeError(f"Genotype '{genotype.name}' has {name} {quoted(value)}.", fix=f"Use {low} to {high:,}.")
+
+
 def _check_type(genotype: Genotype, name: str, value: object, wanted: Any) -> None:
     """Refuses a setting of another type; a whole number is a float too, a truth value is no number."""
     if get_origin(wanted) is Literal:
-        fits, meant = value in get_args(wanted), " or ".join(get_args(wanted))
+        fits, meant = value in get_args(wanted), f"not {' or '.join(get_args(wanted))}"
     else:
-        fits, meant = type(value) is wanted or (wanted is float and type(value) is int), wanted.__name__
+        fits, meant = type(value) is wanted or (wanted is float and type(value) is int), f"no {_WORDS[wanted]}"
     if not fits:
         raise GenotypeError(
-            f"Genotype '{genotype.name}' has the setting {name} {value!r}, which is no {meant}.", fix=COPY_AGAIN
+            f"Genotype '{genotype.name}' has the setting {name} {quoted(value)}, which is {meant}.", fix=COPY_AGAIN
         )

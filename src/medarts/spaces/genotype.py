@@ -1,18 +1,25 @@
 """The genotype: the discrete result of a search, as a frozen value and as versioned JSON."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from medarts.errors import GenotypeError, did_you_mean
+from medarts.errors import GenotypeError, did_you_mean, quoted, shortened
+from medarts.names import NAME
 from medarts.run.directory import write_whole
 
 FORMAT = "medarts-genotype"
 VERSION = 1
-NAME = r"\w[\w .-]*"
+COPY_AGAIN = "Copy it again from its run."
+_LONGEST_NAME = 200
+"""Characters: those of ``name_of``, and what drawing at random adds."""
+
+Value = TypeVar("Value")
+_WORDS = {str: "a text", int: "a whole number", list: "a list", dict: "a mapping"}
 
 Edge = tuple[str, int]
 """An operation and the state it reads; states 0 and 1 are the cell's inputs s0 and s1, state 2 + i its node i."""
@@ -94,37 +101,74 @@ def from_json(text: str, *, origin: str) -> Genotype:
         GenotypeError: the text is no genotype, or of a version this medarts cannot read.
     """
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_without_doubles, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise GenotypeError(f"{origin} is not JSON ({error}).", fix="Give a genotype.json of a search.") from None
+    except (ValueError, RecursionError) as error:
+        # Keys given twice, NaN, whole numbers too long to be read, and brackets nested too deeply.
+        reason = "nested too deeply" if isinstance(error, RecursionError) else shortened(str(error))
+        raise GenotypeError(f"{origin} is no genotype ({reason}).", fix="Give a genotype.json of a search.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise GenotypeError(f"{origin} is not a genotype.", fix="Give a genotype.json of a search.")
-    if content.get("version") != VERSION:
+    if content.get("version") != VERSION or content.get("version") is True:
         raise GenotypeError(
-            f"{origin} has version {content.get('version')}, this medarts reads {VERSION}.",
+            f"{origin} has version {quoted(content.get('version'))}, this medarts reads {VERSION}.",
             fix="Install the medarts that wrote it.",
         )
     try:
-        return _build(content)
+        genotype = _build(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else shortened(str(error))
+        raise GenotypeError(f"{origin} is not a whole genotype: {reason}.", fix=COPY_AGAIN) from None
+    if not re.fullmatch(NAME, genotype.name) or len(genotype.name) > _LONGEST_NAME:
         raise GenotypeError(
-            f"{origin} is damaged ({type(error).__name__}: {error}).", fix="Copy it again from its run."
-        ) from None
+            f"{origin} has the name {quoted(genotype.name)}, which cannot be that of a folder.",
+            fix="Change its name to letters, digits, spaces, '_', '.' and '-'.",
+        )
+    return genotype
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' stands twice")
+    return content
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
 
 
 def _build(content: dict[str, Any]) -> Genotype:
+    """Puts a genotype together; every value has to be of its own type, and none is converted to it."""
     cells = {
-        str(kind): tuple(tuple((str(operation), int(state)) for operation, state in node) for node in cell)
+        kind: tuple(tuple((_is(str, operation), _is(int, state)) for operation, state in node) for node in cell)
         for kind, cell in content["cells"].items()
     }
-    paths = tuple(KeptMoves(int(layer), int(level), tuple(map(str, moves))) for layer, level, moves in content["paths"])
-    if not re.fullmatch(NAME, str(content["name"])):
-        raise ValueError(f"the name {content['name']!r} cannot be that of a folder")
-    return Genotype(
-        name=str(content["name"]),
-        space=str(content["space"]),
-        cells=cells,
-        settings=dict(content["settings"]),
-        paths=paths,
-        provenance=dict(content["provenance"]),
+    paths = tuple(
+        KeptMoves(_is(int, layer), _is(int, level), tuple(_is(str, move) for move in _is(list, moves)))
+        for layer, level, moves in content["paths"]
     )
+    return Genotype(
+        name=_is(str, content["name"]),
+        space=_is(str, content["space"]),
+        cells=cells,
+        settings=_plain(content["settings"]),
+        paths=paths,
+        provenance=_plain(content["provenance"]),
+    )
+
+
+def _is(kind: type[Value], value: Any) -> Value:
+    if type(value) is not kind:  # a truth value is an int to isinstance
+        raise TypeError(f"{quoted(value)} should be {_WORDS[kind]}")
+    return value
+
+
+def _plain(values: Any) -> dict[str, Any]:
+    """Returns a mapping whose values are numbers, truth values or texts."""
+    for key, value in _is(dict, values).items():
+        if type(value) not in (int, float, bool, str) or (type(value) is float and not math.isfinite(value)):
+            raise TypeError(f"{key} is {quoted(value)}, which is no number and no text")
+    return dict(values)

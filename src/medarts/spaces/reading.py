@@ -3,9 +3,14 @@
 from importlib import resources
 from pathlib import Path
 
-from medarts.errors import GenotypeError, did_you_mean
+from medarts.errors import GenotypeError, did_you_mean, shortened
+from medarts.names import name_of
 from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.stack.darts_text import from_text
+from medarts.texts import exists, is_folder, read_text
+
+_LARGEST = 1_000_000
+"""Bytes of a file; the largest genotype that its space allows has some 100,000."""
 
 
 def zoo() -> tuple[str, ...]:
@@ -25,17 +30,17 @@ def load(name: str | Path) -> Genotype:
     if str(name) in zoo():
         text = (resources.files("medarts.spaces") / "zoo" / f"{name}.json").read_text(encoding="utf-8")
         return from_json(text, origin=f"zoo/{name}.json")
-    path = Path(name) / "genotype.json" if Path(name).is_dir() else Path(name)
-    if Path(name).is_dir() and not path.is_file():
-        raise GenotypeError(
-            f"The folder {name} holds no genotype.", fix="Give a search or training run that has ended an epoch."
-        )
-    if not path.is_file():
-        raise GenotypeError(f"There is no genotype '{name}'.", fix=did_you_mean(str(name), zoo()))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise GenotypeError(f"{path} is not text.", fix="Give a genotype.json or genotype.txt of a search.") from None
+    path = Path(name)
+    if is_folder(path):
+        path = path / "genotype.json"
+        if not path.is_file():
+            raise GenotypeError(
+                f"The folder {name} holds no genotype.", fix="Give a search or training run that has ended an epoch."
+            )
+    if not exists(path):
+        raise GenotypeError(f"There is no genotype '{shortened(str(name))}'.", fix=did_you_mean(str(name), zoo()))
+    text = read_text(path, largest=_LARGEST, noun="genotype", error=GenotypeError)
     if path.suffix == ".txt":
-        return from_text(text, name=path.parent.name if path.stem == "genotype" else path.stem, origin=str(path))
+        called = name_of(path.parent if path.stem == "genotype" else path.with_suffix(""))
+        return from_text(text, name=called, origin=str(path))
     return from_json(text, origin=str(path))

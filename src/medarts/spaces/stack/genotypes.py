@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 
 from medarts.errors import GenotypeError
 from medarts.recipe import StackSettings
-from medarts.spaces.checking import COPY_AGAIN, check_cell, check_space, read_settings
-from medarts.spaces.genotype import Genotype, Setting
+from medarts.recipe.section import MOST_CHANNELS, MOST_LAYERS, MOST_NODES
+from medarts.spaces.checking import check_cell, check_range, check_space, read_settings
+from medarts.spaces.genotype import COPY_AGAIN, Genotype, Setting
 from medarts.spaces.stack.frame import Stem, least_layers
 from medarts.spaces.stack.operations import BUILDERS, KINDS
 
@@ -64,11 +65,15 @@ def space_settings(genotype: Genotype) -> StackSettings:
 
 
 def _check_values(genotype: Genotype, settings: StackNetworkSettings) -> None:
-    if settings.init_channel < 2 or settings.intermediate_nodes < 1 or not 0 <= settings.drop_path_prob < 1:
+    for name, low, high in (
+        ("init_channel", 2, MOST_CHANNELS),
+        ("intermediate_nodes", 1, MOST_NODES),
+        ("layers", 1, MOST_LAYERS),
+    ):
+        check_range(genotype, name, getattr(settings, name), low, high)
+    if not 0 <= settings.drop_path_prob < 1:
         raise GenotypeError(
-            f"Genotype '{genotype.name}' has init_channel {settings.init_channel}, intermediate_nodes "
-            f"{settings.intermediate_nodes}, drop_path_prob {settings.drop_path_prob}.",
-            fix="init_channel starts at 2, intermediate_nodes at 1; drop_path_prob lies from 0 to below 1.",
+            f"Genotype '{genotype.name}' has drop_path_prob {settings.drop_path_prob}.", fix="Use 0 to below 1."
         )
     least = least_layers(settings.stem)
     if settings.layers < least:

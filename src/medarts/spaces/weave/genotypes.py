@@ -6,9 +6,10 @@ from functools import partial
 
 from medarts.errors import GenotypeError
 from medarts.recipe import WeaveSettings
+from medarts.recipe.section import DEEPEST, MOST_CHANNELS, MOST_NODES
 from medarts.spaces.cell import NONE
-from medarts.spaces.checking import COPY_AGAIN, check_cell, check_space, read_settings
-from medarts.spaces.genotype import Genotype, Setting
+from medarts.spaces.checking import check_cell, check_range, check_space, read_settings
+from medarts.spaces.genotype import COPY_AGAIN, Genotype, Setting
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave.lattice import Node, Paths
 from medarts.spaces.weave.operations import MOVES, SETS, Move, set_of_edge
@@ -90,13 +91,16 @@ def paths_of(genotype: Genotype) -> Paths:
 
 def _settings(genotype: Genotype) -> LatticeSettings:
     settings = read_settings(genotype, LatticeSettings)
-    counts = (settings.init_channel, settings.intermediate_nodes, settings.shuffle_groups)
-    if settings.depth < 3 or min(counts) < 1 or not 0 <= settings.dropout_prob < 1:
+    for name, low, high in (
+        ("depth", 3, DEEPEST),
+        ("init_channel", 2, MOST_CHANNELS),
+        ("intermediate_nodes", 1, MOST_NODES),
+        ("shuffle_groups", 1, MOST_CHANNELS),
+    ):
+        check_range(genotype, name, getattr(settings, name), low, high)
+    if not 0 <= settings.dropout_prob < 1:
         raise GenotypeError(
-            f"Genotype '{genotype.name}' has depth {settings.depth}, init_channel {settings.init_channel}, "
-            f"intermediate_nodes {settings.intermediate_nodes}, shuffle_groups {settings.shuffle_groups}, "
-            f"dropout_prob {settings.dropout_prob}.",
-            fix="Depth starts at 3, the others at 1; dropout_prob lies from 0 to below 1.",
+            f"Genotype '{genotype.name}' has dropout_prob {settings.dropout_prob}.", fix="Use 0 to below 1."
         )
     if any(c % settings.shuffle_groups for c in settings.widths):
         raise GenotypeError(
