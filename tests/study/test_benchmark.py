@@ -37,7 +37,12 @@ from medarts.training.start import start_training
 Make = Callable[..., Study]
 
 UNET = {"model": {"name": "unet", "width": 2, "depth": 2}}
-WILD = {"name": "wild", "data": "ct", "networks": "unet", "changes": ["train.lr=100", "train.weight_decay=100", "train.grad_clip=0"]}
+WILD = {
+    "name": "wild",
+    "data": "ct",
+    "networks": "unet",
+    "changes": ["train.lr=100", "train.weight_decay=100", "train.grad_clip=0"],
+}
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,10 @@ def test_what_is_scored_is_not_scored_again(discs, evaluated):
 
 def test_what_fails_is_listed(discs, capfd):
     """A training that diverges, and data sets that are not there or for which a run is not made."""
-    groups = [{"data": "a"}, {"data": "b", "name": "broken", "changes": ["train.lr=100", "train.weight_decay=100", "train.optimizer=sgd"]}]
+    groups = [
+        {"data": "a"},
+        {"data": "b", "name": "broken", "changes": ["train.lr=100", "train.weight_decay=100", "train.optimizer=sgd"]},
+    ]
     study, out = study_in(discs, trained_on=groups), discs / "out"
     train(study_in(discs, trained_on=groups[:1]), out)
     shutil.rmtree(discs / "x")

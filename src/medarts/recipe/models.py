@@ -114,12 +114,14 @@ class ResEncUNetSettings(Section):
         width: channels at full resolution; they double at every level, up to 16 times the width.
         depth: resolutions.
         deep_supervision: a head on every level of the decoder but the two lowest, otherwise on the last alone.
+        norm: instance keeps the norms of the paper in a recipe whose train.norm names others. Default: train.norm.
     """
 
     name: Literal["resenc-unet"] = "resenc-unet"
     width: Channels = 32
     depth: Depth = 6
     deep_supervision: Flag = True
+    norm: Literal["instance"] | None = None
 
 
 MaskModel = (

@@ -64,17 +64,16 @@ class ResEncUNet(EncoderDecoder):
     """See the module.
 
     Args:
-        settings: width, depth and deep supervision, with which every level of the decoder but the two lowest has a
-            head.
+        settings: width, depth and norms; with deep supervision every level of the decoder but the two lowest has a head.
         in_channels: channels of the images.
         outputs: channels of the logits.
-        norm: kind of the norms; instance where None.
+        norm: kind of the norms where the settings keep none; instance where None.
     """
 
     def __init__(
         self, settings: ResEncUNetSettings, *, in_channels: int = 3, outputs: int = 1, norm: Norm | None = None
     ) -> None:
-        make_norm = norm_maker(norm, paper="instance")
+        make_norm = norm_maker(None if settings.norm == "instance" else norm, paper="instance")
         widths = [min(width, CAP * settings.width) for width in widths_of(settings.width, settings.depth)]
         stem = ConvNorm(in_channels, widths[0], make_norm=make_norm, activation="leaky_relu")
         first = _stage(BLOCKS[0], widths[0], widths[0], stride=1, make_norm=make_norm)
