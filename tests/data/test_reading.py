@@ -15,7 +15,8 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from medarts.data.files import raw_image, raw_mask, slice_count
 from medarts.data.manifest import ReadingRules, Sample
-from medarts.data.reading import read_image, read_mask, read_pair
+from medarts.data.masks import read_mask
+from medarts.data.reading import read_image, read_pair
 from medarts.errors import DataError
 
 PLAIN = ReadingRules()

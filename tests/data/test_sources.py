@@ -171,7 +171,7 @@ def test_chaos_mr_series(tmp_path):
     ],
 )
 def test_chaos_mr_organs_become_classes(tmp_path, organ, expected):
-    from medarts.data.reading import read_mask
+    from medarts.data.masks import read_mask
 
     found = opened(chaos(tmp_path), "chaos", modality="mr_t1", organ=organ)
     np.testing.assert_array_equal(read_mask(found.samples[0], found.rules["chaos"]), expected)

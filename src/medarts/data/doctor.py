@@ -9,9 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from medarts.data.files import Raw, raw_image, raw_mask, suffix_of
+from medarts.data.files import raw_image, suffix_of
+from medarts.data.formats.raw import Raw
 from medarts.data.manifest import SPLITS, Manifest, ReadingRules, Sample, Split
-from medarts.data.reading import Image, Mask, check_sizes, classify, scale
+from medarts.data.masks import Mask, classify, stored_mask
+from medarts.data.reading import Image, check_sizes, scale
 from medarts.data.sources import DIVIDED, LAYOUTS, Survey, chaos, chestxray14, cvc, folder, isic, survey, table
 from medarts.data.sources.labelled import MISSING
 from medarts.data.sources.pairing import Fault, image_files, require_folder
@@ -282,7 +284,7 @@ def _mask(sample: Sample, rules: ReadingRules, findings: list[Finding]) -> Mask 
         return None
     name = _named(sample, sample.mask)
     try:
-        raw = raw_mask(sample.mask, sample.slice_index, indices=rules.labels is not None)
+        raw = stored_mask(sample, rules)
         mask = classify(raw, rules, path=sample.mask)
     except DataError as error:
         findings.append(Finding("error", name, error.problem, error.fix))

@@ -5,7 +5,7 @@ A NIfTI volume becomes its slices along the last axis, "name/000" onwards, and o
 
 from pathlib import Path
 
-from medarts.data.files import is_volume, slice_count
+from medarts.data.files import check_grids, is_volume, slice_count
 from medarts.data.sources.pairing import (
     Fault,
     Listing,
@@ -57,6 +57,10 @@ def _slices(name: str, image: Path, mask: Path) -> tuple[list[Pair], list[Fault]
     if counts[0] != counts[1]:
         detail = f"{image.name} has {counts[0] or 1} slices and {mask.name} has {counts[1] or 1}"
         return [], [Fault(image, "volume and mask differ in slices", "Save both on the same grid.", detail)]
+    try:
+        check_grids(image, mask)
+    except DataError as error:
+        return [], [Fault(mask, "mask off the grid of its volume", error.fix, error.problem.rstrip("."))]
     if counts[0] is None:
         return [Pair(name, image, mask, patient=name)], []
     return [Pair(f"{name}/{n:03d}", image, mask, patient=name, slice_index=n) for n in range(counts[0])], []

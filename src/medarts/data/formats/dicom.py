@@ -1,0 +1,206 @@
+"""DICOM: classic, enhanced (attributes in functional groups) and parametric maps, one frame at a time."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medarts.data.formats.grid import Grid, refuse_apart
+from medarts.data.formats.raw import Array, Raw, Wanted, check_pixels, only, type_range
+from medarts.errors import DataError
+
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_FIRST_GROUPS = (b"\x02\0", b"\x08\0")  # of a file that lacks the preamble: file meta information, or the data at once
+_PLUGINS = {
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
+}
+"""Transfer syntax -> what decodes it. JPEG Lossless is not here: its only plugin on PyPI is under the GPL."""
+
+
+def recognises(head: bytes) -> bool:
+    """Tells whether a file that begins like this is a DICOM file with its preamble."""
+    return head[128:132] == b"DICM"
+
+
+def read(path: Path, wanted: Wanted) -> Raw:
+    """Reads a frame after its modality transform; a mask must lie where its image does, where both say so."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    try:
+        return _image(path, wanted)
+    except InvalidDicomError:
+        raise ValueError("it is no DICOM file") from None
+    except BytesLengthException as error:
+        raise ValueError(str(error)) from None
+
+
+def grid_of(path: Path, index: int | None) -> Grid | None:
+    """Returns where a frame lies in space, None where the file does not say it."""
+    dataset = _opened(path, pixels=False)
+    return _grid(dataset, index or 0)
+
+
+def _image(path: Path, wanted: Wanted) -> Raw:
+    dataset = _opened(path)
+    if not any(name in dataset for name in _PIXELS):
+        kind = getattr(dataset.get("SOPClassUID"), "name", "") or "object of an unknown class"
+        raise DataError(f"{path} holds no pixels: it is a DICOM {kind}.", fix="Take it out, or export it as an image.")
+    index = only(path, int(dataset.get("NumberOfFrames") or 1), wanted.index)
+    check_pixels(path, int(dataset.Rows), int(dataset.Columns))
+    if wanted.image is not None:
+        _check_place(path, dataset, index, wanted)
+    stored = _decoded(path, dataset, index)
+    if dataset.PhotometricInterpretation == "PALETTE COLOR" and not (wanted.indices and _is_coloured(dataset)):
+        return _looked_up(stored, dataset)
+    if stored.ndim == 3:
+        limits = (0.0, 2.0**dataset.BitsStored - 1) if stored.dtype.kind == "u" else None
+        return Raw(stored, limits)
+    values, limits = _rescaled(stored, dataset, index)
+    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+    return Raw(values[..., None], limits, inverted, padding=_padding(stored, dataset))
+
+
+def _opened(path: Path, *, pixels: bool = True) -> Any:
+    """Opens a file, also one without preamble or file meta information, as old systems write them."""
+    import pydicom
+
+    with path.open("rb") as file:
+        head = file.read(132)
+    bare = not recognises(head) and head[:2] in _FIRST_GROUPS
+    dataset = pydicom.dcmread(path, force=bare, stop_before_pixels=not pixels)
+    if bare and "TransferSyntaxUID" not in dataset.file_meta:
+        if len(dataset) == 0:
+            raise ValueError("it is no DICOM file")
+        implicit, little = dataset.original_encoding
+        syntaxes = {(True, True): pydicom.uid.ImplicitVRLittleEndian, (False, True): pydicom.uid.ExplicitVRLittleEndian}
+        syntax = syntaxes.get((implicit, little), pydicom.uid.ExplicitVRBigEndian)
+        dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset
+
+
+def _decoded(path: Path, dataset: Any, index: int) -> Array:
+    from pydicom.pixels import pixel_array
+
+    try:
+        return np.asarray(pixel_array(dataset, index=index))
+    except (NotImplementedError, RuntimeError) as error:  # of pydicom, where no decoder is installed or one fails
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if "missing dependencies" in str(error):
+            plugin = _PLUGINS.get(str(syntax))
+            problem = f"{path} is compressed as {syntax.name}, which needs a plugin."
+            decompress = "Decompress the file (gdcmconv --raw)"
+            fix = f'{decompress}, or: pip install "medarts[dicom]" ({plugin}).' if plugin else f"{decompress}."
+            raise DataError(problem, fix=fix) from None
+        if "is not supported" in str(error):
+            raise DataError(
+                f"{path} is compressed in an unknown way ({syntax}).", fix="Decompress it (gdcmconv --raw)."
+            ) from None
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _is_coloured(dataset: Any) -> bool:
+    """Tells whether a palette has colours; a grey one makes a grey image, as in the other formats."""
+    red, green, blue = (dataset.get(f"{name}PaletteColorLookupTableData") for name in ("Red", "Green", "Blue"))
+    return not red == green == blue
+
+
+def _looked_up(stored: Array, dataset: Any) -> Raw:
+    from pydicom.pixels import apply_color_lut
+
+    colours = apply_color_lut(stored, dataset)
+    values = colours if _is_coloured(dataset) else colours[..., :1]
+    return Raw(values, type_range(values))
+
+
+def _rescaled(stored: Array, dataset: Any, frame: int) -> tuple[Array, tuple[float, float] | None]:
+    """Returns the values after the modality transform, and the range of the stored bits after it."""
+    transform = _transform(dataset, frame)
+    limits = None
+    if stored.dtype.kind == "u":
+        ends = transform(np.array([0, 2**dataset.BitsStored - 1], dtype=stored.dtype))
+        limits = (float(ends.min()), float(ends.max()))
+    values = transform(stored)
+    values = values.astype(np.float32) if values.dtype == np.float64 else values
+    return values, limits if stored.dtype.kind != "f" else type_range(values)
+
+
+def _transform(dataset: Any, frame: int) -> Any:
+    """Returns the function from stored to modality values: a table, or slope and intercept, or neither.
+
+    Slope and intercept that are missing or empty are 1 and 0.
+    """
+    from pydicom.pixels import apply_modality_lut
+
+    if dataset.get("ModalityLUTSequence"):
+        return lambda values: apply_modality_lut(values, dataset)
+    found = [
+        _attribute(dataset, frame, "PixelValueTransformationSequence", name)
+        for name in ("RescaleSlope", "RescaleIntercept")
+    ]
+    if found == [None, None]:
+        return lambda values: values
+    slope = 1.0 if found[0] is None else float(found[0])
+    intercept = 0.0 if found[1] is None else float(found[1])
+    return lambda values: values.astype(np.float64) * slope + intercept
+
+
+def _attribute(dataset: Any, frame: int, sequence: str, name: str) -> Any:
+    """Returns an attribute of a frame, from its own functional groups, the shared ones, or the top; None without one.
+
+    Enhanced objects have in functional groups what classic ones have at the top.
+    """
+    own, shared = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
+    groups = [*([own[frame]] if own and frame < len(own) else []), *([shared[0]] if shared else [])]
+    items = [group[sequence].value[0] for group in groups if group.get(sequence)]
+    for item in [*items, dataset]:
+        value = item.get(name)
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def _padding(stored: Array, dataset: Any) -> NDArray[np.bool_] | None:
+    """Returns where the stored values are padding: a value, or a range of values."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if value is None or stored.dtype.kind == "f":
+        return None
+    # Some writers give the value of signed pixels as unsigned: the same bits are meant.
+    ends = [int(np.array(int(end)).astype(stored.dtype)) for end in (value, value if limit is None else limit)]
+    padding = (stored >= min(ends)) & (stored <= max(ends))
+    return padding if padding.any() else None
+
+
+def _check_place(path: Path, dataset: Any, index: int, wanted: Wanted) -> None:
+    image = wanted.image
+    if image is None or not image.is_file():
+        return
+    with image.open("rb") as file:
+        if not recognises(file.read(132)):
+            return
+    here, there = _grid(dataset, index), grid_of(image, wanted.index)
+    if here is not None and there is not None:
+        refuse_apart(path, here, image, there)
+
+
+def _grid(dataset: Any, frame: int) -> Grid | None:
+    def numbers(sequence: str, name: str, count: int) -> NDArray[np.float64] | None:
+        value = _attribute(dataset, frame, sequence, name)
+        return np.asarray(value, dtype=np.float64) if value is not None and len(value) == count else None
+
+    position = numbers("PlanePositionSequence", "ImagePositionPatient", 3)
+    directions = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)
+    spacing = numbers("PixelMeasuresSequence", "PixelSpacing", 2)
+    if position is None or directions is None or spacing is None or "Rows" not in dataset:
+        return None
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = directions[:3] * spacing[1], directions[3:] * spacing[0]
+    affine[:3, 2] = np.cross(directions[:3], directions[3:]) * spacing.mean()
+    affine[:3, 3] = position
+    return Grid((int(dataset.Columns), int(dataset.Rows), 1), affine)

@@ -1,0 +1,218 @@
+"""Masks as class indices: by the labels of their source, or as foreground and background where they are binary."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medarts.data.files import raw_mask
+from medarts.data.formats.raw import Raw
+from medarts.data.manifest import ReadingRules, Sample
+from medarts.data.regions import Region, Regions, find_regions
+from medarts.errors import DataError
+
+Mask = NDArray[np.uint8]
+
+_UNKNOWN = -1
+_WHOLE = 1e-3
+"""How near a stored value must be to a whole number to be that number: scaled and averaged masks are off by less."""
+
+_INDEX = 64
+"""Values below it are taken for class indices where the only other value is the highest one, a mark for void."""
+
+_SHOWN = 8
+
+
+def read_mask(sample: Sample, rules: ReadingRules) -> Mask:
+    """Reads the mask of a sample, in the order of its image.
+
+    Args:
+        sample: the sample.
+        rules: reading rules of its domain.
+
+    Returns:
+        uint8 (H, W): 0 background, 1.. the classes.
+
+    Raises:
+        DataError: the file cannot be read, does not lie on the grid of the image, holds a value that the labels do not
+            name, or more than two classes without labels.
+        ValueError: the sample has no mask.
+    """
+    if sample.mask is None:
+        raise ValueError(f"{sample.key} has findings, no mask")
+    return classify(stored_mask(sample, rules), rules, path=sample.mask)
+
+
+def stored_mask(sample: Sample, rules: ReadingRules) -> Raw:
+    """Reads the mask of a sample as stored, in the order of its image.
+
+    Raises:
+        DataError: the file cannot be read, or does not lie on the grid of the image.
+        ValueError: the sample has no mask.
+    """
+    if sample.mask is None:
+        raise ValueError(f"{sample.key} has findings, no mask")
+    return raw_mask(sample.mask, sample.slice_index, indices=rules.labels is not None, image=sample.image)
+
+
+def classify(raw: Raw, rules: ReadingRules, *, path: Path) -> Mask:
+    """Maps stored mask values to class indices.
+
+    Without labels, a pixel is foreground where its brightest channel is above half of the type's range, or above
+    0.5 in a mask that holds nothing above 1. The noise of JPEG and smooth edges are allowed; a mask with a third value
+    or a second colour of its own is refused, as is one of values in between. With labels, 0 is background unless they
+    say otherwise, and a value is the whole number within 0.001 of it.
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        DataError: a value that the labels do not name, no labels where they are needed, or a mask that is in the
+            alpha channel.
+    """
+    if raw.veiled:
+        raise DataError(
+            f"All colours of {path} are alike, but not its transparency: the mask may lie in the alpha channel.",
+            fix="Save the alpha channel as a grey mask (with Pillow: image.getchannel('A')).",
+        )
+    coloured = _is_coloured(raw.values)
+    if rules.labels is None:
+        return _foreground(_whole(raw.values if coloured else raw.values[..., :1]), raw, path)
+    if coloured:
+        raise DataError(
+            f"{path} is a coloured mask, but the source has labels.",
+            fix="Save the classes as grey values or as indices of a palette.",
+        )
+    return _looked_up(raw.values[..., 0], {0: 0} | dict(rules.labels), raw, path)
+
+
+def _is_coloured(values: NDArray[Any]) -> bool:
+    """Tells whether the channels of an array HWC differ anywhere."""
+    return any(not np.array_equal(values[..., 0], values[..., channel]) for channel in range(1, values.shape[2]))
+
+
+def _whole(values: NDArray[Any]) -> NDArray[Any]:
+    """Returns the values with those that are whole but for rounding made whole."""
+    if values.dtype.kind != "f":
+        return values
+    rounded = np.rint(values)
+    return np.where(np.abs(values - rounded) <= _WHOLE, rounded, values)
+
+
+def _foreground(values: NDArray[Any], raw: Raw, path: Path) -> Mask:
+    """Returns the foreground of a mask HWC."""
+    if values.min() < 0:
+        raise DataError(
+            f"{path} holds negative values (down to {_digits(values.min())}), which no mask has.",
+            fix="Save its classes as 0, 1, 2 and so on.",
+        )
+    brightest = values.max(axis=2) if values.shape[2] > 1 else values[..., 0]
+    if raw.range is not None and raw.inverted:
+        brightest = sum(raw.range) - brightest
+    top = brightest.max()
+    limits = raw.range or ((0.0, 1.0) if top <= 1 else None)
+    found = find_regions(values, limits=limits, lossy=raw.lossy)
+    half = 0.5 if top <= 1 else sum(limits) / 2 if limits else np.inf
+    if top > 1 and top <= half:
+        raise DataError(
+            f"{path} holds {raw.values.dtype} values up to {_digits(top)}, neither 0 and 1 nor above half of its "
+            "range, and the source has no labels.",
+            fix=_advice(found, raw),
+        )
+    mask = brightest > half
+    if len(found.found) > 2:
+        raise DataError(
+            f"{path} holds {_listed(found)}, more than a background and one class.", fix=_advice(found, raw)
+        )
+    if len(found.found) == 2 and (mask.all() or not mask.any()):
+        raise DataError(
+            f"{path} holds {_listed(found)}, which lie on the same side of half its range.",
+            fix=_advice(found, raw),
+        )
+    return np.asarray(mask, dtype=np.uint8)
+
+
+def _listed(regions: Regions) -> str:
+    """Returns the values or colours of regions in words."""
+    values = [region.value for region in regions.every or regions.found]
+    names = [_digits(value[0]) if len(set(value)) == 1 else f"({', '.join(map(_digits, value))})" for value in values]
+    shown = ", ".join(names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"the {'colours' if any(len(set(value)) > 1 for value in values) else 'values'} {shown}{more}"
+
+
+def _advice(regions: Regions, raw: Raw) -> str:
+    """Returns what makes classes of the regions of a mask: the labels to give, after what they need first."""
+    found = regions.every or regions.found
+    first = "" if regions.every else "Save it without JPEG noise and smooth edges. "
+    if any(len(set(region.value)) > 1 for region in found):
+        if raw.palette is None:
+            return f"{first}Save its classes as grey values or as indices of a palette, and give the source labels."
+        found = _indexed(found, raw.palette)
+    if not found or any(region.value[0] != int(region.value[0]) for region in found):
+        return f"{first}Save its classes as whole numbers, and give the source labels."
+    labels = _labels(found, raw)
+    if labels == {1: 1, 255: 0}:  # what JPEG of the best quality, saved again as PNG, can leave too
+        return "Give the source labels, such as {1: 1, 255: 0}, or {1: 0, 255: 1} where 1 is noise."
+    return f"{first}Give the source labels, such as {labels}."
+
+
+def _indexed(found: tuple[Region, ...], palette: NDArray[np.uint8]) -> tuple[Region, ...]:
+    """Returns the regions with indices of the palette in place of its colours."""
+    indices = [int((palette == np.asarray(region.value)).all(axis=1).argmax()) for region in found]
+    pairs = sorted(zip(indices, found, strict=True), key=lambda pair: pair[0])
+    return tuple(Region((float(index),), region.pixels) for index, region in pairs)
+
+
+def _labels(found: tuple[Region, ...], raw: Raw) -> dict[int, int]:
+    """Returns the likely classes of values: a lone highest value is void, else the ground may be white."""
+    values = [int(region.value[0]) for region in found]
+    largest = int(max(found, key=lambda region: region.pixels).value[0])
+    highest = raw.range is not None and values[-1] == raw.range[1]
+    void = highest and len(values) > 2 and values[0] == 0 and values[-2] < _INDEX
+    if void or (values[0] == 0 and not (highest and largest == values[-1])) or len(values) == 1:
+        ground = {0}
+    else:
+        ground = {largest}
+    ground |= {values[-1]} if void else set()
+    classes = iter(range(1, len(values) + 1))
+    return {value: 0 if value in ground else next(classes) for value in values if value != 0 or 0 not in ground}
+
+
+def _looked_up(values: NDArray[Any], labels: dict[int, int], raw: Raw, path: Path) -> Mask:
+    """Returns the classes of a grey mask HW."""
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+        table = np.full(np.iinfo(values.dtype).max + 1, _UNKNOWN, dtype=np.int16)
+        for value, index in labels.items():
+            table[value : value + 1] = index  # a label beyond the type, as of 16 bits in a mask of 8, changes nothing
+        classes = table[values]
+    else:
+        table = np.full(max(labels) + 2, _UNKNOWN, dtype=np.int16)
+        for value, index in labels.items():
+            table[value] = index
+        values = _whole(values)
+        # The last entry of the table stays unknown and stands for every value beyond it.
+        fits = (values >= 0) & (values <= max(labels)) & (values == np.rint(values))
+        classes = table[np.where(fits, values, max(labels) + 1).astype(np.int64)]
+    if (unknown := classes == _UNKNOWN).any():
+        raise _unknown_label(values[unknown], labels, raw, path)
+    return np.asarray(classes, dtype=np.uint8)
+
+
+def _unknown_label(strange: NDArray[Any], labels: dict[int, int], raw: Raw, path: Path) -> DataError:
+    names = ", ".join(map(_digits, np.unique(strange)[:5]))
+    known = sorted(labels)
+    shown = ", ".join(map(str, known)) if len(known) <= _SHOWN else f"{len(known)} values to {known[-1]}"
+    problem = f"{path} holds the label {names} in {strange.size} pixels; the source knows {shown}."
+    if raw.palette is not None:  # of greys, for those of a coloured palette would be indices here
+        return DataError(
+            f"{problem} Its palette is grey, so that its grey values are read and not its indices.",
+            fix="Give labels for the grey values.",
+        )
+    return DataError(problem, fix="Add the value to the labels of the source, or correct the mask.")
+
+
+def _digits(value: Any) -> str:
+    """Returns a number with all the digits that tell it from its neighbours."""
+    return str(int(value)) if value == int(value) else str(value)
