@@ -6,13 +6,13 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from medarts.comparison.overall import of_single_sets, overall
 from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, MetricScore, Missing
 from medarts.comparison.words import missing_lines
+from medarts.console import columns, make_console, name_column, show_table
 from medarts.data.doctor import Examination
 from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
@@ -20,12 +20,13 @@ from medarts.evaluation.finding_table import MEANS
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
+from medarts.names import printable
 from medarts.reporting.comparison_controls import control_sentences, overall_control_sentences
 from medarts.reporting.content import counted, p_text, significant
 from medarts.study.generalization import Generalization
 from medarts.study.words import means_words, missing_of
 
-console = Console()
+console = make_console()
 
 DISTANCES = ("hd95", "assd")
 
@@ -37,7 +38,7 @@ def show_examination(examination: Examination) -> None:
     """Prints a line a finding, then a table of the data sets."""
     for finding in examination.findings:
         colour = "red" if finding.level == "error" else "yellow"
-        console.print(f"[{colour}]{finding.level}[/]", end=" ")
+        console.print(finding.level, style=colour, end=" ")
         line = f"{finding.file}: {finding.problem} {finding.fix}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)  # whole file names, for grep
     table = Table("data set", "images", "patients", *SPLITS, "sizes", "foreground")
@@ -59,18 +60,18 @@ def show_examination(examination: Examination) -> None:
 
 def show_plan(plan: Plan) -> None:
     """Prints the estimates of every stage and of the training."""
-    table = Table(Column(no_wrap=True), "parameters", "images\nat once", "accumulate", "peak\nmemory", "time")
+    table = Table(*columns("", "parameters", "images\nat once", "accumulate", "peak\nmemory", "time"))
     rows = [(f"search, stage {number}", trial) for number, trial in enumerate(plan.stages, 1)]
     for name, trial in (*rows, ("training, typical", plan.training)):
         counts = [f"{number:,}" for number in (trial.parameters, trial.images_at_once, trial.accumulate)]
         table.add_row(name, *counts, f"{trial.memory_mb:,.0f} MB", str(timedelta(seconds=round(trial.seconds))))
-    console.print(table)
+    show_table(console, table)
     console.print(f"search in all: {timedelta(seconds=round(plan.search_seconds))}")
     if plan.budget_mb is not None:
         fitting = (("search RECIPE", plan.search_changes), ("train RUN", plan.training_changes))
         console.print(f"To stay within {plan.budget_mb:,.0f} MB:")
         for words, changes in fitting:
-            console.print("  medarts", words, *changes, markup=False, highlight=False, soft_wrap=True)  # to be copied
+            _say(" ".join(("  medarts", words, *changes)))
 
 
 def show_scores(scores: Scores | FindingScores) -> None:
@@ -84,18 +85,18 @@ def show_scores(scores: Scores | FindingScores) -> None:
 def _show_findings(scores: FindingScores) -> None:
     rows = scores.table()
     several = len({row.domain for row in rows}) > 1
-    values = [Column(name, no_wrap=True) for name in ("positive", "AUROC", "AP", "sens.", "spec.")]
-    table = Table(*["data set"] * several, Column("finding", min_width=18), *values)
+    names = [name_column(title) for title in (*["data set"] * several, "finding")]
+    table = Table(*names, *columns("positive", "AUROC", "AP", "sens.", "spec."))
     for row in rows:
         ranked = [_interval(summary, digits=3) for summary in (row.auroc, row.average_precision)]
         at = [_number(row.youden.sensitivity), _number(row.youden.specificity)]
         counts = "" if row.finding in MEANS else f"{row.positives} of {row.images}"
-        table.add_row(*[row.domain] * several, row.finding, counts, *ranked, *at)
-    console.print(table)
+        table.add_row(*[row.domain] * several, printable(row.finding), counts, *ranked, *at)
+    show_table(console, table)
     for domain, reasons in scores.excluded().items():
         if reasons:
-            names = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
-            console.print(f"{domain}: excluded from the means: {names}.", highlight=False)
+            excluded = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
+            console.print(printable(f"{domain}: excluded from the means: {excluded}."), highlight=False)
     console.print(
         f"Split {scores.split}, 95 % intervals over patients; sensitivity and specificity at Youden's threshold, which "
         "comes from the validation images. All values: scores/"
@@ -110,14 +111,15 @@ def _show_masks(scores: Scores) -> None:
     metrics = ("dice", "jaccard", "hd95", "assd")
     rows = scores.table()
     several = len({row.class_name for row in rows}) > 1
-    table = Table(scores.split, *["class"] * several, "images", *metrics)
+    names = [name_column(title) for title in (scores.split, *["class"] * several)]
+    table = Table(*names, *columns("images", *metrics))
     domains = {row.domain for row in rows} - {ALL, MEAN_OF_DOMAINS}
     for row in rows:
         if len(domains) == 1 and row.domain not in domains:
             continue  # the rows over all domains would repeat it
         values = [_interval(row.metrics[metric], digits=1 if metric in DISTANCES else 3) for metric in metrics]
-        table.add_row(row.domain, *[row.class_name] * several, str(row.images), *values)
-    console.print(table)
+        table.add_row(*map(printable, (row.domain, *[row.class_name] * several)), str(row.images), *values)
+    show_table(console, table)
     console.print(f"Means, 95 % intervals over patients; distances in pixels; head {scores.head}. All metrics: scores/")
 
 
@@ -136,7 +138,7 @@ def show_costs(costs: Mapping[str, Cost]) -> None:
 
 
 def _show_cost(name: str, cost: Cost) -> None:
-    console.print(name, style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(name), style="bold", highlight=False, soft_wrap=True)
     console.print(
         f"measured     with {cost.in_channels} channels, {cost.outputs} outputs, images of {cost.size} x {cost.size}"
     )
@@ -147,11 +149,11 @@ def _show_cost(name: str, cost: Cost) -> None:
         console.print(f"peak memory  {', '.join(peaks)}")
     is_shipped = cost.shipped is not None
     words = ("threads", "batch", "as built", *["as shipped"] * is_shipped, "images a second")
-    table = Table(*(Column(word, justify="right") for word in words))
+    table = Table(*(Column(word, justify="right", no_wrap=True) for word in words))
     for built, used in zip(cost.built, cost.timings, strict=True):
         latencies = [f"{each.median_ms:,.1f} ms ({each.spread_ms:,.1f})" for each in (built, *[used] * is_shipped)]
         table.add_row(str(built.threads), str(built.batch), *latencies, f"{used.images_a_second:,.1f}")
-    console.print(table)
+    show_table(console, table)
 
 
 def show_comparisons(
@@ -176,7 +178,7 @@ def show_comparisons(
             "Pareto front of score and ms. All values: networks.csv of each comparison"
         )
     for name, runs in (without_runs or {}).items():
-        console.print(name, style="bold", markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(name), style="bold", highlight=False, soft_wrap=True)
         _show_missing(runs)
     missing = [run for of in (without_runs or {}).values() for run in of]
     missing += [run for comparison in comparisons.values() for run in comparison.missing]
@@ -185,29 +187,30 @@ def show_comparisons(
         where = f": see {failures}" if any(run.state == "failed" for run in missing) and failures is not None else "."
         verb = "is" if len(missing) == 1 else "are"
         line = f"{len(missing)} of {counted(compared + len(missing), 'run')} {verb} missing{where}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(line)
 
 
 def _show_comparison(name: str, comparison: Comparison) -> None:
     main, *_, other = comparison.metrics
-    console.print(f"{name}, differences to {comparison.reference}", style="bold", markup=False, highlight=False)
+    title = printable(f"{name}, differences to {comparison.reference}")
+    console.print(title, style="bold", highlight=False)
     if comparison.planned_reference is not None:
         line = f"The planned reference {comparison.planned_reference} has no finished run."
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), highlight=False)
     titles = [SHORT_NAMES[main], SHORT_NAMES[other], "difference", "param.", "ms"]
-    table = Table(Column("network", min_width=17, overflow="fold"), *(Column(title, no_wrap=True) for title in titles))
+    table = Table(name_column("network"), *columns(*titles))
     for network in sorted(comparison.networks, key=lambda one: -(one.scores[main].mean or 0.0)):
         table.add_row(
-            network.name + "*" * network.front,
+            printable(network.name) + "*" * network.front,
             _scored(network.scores[main], digits=3),
             _scored(replace(network.scores[other], low=None, high=None), digits=_digits(other)),
             _against(network.difference),
             f"{significant(network.parameters / 1e6)} M",
             significant(network.latency_ms[1]),
         )
-    console.print(table)
+    show_table(console, table)
     for line in control_sentences(comparison.controls, title=SHORT_NAMES[main], patients=comparison.patients):
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), highlight=False)
     _show_missing(comparison.missing)
 
 
@@ -217,12 +220,17 @@ def _show_over_all(comparisons: Mapping[str, Comparison]) -> None:
     if len(singles) > 1:
         title = SHORT_NAMES[next(iter(singles.values())).score]
         for line in overall_control_sentences(overall(singles).controls, title=title):
-            console.print(line, markup=False, highlight=False)
+            console.print(printable(line), highlight=False)
 
 
 def _show_missing(runs: Sequence[Missing]) -> None:
     for line in missing_lines((run.name, run.seed, run.state, run.reason) for run in runs):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(line)
+
+
+def _say(line: str) -> None:
+    """Prints a line that may be longer than the terminal is wide, for grep and for copying."""
+    console.print(printable(line), highlight=False, soft_wrap=True)
 
 
 def _against(found: Difference | None) -> str:
@@ -237,14 +245,16 @@ def _against(found: Difference | None) -> str:
 def show_generalization(found: Generalization) -> None:
     """Prints how networks do when retrained on each data set, and what the study says of its claims."""
     groups = found.retrained.groups
-    table = Table(Column("network", overflow="fold"), *groups, "mean", "rank", title="Trained and tested on")
+    # The title is no part of the table, which would fold it at the table's width.
+    console.print("Trained and tested on", style="italic")
+    table = Table(name_column("network"), *map(name_column, map(printable, groups)), *columns("mean", "rank"))
     searched = {network.name: network.searched_on for network in found.networks}
     alone = {group.name: group.domains[0] for group in found.groups}
     for row in found.retrained.rows:
         cells = [_mean_of(row.cells[group]) + "*" * (alone[group] in searched[row.network]) for group in groups]
         rank = "–" if row.rank is None else f"{row.rank:.1f}"
-        table.add_row(row.network, *cells, _scored(row.mean, digits=3), rank)
-    console.print(table)
+        table.add_row(printable(row.network), *cells, _scored(row.mean, digits=3), rank)
+    show_table(console, table)
     lines = ["* searched on this data set; all intervals stand on the page."]
     lines += [words] if (words := means_words(found.retrained)) else []
     for claim in found.claims:
@@ -257,7 +267,7 @@ def show_generalization(found: Generalization) -> None:
             f"{test.network} on {test.group}, seed {test.seed}, is not tested on {test.domain}: {test.reason}".strip()
         )
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(line)
 
 
 def _digits(metric: str) -> int:

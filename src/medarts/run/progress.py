@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -13,7 +12,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True)
+from medarts.console import make_console
+from medarts.names import printable
+
+console = make_console(stderr=True)
 
 
 class Bar:
@@ -21,8 +23,8 @@ class Bar:
 
     def __init__(self, progress: Progress, title: str, total: int) -> None:
         self._progress = progress
-        self._title = title
-        self._task = progress.add_task(title, total=total)
+        self._title = printable(title)
+        self._task = progress.add_task(self._title, total=total)
 
     def advance(self, number: int = 1) -> None:
         """Moves the bar on by so many steps."""
@@ -34,16 +36,17 @@ class Bar:
 
     def note(self, text: str) -> None:
         """Shows a remark beside the title; in a log, where there is no bar, it is a line of its own."""
+        line = f"{self._title} {printable(text)}"
         if not console.is_terminal:
-            console.print(f"{self._title} {text}", highlight=False, soft_wrap=True)
-        self._progress.update(self._task, description=f"{self._title} {text}")
+            console.print(line, highlight=False, soft_wrap=True)
+        self._progress.update(self._task, description=line)
 
 
 @contextmanager
 def progress_bar(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
     """Shows a bar of ``total`` steps of which ``done`` are behind."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

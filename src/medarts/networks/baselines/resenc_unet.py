@@ -64,7 +64,8 @@ class ResEncUNet(EncoderDecoder):
     """See the module.
 
     Args:
-        settings: width, depth and norms; with deep supervision every level of the decoder but the two lowest has a head.
+        settings: width, depth and norms; deep supervision gives every level of the decoder but the two lowest a
+            head.
         in_channels: channels of the images.
         outputs: channels of the logits.
         norm: kind of the norms where the settings keep none; instance where None.
