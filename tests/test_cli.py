@@ -352,7 +352,7 @@ def test_doctor_exits_with_1_on_errors_alone(medarts, folder_data, recipe_file):
     status, output, _ = medarts("doctor", recipe_file)
     assert status == 0
     assert "blob_05.png: The mask is empty." in output.replace("\n", "")
-    assert "0 errors, 1 warnings" in output
+    assert "0 errors, 1 warning\n" in output
     (folder_data / "masks" / "blob_03.png").unlink()
     status, output, _ = medarts("doctor", folder_data)
     assert status == 1

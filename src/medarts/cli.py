@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from medarts.errors import MedartsError, RecipeError
+from medarts.errors import DataError, MedartsError, RecipeError
 from medarts.recipe import Recipe, Task
 from medarts.run.interruption import InterruptedRunError
 
@@ -74,17 +74,32 @@ def phantoms(
         print(f"{source.kind}: {source.path}")
 
 
-def doctor(data: Positional[Annotated[str, arg(metavar="DATA", help_behavior_hint="")]]) -> None:
-    """Read a data set and report, file by file, what is wrong or suspicious. Exit status 1 on errors.
+def doctor(
+    data: Positional[Annotated[str, arg(metavar="DATA", help_behavior_hint="")]],
+    *,
+    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
+) -> None:
+    """Read a data set and report what is wrong or suspicious, one line a kind. Exit status 1 on errors.
 
     Args:
-        data: Folder of a data set (its layout is recognised), or a recipe.
+        data: Folder of a data set (its layout is recognised), or a recipe, at whose size masks are then looked at too.
+        out: CSV file for all findings, one row each. Default: runs/doctor/<data>.csv where the lines do not name all.
     """
     from medarts import terminal
     from medarts.commands import inspection
 
+    if out is not None:
+        inspection.check_writable(out)
     examination = inspection.doctor(data)
     terminal.show_examination(examination)
+    if out is not None or not examination.whole:
+        path = out or inspection.findings_file(data)
+        try:
+            inspection.write_findings(examination, path)
+        except DataError as error:
+            print(f"medarts: {error}", file=sys.stderr)
+        else:
+            print(f"All findings: {path}")
     sys.exit(1 if examination.failed else 0)
 
 

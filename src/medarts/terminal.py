@@ -13,7 +13,7 @@ from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, MetricScore, Missing
 from medarts.comparison.words import missing_lines
 from medarts.console import columns, make_console, name_column, show_table
-from medarts.data.doctor import Examination
+from medarts.data.examination import Examination
 from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
 from medarts.evaluation.finding_table import MEANS
@@ -35,27 +35,26 @@ SHORT_NAMES = {"dice": "Dice", "hd95": "HD95", "auroc": "AUROC", "average_precis
 
 
 def show_examination(examination: Examination) -> None:
-    """Prints a line a finding, then a table of the data sets."""
-    for finding in examination.findings:
-        colour = "red" if finding.level == "error" else "yellow"
-        console.print(finding.level, style=colour, end=" ")
-        line = f"{finding.file}: {finding.problem} {finding.fix}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)  # whole file names, for grep
-    table = Table("data set", "images", "patients", *SPLITS, "sizes", "foreground")
+    """Prints a line for every kind of finding, then a table of the data sets."""
+    for group in examination.groups:
+        console.print(group.level, style="red" if group.level == "error" else "yellow", end=" ")
+        _say(group.line)
+    table = Table(name_column("data set"), *columns("images", "patients", *SPLITS, "sizes", "foreground"))
     for summary in examination.summaries:
         sizes = ", ".join(list(summary.sizes)[:3]) + (" …" if len(summary.sizes) > 3 else "")
         foreground = "–" if summary.foreground is None else f"{summary.foreground:.1%}"
         counts = [str(summary.splits.get(split, 0)) for split in SPLITS]
-        table.add_row(summary.domain, str(summary.images), str(summary.patients), *counts, sizes, foreground)
-    console.print(table)
+        numbers = (str(summary.images), str(summary.patients), *counts)
+        table.add_row(printable(summary.domain), *numbers, sizes, foreground)
+    show_table(console, table)
     for summary in examination.summaries:
         if summary.findings:
-            positives = Table(f"{summary.domain}: images that show", *SPLITS)
-            for name, shown in summary.findings.items():
-                positives.add_row(name, *[str(shown[split]) for split in SPLITS])
-            console.print(positives)
-    errors = sum(finding.level == "error" for finding in examination.findings)
-    console.print(f"{errors} errors, {len(examination.findings) - errors} warnings")
+            positives = Table(name_column(printable(f"{summary.domain}: images that show")), *columns(*SPLITS))
+            for finding, shown in summary.findings.items():
+                positives.add_row(printable(finding), *[str(shown[split]) for split in SPLITS])
+            show_table(console, positives)
+    errors, warnings = (examination.count(level) for level in ("error", "warning"))
+    console.print(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}", highlight=False)
 
 
 def show_plan(plan: Plan) -> None:

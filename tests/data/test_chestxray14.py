@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.data.doctor import examine, recognise
+from medarts.data.choosing import recognise
+from medarts.data.doctor import examine
 from medarts.data.sources import open_sources
 from medarts.data.sources.chestxray14 import FINDINGS
 from medarts.errors import DataError
@@ -175,7 +176,8 @@ def test_missing_images_are_refused_unless_the_source_is_partial(tmp_path):
         opened(tmp_path)
     assert len(opened(tmp_path, partial=True).samples) == 18
     result = examine([SourceSettings(kind="chestxray14", path=tmp_path, partial=True)])
-    assert [f.level for f in result.findings if "image not in the folder (2)" in f.problem] == ["warning"]
+    lines = [group.line for group in result.groups if group.level == "warning"]
+    assert any("image not in the folder (2): 00000004_000.png, 00000004_001.png. Complete" in line for line in lines)
     for file in (tmp_path / "images").iterdir():
         file.unlink()
     with pytest.raises(DataError, match="holds no images"):
@@ -224,9 +226,7 @@ def test_a_patient_in_two_splits_is_refused_and_an_error_to_the_doctor(tmp_path)
         "image,split\n" + "\n".join(f"{x},{'test' if x == lines[0] else 'train'}" for x in lines)
     )
     result = examine([SourceSettings(kind="chestxray14", path=tmp_path)])
-    assert any(
-        f.level == "error" and "patient in two splits: 0 in train and test" in f.problem for f in result.findings
-    )
+    assert any(f.level == "error" and "patient in two splits: 0 in train and test" in f.text for f in result.findings)
 
 
 def test_tables_that_are_missing_several_or_others(tmp_path):
@@ -261,12 +261,13 @@ def test_the_doctor_counts_positives_and_names_findings_that_a_split_lacks(tmp_p
     assert (source.kind, source.domain) == ("chestxray14", "chestxray14")
     result = examine([source])
     assert not result.failed
-    found = [finding.problem for finding in result.findings]
-    assert found.count("image that the table does not name (1): 00000070_000.png.") == 1
-    assert "No image of the split test shows Edema." in found
-    assert "No image of the split train shows Edema." not in found
-    assert "Every image of the split test shows Mass." in found
+    found = [finding.text for finding in result.findings]
+    assert found.count("image that the table does not name: 00000070_000.png.") == 1
+    assert "findings that no image of the split test shows: Edema." in found
+    assert "findings that no image of the split train shows: Edema." not in found
+    assert "findings that every image of the split test shows: Mass." in found
     assert len(found) == 1 + 12 + 12 + 13 + 1
+    assert [group.count for group in result.groups] == [1, 12, 12, 13, 1]
     (summary,) = result.summaries
     assert (summary.images, summary.patients, summary.foreground) == (10, 5, None)
     assert summary.sizes == {"4 x 5": 10}
@@ -336,4 +337,4 @@ class TestRealSet:
 
     def test_its_only_flaw_is_the_missing_hernia(self):
         result = examine(recognise(self.path))
-        assert [f.problem for f in result.findings] == ["No image of the split test shows Hernia."]
+        assert [f.text for f in result.findings] == ["findings that no image of the split test shows: Hernia."]

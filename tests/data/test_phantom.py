@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medarts.data.doctor import examine, recognise
+from medarts.data.choosing import recognise
+from medarts.data.doctor import examine
 from medarts.data.manifest import Manifest
 from medarts.data.phantom import write_phantoms
 from medarts.data.reading import read_pair

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from medarts.data.doctor import examine, recognise
+from medarts.data.choosing import recognise
+from medarts.data.doctor import examine
 from medarts.data.phantom import chest_writing, write_chest_phantoms
 from medarts.data.phantom.chest import FINDINGS, chest, chest_patient
 from medarts.data.sources import chestxray14, open_sources

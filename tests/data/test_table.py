@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.data.doctor import examine, recognise
+from medarts.data.choosing import recognise
+from medarts.data.doctor import examine
 from medarts.data.reading import read_image
 from medarts.data.sources import open_sources
 from medarts.errors import DataError
@@ -78,7 +79,7 @@ def test_other_values_are_named_with_row_and_column(tmp_path, value):
         ("image,scar,Image\na.png,1,b\n", r"has the column image twice"),
         ("image,scar,scar\na.png,1,1\n", r"has the column scar twice"),
         (",image,scar\n0,a.png,1\n", r"column without a name, the 1"),
-        ("image,scar,split\na.png,1,later\n", r"leaves every image out"),
+        ("image,scar,split\na.png,1,later\n", r"labels\.csv: 'later' is no split\. Write train"),
         ("image,scar\na.png,1\na.png,0\n", r"image named twice \(1\): a\.png in row 3"),
         ("image,scar\na.png,1\na.jpg,0\n", r"image named twice \(1\): a\.jpg in row 3"),
         ("image,scar\na.png,1\nb.png,0\n", r"image not in the folder \(1\): b\.png"),
@@ -158,14 +159,15 @@ def test_the_doctor_names_every_fault_and_looks_at_the_rest(tmp_path):
         Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4) * (n + 1 - n // 9)).save(tmp_path / f"{n}.png")
     (tmp_path / "stray.png").touch()
     result = examine(recognise(tmp_path))
-    found = [(finding.level, finding.problem) for finding in result.findings]
+    found = [(finding.level, finding.text) for finding in result.findings]
     assert found[:3] == [
         ("error", "value that is neither 0 nor 1: row 12, column scar: 'x'."),
-        ("error", "image not in the folder (1): 11.png."),
-        ("warning", "image that the table does not name (1): stray.png."),
+        ("error", "image not in the folder: 11.png."),
+        ("warning", "image that the table does not name: stray.png."),
     ]
     assert found[3:6] == [
-        ("warning", f"Every image of the split {split} shows lung.") for split in ("train", "val", "test")
+        ("warning", f"findings that every image of the split {split} shows: lung.")
+        for split in ("train", "val", "test")
     ]
     assert len(found) == 7
     assert found[6][0] == "warning"  # 9.png is 8.png, both in test
@@ -188,7 +190,7 @@ def test_the_doctor_doubts_rows_left_out_and_images_without_patients(tmp_path):
     rows = ["image,split,scar", "a.png,training,1", "b.png,validation,0", "c.png,hold,1"]
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
     found = examine(recognise(tmp_path))
-    problems = " ".join(finding.problem for finding in found.findings)
+    problems = " ".join(finding.text for finding in found.findings)
     assert "row left out by its split" in problems
     assert "c.png ('hold')" in problems
     assert "images without patients" in problems

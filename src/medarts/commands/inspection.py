@@ -3,9 +3,12 @@
 from pathlib import Path
 
 from medarts.data.choosing import choose_sources
-from medarts.data.doctor import Examination, examine
+from medarts.data.doctor import examine
+from medarts.data.examination import Examination
+from medarts.errors import DataError
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.plan import plan as plan_recipe
+from medarts.names import name_of
 from medarts.recipe import Recipe
 from medarts.recipe import load as load_recipe
 from medarts.reporting.drawings import describe, save_drawings
@@ -17,15 +20,55 @@ from medarts.spaces.registry import check
 def doctor(word: str) -> Examination:
     """Reads a data set, or those of a recipe, and collects what is wrong or suspicious.
 
+    Of a recipe it knows the findings, the classes, and the size at which networks see the masks.
+
     Args:
         word: a folder, or a recipe file.
 
     Raises:
         MedartsError: there is neither, or the layout is not known.
     """
-    sources = load_recipe(Path(word)).data.sources if Path(word).is_file() else choose_sources([word])
     with progress_bar("doctor", 0) as bar:
-        return examine(sources, progress=bar.reach)
+        if Path(word).is_file():
+            data = load_recipe(Path(word)).data
+            return examine(
+                data.sources, findings=data.findings, size=data.size, classes=data.classes, progress=bar.reach
+            )
+        return examine(choose_sources([word]), progress=bar.reach)
+
+
+def findings_file(word: str) -> Path:
+    """Returns where the doctor lists all it found, unless told otherwise: a file of ``runs/doctor``."""
+    path = Path(word)
+    return Path("runs") / "doctor" / f"{name_of(path.with_suffix('') if path.is_file() else path)}.csv"
+
+
+def write_findings(examination: Examination, path: Path) -> None:
+    """Writes every finding as a row of a CSV file.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(examination.to_csv(), encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"{path} cannot be written: {reason}.", fix="Name another file with --out.") from None
+
+
+def check_writable(path: Path) -> None:
+    """Raises a DataError, before any long work, where a file cannot be written; an existing one stays as it is."""
+    new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        if new:
+            path.unlink()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"{path} cannot be written: {reason}.", fix="Name another file with --out.") from None
 
 
 def plan(recipe: Recipe, *, budget_mb: float | None = None) -> Plan:

@@ -2,10 +2,18 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
-from medarts.data.doctor import recognise
+from medarts.data.files import suffix_of
+from medarts.data.sources import LAYOUTS, chaos, chestxray14, cvc, folder, isic, table
+from medarts.data.sources.contents import contents_of
+from medarts.data.sources.pairing import require_folder
 from medarts.errors import DataError, did_you_mean
+from medarts.names import name_of
 from medarts.recipe import SourceSettings
+from medarts.recipe.data import RESERVED
+
+_STACKS = {".dcm", ".nii", ".nii.gz"}
 
 
 def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()) -> tuple[SourceSettings, ...]:
@@ -29,3 +37,45 @@ def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()
             fix = did_you_mean(word, by_name) if by_name else "Give the folder of a data set."
             raise DataError(f"'{word}' is neither a data set of the recipe nor a folder.", fix=fix)
     return tuple(chosen)
+
+
+def recognise(path: Path) -> tuple[SourceSettings, ...]:
+    """Guesses from its layout what a folder holds.
+
+    Args:
+        path: the folder of a data set.
+
+    Returns:
+        Settings that read it: one source, or two for a CHAOS download with CT and MR. DICOM and NIfTI files
+        of a plain folder or table get percentiles, as their types do not say what is black and white. The domain of
+        these two has the folder's name.
+
+    Raises:
+        DataError: there is no such folder, or it has none of the known layouts.
+    """
+    known = "; ".join(f"{kind}: {layout}" for kind, layout in LAYOUTS.items())
+    require_folder(path, layout=known)
+    if isic.recognises(path):
+        return (SourceSettings(kind="isic", path=path),)
+    if cvc.recognises(path):
+        return (SourceSettings(kind="cvc", path=path),)
+    if chaos.recognises(path):
+        ct = SourceSettings(kind="chaos", path=path, name="chaos-ct")
+        mr = SourceSettings(kind="chaos", path=path, name="chaos-mr", modality="mr")
+        present = tuple(s for s in (ct, mr) if (path / chaos.ROOT / s.modality.upper()).is_dir())
+        return present or (ct,)
+    if chestxray14.recognises(path):
+        return (SourceSettings(kind="chestxray14", path=path),)
+    if table.recognises(path) or folder.recognises(path):
+        kind: Literal["table", "folder"] = "table" if table.recognises(path) else "folder"
+        images = path / folder.IMAGES
+        stacks = any(suffix_of(file) in _STACKS for file in contents_of(images if images.is_dir() else path).images)
+        percentiles = (0.5, 99.5) if stacks else None
+        return (SourceSettings(kind=kind, path=path, name=_domain(path), percentiles=percentiles),)
+    raise DataError(f"{path} has no known layout.", fix=f"Known: {known}.")
+
+
+def _domain(path: Path) -> str:
+    """Returns the name of a folder as that of a data set."""
+    name = name_of(path)
+    return f"{name}-data" if name in RESERVED else name

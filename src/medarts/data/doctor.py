@@ -2,213 +2,125 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from medarts.data.files import raw_image, suffix_of
+from medarts.data.examination import Examination, Finding, Level, Summary
+from medarts.data.files import raw_image
 from medarts.data.formats.raw import Raw
-from medarts.data.manifest import SPLITS, Manifest, ReadingRules, Sample, Split
+from medarts.data.grouping import common, first_of, kind_of
+from medarts.data.manifest import SPLITS, Manifest, ReadingRules, Sample
 from medarts.data.masks import Mask, classify, stored_mask
 from medarts.data.reading import Image, check_sizes, scale
-from medarts.data.sources import DIVIDED, LAYOUTS, Survey, chaos, chestxray14, cvc, folder, isic, survey, table
-from medarts.data.sources.labelled import MISSING
-from medarts.data.sources.pairing import Fault, image_files, require_folder
+from medarts.data.resizing import resize_mask, vanished_classes
+from medarts.data.sources import DIVIDED, Survey, advice, survey
+from medarts.data.sources.pairing import Fault
 from medarts.data.splits import divided
 from medarts.errors import DataError
 from medarts.recipe import SourceSettings
 
 Progress = Callable[[int, int], None]
-Level = Literal["error", "warning"]
-
 _TINY_PART = 1 / 16  # an image of 12 bits in a file of 16 uses this part of its range
 _FLAT = 1 / 255  # contrast below one grey level of 8 bits
 _GREY_PART = 0.05  # of a binary mask; anti-aliased edges and JPEG noise stay below it
-_SHOWN = 5  # names in a finding that counts many
-_STACKS = {".dcm", ".nii", ".nii.gz"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something wrong or suspicious.
-
-    Attributes:
-        level: an error keeps the data set from being used, or its scores from being believed; a warning is worth
-            a look.
-        file: the file, or the folder where it is no single one.
-        problem: what was found.
-        fix: what to do about it.
-    """
-
-    level: Level
-    file: str
-    problem: str
-    fix: str
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A data set in numbers.
-
-    Attributes:
-        domain: its name.
-        images: samples listed.
-        patients: patients or sequences.
-        splits: samples of every split.
-        sizes: "height x width" -> readable images of that size, the most frequent first.
-        foreground: mean part of the pixels that is not background, over the readable masks; None without one.
-        findings: what the images could show -> images of every split that show it; empty for images with masks.
-    """
-
-    domain: str
-    images: int
-    patients: int
-    splits: dict[Split, int]
-    sizes: dict[str, int]
-    foreground: float | None
-    findings: dict[str, dict[Split, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """What the doctor found.
-
-    Attributes:
-        findings: in the order of the files.
-        summaries: one a domain that could be listed.
-    """
-
-    findings: tuple[Finding, ...]
-    summaries: tuple[Summary, ...]
-
-    @property
-    def failed(self) -> bool:
-        """True where there is an error among the findings."""
-        return any(finding.level == "error" for finding in self.findings)
+_NEVER_FIX = "What none shows can be neither learnt nor scored there."
+_SIZE_FIX = "Raise data.size, or crop the images before."
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What is kept of a sample after its files were read."""
+    """What is kept of a sample after its files were read.
+
+    Attributes:
+        sample: the sample.
+        findings: what was found, without the slice.
+        size: height and width of the image, None where it cannot be read.
+        digest: of the pixels of an image that is not constant.
+        foreground: part of the mask that is not background.
+        classes: those that the mask shows, without background.
+        kept: those that it still shows at the size of the recipe.
+    """
 
     sample: Sample
     findings: tuple[Finding, ...]
     size: tuple[int, ...] | None = None
     digest: str | None = None
     foreground: float | None = None
+    classes: frozenset[int] | None = None
+    kept: frozenset[int] | None = None
 
 
-def recognise(path: Path) -> tuple[SourceSettings, ...]:
-    """Guesses from its layout what a folder holds.
-
-    Args:
-        path: the folder of a data set.
-
-    Returns:
-        Settings that read it: one source, or two for a CHAOS download with CT and MR. DICOM and NIfTI files
-        of a plain folder or table get percentiles, as their types do not say what is black and white. The domain of
-        these two has the folder's name.
-
-    Raises:
-        DataError: there is no such folder, or it has none of the known layouts.
-    """
-    known = "; ".join(f"{kind}: {layout}" for kind, layout in LAYOUTS.items())
-    require_folder(path, layout=known)
-    if isic.recognises(path):
-        return (SourceSettings(kind="isic", path=path),)
-    if cvc.recognises(path):
-        return (SourceSettings(kind="cvc", path=path),)
-    if chaos.recognises(path):
-        ct = SourceSettings(kind="chaos", path=path, name="chaos-ct")
-        mr = SourceSettings(kind="chaos", path=path, name="chaos-mr", modality="mr")
-        present = tuple(s for s in (ct, mr) if (path / chaos.ROOT / s.modality.upper()).is_dir())
-        return present or (ct,)
-    if chestxray14.recognises(path):
-        return (SourceSettings(kind="chestxray14", path=path),)
-    if table.recognises(path) or folder.recognises(path):
-        kind: Literal["table", "folder"] = "table" if table.recognises(path) else "folder"
-        images = path / folder.IMAGES
-        stacks = any(suffix_of(file) in _STACKS for file in image_files(images if images.is_dir() else path))
-        percentiles = (0.5, 99.5) if stacks else None
-        return (SourceSettings(kind=kind, path=path, name=path.resolve().name, percentiles=percentiles),)
-    raise DataError(f"{path} has no known layout.", fix=f"Known: {known}.")
-
-
-def examine(sources: Iterable[SourceSettings], *, progress: Progress | None = None) -> Examination:
+def examine(
+    sources: Iterable[SourceSettings],
+    *,
+    findings: tuple[str, ...] | None = None,
+    size: int | None = None,
+    classes: int = 1,
+    progress: Progress | None = None,
+) -> Examination:
     """Reads every file of the data sets and collects what is wrong or suspicious.
 
     Errors: unreadable files, image and mask of different size, labels out of range, files without a
     partner, a wrong table, missing images, unknown findings, a patient in two splits where a table names patients, the
     same image in two splits, no training images. Warnings: empty and full masks, masks that do not look binary,
-    constant images, 16-bit images that use little of their range, inverted grey values, equal images within a split, a
-    patient in two splits where no table names patients, a split without images, rows of splits.csv without files,
-    images without a row, missing images where the source is partial, findings that no image of a split
+    masks that lose a class at the size of the recipe, classes that no mask of a split shows, constant images, 16-bit
+    images that use little of their range, inverted grey values, equal images within a split, a
+    patient in two splits where no table names patients, a split without images, files and folders that are not read,
+    rows left out by the words of their split, rows of splits.csv without files, columns that may name patients and are
+    not used, images without a row, missing images where the source is partial, findings that no image of a split
     shows or every one.
 
     Args:
         sources: the data sets.
+        findings: ``data.findings`` of a recipe: the columns of tables that are looked at. None looks at all.
+        size: ``data.size`` of a recipe; None leaves out what resizing does to masks.
+        classes: ``data.classes`` of a recipe; 1 where the labels of the sources say which there are.
         progress: called with (files looked at, all files) after every sample.
     """
-    findings: list[Finding] = []
-    surveys: list[Survey] = []
+    found: list[Finding] = []
+    surveys: list[tuple[Survey, SourceSettings]] = []
     for settings in sources:
         try:
-            surveys.append(survey(settings))
+            surveys.append((survey(settings, findings=findings), settings))
         except DataError as error:
-            findings.append(Finding("error", str(settings.path), error.problem, error.fix))
+            found.append(Finding("error", str(settings.path), error.problem, error.fix))
             continue
-        findings += _of_listing(surveys[-1], settings)
-    total = sum(len(found.manifest.samples) for found in surveys)
+        found += _of_listing(*surveys[-1])
+    total = sum(len(each.manifest.samples) for each, _ in surveys)
     looks: list[_Look] = []
-    for found in surveys:
-        for sample in found.manifest.samples:
-            looks.append(_look(sample, found.manifest.rules[sample.domain]))
+    for each, _ in surveys:
+        for sample in each.manifest.samples:
+            looks.append(_look(sample, each.manifest.rules[sample.domain], size))
             if progress:
                 progress(len(looks), total)
-    findings += [finding for look in looks for finding in look.findings]
-    findings += _duplicates(looks)
-    summaries = tuple(_summary(found.manifest, looks) for found in surveys)
-    return Examination(tuple(findings), summaries)
+    found += _of_files(looks)
+    found += _duplicates(looks)
+    for each, settings in surveys:
+        found += _of_classes(each.manifest, settings, looks, size=size, classes=classes)
+    return Examination(tuple(found), tuple(_summary(each.manifest, looks) for each, _ in surveys))
 
 
 def _of_listing(found: Survey, settings: SourceSettings) -> Iterator[Finding]:
     """Yields what is wrong before any file is opened."""
-    for fault in found.faults:
-        if fault.problem != MISSING:  # of which there can be 100,000
-            detail = f": {fault.detail}" if fault.detail else ""
-            yield Finding("error", str(fault.file), f"{fault.problem}{detail}.", fault.fix)
-    yield from _counted("error", [fault for fault in found.faults if fault.problem == MISSING])
-    yield from _counted("warning", found.doubts)
-    samples = found.manifest.samples
+    kinds: tuple[tuple[Level, tuple[Fault, ...]], ...] = (("error", found.faults), ("warning", found.doubts))
+    for level, faults in kinds:
+        for fault in faults:
+            yield Finding(level, str(fault.file), fault.problem, fault.fix, fault.detail, fault.count)
+    samples, path = found.manifest.samples, str(settings.path)
     if not any(fault.problem == DIVIDED for fault in found.faults):
         for patient, splits in divided((sample.patient, sample.split) for sample in samples).items():
-            problem = f"Patient {patient} is in the splits {' and '.join(splits)}."
-            yield Finding("warning", str(settings.path), problem, "Scores will be better than on new patients.")
+            detail = f"{patient} in {' and '.join(splits)}"
+            yield Finding("warning", path, DIVIDED, "Scores will be better than on new patients.", detail)
     present = {sample.split for sample in samples}
-    for split in SPLITS:
+    for split in SPLITS if samples or not found.faults else ():
         if split not in present:
-            level: Level = "error" if split == "train" else "warning"
-            fix = "Add patients, or a splits.csv that names some."
-            yield Finding(level, str(settings.path), f"There are no images in the split {split}.", fix)
-    if found.unused_rows:
-        shown = ", ".join(found.unused_rows[:_SHOWN])
-        problem = f"{len(found.unused_rows)} rows have no files: {shown}."
-        yield Finding("warning", str(settings.path / "splits.csv"), problem, "Complete the download.")
+            level = "error" if split == "train" else "warning"
+            fix = "Put the errors above right first." if found.faults else advice(settings, split, samples)
+            yield Finding(level, path, f"There are no images in the split {split}.", fix)
     yield from _of_labels(found.manifest, settings)
-
-
-def _counted(level: Level, faults: Iterable[Fault]) -> Iterator[Finding]:
-    """Yields one finding for all faults of a kind, with their number and the first names."""
-    alike: dict[str, list[Fault]] = defaultdict(list)
-    for fault in faults:
-        alike[fault.problem].append(fault)
-    for problem, same in alike.items():
-        names = ", ".join(fault.detail for fault in same[:_SHOWN])
-        more = f" and {len(same) - _SHOWN} more" if len(same) > _SHOWN else ""
-        yield Finding(level, str(same[0].file), f"{problem} ({len(same)}): {names}{more}.", same[0].fix)
 
 
 def _of_labels(manifest: Manifest, settings: SourceSettings) -> Iterator[Finding]:
@@ -219,15 +131,65 @@ def _of_labels(manifest: Manifest, settings: SourceSettings) -> Iterator[Finding
             continue
         for finding, positives in zip(manifest.findings, part.labels().sum(axis=0), strict=True):
             if positives == 0:
-                problem, fix = f"No image of the split {split} shows {finding}.", "It cannot be scored or learnt there."
+                problem, fix = f"findings that no image of the split {split} shows", _NEVER_FIX
             elif positives == len(part.samples):
-                problem, fix = f"Every image of the split {split} shows {finding}.", "Check the table; add others."
+                problem, fix = f"findings that every image of the split {split} shows", "Check the table; add others."
             else:
                 continue
-            yield Finding("warning", str(settings.path), problem, fix)
+            yield Finding("warning", str(settings.path), problem, fix, finding)
 
 
-def _look(sample: Sample, rules: ReadingRules) -> _Look:
+def _of_classes(
+    manifest: Manifest, settings: SourceSettings, looks: Iterable[_Look], *, size: int | None, classes: int
+) -> Iterator[Finding]:
+    """Yields the classes that no readable mask of a split shows, as stored or at the size of the recipe."""
+    own = [look for look in looks if look.sample.domain == settings.domain and look.classes is not None]
+    labels = manifest.rules[settings.domain].labels
+    expected = {1} if labels is None else {index for _, index in labels if index > 0}
+    for split in SPLITS:
+        part = [look for look in own if look.sample.split == split]
+        shown = frozenset[int]().union(*(look.classes or () for look in part))
+        kept = frozenset[int]().union(*(look.kept or () for look in part))
+        for index in sorted(expected | set(range(1, classes))) if part else ():
+            problem = f"classes that no mask of the split {split} shows"
+            if index not in shown:
+                yield Finding("warning", str(settings.path), problem, _NEVER_FIX, str(index))
+            elif size is not None and index not in kept:
+                at = f"{problem} at data.size {size}"
+                yield Finding("warning", str(settings.path), at, f"{_NEVER_FIX} {_SIZE_FIX}", str(index))
+
+
+def _of_files(looks: Iterable[_Look]) -> Iterator[Finding]:
+    """Yields what was found in the files; what the slices of a volume have in common is one finding."""
+    alike: dict[tuple[object, ...], list[tuple[int, Finding]]] = {}
+    for look in looks:
+        number = look.sample.slice_index
+        for finding in look.findings:
+            same = (look.sample.key,) if number is None else ()
+            key = (finding.level, finding.file, kind_of(finding.problem), *same)
+            alike.setdefault(key, []).append((number or 0, finding))
+    for (_, _, _, *single), found in alike.items():
+        first = found[0][1]
+        if single:
+            yield first
+        else:
+            file = f"{first.file} ({_slices([number for number, _ in found])})"
+            yield Finding(first.level, file, common(finding.problem for _, finding in found), first.fix)
+
+
+def _slices(numbers: Sequence[int]) -> str:
+    """Returns slices in ascending order as text, such as "slices 0 to 4, 7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    named = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    return f"slice{'s' if len(numbers) > 1 else ''} {first_of(named)}"
+
+
+def _look(sample: Sample, rules: ReadingRules, size: int | None) -> _Look:
     findings: list[Finding] = []
     raw = _image(sample, rules, findings)
     mask = _mask(sample, rules, findings)
@@ -235,7 +197,13 @@ def _look(sample: Sample, rules: ReadingRules) -> _Look:
         try:
             check_sizes(sample, raw.values.shape, mask.shape)
         except DataError as error:
-            findings.append(Finding("error", _named(sample, sample.image), error.problem, error.fix))
+            findings.append(_error(sample, sample.image, error))
+    resized = resize_mask(mask, size) if mask is not None and size is not None else None
+    if mask is not None and resized is not None:
+        findings += [
+            Finding("warning", str(sample.mask), f"Class {index} vanishes at data.size {size}.", _SIZE_FIX)
+            for index in vanished_classes(mask, resized)
+        ]
     varied = raw is not None and raw.values.min() != raw.values.max()
     return _Look(
         sample,
@@ -243,17 +211,31 @@ def _look(sample: Sample, rules: ReadingRules) -> _Look:
         size=raw.values.shape[:2] if raw is not None else None,
         digest=_digest(raw) if raw is not None and varied else None,
         foreground=None if mask is None else float(np.count_nonzero(mask) / mask.size),
+        classes=_classes(mask),
+        kept=_classes(resized),
     )
 
 
+def _classes(mask: Mask | None) -> frozenset[int] | None:
+    return None if mask is None else frozenset(int(index) for index in np.unique(mask) if index > 0)
+
+
+def _error(sample: Sample, path: Path, error: DataError) -> Finding:
+    """Returns what a reader says of a file, without the paths, so that equal problems of many files are one kind."""
+    problem = error.problem.removeprefix(f"{path} ")
+    for other in sample.files:
+        problem = problem.replace(f" {other}", "")
+    return Finding("error", str(path), problem, error.fix)
+
+
 def _image(sample: Sample, rules: ReadingRules, findings: list[Finding]) -> Raw | None:
-    name = _named(sample, sample.image)
+    name = str(sample.image)
     raw = None
     try:
         raw = raw_image(sample.image, sample.slice_index)
         image = scale(raw, rules, path=sample.image)
     except DataError as error:
-        findings.append(Finding("error", name, error.problem, error.fix))
+        findings.append(_error(sample, sample.image, error))
         return raw
     findings += [Finding("warning", name, problem, fix) for problem, fix in _image_doubts(raw, image, rules)]
     return raw
@@ -282,12 +264,12 @@ def _image_doubts(raw: Raw, image: Image, rules: ReadingRules) -> Iterator[tuple
 def _mask(sample: Sample, rules: ReadingRules, findings: list[Finding]) -> Mask | None:
     if sample.mask is None:
         return None
-    name = _named(sample, sample.mask)
+    name = str(sample.mask)
     try:
         raw = stored_mask(sample, rules)
         mask = classify(raw, rules, path=sample.mask)
     except DataError as error:
-        findings.append(Finding("error", name, error.problem, error.fix))
+        findings.append(_error(sample, sample.mask, error))
         return None
     findings += [Finding("warning", name, problem, fix) for problem, fix in _mask_doubts(raw, mask, rules)]
     return mask
@@ -317,12 +299,13 @@ def _duplicates(looks: Iterable[_Look]) -> Iterator[Finding]:
     for first, *others in same.values():
         for other in others:
             apart = first.split != other.split
-            where = f"{first.image} ({first.split})" if apart else str(first.image)
+            names = (f"{_named(each)} ({each.split})" if apart else _named(each) for each in (first, other))
             yield Finding(
                 "error" if apart else "warning",
-                _named(other, other.image),
-                f"The image{f' (split {other.split})' if apart else ''} is equal, pixel by pixel, to {where}.",
+                str(other.image),
+                f"images{' of two splits' if apart else ''} that are equal, pixel by pixel",
                 "Keep one of them." if not apart else "Keep one of them, or put both in one split.",
+                " and ".join(names),
             )
 
 
@@ -352,5 +335,5 @@ def _digest(raw: Raw) -> str:
     return content.hexdigest()
 
 
-def _named(sample: Sample, path: Path) -> str:
-    return str(path) if sample.slice_index is None else f"{path} (slice {sample.slice_index})"
+def _named(sample: Sample) -> str:
+    return str(sample.image) if sample.slice_index is None else f"{sample.image} (slice {sample.slice_index})"

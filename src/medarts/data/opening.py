@@ -1,7 +1,7 @@
 """From the sources of a recipe to a manifest that can be used, and to its images."""
 
 from medarts.data.manifest import Manifest, Split
-from medarts.data.sources import open_sources
+from medarts.data.sources import advice, open_sources
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError
 from medarts.recipe import DataSettings, Recipe
@@ -29,7 +29,7 @@ def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...]) -> Manife
         if not manifest.of_split(split).samples:
             raise DataError(
                 f"No image of {', '.join(manifest.domains)} is in the split '{split}'.",
-                fix="Add it to splits.csv, or remove that file and set the source's fractions.",
+                fix=advice(settings.sources[0], split, manifest.samples),
             )
     return manifest
 

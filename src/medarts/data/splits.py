@@ -6,18 +6,29 @@ files nor on the other patients' names.
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medarts.data.files import is_image, suffix_of
 from medarts.data.manifest import SPLITS, Manifest, Sample, Split
-from medarts.data.tables import read_table
+from medarts.data.tables import Table, read_table
 from medarts.errors import DataError
 
 ID_COLUMNS = ("id", "image")
-GROUP_COLUMNS = ("patient", "subject", "sequence", "case", "lesion")  # a csv with two of them: the coarser counts
+GROUPS = ("patient", "subject", "participant", "person", "sequence", "video", "case", "lesion")
+"""What must stay whole, as columns call it; of two in one table the coarser counts, which stands first here."""
 ORIGIN_COLUMNS = ("source", "dataset", "site")
+NO_SPLIT = frozenset({"gap", "none", "out", "unused", "exclude", "excluded", "ignore", "ignored", "skip"})
+"""Words in a column split that leave an image out on purpose; others may be typing errors."""
+
+FEWEST = 3
+"""Patients of which some can be held out."""
+
+_ID_WORDS = ("", "id", "uid", "name", "no", "nr", "num", "number", "code", "key")
+_GROUP_COLUMNS = {f"{group}{word}": rank for rank, group in enumerate(GROUPS) for word in _ID_WORDS}
+_IDENTIFYING = {*_ID_WORDS[1:], "pid", "mrn", "identifier", "group", "family", "donor", "animal", "mouse"}
+_IDENTIFYING |= {"study", "exam", "visit", "series", "scan", "volume", "slide"}
 _OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _FEW_PATIENTS = 4  # below it a half of whole patients is too lopsided
 
@@ -29,10 +40,12 @@ class SplitRow:
     Attributes:
         split: the split; None leaves the sample out ("gap" slices between two splits).
         patient: the value of the group column, None where the file has none.
+        word: what stands in the column split.
     """
 
     split: Split | None
     patient: str | None
+    word: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +55,12 @@ class SplitTable:
     Attributes:
         rows: id -> row.
         grouped: the file has a group column, so that a patient in two splits is an error.
+        unused: columns that are not used although they may say which images belong together.
     """
 
     rows: dict[str, SplitRow]
     grouped: bool
+    unused: tuple[str, ...] = ()
 
     def row_of(self, key: str) -> SplitRow | None:
         """Returns the row of a sample: its own, or that of the volume or patient its key begins with."""
@@ -59,36 +74,89 @@ class SplitTable:
 def read_splits_csv(path: Path) -> SplitTable:
     """Reads a splits.csv.
 
-    Columns: ``id`` or ``image`` (a name with or without the suffix of its file); ``split`` (train, val or test,
-    anything else leaves the sample out); and optionally one of ``GROUP_COLUMNS`` that names what must stay whole.
-    Where a column of ``ORIGIN_COLUMNS`` stands beside it, the two together are the patient, as subject 1 of two data
-    sets is two people.
+    Columns, in any case: ``id`` or ``image`` (a name with or without the suffix of its file); ``split`` (train, val or
+    test, anything else leaves the sample out); and optionally one that names what must stay whole, see
+    ``group_columns``. Where a column of ``ORIGIN_COLUMNS`` stands beside it, the two together are the patient, as
+    subject 1 of two data sets is two people.
 
     Raises:
-        DataError: no such columns, no rows, an id twice, or a row without its patient.
+        DataError: no such columns, no rows, no row with a split, an id twice, or a row without its patient.
     """
     table = read_table(path)
-    named = next((column for column in ID_COLUMNS if column in table.columns), "id")
-    table.require((named, "split"), fix="Write the columns id and split, one row an image.")
-    group = next((column for column in GROUP_COLUMNS if column in table.columns), None)
-    origin = next((column for column in ORIGIN_COLUMNS if column in table.columns), None)
+    named, word_column = table.column(*ID_COLUMNS), table.column("split")
+    table.require((named or "id", word_column or "split"), fix="Write the columns id and split, one row an image.")
+    group = next(iter(group_columns(table.columns)), None)
+    origin = table.column(*ORIGIN_COLUMNS)
     blank = [""] * len(table.lines)
-    patients, origins = (table.cells[column] if column else blank for column in (group, origin))
+    columns = (table.cells[column] if column else blank for column in (named, word_column, group, origin))
     parsed: dict[str, SplitRow] = {}
-    for name, word, patient, home in zip(table.cells[named], table.cells["split"], patients, origins, strict=True):
+    for name, word, patient, home in zip(*columns, strict=True):
         key = without_suffix(name)
         if key in parsed:
             raise DataError(f"{path} names the id '{key}' twice.", fix="Keep one of the two rows.")
         if group and not patient:
             raise DataError(f"{path}: id '{key}' has no {group}.", fix=f"Fill in the column {group}.")
-        parsed[key] = SplitRow(split_named(word), _patient(patient, home, grouped=bool(group), located=bool(origin)))
-    return SplitTable(parsed, grouped=group is not None)
+        whole = _patient(patient, home, grouped=bool(group), located=bool(origin))
+        parsed[key] = SplitRow(split_named(word), whole, word)
+    if all(row.split is None for row in parsed.values()):
+        raise without_splits(path, (row.word for row in parsed.values()))
+    return SplitTable(parsed, group is not None, unused_groups(table, {named, word_column, origin}, group))
+
+
+def group_columns(columns: Iterable[str]) -> tuple[str, ...]:
+    """Returns the columns that name what must stay whole, the coarsest first.
+
+    They are called as ``GROUPS`` are, or so with ``id``, ``name`` or ``number`` behind; case and separators do not
+    matter.
+
+    >>> group_columns(["image", "Lesion ID", "patient_id", "Sex"])
+    ('patient_id', 'Lesion ID')
+    """
+    ranks = {column: _GROUP_COLUMNS.get(re.sub(r"[\W_]", "", column).casefold()) for column in columns}
+    found = sorted((rank, column) for column, rank in ranks.items() if rank is not None)
+    return tuple(column for _, column in found)
+
+
+def without_splits(path: Path, words: Iterable[str]) -> DataError:
+    """Returns the error of a table of which no row has a split."""
+    doubtful = list(dict.fromkeys(word for word in words if is_doubtful(word)))
+    fix = "Write train, val or test in the column split."
+    if not doubtful:
+        return DataError(f"{path} leaves every image out.", fix=fix)
+    shown = ", ".join(f"'{word}'" for word in doubtful[:4]) + (", ..." if len(doubtful) > 4 else "")
+    return DataError(f"{path}: {shown} {'is no split' if len(doubtful) == 1 else 'are no splits'}.", fix=fix)
+
+
+def unused_groups(table: Table, used: Collection[str | None], group: str | None) -> tuple[str, ...]:
+    """Returns columns that are not used and may say which images belong together: identifiers that several have."""
+    known = group_columns(table.columns)
+    wholes = table.cells[group] if group else [str(line) for line in table.lines]
+    return tuple(
+        column
+        for column in table.columns
+        if column not in used
+        and column not in known
+        and _IDENTIFYING.intersection(_words(column))
+        and len(set(table.cells[column])) > 1
+        and _several(zip(table.cells[column], wholes, strict=True))
+    )
+
+
+def _several(members: Iterable[tuple[str, str]]) -> bool:
+    """Tells whether one of the names stands beside two wholes."""
+    whole_of: dict[str, str] = {}
+    return any(name and whole_of.setdefault(name, whole) != whole for name, whole in members)
 
 
 def split_named(text: str) -> Split | None:
     """Returns the split that a cell names, by its name here or another usual one; None for any other word."""
     wanted = text.strip().lower()
     return next((split for split in SPLITS if split == _OTHER_NAMES.get(wanted, wanted)), None)
+
+
+def is_doubtful(word: str) -> bool:
+    """Tells whether a word in a column split leaves an image out, and perhaps not on purpose."""
+    return split_named(word) is None and word.strip().lower() not in NO_SPLIT
 
 
 def without_suffix(name: str) -> str:
@@ -115,7 +183,7 @@ def assign_splits(groups: Iterable[str], *, fractions: tuple[float, float], seed
     """
     patients = sorted(set(groups), key=lambda patient: draw(seed, patient))
     count = len(patients)
-    if count < 3:
+    if count < FEWEST:
         return dict.fromkeys(patients, "train")
     val, test = (max(1, round(part * count)) if part > 0 else 0 for part in fractions)
     while val + test >= count:
@@ -173,7 +241,8 @@ def divided(members: Iterable[tuple[str, Split | None]]) -> dict[str, tuple[Spli
 
 def draw(seed: int, name: str) -> str:
     """Returns what names are sorted by where some of them are drawn: a hash of (seed, name)."""
-    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
+    # Names of files may hold bytes that are not UTF-8, which Python keeps as surrogates.
+    return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:
@@ -204,3 +273,8 @@ def _patient(patient: str, home: str, *, grouped: bool, located: bool) -> str | 
     if not grouped:
         return None
     return f"{home}/{patient}" if located else patient
+
+
+def _words(name: str) -> list[str]:
+    """Returns the words of a name, as in "scan_id", "ScanID" and "Scan ID"."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]

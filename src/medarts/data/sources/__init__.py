@@ -4,12 +4,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medarts.data.manifest import Manifest, Sample, join
+from medarts.data.grouping import first_of
+from medarts.data.manifest import Manifest, Sample, Split, join
 from medarts.data.sampling import sample_patients
 from medarts.data.sources import chaos, chestxray14, cvc, folder, isic, table
-from medarts.data.sources.labelled import ALONE, LEFT_OUT, MISSING, UNNAMED
-from medarts.data.sources.pairing import Fault, Listing, Pair, refuse, require_folder
-from medarts.data.splits import SplitTable, assign_splits, divided, read_splits_csv
+from medarts.data.sources.contents import composed
+from medarts.data.sources.labelled import ALONE, LEFT_OUT, MISSING, RENAMED, UNNAMED, UNUSED, left_out, unused
+from medarts.data.sources.pairing import (
+    FOLDERS,
+    NOT_READ,
+    OTHER_NAME,
+    Fault,
+    Listing,
+    Pair,
+    refuse,
+    require_folder,
+    stem_of,
+)
+from medarts.data.splits import FEWEST, SplitTable, assign_splits, divided, is_doubtful, read_splits_csv, without_suffix
 from medarts.errors import DataError, did_you_mean
 from medarts.recipe import SourceSettings
 
@@ -19,7 +31,6 @@ FINDERS: dict[str, Callable[[SourceSettings], Listing]] = {
     "chaos": chaos.find,
     "folder": folder.find,
     "chestxray14": chestxray14.find,
-    "table": table.find,
 }
 LAYOUTS = {
     "isic": isic.LAYOUT,
@@ -30,6 +41,7 @@ LAYOUTS = {
     "table": table.LAYOUT,
 }
 DIVIDED = "patient in two splits"
+WITHOUT_FILES = "row without files"
 _SEED = 0  # of splits that are drawn: the same for every run, so that runs can be compared
 
 
@@ -39,15 +51,13 @@ class Survey:
 
     Attributes:
         manifest: the samples without fault.
-        faults: what must be mended before the set can be used.
-        unused_rows: ids of splits.csv without files.
-        doubts: what may be as it should: images without a row or a patient, rows left out, and missing images where the
-            settings allow them.
+        faults: what must be put right before the set can be used.
+        doubts: what may be as it should: what is not read, images without a row or a patient, rows left out or without
+            files, columns that are not used, and missing images where the settings allow them.
     """
 
     manifest: Manifest
     faults: tuple[Fault, ...]
-    unused_rows: tuple[str, ...] = ()
     doubts: tuple[Fault, ...] = ()
 
 
@@ -75,24 +85,32 @@ def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...]
             raise DataError(
                 f"Two data sets have the name '{settings.domain}', the second being {settings.path}.", fix=fix
             )
-        found = survey(settings)
+        found = survey(settings, findings=findings)
         refuse(settings, found.faults)
         manifests.append(found.manifest)
-    wanted = _common(manifests) if findings is None else findings
-    return join(_looking_for(manifest, wanted) for manifest in manifests)
+    if findings is None:
+        wanted = _common(manifests)
+        manifests = [_looking_for(manifest, wanted) for manifest in manifests]
+    return join(manifests)
 
 
-def survey(settings: SourceSettings) -> Survey:
+def survey(settings: SourceSettings, *, findings: tuple[str, ...] | None = None) -> Survey:
     """Lists one data set with its faults, for the doctor.
 
+    Args:
+        settings: the data set.
+        findings: what is looked for, in this order; None looks for all that its table has.
+
     Raises:
-        DataError: the folder is missing, has another layout, or holds no images at all.
+        DataError: the folder is missing, has another layout, or holds no images at all; or the source does not know
+            one of the findings.
     """
     require_folder(settings.path, layout=LAYOUTS[settings.kind])
-    listing = FINDERS[settings.kind](settings)
+    find = FINDERS.get(settings.kind)
+    listing = find(settings) if find else table.find(settings, findings=findings)
     expected, doubts = _sorted_out(listing.faults, settings)
     if not listing.pairs and not expected:
-        raise DataError(f"{settings.path} holds no images.", fix=f"Expected here: {LAYOUTS[settings.kind]}.")
+        raise _without_images(settings, doubts)
     path = settings.path / "splits.csv"
     rows, faults = _table(path) if settings.lists == "official" else (None, [])
     samples, split_faults = _samples(listing.pairs, rows, settings)
@@ -103,12 +121,45 @@ def survey(settings: SourceSettings) -> Survey:
         samples = sample_patients(samples, images=settings.images, seed=_SEED)
     samples = sorted(samples, key=lambda sample: sample.key)
     manifest = Manifest(tuple(samples), {settings.domain: listing.rules}, listing.findings)
-    return Survey(manifest, tuple(faults), _unused(listing, rows), tuple(doubts))
+    if findings is not None:
+        manifest = _looking_for(manifest, findings)
+    return Survey(manifest, tuple(faults), (*doubts, *_doubts(listing, rows, settings)))
+
+
+def advice(settings: SourceSettings, split: Split, samples: Sequence[Sample]) -> str:
+    """Returns what to do where a data set has no images in a split.
+
+    Args:
+        settings: the data set.
+        split: the split.
+        samples: its samples.
+    """
+    named = settings.path / "splits.csv"
+    if settings.lists == "official" and named.exists():
+        return f"Write {split} in the column split of {named} for some patients."
+    patients = len({sample.patient for sample in samples})
+    if patients < FEWEST:
+        found = "one patient" if patients == 1 else f"{patients} patients"
+        return f"Splits are drawn of {FEWEST} patients or more, and this is {found}: add some, or write a splits.csv."
+    if settings.kind == "table":
+        return f"Write {split} in the column split of {table.NAME} for some patients."
+    return "Set the source's fractions above 0, or write a splits.csv."
+
+
+def _without_images(settings: SourceSettings, doubts: Iterable[Fault]) -> DataError:
+    """Returns the error of a data set without an image; what lies there instead is the likely reason."""
+    problem = f"{settings.path} holds no images"
+    unread = [doubt for doubt in doubts if doubt.problem in (NOT_READ, FOLDERS)]
+    if not unread:
+        return DataError(f"{problem}.", fix=f"Expected here: {LAYOUTS[settings.kind]}.")
+    alike = [doubt.detail for doubt in unread if doubt.problem == unread[0].problem]
+    return DataError(f"{problem}, but {unread[0].problem}: {first_of(alike)}.", fix=unread[0].fix)
 
 
 def _sorted_out(faults: Iterable[Fault], settings: SourceSettings) -> tuple[list[Fault], list[Fault]]:
     """Divides what a source noted into faults and doubts."""
-    allowed = {UNNAMED, LEFT_OUT, ALONE} | ({MISSING} if settings.partial else set())
+    allowed = {UNNAMED, LEFT_OUT, ALONE, RENAMED, UNUSED, NOT_READ, FOLDERS, OTHER_NAME}
+    allowed |= {MISSING} if settings.partial else set()
     every = list(faults)
     return (
         [fault for fault in every if fault.problem not in allowed],
@@ -173,7 +224,9 @@ def _samples(
 def _placed(pair: Pair, rows: SplitTable | None, settings: SourceSettings) -> Pair | Fault | None:
     """Returns the pair with what splits.csv says of it; None where that leaves it out."""
     if rows:
-        row = rows.row_of(pair.key)
+        row = rows.row_of(pair.key) or next(
+            (rows.rows[name] for name in _paths(pair, settings) if name in rows.rows), None
+        )
         if row is None:
             fix = "Add a row for each; any other word than train, val and test as split leaves an image out."
             return Fault(pair.image, "image not named in splits.csv", fix, pair.key)
@@ -188,6 +241,12 @@ def _placed(pair: Pair, rows: SplitTable | None, settings: SourceSettings) -> Pa
         fix = "Add a splits.csv with the columns id, sequence and split."
         return Fault(pair.image, "frame of no known sequence", fix, pair.key)
     return pair
+
+
+def _paths(pair: Pair, settings: SourceSettings) -> tuple[str, ...]:
+    """Returns what splits.csv may call an image beside its key: its path from the folder, in either spelling."""
+    path = composed(without_suffix(pair.image.relative_to(settings.path).as_posix()))
+    return path, path.replace("/", "\\")
 
 
 def _differs(patient: str, pair: Pair, settings: SourceSettings) -> bool:
@@ -223,9 +282,18 @@ def _divided(samples: Iterable[Sample], path: Path) -> list[Fault]:
     return [Fault(path, DIVIDED, fix, f"{patient} in {' and '.join(splits)}") for patient, splits in found.items()]
 
 
-def _unused(listing: Listing, rows: SplitTable | None) -> tuple[str, ...]:
+def _doubts(listing: Listing, rows: SplitTable | None, settings: SourceSettings) -> list[Fault]:
+    """Returns what of splits.csv is not used."""
     if rows is None:
-        return ()
+        return []
+    path = settings.path / "splits.csv"
     present = {pair.key for pair in listing.pairs}
-    parents = {key[:at] for key in present for at, letter in enumerate(key) if letter == "/"}
-    return tuple(row for row in rows.rows if row not in present and row not in parents)
+    present |= {key[:at] for key in present for at, letter in enumerate(key) if letter == "/"}
+    present |= {stem_of(fault.file) for fault in listing.faults}  # of which a part is there
+    idle = set(rows.rows) - present
+    if idle:
+        idle -= {name for pair in listing.pairs for name in _paths(pair, settings)}
+    fix = "Complete the download, or take the rows out."
+    doubts = [Fault(path, WITHOUT_FILES, fix, key) for key in rows.rows if key in idle]
+    doubts += [left_out(path, key, row.word) for key, row in rows.rows.items() if is_doubtful(row.word)]
+    return doubts + [unused(path, column) for column in rows.unused]

@@ -7,11 +7,13 @@ people. The official test sets have no masks and are not read.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from medarts.data.files import suffix_of
 from medarts.data.manifest import ReadingRules
-from medarts.data.sources.pairing import Fault, Listing, Pair, image_files, require_folder, rules_of
+from medarts.data.sources.contents import composed, contents_of
+from medarts.data.sources.pairing import Fault, Listing, Pair, passed_over, require_folder, rules_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
 from medarts.recipe import SourceSettings
@@ -60,7 +62,7 @@ def find(settings: SourceSettings) -> Listing:
     faults: list[Fault] = []
     for patient in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: natural(path.name)):
         for prefix, slices, masks in _SERIES[settings.modality]:
-            name = f"{kind}/{patient.name}"
+            name = f"{kind}/{composed(patient.name)}"
             fault, found = _series(name, prefix, patient / slices, patient / masks)
             pairs += found
             faults += fault
@@ -71,13 +73,16 @@ def _series(patient: str, prefix: str, slices: Path, masks: Path) -> tuple[list[
     for folder in (slices, masks):
         if not folder.is_dir():
             return [Fault(folder, "folder missing", "Download the patient again.", str(folder))], []
-    images = [path for path in image_files(slices) if suffix_of(path) == ".dcm"]
-    drawn = image_files(masks)
-    if len(images) != len(drawn):
-        count = f"{patient}/{prefix}".rstrip("/") + f" has {len(images)} slices and {len(drawn)} masks"
-        return [Fault(slices, "slices and masks differ in number", "Download the patient again.", count)], []
-    paired = enumerate(zip(images, drawn, strict=True))
-    return [], [Pair(f"{patient}/{prefix}{n:03d}", image, mask, patient) for n, (image, mask) in paired]
+    stored, drawn = contents_of(slices), contents_of(masks)
+    images = [path for path in stored.images if suffix_of(path) == ".dcm"]
+    others = tuple(path for path in stored.images if suffix_of(path) != ".dcm")
+    faults = passed_over(replace(stored, others=stored.others + others)) + passed_over(drawn)
+    if len(images) != len(drawn.images):
+        count = f"{patient}/{prefix}".rstrip("/") + f" has {len(images)} slices and {len(drawn.images)} masks"
+        faults.append(Fault(slices, "slices and masks differ in number", "Download the patient again.", count))
+        return faults, []
+    paired = enumerate(zip(images, drawn.images, strict=True))
+    return faults, [Pair(f"{patient}/{prefix}{n:03d}", image, mask, patient) for n, (image, mask) in paired]
 
 
 def _rules(settings: SourceSettings, kind: str) -> ReadingRules:

@@ -7,15 +7,16 @@ them is read.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medarts.data.manifest import SPLITS, Split
-from medarts.data.sources.labelled import NO_PATIENT, TWICE, image_names, missing, unnamed
-from medarts.data.sources.pairing import Fault, Listing, Pair, rules_of
+from medarts.data.sources.contents import composed
+from medarts.data.sources.labelled import NO_PATIENT, TWICE, listed, missing, unnamed
+from medarts.data.sources.pairing import Fault, Listing, Pair, passed_over, rules_of, unreadable
 from medarts.data.splits import natural
-from medarts.data.tables import Table, read_table
+from medarts.data.tables import Table, read_table, require_regular
 from medarts.errors import DataError, did_you_mean
 from medarts.recipe import SourceSettings
 
@@ -51,6 +52,21 @@ class _Entry:
     sound: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files of the download.
+
+    Attributes:
+        read: the images, by their names.
+        others: files of kinds that are not read, by their names without suffix.
+        passed_over: what is not read, for the doctor.
+    """
+
+    read: dict[str, Path]
+    others: dict[str, Path]
+    passed_over: list[Fault]
+
+
 def recognises(path: Path) -> bool:
     """Tells whether a folder has this layout."""
     return any(path.glob(TABLES))
@@ -70,12 +86,12 @@ def find(settings: SourceSettings) -> Listing:
     table = _open_table(settings.path)
     entries, faults = _entries(table)
     lists = _lists(settings)
-    folders = _folders(settings.path)
+    files = _files(settings.path)
     pairs: list[Pair] = []
     for entry in entries.values():
         if settings.lists == "toy" and entry.key not in (lists or {}):
             continue
-        found = _placed(entry, lists, folders, table.path)
+        found = _placed(entry, lists, files, table.path)
         if isinstance(found, Fault):
             faults.append(found)
         elif entry.sound:
@@ -83,7 +99,8 @@ def find(settings: SourceSettings) -> Listing:
     if lists is not None:
         faults += [missing(table.path, key) for key in sorted(lists.keys() - entries.keys())]
     names = {entry.name for entry in entries.values()}
-    faults += [unnamed(table.path, name) for name in sorted(folders.keys() - names)]
+    faults += [unnamed(table.path, name) for name in sorted(files.read.keys() - names)]
+    faults += files.passed_over
     return Listing(tuple(pairs), tuple(faults), rules_of(settings), FINDINGS)
 
 
@@ -133,7 +150,7 @@ def _findings_in(labels: str, table: Path) -> tuple[str, ...] | Fault:
     return tuple(finding for finding in FINDINGS if finding in names)
 
 
-def _placed(entry: _Entry, lists: Lists | None, folders: Mapping[str, Path], table: Path) -> Pair | Fault:
+def _placed(entry: _Entry, lists: Lists | None, files: _Files, table: Path) -> Pair | Fault:
     split: Split | None = None
     if lists is not None:
         splits = lists.get(entry.key, ())
@@ -143,10 +160,11 @@ def _placed(entry: _Entry, lists: Lists | None, folders: Mapping[str, Path], tab
             detail = f"{entry.name} in {' and '.join(splits)}"
             return Fault(table, "image in two lists", "Keep it in one of them.", detail)
         split = splits[0]
-    folder = folders.get(entry.name)
-    if folder is None:
-        return missing(table, entry.name)
-    return Pair(entry.key, folder / entry.name, None, entry.patient, split, findings=entry.findings)
+    image = files.read.get(entry.name)
+    if image is None:
+        other = files.others.get(entry.key)
+        return missing(table, entry.name) if other is None else unreadable(other, "image")
+    return Pair(entry.key, image, None, entry.patient, split, findings=entry.findings)
 
 
 def _lists(settings: SourceSettings) -> Lists | None:
@@ -181,6 +199,7 @@ def _toy_names(path: Path) -> list[str]:
 
 def _listed_names(path: Path) -> list[str]:
     """Returns the first word of every line; some lists have labels behind it."""
+    require_regular(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (UnicodeDecodeError, OSError) as error:
@@ -188,14 +207,17 @@ def _listed_names(path: Path) -> list[str]:
     return [line.split()[0] for line in lines if line.strip()]
 
 
-def _folders(path: Path) -> dict[str, Path]:
-    """Returns the folder of every image, by its name."""
-    found: dict[str, Path] = {}
+def _files(path: Path) -> _Files:
     parts = sorted(
         (part for part in path.iterdir() if _FOLDER.fullmatch(part.name)), key=lambda part: natural(part.name)
     )
+    found = _Files({}, {}, [])
     for part in parts:
-        for folder in (part, part / "images"):
-            for name in image_names(folder):
-                found.setdefault(name, folder)
+        for contents in (listed(part), listed(part / "images")):
+            for image in contents.images:
+                found.read.setdefault(composed(image.name), image)
+            for other in contents.others:
+                found.others.setdefault(composed(other.stem), other)
+            unread = tuple(folder for folder in contents.folders if folder != part / "images")
+            found.passed_over.extend(passed_over(replace(contents, folders=unread)))
     return found

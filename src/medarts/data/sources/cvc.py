@@ -6,7 +6,8 @@ Layout: ``Original/N.tif`` and ``Ground Truth/N.tif``, or the same as PNG.
 import bisect
 from pathlib import Path
 
-from medarts.data.sources.pairing import Listing, Pair, image_files, pair_by_name, require_folder, rules_of
+from medarts.data.sources.contents import contents_of
+from medarts.data.sources.pairing import Listing, Pair, pair_by_name, require_folder, rules_of
 from medarts.recipe import SourceSettings
 
 IMAGES, MASKS = "Original", "Ground Truth"
@@ -31,8 +32,8 @@ def find(settings: SourceSettings) -> Listing:
     Raises:
         DataError: a folder is missing.
     """
-    images = image_files(require_folder(settings.path / IMAGES, layout=LAYOUT))
-    masks = image_files(require_folder(settings.path / MASKS, layout=LAYOUT))
+    images = contents_of(require_folder(settings.path / IMAGES, layout=LAYOUT))
+    masks = contents_of(require_folder(settings.path / MASKS, layout=LAYOUT))
     named, faults = pair_by_name(images, masks)
     pairs = tuple(Pair(name, image, mask, patient=sequence_of(name)) for name, image, mask in named)
     return Listing(pairs, tuple(faults), rules_of(settings))

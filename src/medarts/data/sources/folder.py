@@ -6,15 +6,8 @@ A NIfTI volume becomes its slices along the last axis, "name/000" onwards, and o
 from pathlib import Path
 
 from medarts.data.files import check_grids, is_volume, slice_count
-from medarts.data.sources.pairing import (
-    Fault,
-    Listing,
-    Pair,
-    image_files,
-    pair_by_name,
-    require_folder,
-    rules_of,
-)
+from medarts.data.sources.contents import contents_of
+from medarts.data.sources.pairing import Fault, Listing, Pair, pair_by_name, require_folder, rules_of
 from medarts.errors import DataError
 from medarts.recipe import SourceSettings
 
@@ -33,8 +26,8 @@ def find(settings: SourceSettings) -> Listing:
     Raises:
         DataError: a folder is missing.
     """
-    images = image_files(require_folder(settings.path / IMAGES, layout=LAYOUT))
-    masks = image_files(require_folder(settings.path / MASKS, layout=LAYOUT))
+    images = contents_of(require_folder(settings.path / IMAGES, layout=LAYOUT))
+    masks = contents_of(require_folder(settings.path / MASKS, layout=LAYOUT))
     named, faults = pair_by_name(images, masks)
     pairs: list[Pair] = []
     for name, image, mask in named:

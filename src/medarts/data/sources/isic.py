@@ -4,10 +4,12 @@ Official names: https://challenge.isic-archive.com/data. One challenge a folder;
 used where they were downloaded, otherwise the training part is divided.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from medarts.data.manifest import Split
-from medarts.data.sources.pairing import Fault, Listing, Pair, image_files, pair_by_name, rules_of, stem_of
+from medarts.data.sources.contents import contents_of
+from medarts.data.sources.pairing import OTHER_NAME, Fault, Listing, Pair, pair_by_name, rules_of, stem_of
 from medarts.errors import DataError
 from medarts.recipe import SourceSettings
 
@@ -67,10 +69,21 @@ def _part(path: Path, folders: tuple[str, str], split: Split | None) -> tuple[li
     for folder in folders:
         if not (path / folder).is_dir():
             raise DataError(f"There is no folder {path / folder}.", fix="Download this part of the challenge too.")
-    images = [file for file in image_files(path / folders[0]) if not file.stem.endswith("_superpixels")]
-    masks = [file for file in image_files(path / folders[1]) if stem_of(file).lower().endswith(_ENDING)]
-    named, faults = pair_by_name(images, masks, mask_name=lambda file: stem_of(file)[: -len(_ENDING)])
+    images, masks = (contents_of(path / folder) for folder in folders)
+    photographs = tuple(file for file in images.images if not file.stem.endswith("_superpixels"))
+    segmentations = tuple(file for file in masks.images if stem_of(file).lower().endswith(_ENDING))
+    named_masks = set(segmentations)
+    named, faults = pair_by_name(
+        replace(images, images=photographs), replace(masks, images=segmentations), mask_name=_image_name
+    )
+    fix = f"Rename them if they are masks: the one of ISIC_1.jpg is ISIC_1{_ENDING}.png."
+    faults += [Fault(file, OTHER_NAME, fix) for file in masks.images if file not in named_masks]
     return [Pair(name, image, mask, patient=name, split=split) for name, image, mask in named], faults
+
+
+def _image_name(mask: Path) -> str:
+    stem = stem_of(mask)
+    return stem[: -len(_ENDING)] if stem.lower().endswith(_ENDING) else stem
 
 
 def _years(path: Path) -> list[str]:

@@ -1,10 +1,8 @@
 """What the layouts share whose table says what the images show: their faults, and finding the files."""
 
-import functools
-import os
 from pathlib import Path
 
-from medarts.data.files import is_image
+from medarts.data.sources.contents import Contents, contents_of
 from medarts.data.sources.pairing import Fault
 
 MISSING = "image not in the folder"
@@ -13,8 +11,8 @@ LEFT_OUT = "row left out by its split"
 ALONE = "images without patients"
 TWICE = "image named twice"
 NO_PATIENT = "row without a patient"
-
-_LONGEST = len(".nii.gz")
+RENAMED = "image named otherwise than its file"
+UNUSED = "column that is not used"
 
 
 def missing(table: Path, name: str) -> Fault:
@@ -27,20 +25,16 @@ def unnamed(table: Path, name: str) -> Fault:
     return Fault(table, UNNAMED, "Add a row for each, or take them out.", name)
 
 
-def image_names(folder: Path) -> set[str]:
-    """Returns the names of the images of a folder, none where there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if _readable(entry.name) and entry.is_file()}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
+def left_out(table: Path, name: str, word: str) -> Fault:
+    """Returns the doubt about a row whose split is none."""
+    return Fault(table, LEFT_OUT, "Write train, val or test where it is to be used, else gap.", f"{name} ('{word}')")
 
 
-def _readable(name: str) -> bool:
-    return _ends_readably(name[-_LONGEST:]) and not name.startswith(".")
+def unused(table: Path, column: str) -> Fault:
+    """Returns the doubt about a column that may say which images belong together."""
+    return Fault(table, UNUSED, "If it says which images belong to one patient, call it patient.", column)
 
 
-@functools.lru_cache
-def _ends_readably(ending: str) -> bool:
-    """Tells whether names with this end are those of images; a folder of 100,000 has few of them."""
-    return is_image(Path(f"_{ending}"))
+def listed(folder: Path) -> Contents:
+    """Lists a folder; empty where there is no such folder."""
+    return contents_of(folder) if folder.is_dir() else Contents(folder, ())

@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medarts.data.files import is_image, suffix_of
+from medarts.data.files import suffix_of
+from medarts.data.grouping import first_of
 from medarts.data.manifest import ReadingRules, Split
+from medarts.data.sources.contents import Contents, composed
 from medarts.data.splits import natural
 from medarts.errors import DataError
 from medarts.recipe import SourceSettings
 
 IMAGE_ALONE = "image without a mask"
 MASK_ALONE = "mask without an image"
+NOT_READ = "files that are not read"
+FOLDERS = "folders that are not read"
+OTHER_NAME = "file that is not named as a mask"
 _PAIR_FIX = "Add the missing files or take these out."
-_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,14 @@ class Fault:
         problem: what is wrong, in words that are equal for all faults of the kind.
         fix: what to do about it.
         detail: what is particular to this one.
+        count: how many there are of it.
     """
 
     file: Path
     problem: str
     fix: str
     detail: str = ""
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,36 +90,50 @@ def require_folder(path: Path, *, layout: str) -> Path:
     return path
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Returns the readable files of a folder in natural order; other files and hidden ones are passed over."""
-    return sorted((path for path in folder.iterdir() if is_image(path)), key=lambda path: natural(path.name))
-
-
 def stem_of(path: Path) -> str:
-    """Returns the name without its suffix, ``.nii.gz`` being one."""
-    return path.name[: len(path.name) - len(suffix_of(path))]
+    """Returns the name without its suffix, ``.nii.gz`` being one, as it is compared with others."""
+    return composed(path.name[: len(path.name) - len(suffix_of(path))])
 
 
 def pair_by_name(
-    images: Iterable[Path], masks: Iterable[Path], *, mask_name: Callable[[Path], str] = stem_of
+    images: Contents, masks: Contents, *, mask_name: Callable[[Path], str] = stem_of
 ) -> tuple[list[tuple[str, Path, Path]], list[Fault]]:
     """Pairs images with the masks of the same name.
 
     Args:
-        images: image files.
-        masks: mask files.
+        images: the folder of the images.
+        masks: the folder of the masks.
         mask_name: gives the name of the image a mask belongs to.
 
     Returns:
-        (name, image, mask) in natural order of the names, and the files left alone or sharing a name.
+        (name, image, mask) in natural order of the names, and the files left alone, of a kind that is not read, or
+        sharing a name.
     """
-    image_of, twice = _by_name(images, stem_of)
-    mask_of, twice_masks = _by_name(masks, mask_name)
+    image_of, twice = _by_name(images.images, stem_of)
+    mask_of, twice_masks = _by_name(masks.images, mask_name)
     faults = [*twice, *twice_masks]
-    faults += [Fault(path, IMAGE_ALONE, _PAIR_FIX) for path in _missing(image_of, mask_of)]
-    faults += [Fault(path, MASK_ALONE, _PAIR_FIX) for path in _missing(mask_of, image_of)]
+    faults += _alone(image_of, mask_of, masks, "mask", mask_name)
+    faults += _alone(mask_of, image_of, images, "image", stem_of)
     names = sorted(image_of.keys() & mask_of.keys(), key=natural)
-    return [(name, image_of[name], mask_of[name]) for name in names], faults
+    return [(name, image_of[name], mask_of[name]) for name in names], faults + passed_over(images) + passed_over(masks)
+
+
+def passed_over(contents: Contents) -> list[Fault]:
+    """Returns what a folder holds that may be images and is not read, counted."""
+    folder = contents.folder
+    faults = []
+    if contents.others:
+        fix = "Save them in a format that is read, such as PNG, or take them out."
+        found = f"{contents.kinds()} in {folder.name}"
+        faults.append(Fault(folder, NOT_READ, fix, found, len(contents.others)))
+    fix = "Move their files up, or take them out."
+    return faults + [Fault(folder, FOLDERS, fix, f"{folder.name}/{inner.name}") for inner in contents.folders]
+
+
+def unreadable(path: Path, what: str) -> Fault:
+    """Returns the fault of an image or a mask of a format that is not read."""
+    fix = f"Save it in a format that is read, such as PNG; '{suffix_of(path)}' is none."
+    return Fault(path, f"{what} of a kind that is not read", fix, path.name)
 
 
 def rules_of(settings: SourceSettings, *, defaults: ReadingRules | None = None) -> ReadingRules:
@@ -146,11 +166,11 @@ def refuse(settings: SourceSettings, faults: Iterable[Fault]) -> None:
         return
     alike = [fault for fault in every if fault.problem == every[0].problem]
     names = [fault.detail or fault.file.name for fault in alike]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    others = len(every) - len(alike)
+    count = sum(fault.count for fault in alike)
+    others = sum(fault.count for fault in every) - count
     raise DataError(
-        f"{settings.path}: {alike[0].problem} ({len(alike)}): {', '.join(names[:_SHOWN])}{more}."
-        + (f" There are {others} faults of other kinds; medarts doctor lists all." if others else ""),
+        f"{settings.path}: {alike[0].problem} ({count:,}): {first_of(names)}."
+        + (f" There are {others:,} faults of other kinds; medarts doctor lists all." if others else ""),
         fix=alike[0].fix,
     )
 
@@ -167,5 +187,16 @@ def _by_name(paths: Iterable[Path], name_of: Callable[[Path], str]) -> tuple[dic
     return found, faults
 
 
-def _missing(here: Mapping[str, Path], there: Mapping[str, Path]) -> list[Path]:
-    return [here[name] for name in sorted(here.keys() - there.keys(), key=natural)]
+def _alone(
+    here: Mapping[str, Path], there: Mapping[str, Path], others: Contents, missing: str, name_of: Callable[[Path], str]
+) -> list[Fault]:
+    """Returns the files whose partner, a mask or an image, is missing or of a kind that is not read."""
+    unread = {name_of(path): path for path in others.others}
+    faults = []
+    for name in sorted(here.keys() - there.keys(), key=natural):
+        partner = unread.get(name)
+        if partner is None:
+            faults.append(Fault(here[name], IMAGE_ALONE if missing == "mask" else MASK_ALONE, _PAIR_FIX))
+        else:
+            faults.append(unreadable(partner, missing))
+    return faults

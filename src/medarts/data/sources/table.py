@@ -5,13 +5,24 @@ val or test, anything else leaves the image out); and any others, each a finding
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from medarts.data.sources.labelled import ALONE, LEFT_OUT, NO_PATIENT, TWICE, image_names, missing, unnamed
-from medarts.data.sources.pairing import Fault, Listing, Pair, rules_of
-from medarts.data.splits import split_named, without_suffix
+from medarts.data.sources.contents import Contents, composed
+from medarts.data.sources.labelled import (
+    ALONE,
+    NO_PATIENT,
+    RENAMED,
+    TWICE,
+    left_out,
+    listed,
+    missing,
+    unnamed,
+    unused,
+)
+from medarts.data.sources.pairing import Fault, Listing, Pair, passed_over, rules_of, stem_of, unreadable
+from medarts.data.splits import group_columns, is_doubtful, split_named, unused_groups, without_splits, without_suffix
 from medarts.data.tables import Table, read_table
 from medarts.errors import DataError
 from medarts.recipe import SourceSettings
@@ -21,18 +32,28 @@ IMAGES = "images"
 BAD_VALUE = "value that is neither 0 nor 1"
 LAYOUT = f"{NAME} with the columns image, patient, split and one a finding; images in {IMAGES}/ or beside it"
 
-_RESERVED = ("image", "patient", "split")
+_RESERVED = ("image", "split")
 _VALUES = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+_ALSO_FINDINGS = ("case", "lesion")  # names of patients, unless the column holds 0 and 1 alone
 
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """The header of the table: the names of the reserved columns as written, None without one; and the findings."""
+    """The header of the table.
+
+    Attributes:
+        image: the column of the images.
+        patient: that of the patients, None without one.
+        split: that of the splits, None without one.
+        findings: all that the images could show.
+        wanted: the findings that are looked for.
+    """
 
     image: str
     patient: str | None
     split: str | None
     findings: tuple[str, ...]
+    wanted: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +65,74 @@ class _Row:
     overlong: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A folder, with its files by their names, and by their stems in small letters."""
+
+    contents: Contents
+    named: dict[str, Path]
+    stems: dict[str, list[Path]]
+
+
 @dataclass(slots=True)
-class _Folders:
+class _Files:
     """The images of a data set; every folder is listed once, when it is first asked for."""
 
     root: Path
-    names: dict[Path, set[str]] = field(default_factory=dict)
+    folders: dict[Path, _Folder] = field(default_factory=dict)
+    found: dict[str, Path | None] = field(default_factory=dict)
 
     def find(self, name: str) -> Path | None:
-        """Returns the file of this name below the folder or its ``images/``, None where it is not or leads out."""
-        if not _is_inside(name):
-            return None
-        for path in (self.root / name, self.root / IMAGES / name):
-            if path.parent not in self.names:
-                self.names[path.parent] = image_names(path.parent)
-            if path.name in self.names[path.parent]:
-                return path
+        """Returns the image of this name below the folder or its ``images/``, None where it is not or leads out.
+
+        Where there is none of this very name, it is one that differs in its suffix, in capitals, or in backslashes,
+        if there is a single one.
+        """
+        if name not in self.found:
+            exact = (folder.named.get(last) for folder, last in self._places(name))
+            alike = (_single(folder.stems, last) for folder, last in self._places(name))
+            self.found[name] = next((path for paths in (exact, alike) for path in paths if path), None)
+        return self.found[name]
+
+    def unread(self, name: str) -> Path | None:
+        """Returns the file of this name, with or without its suffix, that is of a kind that is not read."""
+        for folder, last in self._places(name):
+            for path in folder.contents.others:
+                if last in (composed(path.name), composed(path.stem)):
+                    return path
         return None
 
     def others(self, used: set[Path]) -> list[str]:
         """Returns the images of the folders listed that are not ``used``, as paths from the root."""
-        found = (folder / name for folder, names in self.names.items() for name in names)
+        found = (path for folder in self.folders.values() for path in folder.contents.images)
         return sorted(path.relative_to(self.root).as_posix() for path in found if path not in used)
+
+    def passed_over(self, used: set[Path]) -> list[Fault]:
+        """Returns what is not read of the folders that hold images in use, counted."""
+        parents = {parent for path in used for parent in path.parents}
+        faults = []
+        for path, folder in self.folders.items():
+            if path in parents:
+                inner = () if path == self.root else folder.contents.folders
+                unused_folders = tuple(each for each in inner if each not in parents)
+                faults += passed_over(Contents(path, (), folder.contents.others, unused_folders))
+        return faults
+
+    def _places(self, name: str) -> Iterator[tuple[_Folder, str]]:
+        """Yields the folders in which an image may be, and its name there."""
+        for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
+            if is_inside(spelled):
+                for path in (self.root / spelled, self.root / IMAGES / spelled):
+                    yield self._listed(path.parent), path.name
+
+    def _listed(self, path: Path) -> _Folder:
+        if path not in self.folders:
+            contents = listed(path)
+            stems: dict[str, list[Path]] = {}
+            for image in contents.images:
+                stems.setdefault(stem_of(image).casefold(), []).append(image)
+            self.folders[path] = _Folder(contents, {composed(image.name): image for image in contents.images}, stems)
+        return self.folders[path]
 
 
 def recognises(path: Path) -> bool:
@@ -73,72 +140,101 @@ def recognises(path: Path) -> bool:
     return (path / NAME).is_file() and not (path / "masks").is_dir()
 
 
-def find(settings: SourceSettings) -> Listing:
+def find(settings: SourceSettings, *, findings: tuple[str, ...] | None = None) -> Listing:
     """Lists the images by their paths without suffix; without the column patient each is its own.
 
     The split is that of the column, unless there is a ``splits.csv`` to say it, or the column is empty. Rows that it
     leaves out are not looked at further.
+
+    Args:
+        settings: the source.
+        findings: what is looked for; other columns are not looked at. None looks for all.
 
     Raises:
         DataError: the table cannot be read, has no rows, no column image, no finding, a column twice or one without a
             name, or leaves every image out.
     """
     table = read_table(settings.path / NAME)
-    columns = _columns(table)
+    columns = _columns(table, findings)
     rows = _rows(table)
     split = None if (settings.path / "splits.csv").exists() else columns.split
     if split and not any(row.cells[split] for row in rows):
         split = None
     kept = [row for row in rows if split is None or split_named(row.cells[split])]
-    if not kept:
-        raise DataError(f"{table.path} leaves every image out.", fix="Write train, val or test in the column split.")
-    folders = _Folders(settings.path)
+    if not kept and split is not None:
+        raise without_splits(table.path, (row.cells[split] for row in rows))
+    files = _Files(settings.path)
+    pairs, faults = _pairs(kept, columns, files, table.path, split)
+    named = {path for row in rows if (path := files.find(row.cells[columns.image]))}
+    faults = _wrong_values(kept, columns, table.path) + faults + _doubts(rows, columns, split, table)
+    faults += [unnamed(table.path, name) for name in files.others(named)]
+    return Listing(tuple(pairs), (*faults, *files.passed_over(named)), rules_of(settings), columns.findings)
+
+
+def is_inside(name: str) -> bool:
+    """Tells whether a path from a folder stays in it."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def _pairs(
+    rows: Iterable[_Row], columns: _Columns, files: _Files, table: Path, split: str | None
+) -> tuple[list[Pair], list[Fault]]:
+    """Returns the rows whose image is there and whose cells are sound, and what is wrong with the others."""
     pairs: list[Pair] = []
-    faults = _repeated(kept, columns, table.path) + _doubts(rows, columns, split, table.path)
-    for row in kept:
-        image, wrong = _image(row, columns, folders, table.path)
-        wrong += _wrong_cells(row, columns, table.path)
+    faults: list[Fault] = []
+    first: dict[str | Path, _Row] = {}
+    for row in rows:
+        name = row.cells[columns.image]
+        image, wrong = _image(row, columns, files, table)
+        wrong += _wrong_row(row, columns, table)
+        key = _key(name, image)
+        if any(first.setdefault(same, row) is not row for same in (key, image) if same):
+            wrong.append(Fault(table, TWICE, "Keep one of the rows.", f"{name} in row {row.line}"))
         faults += wrong
-        if image and not wrong:
-            pairs.append(_pair(row, columns, image, split))
-    named = {path for row in rows if (path := folders.find(row.cells[columns.image]))}
-    faults += [unnamed(table.path, name) for name in folders.others(named)]
-    return Listing(tuple(pairs), tuple(faults), rules_of(settings), columns.findings)
+        if image and not wrong and all(row.cells[finding].lower() in _VALUES for finding in columns.wanted):
+            pairs.append(_pair(key, row, columns, image, split))
+            faults += _renamed(name, image, table)
+    return pairs, faults
 
 
-def _doubts(rows: Iterable[_Row], columns: _Columns, split: str | None, table: Path) -> list[Fault]:
+def _doubts(rows: Iterable[_Row], columns: _Columns, split: str | None, table: Table) -> list[Fault]:
     """Returns what may be meant, and often is not."""
-    fix = "Write train, val or test where it is to be used."
     found = [
-        Fault(table, LEFT_OUT, fix, f"{row.cells[columns.image]} ('{row.cells[split]}')")
+        left_out(table.path, row.cells[columns.image], row.cells[split])
         for row in rows
-        if split is not None and split_named(row.cells[split]) is None
+        if split is not None and is_doubtful(row.cells[split])
     ]
+    used = {columns.image, columns.split, *columns.wanted}
+    found += [unused(table.path, column) for column in unused_groups(table, used, columns.patient)]
     if columns.patient is None:
         fix = "Add the column patient: else images of one patient can come into several splits."
-        found.append(Fault(table, ALONE, fix, "every image counts as a patient of its own"))
+        found.append(Fault(table.path, ALONE, fix, "every image counts as a patient of its own"))
     return found
 
 
-def _columns(table: Table) -> _Columns:
+def _columns(table: Table, wanted: tuple[str, ...] | None) -> _Columns:
     table.require((), fix="Write one row an image.")
     if "" in table.columns:
         where = table.columns.index("") + 1
         raise DataError(f"{table.path} has a column without a name, the {where}.", fix="Name it or take it out.")
-    reserved = {name: [column for column in table.columns if column.lower() == name] for name in _RESERVED}
     twice = [name for name, count in Counter(table.columns).items() if count > 1]
-    twice += [name for name, columns in reserved.items() if len(columns) > 1]
     if twice:
         raise DataError(f"{table.path} has the column {twice[0]} twice.", fix="Keep one of them.")
-    findings = tuple(column for column in table.columns if column.lower() not in _RESERVED)
-    if not reserved["image"]:
-        raise DataError(
-            f"{table.path} has no column image.", fix="Add it, with the path of every image from the folder."
-        )
+    image, split = (table.column(name) for name in _RESERVED)
+    table.column("patient")
+    if image is None:
+        table.require(("image",), fix="Add it, with the path of every image from the folder.")
+    groups = [column for column in group_columns(table.columns) if not _is_finding(column, table)]
+    findings = tuple(column for column in table.columns if column not in (image, split, *groups))
     if not findings:
         raise DataError(f"{table.path} has no finding.", fix="Add a column for each, with 0 or 1.")
-    image, patient, split = (next(iter(reserved[name]), None) for name in _RESERVED)
-    return _Columns(str(image), patient, split, findings)
+    looked_for = findings if wanted is None else tuple(name for name in findings if name in wanted)
+    return _Columns(str(image), next(iter(groups), None), split, findings, looked_for)
+
+
+def _is_finding(column: str, table: Table) -> bool:
+    return column.casefold() in _ALSO_FINDINGS and all(cell.lower() in _VALUES for cell in table.cells[column])
 
 
 def _rows(table: Table) -> list[_Row]:
@@ -149,48 +245,76 @@ def _rows(table: Table) -> list[_Row]:
     ]
 
 
-def _pair(row: _Row, columns: _Columns, image: Path, split: str | None) -> Pair:
-    key = without_suffix(row.cells[columns.image])
+def _key(name: str, image: Path | None) -> str:
+    """Returns the key of a sample: the path that the table gives, with the file's own stem where there is one."""
+    if image is None:
+        return without_suffix(name)
+    spelled = name if composed(image.name) == PurePosixPath(name).name else name.replace("\\", "/")
+    return str(PurePosixPath(spelled).with_name(stem_of(image)))
+
+
+def _pair(key: str, row: _Row, columns: _Columns, image: Path, split: str | None) -> Pair:
     patient = row.cells[columns.patient] if columns.patient else key
-    shown = tuple(finding for finding in columns.findings if _VALUES[row.cells[finding].lower()])
+    shown = tuple(finding for finding in columns.wanted if _VALUES[row.cells[finding].lower()])
     return Pair(key, image, None, patient, split_named(row.cells[split]) if split else None, findings=shown)
 
 
-def _image(row: _Row, columns: _Columns, folders: _Folders, table: Path) -> tuple[Path | None, list[Fault]]:
+def _image(row: _Row, columns: _Columns, files: _Files, table: Path) -> tuple[Path | None, list[Fault]]:
     """Returns the file of a row, or what keeps it from having one."""
     name = row.cells[columns.image]
-    if not _is_inside(name):
+    if not is_inside(name):
         fix = "Write the path of a file from the folder."
         return None, [Fault(table, "image outside the folder", fix, f"row {row.line}: '{name}'")]
-    image = folders.find(name)
-    return image, [] if image else [missing(table, name)]
+    image = files.find(name)
+    if image:
+        return image, []
+    other = files.unread(name)
+    return None, [unreadable(other, "image") if other else missing(table, name)]
 
 
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
-
-
-def _wrong_cells(row: _Row, columns: _Columns, table: Path) -> list[Fault]:
-    faults = [
-        Fault(
-            table, BAD_VALUE, "Write 0 or 1 for every finding.", f"row {row.line}, column {name}: '{row.cells[name]}'"
-        )
-        for name in columns.findings
-        if row.cells[name].lower() not in _VALUES
+def _renamed(name: str, image: Path, table: Path) -> list[Fault]:
+    """Returns a doubt where a row has another name than its file."""
+    if composed(image.name) in (PurePosixPath(name).name, PurePosixPath(name.replace("\\", "/")).name):
+        return []
+    return [
+        Fault(table, RENAMED, "Check that it is the image meant, and correct the table.", f"{name} is {image.name}")
     ]
+
+
+def _single(stems: dict[str, list[Path]], name: str) -> Path | None:
+    """Returns the only image of this name without suffix, in whatever case; None without one or with several."""
+    for stem in (name, PurePosixPath(name).stem):
+        found = stems.get(stem.casefold(), [])
+        same_case = [path for path in found if stem_of(path) == stem]
+        for paths in (same_case, found):
+            if len(paths) == 1:
+                return paths[0]
+    return None
+
+
+def _wrong_values(rows: Iterable[_Row], columns: _Columns, table: Path) -> list[Fault]:
+    """Returns one fault for every value and column: a table of many rows often has the same in all of them."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        for name in columns.wanted:
+            if row.cells[name].lower() not in _VALUES:
+                found.setdefault((name, row.cells[name]), []).append(row.line)
+    fix = "Write 0 or 1 for every finding, or name those to use in data.findings."
+    return [
+        Fault(table, BAD_VALUE, fix, f"{_rows_named(lines)}, column {name}: '{value}'", len(lines))
+        for (name, value), lines in found.items()
+    ]
+
+
+def _rows_named(lines: list[int]) -> str:
+    return f"row {lines[0]}" + (f" and {len(lines) - 1:,} more" if len(lines) > 1 else "")
+
+
+def _wrong_row(row: _Row, columns: _Columns, table: Path) -> list[Fault]:
+    faults = []
     if columns.patient and not row.cells[columns.patient]:
         faults.append(Fault(table, NO_PATIENT, f"Fill in the column {columns.patient}.", f"row {row.line}"))
     if row.overlong:
         fix = "Put cells with commas in quotes."
         faults.append(Fault(table, "row with more cells than the header", fix, f"row {row.line}"))
     return faults
-
-
-def _repeated(rows: Iterable[_Row], columns: _Columns, table: Path) -> list[Fault]:
-    first: dict[str, _Row] = {}
-    return [
-        Fault(table, TWICE, "Keep one of the rows.", f"{row.cells[columns.image]} in row {row.line}")
-        for row in rows
-        if first.setdefault(without_suffix(row.cells[columns.image]), row) is not row
-    ]

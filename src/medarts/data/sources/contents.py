@@ -1,0 +1,100 @@
+"""What lies in a folder: images, and what is not read."""
+
+import os
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from medarts.data.files import is_image, suffix_of
+from medarts.data.splits import natural
+
+_NOTES = {
+    ".txt",
+    ".md",
+    ".rst",
+    ".html",
+    ".htm",
+    ".pdf",
+    ".rtf",
+    ".doc",
+    ".docx",
+    ".odt",
+    ".py",
+    ".ipynb",
+    ".sh",
+    ".bat",
+}
+_TABLES = {".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".toml", ".ini", ".xls", ".xlsx", ".ods"}
+_REMAINS = {".log", ".db", ".sha256", ".md5", ".part", ".crdownload", ".bak", ".tmp"}
+_NO_IMAGES = _NOTES | _TABLES | _REMAINS
+"""Suffixes of what lies beside images and is none: notes, tables, thumbnails of the system (Thumbs.db), ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The files of a folder, without hidden ones.
+
+    Attributes:
+        folder: the folder.
+        images: the files that are read, by their suffix, in natural order.
+        others: files that may be images and are not read, in natural order.
+        folders: the folders in it that may hold images, in natural order.
+    """
+
+    folder: Path
+    images: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
+    folders: tuple[Path, ...] = ()
+
+    def kinds(self) -> str:
+        """Returns how many of the other files have which suffix, such as ".webp 6, .gif 2"."""
+        counts = Counter(suffix_of(path) or "without a suffix" for path in self.others)
+        return ", ".join(f"{suffix} {count:,}" for suffix, count in counts.most_common())
+
+
+def composed(name: str) -> str:
+    """Returns a name as it is compared: in Unicode's composed form (NFC), without spaces at its ends.
+
+    Some systems decompose the names of files, so that "é" is one letter on one disk and two on the other. Cells of
+    tables are read without spaces at their ends.
+    """
+    stripped = name.strip()
+    return stripped if stripped.isascii() else unicodedata.normalize("NFC", stripped)
+
+
+def contents_of(folder: Path) -> Contents:
+    """Lists a folder.
+
+    A link that leads nowhere counts as the file it names, so that it is not passed over in silence.
+    """
+    images: list[Path] = []
+    others: list[Path] = []
+    folders: list[Path] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders += [path] if _holds_images(path) else []
+            elif not is_image(path):
+                others += [path] if _may_be_image(path.name) else []
+            elif entry.is_file() or not path.exists():
+                images.append(path)
+            else:  # a pipe or a device
+                others.append(path)
+    return Contents(folder, *(tuple(sorted(paths, key=_by_name)) for paths in (images, others, folders)))
+
+
+def _by_name(path: Path) -> tuple[tuple[int, str], ...]:
+    return natural(path.name)
+
+
+def _may_be_image(name: str) -> bool:
+    return not name.startswith(".") and suffix_of(Path(name)) not in _NO_IMAGES
+
+
+def _holds_images(folder: Path) -> bool:
+    """Tells whether there is anything below a folder that may be an image."""
+    return any(_may_be_image(name) for _, _, names in os.walk(folder) for name in names)
