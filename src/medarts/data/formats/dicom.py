@@ -1,5 +1,6 @@
 """DICOM: classic, enhanced (attributes in functional groups) and parametric maps, one frame at a time."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.data.formats.grid import Grid, refuse_apart
-from medarts.data.formats.raw import Array, Raw, Wanted, check_pixels, only, type_range
+from medarts.data.formats.raw import Array, OtherContentError, Raw, Wanted, check_pixels, explained, only, type_range
 from medarts.errors import DataError
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -36,15 +37,9 @@ def read(path: Path, wanted: Wanted) -> Raw:
     try:
         return _image(path, wanted)
     except InvalidDicomError:
-        raise ValueError("it is no DICOM file") from None
+        raise OtherContentError("it is no DICOM file") from None
     except BytesLengthException as error:
         raise ValueError(str(error)) from None
-
-
-def grid_of(path: Path, index: int | None) -> Grid | None:
-    """Returns where a frame lies in space, None where the file does not say it."""
-    dataset = _opened(path, pixels=False)
-    return _grid(dataset, index or 0)
 
 
 def _image(path: Path, wanted: Wanted) -> Raw:
@@ -62,7 +57,7 @@ def _image(path: Path, wanted: Wanted) -> Raw:
     if stored.ndim == 3:
         limits = (0.0, 2.0**dataset.BitsStored - 1) if stored.dtype.kind == "u" else None
         return Raw(stored, limits)
-    values, limits = _rescaled(stored, dataset, index)
+    values, limits = _rescaled(path, stored, dataset, index)
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     return Raw(values[..., None], limits, inverted, padding=_padding(stored, dataset))
 
@@ -75,9 +70,9 @@ def _opened(path: Path, *, pixels: bool = True) -> Any:
         head = file.read(132)
     bare = not recognises(head) and head[:2] in _FIRST_GROUPS
     dataset = pydicom.dcmread(path, force=bare, stop_before_pixels=not pixels)
-    if bare and "TransferSyntaxUID" not in dataset.file_meta:
+    if "TransferSyntaxUID" not in dataset.file_meta:
         if len(dataset) == 0:
-            raise ValueError("it is no DICOM file")
+            raise OtherContentError("it is no DICOM file")
         implicit, little = dataset.original_encoding
         syntaxes = {(True, True): pydicom.uid.ImplicitVRLittleEndian, (False, True): pydicom.uid.ExplicitVRLittleEndian}
         syntax = syntaxes.get((implicit, little), pydicom.uid.ExplicitVRBigEndian)
@@ -107,8 +102,11 @@ def _decoded(path: Path, dataset: Any, index: int) -> Array:
 
 def _is_coloured(dataset: Any) -> bool:
     """Tells whether a palette has colours; a grey one makes a grey image, as in the other formats."""
-    red, green, blue = (dataset.get(f"{name}PaletteColorLookupTableData") for name in ("Red", "Green", "Blue"))
-    return not red == green == blue
+    red, green, blue = (
+        dataset.get(f"{name}PaletteColorLookupTableData") or dataset.get(f"Segmented{name}PaletteColorLookupTableData")
+        for name in ("Red", "Green", "Blue")
+    )
+    return red is None or not red == green == blue  # without tables the palette is a known one, of colours
 
 
 def _looked_up(stored: Array, dataset: Any) -> Raw:
@@ -119,9 +117,9 @@ def _looked_up(stored: Array, dataset: Any) -> Raw:
     return Raw(values, type_range(values))
 
 
-def _rescaled(stored: Array, dataset: Any, frame: int) -> tuple[Array, tuple[float, float] | None]:
+def _rescaled(path: Path, stored: Array, dataset: Any, frame: int) -> tuple[Array, tuple[float, float] | None]:
     """Returns the values after the modality transform, and the range of the stored bits after it."""
-    transform = _transform(dataset, frame)
+    transform = _transform(path, dataset, frame)
     limits = None
     if stored.dtype.kind == "u":
         ends = transform(np.array([0, 2**dataset.BitsStored - 1], dtype=stored.dtype))
@@ -131,7 +129,7 @@ def _rescaled(stored: Array, dataset: Any, frame: int) -> tuple[Array, tuple[flo
     return values, limits if stored.dtype.kind != "f" else type_range(values)
 
 
-def _transform(dataset: Any, frame: int) -> Any:
+def _transform(path: Path, dataset: Any, frame: int) -> Callable[[Array], Array]:
     """Returns the function from stored to modality values: a table, or slope and intercept, or neither.
 
     Slope and intercept that are missing or empty are 1 and 0.
@@ -139,13 +137,15 @@ def _transform(dataset: Any, frame: int) -> Any:
     from pydicom.pixels import apply_modality_lut
 
     if dataset.get("ModalityLUTSequence"):
-        return lambda values: apply_modality_lut(values, dataset)
+        return lambda values: np.asarray(apply_modality_lut(values, dataset))
     found = [
         _attribute(dataset, frame, "PixelValueTransformationSequence", name)
         for name in ("RescaleSlope", "RescaleIntercept")
     ]
     if found == [None, None]:
         return lambda values: values
+    if found[0] == 0:
+        raise DataError(f"{path} has the rescale slope 0, which makes all values equal.", fix="Correct RescaleSlope.")
     slope = 1.0 if found[0] is None else float(found[0])
     intercept = 0.0 if found[1] is None else float(found[1])
     return lambda values: values.astype(np.float64) * slope + intercept
@@ -184,7 +184,9 @@ def _check_place(path: Path, dataset: Any, index: int, wanted: Wanted) -> None:
     with image.open("rb") as file:
         if not recognises(file.read(132)):
             return
-    here, there = _grid(dataset, index), grid_of(image, wanted.index)
+    with explained(image):
+        there = _grid(_opened(image, pixels=False), wanted.index or 0)
+    here = _grid(dataset, index)
     if here is not None and there is not None:
         refuse_apart(path, here, image, there)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medarts.data.formats.grid import Grid, Placement, placement
-from medarts.data.formats.raw import Array, Raw, Wanted, check_pixels, explained, only, type_range
+from medarts.data.formats.raw import Array, OtherContentError, Raw, Wanted, check_pixels, explained, only, type_range
 from medarts.errors import DataError
 
 HEAD = 352
@@ -90,9 +90,12 @@ def _cached(path: Path, *_changed: int) -> Any:
         head = file.read(4 * HEAD)
     version = _version(head)
     if version is None:
-        raise ValueError("it is no NIfTI file")
+        if head[344:348] == b"ni1\0":
+            raise DataError(f"{path} is the header of a pair of files.", fix="Save the two (.hdr, .img) as one .nii.")
+        raise OtherContentError("it is no NIfTI file")
     kind = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
-    stream = IndexedGzipFile(str(path)) if _is_gzip(head) else path.open("rb")
+    # As an open file, since indexed_gzip takes no names that are not UTF-8.
+    stream = IndexedGzipFile(fileobj=path.open("rb")) if _is_gzip(head) else path.open("rb")
     try:
         return kind.from_file_map({"header": FileHolder(fileobj=stream), "image": FileHolder(fileobj=stream)})
     except (ImageFileError, HeaderDataError) as error:

@@ -8,7 +8,17 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from medarts.data.formats.raw import Array, Raw, Wanted, as_hwc, check_pixels, is_constant, only, type_range
+from medarts.data.formats.raw import (
+    Array,
+    OtherContentError,
+    Raw,
+    Wanted,
+    as_hwc,
+    check_pixels,
+    is_constant,
+    only,
+    type_range,
+)
 
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
@@ -28,7 +38,7 @@ def read(path: Path, wanted: Wanted) -> Raw:
                 only(path, getattr(image, "n_frames", 1), None)
             return read_frame(path, image, wanted)
     except UnidentifiedImageError:
-        raise ValueError("its content is of no known image format") from None
+        raise OtherContentError("its content is of no known image format") from None
 
 
 def read_frame(path: Path, image: ImageFile, wanted: Wanted) -> Raw:

@@ -36,6 +36,10 @@ _DAMAGED = (
 _UNCLEAR = (LookupError, AttributeError, TypeError, NotImplementedError)
 
 
+class OtherContentError(ValueError):
+    """A file does not begin as one of its format does."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Raw:
     """An image as stored.
@@ -96,6 +100,10 @@ def explained(path: Path) -> Iterator[None]:
         if error.errno is None:  # Pillow's own; those of the operating system have a number
             raise _damaged(path, error) from None
         raise DataError(f"{path} cannot be read: {error.strerror}.", fix=_fix_of(error)) from None
+    except OtherContentError as error:
+        raise DataError(
+            f"{path} cannot be read: {error}.", fix="It is damaged or of another kind; download or copy it again."
+        ) from None
     except _DAMAGED as error:
         raise _damaged(path, error) from None
     except _UNCLEAR as error:
@@ -120,7 +128,7 @@ def only(path: Path, count: int, index: int | None) -> int:
 def check_pixels(path: Path, height: int, width: int) -> None:
     """Raises a DataError where an image has more than ``MOST_PIXELS``, before any of them is unpacked."""
     if height * width > MOST_PIXELS:
-        raise _too_large(path, f" {height} x {width} pixels,")
+        raise _too_large(path, f"{height} x {width} pixels, ")
 
 
 def as_hwc(values: Array) -> Array:
@@ -167,7 +175,7 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 def _too_large(path: Path, size: str = "") -> DataError:
     return DataError(
-        f"{path} is too large:{size} where at most {MOST_PIXELS // 1_000_000} million are read.",
+        f"{path} has {size}more than the {MOST_PIXELS // 1_000_000} million pixels that are read.",
         fix="Cut it into tiles, or save it smaller.",
     )
 

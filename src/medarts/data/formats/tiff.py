@@ -8,7 +8,17 @@ import numpy as np
 from PIL import Image
 
 from medarts.data.formats import raster
-from medarts.data.formats.raw import Array, Raw, Wanted, as_hwc, check_pixels, is_constant, only, type_range
+from medarts.data.formats.raw import (
+    Array,
+    OtherContentError,
+    Raw,
+    Wanted,
+    as_hwc,
+    check_pixels,
+    is_constant,
+    only,
+    type_range,
+)
 from medarts.errors import DataError
 
 _COMPRESSIONS = {1, 8, 32946}  # none and deflate, which tifffile decodes without another package
@@ -39,6 +49,8 @@ def read(path: Path, wanted: Wanted) -> Raw:
             number = pages[index] if index < len(pages) else index
             return _page(path, file.pages[number], number, wanted)
     except tifffile.TiffFileError as error:
+        if str(error).startswith("not a TIFF file"):
+            raise OtherContentError("it is no TIFF file") from None
         raise ValueError(str(error)) from None
 
 
@@ -60,7 +72,8 @@ def _page(path: Path, page: Any, number: int, wanted: Wanted) -> Raw:
         kind = "signed 8 bits" if not wide else f"{page.samplesperpixel} channels of {page.bitspersample} bits"
         raise DataError(f"{path} is a compressed TIFF of {kind}.", fix="Save it without compression or with deflate.")
     # Pillow knows the other compressions and, up to 8 bits, palettes and YCbCr; MinIsWhite it turns itself there.
-    with Image.open(path) as image:
+    # It gets an open file: one that it opens by name it may map into memory, and misreads if it is turned by 90 degrees.
+    with path.open("rb") as file, Image.open(file) as image:
         image.seek(number)
         raw = raster.read_frame(path, image, wanted)
     return replace(raw, inverted=inverted and wide)
