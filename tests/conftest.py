@@ -37,6 +37,13 @@ def write_folder_data(root: Path, *, images: int = IMAGES, size: int = 32, seed:
     return root
 
 
+@pytest.fixture(autouse=True)
+def user_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Keeps the tests out of the user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".home-cache"))
+    return tmp_path / ".home-cache" / "medarts"
+
+
 @pytest.fixture
 def folder_data(tmp_path: Path) -> Path:
     """The folder of a small data set in the layout `folder`."""

@@ -26,7 +26,7 @@ def store(**sizes: int) -> ImageStore:
     values = np.arange(len(samples))
     images = np.broadcast_to((values / 128)[:, None, None, None], (len(samples), 3, 4, 4)).astype(np.float16)
     masks = np.broadcast_to(values[:, None, None], (len(samples), 4, 4)).astype(np.uint8)
-    return ImageStore(manifest, images, masks)
+    return ImageStore(manifest, images, masks, np.ones((len(images), 1), np.uint8))
 
 
 def batches(whole: ImageStore, *, batch: int = 4, name: str = "weights", every: int = 1) -> Batches:

@@ -130,9 +130,9 @@ def test_the_store_serves_images_and_labels_and_writes_no_masks(finding_recipe: 
     np.testing.assert_array_equal(store.targets, expected_labels(store, table_data))
     for position, sample in enumerate(store.manifest.samples):
         image = np.asarray(Image.open(sample.image)) / 255
-        np.testing.assert_allclose(store.images[position, 0], image, atol=5e-4)
-    (folder,) = finding_recipe.data.cache.iterdir()
-    assert [path.name for path in folder.iterdir()] == ["images.npy"]
+        np.testing.assert_allclose(store.images[position][0], image, atol=5e-4)
+    (folder,) = finding_recipe.data.cache.glob("v*")
+    assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "store.json"]
     assert "cl" not in folder.name.rsplit("-", 1)[1]
 
 

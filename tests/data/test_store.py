@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.data import store as store_module
+from medarts.data import filling
 from medarts.data.choosing import choose_sources
 from medarts.data.opening import open_data
 from medarts.data.sources import open_sources
@@ -34,20 +34,21 @@ def changed(settings: DataSettings, **values: object) -> DataSettings:
 
 def caches(settings: DataSettings) -> list[str]:
     assert settings.cache is not None
-    return sorted(path.name for path in settings.cache.iterdir()) if settings.cache.exists() else []
+    found = settings.cache.iterdir() if settings.cache.exists() else ()
+    return sorted(path.name for path in found if path.name != ".locks")
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of the samples that were read from their files."""
     read: list[str] = []
-    real = store_module.read_pair
+    real = filling.read_pair
 
     def counted(sample, rules, *, channels):
         read.append(sample.key)
         return real(sample, rules, channels=channels)
 
-    monkeypatch.setattr(store_module, "read_pair", counted)
+    monkeypatch.setattr(filling, "read_pair", counted)
     return read
 
 
@@ -95,7 +96,7 @@ def test_is_made_again_when_a_mask_was_mended(settings: DataSettings, folder_dat
             Image.open(file).save(file.with_suffix(".tif"))
             file.unlink()
     path = path.with_suffix(".tif")
-    before = opened(settings).targets[0].copy()
+    before = opened(settings).targets[0]
     size = path.stat().st_size
     time = path.stat().st_mtime_ns
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
@@ -115,8 +116,8 @@ def test_two_folders_with_files_of_the_same_names_and_sizes(tmp_path: Path) -> N
                 os.utime(root / folder / f"{name}.tif", ns=(0, 0))
         source = SourceSettings(kind="folder", path=root, name="same")
         stores.append(opened(DataSettings(sources=(source,), size=32, cache=tmp_path / "cache")))
-    assert stores[0].images.max() == 0
-    assert stores[1].images.min() == pytest.approx(200 / 255, abs=1e-3)
+    assert np.max(stores[0].images) == 0
+    assert np.min(stores[1].images) == pytest.approx(200 / 255, abs=1e-3)
 
 
 def test_images_are_resized_smoothly_and_masks_to_nearest(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_images_are_resized_smoothly_and_masks_to_nearest(tmp_path: Path) -> Non
     source = SourceSettings(kind="folder", path=tmp_path)
     store = opened(DataSettings(sources=(source,), size=16, in_channels=1, cache=tmp_path / "cache"))
     assert store.images.shape == (3, 1, 16, 16)
-    inner = store.images[0, 0, 2:-2, 2:-2]
+    inner = store.images[0][0, 2:-2, 2:-2]
     np.testing.assert_allclose(inner, 0.5, atol=0.06)  # without antialiasing: 0 or 1
     expected = np.repeat([0, 1], 8)[:, None] * np.ones((1, 16), int)
     np.testing.assert_array_equal(store.targets[0], expected)
@@ -195,64 +196,89 @@ def test_indices_find_the_samples_of_a_part(settings: DataSettings) -> None:
     assert 0 < len(indices) < 24
 
 
-def test_a_store_made_while_another_thread_makes_it(settings: DataSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second begins when the first has half of its images; the first must not lose them by that."""
+def test_who_comes_while_a_store_is_made_waits_for_it(settings: DataSettings, reads: list[str]) -> None:
+    """The second begins when the first has half of its images, and reads none itself."""
     manifest = open_sources(settings.sources)
-    half_done, second_began, first_done = threading.Event(), threading.Event(), threading.Event()
-    seen: list[str] = []
-    real = store_module.read_pair
+    half_done, go_on = threading.Event(), threading.Event()
+    real = filling.read_pair
 
-    def in_turns(sample, rules, *, channels):
-        seen.append(sample.key)
-        if sample.key == "blob_12" and seen.count("blob_12") == 1:
+    def slow(sample, rules, *, channels):
+        if sample.key == "blob_12":
             half_done.set()
-            assert second_began.wait(20)
-        elif sample.key == "blob_00" and seen.count("blob_00") == 2:
-            second_began.set()
-            assert first_done.wait(20)
+            assert go_on.wait(20)
         return real(sample, rules, channels=channels)
 
-    monkeypatch.setattr(store_module, "read_pair", in_turns)
-    with ThreadPoolExecutor(2) as pool:
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(filling, "read_pair", slow)
         first = pool.submit(open_store, manifest, settings)
         assert half_done.wait(20)
         second = pool.submit(open_store, manifest, settings)
-        images = first.result(30).images.copy()
-        first_done.set()
+        with pytest.raises(TimeoutError):
+            second.result(0.1)
+        go_on.set()
+        images = np.asarray(first.result(30).images)
         np.testing.assert_array_equal(second.result(30).images, images)
+    assert len(reads) == 24
     assert (images.max(axis=(1, 2, 3)) > 0.5).all(), "an image that is not there"
     assert len(caches(settings)) == 1
 
 
-def test_processes_that_make_the_same_store(settings: DataSettings, tmp_path: Path) -> None:
-    """Two processes are brought to the point where each has its arrays whole and no store is there yet."""
-    (tmp_path / "data.json").write_text(settings.model_dump_json())
-    code = """
-import os, sys
+IN_ANOTHER_PROCESS = """
+import sys
 from pathlib import Path
+from medarts.data import filling
 from medarts.data.sources import open_sources
 from medarts.data.store import open_store
 from medarts.recipe import DataSettings
 settings = DataSettings.model_validate_json(Path(sys.argv[1]).read_text())
-manifest = open_sources(settings.sources)
-rename = Path.rename
-def wait(path, target):
-    print("ready", flush=True)
-    sys.stdin.readline()
-    return rename(path, target)
-Path.rename = wait
-print(open_store(manifest, settings).images.astype("float64").sum(), flush=True)
+real = filling.read_pair
+def slow(sample, rules, *, channels):
+    if sample.key == sys.argv[2]:
+        print("half done", flush=True)
+        sys.stdin.readline()
+    return real(sample, rules, channels=channels)
+filling.read_pair = slow
+store = open_store(open_sources(settings.sources), settings)
+print("opened", flush=True)
+sys.stdin.readline()
+print(store.images[:].astype("float64").sum(), flush=True)
 """
-    command = [sys.executable, "-c", code, str(tmp_path / "data.json")]
-    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [subprocess.Popen(command, text=True, env=environment, **pipe) for _ in range(2)]
-    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
-    results = [process.communicate("go\n", timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], results
-    total = opened(settings).images.astype("float64").sum()
-    assert [float(out) for out, _ in results] == [total, total]
+
+
+@pytest.fixture
+def begin(settings: DataSettings, tmp_path: Path):
+    """Starts processes that open the store: they wait at the image of a key, and when they have it, for a line each."""
+    (tmp_path / "data.json").write_text(settings.model_dump_json())
+    processes = []
+
+    def start(*, wait_at: str = "") -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(tmp_path / "data.json"), wait_at]
+        pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipe))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_processes_that_make_the_same_store(settings: DataSettings, begin) -> None:
+    """The first is killed half-way; the second takes over and is not disturbed by what the first left."""
+    first = begin(wait_at="blob_12")
+    assert first.stdout.readline() == "half done\n"
+    second = begin(wait_at="blob_12")
+    first.kill()
+    first.wait()
+    assert second.stdout.readline() == "half done\n"
+    for _ in range(2):
+        second.stdin.write("\n")
+        second.stdin.flush()
+    assert second.stdout.readline() == "opened\n"
+    total = np.asarray(opened(settings).images).astype("float64").sum()
+    assert float(second.stdout.readline()) == total
     assert len(caches(settings)) == 1
+    assert not list(settings.cache.glob(".unfinished-*"))
 
 
 # What is opened
@@ -289,16 +315,4 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     settings = DataSettings(sources=(source,), size=32, cache=tmp_path / "full")
     with pytest.raises(DataError, match="GB are free"):
         open_store(open_sources([source]), settings)
-    assert not list((tmp_path / "full").iterdir())
-
-
-def test_what_a_killed_process_left_long_ago_is_removed(settings: DataSettings, tmp_path: Path) -> None:
-    cache = settings.cache
-    assert cache is not None
-    old, young = cache / ".unfinished-old", cache / ".unfinished-young"
-    for folder in (old, young):
-        folder.mkdir(parents=True)
-    os.utime(old, (0, 0))
-    open_data(settings, needs=("train",))
-    assert not old.exists()
-    assert young.exists()
+    assert caches(settings) == []

@@ -133,7 +133,7 @@ def validation_batches(logits: np.ndarray, *, batch: int = 2) -> Batches:
     whole = manifest(TRAINING, VALIDATION)
     images = np.zeros((len(whole.samples), 1, 4, 4), np.float16)
     images[len(TRAINING[1]) :, 0, 0, :3] = logits
-    store = ImageStore(whole, images, whole.labels())
+    store = ImageStore(whole, images, whole.labels(), np.zeros((len(images), 0), np.uint8))
     return Batches(store, whole.of_split("val"), batch=batch, name="validation set", device=torch.device("cpu"))
 
 

@@ -148,7 +148,7 @@ def listed_samples(run: RunDirectory) -> dict[ImageName, dict[str, str]]:
     """
     path = run.path / "manifest.csv"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
         if not rows:
             raise ValueError("no image is listed")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medarts.comparison.candidates import Candidate, ImageName
 from medarts.data.batches import Batches
-from medarts.data.manifest import Part
+from medarts.data.manifest import Part, Split
 from medarts.data.opening import open_data
 from medarts.evaluation.evaluate import load_network
 from medarts.networks.inference import for_inference
@@ -94,7 +94,8 @@ def predict_overlays(candidates: Sequence[Candidate], images: Sequence[ImageName
     if not images:
         return None
     recipe = candidates[0].recipes[0]
-    store = open_data(recipe.data, needs=() if split == "all" else (split,))
+    needs: tuple[Split, ...] = () if split == "all" else (split,)
+    store = open_data(recipe.data, needs=needs, threads=recipe.compute.threads)
     candidates[0].runs[0].check_unchanged(store.manifest.fingerprint())
     wanted = set(images)
     part = store.manifest.where(lambda sample: (sample.domain, sample.key) in wanted)

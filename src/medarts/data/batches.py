@@ -46,11 +46,13 @@ class Batch:
         images: BCHW, float32, 0..1.
         targets: uint8: class indices, BHW, or labels of findings, BF.
         indices: positions in the store.
+        truths: uint8: what the masks have of every foreground class, a `Truth` each, BC; C is 0 for findings.
     """
 
     images: Tensor
     targets: Tensor
     indices: NDArray[np.int64]
+    truths: NDArray[np.uint8]
 
 
 class Batches:
@@ -111,7 +113,7 @@ class Batches:
         start = step % self.steps * self.batch
         batch = self._load(order[start : start + self.batch])
         images, targets = augment(batch.images, batch.targets, settings, seed=seed)
-        return Batch(images, targets, batch.indices)
+        return Batch(images, targets, batch.indices, batch.truths)
 
     def all(self) -> Iterator[Batch]:
         """Yields every image once, unchanged, in the order of the manifest.
@@ -125,4 +127,4 @@ class Batches:
     def _load(self, indices: NDArray[np.int64]) -> Batch:
         images = torch.from_numpy(self.store.images[indices]).to(self.device).float()
         targets = torch.from_numpy(self.store.targets[indices]).to(self.device)
-        return Batch(images, targets, indices)
+        return Batch(images, targets, indices, self.store.truths[indices])

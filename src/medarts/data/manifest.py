@@ -9,12 +9,14 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medarts.data.contents import digests_of
 from medarts.errors import DataError, did_you_mean
 
 Split = Literal["train", "val", "test"]
@@ -121,26 +123,37 @@ class Manifest:
         return np.asarray(rows, dtype=np.uint8).reshape(len(rows), len(self.findings))
 
     def to_csv(self) -> str:
-        """Returns one row a sample: key, domain, patient, split, image, mask, findings."""
+        """Returns one row a sample: key, domain, patient, split, image, mask, slice, findings.
+
+        Bytes of names that are not UTF-8 are surrogates, as everywhere in Python; write it with ``surrogateescape``.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["key", "domain", "patient", "split", "image", "mask", "findings"])
+        writer.writerow(["key", "domain", "patient", "split", "image", "mask", "slice", "findings"])
         for sample in self.samples:
             about = (sample.key, sample.domain, sample.patient, sample.split)
-            writer.writerow((*about, sample.image, sample.mask or "", "|".join(sample.findings)))
+            number = "" if sample.slice_index is None else sample.slice_index
+            writer.writerow((*about, sample.image, sample.mask or "", number, "|".join(sample.findings)))
         return text.getvalue()
 
     def fingerprint(self) -> str:
-        """Returns 16 hexadecimal digits that change with files, their sizes, patients, splits, findings and rules.
+        """Returns 16 hexadecimal digits that change with the content of files, keys, patients, splits and rules.
 
-        Content is represented by file name and size, so that a fingerprint of 100,000 images takes seconds.
+        Places of files are not part of it: data that were moved as a whole stay the same. A file is read once, and
+        again where its size or times have changed; see ``medarts.data.contents``.
+
+        Raises:
+            DataError: a file is missing or cannot be read.
         """
-        digest = hashlib.sha256(repr(sorted(self.rules.items())).encode())
-        digest.update("|".join(self.findings).encode())
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((sorted(self.rules.items()), self.findings)).encode())
+        digests = digests_of(path for sample in self.samples for path in sample.files)
         for sample in self.samples:
-            sizes = [file.stat().st_size for file in sample.files]
-            row = (sample.domain, sample.key, sample.patient, sample.split, sample.slice_index, *sizes)
-            digest.update(repr(row if not self.findings else (*row, sample.findings)).encode())
+            about = (sample.domain, sample.key, sample.patient, sample.split, sample.slice_index, sample.findings)
+            digest.update(repr((about, [digests[path] for path in sample.files])).encode())
         return digest.hexdigest()[:16]
 
 

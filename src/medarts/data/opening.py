@@ -41,14 +41,15 @@ def with_findings(recipe: Recipe, manifest: Manifest) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"findings": manifest.findings})})
 
 
-def open_data(settings: DataSettings, *, needs: tuple[Split, ...]) -> ImageStore:
+def open_data(settings: DataSettings, *, needs: tuple[Split, ...], threads: int = 0) -> ImageStore:
     """Lists the data sets of a recipe and reads their images.
 
     Args:
         settings: the sources and the size of the images.
         needs: splits that must not be empty.
+        threads: see ``open_store``.
 
     Raises:
         DataError: see ``open_manifest`` and ``open_store``.
     """
-    return open_store(open_manifest(settings, needs=needs), settings)
+    return open_store(open_manifest(settings, needs=needs), settings, threads=threads)

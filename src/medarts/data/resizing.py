@@ -1,9 +1,25 @@
 """Images and masks at the size that networks see, and what masks lose on the way there."""
 
+from enum import IntEnum
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+
+
+class Truth(IntEnum):
+    """What the mask of an image has of a foreground class.
+
+    Attributes:
+        EMPTY: the file has no pixel of it.
+        PRESENT: the resized mask has pixels of it.
+        VANISHED: the file has pixels of it, and the resized mask has none.
+    """
+
+    EMPTY = 0
+    PRESENT = 1
+    VANISHED = 2
 
 
 def resize_image(image_hwc: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -30,3 +46,11 @@ def vanished_classes(mask_hw: NDArray[np.uint8], resized_hw: NDArray[np.uint8]) 
     """
     lost = np.setdiff1d(mask_hw, resized_hw)
     return tuple(int(index) for index in lost if index != 0)
+
+
+def truths_of(mask_hw: NDArray[np.uint8], resized_hw: NDArray[np.uint8], *, classes: int) -> NDArray[np.uint8]:
+    """Returns a `Truth` for every foreground class, (C,): one class where ``classes`` is 1, else those from 1 on."""
+    truths = np.full(max(classes - 1, 1), Truth.EMPTY, dtype=np.uint8)
+    truths[[index - 1 for index in np.unique(resized_hw).tolist() if index]] = Truth.PRESENT
+    truths[[index - 1 for index in vanished_classes(mask_hw, resized_hw)]] = Truth.VANISHED
+    return truths

@@ -121,10 +121,11 @@ def _looked_at(
 ) -> list[tuple[ImageStore, Part]]:
     """Returns the images to score and, of findings, those that their thresholds and temperature come from."""
     settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
-    store = open_data(settings, needs=() if split == "all" else (split,))
+    threads = recipe.compute.threads
+    store = open_data(settings, needs=() if split == "all" else (split,), threads=threads)
     if recipe.data.task == "segmentation":
         return [(store, split)]
-    own = store if sources is None else open_data(recipe.data, needs=(FOUND_ON,))
+    own = store if sources is None else open_data(recipe.data, needs=(FOUND_ON,), threads=threads)
     return [(store, split), (own, FOUND_ON)]
 
 

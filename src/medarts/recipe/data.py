@@ -155,7 +155,8 @@ class DataSettings(Section):
             where not given.
         sampling: by_size draws every image once an epoch; equal draws equally many of every domain.
         augmentation: random changes of training batches.
-        cache: folder of the resized images; the user's cache folder where not given.
+        cache: folder of the resized images. Default: the user's cache folder.
+        cache_gb: gigabytes that the folder may take; the images longest unused are removed first, those in use never.
     """
 
     sources: Annotated[tuple[SourceSettings, ...], Field(min_length=1, max_length=100)]
@@ -166,6 +167,7 @@ class DataSettings(Section):
     sampling: Literal["by_size", "equal"] = "by_size"
     augmentation: AugmentationSettings = AugmentationSettings()
     cache: Path | None = None
+    cache_gb: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 50.0
 
     @property
     def task(self) -> Task:

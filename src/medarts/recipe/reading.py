@@ -99,7 +99,7 @@ def fingerprint(recipe: Recipe) -> str:
 
 
 def deciding_values(recipe: Recipe) -> dict[str, Any]:
-    """Returns all values but note, paths, device, threads and tensorboard.
+    """Returns all values but note, paths, limit of the cache, device, threads and tensorboard.
 
     Paths of data and weights differ from machine to machine; what lies there has a fingerprint of its own.
     """
@@ -109,7 +109,7 @@ def deciding_values(recipe: Recipe) -> dict[str, Any]:
             "note": True,
             "compute": {"device", "threads", "tensorboard"},
             "train": {"model": {"weights"}},
-            "data": {"cache": True, "sources": {"__all__": {"path"}}},
+            "data": {"cache": True, "cache_gb": True, "sources": {"__all__": {"path"}}},
         },
     )
 

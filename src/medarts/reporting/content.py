@@ -26,7 +26,7 @@ def json_lines(run: RunDirectory, name: str) -> list[Content]:
 
 def csv_rows(path: Path) -> list[dict[str, str]]:
     """Returns the rows of a table by column."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 

@@ -195,14 +195,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
     Args:
         path: the file.
-        content: its bytes, or its text, which is encoded as UTF-8.
+        content: its bytes, or its text, which is encoded as UTF-8; surrogates of file names become their bytes again.
 
     Raises:
         RunError: it cannot be written.
     """
     unfinished = path.with_name(f".unfinished-{path.name}")
     with _writing(path):
-        unfinished.write_bytes(content if isinstance(content, bytes) else content.encode())
+        unfinished.write_bytes(content if isinstance(content, bytes) else content.encode(errors="surrogateescape"))
         unfinished.replace(path)
 
 

@@ -116,7 +116,7 @@ def prepare_search(recipe: Recipe) -> SearchJob:
     largest = max(stage.batch for stage in recipe.search.stages)
     for half, name in zip(halves, HALVES, strict=True):
         check_fills_a_batch(half, largest, name=name)
-    store = open_store(manifest, recipe.data)
+    store = open_store(manifest, recipe.data, threads=recipe.compute.threads)
     data = [_stage_data(store, halves, stage.batch, recipe, device=fabric.device) for stage in recipe.search.stages]
     return SearchJob(recipe, fabric, space, task, store, data)
 

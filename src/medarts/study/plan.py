@@ -150,7 +150,8 @@ def prepare(study: Study, out: Path) -> Plan:
                 plan.job(step)
     for group in study.trained_on:
         with _named(study, group):
-            open_store(groups[group.name].manifest, groups[group.name].recipe.data)
+            opened = groups[group.name]
+            open_store(opened.manifest, opened.recipe.data, threads=opened.recipe.compute.threads)
     for name, step in searches.items():
         if not step.is_finished:
             with _named(study, study.entry_of(name)):

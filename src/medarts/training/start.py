@@ -135,7 +135,7 @@ def _prepare(recipe: Recipe, architecture: Architecture) -> _Job:
     check_sizes(recipe, network)
     training, validation = manifest.of_split("train"), manifest.of_split("val")
     check_fills_a_batch(training, recipe.train.batch, name="training set")
-    store, device = open_store(manifest, recipe.data), fabric.device
+    store, device = open_store(manifest, recipe.data, threads=recipe.compute.threads), fabric.device
     data = TrainingData(
         training=Batches(store, training, batch=recipe.train.batch, name="training set", device=device),
         validation=Batches(store, validation, batch=recipe.evaluation.batch, name="validation set", device=device),

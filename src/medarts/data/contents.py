@@ -1,0 +1,160 @@
+"""What is in files, as digests: a file is read once, and again only where its size or times have changed.
+
+The digests are kept in one database of the user's cache folder. Losing it costs time alone.
+"""
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from medarts.errors import DataError
+from medarts.run.progress import progress_bar
+
+T = TypeVar("T")
+
+DIGEST_BYTES = 16
+SETTLED_NS = 3 * 10**9
+"""A digest is kept once the file's times lie this far back; a rewrite in the same tick of the clock would go unnoticed.
+
+FAT has the coarsest clock, of two seconds.
+"""
+
+_FILE = "contents-1.sqlite"
+_ROWS = 500
+"""Files of one query; SQLite takes some hundred variables in every version."""
+
+
+class _Stamp(NamedTuple):
+    """What changes when a file is written anew; the time of status changes cannot be set by any program."""
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    def is_settled(self, now_ns: int) -> bool:
+        return self.changed_ns < now_ns - SETTLED_NS and abs(now_ns - self.modified_ns) > SETTLED_NS
+
+
+def user_cache() -> Path:
+    """Returns the user's cache folder of medarts, which need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medarts"
+
+
+def digests_of(paths: Iterable[Path]) -> dict[Path, str]:
+    """Returns a digest of the content of every file: 32 hexadecimal digits, of BLAKE2b.
+
+    Raises:
+        DataError: a file is missing, cannot be read, or is no file.
+    """
+    stamps = {path: _stamp(path) for path in dict.fromkeys(paths)}
+    keys = {path: os.fsencode(path.absolute()) for path in stamps}
+    known = _recall([*keys.values()])
+    found = {path: known[keys[path]][1] for path in stamps if known.get(keys[path], (None,))[0] == stamps[path]}
+    unknown = [path for path in stamps if path not in found]
+    if unknown:
+        now_ns = time.time_ns()
+        found |= _read(unknown)
+        _keep(
+            {
+                keys[path]: (stamps[path], found[path])
+                for path in unknown
+                if stamps[path].is_settled(now_ns) and _stamp(path) == stamps[path]
+            }
+        )
+    return {path: found[path] for path in stamps}
+
+
+def database() -> Path:
+    """Returns the file in which digests are kept, which need not exist."""
+    return user_cache() / _FILE
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+        raise DataError(f"{path} is not a file.", fix="Put the file there, or take it out of the data set.")
+    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"There is no file {path}.", fix="Restore it or take it out of the data set.")
+    reason = error.strerror or type(error).__name__
+    return DataError(f"{path} cannot be read ({reason}).", fix="Give the file read permission, or copy it again.")
+
+
+def _read(paths: Sequence[Path]) -> dict[Path, str]:
+    workers = min(8, os.cpu_count() or 1)  # hashing and waiting for disks both let other threads work
+    with progress_bar("checking files", len(paths)) as bar, ThreadPoolExecutor(workers) as pool:
+        found = {}
+        for path, digest in zip(paths, pool.map(_digest, paths), strict=True):
+            found[path] = digest
+            bar.advance()
+        return found
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, new_digest).hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def new_digest() -> "hashlib.blake2b":
+    """Returns the digest of nothing, to be updated with the bytes of a file."""
+    return hashlib.blake2b(digest_size=DIGEST_BYTES)
+
+
+def _recall(keys: Sequence[bytes]) -> dict[bytes, tuple[_Stamp, str]]:
+    """Returns the stamps and digests that are kept of some files."""
+
+    def work(connection: sqlite3.Connection) -> dict[bytes, tuple[_Stamp, str]]:
+        found: dict[bytes, tuple[_Stamp, str]] = {}
+        for start in range(0, len(keys), _ROWS):
+            some = keys[start : start + _ROWS]
+            places = ", ".join("?" * len(some))
+            rows = connection.execute(
+                f"SELECT path, size, modified_ns, changed_ns, digest FROM files WHERE path IN ({places})", some
+            )
+            found |= {path: (_Stamp(*stamp), digest) for path, *stamp, digest in rows}
+        return found
+
+    return (_ask(work) if database().exists() else None) or {}
+
+
+def _keep(entries: Mapping[bytes, tuple[_Stamp, str]]) -> None:
+    rows = [(path, *stamp, digest) for path, (stamp, digest) in entries.items()]
+    if rows:
+        _ask(lambda connection: connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows))
+
+
+def _ask(work: Callable[[sqlite3.Connection], T]) -> T | None:
+    """Returns what the database answers in one transaction, None where it cannot: digests are then made again.
+
+    A damaged database is removed. One that is locked for long, or in a folder that cannot be written, is left alone.
+    """
+    try:
+        database().parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(database(), timeout=30)) as connection, connection:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, "
+                "modified_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID"
+            )
+            return work(connection)
+    except (sqlite3.OperationalError, OSError):
+        return None
+    except sqlite3.DatabaseError:
+        with contextlib.suppress(OSError):
+            database().unlink(missing_ok=True)
+        return None
