@@ -4,12 +4,14 @@ import gzip
 import os
 import shutil
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
 import numpy as np
 import pytest
 
-from medarts.data.doctor import examine, recognise
+from medarts.data.choosing import recognise
+from medarts.data.doctor import examine
 from medarts.data.files import check_grids, raw_image, raw_mask, slice_count
 from medarts.data.manifest import ReadingRules, Sample
 from medarts.data.reading import read_pair
@@ -207,3 +209,13 @@ def test_voxels_that_are_no_numbers_are_counted(tmp_path, strange):
     with pytest.raises(DataError, match=r"not finite \(NaN or infinity\) in 1 of 12 places"):
         raw_image(tmp_path / "a.nii", 0)
     assert not raw_image(tmp_path / "a.nii", 1).values.any()
+
+
+def test_threads_read_slices_of_one_volume(tmp_path):
+    values = np.random.default_rng(0).integers(0, 1000, (40, 30, 64), dtype=np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1, 1, 1])), tmp_path / "a.nii.gz")
+    order = np.random.default_rng(1).permutation(64).tolist() * 3
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda index: raw_image(tmp_path / "a.nii.gz", index).values[..., 0], order))
+    for index, plane in zip(order, found, strict=True):
+        np.testing.assert_array_equal(plane, values[..., index].T)
