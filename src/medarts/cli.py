@@ -139,15 +139,16 @@ def search(
     Args:
         words: The recipe (YAML), then changes of it, such as search.arch_lr=1e-3.
         out: Folder of the run. runs/<name of the recipe> where not given.
-        resume: A search to go on with; takes no recipe.
+        resume: A search to go on with. It takes no recipe, and of changes only those of paths, the note, device and
+            threads, parts of a batch (search.stages.0.accumulate=2), and more epochs of the last stage.
     """
     from medarts.commands import runs
     from medarts.recipe import load
 
     files, changes = _split(words)
     if resume is not None:
-        _expect(not words and out is None, "medarts search --resume RUN")
-        run = runs.resume(resume, kind="search")
+        _expect(not files and out is None, "medarts search --resume RUN [KEY=VALUE ...]")
+        run = runs.resume(resume, kind="search", changes=changes)
     else:
         _expect(len(files) == 1, "medarts search RECIPE [KEY=VALUE ...] [--out FOLDER]")
         recipe = Path(files[0])
@@ -180,21 +181,23 @@ def train(
         data: Data sets to train on: names in the recipe, or folders. All of the recipe where not given.
         init_channel: C of the network, instead of the genotype's.
         out: Folder of the new run. runs/<network>-<data> where not given.
-        resume: A training to go on with; takes nothing else.
+        resume: A training to go on with. It takes nothing but changes of paths, the note, device and threads, parts
+            of a batch (train.accumulate=2), and more train.epochs.
     """
     from medarts.commands import networks, runs
 
     files, changes = _split(words)
-    changes = [*([] if model is None else [f"train.model={{name: {model}}}"]), *changes]
     if resume is not None:
         others = (genotype, model, recipe, init_channel, out)
-        _expect(not (words or data) and all(other is None for other in others), "medarts train --resume RUN")
-        run = runs.resume(resume, kind="train")
+        alone = not (files or data) and all(other is None for other in others)
+        _expect(alone, "medarts train --resume RUN [KEY=VALUE ...]")
+        run = runs.resume(resume, kind="train", changes=changes)
     else:
         _expect(
             len(files) <= 1 and bool(files or genotype or model or recipe) and not (genotype and model),
             "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME --data FOLDER",
         )
+        changes = [*([] if model is None else [f"train.model={{name: {model}}}"]), *changes]
         searched = Path(files[0]) if files else None
         rules = runs.training_recipe(searched, recipe=recipe, changes=changes, data=data)
         network = networks.network_to_train(

@@ -1,6 +1,8 @@
 """Checkpoints that survive what happens to processes and disks."""
 
 import errno
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -40,6 +42,10 @@ def simple(value: float) -> Checkpoint:
     return Checkpoint({"w": torch.full((64,), value)}, {"epoch": int(value)})
 
 
+def put(folder: Path, checkpoint: Checkpoint, *place: int, kind: str = "last") -> None:
+    save(folder, kind, checkpoint, place=place or (1, 0))
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -52,7 +58,7 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 def test_round_trip_is_exact_to_the_bit_and_goes_on_alike(tmp_path: Path) -> None:
     model, sgd, adam = trained()
     state = {"sgd": sgd.state_dict(), "adam": adam.state_dict(), "place": {"epoch": 4, "lr": 0.1 + 0.2}, "none": None}
-    save(tmp_path, "last", Checkpoint(model.state_dict(), state))
+    put(tmp_path, Checkpoint(model.state_dict(), state))
     found = load(tmp_path, "last")
     assert found is not None
     assert list(found.weights) == sorted(model.state_dict())
@@ -75,7 +81,7 @@ def test_round_trip_is_exact_to_the_bit_and_goes_on_alike(tmp_path: Path) -> Non
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool])
 def test_types_are_kept(dtype: torch.dtype, tmp_path: Path) -> None:
     tensor = torch.tensor([0, 1, 1, 0]).to(dtype)
-    save(tmp_path, "last", Checkpoint({"t": tensor}, {}))
+    put(tmp_path, Checkpoint({"t": tensor}, {}))
     found = load(tmp_path, "last")
     assert found is not None
     assert found.weights["t"].dtype == dtype
@@ -84,38 +90,81 @@ def test_types_are_kept(dtype: torch.dtype, tmp_path: Path) -> None:
 
 def test_strided_and_shared_tensors_can_be_saved(tmp_path: Path) -> None:
     base = torch.arange(12.0).view(3, 4)
-    save(tmp_path, "last", Checkpoint({"transposed": base.T, "row": base[1].clone()}, {}))
+    put(tmp_path, Checkpoint({"transposed": base.T, "row": base[1].clone()}, {}))
     found = load(tmp_path, "last")
     assert found is not None
     assert torch.equal(found.weights["transposed"], base.T)
 
 
-def test_only_the_newest_of_a_kind_is_kept(tmp_path: Path) -> None:
-    for value in range(12):
-        save(tmp_path, "last", simple(value))
-        if value % 5 == 0:
-            save(tmp_path, "best", simple(100 + value))
-    assert names(tmp_path) == ["best-000002", "last-000011"]
+def test_the_newest_is_kept_and_of_last_the_end_of_the_epoch_before(tmp_path: Path) -> None:
+    for epoch in range(1, 12):
+        put(tmp_path, simple(epoch), epoch, 0)
+        if epoch % 5 == 0:
+            put(tmp_path, simple(100 + epoch), epoch, 0, kind="best")
+    assert names(tmp_path) == ["best-000010-000000", "last-000010-000000", "last-000011-000000"]
     last, best = load(tmp_path, "last"), load(tmp_path, "best")
     assert last is not None
     assert best is not None
     assert (last.state["epoch"], best.state["epoch"]) == (11, 110)
+    assert last.path == tmp_path / "last-000011-000000"
 
 
-def test_of_two_whole_ones_the_newer_is_read(tmp_path: Path) -> None:
-    """A process killed between the renaming and the removal leaves both."""
-    save(tmp_path, "last", simple(9))
-    (tmp_path / "last-000000").rename(tmp_path / "last-000009")
-    save(tmp_path / "other", "last", simple(10))
-    (tmp_path / "other" / "last-000000").rename(tmp_path / "last-000010")
+def test_what_is_kept_does_not_depend_on_interruptions(tmp_path: Path) -> None:
+    for place in ((1, 0), (1, 3), (2, 0), (2, 1), (2, 4)):
+        put(tmp_path, simple(1), *place)
+    assert names(tmp_path) == ["last-000002-000000", "last-000002-000004"]
+    put(tmp_path, simple(1), 3, 0)
+    assert names(tmp_path) == ["last-000002-000000", "last-000003-000000"]
+
+
+def test_the_bytes_are_those_of_values_never_saved_before(tmp_path: Path) -> None:
+    """A pickle tells whether two equal strings are one object, and in what was read they are not."""
+    model, sgd, adam = trained()
+    state = {
+        "place": {"epoch": 1},
+        "candidates": [("skip", "pool")],
+        "sgd": sgd.state_dict(),
+        "adam": adam.state_dict(),
+    }
+    put(tmp_path / "one", Checkpoint(model.state_dict(), state))
+    found = load(tmp_path / "one", "last")
+    assert found is not None
+    put(tmp_path / "other", Checkpoint(found.weights, found.state))
+    for name in (checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.ABOUT):
+        first, second = (tmp_path / folder / "last-000001-000000" / name for folder in ("one", "other"))
+        assert first.read_bytes() == second.read_bytes(), name
+
+
+def test_one_of_the_same_place_is_replaced(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        put(tmp_path, simple(epoch), 3, 0)
     found = load(tmp_path, "last")
     assert found is not None
-    assert found.state["epoch"] == 10
-    save(tmp_path, "last", simple(11))
-    assert names(tmp_path) == ["last-000011", "other"]
+    assert found.state["epoch"] == 2
+    assert names(tmp_path) == ["last-000003-000000"]
+    assert names(tmp_path / "last-000003-000000") == sorted((checkpoint.ABOUT, checkpoint.STATE, checkpoint.WEIGHTS))
 
 
-PLACES = ("weights", "state", "fsync", "rename", "removal")
+def test_a_copy_by_hand_is_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, simple(1), 1, 0)
+    for name in ("last-000009 (copy)", "last-000009-", "last", "last-new", "blast-000009-000000"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "last-000009.txt").write_text("")
+    put(tmp_path, simple(2), 2, 0)
+    found = load(tmp_path, "last")
+    assert found is not None
+    assert found.state["epoch"] == 2
+    assert (tmp_path / "last-000009 (copy)").exists()
+
+
+def test_a_run_that_was_moved_away_is_not_begun_again(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="could not be written") as caught:
+        put(tmp_path / "moved" / "checkpoints", simple(1))
+    assert "moved or removed" in caught.value.fix
+    assert names(tmp_path) == []
+
+
+PLACES = ("weights", "state", "about", "fsync", "rename", "removal")
 
 # Imports torch once, then writes a checkpoint for each place in a process of its own, which says its id and stands
 # still in the middle of the writing.
@@ -130,19 +179,20 @@ CHILD = """
         os.write(1, f"{place} {os.getpid()}\\n".encode())
         time.sleep(60)
 
-    def half_of(write):
-        def written(content, path):
-            write(content, path)
-            whole = Path(path).read_bytes()
-            Path(path).write_bytes(whole[: len(whole) // 2])
-            stop()
+    def half_of(name, write):
+        def written(path, content):
+            digest = write(path, content)
+            if path.name == name:
+                os.truncate(path, path.stat().st_size // 2)
+                stop()
+            return digest
         return written
 
+    FILES = {"weights": checkpoint.WEIGHTS, "state": checkpoint.STATE, "about": checkpoint.ABOUT}
+
     def stand_still():
-        if place == "weights":
-            checkpoint.save_file = half_of(checkpoint.save_file)
-        elif place == "state":
-            torch.save = half_of(torch.save)
+        if place in FILES:
+            checkpoint._write = half_of(FILES[place], checkpoint._write)
         elif place == "fsync":
             os.fsync = stop
         elif place == "rename":
@@ -156,7 +206,8 @@ CHILD = """
         children.append(os.fork())
         if children[-1] == 0:
             stand_still()
-            save(Path(sys.argv[1]) / place, "last", Checkpoint({"w": torch.full((1000,), 2.0)}, {"epoch": 2}))
+            point = Checkpoint({"w": torch.full((1000,), 2.0)}, {"epoch": 2})
+            save(Path(sys.argv[1]) / place, "last", point, place=(3, 0))
             os._exit(0)
     sys.exit(any(os.WTERMSIG(os.waitpid(child, 0)[1]) != 9 for child in children))
 """
@@ -173,7 +224,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for every place, with a checkpoint 1 and what a process left that was killed while it wrote 2."""
     folder = tmp_path_factory.mktemp("killed")
     for place in PLACES:
-        save(folder / place, "last", simple(1))
+        put(folder / place, simple(0), 1, 0)
+        put(folder / place, simple(1), 2, 0)
     process = child(str(folder), *PLACES)
     assert process.stdout is not None
     stopped = dict(process.stdout.readline().split() for _ in PLACES)
@@ -190,7 +242,7 @@ def test_a_process_killed_while_writing_leaves_a_whole_checkpoint(place: str, ki
     folder = killed / place
     if place == "removal":  # the new one was whole already
         expected = 2
-        assert names(folder) == ["last-000000", "last-000001"]
+        assert names(folder) == ["last-000001-000000", "last-000002-000000", "last-000003-000000"]
     else:
         expected = 1
         assert any(name.startswith(checkpoint.UNFINISHED) for name in names(folder)), "the kill came too late"
@@ -198,8 +250,8 @@ def test_a_process_killed_while_writing_leaves_a_whole_checkpoint(place: str, ki
     assert found is not None
     assert found.state["epoch"] == expected
     assert (found.weights["w"] == expected).all()
-    save(folder, "last", simple(3))
-    assert len(names(folder)) == 1
+    put(folder, simple(3), 4, 0)
+    assert len(names(folder)) == 2
     again = load(folder, "last")
     assert again is not None
     assert again.state["epoch"] == 3
@@ -213,20 +265,20 @@ def disk_full(*_: Any, **__: Any) -> None:
 def test_a_full_disk_is_said_and_the_older_stays(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "checkpoints"
     if place != "mkdir":
-        save(folder, "last", simple(1))
+        put(folder, simple(1), 1, 0)
     with monkeypatch.context() as patch:
-        target = {"weights": (checkpoint, "save_file"), "state": (torch, "save"), "fsync": (os, "fsync"),
+        target = {"weights": (checkpoint, "safetensors_bytes"), "state": (torch, "save"), "fsync": (os, "fsync"),
                   "mkdir": (Path, "mkdir")}[place]  # fmt: skip
         patch.setattr(*target, disk_full)
         with pytest.raises(RunError, match=r"checkpoints could not be written.*No space left") as caught:
-            save(folder, "last", simple(2))
+            put(folder, simple(2), 2, 0)
     assert "room on the disk" in caught.value.fix
     if place != "mkdir":
-        assert names(folder) == ["last-000000"]
+        assert names(folder) == ["last-000001-000000"]
         found = load(folder, "last")
         assert found is not None
         assert found.state["epoch"] == 1
-    save(folder, "last", simple(2))
+    put(folder, simple(2), 2, 0)
     again = load(folder, "last")
     assert again is not None
     assert again.state["epoch"] == 2
@@ -242,7 +294,8 @@ LIMITED = """
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # a write beyond it fails, as on a full disk
     for place, weights, state in (("weights", 100_000, 1), ("state", 1, 100_000)):
         try:
-            save(Path(sys.argv[1]) / place, "last", Checkpoint({"w": torch.zeros(weights)}, {"s": torch.zeros(state)}))
+            point = Checkpoint({"w": torch.zeros(weights)}, {"s": torch.zeros(state)})
+            save(Path(sys.argv[1]) / place, "last", point, place=(2, 0))
         except RunError as error:
             print(place, error)
 """
@@ -250,43 +303,101 @@ LIMITED = """
 
 def test_writes_that_the_system_refuses(tmp_path: Path) -> None:
     for place in ("weights", "state"):
-        save(tmp_path / place, "last", simple(1))
+        put(tmp_path / place, simple(1))
     out, errors = child(str(tmp_path), code=LIMITED).communicate(timeout=60)
     for place in ("weights", "state"):
-        assert f"{place} The checkpoint in {tmp_path / place} could not be written" in out, errors
-        assert names(tmp_path / place) == ["last-000000"]
+        assert f"{place} The checkpoint in {tmp_path / place} could not be written (File too large)" in out, errors
+        assert "ulimit -f" in out
+        assert names(tmp_path / place) == ["last-000001-000000"]
         found = load(tmp_path / place, "last")
         assert found is not None
         assert found.state["epoch"] == 1
 
 
-@pytest.mark.parametrize("file", [checkpoint.WEIGHTS, checkpoint.STATE])
-@pytest.mark.parametrize("damage", ["empty", "half", "text", "zeros", "missing", "pickle"])
-def test_damaged_files_are_named(file: str, damage: str, tmp_path: Path) -> None:
-    save(tmp_path, "last", simple(1))
-    path = tmp_path / "last-000000" / file
+def damage(path: Path, kind: str) -> None:
     content = path.read_bytes()
-    if damage == "missing":
+    if kind == "missing":
         path.unlink()
-    else:
-        path.write_bytes(
-            {
-                "empty": b"",
-                "half": content[: len(content) // 2],
-                "text": b"this is no checkpoint, " * 10,
-                "zeros": bytes(len(content)),
-                "pickle": b"\x80\x02ctorch._utils\n_rebuild\nq\x00.",
-            }[damage]
-        )
-    with pytest.raises(RunError, match=r"last-000000 is damaged") as caught:
+        return
+    flipped = bytearray(content)
+    for place in range(len(content) - 40, len(content)) if path.name == checkpoint.WEIGHTS else (len(content) // 2,):
+        flipped[place] ^= 1  # in the numbers, where the file stays readable
+    path.write_bytes(
+        {
+            "empty": b"",
+            "half": content[: len(content) // 2],
+            "text": b"this is no checkpoint, " * 10,
+            "zeros": bytes(len(content)),
+            "pickle": b"\x80\x02ctorch._utils\n_rebuild\nq\x00.",
+            "bits": bytes(flipped),
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize("file", [checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.ABOUT])
+@pytest.mark.parametrize("kind", ["empty", "half", "text", "zeros", "missing", "pickle", "bits"])
+def test_damaged_files_are_named(file: str, kind: str, tmp_path: Path) -> None:
+    put(tmp_path, simple(1))
+    damage(tmp_path / "last-000001-000000" / file, kind)
+    with pytest.raises(RunError, match=rf"last-000001-000000 is damaged: .*{'' if kind == 'bits' else file}") as caught:
         load(tmp_path, "last")
     assert caught.value.fix
 
 
+def test_a_damaged_newest_one_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        put(tmp_path, simple(epoch), epoch, 0)
+    damage(tmp_path / "last-000002-000000" / checkpoint.WEIGHTS, "bits")
+    found = load(tmp_path, "last")
+    assert found is not None
+    assert found.state["epoch"] == 1
+    assert found.damaged == (tmp_path / "last-000002-000000",)
+    damage(tmp_path / "last-000001-000000" / checkpoint.STATE, "half")
+    with pytest.raises(RunError, match="last-000002-000000 is damaged"):
+        load(tmp_path, "last")
+
+
+def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
+    put(tmp_path, simple(1))
+    about = tmp_path / "last-000001-000000" / checkpoint.ABOUT
+    about.write_text(about.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(RunError, match="has format 2; this medarts reads 1") as caught:
+        load(tmp_path, "last")
+    assert "medarts that wrote it" in caught.value.fix
+
+
+def test_one_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    put(tmp_path, simple(1))
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(RunError, match=r"could not be read \(Permission denied\)"):
+        load(tmp_path, "last")
+
+
+def test_the_newest_is_dropped_only_where_the_one_before_is_whole(tmp_path: Path) -> None:
+    put(tmp_path, simple(1), 1, 0)
+    with pytest.raises(RunError, match="no checkpoint before"):
+        checkpoint.drop_newest(tmp_path, "last")
+    put(tmp_path, simple(2), 2, 0)
+    checkpoint.drop_newest(tmp_path, "last")
+    assert checkpoint.newest(tmp_path, "last") == (1, 0)
+    put(tmp_path, simple(2), 2, 0)
+    damage(tmp_path / "last-000001-000000" / checkpoint.STATE, "bits")
+    with pytest.raises(RunError, match="last-000001-000000 is damaged"):
+        checkpoint.drop_newest(tmp_path, "last")
+    assert checkpoint.newest(tmp_path, "last") == (2, 0)
+
+
 def test_code_in_a_state_file_is_not_run(tmp_path: Path) -> None:
-    save(tmp_path, "last", simple(1))
-    torch.save({"epoch": Evil(tmp_path / "was-run")}, tmp_path / "last-000000" / checkpoint.STATE)
-    with pytest.raises(RunError, match="is damaged"):
+    put(tmp_path, simple(1))
+    folder = tmp_path / "last-000001-000000"
+    torch.save({"epoch": Evil(tmp_path / "was-run")}, folder / checkpoint.STATE)
+    about = json.loads((folder / checkpoint.ABOUT).read_text())
+    about["sha256"][checkpoint.STATE] = hashlib.sha256((folder / checkpoint.STATE).read_bytes()).hexdigest()
+    (folder / checkpoint.ABOUT).write_text(json.dumps(about))
+    with pytest.raises(RunError, match="holds other things than a run"):
         load(tmp_path, "last")
     assert not (tmp_path / "was-run").exists()
 

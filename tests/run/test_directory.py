@@ -5,7 +5,8 @@ import pytest
 
 from medarts.errors import RunError
 from medarts.recipe import Recipe, fingerprint
-from medarts.run.directory import JOURNALS, RunDirectory, write_whole
+from medarts.run.directory import JOURNALS, RunDirectory
+from medarts.run.files import refuse_links
 
 
 @pytest.fixture
@@ -86,15 +87,15 @@ def lines(run: RunDirectory, journal: str) -> list[object]:
 
 
 def test_journals_are_cut_back_to_a_point(run: RunDirectory) -> None:
-    assert run.journal_sizes() == dict.fromkeys(JOURNALS, 0)
+    assert run.journal_lengths() == dict.fromkeys(JOURNALS, 0)
     run.append("metrics.jsonl", {"epoch": 0, "note": "µ"})
     run.append("timing.jsonl", {"seconds": 1.5})
-    point = run.journal_sizes()
+    point = run.journal_lengths()
     run.append("metrics.jsonl", {"epoch": 1})
     run.append("metrics.jsonl", {"epoch": 2})
     run.append("architecture.jsonl", {"epoch": 2})
     (run.path / "metrics.jsonl").open("a").write('{"epo')  # a line that a killed process did not end
-    run.truncate_journals(point)
+    run.cut_journals(point)
     assert lines(run, "metrics.jsonl") == [{"epoch": 0, "note": "µ"}]
     assert lines(run, "timing.jsonl") == [{"seconds": 1.5}]
     assert lines(run, "architecture.jsonl") == []
@@ -104,44 +105,137 @@ def test_journals_are_cut_back_to_a_point(run: RunDirectory) -> None:
 
 def test_journals_without_a_point_begin_anew(run: RunDirectory) -> None:
     run.append("metrics.jsonl", {"epoch": 0})
-    run.truncate_journals({})
-    assert run.journal_sizes()["metrics.jsonl"] == 0
+    run.cut_journals({})
+    assert run.journal_lengths()["metrics.jsonl"] == 0
 
 
 @pytest.mark.parametrize("lost", ["lines", "file"])
 def test_a_journal_that_lost_lines_is_refused(run: RunDirectory, lost: str) -> None:
     """Growing it to its old length would fill it with zeros."""
     run.append("metrics.jsonl", {"epoch": 0})
-    first = run.journal_sizes()
+    first = run.journal_lengths()
     run.append("metrics.jsonl", {"epoch": 1})
-    point = run.journal_sizes()
+    point = run.journal_lengths()
     if lost == "lines":
-        run.truncate_journals(first)
+        run.cut_journals(first)
     else:
         (run.path / "metrics.jsonl").unlink()
     with pytest.raises(RunError, match=r"metrics\.jsonl has lost lines"):
-        run.truncate_journals(point)
+        run.cut_journals(point)
 
 
-def test_write_whole_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.txt", "first")
-    write_whole(tmp_path / "a.txt", "secönd")
-    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "secönd"
-    write_whole(tmp_path / "a.txt", b"\xff\x00")
-    assert (tmp_path / "a.txt").read_bytes() == b"\xff\x00"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+@pytest.mark.parametrize(
+    ("journal", "kept"),
+    [
+        ('{"epoch": 0}\n{"epoch": 1}\n', 2),
+        ('{"epoch": 0}\n{"epo', 1),
+        ('{"epoch": 0}\n{"epoch": 1}', 1),  # nothing says that it is whole
+        ("", 0),
+    ],
+)
+def test_a_half_last_line_of_a_journal_is_dropped(run: RunDirectory, journal: str, kept: int) -> None:
+    (run.path / "metrics.jsonl").write_text(journal)
+    assert run.read_journal("metrics.jsonl") == [{"epoch": epoch} for epoch in range(kept)]
+    assert run.journal_lengths()["metrics.jsonl"] == kept
+    assert run.read_journal("timing.jsonl") == []
 
 
-def test_write_whole_keeps_the_old_text_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_whole(tmp_path / "a.txt", "first")
-    real = Path.write_bytes
+@pytest.mark.parametrize("damaged", ["{", "\x00\x00", "[1]", '{"epoch": 0}{"epoch": 1}', "\xff", "[" * 100_000])
+def test_a_damaged_line_of_a_journal_is_named(run: RunDirectory, damaged: str) -> None:
+    (run.path / "metrics.jsonl").write_bytes(b'{"epoch": 0}\n' + damaged.encode("latin-1") + b'\n{"epoch": 2}\n')
+    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged in line 2"):
+        run.read_journal("metrics.jsonl")
 
-    def half(self: Path, content: bytes) -> int:
-        real(self, content[:3])
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", half)
-    for content in ("second", b"second"):
-        with pytest.raises(RunError, match="No space left"):
-            write_whole(tmp_path / "a.txt", content)
-    assert (tmp_path / "a.txt").read_text() == "first"
+@pytest.mark.parametrize("text", ["[]", "3", '"run"', "{}"])
+def test_a_stamp_that_is_none_is_named(run: RunDirectory, text: str) -> None:
+    (run.path / "run.json").write_text(text)
+    with pytest.raises(RunError, match=r"run\.json is damaged|is a run of medarts unknown"):
+        RunDirectory.open(run.path)
+
+
+@pytest.mark.parametrize(
+    "key", ["kind", "name", "medarts", "recipe", "recipe_fingerprint", "data_fingerprint", "finished"]
+)
+@pytest.mark.parametrize("value", [None, 3])
+def test_a_stamp_without_a_key_is_named(run: RunDirectory, key: str, value: int | None) -> None:
+    facts = dict(run.facts)
+    del facts[key]
+    run.write_json("run.json", facts if value is None else facts | {key: value})
+    with pytest.raises(RunError, match=rf"run\.json is damaged: .*{key}"):
+        RunDirectory.open(run.path)
+
+
+def test_a_run_of_another_format_is_named(run: RunDirectory) -> None:
+    run.write_json("run.json", {"kind": "search", "medarts": "0.0.1"})
+    with pytest.raises(RunError, match=r"is a run of medarts 0\.0\.1, which this medarts .* does not read"):
+        RunDirectory.open(run.path)
+
+
+def test_a_key_that_a_file_lacks_is_named(run: RunDirectory) -> None:
+    run.write_json("summary.json", {"score": "dice"})
+    with pytest.raises(RunError, match=r"summary\.json is damaged: it lacks best_score"):
+        run.read_json("summary.json")["best_score"]
+    with pytest.raises(RunError, match=r"cost\.json could not be read \(No such file"):
+        run.read_json("cost.json")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("lr=0.1", "lr-0.1"), ("my search (1)", "my search-1"), ("a+b", "a-b"), ("#1", "1"), ("x@y", "x-y"),
+     (".hidden", "hidden"), ("-r", "r"), ("l\udce9sion", "l-sion")],
+)  # fmt: skip
+def test_any_folder_gives_a_run_with_a_name(folder: str, name: str, tmp_path: Path, small_recipe: Recipe) -> None:
+    manifest = f"{folder}.png\n"
+    run = RunDirectory.create(
+        tmp_path / folder, small_recipe, kind="train", data_fingerprint="", files={"manifest.csv": manifest}
+    )
+    assert run.facts["name"] == name
+    assert (run.path / "manifest.csv").read_text(encoding="utf-8", errors="surrogateescape") == manifest
+
+
+def test_the_current_folder_can_be_a_run(tmp_path: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert RunDirectory.create(Path(), small_recipe, kind="train", data_fingerprint="").facts["name"] == "here"
+
+
+def test_a_reserved_folder_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "a" / "b"):
+        with pytest.raises(ZeroDivisionError), RunDirectory.reserved(path, "search"):
+            assert path.is_dir()
+            raise ZeroDivisionError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
+
+
+def test_what_a_killed_process_left_before_the_run_began_is_no_run(tmp_path: Path, small_recipe: Recipe) -> None:
+    for name in (".lock", ".owner.json", "recipe.yaml", ".unfinished-run.json"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("")
+    run = RunDirectory.create(tmp_path / "run", small_recipe, kind="train", data_fingerprint="")
+    assert sorted(path.name for path in run.path.iterdir()) == [".unfinished-run.json", "recipe.yaml", "run.json"][1:]
+
+
+def test_only_a_run_without_a_checkpoint_is_discarded(run: RunDirectory) -> None:
+    run.append("metrics.jsonl", {"epoch": 0})
+    (run.checkpoints / "last-000001-000000").mkdir(parents=True)
+    run.discard()
+    assert (run.path / "run.json").exists()
+    (run.checkpoints / "last-000001-000000").rmdir()
+    run.discard()
+    assert list(run.path.iterdir()) == []
+
+
+@pytest.mark.parametrize("link", ["metrics.jsonl", ".lock", "checkpoints", "scores/test/scores.json", "a.txt"])
+def test_a_run_with_links_is_not_written(run: RunDirectory, link: str, tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    target.write_text("mine\n")
+    (run.path / link).parent.mkdir(parents=True, exist_ok=True)
+    (run.path / link).symlink_to(target)
+    with pytest.raises(RunError, match=rf"{link} is a symbolic link to .*mine"), run.at_work("search"):
+        pass
+    with pytest.raises(RunError, match="symbolic link"):
+        run.append(link, {"epoch": 0}) if link == "metrics.jsonl" else refuse_links(run.path)
+    assert target.read_text() == "mine\n"
+    assert not (run.path / ".owner.json").exists()

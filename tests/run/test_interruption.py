@@ -13,7 +13,7 @@ def send(number: int) -> None:
     time.sleep(0)  # Python handles it between two instructions
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_becomes_a_request(number: int) -> None:
     with interruption() as request:
         assert not request.requested
@@ -37,7 +37,7 @@ def leave_by(error: BaseException) -> None:
 
 
 def test_handlers_are_restored() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with interruption():
         assert signal.getsignal(signal.SIGINT) is not before[signal.SIGINT]
     assert {number: signal.getsignal(number) for number in before} == before
@@ -64,3 +64,27 @@ def test_a_request_arrives_during_work_of_another_thread() -> None:
             time.sleep(0.01)
         assert request.requested
         timer.join()
+
+
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    """As nohup asks for."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruption() as request:
+            send(signal.SIGHUP)
+        assert not request.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_in_another_thread_nothing_is_asked() -> None:
+    asked = []
+
+    def work() -> None:
+        with interruption() as request:
+            asked.append(request.requested)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert asked == [False]

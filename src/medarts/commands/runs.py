@@ -23,6 +23,9 @@ from medarts.training.start import resume_training, start_training
 _REPEATS = 10
 """Timed passes for the page of a run; `cost` takes more."""
 
+_PATIENCE = 10.0
+"""Seconds to wait for another process that writes a page of the same run."""
+
 
 def search(recipe: Recipe, out: Path) -> RunDirectory:
     """Searches a genotype in a new run directory, and writes its drawings, cost and report.
@@ -47,13 +50,19 @@ def train(recipe: Recipe, architecture: Architecture, out: Path) -> RunDirectory
     return complete(start_training(recipe, architecture, out))
 
 
-def resume(path: Path, *, kind: str) -> RunDirectory:
+def resume(path: Path, *, kind: str, changes: Iterable[str] = ()) -> RunDirectory:
     """Goes on with a search or a training from its last checkpoint.
 
+    Args:
+        path: the run.
+        kind: "search" or "train".
+        changes: changes of its recipe as key.path=value; see ``medarts.run.changes`` for those that there may be.
+
     Raises:
-        RunError: the folder is no run of that kind, or its data have changed.
+        RunError: the folder is no run of that kind, another process is at work on it, its data have changed, or its
+            recipe in what may not change.
     """
-    return complete({"search": resume_search, "train": resume_training}[kind](path))
+    return complete({"search": resume_search, "train": resume_training}[kind](path, changes))
 
 
 def training_recipe(
@@ -109,14 +118,15 @@ def evaluate(
 
 def complete(run: RunDirectory) -> RunDirectory:
     """Writes what can be said of a finished search or training: drawings, cost, report."""
-    if (run.path / "genotype.json").exists():
-        genotype = load_genotype(run.path)
-        save_drawings(genotype, run.path / "pictures")
-        line = one_line(genotype)
-        if line is not None:
-            write_whole(run.path / "genotype.txt", line + "\n")
-    # Without memory, for which the network would have to run in a process of its own.
-    costs = cost([run.path], threads=(1,), repeats=_REPEATS, memory=False)
-    run.write_json("cost.json", costs[str(run.path)].as_json())
-    write_report(run.path)
+    with run.at_work("report", patience=_PATIENCE):
+        if (run.path / "genotype.json").exists():
+            genotype = load_genotype(run.path)
+            save_drawings(genotype, run.path / "pictures")
+            line = one_line(genotype)
+            if line is not None:
+                write_whole(run.path / "genotype.txt", line + "\n")
+        # Without memory, for which the network would have to run in a process of its own.
+        costs = cost([run.path], threads=(1,), repeats=_REPEATS, memory=False)
+        run.write_json("cost.json", costs[str(run.path)].as_json())
+        write_report(run.path)
     return run

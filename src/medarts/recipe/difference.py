@@ -22,25 +22,27 @@ def first_difference(one: Recipe, other: Recipe, *, without: Collection[str] = (
 
 def differences(one: Recipe, other: Recipe, *, without: Collection[str] = ()) -> Iterator[tuple[str, str, str]]:
     """Yields all fields whose values differ, and both values; the arguments are those of ``first_difference``."""
-    counted = [
+    first, second = (
         {name: value for name, value in deciding_values(recipe).items() if name not in without}
         for recipe in (one, other)
-    ]
-    yield from _differences("", *counted)
+    )
+    for place, before, now in value_differences(first, second):
+        yield place, said(before), said(now)
 
 
-def _differences(place: str, one: Any, other: Any) -> Iterator[tuple[str, str, str]]:
-    """Yields the dotted places of nested mappings and lists whose values differ, and these."""
+def value_differences(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields the dotted places of nested mappings and lists whose values differ, and these; see ``said``."""
     for kind, parts in ((Mapping, dict), (list, lambda items: dict(enumerate(items)))):
         if isinstance(one, kind) and isinstance(other, kind):
             first, second = parts(one), parts(other)
             for key in {**first, **second}:
                 inner = f"{place}.{key}" if place else str(key)
-                yield from _differences(inner, first.get(key, _ABSENT), second.get(key, _ABSENT))
+                yield from value_differences(first.get(key, _ABSENT), second.get(key, _ABSENT), inner)
             return
     if one != other:
-        yield place, _said(one), _said(other)
+        yield place, one, other
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
+    """Returns how a value of a recipe is written in a sentence."""
     return "not given" if value is _ABSENT else repr(value)

@@ -48,7 +48,8 @@ def write_report(path: Path) -> Path:
     """
     run = RunDirectory.open(path)
     target = path / "report.html"
-    write_whole(target, render("page.html", _content(run)))
+    with run.at_work("report"):
+        write_whole(target, render("page.html", _content(run)))
     return target
 
 

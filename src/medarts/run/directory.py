@@ -13,22 +13,63 @@ summary.json, cost.json, scores/, pictures/, report.html
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from medarts import __version__
 from medarts.errors import RunError
+from medarts.names import name_of
 from medarts.recipe import Recipe, fingerprint, load, to_yaml
+from medarts.recipe.reading import deciding_values
+from medarts.run import lock
+from medarts.run.files import (
+    UNFINISHED,
+    append_line,
+    fix_of,
+    make_folder,
+    reason_of,
+    refuse_links,
+    remove_empty,
+    write_whole,
+    writing,
+)
+
+__all__ = ["RunDirectory", "write_whole"]
+
+FORMAT = 1
+"""Of run.json; raise it when what a run holds changes."""
 
 JOURNALS = ("metrics.jsonl", "architecture.jsonl", "timing.jsonl")
 
-BEGUN = {
-    f"{prefix}{name}" for name in ("recipe.yaml", "manifest.csv", "genotype.json") for prefix in ("", ".unfinished-")
-} | {".unfinished-run.json"}
+_FIRST = ("recipe.yaml", "manifest.csv", "genotype.json")
+_BEGUN = {f"{prefix}{name}" for name in _FIRST for prefix in ("", UNFINISHED)} | {f"{UNFINISHED}run.json"} | lock.FILES
 """What a run that was killed before run.json stood may have left."""
+
+_FACTS: dict[str, type] = {
+    "kind": str,
+    "name": str,
+    "medarts": str,
+    "recipe": dict,
+    "recipe_fingerprint": str,
+    "data_fingerprint": str,
+    "finished": bool,
+}
+"""What every run.json says."""
+
+
+class Content(dict[str, Any]):
+    """What a JSON file of a run says; a key that it lacks is an error that names the file."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+        super().__init__(content)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise RunError(f"{self._path} is damaged: it lacks {key}.", fix="Copy the run again.")
 
 
 class RunDirectory:
@@ -36,6 +77,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lengths: dict[str, int] | None = None
 
     @classmethod
     def create(
@@ -59,27 +101,52 @@ class RunDirectory:
             **facts: more for run.json, such as the environment.
 
         Raises:
-            RunError: the folder already holds something.
+            RunError: the folder already holds something, another process is at work on it, or it cannot be written.
+        """
+        with cls.reserved(path, kind):
+            run = cls(path)
+            for name, text in {"recipe.yaml": to_yaml(recipe), **(files or {})}.items():
+                write_whole(path / name, text)
+            run.write_json(  # last: a folder with run.json has all the rest
+                "run.json",
+                {
+                    "format": FORMAT,
+                    "kind": kind,
+                    "name": name_of(path),
+                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "medarts": __version__,
+                    "recipe": deciding_values(recipe),
+                    "recipe_fingerprint": fingerprint(recipe),
+                    "data_fingerprint": data_fingerprint,
+                    "finished": False,
+                    **facts,
+                },
+            )
+        return run
+
+    @classmethod
+    @contextmanager
+    def reserved(cls, path: Path, work: str) -> Iterator[None]:
+        """Makes the folder of a new run and keeps other processes out of it; may be nested.
+
+        Where no run has come of it at the end, nothing is left of it.
+
+        Args:
+            path: the folder, new or empty.
+            work: what will be done there, for the message of others.
+
+        Raises:
+            RunError: the folder already holds something, another process is at work on it, or it cannot be written.
         """
         cls.check_free(path)
-        path.mkdir(parents=True, exist_ok=True)
-        run = cls(path)
-        for name, text in {"recipe.yaml": to_yaml(recipe), **(files or {})}.items():
-            write_whole(path / name, text)
-        run.write_json(  # last: a folder with run.json has all the rest
-            "run.json",
-            {
-                "kind": kind,
-                "name": path.name,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "medarts": __version__,
-                "recipe_fingerprint": fingerprint(recipe),
-                "data_fingerprint": data_fingerprint,
-                "finished": False,
-                **facts,
-            },
-        )
-        return run
+        made = make_folder(path)
+        try:
+            with lock.held(path, work):
+                cls.check_free(path)  # nobody else can have put a run there since
+                yield
+        finally:
+            if not (path / "run.json").exists():
+                remove_empty(made)
 
     @staticmethod
     def check_free(path: Path) -> None:
@@ -88,10 +155,14 @@ class RunDirectory:
         Raises:
             RunError: it does.
         """
-        if path.is_file() or (path.is_dir() and any(item.name not in BEGUN for item in path.iterdir())):
-            if (path / "run.json").exists():
-                fix = f"Give another --out, or go on with that run: --resume {path}."
-                raise RunError(f"{path} already holds another run.", fix=fix)
+        try:
+            holds = path.is_file() or (path.is_dir() and any(item.name not in _BEGUN for item in path.iterdir()))
+        except OSError as error:
+            raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=fix_of(error)) from error
+        if holds and (path / "run.json").exists():
+            fix = f"Give another --out, or go on with that run: --resume {path}."
+            raise RunError(f"{path} already holds another run.", fix=fix)
+        if holds:
             raise RunError(f"{path} already holds files.", fix="Give another --out.")
 
     @classmethod
@@ -99,7 +170,7 @@ class RunDirectory:
         """Opens a run directory.
 
         Raises:
-            RunError: it is none, or of another kind.
+            RunError: it is none, of another kind, or of another format.
         """
         if not (path / "run.json").is_file():
             raise RunError(f"{path} is not a run directory.", fix="Give the folder that search or train made.")
@@ -109,10 +180,39 @@ class RunDirectory:
             raise RunError(f"{path} is a {found} run.", fix=f"Give a {kind} run.")
         return run
 
+    @contextmanager
+    def at_work(self, work: str, *, patience: float = 0.0) -> Iterator[None]:
+        """Keeps other processes from writing into the run; may be nested.
+
+        Args:
+            work: what is done, for the message of others.
+            patience: seconds to wait for another process.
+
+        Raises:
+            RunError: another process is at work on it, it holds symbolic links, or it cannot be written.
+        """
+        refuse_links(self.path)
+        with lock.held(self.path, work, patience=patience):
+            yield
+
     @property
     def facts(self) -> dict[str, Any]:
-        """What run.json says."""
-        return self.read_json("run.json")
+        """What run.json says.
+
+        Raises:
+            RunError: it is damaged, or of another format.
+        """
+        facts = self.read_json("run.json")
+        if facts.get("format") != FORMAT:
+            raise RunError(
+                f"{self.path} is a run of medarts {facts.get('medarts', 'unknown')}, which this medarts "
+                f"({__version__}) does not read.",
+                fix="Use the medarts that made it, or begin a new run.",
+            )
+        for name, kind in _FACTS.items():
+            if not isinstance(facts[name], kind):
+                raise RunError(f"{self.path / 'run.json'} is damaged: {name}.", fix="Copy the run again.")
+        return facts
 
     @property
     def recipe(self) -> Recipe:
@@ -140,46 +240,73 @@ class RunDirectory:
         """Marks the run as finished."""
         self.write_json("run.json", {**self.facts, **facts, "finished": True})
 
+    def discard(self) -> None:
+        """Removes a run that has no checkpoint yet, so that its folder is free again; others stay."""
+        if self.checkpoints.exists() and any(self.checkpoints.iterdir()):
+            return
+        for name in ("run.json", *_FIRST, *JOURNALS):  # run.json first: without it nothing else counts
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        with suppress(FileNotFoundError):
+            self.checkpoints.rmdir()
+
     def append(self, journal: str, record: Mapping[str, Any]) -> None:
         """Appends a line to a journal.
 
         Raises:
-            RunError: it cannot be written; the last checkpoint is whole.
+            RunError: it cannot be written, or is a symbolic link; the last checkpoint is whole.
         """
-        with _writing(self.path / journal), (self.path / journal).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # a checkpoint counts on what stands here
+        lengths = self.journal_lengths()
+        append_line(self.path / journal, json.dumps(record))
+        self._lengths = {**lengths, journal: lengths[journal] + 1}
 
-    def journal_sizes(self) -> dict[str, int]:
-        """Returns how long the journals are now, in bytes."""
-        paths = {name: self.path / name for name in JOURNALS}
-        return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
+    def journal_lengths(self) -> dict[str, int]:
+        """Returns how many whole lines the journals have now."""
+        if self._lengths is None:
+            self._lengths = {name: sum(1 for _ in _whole_lines(self.path / name)) for name in JOURNALS}
+        return dict(self._lengths)
 
-    def truncate_journals(self, sizes: Mapping[str, int]) -> None:
+    def cut_journals(self, lengths: Mapping[str, int]) -> None:
         """Cuts the journals back to where a checkpoint was made; what came later is done again.
 
+        Args:
+            lengths: lines to keep, by the journal; none of those that are not named.
+
         Raises:
-            RunError: a journal has lost lines since.
+            RunError: a journal has lost lines since, or cannot be written.
         """
-        present = self.journal_sizes()
-        for name, size in ((name, sizes.get(name, 0)) for name in JOURNALS):
-            if present[name] < size:
-                raise RunError(f"{self.path / name} has lost lines of epochs done.", fix="Copy the run again.")
-            if present[name] > size:
-                os.truncate(self.path / name, size)
+        for name in JOURNALS:
+            path, wanted = self.path / name, lengths.get(name, 0)
+            kept = [line for line, _ in zip(_whole_lines(path), range(wanted), strict=False)]
+            if len(kept) < wanted:
+                raise RunError(f"{path} has lost lines of epochs done.", fix="Copy the run again.")
+            size = sum(map(len, kept))
+            if path.exists() and path.stat().st_size > size:
+                with writing(path):
+                    os.truncate(path, size)
+        self._lengths = {name: lengths.get(name, 0) for name in JOURNALS}
+
+    def read_journal(self, name: str) -> list[dict[str, Any]]:
+        """Returns the lines of a journal; none where it is not there yet, and not the half line of a killed process.
+
+        Raises:
+            RunError: a line is damaged.
+        """
+        path = self.path / name
+        return [_parsed(path, line, where=f" in line {number}") for number, line in enumerate(_whole_lines(path), 1)]
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Reads a JSON file of the run.
+        """Reads a JSON file of the run; a key that is asked for and missing is a RunError.
 
         Raises:
-            RunError: it is no JSON.
+            RunError: it cannot be read, or is no JSON object.
         """
+        path = self.path / name
         try:
-            content: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{self.path / name} is damaged ({error}).", fix="Copy the run again.") from None
-        return content
+            text = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=fix_of(error)) from error
+        return _parsed(path, text)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file of the run, whole or not at all.
@@ -190,26 +317,21 @@ class RunDirectory:
         write_whole(self.path / name, json.dumps(content, indent=1) + "\n")
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file under another name and renames it, so that it is never half there.
-
-    Args:
-        path: the file.
-        content: its bytes, or its text, which is encoded as UTF-8; surrogates of file names become their bytes again.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    with _writing(path):
-        unfinished.write_bytes(content if isinstance(content, bytes) else content.encode(errors="surrogateescape"))
-        unfinished.replace(path)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _parsed(path: Path, text: bytes, *, where: str = "") -> dict[str, Any]:
     try:
-        yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise RunError(f"{path} could not be written ({reason}).", fix="Make room on the disk, then resume.") from error
+        content = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged{where} ({error}).", fix="Copy the run again.") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged{where} (it is no JSON object).", fix="Copy the run again.")
+    return Content(path, content)
+
+
+def _whole_lines(path: Path) -> Iterable[bytes]:
+    """Yields the lines of a journal; the last one only if a newline ends it, as a killed process may have begun it."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line

@@ -1,9 +1,11 @@
 """What search and training share: gradients, saving, going on, stopping, and noticing a loss that is not finite."""
 
 import math
+import shlex
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -11,11 +13,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from medarts.errors import DivergedError
+from medarts.errors import DivergedError, RunError
+from medarts.names import printable
 from medarts.run import checkpoint
 from medarts.run.checkpoint import Checkpoint
 from medarts.run.directory import RunDirectory
 from medarts.run.interruption import InterruptedRunError
+from medarts.run.memory import is_out_of_memory
+from medarts.run.progress import console
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,14 @@ def backward(fabric: Fabric, losses: Iterable[Tensor]) -> float:
 
 
 def save_point(
-    run: RunDirectory, model: nn.Module, state: dict[str, Any], *, fabric: Fabric, place: str, kind: str = "last"
+    run: RunDirectory,
+    model: nn.Module,
+    state: dict[str, Any],
+    *,
+    fabric: Fabric,
+    place: checkpoint.Place,
+    where: str,
+    kind: str = "last",
 ) -> None:
     """Saves a point to go on from, with the lengths of the journals at that moment.
 
@@ -85,7 +97,8 @@ def save_point(
         model: the model whose tensors are saved.
         state: everything else.
         fabric: holds the state of mixed precision.
-        place: where the job stands, for errors.
+        place: where the job stands.
+        where: the same, in words for errors.
         kind: "last" or "best".
 
     Raises:
@@ -95,19 +108,52 @@ def save_point(
     weights: dict[str, Tensor] = model.state_dict()
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            diverged(run, f"weight {name}", place)
+            diverged(run, f"weight {name}", where)
     precision = fabric.strategy.precision.state_dict()
-    everything = {**state, "journals": run.journal_sizes(), "precision": precision}
-    checkpoint.save(run.checkpoints, kind, Checkpoint(weights, everything))
+    everything = {**state, "journals": run.journal_lengths(), "precision": precision}
+    checkpoint.save(run.checkpoints, kind, Checkpoint(weights, everything), place=place)
 
 
 def load_point(run: RunDirectory, *, fabric: Fabric) -> Checkpoint | None:
-    """Returns the last point saved and cuts the journals back to it; None where there is none yet."""
+    """Returns the last whole point saved and cuts the journals back to it; None where there is none yet.
+
+    Raises:
+        RunError: there are points, but none is whole or fits this medarts; or a journal has lost lines.
+    """
     point = checkpoint.load(run.checkpoints, "last")
-    run.truncate_journals(point.state["journals"] if point else {})
-    if point:
+    if point is None:
+        run.cut_journals({})
+        return None
+    for path in point.damaged:
+        say(f"Checkpoint {path} is damaged; the run goes on from the one before, {point.path}.")
+    with restoring(point):
+        run.cut_journals(point.state["journals"])
         fabric.strategy.precision.load_state_dict(point.state["precision"])
     return point
+
+
+@contextmanager
+def restoring(point: Checkpoint) -> Iterator[None]:
+    """Names a checkpoint in what goes wrong while a job takes its state from it.
+
+    Raises:
+        RunError: it has other fields or tensors than this medarts writes for such a run.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise RunError(
+            f"Checkpoint {point.path} does not fit its run ({reason}).",
+            fix="Use the medarts that wrote it, see run.json; or begin a new run.",
+        ) from error
+
+
+def say(line: str) -> None:
+    """Prints a line about the job on standard error."""
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def check_finite(run: RunDirectory | None, value: float, *, name: str, place: str) -> None:
@@ -132,4 +178,6 @@ def diverged(run: RunDirectory | None, what: str, place: str) -> NoReturn:
 
 def leave(run: RunDirectory, command: str) -> NoReturn:
     """Raises the end of a run that was asked to stop and has been saved."""
-    raise InterruptedRunError(f"Stopped; {run.path} is saved.", fix=f"Go on with: {command} --resume {run.path}")
+    raise InterruptedRunError(
+        f"Stopped; {run.path} is saved.", fix=f"Go on with: {command} --resume {shlex.quote(str(run.path))}"
+    )

@@ -27,7 +27,8 @@ from medarts.run.device import peak_memory_mb
 from medarts.run.directory import RunDirectory
 from medarts.run.events import write_events
 from medarts.run.interruption import Interruption, interruption
-from medarts.run.job import Trial, check_finite, leave, load_point, median_seconds, save_point
+from medarts.run.job import Trial, check_finite, leave, load_point, median_seconds, restoring, save_point
+from medarts.run.memory import FEWER_AT_ONCE, memory_named, smaller_parts
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
 from medarts.run.schedule import cosine
@@ -112,19 +113,22 @@ class SearchLoop:
         Raises:
             DivergedError: a loss is no longer finite.
             InterruptedRunError: the run was asked to stop; it can be resumed.
+            OutOfMemoryError: memory ran out; what was saved stays.
         """
         stages = self.recipe.search.stages
         point = load_point(self.run_directory, fabric=self.fabric)
         if point is not None:
-            self.place = Place(**point.state["place"])
-            self.candidates = point.state["candidates"]
+            with restoring(point):
+                self.place = Place(**point.state["place"])
+                self.candidates = point.state["candidates"]
         steps = [stage.epochs * data.weights.steps for stage, data in zip(stages, self.data, strict=True)]
         with interruption() as stop, progress_bar("search", sum(steps), done=self._steps_done(steps)) as bar:
             while self.place.stage < len(stages):
-                self._start_stage(point)
-                while self.place.epoch < stages[self.place.stage].epochs:
-                    self._epoch(stop, bar)
-                self._end_stage()
+                with memory_named("the search", fix=self._smaller_parts()):
+                    self._start_stage(point)
+                    while self.place.epoch < stages[self.place.stage].epochs:
+                        self._epoch(stop, bar)
+                    self._end_stage()
                 point = None
         self.run_directory.finish()
         return load_genotype(self.run_directory.path)
@@ -182,9 +186,10 @@ class SearchLoop:
         )
         # After the set-up: an optimizer puts what it loads where its parameters are, and set-up moves these alone.
         if point is not None and point.state["place"]["epoch"] + point.state["place"]["step"]:
-            self.supernet.load_state_dict(point.weights)
-            self.weight_optimizer.load_state_dict(point.state["weight_optimizer"])
-            self.architecture_optimizer.load_state_dict(point.state["architecture_optimizer"])
+            with restoring(point):
+                self.supernet.load_state_dict(point.weights)
+                self.weight_optimizer.load_state_dict(point.state["weight_optimizer"])
+                self.architecture_optimizer.load_state_dict(point.state["architecture_optimizer"])
 
     def _epoch(self, stop: Interruption, bar: Bar) -> None:
         """Does what is left of the epoch, then validates, notes the genotype so far, and saves."""
@@ -198,10 +203,10 @@ class SearchLoop:
         self.model.train()
         while place.step < data.weights.steps:
             self._step(orders)
-            bar.advance()
             if stop.requested and place.step < data.weights.steps:
                 self._save()
                 leave(self.run_directory, "medarts search")
+            bar.advance()  # after the saving: a terminal that was closed takes no more output
         steps = place.step
         frozen = place.epoch < settings.arch_after
         values = self._validate(data.validation)
@@ -214,11 +219,11 @@ class SearchLoop:
             **values,
         }
         self._note(record, seconds=time.perf_counter() - began)
-        bar.note(f"stage {place.stage + 1} epoch {place.epoch + 1}: {self.task.score} {values[self.task.score]:.3f}")
         place.epoch, place.step, place.train_loss, place.arch_loss = place.epoch + 1, 0, 0.0, 0.0
         self._save()
         if stop.requested:
             leave(self.run_directory, "medarts search")
+        bar.note(f"stage {place.stage + 1} epoch {place.epoch}: {self.task.score} {values[self.task.score]:.3f}")
 
     def _orders(self) -> list[NDArray[np.int64]]:
         data = self.data[self.place.stage]
@@ -273,7 +278,8 @@ class SearchLoop:
 
     def _validate(self, validation: Batches) -> dict[str, Any]:
         self.model.eval()
-        values = self.task.validate(self.model, validation)
+        with memory_named("the validation", fix=FEWER_AT_ONCE):
+            values = self.task.validate(self.model, validation)
         check_finite(self._run, values["val_loss"], name="validation loss", place=self._where())
         return values
 
@@ -339,7 +345,13 @@ class SearchLoop:
             "weight_optimizer": self.weight_optimizer.state_dict(),
             "architecture_optimizer": self.architecture_optimizer.state_dict(),
         }
-        save_point(self.run_directory, self.supernet, state, fabric=self.fabric, place=self._where())
+        place = (self.place.stage, self.place.epoch, self.place.step)
+        save_point(self.run_directory, self.supernet, state, fabric=self.fabric, place=place, where=self._where())
+
+    def _smaller_parts(self) -> str:
+        stage = self.recipe.search.stages[self.place.stage]
+        field = f"search.stages.{self.place.stage}.accumulate"
+        return smaller_parts(field, accumulate=stage.accumulate, batch=stage.batch)
 
     def _where(self) -> str:
         return f"stage {self.place.stage}, epoch {self.place.epoch}, step {self.place.step}"

@@ -1,5 +1,6 @@
 """Where a search begins or goes on: everything that can be wrong is looked at before anything long is done."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from medarts.data.splits import halve
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import RecipeError
 from medarts.recipe import Recipe
+from medarts.run import checkpoint
+from medarts.run.changes import changed_recipe, go_on, with_its_threads
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
 from medarts.run.job import Trial, with_images
+from medarts.run.memory import OutOfMemoryError, memory_named, smaller_parts
 from medarts.run.randomness import seed_of
 from medarts.search.loop import SearchLoop, StageData
 from medarts.spaces.registry import make_space
@@ -36,34 +40,57 @@ def start_search(recipe: Recipe, out: Path) -> RunDirectory:
         MedartsError: data, recipe, device or folder do not fit; nothing was written then.
         DivergedError: the loss became NaN or infinite.
         InterruptedRunError: the run was asked to stop; it can be resumed.
+        OutOfMemoryError: memory ran out; where no checkpoint was saved, nothing is left of the run.
     """
-    RunDirectory.check_free(out)
-    job = prepare_search(recipe)
-    manifest = job.store.manifest
-    run = RunDirectory.create(
-        out,
-        job.recipe,
-        kind="search",
-        data_fingerprint=manifest.fingerprint(),
-        files={"manifest.csv": manifest.to_csv()},
-        environment=environment(job.fabric, recipe.compute),
-    )
-    job.loop(run).run()
+    with RunDirectory.reserved(out, "search"), memory_named("the search", fix=_smaller(recipe)):
+        job = prepare_search(recipe)
+        manifest = job.store.manifest
+        run = RunDirectory.create(
+            out,
+            job.recipe,
+            kind="search",
+            data_fingerprint=manifest.fingerprint(),
+            files={"manifest.csv": manifest.to_csv()},
+            environment=environment(job.fabric, recipe.compute),
+        )
+        try:
+            job.loop(run).run()
+        except OutOfMemoryError:
+            run.discard()
+            raise
     return run
 
 
-def resume_search(path: Path) -> RunDirectory:
-    """Goes on with a search from its last checkpoint; a finished one is left as it is.
+def resume_search(path: Path, changes: Iterable[str] = ()) -> RunDirectory:
+    """Goes on with a search from its last checkpoint; a finished one is left as it is, unless it is to be longer.
+
+    Args:
+        path: its folder.
+        changes: changes of its recipe as key.path=value; see ``medarts.run.changes`` for those that there may be.
 
     Raises:
-        RunError: the folder is no search, or its data have changed.
+        RunError: the folder is no search, another process is at work on it, its data have changed, or its recipe in
+            what may not change.
     """
     run = RunDirectory.open(path, kind="search")
-    recipe = run.recipe
-    job = prepare_search(recipe)
-    run.check_unchanged(job.store.manifest.fingerprint())
-    job.loop(run).run()
+    with run.at_work("search"), memory_named("the search", fix=_smaller(run.recipe)):
+        recipe, changed = changed_recipe(run, changes)
+        job = prepare_search(with_its_threads(run, recipe, changed))
+        manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
+        run.check_unchanged(manifest.fingerprint())
+        stages, last = len(recipe.search.stages), checkpoint.newest(run.checkpoints, "last")
+        if last is not None and last[0] == stages and any(change.field.endswith(".epochs") for change in changed):
+            checkpoint.drop_newest(run.checkpoints, "last")  # it has chosen already; that of the last epoch goes on
+        go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
+        job.loop(run).run()
     return run
+
+
+def _smaller(recipe: Recipe) -> str:
+    stages = recipe.search.stages
+    number = max(range(len(stages)), key=lambda each: stages[each].images_at_once)
+    stage = stages[number]
+    return smaller_parts(f"search.stages.{number}.accumulate", accumulate=stage.accumulate, batch=stage.batch)
 
 
 def try_search(recipe: Recipe, stage: int, *, steps: int) -> Trial:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from medarts.data.batches import Batches
@@ -25,7 +25,8 @@ from medarts.run.device import peak_memory_mb
 from medarts.run.directory import RunDirectory
 from medarts.run.events import write_events
 from medarts.run.interruption import Interruption, interruption
-from medarts.run.job import Trial, backward, check_finite, leave, load_point, median_seconds, save_point
+from medarts.run.job import Trial, backward, check_finite, leave, load_point, median_seconds, restoring, save_point
+from medarts.run.memory import FEWER_AT_ONCE, memory_named, smaller_parts
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
 from medarts.run.schedule import cosine
@@ -108,11 +109,17 @@ class TrainingLoop:
         Raises:
             DivergedError: the loss is no longer finite.
             InterruptedRunError: the run was asked to stop; it can be resumed.
+            OutOfMemoryError: memory ran out; what was saved stays.
         """
         self._set_up(load_point(self.run_directory, fabric=self.fabric))
-        steps = self.data.training.steps
-        total, done = self.settings.epochs * steps, self.place.epoch * steps + self.place.step
-        with interruption() as stop, progress_bar("train", total, done=done) as bar:
+        settings, steps = self.settings, self.data.training.steps
+        total, done = settings.epochs * steps, self.place.epoch * steps + self.place.step
+        fix = smaller_parts("train.accumulate", accumulate=settings.accumulate, batch=settings.batch)
+        with (
+            interruption() as stop,
+            progress_bar("train", total, done=done) as bar,
+            memory_named("training", fix=fix),
+        ):
             while self.place.epoch < self.settings.epochs and not self._is_stale():
                 self._epoch(stop, bar)
         self.run_directory.write_json(
@@ -162,7 +169,9 @@ class TrainingLoop:
         if self.averaged is not None:
             self.averaged.to(self.fabric.device)
         # After the set-up: an optimizer puts what it loads where its parameters are, and set-up moves these alone.
-        if point is not None:
+        if point is None:
+            return
+        with restoring(point):
             self.place = Place(**point.state["place"])
             self.network.load_state_dict(point.weights)
             self.optimizer.load_state_dict(point.state["optimizer"])
@@ -178,10 +187,10 @@ class TrainingLoop:
         self.model.train()
         while place.step < training.steps:
             self._step(order)
-            bar.advance()
             if stop.requested and place.step < training.steps:
                 self._save()
                 leave(self.run_directory, "medarts train")
+            bar.advance()  # after the saving: a terminal that was closed takes no more output
         values = self._validate()
         record = {
             "epoch": place.epoch,
@@ -195,12 +204,12 @@ class TrainingLoop:
             write_events(self.run_directory.path / "tensorboard", record, step=place.epoch)
         self.run_directory.append("timing.jsonl", {"epoch": place.epoch, "seconds": seconds, "peak_memory_mb": memory})
         score = values[self.task.score]
-        bar.note(f"epoch {place.epoch + 1}: {self.task.score} {score:.3f}")
         self._compare(score)
         place.epoch, place.step, place.train_loss = place.epoch + 1, 0, 0.0
         self._save()
         if stop.requested:
             leave(self.run_directory, "medarts train")
+        bar.note(f"epoch {place.epoch}: {self.task.score} {score:.3f}")
 
     def _step(self, order: NDArray[np.int64]) -> None:
         place, settings, seed = self.place, self.settings, self.recipe.seed
@@ -255,7 +264,8 @@ class TrainingLoop:
     def _validate(self) -> dict[str, Any]:
         model = self.model if self.averaged is None else self.averaged
         model.eval()
-        values = self.task.validate(model, self.data.validation)
+        with memory_named("the validation", fix=FEWER_AT_ONCE):
+            values = self.task.validate(model, self.data.validation)
         check_finite(self._run, values["val_loss"], name="validation loss", place=self._where())
         return values
 
@@ -266,7 +276,7 @@ class TrainingLoop:
             place.best_score, place.best_epoch, place.waited = score, place.epoch, 0
             best = self.network if self.averaged is None else self.averaged.module
             facts = {"epoch": place.epoch, "score": score}
-            save_point(self.run_directory, best, facts, fabric=self.fabric, place=self._where(), kind="best")
+            self._save_as("best", best, facts, place=(place.epoch + 1, 0))
             return
         place.waited += 1
         if self.settings.schedule == "plateau" and place.waited >= self.settings.plateau_epochs:
@@ -279,7 +289,11 @@ class TrainingLoop:
         state = {"place": asdict(self.place), "optimizer": self.optimizer.state_dict()}
         if self.averaged is not None:
             state["averaged"] = self.averaged.state_dict()
-        save_point(self.run_directory, self.network, state, fabric=self.fabric, place=self._where())
+        self._save_as("last", self.network, state, place=(self.place.epoch, self.place.step))
+
+    def _save_as(self, kind: str, network: nn.Module, state: dict[str, Any], *, place: tuple[int, int]) -> None:
+        run, fabric, where = self.run_directory, self.fabric, self._where()
+        save_point(run, network, state, fabric=fabric, place=place, where=where, kind=kind)
 
     def _where(self) -> str:
         return f"epoch {self.place.epoch}, step {self.place.step}"

@@ -1,6 +1,7 @@
 """Where training begins or goes on: everything that can be wrong is looked at before anything long is done."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,17 @@ from torch import nn
 from medarts.data.batches import Batches, check_fills_a_batch
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import ImageStore, open_store
-from medarts.errors import RecipeError
+from medarts.errors import RecipeError, RunError
 from medarts.networks.network import TrainedNetwork
 from medarts.networks.registry import Architecture, network_of, task_of
 from medarts.recipe import Recipe
 from medarts.recipe.models import CheXNetSettings
 from medarts.run import checkpoint
+from medarts.run.changes import changed_recipe, go_on, with_its_threads
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
 from medarts.run.job import Trial, with_images
+from medarts.run.memory import OutOfMemoryError, memory_named, smaller_parts
 from medarts.run.randomness import seed_torch
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
@@ -40,8 +43,8 @@ def start_training(recipe: Recipe, architecture: Architecture, out: Path) -> Run
         MedartsError: data, genotype, recipe, device or folder do not fit; nothing was written then.
         DivergedError: the loss became NaN or infinite.
         InterruptedRunError: the run was asked to stop; it can be resumed.
+        OutOfMemoryError: memory ran out; where no checkpoint was saved, nothing is left of the run.
     """
-    RunDirectory.check_free(out)
     of_network: dict[str, str] = {}
     changes: dict[str, Any]
     if isinstance(architecture, Genotype):
@@ -50,19 +53,25 @@ def start_training(recipe: Recipe, architecture: Architecture, out: Path) -> Run
         changes = {"space": space_settings(architecture), "train": settings}
     else:
         changes = {"train": recipe.train.model_copy(update={"model": architecture})}
-    job = _prepare(recipe.model_copy(update=changes), architecture)
-    manifest, weights = job.store.manifest, _weights(architecture)
-    run = RunDirectory.create(
-        out,
-        job.recipe,
-        kind="train",
-        data_fingerprint=manifest.fingerprint(),
-        files={"manifest.csv": manifest.to_csv(), **of_network},
-        environment=environment(job.fabric, recipe.compute),
-        network=architecture.name,
-        weights_fingerprint=None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
-    )
-    job.loop(run).run()
+    recipe = recipe.model_copy(update=changes)
+    with RunDirectory.reserved(out, "train"), memory_named("training", fix=_smaller(recipe)):
+        job = _prepare(recipe, architecture)
+        manifest = job.store.manifest
+        run = RunDirectory.create(
+            out,
+            job.recipe,
+            kind="train",
+            data_fingerprint=manifest.fingerprint(),
+            files={"manifest.csv": manifest.to_csv(), **of_network},
+            environment=environment(job.fabric, recipe.compute),
+            network=architecture.name,
+            weights_fingerprint=_weights_fingerprint(architecture),
+        )
+        try:
+            job.loop(run).run()
+        except OutOfMemoryError:
+            run.discard()
+            raise
     return run
 
 
@@ -78,24 +87,46 @@ def without_weights(architecture: Architecture) -> Architecture:
     return architecture
 
 
-def _weights(architecture: Architecture) -> Path | None:
-    return architecture.weights if isinstance(architecture, CheXNetSettings) else None
+def resume_training(path: Path, changes: Iterable[str] = ()) -> RunDirectory:
+    """Goes on with training from its last checkpoint; a finished run is left as it is, unless it is to be longer.
 
-
-def resume_training(path: Path) -> RunDirectory:
-    """Goes on with training from its last checkpoint; a finished run is left as it is.
+    Args:
+        path: its folder.
+        changes: changes of its recipe as key.path=value; see ``medarts.run.changes`` for those that there may be.
 
     Raises:
-        RunError: the folder is no training run, or its data have changed.
+        RunError: the folder is no training run, another process is at work on it, its data or initial weights have
+            changed, or its recipe in what may not change.
     """
     run = RunDirectory.open(path, kind="train")
-    architecture = architecture_of(run)
-    if checkpoint.load(run.checkpoints, "last") is not None:  # it has what came of the weights to start from
-        architecture = without_weights(architecture)
-    job = _prepare(run.recipe, architecture)
-    run.check_unchanged(job.store.manifest.fingerprint())
-    job.loop(run).run()
+    with run.at_work("train"), memory_named("training", fix=_smaller(run.recipe)):
+        recipe, changed = changed_recipe(run, changes)
+        architecture = recipe.train.model or load_genotype(run.path)
+        if checkpoint.newest(run.checkpoints, "last") is not None:  # it has what came of the weights to start from
+            architecture = without_weights(architecture)
+        elif _weights_fingerprint(architecture) != run.facts.get("weights_fingerprint"):
+            raise RunError(
+                f"The initial weights of {run.path} have changed since it began.",
+                fix="Restore that file, or start a new run.",
+            )
+        job = _prepare(with_its_threads(run, recipe, changed), architecture)
+        manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
+        run.check_unchanged(manifest.fingerprint())
+        go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
+        job.loop(run).run()
     return run
+
+
+def _weights_fingerprint(architecture: Architecture) -> str | None:
+    """Returns the fingerprint of the file of weights that a network begins with; None where it begins at random."""
+    if not isinstance(architecture, CheXNetSettings) or architecture.weights is None:
+        return None
+    with architecture.weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _smaller(recipe: Recipe) -> str:
+    return smaller_parts("train.accumulate", accumulate=recipe.train.accumulate, batch=recipe.train.batch)
 
 
 def try_training(recipe: Recipe, architecture: Architecture, *, steps: int) -> Trial:
