@@ -12,6 +12,7 @@ from torch import nn
 
 from medarts.errors import DataError, DivergedError, GenotypeError, RecipeError, RunError
 from medarts.evaluation.evaluate import load_network
+from medarts.networks.registry import network_of
 from medarts.networks.weave import WeaveNetwork
 from medarts.recipe import Recipe, apply_overrides, parse
 from medarts.run import checkpoint
@@ -244,7 +245,7 @@ def test_the_moving_average_is_validated_and_kept(recipe, genotype, tmp_path, mo
     for name in ("frame.stem.0.0.weight", *statistics):
         average = seen[0][name]
         for number, tensors in enumerate(seen[1:], 1):
-            decay = min(0.6, number / (number + 1))
+            decay = min(0.6, (1 + number) / (10 + number))
             average = decay * average + (1 - decay) * tensors[name]
         torch.testing.assert_close(validated[0][name], average, rtol=1e-5, atol=1e-7)
         assert not torch.allclose(average, seen[-1][name], rtol=1e-3, atol=1e-5)
@@ -252,6 +253,25 @@ def test_the_moving_average_is_validated_and_kept(recipe, genotype, tmp_path, mo
         assert torch.equal(checkpoint.load(run.checkpoints, "last").weights[name], seen[-1][name])
     if norm == "batch":
         assert validated[0]["frame.stem.0.1.num_batches_tracked"] == len(seen)
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_the_moving_average_leaves_the_random_weights_behind(recipe, genotype, tmp_path, norm):
+    """Whatever the decay: with a constant 0.999 it would still be at the start after these 32 steps."""
+    recipe = changed(recipe, f"train.norm={norm}", "train.epochs=8", "train.optimizer=adamw", "train.lr=0.01")
+    plain, averaged = (
+        start_training(changed(recipe, f"train.ema={decay}"), genotype, tmp_path / str(decay)) for decay in (0, 0.999)
+    )
+    point = checkpoint.load(averaged.checkpoints, "last")
+    seed_torch(recipe.seed, "network")
+    start = network_of(changed(recipe, f"train.norm={norm}"), genotype).state_dict()
+    names = [name for name, tensor in start.items() if name.endswith("weight") and tensor.dim() == 4]
+    gone = sum((point.weights[name] - start[name]).norm() for name in names)
+    behind = sum((point.weights[name] - point.state["averaged"][f"module.{name}"]).norm() for name in names)
+    assert behind < 0.25 * gone
+    losses = [record["val_loss"] for record in records(averaged)]
+    assert losses[-1] == pytest.approx(records(plain)[-1]["val_loss"], rel=0.3)
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_batch_norm_is_part_of_the_run(recipe, genotype, tmp_path):

@@ -61,7 +61,13 @@ _FACTS: dict[str, type] = {
 """What every run.json says."""
 
 
-class Content(dict[str, Any]):
+class MissingKeyError(RunError, KeyError):
+    """A file of a run lacks a key; whoever can do without it catches a KeyError."""
+
+    __str__ = RunError.__str__  # that of KeyError would put quotes around it
+
+
+class _Content(dict[str, Any]):
     """What a JSON file of a run says; a key that it lacks is an error that names the file."""
 
     def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
@@ -69,7 +75,7 @@ class Content(dict[str, Any]):
         self._path = path
 
     def __missing__(self, key: str) -> Any:
-        raise RunError(f"{self._path} is damaged: it lacks {key}.", fix="Copy the run again.")
+        raise MissingKeyError(f"{self._path} is damaged: it lacks {key}.", fix="Copy the run again.")
 
 
 class RunDirectory:
@@ -324,7 +330,7 @@ def _parsed(path: Path, text: bytes, *, where: str = "") -> dict[str, Any]:
         raise RunError(f"{path} is damaged{where} ({error}).", fix="Copy the run again.") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged{where} (it is no JSON object).", fix="Copy the run again.")
-    return Content(path, content)
+    return _Content(path, content)
 
 
 def _whole_lines(path: Path) -> Iterable[bytes]:

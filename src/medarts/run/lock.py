@@ -38,12 +38,12 @@ def held(folder: Path, work: str, *, patience: float = 0.0) -> Iterator[None]:
     place = folder.resolve()
     if not place.is_dir():  # or it would be made
         raise RunError(f"There is no folder {folder}.", fix="It may have been moved or removed: give its new place.")
-    lock = filelock.FileLock(place / LOCK, timeout=patience, is_singleton=True)
+    lock = filelock.FileLock(place / LOCK, is_singleton=True)
     if lock.is_locked:  # by this thread
         yield
         return
     try:
-        lock.acquire()
+        lock.acquire(timeout=patience)
     except filelock.Timeout:
         raise _is_held(folder) from None
     except OSError as error:
