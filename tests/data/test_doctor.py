@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -189,6 +190,108 @@ def test_a_source_that_cannot_be_listed_does_not_hide_the_others(tmp_path):
     result = examine(sources)
     only([(f.level, f.file, f.text) for f in result.findings], "error", "none", "There is no folder")
     assert [summary.images for summary in result.summaries] == [10]
+
+
+# --- at the size of a recipe ------------------------------------------------------------------------------------
+
+
+def of_recipe(path: Path, **options) -> list[tuple[str, str, str]]:
+    source = SourceSettings(kind="folder", path=path, **({"labels": {1: 1, 2: 2}} if "classes" in options else {}))
+    return [(finding.level, finding.file, finding.text) for finding in examine([source], **options).findings]
+
+
+def lesion(path: Path, n: int, width: int, *, value: int = 255) -> None:
+    """An image of 64 pixels with a lesion whose corner lies between the pixels that are kept at 8."""
+    rng = np.random.default_rng(n)
+    image(path, n, rng.integers(0, 256, (64, 64), dtype=np.uint8))
+    values = np.zeros((64, 64), np.uint8)
+    values[5 : 5 + width, 5 : 5 + width] = value
+    mask(path, n, values)
+
+
+def test_masks_that_lose_their_foreground_at_the_size_of_a_recipe_are_counted(tmp_path):
+    sound_folder(tmp_path)
+    for n in range(10):
+        lesion(tmp_path, n, 3 if n in (2, 3, 7) else 20)
+    assert of_recipe(tmp_path) == []
+    assert of_recipe(tmp_path, size=64) == []
+    assert of_recipe(tmp_path, size=8) == [
+        ("warning", str(tmp_path / f"masks/{n}.png"), "Class 1 vanishes at data.size 8.") for n in (2, 3, 7)
+    ]
+
+
+def test_a_class_that_no_mask_shows_at_the_size_of_a_recipe_is_named(tmp_path):
+    sound_folder(tmp_path)
+    for n in range(10):
+        lesion(tmp_path, n, 3 if n >= 8 else 20)  # 8 and 9 are the test split
+    assert of_recipe(tmp_path, size=8)[2:] == [
+        ("warning", str(tmp_path), "classes that no mask of the split test shows at data.size 8: 1.")
+    ]
+
+
+@pytest.mark.parametrize("lacking", ["train", "val", "test", None])
+def test_classes_that_no_mask_of_a_split_shows_are_named(tmp_path, lacking):
+    sound_folder(tmp_path)
+    for n, split in enumerate(SPLITS):
+        values = np.zeros((12, 10), np.uint8)
+        values[2:4] = 1
+        values[6:9] = 0 if split == lacking else 2
+        mask(tmp_path, n, values)
+    expected = [("warning", str(tmp_path), f"classes that no mask of the split {lacking} shows: 2.")] if lacking else []
+    assert of_recipe(tmp_path, classes=3, size=64) == expected
+    assert of_recipe(tmp_path, classes=4)[len(expected) :] != []  # class 3 is nowhere
+
+
+def test_empty_masks_of_a_whole_split_are_named(tmp_path):
+    sound_folder(tmp_path)
+    for n in (6, 7):
+        mask(tmp_path, n, np.zeros((12, 10)))
+    only(findings(tmp_path)[2:], "warning", tmp_path.name, "classes that no mask of the split val shows: 1.")
+
+
+# --- grouping ---------------------------------------------------------------------------------------------------
+
+
+def test_equal_findings_of_many_files_are_one_line(tmp_path):
+    sound_folder(tmp_path)
+    for n in range(5):
+        content = (tmp_path / f"images/{n}.png").read_bytes()
+        (tmp_path / f"images/{n}.png").write_bytes(content[: 100 + n])
+        mask(tmp_path, n, np.zeros((12, 10)))
+    result = examine(recognise(tmp_path))
+    damaged, empty = result.groups
+    assert (damaged.level, damaged.count) == ("error", 5)
+    assert (
+        f" (5): {tmp_path}/images/0.png, {tmp_path}/images/1.png, {tmp_path}/images/2.png and 2 more. " in damaged.line
+    )
+    assert damaged.line.startswith("cannot be read")
+    assert empty.line.startswith(f"The mask is empty (5): {tmp_path}/masks/0.png, ")
+
+
+def test_slices_of_a_volume_are_one_finding(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for volume in "abc":
+        values = rng.integers(0, 255, (6, 6, 12)).astype(np.int16)
+        drawn = np.ones((6, 6, 12), np.uint8)
+        drawn[0] = 0
+        drawn[..., [0, 1, 2, 7]] = 0
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"images/{volume}.nii")
+        nibabel.save(nibabel.Nifti1Image(drawn, np.eye(4)), tmp_path / f"masks/{volume}.nii")
+    (tmp_path / "images/b.nii").write_bytes((tmp_path / "images/b.nii").read_bytes()[:500])
+    result = examine(recognise(tmp_path))
+    found = [(finding.level, finding.file) for finding in result.findings]
+    assert ("warning", f"{tmp_path}/masks/a.nii (slices 0 to 2, 7)") in found
+    assert len(found) == 4  # three masks with empty slices, one damaged volume
+    assert [file.startswith(f"{tmp_path}/images/b.nii (slices ") for level, file in found if level == "error"] == [True]
+
+
+def test_what_is_wrong_already_does_not_make_empty_splits_worth_a_line(tmp_path):
+    sound_folder(tmp_path)
+    for n in range(10):
+        (tmp_path / f"masks/{n}.png").rename(tmp_path / f"masks/{n}_mask.png")
+    assert {problem for _, _, problem in findings(tmp_path)} == {"image without a mask.", "mask without an image."}
 
 
 @pytest.mark.parametrize(

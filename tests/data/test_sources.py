@@ -1,6 +1,7 @@
 """The layouts of data sets: what is paired, who is a patient, which split, and what is refused."""
 
 import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.data.opening import open_manifest
 from medarts.data.reading import read_pair
-from medarts.data.sources import open_sources
+from medarts.data.sources import WITHOUT_FILES, open_sources, survey
 from medarts.data.sources.cvc import FRAMES, sequence_of
+from medarts.data.sources.labelled import LEFT_OUT, UNUSED
+from medarts.data.sources.pairing import FOLDERS, NOT_READ, OTHER_NAME
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings
+from medarts.recipe import DataSettings, SourceSettings
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 
@@ -304,6 +308,143 @@ def test_sources_are_joined_in_their_order(tmp_path):
 def test_labels_out_of_range_are_refused(tmp_path, labels):
     with pytest.raises(DataError, match="out of range"):
         opened(plain_folder(tmp_path), "folder", labels=labels)
+
+
+# --- names ------------------------------------------------------------------------------------------------------
+
+
+def test_letters_of_one_and_of_two_signs_are_the_same_name(tmp_path):
+    for n in range(3):
+        touch(tmp_path / "images" / unicodedata.normalize("NFC", f"lésion{n}.jpg"))
+        touch(tmp_path / "masks" / unicodedata.normalize("NFD", f"lésion{n}.png"))
+    splits(tmp_path, unicodedata.normalize("NFD", "id,patient,split\nlésion0,é,train\nlésion1,b,val\nlésion2,c,test\n"))
+    found = opened(tmp_path, "folder")
+    assert [(s.key, s.patient) for s in found.samples] == [("lésion0", "é"), ("lésion1", "b"), ("lésion2", "c")]
+    assert all(s.image.exists() and s.mask.exists() for s in found.samples)
+
+
+def test_names_that_are_no_utf_8_are_read_under_a_key_that_can_be_written(tmp_path):
+    names = [os.fsdecode(b"l\xe9sion%d" % n) for n in range(4)]
+    try:
+        for name in names:
+            touch(tmp_path / "images" / f"{name}.jpg")
+            touch(tmp_path / "masks" / f"{name}.png")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    found = opened(tmp_path, "folder")
+    assert [s.key for s in found.samples] == [f"l\\xe9sion{n}" for n in range(4)]
+    assert all(s.image.exists() and s.patient == s.key for s in found.samples)
+    splits(tmp_path, "id,split\n" + "\n".join(f"l\\xe9sion{n},train" for n in range(4)))
+    assert len(opened(tmp_path, "folder", fractions=(0, 0)).of_split("train").samples) == 4
+
+
+def test_spaces_at_the_ends_of_names_do_not_matter(tmp_path):
+    for name in (" a", "b ", "c"):
+        touch(tmp_path / "images" / f"{name}.jpg")
+        touch(tmp_path / "masks" / f"{name.strip()}.png")
+    splits(tmp_path, "id,split\n a,train\nb ,val\nc,test\n")
+    assert [s.split for s in opened(tmp_path, "folder").samples] == ["train", "val", "test"]
+
+
+@pytest.mark.parametrize("ids", ["images/{}.jpg", "images/{}", "images\\{}.jpg"])
+def test_ids_may_be_paths_from_the_folder(tmp_path, ids):
+    plain_folder(tmp_path, 3)
+    rows = "\n".join(f"{ids.format(n)},{split}" for n, split in enumerate(("train", "val", "test")))
+    splits(tmp_path, f"id,split\n{rows}\n")
+    assert [s.split for s in opened(tmp_path, "folder").samples] == ["train", "val", "test"]
+    assert survey(SourceSettings(kind="folder", path=tmp_path)).doubts == ()
+
+
+# --- what is not read -------------------------------------------------------------------------------------------
+
+
+def doubts(path: Path, kind: str, **options) -> list[tuple[str, int, str]]:
+    found = survey(SourceSettings(kind=kind, path=path, **options))
+    return [(doubt.problem, doubt.count, doubt.detail) for doubt in found.doubts]
+
+
+def test_files_and_folders_that_are_not_read_are_counted(tmp_path):
+    plain_folder(tmp_path, 4)
+    for folder, suffix in (("images", "webp"), ("masks", "webp"), ("masks", "pgm")):
+        touch(tmp_path / folder / f"x.{suffix}x")
+    for n in range(2):
+        touch(tmp_path / "images" / f"patient{n}" / "a.png")
+    assert doubts(tmp_path, "folder") == [
+        (NOT_READ, 1, ".webpx 1 in images"),
+        (FOLDERS, 1, "images/patient0"),
+        (FOLDERS, 1, "images/patient1"),
+        (NOT_READ, 2, ".pgmx 1, .webpx 1 in masks"),
+    ]
+    assert len(opened(tmp_path, "folder").samples) == 4
+
+
+def test_partners_of_a_kind_that_is_not_read_are_named(tmp_path):
+    for n in range(3):
+        touch(tmp_path / "images" / f"{n}.png")
+        touch(tmp_path / "masks" / (f"{n}" if n else "0.xyz"))
+    with pytest.raises(
+        DataError, match=r"mask of a kind that is not read \(3\): 0\.xyz, 1, 2\. Save it .* '\.xyz' is none"
+    ):
+        opened(tmp_path, "folder")
+    (tmp_path / "images/0.png").rename(tmp_path / "images/0.xyz")
+    for n in range(3):
+        touch(tmp_path / "masks" / f"{n}.png")
+    with pytest.raises(DataError, match=r"image of a kind that is not read \(1\): 0\.xyz"):
+        opened(tmp_path, "folder")
+
+
+def test_what_lies_there_instead_of_images_is_said(tmp_path):
+    for n in range(4):
+        touch(tmp_path / "images" / f"p{n}" / "a.png")
+        touch(tmp_path / "masks" / f"p{n}" / "a.png")
+    with pytest.raises(
+        DataError, match=r"holds no images, but folders .* not read: images/p0, images/p1, images/p2 and"
+    ):
+        opened(tmp_path, "folder")
+
+
+def test_other_sources_count_what_they_do_not_read(tmp_path):
+    isic_part(tmp_path / "i", "ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth", "1 2 3")
+    touch(tmp_path / "i/ISIC-2017_Training_Data/ISIC_4.heic")
+    touch(tmp_path / "i/ISIC-2017_Training_Data/ISIC-2017_Training_Data_metadata.csv")
+    touch(tmp_path / "i/ISIC-2017_Training_Part1_GroundTruth/ISIC_4.png")
+    assert [(what, count) for what, count, _ in doubts(tmp_path / "i", "isic")] == [(NOT_READ, 1), (OTHER_NAME, 1)]
+    touch(tmp_path / "c/Original/1.tif")
+    touch(tmp_path / "c/Ground Truth/1.tif")
+    touch(tmp_path / "c/Original/2.psd")
+    assert doubts(tmp_path / "c", "cvc") == [(NOT_READ, 1, ".psd 1 in Original")]
+    chaos(tmp_path / "h")
+    touch(tmp_path / "h/Train_Sets/CT/4/DICOM_anon/preview.jpg")
+    touch(tmp_path / "h/Train_Sets/CT/.checkpoints/a")
+    assert doubts(tmp_path / "h", "chaos") == [(NOT_READ, 1, ".jpg 1 in DICOM_anon")]
+
+
+def test_rows_that_leave_images_out_are_counted_unless_on_purpose(tmp_path):
+    plain_folder(tmp_path, 6)
+    splits(tmp_path, "id,split,scan_id\n0,train,1\n1,trian,1\n2,,2\n3,gap,2\n4,val,3\n5,test,3\n9,test,4\n")
+    assert doubts(tmp_path, "folder") == [
+        (WITHOUT_FILES, 1, "9"),
+        (LEFT_OUT, 1, "1 ('trian')"),
+        (LEFT_OUT, 1, "2 ('')"),
+        (UNUSED, 1, "scan_id"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "text", "words"),
+    [
+        (2, None, r"Here are 2 patients, and splits are drawn from 3 patients up: add others, or divide"),
+        (1, None, r"Here is one patient"),
+        (4, "id,split\n0,train\n1,train\n2,train\n3,train\n", r"Write test in the column split of .*splits\.csv"),
+    ],
+)
+def test_advice_on_an_empty_split_helps(tmp_path, count, text, words):
+    plain_folder(tmp_path, count)
+    if text:
+        splits(tmp_path, text)
+    settings = DataSettings(sources=(SourceSettings(kind="folder", path=tmp_path),))
+    with pytest.raises(DataError, match=rf"in the split '(val|test)'\. {words}"):
+        open_manifest(settings, needs=("train", "val", "test"))
 
 
 # --- real data --------------------------------------------------------------------------------------------------

@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.splits import assign_splits, divided, halve, natural, read_splits_csv
+from medarts.data.splits import (
+    SplitRow,
+    assign_splits,
+    divided,
+    draw,
+    group_columns,
+    halve,
+    is_doubtful,
+    natural,
+    read_splits_csv,
+)
 from medarts.errors import DataError
 
 names = st.text("abc0123456789", min_size=1, max_size=5)
@@ -162,3 +172,78 @@ def test_halves_depend_on_the_seed_alone():
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=20))
 def test_natural_order_is_that_of_the_numbers(numbers):
     assert sorted((f"frame {n} b" for n in numbers), key=natural) == [f"frame {n} b" for n in sorted(numbers)]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        *("patient_id", "PatientID", "Patient ID", "patient-id", "PATIENT", "subject_id", "SubjectName", "lesion_id"),
+        *("Case No", "video", "participant id", "person"),
+    ],
+)
+def test_columns_under_usual_names_name_the_patient(tmp_path, column):
+    table = read_splits_csv(csv_of(tmp_path, f"id,{column},split\na,7,train\nb,7,test\n"))
+    assert table.grouped
+    assert [row.patient for row in table.rows.values()] == ["7", "7"]
+    assert table.unused == ()
+
+
+def test_of_two_columns_that_group_the_coarser_counts():
+    assert group_columns(["Lesion_ID", "x", "subject", "PatientID"]) == ("PatientID", "subject", "Lesion_ID")
+    assert group_columns(["patient_age", "case_type", "sequence_length", "id", "source"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("header", "unused"),
+    [
+        ("id,split,scan_id", ("scan_id",)),
+        ("id,split,ScanID", ("ScanID",)),
+        ("id,split,MRN", ("MRN",)),
+        ("id,split,colour", ()),
+        ("id,split,age", ()),
+    ],
+)
+def test_identifiers_that_are_not_used_are_named(tmp_path, header, unused):
+    table = read_splits_csv(csv_of(tmp_path, f"{header}\na,train,1\nb,test,1\nc,val,2\n"))
+    assert table.unused == unused
+
+
+def test_identifiers_that_divide_no_image_from_another_are_no_matter(tmp_path):
+    alone = read_splits_csv(csv_of(tmp_path, "id,split,full_id\na,train,1\nb,test,2\n"))
+    within = read_splits_csv(csv_of(tmp_path, "id,split,patient,scan_id\na,train,p,1\nb,train,p,1\nc,test,q,2\n"))
+    across = read_splits_csv(csv_of(tmp_path, "id,split,patient,scan_id\na,train,p,1\nb,train,p,2\nc,test,q,2\n"))
+    assert (alone.unused, within.unused, across.unused) == ((), (), ("scan_id",))
+
+
+def test_columns_are_found_in_any_case(tmp_path):
+    table = read_splits_csv(csv_of(tmp_path, "ID,Source,Subject,SPLIT\na,X,1,Train\n"))
+    assert table.rows["a"] == SplitRow("train", "X/1", "Train")
+    with pytest.raises(DataError, match="the column split twice"):
+        read_splits_csv(csv_of(tmp_path, "id,split,Split\na,train,test\n"))
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("0 1 2 0", r"'0', '1', '2' are no splits\. Write train, val or test"),
+        ("trian trian gap", r"'trian' is no split\."),
+        ("gap none", r"leaves every image out\. Write train, val or test"),
+        ("a b c d e", r"'a', 'b', 'c', 'd', \.\.\. are no splits"),
+    ],
+)
+def test_a_table_without_a_split_names_its_words(tmp_path, words, problem):
+    rows = "\n".join(f"{n},{word}" for n, word in enumerate(words.split()))
+    with pytest.raises(DataError, match=rf"splits\.csv:? {problem}"):
+        read_splits_csv(csv_of(tmp_path, f"id,split\n{rows}\n"))
+
+
+def test_words_that_leave_out_on_purpose_are_not_doubtful():
+    assert [word for word in ("gap", "None", " unused ", "train", "Testing") if is_doubtful(word)] == []
+    assert [word for word in ("", "trian", "0", "hold") if not is_doubtful(word)] == []
+
+
+def test_names_that_are_no_utf_8_are_drawn():
+    odd = "l\udce9sion"
+    splits = assign_splits([odd, "a", "b", "c"], fractions=(0.25, 0.25), seed=0)
+    assert set(splits) == {odd, "a", "b", "c"}
+    assert draw(3, "é") == draw(3, "é") != draw(4, "é")

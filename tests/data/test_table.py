@@ -1,5 +1,6 @@
 """labels.csv: what is read, and how wrong tables are named."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from PIL import Image
 from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
 from medarts.data.reading import read_image
-from medarts.data.sources import open_sources
+from medarts.data.sources import open_sources, survey
+from medarts.data.sources.labelled import RENAMED, UNUSED
+from medarts.data.sources.pairing import NOT_READ
 from medarts.errors import DataError
 from medarts.recipe import SourceSettings
 
@@ -195,3 +198,93 @@ def test_the_doctor_doubts_rows_left_out_and_images_without_patients(tmp_path):
     assert "c.png ('hold')" in problems
     assert "images without patients" in problems
     assert found.summaries[0].splits == {"train": 1, "val": 1, "test": 0}
+
+
+@pytest.mark.parametrize("column", ["patient_id", "PatientID", "Subject ID", "lesion_id", "case"])
+def test_columns_under_usual_names_are_patients_and_no_findings(tmp_path, column):
+    text = f"image,{column},split,scar\na.png,p,train,1\nb.png,p,test,0\n"
+    with pytest.raises(DataError, match=r"patient in two splits \(1\): p in train and test"):
+        opened(folder_of(tmp_path, text, "a.png", "b.png"))
+
+
+def test_a_lesion_that_is_there_or_not_is_a_finding(tmp_path):
+    found = opened(folder_of(tmp_path, "image,lesion,lesion_id\na.png,1,7\nb.png,0,7\n", "a.png", "b.png"))
+    assert found.findings == ("lesion",)
+    assert {s.patient for s in found.samples} == {"7"}
+
+
+@pytest.mark.parametrize(
+    ("name", "renamed"),
+    [
+        ("a", True),
+        ("a.jpg", True),
+        ("A.PNG", True),
+        ("images/a.dcm", True),
+        ("images\\a.png", False),
+        ("images\\a", True),
+        ("./images/a.png", False),
+        ("images/a.png", False),
+    ],
+)
+def test_an_image_is_found_under_other_names_which_is_said(tmp_path, name, renamed):
+    folder_of(tmp_path, f"image,patient,scar\n{name},p,1\n", "images/a.png")
+    found = survey(SourceSettings(kind="table", path=tmp_path))
+    assert [s.image for s in found.manifest.samples] == [tmp_path / "images/a.png"]
+    assert found.manifest.samples[0].key == ("images/a" if "images" in name else "a")
+    assert found.faults == ()
+    assert [doubt.problem for doubt in found.doubts] == [RENAMED] * renamed
+    if renamed:
+        assert found.doubts[0].detail == f"{name} is a.png"
+
+
+def test_no_image_is_chosen_of_several_alike(tmp_path):
+    text = "image,patient,scar\na.tif,p,1\n"
+    with pytest.raises(DataError, match=r"image not in the folder \(1\): a\.tif"):
+        opened(folder_of(tmp_path, text, "a.png", "a.jpg"))
+
+
+def test_one_image_under_two_names_is_named_twice(tmp_path):
+    text = "image,patient,scar\na.png,p,1\n./images/a,q,0\n"
+    with pytest.raises(DataError, match=r"image named twice \(1\): \./images/a in row 3"):
+        opened(folder_of(tmp_path, text, "images/a.png"))
+
+
+def test_an_image_of_a_kind_that_is_not_read_is_not_missing(tmp_path):
+    folder_of(tmp_path, "image,patient,scar\na.heic,p,1\nb.png,q,0\n", "images/a.heic", "images/b.png", "images/c.heic")
+    found = survey(SourceSettings(kind="table", path=tmp_path))
+    assert [(fault.problem, fault.detail) for fault in found.faults] == [("image of a kind that is not read", "a.heic")]
+    assert [(doubt.problem, doubt.detail) for doubt in found.doubts] == [(NOT_READ, ".heic 2 in images")]
+
+
+def test_separators_and_letters_of_two_signs_are_read(tmp_path):
+    name = unicodedata.normalize("NFD", "lésion")
+    text = f"image;patient;Épanchement\n{unicodedata.normalize('NFC', name)}.png;p;1\n"
+    found = opened(folder_of(tmp_path, text, f"images/{name}.png"))
+    assert found.findings == ("Épanchement",)
+    assert [s.key for s in found.samples] == ["lésion"]
+
+
+def test_findings_that_are_asked_for_spare_the_other_columns(tmp_path):
+    text = "image,patient,Mass,Age,Edema,MRN\na.png,p,1,63,,x\nb.png,q,0,F,-1,x\nc.png,r,0,F,0,y\n"
+    source = SourceSettings(kind="table", path=folder_of(tmp_path, text, "a.png", "b.png", "c.png"))
+    with pytest.raises(DataError, match=r"neither 0 nor 1 \(8\)"):
+        open_sources([source])
+    found = open_sources([source], findings=("Mass",))
+    assert (found.findings, [s.findings for s in found.samples]) == (("Mass",), [("Mass",), (), ()])
+    doubts = survey(source, findings=("Mass",)).doubts
+    assert [(doubt.problem, doubt.detail) for doubt in doubts] == [(UNUSED, "MRN")]
+    assert examine([source], findings=("Mass",)).count("error") == 3  # empty files are no images
+    with pytest.raises(DataError, match=r"has no finding 'Mas'\. Did you mean 'Mass'"):
+        open_sources([source], findings=("Mas",))
+
+
+def test_a_wrong_value_of_many_rows_is_one_finding(tmp_path):
+    rows = "".join(f"{n}.png,p{n},,-1,{n % 2}\n" for n in range(2000))
+    folder_of(tmp_path, f"image,patient,a,b,c\n{rows}", *(f"images/{n}.png" for n in range(3)))
+    source = SourceSettings(kind="table", path=tmp_path, partial=True)
+    result = examine([source])
+    assert len([finding for finding in result.findings if finding.level == "error"]) == 2
+    assert result.groups[0].line.startswith(
+        f"{tmp_path}/labels.csv: value that is neither 0 nor 1 (4,000): row 2 and 1,999 more, column a: ''; row 2 and"
+    )
+    assert len(result.groups) == 2  # the other: images not in the folder

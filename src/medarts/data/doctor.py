@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 _TINY_PART = 1 / 16  # an image of 12 bits in a file of 16 uses this part of its range
 _FLAT = 1 / 255  # contrast below one grey level of 8 bits
 _GREY_PART = 0.05  # of a binary mask; anti-aliased edges and JPEG noise stay below it
-_NEVER_FIX = "What none shows can be neither learnt nor scored there."
+_NEVER_FIX = "What no image shows can be neither learnt nor scored."
 _SIZE_FIX = "Raise data.size, or crop the images before."
 
 

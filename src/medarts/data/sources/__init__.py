@@ -139,8 +139,11 @@ def advice(settings: SourceSettings, split: Split, samples: Sequence[Sample]) ->
         return f"Write {split} in the column split of {named} for some patients."
     patients = len({sample.patient for sample in samples})
     if patients < FEWEST:
-        found = "one patient" if patients == 1 else f"{patients} patients"
-        return f"Splits are drawn of {FEWEST} patients or more, and this is {found}: add some, or write a splits.csv."
+        found = "is one patient" if patients == 1 else f"are {patients} patients"
+        return (
+            f"Here {found}, and splits are drawn from {FEWEST} patients up: add others, or divide the images in a "
+            "splits.csv."
+        )
     if settings.kind == "table":
         return f"Write {split} in the column split of {table.NAME} for some patients."
     return "Set the source's fractions above 0, or write a splits.csv."

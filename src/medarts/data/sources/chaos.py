@@ -60,7 +60,8 @@ def find(settings: SourceSettings) -> Listing:
         )
     pairs: list[Pair] = []
     faults: list[Fault] = []
-    for patient in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: natural(path.name)):
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for patient in sorted(folders, key=lambda path: natural(path.name)):
         for prefix, slices, masks in _SERIES[settings.modality]:
             name = f"{kind}/{composed(patient.name)}"
             fault, found = _series(name, prefix, patient / slices, patient / masks)

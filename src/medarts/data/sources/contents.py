@@ -1,6 +1,7 @@
 """What lies in a folder: images, and what is not read."""
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -8,23 +9,12 @@ from pathlib import Path
 
 from medarts.data.files import is_image, suffix_of
 from medarts.data.splits import natural
+from medarts.names import printable
 
+_UNDECODED = re.compile("[\ud800-\udfff]")  # surrogates, as which Python keeps such bytes
 _NOTES = {
-    ".txt",
-    ".md",
-    ".rst",
-    ".html",
-    ".htm",
-    ".pdf",
-    ".rtf",
-    ".doc",
-    ".docx",
-    ".odt",
-    ".py",
-    ".ipynb",
-    ".sh",
-    ".bat",
-}
+    ".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".rtf", ".doc", ".docx", ".odt", ".py", ".ipynb", ".sh", ".bat",
+}  # fmt: skip
 _TABLES = {".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".toml", ".ini", ".xls", ".xlsx", ".ods"}
 _REMAINS = {".log", ".db", ".sha256", ".md5", ".part", ".crdownload", ".bak", ".tmp"}
 _NO_IMAGES = _NOTES | _TABLES | _REMAINS
@@ -54,13 +44,15 @@ class Contents:
 
 
 def composed(name: str) -> str:
-    """Returns a name as it is compared: in Unicode's composed form (NFC), without spaces at its ends.
+    """Returns a file name as it is compared and as a key: in Unicode's composed form (NFC), without spaces at its ends.
 
     Some systems decompose the names of files, so that "é" is one letter on one disk and two on the other. Cells of
-    tables are read without spaces at their ends.
+    tables are read without spaces at their ends. Bytes that are not UTF-8, which no text file can hold, become escapes.
     """
     stripped = name.strip()
-    return stripped if stripped.isascii() else unicodedata.normalize("NFC", stripped)
+    if stripped.isascii():
+        return stripped
+    return _UNDECODED.sub(lambda found: printable(found[0]), unicodedata.normalize("NFC", stripped))
 
 
 def contents_of(folder: Path) -> Contents:

@@ -1,0 +1,60 @@
+"""Which data sets words name: folders of any name, and the domains of a recipe."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from medarts.data.choosing import choose_sources, recognise
+from medarts.errors import DataError
+from medarts.recipe import DataSettings
+
+NAMES = {
+    "archive (1)": "archive-1",
+    "data+masks": "data-masks",
+    "set@2x": "set-2x",
+    "a,b": "a-b",
+    "x=1": "x-1",
+    "#1": "1",
+    ".hidden": "hidden",
+    "-data": "data",
+    "O'Brien": "O-Brien",
+    "$HOME": "HOME",
+    "[red]": "red",
+    "Daten Köln": "Daten Köln",
+    "a\nb": "a-b",
+    "()": "unnamed",
+    "all": "all-data",
+    "mean of domains": "mean of domains-data",
+}
+
+
+@pytest.mark.parametrize(("folder", "domain"), NAMES.items())
+def test_any_name_of_a_folder_becomes_that_of_a_domain(tmp_path, folder, domain):
+    (tmp_path / folder / "masks").mkdir(parents=True)
+    (source,) = choose_sources([str(tmp_path / folder)])
+    assert (source.path, source.domain) == (tmp_path / folder, domain)
+    assert DataSettings(sources=(source,)).sources == (source,)
+
+
+def test_bytes_that_are_no_text_do_not_enter_the_name(tmp_path):
+    folder = tmp_path / os.fsdecode(b"K\xf6ln")
+    try:
+        (folder / "masks").mkdir(parents=True)
+    except OSError:
+        pytest.skip("the file system takes UTF-8 alone")
+    assert recognise(folder)[0].domain == "K-ln"
+
+
+def test_the_folder_of_the_shell_has_its_own_name(tmp_path, monkeypatch):
+    (tmp_path / "x (2)" / "masks").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "x (2)")
+    assert recognise(Path())[0].domain == "x-2"
+
+
+def test_a_pipe_is_no_table(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("needs pipes")
+    os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(DataError, match="no known layout"):
+        recognise(tmp_path)

@@ -1,0 +1,52 @@
+"""What of a folder is read, and what is counted as not read."""
+
+import os
+
+import pytest
+
+from medarts.data.sources.contents import composed, contents_of
+from medarts.data.sources.pairing import passed_over
+
+
+def test_a_folder_is_divided_into_images_other_files_and_folders(tmp_path):
+    names = "10.png 2.JPG a.webp b.webp c.xyz IM0001 notes.txt labels.csv Thumbs.db .hidden.png .DS_Store"
+    for name in names.split():
+        (tmp_path / name).touch()
+    for name in ("inner/a.png", "notes/readme.md", ".cache/x.png", "deep/er/a"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty.png").mkdir()
+    found = contents_of(tmp_path)
+    assert [path.name for path in found.images] == ["2.JPG", "10.png"]
+    assert [path.name for path in found.others] == ["IM0001", "a.webp", "b.webp", "c.xyz"]
+    assert [path.name for path in found.folders] == ["deep", "inner"]
+    assert found.kinds() == ".webp 2, without a suffix 1, .xyz 1"
+    files, *folders = passed_over(found)
+    assert (files.count, files.detail) == (4, f".webp 2, without a suffix 1, .xyz 1 in {tmp_path.name}")
+    assert [fault.detail for fault in folders] == [f"{tmp_path.name}/deep", f"{tmp_path.name}/inner"]
+
+
+def test_a_link_that_leads_nowhere_is_no_reason_to_pass_an_image_over(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
+    assert [path.name for path in contents_of(tmp_path).images] == ["a.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    assert contents_of(tmp_path).images == ()
+    assert contents_of(tmp_path).kinds() == ".png 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("e\u0301", "\u00e9"),
+        ("l\udce9sion", "l\\xe9sion"),
+        (" a 1 ", "a 1"),
+        ("a\nb", "a\nb"),
+    ],
+)
+def test_names_are_compared_composed_and_can_be_written(name, key):
+    assert composed(name) == key
+    composed(name).encode()

@@ -1,0 +1,69 @@
+"""The doctor on the command line: what it prints, what it writes, and which folders it takes."""
+
+import pytest
+from PIL import Image
+
+from medarts.recipe import to_yaml
+
+
+def empty_masks(folder, count: int = 4) -> None:
+    for n in range(count):
+        Image.new("L", (32, 32)).save(folder / "masks" / f"blob_{n:02d}.png")
+
+
+def test_lists_what_its_lines_do_not_name(medarts, folder_data, small_recipe, tmp_path):
+    assert medarts("doctor", folder_data)[0] == 0
+    assert not (tmp_path / "runs").exists()
+    empty_masks(folder_data)
+    status, output, _ = medarts("doctor", folder_data)
+    assert (status, output.splitlines()[-1]) == (0, "All findings: runs/doctor/blobs.csv")
+    assert "The mask is empty (4): " in output
+    assert "blob_02.png and 1 more. " in output
+    assert "blob_03.png" not in output
+    lines = (tmp_path / "runs/doctor/blobs.csv").read_text().splitlines()
+    assert [f"blob_{n:02d}.png" in line for n, line in enumerate(lines[1:5])] == [True] * 4
+    (tmp_path / "small.yaml").write_text(to_yaml(small_recipe))
+    assert medarts("doctor", "small.yaml")[1].splitlines()[-1] == "All findings: runs/doctor/small.csv"
+    assert medarts("doctor", folder_data, "--out", "own/all.csv")[1].splitlines()[-1] == "All findings: own/all.csv"
+    assert (tmp_path / "own/all.csv").read_text() == (tmp_path / "runs/doctor/blobs.csv").read_text()
+
+
+def test_asks_first_whether_its_file_can_be_written(medarts, folder_data, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("medarts.commands.inspection.examine", lambda *_, **__: pytest.fail("worked before it asked"))
+    status, output, errors = medarts("doctor", folder_data, "--out", "file/all.csv")
+    assert (status, output) == (1, "")
+    assert errors.startswith("medarts: file/all.csv cannot be written: ")
+    assert errors.endswith(" Name another file with --out.\n")
+
+
+def test_says_all_it_can_where_its_file_cannot_be_written(medarts, folder_data, tmp_path):
+    (tmp_path / "runs").touch()
+    empty_masks(folder_data)
+    status, output, errors = medarts("doctor", folder_data)
+    assert status == 0
+    assert "The mask is empty (4): " in output
+    assert "runs/doctor/blobs.csv cannot be written: " in errors
+
+
+@pytest.mark.parametrize("name", ["archive (1)", "a+b", "x=1", ".hidden", "[red]", "-data", "O'Brien", "#1"])
+def test_takes_folders_of_any_name(medarts, folder_data, tmp_path, name):
+    folder_data.rename(tmp_path / name)
+    for words in ((f"./{name}",), ("--", name)):
+        status, output, _ = medarts("doctor", *words)
+        assert status == 0
+        assert "0 errors, 0 warnings" in output
+
+
+def test_prints_names_as_they_are(medarts, tmp_path):
+    (tmp_path / "rays").mkdir()
+    rows = ["image,patient,split,[/x],[red]Mass,:smile:\x1b[31m"]
+    for n in range(4):
+        Image.new("L", (8, 8)).save(tmp_path / f"rays/[b]{n}.png")
+        rows.append(f"[b]{n}.png,p{n},train,0,{n % 2},1")
+    (tmp_path / "rays/labels.csv").write_text("\n".join(rows))
+    status, output, _ = medarts("doctor", "rays")
+    assert status == 0
+    for name in ("[/x]", "[red]Mass", ":smile:\\x1b[31m", "rays/[b]0.png"):
+        assert name in output
+    assert "\x1b[31m" not in output
