@@ -307,3 +307,11 @@ def test_probabilities_of_three_levels_are_no_binary_mask():
 def test_labels_of_sixteen_bits_do_not_hurt_masks_of_eight():
     stored = np.array([[0, 7], [255, 0]], np.uint8)
     np.testing.assert_array_equal(read(stored, labels={7: 1, 255: 2, 300: 3, 65535: 4}), [[0, 1], [2, 0]])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint16, np.int32])
+def test_masks_of_every_type(dtype):
+    mask = drawn()
+    np.testing.assert_array_equal(read(mask.astype(dtype), top=None), mask)
+    with pytest.raises(DataError, match=r"up to 2, neither .* \{1: 1, 2: 2\}"):
+        read((mask + drawn(radius=2).astype(np.uint8)).astype(dtype), top=None)

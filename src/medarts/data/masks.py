@@ -96,6 +96,7 @@ def _whole(values: NDArray[Any]) -> NDArray[Any]:
     """Returns the values with those that are whole but for rounding made whole."""
     if values.dtype.kind != "f":
         return values
+    values = values.astype(np.result_type(values.dtype, np.float32), copy=False)  # half precision has few functions
     rounded = np.rint(values)
     return np.where(np.abs(values - rounded) <= _WHOLE, rounded, values)
 

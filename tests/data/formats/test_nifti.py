@@ -219,3 +219,17 @@ def test_threads_read_slices_of_one_volume(tmp_path):
         found = list(pool.map(lambda index: raw_image(tmp_path / "a.nii.gz", index).values[..., 0], order))
     for index, plane in zip(order, found, strict=True):
         np.testing.assert_array_equal(plane, values[..., index].T)
+
+
+@pytest.mark.parametrize(("dtype", "limits"), [("u2", (0, 65535)), ("i2", None), ("f4", (0, 1)), ("u1", (0, 255))])
+def test_both_byte_orders_are_one(tmp_path, dtype, limits):
+    values = np.arange(24).reshape(4, 3, 2).astype(dtype) // 23 if dtype == "f4" else np.arange(24).reshape(4, 3, 2)
+    found = []
+    for order in "<>":
+        header = nibabel.Nifti1Header(endianness=order)
+        header.set_data_dtype(np.dtype(dtype).newbyteorder(order))
+        nibabel.save(nibabel.Nifti1Image(values.astype(dtype), np.eye(4), header), tmp_path / "a.nii")
+        found.append(raw_image(tmp_path / "a.nii", 1))
+    assert found[0].range == found[1].range == limits
+    assert found[0].values.dtype == found[1].values.dtype
+    np.testing.assert_array_equal(found[0].values, found[1].values)

@@ -132,7 +132,8 @@ def _shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _plane(volume: Any, index: int) -> Array:
     """Returns a slice as stored (first axis, second axis)."""
     further = [index, *([0] * (len(volume.shape) - 3))] if len(volume.shape) > 2 else []
-    return np.asarray(volume.dataobj[(slice(None), slice(None), *further)])
+    values = np.asarray(volume.dataobj[(slice(None), slice(None), *further)])
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _turned(plane: Array, volume: Any) -> Array:

@@ -72,7 +72,7 @@ def _page(path: Path, page: Any, number: int, wanted: Wanted) -> Raw:
         kind = "signed 8 bits" if not wide else f"{page.samplesperpixel} channels of {page.bitspersample} bits"
         raise DataError(f"{path} is a compressed TIFF of {kind}.", fix="Save it without compression or with deflate.")
     # Pillow knows the other compressions and, up to 8 bits, palettes and YCbCr; MinIsWhite it turns itself there.
-    # It gets an open file: one that it opens by name it may map into memory, and misreads if it is turned by 90 degrees.
+    # It gets an open file: what it opens by name it may map into memory, and misreads where that is to be turned.
     with path.open("rb") as file, Image.open(file) as image:
         image.seek(number)
         raw = raster.read_frame(path, image, wanted)
