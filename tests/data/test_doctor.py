@@ -12,7 +12,7 @@ from PIL import Image
 from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings
+from medarts.recipe import DataSettings, SourceSettings
 
 SPLITS = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
 
@@ -197,14 +197,15 @@ def test_a_source_that_cannot_be_listed_does_not_hide_the_others(tmp_path):
 
 def of_recipe(path: Path, **options) -> list[tuple[str, str, str]]:
     source = SourceSettings(kind="folder", path=path, **({"labels": {1: 1, 2: 2}} if "classes" in options else {}))
-    return [(finding.level, finding.file, finding.text) for finding in examine([source], **options).findings]
+    needs = DataSettings(sources=(source,), **options) if options else None
+    return [(finding.level, finding.file, finding.text) for finding in examine([source], needs=needs).findings]
 
 
 def lesion(path: Path, n: int, width: int, *, value: int = 255) -> None:
-    """An image of 64 pixels with a lesion whose corner lies between the pixels that are kept at 8."""
+    """An image of 128 pixels with a lesion whose corner lies between the pixels that are kept at 16."""
     rng = np.random.default_rng(n)
-    image(path, n, rng.integers(0, 256, (64, 64), dtype=np.uint8))
-    values = np.zeros((64, 64), np.uint8)
+    image(path, n, rng.integers(0, 256, (128, 128), dtype=np.uint8))
+    values = np.zeros((128, 128), np.uint8)
     values[5 : 5 + width, 5 : 5 + width] = value
     mask(path, n, values)
 
@@ -215,8 +216,8 @@ def test_masks_that_lose_their_foreground_at_the_size_of_a_recipe_are_counted(tm
         lesion(tmp_path, n, 3 if n in (2, 3, 7) else 20)
     assert of_recipe(tmp_path) == []
     assert of_recipe(tmp_path, size=64) == []
-    assert of_recipe(tmp_path, size=8) == [
-        ("warning", str(tmp_path / f"masks/{n}.png"), "Class 1 vanishes at data.size 8.") for n in (2, 3, 7)
+    assert of_recipe(tmp_path, size=16) == [
+        ("warning", str(tmp_path / f"masks/{n}.png"), "Class 1 vanishes at data.size 16.") for n in (2, 3, 7)
     ]
 
 
@@ -224,8 +225,8 @@ def test_a_class_that_no_mask_shows_at_the_size_of_a_recipe_is_named(tmp_path):
     sound_folder(tmp_path)
     for n in range(10):
         lesion(tmp_path, n, 3 if n >= 8 else 20)  # 8 and 9 are the test split
-    assert of_recipe(tmp_path, size=8)[2:] == [
-        ("warning", str(tmp_path), "classes that no mask of the split test shows at data.size 8: 1.")
+    assert of_recipe(tmp_path, size=16)[2:] == [
+        ("warning", str(tmp_path), "classes that no mask of the split test shows at data.size 16: 1.")
     ]
 
 
@@ -240,6 +241,31 @@ def test_classes_that_no_mask_of_a_split_shows_are_named(tmp_path, lacking):
     expected = [("warning", str(tmp_path), f"classes that no mask of the split {lacking} shows: 2.")] if lacking else []
     assert of_recipe(tmp_path, classes=3, size=64) == expected
     assert of_recipe(tmp_path, classes=4)[len(expected) :] != []  # class 3 is nowhere
+
+
+def test_what_a_recipe_has_no_room_for_is_named(tmp_path):
+    sound_folder(tmp_path)
+    for n in range(10):
+        mask(tmp_path, n, np.arange(120).reshape(12, 10) % 3)
+    source = SourceSettings(kind="folder", path=tmp_path, labels={1: 1, 2: 2})
+    result = examine([source], needs=DataSettings(sources=(source,), size=64))
+    (group,) = [group for group in result.groups if group.level == "error"]
+    assert group.line.startswith("holds class 2, data.classes 1 allows 0 to 1 (10): ")
+    (tmp_path / "bare").mkdir()
+    bare = SourceSettings(kind="folder", path=sound_folder(tmp_path / "bare"))
+    result = examine([bare], needs=DataSettings(sources=(bare,), classes=3))
+    assert any("'folder' does not say which value of its masks is which class" in f.text for f in result.findings)
+
+
+def test_channels_that_a_recipe_has_no_room_for_are_named(tmp_path):
+    sound_folder(tmp_path)
+    (tmp_path / "images/3.png").unlink()
+    five = np.random.default_rng(0).integers(0, 256, (12, 10, 5), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "images/3.tif", five, photometric="minisblack", planarconfig="contig")
+    assert findings(tmp_path) == []
+    assert of_recipe(tmp_path, size=64) == [
+        ("error", str(tmp_path / "images/3.tif"), "has 5 channels, and 3 are wanted.")
+    ]
 
 
 def test_empty_masks_of_a_whole_split_are_named(tmp_path):

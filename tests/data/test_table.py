@@ -14,7 +14,7 @@ from medarts.data.sources import open_sources, survey
 from medarts.data.sources.labelled import RENAMED, UNUSED
 from medarts.data.sources.pairing import NOT_READ
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings
+from medarts.recipe import DataSettings, SourceSettings
 
 
 def folder_of(root: Path, text: str, *files: str) -> Path:
@@ -273,7 +273,9 @@ def test_findings_that_are_asked_for_spare_the_other_columns(tmp_path):
     assert (found.findings, [s.findings for s in found.samples]) == (("Mass",), [("Mass",), (), ()])
     doubts = survey(source, findings=("Mass",)).doubts
     assert [(doubt.problem, doubt.detail) for doubt in doubts] == [(UNUSED, "MRN")]
-    assert examine([source], findings=("Mass",)).count("error") == 3  # empty files are no images
+    assert (
+        examine([source], needs=DataSettings(sources=(source,), findings=("Mass",))).count("error") == 3
+    )  # empty files are no images
     with pytest.raises(DataError, match=r"has no finding 'Mas'\. Did you mean 'Mass'"):
         open_sources([source], findings=("Mas",))
 

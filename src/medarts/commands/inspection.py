@@ -20,7 +20,7 @@ from medarts.spaces.registry import check
 def doctor(word: str) -> Examination:
     """Reads a data set, or those of a recipe, and collects what is wrong or suspicious.
 
-    Of a recipe it knows the findings, the classes, and the size at which networks see the masks.
+    Of a recipe it knows the findings, channels and classes, and the size at which networks see the masks.
 
     Args:
         word: a folder, or a recipe file.
@@ -31,9 +31,7 @@ def doctor(word: str) -> Examination:
     with progress_bar("doctor", 0) as bar:
         if Path(word).is_file():
             data = load_recipe(Path(word)).data
-            return examine(
-                data.sources, findings=data.findings, size=data.size, classes=data.classes, progress=bar.reach
-            )
+            return examine(data.sources, needs=data, progress=bar.reach)
         return examine(choose_sources([word]), progress=bar.reach)
 
 

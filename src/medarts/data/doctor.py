@@ -14,13 +14,13 @@ from medarts.data.formats.raw import Raw
 from medarts.data.grouping import common, first_of, kind_of
 from medarts.data.manifest import SPLITS, Manifest, ReadingRules, Sample
 from medarts.data.masks import Mask, classify, stored_mask
-from medarts.data.reading import Image, check_sizes, scale
+from medarts.data.reading import Image, check_classes, check_labels, check_sizes, fit_channels, scale
 from medarts.data.resizing import resize_mask, vanished_classes
 from medarts.data.sources import DIVIDED, Survey, advice, survey
 from medarts.data.sources.pairing import Fault
 from medarts.data.splits import divided
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings
+from medarts.recipe import DataSettings, SourceSettings
 
 Progress = Callable[[int, int], None]
 _TINY_PART = 1 / 16  # an image of 12 bits in a file of 16 uses this part of its range
@@ -56,55 +56,56 @@ class _Look:
 def examine(
     sources: Iterable[SourceSettings],
     *,
-    findings: tuple[str, ...] | None = None,
-    size: int | None = None,
-    classes: int = 1,
+    needs: DataSettings | None = None,
     progress: Progress | None = None,
 ) -> Examination:
     """Reads every file of the data sets and collects what is wrong or suspicious.
 
-    Errors: unreadable files, image and mask of different size, labels out of range, files without a
-    partner, a wrong table, missing images, unknown findings, a patient in two splits where a table names patients, the
-    same image in two splits, no training images. Warnings: empty and full masks, masks that do not look binary,
-    masks that lose a class at the size of the recipe, classes that no mask of a split shows, constant images, 16-bit
-    images that use little of their range, inverted grey values, equal images within a split, a
-    patient in two splits where no table names patients, a split without images, files and folders that are not read,
-    rows left out by the words of their split, rows of splits.csv without files, columns that may name patients and are
-    not used, images without a row, missing images where the source is partial, findings that no image of a split
-    shows or every one.
+    Errors: unreadable files, image and mask of different size, labels out of range, files without a partner, a wrong
+    table, missing images, unknown findings, a patient in two splits where a table names patients, the same image in
+    two splits, no training images, channels or classes that the recipe has no room for. Warnings: empty and full masks,
+    masks that do not look binary, masks that lose a class at the size of the recipe, classes that no mask of a split
+    shows, constant images, 16-bit images that use little of their range, inverted grey values, equal images within a
+    split, a patient in two splits where no table names patients, a split without images, files and folders that are
+    not read, rows left out by the words of their split, rows of splits.csv without files, columns that may name
+    patients and are not used, images without a row, missing images where the source is partial, findings that no image
+    of a split shows or every one.
 
     Args:
         sources: the data sets.
-        findings: ``data.findings`` of a recipe: the columns of tables that are looked at. None looks at all.
-        size: ``data.size`` of a recipe; None leaves out what resizing does to masks.
-        classes: ``data.classes`` of a recipe; 1 where the labels of the sources say which there are.
+        needs: the recipe's section, whose findings, size, channels and classes are then looked at too.
         progress: called with (files looked at, all files) after every sample.
     """
     found: list[Finding] = []
     surveys: list[tuple[Survey, SourceSettings]] = []
     for settings in sources:
         try:
-            surveys.append((survey(settings, findings=findings), settings))
+            surveys.append((survey(settings, findings=needs.findings if needs else None), settings))
         except DataError as error:
             found.append(Finding("error", str(settings.path), error.problem, error.fix))
             continue
-        found += _of_listing(*surveys[-1])
+        found += _of_listing(*surveys[-1], needs)
     total = sum(len(each.manifest.samples) for each, _ in surveys)
     looks: list[_Look] = []
     for each, _ in surveys:
         for sample in each.manifest.samples:
-            looks.append(_look(sample, each.manifest.rules[sample.domain], size))
+            looks.append(_look(sample, each.manifest.rules[sample.domain], needs))
             if progress:
                 progress(len(looks), total)
     found += _of_files(looks)
     found += _duplicates(looks)
     for each, settings in surveys:
-        found += _of_classes(each.manifest, settings, looks, size=size, classes=classes)
+        found += _of_classes(each.manifest, settings, looks, needs)
     return Examination(tuple(found), tuple(_summary(each.manifest, looks) for each, _ in surveys))
 
 
-def _of_listing(found: Survey, settings: SourceSettings) -> Iterator[Finding]:
+def _of_listing(found: Survey, settings: SourceSettings, needs: DataSettings | None) -> Iterator[Finding]:
     """Yields what is wrong before any file is opened."""
+    if needs:
+        try:
+            check_labels(settings.domain, found.manifest.rules[settings.domain], needs.classes)
+        except DataError as error:
+            yield Finding("error", str(settings.path), error.problem, error.fix)
     kinds: tuple[tuple[Level, tuple[Fault, ...]], ...] = (("error", found.faults), ("warning", found.doubts))
     for level, faults in kinds:
         for fault in faults:
@@ -140,22 +141,23 @@ def _of_labels(manifest: Manifest, settings: SourceSettings) -> Iterator[Finding
 
 
 def _of_classes(
-    manifest: Manifest, settings: SourceSettings, looks: Iterable[_Look], *, size: int | None, classes: int
+    manifest: Manifest, settings: SourceSettings, looks: Iterable[_Look], needs: DataSettings | None
 ) -> Iterator[Finding]:
     """Yields the classes that no readable mask of a split shows, as stored or at the size of the recipe."""
     own = [look for look in looks if look.sample.domain == settings.domain and look.classes is not None]
     labels = manifest.rules[settings.domain].labels
     expected = {1} if labels is None else {index for _, index in labels if index > 0}
+    expected |= set(range(1, needs.classes)) if needs else set()
     for split in SPLITS:
         part = [look for look in own if look.sample.split == split]
         shown = frozenset[int]().union(*(look.classes or () for look in part))
         kept = frozenset[int]().union(*(look.kept or () for look in part))
-        for index in sorted(expected | set(range(1, classes))) if part else ():
+        for index in sorted(expected) if part else ():
             problem = f"classes that no mask of the split {split} shows"
             if index not in shown:
                 yield Finding("warning", str(settings.path), problem, _NEVER_FIX, str(index))
-            elif size is not None and index not in kept:
-                at = f"{problem} at data.size {size}"
+            elif needs and index not in kept:
+                at = f"{problem} at data.size {needs.size}"
                 yield Finding("warning", str(settings.path), at, f"{_NEVER_FIX} {_SIZE_FIX}", str(index))
 
 
@@ -171,7 +173,7 @@ def _of_files(looks: Iterable[_Look]) -> Iterator[Finding]:
     for (_, _, _, *single), found in alike.items():
         first = found[0][1]
         if single:
-            yield first
+            yield from (finding for _, finding in found)
         else:
             file = f"{first.file} ({_slices([number for number, _ in found])})"
             yield Finding(first.level, file, common(finding.problem for _, finding in found), first.fix)
@@ -189,21 +191,16 @@ def _slices(numbers: Sequence[int]) -> str:
     return f"slice{'s' if len(numbers) > 1 else ''} {first_of(named)}"
 
 
-def _look(sample: Sample, rules: ReadingRules, size: int | None) -> _Look:
+def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> _Look:
     findings: list[Finding] = []
-    raw = _image(sample, rules, findings)
+    raw = _image(sample, rules, needs, findings)
     mask = _mask(sample, rules, findings)
     if raw is not None and mask is not None:
         try:
             check_sizes(sample, raw.values.shape, mask.shape)
         except DataError as error:
             findings.append(_error(sample, sample.image, error))
-    resized = resize_mask(mask, size) if mask is not None and size is not None else None
-    if mask is not None and resized is not None:
-        findings += [
-            Finding("warning", str(sample.mask), f"Class {index} vanishes at data.size {size}.", _SIZE_FIX)
-            for index in vanished_classes(mask, resized)
-        ]
+    resized = None if mask is None or needs is None else _resized(sample, mask, needs, findings)
     varied = raw is not None and raw.values.min() != raw.values.max()
     return _Look(
         sample,
@@ -214,6 +211,20 @@ def _look(sample: Sample, rules: ReadingRules, size: int | None) -> _Look:
         classes=_classes(mask),
         kept=_classes(resized),
     )
+
+
+def _resized(sample: Sample, mask: Mask, needs: DataSettings, findings: list[Finding]) -> Mask:
+    """Returns the mask as networks see it, and notes the classes that it loses or for which there is no output."""
+    try:
+        check_classes(sample, mask, needs.classes)
+    except DataError as error:
+        findings.append(_error(sample, sample.files[-1], error))
+    resized = resize_mask(mask, needs.size)
+    findings += [
+        Finding("warning", str(sample.mask), f"Class {index} vanishes at data.size {needs.size}.", _SIZE_FIX)
+        for index in vanished_classes(mask, resized)
+    ]
+    return resized
 
 
 def _classes(mask: Mask | None) -> frozenset[int] | None:
@@ -228,12 +239,14 @@ def _error(sample: Sample, path: Path, error: DataError) -> Finding:
     return Finding("error", str(path), problem, error.fix)
 
 
-def _image(sample: Sample, rules: ReadingRules, findings: list[Finding]) -> Raw | None:
+def _image(sample: Sample, rules: ReadingRules, needs: DataSettings | None, findings: list[Finding]) -> Raw | None:
     name = str(sample.image)
     raw = None
     try:
         raw = raw_image(sample.image, sample.slice_index)
         image = scale(raw, rules, path=sample.image)
+        if needs:
+            fit_channels(image, needs.in_channels, path=sample.image)
     except DataError as error:
         findings.append(_error(sample, sample.image, error))
         return raw

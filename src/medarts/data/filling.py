@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medarts.data.cache import MARK, discard, make_room, say, unfinished_of
 from medarts.data.gate import Gate, pixels_of
 from medarts.data.manifest import Manifest, Sample
-from medarts.data.reading import read_image, read_pair
+from medarts.data.reading import check_classes, read_image, read_pair
 from medarts.data.resizing import Truth, resize_image, resize_mask, truths_of
 from medarts.data.rows import RowWriter
 from medarts.errors import DataError
@@ -170,12 +170,7 @@ def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
         image_hwc = read_image(sample, rules, channels=settings.in_channels)
         return _Read((resize_image(image_hwc, size),), lost=False)
     image_hwc, mask_hw = read_pair(sample, rules, channels=settings.in_channels)
-    largest = 1 if settings.classes == 1 else settings.classes - 1
-    if int(mask_hw.max()) > largest:
-        raise DataError(
-            f"{sample.mask} holds class {int(mask_hw.max())}, data.classes {settings.classes} allows 0 to {largest}.",
-            fix=f"Set data.classes={int(mask_hw.max()) + 1}, or map its values with the source's 'labels'.",
-        )
+    check_classes(sample, mask_hw, settings.classes)
     resized = resize_mask(mask_hw, size)
     truths = truths_of(mask_hw, resized, classes=settings.classes)
     return _Read((resize_image(image_hwc, size), resized, truths), lost=bool((truths == Truth.VANISHED).any()))

@@ -1,6 +1,7 @@
 """From the sources of a recipe to a manifest that can be used, and to its images."""
 
 from medarts.data.manifest import Manifest, Split
+from medarts.data.reading import check_labels
 from medarts.data.sources import advice, open_sources
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError
@@ -19,12 +20,7 @@ def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...]) -> Manife
     """
     manifest = open_sources(settings.sources, findings=settings.findings)
     for domain, rules in manifest.rules.items():
-        if settings.classes > 1 and rules.labels is None:
-            raise DataError(
-                f"data.classes is {settings.classes}, but the source '{domain}' does not say which value of its masks "
-                "is which class.",
-                fix="Give the source labels, such as {128: 1, 255: 2}, or set data.classes to 1.",
-            )
+        check_labels(domain, rules, settings.classes)
     for split in needs:
         if not manifest.of_split(split).samples:
             raise DataError(

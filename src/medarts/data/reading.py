@@ -53,7 +53,7 @@ def read_image(sample: Sample, rules: ReadingRules, *, channels: int) -> Image:
             fit.
     """
     raw = raw_image(sample.image, sample.slice_index)
-    return _with_channels(scale(raw, rules, path=sample.image), channels, path=sample.image)
+    return fit_channels(scale(raw, rules, path=sample.image), channels, path=sample.image)
 
 
 def check_sizes(sample: Sample, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
@@ -62,6 +62,27 @@ def check_sizes(sample: Sample, image: tuple[int, ...], mask: tuple[int, ...]) -
         raise DataError(
             f"{sample.image} is {image[0]} x {image[1]} pixels but its mask {sample.mask} is {mask[0]} x {mask[1]}.",
             fix="Put the mask that belongs to the image there, or resize it (nearest neighbour).",
+        )
+
+
+def check_classes(sample: Sample, mask: Mask, classes: int) -> None:
+    """Raises a DataError where a mask holds a class that ``data.classes`` has no output for."""
+    largest = 1 if classes == 1 else classes - 1
+    found = int(mask.max())
+    if found > largest:
+        raise DataError(
+            f"{sample.mask} holds class {found}, data.classes {classes} allows 0 to {largest}.",
+            fix=f"Set data.classes={found + 1}, or map its values with the source's 'labels'.",
+        )
+
+
+def check_labels(domain: str, rules: ReadingRules, classes: int) -> None:
+    """Raises a DataError where there are several classes and no labels that tell them apart."""
+    if classes > 1 and rules.labels is None:
+        raise DataError(
+            f"data.classes is {classes}, but the source '{domain}' does not say which value of its masks is which "
+            "class.",
+            fix="Give the source labels, such as {128: 1, 255: 2}, or set data.classes to 1.",
         )
 
 
@@ -89,6 +110,21 @@ def scale(raw: Raw, rules: ReadingRules, *, path: Path) -> Image:
     return values.astype(np.float32, copy=False)
 
 
+def fit_channels(image: Image, channels: int, *, path: Path) -> Image:
+    """Returns an image with the channels wanted, see ``read_image``; raises a DataError where its own do not fit."""
+    found = image.shape[2]
+    if found == channels:
+        return image
+    if found == 1:
+        return np.repeat(image, channels, axis=2)
+    if found == 3 and channels == 1:
+        return (image @ _LUMA)[..., None]
+    raise DataError(
+        f"{path} has {found} channels, and {channels} are wanted.",
+        fix=f"Set data.in_channels to {found}, or convert the images.",
+    )
+
+
 def _limits(raw: Raw, rules: ReadingRules, path: Path) -> tuple[float, float]:
     if rules.window:
         return rules.window
@@ -103,17 +139,3 @@ def _limits(raw: Raw, rules: ReadingRules, path: Path) -> tuple[float, float]:
             fix="Give the source a window, or percentiles such as [0.5, 99.5].",
         )
     return raw.range
-
-
-def _with_channels(image: Image, channels: int, *, path: Path) -> Image:
-    found = image.shape[2]
-    if found == channels:
-        return image
-    if found == 1:
-        return np.repeat(image, channels, axis=2)
-    if found == 3 and channels == 1:
-        return (image @ _LUMA)[..., None]
-    raise DataError(
-        f"{path} has {found} channels, and {channels} are wanted.",
-        fix=f"Set data.in_channels to {found}, or convert the images.",
-    )
