@@ -38,10 +38,11 @@ def write_folder_data(root: Path, *, images: int = IMAGES, size: int = 32, seed:
 
 
 @pytest.fixture(autouse=True)
-def user_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def user_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Keeps the tests out of the user's cache folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".home-cache"))
-    return tmp_path / ".home-cache" / "medarts"
+    home = tmp_path_factory.mktemp("home-cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    return home / "medarts"
 
 
 @pytest.fixture

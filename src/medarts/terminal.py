@@ -119,6 +119,11 @@ def _show_masks(scores: Scores) -> None:
         values = [_interval(row.metrics[metric], digits=1 if metric in DISTANCES else 3) for metric in metrics]
         table.add_row(*map(printable, (row.domain, *[row.class_name] * several)), str(row.images), *values)
     show_table(console, table)
+    for domain, classes in scores.excluded().items():
+        _say(f"{domain}: excluded, as no image shows it: {', '.join(classes)}.")
+    for domain, counts in scores.vanished().items():
+        lost = ", ".join(f"{name} in {counted(number, 'image')}" for name, number in counts.items())
+        _say(f"{domain}: lost by resizing, and scored 0: {lost}. A larger data.size would show it.")
     console.print(f"Means, 95 % intervals over patients; distances in pixels; head {scores.head}. All metrics: scores/")
 
 

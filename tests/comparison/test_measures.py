@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,24 @@ def test_classes_are_averaged_as_in_a_table():
         assert (found.mean, *found.interval()) == pytest.approx(
             (table[metric].mean, table[metric].low, table[metric].high)
         )
+
+
+def test_classes_and_domains_without_examples_are_left_out_as_in_a_table():
+    scores = scores_of([(*row, index) for row in random_rows(2) for index in (1, 2)])
+    healthy = [replace(score, domain="c") for score in scores.images if score.domain == "b"]
+    without = [("a", 2), ("c", 1), ("c", 2)]
+    scores.images = [
+        replace(score, truth="empty") if (score.domain, score.class_index) in without else score
+        for score in (*scores.images, *healthy)
+    ]
+    table = next(r for r in scores.table() if (r.domain, r.class_name) == (MEAN_OF_DOMAINS, MEAN_OF_CLASSES)).metrics
+    measures = MaskMeasures({"one": [scores], "two": [scores]}, draws=DRAWS, seed=0)
+    assert measures.domains == ("a", "b")
+    assert measures.measured("one")["dice"].mean == pytest.approx(table["dice"].mean)
+    assert measures.difference("one", "two").mean == 0
+    scores.images = [replace(score, truth="empty") for score in scores.images]
+    with pytest.raises(RunError, match="No image shows a class"):
+        MaskMeasures({"one": [scores]}, draws=DRAWS, seed=0)
 
 
 def test_seeds_and_domains_by_hand():

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from medarts.comparison import scored
 from medarts.comparison.scored import scores_of
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import evaluate
+from medarts.evaluation.fingerprints import of_metrics
+from medarts.evaluation.scores import Scores
 from medarts.recipe import Recipe, apply_overrides, parse
 from medarts.recipe.models import UNetSettings
 from medarts.run import checkpoint
@@ -97,11 +100,19 @@ def without_images(path: Path) -> None:
     (path.parent / "images.csv").unlink()
 
 
+def other_metrics(path: Path) -> None:
+    """Writes the scores of an earlier version, with a metric less, as that would have written them."""
+    scores = Scores.read(path.parent)
+    scores.images = [replace(one, metrics={"dice": one.metrics["dice"]}) for one in scores.images]
+    scores.made_of = replace(scores.made_of, metrics=of_metrics({"dice": "2 TP / (2 TP + FP + FN)."}))
+    scores.write(path.parent)
+
+
 def strange(path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"made_of": ["x"]}))
 
 
-@pytest.mark.parametrize("spoil", [without_fingerprints, cut_off, without_images, strange, Path.unlink])
+@pytest.mark.parametrize("spoil", [without_fingerprints, cut_off, without_images, other_metrics, strange, Path.unlink])
 def test_files_that_are_old_or_damaged_are_written_again(run, made, spoil: Callable[[Path], None]):
     first = scores_of(run, "test")
     spoil(run.path / "scores" / "test" / "scores.json")

@@ -325,7 +325,6 @@ def test_a_damaged_database_is_made_again(file, settled, read, content):
 
 
 def test_a_database_that_cannot_be_written_costs_time_alone(file, settled, read, user_cache):
-    user_cache.parent.mkdir(parents=True)
     user_cache.write_text("no folder")
     assert contents.digests_of([file]) == contents.digests_of([file])
     assert len(read) == 2

@@ -383,10 +383,10 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     content = json.loads((tmp_path / "scores.json").read_text())
     for change in ({"thresholds": {}}, {"thresholds": []}, {"temperature": None}, {"findings": 3}, {"bootstrap": {}}):
         (tmp_path / "scores.json").write_text(json.dumps(content | change))
-        with pytest.raises(RunError, match="Evaluate the run again"):
+        with pytest.raises(RunError, match=r"is damaged: .* medarts evaluate"):
             FindingScores.read(tmp_path)
     (tmp_path / "scores.json").write_text('{"split": ')
-    with pytest.raises(RunError, match="Evaluate the run again"):
+    with pytest.raises(RunError, match=r"is damaged: .* medarts evaluate"):
         FindingScores.read(tmp_path)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medarts.errors import RunError
+from medarts.evaluation import files
 from medarts.evaluation.scores import ALL, MEAN_OF_CLASSES, MEAN_OF_DOMAINS, ImageScore, Scores
 from medarts.evaluation.statistics import bootstrap_interval
 from medarts.tasks.metrics import DEFINITIONS
@@ -13,14 +14,15 @@ from medarts.tasks.metrics import DEFINITIONS
 NAN = float("nan")
 
 
-def score(domain, patient, key, dice, *, hd95=1.0, class_index=1, class_name="foreground"):
+def score(domain, patient, key, dice, *, hd95=1.0, class_index=1, class_name="foreground", truth="present"):
     return ImageScore(
         key=key,
         domain=domain,
         patient=patient,
         class_index=class_index,
         class_name=class_name,
-        metrics={"dice": dice, "hd95": hd95},
+        metrics={"dice": dice, "hd95": hd95, "specificity": 0.9},
+        truth=truth,
     )
 
 
@@ -134,7 +136,7 @@ def test_json_has_the_documented_form(two_domains, tmp_path):
 
 
 def test_reading_gives_back_what_was_written(two_domains, tmp_path):
-    two_domains.add(score("cvc", 'a "b", c\nd', "key, with; all", 1 / 3, hd95=1e-17))
+    two_domains.add(score("cvc", 'a "b", c\nd', "key, with; all l\udce9sion", 1 / 3, hd95=1e-17, truth="vanished"))
     two_domains.write(tmp_path)
     back = Scores.read(tmp_path)
     assert repr(back) == repr(two_domains)  # repr, because nan differs from itself
@@ -162,10 +164,10 @@ def test_missing_and_damaged_files_are_named(two_domains, tmp_path):
     lines = (tmp_path / "images.csv").read_text().splitlines()
     for damaged in (lines[0] + "\nisic,i0,1", lines[1], lines[0] + "\nisic,i0,1,one,foreground,0.5,0.5"):
         (tmp_path / "images.csv").write_text(damaged + "\n" + lines[2])
-        with pytest.raises(RunError, match="Evaluate the run again"):
+        with pytest.raises(RunError, match=r"is damaged: .* medarts evaluate"):
             Scores.read(tmp_path)
     (tmp_path / "scores.json").write_text('{"split": ')
-    with pytest.raises(RunError, match="Evaluate the run again"):
+    with pytest.raises(RunError, match=r"is damaged: .* medarts evaluate"):
         Scores.read(tmp_path)
 
 
@@ -180,3 +182,82 @@ def test_the_mean_of_classes_is_that_of_each_image_over_its_defined_values():
     assert (row.images, row.patients) == (2, 2)
     assert row.metrics["dice"].mean == pytest.approx((0.4 + 0.5) / 2)
     assert row.metrics["hd95"].mean == pytest.approx((4.0 + 4.0) / 2)
+
+
+@pytest.fixture
+def without_spleen():
+    """In ct no image shows the spleen, in mr one does."""
+    rows = []
+    for domain, truths in (("ct", ("empty", "empty")), ("mr", ("empty", "vanished"))):
+        for number, truth in enumerate(truths):
+            key, patient = f"{domain}{number}", str(number)
+            rows.append(score(domain, patient, key, 0.5, class_index=1, class_name="liver"))
+            spleen = 0.0 if truth == "vanished" else 1.0
+            rows.append(score(domain, patient, key, spleen, class_index=2, class_name="spleen", truth=truth))
+    return collected(*rows)
+
+
+def test_a_class_that_no_image_of_a_domain_shows_is_excluded_there(without_spleen, tmp_path):
+    assert without_spleen.excluded() == {"ct": ["spleen"]}
+    assert without_spleen.vanished() == {"mr": {"spleen": 1}}
+    means = {(row.domain, row.class_name): row.metrics["dice"].mean for row in without_spleen.table()}
+    assert math.isnan(means["ct", "spleen"])
+    assert row_of(without_spleen, "ct", "spleen").metrics["specificity"].mean == 0.9  # false positives still count
+    assert means["mr", "spleen"] == means[ALL, "spleen"] == means[MEAN_OF_DOMAINS, "spleen"] == 0.5
+    assert means["ct", MEAN_OF_CLASSES] == 0.5  # of the liver alone, not (0.5 + 1) / 2
+    assert means["mr", MEAN_OF_CLASSES] == ((0.5 + 1) / 2 + (0.5 + 0) / 2) / 2
+    assert means[MEAN_OF_DOMAINS, MEAN_OF_CLASSES] == 0.5
+    without_spleen.write(tmp_path)
+    content = json.loads((tmp_path / "scores.json").read_text())
+    assert content["excluded"] == {"ct": ["spleen"]}
+    assert content["vanished"] == {"mr": {"spleen": 1}}
+    assert {"vanished masks", "excluded classes"} <= content["definitions"].keys()
+    assert repr(Scores.read(tmp_path).table()) == repr(without_spleen.table())
+
+
+def test_a_split_that_shows_nothing_has_no_scores_of_overlap(tmp_path):
+    scores = collected(*(score("ct", str(n), f"k{n}", 1.0, hd95=0.0, truth="empty") for n in range(3)))
+    assert scores.excluded() == {"ct": ["foreground"]}
+    for row in scores.table():
+        assert math.isnan(row.metrics["dice"].mean)
+        assert row.metrics["dice"].undefined == 3
+        assert row.metrics["specificity"].mean == 0.9
+    scores.write(tmp_path)
+    assert json.loads((tmp_path / "scores.json").read_text())["tables"][0]["metrics"]["dice"]["mean"] is None
+
+
+def test_a_kill_between_two_files_leaves_no_scores(two_domains, tmp_path, monkeypatch):
+    examples = {"titles": np.asarray(["a"])}
+    two_domains.write(tmp_path, examples=examples)
+    real = files.write_whole
+    names = ["examples.npz", "images.csv", "tables.csv", "scores.json"]
+    for last in names:
+
+        def killed(path, content, last=last):
+            if path.name == last:
+                raise KeyboardInterrupt
+            real(path, content)
+
+        monkeypatch.setattr(files, "write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            two_domains.write(tmp_path, examples=examples)
+        with pytest.raises(RunError, match=r"scores\.json does not exist"):
+            Scores.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["examples.npz", "images.csv", "tables.csv", "scores.json"])
+def test_cut_zeroed_and_changed_files_are_named(two_domains, tmp_path, name):
+    two_domains.write(tmp_path, examples={"titles": np.asarray(["a"])})
+    path = tmp_path / name
+    whole = path.read_bytes()
+    place = len(whole) // 2
+    changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    for damaged in (b"", whole[:place], bytes(len(whole)), changed, b"null", b"[]", b"{}", b"\xff"):
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match=rf"{name} is damaged.* medarts evaluate {tmp_path.parent.parent}$"):
+            Scores.read(tmp_path)
+    path.write_bytes(whole)
+    assert Scores.read(tmp_path).images
+    path.unlink()
+    with pytest.raises(RunError, match=rf"{name} does not exist"):
+        Scores.read(tmp_path)

@@ -114,16 +114,15 @@ def add_scores(
         sensitivity=0.9,
         draws=50,
     )
-    scores.write(path)
     y, x = np.mgrid[:64, :64] / 64
     image = np.exp(-(((x - 0.3) / 0.15) ** 2 + ((y - 0.5) / 0.3) ** 2)) + 0.5 * x
     maps = [np.exp(-((x - 0.1 * n) ** 2 + (y - 0.5) ** 2) / 0.02) for n in range(len(findings) - 1)]
-    np.savez(
-        path / "examples.npz",
-        images=np.stack([np.clip(image, 0, 1)[..., None].repeat(3, axis=2).astype(np.float32)] * len(maps)),
-        maps=np.stack(maps).astype(np.float32),
-        titles=np.asarray([f"{name} · key0007 · probability 0.71" for name in findings[:-1]]),
-    )
+    examples = {
+        "images": np.stack([np.clip(image, 0, 1)[..., None].repeat(3, axis=2).astype(np.float32)] * len(maps)),
+        "maps": np.stack(maps).astype(np.float32),
+        "titles": np.asarray([f"{name} · key0007 · probability 0.71" for name in findings[:-1]]),
+    }
+    scores.write(path, examples=examples)
     return scores
 
 

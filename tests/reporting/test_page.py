@@ -65,17 +65,16 @@ def _add_scores(path: Path) -> None:
                 metrics=metrics,
             )
         )
-    scores.write(path / "scores" / "test")
     square = np.zeros((1, 16, 16), np.uint8)
     square[:, 4:9, 4:9] = 1
-    np.savez(
-        path / "scores" / "test" / "examples.npz",
-        images=np.random.default_rng(0).random((1, 16, 16, 3), np.float32),
-        targets=square,
-        predictions=np.zeros_like(square),
-        titles=np.asarray(["blobs · best · k3 · Dice 0.8"]),
-        domains=np.asarray(["blobs"]),
-    )
+    examples = {
+        "images": np.random.default_rng(0).random((1, 16, 16, 3), np.float32),
+        "targets": square,
+        "predictions": np.zeros_like(square),
+        "titles": np.asarray(["blobs · best · k3 · Dice 0.8"]),
+        "domains": np.asarray(["blobs"]),
+    }
+    scores.write(path / "scores" / "test", examples=examples)
 
 
 class _Reader(HTMLParser):

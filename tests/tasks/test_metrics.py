@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
+from medarts.data.resizing import Truth
 from medarts.tasks.metrics import (
     DEFINITIONS,
     Confusion,
@@ -14,6 +15,7 @@ from medarts.tasks.metrics import (
     foreground_masks,
     mask_scores,
     predicted_classes,
+    shown_classes,
     surface_distances,
 )
 
@@ -111,7 +113,7 @@ def test_empty_masks_count_as_documented():
 @given(predicted=masks, true=masks)
 def test_ranges_symmetries_and_identities(predicted, true):
     scores, reverse = mask_scores(predicted, true), mask_scores(true, predicted)
-    assert set(scores) == set(DEFINITIONS) - {"empty masks"}
+    assert set(scores) == set(DEFINITIONS) - {"empty masks", "vanished masks", "excluded classes"}
     assert all(0 <= scores[name] <= 1 for name in OVERLAP)
     for name in ("dice", "jaccard", "f1", "accuracy", "hd95", "assd"):
         assert scores[name] == pytest.approx(reverse[name], nan_ok=True), name
@@ -161,7 +163,8 @@ def test_validation_dice_is_the_dice_of_the_full_scores(classes):
     targets = torch.randint(0, max(classes, 2), (3, 12, 10), generator=generator, dtype=torch.uint8)
     targets[0] = 0
     logits[0, 0] = 100 if classes > 1 else -100
-    dice = dice_per_image(logits, targets, classes=classes, threshold=0.4)
+    truths = np.ones((3, max(classes - 1, 1)), np.uint8)
+    dice = dice_per_image(logits, targets, truths, classes=classes, threshold=0.4)
     indices = predicted_classes(logits, classes=classes, threshold=0.4).numpy()
     for image in range(3):
         for index in range(1, max(classes, 2)):
@@ -169,6 +172,27 @@ def test_validation_dice_is_the_dice_of_the_full_scores(classes):
             assert dice[image, index - 1].item() == scores["dice"]
     assert dice.shape == (3, max(classes - 1, 1))
     assert (dice[0] == 1).all()
+    truths[0] = Truth.VANISHED  # the file shows what the mask of this size does not
+    lost = dice_per_image(logits, targets, truths, classes=classes, threshold=0.4)
+    assert (lost[0] == 0).all()
+    assert (lost[1:] == dice[1:]).all()
+
+
+@pytest.mark.parametrize("predicted", [np.zeros((4, 4), bool), np.eye(4, dtype=bool)])
+def test_what_vanished_cannot_be_found(predicted):
+    true = np.zeros((4, 4), bool)
+    scores, empty = mask_scores(predicted, true, vanished=True), mask_scores(predicted, true)
+    assert {scores[name] for name in ("dice", "jaccard", "precision", "recall", "f1")} == {0}
+    assert math.isnan(scores["hd95"])
+    assert math.isnan(scores["assd"])
+    assert scores["specificity"] == empty["specificity"]
+    assert scores["accuracy"] == empty["accuracy"]
+
+
+def test_classes_are_shown_in_each_domain_by_itself():
+    truths = np.array([[0, 1, 0], [0, 0, 0], [2, 0, 0]], np.uint8)
+    shown = shown_classes(truths, ["a", "a", "b"])
+    assert shown.tolist() == [[False, True, False], [False, True, False], [True, False, False]]
 
 
 def test_threshold_is_the_least_probability_of_foreground():

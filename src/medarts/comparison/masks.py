@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from medarts.comparison.candidates import ImageName
 from medarts.comparison.paired import Measured, common_seeds
 from medarts.comparison.pooled import Paired
+from medarts.errors import RunError
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.statistics import bootstrap_means
@@ -25,13 +26,17 @@ class MaskMeasures:
     """The networks' scores of the same images.
 
     A value of an image is the mean over its classes, then over the seeds, of those that are defined. A mean over
-    several domains gives each the same weight; patients are drawn within each.
+    several domains gives each the same weight; patients are drawn within each. Classes that no image of a domain shows
+    are left out, and domains that show none.
 
     Args:
         scores: of every network, one a seed; all of the same images.
         draws: of the bootstrap over patients.
         seed: of the bootstrap and of the permutation tests.
         seeds: of the scores of every network; 0, 1, ... where None.
+
+    Raises:
+        RunError: no image shows a class.
     """
 
     metrics = METRICS
@@ -45,7 +50,15 @@ class MaskMeasures:
         seeds: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         first = next(iter(scores.values()))[0]
-        people = {(score.domain, score.key): score.patient for score in first.images}
+        people = {
+            (score.domain, score.key): score.patient
+            for score in first.counted()
+            if not np.isnan(score.metrics[METRICS[0]])
+        }
+        if not people:
+            raise RunError(
+                "No image shows a class, so there is nothing to compare.", fix="Give images whose masks are not empty."
+            )
         self.images: tuple[ImageName, ...] = tuple(people)
         self.patients = tuple(people.values())
         self.domains = tuple(dict.fromkeys(domain for domain, _ in self.images))
@@ -127,6 +140,7 @@ class MaskMeasures:
     def _table(self, scores: Scores) -> Floats:
         """Returns the values of a run, mean over the classes of an image: (images, metrics)."""
         by_image: dict[ImageName, list[list[float]]] = {name: [] for name in self.images}
-        for score in scores.images:
-            by_image[score.domain, score.key].append([score.metrics[metric] for metric in METRICS])
+        for score in scores.counted():
+            if (score.domain, score.key) in by_image:
+                by_image[score.domain, score.key].append([score.metrics[metric] for metric in METRICS])
         return np.stack([mean_of_defined(np.array(classes), axis=0) for classes in by_image.values()])

@@ -15,7 +15,7 @@ from medarts.comparison.paired import Difference
 from medarts.comparison.pairs import Pairs
 from medarts.data.manifest import Part
 from medarts.errors import RunError
-from medarts.evaluation.scores import write_csv
+from medarts.evaluation.files import csv_text
 from medarts.recipe import Task
 from medarts.run.directory import write_whole
 
@@ -225,10 +225,10 @@ class Comparison:
         """
         folder.mkdir(parents=True, exist_ok=True)
         cells = [network.as_cells() for network in self.networks]
-        write_csv(folder / "networks.csv", [*cells[0]], (row.values() for row in cells))
+        write_whole(folder / "networks.csv", csv_text([*cells[0]], (row.values() for row in cells)))
         if self.image_rows:
             names = [network.name for network in self.networks]
-            write_csv(folder / "images.csv", [*_IMAGE_COLUMNS, *names], self._image_cells())
+            write_whole(folder / "images.csv", csv_text([*_IMAGE_COLUMNS, *names], self._image_cells()))
         if self.overlays is None:
             (folder / "overlays.npz").unlink(missing_ok=True)  # of an earlier comparison
         else:

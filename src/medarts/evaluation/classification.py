@@ -1,9 +1,11 @@
 """Scores of predicted findings, and what the network looks at in example images."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medarts.data.batches import Batches
 from medarts.evaluation.cam import grad_cam
@@ -46,8 +48,7 @@ def score_findings(
         seed=recipe.seed,
         made_of=made_of,
     )
-    scores.write(folder)
-    _save_examples(folder, network, batches, scores)
+    scores.write(folder, examples=_examples(network, batches, scores))
     return scores
 
 
@@ -73,8 +74,8 @@ def _predict(network: FindingNetwork, batches: Batches, *, dtype: torch.dtype | 
     )
 
 
-def _save_examples(folder: Path, network: FindingNetwork, batches: Batches, scores: FindingScores) -> None:
-    """Keeps an image of every finding with the places that speak for it.
+def _examples(network: FindingNetwork, batches: Batches, scores: FindingScores) -> dict[str, NDArray[Any]] | None:
+    """Returns an image of every finding with the places that speak for it; None where no image shows a finding.
 
     The image is the one that shows least else, the first of these by name: the same for every network.
     """
@@ -87,17 +88,15 @@ def _save_examples(folder: Path, network: FindingNetwork, batches: Batches, scor
             rows.append(min(having, key=lambda row: (labels[row].sum(), keys[row])))
             shown.append(finding)
     if not rows:
-        (folder / "examples.npz").unlink(missing_ok=True)  # of images that showed something
-        return
+        return None
     images = torch.from_numpy(batches.store.images[batches.indices[rows]]).to(batches.device).float()
     maps = torch.cat([grad_cam(network, images[at : at + 1], [finding]) for at, finding in enumerate(shown)])
     titles = [
         f"{scores.findings[finding]} · {keys[row]} · probability {scores.probabilities[row, finding]:.2f}"
         for row, finding in zip(rows, shown, strict=True)
     ]
-    np.savez_compressed(
-        folder / "examples.npz",
-        images=images.cpu().numpy().transpose(0, 2, 3, 1),
-        maps=maps.cpu().numpy(),
-        titles=np.asarray(titles),
-    )
+    return {
+        "images": images.cpu().numpy().transpose(0, 2, 3, 1),
+        "maps": maps.cpu().numpy(),
+        "titles": np.asarray(titles),
+    }

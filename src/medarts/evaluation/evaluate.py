@@ -9,9 +9,10 @@ from medarts.data.manifest import Part, Split
 from medarts.data.opening import open_data
 from medarts.data.store import ImageStore
 from medarts.errors import DataError, RunError, did_you_mean
+from medarts.evaluation import findings, scores
 from medarts.evaluation.classification import score_findings
 from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.fingerprints import Fingerprints, of_images, of_weights
+from medarts.evaluation.fingerprints import Fingerprints, of_images, of_metrics, of_weights
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.segmentation import score_masks
 from medarts.networks.inference import for_inference
@@ -65,7 +66,7 @@ def evaluate(
         for store, part in looked_at
     )
     folder = scores_folder(run, split, sources=sources, head=head)
-    made_of = Fingerprints(of_images(looked_at), weights)
+    made_of = Fingerprints(of_images(looked_at), weights, _metrics(recipe))
     # fp16 is for training: inference keeps the range of its weights.
     dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     network = network.to(fabric.device)
@@ -94,7 +95,11 @@ def fingerprints_now(
         DataError: the data cannot be read, or have no image in the split.
     """
     images = of_images(_looked_at(run.recipe, sources, split))
-    return Fingerprints(images, of_weights(_checkpoint(run, "best").weights))
+    return Fingerprints(images, of_weights(_checkpoint(run, "best").weights), _metrics(run.recipe))
+
+
+def _metrics(recipe: Recipe) -> str:
+    return of_metrics(scores.RULES if recipe.data.task == "segmentation" else findings.RULES)
 
 
 def load_network(run: RunDirectory, kind: str = "best") -> TrainedNetwork:

@@ -1,8 +1,7 @@
 """The scores of a classifier of findings: its predictions for every image, and what is made of them."""
 
 import csv
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 
 from medarts.errors import RunError
 from medarts.evaluation import finding_table
+from medarts.evaluation.files import EXAMPLES, again, csv_text, npz_bytes, read_scores, write_files
 from medarts.evaluation.finding_table import SENSITIVE, YOUDEN, FindingRow, Group, mean_of_defined
 from medarts.evaluation.fingerprints import Fingerprints
-from medarts.evaluation.scores import ALL, FILE, LEVEL, number, read_made_of, write_csv
-from medarts.run.directory import write_whole
+from medarts.evaluation.scores import ALL, LEVEL, number, read_made_of
 from medarts.tasks import calibration, ranking
 from medarts.tasks.calibration import fit_temperature, probabilities_of, reliability
 from medarts.tasks.ranking import (
@@ -31,6 +30,14 @@ Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.uint8]
 
 CURVE_POINTS = 200
+
+RULES = (
+    ranking.DEFINITIONS
+    | calibration.DEFINITIONS
+    | finding_table.DEFINITIONS
+    | {ALL: "All images of all domains together; patients of different domains are different people."}
+)
+"""What the scores of findings are, in words."""
 
 _IMAGE_COLUMNS = ("domain", "key", "patient")
 _OF_A_FINDING = ("label", "logit", "probability")
@@ -99,8 +106,7 @@ class FindingScores:
         without_thresholds: the findings without thresholds, each with the reason.
         draws: draws of the bootstrap.
         seed: seed of the bootstrap.
-        made_of: the images, those of validation among them, and the weights that were scored; None where that was not
-            noted.
+        made_of: the images, those of validation among them, the weights and the metrics; None in tests alone.
 
     Raises:
         ValueError: a name stands twice, or the predictions or thresholds are not those of the findings.
@@ -212,9 +218,10 @@ class FindingScores:
             ).rows(self.thresholds, draws=self.draws, seed=self.seed)
         ]
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, *, examples: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Writes the scores; undefined values are empty in CSV and null in JSON.
 
+        * ``examples.npz``: the examples.
         * ``predictions.csv``: label, logit and probability after temperature of every image and finding.
         * ``findings.csv``: the table.
         * ``calibration.csv``: reliability over all images and findings, before and after temperature.
@@ -222,16 +229,22 @@ class FindingScores:
           curve (x recall, y precision) over all images of every finding that some and not all have, each thinned to
           `CURVE_POINTS`; thresholds are probabilities after temperature.
         * ``scores.json``, last: the table with everything needed to read it.
+
+        Args:
+            folder: gets the files.
+            examples: arrays for the page.
+
+        Raises:
+            RunError: a file cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).unlink(missing_ok=True)  # it is about the other files, which are now written anew
         table = self.table()
-        write_csv(folder / "predictions.csv", _prediction_columns(self.findings), self._prediction_cells())
+        files: dict[str, str | bytes] = {} if examples is None else {EXAMPLES: npz_bytes(examples)}
+        files["predictions.csv"] = csv_text(_prediction_columns(self.findings), self._prediction_cells())
         columns = [*table[0].as_cells()] if table else []
-        write_csv(folder / "findings.csv", columns, (row.as_cells().values() for row in table))
+        files["findings.csv"] = csv_text(columns, (row.as_cells().values() for row in table))
         columns = ["stage", "low", "high", "predictions", "mean_probability", "observed"]
-        write_csv(folder / "calibration.csv", columns, self._calibration_cells())
-        write_csv(folder / "curves.csv", ["finding", "curve", "x", "y", "threshold"], self._curve_cells())
+        files["calibration.csv"] = csv_text(columns, self._calibration_cells())
+        files["curves.csv"] = csv_text(["finding", "curve", "x", "y", "threshold"], self._curve_cells())
         content = {
             "split": self.split,
             "checkpoint": self.checkpoint,
@@ -246,24 +259,20 @@ class FindingScores:
             },
             "without_thresholds": self.without_thresholds,
             "excluded": self.excluded(),
-            "definitions": ranking.DEFINITIONS
-            | calibration.DEFINITIONS
-            | finding_table.DEFINITIONS
-            | {ALL: "All images of all domains together; patients of different domains are different people."},
+            "definitions": RULES,
             "tables": [row.as_json() for row in table],
         }
-        write_whole(folder / FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_files(folder, content, files)
 
     @classmethod
     def read(cls, folder: Path) -> "FindingScores":
         """Reads what `write` wrote; the tables are made again from the predictions and are equal.
 
         Raises:
-            RunError: a file is missing or is not one that `write` wrote.
+            RunError: a file is missing, damaged, or not one that `write` wrote.
         """
-        fix = "Evaluate the run again to write it anew."
+        content = read_scores(folder)
         try:
-            content = json.loads((folder / FILE).read_text(encoding="utf-8"))
             findings = tuple(content["findings"])
             return cls(
                 split=content["split"],
@@ -281,10 +290,8 @@ class FindingScores:
                 seed=int(content["bootstrap"]["seed"]),
                 made_of=read_made_of(content),
             )
-        except FileNotFoundError as error:
-            raise RunError(f"{error.filename} does not exist.", fix=fix) from error
-        except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            raise RunError(f"The scores in {folder} cannot be read: {error!r}.", fix=fix) from error
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+            raise RunError(f"{folder} holds no scores of findings ({error!r}).", fix=again(folder)) from error
 
     def _prediction_cells(self) -> Iterator[list[object]]:
         given = self.predictions
@@ -322,7 +329,7 @@ def _prediction_columns(findings: Sequence[str]) -> list[str]:
 
 def _read_predictions(path: Path, findings: Sequence[str]) -> Predictions:
     columns = _prediction_columns(findings)
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         header, *lines = csv.reader(file, strict=True)
     if header != columns or any(len(line) != len(columns) for line in lines):
         raise ValueError(f"{path.name} does not have the columns of the findings in every line")

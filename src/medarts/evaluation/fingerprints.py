@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from medarts.data.manifest import Part
-from medarts.data.store import ImageStore
+from medarts.data.store import FORMAT, ImageStore
 
 DIGITS = 16
-_CHUNK = 256
-"""Images read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +19,14 @@ class Fingerprints:
     """What scores were made of.
 
     Attributes:
-        images: 16 hexadecimal digits of the resized images and their targets, names and patients, in their order.
+        images: 16 hexadecimal digits of the data and of how they are resized.
         weights: 16 of the weights of the network.
+        metrics: 16 of what the scores are, in words.
     """
 
     images: str
     weights: str
+    metrics: str
 
 
 def of_images(parts: Iterable[tuple[ImageStore, Part]]) -> str:
@@ -34,18 +34,20 @@ def of_images(parts: Iterable[tuple[ImageStore, Part]]) -> str:
 
     Args:
         parts: stores, each with the part of it that is looked at.
+
+    Raises:
+        DataError: a file of the data is missing or cannot be read.
     """
     digest = hashlib.sha256()
     for store, name in parts:
-        part = store.manifest.part(name)
-        about = [(sample.domain, sample.key, sample.patient) for sample in part.samples]
-        digest.update(json.dumps([about, part.findings, store.images.shape[1:], store.targets.shape[1:]]).encode())
-        positions = store.indices(part)
-        for start in range(0, len(positions), _CHUNK):
-            chosen = positions[start : start + _CHUNK]
-            for array in (store.images[chosen], store.targets[chosen]):
-                digest.update(array.tobytes())
+        form = [FORMAT, *store.images.shape[1:], store.truths.shape[1]]
+        digest.update(json.dumps([store.manifest.part(name).fingerprint(), form]).encode())
     return digest.hexdigest()[:DIGITS]
+
+
+def of_metrics(rules: Mapping[str, str]) -> str:
+    """Returns the digits of scores that are described in words; scores that meant something else are made again."""
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
 def of_weights(weights: Mapping[str, Tensor]) -> str:

@@ -3,36 +3,43 @@
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medarts.errors import RunError
+from medarts.evaluation.files import EXAMPLES, again, csv_text, npz_bytes, read_scores, write_files
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.statistics import bootstrap_means, percentile_interval
-from medarts.run.directory import write_whole
-from medarts.tasks.metrics import DEFINITIONS
+from medarts.tasks.metrics import DEFINITIONS, OF_EXAMPLES
 
 ALL = "all"
 MEAN_OF_DOMAINS = "mean of domains"
 MEAN_OF_CLASSES = "mean of classes"
 LEVEL = 0.95
 
-FILE = "scores.json"
-"""Written last: where it stands, the other files of its folder are whole."""
+TruthWord = Literal["empty", "present", "vanished"]
+"""What the mask of an image has of a class: nothing, something, or something that resizing lost."""
 
-_IMAGE_COLUMNS = ("domain", "key", "patient", "class_index", "class_name")
+_IMAGE_COLUMNS = ("domain", "key", "patient", "class_index", "class_name", "truth")
 _MEANS = {
     ALL: "Mean over the images of all domains; bootstrap over all patients.",
-    MEAN_OF_DOMAINS: "Unweighted mean of the domains' means; bootstrap over patients within every domain.",
+    MEAN_OF_DOMAINS: (
+        "Unweighted mean of the domains' means, of those that do not exclude the class; bootstrap over patients within "
+        "every domain."
+    ),
+    MEAN_OF_CLASSES: "Mean over the classes of each image, of the values that are defined, then over images.",
     "low, high": (
         f"{100 * LEVEL:g} % percentile bootstrap interval over patients, all images of a drawn patient together; "
         "null where fewer than two patients (of any domain, for the mean of domains) have a value."
     ),
 }
+RULES = DEFINITIONS | _MEANS
+"""What the scores of masks are, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,7 @@ class ImageScore:
         class_index: index of the foreground class, from 1.
         class_name: name of the class.
         metrics: score of every metric; nan where undefined.
+        truth: what the true mask has of the class.
     """
 
     key: str
@@ -54,6 +62,7 @@ class ImageScore:
     class_index: int
     class_name: str
     metrics: dict[str, float]
+    truth: TruthWord = "present"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +112,7 @@ class Scores:
         draws: draws of the bootstrap.
         seed: seed of the bootstrap.
         images: the scores collected.
-        made_of: the images and weights that were scored; None where that was not noted.
+        made_of: the images, weights and metrics; None in tests alone.
     """
 
     split: str
@@ -124,11 +133,41 @@ class Scores:
             raise ValueError(f"{score.key} has metrics {[*score.metrics]}, not {[*self.images[0].metrics]}")
         self.images.append(score)
 
+    def excluded(self) -> dict[str, list[str]]:
+        """Returns for every domain the classes that none of its images shows; without domains that show all."""
+        shown = self._shown()
+        found: dict[str, dict[str, None]] = {}
+        for score in self.images:
+            if (score.domain, score.class_index) not in shown:
+                found.setdefault(score.domain, {})[score.class_name] = None
+        return {domain: list(names) for domain, names in found.items()}
+
+    def vanished(self) -> dict[str, dict[str, int]]:
+        """Returns for every domain the images in which resizing lost a class, by its name; without those without."""
+        found: dict[str, dict[str, int]] = {}
+        for score in self.images:
+            if score.truth == "vanished":
+                of_domain = found.setdefault(score.domain, {})
+                of_domain[score.class_name] = of_domain.get(score.class_name, 0) + 1
+        return found
+
+    def counted(self) -> list[ImageScore]:
+        """Returns the scores as they enter means: nan where the domain excludes the class (`OF_EXAMPLES`)."""
+        shown = self._shown()
+        return [
+            score
+            if (score.domain, score.class_index) in shown
+            else replace(
+                score, metrics=score.metrics | {name: math.nan for name in OF_EXAMPLES if name in score.metrics}
+            )
+            for score in self.images
+        ]
+
     def table(self) -> list[TableRow]:
         """Returns the rows of every class: each domain, then `ALL`, then `MEAN_OF_DOMAINS`.
 
         Where there are several classes, their mean comes first, as the class `MEAN_OF_CLASSES`. Domains stand in the
-        order of collection, classes in that of their indices.
+        order of collection, classes in that of their indices. Classes without examples have rows without values.
         """
         rows: list[TableRow] = []
         images = self._with_mean_of_classes()
@@ -143,47 +182,64 @@ class Scores:
             rows.append(self._row(MEAN_OF_DOMAINS, name, list(by_domain.values())))
         return rows
 
+    def _shown(self) -> set[tuple[str, int]]:
+        """Returns the domains and indices of the classes that some image of the domain shows."""
+        return {(score.domain, score.class_index) for score in self.images if score.truth != "empty"}
+
     def _with_mean_of_classes(self) -> list[ImageScore]:
-        """Returns the scores and, where there are several classes, each image's mean over those that are defined."""
+        """Returns what is counted and, where there are several classes, each image's mean over those defined."""
+        counted = self.counted()
         by_image: dict[tuple[str, str], list[ImageScore]] = {}
-        for score in self.images:
+        for score in counted:
             by_image.setdefault((score.domain, score.key), []).append(score)
         if max((len(scores) for scores in by_image.values()), default=1) == 1:
-            return self.images
-        return [*self.images, *(_mean_of_classes(scores) for scores in by_image.values())]
+            return counted
+        return [*counted, *(_mean_of_classes(scores) for scores in by_image.values())]
 
-    def write(self, folder: Path) -> None:
-        """Writes ``images.csv``, ``tables.csv`` and, last, ``scores.json``; undefined values are empty or null."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).unlink(missing_ok=True)  # it is about the other files, which are now written anew
+    def write(self, folder: Path, *, examples: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Writes the scores; undefined values are empty in CSV and null in JSON.
+
+        * ``examples.npz``: the examples.
+        * ``images.csv``: the scores of every image and class, before classes are excluded.
+        * ``tables.csv``: the table.
+        * ``scores.json``, last: the table with everything needed to read it.
+
+        Args:
+            folder: gets the files.
+            examples: arrays for the page.
+
+        Raises:
+            RunError: a file cannot be written.
+        """
         table = self.table()
         metrics = [*self.images[0].metrics] if self.images else []
-        image_rows = [_image_cells(score) for score in self.images]
-        write_csv(folder / "images.csv", [*_IMAGE_COLUMNS, *metrics], image_rows)
         columns = ["domain", "class", "images", "patients", "metric", "mean", "low", "high", "undefined"]
-        write_csv(folder / "tables.csv", columns, [cells for row in table for cells in _table_cells(row)])
+        files: dict[str, str | bytes] = {} if examples is None else {EXAMPLES: npz_bytes(examples)}
+        files["images.csv"] = csv_text([*_IMAGE_COLUMNS, *metrics], map(_image_cells, self.images))
+        files["tables.csv"] = csv_text(columns, (cells for row in table for cells in _table_cells(row)))
         content = {
             "split": self.split,
             "checkpoint": self.checkpoint,
             "head": self.head,
             "made_of": None if self.made_of is None else asdict(self.made_of),
             "bootstrap": {"draws": self.draws, "seed": self.seed, "level": LEVEL},
-            "definitions": DEFINITIONS | _MEANS,
+            "excluded": self.excluded(),
+            "vanished": self.vanished(),
+            "definitions": RULES,
             "tables": [_as_json(row) for row in table],
         }
-        write_whole(folder / FILE, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_files(folder, content, files)
 
     @classmethod
     def read(cls, folder: Path) -> "Scores":
         """Reads what `write` wrote; the tables are made again from the images and are equal.
 
         Raises:
-            RunError: a file is missing or is not one that `write` wrote.
+            RunError: a file is missing, damaged, or not one that `write` wrote.
         """
-        fix = "Evaluate the run again to write it anew."
+        content = read_scores(folder)
         try:
-            content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            with (folder / "images.csv").open(encoding="utf-8", newline="") as file:
+            with (folder / "images.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
                 images = [_image_of(cells) for cells in csv.DictReader(file, strict=True)]
             return cls(
                 split=content["split"],
@@ -194,10 +250,8 @@ class Scores:
                 images=images,
                 made_of=read_made_of(content),
             )
-        except FileNotFoundError as error:
-            raise RunError(f"{error.filename} does not exist.", fix=fix) from error
-        except (ValueError, KeyError, TypeError, csv.Error) as error:
-            raise RunError(f"The scores in {folder} cannot be read: {error!r}.", fix=fix) from error
+        except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
+            raise RunError(f"{folder} holds no scores of masks ({error!r}).", fix=again(folder)) from error
 
     def _row(self, domain: str, class_name: str, groups: Sequence[Sequence[ImageScore]]) -> TableRow:
         scores = [score for group in groups for score in group]
@@ -212,9 +266,13 @@ class Scores:
     def _summary(self, metric: str, groups: Sequence[Sequence[ImageScore]]) -> Summary:
         """Summarises the mean of the groups' means; a row of one domain has one group."""
         means: list[float] = []
-        drawn = np.zeros(self.draws)
+        drawn: list[NDArray[np.floating[Any]]] = []
         undefined = 0
+        without = [metric in OF_EXAMPLES and all(score.truth == "empty" for score in group) for group in groups]
         for index, group in enumerate(groups):
+            if without[index] and not all(without):  # the mean of domains is over those that show the class
+                undefined += len(group)
+                continue
             values = np.array([score.metrics[metric] for score in group])
             missing = np.isnan(values)
             undefined += int(missing.sum())
@@ -223,8 +281,8 @@ class Scores:
             patients = [json.dumps([score.domain, score.patient]) for score in group]
             # A seed of its own for every domain: equal draws would make independent domains move together.
             seed = (self.seed, index)
-            drawn += bootstrap_means(values, patients, draws=self.draws, seed=seed) / len(groups)
-        interval = percentile_interval(drawn, level=LEVEL)
+            drawn.append(bootstrap_means(values, patients, draws=self.draws, seed=seed))
+        interval = percentile_interval(np.mean(drawn, axis=0), level=LEVEL)
         return Summary(mean=sum(means) / len(means), low=interval.low, high=interval.high, undefined=undefined)
 
 
@@ -234,16 +292,18 @@ def _mean_of_classes(scores: Sequence[ImageScore]) -> ImageScore:
     for name in scores[0].metrics:
         values = [score.metrics[name] for score in scores if not math.isnan(score.metrics[name])]
         metrics[name] = sum(values) / len(values) if values else float("nan")
-    return replace(scores[0], class_index=0, class_name=MEAN_OF_CLASSES, metrics=metrics)
+    truths = {score.truth for score in scores}
+    truth: TruthWord = "present" if "present" in truths else "vanished" if "vanished" in truths else "empty"
+    return replace(scores[0], class_index=0, class_name=MEAN_OF_CLASSES, metrics=metrics, truth=truth)
 
 
 def read_made_of(content: dict[str, Any]) -> Fingerprints | None:
-    """Returns what ``scores.json`` says of images and weights; None where it was written before that was noted.
+    """Returns what ``scores.json`` says of images, weights and metrics.
 
     Raises:
-        TypeError: it says something else.
+        LookupError, TypeError: it says nothing of them, or something else.
     """
-    given = content.get("made_of")
+    given = content["made_of"]
     return None if given is None else Fingerprints(**given)
 
 
@@ -278,7 +338,7 @@ def _table_cells(row: TableRow) -> list[list[object]]:
 
 
 def _image_cells(score: ImageScore) -> list[object]:
-    about = [score.domain, score.key, score.patient, score.class_index, score.class_name]
+    about = [score.domain, score.key, score.patient, score.class_index, score.class_name, score.truth]
     return [*about, *(number(value) for value in score.metrics.values())]
 
 
@@ -286,6 +346,7 @@ def _image_of(cells: dict[str, str]) -> ImageScore:
     if None in cells or None in cells.values():  # how csv says that a line is too long or too short
         raise ValueError("a line of images.csv has more or fewer cells than its first")
     about = {column: cells.pop(column) for column in _IMAGE_COLUMNS}
+    (truth,) = (word for word in get_args(TruthWord) if word == about["truth"])
     return ImageScore(
         key=about["key"],
         domain=about["domain"],
@@ -293,12 +354,5 @@ def _image_of(cells: dict[str, str]) -> ImageScore:
         class_index=int(about["class_index"]),
         class_name=about["class_name"],
         metrics={name: float(value) if value else float("nan") for name, value in cells.items()},
+        truth=truth,
     )
-
-
-def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Writes a CSV file with a header; None becomes an empty cell."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)

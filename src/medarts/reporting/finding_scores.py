@@ -1,11 +1,11 @@
 """The scores of a classifier of findings as the page shows them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
+from medarts.evaluation.files import EXAMPLES, read_scores
 from medarts.evaluation.finding_table import MEAN_OF_FINDINGS, MEAN_OF_FREQUENT, SENSITIVE, YOUDEN
 from medarts.evaluation.scores import ALL
 from medarts.reporting.content import Content, card, csv_rows, decimals, score_cell, share
@@ -30,7 +30,7 @@ _WORDS = {
 
 def read_finding_scores(folder: Path) -> Content:
     """Returns what ``finding_scores.html`` shows of a folder that ``FindingScores.write`` filled."""
-    content = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    content = read_scores(folder)
     domains = list(dict.fromkeys(row["domain"] for row in content["tables"]))
     groups = [_group(content, domain, name=folder.name) for domain in domains]
     sensitivity = f"sensitivity {content['sensitivity']:g}"
@@ -49,7 +49,7 @@ def read_finding_scores(folder: Path) -> Content:
         "without_thresholds": _reasons(content["without_thresholds"]),
         **_curves(folder, content, domain=domains[-1]),
         "reliability": _reliability(folder),
-        "examples": _examples(folder / "examples.npz"),
+        "examples": _examples(folder / EXAMPLES) if EXAMPLES in content["files"] else [],
         "definitions": {words.get(name, name): text for name, text in content["definitions"].items()},
         "files": ["findings.csv", "curves.csv", "calibration.csv", "predictions.csv", "scores.json"],
     }
@@ -136,8 +136,6 @@ def _reliability(folder: Path) -> Markup:
 
 
 def _examples(path: Path) -> list[Content]:
-    if not path.exists():
-        return []
     with np.load(path) as arrays:
         return [
             {"title": str(title), "picture": inline_png(plot_cam(image, cam))}

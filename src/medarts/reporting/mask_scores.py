@@ -1,19 +1,19 @@
 """The scores of predicted masks as the page shows them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from medarts.evaluation.files import EXAMPLES, read_scores
 from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS
-from medarts.reporting.content import Content, card, score_cell
+from medarts.reporting.content import Content, card, counted, listed, score_cell
 from medarts.reporting.masks import PREDICTED, TRUE, plot_example, plot_scores
 from medarts.reporting.style import inline_png, inline_svg
 
 
 def read_mask_scores(folder: Path) -> Content:
     """Returns what ``mask_scores.html`` shows of a folder that ``medarts.evaluation.scores.Scores`` wrote."""
-    content = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    content = read_scores(folder)
     rows = _without_repetition(content["tables"])
     metrics = list(rows[0]["metrics"])
     cells = [{**row, "cells": [score_cell(row["metrics"][metric]) for metric in metrics]} for row in rows]
@@ -33,9 +33,15 @@ def read_mask_scores(folder: Path) -> Content:
         "metrics": metrics,
         "several": len({row["class"] for row in rows}) > 1,
         "several_domains": several_domains,
+        "excluded": [f"{listed(names)} of {domain}" for domain, names in content["excluded"].items()],
+        "vanished": [
+            f"{name} in {counted(number, 'image')} of {domain}"
+            for domain, counts in content["vanished"].items()
+            for name, number in counts.items()
+        ],
         "plot": inline_svg(plot_scores(rows), f"Dice on {folder.name}"),
         "rows": cells,
-        "examples": _examples(folder / "examples.npz"),
+        "examples": _examples(folder / EXAMPLES) if EXAMPLES in content["files"] else [],
         "true_color": TRUE,
         "predicted_color": PREDICTED,
         "files": ["tables.csv", "images.csv", "scores.json"],
@@ -50,8 +56,6 @@ def _without_repetition(rows: list[Content]) -> list[Content]:
 
 
 def _examples(path: Path) -> list[Content]:
-    if not path.exists():
-        return []
     with np.load(path) as arrays:
         rows = zip(arrays["images"], arrays["targets"], arrays["predictions"], arrays["titles"], strict=True)
         return [

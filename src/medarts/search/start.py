@@ -24,6 +24,7 @@ from medarts.run.randomness import seed_of
 from medarts.search.loop import SearchLoop, StageData
 from medarts.spaces.registry import make_space
 from medarts.spaces.space import SearchSpace
+from medarts.tasks.segmentation import check_masks
 from medarts.tasks.task import Task, make_task
 
 HALVES = ("weight half", "alpha half")
@@ -144,6 +145,7 @@ def prepare_search(recipe: Recipe) -> SearchJob:
     for half, name in zip(halves, HALVES, strict=True):
         check_fills_a_batch(half, largest, name=name)
     store = open_store(manifest, recipe.data, threads=recipe.compute.threads)
+    check_masks(store, {"training": manifest.of_split("train"), "validation": manifest.of_split("val")})
     data = [_stage_data(store, halves, stage.batch, recipe, device=fabric.device) for stage in recipe.search.stages]
     return SearchJob(recipe, fabric, space, task, store, data)
 

@@ -3,6 +3,7 @@
 `DEFINITIONS` names every score and says what it is; the same words stand in every score file.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from medarts.data.resizing import Truth
 
 BoolMask = NDArray[np.bool_]
 Floats = NDArray[np.floating[Any]]
@@ -33,8 +36,20 @@ DEFINITIONS: dict[str, str] = {
         "give dice, jaccard, precision and recall 1, one empty gives 0. Distances are 0 where both are empty "
         "and undefined where one is; undefined values are left out of the means and counted."
     ),
+    "vanished masks": (
+        "A class that the file of a mask has, and that is lost when the mask is resized to the evaluated size, cannot "
+        "be found: its dice, jaccard, precision, recall and f1 are 0, its distances undefined."
+    ),
+    "excluded classes": (
+        "A class that no image of a data set shows is excluded there: of it dice, jaccard, precision, recall, f1 and "
+        "distances are undefined, and left out of the mean of classes."
+    ),
 }
-"""What every score means, and how empty masks count."""
+"""What every score means, and how empty masks, those that vanish and classes without examples count."""
+
+_OVERLAP = ("dice", "jaccard", "precision", "recall", "f1")
+OF_EXAMPLES = (*_OVERLAP, "hd95", "assd")
+"""Scores that say something of a class only where images show it; the others count correct background too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,25 +123,46 @@ def foreground_masks(indices: Tensor, *, classes: int) -> Tensor:
     return indices.unsqueeze(1) == torch.arange(1, classes, device=indices.device).view(1, -1, 1, 1)
 
 
-def dice_per_image(logits: Tensor, targets: Tensor, *, classes: int, threshold: float = 0.5) -> Tensor:
-    """Returns Dice of every image and foreground class, (B, C) in 0..1 on the CPU; the score of validation.
+def dice_per_image(
+    logits: Tensor, targets: Tensor, truths: NDArray[np.uint8], *, classes: int, threshold: float = 0.5
+) -> Floats:
+    """Returns Dice of every image and foreground class, (B, C) in 0..1; the score of validation.
 
     Args:
         logits: (B, K, H, W).
         targets: class indices (B, H, W).
+        truths: a `Truth` for every image and foreground class, (B, C).
         classes: outputs of the network, as in the recipe.
         threshold: probability from which a pixel is foreground (one class).
     """
     predicted = predicted_classes(logits, classes=classes, threshold=threshold)
-    return Confusion.of(foreground_masks(predicted, classes=classes), foreground_masks(targets, classes=classes)).dice()
+    masks = (foreground_masks(indices, classes=classes) for indices in (predicted, targets))
+    return np.where(truths == Truth.VANISHED, 0.0, Confusion.of(*masks).dice().numpy())
 
 
-def mask_scores(predicted: BoolMask, true: BoolMask, *, spacing: tuple[float, float] | None = None) -> dict[str, float]:
+def shown_classes(truths: NDArray[np.uint8], domains: Sequence[str]) -> NDArray[np.bool_]:
+    """Returns where an image of the same domain shows the class, (N, C); the other classes are excluded there.
+
+    Args:
+        truths: a `Truth` for every image and foreground class, (N, C).
+        domains: of every image.
+    """
+    names = np.asarray(domains, dtype=np.str_)
+    shown = np.zeros(truths.shape, dtype=np.bool_)
+    for name in set(domains):
+        shown[names == name] = (truths[names == name] != Truth.EMPTY).any(0)
+    return shown
+
+
+def mask_scores(
+    predicted: BoolMask, true: BoolMask, *, vanished: bool = False, spacing: tuple[float, float] | None = None
+) -> dict[str, float]:
     """Returns all scores of one mask, by their names in `DEFINITIONS`; undefined distances are nan.
 
     Args:
         predicted: predicted mask (H, W).
         true: true mask (H, W).
+        vanished: the true mask was lost by resizing; it is empty.
         spacing: height and width of a pixel, for distances in its unit; pixels where not given.
 
     Raises:
@@ -139,7 +175,10 @@ def mask_scores(predicted: BoolMask, true: BoolMask, *, spacing: tuple[float, fl
         )
     # Copies, as torch takes neither flipped nor read-only views.
     overlap = Confusion.of(torch.from_numpy(predicted.copy()), torch.from_numpy(true.copy())).scores()
-    return {name: value.item() for name, value in overlap.items()} | _surface_scores(predicted, true, spacing)
+    scores = {name: value.item() for name, value in overlap.items()}
+    if vanished:
+        return scores | dict.fromkeys(_OVERLAP, 0.0) | dict.fromkeys(("hd95", "assd"), float("nan"))
+    return scores | _surface_scores(predicted, true, spacing)
 
 
 def _surface_scores(predicted: BoolMask, true: BoolMask, spacing: tuple[float, float] | None) -> dict[str, float]:

@@ -1,18 +1,23 @@
 """The task of segmentation: the loss over heads and mixed targets, and the score of a pass over images."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medarts.data.batches import Batches
+from medarts.data.manifest import Manifest
 from medarts.data.mixing import Mixture
+from medarts.data.resizing import Truth
+from medarts.data.store import ImageStore
+from medarts.errors import DataError
 from medarts.recipe import DataSettings, LossName
 from medarts.tasks import Forward
 from medarts.tasks.losses import make_loss
-from medarts.tasks.metrics import dice_per_image
+from medarts.tasks.metrics import dice_per_image, shown_classes
 
 
 class SegmentationTask:
@@ -43,20 +48,53 @@ class SegmentationTask:
 
         Returns:
             val_loss: mean over all heads and images; val_dice: Dice of the last head, averaged over classes and
-            images; val_dice_by_domain: the same in each domain.
+            images; val_dice_by_domain: the same in each domain. Classes that no image of a domain shows are excluded
+            there, as in the scores of an evaluation; None for a domain where that leaves none.
         """
         losses: list[float] = []
-        scores: dict[str, list[float]] = defaultdict(list)
+        dice: list[NDArray[np.floating[Any]]] = []
+        indices: list[int] = []
         for batch in batches.all():
             outputs = forward(batch.images)
             plain = Mixture(batch.images, ((1.0, batch.targets),))
             losses += [float(self.loss(outputs, plain))] * len(batch.images)
-            dice = dice_per_image(outputs[-1], batch.targets, classes=self.classes, threshold=self.threshold).mean(1)
-            for index, value in zip(batch.indices, dice.tolist(), strict=True):
-                scores[batches.store.manifest.samples[index].domain].append(value)
-        everything = [value for values in scores.values() for value in values]
+            logits, targets = outputs[-1], batch.targets
+            dice.append(dice_per_image(logits, targets, batch.truths, classes=self.classes, threshold=self.threshold))
+            indices += batch.indices.tolist()
+        domains = [batches.store.manifest.samples[index].domain for index in indices]
+        shown = shown_classes(batches.store.truths[indices], domains)
+        # The mean over the classes of an image is over those that its domain shows; some domain shows one.
+        means = np.ma.masked_where(~shown, np.concatenate(dice)).mean(1)
+        by_domain = {name: means[np.asarray(domains) == name].mean() for name in sorted(set(domains))}
         return {
             "val_loss": sum(losses) / len(losses),
-            "val_dice": sum(everything) / len(everything),
-            "val_dice_by_domain": {name: sum(values) / len(values) for name, values in sorted(scores.items())},
+            "val_dice": float(means.mean()),
+            "val_dice_by_domain": {
+                name: None if mean is np.ma.masked else float(mean) for name, mean in by_domain.items()
+            },
         }
+
+
+def check_masks(store: ImageStore, parts: Mapping[str, Manifest]) -> None:
+    """Refuses parts of the data in which no mask shows anything at the size of the store.
+
+    Args:
+        store: the images.
+        parts: what errors call each part, such as "training", and its samples. Findings have no masks, and pass.
+
+    Raises:
+        DataError: there is such a part.
+    """
+    for name, part in parts.items():
+        truths = store.truths[store.indices(part)]
+        if truths.shape[1] == 0 or (truths == Truth.PRESENT).any():
+            continue
+        size = store.images.shape[-1]
+        if (truths == Truth.VANISHED).any():
+            raise DataError(
+                f"No mask of the {name} images shows anything once it is resized to data.size {size}.",
+                fix="Raise data.size, or cut the images to what is to be found.",
+            )
+        raise DataError(
+            f"All masks of the {name} images are empty.", fix="Put images that show something into that split."
+        )

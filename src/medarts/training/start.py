@@ -27,6 +27,7 @@ from medarts.run.randomness import seed_torch
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.registry import space_settings
+from medarts.tasks.segmentation import check_masks
 from medarts.tasks.task import Task, make_task
 from medarts.training.loop import TrainingData, TrainingLoop
 
@@ -167,6 +168,7 @@ def _prepare(recipe: Recipe, architecture: Architecture) -> _Job:
     training, validation = manifest.of_split("train"), manifest.of_split("val")
     check_fills_a_batch(training, recipe.train.batch, name="training set")
     store, device = open_store(manifest, recipe.data, threads=recipe.compute.threads), fabric.device
+    check_masks(store, {"training": training, "validation": validation})
     data = TrainingData(
         training=Batches(store, training, batch=recipe.train.batch, name="training set", device=device),
         validation=Batches(store, validation, batch=recipe.evaluation.batch, name="validation set", device=device),

@@ -1,0 +1,97 @@
+"""The files of a folder of scores: written whole and in order, and read only as they were written."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medarts.errors import RunError
+from medarts.run.directory import write_whole
+
+FILE = "scores.json"
+"""Written last: where it stands, the other files of its folder are whole. It has their digests, and one of its own."""
+
+EXAMPLES = "examples.npz"
+
+
+def write_files(folder: Path, content: Mapping[str, Any], files: Mapping[str, str | bytes]) -> None:
+    """Writes the files of a folder of scores. A kill in between leaves no ``scores.json``, and so no scores.
+
+    Args:
+        folder: made where it is not there.
+        content: of ``scores.json``.
+        files: the others, by name.
+
+    Raises:
+        RunError: one cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).unlink(missing_ok=True)  # it is about the other files, which are now written anew
+    if EXAMPLES not in files:
+        (folder / EXAMPLES).unlink(missing_ok=True)
+    digests = {}
+    for name, given in files.items():
+        data = given if isinstance(given, bytes) else given.encode(errors="surrogateescape")
+        write_whole(folder / name, data)
+        digests[name] = _digest(data)
+    whole = {**content, "files": digests}
+    text = json.dumps(whole | {"digest": _digest(_canonical(whole))}, indent=2, allow_nan=False)
+    write_whole(folder / FILE, text + "\n")
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """Returns the content of ``scores.json``, after it and the files it names were found to be as they were written.
+
+    Raises:
+        RunError: one is missing, or was cut or changed.
+    """
+    name = FILE
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        whole = {key: value for key, value in content.items() if key != "digest"}
+        damaged = [FILE] if _digest(_canonical(whole)) != content["digest"] else []
+        for name, digest in content["files"].items():
+            damaged += [name] if _digest((folder / name).read_bytes()) != digest else []
+    except FileNotFoundError:
+        raise RunError(f"{folder / name} does not exist.", fix=again(folder)) from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        damaged = [FILE]
+    if damaged:
+        raise RunError(f"{folder / damaged[0]} is damaged: it is not as it was written.", fix=again(folder))
+    return dict(content)
+
+
+def again(folder: Path) -> str:
+    """Returns what to do about files of scores that cannot be used."""
+    return f"Make {folder.name} again, with its options: medarts evaluate {folder.parent.parent}"
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Returns a CSV file with a header; None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Returns a compressed ``.npz`` file of arrays."""
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    return content.getvalue()
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    """Returns the bytes by which content is told from other content, before and after it was JSON."""
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,84 @@
+"""The score of a pass over images, where masks vanish and classes have no examples."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medarts.data.batches import Batches
+from medarts.data.manifest import Manifest, ReadingRules, Sample
+from medarts.data.resizing import Truth
+from medarts.data.store import ImageStore
+from medarts.errors import DataError
+from medarts.recipe import DataSettings, SourceSettings
+from medarts.tasks.segmentation import SegmentationTask, check_masks
+
+SIZE = 16
+EMPTY, PRESENT, VANISHED = Truth
+
+
+def store_of(truths: list[list[int]], *, domains: str) -> ImageStore:
+    """Images whose masks have, of each class that is present, a row of pixels of its own."""
+    samples = tuple(
+        Sample(f"{n}", Path(f"{n}"), Path(f"{n}"), patient=f"{n}", domain=domain, split="val")
+        for n, domain in enumerate(domains)
+    )
+    masks = np.zeros((len(truths), SIZE, SIZE), np.uint8)
+    for mask, of_image in zip(masks, truths, strict=True):
+        for number, truth in enumerate(of_image, 1):
+            mask[number] = number * (truth == PRESENT)
+    manifest = Manifest(samples, dict.fromkeys(domains, ReadingRules()))
+    return ImageStore(manifest, np.zeros((len(truths), 1, SIZE, SIZE), np.float16), masks, np.array(truths, np.uint8))
+
+
+def validated(truths: list[list[int]], *, domains: str, predicted: np.ndarray) -> dict:
+    """Validates a network that predicts the same classes (H, W) for every image."""
+    classes = len(truths[0]) + 1 if len(truths[0]) > 1 else 1
+    settings = DataSettings(
+        sources=(SourceSettings(kind="folder", path=Path("x"), labels={1: 1}),),
+        size=SIZE,
+        in_channels=1,
+        classes=classes,
+    )
+    task = SegmentationTask(settings, loss="bce_dice" if classes == 1 else "ce")
+    store = store_of(truths, domains=domains)
+    batches = Batches(store, store.manifest, batch=2, name="val", device=torch.device("cpu"))
+    logits = torch.nn.functional.one_hot(torch.from_numpy(predicted), classes).permute(2, 0, 1) * 20.0 - 10
+    if classes == 1:
+        logits = torch.from_numpy(predicted)[None] * 20.0 - 10
+    return task.validate(lambda images: [logits.float().expand(len(images), -1, -1, -1)], batches)
+
+
+NOTHING = np.zeros((SIZE, SIZE), np.int64)
+
+
+def test_what_vanished_counts_as_not_found() -> None:
+    found = validated([[VANISHED], [VANISHED], [EMPTY]], domains="aaa", predicted=NOTHING)
+    assert found["val_dice"] == pytest.approx(1 / 3)
+    assert validated([[PRESENT], [EMPTY]], domains="aa", predicted=NOTHING)["val_dice"] == 0.5
+
+
+def test_a_class_that_no_image_of_a_domain_shows_is_left_out() -> None:
+    first = NOTHING.copy()
+    first[1] = 1
+    truths = [[PRESENT, EMPTY], [PRESENT, EMPTY], [PRESENT, VANISHED], [EMPTY, EMPTY]]
+    found = validated(truths, domains="aabb", predicted=first)
+    assert found["val_dice_by_domain"] == {"a": 1.0, "b": pytest.approx(((1 + 0) / 2 + (0 + 1) / 2) / 2)}
+    assert found["val_dice"] == pytest.approx((1 + 1 + 0.5 + 0.5) / 4)
+
+
+def test_a_domain_without_any_class_has_no_score() -> None:
+    found = validated([[PRESENT, EMPTY], [EMPTY, EMPTY]], domains="ab", predicted=NOTHING)
+    assert found["val_dice_by_domain"] == {"a": 0.0, "b": None}
+    assert found["val_dice"] == 0.0
+
+
+def test_parts_whose_masks_show_nothing_are_refused() -> None:
+    part = {"training": store_of([[EMPTY], [VANISHED]], domains="aa").manifest}
+    with pytest.raises(DataError, match=r"training images shows anything once .* data\.size 16\. Raise data\.size"):
+        check_masks(store_of([[EMPTY], [VANISHED]], domains="aa"), part)
+    with pytest.raises(DataError, match="All masks of the training images are empty"):
+        check_masks(store_of([[EMPTY], [EMPTY]], domains="aa"), part)
+    check_masks(store_of([[EMPTY], [PRESENT]], domains="aa"), part)
+    check_masks(store_of([[], []], domains="aa"), part)  # findings
