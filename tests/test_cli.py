@@ -264,6 +264,103 @@ def test_folders_that_cannot_be_written(medarts, recipe_file, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("phantoms x --size 0", "--size is 0. Use 32 to 4,096."),
+        ("phantoms x --images 0", "--images is 0. Use 25 to 100,000."),
+        ("phantoms x --images 999999999999", "--images is 999999999999. Use 25 to 100,000."),
+        ("phantoms x --seed -1", "--seed is -1. Use 0 to 2,147,483,647."),
+        ("plan small.yaml --memory-mb 0", "--memory-mb is 0. Use 1 to 100,000,000."),
+        ("benchmark small.yaml --jobs 0", "--jobs is 0. Use 1 to 64."),
+        ("generalize small.yaml --jobs 100000", "--jobs is 100000. Use 1 to 64."),
+        ("cost unet --size 1000000", "--size is 1000000. Use 16 to 4,096."),
+        ("cost unet --in-channels 0", "--in-channels is 0. Use 1 to 64."),
+        ("cost unet --outputs 1000000", "--outputs is 1000000. Use 1 to 200."),
+        ("cost darts_v2 --init-channel 1000000", "--init-channel is 1000000. Use 2 to 1,024."),
+        ("cost unet --repeats -1", "--repeats is -1. Use 2 to 10,000."),
+        ("cost unet --batch 100000", "--batch is 100000. Use 1 to 1,024."),
+        ("cost unet --batch 2 2", "--batch has a number twice."),
+        ("cost unet unetpp unet", "unet is named twice. Name every network once."),
+        ("cost runs/x/../x runs/x", "is named twice"),
+        ("train --genotype darts_v2 --init-channel 0 --data blobs", "init_channel 0. Use 2 to 1,024."),
+    ],
+)
+def test_numbers_and_doubles_that_are_refused(medarts, recipe_file, tmp_path, words, says):
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    refused(medarts(*words.split()), says)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "report", "show", "cost"])
+def test_runs_with_an_equals_sign(medarts, recipe, tmp_path, command):
+    """A word that is there is a path; one with a slash is no change of a recipe either."""
+    refused(medarts(command, "runs/lr=0.2"), "runs/lr=0.2")
+    run = RunDirectory.create(tmp_path / "lr=0.1", recipe, kind="train", data_fingerprint="x", network="x").path
+    status, output, errors = medarts(command, run.name)
+    assert "lr=0.1" in output + errors
+    assert status == (0 if command == "report" else 1)
+    for misread in ("do not go together", "There is no", "is not a run"):
+        assert misread not in errors
+
+
+@pytest.mark.parametrize("name", ["[/x]", "a\nb", "\x1b[31mred", os.fsdecode(b"\xe9"), "x" * 5000])
+def test_odd_names_in_errors_are_shown_in_one_line(medarts, name):
+    for command in ("show", "plan", "evaluate", "report", "doctor"):
+        status, output, errors = medarts(command, name)
+        assert (status, output) == (1, "")
+        assert errors.count("\n") == 1
+        assert "\x1b" not in errors
+        errors.encode()
+        assert len(errors) < 6000
+
+
+def test_a_folder_in_place_of_a_file(medarts, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for command in ("plan", "search", "benchmark"):
+        refused(medarts(command, "folder"), "folder is a folder, not a")
+
+
+def test_a_study_with_a_key_twice(medarts, recipe_file, tmp_path):
+    (tmp_path / "study.yaml").write_text("recipe: small.yaml\nnetworks: [{model: unet}]\nrecipe: small.yaml\n")
+    refused(medarts("benchmark", "study.yaml"), "study.yaml is not valid YAML", "'recipe' stands twice, lines 1 and 3")
+    (tmp_path / "study.yaml").write_text("recipe: small.yaml\nnetworks: [{model: unet}]\ntrained_on: [{data: blobs}]\n")
+    recipe_file.write_text(recipe_file.read_text() + "seed: 3\n")
+    refused(medarts("benchmark", "study.yaml"), "small.yaml is not valid YAML", "'seed' stands twice, lines 2 and")
+
+
+def test_errors_of_the_system_name_file_and_fix(medarts, monkeypatch):
+    def failing(name, **_):
+        raise OSError(28, "No space left on device", "runs/x")
+
+    monkeypatch.setattr("medarts.commands.costs.genotype_of", failing)
+    refused(medarts("cost", PUBLISHED), "runs/x: No space left on device. Make room on the disk.")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("x"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_memory_that_runs_out_is_said_in_one_line(medarts, monkeypatch, error):
+    def failing(name, **_):
+        raise error
+
+    monkeypatch.setattr("medarts.commands.costs.genotype_of", failing)
+    refused(medarts("cost", PUBLISHED), "The memory of this machine is used up. Use smaller images")
+
+
+def test_output_in_a_real_process(tmp_path):
+    """In an encoding without the signs of a table, to a full disk, and to a reader that has seen enough."""
+    command = [sys.executable, "-m", "medarts.cli", "show", "darts_v2", "--out", str(tmp_path)]
+    named = [*command[:-1], str(tmp_path / "é–病")]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(named, capture_output=True, env=ascii_only, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"?-?" in done.stdout
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == b"medarts: The operating system says: No space left on device. Make room on the disk.\n"
+
+
 def test_control_c_outside_of_the_loops(medarts, monkeypatch):
     def interrupted(name, **_):
         raise KeyboardInterrupt

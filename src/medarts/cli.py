@@ -2,18 +2,24 @@
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from medarts.errors import DataError, MedartsError, RecipeError
-from medarts.recipe import Recipe, Task
+from medarts.commands.options import check_number
+from medarts.console import say, tolerate_encodings
+from medarts.errors import DataError, MedartsError, RecipeError, of_system
+from medarts.names import printable
+from medarts.recipe import Task
+from medarts.recipe.section import LARGEST_SIZE
 from medarts.run.interruption import InterruptedRunError
+from medarts.words import changes_first, split
+
+MOST_JOBS = 64
 
 # Heavy rooms are imported by the commands that use them, so that --help answers at once.
 
@@ -70,8 +76,11 @@ def phantoms(
     """
     from medarts.demo import phantoms as write
 
+    check_number("images", images, low=25, high=100_000)
+    check_number("size", size, low=32, high=LARGEST_SIZE)
+    check_number("seed", seed, low=0, high=2**31 - 1)
     for source in write(folder, task, images=images, size=size, seed=seed):
-        print(f"{source.kind}: {source.path}")
+        say(f"{source.kind}: {source.path}")
 
 
 def doctor(
@@ -97,9 +106,9 @@ def doctor(
         try:
             inspection.write_findings(examination, path)
         except DataError as error:
-            print(f"medarts: {error}", file=sys.stderr)
+            say(f"medarts: {error}", to=sys.stderr)
         else:
-            print(f"All findings: {path}")
+            say(f"All findings: {path}")
     sys.exit(1 if examination.failed else 0)
 
 
@@ -121,6 +130,7 @@ def plan(
     from medarts.commands import inspection
     from medarts.recipe import load
 
+    check_number("memory-mb", memory_mb, low=1, high=100_000_000)
     planned = inspection.plan(load(recipe, changes), budget_mb=memory_mb)
     if as_json:
         print(planned.to_json())
@@ -145,7 +155,7 @@ def search(
     from medarts.commands import runs
     from medarts.recipe import load
 
-    files, changes = _split(words)
+    files, changes = split(words)
     if resume is not None:
         _expect(not files and out is None, "medarts search --resume RUN [KEY=VALUE ...]")
         run = runs.resume(resume, kind="search", changes=changes)
@@ -186,7 +196,7 @@ def train(
     """
     from medarts.commands import networks, runs
 
-    files, changes = _split(words)
+    files, changes = split(words)
     if resume is not None:
         others = (genotype, model, recipe, init_channel, out)
         alone = not (files or data) and all(other is None for other in others)
@@ -240,9 +250,9 @@ def show(genotype: Positional[Name], *, out: Folder = None) -> None:
     from medarts.commands import inspection
 
     text, drawings = inspection.show(genotype, out=out)
-    print(text)
+    say(text)
     for path in drawings:
-        print(path)
+        say(str(path))
 
 
 def cost(
@@ -284,7 +294,7 @@ def cost(
     from medarts import terminal
     from medarts.commands import costs
 
-    names, changes = _split(words)
+    names, changes = split(words)
     _expect(bool(names), "medarts cost GENOTYPE|RUN|MODEL [...] [KEY=VALUE ...]")
     measured = costs.cost(
         names,
@@ -304,7 +314,7 @@ def cost(
     else:
         terminal.show_costs(measured)
         if figure is not None:
-            print(figure)
+            say(str(figure))
 
 
 def compare(
@@ -332,13 +342,13 @@ def compare(
     if len(runs) == 1 and (runs[0] / "study.yaml").is_file():
         found = comparisons.compare_study(runs[0], out=out, reference=against, split=split)
         terminal.show_comparisons(found.comparisons, without_runs=found.without_runs, failures=found.failures)
-        print(found.page)
+        say(str(found.page))
     else:
         comparison, page = comparisons.compare(
             runs, out=out or Path("runs") / "comparison", reference=against, split=split
         )
         terminal.show_comparisons({", ".join(comparison.domains): comparison})
-        print(page)
+        say(str(page))
 
 
 def benchmark(
@@ -363,9 +373,10 @@ def benchmark(
     from medarts.commands import comparisons
     from medarts.recipe.study import load_study
 
+    check_number("jobs", jobs, low=1, high=MOST_JOBS)
     found = comparisons.benchmark(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
     terminal.show_comparisons(found.comparisons, without_runs=found.without_runs, failures=found.failures)
-    print(found.page)
+    say(str(found.page))
     sys.exit(0 if found.is_whole else 1)
 
 
@@ -391,13 +402,14 @@ def generalize(
     from medarts.commands import comparisons
     from medarts.recipe.study import load_study
 
+    check_number("jobs", jobs, low=1, high=MOST_JOBS)
     if recipe.is_dir():
         _expect(not changes and out is None, "medarts generalize FOLDER, or RECIPE [KEY=VALUE ...] [--out FOLDER]")
         found, page = comparisons.generalize_study(recipe)
     else:
         found, page = comparisons.generalize(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
     terminal.show_generalization(found)
-    print(page)
+    say(str(page))
     sys.exit(1 if found.missing or found.untested else 0)
 
 
@@ -409,7 +421,7 @@ def report(run: Positional[RunFolder]) -> None:
     """
     from medarts.reporting.page import write_report
 
-    print(write_report(run))
+    say(str(write_report(run)))
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -430,47 +442,61 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main() -> None:
-    """Runs a command. What a user can mend is said in one line, with exit status 1; 130 where a run was stopped."""
+    """Runs a command. What a user can fix is said in one line, with exit status 1; 130 where a run was stopped."""
+    tolerate_encodings()
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            args=_changes_first(sys.argv[1:]),
-            prog="medarts",
-            description="Designs compact neural networks for medical images by differentiable architecture search.",
-            config=(OmitArgPrefixes,),
-        )
+        try:
+            _run_command(sys.argv[1:])
+        finally:
+            if sys.stdout is not None:  # None where the shell has closed it
+                sys.stdout.flush()  # here, where a full disk and a closed pipe are still errors of the command
     except InterruptedRunError as stopped:
-        print(stopped, file=sys.stderr)
+        say(str(stopped), to=sys.stderr)
         sys.exit(130)
     except MedartsError as error:
-        print(f"medarts: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(error)
     except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
     except OSError as error:  # of a folder that is no folder, may not be written, or lies on a full disk
-        print(f"medarts: {error}.", file=sys.stderr)
-        sys.exit(1)
+        if error.filename is None:
+            _drop_output()
+        _fail(of_system(error))
+    except MemoryError:
+        _fail(_OUT_OF_MEMORY)
+    except RuntimeError as error:
+        from medarts.run.process import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        _fail(_OUT_OF_MEMORY)
     except KeyboardInterrupt:  # outside of search and training, which save first
-        print("Stopped.", file=sys.stderr)
+        say("Stopped.", to=sys.stderr)
         sys.exit(130)
 
 
-def _changes_first(words: list[str]) -> list[str]:
-    """Returns the words with all changes behind the command and its file, where tyro looks for them.
-
-    They are changes of a recipe, or of a network made by hand, which has no recipe (model.width=16).
-    """
-    keys = rf"({'|'.join(Recipe.model_fields)})(\.\w+)*|model\.\w+"
-    changes = [word for word in words if re.match(f"({keys})=", word)]
-    others = [word for word in words if word not in changes]
-    named = 2 if len(others) > 1 and not others[1].startswith("-") else 1
-    return [*others[:named], *changes, *others[named:]]
+_OUT_OF_MEMORY = MedartsError("The memory of this machine is used up.", fix="Use smaller images, batches or networks.")
 
 
-def _split(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Returns the words that name files, and those that are changes of a recipe."""
-    return [word for word in words if "=" not in word], [word for word in words if "=" in word]
+def _run_command(words: list[str]) -> None:
+    tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        args=changes_first(words),
+        prog="medarts",
+        description="Designs compact neural networks for medical images by differentiable architecture search.",
+        config=(OmitArgPrefixes,),
+    )
+
+
+def _fail(error: MedartsError) -> NoReturn:
+    print(f"medarts: {printable(str(error))}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Lets nothing more be written to standard output, which would fail once more when Python ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _expect(fits: bool, usage: str) -> None:
@@ -479,7 +505,7 @@ def _expect(fits: bool, usage: str) -> None:
 
 
 def _show_run(path: Path) -> None:
-    print(f"{path / 'report.html'}")
+    say(str(path / "report.html"))
 
 
 if __name__ == "__main__":

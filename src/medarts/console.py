@@ -70,13 +70,15 @@ def show_table(console: Console, table: Table) -> None:
         folds = column.overflow == "fold" and column.min_width is not None
         shortest = column.min_width if folds else max(size.minimum for size in sizes)
         least.append(natural[-1] if column.no_wrap else min(shortest or 1, natural[-1]))
-    room = console.width - (3 * len(natural) + 1)  # of padding and borders
-    while sum(natural) > room and natural != least:
+    padding = 2 if sum(least) + 3 * len(least) < console.width else 0
+    extra = (1 + padding) * len(least) + 1  # of borders and padding
+    while sum(natural) > console.width - extra and natural != least:
         widest = max((i for i in range(len(natural)) if natural[i] > least[i]), key=natural.__getitem__)
         natural[widest] -= 1
     for column, width in zip(table.columns, natural, strict=True):
         column.width = width
-    table.width = sum(natural) + 3 * len(natural) + 1
+    table.padding = (0, padding // 2)
+    table.width = sum(natural) + extra
     console.print(table, crop=False, no_wrap=True, overflow="ignore")
 
 

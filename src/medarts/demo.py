@@ -4,13 +4,12 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
 from medarts.commands import runs
 from medarts.data.phantom import write_chest_phantoms, write_phantoms
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
 from medarts.recipe import Recipe, SourceSettings, Task, parse
+from medarts.recipe.yaml_text import read_yaml
 from medarts.run.directory import RunDirectory
 from medarts.spaces.reading import load as load_genotype
 
@@ -41,7 +40,7 @@ def demo(out: Path, task: Task = "segmentation") -> tuple[RunDirectory, Scores |
 def demo_recipe(out: Path, task: Task = "segmentation") -> Recipe:
     """Returns the recipe of the demo, and writes the phantoms it is about into ``out`` where they are not there."""
     name = f"demo_{task}.yaml"
-    content = yaml.safe_load((resources.files("medarts") / name).read_text(encoding="utf-8"))
+    content = read_yaml((resources.files("medarts") / name).read_text(encoding="utf-8"))
     sources = phantoms(out / "phantoms", task, images=IMAGES if task == "segmentation" else FILMS)
     content["data"]["sources"] = [source.model_dump(mode="json") for source in sources]
     return parse(content, origin=name)
@@ -63,8 +62,8 @@ def phantoms(
         DataError: the folder holds something else, or too few or too small images were asked for.
     """
     if task == "segmentation":
-        return write_phantoms(folder, seed=seed, images=images, size=size or SIZE)
-    return (write_chest_phantoms(folder, seed=seed, images=images, size=size or FILM_SIZE),)
+        return write_phantoms(folder, seed=seed, images=images, size=SIZE if size is None else size)
+    return (write_chest_phantoms(folder, seed=seed, images=images, size=FILM_SIZE if size is None else size),)
 
 
 def _run(path: Path, kind: str, start: Callable[[Path], RunDirectory]) -> RunDirectory:

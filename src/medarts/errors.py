@@ -95,7 +95,7 @@ def of_system(error: OSError) -> MedartsError:
     name = error.filename if isinstance(error.filename, str | bytes) else str(error.filename)
     if isinstance(name, bytes):
         name = name.decode(errors="surrogateescape")
-    return MedartsError(f"{name}: {reason}.", fix=system_fix(error))
+    return MedartsError(f"{shortened(name)}: {reason}.", fix=system_fix(error))
 
 
 _LONGEST = 200

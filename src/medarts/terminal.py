@@ -39,7 +39,7 @@ def show_examination(examination: Examination) -> None:
     for group in examination.groups:
         console.print(group.level, style="red" if group.level == "error" else "yellow", end=" ")
         _say(group.line)
-    table = Table(name_column("data set"), *columns("images", "patients", *SPLITS, "sizes", "foreground"))
+    table = Table(name_column("data set"), *columns("images", "patients", *SPLITS), "sizes", *columns("foreground"))
     for summary in examination.summaries:
         sizes = ", ".join(list(summary.sizes)[:3]) + (" …" if len(summary.sizes) > 3 else "")
         foreground = "–" if summary.foreground is None else f"{summary.foreground:.1%}"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from medarts.errors import GenotypeError
+from medarts.commands.networks import genotype_of
+from medarts.errors import GenotypeError, RecipeError
 from medarts.names import name_of
 from medarts.spaces import registry
 from medarts.spaces.genotype import Genotype, KeptMoves, from_json
@@ -356,3 +357,15 @@ def test_order_of_moves_and_nodes_in_the_file_does_not_matter() -> None:
     content = copy.deepcopy(SMALL)
     content["paths"] = [[4, 0, ["up"]], [2, 0, ["up", "normal"]], [3, 1, ["normal", "down"]], [1, 1, ["down"]]]
     assert list(paths_of(read(content)).items()) == list(paths_of(small()).items())
+
+
+def test_changes_of_the_whole_space_are_changes_of_the_genotype() -> None:
+    name = WEAVES[1]
+    assert genotype_of(name, changes=["space={init_channel: 8}"]).settings["init_channel"] == 8
+    assert genotype_of(name, changes=["space.init_channel=8"]).settings["init_channel"] == 8
+    with pytest.raises(RecipeError, match="space cannot be 3"):
+        genotype_of(name, changes=["space=3"])
+    with pytest.raises(GenotypeError, match=r"depth 1000000\. Use 3 to 12"):
+        genotype_of(name, changes=["space.depth=1000000"])
+    with pytest.raises(GenotypeError, match="setting init_channel '020', which is no whole number"):
+        genotype_of(name, changes=["space.init_channel=020"])

@@ -6,17 +6,20 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from medarts.commands.networks import genotype_of
+from medarts.commands.options import check_number
 from medarts.errors import RecipeError
 from medarts.evaluation.cost import Cost, measure_costs
 from medarts.evaluation.latency import usable_cores, usual_threads
 from medarts.networks.registry import Architecture, model_named, task_of, usual_outputs, usual_size
 from medarts.recipe import apply_overrides
 from medarts.recipe.explaining import explain
+from medarts.recipe.section import LARGEST_SIZE, MOST_CHANNELS, MOST_OUTPUTS
 from medarts.reporting.cost_plots import plot_costs
 from medarts.reporting.style import save as save_figure
 from medarts.run.directory import RunDirectory
 from medarts.run.progress import progress_bar
 from medarts.spaces.genotype import Genotype
+from medarts.texts import exists
 
 
 def cost(
@@ -56,6 +59,13 @@ def cost(
         RecipeError: a network cannot take the size or a change, the networks differ in what they are made for, or a
             number is out of range.
     """
+    for option, number, low, high in (
+        ("init-channel", init_channel, 2, MOST_CHANNELS),
+        ("in-channels", in_channels, 1, 64),
+        ("outputs", outputs, 1, MOST_OUTPUTS),
+        ("size", size, 16, LARGEST_SIZE),
+    ):
+        check_number(option, number, low=low, high=high)
     threads = threads or usual_threads()
     _check_measurement(names, threads=threads, batches=batches, repeats=repeats, figure=figure)
     runs = {str(name): RunDirectory.open(Path(name)) for name in names if (Path(name) / "run.json").is_file()}
@@ -127,13 +137,18 @@ def _check_measurement(
     repeats: int,
     figure: Path | None,
 ) -> None:
-    cores = usable_cores()
-    for option, number, low, high in (
-        *(("threads", number, 1, cores) for number in threads),
-        *(("batch", number, 1, None) for number in batches),
-        ("repeats", repeats, 2, None),
-    ):
-        _check_number(option, number, low=low, high=high)
+    for number in threads:
+        check_number("threads", number, low=1, high=usable_cores(), reason="as this machine has no more cores")
+    for number in batches:
+        check_number("batch", number, low=1, high=1024)
+    check_number("repeats", repeats, low=2, high=10_000)
+    for option, numbers in (("threads", threads), ("batch", batches)):
+        if len(set(numbers)) < len(numbers):
+            raise RecipeError(f"--{option} has a number twice.", fix="Give each number once.")
+    there = [str(Path(name).resolve()) if exists(Path(name)) else str(name) for name in names]
+    double = next((name for name, where in zip(names, there, strict=True) if there.count(where) > 1), None)
+    if double is not None:
+        raise RecipeError(f"{double} is named twice.", fix="Name every network once.")
     if figure is not None and figure.suffix not in (".svg", ".png"):
         raise RecipeError(f"--figure is {figure}.", fix="Use a file that ends in .svg or .png.")
     if figure is not None and len({str(name) for name in names}) < 2:
@@ -145,13 +160,4 @@ def _common(option: str, given: int | None, usual: set[int]) -> int:
     if given is None and len(usual) > 1:
         numbers = ", ".join(map(str, sorted(usual)))
         raise RecipeError(f"The networks differ in --{option}: {numbers}.", fix=f"Give one for all: --{option} N.")
-    number = min(usual) if given is None else given
-    _check_number(option, number, low=1)
-    return number
-
-
-def _check_number(option: str, number: int, *, low: int, high: int | None = None) -> None:
-    if number < low:
-        raise RecipeError(f"--{option} is {number}.", fix=f"Use {low} or more.")
-    if high is not None and number > high:
-        raise RecipeError(f"--{option} is {number}.", fix=f"Use {low} to {high}, as this machine has no more cores.")
+    return min(usual) if given is None else given

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from medarts.errors import GenotypeError, RecipeError, RunError
+from medarts.errors import GenotypeError, RecipeError, RunError, quoted
 from medarts.networks.registry import Architecture
 from medarts.recipe import Recipe, apply_overrides
 from medarts.run.directory import RunDirectory
@@ -38,7 +38,7 @@ def network_to_train(
     if genotype is not None:
         return genotype_of(genotype, init_channel=init_channel, changes=changes)
     if model is not None:
-        if init_channel is not None or any(change.startswith("space.") for change in changes):
+        if init_channel is not None or any(map(_is_of_space, changes)):
             raise RecipeError(
                 f"{model.name} has no settings of a search space.",
                 fix="Leave --init-channel and space out; a network made by hand has train.model.width and the like.",
@@ -61,7 +61,10 @@ def genotype_of(name: str | Path, *, init_channel: int | None = None, changes: I
         GenotypeError: there is none, or it is damaged or unfit for the settings.
     """
     genotype = load_genotype(name)
-    settings = apply_overrides({}, [change for change in changes if change.startswith("space.")]).get("space", {})
+    settings = apply_overrides({}, [change for change in changes if _is_of_space(change)]).get("space", {})
+    if not isinstance(settings, dict):
+        raise RecipeError(f"space cannot be {quoted(settings)}.", fix="Write space.init_channel=8 and the like.")
+    settings = {str(key): value for key, value in settings.items()}
     if init_channel is not None:
         settings["init_channel"] = init_channel
     if "intermediate_nodes" in settings:
@@ -69,6 +72,10 @@ def genotype_of(name: str | Path, *, init_channel: int | None = None, changes: I
     changed = genotype.with_settings(**settings)
     check(changed)
     return changed
+
+
+def _is_of_space(change: str) -> bool:
+    return change.startswith(("space.", "space="))
 
 
 def searched_genotype(run: Path, *, init_channel: int | None = None, changes: Iterable[str] = ()) -> Genotype:

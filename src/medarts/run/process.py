@@ -83,6 +83,11 @@ _OUT_OF_MEMORY = ("can't allocate memory", "_STATUS_ALLOC_FAILED")
 """How PyTorch says it on the CPU, and cuBLAS and cuDNN."""
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Says whether PyTorch means by an error that memory has run out."""
+    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in _OUT_OF_MEMORY)
+
+
 @contextmanager
 def held_back(*signals: signal.Signals) -> Iterator[None]:
     """Keeps signals from a process that is started in it, and from this one until it can end the other.
@@ -114,8 +119,8 @@ def _send_answer(work: Callable[[], object], sender: Connection) -> None:
     _end_with_parent()
     try:
         sender.send(work())
-    except RuntimeError as error:  # of which torch.OutOfMemoryError is one
-        if not isinstance(error, torch.OutOfMemoryError) and not any(said in str(error) for said in _OUT_OF_MEMORY):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         sender.send(MemoryError(str(error)))
     except (MedartsError, OSError, MemoryError) as error:

@@ -1,0 +1,45 @@
+"""The words of the command line: which are files, and which are changes of a recipe."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from medarts.errors import RecipeError
+from medarts.recipe import Recipe
+from medarts.texts import exists
+
+_FLAGS = ("--json", "--help", "-h")
+"""Options that take no value."""
+
+_KEYS = rf"({'|'.join(Recipe.model_fields)})(\.\w+)*|model\.\w+"
+"""Of changes of a recipe, or of a network that has no recipe (model.width=16)."""
+
+
+def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the words that name files, runs or networks, and those that are changes of a recipe."""
+    return [word for word in words if not is_change(word)], [word for word in words if is_change(word)]
+
+
+def is_change(word: str) -> bool:
+    """Says whether a word is a change, key.path=value; what exists is a file, whatever its name looks like."""
+    return re.match(r"[^\W\d]\w*(\.\w+)*\.?=", word) is not None and not exists(Path(word))
+
+
+def changes_first(words: Sequence[str]) -> list[str]:
+    """Returns the words with all changes behind the command and its file, where they are looked for.
+
+    Otherwise an option that takes several values, such as --data, would take the changes behind it as well.
+
+    Raises:
+        RecipeError: a word is empty, as a variable of the shell is that is not set.
+    """
+    if "" in words:
+        raise RecipeError("One of the words of this command is empty.", fix="Is a variable of the shell not set?")
+    changes: list[str] = []
+    others: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        is_value = before.startswith("--") and "=" not in before and before not in _FLAGS
+        moved = not is_value and re.match(f"({_KEYS})=", word) is not None and is_change(word)
+        (changes if moved else others).append(word)
+    named = 2 if len(others) > 1 and not others[1].startswith("-") else 1
+    return [*others[:named], *changes, *others[named:]]
