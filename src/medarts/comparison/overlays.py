@@ -14,7 +14,7 @@ from medarts.data.batches import Batches
 from medarts.data.manifest import Part, Split
 from medarts.data.opening import open_data
 from medarts.evaluation.evaluate import load_network
-from medarts.networks.inference import for_inference
+from medarts.networks.shipping import shipped
 from medarts.run.device import make_fabric
 from medarts.run.progress import progress_bar
 from medarts.tasks.metrics import predicted_classes
@@ -122,7 +122,8 @@ def _predict(candidate: Candidate, batches: Batches) -> NDArray[np.uint8]:
     lowest = min(range(len(candidate.seeds)), key=candidate.seeds.__getitem__)
     recipe, network = candidate.recipes[lowest], load_network(candidate.runs[lowest])
     dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
-    model = for_inference(network.to(batches.device), dtype=dtype)
+    about = {"in_channels": recipe.data.in_channels, "size": recipe.data.size}
+    model = shipped(network.to(batches.device), **about, dtype=dtype)
     classes, threshold = recipe.data.classes, recipe.evaluation.threshold
     with torch.inference_mode():
         logits = [model(batch.images, network.heads[-1])[-1] for batch in batches.all()]

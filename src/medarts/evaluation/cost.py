@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from medarts.errors import RecipeError, RunError
-from medarts.evaluation.latency import Timing, time_in_turns
+from medarts.evaluation.latency import Timing, threads_of_cpu, time_in_turns
 from medarts.evaluation.memory import Form, peak_of_inference_mb
 from medarts.networks.inference import for_inference
 from medarts.networks.network import FindingNetwork, TrainedNetwork
 from medarts.networks.registry import Architecture, build_network
+from medarts.networks.shipping import faster, shipped
 from medarts.recipe import NormName
 from medarts.training.start import without_weights
 
@@ -35,8 +36,8 @@ class Cost:
         in_channels: channels of the images.
         outputs: outputs of the network.
         built: latency as built, by threads and batch.
-        shipped: the same as shipped for inference, see ``medarts.networks.inference``; None where the network has no
-            such form.
+        shipped: the same as shipped for inference, in the form that images are scored with, see
+            ``medarts.networks.shipping``; None where the network has none but itself.
         memory_mb: peak memory of inference in MB (10^6 bytes) by batch, see ``medarts.evaluation.memory``; of the
             form as shipped, else as built. Empty where it was not measured.
     """
@@ -115,7 +116,7 @@ def measure_costs(
     turns. Peak memory is that of a process of its own for every network and batch, on the largest of ``threads``.
 
     Args:
-        architectures: genotypes and networks made by hand, by name.
+        architectures: genotypes and baselines, by name.
         in_channels: channels of the images.
         outputs: outputs of the networks.
         size: height and width of the images, in pixels.
@@ -139,18 +140,16 @@ def measure_costs(
     plans = {name: _Plan(without_weights(each), norm=kinds[name], **of_all) for name, each in architectures.items()}
     networks = {name: plan.build() for name, plan in plans.items()}
     step = _counted(progress, len(plans) * len(batches) * memory + len(threads) * len(batches) * repeats)
+    shapes = [(batch, in_channels, size, size) for batch in batches]
     # First, as this is where too much is noticed.
     peaks = _peaks(plans, batches if memory else (), threads=max(threads), after_each=step)
-    built = {name: _last_head(network, network) for name, network in networks.items()}
-    shipped = {name: form for name, network in networks.items() if (form := _as_shipped(network)) is not None}
-    shapes = [(batch, in_channels, size, size) for batch in batches]
-    timings = _time([*built.values(), *shipped.values()], shapes, threads=threads, repeats=repeats, after_turn=step)
+    built, as_shipped = _time(networks, shapes, threads=threads, repeats=repeats, after_turn=step)
     return {
         name: Cost(
             parameters=count_parameters(network),
-            flops=count_flops(built[name], in_channels=in_channels, size=size),
-            built=timings[built[name]],
-            shipped=timings[shipped[name]] if name in shipped else None,
+            flops=count_flops(_last_head(network, network), in_channels=in_channels, size=size),
+            built=built[name],
+            shipped=as_shipped.get(name),
             memory_mb=peaks[name],
             **of_all,
         )
@@ -190,30 +189,47 @@ class _Plan:
 
     def __call__(self) -> Form:
         network = self.build()
-        return _as_shipped(network) or _last_head(network, network)
+        form = shipped(network, in_channels=self.in_channels, size=self.size) if _is_of_masks(network) else network
+        return _last_head(form, network)
 
 
 def _time(
-    forms: Sequence[Form],
+    networks: Mapping[str, TrainedNetwork],
     shapes: Sequence[tuple[int, int, int, int]],
     *,
     threads: Sequence[int],
     repeats: int,
     after_turn: Callable[[], None],
-) -> dict[Form, tuple[Timing, ...]]:
-    """Times forms in turns with every number of threads and every shape of a batch (B, C, H, W)."""
-    timings: dict[Form, tuple[Timing, ...]] = dict.fromkeys(forms, ())
-    for number, shape in product(threads, shapes):
-        passes = [partial(form, _images(*shape[:3])) for form in forms]
-        timed = time_in_turns(passes, threads=number, batch=shape[0], repeats=repeats, after_turn=after_turn)
-        for form, timing in zip(forms, timed, strict=True):
-            timings[form] += (timing,)
-    return timings
+) -> tuple[dict[str, tuple[Timing, ...]], dict[str, tuple[Timing, ...]]]:
+    """Times networks in turns with every number of threads and every shape of a batch (B, C, H, W).
+
+    Returns:
+        The timings by name, as built and as shipped for inference; networks of findings have the first alone.
+    """
+    forms = {name: for_inference(network) for name, network in networks.items() if _is_of_masks(network)}
+    built: dict[str, tuple[Timing, ...]] = dict.fromkeys(networks, ())
+    as_shipped: dict[str, tuple[Timing, ...]] = dict.fromkeys(forms, ())
+    _, in_channels, size, _ = shapes[0]
+    for number in threads:
+        with threads_of_cpu(number):
+            used = {
+                name: faster(form, networks[name], in_channels=in_channels, size=size) for name, form in forms.items()
+            }
+        for shape in shapes:
+            every = [*networks.items(), *forms.items()]
+            passes = [partial(_last_head(each, networks[name]), _images(*shape[:3])) for name, each in every]
+            timed = time_in_turns(passes, threads=number, batch=shape[0], repeats=repeats, after_turn=after_turn)
+            timing_of = {each: timing for (_, each), timing in zip(every, timed, strict=True)}
+            for name, network in networks.items():
+                built[name] += (timing_of[network],)
+            for name, form in used.items():
+                as_shipped[name] += (timing_of[form],)
+    return built, as_shipped
 
 
-def _as_shipped(network: TrainedNetwork) -> Form | None:
-    """Returns the form for inference; None for networks that have none, which are those of findings."""
-    return None if isinstance(network, FindingNetwork) else _last_head(for_inference(network), network)
+def _is_of_masks(network: TrainedNetwork) -> bool:
+    """Whether a network has a form for inference, which those of findings have not."""
+    return not isinstance(network, FindingNetwork)
 
 
 def _last_head(form: nn.Module, network: TrainedNetwork) -> Form:

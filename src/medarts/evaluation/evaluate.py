@@ -15,9 +15,9 @@ from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.fingerprints import Fingerprints, of_images, of_metrics, of_weights
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.segmentation import score_masks
-from medarts.networks.inference import for_inference
 from medarts.networks.network import FindingNetwork, TrainedNetwork
 from medarts.networks.registry import network_of
+from medarts.networks.shipping import shipped
 from medarts.recipe import Recipe, SourceSettings, Task
 from medarts.run import checkpoint
 from medarts.run.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ def evaluate(
     dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     network = network.to(fabric.device)
     if not isinstance(network, FindingNetwork):
-        model = for_inference(network, dtype=dtype)
+        model = shipped(network, in_channels=recipe.data.in_channels, size=recipe.data.size, dtype=dtype)
         return score_masks(model, batches, recipe, head=chosen, folder=folder, made_of=made_of)
     (validation,) = others
     return score_findings(network, batches, recipe, validation=validation, folder=folder, made_of=made_of)

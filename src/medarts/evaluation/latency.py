@@ -68,7 +68,7 @@ def time_in_turns(
     if repeats < 2:
         raise ValueError(f"repeats is {repeats}; a spread needs at least 2")
     times: list[list[float]] = [[] for _ in passes]
-    with torch.inference_mode(), _threads(threads):
+    with torch.inference_mode(), threads_of_cpu(threads):
         for run in passes:
             for _ in range(WARM_UP):
                 run()
@@ -87,7 +87,8 @@ def _median_and_spread(times: Sequence[float]) -> tuple[float, float]:
 
 
 @contextmanager
-def _threads(threads: int) -> Iterator[None]:
+def threads_of_cpu(threads: int) -> Iterator[None]:
+    """Has PyTorch compute on a number of threads; afterwards it is what it was."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

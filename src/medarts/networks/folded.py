@@ -1,7 +1,7 @@
-"""A network made by hand, made fast for inference on a CPU, with equal outputs.
+"""A baseline, made fast for inference on a CPU, with equal outputs.
 
 The network stays as it is built; its parts are replaced by others that compute the same. Batch norms and ReLUs become
-parts of the convolutions, whose weights are packed. Nearest upsampling and the 3x3 convolution behind it become one
+parts of the convolutions, see ``packed.py``. Nearest upsampling and the 3x3 convolution behind it become one
 transposed convolution: every output pixel sees only 2x2 different pixels, so 4/9 of the multiplications are enough.
 """
 
@@ -16,7 +16,7 @@ from medarts.networks.baselines.baseline import BaselineNetwork
 from medarts.networks.baselines.blocks import ConvNorm, UpConv
 from medarts.networks.baselines.r2unet import RecurrentConv, StepBatchNorm
 from medarts.networks.network import TrainedNetwork
-from medarts.networks.packed import AnyConv, AnyNorm, Convolution, NormedConvolution
+from medarts.networks.packed import AnyConv, AnyNorm, Convolution, Form, NormedConvolution
 
 
 class FoldedNetwork(TrainedNetwork):
@@ -29,12 +29,9 @@ class FoldedNetwork(TrainedNetwork):
 
     def __init__(self, network: BaselineNetwork, *, dtype: torch.dtype) -> None:
         super().__init__()
-        self.dtype = dtype
-        # Channels-last is the layout of oneDNN; elsewhere images keep theirs.
-        on_cpu = next(network.parameters()).device.type == "cpu"
-        self.memory_format = torch.channels_last if on_cpu else torch.contiguous_format
+        self.form = Form.channels_last_on_cpu(network, dtype)
         with torch.no_grad():
-            self.network = cast(BaselineNetwork, _folded(copy.deepcopy(network).eval(), dtype))
+            self.network = cast(BaselineNetwork, _folded(copy.deepcopy(network).eval(), self.form))
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -56,7 +53,7 @@ class FoldedNetwork(TrainedNetwork):
     @torch.inference_mode()
     def forward(self, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
         """Returns the logits as the network does, in fp32 at least."""
-        logits: list[Tensor] = self.network(x_bchw.to(self.dtype, memory_format=self.memory_format), head)
+        logits: list[Tensor] = self.network(x_bchw.to(self.form.dtype, memory_format=self.form.maps), head)
         return logits
 
 
@@ -65,16 +62,16 @@ class FoldedRecurrentConv(nn.Module):
 
     Args:
         block: what it computes.
-        dtype: in which it computes.
+        form: how it computes.
     """
 
-    def __init__(self, block: RecurrentConv, *, dtype: torch.dtype) -> None:
+    def __init__(self, block: RecurrentConv, *, form: Form) -> None:
         super().__init__()
         if isinstance(block.norm, StepBatchNorm):
             norms = [_norm_of_step(block.norm, step) for step in range(block.steps + 1)]
-            self.convs = nn.ModuleList(NormedConvolution(block.conv, norm, dtype=dtype, relu=True) for norm in norms)
+            self.convs = nn.ModuleList(NormedConvolution(block.conv, norm, form=form, relu=True) for norm in norms)
         else:
-            alike = NormedConvolution(block.conv, block.norm.norm, dtype=dtype, relu=True)
+            alike = NormedConvolution(block.conv, block.norm.norm, form=form, relu=True)
             self.convs = nn.ModuleList([alike] * (block.steps + 1))
 
     def forward(self, x_bchw: Tensor) -> Tensor:
@@ -110,35 +107,35 @@ class ImageNorm(nn.Module):
         return F.batch_norm(x_1chw, None, None, self.scale, self.shift, training=True, eps=self.eps)
 
 
-def _folded(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _folded(module: nn.Module, form: Form) -> nn.Module:
     """Returns what computes the same as a module, which may be the module itself with its parts replaced.
 
     Norms that follow no convolution stay; batch norms keep their precision.
     """
     match module:
         case ConvNorm():
-            return _folded_block(module.conv, module, dtype)
+            return _folded_block(module.conv, module, form)
         case UpConv():
-            return _folded_block(_joined(module), module.conv, dtype)
+            return _folded_block(_joined(module), module.conv, form)
         case RecurrentConv():
-            return FoldedRecurrentConv(module, dtype=dtype)
+            return FoldedRecurrentConv(module, form=form)
         case nn.Conv2d() | nn.ConvTranspose2d():
-            return Convolution(module, dtype=dtype)
+            return Convolution(module, form=form)
         case nn.GroupNorm():
-            module.to(dtype)
+            module.to(form.dtype)
     for name, part in module.named_children():
-        setattr(module, name, _folded(part, dtype))
+        setattr(module, name, _folded(part, form))
     return module
 
 
-def _folded_block(conv: AnyConv, block: ConvNorm, dtype: torch.dtype) -> nn.Module:
+def _folded_block(conv: AnyConv, block: ConvNorm, form: Form) -> nn.Module:
     """Returns a convolution with norm and activation of a block."""
     if isinstance(block.norm, nn.InstanceNorm2d):
-        parts: list[nn.Module] = [Convolution(conv, dtype=dtype), ImageNorm(block.norm)]
+        parts: list[nn.Module] = [Convolution(conv, form=form), ImageNorm(block.norm)]
         has_activation = False
     else:
         has_activation = isinstance(block.activation, nn.ReLU)
-        parts = [NormedConvolution(conv, cast(AnyNorm, block.norm), dtype=dtype, relu=has_activation)]
+        parts = [NormedConvolution(conv, cast(AnyNorm, block.norm), form=form, relu=has_activation)]
     if block.activation is not None and not has_activation:
         parts.append(block.activation)
     return parts[0] if len(parts) == 1 else nn.Sequential(*parts)

@@ -2,10 +2,10 @@
 
 The derived network of training keeps to the order of its description: every operation has its own ReLU, every cell
 reads its inputs on its own, and oneDNN rearranges images and weights around every convolution. Here images stay
-channels-last, weights are packed once, a ReLU runs once for all that read it, and nodes are summed over the cells of a
-lattice node before they are concatenated. Batch norms are part of the convolutions.
+channels-last where that is faster, weights are packed once (``packed.py``), a ReLU runs once for all that read it, and
+nodes are summed over the cells of a lattice node before they are concatenated. Batch norms are part of convolutions.
 
-Networks made by hand have their own form, in ``folded.py``.
+Baselines have their own form, in ``folded.py``.
 """
 
 import copy
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medarts.networks.baselines.baseline import BaselineNetwork
 from medarts.networks.folded import FoldedNetwork
 from medarts.networks.network import TrainedNetwork
-from medarts.networks.packed import AnyConv, AnyNorm, Convolution, NormedConvolution
+from medarts.networks.packed import AnyConv, AnyNorm, Convolution, Form, NormedConvolution
 from medarts.networks.weave import LatticeNetwork, WeaveCell, WeaveNetwork
 from medarts.spaces.layers import ChannelShuffle
 from medarts.spaces.weave import lattice
@@ -29,9 +29,15 @@ from medarts.spaces.weave.lattice import Node
 REACH = 4
 """Layers back to the oldest node that a cell reads."""
 
+FEWEST_CHANNELS_LAST = {"batch": 8, "group": 16}
+"""Channels of a cell from which on channels-last is faster in fp32, by norm: PyTorch's convolutions of small images and
+its group norm run along the channels, and are up to ten times slower than on BCHW where these do not fill a vector."""
 
-def for_inference(network: TrainedNetwork, *, dtype: torch.dtype | None = None) -> TrainedNetwork:
+
+def for_inference(network: TrainedNetwork, *, dtype: torch.dtype | None = None) -> "FoldedNetwork | InferenceNetwork":
     """Returns a network with the same outputs in evaluation mode, up to rounding, that takes less time on a CPU.
+
+    ``shipping.shipped`` returns what images are scored with: this or, where this is slower, the network itself.
 
     Weights and running statistics are taken over as they are now, on the device where they are now.
 
@@ -61,23 +67,20 @@ class InferenceNetwork(LatticeNetwork):
     def __init__(self, network: WeaveNetwork, *, dtype: torch.dtype) -> None:
         super().__init__(network.depth, network.head_nodes)
         frame = network.frame
-        self.dtype, self.paths = dtype, frame.paths
-        # Channels-last is the layout of oneDNN; elsewhere images keep theirs.
-        on_cpu = next(network.parameters()).device.type == "cpu"
-        self.memory_format = torch.channels_last if on_cpu else torch.contiguous_format
+        self.form, self.paths = _form(network, dtype), frame.paths
         stem = (cast(nn.Sequential, part) for part in frame.stem)
-        self.stem = nn.Sequential(*(_behind_relu(part, dtype) for part in stem))
+        self.stem = nn.Sequential(*(_behind_relu(part, self.form) for part in stem))
         self.cells = nn.ModuleDict(
-            {key: InferenceCell(cast(WeaveCell, cell), dtype=dtype) for key, cell in frame.cells.items()}
+            {key: InferenceCell(cast(WeaveCell, cell), form=self.form) for key, cell in frame.cells.items()}
         )
-        self.head_convs = nn.ModuleDict({key: _head(cast(Head, head), dtype) for key, head in frame.heads.items()})
+        self.head_convs = nn.ModuleDict({key: _head(cast(Head, head), self.form) for key, head in frame.heads.items()})
 
     @torch.inference_mode()
     def forward(self, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
         """Returns the logits as ``WeaveNetwork.forward`` does, in fp32 at least."""
         wanted = self.wanted(head)
         size = x_bchw.shape[-2:]
-        x = x_bchw.to(self.dtype, memory_format=self.memory_format)
+        x = x_bchw.to(self.form.dtype, memory_format=self.form.maps)
         active: dict[Node, Tensor] = {lattice.STEM: self.stem(x)}  # every node behind its ReLU
         logits = []
         for node in lattice.reaching(self.paths, wanted):
@@ -107,10 +110,10 @@ class InferenceCell(nn.Module):
 
     Args:
         cell: what it computes.
-        dtype: in which it computes.
+        form: how it computes.
     """
 
-    def __init__(self, cell: WeaveCell, *, dtype: torch.dtype) -> None:
+    def __init__(self, cell: WeaveCell, *, form: Form) -> None:
         super().__init__()
         self.channels, self.edges = cell.channels, cell.edges
         self.states = {state for node in cell.edges for _, state in node}
@@ -118,9 +121,9 @@ class InferenceCell(nn.Module):
         self.inputs = nn.ModuleDict()
         for state, module in enumerate((cell.input0, cell.input1)):
             if module is not None and state in self.states:
-                self.inputs[str(state)] = _behind_relu(cast(nn.Sequential, module), dtype)
+                self.inputs[str(state)] = _behind_relu(cast(nn.Sequential, module), form)
         self.operations = nn.ModuleList(
-            nn.ModuleList(_behind_active(operation, dtype) for operation in cast(nn.ModuleList, operations))
+            nn.ModuleList(_behind_active(operation, form) for operation in cast(nn.ModuleList, operations))
             for operations in cell.operations
         )
 
@@ -158,30 +161,40 @@ def _sum(terms: Sequence[Tensor]) -> Tensor | None:
     return total
 
 
-def _behind_relu(parts: nn.Sequential, dtype: torch.dtype) -> NormedConvolution:
+def _behind_relu(parts: nn.Sequential, form: Form) -> NormedConvolution:
     """Returns convolution and norm of a preprocessing or a part of the stem, with the ReLU that follows them."""
     conv, norm = (part for part in parts if not isinstance(part, nn.ReLU))
-    return NormedConvolution(cast(AnyConv, conv), cast(AnyNorm, norm), dtype=dtype, relu=True)
+    return NormedConvolution(cast(AnyConv, conv), cast(AnyNorm, norm), form=form, relu=True)
 
 
-def _head(head: Head, dtype: torch.dtype) -> Convolution:
-    return Convolution(head.conv, dtype=dtype, scale=head.scale.detach(), bias=head.shift.detach())
+def _head(head: Head, form: Form) -> Convolution:
+    return Convolution(head.conv, form=form, scale=head.scale.detach(), bias=head.shift.detach())
 
 
-def _behind_active(operation: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _behind_active(operation: nn.Module, form: Form) -> nn.Module:
     """Returns an operation for inputs that are behind its ReLU already."""
     whole = operation if isinstance(operation, nn.Sequential) else [operation]
     parts = [part for part in whole if not isinstance(part, (nn.ReLU, nn.Dropout))]
     if not parts or not isinstance(parts[-1], (nn.GroupNorm, nn.BatchNorm2d)):
-        return nn.Sequential(*copy.deepcopy(parts)).to(dtype)
+        return nn.Sequential(*copy.deepcopy(parts)).to(form.dtype)
     norm = cast(AnyNorm, parts.pop())
     shuffle = cast(ChannelShuffle, parts.pop()).groups if isinstance(parts[-1], ChannelShuffle) else 1
-    last = NormedConvolution(cast(AnyConv, parts.pop()), norm, dtype=dtype, shuffle=shuffle)
+    last = NormedConvolution(cast(AnyConv, parts.pop()), norm, form=form, shuffle=shuffle)
     # What is left stands in front: squeeze-excite, or a convolution of each channel by itself.
     first = (
-        Convolution(part, dtype=dtype)
+        Convolution(part, form=form)
         if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d))
-        else copy.deepcopy(part).to(dtype)
+        else copy.deepcopy(part).to(form.dtype)
         for part in parts
     )
     return nn.Sequential(*first, last)
+
+
+def _form(network: WeaveNetwork, dtype: torch.dtype) -> Form:
+    """Returns how a network computes fastest; see ``FEWEST_CHANNELS_LAST``."""
+    narrowest = min(cast(WeaveCell, cell).channels for cell in network.frame.cells.values())
+    norm = "group" if any(isinstance(part, nn.GroupNorm) for part in network.modules()) else "batch"
+    # In bf16 PyTorch leaves every convolution to oneDNN, whose layout is channels-last.
+    if dtype != torch.bfloat16 and narrowest < FEWEST_CHANNELS_LAST[norm]:
+        return Form(dtype, torch.contiguous_format)
+    return Form.channels_last_on_cpu(network, dtype)

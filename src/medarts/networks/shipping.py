@@ -1,0 +1,78 @@
+"""The form that a network is used in: the one for inference, unless this machine runs the network itself faster.
+
+Which kernels a form for inference chooses follows from shapes alone, and is right on the machines that it was measured
+on (docs/performance.md). Another processor or another PyTorch may have a slow kernel where these have a fast one, so
+both are timed once, on one image, before one is used.
+"""
+
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from medarts.networks.folded import FoldedNetwork
+from medarts.networks.inference import InferenceNetwork, for_inference
+from medarts.networks.network import TrainedNetwork
+
+CLEARLY_SLOWER = 1.2
+"""Times as long as the network itself. Less can be noise; forms were measured to take 0.6 to 1.0 times as long."""
+
+TURNS = 5
+ENOUGH_SECONDS = 0.5
+"""After which there is no further turn: passes that long tell enough."""
+
+
+def shipped(
+    network: TrainedNetwork, *, in_channels: int, size: int, dtype: torch.dtype | None = None
+) -> TrainedNetwork:
+    """Returns what a network is used as, in evaluation mode, with equal outputs up to rounding.
+
+    Args:
+        network: one for images with masks; is in evaluation mode afterwards.
+        in_channels: channels of the images that it is used on.
+        size: their height and width, in pixels.
+        dtype: in which it computes, such as ``torch.bfloat16``. Default: that of the network.
+
+    Raises:
+        TypeError: the network has no form for inference.
+    """
+    return faster(for_inference(network, dtype=dtype), network, in_channels=in_channels, size=size)
+
+
+def faster(
+    form: FoldedNetwork | InferenceNetwork, network: TrainedNetwork, *, in_channels: int, size: int
+) -> TrainedNetwork:
+    """Returns a network's form for inference, or the network itself where the form is clearly slower on this CPU.
+
+    Only a form that differs from the network by rounding is exchanged for it: one in another dtype would have other
+    scores. Nothing is timed off the CPU.
+
+    Args:
+        form: of the network.
+        network: see ``shipped``, as are the others.
+        in_channels: channels of the images.
+        size: their height and width, in pixels.
+    """
+    network.eval()
+    weight = next(network.parameters())
+    if weight.device.type != "cpu" or form.form.dtype != weight.dtype:
+        return form
+    image = torch.rand(1, in_channels, size, size, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    own, other = _best_seconds(network, form, image)
+    return network if other > CLEARLY_SLOWER * own else form
+
+
+@torch.inference_mode()
+def _best_seconds(a: TrainedNetwork, b: TrainedNetwork, image_1chw: Tensor) -> tuple[float, float]:
+    """Returns the shortest pass of each of two, taken in turns after one that warms up."""
+    best, head, start = [math.inf, math.inf], a.heads[-1], time.perf_counter()
+    for turn in range(TURNS + 1):
+        for number, each in enumerate((a, b)):
+            begin = time.perf_counter()
+            each(image_1chw, head)
+            if turn:
+                best[number] = min(best[number], time.perf_counter() - begin)
+        if turn and time.perf_counter() - start > ENOUGH_SECONDS:
+            break
+    return best[0], best[1]
