@@ -12,6 +12,7 @@ from medarts.errors import RecipeError, RunError
 from medarts.evaluation import cost as cost_module
 from medarts.evaluation.cost import Cost, count_flops, count_parameters, measure_costs
 from medarts.evaluation.latency import Timing
+from medarts.networks import shipping
 from medarts.networks.registry import build_network
 from medarts.recipe.models import UNetPPSettings, UNetSettings
 from medarts.spaces.reading import load
@@ -47,6 +48,12 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
 
     monkeypatch.setattr(cost_module, "time_in_turns", in_turns)
     return calls
+
+
+@pytest.fixture(autouse=True)
+def _forms_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So fast that they are shipped; which one is faster is not left to this machine."""
+    monkeypatch.setattr(shipping, "_best_seconds", lambda *_: (1.0, 0.5))
 
 
 def test_parameters_and_flops_of_a_hand_computed_network() -> None:
@@ -111,6 +118,17 @@ def test_memory_is_that_of_the_form_that_scores_images(peaks: list[tuple[Any, ..
     assert not unet.func.training
     assert [logits.shape for logits in unet(image)] == [(1, 3, 16, 16)]
     assert [logits.shape for logits in stack(image)] == [(1, 3)]
+
+
+def test_what_is_reported_as_shipped_is_what_scores_images(
+    monkeypatch: pytest.MonkeyPatch, timed: object, peaks: list[tuple[Any, ...]]
+) -> None:
+    """On two threads the form for inference is slower than the network, which then is what is used."""
+    monkeypatch.setattr(shipping, "_best_seconds", lambda *_: (1.0, {1: 0.5, 2: 2.0}[torch.get_num_threads()]))
+    cost = measure_costs({"unet": UNET, "stack": STACK}, **SMALL, threads=(1, 2), batches=(1, 4))["unet"]
+    assert [timing.median_ms for timing in cost.built] == [1, 1, 1, 1]
+    assert cost.shipped is not None
+    assert [timing.median_ms for timing in cost.shipped] == [3, 3, 1, 1]
 
 
 def test_the_last_head_alone_is_measured(timed: object) -> None:

@@ -143,15 +143,21 @@ def test_the_network_stays_as_it_is_and_the_copy_as_it_was(kind: type, norm: Nor
 
 
 @every_kind
-def test_weights_are_packed_and_batch_norms_folded(kind: type) -> None:
+def test_norms_become_parts_of_convolutions(kind: type) -> None:
     parts = list(for_inference(make(kind)).modules())
-    convolutions = [part for part in parts if isinstance(part, Convolution)]
-    packs = torch.backends.mkldnn.is_available()
-    assert all(part.is_packed == packs for part in convolutions)
     assert not any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.InstanceNorm2d) for part in parts)
     # Two norms of a MultiRes block and one of a step of a path follow no convolution.
     left = sum(isinstance(part, nn.BatchNorm2d) for part in parts)
     assert left == ((3 + 2) * 2 + (2 + 1) if kind is MultiResUNet else 0)
+
+
+@pytest.mark.parametrize("width", [3, 5, 8, 12, 16, 20, 24, 32])
+def test_any_width(width: int) -> None:
+    network = make(UNet, width=width)
+    fast = for_inference(network)
+    for shape in ((1, 3, 32, 32), (2, 3, 64, 96), (1, 3, 128, 128)):
+        x = images(*shape)
+        torch.testing.assert_close(fast(x)[-1], outputs_of(network, x)[-1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [UNet, AttentionUNet, R2UNet, UNetPP])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from medarts.errors import RecipeError
-from medarts.networks.inference import InferenceCell, for_inference
-from medarts.networks.packed import Convolution, NormedConvolution
+from medarts.networks.inference import InferenceCell, InferenceNetwork, for_inference
+from medarts.networks.packed import Form, NormedConvolution
 from medarts.networks.weave import WeaveCell, WeaveNetwork
 from medarts.spaces.cell import NONE
 from medarts.spaces.genotype import Cell, Genotype, KeptMoves
@@ -18,6 +18,8 @@ from medarts.spaces.reading import load, zoo
 from medarts.spaces.weave.operations import MOVES, SETS, Move, OperationSettings, make_operation, set_of_edge
 
 NORMS: tuple[Norm, ...] = ("group", "batch")
+
+FP64 = Form(torch.float64, torch.channels_last)
 
 exactly = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 nearly = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
@@ -61,7 +63,9 @@ def assert_equal_cells(cell: WeaveCell, s0: Tensor | None, s1: Tensor) -> list[T
     read = cell.input0(s0) if cell.input0 is not None and s0 is not None else None
     with torch.inference_mode():
         plain = cell(read, cell.input1(s1))
-        nodes = InferenceCell(cell, dtype=s1.dtype)(None if s0 is None else s0.relu(), s1.relu())
+        nodes = InferenceCell(cell, form=Form(s1.dtype, torch.channels_last))(
+            None if s0 is None else s0.relu(), s1.relu()
+        )
     for node, part in zip(nodes, plain.split(cell.channels, dim=1), strict=True):
         exactly(torch.zeros_like(part) if node is None else node, part)
     return list(nodes)
@@ -188,23 +192,29 @@ def test_bf16_gives_fp32_logits_nearby(norm: Norm) -> None:
         assert (a - b).square().mean().sqrt() < 0.05 * b.square().mean().sqrt()
 
 
-@pytest.mark.parametrize("packs", [True, False])
-@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
-def test_convolution_with_scale_bias_and_relu(kind: type, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where oneDNN does not compute: the same without packing."""
-    monkeypatch.setattr("medarts.networks.packed._can_pack", lambda weight: packs)
-    conv, scale, bias = kind(4, 6, 3, stride=2, padding=1, bias=False), torch.randn(6), torch.randn(6)
-    x = images(2, 4, 5, 7)
-    with torch.inference_mode():
-        found = Convolution(conv, dtype=torch.float32, scale=scale, bias=bias, relu=True)(x)
-        expected = (conv(x) * scale[:, None, None] + bias[:, None, None]).relu()
-    nearly(found, expected)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("channels", [5, 6, 12])
+def test_any_number_of_channels(channels: int, norm: Norm) -> None:
+    plain = network(small("alpha0_5_stage1_nodouble_deep_ep80", init_channel=channels), norm=norm)
+    assert_equal(plain, images(1, 3, 32, 64))
+    assert_equal(plain, images(2, 3, 64, 64))
 
 
-def test_weights_are_packed_where_onednn_computes() -> None:
-    packed = [part.is_packed for part in for_inference(network(small())).modules() if isinstance(part, Convolution)]
-    assert len(packed) > 100
-    assert all(packed) == torch.backends.mkldnn.is_available()
+@pytest.mark.parametrize(
+    ("channels", "norm", "dtype", "is_channels_last"),
+    [
+        (8, "batch", torch.float32, True),
+        (6, "batch", torch.float32, False),
+        (16, "group", torch.float32, True),
+        (8, "group", torch.float32, False),
+        (4, "group", torch.bfloat16, True),
+    ],
+)
+def test_maps_are_channels_last_where_these_fill_a_vector(
+    channels: int, norm: Norm, dtype: torch.dtype, is_channels_last: bool
+) -> None:
+    fast = cast(InferenceNetwork, for_inference(network(small(init_channel=channels), norm=norm), dtype=dtype))
+    assert (fast.form.maps == torch.channels_last) is is_channels_last
 
 
 def test_batch_norms_vanish_and_group_norms_do_not() -> None:
@@ -219,7 +229,7 @@ def test_batch_norm_behind_a_shuffle_is_folded_in_the_order_before_it() -> None:
     operation = cast(nn.Sequential, varied(make_operation("shuffle_conv", 6, settings)).double())
     _, conv, shuffle, norm = operation
     assert isinstance(shuffle, ChannelShuffle)
-    fused = NormedConvolution(cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm), dtype=torch.float64, shuffle=3)
+    fused = NormedConvolution(cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm), form=FP64, shuffle=3)
     x = images(2, 6, 4, 4, dtype=torch.float64).relu()
     with torch.inference_mode():
         exactly(fused(x), operation(x))
