@@ -55,7 +55,7 @@ def refused(answer: tuple[int, str, str], *parts: str) -> None:
 ARGUMENTS = {
     "demo": ("--out", "--task", "segmentation", "classification"),
     "phantoms": ("FOLDER", "--task", "--images", "--size", "--seed"),
-    "doctor": ("DATA",),
+    "doctor": ("DATA", "--out"),
     "plan": ("RECIPE", "KEY=VALUE", "--memory-mb", "--json"),
     "search": ("RECIPE", "KEY=VALUE", "--out", "--resume"),
     "train": ("RUN", "KEY=VALUE", "--genotype", "--model", "--recipe", "--data", "--init-channel", "--out", "--resume"),

@@ -6,6 +6,7 @@ import pytest
 
 from medarts.data.sources.contents import composed, contents_of
 from medarts.data.sources.pairing import passed_over
+from medarts.errors import DataError
 
 
 def test_a_folder_is_divided_into_images_other_files_and_folders(tmp_path):
@@ -50,3 +51,9 @@ def test_a_pipe_is_no_image(tmp_path):
 def test_names_are_compared_composed_and_can_be_written(name, key):
     assert composed(name) == key
     composed(name).encode()
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file cannot be listed: .*\. Make it readable"):
+        contents_of(tmp_path / "file")

@@ -387,6 +387,11 @@ def test_partners_of_a_kind_that_is_not_read_are_named(tmp_path):
     ):
         opened(tmp_path, "folder")
     (tmp_path / "images/0.png").rename(tmp_path / "images/0.xyz")
+    touch(tmp_path / "images/1.2.840.png")
+    touch(tmp_path / "masks/1.2.840")
+    with pytest.raises(DataError, match=r"mask of a kind that is not read \(3\): 1, 1\.2\.840, 2"):
+        opened(tmp_path, "folder")
+    touch(tmp_path / "masks/1.2.840.png")
     for n in range(3):
         touch(tmp_path / "masks" / f"{n}.png")
     with pytest.raises(DataError, match=r"image of a kind that is not read \(1\): 0\.xyz"):

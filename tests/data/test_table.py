@@ -87,6 +87,7 @@ def test_other_values_are_named_with_row_and_column(tmp_path, value):
         ("image,scar\na.png,1\na.jpg,0\n", r"image named twice \(1\): a\.jpg in row 3"),
         ("image,scar\na.png,1\nb.png,0\n", r"image not in the folder \(1\): b\.png"),
         ("image,scar\n../a.png,1\n", r"outside the folder \(1\): row 2: '\.\./a\.png'"),
+        ("image,scar\n..\\a.png,1\n", r"outside the folder \(1\)"),
         ("image,scar\n/a.png,1\n", r"outside the folder \(1\)"),
         ("image,scar\n,1\n", r"outside the folder \(1\): row 2: ''"),
         ("image,patient,scar\na.png,,1\n", r"row without a patient \(1\): row 2"),

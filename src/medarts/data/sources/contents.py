@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medarts.data.files import is_image, suffix_of
 from medarts.data.splits import natural
+from medarts.errors import DataError
 from medarts.names import printable
 
 _UNDECODED = re.compile("[\ud800-\udfff]")  # surrogates, as which Python keeps such bytes
@@ -59,7 +60,18 @@ def contents_of(folder: Path) -> Contents:
     """Lists a folder.
 
     A link that leads nowhere counts as the file it names, so that it is not passed over in silence.
+
+    Raises:
+        DataError: the folder cannot be listed.
     """
+    try:
+        return _listed(folder)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"{folder} cannot be listed: {reason}.", fix="Make it readable for you.") from None
+
+
+def _listed(folder: Path) -> Contents:
     images: list[Path] = []
     others: list[Path] = []
     folders: list[Path] = []

@@ -191,7 +191,8 @@ def _alone(
     here: Mapping[str, Path], there: Mapping[str, Path], others: Contents, missing: str, name_of: Callable[[Path], str]
 ) -> list[Fault]:
     """Returns the files whose partner, a mask or an image, is missing or of a kind that is not read."""
-    unread = {name_of(path): path for path in others.others}
+    unread = {composed(path.name): path for path in others.others}  # "1.2.840" may have no suffix at all
+    unread |= {name_of(path): path for path in others.others}
     faults = []
     for name in sorted(here.keys() - there.keys(), key=natural):
         partner = unread.get(name)

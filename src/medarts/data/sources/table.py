@@ -121,7 +121,7 @@ class _Files:
     def _places(self, name: str) -> Iterator[tuple[_Folder, str]]:
         """Yields the folders in which an image may be, and its name there."""
         for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
-            if is_inside(spelled):
+            if _is_inside(spelled):
                 for path in (self.root / spelled, self.root / IMAGES / spelled):
                     yield self._listed(path.parent), path.name
 
@@ -171,9 +171,9 @@ def find(settings: SourceSettings, *, findings: tuple[str, ...] | None = None) -
     return Listing(tuple(pairs), (*faults, *files.passed_over(named)), rules_of(settings), columns.findings)
 
 
-def is_inside(name: str) -> bool:
-    """Tells whether a path from a folder stays in it."""
-    path = PurePosixPath(name)
+def _is_inside(name: str) -> bool:
+    """Tells whether a path from a folder, with slashes or backslashes, stays in it."""
+    path = PurePosixPath(name.replace("\\", "/"))
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
@@ -262,7 +262,7 @@ def _pair(key: str, row: _Row, columns: _Columns, image: Path, split: str | None
 def _image(row: _Row, columns: _Columns, files: _Files, table: Path) -> tuple[Path | None, list[Fault]]:
     """Returns the file of a row, or what keeps it from having one."""
     name = row.cells[columns.image]
-    if not is_inside(name):
+    if not _is_inside(name):
         fix = "Write the path of a file from the folder."
         return None, [Fault(table, "image outside the folder", fix, f"row {row.line}: '{name}'")]
     image = files.find(name)
