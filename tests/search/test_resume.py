@@ -2,16 +2,20 @@
 
 import multiprocessing
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from medarts.errors import DivergedError, RunError
-from medarts.recipe import Recipe, apply_overrides, parse
+from medarts.errors import DataError, DivergedError, RunError
+from medarts.recipe import Recipe, apply_overrides, fingerprint, parse
 from medarts.run import checkpoint
 from medarts.run.directory import RunDirectory
+from medarts.run.memory import OutOfMemoryError
 from medarts.search import resume_search, start_search
+from medarts.search.loop import SearchLoop
 from medarts.tasks.segmentation import SegmentationTask
 
 # Run in a process of its own, with `recipe` and `out` given.
@@ -71,6 +75,17 @@ def run_in_process(script: str, **names: object) -> int | None:
     return process.exitcode
 
 
+_WHOLE: dict[str, Path] = {}
+
+
+def whole(recipe: Recipe, tmp_path: Path) -> Path:
+    """Returns a search that was left alone; tests of one recipe share it, as their data are equal."""
+    key = fingerprint(recipe)
+    if key not in _WHOLE:
+        _WHOLE[key] = start_search(recipe, tmp_path / "whole" / "run").path
+    return _WHOLE[key]
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -103,8 +118,7 @@ def test_killed_in_the_middle_of_an_epoch(recipe, tmp_path, changes):
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
     assert not RunDirectory.open(out).facts["finished"]
 
-    whole = start_search(recipe, tmp_path / "whole" / "run")
-    assert_equal_runs(whole.path, resume_search(out).path)
+    assert_equal_runs(whole(recipe, tmp_path), resume_search(out).path)
 
 
 @pytest.mark.parametrize("gradient", ["first_order", "second_order"])
@@ -114,8 +128,7 @@ def test_a_search_of_findings_killed_in_the_middle_of_an_epoch(finding_recipe, t
     assert status == -signal.SIGKILL
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
 
-    whole = start_search(recipe, tmp_path / "whole" / "run")
-    assert_equal_runs(whole.path, resume_search(out).path)
+    assert_equal_runs(whole(recipe, tmp_path), resume_search(out).path)
 
 
 @pytest.mark.parametrize("number", [1, 3, 5])  # the first, that of a stage's end, the last epoch's
@@ -124,8 +137,7 @@ def test_killed_in_the_middle_of_writing_a_checkpoint(recipe, tmp_path, number):
     assert run_in_process(KILLED_IN_A_SAVE, recipe=recipe, out=out, number=number) == -signal.SIGKILL
     assert checkpoint.newest(out / "checkpoints", "last") == {1: None, 3: (0, 2, 0), 5: (1, 1, 0)}[number]
 
-    whole = start_search(recipe, tmp_path / "whole" / "run")
-    assert_equal_runs(whole.path, resume_search(out).path)
+    assert_equal_runs(whole(recipe, tmp_path), resume_search(out).path)
     assert not list((out / "checkpoints").glob(".unfinished*"))
 
 
@@ -136,8 +148,7 @@ def test_stopped_by_control_c(recipe, tmp_path):
     point = checkpoint.load(out / "checkpoints", "last")
     assert [point.state["place"][name] for name in ("stage", "epoch", "step")] == [1, 0, 1]
 
-    whole = start_search(recipe, tmp_path / "whole" / "run")
-    assert_equal_runs(whole.path, resume_search(out).path)
+    assert_equal_runs(whole(recipe, tmp_path), resume_search(out).path)
 
 
 def test_killed_before_the_summary_was_written(recipe, tmp_path, monkeypatch):
@@ -153,8 +164,7 @@ def test_killed_before_the_summary_was_written(recipe, tmp_path, monkeypatch):
         patch.setattr(RunDirectory, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             start_search(recipe, tmp_path / "killed" / "run")
-    whole = start_search(recipe, tmp_path / "whole" / "run")
-    assert_equal_runs(whole.path, resume_search(tmp_path / "killed" / "run").path)
+    assert_equal_runs(whole(recipe, tmp_path), resume_search(tmp_path / "killed" / "run").path)
 
 
 def test_diverged_loss_names_the_step_and_keeps_the_last_good_checkpoint(recipe, tmp_path, monkeypatch):
@@ -174,8 +184,7 @@ def test_diverged_loss_names_the_step_and_keeps_the_last_good_checkpoint(recipe,
     assert point.state["place"]["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in point.weights.values())
 
-    whole = start_search(recipe, tmp_path / "whole" / "run")
-    assert_equal_runs(whole.path, resume_search(run).path)  # the poison was no part of the run
+    assert_equal_runs(whole(recipe, tmp_path), resume_search(run).path)  # the poison was no part of the run
 
 
 def test_resuming_a_finished_search_changes_nothing(recipe, tmp_path):
@@ -199,6 +208,154 @@ def test_changed_data_are_refused(recipe, folder_data, tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"data of .*run have changed"):
         resume_search(tmp_path / "run")
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def stopped(recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch, *, at: tuple[int, int]) -> Path:
+    """Returns a search that was killed at the end of an epoch, which is not saved."""
+
+    def noted(loop, record, *, seconds):
+        if (record["stage"], record["epoch"]) == at:
+            raise KeyboardInterrupt
+        note(loop, record, seconds=seconds)
+
+    note = SearchLoop._note
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchLoop, "_note", noted)
+        with pytest.raises(KeyboardInterrupt):
+            start_search(recipe, out)
+    return out
+
+
+def test_data_that_were_moved_are_found_at_their_new_place(recipe, folder_data, tmp_path, monkeypatch):
+    expected = whole(recipe, tmp_path)
+    run = stopped(recipe, tmp_path / "moved" / "run", monkeypatch, at=(1, 0))
+    new = folder_data.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError):
+        resume_search(run)
+    resumed = resume_search(run, [f"data.sources.0.path={new}"])
+    assert_equal_runs(expected, run)
+    assert resumed.recipe.data.sources[0].path == new
+    assert str(new) in (run / "manifest.csv").read_text()
+    (change,) = resumed.facts["changes"]
+    assert (change["field"], change["after"], change["place"]) == ("data.sources.0.path", str(new), [1, 0, 0])
+
+
+def test_moved_data_with_other_content_are_refused(recipe, folder_data, tmp_path, monkeypatch):
+    run = stopped(recipe, tmp_path / "run", monkeypatch, at=(0, 1))
+    new = folder_data.rename(tmp_path / "elsewhere")
+    Image.new("L", (32, 32), 255).save(new / "masks" / "blob_03.png")
+    before = files(run)
+    with pytest.raises(RunError, match=r"data of .*run have changed"):
+        resume_search(run, [f"data.sources.0.path={new}"])
+    assert files(run) == before
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_same_end(recipe, tmp_path, monkeypatch, capsys):
+    expected = whole(recipe, tmp_path)
+    run = stopped(recipe, tmp_path / "damaged" / "run", monkeypatch, at=(1, 1))
+    weights = run / "checkpoints" / "last-000001-000001-000000" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-40:] = bytes(byte ^ 1 for byte in content[-40:])
+    weights.write_bytes(content)
+    resume_search(run)
+    assert_equal_runs(expected, run)
+    said = capsys.readouterr().err
+    assert said.count("is damaged; the run goes on from the one before") == 1
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_search_can_get_a_longer_last_stage(recipe, tmp_path, monkeypatch, capsys, finished):
+    out = tmp_path / "run"
+    if finished:
+        start_search(recipe, out)
+    else:
+        stopped(recipe, out, monkeypatch, at=(1, 1))
+    run = resume_search(out, ["search.stages.1.epochs=3"])
+    epochs = [(record["stage"], record["epoch"]) for record in run.read_journal("metrics.jsonl")]
+    assert epochs == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    assert len(run.read_json("summary.json")["stages"]) == 2
+    assert run.facts["finished"]
+    assert run.facts["changes"][0]["place"] == [1, 2 if finished else 1, 0]
+    assert f"from epoch {3 if finished else 2} on the learning rate" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: state["place"].update(age=3),
+    lambda state: state["place"].pop("gaps"),
+    lambda state: state.pop("candidates"),
+    lambda state: state.pop("journals"),
+    lambda state: state.update(weight_optimizer={}),
+])  # fmt: skip
+def test_a_state_with_other_fields_is_named(recipe, tmp_path, monkeypatch, change):
+    run = stopped(recipe, tmp_path / "run", monkeypatch, at=(1, 1))
+    point = checkpoint.load(run / "checkpoints", "last")
+    change(point.state)
+    checkpoint.save(run / "checkpoints", "last", point, place=(1, 1, 0))
+    with pytest.raises(RunError, match=r"last-000001-000001-000000 does not fit its run \(\w+Error") as caught:
+        resume_search(run)
+    assert "medarts that wrote it" in caught.value.fix
+
+
+def test_memory_that_runs_out_at_once_leaves_the_folder_free(recipe, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationTask, "loss", fails)
+        with pytest.raises(OutOfMemoryError, match="Memory ran out during the search") as caught:
+            start_search(recipe, tmp_path / "new" / "run")
+    assert "search.stages.0.accumulate=2" in caught.value.fix
+    assert "medarts plan RECIPE --memory-mb" in caught.value.fix
+    assert not (tmp_path / "new").exists()
+
+
+def test_memory_that_runs_out_later_leaves_a_search_that_goes_on_in_smaller_parts(recipe, tmp_path, monkeypatch):
+    loss, calls = SegmentationTask.loss, []
+
+    def fails(task, outputs, mixture):
+        calls.append(torch.is_grad_enabled())
+        if sum(calls) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss(task, outputs, mixture)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationTask, "loss", fails)
+        with pytest.raises(OutOfMemoryError) as caught:
+            start_search(recipe, tmp_path / "run")
+    assert "search.stages.1.accumulate=2" in caught.value.fix
+    run = resume_search(tmp_path / "run", ["search.stages.1.accumulate=2"])
+    assert run.facts["finished"]
+    assert run.recipe.search.stages[1].accumulate == 2
+
+
+@pytest.mark.parametrize("size", ["held", "free"])
+def test_two_searches_into_one_folder(recipe, tmp_path, monkeypatch, size):
+    """The second is refused before it reads a single image; or after the first has ended."""
+    out = tmp_path / "run"
+    monkeypatch.setattr("medarts.search.start.prepare_search", lambda recipe: pytest.fail("it has begun to work"))
+    if size == "held":
+        with RunDirectory.reserved(out, "search"):
+            refused = refused_in_a_thread(recipe, out)
+        assert "Another process is at work" in str(refused)
+        assert not out.exists()
+    else:
+        RunDirectory.create(out, recipe, kind="search", data_fingerprint="")
+        assert "already holds another run" in str(refused_in_a_thread(recipe, out))
+
+
+def refused_in_a_thread(recipe: Recipe, out: Path) -> RunError:
+    refused = []
+
+    def work():
+        try:
+            start_search(recipe, out)
+        except RunError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return refused[0]
 
 
 def test_a_training_run_is_not_resumed_as_a_search(recipe, tmp_path):

@@ -243,6 +243,9 @@ def test_training_starts_from_a_file_that_a_resumed_run_does_not_need(
     kill_at(monkeypatch, 0, 1)  # before there is a checkpoint: the file is still needed, and is read again
     with pytest.raises(Killed):
         start_training(recipe, from_file, tmp_path / "early" / "run")
+    torch.save({name: -tensor for name, tensor in source.items()}, tmp_path / "other.pt")
+    with pytest.raises(RunError, match=r"initial weights of .*run have changed"):
+        resume_training(tmp_path / "early" / "run", [f"train.model.weights={tmp_path / 'other.pt'}"])
     assert_equal_runs(whole, resume_training(tmp_path / "early" / "run"))
 
     kill_at(monkeypatch, 1, 1)

@@ -256,6 +256,19 @@ class RunDirectory:
         with suppress(FileNotFoundError):
             self.checkpoints.rmdir()
 
+    def drop_scores(self) -> bool:
+        """Removes all scores, as those of weights that are no longer there; returns whether there were any.
+
+        Raises:
+            RunError: they cannot be removed.
+        """
+        folder = self.path / "scores"
+        if not folder.is_dir():
+            return False
+        with writing(folder):
+            shutil.rmtree(folder)
+        return True
+
     def append(self, journal: str, record: Mapping[str, Any]) -> None:
         """Appends a line to a journal.
 

@@ -1,13 +1,14 @@
 """What search and training share: gradients, saving, going on, stopping, and noticing a loss that is not finite."""
 
+import dataclasses
 import math
 import shlex
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -21,6 +22,12 @@ from medarts.run.directory import RunDirectory
 from medarts.run.interruption import InterruptedRunError
 from medarts.run.memory import is_out_of_memory
 from medarts.run.progress import console
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Place = TypeVar("Place", bound="DataclassInstance")
+"""Where a job stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +156,18 @@ def restoring(point: Checkpoint) -> Iterator[None]:
             f"Checkpoint {point.path} does not fit its run ({reason}).",
             fix="Use the medarts that wrote it, see run.json; or begin a new run.",
         ) from error
+
+
+def restored(kind: type[Place], values: Mapping[str, Any]) -> Place:
+    """Returns a place from its values.
+
+    Raises:
+        ValueError: they are not those of its fields.
+    """
+    fields = {field.name for field in dataclasses.fields(kind)}
+    if set(values) != fields:
+        raise ValueError(f"{', '.join(sorted(set(values) ^ fields))} of the place")
+    return kind(**values)
 
 
 def say(line: str) -> None:

@@ -27,7 +27,7 @@ from medarts.run.device import peak_memory_mb
 from medarts.run.directory import RunDirectory
 from medarts.run.events import write_events
 from medarts.run.interruption import Interruption, interruption
-from medarts.run.job import Trial, check_finite, leave, load_point, median_seconds, restoring, save_point
+from medarts.run.job import Trial, check_finite, leave, load_point, median_seconds, restored, restoring, save_point
 from medarts.run.memory import FEWER_AT_ONCE, memory_named, smaller_parts
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
@@ -119,7 +119,7 @@ class SearchLoop:
         point = load_point(self.run_directory, fabric=self.fabric)
         if point is not None:
             with restoring(point):
-                self.place = Place(**point.state["place"])
+                self.place = restored(Place, point.state["place"])
                 self.candidates = point.state["candidates"]
         steps = [stage.epochs * data.weights.steps for stage, data in zip(stages, self.data, strict=True)]
         with interruption() as stop, progress_bar("search", sum(steps), done=self._steps_done(steps)) as bar:

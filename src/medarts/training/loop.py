@@ -25,7 +25,18 @@ from medarts.run.device import peak_memory_mb
 from medarts.run.directory import RunDirectory
 from medarts.run.events import write_events
 from medarts.run.interruption import Interruption, interruption
-from medarts.run.job import Trial, backward, check_finite, leave, load_point, median_seconds, restoring, save_point
+from medarts.run.job import (
+    Trial,
+    backward,
+    check_finite,
+    leave,
+    load_point,
+    median_seconds,
+    restored,
+    restoring,
+    save_point,
+    say,
+)
 from medarts.run.memory import FEWER_AT_ONCE, memory_named, smaller_parts
 from medarts.run.progress import Bar, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
@@ -172,7 +183,7 @@ class TrainingLoop:
         if point is None:
             return
         with restoring(point):
-            self.place = Place(**point.state["place"])
+            self.place = restored(Place, point.state["place"])
             self.network.load_state_dict(point.weights)
             self.optimizer.load_state_dict(point.state["optimizer"])
             if self.averaged is not None:
@@ -277,6 +288,8 @@ class TrainingLoop:
             best = self.network if self.averaged is None else self.averaged.module
             facts = {"epoch": place.epoch, "score": score}
             self._save_as("best", best, facts, place=(place.epoch + 1, 0))
+            if self.run_directory.drop_scores():
+                say("The scores of the best weights so far were removed: there are better ones. Evaluate again.")
             return
         place.waited += 1
         if self.settings.schedule == "plateau" and place.waited >= self.settings.plateau_epochs:

@@ -103,14 +103,15 @@ def resume_training(path: Path, changes: Iterable[str] = ()) -> RunDirectory:
     with run.at_work("train"), memory_named("training", fix=_smaller(run.recipe)):
         recipe, changed = changed_recipe(run, changes)
         architecture = recipe.train.model or load_genotype(run.path)
-        if checkpoint.newest(run.checkpoints, "last") is not None:  # it has what came of the weights to start from
+        begun = checkpoint.newest(run.checkpoints, "last") is not None
+        if begun:  # it has what came of the weights to start from
             architecture = without_weights(architecture)
-        elif _weights_fingerprint(architecture) != run.facts.get("weights_fingerprint"):
+        job = _prepare(with_its_threads(run, recipe, changed), architecture)
+        if not begun and _weights_fingerprint(architecture) != run.facts.get("weights_fingerprint"):
             raise RunError(
                 f"The initial weights of {run.path} have changed since it began.",
                 fix="Restore that file, or start a new run.",
             )
-        job = _prepare(with_its_threads(run, recipe, changed), architecture)
         manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
         run.check_unchanged(manifest.fingerprint())
         go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
