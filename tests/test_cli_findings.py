@@ -93,7 +93,7 @@ def test_cost_of_a_stack_is_that_of_the_published_network(medarts, quick, name, 
 def test_costs_that_are_refused(medarts):
     refused(medarts("cost", "chexnet", "--size", "31"), "size 31 is too small for CheXNet", "Use 32 or more")
     refused(medarts("cost", "chexnet", "--init-channel", "8"), "chexnet has no init_channel")
-    refused(medarts("cost", "chexnet", "--outputs", "0"), "--outputs is 0", "Use 1 or more")
+    refused(medarts("cost", "chexnet", "--outputs", "0"), "--outputs is 0", "Use 1 to 200")
     refused(medarts("cost", "chexnot"), "no genotype 'chexnot'")
     refused(medarts("cost", PUBLISHED, "--size", "31"), "size 31 is too small", "Use 32 or more")
     refused(medarts("cost", PUBLISHED, "--init-channel", "1"), "init_channel 1", "starts at 2")

@@ -45,8 +45,8 @@ def demo(
     """Take the whole walk on generated images: search, retrain, evaluate, report. Some minutes on two cores.
 
     Args:
-        out: Folder for the phantoms and the runs. Parts that are finished are not done again. runs/demo, and for
-            classification runs/demo-findings, where not given.
+        out: Folder for the phantoms and the runs; finished parts are not done again. Default: runs/demo, and
+            runs/demo-findings for classification.
         task: segmentation of lesions and livers, or classification of the findings of chest X-rays.
     """
     from medarts import terminal
@@ -71,7 +71,7 @@ def phantoms(
         folder: Folder of the images, new or written by the same command.
         task: segmentation makes skin lesions, polyps and livers; classification makes chest X-rays.
         images: Images of each data set.
-        size: Height and width in pixels. 96, and 64 for X-rays, where not given.
+        size: Height and width in pixels. Default: 96, and 64 for X-rays.
         seed: Of all that is drawn.
     """
     from medarts.demo import phantoms as write
@@ -148,7 +148,7 @@ def search(
 
     Args:
         words: The recipe (YAML), then changes of it, such as search.arch_lr=1e-3.
-        out: Folder of the run. runs/<name of the recipe> where not given.
+        out: Folder of the run. Default: runs/<name of the recipe>.
         resume: A search to go on with. It takes no recipe, and of changes only those of paths, the note, device and
             threads, parts of a batch (search.stages.0.accumulate=2), and more epochs of the last stage.
     """
@@ -184,13 +184,13 @@ def train(
     Args:
         words: A search run, then changes of its recipe, such as data.size=128.
         genotype: A genotype of the zoo, a file, or a run, instead of what RUN found.
-        model: A network made by hand, instead of a genotype: unet, attention-unet, multiresunet, r2unet,
+        model: A baseline, instead of a genotype: unet, attention-unet, multiresunet, r2unet,
             attention-r2unet, unetpp or resenc-unet for masks, chexnet for findings. train.model.width=16 and the like
             change it; train.model.weights=FILE starts chexnet from weights.
         recipe: A recipe to train by, instead of that of RUN or the published defaults.
-        data: Data sets to train on: names in the recipe, or folders. All of the recipe where not given.
+        data: Data sets to train on: names in the recipe, or folders. Default: all of the recipe.
         init_channel: C of the network, instead of the genotype's.
-        out: Folder of the new run. runs/<network>-<data> where not given.
+        out: Folder of the new run. Default: runs/<network>-<data>.
         resume: A training to go on with. It takes nothing but changes of paths, the note, device and threads, parts
             of a batch (train.accumulate=2), and more train.epochs.
     """
@@ -207,7 +207,7 @@ def train(
             len(files) <= 1 and bool(files or genotype or model or recipe) and not (genotype and model),
             "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME --data FOLDER",
         )
-        changes = [*([] if model is None else [f"train.model={{name: {model}}}"]), *changes]
+        changes = [*([] if model is None else [f"train.model={{name: {json.dumps(model)}}}"]), *changes]
         searched = Path(files[0]) if files else None
         rules = runs.training_recipe(searched, recipe=recipe, changes=changes, data=data)
         network = networks.network_to_train(
@@ -229,9 +229,9 @@ def evaluate(
 
     Args:
         run: A training run.
-        data: Data sets to score on: names in its recipe, or folders. What it was trained on where not given.
+        data: Data sets to score on: names in its recipe, or folders. Default: those it was trained on.
         split: train, val, test, or all images whatever their split.
-        head: An early, faster head such as 4,0. The last where not given.
+        head: An early, faster head such as 4,0. Default: the last.
     """
     from medarts import terminal
     from medarts.commands import runs
@@ -245,7 +245,7 @@ def show(genotype: Positional[Name], *, out: Folder = None) -> None:
 
     Args:
         genotype: A genotype of the zoo, a file, or a run.
-        out: Folder of the drawings. pictures/ of the run, or drawings/<name>, where not given.
+        out: Folder of the drawings. Default: pictures/ in the run, or drawings/<name>.
     """
     from medarts.commands import inspection
 
@@ -280,14 +280,15 @@ def cost(
     process of its own, on the most of the threads.
 
     Args:
-        words: Genotypes of the zoo, files, runs, or networks made by hand (unet, chexnet, ...), then changes of the
-            latter, such as model.width=16, or of genotypes, such as space.layers=14.
+        words: Genotypes of the zoo, files, runs, or baselines (unet, chexnet, ...), then changes: of baselines, such
+            as model.width=16, or of genotypes, such as space.layers=14.
         init_channel: C of the genotypes' networks, instead of their own.
-        in_channels: Channels of the images. Those of the runs, else 3, where not given.
-        outputs: Outputs of the networks: classes or findings. Those of the runs, else of the published networks.
-        size: Height and width of the images in pixels. Those of the runs, else of the published networks.
-        threads: Threads of the CPU, one number or several. 1, and 2 where there are two cores, where not given.
-        batch: Images of a pass, one number or several. 1 where not given.
+        in_channels: Channels of the images. Default: those of the runs, else 3.
+        outputs: Outputs of the networks: classes or findings. Default: those of the runs, else of the published
+            networks.
+        size: Height and width of the images in pixels. Default: those of the runs, else of the published networks.
+        threads: Threads of the CPU, one number or several. Default: 1, and 2 where there are two cores.
+        batch: Images of a pass, one number or several. Default: 1.
         repeats: Timed passes.
         figure: SVG or PNG file for a plot of the networks' latency against their parameters.
     """
@@ -331,10 +332,10 @@ def compare(
     Args:
         runs: Training runs, those of one network with several seeds together. Or the folder of a benchmark, which is
             compared as far as it has come.
-        against: Network with which the others are compared. That of the first run, or the reference of the benchmark,
-            where not given.
+        against: Network with which the others are compared. Default: that of the first run, or the reference of the
+            benchmark.
         split: train, val, test, or all images whatever their split.
-        out: Folder of the comparison. runs/comparison, or that of the benchmark, where not given.
+        out: Folder of the comparison. Default: runs/comparison, or that of the benchmark.
     """
     from medarts import terminal
     from medarts.commands import comparisons
@@ -366,7 +367,7 @@ def benchmark(
     Args:
         recipe: The list (YAML): a recipe, networks, data sets, seeds; see recipes/benchmark-cpu.yaml.
         changes: Changes of it, such as recipe.train.epochs=20.
-        out: Folder of the benchmark. runs/<name of the recipe> where not given.
+        out: Folder of the benchmark. Default: runs/<name of the recipe>.
         jobs: Trainings at once.
     """
     from medarts import terminal
@@ -395,7 +396,7 @@ def generalize(
         recipe: The list (YAML): a recipe, networks, data sets, seeds; see recipes/benchmark-cpu.yaml. Or the folder of
             a benchmark, of which is tested what is trained so far.
         changes: Changes of it, such as recipe.train.epochs=20.
-        out: Folder of the benchmark. runs/<name of the recipe> where not given.
+        out: Folder of the benchmark. Default: runs/<name of the recipe>.
         jobs: Trainings at once.
     """
     from medarts import terminal

@@ -8,7 +8,7 @@ from medarts.errors import RecipeError
 from medarts.recipe import Recipe
 from medarts.texts import exists
 
-_FLAGS = ("--json", "--help", "-h")
+_FLAGS = ("--json", "--no-json", "--help", "-h")
 """Options that take no value."""
 
 _KEYS = rf"({'|'.join(Recipe.model_fields)})(\.\w+)*|model\.\w+"

@@ -671,7 +671,7 @@ def test_values_that_cannot_train_are_refused(section: str, values: dict[str, fl
     assert says in refused(content(**{section: values}))
 
 
-# Networks made by hand
+# Baselines
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -39,8 +39,8 @@ def cost(
     """Measures networks on the CPU, in turns, as built and, where they have that form, as shipped for inference.
 
     Args:
-        names: genotypes of the zoo, files, runs, or networks made by hand.
-        changes: as key.path=value: model.width=16 of the networks made by hand, space.layers=14 of genotypes.
+        names: genotypes of the zoo, files, runs, or baselines.
+        changes: as key.path=value: model.width=16 of baselines, space.layers=14 of genotypes.
         init_channel: another C of the genotypes.
         in_channels: channels of the images; those of the runs, else 3, where None.
         outputs: outputs of the networks; those of the runs, else those of the published networks.
@@ -125,7 +125,7 @@ def _check_changes(
         if not valid.get(key.partition(".")[0], False):
             raise RecipeError(
                 f"{names} has no {key}.",
-                fix="Genotypes have space.layers and the like, networks made by hand have model.width and the like.",
+                fix="Genotypes have space.layers and the like, baselines have model.width and the like.",
             )
 
 

@@ -30,7 +30,7 @@ def network_to_train(
         changes: changes of the recipe as key.path=value; those of space are settings of the genotype.
 
     Raises:
-        RecipeError: none of them is given, or a network made by hand has no such settings.
+        RecipeError: none of them is given, or a baseline has no such settings.
         GenotypeError: the genotype is damaged or unfit for the settings.
         RunError: the search has not finished.
     """
@@ -41,7 +41,7 @@ def network_to_train(
         if init_channel is not None or any(map(_is_of_space, changes)):
             raise RecipeError(
                 f"{model.name} has no settings of a search space.",
-                fix="Leave --init-channel and space out; a network made by hand has train.model.width and the like.",
+                fix="Leave --init-channel and space out; a baseline has train.model.width and the like.",
             )
         return model
     if searched is not None:

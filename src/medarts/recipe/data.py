@@ -59,7 +59,7 @@ class SourceSettings(Section):
             folder (``images/`` and ``masks/`` with an optional ``splits.csv``). Images with findings: chestxray14, or
             table (``labels.csv``: image, patient, split, one column a finding).
         path: the folder; ``$NAME`` and ``~`` are expanded.
-        name: name of the domain in tables; the kind where not given.
+        name: name of the domain in tables. Default: the kind.
         modality: chaos only: ct, mr (both MR sequences), mr_t1 or mr_t2.
         organ: chaos only: liver, right_kidney, left_kidney or spleen as foreground, or all as classes 1 to 4.
         window: (low, high) in stored units (Hounsfield for CT) mapped to 0..1.
@@ -69,7 +69,7 @@ class SourceSettings(Section):
         fractions: (validation, test) fractions of the patients where the source brings no splits.csv.
         lists: chestxray14 only: official takes splits.csv where there is one, else the lists of the download; toy takes
             the published toy split, ``toy_split/{train,val,test}.csv``.
-        images: findings only: so many images, drawn by patient with the findings as frequent as in all.
+        images: findings only: number of images, drawn by patient with the findings as frequent as in all.
         partial: findings only: leave out rows of the table whose image is not there, instead of refusing them.
     """
 
@@ -124,7 +124,7 @@ class AugmentationSettings(Section):
     Attributes:
         flip: mirror left-right and top-bottom; horizontal mirrors left-right alone.
         transpose: exchange rows and columns.
-        rotate: rotate by up to so many degrees.
+        rotate: rotate by up to this many degrees.
         scale: zoom by a factor up to 1 +- this.
         shift: move by up to this part of the size, along both axes, as random crops do.
         brightness: add up to +- this to intensities in 0..1.
@@ -151,8 +151,8 @@ class DataSettings(Section):
         in_channels: channels of the images; grey images are repeated, colour images become luma where 1.
         classes: outputs of a segmentation. 1: foreground or not (sigmoid). K >= 2: K exclusive classes of which
             0 is background (softmax).
-        findings: outputs of a classification (sigmoid, several at once), by name and in order; those of the sources
-            where not given.
+        findings: outputs of a classification (sigmoid, several at once), by name and in order. Default: those of
+            the sources.
         sampling: by_size draws every image once an epoch; equal draws equally many of every domain.
         augmentation: random changes of training batches.
         cache: folder of the resized images. Default: the user's cache folder.
@@ -167,7 +167,7 @@ class DataSettings(Section):
     sampling: Literal["by_size", "equal"] = "by_size"
     augmentation: AugmentationSettings = AugmentationSettings()
     cache: Path | None = None
-    cache_gb: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 50.0
+    cache_gb: Annotated[Number, Field(gt=0, le=1_000_000)] = 50.0
 
     @property
     def task(self) -> Task:

@@ -1,4 +1,4 @@
-"""Networks made by hand, with which searched ones are compared, and what can be set of each.
+"""Baselines, with which searched networks are compared, and what can be set of each.
 
 Defaults are those of the papers. ``width`` is the number of channels at full resolution, ``depth`` the number of
 resolutions, each half of the one before.
@@ -20,7 +20,7 @@ class CheXNetSettings(Section):
 
     Attributes:
         name: of the model.
-        weights: file of weights from which it starts; fresh ones where not given.
+        weights: file of weights from which it starts. Default: fresh ones.
     """
 
     name: Literal["chexnet"] = "chexnet"

@@ -241,20 +241,20 @@ class DeriveSettings(Section):
 
 
 class TrainSettings(BatchSettings):
-    """Training of the derived network from scratch, or of one made by hand.
+    """Training of the derived network, or of a baseline, from scratch.
 
     Attributes:
-        model: a network made by hand, instead of the one a genotype describes; its name alone takes its defaults.
+        model: a baseline, instead of the network that a genotype describes; its name alone takes its defaults.
         epochs: passes over the training images.
         batch: images a step.
         accumulate: parts of a batch that run one after the other; see BatchSettings.
         loss: the loss; bce_dice is 0.5 BCE + 1 Dice.
         auxiliary_weight: share of an auxiliary classifier in the loss.
-        norm: kind of all norms; that of the network's paper where not given: group for the weaved network, instance for
-            resenc-unet, batch for all others. group normalises every image by itself. batch normalises every channel by
-            the batch, and in validation and inference by running statistics, which become part of the convolutions:
-            inference is faster. The statistics of small batches are noisy, and of images that do not look alike they
-            fit none.
+        norm: kind of all norms. Default: that of the network's paper, which is group for the weaved network, instance
+            for resenc-unet, batch for all others. group normalises every image by itself. batch normalises every
+            channel by the batch, and in validation and inference by running statistics, which become part of the
+            convolutions: inference is faster. The statistics of small batches are noisy, and of images that do not look
+            alike they fit none.
         optimizer: sgd or adamw.
         lr: largest learning rate.
         lr_min: smallest learning rate.

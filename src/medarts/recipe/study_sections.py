@@ -40,12 +40,12 @@ class NetworkEntry(Section):
     """A network of a study, or several drawn at random.
 
     Attributes:
-        name: in tables and folders; that of the model or the genotype, ``searched-`` and the data sets, or ``random``
-            where not given.
-        model: a network made by hand; its name alone takes its defaults.
+        name: in tables and folders. Default: that of the model or the genotype, ``searched-`` and the data sets, or
+            ``random``.
+        model: a baseline; its name alone takes its defaults.
         genotype: a genotype of the zoo, a file, or a run; a path is relative to the file of the study and comes first.
         searched_on: data sets on which the study searches a genotype itself.
-        random: so many genotypes drawn from the space of another network, called NAME-1, NAME-2, ...
+        random: number of genotypes drawn from the space of another network, called NAME-1, NAME-2, ...
         like: that network, for random: its settings, and within 5 % its number of parameters.
         init_channel: another C of the genotype.
         parameters: C is chosen so that the trainable parameters are nearest to this number, or to those of the network
@@ -110,10 +110,10 @@ class GroupEntry(Section):
     """Data sets that networks are trained on, joined to one.
 
     Attributes:
-        name: in tables and folders; the names of the data sets, joined by ``-``, where not given.
+        name: in tables and folders. Default: the names of the data sets, joined by ``-``.
         data: the data sets, by the names of the recipe's sources.
         seeds: a training for each.
-        networks: the networks that are trained on them, by name; all where not given.
+        networks: the networks that are trained on them, by name. Default: all.
         changes: changes of the recipe for these trainings, as key.path=value; none of the images or their scores.
     """
 

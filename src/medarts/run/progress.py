@@ -27,7 +27,7 @@ class Bar:
         self._task = progress.add_task(self._title, total=total)
 
     def advance(self, number: int = 1) -> None:
-        """Moves the bar on by so many steps."""
+        """Moves the bar on by a number of steps."""
         self._progress.advance(self._task, number)
 
     def reach(self, done: int, total: int) -> None:

@@ -167,7 +167,7 @@ def _cell(value: Value, *, origin: str, kind: Kind) -> Cell:
 
 
 def _edge(value: Value, states: int, *, origin: str, kind: Kind) -> Edge:
-    """Returns an edge into a node that can read so many states."""
+    """Returns an edge into a node that can read this many states."""
     if not isinstance(value, list) or [type(part) for part in value] != [str, int]:
         raise GenotypeError(f"{origin}: an edge in '{kind}' is no pair of operation and state.", fix=FORM)
     operation, state = cast(tuple[str, int], tuple(value))
