@@ -66,6 +66,7 @@ ARGUMENTS = {
     "benchmark": ("RECIPE", "KEY=VALUE", "--out", "--jobs"),
     "generalize": ("RECIPE|FOLDER", "KEY=VALUE", "--out", "--jobs"),
     "report": ("RUN",),
+    "cache": ("FOLDER", "--clear"),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from medarts.commands.options import check_number
 from medarts.console import say, tolerate_encodings
@@ -425,6 +425,26 @@ def report(run: Positional[RunFolder]) -> None:
     say(str(write_report(run)))
 
 
+def cache(
+    folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]", help_behavior_hint="")]] = None,
+    *,
+    clear: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+) -> None:
+    """List the resized images that are kept between runs, or remove them. They are made again when needed.
+
+    Args:
+        folder: The folder that data.cache of a recipe names. Default: the user's cache folder.
+        clear: Remove all that no process uses.
+    """
+    from medarts import terminal
+    from medarts.commands import caching
+
+    if clear:
+        terminal.show_cleared(*caching.clear_cache(folder))
+    else:
+        terminal.show_cache(*caching.cache(folder))
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "phantoms": phantoms,
@@ -439,6 +459,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "benchmark": benchmark,
     "generalize": generalize,
     "report": report,
+    "cache": cache,
 }
 
 

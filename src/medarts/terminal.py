@@ -13,6 +13,7 @@ from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, MetricScore, Missing
 from medarts.comparison.words import missing_lines
 from medarts.console import columns, make_console, name_column, show_table
+from medarts.data.cache import Kept
 from medarts.data.examination import Examination
 from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
@@ -71,6 +72,27 @@ def show_plan(plan: Plan) -> None:
         console.print(f"To stay within {plan.budget_mb:,.0f} MB:")
         for words, changes in fitting:
             _say(" ".join(("  medarts", words, *changes)))
+
+
+def show_cache(folder: Path, held: Sequence[Kept]) -> None:
+    """Prints what a cache holds, the last used first, and its size."""
+    table = Table(name_column("images"), *columns("size", "last used", ""))
+    for kept in held:
+        state = "in use" if kept.in_use else ""
+        table.add_row(printable(kept.about), f"{kept.nbytes / 1e6:,.1f} MB", f"{kept.used:%Y-%m-%d %H:%M}", state)
+    if held:
+        show_table(console, table)
+    _say(f"{folder}: {_size_of(held)}.")
+
+
+def show_cleared(folder: Path, removed: Sequence[Kept], in_use: Sequence[Kept]) -> None:
+    """Prints what was removed of a cache, and what was left."""
+    left = f" Left, because a process uses it: {_size_of(in_use)}." if in_use else ""
+    _say(f"{folder}: removed {_size_of(removed)}.{left}")
+
+
+def _size_of(held: Sequence[Kept]) -> str:
+    return f"{counted(len(held), 'store')} of images, {sum(kept.nbytes for kept in held) / 1e9:,.2f} GB"
 
 
 def show_scores(scores: Scores | FindingScores) -> None:

@@ -205,6 +205,37 @@ def test_other_files_in_the_cache_are_left_alone(settings):
     assert len(kept_in(settings.cache)) == 1
 
 
+def test_the_cache_is_listed_and_cleared(settings, medarts):
+    opened(settings)
+    store = opened(settings, size=16)
+    status, output, _ = medarts("cache", settings.cache)
+    assert status == 0
+    assert "blobs: 24 images of 16 px" in output
+    assert "in use" in output
+    assert "2 stores of images, 0.00 GB" in output
+    status, output, _ = medarts("cache", settings.cache, "--clear")
+    assert status == 0
+    assert "removed 1 store of images, 0.00 GB. Left, because a process uses it: 1 store" in output
+    assert len(store.images[[0]]) == 1
+    del store
+    assert "removed 1 store" in medarts("cache", settings.cache, "--clear")[1]
+    assert kept_in(settings.cache) == []
+
+
+def test_clearing_the_user_s_cache_forgets_digests(medarts, file, settled):
+    contents.digests_of([file])
+    assert contents.database().exists()
+    assert medarts("cache", "--clear")[0] == 0
+    assert not contents.database().exists()
+    assert medarts("cache")[0] == 0
+
+
+def test_a_cache_that_is_no_folder_is_refused(medarts, file):
+    status, _, error = medarts("cache", file)
+    assert status == 1
+    assert "is not a folder. Give the folder that data.cache names" in error
+
+
 # Memory
 
 

@@ -10,6 +10,7 @@ Locks are the system's: they end with the process that holds them.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -42,12 +43,14 @@ class Kept:
         path: its folder.
         nbytes: the size of its files.
         used: when it was last opened.
+        about: its images in words; of what a killed process left, that it did.
         in_use: a process uses it, or makes it.
     """
 
     path: Path
     nbytes: int
     used: datetime
+    about: str
     in_use: bool
 
     @property
@@ -213,6 +216,15 @@ def _look(path: Path) -> Kept | None:
                 in_use = _users(cache, name) > 0
         except Timeout:
             in_use = True
-        return Kept(path, sum(sizes), used, in_use)
+        return Kept(path, sum(sizes), used, _about(path), in_use)
     except FileNotFoundError:
         return None
+
+
+def _about(path: Path) -> str:
+    if path.name.startswith(_UNFINISHED):
+        return "left unfinished"
+    try:
+        return str(json.loads((path / MARK).read_text(encoding="utf-8"))["about"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return "of another version, or damaged"

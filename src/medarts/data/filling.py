@@ -95,7 +95,9 @@ def fill(folder: Path, manifest: Manifest, settings: DataSettings, *, threads: i
                 "Files of the data were changed while they were read.", fix="Run the command again when they stay."
             )
         arrays = {name: form.as_json() | {"digest": digests[name]} for name, form in forms.items()}
-        (unfinished / MARK).write_text(json.dumps({"arrays": arrays}, indent=1) + "\n", encoding="utf-8")
+        about = f"{', '.join(manifest.domains)}: {len(manifest.samples):,} images of {settings.size} px"
+        content = json.dumps({"about": about, "arrays": arrays}, indent=1) + "\n"
+        (unfinished / MARK).write_text(content, encoding="utf-8")
         _sync(unfinished / MARK, unfinished)
         unfinished.rename(folder)
         _sync(folder.parent)
