@@ -96,10 +96,10 @@ def test_arrays_that_are_removed_in_use_can_be_read_on(settings):
     np.testing.assert_array_equal(store.images[[3, 5]], images[[3, 5]])
 
 
-def test_without_pread_rows_are_read_in_turn(settings, monkeypatch):
+def test_without_preadv_rows_are_read_in_turn(settings, monkeypatch):
     store = opened(settings)
     expected = store.images[[4, 2]]
-    monkeypatch.delattr(os, "pread")
+    monkeypatch.delattr(os, "preadv")
     np.testing.assert_array_equal(store.images[[4, 2]], expected)
 
 

@@ -26,10 +26,6 @@ class Rows(Protocol):
     def shape(self) -> tuple[int, ...]:
         """The size of every axis; rows are along the first."""
 
-    @property
-    def nbytes(self) -> int:
-        """The size of the values in bytes."""
-
     def __getitem__(self, rows: Any, /) -> Any:
         """Returns a row, or those of a list, an array of indices or a slice."""
 
@@ -79,8 +75,12 @@ class StoredRows:
         """
         wanted = np.arange(len(self))[rows]
         found = np.empty((wanted.size, *self.shape[1:]), self.dtype)
+        length = self.nbytes // max(len(self), 1)
+        content = memoryview(found.reshape(-1).view(np.uint8))
         for place, row in enumerate(wanted.ravel().tolist()):
-            found[place] = self._row(row)
+            part = content[place * length : (place + 1) * length]
+            if self._read_into(part, self._begin + row * length) < length:
+                raise self._changed()
         if self._stamp() != self._seen:
             raise self._changed()
         return found.reshape(*wanted.shape, *self.shape[1:])
@@ -89,19 +89,13 @@ class StoredRows:
         """Returns all rows."""
         return np.asarray(self[:], dtype=dtype)
 
-    def _row(self, row: int) -> NDArray[Any]:
-        length = self.nbytes // max(len(self), 1)
-        content = self._bytes(self._begin + row * length, length)
-        if len(content) < length:
-            raise self._changed()
-        return np.frombuffer(content, self.dtype).reshape(self.shape[1:])
-
-    def _bytes(self, start: int, length: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self._file.fileno(), length, start)
+    def _read_into(self, part: memoryview, start: int) -> int:
+        """Fills a part of an array with the bytes from ``start`` on, and returns how many there were."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [part], start)
         with self._one_reads:  # threads share the position in the file
             self._file.seek(start)
-            return self._file.read(length)
+            return self._file.readinto(part)
 
     def _stamp(self) -> tuple[int, int]:
         """Returns what changes when the file is written to, and stays when it is removed."""

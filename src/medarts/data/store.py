@@ -46,11 +46,6 @@ class ImageStore:
     held: FileLock | None = field(default=None, repr=False, compare=False)
 
     @property
-    def nbytes(self) -> int:
-        """The size of images and targets in bytes."""
-        return self.images.nbytes + self.targets.nbytes
-
-    @property
     def vanished(self) -> NDArray[np.bool_]:
         """True where a mask has a class in its file and lost it by resizing, sample x foreground class."""
         return np.asarray(self.truths == Truth.VANISHED)

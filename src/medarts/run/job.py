@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
@@ -57,19 +57,6 @@ def median_seconds(work: Callable[[], object], *, repeats: int) -> float:
         work()
         times.append(time.perf_counter() - began)
     return statistics.median(times[1:])
-
-
-def with_images(trial: Trial, images: int, device: torch.device) -> Trial:
-    """Returns a trial with the memory that the images will take once all have been drawn.
-
-    Args:
-        trial: has drawn a few of them.
-        images: bytes of all; a memory map counts as resident memory where it has been read.
-        device: where the job runs; on a GPU the images are not part of its memory.
-    """
-    if device.type != "cpu":
-        return trial
-    return replace(trial, memory_mb=trial.memory_mb + images / 1e6)
 
 
 def backward(fabric: Fabric, losses: Iterable[Tensor]) -> float:

@@ -18,7 +18,7 @@ from medarts.run import checkpoint
 from medarts.run.changes import changed_recipe, go_on, with_its_threads
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
-from medarts.run.job import Trial, with_images
+from medarts.run.job import Trial
 from medarts.run.memory import OutOfMemoryError, memory_named, smaller_parts
 from medarts.run.randomness import seed_of
 from medarts.search.loop import SearchLoop, StageData
@@ -100,8 +100,7 @@ def try_search(recipe: Recipe, stage: int, *, steps: int) -> Trial:
     Raises:
         MedartsError: data, recipe or device do not fit.
     """
-    job = prepare_search(recipe)
-    return with_images(job.loop(None).trial(stage, steps=steps), job.store.nbytes, job.fabric.device)
+    return prepare_search(recipe).loop(None).trial(stage, steps=steps)
 
 
 @dataclass(frozen=True)

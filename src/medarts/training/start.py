@@ -21,7 +21,7 @@ from medarts.run import checkpoint
 from medarts.run.changes import changed_recipe, go_on, with_its_threads
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
-from medarts.run.job import Trial, with_images
+from medarts.run.job import Trial
 from medarts.run.memory import OutOfMemoryError, memory_named, smaller_parts
 from medarts.run.randomness import seed_torch
 from medarts.spaces.genotype import Genotype
@@ -137,8 +137,7 @@ def try_training(recipe: Recipe, architecture: Architecture, *, steps: int) -> T
     Raises:
         MedartsError: data, genotype, recipe or device do not fit.
     """
-    job = _prepare(recipe, architecture)
-    return with_images(job.loop(None).trial(steps=steps), job.store.nbytes, job.fabric.device)
+    return _prepare(recipe, architecture).loop(None).trial(steps=steps)
 
 
 @dataclass(frozen=True)
