@@ -76,7 +76,7 @@ class StoredRows:
         wanted = np.arange(len(self))[rows]
         found = np.empty((wanted.size, *self.shape[1:]), self.dtype)
         length = self.nbytes // max(len(self), 1)
-        content = memoryview(found.reshape(-1).view(np.uint8))
+        content = found.reshape(-1).view(np.uint8).data
         for place, row in enumerate(wanted.ravel().tolist()):
             part = content[place * length : (place + 1) * length]
             if self._read_into(part, self._begin + row * length) < length:
