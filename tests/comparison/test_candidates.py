@@ -201,7 +201,7 @@ def test_runs_that_cannot_be_compared(make, tmp_path):
         compared(make("two"), unfinished)
     broken = make("broken", "train.model.width=8")
     (broken / "manifest.csv").write_text("key,domain\na,b\n")
-    with pytest.raises(RunError, match=r"manifest.csv cannot be read"):
+    with pytest.raises(RunError, match=r"manifest.csv is damaged"):
         compared(broken, make("three"))
 
 

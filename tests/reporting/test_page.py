@@ -1,12 +1,13 @@
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medarts.errors import RunError
+from medarts.errors import MedartsError, RunError
 from medarts.evaluation.cost import Cost
 from medarts.evaluation.latency import Timing
 from medarts.evaluation.scores import ImageScore, Scores
@@ -22,8 +23,14 @@ EPOCHS = 3
 def run(tmp_path: Path, small_recipe: Recipe) -> Path:
     """A search run as it stands before its first epoch has ended."""
     recipe = small_recipe.model_copy(update={"note": "a <note> & more"})
+    lines = ["key,domain,patient,split,image,mask,findings", "a,blobs,p,train,i,m,", "b,blobs,q,val,i,m,"]
     RunDirectory.create(
-        tmp_path / "run", recipe, kind="search", data_fingerprint="d" * 16, environment={"processor": "abacus"}
+        tmp_path / "run",
+        recipe,
+        kind="search",
+        data_fingerprint="d" * 16,
+        files={"manifest.csv": "\n".join(lines) + "\n"},
+        environment={"processor": "abacus"},
     )
     return tmp_path / "run"
 
@@ -47,8 +54,6 @@ def _add_search(path: Path, recipe: Recipe) -> None:
     built, shipped = (Timing(threads=1, batch=1, median_ms=median, spread_ms=0.5) for median in (12.3, 8.1))
     cost = Cost(1234567, 2 * 10**9, size=32, in_channels=3, outputs=1, built=(built,), shipped=(shipped,))
     run.write_json("cost.json", cost.as_json())
-    lines = ["key,domain,patient,split,image,mask,findings", "a,blobs,p,train,i,m,", "b,blobs,q,val,i,m,"]
-    (path / "manifest.csv").write_text("\n".join(lines) + "\n")
 
 
 def _add_scores(path: Path) -> None:
@@ -75,6 +80,15 @@ def _add_scores(path: Path) -> None:
         "domains": np.asarray(["blobs"]),
     }
     scores.write(path / "scores" / "test", examples=examples)
+
+
+@pytest.fixture
+def finished(run: Path, small_recipe: Recipe) -> Path:
+    """A search run that has finished, with scores as a training has them."""
+    _add_search(run, small_recipe)
+    _add_scores(run)
+    RunDirectory.open(run).finish()
+    return run
 
 
 class _Reader(HTMLParser):
@@ -105,7 +119,8 @@ class _Reader(HTMLParser):
 
 def test_a_run_without_results_has_a_page(run: Path) -> None:
     text = write_report(run).read_text(encoding="utf-8")
-    assert _Reader(text).sections == ["environment"]
+    assert _Reader(text).sections == ["data", "environment"]
+    assert "No epoch has ended yet." in text
     assert "not finished" in text
     assert "a &lt;note&gt; &amp; more" in text
     assert "abacus" in text
@@ -132,10 +147,134 @@ def test_every_section_comes_with_its_data(run: Path, small_recipe: Recipe) -> N
     assert 'href="scores/test/tables.csv"' in text
 
 
-def test_a_cost_of_an_older_medarts_is_refused(run: Path) -> None:
-    RunDirectory.open(run).write_json("cost.json", {"parameters": 3, "flops": 2e9, "latency_ms": 12.3, "spread": 0.5})
-    with pytest.raises(RunError, match=r"run/cost\.json holds no cost .* --resume"):
+# --- damaged runs -----------------------------------------------------------------------------------------------------
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "zeroed": lambda content: bytes(len(content)),
+    "a list": lambda content: b"[]\n",
+    "an object": lambda content: b"{}\n",
+    "not text": lambda content: b"\xff" + content[1:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize(
+    "name",
+    ["recipe.yaml", "manifest.csv", "metrics.jsonl", "architecture.jsonl", "timing.jsonl", "genotype.json",
+     "summary.json"],
+)  # fmt: skip
+def test_what_cannot_be_made_again_is_refused_by_name(
+    finished: Path, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    (finished / name).write_bytes(damage((finished / name).read_bytes()))
+    with pytest.raises(MedartsError, match=re.escape(name)):
+        write_report(finished)
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.csv", "metrics.jsonl", "architecture.jsonl", "timing.jsonl", "genotype.json", "summary.json"]
+)
+def test_what_is_missing_in_a_finished_run_is_refused_by_name(finished: Path, name: str) -> None:
+    (finished / name).unlink()
+    with pytest.raises(RunError, match=re.escape(name)):
+        write_report(finished)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE.values(), None], ids=[*DAMAGE, "missing"])
+@pytest.mark.parametrize("name", ["cost.json", "scores/test/scores.json", "scores/test/examples.npz"])
+def test_what_can_be_made_again_is_said_to_be_lacking(
+    finished: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[bytes], bytes] | None
+) -> None:
+    path = finished / name
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    text = write_report(finished).read_text(encoding="utf-8")
+    fix = "medarts search --resume" if name == "cost.json" else "medarts evaluate"
+    for said in (capsys.readouterr().err, text):
+        assert name.rsplit("/", maxsplit=1)[-1] in said or "scores/test is damaged" in said
+        assert fix in said
+    kept = {"cost", "scores-test"} - {"cost" if name == "cost.json" else "scores-test"}
+    assert kept <= set(_Reader(text).sections)
+    assert _Reader(text).sections.count("curves") == 1
+
+
+def test_a_line_that_was_being_written_when_the_run_was_killed_is_left_out(run: Path, small_recipe: Recipe) -> None:
+    _add_search(run, small_recipe)
+    whole = write_report(run).read_text(encoding="utf-8")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": 1, "epo')
+    assert write_report(run).read_text(encoding="utf-8") == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "says"),
+    [
+        (
+            "metrics.jsonl",
+            {"stage": 0, "epoch": 0},
+            r"metrics.jsonl is damaged in line 2 .*no number for train",
+        ),
+        ("timing.jsonl", {"stage": 0, "epoch": 2, "seconds": 1, "peak_memory_mb": 1}, r"timing.jsonl is damaged in line 2 .*another epoch"),
+        ("timing.jsonl", {"stage": 0, "epoch": 1, "seconds": True}, r"timing.jsonl .* line 2 .*no number for seconds"),
+        (
+            "architecture.jsonl",
+            {"stage": 0, "epoch": 1},
+            r"architecture.jsonl .* line 2 .*no alphas",
+        ),
+    ],
+)
+def test_a_wrong_line_of_a_journal_is_named(
+    run: Path, small_recipe: Recipe, name: str, line: dict[str, object], says: str
+) -> None:
+    _add_search(run, small_recipe)
+    lines = (run / name).read_text().splitlines()
+    lines[1] = json.dumps(line)
+    (run / name).write_text("\n".join(lines) + "\n")
+    with pytest.raises(RunError, match=says):
         write_report(run)
+
+
+def test_a_journal_that_has_lost_epochs_is_named(run: Path, small_recipe: Recipe) -> None:
+    _add_search(run, small_recipe)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:-2]))
+    with pytest.raises(RunError, match=r"metrics.jsonl has lost lines: it has 4 epochs of 6"):
+        write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["key,domain,split", "a,blobs,train"], "no column 'patient'"),
+        (["key,domain,patient,split,image,mask,findings", "a,blobs,p,train"], "more or fewer cells"),
+        (["key,domain,patient,split,image,mask,findings", *["a,blobs,p,train,i,m,"] * 2], "listed twice"),
+        (["key,domain,patient,split,image,mask,findings", "a,blobs,p,trbin,i,m,"], "'trbin' is no split"),
+    ],
+)
+def test_a_damaged_manifest_is_named(run: Path, lines: list[str], says: str) -> None:
+    (run / "manifest.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(RunError, match=rf"manifest.csv is damaged .*{says}"):
+        write_report(run)
+
+
+def test_scores_of_an_evaluation_that_was_killed_are_said_to_be_lacking(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _add_scores(run)
+    (run / "scores" / "val").mkdir()
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "scores/val/scores.json is missing." in capsys.readouterr().err
+    assert "scores/val/scores.json is missing." in text
+    assert "scores-test" in text
+
+
+def test_a_cost_in_another_form_is_said_to_be_lacking(run: Path) -> None:
+    RunDirectory.open(run).write_json("cost.json", {"parameters": 3, "flops": 2e9, "latency_ms": 12.3, "spread": 0.5})
+    assert re.search(r"run/cost\.json holds no cost .* --resume", write_report(run).read_text(encoding="utf-8"))
 
 
 def test_the_page_opens_offline(run: Path, small_recipe: Recipe) -> None:

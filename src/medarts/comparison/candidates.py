@@ -1,7 +1,6 @@
 """The networks of a comparison, each with its runs, and whether these may be compared."""
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,12 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from medarts.data.manifest import SPLITS
 from medarts.errors import RunError
 from medarts.networks.registry import Architecture
 from medarts.recipe import Recipe
 from medarts.recipe.difference import differences
 from medarts.recipe.models import CheXNetSettings
 from medarts.run.directory import RunDirectory
+from medarts.run.journals import read_journal
 from medarts.spaces.drawing import SOURCE
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
@@ -152,11 +153,20 @@ def listed_samples(run: RunDirectory) -> dict[ImageName, dict[str, str]]:
             rows = list(csv.DictReader(file, strict=True))
         if not rows:
             raise ValueError("no image is listed")
-        return {
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError("a line has more or fewer cells than the first")
+        listed = {
             (row["domain"], row["key"]): {name: row[name] for name in ("split", "patient", "findings")} for row in rows
         }
+        if len(listed) < len(rows):
+            raise ValueError("an image is listed twice")
+        if odd := {about["split"] for about in listed.values()}.difference(SPLITS):
+            raise ValueError(f"{min(odd)!r} is no split")
+        return listed
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing.", fix="Copy the run again.") from None
     except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise RunError(f"{path} cannot be read: {error!r}.", fix="Copy the run again.") from error
+        raise RunError(f"{path} is damaged ({_said(error)}).", fix="Copy the run again.") from error
 
 
 def training_seconds(run: RunDirectory) -> float:
@@ -165,12 +175,10 @@ def training_seconds(run: RunDirectory) -> float:
     Raises:
         RunError: the file that holds it is not there, or is damaged.
     """
-    path = run.path / "timing.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return sum(float(json.loads(line)["seconds"]) for line in lines)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} cannot be read: {error!r}.", fix="Copy the run again.") from error
+    lines = read_journal(run, "timing.jsonl", numbers=("seconds",))
+    if not lines:
+        raise RunError(f"{run.path / 'timing.jsonl'} is missing or empty.", fix="Copy the run again.")
+    return sum(float(line["seconds"]) for line in lines)
 
 
 def _nameless(architecture: Architecture) -> Architecture:
@@ -257,3 +265,7 @@ def _check_seeds(candidates: Sequence[Candidate]) -> None:
                 f"({other.runs[0].path}).",
                 fix="Train every network with the same seeds, or leave out the runs of the others.",
             )
+
+
+def _said(error: Exception) -> str:
+    return f"it has no column {error}" if isinstance(error, KeyError) else str(error)

@@ -14,7 +14,7 @@ from medarts.comparison.result import MetricScore
 from medarts.reporting.comparison_points import KINDS, Point
 from medarts.reporting.labels import name_points
 from medarts.reporting.plots import write_beside
-from medarts.reporting.style import INK, MUTED, PALETTE, styled
+from medarts.reporting.style import INK, MUTED, PALETTE, legible, styled
 
 _DASHES = (0, (4, 3))
 _LARGEST = 15.0
@@ -62,7 +62,7 @@ def plot_intervals(
 
 def _name_rows(axes: Axes, names: Sequence[str], *, strong: str | None) -> None:
     """Names the rows of a plot from top to bottom, one of them in bold."""
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), map(legible, names))
     axes.tick_params(axis="y", labelcolor=INK)
     for label, name in zip(axes.get_yticklabels(), names, strict=True):
         label.set_fontweight("bold" if name == strong else "normal")

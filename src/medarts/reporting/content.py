@@ -3,31 +3,71 @@
 import csv
 import json
 import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medarts.run.directory import RunDirectory
+from medarts.errors import RunError
 
 Content = dict[str, Any]
 
+_UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, StopIteration, EOFError,
+    RecursionError, csv.Error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What reading something else than what was written leads to."""
 
-def optional_json(run: RunDirectory, name: str) -> Content | None:
-    """Returns a JSON file of a run, or None where it is not there yet."""
-    return run.read_json(name) if (run.path / name).exists() else None
+
+@contextmanager
+def reading(path: Path, *, fix: str) -> Iterator[None]:
+    """Names a file, or a folder of files, in the errors of what is made of its content.
+
+    Args:
+        path: what is read.
+        fix: how it is made again.
+
+    Raises:
+        RunError: it is damaged, or a part of it is missing.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except FileNotFoundError as error:
+        raise RunError(f"{error.filename or path} is missing.", fix=fix) from error
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{path} is damaged ({type(error).__name__}: {reason}).", fix=fix) from error
 
 
-def json_lines(run: RunDirectory, name: str) -> list[Content]:
-    """Returns the lines of a journal of a run; none where it is not there yet."""
-    path = run.path / name
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def read_json(path: Path) -> Content:
+    """Returns a JSON file that holds an object.
+
+    Raises:
+        ValueError: it holds none.
+        OSError: it cannot be read.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return content
 
 
 def csv_rows(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of a table by column."""
+    """Returns the rows of a table by column.
+
+    Raises:
+        ValueError: a row is longer or shorter than the first.
+        OSError: it cannot be read.
+    """
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file, strict=True))
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"a line of {path.name} has more or fewer cells than its first")
+    return rows
 
 
 def decimals(value: float | None) -> str:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from medarts.evaluation.files import EXAMPLES, read_scores
 from medarts.evaluation.finding_table import MEAN_OF_FINDINGS, MEAN_OF_FREQUENT, SENSITIVE, YOUDEN
 from medarts.evaluation.scores import ALL
-from medarts.reporting.content import Content, card, csv_rows, decimals, score_cell, share
+from medarts.reporting.content import Content, card, csv_rows, decimals, read_json, score_cell, share
 from medarts.reporting.findings import plot_cam, plot_findings, plot_precision_recall, plot_reliability, plot_roc
 from medarts.reporting.style import inline_png, inline_svg
 
@@ -109,6 +109,8 @@ def _curves(folder: Path, content: Content, *, domain: str) -> dict[str, Markup]
         found: dict[str, Content] = {}
         for name in content["findings"]:
             row, of_finding = rows[name], points.get((kind, name), [])
+            if (row[score]["mean"] is None) != (not of_finding):
+                raise ValueError(f"curves.csv does not have the {kind} curve of {name} that scores.json tells of")
             found[name] = {
                 "x": [x for x, _ in of_finding],
                 "y": [y for _, y in of_finding],

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from medarts.evaluation.finding_table import MEAN_OF_FINDINGS, MEAN_OF_FREQUENT
 from medarts.reporting.plots import write_beside
-from medarts.reporting.style import INK, MUTED, PALETTE, styled
+from medarts.reporting.style import INK, MUTED, PALETTE, legible, styled
 
 Record = Mapping[str, Any]
 
@@ -89,7 +90,7 @@ def _draw_scores(axes: Axes, scored: Mapping[str, Record], places: Sequence[floa
         write_beside(axes, place, (f"{score['mean']:.3f}", interval, positives), offsets=_BESIDE)
     write_beside(axes, -1, ("AUROC", "", "positives"), offsets=_BESIDE)
     axes.axvline(0.5, color=MUTED, lw=1, linestyle=_DASHES, zorder=0.5)
-    axes.set_yticks(places, [textwrap.fill(name, 32) for name in scored])
+    axes.set_yticks(places, [textwrap.fill(legible(name), 32) for name in scored])
     axes.set(xlabel="AUROC, 95 % interval over patients (dashed: chance)")
     axes.set(xlim=(lowest, 1.01), ylim=(places[-1] + 0.7, -0.7))
     axes.grid(axis="y", visible=False)
@@ -176,6 +177,7 @@ def plot_reliability(before: Record, after: Record) -> Figure:
     counts.set(xlabel="predicted probability", ylabel="predictions", yscale="log")
     counts.set_ylim(bottom=_EMPTY)
     counts.yaxis.set_major_formatter("{x:,.0f}")
+    counts.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 

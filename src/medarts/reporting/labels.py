@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from medarts.reporting.style import MUTED
+from medarts.reporting.style import MUTED, legible
 
 _ANGLES = (0, 180, 30, 330, 150, 210, 60, 300, 120, 240, 90, 270)
 _GAPS = (3.0, 8.0, 15.0, 24.0, 34.0, 46.0, 60.0)
@@ -64,7 +64,7 @@ def name_points(
     scale = 72 / figure.dpi
     look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "ha": "left", "va": "bottom", "zorder": 5}
     texts = [
-        axes.annotate(name, point, (0, 0), fontweight="bold" if bold else "normal", **look)
+        axes.annotate(legible(name), point, (0, 0), fontweight="bold" if bold else "normal", **look)
         for name, point, bold in zip(names, points, strong, strict=True)
     ]
     extents = [text.get_window_extent() for text in texts]

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from medarts.reporting.style import INK, PALETTE, styled
+from medarts.reporting.style import INK, PALETTE, legible, styled
 
 Record = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ def plot_scores(rows: Sequence[Record], metric: str = "dice") -> Figure:
             ha="center",
             fontsize=8,
         )
-    axes.set_yticks(range(len(rows)), labels)
+    axes.set_yticks(range(len(rows)), map(legible, labels))
     axes.set(xlabel=f"{metric.title()}, mean and 95 % interval over patients", ylim=(len(rows) - 0.5, -0.7))
     axes.set_xlim(right=1.0)
     axes.grid(axis="y", visible=False)

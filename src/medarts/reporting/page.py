@@ -2,30 +2,40 @@
 
 The page is made of parts, each with the module that reads it: `journals` (how the run went), `mask_scores` and
 `finding_scores` (the scores of a task, each with a template of its own). Here stands what every run has.
+
+What cannot be made again (recipe, manifest, genotype, journals) is refused where it is damaged or missing. Scores and
+costs can be made again: the page shows the rest, and says what it lacks and what makes it.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from medarts.comparison.candidates import listed_samples
 from medarts.data.manifest import SPLITS, Split
+from medarts.errors import RunError
 from medarts.evaluation.cost import Cost
 from medarts.evaluation.latency import Timing
 from medarts.recipe import Recipe, Task, to_yaml
 from medarts.reporting.cells import draw_cell
-from medarts.reporting.content import Content, card, csv_rows, json_lines, listed, optional_json, share
+from medarts.reporting.content import Content, card, listed, read_json, reading, share
 from medarts.reporting.drawings import one_line
 from medarts.reporting.finding_scores import read_finding_scores
-from medarts.reporting.journals import read_architecture, read_curves, read_gaps
+from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history
 from medarts.reporting.lattice import draw_lattice
 from medarts.reporting.mask_scores import read_mask_scores
 from medarts.reporting.style import inline_svg
 from medarts.reporting.templates import render
 from medarts.run.directory import RunDirectory, write_whole
+from medarts.run.progress import warn
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load
 from medarts.spaces.stack.frame import reductions
 from medarts.spaces.stack.genotypes import SPACE as STACK
 from medarts.spaces.stack.genotypes import check as check_stack
+
+T = TypeVar("T")
 
 SCORES: dict[Task, Callable[[Path], Content]] = {
     "segmentation": read_mask_scores,
@@ -35,7 +45,7 @@ SCORES: dict[Task, Callable[[Path], Content]] = {
 
 
 def write_report(path: Path) -> Path:
-    """Writes ``report.html`` of a run directory.
+    """Writes ``report.html`` of a run directory. What it lacks is printed too.
 
     Args:
         path: a search or training run, finished or not.
@@ -44,36 +54,76 @@ def write_report(path: Path) -> Path:
         The file written.
 
     Raises:
-        RunError: the folder is no run.
+        RunError: the folder is no run, or a file that cannot be made again is damaged or missing.
     """
     run = RunDirectory.open(path)
-    target = path / "report.html"
-    with run.at_work("report"):
-        write_whole(target, render("page.html", _content(run)))
+    target, content = path / "report.html", _content(run)
+    write_whole(target, render("page.html", content))
+    for problem in content["problems"]:
+        warn(f"{target} does not show everything. {problem}")
     return target
 
 
 def _content(run: RunDirectory) -> Content:
-    facts, recipe = run.facts, run.recipe
-    genotype = load(run.path) if (run.path / "genotype.json").exists() else None
-    cost, curves = _read_cost(run), read_curves(run)
-    folders = sorted(path.parent for path in (run.path / "scores").glob("*/scores.json"))
-    scores = [SCORES[recipe.data.task](folder) for folder in folders]
+    facts, recipe, history = run.facts, run.recipe, read_history(run)
+    problems: list[str] = []
+    genotype = _read_genotype(run, history)
+    curves = read_curves(run, history)
+    cost = _optional(problems, partial(_read_cost, run))
+    folders = sorted((run.path / "scores").glob("*/"))
+    scores = [_optional(problems, partial(_read_scores, run, folder)) for folder in folders]
+    read = [table for table in scores if table is not None]
     return {
         "title": _title(facts),
         "facts": facts,
         "recipe": recipe,
         "recipe_text": to_yaml(recipe),
-        "cards": _cards(genotype, cost=cost, scores=scores, curves=curves),
+        "problems": problems,
+        "cards": _cards(genotype, cost=cost, scores=read, curves=curves),
         "domains": _domains(run, recipe),
-        "scores": scores,
+        "scores": read,
         "curves": curves,
-        "gaps": read_gaps(run),
+        "gaps": read_gaps(run, history),
         "genotype": _genotype(genotype) if genotype else None,
-        "architecture": read_architecture(run),
+        "architecture": read_architecture(run, history),
         "cost": _cost(cost),
-        "environment": _environment(run, facts),
+        "environment": _environment(facts, history),
     }
+
+
+def _optional(problems: list[str], read: Callable[[], T | None]) -> T | None:
+    """Returns what can be made again, or None and notes why it cannot be read."""
+    try:
+        return read()
+    except RunError as error:
+        problems.append(str(error))
+        return None
+
+
+def _read_genotype(run: RunDirectory, history: History) -> Genotype | None:
+    """Returns the genotype that is trained, or was found so far; None for other networks, and before the first epoch.
+
+    Raises:
+        RunError: it is missing.
+        GenotypeError: it is damaged.
+    """
+    path = run.path / "genotype.json"
+    if not path.exists():
+        searched = run.facts["kind"] == "search"
+        if history.metrics if searched else run.recipe.train.model is None:
+            raise RunError(f"{path} is missing.", fix="Copy the run again.")
+        return None
+    return load(run.path)
+
+
+def _read_scores(run: RunDirectory, folder: Path) -> Content:
+    """Returns the scores of a folder.
+
+    Raises:
+        RunError: they are damaged, or those of an evaluation that did not finish.
+    """
+    with reading(folder, fix=f"Score it again: medarts evaluate {run.path}."):
+        return SCORES[run.recipe.data.task](folder)
 
 
 def _title(facts: Content) -> str:
@@ -101,11 +151,10 @@ def _cards(
 
 def _domains(run: RunDirectory, recipe: Recipe) -> list[Content]:
     """Returns for every data set its images and patients, and how often it shows each finding."""
-    path = run.path / "manifest.csv"
-    samples = csv_rows(path) if path.exists() else []
+    samples = listed_samples(run)
     rows = []
-    for domain in dict.fromkeys(sample["domain"] for sample in samples):
-        members = [sample for sample in samples if sample["domain"] == domain]
+    for domain in dict.fromkeys(domain for domain, _ in samples):
+        members = [sample for (of, _), sample in samples.items() if of == domain]
         rows.append(
             {
                 "domain": domain,
@@ -143,8 +192,24 @@ def _genotype(genotype: Genotype) -> Content:
 
 
 def _read_cost(run: RunDirectory) -> Cost | None:
-    content = optional_json(run, "cost.json")
-    return None if content is None else Cost.read(content, origin=str(run.path / "cost.json"))
+    """Returns what the network costs; None before the run has finished.
+
+    Raises:
+        RunError: it is damaged, or missing although the run has finished.
+    """
+    path = run.path / "cost.json"
+    if not path.exists() and not run.facts["finished"]:
+        return None
+    fix = f"Measure it again: medarts {run.facts['kind']} --resume {run.path}."
+    with reading(path, fix=fix):
+        content = read_json(path)
+        try:
+            cost = Cost.read(content, origin=str(path))
+        except RunError as error:
+            raise RunError(error.problem, fix=fix) from error
+        if not cost.built:
+            raise ValueError("no timing is listed")
+        return cost
 
 
 def _cost(cost: Cost | None) -> Content | None:
@@ -165,13 +230,12 @@ def _timing(timing: Timing) -> Content:
     return {"median": f"{timing.median_ms:.1f}", "spread": f"{timing.spread_ms:.1f}"}
 
 
-def _environment(run: RunDirectory, facts: Content) -> list[tuple[str, str]]:
+def _environment(facts: Content, history: History) -> list[tuple[str, str]]:
     rows = [(name, str(value)) for name, value in facts.get("environment", {}).items()]
-    timing = json_lines(run, "timing.jsonl")
-    if timing:
-        seconds = sum(line["seconds"] for line in timing)
+    if history.timing:
+        seconds = sum(line["seconds"] for line in history.timing)
         rows.append(("time of all epochs", f"{seconds / 60:.1f} minutes"))
-        rows.append(("peak memory", f"{max(line['peak_memory_mb'] for line in timing) / 1000:.2f} GB"))
+        rows.append(("peak memory", f"{max(line['peak_memory_mb'] for line in history.timing) / 1000:.2f} GB"))
     rows.append(("recipe fingerprint", facts["recipe_fingerprint"]))
     rows.append(("data fingerprint", facts["data_fingerprint"]))
     return rows

@@ -1,10 +1,11 @@
 """Plots of how a run went: losses and scores, alphas, betas, gammas."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -57,14 +58,15 @@ def plot_curves(records: Sequence[Record]) -> Figure:
 
 def _plot_dice(axes: Axes, epochs: NDArray[np.int64], records: Sequence[Record]) -> None:
     domains = list(records[-1]["val_dice_by_domain"])
+    lines: dict[str, Artist] = {}
     if len(domains) > 1:
-        for domain, color in zip(domains, CYCLE[1:], strict=False):
+        for domain, color in zip(domains, cycle(CYCLE[1:])):
             values = [record["val_dice_by_domain"].get(domain, np.nan) for record in records]
-            axes.plot(epochs, values, color=color, lw=1.2, label=domain)
+            (lines[domain],) = axes.plot(epochs, values, color=color, lw=1.2)
     overall = [record["val_dice"] for record in records]
-    axes.plot(epochs, overall, color=CYCLE[0], lw=2.2, label="all images" if len(domains) > 1 else domains[0])
+    (lines["all images" if len(domains) > 1 else domains[0]],) = axes.plot(epochs, overall, color=CYCLE[0], lw=2.2)
     axes.set(title="Validation Dice", xlabel="epoch", ylim=(0, 1))
-    axes.legend(loc="lower right")
+    axes.legend(lines.values(), lines, loc="lower right")  # given, as names that begin with _ are left out else
 
 
 def _plot_auroc(axes: Axes, epochs: NDArray[np.int64], records: Sequence[Record]) -> None:
@@ -75,7 +77,8 @@ def _plot_auroc(axes: Axes, epochs: NDArray[np.int64], records: Sequence[Record]
     axes.plot([], [], color=MUTED, lw=0.7, label="each finding")
     axes.axhline(0.5, color=MUTED, lw=1, linestyle=_DASHES)
     axes.plot(epochs, overall, color=CYCLE[0], lw=2.2, label="mean of findings")
-    lowest = min(_LOWEST_AUROC, np.nanmin([np.nanmin(overall), *findings[~np.isnan(findings)]]) - 0.02)
+    defined = np.concatenate([overall, findings.ravel()])
+    lowest = min([_LOWEST_AUROC, *(defined[~np.isnan(defined)] - 0.02)])
     axes.set(title="Validation AUROC (dashed: chance)", xlabel="epoch", ylim=(lowest, 1))
     axes.legend(loc="lower right")
 

@@ -8,6 +8,8 @@ import base64
 import functools
 import io
 import re
+import unicodedata
+import warnings
 from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any, ParamSpec, TypeVar
@@ -15,6 +17,9 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from medarts.names import printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -91,6 +96,9 @@ _RC: dict[str, Any] = {
     "ytick.labelsize": 8,
 }
 
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the direction of what follows them, beyond the name that they stand in."""
+
 # A figure may shrink on a narrow screen to this part of its size; then its box scrolls.
 _SMALLEST = 0.8
 
@@ -100,7 +108,9 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        with mpl.rc_context():
+        with mpl.rc_context(), warnings.catch_warnings():
+            # On a page the browser has the letters; in a file a box stands for one that the font lacks.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
             mpl.rcdefaults()
             mpl.rcParams.update(_RC)
             return draw(*args, **kwargs)
@@ -118,6 +128,27 @@ def operation_colors(names: Iterable[str]) -> dict[str, str]:
     return {name: chosen[base] for name, base in bases.items()}
 
 
+def legible(text: str) -> str:
+    r"""Returns a text as pages and figures can show it: control characters and undecodable bytes become escapes.
+
+    Line breaks and tabs stay, and so do spaces of any width, unlike in what `printable` makes for a terminal.
+
+    >>> legible("a\x00\nb\udce9")
+    'a\\x00\nb\\xe9'
+    """
+    return "".join(letter if _is_legible(letter) else printable(letter) for letter in text)
+
+
+def _is_legible(letter: str) -> bool:
+    return letter in "\n\t" or (unicodedata.category(letter) not in {"Cc", "Cs"} and letter not in _TURNING)
+
+
+def _make_legible(figure: Figure) -> None:
+    """Makes all texts of a figure legible but the labels of ticks, which an axis writes anew; see `legible`."""
+    for text in figure.findobj(Text):
+        text.set_text(legible(text.get_text()))
+
+
 @styled
 def save(figure: Figure, target: Any, *, file_format: str) -> None:
     """Writes a figure to a path or an open file; equal figures give equal bytes.
@@ -128,8 +159,19 @@ def save(figure: Figure, target: Any, *, file_format: str) -> None:
         file_format: svg, png or pdf.
     """
     mpl.rcParams["svg.hashsalt"] = "medarts"
+    _make_legible(figure)
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format, {})
     figure.savefig(target, format=file_format, dpi=200, metadata=dates)
+
+
+def _on_the_page(tag: re.Match[str]) -> str:
+    """Returns a tag of an SVG with the colours and the font of the page; texts are left as they are."""
+    # Numbered ids repeat from figure to figure, and nothing refers to them.
+    found = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", tag[0]).replace("xlink:href", "href")
+    found = re.sub(r"font: ([^;\"]*?\d[\d.]*px) [^;\"]*", r"font: \1 var(--sans)", found)
+    for name, (light, _) in PALETTE.items():
+        found = found.replace(light, f"var(--{name})")
+    return found
 
 
 @styled
@@ -140,7 +182,8 @@ def inline_svg(figure: Figure, label: str) -> Markup:
         figure: the figure.
         label: what it shows, for people who hear the page; no two figures of a page share one.
     """
-    mpl.rcParams["svg.hashsalt"] = label
+    mpl.rcParams["svg.hashsalt"] = legible(label)
+    _make_legible(figure)
     empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
@@ -148,15 +191,11 @@ def inline_svg(figure: Figure, label: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     for pattern in (r"<defs>\s*<style.*?</style>\s*</defs>", r"<!--.*?-->", r'\s+xmlns(:\w+)?="[^"]*"'):
         svg = re.sub(pattern, "", svg, flags=re.DOTALL)
-    # Numbered ids repeat from figure to figure, and nothing refers to them.
-    svg = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r"font: ([^;\"]*?\d[\d.]*px) [^;\"]*", r"font: \1 var(--sans)", svg)
-    for name, (light, _) in PALETTE.items():
-        svg = svg.replace(light, f"var(--{name})")
+    svg = re.sub("<[^>]*>", _on_the_page, svg)
     width = figure.get_figwidth() * 96
     size = f"width:100%;min-width:{width * _SMALLEST:.0f}px;max-width:{width:.0f}px"
-    attributes = f'role="img" aria-label="{escape(label)}" style="{size}"'
-    return Markup(re.sub(r'<svg width="[^"]*" height="[^"]*"', f"<svg {attributes}", svg, count=1).strip())
+    attributes = f'role="img" aria-label="{escape(legible(label))}" style="{size}"'
+    return Markup(re.sub(r'<svg width="[^"]*" height="[^"]*"', lambda _: f"<svg {attributes}", svg, count=1).strip())
 
 
 def inline_png(figure: Figure) -> str:

@@ -4,7 +4,7 @@ import jinja2
 from markupsafe import Markup
 
 from medarts.reporting.content import Content
-from medarts.reporting.style import css_variables
+from medarts.reporting.style import css_variables, legible
 
 
 def render(template: str, content: Content) -> str:
@@ -19,6 +19,11 @@ def render(template: str, content: Content) -> str:
         autoescape=True,
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
     )
     colors = {"light": Markup(css_variables(0)), "dark": Markup(css_variables(1))}
     return environment.get_template(template).render({**content, **colors})
+
+
+def _shown(value: object) -> object:
+    return legible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

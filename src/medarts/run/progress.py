@@ -18,6 +18,11 @@ from medarts.names import printable
 console = make_console(stderr=True)
 
 
+def warn(text: str) -> None:
+    """Prints a line on standard error that begins with the word warning."""
+    console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+
+
 class Bar:
     """A progress bar."""
 
