@@ -218,7 +218,11 @@ def test_a_line_that_was_being_written_when_the_run_was_killed_is_left_out(run: 
             {"stage": 0, "epoch": 0},
             r"metrics.jsonl is damaged in line 2 .*no number for train",
         ),
-        ("timing.jsonl", {"stage": 0, "epoch": 2, "seconds": 1, "peak_memory_mb": 1}, r"timing.jsonl is damaged in line 2 .*another epoch"),
+        (
+            "timing.jsonl",
+            {"stage": 0, "epoch": 2, "seconds": 1, "peak_memory_mb": 1},
+            r"timing.jsonl is damaged in line 2 .*another epoch",
+        ),
         ("timing.jsonl", {"stage": 0, "epoch": 1, "seconds": True}, r"timing.jsonl .* line 2 .*no number for seconds"),
         (
             "architecture.jsonl",
