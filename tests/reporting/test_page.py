@@ -271,8 +271,8 @@ def test_scores_of_an_evaluation_that_was_killed_are_said_to_be_lacking(
     _add_scores(run)
     (run / "scores" / "val").mkdir()
     text = write_report(run).read_text(encoding="utf-8")
-    assert "scores/val/scores.json is missing." in capsys.readouterr().err
-    assert "scores/val/scores.json is missing." in text
+    assert "scores/val/scores.json does not exist." in capsys.readouterr().err
+    assert "scores/val/scores.json does not exist." in text
     assert "scores-test" in text
 
 
