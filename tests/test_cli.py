@@ -2,10 +2,13 @@
 
 import json
 import os
+import platform
+import pty
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from PIL import Image
 
 from medarts import cli
 from medarts.recipe import Recipe, apply_overrides, load, parse, to_yaml
+from medarts.run import checkpoint
 from medarts.run.directory import RunDirectory
 from medarts.run.job import Trial
 from medarts.search import start_search
@@ -516,3 +520,77 @@ def test_control_c_and_resume_in_a_real_process(medarts, recipe_file, recipe, tm
     start_search(recipe, tmp_path / "whole" / "run")
     for name in ("metrics.jsonl", "architecture.jsonl", "genotype.json", "summary.json"):
         assert (tmp_path / stopped / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes()
+
+
+def test_the_walk_through_folders_of_any_name(medarts, recipe_file, folder_data, tmp_path):
+    """A run keeps the name of its folder as far as a genotype can have it; every command takes the folder itself."""
+    odd = recipe_file.rename(tmp_path / "my recipe (1) a+b.yaml")
+    words = ("search.stages=[{depth: 3, epochs: 1, batch: 4}]", "search.arch_after=0")
+    assert medarts("search", odd, *words)[:2] == (0, "runs/my recipe (1) a+b/report.html\n")
+    searched = tmp_path / "runs" / "lr=0.1, #1@x [red]"
+    (tmp_path / "runs" / "my recipe (1) a+b").rename(searched)
+    assert load_genotype(searched).name == "my recipe-1-a-b"
+    assert medarts("search", "--resume", searched)[0] == 0
+    trained = Path("-") / os.fsdecode(b"\xe9 'x'")
+    assert medarts("train", searched, "train.epochs=1", "--out", f"./{trained}")[0] == 0
+    for command in (("evaluate", f"./{trained}"), ("show", searched), ("report", f"./{trained}"), ("cost", searched)):
+        status, _, errors = medarts(*command)
+        assert (status, errors.count("medarts: ")) == (0, 0), (command, errors)
+    assert medarts("train", "--resume", f"./{trained}")[0] == 0
+    assert RunDirectory.open(tmp_path / trained).facts["name"] == "x"
+
+
+def test_a_search_at_work_keeps_others_out_and_hears_a_hangup(medarts, recipe_file, recipe, tmp_path):
+    stages = "search.stages=[{depth: 3, epochs: 500, batch: 4}]"
+    command = [sys.executable, "-m", "medarts.cli", "search", str(recipe_file), stages, "--out", "run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "run"
+    try:
+        end = time.monotonic() + 60
+        while not (run / "metrics.jsonl").exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        owner = f"Another process is at work on run: search, process {process.pid} on {platform.node()}, since 20"
+        for words in (("search", "--resume"), ("report",)):
+            refused(medarts(*words, "run"), owner, "Wait for it to end, or stop it.")
+        refused(medarts("search", recipe_file, "--out", "run"), "run already holds another run")
+        refused(medarts("train", "run"), "The search run has not finished")
+        moved = run.rename(tmp_path / "moved")
+        refused(medarts("search", "--resume", "moved"), f"process {process.pid} on")
+        moved.rename(run)
+        process.send_signal(signal.SIGHUP)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, errors
+    assert "medarts search --resume run" in errors
+    records = RunDirectory.open(run).read_journal("metrics.jsonl")
+    assert [record["epoch"] for record in records] == list(range(len(records)))  # none stands twice
+    stage, epoch, _ = checkpoint.newest(run / "checkpoints", "last")
+    assert (stage, epoch) == (0, len(records))
+    assert not (run / ".lock").exists()
+
+
+def test_a_closed_terminal_saves_the_step_in_hand(recipe_file, tmp_path):
+    """The hangup comes with a terminal that takes no more output: what is printed must not end the run before."""
+    stages = "search.stages=[{depth: 3, epochs: 500, batch: 4}]"
+    command = [sys.executable, "-m", "medarts.cli", "search", str(recipe_file), stages, "--out", "run"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
+    end = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert time.monotonic() < end
+        os.set_blocking(terminal, False)
+        with suppress(BlockingIOError):
+            os.read(terminal, 65536)
+        time.sleep(0.01)
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    records = RunDirectory.open(tmp_path / "run").read_journal("metrics.jsonl")
+    assert checkpoint.newest(tmp_path / "run" / "checkpoints", "last")[1] == len(records)
+    assert not (tmp_path / "run" / ".lock").exists()

@@ -17,6 +17,7 @@ from medarts.names import printable
 from medarts.recipe import Task
 from medarts.recipe.section import LARGEST_SIZE
 from medarts.run.interruption import InterruptedRunError
+from medarts.run.memory import is_out_of_memory
 from medarts.words import changes_first, split
 
 MOST_JOBS = 64
@@ -484,11 +485,7 @@ def main() -> None:
         if error.filename is None:
             _drop_output()
         _fail(of_system(error))
-    except MemoryError:
-        _fail(_OUT_OF_MEMORY)
-    except RuntimeError as error:
-        from medarts.run.process import is_out_of_memory
-
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         _fail(_OUT_OF_MEMORY)

@@ -20,6 +20,7 @@ from medarts.networks.registry import network_of
 from medarts.networks.shipping import shipped
 from medarts.recipe import Recipe, SourceSettings, Task
 from medarts.run import checkpoint
+from medarts.run.changes import changed_recipe
 from medarts.run.checkpoint import Checkpoint
 from medarts.run.device import make_fabric
 from medarts.run.directory import RunDirectory
@@ -48,11 +49,19 @@ def evaluate(
         head: the head to use, such as "4,0", which is part of the folder's name; the last where None.
 
     Raises:
-        RunError: the run has no checkpoint yet, or no such head.
+        RunError: the run has no checkpoint yet, or no such head; its recipe was edited; or another process is at work
+            on it.
         DataError: the data cannot be read, are for another task, or have no image in the split.
     """
     run = RunDirectory.open(path, kind="train")
-    recipe = run.recipe
+    with run.at_work("evaluate"):
+        return _evaluate(run, sources, split, head)
+
+
+def _evaluate(
+    run: RunDirectory, sources: tuple[SourceSettings, ...] | None, split: Part, head: str | None
+) -> Scores | FindingScores:
+    recipe, _ = changed_recipe(run, ())
     _check_task(recipe.data.task, sources or ())
     fabric = make_fabric(recipe.compute)
     network = load_network(run)

@@ -29,8 +29,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from medarts.errors import RunError
-from medarts.run.files import UNFINISHED, fix_of, reason_of
+from medarts.errors import RunError, system_fix
+from medarts.run.files import UNFINISHED, reason_of
 
 WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
@@ -93,7 +93,7 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint, *, place: Place) -> No
         shutil.rmtree(unfinished, ignore_errors=True)
         raise RunError(
             f"The checkpoint in {folder} could not be written ({reason_of(error)}); the one before it is whole.",
-            fix=fix_of(error),
+            fix=system_fix(error),
         ) from error
     shutil.rmtree(target / "before", ignore_errors=True)
     found = _all(folder, kind)
@@ -174,7 +174,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError as error:
         raise _DamagedError(f"{Path(error.filename or path).name} is missing") from None
     except OSError as error:
-        raise RunError(f"Checkpoint {path} could not be read ({reason_of(error)}).", fix=fix_of(error)) from error
+        raise RunError(f"Checkpoint {path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
     except (pickle.UnpicklingError, safetensors.SafetensorError) as error:  # whole, but not what medarts writes
         raise RunError(f"Checkpoint {path} holds other things than a run.", fix="Begin the run anew.") from error
 

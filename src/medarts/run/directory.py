@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from medarts import __version__
-from medarts.errors import RunError
+from medarts.errors import RunError, system_fix
 from medarts.names import name_of
 from medarts.recipe import Recipe, fingerprint, load, to_yaml
 from medarts.recipe.reading import deciding_values
@@ -29,7 +29,6 @@ from medarts.run import lock
 from medarts.run.files import (
     UNFINISHED,
     append_line,
-    fix_of,
     make_folder,
     reason_of,
     refuse_links,
@@ -164,7 +163,7 @@ class RunDirectory:
         try:
             holds = path.is_file() or (path.is_dir() and any(item.name not in _BEGUN for item in path.iterdir()))
         except OSError as error:
-            raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=fix_of(error)) from error
+            raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
         if holds and (path / "run.json").exists():
             fix = f"Give another --out, or go on with that run: --resume {path}."
             raise RunError(f"{path} already holds another run.", fix=fix)
@@ -324,7 +323,7 @@ class RunDirectory:
         try:
             text = path.read_bytes()
         except OSError as error:
-            raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=fix_of(error)) from error
+            raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
         return _parsed(path, text)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, never through a symbolic link, and what to do where the system refuses."""
+"""Files written whole or not at all, and never through a symbolic link."""
 
 import errno
 import os
@@ -6,35 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medarts.errors import RunError
+from medarts.errors import RunError, system_fix
 
 UNFINISHED = ".unfinished-"
 """Begins the names of files and folders that are being written."""
-
-_ELSEWHERE = "Use a folder that you may write to, or change its permissions."
-_FIXES = {
-    "ENOSPC": "Make room on the disk, then resume or run the command again.",
-    "EDQUOT": "Your quota on that disk is used up: remove files of yours, then resume or run the command again.",
-    "EFBIG": "Files may not be that large here: raise the limit (ulimit -f) or use another disk.",
-    "EACCES": _ELSEWHERE,
-    "EPERM": _ELSEWHERE,
-    "EROFS": "That file system is read-only: use a folder on another disk.",
-    "ENOTDIR": "A part of that path is a file: use another folder.",
-    "EEXIST": "Something else of that name is in the way: move it, or use another folder.",
-    "EISDIR": "A folder of that name is in the way: move it, or use another folder.",
-    "ENAMETOOLONG": "Use a shorter name.",
-    "EILSEQ": "That file system does not take such names: use another name.",
-    "ENOENT": "It is not there, or was moved or removed meanwhile: put it back, or give its new place.",
-    "ELOOP": "It is a symbolic link: put a file of its own in its place.",
-    "ENOMEM": "Memory ran out: end other programs, or give it smaller images or batches.",
-    "EMFILE": "Too many files are open: raise the limit (ulimit -n).",
-    "ENFILE": "Too many files are open: end other programs.",
-    "EIO": "The disk reports an error: check it, and copy what is on it.",
-    "ESTALE": "The network share was lost: mount it again.",
-    "ENOLCK": "That file system has no locks: use a folder on another disk.",
-    "ENOTSUP": "That file system cannot do it: use a folder on another disk.",
-    "EOPNOTSUPP": "That file system cannot do it: use a folder on another disk.",
-}
 
 
 def reason_of(error: OSError) -> str:
@@ -42,14 +17,9 @@ def reason_of(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def fix_of(error: OSError) -> str:
-    """Returns what a user can do about an error of the system; nothing where only its reason helps."""
-    return _FIXES.get(errno.errorcode.get(error.errno or 0, ""), "")
-
-
 def cannot_write(path: Path, error: OSError) -> RunError:
     """Returns the error of a file or folder that could not be written."""
-    return RunError(f"{path} could not be written ({reason_of(error)}).", fix=fix_of(error))
+    return RunError(f"{path} could not be written ({reason_of(error)}).", fix=system_fix(error))
 
 
 @contextmanager

@@ -12,9 +12,8 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-import torch
-
 from medarts.errors import MedartsError
+from medarts.run.memory import is_out_of_memory
 
 Answer = TypeVar("Answer")
 
@@ -77,15 +76,6 @@ def when_parent_ends(react: Callable[[], object]) -> None:
         react()
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-_OUT_OF_MEMORY = ("can't allocate memory", "_STATUS_ALLOC_FAILED")
-"""How PyTorch says it on the CPU, and cuBLAS and cuDNN."""
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Says whether PyTorch means by an error that memory has run out."""
-    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in _OUT_OF_MEMORY)
 
 
 @contextmanager
