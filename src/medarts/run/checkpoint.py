@@ -12,6 +12,7 @@ Names and bytes follow from the place alone, so that they are those of a job tha
 """
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -25,7 +26,7 @@ from typing import Any, BinaryIO
 
 import safetensors
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
@@ -169,8 +170,10 @@ def _write_all(folder: Path, checkpoint: Checkpoint) -> None:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        _check(path)
-        return load_file(path / WEIGHTS), torch.load(path / STATE, weights_only=True, map_location="cpu")
+        weights, state = _contents(path)
+        # From bytes: the libraries cannot open paths that are not UTF-8.
+        tensors = dict(sorted(safetensors_load(weights).items()))
+        return tensors, torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
     except FileNotFoundError as error:
         raise _DamagedError(f"{Path(error.filename or path).name} is missing") from None
     except OSError as error:
@@ -179,11 +182,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"Checkpoint {path} holds other things than a run.", fix="Begin the run anew.") from error
 
 
-def _check(path: Path) -> None:
-    """Looks at the format and the bytes of a checkpoint.
+def _contents(path: Path) -> tuple[bytes, bytes]:
+    """Returns the bytes of the weights and of the state, once they are known to be those that were written.
 
     Raises:
-        RunError: it is of another format.
+        RunError: the checkpoint is of another format.
         _DamagedError: its bytes are not those that were written.
     """
     try:
@@ -196,10 +199,11 @@ def _check(path: Path) -> None:
             f"Checkpoint {path} has format {written}; this medarts reads {FORMAT}.",
             fix="Use the medarts that wrote it, see run.json; or begin the run anew.",
         )
-    for name, digest in digests.items():
-        with (path / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise _DamagedError(f"{name} has other bytes than were written")
+    contents = {name: (path / name).read_bytes() for name in digests}
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != digests[name]:
+            raise _DamagedError(f"{name} has other bytes than were written")
+    return contents[WEIGHTS], contents[STATE]
 
 
 class _Digesting:
