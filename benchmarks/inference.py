@@ -1,10 +1,15 @@
-"""A derived network as built against as shipped for inference: time, outputs, and where the time goes.
+"""Networks as built against as shipped for inference: time, outputs, and where the time goes.
 
     python benchmarks/inference.py [--genotype NAME] [--size N] [--batch N] [--threads N] [--norm group|batch] [--json]
+    python benchmarks/inference.py --grid [--batch N] [--threads N] [--json]
 
 The forms run in turns, so that what else the machine does meets them alike, and a ratio is the median of the ratios
-of turns. The target is a time as built of at least 1.5 times that as shipped, in fp32, of the published network for
-ISIC at 256 px, batch 1, on 2 cores.
+of turns. The first command looks into one derived network; its target is a time as built of at least 1.5 times that as
+shipped, in fp32, of the published network for ISIC at 256 px, batch 1, on 2 cores. The second one times many networks,
+widths and sizes, in fp32, and says for each how long it takes as it was built, as it is shipped (the form that images
+are scored in), and how far their logits lie apart. On one thread it counts the processor's time, which is that of the
+clock on an idle machine and little more on a busy one. It takes two to four minutes; its target is that none is slower
+as shipped. Its rows are Markdown.
 """
 
 import argparse
@@ -20,17 +25,40 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from medarts.networks.inference import for_inference
+from medarts.networks.network import TrainedNetwork
+from medarts.networks.registry import build_network
+from medarts.networks.shipping import shipped
 from medarts.networks.weave import WeaveNetwork
+from medarts.recipe.models import MODELS
+from medarts.spaces.layers import Norm
 from medarts.spaces.reading import load
 
 ISIC = "stage1_layer9_110epoch_double_deep_final"
+CVC = "layer7_double_deep"
+MIX = "alpha0_5_stage1_nodouble_deep_ep80"
 PASSES = 3
 """Timed passes of a form in a turn, after one that brings it back into the cache."""
+
+LEAST_SECONDS = 1.5
+"""For which a network of the grid is timed, and as many turns as were asked for."""
 
 PARTS = ("convolution", "norm", "elementwise and layout", "other")
 LAYOUT = ("add", "relu", "clamp", "cat", "mul", "copy", "contiguous", "clone", "pool", "upsample", "shuffle", "sigmoid")
 
 Form = Callable[[Tensor], list[Tensor]]
+
+GRID: tuple[tuple[str, int, Norm | None, int], ...] = (
+    *(("unet", width, None, 64) for width in (8, 12, 16, 20, 24, 32)),
+    *(("unet", width, None, size) for size in (96, 128, 256) for width in (12, 16, 24)),
+    *((name, 12, None, 64) for name in ("attention-unet", "unetpp", "multiresunet", "resenc-unet", "r2unet")),
+    *((name, 16, None, 96) for name in ("attention-unet", "unetpp", "r2unet", "attention-r2unet")),
+    *((name, 8, None, 96) for name in ("multiresunet", "resenc-unet")),
+    *((MIX, width, norm, 64) for norm in ("group", "batch") for width in (4, 5, 6, 8, 12, 16)),
+    *((MIX, width, norm, 128) for norm in ("group", "batch") for width in (5, 8, 12)),
+    *((MIX, 16, norm, 256) for norm in ("group", "batch")),
+    *((name, 4, norm, 96) for norm in ("group", "batch") for name in (ISIC, CVC)),
+)
+"""Networks with width, norm (that of the paper where None) and height and width of the images."""
 
 
 def main() -> None:
@@ -38,13 +66,18 @@ def main() -> None:
     parser.add_argument("--genotype", default=ISIC, help="of the zoo, a file, or a run")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, help="default: 2, and 1 with --grid")
     parser.add_argument("--norm", choices=("group", "batch"), default="group")
     parser.add_argument("--repeats", type=int, default=15, help="turns")
+    parser.add_argument("--grid", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    arguments.threads = arguments.threads or (1 if arguments.grid else 2)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    if arguments.grid:
+        grid(batch=arguments.batch, turns=arguments.repeats, as_json=arguments.json)
+        return
     network = WeaveNetwork(load(arguments.genotype), norm=arguments.norm).eval()
     network.check_size(arguments.size)
     images = torch.rand(arguments.batch, 3, arguments.size, arguments.size)
@@ -55,6 +88,71 @@ def main() -> None:
     about = {name: getattr(arguments, name) for name in ("genotype", "size", "batch", "threads", "norm", "repeats")}
     result = {**about, "gflops": count_flops(network, images) / 1e9, **result}
     print(json.dumps(result) if arguments.json else table(result))
+
+
+def grid(*, batch: int, turns: int, as_json: bool) -> None:
+    """Prints a row for every network of the grid, as soon as it is measured."""
+    rows = []
+    if not as_json:
+        print("| network | width | norm | px | built, ms | shipped, ms | shipped / built | difference |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for name, width, norm, size in GRID:
+        network, images = built(name, width, norm), torch.rand(batch, 3, size, size)
+        with_statistics(network, images)
+        form = shipped(network, in_channels=3, size=size)
+        row = {"network": name, "width": width, "norm": norm, "size": size, "is_itself": form is network}
+        rows.append({**row, **in_turns(network, form, images, turns=turns)})
+        if not as_json:
+            print(line(rows[-1]), flush=True)
+    if as_json:
+        print(json.dumps({"batch": batch, "threads": torch.get_num_threads(), "turns": turns, "rows": rows}))
+        return
+    slower = [row for row in rows if row["ratio"][1] > 1]
+    print(f"\n{len(rows)} networks, {len(slower)} of them slower as shipped; largest ratio {worst(rows):.2f}")
+
+
+def built(name: str, width: int, norm: Norm | None) -> TrainedNetwork:
+    architecture = MODELS[name](width=width) if name in MODELS else load(name).with_settings(init_channel=width)
+    return build_network(architecture, in_channels=3, outputs=1, norm=norm)
+
+
+@torch.inference_mode()
+def in_turns(network: TrainedNetwork, form: TrainedNetwork, images: Tensor, *, turns: int) -> dict[str, Any]:
+    """Returns milliseconds of both and the ratio of turns, each with quartiles, and the difference of the logits."""
+    head, clock = network.heads[-1], time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    (expected,), (found,) = network(images, head), form(images, head)
+    times, start = [], time.perf_counter()
+    while len(times) < turns or time.perf_counter() - start < LEAST_SECONDS:
+        pair = []
+        for each in (network, form):
+            begin = clock()
+            each(images, head)
+            pair.append(1000 * (clock() - begin))
+        times.append(pair)
+    del times[:2]  # which warm up
+    return {
+        "built_ms": quartiles([own for own, _ in times]),
+        "shipped_ms": quartiles([other for _, other in times]),
+        "ratio": quartiles([other / own for own, other in times]),
+        "max_rel_diff": float((found - expected).abs().max() / expected.abs().max()),
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    low, ratio, high = row["ratio"]
+    milliseconds = (f"{row[key][1]:.1f} ({row[key][0]:.1f} to {row[key][2]:.1f})" for key in ("built_ms", "shipped_ms"))
+    norm = row["norm"] or "its own"
+    words = (f"`{row['network']}`", row["width"], norm, row["size"], *milliseconds)
+    itself = " (itself)" if row["is_itself"] else ""
+    return (
+        "| "
+        + " | ".join(map(str, words))
+        + f" | {ratio:.2f} ({low:.2f} to {high:.2f}){itself} | {row['max_rel_diff']:.0e} |"
+    )
+
+
+def worst(rows: list[dict[str, Any]]) -> float:
+    return max(float(row["ratio"][1]) for row in rows)
 
 
 def with_statistics(network: nn.Module, images: Tensor) -> None:
