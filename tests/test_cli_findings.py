@@ -114,7 +114,9 @@ def test_phantoms_of_findings(medarts, tmp_path):
     assert "images that show" in output
     assert "0 errors" in output
     refused(medarts("phantoms", "rays", "--task", "classification", "--images", "31"), "rays")
-    refused(medarts("phantoms", "few", "--task", "classification", "--images", "9"), "--images is 9. Use 25 to 100,000.")
+    refused(
+        medarts("phantoms", "few", "--task", "classification", "--images", "9"), "--images is 9. Use 25 to 100,000."
+    )
 
 
 def test_phantoms_of_masks(medarts, tmp_path):
