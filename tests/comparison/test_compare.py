@@ -218,25 +218,22 @@ def test_networks_of_several_groups_are_measured_once(unets, recipe, tmp_path, a
 
 def test_scores_are_made_again_where_they_no_longer_hold(unets, folder_data):
     path = unets[0]
-    file = path / "scores" / "test" / "images.csv"
+    folder = path / "scores" / "test"
 
     def score() -> float:
         return compare(group_runs([path])).networks[0].scores["dice"].mean
 
     first = score()
-    rows = [line.split(",") for line in file.read_text().splitlines()]
-    forged = [rows[0], *([*row[:5], "0.875", *row[6:]] for row in rows[1:])]
-    file.write_text("\n".join(map(",".join, forged)))
+    forged = Scores.read(folder)
+    forged.images = [replace(image, metrics=image.metrics | {"dice": 0.875}) for image in forged.images]
+    forged.write(folder)
     assert score() == 0.875  # what is there is read
-    facts = file.with_name("scores.json")
-    content = json.loads(facts.read_text())
-    for part in ("weights", "images"):
-        other = content["made_of"] | {part: "0" * 16}
-        facts.write_text(json.dumps(content | {"made_of": other}))
-        file.write_text("\n".join(map(",".join, forged)))
+    for part in ("weights", "images", "metrics"):
+        replace(forged, made_of=replace(forged.made_of, **{part: "0" * 16})).write(folder)
         assert score() == first  # of other ones
-    file.write_text("\n".join(map(",".join, forged))[:-20])
-    assert score() == first  # what wrote it was killed
+    forged.write(folder)
+    (folder / "images.csv").write_bytes((folder / "images.csv").read_bytes()[:-20])
+    assert score() == first
 
     # Where the images of the split are others today, there is nothing to compare.
     table = folder_data / "splits.csv"
@@ -320,7 +317,7 @@ def test_damaged_arrays_are_said_and_never_half_written(unets, recipe, tmp_path,
         (folder / name).write_bytes(whole)
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
-        with pytest.raises(RunError, match=r"overlays\.npz could not be written"):
+        with pytest.raises(RunError, match=r"networks\.csv could not be written"):
             comparison.write(folder)
     assert Comparison.read(folder).networks == comparison.networks  # those written before are whole
     few = compare(group_runs([unets[0], other]), split="test")
