@@ -23,7 +23,7 @@ from medarts.data.rows import Rows, StoredRows
 from medarts.errors import DataError
 from medarts.recipe import DataSettings
 
-FORMAT = 2
+FORMAT = 3
 """Part of the cache's name; raise it when reading or resizing changes."""
 
 
