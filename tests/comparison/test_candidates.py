@@ -116,7 +116,7 @@ def test_one_network_twice_with_one_seed_is_refused(make):
     one, two = make("one"), make("two")
     with pytest.raises(RunError, match=rf"{one} and {two} train the same network with the same seed 0\. Leave one"):
         check_comparable(group_runs([one, two]))
-    with pytest.raises(RunError, match="same seed"):
+    with pytest.raises(RunError, match=r"one is given twice\. Give every run once"):
         check_comparable(group_runs([one, one]), same_seeds=False)
     with pytest.raises(RunError, match="no run to compare"):
         group_runs([])

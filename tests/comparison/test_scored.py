@@ -14,6 +14,7 @@ from PIL import Image
 
 from medarts.comparison import scored
 from medarts.comparison.scored import scores_of
+from medarts.data.opening import open_manifest
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.fingerprints import of_metrics
@@ -74,16 +75,25 @@ def test_other_weights_are_scored_again_however_old(run, made):
     assert len(made) == 1
 
 
-def test_other_masks_are_scored_again(run, made):
-    first = scores_of(run, "test")
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_data_that_have_changed_since_the_run_began_are_neither_scored_nor_compared(run, made, part):
+    """A file with other pixels, of the same size in bytes and with the same times."""
     (source,) = run.recipe.data.sources
-    mask = next(path for path in (source.path / "masks").iterdir() if path.stem == "blob_22")
-    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
-    os.utime(mask, (0, 0))
-    second = scores_of(run, "test")
-    assert made == [run.path]
-    assert second.made_of.weights == first.made_of.weights
-    assert [one.metrics == two.metrics for one, two in zip(first.images, second.images, strict=True)] == [False, True]
+    path = source.path / part / "blob_22.png"
+    pixels = np.asarray(Image.open(path))
+    Image.fromarray(pixels).save(path.with_suffix(".bmp"))
+    path.unlink()
+    run.write_json("run.json", run.facts | {"data_fingerprint": open_manifest(run.recipe.data, needs=()).fingerprint()})
+    scores_of(run, "test")
+    about = path.with_suffix(".bmp").stat()
+    Image.fromarray(255 - pixels).save(path.with_suffix(".bmp"))
+    os.utime(path.with_suffix(".bmp"), ns=(about.st_atime_ns, about.st_mtime_ns))
+    made.clear()
+    for use in (lambda: scores_of(run, "test"), lambda: evaluate(run.path)):
+        with pytest.raises(RunError, match=r"The data of .*run have changed since it began\. Restore the files"):
+            use()
+    assert made == []
+    assert evaluate(run.path, sources=(source,)).split == "test"  # given on purpose, they are scored
 
 
 def without_fingerprints(path: Path) -> None:
@@ -126,7 +136,7 @@ def test_images_that_left_the_split_are_refused(run):
     (source,) = run.recipe.data.sources
     splits = source.path / "splits.csv"
     splits.write_text(splits.read_text().replace("p10,val", "p10,test"))
-    with pytest.raises(RunError, match="blob_20 of blobs has left or joined the split 'test'"):
+    with pytest.raises(RunError, match=r"The data of .*run have changed since it began"):
         scores_of(run, "test")
 
 

@@ -1,9 +1,10 @@
 """Runs of a study: in their order, each by itself, stopped and resumed, and never mixed with those of another."""
 
-import fcntl
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -18,16 +19,18 @@ import yaml
 from medarts.data.phantom import write_phantoms
 from medarts.errors import DivergedError, MedartsError, RecipeError, RunError
 from medarts.recipe import parse
+from medarts.recipe.models import UNetSettings
 from medarts.recipe.study import Study, load_study
 from medarts.run import checkpoint
 from medarts.run.directory import RunDirectory
 from medarts.run.interruption import InterruptedRunError
+from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load
-from medarts.spaces.registry import random_genotype
+from medarts.spaces.registry import random_genotype, space_settings
 from medarts.spaces.weave import lattice
 from medarts.study import benchmark as module
 from medarts.study import jobs, matching
-from medarts.study.benchmark import benchmark, prepare, what_is_there
+from medarts.study.benchmark import benchmark, prepare, what_is_there, with_threads
 from medarts.study.jobs import Ended, Job, do, is_finished
 from medarts.study.layout import Layout, Place
 from medarts.study.plan import Plan, Step
@@ -35,6 +38,15 @@ from medarts.training.loop import TrainingLoop
 from medarts.training.start import start_training
 
 Make = Callable[..., Study]
+
+HOLDS = """
+import sys
+from pathlib import Path
+from medarts.run import lock
+with lock.held(Path(sys.argv[1]), "benchmark"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 UNET = {"model": {"name": "unet", "width": 2, "depth": 2}}
 WILD = {
@@ -396,9 +408,13 @@ def test_what_was_searched_on_an_external_data_set_is_refused(make: Make, data: 
 def test_two_processes_cannot_work_in_one_folder(make: Make, tmp_path: Path) -> None:
     study = make([UNET], [{"data": "ct"}])
     (tmp_path / "out").mkdir()
-    with Layout(tmp_path / "out").lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        refused(study, tmp_path / "out", RunError, "Another process is at work on .*out. Wait for its end")
+    held = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path / "out")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert held.stdout is not None
+    assert held.stdout.readline() == "held\n"
+    refused(study, tmp_path / "out", RunError, rf"Another process is at work on .*out: benchmark, process {held.pid} ")
+    held.communicate("")
     with pytest.raises(RecipeError, match="--jobs is 0"):
         benchmark(study, tmp_path / "out", jobs=0)
     with pytest.raises(RunError, match="out holds no study"):
@@ -433,13 +449,92 @@ def test_a_process_that_does_not_answer_is_told_by_its_end(
     assert ended.failure is None if says is None else ended.failure.startswith(says)
 
 
-def test_several_runs_share_the_cores(
-    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_runs_have_the_threads_of_the_first_call_however_many_are_done_at_once(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    fixed, free = (make([UNET], [{"data": "ct"}], f"recipe.compute.threads={number}") for number in (1, 0))
-    assert module._threads(fixed, 3) == module._threads(free, 1) == 0
-    assert capsys.readouterr().err == ""
-    assert module._threads(free, 3) == 2
-    assert "3 runs at once have 2 of 8 threads each" in capsys.readouterr().err
-    assert module._threads(free, 20) == 1
+    fixed, free = (make([UNET], [{"data": "ct"}], f"recipe.compute.threads={number}") for number in (3, 0))
+    nothing = tmp_path / "none.yaml"
+    threads = [
+        with_threads(study, nothing, jobs=jobs).recipe.compute.threads
+        for study, jobs in ((fixed, 2), (free, 1), (free, 3), (free, 20))
+    ]
+    assert threads == [3, 8, 2, 1]
+    assert "Every run has 2 of 8 threads" in capsys.readouterr().err
+    out = tmp_path / "out"
+    for at_once in (2, 1, 4):
+        plan = prepare(with_threads(free, Layout(out).study, jobs=at_once), out)
+        assert {step.recipe.compute.threads for step in plan.steps} == {4}
+    chosen = make([UNET], [{"data": "ct"}], "recipe.compute.threads=1")
+    assert with_threads(chosen, Layout(out).study, jobs=1).recipe.compute.threads == 1
+
+
+# --- damaged runs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["run.json", "recipe.yaml", "genotype.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_run_fails_and_the_others_go_on(
+    make: Make, data: Path, tmp_path: Path, name: str, content: str
+) -> None:
+    """Nothing is trained here: every run is one that has finished, and is scored."""
+    out = tmp_path / "out"
+    study = make([small(data), UNET], [{"data": "ct", "seeds": [0, 1]}])
+    for step in prepare(study, out).steps:
+        finished_run(step, load(str(data / "small.json")) if step.network == "weave" else UNetSettings(**SMALL_UNET))
+    (out / "runs" / "ct" / "weave" / "seed-0" / name).write_text(content)
+    benchmark(study, out)
+    there = what_is_there(out)["ct"]
+    assert [(one.name, one.seeds) for one in there.candidates] == [("weave", (1,)), ("unet", (0, 1))]
+    (missing,) = there.missing
+    assert (missing.name, missing.seed, missing.state) == ("weave", 0, "failed")
+    assert name in missing.reason
+
+
+def test_what_needs_a_damaged_search_is_not_begun_and_the_others_go_on(make: Make, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    study = make([{"name": "mix", "searched_on": "ct"}, UNET], [{"data": "ct"}])
+    for step in prepare(study, out).steps:
+        if step.network == "unet":
+            finished_run(step, UNetSettings(**SMALL_UNET))
+    search = Layout(out).search("mix").run
+    search.mkdir(parents=True)
+    (search / "run.json").write_text("[]")
+    assert {step.place.name for step in prepare(study, out).steps} == {"ct/unet/seed-0"}
+    benchmark(study, out)
+    there = what_is_there(out)["ct"]
+    assert [one.name for one in there.candidates] == ["unet"]
+    assert [(one.state, "run.json" in one.reason) for one in there.missing] == [("not begun", True)]
+
+
+SMALL_UNET = {"width": 2, "depth": 2}
+
+
+def finished_run(step: Step, architecture: Any) -> None:
+    """Writes what a study asks a finished and scored run for."""
+    settings = {} if isinstance(architecture, Genotype) else {"model": architecture}
+    recipe = step.recipe.model_copy(update={"train": step.recipe.train.model_copy(update=settings)})
+    if isinstance(architecture, Genotype):
+        recipe = recipe.model_copy(update={"space": space_settings(architecture)})
+    files = {"genotype.json": architecture.to_json() + "\n"} if isinstance(architecture, Genotype) else {}
+    facts = {"network": step.network, "environment": {}}
+    run = RunDirectory.create(step.place.run, recipe, kind="train", data_fingerprint=step.data, files=files, **facts)
+    (run.path / "scores" / "test").mkdir(parents=True)
+    (run.path / "scores" / "test" / "scores.json").write_text("{}")
+    run.finish()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="no folder is read-only to this user")
+def test_a_folder_that_cannot_be_written_is_refused_before_the_images_are_read(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(RunError, match=r"closed/out could not be written \(Permission denied\)"):
+        benchmark(make([UNET], [{"data": "ct"}]), tmp_path / "closed" / "out")
+
+
+def test_a_folder_below_a_file_is_refused_before_the_images_are_read(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "prepare", None)
+    with pytest.raises(RunError, match=r"file/out could not be written \(Not a directory\)"):
+        benchmark(make([UNET], [{"data": "ct"}]), tmp_path / "file" / "out")

@@ -16,6 +16,7 @@ from medarts.recipe.study import Study, load_study
 from medarts.reporting.comparison import write_comparisons
 from medarts.reporting.generalization import write_generalization
 from medarts.run.directory import RunDirectory
+from medarts.run.files import check_writable
 from medarts.run.progress import progress_bar
 from medarts.study.benchmark import GroupRuns, what_is_there
 from medarts.study.benchmark import benchmark as run_study
@@ -103,11 +104,12 @@ def compare_study(
         raise RunError(f"{study} has no network '{reference}'.", fix=did_you_mean(reference, settings.names))
     if out is not None:
         _check_folder(out, of_comparisons="comparisons")
+    check_writable(layout.out)
     there, scores = _read(finished, part)
     begun = {name: group for name, group in there.items() if group.candidates}
     if not begun:
         reason = next(run.reason for group in there.values() for run in group.missing if run.reason)
-        raise RunError(f"No finished run of {study} can be read. The first of them: {reason}", fix="Mend that first.")
+        raise RunError(f"No finished run of {study} can be read. The first of them: {reason}", fix="Fix that first.")
     costs = costs_of_groups([group.candidates for group in begun.values()])
     comparisons = {}
     for (name, group), of_group in zip(begun.items(), costs, strict=True):
@@ -176,7 +178,8 @@ def _drawn_like(study: Study) -> dict[str, tuple[str, ...]]:
 
 
 def _check_folder(out: Path, *, of_comparisons: str) -> None:
-    """Refuses a folder that holds files, unless what an earlier comparison leaves is among them."""
+    """Refuses a folder that cannot be written, or that holds files but none that an earlier comparison leaves."""
+    check_writable(out)
     if out.is_dir() and any(out.iterdir()) and not (out / of_comparisons).exists():
         raise RunError(f"{out} already holds files.", fix="Give another --out.")
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from medarts.data.manifest import SPLITS
 from medarts.errors import RunError
+from medarts.names import printable
 from medarts.networks.registry import Architecture
 from medarts.recipe import Recipe
 from medarts.recipe.difference import differences
@@ -92,10 +93,14 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
         The candidates, in the order of their first runs; the runs of each by their seeds.
 
     Raises:
-        RunError: a path is no training run, or there is none.
+        RunError: a path is no training run, one is given twice, or there is none.
     """
     if not paths:
         raise RunError("There is no run to compare.", fix="Give training runs.")
+    places = [path.resolve() for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise RunError(f"The run {path} is given twice.", fix="Give every run once.")
     groups: list[tuple[Architecture, list[RunDirectory]]] = []
     for run in (RunDirectory.open(path, kind="train") for path in paths):
         architecture = _nameless(architecture_of(run))
@@ -193,7 +198,8 @@ def _unique_names(runs: Sequence[RunDirectory]) -> list[str]:
     names, depth = plain, 0
     while len(set(names)) < len(names):
         depth += 1
-        ends = ["/".join(run.path.resolve().parts[-depth:]) for run in runs]
+        # With its backslashes doubled, a path is shown as no other is.
+        ends = [printable("/".join(run.path.resolve().parts[-depth:]).replace("\\", "\\\\")) for run in runs]
         names = [f"{name} ({end})" if name in shared else name for name, end in zip(plain, ends, strict=True)]
     return names
 
@@ -226,7 +232,7 @@ def _check_data(first: RunDirectory, other: RunDirectory) -> None:
     if prints[0] != prints[1]:
         raise RunError(
             f"The data have fingerprint {prints[0]} in {first.path}, but {prints[1]} in {other.path}: files "
-            "of the same names have other sizes, or are read by other rules.",
+            "of the same names have other contents, or are read by other rules.",
             fix="Compare runs that were trained on the same files.",
         )
 

@@ -49,8 +49,8 @@ def evaluate(
         head: the head to use, such as "4,0", which is part of the folder's name; the last where None.
 
     Raises:
-        RunError: the run has no checkpoint yet, or no such head; its recipe was edited; or another process is at work
-            on it.
+        RunError: the run has no checkpoint yet, or no such head; its recipe was edited, or its data have changed; or
+            another process is at work on it.
         DataError: the data cannot be read, are for another task, or have no image in the split.
     """
     run = RunDirectory.open(path, kind="train")
@@ -69,7 +69,7 @@ def _evaluate(
     chosen = _checked_head(network, head)
     if isinstance(network, FindingNetwork):
         head = None  # it has one
-    looked_at = _looked_at(recipe, sources, split)
+    looked_at = _looked_at(run, sources, split)
     batches, *others = (
         Batches(store, store.manifest.part(part), batch=recipe.evaluation.batch, name=part, device=fabric.device)
         for store, part in looked_at
@@ -103,7 +103,7 @@ def fingerprints_now(
         RunError: the run has no checkpoint yet.
         DataError: the data cannot be read, or have no image in the split.
     """
-    images = of_images(_looked_at(run.recipe, sources, split))
+    images = of_images(_looked_at(run, sources, split))
     return Fingerprints(images, of_weights(_checkpoint(run, "best").weights), _metrics(run.recipe))
 
 
@@ -131,15 +131,23 @@ def _checkpoint(run: RunDirectory, kind: str) -> Checkpoint:
 
 
 def _looked_at(
-    recipe: Recipe, sources: tuple[SourceSettings, ...] | None, split: Part
+    run: RunDirectory, sources: tuple[SourceSettings, ...] | None, split: Part
 ) -> list[tuple[ImageStore, Part]]:
-    """Returns the images to score and, of findings, those that their thresholds and temperature come from."""
+    """Returns the images to score and, of findings, those that their thresholds and temperature come from.
+
+    Raises:
+        RunError: the run's own images, targets or splits have changed since it began.
+    """
+    recipe = run.recipe
     settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
     threads = recipe.compute.threads
     store = open_data(settings, needs=() if split == "all" else (split,), threads=threads)
+    if sources is None:
+        run.check_unchanged(store.manifest.fingerprint())
     if recipe.data.task == "segmentation":
         return [(store, split)]
     own = store if sources is None else open_data(recipe.data, needs=(FOUND_ON,), threads=threads)
+    run.check_unchanged(own.manifest.fingerprint())
     return [(store, split), (own, FOUND_ON)]
 
 

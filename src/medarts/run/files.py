@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -99,6 +100,23 @@ def make_folder(path: Path) -> list[Path]:
         new = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
     return new
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses a folder in which no file can be written, before the work whose results it is for.
+
+    Args:
+        folder: it is made if it is not there, and removed again.
+
+    Raises:
+        RunError: it, or a file in it, cannot be written.
+    """
+    new = make_folder(folder)
+    try:
+        with writing(folder), tempfile.TemporaryFile(dir=folder):
+            pass
+    finally:
+        remove_empty(new)
 
 
 def remove_empty(folders: list[Path]) -> None:

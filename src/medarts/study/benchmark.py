@@ -1,7 +1,7 @@
 """The runs of a study: trained and scored one after the other or several at once, and what is there of them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +11,13 @@ from medarts.comparison.candidates import Candidate
 from medarts.comparison.result import Missing
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.recipe.study import Study, load_study
+from medarts.run import lock
 from medarts.run.directory import RunDirectory, write_whole
+from medarts.run.files import make_folder, remove_empty
 from medarts.run.interruption import InterruptedRunError, Interruption, interruption
 from medarts.run.progress import Bar, console, progress_bar
 from medarts.spaces.genotype import Genotype
-from medarts.study.jobs import Ended, Job, Workers, epochs_done, is_begun, is_finished, lock
+from medarts.study.jobs import Ended, Job, Workers, damage_of, epochs_done, is_begun, is_finished
 from medarts.study.layout import Layout, Place
 from medarts.study.networks import searches_of
 from medarts.study.plan import Plan, Step, prepare
@@ -54,11 +56,12 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1) -> None:
     """
     if jobs < 1:
         raise RecipeError(f"--jobs is {jobs}.", fix="Use 1 or more.")
-    threads = _threads(study, jobs)
     with _alone_in(out):
-        plan = prepare(study, out)
+        plan = prepare(with_threads(study, Layout(out).study, jobs=jobs), out)
+        for name, reason in plan.damaged.items():
+            _say(f"{name} is left out: {reason}")
         total = sum(step.epochs for step in plan.steps)
-        with interruption() as stop, progress_bar(out.name, total) as bar, Workers(threads=threads) as workers:
+        with interruption() as stop, progress_bar(out.name, total) as bar, Workers() as workers:
             _Runs(plan, workers, bar).do(stop, at_once=jobs)
         left = sum(not step.is_finished for step in plan.steps)
         if stop.requested and left:
@@ -75,7 +78,7 @@ def what_is_there(out: Path) -> dict[str, GroupRuns]:
         out: folder of the study.
 
     Raises:
-        RunError: there is no study in it, or a file of a run is damaged.
+        RunError: there is no study in it.
         RecipeError: the file of the study is damaged.
     """
     layout = Layout(out)
@@ -88,11 +91,17 @@ def what_is_there(out: Path) -> dict[str, GroupRuns]:
         missing: list[Missing] = []
         for name in study.networks_of(group):
             places = {seed: layout.training(group.name, name, seed) for seed in group.seeds}
-            runs = [RunDirectory(place.run) for place in places.values() if is_finished(place.run, scored=True)]
-            if runs:
-                candidates.append(Candidate(name, tuple(runs)))
-            left = {seed: place for seed, place in places.items() if not is_finished(place.run, scored=True)}
-            missing.extend(_missing(study, layout, name, seed=seed, place=place) for seed, place in left.items())
+            damaged = {seed: damage_of(place.run, kind="train") for seed, place in places.items()}
+            finished = [
+                seed for seed, place in places.items() if not damaged[seed] and is_finished(place.run, scored=True)
+            ]
+            if finished:
+                candidates.append(Candidate(name, tuple(RunDirectory(places[seed].run) for seed in finished)))
+            for seed, place in places.items():
+                if damaged[seed]:
+                    missing.append(Missing(name, seed, "failed", damaged[seed]))
+                elif seed not in finished:
+                    missing.append(_missing(study, layout, name, seed=seed, place=place))
         there[group.name] = GroupRuns(tuple(candidates), tuple(missing))
     return there
 
@@ -108,6 +117,8 @@ def _missing(study: Study, layout: Layout, name: str, *, seed: int, place: Place
         if failure.exists():
             reason = failure.read_text(encoding="utf-8").strip()
             return Missing(name, seed, "not begun", f"The search of {search} failed: {reason}")
+        if damage := damage_of(layout.search(search).run, kind="search"):
+            return Missing(name, seed, "not begun", f"The search of {search} cannot be read: {damage}")
     return Missing(name, seed, "not begun", "")
 
 
@@ -163,10 +174,15 @@ class _Runs:
         if ended.failure is not None:
             self._fail(step, ended.failure)
         elif not ended.stopped:
-            summary = RunDirectory(step.place.run).read_json("summary.json")
-            whose, value = ("", summary["best_score"]) if step.network else (" of the supernet", summary["supernet"])
-            told = "undefined" if value is None else f"{value:.3f}"
-            _say(f"{step.place.name}: {summary['score']}{whose} {told} on the validation images")
+            try:
+                summary = RunDirectory(step.place.run).read_json("summary.json")
+                score, key = summary["score"], "best_score" if step.network else "supernet"
+                value, whose = summary[key], "" if step.network else " of the supernet"
+            except MedartsError as error:  # somebody has removed or changed it in the meantime
+                self._fail(step, str(error))
+                return
+            shown = "undefined" if value is None else f"{value:.3f}"
+            _say(f"{step.place.name}: {score}{whose} {shown} on the validation images")
 
     def _fail(self, step: Step, reason: str) -> None:
         step.place.failure.parent.mkdir(parents=True, exist_ok=True)
@@ -184,14 +200,30 @@ def _say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _threads(study: Study, jobs: int) -> int:
-    """Returns how many threads each of several processes has; 0 where the recipe says it, or torch may choose."""
-    if jobs == 1 or study.recipe.compute.threads:
-        return 0
-    cores = torch.get_num_threads()
-    share = max(1, cores // jobs)
-    _say(f"{jobs} runs at once have {share} of {cores} threads each, as recipe.compute.threads does not say how many.")
-    return share
+def with_threads(study: Study, before: Path, *, jobs: int) -> Study:
+    """Returns a study whose recipe says how many threads its runs have, as the last digits depend on it.
+
+    A number that the study does not give is chosen once, for the runs at once of its first call, and stays.
+
+    Args:
+        study: the study.
+        before: its file in its folder, if there has been an earlier call.
+        jobs: runs at once.
+
+    Raises:
+        RecipeError: the file is damaged.
+    """
+    if study.recipe.compute.threads:
+        return study
+    cores, threads = torch.get_num_threads(), 0
+    if before.is_file():
+        threads = load_study(before).recipe.compute.threads
+    if not threads:
+        threads = max(1, cores // jobs)
+        if jobs > 1:
+            _say(f"Every run has {threads} of {cores} threads, also in later calls; compute.threads changes that.")
+    compute = study.recipe.compute.model_copy(update={"threads": threads})
+    return study.model_copy(update={"recipe": study.recipe.model_copy(update={"compute": compute})})
 
 
 @contextmanager
@@ -202,15 +234,10 @@ def _alone_in(out: Path) -> Iterator[None]:
         RunError: another is at work there.
     """
     layout = Layout(out)
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    with layout.lock.open("a", encoding="utf-8") as file:
-        lock(file)
-        try:
+    new = make_folder(out)
+    try:
+        with lock.held(out, "benchmark"):
             yield
-        finally:
-            if not layout.study.exists():
-                layout.lock.unlink()
-                for folder in new:
-                    with suppress(OSError):  # somebody else has put something there
-                        folder.rmdir()
+    finally:
+        if not layout.study.exists():
+            remove_empty(new)

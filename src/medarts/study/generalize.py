@@ -1,11 +1,15 @@
 """How well the networks of a study carry over: what has been trained is tested everywhere and put together."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from medarts.comparison.candidates import Kind
+from medarts.comparison.readable import read_files, readable
+from medarts.errors import RunError
 from medarts.recipe.study import NetworkEntry, Study, load_study
 from medarts.run.directory import RunDirectory
+from medarts.run.files import check_writable
 from medarts.spaces.reading import zoo
 from medarts.study.benchmark import what_is_there
 from medarts.study.claims import Planned, search_claim, training_claim
@@ -30,17 +34,16 @@ def generalize(out: Path) -> Generalization:
         out: folder of the study, as of ``medarts benchmark``; gets `FILE`.
 
     Raises:
-        RunError: there is no study in it, or a file of a run is damaged.
+        RunError: there is no study in it, or it cannot be written.
         RecipeError: the file of the study is damaged.
     """
     there = what_is_there(out)
     study = load_study(Layout(out).study)
-    candidates = {group: runs.candidates for group, runs in there.items()}
-    missing = [
-        MissingRun(group, one.name, one.seed, one.state, one.reason)
-        for group, runs in there.items()
-        for one in runs.missing
-    ]
+    check_writable(out)
+    candidates, missing = {}, []
+    for group, runs in there.items():
+        candidates[group], damaged = readable(runs.candidates, read_files)
+        missing += [MissingRun(group, one.name, one.seed, one.state, one.reason) for one in (*runs.missing, *damaged)]
     tested, untested = score_everything(study, candidates)
     kinds = {candidate.name: candidate.kind for of_group in candidates.values() for candidate in of_group}
     found = put_together(
@@ -150,5 +153,6 @@ def _images_of_searches(study: Study, layout: Layout) -> dict[str, int]:
         own = RunDirectory(layout.search(entry.name).run)
         run = own if entry.searched_on is not None and is_begun(own.path) else search_behind(entry)
         if run is not None:
-            found[entry.name] = training_images(run)
+            with suppress(RunError):  # it is damaged: the number is not known then
+                found[entry.name] = training_images(run)
     return found

@@ -1,35 +1,40 @@
 """Searches and trainings in processes of their own, so that one that fails takes no other with it."""
 
-import fcntl
 import multiprocessing
 import os
 import signal
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import Literal
 
-import torch
+import filelock
 
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation.evaluate import evaluate
 from medarts.networks.registry import Architecture
 from medarts.recipe import Recipe
 from medarts.run.directory import RunDirectory
+from medarts.run.files import make_folder, writing
 from medarts.run.interruption import InterruptedRunError
 from medarts.run.process import KILLED, held_back, when_parent_ends
 from medarts.search import resume_search, start_search
+from medarts.spaces.reading import load as load_genotype
 from medarts.study.layout import Place
 from medarts.training.start import resume_training, start_training
 
 PATIENCE = 60.0
 """Seconds that a process waits for others that are still saving what they do."""
+
+Kind = Literal["search", "train"]
+"""Of a run."""
 
 _HELD = (signal.SIGINT, signal.SIGTERM)
 
@@ -67,6 +72,24 @@ class Ended:
 def is_begun(run: Path) -> bool:
     """Whether there is a run, finished or not."""
     return (run / "run.json").is_file()
+
+
+def damage_of(run: Path, *, kind: Kind) -> str:
+    """Returns why a run cannot be read; nothing if it can, or has not begun.
+
+    Args:
+        run: its folder.
+        kind: of the run.
+    """
+    if not is_begun(run):
+        return ""
+    try:
+        opened = RunDirectory.open(run, kind=kind)
+        if opened.recipe.train.model is None and kind == "train":
+            load_genotype(run)
+    except MedartsError as error:
+        return str(error)
+    return ""
 
 
 def is_finished(run: Path, *, scored: bool) -> bool:
@@ -112,14 +135,9 @@ def do(job: Job) -> None:
 
 
 class Workers:
-    """Processes, each of which does a job; a context that, when left, stops those still at work and waits for them.
+    """Processes, each of which does a job; a context that, when left, stops those still at work and waits for them."""
 
-    Args:
-        threads: of each process whose recipe leaves the choice to torch; 0 leaves it there.
-    """
-
-    def __init__(self, *, threads: int = 0) -> None:
-        self._threads = threads
+    def __init__(self) -> None:
         self._running: list[_Worker] = []
         self._asked = False
 
@@ -138,7 +156,7 @@ class Workers:
         """Starts a job in a new process."""
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(job, self._threads, sender), name=job.place.name)
+        process = context.Process(target=_work, args=(job, sender), name=job.place.name)
         with held_back(*_HELD):
             process.start()
         sender.close()
@@ -192,7 +210,7 @@ class _Worker:
         return f"Its process ended with status {code}: {last} See {log}."
 
 
-def _work(job: Job, threads: int, sender: Connection) -> None:
+def _work(job: Job, sender: Connection) -> None:
     """Does a job in a process that has been started for it, and sends what stopped it, or None."""
     # Ctrl-C on the terminal is for the process that waits; this one is asked to stop by SIGTERM alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -200,50 +218,44 @@ def _work(job: Job, threads: int, sender: Connection) -> None:
         os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))  # it saves, and stops
-    if threads:
-        torch.set_num_threads(threads)
     answer: MedartsError | None = None
     try:
-        _write_into(job.place.log)
-        do(job)
+        with _alone_at(job.place):
+            _write_into(job.place.log)
+            do(job)
     except MedartsError as error:
         answer = error
     with suppress(BrokenPipeError):  # nobody waits any more
         sender.send(answer)
 
 
-def _write_into(log: Path) -> None:
-    """Sends what this process prints to the end of a file, which nobody else may do meanwhile.
+@contextmanager
+def _alone_at(place: Place) -> Iterator[None]:
+    """Keeps other processes from the same job: one that a killed benchmark has left may still be saving.
 
     Raises:
-        RunError: another process does, and does not end.
+        RunError: one is at work on it and does not end, or its log cannot be written.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        lock(file, patience=PATIENCE)
+    make_folder(place.log.parent)
+    lock = filelock.FileLock(place.log.with_name(f"{place.log.name}.lock"), timeout=PATIENCE)
+    try:
+        with writing(place.log):
+            lock.acquire()
+    except filelock.Timeout:
+        raise RunError(
+            f"Another process is still at work on {place.run}.", fix="Wait for it to end, or stop it."
+        ) from None
+    with lock:
+        yield
+
+
+def _write_into(log: Path) -> None:
+    """Sends what this process prints to the end of a file.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    with writing(log), log.open("a", encoding="utf-8") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-            os.dup2(file.fileno(), stream.fileno())  # holds the lock until the process ends
-
-
-def lock(file: IO[str], *, patience: float = 0.0) -> None:
-    """Locks a file for as long as it is open here.
-
-    Args:
-        file: the file.
-        patience: seconds to wait for another process that has it locked.
-
-    Raises:
-        RunError: another process has it locked.
-    """
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                raise RunError(
-                    f"Another process is at work on {Path(file.name).parent}.", fix="Wait for its end, or stop it."
-                ) from None
-            time.sleep(0.1)
+            os.dup2(file.fileno(), stream.fileno())

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from medarts.run.directory import RunDirectory, write_whole
 from medarts.search.start import prepare_search
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
-from medarts.study.jobs import Job, is_begun, is_finished
+from medarts.study.jobs import Job, damage_of, is_begun, is_finished
 from medarts.study.layout import Layout, Place
 from medarts.study.networks import Networks, searches_of
 from medarts.study.sides import search_behind
@@ -63,6 +64,11 @@ class Step:
         return is_finished(self.place.run, scored=self.network is not None)
 
     @property
+    def damage(self) -> str:
+        """Why the run cannot be read; nothing if it can, or has not begun."""
+        return damage_of(self.place.run, kind="search" if self.network is None else "train")
+
+    @property
     def epochs(self) -> int:
         """Epochs in all, where it does not stop early."""
         if self.network is None:
@@ -87,9 +93,18 @@ class Plan:
     trainings: tuple[Step, ...]
     _fitting: set[Path] = field(default_factory=set)
 
+    @cached_property
+    def damaged(self) -> dict[str, str]:
+        """Why runs cannot be read that were begun earlier, by the names of their places."""
+        return {step.place.name: reason for step in self._planned() if (reason := step.damage)}
+
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All runs, every search before the first training that needs it."""
+        """All runs but the damaged ones, and those that need a damaged search; searches before what needs them."""
+        lost = {name for name, search in self.searches.items() if search.place.name in self.damaged}
+        return tuple(step for step in self._planned() if step.place.name not in self.damaged and not step.needs & lost)
+
+    def _planned(self) -> tuple[Step, ...]:
         ordered: dict[str, Step] = {}
         for training in self.trainings:
             for step in (*(self.searches[name] for name in sorted(training.needs)), training):
@@ -128,7 +143,8 @@ def prepare(study: Study, out: Path) -> Plan:
 
     Raises:
         MedartsError: a recipe, the data, a network or the device does not fit, or a run that is there was made by
-            another recipe, of another network or of other data; nothing was written then.
+            another recipe, of another network or of other data; nothing was written then. A run that is damaged does
+            not stop the others: see `Plan.damaged`.
     """
     layout = Layout(out)
     _check_external(study)
@@ -153,7 +169,7 @@ def prepare(study: Study, out: Path) -> Plan:
             opened = groups[group.name]
             open_store(opened.manifest, opened.recipe.data, threads=opened.recipe.compute.threads)
     for name, step in searches.items():
-        if not step.is_finished:
+        if step.place.name not in plan.damaged and not step.is_finished:
             with _named(study, study.entry_of(name)):
                 prepare_search(step.recipe)
     out.mkdir(parents=True, exist_ok=True)
