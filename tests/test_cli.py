@@ -91,6 +91,14 @@ def test_help_names_the_commands(medarts):
         assert f"• {command} " in output
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "5"])
+def test_help_ends_on_a_terminal_of_any_width(medarts, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    status, output, _ = medarts("report", "--help")
+    assert status == 0
+    assert "RUN" in output
+
+
 def test_help_answers_without_the_heavy_libraries():
     code = "import sys, medarts.cli; print([name for name in ('torch', 'monai', 'matplotlib') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

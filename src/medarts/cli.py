@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,9 @@ from medarts.run.memory import is_out_of_memory
 from medarts.words import changes_first, split
 
 MOST_JOBS = 64
+
+_NARROWEST = 20
+"""Columns of the help."""
 
 # Heavy rooms are imported by the commands that use them, so that --help answers at once.
 
@@ -498,6 +502,8 @@ _OUT_OF_MEMORY = MedartsError("The memory of this machine is used up.", fix="Use
 
 
 def _run_command(words: list[str]) -> None:
+    if shutil.get_terminal_size().columns < _NARROWEST:
+        os.environ["COLUMNS"] = str(_NARROWEST)  # in less than ten, tyro looks for room for its boxes without end
     tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         args=changes_first(words),
