@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from medarts import terminal
 from medarts.data.opening import open_data, open_manifest
 from medarts.errors import DataError, RunError
+from medarts.evaluation import segmentation
 from medarts.evaluation.evaluate import evaluate, load_network
 from medarts.evaluation.scores import Scores
 from medarts.recipe import Recipe, SourceSettings, apply_overrides, parse
+from medarts.reporting.page import write_report
 from medarts.run import checkpoint
 from medarts.run.directory import RunDirectory
 from medarts.run.randomness import seed_torch
@@ -107,6 +111,38 @@ def test_files(run):
         assert best == max(score.metrics["dice"] for score in scores.images)
         assert worst == min(score.metrics["dice"] for score in scores.images)
         assert "best" in str(examples["titles"][0])
+
+
+def test_predictions_are_not_kept_in_memory(run, monkeypatch):
+    """Those of a batch are let go before those of the next are made."""
+    alive: list[weakref.ref] = []
+    most: list[int] = []
+    real = segmentation._predict
+
+    def watched(*arguments, **options):
+        most.append(sum(one() is not None for one in alive))
+        predictions = real(*arguments, **options)
+        alive.append(weakref.ref(predictions))
+        return predictions
+
+    monkeypatch.setattr(segmentation, "_predict", watched)
+    evaluate(run.path, split="all")
+    assert len(most) > 5
+    assert max(most) <= 1
+
+
+def test_a_lesion_that_resizing_loses_is_not_found(run, folder_data, capsys):
+    mask = np.zeros((320, 320), np.uint8)
+    mask[1, 1] = 255
+    Image.fromarray(mask).save(folder_data / "masks" / "blob_22.png")
+    Image.new("RGB", (320, 320)).save(folder_data / "images" / "blob_22.png")
+    scores = evaluate(run.path, sources=(source(folder_data, "elsewhere"),))
+    lost = next(score for score in scores.images if score.key == "blob_22")
+    assert (lost.truth, lost.metrics["dice"], lost.metrics["recall"]) == ("vanished", 0, 0)
+    assert scores.vanished() == {"elsewhere": {"foreground": 1}}
+    terminal.show_scores(scores)
+    assert "lost by resizing, and scored 0: foreground in 1 image" in capsys.readouterr().out
+    assert "Lost by resizing, and therefore scored 0" in write_report(run.path).read_text()
 
 
 def test_an_early_head(run):

@@ -245,6 +245,15 @@ def test_a_kill_between_two_files_leaves_no_scores(two_domains, tmp_path, monkey
             Scores.read(tmp_path)
 
 
+def test_scores_of_another_version_are_not_called_damaged(two_domains, tmp_path):
+    two_domains.write(tmp_path)
+    content = json.loads((tmp_path / "scores.json").read_text())
+    for other in ({**content, "format": 99}, {key: value for key, value in content.items() if key != "format"}):
+        (tmp_path / "scores.json").write_text(json.dumps(other))
+        with pytest.raises(RunError, match=r"scores\.json is of another version of medarts\. Make"):
+            Scores.read(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["examples.npz", "images.csv", "tables.csv", "scores.json"])
 def test_cut_zeroed_and_changed_files_are_named(two_domains, tmp_path, name):
     two_domains.write(tmp_path, examples={"titles": np.asarray(["a"])})

@@ -19,6 +19,9 @@ FILE = "scores.json"
 
 EXAMPLES = "examples.npz"
 
+FORMAT = 1
+"""Raise it when the files mean something else."""
+
 
 def write_files(folder: Path, content: Mapping[str, Any], files: Mapping[str, str | bytes]) -> None:
     """Writes the files of a folder of scores. A kill in between leaves no ``scores.json``, and so no scores.
@@ -40,7 +43,7 @@ def write_files(folder: Path, content: Mapping[str, Any], files: Mapping[str, st
         data = given if isinstance(given, bytes) else given.encode(errors="surrogateescape")
         write_whole(folder / name, data)
         digests[name] = _digest(data)
-    whole = {**content, "files": digests}
+    whole = {"format": FORMAT, **content, "files": digests}
     text = json.dumps(whole | {"digest": _digest(_canonical(whole))}, indent=2, allow_nan=False)
     write_whole(folder / FILE, text + "\n")
 
@@ -49,11 +52,13 @@ def read_scores(folder: Path) -> dict[str, Any]:
     """Returns the content of ``scores.json``, after it and the files it names were found to be as they were written.
 
     Raises:
-        RunError: one is missing, or was cut or changed.
+        RunError: one is missing, was cut or changed, or is of another version.
     """
     name = FILE
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if "tables" in content and content.get("format") != FORMAT:
+            raise RunError(f"{folder / FILE} is of another version of medarts.", fix=again(folder))
         whole = {key: value for key, value in content.items() if key != "digest"}
         damaged = [FILE] if _digest(_canonical(whole)) != content["digest"] else []
         for name, digest in content["files"].items():
