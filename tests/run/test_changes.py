@@ -63,6 +63,8 @@ def test_an_edited_recipe_is_named_with_both_values(search: RunDirectory, change
         changed_recipe(search, ())
     assert "derive.moves: " in str(caught.value)
     with pytest.raises(RunError, match=rf"edited .*{field}"):
+        _ = search.recipe  # nor does anything else go by it
+    with pytest.raises(RunError, match=rf"edited .*{field}"):
         changed_recipe(search, ["note=x"])
 
 

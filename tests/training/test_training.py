@@ -14,7 +14,7 @@ from medarts.errors import DataError, DivergedError, GenotypeError, RecipeError,
 from medarts.evaluation.evaluate import load_network
 from medarts.networks.registry import network_of
 from medarts.networks.weave import WeaveNetwork
-from medarts.recipe import Recipe, apply_overrides, parse
+from medarts.recipe import Recipe, apply_overrides, parse, to_yaml
 from medarts.run import checkpoint
 from medarts.run.directory import RunDirectory
 from medarts.run.memory import OutOfMemoryError
@@ -146,6 +146,10 @@ def test_resuming_a_finished_training_changes_nothing(recipe, genotype, tmp_path
 def test_a_finished_training_can_get_more_epochs(recipe, genotype, tmp_path):
     run = start_training(recipe, genotype, tmp_path / "run")
     before = records(run)
+    # As a kill leaves it that comes between the two files: the same command can be given again.
+    (run.path / "recipe.yaml").write_text(to_yaml(changed(run.recipe, "train.epochs=4")))
+    with pytest.raises(RunError, match=r"train\.epochs: 2 -> 4"):
+        resume_training(run.path)
     resume_training(run.path, ["train.epochs=4"])
     after = records(run)
     assert after[:2] == before

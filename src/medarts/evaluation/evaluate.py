@@ -20,7 +20,6 @@ from medarts.networks.registry import network_of
 from medarts.networks.shipping import shipped
 from medarts.recipe import Recipe, SourceSettings, Task
 from medarts.run import checkpoint
-from medarts.run.changes import changed_recipe
 from medarts.run.checkpoint import Checkpoint
 from medarts.run.device import make_fabric
 from medarts.run.directory import RunDirectory
@@ -61,7 +60,7 @@ def evaluate(
 def _evaluate(
     run: RunDirectory, sources: tuple[SourceSettings, ...] | None, split: Part, head: str | None
 ) -> Scores | FindingScores:
-    recipe, _ = changed_recipe(run, ())
+    recipe = run.recipe
     _check_task(recipe.data.task, sources or ())
     fabric = make_fabric(recipe.compute)
     network = load_network(run)

@@ -5,7 +5,6 @@ The values that decide a run stand in its run.json as well, so that an edited re
 device, threads and TensorBoard, the parts of a batch, and the number of epochs, which may grow.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -61,17 +60,15 @@ def changed_recipe(run: RunDirectory, words: Iterable[str]) -> tuple[Recipe, lis
         RunError: recipe.yaml was edited, or a value may not change in a run that has begun.
         RecipeError: a change is none of a recipe.
     """
-    words, edited = list(words), run.recipe
+    words, edited = list(words), run.recipe_file()
     recipe = parse(apply_overrides(edited.model_dump(mode="json"), words)) if words else edited
     asked = tuple(word.partition("=")[0] for word in words)
-    decided = [Change(*each) for each in value_differences(run.facts["recipe"], _as_json(deciding_values(recipe)))]
-    unasked = [each for each in decided if not _is_in(each.field, asked)]
+    differences = list(run.differences(recipe))
+    unasked = [each for each in differences if not _is_in(each[0], asked)]
     if unasked:
-        raise RunError(
-            f"{run.path / 'recipe.yaml'} was edited since the run began ({'; '.join(map(str, unasked))}).",
-            fix="Set the old values again; or, to change them on purpose, begin a new run.",
-        )
-    given = value_differences(_as_json(edited.model_dump(mode="json")), _as_json(recipe.model_dump(mode="json")))
+        raise run.was_edited(unasked)
+    decided = [Change(*each) for each in differences]
+    given = value_differences(edited.model_dump(mode="json"), recipe.model_dump(mode="json"))
     changes = [*decided, *(Change(*each) for each in given if re.fullmatch(_PLACES, each[0]))]
     _check(run.facts["kind"], recipe, changes)
     return recipe, changes
@@ -216,8 +213,3 @@ def _check(kind: str, recipe: Recipe, changes: Iterable[Change]) -> None:
 
 def _is_in(field: str, keys: tuple[str, ...]) -> bool:
     return any(field == key or field.startswith(f"{key}.") for key in keys)
-
-
-def _as_json(values: dict[str, Any]) -> Any:
-    """Returns values as they are read again from a JSON file."""
-    return json.loads(json.dumps(values))

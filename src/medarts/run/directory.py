@@ -24,6 +24,7 @@ from medarts import __version__
 from medarts.errors import RunError, system_fix
 from medarts.names import name_of
 from medarts.recipe import Recipe, fingerprint, load, to_yaml
+from medarts.recipe.difference import said, value_differences
 from medarts.recipe.reading import deciding_values
 from medarts.run import lock
 from medarts.run.files import (
@@ -221,8 +222,33 @@ class RunDirectory:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe."""
+        """The recipe.
+
+        Raises:
+            RunError: its file was edited since the run began.
+            RecipeError: its file is damaged.
+        """
+        recipe = self.recipe_file()
+        edited = list(self.differences(recipe))
+        if edited:
+            raise self.was_edited(edited)
+        return recipe
+
+    def recipe_file(self) -> Recipe:
+        """Reads the file of the recipe, whether or not it was edited."""
         return load(self.path / "recipe.yaml")
+
+    def differences(self, recipe: Recipe) -> Iterator[tuple[str, Any, Any]]:
+        """Yields the values that decide the run and are others in a recipe: field, value of the run, and other."""
+        return value_differences(self.facts["recipe"], json.loads(json.dumps(deciding_values(recipe))))
+
+    def was_edited(self, differences: Iterable[tuple[str, Any, Any]]) -> RunError:
+        """Returns the error of a recipe file that differs from the recipe that the run was begun with."""
+        fields = "; ".join(f"{field}: {said(before)} -> {said(now)}" for field, before, now in differences)
+        return RunError(
+            f"{self.path / 'recipe.yaml'} was edited since the run began ({fields}).",
+            fix="Set the old values again; or, to change them on purpose, begin a new run.",
+        )
 
     @property
     def checkpoints(self) -> Path:

@@ -15,7 +15,7 @@ from medarts.data.store import ImageStore, open_store
 from medarts.errors import RecipeError
 from medarts.recipe import Recipe
 from medarts.run import checkpoint
-from medarts.run.changes import changed_recipe, go_on, with_its_threads
+from medarts.run.changes import Change, changed_recipe, go_on, with_its_threads
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
 from medarts.run.job import Trial
@@ -74,17 +74,22 @@ def resume_search(path: Path, changes: Iterable[str] = ()) -> RunDirectory:
             what may not change.
     """
     run = RunDirectory.open(path, kind="search")
-    with run.at_work("search"), memory_named("the search", fix=_smaller(run.recipe)):
+    with run.at_work("search"):
         recipe, changed = changed_recipe(run, changes)
-        job = prepare_search(with_its_threads(run, recipe, changed))
-        manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
-        run.check_unchanged(manifest.fingerprint())
-        stages, last = len(recipe.search.stages), checkpoint.newest(run.checkpoints, "last")
-        if last is not None and last[0] == stages and any(change.field.endswith(".epochs") for change in changed):
-            checkpoint.drop_newest(run.checkpoints, "last")  # it has chosen already; that of the last epoch goes on
-        go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
-        job.loop(run).run()
+        with memory_named("the search", fix=_smaller(recipe)):
+            _go_on(run, recipe, changed)
     return run
+
+
+def _go_on(run: RunDirectory, recipe: Recipe, changed: list[Change]) -> None:
+    job = prepare_search(with_its_threads(run, recipe, changed))
+    manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
+    run.check_unchanged(manifest.fingerprint())
+    stages, last = len(recipe.search.stages), checkpoint.newest(run.checkpoints, "last")
+    if last is not None and last[0] == stages and any(change.field.endswith(".epochs") for change in changed):
+        checkpoint.drop_newest(run.checkpoints, "last")  # it has chosen already; that of the last epoch goes on
+    go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
+    job.loop(run).run()
 
 
 def _smaller(recipe: Recipe) -> str:

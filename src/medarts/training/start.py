@@ -18,7 +18,7 @@ from medarts.networks.registry import Architecture, network_of, task_of
 from medarts.recipe import Recipe
 from medarts.recipe.models import CheXNetSettings
 from medarts.run import checkpoint
-from medarts.run.changes import changed_recipe, go_on, with_its_threads
+from medarts.run.changes import Change, changed_recipe, go_on, with_its_threads
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
 from medarts.run.job import Trial
@@ -100,23 +100,28 @@ def resume_training(path: Path, changes: Iterable[str] = ()) -> RunDirectory:
             changed, or its recipe in what may not change.
     """
     run = RunDirectory.open(path, kind="train")
-    with run.at_work("train"), memory_named("training", fix=_smaller(run.recipe)):
+    with run.at_work("train"):
         recipe, changed = changed_recipe(run, changes)
-        architecture = recipe.train.model or load_genotype(run.path)
-        begun = checkpoint.newest(run.checkpoints, "last") is not None
-        if begun:  # it has what came of the weights to start from
-            architecture = without_weights(architecture)
-        job = _prepare(with_its_threads(run, recipe, changed), architecture)
-        if not begun and _weights_fingerprint(architecture) != run.facts.get("weights_fingerprint"):
-            raise RunError(
-                f"The initial weights of {run.path} have changed since it began.",
-                fix="Restore that file, or start a new run.",
-            )
-        manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
-        run.check_unchanged(manifest.fingerprint())
-        go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
-        job.loop(run).run()
+        with memory_named("training", fix=_smaller(recipe)):
+            _go_on(run, recipe, changed)
     return run
+
+
+def _go_on(run: RunDirectory, recipe: Recipe, changed: list[Change]) -> None:
+    architecture = recipe.train.model or load_genotype(run.path)
+    begun = checkpoint.newest(run.checkpoints, "last") is not None
+    if begun:  # it has what came of the weights to start from
+        architecture = without_weights(architecture)
+    job = _prepare(with_its_threads(run, recipe, changed), architecture)
+    if not begun and _weights_fingerprint(architecture) != run.facts.get("weights_fingerprint"):
+        raise RunError(
+            f"The initial weights of {run.path} have changed since it began.",
+            fix="Restore that file, or start a new run.",
+        )
+    manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
+    run.check_unchanged(manifest.fingerprint())
+    go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
+    job.loop(run).run()
 
 
 def _weights_fingerprint(architecture: Architecture) -> str | None:
