@@ -139,6 +139,8 @@ def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True
         _check_recipes((runs[0], recipes[0]), (run, recipe))
     for run in runs[1:]:
         _check_data(runs[0], run)
+    for run in runs:
+        run.check_files()
     for candidate in candidates:
         _check_beginning(candidate)
         _check_repeated(candidate)

@@ -43,6 +43,7 @@ def read_files(run: RunDirectory) -> None:
     Raises:
         MedartsError: a file is not there or damaged.
     """
+    run.check_files()
     architecture_of(run)
     listed_samples(run)
     training_seconds(run)

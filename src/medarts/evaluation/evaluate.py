@@ -62,6 +62,7 @@ def _evaluate(
 ) -> Scores | FindingScores:
     recipe = run.recipe
     _check_task(recipe.data.task, sources or ())
+    run.check_files()
     fabric = make_fabric(recipe.compute)
     network = load_network(run)
     weights = of_weights(network.state_dict())

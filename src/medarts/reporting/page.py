@@ -73,6 +73,8 @@ def _content(run: RunDirectory) -> Content:
     folders = sorted((run.path / "scores").glob("*/"))
     scores = [_optional(problems, partial(_read_scores, run, folder)) for folder in folders]
     read = [table for table in scores if table is not None]
+    domains = _domains(run, recipe)
+    run.check_files()  # last, as all other errors say more
     return {
         "title": _title(facts),
         "facts": facts,
@@ -80,7 +82,7 @@ def _content(run: RunDirectory) -> Content:
         "recipe_text": to_yaml(recipe),
         "problems": problems,
         "cards": _cards(genotype, cost=cost, scores=read, curves=curves),
-        "domains": _domains(run, recipe),
+        "domains": domains,
         "scores": read,
         "curves": curves,
         "gaps": read_gaps(run, history),

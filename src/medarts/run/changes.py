@@ -15,7 +15,7 @@ from medarts.errors import RunError
 from medarts.recipe import Recipe, SearchSettings, TrainSettings, apply_overrides, fingerprint, parse, to_yaml
 from medarts.recipe.difference import said, value_differences
 from medarts.recipe.reading import deciding_values
-from medarts.run import checkpoint
+from medarts.run import checkpoint, seal
 from medarts.run.checkpoint import Place
 from medarts.run.directory import RunDirectory
 from medarts.run.files import write_whole
@@ -131,6 +131,7 @@ def _record(run: RunDirectory, recipe: Recipe, changes: list[Change], *, manifes
         place: the last checkpoint; None where there is none yet.
     """
     facts, now = run.facts, datetime.now(UTC).isoformat(timespec="seconds")
+    finished = facts["finished"] and not any(each.field.endswith("epochs") for each in changes)
     records = [
         {"field": each.field, "before": each.before, "after": each.after, "place": place, "time": now}
         for each in changes
@@ -143,7 +144,8 @@ def _record(run: RunDirectory, recipe: Recipe, changes: list[Change], *, manifes
             **facts,
             "recipe": deciding_values(recipe),
             "recipe_fingerprint": fingerprint(recipe),
-            "finished": facts["finished"] and not any(each.field.endswith("epochs") for each in changes),
+            "finished": finished,
+            "files": seal.digests(run.path, facts["kind"], finished=finished),
             "changes": [*facts.get("changes", []), *records],
         },
     )

@@ -26,7 +26,7 @@ from medarts.names import name_of
 from medarts.recipe import Recipe, fingerprint, load, to_yaml
 from medarts.recipe.difference import said, value_differences
 from medarts.recipe.reading import deciding_values
-from medarts.run import lock
+from medarts.run import lock, seal
 from medarts.run.files import (
     UNFINISHED,
     append_line,
@@ -125,6 +125,7 @@ class RunDirectory:
                     "recipe_fingerprint": fingerprint(recipe),
                     "data_fingerprint": data_fingerprint,
                     "finished": False,
+                    "files": seal.digests(path, kind, finished=False),
                     **facts,
                 },
             )
@@ -267,9 +268,19 @@ class RunDirectory:
                 fix="Restore the files named in its manifest.csv, or start a new run.",
             )
 
+    def check_files(self) -> None:
+        """Refuses a run of which a file that can be neither changed nor made again has changed, or is gone.
+
+        Raises:
+            RunError: names the file.
+        """
+        seal.check(self.path, self.facts)
+
     def finish(self, **facts: Any) -> None:
         """Marks the run as finished."""
-        self.write_json("run.json", {**self.facts, **facts, "finished": True})
+        before = self.facts
+        files = seal.digests(self.path, before["kind"], finished=True)
+        self.write_json("run.json", {**before, **facts, "files": files, "finished": True})
 
     def discard(self) -> None:
         """Removes a run that has no checkpoint yet, so that its folder is free again; others stay."""

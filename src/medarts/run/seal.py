@@ -1,4 +1,4 @@
-"""Digests of what a finished run is read from, so that a byte that changes later is noticed.
+"""Digests in run.json of the files of a run that no longer change, so that a byte that changes later is noticed.
 
 JSON and CSV have no checksums: a digit that flips on a disk or in a transfer would be another score without a word.
 """
@@ -6,42 +6,54 @@ JSON and CSV have no checksums: a digit that flips on a disk or in a transfer wo
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from medarts.errors import RunError
 
-SEALED = ("manifest.csv", "genotype.json", "metrics.jsonl", "architecture.jsonl", "timing.jsonl", "summary.json")
-"""The files that cannot be made again. The recipe has a fingerprint of its own, which passes over paths."""
+_FROM_THE_START = {"search": ("manifest.csv",), "train": ("manifest.csv", "genotype.json")}
+_AT_THE_END = ("manifest.csv", "genotype.json", "metrics.jsonl", "architecture.jsonl", "timing.jsonl", "summary.json")
+"""The files that cannot be made again. The recipe stands in run.json itself."""
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every file of `SEALED` that is in a folder, by name.
+def digests(folder: Path, kind: str, *, finished: bool) -> dict[str, str]:
+    """Returns the SHA-256 of the files of a run that no longer change, by name.
+
+    Args:
+        folder: of the run.
+        kind: "search" or "train".
+        finished: whether it has finished.
 
     Raises:
         OSError: one cannot be read.
     """
-    return {name: _digest(folder / name) for name in SEALED if (folder / name).exists()}
+    names = _AT_THE_END if finished else _FROM_THE_START.get(kind, ())
+    return {name: _digest(folder / name) for name in names if (folder / name).exists()}
 
 
-def check(folder: Path, sealed: Mapping[str, str]) -> None:
-    """Refuses a finished run of which a file has changed or is gone.
+def check(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Refuses a run of which a file has changed that no longer should, or is gone.
 
     Args:
         folder: of the run.
-        sealed: what `digests` returned when it finished.
+        facts: what its run.json says.
 
     Raises:
         RunError: names the file.
     """
+    fix = "Copy the run again."
+    sealed = facts.get("files", {})
+    if not isinstance(sealed, dict):
+        raise RunError(f"{folder / 'run.json'} is damaged: files.", fix=fix)
     for name, digest in sealed.items():
         path = folder / name
         try:
             found = _digest(path)
         except FileNotFoundError:
-            raise RunError(f"{path} is missing.", fix="Copy the run again.") from None
+            raise RunError(f"{path} is missing.", fix=fix) from None
         except OSError as error:
-            raise RunError(f"{path} cannot be read ({error.strerror}).", fix="Copy the run again.") from error
+            raise RunError(f"{path} could not be read ({error.strerror}).", fix=fix) from error
         if found != digest:
-            raise RunError(f"{path} is damaged: it has changed since the run finished.", fix="Copy the run again.")
+            raise RunError(f"{path} is damaged: it is not as the run wrote it.", fix=fix)
 
 
 def _digest(path: Path) -> str:
