@@ -216,6 +216,7 @@ def test_what_networks_began_from(make, finding_recipe):
     ]
     for run in runs:  # all on the same files
         (run / "manifest.csv").write_text(manifest)
+        RunDirectory(run).finish()
     candidates = compared(*runs)  # weights may differ between networks, which is told
     assert [candidate.began_from for candidate in candidates] == ["densenet121.pth", None]
     facts = RunDirectory(runs[1]).facts
