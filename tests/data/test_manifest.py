@@ -16,7 +16,7 @@ from medarts.data.sources import open_sources
 from medarts.data.store import open_store
 from medarts.errors import DataError
 from medarts.recipe import DataSettings, SourceSettings
-from medarts.run.directory import write_whole
+from medarts.run.files import write_whole
 
 
 def listed(root: Path) -> Manifest:

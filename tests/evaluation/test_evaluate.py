@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import threading
 import weakref
 from pathlib import Path
 
@@ -260,6 +261,24 @@ def test_what_cannot_be_evaluated(run, recipe, folder_data, tmp_path):
     untrained = RunDirectory.create(tmp_path / "untrained", recipe, kind="train", data_fingerprint="")
     with pytest.raises(RunError, match=rf"has no checkpoint yet\. Train it: medarts train --resume {untrained.path}"):
         evaluate(untrained.path)
+
+
+def test_a_run_that_is_being_trained_is_not_scored(run):
+    refused = []
+
+    def work():
+        try:
+            evaluate(run.path)
+        except RunError as error:
+            refused.append(str(error))
+
+    with run.at_work("train"):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert "Another process is at work" in refused[0]
+    assert "train, process" in refused[0]
+    evaluate(run.path)
 
 
 def test_evaluating_leaves_a_checkpoint_alone_that_is_being_written(run):

@@ -210,11 +210,11 @@ def test_a_reserved_folder_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_before_the_run_began_is_no_run(tmp_path: Path, small_recipe: Recipe) -> None:
-    for name in (".lock", ".owner.json", "recipe.yaml", ".unfinished-run.json"):
+    for name in (".lock", ".owner.json", ".unfinished-.owner.json", "recipe.yaml", ".unfinished-run.json"):
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / name).write_text("")
     run = RunDirectory.create(tmp_path / "run", small_recipe, kind="train", data_fingerprint="")
-    assert sorted(path.name for path in run.path.iterdir()) == [".unfinished-run.json", "recipe.yaml", "run.json"][1:]
+    assert sorted(path.name for path in run.path.iterdir()) == ["recipe.yaml", "run.json"]
 
 
 def test_only_a_run_without_a_checkpoint_is_discarded(run: RunDirectory) -> None:

@@ -15,7 +15,8 @@ from medarts.recipe import Recipe, apply_overrides, parse
 from medarts.recipe import load as load_recipe
 from medarts.reporting.drawings import one_line, save_drawings
 from medarts.reporting.page import write_report
-from medarts.run.directory import RunDirectory, write_whole
+from medarts.run.directory import RunDirectory
+from medarts.run.files import write_whole
 from medarts.search import resume_search, start_search
 from medarts.spaces.reading import load as load_genotype
 from medarts.training.start import resume_training, start_training

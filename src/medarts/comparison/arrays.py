@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.run.directory import write_whole
+from medarts.run.files import write_whole
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -17,7 +17,7 @@ from medarts.data.manifest import Part
 from medarts.errors import RunError
 from medarts.evaluation.files import csv_text
 from medarts.recipe import Task
-from medarts.run.directory import write_whole
+from medarts.run.files import write_whole
 
 _IMAGE_COLUMNS = ("domain", "key", "patient")
 

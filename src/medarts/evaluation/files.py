@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.errors import RunError
-from medarts.run.directory import write_whole
+from medarts.run.files import write_whole
 
 FILE = "scores.json"
 """Written last: where it stands, the other files of its folder are whole. It has their digests, and one of its own."""

@@ -12,7 +12,7 @@ from medarts.reporting.generalization_plots import HeatCell, HeatRow, Scale, plo
 from medarts.reporting.generalization_tables import contrast_table, retrained_table, trained_table
 from medarts.reporting.style import inline_svg
 from medarts.reporting.templates import render
-from medarts.run.directory import write_whole
+from medarts.run.files import write_whole
 from medarts.study.generalization import (
     Claim,
     Domain,

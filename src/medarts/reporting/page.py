@@ -27,7 +27,8 @@ from medarts.reporting.lattice import draw_lattice
 from medarts.reporting.mask_scores import read_mask_scores
 from medarts.reporting.style import inline_svg
 from medarts.reporting.templates import render
-from medarts.run.directory import RunDirectory, write_whole
+from medarts.run.directory import RunDirectory
+from medarts.run.files import write_whole
 from medarts.run.progress import warn
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load

@@ -1,14 +1,18 @@
 """A run directory: everything that came of a recipe.
 
 recipe.yaml        the whole recipe, defaults included
-run.json           kind, environment, fingerprints
+run.json           kind, environment, fingerprints, the values that decide, and what was changed when it went on
 manifest.csv       the samples and their splits
 metrics.jsonl      one line an epoch; equal for a resumed and an uninterrupted run
 architecture.jsonl one line an epoch of a search: alphas, betas, the genotype so far
 timing.jsonl       one line an epoch: seconds and peak memory
 genotype.json      the genotype that was found, or that is trained
-checkpoints/       last and best
+checkpoints/       last, the end of the epoch before it, and best
 summary.json, cost.json, scores/, pictures/, report.html
+.lock, .owner.json while a process is at work
+
+One process at a time writes into it. A command that only reads needs no lock: all files but the journals are replaced
+as a whole, and a journal is read up to its last whole line.
 """
 
 import json
@@ -37,8 +41,6 @@ from medarts.run.files import (
     write_whole,
     writing,
 )
-
-__all__ = ["RunDirectory", "write_whole"]
 
 FORMAT = 1
 """Of run.json; raise it when what a run holds changes."""

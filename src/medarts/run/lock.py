@@ -16,10 +16,10 @@ import filelock
 
 from medarts.errors import RunError
 from medarts.names import printable
-from medarts.run.files import cannot_write, write_whole
+from medarts.run.files import UNFINISHED, cannot_write, write_whole
 
 LOCK, OWNER = ".lock", ".owner.json"
-FILES = frozenset({LOCK, OWNER})
+FILES = frozenset({LOCK, OWNER, f"{UNFINISHED}{OWNER}"})
 """What is in a folder while it is held, and after its holder was killed."""
 
 

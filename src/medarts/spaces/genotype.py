@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from medarts.errors import GenotypeError, did_you_mean, quoted, shortened
 from medarts.names import NAME
-from medarts.run.directory import write_whole
+from medarts.run.files import write_whole
 
 FORMAT = "medarts-genotype"
 VERSION = 1

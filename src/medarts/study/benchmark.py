@@ -12,8 +12,8 @@ from medarts.comparison.result import Missing
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.recipe.study import Study, load_study
 from medarts.run import lock
-from medarts.run.directory import RunDirectory, write_whole
-from medarts.run.files import make_folder, remove_empty
+from medarts.run.directory import RunDirectory
+from medarts.run.files import make_folder, remove_empty, write_whole
 from medarts.run.interruption import InterruptedRunError, Interruption, interruption
 from medarts.run.progress import Bar, console, progress_bar
 from medarts.spaces.genotype import Genotype

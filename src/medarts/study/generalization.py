@@ -12,7 +12,7 @@ from medarts.comparison.paired import Difference
 from medarts.comparison.result import MetricScore
 from medarts.errors import RunError
 from medarts.recipe import Task
-from medarts.run.directory import write_whole
+from medarts.run.files import write_whole
 
 Mark = Literal["own", "part of the mix", "unseen", "external"]
 """How a data set tested stands to those trained on: the only one, one of several, not among them, never trained on."""

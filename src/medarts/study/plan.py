@@ -20,7 +20,8 @@ from medarts.recipe.models import CheXNetSettings
 from medarts.recipe.study import GroupEntry, NetworkEntry, Study, group_recipe, search_recipe, study_to_yaml
 from medarts.recipe.study_sections import images_of
 from medarts.run.device import make_fabric
-from medarts.run.directory import RunDirectory, write_whole
+from medarts.run.directory import RunDirectory
+from medarts.run.files import write_whole
 from medarts.search.start import prepare_search
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
