@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from medarts.comparison.overall import of_single_sets, overall
 from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, MetricScore, Missing
-from medarts.comparison.words import missing_lines
+from medarts.comparison.words import excluded_words, missing_lines
 from medarts.console import columns, make_console, name_column, show_table
 from medarts.data.cache import Kept
 from medarts.data.examination import Examination
@@ -25,7 +25,7 @@ from medarts.names import printable
 from medarts.reporting.comparison_controls import control_sentences, overall_control_sentences
 from medarts.reporting.content import counted, p_text, significant
 from medarts.study.generalization import Generalization
-from medarts.study.words import means_words, missing_of
+from medarts.study.words import excluded_of, means_words, missing_of
 
 console = make_console()
 
@@ -235,6 +235,8 @@ def _show_comparison(name: str, comparison: Comparison) -> None:
             significant(network.latency_ms[1]),
         )
     show_table(console, table)
+    for line in excluded_words(comparison.excluded, task=comparison.task):
+        _say(line)
     for line in control_sentences(comparison.controls, title=SHORT_NAMES[main], patients=comparison.patients):
         console.print(printable(line), highlight=False)
     _show_missing(comparison.missing)
@@ -283,6 +285,7 @@ def show_generalization(found: Generalization) -> None:
     show_table(console, table)
     lines = ["* searched on this data set; all intervals stand on the page."]
     lines += [words] if (words := means_words(found.retrained)) else []
+    lines += excluded_of(found)
     for claim in found.claims:
         lines += ["", *claim.words]
     if found.missing or found.untested:

@@ -14,6 +14,7 @@ from medarts.comparison.masks import MaskMeasures
 from medarts.comparison.overlays import most_differing
 from medarts.comparison.paired import FLIPS
 from medarts.comparison.pooled import differences_of
+from medarts.comparison.words import excluded_words
 from medarts.errors import RunError
 from medarts.evaluation.finding_table import MEAN_OF_FINDINGS, SENSITIVE, YOUDEN
 from medarts.evaluation.findings import FindingScores, Predictions
@@ -59,6 +60,23 @@ def test_a_network_of_one_seed_has_the_scores_of_its_run():
         assert found.interval() == pytest.approx((table[metric].low, table[metric].high))
         assert found.undefined == table[metric].undefined == (metric == "hd95")
         assert found.by_seed == pytest.approx((found.mean,))
+
+
+def test_classes_and_domains_without_examples_are_left_out_and_named():
+    scores = scores_of([(*row, index) for row in random_rows(1) for index in (1, 2)])
+    shown = {("a", 1)}
+    for place, score in enumerate(scores.images):
+        if (score.domain, score.class_index) not in shown:
+            scores.images[place] = replace(score, truth="empty", metrics=score.metrics | {"dice": 1.0})
+    measures = MaskMeasures({"one": [scores]}, draws=DRAWS, seed=0)
+    assert measures.excluded == {"a": ("class 2",), "b": ("class 1", "class 2")}
+    assert measures.domains == ("a",)
+    of_class = [one.metrics["dice"] for one in scores.images if (one.domain, one.class_index) in shown]
+    assert measures.measured("one")["dice"].mean == pytest.approx(np.mean(of_class))
+    assert excluded_words(measures.excluded, task="segmentation") == [
+        "a: left out of the means, as no image shows it: class 2.",
+        "b: left out of the means, as no image shows it: class 1, class 2.",
+    ]
 
 
 def test_classes_are_averaged_as_in_a_table():

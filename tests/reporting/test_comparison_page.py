@@ -97,6 +97,7 @@ def make_comparison(
             {"name": "unetpp", "seed": 2, "state": "not begun", "reason": ""},
         ],
         "controls": [],
+        "excluded": {},
     }
     _mark_front(content["networks"])
     spread = np.ptp([per_image[name] for name in names], axis=0)
@@ -381,6 +382,14 @@ def test_every_image_is_there_once_and_outlined_for_every_network(page: Page) ->
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page.text)
     assert captions[0] == "true outline"
     assert captions[1].startswith(f"<b>{REFERENCE}</b> 0.")
+
+
+def test_what_is_left_out_of_the_means_is_named(tmp_path: Path) -> None:
+    folder = make_comparison(tmp_path / "comparison")
+    path = folder / "comparison.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"excluded": {"isic": ["class <2>"]}}))
+    page = write_comparisons({"isic": folder}, tmp_path / "report.html", title="x").read_text(encoding="utf-8")
+    assert "isic: left out of the means, as no image shows it: class &lt;2&gt;." in page
 
 
 def test_files_beside_the_page_are_linked(page: Page) -> None:

@@ -85,6 +85,7 @@ def compare(
         differing_images=differing,
         missing=tuple(missing),
         controls=found.controls,
+        excluded=measures.excluded,
         pairs=found.pairs,
         image_rows=_image_rows(names, measures) if isinstance(measures, MaskMeasures) else (),
         overlays=predict_overlays(candidates, [(image.domain, image.key) for image in differing], split=split),

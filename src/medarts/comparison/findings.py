@@ -71,6 +71,12 @@ class FindingMeasures:
         self._drawn = {
             name: np.mean([group.drawn(of) for group in self._groups], axis=0) for name, of in self._logits.items()
         }
+        self.excluded = {
+            domain: tuple(names)
+            for domain, names in next(iter(scores.values()))[0].excluded().items()
+            if names and domain in self.domains
+        }
+        """The findings left out of the means of every domain, as all of its images show them, or none."""
         self._undefined = sum(first.labels.shape[1] - len(group.findings) for group in self._groups)
 
     def measured(self, name: str) -> dict[str, Measured]:

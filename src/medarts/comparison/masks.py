@@ -59,6 +59,8 @@ class MaskMeasures:
             raise RunError(
                 "No image shows a class, so there is nothing to compare.", fix="Give images whose masks are not empty."
             )
+        self.excluded = {domain: tuple(names) for domain, names in first.excluded().items()}
+        """The classes left out of the means of every domain, as none of its images shows them."""
         self.images: tuple[ImageName, ...] = tuple(people)
         self.patients = tuple(people.values())
         self.domains = tuple(dict.fromkeys(domain for domain, _ in self.images))

@@ -180,6 +180,8 @@ class Comparison:
         differing_images: where the networks differ most, the furthest first; masks only.
         missing: runs that should have been compared.
         controls: networks against those drawn at random like them.
+        excluded: by data set the classes that no image shows, or the findings that all or none show, which are left
+            out of the means.
         pairs: all differences, as they are taken together with those on other data sets.
         image_rows: the main score image by image; masks only.
         overlays: the differing images, in their order; masks only.
@@ -202,6 +204,7 @@ class Comparison:
     differing_images: tuple[DifferingImage, ...] = ()
     missing: tuple[Missing, ...] = ()
     controls: tuple[Control, ...] = ()
+    excluded: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pairs: Pairs = field(default_factory=Pairs)
     image_rows: tuple[ImageRow, ...] = ()
     overlays: Overlays | None = None
@@ -255,6 +258,7 @@ class Comparison:
                 "differing_images": tuple(DifferingImage(**image) for image in content["differing_images"]),
                 "missing": tuple(Missing(**run) for run in content["missing"]),
                 "controls": tuple(map(Control.from_json, content["controls"])),
+                "excluded": {domain: tuple(names) for domain, names in content["excluded"].items()},
             }
             masks = content["task"] == "segmentation"
             rows = _read_images(folder / "images.csv") if masks else ()

@@ -1,6 +1,6 @@
 """What the numbers of a comparison mean, in words that stand beside them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from medarts.comparison.costs import REPEATS
 from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS, Difference, least_corrected_p
@@ -73,6 +73,20 @@ _TERMS = {
         "finding and seed at once, and the mean AUROC is taken again"
     ),
 }
+
+
+def excluded_words(excluded: Mapping[str, Sequence[str]], *, task: Task) -> list[str]:
+    """Returns a sentence for every data set with classes or findings that are left out of the means.
+
+    Args:
+        excluded: their names, by data set.
+        task: what the networks do.
+
+    >>> excluded_words({"skin": ("class 2", "class 3")}, task="segmentation")
+    ['skin: left out of the means, as no image shows it: class 2, class 3.']
+    """
+    reason = "no image shows it" if task == "segmentation" else "all images show it, or none"
+    return [f"{domain}: left out of the means, as {reason}: {', '.join(names)}." for domain, names in excluded.items()]
 
 
 def definitions(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from medarts.comparison.front import beats
 from medarts.comparison.paired import ALPHA, Difference, beyond_chance, least_corrected_p
 from medarts.comparison.result import Comparison, NetworkResult
+from medarts.comparison.words import excluded_words
 from medarts.reporting.comparison_controls import control_sentences
 from medarts.reporting.comparison_points import Point, best_first, place_of, points_of
 from medarts.reporting.content import Content, card, decimals, listed
@@ -35,6 +36,7 @@ def verdict(comparison: Comparison) -> list[str]:
     return [
         *_stand_in(comparison),
         *places(points, title=title, reference=comparison.reference),
+        *excluded_words(comparison.excluded, task=comparison.task),
         *what_differs(_by_place(comparison), reference=comparison.reference, patients=comparison.patients),
         *control_sentences(comparison.controls, title=title, patients=comparison.patients),
         *front(points, title=title, reference=comparison.reference),

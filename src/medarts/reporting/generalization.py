@@ -22,7 +22,7 @@ from medarts.study.generalization import (
     Trained,
     TrainedRow,
 )
-from medarts.study.words import TITLES, means_words, missing_of
+from medarts.study.words import TITLES, excluded_of, means_words, missing_of
 
 _OPEN = 3
 """Heat maps of trained networks that are unfolded when the page opens."""
@@ -54,6 +54,7 @@ def write_generalization(found: Generalization, target: Path, *, title: str) -> 
         "retrained": _retrained(found, score),
         "trained": _trained(found, score),
         "domains": found.domains,
+        "excluded": excluded_of(found),
         "groups": found.groups,
         "missing": missing_of(found),
         "untested": _untested(found.untested),

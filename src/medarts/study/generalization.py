@@ -34,6 +34,7 @@ class Domain:
         images: those that were scored: of the test split, or all of an external data set; 0 where nothing was.
         patients: of these images.
         problem: why its scores say nothing of the networks; empty where they do.
+        excluded: the classes that no image shows, or the findings that all or none show, which are left out of scores.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Domain:
     images: int
     patients: int
     problem: str
+    excluded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,13 @@ def put_together(
         for name in entry.names
     )
     domains = tuple(
-        Domain(name, name in study.external, *measures.size(name), problem=measures.unranked.get(name, ""))
+        Domain(
+            name,
+            name in study.external,
+            *measures.size(name),
+            problem=measures.unranked.get(name, ""),
+            excluded=measures.excluded(name),
+        )
         for name in sorted(study.domains, key=study.external.__contains__)
     )
     groups_of = {

@@ -75,6 +75,11 @@ class Measures:
         found = self._of.get(domain)
         return (len(found.images), found.people) if found is not None else (0, 0)
 
+    def excluded(self, domain: str) -> tuple[str, ...]:
+        """Returns the classes or findings that are left out of the scores of a domain."""
+        found = self._of.get(domain)
+        return () if found is None else found.excluded.get(domain, ())
+
     def get(self, trainee: Trainee, domain: str) -> Measured | None:
         """Returns the main score of a network, trained on a group, on a data set; None where it is missing."""
         return self._main.get(domain, {}).get(_key(trainee))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS, least_p
-from medarts.comparison.words import missing_lines
+from medarts.comparison.words import excluded_words, missing_lines
 from medarts.evaluation.scores import LEVEL
 from medarts.recipe import Task
 from medarts.study.generalization import Claim, Contrast, Generalization, Pooled, Retrained, Side
@@ -319,3 +319,8 @@ def definitions(task: Task, *, draws: int) -> dict[str, str]:
 def missing_of(found: Generalization) -> list[str]:
     """Says which runs are missing; see ``medarts.comparison.words.missing_lines``."""
     return missing_lines((f"{run.network} on {run.group}", run.seed, run.state, run.reason) for run in found.missing)
+
+
+def excluded_of(found: Generalization) -> list[str]:
+    """Returns a sentence for every data set with classes or findings that are left out of its scores."""
+    return excluded_words({one.name: one.excluded for one in found.domains if one.excluded}, task=found.task)
