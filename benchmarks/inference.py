@@ -35,6 +35,8 @@ from medarts.spaces.reading import load
 
 ISIC = "stage1_layer9_110epoch_double_deep_final"
 CVC = "layer7_double_deep"
+CHAOS = "stage0_double_deep_ep80_newim"
+MIX_DOUBLE = "alpha0_5_stage1_double_deep_ep80"
 MIX = "alpha0_5_stage1_nodouble_deep_ep80"
 PASSES = 3
 """Timed passes of a form in a turn, after one that brings it back into the cache."""
@@ -56,9 +58,11 @@ GRID: tuple[tuple[str, int, Norm | None, int], ...] = (
     *((MIX, width, norm, 64) for norm in ("group", "batch") for width in (4, 5, 6, 8, 12, 16)),
     *((MIX, width, norm, 128) for norm in ("group", "batch") for width in (5, 8, 12)),
     *((MIX, 16, norm, 256) for norm in ("group", "batch")),
-    *((name, 4, norm, 96) for norm in ("group", "batch") for name in (ISIC, CVC)),
+    *((name, 4, norm, 96) for norm in ("group", "batch") for name in (ISIC, CVC, CHAOS, MIX_DOUBLE)),
+    *((MIX, 8, norm, 96) for norm in ("group", "batch")),
 )
-"""Networks with width, norm (that of the paper where None) and height and width of the images."""
+"""Networks with width, norm (None: that of the paper), and height and width of the images in pixels. At 96 px there are
+those of recipes/benchmark-cpu.yaml in their widths."""
 
 
 def main() -> None:
@@ -121,8 +125,8 @@ def in_turns(network: TrainedNetwork, form: TrainedNetwork, images: Tensor, *, t
     """Returns milliseconds of both and the ratio of turns, each with quartiles, and the difference of the logits."""
     head, clock = network.heads[-1], time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     (expected,), (found,) = network(images, head), form(images, head)
-    times, start = [], time.perf_counter()
-    while len(times) < turns or time.perf_counter() - start < LEAST_SECONDS:
+    times, start = [], clock()
+    while len(times) < turns + 2 or clock() - start < LEAST_SECONDS:
         pair = []
         for each in (network, form):
             begin = clock()

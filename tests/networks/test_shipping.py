@@ -21,13 +21,20 @@ def unet(width: int = 4, depth: int = 3) -> TrainedNetwork:
     return build_network(UNetSettings(width=width, depth=depth), in_channels=1, outputs=1)
 
 
+def work(seconds: float) -> None:
+    """Keeps the processor busy."""
+    start = time.process_time()
+    while time.process_time() - start < seconds:
+        pass
+
+
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forms for inference take 20 ms more, as on a machine without a fast kernel."""
+    """Forms for inference take 5 ms of the processor more, as on a machine without a fast kernel."""
     forward = FoldedNetwork.forward
 
     def late(self: FoldedNetwork, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
-        time.sleep(0.02)
+        work(0.005)
         return forward(self, x_bchw, head)
 
     monkeypatch.setattr(FoldedNetwork, "forward", late)
@@ -62,23 +69,61 @@ def test_precision_does_not_depend_on_time() -> None:
     assert isinstance(shipped(unet(), in_channels=1, size=16, dtype=torch.bfloat16), FoldedNetwork)
 
 
-def test_passes_that_are_long_are_few() -> None:
-    class Long(torch.nn.Module):
-        heads, passes = ("last",), 0
+class Timed(torch.nn.Module):
+    """A network that does nothing but to keep the processor busy, and then to wait."""
 
-        def forward(self, x_bchw: Tensor, head: str) -> None:
-            self.passes += 1
-            time.sleep(shipping.ENOUGH_SECONDS / 3)
+    heads = ("last",)
 
-    one, other = Long(), Long()
-    shipping._best_seconds(one, other, torch.rand(1))  # type: ignore[arg-type]
-    assert one.passes == other.passes == 2
+    def __init__(self, seconds: float, waits: float = 0.0) -> None:
+        super().__init__()
+        self.seconds, self.waits, self.passes = seconds, waits, 0
+
+    def forward(self, x_bchw: Tensor, head: str) -> None:
+        self.passes += 1
+        work(self.seconds)
+        time.sleep(self.waits)
+
+
+def best_seconds(network: Timed, form: Timed) -> tuple[float, float]:
+    return shipping._best_seconds(network, form, torch.rand(1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("of_network", "of_form", "passes"),
+    [
+        (0.003, 0.001, 4),  # one that warms up, and a few turns
+        (0.030, 0.025, 2),  # long ones tell enough in one turn
+        (0.025, 0.030, 4),  # but not that the form is to be dropped
+    ],
+)
+def test_as_many_passes_as_tell_enough(
+    of_network: float, of_form: float, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping, "ENOUGH_SECONDS", 0.06)
+    network, form = Timed(of_network), Timed(of_form)
+    found = best_seconds(network, form)
+    assert network.passes == form.passes == passes
+    assert found == pytest.approx((of_network, of_form), rel=0.15)
+
+
+def test_a_form_that_is_a_little_slower_gets_many_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipping, "ENOUGH_SECONDS", 0.06)
+    network, form = Timed(0.002), Timed(0.0025)
+    best_seconds(network, form)
+    assert network.passes > 8
+
+
+@pytest.mark.skipif(shipping._now is not time.process_time, reason="the processor's time is counted in long steps here")
+def test_other_work_on_the_machine_does_not_count() -> None:
+    """A form that waits for the processor is not slower for that."""
+    of_network, of_form = best_seconds(Timed(0.004), Timed(0.002, waits=0.01))
+    assert of_form < of_network
 
 
 def shortest(run: TrainedNetwork, x: Tensor, best: float) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     run(x, run.heads[-1])
-    return min(best, time.perf_counter() - start)
+    return min(best, time.process_time() - start)
 
 
 @pytest.mark.parametrize("width", [12, 24])
@@ -88,7 +133,7 @@ def test_a_unet_of_any_width_is_not_slower_as_shipped(width: int) -> None:
     found, x = shipping.for_inference(network), torch.rand(1, 1, 64, 64)
     of_network = of_form = math.inf
     with torch.inference_mode():
-        for _ in range(12):
+        for _ in range(8):
             of_network, of_form = shortest(network, x, of_network), shortest(found, x, of_form)
     assert of_form < 1.3 * of_network
 
