@@ -8,7 +8,7 @@ import pytest
 
 from medarts.commands.options import check_number
 from medarts.errors import RecipeError, of_system, quoted, shortened
-from medarts.words import changes_first, is_change, split
+from medarts.words import changes_first, check_repeated, is_change, split
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,24 @@ def test_values_are_quoted_shortly() -> None:
     assert quoted("a\n") == r"'a\n'"
     for value in ("x" * 10**5, list(range(10**5)), {n: n for n in range(10**5)}, [[[[[1]]]]], b"x" * 10**4):
         assert len(quoted(value)) < 100
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("train --data a --data b", "--data"),
+        ("evaluate run --data a --data=b", "--data"),
+        ("cost unet --threads 1 --threads 2", "--threads"),
+        ("cost unet --batch 1 --size 8 --batch 1", "--batch"),
+        ("search r.yaml --out a --out b", "--out"),
+        ("train --init-channel 8 --init_channel 16", "--init-channel"),
+        ("plan r.yaml --json --no-json", "--json"),
+    ],
+)
+def test_an_option_given_twice_is_refused_as_only_its_last_value_would_count(words: str, option: str) -> None:
+    with pytest.raises(RecipeError, match=f"^{option} is given twice"):
+        check_repeated(words.split())
+
+
+def test_several_values_of_an_option_and_words_behind_two_dashes_may_look_alike() -> None:
+    check_repeated("cost unet unet --threads 1 1 --batch 1 -- --threads --threads".split())

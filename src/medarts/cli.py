@@ -19,7 +19,7 @@ from medarts.recipe import Task
 from medarts.recipe.section import LARGEST_SIZE
 from medarts.run.interruption import InterruptedRunError
 from medarts.run.memory import is_out_of_memory
-from medarts.words import changes_first, split
+from medarts.words import changes_first, check_repeated, split
 
 MOST_JOBS = 64
 
@@ -504,6 +504,7 @@ _OUT_OF_MEMORY = MedartsError("The memory of this machine is used up.", fix="Use
 def _run_command(words: list[str]) -> None:
     if shutil.get_terminal_size().columns < _NARROWEST:
         os.environ["COLUMNS"] = str(_NARROWEST)  # in less than ten, tyro looks for room for its boxes without end
+    check_repeated(words)
     tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         args=changes_first(words),

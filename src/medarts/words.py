@@ -11,6 +11,9 @@ from medarts.texts import exists
 _FLAGS = ("--json", "--no-json", "--help", "-h")
 """Options that take no value."""
 
+_SEVERAL = ("--data", "--threads", "--batch")
+"""Options that take several values."""
+
 _KEYS = rf"({'|'.join(Recipe.model_fields)})(\.\w+)*|model\.\w+"
 """Of changes of a recipe, or of a network that has no recipe (model.width=16)."""
 
@@ -43,3 +46,23 @@ def changes_first(words: Sequence[str]) -> list[str]:
         (changes if moved else others).append(word)
     named = 2 if len(others) > 1 and not others[1].startswith("-") else 1
     return [*others[:named], *changes, *others[named:]]
+
+
+def check_repeated(words: Sequence[str]) -> None:
+    """Refuses an option that is given twice, of which only the last would count.
+
+    Raises:
+        RecipeError: names the option.
+    """
+    seen: set[str] = set()
+    for word in words:
+        if word == "--":  # the rest are no options
+            return
+        if not word.startswith("--"):
+            continue
+        option = word.partition("=")[0].replace("_", "-")
+        name = option.replace("--no-", "--", 1)  # --no-json is the same option as --json
+        if name in seen:
+            fix = f"Give it once, with all of its values: {name} A B." if name in _SEVERAL else "Give it once."
+            raise RecipeError(f"{name} is given twice.", fix=fix)
+        seen.add(name)
