@@ -495,7 +495,7 @@ def test_the_walk(medarts, recipe_file, folder_data, tmp_path):
     assert (trained.path / "scores" / "test" / "scores.json").exists()
     status, output, _ = medarts("evaluate", "runs/small-blobs", "--data", folder_data, "--split", "val")
     assert status == 0
-    assert (trained.path / "scores" / "val-blobs" / "scores.json").exists()
+    assert [*trained.path.glob("scores/val-blobs-????????/scores.json")]
 
     status, output, _ = medarts("show", "runs/small-blobs")
     assert status == 0

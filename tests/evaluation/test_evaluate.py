@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import threading
 import weakref
@@ -16,7 +17,7 @@ from medarts import terminal
 from medarts.data.opening import open_data, open_manifest
 from medarts.errors import DataError, RunError
 from medarts.evaluation import segmentation
-from medarts.evaluation.evaluate import evaluate, load_network
+from medarts.evaluation.evaluate import evaluate, load_network, scores_folder
 from medarts.evaluation.scores import Scores
 from medarts.recipe import Recipe, SourceSettings, apply_overrides, parse
 from medarts.reporting.page import write_report
@@ -168,13 +169,49 @@ def test_another_data_set(run, folder_data, tmp_path):
     own = evaluate(run.path)
     scores = evaluate(run.path, sources=(source(other, "elsewhere"),))
     assert {score.domain for score in scores.images} == {"elsewhere"}
-    assert sorted(path.name for path in (run.path / "scores").iterdir()) == ["test", "test-elsewhere"]
+    own_folder, folder = sorted(path.name for path in (run.path / "scores").iterdir())
+    assert own_folder == "test"
+    assert re.fullmatch("test-elsewhere-[0-9a-f]{8}", folder)
     assert Scores.read(run.path / "scores" / "test") == own
     both = evaluate(run.path, sources=(source(folder_data, "blobs"), source(other, "elsewhere")))
     assert [score.metrics["dice"] for score in both.images if score.domain == "blobs"] == pytest.approx(
         [score.metrics["dice"] for score in own.images]
     )
     assert {"blobs", "elsewhere"} <= {row.domain for row in both.table()}
+
+
+def test_another_data_set_in_a_folder_of_the_same_name_has_scores_of_its_own(run, folder_data, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder_data, other)
+    for number in (22, 23):
+        Image.new("L", (32, 32)).save(other / "masks" / f"blob_{number}.png")
+    scored = [
+        evaluate(run.path, sources=(source(path, "test-set"),)).made_of.images
+        for path in (folder_data, other, other)  # the last into the folder of the one before
+    ]
+    assert scored[0] != scored[1] == scored[2]
+    kept = [Scores.read(folder).made_of.images for folder in (run.path / "scores").iterdir()]
+    assert sorted(kept) == sorted(scored[:2])
+
+
+def test_folders_of_scores_are_told_apart_where_names_hold_dashes(tmp_path):
+    def folder(*names: str, images: str = "1", head: str | None = None) -> Path:
+        sources = tuple(source(tmp_path, name) for name in names) or None
+        return scores_folder(RunDirectory(tmp_path), "test", images, sources=sources, head=head)
+
+    folders = [
+        folder("a-b"),
+        folder("a", "b"),
+        folder("a", images="2"),
+        folder("a"),
+        folder("head-4"),
+        folder(head="4"),
+        folder("a", head="4"),
+        folder("a", "head-4"),
+        folder("a-head-4"),
+        folder(),
+    ]
+    assert len(set(folders)) == len(folders)
 
 
 def test_two_data_sets_of_one_name_are_refused(run, folder_data, tmp_path):

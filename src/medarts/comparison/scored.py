@@ -60,7 +60,10 @@ def scored_images(scores: AnyScores) -> frozenset[ImageName]:
 
 def _kept(run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | None) -> AnyScores | None:
     """Returns the scores that a run has; None where they do not hold."""
-    folder = scores_folder(run, split, sources=sources)
+    if not (run.path / "scores").is_dir():
+        return None
+    now = fingerprints_now(run, split, sources=sources)
+    folder = scores_folder(run, split, now.images, sources=sources)
     if not folder.is_dir():
         return None
     try:
@@ -68,8 +71,7 @@ def _kept(run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | 
         scores = FindingScores.read(folder) if of_findings else Scores.read(folder)
     except RunError:  # what wrote them was killed, or an older medarts
         return None
-    holds = scores.made_of is not None and scores.made_of == fingerprints_now(run, split, sources=sources)
-    return scores if holds else None
+    return scores if scores.made_of == now else None
 
 
 def _check_listed(run: RunDirectory, split: Part, scored: frozenset[ImageName]) -> None:

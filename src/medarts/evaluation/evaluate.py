@@ -1,5 +1,7 @@
 """Scores of a trained network on the images of a split."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -28,6 +30,9 @@ from medarts.training.start import architecture_of, without_weights
 FOUND_ON: Split = "val"
 """Split on which the thresholds and the temperature of a classifier are found."""
 
+FOLDER_DIGITS = 8
+"""Hexadecimal digits in the names of folders of scores on other data sets."""
+
 
 def evaluate(
     path: Path,
@@ -43,7 +48,8 @@ def evaluate(
 
     Args:
         path: the training run.
-        sources: data sets to score on, which are part of the folder's name; None takes those of the run.
+        sources: data sets to score on, whose names and digits of whose images are part of the folder's name; None takes
+            those of the run.
         split: the split to score, or all images.
         head: the head to use, such as "4,0", which is part of the folder's name; the last where None.
 
@@ -74,8 +80,8 @@ def _evaluate(
         Batches(store, store.manifest.part(part), batch=recipe.evaluation.batch, name=part, device=fabric.device)
         for store, part in looked_at
     )
-    folder = scores_folder(run, split, sources=sources, head=head)
     made_of = Fingerprints(of_images(looked_at), weights, _metrics(recipe))
+    folder = scores_folder(run, split, made_of.images, sources=sources, head=head)
     # fp16 is for training: inference keeps the range of its weights.
     dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     network = network.to(fabric.device)
@@ -87,11 +93,30 @@ def _evaluate(
 
 
 def scores_folder(
-    run: RunDirectory, split: Part, *, sources: tuple[SourceSettings, ...] | None = None, head: str | None = None
+    run: RunDirectory,
+    split: Part,
+    images: str,
+    *,
+    sources: tuple[SourceSettings, ...] | None = None,
+    head: str | None = None,
 ) -> Path:
-    """Returns where ``evaluate`` writes the scores; the arguments are its own."""
-    others = [] if sources is None else [source.domain for source in sources]
-    return run.path / "scores" / "-".join([split, *others, *([] if head is None else [f"head-{head}"])])
+    """Returns where ``evaluate`` writes the scores.
+
+    Names of data sets are those of their folders, which others have as well: digits of the images tell them apart.
+
+    Args:
+        run: the training run.
+        split: the split, or all images.
+        images: fingerprint of the images that are scored.
+        sources: see ``evaluate``.
+        head: see ``evaluate``.
+    """
+    domains = [] if sources is None else [source.domain for source in sources]
+    parts = [split, *domains, *([] if head is None else [f"head-{head}"])]
+    if sources is not None:
+        about = json.dumps([images, domains, head])  # the list, as names may hold the dashes that join them
+        parts.append(hashlib.sha256(about.encode()).hexdigest()[:FOLDER_DIGITS])
+    return run.path / "scores" / "-".join(parts)
 
 
 def fingerprints_now(
