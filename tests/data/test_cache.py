@@ -196,7 +196,7 @@ def test_other_files_in_the_cache_are_left_alone(settings):
     settings.cache.mkdir()
     mine = settings.cache / "vacation"
     mine.mkdir()
-    left = settings.cache / ".unfinished-v3-0123456789abcdef-32px"
+    left = settings.cache / ".unfinished-v4-0123456789abcdef-32px"
     left.mkdir()
     opened(settings, cache_gb=1e-9)
     opened(settings, cache_gb=1e-9, size=16)

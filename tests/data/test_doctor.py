@@ -89,7 +89,7 @@ def test_sizes_that_differ(tmp_path):
     [
         (np.zeros((12, 10)), "The mask is empty"),
         (np.full((12, 10), 255), "covers the whole image"),
-        (np.linspace(0, 255, 120).reshape(12, 10), "Unexpected label values: 50%"),
+        (np.linspace(0, 255, 120).reshape(12, 10), "Unexpected values: 50%"),
     ],
 )
 def test_suspicious_masks(tmp_path, values, words):

@@ -16,14 +16,14 @@ from medarts.errors import DataError
 
 def mask_of(path: Path, labels: dict[int, int] | None = None, index: int | None = None):
     rules = ReadingRules(labels=tuple(labels.items()) if labels else None)
-    return read_mask(Sample("k", path, path, "p", "d", "train", index), rules)
+    return read_mask(Sample("k", path, path, "p", "d", "train", index), rules).classes
 
 
 def read(values: np.ndarray, *, top: float | None = 255.0, labels: dict[int, int] | None = None, **more):
     """Returns the classes of stored values, HW or HWC."""
     values = values if values.ndim == 3 else values[..., None]
     rules = ReadingRules(labels=tuple(labels.items()) if labels else None)
-    return classify(Raw(values, None if top is None else (0.0, top), **more), rules, path=Path("m.png"))
+    return classify(Raw(values, None if top is None else (0.0, top), **more), rules, path=Path("m.png")).classes
 
 
 def drawn(*, size: int = 64, radius: float = 18.0, centre: tuple[float, float] = (30.0, 33.0)) -> np.ndarray:

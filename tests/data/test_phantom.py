@@ -38,7 +38,7 @@ def _digest(folder: Path) -> str:
 
 def _pairs(manifest: Manifest, domain: str) -> list[tuple[np.ndarray, np.ndarray]]:
     samples = [sample for sample in manifest.samples if sample.domain == domain]
-    return [read_pair(sample, manifest.rules[domain], channels=3) for sample in samples]
+    return [read_pair(sample, manifest.rules[domain], channels=3)[:2] for sample in samples]
 
 
 def test_the_same_seed_gives_the_same_files_and_another_seed_others(folder: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def image_of(path: Path, rules: ReadingRules = PLAIN, *, channels: int = 1, inde
 
 def mask_of(path: Path, labels: dict[int, int] | None = None, index: int | None = None):
     rules = ReadingRules(labels=tuple(labels.items()) if labels else None)
-    return read_mask(sample(path, slice_index=index), rules)
+    return read_mask(sample(path, slice_index=index), rules).classes
 
 
 def dicom(path: Path, stored: np.ndarray, *, photometric: str = "MONOCHROME2", slope=1, intercept=0, bits=None):

@@ -1,10 +1,10 @@
 """The folder in which resized images are kept: who uses what, what is oldest, and how it stays below a size.
 
 cache/
-    v3-<fingerprint of the data>-<form>/   a store, whole; see ``medarts.data.store``
-    .unfinished-v3-.../                    a store that is being written, or was when its process was killed
-    .locks/v3-...                          held while a store is looked for, made or removed
-    .locks/v3-....<number>                 held by a process as long as it uses the store
+    v4-<fingerprint of the data>-<form>/   a store, whole; see ``medarts.data.store``
+    .unfinished-v4-.../                    a store that is being written, or was when its process was killed
+    .locks/v4-...                          held while a store is looked for, made or removed
+    .locks/v4-....<number>                 held by a process as long as it uses the store
 
 Locks are the system's: they end with the process that holds them.
 """

@@ -12,8 +12,9 @@ from medarts.data.examination import Examination, Finding, Level, Summary
 from medarts.data.files import raw_image
 from medarts.data.formats.raw import Raw
 from medarts.data.grouping import common, first_of, kind_of
+from medarts.data.levels import DomainLevels, MaskLevel
 from medarts.data.manifest import SPLITS, Manifest, ReadingRules, Sample
-from medarts.data.masks import Mask, classify, stored_mask
+from medarts.data.masks import Mask, ReadMask, classify, stored_mask
 from medarts.data.reading import Image, check_classes, check_labels, check_sizes, fit_channels, scale
 from medarts.data.resizing import resize_mask, vanished_classes
 from medarts.data.sources import DIVIDED, Survey, advice, survey
@@ -40,6 +41,7 @@ class _Look:
         size: height and width of the image, None where it cannot be read.
         digest: of the pixels of an image that is not constant.
         foreground: part of the mask that is not background.
+        levels: the values of a mask without labels.
         classes: those that the mask shows, without background.
         kept: those that it still shows at the size of the recipe.
     """
@@ -49,6 +51,7 @@ class _Look:
     size: tuple[int, ...] | None = None
     digest: str | None = None
     foreground: float | None = None
+    levels: tuple[MaskLevel, ...] = ()
     classes: frozenset[int] | None = None
     kept: frozenset[int] | None = None
 
@@ -95,6 +98,7 @@ def examine(
     found += _of_files(looks)
     found += _duplicates(looks)
     for each, settings in surveys:
+        found += _of_levels(settings, looks)
         found += _of_classes(each.manifest, settings, looks, needs)
     return Examination(tuple(found), tuple(_summary(each.manifest, looks) for each, _ in surveys))
 
@@ -161,6 +165,16 @@ def _of_classes(
                 yield Finding("warning", str(settings.path), at, f"{_NEVER_FIX} {_SIZE_FIX}", str(index))
 
 
+def _of_levels(settings: SourceSettings, looks: Iterable[_Look]) -> Iterator[Finding]:
+    """Yields what the masks of a source without labels do not have in common."""
+    levels = DomainLevels()
+    for look in looks:
+        if look.sample.domain == settings.domain:
+            levels.add(look.levels)
+    if (problem := levels.problem(settings.domain)) is not None:
+        yield Finding("error", str(settings.path), problem.problem, problem.fix)
+
+
 def _of_files(looks: Iterable[_Look]) -> Iterator[Finding]:
     """Yields what was found in the files; what the slices of a volume have in common is one finding."""
     alike: dict[tuple[object, ...], list[tuple[int, Finding]]] = {}
@@ -194,7 +208,7 @@ def _slices(numbers: Sequence[int]) -> str:
 def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> _Look:
     findings: list[Finding] = []
     raw = _image(sample, rules, needs, findings)
-    mask = _mask(sample, rules, findings)
+    mask, levels = _mask(sample, rules, findings) or (None, ())
     if raw is not None and mask is not None:
         try:
             check_sizes(sample, raw.values.shape, mask.shape)
@@ -208,6 +222,7 @@ def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> _L
         size=raw.values.shape[:2] if raw is not None else None,
         digest=_digest(raw) if raw is not None and varied else None,
         foreground=None if mask is None else float(np.count_nonzero(mask) / mask.size),
+        levels=levels,
         classes=_classes(mask),
         kept=_classes(resized),
     )
@@ -274,18 +289,18 @@ def _image_doubts(raw: Raw, image: Image, rules: ReadingRules) -> Iterator[tuple
         yield "Grey values are stored inverted (MONOCHROME1 or MinIsWhite).", "None needed: they are turned."
 
 
-def _mask(sample: Sample, rules: ReadingRules, findings: list[Finding]) -> Mask | None:
+def _mask(sample: Sample, rules: ReadingRules, findings: list[Finding]) -> ReadMask | None:
     if sample.mask is None:
         return None
-    name = str(sample.mask)
     try:
         raw = stored_mask(sample, rules)
-        mask = classify(raw, rules, path=sample.mask)
+        found = classify(raw, rules, path=sample.mask)
     except DataError as error:
         findings.append(_error(sample, sample.mask, error))
         return None
-    findings += [Finding("warning", name, problem, fix) for problem, fix in _mask_doubts(raw, mask, rules)]
-    return mask
+    doubts = _mask_doubts(raw, found.classes, rules)
+    findings += [Finding("warning", str(sample.mask), problem, fix) for problem, fix in doubts]
+    return found
 
 
 def _mask_doubts(raw: Raw, mask: Mask, rules: ReadingRules) -> Iterator[tuple[str, str]]:
@@ -297,10 +312,10 @@ def _mask_doubts(raw: Raw, mask: Mask, rules: ReadingRules) -> Iterator[tuple[st
         low, high = raw.range
         quarter = (high - low) / 4
         grey = float(((raw.values > low + quarter) & (raw.values < high - quarter)).mean())
-        if grey > _GREY_PART:
+        if grey > _GREY_PART:  # a photograph, which has no separate values for which it could be refused
             yield (
-                f"Unexpected label values: {grey:.0%} of the pixels are neither near {low:g} nor near {high:g}.",
-                "Check that this is a mask; if its values are classes, give the source labels.",
+                f"Unexpected values: {grey:.0%} of the pixels are neither near {low:g} nor near {high:g}.",
+                "Check that this is a mask.",
             )
 
 

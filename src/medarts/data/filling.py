@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medarts.data.cache import MARK, discard, make_room, say, unfinished_of
 from medarts.data.gate import Gate, pixels_of
+from medarts.data.levels import DomainLevels, MaskLevel
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.reading import check_classes, read_image, read_pair
 from medarts.data.resizing import Truth, resize_image, resize_mask, truths_of
@@ -51,10 +52,17 @@ class Form:
 
 
 class _Read(NamedTuple):
-    """The rows of a sample in the arrays of the store, and whether its mask has lost a class by resizing."""
+    """What a sample gives the store.
+
+    Attributes:
+        rows: those of its arrays.
+        lost: the mask has lost a class by resizing.
+        levels: the values of a mask without labels.
+    """
 
     rows: tuple[NDArray[Any], ...]
-    lost: bool
+    lost: bool = False
+    levels: tuple[MaskLevel, ...] = ()
 
 
 def forms_of(manifest: Manifest, settings: DataSettings) -> dict[str, Form]:
@@ -77,8 +85,8 @@ def fill(folder: Path, manifest: Manifest, settings: DataSettings, *, threads: i
         threads: files read at a time; 0: as many as there are cores.
 
     Raises:
-        DataError: a file cannot be read, or changes meanwhile; its mask has another size; a label is out of range; the
-            disk has too little room.
+        DataError: a file cannot be read, or changes meanwhile; its mask has another size; a label is out of range;
+            masks without labels differ in their foreground; the disk has too little room.
         OSError: the cache cannot be written.
     """
     forms = forms_of(manifest, settings)
@@ -111,6 +119,7 @@ def _write(
     """Writes the arrays, says which masks have lost classes, and returns the digests of the files."""
     number = len(manifest.samples)
     lost: list[Sample] = []
+    levels = {domain: DomainLevels() for domain in manifest.domains}
     with ExitStack() as stack:
         bar = stack.enter_context(progress_bar("reading images", number))
         writers = {
@@ -122,6 +131,9 @@ def _write(
                 writer.append(row)
             if read.lost:
                 lost.append(sample)
+            levels[sample.domain].add(read.levels)
+            if (problem := levels[sample.domain].problem(sample.domain)) is not None:
+                raise problem
             bar.advance()
         for writer in writers.values():
             writer.finish()
@@ -170,12 +182,12 @@ def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
     rules, size = manifest.rules[sample.domain], settings.size
     if sample.mask is None:
         image_hwc = read_image(sample, rules, channels=settings.in_channels)
-        return _Read((resize_image(image_hwc, size),), lost=False)
-    image_hwc, mask_hw = read_pair(sample, rules, channels=settings.in_channels)
+        return _Read((resize_image(image_hwc, size),))
+    image_hwc, mask_hw, levels = read_pair(sample, rules, channels=settings.in_channels)
     check_classes(sample, mask_hw, settings.classes)
     resized = resize_mask(mask_hw, size)
     truths = truths_of(mask_hw, resized, classes=settings.classes)
-    return _Read((resize_image(image_hwc, size), resized, truths), lost=bool((truths == Truth.VANISHED).any()))
+    return _Read((resize_image(image_hwc, size), resized, truths), bool((truths == Truth.VANISHED).any()), levels)
 
 
 def _check_disk(cache: Path, needed: int) -> None:

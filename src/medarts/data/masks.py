@@ -1,15 +1,17 @@
 """Masks as class indices: by the labels of their source, or as foreground and background where they are binary."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medarts.data.files import raw_mask
 from medarts.data.formats.raw import Raw
+from medarts.data.levels import NEAR, MaskLevel
 from medarts.data.manifest import ReadingRules, Sample
-from medarts.data.regions import Region, Regions, find_regions
+from medarts.data.regions import Region, Regions, find_regions, surrounded
 from medarts.errors import DataError
 
 Mask = NDArray[np.uint8]
@@ -23,16 +25,28 @@ _INDEX = 64
 
 _SHOWN = 8
 
+_BLOCK = 64
+"""Pixels of a block of JPEG, which may be flat and of any value where it holds a part of something small."""
 
-def read_mask(sample: Sample, rules: ReadingRules) -> Mask:
+
+class ReadMask(NamedTuple):
+    """A mask, and what it takes to tell whether the masks of a domain are alike.
+
+    Attributes:
+        classes: uint8 (H, W): 0 background, 1.. the classes.
+        levels: the values that it holds where it was read without labels; see ``medarts.data.levels``.
+    """
+
+    classes: Mask
+    levels: tuple[MaskLevel, ...] = ()
+
+
+def read_mask(sample: Sample, rules: ReadingRules) -> ReadMask:
     """Reads the mask of a sample, in the order of its image.
 
     Args:
         sample: the sample.
         rules: reading rules of its domain.
-
-    Returns:
-        uint8 (H, W): 0 background, 1.. the classes.
 
     Raises:
         DataError: the file cannot be read, does not lie on the grid of the image, holds a value that the labels do not
@@ -56,16 +70,13 @@ def stored_mask(sample: Sample, rules: ReadingRules) -> Raw:
     return raw_mask(sample.mask, sample.slice_index, indices=rules.labels is not None, image=sample.image)
 
 
-def classify(raw: Raw, rules: ReadingRules, *, path: Path) -> Mask:
+def classify(raw: Raw, rules: ReadingRules, *, path: Path) -> ReadMask:
     """Maps stored mask values to class indices.
 
     Without labels, a pixel is foreground where its brightest channel is above half of the type's range, or above
     0.5 in a mask that holds nothing above 1. The noise of JPEG and smooth edges are allowed; a mask with a third value
     or a second colour of its own is refused, as is one of values in between. With labels, 0 is background unless they
     say otherwise, and a value is the whole number within 0.001 of it.
-
-    Returns:
-        uint8 (H, W).
 
     Raises:
         DataError: a value that the labels do not name, no labels where they are needed, or a mask that is in the
@@ -84,7 +95,7 @@ def classify(raw: Raw, rules: ReadingRules, *, path: Path) -> Mask:
             f"{path} is a coloured mask, but the source has labels.",
             fix="Save the classes as grey values or as indices of a palette.",
         )
-    return _looked_up(raw.values[..., 0], {0: 0} | dict(rules.labels), raw, path)
+    return ReadMask(_looked_up(raw.values[..., 0], {0: 0} | dict(rules.labels), raw, path))
 
 
 def _is_coloured(values: NDArray[Any]) -> bool:
@@ -101,8 +112,8 @@ def _whole(values: NDArray[Any]) -> NDArray[Any]:
     return np.where(np.abs(values - rounded) <= _WHOLE, rounded, values)
 
 
-def _foreground(values: NDArray[Any], raw: Raw, path: Path) -> Mask:
-    """Returns the foreground of a mask HWC."""
+def _foreground(values: NDArray[Any], raw: Raw, path: Path) -> ReadMask:
+    """Returns the foreground of a mask HWC as class 1."""
     if values.min() < 0:
         raise DataError(
             f"{path} holds negative values (down to {_digits(values.min())}), which no mask has.",
@@ -131,7 +142,42 @@ def _foreground(values: NDArray[Any], raw: Raw, path: Path) -> Mask:
             f"{path} holds {_listed(found)}, which lie on the same side of half its range.",
             fix=_advice(found, raw),
         )
-    return np.asarray(mask, dtype=np.uint8)
+    white = (0.0, 1.0) if top <= 1 else limits or (0.0, 1.0)
+    levels = tuple(_levels(values, found, raw, path, white=white))
+    return ReadMask(np.asarray(mask, dtype=np.uint8), levels)
+
+
+def _levels(
+    values: NDArray[Any], found: Regions, raw: Raw, path: Path, *, white: tuple[float, float]
+) -> Iterator[MaskLevel]:
+    """Yields the regions that fill an area; black and white are taken to do, as no edge and no noise ends there.
+
+    Args:
+        values: array HWC.
+        found: its regions.
+        raw: what the values come from.
+        path: the file.
+        white: the values of black and white.
+    """
+    exact = len(found.every) == len(found.found) and not raw.lossy
+    for region in found.found:
+        parts = [(number - white[0]) / (white[1] - white[0]) for number in region.value]
+        parts = [1 - part for part in parts] if raw.inverted else parts
+        red, green, blue = parts[:3] if len(parts) >= 3 else [max(parts)] * 3
+        brightest = max(red, green, blue)
+        if NEAR < brightest < 1 and surrounded(values, region.value) <= (0 if exact else _BLOCK):
+            continue
+        colour = len(set(region.value)) > 1
+        label = None
+        if colour and raw.palette is not None:
+            label = _index_of(region.value, raw.palette)
+        elif not colour and not raw.inverted and region.value[0] == int(region.value[0]):
+            label = int(region.value[0])
+        yield MaskLevel(path, region.value, (red, green, blue), brightest > 0.5, label, exact)
+
+
+def _index_of(colour: tuple[float, ...], palette: NDArray[np.uint8]) -> int:
+    return int((palette == np.asarray(colour)).all(axis=1).argmax())
 
 
 def _listed(regions: Regions) -> str:
@@ -151,9 +197,9 @@ def _advice(regions: Regions, raw: Raw) -> str:
         if raw.palette is None:
             return f"{first}Save its classes as grey values or as indices of a palette, and give the source labels."
         found = _indexed(found, raw.palette)
-    if not found or any(region.value[0] != int(region.value[0]) for region in found):
+    labels = {} if any(region.value[0] != int(region.value[0]) for region in found) else _labels(found, raw)
+    if not labels:
         return f"{first}Save its classes as whole numbers, and give the source labels."
-    labels = _labels(found, raw)
     if labels == {1: 1, 255: 0}:  # what JPEG of the best quality, saved again as PNG, can leave too
         return "Give the source labels, such as {1: 1, 255: 0}, or {1: 0, 255: 1} where 1 is noise."
     return f"{first}Give the source labels, such as {labels}."
@@ -161,7 +207,7 @@ def _advice(regions: Regions, raw: Raw) -> str:
 
 def _indexed(found: tuple[Region, ...], palette: NDArray[np.uint8]) -> tuple[Region, ...]:
     """Returns the regions with indices of the palette in place of its colours."""
-    indices = [int((palette == np.asarray(region.value)).all(axis=1).argmax()) for region in found]
+    indices = [_index_of(region.value, palette) for region in found]
     pairs = sorted(zip(indices, found, strict=True), key=lambda pair: pair[0])
     return tuple(Region((float(index),), region.pixels) for index, region in pairs)
 
@@ -169,6 +215,8 @@ def _indexed(found: tuple[Region, ...], palette: NDArray[np.uint8]) -> tuple[Reg
 def _labels(found: tuple[Region, ...], raw: Raw) -> dict[int, int]:
     """Returns the likely classes of values: a lone highest value is void, else the ground may be white."""
     values = [int(region.value[0]) for region in found]
+    if not any(values):
+        return {}
     largest = int(max(found, key=lambda region: region.pixels).value[0])
     highest = raw.range is not None and values[-1] == raw.range[1]
     void = highest and len(values) > 2 and values[0] == 0 and values[-2] < _INDEX

@@ -1,12 +1,14 @@
 """Images as float32 HWC in 0..1, and with their masks, by the rules of their domain."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medarts.data.files import raw_image
 from medarts.data.formats.raw import Raw
+from medarts.data.levels import MaskLevel
 from medarts.data.manifest import ReadingRules, Sample
 from medarts.data.masks import Mask, read_mask
 from medarts.errors import DataError
@@ -16,7 +18,21 @@ Image = NDArray[np.float32]
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
-def read_pair(sample: Sample, rules: ReadingRules, *, channels: int) -> tuple[Image, Mask]:
+class Pair(NamedTuple):
+    """An image and its mask.
+
+    Attributes:
+        image: float32 (H, W, channels) in 0..1.
+        mask: uint8 (H, W), 0 being background.
+        levels: the values of the mask where it was read without labels; see ``medarts.data.levels``.
+    """
+
+    image: Image
+    mask: Mask
+    levels: tuple[MaskLevel, ...]
+
+
+def read_pair(sample: Sample, rules: ReadingRules, *, channels: int) -> Pair:
     """Reads an image and its mask.
 
     Args:
@@ -24,16 +40,13 @@ def read_pair(sample: Sample, rules: ReadingRules, *, channels: int) -> tuple[Im
         rules: reading rules of its domain.
         channels: channels wanted.
 
-    Returns:
-        The image, float32 (H, W, channels) in 0..1, and the mask, uint8 (H, W), 0 being background.
-
     Raises:
         DataError: a file cannot be read, does not fit the rules, or the two differ in size.
     """
     image = read_image(sample, rules, channels=channels)
-    mask = read_mask(sample, rules)
+    mask, levels = read_mask(sample, rules)
     check_sizes(sample, image.shape, mask.shape)
-    return image, mask
+    return Pair(image, mask, levels)
 
 
 def read_image(sample: Sample, rules: ReadingRules, *, channels: int) -> Image:

@@ -85,6 +85,11 @@ def find_regions(values: NDArray[Any], *, limits: tuple[float, float] | None, lo
     return Regions(_sorted(table[chosen][kept], counts[chosen][kept]), every)
 
 
+def surrounded(values: NDArray[Any], value: tuple[float, ...]) -> int:
+    """Returns the number of pixels of an array HWC that have a value, as all eight neighbours have."""
+    return int(_surrounded((values == np.asarray(value)).all(axis=2), np.array([False, True]))[1])
+
+
 def _encoded(values: NDArray[Any]) -> tuple[NDArray[Any], Callable[[NDArray[Any]], NDArray[np.float64]]]:
     """Returns one number a pixel, HW, and what makes values (number, C) of such numbers again."""
     channels = values.shape[2]

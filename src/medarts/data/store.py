@@ -23,7 +23,7 @@ from medarts.data.rows import Rows, StoredRows
 from medarts.errors import DataError
 from medarts.recipe import DataSettings
 
-FORMAT = 3
+FORMAT = 4
 """Part of the cache's name; raise it when reading or resizing changes."""
 
 
@@ -69,8 +69,8 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
         threads: files read at a time; 0: as many as there are cores. Fewer where images are large.
 
     Raises:
-        DataError: a file cannot be read, its mask has another size, a label is out of range, the disk is full, or the
-            cache cannot be written.
+        DataError: a file cannot be read, its mask has another size, a label is out of range, masks without labels
+            differ in their foreground, the disk is full, or the cache cannot be written.
     """
     form = f"{settings.size}px-{settings.in_channels}ch" + ("" if manifest.findings else f"-{settings.classes}cl")
     folder = cache_folder(settings) / f"v{FORMAT}-{manifest.fingerprint()}-{form}"
