@@ -13,7 +13,8 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	@# A process for each core, with one thread each: with more, they would wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 setup: $(READY)
 
