@@ -15,7 +15,7 @@ from medarts.data.reading import read_pair
 from medarts.data.sources import WITHOUT_FILES, open_sources, survey
 from medarts.data.sources.cvc import FRAMES, sequence_of
 from medarts.data.sources.labelled import LEFT_OUT, UNUSED
-from medarts.data.sources.pairing import FOLDERS, NOT_READ, OTHER_NAME
+from medarts.data.sources.pairing import FOLDERS, MISNAMED, NOT_READ, OTHER_NAME, TABLES
 from medarts.errors import DataError
 from medarts.recipe import DataSettings, SourceSettings
 
@@ -498,3 +498,82 @@ def test_the_table_of_sequences_is_that_of_the_real_set():
 
     with (Path(os.environ["MEDARTS_DATA"]) / "cvc-clinicdb/splits.csv").open() as file:
         assert all(sequence_of(row["id"]) == row["sequence"] for row in csv.DictReader(file))
+
+
+# --- Tables beside the images -------------------------------------------------------------------------------------
+
+DIVIDED_BY_HAND = "id,split\n" + "".join(
+    f"{n},{split}\n" for n, split in enumerate(["test"] * 7 + ["train"] * 2 + ["val"])
+)
+
+
+@pytest.mark.parametrize("name", ["splits.csv", "Splits.CSV", "SPLITS.csv"])
+def test_splits_csv_is_found_in_any_case(tmp_path, name):
+    (plain_folder(tmp_path) / name).write_text(DIVIDED_BY_HAND)
+    found = survey(SourceSettings(kind="folder", path=tmp_path))
+    assert Counter(sample.split for sample in found.manifest.samples) == {"test": 7, "train": 2, "val": 1}
+    assert found.manifest == opened(tmp_path, "folder")
+    assert not found.doubts
+
+
+def test_two_tables_of_one_name_are_refused(tmp_path):
+    splits(plain_folder(tmp_path), DIVIDED_BY_HAND)
+    (tmp_path / "Splits.csv").write_text(DIVIDED_BY_HAND)
+    if len(list(tmp_path.glob("*.csv"))) == 1:
+        pytest.skip("the file system ignores case")
+    with pytest.raises(DataError, match=r"several tables: Splits\.csv and splits\.csv\. Keep one"):
+        opened(tmp_path, "folder")
+
+
+def test_a_splits_csv_that_leads_nowhere_is_no_reason_to_draw(tmp_path):
+    (plain_folder(tmp_path) / "splits.csv").symlink_to(tmp_path / "gone.csv")
+    with pytest.raises(DataError, match=r"splits\.csv cannot be opened"):
+        opened(tmp_path, "folder")
+
+
+@pytest.mark.parametrize(
+    "name", ["split.csv", "Split.CSV", "splits.tsv", "splits.csv.txt", "split.xlsx", "splits.json"]
+)
+def test_splits_under_another_name_are_not_passed_over(tmp_path, name):
+    (plain_folder(tmp_path) / name).write_text(DIVIDED_BY_HAND)
+    with pytest.raises(DataError, match=rf"splits\.csv alone \(1\): {name}\. Save it as splits\.csv"):
+        opened(tmp_path, "folder")
+    (fault,) = survey(SourceSettings(kind="folder", path=tmp_path)).faults
+    assert (fault.problem, fault.file.name) == (MISNAMED, name)
+    splits(tmp_path, DIVIDED_BY_HAND)
+    found = survey(SourceSettings(kind="folder", path=tmp_path))
+    assert not found.faults
+    assert [doubt.detail for doubt in found.doubts] == [name]
+
+
+def test_tables_that_are_not_read_are_doubts(tmp_path):
+    names = ["Labels.CSV", "dataset.json", "meta.tsv", "people.xlsx"]
+    for name in (*names, "readme.txt", ".hidden.csv", "~$people.xlsx"):
+        touch(plain_folder(tmp_path) / name)
+    found = survey(SourceSettings(kind="folder", path=tmp_path))
+    assert [(doubt.problem, doubt.detail) for doubt in found.doubts] == [(TABLES, name) for name in names]
+
+
+@pytest.mark.parametrize("kind", ["isic", "cvc", "chaos", "chestxray14", "table"])
+def test_tables_of_a_download_are_known_and_others_are_not(tmp_path, kind):
+    known = {
+        "isic": ["ISIC-2017_Training_Part3_GroundTruth.csv", "ISBI2016_ISIC_Part3_Test_GroundTruth.csv"],
+        "cvc": ["metadata.csv"],
+        "chaos": [],
+        "chestxray14": ["data_entry_2017_v2020.csv", "BBox_List_2017.csv"],
+        "table": ["Labels.CSV"],
+    }
+    tables = {
+        "chestxray14": "Image Index,Finding Labels,Patient ID\na.png,Mass,1\n",
+        "table": "image,patient,scar\na.png,1,1\n",
+    }
+    for name in (*known[kind], "ages.csv", "images/a.png", "Original/1.png", "Ground Truth/1.png"):
+        touch(tmp_path / name)
+    for name in ("ISIC-2017_Training_Data/a.png", "ISIC-2017_Training_Part1_GroundTruth/a_segmentation.png"):
+        touch(tmp_path / name)
+    for name in ("DICOM_anon/a.dcm", "Ground/a.png"):
+        touch(tmp_path / "Train_Sets/CT/1" / name)
+    if kind in tables:
+        (tmp_path / known[kind][0]).write_text(tables[kind])
+    found = survey(SourceSettings(kind=kind, path=tmp_path))
+    assert [doubt.detail for doubt in found.doubts if doubt.problem == TABLES] == ["ages.csv"]

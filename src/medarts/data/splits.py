@@ -22,6 +22,9 @@ ORIGIN_COLUMNS = ("source", "dataset", "site")
 NO_SPLIT = frozenset({"gap", "none", "out", "unused", "exclude", "excluded", "ignore", "ignored", "skip"})
 """Words in a column split that leave an image out on purpose; others may be typing errors."""
 
+SPLITS_CSV = "splits.csv"
+"""The table that decides the splits; its name may be in any case."""
+
 FEWEST = 3
 """Patients of which some can be held out."""
 
@@ -53,11 +56,13 @@ class SplitTable:
     """A read splits.csv.
 
     Attributes:
+        path: the file.
         rows: id -> row.
         grouped: the file has a group column, so that a patient in two splits is an error.
         unused: columns that are not used although they may say which images belong together.
     """
 
+    path: Path
     rows: dict[str, SplitRow]
     grouped: bool
     unused: tuple[str, ...] = ()
@@ -100,7 +105,7 @@ def read_splits_csv(path: Path) -> SplitTable:
         parsed[key] = SplitRow(split_named(word), whole, word)
     if all(row.split is None for row in parsed.values()):
         raise without_splits(path, (row.word for row in parsed.values()))
-    return SplitTable(parsed, group is not None, unused_groups(table, {named, word_column, origin}, group))
+    return SplitTable(path, parsed, group is not None, unused_groups(table, {named, word_column, origin}, group))
 
 
 def group_columns(columns: Iterable[str]) -> tuple[str, ...]:

@@ -8,12 +8,14 @@ from medarts.data.grouping import first_of
 from medarts.data.manifest import Manifest, Sample, Split, join
 from medarts.data.sampling import sample_patients
 from medarts.data.sources import chaos, chestxray14, cvc, folder, isic, table
-from medarts.data.sources.contents import composed
+from medarts.data.sources.contents import composed, file_named, tables_in
 from medarts.data.sources.labelled import ALONE, LEFT_OUT, MISSING, RENAMED, UNNAMED, UNUSED, left_out, unused
 from medarts.data.sources.pairing import (
     FOLDERS,
+    MISNAMED,
     NOT_READ,
     OTHER_NAME,
+    TABLES,
     Fault,
     Listing,
     Pair,
@@ -21,7 +23,16 @@ from medarts.data.sources.pairing import (
     require_folder,
     stem_of,
 )
-from medarts.data.splits import FEWEST, SplitTable, assign_splits, divided, is_doubtful, read_splits_csv, without_suffix
+from medarts.data.splits import (
+    FEWEST,
+    SPLITS_CSV,
+    SplitTable,
+    assign_splits,
+    divided,
+    is_doubtful,
+    read_splits_csv,
+    without_suffix,
+)
 from medarts.errors import DataError, did_you_mean
 from medarts.recipe import SourceSettings
 
@@ -40,6 +51,15 @@ LAYOUTS = {
     "chestxray14": chestxray14.LAYOUT,
     "table": table.LAYOUT,
 }
+KNOWN_TABLES = {
+    "isic": ("ISIC*_GroundTruth.csv", "ISBI2016_ISIC_*_GroundTruth.csv", "ISIC*_metadata.csv"),
+    "cvc": ("metadata.csv", "class_dict.csv"),
+    "chaos": (),
+    "folder": (),
+    "chestxray14": (chestxray14.TABLES, "BBox_List_2017*.csv"),
+    "table": (table.NAME,),
+}
+"""Tables that are read, and those of a download that are rightly not, by kind."""
 DIVIDED = "patient in two splits"
 WITHOUT_FILES = "row without files"
 _SEED = 0  # of splits that are drawn: the same for every run, so that runs can be compared
@@ -64,9 +84,9 @@ class Survey:
 def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...] | None = None) -> Manifest:
     """Lists the data sets and joins them into one manifest; no image is opened.
 
-    Splits come from ``splits.csv`` in the folder of the set, else from the official parts of the download, else
-    they are drawn by patient. A set with training samples but none for validation gives up its fraction of the
-    training patients.
+    Splits come from ``splits.csv`` (its name in any case) in the folder of the set, else from the official parts of
+    the download, else they are drawn by patient. A set with training samples but none for validation gives up its
+    fraction of the training patients.
 
     Args:
         sources: the data sets; their names differ.
@@ -111,11 +131,12 @@ def survey(settings: SourceSettings, *, findings: tuple[str, ...] | None = None)
     expected, doubts = _sorted_out(listing.faults, settings)
     if not listing.pairs and not expected:
         raise _without_images(settings, doubts)
-    path = settings.path / "splits.csv"
-    rows, faults = _table(path) if settings.lists == "official" else (None, [])
+    path = file_named(settings.path, SPLITS_CSV)
+    rows, faults = _table(path) if path and settings.lists == "official" else (None, [])
+    faults += _misnamed(settings, path)
     samples, split_faults = _samples(listing.pairs, rows, settings)
     if settings.task == "classification" or (rows and rows.grouped):  # whose tables name the patients
-        split_faults += _divided(samples, path if rows else settings.path)
+        split_faults += _divided(samples, rows.path if rows else settings.path)
     faults = [*expected, *faults, *split_faults]
     if settings.images is not None and not faults:
         samples = sample_patients(samples, images=settings.images, seed=_SEED)
@@ -134,8 +155,8 @@ def advice(settings: SourceSettings, split: Split, samples: Sequence[Sample]) ->
         split: the split.
         samples: its samples.
     """
-    named = settings.path / "splits.csv"
-    if settings.lists == "official" and named.exists():
+    named = file_named(settings.path, SPLITS_CSV)
+    if settings.lists == "official" and named:
         return f"Write {split} in the column split of {named} for some patients."
     patients = len({sample.patient for sample in samples})
     if patients < FEWEST:
@@ -202,12 +223,31 @@ def _looking_for(manifest: Manifest, findings: tuple[str, ...]) -> Manifest:
 
 
 def _table(path: Path) -> tuple[SplitTable | None, list[Fault]]:
-    if not path.exists():
-        return None, []
     try:
         return read_splits_csv(path), []
     except DataError as error:
         return None, [Fault(path, "splits.csv cannot be used", error.fix, error.problem.rstrip("."))]
+
+
+def _misnamed(settings: SourceSettings, splits: Path | None) -> list[Fault]:
+    """Returns the tables that look like the splits where there is no splits.csv: a draw would pass them over."""
+    if splits or settings.lists != "official":
+        return []
+    fix = f"Save it as {SPLITS_CSV}, or take it out for splits that are drawn by patient."
+    found = tables_in(settings.path, known=())
+    return [Fault(path, MISNAMED, fix) for path in found if _names_splits(path)]
+
+
+def _unread_tables(settings: SourceSettings) -> list[Fault]:
+    fix = f"Splits are read from {SPLITS_CSV}, findings from {table.NAME}. Take out what is not meant to be read."
+    found = tables_in(settings.path, known=(SPLITS_CSV, *KNOWN_TABLES[settings.kind]))
+    ignored = file_named(settings.path, SPLITS_CSV) or settings.lists != "official"
+    return [Fault(path, TABLES, fix, path.name) for path in found if ignored or not _names_splits(path)]
+
+
+def _names_splits(path: Path) -> bool:
+    """Tells whether a file is called as splits.csv is, but for the plural, the suffix or a second suffix."""
+    return path.name.strip().casefold().partition(".")[0].strip() in ("split", "splits")
 
 
 def _samples(
@@ -235,8 +275,7 @@ def _placed(pair: Pair, rows: SplitTable | None, settings: SourceSettings) -> Pa
             return Fault(pair.image, "image not named in splits.csv", fix, pair.key)
         if row.patient and _differs(row.patient, pair, settings):
             detail = f"{pair.key}: {row.patient}, and {pair.patient} in the other table"
-            table_path = settings.path / "splits.csv"
-            return Fault(table_path, "patient named differently", "Correct one of the two tables.", detail)
+            return Fault(rows.path, "patient named differently", "Correct one of the two tables.", detail)
         if row.split is None:
             return None
         pair = replace(pair, split=row.split, patient=row.patient or pair.patient)
@@ -286,10 +325,11 @@ def _divided(samples: Iterable[Sample], path: Path) -> list[Fault]:
 
 
 def _doubts(listing: Listing, rows: SplitTable | None, settings: SourceSettings) -> list[Fault]:
-    """Returns what of splits.csv is not used."""
+    """Returns the tables that are not read, and what of splits.csv is not used."""
+    doubts = _unread_tables(settings)
     if rows is None:
-        return []
-    path = settings.path / "splits.csv"
+        return doubts
+    path = rows.path
     present = {pair.key for pair in listing.pairs}
     present |= {key[:at] for key in present for at, letter in enumerate(key) if letter == "/"}
     present |= {stem_of(fault.file) for fault in listing.faults}  # of which a part is there
@@ -297,6 +337,6 @@ def _doubts(listing: Listing, rows: SplitTable | None, settings: SourceSettings)
     if idle:
         idle -= {name for pair in listing.pairs for name in _paths(pair, settings)}
     fix = "Complete the download, or take the rows out."
-    doubts = [Fault(path, WITHOUT_FILES, fix, key) for key in rows.rows if key in idle]
+    doubts += [Fault(path, WITHOUT_FILES, fix, key) for key in rows.rows if key in idle]
     doubts += [left_out(path, key, row.word) for key, row in rows.rows.items() if is_doubtful(row.word)]
     return doubts + [unused(path, column) for column in rows.unused]

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medarts.data.manifest import SPLITS, Split
-from medarts.data.sources.contents import composed
+from medarts.data.sources.contents import composed, file_named
 from medarts.data.sources.labelled import NO_PATIENT, TWICE, listed, missing, unnamed
 from medarts.data.sources.pairing import Fault, Listing, Pair, passed_over, rules_of, unreadable
-from medarts.data.splits import natural
+from medarts.data.splits import SPLITS_CSV, natural
 from medarts.data.tables import Table, read_table, require_regular
 from medarts.errors import DataError, did_you_mean
 from medarts.recipe import SourceSettings
@@ -69,7 +69,7 @@ class _Files:
 
 def recognises(path: Path) -> bool:
     """Tells whether a folder has this layout."""
-    return any(path.glob(TABLES))
+    return file_named(path, TABLES) is not None
 
 
 def find(settings: SourceSettings) -> Listing:
@@ -105,13 +105,10 @@ def find(settings: SourceSettings) -> Listing:
 
 
 def _open_table(path: Path) -> Table:
-    found = sorted(path.glob(TABLES))
-    if not found:
+    found = file_named(path, TABLES)
+    if found is None:
         raise DataError(f"There is no table {TABLES} in {path}.", fix="Download Data_Entry_2017_v2020.csv.")
-    if len(found) > 1:
-        names = " and ".join(file.name for file in found)
-        raise DataError(f"{path} holds several tables: {names}.", fix="Keep one of them.")
-    table = read_table(found[0])
+    table = read_table(found)
     table.require((_INDEX, _LABELS, _PATIENT), fix=_COLUMNS_FIX)
     return table
 
@@ -172,11 +169,11 @@ def _lists(settings: SourceSettings) -> Lists | None:
     path = settings.path
     if settings.lists == "toy":
         return _collected((_toy_names(path / TOY / f"{split}.csv"), split) for split in SPLITS)
-    if (path / "splits.csv").exists():
+    if file_named(path, SPLITS_CSV):
         return None
-    apart = (path / "train_list.txt").exists() or (path / "val_list.txt").exists()
-    files = {path / name: split for name, split in (_APART if apart else _PUBLISHED).items()}
-    present = {file: split for file, split in files.items() if file.exists()}
+    apart = file_named(path, "train_list.txt") or file_named(path, "val_list.txt")
+    files = {file_named(path, name): split for name, split in (_APART if apart else _PUBLISHED).items()}
+    present = {file: split for file, split in files.items() if file}
     return _collected((_listed_names(file), split) for file, split in present.items()) if present else None
 
 

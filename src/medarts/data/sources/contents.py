@@ -1,9 +1,11 @@
 """What lies in a folder: images, and what is not read."""
 
+import fnmatch
 import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,8 @@ _NOTES = {
     ".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".rtf", ".doc", ".docx", ".odt", ".py", ".ipynb", ".sh", ".bat",
 }  # fmt: skip
 _TABLES = {".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".toml", ".ini", ".xls", ".xlsx", ".ods"}
+_LISTS = ("split.txt", "splits.txt", "split.csv.txt", "splits.csv.txt")
+"""Names of tables of splits whose suffix says that they are notes, which some systems append and hide."""
 _REMAINS = {".log", ".db", ".sha256", ".md5", ".part", ".crdownload", ".bak", ".tmp"}
 _NO_IMAGES = _NOTES | _TABLES | _REMAINS
 """Suffixes of what lies beside images and is none: notes, tables, thumbnails of the system (Thumbs.db), ..."""
@@ -67,8 +71,50 @@ def contents_of(folder: Path) -> Contents:
     try:
         return _listed(folder)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise DataError(f"{folder} cannot be listed: {reason}.", fix="Make it readable for you.") from None
+        raise _unlisted(folder, error) from None
+
+
+def file_named(folder: Path, pattern: str) -> Path | None:
+    """Returns what a folder holds under a name in any case, None without it; a link that leads nowhere counts.
+
+    Args:
+        folder: the folder.
+        pattern: the name, or a pattern such as "Data*.csv".
+
+    Raises:
+        DataError: several files have such a name, or the folder cannot be listed.
+    """
+    found = [path for path in _visible(folder) if _matches(path, (pattern,))]
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise DataError(f"{folder} holds several tables: {names}.", fix="Keep one of them.")
+    return found[0] if found else None
+
+
+def tables_in(folder: Path, *, known: Iterable[str]) -> list[Path]:
+    """Returns the tables in a folder, in natural order, without those that have a known name in any case."""
+    patterns = tuple(known)
+    found = (path for path in _visible(folder) if suffix_of(path).strip() in _TABLES or _matches(path, _LISTS))
+    return [path for path in found if not _matches(path, patterns)]
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Returns what a folder holds, without hidden files and the locks of open office files ("~$labels.xlsx")."""
+    try:
+        found = [path for path in folder.iterdir() if not path.name.startswith((".", "~$"))]
+    except OSError as error:
+        raise _unlisted(folder, error) from None
+    return sorted(found, key=_by_name)
+
+
+def _matches(path: Path, patterns: Iterable[str]) -> bool:
+    name = path.name.strip().casefold()
+    return any(fnmatch.fnmatchcase(name, pattern.casefold()) for pattern in patterns)
+
+
+def _unlisted(folder: Path, error: OSError) -> DataError:
+    reason = error.strerror or type(error).__name__
+    return DataError(f"{folder} cannot be listed: {reason}.", fix="Make it readable for you.")
 
 
 def _listed(folder: Path) -> Contents:

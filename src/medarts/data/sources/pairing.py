@@ -20,6 +20,8 @@ IMAGE_ALONE = "image without a mask"
 MASK_ALONE = "mask without an image"
 NOT_READ = "files that are not read"
 FOLDERS = "folders that are not read"
+TABLES = "tables that are not read"
+MISNAMED = "table that is read under the name splits.csv alone"
 OTHER_NAME = "file that is not named as a mask"
 _PAIR_FIX = "Add the missing files or take these out."
 

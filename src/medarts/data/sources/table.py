@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from medarts.data.sources.contents import Contents, composed
+from medarts.data.sources.contents import Contents, composed, file_named
 from medarts.data.sources.labelled import (
     ALONE,
     NO_PATIENT,
@@ -22,7 +22,15 @@ from medarts.data.sources.labelled import (
     unused,
 )
 from medarts.data.sources.pairing import Fault, Listing, Pair, passed_over, rules_of, stem_of, unreadable
-from medarts.data.splits import group_columns, is_doubtful, split_named, unused_groups, without_splits, without_suffix
+from medarts.data.splits import (
+    SPLITS_CSV,
+    group_columns,
+    is_doubtful,
+    split_named,
+    unused_groups,
+    without_splits,
+    without_suffix,
+)
 from medarts.data.tables import Table, read_table
 from medarts.errors import DataError
 from medarts.recipe import SourceSettings
@@ -137,7 +145,8 @@ class _Files:
 
 def recognises(path: Path) -> bool:
     """Tells whether a folder has this layout; one with masks is taken for these."""
-    return (path / NAME).is_file() and not (path / "masks").is_dir()
+    found = file_named(path, NAME)
+    return found is not None and found.is_file() and not (path / "masks").is_dir()
 
 
 def find(settings: SourceSettings, *, findings: tuple[str, ...] | None = None) -> Listing:
@@ -154,10 +163,10 @@ def find(settings: SourceSettings, *, findings: tuple[str, ...] | None = None) -
         DataError: the table cannot be read, has no rows, no column image, no finding, a column twice or one without a
             name, or leaves every image out.
     """
-    table = read_table(settings.path / NAME)
+    table = read_table(file_named(settings.path, NAME) or settings.path / NAME)
     columns = _columns(table, findings)
     rows = _rows(table)
-    split = None if (settings.path / "splits.csv").exists() else columns.split
+    split = None if file_named(settings.path, SPLITS_CSV) else columns.split
     if split and not any(row.cells[split] for row in rows):
         split = None
     kept = [row for row in rows if split is None or split_named(row.cells[split])]
