@@ -112,8 +112,9 @@ def evaluate(
     chosen = part_named(split)
     run = RunDirectory.open(path, kind="train")
     sources = choose_sources(data, known=run.recipe.data.sources) if data else None
-    scores = evaluate_run(path, sources=sources, split=chosen, head=head)
-    write_report(path)
+    with run.at_work("evaluate"):
+        scores = evaluate_run(path, sources=sources, split=chosen, head=head)
+        write_report(path)
     return scores
 
 

@@ -55,11 +55,13 @@ def write_report(path: Path) -> Path:
         The file written.
 
     Raises:
-        RunError: the folder is no run, or a file that cannot be made again is damaged or missing.
+        RunError: the folder is no run, another process is at work on it, or a file that cannot be made again is damaged
+            or missing.
     """
     run = RunDirectory.open(path)
-    target, content = path / "report.html", _content(run)
-    write_whole(target, render("page.html", content))
+    with run.at_work("report"):
+        target, content = path / "report.html", _content(run)
+        write_whole(target, render("page.html", content))
     for problem in content["problems"]:
         warn(f"{target} does not show everything. {problem}")
     return target
