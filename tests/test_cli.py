@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -600,3 +601,32 @@ def test_a_closed_terminal_saves_the_step_in_hand(recipe_file, tmp_path):
     records = RunDirectory.open(tmp_path / "run").read_journal("metrics.jsonl")
     assert checkpoint.newest(tmp_path / "run" / "checkpoints", "last")[1] == len(records)
     assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_drawings_of_a_run_are_not_written_through_links(medarts, recipe, tmp_path):
+    run = RunDirectory.create(tmp_path / "run", recipe, kind="search", data_fingerprint="x").path
+    load_genotype(PUBLISHED).save(run / "genotype.json")
+    (tmp_path / "mine").mkdir()
+    (run / "pictures").symlink_to(tmp_path / "mine")
+    refused(medarts("show", "run"), "run/pictures is a symbolic link")
+    refused(medarts("report", "run"), "run/pictures is a symbolic link")
+    assert not any((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize("command", ["show", "report"])
+def test_what_is_written_into_a_run_waits_for_its_lock(medarts, recipe, tmp_path, command):
+    run = RunDirectory.create(tmp_path / "run", recipe, kind="search", data_fingerprint="x")
+    load_genotype(PUBLISHED).save(run.path / "genotype.json")
+    answers = []
+    with run.at_work("search"):
+        other = threading.Thread(target=lambda: answers.append(medarts(command, "run")))
+        other.start()
+        other.join()
+    refused(answers[0], "Another process is at work on run: search")
+    assert not (run.path / "pictures").exists()
+    assert not (run.path / "report.html").exists()
+
+
+def test_a_place_for_drawings_that_cannot_be_written(medarts, tmp_path):
+    (tmp_path / "file").touch()
+    refused(medarts("show", PUBLISHED, "--out", "file"), "file could not be written (File exists).")

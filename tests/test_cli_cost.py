@@ -190,3 +190,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_measured(medarts, asked
     refused(medarts("cost", "unet", "unetpp", "--figure", "o.jpg"), "--figure is o.jpg", ".svg or .png")
     refused(medarts("cost", "unet", "--figure", "o.svg"), "there is one", "Name several")
     assert not asked
+
+
+def test_a_figure_that_cannot_be_written_is_refused_before_anything_is_measured(medarts, asked, tmp_path):
+    (tmp_path / "file").touch()
+    refused(
+        medarts("cost", "unet", "unetpp", *SMALL, "--figure", "file/o.svg"), "file could not be written (File exists)."
+    )
+    assert asked == {}

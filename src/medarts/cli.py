@@ -13,7 +13,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from medarts.commands.options import check_number
 from medarts.console import say, tolerate_encodings
-from medarts.errors import DataError, MedartsError, RecipeError, of_system
+from medarts.errors import MedartsError, RecipeError, RunError, of_system
 from medarts.names import printable
 from medarts.recipe import Task
 from medarts.recipe.section import LARGEST_SIZE
@@ -101,16 +101,17 @@ def doctor(
     """
     from medarts import terminal
     from medarts.commands import inspection
+    from medarts.run.files import check_writable
 
     if out is not None:
-        inspection.check_writable(out)
+        check_writable(out, kind="file")
     examination = inspection.doctor(data)
     terminal.show_examination(examination)
     if out is not None or not examination.whole:
         path = out or inspection.findings_file(data)
         try:
             inspection.write_findings(examination, path)
-        except DataError as error:
+        except RunError as error:
             say(f"medarts: {error}", to=sys.stderr)
         else:
             say(f"All findings: {path}")
@@ -515,7 +516,7 @@ def _run_command(words: list[str]) -> None:
 
 
 def _fail(error: MedartsError) -> NoReturn:
-    print(f"medarts: {printable(str(error))}", file=sys.stderr)
+    say(f"medarts: {printable(str(error))}", to=sys.stderr)
     sys.exit(1)
 
 

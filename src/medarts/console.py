@@ -45,15 +45,18 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def say(text: str, *, to: TextIO | None = None) -> None:
-    """Prints a text line by line as it is, with control characters as escapes.
+def say(text: str, *, to: Console | TextIO | None = None) -> None:
+    """Prints a text line by line as it is, with control characters as escapes and however wide the terminal is.
 
     Args:
         text: of one line or more.
-        to: the stream; standard output where None.
+        to: a stream, or a console, which keeps a progress bar below the text. Default: standard output.
     """
-    for line in text.split("\n"):
-        print(printable(line), file=to or sys.stdout)
+    for line in map(printable, text.split("\n")):
+        if isinstance(to, Console):
+            to.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=to or sys.stdout)
 
 
 def show_table(console: Console, table: Table) -> None:

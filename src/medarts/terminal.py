@@ -12,7 +12,7 @@ from medarts.comparison.overall import of_single_sets, overall
 from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, MetricScore, Missing
 from medarts.comparison.words import excluded_words, missing_lines
-from medarts.console import columns, make_console, name_column, show_table
+from medarts.console import columns, make_console, name_column, say, show_table
 from medarts.data.cache import Kept
 from medarts.data.examination import Examination
 from medarts.data.manifest import SPLITS
@@ -39,7 +39,7 @@ def show_examination(examination: Examination) -> None:
     """Prints a line for every kind of finding, then a table of the data sets."""
     for group in examination.groups:
         console.print(group.level, style="red" if group.level == "error" else "yellow", end=" ")
-        _say(group.line)
+        say(group.line, to=console)
     table = Table(name_column("data set"), *columns("images", "patients", *SPLITS), "sizes", *columns("foreground"))
     for summary in examination.summaries:
         sizes = ", ".join(list(summary.sizes)[:3]) + (" …" if len(summary.sizes) > 3 else "")
@@ -71,7 +71,7 @@ def show_plan(plan: Plan) -> None:
         fitting = (("search RECIPE", plan.search_changes), ("train RUN", plan.training_changes))
         console.print(f"To stay within {plan.budget_mb:,.0f} MB:")
         for words, changes in fitting:
-            _say(" ".join(("  medarts", words, *changes)))
+            say(" ".join(("  medarts", words, *changes)), to=console)
 
 
 def show_cache(folder: Path, held: Sequence[Kept]) -> None:
@@ -82,13 +82,13 @@ def show_cache(folder: Path, held: Sequence[Kept]) -> None:
         table.add_row(printable(kept.about), f"{kept.nbytes / 1e6:,.1f} MB", f"{kept.used:%Y-%m-%d %H:%M}", state)
     if held:
         show_table(console, table)
-    _say(f"{folder}: {_size_of(held)}.")
+    say(f"{folder}: {_size_of(held)}.", to=console)
 
 
 def show_cleared(folder: Path, removed: Sequence[Kept], in_use: Sequence[Kept]) -> None:
     """Prints what was removed of a cache, and what was left."""
     left = f" Left, because a process uses it: {_size_of(in_use)}." if in_use else ""
-    _say(f"{folder}: removed {_size_of(removed)}.{left}")
+    say(f"{folder}: removed {_size_of(removed)}.{left}", to=console)
 
 
 def _size_of(held: Sequence[Kept]) -> str:
@@ -142,10 +142,10 @@ def _show_masks(scores: Scores) -> None:
         table.add_row(*map(printable, (row.domain, *[row.class_name] * several)), str(row.images), *values)
     show_table(console, table)
     for domain, classes in scores.excluded().items():
-        _say(f"{domain}: excluded, as no image shows it: {', '.join(classes)}.")
+        say(f"{domain}: excluded, as no image shows it: {', '.join(classes)}.", to=console)
     for domain, counts in scores.vanished().items():
         lost = ", ".join(f"{name} in {counted(number, 'image')}" for name, number in counts.items())
-        _say(f"{domain}: lost by resizing, and scored 0: {lost}. A larger data.size would show it.")
+        say(f"{domain}: lost by resizing, and scored 0: {lost}. A larger data.size would show it.", to=console)
     console.print(f"Means, 95 % intervals over patients; distances in pixels; head {scores.head}. All metrics: scores/")
 
 
@@ -213,7 +213,7 @@ def show_comparisons(
         where = f": see {failures}" if any(run.state == "failed" for run in missing) and failures is not None else "."
         verb = "is" if len(missing) == 1 else "are"
         line = f"{len(missing)} of {counted(compared + len(missing), 'run')} {verb} missing{where}"
-        _say(line)
+        say(line, to=console)
 
 
 def _show_comparison(name: str, comparison: Comparison) -> None:
@@ -222,7 +222,7 @@ def _show_comparison(name: str, comparison: Comparison) -> None:
     console.print(title, style="bold", highlight=False)
     if comparison.planned_reference is not None:
         line = f"The planned reference {comparison.planned_reference} has no finished run."
-        console.print(printable(line), highlight=False)
+        say(line, to=console)
     titles = [SHORT_NAMES[main], SHORT_NAMES[other], "difference", "param.", "ms"]
     table = Table(name_column("network"), *columns(*titles))
     for network in sorted(comparison.networks, key=lambda one: -(one.scores[main].mean or 0.0)):
@@ -236,7 +236,7 @@ def _show_comparison(name: str, comparison: Comparison) -> None:
         )
     show_table(console, table)
     for line in excluded_words(comparison.excluded, task=comparison.task):
-        _say(line)
+        say(line, to=console)
     for line in control_sentences(comparison.controls, title=SHORT_NAMES[main], patients=comparison.patients):
         console.print(printable(line), highlight=False)
     _show_missing(comparison.missing)
@@ -253,12 +253,7 @@ def _show_over_all(comparisons: Mapping[str, Comparison]) -> None:
 
 def _show_missing(runs: Sequence[Missing]) -> None:
     for line in missing_lines((run.name, run.seed, run.state, run.reason) for run in runs):
-        _say(line)
-
-
-def _say(line: str) -> None:
-    """Prints a line that may be longer than the terminal is wide, for grep and for copying."""
-    console.print(printable(line), highlight=False, soft_wrap=True)
+        say(line, to=console)
 
 
 def _against(found: Difference | None) -> str:
@@ -296,7 +291,7 @@ def show_generalization(found: Generalization) -> None:
             f"{test.network} on {test.group}, seed {test.seed}, is not tested on {test.domain}: {test.reason}".strip()
         )
     for line in lines:
-        _say(line)
+        say(line, to=console)
 
 
 def _digits(metric: str) -> int:

@@ -19,7 +19,7 @@ from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.plan import plan
 from medarts.evaluation.scores import ALL
 from medarts.recipe import Recipe, SourceSettings, StackSettings, apply_overrides, parse, to_yaml
-from medarts.recipe.reading import deciding_values
+from medarts.recipe.reading import deciding_values, fingerprint
 from medarts.reporting.page import write_report
 from medarts.run.directory import RunDirectory
 from medarts.run.randomness import seed_torch
@@ -247,7 +247,8 @@ def test_bf16_is_close_to_fp32(run):
     (run.path / "recipe.yaml").write_text(to_yaml(rounding))
     with pytest.raises(RunError, match=r"recipe\.yaml was edited .*compute\.precision: 'fp32' -> 'bf16'"):
         evaluate(run.path)
-    run.write_json("run.json", run.facts | {"recipe": deciding_values(rounding)})
+    about = {"recipe": deciding_values(rounding), "recipe_fingerprint": fingerprint(rounding)}
+    run.write_json("run.json", run.facts | about)
     rounded = evaluate(run.path)
     difference = np.abs(rounded.predictions.logits - exact.predictions.logits).max()
     assert 0 < difference < 0.05 * max(1.0, np.abs(exact.predictions.logits).max())

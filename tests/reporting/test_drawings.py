@@ -129,3 +129,12 @@ def test_a_node_of_one_edge_has_no_one_line_form() -> None:
 
 def test_a_weave_has_no_one_line_form(searched: Genotype) -> None:
     assert one_line(searched) is None
+
+
+def test_drawings_replace_links_and_leave_what_they_point_to(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cell_normal.svg").symlink_to(tmp_path / "mine")
+    save_drawings(load("darts_v2"), tmp_path / "out")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not (tmp_path / "out" / "cell_normal.svg").is_symlink()

@@ -147,29 +147,83 @@ def test_a_damaged_line_of_a_journal_is_named(run: RunDirectory, damaged: str) -
         run.read_journal("metrics.jsonl")
 
 
-@pytest.mark.parametrize("text", ["[]", "3", '"run"', "{}"])
-def test_a_stamp_that_is_none_is_named(run: RunDirectory, text: str) -> None:
+@pytest.mark.parametrize("text", ["[]", "3", '"run"', "{}", '{"kind": "search"}'])
+def test_a_stamp_that_is_none_is_damaged(run: RunDirectory, text: str) -> None:
     (run.path / "run.json").write_text(text)
-    with pytest.raises(RunError, match=r"run\.json is damaged|is a run of medarts unknown"):
+    with pytest.raises(RunError, match=r"run\.json is damaged"):
         RunDirectory.open(run.path)
 
 
 @pytest.mark.parametrize(
-    "key", ["kind", "name", "medarts", "recipe", "recipe_fingerprint", "data_fingerprint", "finished"]
+    "key",
+    ["kind", "name", "created", "medarts", "recipe", "recipe_fingerprint", "data_fingerprint", "finished", "files"],
 )
-@pytest.mark.parametrize("value", [None, 3])
-def test_a_stamp_without_a_key_is_named(run: RunDirectory, key: str, value: int | None) -> None:
+def test_a_stamp_without_a_key_is_named(run: RunDirectory, key: str) -> None:
     facts = dict(run.facts)
     del facts[key]
-    run.write_json("run.json", facts if value is None else facts | {key: value})
-    with pytest.raises(RunError, match=rf"run\.json is damaged: .*{key}"):
+    run.write_json("run.json", facts)
+    with pytest.raises(RunError, match=rf"run\.json is damaged: it lacks {key}\."):
+        RunDirectory.open(run.path)
+
+
+TEXT = ("", "text")
+CHANGE = {"field": "train.epochs", "before": 2, "after": 4, "place": [1, 0], "time": "2026"}
+RIGHT: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys(("created", "medarts", "recipe_fingerprint", "data_fingerprint"), TEXT),
+    **dict.fromkeys(("name", "network"), ("text",)),
+    "format": (3,),
+    "kind": (),
+    "recipe": ({}, {"a": 1}),
+    "finished": (False, True),
+    "files": ({},),
+    "environment": ({}, {"a": 1}),
+    "weights_fingerprint": (*TEXT, None),
+    "changes": ([],),
+}
+"""Of the values below those that a key may have."""
+VALUES = (None, True, 3, 1.5, "", "text", [], [3], {}, {"a": 1})
+WRONG = [
+    *((key, value) for key, right in RIGHT.items() for value in VALUES if value not in right),
+    *(("environment", {"threads": value}) for value in (None, 1.5, "2", True, -1, [])),
+    *(("changes", [{**CHANGE, key: value}]) for key in ("field", "place", "time") for value in (3, {}, ["x"])),
+    ("changes", [{}]),
+    ("name", " "),
+    ("files", {"manifest.csv": 3}),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_a_stamp_with_a_value_of_another_type_is_named(run: RunDirectory, key: str, value: object) -> None:
+    run.write_json("run.json", run.facts | {key: value})
+    with pytest.raises(RunError, match=rf"run\.json is damaged: {key}\."):
         RunDirectory.open(run.path)
 
 
 def test_a_run_of_another_format_is_named(run: RunDirectory) -> None:
-    run.write_json("run.json", {"kind": "search", "medarts": "0.0.1"})
-    with pytest.raises(RunError, match=r"is a run of medarts 0\.0\.1, which this medarts .* does not read"):
+    facts = dict(run.facts)
+    run.write_json("run.json", facts | {"format": 7})
+    with pytest.raises(RunError, match=r"run\.json has format 7, but this medarts reads format 1\. Start a new run"):
         RunDirectory.open(run.path)
+    del facts["format"]
+    run.write_json("run.json", facts)
+    with pytest.raises(RunError, match=r"run\.json has no format number.* Start a new run"):
+        RunDirectory.open(run.path)
+
+
+@pytest.mark.parametrize("values", [{}, {"seed": 1}])
+def test_damage_of_the_recipe_in_the_stamp_is_not_blamed_on_its_file(run: RunDirectory, values: dict[str, int]) -> None:
+    run.write_json("run.json", run.facts | {"recipe": values})
+    with pytest.raises(RunError, match=r"run\.json is damaged: recipe\."):
+        _ = run.recipe
+
+
+def test_of_many_edited_values_ten_are_named(run: RunDirectory) -> None:
+    differences = [(f"field.{number}", "x" * 1000, number) for number in range(25)]
+    text = str(run.was_edited(differences))
+    assert "field.9: " in text
+    assert "field.10: " not in text
+    assert "; and 15 more)" in text
+    assert len(text) < 1500
 
 
 def test_a_key_that_a_file_lacks_is_named(run: RunDirectory) -> None:

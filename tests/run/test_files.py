@@ -4,12 +4,13 @@ import errno
 import os
 import resource
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from medarts.errors import RunError
 from medarts.run import files
-from medarts.run.files import append_line, make_folder, write_whole
+from medarts.run.files import append_line, check_writable, make_folder, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -108,3 +109,25 @@ def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
     assert "shorter name" in caught.value.fix
     assert make_folder(tmp_path / "a" / "b") == [tmp_path / "a" / "b", tmp_path / "a"]
     assert make_folder(tmp_path / "a" / "b") == []
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[tuple[int, list[str]]] = []
+    monkeypatch.setattr("os.fsync", lambda handle: flushed.append((os.fstat(handle).st_ino, names(tmp_path))))
+    write_whole(tmp_path / "run.json", "{}")
+    number = (tmp_path / "run.json").stat().st_ino
+    assert flushed == [(number, [".unfinished-run.json"]), (tmp_path.stat().st_ino, ["run.json"])]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_place_is_tried_before_the_work(tmp_path: Path, kind: Literal["file", "folder"]) -> None:
+    check_writable(tmp_path / "a" / "b", kind=kind)
+    assert names(tmp_path) == []
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(RunError, match=r"could not be written \((File exists|Not a directory)\)"):
+        check_writable(tmp_path / "file" / "b", kind=kind)
+    check_writable(tmp_path / "file", kind="file")
+    assert (tmp_path / "file").read_text() == "kept"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RunError, match=r"folder could not be written \(Is a directory\)"):
+        check_writable(tmp_path / "folder", kind="file")

@@ -17,6 +17,7 @@ from medarts.recipe.section import LARGEST_SIZE, MOST_CHANNELS, MOST_OUTPUTS
 from medarts.reporting.cost_plots import plot_costs
 from medarts.reporting.style import save as save_figure
 from medarts.run.directory import RunDirectory
+from medarts.run.files import check_writable, make_folder, writing
 from medarts.run.progress import progress_bar
 from medarts.spaces.genotype import Genotype
 from medarts.texts import exists
@@ -68,6 +69,8 @@ def cost(
         check_number(option, number, low=low, high=high)
     threads = threads or usual_threads()
     _check_measurement(names, threads=threads, batches=batches, repeats=repeats, figure=figure)
+    if figure is not None:
+        check_writable(figure, kind="file")
     runs = {str(name): RunDirectory.open(Path(name)) for name in names if (Path(name) / "run.json").is_file()}
     architectures = {
         str(name): _architecture(name, runs.get(str(name)), init_channel=init_channel, changes=changes)
@@ -93,7 +96,9 @@ def cost(
             progress=bar.reach,
         )
     if figure is not None:
-        save_figure(plot_costs(costs), figure, file_format=figure.suffix[1:])
+        make_folder(figure.parent)
+        with writing(figure):
+            save_figure(plot_costs(costs), figure, file_format=figure.suffix[1:])
     return costs
 
 

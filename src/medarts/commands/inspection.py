@@ -5,13 +5,14 @@ from pathlib import Path
 from medarts.data.choosing import choose_sources
 from medarts.data.doctor import examine
 from medarts.data.examination import Examination
-from medarts.errors import DataError
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.plan import plan as plan_recipe
 from medarts.names import name_of
 from medarts.recipe import Recipe
 from medarts.recipe import load as load_recipe
 from medarts.reporting.drawings import describe, save_drawings
+from medarts.run.directory import RunDirectory
+from medarts.run.files import check_writable, make_folder, writing
 from medarts.run.progress import progress_bar
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.registry import check
@@ -45,28 +46,11 @@ def write_findings(examination: Examination, path: Path) -> None:
     """Writes every finding as a row of a CSV file.
 
     Raises:
-        DataError: the file cannot be written.
+        RunError: the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    with writing(path):
         path.write_text(examination.to_csv(), encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise DataError(f"{path} cannot be written: {reason}.", fix="Name another file with --out.") from None
-
-
-def check_writable(path: Path) -> None:
-    """Raises a DataError, before any long work, where a file cannot be written; an existing one stays as it is."""
-    new = not path.exists()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
-            pass
-        if new:
-            path.unlink()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise DataError(f"{path} cannot be written: {reason}.", fix="Name another file with --out.") from None
 
 
 def plan(recipe: Recipe, *, budget_mb: float | None = None) -> Plan:
@@ -87,12 +71,21 @@ def show(name: str, *, out: Path | None = None) -> tuple[str, list[Path]]:
 
     Args:
         name: a genotype of the zoo, a file, or a run.
-        out: folder of the drawings; pictures/ of a run, or drawings/<name>.
+        out: folder of the drawings. Default: pictures/ of a run, else drawings/<name>.
 
     Returns:
         The text, and the files of the drawings.
+
+    Raises:
+        GenotypeError: there is no such genotype, or it is damaged.
+        RunError: the folder cannot be written, or is that of a run at which another process is at work.
     """
     genotype = load_genotype(name)
     check(genotype)
-    folder = out or (Path(name) / "pictures" if Path(name).is_dir() else Path("drawings") / genotype.name)
+    if out is None and (Path(name) / "run.json").is_file():
+        run = RunDirectory.open(Path(name))
+        with run.at_work("show"):
+            return describe(genotype), save_drawings(genotype, run.path / "pictures")
+    folder = out or Path("drawings") / genotype.name
+    check_writable(folder)
     return describe(genotype), save_drawings(genotype, folder)

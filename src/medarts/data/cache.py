@@ -22,8 +22,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from medarts.names import printable
-from medarts.run.progress import console
+from medarts.run.progress import inform
 
 MARK = "store.json"
 """Written last into a store; its time is that of the last use."""
@@ -125,7 +124,7 @@ def make_room(cache: Path, needed: int, *, limit: int, but: str) -> None:
     if removed:
         freed = sum(kept.nbytes for kept in removed)
         stores_removed = f"{len(removed)} {'store' if len(removed) == 1 else 'stores'} of images"
-        say(
+        inform(
             f"Removed {stores_removed} ({freed / 1e9:.2f} GB) from {cache}, last used {removed[-1].used:%d %B %Y}: the "
             f"limit data.cache_gb is {limit / 1e9:g}."
         )
@@ -150,7 +149,7 @@ def alone(cache: Path, name: str, *, timeout: float = -1) -> Iterator[None]:
     except Timeout:
         if timeout == 0:
             raise
-        say("Another process reads the same images; waiting for it.")
+        inform("Another process reads the same images; waiting for it.")
         lock.acquire(timeout=timeout)
     try:
         yield
@@ -170,11 +169,6 @@ def use(cache: Path, name: str) -> FileLock:
     with contextlib.suppress(OSError):
         os.utime(cache / name / MARK)
     return lock
-
-
-def say(line: str) -> None:
-    """Prints a line about the cache, which may hold names of files, on standard error."""
-    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _locks(cache: Path) -> Path:

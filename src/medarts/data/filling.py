@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.data.cache import MARK, discard, make_room, say, unfinished_of
+from medarts.data.cache import MARK, discard, make_room, unfinished_of
 from medarts.data.gate import Gate, pixels_of
 from medarts.data.levels import DomainLevels, MaskLevel
 from medarts.data.manifest import Manifest, Sample
@@ -23,7 +23,7 @@ from medarts.data.resizing import Truth, resize_image, resize_mask, truths_of
 from medarts.data.rows import RowWriter
 from medarts.errors import DataError
 from medarts.recipe import DataSettings
-from medarts.run.progress import progress_bar
+from medarts.run.progress import inform, progress_bar
 
 _NAMED = 3
 """Images named in a line that counts many."""
@@ -140,7 +140,7 @@ def _write(
     if lost:
         names = ", ".join([*(sample.key for sample in lost[:_NAMED]), *["..."] * (len(lost) > _NAMED)])
         what = "all foreground" if settings.classes == 1 else "a class"
-        say(
+        inform(
             f"{len(lost)} of {number} masks lose {what} at data.size {settings.size} ({names}). Raise data.size: what "
             "is too small to be seen scores 0."
         )

@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from medarts.data.cache import MARK, alone, discard, say, use
+from medarts.data.cache import MARK, alone, discard, use
 from medarts.data.contents import digests_of, user_cache
 from medarts.data.filling import Form, fill, forms_of
 from medarts.data.manifest import Manifest
@@ -22,6 +22,7 @@ from medarts.data.resizing import Truth
 from medarts.data.rows import Rows, StoredRows
 from medarts.errors import DataError
 from medarts.recipe import DataSettings
+from medarts.run.progress import inform
 
 FORMAT = 4
 """Part of the cache's name; raise it when reading or resizing changes."""
@@ -80,7 +81,7 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
             problem = _problem(folder, forms)
             if problem is not None:
                 if folder.exists():
-                    say(f"The stored images in {folder} are damaged ({problem}); they are read again.")
+                    inform(f"The stored images in {folder} are damaged ({problem}); they are read again.")
                     discard(folder)
                 fill(folder, manifest, settings, threads=threads)
             return _opened(folder, manifest, held=use(folder.parent, folder.name))

@@ -1,12 +1,16 @@
 """Where two recipes differ."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from medarts.errors import quoted, shortened
 from medarts.recipe.reading import deciding_values
 from medarts.recipe.sections import Recipe
 
 _ABSENT = object()
+
+_MOST = 10
+"""Fields of one message."""
 
 
 def first_difference(one: Recipe, other: Recipe, *, without: Collection[str] = ()) -> tuple[str, str, str] | None:
@@ -44,5 +48,12 @@ def value_differences(one: Any, other: Any, place: str = "") -> Iterator[tuple[s
 
 
 def said(value: Any) -> str:
-    """Returns how a value of a recipe is written in a sentence."""
-    return "not given" if value is _ABSENT else repr(value)
+    """Returns how a value of a recipe is written in a sentence; of long ones the middle is left out."""
+    return "not given" if value is _ABSENT else quoted(value)
+
+
+def difference_words(differences: Iterable[tuple[str, Any, Any]]) -> str:
+    """Returns differences, those of ``value_differences``, as part of a sentence; of many the first ten."""
+    fields = [f"{shortened(field)}: {said(before)} -> {said(now)}" for field, before, now in differences]
+    more = [f"and {len(fields) - _MOST} more"] if len(fields) > _MOST else []
+    return "; ".join([*fields[:_MOST], *more])

@@ -95,7 +95,12 @@ def to_yaml(recipe: Recipe) -> str:
 
 def fingerprint(recipe: Recipe) -> str:
     """Returns 16 hexadecimal digits that change with every value of ``deciding_values``."""
-    return hashlib.sha256(yaml.safe_dump(deciding_values(recipe), sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint_of(deciding_values(recipe))
+
+
+def fingerprint_of(values: dict[str, Any]) -> str:
+    """Returns the fingerprint of a recipe with these ``deciding_values``, which may have been JSON since."""
+    return hashlib.sha256(yaml.safe_dump(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def deciding_values(recipe: Recipe) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A genotype for people: drawings of its cells and lattice as files, and a description as text."""
 
+import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -7,6 +8,7 @@ from matplotlib.figure import Figure
 from medarts.reporting.cells import draw_cell, state_name
 from medarts.reporting.lattice import draw_lattice
 from medarts.reporting.style import save
+from medarts.run.files import make_folder, write_whole
 from medarts.spaces.cell import EDGES_PER_NODE
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.stack.darts_text import to_text
@@ -24,13 +26,18 @@ def drawings(genotype: Genotype) -> dict[str, Figure]:
 
 
 def save_drawings(genotype: Genotype, folder: Path) -> list[Path]:
-    """Writes every drawing of a genotype as SVG and PNG, and returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes every drawing of a genotype as SVG and PNG, and returns the files.
+
+    Raises:
+        RunError: one cannot be written; those of an earlier call are replaced as a whole.
+    """
+    make_folder(folder)
     paths = []
     for name, figure in drawings(genotype).items():
         for file_format in FORMATS:
-            path = folder / f"{name}.{file_format}"
-            save(figure, path, file_format=file_format)
+            path, content = folder / f"{name}.{file_format}", io.BytesIO()
+            save(figure, content, file_format=file_format)
+            write_whole(path, content.getvalue())
             paths.append(path)
     return paths
 

@@ -19,7 +19,7 @@ from medarts.run import checkpoint, seal
 from medarts.run.checkpoint import Place
 from medarts.run.directory import RunDirectory
 from medarts.run.files import write_whole
-from medarts.run.job import say
+from medarts.run.progress import inform
 from medarts.run.schedule import cosine
 
 _PLACES = r"note|data\.cache|data\.sources\.\d+\.path|train\.model\.weights|compute\.(device|threads|tensorboard)"
@@ -112,11 +112,11 @@ def go_on(
     differing = (name for name in _BITS if before.get(name, environment[name]) != environment[name])
     others = [f"{name} {before[name]} (now {environment[name]})" for name in differing]
     if others:
-        say(f"{run.path} was begun with {', '.join(others)}: the numbers may differ in their last digits from here on.")
+        inform(f"{run.path} was begun with {', '.join(others)}: from here on the last digits of numbers may differ.")
     if changes:
         place = checkpoint.newest(run.checkpoints, "last")
         for line in consequences(recipe, changes, place=place):
-            say(line)
+            inform(line)
         _record(run, recipe, changes, manifest=manifest, place=place)
 
 

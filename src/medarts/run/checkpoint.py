@@ -31,7 +31,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from medarts.errors import RunError, system_fix
-from medarts.run.files import UNFINISHED, reason_of
+from medarts.run.files import UNFINISHED, flush_folder, reason_of
 
 WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
@@ -89,7 +89,7 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint, *, place: Place) -> No
         if target.exists():  # made again, as after a fall back to the one before
             target.rename(unfinished / "before")
         unfinished.rename(target)
-        _flush(folder)
+        flush_folder(folder)
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise RunError(
@@ -165,7 +165,7 @@ def _write_all(folder: Path, checkpoint: Checkpoint) -> None:
     }
     about = json.dumps({"format": FORMAT, "sha256": digests}, indent=1)
     _write(folder / ABOUT, lambda file: file.write(about.encode() + b"\n"))
-    _flush(folder)
+    flush_folder(folder)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -246,14 +246,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_plain(item) for item in value)
     return sys.intern(value) if isinstance(value, str) else value
-
-
-def _flush(path: Path) -> None:
-    """Waits until the entries of a folder are on the disk; Windows opens no folders and has no need of it."""
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -28,9 +28,10 @@ from medarts import __version__
 from medarts.errors import RunError, system_fix
 from medarts.names import name_of
 from medarts.recipe import Recipe, fingerprint, load, to_yaml
-from medarts.recipe.difference import said, value_differences
-from medarts.recipe.reading import deciding_values
+from medarts.recipe.difference import difference_words, value_differences
+from medarts.recipe.reading import deciding_values, fingerprint_of
 from medarts.run import lock, seal
+from medarts.run.facts import FORMAT, check_facts, damaged_facts
 from medarts.run.files import (
     UNFINISHED,
     append_line,
@@ -42,31 +43,11 @@ from medarts.run.files import (
     writing,
 )
 
-FORMAT = 1
-"""Of run.json; raise it when what a run holds changes."""
-
 JOURNALS = ("metrics.jsonl", "architecture.jsonl", "timing.jsonl")
 
 _FIRST = ("recipe.yaml", "manifest.csv", "genotype.json")
 _BEGUN = {f"{prefix}{name}" for name in _FIRST for prefix in ("", UNFINISHED)} | {f"{UNFINISHED}run.json"} | lock.FILES
 """What a run that was killed before run.json stood may have left."""
-
-_FACTS: dict[str, type] = {
-    "kind": str,
-    "name": str,
-    "medarts": str,
-    "recipe": dict,
-    "recipe_fingerprint": str,
-    "data_fingerprint": str,
-    "finished": bool,
-}
-"""What every run.json says."""
-
-
-class MissingKeyError(RunError, KeyError):
-    """A file of a run lacks a key; whoever can do without it catches a KeyError."""
-
-    __str__ = RunError.__str__  # that of KeyError would put quotes around it
 
 
 class _Content(dict[str, Any]):
@@ -77,7 +58,7 @@ class _Content(dict[str, Any]):
         self._path = path
 
     def __missing__(self, key: str) -> Any:
-        raise MissingKeyError(f"{self._path} is damaged: it lacks {key}.", fix="Copy the run again.")
+        raise RunError(f"{self._path} is damaged: it lacks {key}.", fix="Copy the run again.")
 
 
 class RunDirectory:
@@ -212,15 +193,7 @@ class RunDirectory:
             RunError: it is damaged, or of another format.
         """
         facts = self.read_json("run.json")
-        if facts.get("format") != FORMAT:
-            raise RunError(
-                f"{self.path} is a run of medarts {facts.get('medarts', 'unknown')}, which this medarts "
-                f"({__version__}) does not read.",
-                fix="Use the medarts that made it, or begin a new run.",
-            )
-        for name, kind in _FACTS.items():
-            if not isinstance(facts[name], kind):
-                raise RunError(f"{self.path / 'run.json'} is damaged: {name}.", fix="Copy the run again.")
+        check_facts(self.path / "run.json", facts)
         return facts
 
     @property
@@ -242,14 +215,20 @@ class RunDirectory:
         return load(self.path / "recipe.yaml")
 
     def differences(self, recipe: Recipe) -> Iterator[tuple[str, Any, Any]]:
-        """Yields the values that decide the run and are others in a recipe: field, value of the run, and other."""
-        return value_differences(self.facts["recipe"], json.loads(json.dumps(deciding_values(recipe))))
+        """Yields the values that decide the run and are others in a recipe: field, value of the run, and other.
+
+        Raises:
+            RunError: what run.json says of the run's recipe is damaged.
+        """
+        facts = self.facts
+        if fingerprint_of(facts["recipe"]) != facts["recipe_fingerprint"]:
+            raise damaged_facts(self.path / "run.json", "recipe")
+        return value_differences(facts["recipe"], json.loads(json.dumps(deciding_values(recipe))))
 
     def was_edited(self, differences: Iterable[tuple[str, Any, Any]]) -> RunError:
         """Returns the error of a recipe file that differs from the recipe that the run was begun with."""
-        fields = "; ".join(f"{field}: {said(before)} -> {said(now)}" for field, before, now in differences)
         return RunError(
-            f"{self.path / 'recipe.yaml'} was edited since the run began ({fields}).",
+            f"{self.path / 'recipe.yaml'} was edited since the run began ({difference_words(differences)}).",
             fix="Set the old values again; or, to change them on purpose, begin a new run.",
         )
 

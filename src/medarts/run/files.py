@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from medarts.errors import RunError, system_fix
 
@@ -52,11 +53,32 @@ def write_whole(path: Path, content: str | bytes) -> None:
             unfinished.unlink(missing_ok=True)
             with unfinished.open("xb") as file:  # x: never through a link that somebody has put there
                 file.write(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
             unfinished.replace(path)
+            flush_folder(path.parent)
         except OSError:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
             raise
+
+
+def flush_folder(path: Path) -> None:
+    """Waits until the entries of a folder are on the disk; Windows opens no folders and has no need of it.
+
+    Raises:
+        OSError: the folder cannot be read, or the disk fails.
+    """
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # file systems without such a flush
+            raise
+    finally:
+        os.close(handle)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -102,21 +124,34 @@ def make_folder(path: Path) -> list[Path]:
     return new
 
 
-def check_writable(folder: Path) -> None:
-    """Refuses a folder in which no file can be written, before the work whose results it is for.
+def check_writable(path: Path, *, kind: Literal["folder", "file"] = "folder") -> None:
+    """Refuses a place that cannot be written, before the work whose results it is for.
 
     Args:
-        folder: it is made if it is not there, and removed again.
+        path: what is not there is made and removed again; what a file holds stays.
+        kind: "folder" for one that is to hold new files, or "file".
 
     Raises:
-        RunError: it, or a file in it, cannot be written.
+        RunError: it cannot be written.
     """
-    new = make_folder(folder)
+    new = make_folder(path if kind == "folder" else path.parent)
     try:
-        with writing(folder), tempfile.TemporaryFile(dir=folder):
-            pass
+        with writing(path):
+            if kind == "folder":
+                with tempfile.TemporaryFile(dir=path):
+                    pass
+            else:
+                _check_file(path)
     finally:
         remove_empty(new)
+
+
+def _check_file(path: Path) -> None:
+    is_new = not path.exists()
+    with path.open("ab"):
+        pass
+    if is_new:
+        path.unlink()
 
 
 def remove_empty(folders: list[Path]) -> None:

@@ -15,13 +15,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from medarts.errors import DivergedError, RunError
-from medarts.names import printable
 from medarts.run import checkpoint
 from medarts.run.checkpoint import Checkpoint
 from medarts.run.directory import RunDirectory
 from medarts.run.interruption import InterruptedRunError
 from medarts.run.memory import is_out_of_memory
-from medarts.run.progress import console
+from medarts.run.progress import inform
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -119,7 +118,7 @@ def load_point(run: RunDirectory, *, fabric: Fabric) -> Checkpoint | None:
         run.cut_journals({})
         return None
     for path in point.damaged:
-        say(f"Checkpoint {path} is damaged; the run goes on from the one before, {point.path}.")
+        inform(f"Checkpoint {path} is damaged; the run goes on from the one before, {point.path}.")
     with restoring(point):
         run.cut_journals(point.state["journals"])
         fabric.strategy.precision.load_state_dict(point.state["precision"])
@@ -155,11 +154,6 @@ def restored(kind: type[Place], values: Mapping[str, Any]) -> Place:
     if set(values) != fields:
         raise ValueError(f"{', '.join(sorted(set(values) ^ fields))} of the place")
     return kind(**values)
-
-
-def say(line: str) -> None:
-    """Prints a line about the job on standard error."""
-    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def check_finite(run: RunDirectory | None, value: float, *, name: str, place: str) -> None:

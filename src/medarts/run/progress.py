@@ -12,15 +12,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from medarts.console import make_console
+from medarts.console import make_console, say
 from medarts.names import printable
 
 console = make_console(stderr=True)
 
 
+def inform(text: str) -> None:
+    """Prints a text about the work in hand on standard error, above a progress bar; see ``medarts.console.say``."""
+    say(text, to=console)
+
+
 def warn(text: str) -> None:
     """Prints a line on standard error that begins with the word warning."""
-    console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+    inform(f"warning: {printable(text)}")
 
 
 class Bar:
@@ -43,7 +48,7 @@ class Bar:
         """Shows a remark beside the title; in a log, where there is no bar, it is a line of its own."""
         line = f"{self._title} {printable(text)}"
         if not console.is_terminal:
-            console.print(line, highlight=False, soft_wrap=True)
+            inform(line)
         self._progress.update(self._task, description=line)
 
 

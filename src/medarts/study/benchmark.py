@@ -15,7 +15,7 @@ from medarts.run import lock
 from medarts.run.directory import RunDirectory
 from medarts.run.files import make_folder, remove_empty, write_whole
 from medarts.run.interruption import InterruptedRunError, Interruption, interruption
-from medarts.run.progress import Bar, console, progress_bar
+from medarts.run.progress import Bar, inform, progress_bar
 from medarts.spaces.genotype import Genotype
 from medarts.study.jobs import Ended, Job, Workers, damage_of, epochs_done, is_begun, is_finished
 from medarts.study.layout import Layout, Place
@@ -59,7 +59,7 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1) -> None:
     with _alone_in(out):
         plan = prepare(with_threads(study, Layout(out).study, jobs=jobs), out)
         for name, reason in plan.damaged.items():
-            _say(f"{name} is left out: {reason}")
+            inform(f"{name} is left out: {reason}")
         total = sum(step.epochs for step in plan.steps)
         with interruption() as stop, progress_bar(out.name, total) as bar, Workers() as workers:
             _Runs(plan, workers, bar).do(stop, at_once=jobs)
@@ -182,22 +182,18 @@ class _Runs:
                 self._fail(step, str(error))
                 return
             shown = "undefined" if value is None else f"{value:.3f}"
-            _say(f"{step.place.name}: {score}{whose} {shown} on the validation images")
+            inform(f"{step.place.name}: {score}{whose} {shown} on the validation images")
 
     def _fail(self, step: Step, reason: str) -> None:
         step.place.failure.parent.mkdir(parents=True, exist_ok=True)
         write_whole(step.place.failure, reason + "\n")
-        _say(f"{step.place.name} failed: {reason}")
+        inform(f"{step.place.name} failed: {reason}")
 
     def _show(self) -> None:
         open_ones = (*self.waiting, *self.in_hand.values())
         left = sum(max(0, step.epochs - epochs_done(step.place.run)) for step in open_ones)
         total = sum(step.epochs for step in self.plan.steps)
         self.bar.reach(total - left, total)
-
-
-def _say(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def with_threads(study: Study, before: Path, *, jobs: int) -> Study:
@@ -221,7 +217,7 @@ def with_threads(study: Study, before: Path, *, jobs: int) -> Study:
     if not threads:
         threads = max(1, cores // jobs)
         if jobs > 1:
-            _say(f"Every run has {threads} of {cores} threads, also in later calls; compute.threads changes that.")
+            inform(f"Every run has {threads} of {cores} threads, also in later calls; compute.threads changes that.")
     compute = study.recipe.compute.model_copy(update={"threads": threads})
     return study.model_copy(update={"recipe": study.recipe.model_copy(update={"compute": compute})})
 

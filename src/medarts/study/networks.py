@@ -7,7 +7,7 @@ from medarts.errors import MedartsError, RunError
 from medarts.networks.registry import Architecture
 from medarts.recipe.study import NetworkEntry, Study
 from medarts.run.directory import RunDirectory
-from medarts.run.progress import console
+from medarts.run.progress import inform
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.registry import check
@@ -83,7 +83,7 @@ class Networks:
         sized = nearest_channel(genotype, wanted, count=self._count)
         channel, found = sized.settings["init_channel"], self._count(sized)
         line = f"{entry.name}: init_channel {channel} for {found:,} parameters, as {wanted:,} are wanted"
-        console.print(line, highlight=False, soft_wrap=True)
+        inform(line)
         return sized
 
     def _genotype(self, name: str) -> Genotype:

@@ -35,10 +35,9 @@ from medarts.run.job import (
     restored,
     restoring,
     save_point,
-    say,
 )
 from medarts.run.memory import FEWER_AT_ONCE, memory_named, smaller_parts
-from medarts.run.progress import Bar, progress_bar
+from medarts.run.progress import Bar, inform, progress_bar
 from medarts.run.randomness import seed_of, seed_torch
 from medarts.run.schedule import cosine
 from medarts.tasks.task import Task
@@ -289,7 +288,7 @@ class TrainingLoop:
             facts = {"epoch": place.epoch, "score": score}
             self._save_as("best", best, facts, place=(place.epoch + 1, 0))
             if self.run_directory.drop_scores():
-                say("The scores of the best weights so far were removed: there are better ones. Evaluate again.")
+                inform("The scores of the best weights so far were removed: there are better ones. Evaluate again.")
             return
         place.waited += 1
         if self.settings.schedule == "plateau" and place.waited >= self.settings.plateau_epochs:
