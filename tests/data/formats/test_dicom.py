@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     CTImageStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    RLELossless,
     RTStructureSetStorage,
 )
 
@@ -228,3 +229,53 @@ def test_a_grey_palette_makes_a_grey_image(tmp_path, coloured):
     assert raw_image(path).values.shape[2] == (3 if coloured else 1)
     expected = stored if coloured else np.array([0, 20000, 65535])[stored]
     np.testing.assert_array_equal(raw_mask(path, indices=True).values[..., 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"Rows": 4}, r"holds 160 bytes of pixels; its header says 4 x 10 pixels, which are 80\."),
+        ({"Columns": 9}, r"8 x 9 pixels, which are 144\."),
+        ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}, r"8 x 10 pixels, which are 80\."),
+        ({"BitsStored": 12, "HighBit": 15}, r"HighBit 15; with BitsStored 12 only 11 is read\. Correct HighBit"),
+        ({"BitsStored": 12, "HighBit": 7}, r"HighBit 7; with BitsStored 12"),
+    ],
+)
+def test_a_header_that_describes_other_pixels_is_refused(tmp_path, header, words):
+    with pytest.raises(DataError, match=words):
+        values(saved(tmp_path / "a.dcm", dataset(STORED, **header)))
+
+
+def test_frames_beyond_those_of_the_header_are_refused(tmp_path):
+    two = dataset(STORED)
+    two.PixelData *= 2
+    with pytest.raises(DataError, match="holds 320 bytes of pixels"):
+        values(saved(tmp_path / "a.dcm", two))
+    packed = dataset(STORED)
+    packed.compress(RLELossless)
+    assert (values(saved(tmp_path / "b.dcm", packed)) == STORED).all()
+    (frame,) = generate_frames(packed.PixelData, number_of_frames=1)
+    packed.PixelData = encapsulate([frame, frame])
+    with pytest.raises(DataError, match="holds 2 frames of pixels; its header says 1"):
+        values(saved(tmp_path / "b.dcm", packed))
+
+
+def test_the_byte_that_makes_an_odd_length_even_is_no_pixel(tmp_path):
+    odd = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    assert (values(saved(tmp_path / "a.dcm", dataset(odd, PixelData=odd.tobytes() + b"\0"))) == odd).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("RescaleSlope", {"RescaleIntercept": 0}),
+        ("RescaleIntercept", {"RescaleSlope": 1}),
+        ("PixelPaddingValue", {}),
+        ("Rows", {}),
+        ("BitsStored", {}),
+    ],
+)
+def test_two_values_where_one_belongs_are_named(tmp_path, name, more):
+    path = saved(tmp_path / "a.dcm", dataset(STORED, **{name: [8, 16]}, **more))
+    with pytest.raises(DataError, match=rf"a\.dcm has 2 values in {name} and may have one\. Correct its header\."):
+        raw_image(path)

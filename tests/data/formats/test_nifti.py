@@ -233,3 +233,17 @@ def test_both_byte_orders_are_one(tmp_path, dtype, limits):
     assert found[0].range == found[1].range == limits
     assert found[0].values.dtype == found[1].values.dtype
     np.testing.assert_array_equal(found[0].values, found[1].values)
+
+
+@pytest.mark.parametrize("offset", [0, 16, 348, -8])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_voxels_within_the_header_are_refused(tmp_path, offset, version, suffix):
+    kind, where, code = (nibabel.Nifti1Image, 108, "<f4") if version == 1 else (nibabel.Nifti2Image, 168, "<i8")
+    content = bytearray(kind(np.ones(SHAPE, np.uint8), AFFINE).to_bytes())
+    content[where : where + np.dtype(code).itemsize] = np.array(offset, code).tobytes()
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    for read in (lambda: raw_image(path, 0), lambda: slice_count(path)):
+        with pytest.raises(DataError, match=r"a\.nii.*(within its header\. Set vox_offset|vox offset .* too low)"):
+            read()

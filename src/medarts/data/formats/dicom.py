@@ -1,6 +1,6 @@
 """DICOM: classic, enhanced (attributes in functional groups) and parametric maps, one frame at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,11 @@ from medarts.data.formats.raw import Array, OtherContentError, Raw, Wanted, chec
 from medarts.errors import DataError
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_SINGLE = (
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelRepresentation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+)
+"""Attributes that the reader needs and that have one value."""
 _FIRST_GROUPS = (b"\x02\0", b"\x08\0")  # of a file that lacks the preamble: file meta information, or the data at once
 _PLUGINS = {
     "1.2.840.10008.1.2.4.80": "pyjpegls",
@@ -47,11 +52,14 @@ def _image(path: Path, wanted: Wanted) -> Raw:
     if not any(name in dataset for name in _PIXELS):
         kind = getattr(dataset.get("SOPClassUID"), "name", "") or "object of an unknown class"
         raise DataError(f"{path} holds no pixels: it is a DICOM {kind}.", fix="Take it out, or export it as an image.")
+    for name in _SINGLE:
+        _require_single(path, name, dataset.get(name))
     index = only(path, int(dataset.get("NumberOfFrames") or 1), wanted.index)
     check_pixels(path, int(dataset.Rows), int(dataset.Columns))
     if wanted.image is not None:
         _check_place(path, dataset, index, wanted)
     stored = _decoded(path, dataset, index)
+    _check_header(path, dataset)
     if dataset.PhotometricInterpretation == "PALETTE COLOR" and not (wanted.indices and _is_coloured(dataset)):
         return _looked_up(stored, dataset)
     if stored.ndim == 3:
@@ -100,6 +108,39 @@ def _decoded(path: Path, dataset: Any, index: int) -> Array:
         raise ValueError(" ".join(str(error).split())) from None
 
 
+def _require_single(path: Path, name: str, value: Any) -> None:
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) > 1:
+        raise DataError(f"{path} has {len(value)} values in {name} and may have one.", fix="Correct its header.")
+
+
+def _check_header(path: Path, dataset: Any) -> None:
+    """Raises a DataError where the pixels are others than the header describes; the decoders cut what is too much."""
+    from pydicom.encaps import parse_basic_offsets
+    from pydicom.pixels.utils import get_expected_length
+
+    name = next(name for name in _PIXELS if name in dataset)
+    content = dataset[name].value
+    fix = "Its header is wrong; export it again."
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        frames = len(parse_basic_offsets(content))
+        described = int(dataset.get("NumberOfFrames") or 1)
+        if frames > described:
+            raise DataError(f"{path} holds {frames} frames of pixels; its header says {described}.", fix=fix)
+        return
+    expected = get_expected_length(dataset)
+    if len(content) > expected + 1:  # one byte makes an odd length even
+        size = f"{dataset.Rows} x {dataset.Columns} pixels"
+        raise DataError(
+            f"{path} holds {len(content):,} bytes of pixels; its header says {size}, which are {expected:,}.", fix=fix
+        )
+    stored, high = dataset.get("BitsStored"), dataset.get("HighBit")
+    if name == "PixelData" and high is not None and high != stored - 1:
+        raise DataError(
+            f"{path} has the HighBit {high}; with BitsStored {stored} only {stored - 1} is read.",
+            fix="Correct HighBit, or shift the stored values where they do lie that high.",
+        )
+
+
 def _is_coloured(dataset: Any) -> bool:
     """Tells whether a palette has colours; a grey one makes a grey image, as in the other formats."""
     red, green, blue = (
@@ -142,6 +183,8 @@ def _transform(path: Path, dataset: Any, frame: int) -> Callable[[Array], Array]
         _attribute(dataset, frame, "PixelValueTransformationSequence", name)
         for name in ("RescaleSlope", "RescaleIntercept")
     ]
+    for name, value in zip(("RescaleSlope", "RescaleIntercept"), found, strict=True):
+        _require_single(path, name, value)
     if found == [None, None]:
         return lambda values: values
     if found[0] == 0:

@@ -97,9 +97,16 @@ def _cached(path: Path, *_changed: int) -> Any:
     # As an open file, since indexed_gzip takes no names that are not UTF-8.
     stream = IndexedGzipFile(fileobj=path.open("rb")) if _is_gzip(head) else path.open("rb")
     try:
-        return kind.from_file_map({"header": FileHolder(fileobj=stream), "image": FileHolder(fileobj=stream)})
+        volume = kind.from_file_map({"header": FileHolder(fileobj=stream), "image": FileHolder(fileobj=stream)})
     except (ImageFileError, HeaderDataError) as error:
         raise ValueError(str(error).removeprefix(f"{path} ")) from None
+    first, least = int(volume.dataobj.offset), int(volume.header.single_vox_offset)
+    if first < least:  # nibabel takes 0 at its word and reads the header as voxels
+        raise DataError(
+            f"{path} says that its voxels begin at byte {first}, within its header.",
+            fix=f"Set vox_offset to the byte where they do begin ({least} without extensions), or save it again.",
+        )
+    return volume
 
 
 def _is_gzip(head: bytes) -> bool:
