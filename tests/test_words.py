@@ -128,4 +128,4 @@ def test_an_option_given_twice_is_refused_as_only_its_last_value_would_count(wor
 
 
 def test_several_values_of_an_option_and_words_behind_two_dashes_may_look_alike() -> None:
-    check_repeated("cost unet unet --threads 1 1 --batch 1 -- --threads --threads".split())
+    check_repeated(["cost", "unet", "unet", "--threads", "1", "1", "--batch", "1", "--", "--threads", "--threads"])

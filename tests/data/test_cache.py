@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.data import contents, filling, rows
+from medarts.data import digests, filling, rows
 from medarts.data.cache import kept_in, remove
 from medarts.data.sources import open_sources
 from medarts.data.store import ImageStore, open_store
@@ -68,6 +68,22 @@ def test_arrays_that_are_not_those_written_are_made_again(settings, capsys, name
     np.testing.assert_array_equal(after.targets, masks)
     np.testing.assert_array_equal(after.truths, truths)
     assert "are damaged" in capsys.readouterr().err
+
+
+def test_bits_that_rot_without_a_trace_in_times_are_found(settings, capsys, settled, monkeypatch):
+    monkeypatch.setattr(digests, "_stamp", lambda path: digests._Stamp(path.stat().st_size, 1, 1))
+    before = np.asarray(opened(settings).images)
+    np.testing.assert_array_equal(opened(settings).images, before)
+    one_bit(folder(settings) / "images.npy")
+    np.testing.assert_array_equal(opened(settings).images, before)
+    assert "images.npy was changed" in capsys.readouterr().err
+
+
+def test_large_arrays_are_read_with_progress(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "_LARGE", 10**6)
+    path = tmp_path / "a.npy"
+    path.write_bytes(bytes(3 * 10**6))
+    assert digests.digests_read([path]) == digests.digests_of([path])
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"arrays": {}}', '{"arrays": {"images.npy": 1}}'])
@@ -223,10 +239,10 @@ def test_the_cache_is_listed_and_cleared(settings, medarts):
 
 
 def test_clearing_the_user_s_cache_forgets_digests(medarts, file, settled):
-    contents.digests_of([file])
-    assert contents.database().exists()
+    digests.digests_of([file])
+    assert digests.database().exists()
     assert medarts("cache", "--clear")[0] == 0
-    assert not contents.database().exists()
+    assert not digests.database().exists()
     assert medarts("cache")[0] == 0
 
 
@@ -316,48 +332,56 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets digests be kept at once, as if the files had been written long ago."""
-    monkeypatch.setattr(contents, "SETTLED_NS", -(10**18))
+    monkeypatch.setattr(digests, "SETTLED_NS", -(10**18))
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files whose digests are made from now on."""
     paths: list[Path] = []
-    real = contents._digest
-    monkeypatch.setattr(contents, "_digest", lambda path: (paths.append(path), real(path))[1])
+    real = digests._digest
+    monkeypatch.setattr(digests, "_digest", lambda path, *more: (paths.append(path), real(path, *more))[1])
     return paths
 
 
 def test_files_are_read_again_only_when_they_change(file, settled, read):
-    first = contents.digests_of([file, file])
-    assert contents.digests_of([file]) == first
+    first = digests.digests_of([file, file])
+    assert digests.digests_of([file]) == first
     assert read == [file]
     file.write_bytes(b"other content")  # of the same length
     os.utime(file, (1e9, 1e9))  # and, as archives do it, with the time of the first
-    second = contents.digests_of([file])
+    second = digests.digests_of([file])
     assert second != first
     assert read == [file, file]
 
 
+def test_windows_has_no_time_of_status_changes(file, monkeypatch):
+    assert digests._stamp(file).changed_ns == file.stat().st_ctime_ns
+    monkeypatch.setattr(digests.os, "name", "nt")
+    stamp = digests._stamp(file)
+    assert stamp.changed_ns == 0
+    assert stamp.is_settled(file.stat().st_mtime_ns + 10**10)
+
+
 def test_a_file_that_was_just_written_is_read_each_time(file, read):
-    contents.digests_of([file])
-    contents.digests_of([file])
+    digests.digests_of([file])
+    digests.digests_of([file])
     assert read == [file, file]
 
 
 @pytest.mark.parametrize("content", [b"", b"no database", b"SQLite format 3\0" + b"x" * 5000])
 def test_a_damaged_database_is_made_again(file, settled, read, content):
-    first = contents.digests_of([file])
-    contents.database().write_bytes(content)
-    assert contents.digests_of([file]) == first
-    assert contents.digests_of([file]) == first
-    assert contents.digests_of([file]) == first
+    first = digests.digests_of([file])
+    digests.database().write_bytes(content)
+    assert digests.digests_of([file]) == first
+    assert digests.digests_of([file]) == first
+    assert digests.digests_of([file]) == first
     assert len(read) in (2, 3)
 
 
 def test_a_database_that_cannot_be_written_costs_time_alone(file, settled, read, user_cache):
     user_cache.write_text("no folder")
-    assert contents.digests_of([file]) == contents.digests_of([file])
+    assert digests.digests_of([file]) == digests.digests_of([file])
     assert len(read) == 2
 
 
@@ -365,13 +389,13 @@ def test_what_is_no_readable_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for name in ("pipe.png", "nowhere.png", "."):
         with pytest.raises(DataError, match=rf"{name}"):
-            contents.digests_of([tmp_path / name])
+            digests.digests_of([tmp_path / name])
 
 
 def test_names_that_are_not_utf8(tmp_path, settled, read):
     path = tmp_path / os.fsdecode(b"l\xe9sion.png")
     path.write_bytes(b"x")
-    assert contents.digests_of([path]) == contents.digests_of([path])
+    assert digests.digests_of([path]) == digests.digests_of([path])
     assert read == [path]
 
 
@@ -386,7 +410,7 @@ def test_rows_of_every_kind_of_index(tmp_path):
         with pytest.raises(ValueError, match="does not fit"):
             writer.append(values)
         writer.finish()
-    assert writer.digest == contents.digests_of([tmp_path / "a.npy"])[tmp_path / "a.npy"]
+    assert writer.digest == digests.digests_of([tmp_path / "a.npy"])[tmp_path / "a.npy"]
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), values)
     stored = rows.StoredRows(tmp_path / "a.npy")
     assert (stored.shape, stored.dtype, stored.nbytes, len(stored)) == ((4, 2, 3), np.float16, 48, 4)

@@ -78,12 +78,12 @@ def test_everything_but_places_is_part_of_it(folder_data):
 
 
 def test_a_volume_is_read_once_and_a_fingerprint_made_once(tmp_path, monkeypatch):
-    from medarts.data import contents
+    from medarts.data import digests
 
     (tmp_path / "a.nii").write_bytes(b"x")
     read: list[Path] = []
-    real = contents._digest
-    monkeypatch.setattr(contents, "_digest", lambda path: (read.append(path), real(path))[1])
+    real = digests._digest
+    monkeypatch.setattr(digests, "_digest", lambda path: (read.append(path), real(path))[1])
     slices = tuple(
         Sample(f"a/{n}", tmp_path / "a.nii", tmp_path / "a.nii", "p", "ct", "train", slice_index=n) for n in range(50)
     )

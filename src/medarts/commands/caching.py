@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from medarts.data.cache import Kept, kept_in, remove
-from medarts.data.contents import database, user_cache
+from medarts.data.digests import database, user_cache
 from medarts.errors import DataError
 
 

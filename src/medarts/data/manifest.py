@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.data.contents import digests_of
+from medarts.data.digests import digests_of
 from medarts.errors import DataError, did_you_mean
 
 Split = Literal["train", "val", "test"]
@@ -140,7 +140,7 @@ class Manifest:
         """Returns 16 hexadecimal digits that change with the content of files, keys, patients, splits and rules.
 
         Places of files are not part of it: data that were moved as a whole stay the same. A file is read once, and
-        again where its size or times have changed; see ``medarts.data.contents``.
+        again where its size or times have changed; see ``medarts.data.digests``.
 
         Raises:
             DataError: a file is missing or cannot be read.

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from medarts.data.contents import new_digest
+from medarts.data.digests import new_digest
 from medarts.errors import DataError
 
 
@@ -139,7 +139,7 @@ class RowWriter:
 
     @property
     def digest(self) -> str:
-        """The digest of what was written so far, that of ``medarts.data.contents``."""
+        """The digest of what was written so far, that of ``medarts.data.digests``."""
         return self._digest.hexdigest()
 
     def append(self, row: ArrayLike) -> None:

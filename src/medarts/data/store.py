@@ -2,7 +2,7 @@
 
 Every file is read when the store is made, so that a damaged file, a mask of another size or a label out of range is
 said before any training. The store lies in a cache folder under the fingerprint of its manifest, and is not believed:
-its arrays have digests, which are checked when it is opened.
+its arrays have digests, and are read and compared with them whenever it is opened.
 """
 
 import json
@@ -15,7 +15,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from medarts.data.cache import MARK, alone, discard, use
-from medarts.data.contents import digests_of, user_cache
+from medarts.data.digests import digests_read, user_cache
 from medarts.data.filling import Form, fill, forms_of
 from medarts.data.manifest import Manifest
 from medarts.data.resizing import Truth
@@ -100,17 +100,14 @@ def cache_folder(settings: DataSettings) -> Path:
 
 
 def _problem(folder: Path, forms: Mapping[str, Form]) -> str | None:
-    """Returns why a store cannot be used; None where it is whole, and its arrays are those that were written.
-
-    Files that have not changed since they were last looked at are not read again.
-    """
+    """Returns why a store cannot be used; None where it is whole, and its arrays are those that were written."""
     if not folder.exists():
         return "there is none"
     try:
         content = json.loads((folder / MARK).read_text(encoding="utf-8"))
         noted = {name: content["arrays"][name] for name in forms}
         strange = [name for name, form in forms.items() if noted[name] | form.as_json() != noted[name]]
-        digests = digests_of(folder / name for name in forms)
+        digests = digests_read([folder / name for name in forms])
         strange += [name for name in forms if digests[folder / name] != noted[name]["digest"]]
     except (OSError, ValueError, LookupError, TypeError):
         return f"{MARK} cannot be read"

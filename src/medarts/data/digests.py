@@ -27,12 +27,22 @@ FAT has the coarsest clock, of two seconds.
 """
 
 _FILE = "contents-1.sqlite"
+_BLOCK = 16 * 10**6
+_LARGE = 10**9
+"""Bytes that take about a second to read, from which on progress is shown."""
+
 _ROWS = 500
 """Files of one query; SQLite takes some hundred variables in every version."""
 
 
 class _Stamp(NamedTuple):
-    """What changes when a file is written anew; the time of status changes cannot be set by any program."""
+    """What changes when a file is written anew.
+
+    Attributes:
+        size: bytes.
+        modified_ns: time of writing, which programs can set.
+        changed_ns: time of the last change of status, which no program sets; 0 on Windows, which has none.
+    """
 
     size: int
     modified_ns: int
@@ -49,6 +59,9 @@ def user_cache() -> Path:
 
 def digests_of(paths: Iterable[Path]) -> dict[Path, str]:
     """Returns a digest of the content of every file: 32 hexadecimal digits, of BLAKE2b.
+
+    A file whose size and times are those of before is not read again. On Windows this overlooks content that was
+    replaced by as many bytes with the old time of writing.
 
     Raises:
         DataError: a file is missing, cannot be read, or is no file.
@@ -71,6 +84,23 @@ def digests_of(paths: Iterable[Path]) -> dict[Path, str]:
     return {path: found[path] for path in stamps}
 
 
+def digests_read(paths: Sequence[Path]) -> dict[Path, str]:
+    """Returns the digests of files as `digests_of` does, and reads all of them, whatever is known.
+
+    Bits that rot on a disk change neither sizes nor times.
+
+    Raises:
+        DataError: a file is missing, cannot be read, or is no file.
+    """
+    nbytes = sum(_stamp(path).size for path in paths)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(max(len(paths), 1)))
+        advance = None
+        if nbytes > _LARGE:
+            advance = stack.enter_context(progress_bar("checking the cache (MB)", nbytes // 10**6)).advance
+        return dict(zip(paths, pool.map(lambda path: _digest(path, advance), paths), strict=True))
+
+
 def database() -> Path:
     """Returns the file in which digests are kept, which need not exist."""
     return user_cache() / _FILE
@@ -83,7 +113,8 @@ def _stamp(path: Path) -> _Stamp:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
         raise DataError(f"{path} is not a file.", fix="Put the file there, or take it out of the data set.")
-    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    # On Windows st_ctime is the time of creation, which says nothing about later changes.
+    return _Stamp(status.st_size, status.st_mtime_ns, 0 if os.name == "nt" else status.st_ctime_ns)
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
@@ -103,12 +134,18 @@ def _read(paths: Sequence[Path]) -> dict[Path, str]:
         return found
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    """Returns the digest of a file; calls ``advance`` with the millions of bytes that were read."""
+    digest = new_digest()
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, new_digest).hexdigest()
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                if advance is not None:
+                    advance(len(block) // 10**6)
     except OSError as error:
         raise _unreadable(path, error) from error
+    return digest.hexdigest()
 
 
 def new_digest() -> "hashlib.blake2b":
