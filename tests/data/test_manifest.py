@@ -83,7 +83,7 @@ def test_a_volume_is_read_once_and_a_fingerprint_made_once(tmp_path, monkeypatch
     (tmp_path / "a.nii").write_bytes(b"x")
     read: list[Path] = []
     real = digests._digest
-    monkeypatch.setattr(digests, "_digest", lambda path: (read.append(path), real(path))[1])
+    monkeypatch.setattr(digests, "_digest", lambda path, *more: (read.append(path), real(path, *more))[1])
     slices = tuple(
         Sample(f"a/{n}", tmp_path / "a.nii", tmp_path / "a.nii", "p", "ct", "train", slice_index=n) for n in range(50)
     )

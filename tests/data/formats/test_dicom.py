@@ -123,6 +123,14 @@ def test_padding_is_black_and_no_part_of_the_percentiles(tmp_path, photometric, 
         assert not found[:, :4].any()
 
 
+@pytest.mark.parametrize(("value", "padded"), [(65535, 0), (-1, 0), (256, 0), (255, 2)])
+def test_padding_that_pixels_of_eight_bits_cannot_have_is_none(tmp_path, value, padded):
+    data = dataset(np.array([[0, 255, 255], [256 - 56, 1, 2]], np.uint8))
+    data.add_new("PixelPaddingValue", "SS" if value < 0 else "US", value)
+    found = raw_image(saved(tmp_path / "a.dcm", data)).padding
+    assert (0 if found is None else found.sum()) == padded
+
+
 def test_an_image_of_padding_alone_is_black(tmp_path):
     data = dataset(np.full((4, 4), -2000, np.int16))
     data.add_new("PixelPaddingValue", "SS", -2000)

@@ -214,10 +214,18 @@ def _padding(stored: Array, dataset: Any) -> NDArray[np.bool_] | None:
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if value is None or stored.dtype.kind == "f":
         return None
-    # Some writers give the value of signed pixels as unsigned: the same bits are meant.
-    ends = [int(np.array(int(end)).astype(stored.dtype)) for end in (value, value if limit is None else limit)]
+    ends = [_as_stored(int(end), stored.dtype) for end in (value, value if limit is None else limit)]
     padding = (stored >= min(ends)) & (stored <= max(ends))
     return padding if padding.any() else None
+
+
+def _as_stored(value: int, dtype: np.dtype[Any]) -> int:
+    """Returns a padding value as pixels would have it; some writers give that of signed pixels as unsigned, or reverse.
+
+    The attribute has 16 bits: in pixels of 16 the same bits are meant. Pixels of another width never have what is
+    beyond their type.
+    """
+    return int(np.array(value).astype(dtype)) if dtype.itemsize == 2 else value
 
 
 def _check_place(path: Path, dataset: Any, index: int, wanted: Wanted) -> None:
