@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
+from medarts.data.formats.jpeg import require_coded
 from medarts.data.formats.raw import (
     Array,
     OtherContentError,
@@ -34,6 +35,8 @@ def read(path: Path, wanted: Wanted) -> Raw:
     """Reads a file of a single image; of a phone's JPEG (MPO) the main one."""
     try:
         with Image.open(path) as image:
+            if image.format in ("JPEG", "MPO"):
+                require_coded(path)
             if image.format != "MPO":
                 only(path, getattr(image, "n_frames", 1), None)
             return read_frame(path, image, wanted)
