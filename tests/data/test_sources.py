@@ -12,7 +12,7 @@ from PIL import Image
 
 from medarts.data.opening import open_manifest
 from medarts.data.reading import read_pair
-from medarts.data.sources import WITHOUT_FILES, open_sources, survey
+from medarts.data.sources import ALIKE, WITHOUT_FILES, open_sources, survey
 from medarts.data.sources.cvc import FRAMES, sequence_of
 from medarts.data.sources.labelled import LEFT_OUT, UNUSED
 from medarts.data.sources.pairing import FOLDERS, MISNAMED, NOT_READ, OTHER_NAME, TABLES
@@ -577,3 +577,30 @@ def test_tables_of_a_download_are_known_and_others_are_not(tmp_path, kind):
         (tmp_path / known[kind][0]).write_text(tables[kind])
     found = survey(SourceSettings(kind=kind, path=tmp_path))
     assert [doubt.detail for doubt in found.doubts if doubt.problem == TABLES] == ["ages.csv"]
+
+
+@pytest.mark.parametrize("columns", [("id", "image"), ("image", "id")])
+def test_of_id_and_image_the_column_that_names_the_files_is_read(tmp_path, columns):
+    for n in range(10):
+        for name in ("images", "masks"):
+            touch(tmp_path / name / f"case{n}.png")
+    words = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    cells = [{"id": str(n + 1), "image": f"case{n}.png"} for n in range(10)]
+    rows = [",".join((*(row[column] for column in columns), word)) for row, word in zip(cells, words, strict=True)]
+    splits(tmp_path, "\n".join((",".join((*columns, "split")), *rows)))
+    assert [sample.split for sample in opened(tmp_path, "folder").samples] == words
+    paths = [{"id": str(n), "image": f"images\\case{n}.png"} for n in range(10)]
+    rows = [",".join((*(row[column] for column in columns), word)) for row, word in zip(paths, words, strict=True)]
+    splits(tmp_path, "\n".join((",".join((*columns, "split")), *rows)))
+    assert [sample.split for sample in opened(tmp_path, "folder").samples] == words
+
+
+def test_patients_who_may_be_one_are_doubts(tmp_path):
+    patients = ["7", "7.0", "007", "P1", "p1", "70", "P 2", "P2", "P10", "x"]
+    rows = [f"{n},{patient},train" for n, patient in enumerate(patients)]
+    splits(plain_folder(tmp_path), "\n".join(("id,patient,split", *rows)))
+    found = survey(SourceSettings(kind="folder", path=tmp_path))
+    doubts = [doubt.detail for doubt in found.doubts if doubt.problem == ALIKE]
+    assert doubts == ["'7' and '7.0' and '007'", "'P1' and 'p1'", "'P 2' and 'P2'"]
+    splits(tmp_path, "\n".join(("id,split", *(f"{n},train" for n in range(10)))))
+    assert not survey(SourceSettings(kind="folder", path=tmp_path)).doubts

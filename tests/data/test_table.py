@@ -10,7 +10,7 @@ from PIL import Image
 from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
 from medarts.data.reading import read_image
-from medarts.data.sources import open_sources, survey
+from medarts.data.sources import ALIKE, open_sources, survey
 from medarts.data.sources.labelled import RENAMED, UNUSED
 from medarts.data.sources.pairing import NOT_READ
 from medarts.errors import DataError
@@ -291,3 +291,12 @@ def test_a_wrong_value_of_many_rows_is_one_finding(tmp_path):
         f"{tmp_path}/labels.csv: value that is neither 0 nor 1 (4,000): row 2 and 1,999 more, column a: ''; row 2 and"
     )
     assert len(result.groups) == 2  # the other: images not in the folder
+
+
+def test_patients_of_the_table_who_may_be_one_are_doubts(tmp_path):
+    text = "image,patient,scar\na1.png,A01,1\na01.png,a1,0\n"
+    found = survey(SourceSettings(kind="table", path=folder_of(tmp_path, text, "a1.png", "a01.png")))
+    assert [doubt.detail for doubt in found.doubts if doubt.problem == ALIKE] == ["'A01' and 'a1'"]
+    folder_of(tmp_path, "image,scar\na1.png,1\na01.png,0\n")
+    found = survey(SourceSettings(kind="table", path=tmp_path))
+    assert not [doubt for doubt in found.doubts if doubt.problem == ALIKE]

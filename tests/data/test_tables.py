@@ -82,3 +82,46 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
         read_table(tmp_path / "a.csv")
     with pytest.raises(DataError, match="not a regular file"):
         read_table(tmp_path)
+
+
+@pytest.mark.parametrize("first", ["sep=;", "SEP=;\r", '"sep=;"', "sep=;;"])
+def test_a_first_line_may_name_the_separator(tmp_path, first):
+    table = table_of(tmp_path, f"\ufeff{first}\nid;a, b, c\nx;1,5\ny;2;3\n".encode())
+    assert table.cells == {"id": ["x", "y"], "a, b, c": ["1,5", "2"]}
+    assert (table.lines, table.overlong) == ([3, 4], {4})
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_named(tmp_path, encoding):
+    with pytest.raises(DataError, match=r"a\.csv is in UTF-16 without a byte order mark.*Save it again as UTF-8"):
+        table_of(tmp_path, "id,split\na,train\n".encode(encoding))
+
+
+def test_a_byte_order_mark_may_stand_twice(tmp_path):
+    assert table_of(tmp_path, "\ufeff\ufeffid,x\na,1\n".encode()).columns == ("id", "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('id,x\na,1\nb,"2\nc,3\n', 3),
+        ('id,x\na,1\nb,"2\n' + "c,3\n" * 50_000, 3),
+        ('id,"x\na,1\n', 1),
+        ('id,x\n"a,1\nb,2\n"c",3\n', 2),
+        ('sep=,\nid,x\n"a\nb",2\n"c,3\n', 5),
+    ],
+)
+def test_an_open_quote_is_named_by_its_line(tmp_path, text, line):
+    with pytest.raises(DataError, match=rf"a\.csv has a quote that is not closed, .* from line {line} on\.") as caught:
+        table_of(tmp_path, text.encode())
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_quoted_cells_may_hold_quotes_and_lines(tmp_path):
+    table = table_of(tmp_path, b'id,x\na,"1 ""or""\n2"\nb,3\n')
+    assert (table.cells["x"], table.lines) == (['1 "or"\n2', "3"], [3, 4])
+
+
+def test_a_nul_character_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"a\.csv has a NUL character in line 3\. Remove it"):
+        table_of(tmp_path, b"id,x\na,1\nb,\x002\n")

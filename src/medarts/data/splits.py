@@ -6,7 +6,7 @@ files nor on the other patients' names.
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,19 +76,24 @@ class SplitTable:
         return self.rows[key]
 
 
-def read_splits_csv(path: Path) -> SplitTable:
+def read_splits_csv(path: Path, *, names: Callable[[], Collection[str]] = tuple) -> SplitTable:
     """Reads a splits.csv.
 
-    Columns, in any case: ``id`` or ``image`` (a name with or without the suffix of its file); ``split`` (train, val or
+    Columns, in any case: ``id`` or ``image`` (a name with or without the suffix of its file), of two the one that
+    names more images; ``split`` (train, val or
     test, anything else leaves the sample out); and optionally one that names what must stay whole, see
     ``group_columns``. Where a column of ``ORIGIN_COLUMNS`` stands beside it, the two together are the patient, as
     subject 1 of two data sets is two people.
+
+    Args:
+        path: the file.
+        names: gives what the images of the set may be called; asked for where there are both columns.
 
     Raises:
         DataError: no such columns, no rows, no row with a split, an id twice, or a row without its patient.
     """
     table = read_table(path)
-    named, word_column = table.column(*ID_COLUMNS), table.column("split")
+    named, word_column = _naming(table, names), table.column("split")
     table.require((named or "id", word_column or "split"), fix="Write the columns id and split, one row an image.")
     group = next(iter(group_columns(table.columns)), None)
     origin = table.column(*ORIGIN_COLUMNS)
@@ -106,6 +111,15 @@ def read_splits_csv(path: Path) -> SplitTable:
     if all(row.split is None for row in parsed.values()):
         raise without_splits(path, (row.word for row in parsed.values()))
     return SplitTable(path, parsed, group is not None, unused_groups(table, {named, word_column, origin}, group))
+
+
+def _naming(table: Table, names: Callable[[], Collection[str]]) -> str | None:
+    """Returns the column of the images: some tables number their rows in ``id`` and name the files in ``image``."""
+    present = [column for name in ID_COLUMNS if (column := table.column(name))]
+    if len(present) < 2:
+        return next(iter(present), None)
+    known = set(names())
+    return max(present, key=lambda column: sum(without_suffix(cell) in known for cell in table.cells[column]))
 
 
 def group_columns(columns: Iterable[str]) -> tuple[str, ...]:
@@ -242,6 +256,19 @@ def divided(members: Iterable[tuple[str, Split | None]]) -> dict[str, tuple[Spli
         for patient, splits in found.items()
         if len(splits) > 1
     }
+
+
+def alike(patients: Iterable[str]) -> list[tuple[str, ...]]:
+    """Returns the patients that may be one: they differ in capitals, leading zeros, spaces or a decimal ".0" alone.
+
+    >>> alike(["7", "P1", "007", "8", "7.0", "p1"])
+    [('7', '007', '7.0'), ('P1', 'p1')]
+    """
+    found: dict[str, list[str]] = {}
+    for patient in dict.fromkeys(patients):
+        plain = re.sub(r"\.0+$", "", re.sub(r"\s", "", patient.casefold()))
+        found.setdefault(re.sub(r"(?<!\d)0+(?=\d)", "", plain), []).append(patient)
+    return [tuple(same) for same in found.values() if len(same) > 1]
 
 
 def draw(seed: int, name: str) -> str:

@@ -2,6 +2,8 @@
 
 import codecs
 import csv
+import io
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +13,10 @@ from medarts.errors import DataError
 
 SEPARATORS = ",;\t"
 """What may stand between cells; the header tells which one does."""
+
+_SEPARATOR_LINE = re.compile(r'"?sep=([,;\t])"?[ ,;]*\r?\n', re.IGNORECASE)
+_MARK = "\ufeff"  # the byte order mark; a file may have got it twice
+_SAVE = 'Save it again as UTF-8 (Excel: "CSV UTF-8", LibreOffice: character set "Unicode (UTF-8)").'
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,42 +67,60 @@ class Table:
 def read_table(path: Path) -> Table:
     """Reads a CSV file with a header, in UTF-8, or in UTF-16 with a byte order mark.
 
-    Cells may be separated by commas, semicolons or tabs.
+    Cells may be separated by commas, semicolons or tabs. A first line such as "sep=;", which Excel writes, names the
+    separator.
 
     Raises:
-        DataError: the file cannot be opened, or is no CSV file in these encodings.
+        DataError: the file cannot be opened, is no CSV file in these encodings, or a quote is open or misplaced.
     """
+    text = _text(path)
+    named = _SEPARATOR_LINE.match(text)
+    body = text[named.end() :] if named else text
+    before = 1 if named else 0  # lines
+    last = 0  # line of the last row that was read
+    try:
+        separator = named[1] if named else _separator(io.StringIO(body, newline="").readline())
+        reader = csv.reader(io.StringIO(body, newline=""), delimiter=separator, strict=True)
+        columns = tuple(_cell(name) for name in next(reader, ()))
+        last = reader.line_num
+        # Columns and not rows: 100,000 lists kept alive cost the garbage collector more than reading them.
+        cells: tuple[list[str], ...] = tuple([] for _ in columns)
+        lines, overlong = [], []
+        for row in reader:
+            last = reader.line_num
+            if not any(row):
+                continue
+            lines.append(last + before)
+            if len(row) > len(columns):
+                overlong.append(last + before)
+            for column, cell in zip(cells, row + [""] * (len(columns) - len(row)), strict=False):
+                column.append(_cell(cell))
+    except csv.Error:
+        raise DataError(
+            f"{path} has a quote that is not closed, or not at the end of its cell, from line {last + before + 1} on.",
+            fix='Close or remove it; a quote within a cell is written twice ("").',
+        ) from None
+    return Table(path, columns, dict(zip(columns, cells, strict=True)), lines, frozenset(overlong))
+
+
+def _text(path: Path) -> str:
+    """Returns the text of a table, without byte order marks."""
     require_regular(path)
     try:
-        with path.open("rb") as binary:
-            start = binary.read(2)
-        encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-        with path.open(newline="", encoding=encoding) as file:
-            separator = _separator(file.readline())
-            file.seek(0)
-            reader = csv.reader(file, delimiter=separator)
-            columns = tuple(_cell(name) for name in next(reader, ()))
-            # Columns and not rows: 100,000 lists kept alive cost the garbage collector more than reading them.
-            cells: tuple[list[str], ...] = tuple([] for _ in columns)
-            lines, overlong = [], []
-            for row in reader:
-                if not any(row):
-                    continue
-                lines.append(reader.line_num)
-                if len(row) > len(columns):
-                    overlong.append(reader.line_num)
-                for column, cell in zip(cells, row + [""] * (len(columns) - len(row)), strict=False):
-                    column.append(_cell(cell))
-    except UnicodeError as error:
-        raise DataError(
-            f"{path} is not a CSV file in UTF-8: {error}.",
-            fix='Save it again as UTF-8 (Excel: "CSV UTF-8", LibreOffice: character set "Unicode (UTF-8)").',
-        ) from None
-    except csv.Error as error:
-        raise DataError(f"{path} is not a CSV file: {error}.", fix="Save it as UTF-8 text with commas.") from None
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be opened: {error.strerror}.", fix="Restore it.") from None
-    return Table(path, columns, dict(zip(columns, cells, strict=True)), lines, frozenset(overlong))
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not marked and 0 in content[:2]:  # every second byte of Latin letters in UTF-16
+        raise DataError(f"{path} is in UTF-16 without a byte order mark, or no text.", fix=_SAVE)
+    try:
+        text = content.decode("utf-16" if marked else "utf-8").lstrip(_MARK)
+    except UnicodeError as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8: {error}.", fix=_SAVE) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(f"{path} has a NUL character in line {line}.", fix="Remove it, or restore the file.")
+    return text
 
 
 def require_regular(path: Path) -> None:

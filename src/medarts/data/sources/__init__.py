@@ -27,6 +27,7 @@ from medarts.data.splits import (
     FEWEST,
     SPLITS_CSV,
     SplitTable,
+    alike,
     assign_splits,
     divided,
     is_doubtful,
@@ -61,6 +62,7 @@ KNOWN_TABLES = {
 }
 """Tables that are read, and those of a download that are rightly not, by kind."""
 DIVIDED = "patient in two splits"
+ALIKE = "patients who may be one"
 WITHOUT_FILES = "row without files"
 _SEED = 0  # of splits that are drawn: the same for every run, so that runs can be compared
 
@@ -132,12 +134,15 @@ def survey(settings: SourceSettings, *, findings: tuple[str, ...] | None = None)
     if not listing.pairs and not expected:
         raise _without_images(settings, doubts)
     path = file_named(settings.path, SPLITS_CSV)
-    rows, faults = _table(path) if path and settings.lists == "official" else (None, [])
+    rows, faults = (
+        _table(path, lambda: _names(listing, settings)) if path and settings.lists == "official" else (None, [])
+    )
     faults += _misnamed(settings, path)
     samples, split_faults = _samples(listing.pairs, rows, settings)
     if settings.task == "classification" or (rows and rows.grouped):  # whose tables name the patients
         split_faults += _divided(samples, rows.path if rows else settings.path)
     faults = [*expected, *faults, *split_faults]
+    doubts += _alike(samples, rows, settings)
     if settings.images is not None and not faults:
         samples = sample_patients(samples, images=settings.images, seed=_SEED)
     samples = sorted(samples, key=lambda sample: sample.key)
@@ -222,9 +227,9 @@ def _looking_for(manifest: Manifest, findings: tuple[str, ...]) -> Manifest:
     return replace(manifest, samples=tuple(samples), findings=findings)
 
 
-def _table(path: Path) -> tuple[SplitTable | None, list[Fault]]:
+def _table(path: Path, names: Callable[[], set[str]]) -> tuple[SplitTable | None, list[Fault]]:
     try:
-        return read_splits_csv(path), []
+        return read_splits_csv(path, names=names), []
     except DataError as error:
         return None, [Fault(path, "splits.csv cannot be used", error.fix, error.problem.rstrip("."))]
 
@@ -318,6 +323,28 @@ def _complete(pairs: list[Pair], settings: SourceSettings) -> list[Sample]:
     ]
 
 
+def _keys(listing: Listing) -> set[str]:
+    """Returns the keys of the images, and the volumes or patients that these begin with."""
+    keys = {pair.key for pair in listing.pairs}
+    keys |= {key[:at] for key in keys for at, letter in enumerate(key) if letter == "/"}
+    return keys | {stem_of(fault.file) for fault in listing.faults}  # of which a part is there
+
+
+def _names(listing: Listing, settings: SourceSettings) -> set[str]:
+    """Returns all that splits.csv may call the images."""
+    return _keys(listing) | {name for pair in listing.pairs for name in _paths(pair, settings)}
+
+
+def _alike(samples: Iterable[Sample], rows: SplitTable | None, settings: SourceSettings) -> list[Fault]:
+    """Returns the patients of a table that may be one person under several spellings."""
+    if settings.task != "classification" and not (rows and rows.grouped):
+        return []
+    path = rows.path if rows and rows.grouped else settings.path
+    fix = "Write a patient in one way, so that all images of one stay in one split."
+    patients = (sample.patient for sample in samples if sample.patient != sample.key)
+    return [Fault(path, ALIKE, fix, " and ".join(f"'{name}'" for name in same)) for same in alike(patients)]
+
+
 def _divided(samples: Iterable[Sample], path: Path) -> list[Fault]:
     found = divided((sample.patient, sample.split) for sample in samples)
     fix = "Move all rows of a patient to one split."
@@ -330,12 +357,9 @@ def _doubts(listing: Listing, rows: SplitTable | None, settings: SourceSettings)
     if rows is None:
         return doubts
     path = rows.path
-    present = {pair.key for pair in listing.pairs}
-    present |= {key[:at] for key in present for at, letter in enumerate(key) if letter == "/"}
-    present |= {stem_of(fault.file) for fault in listing.faults}  # of which a part is there
-    idle = set(rows.rows) - present
+    idle = set(rows.rows) - _keys(listing)
     if idle:
-        idle -= {name for pair in listing.pairs for name in _paths(pair, settings)}
+        idle -= _names(listing, settings)
     fix = "Complete the download, or take the rows out."
     doubts += [Fault(path, WITHOUT_FILES, fix, key) for key in rows.rows if key in idle]
     doubts += [left_out(path, key, row.word) for key, row in rows.rows.items() if is_doubtful(row.word)]
