@@ -37,6 +37,17 @@ def test_any_name_of_a_folder_becomes_that_of_a_domain(tmp_path, folder, domain)
     assert DataSettings(sources=(source,)).sources == (source,)
 
 
+def test_folders_of_one_cleaned_name_are_told_apart(tmp_path):
+    folders = [tmp_path / name for name in ("set (1)", "set [1]", "set {1}", "set-1-2")]
+    for folder in folders:
+        (folder / "masks").mkdir(parents=True)
+    sources = choose_sources(map(str, folders))
+    assert [source.domain for source in sources] == ["set-1", "set-1-2", "set-1-3", "set-1-2-2"]
+    assert DataSettings(sources=sources).sources == sources
+    twice = choose_sources([str(folders[0]), str(folders[0])])  # which is refused when they are opened
+    assert [source.domain for source in twice] == ["set-1", "set-1"]
+
+
 def test_bytes_that_are_no_text_do_not_enter_the_name(tmp_path):
     folder = tmp_path / os.fsdecode(b"K\xf6ln")
     try:

@@ -1,6 +1,7 @@
 """Which data sets a command works on: names of a recipe's domains, or folders whose layout is recognised."""
 
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,8 @@ _STACKS = {".dcm", ".nii", ".nii.gz"}
 def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()) -> tuple[SourceSettings, ...]:
     """Returns the data sets that the words of ``--data`` name.
 
+    Folders may differ in their names and not in those of their data sets: the second is called name-2.
+
     Args:
         words: names of domains, or folders.
         known: the sources of a recipe, whose domains can be named.
@@ -32,7 +35,7 @@ def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()
         if word in by_name:
             chosen.append(by_name[word])
         elif Path(word).is_dir():
-            chosen.extend(recognise(Path(word)))
+            chosen += [_renamed(source, chosen) for source in recognise(Path(word))]
         else:
             fix = did_you_mean(word, by_name) if by_name else "Give the folder of a data set."
             raise DataError(f"'{word}' is neither a data set of the recipe nor a folder.", fix=fix)
@@ -73,6 +76,15 @@ def recognise(path: Path) -> tuple[SourceSettings, ...]:
         percentiles = (0.5, 99.5) if stacks else None
         return (SourceSettings(kind=kind, path=path, name=_domain(path), percentiles=percentiles),)
     raise DataError(f"{path} has no known layout.", fix=f"Known: {known}.")
+
+
+def _renamed(source: SourceSettings, others: Iterable[SourceSettings]) -> SourceSettings:
+    """Returns a source with a number at its name where another folder has the same name."""
+    paths = {other.domain: other.path.resolve() for other in others}
+    if paths.get(source.domain, source.path.resolve()) == source.path.resolve():
+        return source  # the same folder again is refused where it is opened
+    number = next(number for number in count(2) if f"{source.domain}-{number}" not in paths)
+    return source.model_copy(update={"name": f"{source.domain}-{number}"})
 
 
 def _domain(path: Path) -> str:

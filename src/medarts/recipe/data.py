@@ -202,10 +202,14 @@ class DataSettings(Section):
 
     @model_validator(mode="after")
     def _names_differ(self) -> "DataSettings":
-        names = [source.domain for source in self.sources]
-        for name in names:
+        paths: dict[str, Path] = {}
+        for source in self.sources:
+            name = source.domain
             if name in RESERVED:
                 raise ValueError(f"no source can be called '{name}', which is a row of the score tables")
-        if len(set(names)) < len(names):
-            raise ValueError(f"two sources have the same name in {names}; give each its own 'name'")
+            if name in paths:
+                raise ValueError(
+                    f"two sources have the name '{name}', {paths[name]} and {source.path}; give each its own 'name'"
+                )
+            paths[name] = source.path
         return self
