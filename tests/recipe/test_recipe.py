@@ -182,7 +182,9 @@ def test_sources_that_contradict_themselves(source: dict[str, Any], says: str) -
 
 def test_two_sources_of_one_name() -> None:
     same = [{"kind": "isic", "path": "a"}, {"kind": "isic", "path": "b"}]
-    assert re.search(r"data: two sources have the name 'isic', .*/a and .*/b; give each", refused({"data": {"sources": same}}))
+    assert re.search(
+        r"data: two sources have the name 'isic', .*/a and .*/b; give each", refused({"data": {"sources": same}})
+    )
     named = [same[0], same[1] | {"name": "isic18"}]
     assert [s.domain for s in parse({"data": {"sources": named}}).data.sources] == ["isic", "isic18"]
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from medarts.data.files import raw_image
 from medarts.data.formats.raw import Raw
 from medarts.data.grouping import common, first_of, kind_of
 from medarts.data.levels import DomainLevels, MaskLevel
-from medarts.data.manifest import SPLITS, Manifest, ReadingRules, Sample
+from medarts.data.manifest import SPLITS, Manifest, ReadingRules, Sample, Split
 from medarts.data.masks import Mask, ReadMask, classify, stored_mask
 from medarts.data.reading import Image, check_classes, check_labels, check_sizes, fit_channels, scale
 from medarts.data.resizing import resize_mask, vanished_classes
@@ -130,18 +130,19 @@ def _of_listing(found: Survey, settings: SourceSettings, needs: DataSettings | N
 
 def _of_labels(manifest: Manifest, settings: SourceSettings) -> Iterator[Finding]:
     """Yields the findings that no image of a split shows, and those that all of them show."""
+    never: dict[str, list[Split]] = {}
+    always: dict[str, list[Split]] = {}
     for split in SPLITS:
         part = manifest.of_split(split)
-        if not part.samples:
-            continue
         for finding, positives in zip(manifest.findings, part.labels().sum(axis=0), strict=True):
-            if positives == 0:
-                problem, fix = f"findings that no image of the split {split} shows", _NEVER_FIX
-            elif positives == len(part.samples):
-                problem, fix = f"findings that every image of the split {split} shows", "Check the table; add others."
-            else:
-                continue
-            yield Finding("warning", str(settings.path), problem, fix, finding)
+            if part.samples and positives == 0:
+                never.setdefault(finding, []).append(split)
+            elif part.samples and positives == len(part.samples):
+                always.setdefault(finding, []).append(split)
+    yield from _in_splits(settings, "findings that no image of a split shows", _NEVER_FIX, never)
+    yield from _in_splits(
+        settings, "findings that every image of a split shows", "Check the table; add others.", always
+    )
 
 
 def _of_classes(
@@ -152,17 +153,29 @@ def _of_classes(
     labels = manifest.rules[settings.domain].labels
     expected = {1} if labels is None else {index for _, index in labels if index > 0}
     expected |= set(range(1, needs.classes)) if needs else set()
+    never: dict[str, list[Split]] = {}
+    lost: dict[str, list[Split]] = {}
     for split in SPLITS:
         part = [look for look in own if look.sample.split == split]
         shown = frozenset[int]().union(*(look.classes or () for look in part))
         kept = frozenset[int]().union(*(look.kept or () for look in part))
         for index in sorted(expected) if part else ():
-            problem = f"classes that no mask of the split {split} shows"
             if index not in shown:
-                yield Finding("warning", str(settings.path), problem, _NEVER_FIX, str(index))
+                never.setdefault(str(index), []).append(split)
             elif needs and index not in kept:
-                at = f"{problem} at data.size {needs.size}"
-                yield Finding("warning", str(settings.path), at, f"{_NEVER_FIX} {_SIZE_FIX}", str(index))
+                lost.setdefault(str(index), []).append(split)
+    yield from _in_splits(settings, "classes that no mask of a split shows", _NEVER_FIX, never)
+    if needs:
+        problem = f"classes that no mask of a split shows at data.size {needs.size}"
+        yield from _in_splits(settings, problem, f"{_NEVER_FIX} {_SIZE_FIX}", lost)
+
+
+def _in_splits(
+    settings: SourceSettings, problem: str, fix: str, found: Mapping[str, Sequence[Split]]
+) -> Iterator[Finding]:
+    """Yields one warning for every class or finding, with the splits that it concerns."""
+    for name, splits in found.items():
+        yield Finding("warning", str(settings.path), problem, fix, f"{name} in {', '.join(splits)}")
 
 
 def _of_levels(settings: SourceSettings, looks: Iterable[_Look]) -> Iterator[Finding]:

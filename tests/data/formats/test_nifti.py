@@ -83,7 +83,7 @@ def test_orientations_that_rounding_names_differently_are_one(tmp_path):
     assert inside > 0.6 > outside
 
 
-def refused(tmp_path, mask, match):
+def refused(tmp_path, mask, match, reason):
     image, _ = volumes()
     paths = saved(tmp_path, image, mask)
     with pytest.raises(DataError, match=match):
@@ -91,7 +91,7 @@ def refused(tmp_path, mask, match):
     with pytest.raises(DataError, match=match):
         raw_mask(paths[1], 0, indices=False, image=paths[0])
     (settings,) = recognise(tmp_path)
-    with pytest.raises(DataError, match=rf"mask off the grid of its volume \(1\).*{match}"):
+    with pytest.raises(DataError, match=rf"mask off the grid of its volume \(1\): v\.nii\.gz \({reason}\)"):
         open_sources([settings])
     faults = [finding.problem for finding in examine([settings]).findings if finding.level == "error"]
     assert any("mask off the grid" in problem for problem in faults)
@@ -101,8 +101,34 @@ def test_a_mask_elsewhere_is_refused_before_any_slice_is_read(tmp_path):
     _, mask = volumes()
     shifted = AFFINE.copy()
     shifted[0, 3] += 10
-    refused(tmp_path, nibabel.Nifti1Image(mask.get_fdata(), shifted), "bounds are up to 10 mm away")
-    refused(tmp_path, nibabel.Nifti1Image(mask.get_fdata(), np.diag([-1.0, -1, 1, 1])), "does not lie on the grid")
+    refused(tmp_path, nibabel.Nifti1Image(mask.get_fdata(), shifted), "bounds are up to 10 mm", "10 mm away")
+    plain = nibabel.Nifti1Image(mask.get_fdata(), np.diag([-1.0, -1, 1, 1]))
+    refused(tmp_path, plain, "does not lie on the grid", r"[\d.]+ mm away")
+
+
+@pytest.mark.parametrize("lacking", ["image", "mask"])
+def test_a_volume_without_an_affine_is_said_to_have_none(tmp_path, lacking):
+    image, mask = volumes()
+    without = image if lacking == "image" else mask
+    without.set_sform(None, 0)
+    without.set_qform(None, 0)
+    with pytest.raises(DataError, match=rf"the {lacking} has no affine \(its qform and sform codes are 0\)"):
+        check_grids(*saved(tmp_path, image, mask))
+    mask.set_sform(None, 0), mask.set_qform(None, 0)
+    image.set_sform(None, 0), image.set_qform(None, 0)
+    check_grids(*saved(tmp_path, image, mask))
+
+
+def test_masks_off_their_grids_are_one_line_with_a_distance_each(tmp_path):
+    for number, gap in enumerate((10, 25)):
+        image, mask = volumes()
+        shifted = AFFINE.copy()
+        shifted[0, 3] += gap
+        saved(tmp_path, image, nibabel.Nifti1Image(mask.get_fdata(), shifted))
+        for folder in ("images", "masks"):
+            (tmp_path / folder / "v.nii.gz").rename(tmp_path / folder / f"{number}.nii.gz")
+    (line,) = (group.line for group in examine(recognise(tmp_path)).groups if "grid" in group.line)
+    assert "mask off the grid of its volume (2): 0.nii.gz (10 mm away), 1.nii.gz (25 mm away). Resample" in line
 
 
 def test_slices_along_another_axis_are_refused(tmp_path):

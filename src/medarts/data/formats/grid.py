@@ -13,10 +13,27 @@ from medarts.errors import DataError
 APART = 0.1
 """Voxels by which two grids may differ: affines are written with few digits, or as quaternions of single precision."""
 
+_SAME_BOUNDS = 1e-3
+"""Millimetres."""
+
 _FIX = (
     "Resample the mask to the grid of the image (nearest neighbour). If both arrays are in the same order, "
     "copy the affine of the image to the mask."
 )
+
+
+class GridError(DataError):
+    """A mask does not lie on the grid of its image.
+
+    Args:
+        problem: what is wrong, as a sentence.
+        fix: what to do.
+        reason: what is wrong in few words, without the names of files.
+    """
+
+    def __init__(self, problem: str, *, fix: str, reason: str = "") -> None:
+        super().__init__(problem, fix=fix)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,10 +43,12 @@ class Grid:
     Attributes:
         shape: voxels along the three stored axes.
         affine: 4 x 4, from voxel indices to millimetres.
+        placed: the file says where the voxels lie; else the affine is made of their sizes alone.
     """
 
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
+    placed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +79,27 @@ def placement(mask_path: Path, mask: Grid, image_path: Path, image: Grid) -> Pla
     """Returns how a mask lies on the grid of its image: the same voxels, perhaps with axes swapped or reversed.
 
     Raises:
-        DataError: they are not the same voxels (beyond rounding), or the slices of the two run along different axes.
+        GridError: they are not the same voxels (beyond rounding), or the slices of the two run along different axes.
     """
     order = _order(mask, image)
     if order is None:
-        raise DataError(f"{mask_path} does not lie on the grid of {image_path}{_how(mask, image)}.", fix=_FIX)
+        raise _off(mask_path, mask, image_path, image)
     axes, flipped = order
     if axes[2] != 2:
-        raise DataError(
+        raise GridError(
             f"The slices of {mask_path} run along another axis ({_codes(mask)}) than those of {image_path} "
             f"({_codes(image)}).",
             fix="Save the mask with the axes of the image.",
+            reason=f"axes {_codes(mask)}, not {_codes(image)}",
         )
     return Placement(axes[0] == 1, (flipped[0], flipped[1], flipped[2]), image.shape[2])
 
 
 def refuse_apart(mask_path: Path, mask: Grid, image_path: Path, image: Grid) -> None:
-    """Raises a DataError where a mask does not lie on its image voxel by voxel, in the same order."""
+    """Raises a GridError where a mask does not lie on its image voxel by voxel, in the same order."""
     order = _order(mask, image)
     if mask.shape == image.shape and (order is None or order[0] != [0, 1, 2] or any(order[1])):
-        raise DataError(f"{mask_path} does not lie on the grid of {image_path}{_how(mask, image)}.", fix=_FIX)
+        raise _off(mask_path, mask, image_path, image)
 
 
 def _order(mask: Grid, image: Grid) -> tuple[list[int], list[bool]] | None:
@@ -113,12 +133,21 @@ def _corners(grid: Grid) -> NDArray[np.float64]:
     return np.array([[*corner, 1] for corner in ends], dtype=np.float64).T
 
 
-def _how(mask: Grid, image: Grid) -> str:
+def _off(mask_path: Path, mask: Grid, image_path: Path, image: Grid) -> GridError:
+    start = f"{mask_path} does not lie on the grid of {image_path}"
     if sorted(mask.shape) != sorted(image.shape):
-        return f": it has {' x '.join(map(str, mask.shape))} voxels, not {' x '.join(map(str, image.shape))}"
-    here, there = ((grid.affine @ _corners(grid))[:3] for grid in (mask, image))
-    apart = max(np.abs(here.min(axis=1) - there.min(axis=1)).max(), np.abs(here.max(axis=1) - there.max(axis=1)).max())
-    return f": its bounds are up to {apart:.3g} mm away from those of the image"
+        here, there = (" x ".join(map(str, grid.shape)) for grid in (mask, image))
+        return GridError(f"{start}: it has {here} voxels, not {there}.", fix=_FIX, reason=f"{here} voxels, not {there}")
+    if mask.placed != image.placed:
+        without, other = ("the mask", "the image") if image.placed else ("the image", "the mask")
+        problem = f"{start}: {without} has no affine (its qform and sform codes are 0), {other} has one."
+        return GridError(problem, fix=_FIX, reason=f"{without} has no affine")
+    ends = [(grid.affine @ _corners(grid))[:3] for grid in (mask, image)]
+    apart = max(np.abs(end(ends[0], axis=1) - end(ends[1], axis=1)).max() for end in (np.min, np.max))
+    if apart < _SAME_BOUNDS:
+        return GridError(f"{start}: it fills the same space in another order.", fix=_FIX, reason="other order")
+    problem = f"{start}: its bounds are up to {apart:.3g} mm away from those of the image."
+    return GridError(problem, fix=_FIX, reason=f"{apart:.3g} mm away")
 
 
 def _codes(grid: Grid) -> str:

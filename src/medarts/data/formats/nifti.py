@@ -45,7 +45,7 @@ def slice_count(path: Path) -> int | None:
 
 
 def check_grids(image: Path, mask: Path) -> None:
-    """Raises a DataError where the voxels of a mask are not those of its image."""
+    """Raises a GridError where the voxels of a mask are not those of its image."""
     _placement(mask, image)
 
 
@@ -69,7 +69,12 @@ def is_nifti(path: Path) -> bool:
 def _grid(path: Path) -> Grid:
     volume = _open(path)
     shape = _shape(path, volume.shape)
-    return Grid((shape[0], shape[1], shape[2] if len(shape) == 3 else 1), np.asarray(volume.affine, dtype=np.float64))
+    codes = (int(volume.header["qform_code"]), int(volume.header["sform_code"]))
+    return Grid(
+        (shape[0], shape[1], shape[2] if len(shape) == 3 else 1),
+        np.asarray(volume.affine, dtype=np.float64),
+        placed=codes != (0, 0),
+    )
 
 
 def _open(path: Path) -> Any:

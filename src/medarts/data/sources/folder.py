@@ -6,6 +6,7 @@ A NIfTI volume becomes its slices along the last axis, "name/000" onwards, and o
 from pathlib import Path
 
 from medarts.data.files import check_grids, is_volume, slice_count
+from medarts.data.formats.grid import GridError
 from medarts.data.sources.contents import contents_of
 from medarts.data.sources.pairing import Fault, Listing, Pair, pair_by_name, require_folder, rules_of
 from medarts.errors import DataError
@@ -52,8 +53,10 @@ def _slices(name: str, image: Path, mask: Path) -> tuple[list[Pair], list[Fault]
         return [], [Fault(image, "volume and mask differ in slices", "Save both on the same grid.", detail)]
     try:
         check_grids(image, mask)
+    except GridError as error:
+        return [], [Fault(mask, "mask off the grid of its volume", error.fix, f"{mask.name} ({error.reason})")]
     except DataError as error:
-        return [], [Fault(mask, "mask off the grid of its volume", error.fix, error.problem.rstrip("."))]
+        return [], [Fault(mask, "volume cannot be opened", error.fix, error.problem.rstrip("."))]
     if counts[0] is None:
         return [Pair(name, image, mask, patient=name)], []
     return [Pair(f"{name}/{n:03d}", image, mask, patient=name, slice_index=n) for n in range(counts[0])], []
