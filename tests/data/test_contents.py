@@ -22,7 +22,9 @@ def test_a_folder_is_divided_into_images_other_files_and_folders(tmp_path):
     assert [path.name for path in found.others] == ["IM0001", "a.webp", "b.webp", "c.xyz"]
     assert [path.name for path in found.folders] == ["deep", "inner"]
     assert found.kinds() == ".webp 2, without a suffix 1, .xyz 1"
-    files, *folders = passed_over(found)
+    assert [path.name for path in found.irregular] == ["empty.png"]
+    files, irregular, *folders = passed_over(found)
+    assert irregular.detail == f"{tmp_path.name}/empty.png is a folder"
     assert (files.count, files.detail) == (4, f".webp 2, without a suffix 1, .xyz 1 in {tmp_path.name}")
     assert [fault.detail for fault in folders] == [f"{tmp_path.name}/deep", f"{tmp_path.name}/inner"]
 
@@ -32,11 +34,21 @@ def test_a_link_that_leads_nowhere_is_no_reason_to_pass_an_image_over(tmp_path):
     assert [path.name for path in contents_of(tmp_path).images] == ["a.png"]
 
 
+def test_a_link_to_itself_is_a_fault_of_its_own(tmp_path):
+    for name in ("loop.png", "loop"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    (tmp_path / "b.png").touch()
+    found = contents_of(tmp_path)
+    assert [path.name for path in found.images] == ["b.png", "loop.png"]
+    assert [path.name for path in found.others] == ["loop"]
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     assert contents_of(tmp_path).images == ()
-    assert contents_of(tmp_path).kinds() == ".png 1"
+    (irregular,) = passed_over(contents_of(tmp_path))
+    assert irregular.detail == f"{tmp_path.name}/a.png is a pipe, socket or device"
 
 
 @pytest.mark.parametrize(

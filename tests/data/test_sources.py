@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.data.files import raw_image
 from medarts.data.opening import open_manifest
 from medarts.data.reading import read_pair
 from medarts.data.sources import ALIKE, WITHOUT_FILES, open_sources, survey
@@ -604,3 +605,28 @@ def test_patients_who_may_be_one_are_doubts(tmp_path):
     assert doubts == ["'7' and '7.0' and '007'", "'P1' and 'p1'", "'P 2' and 'P2'"]
     splits(tmp_path, "\n".join(("id,split", *(f"{n},train" for n in range(10)))))
     assert not survey(SourceSettings(kind="folder", path=tmp_path)).doubts
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe"])
+@pytest.mark.parametrize(("folder", "word"), [("images", "image"), ("masks", "mask")])
+def test_what_is_called_as_an_image_and_is_no_file_is_named_so(tmp_path, what, folder, word):
+    odd = plain_folder(tmp_path) / folder / ("3.jpg" if word == "image" else "3.png")
+    odd.unlink()
+    if what == "folder":
+        touch(odd / "inner.png")
+    elif hasattr(os, "mkfifo"):
+        os.mkfifo(odd)
+    else:
+        pytest.skip("needs pipes")
+    problem = rf"{word} that is not a regular file \(1\): {folder}/{odd.name} is a {what}"
+    with pytest.raises(DataError, match=rf"{problem}.*\. Put the image itself there"):
+        opened(tmp_path, "folder")
+
+
+def test_a_link_to_itself_is_named_and_not_its_folder(tmp_path):
+    odd = plain_folder(tmp_path) / "images/3.jpg"
+    odd.unlink()
+    odd.symlink_to(odd)
+    sample = next(sample for sample in opened(tmp_path, "folder").samples if sample.key == "3")
+    with pytest.raises(DataError, match=r"images/3\.jpg is a link to a file that is not there\."):
+        raw_image(sample.image)

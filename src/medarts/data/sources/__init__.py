@@ -12,6 +12,7 @@ from medarts.data.sources.contents import composed, file_named, tables_in
 from medarts.data.sources.labelled import ALONE, LEFT_OUT, MISSING, RENAMED, UNNAMED, UNUSED, left_out, unused
 from medarts.data.sources.pairing import (
     FOLDERS,
+    IRREGULAR,
     MISNAMED,
     NOT_READ,
     OTHER_NAME,
@@ -178,7 +179,7 @@ def advice(settings: SourceSettings, split: Split, samples: Sequence[Sample]) ->
 def _without_images(settings: SourceSettings, doubts: Iterable[Fault]) -> DataError:
     """Returns the error of a data set without an image; what lies there instead is the likely reason."""
     problem = f"{settings.path} holds no images"
-    unread = [doubt for doubt in doubts if doubt.problem in (NOT_READ, FOLDERS)]
+    unread = [doubt for doubt in doubts if doubt.problem in (NOT_READ, IRREGULAR, FOLDERS)]
     if not unread:
         return DataError(f"{problem}.", fix=f"Expected here: {LAYOUTS[settings.kind]}.")
     alike = [doubt.detail for doubt in unread if doubt.problem == unread[0].problem]
@@ -187,7 +188,7 @@ def _without_images(settings: SourceSettings, doubts: Iterable[Fault]) -> DataEr
 
 def _sorted_out(faults: Iterable[Fault], settings: SourceSettings) -> tuple[list[Fault], list[Fault]]:
     """Divides what a source noted into faults and doubts."""
-    allowed = {UNNAMED, LEFT_OUT, ALONE, RENAMED, UNUSED, NOT_READ, FOLDERS, OTHER_NAME}
+    allowed = {UNNAMED, LEFT_OUT, ALONE, RENAMED, UNUSED, NOT_READ, IRREGULAR, FOLDERS, OTHER_NAME}
     allowed |= {MISSING} if settings.partial else set()
     every = list(faults)
     return (

@@ -213,7 +213,7 @@ def _files(path: Path) -> _Files:
         for contents in (listed(part), listed(part / "images")):
             for image in contents.images:
                 found.read.setdefault(composed(image.name), image)
-            for other in contents.others:
+            for other in contents.unread:
                 found.others.setdefault(composed(other.stem), other)
             unread = tuple(folder for folder in contents.folders if folder != part / "images")
             found.passed_over.extend(passed_over(replace(contents, folders=unread)))

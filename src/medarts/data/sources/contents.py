@@ -35,12 +35,19 @@ class Contents:
         images: the files that are read, by their suffix, in natural order.
         others: files that may be images and are not read, in natural order.
         folders: the folders in it that may hold images, in natural order.
+        irregular: what is called as an image and is a folder, pipe or device, in natural order.
     """
 
     folder: Path
     images: tuple[Path, ...]
     others: tuple[Path, ...] = ()
     folders: tuple[Path, ...] = ()
+    irregular: tuple[Path, ...] = ()
+
+    @property
+    def unread(self) -> tuple[Path, ...]:
+        """What may be meant as an image and is not read, folders of other names apart."""
+        return self.others + self.irregular
 
     def kinds(self) -> str:
         """Returns how many of the other files have which suffix, such as ".webp 6, .gif 2"."""
@@ -63,7 +70,7 @@ def composed(name: str) -> str:
 def contents_of(folder: Path) -> Contents:
     """Lists a folder.
 
-    A link that leads nowhere counts as the file it names, so that it is not passed over in silence.
+    A link that leads nowhere, or to itself, counts as the file it names, so that it is not passed over in silence.
 
     Raises:
         DataError: the folder cannot be listed.
@@ -121,20 +128,34 @@ def _listed(folder: Path) -> Contents:
     images: list[Path] = []
     others: list[Path] = []
     folders: list[Path] = []
+    irregular: list[Path] = []
     with os.scandir(folder) as entries:
         for entry in entries:
             path = folder / entry.name
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if is_image(path):
+                (images if _is_file(entry) or not path.exists() else irregular).append(path)
+            elif _is_dir(entry):
                 folders += [path] if _holds_images(path) else []
-            elif not is_image(path):
-                others += [path] if _may_be_image(path.name) else []
-            elif entry.is_file() or not path.exists():
-                images.append(path)
-            else:  # a pipe or a device
+            elif _may_be_image(path.name):
                 others.append(path)
-    return Contents(folder, *(tuple(sorted(paths, key=_by_name)) for paths in (images, others, folders)))
+    every = (images, others, folders, irregular)
+    return Contents(folder, *(tuple(sorted(paths, key=_by_name)) for paths in every))
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which is the fault of one file and not of the folder
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _by_name(path: Path) -> tuple[tuple[int, str], ...]:

@@ -18,11 +18,13 @@ from medarts.recipe import SourceSettings
 
 IMAGE_ALONE = "image without a mask"
 MASK_ALONE = "mask without an image"
+IRREGULAR = "names of images that are not regular files"
 NOT_READ = "files that are not read"
 FOLDERS = "folders that are not read"
 TABLES = "tables that are not read"
 MISNAMED = "table that is read under the name splits.csv alone"
 OTHER_NAME = "file that is not named as a mask"
+_IRREGULAR_FIX = "Put the image itself there, and what is there elsewhere."
 _PAIR_FIX = "Add the missing files or take these out."
 
 
@@ -128,14 +130,21 @@ def passed_over(contents: Contents) -> list[Fault]:
         fix = "Save them in a format that is read, such as PNG, or take them out."
         found = f"{contents.kinds()} in {folder.name}"
         faults.append(Fault(folder, NOT_READ, fix, found, len(contents.others)))
+    faults += [Fault(path, IRREGULAR, _IRREGULAR_FIX, _irregular(path, folder.name)) for path in contents.irregular]
     fix = "Move their files up, or take them out."
     return faults + [Fault(folder, FOLDERS, fix, f"{folder.name}/{inner.name}") for inner in contents.folders]
 
 
 def unreadable(path: Path, what: str) -> Fault:
-    """Returns the fault of an image or a mask of a format that is not read."""
+    """Returns the fault of an image or a mask that is no regular file, or of a format that is not read."""
+    if path.exists() and not path.is_file():
+        return Fault(path, f"{what} that is not a regular file", _IRREGULAR_FIX, _irregular(path, path.parent.name))
     fix = f"Save it in a format that is read, such as PNG; '{suffix_of(path)}' is none."
     return Fault(path, f"{what} of a kind that is not read", fix, path.name)
+
+
+def _irregular(path: Path, folder: str) -> str:
+    return f"{folder}/{path.name} is a {'folder' if path.is_dir() else 'pipe, socket or device'}"
 
 
 def rules_of(settings: SourceSettings, *, defaults: ReadingRules | None = None) -> ReadingRules:
@@ -193,8 +202,8 @@ def _alone(
     here: Mapping[str, Path], there: Mapping[str, Path], others: Contents, missing: str, name_of: Callable[[Path], str]
 ) -> list[Fault]:
     """Returns the files whose partner, a mask or an image, is missing or of a kind that is not read."""
-    unread = {composed(path.name): path for path in others.others}  # "1.2.840" may have no suffix at all
-    unread |= {name_of(path): path for path in others.others}
+    unread = {composed(path.name): path for path in others.unread}  # "1.2.840" may have no suffix at all
+    unread |= {name_of(path): path for path in others.unread}
     faults = []
     for name in sorted(here.keys() - there.keys(), key=natural):
         partner = unread.get(name)

@@ -6,7 +6,7 @@ val or test, anything else leaves the image out); and any others, each a finding
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from medarts.data.sources.contents import Contents, composed, file_named
@@ -105,7 +105,7 @@ class _Files:
     def unread(self, name: str) -> Path | None:
         """Returns the file of this name, with or without its suffix, that is of a kind that is not read."""
         for folder, last in self._places(name):
-            for path in folder.contents.others:
+            for path in folder.contents.unread:
                 if last in (composed(path.name), composed(path.stem)):
                     return path
         return None
@@ -123,7 +123,7 @@ class _Files:
             if path in parents:
                 inner = () if path == self.root else folder.contents.folders
                 unused_folders = tuple(each for each in inner if each not in parents)
-                faults += passed_over(Contents(path, (), folder.contents.others, unused_folders))
+                faults += passed_over(replace(folder.contents, folders=unused_folders))
         return faults
 
     def _places(self, name: str) -> Iterator[tuple[_Folder, str]]:
