@@ -240,8 +240,6 @@ def test_classes_that_no_mask_of_a_split_shows_are_named(tmp_path, lacking):
         mask(tmp_path, n, values)
     expected = [("warning", str(tmp_path), f"classes that no mask of a split shows: 2 in {lacking}.")]
     expected = expected if lacking else []
-        [("warning", str(tmp_path), f"classes that no mask of a split shows: 2 in {lacking}.")] if lacking else []
-    )
     assert of_recipe(tmp_path, classes=3, size=64) == expected
     (nowhere,) = (found for found in of_recipe(tmp_path, classes=4, size=64) if ": 3 in" in found[2])
     assert nowhere[2] == "classes that no mask of a split shows: 3 in train, val, test."
