@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -307,3 +308,24 @@ def test_the_whole_recipe_is_on_the_page(run: Path, small_recipe: Recipe) -> Non
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run directory"):
         write_report(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("recipe.yaml", "manifest.csv", "genotype.json", "metrics.jsonl", "timing.jsonl", "summary.json", "cost.json"),
+        *(f"scores/test/{name}" for name in ("scores.json", "examples.npz", "images.csv")),
+    ],
+)
+def test_a_pipe_with_the_name_of_a_file_does_not_hang(finished: Path, name: str, capsys: pytest.CaptureFixture[str]):
+    """Nobody ever writes into it."""
+    (finished / name).unlink(missing_ok=True)
+    os.mkfifo(finished / name)
+    try:
+        write_report(finished)
+    except MedartsError as error:
+        said = str(error)
+    else:  # what can be made again is left out
+        said = capsys.readouterr().err
+    assert f"{name} is not a regular file" in said.replace("\n", " ")

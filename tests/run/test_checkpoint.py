@@ -371,7 +371,7 @@ def test_one_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypa
         raise PermissionError(errno.EACCES, "Permission denied")
 
     put(tmp_path, simple(1))
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(os, "open", refused)
     with pytest.raises(RunError, match=r"could not be read \(Permission denied\)"):
         load(tmp_path, "last")
 

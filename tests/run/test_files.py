@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import socket
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,11 @@ import pytest
 
 from medarts.errors import RunError
 from medarts.run import files
+<<<<<<< HEAD
 from medarts.run.files import append_line, check_writable, make_folder, write_whole
+=======
+from medarts.run.files import append_line, make_folder, open_table, read_whole, write_whole
+>>>>>>> 7fb325e (Runs: what is no regular file is refused at once, whatever its name)
 
 
 def names(folder: Path) -> list[str]:
@@ -111,6 +116,7 @@ def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
     assert make_folder(tmp_path / "a" / "b") == []
 
 
+<<<<<<< HEAD
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[tuple[int, list[str]]] = []
     monkeypatch.setattr("os.fsync", lambda handle: flushed.append((os.fstat(handle).st_ino, names(tmp_path))))
@@ -131,3 +137,38 @@ def test_a_place_is_tried_before_the_work(tmp_path: Path, kind: Literal["file", 
     (tmp_path / "folder").mkdir()
     with pytest.raises(RunError, match=r"folder could not be written \(Is a directory\)"):
         check_writable(tmp_path / "folder", kind="file")
+=======
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.csv", os.fsdecode(b"l\xe9sion\n"))
+    assert read_whole(tmp_path / "a.csv") == b"l\xe9sion\n"
+    with open_table(tmp_path / "a.csv") as file:
+        assert file.read() == "l\udce9sion\n"
+    with pytest.raises(FileNotFoundError):
+        read_whole(tmp_path / "b.csv")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("kind", ["pipe", "folder", "socket", "device"])
+def test_what_is_no_regular_file_is_refused_at_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    path = Path("/dev/zero" if kind == "device" else "a")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    with pytest.raises(RunError, match="is not a regular file"):
+        read_whole(path)
+    with pytest.raises(RunError, match=r"not a regular file|could not be written"):
+        append_line(path, "{}")
+
+
+def test_reading_does_not_follow_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "a").symlink_to(tmp_path / "mine")
+    for _ in range(2):
+        with pytest.raises(RunError, match="symbolic link"):
+            read_whole(tmp_path / "a")
+        monkeypatch.setattr(files, "_refuse_link", lambda path: None)  # a link that comes between the look and the open
+>>>>>>> 7fb325e (Runs: what is no regular file is refused at once, whatever its name)

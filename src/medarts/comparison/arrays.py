@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.run.files import write_whole
+from medarts.run.files import open_file, write_whole
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -31,10 +31,11 @@ def read_arrays(path: Path) -> Arrays:
 
     Raises:
         FileNotFoundError: there is no such file.
+        RunError: it is no regular file.
         ValueError: it is damaged.
     """
     try:
-        with np.load(path) as arrays:
+        with open_file(path) as file, np.load(file) as arrays:
             return dict(arrays)
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path.name} is damaged ({error})") from error

@@ -18,6 +18,7 @@ from medarts.recipe import Recipe
 from medarts.recipe.difference import differences
 from medarts.recipe.models import CheXNetSettings
 from medarts.run.directory import RunDirectory
+from medarts.run.files import open_table
 from medarts.run.journals import read_journal
 from medarts.spaces.drawing import SOURCE
 from medarts.spaces.genotype import Genotype
@@ -156,7 +157,7 @@ def listed_samples(run: RunDirectory) -> dict[ImageName, dict[str, str]]:
     """
     path = run.path / "manifest.csv"
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open_table(path) as file:
             rows = list(csv.DictReader(file, strict=True))
         if not rows:
             raise ValueError("no image is listed")

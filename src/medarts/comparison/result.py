@@ -17,7 +17,7 @@ from medarts.data.manifest import Part
 from medarts.errors import RunError
 from medarts.evaluation.files import csv_text
 from medarts.recipe import Task
-from medarts.run.files import write_whole
+from medarts.run.files import open_table, read_whole, write_whole
 
 _IMAGE_COLUMNS = ("domain", "key", "patient")
 
@@ -250,7 +250,7 @@ class Comparison:
             RunError: a file is missing or is not one that `write` wrote.
         """
         try:
-            content = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+            content = json.loads(read_whole(folder / "comparison.json"))
             changed = {
                 "domains": tuple(content["domains"]),
                 "metrics": tuple(content["metrics"]),
@@ -276,7 +276,7 @@ class Comparison:
 
 
 def _read_images(path: Path) -> tuple[ImageRow, ...]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with open_table(path) as file:
         _, *lines = csv.reader(file, strict=True)
     return tuple(ImageRow(domain, key, patient, tuple(map(float, row))) for domain, key, patient, *row in lines)
 

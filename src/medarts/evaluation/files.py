@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.errors import RunError
-from medarts.run.files import write_whole
+from medarts.run.files import read_whole, write_whole
 
 FILE = "scores.json"
 """Written last: where it stands, the other files of its folder are whole. It has their digests, and one of its own."""
@@ -56,13 +56,13 @@ def read_scores(folder: Path) -> dict[str, Any]:
     """
     name = FILE
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        content = json.loads(read_whole(folder / FILE, fix=again(folder)))
         if "tables" in content and content.get("format") != FORMAT:
             raise RunError(f"{folder / FILE} is of another version of medarts.", fix=again(folder))
         whole = {key: value for key, value in content.items() if key != "digest"}
         damaged = [FILE] if _digest(_canonical(whole)) != content["digest"] else []
         for name, digest in content["files"].items():
-            damaged += [name] if _digest((folder / name).read_bytes()) != digest else []
+            damaged += [name] if _digest(read_whole(folder / name, fix=again(folder))) != digest else []
     except FileNotFoundError:
         raise RunError(f"{folder / name} does not exist.", fix=again(folder)) from None
     except (ValueError, LookupError, TypeError, AttributeError):

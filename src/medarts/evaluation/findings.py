@@ -16,6 +16,7 @@ from medarts.evaluation.files import EXAMPLES, again, csv_text, npz_bytes, read_
 from medarts.evaluation.finding_table import SENSITIVE, YOUDEN, FindingRow, Group, mean_of_defined
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.scores import ALL, LEVEL, number, read_made_of
+from medarts.run.files import open_table
 from medarts.tasks import calibration, ranking
 from medarts.tasks.calibration import fit_temperature, probabilities_of, reliability
 from medarts.tasks.ranking import (
@@ -329,7 +330,7 @@ def _prediction_columns(findings: Sequence[str]) -> list[str]:
 
 def _read_predictions(path: Path, findings: Sequence[str]) -> Predictions:
     columns = _prediction_columns(findings)
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with open_table(path) as file:
         header, *lines = csv.reader(file, strict=True)
     if header != columns or any(len(line) != len(columns) for line in lines):
         raise ValueError(f"{path.name} does not have the columns of the findings in every line")

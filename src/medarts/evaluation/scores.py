@@ -15,6 +15,7 @@ from medarts.errors import RunError
 from medarts.evaluation.files import EXAMPLES, again, csv_text, npz_bytes, read_scores, write_files
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.statistics import bootstrap_means, percentile_interval
+from medarts.run.files import open_table
 from medarts.tasks.metrics import DEFINITIONS, OF_EXAMPLES
 
 ALL = "all"
@@ -239,7 +240,7 @@ class Scores:
         """
         content = read_scores(folder)
         try:
-            with (folder / "images.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            with open_table(folder / "images.csv") as file:
                 images = [_image_of(cells) for cells in csv.DictReader(file, strict=True)]
             return cls(
                 split=content["split"],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medarts.errors import RunError
+from medarts.run.files import open_table, read_whole
 
 Content = dict[str, Any]
 
@@ -50,7 +51,7 @@ def read_json(path: Path) -> Content:
         ValueError: it holds none.
         OSError: it cannot be read.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(read_whole(path))
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no JSON object")
     return content
@@ -63,7 +64,7 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
         ValueError: a row is longer or shorter than the first.
         OSError: it cannot be read.
     """
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open_table(path) as file:
         rows = list(csv.DictReader(file, strict=True))
     if any(None in row or None in row.values() for row in rows):
         raise ValueError(f"a line of {path.name} has more or fewer cells than its first")

@@ -11,6 +11,7 @@ from medarts.evaluation.scores import ALL
 from medarts.reporting.content import Content, card, csv_rows, decimals, score_cell, share
 from medarts.reporting.findings import plot_cam, plot_findings, plot_precision_recall, plot_reliability, plot_roc
 from medarts.reporting.style import inline_png, inline_svg
+from medarts.run.files import open_file
 
 RULES = (YOUDEN, SENSITIVE)
 
@@ -138,7 +139,7 @@ def _reliability(folder: Path) -> Markup:
 
 
 def _examples(path: Path) -> list[Content]:
-    with np.load(path) as arrays:
+    with open_file(path) as file, np.load(file) as arrays:
         return [
             {"title": str(title), "picture": inline_png(plot_cam(image, cam))}
             for image, cam, title in zip(arrays["images"], arrays["maps"], arrays["titles"], strict=True)

@@ -9,6 +9,7 @@ from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS
 from medarts.reporting.content import Content, card, counted, listed, score_cell
 from medarts.reporting.masks import PREDICTED, TRUE, plot_example, plot_scores
 from medarts.reporting.style import inline_png, inline_svg
+from medarts.run.files import open_file
 
 
 def read_mask_scores(folder: Path) -> Content:
@@ -56,7 +57,7 @@ def _without_repetition(rows: list[Content]) -> list[Content]:
 
 
 def _examples(path: Path) -> list[Content]:
-    with np.load(path) as arrays:
+    with open_file(path) as file, np.load(file) as arrays:
         rows = zip(arrays["images"], arrays["targets"], arrays["predictions"], arrays["titles"], strict=True)
         return [
             {"title": str(title), "picture": inline_png(plot_example(image, target, predicted))}

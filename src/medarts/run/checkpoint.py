@@ -31,7 +31,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from medarts.errors import RunError, system_fix
-from medarts.run.files import UNFINISHED, flush_folder, reason_of
+from medarts.run.files import UNFINISHED, flush_folder, read_whole, reason_of
 
 WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
@@ -176,8 +176,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
     except FileNotFoundError as error:
         raise _DamagedError(f"{Path(error.filename or path).name} is missing") from None
-    except OSError as error:
-        raise RunError(f"Checkpoint {path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
     except (pickle.UnpicklingError, safetensors.SafetensorError) as error:  # whole, but not what medarts writes
         raise RunError(f"Checkpoint {path} holds other things than a run.", fix="Begin the run anew.") from error
 
@@ -190,7 +188,7 @@ def _contents(path: Path) -> tuple[bytes, bytes]:
         _DamagedError: its bytes are not those that were written.
     """
     try:
-        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+        about = json.loads(read_whole(path / ABOUT))
         written, digests = about["format"], {name: about["sha256"][name] for name in (WEIGHTS, STATE)}
     except (ValueError, LookupError, TypeError):
         raise _DamagedError(f"{ABOUT} cannot be read") from None
@@ -199,7 +197,7 @@ def _contents(path: Path) -> tuple[bytes, bytes]:
             f"Checkpoint {path} has format {written}; this medarts reads {FORMAT}.",
             fix="Use the medarts that wrote it, see run.json; or begin the run anew.",
         )
-    contents = {name: (path / name).read_bytes() for name in digests}
+    contents = {name: read_whole(path / name) for name in digests}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != digests[name]:
             raise _DamagedError(f"{name} has other bytes than were written")

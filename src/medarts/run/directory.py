@@ -36,6 +36,8 @@ from medarts.run.files import (
     UNFINISHED,
     append_line,
     make_folder,
+    open_file,
+    read_whole,
     reason_of,
     refuse_links,
     remove_empty,
@@ -339,8 +341,8 @@ class RunDirectory:
         """
         path = self.path / name
         try:
-            text = path.read_bytes()
-        except OSError as error:
+            text = read_whole(path)
+        except FileNotFoundError as error:
             raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
         return _parsed(path, text)
 
@@ -367,7 +369,7 @@ def _whole_lines(path: Path) -> Iterable[bytes]:
     """Yields the lines of a journal; the last one only if a newline ends it, as a killed process may have begun it."""
     if not path.exists():
         return
-    with path.open("rb") as file:
+    with open_file(path) as file:
         for line in file:
             if line.endswith(b"\n"):
                 yield line

@@ -1,17 +1,22 @@
-"""Files written whole or not at all, and never through a symbolic link."""
+"""Files written whole or not at all, and neither written nor read through a symbolic link, or a pipe."""
 
 import errno
+import io
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, TextIO
 
 from medarts.errors import RunError, system_fix
 
 UNFINISHED = ".unfinished-"
 """Begins the names of files and folders that are being written."""
+
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+"""Flags of opening: without them a named pipe would wait for its other end, and a link would be followed."""
 
 
 def reason_of(error: OSError) -> str:
@@ -35,6 +40,54 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def open_file(path: Path, *, fix: str = "Copy the run again.") -> BinaryIO:
+    """Opens a file of a run for reading.
+
+    Args:
+        path: the file.
+        fix: what to do where something else has its name.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        RunError: it is a symbolic link or no regular file, or cannot be opened.
+    """
+    try:
+        _refuse_link(path)  # O_NOFOLLOW is not everywhere
+        descriptor = os.open(path, os.O_RDONLY | _AT_ONCE)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise RunError(f"{path} is not a regular file.", fix=fix) from None
+        raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
+    _check_regular(path, descriptor, fix=fix)
+    return os.fdopen(descriptor, "rb")
+
+
+def read_whole(path: Path, *, fix: str = "Copy the run again.") -> bytes:
+    """Returns the bytes of a file of a run; see `open_file`.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        RunError: it is a symbolic link or no regular file, or cannot be read.
+    """
+    with open_file(path, fix=fix) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
+
+
+def open_table(path: Path) -> TextIO:
+    """Opens a CSV file of a run for reading; bytes of file names that are no UTF-8 stay as they are.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        RunError: it is a symbolic link or no regular file, or cannot be opened.
+    """
+    return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -85,12 +138,13 @@ def append_line(path: Path, line: str) -> None:
     """Appends a line to a file and waits until it is on the disk.
 
     Raises:
-        RunError: it cannot be written, or is a symbolic link.
+        RunError: it cannot be written, or is a symbolic link or no regular file.
     """
     with writing(path):
         _refuse_link(path)  # O_NOFOLLOW is not everywhere
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        with open(os.open(path, flags, 0o666), "ab") as file:  # noqa: PTH123 - Path.open takes no flags
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _AT_ONCE, 0o666)
+        _check_regular(path, descriptor, fix="Move it away.")
+        with os.fdopen(descriptor, "ab") as file:
             file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint counts on what stands here
@@ -164,3 +218,10 @@ def remove_empty(folders: list[Path]) -> None:
 def _refuse_link(path: Path) -> None:
     if path.is_symlink():
         raise OSError(errno.ELOOP, f"symbolic link to {path.readlink()}")
+
+
+def _check_regular(path: Path, descriptor: int, *, fix: str) -> None:
+    """Closes what is open where it is no regular file, and refuses it."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RunError(f"{path} is not a regular file.", fix=fix)

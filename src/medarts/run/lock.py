@@ -16,7 +16,7 @@ import filelock
 
 from medarts.errors import RunError
 from medarts.names import printable
-from medarts.run.files import UNFINISHED, cannot_write, write_whole
+from medarts.run.files import UNFINISHED, cannot_write, read_whole, write_whole
 
 LOCK, OWNER = ".lock", ".owner.json"
 FILES = frozenset({LOCK, OWNER, f"{UNFINISHED}{OWNER}"})
@@ -67,9 +67,9 @@ def _owner(work: str) -> dict[str, str | int]:
 def _is_held(folder: Path) -> RunError:
     """Returns the error of a folder that is held, with what is known of its holder."""
     try:
-        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        owner = json.loads(read_whole(folder / OWNER))
         pid, host, since, work = (printable(str(owner[key])) for key in ("pid", "host", "since", "work"))
-    except (OSError, ValueError, KeyError, TypeError):  # it has not written it yet
+    except (OSError, RunError, ValueError, KeyError, TypeError):  # it has not written it yet
         return RunError(f"Another process is at work on {folder}.", fix="Wait for it to end, or stop it.")
     problem = f"Another process is at work on {folder}: {work}, process {pid} on {host}, since {since}."
     if host == platform.node():

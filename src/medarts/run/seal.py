@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medarts.errors import RunError
+from medarts.run.files import open_file
 
 _FROM_THE_START = {"search": ("manifest.csv",), "train": ("manifest.csv", "genotype.json")}
 _AT_THE_END = ("manifest.csv", "genotype.json", "metrics.jsonl", "architecture.jsonl", "timing.jsonl", "summary.json")
@@ -24,7 +25,7 @@ def digests(folder: Path, kind: str, *, finished: bool) -> dict[str, str]:
         finished: whether it has finished.
 
     Raises:
-        OSError: one cannot be read.
+        RunError: one cannot be read, or is no regular file.
     """
     names = _AT_THE_END if finished else _FROM_THE_START.get(kind, ())
     return {name: _digest(folder / name) for name in names if (folder / name).exists()}
@@ -54,5 +55,5 @@ def check(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -33,7 +33,7 @@ def load(name: str | Path) -> Genotype:
     path = Path(name)
     if is_folder(path):
         path = path / "genotype.json"
-        if not path.is_file():
+        if not exists(path):
             raise GenotypeError(
                 f"The folder {name} holds no genotype.", fix="Give a search or training run that has ended an epoch."
             )

@@ -13,7 +13,7 @@ from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.recipe.study import Study, load_study
 from medarts.run import lock
 from medarts.run.directory import RunDirectory
-from medarts.run.files import make_folder, remove_empty, write_whole
+from medarts.run.files import make_folder, read_whole, remove_empty, write_whole
 from medarts.run.interruption import InterruptedRunError, Interruption, interruption
 from medarts.run.progress import Bar, inform, progress_bar
 from medarts.spaces.genotype import Genotype
@@ -109,13 +109,13 @@ def what_is_there(out: Path) -> dict[str, GroupRuns]:
 def _missing(study: Study, layout: Layout, name: str, *, seed: int, place: Place) -> Missing:
     """Returns what became of a training that has not finished."""
     if place.failure.exists():
-        return Missing(name, seed, "failed", place.failure.read_text(encoding="utf-8").strip())
+        return Missing(name, seed, "failed", read_whole(place.failure).decode().strip())
     if is_begun(place.run):
         return Missing(name, seed, "unfinished", f"{epochs_done(place.run)} epochs are done.")
     for search in sorted(searches_of(study, name)):
         failure = layout.search(search).failure
         if failure.exists():
-            reason = failure.read_text(encoding="utf-8").strip()
+            reason = read_whole(failure).decode().strip()
             return Missing(name, seed, "not begun", f"The search of {search} failed: {reason}")
         if damage := damage_of(layout.search(search).run, kind="search"):
             return Missing(name, seed, "not begun", f"The search of {search} cannot be read: {damage}")

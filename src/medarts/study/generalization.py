@@ -12,7 +12,7 @@ from medarts.comparison.paired import Difference
 from medarts.comparison.result import MetricScore
 from medarts.errors import RunError
 from medarts.recipe import Task
-from medarts.run.files import write_whole
+from medarts.run.files import read_whole, write_whole
 
 Mark = Literal["own", "part of the mix", "unseen", "external"]
 """How a data set tested stands to those trained on: the only one, one of several, not among them, never trained on."""
@@ -343,7 +343,7 @@ class Generalization:
         """
         fix = "Make it again: medarts generalize."
         try:
-            return TypeAdapter(cls).validate_json(path.read_text(encoding="utf-8"))
+            return TypeAdapter(cls).validate_json(read_whole(path))
         except FileNotFoundError as error:
             raise RunError(f"{path} does not exist.", fix=fix) from error
         except (ValidationError, ValueError) as error:

@@ -22,7 +22,7 @@ from medarts.evaluation.evaluate import evaluate
 from medarts.networks.registry import Architecture
 from medarts.recipe import Recipe
 from medarts.run.directory import RunDirectory
-from medarts.run.files import make_folder, writing
+from medarts.run.files import make_folder, read_whole, writing
 from medarts.run.interruption import InterruptedRunError
 from medarts.run.process import KILLED, held_back, when_parent_ends
 from medarts.search import resume_search, start_search
@@ -110,7 +110,7 @@ def is_finished(run: Path, *, scored: bool) -> bool:
 def epochs_done(run: Path) -> int:
     """Returns how many epochs stand in the journal of a run."""
     journal = run / "metrics.jsonl"
-    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+    return read_whole(journal).count(b"\n") if journal.exists() else 0
 
 
 def do(job: Job) -> None:
