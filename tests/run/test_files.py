@@ -11,11 +11,7 @@ import pytest
 
 from medarts.errors import RunError
 from medarts.run import files
-<<<<<<< HEAD
-from medarts.run.files import append_line, check_writable, make_folder, write_whole
-=======
-from medarts.run.files import append_line, make_folder, open_table, read_whole, write_whole
->>>>>>> 7fb325e (Runs: what is no regular file is refused at once, whatever its name)
+from medarts.run.files import append_line, check_writable, make_folder, open_table, read_whole, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -116,7 +112,6 @@ def test_folders_that_cannot_be_made(tmp_path: Path) -> None:
     assert make_folder(tmp_path / "a" / "b") == []
 
 
-<<<<<<< HEAD
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[tuple[int, list[str]]] = []
     monkeypatch.setattr("os.fsync", lambda handle: flushed.append((os.fstat(handle).st_ino, names(tmp_path))))
@@ -137,7 +132,8 @@ def test_a_place_is_tried_before_the_work(tmp_path: Path, kind: Literal["file", 
     (tmp_path / "folder").mkdir()
     with pytest.raises(RunError, match=r"folder could not be written \(Is a directory\)"):
         check_writable(tmp_path / "folder", kind="file")
-=======
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_whole(tmp_path / "a.csv", os.fsdecode(b"l\xe9sion\n"))
     assert read_whole(tmp_path / "a.csv") == b"l\xe9sion\n"
@@ -171,4 +167,3 @@ def test_reading_does_not_follow_links(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(RunError, match="symbolic link"):
             read_whole(tmp_path / "a")
         monkeypatch.setattr(files, "_refuse_link", lambda path: None)  # a link that comes between the look and the open
->>>>>>> 7fb325e (Runs: what is no regular file is refused at once, whatever its name)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from medarts.errors import RecipeError
+from medarts.errors import MedartsError, RecipeError
 from medarts.run.process import in_new_process, when_parent_ends
 
 # Shells let what they start in the background ignore Ctrl-C.
@@ -147,3 +147,11 @@ def children(pid: int) -> list[int]:
     while len(found := listed.read_text().split()) < 2:
         time.sleep(0.01)
     return [int(child) for child in found]
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGSEGV, "SIGSEGV"), (40, "signal 40")]
+)
+def test_a_process_that_a_signal_ends_is_one_error_with_its_name(number: int, name: str) -> None:
+    with pytest.raises(MedartsError, match=rf"ended by {name}\. Run it again"):
+        in_new_process(partial(exec, f"import os; os.kill(os.getpid(), {number})"))

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO
+from typing import Literal, TextIO
 
 from medarts.errors import RunError, system_fix
 
@@ -42,7 +42,7 @@ def writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, error) from error
 
 
-def open_file(path: Path, *, fix: str = "Copy the run again.") -> BinaryIO:
+def open_file(path: Path, *, fix: str = "Copy the run again.") -> io.BufferedReader:
     """Opens a file of a run for reading.
 
     Args:

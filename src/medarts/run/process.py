@@ -33,7 +33,7 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
         work: can be pickled, as can its answer.
 
     Raises:
-        MedartsError: of the work.
+        MedartsError: of the work; or a signal, other than that of a lack of memory, ended the process.
         OSError: of the work.
         MemoryError: memory ran out, of the machine or of the GPU.
         RuntimeError: the process ended in another way; it has said why on standard error.
@@ -50,6 +50,8 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
         process.join()
         if process.exitcode == KILLED:
             raise MemoryError("the system killed the process, as it does where memory runs out") from None
+        if process.exitcode is not None and process.exitcode < 0:
+            raise _ended_by(-process.exitcode) from None
         raise RuntimeError(f"the process ended without an answer, with status {process.exitcode}") from None
     finally:
         if process.pid is not None:
@@ -60,6 +62,21 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
         raise answer
     result: Answer = answer
     return result
+
+
+def signal_name(number: int) -> str:
+    """Returns the name of a signal, such as SIGTERM."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those for real time, most of which have no name
+        return f"signal {number}"
+
+
+def _ended_by(number: int) -> MedartsError:
+    """Returns the error of a process that a signal has ended."""
+    crashed = number in (getattr(signal, name, None) for name in ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT"))
+    fix = "Run it again. If it crashes again, reinstall PyTorch." if crashed else "Run it again."
+    return MedartsError(f"A measuring process was ended by {signal_name(number)}.", fix=fix)
 
 
 def when_parent_ends(react: Callable[[], object]) -> None:

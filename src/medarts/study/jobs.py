@@ -24,7 +24,7 @@ from medarts.recipe import Recipe
 from medarts.run.directory import RunDirectory
 from medarts.run.files import make_folder, read_whole, writing
 from medarts.run.interruption import InterruptedRunError
-from medarts.run.process import KILLED, held_back, when_parent_ends
+from medarts.run.process import KILLED, held_back, signal_name, when_parent_ends
 from medarts.search import resume_search, start_search
 from medarts.spaces.reading import load as load_genotype
 from medarts.study.layout import Place
@@ -204,7 +204,7 @@ class _Worker:
         if code == KILLED:
             return "The system killed its process, as it does where memory runs out."
         if code is not None and code < 0:
-            return f"Its process was ended by {signal.Signals(-code).name}; see {log}."
+            return f"Its process was ended by {signal_name(-code)}; see {log}."
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
         last = next((line.strip() for line in reversed(lines) if line.strip()), "It said nothing.")
         return f"Its process ended with status {code}: {last} See {log}."
