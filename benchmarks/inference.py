@@ -1,7 +1,7 @@
 """Networks as built against as shipped for inference: time, outputs, and where the time goes.
 
     python benchmarks/inference.py [--genotype NAME] [--size N] [--batch N] [--threads N] [--norm group|batch] [--json]
-    python benchmarks/inference.py --grid [--batch N] [--threads N] [--json]
+    python benchmarks/inference.py --grid [--size N] [--batch N] [--threads N] [--json]
 
 The forms run in turns, so that what else the machine does meets them alike, and a ratio is the median of the ratios
 of turns. The first command looks into one derived network; its target is a time as built of at least 1.5 times that as
@@ -68,7 +68,7 @@ those of recipes/benchmark-cpu.yaml in their widths."""
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--genotype", default=ISIC, help="of the zoo, a file, or a run")
-    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--size", type=int, help="default: 256, and all with --grid")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, help="default: 2, and 1 with --grid")
     parser.add_argument("--norm", choices=("group", "batch"), default="group")
@@ -80,8 +80,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     if arguments.grid:
-        grid(batch=arguments.batch, turns=arguments.repeats, as_json=arguments.json)
+        grid(size=arguments.size, batch=arguments.batch, turns=arguments.repeats, as_json=arguments.json)
         return
+    arguments.size = arguments.size or 256
     network = WeaveNetwork(load(arguments.genotype), norm=arguments.norm).eval()
     network.check_size(arguments.size)
     images = torch.rand(arguments.batch, 3, arguments.size, arguments.size)
@@ -94,17 +95,17 @@ def main() -> None:
     print(json.dumps(result) if arguments.json else table(result))
 
 
-def grid(*, batch: int, turns: int, as_json: bool) -> None:
+def grid(*, size: int | None, batch: int, turns: int, as_json: bool) -> None:
     """Prints a row for every network of the grid, as soon as it is measured."""
     rows = []
     if not as_json:
         print("| network | width | norm | px | built, ms | shipped, ms | shipped / built | difference |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    for name, width, norm, size in GRID:
-        network, images = built(name, width, norm), torch.rand(batch, 3, size, size)
+    for name, width, norm, side in (row for row in GRID if size in (None, row[-1])):
+        network, images = built(name, width, norm), torch.rand(batch, 3, side, side)
         with_statistics(network, images)
-        form = shipped(network, in_channels=3, size=size)
-        row = {"network": name, "width": width, "norm": norm, "size": size, "is_itself": form is network}
+        form = shipped(network, in_channels=3, size=side)
+        row = {"network": name, "width": width, "norm": norm, "size": side, "is_itself": form is network}
         rows.append({**row, **in_turns(network, form, images, turns=turns)})
         if not as_json:
             print(line(rows[-1]), flush=True)
