@@ -357,7 +357,7 @@ def test_memory_that_runs_out_is_said_in_one_line(medarts, monkeypatch, error):
         raise error
 
     monkeypatch.setattr("medarts.commands.costs.genotype_of", failing)
-    refused(medarts("cost", PUBLISHED), "The memory of this machine is used up. Use smaller images")
+    refused(medarts("cost", PUBLISHED), "The memory that this process may use is used up. Use smaller images")
 
 
 def test_output_in_a_real_process():
@@ -370,7 +370,7 @@ def test_output_in_a_real_process():
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == b"medarts: The operating system says: No space left on device. Make room on the disk.\n"
+    assert done.stderr == b"medarts: standard output: No space left on device. Make room on the disk.\n"
 
 
 def test_control_c_outside_of_the_loops(medarts, monkeypatch):

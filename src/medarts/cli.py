@@ -477,7 +477,7 @@ def main() -> None:
             _run_command(sys.argv[1:])
         finally:
             if sys.stdout is not None:  # None where the shell has closed it
-                sys.stdout.flush()  # here, where a full disk and a closed pipe are still errors of the command
+                _flush_output()  # here, where a full disk and a closed pipe are still errors of the command
     except InterruptedRunError as stopped:
         say(str(stopped), to=sys.stderr)
         sys.exit(130)
@@ -487,7 +487,7 @@ def main() -> None:
         _drop_output()
         sys.exit(1)
     except OSError as error:  # of a folder that is no folder, may not be written, or lies on a full disk
-        if error.filename is None:
+        if error.filename in (None, "standard output"):
             _drop_output()
         _fail(of_system(error))
     except (MemoryError, RuntimeError) as error:
@@ -499,7 +499,10 @@ def main() -> None:
         sys.exit(130)
 
 
-_OUT_OF_MEMORY = MedartsError("The memory of this machine is used up.", fix="Use smaller images, batches or networks.")
+_OUT_OF_MEMORY = MedartsError(
+    "The memory that this process may use is used up.",
+    fix="Use smaller images, batches or networks; see ulimit -v too.",
+)
 
 
 def _run_command(words: list[str]) -> None:
@@ -518,6 +521,15 @@ def _run_command(words: list[str]) -> None:
 def _fail(error: MedartsError) -> NoReturn:
     say(f"medarts: {printable(str(error))}", to=sys.stderr)
     sys.exit(1)
+
+
+def _flush_output() -> None:
+    """Writes what is left for standard output, which has no name of its own in errors of the system."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "standard output"
+        raise
 
 
 def _drop_output() -> None:

@@ -1,8 +1,10 @@
 """What is kept of images: it is checked when it is opened, stays below a limit, and is never taken from a process."""
 
+import contextlib
 import errno
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -377,6 +379,17 @@ def test_a_damaged_database_is_made_again(file, settled, read, content):
     assert digests.digests_of([file]) == first
     assert digests.digests_of([file]) == first
     assert len(read) in (2, 3)
+
+
+@pytest.mark.parametrize("column", ["digest", "code"])
+def test_a_row_with_a_wrong_digit_does_not_say_that_a_file_has_changed(file, settled, read, column):
+    first = digests.digests_of([file])
+    with contextlib.closing(sqlite3.connect(digests.database())) as connection, connection:
+        (value,) = connection.execute(f"SELECT {column} FROM files").fetchone()
+        connection.execute(f"UPDATE files SET {column} = ?", [("0" if value[0] != "0" else "1") + value[1:]])
+    assert digests.digests_of([file]) == first
+    assert digests.digests_of([file]) == first
+    assert read == [file, file]
 
 
 def test_a_database_that_cannot_be_written_costs_time_alone(file, settled, read, user_cache):

@@ -26,7 +26,7 @@ SETTLED_NS = 3 * 10**9
 FAT has the coarsest clock, of two seconds.
 """
 
-_FILE = "contents-1.sqlite"
+_FILE = "contents-2.sqlite"
 _BLOCK = 16 * 10**6
 _LARGE = 10**9
 """Bytes that take about a second to read, from which on progress is shown."""
@@ -162,18 +162,27 @@ def _recall(keys: Sequence[bytes]) -> dict[bytes, tuple[_Stamp, str]]:
             some = keys[start : start + _ROWS]
             places = ", ".join("?" * len(some))
             rows = connection.execute(
-                f"SELECT path, size, modified_ns, changed_ns, digest FROM files WHERE path IN ({places})", some
+                f"SELECT path, size, modified_ns, changed_ns, digest, code FROM files WHERE path IN ({places})", some
             )
-            found |= {path: (_Stamp(*stamp), digest) for path, *stamp, digest in rows}
+            for path, *numbers, digest, code in rows:
+                stamp = _Stamp(*numbers)
+                if code == _check_value(path, stamp, digest):  # else the file is read again
+                    found[path] = (stamp, digest)
         return found
 
     return (_ask(work) if database().exists() else None) or {}
 
 
+def _check_value(path: bytes, stamp: _Stamp, digest: object) -> str:
+    """Returns what shows that a row is as it was written: one wrong digit would say that good data have changed."""
+    content = repr((path, tuple(stamp), digest)).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
 def _keep(entries: Mapping[bytes, tuple[_Stamp, str]]) -> None:
-    rows = [(path, *stamp, digest) for path, (stamp, digest) in entries.items()]
+    rows = [(path, *stamp, digest, _check_value(path, stamp, digest)) for path, (stamp, digest) in entries.items()]
     if rows:
-        _ask(lambda connection: connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows))
+        _ask(lambda connection: connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows))
 
 
 def _ask(work: Callable[[sqlite3.Connection], T]) -> T | None:
@@ -186,7 +195,8 @@ def _ask(work: Callable[[sqlite3.Connection], T]) -> T | None:
         with contextlib.closing(sqlite3.connect(database(), timeout=30)) as connection, connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, "
-                "modified_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID"
+                "modified_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, digest TEXT NOT NULL, "
+                "code TEXT NOT NULL) WITHOUT ROWID"
             )
             return work(connection)
     except (sqlite3.OperationalError, OSError):

@@ -163,9 +163,7 @@ def _require_file(path: Path) -> None:
     if path.exists():
         raise DataError(f"{path} is no regular file but a pipe, socket or device.", fix="Copy its content into a file.")
     if path.is_symlink():
-        raise DataError(
-            f"{path} is a link to a file that is not there.", fix="Restore the file or remove the link."
-        )
+        raise DataError(f"{path} is a link to a file that is not there.", fix="Restore the file or remove the link.")
     raise DataError(f"There is no file {path}.", fix="Restore it or take it out of the data set.")
 
 
