@@ -76,10 +76,11 @@ def show_plan(plan: Plan) -> None:
 
 def show_cache(folder: Path, held: Sequence[Kept]) -> None:
     """Prints what a cache holds, the last used first, and its size."""
-    table = Table(name_column("images"), *columns("size", "last used", ""))
+    table = Table(name_column("images"), *columns("data", "size", "last used", "state"))
     for kept in held:
-        state = "in use" if kept.in_use else ""
-        table.add_row(printable(kept.about), f"{kept.nbytes / 1e6:,.1f} MB", f"{kept.used:%Y-%m-%d %H:%M}", state)
+        state = "in use" if kept.in_use else "free"
+        used = f"{kept.used:%Y-%m-%d %H:%M}"
+        table.add_row(printable(kept.about), kept.fingerprint[:8], _megabytes([kept]), used, state)
     if held:
         show_table(console, table)
     say(f"{folder}: {_size_of(held)}.", to=console)
@@ -92,7 +93,11 @@ def show_cleared(folder: Path, removed: Sequence[Kept], in_use: Sequence[Kept]) 
 
 
 def _size_of(held: Sequence[Kept]) -> str:
-    return f"{counted(len(held), 'store')} of images, {sum(kept.nbytes for kept in held) / 1e9:,.2f} GB"
+    return f"{counted(len(held), 'store')} of images, {_megabytes(held)}"
+
+
+def _megabytes(held: Sequence[Kept]) -> str:
+    return f"{sum(kept.nbytes for kept in held) / 1e6:,.1f} MB"
 
 
 def show_scores(scores: Scores | FindingScores) -> None:

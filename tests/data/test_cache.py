@@ -230,10 +230,13 @@ def test_the_cache_is_listed_and_cleared(settings, medarts):
     assert status == 0
     assert "blobs: 24 images of 16 px" in output
     assert "in use" in output
-    assert "2 stores of images, 0.00 GB" in output
+    assert "state" in output
+    assert store.manifest.fingerprint()[:8] in output
+    megabytes = sum(kept.nbytes for kept in kept_in(settings.cache)) / 1e6
+    assert f"2 stores of images, {megabytes:.1f} MB" in output
     status, output, _ = medarts("cache", settings.cache, "--clear")
     assert status == 0
-    assert "removed 1 store of images, 0.00 GB. Left, because a process uses it: 1 store" in output
+    assert "removed 1 store of images, 0.2 MB. Left, because a process uses it: 1 store" in output
     assert len(store.images[[0]]) == 1
     del store
     assert "removed 1 store" in medarts("cache", settings.cache, "--clear")[1]

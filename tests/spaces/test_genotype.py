@@ -197,6 +197,9 @@ def test_files_that_hold_no_genotype(tmp_path: Path) -> None:
         load(tmp_path / "large.json")
     with pytest.raises(GenotypeError, match="There is no genotype"):
         load("x" * 5000)
+    for name in ("runs/nothere", "genotype.json"):
+        with pytest.raises(GenotypeError, match=rf"There is no file or folder '{name}'\. Give a genotype file"):
+            load(name)
 
 
 def test_text_in_any_folder_gets_a_name(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_searches_that_a_network_waits_for(study: Callable[..., Study], tmp_path
     ("entry", "says"),
     [
         ({"name": "x", "genotype": "darts_v3"}, "x: There is no genotype 'darts_v3'. Did you mean 'darts_v2'"),
-        ({"name": "x", "genotype": "/nowhere"}, "x: There is no genotype '/nowhere'"),
+        ({"name": "x", "genotype": "/nowhere"}, "x: There is no file or folder '/nowhere'"),
     ],
 )
 def test_a_genotype_that_is_not_there_is_named(

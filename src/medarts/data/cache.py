@@ -53,6 +53,11 @@ class Kept:
     in_use: bool
 
     @property
+    def fingerprint(self) -> str:
+        """That of the images and masks, which tells stores of one data set apart; 16 hexadecimal digits."""
+        return str(_name(self.path)).split("-")[1]
+
+    @property
     def is_whole(self) -> bool:
         """False for what a killed process left."""
         return not self.path.name.startswith(_UNFINISHED)

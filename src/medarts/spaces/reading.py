@@ -38,9 +38,18 @@ def load(name: str | Path) -> Genotype:
                 f"The folder {name} holds no genotype.", fix="Give a search or training run that has ended an epoch."
             )
     if not exists(path):
-        raise GenotypeError(f"There is no genotype '{shortened(str(name))}'.", fix=did_you_mean(str(name), zoo()))
+        raise _absent(str(name))
     text = read_text(path, largest=_LARGEST, noun="genotype", error=GenotypeError)
     if path.suffix == ".txt":
         called = name_of(path.parent if path.stem == "genotype" else path.with_suffix(""))
         return from_text(text, name=called, origin=str(path))
     return from_json(text, origin=str(path))
+
+
+def _absent(name: str) -> GenotypeError:
+    """Returns the error for what is neither in the zoo nor on the disk."""
+    if "/" in name or "\\" in name or Path(name).suffix:
+        return GenotypeError(
+            f"There is no file or folder '{shortened(name)}'.", fix="Give a genotype file, or the folder of a run."
+        )
+    return GenotypeError(f"There is no genotype '{shortened(name)}'.", fix=did_you_mean(name, zoo()))
