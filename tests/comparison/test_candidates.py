@@ -180,7 +180,9 @@ def test_other_splits_are_refused(make, old, new, said):
 
 def test_other_files_are_refused(make):
     one, two = make("one"), make("two", "train.model.width=16", data="4567")
-    with pytest.raises(RunError, match=rf"fingerprint 0123 in {one}, but 4567 in {two}: files of the same names"):
+    with pytest.raises(
+        RunError, match=rf"data of {one} and {two} differ \(0123 and 4567\): they were read by other rules"
+    ):
         compared(one, two)
 
 
@@ -223,3 +225,40 @@ def test_what_networks_began_from(make, finding_recipe):
     RunDirectory(runs[1]).write_json("run.json", facts | {"weights_fingerprint": "bb"})
     with pytest.raises(RunError, match=rf"began from have fingerprint aa in {runs[0]}, but bb in {runs[1]}\. Begin"):
         compared(*runs)
+
+
+def extended(path: Path, *changes: dict[str, Any]) -> Path:
+    run = RunDirectory(path)
+    run.write_json("run.json", run.facts | {"changes": [{"time": "2026", **change} for change in changes]})
+    return path
+
+
+LONGER = {"field": "train.epochs", "before": 1, "after": 2, "place": [1, 0]}
+PARTS = {"field": "train.accumulate", "before": 2, "after": 1, "place": [0, 3]}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (LONGER, r"train.epochs was the same from the start in .*one, but 1 -> 2 after epoch 1 in .*two"),
+        (PARTS, r"train.accumulate was .* in .*one, but 2 -> 1 after epoch 0, step 3 in .*two"),
+    ],
+)
+def test_a_run_that_was_extended_is_no_run_of_that_length(make, change, says):
+    one, two = make("one"), extended(make("two", "seed=1"), change)
+    with pytest.raises(RunError, match=says):
+        compared(one, two, same_seeds=False)
+    moved = {"field": "data.sources.0.path", "before": "a", "after": "b", "place": [1, 0]}
+    compared(extended(one, change), two)
+    compared(extended(one, moved), extended(two, {**change, "place": None}))  # changed before the first step
+
+
+def test_files_that_differ_are_named(make):
+    rows = MANIFEST.splitlines()
+    texts = [
+        "\n".join((rows[0] + ",image_digest,mask_digest", *(f"{row},{row[0]}{mark},m" for row in rows[1:]))) + "\n"
+        for mark in ("1", "2")
+    ]
+    one, two = make("one", manifest=texts[0]), make("two", "seed=1", manifest=texts[1], data="4567")
+    with pytest.raises(RunError, match=r"3 files had other contents: .*two/a\.png, .*two/b\.png, .*two/c\.png\."):
+        compared(one, two)

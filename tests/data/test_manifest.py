@@ -1,6 +1,7 @@
 """Data are identified by what is in their files, not by where these lie."""
 
 import csv
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -99,8 +100,11 @@ def test_a_file_that_is_gone_is_named(folder_data):
         manifest.fingerprint()
 
 
-def test_the_list_has_slices_and_names_that_are_not_utf8(tmp_path):
+def test_the_list_has_slices_and_names_that_are_not_utf8(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     name = os.fsdecode(b"l\xe9sion.nii")
+    for file, content in ((name, b"volume"), ("a.png", b"flat")):
+        Path(file).write_bytes(content)
     samples = tuple(Sample(f"{name}/{n}", Path(name), Path(name), name, "ct", "train", slice_index=n) for n in (0, 7))
     flat = Sample("flat", Path("a.png"), None, "p", "ct", "test", findings=("Mass", "Fat"))
     write_whole(tmp_path / "manifest.csv", Manifest((*samples, flat), {"ct": ReadingRules()}).to_csv())
@@ -110,3 +114,5 @@ def test_the_list_has_slices_and_names_that_are_not_utf8(tmp_path):
     assert [row["slice"] for row in rows] == ["0", "7", ""]
     assert rows[0]["image"] == name
     assert (rows[2]["mask"], rows[2]["findings"]) == ("", "Mass|Fat")
+    volume, flat = (hashlib.blake2b(content, digest_size=16).hexdigest() for content in (b"volume", b"flat"))
+    assert [(row["image_digest"], row["mask_digest"]) for row in rows] == [(volume, volume)] * 2 + [(flat, "")]

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,23 +227,58 @@ def test_a_split_that_shows_nothing_has_no_scores_of_overlap(tmp_path):
     assert json.loads((tmp_path / "scores.json").read_text())["tables"][0]["metrics"]["dice"]["mean"] is None
 
 
-def test_a_kill_between_two_files_leaves_no_scores(two_domains, tmp_path, monkeypatch):
-    examples = {"titles": np.asarray(["a"])}
-    two_domains.write(tmp_path, examples=examples)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RunError("full", fix="")])
+def test_a_kill_or_a_full_disk_leaves_the_scores_that_were_there(two_domains, tmp_path, monkeypatch, error):
+    folder, examples = tmp_path / "scores" / "test", {"titles": np.asarray(["a"])}
+    two_domains.write(folder, examples=examples)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     real = files.write_whole
-    names = ["examples.npz", "images.csv", "tables.csv", "scores.json"]
-    for last in names:
+    for last in ("examples.npz", "images.csv", "tables.csv", "scores.json"):
 
         def killed(path, content, last=last):
             if path.name == last:
-                raise KeyboardInterrupt
+                raise error
             real(path, content)
 
         monkeypatch.setattr(files, "write_whole", killed)
-        with pytest.raises(KeyboardInterrupt):
-            two_domains.write(tmp_path, examples=examples)
-        with pytest.raises(RunError, match=r"scores\.json does not exist"):
-            Scores.read(tmp_path)
+        with pytest.raises((KeyboardInterrupt, RunError)):
+            two_domains.write(folder, examples=examples)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    monkeypatch.setattr(files, "write_whole", real)
+    two_domains.write(folder)
+    assert sorted(before) == ["examples.npz", "images.csv", "scores.json", "tables.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == ["images.csv", "scores.json", "tables.csv"]
+    assert [path.name for path in folder.parent.iterdir()] == ["test"]  # nothing unfinished
+
+
+def test_scores_that_cannot_take_their_place_leave_those_before(two_domains, tmp_path, monkeypatch):
+    two_domains.write(tmp_path / "test")
+    real = Path.rename
+
+    def refuse(path, target):
+        if path.name == ".unfinished-test":
+            raise OSError(28, "No space left on device")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(RunError, match="No space left"):
+        two_domains.write(tmp_path / "test")
+    assert [image.key for image in Scores.read(tmp_path / "test").images] == [image.key for image in two_domains.images]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test", "--split test"),
+        ("val-head-4,0", "--split val --head 4,0"),
+        ("all-liver-ct", "--split all --data DATA, where DATA is what is called liver-ct here"),
+        ("test-ct-head-4,0", "--split test --head 4,0 --data DATA, where DATA is what is called ct here"),
+    ],
+)
+def test_the_way_to_scores_has_the_options_of_their_folder(tmp_path, name, options):
+    with pytest.raises(RunError) as caught:
+        Scores.read(tmp_path / "my run" / "scores" / name)
+    assert caught.value.fix == f"Evaluate again: medarts evaluate '{tmp_path / 'my run'}' {options}"
 
 
 def test_scores_of_another_version_are_not_called_damaged(two_domains, tmp_path):
@@ -250,7 +286,7 @@ def test_scores_of_another_version_are_not_called_damaged(two_domains, tmp_path)
     content = json.loads((tmp_path / "scores.json").read_text())
     for other in ({**content, "format": 99}, {key: value for key, value in content.items() if key != "format"}):
         (tmp_path / "scores.json").write_text(json.dumps(other))
-        with pytest.raises(RunError, match=r"scores\.json is of another version of medarts\. Make"):
+        with pytest.raises(RunError, match=r"scores\.json is of another version of medarts\. Evaluate again"):
             Scores.read(tmp_path)
 
 
@@ -263,7 +299,7 @@ def test_cut_zeroed_and_changed_files_are_named(two_domains, tmp_path, name):
     changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
     for damaged in (b"", whole[:place], bytes(len(whole)), changed, b"null", b"[]", b"{}", b"\xff"):
         path.write_bytes(damaged)
-        with pytest.raises(RunError, match=rf"{name} is damaged.* medarts evaluate {tmp_path.parent.parent}$"):
+        with pytest.raises(RunError, match=rf"{name} is damaged.* medarts evaluate {tmp_path.parent.parent} "):
             Scores.read(tmp_path)
     path.write_bytes(whole)
     assert Scores.read(tmp_path).images

@@ -329,3 +329,18 @@ def test_a_pipe_with_the_name_of_a_file_does_not_hang(finished: Path, name: str,
     else:  # what can be made again is left out
         said = capsys.readouterr().err
     assert f"{name} is not a regular file" in said.replace("\n", " ")
+
+
+def test_changes_on_the_way_are_shown(run: Path) -> None:
+    change = {"before": 2, "after": 4, "time": "2026"}
+    stamp = RunDirectory.open(run)
+    places = {"search.stages.1.epochs": [1, 2, 0], "search.stages.0.accumulate": [0, 1, 3], "compute.threads": None}
+    changes = [{**change, "field": field, "place": place} for field, place in places.items()]
+    stamp.write_json("run.json", stamp.facts | {"changes": changes})
+    text = write_report(run).read_text(encoding="utf-8")
+    for cells in (
+        ("search.stages.1.epochs", "2", "4", "stage 2, epoch 2"),
+        ("search.stages.0.accumulate", "2", "4", "stage 1, epoch 1, step 3"),
+        ("compute.threads", "2", "4", "the start"),
+    ):
+        assert f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" in text

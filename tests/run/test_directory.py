@@ -75,6 +75,32 @@ def test_other_data_are_refused(run: RunDirectory) -> None:
         run.check_unchanged("abd")
 
 
+def _manifest(*rows: str) -> str:
+    names = "key,domain,patient,split,image,mask,slice,findings,image_digest,mask_digest"
+    return "\n".join((names, *rows)) + "\n"
+
+
+def test_data_that_changed_are_named(tmp_path: Path, small_recipe: Recipe) -> None:
+    rows = [f"k{n},blobs,p,train,/old/k{n}.png,/old/m{n}.png,,,image{n},mask{n}" for n in range(6)]
+    files = {"manifest.csv": _manifest(*rows)}
+    run = RunDirectory.create(tmp_path / "run", small_recipe, kind="search", data_fingerprint="abc", files=files)
+    moved = [row.replace("/old/", "/new/") for row in rows]
+    changed = [row.replace("mask", "other") for row in moved]
+    split = [moved[0].replace("train", "val"), *moved[1:]]
+    for now, words in (
+        ([moved[0], changed[1], *moved[2:]], "(1 file has other contents: /new/m1.png)."),
+        ([moved[0], *changed[1:]], "(5 files have other contents: /new/m1.png, /new/m2.png, /new/m3.png and 2 more)."),
+        (moved[2:], "(2 images are gone: k0, k1)."),
+        ([*moved, moved[0].replace("k0", "k9")], "(1 image is new: k9)."),
+        (split, "(1 image has another split, patient or findings: k0)."),
+        (moved, "(they are read by other rules)."),
+    ):
+        with pytest.raises(RunError) as caught:
+            run.check_unchanged("abd", manifest=_manifest(*now))
+        assert caught.value.problem == f"The data of {run.path} have changed since it began {words}"
+    run.check_unchanged("abc", manifest=_manifest(*moved))
+
+
 def test_finish_adds_facts(run: RunDirectory) -> None:
     run.finish(seconds=3.5)
     assert run.facts["finished"] is True
@@ -185,7 +211,7 @@ VALUES = (None, True, 3, 1.5, "", "text", [], [3], {}, {"a": 1})
 WRONG = [
     *((key, value) for key, right in RIGHT.items() for value in VALUES if value not in right),
     *(("environment", {"threads": value}) for value in (None, 1.5, "2", True, -1, [])),
-    *(("changes", [{**CHANGE, key: value}]) for key in ("field", "place", "time") for value in (3, {}, ["x"])),
+    *(("changes", [{**CHANGE, key: value}]) for key in ("field", "place", "time") for value in (3, {}, ["x"], [])),
     ("changes", [{}]),
     ("name", " "),
     ("files", {"manifest.csv": 3}),

@@ -230,8 +230,9 @@ def test_data_that_were_moved_are_found_at_their_new_place(recipe, folder_data, 
     expected = whole(recipe, tmp_path)
     run = stopped(recipe, tmp_path / "moved" / "run", monkeypatch, at=(1, 0))
     new = folder_data.rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"There is no folder .*blobs, which held the data of") as caught:
         resume_search(run)
+    assert caught.value.fix == f"If the data moved: medarts search --resume {run} data.sources.0.path=NEW."
     resumed = resume_search(run, [f"data.sources.0.path={new}"])
     assert_equal_runs(expected, run)
     assert resumed.recipe.data.sources[0].path == new
@@ -245,7 +246,9 @@ def test_moved_data_with_other_content_are_refused(recipe, folder_data, tmp_path
     new = folder_data.rename(tmp_path / "elsewhere")
     Image.new("L", (32, 32), 255).save(new / "masks" / "blob_03.png")
     before = files(run)
-    with pytest.raises(RunError, match=r"data of .*run have changed"):
+    monkeypatch.setattr("medarts.search.start.open_store", lambda *_, **__: pytest.fail("it reads the images"))
+    changed = r"data of .*run have changed since it began \(1 file has other contents: .*elsewhere/masks/blob_03\.png\)"
+    with pytest.raises(RunError, match=changed):
         resume_search(run, [f"data.sources.0.path={new}"])
     assert files(run) == before
 

@@ -1,6 +1,5 @@
 """The networks of a comparison, each with its runs, and whether these may be compared."""
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from medarts.data.manifest import SPLITS
 from medarts.errors import RunError
 from medarts.names import printable
 from medarts.networks.registry import Architecture
@@ -18,8 +16,8 @@ from medarts.recipe import Recipe
 from medarts.recipe.difference import differences
 from medarts.recipe.models import CheXNetSettings
 from medarts.run.directory import RunDirectory
-from medarts.run.files import open_table
 from medarts.run.journals import read_journal
+from medarts.run.listing import Listing, about, changed_files, counted_names, read_listing
 from medarts.spaces.drawing import SOURCE
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
@@ -32,9 +30,6 @@ Kind = Literal["searched", "random", "published", "made by hand"]
 MAY_DIFFER = ("seed", "space", "search", "derive")
 """Sections of a recipe, beside ``train.model`` and what ``medarts.recipe.difference`` passes over, that neither decide
 how a network is trained nor how it is scored: they are the network itself or its seed."""
-
-ImageName = tuple[str, str]
-"""Domain and key of an image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +134,8 @@ def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True
     for run, recipe in zip(runs[1:], recipes[1:], strict=True):
         _check_recipes((runs[0], recipes[0]), (run, recipe))
     for run in runs[1:]:
+        _check_schedules(runs[0], run)
+    for run in runs[1:]:
         _check_data(runs[0], run)
     for run in runs:
         run.check_files()
@@ -149,32 +146,13 @@ def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True
         _check_seeds(candidates)
 
 
-def listed_samples(run: RunDirectory) -> dict[ImageName, dict[str, str]]:
-    """Returns what manifest.csv of a run says of every image, apart from its files: patient, split, findings.
+def listed_samples(run: RunDirectory) -> Listing:
+    """Returns what manifest.csv of a run says of every image.
 
     Raises:
         RunError: the file is not there, or is not one that a run begins with.
     """
-    path = run.path / "manifest.csv"
-    try:
-        with open_table(path) as file:
-            rows = list(csv.DictReader(file, strict=True))
-        if not rows:
-            raise ValueError("no image is listed")
-        if any(None in row or None in row.values() for row in rows):
-            raise ValueError("a line has more or fewer cells than the first")
-        listed = {
-            (row["domain"], row["key"]): {name: row[name] for name in ("split", "patient", "findings")} for row in rows
-        }
-        if len(listed) < len(rows):
-            raise ValueError("an image is listed twice")
-        if odd := {about["split"] for about in listed.values()}.difference(SPLITS):
-            raise ValueError(f"{min(odd)!r} is no split")
-        return listed
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing.", fix="Copy the run again.") from None
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise RunError(f"{path} is damaged ({_said(error)}).", fix="Copy the run again.") from error
+    return read_listing(run.path / "manifest.csv")
 
 
 def training_seconds(run: RunDirectory) -> float:
@@ -216,6 +194,36 @@ def _check_recipes(first: tuple[RunDirectory, Recipe], other: tuple[RunDirectory
             )
 
 
+def _check_schedules(first: RunDirectory, other: RunDirectory) -> None:
+    """Refuses runs that came to the same recipe in other ways, such as one that was made longer in the middle.
+
+    Its epochs before had the learning rates of a shorter run, and batch norms see the parts of a batch alone.
+    """
+    one, two = _schedule(first), _schedule(other)
+    for field in {**one, **two}:
+        ways = one.get(field, ()), two.get(field, ())
+        if ways[0] != ways[1]:
+            said = [
+                f"{', then '.join(way) or 'the same from the start'} in {run.path}"
+                for way, run in zip(ways, (first, other), strict=True)
+            ]
+            raise RunError(
+                f"{field} was {said[0]}, but {said[1]}: these are not the same training.",
+                fix="Compare runs whose epochs and parts of a batch were changed alike, or train one of them anew.",
+            )
+
+
+def _schedule(run: RunDirectory) -> dict[str, tuple[str, ...]]:
+    """Returns by field how its value changed after the first step of a run."""
+    changed: dict[str, tuple[str, ...]] = {}
+    for change in run.facts.get("changes", ()):
+        field, place = change["field"], change["place"]
+        if place is not None and field.endswith((".epochs", ".accumulate")):
+            at = f"after epoch {place[0]}" + (f", step {place[-1]}" if place[-1] else "")
+            changed[field] = (*changed.get(field, ()), f"{change['before']} -> {change['after']} {at}")
+    return changed
+
+
 def _check_data(first: RunDirectory, other: RunDirectory) -> None:
     one, two = listed_samples(first), listed_samples(other)
     fix = "Compare runs on the same images in the same splits, as the same splits.csv makes them."
@@ -224,18 +232,21 @@ def _check_data(first: RunDirectory, other: RunDirectory) -> None:
         for run, without, listed in ((first, other, two), (other, first, one)):
             if name not in listed:
                 raise RunError(f"{key} of {domain} is among the images of {run.path}, not of {without.path}.", fix=fix)
-        for field, value in one[name].items():
-            if value != two[name][field]:
+        others = about(two[name])
+        for field, value in about(one[name]).items():
+            if value != others[field]:
                 raise RunError(
-                    f"The {field} of {key} of {domain} is '{value}' in {first.path}, but '{two[name][field]}' in "
+                    f"The {field} of {key} of {domain} is '{value}' in {first.path}, but '{others[field]}' in "
                     f"{other.path}.",
                     fix=fix,
                 )
     prints = [run.facts["data_fingerprint"] for run in (first, other)]
     if prints[0] != prints[1]:
+        words = "file had other contents", "files had other contents"
+        reason = counted_names(changed_files(one, two), one=words[0], several=words[1])
         raise RunError(
-            f"The data have fingerprint {prints[0]} in {first.path}, but {prints[1]} in {other.path}: files "
-            "of the same names have other contents, or are read by other rules.",
+            f"The data of {first.path} and {other.path} differ ({prints[0]} and {prints[1]}): "
+            f"{reason or 'they were read by other rules'}.",
             fix="Compare runs that were trained on the same files.",
         )
 
@@ -274,7 +285,3 @@ def _check_seeds(candidates: Sequence[Candidate]) -> None:
                 f"({other.runs[0].path}).",
                 fix="Train every network with the same seeds, or leave out the runs of the others.",
             )
-
-
-def _said(error: Exception) -> str:
-    return f"it has no column {error}" if isinstance(error, KeyError) else str(error)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.comparison.candidates import ImageName
 from medarts.comparison.paired import Measured, common_seeds
 from medarts.comparison.pooled import Paired
 from medarts.errors import RunError
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.statistics import bootstrap_means
+from medarts.run.listing import ImageName
 
 Floats = NDArray[np.floating[Any]]
 

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medarts.comparison.candidates import Candidate, ImageName
+from medarts.comparison.candidates import Candidate
 from medarts.data.batches import Batches
 from medarts.data.manifest import Part, Split
-from medarts.data.opening import open_data
+from medarts.data.opening import open_manifest
+from medarts.data.store import open_store
 from medarts.evaluation.evaluate import load_network
 from medarts.networks.shipping import shipped
 from medarts.run.device import make_fabric
+from medarts.run.listing import ImageName
 from medarts.run.progress import progress_bar
 from medarts.tasks.metrics import predicted_classes
 
@@ -95,8 +97,9 @@ def predict_overlays(candidates: Sequence[Candidate], images: Sequence[ImageName
         return None
     recipe = candidates[0].recipes[0]
     needs: tuple[Split, ...] = () if split == "all" else (split,)
-    store = open_data(recipe.data, needs=needs, threads=recipe.compute.threads)
-    candidates[0].runs[0].check_unchanged(store.manifest.fingerprint())
+    manifest = open_manifest(recipe.data, needs=needs)
+    candidates[0].runs[0].check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
+    store = open_store(manifest, recipe.data, threads=recipe.compute.threads)
     wanted = set(images)
     part = store.manifest.where(lambda sample: (sample.domain, sample.key) in wanted)
     device = make_fabric(recipe.compute).device

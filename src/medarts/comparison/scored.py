@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from medarts.comparison.candidates import Candidate, ImageName, listed_samples
+from medarts.comparison.candidates import Candidate, listed_samples
 from medarts.data.manifest import Part
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import evaluate, fingerprints_now, scores_folder
@@ -10,6 +10,7 @@ from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
 from medarts.recipe import SourceSettings
 from medarts.run.directory import RunDirectory
+from medarts.run.listing import ImageName
 from medarts.run.progress import progress_bar
 
 AnyScores = Scores | FindingScores

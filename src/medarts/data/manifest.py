@@ -123,17 +123,22 @@ class Manifest:
         return np.asarray(rows, dtype=np.uint8).reshape(len(rows), len(self.findings))
 
     def to_csv(self) -> str:
-        """Returns one row a sample: key, domain, patient, split, image, mask, slice, findings.
+        """Returns one row a sample: key, domain, patient, split, image, mask, slice, findings, digests of its files.
 
         Bytes of names that are not UTF-8 are surrogates, as everywhere in Python; write it with ``surrogateescape``.
+
+        Raises:
+            DataError: a file is missing or cannot be read.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["key", "domain", "patient", "split", "image", "mask", "slice", "findings"])
+        names = ["key", "domain", "patient", "split", "image", "mask", "slice", "findings"]
+        writer.writerow([*names, "image_digest", "mask_digest"])
         for sample in self.samples:
             about = (sample.key, sample.domain, sample.patient, sample.split)
             number = "" if sample.slice_index is None else sample.slice_index
-            writer.writerow((*about, sample.image, sample.mask or "", number, "|".join(sample.findings)))
+            digests = (self._digests[sample.image], "" if sample.mask is None else self._digests[sample.mask])
+            writer.writerow((*about, sample.image, sample.mask or "", number, "|".join(sample.findings), *digests))
         return text.getvalue()
 
     def fingerprint(self) -> str:
@@ -148,12 +153,15 @@ class Manifest:
         return self._fingerprint
 
     @cached_property
+    def _digests(self) -> dict[Path, str]:
+        return digests_of(path for sample in self.samples for path in sample.files)
+
+    @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(repr((sorted(self.rules.items()), self.findings)).encode())
-        digests = digests_of(path for sample in self.samples for path in sample.files)
         for sample in self.samples:
             about = (sample.domain, sample.key, sample.patient, sample.split, sample.slice_index, sample.findings)
-            digest.update(repr((about, [digests[path] for path in sample.files])).encode())
+            digest.update(repr((about, [self._digests[path] for path in sample.files])).encode())
         return digest.hexdigest()[:16]
 
 

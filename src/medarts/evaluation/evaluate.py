@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from medarts.data.batches import Batches
-from medarts.data.manifest import Part, Split
-from medarts.data.opening import open_data
-from medarts.data.store import ImageStore
+from medarts.data.manifest import Manifest, Part, Split
+from medarts.data.opening import open_data, open_manifest
+from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError, RunError, did_you_mean
 from medarts.evaluation import findings, scores
 from medarts.evaluation.classification import score_findings
@@ -22,6 +22,7 @@ from medarts.networks.registry import network_of
 from medarts.networks.shipping import shipped
 from medarts.recipe import Recipe, SourceSettings, Task
 from medarts.run import checkpoint
+from medarts.run.changes import check_places
 from medarts.run.checkpoint import Checkpoint
 from medarts.run.device import make_fabric
 from medarts.run.directory import RunDirectory
@@ -166,14 +167,27 @@ def _looked_at(
     recipe = run.recipe
     settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
     threads = recipe.compute.threads
-    store = open_data(settings, needs=() if split == "all" else (split,), threads=threads)
-    if sources is None:
-        run.check_unchanged(store.manifest.fingerprint())
+    needs: tuple[Split, ...] = () if split == "all" else (split,)
     if recipe.data.task == "segmentation":
-        return [(store, split)]
-    own = store if sources is None else open_data(recipe.data, needs=(FOUND_ON,), threads=threads)
-    run.check_unchanged(own.manifest.fingerprint())
+        manifest = _own_manifest(run, needs) if sources is None else open_manifest(settings, needs=needs)
+        return [(open_store(manifest, settings, threads=threads), split)]
+    own = open_store(_own_manifest(run, (*needs, FOUND_ON)), recipe.data, threads=threads)
+    store = own if sources is None else open_data(settings, needs=needs, threads=threads)
     return [(store, split), (own, FOUND_ON)]
+
+
+def _own_manifest(run: RunDirectory, needs: tuple[Split, ...]) -> Manifest:
+    """Lists the data of a run, before any image is read.
+
+    Raises:
+        DataError: a folder is gone, or a split is empty.
+        RunError: the data have changed since the run began.
+    """
+    recipe = run.recipe
+    check_places(run, recipe)
+    manifest = open_manifest(recipe.data, needs=needs)
+    run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
+    return manifest
 
 
 def _check_task(task: Task, sources: tuple[SourceSettings, ...]) -> None:

@@ -4,6 +4,9 @@ import csv
 import hashlib
 import io
 import json
+import re
+import shlex
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,40 +15,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.errors import RunError
-from medarts.run.files import read_whole, write_whole
+from medarts.run.files import UNFINISHED, flush_folder, make_folder, read_whole, write_whole, writing
 
 FILE = "scores.json"
 """Written last: where it stands, the other files of its folder are whole. It has their digests, and one of its own."""
 
 EXAMPLES = "examples.npz"
 
+_BEFORE = ".before"
+"""The scores that are replaced, until the new ones are in their place."""
+
 FORMAT = 1
 """Raise it when the files mean something else."""
 
 
 def write_files(folder: Path, content: Mapping[str, Any], files: Mapping[str, str | bytes]) -> None:
-    """Writes the files of a folder of scores. A kill in between leaves no ``scores.json``, and so no scores.
+    """Writes a folder of scores beside the one that is there, and then puts it in its place.
+
+    A kill or a full disk in between leaves the scores that were there.
 
     Args:
-        folder: made where it is not there.
+        folder: new, or with earlier scores; all that it holds is replaced.
         content: of ``scores.json``.
         files: the others, by name.
 
     Raises:
         RunError: one cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).unlink(missing_ok=True)  # it is about the other files, which are now written anew
-    if EXAMPLES not in files:
-        (folder / EXAMPLES).unlink(missing_ok=True)
-    digests = {}
-    for name, given in files.items():
-        data = given if isinstance(given, bytes) else given.encode(errors="surrogateescape")
-        write_whole(folder / name, data)
-        digests[name] = _digest(data)
-    whole = {"format": FORMAT, **content, "files": digests}
-    text = json.dumps(whole | {"digest": _digest(_canonical(whole))}, indent=2, allow_nan=False)
-    write_whole(folder / FILE, text + "\n")
+    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process
+    make_folder(unfinished)
+    try:
+        digests = {}
+        for name, given in files.items():
+            data = given if isinstance(given, bytes) else given.encode(errors="surrogateescape")
+            write_whole(unfinished / name, data)
+            digests[name] = _digest(data)
+        whole = {"format": FORMAT, **content, "files": digests}
+        text = json.dumps(whole | {"digest": _digest(_canonical(whole))}, indent=2, allow_nan=False)
+        write_whole(unfinished / FILE, text + "\n")
+        with writing(folder):
+            _put_in_place(unfinished, folder)
+            flush_folder(folder.parent)
+    except RunError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    shutil.rmtree(folder / _BEFORE, ignore_errors=True)
+
+
+def _put_in_place(unfinished: Path, folder: Path) -> None:
+    before = unfinished / _BEFORE
+    if folder.exists():
+        folder.rename(before)
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if before.exists():
+            before.rename(folder)
+        raise
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -73,8 +100,13 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
 
 def again(folder: Path) -> str:
-    """Returns what to do about files of scores that cannot be used."""
-    return f"Make {folder.name} again, with its options: medarts evaluate {folder.parent.parent}"
+    """Returns what to do about a folder of scores that cannot be used: the command, with the options of its name."""
+    split, _, rest = folder.name.partition("-")
+    found = re.fullmatch(r"(.*?)-?(?:head-([\d,]+))?", rest)
+    data, head = found.groups() if found else (rest, None)
+    options = ["--split", split, *([] if head is None else ["--head", head])]
+    command = shlex.join(["medarts", "evaluate", str(folder.parent.parent), *options])
+    return f"Evaluate again: {command}" + f" --data DATA, where DATA is what is called {data} here" * bool(data)
 
 
 def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

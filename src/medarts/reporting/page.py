@@ -16,8 +16,10 @@ from medarts.comparison.candidates import listed_samples
 from medarts.data.manifest import SPLITS, Split
 from medarts.errors import RunError
 from medarts.evaluation.cost import Cost
+from medarts.evaluation.files import again
 from medarts.evaluation.latency import Timing
 from medarts.recipe import Recipe, Task, to_yaml
+from medarts.recipe.difference import said
 from medarts.reporting.cells import draw_cell
 from medarts.reporting.content import Content, card, listed, read_json, reading, share
 from medarts.reporting.drawings import one_line
@@ -28,7 +30,7 @@ from medarts.reporting.mask_scores import read_mask_scores
 from medarts.reporting.style import inline_svg
 from medarts.reporting.templates import render
 from medarts.run.directory import RunDirectory
-from medarts.run.files import write_whole
+from medarts.run.files import UNFINISHED, write_whole
 from medarts.run.progress import warn
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load
@@ -73,7 +75,7 @@ def _content(run: RunDirectory) -> Content:
     genotype = _read_genotype(run, history)
     curves = read_curves(run, history)
     cost = _optional(problems, partial(_read_cost, run))
-    folders = sorted((run.path / "scores").glob("*/"))
+    folders = sorted(path for path in (run.path / "scores").glob("*/") if not path.name.startswith(UNFINISHED))
     scores = [_optional(problems, partial(_read_scores, run, folder)) for folder in folders]
     read = [table for table in scores if table is not None]
     domains = _domains(run, recipe)
@@ -93,6 +95,7 @@ def _content(run: RunDirectory) -> Content:
         "architecture": read_architecture(run, history),
         "cost": _cost(cost),
         "environment": _environment(facts, history),
+        "changes": [_change(change) for change in facts.get("changes", ())],
     }
 
 
@@ -127,7 +130,7 @@ def _read_scores(run: RunDirectory, folder: Path) -> Content:
     Raises:
         RunError: they are damaged, or those of an evaluation that did not finish.
     """
-    with reading(folder, fix=f"Score it again: medarts evaluate {run.path}."):
+    with reading(folder, fix=again(folder)):
         return SCORES[run.recipe.data.task](folder)
 
 
@@ -233,6 +236,18 @@ def _cost(cost: Cost | None) -> Content | None:
 
 def _timing(timing: Timing) -> Content:
     return {"median": f"{timing.median_ms:.1f}", "spread": f"{timing.spread_ms:.1f}"}
+
+
+def _change(change: Content) -> Content:
+    """Returns a value that was changed when the run went on, and after which of its epochs."""
+    *stage, epoch, step = change["place"] or (0, 0)
+    after = [f"stage {number + 1}" for number in stage[:1]] + [f"epoch {epoch}"] + [f"step {step}"] * bool(step)
+    return {
+        "field": change["field"],
+        "before": said(change["before"]),
+        "after": said(change["after"]),
+        "place": ", ".join(after) if change["place"] else "the start",
+    }
 
 
 def _environment(facts: Content, history: History) -> list[tuple[str, str]]:

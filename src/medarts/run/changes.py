@@ -6,12 +6,13 @@ device, threads and TensorBoard, the parts of a batch, and the number of epochs,
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from medarts.errors import RunError
+from medarts.errors import DataError, RunError
 from medarts.recipe import Recipe, SearchSettings, TrainSettings, apply_overrides, fingerprint, parse, to_yaml
 from medarts.recipe.difference import said, value_differences
 from medarts.recipe.reading import deciding_values
@@ -72,6 +73,25 @@ def changed_recipe(run: RunDirectory, words: Iterable[str]) -> tuple[Recipe, lis
     changes = [*decided, *(Change(*each) for each in given if re.fullmatch(_PLACES, each[0]))]
     _check(run.facts["kind"], recipe, changes)
     return recipe, changes
+
+
+def check_places(run: RunDirectory, recipe: Recipe) -> None:
+    """Refuses a recipe whose data folders are gone, as those of data that were moved.
+
+    Args:
+        run: the run.
+        recipe: its recipe from now on.
+
+    Raises:
+        DataError: names the first folder that is gone, and how to give its new place.
+    """
+    for number, source in enumerate(recipe.data.sources):
+        if not source.path.is_dir():
+            command = f"medarts {run.facts['kind']} --resume {shlex.quote(str(run.path))}"
+            raise DataError(
+                f"There is no folder {source.path}, which held the data of {run.path}.",
+                fix=f"If the data moved: {command} data.sources.{number}.path=NEW.",
+            )
 
 
 def with_its_threads(run: RunDirectory, recipe: Recipe, changes: Iterable[Change]) -> Recipe:

@@ -15,6 +15,7 @@ One process at a time writes into it. A command that only reads needs no lock: a
 as a whole, and a journal is read up to its last whole line.
 """
 
+import io
 import json
 import os
 import shutil
@@ -44,6 +45,7 @@ from medarts.run.files import (
     write_whole,
     writing,
 )
+from medarts.run.listing import change_words, listing_of, read_listing
 
 JOURNALS = ("metrics.jsonl", "architecture.jsonl", "timing.jsonl")
 
@@ -239,17 +241,27 @@ class RunDirectory:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
-    def check_unchanged(self, data_fingerprint: str) -> None:
+    def check_unchanged(self, data_fingerprint: str, *, manifest: str = "") -> None:
         """Refuses to go on with data other than those the run began with.
+
+        Args:
+            data_fingerprint: of the data as they are now.
+            manifest: their manifest as CSV, by which the error names what has changed.
 
         Raises:
             RunError: a file, a split or a reading rule has changed.
         """
-        if data_fingerprint != self.facts["data_fingerprint"]:
-            raise RunError(
-                f"The data of {self.path} have changed since it began.",
-                fix="Restore the files named in its manifest.csv, or start a new run.",
-            )
+        if data_fingerprint == self.facts["data_fingerprint"]:
+            return
+        changed = ""
+        if manifest:
+            with suppress(RunError):  # then that is all that can be said
+                words = change_words(read_listing(self.path / "manifest.csv"), listing_of(io.StringIO(manifest)))
+                changed = f" ({words})"
+        raise RunError(
+            f"The data of {self.path} have changed since it began{changed}.",
+            fix="Restore the files named in its manifest.csv, or start a new run.",
+        )
 
     def check_files(self) -> None:
         """Refuses a run of which a file that can be neither changed nor made again has changed, or is gone.

@@ -81,7 +81,7 @@ def _is_change(value: Any) -> bool:
     if not (isinstance(value, dict) and {"field", "before", "after", "place", "time"} <= value.keys()):
         return False
     place = value["place"]
-    is_place = place is None or (isinstance(place, list) and all(map(_is_whole, place)))
+    is_place = place is None or (isinstance(place, list) and len(place) > 1 and all(map(_is_whole, place)))
     return is_place and _is_name(value["field"]) and _is_text(value["time"])
 
 

@@ -15,7 +15,7 @@ from medarts.data.store import ImageStore, open_store
 from medarts.errors import RecipeError
 from medarts.recipe import Recipe
 from medarts.run import checkpoint
-from medarts.run.changes import Change, changed_recipe, go_on, with_its_threads
+from medarts.run.changes import Change, changed_recipe, check_places, go_on, with_its_threads
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
 from medarts.run.job import Trial
@@ -82,9 +82,9 @@ def resume_search(path: Path, changes: Iterable[str] = ()) -> RunDirectory:
 
 
 def _go_on(run: RunDirectory, recipe: Recipe, changed: list[Change]) -> None:
-    job = prepare_search(with_its_threads(run, recipe, changed))
+    check_places(run, recipe)
+    job = prepare_search(with_its_threads(run, recipe, changed), run)
     manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
-    run.check_unchanged(manifest.fingerprint())
     stages, last = len(recipe.search.stages), checkpoint.newest(run.checkpoints, "last")
     if last is not None and last[0] == stages and any(change.field.endswith(".epochs") for change in changed):
         checkpoint.drop_newest(run.checkpoints, "last")  # it has chosen already; that of the last epoch goes on
@@ -124,11 +124,15 @@ class SearchJob:
         return SearchLoop(run, self.recipe, fabric=self.fabric, space=self.space, task=self.task, data=self.data)
 
 
-def prepare_search(recipe: Recipe) -> SearchJob:
+def prepare_search(recipe: Recipe, run: RunDirectory | None = None) -> SearchJob:
     """Looks at everything that can be wrong, what is quick to see first, and reads the images last.
 
+    Args:
+        recipe: what to do.
+        run: the run that goes on, if it is not new.
+
     Raises:
-        MedartsError: data, recipe or device do not fit.
+        MedartsError: data, recipe or device do not fit, or the data of the run have changed.
     """
     if recipe.search.gradient == "second_order" and recipe.compute.precision != "fp32":
         raise RecipeError(
@@ -138,6 +142,8 @@ def prepare_search(recipe: Recipe) -> SearchJob:
         )
     fabric = make_fabric(recipe.compute)
     manifest = open_manifest(recipe.data, needs=("train", "val"))
+    if run is not None:
+        run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
     recipe = with_findings(recipe, manifest)
     task = make_task(recipe, manifest, loss=recipe.search.loss, field="search.loss")
     space = make_space(recipe)

@@ -18,7 +18,7 @@ from medarts.networks.registry import Architecture, network_of, task_of
 from medarts.recipe import Recipe
 from medarts.recipe.models import CheXNetSettings
 from medarts.run import checkpoint
-from medarts.run.changes import Change, changed_recipe, go_on, with_its_threads
+from medarts.run.changes import Change, changed_recipe, check_places, go_on, with_its_threads
 from medarts.run.device import environment, make_fabric
 from medarts.run.directory import RunDirectory
 from medarts.run.job import Trial
@@ -112,14 +112,14 @@ def _go_on(run: RunDirectory, recipe: Recipe, changed: list[Change]) -> None:
     begun = checkpoint.newest(run.checkpoints, "last") is not None
     if begun:  # it has what came of the weights to start from
         architecture = without_weights(architecture)
-    job = _prepare(with_its_threads(run, recipe, changed), architecture)
+    check_places(run, recipe)
     if not begun and _weights_fingerprint(architecture) != run.facts.get("weights_fingerprint"):
         raise RunError(
             f"The initial weights of {run.path} have changed since it began.",
             fix="Restore that file, or start a new run.",
         )
+    job = _prepare(with_its_threads(run, recipe, changed), architecture, run)
     manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
-    run.check_unchanged(manifest.fingerprint())
     go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
     job.loop(run).run()
 
@@ -160,11 +160,19 @@ class _Job:
         return TrainingLoop(run, self.recipe, fabric=self.fabric, network=self.network, task=self.task, data=self.data)
 
 
-def _prepare(recipe: Recipe, architecture: Architecture) -> _Job:
-    """Looks at everything that can be wrong, what is quick to see first, and reads the images last."""
+def _prepare(recipe: Recipe, architecture: Architecture, run: RunDirectory | None = None) -> _Job:
+    """Looks at everything that can be wrong, what is quick to see first, and reads the images last.
+
+    Args:
+        recipe: data and training.
+        architecture: the network.
+        run: the run that goes on, if it is not new.
+    """
     fabric = make_fabric(recipe.compute)
     check_task(recipe, architecture)
     manifest = open_manifest(recipe.data, needs=("train", "val"))
+    if run is not None:
+        run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
     recipe = with_findings(recipe, manifest)
     task = make_task(recipe, manifest, loss=recipe.train.loss, field="train.loss")
     seed_torch(recipe.seed, "network")
