@@ -16,16 +16,24 @@ from medarts.networks.folded import FoldedNetwork
 from medarts.networks.inference import InferenceNetwork, for_inference
 from medarts.networks.network import TrainedNetwork
 
-CLEARLY_SLOWER = 1.2
-"""Times as long as the network itself. Less can be noise; forms were measured to take 0.6 to 1.0 times as long."""
+CLEARLY_SLOWER = 1.05
+"""Times as long as the network itself. Less is the noise of two shortest passes."""
 
 FEWEST_TURNS = 3
 ENOUGH_SECONDS = 0.5
 """After that many turns and seconds there is no further turn; after one of both, where the form has been the faster."""
 
-# Other work on the machine makes a pass long by the clock on the wall, but hardly in time of the processor, which some
-# systems count in steps longer than a pass, though.
-_now = time.process_time if time.get_clock_info("process_time").resolution < 1e-4 else time.perf_counter
+_IS_FINE = time.get_clock_info("process_time").resolution < 1e-4
+"""Whether time of the processor is counted in shorter steps than a pass."""
+
+
+def _now() -> float:
+    """Returns seconds of the clock that tells two passes apart.
+
+    Other work on the machine makes a pass long by the clock on the wall, but hardly in time of the processor. That is
+    the sum over threads, though: of several, it would prefer the form that leaves them idle.
+    """
+    return time.process_time() if _IS_FINE and torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def shipped(
