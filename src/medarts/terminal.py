@@ -13,7 +13,7 @@ from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, MetricScore, Missing
 from medarts.comparison.words import excluded_words, missing_lines
 from medarts.console import columns, make_console, name_column, say, show_table
-from medarts.data.cache import Kept
+from medarts.data.cache import CachedStore
 from medarts.data.examination import Examination
 from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
@@ -74,7 +74,7 @@ def show_plan(plan: Plan) -> None:
             say(" ".join(("  medarts", words, *changes)), to=console)
 
 
-def show_cache(folder: Path, held: Sequence[Kept]) -> None:
+def show_cache(folder: Path, held: Sequence[CachedStore]) -> None:
     """Prints what a cache holds, the last used first, and its size."""
     table = Table(name_column("images"), *columns("data", "size", "last used", "state"))
     for kept in held:
@@ -86,17 +86,17 @@ def show_cache(folder: Path, held: Sequence[Kept]) -> None:
     say(f"{folder}: {_size_of(held)}.", to=console)
 
 
-def show_cleared(folder: Path, removed: Sequence[Kept], in_use: Sequence[Kept]) -> None:
+def show_cleared(folder: Path, removed: Sequence[CachedStore], in_use: Sequence[CachedStore]) -> None:
     """Prints what was removed of a cache, and what was left."""
     left = f" Left, because a process uses it: {_size_of(in_use)}." if in_use else ""
     say(f"{folder}: removed {_size_of(removed)}.{left}", to=console)
 
 
-def _size_of(held: Sequence[Kept]) -> str:
+def _size_of(held: Sequence[CachedStore]) -> str:
     return f"{counted(len(held), 'store')} of images, {_megabytes(held)}"
 
 
-def _megabytes(held: Sequence[Kept]) -> str:
+def _megabytes(held: Sequence[CachedStore]) -> str:
     return f"{sum(kept.nbytes for kept in held) / 1e6:,.1f} MB"
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from medarts.data import digests, filling, rows
-from medarts.data.cache import kept_in, remove
+from medarts.data.cache import remove, stores_in
 from medarts.data.sources import open_sources
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError
@@ -134,7 +134,7 @@ def test_files_that_change_while_they_are_read_make_no_store(settings, folder_da
         patch.setattr(filling, "read_pair", changing)
         with pytest.raises(DataError, match="changed while they were read"):
             opened(settings)
-    assert kept_in(settings.cache) == []
+    assert stores_in(settings.cache) == []
     assert len(opened(settings).images) == 24
 
 
@@ -148,7 +148,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(settings, monkeypatch, funct
         patch.setattr(os, function, full)
         with pytest.raises(DataError, match=r"cannot be written \(No space left on device\)\. Set data\.cache"):
             opened(settings)
-    assert kept_in(settings.cache) == []
+    assert stores_in(settings.cache) == []
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(errno.EOPNOTSUPP, "no")))
     assert len(opened(settings).images) == 24
 
@@ -189,22 +189,22 @@ def test_the_longest_unused_make_room(settings, capsys):
     opened(settings, size=16)  # which is now the last used
     limit = sum(24 * size**2 * 7 for size in (16, 32, 40)) + 10_000
     opened(settings, size=40, cache_gb=limit / 1e9)
-    assert {kept.path.name.split("-")[2] for kept in kept_in(settings.cache)} == {"16px", "32px", "40px"}
+    assert {kept.path.name.split("-")[2] for kept in stores_in(settings.cache)} == {"16px", "32px", "40px"}
     assert "Removed 1 store of images" in capsys.readouterr().err
     opened(settings, size=48, cache_gb=1e-6)
-    assert {kept.path.name.split("-")[2] for kept in kept_in(settings.cache)} == {"48px"}
+    assert {kept.path.name.split("-")[2] for kept in stores_in(settings.cache)} == {"48px"}
 
 
 def test_what_is_in_use_is_not_removed(settings):
     store = opened(settings)
-    (kept,) = kept_in(settings.cache)
+    (kept,) = stores_in(settings.cache)
     assert kept.in_use
     assert not remove(kept)
     opened(settings, size=16, cache_gb=1e-6)
     assert kept.path.exists()
     assert len(store.images[[0]]) == 1
     del store
-    (kept,) = (one for one in kept_in(settings.cache) if one.path == kept.path)
+    (kept,) = (one for one in stores_in(settings.cache) if one.path == kept.path)
     assert not kept.in_use
     assert remove(kept)
     assert not kept.path.exists()
@@ -220,7 +220,7 @@ def test_other_files_in_the_cache_are_left_alone(settings):
     opened(settings, cache_gb=1e-9, size=16)
     assert mine.exists()
     assert not left.exists()
-    assert len(kept_in(settings.cache)) == 1
+    assert len(stores_in(settings.cache)) == 1
 
 
 def test_the_cache_is_listed_and_cleared(settings, medarts):
@@ -232,7 +232,7 @@ def test_the_cache_is_listed_and_cleared(settings, medarts):
     assert "in use" in output
     assert "state" in output
     assert store.manifest.fingerprint()[:8] in output
-    megabytes = sum(kept.nbytes for kept in kept_in(settings.cache)) / 1e6
+    megabytes = sum(kept.nbytes for kept in stores_in(settings.cache)) / 1e6
     assert f"2 stores of images, {megabytes:.1f} MB" in output
     status, output, _ = medarts("cache", settings.cache, "--clear")
     assert status == 0
@@ -240,7 +240,7 @@ def test_the_cache_is_listed_and_cleared(settings, medarts):
     assert len(store.images[[0]]) == 1
     del store
     assert "removed 1 store" in medarts("cache", settings.cache, "--clear")[1]
-    assert kept_in(settings.cache) == []
+    assert stores_in(settings.cache) == []
 
 
 def test_clearing_the_user_s_cache_forgets_digests(medarts, file, settled):

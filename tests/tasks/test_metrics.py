@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
-from medarts.data.resizing import Truth
+from medarts.data.resizing import MaskState
 from medarts.tasks.metrics import (
     DEFINITIONS,
     Confusion,
@@ -172,7 +172,7 @@ def test_validation_dice_is_the_dice_of_the_full_scores(classes):
             assert dice[image, index - 1].item() == scores["dice"]
     assert dice.shape == (3, max(classes - 1, 1))
     assert (dice[0] == 1).all()
-    truths[0] = Truth.VANISHED  # the file shows what the mask of this size does not
+    truths[0] = MaskState.VANISHED  # the file shows what the mask of this size does not
     lost = dice_per_image(logits, targets, truths, classes=classes, threshold=0.4)
     assert (lost[0] == 0).all()
     assert (lost[1:] == dice[1:]).all()

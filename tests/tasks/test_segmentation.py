@@ -8,14 +8,14 @@ import torch
 
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.resizing import Truth
+from medarts.data.resizing import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
 from medarts.recipe import DataSettings, SourceSettings
 from medarts.tasks.segmentation import SegmentationTask, check_masks
 
 SIZE = 16
-EMPTY, PRESENT, VANISHED = Truth
+EMPTY, PRESENT, VANISHED = MaskState
 
 
 def store_of(truths: list[list[int]], *, domains: str) -> ImageStore:

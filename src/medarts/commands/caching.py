@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from medarts.data.cache import Kept, kept_in, remove
+from medarts.data.cache import CachedStore, remove, stores_in
 from medarts.data.digests import database, user_cache
 from medarts.errors import DataError
 
 
-def cache(folder: Path | None = None) -> tuple[Path, list[Kept]]:
+def cache(folder: Path | None = None) -> tuple[Path, list[CachedStore]]:
     """Returns a cache and what it holds, the last used first.
 
     Args:
@@ -20,12 +20,12 @@ def cache(folder: Path | None = None) -> tuple[Path, list[Kept]]:
     if path.exists() and not path.is_dir():
         raise DataError(f"{path} is not a folder.", fix="Give the folder that data.cache names.")
     try:
-        return path, kept_in(path)
+        return path, stores_in(path)
     except OSError as error:
         raise _locked(path, error) from error
 
 
-def clear_cache(folder: Path | None = None) -> tuple[Path, list[Kept], list[Kept]]:
+def clear_cache(folder: Path | None = None) -> tuple[Path, list[CachedStore], list[CachedStore]]:
     """Removes what a cache holds, apart from what a process uses; of the user's also the digests of files.
 
     Args:
@@ -38,8 +38,8 @@ def clear_cache(folder: Path | None = None) -> tuple[Path, list[Kept], list[Kept
         DataError: it cannot be written.
     """
     path, held = cache(folder)
-    removed: list[Kept] = []
-    left: list[Kept] = []
+    removed: list[CachedStore] = []
+    left: list[CachedStore] = []
     try:
         for kept in held:
             (removed if remove(kept) else left).append(kept)

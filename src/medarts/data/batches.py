@@ -1,4 +1,4 @@
-"""Batches: which samples stand in which step of which epoch, and their tensors.
+"""Batches: which samples are in which step of which epoch, and their tensors.
 
 The order is a function of (seed, epoch) and the augmentation of (seed, epoch, step), so that any step can be made
 without the ones before it.
@@ -46,7 +46,7 @@ class Batch:
         images: BCHW, float32, 0..1.
         targets: uint8: class indices, BHW, or labels of findings, BF.
         indices: positions in the store.
-        truths: uint8: what the masks have of every foreground class, a `Truth` each, BC; C is 0 for findings.
+        truths: uint8: what the masks have of every foreground class, a `MaskState` each, BC; C is 0 for findings.
     """
 
     images: Tensor

@@ -35,7 +35,7 @@ _STORE = re.compile(r"v\d+-[0-9a-f]{16}-")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedStore:
     """A store, or what a killed process left of one.
 
     Attributes:
@@ -63,7 +63,7 @@ class Kept:
         return not self.path.name.startswith(_UNFINISHED)
 
 
-def kept_in(cache: Path) -> list[Kept]:
+def stores_in(cache: Path) -> list[CachedStore]:
     """Returns what a cache holds, the last used first."""
     if not cache.is_dir():
         return []
@@ -71,7 +71,7 @@ def kept_in(cache: Path) -> list[Kept]:
     return sorted(found, key=lambda kept: kept.used, reverse=True)
 
 
-def remove(kept: Kept) -> bool:
+def remove(kept: CachedStore) -> bool:
     """Removes a store, or what is left of one; returns False where a process uses it.
 
     Raises:
@@ -105,16 +105,16 @@ def unfinished_of(folder: Path) -> Path:
     return folder if folder.name.startswith(_UNFINISHED) else folder.with_name(f"{_UNFINISHED}{folder.name}")
 
 
-def make_room(cache: Path, needed: int, *, limit: int, but: str) -> None:
+def make_room(cache: Path, needed: int, *, limit: int, keep: str) -> None:
     """Removes what killed processes left, and the stores longest unused until a cache has room; says which.
 
     Args:
         cache: the folder.
         needed: bytes of the store that is to be made.
         limit: bytes that all together may take. Stores that are in use stay, also above it.
-        but: name of the store that is to be made, whose lock is held.
+        keep: name of the store that is to be made, whose lock is held.
     """
-    everything = [kept for kept in kept_in(cache) if _name(kept.path) != but]
+    everything = [kept for kept in stores_in(cache) if _name(kept.path) != keep]
     stores = [kept for kept in everything if kept.is_whole]
     for leftover in (kept for kept in everything if not kept.is_whole):
         remove(leftover)
@@ -203,7 +203,7 @@ def _name(path: Path) -> str | None:
     return name if _STORE.match(name) else None
 
 
-def _look(path: Path) -> Kept | None:
+def _look(path: Path) -> CachedStore | None:
     """Returns what is kept in a folder; None where it has just been removed."""
     cache, name = path.parent, str(_name(path))
     try:
@@ -215,7 +215,7 @@ def _look(path: Path) -> Kept | None:
                 in_use = _users(cache, name) > 0
         except Timeout:
             in_use = True
-        return Kept(path, sum(sizes), used, _about(path), in_use)
+        return CachedStore(path, sum(sizes), used, _about(path), in_use)
     except FileNotFoundError:
         return None
 

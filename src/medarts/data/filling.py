@@ -19,7 +19,7 @@ from medarts.data.gate import Gate, pixels_of
 from medarts.data.levels import DomainLevels, MaskLevel
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.reading import check_classes, read_image, read_pair
-from medarts.data.resizing import Truth, resize_image, resize_mask, truths_of
+from medarts.data.resizing import MaskState, mask_states, resize_image, resize_mask
 from medarts.data.rows import RowWriter
 from medarts.errors import DataError
 from medarts.recipe import DataSettings
@@ -91,7 +91,7 @@ def fill(folder: Path, manifest: Manifest, settings: DataSettings, *, threads: i
     """
     forms = forms_of(manifest, settings)
     needed = sum(form.nbytes for form in forms.values())
-    make_room(folder.parent, needed, limit=round(settings.cache_gb * 1e9), but=folder.name)
+    make_room(folder.parent, needed, limit=round(settings.cache_gb * 1e9), keep=folder.name)
     _check_disk(folder.parent, needed)
     unfinished = unfinished_of(folder)
     discard(unfinished)  # of a process that was killed
@@ -186,8 +186,8 @@ def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
     image_hwc, mask_hw, levels = read_pair(sample, rules, channels=settings.in_channels)
     check_classes(sample, mask_hw, settings.classes)
     resized = resize_mask(mask_hw, size)
-    truths = truths_of(mask_hw, resized, classes=settings.classes)
-    return _Read((resize_image(image_hwc, size), resized, truths), bool((truths == Truth.VANISHED).any()), levels)
+    truths = mask_states(mask_hw, resized, classes=settings.classes)
+    return _Read((resize_image(image_hwc, size), resized, truths), bool((truths == MaskState.VANISHED).any()), levels)
 
 
 def _check_disk(cache: Path, needed: int) -> None:

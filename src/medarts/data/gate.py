@@ -51,5 +51,5 @@ def pixels_of(path: Path) -> int:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 return image.width * image.height
-    except Exception:  # whatever is wrong with the file is said by the reader
+    except Exception:  # the reader reports whatever is wrong with the file
         return path.stat().st_size * _COMPRESSION if path.is_file() else 0

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 SHOWN = 3
-"""Names in a line that stands for many."""
+"""Names in a line that sums up many."""
 
 _NUMBER = re.compile(r"((?<![Cc]lass )(?<!\d)-?\d[\d.,]*(?<![.,])(?:e[+-]?\d+)?)")
 _ANY = "…"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 
-class Truth(IntEnum):
+class MaskState(IntEnum):
     """What the mask of an image has of a foreground class.
 
     Attributes:
@@ -48,9 +48,9 @@ def vanished_classes(mask_hw: NDArray[np.uint8], resized_hw: NDArray[np.uint8]) 
     return tuple(int(index) for index in lost if index != 0)
 
 
-def truths_of(mask_hw: NDArray[np.uint8], resized_hw: NDArray[np.uint8], *, classes: int) -> NDArray[np.uint8]:
-    """Returns a `Truth` for every foreground class, (C,): one class where ``classes`` is 1, else those from 1 on."""
-    truths = np.full(max(classes - 1, 1), Truth.EMPTY, dtype=np.uint8)
-    truths[[index - 1 for index in np.unique(resized_hw).tolist() if index]] = Truth.PRESENT
-    truths[[index - 1 for index in vanished_classes(mask_hw, resized_hw)]] = Truth.VANISHED
+def mask_states(mask_hw: NDArray[np.uint8], resized_hw: NDArray[np.uint8], *, classes: int) -> NDArray[np.uint8]:
+    """Returns a `MaskState` for every foreground class, (C,): one where ``classes`` is 1, else those from 1 on."""
+    truths = np.full(max(classes - 1, 1), MaskState.EMPTY, dtype=np.uint8)
+    truths[[index - 1 for index in np.unique(resized_hw).tolist() if index]] = MaskState.PRESENT
+    truths[[index - 1 for index in vanished_classes(mask_hw, resized_hw)]] = MaskState.VANISHED
     return truths

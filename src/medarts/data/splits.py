@@ -43,7 +43,7 @@ class SplitRow:
     Attributes:
         split: the split; None leaves the sample out ("gap" slices between two splits).
         patient: the value of the group column, None where the file has none.
-        word: what stands in the column split.
+        word: the word in the column split.
     """
 
     split: Split | None

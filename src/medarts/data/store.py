@@ -1,7 +1,7 @@
 """Images and their targets, read and resized once, then served from the cache.
 
 Every file is read when the store is made, so that a damaged file, a mask of another size or a label out of range is
-said before any training. The store lies in a cache folder under the fingerprint of its manifest, and is not believed:
+reported before training. The store lies in a cache folder under the fingerprint of its manifest and is not believed:
 its arrays have digests, and are read and compared with them whenever it is opened.
 """
 
@@ -18,7 +18,7 @@ from medarts.data.cache import MARK, alone, discard, use
 from medarts.data.digests import digests_read, user_cache
 from medarts.data.filling import Form, fill, forms_of
 from medarts.data.manifest import Manifest
-from medarts.data.resizing import Truth
+from medarts.data.resizing import MaskState
 from medarts.data.rows import Rows, StoredRows
 from medarts.errors import DataError
 from medarts.recipe import DataSettings
@@ -36,7 +36,7 @@ class ImageStore:
         manifest: the samples, in the order of the arrays.
         images: float16, sample x channel x height x width, 0..1.
         targets: uint8: class indices of masks, sample x height x width, or labels, sample x finding.
-        truths: uint8, sample x foreground class: a `Truth`, what the mask has of the class; no column for findings.
+        truths: uint8, sample x foreground class: a `MaskState`, what the mask has of the class; no column for findings.
         held: keeps other processes from removing the store.
     """
 
@@ -49,7 +49,7 @@ class ImageStore:
     @property
     def vanished(self) -> NDArray[np.bool_]:
         """True where a mask has a class in its file and lost it by resizing, sample x foreground class."""
-        return np.asarray(self.truths == Truth.VANISHED)
+        return np.asarray(self.truths == MaskState.VANISHED)
 
     def indices(self, part: Manifest) -> NDArray[np.int64]:
         """Returns the positions of the samples of ``part``."""

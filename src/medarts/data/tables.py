@@ -12,7 +12,7 @@ from pathlib import Path
 from medarts.errors import DataError
 
 SEPARATORS = ",;\t"
-"""What may stand between cells; the header tells which one does."""
+"""What may separate cells; the header tells which one does."""
 
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;\t])"?[ ,;]*\r?\n', re.IGNORECASE)
 _MARK = "\ufeff"  # the byte order mark; a file may have got it twice

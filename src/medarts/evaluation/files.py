@@ -18,7 +18,7 @@ from medarts.errors import RunError
 from medarts.run.files import UNFINISHED, flush_folder, make_folder, read_whole, write_whole, writing
 
 FILE = "scores.json"
-"""Written last: where it stands, the other files of its folder are whole. It has their digests, and one of its own."""
+"""Written last: where it exists, the other files of its folder are whole. It has their digests, and one of its own."""
 
 EXAMPLES = "examples.npz"
 

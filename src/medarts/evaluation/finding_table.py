@@ -78,7 +78,7 @@ class FindingRow:
     ece_after: float
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the row as it stands in ``scores.json``; undefined values are None."""
+        """Returns the row as in ``scores.json``; undefined values are None."""
         counts = ("domain", "finding", "findings", "images", "patients", "positives")
         summaries = {
             name: {"mean": one.mean, "low": one.low, "high": one.high, "undefined": one.undefined}
@@ -92,7 +92,7 @@ class FindingRow:
         }
 
     def as_cells(self) -> dict[str, object]:
-        """Returns the row as it stands in ``findings.csv``, by column: `as_json` with names as ``auroc_low``."""
+        """Returns the row as in ``findings.csv``, by column: `as_json` with names as ``auroc_low``."""
         cells: dict[str, object] = {}
         for name, value in self.as_json().items():
             cells |= {f"{name}_{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}

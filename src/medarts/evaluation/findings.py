@@ -110,7 +110,7 @@ class FindingScores:
         made_of: the images, those of validation among them, the weights and the metrics; None in tests alone.
 
     Raises:
-        ValueError: a name stands twice, or the predictions or thresholds are not those of the findings.
+        ValueError: a name occurs twice, or the predictions or thresholds are not those of the findings.
     """
 
     split: str
@@ -197,7 +197,7 @@ class FindingScores:
         return {name: _absent(self.findings, labels[rows]) for name, rows in self.predictions.groups().items()}
 
     def table(self) -> list[FindingRow]:
-        """Returns the rows of each domain, then of `ALL` where there are several; the means stand first in each.
+        """Returns the rows of each domain, then of `ALL` where there are several; the means come first in each.
 
         Domains and findings keep their order. The mean of frequent findings is there where it is another than that
         of all. The rows are made once, as a bootstrap of many images takes seconds.

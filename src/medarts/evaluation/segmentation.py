@@ -12,7 +12,7 @@ from torch import nn
 
 from medarts.data.batches import Batch, Batches
 from medarts.data.manifest import Sample
-from medarts.data.resizing import Truth
+from medarts.data.resizing import MaskState
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.scores import ImageScore, Scores, TruthWord
@@ -22,7 +22,7 @@ from medarts.tasks.metrics import mask_scores, predicted_classes
 
 EXAMPLES = ("best", "median", "worst")
 
-_WORDS: dict[int, TruthWord] = {Truth.EMPTY: "empty", Truth.PRESENT: "present", Truth.VANISHED: "vanished"}
+_WORDS: dict[int, TruthWord] = {MaskState.EMPTY: "empty", MaskState.PRESENT: "present", MaskState.VANISHED: "vanished"}
 
 
 def score_masks(
@@ -80,7 +80,7 @@ def _score(
             patient=sample.patient,
             class_index=number,
             class_name=name,
-            metrics=mask_scores(prediction == number, target == number, vanished=truth == Truth.VANISHED),
+            metrics=mask_scores(prediction == number, target == number, vanished=truth == MaskState.VANISHED),
             truth=_WORDS[truth],
         )
 

@@ -63,7 +63,7 @@ def bootstrap_means(values: ArrayLike, patients: Sequence[str], *, draws: int, s
 
 
 def draw_patients(people: NDArray[np.intp], *, draws: int, seed: int) -> NDArray[np.unsignedinteger[Any]]:
-    """Returns how often each image stands in each draw of a bootstrap over patients, (draws, N).
+    """Returns how often each image occurs in each draw of a bootstrap over patients, (draws, N).
 
     Every draw takes as many patients as there are, with replacement, each with all its images.
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medarts.data.resizing import Truth
+from medarts.data.resizing import MaskState
 
 BoolMask = NDArray[np.bool_]
 Floats = NDArray[np.floating[Any]]
@@ -131,26 +131,26 @@ def dice_per_image(
     Args:
         logits: (B, K, H, W).
         targets: class indices (B, H, W).
-        truths: a `Truth` for every image and foreground class, (B, C).
+        truths: a `MaskState` for every image and foreground class, (B, C).
         classes: outputs of the network, as in the recipe.
         threshold: probability from which a pixel is foreground (one class).
     """
     predicted = predicted_classes(logits, classes=classes, threshold=threshold)
     masks = (foreground_masks(indices, classes=classes) for indices in (predicted, targets))
-    return np.where(truths == Truth.VANISHED, 0.0, Confusion.of(*masks).dice().numpy())
+    return np.where(truths == MaskState.VANISHED, 0.0, Confusion.of(*masks).dice().numpy())
 
 
 def shown_classes(truths: NDArray[np.uint8], domains: Sequence[str]) -> NDArray[np.bool_]:
     """Returns where an image of the same domain shows the class, (N, C); the other classes are excluded there.
 
     Args:
-        truths: a `Truth` for every image and foreground class, (N, C).
+        truths: a `MaskState` for every image and foreground class, (N, C).
         domains: of every image.
     """
     names = np.asarray(domains, dtype=np.str_)
     shown = np.zeros(truths.shape, dtype=np.bool_)
     for name in set(domains):
-        shown[names == name] = (truths[names == name] != Truth.EMPTY).any(0)
+        shown[names == name] = (truths[names == name] != MaskState.EMPTY).any(0)
     return shown
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest
 from medarts.data.mixing import Mixture
-from medarts.data.resizing import Truth
+from medarts.data.resizing import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
 from medarts.recipe import DataSettings, LossName
@@ -87,10 +87,10 @@ def check_masks(store: ImageStore, parts: Mapping[str, Manifest]) -> None:
     """
     for name, part in parts.items():
         truths = store.truths[store.indices(part)]
-        if truths.shape[1] == 0 or (truths == Truth.PRESENT).any():
+        if truths.shape[1] == 0 or (truths == MaskState.PRESENT).any():
             continue
         size = store.images.shape[-1]
-        if (truths == Truth.VANISHED).any():
+        if (truths == MaskState.VANISHED).any():
             raise DataError(
                 f"No mask of the {name} images shows anything once it is resized to data.size {size}.",
                 fix="Raise data.size, or cut the images to what is to be found.",

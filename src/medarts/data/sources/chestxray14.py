@@ -78,7 +78,7 @@ def find(settings: SourceSettings) -> Listing:
     The split comes from ``toy_split/`` where the settings ask for it, which leaves out what it does not name;
     else ``splits.csv``, where there is one, is left to say it; else it comes from ``train_list.txt`` and
     ``val_list.txt``, or the published ``train_val_list.txt``, with ``test_list.txt``; without them it is left open. An
-    image that stands in several folders is taken from the first.
+    image that is in several folders is taken from the first.
 
     Raises:
         DataError: no table or several, a table or list that cannot be read, or no toy split where it is asked for.

@@ -1,4 +1,4 @@
-"""Any images whose findings stand in a table: ``labels.csv``, one row an image, one column a finding.
+"""Any images whose findings are in a table: ``labels.csv``, one row an image, one column a finding.
 
 Columns: ``image`` (path from the folder, or from its ``images/``); ``patient`` (optional); ``split`` (optional: train,
 val or test, anything else leaves the image out); and any others, each a finding with 0 or 1.
