@@ -15,13 +15,13 @@ from medarts.comparison.words import excluded_words, missing_lines
 from medarts.console import columns, make_console, name_column, say, show_table
 from medarts.data.cache import CachedStore
 from medarts.data.examination import Examination
-from medarts.data.manifest import SPLITS
 from medarts.evaluation.cost import Cost
 from medarts.evaluation.finding_table import MEANS
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.plan import Plan
 from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
 from medarts.names import printable
+from medarts.recipe import SPLITS
 from medarts.reporting.comparison_controls import control_sentences, overall_control_sentences
 from medarts.reporting.content import counted, p_text, significant
 from medarts.study.generalization import Generalization

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from medarts.comparison.candidates import Candidate
 from medarts.data.batches import Batches
-from medarts.data.manifest import Part, Split
+from medarts.data.manifest import Part
 from medarts.data.opening import open_manifest
 from medarts.data.store import open_store
 from medarts.evaluation.evaluate import load_network
 from medarts.networks.shipping import shipped
+from medarts.recipe import Split
 from medarts.run.device import make_fabric
 from medarts.run.listing import ImageName
 from medarts.run.progress import progress_bar

@@ -13,7 +13,7 @@ from medarts.data.files import raw_image
 from medarts.data.formats.raw import Raw
 from medarts.data.grouping import common, first_of, kind_of
 from medarts.data.levels import DomainLevels, MaskLevel
-from medarts.data.manifest import SPLITS, Manifest, ReadingRules, Sample, Split
+from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import Mask, ReadMask, classify, stored_mask
 from medarts.data.reading import Image, check_classes, check_labels, check_sizes, fit_channels, scale
 from medarts.data.resizing import resize_mask, vanished_classes
@@ -21,7 +21,7 @@ from medarts.data.sources import DIVIDED, Survey, advice, survey
 from medarts.data.sources.pairing import Fault
 from medarts.data.splits import divided
 from medarts.errors import DataError
-from medarts.recipe import DataSettings, SourceSettings
+from medarts.recipe import SPLITS, DataSettings, SourceSettings, Split
 
 Progress = Callable[[int, int], None]
 _TINY_PART = 1 / 16  # an image of 12 bits in a file of 16 uses this part of its range

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Literal
 
 from medarts.data.grouping import SHOWN, common, first_of, kind_of
-from medarts.data.manifest import Split
 from medarts.names import printable
+from medarts.recipe import Split
 
 Level = Literal["error", "warning"]
 

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 
 from medarts.data.digests import digests_of
 from medarts.errors import DataError, did_you_mean
-
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+from medarts.recipe import SPLITS, Split
 
 Part = Literal["train", "val", "test", "all"]
 PARTS: tuple[Part, ...] = (*SPLITS, "all")

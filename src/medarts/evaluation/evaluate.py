@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from medarts.data.batches import Batches
-from medarts.data.manifest import Manifest, Part, Split
+from medarts.data.manifest import Manifest, Part
 from medarts.data.opening import open_data, open_manifest
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError, RunError, did_you_mean
@@ -20,7 +20,7 @@ from medarts.evaluation.segmentation import score_masks
 from medarts.networks.network import FindingNetwork, TrainedNetwork
 from medarts.networks.registry import network_of
 from medarts.networks.shipping import shipped
-from medarts.recipe import Recipe, SourceSettings, Task
+from medarts.recipe import Recipe, SourceSettings, Split, Task
 from medarts.run import checkpoint
 from medarts.run.changes import check_places
 from medarts.run.checkpoint import Checkpoint

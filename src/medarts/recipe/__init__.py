@@ -1,6 +1,6 @@
 """The typed recipe: what to do, on which data, with which values."""
 
-from medarts.recipe.data import AugmentationSettings, DataSettings, SourceSettings, Task
+from medarts.recipe.data import SPLITS, AugmentationSettings, DataSettings, SourceSettings, Split, Task
 from medarts.recipe.models import MODELS, MaskModel, ModelName, ModelSettings
 from medarts.recipe.reading import apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.recipe.sections import (
@@ -26,6 +26,7 @@ from medarts.recipe.sections import (
 
 __all__ = [
     "MODELS",
+    "SPLITS",
     "AugmentationSettings",
     "BatchSettings",
     "ComputeSettings",
@@ -45,6 +46,7 @@ __all__ = [
     "SearchSettings",
     "SourceSettings",
     "SpaceSettings",
+    "Split",
     "StackSettings",
     "StageSettings",
     "SupernetSettings",

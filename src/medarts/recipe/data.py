@@ -22,6 +22,9 @@ from medarts.recipe.section import (
 RESERVED = ("all", "mean of domains")
 """Rows of tables beside those of the domains."""
 
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
 Task = Literal["segmentation", "classification"]
 SPACE_OF: dict[Task, str] = {"segmentation": "weave", "classification": "stack"}
 """The search space of a task."""

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from medarts.comparison.candidates import listed_samples
-from medarts.data.manifest import SPLITS, Split
 from medarts.errors import RunError
 from medarts.evaluation.cost import Cost
 from medarts.evaluation.files import again
 from medarts.evaluation.latency import Timing
-from medarts.recipe import Recipe, Task, to_yaml
+from medarts.recipe import SPLITS, Recipe, Split, Task, to_yaml
 from medarts.recipe.difference import said
 from medarts.reporting.cells import draw_cell
 from medarts.reporting.content import Content, card, listed, read_json, reading, share

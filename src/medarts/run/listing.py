@@ -4,8 +4,8 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medarts.data.manifest import SPLITS
 from medarts.errors import RunError
+from medarts.recipe import SPLITS
 from medarts.run.files import open_table
 
 ImageName = tuple[str, str]

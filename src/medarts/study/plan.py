@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from medarts.data.batches import check_fills_a_batch
-from medarts.data.manifest import SPLITS, Manifest, Split
+from medarts.data.manifest import Manifest
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import open_store
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.networks.registry import Architecture, network_of
-from medarts.recipe import Recipe
+from medarts.recipe import SPLITS, Recipe, Split
 from medarts.recipe.difference import first_difference
 from medarts.recipe.models import CheXNetSettings
 from medarts.recipe.study import GroupEntry, NetworkEntry, Study, group_recipe, search_recipe, study_to_yaml

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medarts.data.grouping import first_of
-from medarts.data.manifest import Manifest, Sample, Split, join
+from medarts.data.manifest import Manifest, Sample, join
 from medarts.data.sampling import sample_patients
 from medarts.data.sources import chaos, chestxray14, cvc, folder, isic, table
 from medarts.data.sources.contents import composed, file_named, tables_in
@@ -36,7 +36,7 @@ from medarts.data.splits import (
     without_suffix,
 )
 from medarts.errors import DataError, did_you_mean
-from medarts.recipe import SourceSettings
+from medarts.recipe import SourceSettings, Split
 
 FINDERS: dict[str, Callable[[SourceSettings], Listing]] = {
     "isic": isic.find,
