@@ -239,7 +239,7 @@ class Comparison:
         self.pairs.write(folder / "pairs.npz")
         content = asdict(replace(self, image_rows=(), overlays=None, pairs=Pairs()))
         del content["image_rows"], content["overlays"], content["pairs"]
-        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(content, indent=1, allow_nan=False)  # in ASCII, as paths need not be UTF-8
         write_whole(folder / "comparison.json", text + "\n")
 
     @classmethod
@@ -268,7 +268,8 @@ class Comparison:
         except FileNotFoundError as error:
             raise RunError(f"{error.filename} does not exist.", fix="Compare the runs again.") from error
         except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            raise RunError(f"The comparison in {folder} cannot be read: {error!r}.", fix="Compare again.") from error
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise RunError(f"The comparison in {folder} cannot be read ({reason}).", fix="Compare again.") from error
 
     def _image_cells(self) -> Iterator[list[object]]:
         for row in self.image_rows:

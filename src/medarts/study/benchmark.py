@@ -109,17 +109,22 @@ def what_is_there(out: Path) -> dict[str, GroupRuns]:
 def _missing(study: Study, layout: Layout, name: str, *, seed: int, place: Place) -> Missing:
     """Returns what became of a training that has not finished."""
     if place.failure.exists():
-        return Missing(name, seed, "failed", read_whole(place.failure).decode().strip())
+        return Missing(name, seed, "failed", _reason_in(place.failure))
     if is_begun(place.run):
         return Missing(name, seed, "unfinished", f"{epochs_done(place.run)} epochs are done.")
     for search in sorted(searches_of(study, name)):
         failure = layout.search(search).failure
         if failure.exists():
-            reason = read_whole(failure).decode().strip()
+            reason = _reason_in(failure)
             return Missing(name, seed, "not begun", f"The search of {search} failed: {reason}")
         if damage := damage_of(layout.search(search).run, kind="search"):
             return Missing(name, seed, "not begun", f"The search of {search} cannot be read: {damage}")
     return Missing(name, seed, "not begun", "")
+
+
+def _reason_in(failure: Path) -> str:
+    """Returns why a run failed, as `_Runs` wrote it down."""
+    return read_whole(failure).decode(errors="surrogateescape").strip()
 
 
 class _Runs:

@@ -332,7 +332,7 @@ class Generalization:
     def write(self, path: Path) -> None:
         """Writes everything as JSON, whole or not at all; undefined values are null."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(asdict(self), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        write_whole(path, json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Generalization":
@@ -343,9 +343,9 @@ class Generalization:
         """
         fix = "Make it again: medarts generalize."
         try:
-            return TypeAdapter(cls).validate_json(read_whole(path))
+            return TypeAdapter(cls).validate_python(json.loads(read_whole(path)))
         except FileNotFoundError as error:
             raise RunError(f"{path} does not exist.", fix=fix) from error
         except (ValidationError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split())[:200]
             raise RunError(f"{path} cannot be read: {reason}", fix=fix) from error
