@@ -18,6 +18,7 @@ from medarts.recipe import Recipe, SupernetSettings
 from medarts.reporting.content import read_json
 from medarts.reporting.page import write_report
 from medarts.run.directory import RunDirectory
+from medarts.run.seal import signed
 from medarts.spaces.reading import load
 from medarts.spaces.weave.supernet import WeaveSpace
 
@@ -60,7 +61,7 @@ def _add_search(path: Path, recipe: Recipe) -> None:
     run.write_json("summary.json", {**gap, "stages": [gap, gap]})
     built, shipped = (Timing(threads=1, batch=1, median_ms=median, spread_ms=0.5) for median in (12.3, 8.1))
     cost = Cost(1234567, 2 * 10**9, size=32, in_channels=3, outputs=1, built=(built,), shipped=(shipped,))
-    run.write_json("cost.json", cost.as_json())
+    run.write_json("cost.json", signed(cost.as_json()))
 
 
 def _add_scores(path: Path) -> None:
@@ -181,6 +182,23 @@ def test_what_cannot_be_made_again_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "architecture.jsonl", "timing.jsonl", "genotype.json", "summary.json", "cost.json"]
+)
+def test_another_digit_does_not_become_another_figure(
+    finished: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (finished / name).read_text()
+    at = max(content.rfind(digit) for digit in "0123456789")
+    (finished / name).write_text(content[:at] + str(9 - int(content[at])) + content[at + 1 :])
+    if name == "cost.json":
+        assert 'id="cost"' not in write_report(finished).read_text(encoding="utf-8")
+        assert name in capsys.readouterr().err
+    else:
+        with pytest.raises(MedartsError, match=re.escape(name)):
+            write_report(finished)
+
+
+@pytest.mark.parametrize(
     "name", ["manifest.csv", "metrics.jsonl", "architecture.jsonl", "timing.jsonl", "genotype.json", "summary.json"]
 )
 def test_what_is_missing_in_a_finished_run_is_refused_by_name(finished: Path, name: str) -> None:
@@ -284,7 +302,8 @@ def test_scores_of_an_evaluation_that_was_killed_are_said_to_be_lacking(
 
 
 def test_a_cost_in_another_form_is_said_to_be_lacking(run: Path) -> None:
-    RunDirectory.open(run).write_json("cost.json", {"parameters": 3, "flops": 2e9, "latency_ms": 12.3, "spread": 0.5})
+    other = {"parameters": 3, "flops": 2e9, "latency_ms": 12.3, "spread": 0.5}
+    RunDirectory.open(run).write_json("cost.json", signed(other))
     assert re.search(r"run/cost\.json holds no cost .* --resume", write_report(run).read_text(encoding="utf-8"))
 
 

@@ -17,6 +17,7 @@ from medarts.reporting.drawings import one_line, save_drawings
 from medarts.reporting.page import write_report
 from medarts.run.directory import RunDirectory
 from medarts.run.files import write_whole
+from medarts.run.seal import signed
 from medarts.search import resume_search, start_search
 from medarts.spaces.reading import load as load_genotype
 from medarts.training.start import resume_training, start_training
@@ -129,6 +130,6 @@ def complete(run: RunDirectory) -> RunDirectory:
                 write_whole(run.path / "genotype.txt", line + "\n")
         # Without memory, for which the network would have to run in a process of its own.
         costs = cost([run.path], threads=(1,), repeats=_REPEATS, memory=False)
-        run.write_json("cost.json", costs[str(run.path)].as_json())
+        run.write_json("cost.json", signed(costs[str(run.path)].as_json()))
         write_report(run.path)
     return run

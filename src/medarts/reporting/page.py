@@ -31,6 +31,7 @@ from medarts.reporting.templates import render
 from medarts.run.directory import RunDirectory
 from medarts.run.files import UNFINISHED, write_whole
 from medarts.run.progress import warn
+from medarts.run.seal import check_signed
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load
 from medarts.spaces.stack.frame import reductions
@@ -210,6 +211,7 @@ def _read_cost(run: RunDirectory) -> Cost | None:
     fix = f"Measure it again: medarts {run.facts['kind']} --resume {run.path}."
     with reading(path, fix=fix):
         content = read_json(path)
+        check_signed(content)
         try:
             cost = Cost.read(content, origin=str(path))
         except RunError as error:

@@ -4,6 +4,7 @@ JSON and CSV have no checksums: a digit that flips on a disk or in a transfer wo
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from medarts.run.files import open_file
 _FROM_THE_START = {"search": ("manifest.csv",), "train": ("manifest.csv", "genotype.json")}
 _AT_THE_END = ("manifest.csv", "genotype.json", "metrics.jsonl", "architecture.jsonl", "timing.jsonl", "summary.json")
 """The files that cannot be made again. The recipe stands in run.json itself."""
+
+_DIGEST = "digest"
+"""Key of a JSON file's own digest."""
 
 
 def digests(folder: Path, kind: str, *, finished: bool) -> dict[str, str]:
@@ -52,6 +56,25 @@ def check(folder: Path, facts: Mapping[str, Any]) -> None:
             raise RunError(f"{path} could not be read ({error.strerror}).", fix=fix) from error
         if found != digest:
             raise RunError(f"{path} is damaged: it is not as the run wrote it.", fix=fix)
+
+
+def signed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a JSON file with a digest of it."""
+    return {**content, _DIGEST: _digest_of(content)}
+
+
+def check_signed(content: Mapping[str, Any]) -> None:
+    """Refuses the content of a JSON file that is not as `signed` returned it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if content.get(_DIGEST) != _digest_of({key: value for key, value in content.items() if key != _DIGEST}):
+        raise ValueError("it is not as it was written")
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -1,0 +1,125 @@
+"""Whatever happens to a file of a finished run: the result is right, or one error names the file."""
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medarts.commands import runs
+from medarts.comparison.candidates import group_runs
+from medarts.comparison.readable import read_files
+from medarts.comparison.scored import scores_of
+from medarts.errors import MedartsError
+from medarts.recipe import parse
+from medarts.recipe.models import UNetSettings
+from medarts.reporting.page import write_report
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes] | None] = {
+    "removed": None,
+    "cut": lambda content: content[: len(content) // 2],
+    "a flipped bit": flipped,
+    "an object": lambda content: b"{}",
+}
+MADE_AGAIN = ("report.html", "cost.json", "scores")
+"""What a run holds beside what it is made of."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished and scored training run."""
+    root = tmp_path_factory.mktemp("whole")
+    spec = importlib.util.spec_from_file_location("small_data", Path(__file__).with_name("conftest.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    small_data = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(small_data)
+    data = small_data.write_folder_data(root / "blobs", images=16, size=16)
+    recipe = parse(
+        {
+            "data": {
+                "sources": [{"kind": "folder", "path": str(data), "name": "blobs"}],
+                "size": 16,
+                "cache": str(root / "cache"),
+            },
+            "train": {"epochs": 1, "batch": 4},
+            "evaluation": {"batch": 4, "bootstrap": 100},
+            "compute": {"device": "cpu", "threads": 1},
+        }
+    )
+    run = runs.train(recipe, UNetSettings(width=2, depth=2), root / "run")
+    runs.evaluate(run.path)
+    return run.path
+
+
+def report(run: Path) -> str:
+    return write_report(run).read_text(encoding="utf-8")
+
+
+def evaluate(run: Path) -> str:
+    return repr(runs.evaluate(run).table())
+
+
+def compare(run: Path) -> str:
+    (candidate,) = group_runs([run])
+    read_files(candidate.runs[0])
+    return repr(scores_of(candidate.runs[0], "test").table())
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, but not written, which takes most of the time of a page."""
+    for name in ("journals.inline_svg", "mask_scores.inline_svg", "mask_scores.inline_png"):
+        monkeypatch.setattr(f"medarts.reporting.{name}", lambda figure, label="": label)
+
+
+@pytest.mark.parametrize(
+    ("use", "damage"),
+    [*((report, each) for each in DAMAGE), (evaluate, "cut"), (compare, "a flipped bit"), (compare, "removed")],
+)
+@pytest.mark.usefixtures("without_pictures")
+def test_a_damaged_file_is_named_or_does_no_harm(
+    whole: Path,
+    tmp_path: Path,
+    use: Callable[[Path], str],
+    damage: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    right = use(run)
+    for path in sorted(path for path in run.rglob("*") if path.is_file() and path.name != "report.html"):
+        inside = path.relative_to(run)
+        can_be_made = inside.parts[0] in ("cost.json", "scores")
+        if inside.parts[0] == "checkpoints" and use is report:
+            continue  # it does not read them
+        kept, make = path.read_bytes(), DAMAGE[damage]
+        if make is None:
+            path.unlink()
+        else:
+            path.write_bytes(make(kept))
+        capsys.readouterr()
+        found, error = result_of(use, run)
+        said = capsys.readouterr().err
+        if error:
+            assert path.name in error or path.parent.name in error, inside
+            assert not can_be_made, inside
+        else:
+            assert found == right or (use is report and can_be_made and path.name in said), inside
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(kept)
+
+
+def result_of(use: Callable[[Path], str], run: Path) -> tuple[str, str]:
+    """Returns what comes of a run, or the error."""
+    try:
+        return use(run), ""
+    except MedartsError as error:
+        return "", str(error)
