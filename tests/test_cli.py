@@ -2,9 +2,9 @@
 
 import json
 import os
-import re
 import platform
 import pty
+import re
 import signal
 import subprocess
 import sys
