@@ -1,5 +1,7 @@
 """The doctor on the command line: what it prints, what it writes, and which folders it takes."""
 
+import os
+
 import pytest
 from PIL import Image
 
@@ -66,3 +68,10 @@ def test_prints_names_as_they_are(medarts, tmp_path):
     for name in ("[/x]", "[red]Mass", ":smile:\\x1b[31m", "rays/[b]0.png"):
         assert name in output
     assert "\x1b[31m" not in output
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_said_to_be_one(medarts, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    status, _, errors = medarts("doctor", "pipe")
+    assert (status, errors) == (1, "medarts: pipe is not a regular file. Give a recipe in a file.\n")

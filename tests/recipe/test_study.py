@@ -218,3 +218,20 @@ def test_difference_of_recipes(path: Path) -> None:
     modelled = changed("recipe.train.model=unet")
     assert first_difference(modelled, recipe) == ("train.model", "{'name': 'unet', 'width': 64, 'depth': 5}", "None")
     assert first_difference(recipe, other, without=("search",)) is None
+
+
+def test_a_recipe_is_no_study(path: Path) -> None:
+    path.write_text(to_yaml(load_study(path).recipe), encoding="utf-8")
+    with pytest.raises(
+        RecipeError, match=rf"^{re.escape(str(path))} is a recipe, not a study. Write a study that names it"
+    ):
+        load_study(path)
+
+
+def test_what_is_valid_is_listed_once_for_several_wrong_keys(path: Path) -> None:
+    path.write_text(f"{STUDY}\nxyzzy: 1\nqwertz: 2\n", encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_study(path)
+    assert str(caught.value).count("Valid here: ") == 1
+    assert "xyzzy is not a key of a study. Valid here: external, " in str(caught.value)
+    assert "; qwertz is not a key of a study." in str(caught.value)

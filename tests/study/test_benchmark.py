@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
@@ -403,6 +404,16 @@ def test_what_was_searched_on_an_external_data_set_is_refused(make: Make, data: 
         study = make(networks, [{"data": "ct"}], "external=[skin]", "recipe.data.sources.0.name=skin")
         refused(study, tmp_path / "out", RecipeError, says)
     assert len(prepare(make(networks, [{"data": "ct"}]), tmp_path / "out").steps) == 1
+
+
+def test_a_job_waits_for_whoever_is_at_work_on_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place("a", tmp_path / "runs" / "a", log=tmp_path / "logs" / "a.log", failure=tmp_path / "a.txt")
+    monkeypatch.setattr(jobs, "PATIENCE", 0.05)
+    with jobs._alone_at(place), ThreadPoolExecutor() as pool, pytest.raises(RunError) as caught:
+        pool.submit(jobs._alone_at(place).__enter__).result()
+    assert f"Another process is at work on {place.run}: benchmark, process {os.getpid()} on " in str(caught.value)
+    assert not place.run.exists()
+    assert [*place.log.parent.iterdir()] == []
 
 
 def test_two_processes_cannot_work_in_one_folder(make: Make, tmp_path: Path) -> None:

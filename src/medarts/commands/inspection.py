@@ -16,6 +16,7 @@ from medarts.run.files import check_writable, make_folder, writing
 from medarts.run.progress import progress_bar
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.registry import check
+from medarts.texts import exists
 
 
 def doctor(word: str) -> Examination:
@@ -30,7 +31,7 @@ def doctor(word: str) -> Examination:
         MedartsError: there is neither, or the layout is not known.
     """
     with progress_bar("doctor", 0) as bar:
-        if Path(word).is_file():
+        if exists(Path(word)) and not Path(word).is_dir():
             data = load_recipe(Path(word)).data
             return examine(data.sources, needs=data, progress=bar.reach)
         return examine(choose_sources([word]), progress=bar.reach)

@@ -17,6 +17,9 @@ _LONGEST = 400
 _MOST = 10
 """Mistakes that are said at once."""
 
+_VALID = " Valid here: "
+"""Begins the list of what there may be, in a fix."""
+
 _FIXES = {
     "bool_type": " Write true or false.",
     "int_type": " Write a whole number, such as 3, without quotes.",
@@ -38,11 +41,16 @@ def explain(error: ValidationError, kind: type[BaseModel], *, noun: str) -> str:
     found = error.errors(include_url=False)
     # A tuple whose items are wrong is reported as too short as well; the items say more.
     inner = {item["loc"][:-1] for item in found if item["type"] != "too_short"}
-    said = [
-        shortened(_explained(item, kind, noun=noun), longest=_LONGEST)
-        for item in found
-        if not (item["type"] == "too_short" and any(loc[: len(item["loc"])] == item["loc"] for loc in inner))
-    ]
+    said: list[str] = []
+    listed: set[str] = set()
+    for item in found:
+        if item["type"] == "too_short" and any(loc[: len(item["loc"])] == item["loc"] for loc in inner):
+            continue
+        text, valid, choices = _explained(item, kind, noun=noun).partition(_VALID)
+        if choices not in listed:  # several wrong keys of one section have the same list
+            text += valid + choices
+            listed |= {choices} - {""}
+        said.append(shortened(text, longest=_LONGEST))
     if len(said) > _MOST:
         said[_MOST:] = [f"and {len(said) - _MOST} more mistakes."]
     return "; ".join(said)

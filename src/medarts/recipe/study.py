@@ -32,7 +32,13 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:
         RecipeError: the file or its recipe is missing or no YAML, or a key or value is wrong.
     """
     of_recipe, others = _sorted_out(overrides)
-    content = apply_overrides(read_mapping(path, noun="study"), others)
+    content = read_mapping(path, noun="study")
+    if "recipe" not in content and content.keys() & (Recipe.model_fields.keys() - Study.model_fields.keys()):
+        raise RecipeError(
+            f"{path} is a recipe, not a study.",
+            fix="Write a study that names it (recipe, networks, trained_on); see recipes/benchmark-cpu.yaml.",
+        )
+    content = apply_overrides(content, others)
     origin = f"{path}: recipe"
     if isinstance(content.get("recipe"), str):
         origin = expand(content["recipe"], origin, folder=path.parent)

@@ -15,14 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-import filelock
-
-from medarts.errors import MedartsError, RunError
+from medarts.errors import MedartsError
 from medarts.evaluation.evaluate import evaluate
 from medarts.networks.registry import Architecture
 from medarts.recipe import Recipe
+from medarts.run import lock
 from medarts.run.directory import RunDirectory
-from medarts.run.files import make_folder, read_whole, writing
+from medarts.run.files import make_folder, read_whole, remove_empty, writing
 from medarts.run.interruption import InterruptedRunError
 from medarts.run.process import KILLED, held_back, signal_name, when_parent_ends
 from medarts.search import resume_search, start_search
@@ -234,19 +233,15 @@ def _alone_at(place: Place) -> Iterator[None]:
     """Keeps other processes from the same job: one that a killed benchmark has left may still be saving.
 
     Raises:
-        RunError: one is at work on it and does not end, or its log cannot be written.
+        RunError: one is at work on it and does not end, or a folder cannot be written.
     """
     make_folder(place.log.parent)
-    lock = filelock.FileLock(place.log.with_name(f"{place.log.name}.lock"), timeout=PATIENCE)
+    made = make_folder(place.run)
     try:
-        with writing(place.log):
-            lock.acquire()
-    except filelock.Timeout:
-        raise RunError(
-            f"Another process is still at work on {place.run}.", fix="Wait for it to end, or stop it."
-        ) from None
-    with lock:
-        yield
+        with lock.held(place.run, "benchmark", patience=PATIENCE):
+            yield
+    finally:
+        remove_empty(made)
 
 
 def _write_into(log: Path) -> None:
