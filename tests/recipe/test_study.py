@@ -216,7 +216,7 @@ def test_difference_of_recipes(path: Path) -> None:
     assert (field, one) == ("search.stages.1", "not given")
     assert "'depth': 4" in two
     modelled = changed("recipe.train.model=unet")
-    assert first_difference(modelled, recipe) == ("train.model", "{'name': 'unet', 'width': 64, 'depth': 5}", "None")
+    assert first_difference(modelled, recipe) == ("train.model", "{'depth': 5, 'name': 'unet', 'width': 64}", "None")
     assert first_difference(recipe, other, without=("search",)) is None
 
 

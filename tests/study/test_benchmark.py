@@ -348,7 +348,7 @@ def test_runs_of_another_recipe_network_or_data_are_refused(make: Make, data: Pa
     )
     says = "weave/seed-0 was begun with a genotype of other settings"
     refused(make([small(data, init_channel=4)], [group]), out, RunError, says)
-    says = "weave/seed-0 was begun with train.model None, but the study has {'name': 'unet'"
+    says = "weave/seed-0 was begun with train.model None, but the study has {'depth': 2, 'name': 'unet', 'width': 2}"
     refused(make([UNET | {"name": "weave"}], [group]), out, RunError, says)
     run.write_json("run.json", run.facts | {"data_fingerprint": "of other images"})
     refused(study, out, RunError, "The data of .*ct/unet/seed-0 have changed since")
