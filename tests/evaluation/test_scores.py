@@ -271,8 +271,8 @@ def test_scores_that_cannot_take_their_place_leave_those_before(two_domains, tmp
     [
         ("test", "--split test"),
         ("val-head-4,0", "--split val --head 4,0"),
-        ("all-liver-ct", "--split all --data DATA, where DATA is what is called liver-ct here"),
-        ("test-ct-head-4,0", "--split test --head 4,0 --data DATA, where DATA is what is called ct here"),
+        ("all-liver-ct-0a1b2c3d", "--split all --data DATA, where DATA is what is called liver-ct here"),
+        ("test-ct-head-4,0-0a1b2c3d", "--split test --head 4,0 --data DATA, where DATA is what is called ct here"),
     ],
 )
 def test_the_way_to_scores_has_the_options_of_their_folder(tmp_path, name, options):
