@@ -384,6 +384,17 @@ def test_every_image_is_there_once_and_outlined_for_every_network(page: Page) ->
     assert captions[1].startswith(f"<b>{REFERENCE}</b> 0.")
 
 
+def test_runs_in_folders_of_any_name_are_kept_and_shown(tmp_path: Path) -> None:
+    folder = make_comparison(tmp_path / "comparison")
+    comparison = Comparison.read(folder)
+    first, *others = comparison.networks
+    odd = replace(first, runs=("runs/a <b> & 'c' #1/caf\udce9\x1b",))
+    replace(comparison, networks=(odd, *others)).write(folder)
+    assert Comparison.read(folder).networks[0].runs == odd.runs
+    page = write_comparisons({"isic": folder}, tmp_path / "report.html", title="x").read_text(encoding="utf-8")
+    assert r"runs/a &lt;b&gt; &amp; &#39;c&#39; #1/caf\xe9\x1b" in page
+
+
 def test_what_is_left_out_of_the_means_is_named(tmp_path: Path) -> None:
     folder = make_comparison(tmp_path / "comparison")
     path = folder / "comparison.json"
