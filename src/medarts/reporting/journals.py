@@ -151,13 +151,18 @@ def _check_order(run: RunDirectory, name: str, places: list[tuple[Any, ...]]) ->
 
 
 def _check_together(run: RunDirectory, lines: dict[str, int]) -> None:
-    """Refuses journals that have lost epochs: a line is appended to each in turn, so they differ by at most one."""
-    longest = max(lines.values())
+    """Refuses journals that have lost epochs.
+
+    A line is appended to each in their order; a process that is killed in between leaves the last ones a line shorter.
+    """
+    longest, later = max(lines.values()), [*lines.values()]
     for name, count in lines.items():
-        if count < longest - 1 or (run.facts["finished"] and count < max(longest, 1)):
+        least = max(longest, 1) if run.facts["finished"] else max(longest - 1, *later)
+        if count < least:
             raise RunError(
                 f"{run.path / name} has lost lines: it has {counted(count, 'epoch')} of {max(longest, 1)}.", fix=_COPY
             )
+        later.pop(0)
 
 
 def _summary(run: RunDirectory) -> Content | None:
