@@ -145,6 +145,24 @@ def test_one_of_the_same_place_is_replaced(tmp_path: Path) -> None:
     assert names(tmp_path / "last-000003-000000") == sorted((checkpoint.ABOUT, checkpoint.STATE, checkpoint.WEIGHTS))
 
 
+def test_one_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, simple(1), 3, 0)
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name.startswith(".") and target.name == "last-000003-000000":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(RunError, match="the one before it is whole"):
+        put(tmp_path, simple(2), 3, 0)
+    found = load(tmp_path, "last")
+    assert found is not None
+    assert found.state["epoch"] == 1
+    assert names(tmp_path) == ["last-000003-000000"]
+
+
 def test_a_copy_by_hand_is_passed_over(tmp_path: Path) -> None:
     put(tmp_path, simple(1), 1, 0)
     for name in ("last-000009 (copy)", "last-000009-", "last", "last-new", "blast-000009-000000"):
@@ -360,8 +378,8 @@ def test_a_damaged_newest_one_falls_back_to_the_one_before(tmp_path: Path) -> No
 def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
     put(tmp_path, simple(1))
     about = tmp_path / "last-000001-000000" / checkpoint.ABOUT
-    about.write_text(about.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(RunError, match="has format 2; this medarts reads 1") as caught:
+    about.write_text(about.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(RunError, match="has format 3; this medarts reads 2") as caught:
         load(tmp_path, "last")
     assert "medarts that wrote it" in caught.value.fix
 

@@ -150,6 +150,21 @@ def test_a_journal_that_lost_lines_is_refused(run: RunDirectory, lost: str) -> N
         run.cut_journals(point)
 
 
+def test_a_journal_with_another_digit_is_refused(run: RunDirectory) -> None:
+    run.append("metrics.jsonl", {"epoch": 0, "val_dice": 0.5})
+    run.append("timing.jsonl", {"seconds": 1.5})
+    lengths, digests = run.journal_lengths(), run.journal_digests()
+    run.append("metrics.jsonl", {"epoch": 1})
+    run.cut_journals(lengths, digests)
+    for name in ("timing.jsonl", "metrics.jsonl"):
+        path = run.path / name
+        path.write_text(path.read_text(encoding="utf-8").replace("5", "7"), encoding="utf-8")
+        if name == "timing.jsonl":  # seconds are others in a resumed run
+            run.cut_journals(lengths, digests)
+    with pytest.raises(RunError, match=r"metrics\.jsonl is damaged: a line is not as the run wrote it"):
+        run.cut_journals(lengths, digests)
+
+
 @pytest.mark.parametrize(
     ("journal", "kept"),
     [

@@ -287,6 +287,7 @@ def test_a_search_can_get_a_longer_last_stage(recipe, tmp_path, monkeypatch, cap
     lambda state: state["place"].pop("gaps"),
     lambda state: state.pop("candidates"),
     lambda state: state.pop("journals"),
+    lambda state: state.pop("digests"),
     lambda state: state.update(weight_optimizer={}),
 ])  # fmt: skip
 def test_a_state_with_other_fields_is_named(recipe, tmp_path, monkeypatch, change):

@@ -483,8 +483,10 @@ def test_runs_have_the_threads_of_the_first_call_however_many_are_done_at_once(
 # --- damaged runs -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["run.json", "recipe.yaml", "genotype.json"])
-@pytest.mark.parametrize("content", ["", "{", "[]"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("run.json", "lost"), *((n, c) for n in ("run.json", "recipe.yaml", "genotype.json") for c in ("", "{", "[]"))],
+)
 def test_a_damaged_run_fails_and_the_others_go_on(
     make: Make, data: Path, tmp_path: Path, name: str, content: str
 ) -> None:
@@ -493,7 +495,11 @@ def test_a_damaged_run_fails_and_the_others_go_on(
     study = make([small(data), UNET], [{"data": "ct", "seeds": [0, 1]}])
     for step in prepare(study, out).steps:
         finished_run(step, load(str(data / "small.json")) if step.network == "weave" else UNetSettings(**SMALL_UNET))
-    (out / "runs" / "ct" / "weave" / "seed-0" / name).write_text(content)
+    path = out / "runs" / "ct" / "weave" / "seed-0" / name
+    if content == "lost":
+        path.unlink()
+    else:
+        path.write_text(content)
     benchmark(study, out)
     there = what_is_there(out)["ct"]
     assert [(one.name, one.seeds) for one in there.candidates] == [("weave", (1,)), ("unet", (0, 1))]

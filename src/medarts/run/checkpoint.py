@@ -36,7 +36,7 @@ from medarts.run.files import UNFINISHED, flush_folder, read_whole, reason_of
 WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
 ABOUT = "checkpoint.json"
-FORMAT = 1
+FORMAT = 2
 """Raise it when what a checkpoint holds changes."""
 
 Place = tuple[int, ...]
@@ -91,6 +91,8 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint, *, place: Place) -> No
         unfinished.rename(target)
         flush_folder(folder)
     except OSError as error:
+        if (unfinished / "before").exists() and not target.exists():
+            (unfinished / "before").rename(target)
         shutil.rmtree(unfinished, ignore_errors=True)
         raise RunError(
             f"The checkpoint in {folder} could not be written ({reason_of(error)}); the one before it is whole.",

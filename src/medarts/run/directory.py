@@ -15,6 +15,7 @@ One process at a time writes into it. A command that only reads needs no lock: a
 as a whole, and a journal is read up to its last whole line.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -48,6 +49,8 @@ from medarts.run.files import (
 from medarts.run.listing import change_words, listing_of, read_listing
 
 JOURNALS = ("metrics.jsonl", "architecture.jsonl", "timing.jsonl")
+_DIGESTED = ("metrics.jsonl", "architecture.jsonl")
+"""Those whose bytes are equal for a resumed and an uninterrupted run; seconds are not."""
 
 _FIRST = ("recipe.yaml", "manifest.csv", "genotype.json")
 _BEGUN = {f"{prefix}{name}" for name in _FIRST for prefix in ("", UNFINISHED)} | {f"{UNFINISHED}run.json"} | lock.FILES
@@ -316,20 +319,27 @@ class RunDirectory:
             self._lengths = {name: sum(1 for _ in _whole_lines(self.path / name)) for name in JOURNALS}
         return dict(self._lengths)
 
-    def cut_journals(self, lengths: Mapping[str, int]) -> None:
+    def journal_digests(self) -> dict[str, str]:
+        """Returns the SHA-256 of the whole lines of the journals that a checkpoint vouches for."""
+        return {name: _digest(_whole_lines(self.path / name)) for name in _DIGESTED}
+
+    def cut_journals(self, lengths: Mapping[str, int], digests: Mapping[str, str] | None = None) -> None:
         """Cuts the journals back to where a checkpoint was made; what came later is done again.
 
         Args:
             lengths: lines to keep, by the journal; none of those that are not named.
+            digests: of these lines, as ``journal_digests`` returned them; those that are not named are not checked.
 
         Raises:
-            RunError: a journal has lost lines since, or cannot be written.
+            RunError: a journal has lost or changed lines since, or cannot be written.
         """
         for name in JOURNALS:
             path, wanted = self.path / name, lengths.get(name, 0)
             kept = [line for line, _ in zip(_whole_lines(path), range(wanted), strict=False)]
             if len(kept) < wanted:
                 raise RunError(f"{path} has lost lines of epochs done.", fix="Copy the run again.")
+            if _digest(kept) != (digests or {}).get(name, _digest(kept)):
+                raise RunError(f"{path} is damaged: a line is not as the run wrote it.", fix="Copy the run again.")
             size = sum(map(len, kept))
             if path.exists() and path.stat().st_size > size:
                 with writing(path):
@@ -375,6 +385,13 @@ def _parsed(path: Path, text: bytes, *, where: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged{where} (it is no JSON object).", fix="Copy the run again.")
     return _Content(path, content)
+
+
+def _digest(lines: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line)
+    return digest.hexdigest()
 
 
 def _whole_lines(path: Path) -> Iterable[bytes]:

@@ -83,7 +83,7 @@ def save_point(
     where: str,
     kind: str = "last",
 ) -> None:
-    """Saves a point to go on from, with the lengths of the journals at that moment.
+    """Saves a point to go on from, with the lengths and digests of the journals at that moment.
 
     Args:
         run: the run.
@@ -103,7 +103,7 @@ def save_point(
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             diverged(run, f"weight {name}", where)
     precision = fabric.strategy.precision.state_dict()
-    everything = {**state, "journals": run.journal_lengths(), "precision": precision}
+    everything = {**state, "journals": run.journal_lengths(), "digests": run.journal_digests(), "precision": precision}
     checkpoint.save(run.checkpoints, kind, Checkpoint(weights, everything), place=place)
 
 
@@ -111,7 +111,7 @@ def load_point(run: RunDirectory, *, fabric: Fabric) -> Checkpoint | None:
     """Returns the last whole point saved and cuts the journals back to it; None where there is none yet.
 
     Raises:
-        RunError: there are points, but none is whole or fits this medarts; or a journal has lost lines.
+        RunError: there are points, but none is whole or fits this medarts; or a journal has lost or changed lines.
     """
     point = checkpoint.load(run.checkpoints, "last")
     if point is None:
@@ -120,7 +120,7 @@ def load_point(run: RunDirectory, *, fabric: Fabric) -> Checkpoint | None:
     for path in point.damaged:
         inform(f"Checkpoint {path} is damaged; the run goes on from the one before, {point.path}.")
     with restoring(point):
-        run.cut_journals(point.state["journals"])
+        run.cut_journals(point.state["journals"], point.state["digests"])
         fabric.strategy.precision.load_state_dict(point.state["precision"])
     return point
 

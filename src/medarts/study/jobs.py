@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from medarts.errors import MedartsError
+from medarts.errors import MedartsError, RunError
 from medarts.evaluation.evaluate import evaluate
 from medarts.networks.registry import Architecture
 from medarts.recipe import Recipe
@@ -81,6 +81,10 @@ def damage_of(run: Path, *, kind: Kind) -> str:
         kind: of the run.
     """
     if not is_begun(run):
+        try:
+            RunDirectory.check_free(run)
+        except RunError:
+            return f"{run} holds files, but no run.json. Copy the run again, or remove its folder."
         return ""
     try:
         opened = RunDirectory.open(run, kind=kind)
