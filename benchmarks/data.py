@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
+from medarts.config import AugmentationSettings, DataSettings
 from medarts.data.batches import Batches
 from medarts.data.choosing import choose_sources
 from medarts.data.mixing import Mixture
 from medarts.data.opening import open_data
-from medarts.networks.weave import WeaveNetwork
-from medarts.recipe import AugmentationSettings, DataSettings
+from medarts.models.weave import WeaveNetwork
 from medarts.spaces.reading import load
 from medarts.tasks.segmentation import SegmentationTask
 

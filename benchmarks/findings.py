@@ -9,10 +9,10 @@ import argparse
 import json
 from pathlib import Path
 
+from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError
 from medarts.evaluation.finding_table import MEANS, FindingRow
 from medarts.evaluation.findings import FindingScores
-from medarts.run.directory import RunDirectory
 
 
 def main() -> None:

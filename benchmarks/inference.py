@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from medarts.networks.inference import for_inference
-from medarts.networks.network import TrainedNetwork
-from medarts.networks.registry import build_network
-from medarts.networks.shipping import shipped
-from medarts.networks.weave import WeaveNetwork
-from medarts.recipe.models import MODELS
+from medarts.config.models import MODELS
+from medarts.models.inference import for_inference
+from medarts.models.network import TrainedNetwork
+from medarts.models.registry import build_network
+from medarts.models.shipping import shipped
+from medarts.models.weave import WeaveNetwork
 from medarts.spaces.layers import Norm
 from medarts.spaces.reading import load
 

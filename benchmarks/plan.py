@@ -17,12 +17,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from medarts.config import Recipe, apply_overrides, load, parse
 from medarts.data.phantom import write_phantoms
-from medarts.evaluation.plan import plan
-from medarts.recipe import Recipe, apply_overrides, load, parse
-from medarts.run import checkpoint
-from medarts.run.directory import RunDirectory
-from medarts.search import start_search
+from medarts.engine import checkpoint
+from medarts.engine.directory import RunDirectory
+from medarts.nas import start_search
+from medarts.profiling.plan import plan
 
 TARGET = 1.5
 ARCHITECTURE = ("alphas.", "betas")

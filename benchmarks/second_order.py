@@ -25,9 +25,9 @@ from supernet import interleaved, quartiles
 from torch import Tensor
 from torch.nn import functional as F
 
-from medarts.recipe import ComputeSettings, StackSettings
-from medarts.run.device import make_fabric, peak_memory_mb
-from medarts.search.gradients import GRADIENTS, Objective, first_order
+from medarts.config import ComputeSettings, StackSettings
+from medarts.engine.device import make_fabric, peak_memory_mb
+from medarts.nas.gradients import GRADIENTS, Objective, first_order
 from medarts.spaces.space import Supernet
 from medarts.spaces.stack.supernet import StackSupernet
 from medarts.spaces.weave.genotypes import LatticeSettings

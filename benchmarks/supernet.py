@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from medarts.recipe import ComputeSettings, StackSettings, SupernetSettings
-from medarts.run.device import make_fabric, peak_memory_mb
-from medarts.search.gradients import first_order
+from medarts.config import ComputeSettings, StackSettings, SupernetSettings
+from medarts.engine.device import make_fabric, peak_memory_mb
+from medarts.nas.gradients import first_order
 from medarts.spaces.space import Supernet
 from medarts.spaces.stack import execution as of_stack
 from medarts.spaces.stack.supernet import StackSupernet

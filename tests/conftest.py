@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from medarts import cli
-from medarts.recipe import Recipe, parse
-from medarts.run import device
+from medarts.config import Recipe, parse
+from medarts.engine import device
 
 IMAGES = 24
 

@@ -19,11 +19,11 @@ import tifffile
 from PIL import Image
 
 from medarts import cli
-from medarts.recipe import Recipe, apply_overrides, load, parse, to_yaml
-from medarts.run import checkpoint
-from medarts.run.directory import RunDirectory
-from medarts.run.job import Trial
-from medarts.search import start_search
+from medarts.config import Recipe, apply_overrides, load, parse, to_yaml
+from medarts.engine import checkpoint
+from medarts.engine.directory import RunDirectory
+from medarts.engine.job import Trial
+from medarts.nas import start_search
 from medarts.spaces.reading import load as load_genotype
 
 PUBLISHED = "alpha0_5_stage1_nodouble_deep_ep80"
@@ -415,7 +415,7 @@ def test_training_needs_data(medarts, tmp_path):
 
 def test_plan_as_json(medarts, recipe_file, tmp_path, monkeypatch):
     # The trials of test_plan run in processes of their own; here their answer counts.
-    monkeypatch.setattr("medarts.evaluation.plan.in_new_process", lambda attempt: attempt())
+    monkeypatch.setattr("medarts.profiling.plan.in_new_process", lambda attempt: attempt())
     status, output, _ = medarts("plan", recipe_file, "--json")
     assert status == 0
     found = json.loads(output)
@@ -436,7 +436,7 @@ def test_plan_with_a_budget(medarts, recipe_file, monkeypatch):
         settings = attempt.settings
         return Trial(1234, 5.0, 100.0 * settings.images_at_once, settings.accumulate, settings.images_at_once)
 
-    monkeypatch.setattr("medarts.evaluation.plan.in_new_process", answer)
+    monkeypatch.setattr("medarts.profiling.plan.in_new_process", answer)
     words = ("plan", recipe_file, "search.stages.1.batch=3", "train.accumulate=4", "--memory-mb", "250")
     status, output, _ = medarts(*words)
     assert status == 0

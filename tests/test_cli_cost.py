@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from medarts.evaluation.cost import Cost, count_parameters
-from medarts.evaluation.latency import Timing
-from medarts.networks.registry import build_network
-from medarts.recipe import Recipe, apply_overrides, parse
-from medarts.recipe.models import UNetPPSettings, UNetSettings
-from medarts.run.directory import RunDirectory
+from medarts.config import Recipe, apply_overrides, parse
+from medarts.config.models import UNetPPSettings, UNetSettings
+from medarts.engine.directory import RunDirectory
+from medarts.models.registry import build_network
+from medarts.profiling.cost import Cost, count_parameters
+from medarts.profiling.latency import Timing
 
 PUBLISHED = "alpha0_5_stage1_nodouble_deep_ep80"
 SMALL = ("model.width=4", "model.depth=3", "--size", "32")

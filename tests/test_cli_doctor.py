@@ -5,7 +5,7 @@ import os
 import pytest
 from PIL import Image
 
-from medarts.recipe import to_yaml
+from medarts.config import to_yaml
 
 
 def empty_masks(folder, count: int = 4) -> None:

@@ -8,10 +8,10 @@ import torch
 import yaml
 from monai.networks import nets
 
-from medarts.networks.chexnet import CheXNet
-from medarts.recipe import Recipe, apply_overrides, parse, to_yaml
-from medarts.run import checkpoint
-from medarts.run.directory import RunDirectory
+from medarts.config import Recipe, apply_overrides, parse, to_yaml
+from medarts.engine import checkpoint
+from medarts.engine.directory import RunDirectory
+from medarts.models.chexnet import CheXNet
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.stack.darts_text import to_text
 
@@ -37,7 +37,7 @@ def small_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies are measured on two passes and one thread, and memory is not, which takes a process of its own."""
-    from medarts.evaluation.cost import measure_costs
+    from medarts.profiling.cost import measure_costs
 
     few = {"threads": (1,), "repeats": 2, "memory": False}
     monkeypatch.setattr(

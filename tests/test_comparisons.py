@@ -13,12 +13,12 @@ from medarts.comparison.candidates import Candidate
 from medarts.comparison.controls import Control
 from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, Missing
+from medarts.config import Recipe, apply_overrides, parse
+from medarts.config.models import UNetSettings
+from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
-from medarts.evaluation import cost
-from medarts.evaluation.cost import Cost, Timing
-from medarts.recipe import Recipe, apply_overrides, parse
-from medarts.recipe.models import UNetSettings
-from medarts.run.directory import RunDirectory
+from medarts.profiling import cost
+from medarts.profiling.cost import Cost, Timing
 from medarts.study.benchmark import GroupRuns
 from medarts.training.start import start_training
 
@@ -95,7 +95,7 @@ def test_what_there_is_of_a_benchmark(
 
     found = comparisons.compare_study(study)
     assert not found.is_whole
-    monkeypatch.setattr("medarts.recipe.study.load_study", lambda *_: None)
+    monkeypatch.setattr("medarts.config.study.load_study", lambda *_: None)
     for missing, status in ((found.without_runs, 1), ({}, 0)):
         whole = {name: replace(one, missing=()) for name, one in found.comparisons.items()}
         ended = replace(found, comparisons=whole, without_runs=missing)

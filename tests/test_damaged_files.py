@@ -11,9 +11,9 @@ from medarts.commands import runs
 from medarts.comparison.candidates import group_runs
 from medarts.comparison.readable import read_files
 from medarts.comparison.scored import scores_of
+from medarts.config import parse
+from medarts.config.models import UNetSettings
 from medarts.errors import MedartsError
-from medarts.recipe import parse
-from medarts.recipe.models import UNetSettings
 from medarts.reporting.page import write_report
 
 

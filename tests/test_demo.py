@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from medarts import demo as demo_module
+from medarts.config import Recipe, Task, apply_overrides, parse
 from medarts.data.phantom.chest import FINDINGS
 from medarts.demo import demo, demo_recipe
 from medarts.evaluation.finding_table import MEAN_OF_FINDINGS
-from medarts.recipe import Recipe, Task, apply_overrides, parse
 
 SHORT = (
     "data.size=32",

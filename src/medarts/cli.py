@@ -12,13 +12,13 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from medarts.commands.options import check_number
-from medarts.console import say, tolerate_encodings
+from medarts.config import Task
+from medarts.config.section import LARGEST_SIZE
 from medarts.errors import MedartsError, RecipeError, RunError, of_system
-from medarts.names import printable
-from medarts.recipe import Task
-from medarts.recipe.section import LARGEST_SIZE
-from medarts.run.interruption import InterruptedRunError
-from medarts.run.memory import is_out_of_memory
+from medarts.system.console import say, tolerate_encodings
+from medarts.system.interruption import InterruptedRunError
+from medarts.system.memory import is_out_of_memory
+from medarts.system.names import printable
 from medarts.words import changes_first, check_repeated, split
 
 MOST_JOBS = 64
@@ -101,7 +101,7 @@ def doctor(
     """
     from medarts import terminal
     from medarts.commands import inspection
-    from medarts.run.files import check_writable
+    from medarts.system.files import check_writable
 
     if out is not None:
         check_writable(out, kind="file")
@@ -134,7 +134,7 @@ def plan(
     """
     from medarts import terminal
     from medarts.commands import inspection
-    from medarts.recipe import load
+    from medarts.config import load
 
     check_number("memory-mb", memory_mb, low=1, high=100_000_000)
     planned = inspection.plan(load(recipe, changes), budget_mb=memory_mb)
@@ -159,7 +159,7 @@ def search(
             threads, parts of a batch (search.stages.0.accumulate=2), and more epochs of the last stage.
     """
     from medarts.commands import runs
-    from medarts.recipe import load
+    from medarts.config import load
 
     files, changes = split(words)
     if resume is not None:
@@ -378,7 +378,7 @@ def benchmark(
     """
     from medarts import terminal
     from medarts.commands import comparisons
-    from medarts.recipe.study import load_study
+    from medarts.config.study import load_study
 
     check_number("jobs", jobs, low=1, high=MOST_JOBS)
     found = comparisons.benchmark(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
@@ -407,7 +407,7 @@ def generalize(
     """
     from medarts import terminal
     from medarts.commands import comparisons
-    from medarts.recipe.study import load_study
+    from medarts.config.study import load_study
 
     check_number("jobs", jobs, low=1, high=MOST_JOBS)
     if recipe.is_dir():

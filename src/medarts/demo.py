@@ -5,12 +5,12 @@ from importlib import resources
 from pathlib import Path
 
 from medarts.commands import runs
+from medarts.config import Recipe, SourceSettings, Task, parse
+from medarts.config.yaml_text import read_yaml
 from medarts.data.phantom import write_chest_phantoms, write_phantoms
+from medarts.engine.directory import RunDirectory
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
-from medarts.recipe import Recipe, SourceSettings, Task, parse
-from medarts.recipe.yaml_text import read_yaml
-from medarts.run.directory import RunDirectory
 from medarts.spaces.reading import load as load_genotype
 
 IMAGES, SIZE = 100, 96

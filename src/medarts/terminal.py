@@ -12,20 +12,20 @@ from medarts.comparison.overall import of_single_sets, overall
 from medarts.comparison.paired import Difference
 from medarts.comparison.result import Comparison, MetricScore, Missing
 from medarts.comparison.words import excluded_words, missing_lines
-from medarts.console import columns, make_console, name_column, say, show_table
+from medarts.config import SPLITS
 from medarts.data.cache import CachedStore
 from medarts.data.examination import Examination
-from medarts.evaluation.cost import Cost
 from medarts.evaluation.finding_table import MEANS
 from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.plan import Plan
 from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
-from medarts.names import printable
-from medarts.recipe import SPLITS
+from medarts.profiling.cost import Cost
+from medarts.profiling.plan import Plan
 from medarts.reporting.comparison_controls import control_sentences, overall_control_sentences
 from medarts.reporting.content import counted, p_text, significant
 from medarts.study.generalization import Generalization
 from medarts.study.words import excluded_of, means_words, missing_of
+from medarts.system.console import columns, make_console, name_column, say, show_table
+from medarts.system.names import printable
 
 console = make_console()
 

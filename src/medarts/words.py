@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from medarts.config import Recipe
 from medarts.errors import RecipeError
-from medarts.recipe import Recipe
-from medarts.texts import exists
+from medarts.system.texts import exists
 
 _FLAGS = ("--json", "--no-json", "--help", "-h")
 """Options that take no value."""

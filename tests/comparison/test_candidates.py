@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from medarts.comparison.candidates import Candidate, check_comparable, group_runs
+from medarts.config import Recipe, apply_overrides, parse
+from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
-from medarts.recipe import Recipe, apply_overrides, parse
-from medarts.run.directory import RunDirectory
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 

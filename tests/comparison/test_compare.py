@@ -15,18 +15,18 @@ from medarts.comparison.compare import Comparison, Missing, compare
 from medarts.comparison.costs import REPEATS, costs_of, costs_of_groups
 from medarts.comparison.overlays import predict_overlays
 from medarts.comparison.pairs import Pairs
+from medarts.config import Recipe, apply_overrides, parse
+from medarts.config.models import UNetSettings
+from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
-from medarts.evaluation import cost
-from medarts.evaluation.cost import Cost, Timing
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
-from medarts.recipe import Recipe, apply_overrides, parse
-from medarts.recipe.models import UNetSettings
-from medarts.run.directory import RunDirectory
-from medarts.run.randomness import seed_torch
+from medarts.profiling import cost
+from medarts.profiling.cost import Cost, Timing
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.system.randomness import seed_torch
 from medarts.training.start import start_training
 
 MILLISECONDS = {"unet": 5.0, "small": 4.0}

@@ -14,16 +14,16 @@ from PIL import Image
 
 from medarts.comparison import scored
 from medarts.comparison.scored import scores_of
+from medarts.config import Recipe, apply_overrides, parse
+from medarts.config.models import UNetSettings
 from medarts.data.opening import open_manifest
+from medarts.engine import checkpoint
+from medarts.engine.checkpoint import Checkpoint
+from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.fingerprints import of_metrics
 from medarts.evaluation.scores import Scores
-from medarts.recipe import Recipe, apply_overrides, parse
-from medarts.recipe.models import UNetSettings
-from medarts.run import checkpoint
-from medarts.run.checkpoint import Checkpoint
-from medarts.run.directory import RunDirectory
 from medarts.training.start import start_training
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import ndimage
 
+from medarts.config import AugmentationSettings
 from medarts.data.augmentation import augment
-from medarts.recipe import AugmentationSettings
 
 OFF: dict[str, Any] = {
     "flip": False, "transpose": False, "rotate": 0.0, "scale": 0.0, "brightness": 0.0, "contrast": 0.0, "gamma": 0.0

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from medarts.config import AugmentationSettings
 from medarts.data.batches import Batches, check_fills_a_batch
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
-from medarts.recipe import AugmentationSettings
 
 STILL = AugmentationSettings(flip=False, transpose=False, brightness=0.0)
 CPU = torch.device("cpu")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.config import DataSettings, Recipe
 from medarts.data import digests, filling, rows
 from medarts.data.cache import remove, stores_in
 from medarts.data.sources import open_sources
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError
-from medarts.recipe import DataSettings, Recipe
 
 
 @pytest.fixture

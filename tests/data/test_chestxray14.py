@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.config import SourceSettings
 from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
 from medarts.data.sources import open_sources
 from medarts.data.sources.chestxray14 import FINDINGS
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings
 
 # The header as published: without quotes, so that rows have two cells more than it; that of 2017 ends in a comma.
 START = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"

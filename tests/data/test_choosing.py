@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from medarts.config import DataSettings
 from medarts.data.choosing import choose_sources, recognise
 from medarts.errors import DataError
-from medarts.recipe import DataSettings
 
 NAMES = {
     "archive (1)": "archive-1",

@@ -9,10 +9,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from medarts.config import DataSettings, SourceSettings
 from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
 from medarts.errors import DataError
-from medarts.recipe import DataSettings, SourceSettings
 
 SPLITS = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
 

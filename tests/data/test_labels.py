@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from medarts.config import AugmentationSettings, MixingSettings, Recipe, apply_overrides, parse
 from medarts.data.augmentation import augment
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest, ReadingRules, Sample
@@ -20,7 +21,6 @@ from medarts.data.mixing import mix
 from medarts.data.opening import open_data, open_manifest, with_findings
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
-from medarts.recipe import AugmentationSettings, MixingSettings, Recipe, apply_overrides, parse
 
 FINDINGS = ("disc", "bar", "bright")
 OFF: dict[str, Any] = {"flip": False, "transpose": False, "brightness": 0.0}

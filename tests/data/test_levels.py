@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.config import DataSettings, SourceSettings
 from medarts.data.doctor import examine
 from medarts.data.formats.raw import Raw
 from medarts.data.levels import DomainLevels
@@ -15,7 +16,6 @@ from medarts.data.masks import classify
 from medarts.data.sources import open_sources
 from medarts.data.store import open_store
 from medarts.errors import DataError
-from medarts.recipe import DataSettings, SourceSettings
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 

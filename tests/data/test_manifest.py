@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.config import DataSettings, SourceSettings
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.sources import open_sources
 from medarts.data.store import open_store
 from medarts.errors import DataError
-from medarts.recipe import DataSettings, SourceSettings
-from medarts.run.files import write_whole
+from medarts.system.files import write_whole
 
 
 def listed(root: Path) -> Manifest:

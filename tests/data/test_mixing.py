@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from medarts.config import MixingSettings
 from medarts.data.mixing import Mixture, mix, mixing_weights
-from medarts.recipe import MixingSettings
 
 
 def batch(size: int = 5) -> tuple[torch.Tensor, torch.Tensor]:

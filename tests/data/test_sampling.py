@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medarts.config import SPLITS
 from medarts.data.manifest import Sample
 from medarts.data.sampling import sample_patients
 from medarts.data.sources.chestxray14 import FINDINGS
 from medarts.errors import DataError
-from medarts.recipe import SPLITS
 
 
 def a_sample(key: str, patient: str, split: str, *findings: str) -> Sample:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.config import DataSettings, SourceSettings
 from medarts.data.files import raw_image
 from medarts.data.opening import open_manifest
 from medarts.data.reading import read_pair
@@ -18,7 +19,6 @@ from medarts.data.sources.cvc import FRAMES, sequence_of
 from medarts.data.sources.labelled import LEFT_OUT, UNUSED
 from medarts.data.sources.pairing import FOLDERS, MISNAMED, NOT_READ, OTHER_NAME, TABLES
 from medarts.errors import DataError
-from medarts.recipe import DataSettings, SourceSettings
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.config import DataSettings, Recipe, SourceSettings
 from medarts.data import filling
 from medarts.data.choosing import choose_sources
 from medarts.data.opening import open_data
 from medarts.data.sources import open_sources
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError
-from medarts.recipe import DataSettings, Recipe, SourceSettings
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ from pathlib import Path
 from medarts.data import filling
 from medarts.data.sources import open_sources
 from medarts.data.store import open_store
-from medarts.recipe import DataSettings
+from medarts.config import DataSettings
 settings = DataSettings.model_validate_json(Path(sys.argv[1]).read_text())
 real = filling.read_pair
 def slow(sample, rules, *, channels):

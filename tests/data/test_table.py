@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.config import DataSettings, SourceSettings
 from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
 from medarts.data.reading import read_image
@@ -14,7 +15,6 @@ from medarts.data.sources import ALIKE, open_sources, survey
 from medarts.data.sources.labelled import RENAMED, UNUSED
 from medarts.data.sources.pairing import NOT_READ
 from medarts.errors import DataError
-from medarts.recipe import DataSettings, SourceSettings
 
 
 def folder_of(root: Path, text: str, *files: str) -> Path:

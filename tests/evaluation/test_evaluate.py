@@ -14,17 +14,17 @@ import torch
 from PIL import Image
 
 from medarts import terminal
+from medarts.config import Recipe, SourceSettings, apply_overrides, parse
 from medarts.data.opening import open_data, open_manifest
+from medarts.engine import checkpoint
+from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError
 from medarts.evaluation import segmentation
 from medarts.evaluation.evaluate import evaluate, load_network, scores_folder
 from medarts.evaluation.scores import Scores
-from medarts.recipe import Recipe, SourceSettings, apply_overrides, parse
 from medarts.reporting.page import write_report
-from medarts.run import checkpoint
-from medarts.run.directory import RunDirectory
-from medarts.run.randomness import seed_torch
 from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.system.randomness import seed_torch
 from medarts.training.start import start_training
 
 

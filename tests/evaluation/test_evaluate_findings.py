@@ -11,19 +11,19 @@ import pytest
 import torch
 from monai.networks import nets
 
+from medarts.config import Recipe, SourceSettings, StackSettings, apply_overrides, parse, to_yaml
+from medarts.config.reading import deciding_values, fingerprint
 from medarts.data.opening import open_data, open_manifest
+from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError
 from medarts.evaluation.cam import grad_cam
 from medarts.evaluation.evaluate import evaluate, load_network
 from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.plan import plan
 from medarts.evaluation.scores import ALL
-from medarts.recipe import Recipe, SourceSettings, StackSettings, apply_overrides, parse, to_yaml
-from medarts.recipe.reading import deciding_values, fingerprint
+from medarts.profiling.plan import plan
 from medarts.reporting.page import write_report
-from medarts.run.directory import RunDirectory
-from medarts.run.randomness import seed_torch
 from medarts.spaces.stack.supernet import StackSpace
+from medarts.system.randomness import seed_torch
 from medarts.training.start import start_training
 
 FINDINGS = ("disc", "bar", "bright")
@@ -297,8 +297,8 @@ def test_a_network_for_masks_is_not_scored_by_findings(small_recipe, table_data,
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trials of test_plan run in processes of their own; here their answer counts."""
-    monkeypatch.setattr("medarts.evaluation.plan.in_new_process", lambda attempt: attempt())
-    monkeypatch.setattr("medarts.evaluation.plan.STEPS", 1)
+    monkeypatch.setattr("medarts.profiling.plan.in_new_process", lambda attempt: attempt())
+    monkeypatch.setattr("medarts.profiling.plan.STEPS", 1)
 
 
 @pytest.mark.parametrize("gradient", ["first_order", "second_order"])

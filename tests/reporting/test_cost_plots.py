@@ -5,8 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from medarts.evaluation.cost import Cost
-from medarts.evaluation.latency import Timing
+from medarts.profiling.cost import Cost
+from medarts.profiling.latency import Timing
 from medarts.reporting.cost_plots import plot_costs, rank_correlation
 
 NETWORKS = {"unet": (34.5e6, 520.0), "unetpp": (36.6e6, 900.0), "resenc-unet": (71e6, 480.0), "searched": (0.6e6, 95.0)}

@@ -4,8 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from medarts.config import DeriveSettings, StageSettings, WeaveSettings
 from medarts.errors import GenotypeError
-from medarts.recipe import DeriveSettings, StageSettings, WeaveSettings
 from medarts.reporting.cells import draw_cell
 from medarts.reporting.drawings import describe, drawings, one_line, save_drawings
 from medarts.reporting.lattice import draw_lattice

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from medarts.config import Recipe, SupernetSettings, parse
+from medarts.config.models import CheXNetSettings
+from medarts.engine.directory import RunDirectory
 from medarts.evaluation.findings import FindingScores, Predictions
-from medarts.recipe import Recipe, SupernetSettings, parse
-from medarts.recipe.models import CheXNetSettings
 from medarts.reporting.page import write_report
-from medarts.run.directory import RunDirectory
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load, zoo
 from medarts.spaces.stack.darts_text import to_text

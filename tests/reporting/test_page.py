@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from medarts.comparison.candidates import listed_samples
+from medarts.config import Recipe, SupernetSettings
+from medarts.engine.directory import RunDirectory
+from medarts.engine.seal import signed
 from medarts.errors import MedartsError, RunError
-from medarts.evaluation.cost import Cost
 from medarts.evaluation.files import read_scores
-from medarts.evaluation.latency import Timing
 from medarts.evaluation.scores import ImageScore, Scores
-from medarts.recipe import Recipe, SupernetSettings
+from medarts.profiling.cost import Cost
+from medarts.profiling.latency import Timing
 from medarts.reporting.content import read_json
 from medarts.reporting.page import write_report
-from medarts.run.directory import RunDirectory
-from medarts.run.seal import signed
 from medarts.spaces.reading import load
 from medarts.spaces.weave.supernet import WeaveSpace
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from medarts.recipe import StackSettings, StageSettings, SupernetSettings, WeaveSettings
+from medarts.config import StackSettings, StageSettings, SupernetSettings, WeaveSettings
 from medarts.reporting.plots import plot_alphas, plot_curves, plot_gammas
 from medarts.spaces.stack.operations import OPERATIONS
 from medarts.spaces.stack.supernet import StackSpace

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from medarts.evaluation.cost import Cost
-from medarts.evaluation.latency import Timing
+from medarts.profiling.cost import Cost
+from medarts.profiling.latency import Timing
 from medarts.reporting.comparison_plots import plot_latency
 from medarts.reporting.comparison_points import Point
 from medarts.reporting.cost_plots import plot_costs

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medarts.config import SupernetSettings, WeaveSettings
+from medarts.config.sections import DeriveSettings
 from medarts.errors import RecipeError
-from medarts.recipe import SupernetSettings, WeaveSettings
-from medarts.recipe.sections import DeriveSettings
 from medarts.spaces.fast.kernels import Dense, Kernels, Separable, Shuffled
 from medarts.spaces.fast.layout import to_bchw, to_bhwc
 from medarts.spaces.fast.norm import NormState, norm_formula, norm_formula_backward

@@ -11,12 +11,12 @@ import pytest
 
 from medarts.commands.networks import genotype_of
 from medarts.errors import GenotypeError, RecipeError
-from medarts.names import name_of
 from medarts.spaces import registry
 from medarts.spaces.genotype import Genotype, KeptMoves, from_json
 from medarts.spaces.reading import load, zoo
 from medarts.spaces.stack.darts_text import to_text
 from medarts.spaces.weave.genotypes import LatticeSettings, check, paths_of
+from medarts.system.names import name_of
 
 WEAVES = (
     "alpha0_5_stage1_double_deep_ep80",

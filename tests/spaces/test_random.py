@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medarts.errors import GenotypeError
-from medarts.networks.registry import build_network
+from medarts.models.registry import build_network
 from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.reading import load, zoo
 from medarts.spaces.registry import check, random_genotype

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.recipe import DeriveSettings, StackSettings, SupernetSettings
+from medarts.config import DeriveSettings, StackSettings, SupernetSettings
 from medarts.spaces.space import Candidates
 from medarts.spaces.stack.execution import FAST, PLAIN, Execution
 from medarts.spaces.stack.frame import least_layers

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medarts.config import DeriveSettings, StackSettings, StageSettings, SupernetSettings
 from medarts.errors import GenotypeError, RecipeError
-from medarts.networks.stack import StackNetwork
-from medarts.recipe import DeriveSettings, StackSettings, StageSettings, SupernetSettings
+from medarts.models.stack import StackNetwork
 from medarts.spaces.cell import NONE, CellWeights, cell_edges
 from medarts.spaces.genotype import from_json
 from medarts.spaces.space import Candidates

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medarts.config import DeriveSettings, StageSettings, WeaveSettings
 from medarts.errors import GenotypeError
-from medarts.networks.weave import WeaveCell, WeaveNetwork
-from medarts.recipe import DeriveSettings, StageSettings, WeaveSettings
+from medarts.models.weave import WeaveCell, WeaveNetwork
 from medarts.spaces.cell import NONE, CellWeights, cell_edges, derive_cell
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.space import Candidates

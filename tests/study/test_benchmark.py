@@ -17,14 +17,13 @@ import pytest
 import torch
 import yaml
 
+from medarts.config import parse
+from medarts.config.models import UNetSettings
+from medarts.config.study import Study, load_study
 from medarts.data.phantom import write_phantoms
+from medarts.engine import checkpoint
+from medarts.engine.directory import RunDirectory
 from medarts.errors import DivergedError, MedartsError, RecipeError, RunError
-from medarts.recipe import parse
-from medarts.recipe.models import UNetSettings
-from medarts.recipe.study import Study, load_study
-from medarts.run import checkpoint
-from medarts.run.directory import RunDirectory
-from medarts.run.interruption import InterruptedRunError
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load
 from medarts.spaces.registry import random_genotype, space_settings
@@ -35,6 +34,7 @@ from medarts.study.benchmark import benchmark, prepare, what_is_there, with_thre
 from medarts.study.jobs import Ended, Job, do, is_finished
 from medarts.study.layout import Layout, Place
 from medarts.study.plan import Plan, Step
+from medarts.system.interruption import InterruptedRunError
 from medarts.training.loop import TrainingLoop
 from medarts.training.start import start_training
 
@@ -43,7 +43,7 @@ Make = Callable[..., Study]
 HOLDS = """
 import sys
 from pathlib import Path
-from medarts.run import lock
+from medarts.system import lock
 with lock.held(Path(sys.argv[1]), "benchmark"):
     print("held", flush=True)
     sys.stdin.read()

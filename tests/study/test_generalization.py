@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from medarts.comparison.paired import ALPHA, flip_p, holm
+from medarts.config import parse
+from medarts.config.study_sections import Study
+from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.evaluation.findings import FindingScores, Predictions
 from medarts.evaluation.scores import ImageScore, Scores
 from medarts.evaluation.statistics import bootstrap_interval
-from medarts.recipe import parse
-from medarts.recipe.study_sections import Study
-from medarts.run.directory import RunDirectory
-from medarts.run.randomness import seed_of
 from medarts.study.claims import verdict_of
 from medarts.study.generalization import Claim, Differing, Generalization, MissingRun, MissingTest, Pooled, Side
 from medarts.study.generalize import put_together
 from medarts.study.measures import Scored
 from medarts.study.sides import makers_of_searches, makers_of_trainings
 from medarts.study.words import means_words
+from medarts.system.randomness import seed_of
 
 DRAWS = 200
 SEARCHED: dict[str, Any] = {"mix": ["a", "b"], "on-a": ["a"], "on-b": ["b"]}

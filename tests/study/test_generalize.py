@@ -11,12 +11,12 @@ from PIL import Image
 
 from medarts import cli
 from medarts.comparison import scored
+from medarts.config import parse
+from medarts.config.study_sections import Study
 from medarts.errors import RecipeError
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
-from medarts.recipe import parse
-from medarts.recipe.study_sections import Study
 from medarts.spaces.reading import load as load_genotype
 from medarts.study.benchmark import benchmark
 from medarts.study.generalization import Generalization

@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
+from medarts.config.models import MODELS, UNetSettings
+from medarts.config.study import Study, load_study
 from medarts.errors import GenotypeError, RunError
-from medarts.networks.registry import Architecture, build_network
-from medarts.recipe.models import MODELS, UNetSettings
-from medarts.recipe.study import Study, load_study
+from medarts.models.registry import Architecture, build_network
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load
 from medarts.spaces.registry import random_genotype

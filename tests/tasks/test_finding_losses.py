@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from medarts.config import FindingLoss
 from medarts.errors import RecipeError
-from medarts.recipe import FindingLoss
 from medarts.tasks.finding_losses import make_finding_loss
 
 NAMES: tuple[FindingLoss, ...] = get_args(FindingLoss)

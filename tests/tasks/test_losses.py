@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from medarts.config import LossName, MaskLoss
 from medarts.errors import RecipeError
-from medarts.recipe import LossName, MaskLoss
 from medarts.tasks.losses import SMOOTHING, make_loss
 
 NAMES: tuple[LossName, ...] = get_args(MaskLoss)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from medarts.config import DataSettings, SourceSettings
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.resizing import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
-from medarts.recipe import DataSettings, SourceSettings
 from medarts.tasks.segmentation import SegmentationTask, check_masks
 
 SIZE = 16

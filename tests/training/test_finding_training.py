@@ -7,18 +7,18 @@ import pytest
 import torch
 from monai.networks import nets
 
+from medarts.config import Recipe, StackSettings, apply_overrides, parse
+from medarts.config.models import CheXNetSettings
+from medarts.engine import checkpoint
+from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RecipeError, RunError
 from medarts.evaluation.evaluate import load_network
-from medarts.networks.chexnet import CheXNet
-from medarts.networks.stack import StackNetwork
-from medarts.recipe import Recipe, StackSettings, apply_overrides, parse
-from medarts.recipe.models import CheXNetSettings
-from medarts.run import checkpoint
-from medarts.run.directory import RunDirectory
-from medarts.run.randomness import seed_torch
+from medarts.models.chexnet import CheXNet
+from medarts.models.stack import StackNetwork
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.stack.supernet import StackSpace
+from medarts.system.randomness import seed_torch
 from medarts.tasks.classification import ClassificationTask
 from medarts.training.loop import TrainingLoop
 from medarts.training.start import resume_training, start_training, try_training

@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 from torch import nn
 
+from medarts.config import Recipe, apply_overrides, parse, to_yaml
+from medarts.engine import checkpoint
+from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, DivergedError, GenotypeError, RecipeError, RunError
 from medarts.evaluation.evaluate import load_network
-from medarts.networks.registry import network_of
-from medarts.networks.weave import WeaveNetwork
-from medarts.recipe import Recipe, apply_overrides, parse, to_yaml
-from medarts.run import checkpoint
-from medarts.run.directory import RunDirectory
-from medarts.run.memory import OutOfMemoryError
-from medarts.run.randomness import seed_torch
+from medarts.models.registry import network_of
+from medarts.models.weave import WeaveNetwork
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.system.memory import OutOfMemoryError
+from medarts.system.randomness import seed_torch
 from medarts.tasks.segmentation import SegmentationTask
 from medarts.training.loop import TrainingLoop
 from medarts.training.start import resume_training, start_training
@@ -90,7 +90,7 @@ def patch_scores(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
 def run_in_process(script: str, **names: object) -> int | None:
     """Runs a script in a process of its own, and returns its exit status."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["medarts.search", "medarts.training.start"])  # children have it imported
+    context.set_forkserver_preload(["medarts.nas", "medarts.training.start"])  # children have it imported
     process = context.Process(target=exec, args=(script, names))
     process.start()
     process.join(timeout=60)

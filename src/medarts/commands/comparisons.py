@@ -10,19 +10,19 @@ from medarts.comparison.costs import costs_of_groups
 from medarts.comparison.readable import read_files, readable
 from medarts.comparison.result import Comparison, Missing
 from medarts.comparison.scored import AnyScores, scores_of
+from medarts.config.study import Study, load_study
 from medarts.data.manifest import Part, part_named
+from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError, did_you_mean
-from medarts.recipe.study import Study, load_study
 from medarts.reporting.comparison import write_comparisons
 from medarts.reporting.generalization import write_generalization
-from medarts.run.directory import RunDirectory
-from medarts.run.files import check_writable
-from medarts.run.progress import progress_bar
 from medarts.study.benchmark import GroupRuns, what_is_there
 from medarts.study.benchmark import benchmark as run_study
 from medarts.study.generalization import Generalization
 from medarts.study.generalize import generalize as generalize_runs
 from medarts.study.layout import Layout
+from medarts.system.files import check_writable
+from medarts.system.progress import progress_bar
 
 
 def compare(

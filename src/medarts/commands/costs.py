@@ -7,20 +7,20 @@ from pydantic import ValidationError
 
 from medarts.commands.networks import genotype_of
 from medarts.commands.options import check_number
+from medarts.config import apply_overrides
+from medarts.config.explaining import explain
+from medarts.config.section import LARGEST_SIZE, MOST_CHANNELS, MOST_OUTPUTS
+from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError
-from medarts.evaluation.cost import Cost, measure_costs
-from medarts.evaluation.latency import usable_cores, usual_threads
-from medarts.networks.registry import Architecture, model_named, task_of, usual_outputs, usual_size
-from medarts.recipe import apply_overrides
-from medarts.recipe.explaining import explain
-from medarts.recipe.section import LARGEST_SIZE, MOST_CHANNELS, MOST_OUTPUTS
+from medarts.models.registry import Architecture, model_named, task_of, usual_outputs, usual_size
+from medarts.profiling.cost import Cost, measure_costs
+from medarts.profiling.latency import usable_cores, usual_threads
 from medarts.reporting.cost_plots import plot_costs
 from medarts.reporting.style import save as save_figure
-from medarts.run.directory import RunDirectory
-from medarts.run.files import check_writable, make_folder, writing
-from medarts.run.progress import progress_bar
 from medarts.spaces.genotype import Genotype
-from medarts.texts import exists
+from medarts.system.files import check_writable, make_folder, writing
+from medarts.system.progress import progress_bar
+from medarts.system.texts import exists
 
 
 def cost(

@@ -2,21 +2,21 @@
 
 from pathlib import Path
 
+from medarts.config import Recipe
+from medarts.config import load as load_recipe
 from medarts.data.choosing import choose_sources
 from medarts.data.doctor import examine
 from medarts.data.examination import Examination
-from medarts.evaluation.plan import Plan
-from medarts.evaluation.plan import plan as plan_recipe
-from medarts.names import name_of
-from medarts.recipe import Recipe
-from medarts.recipe import load as load_recipe
+from medarts.engine.directory import RunDirectory
+from medarts.profiling.plan import Plan
+from medarts.profiling.plan import plan as plan_recipe
 from medarts.reporting.drawings import describe, save_drawings
-from medarts.run.directory import RunDirectory
-from medarts.run.files import check_writable, make_folder, writing
-from medarts.run.progress import progress_bar
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.registry import check
-from medarts.texts import exists
+from medarts.system.files import check_writable, make_folder, writing
+from medarts.system.names import name_of
+from medarts.system.progress import progress_bar
+from medarts.system.texts import exists
 
 
 def doctor(word: str) -> Examination:
@@ -59,7 +59,7 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None) -> Plan:
 
     Args:
         recipe: what to do.
-        budget_mb: memory in MB that they are to fit into, by splitting batches; see ``medarts.evaluation.plan``.
+        budget_mb: memory in MB that they are to fit into, by splitting batches; see ``medarts.profiling.plan``.
 
     Raises:
         MedartsError: data, recipe, device or budget do not fit.

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from medarts.config import Recipe, apply_overrides
+from medarts.engine.directory import RunDirectory
 from medarts.errors import GenotypeError, RecipeError, RunError, quoted
-from medarts.networks.registry import Architecture
-from medarts.recipe import Recipe, apply_overrides
-from medarts.run.directory import RunDirectory
+from medarts.models.registry import Architecture
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.registry import check

@@ -4,22 +4,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medarts.commands.costs import cost
+from medarts.config import Recipe, apply_overrides, parse
+from medarts.config import load as load_recipe
 from medarts.data.choosing import choose_sources
 from medarts.data.manifest import part_named
+from medarts.engine.directory import RunDirectory
+from medarts.engine.seal import signed
 from medarts.errors import RecipeError
 from medarts.evaluation.evaluate import evaluate as evaluate_run
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
-from medarts.networks.registry import Architecture
-from medarts.recipe import Recipe, apply_overrides, parse
-from medarts.recipe import load as load_recipe
+from medarts.models.registry import Architecture
+from medarts.nas import resume_search, start_search
 from medarts.reporting.drawings import one_line, save_drawings
 from medarts.reporting.page import write_report
-from medarts.run.directory import RunDirectory
-from medarts.run.files import write_whole
-from medarts.run.seal import signed
-from medarts.search import resume_search, start_search
 from medarts.spaces.reading import load as load_genotype
+from medarts.system.files import write_whole
 from medarts.training.start import resume_training, start_training
 
 _REPEATS = 10
@@ -33,7 +33,7 @@ def search(recipe: Recipe, out: Path) -> RunDirectory:
     """Searches a genotype in a new run directory, and writes its drawings, cost and report.
 
     Raises:
-        MedartsError: see ``medarts.search.start_search``.
+        MedartsError: see ``medarts.nas.start_search``.
     """
     return complete(start_search(recipe, out))
 
@@ -58,7 +58,7 @@ def resume(path: Path, *, kind: str, changes: Iterable[str] = ()) -> RunDirector
     Args:
         path: the run.
         kind: "search" or "train".
-        changes: changes of its recipe as key.path=value; see ``medarts.run.changes`` for those that there may be.
+        changes: changes of its recipe as key.path=value; see ``medarts.engine.changes`` for those that there may be.
 
     Raises:
         RunError: the folder is no run of that kind, another process is at work on it, its data have changed, or its

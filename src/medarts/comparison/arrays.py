@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.run.files import open_file, write_whole
+from medarts.system.files import open_file, write_whole
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -9,26 +9,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from medarts.config import Recipe
+from medarts.config.difference import differences
+from medarts.config.models import CheXNetSettings
+from medarts.engine.directory import RunDirectory
+from medarts.engine.journals import read_journal
+from medarts.engine.listing import Listing, about, changed_files, counted_names, read_listing
 from medarts.errors import RunError
-from medarts.names import printable
-from medarts.networks.registry import Architecture
-from medarts.recipe import Recipe
-from medarts.recipe.difference import differences
-from medarts.recipe.models import CheXNetSettings
-from medarts.run.directory import RunDirectory
-from medarts.run.journals import read_journal
-from medarts.run.listing import Listing, about, changed_files, counted_names, read_listing
+from medarts.models.registry import Architecture
 from medarts.spaces.drawing import SOURCE
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.reading import zoo
+from medarts.system.names import printable
 from medarts.training.start import architecture_of
 
 Kind = Literal["searched", "random", "published", "made by hand"]
 """Where a network comes from."""
 
 MAY_DIFFER = ("seed", "space", "search", "derive")
-"""Sections of a recipe, beside ``train.model`` and what ``medarts.recipe.difference`` passes over, that neither decide
+"""Sections of a recipe, beside ``train.model`` and what ``medarts.config.difference`` passes over, that neither decide
 how a network is trained nor how it is scored: they are the network itself or its seed."""
 
 

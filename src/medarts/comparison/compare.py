@@ -19,14 +19,14 @@ from medarts.comparison.pooled import differences_of
 from medarts.comparison.result import Comparison, DifferingImage, ImageRow, MetricScore, Missing, NetworkResult
 from medarts.comparison.scored import AnyScores, scores_of_all
 from medarts.comparison.words import definitions, name_test
+from medarts.config import ComputeSettings
 from medarts.data.manifest import Part
+from medarts.engine.device import environment, make_fabric
+from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError, did_you_mean
-from medarts.evaluation.cost import Cost
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores, number
-from medarts.recipe import ComputeSettings
-from medarts.run.device import environment, make_fabric
-from medarts.run.directory import RunDirectory
+from medarts.profiling.cost import Cost
 
 __all__ = ["Comparison", "Missing", "compare"]
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from medarts.comparison.candidates import Candidate
-from medarts.evaluation import cost
-from medarts.evaluation.cost import Cost
-from medarts.evaluation.latency import usual_threads
-from medarts.networks.registry import Architecture
-from medarts.run.progress import progress_bar
+from medarts.models.registry import Architecture
+from medarts.profiling import cost
+from medarts.profiling.cost import Cost
+from medarts.profiling.latency import usual_threads
+from medarts.system.progress import progress_bar
 
 REPEATS = 20
 """Timed passes."""

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from medarts.comparison.paired import Measured, common_seeds
 from medarts.comparison.pooled import Paired
+from medarts.engine.listing import ImageName
 from medarts.errors import RunError
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.statistics import bootstrap_means
-from medarts.run.listing import ImageName
 
 Floats = NDArray[np.floating[Any]]
 

@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from medarts.comparison.candidates import Candidate
+from medarts.config import Split
 from medarts.data.batches import Batches
 from medarts.data.manifest import Part
 from medarts.data.opening import open_manifest
 from medarts.data.store import open_store
+from medarts.engine.device import make_fabric
+from medarts.engine.listing import ImageName
 from medarts.evaluation.evaluate import load_network
-from medarts.networks.shipping import shipped
-from medarts.recipe import Split
-from medarts.run.device import make_fabric
-from medarts.run.listing import ImageName
-from medarts.run.progress import progress_bar
+from medarts.models.shipping import shipped
+from medarts.system.progress import progress_bar
 from medarts.tasks.metrics import predicted_classes
 
 Floats = NDArray[np.floating[Any]]

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from medarts.comparison.candidates import Candidate, listed_samples, training_seconds
 from medarts.comparison.result import Missing
+from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError
-from medarts.run.directory import RunDirectory
 from medarts.training.start import architecture_of
 
 

@@ -13,11 +13,11 @@ from medarts.comparison.controls import Control
 from medarts.comparison.overlays import Overlays
 from medarts.comparison.paired import Difference
 from medarts.comparison.pairs import Pairs
+from medarts.config import Task
 from medarts.data.manifest import Part
 from medarts.errors import RunError
 from medarts.evaluation.files import csv_text
-from medarts.recipe import Task
-from medarts.run.files import open_table, read_whole, write_whole
+from medarts.system.files import open_table, read_whole, write_whole
 
 _IMAGE_COLUMNS = ("domain", "key", "patient")
 

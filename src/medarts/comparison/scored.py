@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 from medarts.comparison.candidates import Candidate, listed_samples
+from medarts.config import SourceSettings
 from medarts.data.manifest import Part
+from medarts.engine.directory import RunDirectory
+from medarts.engine.listing import ImageName
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import evaluate, fingerprints_now, scores_folder
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
-from medarts.recipe import SourceSettings
-from medarts.run.directory import RunDirectory
-from medarts.run.listing import ImageName
-from medarts.run.progress import progress_bar
+from medarts.system.progress import progress_bar
 
 AnyScores = Scores | FindingScores
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from medarts.comparison.costs import REPEATS
 from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS, Difference, least_corrected_p
+from medarts.config import EvaluationSettings, Task
 from medarts.evaluation.scores import LEVEL
-from medarts.recipe import EvaluationSettings, Task
 from medarts.tasks import metrics, ranking
 
 _SCORES = {

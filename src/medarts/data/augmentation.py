@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from medarts.recipe import AugmentationSettings
+from medarts.config import AugmentationSettings
 
 
 def augment(images: Tensor, targets: Tensor, settings: AugmentationSettings, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medarts.config import AugmentationSettings
 from medarts.data.augmentation import augment
 from medarts.data.manifest import Manifest
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
-from medarts.recipe import AugmentationSettings
-from medarts.run.randomness import seed_of
+from medarts.system.randomness import seed_of
 
 
 def check_fills_a_batch(part: Manifest, batch: int, *, name: str) -> None:

@@ -5,14 +5,14 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
+from medarts.config import SourceSettings
+from medarts.config.data import RESERVED
 from medarts.data.files import suffix_of
 from medarts.data.sources import LAYOUTS, chaos, chestxray14, cvc, folder, isic, table
 from medarts.data.sources.contents import contents_of
 from medarts.data.sources.pairing import require_folder
 from medarts.errors import DataError, did_you_mean
-from medarts.names import name_of
-from medarts.recipe import SourceSettings
-from medarts.recipe.data import RESERVED
+from medarts.system.names import name_of
 
 _STACKS = {".dcm", ".nii", ".nii.gz"}
 

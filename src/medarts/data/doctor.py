@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medarts.config import SPLITS, DataSettings, SourceSettings, Split
 from medarts.data.examination import Examination, Finding, Level, Summary
 from medarts.data.files import raw_image
 from medarts.data.formats.raw import Raw
@@ -21,7 +22,6 @@ from medarts.data.sources import DIVIDED, Survey, advice, survey
 from medarts.data.sources.pairing import Fault
 from medarts.data.splits import divided
 from medarts.errors import DataError
-from medarts.recipe import SPLITS, DataSettings, SourceSettings, Split
 
 Progress = Callable[[int, int], None]
 _TINY_PART = 1 / 16  # an image of 12 bits in a file of 16 uses this part of its range

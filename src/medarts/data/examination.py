@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from medarts.config import Split
 from medarts.data.grouping import SHOWN, common, first_of, kind_of
-from medarts.names import printable
-from medarts.recipe import Split
+from medarts.system.names import printable
 
 Level = Literal["error", "warning"]
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medarts.config import DataSettings
 from medarts.data.cache import MARK, discard, make_room, unfinished_of
 from medarts.data.gate import Gate, pixels_of
 from medarts.data.levels import DomainLevels, MaskLevel
@@ -22,8 +23,7 @@ from medarts.data.reading import check_classes, read_image, read_pair
 from medarts.data.resizing import MaskState, mask_states, resize_image, resize_mask
 from medarts.data.rows import RowWriter
 from medarts.errors import DataError
-from medarts.recipe import DataSettings
-from medarts.run.progress import inform, progress_bar
+from medarts.system.progress import inform, progress_bar
 
 _NAMED = 3
 """Images named in a line that counts many."""

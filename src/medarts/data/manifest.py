@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medarts.config import SPLITS, Split
 from medarts.data.digests import digests_of
 from medarts.errors import DataError, did_you_mean
-from medarts.recipe import SPLITS, Split
 
 Part = Literal["train", "val", "test", "all"]
 PARTS: tuple[Part, ...] = (*SPLITS, "all")

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medarts.recipe import MixingSettings
+from medarts.config import MixingSettings
 
 
 @dataclass(frozen=True, slots=True)

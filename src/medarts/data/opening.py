@@ -1,11 +1,11 @@
 """From the sources of a recipe to a manifest that can be used, and to its images."""
 
+from medarts.config import DataSettings, Recipe, Split
 from medarts.data.manifest import Manifest
 from medarts.data.reading import check_labels
 from medarts.data.sources import advice, open_sources
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError
-from medarts.recipe import DataSettings, Recipe, Split
 
 
 def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...]) -> Manifest:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medarts.config import SPLITS
 from medarts.data.manifest import Sample
 from medarts.data.splits import draw
 from medarts.errors import DataError
-from medarts.recipe import SPLITS
 
 # Every number below is whole and far below 2**53, so that float64 sums are exact and no machine breaks a tie otherwise.
 _Array = NDArray[np.float64]

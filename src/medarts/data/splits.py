@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medarts.config import SPLITS, Split
 from medarts.data.files import is_image, suffix_of
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.tables import Table, read_table
 from medarts.errors import DataError
-from medarts.recipe import SPLITS, Split
 
 ID_COLUMNS = ("id", "image")
 GROUPS = ("patient", "subject", "participant", "person", "sequence", "video", "case", "lesion")

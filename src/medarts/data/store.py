@@ -14,6 +14,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from medarts.config import DataSettings
 from medarts.data.cache import MARK, alone, discard, use
 from medarts.data.digests import digests_read, user_cache
 from medarts.data.filling import Form, fill, forms_of
@@ -21,8 +22,7 @@ from medarts.data.manifest import Manifest
 from medarts.data.resizing import MaskState
 from medarts.data.rows import Rows, StoredRows
 from medarts.errors import DataError
-from medarts.recipe import DataSettings
-from medarts.run.progress import inform
+from medarts.system.progress import inform
 
 FORMAT = 4
 """Part of the cache's name; raise it when reading or resizing changes."""

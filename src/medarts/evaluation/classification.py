@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medarts.config import Recipe
 from medarts.data.batches import Batches
 from medarts.evaluation.cam import grad_cam
 from medarts.evaluation.findings import FindingScores, Predictions
 from medarts.evaluation.fingerprints import Fingerprints
-from medarts.networks.network import FindingNetwork
-from medarts.recipe import Recipe
-from medarts.run.progress import progress_bar
+from medarts.models.network import FindingNetwork
+from medarts.system.progress import progress_bar
 
 
 def score_findings(

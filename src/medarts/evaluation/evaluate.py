@@ -6,10 +6,16 @@ from pathlib import Path
 
 import torch
 
+from medarts.config import Recipe, SourceSettings, Split, Task
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest, Part
 from medarts.data.opening import open_data, open_manifest
 from medarts.data.store import ImageStore, open_store
+from medarts.engine import checkpoint
+from medarts.engine.changes import check_places
+from medarts.engine.checkpoint import Checkpoint
+from medarts.engine.device import make_fabric
+from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError, did_you_mean
 from medarts.evaluation import findings, scores
 from medarts.evaluation.classification import score_findings
@@ -17,15 +23,9 @@ from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.fingerprints import Fingerprints, of_images, of_metrics, of_weights
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.segmentation import score_masks
-from medarts.networks.network import FindingNetwork, TrainedNetwork
-from medarts.networks.registry import network_of
-from medarts.networks.shipping import shipped
-from medarts.recipe import Recipe, SourceSettings, Split, Task
-from medarts.run import checkpoint
-from medarts.run.changes import check_places
-from medarts.run.checkpoint import Checkpoint
-from medarts.run.device import make_fabric
-from medarts.run.directory import RunDirectory
+from medarts.models.network import FindingNetwork, TrainedNetwork
+from medarts.models.registry import network_of
+from medarts.models.shipping import shipped
 from medarts.training.start import architecture_of, without_weights
 
 FOUND_ON: Split = "val"

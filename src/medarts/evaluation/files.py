@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.errors import RunError
-from medarts.run.files import UNFINISHED, flush_folder, make_folder, read_whole, write_whole, writing
+from medarts.system.files import UNFINISHED, flush_folder, make_folder, read_whole, write_whole, writing
 
 FILE = "scores.json"
 """Written last: where it exists, the other files of its folder are whole. It has their digests, and one of its own."""

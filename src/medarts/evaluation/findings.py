@@ -16,7 +16,7 @@ from medarts.evaluation.files import EXAMPLES, again, csv_text, npz_bytes, read_
 from medarts.evaluation.finding_table import SENSITIVE, YOUDEN, FindingRow, Group, mean_of_defined
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.scores import ALL, LEVEL, number, read_made_of
-from medarts.run.files import open_table
+from medarts.system.files import open_table
 from medarts.tasks import calibration, ranking
 from medarts.tasks.calibration import fit_temperature, probabilities_of, reliability
 from medarts.tasks.ranking import (

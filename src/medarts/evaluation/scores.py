@@ -15,7 +15,7 @@ from medarts.errors import RunError
 from medarts.evaluation.files import EXAMPLES, again, csv_text, npz_bytes, read_scores, write_files
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.statistics import bootstrap_means, percentile_interval
-from medarts.run.files import open_table
+from medarts.system.files import open_table
 from medarts.tasks.metrics import DEFINITIONS, OF_EXAMPLES
 
 ALL = "all"

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from medarts.config import Recipe
 from medarts.data.batches import Batch, Batches
 from medarts.data.manifest import Sample
 from medarts.data.resizing import MaskState
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.scores import ImageScore, Scores, TruthWord
-from medarts.recipe import Recipe
-from medarts.run.progress import progress_bar
+from medarts.system.progress import progress_bar
 from medarts.tasks.metrics import mask_scores, predicted_classes
 
 EXAMPLES = ("best", "median", "worst")

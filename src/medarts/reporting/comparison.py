@@ -23,7 +23,7 @@ from medarts.reporting.outlines import SCALE, inline_jpeg, outline
 from medarts.reporting.plots import SCORE_NAMES
 from medarts.reporting.style import inline_svg
 from medarts.reporting.templates import render
-from medarts.run.files import write_whole
+from medarts.system.files import write_whole
 
 FILES = ("comparison.json", "networks.csv", "images.csv")
 

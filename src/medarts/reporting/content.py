@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medarts.errors import RunError
-from medarts.run.files import open_table, read_whole
+from medarts.system.files import open_table, read_whole
 
 Content = dict[str, Any]
 

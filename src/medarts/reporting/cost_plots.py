@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 from scipy import stats
 
-from medarts.evaluation.cost import Cost
+from medarts.profiling.cost import Cost
 from medarts.reporting.labels import name_points
 from medarts.reporting.style import MUTED, PALETTE, styled
 

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from medarts.reporting.cells import draw_cell, state_name
 from medarts.reporting.lattice import draw_lattice
 from medarts.reporting.style import save
-from medarts.run.files import make_folder, write_whole
 from medarts.spaces.cell import EDGES_PER_NODE
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.stack.darts_text import to_text
 from medarts.spaces.stack.genotypes import SPACE
+from medarts.system.files import make_folder, write_whole
 
 FORMATS = ("svg", "png")
 

@@ -11,7 +11,7 @@ from medarts.evaluation.scores import ALL
 from medarts.reporting.content import Content, card, csv_rows, decimals, score_cell, share
 from medarts.reporting.findings import plot_cam, plot_findings, plot_precision_recall, plot_reliability, plot_roc
 from medarts.reporting.style import inline_png, inline_svg
-from medarts.run.files import open_file
+from medarts.system.files import open_file
 
 RULES = (YOUDEN, SENSITIVE)
 

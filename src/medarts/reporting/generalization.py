@@ -12,7 +12,6 @@ from medarts.reporting.generalization_plots import HeatCell, HeatRow, Scale, plo
 from medarts.reporting.generalization_tables import contrast_table, retrained_table, trained_table
 from medarts.reporting.style import inline_svg
 from medarts.reporting.templates import render
-from medarts.run.files import write_whole
 from medarts.study.generalization import (
     Claim,
     Domain,
@@ -23,6 +22,7 @@ from medarts.study.generalization import (
     TrainedRow,
 )
 from medarts.study.words import TITLES, excluded_of, means_words, missing_of
+from medarts.system.files import write_whole
 
 _OPEN = 3
 """Heat maps of trained networks that are unfolded when the page opens."""

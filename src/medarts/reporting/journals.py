@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from medarts.engine.directory import RunDirectory
+from medarts.engine.journals import Record, damaged_line, read_journal
 from medarts.errors import RunError
 from medarts.reporting.content import Content, counted, decimals, listed, reading
 from medarts.reporting.plots import (
@@ -18,8 +20,6 @@ from medarts.reporting.plots import (
     score_of,
 )
 from medarts.reporting.style import inline_svg
-from medarts.run.directory import RunDirectory
-from medarts.run.journals import Record, damaged_line, read_journal
 
 _WEIGHED = {
     "alphas": "the operations on every edge (alphas)",

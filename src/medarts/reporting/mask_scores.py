@@ -9,7 +9,7 @@ from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS
 from medarts.reporting.content import Content, card, counted, listed, score_cell
 from medarts.reporting.masks import PREDICTED, TRUE, plot_example, plot_scores
 from medarts.reporting.style import inline_png, inline_svg
-from medarts.run.files import open_file
+from medarts.system.files import open_file
 
 
 def read_mask_scores(folder: Path) -> Content:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from medarts.comparison.candidates import listed_samples
+from medarts.config import SPLITS, Recipe, Split, Task, to_yaml
+from medarts.config.difference import said
+from medarts.engine.directory import RunDirectory
+from medarts.engine.seal import check_signed
 from medarts.errors import RunError
-from medarts.evaluation.cost import Cost
 from medarts.evaluation.files import again
-from medarts.evaluation.latency import Timing
-from medarts.recipe import SPLITS, Recipe, Split, Task, to_yaml
-from medarts.recipe.difference import said
+from medarts.profiling.cost import Cost
+from medarts.profiling.latency import Timing
 from medarts.reporting.cells import draw_cell
 from medarts.reporting.content import Content, card, listed, read_json, reading, share
 from medarts.reporting.drawings import one_line
@@ -28,15 +30,13 @@ from medarts.reporting.lattice import draw_lattice
 from medarts.reporting.mask_scores import read_mask_scores
 from medarts.reporting.style import inline_svg
 from medarts.reporting.templates import render
-from medarts.run.directory import RunDirectory
-from medarts.run.files import UNFINISHED, write_whole
-from medarts.run.progress import warn
-from medarts.run.seal import check_signed
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load
 from medarts.spaces.stack.frame import reductions
 from medarts.spaces.stack.genotypes import SPACE as STACK
 from medarts.spaces.stack.genotypes import check as check_stack
+from medarts.system.files import UNFINISHED, write_whole
+from medarts.system.progress import warn
 
 T = TypeVar("T")
 

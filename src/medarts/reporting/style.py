@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from medarts.names import printable
+from medarts.system.names import printable
 
 P = ParamSpec("P")
 R = TypeVar("R")

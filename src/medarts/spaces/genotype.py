@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medarts.errors import GenotypeError, did_you_mean, quoted, shortened
-from medarts.names import NAME
-from medarts.run.files import write_whole
+from medarts.system.files import write_whole
+from medarts.system.names import NAME
 
 FORMAT = "medarts-genotype"
 VERSION = 1

@@ -4,10 +4,10 @@ from importlib import resources
 from pathlib import Path
 
 from medarts.errors import GenotypeError, did_you_mean, shortened
-from medarts.names import name_of
 from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.stack.darts_text import from_text
-from medarts.texts import exists, is_folder, read_text
+from medarts.system.names import name_of
+from medarts.system.texts import exists, is_folder, read_text
 
 _LARGEST = 1_000_000
 """Bytes of a file; the largest genotype that its space allows has some 100,000."""

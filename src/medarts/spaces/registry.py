@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from medarts.config import Recipe, SpaceSettings, StackSettings
 from medarts.errors import GenotypeError, did_you_mean
-from medarts.recipe import Recipe, SpaceSettings, StackSettings
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.space import SearchSpace
 from medarts.spaces.stack import genotypes as stack

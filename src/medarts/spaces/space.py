@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medarts.recipe import DeriveSettings, StageSettings
+from medarts.config import DeriveSettings, StageSettings
 from medarts.spaces.genotype import Genotype
 
 Candidates = Mapping[str, tuple[tuple[str, ...], ...]]

@@ -9,18 +9,18 @@ import torch
 
 from medarts.comparison.candidates import Candidate
 from medarts.comparison.result import Missing
+from medarts.config.study import Study, load_study
+from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RecipeError, RunError
-from medarts.recipe.study import Study, load_study
-from medarts.run import lock
-from medarts.run.directory import RunDirectory
-from medarts.run.files import make_folder, read_whole, remove_empty, write_whole
-from medarts.run.interruption import InterruptedRunError, Interruption, interruption
-from medarts.run.progress import Bar, inform, progress_bar
 from medarts.spaces.genotype import Genotype
 from medarts.study.jobs import Ended, Job, Workers, damage_of, epochs_done, is_begun, is_finished
 from medarts.study.layout import Layout, Place
 from medarts.study.networks import searches_of
 from medarts.study.plan import Plan, Step, prepare
+from medarts.system import lock
+from medarts.system.files import make_folder, read_whole, remove_empty, write_whole
+from medarts.system.interruption import InterruptedRunError, Interruption, interruption
+from medarts.system.progress import Bar, inform, progress_bar
 
 POLL = 1.0
 """Seconds between two looks at the journals."""

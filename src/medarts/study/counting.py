@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from medarts.networks.registry import Architecture, build_network
+from medarts.models.registry import Architecture, build_network
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.stack import genotypes as stack
 from medarts.spaces.stack import operations as of_stack

@@ -10,9 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 from medarts.comparison.candidates import Kind
 from medarts.comparison.paired import Difference
 from medarts.comparison.result import MetricScore
+from medarts.config import Task
 from medarts.errors import RunError
-from medarts.recipe import Task
-from medarts.run.files import read_whole, write_whole
+from medarts.system.files import read_whole, write_whole
 
 Mark = Literal["own", "part of the mix", "unseen", "external"]
 """How a data set tested stands to those trained on: the only one, one of several, not among them, never trained on."""

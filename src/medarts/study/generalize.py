@@ -6,10 +6,9 @@ from pathlib import Path
 
 from medarts.comparison.candidates import Kind
 from medarts.comparison.readable import read_files, readable
+from medarts.config.study import NetworkEntry, Study, load_study
+from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
-from medarts.recipe.study import NetworkEntry, Study, load_study
-from medarts.run.directory import RunDirectory
-from medarts.run.files import check_writable
 from medarts.spaces.reading import zoo
 from medarts.study.benchmark import what_is_there
 from medarts.study.claims import Planned, search_claim, training_claim
@@ -21,6 +20,7 @@ from medarts.study.measures import Measures, Scored
 from medarts.study.sides import Maker, makers_of_searches, makers_of_trainings, search_behind, training_images
 from medarts.study.testing import score_everything
 from medarts.study.words import TITLES, definitions
+from medarts.system.files import check_writable
 
 FILE = "generalization.json"
 

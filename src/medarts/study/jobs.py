@@ -15,18 +15,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+from medarts.config import Recipe
+from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation.evaluate import evaluate
-from medarts.networks.registry import Architecture
-from medarts.recipe import Recipe
-from medarts.run import lock
-from medarts.run.directory import RunDirectory
-from medarts.run.files import make_folder, read_whole, remove_empty, writing
-from medarts.run.interruption import InterruptedRunError
-from medarts.run.process import KILLED, held_back, signal_name, when_parent_ends
-from medarts.search import resume_search, start_search
+from medarts.models.registry import Architecture
+from medarts.nas import resume_search, start_search
 from medarts.spaces.reading import load as load_genotype
 from medarts.study.layout import Place
+from medarts.system import lock
+from medarts.system.files import make_folder, read_whole, remove_empty, writing
+from medarts.system.interruption import InterruptedRunError
+from medarts.system.process import KILLED, held_back, signal_name, when_parent_ends
 from medarts.training.start import resume_training, start_training
 
 PATIENCE = 60.0

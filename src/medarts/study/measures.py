@@ -10,11 +10,11 @@ from medarts.comparison.paired import Measured
 from medarts.comparison.pooled import Paired
 from medarts.comparison.result import MetricScore
 from medarts.comparison.scored import AnyScores
+from medarts.config import Task
 from medarts.errors import RunError
 from medarts.evaluation.findings import Predictions
 from medarts.evaluation.scores import Scores, number
-from medarts.recipe import Task
-from medarts.run.randomness import seed_of
+from medarts.system.randomness import seed_of
 
 Trainee = tuple[str, str]
 """A group, and a network trained on it."""

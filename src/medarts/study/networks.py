@@ -3,17 +3,17 @@
 from dataclasses import replace
 from functools import partial
 
+from medarts.config.study import NetworkEntry, Study
+from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
-from medarts.networks.registry import Architecture
-from medarts.recipe.study import NetworkEntry, Study
-from medarts.run.directory import RunDirectory
-from medarts.run.progress import inform
+from medarts.models.registry import Architecture
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.registry import check
 from medarts.study.counting import count_parameters
 from medarts.study.layout import Layout
 from medarts.study.matching import draw_matching, nearest_channel
+from medarts.system.progress import inform
 
 
 class Networks:

@@ -8,27 +8,27 @@ from pathlib import Path
 
 import torch
 
+from medarts.config import SPLITS, Recipe, Split
+from medarts.config.difference import first_difference
+from medarts.config.models import CheXNetSettings
+from medarts.config.study import GroupEntry, NetworkEntry, Study, group_recipe, search_recipe, study_to_yaml
+from medarts.config.study_sections import images_of
 from medarts.data.batches import check_fills_a_batch
 from medarts.data.manifest import Manifest
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import open_store
+from medarts.engine.device import make_fabric
+from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RecipeError, RunError
-from medarts.networks.registry import Architecture, network_of
-from medarts.recipe import SPLITS, Recipe, Split
-from medarts.recipe.difference import first_difference
-from medarts.recipe.models import CheXNetSettings
-from medarts.recipe.study import GroupEntry, NetworkEntry, Study, group_recipe, search_recipe, study_to_yaml
-from medarts.recipe.study_sections import images_of
-from medarts.run.device import make_fabric
-from medarts.run.directory import RunDirectory
-from medarts.run.files import write_whole
-from medarts.search.start import prepare_search
+from medarts.models.registry import Architecture, network_of
+from medarts.nas.start import prepare_search
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.study.jobs import Job, damage_of, is_begun, is_finished
 from medarts.study.layout import Layout, Place
 from medarts.study.networks import Networks, searches_of
 from medarts.study.sides import search_behind
+from medarts.system.files import write_whole
 from medarts.tasks.task import make_task
 from medarts.training.start import check_sizes, check_task
 

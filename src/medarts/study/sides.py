@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medarts.comparison.candidates import listed_samples
-from medarts.recipe import Recipe
-from medarts.recipe.difference import differences
-from medarts.recipe.study import NetworkEntry, Study, group_recipe, search_recipe
-from medarts.run.directory import RunDirectory
+from medarts.config import Recipe
+from medarts.config.difference import differences
+from medarts.config.study import NetworkEntry, Study, group_recipe, search_recipe
+from medarts.engine.directory import RunDirectory
 from medarts.study.generalization import Differing, Side
 
 UNUSED = {"search": ("train",), "training": ("search", "derive", "space", "seed")}

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from medarts.comparison.candidates import Candidate
 from medarts.comparison.scored import AnyScores, scored_images, scores_of
+from medarts.config import SourceSettings
+from medarts.config.study import Study
 from medarts.data.manifest import Part
 from medarts.data.opening import open_manifest
+from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
-from medarts.recipe import SourceSettings
-from medarts.recipe.study import Study
-from medarts.run.directory import RunDirectory
-from medarts.run.progress import progress_bar
 from medarts.study.generalization import MissingTest
 from medarts.study.measures import Scored, of_domain
+from medarts.system.progress import progress_bar
 
 
 @dataclass(frozen=True)

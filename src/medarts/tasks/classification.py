@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medarts.config import LossName
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest
 from medarts.data.mixing import Mixture
 from medarts.errors import DataError
-from medarts.recipe import LossName
 from medarts.tasks import Forward
 from medarts.tasks.finding_losses import make_finding_loss
 from medarts.tasks.ranking import auroc

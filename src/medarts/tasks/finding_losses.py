@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
+from medarts.config import FindingLoss, LossName
 from medarts.errors import RecipeError, did_you_mean
-from medarts.recipe import FindingLoss, LossName
 from medarts.tasks.losses import Loss
 
 FOCAL_GAMMA = 2.0

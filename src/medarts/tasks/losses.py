@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medarts.config import LossName, MaskLoss
 from medarts.errors import RecipeError, did_you_mean
-from medarts.recipe import LossName, MaskLoss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits (B, K, H, W) and class indices (B, H, W) -> the loss of every image (B,)."""

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medarts.config import DataSettings, LossName
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest
 from medarts.data.mixing import Mixture
 from medarts.data.resizing import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
-from medarts.recipe import DataSettings, LossName
 from medarts.tasks import Forward
 from medarts.tasks.losses import make_loss
 from medarts.tasks.metrics import dice_per_image, shown_classes

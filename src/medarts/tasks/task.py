@@ -4,10 +4,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from medarts.config import LossName, Recipe
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest
 from medarts.data.mixing import Mixture
-from medarts.recipe import LossName, Recipe
 from medarts.tasks import Forward
 from medarts.tasks.classification import ClassificationTask
 from medarts.tasks.segmentation import SegmentationTask

@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from medarts.config import Recipe, TrainSettings
 from medarts.data.batches import Batches
 from medarts.data.mixing import mix
-from medarts.networks.network import TrainedNetwork
-from medarts.recipe import Recipe, TrainSettings
-from medarts.run.checkpoint import Checkpoint
-from medarts.run.device import peak_memory_mb
-from medarts.run.directory import RunDirectory
-from medarts.run.events import write_events
-from medarts.run.interruption import Interruption, interruption
-from medarts.run.job import (
+from medarts.engine.checkpoint import Checkpoint
+from medarts.engine.device import peak_memory_mb
+from medarts.engine.directory import RunDirectory
+from medarts.engine.events import write_events
+from medarts.engine.job import (
     Trial,
     backward,
     check_finite,
@@ -36,10 +34,12 @@ from medarts.run.job import (
     restoring,
     save_point,
 )
-from medarts.run.memory import FEWER_AT_ONCE, memory_named, smaller_parts
-from medarts.run.progress import Bar, inform, progress_bar
-from medarts.run.randomness import seed_of, seed_torch
-from medarts.run.schedule import cosine
+from medarts.engine.schedule import cosine
+from medarts.models.network import TrainedNetwork
+from medarts.system.interruption import Interruption, interruption
+from medarts.system.memory import FEWER_AT_ONCE, memory_named, smaller_parts
+from medarts.system.progress import Bar, inform, progress_bar
+from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks.task import Task
 
 

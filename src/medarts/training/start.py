@@ -9,24 +9,24 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import nn
 
+from medarts.config import Recipe
+from medarts.config.models import CheXNetSettings
 from medarts.data.batches import Batches, check_fills_a_batch
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import ImageStore, open_store
+from medarts.engine import checkpoint
+from medarts.engine.changes import Change, changed_recipe, check_places, go_on, with_its_threads
+from medarts.engine.device import environment, make_fabric
+from medarts.engine.directory import RunDirectory
+from medarts.engine.job import Trial
 from medarts.errors import RecipeError, RunError
-from medarts.networks.network import TrainedNetwork
-from medarts.networks.registry import Architecture, network_of, task_of
-from medarts.recipe import Recipe
-from medarts.recipe.models import CheXNetSettings
-from medarts.run import checkpoint
-from medarts.run.changes import Change, changed_recipe, check_places, go_on, with_its_threads
-from medarts.run.device import environment, make_fabric
-from medarts.run.directory import RunDirectory
-from medarts.run.job import Trial
-from medarts.run.memory import OutOfMemoryError, memory_named, smaller_parts
-from medarts.run.randomness import seed_torch
+from medarts.models.network import TrainedNetwork
+from medarts.models.registry import Architecture, network_of, task_of
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.registry import space_settings
+from medarts.system.memory import OutOfMemoryError, memory_named, smaller_parts
+from medarts.system.randomness import seed_torch
 from medarts.tasks.segmentation import check_masks
 from medarts.tasks.task import Task, make_task
 from medarts.training.loop import TrainingData, TrainingLoop
@@ -93,7 +93,7 @@ def resume_training(path: Path, changes: Iterable[str] = ()) -> RunDirectory:
 
     Args:
         path: its folder.
-        changes: changes of its recipe as key.path=value; see ``medarts.run.changes`` for those that there may be.
+        changes: changes of its recipe as key.path=value; see ``medarts.engine.changes`` for those that there may be.
 
     Raises:
         RunError: the folder is no training run, another process is at work on it, its data or initial weights have

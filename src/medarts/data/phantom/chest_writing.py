@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medarts.config import SourceSettings
 from medarts.data.phantom.chest import FINDINGS, Patient, chest, chest_patient
 from medarts.data.phantom.folder import finish, generator_at, new_folder, text_of, to_bytes, written
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings
 
 VERSION = 1
 UNFINISHED = "phantoms.unfinished"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.errors import DataError
-from medarts.run.randomness import seed_of
+from medarts.system.randomness import seed_of
 
 STAMP = "phantoms.json"
 

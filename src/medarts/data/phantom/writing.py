@@ -12,12 +12,12 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
+from medarts.config import SourceSettings, Split
 from medarts.data.phantom.abdomen import abdomen, patient
 from medarts.data.phantom.dermoscopy import dermoscopy
 from medarts.data.phantom.endoscopy import endoscopy, scene
 from medarts.data.phantom.folder import finish, generator_at, new_folder, to_bytes, written
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings, Split
 
 VERSION = 1
 FRAMES = 5

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medarts.config import SourceSettings, Split
 from medarts.data.grouping import first_of
 from medarts.data.manifest import Manifest, Sample, join
 from medarts.data.sampling import sample_patients
@@ -36,7 +37,6 @@ from medarts.data.splits import (
     without_suffix,
 )
 from medarts.errors import DataError, did_you_mean
-from medarts.recipe import SourceSettings, Split
 
 FINDERS: dict[str, Callable[[SourceSettings], Listing]] = {
     "isic": isic.find,

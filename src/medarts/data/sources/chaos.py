@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from medarts.config import SourceSettings
 from medarts.data.files import suffix_of
 from medarts.data.manifest import ReadingRules
 from medarts.data.sources.contents import composed, contents_of
 from medarts.data.sources.pairing import Fault, Listing, Pair, passed_over, require_folder, rules_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings
 
 ROOT = "Train_Sets"
 LAYOUT = f"{ROOT}/CT/<id>/DICOM_anon and Ground, or {ROOT}/MR/<id>/T1DUAL and T2SPIR"

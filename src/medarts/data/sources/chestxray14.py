@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medarts.config import SPLITS, SourceSettings, Split
 from medarts.data.sources.contents import composed, file_named
 from medarts.data.sources.labelled import NO_PATIENT, TWICE, listed, missing, unnamed
 from medarts.data.sources.pairing import Fault, Listing, Pair, passed_over, rules_of, unreadable
 from medarts.data.splits import SPLITS_CSV, natural
 from medarts.data.tables import Table, read_table, require_regular
 from medarts.errors import DataError, did_you_mean
-from medarts.recipe import SPLITS, SourceSettings, Split
 
 FINDINGS = (
     *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"),

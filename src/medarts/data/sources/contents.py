@@ -12,7 +12,7 @@ from pathlib import Path
 from medarts.data.files import is_image, suffix_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
-from medarts.names import printable
+from medarts.system.names import printable
 
 _UNDECODED = re.compile("[\ud800-\udfff]")  # surrogates, as which Python keeps such bytes
 _NOTES = {

@@ -6,9 +6,9 @@ Layout: ``Original/N.tif`` and ``Ground Truth/N.tif``, or the same as PNG.
 import bisect
 from pathlib import Path
 
+from medarts.config import SourceSettings
 from medarts.data.sources.contents import contents_of
 from medarts.data.sources.pairing import Listing, Pair, pair_by_name, require_folder, rules_of
-from medarts.recipe import SourceSettings
 
 IMAGES, MASKS = "Original", "Ground Truth"
 LAYOUT = f"'{IMAGES}' and '{MASKS}' with files 1.tif, 2.tif, ... in each"

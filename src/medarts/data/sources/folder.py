@@ -5,12 +5,12 @@ A NIfTI volume becomes its slices along the last axis, "name/000" onwards, and o
 
 from pathlib import Path
 
+from medarts.config import SourceSettings
 from medarts.data.files import check_grids, is_volume, slice_count
 from medarts.data.formats.grid import GridError
 from medarts.data.sources.contents import contents_of
 from medarts.data.sources.pairing import Fault, Listing, Pair, pair_by_name, require_folder, rules_of
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings
 
 IMAGES, MASKS = "images", "masks"
 LAYOUT = f"{IMAGES}/ and {MASKS}/ with files of the same name, and optionally splits.csv"

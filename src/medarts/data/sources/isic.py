@@ -7,10 +7,10 @@ used where they were downloaded, otherwise the training part is divided.
 from dataclasses import replace
 from pathlib import Path
 
+from medarts.config import SourceSettings, Split
 from medarts.data.sources.contents import contents_of
 from medarts.data.sources.pairing import OTHER_NAME, Fault, Listing, Pair, pair_by_name, rules_of, stem_of
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings, Split
 
 _ENDING = "_segmentation"  # 2016 writes _Segmentation
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from medarts.config import SourceSettings, Split
 from medarts.data.files import suffix_of
 from medarts.data.grouping import first_of
 from medarts.data.manifest import ReadingRules
 from medarts.data.sources.contents import Contents, composed
 from medarts.data.splits import natural
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings, Split
 
 IMAGE_ALONE = "image without a mask"
 MASK_ALONE = "mask without an image"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from medarts.config import SourceSettings
 from medarts.data.sources.contents import Contents, composed, file_named
 from medarts.data.sources.labelled import (
     ALONE,
@@ -33,7 +34,6 @@ from medarts.data.splits import (
 )
 from medarts.data.tables import Table, read_table
 from medarts.errors import DataError
-from medarts.recipe import SourceSettings
 
 NAME = "labels.csv"
 IMAGES = "images"

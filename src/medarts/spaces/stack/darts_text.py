@@ -12,12 +12,12 @@ import warnings
 from typing import cast
 
 from medarts.errors import GenotypeError, did_you_mean
-from medarts.names import NAME
 from medarts.spaces.cell import EDGES_PER_NODE
 from medarts.spaces.genotype import Cell, Edge, Genotype
 from medarts.spaces.stack.frame import Stem
 from medarts.spaces.stack.genotypes import SPACE, StackNetworkSettings, check
 from medarts.spaces.stack.operations import BUILDERS, KINDS, Kind
+from medarts.system.names import NAME
 
 CALL = "Genotype"
 LONGEST = 10_000

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from medarts.config import StackSettings
+from medarts.config.section import MOST_CHANNELS, MOST_LAYERS, MOST_NODES
 from medarts.errors import GenotypeError
-from medarts.recipe import StackSettings
-from medarts.recipe.section import MOST_CHANNELS, MOST_LAYERS, MOST_NODES
 from medarts.spaces.checking import check_cell, check_range, check_space, read_settings
 from medarts.spaces.genotype import COPY_AGAIN, Genotype, Setting
 from medarts.spaces.stack.frame import Stem, least_layers

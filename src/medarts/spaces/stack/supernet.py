@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medarts.config import DeriveSettings, StackSettings, StageSettings, SupernetSettings
 from medarts.errors import RecipeError
-from medarts.recipe import DeriveSettings, StackSettings, StageSettings, SupernetSettings
 from medarts.spaces import mixture
 from medarts.spaces.cell import CellWeights, cell_edges, derive_cell
 from medarts.spaces.genotype import Cell, Genotype

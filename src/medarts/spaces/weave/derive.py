@@ -6,7 +6,7 @@ published networks ignore what the betas learned.
 
 from collections.abc import Mapping
 
-from medarts.recipe import DeriveSettings
+from medarts.config import DeriveSettings
 from medarts.spaces.weave.lattice import Node, Paths
 from medarts.spaces.weave.operations import MOVES, Move
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 
+from medarts.config import WeaveSettings
+from medarts.config.section import DEEPEST, MOST_CHANNELS, MOST_NODES
 from medarts.errors import GenotypeError
-from medarts.recipe import WeaveSettings
-from medarts.recipe.section import DEEPEST, MOST_CHANNELS, MOST_NODES
 from medarts.spaces.cell import NONE
 from medarts.spaces.checking import check_cell, check_range, check_space, read_settings
 from medarts.spaces.genotype import COPY_AGAIN, Genotype, Setting

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medarts.config import DeriveSettings, StageSettings, SupernetSettings, WeaveSettings
 from medarts.errors import RecipeError, did_you_mean
-from medarts.recipe import DeriveSettings, StageSettings, SupernetSettings, WeaveSettings
 from medarts.spaces import mixture
 from medarts.spaces.cell import CellWeights, cell_edges, derive_cell
 from medarts.spaces.genotype import Cell, Genotype

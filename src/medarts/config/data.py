@@ -1,0 +1,218 @@
+"""The data section of a recipe: sources, augmentation, size."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from medarts.config.section import (
+    LARGEST_SIZE,
+    MOST_OUTPUTS,
+    Flag,
+    Fraction,
+    Name,
+    Number,
+    Section,
+    Text,
+    Whole,
+)
+from medarts.errors import quoted
+
+RESERVED = ("all", "mean of domains")
+"""Rows of tables beside those of the domains."""
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+Task = Literal["segmentation", "classification"]
+SPACE_OF: dict[Task, str] = {"segmentation": "weave", "classification": "stack"}
+"""The search space of a task."""
+
+CLASSIFIED = ("chestxray14", "table")
+"""Kinds of sources whose images have findings instead of masks."""
+
+
+Intensity = Annotated[Number, Field(ge=-1e9, le=1e9)]
+Percentile = Annotated[Number, Field(ge=0, le=100)]
+Label = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+"""A value of a mask file. In JSON, and so in the recipe of a run, keys are texts of digits."""
+Class = Annotated[Whole, Field(ge=0, lt=MOST_OUTPUTS)]
+
+
+def _read_labels(given: Any) -> Any:
+    """Refuses keys that are no whole numbers, and those that are the same number."""
+    if not isinstance(given, dict):
+        return given
+    read: dict[int, Any] = {}
+    for key, value in given.items():
+        if type(key) is not int and not (isinstance(key, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,9}", key)):
+            raise ValueError(f"{quoted(key)} is no value of a mask; write whole numbers, as in {{255: 1}}")
+        if int(key) in read:
+            raise ValueError(f"{int(key)} stands twice")
+        read[int(key)] = value
+    return read
+
+
+class SourceSettings(Section):
+    """One data set on disk.
+
+    Attributes:
+        kind: layout of the folder. Images with masks: isic (2016 to 2018), cvc (CVC-ClinicDB), chaos (CT and MR), or
+            folder (``images/`` and ``masks/`` with an optional ``splits.csv``). Images with findings: chestxray14, or
+            table (``labels.csv``: image, patient, split, one column a finding).
+        path: the folder; ``$NAME`` and ``~`` are expanded.
+        name: name of the domain in tables. Default: the kind.
+        modality: chaos only: ct, mr (both MR sequences), mr_t1 or mr_t2.
+        organ: chaos only: liver, right_kidney, left_kidney or spleen as foreground, or all as classes 1 to 4.
+        window: (low, high) in stored units (Hounsfield for CT) mapped to 0..1.
+        percentiles: (low, high) percentiles of an image mapped to 0..1, instead of a window.
+        labels: value in the mask file: class index, 0 being background; without it a mask is foreground above
+            half its range.
+        fractions: (validation, test) fractions of the patients where the source brings no splits.csv.
+        lists: chestxray14 only: official takes splits.csv where there is one, else the lists of the download; toy takes
+            the published toy split, ``toy_split/{train,val,test}.csv``.
+        images: findings only: number of images, drawn by patient with the findings as frequent as in all.
+        partial: findings only: leave out rows of the table whose image is not there, instead of refusing them.
+    """
+
+    kind: Literal["isic", "cvc", "chaos", "folder", "chestxray14", "table"]
+    path: Path
+    name: Name | None = None
+    modality: Literal["ct", "mr", "mr_t1", "mr_t2"] = "ct"
+    organ: Literal["liver", "right_kidney", "left_kidney", "spleen", "all"] = "liver"
+    window: tuple[Intensity, Intensity] | None = None
+    percentiles: tuple[Percentile, Percentile] | None = None
+    labels: Annotated[dict[Label, Class], BeforeValidator(_read_labels), Field(max_length=65_536)] | None = None
+    fractions: tuple[Fraction, Fraction] = (0.1, 0.2)
+    lists: Literal["official", "toy"] = "official"
+    images: Annotated[Whole, Field(ge=10, le=100_000_000)] | None = None
+    partial: Flag = False
+
+    @property
+    def task(self) -> Task:
+        """What its images are for."""
+        return "classification" if self.kind in CLASSIFIED else "segmentation"
+
+    @property
+    def domain(self) -> str:
+        """The name of the domain."""
+        return self.name or self.kind
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> "SourceSettings":
+        if self.task == "segmentation" and (self.images is not None or self.partial):
+            raise ValueError(f"images and partial are for sources with findings, not for {self.kind}")
+        if self.task == "classification" and self.labels is not None:
+            raise ValueError("labels are for masks; the findings of a table are its columns")
+        if self.lists == "toy" and self.kind != "chestxray14":
+            raise ValueError(f"lists: toy is for chestxray14, not for {self.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_scaling(self) -> "SourceSettings":
+        if self.window and self.percentiles:
+            raise ValueError("window and percentiles exclude each other; keep one of them")
+        if sum(self.fractions) >= 1:
+            raise ValueError(f"fractions {self.fractions} leave no training images; their sum must be below 1")
+        for low_high in (self.window, self.percentiles):
+            if low_high and low_high[0] >= low_high[1]:
+                raise ValueError(f"{low_high} is empty; the first value must be below the second")
+        return self
+
+
+class AugmentationSettings(Section):
+    """Random changes of a training batch, drawn an image at a time (each with probability one half).
+
+    Attributes:
+        flip: mirror left-right and top-bottom; horizontal mirrors left-right alone.
+        transpose: exchange rows and columns.
+        rotate: rotate by up to this many degrees.
+        scale: zoom by a factor up to 1 +- this.
+        shift: move by up to this part of the size, along both axes, as random crops do.
+        brightness: add up to +- this to intensities in 0..1.
+        contrast: multiply the distance to mid-grey by up to 1 +- this.
+        gamma: raise intensities to a power of up to 1 +- this.
+    """
+
+    flip: Flag | Literal["horizontal"] = True
+    transpose: Flag = True
+    rotate: Annotated[Number, Field(ge=0, le=180)] = 0.0
+    scale: Fraction = 0.0
+    shift: Fraction = 0.0
+    brightness: Fraction = 0.2
+    contrast: Fraction = 0.0
+    gamma: Fraction = 0.0
+
+
+class DataSettings(Section):
+    """What the networks see.
+
+    Attributes:
+        sources: the data sets; several are joined to one.
+        size: height and width of the images, in pixels.
+        in_channels: channels of the images; grey images are repeated, colour images become luma where 1.
+        classes: outputs of a segmentation. 1: foreground or not (sigmoid). K >= 2: K exclusive classes of which
+            0 is background (softmax).
+        findings: outputs of a classification (sigmoid, several at once), by name and in order. Default: those of
+            the sources.
+        sampling: by_size draws every image once an epoch; equal draws equally many of every domain.
+        augmentation: random changes of training batches.
+        cache: folder of the resized images. Default: the user's cache folder.
+        cache_gb: gigabytes that the folder may take; the images longest unused are removed first, those in use never.
+    """
+
+    sources: Annotated[tuple[SourceSettings, ...], Field(min_length=1, max_length=100)]
+    size: Annotated[Whole, Field(ge=16, le=LARGEST_SIZE)] = 256
+    in_channels: Annotated[Whole, Field(ge=1, le=64)] = 3
+    classes: Annotated[Whole, Field(ge=1, le=MOST_OUTPUTS)] = 1
+    findings: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST_OUTPUTS)] | None = None
+    sampling: Literal["by_size", "equal"] = "by_size"
+    augmentation: AugmentationSettings = AugmentationSettings()
+    cache: Path | None = None
+    cache_gb: Annotated[Number, Field(gt=0, le=1_000_000)] = 50.0
+
+    @property
+    def task(self) -> Task:
+        """What the networks are to do."""
+        return self.sources[0].task
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs of the networks.
+
+        Raises:
+            ValueError: the findings have not been read from the sources yet.
+        """
+        if self.task == "segmentation":
+            return self.classes
+        if self.findings is None:
+            raise ValueError("the findings of the sources have not been read; see medarts.data.opening.with_findings")
+        return len(self.findings)
+
+    @model_validator(mode="after")
+    def _one_task(self) -> "DataSettings":
+        tasks = {source.task for source in self.sources}
+        if len(tasks) > 1:
+            raise ValueError("sources with masks and sources with findings cannot be joined; use one recipe for each")
+        if tasks == {"segmentation"} and self.findings is not None:
+            raise ValueError("findings are for sources with findings; the outputs of a segmentation are its classes")
+        if tasks == {"classification"} and self.classes != 1:
+            raise ValueError("classes are for masks; name the outputs of a classification in findings")
+        if self.findings is not None and len(set(self.findings)) < len(self.findings):
+            raise ValueError(f"findings {self.findings} name one twice")
+        return self
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "DataSettings":
+        paths: dict[str, Path] = {}
+        for source in self.sources:
+            name = source.domain
+            if name in RESERVED:
+                raise ValueError(f"no source can be called '{name}', which is a row of the score tables")
+            if name in paths:
+                raise ValueError(
+                    f"two sources have the name '{name}', {paths[name]} and {source.path}; give each its own 'name'"
+                )
+            paths[name] = source.path
+        return self

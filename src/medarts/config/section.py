@@ -1,0 +1,56 @@
+"""What every section of a recipe is made of.
+
+Types are strict: nothing becomes a number, a truth value or a text that was not written as one. Every number has an
+upper bound, far above what makes sense, so that a typing error is refused where it stands instead of using up the
+memory or the time of the machine.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+from medarts.system.names import NAME
+
+DEEPEST = 12
+"""Levels of the lattice; its lowest has 1/4096 of the input's resolution."""
+MOST_CHANNELS = 1024
+MOST_NODES = 16
+MOST_LAYERS = 200
+LARGEST_SIZE = 4096
+"""Height and width of images, in pixels."""
+MOST_OUTPUTS = 200
+MOST_NETWORKS = 200
+"""Entries of a study."""
+
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Flag = Annotated[bool, Strict()]
+Fraction = Annotated[Number, Field(ge=0.0, lt=1.0)]
+Rate = Annotated[Number, Field(gt=0.0, le=100.0)]
+"""A learning rate."""
+Weight = Annotated[Number, Field(ge=0.0, le=100.0)]
+"""A weight decay, or the share of something in a loss."""
+Norm = Annotated[Number, Field(ge=0.0, le=1e6)]
+Epochs = Annotated[Whole, Field(ge=1, le=100_000)]
+Duration = Annotated[Whole, Field(ge=0, le=100_000)]
+"""Epochs, or none."""
+Batch = Annotated[Whole, Field(ge=1, le=65_536)]
+Channels = Annotated[Whole, Field(ge=2, le=MOST_CHANNELS)]
+Nodes = Annotated[Whole, Field(ge=1, le=MOST_NODES)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
+
+
+def _as_written(value: Any) -> Any:
+    """Returns whole numbers as text, as names and folders such as 2017 are."""
+    return str(value) if type(value) is int else value
+
+
+Text = Annotated[str, BeforeValidator(_as_written)]
+Name = Annotated[Text, Field(pattern=f"^(?:{NAME})$", max_length=80)]
+"""A name that becomes a folder."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)

@@ -1,0 +1,375 @@
+"""The sections of a recipe, apart from that of the data.
+
+Defaults of search and training are the published values of the weaved space (MixSearch, arXiv 2102.13280, experiments)
+where there is one; ``published`` has those of the other space. Not published for it are: derive (published is moves:
+all), the augmentation, gradient clipping, and all of evaluation and compute.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from medarts.config.data import SPACE_OF, DataSettings
+from medarts.config.models import ModelSettings
+from medarts.config.published import with_published_defaults
+from medarts.config.section import (
+    MOST_CHANNELS,
+    MOST_LAYERS,
+    Batch,
+    Channels,
+    Duration,
+    Epochs,
+    Flag,
+    Fraction,
+    Nodes,
+    Norm,
+    Number,
+    Rate,
+    Section,
+    Seed,
+    Text,
+    Weight,
+    Whole,
+)
+
+MaskLoss = Literal["bce", "bce_logits", "dice", "soft_dice", "bce_dice", "ce", "ce_dice"]
+FindingLoss = Literal["bce_logits", "weighted_bce", "focal", "asymmetric"]
+LossName = Literal[MaskLoss, FindingLoss]
+NormName = Literal["group", "batch"]
+GradientName = Literal["first_order", "second_order"]
+
+
+class WeaveSettings(Section):
+    """The weaved lattice of NAS-WDAN.
+
+    Attributes:
+        name: the search space.
+        init_channel: C, channels of a cell's nodes at level 0.
+        double_down_channel: C doubles at every level below; otherwise it is C everywhere.
+        intermediate_nodes: nodes of a cell between its inputs and its output.
+        deep_supervision: the loss is the mean over all heads of the top row; otherwise the last head alone.
+        shuffle_groups: groups of the grouped convolution in shuffle_conv; must divide every width used.
+        dropout_prob: dropout inside the operations.
+    """
+
+    name: Literal["weave"] = "weave"
+    init_channel: Channels = 16
+    double_down_channel: Flag = True
+    intermediate_nodes: Nodes = 4
+    deep_supervision: Flag = True
+    shuffle_groups: Annotated[Whole, Field(ge=1, le=MOST_CHANNELS)] = 1
+    dropout_prob: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> "WeaveSettings":
+        if self.init_channel % self.shuffle_groups:
+            raise ValueError(f"shuffle_groups {self.shuffle_groups} does not divide init_channel {self.init_channel}")
+        return self
+
+
+class StackSettings(Section):
+    """The stack of normal and reduction cells of DARTS (arXiv 1806.09055).
+
+    Attributes:
+        name: the search space.
+        stem: chest: 7x7 convolution and max pooling, a quarter of the size, three reduction cells. cifar: 3x3
+            convolution at full size, two reduction cells.
+        intermediate_nodes: nodes of a cell between its inputs and its output.
+        search_channel: C of the supernet, the channels of a node before the first reduction; each reduction doubles it.
+        init_channel: C of the derived network.
+        layers: cells of the derived network; those of the supernet are the depth of a stage.
+        drop_path_prob: largest probability of dropping an operation of the derived network for an image while it is
+            trained; it grows to it from 0.
+        auxiliary: a second classifier behind two thirds of the cells of the derived network, while it is trained.
+    """
+
+    name: Literal["stack"] = "stack"
+    stem: Literal["chest", "cifar"] = "chest"
+    intermediate_nodes: Nodes = 4
+    search_channel: Channels = 16
+    init_channel: Channels = 36
+    layers: Annotated[Whole, Field(ge=1, le=MOST_LAYERS)] = 20
+    drop_path_prob: Fraction = 0.2
+    auxiliary: Flag = False
+
+
+SpaceSettings = WeaveSettings | StackSettings
+
+
+class BatchSettings(Section):
+    """The images of a step, and how many of them are in memory at once.
+
+    Attributes:
+        batch: images a step.
+        accumulate: parts into which a batch is split; they run one after the other and their gradients are summed.
+            In memory are the activations of one part. A network that normalises each image by itself, as with group
+            normalisation, makes the same step as without, up to rounding and to what dropout draws. Batch
+            normalisation sees the statistics of a part instead of those of the batch, so there the step is another.
+    """
+
+    batch: Batch
+    accumulate: Batch = 1
+
+    @property
+    def images_at_once(self) -> int:
+        """Images of the largest part."""
+        return -(-self.batch // self.accumulate)
+
+    @model_validator(mode="after")
+    def _no_part_is_empty(self) -> "BatchSettings":
+        if self.accumulate > self.batch:
+            raise ValueError(
+                f"accumulate {self.accumulate} makes more parts than the batch has images; "
+                f"use 1 to {self.batch}, or a larger batch"
+            )
+        return self
+
+
+class StageSettings(BatchSettings):
+    """One stage of the search; the weights start afresh in each.
+
+    Attributes:
+        depth: depth D of the lattice, which has 2D-1 layers; of the stack, the number of its cells.
+        epochs: passes over the weight half of the training images.
+        batch: images a step.
+        accumulate: parts of a batch that run one after the other; see BatchSettings.
+        keep: operations kept on every edge at the end of the stage, for the next stage: set (down, normal, up; of the
+            stack normal, reduce) -> number.
+    """
+
+    depth: Annotated[Whole, Field(ge=3, le=MOST_LAYERS)] = 4
+    epochs: Epochs = 80
+    batch: Batch = 12
+    keep: Annotated[dict[str, Annotated[Whole, Field(ge=1, le=100)]], Field(max_length=10)] = Field(default={})
+
+
+class MixingSettings(Section):
+    """MixSearch: every batch is a mix of images, with the loss mixed alike.
+
+    Attributes:
+        alpha: parameter a of Beta(a, a); 0 switches mixing off.
+        images: number k of images mixed, 2 to 4.
+    """
+
+    alpha: Weight = 0.5
+    images: Annotated[Whole, Field(ge=2, le=4)] = 2
+
+
+def _whole(value: Any) -> Any:
+    """Refuses what Python takes for one of some whole numbers: to it, True is 1."""
+    if type(value) in (bool, float):
+        raise ValueError(f"{value} is no whole number")
+    return value
+
+
+class SupernetSettings(Section):
+    """What a supernet does and the network derived from it does not.
+
+    Attributes:
+        partial_channels: K; operations see the first 1/K of a state's channels, the others pass them by and are
+            shuffled in (PC-DARTS, arXiv 1907.05737): a step takes less time and memory.
+        edge_normalisation: a learned softmax over the edges into a node, which steadies a search by partial channels.
+        recompute: cells keep only their inputs for the backward pass and are run again there: less memory, more time.
+    """
+
+    partial_channels: Annotated[Literal[1, 2, 4], BeforeValidator(_whole)] = 1
+    edge_normalisation: Flag = False
+    recompute: Flag = False
+
+
+class SearchSettings(Section):
+    """The bilevel search.
+
+    Attributes:
+        stages: the stages in their order.
+        loss: loss of weights, alphas and betas.
+        gradient: of the architecture: first_order at the weights as they are, or second_order at the weights one step
+            ahead (DARTS, arXiv 1806.09055, section 2.3): 2.6 times the time of a step.
+        train_portion: part of the training patients the weights learn from; the alphas learn from the rest.
+        lr: start of the cosine learning rate of SGD on the weights.
+        lr_min: its end.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
+        arch_lr: learning rate of Adam on alphas and betas.
+        arch_betas: its two moments' decay rates.
+        arch_weight_decay: its weight decay.
+        arch_after: epochs of each stage for which alphas and betas stay frozen.
+        grad_clip: largest norm of the weights' gradient; 0 switches clipping off.
+        mixing: mixing of images.
+        supernet: partial channels, edge normalisation, recomputation.
+    """
+
+    stages: Annotated[tuple[StageSettings, ...], Field(min_length=1, max_length=20)] = (
+        StageSettings(depth=4, epochs=80, batch=24, keep={"down": 4, "normal": 4, "up": 2}),
+        StageSettings(depth=5, epochs=80, batch=12),
+    )
+    loss: LossName = "bce_logits"
+    gradient: GradientName = "first_order"
+    train_portion: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    lr: Rate = 0.025
+    lr_min: Weight = 1e-5
+    momentum: Fraction = 0.9
+    weight_decay: Weight = 3e-4
+    arch_lr: Rate = 2e-4
+    arch_betas: tuple[Fraction, Fraction] = (0.5, 0.999)
+    arch_weight_decay: Weight = 1e-3
+    arch_after: Duration = 10
+    grad_clip: Norm = 5.0
+    mixing: MixingSettings = MixingSettings()
+    supernet: SupernetSettings = SupernetSettings()
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> "SearchSettings":
+        if self.lr_min > self.lr:
+            raise ValueError(f"lr_min {self.lr_min} is above lr {self.lr}")
+        return self
+
+
+class DeriveSettings(Section):
+    """How paths are kept when a genotype is derived.
+
+    Attributes:
+        moves: all keeps every path of the lattice (as published, betas unused), top_k the strongest moves of
+            every node, threshold those of at least a given beta (the strongest always stays).
+        top_k: moves kept a node, for top_k.
+        threshold: smallest beta kept, for threshold.
+    """
+
+    moves: Literal["all", "top_k", "threshold"] = "top_k"
+    top_k: Annotated[Whole, Field(ge=1, le=3)] = 2
+    threshold: Fraction = 0.3
+
+
+class TrainSettings(BatchSettings):
+    """Training of the derived network, or of a baseline, from scratch.
+
+    Attributes:
+        model: a baseline, instead of the network that a genotype describes; its name alone takes its defaults.
+        epochs: passes over the training images.
+        batch: images a step.
+        accumulate: parts of a batch that run one after the other; see BatchSettings.
+        loss: the loss; bce_dice is 0.5 BCE + 1 Dice.
+        auxiliary_weight: share of an auxiliary classifier in the loss.
+        norm: kind of all norms. Default: that of the network's paper, which is group for the weaved network, instance
+            for resenc-unet, batch for all others. group normalises every image by itself. batch normalises every
+            channel by the batch, and in validation and inference by running statistics, which become part of the
+            convolutions: inference is faster. The statistics of small batches are noisy, and of images that do not look
+            alike they fit none.
+        optimizer: sgd or adamw.
+        lr: largest learning rate.
+        lr_min: smallest learning rate.
+        momentum: momentum of SGD.
+        weight_decay: weight decay.
+        schedule: cosine from lr to lr_min, or plateau: lr/2 after ``plateau_epochs`` without a better score.
+        warmup_epochs: epochs of a linear rise to lr before the cosine.
+        plateau_epochs: patience of the plateau schedule.
+        patience: epochs without a better validation score after which training stops; 0 never stops early.
+        ema: decay of the exponential moving average of the weights that is evaluated; 0 switches it off.
+        grad_clip: largest norm of the gradient; 0 switches clipping off.
+        mixing: mixing of images, off by default.
+    """
+
+    model: Annotated[ModelSettings, Field(discriminator="name")] | None = None
+    epochs: Epochs = 1600
+    batch: Batch = 8
+    loss: LossName = "bce_dice"
+    auxiliary_weight: Weight = 0.4
+    norm: NormName | None = None
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Rate = 4e-3
+    lr_min: Weight = 1e-5
+    momentum: Fraction = 0.9
+    weight_decay: Weight = 3e-4
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    warmup_epochs: Duration = 0
+    plateau_epochs: Epochs = 20
+    patience: Duration = 0
+    ema: Fraction = 0.0
+    grad_clip: Norm = 5.0
+    mixing: MixingSettings = MixingSettings(alpha=0.0)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _name_alone(cls, content: Any) -> Any:
+        return {"name": content} if isinstance(content, str) else content
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> "TrainSettings":
+        if self.lr_min > self.lr:
+            raise ValueError(f"lr_min {self.lr_min} is above lr {self.lr}")
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leave nothing of {self.epochs} epochs")
+        return self
+
+
+class EvaluationSettings(Section):
+    """How scores are made.
+
+    Attributes:
+        batch: images a step; the batch norms of a stack's supernet use the statistics of these.
+        threshold: probability from which a pixel is foreground (one class of masks).
+        bootstrap: draws of the bootstrap over patients.
+        sensitivity: for which a second threshold of every finding is chosen, beside Youden's.
+    """
+
+    batch: Batch = 16
+    threshold: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    bootstrap: Annotated[Whole, Field(ge=100, le=100_000)] = 2000
+    sensitivity: Annotated[Number, Field(gt=0, lt=1)] = 0.9
+
+
+class ComputeSettings(Section):
+    """Where and how the arithmetic runs.
+
+    Attributes:
+        device: auto takes a GPU where one is found.
+        precision: fp32, bf16 or fp16 (mixed precision: weights stay fp32).
+        threads: threads of the CPU; 0 leaves the choice to torch.
+        tensorboard: write TensorBoard events into the run directory (needs the tensorboard extra).
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    threads: Annotated[Whole, Field(ge=0, le=1024)] = 0
+    tensorboard: Flag = False
+
+
+class Recipe(Section):
+    """All that decides a run.
+
+    Attributes:
+        note: a remark for people, shown on the report.
+        seed: seed of everything random.
+        data: what the networks see.
+        space: the search space: weave for images with masks, stack for images with findings.
+        search: the bilevel search.
+        derive: how a genotype is derived.
+        train: retraining.
+        evaluation: scoring.
+        compute: device and precision.
+    """
+
+    note: Text = ""
+    seed: Seed = 0
+    data: DataSettings
+    space: Annotated[SpaceSettings, Field(discriminator="name")] = WeaveSettings()
+    search: SearchSettings = SearchSettings()
+    derive: DeriveSettings = DeriveSettings()
+    train: TrainSettings = TrainSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, content: Any) -> Any:
+        return with_published_defaults(content) if isinstance(content, dict) else content
+
+    @model_validator(mode="after")
+    def _space_fits_the_task(self) -> "Recipe":
+        wanted = SPACE_OF[self.data.task]
+        if self.space.name != wanted:
+            raise ValueError(
+                f"space {self.space.name} does not fit the data: images with "
+                f"{'masks' if wanted == 'weave' else 'findings'} need space.name {wanted}"
+            )
+        return self

@@ -1,0 +1,237 @@
+"""What of a recipe may change when a run goes on, and what was changed.
+
+The values that decide a run stand in its run.json as well, so that an edited recipe.yaml is noticed. On purpose,
+``--resume RUN KEY=VALUE``, may change: where things are (paths of the data, the cache, initial weights), the note, the
+device, threads and TensorBoard, the parts of a batch, and the number of epochs, which may grow.
+"""
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from medarts.config import Recipe, SearchSettings, TrainSettings, apply_overrides, fingerprint, parse, to_yaml
+from medarts.config.difference import said, value_differences
+from medarts.config.reading import deciding_values
+from medarts.engine import checkpoint, seal
+from medarts.engine.checkpoint import Place
+from medarts.engine.directory import RunDirectory
+from medarts.engine.schedule import cosine
+from medarts.errors import DataError, RunError
+from medarts.system.files import write_whole
+from medarts.system.progress import inform
+
+_PLACES = r"note|data\.cache|data\.sources\.\d+\.path|train\.model\.weights|compute\.(device|threads|tensorboard)"
+_OF_KIND = {
+    "search": r"search\.stages\.\d+\.(accumulate|epochs)",
+    "train": r"train\.(accumulate|epochs)",
+}
+_ALLOWED = {
+    "search": "search.stages.N.accumulate, and more epochs of the last stage",
+    "train": "train.accumulate, and more train.epochs",
+}
+
+
+_BITS = ("device", "threads", "torch")
+"""What of the environment the last digits depend on."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value of a recipe that is another when the run goes on."""
+
+    field: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: {said(self.before)} -> {said(self.after)}"
+
+
+def changed_recipe(run: RunDirectory, words: Iterable[str]) -> tuple[Recipe, list[Change]]:
+    """Returns the recipe by which a run goes on, and what differs from the one it was begun with.
+
+    Args:
+        run: the run.
+        words: changes as key.path=value.
+
+    Raises:
+        RunError: recipe.yaml was edited, or a value may not change in a run that has begun.
+        RecipeError: a change is none of a recipe.
+    """
+    words, edited = list(words), run.recipe_file()
+    recipe = parse(apply_overrides(edited.model_dump(mode="json"), words)) if words else edited
+    asked = tuple(word.partition("=")[0] for word in words)
+    differences = list(run.differences(recipe))
+    unasked = [each for each in differences if not _is_in(each[0], asked)]
+    if unasked:
+        raise run.was_edited(unasked)
+    decided = [Change(*each) for each in differences]
+    given = value_differences(edited.model_dump(mode="json"), recipe.model_dump(mode="json"))
+    changes = [*decided, *(Change(*each) for each in given if re.fullmatch(_PLACES, each[0]))]
+    _check(run.facts["kind"], recipe, changes)
+    return recipe, changes
+
+
+def check_places(run: RunDirectory, recipe: Recipe) -> None:
+    """Refuses a recipe whose data folders are gone, as those of data that were moved.
+
+    Args:
+        run: the run.
+        recipe: its recipe from now on.
+
+    Raises:
+        DataError: names the first folder that is gone, and how to give its new place.
+    """
+    for number, source in enumerate(recipe.data.sources):
+        if not source.path.is_dir():
+            command = f"medarts {run.facts['kind']} --resume {shlex.quote(str(run.path))}"
+            raise DataError(
+                f"There is no folder {source.path}, which held the data of {run.path}.",
+                fix=f"If the data moved: {command} data.sources.{number}.path=NEW.",
+            )
+
+
+def with_its_threads(run: RunDirectory, recipe: Recipe, changes: Iterable[Change]) -> Recipe:
+    """Returns the recipe with the number of threads that the run was begun with, on which the last digits depend.
+
+    Args:
+        run: the run.
+        recipe: its recipe; a number of threads that it gives stays.
+        changes: what has changed; a number of threads that was given on purpose stays.
+    """
+    threads = run.facts.get("environment", {}).get("threads", 0)
+    if recipe.compute.threads or any(change.field == "compute.threads" for change in changes):
+        return recipe
+    return recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"threads": threads})})
+
+
+def go_on(
+    run: RunDirectory,
+    recipe: Recipe,
+    changes: list[Change],
+    *,
+    manifest: str,
+    environment: Mapping[str, Any],
+) -> None:
+    """Says what is not as it was when a run was begun, and writes down what was changed on purpose.
+
+    Args:
+        run: the run.
+        recipe: its recipe from now on.
+        changes: what has changed.
+        manifest: its samples, where they are now, as CSV.
+        environment: of this process.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    before = run.facts.get("environment", {})
+    differing = (name for name in _BITS if before.get(name, environment[name]) != environment[name])
+    others = [f"{name} {before[name]} (now {environment[name]})" for name in differing]
+    if others:
+        inform(f"{run.path} was begun with {', '.join(others)}: from here on the last digits of numbers may differ.")
+    if changes:
+        place = checkpoint.newest(run.checkpoints, "last")
+        for line in consequences(recipe, changes, place=place):
+            inform(line)
+        _record(run, recipe, changes, manifest=manifest, place=place)
+
+
+def _record(run: RunDirectory, recipe: Recipe, changes: list[Change], *, manifest: str, place: Place | None) -> None:
+    """Writes down by which recipe a run goes on, and what was changed where.
+
+    Args:
+        run: the run.
+        recipe: its recipe from now on.
+        changes: what has changed.
+        manifest: its manifest from now on, as CSV.
+        place: the last checkpoint; None where there is none yet.
+    """
+    facts, now = run.facts, datetime.now(UTC).isoformat(timespec="seconds")
+    finished = facts["finished"] and not any(each.field.endswith("epochs") for each in changes)
+    records = [
+        {"field": each.field, "before": each.before, "after": each.after, "place": place, "time": now}
+        for each in changes
+    ]
+    write_whole(run.path / "recipe.yaml", to_yaml(recipe))
+    write_whole(run.path / "manifest.csv", manifest)
+    run.write_json(  # last: before it the same command can be given again
+        "run.json",
+        {
+            **facts,
+            "recipe": deciding_values(recipe),
+            "recipe_fingerprint": fingerprint(recipe),
+            "finished": finished,
+            "files": seal.digests(run.path, facts["kind"], finished=finished),
+            "changes": [*facts.get("changes", []), *records],
+        },
+    )
+
+
+def consequences(recipe: Recipe, changes: Iterable[Change], *, place: Place | None) -> list[str]:
+    """Returns a line for every change that says what it means for the rest of the run.
+
+    Args:
+        recipe: the recipe from now on.
+        changes: what has changed.
+        place: the last checkpoint; None where there is none yet.
+    """
+    return [f"{change}{_meaning(change, recipe, place)}" for change in changes]
+
+
+def _meaning(change: Change, recipe: Recipe, place: Place | None) -> str:
+    if change.field.endswith(".accumulate"):
+        return "; the steps stay the same up to rounding, except that batch norms see the parts alone."
+    if not change.field.endswith(".epochs"):
+        return "."
+    settings: SearchSettings | TrainSettings
+    if change.field == "train.epochs":
+        settings, warmup, epoch = recipe.train, recipe.train.warmup_epochs, place[0] if place else 0
+        if recipe.train.schedule == "plateau":
+            return "; the learning rate falls as before, where the score no longer rises."
+    else:
+        in_last = place is not None and place[0] == len(recipe.search.stages) - 1
+        settings, warmup, epoch = recipe.search, 0, place[1] if place and in_last else 0
+    before, after = (
+        cosine(epoch, epochs=epochs, start=settings.lr, end=settings.lr_min, warmup=warmup)
+        for epochs in (change.before, change.after)
+    )
+    return (
+        f"; from epoch {epoch + 1} on the learning rate is that of a run of {change.after} epochs, {after:.3g} instead "
+        f"of {before:.3g} there. The epochs before had that of {change.before}."
+    )
+
+
+def _check(kind: str, recipe: Recipe, changes: Iterable[Change]) -> None:
+    """Refuses changes that would make it another run.
+
+    Raises:
+        RunError: names them, with both values.
+    """
+    allowed, last = f"{_PLACES}|{_OF_KIND[kind]}", len(recipe.search.stages) - 1
+    refused = [change for change in changes if not re.fullmatch(allowed, change.field)]
+    if refused:
+        raise RunError(
+            f"A run that has begun cannot change {'; '.join(map(str, refused))}.",
+            fix=f"It can change paths, the note, compute.device, .threads and .tensorboard, {_ALLOWED[kind]}. "
+            "Begin a new run for the rest.",
+        )
+    for change in changes:
+        if not change.field.endswith(".epochs"):
+            continue
+        if kind == "search" and change.field != f"search.stages.{last}.epochs":
+            raise RunError(
+                f"{change}: of a search that has begun only the last stage can be longer.",
+                fix=f"Change search.stages.{last}.epochs.",
+            )
+        if change.after < change.before:
+            raise RunError(
+                f"{change}: a run that has begun cannot have fewer epochs.", fix="Stop it with Ctrl-C instead."
+            )
+
+
+def _is_in(field: str, keys: tuple[str, ...]) -> bool:
+    return any(field == key or field.startswith(f"{key}.") for key in keys)

@@ -1,0 +1,133 @@
+"""What the networks made by hand have in common: sizes that they take, heads that can be used alone, their frame."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medarts.errors import RecipeError
+from medarts.models.network import TrainedNetwork
+
+LAST = "last"
+"""Name of the head of a network that has one alone."""
+
+
+class BaselineNetwork(TrainedNetwork):
+    """A network that halves images ``depth - 1`` times and gives masks.
+
+    Args:
+        depth: resolutions.
+        head_names: names of the heads, early to last; a head that is the only one is called "last".
+    """
+
+    def __init__(self, depth: int, head_names: Sequence[str]) -> None:
+        super().__init__()
+        self.depth = depth
+        self.divisor: int = 2 ** (depth - 1)
+        self._heads = tuple(head_names) if len(head_names) > 1 else (LAST,)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the heads, early to last."""
+        return self._heads
+
+    def check_size(self, size: int) -> None:
+        """Refuses images that cannot be halved down to the lowest resolution.
+
+        Raises:
+            RecipeError: ``size`` is no positive multiple of ``divisor``.
+        """
+        if size < 1 or size % self.divisor:
+            below = max(0, size // self.divisor * self.divisor)
+            times = "once" if self.depth == 2 else f"{self.depth - 1} times"
+            raise RecipeError(
+                f"The size {size} cannot be halved {times}, as a network of depth {self.depth} does.",
+                fix=f"Use {f'{below} or ' if below else ''}{below + self.divisor}.",
+            )
+
+    def smallest_map(self, size: int) -> int:
+        """Returns the height and width of the lowest resolution."""
+        return size // self.divisor
+
+    def forward(self, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
+        """Returns the logits of all heads, or of one alone, each BKHW at the size of the input, in fp32 at least.
+
+        Args:
+            x_bchw: images, height and width multiples of ``divisor``.
+            head: a name of ``heads``; parts that it does not need are not run.
+
+        Raises:
+            ValueError: there is no such head.
+        """
+        if head is not None and head not in self.heads:
+            raise ValueError(f"there is no head {head!r}, only {', '.join(self.heads)}")
+        wanted = range(len(self.heads)) if head is None else (self.heads.index(head),)
+        return [_resized(logits, x_bchw.shape[-2:]) for logits in self._logits(x_bchw, wanted)]
+
+    @abstractmethod
+    def _logits(self, x_bchw: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        """Returns the logits of heads, by their places in ``heads``, each at the size of the maps that it reads."""
+
+
+class EncoderDecoder(BaselineNetwork):
+    """An encoder that halves its maps, and a decoder that doubles them and reads the encoder's on its way.
+
+    Args:
+        encoder: one stage a level, from full resolution down; all but the first halve what they read.
+        decoder: one step a level, from the last but one up; takes (maps of the level below, the encoder's maps of its
+            own level) and gives maps of its own level.
+        widths: channels that the decoder gives at every level, from full resolution down.
+        head_levels: levels with a head, from low to full resolution; named by their scales, "1/4", "1/2", "1".
+        outputs: channels of the logits.
+    """
+
+    def __init__(
+        self,
+        encoder: Sequence[nn.Module],
+        decoder: Sequence[nn.Module],
+        *,
+        widths: Sequence[int],
+        head_levels: Sequence[int] = (0,),
+        outputs: int,
+    ) -> None:
+        assert len(encoder) == len(decoder) + 1
+        assert head_levels[-1] == 0
+        super().__init__(len(encoder), [_scale(level) for level in head_levels])
+        self.head_levels = tuple(head_levels)
+        self.encoder = nn.ModuleList(encoder)
+        self.decoder = nn.ModuleList(decoder)
+        self.head_convs = nn.ModuleList(nn.Conv2d(widths[level], outputs, 1) for level in head_levels)
+        self._lay_out()
+
+    def _logits(self, x_bchw: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        skips, x = [], x_bchw
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        skips.pop()
+        head_of = {self.head_levels[place]: self.head_convs[place] for place in wanted}
+        logits = []
+        for step in self.decoder:
+            x = step(x, skips.pop())
+            if len(skips) in head_of:
+                logits.append(head_of[len(skips)](x))
+            if len(logits) == len(wanted):
+                break
+        return logits
+
+
+def widths_of(width: int, depth: int) -> tuple[int, ...]:
+    """Returns the channels of every level, from full resolution down: doubled at each."""
+    return tuple(width * 2**level for level in range(depth))
+
+
+def _scale(level: int) -> str:
+    return f"1/{2**level}" if level else "1"
+
+
+def _resized(logits_bkhw: Tensor, size: Sequence[int]) -> Tensor:
+    logits = logits_bkhw.float() if logits_bkhw.dtype.itemsize < 4 else logits_bkhw
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear")

@@ -1,0 +1,66 @@
+"""U-Net++ (Zhou et al., arXiv 1807.10165): U-Nets nested in each other, which can be cut at each of them.
+
+With the usual widths 64 to 1024, bilinear upsampling without parameters and a head on every nested network it has the
+published 36.63 M parameters.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medarts.config.models import UNetPPSettings
+from medarts.models.baseline import BaselineNetwork, widths_of
+from medarts.models.blocks import double_conv, norm_maker
+from medarts.spaces.layers import Norm
+
+
+class UNetPP(BaselineNetwork):
+    """See the module.
+
+    Node (i, j) lies at level i, 1/2^i of the input's resolution; it reads all nodes (i, 0..j-1) and the upsampled
+    node (i+1, j-1). Head "j" reads node (0, j) and needs the nodes with i + j at most its own: a U-Net of depth j + 1.
+
+    Args:
+        settings: width, depth and deep supervision, with which every nested network has a head, "1" to "depth - 1".
+        in_channels: channels of the images.
+        outputs: channels of the logits.
+        norm: kind of the norms; batch where None.
+    """
+
+    def __init__(
+        self, settings: UNetPPSettings, *, in_channels: int = 3, outputs: int = 1, norm: Norm | None = None
+    ) -> None:
+        last = settings.depth - 1
+        ends = tuple(range(1, last + 1)) if settings.deep_supervision else (last,)
+        super().__init__(settings.depth, [str(end) for end in ends])
+        self.ends = ends
+        widths, make_norm = widths_of(settings.width, settings.depth), norm_maker(norm)
+        self.pool = nn.MaxPool2d(2)
+        self.upsample = nn.Upsample(scale_factor=2, mode="bilinear")
+        self.nodes = nn.ModuleDict()
+        for level, width in enumerate(widths):
+            for place in range(settings.depth - level):
+                above = widths[level - 1] if level else in_channels
+                read = place * width + widths[level + 1] if place else above
+                self.nodes[_key(level, place)] = double_conv(read, width, make_norm=make_norm)
+        self.head_convs = nn.ModuleDict({str(end): nn.Conv2d(widths[0], outputs, 1) for end in self.ends})
+        self._lay_out()
+
+    def _logits(self, x_bchw: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        ends = [self.ends[place] for place in wanted]
+        rows: list[list[Tensor]] = [[self.nodes[_key(0, 0)](x_bchw)]]
+        logits = []
+        for end in range(1, max(ends) + 1):  # the diagonal that ends at node (0, end)
+            rows.append([self.nodes[_key(end, 0)](self.pool(rows[-1][0]))])
+            for level in range(end - 1, -1, -1):
+                row = rows[level]
+                read = torch.cat([*row, self.upsample(rows[level + 1][-1])], dim=1)
+                row.append(self.nodes[_key(level, end - level)](read))
+            if end in ends:
+                logits.append(self.head_convs[str(end)](rows[0][-1]))
+        return logits
+
+
+def _key(level: int, place: int) -> str:
+    return f"{level}_{place}"

@@ -1,1 +1,0 @@
-"""Segmentation networks made by hand, with which searched ones are compared."""

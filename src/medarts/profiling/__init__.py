@@ -1,0 +1,1 @@
+"""What a network costs: parameters, FLOPs, latency, memory, and the time of a recipe."""

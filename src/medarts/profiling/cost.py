@@ -1,0 +1,269 @@
+"""What networks cost on the CPU: parameters, FLOPs, latency as built and as shipped for inference, peak memory."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import count, product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from medarts.config import NormName
+from medarts.errors import RecipeError, RunError
+from medarts.models.inference import for_inference
+from medarts.models.network import FindingNetwork, TrainedNetwork
+from medarts.models.registry import Architecture, build_network
+from medarts.models.shipping import faster, shipped
+from medarts.profiling.latency import Timing, threads_of_cpu, time_in_turns
+from medarts.profiling.memory import Form, peak_of_inference_mb
+from medarts.training.start import without_weights
+
+Norms = NormName | Mapping[str, NormName | None] | None
+"""Kind of the norms of all networks, or of each by its name; None stands for those of the network's paper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of a network whose last head is used, as it is when images are scored.
+
+    Attributes:
+        parameters: trainable parameters, those of early heads included.
+        flops: floating point operations of convolutions and matrix products for one image, 2 per multiply-add; norms,
+            pooling, activations and sums are not counted. What papers call MACs, and often "FLOPs", is half of this.
+        size: height and width of the images, in pixels.
+        in_channels: channels of the images.
+        outputs: outputs of the network.
+        built: latency as built, by threads and batch.
+        shipped: the same as shipped for inference, in the form that images are scored with, see
+            ``medarts.models.shipping``; None where the network has none but itself.
+        memory_mb: peak memory of inference in MB (10^6 bytes) by batch, see ``medarts.profiling.memory``; of the
+            form as shipped, else as built. Empty where it was not measured.
+    """
+
+    parameters: int
+    flops: int
+    size: int
+    in_channels: int
+    outputs: int
+    built: tuple[Timing, ...]
+    shipped: tuple[Timing, ...] | None = None
+    memory_mb: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def timings(self) -> tuple[Timing, ...]:
+        """The latency as shipped for inference where there is such a form, else as built."""
+        return self.built if self.shipped is None else self.shipped
+
+    def latency_ms(self, *, threads: int, batch: int = 1) -> float:
+        """Returns the median milliseconds of a pass, as shipped for inference where there is such a form.
+
+        Raises:
+            ValueError: that was not measured.
+        """
+        for timing in self.timings:
+            if (timing.threads, timing.batch) == (threads, batch):
+                return timing.median_ms
+        raise ValueError(f"the latency with {threads} threads and batches of {batch} was not measured")
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the cost as what JSON can hold."""
+        return {**asdict(self), "memory_mb": {str(batch): peak for batch, peak in self.memory_mb.items()}}
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], *, origin: str = "cost.json") -> "Cost":
+        """Returns a cost from what ``as_json`` made; other keys are passed over.
+
+        Args:
+            content: what JSON holds.
+            origin: names it in errors.
+
+        Raises:
+            RunError: it is something else, such as a cost that an older medarts wrote.
+        """
+        try:
+            built, shipped = content["built"], content["shipped"]
+            return cls(
+                **{key: int(content[key]) for key in ("parameters", "flops", "size", "in_channels", "outputs")},
+                built=tuple(Timing(**timing) for timing in built),
+                shipped=None if shipped is None else tuple(Timing(**timing) for timing in shipped),
+                memory_mb={int(batch): float(peak) for batch, peak in content["memory_mb"].items()},
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{origin} holds no cost that this medarts can read ({type(error).__name__}: {error}).",
+                fix="Have it written again: resume the run, which is finished, with --resume.",
+            ) from None
+
+
+def measure_costs(
+    architectures: Mapping[str, Architecture],
+    *,
+    in_channels: int,
+    outputs: int,
+    size: int,
+    norm: Norms = None,
+    threads: Sequence[int] = (1,),
+    batches: Sequence[int] = (1,),
+    repeats: int = 20,
+    memory: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Cost]:
+    """Measures networks with fresh weights on the CPU, whether or not there is a GPU, without gradients.
+
+    Latencies can be compared: all networks, as built and as shipped for inference, are in memory at once and timed in
+    turns. Peak memory is that of a process of its own for every network and batch, on the largest of ``threads``.
+
+    Args:
+        architectures: genotypes and baselines, by name.
+        in_channels: channels of the images.
+        outputs: outputs of the networks.
+        size: height and width of the images, in pixels.
+        norm: kind of the norms, of all or by name.
+        threads: numbers of threads of the CPU.
+        batches: images of a pass.
+        repeats: timed passes, at least 2; three more warm up.
+        memory: whether peak memory is measured, which takes some seconds for every network and batch.
+        progress: is told how many steps of how many are done.
+
+    Returns:
+        The costs by name, in the order given.
+
+    Raises:
+        MedartsError: a network cannot be built, or not take such images.
+        RecipeError: a network needs more memory than there is.
+        ValueError: fewer than 2 repeats.
+    """
+    kinds = norm if isinstance(norm, Mapping) else dict.fromkeys(architectures, norm)
+    of_all = {"in_channels": in_channels, "outputs": outputs, "size": size}
+    plans = {name: _Plan(without_weights(each), norm=kinds[name], **of_all) for name, each in architectures.items()}
+    networks = {name: plan.build() for name, plan in plans.items()}
+    step = _counted(progress, len(plans) * len(batches) * memory + len(threads) * len(batches) * repeats)
+    shapes = [(batch, in_channels, size, size) for batch in batches]
+    # First, as this is where too much is noticed.
+    peaks = _peaks(plans, batches if memory else (), threads=max(threads), after_each=step)
+    built, as_shipped = _time(networks, shapes, threads=threads, repeats=repeats, after_turn=step)
+    return {
+        name: Cost(
+            parameters=count_parameters(network),
+            flops=count_flops(_last_head(network, network), in_channels=in_channels, size=size),
+            built=built[name],
+            shipped=as_shipped.get(name),
+            memory_mb=peaks[name],
+            **of_all,
+        )
+        for name, network in networks.items()
+    }
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Returns the number of trainable parameters; one that several modules share counts once."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def count_flops(form: Form, *, in_channels: int, size: int) -> int:
+    """Returns the operations of a pass of one image, as ``Cost.flops`` counts them."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        form(_images(1, in_channels, size))
+    return int(counter.get_total_flops())
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """All that a network is built from; called, it gives the form that runs where images are scored."""
+
+    architecture: Architecture
+    in_channels: int
+    outputs: int
+    size: int
+    norm: NormName | None
+
+    def build(self) -> TrainedNetwork:
+        """Returns the network in evaluation mode, after it has agreed to the size of the images."""
+        network = build_network(
+            self.architecture, in_channels=self.in_channels, outputs=self.outputs, norm=self.norm
+        ).eval()
+        network.check_size(self.size)
+        return network
+
+    def __call__(self) -> Form:
+        network = self.build()
+        form = shipped(network, in_channels=self.in_channels, size=self.size) if _is_of_masks(network) else network
+        return _last_head(form, network)
+
+
+def _time(
+    networks: Mapping[str, TrainedNetwork],
+    shapes: Sequence[tuple[int, int, int, int]],
+    *,
+    threads: Sequence[int],
+    repeats: int,
+    after_turn: Callable[[], None],
+) -> tuple[dict[str, tuple[Timing, ...]], dict[str, tuple[Timing, ...]]]:
+    """Times networks in turns with every number of threads and every shape of a batch (B, C, H, W).
+
+    Returns:
+        The timings by name, as built and as shipped for inference; networks of findings have the first alone.
+    """
+    forms = {name: for_inference(network) for name, network in networks.items() if _is_of_masks(network)}
+    built: dict[str, tuple[Timing, ...]] = dict.fromkeys(networks, ())
+    as_shipped: dict[str, tuple[Timing, ...]] = dict.fromkeys(forms, ())
+    _, in_channels, size, _ = shapes[0]
+    for number in threads:
+        with threads_of_cpu(number):
+            used = {
+                name: faster(form, networks[name], in_channels=in_channels, size=size) for name, form in forms.items()
+            }
+        for shape in shapes:
+            every = [*networks.items(), *forms.items()]
+            passes = [partial(_last_head(each, networks[name]), _images(*shape[:3])) for name, each in every]
+            timed = time_in_turns(passes, threads=number, batch=shape[0], repeats=repeats, after_turn=after_turn)
+            timing_of = {each: timing for (_, each), timing in zip(every, timed, strict=True)}
+            for name, network in networks.items():
+                built[name] += (timing_of[network],)
+            for name, form in used.items():
+                as_shipped[name] += (timing_of[form],)
+    return built, as_shipped
+
+
+def _is_of_masks(network: TrainedNetwork) -> bool:
+    """Whether a network has a form for inference, which those of findings have not."""
+    return not isinstance(network, FindingNetwork)
+
+
+def _last_head(form: nn.Module, network: TrainedNetwork) -> Form:
+    """Returns a form of a network with its last head alone."""
+    return partial(form, head=network.heads[-1])
+
+
+def _images(batch: int, channels: int, size: int) -> Tensor:
+    return torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def _counted(progress: Callable[[int, int], None], total: int) -> Callable[[], None]:
+    """Returns a function that tells how many times it was called."""
+    numbers = count(1)
+    return lambda: progress(next(numbers), total)
+
+
+def _peaks(
+    plans: Mapping[str, _Plan], batches: Sequence[int], *, threads: int, after_each: Callable[[], None]
+) -> dict[str, dict[int, float]]:
+    """Returns the peak memory in MB of every network, by batch."""
+    peaks: dict[str, dict[int, float]] = {name: {} for name in plans}
+    for name, batch in product(plans, batches):
+        peaks[name][batch] = _peak(name, plans[name], batch=batch, threads=threads)
+        after_each()
+    return peaks
+
+
+def _peak(name: str, plan: _Plan, *, batch: int, threads: int) -> float:
+    shape = (batch, plan.in_channels, plan.size, plan.size)
+    try:
+        return peak_of_inference_mb(plan, shape=shape, threads=threads)
+    except MemoryError:
+        raise RecipeError(
+            f"{name} runs out of memory with {batch} images of {plan.size} x {plan.size} at once.",
+            fix="Use smaller batches, smaller images or a narrower network.",
+        ) from None

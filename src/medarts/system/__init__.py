@@ -1,0 +1,1 @@
+"""What the other rooms need of the machine: files, locks, signals, processes, memory, the terminal."""

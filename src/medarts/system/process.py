@@ -1,0 +1,141 @@
+"""Work in a process of its own, so that its peak memory is its own."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+from medarts.errors import MedartsError
+from medarts.system.memory import is_out_of_memory
+
+Answer = TypeVar("Answer")
+
+KILLED = -9
+"""Exit code of a process that was ended by SIGKILL; Windows has no such signal."""
+
+_PR_SET_PDEATHSIG = 1
+"""Option of prctl(2): the signal that a process gets when its parent ends."""
+
+
+def in_new_process(work: Callable[[], Answer]) -> Answer:
+    """Does some work in a fresh process, and returns what it returns.
+
+    The process ends with this one, even if this one is killed.
+
+    Args:
+        work: can be pickled, as can its answer.
+
+    Raises:
+        MedartsError: of the work; or a signal, other than that of a lack of memory, ended the process.
+        OSError: of the work.
+        MemoryError: memory ran out, of the machine or of the GPU.
+        RuntimeError: the process ended in another way; it has said why on standard error.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_answer, args=(work, sender))
+    try:
+        with held_back(signal.SIGINT):  # for ever in the process, which this one ends
+            process.start()
+        sender.close()  # the last one open is that of the process, whose end is seen by it
+        answer = receiver.recv()
+    except EOFError:
+        process.join()
+        if process.exitcode == KILLED:
+            raise MemoryError("the system killed the process, as it does where memory runs out") from None
+        if process.exitcode is not None and process.exitcode < 0:
+            raise _ended_by(-process.exitcode) from None
+        raise RuntimeError(f"the process ended without an answer, with status {process.exitcode}") from None
+    finally:
+        if process.pid is not None:
+            process.terminate()  # after Ctrl-C it is still at work
+            process.join()
+        receiver.close()
+    if isinstance(answer, MedartsError | OSError | MemoryError):
+        raise answer
+    result: Answer = answer
+    return result
+
+
+def signal_name(number: int) -> str:
+    """Returns the name of a signal, such as SIGTERM."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those for real time, most of which have no name
+        return f"signal {number}"
+
+
+def _ended_by(number: int) -> MedartsError:
+    """Returns the error of a process that a signal has ended."""
+    crashed = number in (getattr(signal, name, None) for name in ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT"))
+    fix = "Run it again. If it crashes again, reinstall PyTorch." if crashed else "Run it again."
+    return MedartsError(f"A measuring process was ended by {signal_name(number)}.", fix=fix)
+
+
+def when_parent_ends(react: Callable[[], object]) -> None:
+    """Calls a function, in a thread, once the process that started this one has ended, even if it was killed.
+
+    Args:
+        react: what to do then.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        react()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def held_back(*signals: signal.Signals) -> Iterator[None]:
+    """Keeps signals from a process that is started in it, and from this one until it can end the other.
+
+    A new process inherits which signals are blocked, until it lets them through itself: so they cannot meet it while it
+    still imports, before it could say what to do with them, and would print where it was. Here blocking is not enough:
+    where libraries have threads, one of these takes the signal, and Python then calls its handler all the same.
+
+    Args:
+        signals: to hold back; those that came are sent again at the end.
+    """
+    resource_tracker.ensure_running()  # to start it would let SIGINT through
+    kept: list[int] = []
+    handlers = {each: signal.signal(each, lambda number, _: kept.append(number)) for each in signals}
+    masks = hasattr(signal, "pthread_sigmask")  # not on Windows, where new processes inherit no signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if masks else set()
+    try:
+        yield
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        for number in kept:
+            signal.raise_signal(number)
+
+
+def _send_answer(work: Callable[[], object], sender: Connection) -> None:
+    _end_with_parent()
+    try:
+        sender.send(work())
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        sender.send(MemoryError(str(error)))
+    except (MedartsError, OSError, MemoryError) as error:
+        sender.send(error)
+
+
+def _end_with_parent() -> None:
+    """Has this process end at once when the one that started it has ended."""
+    if sys.platform == "linux":  # a thread has to wait for what holds the interpreter; the kernel has not
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    when_parent_ends(lambda: os._exit(1))  # elsewhere, and where the parent had ended before the call above

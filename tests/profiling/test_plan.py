@@ -1,0 +1,230 @@
+"""Estimates of a plan against a run that was measured; ``benchmarks/plan.py`` makes the strict comparison."""
+
+import json
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from medarts.config import Recipe, apply_overrides, parse
+from medarts.data.opening import open_data
+from medarts.engine import checkpoint
+from medarts.engine.job import Trial
+from medarts.errors import DataError, MedartsError, RecipeError
+from medarts.models.weave import WeaveNetwork
+from medarts.nas import start_search
+from medarts.nas.start import try_search
+from medarts.profiling.cost import count_parameters
+from medarts.profiling.plan import plan
+from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.training.start import start_training, try_training
+
+
+def changed(recipe: Recipe, *changes: str) -> Recipe:
+    return parse(apply_overrides(recipe.model_dump(mode="json"), changes))
+
+
+@pytest.fixture
+def recipe(small_recipe: Recipe) -> Recipe:
+    """Epochs of eight steps, so that there is more to measure than to start."""
+    return changed(
+        small_recipe,
+        "search.stages.0.batch=1",
+        "search.stages.1.batch=1",
+        "space.intermediate_nodes=2",
+        "train.batch=2",
+    )
+
+
+def in_new_process(function, *arguments, **options):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments, **options).result()
+
+
+def timing(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "timing.jsonl").read_text().splitlines()]
+
+
+def test_parameters_and_memory_of_a_search(recipe, tmp_path):
+    recipe = changed(recipe, "search.stages=[{depth: 3, epochs: 2, batch: 1}]")
+    planned = plan(recipe)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blobs", "cache"]
+    run = in_new_process(start_search, recipe, tmp_path / "run")
+
+    measured = max(line["peak_memory_mb"] for line in timing(run.path))
+    assert 1 / 1.5 < planned.search_memory_mb / measured < 1.5
+    assert 1 / 1.5 < planned.training.memory_mb / measured < 1.5  # most of it are the libraries
+    point = checkpoint.load(run.checkpoints, "last")
+    weights = {name: tensor for name, tensor in point.weights.items() if not name.startswith(("alphas.", "betas"))}
+    (stage,) = planned.stages
+    assert stage.parameters == sum(tensor.numel() for tensor in weights.values())
+
+    content = json.loads(planned.to_json())
+    assert content["search"]["seconds"] == planned.search_seconds == stage.seconds > 0
+    assert content["search"]["memory_mb"] == planned.search_memory_mb == stage.memory_mb
+    assert content["search"]["stages"][0]["parameters"] == stage.parameters
+    assert 0 < content["training"]["parameters"] < stage.parameters
+
+
+def test_time_and_parameters_of_every_stage(recipe, tmp_path, monkeypatch):
+    """In the time of this process, as that of the clock depends on what else the machine is doing."""
+    for module in ("search.loop", "run.job"):
+        monkeypatch.setattr(f"medarts.{module}.time", SimpleNamespace(perf_counter=time.process_time))
+    # All operations stay, so that it is known what the second stage is made of.
+    recipe = changed(recipe, "search.stages.0.keep={}")
+    trials = [try_search(recipe, stage, steps=3) for stage in (0, 1)]
+    lines = timing(start_search(recipe, tmp_path / "run").path)
+    for stage, trial in enumerate(trials):
+        measured = sum(line["seconds"] for line in lines if line["stage"] == stage)
+        assert 0.5 < trial.seconds / measured < 2, stage
+    assert trials[0].parameters == trials[1].parameters
+    fewer = try_search(changed(recipe, "search.stages.0.keep={up: 1, down: 1, normal: 1}"), 1, steps=1)
+    assert fewer.parameters < trials[0].parameters
+
+
+def test_time_of_a_training(recipe, tmp_path, monkeypatch):
+    for module in ("training.loop", "run.job"):
+        monkeypatch.setattr(f"medarts.{module}.time", SimpleNamespace(perf_counter=time.process_time))
+    space = WeaveSpace(recipe.space, in_channels=3, outputs=1)
+    supernet = space.supernet(recipe.search.stages[0], None)
+    genotype = supernet.derive(recipe.derive, name="any", provenance={})
+    trial = try_training(recipe, genotype, steps=3)
+    run = start_training(recipe, genotype, tmp_path / "run")
+    assert 0.5 < trial.seconds / sum(line["seconds"] for line in timing(run.path)) < 2
+    assert trial.parameters == count_parameters(WeaveNetwork(genotype))
+
+
+def test_time_counts_frozen_and_free_epochs_steps_and_validations(recipe, monkeypatch):
+    """With a clock that steps alone move on, the estimate is exact."""
+    now = 0.0
+    open_data(recipe.data, needs=("train",))
+
+    class Clock:
+        @staticmethod
+        def perf_counter():
+            return now
+
+    def step(loop, orders):
+        nonlocal now
+        now += 5.0 if loop.place.epoch >= loop.recipe.search.arch_after else 2.0
+        loop.place.step += 1
+
+    def validate(loop, validation):
+        nonlocal now
+        now += 7.0
+
+    monkeypatch.setattr("medarts.engine.job.time", Clock)
+    monkeypatch.setattr("medarts.nas.loop.SearchLoop._step", step)
+    monkeypatch.setattr("medarts.nas.loop.SearchLoop._validate", validate)
+    recipe = changed(recipe, "search.stages.0.epochs=5", "search.arch_after=2")
+    trial = try_search(recipe, 0, steps=3)
+    assert trial.seconds == 8 * (2 * 2.0 + 3 * 5.0) + (5 + 2) * 7.0
+    assert try_search(changed(recipe, "search.arch_after=9"), 0, steps=3).seconds == 8 * 5 * 2.0 + 7 * 7.0
+
+
+def test_errors_come_back_from_the_trial_with_problem_and_fix(recipe):
+    with pytest.raises(DataError, match="fewer than a batch of 99") as caught:
+        plan(changed(recipe, "search.stages.1.batch=99"))
+    assert isinstance(caught.value, MedartsError)
+    assert caught.value.fix == "Lower the batch size, or add images."
+
+
+# With a budget
+
+
+def test_a_small_budget_is_met_by_parts(recipe):
+    """Measured in earnest: two images at once do not fit, one does."""
+    recipe = changed(
+        recipe,
+        "data.size=128",
+        "space.init_channel=8",
+        "search.stages=[{depth: 3, epochs: 1, batch: 2}]",
+        "train.batch=1",
+        "evaluation.batch=1",
+    )
+    whole = in_new_process(try_search, recipe, 0, steps=1)
+    planned = plan(recipe, budget_mb=whole.memory_mb - 20)
+    (stage,) = planned.stages
+    assert (whole.accumulate, whole.images_at_once) == (1, 2)
+    assert (stage.accumulate, stage.images_at_once) == (2, 1)
+    assert (planned.training.accumulate, planned.training.images_at_once) == (1, 1)
+    assert max(stage.memory_mb, planned.training.memory_mb) <= whole.memory_mb - 20
+    assert planned.search_changes == ("search.stages.0.accumulate=2",)
+    assert planned.training_changes == ()
+
+
+@pytest.fixture
+def made_up(recipe, monkeypatch) -> Recipe:
+    """A recipe whose trials take 400 MB, and 100 MB an image at once; the second stage twice that."""
+
+    def answer(attempt):
+        images, factor = attempt.settings.images_at_once, 2 if attempt.stage == 1 else 1
+        return Trial(1, 1.0, factor * (400.0 + 100 * images), attempt.settings.accumulate, images)
+
+    monkeypatch.setattr("medarts.profiling.plan.in_new_process", answer)
+    return changed(recipe, "search.stages.0.batch=8", "search.stages.1.batch=6", "train.batch=8")
+
+
+def parts(planned) -> list[int]:
+    return [trial.accumulate for trial in (*planned.stages, planned.training)]
+
+
+def test_the_budget_decides_and_the_changes_make_it_so(made_up):
+    for budget, expected in ((10**5, [1, 1, 1]), (1399, [1, 3, 1]), (1000, [2, 6, 2])):
+        planned = plan(made_up, budget_mb=budget)
+        assert parts(planned) == expected
+        changes = [*planned.search_changes, *planned.training_changes]
+        assert len(changes) == sum(number > 1 for number in expected)
+        recipe = changed(made_up, *changes)
+        assert parts(plan(recipe)) == expected  # planned as it is, without a budget
+        assert plan(recipe, budget_mb=budget).search_changes == ()
+
+
+def test_a_recipe_that_splits_more_than_it_needs_is_told_so(made_up):
+    recipe = changed(made_up, "search.stages.0.accumulate=8", "train.accumulate=3")
+    assert parts(plan(recipe)) == [8, 1, 3]
+    assert plan(recipe).search_changes == ()
+    planned = plan(recipe, budget_mb=10**5)
+    assert planned.search_changes == ("search.stages.0.accumulate=1",)
+    assert planned.training_changes == ("train.accumulate=1",)
+
+
+def test_parts_and_changes_as_json(made_up):
+    content = json.loads(plan(made_up, budget_mb=1399).to_json())
+    assert content["budget_mb"] == 1399
+    assert [(s["accumulate"], s["images_at_once"]) for s in content["search"]["stages"]] == [(1, 8), (3, 2)]
+    assert content["search"]["changes"] == ["search.stages.1.accumulate=3"]
+    assert content["search"]["memory_mb"] == 1200
+    assert (content["training"]["accumulate"], content["training"]["changes"]) == (1, [])
+    assert json.loads(plan(made_up).to_json())["budget_mb"] is None
+
+
+def test_a_budget_below_one_image_is_refused(made_up):
+    says = r"Stage 2 of the search takes 1,000 MB with one image at once, more than the 999 MB allowed\."
+    with pytest.raises(RecipeError, match=says) as caught:
+        plan(made_up, budget_mb=999)
+    assert all(name in caught.value.fix for name in ("data.size", "the channels of the space", "evaluation.batch"))
+
+
+def test_trials_that_run_out_of_memory(made_up, monkeypatch):
+    limit = 4
+
+    def answer(attempt):
+        images = attempt.settings.images_at_once
+        if images > limit:
+            raise MemoryError
+        return Trial(1, 1.0, 100.0 * images, attempt.settings.accumulate, images)
+
+    monkeypatch.setattr("medarts.profiling.plan.in_new_process", answer)
+    assert parts(plan(made_up, budget_mb=10**5)) == [2, 2, 2]
+    with pytest.raises(
+        RecipeError, match=r"^Stage 1 of the search runs out of memory with 8 images at once\. .*--memory"
+    ):
+        plan(made_up)
+    limit = 0
+    with pytest.raises(RecipeError, match=r"^Stage 1 .* with one image at once\. Lower data\.size") as caught:
+        plan(made_up, budget_mb=10**5)
+    assert "--memory-mb" not in caught.value.fix

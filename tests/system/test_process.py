@@ -1,0 +1,157 @@
+"""What comes back from a process, and what is made of its end."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from subprocess import PIPE
+from types import SimpleNamespace
+
+import pytest
+
+from medarts.errors import MedartsError, RecipeError
+from medarts.system.process import in_new_process, when_parent_ends
+
+# Shells let what they start in the background ignore Ctrl-C.
+HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+WAITING = f"""
+{HEARS}
+from functools import partial
+from medarts.system.process import in_new_process
+
+if __name__ == "__main__":
+    try:
+        in_new_process(partial(exec, "import time; time.sleep(60)"))
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+
+STARTING = f"""
+{HEARS}
+import os, sys, threading, time
+from functools import partial
+from multiprocessing.context import SpawnProcess
+from medarts.system.process import in_new_process
+
+start = SpawnProcess.start
+waiting = threading.Thread(target=threading.Event().wait, daemon=True)
+
+def interrupted(process):
+    start(process)
+    if sys.argv[1] == "process":
+        os.kill(os.getpid(), signal.SIGINT)
+    else:
+        signal.pthread_kill(waiting.ident, signal.SIGINT)
+    time.sleep(0.1)
+
+if __name__ == "__main__":
+    waiting.start()
+    SpawnProcess.start = interrupted
+    try:
+        in_new_process(partial(exec, "import time; time.sleep(60)"))
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+
+# The process cannot import this file.
+REFUSED = "from medarts.errors import RecipeError; raise RecipeError('The size is 3.', fix='Use 4.')"
+NO_MEMORY = {
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "of the GPU": "import torch; raise torch.OutOfMemoryError('CUDA out of memory')",
+    "for an array": "import numpy as np; np.empty(2**62, np.uint8)",
+}
+
+
+def test_the_answer_comes_from_another_process() -> None:
+    assert in_new_process(os.getpid) != os.getpid()
+
+
+def test_errors_come_back_with_what_they_say() -> None:
+    with pytest.raises(RecipeError) as caught:
+        in_new_process(partial(exec, REFUSED))
+    assert (caught.value.problem, caught.value.fix) == ("The size is 3.", "Use 4.")
+
+
+@pytest.mark.parametrize("code", NO_MEMORY.values(), ids=NO_MEMORY)
+def test_no_memory_is_one_error(code: str) -> None:
+    with pytest.raises(MemoryError):
+        in_new_process(partial(exec, code))
+
+
+def test_a_fault_is_no_lack_of_memory(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="without an answer, with status 1"):
+        in_new_process(partial(exec, "{}['a fault']"))
+    assert "KeyError: 'a fault'" in capfd.readouterr().err
+
+
+def test_an_interrupted_process_says_nothing(tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes of a terminal: also one that still imports, and before the one that waits for it."""
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    with subprocess.Popen([sys.executable, str(script)], stdout=PIPE, stderr=PIPE, text=True) as process:
+        started = children(process.pid)
+        for _ in range(15):
+            for child in started:
+                os.kill(child, signal.SIGINT)
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=60)
+    assert (said, errors, process.returncode) == ("stopped\n", "", 0)
+
+
+@pytest.mark.parametrize("whose", ["process", "thread"])
+def test_a_process_that_is_interrupted_while_it_starts_another_ends_it(tmp_path: Path, whose: str) -> None:
+    """The signal waits until the start is over, or is taken by a thread, as libraries have some."""
+    script = tmp_path / "starting.py"
+    script.write_text(STARTING)
+    done = subprocess.run([sys.executable, str(script), whose], check=False, capture_output=True, text=True, timeout=50)
+    assert (done.stdout, done.stderr, done.returncode) == ("stopped\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("how", "work"), [(signal.SIGTERM, "import time; time.sleep(60)"), (signal.SIGKILL, "sum(range(10**11))")]
+)
+def test_a_process_ends_with_the_one_that_waits_for_it(tmp_path: Path, how: signal.Signals, work: str) -> None:
+    """`sum` of a range is one call that holds the interpreter, so that no thread of the process gets a turn."""
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING.replace("import time; time.sleep(60)", f"print('begun', flush=True); {work}"))
+    with subprocess.Popen([sys.executable, script], stdout=PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(how)
+        try:
+            process.communicate(timeout=20)  # the pipe is open for as long as one of the two is there
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def test_what_is_to_be_done_when_the_parent_ends_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(join=lambda: None))
+    done = threading.Event()
+    when_parent_ends(done.set)
+    assert done.wait(timeout=20)
+
+
+def children(pid: int) -> list[int]:
+    """Waits until a process has started another beside the tracker of its resources, and returns both."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    if not listed.exists():
+        pytest.skip("needs Linux")
+    while len(found := listed.read_text().split()) < 2:
+        time.sleep(0.01)
+    return [int(child) for child in found]
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGSEGV, "SIGSEGV"), (40, "signal 40")]
+)
+def test_a_process_that_a_signal_ends_is_one_error_with_its_name(number: int, name: str) -> None:
+    with pytest.raises(MedartsError, match=rf"ended by {name}\. Run it again"):
+        in_new_process(partial(exec, f"import os; os.kill(os.getpid(), {number})"))
