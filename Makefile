@@ -1,22 +1,22 @@
-# Both targets set themselves up in a virtual environment; a second call finds it there.
+# Every target sets up a virtual environment on its first call and finds it there afterwards.
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
 
-.PHONY: demo test setup
+.PHONY: setup demo test docs
+
+setup: $(READY)
 
 demo: $(READY)
 	$(BIN)/medarts demo
 
 test: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	@# A process for each core, with one thread each: with more, they would wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/python tools/check.py
 
-setup: $(READY)
+docs: $(READY)
+	$(BIN)/python tools/reference.py
+	$(BIN)/zensical build --clean --strict
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
