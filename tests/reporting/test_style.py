@@ -90,7 +90,7 @@ def test_a_name_is_text_in_every_file(name: str, file_format: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_a_name_is_text_on_every_page(name: str) -> None:
-    page = render("frame.html", {"title": name})
+    page = render("base.html", {"title": name})
     page.encode()
     assert f"<title>{legible(name)} · medarts</title>" in unescape(page)
     assert "<b class" not in page

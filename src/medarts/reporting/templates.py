@@ -1,4 +1,4 @@
-"""Pages made of the templates of this folder, all of which extend ``frame.html``."""
+"""Pages made of the templates of this folder, all of which extend ``base.html``."""
 
 import jinja2
 from markupsafe import Markup
@@ -11,7 +11,7 @@ def render(template: str, content: Content) -> str:
     """Returns a page as HTML.
 
     Args:
-        template: name of the file; it extends ``frame.html``.
+        template: name of the file; it extends ``base.html``.
         content: all that it shows, with the ``title`` of the page; text is escaped unless it is `Markup`.
     """
     environment = jinja2.Environment(
