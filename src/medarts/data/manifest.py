@@ -7,8 +7,8 @@ reads nothing else about a data set.
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -92,11 +92,13 @@ class Manifest:
         samples: all samples, sorted by (domain, key).
         rules: reading rules of each domain.
         findings: names of all that is looked for, in the order of a network's outputs; empty for images with masks.
+        digests: of the content of every "file", for data that are no files; None where files are read.
     """
 
     samples: tuple[Sample, ...]
     rules: dict[str, ReadingRules]
     findings: tuple[str, ...] = ()
+    digests: Mapping[Path, str] | None = field(default=None, repr=False)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -151,7 +153,9 @@ class Manifest:
         return self._fingerprint
 
     @cached_property
-    def _digests(self) -> dict[Path, str]:
+    def _digests(self) -> Mapping[Path, str]:
+        if self.digests is not None:
+            return self.digests
         return digests_of(path for sample in self.samples for path in sample.files)
 
     @cached_property

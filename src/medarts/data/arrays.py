@@ -1,0 +1,325 @@
+"""Data sets in memory: NumPy arrays and torch data sets, with the interface of images that were read from disk.
+
+Everything after the store (halves of the search, batches, augmentation, scores) works on them as on files. They are
+checked as files are, resized by the same functions, and fingerprinted by their values.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from medarts.config import Split
+from medarts.config.section import MOST_OUTPUTS
+from medarts.data.digests import new_digest
+from medarts.data.formats.raw import Raw, type_range
+from medarts.data.manifest import Manifest, ReadingRules, Sample
+from medarts.data.reading import scale
+from medarts.data.resizing import mask_states, resize_image, resize_mask
+from medarts.data.splits import assign_splits, divided, split_named
+from medarts.data.store import ImageStore
+from medarts.errors import DataError
+
+Layout = Literal["first", "last"]
+
+_CHANNELS = range(1, 5)
+"""Sizes of an axis that is taken for the channels where the layout is not given."""
+
+_SEED = 0  # of splits that are not given: the same for every run, so that runs can be compared
+
+
+class Options(TypedDict, total=False):
+    """What is said of a data set in memory; see ``from_arrays``."""
+
+    patients: Sequence[str | int] | None
+    splits: Sequence[str] | None
+    findings: Sequence[str] | None
+    classes: int | None
+    size: int | None
+    channels: Layout | None
+    window: tuple[float, float] | None
+    percentiles: tuple[float, float] | None
+    fractions: tuple[float, float]
+    name: str
+
+
+def from_arrays(
+    images: ArrayLike,
+    targets: ArrayLike,
+    *,
+    patients: Sequence[str | int] | None = None,
+    splits: Sequence[str] | None = None,
+    findings: Sequence[str] | None = None,
+    classes: int | None = None,
+    size: int | None = None,
+    channels: Layout | None = None,
+    window: tuple[float, float] | None = None,
+    percentiles: tuple[float, float] | None = None,
+    fractions: tuple[float, float] = (0.1, 0.2),
+    name: str = "arrays",
+) -> ImageStore:
+    """Makes a data set of arrays.
+
+    Args:
+        images: N x H x W (grey), N x H x W x C or N x C x H x W. Floats in 0..1, uint8 (0..255) or uint16 (0..65535);
+            other values need a window or percentiles.
+        targets: masks, N x H x W, of booleans or class indices (0 is background); or labels, N x F, of 0 and 1.
+        patients: what must stay on one side of a split, for each image. Default: every image is a patient.
+        splits: "train", "val" or "test" for each image. Default: sampled by patient.
+        findings: names of the F labels. Default: "finding 1" and so on.
+        classes: outputs of a segmentation, see ``data.classes`` of a recipe. Default: from the masks.
+        size: height and width that networks see, in pixels. Default: that of the images, which must be square.
+        channels: axis of the channels, "first" or "last". Default: the one of 1 to 4 entries.
+        window: (low, high) values that become 0 and 1.
+        percentiles: (low, high) percentiles of each image that become 0 and 1.
+        fractions: (validation, test) fractions of the patients, where ``splits`` does not say it; without "val" in
+            ``splits`` the first one is a fraction of the training patients.
+        name: of the data set, in tables.
+
+    Raises:
+        DataError: arrays of different lengths, sizes or types than these; NaN or infinity; a patient in two splits.
+
+    >>> images, masks = np.zeros((30, 32, 32), np.uint8), np.zeros((30, 32, 32), bool)
+    >>> store = from_arrays(images, masks)
+    >>> store.images.shape, [len(store.manifest.of_split(split).samples) for split in ("train", "val", "test")]
+    ((30, 1, 32, 32), [21, 3, 6])
+    """
+    every, wanted = _array(images, "images"), _array(targets, "targets")
+    if every.ndim not in (3, 4):
+        raise DataError(f"images has the shape {every.shape}.", fix="Give N x H x W, N x H x W x C or N x C x H x W.")
+    if len(every) != len(wanted):
+        raise DataError(
+            f"There are {len(every)} images and {len(wanted)} targets.", fix="Give one target for every image."
+        )
+    return _store(
+        zip(every, wanted, strict=True),
+        patients=patients,
+        splits=splits,
+        findings=findings,
+        classes=classes,
+        size=size,
+        channels=channels,
+        window=window,
+        percentiles=percentiles,
+        fractions=fractions,
+        name=name,
+    )
+
+
+def from_dataset(dataset: "torch.utils.data.Dataset[Any]", **options: Unpack[Options]) -> ImageStore:
+    """Makes a data set of a torch data set, which is read once from its first to its last item.
+
+    Args:
+        dataset: a data set with a length whose items are (image, target), each as in ``from_arrays``: tensors, or what
+            NumPy takes for an array, such as images of Pillow. Images may differ in size where ``size`` is given.
+        options: those of ``from_arrays``.
+
+    Raises:
+        DataError: it has no length or other items, or as in ``from_arrays``.
+    """
+    if not isinstance(dataset, Sized):
+        raise DataError("The data set has no length.", fix="Give a map-style data set with __len__ and __getitem__.")
+    return _store(_items(dataset), **options)
+
+
+def _items(dataset: Any) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    for index in range(len(dataset)):
+        item = dataset[index]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise DataError(f"Item {index} of the data set is not a pair.", fix="Return (image, target) for each.")
+        yield _array(item[0], f"image {index}"), _array(item[1], f"target {index}")
+
+
+def _array(values: Any, what: str) -> NDArray[Any]:
+    """Returns tensors, on whatever device, and all else that NumPy takes, as an array of numbers."""
+    try:
+        array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    except (TypeError, ValueError) as error:  # lists of unequal lengths, bfloat16
+        raise DataError(f"{what} cannot be an array: {error}.", fix="Give an array of numbers.") from None
+    if array.dtype.kind not in "buif":
+        raise DataError(f"{what} holds {array.dtype} values.", fix="Give real numbers.")
+    return np.asarray(array)
+
+
+def _store(
+    items: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+    *,
+    patients: Sequence[str | int] | None = None,
+    splits: Sequence[str] | None = None,
+    findings: Sequence[str] | None = None,
+    classes: int | None = None,
+    size: int | None = None,
+    channels: Layout | None = None,
+    window: tuple[float, float] | None = None,
+    percentiles: tuple[float, float] | None = None,
+    fractions: tuple[float, float] = (0.1, 0.2),
+    name: str = "arrays",
+) -> ImageStore:
+    rules = ReadingRules(window, percentiles)
+    images: list[NDArray[np.float16]] = []
+    targets: list[NDArray[np.uint8]] = []
+    values: list[NDArray[np.uint8]] = []  # of every target as given, of which resizing may lose some
+    digests: list[tuple[str, str]] = []
+    for number, (image, target) in enumerate(items):
+        image_hwc = _hwc(image, channels, number)
+        side = size or _side(image_hwc, number)
+        made = resize_image(scale(_raw(image_hwc, number), rules, path=Path(f"Image {number}")), side)
+        read = _labels(target, number) if target.ndim < 2 else _mask(target, image_hwc, number)
+        if images and (made.shape != images[0].shape or read.ndim != targets[0].ndim):
+            raise DataError(
+                f"Item {number} differs from those before: image {image.shape}, target {target.shape}.",
+                fix="Give size to resize all images, equally many channels, and either masks or labels.",
+            )
+        images.append(made.astype(np.float16))
+        targets.append(resize_mask(read, side) if read.ndim == 2 else read)
+        values.append(np.unique(read))
+        digests.append((_digest(image), _digest(target)))
+    if not images:
+        raise DataError(f"The data set {name} is empty.", fix="Give at least one image for training.")
+    stacked = np.stack(targets)
+    names = _finding_names(findings, stacked)
+    shown = [tuple(each for each, found in zip(names, row, strict=True) if found) for row in stacked] if names else []
+    samples: list[Sample] = []
+    held: dict[Path, str] = {}
+    for number, (patient, split) in enumerate(_placed(len(images), patients, splits, fractions)):
+        key = f"{number:06d}"
+        mask = None if names else Path(name, "targets", key)
+        found = shown[number] if names else ()
+        samples.append(Sample(key, Path(name, "images", key), mask, patient, name, split, findings=found))
+        held |= zip(samples[-1].files, digests[number], strict=False)  # labels are in the manifest itself
+    manifest = Manifest(tuple(samples), {name: rules}, names, digests=held)
+    if names:
+        return ImageStore(manifest, np.stack(images), stacked, np.zeros((len(images), 0), np.uint8))
+    outputs = _outputs(classes, int(max(each.max() for each in values)))
+    states = [mask_states(each, mask, classes=outputs) for each, mask in zip(values, targets, strict=True)]
+    return ImageStore(manifest, np.stack(images), stacked, np.stack(states))
+
+
+def _hwc(image: NDArray[Any], channels: Layout | None, number: int) -> NDArray[Any]:
+    """Returns an image HW, HWC or CHW as HWC."""
+    if image.ndim == 2:
+        return image[..., None]
+    if image.ndim != 3:
+        raise DataError(f"Image {number} has the shape {image.shape}.", fix="Give H x W, H x W x C or C x H x W.")
+    if channels is None:
+        first, last = (image.shape[axis] in _CHANNELS for axis in (0, -1))
+        if first == last:
+            raise DataError(
+                f"Image {number} has the shape {image.shape}, which does not tell which axis is the channels.",
+                fix='Give channels="first" or channels="last".',
+            )
+        channels = "first" if first else "last"
+    return np.moveaxis(image, 0, -1) if channels == "first" else image
+
+
+def _side(image_hwc: NDArray[Any], number: int) -> int:
+    height, width = image_hwc.shape[:2]
+    if height != width:
+        raise DataError(
+            f"Image {number} is {height} x {width} pixels, and networks take square images.",
+            fix="Give size, such as size=256, to which images and masks are resized.",
+        )
+    return int(height)
+
+
+def _raw(image_hwc: NDArray[Any], number: int) -> Raw:
+    if image_hwc.size == 0:
+        raise DataError(f"Image {number} has no pixels.", fix="Take it out.")
+    if image_hwc.dtype.kind == "f" and not np.isfinite(image_hwc).all():
+        raise DataError(f"Image {number} holds NaN or infinity.", fix="Replace them (numpy.nan_to_num).")
+    if image_hwc.dtype == np.bool_:
+        return Raw(image_hwc.astype(np.uint8), (0.0, 1.0))
+    return Raw(image_hwc, type_range(image_hwc))
+
+
+def _mask(mask: NDArray[Any], image_hwc: NDArray[Any], number: int) -> NDArray[np.uint8]:
+    if mask.shape != image_hwc.shape[:2]:
+        raise DataError(
+            f"Mask {number} has the shape {mask.shape}, its image {image_hwc.shape[0]} x {image_hwc.shape[1]} pixels.",
+            fix="Give masks H x W of the size of their images, without an axis of channels.",
+        )
+    if mask.dtype.kind == "f":
+        raise DataError(f"Mask {number} holds {mask.dtype} values.", fix="Give booleans or class indices: masks > 0.5.")
+    low, high = int(mask.min()), int(mask.max())
+    if low < 0 or high >= MOST_OUTPUTS:
+        raise DataError(
+            f"Mask {number} holds values from {low} to {high}; class indices go from 0 to {MOST_OUTPUTS - 1}.",
+            fix="Give class indices; for masks of 0 and 255, masks > 127.",
+        )
+    return mask.astype(np.uint8)
+
+
+def _labels(labels: NDArray[Any], number: int) -> NDArray[np.uint8]:
+    row = np.atleast_1d(labels)
+    if not np.isin(row, (0, 1)).all():
+        raise DataError(
+            f"Label {number} holds other values than 0 and 1: {row[~np.isin(row, (0, 1))][0]}.",
+            fix="Give one column of 0 and 1 for each finding; scikit-learn's label_binarize makes them of classes.",
+        )
+    return row.astype(np.uint8)
+
+
+def _finding_names(given: Sequence[str] | None, targets: NDArray[np.uint8]) -> tuple[str, ...]:
+    """Returns the names of the labels; none for masks."""
+    if targets.ndim == 3:
+        if given is not None:
+            raise DataError("findings are names of labels, but the targets are masks.", fix="Leave findings out.")
+        return ()
+    number = targets.shape[1]
+    names = tuple(given) if given is not None else tuple(f"finding {n}" for n in range(1, number + 1))
+    if len(names) != number or len(set(names)) != number:
+        raise DataError(f"There are {number} columns of labels and the findings {names}.", fix="Name each column once.")
+    return names
+
+
+def _outputs(given: int | None, highest: int) -> int:
+    """Returns ``data.classes`` for masks with this highest class index."""
+    found = 1 if highest <= 1 else highest + 1
+    if given is None:
+        return found
+    if given < found:
+        raise DataError(f"The masks hold class {highest}, classes is {given}.", fix=f"Give classes={found}.")
+    return given
+
+
+def _placed(
+    number: int, patients: Sequence[str | int] | None, splits: Sequence[str] | None, fractions: tuple[float, float]
+) -> Iterator[tuple[str, Split]]:
+    """Yields patient and split of every image."""
+    for what, given in (("patients", patients), ("splits", splits)):
+        if given is not None and len(given) != number:
+            raise DataError(f"There are {number} images and {len(given)} {what}.", fix=f"Give {what} for each image.")
+    whole = [f"{n:06d}" for n in range(number)] if patients is None else [str(patient) for patient in patients]
+    given_splits = [_split(word) for word in splits] if splits is not None else [None] * number
+    for patient, several in divided(zip(whole, given_splits, strict=True)).items():
+        raise DataError(
+            f"Patient {patient} is in {' and '.join(several)}.", fix="Put all images of a patient in one split."
+        )
+    sampled = (
+        {}
+        if "val" in given_splits
+        else assign_splits(
+            (patient for patient, split in zip(whole, given_splits, strict=True) if split in (None, "train")),
+            fractions=fractions if splits is None else (fractions[0], 0.0),
+            seed=_SEED,
+        )
+    )
+    for patient, split in zip(whole, given_splits, strict=True):
+        yield patient, sampled.get(patient) or split or "train"
+
+
+def _split(word: str) -> Split:
+    split = split_named(str(word))
+    if split is None:
+        raise DataError(f"splits holds '{word}'.", fix="Give train, val or test for each image.")
+    return split
+
+
+def _digest(values: NDArray[Any]) -> str:
+    digest = new_digest()
+    digest.update(f"{values.shape} {values.dtype.str}".encode())
+    digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
