@@ -16,9 +16,9 @@ from medarts.config import Task
 from medarts.config.section import LARGEST_SIZE
 from medarts.errors import MedartsError, RecipeError, RunError, of_system
 from medarts.system.console import say, tolerate_encodings
-from medarts.system.interruption import InterruptedRunError
 from medarts.system.memory import is_out_of_memory
 from medarts.system.names import printable
+from medarts.system.process import InterruptedRunError
 from medarts.words import changes_first, check_repeated, split
 
 MOST_JOBS = 64

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medarts.config import Recipe
 from medarts.errors import RecipeError
-from medarts.system.texts import exists
+from medarts.system.files import exists
 
 _FLAGS = ("--json", "--no-json", "--help", "-h")
 """Options that take no value."""

@@ -34,7 +34,7 @@ from medarts.study.benchmark import benchmark, prepare, what_is_there, with_thre
 from medarts.study.jobs import Ended, Job, do, is_finished
 from medarts.study.layout import Layout, Place
 from medarts.study.plan import Plan, Step
-from medarts.system.interruption import InterruptedRunError
+from medarts.system.process import InterruptedRunError
 from medarts.training.loop import TrainingLoop
 from medarts.training.start import start_training
 

@@ -17,7 +17,7 @@ from medarts.evaluation.findings import FindingScores, Predictions
 from medarts.evaluation.scores import ImageScore, Scores
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
-from medarts.system import progress
+from medarts.system import console as terminal_streams
 from medarts.system.console import columns, make_console, name_column, say, show_table, tolerate_encodings
 
 HOSTILE = "[/x][red]:smile: \x1b[31m\a\r\nü\udce9–"
@@ -119,7 +119,7 @@ def test_columns_of_zero_are_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_progress_takes_names_as_they_are(output: Output) -> None:
-    with output, progress.progress_bar(HOSTILE, 3) as bar:
+    with output, terminal_streams.progress_bar(HOSTILE, 3) as bar:
         bar.note(HOSTILE)
         bar.reach(2, 3)
     assert output.text == f"{SHOWN} {SHOWN}\n"
@@ -129,8 +129,8 @@ def test_progress_on_a_terminal(output: Output, monkeypatch: pytest.MonkeyPatch)
     seen = make_console(stderr=True)
     seen._force_terminal = True
     seen.width = 300
-    monkeypatch.setattr(progress, "console", seen)
-    with output, progress.progress_bar("[/x]", 3) as bar:
+    monkeypatch.setattr(terminal_streams, "console", seen)
+    with output, terminal_streams.progress_bar("[/x]", 3) as bar:
         bar.note("{task.id} [red]" + HOSTILE)
     assert SHOWN in output.text
     assert "{task.id} [red]" in output.text

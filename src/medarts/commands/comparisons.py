@@ -21,8 +21,8 @@ from medarts.study.benchmark import benchmark as run_study
 from medarts.study.generalization import Generalization
 from medarts.study.generalize import generalize as generalize_runs
 from medarts.study.layout import Layout
+from medarts.system.console import progress_bar
 from medarts.system.files import check_writable
-from medarts.system.progress import progress_bar
 
 
 def compare(

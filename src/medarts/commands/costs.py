@@ -18,9 +18,8 @@ from medarts.profiling.latency import usable_cores, usual_threads
 from medarts.reporting.cost_plots import plot_costs
 from medarts.reporting.style import save as save_figure
 from medarts.spaces.genotype import Genotype
-from medarts.system.files import check_writable, make_folder, writing
-from medarts.system.progress import progress_bar
-from medarts.system.texts import exists
+from medarts.system.console import progress_bar
+from medarts.system.files import check_writable, exists, make_folder, writing
 
 
 def cost(

@@ -13,10 +13,9 @@ from medarts.profiling.plan import plan as plan_recipe
 from medarts.reporting.drawings import describe, save_drawings
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.registry import check
-from medarts.system.files import check_writable, make_folder, writing
+from medarts.system.console import progress_bar
+from medarts.system.files import check_writable, exists, make_folder, writing
 from medarts.system.names import name_of
-from medarts.system.progress import progress_bar
-from medarts.system.texts import exists
 
 
 def doctor(word: str) -> Examination:

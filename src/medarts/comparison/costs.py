@@ -8,7 +8,7 @@ from medarts.models.registry import Architecture
 from medarts.profiling import cost
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import usual_threads
-from medarts.system.progress import progress_bar
+from medarts.system.console import progress_bar
 
 REPEATS = 20
 """Timed passes."""

@@ -19,7 +19,7 @@ from medarts.engine.device import make_fabric
 from medarts.engine.listing import ImageName
 from medarts.evaluation.evaluate import load_network
 from medarts.models.shipping import shipped
-from medarts.system.progress import progress_bar
+from medarts.system.console import progress_bar
 from medarts.tasks.metrics import predicted_classes
 
 Floats = NDArray[np.floating[Any]]

@@ -11,7 +11,7 @@ from medarts.errors import RunError
 from medarts.evaluation.evaluate import evaluate, fingerprints_now, scores_folder
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores
-from medarts.system.progress import progress_bar
+from medarts.system.console import progress_bar
 
 AnyScores = Scores | FindingScores
 

@@ -16,7 +16,7 @@ from medarts.config.published import with_published_defaults
 from medarts.config.sections import Recipe, SearchSettings
 from medarts.config.yaml_text import YamlError, read_yaml, unshared, write_yaml
 from medarts.errors import RecipeError, quoted, shortened
-from medarts.system.texts import exists, read_text
+from medarts.system.files import exists, read_text
 
 _LARGEST = 200_000
 """Bytes of a file; the study of a large benchmark has some 20,000."""

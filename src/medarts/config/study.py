@@ -16,7 +16,7 @@ from medarts.config.sections import Recipe
 from medarts.config.study_sections import GroupEntry, NetworkEntry, Study, usual_name
 from medarts.config.yaml_text import write_yaml
 from medarts.errors import RecipeError
-from medarts.system.texts import exists
+from medarts.system.files import exists
 
 __all__ = ["GroupEntry", "NetworkEntry", "Study", "group_recipe", "load_study", "search_recipe", "study_to_yaml"]
 

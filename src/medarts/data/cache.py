@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from medarts.system.progress import inform
+from medarts.system.console import inform
 
 MARK = "store.json"
 """Written last into a store; its time is that of the last use."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from medarts.errors import DataError
-from medarts.system.progress import progress_bar
+from medarts.system.console import progress_bar
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from medarts.data.reading import check_classes, read_image, read_pair
 from medarts.data.resizing import MaskState, mask_states, resize_image, resize_mask
 from medarts.data.rows import RowWriter
 from medarts.errors import DataError
-from medarts.system.progress import inform, progress_bar
+from medarts.system.console import inform, progress_bar
 
 _NAMED = 3
 """Images named in a line that counts many."""

@@ -22,7 +22,7 @@ from medarts.data.manifest import Manifest
 from medarts.data.resizing import MaskState
 from medarts.data.rows import Rows, StoredRows
 from medarts.errors import DataError
-from medarts.system.progress import inform
+from medarts.system.console import inform
 
 FORMAT = 4
 """Part of the cache's name; raise it when reading or resizing changes."""

@@ -20,8 +20,8 @@ from medarts.engine.checkpoint import Place
 from medarts.engine.directory import RunDirectory
 from medarts.engine.schedule import cosine
 from medarts.errors import DataError, RunError
+from medarts.system.console import inform
 from medarts.system.files import write_whole
-from medarts.system.progress import inform
 
 _PLACES = r"note|data\.cache|data\.sources\.\d+\.path|train\.model\.weights|compute\.(device|threads|tensorboard)"
 _OF_KIND = {

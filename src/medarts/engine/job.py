@@ -18,9 +18,9 @@ from medarts.engine import checkpoint
 from medarts.engine.checkpoint import Checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DivergedError, RunError
-from medarts.system.interruption import InterruptedRunError
+from medarts.system.console import inform
 from medarts.system.memory import is_out_of_memory
-from medarts.system.progress import inform
+from medarts.system.process import InterruptedRunError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

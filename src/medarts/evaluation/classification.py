@@ -13,7 +13,7 @@ from medarts.evaluation.cam import grad_cam
 from medarts.evaluation.findings import FindingScores, Predictions
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.models.network import FindingNetwork
-from medarts.system.progress import progress_bar
+from medarts.system.console import progress_bar
 
 
 def score_findings(

@@ -17,7 +17,7 @@ from medarts.data.resizing import MaskState
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.scores import ImageScore, Scores, TruthWord
-from medarts.system.progress import progress_bar
+from medarts.system.console import progress_bar
 from medarts.tasks.metrics import mask_scores, predicted_classes
 
 EXAMPLES = ("best", "median", "worst")

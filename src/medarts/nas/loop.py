@@ -32,9 +32,9 @@ from medarts.nas.gradients import GRADIENTS, Objective, first_order
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.space import Candidates, SearchSpace
-from medarts.system.interruption import Interruption, interruption
+from medarts.system.console import Bar, progress_bar
 from medarts.system.memory import FEWER_AT_ONCE, memory_named, smaller_parts
-from medarts.system.progress import Bar, progress_bar
+from medarts.system.process import Interruption, interruption
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks.task import Task
 

@@ -14,8 +14,8 @@ from medarts.errors import RecipeError
 from medarts.nas.start import prepare_search, try_search
 from medarts.profiling.budget import fewest_parts
 from medarts.spaces.registry import make_space
+from medarts.system.console import Bar, progress_bar
 from medarts.system.process import in_new_process
-from medarts.system.progress import Bar, progress_bar
 from medarts.system.randomness import seed_torch
 from medarts.training.start import try_training
 

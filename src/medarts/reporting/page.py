@@ -35,8 +35,8 @@ from medarts.spaces.reading import load
 from medarts.spaces.stack.frame import reductions
 from medarts.spaces.stack.genotypes import SPACE as STACK
 from medarts.spaces.stack.genotypes import check as check_stack
+from medarts.system.console import warn
 from medarts.system.files import UNFINISHED, write_whole
-from medarts.system.progress import warn
 
 T = TypeVar("T")
 

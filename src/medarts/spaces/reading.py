@@ -6,8 +6,8 @@ from pathlib import Path
 from medarts.errors import GenotypeError, did_you_mean, shortened
 from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.stack.darts_text import from_text
+from medarts.system.files import exists, is_folder, read_text
 from medarts.system.names import name_of
-from medarts.system.texts import exists, is_folder, read_text
 
 _LARGEST = 1_000_000
 """Bytes of a file; the largest genotype that its space allows has some 100,000."""

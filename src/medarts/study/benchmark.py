@@ -18,9 +18,9 @@ from medarts.study.layout import Layout, Place
 from medarts.study.networks import searches_of
 from medarts.study.plan import Plan, Step, prepare
 from medarts.system import lock
+from medarts.system.console import Bar, inform, progress_bar
 from medarts.system.files import make_folder, read_whole, remove_empty, write_whole
-from medarts.system.interruption import InterruptedRunError, Interruption, interruption
-from medarts.system.progress import Bar, inform, progress_bar
+from medarts.system.process import InterruptedRunError, Interruption, interruption
 
 POLL = 1.0
 """Seconds between two looks at the journals."""

@@ -25,8 +25,7 @@ from medarts.spaces.reading import load as load_genotype
 from medarts.study.layout import Place
 from medarts.system import lock
 from medarts.system.files import make_folder, read_whole, remove_empty, writing
-from medarts.system.interruption import InterruptedRunError
-from medarts.system.process import KILLED, held_back, signal_name, when_parent_ends
+from medarts.system.process import KILLED, InterruptedRunError, held_back, signal_name, when_parent_ends
 from medarts.training.start import resume_training, start_training
 
 PATIENCE = 60.0

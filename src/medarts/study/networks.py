@@ -13,7 +13,7 @@ from medarts.spaces.registry import check
 from medarts.study.counting import count_parameters
 from medarts.study.layout import Layout
 from medarts.study.matching import draw_matching, nearest_channel
-from medarts.system.progress import inform
+from medarts.system.console import inform
 
 
 class Networks:

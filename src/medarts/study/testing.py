@@ -13,7 +13,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
 from medarts.study.generalization import MissingTest
 from medarts.study.measures import Scored, of_domain
-from medarts.system.progress import progress_bar
+from medarts.system.console import progress_bar
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Work in a process of its own, so that its peak memory is its own."""
+"""Processes and signals: jobs that are asked to stop, and work in a process of its own."""
 
 import ctypes
 import multiprocessing
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import TypeVar
 
 from medarts.errors import MedartsError
@@ -22,6 +23,47 @@ KILLED = -9
 
 _PR_SET_PDEATHSIG = 1
 """Option of prctl(2): the signal that a process gets when its parent ends."""
+
+
+class InterruptedRunError(MedartsError):
+    """The job was asked to stop; it was saved and can be resumed."""
+
+
+class Interruption:
+    """Whether the job has been asked to stop."""
+
+    requested = False
+
+
+@contextmanager
+def interruption() -> Iterator[Interruption]:
+    """Turns SIGINT, SIGTERM and SIGHUP into a request; a second SIGINT stops at once.
+
+    A SIGHUP that is ignored, as nohup asks for, stays ignored. Windows has none. Threads beside the main one get no
+    signals, so there nothing is asked.
+    """
+    request = Interruption()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if request.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.requested = True
+
+    before = {number: signal.signal(number, ask) for number in _signals()}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signals() -> list[signal.Signals]:
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)  # the terminal was closed, or the connection lost
+    return numbers
 
 
 def in_new_process(work: Callable[[], Answer]) -> Answer:

@@ -36,9 +36,9 @@ from medarts.engine.job import (
 )
 from medarts.engine.schedule import cosine
 from medarts.models.network import TrainedNetwork
-from medarts.system.interruption import Interruption, interruption
+from medarts.system.console import Bar, inform, progress_bar
 from medarts.system.memory import FEWER_AT_ONCE, memory_named, smaller_parts
-from medarts.system.progress import Bar, inform, progress_bar
+from medarts.system.process import Interruption, interruption
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks.task import Task
 
