@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union
 from pydantic import BaseModel, ValidationError
 
 from medarts.errors import did_you_mean, quoted, shortened
+from medarts.registry import UNKNOWN, UNNAMED, Choice
 
 Location = tuple[int | str, ...]
 
@@ -62,22 +63,32 @@ def _explained(item: Mapping[str, Any], kind: type[BaseModel], *, noun: str) -> 
     if item["type"] == "extra_forbidden":
         _, section = _follow(item["loc"][:-1], kind)
         return f"{where} is not a key of a {noun}. {did_you_mean(path[-1], section.model_fields)}"
-    if item["type"] == "literal_error":
-        choices = _quoted(item["ctx"]["expected"].replace(" or ", ", "))
-        given = item["input"]
+    choice = _choice(item, where)
+    if choice is not None:
+        key, given, choices = choice
         near = did_you_mean(given if isinstance(given, str) else quoted(given), choices)
-        return f"{where} cannot be {quoted(given)}. {near}"
-    if item["type"] == "union_tag_invalid":
-        tag, tags = shortened(item["ctx"]["tag"]), _quoted(item["ctx"]["expected_tags"])
-        return f"{where}.name cannot be '{tag}'. {did_you_mean(tag, tags)}"
-    if item["type"] in ("missing", "union_tag_not_found"):
-        key = where if item["type"] == "missing" else f"{where}.name"
+        return f"{key} cannot be {quoted(given)}. {near}"
+    if item["type"] in ("missing", "union_tag_not_found", UNNAMED):
+        key = {"missing": where, UNNAMED: f"{where}.{item.get('ctx', {}).get('key')}"}.get(
+            item["type"], f"{where}.name"
+        )
         return f"{key} is missing. Add it."
     if item["type"] == "string_pattern_mismatch":  # names are all that have a pattern
         return f"{where} cannot be {quoted(item['input'])}. Use letters, digits, spaces, '_', '.' and '-'."
     message = item["msg"].removeprefix("Value error, ")
     given = "" if item["type"] == "value_error" else f" (given: {quoted(item['input'])})"
     return _sentence(f"{where}: {message}{given}" if where else message) + _FIXES.get(item["type"], "")
+
+
+def _choice(item: Mapping[str, Any], where: str) -> tuple[str, Any, list[str]] | None:
+    """Returns key, value and valid values where one of a list was expected; None for other mistakes."""
+    if item["type"] == "literal_error":
+        return where, item["input"], _quoted(item["ctx"]["expected"].replace(" or ", ", "))
+    if item["type"] == "union_tag_invalid":
+        return f"{where}.name", item["ctx"]["tag"], _quoted(item["ctx"]["expected_tags"])
+    if item["type"] == UNKNOWN:
+        return f"{where}.{item['ctx']['key']}", item["ctx"]["given"], item["ctx"]["names"].split(", ")
+    return None
 
 
 def _sentence(text: str) -> str:
@@ -107,9 +118,13 @@ def _inside(here: Any, part: int | str) -> tuple[Any, bool]:
 
     It has none where something can be of several types: there pydantic says which of them it means.
     """
+    if isinstance(here, Choice):
+        return here.registry.entry(str(part)).settings, False
     if _is_section(here):
         field = here.model_fields.get(part)
-        return (None if field is None else _bare(field.annotation)), True
+        if field is None:
+            return None, True
+        return next((one for one in field.metadata if isinstance(one, Choice)), _bare(field.annotation)), True
     if _is_union(here):
         return next((option for option in map(_bare, typing.get_args(here)) if _is_named(option, part)), None), False
     items = [item for item in typing.get_args(here) if item is not Ellipsis]
@@ -118,9 +133,10 @@ def _inside(here: Any, part: int | str) -> tuple[Any, bool]:
 
 
 def _bare(annotation: Any) -> Any:
-    """Returns a type without what is known of it besides, and without None as the other choice."""
+    """Returns a type without what is known of it besides, unless it is chosen by name, and without None."""
     if typing.get_origin(annotation) is Annotated:
-        return _bare(typing.get_args(annotation)[0])
+        inner, *metadata = typing.get_args(annotation)
+        return next((one for one in metadata if isinstance(one, Choice)), _bare(inner))
     if _is_union(annotation):
         options = [option for option in typing.get_args(annotation) if option is not types.NoneType]
         if len(options) == 1:

@@ -7,9 +7,12 @@ memory or the time of the machine.
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import BeforeValidator, Field, Strict
 
+from medarts.registry import Section, Settings
 from medarts.system.names import NAME
+
+__all__ = ["Section", "Settings"]
 
 DEEPEST = 12
 """Levels of the lattice; its lowest has 1/4096 of the input's resolution."""
@@ -48,9 +51,3 @@ def _as_written(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_as_written)]
 Name = Annotated[Text, Field(pattern=f"^(?:{NAME})$", max_length=80)]
 """A name that becomes a folder."""
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)

@@ -1,0 +1,258 @@
+"""Registries: what a name in a recipe or on the command line stands for, with the settings that belong to it.
+
+A member is one file that registers itself; nothing lists the members. The files of medarts and those of installed
+packages (entry points) are imported when a registry is first asked for a name. A script registers its own at any time:
+
+    >>> class NoiseSettings(Settings):
+    ...     strength: float = 0.1
+    >>> noises = Registry("noise")
+    >>> @noises.register("gaussian", settings=NoiseSettings)
+    ... def gaussian(settings: NoiseSettings) -> float:
+    ...     return settings.strength
+    >>> noises.names()
+    ('gaussian',)
+    >>> noises.choose({"name": "gaussian", "strength": 0.5})
+    NoiseSettings(name='gaussian', strength=0.5)
+"""
+
+import importlib
+import pkgutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from medarts.errors import RecipeError, did_you_mean
+
+UNKNOWN, UNNAMED = "unknown_choice", "unnamed_choice"
+"""Types of the errors of a section that names no member, or none that there is."""
+
+M = TypeVar("M")
+"""A member: a class, or a function that makes what the name stands for."""
+N = TypeVar("N")
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class Settings(Section):
+    """The settings of a member of a registry; its fields are the keys that a recipe may have beside the name.
+
+    Attributes:
+        name: of the member; set by the registry.
+    """
+
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[M]):
+    """What is registered under a name.
+
+    Attributes:
+        name: the name.
+        member: what it stands for.
+        settings: the class of its settings.
+        about: what else the registry must know of it, such as the task it is for.
+    """
+
+    name: str
+    member: M
+    settings: type[Section]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Registry(Generic[M]):
+    """Members by name.
+
+    Args:
+        noun: what a member is called in errors, such as "loss".
+        package: module, or package of modules, whose members are built in; imported when first needed.
+        group: entry points of installed packages that register more; such an entry point names a module.
+        key: of the name in a section of a recipe.
+        base: the settings of members that have none of their own.
+    """
+
+    def __init__(
+        self,
+        noun: str,
+        *,
+        package: str | None = None,
+        group: str | None = None,
+        key: str = "name",
+        base: type[Section] = Settings,
+    ) -> None:
+        self.noun = noun
+        self.key = key
+        self._package = package
+        self._group = group
+        self._base = base
+        self._entries: dict[str, Entry[M]] = {}
+        self._loaded = False
+
+    def register(self, name: str, *, settings: type[Section] | None = None, **about: Any) -> Callable[[N], N]:
+        """Returns a decorator that registers a class or function under a name.
+
+        The same definition may be registered again, as when a cell of a notebook runs twice.
+
+        Args:
+            name: in recipes and on the command line.
+            settings: class of its settings, with a default for every field that can have one.
+            about: what the registry must know of it besides.
+
+        Raises:
+            ValueError: another member has the name.
+        """
+
+        def add(member: N) -> N:
+            known = self._entries.get(name)
+            if known is not None and _origin(known.member) != _origin(member):
+                raise ValueError(f"there is a {self.noun} '{name}' already, {'.'.join(_origin(known.member))}")
+            entry: Entry[Any] = Entry(name, member, self._named(settings or self._base, name), about)
+            self._entries[name] = entry
+            return member
+
+        return add
+
+    def names(self, **about: Any) -> tuple[str, ...]:
+        """Returns the names in the order of registration.
+
+        Args:
+            about: only those registered with these values, such as task="segmentation".
+        """
+        self._load()
+        wanted = about.items()
+        return tuple(name for name, entry in self._entries.items() if wanted <= entry.about.items())
+
+    def entry(self, name: str, *, where: str = "") -> Entry[M]:
+        """Returns what is registered under a name.
+
+        Args:
+            name: the name.
+            where: field or option that gave it, for the error.
+
+        Raises:
+            RecipeError: nothing is.
+        """
+        self._load()
+        if name not in self._entries:
+            raise RecipeError(
+                f"{f'{where}: t' if where else 'T'}here is no {self.noun} '{name}'.",
+                fix=did_you_mean(name, self._entries),
+            )
+        return self._entries[name]
+
+    def get(self, name: str, *, where: str = "") -> M:
+        """Returns the member of a name; see `entry`."""
+        return self.entry(name, where=where).member
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._entries
+
+    def choose(self, content: Any) -> Any:
+        """Returns the settings that a section of a recipe gives, checked by the class of the member that it names.
+
+        Args:
+            content: mapping with the name and what is set of the member, a name alone, or settings, which stay.
+
+        Raises:
+            ValidationError, PydanticCustomError: no member is named, or the settings are wrong.
+        """
+        if isinstance(content, Section):
+            return content
+        given = {self.key: content} if isinstance(content, str) else content
+        if not isinstance(given, Mapping):
+            return given  # the type of the field refuses it
+        name = given.get(self.key)
+        if not isinstance(name, str):
+            raise PydanticCustomError(UNNAMED, "{noun} without a name", {"noun": self.noun, "key": self.key})
+        if name not in self:
+            context = {"given": name, "key": self.key, "names": ", ".join(self._entries)}
+            raise PydanticCustomError(UNKNOWN, "there is no such {noun}", {"noun": self.noun, **context})
+        try:
+            return self._entries[name].settings.model_validate(given)
+        except ValidationError as error:
+            raise _within(name, error) from None
+
+    def _named(self, settings: type[Section], name: str) -> type[Section]:
+        """Returns the settings with the name as the only value of its key."""
+        known = settings.model_fields.get(self.key)
+        if known is not None and known.default == name:
+            return settings
+        fields: dict[str, Any] = {self.key: (Literal[name], name)}
+        made = create_model(settings.__name__, __base__=settings, __module__=settings.__module__, **fields)
+        made.__doc__ = settings.__doc__
+        return made
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True  # first: a member may look up others while it is imported
+        if self._package is not None:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+                importlib.import_module(f"{self._package}.{module.name}")
+        for point in entry_points(group=self._group) if self._group else ():
+            try:
+                point.load()
+            except Exception as error:  # one broken package must not take everything else with it
+                warnings.warn(
+                    f"{point.value} cannot be imported ({error!r}); its {self.noun} is missing.", stacklevel=2
+                )
+
+
+class Choice:
+    """Marks a field of a recipe whose section is chosen from a registry: ``Annotated[Settings, Choice(losses)]``.
+
+    Written back, such a section has all fields of the settings that were chosen, not of ``Settings`` alone.
+    """
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self.registry = registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        serialization = core_schema.wrap_serializer_function_ser_schema(_whole, schema=core_schema.any_schema())
+        return core_schema.no_info_before_validator_function(
+            self.registry.choose, handler(source), serialization=serialization
+        )
+
+
+def _whole(value: Any, handler: Any) -> Any:
+    return handler(value)
+
+
+def _within(name: str, error: ValidationError) -> ValidationError:
+    """Returns the mistakes of a section with the chosen name in front of their places, as in a tagged union."""
+    details: list[InitErrorDetails] = []
+    for item in error.errors(include_url=False):
+        kind: Any = item["type"]
+        context = item.get("ctx", {})
+        if kind in (UNKNOWN, UNNAMED):
+            kind = PydanticCustomError(kind, "{noun}", context)
+        details.append({"type": kind, "loc": (name, *item["loc"]), "input": item["input"], "ctx": context})
+    return ValidationError.from_exception_data(error.title, details)
+
+
+def _origin(member: Any) -> tuple[str, str]:
+    return getattr(member, "__module__", ""), getattr(member, "__qualname__", repr(member))
+
+
+def _built_in(noun: str, package: str, name: str, **options: Any) -> Registry[Any]:
+    return Registry(noun, package=f"medarts.{package}", group=f"medarts.{name}", **options)
+
+
+spaces = _built_in("search space", "spaces", "spaces")
+models = _built_in("model", "models", "models")
+losses = _built_in("loss", "losses", "losses")
+metrics = _built_in("metric", "metrics", "metrics")
+sources = _built_in("kind of data source", "data.sources", "sources", key="kind")
+gradients = _built_in("gradient", "nas.gradients", "gradients")
+regularizers = _built_in("regularizer", "nas.regularizers", "regularizers")
