@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medarts.config import Recipe, apply_overrides, load, parse
-from medarts.data.phantom import write_phantoms
+from medarts.data.synthetic import write_phantoms
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.nas import start_search

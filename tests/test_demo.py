@@ -4,7 +4,7 @@ import pytest
 
 from medarts import demo as demo_module
 from medarts.config import Recipe, Task, apply_overrides, parse
-from medarts.data.phantom.chest import FINDINGS
+from medarts.data.synthetic.chest import FINDINGS
 from medarts.demo import demo, demo_recipe
 from medarts.evaluation.finding_table import MEAN_OF_FINDINGS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from medarts.commands import runs
 from medarts.config import Recipe, SourceSettings, Task, parse
 from medarts.config.yaml_text import read_yaml
-from medarts.data.phantom import write_chest_phantoms, write_phantoms
+from medarts.data.synthetic import write_chest_phantoms, write_phantoms
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.scores import Scores

@@ -20,7 +20,7 @@ import yaml
 from medarts.config import parse
 from medarts.config.models import UNetSettings
 from medarts.config.study import Study, load_study
-from medarts.data.phantom import write_phantoms
+from medarts.data.synthetic import write_phantoms
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DivergedError, MedartsError, RecipeError, RunError

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medarts.data.phantom.shapes import Field, blob_distance, smooth_field, soft
+from medarts.data.synthetic.shapes import Field, blob_distance, smooth_field, soft
 
 AIR, FAT, MUSCLE, BONE = -1000.0, -90.0, 45.0, 450.0
 

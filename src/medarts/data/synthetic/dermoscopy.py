@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.data.phantom.shapes import Field, blob_distance, curve, finish, grid, smooth_field, soft
+from medarts.data.synthetic.shapes import Field, blob_distance, curve, finish, grid, smooth_field, soft
 
 
 def dermoscopy(generator: np.random.Generator, size: int) -> tuple[Field, NDArray[np.bool_]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.data.phantom.shapes import Field, blob_distance, curve, finish, grid, smooth_field, soft
+from medarts.data.synthetic.shapes import Field, blob_distance, curve, finish, grid, smooth_field, soft
 
 
 @dataclass(frozen=True, slots=True)
