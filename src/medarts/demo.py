@@ -10,7 +10,7 @@ from medarts.config.yaml_text import read_yaml
 from medarts.data.synthetic import write_chest_phantoms, write_phantoms
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.mask_scores import Scores
 from medarts.spaces.reading import load as load_genotype
 
 IMAGES, SIZE = 100, 96

@@ -17,7 +17,7 @@ from medarts.data.cache import CachedStore
 from medarts.data.examination import Examination
 from medarts.evaluation.finding_table import MEANS
 from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
+from medarts.evaluation.mask_scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
 from medarts.profiling.cost import Cost
 from medarts.profiling.plan import Plan
 from medarts.reporting.comparison_controls import control_sentences, overall_control_sentences

@@ -21,7 +21,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.mask_scores import Scores
 from medarts.profiling import cost
 from medarts.profiling.cost import Cost, Timing
 from medarts.spaces.reading import load as load_genotype

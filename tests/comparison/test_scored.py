@@ -23,7 +23,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.fingerprints import of_metrics
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.mask_scores import Scores
 from medarts.training.start import start_training
 
 

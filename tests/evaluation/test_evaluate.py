@@ -21,7 +21,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError
 from medarts.evaluation import segmentation
 from medarts.evaluation.evaluate import evaluate, load_network, scores_folder
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.mask_scores import Scores
 from medarts.reporting.page import write_report
 from medarts.spaces.weave.supernet import WeaveSpace
 from medarts.system.randomness import seed_torch

@@ -19,7 +19,7 @@ from medarts.errors import DataError, RunError
 from medarts.evaluation.cam import grad_cam
 from medarts.evaluation.evaluate import evaluate, load_network
 from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.scores import ALL
+from medarts.evaluation.mask_scores import ALL
 from medarts.profiling.plan import plan
 from medarts.reporting.page import write_report
 from medarts.spaces.stack.supernet import StackSpace

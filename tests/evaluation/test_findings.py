@@ -14,7 +14,7 @@ from medarts.evaluation.finding_table import (
     YOUDEN,
 )
 from medarts.evaluation.findings import CURVE_POINTS, FindingScores, Predictions
-from medarts.evaluation.scores import ALL
+from medarts.evaluation.mask_scores import ALL
 from medarts.evaluation.statistics import bootstrap_means, draw_patients
 from medarts.tasks.calibration import expected_calibration_error, fit_temperature, probabilities_of
 from medarts.tasks.ranking import auroc, average_precision, operating_point, threshold_youden

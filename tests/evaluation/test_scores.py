@@ -8,7 +8,7 @@ import pytest
 
 from medarts.errors import RunError
 from medarts.evaluation import files
-from medarts.evaluation.scores import ALL, MEAN_OF_CLASSES, MEAN_OF_DOMAINS, ImageScore, Scores
+from medarts.evaluation.mask_scores import ALL, MEAN_OF_CLASSES, MEAN_OF_DOMAINS, ImageScore, Scores
 from medarts.evaluation.statistics import bootstrap_interval
 from medarts.tasks.metrics import DEFINITIONS
 

@@ -14,7 +14,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.seal import signed
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation.files import read_scores
-from medarts.evaluation.scores import ImageScore, Scores
+from medarts.evaluation.mask_scores import ImageScore, Scores
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
 from medarts.reporting.content import read_json

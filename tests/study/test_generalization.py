@@ -13,7 +13,7 @@ from medarts.config.study_sections import Study
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.evaluation.findings import FindingScores, Predictions
-from medarts.evaluation.scores import ImageScore, Scores
+from medarts.evaluation.mask_scores import ImageScore, Scores
 from medarts.evaluation.statistics import bootstrap_interval
 from medarts.study.claims import verdict_of
 from medarts.study.generalization import Claim, Differing, Generalization, MissingRun, MissingTest, Pooled, Side

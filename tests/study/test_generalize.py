@@ -16,7 +16,7 @@ from medarts.config.study_sections import Study
 from medarts.errors import RecipeError
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.mask_scores import Scores
 from medarts.spaces.reading import load as load_genotype
 from medarts.study.benchmark import benchmark
 from medarts.study.generalization import Generalization

@@ -14,7 +14,7 @@ from medarts import terminal
 from medarts.comparison.result import Missing
 from medarts.evaluation.finding_table import SENSITIVE, YOUDEN
 from medarts.evaluation.findings import FindingScores, Predictions
-from medarts.evaluation.scores import ImageScore, Scores
+from medarts.evaluation.mask_scores import ImageScore, Scores
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
 from medarts.system import console as terminal_streams

@@ -13,7 +13,7 @@ from medarts.engine.seal import signed
 from medarts.errors import RecipeError
 from medarts.evaluation.evaluate import evaluate as evaluate_run
 from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.mask_scores import Scores
 from medarts.models.registry import Architecture
 from medarts.nas import resume_search, start_search
 from medarts.reporting.drawings import one_line, save_drawings

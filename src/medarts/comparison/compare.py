@@ -25,7 +25,7 @@ from medarts.engine.device import environment, make_fabric
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError, did_you_mean
 from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.scores import Scores, number
+from medarts.evaluation.mask_scores import Scores, number
 from medarts.profiling.cost import Cost
 
 __all__ = ["Comparison", "Missing", "compare"]

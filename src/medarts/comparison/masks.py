@@ -13,7 +13,7 @@ from medarts.comparison.pooled import Paired
 from medarts.engine.listing import ImageName
 from medarts.errors import RunError
 from medarts.evaluation.finding_table import mean_of_defined
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.mask_scores import Scores
 from medarts.evaluation.statistics import bootstrap_means
 
 Floats = NDArray[np.floating[Any]]

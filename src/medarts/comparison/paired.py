@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.evaluation.scores import LEVEL, number
+from medarts.evaluation.mask_scores import LEVEL, number
 from medarts.evaluation.statistics import percentile_interval
 
 Floats = NDArray[np.floating[Any]]

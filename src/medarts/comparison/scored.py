@@ -10,7 +10,7 @@ from medarts.engine.listing import ImageName
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import evaluate, fingerprints_now, scores_folder
 from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.mask_scores import Scores
 from medarts.system.console import progress_bar
 
 AnyScores = Scores | FindingScores

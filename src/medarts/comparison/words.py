@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from medarts.comparison.costs import REPEATS
 from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS, Difference, least_corrected_p
 from medarts.config import EvaluationSettings, Task
-from medarts.evaluation.scores import LEVEL
+from medarts.evaluation.mask_scores import LEVEL
 from medarts.tasks import metrics, ranking
 
 _SCORES = {

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from medarts.config import Recipe, SourceSettings, Split, Task
@@ -16,16 +18,19 @@ from medarts.engine.changes import check_places
 from medarts.engine.checkpoint import Checkpoint
 from medarts.engine.device import make_fabric
 from medarts.engine.directory import RunDirectory
+from medarts.engine.listing import read_listing
 from medarts.errors import DataError, RunError, did_you_mean
-from medarts.evaluation import findings, scores
+from medarts.evaluation import findings, mask_scores
 from medarts.evaluation.classification import score_findings
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.fingerprints import Fingerprints, of_images, of_metrics, of_weights
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.mask_scores import Scores
+from medarts.evaluation.scores import table_of
 from medarts.evaluation.segmentation import score_masks
 from medarts.models.network import FindingNetwork, TrainedNetwork
 from medarts.models.registry import network_of
 from medarts.models.shipping import shipped
+from medarts.system.console import progress_bar
 from medarts.training.start import architecture_of, without_weights
 
 FOUND_ON: Split = "val"
@@ -134,7 +139,7 @@ def fingerprints_now(
 
 
 def _metrics(recipe: Recipe) -> str:
-    return of_metrics(scores.RULES if recipe.data.task == "segmentation" else findings.RULES)
+    return of_metrics(mask_scores.RULES if recipe.data.task == "segmentation" else findings.RULES)
 
 
 def load_network(run: RunDirectory, kind: str = "best") -> TrainedNetwork:
@@ -203,3 +208,93 @@ def _checked_head(network: TrainedNetwork, head: str | None) -> str:
     if head is not None and head not in network.heads:
         raise RunError(f"The network has no head '{head}'.", fix=did_you_mean(head, network.heads))
     return head or network.heads[-1]
+
+
+def load_scores(
+    runs: Mapping[str, Sequence[RunDirectory | Path | str]],
+    *,
+    split: Part = "test",
+    sources: tuple[SourceSettings, ...] | None = None,
+) -> pd.DataFrame:
+    """Returns the scores of several networks as one long table; see ``medarts.evaluation.scores``.
+
+    Scores that a run has are taken where they were made of the images, targets, weights and metrics of now; where they
+    are stale, damaged or half written, and where there are none, the run is evaluated.
+
+    Args:
+        runs: training runs by the name of their network, one a seed.
+        split: the split, or all images.
+        sources: data sets that the runs were not trained on; None takes those of each run.
+
+    Raises:
+        RunError: the images of a run's split are no longer those that it was trained beside.
+        MedartsError: a run cannot be evaluated.
+    """
+    opened = [
+        (name, run if isinstance(run, RunDirectory) else RunDirectory.open(Path(run), kind="train"))
+        for name, of in runs.items()
+        for run in of
+    ]
+    tables = []
+    with progress_bar("scores", len(opened)) as bar:
+        for name, run in opened:
+            table = current_scores(run, split, sources=sources)
+            about = pd.DataFrame({"network": name, "seed": run.recipe.seed, "split": split}, index=table.index)
+            tables.append(pd.concat([about, table], axis=1))
+            bar.advance()
+    return pd.concat(tables, ignore_index=True)
+
+
+def current_scores(
+    run: RunDirectory, split: Part, *, sources: tuple[SourceSettings, ...] | None = None
+) -> pd.DataFrame:
+    """Returns the table of scores of a run, evaluated now where what it has does not hold; see `load_scores`."""
+    scores = _kept(run, split, sources) or evaluate(run.path, sources=sources, split=split)
+    table = _long(scores)
+    if sources is None:
+        _check_listed(run, split, frozenset(zip(table["dataset"], table["image"], strict=True)))
+    return table
+
+
+def _kept(run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | None) -> Scores | FindingScores | None:
+    if not (run.path / "scores").is_dir():
+        return None
+    now = fingerprints_now(run, split, sources=sources)
+    folder = scores_folder(run, split, now.images, sources=sources)
+    if not folder.is_dir():
+        return None
+    try:
+        of_findings = run.recipe.data.task == "classification"
+        scores = FindingScores.read(folder) if of_findings else Scores.read(folder)
+    except RunError:  # what wrote them was killed, or an older medarts
+        return None
+    return scores if scores.made_of == now else None
+
+
+def _check_listed(run: RunDirectory, split: Part, scored: frozenset[tuple[str, str]]) -> None:
+    """Refuses scores of other images than those that the manifest of the run lists."""
+    listing = read_listing(run.path / "manifest.csv")
+    changed = sorted(scored ^ {name for name, about in listing.items() if split in ("all", about["split"])})
+    if changed:
+        dataset, key = changed[0]
+        raise RunError(
+            f"{key} of {dataset} has left or joined the split '{split}' since {run.path} began.",
+            fix="Restore the images and splits named in its manifest.csv, or train it again.",
+        )
+
+
+def _long(scores: Scores | FindingScores) -> pd.DataFrame:
+    if isinstance(scores, Scores):
+        return table_of(
+            (one.domain, one.key, one.patient, one.class_name, one.truth, metric, value)
+            for one in scores.images
+            for metric, value in one.metrics.items()
+        )
+    given = scores.predictions
+    columns = {"label": given.labels, "logit": given.logits, "probability": scores.probabilities}
+    return table_of(
+        (dataset, key, patient, finding, "present" if given.labels[row, f] else "empty", metric, values[row, f])
+        for row, (dataset, key, patient) in enumerate(zip(given.domains, given.keys, given.patients, strict=True))
+        for f, finding in enumerate(scores.findings)
+        for metric, values in columns.items()
+    )

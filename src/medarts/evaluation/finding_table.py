@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.evaluation.scores import LEVEL, Summary, number
+from medarts.evaluation.mask_scores import LEVEL, Summary, number
 from medarts.evaluation.statistics import draw_patients, percentile_interval
 from medarts.tasks.calibration import expected_calibration_error, probabilities_of
 from medarts.tasks.ranking import OperatingPoint, auroc, average_precision, operating_point, weighted_ranking

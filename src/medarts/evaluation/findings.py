@@ -15,7 +15,7 @@ from medarts.evaluation import finding_table
 from medarts.evaluation.files import EXAMPLES, again, csv_text, npz_bytes, read_scores, write_files
 from medarts.evaluation.finding_table import SENSITIVE, YOUDEN, FindingRow, Group, mean_of_defined
 from medarts.evaluation.fingerprints import Fingerprints
-from medarts.evaluation.scores import ALL, LEVEL, number, read_made_of
+from medarts.evaluation.mask_scores import ALL, LEVEL, number, read_made_of
 from medarts.system.files import open_table
 from medarts.tasks import calibration, ranking
 from medarts.tasks.calibration import fit_temperature, probabilities_of, reliability

@@ -16,7 +16,7 @@ from medarts.data.manifest import Sample
 from medarts.data.resizing import MaskState
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.fingerprints import Fingerprints
-from medarts.evaluation.scores import ImageScore, Scores, TruthWord
+from medarts.evaluation.mask_scores import ImageScore, Scores, TruthWord
 from medarts.system.console import progress_bar
 from medarts.tasks.metrics import mask_scores, predicted_classes
 

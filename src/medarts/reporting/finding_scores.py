@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from medarts.evaluation.files import EXAMPLES, read_scores
 from medarts.evaluation.finding_table import MEAN_OF_FINDINGS, MEAN_OF_FREQUENT, SENSITIVE, YOUDEN
-from medarts.evaluation.scores import ALL
+from medarts.evaluation.mask_scores import ALL
 from medarts.reporting.content import Content, card, csv_rows, decimals, score_cell, share
 from medarts.reporting.findings import plot_cam, plot_findings, plot_precision_recall, plot_reliability, plot_roc
 from medarts.reporting.style import inline_png, inline_svg

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from medarts.evaluation.files import EXAMPLES, read_scores
-from medarts.evaluation.scores import ALL, MEAN_OF_DOMAINS
+from medarts.evaluation.mask_scores import ALL, MEAN_OF_DOMAINS
 from medarts.reporting.content import Content, card, counted, listed, score_cell
 from medarts.reporting.masks import PREDICTED, TRUE, plot_example, plot_scores
 from medarts.reporting.style import inline_png, inline_svg
@@ -13,7 +13,7 @@ from medarts.system.files import open_file
 
 
 def read_mask_scores(folder: Path) -> Content:
-    """Returns what ``mask_scores.html`` shows of a folder that ``medarts.evaluation.scores.Scores`` wrote."""
+    """Returns what ``mask_scores.html`` shows of a folder that ``medarts.evaluation.mask_scores.Scores`` wrote."""
     content = read_scores(folder)
     rows = _without_repetition(content["tables"])
     metrics = list(rows[0]["metrics"])

@@ -13,7 +13,7 @@ from medarts.comparison.scored import AnyScores
 from medarts.config import Task
 from medarts.errors import RunError
 from medarts.evaluation.findings import Predictions
-from medarts.evaluation.scores import Scores, number
+from medarts.evaluation.mask_scores import Scores, number
 from medarts.system.randomness import seed_of
 
 Trainee = tuple[str, str]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS, least_p
 from medarts.comparison.words import excluded_words, missing_lines
 from medarts.config import Task
-from medarts.evaluation.scores import LEVEL
+from medarts.evaluation.mask_scores import LEVEL
 from medarts.study.generalization import Claim, Contrast, Generalization, Pooled, Retrained, Side
 from medarts.tasks import metrics, ranking
 
