@@ -121,6 +121,10 @@ class Registry(Generic[M]):
 
         return add
 
+    def remove(self, name: str) -> None:
+        """Forgets a member, such as one that a notebook tried out."""
+        self._entries.pop(name, None)
+
     def names(self, **about: Any) -> tuple[str, ...]:
         """Returns the names in the order of registration.
 

@@ -19,7 +19,7 @@ from medarts.errors import RunError
 from medarts.evaluation.finding_table import MEAN_OF_FINDINGS, SENSITIVE, YOUDEN
 from medarts.evaluation.findings import FindingScores, Predictions
 from medarts.evaluation.mask_scores import MEAN_OF_CLASSES, MEAN_OF_DOMAINS, ImageScore, Scores
-from medarts.tasks.ranking import auroc
+from medarts.metrics.ranking import auroc
 
 DRAWS = 500
 

@@ -16,8 +16,8 @@ from medarts.evaluation.finding_table import (
 from medarts.evaluation.findings import CURVE_POINTS, FindingScores, Predictions
 from medarts.evaluation.mask_scores import ALL
 from medarts.evaluation.statistics import bootstrap_means, draw_patients
-from medarts.tasks.calibration import expected_calibration_error, fit_temperature, probabilities_of
-from medarts.tasks.ranking import auroc, average_precision, operating_point, threshold_youden
+from medarts.metrics.calibration import expected_calibration_error, fit_temperature, probabilities_of
+from medarts.metrics.ranking import auroc, average_precision, operating_point, threshold_youden
 
 NAMES = ("Mass", "Edema", "Nodule", "Hernia")
 FILES = ("predictions.csv", "findings.csv", "calibration.csv", "curves.csv", "scores.json")

@@ -10,7 +10,7 @@ from medarts.errors import RunError
 from medarts.evaluation import files
 from medarts.evaluation.mask_scores import ALL, MEAN_OF_CLASSES, MEAN_OF_DOMAINS, ImageScore, Scores
 from medarts.evaluation.statistics import bootstrap_interval
-from medarts.tasks.metrics import DEFINITIONS
+from medarts.metrics import definitions
 
 NAN = float("nan")
 
@@ -128,7 +128,7 @@ def test_json_has_the_documented_form(two_domains, tmp_path):
     content = json.loads((tmp_path / "new" / "folder" / "scores.json").read_text())
     assert (content["split"], content["checkpoint"], content["head"]) == ("test", "best", "(6, 0)")
     assert content["bootstrap"] == {"draws": 300, "seed": 3, "level": 0.95}
-    assert DEFINITIONS.items() <= content["definitions"].items()
+    assert definitions("segmentation").items() <= content["definitions"].items()
     assert {ALL, MEAN_OF_DOMAINS, "low, high"} <= content["definitions"].keys()
     assert set(content["tables"][0]) == {"domain", "class", "images", "patients", "metrics"}
     for row, written in zip(two_domains.table(), content["tables"], strict=True):

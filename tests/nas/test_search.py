@@ -16,13 +16,13 @@ from medarts.data.batches import Batches
 from medarts.data.opening import open_data
 from medarts.engine import checkpoint
 from medarts.errors import DivergedError
+from medarts.metrics.masks import mask_scores
 from medarts.nas import start_search
 from medarts.nas.loop import SearchLoop
 from medarts.nas.start import prepare_search
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.weave.supernet import WeaveSpace, WeaveSupernet
 from medarts.system.randomness import seed_torch
-from medarts.tasks.metrics import mask_scores
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from medarts.errors import RunError
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.findings import FindingScores, Predictions
 from medarts.evaluation.statistics import draw_patients
-from medarts.tasks.ranking import auroc, average_precision, weighted_ranking
+from medarts.metrics.ranking import auroc, average_precision, weighted_ranking
 
 Floats = NDArray[np.floating[Any]]
 

@@ -18,9 +18,9 @@ from medarts.data.store import open_store
 from medarts.engine.device import make_fabric
 from medarts.engine.listing import ImageName
 from medarts.evaluation.evaluate import load_network
+from medarts.metrics.masks import predicted_classes
 from medarts.models.shipping import shipped
 from medarts.system.console import progress_bar
-from medarts.tasks.metrics import predicted_classes
 
 Floats = NDArray[np.floating[Any]]
 

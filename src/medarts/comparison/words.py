@@ -6,11 +6,14 @@ from medarts.comparison.costs import REPEATS
 from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS, Difference, least_corrected_p
 from medarts.config import EvaluationSettings, Task
 from medarts.evaluation.mask_scores import LEVEL
-from medarts.tasks import metrics, ranking
+from medarts.metrics import definitions as of_task
+from medarts.metrics.masks import CONVENTIONS
 
 _SCORES = {
-    "segmentation": {name: metrics.DEFINITIONS[name] for name in ("dice", "jaccard", "hd95", "empty masks")},
-    "classification": {name: ranking.DEFINITIONS[name] for name in ("auroc", "average_precision")},
+    "segmentation": {
+        name: (of_task("segmentation") | CONVENTIONS)[name] for name in ("dice", "jaccard", "hd95", "empty masks")
+    },
+    "classification": {name: of_task("classification")[name] for name in ("auroc", "average_precision")},
 }
 
 _MEANS = {

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from medarts.evaluation.mask_scores import LEVEL, Summary, number
 from medarts.evaluation.statistics import draw_patients, percentile_interval
-from medarts.tasks.calibration import expected_calibration_error, probabilities_of
-from medarts.tasks.ranking import OperatingPoint, auroc, average_precision, operating_point, weighted_ranking
+from medarts.metrics.calibration import expected_calibration_error, probabilities_of
+from medarts.metrics.ranking import OperatingPoint, auroc, average_precision, operating_point, weighted_ranking
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.uint8]

@@ -16,16 +16,16 @@ from medarts.evaluation.files import EXAMPLES, again, csv_text, npz_bytes, read_
 from medarts.evaluation.finding_table import SENSITIVE, YOUDEN, FindingRow, Group, mean_of_defined
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.mask_scores import ALL, LEVEL, number, read_made_of
-from medarts.system.files import open_table
-from medarts.tasks import calibration, ranking
-from medarts.tasks.calibration import fit_temperature, probabilities_of, reliability
-from medarts.tasks.ranking import (
+from medarts.metrics import calibration, definitions, ranking
+from medarts.metrics.calibration import fit_temperature, probabilities_of, reliability
+from medarts.metrics.ranking import (
     auroc,
     precision_recall_curve,
     roc_curve,
     threshold_for_sensitivity,
     threshold_youden,
 )
+from medarts.system.files import open_table
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.uint8]
@@ -33,7 +33,8 @@ Labels = NDArray[np.uint8]
 CURVE_POINTS = 200
 
 RULES = (
-    ranking.DEFINITIONS
+    definitions("classification")
+    | ranking.DEFINITIONS
     | calibration.DEFINITIONS
     | finding_table.DEFINITIONS
     | {ALL: "All images of all domains together; patients of different domains are different people."}

@@ -15,8 +15,9 @@ from medarts.errors import RunError
 from medarts.evaluation.files import EXAMPLES, again, csv_text, npz_bytes, read_scores, write_files
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.statistics import bootstrap_means, percentile_interval
+from medarts.metrics import definitions, metrics_of
+from medarts.metrics.masks import CONVENTIONS
 from medarts.system.files import open_table
-from medarts.tasks.metrics import DEFINITIONS, OF_EXAMPLES
 
 ALL = "all"
 MEAN_OF_DOMAINS = "mean of domains"
@@ -39,7 +40,8 @@ _MEANS = {
         "null where fewer than two patients (of any domain, for the mean of domains) have a value."
     ),
 }
-RULES = DEFINITIONS | _MEANS
+OF_EXAMPLES = tuple(one.name for one in metrics_of("segmentation") if one.needs_examples)
+RULES = definitions("segmentation") | CONVENTIONS | _MEANS
 """What the scores of masks are, in words."""
 
 

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medarts.metrics import metrics_of
+
 COLUMNS = ("dataset", "image", "patient", "class", "truth", "metric", "value")
 """Of the table of one run."""
 
@@ -66,14 +68,13 @@ def counted(table: pd.DataFrame) -> pd.DataFrame:
 
     Metrics that count correct background too, as accuracy does, stay.
     """
-    from medarts.tasks.metrics import OF_EXAMPLES
-
     out = pd.MultiIndex.from_tuples(
         [(dataset, name) for dataset, names in excluded(table).items() for name in names], names=["dataset", "class"]
     )
     if not len(out):
         return table
-    without = pd.MultiIndex.from_frame(table[["dataset", "class"]]).isin(out) & table["metric"].isin(OF_EXAMPLES)
+    of_examples = [one.name for one in metrics_of("segmentation") if one.needs_examples]
+    without = pd.MultiIndex.from_frame(table[["dataset", "class"]]).isin(out) & table["metric"].isin(of_examples)
     return table.assign(value=table["value"].where(~without))
 
 

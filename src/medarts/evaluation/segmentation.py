@@ -17,8 +17,8 @@ from medarts.data.resizing import MaskState
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.mask_scores import ImageScore, Scores, TruthWord
+from medarts.metrics.masks import mask_scores, predicted_classes
 from medarts.system.console import progress_bar
-from medarts.tasks.metrics import mask_scores, predicted_classes
 
 EXAMPLES = ("best", "median", "worst")
 

@@ -6,8 +6,8 @@ from medarts.comparison.paired import ALPHA, EXACT_UP_TO, FLIPS, least_p
 from medarts.comparison.words import excluded_words, missing_lines
 from medarts.config import Task
 from medarts.evaluation.mask_scores import LEVEL
+from medarts.metrics import definitions as of_task
 from medarts.study.generalization import Claim, Contrast, Generalization, Pooled, Retrained, Side
-from medarts.tasks import metrics, ranking
 
 _LIMIT = f" (Holm-corrected p below {ALPHA:g})"
 
@@ -16,14 +16,14 @@ TITLES: dict[Task, str] = {"segmentation": "Dice", "classification": "mean AUROC
 
 _SCORES: dict[Task, dict[str, str]] = {
     "segmentation": {
-        "dice": metrics.DEFINITIONS["dice"],
+        "dice": of_task("segmentation")["dice"],
         "mean": (
             "A value of an image is the mean over its classes, then over the seeds; a score is the mean over the "
             "images of a data set."
         ),
     },
     "classification": {
-        "auroc": ranking.DEFINITIONS["auroc"],
+        "auroc": of_task("classification")["auroc"],
         "mean": (
             "A score of a run is the mean over the findings that some and not all images of the data set show; that "
             "of a network is the mean over its seeds."

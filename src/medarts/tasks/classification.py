@@ -11,9 +11,9 @@ from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest
 from medarts.data.mixing import Mixture
 from medarts.errors import DataError
+from medarts.metrics.ranking import auroc
 from medarts.tasks import Forward
 from medarts.tasks.finding_losses import make_finding_loss
-from medarts.tasks.ranking import auroc
 
 
 class ClassificationTask:

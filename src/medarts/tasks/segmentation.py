@@ -15,9 +15,9 @@ from medarts.data.mixing import Mixture
 from medarts.data.resizing import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
+from medarts.metrics.masks import dice_per_image, shown_classes
 from medarts.tasks import Forward
 from medarts.tasks.losses import make_loss
-from medarts.tasks.metrics import dice_per_image, shown_classes
 
 
 class SegmentationTask:

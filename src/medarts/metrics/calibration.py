@@ -1,9 +1,11 @@
-"""Whether predicted probabilities are the frequencies they claim to be, and a temperature that mends them."""
+"""Whether predicted probabilities are the frequencies they claim to be, and a temperature that calibrates them."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from medarts.metrics import register_metric
 
 Floats = NDArray[np.floating[Any]]
 
@@ -14,16 +16,12 @@ TEMPERATURES = (0.1, 10.0)
 """The least and the largest temperature that is fitted."""
 
 DEFINITIONS: dict[str, str] = {
-    "ece": (
-        f"Expected calibration error: mean over the images of |mean probability - observed frequency| of their bin, "
-        f"{BINS} bins of equal width."
-    ),
     "temperature": (
         f"T in probability = sigmoid(logit / T), one for all findings, at which the binary cross-entropy of the "
         f"validation images is least; between {TEMPERATURES[0]:g} and {TEMPERATURES[1]:g}."
     ),
 }
-"""What the scores of calibration mean."""
+"""What is fitted."""
 
 
 class Reliability(NamedTuple):
@@ -74,6 +72,20 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = BINS
         return Reliability(edges, counts, sums[0] / counts, sums[1] / counts)
 
 
+@register_metric(
+    "ece",
+    task="classification",
+    per="set",
+    title="ECE",
+    definition=(
+        f"Expected calibration error: mean over the images of |mean probability - observed frequency| of their bin, "
+        f"{BINS} bins of equal width."
+    ),
+    larger_is_better=False,
+    scores="probability",
+    bootstrap=False,
+    compared=False,
+)
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = BINS) -> float:
     """Returns the expected calibration error in 0..1 (Naeini 2015; Guo 2017, equation 3); nan without predictions.
 

@@ -1,7 +1,6 @@
 """Scores of how well predictions rank the images that show a finding above those that do not.
 
-A prediction is positive where its score is at least the threshold. `DEFINITIONS` names every score and says what
-it is; the same words stand in every score file.
+A prediction is positive where its score is at least the threshold.
 """
 
 from typing import Any, NamedTuple
@@ -9,24 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medarts.metrics import register_metric
+
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 
 DEFINITIONS: dict[str, str] = {
-    "auroc": (
-        "Area under the receiver operating characteristic: the probability that an image with the finding scores "
-        "above one without it, ties counting half; undefined where no image, or every image, has the finding."
-    ),
-    "average_precision": (
-        "Sum over the thresholds, from high to low, of (R_n - R_{n-1}) P_n with recall R and precision P, without "
-        "interpolation; images of equal score share a threshold. Undefined where auroc is."
-    ),
     "sensitivity": "TP / (TP + FN), images with a probability of at least the threshold being positive.",
     "specificity": "TN / (TN + FP).",
     "ppv": "Positive predictive value, TP / (TP + FP), at the prevalence of the scored images.",
     "npv": "Negative predictive value, TN / (TN + FN), at the prevalence of the scored images.",
 }
-"""What every score means; a ratio without denominator is undefined."""
+"""What the ratios at a threshold mean; one without denominator is undefined."""
 
 # Weights held at once while draws are scored: with what is made of them, about 100 MB.
 _CHUNK = 2**21
@@ -70,6 +63,17 @@ class OperatingPoint(NamedTuple):
     npv: float
 
 
+@register_metric(
+    "auroc",
+    task="classification",
+    per="set",
+    title="AUROC",
+    definition=(
+        "Area under the receiver operating characteristic: the probability that an image with the finding scores "
+        "above one without it, ties counting half; undefined where no image, or every image, has the finding."
+    ),
+    weighted=lambda scores, labels, weights: weighted_ranking(scores, labels, weights).auroc,
+)
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Returns the area under the ROC curve in 0..1, ties counting half.
 
@@ -83,8 +87,19 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     return float(_plain(scores, labels).auroc[0])
 
 
+@register_metric(
+    "average_precision",
+    task="classification",
+    per="set",
+    title="average precision",
+    definition=(
+        "Sum over the thresholds, from high to low, of (R_n - R_{n-1}) P_n with recall R and precision P, without "
+        "interpolation; images of equal score share a threshold. Undefined where auroc is."
+    ),
+    weighted=lambda scores, labels, weights: weighted_ranking(scores, labels, weights).average_precision,
+)
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Returns the average precision in 0..1; see `DEFINITIONS`. Arguments and nan are those of `auroc`."""
+    """Returns the average precision in 0..1. Arguments and nan are those of `auroc`."""
     return float(_plain(scores, labels).average_precision[0])
 
 

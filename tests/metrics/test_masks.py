@@ -8,15 +8,13 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
 from medarts.data.resizing import MaskState
-from medarts.tasks.metrics import (
-    DEFINITIONS,
-    Confusion,
+from medarts.metrics import Confusion, MaskPair, definitions
+from medarts.metrics.masks import (
     dice_per_image,
     foreground_masks,
     mask_scores,
     predicted_classes,
     shown_classes,
-    surface_distances,
 )
 
 OVERLAP = ("dice", "jaccard", "precision", "recall", "specificity", "f1", "accuracy")
@@ -92,7 +90,7 @@ def test_distances_of_shifted_squares_are_known_and_scale_with_the_spacing():
     assert mask_scores(predicted, true)["assd"] == 10
     assert mask_scores(predicted, true, spacing=(3.0, 0.5))["hd95"] == 5
     assert mask_scores(predicted.T, true.T, spacing=(3.0, 0.5))["assd"] == 30
-    there, back = surface_distances(np.ones((4, 5), dtype=bool), np.ones((4, 5), dtype=bool))
+    there, back = MaskPair(np.ones((4, 5), dtype=bool), np.ones((4, 5), dtype=bool)).surface_distances
     assert len(there) == len(back) == 14  # the image's rim is boundary
 
 
@@ -113,7 +111,7 @@ def test_empty_masks_count_as_documented():
 @given(predicted=masks, true=masks)
 def test_ranges_symmetries_and_identities(predicted, true):
     scores, reverse = mask_scores(predicted, true), mask_scores(true, predicted)
-    assert set(scores) == set(DEFINITIONS) - {"empty masks", "vanished masks", "excluded classes"}
+    assert set(scores) == set(definitions("segmentation"))
     assert all(0 <= scores[name] <= 1 for name in OVERLAP)
     for name in ("dice", "jaccard", "f1", "accuracy", "hd95", "assd"):
         assert scores[name] == pytest.approx(reverse[name], nan_ok=True), name

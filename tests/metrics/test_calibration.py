@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medarts.tasks.calibration import (
+from medarts.metrics.calibration import (
     TEMPERATURES,
     expected_calibration_error,
     fit_temperature,

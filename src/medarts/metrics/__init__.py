@@ -1,0 +1,243 @@
+"""Metrics by name: a metric that is registered appears in evaluation, score files, tables, pages and comparisons.
+
+A metric of masks scores a single image and class; a metric of findings ranks or rates all images of a data set:
+
+    >>> @register_metric("volume_ratio", task="segmentation", definition="Predicted over true pixels.",
+    ...                  limits=(0, math.inf))
+    ... def volume_ratio(masks: MaskPair) -> float:
+    ...     return float(masks.predicted.sum() / masks.true.sum()) if masks.true.any() else math.nan
+
+    >>> @register_metric("brier", task="classification", per="set", scores="probability", larger_is_better=False,
+    ...                  definition="Mean squared difference of probability and label.")
+    ... def brier(scores: Floats, labels: Floats) -> float:
+    ...     return float(np.mean((scores - labels) ** 2))
+
+    >>> for name in ("volume_ratio", "brier"):
+    ...     metrics.remove(name)
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medarts.registry import metrics
+
+BoolMask = NDArray[np.bool_]
+Floats = NDArray[np.floating[Any]]
+Task = Literal["segmentation", "classification"]
+
+MAIN: dict[Task, str] = {"segmentation": "dice", "classification": "auroc"}
+"""The metric by which networks of a task are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Pixel counts of predicted against true masks; every score of overlap is a ratio of them.
+
+    Attributes:
+        tp: pixels in both masks.
+        fp: pixels in the predicted mask alone.
+        fn: pixels in the true mask alone.
+        tn: pixels in neither.
+    """
+
+    tp: Tensor
+    fp: Tensor
+    fn: Tensor
+    tn: Tensor
+
+    @classmethod
+    def of(cls, predicted: Tensor, true: Tensor) -> "Confusion":
+        """Counts the pixels of boolean masks (..., H, W); the counts have shape (...) and lie on the CPU."""
+        # One transfer of three numbers a mask, as not every device knows the float64 of the ratios.
+        sums = torch.stack([mask.sum((-2, -1)) for mask in (predicted & true, predicted, true)]).cpu()
+        tp, fp, fn = sums[0], sums[1] - sums[0], sums[2] - sums[0]
+        return cls(tp=tp, fp=fp, fn=fn, tn=true.shape[-2] * true.shape[-1] - tp - fp - fn)
+
+    def ratio(self, part: Tensor, whole: Tensor) -> Tensor:
+        """Returns part / whole, float64; where whole is 0, 1 for equal masks and 0 for others."""
+        equal = (self.fp + self.fn == 0).double()
+        return torch.where(whole > 0, part.double() / whole.double(), equal)
+
+    def dice(self) -> Tensor:
+        """Returns Dice in 0..1, float64, of the shape of the counts."""
+        return self.ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+
+class MaskPair:
+    """A predicted and a true mask of one image and class, with what several metrics need of them.
+
+    Args:
+        predicted: predicted mask (H, W).
+        true: true mask (H, W).
+        spacing: height and width of a pixel, for distances in its unit. Default: distances are in pixels.
+
+    Raises:
+        ValueError: the masks differ in size, or are not boolean.
+    """
+
+    def __init__(self, predicted: BoolMask, true: BoolMask, *, spacing: tuple[float, float] | None = None) -> None:
+        if predicted.shape != true.shape or not predicted.dtype == true.dtype == np.bool_:
+            raise ValueError(
+                f"two boolean masks of one size are needed, not {predicted.dtype} {predicted.shape} "
+                f"and {true.dtype} {true.shape}"
+            )
+        self.predicted, self.true, self.spacing = predicted, true, spacing
+
+    @cached_property
+    def confusion(self) -> Confusion:
+        """Counts of pixels."""
+        # Copies, as torch takes neither flipped nor read-only views.
+        return Confusion.of(torch.from_numpy(self.predicted.copy()), torch.from_numpy(self.true.copy()))
+
+    @cached_property
+    def surface_distances(self) -> tuple[Floats, Floats] | None:
+        """Distances of the predicted boundary's pixels to the true boundary, and the reverse; None with an empty mask.
+
+        The boundary is the pixels of a mask with a 4-neighbour outside it; outside the image counts as outside the
+        mask. MONAI gives the same distances (the tests compare them), but finds them anew for every metric.
+        """
+        if not self.predicted.any() or not self.true.any():
+            return None
+        from scipy.ndimage import binary_erosion
+        from scipy.spatial import KDTree
+
+        # For masks of a few pieces, trees of the boundaries' points are several times faster than distance maps.
+        scale = np.array(self.spacing or (1.0, 1.0))
+        predicted_edge = np.argwhere(self.predicted & ~binary_erosion(self.predicted)) * scale
+        true_edge = np.argwhere(self.true & ~binary_erosion(self.true)) * scale
+        return KDTree(true_edge).query(predicted_edge)[0], KDTree(predicted_edge).query(true_edge)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A registered metric; see `register_metric` for its fields."""
+
+    name: str
+    function: Callable[..., float]
+    task: Task
+    per: Literal["image", "set"]
+    title: str
+    definition: str
+    larger_is_better: bool
+    limits: tuple[float, float]
+    needs_examples: bool
+    compared: bool
+    bootstrap: bool
+    scores: Literal["logit", "probability"]
+    weighted: Callable[..., Floats] | None
+
+
+def register_metric(
+    name: str,
+    *,
+    task: Task,
+    per: Literal["image", "set"] = "image",
+    title: str = "",
+    definition: str = "",
+    larger_is_better: bool = True,
+    limits: tuple[float, float] = (0.0, 1.0),
+    needs_examples: bool = True,
+    compared: bool = True,
+    bootstrap: bool = True,
+    scores: Literal["logit", "probability"] = "logit",
+    weighted: Callable[..., Floats] | None = None,
+) -> Callable[[Callable[..., float]], Callable[..., float]]:
+    """Returns a decorator that registers a metric.
+
+    The function of a metric per image takes a `MaskPair`; that of a metric per set takes scores (N,) and labels (N,),
+    0 or 1, of one finding. Both return a float, nan where undefined.
+
+    Args:
+        name: in files and options.
+        task: "segmentation" (then per image) or "classification" (then per set).
+        per: what the function scores.
+        title: on pages. Default: the name.
+        definition: what the value means, in a sentence; it stands in the score files and on pages.
+        larger_is_better: which way is better.
+        limits: least and largest possible value.
+        needs_examples: of masks: whether it says something of a class only where some image of the data set shows it.
+            A class lost by resizing then counts 0, or as undefined where smaller is better.
+        compared: whether comparisons show it.
+        bootstrap: whether it gets an interval over patients.
+        scores: of findings: what the function is given, logits or probabilities after temperature.
+        weighted: of findings: a faster form for the bootstrap, given scores, labels and weights (D, N) that say how
+            often each image counts; returns (D,). Default: the function is called for each draw.
+    """
+    if (task == "segmentation") != (per == "image"):
+        raise ValueError(f"the metric '{name}' is per {per}; masks are scored per image, findings per set")
+    return metrics.register(
+        name,
+        task=task,
+        per=per,
+        title=title or name,
+        definition=definition,
+        larger_is_better=larger_is_better,
+        limits=limits,
+        needs_examples=needs_examples,
+        compared=compared,
+        bootstrap=bootstrap,
+        scores=scores,
+        weighted=weighted,
+    )
+
+
+def metric(name: str) -> Metric:
+    """Returns a metric.
+
+    Raises:
+        RecipeError: there is none of this name.
+    """
+    entry = metrics.entry(name)
+    return Metric(name, entry.member, **entry.about)
+
+
+def metrics_of(task: Task) -> tuple[Metric, ...]:
+    """Returns the metrics of a task: the main one, the others of medarts, then those of users as registered."""
+
+    def order(one: Metric) -> tuple[bool, bool, str]:
+        module = one.function.__module__
+        is_ours = module.partition(".")[0] == "medarts"
+        return one.name != MAIN[task], not is_ours, module if is_ours else ""
+
+    return tuple(sorted((metric(name) for name in metrics.names(task=task)), key=order))
+
+
+def definitions(task: Task) -> dict[str, str]:
+    """Returns what the metrics of a task mean, and the source of those that medarts does not bring.
+
+    It is what fingerprints of scores are made of, so that scores made by other metrics are made again.
+    """
+    return {one.name: one.definition + _source(one.function) for one in metrics_of(task)}
+
+
+def _source(function: Callable[..., float]) -> str:
+    if function.__module__.partition(".")[0] == "medarts":
+        return ""  # a change of meaning changes the definition
+    try:
+        return "\n" + inspect.getsource(function)
+    except (OSError, TypeError):
+        return ""
+
+
+def weighted_values(one: Metric, scores: Floats, labels: Floats, weights: NDArray[np.integer[Any]]) -> Floats:
+    """Returns a metric of a set in every draw of a bootstrap, (D,).
+
+    Args:
+        one: the metric.
+        scores: (N,) of one finding.
+        labels: (N,), 0 or 1.
+        weights: how often each image counts in each draw (D, N).
+    """
+    if one.weighted is not None:
+        return one.weighted(scores, labels, weights)
+    places = np.arange(len(scores))
+    drawn = (np.repeat(places, row) for row in weights)
+    return np.array([one.function(scores[chosen], labels[chosen]) for chosen in drawn], dtype=np.float64)

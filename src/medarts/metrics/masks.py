@@ -1,0 +1,206 @@
+"""Metrics of a predicted mask against the true one, for every image and foreground class by itself."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medarts.data.resizing import MaskState
+from medarts.metrics import BoolMask, Confusion, Floats, MaskPair, metrics_of, register_metric
+
+CONVENTIONS: dict[str, str] = {
+    "empty masks": (
+        "A ratio without denominator is 1 where prediction and truth are equal and 0 otherwise: both empty "
+        "give dice, jaccard, precision and recall 1, one empty gives 0. Distances are 0 where both are empty "
+        "and undefined where one is; undefined values are left out of the means and counted."
+    ),
+    "vanished masks": (
+        "A class that the file of a mask has, and that is lost when the mask is resized to the evaluated size, cannot "
+        "be found: its dice, jaccard, precision, recall and f1 are 0, its distances undefined."
+    ),
+    "excluded classes": (
+        "A class that no image of a data set shows is excluded there: of it dice, jaccard, precision, recall, f1 and "
+        "distances are undefined, and left out of the mean of classes."
+    ),
+}
+"""How empty masks, those that vanish and classes without examples count."""
+
+
+@register_metric(
+    "dice",
+    task="segmentation",
+    title="Dice",
+    definition="2 TP / (2 TP + FP + FN) over the pixels of one image and class.",
+)
+def dice(masks: MaskPair) -> float:
+    """Returns 2 TP / (2 TP + FP + FN)."""
+    return masks.confusion.dice().item()
+
+
+@register_metric("jaccard", task="segmentation", title="IoU", definition="TP / (TP + FP + FN).")
+def jaccard(masks: MaskPair) -> float:
+    """Returns the intersection over the union."""
+    of = masks.confusion
+    return of.ratio(of.tp, of.tp + of.fp + of.fn).item()
+
+
+@register_metric("precision", task="segmentation", title="precision", definition="TP / (TP + FP).", compared=False)
+def precision(masks: MaskPair) -> float:
+    """Returns TP / (TP + FP)."""
+    of = masks.confusion
+    return of.ratio(of.tp, of.tp + of.fp).item()
+
+
+@register_metric("recall", task="segmentation", definition="TP / (TP + FN); also called sensitivity.", compared=False)
+def recall(masks: MaskPair) -> float:
+    """Returns TP / (TP + FN)."""
+    of = masks.confusion
+    return of.ratio(of.tp, of.tp + of.fn).item()
+
+
+@register_metric("specificity", task="segmentation", definition="TN / (TN + FP).", needs_examples=False, compared=False)
+def specificity(masks: MaskPair) -> float:
+    """Returns TN / (TN + FP)."""
+    of = masks.confusion
+    return of.ratio(of.tn, of.tn + of.fp).item()
+
+
+@register_metric(
+    "f1",
+    task="segmentation",
+    title="F1",
+    definition="Harmonic mean of precision and recall; over the pixels of one mask it equals dice.",
+    compared=False,
+)
+def f1(masks: MaskPair) -> float:
+    """Returns the harmonic mean of precision and recall."""
+    of, one, other = masks.confusion, precision(masks), recall(masks)
+    return 2 * one * other / (one + other) if one + other > 0 else float((of.fp + of.fn == 0).item())
+
+
+@register_metric(
+    "accuracy", task="segmentation", definition="(TP + TN) / all pixels.", needs_examples=False, compared=False
+)
+def accuracy(masks: MaskPair) -> float:
+    """Returns the share of pixels that are right."""
+    of = masks.confusion
+    return of.ratio(of.tp + of.tn, of.tp + of.fp + of.fn + of.tn).item()
+
+
+@register_metric(
+    "hd95",
+    task="segmentation",
+    title="HD95",
+    definition=(
+        "Symmetric 95th percentile Hausdorff distance: the larger of the two directed 95th percentiles "
+        "(linear interpolation) of the distances from every boundary pixel of one mask to the nearest of "
+        "the other; in pixels of the evaluated size, or in the unit of the spacing where one was given."
+    ),
+    larger_is_better=False,
+    limits=(0.0, math.inf),
+)
+def hd95(masks: MaskPair) -> float:
+    """Returns the larger of the two directed 95th percentiles of the surface distances."""
+    if masks.surface_distances is None:
+        return _without_surface(masks)
+    return float(max(np.percentile(directed, 95) for directed in masks.surface_distances))
+
+
+@register_metric(
+    "assd",
+    task="segmentation",
+    title="ASSD",
+    definition="Average symmetric surface distance: mean over the distances of both directions; unit as hd95.",
+    larger_is_better=False,
+    limits=(0.0, math.inf),
+    compared=False,
+)
+def assd(masks: MaskPair) -> float:
+    """Returns the mean of the surface distances of both directions."""
+    if masks.surface_distances is None:
+        return _without_surface(masks)
+    return float(np.concatenate(masks.surface_distances).mean())
+
+
+def _without_surface(masks: MaskPair) -> float:
+    return 0.0 if masks.predicted.any() == masks.true.any() else math.nan
+
+
+def mask_scores(
+    predicted: BoolMask, true: BoolMask, *, vanished: bool = False, spacing: tuple[float, float] | None = None
+) -> dict[str, float]:
+    """Returns all registered metrics of one mask by name; nan where undefined.
+
+    Args:
+        predicted: predicted mask (H, W).
+        true: true mask (H, W).
+        vanished: the true mask was lost by resizing; it is empty. See `CONVENTIONS`.
+        spacing: height and width of a pixel, for distances in its unit. Default: distances are in pixels.
+
+    Raises:
+        ValueError: the masks differ in size, or are not boolean.
+    """
+    masks, found = MaskPair(predicted, true, spacing=spacing), {}
+    for one in metrics_of("segmentation"):
+        if vanished and one.needs_examples:
+            found[one.name] = 0.0 if one.larger_is_better else math.nan
+        else:
+            found[one.name] = float(one.function(masks))
+    return found
+
+
+def predicted_classes(logits: Tensor, *, classes: int, threshold: float = 0.5) -> Tensor:
+    """Returns the predicted class indices, uint8 (B, H, W).
+
+    Args:
+        logits: (B, K, H, W).
+        classes: outputs of the network, as in the recipe.
+        threshold: probability from which a pixel is foreground (one class); with several, the
+            class of the largest logit is taken.
+    """
+    if classes == 1:
+        return (logits[:, 0].float().sigmoid() >= threshold).to(torch.uint8)
+    return logits.argmax(1).to(torch.uint8)
+
+
+def foreground_masks(indices: Tensor, *, classes: int) -> Tensor:
+    """Returns boolean masks (B, C, H, W) of the foreground classes of class indices (B, H, W).
+
+    C is 1 with one class (every index but 0) and ``classes`` - 1 otherwise (indices 1, 2, ...).
+    """
+    if classes == 1:
+        return (indices != 0).unsqueeze(1)
+    return indices.unsqueeze(1) == torch.arange(1, classes, device=indices.device).view(1, -1, 1, 1)
+
+
+def dice_per_image(
+    logits: Tensor, targets: Tensor, truths: NDArray[np.uint8], *, classes: int, threshold: float = 0.5
+) -> Floats:
+    """Returns Dice of every image and foreground class, (B, C) in 0..1; the score of validation.
+
+    Args:
+        logits: (B, K, H, W).
+        targets: class indices (B, H, W).
+        truths: a `MaskState` for every image and foreground class, (B, C).
+        classes: outputs of the network, as in the recipe.
+        threshold: probability from which a pixel is foreground (one class).
+    """
+    predicted = predicted_classes(logits, classes=classes, threshold=threshold)
+    masks = (foreground_masks(indices, classes=classes) for indices in (predicted, targets))
+    return np.where(truths == MaskState.VANISHED, 0.0, Confusion.of(*masks).dice().numpy())
+
+
+def shown_classes(truths: NDArray[np.uint8], domains: Sequence[str]) -> NDArray[np.bool_]:
+    """Returns where an image of the same domain shows the class, (N, C); the other classes are excluded there.
+
+    Args:
+        truths: a `MaskState` for every image and foreground class, (N, C).
+        domains: of every image.
+    """
+    names = np.asarray(domains, dtype=np.str_)
+    shown = np.zeros(truths.shape, dtype=np.bool_)
+    for name in set(domains):
+        shown[names == name] = (truths[names == name] != MaskState.EMPTY).any(0)
+    return shown
