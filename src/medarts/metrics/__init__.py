@@ -2,6 +2,7 @@
 
 A metric of masks scores a single image and class; a metric of findings ranks or rates all images of a data set:
 
+    >>> import math
     >>> @register_metric("volume_ratio", task="segmentation", definition="Predicted over true pixels.",
     ...                  limits=(0, math.inf))
     ... def volume_ratio(masks: MaskPair) -> float:
