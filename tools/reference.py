@@ -1,4 +1,4 @@
-"""Writes docs/reference/recipe.md: every key of a recipe and of a benchmark, read from the code.
+"""Writes docs/reference/recipe.md, every key of a recipe and of a benchmark, and docs/reference/cli.md, all commands.
 
     python tools/reference.py
 
@@ -8,7 +8,10 @@ so a member that registers itself is listed without an edit here.
 """
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 import textwrap
 import types
 from collections.abc import Iterator, Mapping
@@ -22,7 +25,7 @@ from pydantic_core import PydanticUndefined
 import medarts
 from medarts.config import Recipe, study
 
-TARGET = Path(__file__).parents[1] / "docs" / "reference" / "recipe.md"
+FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 
 HEAD = """# Recipe reference
 
@@ -212,7 +215,26 @@ def undescribed() -> list[str]:
     return list(dict.fromkeys(missing))
 
 
+def help_of(*words: str) -> str:
+    """Returns what a command prints with --help."""
+    run = [sys.executable, "-c", "from medarts.cli import main; main()", *words, "--help"]
+    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(run, env=environment, capture_output=True, check=True, encoding="utf-8").stdout.strip()
+
+
+def commands() -> str:
+    """Returns the page of the command line as Markdown."""
+    overview = help_of()
+    usage = re.search(r"\{([\w,-]+)\}", overview)
+    if usage is None:
+        raise ValueError("medarts --help lists no commands")
+    lines = ["# Command line\n\nThe help of every command, as `medarts COMMAND --help` prints it.\n"]
+    for words in ((), *((verb,) for verb in usage.group(1).split(","))):
+        lines += [f"## {' '.join(('medarts', *words))}\n\n```text\n{help_of(*words) if words else overview}\n```\n"]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(page(), encoding="utf-8")
-    print(TARGET.relative_to(Path.cwd()) if TARGET.is_relative_to(Path.cwd()) else TARGET)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, write in (("recipe.md", page), ("cli.md", commands)):
+        (FOLDER / name).write_text(write(), encoding="utf-8")
