@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.path import Path as Polygon
+from matplotlib.text import Text
 
 from medarts.comparison.overall import overall
 from medarts.comparison.paired import Measured, least_corrected_p
@@ -761,7 +762,8 @@ def test_names_of_sixteen_networks_cover_neither_each_other_nor_points(folder: P
     axes = figure.axes[0]
     names = [text for text in axes.texts if text.get_text()]
     assert [text.get_text() for text in names] == [str(n) if narrow else p.name for n, p in enumerate(points, 1)]
-    boxes = [text.get_window_extent().extents for text in names]
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text).extents for text in names]
     for number, (left, bottom, right, top) in enumerate(boxes):
         for other in boxes[:number]:
             assert left >= other[2] or right <= other[0] or bottom >= other[3] or top <= other[1]

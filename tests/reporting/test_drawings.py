@@ -5,10 +5,9 @@ from xml.etree import ElementTree
 import pytest
 
 from medarts.config import DeriveSettings, StageSettings, WeaveSettings
-from medarts.errors import GenotypeError
 from medarts.reporting.cells import draw_cell
-from medarts.reporting.drawings import describe, drawings, one_line, save_drawings
-from medarts.reporting.lattice import draw_lattice
+from medarts.reporting.drawings import describe, drawings, save_drawings
+from medarts.reporting.spaces import one_line
 from medarts.reporting.style import PALETTE, inline_svg
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load, zoo
@@ -34,41 +33,43 @@ def test_every_edge_of_every_cell_is_drawn_once(name: str) -> None:
     genotype = load(name)
     for kind, cell in genotype.cells.items():
         edges = sum(len(node) for node in cell)
-        assert _ids(draw_cell(genotype, kind)) == {f"edge-{kind}-{index}" for index in range(edges)}
+        assert _ids(draw_cell(cell, kind)) == {f"edge-{kind}-{index}" for index in range(edges)}
 
 
 @pytest.mark.parametrize("name", zoo())
 def test_the_labels_of_a_cell_do_not_cover_each_other(name: str) -> None:
     genotype = load(name)
-    for kind in genotype.cells:
-        figure = draw_cell(genotype, kind)
+    for kind, cell in genotype.cells.items():
+        figure = draw_cell(cell, kind)
         figure.canvas.draw()
         labels = [text for text in figure.axes[0].texts if text.get_bbox_patch() is not None]
         boxes = [label.get_window_extent() for label in labels]
-        assert len(boxes) == sum(len(node) for node in genotype.cells[kind])
+        assert len(boxes) == sum(len(node) for node in cell)
         for index, box in enumerate(boxes):
             assert not any(box.overlaps(other) for other in boxes[index + 1 :])
 
 
-def test_the_inputs_of_a_stack_cell_are_named() -> None:
-    genotype = load("darts_v2")
+def test_the_space_says_what_the_cells_and_their_inputs_are() -> None:
+    figures = drawings(load("darts_v2"))
     for kind, meaning in (("normal", "keeps the resolution"), ("reduce", "edges from s0 and s1 have stride 2")):
-        words = [text.get_text() for text in draw_cell(genotype, kind).axes[0].texts]
+        words = [text.get_text() for text in figures[f"cell_{kind}"].axes[0].texts]
         assert "the cell before the last" in words
         assert "the last cell" in words
         assert any(meaning in text for text in words)
 
 
-def test_an_unknown_cell_is_named_with_the_nearest(searched: Genotype) -> None:
-    with pytest.raises(GenotypeError, match="normal"):
-        draw_cell(searched, "norml")
+def test_a_space_that_says_nothing_has_its_cells_drawn() -> None:
+    cells = {"mine": ((("my_operation", 0), ("conv", 1)), (("my_operation", 2), ("other", 0), ("conv", 1)))}
+    figures = drawings(Genotype("mine", space="of a user", cells=cells, settings={}))
+    assert [*figures] == ["cell_mine"]
+    assert len(_ids(figures["cell_mine"])) == 5
 
 
 def test_the_lattice_shows_exactly_the_kept_moves(searched: Genotype) -> None:
     kept = {f"path-{k.layer}-{k.level}-{move}" for k in searched.paths for move in k.moves}
-    assert _ids(draw_lattice(searched)) == kept
+    assert _ids(drawings(searched)["lattice"]) == kept
     everything = load("layer7_double_deep")
-    assert len(_ids(draw_lattice(everything))) == 30
+    assert len(_ids(drawings(everything)["lattice"])) == 30
 
 
 def test_a_stack_has_two_drawings_and_no_lattice() -> None:

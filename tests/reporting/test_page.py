@@ -2,6 +2,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -91,9 +92,11 @@ def _add_scores(path: Path) -> None:
 
 
 FIGURES = {
-    "journals": ("plot_curves", "plot_alphas", "plot_betas", "plot_gammas", "inline_svg"),
+    "plots": ("plot_curves", "plot_weights"),
     "mask_scores": ("plot_scores", "plot_example", "inline_svg", "inline_png"),
-    "page": ("draw_cell", "draw_lattice", "inline_svg"),
+    "cells": ("draw_cell",),
+    "drawings": ("draw_lattice",),
+    "style": ("inline_svg",),
 }
 
 
@@ -102,7 +105,7 @@ def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time of a page."""
     for room, names in FIGURES.items():
         for name in names:
-            monkeypatch.setattr(f"medarts.reporting.{room}.{name}", lambda *_: "a figure")
+            monkeypatch.setattr(f"medarts.reporting.{room}.{name}", lambda *_, **__: "a figure")
 
 
 @pytest.fixture
@@ -112,6 +115,13 @@ def finished(run: Path, small_recipe: Recipe, without_figures: None) -> Path:
     _add_scores(run)
     RunDirectory.open(run).finish()
     return run
+
+
+def cells(text: str, first: str) -> list[str]:
+    """Returns the texts of the row of a table whose first cell has that text."""
+    rows = (re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", text, re.DOTALL))
+    (found,) = ([unescape(re.sub("<[^>]*>", "", cell)) for cell in row] for row in rows if row and row[0] == first)
+    return found
 
 
 class _Reader(HTMLParser):
@@ -149,7 +159,7 @@ def test_a_run_without_results_has_a_page(run: Path) -> None:
     assert "abacus" in text
 
 
-def test_every_section_comes_with_its_data(run: Path, small_recipe: Recipe) -> None:
+def test_every_section_comes_with_its_data_and_opens_offline(run: Path, small_recipe: Recipe) -> None:
     _add_search(run, small_recipe)
     _add_scores(run)
     text = write_report(run).read_text(encoding="utf-8")
@@ -158,16 +168,21 @@ def test_every_section_comes_with_its_data(run: Path, small_recipe: Recipe) -> N
     assert reader.sections == expected
     assert not reader.open
     assert "1,234,567" in text
-    assert "8.1 ms as shipped for inference" in text
-    assert "12.3 ms as built" in text
+    assert cells(text, "for inference") == ["for inference", "1", "8.1", "± 0.5"]
+    assert cells(text, "as built") == ["as built", "1", "12.3", "± 0.5"]
     assert "<b>8 ms</b><span>CPU latency at 32 px</span>" in text
     assert "0.650" in text  # the mean Dice
     assert "3 undefined" in text
     assert "+0.300" in text
     assert "6.0 minutes" in text
-    assert "Alphas, betas and gammas" in text
+    for weights in ("Alphas: down", "Alphas: normal", "Alphas: up", "Betas", "Gammas"):
+        assert f"<h3>{weights}</h3>" in text
     assert "best validation Dice" in text
     assert 'href="scores/test/tables.csv"' in text
+    assert "<summary>Glossary</summary>" in text
+    assert not re.search(r"https?://|url\((?!#)|@import|<script src|<link", text)
+    assert reader.sources
+    assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
 
 
 # --- damaged runs -----------------------------------------------------------------------------------------------------
@@ -188,45 +203,59 @@ NEVER_MADE_AGAIN = (
 )  # fmt: skip
 
 
-def other_digit(content: bytes) -> bytes:
+def _other_digit(content: bytes) -> bytes:
     text = content.decode()
     at = max(text.rfind(digit) for digit in "0123456789")
     return f"{text[:at]}{9 - int(text[at])}{text[at + 1 :]}".encode()
 
 
-@pytest.mark.parametrize("name", NEVER_MADE_AGAIN)
-def test_what_cannot_be_made_again_is_refused_by_name(finished: Path, name: str) -> None:
-    whole = (finished / name).read_bytes()
-    # Of the recipe a value that decides nothing, such as a number of threads, may be another.
-    others = {} if name in ("recipe.yaml", "manifest.csv") else {"another digit": other_digit}
-    for kind, damage in (DAMAGE | others).items():
-        (finished / name).write_bytes(damage(whole))
-        with pytest.raises(MedartsError, match=re.escape(name)):
-            pytest.fail(f"{kind}: {write_report(finished)}")
-    (finished / name).unlink()
+def _damage(path: Path, kind: str) -> None:
+    if kind == "missing":
+        path.unlink()
+    else:
+        path.write_bytes((DAMAGE | {"another digit": _other_digit})[kind](path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("metrics.jsonl", "cut"),
+        ("architecture.jsonl", "empty"),
+        ("timing.jsonl", "zeroed"),
+        ("summary.json", "a list"),
+        ("genotype.json", "an object"),
+        ("manifest.csv", "not text"),
+        ("metrics.jsonl", "another digit"),
+        *((name, "missing") for name in NEVER_MADE_AGAIN),
+    ],
+)
+def test_what_cannot_be_made_again_is_refused_by_name(finished: Path, name: str, damage: str) -> None:
+    _damage(finished / name, damage)
     with pytest.raises(MedartsError, match=re.escape(name)):
         write_report(finished)
 
 
-@pytest.mark.parametrize("name", ["cost.json", "scores/test/scores.json", "scores/test/examples.npz"])
-def test_what_can_be_made_again_is_said_to_be_lacking(
-    finished: Path, capsys: pytest.CaptureFixture[str], name: str
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("cost.json", "another digit"),
+        ("cost.json", "missing"),
+        ("scores/test/scores.json", "cut"),
+        ("scores/test/scores.json", "missing"),
+        ("scores/test/examples.npz", "zeroed"),
+    ],
+)
+def test_what_can_be_made_again_is_reported_as_missing(
+    finished: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str
 ) -> None:
-    path = finished / name
-    whole = path.read_bytes()
-    others = {} if name.endswith("npz") else {"another digit": other_digit}
-    for kind, damage in (DAMAGE | others | {"missing": None}).items():
-        path.write_bytes(whole if damage is None else damage(whole))
-        if damage is None:
-            path.unlink()
-        capsys.readouterr()
-        text = write_report(finished).read_text(encoding="utf-8")
-        fix = "medarts search --resume" if name == "cost.json" else "medarts evaluate"
-        for said in (capsys.readouterr().err, text):
-            assert name in said, kind
-            assert fix in said, kind
-        kept = {"cost", "scores-test", "curves"} - {"cost" if name == "cost.json" else "scores-test"}
-        assert kept == kept & {*_Reader(text).sections}, kind
+    _damage(finished / name, damage)
+    text = write_report(finished).read_text(encoding="utf-8")
+    fix = "medarts search --resume" if name == "cost.json" else "medarts evaluate"
+    for told in (capsys.readouterr().err, text):
+        assert name in told
+        assert fix in told
+    kept = {"cost", "scores-test", "curves"} - {"cost" if name == "cost.json" else "scores-test"}
+    assert kept <= {*_Reader(text).sections}
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -283,7 +312,7 @@ def test_a_journal_that_has_lost_epochs_is_named(
     lines = (run / name).read_text().splitlines(keepends=True)
     (run / name).write_text("".join(lines[:-lost]))
     if is_named:
-        with pytest.raises(RunError, match=rf"{name} has lost lines: it has {6 - lost} epochs of 6"):
+        with pytest.raises(RunError, match=rf"{name} has lost lines: it has {6 - lost} of 6 epochs"):
             write_report(run)
     else:
         write_report(run)
@@ -320,16 +349,6 @@ def test_a_cost_in_another_form_is_said_to_be_lacking(run: Path) -> None:
     other = {"parameters": 3, "flops": 2e9, "latency_ms": 12.3, "spread": 0.5}
     RunDirectory.open(run).write_json("cost.json", signed(other))
     assert re.search(r"run/cost\.json holds no cost .* --resume", write_report(run).read_text(encoding="utf-8"))
-
-
-def test_the_page_opens_offline(run: Path, small_recipe: Recipe) -> None:
-    _add_search(run, small_recipe)
-    _add_scores(run)
-    text = write_report(run).read_text(encoding="utf-8")
-    assert not re.search(r"https?://|url\((?!#)|@import|<script|<link", text)
-    sources = _Reader(text).sources
-    assert sources
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
 
 
 def test_the_page_is_written_again_with_what_is_new(run: Path) -> None:
@@ -383,9 +402,9 @@ def test_changes_on_the_way_are_shown(run: Path) -> None:
     changes = [{**change, "field": field, "place": place} for field, place in places.items()]
     stamp.write_json("run.json", stamp.facts | {"changes": changes})
     text = write_report(run).read_text(encoding="utf-8")
-    for cells in (
-        ("search.stages.1.epochs", "2", "4", "stage 2, epoch 2"),
-        ("search.stages.0.accumulate", "2", "4", "stage 1, epoch 1, step 3"),
-        ("compute.threads", "2", "4", "the start"),
+    for field, at in (
+        ("search.stages.1.epochs", "stage 2, epoch 2"),
+        ("search.stages.0.accumulate", "stage 1, epoch 1, step 3"),
+        ("compute.threads", "the start"),
     ):
-        assert f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" in text
+        assert cells(text, field) == [field, "2", "4", at]

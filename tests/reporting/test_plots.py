@@ -8,7 +8,8 @@ import torch
 from matplotlib.axes import Axes
 
 from medarts.config import StackSettings, StageSettings, SupernetSettings, WeaveSettings
-from medarts.reporting.plots import plot_alphas, plot_curves, plot_gammas
+from medarts.reporting.journals import Panel, weight_panels
+from medarts.reporting.plots import plot_curves, plot_weights
 from medarts.spaces.stack.operations import OPERATIONS
 from medarts.spaces.stack.supernet import StackSpace
 from medarts.spaces.weave.supernet import WeaveSpace
@@ -47,18 +48,27 @@ def epoch(auroc: float, **by_finding: float | None) -> dict[str, Any]:
     return {"epoch": 0, "train_loss": 0.4, "lr": 0.1, **values}
 
 
-def test_the_auroc_of_all_findings_is_drawn_from_little_below_chance() -> None:
-    records = [epoch(0.6, Mass=0.7, Edema=0.5, Hernia=None), epoch(0.75, Mass=0.8, Edema=0.7, Hernia=None)]
-    scores = plot_curves(records).axes[1]
-    assert scores.get_title(loc="left") == "Validation AUROC (dashed: chance)"
-    assert scores.get_ylim() == (0.4, 1.0)
-    for line in ([0.6, 0.75], [0.7, 0.8], [0.5, 0.7], [0.5, 0.5]):
-        assert line in drawn(scores)
+def test_every_score_of_the_journal_is_drawn_whatever_it_is_called() -> None:
+    """Three pictures: losses, and two scores, one with its values by group."""
+    records = [
+        {"epoch": 0, "train_loss": 0.4, "val_loss": 0.3, "val_mine": 0.6, "val_mine_by_site": {"a": 0.7, "b": None}},
+        {"epoch": 1, "train_loss": 0.3, "val_loss": 0.2, "val_mine": 0.8, "val_mine_by_site": {"a": 0.9, "b": 0.5}},
+    ]
+    records = [record | {"val_hd95": 12.0} for record in records]
+    losses, mine, distance = (axes for axes in plot_curves(records).axes if axes.axison)
+    assert drawn(losses) == [[0.4, 0.3], [0.3, 0.2]]
+    assert mine.get_title(loc="left") == "Validation mine"
+    np.testing.assert_array_equal(drawn(mine), [[0.7, 0.9], [np.nan, 0.5], [0.6, 0.8]])
+    assert [text.get_text() for text in mine.get_legend().get_texts()] == ["a", "b", "mean"]
+    assert distance.get_title(loc="left") == "Validation HD95"
+    assert drawn(distance) == [[12.0, 12.0]]
 
 
-def test_the_axis_of_auroc_reaches_to_the_lowest() -> None:
-    low, _ = plot_curves([epoch(0.45, Mass=0.7, Hernia=0.2)]).axes[1].get_ylim()
-    assert 0 < low < 0.2
+def test_many_groups_share_a_colour_and_a_name() -> None:
+    by_finding = {f"finding {n}": 0.05 * n for n in range(14)}
+    scores = plot_curves([epoch(0.6, **by_finding), epoch(0.75, **by_finding)]).axes[1]
+    assert [text.get_text() for text in scores.get_legend().get_texts()] == ["each finding", "mean"]
+    assert len(drawn(scores)) == 15
 
 
 def test_epochs_are_whole_numbers() -> None:
@@ -71,12 +81,15 @@ def test_epochs_are_whole_numbers() -> None:
 @pytest.mark.parametrize("kind", ["normal", "reduce"])
 def test_every_edge_of_a_stack_has_its_alphas_with_none_among_them(kind: str) -> None:
     records = snapshots(stack(), depth=4)
-    figure = plot_alphas(records, kind)
-    panels = [axes for axes in figure.axes if axes.axison]
+    panels = weight_panels(records)[f"Alphas: {kind}"]
     assert len(panels) == 14
-    assert [panels[index].get_title(loc="left") for index in (0, 4, 13)] == ["s0 → n0", "n0 → n1", "n2 → n3"]
+    assert [panels[index].title for index in (0, 4, 13)] == ["s0 → n0", "n0 → n1", "n2 → n3"]
+    assert [*panels[4].series] == list(OPERATIONS)
     weights = np.asarray([record["alphas"][kind]["weights"][4] for record in records])
-    np.testing.assert_allclose(drawn(panels[4]), weights.T)
+    figure = plot_weights(panels)
+    axes = [axes for axes in figure.axes if axes.axison]
+    assert [one.get_title(loc="left") for one in axes] == [panel.title for panel in panels]
+    np.testing.assert_allclose(drawn(axes[4]), weights.T)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(OPERATIONS)
     assert len({handle.get_color() for handle in legend.get_lines()}) == len(OPERATIONS)
@@ -87,14 +100,24 @@ def test_every_edge_of_a_stack_has_its_alphas_with_none_among_them(kind: str) ->
     [(stack(2), 4, ["normal", "reduce"]), (weave(2), 3, ["down", "normal", "up"])],
     ids=["stack", "weave"],
 )
-def test_gammas_are_drawn_node_by_node(space: Any, depth: int, kinds: list[str]) -> None:
+def test_gammas_are_shown_node_by_node(space: Any, depth: int, kinds: list[str]) -> None:
     records = snapshots(space, depth=depth)
-    figure = plot_gammas(records)
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == [f"{kind}: into n{node}" for kind in kinds for node in range(2)]
-    for axes, title in zip(figure.axes, titles, strict=True):
-        kind, node = title.split(": into n")
+    panels = weight_panels(records)["Gammas"]
+    assert [panel.title for panel in panels] == [f"{kind}: into n{node}" for kind in kinds for node in range(2)]
+    for panel in panels:
+        kind, node = panel.title.split(": into n")
         edges = [f"{node}<-{state}" for state in range(2 + int(node))]
-        assert drawn(axes) == [[record["gammas"][kind][edge] for record in records] for edge in edges]
-        np.testing.assert_allclose(np.sum(drawn(axes), axis=0), 1, rtol=1e-6)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["from s0", "from s1", "from n0"]
+        assert [*panel.series] == ["from s0", "from s1", "from n0"][: len(edges)]
+        assert [*panel.series.values()] == [[record["gammas"][kind][edge] for record in records] for edge in edges]
+        np.testing.assert_allclose(np.sum([*panel.series.values()], axis=0), 1, rtol=1e-6)
+
+
+def test_weights_of_any_space_are_shown_by_its_own_names() -> None:
+    """Neither the kind of the weights nor their sets are those of a space that comes with medarts."""
+    records = [
+        {"stage": 0, "epoch": n, "widths": {"stem": {"16": 0.5 + n / 4, "32": 0.5 - n / 4}, "alone": {"8": 1.0}}}
+        for n in range(2)
+    ]
+    panels = weight_panels([record | {"genotype": {"space": "mine", "cells": {}}} for record in records])
+    assert panels == {"Widths": [Panel("stem", {"16": [0.5, 0.75], "32": [0.5, 0.25]})]}
+    assert drawn(plot_weights(panels["Widths"]).axes[0]) == [[0.5, 0.75], [0.5, 0.25]]

@@ -16,8 +16,9 @@ from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.mask_scores import Scores
 from medarts.models.registry import Architecture
 from medarts.nas import resume_search, start_search
-from medarts.reporting.drawings import one_line, save_drawings
+from medarts.reporting.drawings import save_drawings
 from medarts.reporting.page import write_report
+from medarts.reporting.spaces import one_line
 from medarts.spaces.reading import load as load_genotype
 from medarts.system.files import write_whole
 from medarts.training.start import resume_training, start_training

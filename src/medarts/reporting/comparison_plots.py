@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from medarts.comparison.candidates import Kind
 from medarts.comparison.result import MetricScore
 from medarts.reporting.comparison_points import KINDS, Point
-from medarts.reporting.labels import name_points
-from medarts.reporting.plots import write_beside
+from medarts.reporting.plots import name_points, write_beside
 from medarts.reporting.style import INK, MUTED, PALETTE, legible, styled
 
 _DASHES = (0, (4, 3))
@@ -115,7 +114,7 @@ def plot_latency(points: Sequence[Point], *, title: str, reference: str | None, 
     at_points = np.asarray([(point.latency_ms, point.score) for point in points])
     strong = [point.name == reference for point in points]
     names = [str(number) if narrow else point.name for number, point in enumerate(points, 1)]
-    name_points(figure, axes, at_points, names, radii=radii, strong=strong, line=front)
+    name_points(axes, at_points, names, strong=strong)
     return figure
 
 

@@ -71,6 +71,30 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+_LABELS = {
+    "dice": "Dice",
+    "jaccard": "IoU",
+    "hd95": "HD95",
+    "assd": "ASSD",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "average_precision": "AP",
+    "ece": "ECE",
+    "ppv": "PPV",
+    "npv": "NPV",
+}
+
+
+def label_of(metric: str) -> str:
+    """Returns what a metric is called on pages.
+
+    >>> label_of("val_dice"), label_of("hd95"), label_of("my_metric")
+    ('Dice', 'HD95', 'my metric')
+    """
+    name = metric.removeprefix("val_")
+    return _LABELS.get(name, name.replace("_", " "))
+
+
 def decimals(value: float | None) -> str:
     """Writes a score; a dash where it is undefined."""
     return "–" if value is None else f"{value:.3f}"

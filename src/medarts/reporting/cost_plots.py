@@ -1,6 +1,7 @@
 """The plot of what networks cost: latency against parameters, which are not the same thing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axis import Axis
@@ -11,12 +12,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from medarts.profiling.cost import Cost
-from medarts.reporting.labels import name_points
+from medarts.reporting.plots import name_points
 from medarts.reporting.style import MUTED, PALETTE, styled
 
 _BLUE = PALETTE["blue"][0]
-_DASHES = (0, (4, 3))
-_MARKER = 6.5
 _FEWEST = 3
 """Networks from which on a correlation says something."""
 _ROOM = 0.12
@@ -27,30 +26,38 @@ _ROOM = 0.12
 def plot_costs(costs: Mapping[str, Cost]) -> Figure:
     """Plots the latency of networks against their parameters, on logarithmic axes, with the rank correlation.
 
-    The latency is that of the fewest threads and the smallest batch that were measured, as shipped for inference where
-    there is such a form.
+    The latency is that of the fewest threads and the smallest batch that were measured, of the form for inference where
+    there is one.
 
     Args:
         costs: of at least two networks, from one measurement.
     """
     threads, batch = min((timing.threads, timing.batch) for cost in costs.values() for timing in cost.timings)
     points = np.asarray([(cost.parameters, cost.latency_ms(threads=threads, batch=batch)) for cost in costs.values()])
-    figure = Figure(figsize=(7.6, 4.8), layout="constrained")
+    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
-    axes.set(xscale="log", yscale="log", xlabel="parameters")
-    axes.set_ylabel(f"CPU latency of {_images(batch)} on {threads} thread{'s' * (threads > 1)}, ms")
-    axes.set(xlim=_limits(points[:, 0]), ylim=_limits(points[:, 1]))
+    images = "one image" if batch == 1 else f"a batch of {batch}"
+    axes.set(
+        xscale="log", yscale="log", xlim=_limits(points[:, 0]), ylim=_limits(points[:, 1]), xlabel="parameters",
+        ylabel=f"CPU latency of {images} on {threads} thread{'s' * (threads > 1)}, ms", title=_title(points),
+    )  # fmt: skip
     _set_ticks(axes.xaxis, unit=1e6, suffix=" M")
     _set_ticks(axes.yaxis, unit=1, suffix="")
-    proportional = _proportional(points, axes.get_xlim())
-    axes.plot(*proportional.T, color=MUTED, lw=1, linestyle=_DASHES, zorder=1, scalex=False, scaley=False)
     for point, cost in zip(points, costs.values(), strict=True):
-        axes.plot(*point[:, None], "o", ms=_MARKER, mec=_BLUE, mfc=_BLUE if cost.shipped else "none", zorder=3)
-    axes.set_title(_title(points))
-    handles = _handles([cost.shipped is not None for cost in costs.values()])
+        axes.plot(*point[:, None], "o", ms=6.5, mec=_BLUE, mfc=_BLUE if cost.shipped else "none", zorder=3)
+    ends, centre = np.asarray(axes.get_xlim()), np.exp(np.log(points).mean(axis=0))
+    look: dict[str, Any] = {"color": MUTED, "lw": 1, "linestyle": (0, (4, 3))}
+    axes.plot(ends, centre[1] * ends / centre[0], zorder=1, scalex=False, scaley=False, **look)
+    forms = {"for inference": (_BLUE, True), "as built": ("none", False)}
+    shipped = [cost.shipped is not None for cost in costs.values()]
+    handles = [
+        Line2D([], [], color=_BLUE, marker="o", ms=6.5, mfc=fill, ls="", label=label)
+        for label, (fill, form) in forms.items()
+        if form in shipped
+    ]
+    handles.append(Line2D([], [], label="time in proportion to parameters", **look))
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    plain = [False] * len(costs)
-    name_points(figure, axes, points, [*costs], radii=[_MARKER / 2] * len(costs), strong=plain, line=proportional)
+    name_points(axes, points, [*costs])
     return figure
 
 
@@ -68,10 +75,6 @@ def _title(points: NDArray[np.float64]) -> str:
     return f"Latency against parameters: rank correlation {correlation:.2f} (Spearman, {len(points)} networks)"
 
 
-def _images(batch: int) -> str:
-    return "one image" if batch == 1 else f"a batch of {batch}"
-
-
 def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.log10(values.min()), np.log10(values.max())
     room = max(_ROOM * (high - low), _ROOM)
@@ -83,19 +86,3 @@ def _set_ticks(axis: Axis, *, unit: float, suffix: str) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:,g}{suffix}"))
     axis.set_minor_locator(NullLocator())
-
-
-def _proportional(points: NDArray[np.float64], ends: tuple[float, float]) -> NDArray[np.float64]:
-    """Returns the ends (2, 2) of the line through the middle of all points on which time goes with the parameters."""
-    x, y = np.exp(np.log(points).mean(axis=0))
-    return np.asarray([(end, y * end / x) for end in ends])
-
-
-def _handles(are_shipped: Sequence[bool]) -> list[Line2D]:
-    forms = {True: ("as shipped for inference", _BLUE), False: ("as built", "none")}
-    points = [
-        Line2D([], [], color=_BLUE, marker="o", ms=_MARKER, mfc=fill, ls="", label=label)
-        for form, (label, fill) in forms.items()
-        if form in are_shipped
-    ]
-    return [*points, Line2D([], [], color=MUTED, lw=1, linestyle=_DASHES, label="time in proportion to parameters")]

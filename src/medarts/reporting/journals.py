@@ -1,51 +1,50 @@
-"""How a run went, as the page shows it: curves, best epoch, discretisation gaps, alphas, betas and gammas.
+"""How a run went, as its page shows it: curves, best epoch, discretisation gaps, weights of the architecture.
 
-Nothing of it can be made again, so what is damaged is refused by name.
+The metrics and the sets of weights are those that the journals have: nothing here knows a task or a space. None of it
+can be made again, so what is damaged is refused by name.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from medarts.engine.directory import RunDirectory
 from medarts.engine.journals import Record, damaged_line, read_journal
 from medarts.errors import RunError
-from medarts.reporting.content import Content, counted, decimals, listed, reading
-from medarts.reporting.plots import (
-    SCORE_NAMES,
-    plot_alphas,
-    plot_betas,
-    plot_curves,
-    plot_gammas,
-    score_of,
-)
-from medarts.reporting.style import inline_svg
-
-_WEIGHED = {
-    "alphas": "the operations on every edge (alphas)",
-    "betas": "the moves into every node of the lattice (betas)",
-    "gammas": "the edges into every node of a cell (gammas)",
-}
-
+from medarts.reporting.content import Content, decimals, label_of, reading
 
 _COPY = "Copy the run again."
 
 
 @dataclass(frozen=True)
 class History:
-    """What the journals of a run say, and the summary that it ends with.
+    """The journals of a run, and the summary that it ends with.
 
     Attributes:
         metrics: the lines of metrics.jsonl.
         architecture: those of architecture.jsonl; empty for a training.
         timing: those of timing.jsonl.
-        summary: what summary.json says; None before there is one.
+        summary: the content of summary.json; None before there is one.
     """
 
     metrics: list[Record]
     architecture: list[Record]
     timing: list[Record]
     summary: Content | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Weights of the architecture that compete with each other, such as the operations on an edge.
+
+    Attributes:
+        title: what they compete for.
+        series: name -> weight in every epoch of a stage.
+    """
+
+    title: str
+    series: dict[str, list[float]] = field(default_factory=dict)
 
 
 def read_history(run: RunDirectory) -> History:
@@ -55,24 +54,32 @@ def read_history(run: RunDirectory) -> History:
         RunError: one is damaged, or has fewer epochs than another.
     """
     searched = run.facts["kind"] == "search"
-    place = ("stage", "epoch") if searched else ("epoch",)
-    score = "val_dice" if run.recipe.data.task == "segmentation" else "val_auroc"
+    epoch = ("stage", "epoch") if searched else ("epoch",)
     numbers = {
-        "metrics.jsonl": (*place, "train_loss", "val_loss", score),
-        "architecture.jsonl": place,
-        "timing.jsonl": (*place, "seconds", "peak_memory_mb"),
+        "metrics.jsonl": (*epoch, "train_loss", "val_loss"),
+        "architecture.jsonl": epoch,
+        "timing.jsonl": (*epoch, "seconds", "peak_memory_mb"),
     }
     if not searched:
         del numbers["architecture.jsonl"]
     lines = {name: read_journal(run, name, numbers=of) for name, of in numbers.items()}
     for name, records in lines.items():
-        _check_order(run, name, [tuple(record[key] for key in place) for record in records])
+        _check_order(run, name, [tuple(record[key] for key in epoch) for record in records])
+        for number, record in enumerate(records, 1):
+            lacking = [key for key in records[0] if key not in record]
+            if lacking and record["epoch"]:  # another stage may weigh other things
+                raise damaged_line(run, name, number, f"it has no {lacking[0]}")
     _check_together(run, {name: len(records) for name, records in lines.items()})
-    for number, record in enumerate(lines.get("architecture.jsonl", ()), 1):
-        if not isinstance(record.get("alphas"), dict):
-            raise damaged_line(run, "architecture.jsonl", number, "it has no alphas")
-    architecture = lines.get("architecture.jsonl", [])
-    return History(lines["metrics.jsonl"], architecture, lines["timing.jsonl"], _summary(run))
+    return History(lines["metrics.jsonl"], lines.get("architecture.jsonl", []), lines["timing.jsonl"], _summary(run))
+
+
+def scores_of(record: Mapping[str, Any]) -> list[str]:
+    """Returns the keys of the validation scores in a line of metrics.jsonl, such as val_dice."""
+    return [
+        key
+        for key, value in record.items()
+        if key.startswith("val_") and key != "val_loss" and "_by_" not in key and isinstance(value, int | float)
+    ]
 
 
 def read_curves(run: RunDirectory, history: History) -> Content | None:
@@ -81,24 +88,26 @@ def read_curves(run: RunDirectory, history: History) -> Content | None:
     Raises:
         RunError: a line of the journal is damaged.
     """
-    records = history.metrics
+    from medarts.reporting import plots, style
+
+    records, summary = history.metrics, history.summary
     if not records:
         return None
-    score = score_of(records[0])
-    name = SCORE_NAMES[score]
     with reading(run.path / "metrics.jsonl", fix=_COPY):
-        figure = plot_curves(records)
+        score, *_ = scores_of(records[0])
+        svg = style.inline_svg(plots.plot_curves(records), "losses and validation scores over the epochs")
+        highest = max((float(record[score]) for record in records), key=_or_lowest)
+    best = None
+    if summary is not None and run.facts["kind"] == "train":
+        with reading(run.path / "summary.json", fix=_COPY):
+            best = int(summary["best_epoch"]) + 1
     return {
-        "score": name,
-        "epochs": len(records),
-        "highest": decimals(max((record[f"val_{score}"] for record in records), key=_or_lowest)),
-        "svg": inline_svg(figure, f"loss and validation {name} over the epochs"),
-        "best": _best(run, history.summary),
-    }
+        "score": label_of(score), "epochs": len(records), "highest": decimals(highest), "svg": svg, "best": best,
+    }  # fmt: skip
 
 
 def read_gaps(run: RunDirectory, history: History) -> Content | None:
-    """Returns what every stage of a search lost by keeping the strongest alone; None if none has ended.
+    """Returns the discretisation gap of every stage of a search; None if none has ended.
 
     Raises:
         RunError: the summary is damaged.
@@ -107,38 +116,82 @@ def read_gaps(run: RunDirectory, history: History) -> Content | None:
     if summary is None or run.facts["kind"] != "search":
         return None
     with reading(run.path / "summary.json", fix=_COPY):
-        stages = [
-            {
-                "supernet": decimals(stage["supernet"]),
-                "discrete": decimals(stage["discrete"]),
-                "gap": f"{stage['gap']:+.3f}",
-            }
-            for stage in summary["stages"]
-        ]
-        return {"score": SCORE_NAMES[summary["score"]], "stages": stages}
+        stages = [{key: float(stage[key]) for key in ("supernet", "discrete", "gap")} for stage in summary["stages"]]
+        return {"score": label_of(summary["score"]), "stages": stages}
 
 
-def read_architecture(run: RunDirectory, history: History) -> Content | None:
-    """Returns the weights of the architecture, stage by stage; None for a training, and before the first epoch.
+def read_architecture(run: RunDirectory, history: History) -> list[Content]:
+    """Returns plots of the weights of the architecture, stage by stage; none for a training.
 
     Raises:
         RunError: a line of the journal is damaged.
     """
-    records = history.architecture
-    if not records:
-        return None
-    weights = [name for name in _WEIGHED if name in records[-1]]
-    sets = "cells" if run.recipe.space.name == "stack" else "operations"
+    stages = []
     with reading(run.path / "architecture.jsonl", fix=_COPY):
-        stages = [
-            _stage([record for record in records if record["stage"] == number], number + 1, sets=sets)
-            for number in sorted({record["stage"] for record in records})
-        ]
-    return {
-        "title": listed(weights).capitalize(),
-        "weighed": listed([_WEIGHED[name] for name in weights]),
-        "stages": stages,
-    }
+        for number in sorted({record["stage"] for record in history.architecture}):
+            records = [record for record in history.architecture if record["stage"] == number]
+            stages.append({"number": number + 1, "plots": _weight_plots(records, number + 1)})
+    return stages
+
+
+def _weight_plots(records: Sequence[Record], stage: int) -> list[Content]:
+    from medarts.reporting import plots, style
+
+    return [
+        {"title": title, "svg": style.inline_svg(plots.plot_weights(panels), f"{title}, stage {stage}")}
+        for title, panels in weight_panels(records).items()
+        if panels
+    ]
+
+
+def weight_panels(records: Sequence[Record]) -> dict[str, list[Panel]]:
+    """Returns all weights of the architecture in a stage by what they are of, whatever a space calls its sets.
+
+    A set of alphas has a panel for each edge. Of other weights, such as betas and gammas, a set is a panel, or where
+    its names are edges (``node<-state``), every node is one. Sets in which nothing competes are left out.
+
+    Args:
+        records: the lines of architecture.jsonl of one stage.
+    """
+    found: dict[str, list[Panel]] = {}
+    for kind, sets in records[-1].items():
+        if not isinstance(sets, dict) or not all(isinstance(content, dict) for content in sets.values()):
+            continue  # no weights: the epoch, or the genotype of the epoch
+        for name, content in sets.items():
+            if "edges" in content:
+                panels = [_edge_panel(records, (kind, name), edge) for edge in range(len(content["edges"]))]
+                found[f"{kind.capitalize()}: {name}"] = panels
+            else:
+                found.setdefault(kind.capitalize(), []).extend(_set_panels(records, kind, name))
+    return found
+
+
+def _edge_panel(records: Sequence[Record], path: tuple[str, str], edge: int) -> Panel:
+    sets = [record[path[0]][path[1]] for record in records]
+    names = sets[-1]["operations"][edge]
+    weights = zip(*(of_epoch["weights"][edge] for of_epoch in sets), strict=True)
+    series = {name: list(values) for name, values in zip(names, weights, strict=True)}
+    return Panel(_edge_title(sets[-1]["edges"][edge]), series)
+
+
+def _set_panels(records: Sequence[Record], kind: str, name: str) -> list[Panel]:
+    panels: dict[str, Panel] = {}
+    for key in records[-1][kind][name]:
+        node, arrow, state = key.partition("<-")
+        title, series = (f"{name}: into n{node}", f"from {state_name(int(state))}") if arrow else (name, key)
+        values = [float(record[kind][name][key]) for record in records]
+        panels.setdefault(title, Panel(title)).series[series] = values
+    return [panel for panel in panels.values() if len(panel.series) > 1]
+
+
+def state_name(state: int) -> str:
+    """Returns what a state of a cell is called in drawings and tables: s0, s1, then n0, n1, ... for the nodes."""
+    return f"s{state}" if state < 2 else f"n{state - 2}"
+
+
+def _edge_title(edge: str) -> str:
+    node, arrow, state = edge.partition("<-")
+    return f"{state_name(int(state))} → n{node}" if arrow else edge
 
 
 def _check_order(run: RunDirectory, name: str, places: list[tuple[Any, ...]]) -> None:
@@ -159,9 +212,7 @@ def _check_together(run: RunDirectory, lines: dict[str, int]) -> None:
     for name, count in lines.items():
         least = max(longest, 1) if run.facts["finished"] else max(longest - 1, *later)
         if count < least:
-            raise RunError(
-                f"{run.path / name} has lost lines: it has {counted(count, 'epoch')} of {max(longest, 1)}.", fix=_COPY
-            )
+            raise RunError(f"{run.path / name} has lost lines: it has {count} of {max(longest, 1)} epochs.", fix=_COPY)
         later.pop(0)
 
 
@@ -175,26 +226,3 @@ def _summary(run: RunDirectory) -> Content | None:
 def _or_lowest(score: float) -> float:
     """Returns a score by which to sort; one that is undefined is the lowest."""
     return -math.inf if math.isnan(score) else score
-
-
-def _stage(records: list[Content], number: int, *, sets: str) -> Content:
-    last, of_stage = records[-1], f"of stage {number}"
-    plots = []
-    if "betas" in last:
-        figure = plot_betas(records)
-        plots.append({"title": "Betas: moves into a node", "svg": inline_svg(figure, f"betas {of_stage}")})
-    for kind in last["alphas"]:
-        svg = inline_svg(plot_alphas(records, kind), f"alphas {of_stage}, {kind} {sets}")
-        plots.append({"title": f"Alphas: {kind} {sets}", "svg": svg})
-    if "gammas" in last:
-        figure = plot_gammas(records)
-        plots.append({"title": "Gammas: edges into a node", "svg": inline_svg(figure, f"gammas {of_stage}")})
-    return {"number": number, "plots": plots}
-
-
-def _best(run: RunDirectory, summary: Content | None) -> Content | None:
-    if summary is None or run.facts["kind"] != "train":
-        return None
-    with reading(run.path / "summary.json", fix=_COPY):
-        score = SCORE_NAMES[summary["score"]]
-        return {"epoch": summary["best_epoch"] + 1, "score": score, "value": decimals(summary["best_score"])}

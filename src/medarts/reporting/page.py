@@ -1,40 +1,37 @@
 """The HTML page of a run: one file that opens offline, with whatever the run directory holds so far.
 
-The page is made of parts, each with the module that reads it: `journals` (how the run went), `mask_scores` and
-`finding_scores` (the scores of a task, each with a template of its own). Here stands what every run has.
+Its parts come from the modules that read them: `journals` (how the run went), `drawings` (the genotype), `mask_scores`
+and `finding_scores` (the scores of a task, each with a template of its own).
 
 What cannot be made again (recipe, manifest, genotype, journals) is refused where it is damaged or missing. Scores and
 costs can be made again: the page shows the rest, and says what it lacks and what makes it.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import pandas as pd
+
 from medarts.comparison.candidates import listed_samples
-from medarts.config import SPLITS, Recipe, Split, Task, to_yaml
+from medarts.config import SPLITS, Recipe, Task, to_yaml
 from medarts.config.difference import said
 from medarts.engine.directory import RunDirectory
 from medarts.engine.seal import check_signed
 from medarts.errors import RunError
 from medarts.evaluation.files import again
 from medarts.profiling.cost import Cost
-from medarts.profiling.latency import Timing
-from medarts.reporting.cells import draw_cell
-from medarts.reporting.content import Content, card, listed, read_json, reading, share
-from medarts.reporting.drawings import one_line
+from medarts.reporting.content import Content, card, read_json, reading, share, significant
 from medarts.reporting.finding_scores import read_finding_scores
 from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history
-from medarts.reporting.lattice import draw_lattice
 from medarts.reporting.mask_scores import read_mask_scores
-from medarts.reporting.style import inline_svg
+from medarts.reporting.spaces import one_line
+from medarts.reporting.tables import Column, Table, table
 from medarts.reporting.templates import render
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load
-from medarts.spaces.stack.frame import reductions
-from medarts.spaces.stack.genotypes import SPACE as STACK
-from medarts.spaces.stack.genotypes import check as check_stack
 from medarts.system.console import warn
 from medarts.system.files import UNFINISHED, write_whole
 
@@ -77,25 +74,25 @@ def _content(run: RunDirectory) -> Content:
     cost = _optional(problems, partial(_read_cost, run))
     folders = sorted(path for path in (run.path / "scores").glob("*/") if not path.name.startswith(UNFINISHED))
     scores = [_optional(problems, partial(_read_scores, run, folder)) for folder in folders]
-    read = [table for table in scores if table is not None]
-    domains = _domains(run, recipe)
+    read = [scored for scored in scores if scored is not None]
+    data = _data(run, recipe)
     run.check_files()  # last, as all other errors say more
     return {
-        "title": _title(facts),
+        "title": facts["name"] if facts["kind"] == "search" else f"{facts['network']} ({facts['name']})",
         "facts": facts,
         "recipe": recipe,
         "recipe_text": to_yaml(recipe),
         "problems": problems,
-        "cards": _cards(genotype, cost=cost, scores=read, curves=curves),
-        "domains": domains,
+        "cards": _cards(cost=cost, scores=read, curves=curves),
+        "data": data,
         "scores": read,
         "curves": curves,
-        "gaps": read_gaps(run, history),
+        "gaps": _gaps(read_gaps(run, history)),
         "genotype": _genotype(genotype) if genotype else None,
         "architecture": read_architecture(run, history),
-        "cost": _cost(cost),
+        "cost": _cost(cost) if cost else None,
         "environment": _environment(facts, history),
-        "changes": [_change(change) for change in facts.get("changes", ())],
+        "changes": _changes(facts),
     }
 
 
@@ -134,67 +131,76 @@ def _read_scores(run: RunDirectory, folder: Path) -> Content:
         return SCORES[run.recipe.data.task](folder)
 
 
-def _title(facts: Content) -> str:
-    if facts["kind"] == "search":
-        return f"Search {facts['name']}"
-    return f"{facts['name']}: training of {facts['network']}"
-
-
-def _cards(
-    genotype: Genotype | None, *, cost: Cost | None, scores: list[Content], curves: Content | None
-) -> list[Content]:
-    """The numbers a reader looks for first."""
-    cards = [table["card"] for table in scores]
+def _cards(*, cost: Cost | None, scores: list[Content], curves: Content | None) -> list[Content]:
+    """Returns the numbers a reader looks for first."""
+    cards = [scored["card"] for scored in scores]
     if curves:
         cards.append(card(f"best validation {curves['score']}", curves["highest"]))
     if cost:
         cards.append(card("parameters", f"{cost.parameters / 1e6:.2f} M"))
+        cards.append(card("FLOPs", f"{significant(cost.flops / 1e9)} G"))
         cards.append(card(f"CPU latency at {cost.size} px", f"{cost.timings[0].median_ms:.0f} ms"))
-    if genotype and genotype.paths:
-        cards.append(card("cells kept", str(sum(len(kept.moves) for kept in genotype.paths))))
     if curves:
-        cards.append(card("epochs", str(curves["epochs"])))
+        best = "" if curves["best"] is None else f", {curves['best']} best"
+        cards.append(card(f"epochs{best}", str(curves["epochs"])))
     return cards
 
 
-def _domains(run: RunDirectory, recipe: Recipe) -> list[Content]:
-    """Returns for every data set its images and patients, and how often it shows each finding."""
-    samples = listed_samples(run)
-    rows = []
-    for domain in dict.fromkeys(domain for domain, _ in samples):
-        members = [sample for (of, _), sample in samples.items() if of == domain]
-        rows.append(
-            {
-                "domain": domain,
-                "patients": len({sample["patient"] for sample in members}),
-                "findings": _positives(members, recipe.data.findings) if recipe.data.findings else [],
-                **{str(split): sum(sample["split"] == split for sample in members) for split in SPLITS},
-            }
-        )
-    return rows
+_SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 
 
-def _positives(samples: list[dict[str, str]], findings: tuple[str, ...]) -> list[Content]:
-    """Returns the images with each finding, and with none, by split: number and share."""
-    shown = {split: [set(s["findings"].split("|")) for s in samples if s["split"] == split] for split in SPLITS}
+def _data(run: RunDirectory, recipe: Recipe) -> Content:
+    """Returns a table of the images and patients of every data set, and of its findings where there are some."""
+    listing = listed_samples(run)
+    samples = pd.DataFrame([{"domain": domain, **sample} for (domain, _), sample in listing.items()])
+    counts = samples.groupby("domain", sort=False)["split"].value_counts().unstack(fill_value=0)
+    counts = counts.reindex(columns=SPLITS, fill_value=0).reindex(samples["domain"].unique())
+    counts["patients"] = samples.groupby("domain")["patient"].nunique()
+    titles = {"domain": "data set", **_SPLIT_TITLES, "patients": "patients"}
+    columns = {key: Column(title, form="" if key == "domain" else ",d") for key, title in titles.items()}
+    findings = {}
+    if recipe.data.findings:
+        for domain, members in samples.groupby("domain", sort=False):
+            findings[domain] = _findings(members, recipe.data.findings)
+    return {"table": table(counts.reset_index(), columns, caption="images and patients"), "findings": findings}
 
-    def cell(split: Split, name: str) -> Content:
-        number, images = sum(name in of_image for of_image in shown[split]), len(shown[split])
-        return {"number": f"{number:,}", "share": share(number, images)}
 
-    # The names of an image without findings are joined to nothing, which is split to the one name "".
-    names = {**{name: name for name in findings}, "": "none of them"}
-    return [{"finding": words, "cells": [cell(split, name) for split in SPLITS]} for name, words in names.items()]
+def _findings(samples: pd.DataFrame, findings: tuple[str, ...]) -> Table:
+    """Returns the images with each finding, and with none, by split: number, and share below."""
+    rows: dict[str, Content] = {name: {"finding": name or "none of them"} for name in (*findings, "")}
+    for split in SPLITS:
+        of_split = samples.loc[samples["split"] == split, "findings"]
+        found = Counter(name for names in of_split for name in set(names.split("|")))  # "" is split to the one name ""
+        for name, row in rows.items():
+            row |= {split: found[name], f"{split}_share": share(found[name], len(of_split))}
+    columns = {"finding": Column("finding", words=True)} | {
+        split: Column(_SPLIT_TITLES[split], form=",d", below=f"{split}_share") for split in SPLITS
+    }
+    return table(pd.DataFrame(rows.values()), columns, caption="findings")
+
+
+def _gaps(gaps: Content | None) -> Content | None:
+    if gaps is None:
+        return None
+    columns = {
+        "stage": Column("stage"),
+        "supernet": Column("supernet", form=".3f"),
+        "discrete": Column("discrete", form=".3f"),
+        "gap": Column("gap", form="+.3f", first="ascending"),
+    }
+    frame = pd.DataFrame(gaps["stages"]).assign(stage=range(1, 1 + len(gaps["stages"])))
+    return gaps | {"table": table(frame, columns, caption="discretisation gap")}
 
 
 def _genotype(genotype: Genotype) -> Content:
-    kinds = {kind: draw_cell(genotype, kind) for kind in genotype.cells}
-    stack = check_stack(genotype) if genotype.space == STACK else None
-    layers = [str(layer + 1) for layer in reductions(stack.stem, stack.layers)] if stack else []
+    from medarts.reporting import drawings, style
+
+    figures = drawings.drawings(genotype)
     return {
-        "lattice": inline_svg(draw_lattice(genotype), "the lattice") if genotype.paths else None,
-        "stack": stack and {"layers": stack.layers, "channels": stack.init_channel, "reduce": listed(layers)},
-        "cells": [inline_svg(figure, f"the {kind} cell") for kind, figure in kinds.items()],
+        "name": genotype.name,
+        "space": genotype.space,
+        "settings": genotype.settings,
+        "figures": [style.inline_svg(figure, name.replace("_", " ")) for name, figure in figures.items()],
         "one_line": one_line(genotype),
     }
 
@@ -221,34 +227,33 @@ def _read_cost(run: RunDirectory) -> Cost | None:
         return cost
 
 
-def _cost(cost: Cost | None) -> Content | None:
-    if cost is None:
-        return None
-    return {
-        "size": cost.size,
-        "in_channels": cost.in_channels,
-        "parameters": f"{cost.parameters:,}",
-        "flops": f"{cost.flops / 1e9:.2f}",
-        "built": _timing(cost.built[0]),
-        "shipped": _timing(cost.shipped[0]) if cost.shipped else None,
-        "threads": cost.built[0].threads,
+def _cost(cost: Cost) -> Content:
+    forms = {"for inference": cost.shipped, "as built": cost.built}
+    rows = [
+        {"form": form, "threads": timing.threads, "median": timing.median_ms, "spread": f"± {timing.spread_ms:.1f}"}
+        for form, timings in forms.items()
+        for timing in timings or ()
+    ]
+    columns = {
+        "form": Column("form", words=True),
+        "threads": Column("threads"),
+        "median": Column("latency, ms", form=".1f", first="ascending"),
+        "spread": Column("IQR, ms"),
     }
+    return {"cost": cost, "table": table(pd.DataFrame(rows), columns, caption="latency on the CPU")}
 
 
-def _timing(timing: Timing) -> Content:
-    return {"median": f"{timing.median_ms:.1f}", "spread": f"{timing.spread_ms:.1f}"}
-
-
-def _change(change: Content) -> Content:
-    """Returns a value that was changed when the run went on, and after which of its epochs."""
-    *stage, epoch, step = change["place"] or (0, 0)
-    after = [f"stage {number + 1}" for number in stage[:1]] + [f"epoch {epoch}"] + [f"step {step}"] * bool(step)
-    return {
-        "field": change["field"],
-        "before": said(change["before"]),
-        "after": said(change["after"]),
-        "place": ", ".join(after) if change["place"] else "the start",
-    }
+def _changes(facts: Content) -> Table | None:
+    """Returns the values that were changed when the run went on, and after which of its epochs."""
+    rows = []
+    for change in facts.get("changes", ()):
+        *stage, epoch, step = change["place"] or (0, 0)
+        after = [f"stage {number + 1}" for number in stage[:1]] + [f"epoch {epoch}"] + [f"step {step}"] * bool(step)
+        values = {key: said(change[key]) for key in ("before", "after")}
+        rows.append({"field": change["field"], **values, "at": ", ".join(after) if change["place"] else "the start"})
+    titles = {"field": "field", "before": "before", "after": "after", "at": "changed after"}
+    columns = {key: Column(title, words=True) for key, title in titles.items()}
+    return table(pd.DataFrame(rows), columns, caption="changes of the recipe") if rows else None
 
 
 def _environment(facts: Content, history: History) -> list[tuple[str, str]]:

@@ -1,178 +1,159 @@
-"""Plots of how a run went: losses and scores, alphas, betas, gammas."""
+"""Plots of how a run went: losses, validation scores, weights of the architecture, whatever its journals have."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
-from medarts.reporting.cells import state_name
-from medarts.reporting.style import CYCLE, INK, MOVE_COLORS, MUTED, operation_colors, styled
-
-Record = Mapping[str, Any]
+from medarts.engine.journals import Record
+from medarts.reporting.content import label_of
+from medarts.reporting.journals import Panel, scores_of
+from medarts.reporting.style import CYCLE, INK, MUTED, colors_of, legible, styled
 
 SCORE_NAMES = {"dice": "Dice", "auroc": "AUROC"}
-"""What the score is called by which the networks of a task are chosen; in journals ``val_`` stands before it."""
 
 _DASHES = (0, (4, 3))
-_LOWEST_AUROC = 0.4
-"""Where the axis begins, unless a score lies below it: little below chance."""
-
-
-def score_of(record: Record) -> str:
-    """Returns the score that a line of metrics.jsonl has, a key of `SCORE_NAMES`."""
-    return next(score for score in SCORE_NAMES if f"val_{score}" in record)
+_MOST_COLORS = 8
+"""Lines of more groups than this are drawn thin and grey, as so many colours cannot be told apart."""
+_PANELS = 5
+"""Small pictures in a row."""
 
 
 @styled
 def plot_curves(records: Sequence[Record]) -> Figure:
-    """Plots losses and validation scores over the epochs; stages stand behind each other.
+    """Plots losses and validation scores over the epochs, one picture for the losses and one for each score.
 
     Args:
-        records: the lines of metrics.jsonl.
+        records: the lines of metrics.jsonl; stages follow each other.
     """
-    figure = Figure(figsize=(9.2, 2.9), layout="constrained")
-    losses, scores = figure.subplots(1, 2)
-    epochs = np.arange(1, len(records) + 1)
-    names = {"train_loss": "training", "arch_loss": "architecture", "val_loss": "validation"}
-    for (key, name), color in zip(names.items(), CYCLE, strict=False):
-        values = [np.nan if record.get(key) is None else float(record[key]) for record in records]
-        if not np.all(np.isnan(values)):
-            losses.plot(epochs, values, color=color, label=name)
-    losses.set(title="Loss", xlabel="epoch")
-    losses.legend()
-    {"dice": _plot_dice, "auroc": _plot_auroc}[score_of(records[0])](scores, epochs, records)
+    scores = scores_of(records[0])
+    rows = -(-(1 + len(scores)) // 2)
+    figure = Figure(figsize=(9.2, 2.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2, squeeze=False).ravel()
+    _plot_losses(grid[0], records)
+    for axes, score in zip(grid[1:], scores, strict=False):
+        _plot_score(axes, records, score)
     starts = [index for index, (a, b) in enumerate(pairwise(records), 1) if a.get("stage") != b.get("stage")]
-    for axes in (losses, scores):
+    for axes in grid[: 1 + len(scores)]:
+        axes.set_xlabel("epoch")
         axes.locator_params(axis="x", integer=True)
         for start in starts:
             axes.axvline(start + 0.5, color=MUTED, lw=1, linestyle=_DASHES)
-            axes.text(start + 0.6, axes.get_ylim()[1], "next stage", color=MUTED, va="top", fontsize=7.5)
+            axes.annotate(
+                "next stage", (start + 0.5, 1), (4, 0), xycoords=axes.get_xaxis_transform(),
+                textcoords="offset points", color=MUTED, va="top", fontsize=7.5,
+            )  # fmt: skip
+    for axes in grid[1 + len(scores) :]:
+        axes.axis("off")
     return figure
 
 
-def _plot_dice(axes: Axes, epochs: NDArray[np.int64], records: Sequence[Record]) -> None:
-    domains = list(records[-1]["val_dice_by_domain"])
-    lines: dict[str, Artist] = {}
-    if len(domains) > 1:
-        for domain, color in zip(domains, cycle(CYCLE[1:])):
-            values = [record["val_dice_by_domain"].get(domain, np.nan) for record in records]
-            (lines[domain],) = axes.plot(epochs, values, color=color, lw=1.2)
-    overall = [record["val_dice"] for record in records]
-    (lines["all images" if len(domains) > 1 else domains[0]],) = axes.plot(epochs, overall, color=CYCLE[0], lw=2.2)
-    axes.set(title="Validation Dice", xlabel="epoch", ylim=(0, 1))
-    axes.legend(lines.values(), lines, loc="lower right")  # given, as names that begin with _ are left out else
+def _values(records: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """Returns a number of every record, nan where it has none."""
+    return [np.nan if record.get(key) is None else float(record[key]) for record in records]
 
 
-def _plot_auroc(axes: Axes, epochs: NDArray[np.int64], records: Sequence[Record]) -> None:
-    """Plots the mean strongly and every finding thinly: so many have no colours of their own."""
-    findings = np.asarray([[*record["val_auroc_by_finding"].values()] for record in records], dtype=float)
-    overall = np.asarray([record["val_auroc"] for record in records])
-    axes.plot(epochs, findings, color=MUTED, lw=0.7, alpha=0.6)
-    axes.plot([], [], color=MUTED, lw=0.7, label="each finding")
-    axes.axhline(0.5, color=MUTED, lw=1, linestyle=_DASHES)
-    axes.plot(epochs, overall, color=CYCLE[0], lw=2.2, label="mean of findings")
-    defined = np.concatenate([overall, findings.ravel()])
-    lowest = min([_LOWEST_AUROC, *(defined[~np.isnan(defined)] - 0.02)])
-    axes.set(title="Validation AUROC (dashed: chance)", xlabel="epoch", ylim=(lowest, 1))
-    axes.legend(loc="lower right")
+def _plot(axes: Axes, values: Sequence[float], **look: Any) -> Line2D:
+    """Plots values over epochs counted from 1; a single epoch is a dot."""
+    (line,) = axes.plot(range(1, 1 + len(values)), values, marker="o" if len(values) == 1 else None, ms=4, **look)
+    return line
+
+
+def _plot_losses(axes: Axes, records: Sequence[Record]) -> None:
+    names = {"train_loss": "training", "arch_loss": "architecture", "val_loss": "validation"}
+    for (key, name), color in zip(names.items(), CYCLE, strict=False):
+        values = _values(records, key)
+        if not np.all(np.isnan(values)):
+            _plot(axes, values, color=color, label=name)
+    axes.set_title("Loss")
+    axes.legend()
+
+
+def _plot_score(axes: Axes, records: Sequence[Record], score: str) -> None:
+    """Plots a score, and thinly its values by data set, finding or whatever else the journal has of it."""
+    lines: dict[str, Line2D] = {}
+    shown = _values(records, score)
+    for key in (key for key in records[-1] if key.startswith(f"{score}_by_")):
+        groups = list(records[-1][key])
+        for group, color in zip(groups if len(groups) > 1 else (), cycle(CYCLE[1:])):
+            values = _values([record[key] for record in records], group)
+            shown += values
+            many = len(groups) > _MOST_COLORS
+            line = _plot(axes, values, color=MUTED if many else color, lw=0.7 if many else 1.2)
+            lines[f"each {key.removeprefix(f'{score}_by_')}" if many else group] = line
+    lines["mean" if lines else label_of(score)] = _plot(axes, _values(records, score), color=CYCLE[0], lw=2.2)
+    axes.set_title(f"Validation {label_of(score)}")
+    defined = [value for value in shown if np.isfinite(value)]
+    if defined and min(defined) >= 0 and max(defined) <= 1:
+        axes.set_ylim(np.floor(10 * min(defined) - 0.2) / 10 if min(defined) > 0.02 else -0.02, 1.02)
+    if len(lines) > 1:
+        axes.legend(lines.values(), lines, loc="best")  # given, as names that begin with _ are left out otherwise
 
 
 @styled
-def plot_alphas(records: Sequence[Record], kind: str) -> Figure:
-    """Plots the weights of the operations over the epochs of a stage, one small picture an edge.
+def plot_weights(panels: Sequence[Panel]) -> Figure:
+    """Plots weights of the architecture over the epochs of a stage, one small picture a panel, all on the same scale.
 
     Args:
-        records: the lines of architecture.jsonl of one stage.
-        kind: the operation set of the lattice, or the kind of cell of the stack.
+        panels: at least one.
     """
-    last = records[-1]["alphas"][kind]
-    edges: list[str] = last["edges"]
-    columns = min(5, len(edges))
-    rows = -(-len(edges) // columns)
-    figure = Figure(figsize=(9.2, 1.45 * rows + 0.55), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    names = list(dict.fromkeys(name for row in last["operations"] for name in row))
-    colors = operation_colors(names)
-    grid[0, 0].locator_params(axis="x", integer=True)
-    epochs = [record["epoch"] + 1 for record in records]
-    for axes in grid.flat[len(edges) :]:
+    columns = min(_PANELS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(9.2, 1.4 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    names = list(dict.fromkeys(name for panel in panels for name in panel.series))
+    colors = colors_of(names)
+    for axes in grid[len(panels) :]:
         axes.axis("off")
-    for axes, edge, row in zip(grid.flat, range(len(edges)), last["operations"], strict=False):
-        weights = np.asarray([record["alphas"][kind]["weights"][edge] for record in records])
-        for name, values in zip(row, weights.T, strict=True):
-            axes.plot(epochs, values, color=colors[name], lw=1.2)
-        node, state = _ends(edges[edge])
-        axes.set_title(f"{state_name(state)} → n{node}", fontsize=8.5)
-    handles = [Line2D([], [], color=colors[name], label=name) for name in names]
+    for axes, panel in zip(grid, panels, strict=False):
+        for name, values in panel.series.items():
+            _plot(axes, values, color=colors[name], lw=1.3)
+        axes.set_title(panel.title, fontsize=8.5)
+    grid[0].locator_params(axis="x", integer=True)
+    handles = [Line2D([], [], color=colors[name]) for name in names]
     lines = -(-len(names) // 7)
-    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(names) // lines))
+    figure.legend(handles, names, loc="outside lower center", ncols=-(-len(names) // lines))
     return figure
 
 
-@styled
-def plot_betas(records: Sequence[Record]) -> Figure:
-    """Plots the weights of the moves into every node over the epochs of a stage; nodes with one move are left out.
+_LINE = 12.0
+"""Distance of names below each other, in points."""
+
+
+def name_points(
+    axes: Axes, points: NDArray[np.float64], names: Sequence[str], *, strong: Sequence[bool] | None = None
+) -> None:
+    """Writes names in a column beside axes, each joined with its point by a line: none covers another or a point.
 
     Args:
-        records: the lines of architecture.jsonl of one stage.
+        axes: where the points are, with its limits and scales set.
+        points: (n, 2) in the values of the axes.
+        names: one a point.
+        strong: which names are bold.
     """
-    nodes = [node for node, moves in records[-1]["betas"].items() if len(moves) > 1]
-    columns = min(5, len(nodes))
-    rows = -(-len(nodes) // columns)
-    figure = Figure(figsize=(9.2, 1.45 * rows + 0.55), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    grid[0, 0].locator_params(axis="x", integer=True)
-    epochs = [record["epoch"] + 1 for record in records]
-    for axes in grid.flat[len(nodes) :]:
-        axes.axis("off")
-    for axes, node in zip(grid.flat, nodes, strict=False):
-        for move in records[-1]["betas"][node]:
-            axes.plot(epochs, [record["betas"][node][move] for record in records], color=MOVE_COLORS[move], lw=1.4)
-        axes.set(title=f"node ({node.replace(',', ', ')})", ylim=(0, 1))
-    handles = [Line2D([], [], color=color, label=move) for move, color in MOVE_COLORS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    return figure
-
-
-@styled
-def plot_gammas(records: Sequence[Record]) -> Figure:
-    """Plots the weights of the edges into every node of a cell over the epochs of a stage.
-
-    Args:
-        records: the lines of architecture.jsonl of one stage, of a search with edge normalisation.
-    """
-    last: Mapping[str, Mapping[str, float]] = records[-1]["gammas"]
-    ends = {edge: _ends(edge) for of_kind in last.values() for edge in of_kind}
-    nodes = 1 + max(node for node, _ in ends.values())
-    states = sorted({state for _, state in ends.values()})
-    colors = {state: CYCLE[state % len(CYCLE)] for state in states}
-    figure = Figure(figsize=(9.2, 1.15 * len(last) + 0.55), layout="constrained")
-    grid = figure.subplots(len(last), nodes, sharex=True, sharey=True, squeeze=False)
-    grid[0, 0].locator_params(axis="x", integer=True)
-    epochs = [record["epoch"] + 1 for record in records]
-    for row, kind in zip(grid, last, strict=True):
-        for edge in last[kind]:
-            node, state = ends[edge]
-            weights = [record["gammas"][kind][edge] for record in records]
-            row[node].plot(epochs, weights, color=colors[state], lw=1.2)
-        for node, axes in enumerate(row):
-            axes.set_title(f"{kind}: into n{node}", fontsize=8.5)
-    grid[0, 0].set_ylim(0, 1)
-    handles = [Line2D([], [], color=colors[state], label=f"from {state_name(state)}") for state in states]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(states))
-    return figure
-
-
-def _ends(edge: str) -> tuple[int, int]:
-    """Returns node and state of an edge as the journal names it, ``node<-state``."""
-    node, state = edge.split("<-")
-    return int(node), int(state)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # gives the axes their size
+    height = axes.get_window_extent().height * 72 / figure.dpi
+    heights = axes.transAxes.inverted().transform(axes.transData.transform(points))[:, 1]
+    order = np.argsort(heights, kind="stable")
+    # The places nearest to the points (in least squares) that keep the distance, moved inside the axes at the ends.
+    steps = np.arange(len(names)) * min(_LINE / height, 1 / max(1, len(names) - 1))
+    places = np.empty(len(names))
+    places[order] = np.clip(isotonic_regression(heights[order] - steps).x, 0, 1 - steps[-1]) + steps
+    for number, place in enumerate(places):
+        bold = strong is not None and strong[number]
+        axes.annotate(
+            legible(names[number]), tuple(points[number]), (1.03, place), textcoords="axes fraction", va="center",
+            fontsize=8, fontweight="bold" if bold else "normal", annotation_clip=False, zorder=2,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.5, "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)},
+        )  # fmt: skip
 
 
 def write_beside(axes: Axes, place: float, cells: Sequence[str], *, offsets: Sequence[float]) -> None:
@@ -186,13 +167,6 @@ def write_beside(axes: Axes, place: float, cells: Sequence[str], *, offsets: Seq
     """
     for number, (text, offset) in enumerate(zip(cells, offsets, strict=True)):
         axes.annotate(
-            text,
-            (1, place),
-            (offset, 0),
-            xycoords=axes.get_yaxis_transform(),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=MUTED if number else INK,
-            annotation_clip=False,
-        )
+            text, (1, place), (offset, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+            va="center", fontsize=8, color=MUTED if number else INK, annotation_clip=False,
+        )  # fmt: skip

@@ -1,7 +1,8 @@
-"""Colours and the way from a matplotlib figure to a file or into the page; used by every drawing and plot.
+"""Colours, and the way from a matplotlib figure to a file or into a page; used by every drawing and plot.
 
 A colour is a name here. A figure saved to a file has the light value; on the page it becomes a CSS variable, so that
-the same figure is legible on a light and on a dark screen.
+the same figure is legible on a light and on a dark screen. Matplotlib is imported when something is drawn: pages whose
+parts have no figure, and commands that draw nothing, start without it.
 """
 
 import base64
@@ -12,14 +13,14 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
 from html import escape
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import matplotlib as mpl
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from medarts.system.names import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,10 +46,12 @@ PALETTE: dict[str, tuple[str, str]] = {
 INK, MUTED, FAINT, SURFACE = (PALETTE[name][0] for name in ("ink", "muted", "faint", "surface"))
 CYCLE = tuple(PALETTE[name][0] for name in list(PALETTE)[4:])
 
-MOVE_COLORS = {"down": PALETTE["blue"][0], "normal": PALETTE["green"][0], "up": PALETTE["orange"][0]}
-
-# An operation keeps its colour in every figure; its down and up forms share it.
-_OPERATION_COLORS = {
+# What these words name keeps its colour in every figure: kinds of cells, and operations without down_ and up_. Anything
+# else, such as an operation that a user registered, takes a colour that is left.
+_COLORS = {
+    "down": "blue",
+    "normal": "green",
+    "up": "orange",
     "none": "slate",
     "identity": "brown",
     "skip_connect": "brown",
@@ -108,6 +111,8 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        import matplotlib as mpl
+
         with mpl.rc_context(), warnings.catch_warnings():
             # On a page the browser has the letters; in a file a box stands for one that the font lacks.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -118,10 +123,15 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def operation_colors(names: Iterable[str]) -> dict[str, str]:
-    """Returns a colour for each operation; unknown ones take colours that the known of ``names`` leave free."""
-    bases = {name: name.removeprefix("down_").removeprefix("up_") for name in names}
-    known = {base: PALETTE[_OPERATION_COLORS[base]][0] for base in bases.values() if base in _OPERATION_COLORS}
+def colors_of(names: Iterable[str]) -> dict[str, str]:
+    """Returns a colour for each name, the same in every figure; the down and up forms of an operation share one.
+
+    >>> colors = colors_of(["conv", "down_conv", "mine"])
+    >>> colors["conv"] == colors["down_conv"] != colors["mine"]
+    True
+    """
+    bases = {name: name if name in _COLORS else name.removeprefix("down_").removeprefix("up_") for name in names}
+    known = {base: PALETTE[_COLORS[base]][0] for base in bases.values() if base in _COLORS}
     unknown = list(dict.fromkeys(base for base in bases.values() if base not in known))
     free = [color for color in CYCLE if color not in known.values()] or list(CYCLE)
     chosen = known | {base: free[index % len(free)] for index, base in enumerate(unknown)}
@@ -143,14 +153,16 @@ def _is_legible(letter: str) -> bool:
     return letter in "\n\t" or (unicodedata.category(letter) not in {"Cc", "Cs"} and letter not in _TURNING)
 
 
-def _make_legible(figure: Figure) -> None:
+def _make_legible(figure: "Figure") -> None:
     """Makes all texts of a figure legible but the labels of ticks, which an axis writes anew; see `legible`."""
+    from matplotlib.text import Text
+
     for text in figure.findobj(Text):
         text.set_text(legible(text.get_text()))
 
 
 @styled
-def save(figure: Figure, target: Any, *, file_format: str) -> None:
+def save(figure: "Figure", target: Any, *, file_format: str) -> None:
     """Writes a figure to a path or an open file; equal figures give equal bytes.
 
     Args:
@@ -158,6 +170,8 @@ def save(figure: Figure, target: Any, *, file_format: str) -> None:
         target: a path, or a file open for bytes.
         file_format: svg, png or pdf.
     """
+    import matplotlib as mpl
+
     mpl.rcParams["svg.hashsalt"] = "medarts"
     _make_legible(figure)
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format, {})
@@ -175,13 +189,15 @@ def _on_the_page(tag: re.Match[str]) -> str:
 
 
 @styled
-def inline_svg(figure: Figure, label: str) -> Markup:
+def inline_svg(figure: "Figure", label: str) -> Markup:
     """Returns a figure as SVG to stand inside an HTML page: CSS colours, the page's font, no addresses.
 
     Args:
         figure: the figure.
         label: what it shows, for people who hear the page; no two figures of a page share one.
     """
+    import matplotlib as mpl
+
     mpl.rcParams["svg.hashsalt"] = legible(label)
     _make_legible(figure)
     empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -198,7 +214,7 @@ def inline_svg(figure: Figure, label: str) -> Markup:
     return Markup(re.sub(r'<svg width="[^"]*" height="[^"]*"', lambda _: f"<svg {attributes}", svg, count=1).strip())
 
 
-def inline_png(figure: Figure) -> str:
+def inline_png(figure: "Figure") -> str:
     """Returns a figure as the address of a picture that holds the picture itself."""
     buffer = io.BytesIO()
     save(figure, buffer, file_format="png")
