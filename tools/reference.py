@@ -1,4 +1,4 @@
-"""Writes docs/reference/recipe.md, every key of a recipe and of a benchmark, and docs/reference/cli.md, all commands.
+"""Writes the pages that are read from the code: recipes, command line, functions, examples.
 
     python tools/reference.py
 
@@ -25,7 +25,7 @@ from pydantic_core import PydanticUndefined
 import medarts
 from medarts.config import Recipe, study
 
-FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+ROOT = Path(__file__).parents[1]
 
 HEAD = """# Recipe reference
 
@@ -234,7 +234,37 @@ def commands() -> str:
     return "\n".join(lines)
 
 
+def functions() -> str:
+    """Returns the page of the public functions, which mkdocstrings fills, as Markdown."""
+    lines = ["# Python reference\n\nEverything that `import medarts` gives.\n"]
+    for name in getattr(medarts, "__all__", ()):
+        member = getattr(medarts, name)
+        if hasattr(member, "__qualname__"):  # where it is defined: the package itself imports it on first use
+            lines.append(f"::: {member.__module__}.{member.__qualname__}\n")
+    return "\n".join(lines)
+
+
+def examples() -> str:
+    """Returns the page of the scripts of examples/ as Markdown: docstring, then code."""
+    lines = ["# Examples\n\nComplete scripts, in `examples/`. With `--quick` each takes some seconds.\n"]
+    for script in sorted((ROOT / "examples").glob("*.py")):
+        title, _, code = script.read_text(encoding="utf-8").removeprefix('"""').partition('"""\n')
+        heading, _, text = title.strip().partition("\n")
+        lines.append(
+            f"## {heading.rstrip('.')}\n{text}\n\n`examples/{script.name}`\n\n```python\n{code.strip()}\n```\n"
+        )
+    return "\n".join(lines)
+
+
+PAGES = {
+    "reference/recipe.md": page,
+    "reference/cli.md": commands,
+    "reference/api.md": functions,
+    "examples.md": examples,
+}
+
 if __name__ == "__main__":
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, write in (("recipe.md", page), ("cli.md", commands)):
-        (FOLDER / name).write_text(write(), encoding="utf-8")
+    for name, write in PAGES.items():
+        path = ROOT / "docs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(write(), encoding="utf-8")
