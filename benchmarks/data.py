@@ -16,9 +16,8 @@ import torch
 
 from medarts.config import AugmentationSettings, DataSettings
 from medarts.data.batches import Batches
-from medarts.data.choosing import choose_sources
 from medarts.data.mixing import Mixture
-from medarts.data.opening import open_data
+from medarts.data.opening import choose_sources, open_data
 from medarts.models.weave import WeaveNetwork
 from medarts.spaces.reading import load
 from medarts.tasks.segmentation import SegmentationTask

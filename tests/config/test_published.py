@@ -19,12 +19,14 @@ from medarts.config import (
     WeaveSettings,
     apply_overrides,
     fingerprint,
+    make_source,
     parse,
     to_yaml,
 )
 from medarts.config.models import CheXNetSettings
 from medarts.config.published import space_of, with_published_defaults
 from medarts.errors import RecipeError
+from medarts.registry import sources
 
 FILMS: dict[str, Any] = {"kind": "table", "path": "/data/films"}
 RAYS: dict[str, Any] = {"kind": "chestxray14", "path": "/data/rays"}
@@ -63,7 +65,7 @@ def test_the_sources_choose_the_space(sources: list[dict[str, Any]], space: str,
     assert (recipe.space.name, recipe.data.task) == (space, task)
     assert isinstance(recipe.space, StackSettings if space == "stack" else WeaveSettings)
     as_models = findings()
-    as_models["data"]["sources"] = tuple(SourceSettings(**source) for source in sources)
+    as_models["data"]["sources"] = tuple(make_source(**source) for source in sources)
     assert space_of(as_models) == space_of({"data": DataSettings(sources=as_models["data"]["sources"])}) == space
 
 
@@ -168,7 +170,7 @@ def test_sections_that_are_made_already_stay_as_they_are() -> None:
         "search": SearchSettings(lr=0.1),
         "train": TrainSettings(loss="focal"),
     }
-    recipe = Recipe(data=DataSettings(sources=(SourceSettings(**FILMS),), size=64), **sections)
+    recipe = Recipe(data=DataSettings(sources=(make_source(**FILMS),), size=64), **sections)
     assert {name: getattr(recipe, name) for name in sections} == sections
     assert recipe.data.augmentation == AugmentationSettings()
     assert parse(findings(**sections)).train is sections["train"]
@@ -194,7 +196,7 @@ def test_recipes_of_masks_get_nothing_of_the_stack() -> None:
     assert with_published_defaults(content) == {**content, "space": {"name": "weave"}}
     recipe = parse(content)
     assert recipe == Recipe(
-        data=DataSettings(sources=(SourceSettings(**BLOBS),)), space=WeaveSettings(), train=TrainSettings(batch=3)
+        data=DataSettings(sources=(make_source(**BLOBS),)), space=WeaveSettings(), train=TrainSettings(batch=3)
     )
     assert [stage.depth for stage in recipe.search.stages] == [4, 5]
     assert (recipe.train.norm, recipe.train.schedule, recipe.data.augmentation.shift) == (None, "cosine", 0.0)
@@ -235,12 +237,11 @@ def test_an_override_can_bring_the_sources_themselves() -> None:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ({**BLOBS, "images": 20}, "images and partial are for sources with findings, not for folder"),
-        ({**BLOBS, "partial": True}, "images and partial are for sources with findings, not for folder"),
-        ({**FILMS, "labels": {255: 1}}, "labels are for masks; the findings of a table are its columns"),
-        ({**RAYS, "labels": {255: 1}}, "labels are for masks"),
-        ({**FILMS, "lists": "toy"}, "lists: toy is for chestxray14, not for table"),
-        ({**BLOBS, "lists": "toy"}, "lists: toy is for chestxray14, not for folder"),
+        ({**BLOBS, "images": 20}, "data.sources.0.images is not a key of a recipe"),
+        ({**BLOBS, "partial": True}, "data.sources.0.partial is not a key of a recipe"),
+        ({**FILMS, "labels": {255: 1}}, "data.sources.0.labels is not a key of a recipe"),
+        ({**RAYS, "modality": "ct"}, "data.sources.0.modality is not a key of a recipe"),
+        ({**FILMS, "lists": "toy"}, "data.sources.0.lists is not a key of a recipe"),
         ({**RAYS, "images": 9}, "greater than or equal to 10"),
         ({**RAYS, "lists": "toys"}, "cannot be 'toys'. Did you mean 'toy'?"),
     ],
@@ -303,7 +304,11 @@ def test_weights_are_a_path_like_the_others(monkeypatch: pytest.MonkeyPatch) -> 
     assert message.startswith("my.yaml: train.model.weights uses $WEIGHTS, which is not set. Set it: export WEIGHTS=")
 
 
-@pytest.mark.parametrize("section", [SourceSettings, AugmentationSettings, DataSettings])
+SOURCES = [sources.entry(kind).settings for kind in sources.names()]
+
+
+@pytest.mark.parametrize("section", [SourceSettings, *SOURCES, AugmentationSettings, DataSettings])
 def test_every_option_of_the_data_is_explained_where_it_stands(section: type) -> None:
-    for name in section.model_fields:
+    inherited = {name for base in section.__bases__ for name in getattr(base, "model_fields", {})}
+    for name in section.model_fields.keys() - inherited:
         assert re.search(rf"^\s+{name}: ", str(section.__doc__), re.MULTILINE), f"{section.__name__}.{name}"

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from medarts.config import AugmentationSettings
-from medarts.data.arrays import from_arrays, from_dataset
+from medarts.config import AugmentationSettings, parse
+from medarts.data.arrays import data_section, from_arrays, from_dataset
 from medarts.data.batches import Batches
+from medarts.data.opening import open_manifest
 from medarts.data.resizing import MaskState
 from medarts.data.splits import halve
 from medarts.data.store import ImageStore
@@ -143,6 +144,23 @@ def test_batches_and_halves() -> None:
     batch = batches.training(order, 0, settings=AugmentationSettings(rotate=10.0), seed=0)
     assert batch.images.shape == (4, 1, 16, 16)
     assert batch.targets.shape == (4, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("store", "task", "outputs"),
+    [
+        (from_arrays(IMAGES, MASKS, name="mine"), "segmentation", 1),
+        (from_arrays(IMAGES, MASKS.astype(int) * 2, window=(0, 99)), "segmentation", 3),
+        (from_arrays(IMAGES, LABELS, findings=["Mass", "Nodule"]), "classification", 2),
+    ],
+)
+def test_a_recipe_says_what_they_are(store: ImageStore, task: str, outputs: int) -> None:
+    data = parse({"data": data_section(store)}).data
+    assert (data.task, data.outputs, data.size, data.in_channels) == (task, outputs, 16, 1)
+    assert data.sources[0].domain == store.manifest.domains[0]
+    assert data.sources[0].window == store.manifest.rules[data.sources[0].domain].window
+    with pytest.raises(DataError, match="were arrays in memory"):
+        open_manifest(data, needs=("train",))
 
 
 class Items(Dataset[Any]):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import sqlite3
@@ -12,10 +13,11 @@ import pytest
 from PIL import Image
 
 from medarts.config import DataSettings, Recipe
-from medarts.data import digests, filling, rows
+from medarts.data import digests, rows
+from medarts.data import store as filling
 from medarts.data.cache import remove, stores_in
-from medarts.data.sources import open_sources
-from medarts.data.store import ImageStore, open_store
+from medarts.data.opening import open_sources
+from medarts.data.store import Gate, ImageStore, open_store
 from medarts.errors import DataError
 
 
@@ -274,21 +276,13 @@ def test_large_images_are_read_one_at_a_time(settings, folder_data, monkeypatch)
             inside.remove(sample.key)
 
     monkeypatch.setattr(filling, "read_pair", watched)
-    monkeypatch.setattr(filling, "Gate", lambda: filling_gate(32 * 32 + 1))
+    monkeypatch.setattr(filling, "Gate", functools.partial(Gate, 32 * 32 + 1))
     open_store(open_sources(settings.sources), settings, threads=8)
     assert max(most) == 1
     assert len(most) == 24
 
 
-def filling_gate(pixels: int) -> object:
-    from medarts.data.gate import Gate
-
-    return Gate(pixels)
-
-
 def test_the_gate_lets_one_image_above_its_limit_through():
-    from medarts.data.gate import Gate
-
     gate = Gate(10)
     gate.enter(50)
     gate.leave(50)

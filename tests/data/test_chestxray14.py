@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.config import SourceSettings
-from medarts.data.choosing import recognise
+from medarts.config import make_source
 from medarts.data.doctor import examine
-from medarts.data.sources import open_sources
+from medarts.data.opening import open_sources, recognise
 from medarts.data.sources.chestxray14 import FINDINGS
 from medarts.errors import DataError
 
@@ -51,7 +50,7 @@ def names(*patients: int) -> str:
 
 
 def opened(path: Path, **options):
-    return open_sources([SourceSettings(kind="chestxray14", path=path, **options)])
+    return open_sources([make_source(kind="chestxray14", path=path, **options)])
 
 
 def splits_of(manifest) -> dict[str, set[str]]:
@@ -175,7 +174,7 @@ def test_missing_images_are_refused_unless_the_source_is_partial(tmp_path):
     with pytest.raises(DataError, match=r"image not in the folder \(2\): 00000004_000\.png, 00000004_001\.png\."):
         opened(tmp_path)
     assert len(opened(tmp_path, partial=True).samples) == 18
-    result = examine([SourceSettings(kind="chestxray14", path=tmp_path, partial=True)])
+    result = examine([make_source(kind="chestxray14", path=tmp_path, partial=True)])
     lines = [group.line for group in result.groups if group.level == "warning"]
     assert any("image not in the folder (2): 00000004_000.png, 00000004_001.png. Complete" in line for line in lines)
     for file in (tmp_path / "images").iterdir():
@@ -225,7 +224,7 @@ def test_a_patient_in_two_splits_is_refused_and_an_error_to_the_doctor(tmp_path)
     (tmp_path / "splits.csv").write_text(
         "image,split\n" + "\n".join(f"{x},{'test' if x == lines[0] else 'train'}" for x in lines)
     )
-    result = examine([SourceSettings(kind="chestxray14", path=tmp_path)])
+    result = examine([make_source(kind="chestxray14", path=tmp_path)])
     assert any(f.level == "error" and "patient in two splits: 0 in train and test" in f.text for f in result.findings)
 
 
@@ -281,7 +280,7 @@ def test_the_doctor_counts_positives_and_names_findings_that_a_split_lacks(tmp_p
 
 def test_findings_asked_for_decide_outputs_and_order(tmp_path):
     download(tmp_path)
-    source = SourceSettings(kind="chestxray14", path=tmp_path)
+    source = make_source(kind="chestxray14", path=tmp_path)
     found = open_sources([source], findings=("Hernia", "Nodule"))
     assert found.findings == ("Hernia", "Nodule")
     assert {s.findings for s in found.samples} == {(), ("Hernia",), ("Nodule",)}
@@ -291,10 +290,10 @@ def test_findings_asked_for_decide_outputs_and_order(tmp_path):
 
 
 def test_sources_with_other_findings_are_joined_by_those_that_are_named(tmp_path):
-    chest = SourceSettings(kind="chestxray14", path=download(tmp_path / "chest"))
+    chest = make_source(kind="chestxray14", path=download(tmp_path / "chest"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other/a.png").touch()
-    other = SourceSettings(kind="table", path=tmp_path / "other", name="other")
+    other = make_source(kind="table", path=tmp_path / "other", name="other")
     (tmp_path / "other/labels.csv").write_text("image,Nodule,Scar,Mass\na.png,1,1,1\n")
     with pytest.raises(DataError, match=r"do not have the same findings: .*, Scar only one.*data\.findings"):
         open_sources([chest, other])

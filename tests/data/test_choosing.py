@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medarts.config import DataSettings
-from medarts.data.choosing import choose_sources, recognise
+from medarts.data.opening import choose_sources, recognise
 from medarts.errors import DataError
 
 NAMES = {

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from medarts.data.sources.contents import composed, contents_of
-from medarts.data.sources.pairing import passed_over
+from medarts.data.contents import composed, contents_of
+from medarts.data.sources import passed_over
 from medarts.errors import DataError
 
 

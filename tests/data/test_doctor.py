@@ -9,9 +9,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from medarts.config import DataSettings, SourceSettings
-from medarts.data.choosing import recognise
+from medarts.config import DataSettings, make_source
 from medarts.data.doctor import examine
+from medarts.data.opening import recognise
 from medarts.errors import DataError
 
 SPLITS = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
@@ -41,7 +41,7 @@ def mask(path: Path, n: int, values: np.ndarray) -> None:
 
 
 def findings(path: Path, **options) -> list[tuple[str, str, str]]:
-    result = examine([SourceSettings(kind="folder", path=path, **options)])
+    result = examine([make_source(kind="folder", path=path, **options)])
     assert result.failed == any(finding.level == "error" for finding in result.findings)
     assert all(finding.fix and finding.problem for finding in result.findings)
     return [(finding.level, finding.file, finding.text) for finding in result.findings]
@@ -148,7 +148,7 @@ def test_equal_images_are_found_across_sources(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         sound_folder(tmp_path / name)
-    both = [SourceSettings(kind="folder", path=tmp_path / name, name=name) for name in "ab"]
+    both = [make_source(kind="folder", path=tmp_path / name, name=name) for name in "ab"]
     result = examine(both)
     assert len(result.findings) == 10
     assert [summary.domain for summary in result.summaries] == ["a", "b"]
@@ -186,7 +186,7 @@ def test_splits_without_images_and_a_broken_table(tmp_path):
 def test_a_source_that_cannot_be_listed_does_not_hide_the_others(tmp_path):
     (tmp_path / "a").mkdir()
     sound_folder(tmp_path / "a")
-    sources = [SourceSettings(kind=kind, path=tmp_path / name) for kind, name in (("cvc", "none"), ("folder", "a"))]
+    sources = [make_source(kind=kind, path=tmp_path / name) for kind, name in (("cvc", "none"), ("folder", "a"))]
     result = examine(sources)
     only([(f.level, f.file, f.text) for f in result.findings], "error", "none", "There is no folder")
     assert [summary.images for summary in result.summaries] == [10]
@@ -196,7 +196,7 @@ def test_a_source_that_cannot_be_listed_does_not_hide_the_others(tmp_path):
 
 
 def of_recipe(path: Path, **options) -> list[tuple[str, str, str]]:
-    source = SourceSettings(kind="folder", path=path, **({"labels": {1: 1, 2: 2}} if "classes" in options else {}))
+    source = make_source(kind="folder", path=path, **({"labels": {1: 1, 2: 2}} if "classes" in options else {}))
     needs = DataSettings(sources=(source,), **options) if options else None
     return [(finding.level, finding.file, finding.text) for finding in examine([source], needs=needs).findings]
 
@@ -249,12 +249,12 @@ def test_what_a_recipe_has_no_room_for_is_named(tmp_path):
     sound_folder(tmp_path)
     for n in range(10):
         mask(tmp_path, n, np.arange(120).reshape(12, 10) % 3)
-    source = SourceSettings(kind="folder", path=tmp_path, labels={1: 1, 2: 2})
+    source = make_source(kind="folder", path=tmp_path, labels={1: 1, 2: 2})
     result = examine([source], needs=DataSettings(sources=(source,), size=64))
     (group,) = [group for group in result.groups if group.level == "error"]
     assert group.line.startswith("holds class 2, data.classes 1 allows 0 to 1 (10): ")
     (tmp_path / "bare").mkdir()
-    bare = SourceSettings(kind="folder", path=sound_folder(tmp_path / "bare"))
+    bare = make_source(kind="folder", path=sound_folder(tmp_path / "bare"))
     result = examine([bare], needs=DataSettings(sources=(bare,), classes=3))
     assert any("'folder' does not say which value of its masks is which class" in f.text for f in result.findings)
 
@@ -342,7 +342,7 @@ def test_layouts_are_recognised(tmp_path, folders, kinds):
 
 
 def test_unknown_layouts_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no known layout\. Known: isic: .*; folder: images/"):
+    with pytest.raises(DataError, match=r"no known layout\. Known: chaos: .*; folder: images/"):
         recognise(tmp_path)
     with pytest.raises(DataError, match="no folder"):
         recognise(tmp_path / "nowhere")

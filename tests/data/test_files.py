@@ -60,7 +60,7 @@ def test_only_damage_is_called_damage(tmp_path, monkeypatch, error, match):
         raise error
 
     Image.fromarray(GREY).save(tmp_path / "a.png")
-    monkeypatch.setattr("medarts.data.formats.raster.read_frame", fail)
+    monkeypatch.setattr("medarts.data.formats.raster._frame", fail)
     with pytest.raises(DataError, match=match):
         raw_image(tmp_path / "a.png")
 

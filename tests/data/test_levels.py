@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.config import DataSettings, SourceSettings
+from medarts.config import DataSettings, SourceSettings, make_source
 from medarts.data.doctor import examine
 from medarts.data.formats.raw import Raw
-from medarts.data.levels import DomainLevels
 from medarts.data.manifest import ReadingRules
-from medarts.data.masks import classify
-from medarts.data.sources import open_sources
+from medarts.data.masks import DomainLevels, classify
+from medarts.data.opening import open_sources
 from medarts.data.store import open_store
 from medarts.errors import DataError
 
@@ -109,7 +108,7 @@ def folder(root: Path, values: list[int] | list[tuple[int, int, int]], *, palett
             mask = mask.convert("P")
             mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
         mask.save(root / f"masks/{number}.png")
-    return SourceSettings(kind="folder", path=root, name="set")
+    return make_source(kind="folder", path=root, name="set")
 
 
 def test_the_store_refuses_the_files_of_a_domain_that_differ(tmp_path):

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.config import DataSettings, SourceSettings
+from medarts.config import DataSettings, make_source
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.sources import open_sources
+from medarts.data.opening import open_sources
 from medarts.data.store import open_store
 from medarts.errors import DataError
 from medarts.system.files import write_whole
 
 
 def listed(root: Path) -> Manifest:
-    return open_sources((SourceSettings(kind="folder", path=root, name="blobs"),))
+    return open_sources((make_source(kind="folder", path=root, name="blobs"),))
 
 
 def test_moved_and_copied_data_are_the_same(folder_data, tmp_path):
@@ -34,7 +34,7 @@ def test_moved_and_copied_data_are_the_same(folder_data, tmp_path):
 
 def test_moved_data_have_the_same_store(folder_data, tmp_path):
     settings = DataSettings(
-        sources=(SourceSettings(kind="folder", path=folder_data, name="blobs"),), size=32, cache=tmp_path / "cache"
+        sources=(make_source(kind="folder", path=folder_data, name="blobs"),), size=32, cache=tmp_path / "cache"
     )
     open_store(listed(folder_data), settings)
     open_store(listed(folder_data.rename(tmp_path / "moved")), settings)

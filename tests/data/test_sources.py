@@ -4,21 +4,36 @@ import os
 import unicodedata
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.config import DataSettings, SourceSettings
+from medarts.config import DataSettings, MaskSourceSettings, make_source, parse, to_yaml
+from medarts.config.yaml_text import read_yaml
+from medarts.data.doctor import examine
 from medarts.data.files import raw_image
-from medarts.data.opening import open_manifest
+from medarts.data.opening import ALIKE, WITHOUT_FILES, choose_sources, open_manifest, open_sources, recognise, survey
 from medarts.data.reading import read_pair
-from medarts.data.sources import ALIKE, WITHOUT_FILES, open_sources, survey
+from medarts.data.sources import (
+    FOLDERS,
+    LEFT_OUT,
+    MISNAMED,
+    NOT_READ,
+    OTHER_NAME,
+    TABLES,
+    UNUSED,
+    Fault,
+    Listing,
+    Pair,
+    Source,
+    rules_of,
+)
 from medarts.data.sources.cvc import FRAMES, sequence_of
-from medarts.data.sources.labelled import LEFT_OUT, UNUSED
-from medarts.data.sources.pairing import FOLDERS, MISNAMED, NOT_READ, OTHER_NAME, TABLES
-from medarts.errors import DataError
+from medarts.errors import DataError, RecipeError
+from medarts.registry import sources
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 
@@ -39,7 +54,7 @@ def splits(folder: Path, text: str) -> None:
 
 
 def opened(path: Path, kind: str, **options):
-    return open_sources([SourceSettings(kind=kind, path=path, **options)])
+    return open_sources([make_source(kind=kind, path=path, **options)])
 
 
 def plain_folder(path: Path, count: int = 10) -> Path:
@@ -300,7 +315,7 @@ def test_a_missing_validation_part_is_taken_from_training_patients(tmp_path):
 def test_sources_are_joined_in_their_order(tmp_path):
     plain_folder(tmp_path / "z", 4)
     plain_folder(tmp_path / "a", 3)
-    both = open_sources([SourceSettings(kind="folder", path=tmp_path / name, name=name) for name in "za"])
+    both = open_sources([make_source(kind="folder", path=tmp_path / name, name=name) for name in "za"])
     assert both.domains == ("z", "a")
     assert len(both.samples) == 7
 
@@ -353,14 +368,14 @@ def test_ids_may_be_paths_from_the_folder(tmp_path, ids):
     rows = "\n".join(f"{ids.format(n)},{split}" for n, split in enumerate(("train", "val", "test")))
     splits(tmp_path, f"id,split\n{rows}\n")
     assert [s.split for s in opened(tmp_path, "folder").samples] == ["train", "val", "test"]
-    assert survey(SourceSettings(kind="folder", path=tmp_path)).doubts == ()
+    assert survey(make_source(kind="folder", path=tmp_path)).doubts == ()
 
 
 # --- what is not read -------------------------------------------------------------------------------------------
 
 
 def doubts(path: Path, kind: str, **options) -> list[tuple[str, int, str]]:
-    found = survey(SourceSettings(kind=kind, path=path, **options))
+    found = survey(make_source(kind=kind, path=path, **options))
     return [(doubt.problem, doubt.count, doubt.detail) for doubt in found.doubts]
 
 
@@ -448,7 +463,7 @@ def test_advice_on_an_empty_split_helps(tmp_path, count, text, words):
     plain_folder(tmp_path, count)
     if text:
         splits(tmp_path, text)
-    settings = DataSettings(sources=(SourceSettings(kind="folder", path=tmp_path),))
+    settings = DataSettings(sources=(make_source(kind="folder", path=tmp_path),))
     with pytest.raises(DataError, match=rf"in the split '(val|test)'\. {words}"):
         open_manifest(settings, needs=("train", "val", "test"))
 
@@ -511,7 +526,7 @@ DIVIDED_BY_HAND = "id,split\n" + "".join(
 @pytest.mark.parametrize("name", ["splits.csv", "Splits.CSV", "SPLITS.csv"])
 def test_splits_csv_is_found_in_any_case(tmp_path, name):
     (plain_folder(tmp_path) / name).write_text(DIVIDED_BY_HAND)
-    found = survey(SourceSettings(kind="folder", path=tmp_path))
+    found = survey(make_source(kind="folder", path=tmp_path))
     assert Counter(sample.split for sample in found.manifest.samples) == {"test": 7, "train": 2, "val": 1}
     assert found.manifest == opened(tmp_path, "folder")
     assert not found.doubts
@@ -539,10 +554,10 @@ def test_splits_under_another_name_are_not_passed_over(tmp_path, name):
     (plain_folder(tmp_path) / name).write_text(DIVIDED_BY_HAND)
     with pytest.raises(DataError, match=rf"splits\.csv alone \(1\): {name}\. Save it as splits\.csv"):
         opened(tmp_path, "folder")
-    (fault,) = survey(SourceSettings(kind="folder", path=tmp_path)).faults
+    (fault,) = survey(make_source(kind="folder", path=tmp_path)).faults
     assert (fault.problem, fault.file.name) == (MISNAMED, name)
     splits(tmp_path, DIVIDED_BY_HAND)
-    found = survey(SourceSettings(kind="folder", path=tmp_path))
+    found = survey(make_source(kind="folder", path=tmp_path))
     assert not found.faults
     assert [doubt.detail for doubt in found.doubts] == [name]
 
@@ -551,7 +566,7 @@ def test_tables_that_are_not_read_are_doubts(tmp_path):
     names = ["Labels.CSV", "dataset.json", "meta.tsv", "people.xlsx"]
     for name in (*names, "readme.txt", ".hidden.csv", "~$people.xlsx"):
         touch(plain_folder(tmp_path) / name)
-    found = survey(SourceSettings(kind="folder", path=tmp_path))
+    found = survey(make_source(kind="folder", path=tmp_path))
     assert [(doubt.problem, doubt.detail) for doubt in found.doubts] == [(TABLES, name) for name in names]
 
 
@@ -576,7 +591,7 @@ def test_tables_of_a_download_are_known_and_others_are_not(tmp_path, kind):
         touch(tmp_path / "Train_Sets/CT/1" / name)
     if kind in tables:
         (tmp_path / known[kind][0]).write_text(tables[kind])
-    found = survey(SourceSettings(kind=kind, path=tmp_path))
+    found = survey(make_source(kind=kind, path=tmp_path))
     assert [doubt.detail for doubt in found.doubts if doubt.problem == TABLES] == ["ages.csv"]
 
 
@@ -600,11 +615,11 @@ def test_patients_who_may_be_one_are_doubts(tmp_path):
     patients = ["7", "7.0", "007", "P1", "p1", "70", "P 2", "P2", "P10", "x"]
     rows = [f"{n},{patient},train" for n, patient in enumerate(patients)]
     splits(plain_folder(tmp_path), "\n".join(("id,patient,split", *rows)))
-    found = survey(SourceSettings(kind="folder", path=tmp_path))
+    found = survey(make_source(kind="folder", path=tmp_path))
     doubts = [doubt.detail for doubt in found.doubts if doubt.problem == ALIKE]
     assert doubts == ["'7' and '7.0' and '007'", "'P1' and 'p1'", "'P 2' and 'P2'"]
     splits(tmp_path, "\n".join(("id,split", *(f"{n},train" for n in range(10)))))
-    assert not survey(SourceSettings(kind="folder", path=tmp_path)).doubts
+    assert not survey(make_source(kind="folder", path=tmp_path)).doubts
 
 
 @pytest.mark.parametrize("what", ["folder", "pipe"])
@@ -630,3 +645,55 @@ def test_a_link_to_itself_is_named_and_not_its_folder(tmp_path):
     sample = next(sample for sample in opened(tmp_path, "folder").samples if sample.key == "3")
     with pytest.raises(DataError, match=r"images/3\.jpg is a link to a file that is not there\."):
         raw_image(sample.image)
+
+
+# A kind of one's own
+
+
+class NeighboursSettings(MaskSourceSettings):
+    """Images beside their masks.
+
+    Attributes:
+        ending: of the masks.
+    """
+
+    kind: Literal["neighbours"] = "neighbours"
+    ending: str = "_mask"
+
+
+class Neighbours(Source):
+    layout = "NAME.png with NAME_mask.png"
+    tables = ("notes.csv",)
+
+    def recognise(self, path):
+        return (NeighboursSettings(path=path),) if list(path.glob("*_mask.png")) else ()
+
+    def find(self, settings, findings=None):
+        masks = sorted(settings.path.glob(f"*{settings.ending}.png"))
+        names = [mask.stem.removesuffix(settings.ending) for mask in masks]
+        pairs = [Pair(n, settings.path / f"{n}.png", m, patient=n) for n, m in zip(names, masks, strict=True)]
+        faults = [Fault(m, "empty name", "Rename it.") for m in masks if m.stem == settings.ending]
+        return Listing(tuple(pairs), tuple(faults), rules_of(settings))
+
+
+def test_a_source_that_a_user_registers(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_entries", dict(sources._entries))
+    sources.register("neighbours", settings=NeighboursSettings)(Neighbours)
+    for number in range(10):
+        put(tmp_path / f"{number}.png")
+        put(tmp_path / f"{number}_mask.png")
+    (tmp_path / "notes.csv").write_text("x")
+    recipe = parse({"data": {"sources": [{"kind": "neighbours", "path": str(tmp_path), "labels": {90: 1}}]}})
+    assert parse(read_yaml(to_yaml(recipe))) == recipe
+    manifest = open_sources(recipe.data.sources)
+    assert [sample.key for sample in manifest.samples] == [str(number) for number in range(10)]
+    assert {sample.split for sample in manifest.samples} == {"train", "val", "test"}
+    assert recognise(tmp_path) == (NeighboursSettings(path=tmp_path),)
+    assert choose_sources([str(tmp_path)])[0].kind == "neighbours"
+    examination = examine(recipe.data.sources)
+    assert not any("not read" in finding.problem for finding in examination.findings)
+    with pytest.raises(RecipeError, match=r"data.sources.0.endign is not a key of a recipe. Did you mean 'ending'"):
+        parse({"data": {"sources": [{"kind": "neighbours", "path": "x", "endign": ""}]}})
+    put(tmp_path / "_mask.png")
+    with pytest.raises(DataError, match="empty name"):
+        open_sources(recipe.data.sources)

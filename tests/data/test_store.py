@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.config import DataSettings, Recipe, SourceSettings
-from medarts.data import filling
-from medarts.data.choosing import choose_sources
-from medarts.data.opening import open_data
-from medarts.data.sources import open_sources
+from medarts.config import DataSettings, Recipe, SourceSettings, make_source
+from medarts.data import store as filling
+from medarts.data.opening import choose_sources, open_data, open_sources
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError
 
@@ -114,7 +112,7 @@ def test_two_folders_with_files_of_the_same_names_and_sizes(tmp_path: Path) -> N
             for name in "abcde":
                 Image.fromarray(np.full((32, 32), content, np.uint8)).save(root / folder / f"{name}.tif")
                 os.utime(root / folder / f"{name}.tif", ns=(0, 0))
-        source = SourceSettings(kind="folder", path=root, name="same")
+        source = make_source(kind="folder", path=root, name="same")
         stores.append(opened(DataSettings(sources=(source,), size=32, cache=tmp_path / "cache")))
     assert np.max(stores[0].images) == 0
     assert np.min(stores[1].images) == pytest.approx(200 / 255, abs=1e-3)
@@ -129,7 +127,7 @@ def test_images_are_resized_smoothly_and_masks_to_nearest(tmp_path: Path) -> Non
     for name in "abc":
         Image.fromarray(board).save(tmp_path / "images" / f"{name}.png")
         Image.fromarray(halves).save(tmp_path / "masks" / f"{name}.png")
-    source = SourceSettings(kind="folder", path=tmp_path)
+    source = make_source(kind="folder", path=tmp_path)
     store = opened(DataSettings(sources=(source,), size=16, in_channels=1, cache=tmp_path / "cache"))
     assert store.images.shape == (3, 1, 16, 16)
     inner = store.images[0][0, 2:-2, 2:-2]
@@ -144,7 +142,7 @@ def labelled(root: Path, *values: int) -> SourceSettings:
         stripes = np.repeat(values if number == 0 else (0, 1), 32)[: 32 * 32].astype(np.uint8)
         Image.fromarray(np.resize(stripes, (32, 32))).save(file)
     labels = {value: value for value in {0, 1, *values}}
-    return SourceSettings(kind="folder", path=root, labels=labels)
+    return make_source(kind="folder", path=root, labels=labels)
 
 
 @pytest.mark.parametrize(("classes", "labels"), [(1, (0, 2)), (2, (0, 1, 2)), (3, (0, 3))])
@@ -226,8 +224,8 @@ def test_who_comes_while_a_store_is_made_waits_for_it(settings: DataSettings, re
 IN_ANOTHER_PROCESS = """
 import sys
 from pathlib import Path
-from medarts.data import filling
-from medarts.data.sources import open_sources
+from medarts.data import store as filling
+from medarts.data.opening import open_sources
 from medarts.data.store import open_store
 from medarts.config import DataSettings
 settings = DataSettings.model_validate_json(Path(sys.argv[1]).read_text())
@@ -294,8 +292,8 @@ def test_open_data_needs_its_splits(settings: DataSettings, folder_data: Path) -
 
 def test_choose_sources_by_name_and_by_folder(folder_data: Path, tmp_path: Path) -> None:
     known = (
-        SourceSettings(kind="isic", path=tmp_path / "isic"),
-        SourceSettings(kind="chaos", path=tmp_path / "chaos", name="ct"),
+        make_source(kind="isic", path=tmp_path / "isic"),
+        make_source(kind="chaos", path=tmp_path / "chaos", name="ct"),
     )
     chosen = choose_sources(["ct", str(folder_data)], known=known)
     assert chosen[0] == known[1]
@@ -311,7 +309,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    source = SourceSettings(kind="folder", path=folder_data)
+    source = make_source(kind="folder", path=folder_data)
     settings = DataSettings(sources=(source,), size=32, cache=tmp_path / "full")
     with pytest.raises(DataError, match="GB are free"):
         open_store(open_sources([source]), settings)

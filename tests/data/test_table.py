@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.config import DataSettings, SourceSettings
-from medarts.data.choosing import recognise
+from medarts.config import DataSettings, make_source
 from medarts.data.doctor import examine
+from medarts.data.opening import ALIKE, open_sources, recognise, survey
 from medarts.data.reading import read_image
-from medarts.data.sources import ALIKE, open_sources, survey
-from medarts.data.sources.labelled import RENAMED, UNUSED
-from medarts.data.sources.pairing import NOT_READ
+from medarts.data.sources import NOT_READ, RENAMED, UNUSED
 from medarts.errors import DataError
 
 
@@ -26,7 +24,7 @@ def folder_of(root: Path, text: str, *files: str) -> Path:
 
 
 def opened(path: Path, **options):
-    return open_sources([SourceSettings(kind="table", path=path, **options)])
+    return open_sources([make_source(kind="table", path=path, **options)])
 
 
 def test_every_other_column_is_a_finding(tmp_path):
@@ -105,7 +103,7 @@ def test_files_elsewhere_are_neither_read_nor_listed(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "a.png").touch()
     folder_of(tmp_path / "set", f"image,scar\n../a.png,1\n{tmp_path}/a.png,1\nb.png,0\n", "b.png")
-    result = examine([SourceSettings(kind="table", path=tmp_path / "set")])
+    result = examine([make_source(kind="table", path=tmp_path / "set")])
     assert sum("outside the folder" in finding.problem for finding in result.findings) == 2
     assert not any("does not name" in finding.problem for finding in result.findings)
 
@@ -226,7 +224,7 @@ def test_a_lesion_that_is_there_or_not_is_a_finding(tmp_path):
 )
 def test_an_image_is_found_under_other_names_which_is_said(tmp_path, name, renamed):
     folder_of(tmp_path, f"image,patient,scar\n{name},p,1\n", "images/a.png")
-    found = survey(SourceSettings(kind="table", path=tmp_path))
+    found = survey(make_source(kind="table", path=tmp_path))
     assert [s.image for s in found.manifest.samples] == [tmp_path / "images/a.png"]
     assert found.manifest.samples[0].key == ("images/a" if "images" in name else "a")
     assert found.faults == ()
@@ -249,7 +247,7 @@ def test_one_image_under_two_names_is_named_twice(tmp_path):
 
 def test_an_image_of_a_kind_that_is_not_read_is_not_missing(tmp_path):
     folder_of(tmp_path, "image,patient,scar\na.heic,p,1\nb.png,q,0\n", "images/a.heic", "images/b.png", "images/c.heic")
-    found = survey(SourceSettings(kind="table", path=tmp_path))
+    found = survey(make_source(kind="table", path=tmp_path))
     assert [(fault.problem, fault.detail) for fault in found.faults] == [("image of a kind that is not read", "a.heic")]
     assert [(doubt.problem, doubt.detail) for doubt in found.doubts] == [(NOT_READ, ".heic 2 in images")]
 
@@ -264,7 +262,7 @@ def test_separators_and_letters_of_two_signs_are_read(tmp_path):
 
 def test_findings_that_are_asked_for_spare_the_other_columns(tmp_path):
     text = "image,patient,Mass,Age,Edema,MRN\na.png,p,1,63,,x\nb.png,q,0,F,-1,x\nc.png,r,0,F,0,y\n"
-    source = SourceSettings(kind="table", path=folder_of(tmp_path, text, "a.png", "b.png", "c.png"))
+    source = make_source(kind="table", path=folder_of(tmp_path, text, "a.png", "b.png", "c.png"))
     with pytest.raises(DataError, match=r"neither 0 nor 1 \(8\)"):
         open_sources([source])
     found = open_sources([source], findings=("Mass",))
@@ -281,7 +279,7 @@ def test_findings_that_are_asked_for_spare_the_other_columns(tmp_path):
 def test_a_wrong_value_of_many_rows_is_one_finding(tmp_path):
     rows = "".join(f"{n}.png,p{n},,-1,{n % 2}\n" for n in range(2000))
     folder_of(tmp_path, f"image,patient,a,b,c\n{rows}", *(f"images/{n}.png" for n in range(3)))
-    source = SourceSettings(kind="table", path=tmp_path, partial=True)
+    source = make_source(kind="table", path=tmp_path, partial=True)
     result = examine([source])
     assert len([finding for finding in result.findings if finding.level == "error"]) == 2
     assert result.groups[0].line.startswith(
@@ -292,8 +290,8 @@ def test_a_wrong_value_of_many_rows_is_one_finding(tmp_path):
 
 def test_patients_of_the_table_who_may_be_one_are_doubts(tmp_path):
     text = "image,patient,scar\na1.png,A01,1\na01.png,a1,0\n"
-    found = survey(SourceSettings(kind="table", path=folder_of(tmp_path, text, "a1.png", "a01.png")))
+    found = survey(make_source(kind="table", path=folder_of(tmp_path, text, "a1.png", "a01.png")))
     assert [doubt.detail for doubt in found.doubts if doubt.problem == ALIKE] == ["'A01' and 'a1'"]
     folder_of(tmp_path, "image,scar\na1.png,1\na01.png,0\n")
-    found = survey(SourceSettings(kind="table", path=tmp_path))
+    found = survey(make_source(kind="table", path=tmp_path))
     assert not [doubt for doubt in found.doubts if doubt.problem == ALIKE]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from medarts import terminal
-from medarts.config import Recipe, SourceSettings, apply_overrides, parse
+from medarts.config import Recipe, SourceSettings, apply_overrides, make_source, parse
 from medarts.data.opening import open_data, open_manifest
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
@@ -57,7 +57,7 @@ def trained(recipe: Recipe, out: Path) -> RunDirectory:
 
 
 def source(path: Path, name: str) -> SourceSettings:
-    return SourceSettings(kind="folder", path=path, name=name)
+    return make_source(kind="folder", path=path, name=name)
 
 
 def dice(predicted: np.ndarray, true: np.ndarray) -> float:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.networks import nets
 
-from medarts.config import Recipe, SourceSettings, StackSettings, apply_overrides, parse, to_yaml
+from medarts.config import Recipe, SourceSettings, StackSettings, apply_overrides, make_source, parse, to_yaml
 from medarts.config.reading import deciding_values, fingerprint
 from medarts.data.opening import open_data, open_manifest
 from medarts.engine.directory import RunDirectory
@@ -57,7 +57,7 @@ def run(recipe: Recipe, tmp_path: Path) -> RunDirectory:
 
 
 def table(path: Path, name: str) -> SourceSettings:
-    return SourceSettings(kind="table", path=path, name=name)
+    return make_source(kind="table", path=path, name=name)
 
 
 def logits_of(run: RunDirectory, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -268,7 +268,7 @@ def test_the_report_shows_the_scores(run):
 
 def test_what_cannot_be_evaluated(run, folder_data, table_data, tmp_path):
     with pytest.raises(DataError, match=r"images of blobs are for segmentation, but the network is for classification"):
-        evaluate(run.path, sources=(SourceSettings(kind="folder", path=folder_data, name="blobs"),))
+        evaluate(run.path, sources=(make_source(kind="folder", path=folder_data, name="blobs"),))
     other = tmp_path / "other"
     shutil.copytree(table_data, other)
     text = (other / "labels.csv").read_text()

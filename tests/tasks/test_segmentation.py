@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medarts.config import DataSettings, SourceSettings
+from medarts.config import DataSettings, make_source
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.resizing import MaskState
@@ -36,7 +36,7 @@ def validated(truths: list[list[int]], *, domains: str, predicted: np.ndarray) -
     """Validates a network that predicts the same classes (H, W) for every image."""
     classes = len(truths[0]) + 1 if len(truths[0]) > 1 else 1
     settings = DataSettings(
-        sources=(SourceSettings(kind="folder", path=Path("x"), labels={1: 1}),),
+        sources=(make_source(kind="folder", path=Path("x"), labels={1: 1}),),
         size=SIZE,
         in_channels=1,
         classes=classes,

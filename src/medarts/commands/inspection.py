@@ -4,9 +4,9 @@ from pathlib import Path
 
 from medarts.config import Recipe
 from medarts.config import load as load_recipe
-from medarts.data.choosing import choose_sources
 from medarts.data.doctor import examine
 from medarts.data.examination import Examination
+from medarts.data.opening import choose_sources
 from medarts.engine.directory import RunDirectory
 from medarts.profiling.plan import Plan
 from medarts.profiling.plan import plan as plan_recipe

@@ -6,8 +6,8 @@ from pathlib import Path
 from medarts.commands.costs import cost
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.config import load as load_recipe
-from medarts.data.choosing import choose_sources
 from medarts.data.manifest import part_named
+from medarts.data.opening import choose_sources
 from medarts.engine.directory import RunDirectory
 from medarts.engine.seal import signed
 from medarts.errors import RecipeError

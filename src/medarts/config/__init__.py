@@ -1,6 +1,16 @@
 """The typed recipe: what to do, on which data, with which values."""
 
-from medarts.config.data import SPLITS, AugmentationSettings, DataSettings, SourceSettings, Split, Task
+from medarts.config.data import (
+    SPLITS,
+    AugmentationSettings,
+    DataSettings,
+    FindingSourceSettings,
+    MaskSourceSettings,
+    SourceSettings,
+    Split,
+    Task,
+    make_source,
+)
 from medarts.config.models import MODELS, MaskModel, ModelName, ModelSettings
 from medarts.config.reading import apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.config.sections import (
@@ -34,10 +44,12 @@ __all__ = [
     "DeriveSettings",
     "EvaluationSettings",
     "FindingLoss",
+    "FindingSourceSettings",
     "GradientName",
     "LossName",
     "MaskLoss",
     "MaskModel",
+    "MaskSourceSettings",
     "MixingSettings",
     "ModelName",
     "ModelSettings",
@@ -56,6 +68,7 @@ __all__ = [
     "apply_overrides",
     "fingerprint",
     "load",
+    "make_source",
     "parse",
     "to_yaml",
 ]

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -18,6 +18,7 @@ from medarts.config.section import (
     Whole,
 )
 from medarts.errors import quoted
+from medarts.registry import Choice, sources
 
 RESERVED = ("all", "mean of domains")
 """Rows of tables beside those of the domains."""
@@ -28,10 +29,6 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Task = Literal["segmentation", "classification"]
 SPACE_OF: dict[Task, str] = {"segmentation": "weave", "classification": "stack"}
 """The search space of a task."""
-
-CLASSIFIED = ("chestxray14", "table")
-"""Kinds of sources whose images have findings instead of masks."""
-
 
 Intensity = Annotated[Number, Field(ge=-1e9, le=1e9)]
 Percentile = Annotated[Number, Field(ge=0, le=100)]
@@ -55,62 +52,44 @@ def _read_labels(given: Any) -> Any:
 
 
 class SourceSettings(Section):
-    """One data set on disk.
+    """One data set on disk. Each kind of source has further settings of its own.
 
     Attributes:
-        kind: layout of the folder. Images with masks: isic (2016 to 2018), cvc (CVC-ClinicDB), chaos (CT and MR), or
-            folder (``images/`` and ``masks/`` with an optional ``splits.csv``). Images with findings: chestxray14, or
-            table (``labels.csv``: image, patient, split, one column a finding).
+        kind: layout of the folder; sources register themselves under it, see ``medarts.data.sources``.
         path: the folder; ``$NAME`` and ``~`` are expanded.
         name: name of the domain in tables. Default: the kind.
-        modality: chaos only: ct, mr (both MR sequences), mr_t1 or mr_t2.
-        organ: chaos only: liver, right_kidney, left_kidney or spleen as foreground, or all as classes 1 to 4.
         window: (low, high) in stored units (Hounsfield for CT) mapped to 0..1.
         percentiles: (low, high) percentiles of an image mapped to 0..1, instead of a window.
-        labels: value in the mask file: class index, 0 being background; without it a mask is foreground above
-            half its range.
         fractions: (validation, test) fractions of the patients where the source brings no splits.csv.
-        lists: chestxray14 only: official takes splits.csv where there is one, else the lists of the download; toy takes
-            the published toy split, ``toy_split/{train,val,test}.csv``.
-        images: findings only: number of images, drawn by patient with the findings as frequent as in all.
-        partial: findings only: leave out rows of the table whose image is not there, instead of refusing them.
     """
 
-    kind: Literal["isic", "cvc", "chaos", "folder", "chestxray14", "table"]
+    task: ClassVar[Task] = "segmentation"
+    """What its images are for."""
+
+    kind: str
     path: Path
     name: Name | None = None
-    modality: Literal["ct", "mr", "mr_t1", "mr_t2"] = "ct"
-    organ: Literal["liver", "right_kidney", "left_kidney", "spleen", "all"] = "liver"
     window: tuple[Intensity, Intensity] | None = None
     percentiles: tuple[Percentile, Percentile] | None = None
-    labels: Annotated[dict[Label, Class], BeforeValidator(_read_labels), Field(max_length=65_536)] | None = None
     fractions: tuple[Fraction, Fraction] = (0.1, 0.2)
-    lists: Literal["official", "toy"] = "official"
-    images: Annotated[Whole, Field(ge=10, le=100_000_000)] | None = None
-    partial: Flag = False
-
-    @property
-    def task(self) -> Task:
-        """What its images are for."""
-        return "classification" if self.kind in CLASSIFIED else "segmentation"
 
     @property
     def domain(self) -> str:
         """The name of the domain."""
         return self.name or self.kind
 
-    @model_validator(mode="after")
-    def _fits_its_kind(self) -> "SourceSettings":
-        if self.task == "segmentation" and (self.images is not None or self.partial):
-            raise ValueError(f"images and partial are for sources with findings, not for {self.kind}")
-        if self.task == "classification" and self.labels is not None:
-            raise ValueError("labels are for masks; the findings of a table are its columns")
-        if self.lists == "toy" and self.kind != "chestxray14":
-            raise ValueError(f"lists: toy is for chestxray14, not for {self.kind}")
-        return self
+    @property
+    def reads_splits_csv(self) -> bool:
+        """Whether a ``splits.csv`` in the folder decides the splits."""
+        return True
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells its images from those of other sources, whatever they are called."""
+        return (self.kind, str(self.path.resolve()))
 
     @model_validator(mode="after")
-    def _one_scaling(self) -> "SourceSettings":
+    def _one_scaling(self) -> Self:
         if self.window and self.percentiles:
             raise ValueError("window and percentiles exclude each other; keep one of them")
         if sum(self.fractions) >= 1:
@@ -119,6 +98,52 @@ class SourceSettings(Section):
             if low_high and low_high[0] >= low_high[1]:
                 raise ValueError(f"{low_high} is empty; the first value must be below the second")
         return self
+
+
+class MaskSourceSettings(SourceSettings):
+    """A data set of images with masks.
+
+    Attributes:
+        labels: value in the mask file: class index, 0 being background; without it a mask is foreground above
+            half its range.
+    """
+
+    labels: Annotated[dict[Label, Class], BeforeValidator(_read_labels), Field(max_length=65_536)] | None = None
+
+
+class FindingSourceSettings(SourceSettings):
+    """A data set of images with findings.
+
+    Attributes:
+        images: number of images, sampled by patient with the findings as frequent as in all. Default: all.
+        partial: leave out rows of the table whose image is not there, instead of refusing them.
+    """
+
+    task = "classification"
+
+    images: Annotated[Whole, Field(ge=10, le=100_000_000)] | None = None
+    partial: Flag = False
+
+
+def make_source(kind: str, path: Path | str, **settings: Any) -> SourceSettings:
+    """Returns the settings of a data set as a recipe would give them.
+
+    Args:
+        kind: a registered kind of source.
+        path: the folder.
+        settings: those of its kind.
+
+    Raises:
+        RecipeError: there is no such kind.
+        ValueError: a setting is unknown or wrong.
+    """
+    chosen: Any = sources.entry(kind).settings
+    made: SourceSettings = chosen(path=Path(path), **settings)
+    return made
+
+
+AnySource = Annotated[SourceSettings, Choice(sources)]
+"""A source of any kind that is registered."""
 
 
 class AugmentationSettings(Section):
@@ -162,7 +187,7 @@ class DataSettings(Section):
         cache_gb: gigabytes that the folder may take; the images longest unused are removed first, those in use never.
     """
 
-    sources: Annotated[tuple[SourceSettings, ...], Field(min_length=1, max_length=100)]
+    sources: Annotated[tuple[AnySource, ...], Field(min_length=1, max_length=100)]
     size: Annotated[Whole, Field(ge=16, le=LARGEST_SIZE)] = 256
     in_channels: Annotated[Whole, Field(ge=1, le=64)] = 3
     classes: Annotated[Whole, Field(ge=1, le=MOST_OUTPUTS)] = 1

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medarts.config.data import CLASSIFIED, SPACE_OF
+from medarts.config.data import SPACE_OF, Task
+from medarts.registry import sources as registered
 
 STAGE = {"depth": 12, "epochs": 50, "batch": 16}
 
@@ -46,7 +47,14 @@ def space_of(content: Mapping[str, Any]) -> str:
         return str(named)
     sources = _of(content.get("data"), "sources")
     kinds = [_of(source, "kind") for source in sources] if _is_list(sources) else []
-    return SPACE_OF["classification" if any(kind in CLASSIFIED for kind in kinds) else "segmentation"]
+    tasks = {_task_of(kind) for kind in kinds if isinstance(kind, str) and kind in registered}
+    return SPACE_OF["classification" if "classification" in tasks else "segmentation"]
+
+
+def _task_of(kind: str) -> Task:
+    settings: Any = registered.entry(kind).settings
+    task: Task = settings.task
+    return task
 
 
 def with_published_defaults(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
-from medarts.config.data import SourceSettings
 from medarts.config.models import CheXNetSettings, ModelSettings
 from medarts.config.section import MOST_NETWORKS, Channels, Name, Section, Seed, Text, Whole
 from medarts.config.sections import Recipe
@@ -287,20 +286,11 @@ def _check_names(study: Study) -> None:
             raise ValueError(f"{field}: two are called '{double}'; give each its own 'name'")
 
 
-def images_of(source: SourceSettings) -> tuple[str, ...]:
-    """Returns what tells the images of a source from those of others, whatever they are called.
-
-    A folder of CHAOS holds several modalities and organs. Other lists, or a number of images, do not tell them apart:
-    such sources have images in common.
-    """
-    return (source.kind, str(source.path.resolve()), source.modality, source.organ)
-
-
 def _check_sources(study: Study) -> None:
     """Refuses the same images under two names, of which one could be trained on and the other be called unseen."""
     names: dict[tuple[str, ...], str] = {}
     for number, source in enumerate(study.recipe.data.sources):
-        other = names.setdefault(images_of(source), source.domain)
+        other = names.setdefault(source.identity, source.domain)
         if other != source.domain:
             raise ValueError(
                 f"recipe.data.sources.{number}: '{source.domain}' and '{other}' are the same images, {source.path}; "

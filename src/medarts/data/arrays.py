@@ -125,6 +125,26 @@ def from_dataset(dataset: "torch.utils.data.Dataset[Any]", **options: Unpack[Opt
     return _store(_items(dataset), **options)
 
 
+def data_section(store: ImageStore) -> dict[str, Any]:
+    """Returns the section ``data`` of a recipe for a store in memory: source, size, channels and outputs."""
+    manifest = store.manifest
+    (name,) = manifest.domains
+    rules = manifest.rules[name]
+    scaling = {"window": rules.window, "percentiles": rules.percentiles}
+    if manifest.findings:
+        outputs: dict[str, Any] = {"findings": list(manifest.findings)}
+    else:
+        columns = store.truths.shape[1]
+        outputs = {"classes": 1 if columns == 1 else columns + 1}
+    source = {
+        "kind": "labelled-arrays" if manifest.findings else "arrays",
+        "name": name,
+        "path": str(Path.cwd()),
+        **{key: list(value) for key, value in scaling.items() if value is not None},
+    }
+    return {"sources": [source], "size": store.images.shape[2], "in_channels": store.images.shape[1], **outputs}
+
+
 def _items(dataset: Any) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     for index in range(len(dataset)):
         item = dataset[index]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medarts.data.formats import dicom, nifti, raster, tiff
+from medarts.data.formats import dicom, nifti, raster
 from medarts.data.formats.raw import Raw, Wanted, explained
 from medarts.errors import DataError
 
@@ -21,8 +21,8 @@ _READERS: dict[str, Reader] = {
     ".jpg": raster.read,
     ".jpeg": raster.read,
     ".bmp": raster.read,
-    ".tif": tiff.read,
-    ".tiff": tiff.read,
+    ".tif": raster.read_tiff,
+    ".tiff": raster.read_tiff,
     ".dcm": dicom.read,
     ".nii": nifti.read,
     ".nii.gz": nifti.read,
@@ -30,7 +30,7 @@ _READERS: dict[str, Reader] = {
 _FORMATS: tuple[tuple[Callable[[bytes], bool], Reader], ...] = (
     (dicom.recognises, dicom.read),  # first: the preamble of a DICOM file may be the header of another format
     (raster.recognises, raster.read),
-    (tiff.recognises, tiff.read),
+    (raster.recognises_tiff, raster.read_tiff),
     (nifti.recognises, nifti.read),
 )
 _HEAD = 4 * nifti.HEAD  # a gzipped header is shorter, but for odd ones

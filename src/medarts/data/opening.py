@@ -1,11 +1,160 @@
-"""From the sources of a recipe to a manifest that can be used, and to its images."""
+"""From the sources of a recipe, or the folders of ``--data``, to a manifest that can be used and to its images."""
 
-from medarts.config import DataSettings, Recipe, Split
-from medarts.data.manifest import Manifest
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+from medarts.config import DataSettings, FindingSourceSettings, Recipe, SourceSettings, Split
+from medarts.data.contents import composed, file_named, stem_of, tables_in
+from medarts.data.examination import first_of
+from medarts.data.manifest import Manifest, Sample, join
 from medarts.data.reading import check_labels
-from medarts.data.sources import advice, open_sources
+from medarts.data.sampling import sample_patients
+from medarts.data.sources import (
+    ALONE,
+    FOLDERS,
+    IRREGULAR,
+    LEFT_OUT,
+    MISNAMED,
+    MISSING,
+    NOT_READ,
+    OTHER_NAME,
+    RENAMED,
+    TABLES,
+    UNNAMED,
+    UNUSED,
+    Fault,
+    Listing,
+    Pair,
+    Source,
+    left_out,
+    require_folder,
+    unused,
+)
+from medarts.data.splits import (
+    FEWEST,
+    SPLITS_CSV,
+    SplitTable,
+    alike,
+    assign_splits,
+    divided,
+    is_doubtful,
+    read_splits_csv,
+    without_suffix,
+)
 from medarts.data.store import ImageStore, open_store
-from medarts.errors import DataError
+from medarts.errors import DataError, did_you_mean
+from medarts.registry import sources as registered
+
+DIVIDED = "patient in two splits"
+ALIKE = "patients who may be one"
+WITHOUT_FILES = "row without files"
+_SEED = 0  # of splits that are drawn: the same for every run, so that runs can be compared
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A data set with all its faults.
+
+    Attributes:
+        manifest: the samples without fault.
+        faults: what must be put right before the set can be used.
+        doubts: what may be as it should: what is not read, images without a row or a patient, rows left out or without
+            files, columns that are not used, and missing images where the settings allow them.
+    """
+
+    manifest: Manifest
+    faults: tuple[Fault, ...]
+    doubts: tuple[Fault, ...] = ()
+
+
+def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...] | None = None) -> Manifest:
+    """Lists the data sets and joins them into one manifest; no image is opened.
+
+    Splits come from ``splits.csv`` (its name in any case) in the folder of the set, else from the official parts of
+    the download, else they are drawn by patient. A set with training samples but none for validation gives up its
+    fraction of the training patients.
+
+    Args:
+        sources: the data sets; their names differ.
+        findings: what is looked for, in this order; None takes those of the sources, which must then be the same.
+
+    Raises:
+        DataError: two sets have one name, a folder is missing or empty, an image has no mask or a mask no image,
+            a table is wrong or names an image that is not there, splits.csv is wrong, misses an image or divides a
+            patient, more images are asked for than there are, a source does not know one of the findings, or the
+            sources do not have the same ones.
+    """
+    manifests: list[Manifest] = []
+    for settings in sources:
+        if any(settings.domain in manifest.domains for manifest in manifests):
+            fix = "Give each its own 'name' in a recipe, or take them one at a time."
+            raise DataError(
+                f"Two data sets have the name '{settings.domain}', the second being {settings.path}.", fix=fix
+            )
+        found = survey(settings, findings=findings)
+        refuse(settings, found.faults)
+        manifests.append(found.manifest)
+    if findings is None:
+        wanted = _common(manifests)
+        manifests = [_looking_for(manifest, wanted) for manifest in manifests]
+    return join(manifests)
+
+
+def survey(settings: SourceSettings, *, findings: tuple[str, ...] | None = None) -> Survey:
+    """Lists one data set with its faults, for the doctor.
+
+    Args:
+        settings: the data set.
+        findings: what is looked for, in this order; None looks for all that its table has.
+
+    Raises:
+        DataError: the folder is missing, has another layout, or holds no images at all; or the source does not know
+            one of the findings.
+    """
+    source = _source(settings)
+    require_folder(settings.path, layout=source.layout)
+    listing = source.find(settings, findings)
+    expected, doubts = _sorted_out(listing.faults, settings)
+    if not listing.pairs and not expected:
+        raise _without_images(settings, doubts)
+    path = file_named(settings.path, SPLITS_CSV)
+    rows, faults = _table(path, lambda: _names(listing, settings)) if path and settings.reads_splits_csv else (None, [])
+    faults += _misnamed(settings, path)
+    samples, split_faults = _samples(listing.pairs, rows, settings)
+    if settings.task == "classification" or (rows and rows.grouped):  # whose tables name the patients
+        split_faults += _divided(samples, rows.path if rows else settings.path)
+    faults = [*expected, *faults, *split_faults]
+    doubts += _alike(samples, rows, settings)
+    if isinstance(settings, FindingSourceSettings) and settings.images is not None and not faults:
+        samples = sample_patients(samples, images=settings.images, seed=_SEED)
+    samples = sorted(samples, key=lambda sample: sample.key)
+    manifest = Manifest(tuple(samples), {settings.domain: listing.rules}, listing.findings)
+    if findings is not None:
+        manifest = _looking_for(manifest, findings)
+    return Survey(manifest, tuple(faults), (*doubts, *_doubts(listing, rows, settings)))
+
+
+def advice(settings: SourceSettings, split: Split, samples: Sequence[Sample]) -> str:
+    """Returns what to do where a data set has no images in a split.
+
+    Args:
+        settings: the data set.
+        split: the split.
+        samples: its samples.
+    """
+    named = file_named(settings.path, SPLITS_CSV)
+    if settings.reads_splits_csv and named:
+        return f"Write {split} in the column split of {named} for some patients."
+    patients = len({sample.patient for sample in samples})
+    if patients < FEWEST:
+        found = "is one patient" if patients == 1 else f"are {patients} patients"
+        return (
+            f"Here {found}, and splits are drawn from {FEWEST} patients up: add others, or divide the images in a "
+            "splits.csv."
+        )
+    return _source(settings).split_fix.format(split=split)
 
 
 def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...]) -> Manifest:
@@ -49,3 +198,266 @@ def open_data(settings: DataSettings, *, needs: tuple[Split, ...], threads: int 
         DataError: see ``open_manifest`` and ``open_store``.
     """
     return open_store(open_manifest(settings, needs=needs), settings, threads=threads)
+
+
+def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()) -> tuple[SourceSettings, ...]:
+    """Returns the data sets that the words of ``--data`` name.
+
+    Folders may differ in their names and not in those of their data sets: the second is called name-2.
+
+    Args:
+        words: names of domains, or folders.
+        known: the sources of a recipe, whose domains can be named.
+
+    Raises:
+        DataError: a word is neither a domain nor a folder, or its layout is not recognised.
+    """
+    by_name = {source.domain: source for source in known}
+    chosen: list[SourceSettings] = []
+    for word in words:
+        if word in by_name:
+            chosen.append(by_name[word])
+        elif Path(word).is_dir():
+            chosen += [_renamed(source, chosen) for source in recognise(Path(word))]
+        else:
+            fix = did_you_mean(word, by_name) if by_name else "Give the folder of a data set."
+            raise DataError(f"'{word}' is neither a data set of the recipe nor a folder.", fix=fix)
+    return tuple(chosen)
+
+
+def recognise(path: Path) -> tuple[SourceSettings, ...]:
+    """Returns the settings that read a folder, told from its layout: usually one source.
+
+    Raises:
+        DataError: there is no such folder, or it has none of the known layouts.
+    """
+    known = "; ".join(
+        f"{kind}: {registered.get(kind)().layout}" for kind in registered.names() if registered.get(kind)().layout
+    )
+    require_folder(path, layout=known)
+    kinds: list[Source] = [registered.get(kind)() for kind in registered.names()]
+    for source in sorted(kinds, key=lambda source: source.is_general):
+        if found := source.recognise(path):
+            return found
+    raise DataError(f"{path} has no known layout.", fix=f"Known: {known}.")
+
+
+def refuse(settings: SourceSettings, faults: Iterable[Fault]) -> None:
+    """Raises a DataError that tells the first kind of fault, its count and some names; nothing without faults."""
+    every = tuple(faults)
+    if not every:
+        return
+    alike = [fault for fault in every if fault.problem == every[0].problem]
+    names = [fault.detail or fault.file.name for fault in alike]
+    count = sum(fault.count for fault in alike)
+    others = sum(fault.count for fault in every) - count
+    raise DataError(
+        f"{settings.path}: {alike[0].problem} ({count:,}): {first_of(names)}."
+        + (f" There are {others:,} faults of other kinds; medarts doctor lists all." if others else ""),
+        fix=alike[0].fix,
+    )
+
+
+def _source(settings: SourceSettings) -> Source:
+    source: Source = registered.get(settings.kind)()
+    return source
+
+
+def _without_images(settings: SourceSettings, doubts: Iterable[Fault]) -> DataError:
+    """Returns the error of a data set without an image; what lies there instead is the likely reason."""
+    problem = f"{settings.path} holds no images"
+    unread = [doubt for doubt in doubts if doubt.problem in (NOT_READ, IRREGULAR, FOLDERS)]
+    if not unread:
+        return DataError(f"{problem}.", fix=f"Expected here: {_source(settings).layout}.")
+    alike = [doubt.detail for doubt in unread if doubt.problem == unread[0].problem]
+    return DataError(f"{problem}, but {unread[0].problem}: {first_of(alike)}.", fix=unread[0].fix)
+
+
+def _sorted_out(faults: Iterable[Fault], settings: SourceSettings) -> tuple[list[Fault], list[Fault]]:
+    """Divides what a source noted into faults and doubts."""
+    allowed = {UNNAMED, LEFT_OUT, ALONE, RENAMED, UNUSED, NOT_READ, IRREGULAR, FOLDERS, OTHER_NAME}
+    allowed |= {MISSING} if isinstance(settings, FindingSourceSettings) and settings.partial else set()
+    every = list(faults)
+    return (
+        [fault for fault in every if fault.problem not in allowed],
+        [fault for fault in every if fault.problem in allowed],
+    )
+
+
+def _common(manifests: Sequence[Manifest]) -> tuple[str, ...]:
+    if not manifests:
+        return ()
+    first, *others = manifests
+    for other in others:
+        odd = sorted(set(first.findings) ^ set(other.findings))
+        if odd:
+            domains = " and ".join((*first.domains, *other.domains))
+            raise DataError(
+                f"{domains} do not have the same findings: {', '.join(odd)} only one of them has.",
+                fix="Name those that all have in data.findings, or take the data sets one at a time.",
+            )
+    return first.findings
+
+
+def _looking_for(manifest: Manifest, findings: tuple[str, ...]) -> Manifest:
+    """Returns the manifest with these findings alone, in this order."""
+    for name in findings:
+        if name not in manifest.findings:
+            raise DataError(
+                f"{' and '.join(manifest.domains)} has no finding '{name}'.", fix=did_you_mean(name, manifest.findings)
+            )
+    if findings == manifest.findings:
+        return manifest
+    samples = (
+        replace(sample, findings=tuple(name for name in findings if name in sample.findings))
+        for sample in manifest.samples
+    )
+    return replace(manifest, samples=tuple(samples), findings=findings)
+
+
+def _table(path: Path, names: Callable[[], set[str]]) -> tuple[SplitTable | None, list[Fault]]:
+    try:
+        return read_splits_csv(path, names=names), []
+    except DataError as error:
+        return None, [Fault(path, "splits.csv cannot be used", error.fix, error.problem.rstrip("."))]
+
+
+def _misnamed(settings: SourceSettings, splits: Path | None) -> list[Fault]:
+    """Returns the tables that look like the splits where there is no splits.csv: a draw would pass them over."""
+    if splits or not settings.reads_splits_csv:
+        return []
+    fix = f"Save it as {SPLITS_CSV}, or take it out for splits that are drawn by patient."
+    found = tables_in(settings.path, known=())
+    return [Fault(path, MISNAMED, fix) for path in found if _names_splits(path)]
+
+
+def _unread_tables(settings: SourceSettings) -> list[Fault]:
+    fix = f"Splits are read from {SPLITS_CSV}, findings from labels.csv. Take out what is not meant to be read."
+    found = tables_in(settings.path, known=(SPLITS_CSV, *_source(settings).tables))
+    ignored = file_named(settings.path, SPLITS_CSV) or not settings.reads_splits_csv
+    return [Fault(path, TABLES, fix, path.name) for path in found if ignored or not _names_splits(path)]
+
+
+def _names_splits(path: Path) -> bool:
+    """Tells whether a file is called as splits.csv is, but for the plural, the suffix or a second suffix."""
+    return path.name.strip().casefold().partition(".")[0].strip() in ("split", "splits")
+
+
+def _samples(
+    pairs: Iterable[Pair], rows: SplitTable | None, settings: SourceSettings
+) -> tuple[list[Sample], list[Fault]]:
+    placed: list[Pair] = []
+    faults: list[Fault] = []
+    for pair in pairs:
+        found = _placed(pair, rows, settings)
+        if isinstance(found, Fault):
+            faults.append(found)
+        elif found:
+            placed.append(found)
+    return _complete(placed, settings), faults
+
+
+def _placed(pair: Pair, rows: SplitTable | None, settings: SourceSettings) -> Pair | Fault | None:
+    """Returns the pair with what splits.csv says of it; None where that leaves it out."""
+    if rows:
+        row = rows.row_of(pair.key) or next(
+            (rows.rows[name] for name in _paths(pair, settings) if name in rows.rows), None
+        )
+        if row is None:
+            fix = "Add a row for each; any other word than train, val and test as split leaves an image out."
+            return Fault(pair.image, "image not named in splits.csv", fix, pair.key)
+        if row.patient and _differs(row.patient, pair, settings):
+            detail = f"{pair.key}: {row.patient}, and {pair.patient} in the other table"
+            return Fault(rows.path, "patient named differently", "Correct one of the two tables.", detail)
+        if row.split is None:
+            return None
+        pair = replace(pair, split=row.split, patient=row.patient or pair.patient)
+    if pair.patient is None:
+        fix = "Add a splits.csv with the columns id, sequence and split."
+        return Fault(pair.image, "frame of no known sequence", fix, pair.key)
+    return pair
+
+
+def _paths(pair: Pair, settings: SourceSettings) -> tuple[str, ...]:
+    """Returns what splits.csv may call an image beside its key: its path from the folder, in either spelling."""
+    path = composed(without_suffix(pair.image.relative_to(settings.path).as_posix()))
+    return path, path.replace("/", "\\")
+
+
+def _differs(patient: str, pair: Pair, settings: SourceSettings) -> bool:
+    """Tells whether the table of findings names another patient; one without patients gives the key of the image."""
+    return settings.task == "classification" and pair.patient not in (patient, pair.key)
+
+
+def _complete(pairs: list[Pair], settings: SourceSettings) -> list[Sample]:
+    """Draws the splits that are not given: all of them, or a validation part of the training patients."""
+    given = {pair.split for pair in pairs}
+    fractions = settings.fractions if given == {None} else (settings.fractions[0], 0.0)
+    open_ones = [] if "val" in given else [pair for pair in pairs if pair.split in (None, "train")]
+    drawn = assign_splits((str(pair.patient) for pair in open_ones), fractions=fractions, seed=_SEED)
+    redrawn = {pair.key: drawn[str(pair.patient)] for pair in open_ones}
+    return [
+        Sample(
+            key=pair.key,
+            image=pair.image,
+            mask=pair.mask,
+            patient=str(pair.patient),
+            domain=settings.domain,
+            split=redrawn.get(pair.key) or pair.split or "train",
+            slice_index=pair.slice_index,
+            findings=pair.findings,
+        )
+        for pair in pairs
+    ]
+
+
+def _keys(listing: Listing) -> set[str]:
+    """Returns the keys of the images, and the volumes or patients that these begin with."""
+    keys = {pair.key for pair in listing.pairs}
+    keys |= {key[:at] for key in keys for at, letter in enumerate(key) if letter == "/"}
+    return keys | {stem_of(fault.file) for fault in listing.faults}  # of which a part is there
+
+
+def _names(listing: Listing, settings: SourceSettings) -> set[str]:
+    """Returns all that splits.csv may call the images."""
+    return _keys(listing) | {name for pair in listing.pairs for name in _paths(pair, settings)}
+
+
+def _alike(samples: Iterable[Sample], rows: SplitTable | None, settings: SourceSettings) -> list[Fault]:
+    """Returns the patients of a table that may be one person under several spellings."""
+    if settings.task != "classification" and not (rows and rows.grouped):
+        return []
+    path = rows.path if rows and rows.grouped else settings.path
+    fix = "Write a patient in one way, so that all images of one stay in one split."
+    patients = (sample.patient for sample in samples if sample.patient != sample.key)
+    return [Fault(path, ALIKE, fix, " and ".join(f"'{name}'" for name in same)) for same in alike(patients)]
+
+
+def _divided(samples: Iterable[Sample], path: Path) -> list[Fault]:
+    found = divided((sample.patient, sample.split) for sample in samples)
+    fix = "Move all rows of a patient to one split."
+    return [Fault(path, DIVIDED, fix, f"{patient} in {' and '.join(splits)}") for patient, splits in found.items()]
+
+
+def _doubts(listing: Listing, rows: SplitTable | None, settings: SourceSettings) -> list[Fault]:
+    """Returns the tables that are not read, and what of splits.csv is not used."""
+    doubts = _unread_tables(settings)
+    if rows is None:
+        return doubts
+    path = rows.path
+    idle = set(rows.rows) - _keys(listing)
+    if idle:
+        idle -= _names(listing, settings)
+    fix = "Complete the download, or take the rows out."
+    doubts += [Fault(path, WITHOUT_FILES, fix, key) for key in rows.rows if key in idle]
+    doubts += [left_out(path, key, row.word) for key, row in rows.rows.items() if is_doubtful(row.word)]
+    return doubts + [unused(path, column) for column in rows.unused]
+
+
+def _renamed(source: SourceSettings, others: Iterable[SourceSettings]) -> SourceSettings:
+    """Returns a source with a number at its name where another folder has the same name."""
+    paths = {other.domain: other.path.resolve() for other in others}
+    if paths.get(source.domain, source.path.resolve()) == source.path.resolve():
+        return source  # the same folder again is refused where it is opened
+    number = next(number for number in count(2) if f"{source.domain}-{number}" not in paths)
+    return source.model_copy(update={"name": f"{source.domain}-{number}"})

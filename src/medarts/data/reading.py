@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from medarts.data.files import raw_image
 from medarts.data.formats.raw import Raw
-from medarts.data.levels import MaskLevel
 from medarts.data.manifest import ReadingRules, Sample
-from medarts.data.masks import Mask, read_mask
+from medarts.data.masks import Mask, MaskLevel, read_mask
 from medarts.errors import DataError
 
 Image = NDArray[np.float32]
@@ -24,7 +23,7 @@ class Pair(NamedTuple):
     Attributes:
         image: float32 (H, W, channels) in 0..1.
         mask: uint8 (H, W), 0 being background.
-        levels: the values of the mask where it was read without labels; see ``medarts.data.levels``.
+        levels: the values of the mask where it was read without labels; see ``medarts.data.masks``.
     """
 
     image: Image

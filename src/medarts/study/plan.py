@@ -12,7 +12,6 @@ from medarts.config import SPLITS, Recipe, Split
 from medarts.config.difference import first_difference
 from medarts.config.models import CheXNetSettings
 from medarts.config.study import GroupEntry, NetworkEntry, Study, group_recipe, search_recipe, study_to_yaml
-from medarts.config.study_sections import images_of
 from medarts.data.batches import check_fills_a_batch
 from medarts.data.manifest import Manifest
 from medarts.data.opening import open_manifest, with_findings
@@ -250,14 +249,14 @@ def _check_external(study: Study) -> None:
     Raises:
         RecipeError: there is one.
     """
-    external = {images_of(source): source for source in study.recipe.data.sources if source.domain in study.external}
+    external = {source.identity: source for source in study.recipe.data.sources if source.domain in study.external}
     for entry in study.networks:
         run = search_behind(entry)
         for source in run.recipe.data.sources if run is not None else ():
-            if run is not None and images_of(source) in external:
+            if run is not None and source.identity in external:
                 raise RecipeError(
                     f"{study.file}: {study.place_of(entry)}.genotype: {run.path} was searched on {source.path}, which "
-                    f"is '{external[images_of(source)].domain}' here and external.",
+                    f"is '{external[source.identity].domain}' here and external.",
                     fix="Leave that network out, or take the data set from external.",
                 )
 

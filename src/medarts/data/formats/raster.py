@@ -1,6 +1,8 @@
-"""PNG, JPEG, BMP, and whatever else Pillow knows by its content."""
+"""PNG, JPEG, BMP and what else Pillow knows by content; TIFF by tifffile, which keeps all bits, or by Pillow."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from medarts.data.formats.jpeg import require_coded
 from medarts.data.formats.raw import (
     Array,
     OtherContentError,
@@ -20,10 +21,27 @@ from medarts.data.formats.raw import (
     only,
     type_range,
 )
+from medarts.errors import DataError
 
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
 _SIXTEEN_BITS = ("RGB;16B", "RGBA;16B", "LA;16B")  # big-endian modes of which Pillow keeps the high bytes alone
+
+# TIFF
+_COMPRESSIONS = {1, 8, 32946}  # none and deflate, which tifffile decodes without another package
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2  # photometric interpretations
+_SIGNED = 2  # sample format
+_ORIENTATION = 274  # tag
+
+# JPEG
+_RUN = bytes(64)
+_SEQUENTIAL = (0xC0, 0xC1)  # frames coded by Huffman tables in one pass; in progressive ones zeros may mean anything
+_HUFFMAN, _SCAN, _END = 0xC4, 0xDA, 0xD9
+_NO_FRAMES = (_HUFFMAN, 0xC8, 0xCC)
+_NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what ends coded pixels: neither a stuffed byte nor a restart
+
+Segment = tuple[int, int, int]
+"""Marker, and where its content begins and ends."""
 
 
 def recognises(head: bytes) -> bool:
@@ -36,15 +54,15 @@ def read(path: Path, wanted: Wanted) -> Raw:
     try:
         with Image.open(path) as image:
             if image.format in ("JPEG", "MPO"):
-                require_coded(path)
+                _require_coded(path)
             if image.format != "MPO":
                 only(path, getattr(image, "n_frames", 1), None)
-            return read_frame(path, image, wanted)
+            return _frame(path, image, wanted)
     except UnidentifiedImageError:
         raise OtherContentError("its content is of no known image format") from None
 
 
-def read_frame(path: Path, image: ImageFile, wanted: Wanted) -> Raw:
+def _frame(path: Path, image: ImageFile, wanted: Wanted) -> Raw:
     """Reads the current frame of an open image, turned by its EXIF orientation."""
     check_pixels(path, image.height, image.width)
     rawmode = str(image.tile[0].args) if image.tile else ""
@@ -102,3 +120,135 @@ def _sixteen_bits(path: Path, image: ImageFile, rawmode: str) -> tuple[Array, Ar
         again.tile = [again.tile[0]._replace(args=rawmode.replace("16B", "16L"))]
         low = np.asarray(ImageOps.exif_transpose(again))[..., :3]
     return np.asarray((high[..., :3] << 8) | low), high[..., -1] if high.shape[2] == 4 else np.zeros((1, 1))
+
+
+def recognises_tiff(head: bytes) -> bool:
+    """Tells whether a file that begins like this is a TIFF or BigTIFF of either byte order."""
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def read_tiff(path: Path, wanted: Wanted) -> Raw:
+    """Reads a page, turned by its orientation. Reduced copies of a page (thumbnails) are not counted."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            series, page = file.series[0], file.pages[0]
+            plain = page.compression in _COMPRESSIONS
+            if wanted.index is None and series.axes == "CYX" and plain:  # microscopes store channels as pages
+                check_pixels(path, *series.shape[1:])
+                values = _turned(np.moveaxis(series.asarray(), 0, -1), page)
+                return Raw(values, type_range(values))
+            pages = [n for n, one in enumerate(file.pages) if not getattr(one, "is_reduced", False)] or [0]
+            index = only(path, max(len(pages), series.size // page.size), wanted.index)
+            number = pages[index] if index < len(pages) else index
+            return _page(path, file.pages[number], number, wanted)
+    except tifffile.TiffFileError as error:
+        if str(error).startswith("not a TIFF file"):
+            raise OtherContentError("it is no TIFF file") from None
+        raise ValueError(str(error)) from None
+
+
+def _page(path: Path, page: Any, number: int, wanted: Wanted) -> Raw:
+    check_pixels(path, page.imagelength, page.imagewidth)
+    inverted = page.photometric == _MIN_IS_WHITE
+    wide = page.bitspersample > 8
+    if wide and page.photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB):
+        kind = getattr(page.photometric, "name", page.photometric)
+        raise DataError(f"{path} is a TIFF of {page.bitspersample} bits in {kind}.", fix="Save it as grey or RGB.")
+    # tifffile marks every bool array MinIsWhite without inverting it, so the mark means nothing in its own files.
+    boolean = page.bitspersample == 1 and page.is_shaped
+    simple = wide or boolean or (page.bitspersample == 8 and page.photometric in (_MIN_IS_BLACK, _RGB))
+    if simple and page.compression in _COMPRESSIONS:
+        values, veiled = _array(path, page)
+        limits = (0.0, 1.0) if boolean else type_range(values)
+        return Raw(values.astype(np.uint8) if boolean else values, limits, inverted and not boolean, veiled=veiled)
+    if (wide and page.samplesperpixel > 1) or (page.bitspersample == 8 and page.sampleformat == _SIGNED):
+        kind = "signed 8 bits" if not wide else f"{page.samplesperpixel} channels of {page.bitspersample} bits"
+        raise DataError(f"{path} is a compressed TIFF of {kind}.", fix="Save it without compression or with deflate.")
+    # Pillow knows the other compressions and, up to 8 bits, palettes and YCbCr; MinIsWhite it turns itself there.
+    # It gets an open file: what it opens by name it may map into memory, and misreads where that is to be turned.
+    with path.open("rb") as file, Image.open(file) as image:
+        image.seek(number)
+        raw = _frame(path, image, wanted)
+    return replace(raw, inverted=inverted and wide)
+
+
+def _array(path: Path, page: Any) -> tuple[Array, bool]:
+    """Returns the page as HWC without alpha, and whether only its alpha varies."""
+    values = page.asarray()
+    if page.axes == "SYX":
+        values = np.moveaxis(values, 0, -1)
+    elif page.axes not in ("YX", "YXS"):
+        raise DataError(f"{path} has the axes {page.axes}.", fix="Save it as rows, columns and channels.")
+    values = _turned(as_hwc(values), page)
+    alphas = sum(int(extra) in (1, 2) for extra in page.extrasamples)
+    # Whatever follows the colours is alpha or unspecified.
+    kept = values[..., :3] if page.photometric == _RGB else values[..., : values.shape[2] - alphas]
+    veiled = bool(alphas) and is_constant(kept) and not is_constant(values[..., -1])
+    return np.asarray(kept), veiled
+
+
+def _turned(values: Array, page: Any) -> Array:
+    """Turns an array HWC as its orientation tag asks; its meaning is that of EXIF.
+
+    5 to 8 are mirrored along the main diagonal first, so that all that is left are flips.
+    """
+    tag = page.tags.get(_ORIENTATION)
+    orientation = int(tag.value) if tag is not None else 1
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
+    return np.flip(values, flips) if flips else values
+
+
+def _require_coded(path: Path) -> None:
+    """Raises a ValueError where the coded pixels of a JPEG file are zeros over a stretch that no image gives.
+
+    A run of zeros is the shortest codes over and over. It stands for a flat area where these mean "no change" and
+    "nothing further", as in tables made for an image with a large background; such files are let through, as are
+    progressive ones. By the usual tables it would be blocks of the finest pattern in every frequency.
+    """
+    content = path.read_bytes()
+    if _RUN not in content:
+        return
+    frame, shortest = 0, dict[int, int]()
+    for marker, start, end in _segments(content):
+        if marker == _HUFFMAN:
+            shortest |= _shortest_codes(content[start:end])
+        elif marker == _SCAN and frame in _SEQUENTIAL:
+            coded = _NEXT.search(content, end)
+            zeros = content.find(_RUN, end, coded.start() if coded else len(content))
+            if zeros >= 0 and not _may_be_flat(content[start:end], shortest):
+                raise ValueError(f"its pixels are zeros from byte {zeros:,} on")
+        elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES:
+            frame = marker
+
+
+def _segments(content: bytes) -> Iterator[Segment]:
+    """Yields the segments of a file up to its end or to what is none."""
+    at = 2
+    while at + 4 <= len(content) and content[at] == 0xFF and content[at + 1] != _END:
+        marker = content[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        yield marker, at + 4, end
+        coded = _NEXT.search(content, end) if marker == _SCAN else None
+        at = end if marker != _SCAN else coded.start() if coded else len(content)
+
+
+def _shortest_codes(tables: bytes) -> dict[int, int]:
+    """Returns, for every Huffman table of a segment, what its code of zeros alone means; 16 is added for AC."""
+    found = {}
+    while len(tables) > 17:
+        found[tables[0]] = tables[17]
+        tables = tables[17 + sum(tables[1:17]) :]
+    return found
+
+
+def _may_be_flat(scan: bytes, shortest: dict[int, int]) -> bool:
+    """Tells whether zeros are a flat area in all components of a scan: a DC that stays, and no AC."""
+    chosen = scan[2 : 1 + 2 * scan[0] : 2] if scan else b""
+    return all(shortest.get(each >> 4, 0) <= 1 and shortest.get(16 + (each & 15), 0) == 0 for each in chosen)

@@ -1,367 +1,284 @@
-"""The known layouts of data sets, and the one way to open them."""
+"""Kinds of data sets, one file each, and what they have in common: pairs of images and masks, and what does not pair.
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+A source returns a ``Listing`` with everything it found, faults included, and does not stop at the first: opening
+a data set refuses any fault, while the doctor reports them all.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
-from medarts.config import SourceSettings, Split
-from medarts.data.grouping import first_of
-from medarts.data.manifest import Manifest, Sample, join
-from medarts.data.sampling import sample_patients
-from medarts.data.sources import chaos, chestxray14, cvc, folder, isic, table
-from medarts.data.sources.contents import composed, file_named, tables_in
-from medarts.data.sources.labelled import ALONE, LEFT_OUT, MISSING, RENAMED, UNNAMED, UNUSED, left_out, unused
-from medarts.data.sources.pairing import (
-    FOLDERS,
-    IRREGULAR,
-    MISNAMED,
-    NOT_READ,
-    OTHER_NAME,
-    TABLES,
-    Fault,
-    Listing,
-    Pair,
-    refuse,
-    require_folder,
-    stem_of,
-)
-from medarts.data.splits import (
-    FEWEST,
-    SPLITS_CSV,
-    SplitTable,
-    alike,
-    assign_splits,
-    divided,
-    is_doubtful,
-    read_splits_csv,
-    without_suffix,
-)
-from medarts.errors import DataError, did_you_mean
+from medarts.config import MaskSourceSettings, SourceSettings, Split
+from medarts.config.data import RESERVED
+from medarts.data.contents import Contents, composed, contents_of, stem_of
+from medarts.data.files import suffix_of
+from medarts.data.manifest import ReadingRules
+from medarts.data.splits import natural
+from medarts.errors import DataError
+from medarts.system.names import name_of
 
-FINDERS: dict[str, Callable[[SourceSettings], Listing]] = {
-    "isic": isic.find,
-    "cvc": cvc.find,
-    "chaos": chaos.find,
-    "folder": folder.find,
-    "chestxray14": chestxray14.find,
-}
-LAYOUTS = {
-    "isic": isic.LAYOUT,
-    "cvc": cvc.LAYOUT,
-    "chaos": chaos.LAYOUT,
-    "folder": folder.LAYOUT,
-    "chestxray14": chestxray14.LAYOUT,
-    "table": table.LAYOUT,
-}
-KNOWN_TABLES = {
-    "isic": ("ISIC*_GroundTruth.csv", "ISBI2016_ISIC_*_GroundTruth.csv", "ISIC*_metadata.csv"),
-    "cvc": ("metadata.csv", "class_dict.csv"),
-    "chaos": (),
-    "folder": (),
-    "chestxray14": (chestxray14.TABLES, "BBox_List_2017*.csv"),
-    "table": (table.NAME,),
-}
-"""Tables that are read, and those of a download that are rightly not, by kind."""
-DIVIDED = "patient in two splits"
-ALIKE = "patients who may be one"
-WITHOUT_FILES = "row without files"
-_SEED = 0  # of splits that are drawn: the same for every run, so that runs can be compared
+IMAGE_ALONE = "image without a mask"
+MASK_ALONE = "mask without an image"
+IRREGULAR = "names of images that are not regular files"
+NOT_READ = "files that are not read"
+FOLDERS = "folders that are not read"
+TABLES = "tables that are not read"
+MISNAMED = "table that is read under the name splits.csv alone"
+OTHER_NAME = "file that is not named as a mask"
+_STACKS = {".dcm", ".nii", ".nii.gz"}
+_IRREGULAR_FIX = "Put the image itself there, and what is there elsewhere."
+_PAIR_FIX = "Add the missing files or take these out."
+MISSING = "image not in the folder"
+UNNAMED = "image that the table does not name"
+LEFT_OUT = "row left out by its split"
+ALONE = "images without patients"
+TWICE = "image named twice"
+NO_PATIENT = "row without a patient"
+RENAMED = "image named otherwise than its file"
+UNUSED = "column that is not used"
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """A data set with all its faults.
+class Fault:
+    """Something wrong with the files of a data set.
 
     Attributes:
-        manifest: the samples without fault.
-        faults: what must be put right before the set can be used.
-        doubts: what may be as it should: what is not read, images without a row or a patient, rows left out or without
-            files, columns that are not used, and missing images where the settings allow them.
+        file: the file.
+        problem: what is wrong, in words that are equal for all faults of the kind.
+        fix: what to do about it.
+        detail: what is particular to this one.
+        count: how many there are of it.
     """
 
-    manifest: Manifest
+    file: Path
+    problem: str
+    fix: str
+    detail: str = ""
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image and its mask or findings, before a split is known.
+
+    Attributes:
+        key: name of the sample, unique within the data set.
+        image: file of the image.
+        mask: file of the mask; None for images with findings.
+        patient: patient or sequence as the layout tells it; None where only splits.csv can.
+        split: split of an official download; None where it has none.
+        slice_index: slice of a volume.
+        findings: names of what the image shows.
+    """
+
+    key: str
+    image: Path
+    mask: Path | None
+    patient: str | None
+    split: Split | None = None
+    slice_index: int | None = None
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All that a source found on disk.
+
+    Attributes:
+        pairs: images with masks or findings.
+        faults: what does not pair.
+        rules: how the files are to be read.
+        findings: names of all that the images could show, in their usual order; empty for images with masks.
+    """
+
+    pairs: tuple[Pair, ...]
     faults: tuple[Fault, ...]
-    doubts: tuple[Fault, ...] = ()
+    rules: ReadingRules
+    findings: tuple[str, ...] = ()
 
 
-def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...] | None = None) -> Manifest:
-    """Lists the data sets and joins them into one manifest; no image is opened.
+class Source:
+    """A kind of data set: how its folder is recognised and what is in it.
 
-    Splits come from ``splits.csv`` (its name in any case) in the folder of the set, else from the official parts of
-    the download, else they are drawn by patient. A set with training samples but none for validation gives up its
-    fraction of the training patients.
+    A kind of your own is a class in any file that is imported before its name is needed::
 
-    Args:
-        sources: the data sets; their names differ.
-        findings: what is looked for, in this order; None takes those of the sources, which must then be the same.
+        class PairsSettings(MaskSourceSettings):
+            kind: Literal["pairs"] = "pairs"
 
-    Raises:
-        DataError: two sets have one name, a folder is missing or empty, an image has no mask or a mask no image,
-            a table is wrong or names an image that is not there, splits.csv is wrong, misses an image or divides a
-            patient, more images are asked for than there are, a source does not know one of the findings, or the
-            sources do not have the same ones.
+        @sources.register("pairs", settings=PairsSettings)
+        class Pairs(Source):
+            layout = "NAME.png with its mask NAME_mask.png"
+
+            def find(self, settings, findings=None):
+                masks = sorted(settings.path.glob("*_mask.png"))
+                names = [mask.name.removesuffix("_mask.png") for mask in masks]
+                pairs = [Pair(name, settings.path / f"{name}.png", mask, patient=name) ...]
+                return Listing(tuple(pairs), (), rules_of(settings))
+
+    Attributes:
+        layout: what the folder holds, for errors.
+        tables: patterns of the tables that are read, and of those of a download that are rightly not.
+        is_general: the layout is recognised where no other is.
+        split_fix: what to do where a split has no images.
     """
-    manifests: list[Manifest] = []
-    for settings in sources:
-        if any(settings.domain in manifest.domains for manifest in manifests):
-            fix = "Give each its own 'name' in a recipe, or take them one at a time."
-            raise DataError(
-                f"Two data sets have the name '{settings.domain}', the second being {settings.path}.", fix=fix
-            )
-        found = survey(settings, findings=findings)
-        refuse(settings, found.faults)
-        manifests.append(found.manifest)
-    if findings is None:
-        wanted = _common(manifests)
-        manifests = [_looking_for(manifest, wanted) for manifest in manifests]
-    return join(manifests)
 
+    layout: ClassVar[str]
+    tables: ClassVar[tuple[str, ...]] = ()
+    is_general: ClassVar[bool] = False
+    split_fix: ClassVar[str] = "Set the source's fractions above 0, or write a splits.csv."
 
-def survey(settings: SourceSettings, *, findings: tuple[str, ...] | None = None) -> Survey:
-    """Lists one data set with its faults, for the doctor.
-
-    Args:
-        settings: the data set.
-        findings: what is looked for, in this order; None looks for all that its table has.
-
-    Raises:
-        DataError: the folder is missing, has another layout, or holds no images at all; or the source does not know
-            one of the findings.
-    """
-    require_folder(settings.path, layout=LAYOUTS[settings.kind])
-    find = FINDERS.get(settings.kind)
-    listing = find(settings) if find else table.find(settings, findings=findings)
-    expected, doubts = _sorted_out(listing.faults, settings)
-    if not listing.pairs and not expected:
-        raise _without_images(settings, doubts)
-    path = file_named(settings.path, SPLITS_CSV)
-    rows, faults = (
-        _table(path, lambda: _names(listing, settings)) if path and settings.lists == "official" else (None, [])
-    )
-    faults += _misnamed(settings, path)
-    samples, split_faults = _samples(listing.pairs, rows, settings)
-    if settings.task == "classification" or (rows and rows.grouped):  # whose tables name the patients
-        split_faults += _divided(samples, rows.path if rows else settings.path)
-    faults = [*expected, *faults, *split_faults]
-    doubts += _alike(samples, rows, settings)
-    if settings.images is not None and not faults:
-        samples = sample_patients(samples, images=settings.images, seed=_SEED)
-    samples = sorted(samples, key=lambda sample: sample.key)
-    manifest = Manifest(tuple(samples), {settings.domain: listing.rules}, listing.findings)
-    if findings is not None:
-        manifest = _looking_for(manifest, findings)
-    return Survey(manifest, tuple(faults), (*doubts, *_doubts(listing, rows, settings)))
-
-
-def advice(settings: SourceSettings, split: Split, samples: Sequence[Sample]) -> str:
-    """Returns what to do where a data set has no images in a split.
-
-    Args:
-        settings: the data set.
-        split: the split.
-        samples: its samples.
-    """
-    named = file_named(settings.path, SPLITS_CSV)
-    if settings.lists == "official" and named:
-        return f"Write {split} in the column split of {named} for some patients."
-    patients = len({sample.patient for sample in samples})
-    if patients < FEWEST:
-        found = "is one patient" if patients == 1 else f"are {patients} patients"
-        return (
-            f"Here {found}, and splits are drawn from {FEWEST} patients up: add others, or divide the images in a "
-            "splits.csv."
-        )
-    if settings.kind == "table":
-        return f"Write {split} in the column split of {table.NAME} for some patients."
-    return "Set the source's fractions above 0, or write a splits.csv."
-
-
-def _without_images(settings: SourceSettings, doubts: Iterable[Fault]) -> DataError:
-    """Returns the error of a data set without an image; what lies there instead is the likely reason."""
-    problem = f"{settings.path} holds no images"
-    unread = [doubt for doubt in doubts if doubt.problem in (NOT_READ, IRREGULAR, FOLDERS)]
-    if not unread:
-        return DataError(f"{problem}.", fix=f"Expected here: {LAYOUTS[settings.kind]}.")
-    alike = [doubt.detail for doubt in unread if doubt.problem == unread[0].problem]
-    return DataError(f"{problem}, but {unread[0].problem}: {first_of(alike)}.", fix=unread[0].fix)
-
-
-def _sorted_out(faults: Iterable[Fault], settings: SourceSettings) -> tuple[list[Fault], list[Fault]]:
-    """Divides what a source noted into faults and doubts."""
-    allowed = {UNNAMED, LEFT_OUT, ALONE, RENAMED, UNUSED, NOT_READ, IRREGULAR, FOLDERS, OTHER_NAME}
-    allowed |= {MISSING} if settings.partial else set()
-    every = list(faults)
-    return (
-        [fault for fault in every if fault.problem not in allowed],
-        [fault for fault in every if fault.problem in allowed],
-    )
-
-
-def _common(manifests: Sequence[Manifest]) -> tuple[str, ...]:
-    if not manifests:
+    def recognise(self, path: Path) -> tuple[SourceSettings, ...]:
+        """Returns the settings that read a folder given to ``--data``; none where it has another layout."""
         return ()
-    first, *others = manifests
-    for other in others:
-        odd = sorted(set(first.findings) ^ set(other.findings))
-        if odd:
-            domains = " and ".join((*first.domains, *other.domains))
-            raise DataError(
-                f"{domains} do not have the same findings: {', '.join(odd)} only one of them has.",
-                fix="Name those that all have in data.findings, or take the data sets one at a time.",
-            )
-    return first.findings
+
+    def find(self, settings: Any, findings: tuple[str, ...] | None = None) -> Listing:
+        """Lists the images with all that is wrong; opens none of them.
+
+        Args:
+            settings: of the class that the source was registered with.
+            findings: what the recipe looks for; others of a table need not be right. None looks for all.
+
+        Raises:
+            DataError: the folder has another layout, or a table cannot be read.
+        """
+        raise NotImplementedError
 
 
-def _looking_for(manifest: Manifest, findings: tuple[str, ...]) -> Manifest:
-    """Returns the manifest with these findings alone, in this order."""
-    for name in findings:
-        if name not in manifest.findings:
+def domain_of(path: Path) -> str:
+    """Returns the name of a folder as that of a data set."""
+    name = name_of(path)
+    return f"{name}-data" if name in RESERVED else name
+
+
+def percentiles_of(path: Path) -> tuple[float, float] | None:
+    """Returns percentiles for a folder of DICOM or NIfTI files, whose types do not say what is black and white."""
+    images = path / "images"
+    stacks = any(suffix_of(file) in _STACKS for file in contents_of(images if images.is_dir() else path).images)
+    return (0.5, 99.5) if stacks else None
+
+
+def require_folder(path: Path, *, layout: str) -> Path:
+    """Returns ``path``; raises a DataError that describes the layout where it is no folder."""
+    if not path.is_dir():
+        raise DataError(f"There is no folder {path}.", fix=f"Expected here: {layout}.")
+    return path
+
+
+def pair_by_name(
+    images: Contents, masks: Contents, *, mask_name: Callable[[Path], str] = stem_of
+) -> tuple[list[tuple[str, Path, Path]], list[Fault]]:
+    """Pairs images with the masks of the same name.
+
+    Args:
+        images: the folder of the images.
+        masks: the folder of the masks.
+        mask_name: gives the name of the image a mask belongs to.
+
+    Returns:
+        (name, image, mask) in natural order of the names, and the files left alone, of a kind that is not read, or
+        sharing a name.
+    """
+    image_of, twice = _by_name(images.images, stem_of)
+    mask_of, twice_masks = _by_name(masks.images, mask_name)
+    faults = [*twice, *twice_masks]
+    faults += _alone(image_of, mask_of, masks, "mask", mask_name)
+    faults += _alone(mask_of, image_of, images, "image", stem_of)
+    names = sorted(image_of.keys() & mask_of.keys(), key=natural)
+    return [(name, image_of[name], mask_of[name]) for name in names], faults + passed_over(images) + passed_over(masks)
+
+
+def passed_over(contents: Contents) -> list[Fault]:
+    """Returns what a folder holds that may be images and is not read, counted."""
+    folder = contents.folder
+    faults = []
+    if contents.others:
+        fix = "Save them in a format that is read, such as PNG, or take them out."
+        found = f"{contents.kinds()} in {folder.name}"
+        faults.append(Fault(folder, NOT_READ, fix, found, len(contents.others)))
+    faults += [Fault(path, IRREGULAR, _IRREGULAR_FIX, _irregular(path, folder.name)) for path in contents.irregular]
+    fix = "Move their files up, or take them out."
+    return faults + [Fault(folder, FOLDERS, fix, f"{folder.name}/{inner.name}") for inner in contents.folders]
+
+
+def unreadable(path: Path, what: str) -> Fault:
+    """Returns the fault of an image or a mask that is no regular file, or of a format that is not read."""
+    if path.exists() and not path.is_file():
+        return Fault(path, f"{what} that is not a regular file", _IRREGULAR_FIX, _irregular(path, path.parent.name))
+    fix = f"Save it in a format that is read, such as PNG; '{suffix_of(path)}' is none."
+    return Fault(path, f"{what} of a kind that is not read", fix, path.name)
+
+
+def _irregular(path: Path, folder: str) -> str:
+    return f"{folder}/{path.name} is a {'folder' if path.is_dir() else 'pipe, socket or device'}"
+
+
+def rules_of(settings: SourceSettings, *, defaults: ReadingRules | None = None) -> ReadingRules:
+    """Returns the reading rules of a source: what its settings say, else what its layout is known to need.
+
+    Raises:
+        DataError: a label outside 0..65535.
+    """
+    defaults = defaults or ReadingRules()
+    given = settings.window is not None or settings.percentiles is not None
+    labels = defaults.labels
+    if isinstance(settings, MaskSourceSettings) and settings.labels is not None:
+        labels = tuple(sorted(settings.labels.items()))
+        if any(not 0 <= value <= 65535 for value, _ in labels):
             raise DataError(
-                f"{' and '.join(manifest.domains)} has no finding '{name}'.", fix=did_you_mean(name, manifest.findings)
+                f"The labels {settings.labels} of source {settings.domain} are out of range.",
+                fix="Values go from 0 to 65535.",
             )
-    if findings == manifest.findings:
-        return manifest
-    samples = (
-        replace(sample, findings=tuple(name for name in findings if name in sample.findings))
-        for sample in manifest.samples
+    return ReadingRules(
+        window=settings.window if given else defaults.window,
+        percentiles=settings.percentiles if given else defaults.percentiles,
+        labels=labels,
     )
-    return replace(manifest, samples=tuple(samples), findings=findings)
 
 
-def _table(path: Path, names: Callable[[], set[str]]) -> tuple[SplitTable | None, list[Fault]]:
-    try:
-        return read_splits_csv(path, names=names), []
-    except DataError as error:
-        return None, [Fault(path, "splits.csv cannot be used", error.fix, error.problem.rstrip("."))]
+def _by_name(paths: Iterable[Path], name_of: Callable[[Path], str]) -> tuple[dict[str, Path], list[Fault]]:
+    found: dict[str, Path] = {}
+    faults = []
+    for path in paths:
+        first = found.setdefault(name_of(path), path)
+        if first is not path:
+            faults.append(
+                Fault(path, "second file of the same name", "Keep one of them.", f"{first.name}, {path.name}")
+            )
+    return found, faults
 
 
-def _misnamed(settings: SourceSettings, splits: Path | None) -> list[Fault]:
-    """Returns the tables that look like the splits where there is no splits.csv: a draw would pass them over."""
-    if splits or settings.lists != "official":
-        return []
-    fix = f"Save it as {SPLITS_CSV}, or take it out for splits that are drawn by patient."
-    found = tables_in(settings.path, known=())
-    return [Fault(path, MISNAMED, fix) for path in found if _names_splits(path)]
+def _alone(
+    here: Mapping[str, Path], there: Mapping[str, Path], others: Contents, missing: str, name_of: Callable[[Path], str]
+) -> list[Fault]:
+    """Returns the files whose partner, a mask or an image, is missing or of a kind that is not read."""
+    unread = {composed(path.name): path for path in others.unread}  # "1.2.840" may have no suffix at all
+    unread |= {name_of(path): path for path in others.unread}
+    faults = []
+    for name in sorted(here.keys() - there.keys(), key=natural):
+        partner = unread.get(name)
+        if partner is None:
+            faults.append(Fault(here[name], IMAGE_ALONE if missing == "mask" else MASK_ALONE, _PAIR_FIX))
+        else:
+            faults.append(unreadable(partner, missing))
+    return faults
 
 
-def _unread_tables(settings: SourceSettings) -> list[Fault]:
-    fix = f"Splits are read from {SPLITS_CSV}, findings from {table.NAME}. Take out what is not meant to be read."
-    found = tables_in(settings.path, known=(SPLITS_CSV, *KNOWN_TABLES[settings.kind]))
-    ignored = file_named(settings.path, SPLITS_CSV) or settings.lists != "official"
-    return [Fault(path, TABLES, fix, path.name) for path in found if ignored or not _names_splits(path)]
+def missing(table: Path, name: str) -> Fault:
+    """Returns the fault of an image that a table names and that is not there."""
+    return Fault(table, MISSING, "Complete the download, or set partial: true for the source.", name)
 
 
-def _names_splits(path: Path) -> bool:
-    """Tells whether a file is called as splits.csv is, but for the plural, the suffix or a second suffix."""
-    return path.name.strip().casefold().partition(".")[0].strip() in ("split", "splits")
+def unnamed(table: Path, name: str) -> Fault:
+    """Returns the fault of an image that is there and has no row."""
+    return Fault(table, UNNAMED, "Add a row for each, or take them out.", name)
 
 
-def _samples(
-    pairs: Iterable[Pair], rows: SplitTable | None, settings: SourceSettings
-) -> tuple[list[Sample], list[Fault]]:
-    placed: list[Pair] = []
-    faults: list[Fault] = []
-    for pair in pairs:
-        found = _placed(pair, rows, settings)
-        if isinstance(found, Fault):
-            faults.append(found)
-        elif found:
-            placed.append(found)
-    return _complete(placed, settings), faults
+def left_out(table: Path, name: str, word: str) -> Fault:
+    """Returns the doubt about a row whose split is none."""
+    return Fault(table, LEFT_OUT, "Write train, val or test where it is to be used, else gap.", f"{name} ('{word}')")
 
 
-def _placed(pair: Pair, rows: SplitTable | None, settings: SourceSettings) -> Pair | Fault | None:
-    """Returns the pair with what splits.csv says of it; None where that leaves it out."""
-    if rows:
-        row = rows.row_of(pair.key) or next(
-            (rows.rows[name] for name in _paths(pair, settings) if name in rows.rows), None
-        )
-        if row is None:
-            fix = "Add a row for each; any other word than train, val and test as split leaves an image out."
-            return Fault(pair.image, "image not named in splits.csv", fix, pair.key)
-        if row.patient and _differs(row.patient, pair, settings):
-            detail = f"{pair.key}: {row.patient}, and {pair.patient} in the other table"
-            return Fault(rows.path, "patient named differently", "Correct one of the two tables.", detail)
-        if row.split is None:
-            return None
-        pair = replace(pair, split=row.split, patient=row.patient or pair.patient)
-    if pair.patient is None:
-        fix = "Add a splits.csv with the columns id, sequence and split."
-        return Fault(pair.image, "frame of no known sequence", fix, pair.key)
-    return pair
-
-
-def _paths(pair: Pair, settings: SourceSettings) -> tuple[str, ...]:
-    """Returns what splits.csv may call an image beside its key: its path from the folder, in either spelling."""
-    path = composed(without_suffix(pair.image.relative_to(settings.path).as_posix()))
-    return path, path.replace("/", "\\")
-
-
-def _differs(patient: str, pair: Pair, settings: SourceSettings) -> bool:
-    """Tells whether the table of findings names another patient; one without patients gives the key of the image."""
-    return settings.task == "classification" and pair.patient not in (patient, pair.key)
-
-
-def _complete(pairs: list[Pair], settings: SourceSettings) -> list[Sample]:
-    """Draws the splits that are not given: all of them, or a validation part of the training patients."""
-    given = {pair.split for pair in pairs}
-    fractions = settings.fractions if given == {None} else (settings.fractions[0], 0.0)
-    open_ones = [] if "val" in given else [pair for pair in pairs if pair.split in (None, "train")]
-    drawn = assign_splits((str(pair.patient) for pair in open_ones), fractions=fractions, seed=_SEED)
-    redrawn = {pair.key: drawn[str(pair.patient)] for pair in open_ones}
-    return [
-        Sample(
-            key=pair.key,
-            image=pair.image,
-            mask=pair.mask,
-            patient=str(pair.patient),
-            domain=settings.domain,
-            split=redrawn.get(pair.key) or pair.split or "train",
-            slice_index=pair.slice_index,
-            findings=pair.findings,
-        )
-        for pair in pairs
-    ]
-
-
-def _keys(listing: Listing) -> set[str]:
-    """Returns the keys of the images, and the volumes or patients that these begin with."""
-    keys = {pair.key for pair in listing.pairs}
-    keys |= {key[:at] for key in keys for at, letter in enumerate(key) if letter == "/"}
-    return keys | {stem_of(fault.file) for fault in listing.faults}  # of which a part is there
-
-
-def _names(listing: Listing, settings: SourceSettings) -> set[str]:
-    """Returns all that splits.csv may call the images."""
-    return _keys(listing) | {name for pair in listing.pairs for name in _paths(pair, settings)}
-
-
-def _alike(samples: Iterable[Sample], rows: SplitTable | None, settings: SourceSettings) -> list[Fault]:
-    """Returns the patients of a table that may be one person under several spellings."""
-    if settings.task != "classification" and not (rows and rows.grouped):
-        return []
-    path = rows.path if rows and rows.grouped else settings.path
-    fix = "Write a patient in one way, so that all images of one stay in one split."
-    patients = (sample.patient for sample in samples if sample.patient != sample.key)
-    return [Fault(path, ALIKE, fix, " and ".join(f"'{name}'" for name in same)) for same in alike(patients)]
-
-
-def _divided(samples: Iterable[Sample], path: Path) -> list[Fault]:
-    found = divided((sample.patient, sample.split) for sample in samples)
-    fix = "Move all rows of a patient to one split."
-    return [Fault(path, DIVIDED, fix, f"{patient} in {' and '.join(splits)}") for patient, splits in found.items()]
-
-
-def _doubts(listing: Listing, rows: SplitTable | None, settings: SourceSettings) -> list[Fault]:
-    """Returns the tables that are not read, and what of splits.csv is not used."""
-    doubts = _unread_tables(settings)
-    if rows is None:
-        return doubts
-    path = rows.path
-    idle = set(rows.rows) - _keys(listing)
-    if idle:
-        idle -= _names(listing, settings)
-    fix = "Complete the download, or take the rows out."
-    doubts += [Fault(path, WITHOUT_FILES, fix, key) for key in rows.rows if key in idle]
-    doubts += [left_out(path, key, row.word) for key, row in rows.rows.items() if is_doubtful(row.word)]
-    return doubts + [unused(path, column) for column in rows.unused]
+def unused(table: Path, column: str) -> Fault:
+    """Returns the doubt about a column that may say which images belong together."""
+    return Fault(table, UNUSED, "If it says which images belong to one patient, call it patient.", column)

@@ -9,14 +9,16 @@ people. The official test sets have no masks and are not read.
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from medarts.config import SourceSettings
+from medarts.config import MaskSourceSettings
+from medarts.data.contents import composed, contents_of
 from medarts.data.files import suffix_of
 from medarts.data.manifest import ReadingRules
-from medarts.data.sources.contents import composed, contents_of
-from medarts.data.sources.pairing import Fault, Listing, Pair, passed_over, require_folder, rules_of
+from medarts.data.sources import Fault, Listing, Pair, Source, passed_over, require_folder, rules_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
+from medarts.registry import sources
 
 ROOT = "Train_Sets"
 LAYOUT = f"{ROOT}/CT/<id>/DICOM_anon and Ground, or {ROOT}/MR/<id>/T1DUAL and T2SPIR"
@@ -40,34 +42,54 @@ _T2 = (("T2SPIR/", "T2SPIR/DICOM_anon", "T2SPIR/Ground"),)
 _SERIES = {"ct": (("", "DICOM_anon", "Ground"),), "mr_t1": _T1, "mr_t2": _T2, "mr": _T1 + _T2}
 
 
-def recognises(path: Path) -> bool:
-    """Tells whether a folder has this layout."""
-    return (path / ROOT).is_dir()
+class ChaosSettings(MaskSourceSettings):
+    """CHAOS; the other settings are those of ``MaskSourceSettings``.
 
-
-def find(settings: SourceSettings) -> Listing:
-    """Lists the slices of a modality as "CT/3/017" or "MR/3/T2SPIR/017"; the patient is "CT/3" or "MR/3".
-
-    Raises:
-        DataError: the modality's folder is missing, or CT is asked for another organ than the liver.
+    Attributes:
+        modality: ct, mr (both MR sequences), mr_t1 or mr_t2.
+        organ: liver, right_kidney, left_kidney or spleen as foreground, or all as classes 1 to 4.
     """
-    kind = settings.modality.partition("_")[0].upper()
-    folder = require_folder(settings.path / ROOT / kind, layout=LAYOUT)
-    if kind == "CT" and settings.organ != "liver":
-        raise DataError(
-            f"Source {settings.domain} asks for organ '{settings.organ}', but CT masks have the liver alone.",
-            fix="Set organ to liver, or modality to mr.",
-        )
-    pairs: list[Pair] = []
-    faults: list[Fault] = []
-    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for patient in sorted(folders, key=lambda path: natural(path.name)):
-        for prefix, slices, masks in _SERIES[settings.modality]:
-            name = f"{kind}/{composed(patient.name)}"
-            fault, found = _series(name, prefix, patient / slices, patient / masks)
-            pairs += found
-            faults += fault
-    return Listing(tuple(pairs), tuple(faults), _rules(settings, kind))
+
+    kind: Literal["chaos"] = "chaos"
+    modality: Literal["ct", "mr", "mr_t1", "mr_t2"] = "ct"
+    organ: Literal["liver", "right_kidney", "left_kidney", "spleen", "all"] = "liver"
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        return (*super().identity, self.modality, self.organ)
+
+
+@sources.register("chaos", settings=ChaosSettings)
+class Chaos(Source):
+    """Slices of a modality as "CT/3/017" or "MR/3/T2SPIR/017"; the patient is "CT/3" or "MR/3"."""
+
+    layout = LAYOUT
+
+    def recognise(self, path: Path) -> tuple[ChaosSettings, ...]:
+        if not (path / ROOT).is_dir():
+            return ()
+        ct = ChaosSettings(path=path, name="chaos-ct")
+        mr = ChaosSettings(path=path, name="chaos-mr", modality="mr")
+        return tuple(s for s in (ct, mr) if (path / ROOT / s.modality.upper()).is_dir()) or (ct,)
+
+    def find(self, settings: ChaosSettings, findings: tuple[str, ...] | None = None) -> Listing:
+        kind = settings.modality.partition("_")[0].upper()
+        folder = require_folder(settings.path / ROOT / kind, layout=LAYOUT)
+        if kind == "CT" and settings.organ != "liver":
+            raise DataError(
+                f"Source {settings.domain} asks for organ '{settings.organ}', but CT masks have the liver alone.",
+                fix="Set organ to liver, or modality to mr.",
+            )
+        pairs: list[Pair] = []
+        faults: list[Fault] = []
+        folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        for patient in sorted(folders, key=lambda path: natural(path.name)):
+            for prefix, slices, masks in _SERIES[settings.modality]:
+                name = f"{kind}/{composed(patient.name)}"
+                fault, found = _series(name, prefix, patient / slices, patient / masks)
+                pairs += found
+                faults += fault
+        return Listing(tuple(pairs), tuple(faults), _rules(settings, kind))
 
 
 def _series(patient: str, prefix: str, slices: Path, masks: Path) -> tuple[list[Fault], list[Pair]]:
@@ -86,7 +108,7 @@ def _series(patient: str, prefix: str, slices: Path, masks: Path) -> tuple[list[
     return faults, [Pair(f"{patient}/{prefix}{n:03d}", image, mask, patient) for n, (image, mask) in paired]
 
 
-def _rules(settings: SourceSettings, kind: str) -> ReadingRules:
+def _rules(settings: ChaosSettings, kind: str) -> ReadingRules:
     if kind == "CT":
         return rules_of(settings, defaults=ReadingRules(window=CT_WINDOW))
     classes = {organ: index for index, organ in enumerate(MR_ORGANS, start=1)}

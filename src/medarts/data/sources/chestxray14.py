@@ -10,14 +10,27 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from medarts.config import SPLITS, SourceSettings, Split
-from medarts.data.sources.contents import composed, file_named
-from medarts.data.sources.labelled import NO_PATIENT, TWICE, listed, missing, unnamed
-from medarts.data.sources.pairing import Fault, Listing, Pair, passed_over, rules_of, unreadable
+from medarts.config import SPLITS, FindingSourceSettings, Split
+from medarts.data.contents import composed, file_named, listed
+from medarts.data.sources import (
+    NO_PATIENT,
+    TWICE,
+    Fault,
+    Listing,
+    Pair,
+    Source,
+    missing,
+    passed_over,
+    rules_of,
+    unnamed,
+    unreadable,
+)
 from medarts.data.splits import SPLITS_CSV, natural
 from medarts.data.tables import Table, read_table, require_regular
 from medarts.errors import DataError, did_you_mean
+from medarts.registry import sources
 
 FINDINGS = (
     *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"),
@@ -66,41 +79,58 @@ class _Files:
     passed_over: list[Fault]
 
 
-def recognises(path: Path) -> bool:
-    """Tells whether a folder has this layout."""
-    return file_named(path, TABLES) is not None
+class ChestXray14Settings(FindingSourceSettings):
+    """ChestX-ray14; the other settings are those of ``FindingSourceSettings``.
+
+    Attributes:
+        lists: official takes splits.csv where there is one, else the lists of the download; toy takes the published toy
+            split, ``toy_split/{train,val,test}.csv``.
+    """
+
+    kind: Literal["chestxray14"] = "chestxray14"
+    lists: Literal["official", "toy"] = "official"
+
+    @property
+    def reads_splits_csv(self) -> bool:
+        return self.lists == "official"
 
 
-def find(settings: SourceSettings) -> Listing:
-    """Lists the X-rays as "00000001_000"; the patient is that of the table.
+@sources.register("chestxray14", settings=ChestXray14Settings)
+class ChestXray14(Source):
+    """X-rays as "00000001_000"; the patient is that of the table.
 
     The split comes from ``toy_split/`` where the settings ask for it, which leaves out what it does not name;
     else ``splits.csv``, where there is one, is left to say it; else it comes from ``train_list.txt`` and
     ``val_list.txt``, or the published ``train_val_list.txt``, with ``test_list.txt``; without them it is left open. An
     image that is in several folders is taken from the first.
-
-    Raises:
-        DataError: no table or several, a table or list that cannot be read, or no toy split where it is asked for.
     """
-    table = _open_table(settings.path)
-    entries, faults = _entries(table)
-    lists = _lists(settings)
-    files = _files(settings.path)
-    pairs: list[Pair] = []
-    for entry in entries.values():
-        if settings.lists == "toy" and entry.key not in (lists or {}):
-            continue
-        found = _placed(entry, lists, files, table.path)
-        if isinstance(found, Fault):
-            faults.append(found)
-        elif entry.sound:
-            pairs.append(found)
-    if lists is not None:
-        faults += [missing(table.path, key) for key in sorted(lists.keys() - entries.keys())]
-    names = {entry.name for entry in entries.values()}
-    faults += [unnamed(table.path, name) for name in sorted(files.read.keys() - names)]
-    faults += files.passed_over
-    return Listing(tuple(pairs), tuple(faults), rules_of(settings), FINDINGS)
+
+    layout = LAYOUT
+    tables = (TABLES, "BBox_List_2017*.csv")
+
+    def recognise(self, path: Path) -> tuple[ChestXray14Settings, ...]:
+        return (ChestXray14Settings(path=path),) if file_named(path, TABLES) is not None else ()
+
+    def find(self, settings: ChestXray14Settings, findings: tuple[str, ...] | None = None) -> Listing:
+        table = _open_table(settings.path)
+        entries, faults = _entries(table)
+        lists = _lists(settings)
+        files = _files(settings.path)
+        pairs: list[Pair] = []
+        for entry in entries.values():
+            if settings.lists == "toy" and entry.key not in (lists or {}):
+                continue
+            found = _placed(entry, lists, files, table.path)
+            if isinstance(found, Fault):
+                faults.append(found)
+            elif entry.sound:
+                pairs.append(found)
+        if lists is not None:
+            faults += [missing(table.path, key) for key in sorted(lists.keys() - entries.keys())]
+        names = {entry.name for entry in entries.values()}
+        faults += [unnamed(table.path, name) for name in sorted(files.read.keys() - names)]
+        faults += files.passed_over
+        return Listing(tuple(pairs), tuple(faults), rules_of(settings), FINDINGS)
 
 
 def _open_table(path: Path) -> Table:
@@ -163,7 +193,7 @@ def _placed(entry: _Entry, lists: Lists | None, files: _Files, table: Path) -> P
     return Pair(entry.key, image, None, entry.patient, split, findings=entry.findings)
 
 
-def _lists(settings: SourceSettings) -> Lists | None:
+def _lists(settings: ChestXray14Settings) -> Lists | None:
     """Returns the splits of every image that a list names; None where none is to be used."""
     path = settings.path
     if settings.lists == "toy":

@@ -5,10 +5,12 @@ Layout: ``Original/N.tif`` and ``Ground Truth/N.tif``, or the same as PNG.
 
 import bisect
 from pathlib import Path
+from typing import Literal
 
-from medarts.config import SourceSettings
-from medarts.data.sources.contents import contents_of
-from medarts.data.sources.pairing import Listing, Pair, pair_by_name, require_folder, rules_of
+from medarts.config import MaskSourceSettings
+from medarts.data.contents import contents_of
+from medarts.data.sources import Listing, Pair, Source, pair_by_name, require_folder, rules_of
+from medarts.registry import sources
 
 IMAGES, MASKS = "Original", "Ground Truth"
 LAYOUT = f"'{IMAGES}' and '{MASKS}' with files 1.tif, 2.tif, ... in each"
@@ -21,22 +23,28 @@ SEQUENCE_STARTS = (
 FRAMES = 612
 
 
-def recognises(path: Path) -> bool:
-    """Tells whether a folder has this layout."""
-    return (path / IMAGES).is_dir() or (path / MASKS).is_dir()
+class CvcSettings(MaskSourceSettings):
+    """CVC-ClinicDB; see ``MaskSourceSettings``."""
+
+    kind: Literal["cvc"] = "cvc"
 
 
-def find(settings: SourceSettings) -> Listing:
-    """Lists the frames; the patient is the sequence by the official table.
+@sources.register("cvc", settings=CvcSettings)
+class Cvc(Source):
+    """Frames whose patient is the sequence by the official table."""
 
-    Raises:
-        DataError: a folder is missing.
-    """
-    images = contents_of(require_folder(settings.path / IMAGES, layout=LAYOUT))
-    masks = contents_of(require_folder(settings.path / MASKS, layout=LAYOUT))
-    named, faults = pair_by_name(images, masks)
-    pairs = tuple(Pair(name, image, mask, patient=sequence_of(name)) for name, image, mask in named)
-    return Listing(pairs, tuple(faults), rules_of(settings))
+    layout = LAYOUT
+    tables = ("metadata.csv", "class_dict.csv")
+
+    def recognise(self, path: Path) -> tuple[CvcSettings, ...]:
+        return (CvcSettings(path=path),) if (path / IMAGES).is_dir() or (path / MASKS).is_dir() else ()
+
+    def find(self, settings: CvcSettings, findings: tuple[str, ...] | None = None) -> Listing:
+        images = contents_of(require_folder(settings.path / IMAGES, layout=LAYOUT))
+        masks = contents_of(require_folder(settings.path / MASKS, layout=LAYOUT))
+        named, faults = pair_by_name(images, masks)
+        pairs = tuple(Pair(name, image, mask, patient=sequence_of(name)) for name, image, mask in named)
+        return Listing(pairs, tuple(faults), rules_of(settings))
 
 
 def sequence_of(name: str) -> str | None:

@@ -4,41 +4,63 @@ A NIfTI volume becomes its slices along the last axis, "name/000" onwards, and o
 """
 
 from pathlib import Path
+from typing import Literal
 
-from medarts.config import SourceSettings
+from medarts.config import MaskSourceSettings
+from medarts.data.contents import contents_of, file_named
 from medarts.data.files import check_grids, is_volume, slice_count
 from medarts.data.formats.grid import GridError
-from medarts.data.sources.contents import contents_of
-from medarts.data.sources.pairing import Fault, Listing, Pair, pair_by_name, require_folder, rules_of
+from medarts.data.sources import (
+    Fault,
+    Listing,
+    Pair,
+    Source,
+    domain_of,
+    pair_by_name,
+    percentiles_of,
+    require_folder,
+    rules_of,
+)
+from medarts.data.sources.table import NAME as TABLE
 from medarts.errors import DataError
+from medarts.registry import sources
 
 IMAGES, MASKS = "images", "masks"
 LAYOUT = f"{IMAGES}/ and {MASKS}/ with files of the same name, and optionally splits.csv"
 
 
-def recognises(path: Path) -> bool:
-    """Tells whether a folder has this layout."""
-    return (path / IMAGES).is_dir() or (path / MASKS).is_dir()
+class FolderSettings(MaskSourceSettings):
+    """Images and masks of the same name; see ``MaskSourceSettings``."""
+
+    kind: Literal["folder"] = "folder"
 
 
-def find(settings: SourceSettings) -> Listing:
-    """Lists images and masks of the same name; every image or volume counts as its own patient.
+@sources.register("folder", settings=FolderSettings)
+class Folder(Source):
+    """Images and masks of the same name; every image or volume counts as its own patient."""
 
-    Raises:
-        DataError: a folder is missing.
-    """
-    images = contents_of(require_folder(settings.path / IMAGES, layout=LAYOUT))
-    masks = contents_of(require_folder(settings.path / MASKS, layout=LAYOUT))
-    named, faults = pair_by_name(images, masks)
-    pairs: list[Pair] = []
-    for name, image, mask in named:
-        if is_volume(image) or is_volume(mask):
-            slices, fault = _slices(name, image, mask)
-            pairs += slices
-            faults += fault
-        else:
-            pairs.append(Pair(name, image, mask, patient=name))
-    return Listing(tuple(pairs), tuple(faults), rules_of(settings))
+    layout = LAYOUT
+    is_general = True
+
+    def recognise(self, path: Path) -> tuple[FolderSettings, ...]:
+        images = (path / IMAGES).is_dir() and file_named(path, TABLE) is None
+        if not (images or (path / MASKS).is_dir()):
+            return ()
+        return (FolderSettings(path=path, name=domain_of(path), percentiles=percentiles_of(path)),)
+
+    def find(self, settings: FolderSettings, findings: tuple[str, ...] | None = None) -> Listing:
+        images = contents_of(require_folder(settings.path / IMAGES, layout=LAYOUT))
+        masks = contents_of(require_folder(settings.path / MASKS, layout=LAYOUT))
+        named, faults = pair_by_name(images, masks)
+        pairs: list[Pair] = []
+        for name, image, mask in named:
+            if is_volume(image) or is_volume(mask):
+                slices, fault = _slices(name, image, mask)
+                pairs += slices
+                faults += fault
+            else:
+                pairs.append(Pair(name, image, mask, patient=name))
+        return Listing(tuple(pairs), tuple(faults), rules_of(settings))
 
 
 def _slices(name: str, image: Path, mask: Path) -> tuple[list[Pair], list[Fault]]:

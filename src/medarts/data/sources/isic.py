@@ -6,11 +6,13 @@ used where they were downloaded, otherwise the training part is divided.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from medarts.config import SourceSettings, Split
-from medarts.data.sources.contents import contents_of
-from medarts.data.sources.pairing import OTHER_NAME, Fault, Listing, Pair, pair_by_name, rules_of, stem_of
+from medarts.config import MaskSourceSettings, Split
+from medarts.data.contents import contents_of, stem_of
+from medarts.data.sources import OTHER_NAME, Fault, Listing, Pair, Source, pair_by_name, rules_of
 from medarts.errors import DataError
+from medarts.registry import sources
 
 _ENDING = "_segmentation"  # 2016 writes _Segmentation
 
@@ -34,34 +36,40 @@ PARTS: dict[str, dict[Split, tuple[str, str]]] = {
 LAYOUT = "ISIC-2017_Training_Data and ISIC-2017_Training_Part1_GroundTruth, or those of 2016 or 2018"
 
 
-def recognises(path: Path) -> bool:
-    """Tells whether a folder holds a part of a challenge."""
-    return bool(_years(path))
+class IsicSettings(MaskSourceSettings):
+    """ISIC 2016 to 2018; see ``MaskSourceSettings``."""
+
+    kind: Literal["isic"] = "isic"
 
 
-def find(settings: SourceSettings) -> Listing:
-    """Lists the images and masks; every image counts as its own patient, as the sets name none.
+@sources.register("isic", settings=IsicSettings)
+class Isic(Source):
+    """One challenge; every image counts as its own patient, as the sets name none."""
 
-    Raises:
-        DataError: no part of a challenge, parts of several, or a part without its masks.
-    """
-    years = _years(settings.path)
-    if len(years) != 1:
-        what = f"parts of several challenges ({', '.join(years)})" if years else "no part of an ISIC challenge"
-        raise DataError(f"{settings.path} holds {what}.", fix=f"Expected here: {LAYOUT}.")
-    present = {
-        split: folders
-        for split, folders in PARTS[years[0]].items()
-        if any((settings.path / folder).is_dir() for folder in folders)
-    }
-    pairs: list[Pair] = []
-    faults: list[Fault] = []
-    for split, folders in present.items():
-        official = split if len(present) > 1 else None
-        part_pairs, part_faults = _part(settings.path, folders, official)
-        pairs += part_pairs
-        faults += part_faults
-    return Listing(tuple(pairs), tuple(faults), rules_of(settings))
+    layout = LAYOUT
+    tables = ("ISIC*_GroundTruth.csv", "ISBI2016_ISIC_*_GroundTruth.csv", "ISIC*_metadata.csv")
+
+    def recognise(self, path: Path) -> tuple[IsicSettings, ...]:
+        return (IsicSettings(path=path),) if _years(path) else ()
+
+    def find(self, settings: IsicSettings, findings: tuple[str, ...] | None = None) -> Listing:
+        years = _years(settings.path)
+        if len(years) != 1:
+            what = f"parts of several challenges ({', '.join(years)})" if years else "no part of an ISIC challenge"
+            raise DataError(f"{settings.path} holds {what}.", fix=f"Expected here: {LAYOUT}.")
+        present = {
+            split: folders
+            for split, folders in PARTS[years[0]].items()
+            if any((settings.path / folder).is_dir() for folder in folders)
+        }
+        pairs: list[Pair] = []
+        faults: list[Fault] = []
+        for split, folders in present.items():
+            official = split if len(present) > 1 else None
+            part_pairs, part_faults = _part(settings.path, folders, official)
+            pairs += part_pairs
+            faults += part_faults
+        return Listing(tuple(pairs), tuple(faults), rules_of(settings))
 
 
 def _part(path: Path, folders: tuple[str, str], split: Split | None) -> tuple[list[Pair], list[Fault]]:

@@ -8,21 +8,29 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
-from medarts.config import SourceSettings
-from medarts.data.sources.contents import Contents, composed, file_named
-from medarts.data.sources.labelled import (
+from medarts.config import FindingSourceSettings
+from medarts.data.contents import Contents, composed, file_named, listed, stem_of
+from medarts.data.sources import (
     ALONE,
     NO_PATIENT,
     RENAMED,
     TWICE,
+    Fault,
+    Listing,
+    Pair,
+    Source,
+    domain_of,
     left_out,
-    listed,
     missing,
+    passed_over,
+    percentiles_of,
+    rules_of,
     unnamed,
+    unreadable,
     unused,
 )
-from medarts.data.sources.pairing import Fault, Listing, Pair, passed_over, rules_of, stem_of, unreadable
 from medarts.data.splits import (
     SPLITS_CSV,
     group_columns,
@@ -34,6 +42,7 @@ from medarts.data.splits import (
 )
 from medarts.data.tables import Table, read_table
 from medarts.errors import DataError
+from medarts.registry import sources
 
 NAME = "labels.csv"
 IMAGES = "images"
@@ -143,41 +152,47 @@ class _Files:
         return self.folders[path]
 
 
-def recognises(path: Path) -> bool:
-    """Tells whether a folder has this layout; one with masks is taken for these."""
-    found = file_named(path, NAME)
-    return found is not None and found.is_file() and not (path / "masks").is_dir()
+class TableSettings(FindingSourceSettings):
+    """Images with a table of findings; see ``FindingSourceSettings``."""
+
+    kind: Literal["table"] = "table"
 
 
-def find(settings: SourceSettings, *, findings: tuple[str, ...] | None = None) -> Listing:
-    """Lists the images by their paths without suffix; without the column patient each is its own.
+@sources.register("table", settings=TableSettings)
+class TableSource(Source):
+    """Images by their paths without suffix; without the column patient each is its own.
 
     The split is that of the column, unless there is a ``splits.csv`` to say it, or the column is empty. Rows that it
     leaves out are not looked at further.
-
-    Args:
-        settings: the source.
-        findings: what is looked for; other columns are not looked at. None looks for all.
-
-    Raises:
-        DataError: the table cannot be read, has no rows, no column image, no finding, a column twice or one without a
-            name, or leaves every image out.
     """
-    table = read_table(file_named(settings.path, NAME) or settings.path / NAME)
-    columns = _columns(table, findings)
-    rows = _rows(table)
-    split = None if file_named(settings.path, SPLITS_CSV) else columns.split
-    if split and not any(row.cells[split] for row in rows):
-        split = None
-    kept = [row for row in rows if split is None or split_named(row.cells[split])]
-    if not kept and split is not None:
-        raise without_splits(table.path, (row.cells[split] for row in rows))
-    files = _Files(settings.path)
-    pairs, faults = _pairs(kept, columns, files, table.path, split)
-    named = {path for row in rows if (path := files.find(row.cells[columns.image]))}
-    faults = _wrong_values(kept, columns, table.path) + faults + _doubts(rows, columns, split, table)
-    faults += [unnamed(table.path, name) for name in files.others(named)]
-    return Listing(tuple(pairs), (*faults, *files.passed_over(named)), rules_of(settings), columns.findings)
+
+    layout = LAYOUT
+    tables = (NAME,)
+    is_general = True
+    split_fix = f"Write {{split}} in the column split of {NAME} for some patients."
+
+    def recognise(self, path: Path) -> tuple[TableSettings, ...]:
+        found = file_named(path, NAME)
+        if found is None or not found.is_file() or (path / "masks").is_dir():  # with masks it is taken for these
+            return ()
+        return (TableSettings(path=path, name=domain_of(path), percentiles=percentiles_of(path)),)
+
+    def find(self, settings: TableSettings, findings: tuple[str, ...] | None = None) -> Listing:
+        table = read_table(file_named(settings.path, NAME) or settings.path / NAME)
+        columns = _columns(table, findings)
+        rows = _rows(table)
+        split = None if file_named(settings.path, SPLITS_CSV) else columns.split
+        if split and not any(row.cells[split] for row in rows):
+            split = None
+        kept = [row for row in rows if split is None or split_named(row.cells[split])]
+        if not kept and split is not None:
+            raise without_splits(table.path, (row.cells[split] for row in rows))
+        files = _Files(settings.path)
+        pairs, faults = _pairs(kept, columns, files, table.path, split)
+        named = {path for row in rows if (path := files.find(row.cells[columns.image]))}
+        faults = _wrong_values(kept, columns, table.path) + faults + _doubts(rows, columns, split, table)
+        faults += [unnamed(table.path, name) for name in files.others(named)]
+        return Listing(tuple(pairs), (*faults, *files.passed_over(named)), rules_of(settings), columns.findings)
 
 
 def _is_inside(name: str) -> bool:

@@ -17,7 +17,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from medarts.config import SourceSettings, Split
+from medarts.config import SourceSettings, Split, make_source
 from medarts.data.synthetic.abdomen import abdomen
 from medarts.data.synthetic.abdomen import patient as abdomen_patient
 from medarts.data.synthetic.chest import FILMS, FINDINGS, chest, seen
@@ -67,9 +67,9 @@ def write_phantoms(folder: Path, *, seed: int, images: int = 120, size: int = 12
             write(folder, seed, images, size)
         _finish(folder)
     return (
-        SourceSettings(kind="isic", path=folder / "isic", name="dermoscopy"),
-        SourceSettings(kind="cvc", path=folder / "cvc", name="endoscopy"),
-        SourceSettings(kind="chaos", path=folder / "chaos", name="ct"),
+        make_source(kind="isic", path=folder / "isic", name="dermoscopy"),
+        make_source(kind="cvc", path=folder / "cvc", name="endoscopy"),
+        make_source(kind="chaos", path=folder / "chaos", name="ct"),
     )
 
 
@@ -92,7 +92,7 @@ def write_chest_phantoms(folder: Path, *, seed: int, images: int = 1200, size: i
     if _begin(folder, "findings", seed=seed, images=images, size=size):
         _write_chests(folder, seed, images, size)
         _finish(folder)
-    return SourceSettings(kind="chestxray14", path=folder, name="chest-phantoms")
+    return make_source(kind="chestxray14", path=folder, name="chest-phantoms")
 
 
 def _begin(folder: Path, kind: str, *, seed: int, images: int, size: int) -> bool:

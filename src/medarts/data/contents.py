@@ -98,11 +98,21 @@ def file_named(folder: Path, pattern: str) -> Path | None:
     return found[0] if found else None
 
 
+def stem_of(path: Path) -> str:
+    """Returns the name without its suffix, ``.nii.gz`` being one, as it is compared with others."""
+    return composed(path.name[: len(path.name) - len(suffix_of(path))])
+
+
 def tables_in(folder: Path, *, known: Iterable[str]) -> list[Path]:
     """Returns the tables in a folder, in natural order, without those that have a known name in any case."""
     patterns = tuple(known)
     found = (path for path in _visible(folder) if suffix_of(path).strip() in _TABLES or _matches(path, _LISTS))
     return [path for path in found if not _matches(path, patterns)]
+
+
+def listed(folder: Path) -> Contents:
+    """Lists a folder; empty where there is no such folder."""
+    return contents_of(folder) if folder.is_dir() else Contents(folder, ())
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -1,0 +1,37 @@
+"""Arrays that a program gave, see ``medarts.data.arrays``: what the recipe of a run says of them."""
+
+from pathlib import Path
+from typing import Literal
+
+from medarts.config import FindingSourceSettings, MaskSourceSettings, SourceSettings
+from medarts.data.sources import Listing, Source
+from medarts.errors import DataError
+from medarts.registry import sources
+
+
+class ArraysSettings(MaskSourceSettings):
+    """Images with masks, in memory; see ``MaskSourceSettings``."""
+
+    kind: Literal["arrays"] = "arrays"
+    path: Path = Path()
+
+
+class LabelledArraysSettings(FindingSourceSettings):
+    """Images with labels, in memory; see ``FindingSourceSettings``."""
+
+    kind: Literal["labelled-arrays"] = "labelled-arrays"
+    path: Path = Path()
+
+
+@sources.register("labelled-arrays", settings=LabelledArraysSettings)
+@sources.register("arrays", settings=ArraysSettings)
+class Arrays(Source):
+    """Data that cannot be found again: a run on them goes on with the same arrays alone."""
+
+    layout = ""
+
+    def find(self, settings: SourceSettings, findings: tuple[str, ...] | None = None) -> Listing:
+        raise DataError(
+            f"The images of '{settings.domain}' were arrays in memory and are on no disk.",
+            fix="Give the same arrays again, from Python, or data sets on disk.",
+        )
