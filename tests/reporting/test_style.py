@@ -7,11 +7,14 @@ from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from medarts.metrics import metrics_of, register_metric
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
+from medarts.registry import metrics
 from medarts.reporting.comparison_plots import plot_latency
 from medarts.reporting.comparison_points import Point
 from medarts.reporting.cost_plots import plot_costs
@@ -94,6 +97,21 @@ def test_a_name_is_text_on_every_page(name: str) -> None:
     page.encode()
     assert f"<title>{legible(name)} · medarts</title>" in unescape(page)
     assert "<b class" not in page
+
+
+def test_the_glossary_explains_every_metric() -> None:
+    """Those of medarts in its own words, which the documentation shows too; those of users as they are registered."""
+    register_metric("brier", task="classification", per="set", title="Brier", definition="Mean <squared> error.")(
+        np.dot
+    )
+    try:
+        page = render("base.html", {"title": "x"})
+    finally:
+        metrics.remove("brier")
+    assert "<dt>Brier</dt><dd>Mean &lt;squared&gt; error.</dd>" in page
+    terms = {term.lower() for term in re.findall("<dt>(.*?)</dt>", page)}
+    for one in (*metrics_of("segmentation"), *metrics_of("classification")):
+        assert any(one.title.lower() in term for term in terms), one.title
 
 
 def test_what_is_not_legible_is_escaped() -> None:

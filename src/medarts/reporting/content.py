@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from medarts.errors import RunError
+from medarts.metrics import metric
+from medarts.registry import metrics
 from medarts.system.files import open_table, read_whole
 
 Content = dict[str, Any]
@@ -71,28 +73,14 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-_LABELS = {
-    "dice": "Dice",
-    "jaccard": "IoU",
-    "hd95": "HD95",
-    "assd": "ASSD",
-    "f1": "F1",
-    "auroc": "AUROC",
-    "average_precision": "AP",
-    "ece": "ECE",
-    "ppv": "PPV",
-    "npv": "NPV",
-}
-
-
-def label_of(metric: str) -> str:
-    """Returns what a metric is called on pages.
+def label_of(key: str) -> str:
+    """Returns what a metric is called on pages: its title, or its key in words where it is not registered.
 
     >>> label_of("val_dice"), label_of("hd95"), label_of("my_metric")
     ('Dice', 'HD95', 'my metric')
     """
-    name = metric.removeprefix("val_")
-    return _LABELS.get(name, name.replace("_", " "))
+    name = key.removeprefix("val_")
+    return metric(name).title if name in metrics else name.replace("_", " ")
 
 
 def decimals(value: float | None) -> str:
