@@ -1,0 +1,55 @@
+"""Whether numbers are the frozen ones: all of them on a machine that rounds alike, and roughly on others."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+ROUNDING = 1e-9
+"""Of scores and comparisons on the machine of the frozen numbers. Weights, genotypes and epochs are equal there."""
+
+EXACT = ("images", "genotypes", "weights", "epochs", "counts")
+
+# On other processors and other versions of torch, sums are rounded otherwise. Over some steps of training this grows:
+# losses and norms of weights then agree to the first of these, and scores, in which a pixel more or less counts, to the
+# second. What hangs on the order of single images, such as p values, tells nothing there.
+ELSEWHERE = {"weights": 1e-3, "losses": 1e-3, "scores": 0.05}
+ONLY_HERE = ("image scores", "p values", "intervals", "ranks")
+
+
+def differences(section: str, found: Mapping[str, Any], frozen: Mapping[str, Any], *, same_machine: bool) -> list[str]:
+    """Returns a line for every number of a section that is not the frozen one; none where all are."""
+    lines = [f"{name} is no longer there" for name in sorted(frozen.keys() - found.keys())]
+    lines += [f"{name} was not there" for name in sorted(found.keys() - frozen.keys())]
+    for name in sorted(frozen.keys() & found.keys()):
+        if not _agree(section, name, found[name], frozen[name], same_machine=same_machine):
+            lines.append(f"{name}: {_shown(found[name], frozen[name])}")
+    return lines
+
+
+def _agree(section: str, name: str, found: Any, frozen: Any, *, same_machine: bool) -> bool:
+    if section in ("images", "genotypes") or (same_machine and section in EXACT):
+        return bool(found == frozen)
+    if section == "weights":
+        near = math.isclose(found["norm"], frozen["norm"], rel_tol=ELSEWHERE["weights"])
+        return bool(near and found["numbers"] == frozen["numbers"])
+    if same_machine:
+        return _near(found, frozen, ROUNDING)
+    if section in ONLY_HERE or name.endswith(("undefined", "best_epoch")) or "/seed " in name or "hd95" in name:
+        return True
+    if section == "epochs" and not name.endswith(("loss", "lr")):
+        return _near(found, frozen, ELSEWHERE["scores"])
+    return _near(found, frozen, ELSEWHERE["losses" if section == "epochs" else "scores"])
+
+
+def _near(found: Any, frozen: Any, tolerance: float) -> bool:
+    if found is None or frozen is None:
+        return found is frozen
+    return math.isclose(found, frozen, rel_tol=tolerance, abs_tol=tolerance)
+
+
+def _shown(found: Any, frozen: Any) -> str:
+    if isinstance(found, dict) and "tensors" in found:
+        before, now = frozen["tensors"].split(), found["tensors"].split()
+        alike = len({*before} & {*now})
+        return f"{alike} of {len({*before})} tensors are the same, norm {found['norm']!r}, frozen {frozen['norm']!r}"
+    return f"{found!r}, frozen {frozen!r}"

@@ -1,0 +1,44 @@
+"""Runs commands of medarts one after the other in one process: ``python drive.py FOLDER COMMANDS.json``."""
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    folder, commands = sys.argv[1:]
+    os.chdir(folder)
+    _import_once()
+    from medarts import cli
+
+    for words in json.loads(Path(commands).read_text(encoding="utf-8")):
+        sys.argv = ["medarts", *words]
+        print(f"{time.process_time():.1f} s $", *sys.argv, flush=True)
+        try:
+            cli.main()
+        except SystemExit as end:
+            if end.code:
+                raise
+
+
+def _import_once() -> None:
+    """Has the processes that are started forked from one that has imported everything: each saves some seconds."""
+    if not hasattr(os, "fork"):
+        return
+    forkserver.set_forkserver_preload(["torch", "kornia", "lightning_fabric", "medarts.cli", "medarts.study.benchmark"])
+    forkserver.ensure_running()
+    get_context = multiprocessing.get_context
+
+    def forked(method: str | None = None) -> Any:
+        return get_context("forkserver" if method == "spawn" else method)
+
+    multiprocessing.get_context = forked  # type: ignore[assignment]
+
+
+if __name__ == "__main__":  # and not in the processes that medarts starts
+    main()

@@ -1,0 +1,274 @@
+"""Numbers out of runs and comparisons: the only place that knows files, folders, names and modules of medarts.
+
+Where the redesign changes a format, change it here, and nothing under ``frozen/``: what these functions return is the
+same before and after. Where a name of an operation, a move or a metric changes, translate it back here.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+Number = float | int | None
+Numbers = dict[str, Number]
+"""By a readable name; None where undefined."""
+
+SECTIONS = ("means", "differences", "p values", "intervals", "ranks", "counts")
+"""Kinds of numbers of scores and comparisons."""
+
+Sections = dict[str, Numbers]
+
+_INTERVAL = {"low", "high"}
+_P = {"p", "p_corrected"}
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def runs_of(folder: Path) -> dict[str, Path]:
+    """Returns the runs below a folder by the names that the frozen numbers have for them."""
+    found = sorted(path.parent for path in folder.rglob("run.json"))
+    names = (path.relative_to(folder).as_posix() for path in found)
+    return {name.removeprefix("study/").removeprefix("runs/"): path for name, path in zip(names, found, strict=True)}
+
+
+def is_search(run: Path) -> bool:
+    """Tells a search from a training."""
+    return bool(json.loads((run / "run.json").read_text(encoding="utf-8"))["kind"] == "search")
+
+
+def has_genotype(run: Path) -> bool:
+    """Tells whether a run found or trained a genotype, and no network made by hand."""
+    return (run / "genotype.json").is_file()
+
+
+def weights_of(run: Path, which: str) -> list[Tensor]:
+    """Returns the weights, architecture included, at the end (last) or of the best epoch (best); no counters."""
+    newest = max((run / "checkpoints").glob(f"{which}-*"))
+    return [tensor for tensor in load_file(newest / "weights.safetensors").values() if tensor.is_floating_point()]
+
+
+def genotype_of(run: Path) -> dict[str, Any]:
+    """Returns the operations and inputs of every cell, ``[operation, state]``, and the moves into every node."""
+    content = json.loads((run / "genotype.json").read_text(encoding="utf-8"))
+    return {"cells": content["cells"], "moves": [[*node, sorted(moves)] for *node, moves in content["paths"]]}
+
+
+def epochs_of(run: Path) -> Numbers:
+    """Returns losses, learning rate and scores of every epoch."""
+    found: Numbers = {}
+    for record in _journal(run / "metrics.jsonl"):
+        place = "/".join(f"{part} {record.pop(part)}" for part in ("stage", "epoch") if part in record)
+        found |= {f"{place}/{name}": value for name, value in _flat(record)}
+    return found
+
+
+def architecture_of(run: Path) -> Numbers:
+    """Returns the weights of operations, moves and edges at the end of every stage of a search."""
+    found: Numbers = {}
+    for record in _journal(run / "architecture.jsonl"):  # a later epoch of a stage replaces an earlier one
+        stage = f"stage {record['stage']}"
+        for cell, content in record["alphas"].items():
+            for edge, names, weights in zip(content["edges"], content["operations"], content["weights"], strict=True):
+                for name, weight in zip(names, weights, strict=True):
+                    found[f"{stage}/alpha/{cell}/{edge}/{name}"] = weight
+        for kind in ("betas", "gammas"):
+            found |= {f"{stage}/{kind[:-1]}/{name}": value for name, value in _flat(record.get(kind) or {})}
+    return found
+
+
+def summary_of(run: Path) -> Numbers:
+    """Returns the best epoch of a training, or the scores with and without the supernet of a search."""
+    return {name: value for name, value in _flat(_json(run / "summary.json")) if isinstance(value, int | float)}
+
+
+# --- scores ---------------------------------------------------------------------------------------------------------
+
+
+def image_scores(run: Path) -> Numbers:
+    """Returns every score of every image: of classes of masks, or logit and probability of findings."""
+    found: Numbers = {}
+    for folder in _scores_of(run):
+        for row in _rows(folder, "images.csv"):
+            name = "/".join((_split_of(folder), row["domain"], row["key"], row["class_name"]))
+            for metric in ("dice", "jaccard", "precision", "recall", "hd95", "assd"):
+                found[f"{name}/{metric}"] = _number(row[metric])
+        for row in _rows(folder, "predictions.csv"):
+            name = "/".join((_split_of(folder), row["domain"], row["key"]))
+            for column in row.keys() - {"domain", "key", "patient"}:
+                finding, kind = column.rsplit(" ", 1)
+                found[f"{name}/{finding}/{kind}"] = _number(row[column])
+    return found
+
+
+def mean_scores(run: Path) -> Sections:
+    """Returns means over images with intervals over patients, and what was counted."""
+    found = _sections()
+    for folder in _scores_of(run):
+        for row in _rows(folder, "tables.csv"):
+            name = "/".join((_split_of(folder), row["domain"], row["class"], row["metric"]))
+            _sort_in(found, name, {part: _number(row[part]) for part in ("mean", "low", "high", "undefined")})
+        for row in _rows(folder, "findings.csv"):
+            name = "/".join((_split_of(folder), row["domain"], row["finding"]))
+            for metric in ("auroc", "average_precision"):
+                parts = {part: _number(row[f"{metric}_{part}"]) for part in ("mean", "low", "high", "undefined")}
+                _sort_in(found, f"{name}/{metric}", parts)
+            for kind in ("youden", "sensitive"):
+                for part in ("threshold", "sensitivity", "specificity", "ppv", "npv"):
+                    found["means"][f"{name}/{kind}/{part}"] = _number(row[f"{kind}_{part}"])
+            for part in ("ece_before", "ece_after"):
+                found["means"][f"{name}/{part}"] = _number(row[part])
+            found["counts"][f"{name}/positives"] = _number(row["positives"])
+    return found
+
+
+# --- comparisons ----------------------------------------------------------------------------------------------------
+
+
+def comparison_numbers(folder: Path) -> Sections:
+    """Returns the numbers of the comparisons below a folder, and of all of them together where there are several."""
+    found = _sections()
+    files = sorted(folder.rglob("comparison.json"))
+    for file in files:
+        _add_comparison(found, file.parent)
+    if len(files) > 1:
+        _add_overall(found, [file.parent for file in files])
+    for file in folder.rglob("generalization.json"):
+        _add_generalization(found, _json(file))
+    return found
+
+
+def _add_comparison(found: Sections, folder: Path) -> None:
+    content = _json(folder / "comparison.json")
+    domains = "+".join(content["domains"])
+    names = {network["name"]: _own_name(network) for network in content["networks"]}
+    reference = names[content["reference"]]
+    found["counts"] |= {f"{domains}/{name}": content[name] for name in ("images", "patients")}
+    for network in content["networks"]:
+        name = names[network["name"]]
+        for metric, score in network["scores"].items():
+            _sort_in(found, f"{domains}/{name}/{metric}", score)
+        if network["difference"] is not None:
+            _add_difference(found, f"{domains}/{name} vs {reference}/{content['score']}", network["difference"])
+        found["counts"] |= {f"{domains}/{name}/{part}": network[part] for part in ("parameters", "flops")}
+    for image in content["differing_images"]:
+        where = f"{domains}/{image['domain']}/{image['key']}"
+        found["means"][f"{where}/spread"] = image["spread"]
+        found["means"] |= {f"{where}/{names[name]}": value for name, value in image["values"].items()}
+
+
+def _add_overall(found: Sections, folders: list[Path]) -> None:
+    from medarts.comparison.overall import of_single_sets, overall
+    from medarts.comparison.result import Comparison
+
+    read = (Comparison.read(folder) for folder in folders)
+    whole = overall(of_single_sets({"+".join(one.domains): one for one in read}))
+    found["counts"]["all sets/patients"] = whole.patients
+    for name, row in whole.rows.items():
+        found["means"][f"all sets/{name}"] = row.mean
+        found["ranks"][f"all sets/{name}"] = row.rank
+        if row.difference is not None:
+            difference = {part: getattr(row.difference, part) for part in ("mean", "low", "high", "p", "p_corrected")}
+            _add_difference(found, f"all sets/{name} vs {whole.reference}", difference)
+
+
+def _add_generalization(found: Sections, content: Mapping[str, Any]) -> None:
+    for row in content["retrained"]["rows"]:
+        name = f"retrained/{row['network']}"
+        for domain, score in row["cells"].items():
+            _sort_in(found, f"{name}/{domain}", score)
+        _sort_in(found, name, row["mean"])
+        found["ranks"][name] = row["rank"]
+    for table in content["trained"]:
+        for row in table["rows"]:
+            for domain, score in row["cells"].items():
+                _sort_in(found, f"trained on {row['group']}, tested on {domain}/{table['network']}", score)
+
+
+def _own_name(network: Mapping[str, Any]) -> str:
+    """Returns the name by which frozen numbers call a network: that of its run; in a study, that in the study."""
+    run = str(network["runs"][0])
+    return str(network["name"]) if run.startswith("study/") else run
+
+
+def _add_difference(found: Sections, name: str, difference: Mapping[str, Number]) -> None:
+    found["differences"][name] = difference["mean"]
+    found["intervals"] |= {f"{name}/{part}": difference[part] for part in sorted(_INTERVAL)}
+    found["p values"] |= {f"{name}/{part}": difference[part] for part in sorted(_P)}
+
+
+# --- networks -------------------------------------------------------------------------------------------------------
+
+
+def parameters_by_network() -> dict[str, int]:
+    """Returns the trainable parameters of all genotypes of the zoo and of all networks made by hand, full size."""
+    import torch
+
+    from medarts.networks.registry import build_network, usual_outputs
+    from medarts.recipe.models import MODELS
+    from medarts.spaces.reading import load, zoo
+
+    found = {}
+    with torch.device("meta"):
+        for architecture in (*map(load, zoo()), *(settings() for settings in MODELS.values())):
+            network = build_network(architecture, in_channels=3, outputs=usual_outputs(architecture))
+            found[architecture.name] = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return found
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _sections() -> Sections:
+    return {section: {} for section in SECTIONS}
+
+
+def _sort_in(found: Sections, name: str, score: Mapping[str, Any]) -> None:
+    """Adds mean, interval, values by seed and what is undefined, each to its section."""
+    found["means"][name] = score["mean"]
+    found["means"] |= {f"{name}/seed {place}": value for place, value in enumerate(score.get("by_seed", ()))}
+    found["intervals"] |= {f"{name}/{part}": score[part] for part in sorted(_INTERVAL)}
+    found["counts"][f"{name}/undefined"] = score["undefined"]
+
+
+def _scores_of(run: Path) -> list[Path]:
+    return sorted(path.parent for path in run.glob("scores/*/scores.json"))
+
+
+def _split_of(scores: Path) -> str:
+    """Returns what was scored, without the digits that tell data sets of one name apart."""
+    return scores.name.rpartition("-")[0] or scores.name
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _journal(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _rows(folder: Path, name: str) -> list[dict[str, str]]:
+    """Returns the rows of a table; none where there is no such table."""
+    path = folder / name
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def _number(cell: str) -> float | None:
+    return float(cell) if cell else None
+
+
+def _flat(content: Any, *before: str) -> Iterator[tuple[str, Any]]:
+    """Yields what nested mappings and lists hold, by the path to it."""
+    if isinstance(content, dict | list):
+        for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _flat(value, *before, str(name))
+    else:
+        yield "/".join(before), content
