@@ -209,9 +209,9 @@ def undescribed() -> list[str]:
     """Returns the keys that have no meaning in the docstring of their section."""
     missing = []
     for root in (Recipe, study.Study):
-        for place, section in [("", root), *everything(root)]:
+        for _, section in [("", root), *everything(root)]:
             _, meanings = described(section)
-            missing += [f"{section.__name__}.{key} ({place})" for key in section.model_fields if key not in meanings]
+            missing += [f"{section.__name__}.{key}" for key in section.model_fields if key not in meanings]
     return list(dict.fromkeys(missing))
 
 
