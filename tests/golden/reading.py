@@ -208,8 +208,8 @@ def parameters_by_network() -> dict[str, int]:
     """Returns the trainable parameters of all genotypes of the zoo and of all networks made by hand, full size."""
     import torch
 
-    from medarts.models.registry import build_network, usual_outputs
     from medarts.config.models import MODELS
+    from medarts.models.registry import build_network, usual_outputs
     from medarts.spaces.reading import load, zoo
 
     found = {}
