@@ -21,7 +21,7 @@ from medarts.config import Recipe, apply_overrides, load, parse
 from medarts.data.synthetic import write_phantoms
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
-from medarts.nas import start_search
+from medarts.nas.search import start_search
 from medarts.profiling.plan import plan
 
 TARGET = 1.5

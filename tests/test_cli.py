@@ -22,8 +22,8 @@ from medarts import cli
 from medarts.config import Recipe, apply_overrides, load, parse, to_yaml
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
-from medarts.engine.job import Trial
-from medarts.nas import start_search
+from medarts.engine.engine import Trial
+from medarts.nas.search import start_search
 from medarts.spaces.reading import load as load_genotype
 
 PUBLISHED = "alpha0_5_stage1_nodouble_deep_ep80"

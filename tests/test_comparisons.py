@@ -20,7 +20,7 @@ from medarts.errors import MedartsError, RunError
 from medarts.profiling import cost
 from medarts.profiling.cost import Cost, Timing
 from medarts.study.benchmark import GroupRuns
-from medarts.training.start import start_training
+from medarts.training.trainer import start_training
 
 LONG = "stage1_layer9_110epoch_double_deep_final"
 

@@ -16,7 +16,7 @@ from medarts.config import Task
 from medarts.config.section import LARGEST_SIZE
 from medarts.errors import MedartsError, RecipeError, RunError, of_system
 from medarts.system.console import say, tolerate_encodings
-from medarts.system.memory import is_out_of_memory
+from medarts.system.memory import is_out_of_memory, keep_freed_memory
 from medarts.system.names import printable
 from medarts.system.process import InterruptedRunError
 from medarts.words import changes_first, check_repeated, split
@@ -472,6 +472,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main() -> None:
     """Runs a command. What a user can fix is said in one line, with exit status 1; 130 where a run was stopped."""
     tolerate_encodings()
+    keep_freed_memory()
     try:
         try:
             _run_command(sys.argv[1:])

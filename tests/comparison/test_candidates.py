@@ -233,8 +233,8 @@ def extended(path: Path, *changes: dict[str, Any]) -> Path:
     return path
 
 
-LONGER = {"field": "train.epochs", "before": 1, "after": 2, "place": [1, 0]}
-PARTS = {"field": "train.accumulate", "before": 2, "after": 1, "place": [0, 3]}
+LONGER = {"field": "train.epochs", "before": 1, "after": 2, "position": [1, 0]}
+PARTS = {"field": "train.accumulate", "before": 2, "after": 1, "position": [0, 3]}
 
 
 @pytest.mark.parametrize(
@@ -248,9 +248,9 @@ def test_a_run_that_was_extended_is_no_run_of_that_length(make, change, says):
     one, two = make("one"), extended(make("two", "seed=1"), change)
     with pytest.raises(RunError, match=says):
         compared(one, two, same_seeds=False)
-    moved = {"field": "data.sources.0.path", "before": "a", "after": "b", "place": [1, 0]}
+    moved = {"field": "data.sources.0.path", "before": "a", "after": "b", "position": [1, 0]}
     compared(extended(one, change), two)
-    compared(extended(one, moved), extended(two, {**change, "place": None}))  # changed before the first step
+    compared(extended(one, moved), extended(two, {**change, "position": None}))  # changed before the first step
 
 
 def test_files_that_differ_are_named(make):

@@ -27,7 +27,7 @@ from medarts.profiling.cost import Cost, Timing
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.weave.supernet import WeaveSpace
 from medarts.system.randomness import seed_torch
-from medarts.training.start import start_training
+from medarts.training.trainer import start_training
 
 MILLISECONDS = {"unet": 5.0, "small": 4.0}
 

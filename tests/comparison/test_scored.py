@@ -24,7 +24,7 @@ from medarts.errors import RunError
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.fingerprints import of_metrics
 from medarts.evaluation.mask_scores import Scores
-from medarts.training.start import start_training
+from medarts.training.trainer import start_training
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_other_weights_are_scored_again_however_old(run, made):
     first = scores_of(run, "test")
     point = checkpoint.load(run.checkpoints, "best")
     changed = {name: -tensor if tensor.is_floating_point() else tensor for name, tensor in point.weights.items()}
-    checkpoint.save(run.checkpoints, "best", Checkpoint(changed, point.state), place=(9, 0))
+    checkpoint.save(run.checkpoints, "best", Checkpoint(changed, point.state), position=(9, 0))
     for path in run.checkpoints.rglob("*"):
         os.utime(path, (0, 0))
     second = scores_of(run, "test")

@@ -97,7 +97,7 @@ def test_changes_on_purpose_are_recorded(kind: str, change: str, request: pytest
     go_on(run, recipe, changes, manifest="new", environment=ENVIRONMENT)
     field, _, value = change.partition("=")
     (recorded,) = run.facts["changes"]
-    assert (recorded["field"], str(recorded["after"]).lower(), recorded["place"]) == (field, value, [1, 2, 0])
+    assert (recorded["field"], str(recorded["after"]).lower(), recorded["position"]) == (field, value, [1, 2, 0])
     assert recorded["before"] != recorded["after"]
     assert run.recipe == recipe
     assert run.facts["recipe_fingerprint"] == fingerprint(recipe)
@@ -175,16 +175,12 @@ def test_another_environment_is_said(
 
 def test_what_more_epochs_mean_for_the_schedule_is_said(train: RunDirectory, search: RunDirectory) -> None:
     recipe, changes = changed_recipe(train, ["train.epochs=4"])
-    # The cosine from 0.004 to 0.00001: half of two epochs, and a quarter of four.
-    (line,) = consequences(recipe, changes, place=(1, 0))
-    assert line.startswith(
-        "train.epochs: 2 -> 4; from epoch 2 on the learning rate is that of a run of 4 epochs, 0.00342"
-    )
-    assert "instead of 0.002 there" in line.replace("0.00201", "0.002")
+    (line,) = consequences(recipe, changes, position=(1, 0))
+    assert line == "train.epochs: 2 -> 4; from epoch 2 on the learning rate is that of a run of 4 epochs."
     recipe, changes = changed_recipe(search, ["search.stages.1.epochs=4"])
-    (line,) = consequences(recipe, changes, place=(1, 1, 0))
-    assert "from epoch 2 on the learning rate is that of a run of 4 epochs, 0.0213 instead of 0.0125" in line
-    (line,) = consequences(recipe, changes, place=(0, 2, 0))
+    (line,) = consequences(recipe, changes, position=(1, 1, 0))
+    assert line.endswith("; from epoch 2 on the learning rate is that of a run of 4 epochs.")
+    (line,) = consequences(recipe, changes, position=(0, 2, 0))
     assert "from epoch 1 on" in line
     recipe, changes = changed_recipe(train, ["train.accumulate=2"])
-    assert "the same up to rounding" in consequences(recipe, changes, place=None)[0]
+    assert "the same up to rounding" in consequences(recipe, changes, position=None)[0]

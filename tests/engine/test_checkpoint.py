@@ -43,7 +43,7 @@ def simple(value: float) -> Checkpoint:
 
 
 def put(folder: Path, checkpoint: Checkpoint, *place: int, kind: str = "last") -> None:
-    save(folder, kind, checkpoint, place=place or (1, 0))
+    save(folder, kind, checkpoint, position=place or (1, 0))
 
 
 def names(folder: Path) -> list[str]:
@@ -225,7 +225,7 @@ CHILD = """
         if children[-1] == 0:
             stand_still()
             point = Checkpoint({"w": torch.full((1000,), 2.0)}, {"epoch": 2})
-            save(Path(sys.argv[1]) / place, "last", point, place=(3, 0))
+            save(Path(sys.argv[1]) / place, "last", point, position=(3, 0))
             os._exit(0)
     sys.exit(any(os.WTERMSIG(os.waitpid(child, 0)[1]) != 9 for child in children))
 """
@@ -313,7 +313,7 @@ LIMITED = """
     for place, weights, state in (("weights", 100_000, 1), ("state", 1, 100_000)):
         try:
             point = Checkpoint({"w": torch.zeros(weights)}, {"s": torch.zeros(state)})
-            save(Path(sys.argv[1]) / place, "last", point, place=(2, 0))
+            save(Path(sys.argv[1]) / place, "last", point, position=(2, 0))
         except RunError as error:
             print(place, error)
 """

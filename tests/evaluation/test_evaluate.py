@@ -25,7 +25,7 @@ from medarts.evaluation.mask_scores import Scores
 from medarts.reporting.page import write_report
 from medarts.spaces.weave.supernet import WeaveSpace
 from medarts.system.randomness import seed_torch
-from medarts.training.start import start_training
+from medarts.training.trainer import start_training
 
 
 def changed(recipe: Recipe, *changes: str) -> Recipe:
@@ -249,7 +249,7 @@ def test_empty_masks(run, folder_data, predicts):
     point = checkpoint.load(run.checkpoints, "best")
     shift = "frame.heads.4_0.shift"
     point.weights[shift] = torch.full_like(point.weights[shift], -1e4 if predicts == "nothing" else 1e4)
-    checkpoint.save(run.checkpoints, "best", point, place=(9, 0))
+    checkpoint.save(run.checkpoints, "best", point, position=(9, 0))
     empty, full = (score.metrics for score in evaluate(run.path).images)
     assert empty["dice"] == (1.0 if predicts == "nothing" else 0.0)
     assert empty["hd95"] == 0.0 if predicts == "nothing" else np.isnan(empty["hd95"])

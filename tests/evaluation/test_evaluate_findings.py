@@ -24,7 +24,7 @@ from medarts.profiling.plan import plan
 from medarts.reporting.page import write_report
 from medarts.spaces.stack.supernet import StackSpace
 from medarts.system.randomness import seed_torch
-from medarts.training.start import start_training
+from medarts.training.trainer import start_training
 
 FINDINGS = ("disc", "bar", "bright")
 FILES = ["calibration.csv", "curves.csv", "examples.npz", "findings.csv", "predictions.csv", "scores.json"]

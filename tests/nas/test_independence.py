@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from medarts.nas import gradients, loop
+from medarts.nas import gradients, search
 
 KNOWN_TO_OTHERS = (
     "medarts.spaces.weave",
     "medarts.spaces.stack",
-    "medarts.spaces.registry",
     "medarts.tasks.segmentation",
     "medarts.tasks.classification",
     "medarts.models",
@@ -30,14 +29,14 @@ def imported(module: object) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("module", [loop, gradients], ids=["loop", "gradients"])
+@pytest.mark.parametrize("module", [search, gradients], ids=["search", "gradients"])
 def test_the_search_imports_no_space_and_no_task(module):
     names = imported(module)
     assert any(name.startswith("medarts.") for name in names)
     assert [name for name in names if f"{name}.".startswith(tuple(f"{known}." for known in KNOWN_TO_OTHERS))] == []
 
 
-@pytest.mark.parametrize("module", [loop, gradients], ids=["loop", "gradients"])
+@pytest.mark.parametrize("module", [search, gradients], ids=["search", "gradients"])
 def test_the_search_names_no_space_and_no_task(module):
     """Nor does it ask which one it has."""
     text = Path(module.__file__).read_text(encoding="utf-8").lower()

@@ -13,32 +13,31 @@ from medarts.config import Recipe, apply_overrides, fingerprint, parse
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, DivergedError, RunError
-from medarts.nas import resume_search, start_search
-from medarts.nas.loop import SearchLoop
+from medarts.nas.search import Search, resume_search, start_search
 from medarts.system.memory import OutOfMemoryError
 from medarts.tasks.segmentation import SegmentationTask
 
 # Run in a process of its own, with `recipe` and `out` given.
 SIGNALLED_AT_A_STEP = """
 import os
-from medarts.nas import start_search
-from medarts.nas.loop import SearchLoop
+from medarts.nas.search import start_search
+from medarts.nas.search import Search
 
-step = SearchLoop._step
+step = Search._step
 
-def signalled(loop, orders):
-    step(loop, orders)
-    if (loop.place.stage, loop.place.epoch, loop.place.step) == at:
+def signalled(job):
+    step(job)
+    if job.position == at:
         os.kill(os.getpid(), number)
 
-SearchLoop._step = signalled
+Search._step = signalled
 start_search(recipe, out)
 """
 
 KILLED_IN_A_SAVE = """
 import os, signal
 import torch
-from medarts.nas import start_search
+from medarts.nas.search import start_search
 
 save, saves = torch.save, []
 
@@ -68,7 +67,7 @@ def changed(recipe: Recipe, *changes: str) -> Recipe:
 def run_in_process(script: str, **names: object) -> int | None:
     """Runs a script in a process of its own, and returns its exit status."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["medarts.nas"])  # each child is forked from a process that has it imported
+    context.set_forkserver_preload(["medarts.nas.search"])  # each child is forked from a process that has it imported
     process = context.Process(target=exec, args=(script, names))
     process.start()
     process.join(timeout=60)
@@ -146,7 +145,7 @@ def test_stopped_by_control_c(recipe, tmp_path):
     status = run_in_process(SIGNALLED_AT_A_STEP, recipe=recipe, out=out, at=(1, 0, 1), number=signal.SIGINT)
     assert status == 1  # of the InterruptedRunError that nobody caught; what the command makes of it is in test_cli
     point = checkpoint.load(out / "checkpoints", "last")
-    assert [point.state["place"][name] for name in ("stage", "epoch", "step")] == [1, 0, 1]
+    assert [point.state["loop"][name] for name in ("stage", "epoch", "step")] == [1, 0, 1]
 
     assert_equal_runs(whole(recipe, tmp_path), resume_search(out).path)
 
@@ -181,7 +180,7 @@ def test_diverged_loss_names_the_step_and_keeps_the_last_good_checkpoint(recipe,
         with pytest.raises(DivergedError, match=r"loss of the weight half nan .*stage 0, epoch 1, step 1"):
             start_search(recipe, run)
     point = checkpoint.load(run / "checkpoints", "last")
-    assert point.state["place"]["epoch"] == 1
+    assert point.state["loop"]["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in point.weights.values())
 
     assert_equal_runs(whole(recipe, tmp_path), resume_search(run).path)  # the poison was no part of the run
@@ -195,11 +194,11 @@ def test_resuming_a_finished_search_changes_nothing(recipe, tmp_path):
 
 
 def test_changed_data_are_refused(recipe, folder_data, tmp_path, monkeypatch):
-    def stop(loop):
+    def stop(job):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("medarts.nas.loop.SearchLoop._end_stage", stop)
+        patch.setattr("medarts.nas.search.Search.end_stage", stop)
         with pytest.raises(KeyboardInterrupt):
             start_search(recipe, tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
@@ -213,14 +212,14 @@ def test_changed_data_are_refused(recipe, folder_data, tmp_path, monkeypatch):
 def stopped(recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch, *, at: tuple[int, int]) -> Path:
     """Returns a search that was killed at the end of an epoch, which is not saved."""
 
-    def noted(loop, record, *, seconds):
-        if (record["stage"], record["epoch"]) == at:
+    def noted(job, values):
+        if (job.state.stage, job.state.epoch) == at:
             raise KeyboardInterrupt
-        note(loop, record, seconds=seconds)
+        return journals(job, values)
 
-    note = SearchLoop._note
+    journals = Search.journals
     with monkeypatch.context() as patch:
-        patch.setattr(SearchLoop, "_note", noted)
+        patch.setattr(Search, "journals", noted)
         with pytest.raises(KeyboardInterrupt):
             start_search(recipe, out)
     return out
@@ -238,7 +237,7 @@ def test_data_that_were_moved_are_found_at_their_new_place(recipe, folder_data, 
     assert resumed.recipe.data.sources[0].path == new
     assert str(new) in (run / "manifest.csv").read_text()
     (change,) = resumed.facts["changes"]
-    assert (change["field"], change["after"], change["place"]) == ("data.sources.0.path", str(new), [1, 0, 0])
+    assert (change["field"], change["after"], change["position"]) == ("data.sources.0.path", str(new), [1, 0, 0])
 
 
 def test_moved_data_with_other_content_are_refused(recipe, folder_data, tmp_path, monkeypatch):
@@ -246,7 +245,7 @@ def test_moved_data_with_other_content_are_refused(recipe, folder_data, tmp_path
     new = folder_data.rename(tmp_path / "elsewhere")
     Image.new("L", (32, 32), 255).save(new / "masks" / "blob_03.png")
     before = files(run)
-    monkeypatch.setattr("medarts.nas.start.open_store", lambda *_, **__: pytest.fail("it reads the images"))
+    monkeypatch.setattr("medarts.nas.search.open_store", lambda *_, **__: pytest.fail("it reads the images"))
     changed = r"data of .*run have changed since it began \(1 file has other contents: .*elsewhere/masks/blob_03\.png\)"
     with pytest.raises(RunError, match=changed):
         resume_search(run, [f"data.sources.0.path={new}"])
@@ -278,14 +277,14 @@ def test_a_search_can_get_a_longer_last_stage(recipe, tmp_path, monkeypatch, cap
     assert epochs == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
     assert len(run.read_json("summary.json")["stages"]) == 2
     assert run.facts["finished"]
-    assert run.facts["changes"][0]["place"] == [1, 2 if finished else 1, 0]
+    assert run.facts["changes"][0]["position"] == [1, 2 if finished else 1, 0]
     assert f"from epoch {3 if finished else 2} on the learning rate" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("change", [
-    lambda state: state["place"].update(age=3),
-    lambda state: state["place"].pop("gaps"),
-    lambda state: state.pop("candidates"),
+    lambda state: state["loop"].update(age=3),
+    lambda state: state["loop"].pop("gaps"),
+    lambda state: state["loop"].pop("candidates"),
     lambda state: state.pop("journals"),
     lambda state: state.pop("digests"),
     lambda state: state.update(weight_optimizer={}),
@@ -294,7 +293,7 @@ def test_a_state_with_other_fields_is_named(recipe, tmp_path, monkeypatch, chang
     run = stopped(recipe, tmp_path / "run", monkeypatch, at=(1, 1))
     point = checkpoint.load(run / "checkpoints", "last")
     change(point.state)
-    checkpoint.save(run / "checkpoints", "last", point, place=(1, 1, 0))
+    checkpoint.save(run / "checkpoints", "last", point, position=(1, 1, 0))
     with pytest.raises(RunError, match=r"last-000001-000001-000000 does not fit its run \(\w+Error") as caught:
         resume_search(run)
     assert "medarts that wrote it" in caught.value.fix
@@ -336,7 +335,7 @@ def test_memory_that_runs_out_later_leaves_a_search_that_goes_on_in_smaller_part
 def test_two_searches_into_one_folder(recipe, tmp_path, monkeypatch, size):
     """The second is refused before it reads a single image; or after the first has ended."""
     out = tmp_path / "run"
-    monkeypatch.setattr("medarts.nas.start.prepare_search", lambda recipe: pytest.fail("it has begun to work"))
+    monkeypatch.setattr("medarts.nas.search.prepare_search", lambda recipe: pytest.fail("it has begun to work"))
     if size == "held":
         with RunDirectory.reserved(out, "search"):
             refused = refused_in_a_thread(recipe, out)

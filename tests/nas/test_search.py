@@ -1,7 +1,6 @@
 """What the search does between its first and its last epoch."""
 
 import json
-import re
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import medarts.nas
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.data.batches import Batches
 from medarts.data.opening import open_data
 from medarts.engine import checkpoint
 from medarts.errors import DivergedError
 from medarts.metrics.masks import mask_scores
-from medarts.nas import start_search
-from medarts.nas.loop import SearchLoop
-from medarts.nas.start import prepare_search
+from medarts.nas.search import Search, prepare_search, start_search
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.weave.supernet import WeaveSpace, WeaveSupernet
 from medarts.system.randomness import seed_torch
@@ -49,22 +45,22 @@ def lines(run: Path, journal: str) -> list[dict]:
 def watched(monkeypatch) -> dict[tuple[int, int, int], dict[str, torch.Tensor]]:
     """The supernet's tensors before every step (stage, epoch, step), and behind the last of an epoch (step 2)."""
     seen = {}
-    step, validate = SearchLoop._step, SearchLoop._validate
+    step, validate = Search._step, Search.validate
 
-    def note(loop):
-        tensors = {name: tensor.clone() for name, tensor in loop.supernet.state_dict().items()}
-        seen.setdefault((loop.place.stage, loop.place.epoch, loop.place.step), tensors)
+    def note(job):
+        tensors = {name: tensor.clone() for name, tensor in job.supernet.state_dict().items()}
+        seen.setdefault(job.position, tensors)
 
-    def watched_step(loop, orders):
-        note(loop)
-        step(loop, orders)
+    def watched_step(job):
+        note(job)
+        step(job)
 
-    def watched_validate(loop, validation):
-        note(loop)
-        return validate(loop, validation)
+    def watched_validate(job):
+        note(job)
+        return validate(job)
 
-    monkeypatch.setattr(SearchLoop, "_step", watched_step)
-    monkeypatch.setattr(SearchLoop, "_validate", watched_validate)
+    monkeypatch.setattr(Search, "_step", watched_step)
+    monkeypatch.setattr(Search, "validate", watched_validate)
     return seen
 
 
@@ -90,9 +86,9 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(recipe, tmp_path, exact)
     recipe = changed(recipe, "search.arch_after=0", "search.mixing.images=3")
     seen = {}
     for parts in (1, 2, 3, 4):
-        loop = prepare_search(changed(recipe, f"search.stages.0.accumulate={parts}")).loop(None)
-        loop.trial(0, steps=1)  # four steps of the architecture and of the weights
-        seen[parts] = (loop.place, loop.supernet.state_dict())
+        job = prepare_search(changed(recipe, f"search.stages.0.accumulate={parts}"))
+        job.trial(steps=3)  # four steps of the architecture and of the weights
+        seen[parts] = (job.state, job.supernet.state_dict())
     place, tensors = seen.pop(1)
     initial = fresh_supernet(recipe, 0).state_dict()
     for name in ("alphas.down", "alphas.normal", "alphas.up", "betas", "frame.stem.0.0.weight"):
@@ -109,9 +105,9 @@ def test_in_parts_a_step_holds_the_activations_of_one(recipe):
     recipe = changed(recipe, "search.arch_after=0")
     peaks = {}
     for parts in (1, 2, 4):
-        loop = prepare_search(changed(recipe, f"search.stages.0.accumulate={parts}")).loop(None)
+        job = prepare_search(changed(recipe, f"search.stages.0.accumulate={parts}"))
         with saved_for_backward() as saved:
-            loop.trial(0, steps=1)
+            job.trial(steps=1)
         assert saved.now == 0
         peaks[parts] = saved.peak
     # Activations of so many images, and what is saved of weights and alphas, which is the same for all.
@@ -225,7 +221,7 @@ def test_gap_is_supernet_minus_discretised_dice(recipe, tmp_path):
     assert summary["supernet"] == lines(run.path, "metrics.jsonl")[-1]["val_dice"]
 
     point = checkpoint.load(run.checkpoints, "last")
-    supernet = fresh_supernet(recipe, 1, point.state["candidates"]).eval()
+    supernet = fresh_supernet(recipe, 1, point.state["loop"]["candidates"]).eval()
     supernet.load_state_dict(point.weights)
     assert mean_dice(supernet, recipe) == pytest.approx(summary["supernet"], abs=1e-6)
     supernet.discretise(load_genotype(run.path))
@@ -242,10 +238,3 @@ def mean_dice(supernet: WeaveSupernet, recipe: Recipe) -> float:
             predicted = supernet(image)[-1][0, 0].sigmoid() >= 0.5
         scores.append(mask_scores(predicted.numpy(), store.targets[position] != 0)["dice"])
     return sum(scores) / len(scores)
-
-
-@pytest.mark.parametrize("name", ["loop.py", "gradients.py"])
-def test_the_loop_knows_no_space_and_no_task(name):
-    source = (Path(medarts.nas.__file__).parent / name).read_text()
-    words = re.findall(r"weave|segmentation|dice|lattice|mask|isic|cvc|chaos", source, re.IGNORECASE)
-    assert not words

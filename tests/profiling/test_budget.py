@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from medarts.engine.job import Trial
+from medarts.engine.engine import Trial
 from medarts.profiling.budget import fewest_parts, sizes_of_parts
 
 MEMORIES: dict[str, Callable[[int], float]] = {

@@ -12,15 +12,14 @@ import pytest
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.data.opening import open_data
 from medarts.engine import checkpoint
-from medarts.engine.job import Trial
+from medarts.engine.engine import Trial
 from medarts.errors import DataError, MedartsError, RecipeError
 from medarts.models.weave import WeaveNetwork
-from medarts.nas import start_search
-from medarts.nas.start import try_search
+from medarts.nas.search import start_search, try_search
 from medarts.profiling.cost import count_parameters
 from medarts.profiling.plan import plan
 from medarts.spaces.weave.supernet import WeaveSpace
-from medarts.training.start import start_training, try_training
+from medarts.training.trainer import start_training, try_training
 
 
 def changed(recipe: Recipe, *changes: str) -> Recipe:
@@ -71,8 +70,7 @@ def test_parameters_and_memory_of_a_search(recipe, tmp_path):
 
 def test_time_and_parameters_of_every_stage(recipe, tmp_path, monkeypatch):
     """In the time of this process, as that of the clock depends on what else the machine is doing."""
-    for module in ("search.loop", "run.job"):
-        monkeypatch.setattr(f"medarts.{module}.time", SimpleNamespace(perf_counter=time.process_time))
+    monkeypatch.setattr("medarts.engine.engine.time", SimpleNamespace(perf_counter=time.process_time))
     # All operations stay, so that it is known what the second stage is made of.
     recipe = changed(recipe, "search.stages.0.keep={}")
     trials = [try_search(recipe, stage, steps=3) for stage in (0, 1)]
@@ -86,8 +84,7 @@ def test_time_and_parameters_of_every_stage(recipe, tmp_path, monkeypatch):
 
 
 def test_time_of_a_training(recipe, tmp_path, monkeypatch):
-    for module in ("training.loop", "run.job"):
-        monkeypatch.setattr(f"medarts.{module}.time", SimpleNamespace(perf_counter=time.process_time))
+    monkeypatch.setattr("medarts.engine.engine.time", SimpleNamespace(perf_counter=time.process_time))
     space = WeaveSpace(recipe.space, in_channels=3, outputs=1)
     supernet = space.supernet(recipe.search.stages[0], None)
     genotype = supernet.derive(recipe.derive, name="any", provenance={})
@@ -107,18 +104,18 @@ def test_time_counts_frozen_and_free_epochs_steps_and_validations(recipe, monkey
         def perf_counter():
             return now
 
-    def step(loop, orders):
+    def step(job):
         nonlocal now
-        now += 5.0 if loop.place.epoch >= loop.recipe.search.arch_after else 2.0
-        loop.place.step += 1
+        now += 5.0 if job.state.epoch >= job.recipe.search.arch_after else 2.0
+        job.state.step += 1
 
-    def validate(loop, validation):
+    def validate(job):
         nonlocal now
         now += 7.0
 
-    monkeypatch.setattr("medarts.engine.job.time", Clock)
-    monkeypatch.setattr("medarts.nas.loop.SearchLoop._step", step)
-    monkeypatch.setattr("medarts.nas.loop.SearchLoop._validate", validate)
+    monkeypatch.setattr("medarts.engine.engine.time", Clock)
+    monkeypatch.setattr("medarts.nas.search.Search._step", step)
+    monkeypatch.setattr("medarts.nas.search.Search.validate", validate)
     recipe = changed(recipe, "search.stages.0.epochs=5", "search.arch_after=2")
     trial = try_search(recipe, 0, steps=3)
     assert trial.seconds == 8 * (2 * 2.0 + 3 * 5.0) + (5 + 2) * 7.0

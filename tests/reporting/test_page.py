@@ -12,7 +12,7 @@ import pytest
 from medarts.comparison.candidates import listed_samples
 from medarts.config import Recipe, SupernetSettings
 from medarts.engine.directory import RunDirectory
-from medarts.engine.seal import signed
+from medarts.engine.facts import signed
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation.files import read_scores
 from medarts.evaluation.mask_scores import ImageScore, Scores
@@ -399,7 +399,7 @@ def test_changes_on_the_way_are_shown(run: Path) -> None:
     change = {"before": 2, "after": 4, "time": "2026"}
     stamp = RunDirectory.open(run)
     places = {"search.stages.1.epochs": [1, 2, 0], "search.stages.0.accumulate": [0, 1, 3], "compute.threads": None}
-    changes = [{**change, "field": field, "place": place} for field, place in places.items()]
+    changes = [{**change, "field": field, "position": place} for field, place in places.items()]
     stamp.write_json("run.json", stamp.facts | {"changes": changes})
     text = write_report(run).read_text(encoding="utf-8")
     for field, at in (

@@ -35,8 +35,7 @@ from medarts.study.jobs import Ended, Job, do, is_finished
 from medarts.study.layout import Layout, Place
 from medarts.study.plan import Plan, Step
 from medarts.system.process import InterruptedRunError
-from medarts.training.loop import TrainingLoop
-from medarts.training.start import start_training
+from medarts.training.trainer import Training, start_training
 
 Make = Callable[..., Study]
 
@@ -107,7 +106,7 @@ def test_a_whole_benchmark(make: Make, data: Path, tmp_path: Path, monkeypatch: 
     plan = prepare(study, out)
     stopped = next(step for step in plan.steps if step.place.name == "endoscopy/weave/seed-1")
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "_step", stopping(TrainingLoop._step))
+        patch.setattr(Training, "_step", stopping(Training._step))
         with pytest.raises(InterruptedRunError):
             do(plan.job(stopped))
     assert not is_finished(stopped.place.run, scored=False)
@@ -140,8 +139,8 @@ def test_a_whole_benchmark(make: Make, data: Path, tmp_path: Path, monkeypatch: 
 def stopping(step: Callable[..., None]) -> Callable[..., None]:
     """Returns a step of training behind which the process is asked to stop."""
 
-    def stop(loop: TrainingLoop, order: Any) -> None:
-        step(loop, order)
+    def stop(job: Training) -> None:
+        step(job)
         os.kill(os.getpid(), signal.SIGTERM)
 
     return stop
@@ -182,7 +181,7 @@ def test_what_is_in_hand_is_saved_where_something_goes_wrong(make: Make, tmp_pat
     with pytest.raises(ZeroDivisionError):
         fail(workers)
     assert [worker.process.exitcode for worker in workers._running] == [0]  # it was not killed
-    assert checkpoint.load(step.place.run / "checkpoints", "last").state["place"]["epoch"] == jobs.epochs_done(
+    assert checkpoint.load(step.place.run / "checkpoints", "last").state["loop"]["epoch"] == jobs.epochs_done(
         step.place.run
     )
 

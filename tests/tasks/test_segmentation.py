@@ -12,7 +12,7 @@ from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.resizing import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
-from medarts.tasks.segmentation import SegmentationTask, check_masks
+from medarts.tasks.segmentation import SegmentationTask
 
 SIZE = 16
 EMPTY, PRESENT, VANISHED = MaskState
@@ -76,9 +76,9 @@ def test_a_domain_without_any_class_has_no_score() -> None:
 
 def test_parts_whose_masks_show_nothing_are_refused() -> None:
     part = {"training": store_of([[EMPTY], [VANISHED]], domains="aa").manifest}
+    check = SegmentationTask(DataSettings.model_construct(classes=1), loss="dice").check
     with pytest.raises(DataError, match=r"training images shows anything once .* data\.size 16\. Raise data\.size"):
-        check_masks(store_of([[EMPTY], [VANISHED]], domains="aa"), part)
+        check(store_of([[EMPTY], [VANISHED]], domains="aa"), part)
     with pytest.raises(DataError, match="All masks of the training images are empty"):
-        check_masks(store_of([[EMPTY], [EMPTY]], domains="aa"), part)
-    check_masks(store_of([[EMPTY], [PRESENT]], domains="aa"), part)
-    check_masks(store_of([[], []], domains="aa"), part)  # findings
+        check(store_of([[EMPTY], [EMPTY]], domains="aa"), part)
+    check(store_of([[EMPTY], [PRESENT]], domains="aa"), part)

@@ -20,8 +20,7 @@ from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.stack.supernet import StackSpace
 from medarts.system.randomness import seed_torch
 from medarts.tasks.classification import ClassificationTask
-from medarts.training.loop import TrainingLoop
-from medarts.training.start import resume_training, start_training, try_training
+from medarts.training.trainer import Training, resume_training, start_training, try_training
 
 CHEXNET = CheXNetSettings()
 
@@ -79,15 +78,15 @@ def progress(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, epoch: int, step: int) -> None:
     """Lets the next training end behind that step."""
-    ordinary = TrainingLoop._step
+    ordinary = Training._step
 
-    def killed(loop, order):
-        ordinary(loop, order)
-        if (loop.place.epoch, loop.place.step) == (epoch, step):
-            monkeypatch.setattr(TrainingLoop, "_step", ordinary)
+    def killed(job):
+        ordinary(job)
+        if job.position == (epoch, step):
+            monkeypatch.setattr(Training, "_step", ordinary)
             raise Killed
 
-    monkeypatch.setattr(TrainingLoop, "_step", killed)
+    monkeypatch.setattr(Training, "_step", killed)
 
 
 def records(run: RunDirectory) -> list[dict]:

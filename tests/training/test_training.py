@@ -23,23 +23,22 @@ from medarts.spaces.weave.supernet import WeaveSpace
 from medarts.system.memory import OutOfMemoryError
 from medarts.system.randomness import seed_torch
 from medarts.tasks.segmentation import SegmentationTask
-from medarts.training.loop import TrainingLoop
-from medarts.training.start import resume_training, start_training
+from medarts.training.trainer import Training, resume_training, start_training
 
 # Run in a process of its own, with `recipe`, `genotype` and `out` given.
 KILLED_AT_A_STEP = """
 import os, signal
-from medarts.training.loop import TrainingLoop
-from medarts.training.start import start_training
+from medarts.training.trainer import Training
+from medarts.training.trainer import start_training
 
-step = TrainingLoop._step
+step = Training._step
 
-def killed(loop, order):
-    step(loop, order)
-    if (loop.place.epoch, loop.place.step) == at:
+def killed(job):
+    step(job)
+    if job.position == at:
         os.kill(os.getpid(), number)
 
-TrainingLoop._step = killed
+Training._step = killed
 start_training(recipe, genotype, out)
 """
 
@@ -90,7 +89,7 @@ def patch_scores(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
 def run_in_process(script: str, **names: object) -> int | None:
     """Runs a script in a process of its own, and returns its exit status."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["medarts.nas", "medarts.training.start"])  # children have it imported
+    context.set_forkserver_preload(["medarts.training.trainer"])  # children have it imported
     process = context.Process(target=exec, args=(script, names))
     process.start()
     process.join(timeout=60)
@@ -127,12 +126,12 @@ def test_resumed_equals_uninterrupted(recipe, tmp_path, changes, number):
     status = run_in_process(KILLED_AT_A_STEP, recipe=recipe, genotype=genotype, out=out, at=(2, 3), number=int(number))
     assert status == (-signal.SIGKILL if number == signal.SIGKILL else 1)
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
-    step = checkpoint.load(out / "checkpoints", "last").state["place"]["step"]
+    step = checkpoint.load(out / "checkpoints", "last").state["loop"]["step"]
     assert step == (0 if number == signal.SIGKILL else 3)
 
     whole = start_training(recipe, genotype, tmp_path / "whole" / "run")
     if recipe.train.schedule == "plateau":  # so low a rate never improves the score: halved before the end
-        assert checkpoint.load(whole.checkpoints, "last").state["place"]["factor"] < 1
+        assert checkpoint.load(whole.checkpoints, "last").state["loop"]["factor"] < 1
     assert_equal_runs(whole.path, resume_training(out).path)
 
 
@@ -185,7 +184,7 @@ def test_memory_that_runs_out(recipe, genotype, tmp_path, monkeypatch):
             start_training(recipe, genotype, tmp_path / "run")
     run = resume_training(tmp_path / "run", ["train.accumulate=4"])
     assert [record["epoch"] for record in records(run)] == [0, 1]
-    assert run.facts["changes"][0]["place"] == [1, 0]
+    assert run.facts["changes"][0]["position"] == [1, 0]
 
     def validation_fails(task, model, batches):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes.")
@@ -236,13 +235,13 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(recipe, genotype, tmp_pa
 
 def test_best_checkpoint_is_the_best_epochs(recipe, genotype, tmp_path, monkeypatch):
     patch_scores(monkeypatch, [0.3, 0.6, 0.6, 0.5])
-    weights, save = [], TrainingLoop._save
+    weights, end = [], Training.end_epoch
 
-    def saved(loop):
-        weights.append({name: tensor.clone() for name, tensor in loop.network.state_dict().items()})
-        save(loop)
+    def ended(job, values):
+        weights.append({name: tensor.clone() for name, tensor in job.network.state_dict().items()})
+        end(job, values)
 
-    monkeypatch.setattr(TrainingLoop, "_save", saved)
+    monkeypatch.setattr(Training, "end_epoch", ended)
     run = start_training(changed(recipe, "train.epochs=4"), genotype, tmp_path / "run")
     assert run.read_json("summary.json") == {
         "best_epoch": 1,
@@ -291,18 +290,18 @@ def test_cosine_with_warmup(recipe, genotype, tmp_path):
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_the_moving_average_is_validated_and_kept(recipe, genotype, tmp_path, monkeypatch, norm):
     """Weights, and the running statistics of batch norms, which must fit them."""
-    seen, step, validate = [], TrainingLoop._step, SegmentationTask.validate
+    seen, step, validate = [], Training._step, SegmentationTask.validate
     validated = []
 
-    def noted_step(loop, order):
-        step(loop, order)
-        seen.append({name: tensor.clone() for name, tensor in loop.network.state_dict().items()})
+    def noted_step(job):
+        step(job)
+        seen.append({name: tensor.clone() for name, tensor in job.network.state_dict().items()})
 
     def noted_validate(task, forward, batches):
         validated.append({name: tensor.clone() for name, tensor in forward.module.state_dict().items()})
         return validate(task, forward, batches)
 
-    monkeypatch.setattr(TrainingLoop, "_step", noted_step)
+    monkeypatch.setattr(Training, "_step", noted_step)
     monkeypatch.setattr(SegmentationTask, "validate", noted_validate)
     changes = ("train.epochs=1", "train.ema=0.6", f"train.norm={norm}")
     run = start_training(changed(recipe, *changes), genotype, tmp_path / "run")
@@ -389,7 +388,7 @@ def test_diverged_training_keeps_the_last_good_checkpoint(recipe, genotype, tmp_
     with pytest.raises(DivergedError, match=r"training loss inf is not finite at epoch 1, step 2\."):
         start_training(recipe, genotype, tmp_path / "run")
     point = checkpoint.load(tmp_path / "run" / "checkpoints", "last")
-    assert (point.state["place"]["epoch"], point.state["place"]["step"]) == (1, 0)
+    assert (point.state["loop"]["epoch"], point.state["loop"]["step"]) == (1, 0)
     assert all(torch.isfinite(tensor).all() for tensor in point.weights.values())
 
 

@@ -9,19 +9,19 @@ from medarts.config import load as load_recipe
 from medarts.data.manifest import part_named
 from medarts.data.opening import choose_sources
 from medarts.engine.directory import RunDirectory
-from medarts.engine.seal import signed
+from medarts.engine.facts import signed
 from medarts.errors import RecipeError
 from medarts.evaluation.evaluate import evaluate as evaluate_run
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.mask_scores import Scores
 from medarts.models.registry import Architecture
-from medarts.nas import resume_search, start_search
+from medarts.nas.search import resume_search, start_search
 from medarts.reporting.drawings import save_drawings
 from medarts.reporting.page import write_report
 from medarts.reporting.spaces import one_line
 from medarts.spaces.reading import load as load_genotype
 from medarts.system.files import write_whole
-from medarts.training.start import resume_training, start_training
+from medarts.training.trainer import resume_training, start_training
 
 _REPEATS = 10
 """Timed passes for the page of a run; `cost` takes more."""
@@ -34,7 +34,7 @@ def search(recipe: Recipe, out: Path) -> RunDirectory:
     """Searches a genotype in a new run directory, and writes its drawings, cost and report.
 
     Raises:
-        MedartsError: see ``medarts.nas.start_search``.
+        MedartsError: see ``medarts.nas.search.start_search``.
     """
     return complete(start_search(recipe, out))
 
@@ -48,7 +48,7 @@ def train(recipe: Recipe, architecture: Architecture, out: Path) -> RunDirectory
         out: folder of the run.
 
     Raises:
-        MedartsError: see ``medarts.training.start.start_training``.
+        MedartsError: see ``medarts.training.trainer.start_training``.
     """
     return complete(start_training(recipe, architecture, out))
 

@@ -13,7 +13,6 @@ from medarts.config import Recipe
 from medarts.config.difference import differences
 from medarts.config.models import CheXNetSettings
 from medarts.engine.directory import RunDirectory
-from medarts.engine.journals import read_journal
 from medarts.engine.listing import Listing, about, changed_files, counted_names, read_listing
 from medarts.errors import RunError
 from medarts.models.registry import Architecture
@@ -22,7 +21,7 @@ from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.reading import zoo
 from medarts.system.names import printable
-from medarts.training.start import architecture_of
+from medarts.training.trainer import architecture_of
 
 Kind = Literal["searched", "random", "published", "made by hand"]
 """Where a network comes from."""
@@ -161,7 +160,7 @@ def training_seconds(run: RunDirectory) -> float:
     Raises:
         RunError: the file that holds it is not there, or is damaged.
     """
-    lines = read_journal(run, "timing.jsonl", numbers=("seconds",))
+    lines = run.read_journal("timing.jsonl", numbers=("seconds",))
     if not lines:
         raise RunError(f"{run.path / 'timing.jsonl'} is missing or empty.", fix="Copy the run again.")
     return sum(float(line["seconds"]) for line in lines)
@@ -217,7 +216,7 @@ def _schedule(run: RunDirectory) -> dict[str, tuple[str, ...]]:
     """Returns by field how its value changed after the first step of a run."""
     changed: dict[str, tuple[str, ...]] = {}
     for change in run.facts.get("changes", ()):
-        field, place = change["field"], change["place"]
+        field, place = change["field"], change["position"]
         if place is not None and field.endswith((".epochs", ".accumulate")):
             at = f"after epoch {place[0]}" + (f", step {place[-1]}" if place[-1] else "")
             changed[field] = (*changed.get(field, ()), f"{change['before']} -> {change['after']} {at}")

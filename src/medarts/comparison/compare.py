@@ -21,7 +21,7 @@ from medarts.comparison.scored import AnyScores, scores_of_all
 from medarts.comparison.words import definitions, name_test
 from medarts.config import ComputeSettings
 from medarts.data.manifest import Part
-from medarts.engine.device import environment, make_fabric
+from medarts.engine.device import environment, make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError, did_you_mean
 from medarts.evaluation.findings import FindingScores
@@ -31,6 +31,7 @@ from medarts.profiling.cost import Cost
 __all__ = ["Comparison", "Missing", "compare"]
 
 
+@preserved_process_state()
 def compare(
     candidates: Sequence[Candidate],
     *,

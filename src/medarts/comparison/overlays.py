@@ -15,7 +15,7 @@ from medarts.data.batches import Batches
 from medarts.data.manifest import Part
 from medarts.data.opening import open_manifest
 from medarts.data.store import open_store
-from medarts.engine.device import make_fabric
+from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.listing import ImageName
 from medarts.evaluation.evaluate import load_network
 from medarts.metrics.masks import predicted_classes
@@ -82,6 +82,7 @@ def most_differing(
     return chosen
 
 
+@preserved_process_state()
 def predict_overlays(candidates: Sequence[Candidate], images: Sequence[ImageName], *, split: Part) -> Overlays | None:
     """Lets the run of the lowest seed of every network predict some images; None where there are none.
 

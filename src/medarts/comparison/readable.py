@@ -6,7 +6,7 @@ from medarts.comparison.candidates import Candidate, listed_samples, training_se
 from medarts.comparison.result import Missing
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError
-from medarts.training.start import architecture_of
+from medarts.training.trainer import architecture_of
 
 
 def readable(

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from medarts.config import Recipe, SearchSettings, TrainSettings, apply_overrides, fingerprint, parse, to_yaml
+from medarts.config import Recipe, apply_overrides, fingerprint, parse, to_yaml
 from medarts.config.difference import said, value_differences
 from medarts.config.reading import deciding_values
-from medarts.engine import checkpoint, seal
-from medarts.engine.checkpoint import Place
+from medarts.engine import checkpoint
+from medarts.engine.checkpoint import Position
 from medarts.engine.directory import RunDirectory
-from medarts.engine.schedule import cosine
+from medarts.engine.facts import file_digests
 from medarts.errors import DataError, RunError
 from medarts.system.console import inform
 from medarts.system.files import write_whole
 
-_PLACES = r"note|data\.cache|data\.sources\.\d+\.path|train\.model\.weights|compute\.(device|threads|tensorboard)"
+_ANY_KIND = r"note|data\.cache|data\.sources\.\d+\.path|train\.model\.weights|compute\.(device|threads|tensorboard)"
 _OF_KIND = {
     "search": r"search\.stages\.\d+\.(accumulate|epochs)",
     "train": r"train\.(accumulate|epochs)",
@@ -70,7 +70,7 @@ def changed_recipe(run: RunDirectory, words: Iterable[str]) -> tuple[Recipe, lis
         raise run.was_edited(unasked)
     decided = [Change(*each) for each in differences]
     given = value_differences(edited.model_dump(mode="json"), recipe.model_dump(mode="json"))
-    changes = [*decided, *(Change(*each) for each in given if re.fullmatch(_PLACES, each[0]))]
+    changes = [*decided, *(Change(*each) for each in given if re.fullmatch(_ANY_KIND, each[0]))]
     _check(run.facts["kind"], recipe, changes)
     return recipe, changes
 
@@ -134,13 +134,15 @@ def go_on(
     if others:
         inform(f"{run.path} was begun with {', '.join(others)}: from here on the last digits of numbers may differ.")
     if changes:
-        place = checkpoint.newest(run.checkpoints, "last")
-        for line in consequences(recipe, changes, place=place):
+        position = checkpoint.newest(run.checkpoints, "last")
+        for line in consequences(recipe, changes, position=position):
             inform(line)
-        _record(run, recipe, changes, manifest=manifest, place=place)
+        _record(run, recipe, changes, manifest=manifest, position=position)
 
 
-def _record(run: RunDirectory, recipe: Recipe, changes: list[Change], *, manifest: str, place: Place | None) -> None:
+def _record(
+    run: RunDirectory, recipe: Recipe, changes: list[Change], *, manifest: str, position: Position | None
+) -> None:
     """Writes down by which recipe a run goes on, and what was changed where.
 
     Args:
@@ -148,12 +150,12 @@ def _record(run: RunDirectory, recipe: Recipe, changes: list[Change], *, manifes
         recipe: its recipe from now on.
         changes: what has changed.
         manifest: its manifest from now on, as CSV.
-        place: the last checkpoint; None where there is none yet.
+        position: of the last checkpoint; None if there is none yet.
     """
     facts, now = run.facts, datetime.now(UTC).isoformat(timespec="seconds")
     finished = facts["finished"] and not any(each.field.endswith("epochs") for each in changes)
     records = [
-        {"field": each.field, "before": each.before, "after": each.after, "place": place, "time": now}
+        {"field": each.field, "before": each.before, "after": each.after, "position": position, "time": now}
         for each in changes
     ]
     write_whole(run.path / "recipe.yaml", to_yaml(recipe))
@@ -165,44 +167,36 @@ def _record(run: RunDirectory, recipe: Recipe, changes: list[Change], *, manifes
             "recipe": deciding_values(recipe),
             "recipe_fingerprint": fingerprint(recipe),
             "finished": finished,
-            "files": seal.digests(run.path, facts["kind"], finished=finished),
+            "files": file_digests(run.path, facts["kind"], finished=finished),
             "changes": [*facts.get("changes", []), *records],
         },
     )
 
 
-def consequences(recipe: Recipe, changes: Iterable[Change], *, place: Place | None) -> list[str]:
+def consequences(recipe: Recipe, changes: Iterable[Change], *, position: Position | None) -> list[str]:
     """Returns a line for every change that says what it means for the rest of the run.
 
     Args:
         recipe: the recipe from now on.
         changes: what has changed.
-        place: the last checkpoint; None where there is none yet.
+        position: of the last checkpoint; None if there is none yet.
     """
-    return [f"{change}{_meaning(change, recipe, place)}" for change in changes]
+    return [f"{change}{_meaning(change, recipe, position)}" for change in changes]
 
 
-def _meaning(change: Change, recipe: Recipe, place: Place | None) -> str:
+def _meaning(change: Change, recipe: Recipe, position: Position | None) -> str:
     if change.field.endswith(".accumulate"):
         return "; the steps stay the same up to rounding, except that batch norms see the parts alone."
     if not change.field.endswith(".epochs"):
         return "."
-    settings: SearchSettings | TrainSettings
     if change.field == "train.epochs":
-        settings, warmup, epoch = recipe.train, recipe.train.warmup_epochs, place[0] if place else 0
         if recipe.train.schedule == "plateau":
-            return "; the learning rate falls as before, where the score no longer rises."
+            return "; the learning rate falls as before, when the score no longer rises."
+        epoch = position[0] if position else 0
     else:
-        in_last = place is not None and place[0] == len(recipe.search.stages) - 1
-        settings, warmup, epoch = recipe.search, 0, place[1] if place and in_last else 0
-    before, after = (
-        cosine(epoch, epochs=epochs, start=settings.lr, end=settings.lr_min, warmup=warmup)
-        for epochs in (change.before, change.after)
-    )
-    return (
-        f"; from epoch {epoch + 1} on the learning rate is that of a run of {change.after} epochs, {after:.3g} instead "
-        f"of {before:.3g} there. The epochs before had that of {change.before}."
-    )
+        in_last = position is not None and position[0] == len(recipe.search.stages) - 1
+        epoch = position[1] if position and in_last else 0
+    return f"; from epoch {epoch + 1} on the learning rate is that of a run of {change.after} epochs."
 
 
 def _check(kind: str, recipe: Recipe, changes: Iterable[Change]) -> None:
@@ -211,7 +205,7 @@ def _check(kind: str, recipe: Recipe, changes: Iterable[Change]) -> None:
     Raises:
         RunError: names them, with both values.
     """
-    allowed, last = f"{_PLACES}|{_OF_KIND[kind]}", len(recipe.search.stages) - 1
+    allowed, last = f"{_ANY_KIND}|{_OF_KIND[kind]}", len(recipe.search.stages) - 1
     refused = [change for change in changes if not re.fullmatch(allowed, change.field)]
     if refused:
         raise RunError(

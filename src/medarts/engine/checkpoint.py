@@ -3,12 +3,12 @@
 A checkpoint is a folder, written under another name, flushed to the disk, and renamed when complete. A process
 that is killed, or a disk that fills up, while one is written leaves the one before it untouched.
 
-last-000001-000012-000000  kind, and where the job stood, such as stage, epoch, step
+last-000001-000012-000000  kind, and where the job was, such as stage, epoch, step
   weights.safetensors      tensors of the model
   state.pt                 everything else
   checkpoint.json          the format, and the SHA-256 of both files
 
-Names and bytes follow from the place alone, so that they are those of a job that was never interrupted.
+Names and bytes follow from the position alone, so that they are those of a job that was never interrupted.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ ABOUT = "checkpoint.json"
 FORMAT = 2
 """Raise it when what a checkpoint holds changes."""
 
-Place = tuple[int, ...]
-"""Where a job stood: its steps done last, epochs and more before them."""
+Position = tuple[int, ...]
+"""Where a job was: its steps done last, epochs and more before them."""
 
 
 class _DamagedError(Exception):
@@ -64,7 +64,7 @@ class Checkpoint:
     damaged: tuple[Path, ...] = ()
 
 
-def save(folder: Path, kind: str, checkpoint: Checkpoint, *, place: Place) -> None:
+def save(folder: Path, kind: str, checkpoint: Checkpoint, *, position: Position) -> None:
     """Writes a checkpoint of a kind ("last", "best"), and then removes the older ones of that kind.
 
     Of "last" the one at the end of the epoch before is kept too, in case a file of the newest is damaged later.
@@ -73,12 +73,12 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint, *, place: Place) -> No
         folder: of the checkpoints; its parent must be there.
         kind: "last" or "best".
         checkpoint: what is written.
-        place: where the job stands; one of the same place is replaced.
+        position: where the job is; one of the same position is replaced.
 
     Raises:
         RunError: the disk is full or cannot be written; the checkpoint before stays.
     """
-    target = folder / "-".join((kind, *(f"{number:06d}" for number in place)))
+    target = folder / "-".join((kind, *(f"{number:06d}" for number in position)))
     unfinished = folder / f"{UNFINISHED}{target.name}"
     for leftover in folder.glob(f"{UNFINISHED}{kind}-*"):  # of a killed process
         shutil.rmtree(leftover, ignore_errors=True)
@@ -100,9 +100,9 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint, *, place: Place) -> No
         ) from error
     shutil.rmtree(target / "before", ignore_errors=True)
     found = _all(folder, kind)
-    before = max((older for older in found if older < place and older[-1] == 0), default=place)
+    before = max((older for older in found if older < position and older[-1] == 0), default=position)
     for other, path in found.items():
-        if other != place and (kind != "last" or other != before):
+        if other != position and (kind != "last" or other != before):
             shutil.rmtree(path)
 
 
@@ -115,8 +115,8 @@ def load(folder: Path, kind: str) -> Checkpoint | None:
         RunError: all are damaged, or one may not be read, or is of another format.
     """
     found, damaged = _all(folder, kind), {}
-    for place in sorted(found, reverse=True):
-        path = found[place]
+    for position in sorted(found, reverse=True):
+        path = found[position]
         try:
             weights, state = _read(path)
         except _DamagedError as error:
@@ -128,8 +128,8 @@ def load(folder: Path, kind: str) -> Checkpoint | None:
     return None
 
 
-def newest(folder: Path, kind: str) -> Place | None:
-    """Returns where the newest checkpoint of a kind stands, without reading it; None where there is none yet."""
+def newest(folder: Path, kind: str) -> Position | None:
+    """Returns the position of the newest checkpoint of a kind, without reading it; None where there is none yet."""
     return max(_all(folder, kind), default=None)
 
 
@@ -150,8 +150,8 @@ def drop_newest(folder: Path, kind: str) -> None:
     shutil.rmtree(found[last])
 
 
-def _all(folder: Path, kind: str) -> dict[Place, Path]:
-    """Returns the checkpoints by their places; what else lies there, such as a copy by hand, is passed over."""
+def _all(folder: Path, kind: str) -> dict[Position, Path]:
+    """Returns the checkpoints by their positions; what else lies there, such as a copy by hand, is passed over."""
     name = re.compile(rf"{kind}((?:-\d+)+)", re.ASCII)
     paths = folder.iterdir() if folder.is_dir() else ()
     matches = {path: name.fullmatch(path.name) for path in paths}

@@ -1,30 +1,27 @@
 """Device and precision, through Lightning Fabric."""
 
-import ctypes
 import os
 import platform
-import resource
-import sys
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
 
 from medarts.config import ComputeSettings
-from medarts.engine.events import require_tensorboard
+from medarts.engine.tensorboard import require_tensorboard
 from medarts.errors import RecipeError
+from medarts.system.memory import peak_resident_mb
 
-# Parameters of mallopt, from malloc.h, and their values in bytes.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-_LARGEST = 2**30
-_LARGEST_OF_OLD = 32 * 2**20
-_STEP = 64 * 2**20
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def make_fabric(settings: ComputeSettings) -> Fabric:
-    """Returns a Fabric on the recipe's device and precision; sets the number of CPU threads.
+    """Returns a Fabric on the recipe's device and precision; sets the number of CPU threads and, on a GPU, determinism.
+
+    These are settings of the whole process, so callers run inside `preserved_process_state`.
 
     Raises:
         RecipeError: the device is not there, cannot do the precision, or TensorBoard is missing.
@@ -41,31 +38,41 @@ def make_fabric(settings: ComputeSettings) -> Fabric:
         require_tensorboard()
     if device == "cuda":
         # Runs are to resume to the bit. What has no deterministic kernel is warned of, not refused.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault(_WORKSPACE, ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
         # By default convolutions of fp32 would run with the 10 bits of TF32.
         torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
-    if device == "cpu":
-        keep_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return Fabric(accelerator=device, devices=1, precision=PRECISIONS[settings.precision])
 
 
-def keep_freed_memory() -> None:
-    """Lets this process keep the memory that it frees, where the C library is glibc; elsewhere nothing is done.
+@contextmanager
+def preserved_process_state() -> Iterator[None]:
+    """Puts back what a job changes for the whole process, however it ends: a library call leaves it as it found it.
 
-    A step frees hundreds of large tensors and the next step wants them back. By default glibc returns each to the
-    kernel, which hands it out again page by page, zeroed; that takes longer than many a convolution.
+    That is the number of threads, determinism, TF32 and the workspace of cuBLAS, and torch's random numbers. Signal
+    handlers are put back by `medarts.system.process.interruption`. Also a decorator.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    library = ctypes.CDLL(None)
-    # Older versions take no larger threshold than 32 MiB. Where none is taken, the others alone would do harm.
-    if library.mallopt(_MMAP_THRESHOLD, _LARGEST) or library.mallopt(_MMAP_THRESHOLD, _LARGEST_OF_OLD):
-        library.mallopt(_TRIM_THRESHOLD, _LARGEST)
-        library.mallopt(_TOP_PAD, _STEP)
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    flags = cudnn.benchmark, cudnn.allow_tf32
+    workspace = os.environ.get(_WORKSPACE)
+    # Reading the state of a GPU that is not used yet would initialise it.
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=gpus):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            cudnn.benchmark, cudnn.allow_tf32 = flags
+            if workspace is None:
+                os.environ.pop(_WORKSPACE, None)
+            else:
+                os.environ[_WORKSPACE] = workspace
 
 
 def environment(fabric: Fabric, settings: ComputeSettings) -> dict[str, str | int]:
@@ -86,11 +93,7 @@ def peak_memory_mb(device: torch.device) -> float:
     """Returns the peak memory of this process in MB: of the GPU where one is used, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    if sys.platform == "linux":
-        # What ``resource`` knows is also the peak of the process that started this one.
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return float(status.partition("VmHWM:")[2].split()[0]) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return peak_resident_mb()
 
 
 def _processor(device: torch.device) -> str:

@@ -20,7 +20,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,8 +30,7 @@ from medarts import __version__
 from medarts.config import Recipe, fingerprint, load, to_yaml
 from medarts.config.difference import difference_words, value_differences
 from medarts.config.reading import deciding_values, fingerprint_of
-from medarts.engine import seal
-from medarts.engine.facts import FORMAT, check_facts, damaged_facts
+from medarts.engine.facts import FORMAT, check_facts, check_file_digests, damaged_facts, file_digests
 from medarts.engine.listing import change_words, listing_of, read_listing
 from medarts.errors import RunError, system_fix
 from medarts.system import lock
@@ -48,6 +47,9 @@ from medarts.system.files import (
     writing,
 )
 from medarts.system.names import name_of
+
+Record = dict[str, Any]
+"""A line of a journal."""
 
 JOURNALS = ("metrics.jsonl", "architecture.jsonl", "timing.jsonl")
 _DIGESTED = ("metrics.jsonl", "architecture.jsonl")
@@ -116,7 +118,7 @@ class RunDirectory:
                     "recipe_fingerprint": fingerprint(recipe),
                     "data_fingerprint": data_fingerprint,
                     "finished": False,
-                    "files": seal.digests(path, kind, finished=False),
+                    "files": file_digests(path, kind, finished=False),
                     **facts,
                 },
             )
@@ -273,12 +275,12 @@ class RunDirectory:
         Raises:
             RunError: names the file.
         """
-        seal.check(self.path, self.facts)
+        check_file_digests(self.path, self.facts)
 
     def finish(self, **facts: Any) -> None:
         """Marks the run as finished."""
         before = self.facts
-        files = seal.digests(self.path, before["kind"], finished=True)
+        files = file_digests(self.path, before["kind"], finished=True)
         self.write_json("run.json", {**before, **facts, "files": files, "finished": True})
 
     def discard(self) -> None:
@@ -347,14 +349,31 @@ class RunDirectory:
                     os.truncate(path, size)
         self._lengths = {name: lengths.get(name, 0) for name in JOURNALS}
 
-    def read_journal(self, name: str) -> list[dict[str, Any]]:
-        """Returns the lines of a journal; none where it is not there yet, and not the half line of a killed process.
+    def read_journal(self, name: str, *, numbers: Collection[str] = ()) -> list[Record]:
+        """Returns the lines of a journal; none if there is no such file yet.
+
+        A last line without its end is left out: the process that wrote it was killed, and that epoch is done again.
+
+        Args:
+            name: of the file.
+            numbers: what every line has a number for.
 
         Raises:
-            RunError: a line is damaged.
+            RunError: names the first line that is damaged.
         """
-        path = self.path / name
-        return [_parsed(path, line, where=f" in line {number}") for number, line in enumerate(_whole_lines(path), 1)]
+        path, records = self.path / name, []
+        for place, line in enumerate(_whole_lines(path), 1):
+            record = _parsed(path, line, where=f" in line {place}")
+            for key in numbers:
+                value = record.get(key)
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise self.damaged_line(name, place, f"it has no number for {key}")
+            records.append(record)
+        return records
+
+    def damaged_line(self, name: str, place: int, reason: str) -> RunError:
+        """Returns the error of a line of a journal, counted from 1."""
+        return RunError(f"{self.path / name} is damaged in line {place} ({reason}).", fix="Copy the run again.")
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Reads a JSON file of the run; a key that is asked for and missing is a RunError.

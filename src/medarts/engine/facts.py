@@ -1,107 +1,152 @@
-"""What run.json says, and whether it says it as medarts writes it."""
+"""run.json: what it says, whether it says it as medarts writes it, and the digests of the files of a run.
 
-from collections.abc import Callable, Mapping
+JSON and CSV have no checksums: a digit that flips on a disk or in a transfer would be another score without a word.
+The digests in run.json notice it in the files of a run that no longer change.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medarts.errors import RunError
+from medarts.system.files import open_file
 
 FORMAT = 1
 """Of run.json; raise it when what a run holds changes."""
 
-KINDS = ("search", "train")
+Kind = Literal["search", "train"]
+_Name = Annotated[str, Field(pattern=r"\S")]
+_Position = Annotated[list[int], Field(min_length=2)]
+
+_FROM_THE_START = {"search": ("manifest.csv",), "train": ("manifest.csv", "genotype.json")}
+_AT_THE_END = ("manifest.csv", "genotype.json", "metrics.jsonl", "architecture.jsonl", "timing.jsonl", "summary.json")
+"""The files that cannot be made again. The recipe is in run.json itself."""
+
+_DIGEST = "digest"
+"""Key of a JSON file's own digest."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Environment(_Part):
+    threads: Annotated[int, Field(ge=0)] = 0
+
+
+class _Change(_Part):
+    field: _Name
+    before: Any
+    after: Any
+    position: _Position | None
+    time: str
+
+
+class _Facts(_Part):
+    format: int
+    kind: Kind
+    name: _Name
+    created: str
+    medarts: str
+    recipe: dict[str, Any]
+    recipe_fingerprint: str
+    data_fingerprint: str
+    finished: bool
+    files: dict[str, str]
+    environment: _Environment = _Environment()
+    network: _Name = "-"
+    weights_fingerprint: str | None = None
+    changes: list[_Change] = []
 
 
 def check_facts(path: Path, facts: Mapping[str, Any]) -> None:
     """Refuses facts of another format, and such as medarts does not write.
 
     Args:
-        path: the file that they stand in.
+        path: the file that they are in.
         facts: its content.
 
     Raises:
         RunError: names the file and the key.
     """
-    _check_format(path, facts)
-    for name, fits in _NEEDED.items():
-        if name not in facts:
-            raise RunError(f"{path} is damaged: it lacks {name}.", fix="Copy the run again.")
-        if not fits(facts[name]):
-            raise damaged_facts(path, name)
-    for name, fits in _OPTIONAL.items():
-        if name in facts and not fits(facts[name]):
-            raise damaged_facts(path, name)
-
-
-def damaged_facts(path: Path, name: str) -> RunError:
-    """Returns the error of a key of run.json whose value medarts does not write."""
-    return RunError(f"{path} is damaged: {name}.", fix="Copy the run again.")
-
-
-def _check_format(path: Path, facts: Mapping[str, Any]) -> None:
-    fix = "Start a new run."
-    if "format" not in facts:
-        if not {"kind", "recipe_fingerprint"} <= facts.keys():  # which all runs have had
-            raise RunError(f"{path} is damaged: it lacks format.", fix="Copy the run again.")
-        raise RunError(f"{path} has no format number, as runs of earlier versions of medarts.", fix=fix)
-    found = facts["format"]
-    if not _is_whole(found):
-        raise damaged_facts(path, "format")
-    if found != FORMAT:
+    found = facts.get("format")
+    if type(found) is int and found != FORMAT:
+        fix = "Start a new run."
         raise RunError(f"{path} has format {found}, but this medarts reads format {FORMAT}.", fix=fix)
+    try:
+        _Facts.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        lacks = first["type"] == "missing" and len(first["loc"]) == 1
+        raise damaged_facts(path, f"it lacks {first['loc'][0]}" if lacks else str(first["loc"][0])) from None
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def damaged_facts(path: Path, what: str) -> RunError:
+    """Returns the error of a run.json that has a key, or lacks one, other than medarts writes it."""
+    return RunError(f"{path} is damaged: {what}.", fix="Copy the run again.")
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def file_digests(folder: Path, kind: str, *, finished: bool) -> dict[str, str]:
+    """Returns the SHA-256 of the files of a run that no longer change, by name.
+
+    Args:
+        folder: of the run.
+        kind: "search" or "train".
+        finished: whether it has finished.
+
+    Raises:
+        RunError: one cannot be read, or is no regular file.
+    """
+    names = _AT_THE_END if finished else _FROM_THE_START.get(kind, ())
+    return {name: _file_digest(folder / name) for name in names if (folder / name).exists()}
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value.strip() != ""
+def check_file_digests(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Refuses a run if a file that no longer changes has changed or is missing.
+
+    Args:
+        folder: of the run.
+        facts: what its run.json says.
+
+    Raises:
+        RunError: names the file.
+    """
+    fix = "Copy the run again."
+    for name, digest in facts["files"].items():
+        path = folder / name
+        try:
+            found = _file_digest(path)
+        except FileNotFoundError:
+            raise RunError(f"{path} is missing.", fix=fix) from None
+        except OSError as error:
+            raise RunError(f"{path} could not be read ({error.strerror}).", fix=fix) from error
+        if found != digest:
+            raise RunError(f"{path} is damaged: it is not as the run wrote it.", fix=fix)
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict)
+def signed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a JSON file with a digest of it."""
+    return {**content, _DIGEST: _digest_of(content)}
 
 
-def _is_environment(value: Any) -> bool:
-    return isinstance(value, dict) and (
-        "threads" not in value or (_is_whole(value["threads"]) and value["threads"] >= 0)
-    )
+def check_signed(content: Mapping[str, Any]) -> None:
+    """Refuses the content of a JSON file that is not as `signed` returned it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if content.get(_DIGEST) != _digest_of({key: value for key, value in content.items() if key != _DIGEST}):
+        raise ValueError("it is not as it was written")
 
 
-def _are_changes(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_change, value))
+def _digest_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _is_change(value: Any) -> bool:
-    if not (isinstance(value, dict) and {"field", "before", "after", "place", "time"} <= value.keys()):
-        return False
-    place = value["place"]
-    is_place = place is None or (isinstance(place, list) and len(place) > 1 and all(map(_is_whole, place)))
-    return is_place and _is_name(value["field"]) and _is_text(value["time"])
-
-
-_NEEDED: dict[str, Callable[[Any], bool]] = {
-    "kind": lambda value: value in KINDS,
-    "name": _is_name,
-    "created": _is_text,
-    "medarts": _is_text,
-    "recipe": _is_mapping,
-    "recipe_fingerprint": _is_text,
-    "data_fingerprint": _is_text,
-    "finished": lambda value: isinstance(value, bool),
-    "files": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
-}
-"""What every run.json says."""
-
-_OPTIONAL: dict[str, Callable[[Any], bool]] = {
-    "environment": _is_environment,
-    "network": _is_name,
-    "weights_fingerprint": lambda value: value is None or isinstance(value, str),
-    "changes": _are_changes,
-}
-"""What it says of some runs."""
+def _file_digest(path: Path) -> str:
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,7 @@ from medarts.data.store import ImageStore, open_store
 from medarts.engine import checkpoint
 from medarts.engine.changes import check_places
 from medarts.engine.checkpoint import Checkpoint
-from medarts.engine.device import make_fabric
+from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
 from medarts.errors import DataError, RunError, did_you_mean
@@ -31,7 +31,7 @@ from medarts.models.network import FindingNetwork, TrainedNetwork
 from medarts.models.registry import network_of
 from medarts.models.shipping import shipped
 from medarts.system.console import progress_bar
-from medarts.training.start import architecture_of, without_weights
+from medarts.training.trainer import architecture_of, without_weights
 
 FOUND_ON: Split = "val"
 """Split on which the thresholds and the temperature of a classifier are found."""
@@ -40,6 +40,7 @@ FOLDER_DIGITS = 8
 """Hexadecimal digits in the names of folders of scores on other data sets."""
 
 
+@preserved_process_state()
 def evaluate(
     path: Path,
     *,

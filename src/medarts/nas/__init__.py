@@ -1,5 +1,1 @@
-"""The search: the bilevel loop over stages, the gradient of the architecture, and where it starts."""
-
-from medarts.nas.start import resume_search, start_search
-
-__all__ = ["resume_search", "start_search"]
+"""The bilevel search: its loop, the gradients of the architecture, and regularizers."""

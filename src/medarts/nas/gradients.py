@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from medarts.engine.job import backward
+from medarts.engine.engine import backward
 
 Objective = Callable[[], Iterable[Tensor]]
 """Runs the supernet on the parts of a batch, one when the next is asked for, and gives losses that add up.

@@ -8,7 +8,7 @@ out of memory stops more than the trial.
 import math
 from collections.abc import Callable
 
-from medarts.engine.job import Trial
+from medarts.engine.engine import Trial
 
 Measure = Callable[[int], Trial | None]
 """Tries a number of parts; None where the memory of the machine did not suffice."""

@@ -18,7 +18,7 @@ from medarts.models.registry import Architecture, build_network
 from medarts.models.shipping import faster, shipped
 from medarts.profiling.latency import Timing, threads_of_cpu, time_in_turns
 from medarts.profiling.memory import Form, peak_of_inference_mb
-from medarts.training.start import without_weights
+from medarts.training.trainer import without_weights
 
 Norms = NormName | Mapping[str, NormName | None] | None
 """Kind of the norms of all networks, or of each by its name; None stands for those of the network's paper."""

@@ -9,15 +9,17 @@ import json
 from dataclasses import asdict, dataclass
 
 from medarts.config import BatchSettings, Recipe, apply_overrides, parse
-from medarts.engine.job import Trial
+from medarts.engine.device import preserved_process_state
+from medarts.engine.engine import Trial
 from medarts.errors import RecipeError
-from medarts.nas.start import prepare_search, try_search
+from medarts.nas.search import prepare_search, try_search
 from medarts.profiling.budget import fewest_parts
 from medarts.spaces.registry import make_space
 from medarts.system.console import Bar, progress_bar
+from medarts.system.memory import keep_freed_memory
 from medarts.system.process import in_new_process
 from medarts.system.randomness import seed_torch
-from medarts.training.start import try_training
+from medarts.training.trainer import try_training
 
 STEPS = 3
 
@@ -69,6 +71,7 @@ class Plan:
         )
 
 
+@preserved_process_state()
 def plan(recipe: Recipe, *, budget_mb: float | None = None) -> Plan:
     """Estimates what a search by a recipe, and a training after it, will take.
 
@@ -130,6 +133,7 @@ class _Try:
         return _Try(parse(content), self.stage)
 
     def __call__(self) -> Trial:
+        keep_freed_memory()  # as the process of the command does
         if self.stage is not None:
             return try_search(self.recipe, self.stage, steps=STEPS)
         if self.recipe.train.model is not None:

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medarts.engine.directory import RunDirectory
-from medarts.engine.journals import Record, damaged_line, read_journal
+from medarts.engine.directory import Record, RunDirectory
 from medarts.errors import RunError
 from medarts.reporting.content import Content, decimals, label_of, reading
 
@@ -62,13 +61,13 @@ def read_history(run: RunDirectory) -> History:
     }
     if not searched:
         del numbers["architecture.jsonl"]
-    lines = {name: read_journal(run, name, numbers=of) for name, of in numbers.items()}
+    lines = {name: run.read_journal(name, numbers=of) for name, of in numbers.items()}
     for name, records in lines.items():
         _check_order(run, name, [tuple(record[key] for key in epoch) for record in records])
         for number, record in enumerate(records, 1):
             lacking = [key for key in records[0] if key not in record]
             if lacking and record["epoch"]:  # another stage may weigh other things
-                raise damaged_line(run, name, number, f"it has no {lacking[0]}")
+                raise run.damaged_line(name, number, f"it has no {lacking[0]}")
     _check_together(run, {name: len(records) for name, records in lines.items()})
     return History(lines["metrics.jsonl"], lines.get("architecture.jsonl", []), lines["timing.jsonl"], _summary(run))
 
@@ -199,7 +198,7 @@ def _check_order(run: RunDirectory, name: str, places: list[tuple[Any, ...]]) ->
     follows = {(0, 0), (0,)}
     for number, place in enumerate(places, 1):
         if place not in follows:
-            raise damaged_line(run, name, number, "it is of another epoch")
+            raise run.damaged_line(name, number, "it is of another epoch")
         follows = {(*place[:-1], place[-1] + 1), (place[0] + 1, 0)}
 
 

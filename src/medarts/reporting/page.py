@@ -19,7 +19,7 @@ from medarts.comparison.candidates import listed_samples
 from medarts.config import SPLITS, Recipe, Task, to_yaml
 from medarts.config.difference import said
 from medarts.engine.directory import RunDirectory
-from medarts.engine.seal import check_signed
+from medarts.engine.facts import check_signed
 from medarts.errors import RunError
 from medarts.evaluation.files import again
 from medarts.profiling.cost import Cost
@@ -247,10 +247,10 @@ def _changes(facts: Content) -> Table | None:
     """Returns the values that were changed when the run went on, and after which of its epochs."""
     rows = []
     for change in facts.get("changes", ()):
-        *stage, epoch, step = change["place"] or (0, 0)
+        *stage, epoch, step = change["position"] or (0, 0)
         after = [f"stage {number + 1}" for number in stage[:1]] + [f"epoch {epoch}"] + [f"step {step}"] * bool(step)
         values = {key: said(change[key]) for key in ("before", "after")}
-        rows.append({"field": change["field"], **values, "at": ", ".join(after) if change["place"] else "the start"})
+        rows.append({"field": change["field"], **values, "at": ", ".join(after) if change["position"] else "the start"})
     titles = {"field": "field", "before": "before", "after": "after", "at": "changed after"}
     columns = {key: Column(title, words=True) for key, title in titles.items()}
     return table(pd.DataFrame(rows), columns, caption="changes of the recipe") if rows else None

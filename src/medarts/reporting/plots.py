@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from medarts.engine.journals import Record
+from medarts.engine.directory import Record
 from medarts.reporting.content import label_of
 from medarts.reporting.journals import Panel, scores_of
 from medarts.reporting.style import CYCLE, INK, MUTED, colors_of, legible, styled

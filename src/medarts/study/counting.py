@@ -19,7 +19,7 @@ from medarts.spaces.weave import genotypes as weave
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave import operations as of_weave
 from medarts.spaces.weave.frame import WeaveFrame
-from medarts.training.start import without_weights
+from medarts.training.trainer import without_weights
 
 
 def count_parameters(architecture: Architecture, *, in_channels: int, outputs: int) -> int:

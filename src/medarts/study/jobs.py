@@ -20,13 +20,14 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation.evaluate import evaluate
 from medarts.models.registry import Architecture
-from medarts.nas import resume_search, start_search
+from medarts.nas.search import resume_search, start_search
 from medarts.spaces.reading import load as load_genotype
 from medarts.study.layout import Place
 from medarts.system import lock
 from medarts.system.files import make_folder, read_whole, remove_empty, writing
+from medarts.system.memory import keep_freed_memory
 from medarts.system.process import KILLED, InterruptedRunError, held_back, signal_name, when_parent_ends
-from medarts.training.start import resume_training, start_training
+from medarts.training.trainer import resume_training, start_training
 
 PATIENCE = 60.0
 """Seconds that a process waits for others that are still saving what they do."""
@@ -220,6 +221,7 @@ def _work(job: Job, sender: Connection) -> None:
         os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))  # it saves, and stops
+    keep_freed_memory()
     answer: MedartsError | None = None
     try:
         with _alone_at(job.place):

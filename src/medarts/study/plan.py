@@ -16,11 +16,11 @@ from medarts.data.batches import check_fills_a_batch
 from medarts.data.manifest import Manifest
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import open_store
-from medarts.engine.device import make_fabric
+from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.models.registry import Architecture, network_of
-from medarts.nas.start import prepare_search
+from medarts.nas.search import prepare_search
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.study.jobs import Job, damage_of, is_begun, is_finished
@@ -29,7 +29,7 @@ from medarts.study.networks import Networks, searches_of
 from medarts.study.sides import search_behind
 from medarts.system.files import write_whole
 from medarts.tasks.task import make_task
-from medarts.training.start import check_sizes, check_task
+from medarts.training.trainer import check_sizes, check_task
 
 _APART = {"search": ("train",), "train": ("search", "derive", "space")}
 """Sections of a recipe in which a run may differ from its study, by the kind of the run: it does not use them, or, as
@@ -132,6 +132,7 @@ class Plan:
         return Job(step.place, step.recipe, architecture)
 
 
+@preserved_process_state()
 def prepare(study: Study, out: Path) -> Plan:
     """Looks at everything that can be wrong, what is quick to see first, reads the images, and writes study.yaml.
 

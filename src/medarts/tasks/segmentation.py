@@ -74,27 +74,26 @@ class SegmentationTask:
             },
         }
 
+    def check(self, store: ImageStore, parts: Mapping[str, Manifest]) -> None:
+        """Refuses parts of the data in which no mask shows anything at the size of the store.
 
-def check_masks(store: ImageStore, parts: Mapping[str, Manifest]) -> None:
-    """Refuses parts of the data in which no mask shows anything at the size of the store.
+        Args:
+            store: the images.
+            parts: what errors call each part, such as "training", and its samples.
 
-    Args:
-        store: the images.
-        parts: what errors call each part, such as "training", and its samples. Findings have no masks, and pass.
-
-    Raises:
-        DataError: there is such a part.
-    """
-    for name, part in parts.items():
-        truths = store.truths[store.indices(part)]
-        if truths.shape[1] == 0 or (truths == MaskState.PRESENT).any():
-            continue
-        size = store.images.shape[-1]
-        if (truths == MaskState.VANISHED).any():
+        Raises:
+            DataError: there is such a part.
+        """
+        for name, part in parts.items():
+            truths = store.truths[store.indices(part)]
+            if (truths == MaskState.PRESENT).any():
+                continue
+            size = store.images.shape[-1]
+            if (truths == MaskState.VANISHED).any():
+                raise DataError(
+                    f"No mask of the {name} images shows anything once it is resized to data.size {size}.",
+                    fix="Raise data.size, or cut the images to what is to be found.",
+                )
             raise DataError(
-                f"No mask of the {name} images shows anything once it is resized to data.size {size}.",
-                fix="Raise data.size, or cut the images to what is to be found.",
+                f"All masks of the {name} images are empty.", fix="Put images that show something into that split."
             )
-        raise DataError(
-            f"All masks of the {name} images are empty.", fix="Put images that show something into that split."
-        )

@@ -1,5 +1,6 @@
 """What search and training know of a task, and which task a recipe has."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -8,6 +9,7 @@ from medarts.config import LossName, Recipe
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest
 from medarts.data.mixing import Mixture
+from medarts.data.store import ImageStore
 from medarts.tasks import Forward
 from medarts.tasks.classification import ClassificationTask
 from medarts.tasks.segmentation import SegmentationTask
@@ -27,6 +29,17 @@ class Task(Protocol):
 
     def validate(self, forward: Forward, batches: Batches) -> dict[str, Any]:
         """Returns validation values, among them ``val_loss`` and the one named ``score``."""
+
+    def check(self, store: ImageStore, parts: Mapping[str, Manifest]) -> None:
+        """Refuses parts of the data that nothing can be learned from or validated on.
+
+        Args:
+            store: the images.
+            parts: what errors call each part, such as "training", and its samples.
+
+        Raises:
+            DataError: there is such a part.
+        """
 
 
 def make_task(recipe: Recipe, manifest: Manifest, *, loss: LossName, field: str) -> Task:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medarts.engine.schedule import cosine
+from medarts.engine.engine import cosine
 
 
 def test_ends_and_middle() -> None:

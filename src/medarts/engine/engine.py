@@ -1,0 +1,571 @@
+"""The engine under search and training: epochs of steps that resume bit for bit, stop on request, and are timed.
+
+A job, a subclass of `Job`, says what a stage is made of and what a step does. The engine does the rest:
+
+    for every stage:       set_up, then what the last checkpoint holds
+        for every epoch:   begin_epoch
+            for every step:    step; if the job was asked to stop, save and leave
+            validate, write the journals, end_epoch, save
+        end_stage
+
+Everything random is seeded by (seed, epoch, step), so a checkpoint holds no state of a generator, and a resumed run
+repeats the steps after it exactly.
+"""
+
+import dataclasses
+import math
+import shlex
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from medarts.config import BatchSettings, Recipe
+from medarts.data.batches import Batches
+from medarts.data.store import ImageStore
+from medarts.engine import checkpoint
+from medarts.engine.changes import Change, changed_recipe, check_places, go_on, with_its_threads
+from medarts.engine.checkpoint import Checkpoint, Position
+from medarts.engine.device import environment, peak_memory_mb, preserved_process_state
+from medarts.engine.directory import RunDirectory
+from medarts.engine.tensorboard import write_events
+from medarts.errors import DivergedError, RunError
+from medarts.system.console import Bar, inform, progress_bar
+from medarts.system.memory import FEWER_AT_ONCE, OutOfMemoryError, is_out_of_memory, memory_named, smaller_parts
+from medarts.system.process import InterruptedRunError, Interruption, interruption
+from medarts.tasks.task import Task
+
+
+@dataclass
+class LoopState:
+    """Where a job is, with the sums of the current epoch; a checkpoint holds all of it.
+
+    Attributes:
+        epoch: epochs of the stage done.
+        step: steps of the epoch done.
+        train_loss: sum of the weights' losses in this epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    train_loss: float = 0.0
+
+    def next_epoch(self) -> None:
+        """Begins the next epoch with empty sums."""
+        self.epoch, self.step, self.train_loss = self.epoch + 1, 0, 0.0
+
+
+State = TypeVar("State", bound=LoopState)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a job will take, from a few of its steps.
+
+    Attributes:
+        parameters: trainable weights.
+        seconds: time of the whole job.
+        memory_mb: peak memory so far, of the GPU if one is used, else resident.
+        accumulate: parts into which its batches are split.
+        images_at_once: images of the largest part.
+    """
+
+    parameters: int
+    seconds: float
+    memory_mb: float
+    accumulate: int
+    images_at_once: int
+
+
+class Job(ABC, Generic[State]):
+    """A search or a training.
+
+    Args:
+        recipe: what to do, with the names of the outputs filled in.
+        fabric: device and precision.
+        task: loss and score.
+        store: the images.
+        state: where the job begins.
+
+    Attributes:
+        kind: of its run directory.
+        title: what messages call it.
+        validations_at_end: validations at the end of a stage, beside one an epoch.
+        run: where everything is written; None in a trial, which writes nothing.
+    """
+
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    validations_at_end: ClassVar[int] = 0
+
+    def __init__(self, recipe: Recipe, *, fabric: Fabric, task: Task, store: ImageStore, state: State) -> None:
+        self.recipe = recipe
+        self.fabric = fabric
+        self.task = task
+        self.store = store
+        self.state = state
+        self.run: RunDirectory | None = None
+
+    # What a job supplies.
+
+    @staticmethod
+    @abstractmethod
+    def parts_setting(recipe: Recipe, stage: int | None) -> tuple[str, BatchSettings]:
+        """Returns the name of a stage's section of the recipe, and the section; None is the stage with most images."""
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The module whose tensors a checkpoint holds."""
+
+    @property
+    @abstractmethod
+    def validated(self) -> tuple[nn.Module, Batches]:
+        """The network that is validated, and the images."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Steps of an epoch."""
+
+    @property
+    @abstractmethod
+    def epochs(self) -> int:
+        """Epochs of the current stage."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """The trainable weights."""
+
+    @abstractmethod
+    def set_up(self) -> None:
+        """Builds what the stage trains, with fresh weights and optimizers."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything a checkpoint holds beside the tensors of the module: optimizers and the like."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` returned."""
+
+    @abstractmethod
+    def begin_epoch(self) -> None:
+        """Prepares for the steps of an epoch, from whichever of them on."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """Does a step, the one that the loop state names."""
+
+    @abstractmethod
+    def journals(self, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Returns the epoch's line of each journal, without where it stands.
+
+        Args:
+            values: of the validation; the line of metrics.jsonl ends with them.
+        """
+
+    @abstractmethod
+    def end_stage(self) -> None:
+        """Does what is left when all epochs of a stage are done."""
+
+    # What a job may change.
+
+    @property
+    def stages_left(self) -> Iterable[int]:
+        """The stages from the current one on."""
+        return (0,)
+
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether the stage ends before its last epoch."""
+        return False
+
+    @property
+    def place(self) -> dict[str, int]:
+        """Where the job is, by name: the stage if there are several, epoch, step."""
+        return {"epoch": self.state.epoch, "step": self.state.step}
+
+    @property
+    def phases(self) -> list[tuple[int, int]]:
+        """(first epoch, number of epochs) of the parts of a stage whose steps take equally long."""
+        return [(0, self.epochs)]
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Steps done and steps in all."""
+        return self.state.epoch * self.steps + self.state.step, self.epochs * self.steps
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs done in all stages."""
+        return self.state.epoch
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Names and texts of the files that a new run begins with, beside its manifest."""
+        return {}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the run.json of a new run holds beside what all runs have."""
+        return {}
+
+    def end_epoch(self, values: Mapping[str, Any]) -> None:
+        """Does what follows the validation of an epoch, such as keeping the best weights."""
+
+    def prepare_for(self, changes: Iterable[Change]) -> None:
+        """Makes a run that goes on ready for changes of its recipe."""
+
+    # What the engine does.
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run directory.
+
+        Raises:
+            ValueError: it is a trial.
+        """
+        if self.run is None:
+            raise ValueError("a trial has no run directory")
+        return self.run
+
+    @property
+    def position(self) -> Position:
+        """Where the job is, as checkpoints are named."""
+        return tuple(self.place.values())
+
+    @property
+    def where(self) -> str:
+        """Where the job is, in messages."""
+        return ", ".join(f"{name} {number}" for name, number in self.place.items())
+
+    @classmethod
+    def memory_fix(cls, recipe: Recipe, stage: int | None = None) -> str:
+        """Returns what to do if a step takes too much memory."""
+        section, settings = cls.parts_setting(recipe, stage)
+        return smaller_parts(f"{section}.accumulate", accumulate=settings.accumulate, batch=settings.batch)
+
+    def run_in(self, directory: RunDirectory) -> None:
+        """Does what is left of the job, from the last checkpoint or, if there is none, from the start.
+
+        Raises:
+            DivergedError: a loss or a weight is no longer finite.
+            InterruptedRunError: the job was asked to stop; it can be resumed.
+            OutOfMemoryError: memory ran out; what was saved stays.
+        """
+        self.run = directory
+        point = load_point(directory, fabric=self.fabric)
+        if point is not None:
+            with restoring(point):
+                self.state = restored(type(self.state), point.state["loop"])
+        done, total = self.progress
+        with interruption() as stop, progress_bar(self.kind, total, done=done) as bar:
+            for stage in self.stages_left:
+                with memory_named(self.title, fix=self.memory_fix(self.recipe, stage)):
+                    self.set_up()
+                    # After the set-up, as an optimizer puts what it loads where its parameters are by then. At the
+                    # start of a stage the checkpoint still holds the stage before.
+                    if point is not None and (self.state.epoch or self.state.step):
+                        with restoring(point):
+                            self.module.load_state_dict(point.weights)
+                            self.load_state_dict(point.state)
+                    while self.state.epoch < self.epochs and not self.has_stopped_early:
+                        self._run_epoch(stop, bar)
+                    self.end_stage()
+                point = None
+        directory.finish()
+
+    def _run_epoch(self, stop: Interruption, bar: Bar) -> None:
+        began = time.perf_counter()
+        self.begin_epoch()
+        while self.state.step < self.steps:
+            self._step()
+            if stop.requested and self.state.step < self.steps:
+                self.save()
+                self._leave()
+            bar.advance()  # after the saving: a terminal that was closed takes no more output
+        values = self.validate()
+        seconds = time.perf_counter() - began
+        place = {name: number for name, number in self.place.items() if name != "step"}
+        journals = {name: {**place, **line} for name, line in self.journals(values).items()}
+        memory = peak_memory_mb(self.fabric.device)
+        journals["timing.jsonl"] = {**place, "seconds": seconds, "peak_memory_mb": memory}
+        for name, line in journals.items():
+            self.directory.append(name, line)
+        if self.recipe.compute.tensorboard:
+            write_events(self.directory.path / "tensorboard", journals["metrics.jsonl"], step=self.epochs_done)
+        self.end_epoch(values)
+        self.state.next_epoch()
+        self.save()
+        if stop.requested:
+            self._leave()
+        label = " ".join(f"{name} {self.place[name] + (name == 'stage')}" for name in place)
+        bar.note(f"{label}: {self.task.score} {values[self.task.score]:.3f}")
+
+    def _step(self) -> None:
+        self.step()
+        self.state.step += 1
+
+    def validate(self) -> dict[str, Any]:
+        """Returns the validation values of the network as it is.
+
+        Raises:
+            DivergedError: the loss is not finite.
+        """
+        network, images = self.validated
+        network.eval()
+        with memory_named("the validation", fix=FEWER_AT_ONCE):
+            values = self.task.validate(network, images)
+        self.check_finite(values["val_loss"], name="validation loss")
+        return values
+
+    def save(
+        self,
+        kind: str = "last",
+        *,
+        module: nn.Module | None = None,
+        state: Mapping[str, Any] | None = None,
+        position: Position | None = None,
+    ) -> None:
+        """Saves a checkpoint, with the lengths and digests of the journals at that moment.
+
+        Args:
+            kind: "last", from which a run goes on, or "best".
+            module: whose tensors are saved. Default: `Job.module`.
+            state: what else is saved. Default: all that is needed to go on.
+            position: where it is. Default: where the job is.
+
+        Raises:
+            DivergedError: a weight is not finite; the checkpoint before stays.
+            RunError: the disk is full; the checkpoint before stays.
+        """
+        weights: dict[str, Tensor] = (module or self.module).state_dict()
+        for name, tensor in weights.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                self._diverged(f"weight {name}")
+        run = self.directory
+        content = {
+            **(state if state is not None else {"loop": asdict(self.state), **self.state_dict()}),
+            "journals": run.journal_lengths(),
+            "digests": run.journal_digests(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+        }
+        checkpoint.save(run.checkpoints, kind, Checkpoint(weights, content), position=position or self.position)
+
+    def check_finite(self, value: float, *, name: str) -> None:
+        """Stops the job if a loss is no longer finite.
+
+        Raises:
+            DivergedError: it is NaN or infinite.
+        """
+        if not math.isfinite(value):
+            self._diverged(f"{name} {value}")
+
+    def _diverged(self, what: str) -> NoReturn:
+        name = f"The run {self.run.path}" if self.run is not None else "The trial"
+        kept = self.run is not None and self.run.checkpoints.exists()
+        raise DivergedError(
+            f"{name} diverged: {what} is not finite at {self.where}." + kept * " The last good checkpoint was kept.",
+            fix="Lower the learning rate or the clipping norm, or use fp32, and start again.",
+        )
+
+    def _leave(self) -> NoReturn:
+        path = self.directory.path
+        command = f"medarts {self.kind} --resume {shlex.quote(str(path))}"
+        raise InterruptedRunError(f"Stopped; {path} is saved.", fix=f"Go on with: {command}")
+
+    def trial(self, *, stage: int = 0, steps: int) -> Trial:
+        """Times a few steps of the current stage without writing anything; the job cannot be run afterwards.
+
+        Args:
+            stage: number of the current stage.
+            steps: timed steps, after one that warms up.
+        """
+        self.set_up()
+        seconds = 0.0
+        for first, epochs in self.phases:
+            self.state.epoch = first
+            self.begin_epoch()
+            seconds += epochs * self.steps * median_seconds(self._step, repeats=steps)
+        seconds += (self.epochs + self.validations_at_end) * median_seconds(self.validate, repeats=1)
+        settings = self.parts_setting(self.recipe, stage)[1]
+        return Trial(
+            parameters=sum(parameter.numel() for parameter in self.parameters),
+            seconds=seconds,
+            memory_mb=peak_memory_mb(self.fabric.device),
+            accumulate=settings.accumulate,
+            images_at_once=settings.images_at_once,
+        )
+
+
+@preserved_process_state()
+def start(kind: type[Job[Any]], recipe: Recipe, out: Path, prepare: Callable[[], Job[Any]]) -> RunDirectory:
+    """Begins a job in a new run directory, and does it to the end.
+
+    Args:
+        kind: the kind of job.
+        recipe: what to do.
+        out: folder of the run, new or empty.
+        prepare: looks at everything that can be wrong, and returns the job.
+
+    Raises:
+        MedartsError: of ``prepare``, or the folder is not free; nothing was written then.
+        DivergedError: a loss became NaN or infinite.
+        InterruptedRunError: the job was asked to stop; it can be resumed.
+        OutOfMemoryError: memory ran out; if no checkpoint was saved, nothing is left of the run.
+    """
+    with RunDirectory.reserved(out, kind.kind), memory_named(kind.title, fix=kind.memory_fix(recipe)):
+        job = prepare()
+        manifest = job.store.manifest
+        run = RunDirectory.create(
+            out,
+            job.recipe,
+            kind=kind.kind,
+            data_fingerprint=manifest.fingerprint(),
+            files={"manifest.csv": manifest.to_csv(), **job.files},
+            environment=environment(job.fabric, recipe.compute),
+            **job.facts,
+        )
+        try:
+            job.run_in(run)
+        except OutOfMemoryError:
+            run.discard()
+            raise
+    return run
+
+
+@preserved_process_state()
+def resume(
+    kind: type[Job[Any]],
+    path: Path,
+    changes: Iterable[str],
+    prepare: Callable[[Recipe, RunDirectory], Job[Any]],
+    *,
+    data: ImageStore | None = None,
+) -> RunDirectory:
+    """Goes on with a job from its last checkpoint; a finished one is left as it is, unless it is to be longer.
+
+    Args:
+        kind: the kind of job.
+        path: folder of the run.
+        changes: changes of its recipe as key.path=value; see ``medarts.engine.changes`` for those that are possible.
+        prepare: looks at everything that can be wrong, and returns the job.
+        data: the images of a run that was begun with arrays.
+
+    Raises:
+        RunError: the folder is no run of that kind, another process is at work on it, its data have changed, or its
+            recipe in what may not change.
+    """
+    run = RunDirectory.open(path, kind=kind.kind)
+    with run.at_work(kind.kind):
+        recipe, changed = changed_recipe(run, changes)
+        with memory_named(kind.title, fix=kind.memory_fix(recipe)):
+            if data is None:
+                check_places(run, recipe)
+            job = prepare(with_its_threads(run, recipe, changed), run)
+            job.run = run
+            job.prepare_for(changed)
+            manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
+            go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
+            job.run_in(run)
+    return run
+
+
+def median_seconds(work: Callable[[], object], *, repeats: int) -> float:
+    """Returns the median time of some work, after one pass that warms up."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def backward(fabric: Fabric, losses: Iterable[Tensor]) -> float:
+    """Adds the gradient of a sum of losses, and returns the sum.
+
+    Args:
+        fabric: does the backward passes in the run's precision.
+        losses: of the parts of a batch. Each is taken only when the gradient of the one before it is done: if a
+            generator makes them, the activations of no two parts are in memory together.
+    """
+    total = 0.0
+    for loss in losses:
+        fabric.backward(loss)
+        total += float(loss.detach())
+    return total
+
+
+def cosine(epoch: float, *, epochs: int, start: float, end: float, warmup: int = 0) -> float:
+    """Returns the learning rate at ``epoch`` of a cosine from ``start`` to ``end``.
+
+    Args:
+        epoch: epochs done, fractions for steps within one.
+        epochs: epochs in all.
+        start: largest learning rate.
+        end: smallest learning rate, reached at ``epochs``.
+        warmup: epochs of a linear rise from a tenth of ``start`` before the cosine begins.
+    """
+    if epoch < warmup:
+        return start * (0.1 + 0.9 * epoch / warmup)
+    done = (epoch - warmup) / max(1, epochs - warmup)
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def load_point(run: RunDirectory, *, fabric: Fabric) -> Checkpoint | None:
+    """Returns the last whole checkpoint and cuts the journals back to it; None if there is none yet.
+
+    Raises:
+        RunError: no checkpoint is whole or fits this medarts; or a journal has lost or changed lines.
+    """
+    point = checkpoint.load(run.checkpoints, "last")
+    if point is None:
+        run.cut_journals({})
+        return None
+    for path in point.damaged:
+        inform(f"Checkpoint {path} is damaged; the run goes on from the one before, {point.path}.")
+    with restoring(point):
+        run.cut_journals(point.state["journals"], point.state["digests"])
+        fabric.strategy.precision.load_state_dict(point.state["precision"])
+    return point
+
+
+@contextmanager
+def restoring(point: Checkpoint) -> Iterator[None]:
+    """Names a checkpoint in what goes wrong while a job takes its state from it.
+
+    Raises:
+        RunError: it has other fields or tensors than this medarts writes for such a run.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise RunError(
+            f"Checkpoint {point.path} does not fit its run ({reason}).",
+            fix="Use the medarts that wrote it, see run.json; or begin a new run.",
+        ) from error
+
+
+def restored(kind: type[State], values: Mapping[str, Any]) -> State:
+    """Returns a loop state from its values.
+
+    Raises:
+        ValueError: they are not those of its fields.
+    """
+    fields = {field.name for field in dataclasses.fields(kind)}
+    if set(values) != fields:
+        raise ValueError(f"{', '.join(sorted(set(values) ^ fields))} of the loop state")
+    return kind(**values)

@@ -1,0 +1,405 @@
+"""Training of one network, derived or a baseline, from scratch.
+
+for every epoch:
+  for every step: forward, loss of all heads and backward, part by part; update, moving average
+  validate the weights that will be used, keep the best, save a checkpoint, stop if nothing improves
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from medarts.config import BatchSettings, Recipe
+from medarts.config.models import CheXNetSettings
+from medarts.data.batches import Batches, check_fills_a_batch
+from medarts.data.mixing import mix
+from medarts.data.opening import open_manifest, with_findings
+from medarts.data.store import ImageStore, open_store
+from medarts.engine import checkpoint
+from medarts.engine.device import make_fabric
+from medarts.engine.directory import RunDirectory
+from medarts.engine.engine import Job, LoopState, Trial, backward, cosine, resume, start
+from medarts.errors import RecipeError, RunError
+from medarts.models.network import TrainedNetwork
+from medarts.models.registry import Architecture, network_of, task_of
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.reading import load as load_genotype
+from medarts.spaces.registry import space_settings
+from medarts.system.console import inform
+from medarts.system.randomness import seed_of, seed_torch
+from medarts.tasks.task import Task, make_task
+
+
+@dataclass
+class TrainingState(LoopState):
+    """Where training is; see `LoopState`.
+
+    Attributes:
+        best_score: best validation score so far.
+        best_epoch: its epoch; -1 before the first.
+        factor: what the plateau schedule has made of the learning rate.
+        waited: epochs since the score rose or the plateau schedule acted.
+    """
+
+    best_score: float = -1.0
+    best_epoch: int = -1
+    factor: float = 1.0
+    waited: int = 0
+
+
+class Training(Job[TrainingState]):
+    """A training.
+
+    Args:
+        recipe: what to do.
+        fabric: device and precision.
+        architecture: what the network is made by.
+        network: what is trained; its initial weights are sampled with the recipe's seed by the caller.
+        task: loss and score.
+        store: the images.
+        training: those to learn from.
+        validation: those to choose by.
+    """
+
+    kind = "train"
+    title = "training"
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        fabric: Fabric,
+        architecture: Architecture,
+        network: TrainedNetwork,
+        task: Task,
+        store: ImageStore,
+        training: Batches,
+        validation: Batches,
+    ) -> None:
+        super().__init__(recipe, fabric=fabric, task=task, store=store, state=TrainingState())
+        self.architecture = architecture
+        self.network = network
+        self.training = training
+        self.validation = validation
+        # The running statistics of batch norms are averaged too, as they must fit the averaged weights.
+        averages = recipe.train.ema > 0
+        self.averaged = AveragedModel(network, avg_fn=self._average, use_buffers=True) if averages else None
+
+    @staticmethod
+    def parts_setting(recipe: Recipe, stage: int | None) -> tuple[str, BatchSettings]:
+        """Returns the section of the training."""
+        return "train", recipe.train
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The genotype, if the network is a derived one."""
+        if isinstance(self.architecture, Genotype):
+            return {"genotype.json": self.architecture.to_json() + "\n"}
+        return {}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The name of the network, and the fingerprint of the weights it begins with."""
+        return {
+            "network": self.architecture.name,
+            "weights_fingerprint": _weights_fingerprint(self.architecture),
+        }
+
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        return self.network
+
+    @property
+    def validated(self) -> tuple[nn.Module, Batches]:
+        """The network, or its moving average, in the run's precision, and the validation set."""
+        return (self.model if self.averaged is None else self.averaged), self.validation
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return self.training.steps
+
+    @property
+    def epochs(self) -> int:
+        """Epochs in all."""
+        return self.recipe.train.epochs
+
+    @property
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """The weights of the network."""
+        return self.network.parameters()
+
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether the score has not improved for ``patience`` epochs."""
+        patience = self.recipe.train.patience
+        return bool(patience) and self.state.epoch - 1 - self.state.best_epoch >= patience
+
+    def set_up(self) -> None:
+        """Makes the optimizer, and moves everything to the device."""
+        settings, parameters = self.recipe.train, self.network.parameters()
+        optimizer: torch.optim.Optimizer
+        if settings.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            )
+        else:
+            optimizer = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+        self.model, self.optimizer = self.fabric.setup(self.network, optimizer)
+        if self.averaged is not None:
+            self.averaged.to(self.fabric.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of the optimizer, and the moving average."""
+        state = {"optimizer": self.optimizer.state_dict()}
+        return state if self.averaged is None else {**state, "averaged": self.averaged.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over the state of the optimizer, and the moving average."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+
+    def begin_epoch(self) -> None:
+        """Samples the order of the images, and tells the network how far training is."""
+        epoch, sampling = self.state.epoch, self.recipe.data.sampling
+        self.order = self.training.order(epoch, seed=self.recipe.seed, sampling=sampling)
+        self.network.at(epoch / self.epochs)
+        self.model.train()
+
+    def step(self) -> None:
+        """One step on a batch, part by part."""
+        state, settings, seed = self.state, self.recipe.train, self.recipe.seed
+        where = ("training", state.epoch, state.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        batch = self.training.training(
+            self.order, state.step, settings=self.recipe.data.augmentation, seed=seed_of(seed, *where)
+        )
+        mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(seed, "mixing", *where))
+        seed_torch(seed, "dropout", *where)
+        self.optimizer.zero_grad()
+        parts = mixture.split(settings.accumulate)
+        losses = (share * self.task.loss(self.model(part.images), part) for share, part in parts)
+        loss = backward(self.fabric, losses)
+        self.check_finite(loss, name="training loss")
+        if settings.grad_clip:
+            self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+        state.train_loss += loss
+
+    def _average(self, averaged: Tensor, new: Tensor, number: Tensor | int) -> Tensor:
+        """Returns the moving average, with a decay that warms up.
+
+        A constant decay, and the plain mean as well, keep the random weights of the start for many epochs: networks
+        that learn fast had a Dice of 0 until these had faded. With (1 + n) / (10 + n) after n steps the average spans
+        about the last ninth of them, until the decay of the recipe is reached.
+        """
+        if not new.is_floating_point():  # the number of batches that a batch norm has seen
+            return new
+        decay = min(self.recipe.train.ema, (1 + float(number)) / (10 + float(number)))
+        return torch.lerp(new, averaged, decay)
+
+    def _learning_rate(self) -> float:
+        state, settings = self.state, self.recipe.train
+        if settings.schedule == "plateau":
+            return max(settings.lr * state.factor, settings.lr_min)
+        epoch = state.epoch + state.step / self.steps
+        return cosine(
+            epoch, epochs=settings.epochs, start=settings.lr, end=settings.lr_min, warmup=settings.warmup_epochs
+        )
+
+    def journals(self, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Returns the line of the metrics."""
+        lr = self.optimizer.param_groups[0]["lr"]
+        return {"metrics.jsonl": {"train_loss": self.state.train_loss / self.state.step, "lr": lr, **values}}
+
+    def end_epoch(self, values: Mapping[str, Any]) -> None:
+        """Keeps the weights if they are the best so far, and counts the epochs since."""
+        state, settings, score = self.state, self.recipe.train, values[self.task.score]
+        if score > state.best_score:
+            state.best_score, state.best_epoch, state.waited = score, state.epoch, 0
+            best = self.network if self.averaged is None else self.averaged.module
+            facts = {"epoch": state.epoch, "score": score}
+            self.save("best", module=best, state=facts, position=(state.epoch + 1, 0))
+            if self.directory.drop_scores():
+                inform("The scores of the best weights so far were removed: there are better ones. Evaluate again.")
+            return
+        state.waited += 1
+        if settings.schedule == "plateau" and state.waited >= settings.plateau_epochs:
+            state.factor, state.waited = state.factor / 2, 0
+
+    def end_stage(self) -> None:
+        """Writes the summary."""
+        state = self.state
+        summary = {
+            "best_epoch": state.best_epoch,
+            "score": self.task.score.removeprefix("val_"),
+            "best_score": state.best_score,
+        }
+        self.directory.write_json("summary.json", summary)
+
+
+def start_training(
+    recipe: Recipe, architecture: Architecture, out: Path, *, data: ImageStore | None = None
+) -> RunDirectory:
+    """Trains a network from scratch, or from a file of weights, in a new run directory.
+
+    Args:
+        recipe: data and training; its space section becomes that of the genotype, its model the baseline.
+        architecture: the genotype, or the settings of a baseline.
+        out: folder of the run, new or empty.
+        data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
+
+    Raises:
+        MedartsError: see `medarts.engine.engine.start`.
+    """
+    changes: dict[str, Any]
+    if isinstance(architecture, Genotype):
+        changes = {"space": space_settings(architecture), "train": recipe.train.model_copy(update={"model": None})}
+    else:
+        changes = {"train": recipe.train.model_copy(update={"model": architecture})}
+    recipe = recipe.model_copy(update=changes)
+    return start(Training, recipe, out, lambda: prepare_training(recipe, architecture, data=data))
+
+
+def resume_training(path: Path, changes: Iterable[str] = (), *, data: ImageStore | None = None) -> RunDirectory:
+    """Goes on with training from its last checkpoint; a finished run is left as it is, unless it is to be longer.
+
+    Args:
+        path: its folder.
+        changes: changes of its recipe as key.path=value; see `medarts.engine.changes` for those that are possible.
+        data: the images of a training that was begun with ``data``.
+
+    Raises:
+        RunError: its initial weights have changed.
+        MedartsError: see `medarts.engine.engine.resume`.
+    """
+
+    def prepare(recipe: Recipe, run: RunDirectory) -> Training:
+        architecture = recipe.train.model or load_genotype(run.path)
+        if checkpoint.newest(run.checkpoints, "last") is not None:  # it has what came of the weights to start from
+            architecture = without_weights(architecture)
+        elif _weights_fingerprint(architecture) != run.facts.get("weights_fingerprint"):
+            raise RunError(
+                f"The initial weights of {run.path} have changed since it began.",
+                fix="Restore that file, or start a new run.",
+            )
+        return prepare_training(recipe, architecture, run, data=data)
+
+    return resume(Training, path, changes, prepare, data=data)
+
+
+def try_training(recipe: Recipe, architecture: Architecture, *, steps: int) -> Trial:
+    """Times a few steps of a training.
+
+    Raises:
+        MedartsError: data, genotype, recipe or device do not fit.
+    """
+    return prepare_training(recipe, architecture).trial(steps=steps)
+
+
+def prepare_training(
+    recipe: Recipe, architecture: Architecture, run: RunDirectory | None = None, *, data: ImageStore | None = None
+) -> Training:
+    """Looks at everything that can be wrong, what is quick to see first, and reads the images last.
+
+    Args:
+        recipe: data and training.
+        architecture: the network.
+        run: the run that goes on, if it is not new.
+        data: the images, in place of the sources of the recipe.
+
+    Raises:
+        MedartsError: data, network, recipe or device do not fit, or the data of the run have changed.
+    """
+    fabric = make_fabric(recipe.compute)
+    check_task(recipe, architecture)
+    manifest = data.manifest if data is not None else open_manifest(recipe.data, needs=("train", "val"))
+    if run is not None:
+        run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
+    recipe = with_findings(recipe, manifest)
+    task = make_task(recipe, manifest, loss=recipe.train.loss, field="train.loss")
+    seed_torch(recipe.seed, "network")
+    network = network_of(recipe, architecture)
+    check_sizes(recipe, network)
+    training, validation = manifest.of_split("train"), manifest.of_split("val")
+    check_fills_a_batch(training, recipe.train.batch, name="training set")
+    store = data if data is not None else open_store(manifest, recipe.data, threads=recipe.compute.threads)
+    task.check(store, {"training": training, "validation": validation})
+    device = fabric.device
+    return Training(
+        recipe,
+        fabric=fabric,
+        architecture=architecture,
+        network=network,
+        task=task,
+        store=store,
+        training=Batches(store, training, batch=recipe.train.batch, name="training set", device=device),
+        validation=Batches(store, validation, batch=recipe.evaluation.batch, name="validation set", device=device),
+    )
+
+
+def architecture_of(run: RunDirectory) -> Architecture:
+    """Returns what a training run trains."""
+    return run.recipe.train.model or load_genotype(run.path)
+
+
+def without_weights(architecture: Architecture) -> Architecture:
+    """Returns the architecture to fill with weights of its own, not with those it began with."""
+    if isinstance(architecture, CheXNetSettings):
+        return architecture.model_copy(update={"weights": None})
+    return architecture
+
+
+def check_task(recipe: Recipe, architecture: Architecture) -> None:
+    """Refuses a network for another task than that of the data.
+
+    Raises:
+        RecipeError: it is.
+    """
+    task = task_of(architecture)
+    if task != recipe.data.task:
+        raise RecipeError(
+            f"{architecture.name} is a network for {task}, but the data are for {recipe.data.task}.",
+            fix="Train it on images with findings." if task == "classification" else "Train it on images with masks.",
+        )
+
+
+def check_sizes(recipe: Recipe, network: TrainedNetwork) -> None:
+    """Refuses images that a network cannot take, and norms over the batch or an image that would see a single value.
+
+    Raises:
+        RecipeError: there are such.
+    """
+    network.check_size(recipe.data.size)
+    settings, smallest = recipe.train, network.smallest_map(recipe.data.size)
+    norms: tuple[type[nn.Module], ...] = (nn.InstanceNorm2d,)
+    if settings.batch // settings.accumulate == 1:
+        norms = (nn.InstanceNorm2d, nn.BatchNorm2d)
+    if smallest == 1 and any(isinstance(module, norms) for module in network.modules()):
+        raise RecipeError(
+            f"With train.batch {settings.batch} in {settings.accumulate} parts and data.size {recipe.data.size} a norm "
+            "of the network sees one pixel alone.",
+            fix="Use larger images, a larger batch or fewer parts; or train.norm=group, where the network has it.",
+        )
+
+
+def _weights_fingerprint(architecture: Architecture) -> str | None:
+    """Returns the fingerprint of the file of weights that a network begins with; None if it begins at random."""
+    if not isinstance(architecture, CheXNetSettings) or architecture.weights is None:
+        return None
+    with architecture.weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
