@@ -9,15 +9,17 @@ ROUNDING = 1e-9
 
 EXACT = ("images", "genotypes", "weights", "epochs", "counts")
 
-# On other processors and other versions of torch, sums are rounded otherwise. Over some steps of training this grows:
-# losses and norms of weights then agree to the first of these, and scores, in which a pixel more or less counts, to the
-# second. What hangs on the order of single images, such as p values, tells nothing there.
-ELSEWHERE = {"weights": 1e-3, "losses": 1e-3, "scores": 0.05}
+# On other processors and other versions of torch, sums are rounded otherwise, and over some steps of training this
+# grows: to 0.002 of a loss and 0.09 of a Dice where the kernels were those of SSE4.1. A learning rate higher by 1 % is
+# still seen: it changes losses by 0.03. What hangs on the order of single images, such as p values, is left out.
+ELSEWHERE = {"weights": 1e-3, "losses": 1e-2, "scores": 0.15}
 ONLY_HERE = ("image scores", "p values", "intervals", "ranks")
 
 
 def differences(section: str, found: Mapping[str, Any], frozen: Mapping[str, Any], *, same_machine: bool) -> list[str]:
     """Returns a line for every number of a section that is not the frozen one; none where all are."""
+    if section in ONLY_HERE and not same_machine:
+        return []
     lines = [f"{name} is no longer there" for name in sorted(frozen.keys() - found.keys())]
     lines += [f"{name} was not there" for name in sorted(found.keys() - frozen.keys())]
     for name in sorted(frozen.keys() & found.keys()):
@@ -34,7 +36,7 @@ def _agree(section: str, name: str, found: Any, frozen: Any, *, same_machine: bo
         return bool(near and found["numbers"] == frozen["numbers"])
     if same_machine:
         return _near(found, frozen, ROUNDING)
-    if section in ONLY_HERE or name.endswith(("undefined", "best_epoch")) or "/seed " in name or "hd95" in name:
+    if name.endswith(("undefined", "best_epoch")) or "/seed " in name or "hd95" in name:
         return True
     if section == "epochs" and not name.endswith(("loss", "lr")):
         return _near(found, frozen, ELSEWHERE["scores"])

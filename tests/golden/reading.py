@@ -155,10 +155,11 @@ def _add_comparison(found: Sections, folder: Path) -> None:
         if network["difference"] is not None:
             _add_difference(found, f"{domains}/{name} vs {reference}/{content['score']}", network["difference"])
         found["counts"] |= {f"{domains}/{name}/{part}": network[part] for part in ("parameters", "flops")}
+    images = found.setdefault("image scores", {})
     for image in content["differing_images"]:
         where = f"{domains}/{image['domain']}/{image['key']}"
-        found["means"][f"{where}/spread"] = image["spread"]
-        found["means"] |= {f"{where}/{names[name]}": value for name, value in image["values"].items()}
+        images[f"{where}/spread"] = image["spread"]
+        images.update({f"{where}/{names[name]}": value for name, value in image["values"].items()})
 
 
 def _add_overall(found: Sections, folders: list[Path]) -> None:
