@@ -295,10 +295,9 @@ def cost(
         size: Height and width of the images in pixels. Default: those of the runs, else of the published networks.
         threads: Threads of the CPU, one number or several. Default: 1, and 2 where there are two cores.
         batch: Images of a pass, one number or several. Default: 1.
-        repeats: Timed passes.
+        repeats: Timed passes. With 0, count parameters and FLOPs without measuring.
         figure: SVG or PNG file for a plot of the networks' latency against their parameters.
     """
-    from medarts import terminal
     from medarts.commands import costs
 
     names, changes = split(words)
@@ -319,6 +318,8 @@ def cost(
         found = [{"name": name, **one.as_json()} for name, one in measured.items()]
         print(json.dumps(found if len(found) > 1 else found[0]))
     else:
+        from medarts import terminal
+
         terminal.show_costs(measured)
         if figure is not None:
             say(str(figure))

@@ -203,3 +203,15 @@ def test_another_file_is_no_cost() -> None:
     for content in (of_old, {**MEASURED.as_json(), "built": [{"threads": 1}]}, {**MEASURED.as_json(), "memory_mb": 3}):
         with pytest.raises(RunError, match=r"runs/x/cost\.json holds no cost .* --resume"):
             Cost.read(content, origin="runs/x/cost.json")
+
+
+def test_counting_alone_measures_nothing(monkeypatch):
+    monkeypatch.setattr(cost_module, "time_in_turns", None)
+    monkeypatch.setattr(cost_module, "peak_of_inference_mb", None)
+    architectures = {"unet": UNetSettings(width=4, depth=2)}
+    (counted,) = measure_costs(architectures, in_channels=3, outputs=1, size=32, repeats=0).values()
+    monkeypatch.undo()
+    (measured,) = measure_costs(architectures, in_channels=3, outputs=1, size=32, repeats=2, memory=False).values()
+    assert (counted.parameters, counted.flops) == (measured.parameters, measured.flops)
+    assert (counted.built, counted.shipped, counted.memory_mb) == ((), None, {})
+    assert Cost.read(counted.as_json()) == counted

@@ -15,8 +15,6 @@ from medarts.errors import RecipeError
 from medarts.models.registry import Architecture, model_named, task_of, usual_outputs, usual_size
 from medarts.profiling.cost import Cost, measure_costs
 from medarts.profiling.latency import usable_cores, usual_threads
-from medarts.reporting.cost_plots import plot_costs
-from medarts.reporting.style import save as save_figure
 from medarts.spaces.genotype import Genotype
 from medarts.system.console import progress_bar
 from medarts.system.files import check_writable, exists, make_folder, writing
@@ -47,7 +45,7 @@ def cost(
         size: height and width of the images, in pixels; those of the runs, else of the published networks.
         threads: numbers of threads of the CPU; 1, and 2 where there are two cores, where empty.
         batches: images of a pass.
-        repeats: timed passes.
+        repeats: timed passes; with 0, parameters and FLOPs are counted alone.
         memory: whether peak memory is measured, which takes some seconds for every network and batch.
         figure: SVG or PNG file for a plot of latency against parameters.
 
@@ -95,6 +93,9 @@ def cost(
             progress=bar.reach,
         )
     if figure is not None:
+        from medarts.reporting.cost_plots import plot_costs
+        from medarts.reporting.style import save as save_figure
+
         make_folder(figure.parent)
         with writing(figure):
             save_figure(plot_costs(costs), figure, file_format=figure.suffix[1:])
@@ -145,7 +146,8 @@ def _check_measurement(
         check_number("threads", number, low=1, high=usable_cores(), reason="as this machine has no more cores")
     for number in batches:
         check_number("batch", number, low=1, high=1024)
-    check_number("repeats", repeats, low=2, high=10_000)
+    if repeats != 0:
+        check_number("repeats", repeats, low=2, high=10_000, reason="or 0, to count without measuring")
     for option, numbers in (("threads", threads), ("batch", batches)):
         if len(set(numbers)) < len(numbers):
             raise RecipeError(f"--{option} has a number twice.", fix="Give each number once.")
@@ -155,6 +157,8 @@ def _check_measurement(
         raise RecipeError(f"{double} is named twice.", fix="Name every network once.")
     if figure is not None and figure.suffix not in (".svg", ".png"):
         raise RecipeError(f"--figure is {figure}.", fix="Use a file that ends in .svg or .png.")
+    if figure is not None and repeats == 0:
+        raise RecipeError("--figure shows latency, which --repeats 0 does not measure.", fix="Use --repeats 20.")
     if figure is not None and len({str(name) for name in names}) < 2:
         raise RecipeError("--figure compares networks, but there is one.", fix="Name several.")
 

@@ -28,10 +28,10 @@ from medarts.evaluation.mask_scores import Scores
 from medarts.evaluation.scores import table_of
 from medarts.evaluation.segmentation import score_masks
 from medarts.models.network import FindingNetwork, TrainedNetwork
-from medarts.models.registry import network_of
+from medarts.models.registry import network_of, without_weights
 from medarts.models.shipping import shipped
 from medarts.system.console import progress_bar
-from medarts.training.trainer import architecture_of, without_weights
+from medarts.training.trainer import architecture_of
 
 FOUND_ON: Split = "val"
 """Split on which the thresholds and the temperature of a classifier are found."""

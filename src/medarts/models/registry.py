@@ -97,3 +97,10 @@ def network_of(recipe: Recipe, architecture: Architecture) -> TrainedNetwork:
     return build_network(
         architecture, in_channels=recipe.data.in_channels, outputs=recipe.data.outputs, norm=recipe.train.norm
     )
+
+
+def without_weights(architecture: Architecture) -> Architecture:
+    """Returns the architecture to fill with weights of its own, not with those it began with."""
+    if isinstance(architecture, CheXNetSettings):
+        return architecture.model_copy(update={"weights": None})
+    return architecture

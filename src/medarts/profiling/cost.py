@@ -14,11 +14,10 @@ from medarts.config import NormName
 from medarts.errors import RecipeError, RunError
 from medarts.models.inference import for_inference
 from medarts.models.network import FindingNetwork, TrainedNetwork
-from medarts.models.registry import Architecture, build_network
+from medarts.models.registry import Architecture, build_network, without_weights
 from medarts.models.shipping import faster, shipped
 from medarts.profiling.latency import Timing, threads_of_cpu, time_in_turns
 from medarts.profiling.memory import Form, peak_of_inference_mb
-from medarts.training.trainer import without_weights
 
 Norms = NormName | Mapping[str, NormName | None] | None
 """Kind of the norms of all networks, or of each by its name; None stands for those of the network's paper."""
@@ -35,7 +34,7 @@ class Cost:
         size: height and width of the images, in pixels.
         in_channels: channels of the images.
         outputs: outputs of the network.
-        built: latency as built, by threads and batch.
+        built: latency as built, by threads and batch; empty where it was not measured.
         shipped: the same as shipped for inference, in the form that images are scored with, see
             ``medarts.models.shipping``; None where the network has none but itself.
         memory_mb: peak memory of inference in MB (10^6 bytes) by batch, see ``medarts.profiling.memory``; of the
@@ -123,7 +122,8 @@ def measure_costs(
         norm: kind of the norms, of all or by name.
         threads: numbers of threads of the CPU.
         batches: images of a pass.
-        repeats: timed passes, at least 2; three more warm up.
+        repeats: timed passes, at least 2; three more warm up. With 0, parameters and FLOPs are counted, and nothing is
+            measured.
         memory: whether peak memory is measured, which takes some seconds for every network and batch.
         progress: is told how many steps of how many are done.
 
@@ -133,23 +133,28 @@ def measure_costs(
     Raises:
         MedartsError: a network cannot be built, or not take such images.
         RecipeError: a network needs more memory than there is.
-        ValueError: fewer than 2 repeats.
+        ValueError: 1 repeat, which has no spread.
     """
     kinds = norm if isinstance(norm, Mapping) else dict.fromkeys(architectures, norm)
     of_all = {"in_channels": in_channels, "outputs": outputs, "size": size}
     plans = {name: _Plan(without_weights(each), norm=kinds[name], **of_all) for name, each in architectures.items()}
-    networks = {name: plan.build() for name, plan in plans.items()}
+    if repeats == 0:
+        threads, memory = (), False
+    # Counting needs shapes alone: on the meta device no weight is made and nothing is computed.
+    with torch.device("cpu" if repeats else "meta"):
+        networks = {name: plan.build() for name, plan in plans.items()}
     step = _counted(progress, len(plans) * len(batches) * memory + len(threads) * len(batches) * repeats)
     shapes = [(batch, in_channels, size, size) for batch in batches]
     # First, as this is where too much is noticed.
-    peaks = _peaks(plans, batches if memory else (), threads=max(threads), after_each=step)
+    peaks = _peaks(plans, batches if memory else (), threads=max(threads, default=1), after_each=step)
     built, as_shipped = _time(networks, shapes, threads=threads, repeats=repeats, after_turn=step)
+    image = None if repeats else torch.empty(1, in_channels, size, size, device="meta")
     return {
         name: Cost(
             parameters=count_parameters(network),
-            flops=count_flops(_last_head(network, network), in_channels=in_channels, size=size),
+            flops=count_flops(_last_head(network, network), in_channels=in_channels, size=size, images=image),
             built=built[name],
-            shipped=as_shipped.get(name),
+            shipped=as_shipped.get(name) if repeats else None,
             memory_mb=peaks[name],
             **of_all,
         )
@@ -162,10 +167,17 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def count_flops(form: Form, *, in_channels: int, size: int) -> int:
-    """Returns the operations of a pass of one image, as ``Cost.flops`` counts them."""
+def count_flops(form: Form, *, in_channels: int, size: int, images: Tensor | None = None) -> int:
+    """Returns the operations of a pass of one image, as ``Cost.flops`` counts them.
+
+    Args:
+        form: the network as it runs.
+        in_channels: channels of the image.
+        size: its height and width, in pixels.
+        images: one image on the device of the network. Default: random on the CPU.
+    """
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        form(_images(1, in_channels, size))
+        form(_images(1, in_channels, size) if images is None else images)
     return int(counter.get_total_flops())
 
 
@@ -206,6 +218,8 @@ def _time(
     Returns:
         The timings by name, as built and as shipped for inference; networks of findings have the first alone.
     """
+    if not threads:
+        return dict.fromkeys(networks, ()), {}
     forms = {name: for_inference(network) for name, network in networks.items() if _is_of_masks(network)}
     built: dict[str, tuple[Timing, ...]] = dict.fromkeys(networks, ())
     as_shipped: dict[str, tuple[Timing, ...]] = dict.fromkeys(forms, ())

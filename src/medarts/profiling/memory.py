@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medarts.engine.device import peak_memory_mb
 from medarts.system.process import in_new_process
 
 Form = Callable[[Tensor], object]
@@ -103,6 +102,8 @@ def _memory_mb(field: str) -> float:
     """Returns a field of the process's status, of the peak VmHWM, of now VmRSS; off Linux its peak for either."""
     status = Path("/proc/self/status")
     if not status.exists():
+        from medarts.engine.device import peak_memory_mb
+
         return peak_memory_mb(torch.device("cpu"))
     kibibytes = status.read_text(encoding="ascii").partition(f"{field}:")[2].split()[0]
     return int(kibibytes) * 1024 / 1e6

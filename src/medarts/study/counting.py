@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from medarts.models.registry import Architecture, build_network
+from medarts.models.registry import Architecture, build_network, without_weights
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.stack import genotypes as stack
 from medarts.spaces.stack import operations as of_stack
@@ -19,7 +19,6 @@ from medarts.spaces.weave import genotypes as weave
 from medarts.spaces.weave import lattice
 from medarts.spaces.weave import operations as of_weave
 from medarts.spaces.weave.frame import WeaveFrame
-from medarts.training.trainer import without_weights
 
 
 def count_parameters(architecture: Architecture, *, in_channels: int, outputs: int) -> int:

@@ -28,7 +28,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, backward, cosine, resume, start
 from medarts.errors import RecipeError, RunError
 from medarts.models.network import TrainedNetwork
-from medarts.models.registry import Architecture, network_of, task_of
+from medarts.models.registry import Architecture, network_of, task_of, without_weights
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.registry import space_settings
@@ -355,13 +355,6 @@ def prepare_training(
 def architecture_of(run: RunDirectory) -> Architecture:
     """Returns what a training run trains."""
     return run.recipe.train.model or load_genotype(run.path)
-
-
-def without_weights(architecture: Architecture) -> Architecture:
-    """Returns the architecture to fill with weights of its own, not with those it began with."""
-    if isinstance(architecture, CheXNetSettings):
-        return architecture.model_copy(update={"weights": None})
-    return architecture
 
 
 def check_task(recipe: Recipe, architecture: Architecture) -> None:
