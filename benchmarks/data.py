@@ -20,7 +20,7 @@ from medarts.data.mixing import Mixture
 from medarts.data.opening import choose_sources, open_data
 from medarts.models.weave import WeaveNetwork
 from medarts.spaces.reading import load
-from medarts.tasks.segmentation import SegmentationTask
+from medarts.tasks import SegmentationTask
 
 REPEATS = 7
 

@@ -27,7 +27,8 @@ from torch.nn import functional as F
 
 from medarts.config import ComputeSettings, StackSettings
 from medarts.engine.device import make_fabric, peak_memory_mb
-from medarts.nas.gradients import GRADIENTS, Objective, first_order
+from medarts.nas.gradients import Objective, first_order
+from medarts.registry import gradients
 from medarts.spaces.space import Supernet
 from medarts.spaces.stack.supernet import StackSupernet
 from medarts.spaces.weave.genotypes import LatticeSettings
@@ -68,7 +69,7 @@ class Step:
             torch.optim.SGD(self.weights, 0.025, momentum=0.9, weight_decay=3e-4),
             torch.optim.Adam(self.architecture, 3e-4),
         )
-        self.gradient = GRADIENTS[case.gradient]
+        self.gradient = gradients.get(case.gradient)
         self.training, self.validation = (self.objective(case, seed) for seed in (1, 2))
 
     def objective(self, case: Case, seed: int) -> Objective:

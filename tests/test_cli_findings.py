@@ -253,7 +253,7 @@ def test_trainings_that_are_refused(medarts, recipe_file, table_data, folder_dat
 def test_searches_that_are_refused(medarts, recipe_file, table_data, tmp_path):
     words = ("search", recipe_file)
     refused(medarts(*words, "space.search_chanel=8"), "space.search_chanel is not a key", "'search_channel'")
-    refused(medarts(*words, "search.loss=dice"), "search.loss 'dice' is a loss of segmentation")
+    refused(medarts(*words, "search.loss=dice"), "search.loss 'dice' is a loss of masks")
     refused(medarts(*words, "search.stages.0.depth=3"), "too few cells for the reductions behind the chest stem")
     refused(medarts(*words, "data.findings=[disk]"), "no finding 'disk'", "Did you mean 'disc'?")
     refused(medarts(*words, "search.gradient=second_order", "compute.precision=bf16"), "second_order", "precision=fp32")

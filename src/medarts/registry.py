@@ -15,7 +15,9 @@ packages (entry points) are imported when a registry is first asked for a name. 
     NoiseSettings(name='gaussian', strength=0.5)
 """
 
+import functools
 import importlib
+import inspect
 import pkgutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -227,6 +229,18 @@ class Choice:
         return core_schema.no_info_before_validator_function(
             self.registry.choose, handler(source), serialization=serialization
         )
+
+
+def bound(function: Callable[..., N], **offered: Any) -> Callable[..., N]:
+    """Returns a function with those of the offered arguments that it has a parameter for.
+
+    >>> def scaled(x: float, *, factor: float) -> float:
+    ...     return x * factor
+    >>> bound(scaled, factor=2.0, seed=0)(1.5)
+    3.0
+    """
+    known = inspect.signature(function).parameters
+    return functools.partial(function, **{name: value for name, value in offered.items() if name in known})
 
 
 def _whole(value: Any, handler: Any) -> Any:

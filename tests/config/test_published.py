@@ -130,13 +130,18 @@ def test_defaults_of_the_stack() -> None:
     search = recipe.search
     assert (search.lr, search.lr_min, search.momentum, search.weight_decay) == (0.025, 1e-4, 0.9, 3e-4)
     assert (search.arch_lr, search.arch_betas, search.arch_weight_decay) == (3e-4, (0.5, 0.999), 1e-3)
-    assert (search.arch_after, search.loss, search.gradient, search.mixing.alpha) == (0, "bce_logits", "first_order", 0)
+    assert (search.arch_after, search.loss.name, search.gradient.name, search.mixing.alpha) == (
+        0,
+        "bce_logits",
+        "first_order",
+        0,
+    )
     space = recipe.space
     assert isinstance(space, StackSettings)
     assert (space.stem, space.search_channel, space.init_channel, space.layers) == ("chest", 16, 36, 20)
     assert (space.intermediate_nodes, space.drop_path_prob, space.auxiliary) == (4, 0.2, False)
     train = recipe.train
-    assert (train.epochs, train.batch, train.loss, train.norm) == (100, 32, "bce_logits", None)
+    assert (train.epochs, train.batch, train.loss.name, train.norm) == (100, 32, "bce_logits", None)
     assert (train.optimizer, train.lr, train.schedule, train.plateau_epochs) == ("sgd", 0.025, "plateau", 5)
     assert (train.auxiliary_weight, train.mixing.alpha, train.model) == (0.4, 0.0, None)
     augmentation = recipe.data.augmentation
@@ -271,7 +276,7 @@ def test_sources_that_are_taken() -> None:
         (findings(train={"model": "chexnot"}), "train.model.name cannot be 'chexnot'. Did you mean 'chexnet'"),
         (findings(space={"drop_path_prob": 1}), "space.drop_path_prob: .*less than 1"),
         (findings(space={"stem": "chests"}), "space.stem cannot be 'chests'. Did you mean 'chest'"),
-        (findings(search={"gradient": "third_order"}), "search.gradient cannot be 'third_order'. Did you mean"),
+        (findings(search={"gradient": "third_order"}), "search.gradient.name cannot be 'third_order'. Did you mean"),
         (findings(train={"auxiliary_weight": -1}), "train.auxiliary_weight: .*greater than or equal to 0"),
         (findings(evaluation={"sensitivity": 1}), "evaluation.sensitivity: .*less than 1"),
         (findings(data={"augmentation": {"flip": "vertical"}}), "data.augmentation.flip"),

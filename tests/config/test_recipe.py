@@ -49,14 +49,14 @@ def test_published_defaults() -> None:
     search = recipe.search
     assert (search.lr, search.lr_min, search.momentum, search.weight_decay) == (0.025, 1e-5, 0.9, 3e-4)
     assert (search.arch_lr, search.arch_betas, search.arch_weight_decay) == (2e-4, (0.5, 0.999), 1e-3)
-    assert (search.arch_after, search.train_portion, search.loss) == (10, 0.5, "bce_logits")
+    assert (search.arch_after, search.train_portion, search.loss.name) == (10, 0.5, "bce_logits")
     assert (search.mixing.alpha, search.mixing.images) == (0.5, 2)
     space = recipe.space
     assert (space.init_channel, space.double_down_channel, space.intermediate_nodes) == (16, True, 4)
     assert (space.deep_supervision, space.shuffle_groups, space.dropout_prob) == (True, 1, 0.0)
     train = recipe.train
     assert (train.epochs, train.batch, train.optimizer, train.lr) == (1600, 8, "sgd", 4e-3)
-    assert (train.loss, train.schedule, train.mixing.alpha) == ("bce_dice", "cosine", 0.0)
+    assert (train.loss.name, train.schedule, train.mixing.alpha) == ("bce_dice", "cosine", 0.0)
     assert (recipe.data.size, recipe.data.in_channels, recipe.data.classes) == (256, 3, 1)
 
 
@@ -117,7 +117,7 @@ def test_unknown_key_with_no_neighbour_lists_the_valid_ones() -> None:
 @pytest.mark.parametrize(
     ("mapping", "says"),
     [
-        (content(train={"loss": "bce_dise"}), "train.loss cannot be 'bce_dise'. Did you mean 'bce_dice'?"),
+        (content(train={"loss": "bce_dise"}), "train.loss.name cannot be 'bce_dise'. Did you mean 'bce_dice'?"),
         (content(compute={"precision": 16}), "compute.precision cannot be 16. Did you mean 'fp16'\\?"),
         (content(compute={"precision": "float"}), "compute.precision cannot be 'float'. Valid here: bf16, fp16, fp32."),
         (content(data={"sampling": "equally"}), "data.sampling cannot be 'equally'. Did you mean 'equal'?"),

@@ -10,7 +10,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from medarts.config import StackSettings
-from medarts.nas.gradients import GRADIENTS, Objective, first_order
+from medarts.nas.gradients import Objective, first_order
+from medarts.registry import gradients
 from medarts.spaces.space import Supernet
 from medarts.spaces.stack import execution as stack
 from medarts.spaces.stack.supernet import StackSupernet
@@ -88,7 +89,7 @@ class Problem:
         return losses
 
     def gradient(self, name: str = "second_order", **objectives: Objective) -> float:
-        return GRADIENTS[name](
+        return gradients.get(name)(
             FABRIC,
             training=objectives.get("training", self.objective("training")),
             validation=objectives.get("validation", self.objective("validation")),
@@ -188,7 +189,7 @@ def test_passes_and_what_they_compute():
 
 
 @pytest.mark.parametrize("steps", [0, 2])
-@pytest.mark.parametrize("name", list(GRADIENTS))
+@pytest.mark.parametrize("name", gradients.names())
 def test_weights_and_optimizer_stay(name, steps):
     problem = Problem(steps=steps)
     before, entries = problem.state(), len(problem.optimizer.state)
@@ -235,7 +236,7 @@ def test_gradients_that_were_there_stay():
     assert all((p.grad == 1).all() for p in [*problem.model.weights, problem.model.architecture[2]])
 
 
-@pytest.mark.parametrize("name", list(GRADIENTS))
+@pytest.mark.parametrize("name", gradients.names())
 def test_parts_of_a_batch_add_up(name):
     one, two = Problem(), Problem(parts=2)
     loss = one.gradient(name)
@@ -313,7 +314,7 @@ def supernet_gradients(make: Callable[..., Supernet], *, fast: bool) -> tuple[Te
         optimizer.zero_grad()
         for parameter in architecture:
             parameter.grad = None
-        GRADIENTS[name](
+        gradients.get(name)(
             FABRIC,
             training=objective(0),
             validation=objective(1),

@@ -10,8 +10,6 @@ from medarts.nas import gradients, search
 KNOWN_TO_OTHERS = (
     "medarts.spaces.weave",
     "medarts.spaces.stack",
-    "medarts.tasks.segmentation",
-    "medarts.tasks.classification",
     "medarts.models",
     "medarts.data.sources",
 )

@@ -15,7 +15,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, DivergedError, RunError
 from medarts.nas.search import Search, resume_search, start_search
 from medarts.system.memory import OutOfMemoryError
-from medarts.tasks.segmentation import SegmentationTask
+from medarts.tasks import SegmentationTask
 
 # Run in a process of its own, with `recipe` and `out` given.
 SIGNALLED_AT_A_STEP = """

@@ -16,9 +16,7 @@ from medarts.data.mixing import Mixture
 from medarts.data.opening import open_manifest
 from medarts.data.store import ImageStore
 from medarts.errors import DataError, RecipeError
-from medarts.tasks.classification import ClassificationTask
-from medarts.tasks.segmentation import SegmentationTask
-from medarts.tasks.task import make_task
+from medarts.tasks import ClassificationTask, SegmentationTask, make_task
 
 FINDINGS = ("a", "b", "c")
 
@@ -206,7 +204,7 @@ def test_the_recipe_chooses_the_task(finding_recipe: Recipe, small_recipe: Recip
     assert (task.score, task.auxiliary_weight, task.findings) == ("val_auroc", 0.7, whole.findings)
     masks = open_manifest(small_recipe.data, needs=())
     assert isinstance(make_task(small_recipe, masks, loss="dice", field="train.loss"), SegmentationTask)
-    with pytest.raises(RecipeError, match=r"search\.loss 'dice' is a loss of segmentation, not of findings"):
+    with pytest.raises(RecipeError, match=r"search\.loss 'dice' is a loss of masks, not of findings"):
         make_task(recipe, whole, loss="dice", field="search.loss")
     with pytest.raises(RecipeError, match="focal"):
         make_task(small_recipe, masks, loss="focal", field="search.loss")

@@ -12,7 +12,7 @@ from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.resizing import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
-from medarts.tasks.segmentation import SegmentationTask
+from medarts.tasks import SegmentationTask
 
 SIZE = 16
 EMPTY, PRESENT, VANISHED = MaskState

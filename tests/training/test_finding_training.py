@@ -19,7 +19,7 @@ from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.stack.supernet import StackSpace
 from medarts.system.randomness import seed_torch
-from medarts.tasks.classification import ClassificationTask
+from medarts.tasks import ClassificationTask
 from medarts.training.trainer import Training, resume_training, start_training, try_training
 
 CHEXNET = CheXNetSettings()

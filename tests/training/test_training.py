@@ -22,7 +22,7 @@ from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.weave.supernet import WeaveSpace
 from medarts.system.memory import OutOfMemoryError
 from medarts.system.randomness import seed_torch
-from medarts.tasks.segmentation import SegmentationTask
+from medarts.tasks import SegmentationTask
 from medarts.training.trainer import Training, resume_training, start_training
 
 # Run in a process of its own, with `recipe`, `genotype` and `out` given.

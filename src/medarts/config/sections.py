@@ -27,16 +27,22 @@ from medarts.config.section import (
     Rate,
     Section,
     Seed,
+    Settings,
     Text,
     Weight,
     Whole,
 )
+from medarts.registry import Choice, gradients, losses, regularizers
 
-MaskLoss = Literal["bce", "bce_logits", "dice", "soft_dice", "bce_dice", "ce", "ce_dice"]
-FindingLoss = Literal["bce_logits", "weighted_bce", "focal", "asymmetric"]
-LossName = Literal[MaskLoss, FindingLoss]
 NormName = Literal["group", "batch"]
-GradientName = Literal["first_order", "second_order"]
+AnyLoss = Annotated[Settings, Choice(losses)]
+AnyGradient = Annotated[Settings, Choice(gradients)]
+AnyRegularizer = Annotated[Settings, Choice(regularizers)]
+
+
+def _named(name: str) -> Any:
+    """Returns the default of a field that is chosen from a registry; it is looked up when a recipe is read."""
+    return Field(default_factory=lambda: name)
 
 
 class WeaveSettings(Section):
@@ -182,9 +188,10 @@ class SearchSettings(Section):
 
     Attributes:
         stages: the stages in their order.
-        loss: loss of weights, alphas and betas.
+        loss: loss of weights, alphas and betas; a name, or a mapping with the name and what is set of it.
         gradient: of the architecture: first_order at the weights as they are, or second_order at the weights one step
             ahead (DARTS, arXiv 1806.09055, section 2.3): 2.6 times the time of a step.
+        regularizers: terms beside the loss, such as {name: entropy, weight: 0.1}; none by default.
         train_portion: part of the training patients the weights learn from; the alphas learn from the rest.
         lr: start of the cosine learning rate of SGD on the weights.
         lr_min: its end.
@@ -203,8 +210,9 @@ class SearchSettings(Section):
         StageSettings(depth=4, epochs=80, batch=24, keep={"down": 4, "normal": 4, "up": 2}),
         StageSettings(depth=5, epochs=80, batch=12),
     )
-    loss: LossName = "bce_logits"
-    gradient: GradientName = "first_order"
+    loss: AnyLoss = _named("bce_logits")
+    gradient: AnyGradient = _named("first_order")
+    regularizers: Annotated[tuple[AnyRegularizer, ...], Field(max_length=20)] = ()
     train_portion: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     lr: Rate = 0.025
     lr_min: Weight = 1e-5
@@ -248,7 +256,7 @@ class TrainSettings(BatchSettings):
         epochs: passes over the training images.
         batch: images a step.
         accumulate: parts of a batch that run one after the other; see BatchSettings.
-        loss: the loss; bce_dice is 0.5 BCE + 1 Dice.
+        loss: the loss, as in the search; bce_dice is 0.5 BCE + 1 Dice.
         auxiliary_weight: share of an auxiliary classifier in the loss.
         norm: kind of all norms. Default: that of the network's paper, which is group for the weaved network, instance
             for resenc-unet, batch for all others. group normalises every image by itself. batch normalises every
@@ -272,7 +280,7 @@ class TrainSettings(BatchSettings):
     model: Annotated[ModelSettings, Field(discriminator="name")] | None = None
     epochs: Epochs = 1600
     batch: Batch = 8
-    loss: LossName = "bce_dice"
+    loss: AnyLoss = _named("bce_dice")
     auxiliary_weight: Weight = 0.4
     norm: NormName | None = None
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -353,9 +361,9 @@ class Recipe(Section):
     seed: Seed = 0
     data: DataSettings
     space: Annotated[SpaceSettings, Field(discriminator="name")] = WeaveSettings()
-    search: SearchSettings = SearchSettings()
+    search: SearchSettings = Field(default_factory=SearchSettings)
     derive: DeriveSettings = DeriveSettings()
-    train: TrainSettings = TrainSettings()
+    train: TrainSettings = Field(default_factory=TrainSettings)
     evaluation: EvaluationSettings = EvaluationSettings()
     compute: ComputeSettings = ComputeSettings()
 

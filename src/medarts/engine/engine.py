@@ -41,7 +41,7 @@ from medarts.errors import DivergedError, RunError
 from medarts.system.console import Bar, inform, progress_bar
 from medarts.system.memory import FEWER_AT_ONCE, OutOfMemoryError, is_out_of_memory, memory_named, smaller_parts
 from medarts.system.process import InterruptedRunError, Interruption, interruption
-from medarts.tasks.task import Task
+from medarts.tasks import Task
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """The gradients of a bilevel search: of the weights, and of the architecture in first and in second order.
 
-Source: DARTS (arXiv 1806.09055), section 2.3.
+A recipe chooses that of the architecture by ``search.gradient``; `register_gradient` adds others. Source of both here:
+DARTS (arXiv 1806.09055), section 2.3.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from medarts.engine.engine import backward
+from medarts.registry import Settings, gradients
 
 Objective = Callable[[], Iterable[Tensor]]
 """Runs the supernet on the parts of a batch, one when the next is asked for, and gives losses that add up.
@@ -54,6 +56,24 @@ class ArchitectureGradient(Protocol):
         """
 
 
+G = TypeVar("G", bound=Callable[..., float])
+
+
+def register_gradient(
+    name: str, *, settings: type[Settings] | None = None, needs_fp32: bool = False
+) -> Callable[[G], G]:
+    """Returns a decorator that registers an `ArchitectureGradient` under a name.
+
+    If the function has a parameter ``settings``, it gets its settings.
+
+    Args:
+        name: in recipes.
+        settings: class of its settings.
+        needs_fp32: whether it takes differences that lower precisions do not resolve.
+    """
+    return gradients.register(name, settings=settings, needs_fp32=needs_fp32)
+
+
 def first_order(fabric: Fabric, objective: Objective, *, held: Iterable[nn.Parameter]) -> float:
     """Adds the gradient of an objective to all parameters but ``held``, and returns the objective's value.
 
@@ -69,6 +89,7 @@ def first_order(fabric: Fabric, objective: Objective, *, held: Iterable[nn.Param
         return backward(fabric, objective())
 
 
+@register_gradient("first_order")
 def at_present_weights(
     fabric: Fabric,
     *,
@@ -82,6 +103,7 @@ def at_present_weights(
     return first_order(fabric, validation, held=weights)
 
 
+@register_gradient("second_order", needs_fp32=True)
 def at_next_weights(
     fabric: Fabric,
     *,
@@ -120,10 +142,6 @@ def at_next_weights(
         _accumulate(parameter, of_loss)
         _accumulate(parameter, None if of_step is None else of_step * -settings["lr"])
     return loss
-
-
-GRADIENTS: dict[str, ArchitectureGradient] = {"first_order": at_present_weights, "second_order": at_next_weights}
-"""The architecture's gradient by its name in a recipe."""
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

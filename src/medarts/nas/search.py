@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,12 +33,14 @@ from medarts.engine.device import make_fabric
 from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, cosine, resume, start
 from medarts.errors import RecipeError
-from medarts.nas.gradients import GRADIENTS, Objective, first_order
+from medarts.nas.gradients import Objective, first_order
+from medarts.nas.regularizers import Of, RegularizerSettings
+from medarts.registry import bound, gradients, regularizers
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.registry import make_space
 from medarts.spaces.space import Candidates, SearchSpace
 from medarts.system.randomness import seed_of, seed_torch
-from medarts.tasks.task import Task, make_task
+from medarts.tasks import Task, make_task
 
 HALVES = ("weight half", "alpha half")
 
@@ -102,6 +104,8 @@ class Search(Job[SearchState]):
         super().__init__(recipe, fabric=fabric, task=task, store=store, state=SearchState())
         self.space = space
         self.stage_data = data
+        chosen = recipe.search.gradient
+        self.gradient = bound(gradients.get(chosen.name), settings=chosen)
 
     @staticmethod
     def parts_setting(recipe: Recipe, stage: int | None) -> tuple[str, BatchSettings]:
@@ -221,7 +225,7 @@ class Search(Job[SearchState]):
         if state.epoch >= settings.arch_after:
             self.architecture_optimizer.zero_grad()
             self.weight_optimizer.zero_grad()  # or the gradients of the step before would be held meanwhile
-            loss = GRADIENTS[settings.gradient](
+            loss = self.gradient(
                 self.fabric,
                 training=training,
                 validation=self._objective(data.architecture, self.orders[1]),
@@ -230,17 +234,36 @@ class Search(Job[SearchState]):
                 optimizer=self.weight_optimizer,
             )
             self.check_finite(loss, name=f"loss of the {data.architecture.name}")
+            self._regularize("architecture")
             self.architecture_optimizer.step()
             state.arch_loss += loss
         self.weight_optimizer.zero_grad()
         loss = first_order(self.fabric, training, held=self.architecture)
         self.check_finite(loss, name=f"loss of the {data.weights.name}")
+        self._regularize("weights")
         if settings.grad_clip:
             self.fabric.clip_gradients(
                 self.model, self.weight_optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False
             )
         self.weight_optimizer.step()
         state.train_loss += loss
+
+    def _regularize(self, of: Of) -> None:
+        """Adds the gradients of the regularizers of the architecture, or of the weights."""
+        done = (self.state.epoch + self.state.step / self.steps) / self.epochs
+        for settings in cast("tuple[RegularizerSettings, ...]", self.recipe.search.regularizers):
+            entry = regularizers.entry(settings.name)
+            if entry.about["of"] != of:
+                continue
+            function = bound(entry.member, settings=settings)
+
+            def objective(function: Any = function, weight: float = settings.weight) -> Iterator[Tensor]:
+                yield weight * function(self.supernet, done)
+
+            value = first_order(
+                self.fabric, objective, held=self.weights if of == "architecture" else self.architecture
+            )
+            self.check_finite(value, name=f"regularizer {settings.name}")
 
     def _objective(self, half: Batches, order: NDArray[np.int64]) -> Objective:
         """Returns the loss on this step's batch of a half, the same function however often it is called."""
@@ -375,9 +398,10 @@ def prepare_search(recipe: Recipe, run: RunDirectory | None = None, *, data: Ima
     Raises:
         MedartsError: data, recipe or device do not fit, or the data of the run have changed.
     """
-    if recipe.search.gradient == "second_order" and recipe.compute.precision != "fp32":
+    gradient = gradients.entry(recipe.search.gradient.name)
+    if gradient.about["needs_fp32"] and recipe.compute.precision != "fp32":
         raise RecipeError(
-            "search.gradient second_order takes the difference of almost equal gradients, which "
+            f"search.gradient {gradient.name} takes the difference of almost equal gradients, which "
             f"{recipe.compute.precision} does not resolve.",
             fix="Use compute.precision=fp32, or search.gradient=first_order.",
         )

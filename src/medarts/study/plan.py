@@ -28,7 +28,7 @@ from medarts.study.layout import Layout, Place
 from medarts.study.networks import Networks, searches_of
 from medarts.study.sides import search_behind
 from medarts.system.files import write_whole
-from medarts.tasks.task import make_task
+from medarts.tasks import make_task
 from medarts.training.trainer import check_sizes, check_task
 
 _APART = {"search": ("train",), "train": ("search", "derive", "space")}

@@ -34,7 +34,7 @@ from medarts.spaces.reading import load as load_genotype
 from medarts.spaces.registry import space_settings
 from medarts.system.console import inform
 from medarts.system.randomness import seed_of, seed_torch
-from medarts.tasks.task import Task, make_task
+from medarts.tasks import Task, make_task
 
 
 @dataclass

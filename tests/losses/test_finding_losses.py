@@ -1,4 +1,4 @@
-from typing import get_args
+"""Losses of findings against the formulas of their papers."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from medarts.config import FindingLoss
 from medarts.errors import RecipeError
-from medarts.tasks.finding_losses import make_finding_loss
+from medarts.losses import Loss, make_loss
 
-NAMES: tuple[FindingLoss, ...] = get_args(FindingLoss)
+NAMES = ("bce_logits", "weighted_bce", "focal", "asymmetric")
 PREVALENCE = np.array([0.002, 0.1, 0.4, 0.9, 0.5])
+
+
+def finding_loss(name: str, *, prevalence=None, field: str = "loss") -> Loss:
+    return make_loss(name, task="classification", outputs=5, prevalence=prevalence, field=field)
 
 
 def batch(*, images=4, seed=0, dtype=torch.float32):
@@ -46,7 +49,7 @@ def by_the_formula(name, logits, labels):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_the_formula_for_every_image(name, dtype):
     logits, labels = batch(dtype=dtype)
-    value = make_finding_loss(name, prevalence=PREVALENCE)(logits, labels)
+    value = finding_loss(name, prevalence=PREVALENCE)(logits, labels)
     assert value.shape == (4,)
     assert value.dtype == dtype
     torch.testing.assert_close(value.double(), by_the_formula(name, logits, labels), rtol=1e-5, atol=1e-7)
@@ -58,16 +61,16 @@ def test_focal_equals_monai():
     logits, labels = batch()
     oracle = FocalLoss(gamma=2, alpha=0.25, reduction="none", include_background=True)
     expected = oracle(logits[..., None], labels[..., None].float())[..., 0].mean(1)
-    torch.testing.assert_close(make_finding_loss("focal")(logits, labels), expected)
+    torch.testing.assert_close(finding_loss("focal")(logits, labels), expected)
 
 
 def test_weights_balance_a_rare_finding():
     """With the weights of CheXNet positives and negatives of a finding have the same total weight."""
     labels = torch.zeros(100, 1, dtype=torch.uint8)
     labels[:10] = 1
-    loss = make_finding_loss("weighted_bce", prevalence=labels.numpy().mean(0))(torch.zeros(100, 1), labels)
+    loss = finding_loss("weighted_bce", prevalence=labels.numpy().mean(0))(torch.zeros(100, 1), labels)
     torch.testing.assert_close(loss[:10].sum(), loss[10:].sum())
-    absent = make_finding_loss("weighted_bce", prevalence=[0.0])(torch.ones(3, 1), torch.zeros(3, 1))
+    absent = finding_loss("weighted_bce", prevalence=[0.0])(torch.ones(3, 1), torch.zeros(3, 1))
     assert not absent.any()
 
 
@@ -76,7 +79,7 @@ def test_large_logits_give_finite_losses_and_gradients(name):
     labels = torch.tensor([[0, 1, 0, 1, 1]] * 3, dtype=torch.uint8)
     for size in (50.0, 1e4):
         logits = torch.tensor([[size] * 5, [-size] * 5, [size, -size, -size, size, 0]], requires_grad=True)
-        value = make_finding_loss(name, prevalence=PREVALENCE)(logits, labels)
+        value = finding_loss(name, prevalence=PREVALENCE)(logits, labels)
         value.sum().backward()
         assert value.isfinite().all()
         assert logits.grad is not None
@@ -87,7 +90,7 @@ def test_a_confident_miss_is_not_saturated():
     """-log p of a positive at logit -50 is 50, and its gradient -1."""
     for name, factor in (("bce_logits", 1.0), ("asymmetric", 1.0), ("focal", 0.25), ("weighted_bce", 0.9)):
         logit = torch.tensor([[-50.0]], requires_grad=True)
-        value = make_finding_loss(name, prevalence=[0.1])(logit, torch.ones(1, 1))
+        value = finding_loss(name, prevalence=[0.1])(logit, torch.ones(1, 1))
         value.sum().backward()
         assert value.item() == pytest.approx(50 * factor, rel=1e-6)
         assert logit.grad.item() == pytest.approx(-factor, rel=1e-5)
@@ -97,7 +100,7 @@ def test_a_confident_miss_is_not_saturated():
 def test_autocast_changes_nothing(name):
     logits, labels = batch()
     half = logits.to(torch.bfloat16)
-    loss = make_finding_loss(name, prevalence=PREVALENCE)
+    loss = finding_loss(name, prevalence=PREVALENCE)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = loss(half, labels)
     assert inside.dtype == torch.float32
@@ -107,7 +110,7 @@ def test_autocast_changes_nothing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_finite_differences(name):
     logits, labels = batch(dtype=torch.float64)
-    loss = make_finding_loss(name, prevalence=PREVALENCE)
+    loss = finding_loss(name, prevalence=PREVALENCE)
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits.requires_grad_())
 
 
@@ -115,7 +118,7 @@ def test_gradients_are_those_of_finite_differences(name):
 @given(name=st.sampled_from(NAMES), seed=st.integers(0, 10_000), scale=st.floats(0.01, 30))
 def test_losses_are_not_negative_and_images_do_not_touch(name, seed, scale):
     logits, labels = batch(seed=seed)
-    loss = make_finding_loss(name, prevalence=PREVALENCE)
+    loss = finding_loss(name, prevalence=PREVALENCE)
     value = loss(logits * scale, labels)
     assert (value >= 0).all()
     torch.testing.assert_close(value[2:3], loss(logits[2:3] * scale, labels[2:3]))
@@ -124,24 +127,19 @@ def test_losses_are_not_negative_and_images_do_not_touch(name, seed, scale):
 def test_easy_examples_count_less_than_with_bce():
     logits, labels = torch.tensor([[-3.0]]), torch.zeros(1, 1)
     plain = F.binary_cross_entropy_with_logits(logits, labels).item()
-    assert make_finding_loss("focal")(logits, labels).item() < plain / 100
+    assert finding_loss("focal")(logits, labels).item() < plain / 100
     # p = 0.047 is below the margin: nothing is left.
-    assert make_finding_loss("asymmetric")(logits, labels).item() == 0
+    assert finding_loss("asymmetric")(logits, labels).item() == 0
 
 
 def test_names_that_do_not_fit_are_refused():
-    with pytest.raises(RecipeError, match=r"train\.loss 'dice' is a loss of segmentation.*weighted_bce"):
-        make_finding_loss("dice", field="train.loss")
+    with pytest.raises(RecipeError, match=r"train\.loss 'dice' is a loss of masks, not of findings.*weighted_bce"):
+        finding_loss("dice", field="train.loss")
     with pytest.raises(RecipeError, match="Did you mean 'focal'"):
-        make_finding_loss("focl")
+        finding_loss("focl")
 
 
-@pytest.mark.parametrize("prevalence", [None, [0.1, 1.2], [-0.1], [np.nan], [[0.1, 0.2]]])
-def test_weighted_bce_needs_a_prevalence(prevalence):
-    with pytest.raises(ValueError, match=r"prevalence in 0\.\.1"):
-        make_finding_loss("weighted_bce", prevalence=prevalence)
-
-
-def test_a_prevalence_for_other_findings_is_refused():
-    with pytest.raises(ValueError, match="5 findings, but 1"):
-        make_finding_loss("weighted_bce", prevalence=[0.1])(*batch())
+@pytest.mark.parametrize("prevalence", [None, [0.1] * 4 + [1.2], [-0.1] * 5, [np.nan] * 5, [[0.1, 0.2]], [0.1]])
+def test_weighted_bce_needs_a_prevalence_of_every_finding(prevalence):
+    with pytest.raises(ValueError, match=r"prevalence in 0\.\.1 for each of 5 findings"):
+        finding_loss("weighted_bce", prevalence=prevalence)(*batch())

@@ -1,0 +1,226 @@
+"""What a network is asked to do: the loss over heads and mixed targets, and the score of a pass over images."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medarts.config import DataSettings, Recipe
+from medarts.data.batches import Batches
+from medarts.data.manifest import Manifest
+from medarts.data.mixing import Mixture
+from medarts.data.resizing import MaskState
+from medarts.data.store import ImageStore
+from medarts.errors import DataError
+from medarts.losses import make_loss
+from medarts.metrics.masks import dice_per_image, shown_classes
+from medarts.metrics.ranking import auroc
+from medarts.registry import Settings
+
+Forward = Callable[[Tensor], list[Tensor]]
+"""Images -> the logits of all heads, early to last."""
+
+
+class Task(Protocol):
+    """What a network is asked to do.
+
+    Attributes:
+        score: the value of ``validate`` by which networks are chosen; larger is better.
+    """
+
+    score: str
+
+    def loss(self, outputs: list[Tensor], mixture: Mixture) -> Tensor:
+        """Returns the loss of a (mixed) batch; ``outputs`` are the logits of all heads, early to last."""
+
+    def validate(self, forward: Forward, batches: Batches) -> dict[str, Any]:
+        """Returns validation values, among them ``val_loss`` and the one named ``score``."""
+
+    def check(self, store: ImageStore, parts: Mapping[str, Manifest]) -> None:
+        """Refuses parts of the data that nothing can be learned from or validated on.
+
+        Args:
+            store: the images.
+            parts: what errors call each part, such as "training", and its samples.
+
+        Raises:
+            DataError: there is such a part.
+        """
+
+
+def make_task(recipe: Recipe, manifest: Manifest, *, loss: Settings | str, field: str) -> Task:
+    """Returns the task of a recipe.
+
+    Args:
+        recipe: its data.
+        manifest: of these data.
+        loss: settings of the loss, or its name.
+        field: of the recipe that names it, for errors.
+
+    Raises:
+        RecipeError: the loss does not fit the task.
+        DataError: no finding can be scored on the validation images.
+    """
+    if recipe.data.task == "segmentation":
+        return SegmentationTask(recipe.data, loss=loss, field=field, threshold=recipe.evaluation.threshold)
+    return ClassificationTask(manifest, loss=loss, field=field, auxiliary_weight=recipe.train.auxiliary_weight)
+
+
+class SegmentationTask:
+    """What a network for segmentation is asked to do.
+
+    Args:
+        data: number of classes.
+        loss: settings of the loss, or its name.
+        field: of the recipe that names it, for errors.
+        threshold: probability from which a pixel is foreground (one class).
+    """
+
+    score = "val_dice"
+
+    def __init__(
+        self, data: DataSettings, *, loss: Settings | str, field: str = "loss", threshold: float = 0.5
+    ) -> None:
+        self.classes = data.classes
+        self.threshold = threshold
+        self._loss = make_loss(loss, task="segmentation", outputs=data.classes, field=field)
+
+    def loss(self, outputs: Iterable[Tensor], mixture: Mixture) -> Tensor:
+        """Returns the mean over the heads and images; each mixed target counts by its share lam."""
+        heads = [lam * self._loss(logits, targets).mean() for logits in outputs for lam, targets in mixture.parts]
+        return torch.stack(heads).sum() * (len(mixture.parts) / len(heads))
+
+    @torch.no_grad()
+    def validate(self, forward: Forward, batches: Batches) -> dict[str, Any]:
+        """Scores a network on all images of ``batches``.
+
+        Returns:
+            val_loss: mean over all heads and images; val_dice: Dice of the last head, averaged over classes and
+            images; val_dice_by_domain: the same in each domain. Classes that no image of a domain shows are excluded
+            there, as in the scores of an evaluation; None for a domain where that leaves none.
+        """
+        losses: list[float] = []
+        dice: list[NDArray[np.floating[Any]]] = []
+        indices: list[int] = []
+        for batch in batches.all():
+            outputs = forward(batch.images)
+            plain = Mixture(batch.images, ((1.0, batch.targets),))
+            losses += [float(self.loss(outputs, plain))] * len(batch.images)
+            logits, targets = outputs[-1], batch.targets
+            dice.append(dice_per_image(logits, targets, batch.truths, classes=self.classes, threshold=self.threshold))
+            indices += batch.indices.tolist()
+        domains = [batches.store.manifest.samples[index].domain for index in indices]
+        shown = shown_classes(batches.store.truths[indices], domains)
+        # The mean over the classes of an image is over those that its domain shows; some domain shows one.
+        means = np.ma.masked_where(~shown, np.concatenate(dice)).mean(1)
+        by_domain = {name: means[np.asarray(domains) == name].mean() for name in sorted(set(domains))}
+        return {
+            "val_loss": sum(losses) / len(losses),
+            "val_dice": float(means.mean()),
+            "val_dice_by_domain": {
+                name: None if mean is np.ma.masked else float(mean) for name, mean in by_domain.items()
+            },
+        }
+
+    def check(self, store: ImageStore, parts: Mapping[str, Manifest]) -> None:
+        """Refuses parts of the data in which no mask shows anything at the size of the store.
+
+        Args:
+            store: the images.
+            parts: what errors call each part, such as "training", and its samples.
+
+        Raises:
+            DataError: there is such a part.
+        """
+        for name, part in parts.items():
+            truths = store.truths[store.indices(part)]
+            if (truths == MaskState.PRESENT).any():
+                continue
+            size = store.images.shape[-1]
+            if (truths == MaskState.VANISHED).any():
+                raise DataError(
+                    f"No mask of the {name} images shows anything once it is resized to data.size {size}.",
+                    fix="Raise data.size, or cut the images to what is to be found.",
+                )
+            raise DataError(
+                f"All masks of the {name} images are empty.", fix="Put images that show something into that split."
+            )
+
+
+class ClassificationTask:
+    """What a network for findings is asked to do.
+
+    Args:
+        manifest: the findings, the training images that say how frequent each is, and the validation images.
+        loss: settings of the loss, or its name.
+        field: of the recipe that names it, for errors.
+        auxiliary_weight: share of heads before the last in the loss.
+
+    Raises:
+        RecipeError: there is no such loss for findings.
+        DataError: no finding is both present and absent among the validation images.
+    """
+
+    score = "val_auroc"
+
+    def __init__(
+        self, manifest: Manifest, *, loss: Settings | str, field: str = "loss", auxiliary_weight: float = 0.4
+    ) -> None:
+        self.findings = manifest.findings
+        self.auxiliary_weight = auxiliary_weight
+        prevalence = manifest.of_split("train").labels().mean(0)
+        self._loss = make_loss(
+            loss, task="classification", outputs=len(self.findings), prevalence=prevalence, field=field
+        )
+        _check_can_be_scored(manifest)
+
+    def loss(self, outputs: list[Tensor], mixture: Mixture) -> Tensor:
+        """Returns the mean over the images; each mixed label counts by its share lam, an early head by its weight."""
+        total = outputs[-1].new_zeros((), dtype=torch.float32)
+        for number, logits in enumerate(outputs, 1):
+            weight = 1.0 if number == len(outputs) else self.auxiliary_weight
+            for lam, labels in mixture.parts:
+                total = total + weight * lam * self._loss(logits, labels).mean()
+        return total
+
+    @torch.no_grad()
+    def validate(self, forward: Forward, batches: Batches) -> dict[str, Any]:
+        """Scores a network on all images of ``batches``.
+
+        Returns:
+            val_loss: mean over all images; val_auroc: mean AUROC over the findings that are present and absent among
+            them; val_auroc_by_finding: that of each, None for the others.
+        """
+        losses, logits, labels = [], [], []
+        for batch in batches.all():
+            outputs = forward(batch.images)[-1]
+            plain = Mixture(batch.images, ((1.0, batch.targets),))
+            losses += [float(self.loss([outputs], plain))] * len(batch.images)
+            logits.append(outputs.float().cpu().numpy())
+            labels.append(batch.targets.cpu().numpy())
+        of_images, true = np.concatenate(logits), np.concatenate(labels)
+        values = {
+            name: auroc(of_images[:, column], true[:, column]) if np.isfinite(of_images).all() else float("nan")
+            for column, name in enumerate(self.findings)
+        }
+        defined = [value for value in values.values() if not np.isnan(value)]
+        return {
+            "val_loss": sum(losses) / len(losses),
+            "val_auroc": sum(defined) / len(defined) if defined else float("nan"),
+            "val_auroc_by_finding": {name: None if np.isnan(value) else value for name, value in values.items()},
+        }
+
+    def check(self, store: ImageStore, parts: Mapping[str, Manifest]) -> None:
+        """Accepts all images: what could be wrong is in the manifest, see the constructor."""
+
+
+def _check_can_be_scored(manifest: Manifest) -> None:
+    shown = manifest.of_split("val").labels().mean(0)
+    if not ((shown > 0) & (shown < 1)).any():
+        raise DataError(
+            "None of the findings is both present and absent among the validation images, so no network can be chosen.",
+            fix="Put more patients into the split val.",
+        )
