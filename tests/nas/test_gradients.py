@@ -309,7 +309,7 @@ def supernet_gradients(make: Callable[..., Supernet], *, fast: bool) -> tuple[Te
 
     first_order(FABRIC, objective(0), held=architecture)
     optimizer.step()
-    gradients = []
+    found = []
     for name in ("first_order", "second_order"):
         optimizer.zero_grad()
         for parameter in architecture:
@@ -322,8 +322,8 @@ def supernet_gradients(make: Callable[..., Supernet], *, fast: bool) -> tuple[Te
             architecture=architecture,
             optimizer=optimizer,
         )
-        gradients.append(torch.cat([p.grad.flatten() for p in architecture if p.grad is not None]))
-    return gradients[0], gradients[1]
+        found.append(torch.cat([p.grad.flatten() for p in architecture if p.grad is not None]))
+    return found[0], found[1]
 
 
 @pytest.mark.parametrize("make", [small_weave, small_stack])
