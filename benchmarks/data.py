@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from medarts.config import AugmentationSettings, DataSettings
+from medarts.data.augmentation import Mixture
 from medarts.data.batches import Batches
-from medarts.data.mixing import Mixture
 from medarts.data.opening import choose_sources, open_data
 from medarts.models.weave import WeaveNetwork
 from medarts.spaces.reading import load

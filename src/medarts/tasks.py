@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medarts.config import DataSettings, Recipe
+from medarts.data.augmentation import Mixture
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest
-from medarts.data.mixing import Mixture
-from medarts.data.resizing import MaskState
+from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
 from medarts.losses import make_loss

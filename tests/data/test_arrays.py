@@ -11,7 +11,7 @@ from medarts.config import AugmentationSettings, parse
 from medarts.data.arrays import data_section, from_arrays, from_dataset
 from medarts.data.batches import Batches
 from medarts.data.opening import open_manifest
-from medarts.data.resizing import MaskState
+from medarts.data.reading import MaskState
 from medarts.data.splits import halve
 from medarts.data.store import ImageStore
 from medarts.errors import DataError

@@ -14,7 +14,7 @@ from PIL import Image
 from medarts.config import DataSettings, MaskSourceSettings, make_source, parse, to_yaml
 from medarts.config.yaml_text import read_yaml
 from medarts.data.doctor import examine
-from medarts.data.files import raw_image
+from medarts.data.formats import raw_image
 from medarts.data.opening import ALIKE, WITHOUT_FILES, choose_sources, open_manifest, open_sources, recognise, survey
 from medarts.data.reading import read_pair
 from medarts.data.sources import (
@@ -454,8 +454,8 @@ def test_rows_that_leave_images_out_are_counted_unless_on_purpose(tmp_path):
 @pytest.mark.parametrize(
     ("count", "text", "words"),
     [
-        (2, None, r"Here are 2 patients, and splits are drawn from 3 patients up: add others, or divide"),
-        (1, None, r"Here is one patient"),
+        (2, None, r"There are 2 patients; sampled splits need 3. Add others, or divide"),
+        (1, None, r"There is one patient"),
         (4, "id,split\n0,train\n1,train\n2,train\n3,train\n", r"Write test in the column split of .*splits\.csv"),
     ],
 )

@@ -11,11 +11,11 @@ from medarts.data.splits import (
     SplitRow,
     assign_splits,
     divided,
-    draw,
     group_columns,
     halve,
     is_doubtful,
     natural,
+    random_rank,
     read_splits_csv,
 )
 from medarts.errors import DataError
@@ -246,4 +246,4 @@ def test_names_that_are_no_utf_8_are_drawn():
     odd = "l\udce9sion"
     splits = assign_splits([odd, "a", "b", "c"], fractions=(0.25, 0.25), seed=0)
     assert set(splits) == {odd, "a", "b", "c"}
-    assert draw(3, "é") == draw(3, "é") != draw(4, "é")
+    assert random_rank(3, "é") == random_rank(3, "é") != random_rank(4, "é")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
-from medarts.data.resizing import MaskState
+from medarts.data.reading import MaskState
 from medarts.metrics import Confusion, MaskPair, definitions
 from medarts.metrics.masks import (
     dice_per_image,

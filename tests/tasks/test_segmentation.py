@@ -9,7 +9,7 @@ import torch
 from medarts.config import DataSettings, make_source
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.resizing import MaskState
+from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
 from medarts.tasks import SegmentationTask

@@ -17,9 +17,8 @@ from medarts.config.section import MOST_OUTPUTS
 from medarts.data.digests import new_digest
 from medarts.data.formats.raw import Raw, type_range
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.reading import scale
-from medarts.data.resizing import mask_states, resize_image, resize_mask
-from medarts.data.splits import assign_splits, divided, split_named
+from medarts.data.reading import mask_states, resize_image, resize_mask, scale
+from medarts.data.splits import SPLIT_SEED, complete_splits, divided, split_named
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
 
@@ -27,8 +26,6 @@ Layout = Literal["first", "last"]
 
 _CHANNELS = range(1, 5)
 """Sizes of an axis that is taken for the channels where the layout is not given."""
-
-_SEED = 0  # of splits that are not given: the same for every run, so that runs can be compared
 
 
 class Options(TypedDict, total=False):
@@ -94,19 +91,9 @@ def from_arrays(
         raise DataError(
             f"There are {len(every)} images and {len(wanted)} targets.", fix="Give one target for every image."
         )
-    return _store(
-        zip(every, wanted, strict=True),
-        patients=patients,
-        splits=splits,
-        findings=findings,
-        classes=classes,
-        size=size,
-        channels=channels,
-        window=window,
-        percentiles=percentiles,
-        fractions=fractions,
-        name=name,
-    )
+    options = Options(patients=patients, splits=splits, findings=findings, classes=classes, size=size)
+    options |= Options(channels=channels, window=window, percentiles=percentiles, fractions=fractions, name=name)
+    return _store(zip(every, wanted, strict=True), **options)
 
 
 def from_dataset(dataset: "torch.utils.data.Dataset[Any]", **options: Unpack[Options]) -> ImageStore:
@@ -318,17 +305,7 @@ def _placed(
         raise DataError(
             f"Patient {patient} is in {' and '.join(several)}.", fix="Put all images of a patient in one split."
         )
-    sampled = (
-        {}
-        if "val" in given_splits
-        else assign_splits(
-            (patient for patient, split in zip(whole, given_splits, strict=True) if split in (None, "train")),
-            fractions=fractions if splits is None else (fractions[0], 0.0),
-            seed=_SEED,
-        )
-    )
-    for patient, split in zip(whole, given_splits, strict=True):
-        yield patient, sampled.get(patient) or split or "train"
+    yield from zip(whole, complete_splits(whole, given_splits, fractions=fractions, seed=SPLIT_SEED), strict=True)
 
 
 def _split(word: str) -> Split:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from medarts.data.files import is_image, suffix_of
+from medarts.data.formats import is_image, suffix_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
 from medarts.system.names import printable

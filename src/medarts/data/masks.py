@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.data.files import raw_mask
+from medarts.data.formats import raw_mask
 from medarts.data.formats.raw import Raw
 from medarts.data.manifest import ReadingRules, Sample
 from medarts.data.regions import Region, Regions, find_regions, surrounded

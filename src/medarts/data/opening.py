@@ -34,10 +34,11 @@ from medarts.data.sources import (
 )
 from medarts.data.splits import (
     FEWEST,
+    SPLIT_SEED,
     SPLITS_CSV,
     SplitTable,
     alike,
-    assign_splits,
+    complete_splits,
     divided,
     is_doubtful,
     read_splits_csv,
@@ -50,7 +51,6 @@ from medarts.registry import sources as registered
 DIVIDED = "patient in two splits"
 ALIKE = "patients who may be one"
 WITHOUT_FILES = "row without files"
-_SEED = 0  # of splits that are drawn: the same for every run, so that runs can be compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...]
     """Lists the data sets and joins them into one manifest; no image is opened.
 
     Splits come from ``splits.csv`` (its name in any case) in the folder of the set, else from the official parts of
-    the download, else they are drawn by patient. A set with training samples but none for validation gives up its
+    the download, else they are sampled by patient. A set with training samples but none for validation gives up its
     fraction of the training patients.
 
     Args:
@@ -113,7 +113,7 @@ def survey(settings: SourceSettings, *, findings: tuple[str, ...] | None = None)
         DataError: the folder is missing, has another layout, or holds no images at all; or the source does not know
             one of the findings.
     """
-    source = _source(settings)
+    source = _source(settings.kind)
     require_folder(settings.path, layout=source.layout)
     listing = source.find(settings, findings)
     expected, doubts = _sorted_out(listing.faults, settings)
@@ -121,14 +121,14 @@ def survey(settings: SourceSettings, *, findings: tuple[str, ...] | None = None)
         raise _without_images(settings, doubts)
     path = file_named(settings.path, SPLITS_CSV)
     rows, faults = _table(path, lambda: _names(listing, settings)) if path and settings.reads_splits_csv else (None, [])
-    faults += _misnamed(settings, path)
+    misnamed, unread = _unread_tables(settings, path)
     samples, split_faults = _samples(listing.pairs, rows, settings)
     if settings.task == "classification" or (rows and rows.grouped):  # whose tables name the patients
         split_faults += _divided(samples, rows.path if rows else settings.path)
-    faults = [*expected, *faults, *split_faults]
-    doubts += _alike(samples, rows, settings)
+    faults = [*expected, *faults, *misnamed, *split_faults]
+    doubts += [*_alike(samples, rows, settings), *unread]
     if isinstance(settings, FindingSourceSettings) and settings.images is not None and not faults:
-        samples = sample_patients(samples, images=settings.images, seed=_SEED)
+        samples = sample_patients(samples, images=settings.images, seed=SPLIT_SEED)
     samples = sorted(samples, key=lambda sample: sample.key)
     manifest = Manifest(tuple(samples), {settings.domain: listing.rules}, listing.findings)
     if findings is not None:
@@ -137,24 +137,15 @@ def survey(settings: SourceSettings, *, findings: tuple[str, ...] | None = None)
 
 
 def advice(settings: SourceSettings, split: Split, samples: Sequence[Sample]) -> str:
-    """Returns what to do where a data set has no images in a split.
-
-    Args:
-        settings: the data set.
-        split: the split.
-        samples: its samples.
-    """
+    """Returns what to do where a data set, of which these are the samples, has no images in a split."""
     named = file_named(settings.path, SPLITS_CSV)
     if settings.reads_splits_csv and named:
         return f"Write {split} in the column split of {named} for some patients."
     patients = len({sample.patient for sample in samples})
     if patients < FEWEST:
         found = "is one patient" if patients == 1 else f"are {patients} patients"
-        return (
-            f"Here {found}, and splits are drawn from {FEWEST} patients up: add others, or divide the images in a "
-            "splits.csv."
-        )
-    return _source(settings).split_fix.format(split=split)
+        return f"There {found}; sampled splits need {FEWEST}. Add others, or divide the images in a splits.csv."
+    return _source(settings.kind).split_fix.format(split=split)
 
 
 def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...]) -> Manifest:
@@ -231,12 +222,10 @@ def recognise(path: Path) -> tuple[SourceSettings, ...]:
     Raises:
         DataError: there is no such folder, or it has none of the known layouts.
     """
-    known = "; ".join(
-        f"{kind}: {registered.get(kind)().layout}" for kind in registered.names() if registered.get(kind)().layout
-    )
+    every = {kind: _source(kind) for kind in sorted(registered.names())}
+    known = "; ".join(f"{kind}: {source.layout}" for kind, source in every.items() if source.layout)
     require_folder(path, layout=known)
-    kinds: list[Source] = [registered.get(kind)() for kind in registered.names()]
-    for source in sorted(kinds, key=lambda source: source.is_general):
+    for source in sorted(every.values(), key=lambda source: source.is_general):
         if found := source.recognise(path):
             return found
     raise DataError(f"{path} has no known layout.", fix=f"Known: {known}.")
@@ -258,8 +247,8 @@ def refuse(settings: SourceSettings, faults: Iterable[Fault]) -> None:
     )
 
 
-def _source(settings: SourceSettings) -> Source:
-    source: Source = registered.get(settings.kind)()
+def _source(kind: str) -> Source:
+    source: Source = registered.get(kind)()
     return source
 
 
@@ -268,7 +257,7 @@ def _without_images(settings: SourceSettings, doubts: Iterable[Fault]) -> DataEr
     problem = f"{settings.path} holds no images"
     unread = [doubt for doubt in doubts if doubt.problem in (NOT_READ, IRREGULAR, FOLDERS)]
     if not unread:
-        return DataError(f"{problem}.", fix=f"Expected here: {_source(settings).layout}.")
+        return DataError(f"{problem}.", fix=f"Expected here: {_source(settings.kind).layout}.")
     alike = [doubt.detail for doubt in unread if doubt.problem == unread[0].problem]
     return DataError(f"{problem}, but {unread[0].problem}: {first_of(alike)}.", fix=unread[0].fix)
 
@@ -277,11 +266,10 @@ def _sorted_out(faults: Iterable[Fault], settings: SourceSettings) -> tuple[list
     """Divides what a source noted into faults and doubts."""
     allowed = {UNNAMED, LEFT_OUT, ALONE, RENAMED, UNUSED, NOT_READ, IRREGULAR, FOLDERS, OTHER_NAME}
     allowed |= {MISSING} if isinstance(settings, FindingSourceSettings) and settings.partial else set()
-    every = list(faults)
-    return (
-        [fault for fault in every if fault.problem not in allowed],
-        [fault for fault in every if fault.problem in allowed],
-    )
+    sorted_out: tuple[list[Fault], list[Fault]] = [], []
+    for fault in faults:
+        sorted_out[fault.problem in allowed].append(fault)
+    return sorted_out
 
 
 def _common(manifests: Sequence[Manifest]) -> tuple[str, ...]:
@@ -322,25 +310,17 @@ def _table(path: Path, names: Callable[[], set[str]]) -> tuple[SplitTable | None
         return None, [Fault(path, "splits.csv cannot be used", error.fix, error.problem.rstrip("."))]
 
 
-def _misnamed(settings: SourceSettings, splits: Path | None) -> list[Fault]:
-    """Returns the tables that look like the splits where there is no splits.csv: a draw would pass them over."""
-    if splits or not settings.reads_splits_csv:
-        return []
-    fix = f"Save it as {SPLITS_CSV}, or take it out for splits that are drawn by patient."
-    found = tables_in(settings.path, known=())
-    return [Fault(path, MISNAMED, fix) for path in found if _names_splits(path)]
-
-
-def _unread_tables(settings: SourceSettings) -> list[Fault]:
-    fix = f"Splits are read from {SPLITS_CSV}, findings from labels.csv. Take out what is not meant to be read."
-    found = tables_in(settings.path, known=(SPLITS_CSV, *_source(settings).tables))
-    ignored = file_named(settings.path, SPLITS_CSV) or not settings.reads_splits_csv
-    return [Fault(path, TABLES, fix, path.name) for path in found if ignored or not _names_splits(path)]
-
-
-def _names_splits(path: Path) -> bool:
-    """Tells whether a file is called as splits.csv is, but for the plural, the suffix or a second suffix."""
-    return path.name.strip().casefold().partition(".")[0].strip() in ("split", "splits")
+def _unread_tables(settings: SourceSettings, splits: Path | None) -> tuple[list[Fault], list[Fault]]:
+    """Returns the tables that are called nearly as splits.csv where there is none, and the others that are not read."""
+    expected = splits is None and settings.reads_splits_csv
+    found = tables_in(settings.path, known=(SPLITS_CSV, *_source(settings.kind).tables))
+    # Named as splits.csv is, but for the plural, the suffix or a second suffix.
+    near = [path for path in found if path.name.strip().casefold().partition(".")[0].strip() in ("split", "splits")]
+    near = near if expected else []
+    fix = f"Save it as {SPLITS_CSV}, or remove it to have splits sampled by patient."
+    unread_fix = f"Splits are read from {SPLITS_CSV}, findings from labels.csv. Remove what is not meant to be read."
+    unread = [Fault(path, TABLES, unread_fix, path.name) for path in found if path not in near]
+    return [Fault(path, MISNAMED, fix) for path in near], unread
 
 
 def _samples(
@@ -390,24 +370,12 @@ def _differs(patient: str, pair: Pair, settings: SourceSettings) -> bool:
 
 
 def _complete(pairs: list[Pair], settings: SourceSettings) -> list[Sample]:
-    """Draws the splits that are not given: all of them, or a validation part of the training patients."""
-    given = {pair.split for pair in pairs}
-    fractions = settings.fractions if given == {None} else (settings.fractions[0], 0.0)
-    open_ones = [] if "val" in given else [pair for pair in pairs if pair.split in (None, "train")]
-    drawn = assign_splits((str(pair.patient) for pair in open_ones), fractions=fractions, seed=_SEED)
-    redrawn = {pair.key: drawn[str(pair.patient)] for pair in open_ones}
+    """Returns samples of the pairs, with splits sampled where none is given."""
+    patients = [str(pair.patient) for pair in pairs]
+    splits = complete_splits(patients, [pair.split for pair in pairs], fractions=settings.fractions, seed=SPLIT_SEED)
     return [
-        Sample(
-            key=pair.key,
-            image=pair.image,
-            mask=pair.mask,
-            patient=str(pair.patient),
-            domain=settings.domain,
-            split=redrawn.get(pair.key) or pair.split or "train",
-            slice_index=pair.slice_index,
-            findings=pair.findings,
-        )
-        for pair in pairs
+        Sample(pair.key, pair.image, pair.mask, patient, settings.domain, split, pair.slice_index, pair.findings)
+        for pair, patient, split in zip(pairs, patients, splits, strict=True)
     ]
 
 
@@ -440,18 +408,18 @@ def _divided(samples: Iterable[Sample], path: Path) -> list[Fault]:
 
 
 def _doubts(listing: Listing, rows: SplitTable | None, settings: SourceSettings) -> list[Fault]:
-    """Returns the tables that are not read, and what of splits.csv is not used."""
-    doubts = _unread_tables(settings)
+    """Returns what of splits.csv is not used."""
     if rows is None:
-        return doubts
-    path = rows.path
+        return []
     idle = set(rows.rows) - _keys(listing)
     if idle:
         idle -= _names(listing, settings)
-    fix = "Complete the download, or take the rows out."
-    doubts += [Fault(path, WITHOUT_FILES, fix, key) for key in rows.rows if key in idle]
-    doubts += [left_out(path, key, row.word) for key, row in rows.rows.items() if is_doubtful(row.word)]
-    return doubts + [unused(path, column) for column in rows.unused]
+    fix = "Complete the download, or remove the rows."
+    return [
+        *(Fault(rows.path, WITHOUT_FILES, fix, key) for key in rows.rows if key in idle),
+        *(left_out(rows.path, key, row.word) for key, row in rows.rows.items() if is_doubtful(row.word)),
+        *(unused(rows.path, column) for column in rows.unused),
+    ]
 
 
 def _renamed(source: SourceSettings, others: Iterable[SourceSettings]) -> SourceSettings:

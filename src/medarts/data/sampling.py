@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from medarts.config import SPLITS
 from medarts.data.manifest import Sample
-from medarts.data.splits import draw
+from medarts.data.splits import random_rank
 from medarts.errors import DataError
 
 # Every number below is whole and far below 2**53, so that float64 sums are exact and no machine breaks a tie otherwise.
@@ -131,7 +131,9 @@ def _drawn(samples: Sequence[Sample], share: int, seed: int) -> set[str]:
 
 
 def _count(samples: Sequence[Sample], share: int, seed: int) -> _Counts:
-    patients = sorted({sample.patient for sample in samples}, key=lambda patient: draw(seed, f"sample/{patient}"))
+    patients = sorted(
+        {sample.patient for sample in samples}, key=lambda patient: random_rank(seed, f"sample/{patient}")
+    )
     rows = {patient: n for n, patient in enumerate(patients)}
     columns = {name: n for n, name in enumerate(sorted({name for sample in samples for name in sample.findings}))}
     numbers = np.zeros((len(patients), len(columns) + 2))

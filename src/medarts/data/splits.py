@@ -1,7 +1,7 @@
 """Who is in which part: splits.csv, splits by patient, and the two halves of the search.
 
-Whatever is drawn here is drawn from a hash of (seed, patient), so that it depends neither on the order of the
-files nor on the other patients' names.
+Random choices are hashes of (seed, patient), so that they depend neither on the order of the files nor on the names of
+other patients.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medarts.config import SPLITS, Split
-from medarts.data.files import is_image, suffix_of
+from medarts.data.formats import is_image, suffix_of
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.tables import Table, read_table
 from medarts.errors import DataError
@@ -25,6 +25,9 @@ NO_SPLIT = frozenset({"gap", "none", "out", "unused", "exclude", "excluded", "ig
 
 SPLITS_CSV = "splits.csv"
 """The table that decides the splits; its name may be in any case."""
+
+SPLIT_SEED = 0
+"""Seed of sampled splits: the same for every run, so that runs can be compared."""
 
 FEWEST = 3
 """Patients of which some can be held out."""
@@ -190,18 +193,17 @@ def without_suffix(name: str) -> str:
 
 
 def assign_splits(groups: Iterable[str], *, fractions: tuple[float, float], seed: int) -> dict[str, Split]:
-    """Draws a split for every patient.
+    """Returns a random split for every patient.
+
+    From three patients up, a split with a fraction above 0 has at least one, and training always does. Fewer are all
+    training: one cannot hold out a person and still learn from others.
 
     Args:
         groups: the patients; a name may come several times.
         fractions: (validation, test) fractions of the patients.
-        seed: seed of the draw.
-
-    Returns:
-        Patient -> split. From three patients up, a split with a fraction above 0 has at least one, and training
-        always does. Fewer are all training: one cannot hold out a person and still learn from others.
+        seed: of the random choice.
     """
-    patients = sorted(set(groups), key=lambda patient: draw(seed, patient))
+    patients = sorted(set(groups), key=lambda patient: random_rank(seed, patient))
     count = len(patients)
     if count < FEWEST:
         return dict.fromkeys(patients, "train")
@@ -210,6 +212,22 @@ def assign_splits(groups: Iterable[str], *, fractions: tuple[float, float], seed
         val, test = (val - 1, test) if val > test else (val, test - 1)
     ends: tuple[tuple[int, Split], ...] = ((test, "test"), (test + val, "val"), (count, "train"))
     return {patient: next(split for end, split in ends if n < end) for n, patient in enumerate(patients)}
+
+
+def complete_splits(
+    patients: Sequence[str], splits: Sequence[Split | None], *, fractions: tuple[float, float], seed: int
+) -> list[Split]:
+    """Returns the splits of all images: those given, and sampled ones where none is given.
+
+    Where splits are given and none is validation, a fraction of the training patients becomes it.
+    """
+    given = set(splits)
+    fractions = fractions if given == {None} else (fractions[0], 0.0)
+    members = list(zip(patients, splits, strict=True))
+    free = [] if "val" in given else [patient for patient, split in members if split in (None, "train")]
+    sampled = assign_splits(free, fractions=fractions, seed=seed)
+    kept = {split: "val" in given or split == "test" for split in given}
+    return [(split if kept[split] else sampled[patient]) or "train" for patient, split in members]
 
 
 def halve(manifest: Manifest, *, portion: float, seed: int) -> tuple[Manifest, Manifest]:
@@ -272,8 +290,8 @@ def alike(patients: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(same) for same in found.values() if len(same) > 1]
 
 
-def draw(seed: int, name: str) -> str:
-    """Returns what names are sorted by where some of them are drawn: a hash of (seed, name)."""
+def random_rank(seed: int, name: str) -> str:
+    """Returns a key that sorts names at random: a hash of (seed, name)."""
     # Names of files may hold bytes that are not UTF-8, which Python keeps as surrogates.
     return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -289,7 +307,7 @@ def natural(name: str) -> tuple[tuple[int, str], ...]:
 
 
 def _first_half(samples: Sequence[Sample], portion: float, seed: int) -> list[Sample]:
-    patients = sorted({sample.patient for sample in samples}, key=lambda patient: draw(seed, f"half/{patient}"))
+    patients = sorted({sample.patient for sample in samples}, key=lambda patient: random_rank(seed, f"half/{patient}"))
     if len(patients) < _FEW_PATIENTS:
         ordered = sorted(samples, key=lambda sample: natural(sample.key))
         return ordered[: _share(portion, len(ordered))]

@@ -7,6 +7,7 @@ whenever it is opened.
 """
 
 import json
+import math
 import os
 import shutil
 import threading
@@ -29,8 +30,7 @@ from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, u
 from medarts.data.digests import digests_read, user_cache
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.masks import DomainLevels, MaskLevel
-from medarts.data.reading import check_classes, read_image, read_pair
-from medarts.data.resizing import MaskState, mask_states, resize_image, resize_mask
+from medarts.data.reading import MaskState, check_classes, mask_states, read_image, read_pair, resize_image, resize_mask
 from medarts.data.rows import Rows, RowWriter, StoredRows
 from medarts.errors import DataError
 from medarts.system.console import inform, progress_bar
@@ -52,26 +52,8 @@ _NAMED = 3
 """Images named in a line that counts many."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """What an array of a store looks like.
-
-    Attributes:
-        dtype: name of the type of its values.
-        shape: its size along every axis.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """The size of its values in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
-
-    def as_json(self) -> dict[str, object]:
-        """Returns its attributes as JSON has them."""
-        return {"dtype": self.dtype, "shape": list(self.shape)}
+_Forms = Mapping[str, Mapping[str, Any]]
+"""The ``dtype`` and ``shape`` of every array of a store by the name of its file, as JSON has them."""
 
 
 class _Read(NamedTuple):
@@ -159,14 +141,14 @@ def cache_folder(settings: DataSettings) -> Path:
     return settings.cache or user_cache()
 
 
-def _problem(folder: Path, forms: Mapping[str, _Form]) -> str | None:
+def _problem(folder: Path, forms: _Forms) -> str | None:
     """Returns why a store cannot be used; None where it is whole, and its arrays are those that were written."""
     if not folder.exists():
         return "there is none"
     try:
         content = json.loads((folder / MARK).read_text(encoding="utf-8"))
         noted = {name: content["arrays"][name] for name in forms}
-        strange = [name for name, form in forms.items() if noted[name] | form.as_json() != noted[name]]
+        strange = [name for name, form in forms.items() if noted[name] | form != noted[name]]
         digests = digests_read([folder / name for name in forms])
         strange += [name for name in forms if digests[folder / name] != noted[name]["digest"]]
     except (OSError, ValueError, LookupError, TypeError):
@@ -184,32 +166,19 @@ def _opened(folder: Path, manifest: Manifest, *, held: FileLock | None) -> Image
     return ImageStore(manifest, images, masks, truths, held)
 
 
-def _forms_of(manifest: Manifest, settings: DataSettings) -> dict[str, _Form]:
-    """Returns what the arrays of a store look like, by the names of their files."""
+def _forms_of(manifest: Manifest, settings: DataSettings) -> _Forms:
     number, size = len(manifest.samples), settings.size
-    forms = {"images.npy": _Form("float16", (number, settings.in_channels, size, size))}
+    forms = {"images.npy": {"dtype": "float16", "shape": [number, settings.in_channels, size, size]}}
     if not manifest.findings:
-        forms["masks.npy"] = _Form("uint8", (number, size, size))
-        forms["truths.npy"] = _Form("uint8", (number, max(settings.classes - 1, 1)))
+        forms["masks.npy"] = {"dtype": "uint8", "shape": [number, size, size]}
+        forms["truths.npy"] = {"dtype": "uint8", "shape": [number, max(settings.classes - 1, 1)]}
     return forms
 
 
 def _fill(folder: Path, manifest: Manifest, settings: DataSettings, *, threads: int) -> None:
-    """Makes a store, whose lock is held.
-
-    Args:
-        folder: of the store; it is not there yet.
-        manifest: the samples.
-        settings: size, channels, classes, and the limit of the cache.
-        threads: files read at a time; 0: as many as there are cores.
-
-    Raises:
-        DataError: a file cannot be read, or changes meanwhile; its mask has another size; a label is out of range;
-            masks without labels differ in their foreground; the disk has too little room.
-        OSError: the cache cannot be written.
-    """
+    """Makes a store, whose lock is held and whose folder is not there yet; raises as `open_store` does, and OSError."""
     forms = _forms_of(manifest, settings)
-    needed = sum(form.nbytes for form in forms.values())
+    needed = sum(math.prod(form["shape"]) * np.dtype(form["dtype"]).itemsize for form in forms.values())
     make_room(folder.parent, needed, limit=round(settings.cache_gb * 1e9), keep=folder.name)
     _check_disk(folder.parent, needed)
     unfinished = unfinished_of(folder)
@@ -221,7 +190,7 @@ def _fill(folder: Path, manifest: Manifest, settings: DataSettings, *, threads: 
             raise DataError(
                 "Files of the data were changed while they were read.", fix="Run the command again when they stay."
             )
-        arrays = {name: form.as_json() | {"digest": digests[name]} for name, form in forms.items()}
+        arrays = {name: {**form, "digest": digests[name]} for name, form in forms.items()}
         about = f"{', '.join(manifest.domains)}: {len(manifest.samples):,} images of {settings.size} px"
         content = json.dumps({"about": about, "arrays": arrays}, indent=1) + "\n"
         (unfinished / MARK).write_text(content, encoding="utf-8")
@@ -232,19 +201,14 @@ def _fill(folder: Path, manifest: Manifest, settings: DataSettings, *, threads: 
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write(
-    folder: Path, manifest: Manifest, settings: DataSettings, forms: Mapping[str, _Form], *, threads: int
-) -> dict[str, str]:
+def _write(folder: Path, manifest: Manifest, settings: DataSettings, forms: _Forms, *, threads: int) -> dict[str, str]:
     """Writes the arrays, says which masks have lost classes, and returns the digests of the files."""
     number = len(manifest.samples)
     lost: list[Sample] = []
     levels = {domain: DomainLevels() for domain in manifest.domains}
     with ExitStack() as stack:
         bar = stack.enter_context(progress_bar("reading images", number))
-        writers = {
-            name: stack.enter_context(RowWriter(folder / name, dtype=form.dtype, shape=form.shape))
-            for name, form in forms.items()
-        }
+        writers = {name: stack.enter_context(RowWriter(folder / name, **form)) for name, form in forms.items()}
         for sample, read in zip(manifest.samples, _read_all(manifest, settings, threads=threads), strict=True):
             for writer, row in zip(writers.values(), read.rows, strict=True):
                 writer.append(row)
@@ -343,13 +307,13 @@ class Gate:
         self._changed = threading.Condition()
 
     def enter(self, pixels: int) -> None:
-        """Waits until an image of so many pixels may be read."""
+        """Waits until an image of this many pixels may be read."""
         with self._changed:
             self._changed.wait_for(lambda: self._inside == 0 or self._inside + pixels <= self._limit)
             self._inside += pixels
 
     def leave(self, pixels: int) -> None:
-        """Says that an image has been read."""
+        """Lets others take the place of an image that has been read."""
         with self._changed:
             self._inside -= pixels
             self._changed.notify_all()

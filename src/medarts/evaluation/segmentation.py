@@ -13,7 +13,7 @@ from torch import nn
 from medarts.config import Recipe
 from medarts.data.batches import Batch, Batches
 from medarts.data.manifest import Sample
-from medarts.data.resizing import MaskState
+from medarts.data.reading import MaskState
 from medarts.evaluation.finding_table import mean_of_defined
 from medarts.evaluation.fingerprints import Fingerprints
 from medarts.evaluation.mask_scores import ImageScore, Scores, TruthWord

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medarts.data.resizing import MaskState
+from medarts.data.reading import MaskState
 from medarts.metrics import BoolMask, Confusion, Floats, MaskPair, metrics_of, register_metric
 
 CONVENTIONS: dict[str, str] = {

@@ -15,7 +15,7 @@ from pydicom.uid import (
     RTStructureSetStorage,
 )
 
-from medarts.data.files import raw_image, raw_mask
+from medarts.data.formats import raw_image, raw_mask
 from medarts.data.manifest import ReadingRules
 from medarts.data.reading import scale
 from medarts.errors import DataError

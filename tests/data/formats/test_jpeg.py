@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from medarts.data.files import raw_image
+from medarts.data.formats import raw_image
 from medarts.errors import DataError
 
 END = b"\xff\xd9"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medarts.data.doctor import examine
-from medarts.data.files import check_grids, raw_image, raw_mask, slice_count
+from medarts.data.formats import check_grids, raw_image, raw_mask, slice_count
 from medarts.data.manifest import ReadingRules, Sample
 from medarts.data.opening import open_sources, recognise
 from medarts.data.reading import read_pair

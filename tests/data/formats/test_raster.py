@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.data.files import raw_image, raw_mask
+from medarts.data.formats import raw_image, raw_mask
 from medarts.errors import DataError
 
 

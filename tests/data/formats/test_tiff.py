@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image, TiffImagePlugin
 
-from medarts.data.files import raw_image, raw_mask
+from medarts.data.formats import raw_image, raw_mask
 from medarts.errors import DataError
 
 GREY = np.arange(6 * 9, dtype=np.uint8).reshape(6, 9) * 4

@@ -1,1 +1,142 @@
-"""One file a format, read as an array in the units the file stores; ``files.py`` chooses among them by content."""
+"""One image file as an array, in the units the file stores: PNG, JPEG, BMP, TIFF, DICOM and NIfTI.
+
+What the numbers mean (windows, labels) is decided in ``medarts.data.reading`` and ``medarts.data.masks``. The formats
+are known in this package alone, so that the readers and the doctor see the same arrays. The suffix of a name says which
+files are images, the content of a file how it is read.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from medarts.data.formats import dicom, nifti, raster
+from medarts.data.formats.raw import Raw, Wanted, explained
+from medarts.errors import DataError
+
+Reader = Callable[[Path, Wanted], Raw]
+
+_READERS: dict[str, Reader] = {
+    ".png": raster.read,
+    ".jpg": raster.read,
+    ".jpeg": raster.read,
+    ".bmp": raster.read,
+    ".tif": raster.read_tiff,
+    ".tiff": raster.read_tiff,
+    ".dcm": dicom.read,
+    ".nii": nifti.read,
+    ".nii.gz": nifti.read,
+}
+_FORMATS: tuple[tuple[Callable[[bytes], bool], Reader], ...] = (
+    (dicom.recognises, dicom.read),  # first: the preamble of a DICOM file may be the header of another format
+    (raster.recognises, raster.read),
+    (raster.recognises_tiff, raster.read_tiff),
+    (nifti.recognises, nifti.read),
+)
+_HEAD = 4 * nifti.HEAD  # a gzipped header is shorter, but for odd ones
+
+
+def suffix_of(path: Path) -> str:
+    """Returns the suffix in lower case, ``.nii.gz`` as one."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def is_image(path: Path) -> bool:
+    """Tells whether the name is that of a readable image; hidden files are none."""
+    return suffix_of(path) in _READERS and not path.name.startswith(".")
+
+
+def is_volume(path: Path) -> bool:
+    """Tells whether the name is that of a NIfTI file, which holds a stack of slices."""
+    return suffix_of(path) in (".nii", ".nii.gz")
+
+
+def raw_image(path: Path, slice_index: int | None = None) -> Raw:
+    """Reads an image file.
+
+    The orientation that EXIF or a TIFF tag asks for is applied. A NIfTI slice is turned as DICOM shows it: columns run
+    to the patient's left, rows to the back; in coronal stacks columns run left and rows down, in sagittal ones back and
+    down.
+
+    Args:
+        path: the file; its content tells the format.
+        slice_index: slice along the last axis of a NIfTI volume as stored, frame of a DICOM, or page of a TIFF;
+            None for files with a single image.
+
+    Raises:
+        DataError: the file is missing, no regular file, damaged, truncated, too large, of an unknown format, without
+            pixels, compressed in a way that needs a plugin, a stack without slice_index, or holds values that are not
+            finite.
+    """
+    return _read(path, Wanted(slice_index))
+
+
+def raw_mask(path: Path, slice_index: int | None = None, *, indices: bool, image: Path | None = None) -> Raw:
+    """Reads a mask file, as ``raw_image`` does.
+
+    Args:
+        path: the file.
+        slice_index: slice, frame or page of the image; that of a NIfTI mask is found by the affines of the two.
+        indices: return the indices of a coloured palette, which are the classes of a label mask, and not its
+            colours. A grey palette is a grey image either way.
+        image: the image the mask belongs to. Where both say how they lie in space, the mask is brought into the order
+            of the image.
+
+    Raises:
+        DataError: as in ``raw_image``, or the mask does not lie on the grid of the image.
+    """
+    return _read(path, Wanted(slice_index, indices, image))
+
+
+def slice_count(path: Path) -> int | None:
+    """Returns the number of slices of a NIfTI volume, None for any other content; reads the header alone.
+
+    Raises:
+        DataError: the file is damaged, or has more than three axes.
+    """
+    with explained(path):
+        return nifti.slice_count(path) if _reader_of(path) is nifti.read else None
+
+
+def check_grids(image: Path, mask: Path) -> None:
+    """Compares the grids of a volume and its mask; reads the headers alone.
+
+    Raises:
+        DataError: both are NIfTI files and the voxels of the mask are not those of the image, or one is damaged.
+    """
+    with explained(mask):
+        if _reader_of(mask) is nifti.read:
+            nifti.check_grids(image, mask)
+
+
+def _read(path: Path, wanted: Wanted) -> Raw:
+    with explained(path):
+        raw = _reader_of(path)(path, wanted)
+    kind = raw.values.dtype.kind
+    if kind not in "buif":
+        raise DataError(f"{path} holds {raw.values.dtype} values.", fix="Save real numbers: magnitudes, for instance.")
+    if kind == "f" and not (strange := ~(np.abs(raw.values) <= np.finfo(np.float32).max)).any():
+        return raw
+    if kind == "f":
+        raise DataError(
+            f"{path} holds values that are not finite (NaN or infinity) in {int(strange.sum())} of {strange.size} "
+            "places.",
+            fix="Replace them in the file (numpy.nan_to_num).",
+        )
+    return raw
+
+
+def _reader_of(path: Path) -> Reader:
+    """Returns the reader of a file's content; content that none knows is left to the reader of its suffix."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    for recognises, read in _FORMATS:
+        if recognises(head):
+            return read
+    suffix = suffix_of(path)
+    if suffix not in _READERS:
+        raise DataError(f"{path} is of no known format.", fix=f"Known: {', '.join(sorted(_READERS))}.")
+    if not head:
+        raise ValueError("it is empty")
+    return _READERS[suffix]

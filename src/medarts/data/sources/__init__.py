@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from medarts.config import MaskSourceSettings, SourceSettings, Split
 from medarts.config.data import RESERVED
 from medarts.data.contents import Contents, composed, contents_of, stem_of
-from medarts.data.files import suffix_of
+from medarts.data.formats import suffix_of
 from medarts.data.manifest import ReadingRules
 from medarts.data.splits import natural
 from medarts.errors import DataError

@@ -13,7 +13,7 @@ from typing import Literal
 
 from medarts.config import MaskSourceSettings
 from medarts.data.contents import composed, contents_of
-from medarts.data.files import suffix_of
+from medarts.data.formats import suffix_of
 from medarts.data.manifest import ReadingRules
 from medarts.data.sources import Fault, Listing, Pair, Source, passed_over, require_folder, rules_of
 from medarts.data.splits import natural

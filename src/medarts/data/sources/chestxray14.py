@@ -44,7 +44,7 @@ TOY = "toy_split"
 _INDEX, _LABELS, _PATIENT = "Image Index", "Finding Labels", "Patient ID"
 _COLUMNS_FIX = "Download the table again; its columns are Image Index, Finding Labels, ..., Patient ID, ..."
 _SUFFIX = ".png"
-_NO_LIST_FIX = "Complete the lists, or take them all out for splits that are drawn by patient."
+_NO_LIST_FIX = "Complete the lists, or take them all out for splits sampled by patient."
 _FOLDER = re.compile(r"images(_\d+)?")
 # Lists of names and their split, in the two forms that are in use: validation apart, and as published.
 _APART: dict[str, Split] = {"train_list.txt": "train", "val_list.txt": "val", "test_list.txt": "test"}

@@ -8,7 +8,7 @@ from typing import Literal
 
 from medarts.config import MaskSourceSettings
 from medarts.data.contents import contents_of, file_named
-from medarts.data.files import check_grids, is_volume, slice_count
+from medarts.data.formats import check_grids, is_volume, slice_count
 from medarts.data.formats.grid import GridError
 from medarts.data.sources import (
     Fault,

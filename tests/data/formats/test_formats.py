@@ -8,8 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from medarts.data.files import raw_image, slice_count
-from medarts.data.formats import raw
+from medarts.data.formats import raw, raw_image, slice_count
 from medarts.errors import DataError
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
