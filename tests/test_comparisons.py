@@ -1,28 +1,22 @@
 """Comparisons of a benchmark from its runs to page, terminal and exit status."""
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from medarts import cli, terminal
+from medarts import cli
 from medarts.commands import comparisons
-from medarts.comparison.candidates import Candidate
-from medarts.comparison.controls import Control
-from medarts.comparison.paired import Difference
-from medarts.comparison.result import Comparison, Missing
+from medarts.comparison.candidates import Candidate, Group, Missing
+from medarts.comparison.compare import RANDOM, Comparison
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.config.models import UNetSettings
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
 from medarts.profiling import cost
 from medarts.profiling.cost import Cost, Timing
-from medarts.study.benchmark import GroupRuns
 from medarts.training.trainer import start_training
-
-LONG = "stage1_layer9_110epoch_double_deep_final"
 
 
 @pytest.fixture
@@ -52,14 +46,14 @@ def study(small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     unet, wide = Candidate("unet", (runs[0],)), Candidate("wide", (runs[1],))
     failed, waiting = Missing("wide", 0, "failed", "it diverged"), Missing("unet", 0, "not begun", "")
     groups = {
-        "blobs": GroupRuns((unet,), (failed,)),
-        "all": GroupRuns((unet, wide), ()),
-        "none": GroupRuns((), (failed, waiting)),
+        "blobs": Group((unet,), (failed,)),
+        "all": Group((unet, wide), ()),
+        "none": Group((), (failed, waiting)),
     }
     drawn = SimpleNamespace(like="unet", names=("wide", "gone"))
     own = SimpleNamespace(like=None, names=("unet",))
     settings = SimpleNamespace(reference="wide", names=("unet", "wide", "gone"), note="", networks=(own, drawn))
-    monkeypatch.setattr(comparisons, "what_is_there", lambda _: groups)
+    monkeypatch.setattr(comparisons, "available_runs", lambda _: groups)
     monkeypatch.setattr(comparisons, "load_study", lambda _: settings)
     folder = tmp_path / "study"
     folder.mkdir()
@@ -67,39 +61,30 @@ def study(small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return folder
 
 
-def test_what_there_is_of_a_benchmark(
+def test_a_benchmark_is_compared_as_far_as_it_has_come(
     study: Path, measured: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.compare((study,))
     assert measured == [["unet", "wide"]]  # once for all groups
     said = " ".join(capsys.readouterr().out.split())
     assert "The planned reference wide has no finished run." in said
-    assert "wide, seed 0: failed. it diverged" in said
-    assert said.endswith(
-        f"none wide, seed 0: failed. it diverged not begun, by network and seed: unet (0) 3 of 6 runs are missing: see "
-        f"{study}/failures {study}/report.html"
-    )
-    page = (study / "report.html").read_text(encoding="utf-8")
-    assert '<section id="none-1">' in page
-    assert Comparison.read(study / "comparisons" / "blobs").planned_reference == "wide"
-    found_on_all = Comparison.read(study / "comparisons" / "all")
-    assert found_on_all.reference == "wide"
-    (control,) = found_on_all.controls
-    assert (control.network, control.drawn, control.planned) == ("unet", ("wide",), 1)
-    better = "worse" if control.difference.mean < 0 else "better"
-    sentence = (
-        f"The search's own contribution: unet is {abs(control.difference.mean):.3f} Dice {better} than 1 random "
-        "genotype of its size on average (not tested: there is one patient)."
-    )
-    assert sentence in said
+    assert "failed: wide on blobs, seed 0; wide on none, seed 0. it diverged" in said
+    assert "not begun: unet on none, seed 0." in said
+    assert said.endswith(f"3 of 6 runs are missing: see {study}/failures {study}/comparison/report.html")
+    found = Comparison.read(study / "comparison")
+    assert found.groups == ("blobs", "all")
+    groups = found.about["groups"]
+    assert (groups["blobs"]["reference"], groups["blobs"]["planned_reference"]) == ("unet", "wide")
+    assert groups["all"]["reference"] == "wide"
+    (random,) = found.differences[found.differences.family == "random"].itertuples()
+    assert (random.group, random.network, random.reference) == ("all", "unet", RANDOM)
+    assert random.verdict == "too few patients to decide"  # there is one
 
-    found = comparisons.compare_study(study)
-    assert not found.is_whole
+    page = study / "comparison" / "report.html"
     monkeypatch.setattr("medarts.config.study.load_study", lambda *_: None)
-    for missing, status in ((found.without_runs, 1), ({}, 0)):
-        whole = {name: replace(one, missing=()) for name, one in found.comparisons.items()}
-        ended = replace(found, comparisons=whole, without_runs=missing)
-        monkeypatch.setattr(comparisons, "benchmark", lambda *_, ended=ended, **__: ended)
+    monkeypatch.setattr(comparisons, "benchmark", lambda *_, **__: (found, page))
+    for missing, status in ((found.about["missing"], 1), ([], 0)):
+        found.about["missing"] = missing
         with pytest.raises(SystemExit) as caught:
             cli.benchmark(Path("b.yaml"))
         assert caught.value.code == status
@@ -111,48 +96,16 @@ def test_a_benchmark_is_compared_elsewhere_and_otherwise(
 ) -> None:
     out = tmp_path / "elsewhere"
     for _ in range(2):  # the second time over the first
-        found = comparisons.compare_study(study, out=out, reference="unet", split="val")
-    assert found.page == out / "report.html"
-    assert not (study / "report.html").exists()
-    again = {name: Comparison.read(out / "comparisons" / name) for name in ("blobs", "all")}
-    assert {(one.split, one.reference, one.planned_reference) for one in again.values()} == {("val", "unet", None)}
+        _, page = comparisons.compare_study(study, out=out, reference="unet", split="val")
+    assert page == out / "report.html"
+    assert not (study / "comparison").exists()
+    again = Comparison.read(out)
+    assert again.about["split"] == "val"
+    assert {again.about["groups"][name]["reference"] for name in again.groups} == {"unet"}
     with pytest.raises(RunError, match=r"has no network 'unit'\. Did you mean 'unet'"):
         comparisons.compare_study(study, reference="unit")
     with pytest.raises(RunError, match="already holds files"):
         comparisons.compare_study(study, out=tmp_path)
-
-
-def test_tables_fit_a_terminal_of_eighty_columns(
-    study: Path, measured: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = comparisons.compare_study(study).comparisons["all"]
-    capsys.readouterr()
-    unet, wide = found.networks
-    difference = Difference(-0.0123, -0.02, -0.004, p=0.0001, p_corrected=0.0004)
-    score = replace(unet.scores["dice"], mean=0.8, low=0.7, high=0.9)
-    networks = (
-        replace(unet, name=LONG, difference=difference, parameters=12_345_678, latency_ms={1: 1234.5}),
-        replace(wide, latency_ms={1: 0.01244}),
-    )
-    scores = {"auroc": score, "average_precision": score}
-    findings = replace(
-        found,
-        metrics=("auroc", "average_precision"),
-        score="auroc",
-        networks=tuple(replace(network, scores=scores) for network in networks),
-    )
-    monkeypatch.setattr(terminal.console, "_width", 80)
-    control = Control("wide", ("random-1", "random-2"), planned=3, difference=difference)
-    terminal.show_comparisons({"rays": replace(findings, controls=(control,))})
-    said = capsys.readouterr().out
-    assert max(map(len, said.splitlines())) <= 80
-    assert "…" not in said
-    words = said.split()
-    assert (
-        "The search's own contribution: wide is 0.012 AUROC worse than 2 of the 3 random genotypes of its size on "
-        "average (95 % interval -0.020 to -0.004, p <0.001)."
-    ) in " ".join(words)
-    assert {"AUROC", "AP", "<0.001", "0.0513", "12.3", "1,234", "0.0124", "param."} <= {*words}
 
 
 @pytest.mark.parametrize("damaged", ["timing.jsonl", "manifest.csv", "checkpoints"])
@@ -166,15 +119,13 @@ def test_a_damaged_run_is_missing_and_the_rest_is_compared(
     with pytest.raises(MedartsError, match=damaged):
         comparisons.compare([study.parent / "4", run], out=study.parent / "two")
     assert not (study.parent / "two").exists()
-    found = comparisons.compare_study(study)
-    both = found.comparisons["all"]
-    assert [network.name for network in both.networks] == ["unet"]
-    (missing,) = both.missing
-    assert (missing.name, missing.seed, missing.state) == ("wide", 0, "failed")
-    assert damaged in missing.reason
-    assert both.planned_reference == "wide"
-    page = found.page.read_text(encoding="utf-8")
-    assert "wide, seed 0: failed." in page
+    found, page = comparisons.compare_study(study)
+    assert [*found.about["groups"]["all"]["networks"]] == ["unet"]
+    (missing,) = [run for run in found.about["missing"] if run["group"] == "all"]
+    assert (missing["network"], missing["seed"], missing["state"]) == ("wide", 0, "failed")
+    assert damaged in missing["reason"]
+    assert found.about["groups"]["all"]["planned_reference"] == "wide"
+    assert damaged in page.read_text(encoding="utf-8")
     (study.parent / "4" / "timing.jsonl").unlink()
     with pytest.raises(RunError, match=r"No finished run of .* can be read\. The first of them: it diverged|timing"):
         comparisons.compare_study(study)

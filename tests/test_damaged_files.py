@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from medarts.comparison.readable import read_files
 
 from medarts.commands import runs
 from medarts.comparison.candidates import group_runs
-from medarts.comparison.readable import read_files
-from medarts.comparison.scored import scores_of
 from medarts.config import parse
 from medarts.config.models import UNetSettings
 from medarts.errors import MedartsError
+from medarts.evaluation.evaluate import current_scores
 from medarts.reporting.page import write_report
 
 
@@ -70,7 +70,7 @@ def evaluate(run: Path) -> str:
 def compare(run: Path) -> str:
     (candidate,) = group_runs([run])
     read_files(candidate.runs[0])
-    return repr(scores_of(candidate.runs[0], "test").table())
+    return current_scores(candidate.runs[0], "test").to_csv()
 
 
 @pytest.fixture

@@ -348,15 +348,12 @@ def compare(
     from medarts.commands import comparisons
 
     if len(runs) == 1 and (runs[0] / "study.yaml").is_file():
-        found = comparisons.compare_study(runs[0], out=out, reference=against, split=split)
-        terminal.show_comparisons(found.comparisons, without_runs=found.without_runs, failures=found.failures)
-        say(str(found.page))
+        found, page = comparisons.compare_study(runs[0], out=out, reference=against, split=split)
+        terminal.show_comparison(found, failures=runs[0] / "failures")
     else:
-        comparison, page = comparisons.compare(
-            runs, out=out or Path("runs") / "comparison", reference=against, split=split
-        )
-        terminal.show_comparisons({", ".join(comparison.domains): comparison})
-        say(str(page))
+        found, page = comparisons.compare(runs, out=out or Path("runs") / "comparison", reference=against, split=split)
+        terminal.show_comparison(found)
+    say(str(page))
 
 
 def benchmark(
@@ -382,10 +379,11 @@ def benchmark(
     from medarts.config.study import load_study
 
     check_number("jobs", jobs, low=1, high=MOST_JOBS)
-    found = comparisons.benchmark(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
-    terminal.show_comparisons(found.comparisons, without_runs=found.without_runs, failures=found.failures)
-    say(str(found.page))
-    sys.exit(0 if found.is_whole else 1)
+    folder = out or Path("runs") / recipe.stem
+    found, page = comparisons.benchmark(load_study(recipe, changes), folder, jobs=jobs)
+    terminal.show_comparison(found, failures=folder / "failures")
+    say(str(page))
+    sys.exit(1 if found.about["missing"] else 0)
 
 
 def generalize(
@@ -418,7 +416,7 @@ def generalize(
         found, page = comparisons.generalize(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
     terminal.show_generalization(found)
     say(str(page))
-    sys.exit(1 if found.missing or found.untested else 0)
+    sys.exit(1 if found.about["missing"] or found.about["untested"] else 0)
 
 
 def report(run: Positional[RunFolder]) -> None:

@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from rich.table import Column, Table
 
-from medarts.comparison.overall import of_single_sets, overall
-from medarts.comparison.paired import Difference
-from medarts.comparison.result import Comparison, MetricScore, Missing
-from medarts.comparison.words import excluded_words, missing_lines
+from medarts.comparison.compare import Comparison
+from medarts.comparison.overall import OVERALL
 from medarts.config import SPLITS
 from medarts.data.cache import CachedStore
 from medarts.data.examination import Examination
@@ -20,19 +18,17 @@ from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.mask_scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
 from medarts.profiling.cost import Cost
 from medarts.profiling.plan import Plan
-from medarts.reporting.comparison_controls import control_sentences, overall_control_sentences
-from medarts.reporting.content import counted, p_text, significant
-from medarts.study.generalization import Generalization
-from medarts.study.words import excluded_of, means_words, missing_of
+from medarts.reporting.comparison_tables import network_table, random_table, reference_of
+from medarts.reporting.content import counted
+from medarts.reporting.generalization_tables import claim_tables, retrained_table
+from medarts.reporting.tables import Table as PageTable
+from medarts.study.generalize import Generalization
 from medarts.system.console import columns, make_console, name_column, say, show_table
 from medarts.system.names import printable
 
 console = make_console()
 
 DISTANCES = ("hd95", "assd")
-
-SHORT_NAMES = {"dice": "Dice", "hd95": "HD95", "auroc": "AUROC", "average_precision": "AP"}
-"""Headings of the scores of a comparison."""
 
 
 def show_examination(examination: Examination) -> None:
@@ -187,132 +183,80 @@ def _show_cost(name: str, cost: Cost) -> None:
     show_table(console, table)
 
 
-def show_comparisons(
-    comparisons: Mapping[str, Comparison],
-    *,
-    without_runs: Mapping[str, Sequence[Missing]] | None = None,
-    failures: Path | None = None,
-) -> None:
-    """Prints a table of the networks of every group of data sets, the best first, and what is missing.
+def show_comparison(comparison: Comparison, *, failures: Path | None = None) -> None:
+    """Prints a table of the networks of every group of data sets, the best first, and the missing runs.
 
     Args:
-        comparisons: by group.
-        without_runs: the runs of groups of which none has finished.
-        failures: folder that holds the reasons of failures; None where no runs were planned but those compared.
+        comparison: the comparison.
+        failures: folder with the reasons of failures; None where no runs were planned but those compared.
     """
-    for name, comparison in comparisons.items():
-        _show_comparison(name, comparison)
-    if comparisons:
-        _show_over_all(comparisons)
-        console.print(
-            "Means, 95 % intervals over patients, p after Holm's correction; ms of one image on one thread; * on the "
-            "Pareto front of score and ms. All values: networks.csv of each comparison"
-        )
-    for name, runs in (without_runs or {}).items():
-        console.print(printable(name), style="bold", highlight=False, soft_wrap=True)
-        _show_missing(runs)
-    missing = [run for of in (without_runs or {}).values() for run in of]
-    missing += [run for comparison in comparisons.values() for run in comparison.missing]
+    for group in [*comparison.groups, *[OVERALL] * (OVERALL in set(comparison.networks.group))]:
+        about = comparison.about["groups"].get(group, {})
+        reference = reference_of(comparison, group)
+        _title(group if reference is None else f"{group}, differences to {reference}")
+        _print_table(network_table(comparison, group, brief=True))
+        planned = about.get("planned_reference")
+        if planned not in (None, reference):
+            say(f"The planned reference {planned} has no finished run.", to=console)
+        for dataset, classes in about.get("excluded", {}).items():
+            say(f"{dataset}: excluded from the means: {', '.join(classes)}.", to=console)
+    random = random_table(comparison)
+    if random is not None:
+        _title("Searched against random networks of their size")
+        _print_table(random)
+    missing = comparison.about["missing"]
+    show_missing(missing)
+    console.print("95 % intervals, p after Holm's correction, ms of one image on one thread. All values: networks.csv")
     if missing:
-        compared = sum(len(network.runs) for comparison in comparisons.values() for network in comparison.networks)
-        where = f": see {failures}" if any(run.state == "failed" for run in missing) and failures is not None else "."
-        verb = "is" if len(missing) == 1 else "are"
-        line = f"{len(missing)} of {counted(compared + len(missing), 'run')} {verb} missing{where}"
-        say(line, to=console)
-
-
-def _show_comparison(name: str, comparison: Comparison) -> None:
-    main, *_, other = comparison.metrics
-    title = printable(f"{name}, differences to {comparison.reference}")
-    console.print(title, style="bold", highlight=False)
-    if comparison.planned_reference is not None:
-        line = f"The planned reference {comparison.planned_reference} has no finished run."
-        say(line, to=console)
-    titles = [SHORT_NAMES[main], SHORT_NAMES[other], "difference", "param.", "ms"]
-    table = Table(name_column("network"), *columns(*titles))
-    for network in sorted(comparison.networks, key=lambda one: -(one.scores[main].mean or 0.0)):
-        table.add_row(
-            printable(network.name) + "*" * network.front,
-            _scored(network.scores[main], digits=3),
-            _scored(replace(network.scores[other], low=None, high=None), digits=_digits(other)),
-            _against(network.difference),
-            f"{significant(network.parameters / 1e6)} M",
-            significant(network.latency_ms[1]),
+        compared = sum(
+            len(one["runs"]) for of in comparison.about["groups"].values() for one in of["networks"].values()
         )
-    show_table(console, table)
-    for line in excluded_words(comparison.excluded, task=comparison.task):
-        say(line, to=console)
-    for line in control_sentences(comparison.controls, title=SHORT_NAMES[main], patients=comparison.patients):
-        console.print(printable(line), highlight=False)
-    _show_missing(comparison.missing)
-
-
-def _show_over_all(comparisons: Mapping[str, Comparison]) -> None:
-    """Prints what several data sets say together of networks against those drawn at random like them."""
-    singles = of_single_sets(comparisons)
-    if len(singles) > 1:
-        title = SHORT_NAMES[next(iter(singles.values())).score]
-        for line in overall_control_sentences(overall(singles).controls, title=title):
-            console.print(printable(line), highlight=False)
-
-
-def _show_missing(runs: Sequence[Missing]) -> None:
-    for line in missing_lines((run.name, run.seed, run.state, run.reason) for run in runs):
-        say(line, to=console)
-
-
-def _against(found: Difference | None) -> str:
-    """Returns a difference to the reference, its corrected p, and below its interval."""
-    if found is None:
-        return ""
-    p = "" if found.p_corrected is None else f"  p {p_text(found.p_corrected)}"
-    interval = "" if found.low is None else f"\n{found.low:+.3f} to {found.high:+.3f}"
-    return f"{found.mean:+.3f}{p}{interval}"
+        where = (
+            f": see {failures}" if failures is not None and any(run["state"] == "failed" for run in missing) else "."
+        )
+        verb = "is" if len(missing) == 1 else "are"
+        say(f"{len(missing)} of {counted(compared + len(missing), 'run')} {verb} missing{where}", to=console)
 
 
 def show_generalization(found: Generalization) -> None:
-    """Prints how networks do when retrained on each data set, and what the study says of its claims."""
-    groups = found.retrained.groups
-    # The title is no part of the table, which would fold it at the table's width.
-    console.print("Trained and tested on", style="italic")
-    table = Table(name_column("network"), *map(name_column, map(printable, groups)), *columns("mean", "rank"))
-    searched = {network.name: network.searched_on for network in found.networks}
-    alone = {group.name: group.domains[0] for group in found.groups}
-    for row in found.retrained.rows:
-        cells = [_mean_of(row.cells[group]) + "*" * (alone[group] in searched[row.network]) for group in groups]
-        rank = "–" if row.rank is None else f"{row.rank:.1f}"
-        table.add_row(printable(row.network), *cells, _scored(row.mean, digits=3), rank)
-    show_table(console, table)
-    lines = ["* searched on this data set; all intervals stand on the page."]
-    lines += [words] if (words := means_words(found.retrained)) else []
-    lines += excluded_of(found)
-    for claim in found.claims:
-        lines += ["", *claim.words]
-    if found.missing or found.untested:
-        lines += ["", "Missing:"]
-    lines += missing_of(found)
-    for test in found.untested:
-        lines.append(
-            f"{test.network} on {test.group}, seed {test.seed}, is not tested on {test.domain}: {test.reason}".strip()
-        )
-    for line in lines:
-        say(line, to=console)
+    """Prints the scores of networks retrained on each data set, the verdict on each claim, and what is missing."""
+    for title, shown in (("Trained and tested on", retrained_table(found)), *claim_tables(found)):
+        _title(title)
+        if shown is not None:
+            _print_table(shown)
+    for name, one in found.about["datasets"].items():
+        if one["excluded"]:
+            say(f"{name}: excluded from the scores: {', '.join(one['excluded'])}.", to=console)
+    show_missing([*found.about["missing"], *found.about["untested"]])
+    console.print("95 % intervals, p after Holm's correction. All values: the tables beside the page")
 
 
-def _digits(metric: str) -> int:
-    return 1 if metric in DISTANCES else 3
+def _title(text: str) -> None:
+    # No part of the table, which would fold it at the table's width.
+    console.print(printable(text), style="bold", highlight=False, soft_wrap=True)
 
 
-def _mean_of(score: MetricScore | None) -> str:
-    return "–" if score is None or score.mean is None else f"{score.mean:.3f}"
+def _print_table(shown: PageTable) -> None:
+    """Prints a table of a page: what stands small below a value there is a second line here."""
+    words = [number == 0 or column.words for number, column in enumerate(shown.columns)]
+    heads = [
+        name_column(printable(column.title)) if number == 0 else Column(printable(column.title), no_wrap=not is_text)
+        for number, (column, is_text) in enumerate(zip(shown.columns, words, strict=True))
+    ]
+    printed = Table(*heads)
+    for row in shown.rows:
+        printed.add_row(*(printable(cell.text) + (f"\n{printable(cell.below)}" if cell.below else "") for cell in row))
+    show_table(console, printed)
 
 
-def _scored(score: MetricScore | None, *, digits: int) -> str:
-    nan = math.nan
-    if score is None or score.mean is None:
-        return _interval(Summary(nan, nan, nan, 0), digits=digits)
-    low, high = (nan if end is None else end for end in (score.low, score.high))
-    return _interval(Summary(score.mean, low, high, score.undefined), digits=digits)
+def show_missing(missing: Sequence[Mapping[str, Any]]) -> None:
+    """Prints runs that could not be compared or tested; those of one state and reason in one line."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for run in missing:
+        state = run["state"] if "state" in run else f"not tested on {run['dataset']}"
+        alike.setdefault((state, run["reason"]), []).append(f"{run['network']} on {run['group']}, seed {run['seed']}")
+    for (state, reason), runs in alike.items():
+        say(f"{state}: {'; '.join(runs)}. {reason}".strip(), to=console)
 
 
 def _interval(summary: Summary, *, digits: int) -> str:

@@ -109,7 +109,7 @@ def test_kinds(make):
     }
     for kind, genotype in genotypes.items():
         assert group_runs([make(kind, genotype=genotype)])[0].kind == kind
-    assert group_runs([make("hand")])[0].kind == "made by hand"
+    assert group_runs([make("hand")])[0].kind == "baseline"
 
 
 def test_one_network_twice_with_one_seed_is_refused(make):
@@ -240,7 +240,7 @@ PARTS = {"field": "train.accumulate", "before": 2, "after": 1, "position": [0, 3
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (LONGER, r"train.epochs was the same from the start in .*one, but 1 -> 2 after epoch 1 in .*two"),
+        (LONGER, r"train.epochs was unchanged in .*one, but 1 -> 2 after epoch 1 in .*two"),
         (PARTS, r"train.accumulate was .* in .*one, but 2 -> 1 after epoch 0, step 3 in .*two"),
     ],
 )

@@ -1,19 +1,19 @@
 """Means and ranks over several data sets, where not all networks have a score on all of them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import rankdata
 
-from medarts.comparison.overall import mean_ranks, mean_scores, of_single_sets, overall, shared_sets
-from medarts.comparison.paired import Measured, holm
-from medarts.comparison.pairs import Pairs
-from medarts.comparison.pooled import Paired, mean_over_sets
-from medarts.comparison.result import Comparison, MetricScore, NetworkResult
+from medarts.comparison.costs import on_pareto_front
+from medarts.comparison.measures import measures_of
+from medarts.comparison.overall import OVERALL, Found, overall_tables, shared_sets
+from medarts.evaluation.stats import mean_over_sets
 
 
-def scored(**sets: str) -> dict[str, dict[str, float]]:
+def scored(**sets: str) -> pd.DataFrame:
     """Data sets with the networks, a letter each, that have a score there."""
-    return {name: dict.fromkeys(networks, 0.5) for name, networks in sets.items()}
+    return pd.DataFrame({name: pd.Series(0.5, index=[*networks], dtype=float) for name, networks in sets.items()})
 
 
 def test_the_largest_whole_table_counts():
@@ -23,108 +23,56 @@ def test_the_largest_whole_table_counts():
     assert shared_sets(scored(a="wxyz", b="wyz", c="wxyz")) == ("a", "b", "c")
     assert shared_sets(scored(a="xy", b="x")) == ("a", "b")  # of tables of one size that with more sets
     assert shared_sets(scored(a="xy", b="")) == ("a",)
-    assert shared_sets(scored(a="")) == shared_sets({}) == ()
+    assert shared_sets(scored(a="")) == shared_sets(pd.DataFrame()) == ()
 
 
-def test_means_and_ranks_are_of_networks_that_have_all_scores():
-    generator = np.random.default_rng(0)
-    table = generator.integers(5, size=(3, 4)) / 10
-    scores = {name: dict(zip("wxyz", map(float, row), strict=True)) for name, row in zip("abc", table, strict=True)}
-    del scores["b"]["x"]
-    kept = table[:, [0, 2, 3]]
-    assert mean_scores(scores, "abc") == pytest.approx(dict(zip("wyz", kept.mean(0), strict=True)))
-    ranks = np.mean([rankdata(-row) for row in kept], axis=0)
-    assert mean_ranks(scores, "abc") == pytest.approx(dict(zip("wyz", ranks, strict=True)))
-    assert [*mean_ranks(scores, "ac")] == [*"wxyz"]
-    assert mean_ranks(scores, ()) == mean_scores(scores, ()) == {}
-
-
-def compared(
-    seed: int, *, patients: int, networks: str = "wxyz", reference: str = "w", lacking: str = "", domains: int = 1
-) -> Comparison:
-    """A comparison of networks, of which some have no seed in common with the reference."""
+def found(group: str, networks: str, *, patients: int, seed: int) -> Found:
+    """A group of one data set whose reference is the first network."""
     generator = np.random.default_rng(seed)
-    values = {name: generator.normal(0.7 + 0.03 * "wxyz".index(name), 0.05, patients) for name in networks}
-    pairs = {}
-    for name in set(networks) - {reference, *lacking}:
-        shares = (values[name] - values[reference]) / patients
-        drawn = generator.choice(shares, (300, patients)).sum(1) if patients > 1 else np.full(300, np.nan)
-        pairs[name] = Paired(Measured(float(shares.sum()), (), drawn=drawn, undefined=0), shares)
-    return Comparison(
-        task="segmentation",
-        score="dice",
-        split="test",
-        reference=reference,
-        domains=tuple(map(str, range(domains))),
-        images=patients,
-        patients=patients,
-        size=32,
-        metrics=("dice",),
-        test="",
-        definitions={},
-        machine={},
-        networks=tuple(result(name, float(values[name].mean())) for name in networks),
-        pairs=Pairs(pairs),
-    )
+    rows = [
+        (network, 0, group, f"i{image}", f"p{image}", "lesion", "present", metric, value)
+        for place, network in enumerate(networks)
+        for image in range(patients)
+        for value in [float(generator.uniform(0.4, 0.6) + 0.1 * place)]
+        for metric in ("dice", "jaccard")
+    ]
+    columns = ["network", "seed", "dataset", "image", "patient", "class", "truth", "metric", "value"]
+    measures = measures_of(pd.DataFrame(rows, columns=columns), draws=100, seed=seed)
+    contrasts = {(one, networks[0]): measures.contrast(one, networks[0]) for one in networks[1:]}
+    measured = {network: measures.measured(network) for network in networks}
+    return Found(group, measures, measured, networks[0], {"reference": contrasts, "random": {}})
 
 
-def result(name: str, mean: float) -> NetworkResult:
-    return NetworkResult(
-        name=name,
-        kind="random",
-        began_from=None,
-        seeds=(0,),
-        runs=(),
-        scores={"dice": MetricScore(mean, None, None, by_seed=(mean,), undefined=0)},
-        difference=None,
-        parameters=100,
-        flops=200,
-        latency_ms={1: 5.0},
-        latency_spread_ms={1: 0.1},
-        memory_mb=30.0,
-        training_seconds=60.0,
-        front=False,
-    )
+def test_means_ranks_and_differences_over_data_sets():
+    sets = [found("a", "wxyz", patients=12, seed=1), found("b", "wxy", patients=14, seed=2)]
+    sets.append(found("one", "wxyz", patients=1, seed=3))  # one patient: it does not count
+    tables = overall_tables(sets)
+    networks = tables["networks"][0]
+    assert {*networks.group} == {OVERALL}
+    dice = networks[networks.metric == "dice"].set_index("network")
+    assert [*dice.index] == ["w", "x", "y"]  # z has no score on b
+    scores = np.array([[one.measured[name]["dice"].mean for one in sets[:2]] for name in "wxy"])
+    assert [*dice["mean"]] == pytest.approx(scores.mean(axis=1))
+    assert [*dice["rank"]] == pytest.approx(np.mean([rankdata(-of) for of in scores.T], axis=0))
+    assert {*dice.patients} == {26}
+    differences = pd.concat(tables["differences"])
+    assert [*differences.network] == ["x", "y"]
+    expected = mean_over_sets({one.group: one.contrasts["reference"]["x", "w"] for one in sets[:2]}).difference()
+    row = differences.iloc[0]
+    assert (row.difference, row.p) == pytest.approx((expected.mean, expected.p))
+    assert row.p_corrected >= row.p
+    assert overall_tables(sets[:1]) == {"networks": [], "differences": []}
 
 
-def test_differences_of_means_are_over_data_sets_of_several_patients():
-    sets = {
-        "one": compared(0, patients=30),
-        "chaos": compared(1, patients=1),
-        "two": compared(2, patients=8, lacking="z"),
+def test_the_front_allows_for_the_spread_of_latencies():
+    networks = {
+        "fast": (0.80, 10.0, 1.0),
+        "same": (0.80, 10.4, 1.0),  # within half a range: as fast and as good
+        "worse": (0.70, 10.4, 1.0),
+        "slow": (0.80, 12.0, 1.0),
+        "best": (0.90, 30.0, 1.0),
+        "undefined": (np.nan, 1.0, 0.1),
     }
-    found = overall(sets)
-    assert (found.sets, found.all_sets, found.uncounted) == (("one", "two"), ("one", "chaos", "two"), ("chaos",))
-    assert (found.patients, found.reference) == (38, "w")
-    assert [*found.rows] == sorted("wxyz", key=lambda name: -found.rows[name].mean)
-    scores = {name: {of.name: of.scores["dice"].mean for of in one.networks} for name, one in sets.items()}
-    assert found.rows["y"].mean == pytest.approx((scores["one"]["y"] + scores["two"]["y"]) / 2)
-    assert found.rows["y"].mean_of_all == pytest.approx(np.mean([scores[name]["y"] for name in sets]))
-    assert found.rows["w"].difference is found.rows["z"].difference is None  # z has no seed in common on "two"
-    pairs = [mean_over_sets({name: sets[name].pairs.to_reference[of] for name in ("one", "two")}) for of in "xy"]
-    p_values = [pair.difference(seed=0).p for pair in pairs]
-    for name, pair, p, corrected in zip("xy", pairs, p_values, holm(p_values), strict=True):
-        difference = found.rows[name].difference
-        assert difference.mean == pytest.approx(found.rows[name].mean - found.rows["w"].mean)
-        assert (difference.low, difference.high) == pair.measured.interval()
-        assert difference.low < difference.mean < difference.high
-        assert (difference.p, difference.p_corrected) == (p, corrected)
-
-
-def test_without_several_patients_anywhere_all_data_sets_count():
-    found = overall({"a": compared(0, patients=1), "b": compared(1, patients=1)})
-    assert (found.sets, found.uncounted) == (("a", "b"), ())
-    assert (found.rows["x"].difference.low, found.rows["x"].difference.high) == (None, None)
-
-
-def test_without_a_common_reference_there_are_no_differences():
-    found = overall({"a": compared(0, patients=9), "b": compared(1, patients=9, reference="x")})
-    assert found.reference is None
-    assert not any(row.difference for row in found.rows.values())
-    assert all(row.mean for row in found.rows.values())
-
-
-def test_mixes_do_not_count_beside_single_data_sets():
-    single, mixed = compared(0, patients=9), compared(1, patients=9, domains=2)
-    assert of_single_sets({"a": single, "a-b": mixed}) == {"a": single}
-    assert of_single_sets({"a-b": mixed}) == {"a-b": mixed}
+    frame = pd.DataFrame(networks, index=["score", "latency_ms_1", "latency_spread_ms_1"]).T
+    front = on_pareto_front(frame)
+    assert [*frame.index[front]] == ["fast", "same", "best"]

@@ -24,6 +24,7 @@ Sections = dict[str, Numbers]
 
 _INTERVAL = {"low", "high"}
 _P = {"p", "p_corrected"}
+_FROZEN_METRICS = ("dice", "jaccard", "hd95", "auroc", "average_precision")
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -130,76 +131,87 @@ def mean_scores(run: Path) -> Sections:
 
 
 def comparison_numbers(folder: Path) -> Sections:
-    """Returns the numbers of the comparisons below a folder, and of all of them together where there are several."""
+    """Returns the numbers of the comparison below a folder, over several data sets too, and of a generalisation."""
     found = _sections()
-    files = sorted(folder.rglob("comparison.json"))
-    for file in files:
+    for file in folder.rglob("comparison.json"):
         _add_comparison(found, file.parent)
-    if len(files) > 1:
-        _add_overall(found, [file.parent for file in files])
     for file in folder.rglob("generalization.json"):
-        _add_generalization(found, _json(file))
+        _add_generalization(found, file.parent)
     return found
 
 
 def _add_comparison(found: Sections, folder: Path) -> None:
-    content = _json(folder / "comparison.json")
-    domains = "+".join(content["domains"])
-    names = {network["name"]: _own_name(network) for network in content["networks"]}
-    reference = names[content["reference"]]
-    found["counts"] |= {f"{domains}/{name}": content[name] for name in ("images", "patients")}
-    for network in content["networks"]:
-        name = names[network["name"]]
-        for metric, score in network["scores"].items():
-            _sort_in(found, f"{domains}/{name}/{metric}", score)
-        if network["difference"] is not None:
-            _add_difference(found, f"{domains}/{name} vs {reference}/{content['score']}", network["difference"])
-        found["counts"] |= {f"{domains}/{name}/{part}": network[part] for part in ("parameters", "flops")}
-    images = found.setdefault("image scores", {})
-    for image in content["differing_images"]:
-        where = f"{domains}/{image['domain']}/{image['key']}"
-        images[f"{where}/spread"] = image["spread"]
-        images.update({f"{where}/{names[name]}": value for name, value in image["values"].items()})
+    about = _json(folder / "comparison.json")
+    groups = about["groups"]
+    where = {group: "+".join(one["datasets"]) for group, one in groups.items()}
+    names = {(group, name): _own_name(name, one) for group in groups for name, one in groups[group]["networks"].items()}
+    for group, one in groups.items():
+        found["counts"] |= {f"{where[group]}/{name}": one[name] for name in ("images", "patients")}
+    for row in _rows(folder, "networks.csv"):
+        group, name, metric = row["group"], row["network"], row["metric"]
+        if group in where and metric in _FROZEN_METRICS:
+            seeds = _seeds(folder, metric=metric, group=group, network=name)
+            _sort_in(found, f"{where[group]}/{names[group, name]}/{metric}", _score(row) | {"by_seed": seeds})
+        elif group not in where and metric == about["score"]:
+            found["counts"]["all sets/patients"] = _number(row["patients"])
+            found["means"][f"all sets/{name}"] = _number(row["mean"])
+            found["ranks"][f"all sets/{name}"] = _number(row["rank"])
+    for row in _rows(folder, "differences.csv"):
+        group, pair = row["group"], (row["network"], row["reference"])
+        if group in where:
+            one, reference = (names[group, name] for name in pair)
+            _add_difference(found, f"{where[group]}/{one} vs {reference}/{row['metric']}", row)
+        else:
+            _add_difference(found, f"all sets/{pair[0]} vs {pair[1]}", row)
+    for row in _rows(folder, "costs.csv"):
+        if row["group"] in where:
+            name = f"{where[row['group']]}/{names[row['group'], row['network']]}"
+            found["counts"] |= {f"{name}/{part}": _number(row[part]) for part in ("parameters", "flops")}
+    chosen = {(row["group"], row["dataset"], row["image"]): row["spread"] for row in _rows(folder, "differing.csv")}
+    for (group, dataset, image), spread in chosen.items():
+        found["means"][f"{where[group]}/{dataset}/{image}/spread"] = _number(spread)
+    for row in _rows(folder, "images.csv"):
+        if (row["group"], row["dataset"], row["image"]) in chosen:
+            image = f"{where[row['group']]}/{row['dataset']}/{row['image']}"
+            found["means"][f"{image}/{names[row['group'], row['network']]}"] = _number(row["value"])
 
 
-def _add_overall(found: Sections, folders: list[Path]) -> None:
-    from medarts.comparison.overall import of_single_sets, overall
-    from medarts.comparison.result import Comparison
-
-    read = (Comparison.read(folder) for folder in folders)
-    whole = overall(of_single_sets({"+".join(one.domains): one for one in read}))
-    found["counts"]["all sets/patients"] = whole.patients
-    for name, row in whole.rows.items():
-        found["means"][f"all sets/{name}"] = row.mean
-        found["ranks"][f"all sets/{name}"] = row.rank
-        if row.difference is not None:
-            difference = {part: getattr(row.difference, part) for part in ("mean", "low", "high", "p", "p_corrected")}
-            _add_difference(found, f"all sets/{name} vs {whole.reference}", difference)
-
-
-def _add_generalization(found: Sections, content: Mapping[str, Any]) -> None:
-    for row in content["retrained"]["rows"]:
-        name = f"retrained/{row['network']}"
-        for domain, score in row["cells"].items():
-            _sort_in(found, f"{name}/{domain}", score)
-        _sort_in(found, name, row["mean"])
-        found["ranks"][name] = row["rank"]
-    for table in content["trained"]:
-        for row in table["rows"]:
-            for domain, score in row["cells"].items():
-                _sort_in(found, f"trained on {row['group']}, tested on {domain}/{table['network']}", score)
+def _add_generalization(found: Sections, folder: Path) -> None:
+    groups = _json(folder / "generalization.json")["groups"]
+    for row in _rows(folder, "retrained.csv"):
+        group, name = row["group"], f"retrained/{row['network']}"
+        if group in groups:
+            (dataset,) = groups[group]
+            seeds = _seeds(folder, group=group, network=row["network"], dataset=dataset)
+            _sort_in(found, f"{name}/{group}", _score(row) | {"by_seed": seeds})
+        else:
+            _sort_in(found, name, _score(row))
+            found["ranks"][name] = _number(row["rank"])
+    for row in _rows(folder, "tested.csv"):
+        seeds = _seeds(folder, **{part: row[part] for part in ("group", "network", "dataset")})
+        name = f"trained on {row['group']}, tested on {row['dataset']}/{row['network']}"
+        _sort_in(found, name, _score(row) | {"by_seed": seeds})
 
 
-def _own_name(network: Mapping[str, Any]) -> str:
+def _score(row: Mapping[str, str]) -> dict[str, Any]:
+    return {part: _number(row[part]) for part in ("mean", "low", "high", "undefined")}
+
+
+def _seeds(folder: Path, **of: str) -> list[float | None]:
+    rows = _rows(folder, "seeds.csv")
+    return [_number(row["value"]) for row in rows if all(row[part] == value for part, value in of.items())]
+
+
+def _own_name(name: str, network: Mapping[str, Any]) -> str:
     """Returns the name by which frozen numbers call a network: that of its run; in a study, that in the study."""
     run = str(network["runs"][0])
-    return str(network["name"]) if run.startswith("study/") else run
+    return name if run.startswith("study/") else run
 
 
-def _add_difference(found: Sections, name: str, difference: Mapping[str, Number]) -> None:
-    found["differences"][name] = difference["mean"]
-    found["intervals"] |= {f"{name}/{part}": difference[part] for part in sorted(_INTERVAL)}
-    found["p values"] |= {f"{name}/{part}": difference[part] for part in sorted(_P)}
+def _add_difference(found: Sections, name: str, row: Mapping[str, str]) -> None:
+    found["differences"][name] = _number(row["difference"])
+    found["intervals"] |= {f"{name}/{part}": _number(row[part]) for part in sorted(_INTERVAL)}
+    found["p values"] |= {f"{name}/{part}": _number(row[part]) for part in sorted(_P)}
 
 
 # --- networks -------------------------------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from medarts.reporting.comparison_points import Point
 
 from medarts.metrics import metrics_of, register_metric
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
 from medarts.registry import metrics
 from medarts.reporting.comparison_plots import plot_latency
-from medarts.reporting.comparison_points import Point
 from medarts.reporting.cost_plots import plot_costs
 from medarts.reporting.findings import plot_findings, plot_reliability, plot_roc
 from medarts.reporting.masks import plot_scores

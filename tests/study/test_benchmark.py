@@ -29,10 +29,10 @@ from medarts.spaces.reading import load
 from medarts.spaces.registry import random_genotype, space_settings
 from medarts.spaces.weave import lattice
 from medarts.study import benchmark as module
-from medarts.study import jobs, matching
-from medarts.study.benchmark import benchmark, prepare, what_is_there, with_threads
-from medarts.study.jobs import Ended, Job, do, is_finished
-from medarts.study.layout import Layout, Place
+from medarts.study import jobs
+from medarts.study import networks as of_networks
+from medarts.study.benchmark import available_runs, benchmark, prepare, with_threads
+from medarts.study.jobs import Ended, Job, Layout, RunPaths, do, is_finished
 from medarts.study.plan import Plan, Step
 from medarts.system.process import InterruptedRunError
 from medarts.training.trainer import Training, start_training
@@ -104,32 +104,32 @@ def test_a_whole_benchmark(make: Make, data: Path, tmp_path: Path, monkeypatch: 
     networks, endoscopy = [small(data), UNET], {"data": ["endoscopy"], "seeds": [0, 1]}
     study = make(networks, [WILD, endoscopy])
     plan = prepare(study, out)
-    stopped = next(step for step in plan.steps if step.place.name == "endoscopy/weave/seed-1")
+    stopped = next(step for step in plan.steps if step.paths.name == "endoscopy/weave/seed-1")
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_step", stopping(Training._step))
         with pytest.raises(InterruptedRunError):
             do(plan.job(stopped))
-    assert not is_finished(stopped.place.run, scored=False)
+    assert not is_finished(stopped.paths.run, scored=False)
 
     benchmark(study, out, jobs=2)
 
     names = [f"endoscopy/{network}/seed-{seed}" for network in ("weave", "unet") for seed in (0, 1)]
-    there = what_is_there(out)
+    there = available_runs(out)
     runs = [run for candidate in there["endoscopy"].candidates for run in candidate.runs]
     assert [str(run.path.relative_to(out / "runs")) for run in runs] == names
     ((failed,), nothing) = (there[name].missing for name in ("wild", "endoscopy"))
     assert nothing == ()
-    assert (failed.name, failed.seed, failed.state) == ("unet", 0, "failed")
+    assert (failed.network, failed.seed, failed.state) == ("unet", 0, "failed")
     assert "diverged: validation loss nan" in failed.reason
     assert (out / "failures" / "wild" / "unet" / "seed-0.txt").read_text().strip() == failed.reason
     assert "val_dice" in (out / "logs" / f"{names[0]}.log").read_text()
     alone = start_training(stopped.recipe, plan.networks.architecture("weave"), tmp_path / "alone")
     for name in ("metrics.jsonl", "summary.json", "genotype.json"):
-        assert (stopped.place.run / name).read_bytes() == (alone.path / name).read_bytes()
+        assert (stopped.paths.run / name).read_bytes() == (alone.path / name).read_bytes()
 
     assert [(each.name, each.seeds) for each in there["endoscopy"].candidates] == [("weave", (0, 1)), ("unet", (0, 1))]
     assert there["wild"].candidates == ()
-    assert [step.place.name for step in prepare(study, out).steps if not step.is_finished] == ["wild/unet/seed-0"]
+    assert [step.paths.name for step in prepare(study, out).steps if not step.is_finished] == ["wild/unet/seed-0"]
 
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")}
     benchmark(make(networks, [endoscopy], "recipe.search.lr=0.5", "recipe.note=x"), out)
@@ -156,11 +156,11 @@ def test_ctrl_c_stops_all_that_is_in_hand(make: Make, tmp_path: Path, monkeypatc
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(jobs.Workers, "start", and_interrupt)
-    with pytest.raises(InterruptedRunError, match=r"3 of its 3 runs are left. Go on with the same command"):
+    with pytest.raises(InterruptedRunError, match=r"3 of its 3 runs are left. Continue with the same command"):
         benchmark(study, tmp_path / "out")
     assert len(started) == 1
     assert started[0].wait(0) == []  # nothing is in hand
-    ((_, missing),) = what_is_there(tmp_path / "out").values()
+    ((_, missing),) = available_runs(tmp_path / "out").values()
     assert {each.state for each in missing} <= {"not begun", "unfinished"}
     assert not (tmp_path / "out" / "failures").exists()
 
@@ -173,7 +173,7 @@ def test_what_is_in_hand_is_saved_where_something_goes_wrong(make: Make, tmp_pat
     def fail(workers: jobs.Workers) -> None:
         with workers:
             workers.start(plan.job(step))
-            while jobs.epochs_done(step.place.run) < 2:
+            while jobs.epochs_done(step.paths.run) < 2:
                 workers.wait(0.05)
             raise ZeroDivisionError
 
@@ -181,8 +181,8 @@ def test_what_is_in_hand_is_saved_where_something_goes_wrong(make: Make, tmp_pat
     with pytest.raises(ZeroDivisionError):
         fail(workers)
     assert [worker.process.exitcode for worker in workers._running] == [0]  # it was not killed
-    assert checkpoint.load(step.place.run / "checkpoints", "last").state["loop"]["epoch"] == jobs.epochs_done(
-        step.place.run
+    assert checkpoint.load(step.paths.run / "checkpoints", "last").state["loop"]["epoch"] == jobs.epochs_done(
+        step.paths.run
     )
 
 
@@ -197,7 +197,7 @@ class Here:
         self.ended: list[Ended] = []
 
     def start(self, job: Job) -> None:
-        self.names.append(job.place.name)
+        self.names.append(job.paths.name)
         try:
             do(job)
             self.ended.append(Ended(job))
@@ -232,9 +232,9 @@ def test_searches_come_before_what_needs_them(make: Make, tmp_path: Path) -> Non
     assert names == [
         "endoscopy/unet/seed-0", "searches/mix", "ct/mix/seed-0", "ct/random-1/seed-0", "ct/unet/seed-0"
     ]  # fmt: skip
-    there = what_is_there(out)
+    there = available_runs(out)
     assert [(each.name, each.kind) for each in there["ct"].candidates] == [
-        ("mix", "searched"), ("random-1", "random"), ("unet", "made by hand")
+        ("mix", "searched"), ("random-1", "random"), ("unet", "baseline")
     ]  # fmt: skip
     mixed = load(out / "genotypes" / "mix.json")
     assert mixed.cells == load(out / "searches" / "mix").cells
@@ -252,23 +252,23 @@ def test_a_failed_search_ends_only_what_needs_it(make: Make, tmp_path: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "start_search", diverges)
         assert done_here(study, out) == ["endoscopy/unet/seed-0", "searches/mix", "ct/unet/seed-0"]
-    missing = what_is_there(out)["ct"].missing
-    assert [(each.name, each.state) for each in missing] == [("mix", "not begun"), ("random-1", "not begun")]
+    missing = available_runs(out)["ct"].missing
+    assert [(each.network, each.state) for each in missing] == [("mix", "not begun"), ("random-1", "not begun")]
     assert {each.reason for each in missing} == {"The search of mix failed: It diverged. Lower something."}
     assert done_here(study, out, at_once=3)[0] == "searches/mix"
-    assert what_is_there(out)["ct"].missing == ()
+    assert available_runs(out)["ct"].missing == ()
 
 
 def test_draws_that_do_not_fit_end_only_their_own_trainings(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, study = tmp_path / "out", searching(make)
-    monkeypatch.setattr(matching, "DRAWS", 0)
+    monkeypatch.setattr(of_networks, "DRAWS", 0)
     assert done_here(study, out) == ["endoscopy/unet/seed-0", "searches/mix", "ct/mix/seed-0", "ct/unet/seed-0"]
     assert done_here(study, out) == []
-    (missing,) = what_is_there(out)["ct"].missing
-    assert (missing.name, missing.state) == ("random-1", "failed")
-    assert missing.reason.startswith("random: Of 0 genotypes drawn like 'mix' only 0 have its")
+    (missing,) = available_runs(out)["ct"].missing
+    assert (missing.network, missing.state) == ("random-1", "failed")
+    assert missing.reason.startswith("random: Of 0 genotypes sampled like 'mix' only 0 have its")
 
 
 def test_what_goes_wrong_before_a_process_starts_ends_only_that_run(
@@ -285,7 +285,7 @@ def test_what_goes_wrong_before_a_process_starts_ends_only_that_run(
 
     monkeypatch.setattr(Plan, "job", fails)
     assert done_here(study, out) == ["ct/unet/seed-2"]
-    missing = what_is_there(out)["ct"].missing
+    missing = available_runs(out)["ct"].missing
     assert [(one.seed, one.state) for one in missing] == [(0, "failed"), (1, "failed")]
     assert [one.reason for one in missing] == ["[Errno 28] No space left on device", "not enough memory"]
 
@@ -294,18 +294,18 @@ def test_a_score_that_is_undefined_ends_nothing(make: Make, tmp_path: Path, caps
     study, out = make([UNET], [{"data": "ct"}]), tmp_path / "out"
     plan = prepare(study, out)
     (step,) = plan.steps
-    run = RunDirectory.create(step.place.run, step.recipe, kind="train", data_fingerprint=step.data)
+    run = RunDirectory.create(step.paths.run, step.recipe, kind="train", data_fingerprint=step.data)
     run.write_json("summary.json", {"score": "auroc", "best_score": None})
     runs = module._Runs(plan, Here(), SimpleNamespace(reach=lambda done, total: None))
-    runs.in_hand[step.place.name] = step
-    runs._end(Ended(Job(step.place, step.recipe, None)))
+    runs.running[step.paths.name] = step
+    runs._end(Ended(Job(step.paths, step.recipe, None)))
     assert "auroc undefined on the validation images" in capsys.readouterr().err
 
 
 def test_runs_go_seed_by_seed_then_group_by_group(make: Make, data: Path, tmp_path: Path) -> None:
     groups = [{"data": "ct", "seeds": [1, 0]}, {"data": ["ct", "endoscopy"], "seeds": [1, 2], "networks": "unet"}]
     steps = prepare(make([small(data), UNET], groups), tmp_path / "out").steps
-    assert [step.place.name for step in steps] == [
+    assert [step.paths.name for step in steps] == [
         "ct/weave/seed-0",
         "ct/unet/seed-0",
         "ct/weave/seed-1",
@@ -338,7 +338,7 @@ def test_runs_of_another_recipe_network_or_data_are_refused(make: Make, data: Pa
     out, group = tmp_path / "out", {"data": "ct"}
     study = make([small(data), UNET], [group])
     for step in prepare(study, out).steps:
-        run = start_training(step.recipe, prepare(study, out).networks.architecture(str(step.network)), step.place.run)
+        run = start_training(step.recipe, prepare(study, out).networks.architecture(str(step.network)), step.paths.run)
     says = "ct/weave/seed-0 was begun with train.epochs 1, but the study has 2. Undo that change"
     refused(make([small(data), UNET], [group], "recipe.train.epochs=2"), out, RunError, says)
     wider = {"model": {"name": "unet", "width": 4, "depth": 2}}
@@ -406,7 +406,7 @@ def test_what_was_searched_on_an_external_data_set_is_refused(make: Make, data: 
 
 
 def test_a_job_waits_for_whoever_is_at_work_on_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Place("a", tmp_path / "runs" / "a", log=tmp_path / "logs" / "a.log", failure=tmp_path / "a.txt")
+    place = RunPaths("a", tmp_path / "runs" / "a", log=tmp_path / "logs" / "a.log", failure=tmp_path / "a.txt")
     monkeypatch.setattr(jobs, "PATIENCE", 0.05)
     with jobs._alone_at(place), ThreadPoolExecutor() as pool, pytest.raises(RunError) as caught:
         pool.submit(jobs._alone_at(place).__enter__).result()
@@ -428,7 +428,7 @@ def test_two_processes_cannot_work_in_one_folder(make: Make, tmp_path: Path) -> 
     with pytest.raises(RecipeError, match="--jobs is 0"):
         benchmark(study, tmp_path / "out", jobs=0)
     with pytest.raises(RunError, match="out holds no study"):
-        what_is_there(tmp_path / "out")
+        available_runs(tmp_path / "out")
 
 
 # --- ends of processes ------------------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def test_a_process_that_does_not_answer_is_told_by_its_end(
     log = tmp_path / "x.log"
     log.write_text("train epoch 1\nTraceback (most recent call last):\n  some line\nRuntimeError: a fault\n\n")
     job = Job(
-        Place("x", tmp_path / "x", log=log, failure=tmp_path / "x.txt"), make([UNET], [{"data": "ct"}]).recipe, None
+        RunPaths("x", tmp_path / "x", log=log, failure=tmp_path / "x.txt"), make([UNET], [{"data": "ct"}]).recipe, None
     )
     receiver, sender = Pipe(duplex=False)
     sender.close()
@@ -500,7 +500,7 @@ def test_a_damaged_run_fails_and_the_others_go_on(
     else:
         path.write_text(content)
     benchmark(study, out)
-    there = what_is_there(out)["ct"]
+    there = available_runs(out)["ct"]
     assert [(one.name, one.seeds) for one in there.candidates] == [("weave", (1,)), ("unet", (0, 1))]
     (missing,) = there.missing
     assert (missing.name, missing.seed, missing.state) == ("weave", 0, "failed")
@@ -516,9 +516,9 @@ def test_what_needs_a_damaged_search_is_not_begun_and_the_others_go_on(make: Mak
     search = Layout(out).search("mix").run
     search.mkdir(parents=True)
     (search / "run.json").write_text("[]")
-    assert {step.place.name for step in prepare(study, out).steps} == {"ct/unet/seed-0"}
+    assert {step.paths.name for step in prepare(study, out).steps} == {"ct/unet/seed-0"}
     benchmark(study, out)
-    there = what_is_there(out)["ct"]
+    there = available_runs(out)["ct"]
     assert [one.name for one in there.candidates] == ["unet"]
     assert [(one.state, "run.json" in one.reason) for one in there.missing] == [("not begun", True)]
 
@@ -534,7 +534,7 @@ def finished_run(step: Step, architecture: Any) -> None:
         recipe = recipe.model_copy(update={"space": space_settings(architecture)})
     files = {"genotype.json": architecture.to_json() + "\n"} if isinstance(architecture, Genotype) else {}
     facts = {"network": step.network, "environment": {}}
-    run = RunDirectory.create(step.place.run, recipe, kind="train", data_fingerprint=step.data, files=files, **facts)
+    run = RunDirectory.create(step.paths.run, recipe, kind="train", data_fingerprint=step.data, files=files, **facts)
     (run.path / "scores" / "test").mkdir(parents=True)
     (run.path / "scores" / "test" / "scores.json").write_text("{}")
     run.finish()

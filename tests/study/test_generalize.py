@@ -10,19 +10,17 @@ import pytest
 from PIL import Image
 
 from medarts import cli
-from medarts.comparison import scored
 from medarts.config import parse
 from medarts.config.study_sections import Study
+from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError
-from medarts.evaluation.evaluate import evaluate
-from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.mask_scores import Scores
+from medarts.evaluation import evaluate as module
+from medarts.evaluation.evaluate import current_scores, evaluate
+from medarts.metrics.ranking import auroc
 from medarts.spaces.reading import load as load_genotype
 from medarts.study.benchmark import benchmark
-from medarts.study.generalization import Generalization
-from medarts.study.generalize import FILE, generalize
-from medarts.study.jobs import do
-from medarts.study.layout import Layout
+from medarts.study.generalize import Generalization, generalize
+from medarts.study.jobs import Layout, do
 from medarts.study.plan import prepare
 
 
@@ -90,7 +88,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         made.append((path.parent.parent.name, *domains))
         return evaluate(path, **options)
 
-    monkeypatch.setattr(scored, "evaluate", watched)
+    monkeypatch.setattr(module, "evaluate", watched)
     return made
 
 
@@ -100,36 +98,32 @@ def folder_of(run: Path, name: str) -> Path:
     return max(found, key=lambda folder: (folder / "scores.json").stat().st_mtime_ns)
 
 
-def dice(folder: Path, domain: str) -> list[float]:
-    return [score.metrics["dice"] for score in Scores.read(folder).images if score.domain == domain]
-
-
 def test_every_run_is_scored_on_every_data_set(discs, evaluated):
     study, out = study_in(discs), discs / "out"
     layout = train(study, out)
     found = generalize(out)
-    assert Generalization.read(out / FILE) == found
     assert sorted(evaluated) == [("a", "b"), ("a", "b"), ("a", "x"), ("a", "x"), ("a-b", "x")]
-    assert (found.missing, found.untested, found.note) == ((), (), "Discs.")
-    assert [(one.name, one.external, one.images) for one in found.domains] == [
-        ("a", False, 4),
-        ("b", False, 4),
-        ("x", True, 16),  # whatever their split
-    ]
-    alone, both = found.trained[0].rows
-    runs = [layout.training("a", "unet", seed).run for seed in (0, 1)]
-    mixed = layout.training("a-b", "unet", 0).run
-    for domain, folder in (("a", "test"), ("b", "test-b"), ("x", "all-x")):
-        by_seed = [np.mean(dice(folder_of(run, folder), domain)) for run in runs]
-        assert alone.cells[domain].by_seed == pytest.approx(by_seed)
-        assert alone.cells[domain].mean == pytest.approx(np.mean(by_seed))
-        own = folder_of(mixed, "all-x" if domain == "x" else "test")
-        assert both.cells[domain].mean == pytest.approx(np.mean(dice(own, domain)))
-    assert found.retrained.rows[0].cells == {"a": alone.cells["a"]}
-    (claim,) = (claim for claim in found.claims if claim.about == "training")
-    (contrast,) = claim.contrasts
-    assert (contrast.domain, contrast.relation) == ("x", "external")
-    assert contrast.difference.mean == pytest.approx(both.cells["x"].mean - alone.cells["x"].mean)
+    about = found.about
+    assert (about["missing"], about["untested"], about["note"]) == ([], [], "Discs.")
+    assert {name: (one["external"], one["images"]) for name, one in about["datasets"].items()} == {
+        "a": (False, 4), "b": (False, 4), "x": (True, 16)  # whatever their split
+    }  # fmt: skip
+    sources = {source.domain: source for source in study.recipe.data.sources}
+    means = found.tested.set_index(["group", "dataset"])["mean"]
+    for group, seeds in (("a", (0, 1)), ("a-b", (0,))):
+        for dataset, part in (("a", "test"), ("b", "test"), ("x", "all")):
+            values = []
+            for seed in seeds:
+                run = RunDirectory(layout.training(group, "unet", seed).run)
+                own = dataset in group.split("-")
+                table = current_scores(run, part, sources=None if own else (sources[dataset],))
+                values.append(table[(table.dataset == dataset) & (table.metric == "dice")].value.mean())
+            chosen = found.seeds[(found.seeds.group == group) & (found.seeds.dataset == dataset)]
+            assert [*chosen.value] == pytest.approx(values)
+            assert means[group, dataset] == pytest.approx(np.mean(values))
+    (contrast,) = found.contrasts[found.contrasts.dataset == "x"].itertuples()
+    assert (contrast.claim, contrast.relation) == ("training", "external")
+    assert contrast.difference == pytest.approx(means["a-b", "x"] - means["a", "x"])
 
 
 def test_what_is_scored_is_not_scored_again(discs, evaluated):
@@ -137,23 +131,22 @@ def test_what_is_scored_is_not_scored_again(discs, evaluated):
     layout = train(study, out)
     first = generalize(out)
     assert evaluated == [("a", "x"), ("a", "b")]
-    assert generalize(out) == first
+    assert generalize(out).tested.equals(first.tested)
     assert len(evaluated) == 2
     run = layout.training("a", "unet", 0).run
     (folder_of(run, "test-b") / "scores.json").write_text("{", encoding="utf-8")  # killed while it wrote
-    before = dice(folder_of(run, "all-x"), "x")
     mask = discs / "x" / "masks" / "03.png"
     Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
     os.utime(mask, ns=(0, 0))  # an older file than the scores
-    generalize(out)
+    second = generalize(out)
     assert evaluated[2:] == [("a", "x"), ("a", "b")]
-    after = dice(folder_of(run, "all-x"), "x")
-    assert [number for number, (one, other) in enumerate(zip(before, after, strict=True)) if one != other] == [3]
+    changed = first.tested[first.tested["mean"] != second.tested["mean"]]
+    assert [*changed.dataset] == ["x"]
     splits = discs / "b" / "splits.csv"
     splits.write_text(splits.read_text().replace("p11,val", "p11,test"), encoding="utf-8")
     again = generalize(out)
     assert evaluated[4:] == [("a", "b")]
-    assert [domain.images for domain in again.domains] == [4, 5, 16]
+    assert [one["images"] for one in again.about["datasets"].values()] == [4, 5, 16]
 
 
 def test_what_fails_is_listed(discs, capfd):
@@ -167,15 +160,14 @@ def test_what_fails_is_listed(discs, capfd):
     shutil.rmtree(discs / "x")
     benchmark(study, out)
     found = generalize(out)
-    (missing,) = found.missing
-    assert (missing.group, missing.network, missing.seed, missing.state) == ("broken", "unet", 0, "failed")
-    assert "diverged" in missing.reason
-    (untested,) = found.untested
-    assert (untested.group, untested.network, untested.seed, untested.domain) == ("a", "unet", 0, "x")
-    assert str(discs / "x") in untested.reason
-    row, broken = found.trained[0].rows
-    assert (row.cells["x"], row.cells["b"] is None, broken.cells) == (None, False, {"a": None, "b": None, "x": None})
-    assert found.retrained.rows[0].cells["broken"] is None
+    (missing,) = found.about["missing"]
+    assert (missing["group"], missing["network"], missing["seed"], missing["state"]) == ("broken", "unet", 0, "failed")
+    assert "diverged" in missing["reason"]
+    (untested,) = found.about["untested"]
+    assert (untested["group"], untested["network"], untested["seed"], untested["dataset"]) == ("a", "unet", 0, "x")
+    assert str(discs / "x") in untested["reason"]
+    tested = found.tested[found.tested["mean"].notna()]
+    assert {*zip(tested.group, tested.dataset, strict=True)} == {("a", "a"), ("a", "b")}
 
 
 def test_what_is_not_trained_yet_is_listed_and_not_trained(discs, capsys):
@@ -188,11 +180,11 @@ def test_what_is_not_trained_yet_is_listed_and_not_trained(discs, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.generalize(out)
     assert ended.value.code == 1
-    assert capsys.readouterr().out.endswith(f"{out / 'generalization.html'}\n")
-    found = Generalization.read(out / FILE)
-    assert [(one.group, one.seed) for one in found.missing] == [("a", 1), ("a-b", 0)]
-    assert {one.state for one in found.missing} == {"not begun"}
-    assert [len(cell.by_seed) for cell in found.trained[0].rows[0].cells.values()] == [1, 1, 1]
+    assert capsys.readouterr().out.endswith(f"{out / 'generalization' / 'report.html'}\n")
+    found = Generalization.read(out / "generalization")
+    missing = [(one["group"], one["seed"], one["state"]) for one in found.about["missing"]]
+    assert missing == [("a", 1, "not begun"), ("a-b", 0, "not begun")]
+    assert [*found.tested[found.tested.group == "a"].seeds] == [1, 1, 1]
     assert [run.name for run in (out / "runs").iterdir()] == ["a"]
 
 
@@ -214,8 +206,9 @@ def test_findings(tmp_path, table_data, finding_recipe):
     out = tmp_path / "out"
     layout = train(study, out)
     found = generalize(out)
-    assert (found.task, found.score, found.untested) == ("classification", "auroc", ())
-    scores = FindingScores.read(layout.training("films", "small", 0).run / "scores" / "test")
-    cell = found.retrained.rows[0].cells["films"]
-    assert cell.mean == pytest.approx(scores.mean_auroc)
-    assert [(domain.name, domain.images) for domain in found.domains] == [("films", 8), ("other", 32)]
+    assert (found.about["task"], found.about["score"], found.about["untested"]) == ("classification", "auroc", [])
+    table = current_scores(RunDirectory(layout.training("films", "small", 0).run), "test")
+    wide = table.pivot(index=["class", "image"], columns="metric", values="value")
+    areas = [auroc(of.logit, of.label) for _, of in wide.groupby("class")]
+    assert found.retrained["mean"].iloc[0] == pytest.approx(np.nanmean(areas))
+    assert {name: one["images"] for name, one in found.about["datasets"].items()} == {"films": 8, "other": 32}

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from medarts import terminal
-from medarts.comparison.result import Missing
 from medarts.evaluation.finding_table import SENSITIVE, YOUDEN
 from medarts.evaluation.findings import FindingScores, Predictions
 from medarts.evaluation.mask_scores import ImageScore, Scores
@@ -204,7 +203,8 @@ def test_hostile_names_are_shown_as_they_are(output: Output, show: str, monkeypa
         elif show == "costs":
             terminal.show_costs({HOSTILE: cost})
         else:
-            terminal.show_comparisons({}, without_runs={HOSTILE: [Missing(HOSTILE, 0, "failed", HOSTILE)]})
+            run = {"group": HOSTILE, "network": HOSTILE, "seed": 0, "state": "failed", "reason": HOSTILE}
+            terminal.show_missing([run])
     for control in ("\x1b", "\a", "\r"):
         assert control not in output.text
     assert words_of(r"[/x][red]:smile: \x1b[31m\x07\r\n") in words_of(output.text)

@@ -1,26 +1,26 @@
-"""What compare, benchmark and generalize do."""
+"""The commands compare, benchmark and generalize."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medarts.comparison.candidates import check_comparable, group_runs
-from medarts.comparison.compare import compare as compare_candidates
+import pandas as pd
+
+from medarts.comparison.candidates import Group, check_comparable, group_runs, read_files
+from medarts.comparison.compare import Comparison, reference_of
+from medarts.comparison.compare import compare as compare_groups
 from medarts.comparison.costs import costs_of_groups
-from medarts.comparison.readable import read_files, readable
-from medarts.comparison.result import Comparison, Missing
-from medarts.comparison.scored import AnyScores, scores_of
 from medarts.config.study import Study, load_study
 from medarts.data.manifest import Part, part_named
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError, did_you_mean
-from medarts.reporting.comparison import write_comparisons
+from medarts.evaluation.evaluate import current_scores
+from medarts.reporting.comparison import write_comparison
 from medarts.reporting.generalization import write_generalization
-from medarts.study.benchmark import GroupRuns, what_is_there
+from medarts.study.benchmark import available_runs
 from medarts.study.benchmark import benchmark as run_study
-from medarts.study.generalization import Generalization
+from medarts.study.generalize import Generalization
 from medarts.study.generalize import generalize as generalize_runs
-from medarts.study.layout import Layout
+from medarts.study.jobs import Layout
 from medarts.system.console import progress_bar
 from medarts.system.files import check_writable
 
@@ -28,12 +28,12 @@ from medarts.system.files import check_writable
 def compare(
     paths: Sequence[Path], *, out: Path, reference: str | None = None, split: str = "test"
 ) -> tuple[Comparison, Path]:
-    """Compares training runs of one recipe, one split and the same seeds, and writes a page.
+    """Compares training runs with one recipe, one split and the same seeds, and writes a page.
 
     Args:
-        paths: the runs; those of one network with several seeds belong together.
-        out: folder of the comparison, new or that of an earlier one.
-        reference: name of the network with which the others are compared; that of the first run where None.
+        paths: the runs; runs of one architecture with several seeds are one network.
+        out: folder of the comparison, new or of an earlier one.
+        reference: name of the network with which the others are compared. Default: that of the first run.
         split: train, val, test or all.
 
     Returns:
@@ -41,161 +41,97 @@ def compare(
 
     Raises:
         RunError: the runs may not be compared, or the folder holds something else.
-        MedartsError: see ``medarts.comparison.compare``.
+        MedartsError: a run cannot be evaluated, or a network not be measured.
     """
     part = part_named(split)
-    _check_folder(out, of_comparisons="comparison.json")
-    comparison = compare_candidates(group_runs(paths), reference=reference, split=part)
-    comparison.write(out)
-    name = ", ".join(comparison.domains)
-    return comparison, write_comparisons({name: out}, out / "report.html", title=f"Comparison on {name}")
-
-
-@dataclass(frozen=True)
-class StudyComparison:
-    """What there is of a study.
-
-    Attributes:
-        comparisons: by group of data sets.
-        without_runs: by group the runs of those groups of which none has finished.
-        failures: folder that holds the reasons of failures.
-        page: the page.
-    """
-
-    comparisons: Mapping[str, Comparison]
-    without_runs: Mapping[str, tuple[Missing, ...]]
-    failures: Path
-    page: Path
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether no run is missing."""
-        return not self.without_runs and not any(one.missing for one in self.comparisons.values())
+    _check_folder(out)
+    group = Group(group_runs(paths))
+    reference_of(group, reference)
+    check_comparable(group.candidates)
+    runs = [run for candidate in group.candidates for run in candidate.runs]
+    scores: dict[RunDirectory, pd.DataFrame] = {}
+    for run in runs:
+        read_files(run)
+    with progress_bar("scores", len(runs)) as bar:
+        for run in runs:
+            scores[run] = current_scores(run, part)
+            bar.advance()
+    name = ", ".join(dict.fromkeys(source.domain for source in group.candidates[0].recipes[0].data.sources))
+    found = compare_groups(
+        {name: group},
+        title=f"Comparison on {name}",
+        scores=scores,
+        costs=costs_of_groups([group.candidates]),
+        references={} if reference is None else {name: reference},
+        split=part,
+    )
+    found.write(out)
+    return found, write_comparison(found, out)
 
 
 def compare_study(
     study: Path, *, out: Path | None = None, reference: str | None = None, split: str = "test"
-) -> StudyComparison:
-    """Compares what there is of a study, finished or not, and writes its page.
+) -> tuple[Comparison, Path]:
+    """Compares the finished runs of a study, complete or not, and writes a page.
 
-    Costs are measured once for all groups of data sets. A run that cannot be read is missing, with the reason, and the
-    others are compared.
+    A run that cannot be read is listed as missing, with the reason, and the others are compared.
 
     Args:
         study: folder of the study.
-        out: where comparisons and page are written, new or with those of an earlier call; the folder of the study
-            where None.
-        reference: name of the network with which the others are compared, in groups that have it; that of the study
-            where None.
+        out: folder of the comparison, new or of an earlier one. Default: comparison/ in the study.
+        reference: name of the network with which the others are compared, in groups that have it. Default: that of the
+            study.
         split: train, val, test or all.
 
+    Returns:
+        The comparison, and its page.
+
     Raises:
-        RunError: there is no study, none of its runs has finished or none can be read, it has no such network, or
-            ``out`` holds something else.
-        MedartsError: see ``medarts.comparison.compare``.
+        RunError: there is no study, none of its runs has finished or can be read, it has no such network, or ``out``
+            holds something else.
+        MedartsError: a network cannot be measured.
     """
     part = part_named(split)
-    finished = what_is_there(study)
+    finished = available_runs(study)
     settings = load_study(Layout(study).study)
-    layout = Layout(out or study)
     if not any(group.candidates for group in finished.values()):
-        raise RunError(f"No run of {study} has finished yet.", fix="Go on with it; failures/ says what failed.")
+        raise RunError(f"No run of {study} has finished yet.", fix="Continue it; failures/ has the reason of failures.")
     if reference is not None and reference not in settings.names:
         raise RunError(f"{study} has no network '{reference}'.", fix=did_you_mean(reference, settings.names))
-    if out is not None:
-        _check_folder(out, of_comparisons="comparisons")
-    check_writable(layout.out)
-    there, scores = _read(finished, part)
-    begun = {name: group for name, group in there.items() if group.candidates}
-    if not begun:
-        reason = next(run.reason for group in there.values() for run in group.missing if run.reason)
-        raise RunError(f"No finished run of {study} can be read. The first of them: {reason}", fix="Fix that first.")
-    costs = costs_of_groups([group.candidates for group in begun.values()])
-    comparisons = {}
-    for (name, group), of_group in zip(begun.items(), costs, strict=True):
-        comparisons[name] = compare_candidates(
-            group.candidates,
-            reference=_planned_in(group, reference or settings.reference),
-            split=part,
-            missing=group.missing,
-            controls=_drawn_like(settings),
-            scores=scores,
-            costs=of_group,
-        )
-        comparisons[name].write(layout.comparison(name))
-    without_runs = {name: group.missing for name, group in there.items() if not group.candidates}
-    page = write_comparisons(
-        {name: layout.comparison(name) for name in comparisons},
-        layout.out / "report.html",
-        title=f"Benchmark {study.resolve().name}",
-        note=settings.note,
-        without_runs=without_runs,
-    )
-    return StudyComparison(comparisons, without_runs, failures=study / "failures", page=page)
-
-
-def _read(finished: Mapping[str, GroupRuns], split: Part) -> tuple[dict[str, GroupRuns], dict[RunDirectory, AnyScores]]:
-    """Reads all runs of a study, what is quick first; those that cannot be read count as failed.
-
-    Args:
-        finished: what there is of it.
-        split: the images that are scored.
-
-    Returns:
-        The groups with the runs that could be read, and the scores of these.
-
-    Raises:
-        RunError: runs of a group may not be compared.
-    """
-    groups = {name: _without_damaged(group, read_files) for name, group in finished.items()}
+    folder = out or study / "comparison"
+    _check_folder(folder)
+    groups = {name: group.without_damaged(read_files) for name, group in finished.items()}
     for group in groups.values():
         if group.candidates:
             check_comparable(group.candidates, same_seeds=not group.missing)
-    scores: dict[RunDirectory, AnyScores] = {}
-    runs = [run for group in groups.values() for candidate in group.candidates for run in candidate.runs]
-    with progress_bar("scores", len(runs)) as bar:
-
-        def score(run: RunDirectory) -> None:
-            bar.advance()
-            scores[run] = scores_of(run, split)
-
-        return {name: _without_damaged(group, score) for name, group in groups.items()}, scores
-
-
-def _without_damaged(group: GroupRuns, read: Callable[[RunDirectory], None]) -> GroupRuns:
-    """Returns a group without the runs that cannot be read, which are missing."""
-    candidates, damaged = readable(group.candidates, read)
-    return GroupRuns(candidates, (*group.missing, *damaged))
-
-
-def _drawn_like(study: Study) -> dict[str, tuple[str, ...]]:
-    """Returns by network the names of those that the study draws at random like it."""
-    drawn: dict[str, tuple[str, ...]] = {}
-    for entry in study.networks:
-        if entry.like is not None:
-            drawn[entry.like] = (*drawn.get(entry.like, ()), *entry.names)
-    return drawn
+    scores: dict[RunDirectory, pd.DataFrame] = {}
+    groups = _with_scores(groups, part, scores)
+    if not any(group.candidates for group in groups.values()):
+        reason = next(run.reason for group in groups.values() for run in group.missing if run.reason)
+        raise RunError(f"No finished run of {study} can be read. The first of them: {reason}", fix="Fix that first.")
+    wanted = reference or settings.reference
+    found = compare_groups(
+        groups,
+        title=f"Benchmark {study.resolve().name}",
+        note=settings.note,
+        scores=scores,
+        costs=costs_of_groups([group.candidates for group in groups.values() if group.candidates]),
+        references={
+            name: wanted for name, group in groups.items() if wanted is not None and _is_planned(wanted, group)
+        },
+        controls=_sampled_like(settings),
+        split=part,
+    )
+    found.write(folder)
+    return found, write_comparison(found, folder)
 
 
-def _check_folder(out: Path, *, of_comparisons: str) -> None:
-    """Refuses a folder that cannot be written, or that holds files but none that an earlier comparison leaves."""
-    check_writable(out)
-    if out.is_dir() and any(out.iterdir()) and not (out / of_comparisons).exists():
-        raise RunError(f"{out} already holds files.", fix="Give another --out.")
-
-
-def _planned_in(group: GroupRuns, network: str | None) -> str | None:
-    """Returns the network if it belongs to the group, whether or not it has finished there."""
-    planned = [*(one.name for one in group.candidates), *(run.name for run in group.missing)]
-    return network if network in planned else None
-
-
-def benchmark(study: Study, out: Path, *, jobs: int = 1) -> StudyComparison:
-    """Trains, scores and compares all networks of a study, and writes its page; see ``compare_study``.
+def benchmark(study: Study, out: Path, *, jobs: int = 1) -> tuple[Comparison, Path]:
+    """Trains, scores and compares all networks of a study, and writes a page; see ``compare_study``.
 
     Args:
         study: the study.
-        out: its folder, new or with what an earlier call has left, which is not done again.
+        out: its folder, new or of an earlier call; finished runs are kept.
         jobs: trainings at once.
 
     Raises:
@@ -206,7 +142,7 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1) -> StudyComparison:
 
 
 def generalize(study: Study, out: Path, *, jobs: int = 1) -> tuple[Generalization, Path]:
-    """Trains all networks of a study, and does what ``generalize_study`` does.
+    """Trains all networks of a study, tests them on all of its data sets, and writes a page; see ``generalize_study``.
 
     Args:
         study: the study.
@@ -227,10 +163,47 @@ def generalize_study(out: Path) -> tuple[Generalization, Path]:
         out: folder of the study.
 
     Returns:
-        What was found, and the page.
+        The result, and its page.
 
     Raises:
         MedartsError: see ``medarts.study.generalize``.
     """
     found = generalize_runs(out)
-    return found, write_generalization(found, out / "generalization.html", title=f"Generalisation in {out.name}")
+    folder = out / "generalization"
+    found.write(folder)
+    return found, write_generalization(found, folder)
+
+
+def _with_scores(
+    groups: Mapping[str, Group], split: Part, scores: dict[RunDirectory, pd.DataFrame]
+) -> dict[str, Group]:
+    """Adds the scores of all runs; returns the groups without the runs that have none."""
+    runs = sum(len(candidate.runs) for group in groups.values() for candidate in group.candidates)
+    with progress_bar("scores", runs) as bar:
+
+        def score(run: RunDirectory) -> None:
+            bar.advance()
+            scores[run] = current_scores(run, split)
+
+        return {name: group.without_damaged(score) for name, group in groups.items()}
+
+
+def _sampled_like(study: Study) -> dict[str, tuple[str, ...]]:
+    """Returns by network the names of the random networks that the study samples like it."""
+    sampled: dict[str, tuple[str, ...]] = {}
+    for entry in study.networks:
+        if entry.like is not None:
+            sampled[entry.like] = (*sampled.get(entry.like, ()), *entry.names)
+    return sampled
+
+
+def _check_folder(out: Path) -> None:
+    """Refuses a folder that cannot be written, or that holds other files than an earlier comparison."""
+    check_writable(out)
+    if out.is_dir() and any(out.iterdir()) and not (out / "comparison.json").exists():
+        raise RunError(f"{out} already holds files.", fix="Give another --out.")
+
+
+def _is_planned(network: str, group: Group) -> bool:
+    """Whether a network belongs to a group, finished or not."""
+    return network in {*(one.name for one in group.candidates), *(run.network for run in group.missing)}

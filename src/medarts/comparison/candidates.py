@@ -1,20 +1,20 @@
-"""The networks of a comparison, each with its runs, and whether these may be compared."""
+"""The networks of a comparison, each with its runs, and the checks of what may be compared."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from medarts.config import Recipe
 from medarts.config.difference import differences
 from medarts.config.models import CheXNetSettings
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import Listing, about, changed_files, counted_names, read_listing
-from medarts.errors import RunError
+from medarts.errors import MedartsError, RunError
 from medarts.models.registry import Architecture
 from medarts.spaces.drawing import SOURCE
 from medarts.spaces.genotype import Genotype
@@ -23,12 +23,11 @@ from medarts.spaces.reading import zoo
 from medarts.system.names import printable
 from medarts.training.trainer import architecture_of
 
-Kind = Literal["searched", "random", "published", "made by hand"]
+Kind = Literal["searched", "random", "published", "baseline"]
 """Where a network comes from."""
 
 MAY_DIFFER = ("seed", "space", "search", "derive")
-"""Sections of a recipe, beside ``train.model`` and what ``medarts.config.difference`` passes over, that neither decide
-how a network is trained nor how it is scored: they are the network itself or its seed."""
+"""Sections of a recipe, beside ``train.model``, that decide neither training nor scores: the network and its seed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +35,8 @@ class Candidate:
     """One network, trained once a seed.
 
     Attributes:
-        name: what tables call it, unique in a comparison.
-        runs: its training runs in the order of their seeds, at least one.
+        name: unique in a comparison.
+        runs: its training runs by seed, at least one.
     """
 
     name: str
@@ -60,26 +59,82 @@ class Candidate:
 
     @property
     def began_from(self) -> str | None:
-        """Name of the file of trained weights that the runs began from; None where they began from scratch."""
+        """File of the trained weights that the runs began from; None for training from scratch."""
         weights = self.architecture.weights if isinstance(self.architecture, CheXNetSettings) else None
         return None if weights is None else weights.name
 
     @cached_property
     def kind(self) -> Kind:
-        """Where the network comes from, as the provenance of its genotype tells."""
+        """Where the network comes from, by the provenance of its genotype."""
         if not isinstance(self.architecture, Genotype):
-            return "made by hand"
+            return "baseline"
         if self.architecture.provenance.get("source") == SOURCE:
             return "random"
         published = any(load_genotype(name).provenance == self.architecture.provenance for name in zoo())
         return "published" if published else "searched"
 
 
-def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
-    """Makes candidates of training runs: those of the same architecture are one network with several seeds.
+class Missing(NamedTuple):
+    """A planned run that cannot be compared.
 
-    The architecture counts, not what it is called. Where networks that differ have one name, as U-Nets of two widths
-    have, the end of the path of the first run of each is appended.
+    Attributes:
+        network: its network.
+        seed: its seed.
+        state: what became of it.
+        reason: why; empty where unknown.
+    """
+
+    network: str
+    seed: int
+    state: Literal["failed", "unfinished", "not begun"]
+    reason: str
+
+
+class Group(NamedTuple):
+    """The networks trained and tested on the same data sets.
+
+    Attributes:
+        candidates: the networks with their finished runs.
+        missing: all other planned runs.
+    """
+
+    candidates: tuple[Candidate, ...]
+    missing: tuple[Missing, ...] = ()
+
+    def without_damaged(self, read: Callable[[RunDirectory], None]) -> "Group":
+        """Returns the group with the runs that ``read`` cannot read among the missing ones."""
+        kept: list[Candidate] = []
+        failed: list[Missing] = []
+        for candidate in self.candidates:
+            runs = []
+            for run, seed in zip(candidate.runs, candidate.seeds, strict=True):
+                try:
+                    read(run)
+                except MedartsError as error:
+                    failed.append(Missing(candidate.name, seed, "failed", reason=str(error)))
+                else:
+                    runs.append(run)
+            if runs:
+                kept.append(Candidate(candidate.name, tuple(runs)))
+        return Group(tuple(kept), (*self.missing, *failed))
+
+
+def read_files(run: RunDirectory) -> None:
+    """Reads all files that a comparison takes from a run, except for its scores.
+
+    Raises:
+        MedartsError: a file is missing or damaged.
+    """
+    run.check_files()
+    architecture_of(run)
+    listed_samples(run)
+    training_seconds(run)
+
+
+def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
+    """Groups training runs by architecture: runs of one architecture are one network with several seeds.
+
+    Where different networks share a name, as U-Nets of two widths do, the end of the path of their first run is added.
 
     Args:
         paths: the runs.
@@ -112,15 +167,11 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
 
 
 def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True) -> None:
-    """Refuses runs that were not trained and scored by the same recipe, on the same images in the same splits.
-
-    Two runs of one network with one seed are refused, too.
-
-    Recipes are compared as they are read now, so that defaults that an older medarts did not know yet count as such.
+    """Refuses runs with different recipes, images or splits, and two runs of one network with one seed.
 
     Args:
         candidates: the networks.
-        same_seeds: whether all must have been trained with the same seeds.
+        same_seeds: whether all networks need the same seeds.
 
     Raises:
         RunError: names the first difference, with both values and both runs.
@@ -128,7 +179,7 @@ def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True
     runs = [run for candidate in candidates for run in candidate.runs]
     for run in runs:
         if not run.facts["finished"]:
-            raise RunError(f"{run.path} has not finished.", fix=f"Go on with it: medarts train --resume {run.path}.")
+            raise RunError(f"{run.path} has not finished.", fix=f"Continue it: medarts train --resume {run.path}.")
     recipes = [recipe for candidate in candidates for recipe in candidate.recipes]
     for run, recipe in zip(runs[1:], recipes[1:], strict=True):
         _check_recipes((runs[0], recipes[0]), (run, recipe))
@@ -146,10 +197,10 @@ def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True
 
 
 def listed_samples(run: RunDirectory) -> Listing:
-    """Returns what manifest.csv of a run says of every image.
+    """Returns the images of a run by manifest.csv.
 
     Raises:
-        RunError: the file is not there, or is not one that a run begins with.
+        RunError: the file is missing or damaged.
     """
     return read_listing(run.path / "manifest.csv")
 
@@ -158,7 +209,7 @@ def training_seconds(run: RunDirectory) -> float:
     """Returns the time of all epochs of a training run.
 
     Raises:
-        RunError: the file that holds it is not there, or is damaged.
+        RunError: timing.jsonl is missing or damaged.
     """
     lines = run.read_journal("timing.jsonl", numbers=("seconds",))
     if not lines:
@@ -172,7 +223,7 @@ def _nameless(architecture: Architecture) -> Architecture:
 
 
 def _unique_names(runs: Sequence[RunDirectory]) -> list[str]:
-    """Returns the names of networks that differ; where some share one, as much of their paths as tells them apart."""
+    """Returns unique names; networks that share one get the shortest ends of their paths that differ."""
     plain = [str(run.facts["network"]) for run in runs]
     shared = {name for name, count in Counter(plain).items() if count > 1}
     names, depth = plain, 0
@@ -194,21 +245,21 @@ def _check_recipes(first: tuple[RunDirectory, Recipe], other: tuple[RunDirectory
 
 
 def _check_schedules(first: RunDirectory, other: RunDirectory) -> None:
-    """Refuses runs that came to the same recipe in other ways, such as one that was made longer in the middle.
+    """Refuses runs whose recipe changed on the way, such as one that was extended, unless the others did so, too.
 
-    Its epochs before had the learning rates of a shorter run, and batch norms see the parts of a batch alone.
+    Its first epochs had the learning rates of a shorter run; after other ``accumulate``, batch norms saw other batches.
     """
     one, two = _schedule(first), _schedule(other)
     for field in {**one, **two}:
         ways = one.get(field, ()), two.get(field, ())
         if ways[0] != ways[1]:
-            said = [
-                f"{', then '.join(way) or 'the same from the start'} in {run.path}"
+            ways_of_runs = [
+                f"{', then '.join(way) or 'unchanged'} in {run.path}"
                 for way, run in zip(ways, (first, other), strict=True)
             ]
             raise RunError(
-                f"{field} was {said[0]}, but {said[1]}: these are not the same training.",
-                fix="Compare runs whose epochs and parts of a batch were changed alike, or train one of them anew.",
+                f"{field} was {ways_of_runs[0]}, but {ways_of_runs[1]}: these are different trainings.",
+                fix="Compare runs whose epochs and accumulate changed alike, or train one of them again.",
             )
 
 
@@ -251,7 +302,7 @@ def _check_data(first: RunDirectory, other: RunDirectory) -> None:
 
 
 def _check_beginning(candidate: Candidate) -> None:
-    """Refuses seeds of one network of which some began from other weights than others, or from none."""
+    """Refuses seeds of one network that began from different weights."""
     first, *others = candidate.runs
     for run in others:
         one, two = (of.facts.get("weights_fingerprint") or "not given" for of in (first, run))

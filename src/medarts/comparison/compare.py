@@ -1,221 +1,323 @@
-"""A comparison from start to end: what may be compared is checked first, then scored, measured and put together."""
+"""Comparisons: networks trained and tested alike, on one group of data sets or on several.
+
+What may be compared is checked first; then runs are scored, and everything found becomes tidy tables.
+"""
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import pandas as pd
 
-from medarts.comparison.candidates import Candidate, check_comparable, training_seconds
-from medarts.comparison.controls import Control, Likes, controls_of
-from medarts.comparison.costs import costs_of
-from medarts.comparison.findings import FindingMeasures
-from medarts.comparison.front import Place, pareto_front
-from medarts.comparison.masks import MaskMeasures
-from medarts.comparison.overlays import most_differing, predict_overlays
-from medarts.comparison.paired import Difference, Measured
-from medarts.comparison.pairs import Pairs
-from medarts.comparison.pooled import differences_of
-from medarts.comparison.result import Comparison, DifferingImage, ImageRow, MetricScore, Missing, NetworkResult
-from medarts.comparison.scored import AnyScores, scores_of_all
-from medarts.comparison.words import definitions, name_test
+from medarts import __version__
+from medarts.comparison.candidates import Group, check_comparable, training_seconds
+from medarts.comparison.costs import cost_row, on_pareto_front
+from medarts.comparison.measures import MaskMeasures, measures_of
+from medarts.comparison.overall import (
+    OVERALL,
+    Found,
+    differences_table,
+    overall_tables,
+    rank_networks,
+    score_cells,
+)
+from medarts.comparison.overlays import Overlays, as_arrays, from_arrays, most_differing, predict_overlays
+from medarts.comparison.result import read_result, write_result
 from medarts.config import ComputeSettings
 from medarts.data.manifest import Part
 from medarts.engine.device import environment, make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError, did_you_mean
-from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.mask_scores import Scores, number
+from medarts.evaluation.stats import Contrast, as_repeats, mean_of_contrasts
 from medarts.profiling.cost import Cost
 
-__all__ = ["Comparison", "Missing", "compare"]
+Controls = Mapping[str, Sequence[str]]
+"""By network the names of the random networks sampled like it."""
+
+RANDOM = "random of its size"
+"""What a searched network is compared with beside the reference: the mean of random networks sampled like it."""
+
+NAME = "comparison"
+TABLES = ("networks", "seeds", "differences", "costs", "images", "differing")
+_DIFFERING = ("group", "dataset", "image", "patient", "spread")
+_NEEDS = ("title", "note", "task", "score", "metrics", "split", "machine", "groups", "missing")
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Networks side by side.
+
+    Attributes:
+        about: title, note, task, main score, metrics, split, machine; ``groups``: by name data sets, images, patients,
+            size, reference, excluded classes and networks with kind, seeds and runs; ``missing``: planned runs that
+            could not be compared.
+        networks: group, network, metric, mean, low, high, undefined values left out, patients, seeds, and the rank by
+            the main score. The group `OVERALL` holds means over all groups of one data set.
+        seeds: group, network, seed, metric, value.
+        differences: family, group, network, reference, metric, difference, low, high, p, p_corrected, patients, seeds,
+            verdict. Each family and group is corrected by itself: "reference" compares every network with the
+            reference, "random" a searched network with the mean of random ones of its size.
+        costs: group, network, kind, parameters, flops, latency_ms_T and its interquartile range latency_spread_ms_T on
+            T threads, memory_mb, training_seconds, and whether it is on the Pareto front of score and latency.
+        images: group, dataset, image, patient, network, value of the main score; masks only.
+        differing: group, dataset, image, patient, spread: the images of the overlays; masks only.
+        overlays: by group, in the order of `differing`.
+    """
+
+    about: dict[str, Any]
+    networks: pd.DataFrame
+    seeds: pd.DataFrame
+    differences: pd.DataFrame
+    costs: pd.DataFrame
+    images: pd.DataFrame
+    differing: pd.DataFrame
+    overlays: Mapping[str, Overlays] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups that have a finished run."""
+        return tuple(name for name, group in self.about["groups"].items() if group["networks"])
+
+    def write(self, folder: Path) -> None:
+        """Writes ``comparison.json``, a CSV file for each table, and ``overlays.npz``.
+
+        Raises:
+            RunError: a file cannot be written.
+        """
+        numbers = {name: number for number, name in enumerate(self.about["groups"])}
+        arrays = as_arrays([(numbers[name], one) for name, one in self.overlays.items()])
+        write_result(folder, NAME, self.about, {name: getattr(self, name) for name in TABLES}, arrays)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Comparison":
+        """Reads what `write` wrote.
+
+        Raises:
+            RunError: names the file that is missing or damaged.
+        """
+        about, tables, arrays = read_result(folder, NAME, TABLES, needs=_NEEDS, fix="Compare again.")
+        overlays = {name: from_arrays(arrays, number) for number, name in enumerate(about["groups"])}
+        return cls(about, **tables, overlays={name: one for name, one in overlays.items() if one is not None})
 
 
 @preserved_process_state()
 def compare(
-    candidates: Sequence[Candidate],
+    groups: Mapping[str, Group],
     *,
-    reference: str | None = None,
+    title: str,
+    scores: Mapping[RunDirectory, pd.DataFrame],
+    costs: Sequence[Mapping[str, Cost]],
+    references: Mapping[str, str] | None = None,
+    controls: Controls | None = None,
     split: Part = "test",
-    missing: Sequence[Missing] = (),
-    controls: Likes | None = None,
-    scores: Mapping[RunDirectory, AnyScores] | None = None,
-    costs: Mapping[str, Cost] | None = None,
+    note: str = "",
 ) -> Comparison:
-    """Compares networks that were trained by one recipe, on the images of a split.
+    """Compares networks on groups of data sets.
 
-    Scores that the runs have are taken where they still hold, others are made. With several seeds a value of an image
-    is its mean over the seeds; differences are over the seeds that a network and the reference both have.
+    With several seeds a value of an image is its mean over the seeds; differences are over the seeds that both networks
+    have.
 
     Args:
-        candidates: the networks, with unique names; one alone is measured and compared with none.
-        reference: name of the network from which the others are told apart. The first where None, and where the network
-            of that name is one of the missing, which the comparison then says.
+        groups: by name; those without a finished run are listed as missing.
+        title: of the result.
+        scores: long table of every run.
+        costs: of the networks of every group with a finished run, by name.
+        references: by group the planned network with which the others are compared. Default, and where that network has
+            no finished run: the first.
+        controls: networks with the random ones sampled like them.
         split: the images.
-        missing: runs that should have been compared; where there are some, the seeds of the networks may differ.
-        controls: networks with those drawn at random like them; what is not among the candidates is passed over.
-        scores: of all runs on these images, where they have been read already.
-        costs: of all networks by name, where they were measured already; else they are measured now, in turns.
+        note: a remark for readers.
 
     Raises:
-        RunError: the runs may not be compared, or there is no such reference.
-        MedartsError: a run cannot be evaluated or a network not be measured.
+        RunError: the runs may not be compared, there is none, or no such reference.
+        MedartsError: the overlays cannot be predicted.
     """
-    main = _reference(candidates, reference, missing)
-    check_comparable(candidates, same_seeds=not missing)
-    names = [candidate.name for candidate in candidates]
-    measures = _measures(candidates, scores or scores_of_all(candidates, split))
-    found = _found(names, measures, reference=main, likes=controls or {}, missing=missing)
-    differing = _differing_images(names, measures) if isinstance(measures, MaskMeasures) else ()
-    data, evaluation = candidates[0].recipes[0].data, candidates[0].recipes[0].evaluation
-    return Comparison(
-        task=data.task,
-        score=measures.metrics[0],
-        split=split,
-        reference=main,
-        planned_reference=None if reference in (None, main) else reference,
-        domains=measures.domains,
-        images=len(measures.images),
-        patients=measures.people,
-        size=data.size,
-        metrics=measures.metrics,
-        test=name_test(data.task, found.differences, reference=main, patients=measures.people),
-        definitions=definitions(data.task, evaluation, size=data.size, reference=main, controls=bool(found.controls)),
-        machine=_machine(),
-        networks=_networks(candidates, measures, costs or costs_of(candidates), found.differences),
-        differing_images=differing,
-        missing=tuple(missing),
-        controls=found.controls,
-        excluded=measures.excluded,
-        pairs=found.pairs,
-        image_rows=_image_rows(names, measures) if isinstance(measures, MaskMeasures) else (),
-        overlays=predict_overlays(candidates, [(image.domain, image.key) for image in differing], split=split),
-    )
+    available = {name: group for name, group in groups.items() if group.candidates}
+    if not available:
+        raise RunError("There is no run to compare.", fix="Give training runs, or wait until one has finished.")
+    planned = references or {}
+    chosen = {name: reference_of(group, planned.get(name)) for name, group in available.items()}
+    for group in available.values():
+        check_comparable(group.candidates, same_seeds=not group.missing)
+    found = [
+        _found(name, group, scores, reference=chosen[name], controls=controls or {})
+        for name, group in available.items()
+    ]
+    tables = [_tables(one, available[one.group], of) for one, of in zip(found, costs, strict=True)]
+    together = overall_tables([one for one in found if len(one.measures.datasets) == 1])
+    joined = {
+        name: pd.concat([*(of[name] for of in tables), *together.get(name, [])], ignore_index=True)
+        for name in tables[0]
+    }
+    joined["costs"] = _with_overall_costs(joined["costs"], joined["networks"], found[0].measures.metrics[0].name)
+    images = joined["images"]
+    differing = {one.group: most_differing(images[images.group == one.group]) for one in found}
+    overlays = {
+        name: predict_overlays(available[name].candidates, [*zip(of.dataset, of.image, strict=True)], split=split)
+        for name, of in differing.items()
+        if len(of)
+    }
+    recipe = next(iter(available.values())).candidates[0].recipes[0]
+    about = {
+        "title": title,
+        "note": note,
+        "medarts": __version__,
+        "task": recipe.data.task,
+        "score": found[0].measures.metrics[0].name,
+        "metrics": {
+            one.name: {"title": one.title, "larger_is_better": one.larger_is_better}
+            for one in found[0].measures.metrics
+        },
+        "split": split,
+        "bootstrap": recipe.evaluation.bootstrap,
+        "machine": _machine(),
+        "groups": {name: {"networks": {}} for name in groups}
+        | {one.group: _about(one, available[one.group], planned.get(one.group)) for one in found},
+        "missing": [{"group": name, **run._asdict()} for name, group in groups.items() for run in group.missing],
+    }
+    rows = [of.assign(group=name)[[*_DIFFERING]] for name, of in differing.items()]
+    differing_table = pd.concat(rows, ignore_index=True)
+    return Comparison(about, **joined, differing=differing_table, overlays=overlays)
 
 
-def _reference(candidates: Sequence[Candidate], wanted: str | None, missing: Sequence[Missing]) -> str:
+def reference_of(group: Group, planned: str | None) -> str:
     """Returns the name of the network with which the others are compared.
 
     Raises:
-        RunError: there is no network, or none of the wanted name, missing or not.
+        RunError: no network has the planned name, finished or missing.
     """
-    names = [candidate.name for candidate in candidates]
-    if not names:
-        raise RunError("There is no run to compare.", fix="Give training runs, or wait until one has finished.")
-    if wanted is None or wanted in names:
-        return wanted or names[0]
-    if wanted not in {run.name for run in missing}:
-        raise RunError(f"There is no network '{wanted}' to compare with.", fix=did_you_mean(wanted, names))
+    names = [candidate.name for candidate in group.candidates]
+    if planned is None or planned in names:
+        return planned or names[0]
+    if planned not in {run.network for run in group.missing}:
+        raise RunError(f"There is no network '{planned}' to compare with.", fix=did_you_mean(planned, names))
     return names[0]
 
 
-def _measures(
-    candidates: Sequence[Candidate], of_runs: Mapping[RunDirectory, AnyScores]
-) -> MaskMeasures | FindingMeasures:
-    scores = {candidate.name: [of_runs[run] for run in candidate.runs] for candidate in candidates}
-    draws = candidates[0].recipes[0].evaluation.bootstrap
-    seeds = {candidate.name: candidate.seeds for candidate in candidates}
-    lowest = min(map(min, seeds.values()))
-    masks = {name: [one for one in of if isinstance(one, Scores)] for name, of in scores.items()}
-    if all(masks.values()):
-        return MaskMeasures(masks, draws=draws, seed=lowest, seeds=seeds)
-    findings = {name: [one for one in of if isinstance(one, FindingScores)] for name, of in scores.items()}
-    return FindingMeasures(findings, draws=draws, seed=lowest, seeds=seeds)
-
-
-class _Found(NamedTuple):
-    """All differences of a comparison.
-
-    Attributes:
-        differences: of every network but the reference, by name.
-        controls: of networks to those drawn at random like them.
-        pairs: the same differences, as they are kept.
-    """
-
-    differences: dict[str, Difference | None]
-    controls: tuple[Control, ...]
-    pairs: Pairs
-
-
 def _found(
-    names: Sequence[str],
-    measures: MaskMeasures | FindingMeasures,
-    *,
-    reference: str,
-    likes: Likes,
-    missing: Sequence[Missing],
-) -> _Found:
-    pairs = {name: measures.paired(name, reference) for name in names if name != reference}
-    planned = {*names, *(run.name for run in missing)}
-    controls, of_controls = controls_of(
-        likes, trained=names, planned=planned, paired=measures.paired, seed=measures.seed
+    name: str, group: Group, scores: Mapping[RunDirectory, pd.DataFrame], *, reference: str, controls: Controls
+) -> Found:
+    """Measures the networks of a group and pairs them."""
+    candidates = group.candidates
+    table = pd.concat(
+        [
+            scores[run].assign(network=candidate.name, seed=seed)
+            for candidate in candidates
+            for run, seed in zip(candidate.runs, candidate.seeds, strict=True)
+        ],
+        ignore_index=True,
     )
-    kept = Pairs({name: pair for name, pair in pairs.items() if pair is not None}, of_controls)
-    return _Found(differences_of(pairs, seed=measures.seed), controls, kept)
+    seed = min(min(candidate.seeds) for candidate in candidates)
+    measures = measures_of(table, draws=candidates[0].recipes[0].evaluation.bootstrap, seed=seed)
+    names = [candidate.name for candidate in candidates]
+    against = {(one, reference): measures.contrast(one, reference) for one in names if one != reference}
+    random: dict[tuple[str, str], Contrast] = {}
+    for network, sampled in controls.items():
+        usable = [one for one in sampled if one in names] if network in names else []
+        if usable:
+            mean = mean_of_contrasts([measures.contrast(network, one) for one in usable])
+            # What holds for these random networks is to hold for others of the space as well.
+            random[network, RANDOM] = as_repeats(mean, usable, name=RANDOM)
+    measured = {one: measures.measured(one) for one in names}
+    return Found(name, measures, measured, reference, {"reference": against, "random": random})
 
 
-def _networks(
-    candidates: Sequence[Candidate],
-    measures: MaskMeasures | FindingMeasures,
-    costs: Mapping[str, Cost],
-    found: Mapping[str, Difference | None],
-) -> tuple[NetworkResult, ...]:
-    scores = {candidate.name: measures.measured(candidate.name) for candidate in candidates}
-    timings = {name: {timing.threads: timing for timing in costs[name].timings} for name in scores}
-    front = pareto_front(
+def _tables(found: Found, group: Group, costs: Mapping[str, Cost]) -> dict[str, pd.DataFrame]:
+    measures, main = found.measures, found.measures.metrics[0].name
+    networks = pd.DataFrame(
         {
-            name: Place(of[measures.metrics[0]].mean, timings[name][1].median_ms, timings[name][1].spread_ms)
-            for name, of in scores.items()
+            "group": found.group,
+            "network": network,
+            "metric": metric,
+            **score_cells(measured),
+            "patients": measures.patients,
+            "seeds": len(measured.by_seed),
         }
+        for network, of in found.measured.items()
+        for metric, measured in of.items()
     )
-    return tuple(
-        NetworkResult(
-            name=candidate.name,
-            kind=candidate.kind,
-            began_from=candidate.began_from,
-            seeds=candidate.seeds,
-            runs=tuple(str(run.path) for run in candidate.runs),
-            scores={metric: _score(of) for metric, of in scores[candidate.name].items()},
-            difference=found.get(candidate.name),
-            parameters=costs[candidate.name].parameters,
-            flops=costs[candidate.name].flops,
-            latency_ms={threads: timing.median_ms for threads, timing in timings[candidate.name].items()},
-            latency_spread_ms={threads: timing.spread_ms for threads, timing in timings[candidate.name].items()},
-            memory_mb=costs[candidate.name].memory_mb[1],
-            training_seconds=statistics.mean(map(training_seconds, candidate.runs)),
-            front=candidate.name in front,
+    seeds = pd.DataFrame(
+        {"group": found.group, "network": candidate.name, "seed": seed, "metric": metric, "value": value}
+        for candidate in group.candidates
+        for metric, measured in found.measured[candidate.name].items()
+        for seed, value in zip(candidate.seeds, measured.by_seed, strict=True)
+    )
+    differences = [
+        differences_table(contrasts, family=family, group=found.group, metric=main, seed=measures.seed)
+        for family, contrasts in found.contrasts.items()
+    ]
+    rows = [
+        {
+            "group": found.group,
+            "network": candidate.name,
+            "kind": candidate.kind,
+            "began_from": candidate.began_from or "",
+            **cost_row(costs[candidate.name]),
+            "training_seconds": statistics.mean(map(training_seconds, candidate.runs)),
+        }
+        for candidate in group.candidates
+    ]
+    return {
+        "networks": rank_networks(networks, main),
+        "seeds": seeds,
+        "differences": pd.concat(differences, ignore_index=True),
+        "costs": pd.DataFrame(rows),
+        "images": _images(found),
+    }
+
+
+def _images(found: Found) -> pd.DataFrame:
+    """Returns the main score of every image and network; of findings, whose metrics are of whole sets, nothing."""
+    columns = ["group", "dataset", "image", "patient", "network", "value"]
+    measures = found.measures
+    if not isinstance(measures, MaskMeasures):
+        return pd.DataFrame(columns=columns)
+    parts = [measures.images.assign(network=name, value=measures.values(name)) for name in found.measured]
+    return pd.concat(parts, ignore_index=True).assign(group=found.group)[columns]
+
+
+def _with_overall_costs(costs: pd.DataFrame, networks: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Returns costs with their means over groups, and which networks are on the Pareto front of each group."""
+    scores = networks[networks.metric == metric].set_index(["group", "network"])["mean"].rename("score")
+    together = networks[networks.group == OVERALL].network.unique()
+    if len(together):
+        groups = costs[costs.group.isin(networks[networks.group != OVERALL].group) & costs.network.isin(together)]
+        numbers = [*costs.select_dtypes("number").columns]
+        means = groups.groupby("network", sort=False).agg(
+            {"kind": "first", "began_from": "first"} | dict.fromkeys(numbers, "mean")
         )
-        for candidate in candidates
-    )
+        costs = pd.concat([costs, means.reset_index().assign(group=OVERALL)], ignore_index=True)
+        costs = costs.astype({"parameters": int, "flops": int})
+    scored = costs.join(scores, on=["group", "network"])
+    fronts = [on_pareto_front(of_group) for _, of_group in scored.groupby("group", sort=False)]
+    return costs.assign(front=pd.concat(fronts))
 
 
-def _score(measured: Measured) -> MetricScore:
-    low, high = measured.interval()
-    by_seed = tuple(number(value) for value in measured.by_seed)
-    return MetricScore(number(measured.mean), low, high, by_seed=by_seed, undefined=measured.undefined)
-
-
-def _differing_images(names: Sequence[str], measures: MaskMeasures) -> tuple[DifferingImage, ...]:
-    values = {name: measures.values(name)[:, 0] for name in names}
-    return tuple(
-        DifferingImage(
-            *measures.images[position],
-            patient=measures.patients[position],
-            spread=spread,
-            values={name: float(of[position]) for name, of in values.items()},
-        )
-        for position, spread in most_differing(values, measures.images, measures.patients)
-    )
-
-
-def _image_rows(names: Sequence[str], measures: MaskMeasures) -> tuple[ImageRow, ...]:
-    table = np.stack([measures.values(name)[:, 0] for name in names], axis=1).tolist()
-    about = zip(measures.images, measures.patients, table, strict=True)
-    return tuple(ImageRow(domain, key, patient, tuple(row)) for (domain, key), patient, row in about)
+def _about(found: Found, group: Group, planned: str | None) -> dict[str, Any]:
+    measures = found.measures
+    return {
+        "datasets": [*measures.datasets],
+        "images": len(measures.images),
+        "patients": measures.patients,
+        "size": group.candidates[0].recipes[0].data.size,
+        "reference": found.reference,
+        "planned_reference": planned,
+        "excluded": measures.excluded,
+        "networks": {
+            candidate.name: {
+                "kind": candidate.kind,
+                "seeds": [*candidate.seeds],
+                "runs": [str(run.path) for run in candidate.runs],
+            }
+            for candidate in group.candidates
+        },
+    }
 
 
 def _machine() -> dict[str, str | int]:
-    """Returns what a reader of latencies must know of the machine, which need not be that of the runs."""
+    """Returns the machine that measured latencies, which need not be that of the runs."""
     settings = ComputeSettings(device="cpu")
     facts = environment(make_fabric(settings), settings)
     return {name: facts[name] for name in ("processor", "cores", "platform", "python", "torch")}

@@ -1,7 +1,11 @@
-"""What the networks of comparisons cost, all measured in turns, so that their latencies can be compared."""
+"""The costs of compared networks, measured in turns so that latencies are comparable, and the Pareto front."""
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import Any
+
+import pandas as pd
 
 from medarts.comparison.candidates import Candidate
 from medarts.models.registry import Architecture
@@ -18,8 +22,8 @@ def costs_of(candidates: Iterable[Candidate]) -> dict[str, Cost]:
     """Measures networks in one call, on one thread of the CPU and the others of `usual_threads`.
 
     Args:
-        candidates: networks that are trained on images of one size and number of channels, for as many outputs and with
-            the same norms; of several of one name, which are the same network trained on other data, one is measured.
+        candidates: networks with the same size of images, channels, outputs and norms. Of several with one name, which
+            are one network trained on several data sets, the first is measured.
 
     Returns:
         The costs by name.
@@ -46,9 +50,9 @@ def costs_of(candidates: Iterable[Candidate]) -> dict[str, Cost]:
 
 
 def costs_of_groups(groups: Sequence[Sequence[Candidate]]) -> list[dict[str, Cost]]:
-    """Measures the networks of several groups of a study, each network once, and returns the costs of every group.
+    """Measures the networks of several groups of data sets, each network once; returns the costs of every group.
 
-    Groups that differ in size, channels, outputs or norms are measured apart.
+    Groups that differ in size, channels, outputs or norms are measured separately.
 
     Args:
         groups: the networks of every group, at least one each.
@@ -64,6 +68,41 @@ def costs_of_groups(groups: Sequence[Sequence[Candidate]]) -> list[dict[str, Cos
         for number in together:
             costs[number] = {candidate.name: found[candidate.name] for candidate in groups[number]}
     return costs
+
+
+def cost_row(cost: Cost) -> dict[str, Any]:
+    """Returns the cost of one image as a row of a table: latency and its interquartile range by number of threads."""
+    latencies = {f"latency_ms_{timing.threads}": timing.median_ms for timing in cost.timings}
+    spreads = {f"latency_spread_ms_{timing.threads}": timing.spread_ms for timing in cost.timings}
+    return {
+        "parameters": cost.parameters,
+        "flops": cost.flops,
+        **latencies,
+        **spreads,
+        "memory_mb": cost.memory_mb[1],
+    }
+
+
+def on_pareto_front(networks: pd.DataFrame) -> pd.Series:
+    """Returns which networks no other one beats: at least as good and as fast, and better or faster.
+
+    A network is faster where its latency is lower by more than half an interquartile range, the larger one of the two;
+    within that both count as equally fast. Scores count as they are, without a test. A network without a score is not
+    on the front. The front is empty only where no score is defined: no chain of networks that beat each other closes,
+    as all scores of it would be equal, and each network faster than the one before.
+
+    Args:
+        networks: a row each, with columns ``score``, ``latency_ms_1`` and ``latency_spread_ms_1``.
+    """
+
+    def is_beaten(row: Any) -> bool:
+        limit = networks.latency_spread_ms_1.clip(lower=row.latency_spread_ms_1) / 2
+        ahead = row.latency_ms_1 - networks.latency_ms_1
+        beats = (networks.score >= row.score) & (ahead >= -limit) & ((networks.score > row.score) | (ahead > limit))
+        return bool(beats.any())
+
+    rows: Iterable[Any] = networks.itertuples()
+    return pd.Series([not math.isnan(row.score) and not is_beaten(row) for row in rows], networks.index, dtype=bool)
 
 
 def _setting(candidates: Sequence[Candidate]) -> tuple[int, int, int, str]:

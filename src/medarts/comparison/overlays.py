@@ -1,11 +1,11 @@
-"""The images on which networks differ most, and what each network makes of them."""
+"""The images on which networks differ most, and the masks that each network predicts there."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -22,11 +22,11 @@ from medarts.metrics.masks import predicted_classes
 from medarts.models.shipping import shipped
 from medarts.system.console import progress_bar
 
-Floats = NDArray[np.floating[Any]]
-
 IMAGES = 8
 IMAGES_A_PATIENT = 3
 """More of one patient would be neighbours: frames of a video, slices of a volume."""
+
+PARTS = ("images", "targets", "predictions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,67 +36,43 @@ class Overlays:
     Attributes:
         images: (N, H, W, C) in 0..1, float32.
         targets: class indices (N, H, W), uint8.
-        predictions: class indices (N, K, H, W), uint8.
-        networks: names of the K networks.
+        predictions: class indices (N, K, H, W), uint8, of the K networks of the group in their order.
     """
 
     images: NDArray[np.float32]
     targets: NDArray[np.uint8]
     predictions: NDArray[np.uint8]
-    networks: tuple[str, ...]
-
-    def as_arrays(self) -> dict[str, NDArray[Any]]:
-        """Returns the attributes as arrays, by name."""
-        return {
-            "images": self.images,
-            "targets": self.targets,
-            "predictions": self.predictions,
-            "networks": np.asarray(self.networks),
-        }
 
 
-def most_differing(
-    values: Mapping[str, Floats], images: Sequence[ImageName], patients: Sequence[str]
-) -> list[tuple[int, float]]:
+def most_differing(images: pd.DataFrame) -> pd.DataFrame:
     """Returns the images on which the networks' scores lie furthest apart, at most `IMAGES`, the furthest first.
 
     Args:
-        values: a score of every image (N,) of each network.
-        images: domain and key of every image.
-        patients: patient of every image; at most `IMAGES_A_PATIENT` of each are taken.
+        images: a row for each image and network of a group, with dataset, image, patient and value.
 
     Returns:
-        Positions of images with the spread of their scores, largest minus smallest, which is above 0.
+        dataset, image, patient and spread, the largest score minus the smallest, which is above 0; of one patient at
+        most `IMAGES_A_PATIENT` images.
     """
-    table = np.stack([*values.values()])
-    spread = table.max(0) - table.min(0)
-    taken: Counter[tuple[str, str]] = Counter()
-    chosen: list[tuple[int, float]] = []
-    for position in np.argsort(-spread, kind="stable").tolist():
-        person = (images[position][0], patients[position])
-        if len(chosen) == IMAGES or not spread[position] > 0:
-            break
-        if taken[person] < IMAGES_A_PATIENT:
-            taken[person] += 1
-            chosen.append((position, float(spread[position])))
-    return chosen
+    of_images = images.groupby(["dataset", "image", "patient"], sort=False).value
+    spread = (of_images.max() - of_images.min()).rename("spread").reset_index()
+    spread = spread[spread.spread > 0].sort_values("spread", ascending=False, kind="stable")
+    return spread.groupby(["dataset", "patient"], sort=False).head(IMAGES_A_PATIENT).head(IMAGES)
 
 
 @preserved_process_state()
-def predict_overlays(candidates: Sequence[Candidate], images: Sequence[ImageName], *, split: Part) -> Overlays | None:
-    """Lets the run of the lowest seed of every network predict some images; None where there are none.
+def predict_overlays(candidates: Sequence[Candidate], images: Sequence[ImageName], *, split: Part) -> Overlays:
+    """Lets the run of the lowest seed of every network predict some images.
 
     Args:
         candidates: networks for masks that may be compared.
-        images: domain and key of images of the split; the overlays have their order.
+        images: data set and name of at least one image of the split; the overlays have their order.
         split: the split.
 
     Raises:
         RunError: the data have changed since the networks were trained.
         MedartsError: the data or a checkpoint cannot be read.
     """
-    if not images:
-        return None
     recipe = candidates[0].recipes[0]
     needs: tuple[Split, ...] = () if split == "all" else (split,)
     manifest = open_manifest(recipe.data, needs=needs)
@@ -106,8 +82,8 @@ def predict_overlays(candidates: Sequence[Candidate], images: Sequence[ImageName
     part = store.manifest.where(lambda sample: (sample.domain, sample.key) in wanted)
     device = make_fabric(recipe.compute).device
     batches = Batches(store, part, batch=recipe.evaluation.batch, name=split, device=device)
-    place = {(sample.domain, sample.key): position for position, sample in enumerate(part.samples)}
-    order = [place[name] for name in images]
+    positions = {(sample.domain, sample.key): position for position, sample in enumerate(part.samples)}
+    order = [positions[name] for name in images]
     with progress_bar("overlays", len(candidates)) as bar:
         predictions = []
         for candidate in candidates:
@@ -118,8 +94,19 @@ def predict_overlays(candidates: Sequence[Candidate], images: Sequence[ImageName
         images=store.images[rows].transpose(0, 2, 3, 1).astype(np.float32),
         targets=np.asarray(store.targets[rows]),
         predictions=np.stack(predictions, axis=1),
-        networks=tuple(candidate.name for candidate in candidates),
     )
+
+
+def as_arrays(overlays: Sequence[tuple[int, Overlays]]) -> dict[str, NDArray[Any]]:
+    """Returns the overlays of several groups, by the number of the group, as arrays of one file."""
+    return {f"{number}_{part}": getattr(one, part) for number, one in overlays for part in PARTS}
+
+
+def from_arrays(arrays: dict[str, NDArray[Any]], number: int) -> Overlays | None:
+    """Returns the overlays of a group; None where it has none."""
+    if f"{number}_images" not in arrays:
+        return None
+    return Overlays(**{part: arrays[f"{number}_{part}"] for part in PARTS})
 
 
 def _predict(candidate: Candidate, batches: Batches) -> NDArray[np.uint8]:

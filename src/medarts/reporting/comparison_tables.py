@@ -1,179 +1,218 @@
-"""The networks of one comparison as a table and as a scatter against latency."""
+"""The tables of a comparison, for its page and the terminal. `COLUMNS` lists what they show of a network."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from markupsafe import Markup
+import pandas as pd
 
 from medarts.comparison.candidates import Kind
-from medarts.comparison.paired import ALPHA, Difference
-from medarts.comparison.result import Comparison, MetricScore, NetworkResult
-from medarts.reporting.comparison_plots import plot_latency
-from medarts.reporting.comparison_points import KINDS, Point, best_first
-from medarts.reporting.content import decimals, significant
-from medarts.reporting.style import inline_svg
-from medarts.reporting.tables import Cell, Column, Table, compact, number, probability
+from medarts.comparison.compare import Comparison
+from medarts.comparison.overall import OVERALL
+from medarts.evaluation.stats import ALPHA
+from medarts.reporting.content import decimals, p_text, significant
+from medarts.reporting.tables import Column, Table, table
 
-METRICS: dict[str, Column] = {
-    "dice": Column("Dice"),
-    "jaccard": Column("Jaccard"),
-    "hd95": Column("HD95", first="ascending"),
-    "auroc": Column("AUROC"),
-    "average_precision": Column("average precision"),
+KINDS: Mapping[Kind, tuple[str, str]] = {
+    "searched": ("blue", "o"),
+    "random": ("slate", "s"),
+    "published": ("purple", "D"),
+    "baseline": ("orange", "^"),
 }
-"""Columns of the scores; of a distance the least is the best."""
+"""Colour of the palette and marker of every kind of network; the same in all figures and tables."""
 
 
-def network_table(name: str, comparison: Comparison) -> Table:
-    """Returns the table of all networks, the best first.
-
-    Args:
-        name: of the comparison.
-        comparison: the comparison.
-    """
-    metric, reference = comparison.score, comparison.reference
-    others = [other for other in comparison.metrics if other != metric]
-    threads = sorted({count for network in comparison.networks for count in network.latency_ms})
-    columns = [
-        Column("network", first="ascending"),
-        Column(METRICS[metric].title, sorted="descending"),
-        Column("range of seeds", first="ascending"),
-        Column(f"difference to {reference}"),
-        Column("corrected p", first="ascending"),
-        *(METRICS[other] for other in others),
-        *cost_columns(threads),
-        Column("kind", first="ascending", words=True),
-        Column("seeds"),
-    ]
-    rows = [
-        [
-            name_cell(network.name, network.kind, front=network.front, reference=reference),
-            _score(network.scores[metric], strong=True),
-            _seed_range(network.scores[metric].by_seed),
-            difference_cell(network.difference),
-            probability(network.difference.p_corrected if network.difference else None, limit=ALPHA),
-            *(_score(network.scores[other]) for other in others),
-            *cost_cells(
-                parameters=network.parameters,
-                flops=network.flops,
-                latencies=[latency_of(network, count) for count in threads],
-                memory_mb=network.memory_mb,
-                training_seconds=network.training_seconds,
-            ),
-            Cell(network.kind, network.kind),
-            Cell(", ".join(map(str, network.seeds)), len(network.seeds)),
-        ]
-        for network in best_first(comparison)
-    ]
-    return Table(f"Networks compared on {name}", columns, rows)
+def _in(unit: float) -> Any:
+    """Returns a function that writes a number in a unit."""
+    return lambda value: significant(value / unit)
 
 
-def cost_columns(threads: Iterable[int]) -> list[Column]:
-    """Returns the columns of `cost_cells`."""
-    return [
-        Column("parameters, M", first="ascending"),
-        Column("GFLOPs", first="ascending"),
-        *(Column(f"ms, {n} thread{'s' if n != 1 else ''}", first="ascending") for n in threads),
-        Column("memory, MB", first="ascending"),
-        Column("training, minutes", first="ascending"),
-    ]
-
-
-def cost_cells(
-    *,
-    parameters: float,
-    flops: float,
-    latencies: Iterable[tuple[float, float] | None],
-    memory_mb: float,
-    training_seconds: float,
-) -> list[Cell]:
-    """Returns the cells of what a network costs.
-
-    Args:
-        parameters: trainable parameters.
-        flops: operations for one image.
-        latencies: milliseconds for one image and their interquartile range, for each column of threads.
-        memory_mb: peak memory.
-        training_seconds: time of a training.
-    """
-    return [
-        compact(parameters, scale=1e6),
-        compact(flops, scale=1e9),
-        *(_latency(of_threads) for of_threads in latencies),
-        compact(memory_mb),
-        compact(training_seconds, scale=60),
-    ]
-
-
-def latency_of(network: NetworkResult, threads: int) -> tuple[float, float] | None:
-    """Returns milliseconds for one image and their interquartile range; None where that was not measured."""
-    if threads not in network.latency_ms:
-        return None
-    return network.latency_ms[threads], network.latency_spread_ms[threads]
-
-
-def name_cell(name: str, kind: Kind, *, front: bool, reference: str | None) -> Cell:
-    """Returns the cell that names a row: the colour of its kind, and whether it is the reference or on the front."""
-    roles = [*(["reference"] if name == reference else []), *(["on the front"] if front else [])]
-    return Cell(name, name, ", ".join(roles) or None, name == reference, KINDS[kind][0])
-
-
-@dataclass(frozen=True, slots=True)
-class Scatter:
-    """Scores against latency on one thread, drawn twice.
+@dataclass(frozen=True)
+class Shown:
+    """A column of the table of networks.
 
     Attributes:
-        wide: with the names beside the points.
-        narrow: as wide as a phone, with numbers instead.
-        names: those of the numbers, from 1.
+        value: column of `network_frame`, or a function that computes the values from that frame.
+        column: its heading and format. ``{score}`` stands for the title of the main score, ``{metric}`` and ``{title}``
+            for name and title of another metric, ``{n}`` for a number of threads.
+        each: "brief" for a column that the terminal has, too; "metrics" for one for every other metric; "threads" for
+            one for every further number of threads that latencies were measured on.
     """
 
-    wide: Markup
-    narrow: Markup
-    names: Sequence[str]
+    value: str | Callable[[pd.DataFrame], Any]
+    column: Column
+    each: Literal["", "brief", "metrics", "threads"] = ""
 
 
-def latency_figure(name: str, points: Sequence[Point], *, title: str, reference: str | None) -> Scatter | None:
-    """Returns the scatter of scores against latency on one thread; None where no network has a score.
+BRIEF: Literal["brief"] = "brief"
+METRICS: Literal["metrics"] = "metrics"
+THREADS: Literal["threads"] = "threads"
+
+COLUMNS: list[Shown] = [
+    Shown("network", Column("network", "ascending", below="role", strong="is_reference", swatch="color"), BRIEF),
+    Shown("score", Column("{score}", sorted="descending", form=decimals, below=("low", "high")), BRIEF),
+    Shown("difference", Column("difference", form="+.3f", below=("low_difference", "high_difference")), BRIEF),
+    Shown("p", Column("p", "ascending", form=p_text)),
+    Shown("p_corrected", Column("p corrected", "ascending", form=p_text), BRIEF),
+    Shown("verdict", Column("verdict", "ascending", words=True, strong="is_significant"), BRIEF),
+    Shown("{metric}", Column("{title}", form=significant, below="below_{metric}"), METRICS),
+    Shown("parameters", Column("parameters, M", "ascending", form=_in(1e6)), BRIEF),
+    Shown("flops", Column("GFLOPs", "ascending", form=_in(1e9))),
+    Shown("latency_ms_1", Column("ms, 1 thread", "ascending", form=significant, below="range_1"), BRIEF),
+    Shown("latency_ms_{n}", Column("ms, {n} threads", "ascending", form=significant, below="range_{n}"), THREADS),
+    Shown("memory_mb", Column("memory, MB", "ascending", form=significant)),
+    Shown("training_seconds", Column("training, min", "ascending", form=_in(60))),
+    Shown("seeds", Column("seeds", form="g")),
+]
+
+
+def network_frame(comparison: Comparison, group: str) -> pd.DataFrame:
+    """Returns a row for each network of a group, the best first, with everything that is known of it.
+
+    The columns are score, low, high, rank, patients and seeds; difference, low_difference, high_difference, p,
+    p_corrected and verdict; every metric by its name; and those of the table of costs.
 
     Args:
-        name: of the comparison.
-        points: the networks.
-        title: what the score is called.
-        reference: the network whose name is bold.
+        comparison: the comparison.
+        group: one of its groups, or `OVERALL`.
     """
-    if not points:
+    reference = reference_of(comparison, group)
+    networks, differences, costs = (
+        table[table.group == group].drop(columns="group").set_index("network")
+        for table in (comparison.networks, comparison.differences, comparison.costs)
+    )
+    frame = networks[networks.metric == comparison.about["score"]].rename(columns={"mean": "score"})
+    for metric, of in networks.groupby("metric", sort=False):
+        frame[metric] = of["mean"]
+        frame[f"below_{metric}"] = [f"{count:g} undefined" if count else None for count in of.undefined]
+    differences = differences[differences.family == "reference"].rename(
+        columns={"low": "low_difference", "high": "high_difference"}
+    )
+    chosen = ["difference", "low_difference", "high_difference", "p", "p_corrected", "verdict"]
+    frame = frame.drop(columns="metric").join(differences[chosen]).join(costs)
+    frame = pd.DataFrame(frame.sort_values("score", ascending=False, kind="stable").reset_index())
+    for threads in _threads(frame):
+        frame[f"range_{threads}"] = [f"± {significant(ms / 2)}" for ms in frame[f"latency_spread_ms_{threads}"]]
+    frame["is_reference"] = frame.network == reference
+    frame["is_significant"] = frame.p_corrected < ALPHA
+    frame["color"] = [KINDS[kind][0] for kind in frame.kind]
+    frame["role"] = (
+        frame.kind
+        + frame.is_reference.map({True: ", reference", False: ""})
+        + frame.front.map({True: ", Pareto front", False: ""})
+    )
+    return frame
+
+
+def title_of_score(comparison: Comparison) -> str:
+    """Returns the title of the main score."""
+    return str(comparison.about["metrics"][comparison.about["score"]]["title"])
+
+
+def reference_of(comparison: Comparison, group: str) -> str | None:
+    """Returns the network with which those of a group are compared; None where the data sets have several."""
+    groups = comparison.about["groups"]
+    names = {groups[name]["reference"] for name in (comparison.groups if group == OVERALL else [group])}
+    return names.pop() if len(names) == 1 else None
+
+
+def network_table(comparison: Comparison, group: str, *, brief: bool = False) -> Table:
+    """Returns the table of the networks of a group, by `COLUMNS`.
+
+    Args:
+        comparison: the comparison.
+        group: one of its groups, or `OVERALL`.
+        brief: whether for the terminal.
+    """
+    frame, columns = network_frame(comparison, group), {}
+    metrics, main = comparison.about["metrics"], comparison.about["score"]
+    words_of: dict[str, list[dict[str, Any]]] = {
+        "metrics": [{"metric": name, **one} for name, one in metrics.items() if name != main],
+        "threads": [{"n": threads} for threads in _threads(frame)[1:]],
+    }
+    for one in COLUMNS:
+        if brief and one.each != "brief":
+            continue
+        for words in words_of.get(one.each, [{"score": metrics[main]["title"]}]):
+            column = replace(one.column, title=one.column.title.format(**words))
+            if isinstance(column.below, str):
+                column = replace(column, below=column.below.format(**words))
+            if not words.get("larger_is_better", True):
+                column = replace(column, first="ascending")
+            key = one.value.format(**words) if isinstance(one.value, str) else column.title
+            if not isinstance(one.value, str):
+                frame[key] = one.value(frame)
+            columns[key] = column
+    return table(frame, columns, caption=f"Networks compared on {group}")
+
+
+def scores_by_group(comparison: Comparison) -> Table | None:
+    """Returns the main score of every network on every group, with the verdict below; None for a single group."""
+    if OVERALL not in set(comparison.networks.group):
         return None
-    label = f"{title} against latency on {name}"
-    return Scatter(
-        wide=inline_svg(plot_latency(points, title=title, reference=reference), label),
-        narrow=inline_svg(plot_latency(points, title=title, reference=reference, narrow=True), f"{label}, numbered"),
-        names=[point.name for point in points],
+    main, title = comparison.about["score"], title_of_score(comparison)
+    frame = network_frame(comparison, OVERALL)[["network", "color", "score", "rank"]]
+    networks = comparison.networks[comparison.networks.metric == main]
+    scores = networks[networks.group != OVERALL].pivot(index="network", columns="group", values="mean")
+    differences = comparison.differences[comparison.differences.family == "reference"]
+    verdicts = differences.pivot(index="network", columns="group", values="verdict")
+    kinds = comparison.costs.drop_duplicates("network").set_index("network").kind
+    frame = frame.merge(scores.reset_index(), on="network", how="outer").sort_values("score", ascending=False)
+    frame["color"] = [KINDS[kinds[name]][0] for name in frame.network]
+    columns = {
+        "network": Column("network", first="ascending", swatch="color"),
+        "score": Column(f"mean {title}", sorted="descending", form=decimals),
+        "rank": Column("mean rank", first="ascending", form=".1f"),
+    }
+    for group in comparison.groups:
+        below = frame.network.map(verdicts[group]) if group in verdicts else None
+        frame[f"{group} verdict"] = below
+        columns[group] = Column(group, form=decimals, below=f"{group} verdict")
+    return table(frame, columns, caption=f"{title} of every network on every data set")
+
+
+def random_table(comparison: Comparison) -> Table | None:
+    """Returns what searches add: searched networks against random ones of their size; None where there are none."""
+    frame = comparison.differences[comparison.differences.family == "random"]
+    return difference_table(
+        frame, {"network": "searched network", "group": "data set"}, caption="Searched against random"
     )
 
 
-def _latency(measured: tuple[float, float] | None) -> Cell:
-    return compact(None) if measured is None else compact(measured[0], below=f"range {significant(measured[1])}")
+def difference_table(frame: pd.DataFrame, names: Mapping[str, str], *, caption: str) -> Table | None:
+    """Returns differences with their interval, p-values and verdict; None where there are none.
+
+    Args:
+        frame: columns difference, low, high, p, p_corrected, patients, seeds, verdict, and those of ``names``.
+        names: columns of text that come first, with their headings.
+        caption: of the table.
+    """
+    if frame.empty:
+        return None
+    columns = {key: Column(title, first="ascending", words=True) for key, title in names.items()}
+    columns |= {
+        "difference": Column("difference", form="+.3f", below=("low", "high")),
+        "p": Column("p", first="ascending", form=p_text),
+        "p_corrected": Column("p corrected", first="ascending", form=p_text),
+        "verdict": Column("verdict", first="ascending", words=True, strong="is_significant"),
+        "patients": Column("patients", form="g"),
+        "seeds": Column("seeds", form="g"),
+    }
+    return table(frame.assign(is_significant=frame.p_corrected < ALPHA), columns, caption=caption)
 
 
-def _score(score: MetricScore, *, strong: bool = False) -> Cell:
-    below = [f"{score.low:.3f} to {score.high:.3f}"] if score.low is not None and score.high is not None else []
-    below += [f"{score.undefined:,} undefined"] if score.undefined else []
-    return Cell(decimals(score.mean), score.mean, ", ".join(below) or None, strong)
+def missing_table(missing: list[dict[str, Any]]) -> Table | None:
+    """Returns the planned runs that could not be compared or tested; None where there are none."""
+    if not missing:
+        return None
+    titles = {"group": "trained on", "network": "network", "seed": "seed", "dataset": "tested on", "state": "state"}
+    frame = pd.DataFrame(missing)
+    columns = {key: Column(title, first="ascending", words=True) for key, title in titles.items() if key in frame}
+    columns["reason"] = Column("reason", words=True)
+    return table(frame, columns, caption="Missing runs")
 
 
-def difference_cell(difference: Difference | None) -> Cell:
-    """Returns the cell of a difference, with its interval below; a dash for None."""
-    if difference is None:
-        return number(None, "+.3f")
-    low, high = difference.low, difference.high
-    below = None if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
-    return number(difference.mean, "+.3f", below=below)
-
-
-def _seed_range(by_seed: Sequence[float | None]) -> Cell:
-    scores = [score for score in by_seed if score is not None]
-    if len(scores) < 2:
-        return number(None, ".3f")
-    low, high = min(scores), max(scores)
-    return Cell(f"{low:.3f}–{high:.3f}", high - low)
+def _threads(frame: pd.DataFrame) -> list[int]:
+    names = map(str, frame.columns)
+    found = [name.removeprefix("latency_ms_") for name in names if name.startswith("latency_ms_")]
+    return sorted(int(name) for name in found if not frame[f"latency_ms_{name}"].isna().all())

@@ -1,27 +1,27 @@
-"""The page of a generalization: the verdict, the heat maps, and all of their numbers as tables that sort."""
+"""The page of a generalization: claims with their contrasts, and both matrices as heat maps and tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from medarts.comparison.result import MetricScore
-from medarts.reporting.comparison_points import KINDS
+from medarts.comparison.overall import OVERALL
+from medarts.reporting.comparison_tables import KINDS, missing_table
 from medarts.reporting.content import Content, card
 from medarts.reporting.generalization_plots import HeatCell, HeatRow, Scale, plot_heat_map
-from medarts.reporting.generalization_tables import contrast_table, retrained_table, trained_table
+from medarts.reporting.generalization_tables import (
+    CLAIMS,
+    claim_verdict,
+    contrast_table,
+    means_table,
+    sides_table,
+    tested_table,
+)
 from medarts.reporting.style import inline_svg
 from medarts.reporting.templates import render
-from medarts.study.generalization import (
-    Claim,
-    Domain,
-    Generalization,
-    MissingTest,
-    RetrainedRow,
-    Trained,
-    TrainedRow,
-)
-from medarts.study.words import TITLES, excluded_of, means_words, missing_of
+from medarts.study.generalize import NAME, TABLES, Generalization
 from medarts.system.files import write_whole
 
 _OPEN = 3
@@ -30,176 +30,134 @@ _OPEN = 3
 _FRAMES = {"own": "solid", "part of the mix": "dashed"}
 
 
-def write_generalization(found: Generalization, target: Path, *, title: str) -> Path:
-    """Writes the page of a generalization; it opens offline.
-
-    Args:
-        found: what was found.
-        target: the HTML file.
-        title: of the page.
-
-    Returns:
-        The file written.
+def write_generalization(found: Generalization, folder: Path) -> Path:
+    """Writes ``report.html``, which opens offline, into the folder of a generalization, and returns its path.
 
     Raises:
         RunError: the page cannot be written.
     """
-    score = TITLES[found.task]
+    about, score = found.about, str(found.about["title_of_score"])
     content = {
-        "title": title,
-        "note": found.note,
+        "title": about["title"],
+        "note": about["note"],
         "score": score,
         "cards": _cards(found),
-        "claims": [_claim(claim, score) for claim in found.claims],
+        "claims": [_claim(found, claim) for claim in CLAIMS],
         "retrained": _retrained(found, score),
         "trained": _trained(found, score),
-        "domains": found.domains,
-        "excluded": excluded_of(found),
-        "groups": found.groups,
-        "missing": missing_of(found),
-        "untested": _untested(found.untested),
-        "definitions": found.definitions,
+        "datasets": about["datasets"],
+        "missing": missing_table(about["missing"]),
+        "untested": missing_table(about["untested"]),
+        "files": [f"{NAME}.json", *(f"{name}.csv" for name in TABLES)],
         "kinds": {kind: color for kind, (color, _) in KINDS.items()},
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = folder / "report.html"
     write_whole(target, render("generalization.html", content))
     return target
 
 
 def _cards(found: Generalization) -> list[Content]:
-    images = sum(domain.images for domain in found.domains)
-    external = sum(domain.external for domain in found.domains)
-    sets = f"data sets, {external} of them external" if external else "data sets"
+    about = found.about
+    datasets = about["datasets"].values()
+    external = sum(one["external"] for one in datasets)
     cards = [
-        card("networks", str(len(found.networks))),
-        card(sets, str(len(found.domains))),
-        card("images tested on", f"{images:,}"),
+        card("networks", str(len(about["networks"]))),
+        card(f"data sets, {external} external" if external else "data sets", str(len(datasets))),
+        card("images tested on", f"{sum(one['images'] for one in datasets):,}"),
     ]
     return cards + [
-        card(f"{claim.about} on several sets", claim.verdict or ("not yet" if claim.planned else "not in the study"))
-        for claim in found.claims
+        card(f"{title.lower()}, against one", claim_verdict(found, claim)) for claim, title in CLAIMS.items()
     ]
 
 
-def _untested(tests: Sequence[MissingTest]) -> list[Content]:
-    """Returns the tests that could not be made, those of one data set and reason together."""
-    runs: dict[tuple[str, str], list[str]] = {}
-    for test in tests:
-        name = f"{test.network} trained on {test.group}, seed {test.seed}"
-        runs.setdefault((test.domain, test.reason), []).append(name)
-    return [{"domain": domain, "reason": reason, "runs": of} for (domain, reason), of in runs.items()]
-
-
-def _claim(claim: Claim, score: str) -> Content:
-    head, *others = claim.words
+def _claim(found: Generalization, claim: str) -> Content:
     return {
-        "head": head,
-        "words": others,
-        "table": contrast_table(claim, score) if claim.contrasts else None,
+        "title": CLAIMS[claim],
+        "verdict": claim_verdict(found, claim),
+        "means": means_table(found, claim),
+        "contrasts": contrast_table(found, claim),
+        "sides": sides_table(found, claim),
     }
 
 
 def _retrained(found: Generalization, score: str) -> Content | None:
     """Returns the matrix of networks against the data sets that they are retrained on; None where it is empty."""
-    matrix = found.retrained
-    if not any(cell is not None for row in matrix.rows for cell in row.cells.values()):
+    rows = found.retrained
+    if rows["mean"].isna().all():
         return None
-    middles = {group: _median(row.cells[group] for row in matrix.rows) for group in matrix.groups}
-    ordered = sorted(matrix.rows, key=_place)
-    rows = [_retrained_row(found, row, middles) for row in ordered]
-    scale = Scale.around_zero(
-        f"{score} minus the median of the column",
-        [cell.shade for row in rows for cell in row.cells if cell.shade is not None],
-    )
-    columns = [*matrix.groups, *(["mean", "mean rank"] if matrix.shared else [])]
-    figure = plot_heat_map(rows, columns, scale, title="trained and tested on", apart=2 * bool(matrix.shared))
-    return {
-        "svg": inline_svg(figure, f"{score} of every network, trained and tested on one data set after another"),
-        "table": retrained_table(found, ordered, score),
-        "means": means_words(matrix),
-    }
+    cells = {(row.network, row.group): row for row in rows.itertuples()}
+    networks = [*rows.network.unique()]
+    groups = [*rows[rows.group != OVERALL].group.unique()]
+    means = rows[rows.group == OVERALL].set_index("network")["mean"]
+    order = sorted(networks, key=lambda name: -means.get(name, -np.inf))
+    middles = rows.groupby("group")["mean"].median()
+    heat = [
+        _retrained_row(found, name, cells, groups=groups, middles=middles, has_mean=len(means) > 0) for name in order
+    ]
+    shades = [cell.shade for row in heat for cell in row.cells if cell.shade is not None]
+    scale = Scale.around_zero(f"{score} minus the median of the column", shades)
+    columns = [*groups, *(["mean", "mean rank"] if len(means) else [])]
+    figure = plot_heat_map(heat, columns, scale, title="trained and tested on", apart=2 * (len(means) > 0))
+    return {"svg": inline_svg(figure, f"{score} of every network, trained and tested on one data set after another")}
 
 
-def _place(row: RetrainedRow) -> float:
-    return np.inf if row.mean is None or row.mean.mean is None else -row.mean.mean
-
-
-def _median(cells: Iterable[MetricScore | None]) -> float:
-    present = [cell.mean for cell in cells if cell is not None and cell.mean is not None]
-    return float(np.median(present)) if present else 0.0
-
-
-def _retrained_row(found: Generalization, row: RetrainedRow, middles: dict[str, float]) -> HeatRow:
-    network = next(network for network in found.networks if network.name == row.network)
-    alone = {group.name: group.domains[0] for group in found.groups}
-    cells = []
-    for group, score in row.cells.items():
-        shade = None if score is None or score.mean is None else score.mean - middles[group]
-        frame = "solid" if alone[group] in network.searched_on else None
-        cells.append(_heat_cell(score, shade=shade, frame=frame, hatched=group in row.planned))
-    if found.retrained.shared:
-        cells += [_heat_cell(row.mean, hatched=False), HeatCell("" if row.rank is None else f"{row.rank:.1f}")]
-    below = f"searched on {', '.join(network.searched_on)}" if network.searched_on else network.kind
-    return HeatRow(row.network, below, cells, strong=bool(network.searched_on))
+def _retrained_row(
+    found: Generalization, network: str, cells: Any, *, groups: list[str], middles: "pd.Series[float]", has_mean: bool
+) -> HeatRow:
+    about = found.about["networks"][network]
+    shown = []
+    for group in groups:
+        row = cells.get((network, group))
+        frame = "solid" if found.about["groups"][group][0] in about["searched_on"] else None
+        shade = None if row is None or np.isnan(row.mean) else row.mean - middles[group]
+        shown.append(_heat_cell(row, shade=shade, frame=frame, hatched=row is not None))
+    if has_mean:
+        overall = cells.get((network, OVERALL))
+        rank = "" if overall is None else f"{overall.rank:.1f}"
+        shown += [_heat_cell(overall, hatched=False), HeatCell(rank)]
+    below = f"searched on {', '.join(about['searched_on'])}" if about["searched_on"] else about["kind"]
+    return HeatRow(network, below, shown, strong=bool(about["searched_on"]))
 
 
 def _heat_cell(
-    score: MetricScore | None,
-    *,
-    shade: float | None = None,
-    frame: str | None = None,
-    mark: str | None = None,
-    hatched: bool = True,
+    row: Any, *, shade: float | None = None, frame: str | None = None, mark: str | None = None, hatched: bool = True
 ) -> HeatCell:
-    """Returns the cell of a score; ``hatched`` says whether it is where there is none."""
-    marks = () if mark is None else (mark,)
-    if score is None or score.mean is None:
+    """Returns the cell of a score; ``hatched`` is whether it is so where there is none."""
+    if row is None or np.isnan(row.mean):
         return HeatCell("", (), frame=frame, hatched=hatched)
-    interval = () if score.low is None or score.high is None else (f"{score.low:.3f}–{score.high:.3f}",)
-    return HeatCell(f"{score.mean:.3f}", (*interval, *marks), shade, frame)
+    marks = () if mark is None else (mark,)
+    interval = () if np.isnan(row.low) else (f"{row.low:.3f}–{row.high:.3f}",)
+    return HeatCell(f"{row.mean:.3f}", (*interval, *marks), shade, frame)
 
 
 def _trained(found: Generalization, score: str) -> Content | None:
     """Returns for every network trained on several groups the matrix of groups against data sets; None without any."""
-    if not found.trained:
-        return None
-    shades = [
-        cell.mean
-        for matrix in found.trained
-        for row in matrix.rows
-        for cell in row.cells.values()
-        if cell is not None and cell.mean is not None
+    tested = found.tested
+    several = [
+        str(name)
+        for name, of in tested.groupby("network", sort=False)
+        if of.group.nunique() > 1 and of["mean"].notna().any()
     ]
-    scale = Scale.over(score, shades)
-    ordered = sorted(found.trained, key=lambda matrix: not _has_mix(found, matrix))
-    return {
-        "maps": [
-            {"network": matrix.network, "svg": _trained_map(found, matrix, scale), "open": number < _OPEN}
-            for number, matrix in enumerate(ordered)
-        ],
-        "table": trained_table(found, ordered, score),
-    }
+    if not several:
+        return None
+    shown = tested[tested.network.isin(several)]
+    scale = Scale.over(score, [*shown["mean"].dropna()])
+    maps = [
+        {"network": name, "svg": _trained_map(found, name, scale), "open": number < _OPEN}
+        for number, name in enumerate(several)
+    ]
+    return {"maps": maps, "table": tested_table(found, several)}
 
 
-def _has_mix(found: Generalization, matrix: Trained) -> bool:
-    mixes = {group.name for group in found.groups if len(group.domains) > 1}
-    return any(row.group in mixes for row in matrix.rows)
-
-
-def _trained_map(found: Generalization, matrix: Trained, scale: Scale) -> str:
-    external = sum(domain.external for domain in found.domains)
-    columns = [f"{domain.name}\n(external)" if domain.external else domain.name for domain in found.domains]
-    groups = {group.name: group.domains for group in found.groups}
-    rows = [_trained_row(row, found.domains, groups[row.group]) for row in matrix.rows]
+def _trained_map(found: Generalization, network: str, scale: Scale) -> str:
+    about = found.about
+    external = sum(one["external"] for one in about["datasets"].values())
+    columns = [f"{name}\n(external)" if one["external"] else name for name, one in about["datasets"].items()]
+    rows = []
+    for group, of in found.tested[found.tested.network == network].groupby("group", sort=False):
+        tested: Iterable[Any] = of.itertuples()
+        cells = [_heat_cell(row, shade=row.mean, frame=_FRAMES.get(row.mark), mark=row.mark) for row in tested]
+        joined = ", ".join(about["groups"][group])
+        rows.append(HeatRow(str(group), joined if "-".join(about["groups"][group]) != group else "", cells))
     figure = plot_heat_map(rows, columns, scale, title="trained on / tested on", apart=external)
-    return inline_svg(figure, f"{scale.title} of {matrix.network} on every data set, by what it was trained on")
-
-
-def _trained_row(row: TrainedRow, domains: Iterable[Domain], on: tuple[str, ...]) -> HeatRow:
-    cells = []
-    for domain in domains:
-        score, mark = row.cells[domain.name], row.marks[domain.name]
-        shade = None if score is None else score.mean
-        cells.append(_heat_cell(score, shade=shade, frame=_FRAMES.get(mark), mark=mark))
-    joined = ", ".join(on)
-    return HeatRow(row.group, joined if len(on) > 1 and "-".join(on) != row.group else "", cells)
+    return inline_svg(figure, f"{scale.title} of {network} on every data set, by what it was trained on")

@@ -1,20 +1,17 @@
-"""The runs of a study: trained and scored one after the other or several at once, and what is there of them."""
+"""Runs the trainings of a study, one or several at a time, and reports which of them are available."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from medarts.comparison.candidates import Candidate
-from medarts.comparison.result import Missing
+from medarts.comparison.candidates import Candidate, Group, Missing
 from medarts.config.study import Study, load_study
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.spaces.genotype import Genotype
-from medarts.study.jobs import Ended, Job, Workers, damage_of, epochs_done, is_begun, is_finished
-from medarts.study.layout import Layout, Place
+from medarts.study.jobs import Ended, Job, Layout, RunPaths, Workers, damage_of, epochs_done, is_begun, is_finished
 from medarts.study.networks import searches_of
 from medarts.study.plan import Plan, Step, prepare
 from medarts.system import lock
@@ -26,33 +23,21 @@ POLL = 1.0
 """Seconds between two looks at the journals."""
 
 
-class GroupRuns(NamedTuple):
-    """What is there of the trainings on a group of data sets.
-
-    Attributes:
-        candidates: the networks that have finished runs, with these, in the order of the study.
-        missing: all other runs.
-    """
-
-    candidates: tuple[Candidate, ...]
-    missing: tuple[Missing, ...]
-
-
 def benchmark(study: Study, out: Path, *, jobs: int = 1) -> None:
-    """Trains and scores every network of a study on every group of data sets with every seed; see `what_is_there`.
+    """Trains and scores every network of a study on every group of data sets with every seed; see `available_runs`.
 
-    Each run is done in a process of its own. Runs that have finished are left as they are, those that were stopped or
-    killed go on, those that failed are tried again. A failure is written down, and the others go on.
+    Each run has a process of its own. Finished runs are kept, stopped or killed ones continue, failed ones are tried
+    again. A failure is recorded, and the others continue.
 
     Args:
         study: the study.
-        out: its folder, new or with what an earlier call has left.
+        out: its folder, new or of an earlier call.
         jobs: runs at once.
 
     Raises:
         MedartsError: see ``prepare``; nothing was trained then.
         RunError: another process is at work in the folder.
-        InterruptedRunError: it was asked to stop; all that was in hand is saved.
+        InterruptedRunError: it was asked to stop; all running work is saved.
     """
     if jobs < 1:
         raise RecipeError(f"--jobs is {jobs}.", fix="Use 1 or more.")
@@ -67,12 +52,12 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1) -> None:
         if stop.requested and left:
             raise InterruptedRunError(
                 f"Stopped; {out} is saved, {left} of its {len(plan.steps)} runs are left.",
-                fix="Go on with the same command.",
+                fix="Continue with the same command.",
             )
 
 
-def what_is_there(out: Path) -> dict[str, GroupRuns]:
-    """Returns for every group of data sets of a study which runs have finished, and what became of the others.
+def available_runs(out: Path) -> dict[str, Group]:
+    """Returns the finished runs of every group of data sets of a study, and the state of the others.
 
     Args:
         out: folder of the study.
@@ -85,33 +70,33 @@ def what_is_there(out: Path) -> dict[str, GroupRuns]:
     if not layout.study.is_file():
         raise RunError(f"{out} holds no study.", fix="Give the folder that medarts benchmark made.")
     study = load_study(layout.study)
-    there = {}
+    found = {}
     for group in study.trained_on:
         candidates: list[Candidate] = []
         missing: list[Missing] = []
         for name in study.networks_of(group):
-            places = {seed: layout.training(group.name, name, seed) for seed in group.seeds}
-            damaged = {seed: damage_of(place.run, kind="train") for seed, place in places.items()}
+            paths = {seed: layout.training(group.name, name, seed) for seed in group.seeds}
+            damaged = {seed: damage_of(of_run.run, kind="train") for seed, of_run in paths.items()}
             finished = [
-                seed for seed, place in places.items() if not damaged[seed] and is_finished(place.run, scored=True)
+                seed for seed, of_run in paths.items() if not damaged[seed] and is_finished(of_run.run, scored=True)
             ]
             if finished:
-                candidates.append(Candidate(name, tuple(RunDirectory(places[seed].run) for seed in finished)))
-            for seed, place in places.items():
+                candidates.append(Candidate(name, tuple(RunDirectory(paths[seed].run) for seed in finished)))
+            for seed, of_run in paths.items():
                 if damaged[seed]:
                     missing.append(Missing(name, seed, "failed", damaged[seed]))
                 elif seed not in finished:
-                    missing.append(_missing(study, layout, name, seed=seed, place=place))
-        there[group.name] = GroupRuns(tuple(candidates), tuple(missing))
-    return there
+                    missing.append(_missing(study, layout, name, seed=seed, paths=of_run))
+        found[group.name] = Group(tuple(candidates), tuple(missing))
+    return found
 
 
-def _missing(study: Study, layout: Layout, name: str, *, seed: int, place: Place) -> Missing:
-    """Returns what became of a training that has not finished."""
-    if place.failure.exists():
-        return Missing(name, seed, "failed", _reason_in(place.failure))
-    if is_begun(place.run):
-        return Missing(name, seed, "unfinished", f"{epochs_done(place.run)} epochs are done.")
+def _missing(study: Study, layout: Layout, name: str, *, seed: int, paths: RunPaths) -> Missing:
+    """Returns the state of a training that has not finished."""
+    if paths.failure.exists():
+        return Missing(name, seed, "failed", _reason_in(paths.failure))
+    if is_begun(paths.run):
+        return Missing(name, seed, "unfinished", f"{epochs_done(paths.run)} epochs are done.")
     for search in sorted(searches_of(study, name)):
         failure = layout.search(search).failure
         if failure.exists():
@@ -123,36 +108,36 @@ def _missing(study: Study, layout: Layout, name: str, *, seed: int, place: Place
 
 
 def _reason_in(failure: Path) -> str:
-    """Returns why a run failed, as `_Runs` wrote it down."""
+    """Returns why a run failed."""
     return read_whole(failure).decode(errors="surrogateescape").strip()
 
 
 class _Runs:
-    """The runs of a plan that have not finished: those that wait, and those in hand."""
+    """The runs of a plan that have not finished: waiting and running ones."""
 
     def __init__(self, plan: Plan, workers: Workers, bar: Bar) -> None:
         self.plan = plan
         self.workers = workers
         self.bar = bar
         self.waiting = [step for step in plan.steps if not step.is_finished]
-        self.in_hand: dict[str, Step] = {}
+        self.running: dict[str, Step] = {}
 
     def do(self, stop: Interruption, *, at_once: int) -> None:
-        """Does all that can be done, until that is asked to stop."""
+        """Does all runs that can be done, until asked to stop."""
         while True:
             if stop.requested:
                 self.workers.ask_to_stop()
             else:
                 self._start(at_once)
             self._show()
-            if not self.in_hand:
+            if not self.running:
                 return
             for ended in self.workers.wait(POLL):
                 self._end(ended)
 
     def _start(self, at_once: int) -> None:
         """Starts the next runs whose searches have finished; those of failed searches wait for a later call."""
-        while len(self.in_hand) < at_once:
+        while len(self.running) < at_once:
             step = next((step for step in self.waiting if self.plan.is_ready(step)), None)
             if step is None:
                 return
@@ -162,53 +147,53 @@ class _Runs:
             except (MedartsError, OSError, RuntimeError) as error:  # such as of a full disk, or of torch
                 self._fail(step, str(error))
             else:
-                self.in_hand[step.place.name] = step
+                self.running[step.paths.name] = step
 
     def _prepared(self, step: Step) -> Job:
-        """Returns what a process has to do, with the genotype written down."""
+        """Returns the job of a process, after writing its genotype."""
         job = self.plan.job(step)
         if step.network is not None and isinstance(job.architecture, Genotype):
             path = self.plan.layout.genotype(step.network)
             path.parent.mkdir(parents=True, exist_ok=True)
             job.architecture.save(path)
-        step.place.failure.unlink(missing_ok=True)
+        step.paths.failure.unlink(missing_ok=True)
         return job
 
     def _end(self, ended: Ended) -> None:
-        step = self.in_hand.pop(ended.job.place.name)
+        step = self.running.pop(ended.job.paths.name)
         if ended.failure is not None:
             self._fail(step, ended.failure)
         elif not ended.stopped:
             try:
-                summary = RunDirectory(step.place.run).read_json("summary.json")
+                summary = RunDirectory(step.paths.run).read_json("summary.json")
                 score, key = summary["score"], "best_score" if step.network else "supernet"
                 value, whose = summary[key], "" if step.network else " of the supernet"
-            except MedartsError as error:  # somebody has removed or changed it in the meantime
+            except MedartsError as error:  # somebody removed or changed it meanwhile
                 self._fail(step, str(error))
                 return
             shown = "undefined" if value is None else f"{value:.3f}"
-            inform(f"{step.place.name}: {score}{whose} {shown} on the validation images")
+            inform(f"{step.paths.name}: {score}{whose} {shown} on the validation images")
 
     def _fail(self, step: Step, reason: str) -> None:
-        step.place.failure.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(step.place.failure, reason + "\n")
-        inform(f"{step.place.name} failed: {reason}")
+        step.paths.failure.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(step.paths.failure, reason + "\n")
+        inform(f"{step.paths.name} failed: {reason}")
 
     def _show(self) -> None:
-        open_ones = (*self.waiting, *self.in_hand.values())
-        left = sum(max(0, step.epochs - epochs_done(step.place.run)) for step in open_ones)
+        open_ones = (*self.waiting, *self.running.values())
+        left = sum(max(0, step.epochs - epochs_done(step.paths.run)) for step in open_ones)
         total = sum(step.epochs for step in self.plan.steps)
         self.bar.reach(total - left, total)
 
 
 def with_threads(study: Study, before: Path, *, jobs: int) -> Study:
-    """Returns a study whose recipe says how many threads its runs have, as the last digits depend on it.
+    """Returns a study with the number of threads of its runs, on which the last digits of results depend.
 
-    A number that the study does not give is chosen once, for the runs at once of its first call, and stays.
+    Where the study does not set it, it is chosen in the first call, for its number of runs at once, and kept.
 
     Args:
         study: the study.
-        before: its file in its folder, if there has been an earlier call.
+        before: its file of an earlier call.
         jobs: runs at once.
 
     Raises:
@@ -222,14 +207,16 @@ def with_threads(study: Study, before: Path, *, jobs: int) -> Study:
     if not threads:
         threads = max(1, cores // jobs)
         if jobs > 1:
-            inform(f"Every run has {threads} of {cores} threads, also in later calls; compute.threads changes that.")
+            inform(
+                f"Every run has {threads} of {cores} threads, also in later calls. Set compute.threads to change that."
+            )
     compute = study.recipe.compute.model_copy(update={"threads": threads})
     return study.model_copy(update={"recipe": study.recipe.model_copy(update={"compute": compute})})
 
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Keeps other processes out of the folder of a study; leaves nothing of it where no study came of it.
+    """Keeps other processes out of the folder of a study, and removes a new folder that no study was written to.
 
     Raises:
         RunError: another is at work there.

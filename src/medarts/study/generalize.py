@@ -1,147 +1,282 @@
-"""How well the networks of a study carry over: what has been trained is tested everywhere and put together."""
+"""How well the networks of a study generalise: trained on each group of data sets, and tested on every data set."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from medarts.comparison.candidates import Kind
-from medarts.comparison.readable import read_files, readable
+import numpy as np
+import pandas as pd
+
+from medarts import __version__
+from medarts.comparison.candidates import Kind, Missing, read_files
+from medarts.comparison.measures import Measured, Measures, mean_measured, measures_of
+from medarts.comparison.overall import OVERALL, score_cells, shared_sets
+from medarts.comparison.result import read_result, write_result
 from medarts.config.study import NetworkEntry, Study, load_study
 from medarts.engine.directory import RunDirectory
+from medarts.engine.listing import read_listing
 from medarts.errors import RunError
+from medarts.evaluation.stats import counting_sets
+from medarts.metrics import MAIN, metric
 from medarts.spaces.reading import zoo
-from medarts.study.benchmark import what_is_there
-from medarts.study.claims import Planned, search_claim, training_claim
-from medarts.study.generalization import Domain, Generalization, Group, MissingRun, MissingTest, Network
-from medarts.study.jobs import is_begun
-from medarts.study.layout import Layout
-from medarts.study.matrices import retrained_matrix, trained_matrices
-from medarts.study.measures import Measures, Scored
-from medarts.study.sides import Maker, makers_of_searches, makers_of_trainings, search_behind, training_images
-from medarts.study.testing import score_everything
-from medarts.study.words import TITLES, definitions
+from medarts.study.benchmark import available_runs
+from medarts.study.contrasts import UNSEEN, Claim, Pair, contrasts_of, makers, search_pairs, sides_of, training_pairs
+from medarts.study.jobs import Layout, is_begun
+from medarts.study.networks import search_behind
+from medarts.study.testing import Untested, score_everything
 from medarts.system.files import check_writable
+from medarts.system.randomness import seed_of
 
-FILE = "generalization.json"
+NAME = "generalization"
+TABLES = ("tested", "seeds", "retrained", "contrasts", "sides")
+_NEEDS = ("title", "note", "task", "score", "datasets", "groups", "networks", "planned", "missing", "untested")
+
+Found = dict[tuple[str, str, str], Measured]
+"""By group, network and data set."""
+
+
+@dataclass(frozen=True, eq=False)
+class Generalization:
+    """How well the networks of a study generalise.
+
+    Attributes:
+        about: title, note, task, score; by data set whether it is external, images, patients, excluded classes and the
+            reason why it cannot be scored; groups with their data sets; networks with kind and data sets of the search;
+            number of planned contrasts of each claim; runs that are missing or could not be tested.
+        tested: group, network, dataset, mark, mean, low, high, undefined, patients, seeds: every planned network tested
+            on every data set; undefined where it is missing. The mark says how the data set relates to the group:
+            "own", "part of the mix", "unseen" or "external".
+        seeds: group, network, dataset, seed, value.
+        retrained: group, network, mean, low, high, undefined, patients, seeds, rank: trained and tested on one data
+            set. The group `OVERALL` holds means over data sets, and mean ranks.
+        contrasts: see ``medarts.study.contrasts.contrasts_of``.
+        sides: see ``medarts.study.contrasts.sides_of``.
+    """
+
+    about: dict[str, Any]
+    tested: pd.DataFrame
+    seeds: pd.DataFrame
+    retrained: pd.DataFrame
+    contrasts: pd.DataFrame
+    sides: pd.DataFrame
+
+    def write(self, folder: Path) -> None:
+        """Writes ``generalization.json`` and a CSV file for each table.
+
+        Raises:
+            RunError: a file cannot be written.
+        """
+        write_result(folder, NAME, self.about, {name: getattr(self, name) for name in TABLES})
+
+    @classmethod
+    def read(cls, folder: Path) -> "Generalization":
+        """Reads what `write` wrote.
+
+        Raises:
+            RunError: names the file that is missing or damaged.
+        """
+        about, tables, _ = read_result(folder, NAME, TABLES, needs=_NEEDS, fix="Make it again: medarts generalize.")
+        return cls(about, **tables)
 
 
 def generalize(out: Path) -> Generalization:
-    """Tests the networks of a study, as far as they are trained, on all of its data sets, and writes the result.
-
-    Runs that are not there are listed as missing, as are tests that cannot be made.
+    """Tests the networks of a study, as far as they are trained, on all of its data sets.
 
     Args:
-        out: folder of the study, as of ``medarts benchmark``; gets `FILE`.
+        out: folder of the study, as of ``medarts benchmark``.
 
     Raises:
-        RunError: there is no study in it, or it cannot be written.
+        RunError: it holds no study, or cannot be written.
         RecipeError: the file of the study is damaged.
     """
-    there = what_is_there(out)
-    study = load_study(Layout(out).study)
+    groups = {name: group.without_damaged(read_files) for name, group in available_runs(out).items()}
+    layout = Layout(out)
+    study = load_study(layout.study)
     check_writable(out)
-    candidates, missing = {}, []
-    for group, runs in there.items():
-        candidates[group], damaged = readable(runs.candidates, read_files)
-        missing += [MissingRun(group, one.name, one.seed, one.state, one.reason) for one in (*runs.missing, *damaged)]
-    tested, untested = score_everything(study, candidates)
-    kinds = {candidate.name: candidate.kind for of_group in candidates.values() for candidate in of_group}
-    found = put_together(
+    table, untested = score_everything(study, groups)
+    return put_together(
         study,
-        tested,
-        kinds=kinds,
-        missing=missing,
+        table,
+        title=f"Generalisation in {out.resolve().name}",
+        kinds={one.name: one.kind for group in groups.values() for one in group.candidates},
+        missing={name: group.missing for name, group in groups.items()},
         untested=untested,
-        searches=makers_of_searches(study, _images_of_searches(study, Layout(out))),
-        trainings=makers_of_trainings(
-            study, {group: training_images(of[0].runs[0]) for group, of in candidates.items() if of}
-        ),
+        images=_images_of_searches(study, layout)
+        | {
+            ("training", name): training_images(group.candidates[0].runs[0])
+            for name, group in groups.items()
+            if group.candidates
+        },
     )
-    found.write(out / FILE)
-    return found
 
 
 def put_together(
     study: Study,
-    tested: Sequence[Scored],
+    table: pd.DataFrame,
     *,
-    kinds: Mapping[str, Kind],
-    missing: Sequence[MissingRun] = (),
-    untested: Sequence[MissingTest] = (),
-    searches: Mapping[str, Maker] | None = None,
-    trainings: Mapping[str, Maker] | None = None,
+    title: str = "",
+    kinds: Mapping[str, Kind] | None = None,
+    missing: Mapping[str, Sequence[Missing]] | None = None,
+    untested: Sequence[Untested] = (),
+    images: Mapping[tuple[Claim, str], int] | None = None,
 ) -> Generalization:
-    """Makes matrices and verdicts of scores.
+    """Makes the tables of a generalization.
 
     Args:
         study: what was planned.
-        tested: all scores; those of one data set are all of the same images.
-        kinds: where the networks come from, by name; those without a finished run may be left out.
-        missing: runs that are not there.
-        untested: tests that are not there.
-        searches: what its searched networks are made by; with unknown numbers of images where None.
-        trainings: what the trainings on its groups are made by, likewise.
+        table: the long table with group, network and seed; all scores of a data set are of the same images.
+        title: of the result.
+        kinds: of the networks with a finished run.
+        missing: by group its planned runs that have not finished.
+        untested: finished runs that could not be scored.
+        images: training images of searches, by network, and of groups, where they are known.
     """
-    task, settings = study.recipe.data.task, study.recipe.evaluation
-    measures = Measures(tested, task=task, draws=settings.bootstrap, seed=study.recipe.seed)
-    groups = tuple(Group(group.name, group.data) for group in study.trained_on)
-    networks = tuple(
-        Network(name, kinds.get(name) or _planned_kind(entry), _searched_on(entry, study))
-        for entry in study.networks
-        for name in entry.names
-    )
-    domains = tuple(
-        Domain(
-            name,
-            name in study.external,
-            *measures.size(name),
-            problem=measures.unranked.get(name, ""),
-            excluded=measures.excluded(name),
-        )
-        for name in sorted(study.domains, key=study.external.__contains__)
-    )
-    groups_of = {
-        name: [own for own, group in zip(groups, study.trained_on, strict=True) if name in study.networks_of(group)]
-        for name in study.names
+    seed, draws = study.recipe.seed, study.recipe.evaluation.bootstrap
+    measures: dict[str, Measures] = {}
+    problems: dict[str, str] = {}
+    for dataset, of in table.groupby("dataset", sort=False):
+        try:
+            named = of.assign(network=of.group + "/" + of.network)
+            measures[str(dataset)] = measures_of(named, draws=draws, seed=seed_of(seed, str(dataset)))
+        except RunError as error:
+            problems[str(dataset)] = error.problem
+    planned = [(group.name, name) for group in study.trained_on for name in study.networks_of(group)]
+    score = metric(MAIN[study.recipe.data.task])
+    found: Found = {
+        (group, name, dataset): of.measured(f"{group}/{name}")[score.name]
+        for group, name in planned
+        for dataset, of in measures.items()
+        if f"{group}/{name}" in of.networks
     }
-    planned = Planned(
-        networks,
-        groups,
-        domains,
-        trainings=frozenset((group.name, name) for name, of in groups_of.items() for group in of),
-        searches=makers_of_searches(study, {}) if searches is None else searches,
-        training=makers_of_trainings(study, {}) if trainings is None else trainings,
-    )
-    title = TITLES[task]
+    searched_on = {name: _searched_on(entry, study) for entry in study.networks for name in entry.names}
+    pairs: dict[Claim, list[Pair]] = {
+        "search": [*search_pairs(study, searched_on)],
+        "training": [*training_pairs(study)],
+    }
+    contrasts = [contrasts_of(claim, of, measures, seed=seed) for claim, of in pairs.items()]
+    filled = [one for one in contrasts if len(one)]
+    joined = pd.concat(filled, ignore_index=True) if filled else contrasts[0]
+    about: dict[str, Any] = {
+        "title": title,
+        "note": study.note,
+        "medarts": __version__,
+        "task": study.recipe.data.task,
+        "score": score.name,
+        "title_of_score": score.title,
+        "bootstrap": draws,
+        "datasets": {
+            name: {
+                "external": name in study.external,
+                "images": len(measures[name].images) if name in measures else 0,
+                "patients": measures[name].patients if name in measures else 0,
+                "excluded": measures[name].excluded.get(name, ()) if name in measures else (),
+                "problem": problems.get(name, ""),
+            }
+            for name in sorted(study.domains, key=study.external.__contains__)
+        },
+        "groups": {group.name: [*group.data] for group in study.trained_on},
+        "networks": {
+            name: {"kind": (kinds or {}).get(name) or _planned_kind(entry), "searched_on": [*searched_on[name]]}
+            for entry in study.networks
+            for name in entry.names
+        },
+        "planned": {claim: sum(pair.relation in UNSEEN for pair in of) for claim, of in pairs.items()},
+        "missing": [{"group": name, **run._asdict()} for name, of in (missing or {}).items() for run in of],
+        "untested": [one._asdict() for one in untested],
+    }
+    rows = [
+        {"group": group, "network": name, "dataset": dataset, "mark": _mark(study, group, dataset)}
+        | _cells(found.get((group, name, dataset)), about["datasets"][dataset]["patients"])
+        for group, name in planned
+        for dataset in about["datasets"]
+    ]
     return Generalization(
-        task=task,
-        score="dice" if task == "segmentation" else "auroc",
-        note=study.note,
-        domains=domains,
-        groups=groups,
-        networks=networks,
-        retrained=retrained_matrix(networks, groups, measures, planned=planned.trainings),
-        trained=trained_matrices(groups_of, domains, measures),
-        claims=(
-            search_claim(planned, measures, title=title),
-            training_claim(planned, measures, title=title),
-        ),
-        missing=tuple(missing),
-        untested=tuple(untested),
-        definitions=definitions(task, draws=settings.bootstrap),
+        about,
+        tested=pd.DataFrame(rows),
+        seeds=_seeds(found, table),
+        retrained=_retrained(study, found, measures),
+        contrasts=joined,
+        sides=sides_of(joined, makers(study, images or {})),
     )
+
+
+def training_images(run: RunDirectory) -> int:
+    """Returns the number of images that a run is trained or searched on.
+
+    Raises:
+        RunError: its manifest is damaged.
+    """
+    return sum(about["split"] == "train" for about in read_listing(run.path / "manifest.csv").values())
+
+
+def _cells(measured: Measured | None, patients: int) -> dict[str, Any]:
+    if measured is None:
+        return {"mean": np.nan, "low": np.nan, "high": np.nan, "undefined": 0, "patients": patients, "seeds": 0}
+    return score_cells(measured) | {"patients": patients, "seeds": len(measured.by_seed)}
+
+
+def _seeds(found: Found, table: pd.DataFrame) -> pd.DataFrame:
+    seeds: Any = table.groupby(["group", "network", "dataset"]).seed.unique().map(sorted) if len(table) else {}
+    rows = [
+        {"group": group, "network": name, "dataset": dataset, "seed": seed, "value": value}
+        for (group, name, dataset), measured in found.items()
+        for seed, value in zip(seeds[group, name, dataset], measured.by_seed, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["group", "network", "dataset", "seed", "value"])
+
+
+def _retrained(study: Study, found: Found, measures: Mapping[str, Measures]) -> pd.DataFrame:
+    """Returns the networks trained and tested on one data set after another, their means and mean ranks."""
+    singles = {group.name: group for group in study.trained_on if len(group.data) == 1}
+    rows, table = [], {}
+    for name, group in singles.items():
+        (dataset,) = group.data
+        of_group = {network: found.get((name, network, dataset)) for network in study.networks_of(group)}
+        patients = measures[dataset].patients if dataset in measures else 0
+        table[name] = {network: one for network, one in of_group.items() if one is not None}
+        ranks = pd.Series({network: one.mean for network, one in table[name].items()}, dtype=float)
+        ranks = ranks.rank(ascending=False)
+        rows += [
+            {"group": name, "network": network, **_cells(one, patients), "rank": ranks.get(network, np.nan)}
+            for network, one in of_group.items()
+        ]
+    patients_of = {name: measures[singles[name].data[0]].patients for name, of in table.items() if of}
+    counting = counting_sets(patients_of)
+    scores = pd.DataFrame({name: {network: one.mean for network, one in table[name].items()} for name in counting})
+    shared = shared_sets(scores)
+    complete = scores[[*shared]].dropna()
+    ranks = complete.rank(ascending=False).mean(axis=1)
+    for network in complete.index if shared else ():
+        mean = mean_measured({name: table[name][network] for name in shared})
+        seeds = min(len(table[name][network].by_seed) for name in shared)
+        cells = score_cells(mean) | {"patients": sum(patients_of[name] for name in shared), "seeds": seeds}
+        rows.append({"group": OVERALL, "network": network, **cells, "rank": ranks[network]})
+    columns = ["group", "network", "mean", "low", "high", "undefined", "patients", "seeds", "rank"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _mark(study: Study, group: str, dataset: str) -> str:
+    """Returns how a data set tested relates to the group trained on."""
+    if dataset in study.external:
+        return "external"
+    datasets = next(one.data for one in study.trained_on if one.name == group)
+    if dataset not in datasets:
+        return "unseen"
+    return "own" if len(datasets) == 1 else "part of the mix"
 
 
 def _planned_kind(entry: NetworkEntry) -> Kind:
     if entry.model is not None:
-        return "made by hand"
+        return "baseline"
     if entry.random is not None:
         return "random"
     return "published" if entry.genotype in zoo() else "searched"
 
 
 def _searched_on(entry: NetworkEntry, study: Study) -> tuple[str, ...]:
-    """Returns the data sets that the study searches a network on, or those of the search that it takes it from.
+    """Returns the data sets that a network was searched on, in the study or in the search that it comes from.
 
     A search from elsewhere counts only where all of its data sets are known here by the same names.
     """
@@ -152,13 +287,13 @@ def _searched_on(entry: NetworkEntry, study: Study) -> tuple[str, ...]:
     return names if set(names) <= set(study.domains) else ()
 
 
-def _images_of_searches(study: Study, layout: Layout) -> dict[str, int]:
-    """Returns the number of training images of the searches that are there, by network."""
-    found = {}
+def _images_of_searches(study: Study, layout: Layout) -> dict[tuple[Claim, str], int]:
+    """Returns the number of training images of the available searches."""
+    found: dict[tuple[Claim, str], int] = {}
     for entry in study.networks:
         own = RunDirectory(layout.search(entry.name).run)
         run = own if entry.searched_on is not None and is_begun(own.path) else search_behind(entry)
         if run is not None:
-            with suppress(RunError):  # it is damaged: the number is not known then
-                found[entry.name] = training_images(run)
+            with suppress(RunError):  # it is damaged, so that the number is unknown
+                found["search", entry.name] = training_images(run)
     return found

@@ -1,4 +1,14 @@
-"""Searches and trainings in processes of their own, so that one that fails takes no other with it."""
+"""The runs of a study, each in a process of its own, so that one that fails takes no other with it.
+
+Files of a study:
+
+    study.yaml                          the study, defaults included
+    genotypes/<network>.json            what was searched, sampled or read, at its size
+    searches/<network>/                 search runs
+    runs/<group>/<network>/seed-<k>/    training runs
+    logs/, failures/                    output and reason of failure of each run, by the same path
+    comparison/, generalization/        tables and pages
+"""
 
 import multiprocessing
 import os
@@ -22,7 +32,6 @@ from medarts.evaluation.evaluate import evaluate
 from medarts.models.registry import Architecture
 from medarts.nas.search import resume_search, start_search
 from medarts.spaces.reading import load as load_genotype
-from medarts.study.layout import Place
 from medarts.system import lock
 from medarts.system.files import make_folder, read_whole, remove_empty, writing
 from medarts.system.memory import keep_freed_memory
@@ -38,17 +47,63 @@ Kind = Literal["search", "train"]
 _HELD = (signal.SIGINT, signal.SIGTERM)
 
 
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Paths of one run of a study.
+
+    Attributes:
+        name: such as isic/unet/seed-0.
+        run: run directory.
+        log: output of its process.
+        failure: reason of its failure; absent where it did not fail.
+    """
+
+    name: str
+    run: Path
+    log: Path
+    failure: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths in the folder of a study; see the module."""
+
+    out: Path
+
+    @property
+    def study(self) -> Path:
+        """File of the study."""
+        return self.out / "study.yaml"
+
+    def genotype(self, network: str) -> Path:
+        """Genotype that a network is trained from."""
+        return self.out / "genotypes" / f"{network}.json"
+
+    def search(self, network: str) -> RunPaths:
+        """Search of a network."""
+        name = f"searches/{network}"
+        return self._paths(name, self.out / name)
+
+    def training(self, group: str, network: str, seed: int) -> RunPaths:
+        """Training of a network on a group with a seed."""
+        name = f"{group}/{network}/seed-{seed}"
+        return self._paths(name, self.out / "runs" / name)
+
+    def _paths(self, name: str, run: Path) -> RunPaths:
+        return RunPaths(name, run, log=self.out / "logs" / f"{name}.log", failure=self.out / "failures" / f"{name}.txt")
+
+
 @dataclass(frozen=True)
 class Job:
     """A search, or a training and the scores of its test images.
 
     Attributes:
-        place: where it runs.
+        paths: of the run.
         recipe: what it does.
         architecture: what is trained; None for a search.
     """
 
-    place: Place
+    paths: RunPaths
     recipe: Recipe
     architecture: Architecture | None
 
@@ -122,7 +177,7 @@ def do(job: Job) -> None:
     Raises:
         MedartsError: see ``start_search``, ``start_training`` and ``evaluate``.
     """
-    path = job.place.run
+    path = job.paths.run
     if job.architecture is None:
         if is_begun(path):
             resume_search(path)
@@ -159,7 +214,7 @@ class Workers:
         """Starts a job in a new process."""
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(job, sender), name=job.place.name)
+        process = context.Process(target=_work, args=(job, sender), name=job.paths.name)
         with held_back(*_HELD):
             process.start()
         sender.close()
@@ -203,13 +258,13 @@ class _Worker:
         return Ended(self.job, failure=None if answer is None else str(answer))
 
     def _last_words(self) -> str:
-        code, log = self.process.exitcode, self.job.place.log
+        code, log = self.process.exitcode, self.job.paths.log
         if code == KILLED:
             return "The system killed its process, as it does where memory runs out."
         if code is not None and code < 0:
             return f"Its process was ended by {signal_name(-code)}; see {log}."
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "It said nothing.")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "no output.")
         return f"Its process ended with status {code}: {last} See {log}."
 
 
@@ -224,8 +279,8 @@ def _work(job: Job, sender: Connection) -> None:
     keep_freed_memory()
     answer: MedartsError | None = None
     try:
-        with _alone_at(job.place):
-            _write_into(job.place.log)
+        with _alone_at(job.paths):
+            _write_into(job.paths.log)
             do(job)
     except MedartsError as error:
         answer = error
@@ -234,16 +289,16 @@ def _work(job: Job, sender: Connection) -> None:
 
 
 @contextmanager
-def _alone_at(place: Place) -> Iterator[None]:
+def _alone_at(paths: RunPaths) -> Iterator[None]:
     """Keeps other processes from the same job: one that a killed benchmark has left may still be saving.
 
     Raises:
         RunError: one is at work on it and does not end, or a folder cannot be written.
     """
-    make_folder(place.log.parent)
-    made = make_folder(place.run)
+    make_folder(paths.log.parent)
+    made = make_folder(paths.run)
     try:
-        with lock.held(place.run, "benchmark", patience=PATIENCE):
+        with lock.held(paths.run, "benchmark", patience=PATIENCE):
             yield
     finally:
         remove_empty(made)

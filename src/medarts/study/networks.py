@@ -1,23 +1,104 @@
-"""What the entries of a study stand for: the architectures of its networks."""
+"""The networks of a study: read, searched, sized to a number of parameters, or sampled at that number."""
 
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+
+import torch
 
 from medarts.config.study import NetworkEntry, Study
 from medarts.engine.directory import RunDirectory
-from medarts.errors import MedartsError, RunError
-from medarts.models.registry import Architecture
+from medarts.errors import GenotypeError, MedartsError, RunError
+from medarts.models.registry import Architecture, build_network, without_weights
+from medarts.profiling.cost import count_parameters
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
-from medarts.spaces.registry import check
-from medarts.study.counting import count_parameters
-from medarts.study.layout import Layout
-from medarts.study.matching import draw_matching, nearest_channel
+from medarts.spaces.registry import check, random_genotype
+from medarts.study.jobs import Layout
 from medarts.system.console import inform
+
+Count = Callable[[Genotype], int]
+"""Genotype -> trainable parameters of its network."""
+
+TOLERANCE = 0.05
+"""Relative difference of parameters that a sampled genotype may have."""
+
+DRAWS = 2000
+"""Samples for one network before it is given up."""
+
+SEEDS = 1_000_000
+"""Seeds of samples that belong to a seed of a study."""
+
+
+def parameters_of(architecture: Architecture, *, in_channels: int, outputs: int) -> int:
+    """Returns the number of trainable parameters of a network, which is built without memory.
+
+    Raises:
+        GenotypeError: the genotype does not fit its space.
+    """
+    with torch.device("meta"):
+        network = build_network(without_weights(architecture), in_channels=in_channels, outputs=outputs)
+    return count_parameters(network)
+
+
+def nearest_channel(genotype: Genotype, parameters: int, count: Count) -> Genotype:
+    """Returns a genotype at the even C with which its parameters are nearest to a number.
+
+    Args:
+        genotype: the genotype; every group of its grouped convolutions stays whole.
+        parameters: the wanted number.
+        count: returns the parameters of a genotype, which grow with C.
+
+    Raises:
+        GenotypeError: it does not fit its space.
+    """
+    step = math.lcm(2, int(genotype.settings.get("shuffle_groups", 1)))
+
+    def at(number: int) -> Genotype:
+        return genotype.with_settings(init_channel=step * number)
+
+    largest = 1
+    while count(at(largest)) < parameters:
+        largest *= 2
+    above = 1 + bisect_left(range(1, largest + 1), parameters, key=lambda number: count(at(number)))
+    return min((at(number) for number in (above - 1, above) if number), key=lambda each: abs(count(each) - parameters))
+
+
+def sample_matching(like: Genotype, *, number: int, seed: int, count: Count) -> Iterator[Genotype]:
+    """Samples genotypes from the space of another until as many have its number of parameters, within 5 %.
+
+    Args:
+        like: the other; gives settings and number of parameters.
+        number: of genotypes.
+        seed: of a study. The first genotypes are the same for every `number`.
+        count: returns the parameters of a genotype.
+
+    Yields:
+        The genotypes; the provenance of each holds its seed.
+
+    Raises:
+        GenotypeError: too few fit.
+    """
+    wanted, found = count(like), 0
+    for draw in range(DRAWS * number):
+        genotype = random_genotype(like, seed=SEEDS * seed + draw)
+        if abs(count(genotype) - wanted) <= TOLERANCE * wanted:
+            found += 1
+            yield genotype
+            if found == number:
+                return
+    raise GenotypeError(
+        f"Of {DRAWS * number} genotypes sampled like '{like.name}' only {found} have its {wanted:,} parameters within "
+        f"{TOLERANCE:.0%}; {number} are needed.",
+        fix="Sample fewer, or like a network with less extreme operations.",
+    )
 
 
 class Networks:
-    """The architectures of a study; those that come of a search can be had once it has finished.
+    """The architectures of a study; a searched one is available once its search has finished.
 
     Args:
         study: the study.
@@ -29,21 +110,21 @@ class Networks:
     def __init__(self, study: Study, layout: Layout, *, in_channels: int, outputs: int) -> None:
         self._study = study
         self._layout = layout
-        self._count = partial(count_parameters, in_channels=in_channels, outputs=outputs)
+        self._count = partial(parameters_of, in_channels=in_channels, outputs=outputs)
         self._found: dict[str, dict[str, Architecture] | MedartsError] = {}
 
     def architecture(self, name: str) -> Architecture:
         """Returns a network of the study; a genotype has the name of the network.
 
         Raises:
-            GenotypeError: the genotype is missing, damaged or unfit for its size, or too few of those drawn fit.
+            GenotypeError: the genotype is missing, damaged or unfit for its size, or too few samples fit.
             RunError: a search has not finished.
         """
         entry = self._study.entry_of(name)
         if entry.name not in self._found:
             try:
                 self._found[entry.name] = self._resolved(entry)
-            except MedartsError as error:  # it takes long to find out, and is said of each of its trainings
+            except MedartsError as error:  # sampling takes long, and the error belongs to each of its trainings
                 self._found[entry.name] = type(error)(f"{entry.name}: {error.problem}", fix=error.fix)
         found = self._found[entry.name]
         if isinstance(found, MedartsError):
@@ -56,8 +137,10 @@ class Networks:
         if entry.like is None:
             genotypes = [self._sized(entry, self._given(entry))]
         else:
-            like, seed = self._genotype(entry.like), self._study.recipe.seed
-            genotypes = list(draw_matching(like, number=len(entry.names), seed=seed, count=self._count))
+            like = self.architecture(entry.like)
+            assert isinstance(like, Genotype)  # a study that samples like a model is refused
+            seed = self._study.recipe.seed
+            genotypes = list(sample_matching(like, number=len(entry.names), seed=seed, count=self._count))
         for genotype in genotypes:
             check(genotype)
         return {name: replace(genotype, name=name) for name, genotype in zip(entry.names, genotypes, strict=True)}
@@ -68,7 +151,7 @@ class Networks:
             return load_genotype(entry.genotype)
         run = RunDirectory.open(self._layout.search(entry.name).run, kind="search")
         if not run.facts["finished"]:
-            raise RunError(f"The search {run.path} has not finished.", fix="Go on with the benchmark.")
+            raise RunError(f"The search {run.path} has not finished.", fix="Continue the benchmark.")
         return load_genotype(run.path)
 
     def _sized(self, entry: NetworkEntry, genotype: Genotype) -> Genotype:
@@ -82,14 +165,8 @@ class Networks:
             wanted = self._count(self.architecture(wanted))
         sized = nearest_channel(genotype, wanted, count=self._count)
         channel, found = sized.settings["init_channel"], self._count(sized)
-        line = f"{entry.name}: init_channel {channel} for {found:,} parameters, as {wanted:,} are wanted"
-        inform(line)
+        inform(f"{entry.name}: init_channel {channel} gives {found:,} parameters ({wanted:,} requested)")
         return sized
-
-    def _genotype(self, name: str) -> Genotype:
-        found = self.architecture(name)
-        assert isinstance(found, Genotype)  # a study is refused where others are to be like a model
-        return found
 
 
 def searches_of(study: Study, name: str) -> frozenset[str]:
@@ -98,3 +175,19 @@ def searches_of(study: Study, name: str) -> frozenset[str]:
     own = [entry.name] if entry.searched_on is not None else []
     others = [other for other in (entry.like, entry.parameters) if isinstance(other, str)]
     return frozenset(own).union(*(searches_of(study, other) for other in others))
+
+
+def search_behind(entry: NetworkEntry) -> RunDirectory | None:
+    """Returns the search that an entry takes its genotype from; None where it is unknown.
+
+    Raises:
+        RunError: the search is damaged.
+    """
+    if entry.genotype is None:
+        return None
+    path = Path(entry.genotype)
+    folder = path.parent if path.name == "genotype.json" else path
+    if not (folder / "run.json").is_file():
+        return None
+    run = RunDirectory.open(folder)
+    return run if run.facts["kind"] == "search" else None

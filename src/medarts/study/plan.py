@@ -1,4 +1,4 @@
-"""What a study will do: its runs in their order, after a look at everything that can be wrong."""
+"""The plan of a study: its runs in their order, after everything that can be wrong was checked."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,17 +23,15 @@ from medarts.models.registry import Architecture, network_of
 from medarts.nas.search import prepare_search
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.reading import load as load_genotype
-from medarts.study.jobs import Job, damage_of, is_begun, is_finished
-from medarts.study.layout import Layout, Place
-from medarts.study.networks import Networks, searches_of
-from medarts.study.sides import search_behind
+from medarts.study.jobs import Job, Layout, RunPaths, damage_of, is_begun, is_finished
+from medarts.study.networks import Networks, search_behind, searches_of
 from medarts.system.files import write_whole
 from medarts.tasks import make_task
 from medarts.training.trainer import check_sizes, check_task
 
 _APART = {"search": ("train",), "train": ("search", "derive", "space")}
-"""Sections of a recipe in which a run may differ from its study, by the kind of the run: it does not use them, or, as
-the space of a genotype, they are looked at by themselves."""
+"""Sections of a recipe in which a run may differ from its study, by the kind of the run: it does not use them, or they
+are compared separately, as the space of a genotype is."""
 
 UNDO = "Undo that change, remove that folder, or give another --out."
 
@@ -43,15 +41,15 @@ class Step:
     """A run of a study.
 
     Attributes:
-        place: where it is.
-        recipe: what it does.
+        paths: of the run.
+        recipe: of the run.
         data: fingerprint of its images.
         network: what it trains; None for a search.
         needs: names of the networks whose searches must have finished.
         group: what it trains on; None for a search.
     """
 
-    place: Place
+    paths: RunPaths
     recipe: Recipe
     data: str
     network: str | None = None
@@ -61,12 +59,12 @@ class Step:
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
-        return is_finished(self.place.run, scored=self.network is not None)
+        return is_finished(self.paths.run, scored=self.network is not None)
 
     @property
     def damage(self) -> str:
         """Why the run cannot be read; nothing if it can, or has not begun."""
-        return damage_of(self.place.run, kind="search" if self.network is None else "train")
+        return damage_of(self.paths.run, kind="search" if self.network is None else "train")
 
     @property
     def epochs(self) -> int:
@@ -81,10 +79,10 @@ class Plan:
     """The runs of a study.
 
     Attributes:
-        layout: where everything is.
-        networks: the networks.
-        searches: the searches that are needed, by the network.
-        trainings: seed by seed, then group by group, then network by network.
+        layout: paths of the study.
+        networks: of the study.
+        searches: that are needed, by network.
+        trainings: by seed, then group, then network.
     """
 
     layout: Layout
@@ -95,20 +93,20 @@ class Plan:
 
     @cached_property
     def damaged(self) -> dict[str, str]:
-        """Why runs cannot be read that were begun earlier, by the names of their places."""
-        return {step.place.name: reason for step in self._planned() if (reason := step.damage)}
+        """Why runs of an earlier call cannot be read, by the names of the runs."""
+        return {step.paths.name: reason for step in self._planned() if (reason := step.damage)}
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """All runs but the damaged ones, and those that need a damaged search; searches before what needs them."""
-        lost = {name for name, search in self.searches.items() if search.place.name in self.damaged}
-        return tuple(step for step in self._planned() if step.place.name not in self.damaged and not step.needs & lost)
+        lost = {name for name, search in self.searches.items() if search.paths.name in self.damaged}
+        return tuple(step for step in self._planned() if step.paths.name not in self.damaged and not step.needs & lost)
 
     def _planned(self) -> tuple[Step, ...]:
         ordered: dict[str, Step] = {}
         for training in self.trainings:
             for step in (*(self.searches[name] for name in sorted(training.needs)), training):
-                ordered[step.place.name] = step
+                ordered[step.paths.name] = step
         return tuple(ordered.values())
 
     def is_ready(self, step: Step) -> bool:
@@ -122,30 +120,29 @@ class Plan:
             MedartsError: the network cannot be had or does not take the images, or its run has another genotype.
         """
         if step.network is None:
-            return Job(step.place, step.recipe, None)
-        architecture, run = self.networks.architecture(step.network), step.place.run
+            return Job(step.paths, step.recipe, None)
+        architecture, run = self.networks.architecture(step.network), step.paths.run
         if run.parent not in self._fitting:  # the same with all seeds
             _check_network(step.recipe, architecture)
             self._fitting.add(run.parent)
         if isinstance(architecture, Genotype) and is_begun(run):
             _check_genotype(run, architecture)
-        return Job(step.place, step.recipe, architecture)
+        return Job(step.paths, step.recipe, architecture)
 
 
 @preserved_process_state()
 def prepare(study: Study, out: Path) -> Plan:
-    """Looks at everything that can be wrong, what is quick to see first, reads the images, and writes study.yaml.
+    """Checks everything that can be wrong, quick checks first, reads the images, and writes study.yaml.
 
-    Networks that come of a search are looked at when it has finished.
+    Networks that come from a search are checked when it has finished.
 
     Args:
         study: the study.
-        out: its folder, new or with what an earlier call has left.
+        out: its folder, new or of an earlier call.
 
     Raises:
-        MedartsError: a recipe, the data, a network or the device does not fit, or a run that is there was made by
-            another recipe, of another network or of other data; nothing was written then. A run that is damaged does
-            not stop the others: see `Plan.damaged`.
+        MedartsError: a recipe, the data, a network or the device does not fit, or an existing run has another recipe,
+            network or data; nothing was written then. A damaged run does not stop the others: see `Plan.damaged`.
     """
     layout = Layout(out)
     _check_external(study)
@@ -159,18 +156,18 @@ def prepare(study: Study, out: Path) -> Plan:
     searches = {name: _search(study, layout, name) for name in sorted(_all_needs(trainings))}
     plan = Plan(layout, networks, searches, trainings)
     for step in plan.steps:
-        begun = is_begun(step.place.run)
+        begun = is_begun(step.paths.run)
         with _named(study, *_parts(study, step)):
             if begun:
                 _check_same(step)
-            if plan.is_ready(step) and (begun or not step.needs):  # what comes of a search ends its own trainings alone
+            if plan.is_ready(step) and (begun or not step.needs):  # a searched network ends its own trainings alone
                 plan.job(step)
     for group in study.trained_on:
         with _named(study, group):
             opened = groups[group.name]
             open_store(opened.manifest, opened.recipe.data, threads=opened.recipe.compute.threads)
     for name, step in searches.items():
-        if step.place.name not in plan.damaged and not step.is_finished:
+        if step.paths.name not in plan.damaged and not step.is_finished:
             with _named(study, study.entry_of(name)):
                 prepare_search(step.recipe)
     out.mkdir(parents=True, exist_ok=True)
@@ -192,7 +189,7 @@ def _opened(recipe: Recipe, needs: tuple[Split, ...] = SPLITS) -> _Opened:
 
 
 def _trainings(study: Study, layout: Layout, groups: Mapping[str, _Opened]) -> Iterator[Step]:
-    """Yields all trainings in their order, each group looked at before."""
+    """Yields all trainings in their order, after their groups were checked."""
     for group in study.trained_on:
         opened = groups[group.name]
         settings = opened.recipe.train
@@ -228,15 +225,15 @@ def _all_needs(trainings: Iterable[Step]) -> set[str]:
 
 
 def _parts(study: Study, step: Step) -> tuple[NetworkEntry | GroupEntry, ...]:
-    """Returns the entries of a study that a step comes of."""
+    """Returns the entries of a study that a step belongs to."""
     if step.network is None:
-        return (study.entry_of(Path(step.place.name).name),)
+        return (study.entry_of(Path(step.paths.name).name),)
     return study.entry_of(step.network), next(group for group in study.trained_on if group.name == step.group)
 
 
 @contextmanager
 def _named(study: Study, *parts: NetworkEntry | GroupEntry) -> Iterator[None]:
-    """Names file and entries of a study in the errors of what is looked at for these."""
+    """Names the file and the entries of a study in errors."""
     try:
         yield
     except MedartsError as error:
@@ -245,7 +242,7 @@ def _named(study: Study, *parts: NetworkEntry | GroupEntry) -> Iterator[None]:
 
 
 def _check_external(study: Study) -> None:
-    """Refuses a network that was searched on images of which the study says that nothing was learned from them.
+    """Refuses a network that was searched on images of an external data set.
 
     Raises:
         RecipeError: there is one.
@@ -258,7 +255,7 @@ def _check_external(study: Study) -> None:
                 raise RecipeError(
                     f"{study.file}: {study.place_of(entry)}.genotype: {run.path} was searched on {source.path}, which "
                     f"is '{external[source.identity].domain}' here and external.",
-                    fix="Leave that network out, or take the data set from external.",
+                    fix="Leave that network out, or remove the data set from external.",
                 )
 
 
@@ -269,7 +266,7 @@ def _check_same(step: Step) -> None:
         RunError: names the first field that differs.
     """
     kind = "search" if step.network is None else "train"
-    run = RunDirectory.open(step.place.run, kind=kind)
+    run = RunDirectory.open(step.paths.run, kind=kind)
     difference = first_difference(run.recipe, step.recipe, without=_APART[kind])
     if difference is not None:
         field, before, now = difference

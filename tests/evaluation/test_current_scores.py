@@ -1,10 +1,9 @@
-"""Scores that a run has are kept while they are of the images and weights that are there, and no longer."""
+"""Scores of a run are kept while images and weights are the same, and no longer."""
 
 import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from medarts.comparison import scored
-from medarts.comparison.scored import scores_of
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.config.models import UNetSettings
 from medarts.data.opening import open_manifest
@@ -21,9 +18,8 @@ from medarts.engine import checkpoint
 from medarts.engine.checkpoint import Checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
-from medarts.evaluation.evaluate import evaluate
-from medarts.evaluation.fingerprints import of_metrics
-from medarts.evaluation.mask_scores import Scores
+from medarts.evaluation import evaluate as module
+from medarts.evaluation.evaluate import current_scores, evaluate
 from medarts.training.trainer import start_training
 
 
@@ -46,32 +42,31 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         paths.append(path)
         return evaluate(path, **options)
 
-    monkeypatch.setattr(scored, "evaluate", watched)
+    monkeypatch.setattr(module, "evaluate", watched)
     return paths
 
 
 def test_scores_are_kept_also_of_a_copy(run, made, tmp_path):
-    first = scores_of(run, "test")
+    first = current_scores(run, "test")
     copied = tmp_path / "copy"
     shutil.copytree(run.path, copied, copy_function=shutil.copyfile)  # all files with the time of now
     for weights in copied.glob("checkpoints/best-*/weights.safetensors"):
         os.utime(weights, (2e9, 2e9))
-    assert scores_of(RunDirectory.open(copied), "test") == first
+    assert current_scores(RunDirectory.open(copied), "test").equals(first)
     assert made == []
 
 
 def test_other_weights_are_scored_again_however_old(run, made):
-    first = scores_of(run, "test")
+    first = current_scores(run, "test")
     point = checkpoint.load(run.checkpoints, "best")
     changed = {name: -tensor if tensor.is_floating_point() else tensor for name, tensor in point.weights.items()}
     checkpoint.save(run.checkpoints, "best", Checkpoint(changed, point.state), position=(9, 0))
     for path in run.checkpoints.rglob("*"):
         os.utime(path, (0, 0))
-    second = scores_of(run, "test")
+    second = current_scores(run, "test")
     assert made == [run.path]
-    assert second.made_of.images == first.made_of.images
-    assert second.made_of.weights != first.made_of.weights
-    assert scores_of(run, "test").made_of == second.made_of
+    assert not second.equals(first)
+    assert current_scores(run, "test").equals(second)
     assert len(made) == 1
 
 
@@ -84,17 +79,17 @@ def test_data_that_have_changed_since_the_run_began_are_neither_scored_nor_compa
     Image.fromarray(pixels).save(path.with_suffix(".bmp"))
     path.unlink()
     run.write_json("run.json", run.facts | {"data_fingerprint": open_manifest(run.recipe.data, needs=()).fingerprint()})
-    scores_of(run, "test")
+    current_scores(run, "test")
     about = path.with_suffix(".bmp").stat()
     Image.fromarray(255 - pixels).save(path.with_suffix(".bmp"))
     os.utime(path.with_suffix(".bmp"), ns=(about.st_atime_ns, about.st_mtime_ns))
     made.clear()
     changed = r"The data of .*run have changed since it began \(1 file has other contents: .*blob_22\.bmp\)\. Restore"
-    for use in (lambda: scores_of(run, "test"), lambda: evaluate(run.path)):
+    for use in (lambda: current_scores(run, "test"), lambda: evaluate(run.path)):
         with pytest.raises(RunError, match=changed):
             use()
     assert made == []
-    assert evaluate(run.path, sources=(source,)).split == "test"  # given on purpose, they are scored
+    evaluate(run.path, sources=(source,))  # given on purpose, they are scored
 
 
 def without_fingerprints(path: Path) -> None:
@@ -107,29 +102,22 @@ def cut_off(path: Path) -> None:
     path.write_text(path.read_text()[:100])
 
 
-def without_images(path: Path) -> None:
-    (path.parent / "images.csv").unlink()
-
-
-def other_metrics(path: Path) -> None:
-    """Writes the scores of an earlier version, with a metric less, as that would have written them."""
-    scores = Scores.read(path.parent)
-    scores.images = [replace(one, metrics={"dice": one.metrics["dice"]}) for one in scores.images]
-    scores.made_of = replace(scores.made_of, metrics=of_metrics({"dice": "2 TP / (2 TP + FP + FN)."}))
-    scores.write(path.parent)
+def without_tables(path: Path) -> None:
+    for table in path.parent.glob("*.csv"):
+        table.unlink()
 
 
 def strange(path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"made_of": ["x"]}))
 
 
-@pytest.mark.parametrize("spoil", [without_fingerprints, cut_off, without_images, other_metrics, strange, Path.unlink])
+@pytest.mark.parametrize("spoil", [without_fingerprints, cut_off, without_tables, strange, Path.unlink])
 def test_files_that_are_old_or_damaged_are_written_again(run, made, spoil: Callable[[Path], None]):
-    first = scores_of(run, "test")
+    first = current_scores(run, "test")
     spoil(run.path / "scores" / "test" / "scores.json")
-    assert scores_of(run, "test") == first
+    assert current_scores(run, "test").equals(first)
     assert made == [run.path]
-    assert scores_of(run, "test") == first
+    assert current_scores(run, "test").equals(first)
     assert len(made) == 1
 
 
@@ -138,7 +126,7 @@ def test_images_that_left_the_split_are_refused(run):
     splits = source.path / "splits.csv"
     splits.write_text(splits.read_text().replace("p10,val", "p10,test"))
     with pytest.raises(RunError, match=r"The data of .*run have changed since it began"):
-        scores_of(run, "test")
+        current_scores(run, "test")
 
 
 def test_fingerprints_of_half_precision_and_counters():
