@@ -18,8 +18,8 @@ from medarts.config import AugmentationSettings, DataSettings
 from medarts.data.augmentation import Mixture
 from medarts.data.batches import Batches
 from medarts.data.opening import choose_sources, open_data
-from medarts.models.weave import WeaveNetwork
-from medarts.spaces.reading import load
+from medarts.spaces.genotype import load_genotype as load
+from medarts.spaces.nas_wdan import NasWdanNetwork
 from medarts.tasks import SegmentationTask
 
 REPEATS = 7
@@ -42,7 +42,7 @@ def main() -> None:
         store, store.manifest.of_split("train"), batch=arguments.batch, name="training set", device=torch.device("cpu")
     )
     order = batches.order(0, seed=0, sampling="by_size")
-    network = WeaveNetwork(load(arguments.genotype))
+    network = NasWdanNetwork(load(arguments.genotype))
     task = SegmentationTask(settings, loss="bce_dice")
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
     loading, training = [], []
@@ -52,7 +52,7 @@ def main() -> None:
         loading.append(time.perf_counter() - began)
         began = time.perf_counter()
         optimizer.zero_grad()
-        task.loss(network(batch.images), Mixture(batch.images, ((1.0, batch.targets),))).backward()
+        task.loss(network(batch.images, all_heads=True), Mixture(batch.images, ((1.0, batch.targets),))).backward()
         optimizer.step()
         training.append(time.perf_counter() - began)
     load_seconds, step_seconds = statistics.median(loading[1:]), statistics.median(training[1:])

@@ -24,14 +24,13 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from medarts.config.models import MODELS
-from medarts.models.inference import for_inference
-from medarts.models.network import TrainedNetwork
-from medarts.models.registry import build_network
-from medarts.models.shipping import shipped
-from medarts.models.weave import WeaveNetwork
-from medarts.spaces.layers import Norm
-from medarts.spaces.reading import load
+from medarts.models import create_model
+from medarts.network import Network
+from medarts.network.inference import for_inference, shipped
+from medarts.network.layers import Norm
+from medarts.registry import models
+from medarts.spaces.genotype import load_genotype as load
+from medarts.spaces.nas_wdan import NasWdanNetwork
 
 ISIC = "stage1_layer9_110epoch_double_deep_final"
 CVC = "layer7_double_deep"
@@ -83,7 +82,7 @@ def main() -> None:
         grid(size=arguments.size, batch=arguments.batch, turns=arguments.repeats, as_json=arguments.json)
         return
     arguments.size = arguments.size or 256
-    network = WeaveNetwork(load(arguments.genotype), norm=arguments.norm).eval()
+    network = NasWdanNetwork(load(arguments.genotype), norm=arguments.norm).eval()
     network.check_size(arguments.size)
     images = torch.rand(arguments.batch, 3, arguments.size, arguments.size)
     with_statistics(network, images)
@@ -116,16 +115,16 @@ def grid(*, size: int | None, batch: int, turns: int, as_json: bool) -> None:
     print(f"\n{len(rows)} networks, {len(slower)} of them slower as shipped; largest ratio {worst(rows):.2f}")
 
 
-def built(name: str, width: int, norm: Norm | None) -> TrainedNetwork:
-    architecture = MODELS[name](width=width) if name in MODELS else load(name).with_settings(init_channel=width)
-    return build_network(architecture, in_channels=3, outputs=1, norm=norm)
+def built(name: str, width: int, norm: Norm | None) -> Network:
+    width_of = {"width": width} if name in models else {"init_channel": width}
+    return create_model(name, norm=norm, outputs=1, **width_of)
 
 
 @torch.inference_mode()
-def in_turns(network: TrainedNetwork, form: TrainedNetwork, images: Tensor, *, turns: int) -> dict[str, Any]:
+def in_turns(network: Network, form: Network, images: Tensor, *, turns: int) -> dict[str, Any]:
     """Returns milliseconds of both and the ratio of turns, each with quartiles, and the difference of the logits."""
     head, clock = network.heads[-1], time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    (expected,), (found,) = network(images, head), form(images, head)
+    expected, found = network(images, head), form(images, head)
     times, start = [], clock()
     while len(times) < turns + 2 or clock() - start < LEAST_SECONDS:
         pair = []

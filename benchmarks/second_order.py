@@ -25,17 +25,16 @@ from supernet import interleaved, quartiles
 from torch import Tensor
 from torch.nn import functional as F
 
-from medarts.config import ComputeSettings, StackSettings
+from medarts.config import ComputeSettings
 from medarts.engine.device import make_fabric, peak_memory_mb
 from medarts.nas.gradients import Objective, first_order
 from medarts.registry import gradients
-from medarts.spaces.space import Supernet
-from medarts.spaces.stack.supernet import StackSupernet
-from medarts.spaces.weave.genotypes import LatticeSettings
-from medarts.spaces.weave.supernet import WeaveSupernet
+from medarts.spaces.base import Supernet
+from medarts.spaces.darts import DartsSettings, DartsSupernet
+from medarts.spaces.nas_wdan import LatticeSettings, NasWdanSupernet
 
 TARGETS = {"time_ratio": 2.7, "memory_ratio": 1.3}
-BATCH = {"weave": 2, "stack": 4}
+BATCH = {"nas-wdan": 2, "darts": 4}
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class Case:
 def build(space: str) -> Supernet:
     """Returns the supernet that is measured."""
     torch.manual_seed(0)
-    if space == "stack":
-        return StackSupernet(StackSettings(search_channel=16), depth=12, outputs=14)
-    return WeaveSupernet(LatticeSettings(depth=4, init_channel=16, double_down_channel=True, intermediate_nodes=4))
+    if space == "darts":
+        return DartsSupernet(DartsSettings(search_channel=16), depth=12, outputs=14)
+    return NasWdanSupernet(LatticeSettings(depth=4, init_channel=16, double_down_channel=True, intermediate_nodes=4))
 
 
 class Step:
@@ -116,7 +115,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", choices=tuple(BATCH), default="stack")
+    parser.add_argument("--space", choices=tuple(BATCH), default="darts")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu")

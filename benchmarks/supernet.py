@@ -29,19 +29,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from medarts.config import ComputeSettings, StackSettings, SupernetSettings
+from medarts.config import ComputeSettings, SupernetSettings
 from medarts.engine.device import make_fabric, peak_memory_mb
 from medarts.nas.gradients import first_order
-from medarts.spaces.space import Supernet
-from medarts.spaces.stack import execution as of_stack
-from medarts.spaces.stack.supernet import StackSupernet
-from medarts.spaces.weave import execution as of_weave
-from medarts.spaces.weave.genotypes import LatticeSettings
-from medarts.spaces.weave.supernet import WeaveSupernet
+from medarts.spaces import darts, nas_wdan
+from medarts.spaces.base import Supernet
+from medarts.spaces.darts import DartsSettings, DartsSupernet
+from medarts.spaces.nas_wdan import LatticeSettings, NasWdanSupernet
 
-DEFAULTS = {"weave": {"depth": 4, "batch": 2}, "stack": {"depth": 12, "batch": 4}}
+DEFAULTS = {"nas-wdan": {"depth": 4, "batch": 2}, "darts": {"depth": 12, "batch": 4}}
 FINDINGS = 14
-EXACT_SIZES = {"weave": 32, "stack": 72}
+EXACT_SIZES = {"nas-wdan": 32, "darts": 72}
 """For comparisons; that of the stack becomes odd on its way down."""
 
 
@@ -61,24 +59,24 @@ class Case:
 
     def build(self) -> Supernet:
         torch.manual_seed(0)
-        if self.space == "stack":
-            return StackSupernet(
-                StackSettings(stem="chest", search_channel=self.channels),
+        if self.space == "darts":
+            return DartsSupernet(
+                DartsSettings(stem="chest", search_channel=self.channels),
                 depth=self.depth,
                 outputs=FINDINGS,
                 supernet=self.supernet,
-                execution=of_stack.PLAIN if self.execution == "plain" else of_stack.FAST,
+                backend=darts.REFERENCE if self.execution == "plain" else darts.FUSED,
             )
-        return WeaveSupernet(
+        return NasWdanSupernet(
             LatticeSettings(
                 depth=self.depth, init_channel=self.channels, double_down_channel=True, intermediate_nodes=4
             ),
             supernet=self.supernet,
-            execution=of_weave.PLAIN if self.execution == "plain" else of_weave.FAST,
+            backend=nas_wdan.REFERENCE if self.execution == "plain" else nas_wdan.FUSED,
         )
 
     def targets(self, images: Tensor) -> Tensor:
-        if self.space == "stack":
+        if self.space == "darts":
             return (torch.rand(len(images), FINDINGS, generator=torch.Generator().manual_seed(3)) > 0.8).float()
         return (images.mean(1, keepdim=True) > 0.5).float()
 
@@ -95,7 +93,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", choices=tuple(DEFAULTS), default="weave")
+    parser.add_argument("--space", choices=tuple(DEFAULTS), default="nas-wdan")
     parser.add_argument("--depth", type=int)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--size", type=int, default=128)
@@ -263,10 +261,10 @@ def largest_difference(cases: list[Case]) -> float:
         # Both with the channels of the fast one.
         supernet = replace(case, supernet=cases[1].supernet).build().double().eval().to(case.device)
         generator, size = torch.Generator().manual_seed(2), EXACT_SIZES[case.space]
-        if case.space == "weave":
+        if case.space == "nas-wdan":
             size = max(size, 2**case.depth)
         x = torch.rand(case.batch, 3, size, size, generator=generator, dtype=torch.float64).to(case.device)
-        outputs = supernet(x)
+        outputs = supernet(x, all_heads=True)
         torch.autograd.backward(torch.stack([out.square().sum() for out in outputs]).sum())
         tensors.append([*outputs, *(p.grad for p in supernet.parameters() if p.grad is not None)])
     pairs = zip(*tensors, strict=True)

@@ -24,7 +24,7 @@ from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Trial
 from medarts.nas.search import start_search
-from medarts.spaces.reading import load as load_genotype
+from medarts.spaces.genotype import load_genotype
 
 PUBLISHED = "alpha0_5_stage1_nodouble_deep_ep80"
 
@@ -235,8 +235,8 @@ def test_genotypes_that_are_refused(medarts, folder_data, tmp_path):
     refused(medarts("cost", PUBLISHED, "--size", "100"), "size 100", "Use 96 or 128")
     genotype = json.loads(load_genotype(PUBLISHED).to_json())
     for name, change, parts in (
-        ("other", {"space": "stack"}, (f"Genotype '{PUBLISHED}' has the unknown setting",)),
-        ("unknown", {"space": "weaver"}, ("of the unknown space 'weaver'", "Did you mean 'weave'?")),
+        ("other", {"space": "darts"}, (f"Genotype '{PUBLISHED}' has the unknown setting",)),
+        ("unknown", {"space": "nas-wdn"}, ("of the unknown space 'nas-wdn'", "Did you mean 'nas-wdan'?")),
         ("newer", {"version": 2}, ("newer.json has version 2", "reads 1")),
         ("cut", {"cells": {}}, (PUBLISHED, "cell")),
     ):

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from medarts.config import Recipe, apply_overrides, parse
-from medarts.config.models import UNetPPSettings, UNetSettings
 from medarts.engine.directory import RunDirectory
-from medarts.models.registry import build_network
+from medarts.models import build_network
+from medarts.models.unet import UNetSettings
+from medarts.models.unetpp import UNetPPSettings
 from medarts.profiling.cost import Cost, count_parameters
 from medarts.profiling.latency import Timing
 

@@ -12,8 +12,8 @@ from medarts.config import Recipe, apply_overrides, parse, to_yaml
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.models.chexnet import CheXNet
-from medarts.spaces.reading import load as load_genotype
-from medarts.spaces.stack.darts_text import to_text
+from medarts.spaces.darts_text import to_text
+from medarts.spaces.genotype import load_genotype
 
 PUBLISHED = "chestxray14_first_order"
 SMALL = ("train.epochs=1", "train.batch=8", "evaluation.bootstrap=100", "data.size=32")

@@ -11,9 +11,9 @@ from medarts.commands import comparisons
 from medarts.comparison.candidates import Candidate, Group, Missing
 from medarts.comparison.compare import RANDOM, Comparison
 from medarts.config import Recipe, apply_overrides, parse
-from medarts.config.models import UNetSettings
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
+from medarts.models.unet import UNetSettings
 from medarts.profiling import cost
 from medarts.profiling.cost import Cost, Timing
 from medarts.training.trainer import start_training

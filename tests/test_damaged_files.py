@@ -11,9 +11,9 @@ from medarts.comparison.readable import read_files
 from medarts.commands import runs
 from medarts.comparison.candidates import group_runs
 from medarts.config import parse
-from medarts.config.models import UNetSettings
 from medarts.errors import MedartsError
 from medarts.evaluation.evaluate import current_scores
+from medarts.models.unet import UNetSettings
 from medarts.reporting.page import write_report
 
 

@@ -87,4 +87,4 @@ def test_the_recipe_of_the_demo_of_findings_is_valid(tmp_path: Path, monkeypatch
     monkeypatch.setattr(demo_module, "FILM_SIZE", 32)
     recipe = demo_recipe(tmp_path, "classification")
     assert [source.kind for source in recipe.data.sources] == ["chestxray14"]
-    assert recipe.space.name == "stack"
+    assert recipe.space.name == "darts"

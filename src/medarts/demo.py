@@ -11,7 +11,7 @@ from medarts.data.synthetic import write_chest_phantoms, write_phantoms
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.mask_scores import Scores
-from medarts.spaces.reading import load as load_genotype
+from medarts.spaces.genotype import load_genotype
 
 IMAGES, SIZE = 100, 96
 FILMS, FILM_SIZE = 600, 64

@@ -20,8 +20,8 @@ from medarts.metrics.masks import dice_per_image, shown_classes
 from medarts.metrics.ranking import auroc
 from medarts.registry import Settings
 
-Forward = Callable[[Tensor], list[Tensor]]
-"""Images -> the logits of all heads, early to last."""
+Forward = Callable[..., Any]
+"""A network: images -> the logits of its last head; with ``all_heads=True`` those of all, early to last."""
 
 
 class Task(Protocol):
@@ -106,7 +106,7 @@ class SegmentationTask:
         dice: list[NDArray[np.floating[Any]]] = []
         indices: list[int] = []
         for batch in batches.all():
-            outputs = forward(batch.images)
+            outputs = forward(batch.images, all_heads=True)
             plain = Mixture(batch.images, ((1.0, batch.targets),))
             losses += [float(self.loss(outputs, plain))] * len(batch.images)
             logits, targets = outputs[-1], batch.targets
@@ -196,7 +196,7 @@ class ClassificationTask:
         """
         losses, logits, labels = [], [], []
         for batch in batches.all():
-            outputs = forward(batch.images)[-1]
+            outputs = forward(batch.images)
             plain = Mixture(batch.images, ((1.0, batch.targets),))
             losses += [float(self.loss([outputs], plain))] * len(batch.images)
             logits.append(outputs.float().cpu().numpy())

@@ -10,8 +10,7 @@ from medarts.comparison.candidates import Candidate, check_comparable, group_run
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
-from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load as load_genotype
+from medarts.spaces.genotype import Genotype, load_genotype
 
 MANIFEST = """key,domain,patient,split,image,mask,findings
 a,blobs,p0,train,{root}/a.png,{root}/a_mask.png,

@@ -16,15 +16,15 @@ from medarts.comparison.compare import RANDOM, TABLES, Comparison, compare
 from medarts.comparison.costs import REPEATS, costs_of_groups
 from medarts.comparison.overlays import predict_overlays
 from medarts.config import Recipe, apply_overrides, parse
-from medarts.config.models import UNetSettings
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import current_scores
 from medarts.metrics.ranking import auroc
+from medarts.models.unet import UNetSettings
 from medarts.profiling import cost
 from medarts.profiling.cost import Cost, Timing
-from medarts.spaces.reading import load as load_genotype
-from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.spaces.genotype import load_genotype
+from medarts.spaces.nas_wdan import NasWdan
 from medarts.system.randomness import seed_torch
 from medarts.training.trainer import start_training
 
@@ -73,7 +73,7 @@ def unets(recipe: Recipe, tmp_path: Path) -> list[Path]:
 
 def weave(recipe: Recipe, out: Path) -> Path:
     seed_torch(0, "genotype")
-    space = WeaveSpace(recipe.space, in_channels=3, outputs=1)
+    space = NasWdan(recipe.space, in_channels=3, outputs=1)
     supernet = space.supernet(recipe.search.stages[0], None)
     genotype = supernet.derive(recipe.derive, name="small", provenance={"source": "random", "seed": 0})
     return start_training(recipe, genotype, out).path

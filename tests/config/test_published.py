@@ -14,19 +14,19 @@ from medarts.config import (
     Recipe,
     SearchSettings,
     SourceSettings,
-    StackSettings,
     TrainSettings,
-    WeaveSettings,
     apply_overrides,
     fingerprint,
     make_source,
     parse,
     to_yaml,
 )
-from medarts.config.models import CheXNetSettings
 from medarts.config.published import space_of, with_published_defaults
 from medarts.errors import RecipeError
+from medarts.models.chexnet import CheXNetSettings
 from medarts.registry import sources
+from medarts.spaces.darts import DartsSettings
+from medarts.spaces.nas_wdan import NasWdanSettings
 
 FILMS: dict[str, Any] = {"kind": "table", "path": "/data/films"}
 RAYS: dict[str, Any] = {"kind": "chestxray14", "path": "/data/rays"}
@@ -51,38 +51,42 @@ def refused(mapping: dict[str, Any], *changes: str) -> str:
 @pytest.mark.parametrize(
     ("sources", "space", "task"),
     [
-        ([FILMS], "stack", "classification"),
-        ([RAYS], "stack", "classification"),
-        ([FILMS, RAYS], "stack", "classification"),
-        ([BLOBS], "weave", "segmentation"),
-        ([{"kind": "isic", "path": "/d"}], "weave", "segmentation"),
-        ([{"kind": "cvc", "path": "/d"}], "weave", "segmentation"),
-        ([{"kind": "chaos", "path": "/d"}], "weave", "segmentation"),
+        ([FILMS], "darts", "classification"),
+        ([RAYS], "darts", "classification"),
+        ([FILMS, RAYS], "darts", "classification"),
+        ([BLOBS], "nas-wdan", "segmentation"),
+        ([{"kind": "isic", "path": "/d"}], "nas-wdan", "segmentation"),
+        ([{"kind": "cvc", "path": "/d"}], "nas-wdan", "segmentation"),
+        ([{"kind": "chaos", "path": "/d"}], "nas-wdan", "segmentation"),
     ],
 )
 def test_the_sources_choose_the_space(sources: list[dict[str, Any]], space: str, task: str) -> None:
     recipe = parse(findings(*sources))
     assert (recipe.space.name, recipe.data.task) == (space, task)
-    assert isinstance(recipe.space, StackSettings if space == "stack" else WeaveSettings)
+    assert isinstance(recipe.space, DartsSettings if space == "darts" else NasWdanSettings)
     as_models = findings()
     as_models["data"]["sources"] = tuple(make_source(**source) for source in sources)
     assert space_of(as_models) == space_of({"data": DataSettings(sources=as_models["data"]["sources"])}) == space
 
 
 def test_settings_of_a_space_that_is_not_named_are_those_of_the_space_that_fits() -> None:
-    assert parse(findings(space={"layers": 8})).space == StackSettings(layers=8)
-    assert parse(findings(BLOBS, space={"shuffle_groups": 2})).space == WeaveSettings(shuffle_groups=2)
+    assert parse(findings(space={"layers": 8})).space == DartsSettings(layers=8)
+    assert parse(findings(BLOBS, space={"shuffle_groups": 2})).space == NasWdanSettings(shuffle_groups=2)
     assert "space.layers is not a key of a recipe" in refused(findings(BLOBS, space={"layers": 8}))
 
 
+def test_a_space_is_its_name_or_a_section() -> None:
+    assert parse(findings(space="darts")).space == parse(findings(space={"name": "darts"})).space == DartsSettings()
+
+
 def test_a_wrong_space_is_refused() -> None:
-    assert "space weave does not fit the data: images with findings need space.name stack" in refused(
-        findings(space={"name": "weave"})
+    assert "space nas-wdan does not fit the data: images with findings need space.name darts" in refused(
+        findings(space={"name": "nas-wdan"})
     )
-    assert "space stack does not fit the data: images with masks need space.name weave" in refused(
-        findings(BLOBS, space={"name": "stack"})
+    assert "space darts does not fit the data: images with masks need space.name nas-wdan" in refused(
+        findings(BLOBS, space={"name": "darts"})
     )
-    assert "space.name cannot be 'stak'. Did you mean 'stack'?" in refused(findings(space={"name": "stak"}))
+    assert "space.name cannot be 'drats'. Did you mean 'darts'?" in refused(findings(space={"name": "drats"}))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_a_wrong_space_is_refused() -> None:
     [("layer", "layers"), ("serch_channel", "search_channel"), ("drop_path", "drop_path_prob"), ("auxilary", "aux")],
 )
 def test_unknown_settings_of_the_stack_are_named_with_the_nearest(key: str, nearest: str) -> None:
-    for space in ({key: 1}, {"name": "stack", key: 1}):
+    for space in ({key: 1}, {"name": "darts", key: 1}):
         message = refused(findings(space=space))
         assert f"my.yaml: space.{key} is not a key of a recipe. Did you mean '{nearest}" in message
 
@@ -107,7 +111,6 @@ def test_what_the_other_space_knows_is_no_key_of_the_stack() -> None:
         {"data": {"sources": "table"}},
         {"data": {"sources": [None]}},
         {"data": 3},
-        findings(space="stack"),
         findings(space=None),
         findings(train=None),
         findings(search={"stages": [None]}),
@@ -137,7 +140,7 @@ def test_defaults_of_the_stack() -> None:
         0,
     )
     space = recipe.space
-    assert isinstance(space, StackSettings)
+    assert isinstance(space, DartsSettings)
     assert (space.stem, space.search_channel, space.init_channel, space.layers) == ("chest", 16, 36, 20)
     assert (space.intermediate_nodes, space.drop_path_prob, space.auxiliary) == (4, 0.2, False)
     train = recipe.train
@@ -171,7 +174,7 @@ def test_what_is_given_wins_at_every_depth() -> None:
 def test_sections_that_are_made_already_stay_as_they_are() -> None:
     """Whoever makes a recipe in Python says all of a section, or none."""
     sections: dict[str, Any] = {
-        "space": StackSettings(layers=8),
+        "space": DartsSettings(layers=8),
         "search": SearchSettings(lr=0.1),
         "train": TrainSettings(loss="focal"),
     }
@@ -198,10 +201,9 @@ def test_the_content_that_is_filled_is_left_alone() -> None:
 
 def test_recipes_of_masks_get_nothing_of_the_stack() -> None:
     content = findings(BLOBS, train={"batch": 3})
-    assert with_published_defaults(content) == {**content, "space": {"name": "weave"}}
     recipe = parse(content)
     assert recipe == Recipe(
-        data=DataSettings(sources=(make_source(**BLOBS),)), space=WeaveSettings(), train=TrainSettings(batch=3)
+        data=DataSettings(sources=(make_source(**BLOBS),)), space=NasWdanSettings(), train=TrainSettings(batch=3)
     )
     assert [stage.depth for stage in recipe.search.stages] == [4, 5]
     assert (recipe.train.norm, recipe.train.schedule, recipe.data.augmentation.shift) == (None, "cosine", 0.0)

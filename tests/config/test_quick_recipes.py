@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from medarts.config import MODELS, load, parse
-from medarts.config.models import ResEncUNetSettings
+from medarts import registry
+from medarts.config import load, parse
 from medarts.config.study import load_study
 from medarts.config.yaml_text import read_yaml
+from medarts.models import build_network
 from medarts.models.blocks import ConvNorm
-from medarts.models.registry import build_network
-from medarts.spaces.reading import load as load_genotype
+from medarts.models.resenc_unet import ResEncUNetSettings
+from medarts.spaces.genotype import load_genotype
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SOURCE = {"kind": "folder", "path": "/data"}
@@ -39,7 +40,7 @@ def kinds_of_norms(network: nn.Module) -> set[str]:
     return {kind.__name__ for part in network.modules() for kind in kinds if isinstance(part, kind)}
 
 
-def test_the_benchmark_changes_the_norms_of_weaved_networks_alone() -> None:
+def test_the_benchmark_changes_the_norms_of_genotypes_alone() -> None:
     study = load_study(RECIPES / "benchmark-cpu.yaml")
     models = [entry.model for entry in study.networks if entry.model is not None]
     assert len(models) == 7
@@ -47,7 +48,10 @@ def test_the_benchmark_changes_the_norms_of_weaved_networks_alone() -> None:
         small = model.model_copy(update={"width": 4, "depth": 3})
         norms = [
             kinds_of_norms(build_network(architecture, in_channels=3, outputs=1, norm=norm))
-            for architecture, norm in ((small, study.recipe.train.norm), (MODELS[model.name](width=4, depth=3), None))
+            for architecture, norm in (
+                (small, study.recipe.train.norm),
+                (registry.models.choose({"name": model.name, "width": 4, "depth": 3}), None),
+            )
         ]
         assert norms[0] == norms[1], model.name
     weave = load_genotype("alpha0_5_stage1_nodouble_deep_ep80").with_settings(init_channel=4)

@@ -10,10 +10,11 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from medarts.config import MODELS, Recipe, apply_overrides, fingerprint, load, parse, to_yaml
-from medarts.config.models import UNetSettings
+from medarts import registry
+from medarts.config import Recipe, apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.config.study import Study, load_study
 from medarts.errors import RecipeError
+from medarts.models.unet import UNetSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -121,7 +122,7 @@ def test_unknown_key_with_no_neighbour_lists_the_valid_ones() -> None:
         (content(compute={"precision": 16}), "compute.precision cannot be 16. Did you mean 'fp16'\\?"),
         (content(compute={"precision": "float"}), "compute.precision cannot be 'float'. Valid here: bf16, fp16, fp32."),
         (content(data={"sampling": "equally"}), "data.sampling cannot be 'equally'. Did you mean 'equal'?"),
-        (content(space={"name": "stack"}), "space stack does not fit the data: images with masks need .*weave"),
+        (content(space={"name": "darts"}), "space darts does not fit the data: images with masks need .*nas-wdan"),
         (content(derive={"moves": "top_K"}), "derive.moves cannot be 'top_K'. Did you mean 'top_k'?"),
         (content(train={"epochs": 0}), r"train.epochs: .*greater than or equal to 1 \(given: 0\)"),
         (content(train={"epochs": 2.5}), r"train.epochs: .*integer.* \(given: 2.5\)"),
@@ -316,7 +317,7 @@ def test_nothing_is_converted_and_nothing_is_boundless(mapping: dict[str, Any], 
 
 
 def numbers(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields all numbers of a JSON schema with their places."""
+    """Yields all numbers of a JSON schema with their positions."""
     if isinstance(schema, dict):
         if schema.get("type") in ("integer", "number") and "enum" not in schema and "const" not in schema:
             yield place, schema
@@ -676,10 +677,10 @@ def test_values_that_cannot_train_are_refused(section: str, values: dict[str, fl
 # Baselines
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", registry.models.names())
 def test_a_model_is_its_name_or_a_section(name: str) -> None:
     alone = parse(content(train={"model": name}))
-    assert alone.train.model == MODELS[name]()
+    assert alone.train.model == registry.models.choose(name)
     assert parse(yaml.safe_load(to_yaml(alone))) == alone
     assert fingerprint(alone) != fingerprint(parse(content()))
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medarts.evaluation.cam import grad_cam
-from medarts.models.network import FindingNetwork
+from medarts.network import FindingNetwork
 
 FINDINGS = 3
 

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from medarts.config import Recipe, apply_overrides, parse
-from medarts.config.models import UNetSettings
 from medarts.data.opening import open_manifest
 from medarts.engine import checkpoint
 from medarts.engine.checkpoint import Checkpoint
@@ -20,6 +19,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.evaluation import evaluate as module
 from medarts.evaluation.evaluate import current_scores, evaluate
+from medarts.models.unet import UNetSettings
 from medarts.training.trainer import start_training
 
 

@@ -23,7 +23,7 @@ from medarts.evaluation import segmentation
 from medarts.evaluation.evaluate import evaluate, load_network, scores_folder
 from medarts.evaluation.mask_scores import Scores
 from medarts.reporting.page import write_report
-from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.spaces.nas_wdan import NasWdan
 from medarts.system.randomness import seed_torch
 from medarts.training.trainer import start_training
 
@@ -51,7 +51,7 @@ def run(recipe: Recipe, tmp_path: Path) -> RunDirectory:
 def trained(recipe: Recipe, out: Path) -> RunDirectory:
     settings = changed(recipe, "space.intermediate_nodes=2")
     seed_torch(0, "genotype")
-    space = WeaveSpace(settings.space, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
+    space = NasWdan(settings.space, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
     supernet = space.supernet(settings.search.stages[0], None)
     return start_training(recipe, supernet.derive(recipe.derive, name="small", provenance={}), out)
 
@@ -73,7 +73,7 @@ def test_scores_agree_with_the_saved_network(run):
     for score in scores.images:
         position = next(n for n, sample in enumerate(store.manifest.samples) if sample.key == score.key)
         with torch.no_grad():
-            logits = network(torch.from_numpy(store.images[[position]]).float())[-1]
+            logits = network(torch.from_numpy(store.images[[position]]).float())
         predicted = (logits[0, 0].sigmoid() >= 0.5).numpy()
         true = store.targets[position] == 1
         assert score.metrics["dice"] == pytest.approx(dice(predicted, true), abs=1e-6)
@@ -154,7 +154,7 @@ def test_an_early_head(run):
     store = open_data(run.recipe.data, needs=("test",))
     position = next(n for n, sample in enumerate(store.manifest.samples) if sample.key == "blob_22")
     with torch.no_grad():
-        logits = network(torch.from_numpy(store.images[[position]]).float())[0]  # the first of both
+        logits = network(torch.from_numpy(store.images[[position]]).float(), "2,0")  # the first of both
     expected = dice((logits[0, 0] >= 0).numpy(), store.targets[position] == 1)
     assert scores.images[0].metrics["dice"] == pytest.approx(expected, abs=1e-6)
     with pytest.raises(RunError, match=r"no head '2,1'\. Did you mean '2,0'"):
@@ -277,7 +277,7 @@ def test_several_classes(recipe, folder_data, tmp_path):
     network, store = load_network(run).eval(), open_data(run.recipe.data, needs=("test",))
     positions = store.indices(store.manifest.of_split("test"))
     with torch.no_grad():
-        predicted = network(torch.from_numpy(store.images[positions]).float())[-1].argmax(1).numpy()
+        predicted = network(torch.from_numpy(store.images[positions]).float()).argmax(1).numpy()
     for score in scores.images:
         number = ("blob_22", "blob_23").index(score.key)
         expected = dice(predicted[number] == score.class_index, store.targets[positions[number]] == score.class_index)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.networks import nets
 
-from medarts.config import Recipe, SourceSettings, StackSettings, apply_overrides, make_source, parse, to_yaml
+from medarts.config import Recipe, SourceSettings, apply_overrides, make_source, parse, to_yaml
 from medarts.config.reading import deciding_values, fingerprint
 from medarts.data.opening import open_data, open_manifest
 from medarts.engine.directory import RunDirectory
@@ -22,7 +22,7 @@ from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.mask_scores import ALL
 from medarts.profiling.plan import plan
 from medarts.reporting.page import write_report
-from medarts.spaces.stack.supernet import StackSpace
+from medarts.spaces.darts import Darts, DartsSettings
 from medarts.system.randomness import seed_torch
 from medarts.training.trainer import start_training
 
@@ -50,8 +50,8 @@ def run(recipe: Recipe, tmp_path: Path) -> RunDirectory:
     """A training run of two epochs, with an auxiliary head, which evaluation does not see."""
     seed_torch(0, "genotype")
     settings = changed(recipe, "space.auxiliary=true")
-    assert isinstance(settings.space, StackSettings)
-    space = StackSpace(settings.space, in_channels=1, outputs=3, supernet=settings.search.supernet)
+    assert isinstance(settings.space, DartsSettings)
+    space = Darts(settings.space, in_channels=1, outputs=3, supernet=settings.search.supernet)
     supernet = space.supernet(settings.search.stages[0], None)
     return start_training(recipe, supernet.derive(recipe.derive, name="small", provenance={}), tmp_path / "run")
 

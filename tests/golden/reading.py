@@ -221,14 +221,15 @@ def parameters_by_network() -> dict[str, int]:
     """Returns the trainable parameters of all genotypes of the zoo and of all networks made by hand, full size."""
     import torch
 
-    from medarts.config.models import MODELS
-    from medarts.models.registry import build_network, usual_outputs
-    from medarts.spaces.reading import load, zoo
+    from medarts.models import build_network, published_outputs
+    from medarts.registry import models
+    from medarts.spaces.genotype import load_genotype as load
+    from medarts.spaces.genotype import zoo
 
     found = {}
     with torch.device("meta"):
-        for architecture in (*map(load, zoo()), *(settings() for settings in MODELS.values())):
-            network = build_network(architecture, in_channels=3, outputs=usual_outputs(architecture))
+        for architecture in (*map(load, zoo()), *(models.choose(name) for name in models.names())):
+            network = build_network(architecture, in_channels=3, outputs=published_outputs(architecture))
             found[architecture.name] = sum(p.numel() for p in network.parameters() if p.requires_grad)
     return found
 

@@ -25,7 +25,7 @@ STRONG = {
     "gamma": 0.2,
 }
 WEAVE = {
-    "name": "weave",
+    "name": "nas-wdan",
     "init_channel": 2,
     "double_down_channel": True,
     "intermediate_nodes": 2,
@@ -94,7 +94,7 @@ def findings(folder: Path) -> list[Words]:
             "cache": str(folder / "cache"),
         },
         "space": {
-            "name": "stack",
+            "name": "darts",
             "search_channel": 4,
             "init_channel": 4,
             "layers": 5,

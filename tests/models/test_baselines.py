@@ -9,26 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.config.models import (
-    AttentionR2UNetSettings,
-    AttentionUNetSettings,
-    MultiResUNetSettings,
-    R2UNetSettings,
-    ResEncUNetSettings,
-    UNetPPSettings,
-    UNetSettings,
-)
 from medarts.errors import RecipeError
-from medarts.models.attention_r2unet import AttentionR2UNet
-from medarts.models.attention_unet import AttentionUNet
+from medarts.models.attention_unet import AttentionUNet, AttentionUNetSettings
 from medarts.models.baseline import BaselineNetwork, EncoderDecoder
 from medarts.models.blocks import AttentionGate, ConvNorm, UpConv, norm_maker
-from medarts.models.multiresunet import MultiResBlock, MultiResUNet, PathStep, block_channels
-from medarts.models.r2unet import R2UNet, RecurrentConv, StepBatchNorm
-from medarts.models.resenc_unet import ResEncUNet, ResidualBlock
-from medarts.models.unet import UNet
-from medarts.models.unetpp import UNetPP
-from medarts.spaces.layers import Norm
+from medarts.models.multiresunet import MultiResBlock, MultiResUNet, MultiResUNetSettings, PathStep, block_channels
+from medarts.models.r2unet import (
+    AttentionR2UNet,
+    AttentionR2UNetSettings,
+    R2UNet,
+    R2UNetSettings,
+    RecurrentConv,
+    StepBatchNorm,
+)
+from medarts.models.resenc_unet import ResEncUNet, ResEncUNetSettings, ResidualBlock
+from medarts.models.unet import UNet, UNetSettings
+from medarts.models.unetpp import UNetPP, UNetPPSettings
+from medarts.network.layers import Norm
 
 KINDS: dict[type, type] = {
     UNet: UNetSettings,
@@ -139,7 +136,7 @@ def test_width_and_depth(kind: type) -> None:
 @pytest.mark.parametrize("depth", [2, 3, 5])
 def test_shapes(kind: type, norm: Norm | None, depth: int) -> None:
     net = make(kind, depth=depth, in_channels=2, outputs=3, norm=norm)
-    outs = net(images(2, 2, 32, 64))
+    outs = net(images(2, 2, 32, 64), all_heads=True)
     assert [tuple(out.shape) for out in outs] == [(2, 3, 32, 64)] * len(net.heads)
     assert all(torch.isfinite(out).all() for out in outs)
 
@@ -159,17 +156,17 @@ def test_heads_are_named_from_early_to_last(kind: type) -> None:
 def test_without_deep_supervision_there_is_the_last_head_alone(kind: type) -> None:
     net = make(kind, depth=5, deep_supervision=False)
     assert net.heads == ("last",)
-    assert len(net(images(2, 3, 32, 32))) == 1
+    assert len(net(images(2, 3, 32, 32), all_heads=True)) == 1
     assert count(net) < count(make(kind, depth=5))
 
 
 @every_kind
 def test_a_head_alone_gives_the_same(kind: type) -> None:
     net, x = make(kind, depth=5).eval(), images(2, 3, 32, 48)
-    everything = net(x)
+    everything = net(x, all_heads=True)
     assert len(everything) == len(net.heads)
     for head, expected in zip(net.heads, everything, strict=True):
-        (alone,) = net(x, head)
+        alone = net(x, head)
         assert torch.equal(alone, expected)
 
 
@@ -183,7 +180,7 @@ def test_no_such_head(kind: type) -> None:
 def test_a_nested_network_runs_without_what_is_deeper(end: int) -> None:
     net = cast(UNetPP, make(UNetPP, depth=5).eval())
     x = images(1, 3, 32, 32)
-    expected = net(x)[end - 1]
+    expected = net(x, all_heads=True)[end - 1]
     for key in net.nodes:
         level, place = map(int, key.split("_"))
         if level + place > end:
@@ -191,7 +188,7 @@ def test_a_nested_network_runs_without_what_is_deeper(end: int) -> None:
     for head in net.heads:
         if head != str(end):
             net.head_convs[head] = Broken()
-    assert torch.equal(net(x, str(end))[0], expected)
+    assert torch.equal(net(x, str(end)), expected)
     if end < 4:
         with pytest.raises(AssertionError, match="not needed"):
             net(x, str(end + 1))
@@ -201,7 +198,7 @@ def test_a_nested_network_is_a_unet_plus_plus_of_less_depth() -> None:
     deep, small = make(UNetPP, depth=4).eval(), make(UNetPP, depth=3).eval()
     small.load_state_dict({key: deep.state_dict()[key] for key in small.state_dict()})
     x = images(1, 3, 16, 16)
-    for a, b in zip(deep(x), small(x), strict=False):
+    for a, b in zip(deep(x, all_heads=True), small(x, all_heads=True), strict=False):
         assert torch.equal(a, b)
 
 
@@ -209,7 +206,7 @@ def test_a_nested_network_is_a_unet_plus_plus_of_less_depth() -> None:
 def test_a_head_of_the_decoder_runs_without_what_follows(kind: type) -> None:
     net = cast(EncoderDecoder, make(kind, depth=5).eval())
     x = images(1, 3, 32, 32)
-    expected = net(x)
+    expected = net(x, all_heads=True)
     for place, head in enumerate(net.heads[:-1]):
         cut = copy.deepcopy(net)
         for step in range(net.depth - 1 - net.head_levels[place], net.depth - 1):
@@ -217,7 +214,7 @@ def test_a_head_of_the_decoder_runs_without_what_follows(kind: type) -> None:
         for other in range(len(net.heads)):
             if other != place:
                 cut.head_convs[other] = Broken()
-        assert torch.equal(cut(x, head)[0], expected[place])
+        assert torch.equal(cut(x, head), expected[place])
 
 
 @every_kind
@@ -266,7 +263,7 @@ def test_gradients_channels_last_are_those_of_contiguous_float64(
     exact = copy.deepcopy(net).double().to(memory_format=torch.contiguous_format)
     x = images(3, 3, 20, 12).to(dtype).requires_grad_()
     x64 = x.detach().double().requires_grad_()
-    outs, outs64 = net(x), exact(x64)
+    outs, outs64 = net(x, all_heads=True), exact(x64, all_heads=True)
     weights = [images(*out.shape) for out in outs]
     sum((out * weight).sum() for out, weight in zip(outs, weights, strict=True)).backward()
     sum((out * weight).sum() for out, weight in zip(outs64, weights, strict=True)).backward()
@@ -285,7 +282,7 @@ def test_gradients_channels_last_are_those_of_contiguous_float64(
 def test_gradients_reach_all_weights(kind: type) -> None:
     """All but the biases that a norm takes away again."""
     net = make(kind, depth=4).double()
-    sum(out.square().mean() for out in net(images(2, 3, 32, 32).double())).backward()
+    sum(out.square().mean() for out in net(images(2, 3, 32, 32).double(), all_heads=True)).backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
         if not name.endswith(("conv.bias", "widen.bias")):
@@ -296,7 +293,7 @@ def test_gradients_reach_all_weights(kind: type) -> None:
 def test_bf16_autocast(kind: type, norm: Norm | None) -> None:
     net, x = make(kind, norm=norm), images(2, 3, 16, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        outs = net(x)
+        outs = net(x, all_heads=True)
         loss = sum(F.binary_cross_entropy_with_logits(out, torch.ones_like(out)) for out in outs)
     cast(Tensor, loss).backward()
     assert all(out.dtype == torch.float32 and torch.isfinite(out).all() for out in outs)
@@ -312,7 +309,7 @@ def test_a_few_steps_of_training_lower_the_loss(kind: type) -> None:
     optimizer, losses = torch.optim.Adam(net.parameters(), 1e-2), []
     for _ in range(12):
         optimizer.zero_grad()
-        loss = torch.stack([F.binary_cross_entropy_with_logits(out, target) for out in net(x)]).mean()
+        loss = torch.stack([F.binary_cross_entropy_with_logits(out, target) for out in net(x, all_heads=True)]).mean()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -339,7 +336,7 @@ def test_gates_weigh_pixels_from_0_to_1(norm: Norm | None) -> None:
 @pytest.mark.parametrize("kind", [R2UNet, AttentionR2UNet])
 def test_steps_change_outputs_but_not_parameters(kind: type) -> None:
     nets, x = [make(kind, steps=steps) for steps in (1, 2, 3)], images(2, 3, 16, 16)
-    outs = [net(x)[0] for net in nets]
+    outs = [net(x) for net in nets]
     first = dict(nets[0].named_parameters())
     for net in nets[1:]:
         assert {name: p.shape for name, p in net.named_parameters()} == {name: p.shape for name, p in first.items()}

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medarts.errors import RecipeError
-from medarts.models.chexnet import SMALLEST, CheXNet
+from medarts.models.chexnet import SMALLEST, CheXNet, CheXNetSettings
 from medarts.profiling.cost import count_parameters
 
 State = dict[str, Tensor]
@@ -69,7 +69,7 @@ def written(path: Path, content: object) -> Path:
 
 def logits(network: CheXNet, x_bchw: Tensor) -> Tensor:
     with torch.inference_mode():
-        (found,) = network.eval()(x_bchw)
+        found = network.eval()(x_bchw)
     return found
 
 
@@ -124,7 +124,7 @@ def test_features_are_rectified_maps_and_classify_makes_logits_of_them(trained: 
 
 def test_it_has_one_head(trained: CheXNet) -> None:
     assert trained.heads == ("last",)
-    assert torch.equal(trained(images(), "last")[0], trained(images())[0])
+    assert torch.equal(trained(images(), "last"), trained(images()))
     with pytest.raises(ValueError, match="middle"):
         trained(images(), "middle")
 
@@ -161,7 +161,7 @@ def test_a_file_of_any_naming_gives_equal_outputs(
 ) -> None:
     state = naming(monai)
     assert published <= set(state)
-    network = CheXNet(outputs=5, weights=written(tmp_path / "weights.safetensors", state))
+    network = CheXNet(CheXNetSettings(weights=written(tmp_path / "weights.safetensors", state)), outputs=5)
     assert torch.equal(logits(network, images()), logits(trained, images()))
 
 
@@ -170,7 +170,7 @@ def test_a_checkpoint_of_torch_may_hold_more_than_its_state(
     suffix: str, trained: CheXNet, monai: State, tmp_path: Path
 ) -> None:
     content = {"epoch": 3, "best_loss": 0.1, "state_dict": public_chexnet(monai), "optimizer": {"state": {}}}
-    network = CheXNet(outputs=5, weights=written(tmp_path / f"model{suffix}", content))
+    network = CheXNet(CheXNetSettings(weights=written(tmp_path / f"model{suffix}", content)), outputs=5)
     assert torch.equal(logits(network, images()), logits(trained, images()))
 
 
@@ -181,7 +181,7 @@ def test_a_head_of_other_outputs_starts_afresh_and_the_features_are_taken(
     state = {key: tensor for key, tensor in monai.items() if with_head or "class_layers" not in key}
     weights = written(tmp_path / "weights.safetensors", torchvision(state))
     torch.manual_seed(7)
-    network = CheXNet(outputs=3, weights=weights).eval()
+    network = CheXNet(CheXNetSettings(weights=weights), outputs=3).eval()
     torch.manual_seed(7)
     fresh = CheXNet(outputs=3)
     assert torch.equal(network.densenet.class_layers.out.weight, fresh.densenet.class_layers.out.weight)
@@ -209,7 +209,7 @@ def test_a_file_that_does_not_fit_is_refused_with_its_first_key(
 ) -> None:
     weights = written(tmp_path / name, change(monai))
     with pytest.raises(RecipeError, match=words) as caught:
-        CheXNet(outputs=5, weights=weights)
+        CheXNet(CheXNetSettings(weights=weights), outputs=5)
     assert str(weights) in caught.value.problem
     assert caught.value.fix
 
@@ -217,23 +217,23 @@ def test_a_file_that_does_not_fit_is_refused_with_its_first_key(
 def test_weights_for_colours_do_not_fit_grey_images(monai: State, tmp_path: Path) -> None:
     weights = written(tmp_path / "w.safetensors", torchvision(monai))
     with pytest.raises(RecipeError, match=r"features\.conv0\.weight.* for images of 1 channel\."):
-        CheXNet(in_channels=1, outputs=5, weights=weights)
+        CheXNet(CheXNetSettings(weights=weights), in_channels=1, outputs=5)
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_a_missing_and_a_damaged_file_are_told_apart(name: str, tmp_path: Path) -> None:
     weights = tmp_path / name
     with pytest.raises(RecipeError, match="There is no file of weights"):
-        CheXNet(weights=weights)
+        CheXNet(CheXNetSettings(weights=weights))
     weights.write_bytes(b"no weights at all")
     with pytest.raises(RecipeError, match="cannot be read"):
-        CheXNet(weights=weights)
+        CheXNet(CheXNetSettings(weights=weights))
 
 
 def test_it_learns(trained: CheXNet) -> None:
     """Gradients reach the first convolution past the rectification in place."""
     network = CheXNet(in_channels=1, outputs=2)
-    (found,) = network(images(1))
+    found = network(images(1))
     nn.functional.binary_cross_entropy_with_logits(found, torch.ones_like(found)).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert network.densenet.features.conv0.weight.grad.abs().max() > 0

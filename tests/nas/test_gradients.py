@@ -9,15 +9,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from medarts.config import StackSettings
 from medarts.nas.gradients import Objective, first_order
 from medarts.registry import gradients
-from medarts.spaces.space import Supernet
-from medarts.spaces.stack import execution as stack
-from medarts.spaces.stack.supernet import StackSupernet
-from medarts.spaces.weave import execution as weave
-from medarts.spaces.weave.genotypes import LatticeSettings
-from medarts.spaces.weave.supernet import WeaveSupernet
+from medarts.spaces import darts, nas_wdan
+from medarts.spaces.base import Supernet
+from medarts.spaces.darts import DartsSettings, DartsSupernet
+from medarts.spaces.nas_wdan import LatticeSettings, NasWdanSupernet
 
 FABRIC = Fabric(accelerator="cpu", devices=1)
 SGD = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.02}
@@ -277,23 +274,23 @@ def test_groups_of_parameters_are_refused():
         problem.gradient()
 
 
-def small_weave(*, fast: bool) -> Supernet:
+def small_nas_wdan(*, fused: bool) -> Supernet:
     settings = LatticeSettings(depth=3, init_channel=4, double_down_channel=True, intermediate_nodes=2)
-    supernet = WeaveSupernet(settings, execution=weave.FAST if fast else weave.PLAIN)
+    supernet = NasWdanSupernet(settings, backend=nas_wdan.FUSED if fused else nas_wdan.REFERENCE)
     for head in supernet.frame.heads.values():
         head.get_submodule("dropout").p = 0.0
     return supernet
 
 
-def small_stack(*, fast: bool) -> Supernet:
-    settings = StackSettings(stem="cifar", search_channel=4, intermediate_nodes=2)
-    return StackSupernet(settings, depth=3, execution=stack.FAST if fast else stack.PLAIN)
+def small_darts(*, fused: bool) -> Supernet:
+    settings = DartsSettings(stem="cifar", search_channel=4, intermediate_nodes=2)
+    return DartsSupernet(settings, depth=3, backend=darts.FUSED if fused else darts.REFERENCE)
 
 
-def supernet_gradients(make: Callable[..., Supernet], *, fast: bool) -> tuple[Tensor, Tensor]:
+def supernet_gradients(make: Callable[..., Supernet], *, fused: bool) -> tuple[Tensor, Tensor]:
     """Returns the gradients of a small supernet in first and in second order, in float64."""
     torch.manual_seed(0)
-    supernet = make(fast=fast).double()
+    supernet = make(fused=fused).double()
     weights, architecture = supernet.weights(), supernet.architecture()
     optimizer = torch.optim.SGD(weights, 0.1, momentum=0.9, weight_decay=3e-4)
     images = torch.rand(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -302,7 +299,7 @@ def supernet_gradients(make: Callable[..., Supernet], *, fast: bool) -> tuple[Te
 
     def objective(number: int) -> Objective:
         def losses() -> Iterator[Tensor]:
-            outputs = supernet(images[number])
+            outputs = supernet(images[number], all_heads=True)
             yield torch.stack([(out.flatten(1).T - wanted).square().mean() for out in outputs]).sum()
 
         return losses
@@ -326,10 +323,10 @@ def supernet_gradients(make: Callable[..., Supernet], *, fast: bool) -> tuple[Te
     return found[0], found[1]
 
 
-@pytest.mark.parametrize("make", [small_weave, small_stack])
+@pytest.mark.parametrize("make", [small_nas_wdan, small_darts])
 def test_both_executions_of_a_supernet_agree(make):
-    plain_first, plain_second = supernet_gradients(make, fast=False)
-    fast_first, fast_second = supernet_gradients(make, fast=True)
+    plain_first, plain_second = supernet_gradients(make, fused=False)
+    fast_first, fast_second = supernet_gradients(make, fused=True)
     assert relative(fast_first, plain_first) < 1e-9
     assert relative(fast_second, plain_second) < 1e-6
     assert relative(plain_second, plain_first) > 0.01

@@ -8,8 +8,8 @@ import pytest
 from medarts.nas import gradients, search
 
 KNOWN_TO_OTHERS = (
-    "medarts.spaces.weave",
-    "medarts.spaces.stack",
+    "medarts.spaces.nas_wdan",
+    "medarts.spaces.darts",
     "medarts.models",
     "medarts.data.sources",
 )
@@ -38,5 +38,5 @@ def test_the_search_imports_no_space_and_no_task(module):
 def test_the_search_names_no_space_and_no_task(module):
     """Nor does it ask which one it has."""
     text = Path(module.__file__).read_text(encoding="utf-8").lower()
-    words = ("weave", "stack", "segmentation", "classification", "dice", "auroc")
+    words = ("nas-wdan", "nas_wdan", "spaces.darts", "segmentation", "classification", "dice", "auroc")
     assert [word for word in words if word in text] == []

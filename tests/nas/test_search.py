@@ -16,8 +16,8 @@ from medarts.engine import checkpoint
 from medarts.errors import DivergedError
 from medarts.metrics.masks import mask_scores
 from medarts.nas.search import Search, prepare_search, start_search
-from medarts.spaces.reading import load as load_genotype
-from medarts.spaces.weave.supernet import WeaveSpace, WeaveSupernet
+from medarts.spaces.genotype import load_genotype
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSupernet
 from medarts.system.randomness import seed_torch
 
 
@@ -31,9 +31,9 @@ def changed(recipe: Recipe, *changes: str) -> Recipe:
     return parse(apply_overrides(recipe.model_dump(mode="json"), changes))
 
 
-def fresh_supernet(recipe: Recipe, stage: int, candidates=None) -> WeaveSupernet:
+def fresh_supernet(recipe: Recipe, stage: int, candidates=None) -> NasWdanSupernet:
     seed_torch(recipe.seed, "supernet", stage)
-    space = WeaveSpace(recipe.space, in_channels=3, outputs=1)
+    space = NasWdan(recipe.space, in_channels=3, outputs=1)
     return space.supernet(recipe.search.stages[stage], candidates)
 
 
@@ -228,13 +228,13 @@ def test_gap_is_supernet_minus_discretised_dice(recipe, tmp_path):
     assert mean_dice(supernet, recipe) == pytest.approx(summary["discrete"], abs=1e-6)
 
 
-def mean_dice(supernet: WeaveSupernet, recipe: Recipe) -> float:
+def mean_dice(supernet: NasWdanSupernet, recipe: Recipe) -> float:
     """Returns the mean Dice of single images of the validation set, computed the long way."""
     store = open_data(recipe.data, needs=("val",))
     scores = []
     for position in store.indices(store.manifest.of_split("val")):
         image = torch.from_numpy(store.images[[position]]).float()
         with torch.no_grad():
-            predicted = supernet(image)[-1][0, 0].sigmoid() >= 0.5
+            predicted = supernet(image)[0, 0].sigmoid() >= 0.5
         scores.append(mask_scores(predicted.numpy(), store.targets[position] != 0)["dice"])
     return sum(scores) / len(scores)

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from medarts.config.models import UNetPPSettings, UNetSettings
 from medarts.errors import RecipeError, RunError
-from medarts.models import shipping
-from medarts.models.registry import build_network
+from medarts.models import build_network
+from medarts.models.unet import UNetSettings
+from medarts.models.unetpp import UNetPPSettings
+from medarts.network import inference
 from medarts.profiling import cost as cost_module
 from medarts.profiling.cost import Cost, count_flops, count_parameters, measure_costs
 from medarts.profiling.latency import Timing
-from medarts.spaces.reading import load
+from medarts.spaces.genotype import load_genotype as load
 
 UNET = UNetSettings(width=4, depth=3)
 STACK = load("darts_v2").with_settings(init_channel=2, layers=4)
@@ -53,7 +54,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
 @pytest.fixture(autouse=True)
 def _forms_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """So fast that they are shipped; which one is faster is not left to this machine."""
-    monkeypatch.setattr(shipping, "_best_seconds", lambda *_: (1.0, 0.5))
+    monkeypatch.setattr(inference, "_best_seconds", lambda *_: (1.0, 0.5))
 
 
 def test_parameters_and_flops_of_a_hand_computed_network() -> None:
@@ -124,7 +125,7 @@ def test_what_is_reported_as_shipped_is_what_scores_images(
     monkeypatch: pytest.MonkeyPatch, timed: object, peaks: list[tuple[Any, ...]]
 ) -> None:
     """On two threads the form for inference is slower than the network, which then is what is used."""
-    monkeypatch.setattr(shipping, "_best_seconds", lambda *_: (1.0, {1: 0.5, 2: 2.0}[torch.get_num_threads()]))
+    monkeypatch.setattr(inference, "_best_seconds", lambda *_: (1.0, {1: 0.5, 2: 2.0}[torch.get_num_threads()]))
     cost = measure_costs({"unet": UNET, "stack": STACK}, **SMALL, threads=(1, 2), batches=(1, 4))["unet"]
     assert [timing.median_ms for timing in cost.built] == [1, 1, 1, 1]
     assert cost.shipped is not None

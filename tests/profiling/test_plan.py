@@ -14,11 +14,10 @@ from medarts.data.opening import open_data
 from medarts.engine import checkpoint
 from medarts.engine.engine import Trial
 from medarts.errors import DataError, MedartsError, RecipeError
-from medarts.models.weave import WeaveNetwork
 from medarts.nas.search import start_search, try_search
 from medarts.profiling.cost import count_parameters
 from medarts.profiling.plan import plan
-from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.spaces.nas_wdan import NasWdan, NasWdanNetwork
 from medarts.training.trainer import start_training, try_training
 
 
@@ -85,13 +84,13 @@ def test_time_and_parameters_of_every_stage(recipe, tmp_path, monkeypatch):
 
 def test_time_of_a_training(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("medarts.engine.engine.time", SimpleNamespace(perf_counter=time.process_time))
-    space = WeaveSpace(recipe.space, in_channels=3, outputs=1)
+    space = NasWdan(recipe.space, in_channels=3, outputs=1)
     supernet = space.supernet(recipe.search.stages[0], None)
     genotype = supernet.derive(recipe.derive, name="any", provenance={})
     trial = try_training(recipe, genotype, steps=3)
     run = start_training(recipe, genotype, tmp_path / "run")
     assert 0.5 < trial.seconds / sum(line["seconds"] for line in timing(run.path)) < 2
-    assert trial.parameters == count_parameters(WeaveNetwork(genotype))
+    assert trial.parameters == count_parameters(NasWdanNetwork(genotype))
 
 
 def test_time_counts_frozen_and_free_epochs_steps_and_validations(recipe, monkeypatch):

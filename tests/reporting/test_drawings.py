@@ -4,23 +4,22 @@ from xml.etree import ElementTree
 
 import pytest
 
-from medarts.config import DeriveSettings, StageSettings, WeaveSettings
+from medarts.config import DeriveSettings, StageSettings
 from medarts.reporting.cells import draw_cell
 from medarts.reporting.drawings import describe, drawings, save_drawings
-from medarts.reporting.spaces import one_line
 from medarts.reporting.style import PALETTE, inline_svg
-from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load, zoo
-from medarts.spaces.stack.darts_text import from_text
-from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.spaces import space_of
+from medarts.spaces.base import SearchSpace
+from medarts.spaces.darts_text import from_text
+from medarts.spaces.genotype import Genotype, zoo
+from medarts.spaces.genotype import load_genotype as load
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 
 
 @pytest.fixture(scope="module")
 def searched() -> Genotype:
     """A genotype that keeps one move a node."""
-    supernet = WeaveSpace(WeaveSettings(init_channel=2), in_channels=1, outputs=1).supernet(
-        StageSettings(depth=4), None
-    )
+    supernet = NasWdan(NasWdanSettings(init_channel=2), in_channels=1, outputs=1).supernet(StageSettings(depth=4), None)
     return supernet.derive(DeriveSettings(moves="top_k", top_k=1), name="one", provenance={"seed": 3})
 
 
@@ -58,7 +57,8 @@ def test_the_space_says_what_the_cells_and_their_inputs_are() -> None:
         assert any(meaning in text for text in words)
 
 
-def test_a_space_that_says_nothing_has_its_cells_drawn() -> None:
+def test_a_space_that_says_nothing_has_its_cells_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medarts.reporting.drawings.space_of", lambda genotype: SearchSpace)
     cells = {"mine": ((("my_operation", 0), ("conv", 1)), (("my_operation", 2), ("other", 0), ("conv", 1)))}
     figures = drawings(Genotype("mine", space="of a user", cells=cells, settings={}))
     assert [*figures] == ["cell_mine"]
@@ -66,7 +66,7 @@ def test_a_space_that_says_nothing_has_its_cells_drawn() -> None:
 
 
 def test_the_lattice_shows_exactly_the_kept_moves(searched: Genotype) -> None:
-    kept = {f"path-{k.layer}-{k.level}-{move}" for k in searched.paths for move in k.moves}
+    kept = {f"path-{k.layer}-{k.level}-{move}" for k in searched.paths for move in k.transitions}
     assert _ids(drawings(searched)["lattice"]) == kept
     everything = load("layer7_double_deep")
     assert len(_ids(drawings(everything)["lattice"])) == 30
@@ -116,7 +116,7 @@ def test_the_description_names_every_edge_path_and_source(searched: Genotype) ->
 def test_the_description_of_a_stack_ends_with_its_one_line_form() -> None:
     genotype = load("chestxray14_first_order")
     last = describe(genotype).splitlines()[-1]
-    assert last == one_line(genotype)
+    assert last == space_of(genotype).to_text(genotype)
     assert from_text(last, name="again", origin="a test").cells == genotype.cells
 
 
@@ -124,12 +124,12 @@ def test_a_node_of_one_edge_has_no_one_line_form() -> None:
     genotype = load("darts_v2")
     normal = (genotype.cells["normal"][0][:1], *genotype.cells["normal"][1:])
     thinner = replace(genotype, cells={**genotype.cells, "normal": normal})
-    assert one_line(thinner) is None
+    assert space_of(thinner).to_text(thinner) is None
     assert "Genotype(" not in describe(thinner)
 
 
 def test_a_weave_has_no_one_line_form(searched: Genotype) -> None:
-    assert one_line(searched) is None
+    assert space_of(searched).to_text(searched) is None
 
 
 def test_drawings_replace_links_and_leave_what_they_point_to(tmp_path: Path) -> None:

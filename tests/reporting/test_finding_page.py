@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from medarts.config import Recipe, SupernetSettings, parse
-from medarts.config.models import CheXNetSettings
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.findings import FindingScores, Predictions
+from medarts.models.chexnet import CheXNetSettings
 from medarts.reporting.page import write_report
-from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load, zoo
-from medarts.spaces.stack.darts_text import to_text
-from medarts.spaces.stack.supernet import StackSpace
+from medarts.spaces.darts import Darts
+from medarts.spaces.darts_text import to_text
+from medarts.spaces.genotype import Genotype, zoo
+from medarts.spaces.genotype import load_genotype as load
 
 FINDINGS = ("Mass", "Edema", "a <b> & c", "Hernia")
 """Hernia is in no test image and no validation image."""
@@ -30,7 +30,7 @@ def recipe(tmp_path: Path) -> Recipe:
                 "size": 32,
                 "findings": list(FINDINGS),
             },
-            "space": {"name": "stack", "search_channel": 4, "layers": 8, "init_channel": 4, "intermediate_nodes": 2},
+            "space": {"name": "darts", "search_channel": 4, "layers": 8, "init_channel": 4, "intermediate_nodes": 2},
             "search": {
                 "stages": [{"depth": 4, "epochs": 2, "batch": 4}],
                 "supernet": {"partial_channels": 2, "edge_normalisation": True},
@@ -66,7 +66,7 @@ def add_search(run: RunDirectory, *, epochs: int = 2) -> Genotype:
     recipe = run.recipe
     torch.manual_seed(0)
     stage = recipe.search.stages[0]
-    space = StackSpace(recipe.space, in_channels=1, outputs=len(FINDINGS), supernet=recipe.search.supernet)
+    space = Darts(recipe.space, in_channels=1, outputs=len(FINDINGS), supernet=recipe.search.supernet)
     supernet = space.supernet(stage, None)
     for epoch in range(epochs):
         with torch.no_grad():
@@ -252,7 +252,7 @@ def test_scores_without_a_finding_or_a_patient_more_are_still_told(tmp_path: Pat
     assert "Edema (no positives)" in said
 
 
-@pytest.mark.parametrize("name", [name for name in zoo() if load(name).space == "stack"])
+@pytest.mark.parametrize("name", [name for name in zoo() if load(name).space == "darts"])
 def test_published_genotypes_have_a_page(name: str, tmp_path: Path, recipe: Recipe) -> None:
     run = make_run(tmp_path / "run", recipe, kind="train", network=name)
     load(name).save(run.path / "genotype.json")

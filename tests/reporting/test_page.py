@@ -19,8 +19,8 @@ from medarts.evaluation.mask_scores import ImageScore, Scores
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
 from medarts.reporting.page import write_report
-from medarts.spaces.reading import load
-from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.spaces.genotype import load_genotype as load
+from medarts.spaces.nas_wdan import NasWdan
 
 EPOCHS = 3
 
@@ -47,7 +47,7 @@ def _add_search(path: Path, recipe: Recipe) -> None:
     run = RunDirectory.open(path)
     settings = recipe.space.model_copy(update={"intermediate_nodes": 2})
     normalised = SupernetSettings(edge_normalisation=True)
-    space = WeaveSpace(settings, in_channels=3, outputs=1, supernet=normalised)
+    space = NasWdan(settings, in_channels=3, outputs=1, supernet=normalised)
     for stage in range(2):
         supernet = space.supernet(recipe.search.stages[stage], None)
         for epoch in range(EPOCHS):
@@ -394,8 +394,8 @@ def test_a_pipe_with_the_name_of_a_file_does_not_hang(
 def test_changes_on_the_way_are_shown(run: Path) -> None:
     change = {"before": 2, "after": 4, "time": "2026"}
     stamp = RunDirectory.open(run)
-    places = {"search.stages.1.epochs": [1, 2, 0], "search.stages.0.accumulate": [0, 1, 3], "compute.threads": None}
-    changes = [{**change, "field": field, "position": place} for field, place in places.items()]
+    positions = {"search.stages.1.epochs": [1, 2, 0], "search.stages.0.accumulate": [0, 1, 3], "compute.threads": None}
+    changes = [{**change, "field": field, "position": place} for field, place in positions.items()]
     stamp.write_json("run.json", stamp.facts | {"changes": changes})
     text = write_report(run).read_text(encoding="utf-8")
     for field, at in (

@@ -7,12 +7,11 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from medarts.config import StackSettings, StageSettings, SupernetSettings, WeaveSettings
+from medarts.config import StageSettings, SupernetSettings
 from medarts.reporting.journals import Panel, weight_panels
 from medarts.reporting.plots import plot_curves, plot_weights
-from medarts.spaces.stack.operations import OPERATIONS
-from medarts.spaces.stack.supernet import StackSpace
-from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.spaces.darts import OPERATIONS, Darts, DartsSettings
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 
 NORMALISED = SupernetSettings(edge_normalisation=True)
 
@@ -29,14 +28,14 @@ def snapshots(space: Any, *, depth: int) -> list[dict[str, Any]]:
     return records
 
 
-def stack(nodes: int = 4) -> StackSpace:
-    settings = StackSettings(search_channel=2, intermediate_nodes=nodes)
-    return StackSpace(settings, in_channels=1, outputs=2, supernet=NORMALISED)
+def stack(nodes: int = 4) -> Darts:
+    settings = DartsSettings(search_channel=2, intermediate_nodes=nodes)
+    return Darts(settings, in_channels=1, outputs=2, supernet=NORMALISED)
 
 
-def weave(nodes: int = 2) -> WeaveSpace:
-    settings = WeaveSettings(init_channel=2, intermediate_nodes=nodes)
-    return WeaveSpace(settings, in_channels=1, outputs=1, supernet=NORMALISED)
+def weave(nodes: int = 2) -> NasWdan:
+    settings = NasWdanSettings(init_channel=2, intermediate_nodes=nodes)
+    return NasWdan(settings, in_channels=1, outputs=1, supernet=NORMALISED)
 
 
 def drawn(axes: Axes) -> list[list[float]]:
@@ -98,7 +97,7 @@ def test_every_edge_of_a_stack_has_its_alphas_with_none_among_them(kind: str) ->
 @pytest.mark.parametrize(
     ("space", "depth", "kinds"),
     [(stack(2), 4, ["normal", "reduce"]), (weave(2), 3, ["down", "normal", "up"])],
-    ids=["stack", "weave"],
+    ids=["darts", "nas-wdan"],
 )
 def test_gammas_are_shown_node_by_node(space: Any, depth: int, kinds: list[str]) -> None:
     records = snapshots(space, depth=depth)

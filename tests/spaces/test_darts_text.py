@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medarts.errors import GenotypeError
+from medarts.spaces.darts import check
+from medarts.spaces.darts_operations import OPERATIONS
+from medarts.spaces.darts_text import from_text, to_text
 from medarts.spaces.genotype import Cell, Genotype
-from medarts.spaces.reading import load
-from medarts.spaces.stack.darts_text import from_text, to_text
-from medarts.spaces.stack.genotypes import check
-from medarts.spaces.stack.operations import BUILDERS
+from medarts.spaces.genotype import load_genotype as load
 
 # As published, in the layout of the published code.
 DARTS_V2 = """DARTS_V2 = Genotype(
@@ -31,7 +31,7 @@ def read(text: str) -> Genotype:
 @st.composite
 def cells(draw: st.DrawFn, nodes: int) -> Cell:
     def edge(states: int) -> st.SearchStrategy[tuple[str, int]]:
-        return st.tuples(st.sampled_from(sorted(BUILDERS)), st.integers(0, states - 1))
+        return st.tuples(st.sampled_from(sorted(OPERATIONS["normal"])), st.integers(0, states - 1))
 
     return tuple((draw(edge(2 + node)), draw(edge(2 + node))) for node in range(nodes))
 
@@ -47,7 +47,7 @@ def both_cells(draw: st.DrawFn) -> dict[str, Cell]:
 def test_what_is_written_is_read_back(both: dict[str, Cell]) -> None:
     given_ = {"init_channel": 8, "layers": 5, "stem": "cifar", "drop_path_prob": 0.0, "auxiliary": True}
     genotype = Genotype(
-        name="any", space="stack", cells=both, settings={"intermediate_nodes": len(both["normal"]), **given_}
+        name="any", space="darts", cells=both, settings={"intermediate_nodes": len(both["normal"]), **given_}
     )
     text = to_text(genotype)
     assert "\n" not in text
@@ -202,9 +202,9 @@ def test_refuses_a_name_that_cannot_be_a_folder() -> None:
 
 
 def test_writes_no_genotype_of_another_space_or_form() -> None:
-    with pytest.raises(GenotypeError, match="is of the space 'weave'"):
+    with pytest.raises(GenotypeError, match="is of the space 'nas-wdan'"):
         to_text(load("layer7_double_deep"))
     genotype = read(LINE)
     single = {**genotype.cells, "reduce": ((("skip_connect", 0),),)}
     with pytest.raises(GenotypeError, match="without exactly 2 edges"):
-        to_text(Genotype(name="one", space="stack", cells=single, settings=genotype.settings))
+        to_text(Genotype(name="one", space="darts", cells=single, settings=genotype.settings))

@@ -11,11 +11,11 @@ import pytest
 
 from medarts.commands.networks import genotype_of
 from medarts.errors import GenotypeError, RecipeError
-from medarts.spaces import registry
-from medarts.spaces.genotype import Genotype, KeptMoves, from_json
-from medarts.spaces.reading import load, zoo
-from medarts.spaces.stack.darts_text import to_text
-from medarts.spaces.weave.genotypes import LatticeSettings, check, paths_of
+from medarts.spaces import space_settings
+from medarts.spaces.darts_text import to_text
+from medarts.spaces.genotype import Genotype, KeptCells, from_json, zoo
+from medarts.spaces.genotype import load_genotype as load
+from medarts.spaces.nas_wdan import LatticeSettings, check, paths_of
 from medarts.system.names import name_of
 
 WEAVES = (
@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
     "format": "medarts-genotype",
     "version": 1,
     "name": "small",
-    "space": "weave",
+    "space": "nas-wdan",
     "settings": {
         "depth": 3,
         "init_channel": 4,
@@ -69,7 +69,7 @@ def test_reads_what_the_text_says() -> None:
     genotype = small()
     assert genotype.name == "small"
     assert genotype.cells["up"] == ((("dep_conv", 0), ("up_conv", 1)), (("up_cweight", 1), ("conv", 2)))
-    assert genotype.paths[1] == KeptMoves(2, 0, ("normal", "up"))
+    assert genotype.paths[1] == KeptCells(2, 0, ("normal", "up"))
     assert genotype.provenance == {"recipe": "0123abcd", "seed": 3, "note": "µ–√"}
     assert check(genotype) == LatticeSettings(3, 4, False, 2, shuffle_groups=2)
     assert paths_of(genotype) == {
@@ -100,13 +100,15 @@ def test_is_frozen() -> None:
 
 def test_zoo_holds_the_published_genotypes_of_both_spaces() -> None:
     assert zoo() == tuple(sorted(WEAVES + STACKS))
-    assert {name: load(name).space for name in zoo()} == dict.fromkeys(WEAVES, "weave") | dict.fromkeys(STACKS, "stack")
+    assert {name: load(name).space for name in zoo()} == dict.fromkeys(WEAVES, "nas-wdan") | dict.fromkeys(
+        STACKS, "darts"
+    )
 
 
 @pytest.mark.parametrize("name", zoo())
 def test_zoo_genotypes_fit_their_space_and_survive_being_written(name: str) -> None:
     genotype = load(name)
-    registry.check(genotype)
+    space_settings(genotype)
     assert genotype.name == name
     assert from_json(genotype.to_json(), origin=name) == genotype
 
@@ -117,7 +119,7 @@ def test_weaves_of_the_zoo_keep_the_whole_lattice(name: str) -> None:
     settings = check(genotype)
     assert (settings.depth, settings.init_channel, settings.intermediate_nodes) == (5, 16, 4)
     assert settings.double_down_channel == ("nodouble" not in name)
-    assert sum(len(kept.moves) for kept in genotype.paths) == 30
+    assert sum(len(kept.transitions) for kept in genotype.paths) == 30
     assert {kind: [len(node) for node in cell] for kind, cell in genotype.cells.items()} == {
         kind: [2, 2, 2, 2] for kind in ("down", "normal", "up")
     }
@@ -287,7 +289,7 @@ def test_wrong_structure_is_named(change: Change) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (put("space", value="stack"), "'small' is of the space 'stack', not 'weave'"),
+        (put("space", value="darts"), "'small' is of the space 'darts', not 'nas-wdan'"),
         (
             put("cells", "up", 0, 0, 0, value="dep_cnov"),
             "'dep_cnov' cannot stand on the edge from state 0 to node 0 of the up cell. Did you mean 'dep_conv'",

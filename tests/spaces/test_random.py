@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from medarts.errors import GenotypeError
-from medarts.models.registry import build_network
-from medarts.spaces.genotype import Genotype, from_json
-from medarts.spaces.reading import load, zoo
-from medarts.spaces.registry import check, random_genotype
-from medarts.spaces.stack.operations import BUILDERS
-from medarts.spaces.weave import lattice
-from medarts.spaces.weave.genotypes import paths_of
-from medarts.spaces.weave.operations import DOWN, NORMAL, UP
+from medarts.models import build_network
+from medarts.spaces import nas_wdan as lattice
+from medarts.spaces import nas_wdan_operations, random_genotype, space_settings
+from medarts.spaces.darts_operations import OPERATIONS
+from medarts.spaces.genotype import Genotype, from_json, zoo
+from medarts.spaces.genotype import load_genotype as load
+from medarts.spaces.nas_wdan import paths_of
 
 WEAVE, STACK = "stage0_double_deep_ep80_newim", "darts_v2"
 
@@ -22,7 +21,7 @@ WEAVE, STACK = "stage0_double_deep_ep80_newim", "darts_v2"
 def weave(*, moves: int) -> Genotype:
     """Returns a genotype that keeps so many moves at a node at most."""
     like = load(WEAVE)
-    return replace(like, paths=tuple(replace(kept, moves=kept.moves[:moves]) for kept in like.paths))
+    return replace(like, paths=tuple(replace(kept, transitions=kept.transitions[:moves]) for kept in like.paths))
 
 
 @pytest.mark.parametrize("name", zoo())
@@ -30,7 +29,7 @@ def test_is_valid_and_has_the_settings_of_the_other(name: str) -> None:
     like = load(name)
     for seed in range(20):
         drawn = random_genotype(like, seed=seed)
-        check(drawn)
+        space_settings(drawn)
         assert (drawn.space, drawn.settings) == (like.space, like.settings)
         assert drawn.provenance == {"source": "random", "seed": seed, "like": name}
         for cell in drawn.cells.values():
@@ -54,10 +53,10 @@ def test_every_node_keeps_as_many_moves_as_the_other_at_most(moves: int) -> None
     found = [random_genotype(like, seed=seed) for seed in range(60)]
     possible = lattice.all_paths(like.settings["depth"])
     for drawn in found:
-        kept = {lattice.Node(entry.layer, entry.level): entry.moves for entry in drawn.paths}
+        kept = {lattice.Node(entry.layer, entry.level): entry.transitions for entry in drawn.paths}
         assert kept.keys() == possible.keys()
         assert all(len(kept[node]) == min(moves, len(possible[node])) for node in kept)
-        assert set(lattice.heads(5, deep_supervision=True)) <= paths_of(drawn).keys()
+        assert set(lattice.head_nodes(5, deep_supervision=True)) <= paths_of(drawn).keys()
     choices = Counter(str(drawn.paths) for drawn in found)
     assert len(choices) == 1 if moves == 3 else len(choices) > 50
 
@@ -68,7 +67,7 @@ def test_networks_can_be_run(moves: int) -> None:
     for seed in range(3):
         network = build_network(random_genotype(like, seed=seed), in_channels=3, outputs=1).eval()
         with torch.inference_mode():
-            assert all(logits.isfinite().all() for logits in network(torch.rand(1, 3, 32, 32)))
+            assert all(logits.isfinite().all() for logits in network(torch.rand(1, 3, 32, 32), all_heads=True))
 
 
 def assert_uniform(counts: Counter, of: int) -> None:
@@ -81,15 +80,15 @@ def assert_uniform(counts: Counter, of: int) -> None:
 
 def test_operations_and_states_of_the_weave_are_uniform() -> None:
     found = [random_genotype(weave(moves=2), seed=seed) for seed in range(600)]
-    changing = {"down": DOWN, "normal": NORMAL, "up": UP}
+    changing = nas_wdan_operations.OPERATIONS
     for move, operations in changing.items():
         cells = [drawn.cells[move] for drawn in found]
         edges = [edge for cell in cells for node in cell for edge in node]
         assert_uniform(Counter(name for name, state in edges if state == 1), len(operations))
-        assert_uniform(Counter(name for name, state in edges if state != 1), len(NORMAL))
+        assert_uniform(Counter(name for name, state in edges if state != 1), len(changing["normal"]))
         pairs = Counter(tuple(sorted(state for _, state in cell[3])) for cell in cells)
         assert_uniform(pairs, 10)  # two of the five states before node 3
-    node = [entry.moves for drawn in found for entry in drawn.paths if (entry.layer, entry.level) == (3, 1)]
+    node = [entry.transitions for drawn in found for entry in drawn.paths if (entry.layer, entry.level) == (3, 1)]
     assert_uniform(Counter(node), 3)
 
 
@@ -97,7 +96,7 @@ def test_operations_of_the_stack_are_uniform() -> None:
     found = [random_genotype(load(STACK), seed=seed) for seed in range(400)]
     for kind in ("normal", "reduce"):
         edges = Counter(name for drawn in found for node in drawn.cells[kind] for name, _ in node)
-        assert_uniform(edges, len(BUILDERS))
+        assert_uniform(edges, len(OPERATIONS["normal"]))
 
 
 def test_a_genotype_that_does_not_fit_its_space_is_refused() -> None:

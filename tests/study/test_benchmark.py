@@ -18,16 +18,16 @@ import torch
 import yaml
 
 from medarts.config import parse
-from medarts.config.models import UNetSettings
 from medarts.config.study import Study, load_study
 from medarts.data.synthetic import write_phantoms
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DivergedError, MedartsError, RecipeError, RunError
+from medarts.models.unet import UNetSettings
+from medarts.spaces import nas_wdan as lattice
+from medarts.spaces import random_genotype, space_settings
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load
-from medarts.spaces.registry import random_genotype, space_settings
-from medarts.spaces.weave import lattice
+from medarts.spaces.genotype import load_genotype as load
 from medarts.study import benchmark as module
 from medarts.study import jobs
 from medarts.study import networks as of_networks

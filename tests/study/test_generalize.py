@@ -17,7 +17,7 @@ from medarts.errors import RecipeError
 from medarts.evaluation import evaluate as module
 from medarts.evaluation.evaluate import current_scores, evaluate
 from medarts.metrics.ranking import auroc
-from medarts.spaces.reading import load as load_genotype
+from medarts.spaces.genotype import load_genotype
 from medarts.study.benchmark import benchmark
 from medarts.study.generalize import Generalization, generalize
 from medarts.study.jobs import Layout, do

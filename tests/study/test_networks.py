@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from medarts.config.models import MODELS, UNetSettings
 from medarts.config.study import Study, load_study
 from medarts.errors import GenotypeError, RunError
-from medarts.models.registry import Architecture
+from medarts.models import Architecture
+from medarts.models.unet import UNetSettings
+from medarts.registry import models
+from medarts.spaces import random_genotype
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load
-from medarts.spaces.registry import random_genotype
+from medarts.spaces.genotype import load_genotype as load
 from medarts.study import networks as module
 from medarts.study.jobs import Layout
 from medarts.study.networks import Networks, nearest_channel, parameters_of, sample_matching, searches_of
@@ -27,9 +28,9 @@ COUNT = partial(parameters_of, in_channels=3, outputs=1)
 # --- counting -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"chexnet"}))  # which takes long to import
+@pytest.mark.parametrize("name", sorted({*models.names()} - {"chexnet"}))  # which takes long to import
 def test_parameters_of_models(name: str) -> None:
-    assert COUNT(MODELS[name]()) > 1e6
+    assert COUNT(models.choose(name)) > 1e6
 
 
 # --- matching -----------------------------------------------------------------------------------------------------

@@ -7,17 +7,14 @@ import pytest
 import torch
 from monai.networks import nets
 
-from medarts.config import Recipe, StackSettings, apply_overrides, parse
-from medarts.config.models import CheXNetSettings
+from medarts.config import Recipe, apply_overrides, parse
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RecipeError, RunError
 from medarts.evaluation.evaluate import load_network
-from medarts.models.chexnet import CheXNet
-from medarts.models.stack import StackNetwork
-from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load as load_genotype
-from medarts.spaces.stack.supernet import StackSpace
+from medarts.models.chexnet import CheXNet, CheXNetSettings
+from medarts.spaces.darts import Darts, DartsNetwork, DartsSettings
+from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.system.randomness import seed_torch
 from medarts.tasks import ClassificationTask
 from medarts.training.trainer import Training, resume_training, start_training, try_training
@@ -40,8 +37,8 @@ def derived(recipe: Recipe, *changes: str) -> Genotype:
     """Returns what is derived from an untrained supernet."""
     recipe = changed(recipe, *changes)
     seed_torch(0, "genotype")
-    assert isinstance(recipe.space, StackSettings)
-    space = StackSpace(recipe.space, in_channels=1, outputs=3, supernet=recipe.search.supernet)
+    assert isinstance(recipe.space, DartsSettings)
+    space = Darts(recipe.space, in_channels=1, outputs=3, supernet=recipe.search.supernet)
     supernet = space.supernet(recipe.search.stages[0], None)
     return supernet.derive(recipe.derive, name="small", provenance={})
 
@@ -66,13 +63,13 @@ def small_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
 def progress(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How far networks of the stack were told that training is, epoch by epoch."""
     told: list[float] = []
-    at = StackNetwork.at
+    at = DartsNetwork.at
 
-    def noted(network: StackNetwork, value: float) -> None:
+    def noted(network: DartsNetwork, value: float) -> None:
         told.append(value)
         at(network, value)
 
-    monkeypatch.setattr(StackNetwork, "at", noted)
+    monkeypatch.setattr(DartsNetwork, "at", noted)
     return told
 
 
@@ -130,7 +127,7 @@ def test_what_a_run_of_a_genotype_says_of_itself(finding_recipe, genotype, tmp_p
     assert run.recipe.space.layers == 4  # that of the genotype, not that of the recipe
     assert run.recipe.train.model is None
     network = load_network(run)
-    assert isinstance(network, StackNetwork)
+    assert isinstance(network, DartsNetwork)
     best = checkpoint.load(run.checkpoints, "best").weights
     assert all(torch.equal(tensor, best[name]) for name, tensor in network.state_dict().items())
     assert network.frame.classifier.weight.shape[0] == 3

@@ -15,11 +15,9 @@ from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, DivergedError, GenotypeError, RecipeError, RunError
 from medarts.evaluation.evaluate import load_network
-from medarts.models.registry import network_of
-from medarts.models.weave import WeaveNetwork
-from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load as load_genotype
-from medarts.spaces.weave.supernet import WeaveSpace
+from medarts.models import network_of
+from medarts.spaces.genotype import Genotype, load_genotype
+from medarts.spaces.nas_wdan import NasWdan, NasWdanNetwork
 from medarts.system.memory import OutOfMemoryError
 from medarts.system.randomness import seed_torch
 from medarts.tasks import SegmentationTask
@@ -62,14 +60,14 @@ def derived(recipe: Recipe, *changes: str) -> Genotype:
     """Returns what is derived from an untrained supernet."""
     recipe = changed(recipe, "space.intermediate_nodes=2", *changes)
     seed_torch(0, "genotype")
-    supernet = WeaveSpace(recipe.space, in_channels=3, outputs=1).supernet(recipe.search.stages[0], None)
+    supernet = NasWdan(recipe.space, in_channels=3, outputs=1).supernet(recipe.search.stages[0], None)
     return supernet.derive(recipe.derive, name="small", provenance={})
 
 
 def derived_weights(recipe: Recipe, genotype: Genotype) -> dict[str, torch.Tensor]:
     """Returns the weights a training begins with."""
     seed_torch(recipe.seed, "network")
-    return WeaveNetwork(genotype, in_channels=3, outputs=1).state_dict()
+    return NasWdanNetwork(genotype, in_channels=3, outputs=1).state_dict()
 
 
 def records(run: RunDirectory) -> list[dict]:

@@ -12,9 +12,10 @@ from medarts.config.explaining import explain
 from medarts.config.section import LARGEST_SIZE, MOST_CHANNELS, MOST_OUTPUTS
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError
-from medarts.models.registry import Architecture, model_named, task_of, usual_outputs, usual_size
+from medarts.models import Architecture, published_outputs, published_size, task_of
 from medarts.profiling.cost import Cost, measure_costs
 from medarts.profiling.latency import usable_cores, usual_threads
+from medarts.registry import models
 from medarts.spaces.genotype import Genotype
 from medarts.system.console import progress_bar
 from medarts.system.files import check_writable, exists, make_folder, writing
@@ -83,8 +84,10 @@ def cost(
         costs = measure_costs(
             architectures,
             in_channels=_common("in-channels", in_channels, {each.in_channels for each in data} or {3}),
-            outputs=_common("outputs", outputs, {each.outputs for each in data} or set(map(usual_outputs, published))),
-            size=_common("size", size, {each.size for each in data} or set(map(usual_size, published))),
+            outputs=_common(
+                "outputs", outputs, {each.outputs for each in data} or set(map(published_outputs, published))
+            ),
+            size=_common("size", size, {each.size for each in data} or set(map(published_size, published))),
             norm=norms,
             threads=threads,
             batches=batches,
@@ -106,7 +109,9 @@ def _architecture(
     name: str | Path, run: RunDirectory | None, *, init_channel: int | None, changes: Sequence[str]
 ) -> Architecture:
     is_training = run is not None and run.facts["kind"] == "train"
-    model = run.recipe.train.model if run is not None and is_training else model_named(str(name))
+    model = run.recipe.train.model if run is not None and is_training else None
+    if model is None and str(name) in models:
+        model = models.choose(str(name))
     if model is None:
         return genotype_of(name, init_channel=init_channel, changes=changes)
     own = [change for change in changes if change.startswith("model.")]

@@ -11,8 +11,8 @@ from medarts.engine.directory import RunDirectory
 from medarts.profiling.plan import Plan
 from medarts.profiling.plan import plan as plan_recipe
 from medarts.reporting.drawings import describe, save_drawings
-from medarts.spaces.reading import load as load_genotype
-from medarts.spaces.registry import check
+from medarts.spaces import space_settings
+from medarts.spaces.genotype import load_genotype
 from medarts.system.console import progress_bar
 from medarts.system.files import check_writable, exists, make_folder, writing
 from medarts.system.names import name_of
@@ -81,7 +81,7 @@ def show(name: str, *, out: Path | None = None) -> tuple[str, list[Path]]:
         RunError: the folder cannot be written, or is that of a run at which another process is at work.
     """
     genotype = load_genotype(name)
-    check(genotype)
+    space_settings(genotype)
     if out is None and (Path(name) / "run.json").is_file():
         run = RunDirectory.open(Path(name))
         with run.at_work("show"):

@@ -6,10 +6,9 @@ from pathlib import Path
 from medarts.config import Recipe, apply_overrides
 from medarts.engine.directory import RunDirectory
 from medarts.errors import GenotypeError, RecipeError, RunError, quoted
-from medarts.models.registry import Architecture
-from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load as load_genotype
-from medarts.spaces.registry import check
+from medarts.models import Architecture
+from medarts.spaces import space_settings
+from medarts.spaces.genotype import Genotype, load_genotype
 
 
 def network_to_train(
@@ -70,7 +69,7 @@ def genotype_of(name: str | Path, *, init_channel: int | None = None, changes: I
     if "intermediate_nodes" in settings:
         raise GenotypeError("The cells of a genotype fix its intermediate_nodes.", fix="Leave that change out.")
     changed = genotype.with_settings(**settings)
-    check(changed)
+    space_settings(changed)
     return changed
 
 

@@ -14,12 +14,12 @@ from medarts.errors import RecipeError
 from medarts.evaluation.evaluate import evaluate as evaluate_run
 from medarts.evaluation.findings import FindingScores
 from medarts.evaluation.mask_scores import Scores
-from medarts.models.registry import Architecture
+from medarts.models import Architecture
 from medarts.nas.search import resume_search, start_search
 from medarts.reporting.drawings import save_drawings
 from medarts.reporting.page import write_report
-from medarts.reporting.spaces import one_line
-from medarts.spaces.reading import load as load_genotype
+from medarts.spaces import space_of
+from medarts.spaces.genotype import load_genotype
 from medarts.system.files import write_whole
 from medarts.training.trainer import resume_training, start_training
 
@@ -126,7 +126,7 @@ def complete(run: RunDirectory) -> RunDirectory:
         if (run.path / "genotype.json").exists():
             genotype = load_genotype(run.path)
             save_drawings(genotype, run.path / "pictures")
-            line = one_line(genotype)
+            line = space_of(genotype).to_text(genotype)
             if line is not None:
                 write_whole(run.path / "genotype.txt", line + "\n")
         # Without memory, for which the network would have to run in a process of its own.

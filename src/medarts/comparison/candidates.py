@@ -11,15 +11,11 @@ from typing import Literal, NamedTuple
 
 from medarts.config import Recipe
 from medarts.config.difference import differences
-from medarts.config.models import CheXNetSettings
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import Listing, about, changed_files, counted_names, read_listing
 from medarts.errors import MedartsError, RunError
-from medarts.models.registry import Architecture
-from medarts.spaces.drawing import SOURCE
-from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load as load_genotype
-from medarts.spaces.reading import zoo
+from medarts.models import Architecture, initial_weights
+from medarts.spaces.genotype import RANDOM, Genotype, load_genotype, zoo
 from medarts.system.names import printable
 from medarts.training.trainer import architecture_of
 
@@ -60,7 +56,7 @@ class Candidate:
     @property
     def began_from(self) -> str | None:
         """File of the trained weights that the runs began from; None for training from scratch."""
-        weights = self.architecture.weights if isinstance(self.architecture, CheXNetSettings) else None
+        weights = initial_weights(self.architecture)
         return None if weights is None else weights.name
 
     @cached_property
@@ -68,7 +64,7 @@ class Candidate:
         """Where the network comes from, by the provenance of its genotype."""
         if not isinstance(self.architecture, Genotype):
             return "baseline"
-        if self.architecture.provenance.get("source") == SOURCE:
+        if self.architecture.provenance.get("source") == RANDOM:
             return "random"
         published = any(load_genotype(name).provenance == self.architecture.provenance for name in zoo())
         return "published" if published else "searched"
@@ -147,9 +143,9 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
     """
     if not paths:
         raise RunError("There is no run to compare.", fix="Give training runs.")
-    places = [path.resolve() for path in paths]
-    for path, place in zip(paths, places, strict=True):
-        if places.count(place) > 1:
+    positions = [path.resolve() for path in paths]
+    for path, place in zip(paths, positions, strict=True):
+        if positions.count(place) > 1:
             raise RunError(f"The run {path} is given twice.", fix="Give every run once.")
     groups: list[tuple[Architecture, list[RunDirectory]]] = []
     for run in (RunDirectory.open(path, kind="train") for path in paths):

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from medarts.comparison.candidates import Candidate
-from medarts.models.registry import Architecture
+from medarts.models import Architecture
 from medarts.profiling import cost
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import usual_threads

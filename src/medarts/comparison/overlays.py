@@ -19,7 +19,7 @@ from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.listing import ImageName
 from medarts.evaluation.evaluate import load_network
 from medarts.metrics.masks import predicted_classes
-from medarts.models.shipping import shipped
+from medarts.network.inference import shipped
 from medarts.system.console import progress_bar
 
 IMAGES = 8
@@ -118,5 +118,5 @@ def _predict(candidate: Candidate, batches: Batches) -> NDArray[np.uint8]:
     model = shipped(network.to(batches.device), **about, dtype=dtype)
     classes, threshold = recipe.data.classes, recipe.evaluation.threshold
     with torch.inference_mode():
-        logits = [model(batch.images, network.heads[-1])[-1] for batch in batches.all()]
+        logits = [model(batch.images) for batch in batches.all()]
         return predicted_classes(torch.cat(logits), classes=classes, threshold=threshold).cpu().numpy()

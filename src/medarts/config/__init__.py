@@ -11,7 +11,6 @@ from medarts.config.data import (
     Task,
     make_source,
 )
-from medarts.config.models import MODELS, MaskModel, ModelName, ModelSettings
 from medarts.config.reading import apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.config.sections import (
     BatchSettings,
@@ -22,16 +21,12 @@ from medarts.config.sections import (
     NormName,
     Recipe,
     SearchSettings,
-    SpaceSettings,
-    StackSettings,
     StageSettings,
     SupernetSettings,
     TrainSettings,
-    WeaveSettings,
 )
 
 __all__ = [
-    "MODELS",
     "SPLITS",
     "AugmentationSettings",
     "BatchSettings",
@@ -40,23 +35,17 @@ __all__ = [
     "DeriveSettings",
     "EvaluationSettings",
     "FindingSourceSettings",
-    "MaskModel",
     "MaskSourceSettings",
     "MixingSettings",
-    "ModelName",
-    "ModelSettings",
     "NormName",
     "Recipe",
     "SearchSettings",
     "SourceSettings",
-    "SpaceSettings",
     "Split",
-    "StackSettings",
     "StageSettings",
     "SupernetSettings",
     "Task",
     "TrainSettings",
-    "WeaveSettings",
     "apply_overrides",
     "fingerprint",
     "load",

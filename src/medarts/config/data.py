@@ -27,8 +27,6 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 Task = Literal["segmentation", "classification"]
-SPACE_OF: dict[Task, str] = {"segmentation": "weave", "classification": "stack"}
-"""The search space of a task."""
 
 Intensity = Annotated[Number, Field(ge=-1e9, le=1e9)]
 Percentile = Annotated[Number, Field(ge=0, le=100)]

@@ -1,7 +1,7 @@
-"""Published defaults that depend on the search space.
+"""Published values that a recipe starts from: those of its search space.
 
-The sections have those of the weaved space. A recipe on the stack starts from what DARTS on ChestX-ray14 used (images
-of 224 px cropped from 256 px, batches of 16 and 32, plateau schedule); its number of training epochs is this project's.
+Every space names all that its paper has (``SearchSpace.defaults``), so that no value of one space becomes that of
+another. What no paper has stands as defaults in the sections.
 """
 
 from collections.abc import Mapping
@@ -10,45 +10,26 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medarts.config.data import SPACE_OF, Task
+from medarts.config.data import Task
 from medarts.registry import sources as registered
+from medarts.registry import spaces
 
-STAGE = {"depth": 12, "epochs": 50, "batch": 16}
 
-STACK: dict[str, Any] = {
-    "data": {
-        "size": 224,
-        # A crop of 224 from 256 pixels moves the image by up to 16, which is 7 % of 224.
-        "augmentation": {"flip": "horizontal", "transpose": False, "brightness": 0.0, "shift": 0.07},
-    },
-    "search": {
-        "stages": [STAGE],
-        "loss": "bce_logits",
-        "lr_min": 1e-4,
-        "arch_lr": 3e-4,
-        "arch_after": 0,
-        "mixing": {"alpha": 0.0},
-    },
-    "train": {
-        "epochs": 100,
-        "batch": 32,
-        "loss": "bce_logits",
-        "lr": 0.025,
-        "schedule": "plateau",
-        "plateau_epochs": 5,
-    },
-}
+def usual_space(task: Task) -> str:
+    """Returns the search space of recipes for a task that name none."""
+    return spaces.names(task=task, default=True)[0]
 
 
 def space_of(content: Mapping[str, Any]) -> str:
-    """Returns the search space of a recipe: the one it names, else the one that fits its sources."""
-    named = _of(content.get("space"), "name")
+    """Returns the search space of a recipe: the one it names, else the usual one for its sources."""
+    space = content.get("space")
+    named = space if isinstance(space, str) else _of(space, "name")
     if named is not None:
         return str(named)
     sources = _of(content.get("data"), "sources")
     kinds = [_of(source, "kind") for source in sources] if _is_list(sources) else []
     tasks = {_task_of(kind) for kind in kinds if isinstance(kind, str) and kind in registered}
-    return SPACE_OF["classification" if "classification" in tasks else "segmentation"]
+    return usual_space("classification" if "classification" in tasks else "segmentation")
 
 
 def _task_of(kind: str) -> Task:
@@ -59,10 +40,19 @@ def _task_of(kind: str) -> Task:
 
 def with_published_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the content of a recipe with its space named, and with the published values that it does not give."""
-    content, space = dict(content), space_of(content)
-    if not isinstance(content.get("space"), BaseModel):
-        content["space"] = _merged({"name": space}, content.get("space", {}))
-    return _merged(STACK, content) if space == "stack" else content
+    content, name = dict(content), space_of(content)
+    if not isinstance(content.get("space"), BaseModel | str):
+        content["space"] = _merged({"name": name}, content.get("space", {}))
+    if name not in spaces:
+        return content  # refused later
+    space = spaces.get(name)
+    merged: dict[str, Any] = _merged(space.defaults, content)
+    for key, default in space.item_defaults.items():
+        section, _, field = key.partition(".")
+        items = _of(merged.get(section), field)
+        if _is_list(items) and isinstance(merged[section], dict):
+            merged[section][field] = [_merged(default, item) for item in items]
+    return merged
 
 
 def _merged(defaults: Mapping[str, Any], given: Any) -> Any:
@@ -73,8 +63,6 @@ def _merged(defaults: Mapping[str, Any], given: Any) -> Any:
     for key, default in defaults.items():
         if key not in merged:
             merged[key] = deepcopy(default)
-        elif key == "stages":
-            merged[key] = [_merged(STAGE, stage) for stage in merged[key]] if _is_list(merged[key]) else merged[key]
         elif isinstance(default, Mapping):
             merged[key] = _merged(default, merged[key])
     return merged

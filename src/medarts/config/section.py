@@ -39,6 +39,10 @@ Duration = Annotated[Whole, Field(ge=0, le=100_000)]
 """Epochs, or none."""
 Batch = Annotated[Whole, Field(ge=1, le=65_536)]
 Channels = Annotated[Whole, Field(ge=2, le=MOST_CHANNELS)]
+OperationNames = Annotated[
+    dict[str, Annotated[tuple[str, ...], Field(min_length=1, max_length=100)]], Field(max_length=10)
+]
+"""Set of operations -> names of the candidates of a search."""
 Nodes = Annotated[Whole, Field(ge=1, le=MOST_NODES)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**31)]
 

@@ -1,27 +1,22 @@
 """The sections of a recipe, apart from that of the data.
 
-Defaults of search and training are the published values of the weaved space (MixSearch, arXiv 2102.13280, experiments)
-where there is one; ``published`` has those of the other space. Not published for it are: derive (published is moves:
-all), the augmentation, gradient clipping, and all of evaluation and compute.
+A recipe starts from the published values of its search space (``published``); the defaults here are for what no paper
+has, and for spaces that name no values.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from medarts.config.data import SPACE_OF, DataSettings
-from medarts.config.models import ModelSettings
-from medarts.config.published import with_published_defaults
+from medarts.config.data import DataSettings
+from medarts.config.published import usual_space, with_published_defaults
 from medarts.config.section import (
-    MOST_CHANNELS,
     MOST_LAYERS,
     Batch,
-    Channels,
     Duration,
     Epochs,
     Flag,
     Fraction,
-    Nodes,
     Norm,
     Number,
     Rate,
@@ -32,7 +27,7 @@ from medarts.config.section import (
     Weight,
     Whole,
 )
-from medarts.registry import Choice, gradients, losses, regularizers
+from medarts.registry import Choice, gradients, losses, models, regularizers, spaces
 
 NormName = Literal["group", "batch"]
 AnyLoss = Annotated[Settings, Choice(losses)]
@@ -43,63 +38,6 @@ AnyRegularizer = Annotated[Settings, Choice(regularizers)]
 def _named(name: str) -> Any:
     """Returns the default of a field that is chosen from a registry; it is looked up when a recipe is read."""
     return Field(default_factory=lambda: name)
-
-
-class WeaveSettings(Section):
-    """The weaved lattice of NAS-WDAN.
-
-    Attributes:
-        name: the search space.
-        init_channel: C, channels of a cell's nodes at level 0.
-        double_down_channel: C doubles at every level below; otherwise it is C everywhere.
-        intermediate_nodes: nodes of a cell between its inputs and its output.
-        deep_supervision: the loss is the mean over all heads of the top row; otherwise the last head alone.
-        shuffle_groups: groups of the grouped convolution in shuffle_conv; must divide every width used.
-        dropout_prob: dropout inside the operations.
-    """
-
-    name: Literal["weave"] = "weave"
-    init_channel: Channels = 16
-    double_down_channel: Flag = True
-    intermediate_nodes: Nodes = 4
-    deep_supervision: Flag = True
-    shuffle_groups: Annotated[Whole, Field(ge=1, le=MOST_CHANNELS)] = 1
-    dropout_prob: Fraction = 0.0
-
-    @model_validator(mode="after")
-    def _groups_divide(self) -> "WeaveSettings":
-        if self.init_channel % self.shuffle_groups:
-            raise ValueError(f"shuffle_groups {self.shuffle_groups} does not divide init_channel {self.init_channel}")
-        return self
-
-
-class StackSettings(Section):
-    """The stack of normal and reduction cells of DARTS (arXiv 1806.09055).
-
-    Attributes:
-        name: the search space.
-        stem: chest: 7x7 convolution and max pooling, a quarter of the size, three reduction cells. cifar: 3x3
-            convolution at full size, two reduction cells.
-        intermediate_nodes: nodes of a cell between its inputs and its output.
-        search_channel: C of the supernet, the channels of a node before the first reduction; each reduction doubles it.
-        init_channel: C of the derived network.
-        layers: cells of the derived network; those of the supernet are the depth of a stage.
-        drop_path_prob: largest probability of dropping an operation of the derived network for an image while it is
-            trained; it grows to it from 0.
-        auxiliary: a second classifier behind two thirds of the cells of the derived network, while it is trained.
-    """
-
-    name: Literal["stack"] = "stack"
-    stem: Literal["chest", "cifar"] = "chest"
-    intermediate_nodes: Nodes = 4
-    search_channel: Channels = 16
-    init_channel: Channels = 36
-    layers: Annotated[Whole, Field(ge=1, le=MOST_LAYERS)] = 20
-    drop_path_prob: Fraction = 0.2
-    auxiliary: Flag = False
-
-
-SpaceSettings = WeaveSettings | StackSettings
 
 
 class BatchSettings(Section):
@@ -135,12 +73,12 @@ class StageSettings(BatchSettings):
     """One stage of the search; the weights start afresh in each.
 
     Attributes:
-        depth: depth D of the lattice, which has 2D-1 layers; of the stack, the number of its cells.
+        depth: of the supernet: depth D of a lattice, which has 2D-1 layers; of darts, the number of its cells.
         epochs: passes over the weight half of the training images.
         batch: images a step.
         accumulate: parts of a batch that run one after the other; see BatchSettings.
-        keep: operations kept on every edge at the end of the stage, for the next stage: set (down, normal, up; of the
-            stack normal, reduce) -> number.
+        keep: operations kept on every edge at the end of the stage, for the next stage: set (down, normal, up; of
+            darts normal, reduce) -> number.
     """
 
     depth: Annotated[Whole, Field(ge=3, le=MOST_LAYERS)] = 4
@@ -258,7 +196,7 @@ class TrainSettings(BatchSettings):
         accumulate: parts of a batch that run one after the other; see BatchSettings.
         loss: the loss, as in the search; bce_dice is 0.5 BCE + 1 Dice.
         auxiliary_weight: share of an auxiliary classifier in the loss.
-        norm: kind of all norms. Default: that of the network's paper, which is group for the weaved network, instance
+        norm: kind of all norms. Default: that of the network's paper, which is group for nas-wdan, instance
             for resenc-unet, batch for all others. group normalises every image by itself. batch normalises every
             channel by the batch, and in validation and inference by running statistics, which become part of the
             convolutions: inference is faster. The statistics of small batches are noisy, and of images that do not look
@@ -277,7 +215,7 @@ class TrainSettings(BatchSettings):
         mixing: mixing of images, off by default.
     """
 
-    model: Annotated[ModelSettings, Field(discriminator="name")] | None = None
+    model: Annotated[Settings, Choice(models)] | None = None
     epochs: Epochs = 1600
     batch: Batch = 8
     loss: AnyLoss = _named("bce_dice")
@@ -296,11 +234,6 @@ class TrainSettings(BatchSettings):
     grad_clip: Norm = 5.0
     mixing: MixingSettings = MixingSettings(alpha=0.0)
 
-    @field_validator("model", mode="before")
-    @classmethod
-    def _name_alone(cls, content: Any) -> Any:
-        return {"name": content} if isinstance(content, str) else content
-
     @model_validator(mode="after")
     def _can_learn(self) -> "TrainSettings":
         if self.lr_min > self.lr:
@@ -314,7 +247,7 @@ class EvaluationSettings(Section):
     """How scores are made.
 
     Attributes:
-        batch: images a step; the batch norms of a stack's supernet use the statistics of these.
+        batch: images a step; the batch norms of a supernet of darts use the statistics of these.
         threshold: probability from which a pixel is foreground (one class of masks).
         bootstrap: draws of the bootstrap over patients.
         sensitivity: for which a second threshold of every finding is chosen, beside Youden's.
@@ -349,7 +282,7 @@ class Recipe(Section):
         note: a remark for people, shown on the report.
         seed: seed of everything random.
         data: what the networks see.
-        space: the search space: weave for images with masks, stack for images with findings.
+        space: the search space. Default: nas-wdan for images with masks, darts for images with findings.
         search: the bilevel search.
         derive: how a genotype is derived.
         train: retraining.
@@ -360,7 +293,9 @@ class Recipe(Section):
     note: Text = ""
     seed: Seed = 0
     data: DataSettings
-    space: Annotated[SpaceSettings, Field(discriminator="name")] = WeaveSettings()
+    space: Annotated[Settings, Choice(spaces)] = Field(
+        default_factory=lambda: spaces.choose(usual_space("segmentation"))
+    )
     search: SearchSettings = Field(default_factory=SearchSettings)
     derive: DeriveSettings = DeriveSettings()
     train: TrainSettings = Field(default_factory=TrainSettings)
@@ -374,10 +309,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _space_fits_the_task(self) -> "Recipe":
-        wanted = SPACE_OF[self.data.task]
-        if self.space.name != wanted:
+        wanted = self.data.task
+        if spaces.entry(self.space.name).about["task"] != wanted:
             raise ValueError(
                 f"space {self.space.name} does not fit the data: images with "
-                f"{'masks' if wanted == 'weave' else 'findings'} need space.name {wanted}"
+                f"{'masks' if wanted == 'segmentation' else 'findings'} need space.name "
+                f"{' or '.join(spaces.names(task=wanted))}"
             )
         return self

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
-from medarts.config.models import CheXNetSettings, ModelSettings
 from medarts.config.section import MOST_NETWORKS, Channels, Name, Section, Seed, Text, Whole
 from medarts.config.sections import Recipe
 from medarts.errors import did_you_mean, shortened
+from medarts.registry import Choice, Settings, models
 from medarts.system.names import name_of
 
 Names = Annotated[
@@ -53,7 +53,7 @@ class NetworkEntry(Section):
     """
 
     name: Name
-    model: Annotated[ModelSettings, Field(discriminator="name")] | None = None
+    model: Annotated[Settings, Choice(models)] | None = None
     genotype: Text | None = None
     searched_on: Names | None = None
     random: Annotated[Whole, Field(ge=1, le=100)] | None = None
@@ -81,11 +81,6 @@ class NetworkEntry(Section):
             return content
         name = usual_name(content)
         return content if name is None else content | {"name": name}
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _name_alone(cls, content: Any) -> Any:
-        return {"name": content} if isinstance(content, str) else content
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
@@ -309,12 +304,13 @@ def _check_data_sets(study: Study) -> None:
             _require(domain, study.domains, where, noun="data set")
             if domain in study.external:
                 raise ValueError(f"{where}: '{domain}' is external, so it is only ever tested on")
-    found = "findings" if study.recipe.data.task == "classification" else "masks"
+    task = study.recipe.data.task
+    shown = {"classification": "findings", "segmentation": "masks"}
     for number, entry in enumerate(study.networks):
-        wanted = "findings" if isinstance(entry.model, CheXNetSettings) else "masks"
-        if entry.model is not None and wanted != found:
+        if entry.model is not None and (wanted := models.entry(entry.model.name).about["task"]) != task:
             raise ValueError(
-                f"networks.{number}.model: {entry.model.name} is for images with {wanted}, but the recipe has {found}"
+                f"networks.{number}.model: {entry.model.name} is for images with {shown[wanted]}, "
+                f"but the recipe has {shown[task]}"
             )
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medarts.models.network import FindingNetwork
+from medarts.network import FindingNetwork
 
 
 def grad_cam(network: FindingNetwork, images_bchw: Tensor, finding: Sequence[int]) -> Tensor:

@@ -12,7 +12,7 @@ from medarts.data.batches import Batches
 from medarts.evaluation.cam import grad_cam
 from medarts.evaluation.findings import FindingScores, Predictions
 from medarts.evaluation.fingerprints import Fingerprints
-from medarts.models.network import FindingNetwork
+from medarts.network import FindingNetwork
 from medarts.system.console import progress_bar
 
 
@@ -62,7 +62,7 @@ def _predict(network: FindingNetwork, batches: Batches, *, dtype: torch.dtype | 
         torch.autocast(device, dtype=dtype, enabled=dtype is not None),
     ):
         for batch in batches.all():
-            logits.append(network(batch.images)[-1].float().cpu().numpy())
+            logits.append(network(batch.images).float().cpu().numpy())
             bar.advance(len(batch.images))
     samples = [batches.store.manifest.samples[index] for index in batches.indices]
     return Predictions(

@@ -27,9 +27,9 @@ from medarts.evaluation.fingerprints import Fingerprints, of_images, of_metrics,
 from medarts.evaluation.mask_scores import Scores
 from medarts.evaluation.scores import table_of
 from medarts.evaluation.segmentation import score_masks
-from medarts.models.network import FindingNetwork, TrainedNetwork
-from medarts.models.registry import network_of, without_weights
-from medarts.models.shipping import shipped
+from medarts.models import network_of, without_weights
+from medarts.network import FindingNetwork, Network
+from medarts.network.inference import shipped
 from medarts.system.console import progress_bar
 from medarts.training.trainer import architecture_of
 
@@ -143,7 +143,7 @@ def _metrics(recipe: Recipe) -> str:
     return of_metrics(mask_scores.RULES if recipe.data.task == "segmentation" else findings.RULES)
 
 
-def load_network(run: RunDirectory, kind: str = "best") -> TrainedNetwork:
+def load_network(run: RunDirectory, kind: str = "best") -> Network:
     """Returns the network of a training run with the weights of a checkpoint.
 
     Raises:
@@ -205,7 +205,7 @@ def _check_task(task: Task, sources: tuple[SourceSettings, ...]) -> None:
             )
 
 
-def _checked_head(network: TrainedNetwork, head: str | None) -> str:
+def _checked_head(network: Network, head: str | None) -> str:
     if head is not None and head not in network.heads:
         raise RunError(f"The network has no head '{head}'.", fix=did_you_mean(head, network.heads))
     return head or network.heads[-1]

@@ -62,7 +62,7 @@ def score_masks(
 def _predict(model: nn.Module, batch: Batch, recipe: Recipe, *, head: str) -> NDArray[np.uint8]:
     """Returns the predicted class indices of a batch (B, H, W)."""
     with torch.inference_mode():
-        logits = model(batch.images, head)[-1]
+        logits = model(batch.images, head)
         predicted = predicted_classes(logits, classes=recipe.data.classes, threshold=recipe.evaluation.threshold)
         indices: NDArray[np.uint8] = predicted.cpu().numpy()
     return indices

@@ -1,1 +1,162 @@
-"""Networks that are trained from scratch: those built from a genotype, and (later) hand-made baselines."""
+"""The networks that can be trained: baselines, one file each, and those of genotypes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from pydantic import ValidationError
+
+from medarts.errors import RecipeError, did_you_mean, quoted
+from medarts.registry import Settings, models
+from medarts.spaces import load_genotype, space_of, zoo
+from medarts.spaces.genotype import Genotype
+
+if TYPE_CHECKING:
+    from medarts.config import Recipe, Task
+    from medarts.network import Network
+    from medarts.network.layers import Norm
+
+Architecture = Genotype | Settings
+"""A genotype, or the settings of a baseline; both have a name."""
+
+Model = TypeVar("Model", bound=Callable[..., "Network"])
+
+
+def register_model(
+    name: str, *, settings: type[Settings], task: "Task", outputs: int = 1, size: int = 256
+) -> Callable[[Model], Model]:
+    """Returns a decorator that registers a baseline, which recipes then choose by ``train.model: {name: NAME}``.
+
+    It is called as ``model(settings, in_channels=..., outputs=..., norm=...)``, where norm is "group", "batch", or
+    None for the norms of its paper, and returns a `medarts.network.Network` with fresh weights.
+
+    Args:
+        name: of the model.
+        settings: the class of its settings, with a default for each. A field ``weights`` is the path of a file that the
+            network starts from.
+        task: what it is for.
+        outputs: those of the published network, with which its cost is measured by default.
+        size: height and width of the images of the published network, in pixels.
+    """
+    return models.register(name, settings=settings, task=task, outputs=outputs, size=size)
+
+
+def list_models(task: "Task | None" = None) -> tuple[str, ...]:
+    """Returns the names that `create_model` takes: baselines, then the genotypes that come with medarts.
+
+    Args:
+        task: "segmentation" or "classification". Default: both.
+
+    >>> list_models("classification")
+    ('chexnet', 'chestxray14_first_order', 'darts_v2')
+    """
+    names = (*models.names(), *zoo())
+    return tuple(name for name in names if task in (None, task_of(architecture_named(name))))
+
+
+def create_model(
+    architecture: str | Genotype | Settings,
+    *,
+    in_channels: int = 3,
+    outputs: int | None = None,
+    norm: "Norm | None" = None,
+    **settings: Any,
+) -> "Network":
+    """Returns a network with fresh weights, or with those of the file that its settings name.
+
+    Args:
+        architecture: a genotype, settings of a baseline, or a name: of a baseline, or what `load_genotype` takes.
+        in_channels: channels of the images.
+        outputs: channels of the logits. Default: those of the published network.
+        norm: kind of all norms, "group" or "batch". Default: those of the network's paper.
+        settings: what else is set of the network: width=16 of a baseline, init_channel=8 of a genotype.
+
+    Raises:
+        RecipeError, GenotypeError: there is no such network, setting or norm, or a value does not fit.
+
+    >>> network = create_model("unet", in_channels=1, outputs=2, width=8)
+    >>> network(torch.zeros(1, 1, 32, 32)).shape
+    torch.Size([1, 2, 32, 32])
+    """
+    chosen = architecture_named(architecture) if isinstance(architecture, str) else architecture
+    if settings:
+        chosen = chosen.with_settings(**settings) if isinstance(chosen, Genotype) else _with_settings(chosen, settings)
+    wanted = published_outputs(chosen) if outputs is None else outputs
+    return build_network(chosen, in_channels=in_channels, outputs=wanted, norm=norm)
+
+
+def _with_settings(model: Settings, changes: dict[str, Any]) -> Settings:
+    kind = type(model)
+    for name in changes:
+        if name not in kind.model_fields:
+            others = [*kind.model_fields.keys() - {"name"}, "in_channels", "outputs", "norm"]
+            raise RecipeError(f"{model.name} has no setting {name}.", fix=did_you_mean(name, others))
+    try:
+        return kind.model_validate({**model.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"{model.name}: {where} is {quoted(first['input'])}.", fix=f"{message}.") from None
+
+
+def architecture_named(name: str) -> Architecture:
+    """Returns a baseline as in its paper, or the genotype of a name or path.
+
+    Raises:
+        GenotypeError, RecipeError: there is none.
+    """
+    if name in models:
+        return cast(Settings, models.choose(name))
+    if name in zoo() or "/" in name or "\\" in name or Path(name).suffix or Path(name).exists():
+        return load_genotype(name)
+    raise RecipeError(f"There is no network '{name}'.", fix=did_you_mean(name, (*models.names(), *zoo())))
+
+
+def build_network(
+    architecture: Architecture, *, in_channels: int, outputs: int, norm: "Norm | None" = None
+) -> "Network":
+    """Returns a network; see `create_model`."""
+    options: dict[str, Any] = {"in_channels": in_channels, "outputs": outputs, "norm": norm}
+    if isinstance(architecture, Genotype):
+        return space_of(architecture).network(architecture, **options)
+    return cast("Network", models.get(architecture.name)(architecture, **options))
+
+
+def network_of(recipe: "Recipe", architecture: Architecture) -> "Network":
+    """Returns the network that a recipe trains; see `create_model`."""
+    return build_network(
+        architecture, in_channels=recipe.data.in_channels, outputs=recipe.data.outputs, norm=recipe.train.norm
+    )
+
+
+def task_of(architecture: Architecture) -> "Task":
+    """Returns what a network is for."""
+    if isinstance(architecture, Genotype):
+        return space_of(architecture).task
+    return cast("Task", models.entry(architecture.name).about["task"])
+
+
+def published_outputs(architecture: Architecture) -> int:
+    """Returns the outputs of the published network, such as the 14 findings of ChestX-ray14."""
+    if isinstance(architecture, Genotype):
+        return space_of(architecture).published_outputs(architecture)
+    return int(models.entry(architecture.name).about["outputs"])
+
+
+def published_size(architecture: Architecture) -> int:
+    """Returns the height and width of the images of the published network, in pixels."""
+    if isinstance(architecture, Genotype):
+        return space_of(architecture).published_size(architecture)
+    return int(models.entry(architecture.name).about["size"])
+
+
+def initial_weights(architecture: Architecture) -> Path | None:
+    """Returns the file of weights that a network starts from; None where it starts at random."""
+    return None if isinstance(architecture, Genotype) else getattr(architecture, "weights", None)
+
+
+def without_weights(architecture: Architecture) -> Architecture:
+    """Returns the architecture to fill with weights of its own, not with those it began with."""
+    if isinstance(architecture, Genotype) or initial_weights(architecture) is None:
+        return architecture
+    return architecture.model_copy(update={"weights": None})

@@ -6,13 +6,33 @@ is the paper's.
 """
 
 import itertools
+from typing import Literal
 
-from medarts.config.models import AttentionUNetSettings
-from medarts.models.baseline import EncoderDecoder, widths_of
+from medarts.config.section import Channels, Flag
+from medarts.models import register_model
+from medarts.models.baseline import Depth, EncoderDecoder, widths_of
 from medarts.models.blocks import AttentionGate, UpConv, UpStep, double_conv, halved, norm_maker
-from medarts.spaces.layers import Norm
+from medarts.network.layers import Norm
+from medarts.registry import Settings
 
 
+class AttentionUNetSettings(Settings):
+    """Attention U-Net (arXiv 1804.03999).
+
+    Attributes:
+        name: of the model.
+        width: channels at full resolution.
+        depth: resolutions, each half of the one before.
+        deep_supervision: a head on every level of the decoder, otherwise on the last alone.
+    """
+
+    name: Literal["attention-unet"] = "attention-unet"
+    width: Channels = 64
+    depth: Depth = 5
+    deep_supervision: Flag = True
+
+
+@register_model("attention-unet", settings=AttentionUNetSettings, task="segmentation")
 class AttentionUNet(EncoderDecoder):
     """See the module.
 

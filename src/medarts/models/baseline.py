@@ -1,19 +1,23 @@
-"""What the networks made by hand have in common: sizes that they take, heads that can be used alone, their frame."""
+"""What the baselines for masks have in common: sizes that they take, heads that can be used alone, their frame."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Annotated
 
+import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from medarts.config.section import Whole
 from medarts.errors import RecipeError
-from medarts.models.network import TrainedNetwork
+from medarts.network import LAST, InferenceForm, Network
 
-LAST = "last"
-"""Name of the head of a network that has one alone."""
+Depth = Annotated[Whole, Field(ge=2, le=8)]
+"""Resolutions of a baseline, as in its settings."""
 
 
-class BaselineNetwork(TrainedNetwork):
+class BaselineNetwork(Network):
     """A network that halves images ``depth - 1`` times and gives masks.
 
     Args:
@@ -50,20 +54,19 @@ class BaselineNetwork(TrainedNetwork):
         """Returns the height and width of the lowest resolution."""
         return size // self.divisor
 
-    def forward(self, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
-        """Returns the logits of all heads, or of one alone, each BKHW at the size of the input, in fp32 at least.
+    def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:
+        """Returns the logits of heads, each BKHW at the size of the input, in fp32 at least.
 
-        Args:
-            x_bchw: images, height and width multiples of ``divisor``.
-            head: a name of ``heads``; parts that it does not need are not run.
-
-        Raises:
-            ValueError: there is no such head.
+        Parts that they do not need are not run.
         """
-        if head is not None and head not in self.heads:
-            raise ValueError(f"there is no head {head!r}, only {', '.join(self.heads)}")
-        wanted = range(len(self.heads)) if head is None else (self.heads.index(head),)
+        wanted = range(len(self.heads)) if heads is None else [self.heads.index(head) for head in heads]
         return [_resized(logits, x_bchw.shape[-2:]) for logits in self._logits(x_bchw, wanted)]
+
+    def inference_form(self, dtype: torch.dtype) -> InferenceForm:
+        """Returns the network laid out for inference on a CPU."""
+        from medarts.models.folded import FoldedNetwork
+
+        return FoldedNetwork(self, dtype=dtype)
 
     @abstractmethod
     def _logits(self, x_bchw: Tensor, wanted: Sequence[int]) -> list[Tensor]:

@@ -1,12 +1,22 @@
-"""Blocks that several of the networks made by hand are built of. All take and give BCHW."""
+"""Blocks that several of the baselines are built of. All take and give BCHW."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from medarts.spaces.layers import Norm, make_norm
+from medarts.network.layers import Norm, make_norm
+from medarts.network.packed import Form
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A block that knows its form for inference; see ``folded.py`` for those that are known without."""
+
+    def folded(self, form: Form) -> nn.Module:
+        """Returns what computes the same in evaluation mode, with norms and ReLUs in the convolutions."""
+
 
 NormMaker = Callable[[int], nn.Module]
 """channels -> norm with scale and shift."""

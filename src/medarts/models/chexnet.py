@@ -8,7 +8,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import safetensors
 import torch
@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medarts.errors import RecipeError
-from medarts.models.network import FindingNetwork
-from medarts.spaces.layers import pooled_logits
+from medarts.models import register_model
+from medarts.network import FindingNetwork, check_batch_norms
+from medarts.network.layers import Norm, pooled_logits
+from medarts.registry import Settings
 
 SMALLEST = 32
 """Height and width of images whose last feature maps are one pixel; they are 32 times smaller than the image."""
@@ -38,25 +40,49 @@ _LAYER = re.compile(r"\b(denselayer\d+)\.(norm|conv)\.?([12])\.")
 _CLASSIFIER = re.compile(r"^classifier\.(?:0\.)?")
 
 
+class CheXNetSettings(Settings):
+    """CheXNet, a DenseNet-121 (arXiv 1711.05225), for images with findings.
+
+    Attributes:
+        name: of the model.
+        weights: file of weights from which it starts. Default: fresh ones.
+    """
+
+    name: Literal["chexnet"] = "chexnet"
+    weights: Path | None = None
+
+
+@register_model("chexnet", settings=CheXNetSettings, task="classification", outputs=14, size=224)
 class CheXNet(FindingNetwork):
     """A DenseNet-121 with one linear head.
 
     Images of 0..1 are standardised inside, by ImageNet's mean and deviation, since published weights expect it.
 
     Args:
+        settings: weights, a file to start from, .safetensors or what torch.save wrote (.pt, .pth, .tar). Its tensors
+            may have MONAI's names, torchvision's, or those of the public CheXNet checkpoints, or be weights of this
+            network. Its head is taken where it has as many outputs; otherwise, as with weights of ImageNet, the head
+            starts afresh. Without a file all weights are random, from torch's global generator.
         in_channels: channels of the images. One channel is standardised by the mean of ImageNet's three.
         outputs: findings; 3 channels and 14 outputs make 6,968,206 parameters.
-        weights: a file to start from, .safetensors or what torch.save wrote (.pt, .pth, .tar). Its tensors may have
-            MONAI's names, torchvision's, or those of the public CheXNet checkpoints, or be weights of this network.
-            Its head is taken where it has as many outputs; otherwise, as with weights of ImageNet, the head starts
-            afresh. Without a file all weights are drawn, from torch's global generator.
+        norm: batch or None, as it has batch norms.
 
     Raises:
-        RecipeError: the file is missing or cannot be read, or its tensors are not those of this network.
+        RecipeError: other norms are wanted, or the file is missing or cannot be read, or its tensors are not
+            those of this network.
     """
 
-    def __init__(self, *, in_channels: int = 3, outputs: int = 14, weights: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: CheXNetSettings | None = None,
+        *,
+        in_channels: int = 3,
+        outputs: int = 14,
+        norm: Norm | None = None,
+    ) -> None:
         super().__init__()
+        check_batch_norms(norm, "chexnet")
+        weights = None if settings is None else settings.weights
         state = None if weights is None else _read(weights)
         from monai.networks.nets import DenseNet121
 
@@ -99,20 +125,6 @@ class CheXNet(FindingNetwork):
         """Returns the logits of feature maps, (B, F)."""
         return pooled_logits(cast(nn.Linear, self.densenet.class_layers.out), features_bchw)
 
-    def forward(self, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
-        """Returns the logits, (B, F), as the one item of a list.
-
-        Args:
-            x_bchw: images, 0..1.
-            head: "last" or None.
-
-        Raises:
-            ValueError: there is no such head.
-        """
-        if head is not None and head not in self.heads:
-            raise ValueError(f"there is no head {head!r}, only {self.heads}")
-        return [self.classify(self.features(x_bchw))]
-
 
 def _standard(in_channels: int) -> tuple[Tensor, Tensor]:
     """Returns the mean and the deviation by which every channel is standardised, each (C, 1, 1)."""
@@ -129,7 +141,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix not in _SUFFIXES:
         raise RecipeError(f"{path} is no file of weights.", fix=f"Its name should end in {', '.join(_SUFFIXES)}.")
     if not path.is_file():
-        raise RecipeError(f"There is no file of weights {path}.", fix="Mend the path, or train without weights.")
+        raise RecipeError(f"There is no file of weights {path}.", fix="Correct the path, or train without weights.")
     fix = "Give tensors by name, as torch.save(network.state_dict(), file) writes them."
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)

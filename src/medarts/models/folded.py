@@ -1,11 +1,12 @@
 """A baseline, made fast for inference on a CPU, with equal outputs.
 
 The network stays as it is built; its parts are replaced by others that compute the same. Batch norms and ReLUs become
-parts of the convolutions, see ``packed.py``. Nearest upsampling and the 3x3 convolution behind it become one
+parts of the convolutions, see ``network/packed.py``. Nearest upsampling and the 3x3 convolution behind it become one
 transposed convolution: every output pixel sees only 2x2 different pixels, so 4/9 of the multiplications are enough.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -13,14 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medarts.models.baseline import BaselineNetwork
-from medarts.models.blocks import ConvNorm, UpConv
-from medarts.models.network import TrainedNetwork
-from medarts.models.packed import AnyConv, AnyNorm, Convolution, Form, NormedConvolution
-from medarts.models.r2unet import RecurrentConv, StepBatchNorm
+from medarts.models.blocks import ConvNorm, Foldable, UpConv
+from medarts.network import InferenceForm
+from medarts.network.packed import AnyConv, AnyNorm, Convolution, Form, NormedConvolution
 
 
-class FoldedNetwork(TrainedNetwork):
-    """See ``inference.for_inference``. It cannot be trained, saved or moved; the network it is made of can.
+class FoldedNetwork(InferenceForm):
+    """The form for inference of a baseline.
 
     Args:
         network: what it computes.
@@ -28,7 +28,7 @@ class FoldedNetwork(TrainedNetwork):
     """
 
     def __init__(self, network: BaselineNetwork, *, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__(dtype)
         self.form = Form.channels_last_on_cpu(network, dtype)
         with torch.no_grad():
             self.network = cast(BaselineNetwork, _folded(copy.deepcopy(network).eval(), self.form))
@@ -51,36 +51,9 @@ class FoldedNetwork(TrainedNetwork):
         return self.network.smallest_map(size)
 
     @torch.inference_mode()
-    def forward(self, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
-        """Returns the logits as the network does, in fp32 at least."""
-        logits: list[Tensor] = self.network(x_bchw.to(self.form.dtype, memory_format=self.form.maps), head)
-        return logits
-
-
-class FoldedRecurrentConv(nn.Module):
-    """A recurrent convolution, with the norm of every step in a convolution of its own.
-
-    Args:
-        block: what it computes.
-        form: how it computes.
-    """
-
-    def __init__(self, block: RecurrentConv, *, form: Form) -> None:
-        super().__init__()
-        if isinstance(block.norm, StepBatchNorm):
-            norms = [_norm_of_step(block.norm, step) for step in range(block.steps + 1)]
-            self.convs = nn.ModuleList(NormedConvolution(block.conv, norm, form=form, relu=True) for norm in norms)
-        else:
-            alike = NormedConvolution(block.conv, block.norm.norm, form=form, relu=True)
-            self.convs = nn.ModuleList([alike] * (block.steps + 1))
-
-    def forward(self, x_bchw: Tensor) -> Tensor:
-        """Returns maps of the same height and width."""
-        first, *others = self.convs
-        y: Tensor = first(x_bchw)
-        for conv in others:
-            y = conv(y.add_(x_bchw))
-        return y
+    def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:
+        """Returns the logits of heads as the network does, in fp32 at least."""
+        return self.network.forward_heads(x_bchw.to(self.form.dtype, memory_format=self.form.maps), heads)
 
 
 class ImageNorm(nn.Module):
@@ -117,8 +90,8 @@ def _folded(module: nn.Module, form: Form) -> nn.Module:
             return _folded_block(module.conv, module, form)
         case UpConv():
             return _folded_block(_joined(module), module.conv, form)
-        case RecurrentConv():
-            return FoldedRecurrentConv(module, form=form)
+        case Foldable():
+            return module.folded(form)
         case nn.Conv2d() | nn.ConvTranspose2d():
             return Convolution(module, form=form)
         case nn.GroupNorm():
@@ -155,10 +128,3 @@ def _joined(up: UpConv) -> nn.ConvTranspose2d:
     joined = nn.ConvTranspose2d(conv.in_channels, conv.out_channels, 4, stride=2, padding=1, device="meta")
     joined.weight, joined.bias = nn.Parameter(weight), conv.bias
     return joined
-
-
-def _norm_of_step(norm: StepBatchNorm, step: int) -> nn.BatchNorm2d:
-    single = nn.BatchNorm2d(len(norm.weight), eps=norm.eps)
-    single.weight, single.bias = norm.weight, norm.bias
-    single.running_mean, single.running_var = norm.running_mean[step], norm.running_var[step]
-    return single

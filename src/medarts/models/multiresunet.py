@@ -5,14 +5,18 @@ Comparisons with networks of 64 channels at full resolution often show 34.84 M: 
 """
 
 import itertools
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from medarts.config.models import MultiResUNetSettings
-from medarts.models.baseline import EncoderDecoder, widths_of
+from medarts.config.section import MOST_CHANNELS, Whole
+from medarts.models import register_model
+from medarts.models.baseline import Depth, EncoderDecoder, widths_of
 from medarts.models.blocks import ConvNorm, NormMaker, UpStep, halved, norm_maker
-from medarts.spaces.layers import Norm
+from medarts.network.layers import Norm
+from medarts.registry import Settings
 
 ALPHA = 1.67
 """W = ALPHA x U channels are split among the convolutions of a block."""
@@ -104,6 +108,21 @@ class PathStep(nn.Module):
         return y
 
 
+class MultiResUNetSettings(Settings):
+    """MultiResUNet (arXiv 1902.04049).
+
+    Attributes:
+        name: of the model.
+        width: U of the paper at full resolution; a block has 1.67 times as many channels.
+        depth: resolutions, each half of the one before.
+    """
+
+    name: Literal["multiresunet"] = "multiresunet"
+    width: Annotated[Whole, Field(ge=4, le=MOST_CHANNELS)] = 32
+    depth: Depth = 5
+
+
+@register_model("multiresunet", settings=MultiResUNetSettings, task="segmentation")
 class MultiResUNet(EncoderDecoder):
     """See the module.
 

@@ -1,4 +1,4 @@
-"""R2U-Net (Alom et al., arXiv 1802.06955): a U-Net of recurrent residual blocks.
+"""R2U-Net (Alom et al., arXiv 1802.06955): a U-Net of recurrent residual blocks; and Attention R2U-Net.
 
 In the public PyTorch form, which has the published 39.09 M parameters, whatever the number of steps. One thing is other
 there: one batch norm serves all steps, whose running statistics then mix the maps of all of them and fit none when the
@@ -6,16 +6,47 @@ network is evaluated. Here every step has statistics of its own, and all share o
 """
 
 import itertools
-from typing import cast
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from medarts.config.models import AttentionR2UNetSettings, R2UNetSettings
-from medarts.models.baseline import EncoderDecoder, widths_of
+from medarts.config.section import Channels, Whole
+from medarts.models import register_model
+from medarts.models.baseline import Depth, EncoderDecoder, widths_of
 from medarts.models.blocks import AttentionGate, UpConv, UpStep, halved, norm_maker
-from medarts.spaces.layers import Norm, group_norm
+from medarts.network.layers import Norm, group_norm
+from medarts.network.packed import Form, NormedConvolution
+from medarts.registry import Settings
+
+Steps = Annotated[Whole, Field(ge=1, le=10)]
+
+
+class R2UNetSettings(Settings):
+    """R2U-Net (arXiv 1802.06955).
+
+    Attributes:
+        name: of the model.
+        width: channels at full resolution.
+        depth: resolutions, each half of the one before.
+        steps: t, recurrent steps of a convolution after its first pass.
+    """
+
+    name: Literal["r2unet"] = "r2unet"
+    width: Channels = 64
+    depth: Depth = 5
+    steps: Steps = 2
+
+
+class AttentionR2UNetSettings(Settings):
+    """R2U-Net with the gates of Attention U-Net; see both."""
+
+    name: Literal["attention-r2unet"] = "attention-r2unet"
+    width: Channels = 64
+    depth: Depth = 5
+    steps: Steps = 2
 
 
 class StepBatchNorm(nn.Module):
@@ -88,6 +119,43 @@ class RecurrentConv(nn.Module):
         y: Tensor = self.norm(self.conv(x_bchw), step)
         return y.relu_()
 
+    def folded(self, form: Form) -> nn.Module:
+        """Returns the form for inference."""
+        return FoldedRecurrentConv(self, form=form)
+
+
+class FoldedRecurrentConv(nn.Module):
+    """A recurrent convolution, with the norm of every step in a convolution of its own.
+
+    Args:
+        block: what it computes.
+        form: how it computes.
+    """
+
+    def __init__(self, block: RecurrentConv, *, form: Form) -> None:
+        super().__init__()
+        if isinstance(block.norm, StepBatchNorm):
+            norms = [_norm_of_step(block.norm, step) for step in range(block.steps + 1)]
+            self.convs = nn.ModuleList(NormedConvolution(block.conv, norm, form=form, relu=True) for norm in norms)
+        else:
+            alike = NormedConvolution(block.conv, block.norm.norm, form=form, relu=True)
+            self.convs = nn.ModuleList([alike] * (block.steps + 1))
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        """Returns maps of the same height and width."""
+        first, *others = self.convs
+        y: Tensor = first(x_bchw)
+        for conv in others:
+            y = conv(y.add_(x_bchw))
+        return y
+
+
+def _norm_of_step(norm: StepBatchNorm, step: int) -> nn.BatchNorm2d:
+    single = nn.BatchNorm2d(len(norm.weight), eps=norm.eps)
+    single.weight, single.bias = norm.weight, norm.bias
+    single.running_mean, single.running_var = norm.running_mean[step], norm.running_var[step]
+    return single
+
 
 class RecurrentResidual(nn.Module):
     """A 1x1 convolution to the width, and around two recurrent convolutions a residual connection.
@@ -144,6 +212,7 @@ class RecurrentUNet(EncoderDecoder):
         super().__init__(encoder, decoder[::-1], widths=widths, outputs=outputs)
 
 
+@register_model("r2unet", settings=R2UNetSettings, task="segmentation")
 class R2UNet(RecurrentUNet):
     """See the module.
 
@@ -158,3 +227,23 @@ class R2UNet(RecurrentUNet):
         self, settings: R2UNetSettings, *, in_channels: int = 3, outputs: int = 1, norm: Norm | None = None
     ) -> None:
         super().__init__(settings, in_channels=in_channels, outputs=outputs, norm=norm, gated=False)
+
+
+@register_model("attention-r2unet", settings=AttentionR2UNetSettings, task="segmentation")
+class AttentionR2UNet(RecurrentUNet):
+    """The blocks of R2U-Net, the gates of Attention U-Net (arXiv 1804.03999).
+
+    It has no paper of its own; the public PyTorch form puts the two together as here (39.44 M parameters with 3
+    channels and 1 output).
+
+    Args:
+        settings: width, depth and steps.
+        in_channels: channels of the images.
+        outputs: channels of the logits.
+        norm: kind of the norms; batch where None.
+    """
+
+    def __init__(
+        self, settings: AttentionR2UNetSettings, *, in_channels: int = 3, outputs: int = 1, norm: Norm | None = None
+    ) -> None:
+        super().__init__(settings, in_channels=in_channels, outputs=outputs, norm=norm, gated=True)

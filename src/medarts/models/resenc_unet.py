@@ -6,19 +6,22 @@ here they are settings.
 """
 
 import itertools
+from typing import Literal
 
 from torch import Tensor, nn
 
-from medarts.config.models import ResEncUNetSettings
-from medarts.models.baseline import EncoderDecoder, widths_of
+from medarts.config.section import Channels, Flag
+from medarts.models import register_model
+from medarts.models.baseline import Depth, EncoderDecoder, widths_of
 from medarts.models.blocks import LEAK, ConvNorm, NormMaker, UpStep, norm_maker
-from medarts.spaces.layers import Norm
+from medarts.network.layers import Norm
+from medarts.registry import Settings
 
 BLOCKS = (1, 3, 4, 6)
 """Residual blocks of the first stages; all others have as many as the last of these."""
 
 CAP = 16
-"""Channels grow up to so many times the width."""
+"""Channels grow up to 16 times the width."""
 
 UNSUPERVISED = 2
 """Lowest levels of the decoder, which have no head."""
@@ -60,6 +63,25 @@ def _stage(blocks: int, in_channels: int, channels: int, *, stride: int, make_no
     )
 
 
+class ResEncUNetSettings(Settings):
+    """U-Net with a residual encoder, as nnU-Net plans it (arXiv 2404.09556).
+
+    Attributes:
+        name: of the model.
+        width: channels at full resolution; they double at every level, up to 16 times the width.
+        depth: resolutions, each half of the one before.
+        deep_supervision: a head on every level of the decoder but the two lowest, otherwise on the last alone.
+        norm: instance keeps the norms of the paper in a recipe whose train.norm names others. Default: train.norm.
+    """
+
+    name: Literal["resenc-unet"] = "resenc-unet"
+    width: Channels = 32
+    depth: Depth = 6
+    deep_supervision: Flag = True
+    norm: Literal["instance"] | None = None
+
+
+@register_model("resenc-unet", settings=ResEncUNetSettings, task="segmentation")
 class ResEncUNet(EncoderDecoder):
     """See the module.
 

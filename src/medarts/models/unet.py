@@ -6,13 +6,31 @@ maps by nearest upsampling and a 3x3 convolution. In this form it has the publis
 """
 
 import itertools
+from typing import Literal
 
-from medarts.config.models import UNetSettings
-from medarts.models.baseline import EncoderDecoder, widths_of
+from medarts.config.section import Channels
+from medarts.models import register_model
+from medarts.models.baseline import Depth, EncoderDecoder, widths_of
 from medarts.models.blocks import UpConv, UpStep, double_conv, halved, norm_maker
-from medarts.spaces.layers import Norm
+from medarts.network.layers import Norm
+from medarts.registry import Settings
 
 
+class UNetSettings(Settings):
+    """U-Net (arXiv 1505.04597).
+
+    Attributes:
+        name: of the model.
+        width: channels at full resolution.
+        depth: resolutions, each half of the one before.
+    """
+
+    name: Literal["unet"] = "unet"
+    width: Channels = 64
+    depth: Depth = 5
+
+
+@register_model("unet", settings=UNetSettings, task="segmentation")
 class UNet(EncoderDecoder):
     """See the module.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from medarts.config.section import Weight
 from medarts.registry import Settings, regularizers
-from medarts.spaces.space import Supernet
+from medarts.spaces.base import Supernet
 
 Of = Literal["architecture", "weights"]
 R = TypeVar("R", bound=Callable[..., Tensor])

@@ -36,9 +36,9 @@ from medarts.errors import RecipeError
 from medarts.nas.gradients import Objective, first_order
 from medarts.nas.regularizers import Of, RegularizerSettings
 from medarts.registry import bound, gradients, regularizers
+from medarts.spaces import make_space
+from medarts.spaces.base import Candidates, SearchSpace
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.registry import make_space
-from medarts.spaces.space import Candidates, SearchSpace
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
 
@@ -276,7 +276,7 @@ class Search(Job[SearchState]):
         def losses() -> Iterator[Tensor]:
             seed_torch(recipe.seed, "dropout", *where)
             for share, part in parts:
-                yield share * self.task.loss(self.model(part.images), part)
+                yield share * self.task.loss(self.model(part.images, all_heads=True), part)
 
         return losses
 

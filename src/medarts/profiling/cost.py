@@ -12,10 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medarts.config import NormName
 from medarts.errors import RecipeError, RunError
-from medarts.models.inference import for_inference
-from medarts.models.network import FindingNetwork, TrainedNetwork
-from medarts.models.registry import Architecture, build_network, without_weights
-from medarts.models.shipping import faster, shipped
+from medarts.models import Architecture, build_network, without_weights
+from medarts.network import InferenceForm, Network
+from medarts.network.inference import faster, shipped
 from medarts.profiling.latency import Timing, threads_of_cpu, time_in_turns
 from medarts.profiling.memory import Form, peak_of_inference_mb
 
@@ -36,7 +35,7 @@ class Cost:
         outputs: outputs of the network.
         built: latency as built, by threads and batch; empty where it was not measured.
         shipped: the same as shipped for inference, in the form that images are scored with, see
-            ``medarts.models.shipping``; None where the network has none but itself.
+            ``medarts.network.inference``; None where the network has none but itself.
         memory_mb: peak memory of inference in MB (10^6 bytes) by batch, see ``medarts.profiling.memory``; of the
             form as shipped, else as built. Empty where it was not measured.
     """
@@ -191,7 +190,7 @@ class _Plan:
     size: int
     norm: NormName | None
 
-    def build(self) -> TrainedNetwork:
+    def build(self) -> Network:
         """Returns the network in evaluation mode, after it has agreed to the size of the images."""
         network = build_network(
             self.architecture, in_channels=self.in_channels, outputs=self.outputs, norm=self.norm
@@ -201,12 +200,11 @@ class _Plan:
 
     def __call__(self) -> Form:
         network = self.build()
-        form = shipped(network, in_channels=self.in_channels, size=self.size) if _is_of_masks(network) else network
-        return _last_head(form, network)
+        return _last_head(shipped(network, in_channels=self.in_channels, size=self.size), network)
 
 
 def _time(
-    networks: Mapping[str, TrainedNetwork],
+    networks: Mapping[str, Network],
     shapes: Sequence[tuple[int, int, int, int]],
     *,
     threads: Sequence[int],
@@ -216,11 +214,14 @@ def _time(
     """Times networks in turns with every number of threads and every shape of a batch (B, C, H, W).
 
     Returns:
-        The timings by name, as built and as shipped for inference; networks of findings have the first alone.
+        The timings by name, as built and as shipped for inference; networks without such a form have the first alone.
     """
     if not threads:
         return dict.fromkeys(networks, ()), {}
-    forms = {name: for_inference(network) for name, network in networks.items() if _is_of_masks(network)}
+    forms: dict[str, InferenceForm] = {}
+    for name, network in networks.items():
+        if (form := network.inference_form(next(network.parameters()).dtype)) is not None:
+            forms[name] = form.eval()
     built: dict[str, tuple[Timing, ...]] = dict.fromkeys(networks, ())
     as_shipped: dict[str, tuple[Timing, ...]] = dict.fromkeys(forms, ())
     _, in_channels, size, _ = shapes[0]
@@ -236,17 +237,12 @@ def _time(
             timing_of = {each: timing for (_, each), timing in zip(every, timed, strict=True)}
             for name, network in networks.items():
                 built[name] += (timing_of[network],)
-            for name, form in used.items():
-                as_shipped[name] += (timing_of[form],)
+            for name, used_as in used.items():
+                as_shipped[name] += (timing_of[used_as],)
     return built, as_shipped
 
 
-def _is_of_masks(network: TrainedNetwork) -> bool:
-    """Whether a network has a form for inference, which those of findings have not."""
-    return not isinstance(network, FindingNetwork)
-
-
-def _last_head(form: nn.Module, network: TrainedNetwork) -> Form:
+def _last_head(form: nn.Module, network: Network) -> Form:
     """Returns a form of a network with its last head alone."""
     return partial(form, head=network.heads[-1])
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medarts.reporting.journals import state_name
-from medarts.reporting.spaces import lattice_of, one_line, words_of
 from medarts.reporting.style import FAINT, INK, MUTED, SURFACE, colors_of, save, styled
+from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.lattice import Lattice, Node
 from medarts.system.files import make_folder, write_whole
@@ -30,7 +30,8 @@ def drawings(genotype: Genotype) -> "dict[str, Figure]":
     """Returns all drawings of a genotype by their names: the lattice where its space has one, and one of each cell."""
     from medarts.reporting.cells import draw_cell
 
-    space, lattice = words_of(genotype.space), lattice_of(genotype)
+    space = space_of(genotype)
+    lattice = space.lattice_of(genotype)
     figures = {} if lattice is None else {"lattice": draw_lattice(lattice)}
     for kind, cell in genotype.cells.items():
         inputs, meaning = space.cell_inputs.get(kind, ()), space.cell_meanings.get(kind, "")
@@ -127,12 +128,12 @@ def describe(genotype: Genotype) -> str:
             lines.append(f"  n{number} = {terms}")
     if genotype.paths:
         lines += ["", "cells kept at node (t, l)"]
-        lines += [f"  {f'({kept.layer}, {kept.level})':8} {', '.join(kept.moves)}" for kept in genotype.paths]
+        lines += [f"  {f'({kept.layer}, {kept.level})':8} {', '.join(kept.transitions)}" for kept in genotype.paths]
     if genotype.provenance:
         lines += ["", "provenance", *_pairs(genotype.provenance)]
-    line = one_line(genotype)
+    line = space_of(genotype).to_text(genotype)
     if line is not None:
-        lines += ["", "in the one-line form of DARTS", line]
+        lines += ["", "as text", line]
     return "\n".join(lines)
 
 

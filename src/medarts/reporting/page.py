@@ -27,11 +27,11 @@ from medarts.reporting.content import Content, card, read_json, reading, share, 
 from medarts.reporting.finding_scores import read_finding_scores
 from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history
 from medarts.reporting.mask_scores import read_mask_scores
-from medarts.reporting.spaces import one_line
 from medarts.reporting.tables import Column, Table, table
 from medarts.reporting.templates import render
+from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load
+from medarts.spaces.genotype import load_genotype as load
 from medarts.system.console import warn
 from medarts.system.files import UNFINISHED, write_whole
 
@@ -201,7 +201,7 @@ def _genotype(genotype: Genotype) -> Content:
         "space": genotype.space,
         "settings": genotype.settings,
         "figures": [style.inline_svg(figure, name.replace("_", " ")) for name, figure in figures.items()],
-        "one_line": one_line(genotype),
+        "one_line": space_of(genotype).to_text(genotype),
     }
 
 

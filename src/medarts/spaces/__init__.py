@@ -1,1 +1,116 @@
-"""Search spaces: a supernet, a rule that derives a genotype from it, a network built from the genotype."""
+"""Search spaces, their genotypes, and what users register with them."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from medarts.errors import GenotypeError, did_you_mean
+from medarts.registry import Section, spaces
+from medarts.spaces.genotype import Genotype, load_genotype, zoo
+
+if TYPE_CHECKING:
+    from medarts.config import Recipe
+    from medarts.spaces.base import SearchSpace
+
+__all__ = [
+    "load_genotype",
+    "make_space",
+    "random_genotype",
+    "register_operation",
+    "register_space",
+    "space_of",
+    "space_settings",
+    "zoo",
+]
+
+Space = TypeVar("Space", bound="type[SearchSpace]")
+
+
+def register_space(name: str, *, settings: type[Section], default: bool = False) -> Callable[[Space], Space]:
+    """Returns a decorator that registers a search space, which recipes then choose by ``space: {name: NAME}``.
+
+    Args:
+        name: of the space.
+        settings: the class of its section of a recipe.
+        default: whether recipes for its task have it where they name no space; medarts' own have it.
+    """
+
+    def add(space: Space) -> Space:
+        space.name = name
+        register = spaces.register(name, settings=settings, task=space.task, default=default)
+        return register(space)
+
+    return add
+
+
+def register_operation(space: str, kind: str, name: str, builder: Callable[..., Any]) -> None:
+    """Adds a candidate operation to a set of a search space.
+
+    Genotypes can have it from then on. Searches have it where their recipe names it among the candidates
+    (``space.operations: {normal: [none, identity, conv, my_conv]}``), so that it changes no other search. It runs as
+    written, beside the fused operations of a cell.
+
+    Args:
+        space: name of the space, such as "nas-wdan".
+        kind: set of operations: down, normal or up of nas-wdan; normal or reduce of darts.
+        name: of the operation.
+        builder: makes the module of an edge. In nas-wdan from (channels, OperationSettings); down operations halve
+            height and width exactly, up operations double them. In darts from (channels, stride, OperationSettings).
+
+    Raises:
+        RecipeError: there is no such space.
+        ValueError: there is no such set, or another operation has the name.
+
+    >>> from torch import nn
+    >>> register_operation("nas-wdan", "normal", "doc_conv_7x7", lambda c, s: nn.Conv2d(c, c, 7, padding=3))
+    """
+    sets = spaces.get(space).operations
+    if kind not in sets:
+        raise ValueError(f"{space} has no set of operations '{kind}'. {did_you_mean(kind, sets)}")
+    sets[kind].add(name, builder)
+
+
+def space_of(genotype: Genotype) -> "type[SearchSpace]":
+    """Returns the search space of a genotype.
+
+    Raises:
+        GenotypeError: there is no such space.
+    """
+    if genotype.space not in spaces:
+        raise GenotypeError(
+            f"Genotype '{genotype.name}' is of the unknown space '{genotype.space}'.",
+            fix=did_you_mean(genotype.space, spaces.names()),
+        )
+    return cast("type[SearchSpace]", spaces.get(genotype.space))
+
+
+def make_space(recipe: "Recipe") -> "SearchSpace":
+    """Returns the search space of a recipe whose outputs are known.
+
+    Raises:
+        RecipeError: the values of ``space`` and ``search.supernet`` do not fit together.
+    """
+    space = cast("type[SearchSpace]", spaces.get(recipe.space.name))
+    return space(
+        recipe.space,
+        in_channels=recipe.data.in_channels,
+        outputs=recipe.data.outputs,
+        supernet=recipe.search.supernet,
+    )
+
+
+def space_settings(genotype: Genotype) -> Section:
+    """Returns the settings of a genotype as the section ``space`` of a recipe, having checked that it fits its space.
+
+    Raises:
+        GenotypeError: there is no such space, or a setting, an operation, a state or a path does not exist in it.
+    """
+    return space_of(genotype).settings_of(genotype)
+
+
+def random_genotype(like: Genotype, *, seed: int) -> Genotype:
+    """Returns a genotype sampled uniformly from the space of another, with its settings.
+
+    Raises:
+        GenotypeError: see ``space_settings``.
+    """
+    return space_of(like).random_genotype(like, seed=seed)

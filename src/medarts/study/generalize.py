@@ -20,7 +20,7 @@ from medarts.engine.listing import read_listing
 from medarts.errors import RunError
 from medarts.evaluation.stats import counting_sets
 from medarts.metrics import MAIN, metric
-from medarts.spaces.reading import zoo
+from medarts.spaces.genotype import zoo
 from medarts.study.benchmark import available_runs
 from medarts.study.contrasts import UNSEEN, Claim, Pair, contrasts_of, makers, search_pairs, sides_of, training_pairs
 from medarts.study.jobs import Layout, is_begun

@@ -29,9 +29,9 @@ from medarts.config import Recipe
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation.evaluate import evaluate
-from medarts.models.registry import Architecture
+from medarts.models import Architecture
 from medarts.nas.search import resume_search, start_search
-from medarts.spaces.reading import load as load_genotype
+from medarts.spaces.genotype import load_genotype
 from medarts.system import lock
 from medarts.system.files import make_folder, read_whole, remove_empty, writing
 from medarts.system.memory import keep_freed_memory

@@ -12,11 +12,10 @@ import torch
 from medarts.config.study import NetworkEntry, Study
 from medarts.engine.directory import RunDirectory
 from medarts.errors import GenotypeError, MedartsError, RunError
-from medarts.models.registry import Architecture, build_network, without_weights
+from medarts.models import Architecture, build_network, without_weights
 from medarts.profiling.cost import count_parameters
-from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load as load_genotype
-from medarts.spaces.registry import check, random_genotype
+from medarts.spaces import random_genotype, space_settings
+from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.study.jobs import Layout
 from medarts.system.console import inform
 
@@ -142,7 +141,7 @@ class Networks:
             seed = self._study.recipe.seed
             genotypes = list(sample_matching(like, number=len(entry.names), seed=seed, count=self._count))
         for genotype in genotypes:
-            check(genotype)
+            space_settings(genotype)
         return {name: replace(genotype, name=name) for name, genotype in zip(entry.names, genotypes, strict=True)}
 
     def _given(self, entry: NetworkEntry) -> Genotype:
@@ -159,7 +158,7 @@ class Networks:
             return genotype.with_settings(init_channel=entry.init_channel)
         if entry.parameters is None:
             return genotype
-        check(genotype)
+        space_settings(genotype)
         wanted = entry.parameters
         if isinstance(wanted, str):
             wanted = self._count(self.architecture(wanted))

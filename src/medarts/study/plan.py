@@ -10,7 +10,6 @@ import torch
 
 from medarts.config import SPLITS, Recipe, Split
 from medarts.config.difference import first_difference
-from medarts.config.models import CheXNetSettings
 from medarts.config.study import GroupEntry, NetworkEntry, Study, group_recipe, search_recipe, study_to_yaml
 from medarts.data.batches import check_fills_a_batch
 from medarts.data.manifest import Manifest
@@ -19,10 +18,9 @@ from medarts.data.store import open_store
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RecipeError, RunError
-from medarts.models.registry import Architecture, network_of
+from medarts.models import Architecture, initial_weights, network_of
 from medarts.nas.search import prepare_search
-from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load as load_genotype
+from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.study.jobs import Job, Layout, RunPaths, damage_of, is_begun, is_finished
 from medarts.study.networks import Networks, search_behind, searches_of
 from medarts.system.files import write_whole
@@ -285,7 +283,7 @@ def _check_genotype(path: Path, genotype: Genotype) -> None:
 def _check_network(recipe: Recipe, architecture: Architecture) -> None:
     """Refuses a network for another task, one that cannot take the images, or weights that do not fit it."""
     check_task(recipe, architecture)
-    given = isinstance(architecture, CheXNetSettings) and architecture.weights is not None
+    given = initial_weights(architecture) is not None
     with torch.device("cpu" if given else "meta"):  # without weights of its own it takes no memory
         network = network_of(recipe, architecture)
     check_sizes(recipe, network)

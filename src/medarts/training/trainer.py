@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from medarts.config import BatchSettings, Recipe
-from medarts.config.models import CheXNetSettings
 from medarts.data.augmentation import mix
 from medarts.data.batches import Batches, check_fills_a_batch
 from medarts.data.opening import open_manifest, with_findings
@@ -27,11 +26,10 @@ from medarts.engine.device import make_fabric
 from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, backward, cosine, resume, start
 from medarts.errors import RecipeError, RunError
-from medarts.models.network import TrainedNetwork
-from medarts.models.registry import Architecture, network_of, task_of, without_weights
-from medarts.spaces.genotype import Genotype
-from medarts.spaces.reading import load as load_genotype
-from medarts.spaces.registry import space_settings
+from medarts.models import Architecture, initial_weights, network_of, task_of, without_weights
+from medarts.network import Network
+from medarts.spaces import space_settings
+from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.system.console import inform
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
@@ -77,7 +75,7 @@ class Training(Job[TrainingState]):
         *,
         fabric: Fabric,
         architecture: Architecture,
-        network: TrainedNetwork,
+        network: Network,
         task: Task,
         store: ImageStore,
         training: Batches,
@@ -188,7 +186,7 @@ class Training(Job[TrainingState]):
         seed_torch(seed, "dropout", *where)
         self.optimizer.zero_grad()
         parts = mixture.split(settings.accumulate)
-        losses = (share * self.task.loss(self.model(part.images), part) for share, part in parts)
+        losses = (share * self.task.loss(self.model(part.images, all_heads=True), part) for share, part in parts)
         loss = backward(self.fabric, losses)
         self.check_finite(loss, name="training loss")
         if settings.grad_clip:
@@ -371,7 +369,7 @@ def check_task(recipe: Recipe, architecture: Architecture) -> None:
         )
 
 
-def check_sizes(recipe: Recipe, network: TrainedNetwork) -> None:
+def check_sizes(recipe: Recipe, network: Network) -> None:
     """Refuses images that a network cannot take, and norms over the batch or an image that would see a single value.
 
     Raises:
@@ -392,7 +390,8 @@ def check_sizes(recipe: Recipe, network: TrainedNetwork) -> None:
 
 def _weights_fingerprint(architecture: Architecture) -> str | None:
     """Returns the fingerprint of the file of weights that a network begins with; None if it begins at random."""
-    if not isinstance(architecture, CheXNetSettings) or architecture.weights is None:
+    weights = initial_weights(architecture)
+    if weights is None:
         return None
-    with architecture.weights.open("rb") as file:
+    with weights.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,0 +1,129 @@
+"""What training and evaluation know of any network, whether derived from a genotype or a baseline."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medarts.errors import RecipeError
+
+LAST = "last"
+"""Name of the head of a network that has only one."""
+
+
+class Network(nn.Module, ABC):
+    """A network that is trained from scratch.
+
+    Calling it gives the logits of its last head; the earlier heads of deep supervision are given on request:
+
+        network(images)                  # Tensor: the last head
+        network(images, "1/2")           # Tensor: the head of that name; parts that it does not need are not run
+        network(images, all_heads=True)  # list[Tensor]: every head that counts in the loss, early to last
+    """
+
+    @property
+    @abstractmethod
+    def heads(self) -> tuple[str, ...]:
+        """The names of the heads, early to last."""
+
+    @abstractmethod
+    def check_size(self, size: int) -> None:
+        """Refuses images of a height and width that the network cannot take.
+
+        Raises:
+            RecipeError: it cannot.
+        """
+
+    @abstractmethod
+    def smallest_map(self, size: int) -> int:
+        """Returns the height and width of the smallest feature maps that images of a size lead to."""
+
+    @abstractmethod
+    def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:
+        """Returns the logits of heads, early to last.
+
+        Args:
+            x_bchw: images, 0..1.
+            heads: names of ``heads`` in their order; None gives all that count in the loss, which in training mode may
+                include an auxiliary one that has no name.
+        """
+
+    def forward(self, x_bchw: Tensor, head: str | None = None, *, all_heads: bool = False) -> Tensor | list[Tensor]:
+        """Returns logits; see the class.
+
+        Raises:
+            ValueError: there is no such head.
+        """
+        # One method serves both forms, as data parallelism and mixed precision wrap ``forward`` alone.
+        if all_heads:
+            return self.forward_heads(x_bchw)
+        if head is not None and head not in self.heads:
+            raise ValueError(f"there is no head {head!r}, only {', '.join(self.heads)}")
+        return self.forward_heads(x_bchw, (head or self.heads[-1],))[0]
+
+    def inference_form(self, dtype: torch.dtype) -> "InferenceForm | None":
+        """Returns a network with equal outputs, up to rounding, that is faster on a CPU; None where there is none.
+
+        Args:
+            dtype: in which it computes.
+        """
+        return None
+
+    def at(self, progress: float) -> None:
+        """Tells a network that changes while it is trained how far training is, from 0 to 1."""
+
+    def _lay_out(self) -> None:
+        """Lays weights out channels-last, which feature maps then are too; called by constructors at their end.
+
+        On a CPU depthwise convolutions are several times faster like that, and dense ones not slower.
+        """
+        # PyTorch's annotations do not know that modules take a memory format alone.
+        nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def check_batch_norms(norm: str | None, name: str) -> None:
+    """Refuses other norms than batch norms for a network that has these.
+
+    Raises:
+        RecipeError: others were asked for.
+    """
+    if norm not in (None, "batch"):
+        raise RecipeError(f"train.norm is {norm}, but {name} has batch norms.", fix="Leave it out.")
+
+
+class InferenceForm(Network):
+    """A network laid out for inference. It cannot be trained, saved or moved; the network it is made of can.
+
+    Args:
+        dtype: in which it computes.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+
+class FindingNetwork(Network):
+    """A network that classifies an image by its findings, several at once: logits (B, F).
+
+    It classifies the means of its last feature maps, which is what Grad-CAM needs to know. An auxiliary head, where
+    one is trained with the network, gives logits in training mode alone.
+    """
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """One head: an auxiliary one serves training alone."""
+        return (LAST,)
+
+    def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:
+        """Returns the logits, (B, F), as the one item of a list."""
+        return [self.classify(self.features(x_bchw))]
+
+    @abstractmethod
+    def features(self, x_bchw: Tensor) -> Tensor:
+        """Returns the last feature maps, BCHW, whose means over height and width are classified."""
+
+    @abstractmethod
+    def classify(self, features_bchw: Tensor) -> Tensor:
+        """Returns the logits of feature maps, (B, F)."""

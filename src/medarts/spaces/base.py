@@ -1,0 +1,439 @@
+"""What search spaces have in common: what a space is, and the cells of mixed operations that supernets are made of.
+
+A search space is three things: a supernet, a rule that derives a genotype from it, and a network built from a
+genotype. One file holds all three and registers itself:
+
+    @register_space("my-space", settings=MySettings)
+    class MySpace(SearchSpace): ...
+
+The cells of the spaces here have edges (node, state), each a weighted sum of candidate operations. A supernet has sets
+of alphas, with one row for each edge and one column for each candidate there, and with edge normalisation (PC-DARTS,
+arXiv 1907.05737, section 3.3) gammas, one for each edge of a kind of cell.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from medarts.config import DeriveSettings, StageSettings, SupernetSettings
+from medarts.config.data import Task
+from medarts.config.section import Section
+from medarts.errors import GenotypeError, did_you_mean
+from medarts.network import Network
+from medarts.network.layers import Norm
+from medarts.spaces.genotype import EDGES_PER_NODE, NONE, Cell, Edge, Genotype
+from medarts.spaces.lattice import Lattice
+
+Candidates = Mapping[str, tuple[tuple[str, ...], ...]]
+"""Operation set -> for each of its edges, the names of the operations still in the search."""
+
+AS_DERIVED = SupernetSettings()
+"""All channels go through the operations, as in the derived network."""
+
+INITIAL_SPREAD = 1e-3
+
+Builder = TypeVar("Builder")
+
+
+class Operations(Mapping[str, Builder], Generic[Builder]):
+    """The operations of a set: name -> what builds the module of an edge.
+
+    Operations registered by users can stand in genotypes at once. A search has the published candidates, whatever else
+    is registered, until its recipe names others (``space.operations``).
+
+    Args:
+        builders: the published operations.
+        none: whether the candidates begin with ``none``, which gives nothing.
+    """
+
+    def __init__(self, builders: Mapping[str, Builder], *, none: bool = False) -> None:
+        self._builders = dict(builders)
+        self.published: tuple[str, ...] = (*([NONE] if none else []), *builders)
+
+    def __getitem__(self, name: str) -> Builder:
+        return self._builders[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._builders)
+
+    def __len__(self) -> int:
+        return len(self._builders)
+
+    def add(self, name: str, builder: Builder) -> None:
+        """Adds an operation. The same definition may be added again, as when a cell of a notebook runs twice.
+
+        Raises:
+            ValueError: there is another of that name.
+        """
+        known = self._builders.get(name, builder)
+        if name == NONE or _origin(known) != _origin(builder):
+            raise ValueError(f"there is an operation '{name}' already; choose another name")
+        self._builders[name] = builder
+
+
+def _origin(builder: Any) -> tuple[str, str]:
+    return getattr(builder, "__module__", ""), getattr(builder, "__qualname__", repr(builder))
+
+
+def check_candidates(sets: Mapping[str, Operations[Any]], chosen: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuses candidates of a search that are not registered.
+
+    Args:
+        sets: the operations of a space.
+        chosen: set -> names of its candidates.
+
+    Raises:
+        ValueError: a set or an operation does not exist, stands twice, or is ``none`` alone.
+    """
+    for kind, names in chosen.items():
+        if kind not in sets:
+            raise ValueError(f"operations names the unknown set '{kind}'. {did_you_mean(kind, sets)}")
+        valid = {*sets[kind], *sets[kind].published}
+        for name in names:
+            if name not in valid:
+                raise ValueError(f"operations.{kind} names the unknown '{name}'. {did_you_mean(name, valid)}")
+        if len(set(names)) < len(names) or not set(names) - {NONE}:
+            raise ValueError(f"operations.{kind} must name at least one operation beside none, and each once")
+
+
+class Supernet(nn.Module, ABC):
+    """A continuous network: weights, and architecture parameters that weigh its operations and paths."""
+
+    def forward(self, x_bchw: Tensor, *, all_heads: bool = False) -> Tensor | list[Tensor]:
+        """Returns the logits of the last head, or of every head that counts in the loss, as ``Network`` does."""
+        logits = self.forward_heads(x_bchw)
+        return logits if all_heads else logits[-1]
+
+    @abstractmethod
+    def forward_heads(self, x_bchw: Tensor) -> list[Tensor]:
+        """Returns the logits of every head that counts in the loss, first to last."""
+
+    @abstractmethod
+    def architecture(self) -> list[nn.Parameter]:
+        """Returns the architecture parameters (alphas, betas)."""
+
+    def weights(self) -> list[nn.Parameter]:
+        """Returns all other parameters."""
+        architecture = {id(parameter) for parameter in self.architecture()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in architecture]
+
+    @abstractmethod
+    def strongest(self, keep: Mapping[str, int]) -> Candidates:
+        """Returns the candidates that stay when every edge of a set keeps N of its operations.
+
+        Args:
+            keep: set -> N; sets not named keep all.
+        """
+
+    @abstractmethod
+    def derive(self, settings: DeriveSettings, *, name: str, provenance: Mapping[str, Any]) -> Genotype:
+        """Returns the genotype that the architecture parameters describe now."""
+
+    @abstractmethod
+    def discretise(self, genotype: Genotype | None) -> None:
+        """Makes ``forward`` use the operations and paths of ``genotype`` alone, with the weights as they are.
+
+        None returns to the continuous network. The loss of score between the two is the discretisation gap.
+        """
+
+    @abstractmethod
+    def snapshot(self) -> dict[str, Any]:
+        """Returns the architecture weights now, as they are written to ``architecture.jsonl``."""
+
+
+class SearchSpace(ABC):
+    """A search space: makes the supernets of a search, and knows everything of its genotypes.
+
+    Args:
+        settings: section ``space`` of a recipe.
+        in_channels: channels of the images.
+        outputs: channels of the logits.
+        supernet: what a supernet does and the derived network does not.
+
+    Attributes:
+        name: of the space; set by its registration.
+        task: what its networks are for.
+        defaults: published values of the sections of a recipe, for what a recipe of this space does not set. Of lists,
+            such as search.stages, an item of the recipe starts from ``defaults`` of that key, see ``item_defaults``.
+        item_defaults: published values of the items of lists, by their dotted key.
+        operations: the sets of its operations, to which ``register_operation`` adds.
+        cell_inputs: kind of cell -> what its first and second input are, for drawings.
+        cell_meanings: kind of cell -> what it does, for drawings.
+        has_text_form: whether genotypes have a form as text beside JSON: ``from_text`` and ``to_text``.
+    """
+
+    name: ClassVar[str]
+    task: ClassVar[Task]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    item_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    operations: ClassVar[Mapping[str, Operations[Any]]] = {}
+    cell_inputs: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    cell_meanings: ClassVar[Mapping[str, str]] = {}
+    has_text_form: ClassVar[bool] = False
+
+    def __init__(
+        self, settings: Any, *, in_channels: int, outputs: int, supernet: SupernetSettings = AS_DERIVED
+    ) -> None:
+        self.settings = settings
+        self.supernet_settings = supernet
+        self.in_channels = in_channels
+        self.outputs = outputs
+
+    @abstractmethod
+    def check(self, stage: StageSettings, size: int, *, fewest: int) -> None:
+        """Refuses a stage whose supernet cannot be built, or cannot take the images.
+
+        Args:
+            stage: the stage.
+            size: height and width of the images.
+            fewest: images of the smallest batch, or part of one, that the supernet will see.
+
+        Raises:
+            RecipeError: a value does not fit the space, or the size the supernet.
+        """
+
+    @abstractmethod
+    def supernet(self, stage: StageSettings, candidates: Candidates | None) -> Supernet:
+        """Returns a fresh supernet for a stage.
+
+        Args:
+            stage: the stage.
+            candidates: what the stage before it kept; None starts with all candidates of the recipe.
+        """
+
+    @classmethod
+    @abstractmethod
+    def settings_of(cls, genotype: Genotype) -> Section:
+        """Returns the settings of a genotype as the section ``space`` of a recipe, having checked that it fits.
+
+        Raises:
+            GenotypeError: a setting, an operation, a state or a path does not exist in the space.
+        """
+
+    @classmethod
+    @abstractmethod
+    def network(cls, genotype: Genotype, *, in_channels: int, outputs: int, norm: Norm | None = None) -> Network:
+        """Returns the network of a genotype with fresh weights.
+
+        Args:
+            genotype: of this space.
+            in_channels: channels of the images.
+            outputs: channels of the logits.
+            norm: kind of all norms; that of the paper where None.
+
+        Raises:
+            GenotypeError: the genotype does not fit the space.
+            RecipeError: the network has no such norms.
+        """
+
+    @classmethod
+    @abstractmethod
+    def random_genotype(cls, like: Genotype, *, seed: int) -> Genotype:
+        """Returns a genotype with the settings of another, its cells and paths sampled uniformly.
+
+        The same seed gives the same genotype.
+
+        Raises:
+            GenotypeError: ``like`` does not fit the space.
+        """
+
+    @classmethod
+    def published_outputs(cls, genotype: Genotype) -> int:
+        """Returns the outputs of the published network, with which costs are measured by default."""
+        return 1
+
+    @classmethod
+    def published_size(cls, genotype: Genotype) -> int:
+        """Returns the height and width of the images of the published network."""
+        return 256
+
+    @classmethod
+    def lattice_of(cls, genotype: Genotype) -> Lattice | None:
+        """Returns the lattice of a genotype, for drawings; None where the space has none."""
+        return None
+
+    @classmethod
+    def from_text(cls, text: str, *, name: str, origin: str) -> Genotype:
+        """Reads a genotype from its form as text, for spaces that have one."""
+        raise NotImplementedError
+
+    @classmethod
+    def to_text(cls, genotype: Genotype) -> str | None:
+        """Returns a genotype in its form as text; None where there is none."""
+        return None
+
+
+# Cells
+
+
+Edges = tuple[tuple[int, int], ...]
+Names = tuple[tuple[str, ...], ...]
+"""The candidates of every edge."""
+
+
+def cell_edges(intermediate_nodes: int) -> Edges:
+    """Returns the (node, state) pairs of a cell: node i reads the states 0 to 1 + i."""
+    return tuple((node, state) for node in range(intermediate_nodes) for state in range(2 + node))
+
+
+def leaving(edges: Edges) -> tuple[tuple[int, ...], ...]:
+    """Returns the edges that leave every state."""
+    states = max(state for _, state in edges) + 1
+    return tuple(tuple(edge for edge, (_, source) in enumerate(edges) if source == state) for state in range(states))
+
+
+@dataclass(frozen=True)
+class CellWeights:
+    """The weights of all cells of a kind.
+
+    Attributes:
+        edges: (node, state) of every edge.
+        candidates: names of the candidates of every edge.
+        operations: for every edge, the weights of its candidates.
+        bypass: for every edge, the weight of the channels that pass the operations by (PC-DARTS).
+    """
+
+    edges: Edges
+    candidates: tuple[tuple[str, ...], ...]
+    operations: tuple[Tensor, ...]
+    bypass: Tensor
+
+    @cached_property
+    def by_state(self) -> tuple[dict[str, Tensor], ...]:
+        """For every state and operation, its weight on each of the edges that leave the state and have it."""
+        flat = torch.cat(self.operations).unbind()
+        starts = accumulate((len(names) for names in self.candidates), initial=0)
+        found: list[dict[str, list[Tensor]]] = [{} for _ in leaving(self.edges)]
+        for (_, state), names, start in zip(self.edges, self.candidates, starts, strict=False):
+            for number, name in enumerate(names):
+                found[state].setdefault(name, []).append(flat[start + number])
+        return tuple({name: torch.stack(weights) for name, weights in kinds.items()} for kinds in found)
+
+
+def derive_cell(edges: Edges, candidates: Sequence[tuple[str, ...]], weights: Sequence[Sequence[float]]) -> Cell:
+    """Returns for every node its two strongest edges, each with its strongest operation.
+
+    A softmax over fewer operations gives larger weights. Where the edges of a node have sets of different sizes,
+    each weight is scaled by the size of its set over the largest, so that equal preference means equal weight.
+
+    Args:
+        edges: (node, state) of every edge.
+        candidates: operations of every edge.
+        weights: their softmaxed weights.
+    """
+    cell = []
+    for node in sorted({node for node, _ in edges}):
+        incoming = [edge for edge, (into, _) in enumerate(edges) if into == node]
+        largest = max(len(candidates[edge]) for edge in incoming)
+        found: list[tuple[float, Edge]] = []
+        for edge in incoming:
+            scale = len(candidates[edge]) / largest
+            options = [
+                (weight * scale, name)
+                for name, weight in zip(candidates[edge], weights[edge], strict=True)
+                if name != NONE
+            ]
+            if options:
+                strength, name = max(options)
+                found.append((strength, (name, edges[edge][1])))
+        found.sort(key=lambda item: (-item[0], item[1][1]))
+        cell.append(tuple(edge for _, edge in found[:EDGES_PER_NODE]))
+    return tuple(cell)
+
+
+def initial(*shape: int) -> nn.Parameter:
+    """Returns architecture parameters close to zero, so that all weights are nearly equal."""
+    return nn.Parameter(INITIAL_SPREAD * torch.randn(*shape))
+
+
+def strongest(candidates: Candidates, alphas: Mapping[str, Tensor], keep: Mapping[str, int]) -> Candidates:
+    """Returns the candidates left when every edge of a set keeps N of them; sets not named keep all.
+
+    Args:
+        candidates: set -> operations of each of its rows.
+        alphas: set -> their alphas.
+        keep: set -> N.
+    """
+    kept: dict[str, Names] = {}
+    for kind, rows in candidates.items():
+        number = min(keep.get(kind, len(rows[0])), len(rows[0]))
+        # An edge of none alone would leave its node without a state to read.
+        barred = torch.tensor([[number == 1 and name == NONE for name in row] for row in rows])
+        strength = alphas[kind].detach().cpu().masked_fill(barred, -torch.inf)
+        best = strength.topk(number, dim=-1).indices.sort(dim=-1).values.tolist()
+        kept[kind] = tuple(tuple(names[i] for i in row) for names, row in zip(rows, best, strict=True))
+    return kept
+
+
+def cell_weights(
+    edges: Edges, names: Names, operations: Sequence[Tensor], *, gamma: Tensor | None = None
+) -> CellWeights:
+    """Returns the weights of the cells of a kind.
+
+    Args:
+        edges: (node, state) of every edge.
+        names: its candidates.
+        operations: their softmaxed weights.
+        gamma: of every edge; the softmax over the edges into a node scales what they bring. None scales nothing.
+    """
+    if gamma is None:
+        return CellWeights(edges, names, tuple(operations), operations[0].new_ones(len(edges)))
+    bypass = edge_weights(edges, gamma)
+    scaled = tuple(weights * scale for weights, scale in zip(operations, bypass, strict=True))
+    return CellWeights(edges, names, scaled, bypass)
+
+
+def edge_weights(edges: Edges, gamma: Tensor) -> Tensor:
+    """Returns the softmax of gammas over the edges into each node, which follow each other."""
+    nodes = [node for node, _ in edges]
+    sizes = [nodes.count(node) for node in dict.fromkeys(nodes)]
+    return torch.cat([torch.softmax(part, dim=0) for part in torch.split(gamma, sizes)])
+
+
+def one_hot(edges: Edges, names: Names, cell: Cell, *, genotype: Genotype, like: Tensor) -> CellWeights:
+    """Returns the weights that use the edges of a derived cell alone, each with weight 1.
+
+    Args:
+        edges: (node, state) of every edge.
+        names: its candidates.
+        cell: the derived cell.
+        genotype: which it belongs to, for the error.
+        like: a tensor of the device and dtype that the weights get.
+
+    Raises:
+        GenotypeError: the cell has an operation that is no candidate of its edge.
+    """
+    operations = tuple(like.new_zeros(len(of_edge)) for of_edge in names)
+    bypass = like.new_zeros(len(edges))
+    for node, kept in enumerate(cell):
+        for operation, state in kept:
+            edge = edges.index((node, state))
+            if operation not in names[edge]:
+                raise GenotypeError(
+                    f"Genotype '{genotype.name}' has {operation} on an edge that no longer has it.",
+                    fix="Discretise a supernet with the genotype derived from it.",
+                )
+            operations[edge][names[edge].index(operation)] = 1.0
+            bypass[edge] = 1.0
+    return CellWeights(edges, names, operations, bypass)
+
+
+def alphas_snapshot(edges: Edges, names: Names, alphas: Tensor) -> dict[str, Any]:
+    """Returns the softmaxed alphas of a set as they are written to ``architecture.jsonl``."""
+    weights = torch.softmax(alphas.detach(), dim=-1).tolist()
+    return {"edges": _labels(edges), "operations": [list(row) for row in names], "weights": weights}
+
+
+def gammas_snapshot(edges: Edges, gamma: Tensor) -> dict[str, float]:
+    """Returns the softmaxed gammas of a kind of cell as they are written to ``architecture.jsonl``."""
+    return dict(zip(_labels(edges), edge_weights(edges, gamma.detach()).tolist(), strict=True))
+
+
+def _labels(edges: Edges) -> list[str]:
+    return [f"{node}<-{state}" for node, state in edges]

@@ -1,0 +1,1 @@
+"""The fused backend of mixed cells: the same numbers as the reference, computed together for all edges of a state."""

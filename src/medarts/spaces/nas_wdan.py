@@ -1,0 +1,1188 @@
+"""The search space nas-wdan: a lattice of resolutions, woven of down, normal and up cells. For images with masks.
+
+Source: NAS-WDAN / MixSearch (arXiv 2102.13280), search space and search.
+
+The lattice has nodes (t, l): layer t counted from the stem, level l with 1/2^(l+1) of the input's resolution. A cell
+leads into a node from two earlier ones and halves, keeps or doubles the resolution; the node is the weighted sum of its
+cells (betas). Inside a cell every edge is the weighted sum of its candidate operations (alphas). The derived network
+keeps the strongest operation of the two strongest edges into each node of a cell, and the strongest cells of each node
+of the lattice. In this order below: settings, lattice, frame, mixed cell, supernet, network, genotypes, the space.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from medarts.config import DeriveSettings, StageSettings, SupernetSettings
+from medarts.config.data import Task
+from medarts.config.section import (
+    DEEPEST,
+    MOST_CHANNELS,
+    MOST_NODES,
+    Channels,
+    Flag,
+    Fraction,
+    Nodes,
+    OperationNames,
+    Settings,
+    Whole,
+)
+from medarts.errors import GenotypeError, RecipeError, did_you_mean
+from medarts.network import InferenceForm, Network
+from medarts.network.layers import ChannelShuffle, Norm, make_norm
+from medarts.spaces import register_space
+from medarts.spaces.base import (
+    AS_DERIVED,
+    Candidates,
+    CellWeights,
+    Names,
+    SearchSpace,
+    Supernet,
+    alphas_snapshot,
+    cell_edges,
+    cell_weights,
+    check_candidates,
+    derive_cell,
+    gammas_snapshot,
+    initial,
+    leaving,
+    one_hot,
+    strongest,
+)
+from medarts.spaces.fused import nas_wdan as fused
+from medarts.spaces.genotype import (
+    COPY_AGAIN,
+    NONE,
+    Cell,
+    Genotype,
+    KeptCells,
+    Setting,
+    check_cell,
+    check_range,
+    check_space,
+    random_cell,
+    random_like,
+    read_settings,
+)
+from medarts.spaces.lattice import Lattice, Path
+from medarts.spaces.nas_wdan_operations import (
+    OPERATIONS,
+    TRANSITIONS,
+    OperationSettings,
+    Transition,
+    make_operation,
+    preprocess,
+    set_of_edge,
+)
+
+SPACE = "nas-wdan"
+
+
+class NasWdanSettings(Settings):
+    """The lattice of NAS-WDAN.
+
+    Attributes:
+        name: the search space.
+        init_channel: C, channels of a cell's nodes at level 0.
+        double_down_channel: C doubles at every level below; otherwise it is C everywhere.
+        intermediate_nodes: nodes of a cell between its inputs and its output.
+        deep_supervision: the loss is the mean over all heads of the top row; otherwise the last head alone.
+        shuffle_groups: groups of the grouped convolution in shuffle_conv; must divide every width used.
+        dropout_prob: dropout inside the operations.
+        operations: candidates of the search: set (down, normal, up) -> names. Default: those of the paper.
+    """
+
+    name: Literal["nas-wdan"] = "nas-wdan"
+    init_channel: Channels = 16
+    double_down_channel: Flag = True
+    intermediate_nodes: Nodes = 4
+    deep_supervision: Flag = True
+    shuffle_groups: Annotated[Whole, Field(ge=1, le=MOST_CHANNELS)] = 1
+    dropout_prob: Fraction = 0.0
+    operations: OperationNames = Field(default={})
+
+    @model_validator(mode="after")
+    def _fits(self) -> "NasWdanSettings":
+        if self.init_channel % self.shuffle_groups:
+            raise ValueError(f"shuffle_groups {self.shuffle_groups} does not divide init_channel {self.init_channel}")
+        check_candidates(OPERATIONS, self.operations)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class LatticeSettings:
+    """The values that fix a network of the space besides its cells and paths.
+
+    Attributes:
+        depth: depth D of the lattice, from 3 up.
+        init_channel: C, channels of a cell's nodes at level 0.
+        double_down_channel: C doubles at every level below.
+        intermediate_nodes: nodes of a cell.
+        shuffle_groups: groups of shuffle_conv.
+        deep_supervision: a head on every top-row node, otherwise on the last alone.
+        dropout_prob: dropout inside the operations while training.
+        absent_edges: cells hold the operations of edges that read an absent s0, as the published networks do.
+    """
+
+    depth: int
+    init_channel: int
+    double_down_channel: bool
+    intermediate_nodes: int
+    shuffle_groups: int = 1
+    deep_supervision: bool = True
+    dropout_prob: float = 0.0
+    absent_edges: bool = False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """C of every level."""
+        return tuple(
+            width_of(level, init_channel=self.init_channel, double_down_channel=self.double_down_channel)
+            for level in range(self.depth)
+        )
+
+    def to_mapping(self) -> Mapping[str, Setting]:
+        """Returns the settings in the form of a genotype."""
+        return asdict(self)
+
+
+# The lattice
+
+
+class Node(NamedTuple):
+    """A node of the lattice."""
+
+    layer: int
+    level: int
+
+
+STEM = Node(0, 0)
+
+Paths = dict[Node, tuple[Transition, ...]]
+"""The transitions into every node but the stem's, in the order of the layers."""
+
+
+def lattice_layers(depth: int) -> int:
+    """Returns the number of layers of a lattice of ``depth``, the stem's included."""
+    return 2 * depth - 1
+
+
+def lattice_nodes(depth: int) -> tuple[Node, ...]:
+    """Returns all nodes, layer by layer, the stem's first."""
+    last = lattice_layers(depth) - 1
+    return tuple(
+        Node(t, level) for t in range(last + 1) for level in range(min(t, last - t) + 1) if (t - level) % 2 == 0
+    )
+
+
+def lattice_inputs(node: Node, transition: Transition) -> tuple[Node, Node]:
+    """Returns the nodes that give s0 and s1 to a transition into ``node``; s0 may lie outside the lattice."""
+    t, level = node
+    if transition == "down":
+        return Node(t - 2, level), Node(t - 1, level - 1)
+    if transition == "up":
+        return Node(t - 2, level), Node(t - 1, level + 1)
+    return Node(t - 4, level), Node(t - 2, level)
+
+
+def all_paths(depth: int) -> Paths:
+    """Returns every transition that exists: those whose s1 is a node of the lattice."""
+    present = set(lattice_nodes(depth))
+    return {
+        node: tuple(transition for transition in TRANSITIONS if lattice_inputs(node, transition)[1] in present)
+        for node in lattice_nodes(depth)
+        if node != STEM
+    }
+
+
+def head_nodes(depth: int, *, deep_supervision: bool) -> tuple[Node, ...]:
+    """Returns the top-row nodes that carry a head: all behind the stem, or the last alone."""
+    top = tuple(node for node in lattice_nodes(depth) if node.level == 0 and node != STEM)
+    return top if deep_supervision else top[-1:]
+
+
+def reaching(paths: Mapping[Node, tuple[Transition, ...]], ends: tuple[Node, ...]) -> Paths:
+    """Returns the paths without the cells from which no head of ``ends`` is reached."""
+    needed: set[Node] = set()
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node in needed or node not in paths:
+            continue
+        needed.add(node)
+        for transition in paths[node]:
+            waiting.extend(lattice_inputs(node, transition))
+    return {node: transitions for node, transitions in paths.items() if node in needed}
+
+
+def check_lattice_size(size: int, depth: int) -> None:
+    """Refuses images that a lattice cannot halve down to its lowest level.
+
+    Raises:
+        RecipeError: ``size`` is no positive multiple of 2^depth.
+    """
+    divisor = 2**depth
+    if size < 1 or size % divisor:
+        below = max(0, size // divisor * divisor)
+        raise RecipeError(
+            f"The size {size} cannot be halved {depth} times, as a lattice of depth {depth} does.",
+            fix=f"Use {f'{below} or ' if below else ''}{below + divisor}.",
+        )
+
+
+def width_of(level: int, *, init_channel: int, double_down_channel: bool) -> int:
+    """Returns c, the channels of the intermediate nodes of a cell at ``level``."""
+    return init_channel * 2**level if double_down_channel else init_channel
+
+
+def to_kept(paths: Mapping[Node, tuple[Transition, ...]]) -> tuple[KeptCells, ...]:
+    """Returns paths in the form of a genotype."""
+    return tuple(KeptCells(node.layer, node.level, tuple(transitions)) for node, transitions in sorted(paths.items()))
+
+
+# What the supernet and the derived network share: stem, cells on the lattice, heads
+
+
+STEM_CHANNELS = (32, 64)
+HEAD_DROPOUT = 0.1
+
+CellMaker = Callable[[Transition, int | None, int, int], nn.Module]
+"""(transition, channels of s0 or None where absent, channels of s1, c) -> cell that gives nodes x c channels."""
+
+CellRunner = Callable[[Node, Transition, nn.Module, Tensor | None, Tensor], Tensor]
+"""(node, transition, cell, s0 and s1 as read) -> the cell's output, weighted where paths have weights."""
+
+Read = Callable[[Tensor, Sequence[nn.Module]], list[Tensor]]
+"""(a node's state, the preprocessing of every cell that reads it) -> what each of them gets."""
+
+
+def read_each(state_bchw: Tensor, inputs: Sequence[nn.Module]) -> list[Tensor]:
+    """Puts a state through the preprocessing of every cell that reads it, one by one."""
+    return [module(state_bchw) for module in inputs]
+
+
+def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int, affine: bool, norm: Norm) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+        make_norm(norm, out_channels, affine=affine),
+        nn.ReLU(),
+    )
+
+
+class Head(nn.Module):
+    """A 1x1 convolution without bias, then a scale and a shift of each class's logit.
+
+    The published head counts a norm's scale and shift for each class. A norm itself would give every image
+    logits of the same mean and spread, whatever its share of foreground; so scale and shift alone are applied.
+    """
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(HEAD_DROPOUT)
+        self.conv = nn.Conv2d(channels, outputs, 1, bias=False)
+        self.scale = nn.Parameter(torch.ones(outputs))
+        self.shift = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        """Returns logits, one channel a class, at the size of the input."""
+        logits: Tensor = self.conv(self.dropout(x_bchw))
+        return logits * self.scale[:, None, None] + self.shift[:, None, None]
+
+
+class NasWdanFrame(nn.Module):
+    """Stem, one cell for every kept transition, and a 1x1 head on each of ``heads``.
+
+    Args:
+        paths: the transitions into every node.
+        heads: nodes that carry a head.
+        make_cell: builds the cell of a transition.
+        widths: c of every level.
+        intermediate_nodes: nodes of a cell; its output has that many times c channels.
+        in_channels: channels of the images.
+        outputs: channels of the logits.
+        affine: whether the stem's norms have a scale and a shift.
+        norm: the kind of the stem's norms.
+    """
+
+    def __init__(
+        self,
+        *,
+        paths: Mapping[Node, tuple[Transition, ...]],
+        heads: tuple[Node, ...],
+        make_cell: CellMaker,
+        widths: tuple[int, ...],
+        intermediate_nodes: int,
+        in_channels: int,
+        outputs: int,
+        affine: bool,
+        norm: Norm = "group",
+    ) -> None:
+        super().__init__()
+        self.paths = dict(paths)
+        self.head_nodes = heads
+        self.stem = nn.Sequential(
+            _conv_norm_relu(in_channels, STEM_CHANNELS[0], stride=1, affine=affine, norm=norm),
+            _conv_norm_relu(STEM_CHANNELS[0], STEM_CHANNELS[1], stride=2, affine=affine, norm=norm),
+        )
+        channels = {node: intermediate_nodes * widths[node.level] for node in self.paths}
+        channels[STEM] = STEM_CHANNELS[1]
+        self.cells = nn.ModuleDict()
+        for node, transitions in self.paths.items():
+            for transition in transitions:
+                s0, s1 = lattice_inputs(node, transition)
+                cell = make_cell(transition, channels.get(s0), channels[s1], widths[node.level])
+                self.cells[cell_key(node, transition)] = cell
+        self.heads = nn.ModuleDict({node_key(node): Head(channels[node], outputs) for node in heads})
+
+    def run(
+        self,
+        x_bchw: Tensor,
+        run_cell: CellRunner,
+        *,
+        heads: tuple[Node, ...] | None = None,
+        read: Read = read_each,
+    ) -> list[Tensor]:
+        """Returns the logits of the heads, first to last, each resized to the input's size.
+
+        Args:
+            x_bchw: images.
+            run_cell: how a cell is run.
+            heads: the heads that are wanted; cells that none of them needs are not run. None wants all.
+            read: how cells read a node.
+        """
+        wanted = self.head_nodes if heads is None else heads
+        paths = reaching(self.paths, wanted)
+        states: dict[Node, Tensor] = {}
+        inputs: dict[tuple[str, int], Tensor] = {}
+
+        def settle(node: Node, state: Tensor) -> None:
+            """Lets all cells read a node that will, and keeps its state where it has a head."""
+            if node in wanted:
+                states[node] = state
+            readers = self._readers(node, paths)
+            if readers:
+                parts = read(state, [self.cells[cell].get_submodule(f"input{slot}") for cell, slot in readers])
+                inputs.update(zip(readers, parts, strict=True))
+
+        settle(STEM, self.stem(x_bchw))
+        for node, transitions in paths.items():
+            total: Tensor | None = None
+            for transition in transitions:
+                key = cell_key(node, transition)
+                output = run_cell(node, transition, self.cells[key], inputs.pop((key, 0), None), inputs.pop((key, 1)))
+                total = output if total is None else total + output
+            assert total is not None
+            settle(node, total)
+        size = x_bchw.shape[-2:]
+        return [F.interpolate(self.heads[node_key(node)](states[node]), size=size, mode="bilinear") for node in wanted]
+
+    def _readers(self, node: Node, paths: Mapping[Node, tuple[Transition, ...]]) -> list[tuple[str, int]]:
+        """Returns (cell, input) of all that read a node."""
+        return [
+            (cell_key(reader, transition), slot)
+            for reader, transitions in paths.items()
+            for transition in transitions
+            for slot, source in enumerate(lattice_inputs(reader, transition))
+            if source == node
+        ]
+
+
+def node_key(node: Node) -> str:
+    """Returns the name of a node's head among ``NasWdanFrame.heads``."""
+    return f"{node.layer}_{node.level}"
+
+
+def cell_key(node: Node, transition: Transition) -> str:
+    """Returns the name of a cell among ``NasWdanFrame.cells``."""
+    return f"{node_key(node)}_{transition}"
+
+
+# The mixed cell: one meaning, two backends
+
+
+class MixedCell(nn.Module):
+    """A cell whose every edge is a weighted sum of its candidate operations.
+
+    Args:
+        transition: down, normal or up.
+        candidates: names of the candidate operations of every edge, in the order of ``cell_edges``.
+        intermediate_nodes: nodes between the inputs and the output.
+        s0_channels: channels of the first input, None where it is absent; edges that read it then give nothing.
+        s1_channels: channels of the second input.
+        channels: c, the channels of every node.
+        settings: shared by all operations.
+        partial_channels: K; the operations see the first c/K channels of a state, the others bypass them.
+    """
+
+    def __init__(
+        self,
+        transition: Transition,
+        candidates: Sequence[tuple[str, ...]],
+        *,
+        intermediate_nodes: int,
+        s0_channels: int | None,
+        s1_channels: int,
+        channels: int,
+        settings: OperationSettings,
+        partial_channels: int = 1,
+    ) -> None:
+        super().__init__()
+        self.transition = transition
+        self.candidates = tuple(candidates)
+        self.edges = cell_edges(intermediate_nodes)
+        self.intermediate_nodes = intermediate_nodes
+        self.dropout_prob = settings.dropout_prob
+        self.partial_channels = partial_channels
+        self.operated_channels = channels // partial_channels
+        self.shuffle = ChannelShuffle(partial_channels)
+        self.input0 = preprocess(s0_channels, channels, affine=settings.affine) if s0_channels is not None else None
+        self.input1 = preprocess(s1_channels, channels, affine=settings.affine)
+        self.operations = nn.ModuleList()
+        for (_, state), names in zip(self.edges, self.candidates, strict=True):
+            present = () if state == 0 and self.input0 is None else names
+            self.operations.append(
+                nn.ModuleDict(
+                    {
+                        name: make_operation(set_of_edge(transition, state), name, self.operated_channels, settings)
+                        for name in present
+                        if name != NONE
+                    }
+                )
+            )
+
+    @cached_property
+    def fused(self) -> tuple[fused.Leaving, ...]:
+        """For every state the operations on the edges that leave it, joined by the fused backend."""
+        return tuple(
+            fused.Leaving([cast(nn.ModuleDict, self.operations[edge]) for edge in edges], self.operated_channels)
+            for edges in leaving(self.edges)
+        )
+
+    def bypass(self, state: int, x_bchw: Tensor) -> Tensor:
+        """Returns the channels of a state that bypass the operations, at the size of the nodes (PC-DARTS)."""
+        rest = x_bchw[:, self.operated_channels :]
+        if state != 1 or self.transition == "normal":
+            return rest
+        return F.max_pool2d(rest, 2) if self.transition == "down" else F.interpolate(rest, scale_factor=2.0)
+
+
+Mix = Callable[[MixedCell, Tensor | None, Tensor, CellWeights], Tensor]
+"""(cell, its first input or None where it is absent, its second, weights) -> output, BCHW with nodes x c channels.
+
+The inputs have been read, that is, put through the cell's preprocessing.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A way to run the mixed cells of a supernet.
+
+    Attributes:
+        read: the preprocessing of all cells that read one node.
+        mix: a mixed cell.
+        memory_format: in which images enter.
+    """
+
+    read: Read
+    mix: Mix
+    memory_format: torch.memory_format
+
+
+def mix_reference(cell: MixedCell, first: Tensor | None, second: Tensor, weights: CellWeights) -> Tensor:
+    """Runs a mixed cell edge by edge and operation by operation."""
+    states = [first, second]
+    operated: list[Tensor | None] = [None] * cell.intermediate_nodes
+    bypass: list[Tensor | None] = [None] * cell.intermediate_nodes
+    for edge, (node, state) in enumerate(cell.edges):
+        operations = cast(nn.ModuleDict, cell.operations[edge])
+        read = states[state]
+        if read is not None:
+            x = read[:, : cell.operated_channels]
+            for name, weight in zip(cell.candidates[edge], weights.operations[edge], strict=True):
+                if name in operations:
+                    operated[node] = _plus(operated[node], weight * operations[name](x))
+            if cell.partial_channels > 1:
+                bypass[node] = _plus(bypass[node], weights.bypass[edge] * cell.bypass(state, read))
+        if state == 1 + node:  # the last edge into this node
+            states.append(_joined(cell, operated[node], bypass[node]))
+    return torch.cat(cast(list[Tensor], states[2:]), dim=1)
+
+
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total + part
+
+
+def _joined(cell: MixedCell, operated: Tensor | None, bypass: Tensor | None) -> Tensor | None:
+    if operated is None or bypass is None:
+        return operated
+    return cast(Tensor, cell.shuffle(torch.cat([operated, bypass], dim=1)))
+
+
+REFERENCE = Backend(read_each, mix_reference, torch.contiguous_format)
+"""Edge by edge and operation by operation, written to be read."""
+
+FUSED = Backend(fused.preprocess_together, fused.mix_fused, torch.channels_last)
+"""Runs together what reads the same state. Equal numbers from the same parameters, so checkpoints are interchangeable;
+operations that it does not know run as in the reference."""
+
+
+# The supernet and what is derived from it
+
+
+def derive_paths(betas: Mapping[Node, Mapping[Transition, float]], settings: DeriveSettings) -> Paths:
+    """Returns the transitions kept at every node; the strongest transition of a node always stays."""
+    kept = {}
+    for node, row in betas.items():
+        order = sorted(row, key=lambda transition: (-row[transition], TRANSITIONS.index(transition)))
+        if settings.moves == "top_k":
+            order = order[: settings.top_k]
+        elif settings.moves == "threshold":
+            order = [transition for transition in order if row[transition] >= settings.threshold] or order[:1]
+        kept[node] = tuple(transition for transition in TRANSITIONS if transition in order)
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureWeights:
+    """The weights of a forward pass.
+
+    Attributes:
+        cells: transition -> the weights of its cells.
+        transitions: node -> transition -> weight of that cell.
+    """
+
+    cells: dict[Transition, CellWeights]
+    transitions: dict[Node, dict[Transition, Tensor]]
+
+
+class NasWdanSupernet(Supernet):
+    """The supernet of one stage.
+
+    The alphas of a set have one row for each edge that uses it: all 14 edges of a cell of four nodes for the
+    normal set, the four that read s1 for down and up. Cells of all transitions share them. The betas have one row for
+    each node but the stem's and one column for each transition; a node with one transition gives it weight 1.
+
+    With edge normalisation (PC-DARTS, arXiv 1907.05737, section 3.3) every transition has gammas, one for each edge;
+    the softmax over the edges into a node scales what they bring.
+
+    Args:
+        settings: the lattice.
+        operations: set -> its candidates, for sets that have others than the published.
+        candidates: set -> operations of each of its rows; None takes all candidates.
+        in_channels: channels of the images.
+        outputs: channels of the logits.
+        supernet: what the derived network does not have.
+        backend: how mixed cells are run.
+    """
+
+    def __init__(
+        self,
+        settings: LatticeSettings,
+        *,
+        operations: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        candidates: Candidates | None = None,
+        in_channels: int = 3,
+        outputs: int = 1,
+        supernet: SupernetSettings = AS_DERIVED,
+        backend: Backend = FUSED,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.operations = dict(operations)
+        self.partial_channels = supernet.partial_channels
+        self.recompute = supernet.recompute
+        self.backend = backend
+        self.edges = cell_edges(settings.intermediate_nodes)
+        self.paths = all_paths(settings.depth)
+        self.candidates = candidates or {
+            kind: (operations.get(kind, OPERATIONS[kind].published),)
+            * sum(self._uses(kind, state) for _, state in self.edges)
+            for kind in TRANSITIONS
+        }
+        self.frame = self._make_frame(in_channels, outputs)
+        self.alphas = nn.ParameterDict(
+            {kind: initial(len(rows), len(rows[0])) for kind, rows in self.candidates.items()}
+        )
+        self.betas = initial(len(self.paths), len(TRANSITIONS))
+        self.gammas = nn.ParameterDict()
+        if supernet.edge_normalisation:
+            self.gammas.update({transition: initial(len(self.edges)) for transition in TRANSITIONS})
+        self._discrete: MixtureWeights | None = None
+        # PyTorch's annotations do not know that modules take a memory format alone.
+        nn.Module.to(self, memory_format=backend.memory_format)  # type: ignore[call-overload]
+
+    def architecture(self) -> list[nn.Parameter]:
+        """Returns alphas, betas and gammas."""
+        return [*self.alphas.values(), self.betas, *self.gammas.values()]
+
+    def forward_heads(self, x_bchw: Tensor) -> list[Tensor]:
+        """Returns the logits of every head, first to last, BKHW at the size of the input."""
+        weights = self._discrete or self.mixture()
+
+        def run_cell(node: Node, transition: Transition, cell: nn.Module, s0: Tensor | None, s1: Tensor) -> Tensor:
+            arguments = (cell, s0, s1, weights.cells[transition])
+            if self.recompute and torch.is_grad_enabled():
+                output = cast(Tensor, checkpoint(self.backend.mix, *arguments, use_reentrant=False))
+            else:
+                output = self.backend.mix(*cast(Any, arguments))
+            return weights.transitions[node][transition] * output
+
+        x_bchw = x_bchw.contiguous(memory_format=self.backend.memory_format)
+        return self.frame.run(x_bchw, run_cell, read=self.backend.read)
+
+    def mixture(self) -> MixtureWeights:
+        """Returns the softmax of alphas over the candidates of an edge, of betas over the transitions into a node."""
+        alphas = {kind: torch.softmax(alpha, dim=-1) for kind, alpha in self.alphas.items()}
+        transitions = {}
+        for row, (node, possible) in zip(self.betas, self.paths.items(), strict=True):
+            beta = torch.softmax(row[[TRANSITIONS.index(transition) for transition in possible]], dim=-1)
+            transitions[node] = dict(zip(possible, beta, strict=True))
+        return MixtureWeights(
+            {transition: self._cell_weights(transition, alphas) for transition in TRANSITIONS}, transitions
+        )
+
+    def strongest(self, keep: Mapping[str, int]) -> Candidates:
+        """Returns the candidates left when every edge of a set keeps N; sets not named keep all."""
+        return strongest(self.candidates, dict(self.alphas.items()), keep)
+
+    def derive(self, settings: DeriveSettings, *, name: str, provenance: Mapping[str, Any]) -> Genotype:
+        """Returns the genotype: per edge the strongest operation, per node two edges and its strong transitions."""
+        with torch.no_grad():
+            weights = self.mixture()
+        cells: dict[str, Cell] = {
+            transition: derive_cell(self.edges, of_kind.candidates, [w.tolist() for w in of_kind.operations])
+            for transition, of_kind in weights.cells.items()
+        }
+        betas = {
+            node: {transition: float(b) for transition, b in row.items()} for node, row in weights.transitions.items()
+        }
+        heads = head_nodes(self.settings.depth, deep_supervision=self.settings.deep_supervision)
+        paths = reaching(derive_paths(betas, settings), heads)
+        return Genotype(
+            name=name,
+            space=SPACE,
+            cells=cells,
+            settings=self.settings.to_mapping(),
+            paths=to_kept(paths),
+            provenance=dict(provenance),
+            candidates=self.operations,
+        )
+
+    def discretise(self, genotype: Genotype | None) -> None:
+        """Makes ``forward`` use the kept operations and paths alone, each with weight 1; None undoes it."""
+        self._discrete = None if genotype is None else self._one_hot(genotype)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Returns the softmaxed alphas by set and edge, betas by node and transition, gammas by transition and edge."""
+        with torch.no_grad():
+            transitions = self.mixture().transitions
+        alphas = {}
+        for kind, rows in self.candidates.items():
+            edges = tuple((node, state) for node, state in self.edges if self._uses(kind, state))
+            alphas[kind] = alphas_snapshot(edges, rows, self.alphas[kind])
+        betas = {
+            f"{node.layer},{node.level}": {transition: float(beta) for transition, beta in row.items()}
+            for node, row in transitions.items()
+        }
+        gammas = {transition: gammas_snapshot(self.edges, gamma) for transition, gamma in self.gammas.items()}
+        return {"alphas": alphas, "betas": betas, **({"gammas": gammas} if gammas else {})}
+
+    def _make_frame(self, in_channels: int, outputs: int) -> NasWdanFrame:
+        operations = OperationSettings(
+            affine=False, shuffle_groups=self.settings.shuffle_groups, dropout_prob=self.settings.dropout_prob
+        )
+
+        def make_cell(transition: Transition, s0: int | None, s1: int, channels: int) -> MixedCell:
+            return MixedCell(
+                transition,
+                self._names(transition),
+                intermediate_nodes=self.settings.intermediate_nodes,
+                s0_channels=s0,
+                s1_channels=s1,
+                channels=channels,
+                settings=operations,
+                partial_channels=self.partial_channels,
+            )
+
+        return NasWdanFrame(
+            paths=self.paths,
+            heads=head_nodes(self.settings.depth, deep_supervision=self.settings.deep_supervision),
+            make_cell=make_cell,
+            widths=self.settings.widths,
+            intermediate_nodes=self.settings.intermediate_nodes,
+            in_channels=in_channels,
+            outputs=outputs,
+            affine=False,
+        )
+
+    @staticmethod
+    def _uses(kind: str, state: int) -> bool:
+        """Whether a set has a row for an edge from ``state``: the normal set for all, down and up for s1."""
+        return kind == "normal" or state == 1
+
+    def _row(self, transition: Transition, edge: int) -> tuple[Transition, int]:
+        """Returns the set that an edge of a cell uses, and its row there."""
+        kind = set_of_edge(transition, self.edges[edge][1])
+        return kind, sum(self._uses(kind, state) for _, state in self.edges[:edge])
+
+    def _cell_weights(self, transition: Transition, alphas: Mapping[str, Tensor]) -> CellWeights:
+        rows = (self._row(transition, edge) for edge in range(len(self.edges)))
+        operations = [alphas[kind][row] for kind, row in rows]
+        gamma = self.gammas[transition] if self.gammas else None
+        return cell_weights(self.edges, self._names(transition), operations, gamma=gamma)
+
+    def _names(self, transition: Transition) -> Names:
+        rows = (self._row(transition, edge) for edge in range(len(self.edges)))
+        return tuple(self.candidates[kind][row] for kind, row in rows)
+
+    def _one_hot(self, genotype: Genotype) -> MixtureWeights:
+        cells = {
+            transition: one_hot(
+                self.edges, self._names(transition), genotype.cells[transition], genotype=genotype, like=self.betas
+            )
+            for transition in TRANSITIONS
+        }
+        kept = paths_of(genotype)
+        transitions = {
+            node: {
+                transition: self.betas.new_tensor(float(transition in kept.get(node, ()))) for transition in possible
+            }
+            for node, possible in self.paths.items()
+        }
+        return MixtureWeights(cells, transitions)
+
+
+# The network of a genotype
+
+
+class NasWdanCell(nn.Module):
+    """A cell with its edges fixed: every node sums its edges, the output concatenates the nodes.
+
+    Args:
+        transition: down, normal or up.
+        edges: the incoming edges of every node.
+        s0_channels: channels of the first input, None where it is absent; edges that read it then give nothing.
+        s1_channels: channels of the second input.
+        channels: c, the channels of every node.
+        settings: shared by all operations.
+        absent_edges: hold the operations of edges that read an absent s0, though nothing runs them. The published
+            networks do, so their parameter counts contain them.
+    """
+
+    def __init__(
+        self,
+        transition: Transition,
+        edges: Cell,
+        *,
+        s0_channels: int | None,
+        s1_channels: int,
+        channels: int,
+        settings: OperationSettings,
+        absent_edges: bool = False,
+    ) -> None:
+        super().__init__()
+        self.transition = transition
+        self.channels = channels
+        self.edges = tuple(tuple(edge for edge in node if edge[1] != 0 or s0_channels is not None) for node in edges)
+        read = partial(preprocess, affine=settings.affine, norm=settings.norm)
+        self.input0 = read(s0_channels, channels) if s0_channels is not None else None
+        self.input1 = read(s1_channels, channels)
+        self.operations = nn.ModuleList(
+            nn.ModuleList(
+                make_operation(set_of_edge(transition, state), name, channels, settings) for name, state in node
+            )
+            for node in self.edges
+        )
+        if s0_channels is None and absent_edges:
+            names = [name for node in edges for name, state in node if state == 0]
+            self.absent = nn.ModuleList(make_operation("normal", name, channels, settings) for name in names)
+
+    def forward(self, s0: Tensor | None, s1: Tensor) -> Tensor:
+        """Returns the output, BCHW with nodes x c channels.
+
+        Args:
+            s0: the first input as read, that is, behind ``input0``; None where it is absent.
+            s1: the second input as read, behind ``input1``.
+        """
+        states: list[Tensor | None] = [s0, s1]
+        for node, operations in zip(self.edges, self.operations, strict=True):
+            terms = [
+                operation(read)
+                for (_, state), operation in zip(node, cast(nn.ModuleList, operations), strict=True)
+                if (read := states[state]) is not None
+            ]
+            states.append(sum(terms[1:], terms[0]) if terms else None)
+        nodes = states[2:]
+        if any(node is None for node in nodes):
+            # Nodes all of whose edges end at an absent s0 are zeros.
+            zeros = s1.new_zeros(self._node_shape(s1))
+            nodes = [zeros if node is None else node for node in nodes]
+        return torch.cat(cast(list[Tensor], nodes), dim=1)
+
+    def _node_shape(self, s1: Tensor) -> tuple[int, int, int, int]:
+        b, _, h, w = s1.shape
+        if self.transition == "down":
+            return b, self.channels, h // 2, w // 2
+        if self.transition == "up":
+            return b, self.channels, h * 2, w * 2
+        return b, self.channels, h, w
+
+
+class OnLattice(Network):
+    """What the network of a genotype and its form for inference have in common: sizes that they take, and heads.
+
+    Subclasses set ``depth`` of the lattice, and ``head_nodes``, the nodes that carry a head, early to last.
+    """
+
+    depth: int
+    head_nodes: tuple[Node, ...]
+
+    @property
+    def divisor(self) -> int:
+        """What divides the height and width of images."""
+        return int(2**self.depth)
+
+    def check_size(self, size: int) -> None:
+        """Refuses images that the lattice cannot halve down to its lowest level.
+
+        Raises:
+            RecipeError: ``size`` is no positive multiple of ``divisor``.
+        """
+        check_lattice_size(size, self.depth)
+
+    def smallest_map(self, size: int) -> int:
+        """Returns the height and width of the lowest level."""
+        return size // self.divisor
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the heads, early to last: "2,0", "4,0", ..."""
+        return tuple(f"{node.layer},{node.level}" for node in self.head_nodes)
+
+    def nodes_of(self, heads: Sequence[str] | None) -> tuple[Node, ...]:
+        """Returns the nodes of heads; of all where None."""
+        return self.head_nodes if heads is None else tuple(self.head_nodes[self.heads.index(head)] for head in heads)
+
+
+class NasWdanNetwork(OnLattice):
+    """A derived network; its heads give logits from early (fast) to last (best).
+
+    Args:
+        genotype: the architecture.
+        in_channels: channels of the images.
+        outputs: channels of the logits.
+        norm: the kind of all norms. Batch norms use their running statistics in evaluation mode.
+
+    Raises:
+        GenotypeError: the genotype does not fit the space; the message says why.
+    """
+
+    def __init__(self, genotype: Genotype, *, in_channels: int = 3, outputs: int = 1, norm: Norm = "group") -> None:
+        super().__init__()
+        settings = check(genotype)
+        self.depth = settings.depth
+        self.head_nodes = head_nodes(settings.depth, deep_supervision=settings.deep_supervision)
+        operations = OperationSettings(
+            affine=True,
+            norm=norm,
+            shuffle_groups=settings.shuffle_groups,
+            dropout_prob=settings.dropout_prob,
+        )
+
+        def make_cell(transition: Transition, s0: int | None, s1: int, channels: int) -> NasWdanCell:
+            return NasWdanCell(
+                transition,
+                genotype.cells[transition],
+                s0_channels=s0,
+                s1_channels=s1,
+                channels=channels,
+                settings=operations,
+                absent_edges=settings.absent_edges,
+            )
+
+        self.frame = NasWdanFrame(
+            paths=paths_of(genotype),
+            heads=self.head_nodes,
+            make_cell=make_cell,
+            widths=settings.widths,
+            intermediate_nodes=settings.intermediate_nodes,
+            in_channels=in_channels,
+            outputs=outputs,
+            affine=True,
+            norm=norm,
+        )
+
+    def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:
+        """Returns the logits of heads, each BKHW at the size of the input; cells that they do not need are not run."""
+        return self.frame.run(x_bchw, _run_cell, heads=self.nodes_of(heads))
+
+    def inference_form(self, dtype: torch.dtype) -> InferenceForm:
+        """Returns the network laid out for inference on a CPU."""
+        from medarts.spaces.fused.nas_wdan_inference import NasWdanInference
+
+        return NasWdanInference(self, dtype=dtype)
+
+
+def _run_cell(node: Node, transition: Transition, cell: nn.Module, s0: Tensor | None, s1: Tensor) -> Tensor:
+    output: Tensor = cell(s0, s1)
+    return output
+
+
+# Genotypes
+
+
+def check(genotype: Genotype) -> LatticeSettings:
+    """Returns the settings of a genotype that fits the space.
+
+    Raises:
+        GenotypeError: it is of another space, or a setting, an operation, a state or a path does not exist.
+    """
+    check_space(genotype, SPACE, OPERATIONS)
+    settings = _settings(genotype)
+    for transition in TRANSITIONS:
+        check_cell(
+            genotype,
+            transition,
+            intermediate_nodes=settings.intermediate_nodes,
+            operations=partial(operations_of, transition),
+        )
+    _check_paths(genotype, settings)
+    return settings
+
+
+def paths_of(genotype: Genotype) -> Paths:
+    """Returns the kept paths that reach a head."""
+    settings = _settings(genotype)
+    transitions = {
+        Node(kept.layer, kept.level): tuple(transition for transition in TRANSITIONS if transition in kept.transitions)
+        for kept in genotype.paths
+    }
+    ends = head_nodes(settings.depth, deep_supervision=settings.deep_supervision)
+    return reaching(dict(sorted(transitions.items())), ends)
+
+
+def _settings(genotype: Genotype) -> LatticeSettings:
+    settings = read_settings(genotype, LatticeSettings)
+    for name, low, high in (
+        ("depth", 3, DEEPEST),
+        ("init_channel", 2, MOST_CHANNELS),
+        ("intermediate_nodes", 1, MOST_NODES),
+        ("shuffle_groups", 1, MOST_CHANNELS),
+    ):
+        check_range(genotype, name, getattr(settings, name), low, high)
+    if not 0 <= settings.dropout_prob < 1:
+        raise GenotypeError(
+            f"Genotype '{genotype.name}' has dropout_prob {settings.dropout_prob}.", fix="Use 0 to below 1."
+        )
+    if any(c % settings.shuffle_groups for c in settings.widths):
+        raise GenotypeError(
+            f"Genotype '{genotype.name}': shuffle_groups {settings.shuffle_groups} does not divide the widths "
+            f"{settings.widths}.",
+            fix="Use a divisor of init_channel.",
+        )
+    return settings
+
+
+def operations_of(transition: Transition, state: int) -> tuple[str, ...]:
+    """Returns what can stand on the edges from a state in the cells of a transition, registered operations included."""
+    return tuple(OPERATIONS[set_of_edge(transition, state)])
+
+
+def _check_paths(genotype: Genotype, settings: LatticeSettings) -> None:
+    depth = settings.depth
+    possible = all_paths(depth)
+    kept = {Node(entry.layer, entry.level): entry.transitions for entry in genotype.paths}
+    if len(kept) < len(genotype.paths):
+        raise GenotypeError(f"Genotype '{genotype.name}' names a node of the lattice twice.", fix=COPY_AGAIN)
+    for node, transitions in kept.items():
+        if (
+            not transitions
+            or len(set(transitions)) < len(transitions)
+            or not set(transitions) <= set(possible.get(node, ()))
+        ):
+            raise GenotypeError(
+                f"Genotype '{genotype.name}': node ({node.layer},{node.level}) keeps {list(transitions)}, a lattice of "
+                f"depth {depth} has {list(possible.get(node, ()))} there.",
+                fix=COPY_AGAIN,
+            )
+    needed = set(head_nodes(depth, deep_supervision=settings.deep_supervision))
+    for node, transitions in kept.items():
+        for transition in TRANSITIONS:
+            if transition in transitions:
+                needed.update(read for read in lattice_inputs(node, transition) if read in possible)
+    missing = sorted(needed - set(kept))
+    if missing:
+        raise GenotypeError(
+            f"Genotype '{genotype.name}' keeps no path into node ({missing[0].layer},{missing[0].level}), which a "
+            "head or a kept path reads.",
+            fix=COPY_AGAIN,
+        )
+
+
+# The space
+
+
+@register_space(SPACE, settings=NasWdanSettings, default=True)
+class NasWdan(SearchSpace):
+    """The search space nas-wdan with the settings of a recipe.
+
+    Raises:
+        RecipeError: the channels cannot be cut into ``partial_channels`` parts.
+    """
+
+    task: ClassVar[Task] = "segmentation"
+    # Published (MixSearch, arXiv 2102.13280, experiments). Not published, and so not here: derive (published is all),
+    # the augmentation, gradient clipping.
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "search": {
+            "stages": [
+                {"depth": 4, "epochs": 80, "batch": 24, "keep": {"down": 4, "normal": 4, "up": 2}},
+                {"depth": 5, "epochs": 80, "batch": 12},
+            ],
+            "loss": "bce_logits",
+            "lr": 0.025,
+            "lr_min": 1e-5,
+            "momentum": 0.9,
+            "weight_decay": 3e-4,
+            "arch_lr": 2e-4,
+            "arch_betas": [0.5, 0.999],
+            "arch_weight_decay": 1e-3,
+            "arch_after": 10,
+            "mixing": {"alpha": 0.5},
+        },
+        "train": {
+            "epochs": 1600,
+            "batch": 8,
+            "loss": "bce_dice",
+            "optimizer": "sgd",
+            "lr": 4e-3,
+            "lr_min": 1e-5,
+            "momentum": 0.9,
+            "weight_decay": 3e-4,
+            "schedule": "cosine",
+        },
+    }
+    item_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "search.stages": {"depth": 4, "epochs": 80, "batch": 12},
+    }
+    operations = OPERATIONS
+    cell_inputs: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "down": ("node (t−2, l)", "node (t−1, l−1)"),
+        "normal": ("node (t−4, l)", "node (t−2, l)"),
+        "up": ("node (t−2, l)", "node (t−1, l+1)"),
+    }
+    cell_meanings: ClassVar[Mapping[str, str]] = {
+        "down": "halves the resolution: edges from s1 are down operations",
+        "normal": "keeps the resolution",
+        "up": "doubles the resolution: edges from s1 are up operations",
+    }
+    settings: NasWdanSettings
+
+    def __init__(
+        self,
+        settings: NasWdanSettings,
+        *,
+        in_channels: int,
+        outputs: int,
+        supernet: SupernetSettings = AS_DERIVED,
+    ) -> None:
+        super().__init__(settings, in_channels=in_channels, outputs=outputs, supernet=supernet)
+        part, channels = supernet.partial_channels, settings.init_channel
+        if channels % part or channels // part % settings.shuffle_groups:
+            raise RecipeError(
+                f"search.supernet.partial_channels {part} cuts space.init_channel {channels} into parts that are not "
+                f"whole multiples of space.shuffle_groups {settings.shuffle_groups}.",
+                fix=f"Use an init_channel that {part * settings.shuffle_groups} divides.",
+            )
+
+    def check(self, stage: StageSettings, size: int, *, fewest: int) -> None:
+        """Refuses lattices below depth 3, unknown sets in ``keep``, and sizes that the lattice cannot halve."""
+        if stage.depth < 3:
+            raise RecipeError(
+                f"A stage of search.stages has depth {stage.depth}.", fix="A lattice has a depth from 3 up."
+            )
+        for name in stage.keep:
+            if name not in TRANSITIONS:
+                raise RecipeError(
+                    f"keep of search.stages names the unknown set '{name}'.", fix=did_you_mean(name, TRANSITIONS)
+                )
+        check_lattice_size(size, stage.depth)
+
+    def supernet(self, stage: StageSettings, candidates: Candidates | None) -> NasWdanSupernet:
+        """Returns a fresh supernet of the depth of ``stage``."""
+        return NasWdanSupernet(
+            LatticeSettings(
+                depth=stage.depth,
+                init_channel=self.settings.init_channel,
+                double_down_channel=self.settings.double_down_channel,
+                intermediate_nodes=self.settings.intermediate_nodes,
+                shuffle_groups=self.settings.shuffle_groups,
+                deep_supervision=self.settings.deep_supervision,
+                dropout_prob=self.settings.dropout_prob,
+            ),
+            operations=self.settings.operations,
+            candidates=candidates,
+            in_channels=self.in_channels,
+            outputs=self.outputs,
+            supernet=self.supernet_settings,
+        )
+
+    @classmethod
+    def settings_of(cls, genotype: Genotype) -> NasWdanSettings:
+        """Returns the settings of a genotype as the section of a recipe."""
+        settings = check(genotype)
+        given = {name: getattr(settings, name) for name in NasWdanSettings.model_fields if hasattr(settings, name)}
+        return NasWdanSettings(**given, operations=dict(genotype.candidates))
+
+    @classmethod
+    def network(cls, genotype: Genotype, *, in_channels: int, outputs: int, norm: Norm | None = None) -> NasWdanNetwork:
+        """Returns the network of a genotype; its norms are group norms by default."""
+        return NasWdanNetwork(genotype, in_channels=in_channels, outputs=outputs, norm=norm or "group")
+
+    @classmethod
+    def random_genotype(cls, like: Genotype, *, seed: int) -> Genotype:
+        """Returns a genotype with the settings of another, its cells and paths sampled uniformly.
+
+        Every node of a cell reads two earlier states, each through one of the candidates that can stand there. Every
+        node of the lattice keeps as many cells as the other genotype keeps at most at one, or all where it has fewer;
+        so every node that is read has one.
+        """
+        settings, generator = check(like), np.random.default_rng(seed)
+
+        def operations(transition: Transition, state: int) -> list[str]:
+            kind = set_of_edge(transition, state)
+            return [name for name in like.candidates.get(kind, OPERATIONS[kind].published) if name != NONE]
+
+        cells: dict[str, Cell] = {
+            transition: random_cell(
+                settings.intermediate_nodes, operations=partial(operations, transition), generator=generator
+            )
+            for transition in TRANSITIONS
+        }
+        kept, paths = max(len(entry.transitions) for entry in like.paths), {}
+        for node, transitions in all_paths(settings.depth).items():
+            chosen = generator.choice(len(transitions), size=min(kept, len(transitions)), replace=False)
+            paths[node] = tuple(transitions[number] for number in sorted(chosen))
+        return random_like(like, cells, seed=seed, paths=to_kept(paths))
+
+    @classmethod
+    def lattice_of(cls, genotype: Genotype) -> Lattice:
+        """Returns the lattice of a genotype, for drawings."""
+        depth = int(genotype.settings["depth"])
+        kept = {(entry.layer, entry.level): entry.transitions for entry in genotype.paths}
+        paths = [
+            Path(lattice_inputs(node, kind)[1], node, kind, kept=kind in kept.get(node, ()))
+            for node, kinds in all_paths(depth).items()
+            for kind in kinds
+        ]
+        heads = head_nodes(depth, deep_supervision=bool(genotype.settings["deep_supervision"]))
+        return Lattice(tuple(paths), heads)

@@ -1,1 +1,0 @@
-"""The stack of normal and reduce cells of DARTS: operations, mixed cell, supernet, genotypes."""

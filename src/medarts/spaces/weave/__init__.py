@@ -1,1 +1,0 @@
-"""The weaved lattice of NAS-WDAN: geometry, mixed cell, supernet, derive rule."""
