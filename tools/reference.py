@@ -57,7 +57,12 @@ def described(section: type[BaseModel]) -> tuple[str, dict[str, str]]:
         block = textwrap.dedent(attributes.split("\n\n")[0])
         for key, meaning in re.findall(r"^(\w+): (.*(?:\n +.*)*)", block, flags=re.MULTILINE):
             meanings[key] = " ".join(meaning.split()).replace("``", "`")
-    return inspect.cleandoc(section.__doc__ or "").split("\n\n")[0].replace("\n", " "), meanings
+    return described_text(section.__doc__), meanings
+
+
+def described_text(docstring: str | None) -> str:
+    """Returns the first paragraph of a docstring in one line, as Markdown."""
+    return inspect.cleandoc(docstring or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
 
 
 def is_section(kind: Any) -> bool:
@@ -136,8 +141,18 @@ def default_of(field: FieldInfo) -> Any:
 
 def chosen_from(field: FieldInfo) -> Any:
     """Returns the registry that a section is chosen from, or None."""
-    candidates = [*field.metadata, *(item for part in get_args(field.annotation) for item in get_args(part))]
+    is_union = get_origin(field.annotation) in (Union, types.UnionType)
+    parts = get_args(field.annotation) if is_union else ()
+    candidates = [*field.metadata, *(item for part in parts for item in get_args(part))]
     return next((item.registry for item in candidates if hasattr(item, "registry")), None)
+
+
+def listed_from(field: FieldInfo) -> Any:
+    """Returns the registry that the items of a list are chosen from, or None."""
+    for kind in members(field.annotation):
+        if get_origin(kind) in (tuple, list):
+            return next((item.registry for item in get_args(get_args(kind)[0])[1:] if hasattr(item, "registry")), None)
+    return None
 
 
 def chosen_by(section: type[BaseModel]) -> str | None:
@@ -151,26 +166,20 @@ def chosen_by(section: type[BaseModel]) -> str | None:
 
 def nested(path: str, field: FieldInfo) -> Iterator[tuple[str, type[BaseModel]]]:
     """Yields the sections below a field with their paths."""
-    registry = chosen_from(field)
+    registry, listed = chosen_from(field), listed_from(field)
     for kind in members(field.annotation):
         if is_section(kind) and registry is None:
             yield path, kind
         arguments = [part for part in get_args(kind) if part is not Ellipsis]
-        if get_origin(kind) in (tuple, list) and arguments:
-            inner = arguments[0]
-            found = next((item.registry for item in get_args(inner)[1:] if hasattr(item, "registry")), None)
-            registry = registry or found
-            if registry is None:
-                yield from ((f"{path}.N", part) for part in members(inner) if is_section(part))
-            else:
-                path = f"{path}.N"
-    if registry is not None:
-        for name in registry.names():
-            yield path, registry.entry(name).settings
+        if get_origin(kind) in (tuple, list) and arguments and listed is None:
+            yield from ((f"{path}.N", part) for part in members(arguments[0]) if is_section(part))
+    for members_of, place in ((registry, path), (listed, f"{path}.N")):
+        if members_of is not None:
+            yield from ((place, members_of.entry(name).settings) for name in members_of.names())
 
 
-def written(path: str, section: type[BaseModel], *, skip: frozenset[type[BaseModel]]) -> Iterator[str]:
-    """Yields the lines of a section and of all sections below it."""
+def written(path: str, section: type[BaseModel], *, seen: dict[type[BaseModel], str]) -> Iterator[str]:
+    """Yields the lines of a section and of all sections below it that were not seen elsewhere."""
     summary, meanings = described(section)
     own = chosen_by(section)
     title = f"`{path}`" if path else "Top level"
@@ -184,16 +193,34 @@ def written(path: str, section: type[BaseModel], *, skip: frozenset[type[BaseMod
         below = any(nested("", field)) and isinstance(default, BaseModel)
         meaning = meanings.get(key, "").replace("|", "\\|")
         yield f"| `{key}` | {kind} | {'see below' if below else shown(default)} | {meaning} |"
-    for key, field in section.model_fields.items():
-        for place, inner in nested(f"{path}.{key}".lstrip("."), field):
-            if inner not in skip:
-                yield from written(place, inner, skip=skip)
+    for key, field in fields.items():
+        inside = list(nested(f"{path}.{key}".lstrip("."), field))
+        if not inside:
+            continue
+        place, registry = inside[0][0], chosen_from(field) or listed_from(field)
+        new = [inner for _, inner in inside if inner not in seen]
+        if not new and registry is not None:
+            yield f"\n## `{place}`\n\nThe same choices as in `{seen[inside[0][1]]}`."
+        seen |= dict.fromkeys(new, place)
+        if registry is not None and new:
+            yield f"\n## `{place}`\n\nBy name:\n\n| name | |\n| --- | --- |"
+            yield from (f"| `{name}` | {first_line(registry.entry(name))} |" for name in registry.names())
+        for inner in new:
+            if registry is None or set(inner.model_fields) - {registry.key}:
+                yield from written(place, inner, seen=seen)
+
+
+def first_line(entry: Any) -> str:
+    """Returns what a member of a registry is: of a function its own docstring, of a class that of its settings."""
+    own = entry.settings if isinstance(entry.member, type) else entry.member
+    return described_text(own.__doc__).replace("|", "\\|")
 
 
 def page() -> str:
     """Returns the page as Markdown."""
-    lines = [HEAD.format(version=medarts.__version__), *written("", Recipe, skip=frozenset())]
-    lines += [STUDY, *written("", study.Study, skip=frozenset({Recipe, *(s for _, s in everything(Recipe))}))]
+    seen: dict[type[BaseModel], str] = {Recipe: "recipe"}
+    lines = [HEAD.format(version=medarts.__version__), *written("", Recipe, seen=seen)]
+    lines += [STUDY, *written("", study.Study, seen=seen)]
     return "\n".join(lines) + "\n"
 
 
