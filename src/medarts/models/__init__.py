@@ -74,6 +74,7 @@ def create_model(
     Raises:
         RecipeError, GenotypeError: there is no such network, setting or norm, or a value does not fit.
 
+    >>> import torch
     >>> network = create_model("unet", in_channels=1, outputs=2, width=8)
     >>> network(torch.zeros(1, 1, 32, 32)).shape
     torch.Size([1, 2, 32, 32])

@@ -9,7 +9,7 @@ keeps the strongest operation of the two strongest edges into each node of a cel
 of the lattice. In this order below: settings, lattice, frame, mixed cell, supernet, network, genotypes, the space.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -925,8 +925,14 @@ class NasWdanNetwork(OnLattice):
         """Returns the logits of heads, each BKHW at the size of the input; cells that they do not need are not run."""
         return self.frame.run(x_bchw, _run_cell, heads=self.nodes_of(heads))
 
-    def inference_form(self, dtype: torch.dtype) -> InferenceForm:
-        """Returns the network laid out for inference on a CPU."""
+    def inference_form(self, dtype: torch.dtype) -> InferenceForm | None:
+        """Returns the network laid out for inference on a CPU; None where it has operations that users registered.
+
+        The form shares a ReLU among all operations that read a state, which only the published ones are known to allow.
+        """
+        cells = cast(Iterable[NasWdanCell], self.frame.cells.values())
+        if any(name not in fused.KNOWN for cell in cells for node in cell.edges for name, _ in node):
+            return None
         from medarts.spaces.fused.nas_wdan_inference import NasWdanInference
 
         return NasWdanInference(self, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The two executions of the stack's supernet are one function: equal outputs and gradients, one set of parameters."""
+"""The two backends of a supernet are one function: equal outputs and gradients, one set of parameters."""
 
 from copy import deepcopy
 from typing import Any, cast
@@ -33,9 +33,9 @@ ALL_EDGES = (0, 1, 2)
 def pair(
     settings: DartsSettings = CIFAR, *, candidates: Candidates | None = None, **supernet: Any
 ) -> tuple[DartsSupernet, DartsSupernet]:
-    """Returns a plain and a fast supernet with the same parameters, in float64, whose alphas are far from equal."""
+    """Returns a supernet of each backend with the same parameters, in float64, whose alphas are far from equal."""
 
-    def make(execution: Backend) -> DartsSupernet:
+    def make(backend: Backend) -> DartsSupernet:
         torch.manual_seed(0)
         made = DartsSupernet(
             settings,
@@ -43,7 +43,7 @@ def pair(
             candidates=candidates,
             outputs=3,
             supernet=SupernetSettings(**supernet),
-            backend=execution,
+            backend=backend,
         ).double()
         with torch.no_grad():
             for parameter in made.architecture():
@@ -69,9 +69,9 @@ def relative(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).detach().abs().max() / wanted.detach().abs().max().clamp_min(1e-30))
 
 
-def assert_equal(plain: DartsSupernet, fast: DartsSupernet, x: Tensor) -> None:
-    assert relative(backward(fast, x), backward(plain, x)) < EXACT
-    for (name, found), wanted in zip(fast.named_parameters(), plain.parameters(), strict=True):
+def assert_equal(reference: DartsSupernet, fused: DartsSupernet, x: Tensor) -> None:
+    assert relative(backward(fused, x), backward(reference, x)) < EXACT
+    for (name, found), wanted in zip(fused.named_parameters(), reference.parameters(), strict=True):
         assert (found.grad is None) == (wanted.grad is None), name
         if found.grad is not None and wanted.grad is not None:
             assert relative(found.grad, wanted.grad) < EXACT, name
@@ -87,40 +87,40 @@ def assert_equal(plain: DartsSupernet, fast: DartsSupernet, x: Tensor) -> None:
         (CIFAR.model_copy(update={"intermediate_nodes": 4, "search_channel": 3}), 8),
     ],
 )
-def test_fast_equals_plain(settings: DartsSettings, size: int) -> None:
+def test_fused_equals_reference(settings: DartsSettings, size: int) -> None:
     assert_equal(*pair(settings), images(size))
 
 
 @pytest.mark.parametrize("edge_normalisation", [False, True])
 @pytest.mark.parametrize("partial_channels", [2, 4])
-def test_fast_equals_plain_with_partial_channels(partial_channels: int, edge_normalisation: bool) -> None:
+def test_fused_equals_reference_with_partial_channels(partial_channels: int, edge_normalisation: bool) -> None:
     nets = pair(partial_channels=partial_channels, edge_normalisation=edge_normalisation)
     assert_equal(*nets, images(9))
 
 
 @pytest.mark.parametrize("keep", [3, 1])
-def test_fast_equals_plain_where_every_edge_keeps_its_own_candidates(keep: int) -> None:
+def test_fused_equals_reference_where_every_edge_keeps_its_own_candidates(keep: int) -> None:
     candidates = pair()[0].strongest(dict.fromkeys(KINDS, keep))
     assert any(len(set(rows)) > 1 for rows in candidates.values())
     assert_equal(*pair(candidates=candidates), images(9))
 
 
-def test_fast_equals_plain_when_discrete() -> None:
-    plain, fast = pair(partial_channels=2)
-    genotype = plain.derive(DeriveSettings(), name="x", provenance={})
-    for supernet in (plain, fast):
+def test_fused_equals_reference_when_discrete() -> None:
+    reference, fused = pair(partial_channels=2)
+    genotype = reference.derive(DeriveSettings(), name="x", provenance={})
+    for supernet in (reference, fused):
         supernet.discretise(genotype)
-    assert_equal(plain, fast, images(8))
+    assert_equal(reference, fused, images(8))
 
 
 @pytest.mark.parametrize("held", ["weights", "architecture"])
-def test_fast_equals_plain_when_one_half_of_the_parameters_is_held(held: str) -> None:
-    plain, fast = pair()
-    for supernet in (plain, fast):
+def test_fused_equals_reference_when_one_half_of_the_parameters_is_held(held: str) -> None:
+    reference, fused = pair()
+    for supernet in (reference, fused):
         for parameter in getattr(supernet, held)():
             parameter.requires_grad_(False)
-    assert_equal(plain, fast, images(8))
-    assert all(parameter.grad is None for parameter in getattr(fast, held)())
+    assert_equal(reference, fused, images(8))
+    assert all(parameter.grad is None for parameter in getattr(fused, held)())
 
 
 def kept(supernet: DartsSupernet, x: Tensor) -> tuple[Tensor, int]:
@@ -149,24 +149,24 @@ def test_recomputing_changes_nothing_and_keeps_less() -> None:
 
 
 def test_fast_keeps_less_than_plain() -> None:
-    plain, fast = pair(CIFAR.model_copy(update={"intermediate_nodes": 4}))
+    reference, fused = pair(CIFAR.model_copy(update={"intermediate_nodes": 4}))
     x = images(8, batch=5)
-    assert kept(fast, x)[1] < 0.6 * kept(plain, x)[1]
+    assert kept(fused, x)[1] < 0.6 * kept(reference, x)[1]
 
 
 @pytest.mark.parametrize("assign", [False, True])
-def test_a_checkpoint_of_one_execution_is_one_of_the_other_at_any_time(assign: bool) -> None:
-    plain, fast = pair()
+def test_a_checkpoint_of_one_backend_is_one_of_the_other_at_any_time(assign: bool) -> None:
+    reference, fused = pair()
     torch.manual_seed(9)
     other = DartsSupernet(CIFAR, depth=3, outputs=3, backend=REFERENCE).double()
     x = images(8)
-    fast(x)  # what it joins is joined now
-    fast.load_state_dict(other.state_dict(), assign=assign)
-    assert relative(fast(x), other(x)) < EXACT
-    copied = deepcopy(fast).float()
-    copied.load_state_dict(plain.state_dict())
-    assert relative(copied(x.float()).double(), plain(x)) < 1e-3
-    assert relative(fast(x), other(x)) < EXACT
+    fused(x)  # what it joins is joined now
+    fused.load_state_dict(other.state_dict(), assign=assign)
+    assert relative(fused(x), other(x)) < EXACT
+    copied = deepcopy(fused).float()
+    copied.load_state_dict(reference.state_dict())
+    assert relative(copied(x.float()).double(), reference(x)) < 1e-3
+    assert relative(fused(x), other(x)) < EXACT
 
 
 @pytest.mark.parametrize("size", [(6, 8), (5, 7)])
@@ -211,14 +211,14 @@ def test_separable_is_two_convolutions(kernel: int, stride: int, dilation: int, 
         torch.randn(6, 2, 1, 1, dtype=torch.float64, requires_grad=True),
     )
 
-    def plain(x: Tensor, depthwise: Tensor, pointwise: Tensor) -> Tensor:
+    def reference(x: Tensor, depthwise: Tensor, pointwise: Tensor) -> Tensor:
         between = F.conv2d(x, depthwise, None, stride, dilation * (kernel // 2), dilation, 6)
         return F.conv2d(between, pointwise, groups=3)
 
-    def fast(x: Tensor, depthwise: Tensor, pointwise: Tensor) -> Tensor:
+    def fused(x: Tensor, depthwise: Tensor, pointwise: Tensor) -> Tensor:
         return separable(x, depthwise, pointwise, groups=3, stride=stride, dilation=dilation)
 
-    wanted, found = plain(*tensors), fast(*tensors)
+    wanted, found = reference(*tensors), fused(*tensors)
     torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
     assert found.is_contiguous(memory_format=torch.channels_last)
     gradient = torch.randn_like(wanted, memory_format=torch.contiguous_format)  # in the other layout
@@ -245,12 +245,12 @@ def test_separable_makes_the_gradients_that_are_asked_for(learning: tuple[int, .
 
 
 def test_fast_is_in_half_precision_what_plain_is() -> None:
-    """Both differ from full precision by what bf16 loses, and the fast one by no more."""
-    exact, plain, fast = (pair()[0].float(), *(supernet.float() for supernet in pair()))
+    """Both differ from full precision by what bf16 loses, and the fused one by no more."""
+    exact, reference, fused = (pair()[0].float(), *(supernet.float() for supernet in pair()))
     x = images(16, batch=4).float()
     wanted = backward(exact, x)
     errors = []
-    for supernet in (plain, fast):
+    for supernet in (reference, fused):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = supernet(x)
         wave = torch.linspace(-1, 1, logits.numel()).view_as(logits)
