@@ -129,3 +129,18 @@ def test_a_damaged_run_is_missing_and_the_rest_is_compared(
     (study.parent / "4" / "timing.jsonl").unlink()
     with pytest.raises(RunError, match=r"No finished run of .* can be read\. The first of them: it diverged|timing"):
         comparisons.compare_study(study)
+
+
+def test_searches_that_differ_in_their_seed_alone_are_one_method() -> None:
+    def entry(name: str, *changes: str, **of: Any) -> SimpleNamespace:
+        return SimpleNamespace(name=name, changes=changes, **{"parameters": None, "init_channel": None} | of)
+
+    networks = [
+        entry("one", searched_on=("a", "b")),
+        entry("two", "seed=1", searched_on=("a", "b")),
+        entry("longer", "seed=2", "search.stages.0.epochs=9", searched_on=("a", "b")),
+        entry("single", "seed=1", searched_on=("a",)),
+        entry("zoo", searched_on=None),
+    ]
+    found = comparisons.repeated_searches(SimpleNamespace(networks=networks))
+    assert found == {"2 searches: one, two": ("one", "two")}

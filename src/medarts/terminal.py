@@ -202,7 +202,7 @@ def show_comparison(comparison: Comparison, *, failures: Path | None = None) -> 
             say(f"{dataset}: excluded from the means: {', '.join(classes)}.", to=console)
     random = random_table(comparison)
     if random is not None:
-        _title("Searched against random networks of their size")
+        _title("What the search adds")
         _print_table(random)
     missing = comparison.about["missing"]
     show_missing(missing)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medarts.comparison.compare import RANDOM, contrasts_of
 from medarts.comparison.measures import Measures, mean_measured, measures_of
 from medarts.comparison.overlays import most_differing
 from medarts.errors import RunError
@@ -186,3 +187,28 @@ def test_images_that_differ_most_are_of_several_patients():
     chosen = most_differing(pd.DataFrame(rows, columns=["dataset", "image", "patient", "network", "value"]))
     assert [*chosen.image] == ["1", "2", "3", "6"]  # three of a patient, none without a difference
     assert [*chosen.spread] == pytest.approx([0.9, 0.8, 0.7, 0.5])
+
+
+def test_several_searches_and_random_networks_stand_for_further_ones():
+    """Three searches of two trainings each, two random networks like the first, and a U-Net."""
+    shifts = {"s1": 0.10, "s2": 0.14, "s3": 0.06, "r1": 0.0, "r2": 0.02, "unet": 0.05}
+    networks = {
+        name: [random_rows(10 * place + seed, shift=shift) for seed in (0, 1)]
+        for place, (name, shift) in enumerate(shifts.items())
+    }
+    found = measures(networks)
+    searches = {"search": ("s1", "s2", "s3"), "gone": ("x", "y"), "alone": ("s1", "x")}
+    contrasts = contrasts_of(found, reference="unet", controls={"s1": ("r1", "r2", "gone")}, searches=searches)
+    assert [*contrasts["reference"]] == [(name, "unet") for name in shifts if name != "unet"]
+    means = {name: found.measured(name)["dice"].mean for name in shifts}
+    random = contrasts["random"]["s1", RANDOM]
+    assert random.mean == pytest.approx(means["s1"] - (means["r1"] + means["r2"]) / 2)
+    assert {name: len(side) for name, side in random.sides.items()} == {"s1": 2, RANDOM: 2}
+    assert [*contrasts["searches"]] == [("search", "unet"), ("search", RANDOM)]
+    several = contrasts["searches"]["search", "unet"]
+    mean = np.mean([means[name] for name in ("s1", "s2", "s3")])
+    assert several.mean == pytest.approx(mean - means["unet"])
+    assert {name: len(side) for name, side in several.sides.items()} == {"search": 3, "unet": 2}
+    assert several.sides["search"].sum(axis=1) == pytest.approx([means[name] for name in ("s1", "s2", "s3")])
+    against_random = contrasts["searches"]["search", RANDOM]
+    assert against_random.mean == pytest.approx(mean - (means["r1"] + means["r2"]) / 2)

@@ -124,7 +124,7 @@ def test_every_number_is_on_the_page(tmp_path: Path) -> None:
     for text in (
         "<0.001", "no significant difference", "9.87 3 undefined", "ms, 1 thread", "88.5", "searched, reference",
         "random, Pareto front", "all data sets", "mean rank of mixsearch", "Excluded on isic: class 2",
-        "(planned: gone, no finished run)", "unet began from densenet.pth", "Searched against random", "abacus",
+        "(planned: gone, no finished run)", "unet began from densenet.pth", "What the search adds", "abacus",
         "It diverged. <i>", "not begun", "Glossary", "ground truth",
     ):  # fmt: skip
         assert text in words, text

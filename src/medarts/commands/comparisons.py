@@ -120,6 +120,7 @@ def compare_study(
             name: wanted for name, group in groups.items() if wanted is not None and _is_planned(wanted, group)
         },
         controls=_sampled_like(settings),
+        searches=repeated_searches(settings),
         split=part,
     )
     found.write(folder)
@@ -195,6 +196,18 @@ def _sampled_like(study: Study) -> dict[str, tuple[str, ...]]:
         if entry.like is not None:
             sampled[entry.like] = (*sampled.get(entry.like, ()), *entry.names)
     return sampled
+
+
+def repeated_searches(study: Study) -> dict[str, tuple[str, ...]]:
+    """Returns the networks of searches that differ in their seed alone, as ``changes: [seed=1]`` makes them."""
+    found: dict[tuple[object, ...], tuple[str, ...]] = {}
+    for entry in study.networks:
+        if entry.searched_on is not None:
+            changes = tuple(change for change in entry.changes if not change.startswith("seed="))
+            alike = (entry.searched_on, entry.parameters, entry.init_channel, changes)
+            found[alike] = (*found.get(alike, ()), entry.name)
+    several = [names for names in found.values() if len(names) > 1]
+    return {f"{len(names)} searches: {', '.join(names)}": names for names in several}
 
 
 def _check_folder(out: Path) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 from medarts import __version__
 from medarts.comparison.candidates import Group, check_comparable, training_seconds
 from medarts.comparison.costs import cost_row, on_pareto_front
-from medarts.comparison.measures import MaskMeasures, measures_of
+from medarts.comparison.measures import MaskMeasures, Measures, measures_of
 from medarts.comparison.overall import (
     OVERALL,
     Found,
@@ -58,7 +58,8 @@ class Comparison:
         seeds: group, network, seed, metric, value.
         differences: family, group, network, reference, metric, difference, low, high, p, p_corrected, patients, seeds,
             verdict. Each family and group is corrected by itself: "reference" compares every network with the
-            reference, "random" a searched network with the mean of random ones of its size.
+            reference, "random" a searched network with the mean of random ones of its size, "searches" the mean of
+            searches that differ in their seed alone with the reference and with random ones.
         costs: group, network, kind, parameters, flops, latency_ms_T and its interquartile range latency_spread_ms_T on
             T threads, memory_mb, training_seconds, and whether it is on the Pareto front of score and latency.
         images: group, dataset, image, patient, network, value of the main score; masks only.
@@ -111,6 +112,7 @@ def compare(
     costs: Sequence[Mapping[str, Cost]],
     references: Mapping[str, str] | None = None,
     controls: Controls | None = None,
+    searches: Controls | None = None,
     split: Part = "test",
     note: str = "",
 ) -> Comparison:
@@ -127,6 +129,7 @@ def compare(
         references: by group the planned network with which the others are compared. Default, and where that network has
             no finished run: the first.
         controls: networks with the random ones sampled like them.
+        searches: by name the networks of searches that differ in their seed alone.
         split: the images.
         note: a remark for readers.
 
@@ -142,7 +145,7 @@ def compare(
     for group in available.values():
         check_comparable(group.candidates, same_seeds=not group.missing)
     found = [
-        _found(name, group, scores, reference=chosen[name], controls=controls or {})
+        _found(name, group, scores, reference=chosen[name], controls=controls or {}, searches=searches or {})
         for name, group in available.items()
     ]
     tables = [_tables(one, available[one.group], of) for one, of in zip(found, costs, strict=True)]
@@ -197,7 +200,13 @@ def reference_of(group: Group, planned: str | None) -> str:
 
 
 def _found(
-    name: str, group: Group, scores: Mapping[RunDirectory, pd.DataFrame], *, reference: str, controls: Controls
+    name: str,
+    group: Group,
+    scores: Mapping[RunDirectory, pd.DataFrame],
+    *,
+    reference: str,
+    controls: Controls,
+    searches: Controls,
 ) -> Found:
     """Measures the networks of a group and pairs them."""
     candidates = group.candidates
@@ -212,16 +221,49 @@ def _found(
     seed = min(min(candidate.seeds) for candidate in candidates)
     measures = measures_of(table, draws=candidates[0].recipes[0].evaluation.bootstrap, seed=seed)
     names = [candidate.name for candidate in candidates]
-    against = {(one, reference): measures.contrast(one, reference) for one in names if one != reference}
-    random: dict[tuple[str, str], Contrast] = {}
-    for network, sampled in controls.items():
-        usable = [one for one in sampled if one in names] if network in names else []
-        if usable:
-            mean = mean_of_contrasts([measures.contrast(network, one) for one in usable])
-            # What holds for these random networks is to hold for others of the space as well.
-            random[network, RANDOM] = as_repeats(mean, usable, name=RANDOM)
+    contrasts = contrasts_of(measures, reference=reference, controls=controls, searches=searches)
     measured = {one: measures.measured(one) for one in names}
-    return Found(name, measures, measured, reference, {"reference": against, "random": random})
+    return Found(name, measures, measured, reference, contrasts)
+
+
+def contrasts_of(
+    measures: Measures, *, reference: str, controls: Controls, searches: Controls
+) -> dict[str, dict[tuple[str, str], Contrast]]:
+    """Returns by family all contrasts of a group; see `Comparison.differences`.
+
+    Several networks take the place of one: random networks of a space, as what holds for these is to hold for others,
+    and networks of searches that differ in their seed alone, as what holds for these is to hold for further searches.
+    Their spread then counts as that of seeds does.
+
+    Args:
+        measures: of the networks.
+        reference: the network with which all others are compared.
+        controls: networks with the random ones sampled like them.
+        searches: by name the networks of searches that differ in their seed alone.
+    """
+    names = measures.networks
+    found: dict[str, dict[tuple[str, str], Contrast]] = {
+        "reference": {(one, reference): measures.contrast(one, reference) for one in names if one != reference},
+        "random": {},
+        "searches": {},
+    }
+
+    def mean(several: Sequence[str], others: Sequence[str], name: str, against: str) -> Contrast:
+        of_all = mean_of_contrasts([measures.contrast(one, other) for one in several for other in others])
+        return as_repeats(as_repeats(of_all, several, name=name), others, name=against)
+
+    for network, sampled in controls.items():
+        usable = [one for one in sampled if one in names]
+        if usable and network in names:
+            found["random"][network, RANDOM] = mean([network], usable, network, RANDOM)
+    for name, networks in searches.items():
+        several = [one for one in networks if one in names and one != reference]
+        if len(several) > 1:
+            found["searches"][name, reference] = mean(several, [reference], name, reference)
+            random = [one for network in several for one in controls.get(network, ()) if one in names]
+            if random:
+                found["searches"][name, RANDOM] = mean(several, random, name, RANDOM)
+    return found
 
 
 def _tables(found: Found, group: Group, costs: Mapping[str, Cost]) -> dict[str, pd.DataFrame]:

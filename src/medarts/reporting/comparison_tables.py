@@ -172,10 +172,12 @@ def scores_by_group(comparison: Comparison) -> Table | None:
 
 
 def random_table(comparison: Comparison) -> Table | None:
-    """Returns what searches add: searched networks against random ones of their size; None where there are none."""
-    frame = comparison.differences[comparison.differences.family == "random"]
+    """Returns what searches add: against random networks, and over repeated searches; None where there are none."""
+    frame = comparison.differences[comparison.differences.family != "reference"]
     return difference_table(
-        frame, {"network": "searched network", "group": "data set"}, caption="Searched against random"
+        frame,
+        {"network": "searched", "reference": "against", "group": "data set"},
+        caption="What the search adds",
     )
 
 
