@@ -23,15 +23,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
-from medarts.config import Recipe
+from medarts.config import Recipe, parse
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation.evaluate import evaluate
 from medarts.models import Architecture
 from medarts.nas.search import resume_search, start_search
-from medarts.spaces.genotype import load_genotype
+from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.system import lock
 from medarts.system.files import make_folder, read_whole, remove_empty, writing
 from medarts.system.memory import keep_freed_memory
@@ -214,7 +214,11 @@ class Workers:
         """Starts a job in a new process."""
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(job, sender), name=job.paths.name)
+        # As plain values: classes of registered settings are made when they are registered, and cannot be pickled.
+        recipe = job.recipe.model_dump(mode="json")
+        genotype = job.architecture if isinstance(job.architecture, Genotype) else None
+        given = (job.paths, recipe, genotype, job.architecture is None, sender)
+        process = context.Process(target=_work, args=given, name=job.paths.name)
         with held_back(*_HELD):
             process.start()
         sender.close()
@@ -268,7 +272,9 @@ class _Worker:
         return f"Its process ended with status {code}: {last} See {log}."
 
 
-def _work(job: Job, sender: Connection) -> None:
+def _work(
+    paths: RunPaths, recipe: dict[str, Any], genotype: Genotype | None, is_search: bool, sender: Connection
+) -> None:
     """Does a job in a process that has been started for it, and sends what stopped it, or None."""
     # Ctrl-C on the terminal is for the process that waits; this one is asked to stop by SIGTERM alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -279,9 +285,10 @@ def _work(job: Job, sender: Connection) -> None:
     keep_freed_memory()
     answer: MedartsError | None = None
     try:
-        with _alone_at(job.paths):
-            _write_into(job.paths.log)
-            do(job)
+        with _alone_at(paths):
+            _write_into(paths.log)
+            read = parse(recipe, origin=paths.name)
+            do(Job(paths, read, None if is_search else genotype or read.train.model))
     except MedartsError as error:
         answer = error
     with suppress(BrokenPipeError):  # nobody waits any more
