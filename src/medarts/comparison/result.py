@@ -28,7 +28,7 @@ _FLAGS = ("front", "external")
 def write_result(
     folder: Path, name: str, about: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], arrays: Arrays | None = None
 ) -> None:
-    """Writes a result: ``<name>.json`` last, so that a result that was being written is told from a whole one.
+    """Writes a result: ``<name>.json`` last, so that a result that was being written is not taken for a whole one.
 
     Args:
         folder: new, or of an earlier result.

@@ -36,7 +36,7 @@ FREE = ("data.sampling", "data.augmentation")
 
 
 class NetworkEntry(Section):
-    """A network of a study, or several drawn at random.
+    """A network of a study, or several random ones.
 
     Attributes:
         name: in tables and folders. Default: that of the model or the genotype, ``searched-`` and the data sets, or
@@ -44,7 +44,7 @@ class NetworkEntry(Section):
         model: a baseline; its name alone takes its defaults.
         genotype: a genotype of the zoo, a file, or a run; a path is relative to the file of the study and comes first.
         searched_on: data sets on which the study searches a genotype itself.
-        random: number of genotypes drawn from the space of another network, called NAME-1, NAME-2, ...
+        random: number of genotypes sampled from the space of another network, called NAME-1, NAME-2, ...
         like: that network, for random: its settings, and within 5 % its number of parameters.
         init_channel: another C of the genotype.
         parameters: C is chosen so that the trainable parameters are nearest to this number, or to those of the network
@@ -71,7 +71,7 @@ class NetworkEntry(Section):
 
     @property
     def is_genotype(self) -> bool:
-        """Whether it is one genotype, which others can be drawn like."""
+        """Whether it is one genotype, which others can be sampled like."""
         return self.genotype is not None or self.searched_on is not None
 
     @model_validator(mode="before")
@@ -175,7 +175,7 @@ class Study(Section):
         return study
 
     def place_of(self, entry: NetworkEntry | GroupEntry) -> str:
-        """Returns where an entry stands in the file, such as networks.2."""
+        """Returns the place of an entry in the file, such as networks.2."""
         if isinstance(entry, GroupEntry):
             return f"trained_on.{self.trained_on.index(entry)}"
         return f"networks.{self.networks.index(entry)}"
@@ -321,7 +321,7 @@ def _check_sizes(study: Study) -> None:
         if entry.like is not None:
             _require(entry.like, entries, f"networks.{number}.like", noun="network")
             if not entries[entry.like].is_genotype:
-                raise ValueError(f"networks.{number}.like: '{entry.like}' is no single genotype to draw others like")
+                raise ValueError(f"networks.{number}.like: '{entry.like}' is no single genotype to sample others like")
         if isinstance(entry.parameters, str):
             _require(entry.parameters, entries, f"networks.{number}.parameters", noun="network")
             other = entries[entry.parameters]
