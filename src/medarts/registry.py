@@ -98,6 +98,7 @@ class Registry(Generic[M]):
         self._base = base
         self._entries: dict[str, Entry[M]] = {}
         self._loaded = False
+        _REGISTRIES[noun] = self
 
     def register(self, name: str, *, settings: type[Section] | None = None, **about: Any) -> Callable[[N], N]:
         """Returns a decorator that registers a class or function under a name.
@@ -196,6 +197,12 @@ class Registry(Generic[M]):
         fields: dict[str, Any] = {self.key: (Literal[name], name)}
         made = create_model(settings.__name__, __base__=settings, __module__=settings.__module__, **fields)
         made.__doc__ = settings.__doc__
+
+        def reduced(section: Any) -> tuple[Any, ...]:
+            return _chosen, (self.noun, dict(section))
+
+        # No module has such a class under its name, by which another process would look for it.
+        made.__reduce__ = reduced  # type: ignore[assignment, method-assign]
         return made
 
     def _load(self) -> None:
@@ -213,6 +220,14 @@ class Registry(Generic[M]):
                 warnings.warn(
                     f"{point.value} cannot be imported ({error!r}); its {self.noun} is missing.", stacklevel=2
                 )
+
+
+_REGISTRIES: dict[str, Registry[Any]] = {}
+"""All by their nouns."""
+
+
+def _chosen(noun: str, content: Mapping[str, Any]) -> Any:
+    return _REGISTRIES[noun].choose(content)
 
 
 class Choice:

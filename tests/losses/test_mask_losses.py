@@ -1,5 +1,7 @@
 """Losses of masks against MONAI and their definitions, and loss parameters in a recipe."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -220,6 +222,7 @@ def test_parameters_of_a_loss_are_part_of_the_recipe(small_recipe: Recipe):
     recipe = parse(apply_overrides(content, ["train.loss={name: tversky, alpha: 0.4}"]))
     assert recipe.train.loss.model_dump() == {"name": "tversky", "alpha": 0.4}
     assert parse(recipe.model_dump(mode="json")) == recipe
+    assert pickle.loads(pickle.dumps(recipe)) == recipe  # as processes send it
     with pytest.raises(RecipeError, match=r"train\.loss\.alpha"):
         parse(apply_overrides(content, ["train.loss={name: tversky, alpha: 4.0}"]))
     with pytest.raises(RecipeError, match=r"train\.loss\.beta is not a key"):
