@@ -1,69 +1,52 @@
 """How do networks compare, finding by finding? A Markdown table of the AUROC of evaluated training runs.
 
-    python benchmarks/findings.py RUN [RUN ...] [--split test] [--json]
+    python benchmarks/findings.py RUN [RUN ...] [--split test]
 
 The runs must have been scored on the same images; intervals are 95 % over patients, as in the score files.
 """
 
 import argparse
-import json
 from pathlib import Path
+
+import pandas as pd
 
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError
-from medarts.evaluation.finding_table import MEANS, FindingRow
-from medarts.evaluation.findings import FindingScores
+from medarts.evaluation.scores import Scores
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    alike = len({path.name for path in arguments.runs}) < len(arguments.runs)
-    names = [str(path) if alike else path.name for path in arguments.runs]
     try:
-        runs = {n: RunDirectory.open(path, kind="train") for n, path in zip(names, arguments.runs, strict=True)}
-        scores = {name: FindingScores.read(run.path / "scores" / arguments.split) for name, run in runs.items()}
+        runs = {str(path): RunDirectory.open(path, kind="train") for path in arguments.runs}
+        scores = {name: Scores.read(run.path / "scores" / arguments.split) for name, run in runs.items()}
     except MedartsError as error:
         raise SystemExit(str(error)) from None
-    check_same_images(scores)
-    sizes = {name: run.read_json("cost.json")["parameters"] for name, run in runs.items()}
-    tables = {name: {row.finding: row for row in one.table()} for name, one in scores.items()}
-    if arguments.json:
-        values = {name: {finding: row.auroc.mean for finding, row in rows.items()} for name, rows in tables.items()}
-        print(json.dumps({"parameters": sizes, "auroc": values}))
-    else:
-        print(table(tables, sizes))
+    images = {
+        name: frozenset(zip(one.table["dataset"], one.table["image"], strict=True)) for name, one in scores.items()
+    }
+    if len({*images.values()}) > 1:
+        raise SystemExit("The runs were not scored on the same images.")
+    columns = {name: cells(one.summary) for name, one in scores.items() if one.summary is not None}
+    print("| finding | " + " | ".join(columns) + " |")
+    print("| --- |" + " --- |" * len(columns))
+    parameters = [f"{run.read_json('cost.json')['parameters']:,}" for run in runs.values()]
+    print("| parameters | " + " | ".join(parameters) + " |")
+    for finding, row in pd.DataFrame(columns).iterrows():
+        print(f"| {finding} | " + " | ".join(map(str, row)) + " |")
 
 
-def check_same_images(scores: dict[str, FindingScores]) -> None:
-    seen = {name: list(zip(one.predictions.domains, one.predictions.keys, strict=True)) for name, one in scores.items()}
-    first = next(iter(seen))
-    for name, images in seen.items():
-        if images != seen[first]:
-            raise SystemExit(f"{name} and {first} were not scored on the same images.")
-
-
-def table(tables: dict[str, dict[str, FindingRow]], sizes: dict[str, int]) -> str:
-    lines = [
-        "| finding (test positives) | " + " | ".join(tables) + " |",
-        "| --- |" + " --- |" * len(tables),
-        "| parameters | " + " | ".join(f"{size:,}" for size in sizes.values()) + " |",
+def cells(summary: pd.DataFrame) -> "pd.Series[str]":
+    """Returns AUROC and interval by finding, of all data sets together where there are several."""
+    rows = summary[(summary["metric"] == "auroc") & (summary["dataset"] == summary["dataset"].iloc[-1])]
+    texts = [
+        f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})" if row.low == row.low else f"{row.value:.3f}"
+        for row in rows.itertuples()
     ]
-    for finding, row in next(iter(tables.values())).items():
-        name = finding if finding in MEANS else f"{finding} ({row.positives})"
-        lines.append(f"| {name} | " + " | ".join(cell(rows[finding]) for rows in tables.values()) + " |")
-    return "\n".join(lines)
-
-
-def cell(row: FindingRow) -> str:
-    value = row.auroc
-    if value.mean != value.mean:
-        return "excluded"
-    interval = "" if value.low != value.low else f" ({value.low:.3f} to {value.high:.3f})"
-    return f"{value.mean:.3f}{interval}"
+    return pd.Series(texts, index=[*rows["class"]])
 
 
 if __name__ == "__main__":

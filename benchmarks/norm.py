@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 RECIPE = Path(__file__).parents[1] / "recipes" / "norm-cpu.yaml"
 WEAVED = ("--genotype", "alpha0_5_stage1_nodouble_deep_ep80", "--init-channel", "8")
 UNET = ("--model", "unet", "train.model.width=16")
@@ -58,9 +60,9 @@ def score(folder: Path, seed: int, data: str, network: str, rate: float) -> floa
             changes = [f"seed={seed}", f"train.lr={rate}"]
             medarts("train", *NETWORKS[network], *changes, "--recipe", RECIPE, "--data", data, "--out", run)
         medarts("evaluate", run)
-    scores = json.loads((run / "scores" / "test" / "scores.json").read_text(encoding="utf-8"))
-    (row,) = (row for row in scores["tables"] if row["domain"] == data)
-    return float(row["metrics"]["dice"]["mean"])
+    summary = pd.read_csv(run / "scores" / "test" / "summary.csv")
+    (value,) = summary[(summary["dataset"] == data) & (summary["metric"] == "dice")]["value"]
+    return float(value)
 
 
 def medarts(*words: object) -> None:

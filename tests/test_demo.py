@@ -6,7 +6,7 @@ from medarts import demo as demo_module
 from medarts.config import Recipe, Task, apply_overrides, parse
 from medarts.data.synthetic.chest import FINDINGS
 from medarts.demo import demo, demo_recipe
-from medarts.evaluation.finding_table import MEAN_OF_FINDINGS
+from medarts.evaluation.summary import MEAN_OF_FINDINGS
 
 SHORT = (
     "data.size=32",
@@ -46,7 +46,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_demo_walks_from_phantoms_to_a_report_and_does_nothing_twice(quick: Path) -> None:
     run, scores = demo(quick)
-    assert {row.domain for row in scores.table()} == {"dermoscopy", "endoscopy", "ct", "all", "mean of domains"}
+    assert {*scores.summary["dataset"]} == {"dermoscopy", "endoscopy", "ct", "all", "mean of data sets"}
     report = (run.path / "report.html").read_text(encoding="utf-8")
     assert 'id="scores-test"' in report
     assert 'id="genotype"' in report
@@ -66,8 +66,8 @@ def test_the_demos_own_recipe_is_valid(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_demo_of_findings(quick: Path) -> None:
     run, scores = demo(quick, "classification")
-    assert {row.domain for row in scores.table()} == {"chest-phantoms"}
-    assert {row.finding for row in scores.table()} >= {MEAN_OF_FINDINGS, *FINDINGS}
+    assert {*scores.summary["dataset"]} == {"chest-phantoms"}
+    assert {*scores.summary["class"]} >= {MEAN_OF_FINDINGS, *FINDINGS}
     assert set(run.recipe.data.findings or ()) == {*FINDINGS, "Infiltration", "Pneumonia"}  # the 14 of ChestX-ray14
     report = (run.path / "report.html").read_text(encoding="utf-8")
     assert 'id="scores-test"' in report

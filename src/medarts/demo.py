@@ -9,15 +9,14 @@ from medarts.config import Recipe, SourceSettings, Task, parse
 from medarts.config.yaml_text import read_yaml
 from medarts.data.synthetic import write_chest_phantoms, write_phantoms
 from medarts.engine.directory import RunDirectory
-from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.mask_scores import Scores
+from medarts.evaluation.scores import Scores
 from medarts.spaces.genotype import load_genotype
 
 IMAGES, SIZE = 100, 96
 FILMS, FILM_SIZE = 600, 64
 
 
-def demo(out: Path, task: Task = "segmentation") -> tuple[RunDirectory, Scores | FindingScores]:
+def demo(out: Path, task: Task = "segmentation") -> tuple[RunDirectory, Scores]:
     """Searches, trains and scores a network on three phantom domains with masks, or on phantom chest X-rays.
 
     Every part that is finished in ``out`` is left as it is, and one that was stopped goes on, so that the demo can be

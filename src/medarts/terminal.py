@@ -13,9 +13,9 @@ from medarts.comparison.overall import OVERALL
 from medarts.config import SPLITS
 from medarts.data.cache import CachedStore
 from medarts.data.examination import Examination
-from medarts.evaluation.finding_table import MEANS
-from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.mask_scores import ALL, MEAN_OF_DOMAINS, Scores, Summary
+from medarts.evaluation.scores import Scores, excluded, vanished
+from medarts.evaluation.summary import YOUDEN, without_repetition
+from medarts.metrics import metrics_of
 from medarts.profiling.cost import Cost
 from medarts.profiling.plan import Plan
 from medarts.reporting.comparison_tables import network_table, random_table, reference_of
@@ -96,58 +96,47 @@ def _megabytes(held: Sequence[CachedStore]) -> str:
     return f"{sum(kept.nbytes for kept in held) / 1e6:,.1f} MB"
 
 
-def show_scores(scores: Scores | FindingScores) -> None:
-    """Prints mean and interval of the main scores of every data set and class, or finding."""
-    if isinstance(scores, FindingScores):
-        _show_findings(scores)
-    else:
-        _show_masks(scores)
-
-
-def _show_findings(scores: FindingScores) -> None:
-    rows = scores.table()
-    several = len({row.domain for row in rows}) > 1
-    names = [name_column(title) for title in (*["data set"] * several, "finding")]
-    table = Table(*names, *columns("positive", "AUROC", "AP", "sens.", "spec."))
-    for row in rows:
-        ranked = [_interval(summary, digits=3) for summary in (row.auroc, row.average_precision)]
-        at = [_number(row.youden.sensitivity), _number(row.youden.specificity)]
-        counts = "" if row.finding in MEANS else f"{row.positives} of {row.images}"
-        table.add_row(*[row.domain] * several, printable(row.finding), counts, *ranked, *at)
+def show_scores(scores: Scores) -> None:
+    """Prints value and interval of the compared metrics of every data set and class, or finding."""
+    assert scores.summary is not None
+    summary = without_repetition(scores.summary)
+    metrics = [one for one in metrics_of(scores.task) if one.compared]
+    of_findings = scores.task == "classification"
+    several = [name for name in ("dataset", "class") if summary[name].nunique() > 1 or name == "dataset"]
+    points = ("sens.", "spec.") if of_findings else ()
+    titles = {"dataset": "data set", "class": "finding" if of_findings else "class"}
+    names = [name_column(titles[name]) for name in several]
+    table = Table(*names, *columns("positive", *(one.title for one in metrics), *points))
+    for _, row in summary.groupby(["dataset", "class"], sort=False):
+        cells: Any = row.set_index("metric")
+        about = row.iloc[0]
+        values = [_with_interval(cells.loc[one.name], digits=3 if one.limits[1] == 1 else 1) for one in metrics]
+        at = [
+            _number(cells.loc[f"{YOUDEN}_{ratio}", "value"]) for ratio in ("sensitivity", "specificity") if of_findings
+        ]
+        counts = f"{about['positives']} of {about['images']}" if about["classes"] == 1 else ""
+        table.add_row(*(printable(str(about[name])) for name in several), counts, *values, *at)
     show_table(console, table)
-    for domain, reasons in scores.excluded().items():
-        if reasons:
-            excluded = "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
-            console.print(printable(f"{domain}: excluded from the means: {excluded}."), highlight=False)
-    console.print(
-        f"Split {scores.split}, 95 % intervals over patients; sensitivity and specificity at Youden's threshold, which "
-        "comes from the validation images. All values: scores/"
-    )
+    for dataset, classes in excluded(scores.table).items():
+        named = "; ".join(f"{name} ({reason})" for name, reason in classes.items())
+        say(f"{dataset}: excluded from the means: {named}.", to=console)
+    for dataset, counts_of in vanished(scores.table).items():
+        lost = ", ".join(f"{name} in {counted(number, 'image')}" for name, number in counts_of.items())
+        say(f"{dataset}: lost by resizing, and scored 0: {lost}. A larger data.size would show it.", to=console)
+    head = "" if scores.head is None else f", head {scores.head}"
+    console.print(f"Split {scores.split}{head}; 95 % intervals over patients. All values: scores/")
+
+
+def _with_interval(row: Any, *, digits: int) -> str:
+    """Writes a row of a summary: its value, and its interval below."""
+    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+    if math.isnan(value):
+        return "–"
+    return f"{value:.{digits}f}" + ("" if math.isnan(low) else f"\n{low:.{digits}f}–{high:.{digits}f}")
 
 
 def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-def _show_masks(scores: Scores) -> None:
-    metrics = ("dice", "jaccard", "hd95", "assd")
-    rows = scores.table()
-    several = len({row.class_name for row in rows}) > 1
-    names = [name_column(title) for title in (scores.split, *["class"] * several)]
-    table = Table(*names, *columns("images", *metrics))
-    domains = {row.domain for row in rows} - {ALL, MEAN_OF_DOMAINS}
-    for row in rows:
-        if len(domains) == 1 and row.domain not in domains:
-            continue  # the rows over all domains would repeat it
-        values = [_interval(row.metrics[metric], digits=1 if metric in DISTANCES else 3) for metric in metrics]
-        table.add_row(*map(printable, (row.domain, *[row.class_name] * several)), str(row.images), *values)
-    show_table(console, table)
-    for domain, classes in scores.excluded().items():
-        say(f"{domain}: excluded, as no image shows it: {', '.join(classes)}.", to=console)
-    for domain, counts in scores.vanished().items():
-        lost = ", ".join(f"{name} in {counted(number, 'image')}" for name, number in counts.items())
-        say(f"{domain}: lost by resizing, and scored 0: {lost}. A larger data.size would show it.", to=console)
-    console.print(f"Means, 95 % intervals over patients; distances in pixels; head {scores.head}. All metrics: scores/")
 
 
 def show_costs(costs: Mapping[str, Cost]) -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.evaluation.cam import grad_cam
+from medarts.evaluation.scoring import grad_cam
 from medarts.network import FindingNetwork
 
 FINDINGS = 3

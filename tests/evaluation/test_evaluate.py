@@ -7,8 +7,10 @@ import shutil
 import threading
 import weakref
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -19,9 +21,9 @@ from medarts.data.opening import open_data, open_manifest
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError
-from medarts.evaluation import segmentation
+from medarts.evaluation import scoring
 from medarts.evaluation.evaluate import evaluate, load_network, scores_folder
-from medarts.evaluation.mask_scores import Scores
+from medarts.evaluation.scores import Scores, vanished
 from medarts.reporting.page import write_report
 from medarts.spaces.nas_wdan import NasWdan
 from medarts.system.randomness import seed_torch
@@ -60,6 +62,30 @@ def source(path: Path, name: str) -> SourceSettings:
     return make_source(kind="folder", path=path, name=name)
 
 
+class Scored(NamedTuple):
+    """The scores of one class in one image."""
+
+    key: str
+    domain: str
+    patient: str
+    class_name: str
+    truth: str
+    metrics: dict[str, float]
+
+
+def images_of(scores: Scores) -> list[Scored]:
+    about = ["image", "dataset", "patient", "class", "truth"]
+    return [
+        Scored(*map(str, key), dict(zip(rows["metric"], rows["value"], strict=True)))
+        for key, rows in scores.table.groupby(about, sort=False)
+    ]
+
+
+def row_of(scores: Scores, dataset: str, metric: str = "dice"):
+    summary = scores.summary
+    return summary[(summary["dataset"] == dataset) & (summary["metric"] == metric)].iloc[0]
+
+
 def dice(predicted: np.ndarray, true: np.ndarray) -> float:
     total = predicted.sum() + true.sum()
     return 1.0 if total == 0 else 2 * (predicted & true).sum() / total
@@ -69,8 +95,8 @@ def test_scores_agree_with_the_saved_network(run):
     scores = evaluate(run.path)
     recipe, network = run.recipe, load_network(run).eval()
     store = open_data(recipe.data, needs=("test",))
-    assert {score.key for score in scores.images} == {"blob_22", "blob_23"}
-    for score in scores.images:
+    assert {score.key for score in images_of(scores)} == {"blob_22", "blob_23"}
+    for score in images_of(scores):
         position = next(n for n, sample in enumerate(store.manifest.samples) if sample.key == score.key)
         with torch.no_grad():
             logits = network(torch.from_numpy(store.images[[position]]).float())
@@ -79,8 +105,9 @@ def test_scores_agree_with_the_saved_network(run):
         assert score.metrics["dice"] == pytest.approx(dice(predicted, true), abs=1e-6)
         assert score.metrics["accuracy"] == pytest.approx((predicted == true).mean(), abs=1e-6)
         assert score.patient == "p11"
-    row = next(row for row in scores.table() if row.domain == "blobs")
-    assert row.metrics["dice"].mean == pytest.approx(np.mean([score.metrics["dice"] for score in scores.images]))
+    assert row_of(scores, "blobs").value == pytest.approx(
+        np.mean([score.metrics["dice"] for score in images_of(scores)])
+    )
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
@@ -88,20 +115,25 @@ def test_validation_dice_of_the_best_epoch_is_found_again(recipe, tmp_path, norm
     """Evaluation on the validation set must tell what training told of the weights it kept."""
     run = trained(changed(recipe, f"train.norm={norm}"), tmp_path / "run")
     scores = evaluate(run.path, split="val")
-    mean = np.mean([score.metrics["dice"] for score in scores.images])
+    mean = np.mean([score.metrics["dice"] for score in images_of(scores)])
     assert mean == pytest.approx(run.read_json("summary.json")["best_score"], abs=1e-6)
 
 
 def test_files(run):
     scores = evaluate(run.path)
     folder = run.path / "scores" / "test"
-    assert sorted(path.name for path in folder.iterdir()) == ["examples.npz", "images.csv", "scores.json", "tables.csv"]
-    assert Scores.read(folder) == scores
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "examples.npz",
+        "scores.csv",
+        "scores.json",
+        "summary.csv",
+    ]
+    pd.testing.assert_frame_equal(Scores.read(folder).table, scores.table)
     content = json.loads((folder / "scores.json").read_text())
     assert (content["split"], content["checkpoint"], content["head"]) == ("test", "best", "4,0")
-    with (folder / "images.csv").open(newline="") as file:
+    with (folder / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["key"] for row in rows] == ["blob_22", "blob_23"]
+    assert list(dict.fromkeys(row["image"] for row in rows)) == ["blob_22", "blob_23"]
     with np.load(folder / "examples.npz") as examples:
         assert examples["images"].shape == (3, 16, 16, 3)  # best, median and worst
         assert examples["predictions"].shape == examples["targets"].shape == (3, 16, 16)
@@ -110,8 +142,8 @@ def test_files(run):
             dice(predicted == 1, true == 1)
             for predicted, true in zip(examples["predictions"], examples["targets"], strict=True)
         )
-        assert best == max(score.metrics["dice"] for score in scores.images)
-        assert worst == min(score.metrics["dice"] for score in scores.images)
+        assert best == max(score.metrics["dice"] for score in images_of(scores))
+        assert worst == min(score.metrics["dice"] for score in images_of(scores))
         assert "best" in str(examples["titles"][0])
 
 
@@ -119,7 +151,7 @@ def test_predictions_are_not_kept_in_memory(run, monkeypatch):
     """Those of a batch are let go before those of the next are made."""
     alive: list[weakref.ref] = []
     most: list[int] = []
-    real = segmentation._predict
+    real = scoring._predict_masks
 
     def watched(*arguments, **options):
         most.append(sum(one() is not None for one in alive))
@@ -127,7 +159,7 @@ def test_predictions_are_not_kept_in_memory(run, monkeypatch):
         alive.append(weakref.ref(predictions))
         return predictions
 
-    monkeypatch.setattr(segmentation, "_predict", watched)
+    monkeypatch.setattr(scoring, "_predict_masks", watched)
     evaluate(run.path, split="all")
     assert len(most) > 5
     assert max(most) <= 1
@@ -139,9 +171,9 @@ def test_a_lesion_that_resizing_loses_is_not_found(run, folder_data, capsys):
     Image.fromarray(mask).save(folder_data / "masks" / "blob_22.png")
     Image.new("RGB", (320, 320)).save(folder_data / "images" / "blob_22.png")
     scores = evaluate(run.path, sources=(source(folder_data, "elsewhere"),))
-    lost = next(score for score in scores.images if score.key == "blob_22")
+    lost = next(score for score in images_of(scores) if score.key == "blob_22")
     assert (lost.truth, lost.metrics["dice"], lost.metrics["recall"]) == ("vanished", 0, 0)
-    assert scores.vanished() == {"elsewhere": {"foreground": 1}}
+    assert vanished(scores.table) == {"elsewhere": {"foreground": 1}}
     terminal.show_scores(scores)
     assert "lost by resizing, and scored 0: foreground in 1 image" in capsys.readouterr().out
     assert "Lost by resizing, and therefore scored 0" in write_report(run.path).read_text()
@@ -156,7 +188,7 @@ def test_an_early_head(run):
     with torch.no_grad():
         logits = network(torch.from_numpy(store.images[[position]]).float(), "2,0")  # the first of both
     expected = dice((logits[0, 0] >= 0).numpy(), store.targets[position] == 1)
-    assert scores.images[0].metrics["dice"] == pytest.approx(expected, abs=1e-6)
+    assert images_of(scores)[0].metrics["dice"] == pytest.approx(expected, abs=1e-6)
     with pytest.raises(RunError, match=r"no head '2,1'\. Did you mean '2,0'"):
         evaluate(run.path, head="2,1")
 
@@ -168,16 +200,16 @@ def test_another_data_set(run, folder_data, tmp_path):
         Image.new("L", (32, 32)).save(other / "masks" / f"blob_{number}.png")
     own = evaluate(run.path)
     scores = evaluate(run.path, sources=(source(other, "elsewhere"),))
-    assert {score.domain for score in scores.images} == {"elsewhere"}
+    assert {score.domain for score in images_of(scores)} == {"elsewhere"}
     own_folder, folder = sorted(path.name for path in (run.path / "scores").iterdir())
     assert own_folder == "test"
     assert re.fullmatch("test-elsewhere-[0-9a-f]{8}", folder)
-    assert Scores.read(run.path / "scores" / "test") == own
+    pd.testing.assert_frame_equal(Scores.read(run.path / "scores" / "test").table, own.table)
     both = evaluate(run.path, sources=(source(folder_data, "blobs"), source(other, "elsewhere")))
-    assert [score.metrics["dice"] for score in both.images if score.domain == "blobs"] == pytest.approx(
-        [score.metrics["dice"] for score in own.images]
+    assert [score.metrics["dice"] for score in images_of(both) if score.domain == "blobs"] == pytest.approx(
+        [score.metrics["dice"] for score in images_of(own)]
     )
-    assert {"blobs", "elsewhere"} <= {row.domain for row in both.table()}
+    assert {"blobs", "elsewhere"} <= {*both.summary["dataset"]}
 
 
 def test_another_data_set_in_a_folder_of_the_same_name_has_scores_of_its_own(run, folder_data, tmp_path):
@@ -225,7 +257,7 @@ def test_two_data_sets_of_one_name_are_refused(run, folder_data, tmp_path):
 def test_another_data_set_of_the_same_name_and_file_sizes_is_not_taken_from_the_cache(run, folder_data, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(folder_data, other)
-    before = [score.metrics["dice"] for score in evaluate(run.path).images]
+    before = [score.metrics["dice"] for score in images_of(evaluate(run.path))]
     names = ("blob_22.png", "blob_23.png")
     first, second = (other / "images" / name for name in names)
     pixels = [np.asarray(Image.open(path)) for path in (first, second)]
@@ -237,8 +269,8 @@ def test_another_data_set_of_the_same_name_and_file_sizes_is_not_taken_from_the_
     accept_data(run)
     for path, image in zip((second, first), pixels, strict=True):
         Image.fromarray(image).save(path.with_suffix(".bmp"))
-    assert [score.metrics["dice"] for score in evaluate(run.path).images] == pytest.approx(before)
-    exchanged = [score.metrics["dice"] for score in evaluate(run.path, sources=(source(other, "blobs"),)).images]
+    assert [score.metrics["dice"] for score in images_of(evaluate(run.path))] == pytest.approx(before)
+    exchanged = [score.metrics["dice"] for score in images_of(evaluate(run.path, sources=(source(other, "blobs"),)))]
     assert exchanged != pytest.approx(before)
 
 
@@ -250,14 +282,13 @@ def test_empty_masks(run, folder_data, predicts):
     shift = "frame.heads.4_0.shift"
     point.weights[shift] = torch.full_like(point.weights[shift], -1e4 if predicts == "nothing" else 1e4)
     checkpoint.save(run.checkpoints, "best", point, position=(9, 0))
-    empty, full = (score.metrics for score in evaluate(run.path).images)
+    scores = evaluate(run.path)
+    empty, full = (score.metrics for score in images_of(scores))
     assert empty["dice"] == (1.0 if predicts == "nothing" else 0.0)
     assert empty["hd95"] == 0.0 if predicts == "nothing" else np.isnan(empty["hd95"])
     assert (full["dice"] == 0.0) == (predicts == "nothing")
     assert np.isnan(full["hd95"]) == (predicts == "nothing")
-    content = json.loads((run.path / "scores" / "test" / "scores.json").read_text())
-    hd95 = next(row for row in content["tables"] if row["domain"] == "blobs")["metrics"]["hd95"]
-    assert hd95["undefined"] == 1
+    assert row_of(scores, "blobs", "hd95").undefined == 1
 
 
 def test_several_classes(recipe, folder_data, tmp_path):
@@ -268,19 +299,20 @@ def test_several_classes(recipe, folder_data, tmp_path):
     changes = ("data.classes=3", "data.sources.0.labels={1: 1, 2: 2}", "search.loss=ce", "train.loss=ce_dice")
     run = trained(changed(recipe, *changes), tmp_path / "classes")
     scores = evaluate(run.path)
-    assert [(score.key, score.class_index) for score in scores.images] == [
-        ("blob_22", 1),
-        ("blob_22", 2),
-        ("blob_23", 1),
-        ("blob_23", 2),
+    assert [(score.key, score.class_name) for score in images_of(scores)] == [
+        ("blob_22", "class 1"),
+        ("blob_22", "class 2"),
+        ("blob_23", "class 1"),
+        ("blob_23", "class 2"),
     ]
     network, store = load_network(run).eval(), open_data(run.recipe.data, needs=("test",))
     positions = store.indices(store.manifest.of_split("test"))
     with torch.no_grad():
         predicted = network(torch.from_numpy(store.images[positions]).float()).argmax(1).numpy()
-    for score in scores.images:
+    for score in images_of(scores):
         number = ("blob_22", "blob_23").index(score.key)
-        expected = dice(predicted[number] == score.class_index, store.targets[positions[number]] == score.class_index)
+        index = int(score.class_name[-1])
+        expected = dice(predicted[number] == index, store.targets[positions[number]] == index)
         assert score.metrics["dice"] == pytest.approx(expected, abs=1e-6)
 
 

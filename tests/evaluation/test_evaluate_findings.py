@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from monai.networks import nets
@@ -16,10 +17,10 @@ from medarts.config.reading import deciding_values, fingerprint
 from medarts.data.opening import open_data, open_manifest
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError
-from medarts.evaluation.cam import grad_cam
 from medarts.evaluation.evaluate import evaluate, load_network
-from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.mask_scores import ALL
+from medarts.evaluation.scores import Scores, excluded
+from medarts.evaluation.scoring import grad_cam
+from medarts.evaluation.summary import ALL, MEAN_OF_FINDINGS, wide
 from medarts.profiling.plan import plan
 from medarts.reporting.page import write_report
 from medarts.spaces.darts import Darts, DartsSettings
@@ -27,7 +28,7 @@ from medarts.system.randomness import seed_torch
 from medarts.training.trainer import start_training
 
 FINDINGS = ("disc", "bar", "bright")
-FILES = ["calibration.csv", "curves.csv", "examples.npz", "findings.csv", "predictions.csv", "scores.json"]
+FILES = ["examples.npz", "scores.csv", "scores.json", "summary.csv"]
 
 
 def changed(recipe: Recipe, *changes: str) -> Recipe:
@@ -69,6 +70,26 @@ def logits_of(run: RunDirectory, split: str) -> tuple[np.ndarray, np.ndarray]:
     return torch.stack(logits).numpy(), np.asarray(store.targets[positions])
 
 
+class Predictions:
+    """What a table says of images and findings."""
+
+    def __init__(self, scores: Scores) -> None:
+        logits, labels, images = wide(scores.table)
+        self.findings = tuple(logits.columns)
+        self.logits, self.labels = logits.to_numpy(), labels.to_numpy()
+        self.probabilities = 1 / (1 + np.exp(-self.logits / scores.calibration.temperature))
+        self.keys, self.domains, self.patients = ([*images[name]] for name in ("image", "dataset", "patient"))
+
+
+def value_of(scores: Scores, name: str, metric: str = "auroc") -> float:
+    summary = scores.summary
+    return float(summary[(summary["class"] == name) & (summary["metric"] == metric)]["value"].iloc[-1])
+
+
+def thresholds_of(scores: Scores, rule: str) -> list[float]:
+    return [scores.calibration.thresholds[rule][name] for name in FINDINGS]
+
+
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
@@ -86,44 +107,43 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_scores_agree_with_the_saved_network(run):
     scores = evaluate(run.path)
-    assert isinstance(scores, FindingScores)
-    assert (scores.split, scores.checkpoint, scores.findings) == ("test", "best", FINDINGS)
+    assert (scores.split, scores.checkpoint, Predictions(scores).findings) == ("test", "best", FINDINGS)
     logits, labels = logits_of(run, "test")
     assert logits.shape == (8, 3)
-    np.testing.assert_allclose(scores.predictions.logits, logits, atol=1e-5)
-    np.testing.assert_array_equal(scores.predictions.labels, labels)
-    assert sorted(scores.predictions.patients) == sorted(f"p{number // 2}" for number in range(24, 32))
-    assert set(scores.predictions.domains) == {"films"}
+    np.testing.assert_allclose(Predictions(scores).logits, logits, atol=1e-5)
+    np.testing.assert_array_equal(Predictions(scores).labels, labels)
+    assert sorted(Predictions(scores).patients) == sorted(f"p{number // 2}" for number in range(24, 32))
+    assert set(Predictions(scores).domains) == {"films"}
     assert scores.draws == 100
 
 
-def test_auroc_is_that_of_the_predictions_on_disk(run):
+def test_auroc_is_that_of_the_table_on_disk(run):
     scores = evaluate(run.path)
-    folder = run.path / "scores" / "test"
-    predictions = rows_of(folder / "predictions.csv")
-    assert len(predictions) == 8
-    by_finding = {row["finding"]: row for row in rows_of(folder / "findings.csv")}
+    rows = rows_of(run.path / "scores" / "test" / "scores.csv")
+    assert len(rows) == 8 * 3 * 3
     areas = []
     for name in FINDINGS:
-        logits = np.array([float(row[f"{name} logit"]) for row in predictions])
-        labels = np.array([int(row[f"{name} label"]) for row in predictions])
-        probabilities = np.array([float(row[f"{name} probability"]) for row in predictions])
-        np.testing.assert_allclose(probabilities, sigmoid(logits / scores.temperature), rtol=1e-9)
+        logits, labels, probabilities = (
+            np.array([float(row["value"]) for row in rows if (row["class"], row["metric"]) == (name, metric)])
+            for metric in ("logit", "label", "probability")
+        )
+        np.testing.assert_allclose(probabilities, sigmoid(logits / scores.calibration.temperature), rtol=1e-9)
         areas.append(pairs_in_order(logits, labels))
-        assert float(by_finding[name]["auroc_mean"]) == pytest.approx(areas[-1])
-        assert int(by_finding[name]["positives"]) == labels.sum()
-    assert scores.mean_auroc == pytest.approx(np.mean(areas))
+        assert value_of(scores, name) == pytest.approx(areas[-1])
+    assert value_of(scores, MEAN_OF_FINDINGS) == pytest.approx(np.mean(areas))
 
 
 def test_validation_auroc_of_the_best_epoch_is_found_again(run):
     """Evaluation on the validation set must tell what training told of the weights it kept."""
-    assert evaluate(run.path, split="val").mean_auroc == pytest.approx(run.read_json("summary.json")["best_score"])
+    assert value_of(evaluate(run.path, split="val"), MEAN_OF_FINDINGS) == pytest.approx(
+        run.read_json("summary.json")["best_score"]
+    )
 
 
 def test_thresholds_and_temperature_come_from_validation(run):
     scores = evaluate(run.path)
     logits, labels = logits_of(run, "val")
-    probabilities = sigmoid(logits / scores.temperature)
+    probabilities = sigmoid(logits / scores.calibration.temperature)
 
     def loss(temperature: float) -> float:
         p = sigmoid(logits / temperature)
@@ -131,39 +151,38 @@ def test_thresholds_and_temperature_come_from_validation(run):
 
     grid = np.geomspace(0.1, 10, 400)
     best = grid[np.argmin([loss(temperature) for temperature in grid])]
-    assert scores.temperature == pytest.approx(best, rel=0.02)
+    assert scores.calibration.temperature == pytest.approx(best, rel=0.02)
     for column in range(3):
         values, truth = probabilities[:, column], labels[:, column] == 1
 
         def youden(threshold: float, values=values, truth=truth) -> float:
             return (values[truth] >= threshold).mean() + (values[~truth] < threshold).mean()
 
-        threshold = scores.thresholds["youden"][column]
+        threshold = thresholds_of(scores, "youden")[column]
         assert youden(threshold - 1e-6) == pytest.approx(max(youden(value - 1e-6) for value in [*values, 2]))
-        sensitive = scores.thresholds["sensitive"][column]
+        sensitive = thresholds_of(scores, "sensitive")[column]
         assert (values[truth] >= sensitive - 1e-6).mean() >= 0.9
         assert (values[truth] >= sensitive + 1e-6).mean() < 0.9
     others = evaluate(run.path, split="train")
-    assert others.temperature == pytest.approx(scores.temperature)
+    assert others.calibration.temperature == pytest.approx(scores.calibration.temperature)
     for rule in ("youden", "sensitive"):
-        np.testing.assert_allclose(others.thresholds[rule], scores.thresholds[rule], atol=1e-9)
-    row = next(row for row in scores.table() if row.finding == "disc")
-    called = scores.probabilities[:, 0] >= scores.thresholds["youden"][0]
-    truth = scores.predictions.labels[:, 0] == 1
-    assert row.youden.sensitivity == pytest.approx(called[truth].mean())
-    assert row.youden.specificity == pytest.approx((~called[~truth]).mean())
+        np.testing.assert_allclose(thresholds_of(others, rule), thresholds_of(scores, rule), atol=1e-9)
+    called = Predictions(scores).probabilities[:, 0] >= thresholds_of(scores, "youden")[0]
+    truth = Predictions(scores).labels[:, 0] == 1
+    assert value_of(scores, "disc", "youden_sensitivity") == pytest.approx(called[truth].mean())
+    assert value_of(scores, "disc", "youden_specificity") == pytest.approx((~called[~truth]).mean())
 
 
 def test_files(run):
     scores = evaluate(run.path)
     folder = run.path / "scores" / "test"
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    again = FindingScores.read(folder)
-    np.testing.assert_array_equal(again.predictions.logits, scores.predictions.logits)
-    assert [row.as_json() for row in again.table()] == [row.as_json() for row in scores.table()]
+    again = Scores.read(folder)
+    pd.testing.assert_frame_equal(again.table, scores.table)
+    pd.testing.assert_frame_equal(again.summary, scores.summary)
     content = json.loads((folder / "scores.json").read_text())
-    assert (content["split"], content["checkpoint"], content["sensitivity"]) == ("test", "best", 0.9)
-    assert content["findings"] == list(FINDINGS)
+    assert (content["split"], content["checkpoint"], content["task"]) == ("test", "best", "classification")
+    assert content["calibration"]["sensitivity"] == 0.9
 
 
 def test_an_example_of_every_finding_with_its_map(run):
@@ -180,8 +199,8 @@ def test_an_example_of_every_finding_with_its_map(run):
             assert name == finding
             assert store.targets[place].tolist() == [int(other == finding) for other in FINDINGS]  # it shows that alone
             np.testing.assert_array_equal(examples["images"][number], store.images[place].transpose(1, 2, 0))
-            row = scores.predictions.keys.index(key)
-            assert probability == f"probability {scores.probabilities[row, number]:.2f}"
+            row = Predictions(scores).keys.index(key)
+            assert probability == f"probability {Predictions(scores).probabilities[row, number]:.2f}"
             image = torch.from_numpy(store.images[[place]]).float()
             expected = grad_cam(network, image, [number])[0].numpy()
             np.testing.assert_allclose(examples["maps"][number], expected, atol=1e-4)
@@ -193,8 +212,10 @@ def test_findings_without_an_image_have_no_example(run, table_data):
     table_path.write_text("\n".join(rows) + "\n")
     accept_data(run)
     scores = evaluate(run.path)
-    assert scores.excluded() == {"films": {"disc": "no negatives", "bar": "no positives", "bright": "no positives"}}
-    assert np.isnan(scores.mean_auroc)
+    assert excluded(scores.table) == {
+        "films": {"disc": "no negatives", "bar": "no positives", "bright": "no positives"}
+    }
+    assert np.isnan(value_of(scores, MEAN_OF_FINDINGS))
     with np.load(run.path / "scores" / "test" / "examples.npz") as examples:
         assert [str(title).split(" · ")[0] for title in examples["titles"]] == ["disc"]
     text = "\n".join(row[: -len("0,0,0")] + "0,0,0" if ",test," in row else row for row in rows) + "\n"
@@ -207,9 +228,9 @@ def test_findings_without_an_image_have_no_example(run, table_data):
 
 def test_all_images_whatever_their_split(run):
     scores = evaluate(run.path, split="all")
-    assert len(scores.predictions.keys) == 32
+    assert len(Predictions(scores).keys) == 32
     assert (run.path / "scores" / "all" / "scores.json").exists()
-    assert scores.temperature == pytest.approx(evaluate(run.path).temperature)
+    assert scores.calibration.temperature == pytest.approx(evaluate(run.path).calibration.temperature)
 
 
 def test_another_table_with_the_same_findings(run, table_data, tmp_path):
@@ -225,20 +246,20 @@ def test_another_table_with_the_same_findings(run, table_data, tmp_path):
     own = evaluate(run.path)
     scores = evaluate(run.path, sources=(table(other, "elsewhere"),))
     assert [path.name[:15] for path in sorted((run.path / "scores").iterdir())] == ["test", "test-elsewhere-"]
-    assert set(scores.predictions.domains) == {"elsewhere"}
-    assert scores.findings == FINDINGS
-    assert scores.temperature == own.temperature
-    np.testing.assert_array_equal(scores.thresholds["youden"], own.thresholds["youden"])
-    row_of = {key: row for row, key in enumerate(scores.predictions.keys)}
+    assert set(Predictions(scores).domains) == {"elsewhere"}
+    assert Predictions(scores).findings == FINDINGS
+    assert scores.calibration.temperature == own.calibration.temperature
+    np.testing.assert_array_equal(thresholds_of(scores, "youden"), thresholds_of(own, "youden"))
+    row_of = {key: row for row, key in enumerate(Predictions(scores).keys)}
     assert len(row_of) == 32
-    rows_there = [row_of[key] for key in own.predictions.keys]
-    np.testing.assert_allclose(scores.predictions.logits[rows_there], own.predictions.logits, atol=1e-5)
-    labels = scores.predictions.labels[rows_there]
-    np.testing.assert_array_equal(labels[:, [0, 2]], own.predictions.labels[:, [0, 2]])
-    np.testing.assert_array_equal(labels[:, 1], 1 - own.predictions.labels[:, 1])
+    rows_there = [row_of[key] for key in Predictions(own).keys]
+    np.testing.assert_allclose(Predictions(scores).logits[rows_there], Predictions(own).logits, atol=1e-5)
+    labels = Predictions(scores).labels[rows_there]
+    np.testing.assert_array_equal(labels[:, [0, 2]], Predictions(own).labels[:, [0, 2]])
+    np.testing.assert_array_equal(labels[:, 1], 1 - Predictions(own).labels[:, 1])
 
     both = evaluate(run.path, sources=(table(table_data, "films"), table(other, "elsewhere")))
-    assert {row.domain for row in both.table()} == {"films", "elsewhere", ALL}
+    assert {*both.summary["dataset"]} == {"films", "elsewhere", ALL}
 
 
 def test_bf16_is_close_to_fp32(run):
@@ -250,9 +271,9 @@ def test_bf16_is_close_to_fp32(run):
     about = {"recipe": deciding_values(rounding), "recipe_fingerprint": fingerprint(rounding)}
     run.write_json("run.json", run.facts | about)
     rounded = evaluate(run.path)
-    difference = np.abs(rounded.predictions.logits - exact.predictions.logits).max()
-    assert 0 < difference < 0.05 * max(1.0, np.abs(exact.predictions.logits).max())
-    assert rounded.predictions.logits.dtype == np.float64
+    difference = np.abs(Predictions(rounded).logits - Predictions(exact).logits).max()
+    assert 0 < difference < 0.05 * max(1.0, np.abs(Predictions(exact).logits).max())
+    assert Predictions(rounded).logits.dtype == np.float64
 
 
 def test_the_report_shows_the_scores(run):
@@ -263,7 +284,7 @@ def test_the_report_shows_the_scores(run):
         assert f'id="{section}"' in page
     for words in ("mean AUROC, test", "AUROC", "average precision", *FINDINGS):
         assert words in page
-    assert "Hausdorff" not in page
+    assert "<th>HD95</th>" not in page
 
 
 def test_what_cannot_be_evaluated(run, folder_data, table_data, tmp_path):

@@ -94,36 +94,35 @@ def image_scores(run: Path) -> Numbers:
     """Returns every score of every image: of classes of masks, or logit and probability of findings."""
     found: Numbers = {}
     for folder in _scores_of(run):
-        for row in _rows(folder, "images.csv"):
-            name = "/".join((_split_of(folder), row["domain"], row["key"], row["class_name"]))
-            for metric in ("dice", "jaccard", "precision", "recall", "hd95", "assd"):
-                found[f"{name}/{metric}"] = _number(row[metric])
-        for row in _rows(folder, "predictions.csv"):
-            name = "/".join((_split_of(folder), row["domain"], row["key"]))
-            for column in row.keys() - {"domain", "key", "patient"}:
-                finding, kind = column.rsplit(" ", 1)
-                found[f"{name}/{finding}/{kind}"] = _number(row[column])
+        for row in _rows(folder, "scores.csv"):
+            if row["metric"] not in ("specificity", "f1", "accuracy"):
+                name = "/".join((_split_of(folder), row["dataset"], row["image"], row["class"], row["metric"]))
+                found[name] = _number(row["value"])
     return found
+
+
+_FINDING_METRICS = ("auroc", "average_precision")
+_MEANS = {"mean of data sets": "mean of domains"}
+_ECE = {"ece_uncalibrated": "ece_before", "ece": "ece_after"}
 
 
 def mean_scores(run: Path) -> Sections:
     """Returns means over images with intervals over patients, and what was counted."""
     found = _sections()
     for folder in _scores_of(run):
-        for row in _rows(folder, "tables.csv"):
-            name = "/".join((_split_of(folder), row["domain"], row["class"], row["metric"]))
-            _sort_in(found, name, {part: _number(row[part]) for part in ("mean", "low", "high", "undefined")})
-        for row in _rows(folder, "findings.csv"):
-            name = "/".join((_split_of(folder), row["domain"], row["finding"]))
-            for metric in ("auroc", "average_precision"):
-                parts = {part: _number(row[f"{metric}_{part}"]) for part in ("mean", "low", "high", "undefined")}
-                _sort_in(found, f"{name}/{metric}", parts)
-            for kind in ("youden", "sensitive"):
-                for part in ("threshold", "sensitivity", "specificity", "ppv", "npv"):
-                    found["means"][f"{name}/{kind}/{part}"] = _number(row[f"{kind}_{part}"])
-            for part in ("ece_before", "ece_after"):
-                found["means"][f"{name}/{part}"] = _number(row[part])
-            found["counts"][f"{name}/positives"] = _number(row["positives"])
+        is_of_masks = _json(folder / "scores.json")["task"] == "segmentation"
+        for row in _rows(folder, "summary.csv"):
+            name = "/".join((_split_of(folder), _MEANS.get(row["dataset"], row["dataset"]), row["class"]))
+            value = _number(row["value"])
+            if is_of_masks or row["metric"] in _FINDING_METRICS:
+                parts = {part: _number(row[part]) for part in ("low", "high", "undefined")}
+                _sort_in(found, f"{name}/{row['metric']}", {"mean": value, **parts})
+            elif row["metric"] in _ECE:
+                found["means"][f"{name}/{_ECE[row['metric']]}"] = value
+            else:
+                found["means"][f"{name}/{row['metric'].replace('_', '/', 1)}"] = value
+            if not is_of_masks:
+                found["counts"][f"{name}/positives"] = _number(row["positives"])
     return found
 
 

@@ -9,7 +9,9 @@ import torch
 
 from medarts.config import Recipe, SupernetSettings, parse
 from medarts.engine.directory import RunDirectory
-from medarts.evaluation.findings import FindingScores, Predictions
+from medarts.evaluation.scores import Scores
+from medarts.evaluation.scoring import calibrate, finding_table
+from medarts.evaluation.summary import summarized
 from medarts.models.chexnet import CheXNetSettings
 from medarts.reporting.page import write_report
 from medarts.spaces.darts import Darts
@@ -89,34 +91,30 @@ def append_epoch(run: RunDirectory, here: dict[str, int], *, auroc: float) -> No
     run.append("timing.jsonl", {**here, "seconds": 60.0, "peak_memory_mb": 1500.0})
 
 
-def add_scores(
-    path: Path, *, findings: tuple[str, ...] = FINDINGS, images: int = 60, domains: int = 1
-) -> FindingScores:
+def scores_of(
+    predictions: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray], *, domains: int = 1
+) -> Scores:
+    findings = FINDINGS[: predictions[0].shape[1]]
+    calibration = calibrate(*validation, findings=findings, sensitivity=0.9)
+    about = [
+        ("rays" if number % domains == 0 else "more rays", f"key{number:04d}", f"p{number // 2}")
+        for number in range(len(predictions[0]))
+    ]
+    table = finding_table(about, findings, *predictions, temperature=calibration.temperature)
+    return summarized(Scores(table, "test", draws=50, calibration=calibration))
+
+
+def add_scores(path: Path, *, findings: tuple[str, ...] = FINDINGS, images: int = 60, domains: int = 1) -> Scores:
     """Scores of generated predictions, with an example of every finding that is there."""
 
-    def predictions(seed: int) -> Predictions:
+    def predictions(seed: int) -> tuple[np.ndarray, np.ndarray]:
         generator = np.random.default_rng(seed)
         # From frequent to rare; the last is in no image.
         frequencies = np.append(np.geomspace(0.4, 0.1, len(findings) - 1), 0.0)
         labels = generator.random((images, len(findings))) < frequencies
-        logits = 2 * generator.normal(1.2 * labels - 1.5, 1.0)
-        return Predictions(
-            keys=[f"key{number:04d}" for number in range(images)],
-            domains=["rays" if number % domains == 0 else "more rays" for number in range(images)],
-            patients=[f"p{number // 2}" for number in range(images)],
-            logits=logits,
-            labels=labels.astype(np.uint8),
-        )
+        return 2 * generator.normal(1.2 * labels - 1.5, 1.0), labels.astype(np.uint8)
 
-    scores = FindingScores.of(
-        predictions(1),
-        predictions(2),
-        findings=findings,
-        split=path.name,
-        checkpoint="best",
-        sensitivity=0.9,
-        draws=50,
-    )
+    scores = scores_of(predictions(1), predictions(2), domains=domains)
     y, x = np.mgrid[:64, :64] / 64
     image = np.exp(-(((x - 0.3) / 0.15) ** 2 + ((y - 0.5) / 0.3) ** 2)) + 0.5 * x
     maps = [np.exp(-((x - 0.1 * n) ** 2 + (y - 0.5) ** 2) / 0.02) for n in range(len(findings) - 1)]
@@ -136,7 +134,7 @@ def read(path: Path) -> str:
 
 def words(page: str) -> str:
     """What the page says, without tags and style."""
-    return re.sub(r"\s+", " ", re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL))
+    return re.sub(r"\s+", " ", re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL))
 
 
 def test_the_page_of_a_search_on_the_stack(tmp_path: Path, recipe: Recipe) -> None:
@@ -192,22 +190,31 @@ def test_every_score_of_a_finding_is_on_the_page(tmp_path: Path, recipe: Recipe)
     scores = add_scores(run.path / "scores" / "test")
     page = read(run.path)
     said = words(page)
-    rows = {row.finding: row for row in scores.table()}
-    row = rows["Edema"]
-    ranking = f"Edema {row.positives} {100 * row.positives / 60:.1f} % {row.auroc.mean:.3f} {row.auroc.low:.3f} to"
+    assert scores.summary is not None
+    assert scores.calibration is not None
+    values = scores.summary.set_index(["class", "metric"])
+
+    def numbers(name: str, *metrics: str) -> str:
+        return " ".join(f"{values.loc[(name, metric), 'value']:.3f}" for metric in metrics)
+
+    row = values.loc[("Edema", "auroc")]
+    ranking = f"Edema {row.positives} {100 * row.positives / 60:.1f} % {row.value:.3f} {row.low:.3f} to"
     assert ranking in said
-    assert f"{row.ece_before:.3f} {row.ece_after:.3f}" in said
-    for point in (row.youden, row.sensitive):
-        assert " ".join(f"{value:.3f}" for value in point) in said
-    mean = rows["mean of findings"].auroc
-    assert f"{mean.mean:.3f} mean AUROC, test {mean.low:.3f} to {mean.high:.3f}" in said
+    assert numbers("Edema", "ece_uncalibrated", "ece") in said
+    for rule in ("youden", "sensitive"):
+        assert (
+            numbers("Edema", *(f"{rule}_{of}" for of in ("threshold", "sensitivity", "specificity", "ppv", "npv")))
+            in said
+        )
+    mean = values.loc[("mean of findings", "auroc")]
+    assert f"{mean.value:.3f} mean AUROC, test {mean.low:.3f} to {mean.high:.3f}" in said
     assert "Left out of the means, because undefined: Hernia (no positives)." in said
     assert "Without thresholds: Hernia (no positives in validation)." in said
-    assert f"One temperature for all findings, {scores.temperature:.2f}," in said
+    assert f"One temperature for all findings, {scores.calibration.temperature:.2f}," in said
     assert "sensitivity 0.9 in validation" in said
     assert "60 images of 30 patients" in said
     assert page.count("<img") == 3
-    for name in ("findings.csv", "curves.csv", "calibration.csv", "predictions.csv", "scores.json"):
+    for name in ("summary.csv", "scores.csv", "scores.json"):
         assert f'href="scores/test/{name}"' in page
         assert (run.path / "scores" / "test" / name).exists()
 
@@ -216,11 +223,12 @@ def test_curves_have_their_scores_and_absent_findings_none(tmp_path: Path, recip
     run = make_run(tmp_path / "run", recipe, kind="train")
     scores = add_scores(run.path / "scores" / "test")
     page = read(run.path)
-    row = next(row for row in scores.table() if row.finding == "Mass")
-    for label, score in (("ROC curves", row.auroc), ("precision-recall curves", row.average_precision)):
+    assert scores.summary is not None
+    values = scores.summary.set_index(["class", "metric"])["value"]
+    for label, metric in (("ROC curves", "auroc"), ("precision-recall curves", "average_precision")):
         start = page.index(f'aria-label="{label} on test"')
         figure = words("<svg " + page[start : page.index("</svg>", start)])
-        assert f"{score.mean:.3f}" in figure
+        assert f"{values['Mass', metric]:.3f}" in figure
         assert figure.count("undefined") == 1
 
 
@@ -238,14 +246,15 @@ def test_data_sets_have_tables_of_their_own_and_one_together(tmp_path: Path, rec
     page = read(run.path)
     for title in ("rays", "more rays", "all data sets together"):
         assert page.count(f"<h4>{title}</h4>") == 2
-    together = next(row for row in scores.table() if row.domain == "all")
-    assert f"{together.auroc.mean:.3f} mean AUROC, test" in words(page)
+    assert scores.summary is not None
+    together = scores.summary.set_index(["dataset", "class", "metric"])["value"]["all", "mean of findings", "auroc"]
+    assert f"{together:.3f} mean AUROC, test" in words(page)
 
 
 def test_scores_without_a_finding_or_a_patient_more_are_still_told(tmp_path: Path, recipe: Recipe) -> None:
     run = make_run(tmp_path / "run", recipe, kind="train")
-    one = Predictions(keys=["a"], domains=["rays"], patients=["p"], logits=np.zeros((1, 4)), labels=np.zeros((1, 4)))
-    scores = FindingScores.of(one, one, findings=FINDINGS, split="test", checkpoint="best", sensitivity=0.9, draws=10)
+    one = (np.zeros((1, 4)), np.zeros((1, 4), np.uint8))
+    scores = scores_of(one, one)
     scores.write(run.path / "scores" / "test")
     said = words(read(run.path))
     assert "– mean AUROC, test" in said

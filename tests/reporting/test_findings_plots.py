@@ -1,32 +1,32 @@
 """The figures of findings show every value that is there, at its place, and say which are not."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from medarts.evaluation.finding_table import MEAN_OF_FINDINGS, MEAN_OF_FREQUENT
-from medarts.evaluation.findings import FindingScores, Predictions
-from medarts.reporting.findings import (
-    plot_cam,
-    plot_findings,
-    plot_precision_recall,
-    plot_reliability,
-    plot_roc,
-)
+from medarts.evaluation.summary import MEAN_OF_FINDINGS, MEAN_OF_FREQUENT
+from medarts.reporting.score_plots import plot_cam, plot_precision_recall, plot_reliability, plot_roc, plot_summary
 from medarts.reporting.style import PALETTE, inline_svg
 
 NAMES = ("Mass", "Nodule", "Edema", "Hernia", "Effusion", "Fibrosis", "Pneumonia")
 
 
 def row(finding: str, mean: float | None, *, spread: float | None = 0.05, domain: str = "nih") -> dict[str, Any]:
-    ends = (None, None) if mean is None or spread is None else (mean - spread, mean + spread)
-    auroc = {"mean": mean, "low": ends[0], "high": ends[1]}
-    return {"domain": domain, "finding": finding, "positives": 12, "images": 3400, "auroc": auroc}
+    value = math.nan if mean is None else mean
+    reach = math.nan if spread is None else spread
+    interval = {"value": value, "low": value - reach, "high": value + reach}
+    return {"dataset": domain, "class": finding, "positives": 12, "images": 3400, **interval}
+
+
+def plot_findings(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    return plot_summary(pd.DataFrame([*rows]), title="AUROC", chance=0.5)
 
 
 def lines(axes: Axes) -> list[tuple[list[float], list[float]]]:
@@ -113,7 +113,7 @@ def test_the_numbers_beside_the_axes_are_within_the_figure() -> None:
 
 def curves(score: str, *, absent: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     defined = {"x": [0.25, 0.5, 1.0], "y": [1.0, 0.5, 0.3], score: 0.625, "prevalence": 0.3}
-    undefined = {"x": [], "y": [], score: None, "prevalence": 0.0}
+    undefined = {"x": [], "y": [], score: math.nan, "prevalence": 0.0}
     return {name: undefined if name in absent else defined for name in NAMES}
 
 
@@ -190,20 +190,13 @@ def test_reliability_leaves_empty_bins_out_and_counts_the_others() -> None:
     assert "$" not in words(figure)  # powers are not set as mathematics in the house's style
 
 
-def test_a_real_table_of_scores_can_be_drawn() -> None:
-    """The rows are those that the scores of findings give."""
-    generator = np.random.default_rng(0)
-    labels = (generator.random((60, 2)) < [0.3, 0.0]).astype(np.uint8)
-    logits = generator.normal(size=(60, 2)) + labels
-    patients = [f"p{number // 2}" for number in range(60)]
-    known = Predictions([f"k{number}" for number in range(60)], ["nih"] * 60, patients, logits, labels)
-    scores = FindingScores.of(
-        known, known, findings=("Mass", "Hernia"), split="test", checkpoint="best", sensitivity=0.9, draws=50
-    )
-    rows = [one.as_json() for one in scores.table()]
-    figure = plot_findings(rows)
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [MEAN_OF_FINDINGS, "Mass"]
-    assert "Left out: Hernia." in words(figure)
+def test_distances_have_an_axis_of_their_own() -> None:
+    rows = [row("foreground", 21.0, spread=8.0, domain=domain) for domain in ("isic", "cvc")]
+    axes = plot_summary(pd.DataFrame(rows), title="HD95").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["isic", "cvc"]
+    low, high = axes.get_xlim()
+    assert low < 13
+    assert high > 29
 
 
 def test_where_the_map_is_zero_the_x_ray_is_bare() -> None:

@@ -14,8 +14,9 @@ from medarts.config import Recipe, SupernetSettings
 from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import signed
 from medarts.errors import MedartsError, RunError
-from medarts.evaluation.files import read_scores
-from medarts.evaluation.mask_scores import ImageScore, Scores
+from medarts.evaluation.files import read_files
+from medarts.evaluation.scores import Scores, table_of
+from medarts.evaluation.summary import summarized
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
 from medarts.reporting.page import write_report
@@ -24,7 +25,7 @@ from medarts.spaces.nas_wdan import NasWdan
 
 EPOCHS = 3
 
-SCORE_FILES = ("scores.json", "examples.npz", "images.csv")
+SCORE_FILES = ("scores.json", "examples.npz", "scores.csv")
 
 
 @pytest.fixture
@@ -65,19 +66,12 @@ def _add_search(path: Path, recipe: Recipe) -> None:
 
 
 def _add_scores(path: Path) -> None:
-    scores = Scores(split="test", checkpoint="best", head="4,0", draws=100)
-    for number in range(4):
-        metrics = {"dice": 0.5 + 0.1 * number, "hd95": float("nan") if number else 2.0}
-        scores.add(
-            ImageScore(
-                key=f"k{number}",
-                domain="blobs",
-                patient=f"p{number}",
-                class_index=1,
-                class_name="foreground",
-                metrics=metrics,
-            )
-        )
+    rows = [
+        ("blobs", f"k{number}", f"p{number}", "foreground", "present", metric, value)
+        for number in range(4)
+        for metric, value in (("dice", 0.5 + 0.1 * number), ("hd95", float("nan") if number else 2.0))
+    ]
+    scores = summarized(Scores(table_of(rows), "test", head="4,0", draws=100))
     square = np.zeros((1, 16, 16), np.uint8)
     square[:, 4:9, 4:9] = 1
     examples = {
@@ -92,7 +86,7 @@ def _add_scores(path: Path) -> None:
 
 FIGURES = {
     "plots": ("plot_curves", "plot_weights"),
-    "mask_scores": ("plot_scores", "plot_example", "inline_svg", "inline_png"),
+    "scores": ("plot_summary", "plot_example", "inline_svg", "inline_png"),
     "cells": ("draw_cell",),
     "drawings": ("draw_lattice",),
     "style": ("inline_svg",),
@@ -177,7 +171,7 @@ def test_every_section_comes_with_its_data_and_opens_offline(run: Path, small_re
     for weights in ("Alphas: down", "Alphas: normal", "Alphas: up", "Betas", "Gammas"):
         assert f"<h3>{weights}</h3>" in text
     assert "best validation Dice" in text
-    assert 'href="scores/test/tables.csv"' in text
+    assert 'href="scores/test/summary.csv"' in text
     assert "<summary>Glossary</summary>" in text
     assert not re.search(r"https?://|url\((?!#)|@import|<script src|<link", text)
     assert reader.sources
@@ -377,7 +371,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         ("genotype.json", lambda run: load(run.path)),
         ("metrics.jsonl", lambda run: run.read_journal("metrics.jsonl")),
         ("summary.json", lambda run: run.read_json("summary.json")),
-        *((f"scores/test/{file}", lambda run: read_scores(run.path / "scores" / "test")) for file in SCORE_FILES),
+        *((f"scores/test/{file}", lambda run: read_files(run.path / "scores" / "test")) for file in SCORE_FILES),
     ],
 )
 def test_a_pipe_with_the_name_of_a_file_does_not_hang(

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from medarts.reporting.comparison_points import Point
+from medarts.reporting.findings import plot_findings, plot_reliability, plot_roc
+from medarts.reporting.masks import plot_scores
 
 from medarts.metrics import metrics_of, register_metric
 from medarts.profiling.cost import Cost
@@ -18,8 +20,6 @@ from medarts.profiling.latency import Timing
 from medarts.registry import metrics
 from medarts.reporting.comparison_plots import plot_latency
 from medarts.reporting.cost_plots import plot_costs
-from medarts.reporting.findings import plot_findings, plot_reliability, plot_roc
-from medarts.reporting.masks import plot_scores
 from medarts.reporting.plots import plot_curves
 from medarts.reporting.style import inline_svg, legible, save
 from medarts.reporting.templates import render

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from medarts import terminal
-from medarts.evaluation.finding_table import SENSITIVE, YOUDEN
-from medarts.evaluation.findings import FindingScores, Predictions
-from medarts.evaluation.mask_scores import ImageScore, Scores
+from medarts.evaluation.scores import Scores, table_of
+from medarts.evaluation.scoring import calibrate, finding_table
+from medarts.evaluation.summary import summarized
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
 from medarts.system import console as terminal_streams
@@ -135,54 +135,36 @@ def test_progress_on_a_terminal(output: Output, monkeypatch: pytest.MonkeyPatch)
     assert "{task.id} [red]" in output.text
 
 
-def finding_scores(name: str) -> FindingScores:
+def finding_scores(name: str) -> Scores:
     """Scores of twelve images; nobody has the second finding, which has the name twice."""
-    generator = np.random.default_rng(0)
-    labels = np.stack([np.arange(12) % 2, np.zeros(12)], axis=1)
-    return FindingScores(
-        split="test",
-        checkpoint="best",
-        findings=(name, name * 2),
-        predictions=Predictions(
-            keys=[str(number) for number in range(12)],
-            domains=["films"] * 12,
-            patients=[str(number) for number in range(12)],
-            logits=generator.normal(size=(12, 2)),
-            labels=labels,
-        ),
-        temperature=1.0,
-        sensitivity=0.9,
-        thresholds={rule: np.full(2, np.nan) for rule in (YOUDEN, SENSITIVE)},
-        without_thresholds={},
-        draws=100,
+    labels = np.stack([np.arange(12) % 2, np.zeros(12)], axis=1).astype(np.uint8)
+    logits, names = np.random.default_rng(0).normal(size=(12, 2)), (name, name * 2)
+    calibration = calibrate(logits, labels, findings=names, sensitivity=0.9)
+    about = [("films", str(number), str(number)) for number in range(12)]
+    return summarized(
+        Scores(finding_table(about, names, logits, labels, temperature=1.0), "test", draws=100, calibration=calibration)
     )
 
 
-def mask_scores(name: str) -> Scores:
-    metrics = dict.fromkeys(("dice", "jaccard", "hd95", "assd"), 0.5)
-    images = [ImageScore(f"{i}", name, f"{i}", 1 + i % 2, f"{name}{i % 2}", metrics) for i in range(6)]
-    return Scores("test", "best", "last", draws=100, images=images)
+def mask_scores(name: str, *classes: str, dataset: str = "films", **values: tuple[float, float]) -> Scores:
+    names = classes or (f"{name}0", f"{name}1")
+    metrics = values or dict.fromkeys(("dice", "jaccard", "hd95"), (0.5, 0.5))
+    rows = [
+        (dataset, f"{i}", f"{i}", names[i % 2], "present", metric, of[i % 3 % 2])
+        for i in range(12)
+        for metric, of in metrics.items()
+    ]
+    return summarized(Scores(table_of(rows), "test", head="last", draws=100))
 
 
 def test_scores_of_several_classes_fit_into_80_columns(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "console", console(80))
-    values = {"dice": (0.123, 0.987), "jaccard": (0.2, 0.9), "hd95": (12.3, 145.6), "assd": (1.2, 45.6)}
-    rows = [
-        ImageScore(
-            f"{i}",
-            "colonoscopy-2017",
-            f"{i}",
-            1 + i % 2,
-            f"class {i % 2}",
-            {m: v[i % 3 % 2] for m, v in values.items()},
-        )
-        for i in range(12)
-    ]
+    values = {"dice": (0.123, 0.987), "jaccard": (0.2, 0.9), "hd95": (12.3, 145.6)}
     with output:
-        terminal.show_scores(Scores("validation", "best", "last", draws=100, images=rows))
+        terminal.show_scores(mask_scores("", "class 0", "class 1", dataset="colonoscopy-2017", **values))
     lines = output.text.splitlines()
     assert max(map(len, lines)) <= 80
-    assert re.search(r"│[0-9.]+–[0-9.]+ *│[0-9.]+–[0-9.]+ *│[0-9.]+–[0-9.]+ *│[0-9.]+–[0-9.]+ *│", output.text)
+    assert re.search(r"│[0-9.]+–[0-9.]+ *│[0-9.]+–[0-9.]+ *│[0-9.]+–[0-9.]+ *│", output.text)
 
 
 def words_of(text: str) -> str:
@@ -199,7 +181,7 @@ def test_hostile_names_are_shown_as_they_are(output: Output, show: str, monkeypa
         if show == "findings":
             terminal.show_scores(finding_scores(HOSTILE))
         elif show == "masks":
-            terminal.show_scores(mask_scores(HOSTILE))
+            terminal.show_scores(mask_scores(HOSTILE, dataset=HOSTILE))
         elif show == "costs":
             terminal.show_costs({HOSTILE: cost})
         else:

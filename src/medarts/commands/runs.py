@@ -12,8 +12,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import signed
 from medarts.errors import RecipeError
 from medarts.evaluation.evaluate import evaluate as evaluate_run
-from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.mask_scores import Scores
+from medarts.evaluation.scores import Scores
 from medarts.models import Architecture
 from medarts.nas.search import resume_search, start_search
 from medarts.reporting.drawings import save_drawings
@@ -97,9 +96,7 @@ def training_recipe(
     return parse(apply_overrides(content, changes))
 
 
-def evaluate(
-    path: Path, *, data: tuple[str, ...] = (), split: str = "test", head: str | None = None
-) -> Scores | FindingScores:
+def evaluate(path: Path, *, data: tuple[str, ...] = (), split: str = "test", head: str | None = None) -> Scores:
     """Scores a trained network, and renews the report of its run.
 
     Args:

@@ -20,13 +20,12 @@ from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
 from medarts.errors import DataError, RunError, did_you_mean
-from medarts.evaluation import findings, mask_scores
-from medarts.evaluation.classification import score_findings
-from medarts.evaluation.findings import FindingScores
-from medarts.evaluation.fingerprints import Fingerprints, of_images, of_metrics, of_weights
-from medarts.evaluation.mask_scores import Scores
-from medarts.evaluation.scores import table_of
-from medarts.evaluation.segmentation import score_masks
+from medarts.evaluation.files import Fingerprints, of_images, of_metrics, of_weights
+from medarts.evaluation.scores import Scores
+from medarts.evaluation.scoring import score_findings, score_masks
+from medarts.evaluation.summary import DEFINITIONS
+from medarts.metrics import definitions
+from medarts.metrics.masks import CONVENTIONS
 from medarts.models import network_of, without_weights
 from medarts.network import FindingNetwork, Network
 from medarts.network.inference import shipped
@@ -47,7 +46,7 @@ def evaluate(
     sources: tuple[SourceSettings, ...] | None = None,
     split: Part = "test",
     head: str | None = None,
-) -> Scores | FindingScores:
+) -> Scores:
     """Scores the best checkpoint of a training run, and writes the scores into a folder of ``scores`` of the run.
 
     Masks are scored at the size of the recipe, for every image and class, and then averaged. Findings are scored over
@@ -70,9 +69,7 @@ def evaluate(
         return _evaluate(run, sources, split, head)
 
 
-def _evaluate(
-    run: RunDirectory, sources: tuple[SourceSettings, ...] | None, split: Part, head: str | None
-) -> Scores | FindingScores:
+def _evaluate(run: RunDirectory, sources: tuple[SourceSettings, ...] | None, split: Part, head: str | None) -> Scores:
     recipe = run.recipe
     _check_task(recipe.data.task, sources or ())
     run.check_files()
@@ -140,7 +137,8 @@ def fingerprints_now(
 
 
 def _metrics(recipe: Recipe) -> str:
-    return of_metrics(mask_scores.RULES if recipe.data.task == "segmentation" else findings.RULES)
+    rules = CONVENTIONS if recipe.data.task == "segmentation" else {}
+    return of_metrics({**definitions(recipe.data.task), **rules, **DEFINITIONS})
 
 
 def load_network(run: RunDirectory, kind: str = "best") -> Network:
@@ -251,13 +249,13 @@ def current_scores(
 ) -> pd.DataFrame:
     """Returns the table of scores of a run, evaluated now where what it has does not hold; see `load_scores`."""
     scores = _kept(run, split, sources) or evaluate(run.path, sources=sources, split=split)
-    table = _long(scores)
+    table = scores.table
     if sources is None:
         _check_listed(run, split, frozenset(zip(table["dataset"], table["image"], strict=True)))
     return table
 
 
-def _kept(run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | None) -> Scores | FindingScores | None:
+def _kept(run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | None) -> Scores | None:
     if not (run.path / "scores").is_dir():
         return None
     now = fingerprints_now(run, split, sources=sources)
@@ -265,8 +263,7 @@ def _kept(run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | 
     if not folder.is_dir():
         return None
     try:
-        of_findings = run.recipe.data.task == "classification"
-        scores = FindingScores.read(folder) if of_findings else Scores.read(folder)
+        scores = Scores.read(folder)
     except RunError:  # what wrote them was killed, or an older medarts
         return None
     return scores if scores.made_of == now else None
@@ -282,20 +279,3 @@ def _check_listed(run: RunDirectory, split: Part, scored: frozenset[tuple[str, s
             f"{key} of {dataset} has left or joined the split '{split}' since {run.path} began.",
             fix="Restore the images and splits named in its manifest.csv, or train it again.",
         )
-
-
-def _long(scores: Scores | FindingScores) -> pd.DataFrame:
-    if isinstance(scores, Scores):
-        return table_of(
-            (one.domain, one.key, one.patient, one.class_name, one.truth, metric, value)
-            for one in scores.images
-            for metric, value in one.metrics.items()
-        )
-    given = scores.predictions
-    columns = {"label": given.labels, "logit": given.logits, "probability": scores.probabilities}
-    return table_of(
-        (dataset, key, patient, finding, "present" if given.labels[row, f] else "empty", metric, values[row, f])
-        for row, (dataset, key, patient) in enumerate(zip(given.domains, given.keys, given.patients, strict=True))
-        for f, finding in enumerate(scores.findings)
-        for metric, values in columns.items()
-    )

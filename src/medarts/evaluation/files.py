@@ -1,6 +1,5 @@
-"""The files of a folder of scores: written whole and in order, and read only as they were written."""
+"""The files of a folder of scores: what they were made of, written whole and in order, read only as written."""
 
-import csv
 import hashlib
 import io
 import json
@@ -8,12 +7,18 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from medarts.data.manifest import Part
+from medarts.data.store import FORMAT as STORE_FORMAT
+from medarts.data.store import ImageStore
 from medarts.errors import RunError
 from medarts.system.files import UNFINISHED, flush_folder, make_folder, read_whole, write_whole, writing
 
@@ -25,8 +30,55 @@ EXAMPLES = "examples.npz"
 _BEFORE = ".before"
 """The scores that are replaced, until the new ones are in their place."""
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the files mean something else."""
+
+DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprints:
+    """What scores were made of.
+
+    Attributes:
+        images: 16 hexadecimal digits of the data and of how they are resized.
+        weights: 16 of the weights of the network.
+        metrics: 16 of what the scores are, in words.
+    """
+
+    images: str
+    weights: str
+    metrics: str
+
+
+def of_images(parts: Iterable[tuple[ImageStore, Part]]) -> str:
+    """Returns the digits of images as networks see them.
+
+    Args:
+        parts: stores, each with the part of it that is looked at.
+
+    Raises:
+        DataError: a file of the data is missing or cannot be read.
+    """
+    digest = hashlib.sha256()
+    for store, name in parts:
+        form = [STORE_FORMAT, *store.images.shape[1:], store.truths.shape[1]]
+        digest.update(json.dumps([store.manifest.part(name).fingerprint(), form]).encode())
+    return digest.hexdigest()[:DIGITS]
+
+
+def of_metrics(rules: Mapping[str, str]) -> str:
+    """Returns the digits of the set of metrics, by what each means; scores by other metrics are made again."""
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+def of_weights(weights: Mapping[str, Tensor]) -> str:
+    """Returns the digits of named tensors, whatever their order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), [*tensor.shape]]).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:DIGITS]
 
 
 def write_files(folder: Path, content: Mapping[str, Any], files: Mapping[str, str | bytes]) -> None:
@@ -75,7 +127,7 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
         raise
 
 
-def read_scores(folder: Path) -> dict[str, Any]:
+def read_files(folder: Path) -> dict[str, Any]:
     """Returns the content of ``scores.json``, after it and the files it names were found to be as they were written.
 
     Raises:
@@ -84,7 +136,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
     name = FILE
     try:
         content = json.loads(read_whole(folder / FILE, fix=again(folder)))
-        if "tables" in content and content.get("format") != FORMAT:
+        if "split" in content and content.get("format") != FORMAT:
             raise RunError(f"{folder / FILE} is of another version of medarts.", fix=again(folder))
         whole = {key: value for key, value in content.items() if key != "digest"}
         damaged = [FILE] if _digest(_canonical(whole)) != content["digest"] else []
@@ -108,15 +160,6 @@ def again(folder: Path) -> str:
     options = ["--split", split, *([] if head is None else ["--head", head])]
     command = shlex.join(["medarts", "evaluate", str(folder.parent.parent), *options])
     return f"Evaluate again: {command}" + f" --data DATA, where DATA is what is called {data} here" * bool(data)
-
-
-def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """Returns a CSV file with a header; None becomes an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:

@@ -15,23 +15,190 @@ Columns:
 Where scores of several runs are loaded, ``network``, ``seed`` and ``split`` come first:
 
     table = load_scores({"ours": ["runs/ours-0", "runs/ours-1"], "unet": ["runs/unet-0"]}, split="test")
-    dice = counted(table).query("metric == 'dice'")
-    dice.groupby(["network", "dataset"]).value.mean()
+    image_values(table).query("metric == 'dice'").groupby(["network", "dataset"]).value.mean()
 """
 
-from collections.abc import Iterable
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from medarts.metrics import metrics_of
+from medarts.errors import RunError
+from medarts.evaluation.files import EXAMPLES, Fingerprints, again, npz_bytes, read_files, write_files
+from medarts.evaluation.stats import LEVEL
+from medarts.metrics import Task, definitions, metrics_of
+from medarts.system.files import open_file
 
 COLUMNS = ("dataset", "image", "patient", "class", "truth", "metric", "value")
 """Of the table of one run."""
 
 RUN_COLUMNS = ("network", "seed", "split")
 """What is added where several runs are loaded."""
+
+TRUTHS = ("present", "empty", "vanished")
+
+_TEXTS = ("dataset", "image", "patient", "class", "truth", "metric")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted to the validation images of a network for findings.
+
+    Attributes:
+        temperature: divides the logits before the sigmoid.
+        sensitivity: what the thresholds of the rule "sensitive" reach on validation.
+        thresholds: by rule ("youden", "sensitive") and finding the probability from which it is called; None where
+            validation cannot rank the finding.
+        without_thresholds: the findings without thresholds, each with the reason.
+    """
+
+    temperature: float
+    sensitivity: float
+    thresholds: Mapping[str, Mapping[str, float | None]]
+    without_thresholds: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of a checkpoint on a split.
+
+    Attributes:
+        table: the long table.
+        split: the split scored.
+        checkpoint: the checkpoint scored.
+        head: the head of a network for masks.
+        draws: draws of the bootstrap.
+        seed: seed of the bootstrap.
+        made_of: the images, weights and metrics; None in tests alone.
+        calibration: of a network for findings.
+        summary: means with intervals, see ``medarts.evaluation.summary``.
+    """
+
+    table: pd.DataFrame
+    split: str
+    checkpoint: str = "best"
+    head: str | None = None
+    draws: int = 2000
+    seed: int = 0
+    made_of: Fingerprints | None = None
+    calibration: Calibration | None = None
+    summary: pd.DataFrame | None = None
+
+    @property
+    def task(self) -> Task:
+        """What the network does."""
+        return "segmentation" if self.calibration is None else "classification"
+
+    def write(self, folder: Path, *, examples: Mapping[str, NDArray[Any]] | None = None) -> None:
+        """Writes the scores into a folder, in place of earlier ones; a kill or a full disk leaves those.
+
+        * ``scores.csv``: the long table; undefined values are empty.
+        * ``summary.csv``: means with intervals.
+        * ``examples.npz``: the examples.
+        * ``scores.json``, last: what was scored, what was fitted, and digests of the other files.
+
+        Args:
+            folder: gets the files.
+            examples: arrays for the page.
+
+        Raises:
+            RunError: a file cannot be written.
+        """
+        files: dict[str, str | bytes] = {} if examples is None else {EXAMPLES: npz_bytes(examples)}
+        files["scores.csv"] = _csv(self.table)
+        if self.summary is not None:
+            files["summary.csv"] = _csv(self.summary)
+        content = {
+            "task": self.task,
+            "split": self.split,
+            "checkpoint": self.checkpoint,
+            "head": self.head,
+            "made_of": None if self.made_of is None else asdict(self.made_of),
+            "bootstrap": {"draws": self.draws, "seed": self.seed, "level": LEVEL},
+            "excluded": excluded(self.table),
+            "vanished": vanished(self.table),
+            "calibration": None if self.calibration is None else asdict(self.calibration),
+            "metrics": definitions(self.task),
+        }
+        write_files(folder, content, files)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Scores":
+        """Reads what `write` wrote, every value as it was.
+
+        Raises:
+            RunError: a file is missing, damaged, or not one that `write` wrote.
+        """
+        content = read_files(folder)
+        try:
+            calibration, made_of = content["calibration"], content["made_of"]
+            return cls(
+                table=_checked(_read_csv(folder / "scores.csv", numbers=("value",))),
+                split=content["split"],
+                checkpoint=content["checkpoint"],
+                head=content["head"],
+                draws=int(content["bootstrap"]["draws"]),
+                seed=int(content["bootstrap"]["seed"]),
+                made_of=None if made_of is None else Fingerprints(**made_of),
+                calibration=None if calibration is None else Calibration(**calibration),
+                summary=read_summary(folder) if "summary.csv" in content["files"] else None,
+            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RunError(f"{folder} holds no scores ({error!r}).", fix=again(folder)) from error
+
+
+def read_summary(folder: Path) -> pd.DataFrame:
+    """Returns ``summary.csv`` of a folder of scores.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    counts = ("classes", "images", "patients", "positives", "undefined")
+    summary = _read_csv(folder / "summary.csv", numbers=("value", "low", "high", *counts))
+    return summary.astype(dict.fromkeys(counts, np.int64))
+
+
+def _csv(table: pd.DataFrame) -> str:
+    """Returns a table as CSV, every number with all of its digits."""
+    text = table.to_csv(index=False, lineterminator="\n")
+    # Some versions of Python do not quote it, and readers take it for the end of a line.
+    return text if "\r" not in text else table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+
+
+def _read_csv(path: Path, *, numbers: tuple[str, ...]) -> pd.DataFrame:
+    """Reads a table in which an empty cell of numbers is nan, and every other cell is text."""
+    with open_file(path) as file:
+        table: pd.DataFrame = pd.read_csv(
+            file,
+            dtype=dict.fromkeys(_TEXTS, str) | dict.fromkeys(numbers, np.float64),
+            keep_default_na=False,
+            na_values={name: [""] for name in numbers},
+            float_precision="round_trip",
+            encoding_errors="surrogateescape",  # bytes of file names that are no UTF-8 stay as they are
+        )
+    return table
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table.
+
+    Raises:
+        ValueError: it has other columns, or words of the truth that there are not.
+    """
+    if tuple(table.columns) != COLUMNS or not table["truth"].isin(TRUTHS).all():
+        raise ValueError(f"scores.csv has the columns {[*table.columns]}")
+    return table
+
+
+def table_of(rows: Iterable[Iterable[Any]]) -> pd.DataFrame:
+    """Returns a table of rows of `COLUMNS`."""
+    table = pd.DataFrame([*map(tuple, rows)], columns=[*COLUMNS])
+    return table.astype({name: str if name != "value" else np.float64 for name in COLUMNS})
 
 
 def excluded(table: pd.DataFrame) -> dict[str, dict[str, str]]:
@@ -68,10 +235,8 @@ def counted(table: pd.DataFrame) -> pd.DataFrame:
 
     Metrics that count correct background too, as accuracy does, stay.
     """
-    out = pd.MultiIndex.from_tuples(
-        [(dataset, name) for dataset, names in excluded(table).items() for name in names], names=["dataset", "class"]
-    )
-    if not len(out):
+    out = [(dataset, name) for dataset, names in excluded(table).items() for name in names]
+    if not out:
         return table
     of_examples = [one.name for one in metrics_of("segmentation") if one.needs_examples]
     without = pd.MultiIndex.from_frame(table[["dataset", "class"]]).isin(out) & table["metric"].isin(of_examples)
@@ -86,9 +251,3 @@ def image_values(table: pd.DataFrame) -> pd.DataFrame:
     by = [*(name for name in RUN_COLUMNS if name in table), "dataset", "image", "patient", "metric"]
     means: pd.DataFrame = counted(table).groupby(by, sort=False)["value"].mean().reset_index()
     return means
-
-
-def table_of(rows: Iterable[Iterable[Any]]) -> pd.DataFrame:
-    """Returns a table of rows of `COLUMNS`."""
-    table = pd.DataFrame([*map(tuple, rows)], columns=[*COLUMNS])
-    return table.astype({name: str if name != "value" else np.float64 for name in COLUMNS})

@@ -228,7 +228,7 @@ def _source(function: Callable[..., float]) -> str:
         return ""
 
 
-def weighted_values(one: Metric, scores: Floats, labels: Floats, weights: NDArray[np.integer[Any]]) -> Floats:
+def weighted_values(one: Metric, scores: Floats, labels: NDArray[Any], weights: NDArray[np.integer[Any]]) -> Floats:
     """Returns a metric of a set in every draw of a bootstrap, (D,).
 
     Args:

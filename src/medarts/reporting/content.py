@@ -128,16 +128,6 @@ def card(name: str, value: str, interval: str | None = None) -> Content:
     return {"name": name, "value": value, "interval": interval}
 
 
-def score_cell(summary: Content) -> Content:
-    """Writes a score of a table with its interval, and how many values it lacks."""
-    mean, low, high = summary["mean"], summary["low"], summary["high"]
-    return {
-        "mean": decimals(mean),
-        "interval": None if low is None or mean is None else f"{low:.3f} to {high:.3f}",
-        "undefined": summary["undefined"],
-    }
-
-
 def listed(words: list[str]) -> str:
     """Writes words as a list in a sentence: a, b and c."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

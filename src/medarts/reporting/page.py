@@ -16,7 +16,7 @@ from typing import TypeVar
 import pandas as pd
 
 from medarts.comparison.candidates import listed_samples
-from medarts.config import SPLITS, Recipe, Task, to_yaml
+from medarts.config import SPLITS, Recipe, to_yaml
 from medarts.config.difference import said
 from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import check_signed
@@ -24,9 +24,8 @@ from medarts.errors import RunError
 from medarts.evaluation.files import again
 from medarts.profiling.cost import Cost
 from medarts.reporting.content import Content, card, read_json, reading, share, significant
-from medarts.reporting.finding_scores import read_finding_scores
 from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history
-from medarts.reporting.mask_scores import read_mask_scores
+from medarts.reporting.scores import read_run_scores
 from medarts.reporting.tables import Column, Table, table
 from medarts.reporting.templates import render
 from medarts.spaces import space_of
@@ -36,12 +35,6 @@ from medarts.system.console import warn
 from medarts.system.files import UNFINISHED, write_whole
 
 T = TypeVar("T")
-
-SCORES: dict[Task, Callable[[Path], Content]] = {
-    "segmentation": read_mask_scores,
-    "classification": read_finding_scores,
-}
-"""Reads a folder of scores; the content names its template and has a card."""
 
 
 def write_report(path: Path) -> Path:
@@ -128,7 +121,7 @@ def _read_scores(run: RunDirectory, folder: Path) -> Content:
         RunError: they are damaged, or those of an evaluation that did not finish.
     """
     with reading(folder, fix=again(folder)):
-        return SCORES[run.recipe.data.task](folder)
+        return read_run_scores(folder)
 
 
 def _cards(*, cost: Cost | None, scores: list[Content], curves: Content | None) -> list[Content]:

@@ -1,0 +1,325 @@
+"""What a network predicts for every image, scored, with examples for the page and Grad-CAM."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medarts.config import Recipe
+from medarts.data.batches import Batch, Batches
+from medarts.data.resizing import MaskState
+from medarts.errors import RunError
+from medarts.evaluation.files import Fingerprints
+from medarts.evaluation.scores import Calibration, Scores, image_values, table_of
+from medarts.evaluation.summary import SENSITIVE, YOUDEN, summarized
+from medarts.metrics.calibration import fit_temperature, probabilities_of
+from medarts.metrics.masks import mask_scores, predicted_classes
+from medarts.metrics.ranking import threshold_for_sensitivity, threshold_youden
+from medarts.network import FindingNetwork
+from medarts.system.console import progress_bar
+
+Floats = NDArray[np.floating[Any]]
+Labels = NDArray[np.uint8]
+
+EXAMPLES = ("best", "median", "worst")
+
+_TRUTHS = {MaskState.EMPTY: "empty", MaskState.PRESENT: "present", MaskState.VANISHED: "vanished"}
+
+
+def score_masks(
+    model: nn.Module, batches: Batches, recipe: Recipe, *, head: str, folder: Path, made_of: Fingerprints
+) -> Scores:
+    """Scores the masks that a network predicts, and writes scores and examples.
+
+    Args:
+        model: the network as shipped for inference.
+        batches: the images; their name is that of the split.
+        recipe: classes, threshold and bootstrap.
+        head: the head to use.
+        folder: gets the files.
+        made_of: of the images, the network's weights and the metrics.
+    """
+    rows: list[tuple[Any, ...]] = []
+    with progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar:
+        for batch in batches.all():
+            rows += _mask_rows(batch, batches, _predict_masks(model, batch, recipe, head=head), recipe.data.classes)
+            bar.advance(len(batch.images))
+    scores = summarized(
+        Scores(
+            table=table_of(rows),
+            split=batches.name,
+            head=head,
+            draws=recipe.evaluation.bootstrap,
+            seed=recipe.seed,
+            made_of=made_of,
+        )
+    )
+    scores.write(folder, examples=_mask_examples(model, batches, recipe, scores.table, head=head))
+    return scores
+
+
+def _predict_masks(model: nn.Module, batch: Batch, recipe: Recipe, *, head: str) -> NDArray[np.uint8]:
+    """Returns the predicted class indices of a batch (B, H, W)."""
+    with torch.inference_mode():
+        logits = model(batch.images, head)
+        predicted = predicted_classes(logits, classes=recipe.data.classes, threshold=recipe.evaluation.threshold)
+        indices: NDArray[np.uint8] = predicted.cpu().numpy()
+    return indices
+
+
+def _mask_rows(
+    batch: Batch, batches: Batches, predictions: NDArray[np.uint8], classes: int
+) -> Iterator[tuple[Any, ...]]:
+    """Yields the rows of every image, foreground class and metric."""
+    targets = batch.targets.cpu().numpy()
+    names = {1: "foreground"} if classes == 1 else {number: f"class {number}" for number in range(1, classes)}
+    for row, index in enumerate(batch.indices):
+        sample = batches.store.manifest.samples[index]
+        for (number, name), truth in zip(names.items(), batch.truths[row].tolist(), strict=True):
+            found = mask_scores(
+                predictions[row] == number, targets[row] == number, vanished=truth == MaskState.VANISHED
+            )
+            for metric, value in found.items():
+                yield sample.domain, sample.key, sample.patient, name, _TRUTHS[truth], metric, value
+
+
+def _mask_examples(
+    model: nn.Module, batches: Batches, recipe: Recipe, table: pd.DataFrame, *, head: str
+) -> dict[str, NDArray[Any]]:
+    """Returns the images with the best, the median and the worst Dice of every data set, for the report.
+
+    They are predicted again, so that the predictions of all images need not be kept until the scores are known.
+    """
+    values = image_values(table[table["metric"] == "dice"])
+    chosen: list[tuple[str, str]] = []
+    titles: list[str] = []
+    for dataset, of_set in values.sort_values("dataset", kind="stable").groupby("dataset"):
+        ranked = of_set.sort_values(["value", "image"], ascending=[False, True], na_position="last")
+        for title, place in zip(EXAMPLES, (0, len(ranked) // 2, -1), strict=True):
+            image, dice = str(ranked["image"].iloc[place]), float(ranked["value"].iloc[place])
+            chosen.append((str(dataset), image))
+            worth = "undefined" if math.isnan(dice) else f"{dice:.3f}"
+            titles.append(f"{dataset} · {title} · {image} · Dice {worth}")
+    part = batches.store.manifest.where(lambda sample: (sample.domain, sample.key) in set(chosen))
+    few = Batches(batches.store, part, batch=batches.batch, name=batches.name, device=batches.device)
+    predictions = np.concatenate([_predict_masks(model, batch, recipe, head=head) for batch in few.all()])
+    position = {(sample.domain, sample.key): row for row, sample in enumerate(part.samples)}
+    rows = [position[name] for name in chosen]
+    return {
+        "images": batches.store.images[few.indices[rows]].transpose(0, 2, 3, 1).astype(np.float32),
+        "targets": batches.store.targets[few.indices[rows]],
+        "predictions": predictions[rows],
+        "titles": np.asarray(titles),
+        "domains": np.asarray([dataset for dataset, _ in chosen]),
+    }
+
+
+def score_findings(
+    network: FindingNetwork,
+    batches: Batches,
+    recipe: Recipe,
+    *,
+    validation: Batches,
+    folder: Path,
+    made_of: Fingerprints,
+) -> Scores:
+    """Scores the findings that a network predicts, and writes scores and examples.
+
+    Args:
+        network: the network.
+        batches: the images to score; their name is that of the split.
+        recipe: bootstrap and sensitivity.
+        validation: images by which thresholds and temperature are chosen.
+        folder: gets the files.
+        made_of: of all of these images, the network's weights and the metrics.
+    """
+    network.eval()
+    dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
+    findings = batches.store.manifest.findings
+    logits, labels = _predict_findings(network, batches, dtype=dtype)
+    calibration = calibrate(
+        *_predict_findings(network, validation, dtype=dtype),
+        findings=findings,
+        sensitivity=recipe.evaluation.sensitivity,
+    )
+    about = [(sample.domain, sample.key, sample.patient) for sample in _samples(batches)]
+    scores = summarized(
+        Scores(
+            table=finding_table(about, findings, logits, labels, temperature=calibration.temperature),
+            split=batches.name,
+            draws=recipe.evaluation.bootstrap,
+            seed=recipe.seed,
+            made_of=made_of,
+            calibration=calibration,
+        )
+    )
+    probabilities = probabilities_of(logits, calibration.temperature)
+    scores.write(folder, examples=_finding_examples(network, batches, labels, probabilities))
+    return scores
+
+
+def finding_table(
+    images: Sequence[tuple[str, str, str]],
+    findings: Sequence[str],
+    logits: Floats,
+    labels: Labels,
+    *,
+    temperature: float,
+) -> pd.DataFrame:
+    """Returns the long table of predicted findings.
+
+    Args:
+        images: data set, name and patient of every image.
+        findings: names of the network's outputs.
+        logits: (N, F), finite.
+        labels: (N, F), 0 or 1.
+        temperature: divides the logits before the sigmoid.
+
+    Raises:
+        RunError: a logit is not finite.
+    """
+    broken = int((~np.isfinite(logits)).any(1).sum())
+    if broken:
+        raise RunError(
+            f"The network's outputs for {broken} of {len(images)} images are not finite.",
+            fix="Evaluate it in fp32, or train it again with a smaller learning rate.",
+        )
+    values = np.stack([labels.astype(np.float64), logits, probabilities_of(logits, temperature)], axis=-1)
+    return table_of(
+        (*image, finding, "present" if labels[row, f] else "empty", metric, value)
+        for row, image in enumerate(images)
+        for f, finding in enumerate(findings)
+        for metric, value in zip(("label", "logit", "probability"), values[row, f].tolist(), strict=True)
+    )
+
+
+def calibrate(logits: Floats, labels: Labels, *, findings: Sequence[str], sensitivity: float) -> Calibration:
+    """Chooses temperature and thresholds on validation images.
+
+    Args:
+        logits: of the validation images (N, F).
+        labels: (N, F), 0 or 1.
+        findings: names of the network's outputs.
+        sensitivity: what the second threshold of every finding is to reach, above 0, at most 1.
+    """
+    temperature = fit_temperature(logits, labels)
+    probabilities = probabilities_of(logits, temperature)
+    thresholds: dict[str, dict[str, float | None]] = {YOUDEN: {}, SENSITIVE: {}}
+    without = {}
+    for f, name in enumerate(findings):
+        column = (probabilities[:, f], labels[:, f])
+        if labels[:, f].any() and not labels[:, f].all():
+            thresholds[YOUDEN][name] = threshold_youden(*column)
+            thresholds[SENSITIVE][name] = threshold_for_sensitivity(*column, sensitivity)
+        else:
+            thresholds[YOUDEN][name] = thresholds[SENSITIVE][name] = None
+            without[name] = f"no {'negatives' if labels[:, f].any() else 'positives'} in validation"
+    return Calibration(temperature, sensitivity, thresholds, without)
+
+
+def _predict_findings(network: FindingNetwork, batches: Batches, *, dtype: torch.dtype | None) -> tuple[Floats, Labels]:
+    """Returns logits and labels of all images, in their order; ``dtype`` is that of mixed precision, None for none."""
+    logits = []
+    device = batches.device.type
+    with (
+        progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar,
+        torch.inference_mode(),
+        torch.autocast(device, dtype=dtype, enabled=dtype is not None),
+    ):
+        for batch in batches.all():
+            logits.append(network(batch.images).float().cpu().numpy())
+            bar.advance(len(batch.images))
+    labels = np.asarray(batches.store.targets[batches.indices], dtype=np.uint8)
+    return np.concatenate(logits).astype(np.float64), labels
+
+
+def _samples(batches: Batches) -> list[Any]:
+    return [batches.store.manifest.samples[index] for index in batches.indices]
+
+
+def _finding_examples(
+    network: FindingNetwork, batches: Batches, labels: Labels, probabilities: Floats
+) -> dict[str, NDArray[Any]] | None:
+    """Returns an image of every finding with the places that speak for it; None where no image shows a finding.
+
+    The image is the one that shows least else, the first of these by name: the same for every network.
+    """
+    keys, findings = [sample.key for sample in _samples(batches)], batches.store.manifest.findings
+    rows: list[int] = []
+    shown: list[int] = []
+    for finding in range(labels.shape[1]):
+        having = np.flatnonzero(labels[:, finding]).tolist()
+        if having:
+            rows.append(min(having, key=lambda row: (labels[row].sum(), keys[row])))
+            shown.append(finding)
+    if not rows:
+        return None
+    images = torch.from_numpy(batches.store.images[batches.indices[rows]]).to(batches.device).float()
+    maps = torch.cat([grad_cam(network, images[at : at + 1], [finding]) for at, finding in enumerate(shown)])
+    titles = [
+        f"{findings[finding]} · {keys[row]} · probability {probabilities[row, finding]:.2f}"
+        for row, finding in zip(rows, shown, strict=True)
+    ]
+    return {
+        "images": images.cpu().numpy().transpose(0, 2, 3, 1),
+        "maps": maps.cpu().numpy(),
+        "titles": np.asarray(titles),
+    }
+
+
+def grad_cam(network: FindingNetwork, images_bchw: Tensor, finding: Sequence[int]) -> Tensor:
+    """Returns how much every place of an image speaks for a finding, by Grad-CAM.
+
+    Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017
+    (arXiv:1610.02391): the last feature maps, each weighted by the spatial mean of the logit's gradient with respect
+    to it, are summed, rectified and enlarged bilinearly to the size of the image.
+
+    The network is run in evaluation mode; the modes of its modules and the gradients of its parameters are afterwards
+    what they were before. The caller may have gradients switched off.
+
+    Args:
+        network: on the device of the images.
+        images_bchw: images as the network takes them, 0..1.
+        finding: for every image the index of a finding.
+
+    Returns:
+        Maps (B, H, W) of the images' size, each divided by its maximum: 0..1. A map is zero where nothing in the image
+        speaks for the finding.
+
+    Raises:
+        ValueError: there are not as many findings as images.
+        IndexError: the network has no finding of an index.
+    """
+    if len(finding) != len(images_bchw):
+        raise ValueError(f"{len(finding)} findings for {len(images_bchw)} images")
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.inference_mode(False):
+            with torch.no_grad():
+                maps = network.features(images_bchw)
+            gradients = _gradients(network, maps, finding).to(images_bchw.dtype)
+    finally:
+        for module, training in modes:
+            module.training = training
+    weights = gradients.mean((2, 3), keepdim=True)
+    evidence = (weights * maps).sum(1, keepdim=True).relu()
+    large = F.interpolate(evidence, size=images_bchw.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    highest = large.amax((1, 2), keepdim=True)
+    return large / torch.where(highest > 0, highest, 1)
+
+
+def _gradients(network: FindingNetwork, maps_bchw: Tensor, finding: Sequence[int]) -> Tensor:
+    """Returns the gradient of every image's logit of its finding with respect to its feature maps."""
+    with torch.enable_grad():
+        maps = maps_bchw.detach().requires_grad_()
+        logits = network.classify(maps)
+        chosen = logits[torch.arange(len(finding)), list(finding)]
+        return torch.autograd.grad(chosen.sum(), maps)[0]
