@@ -246,11 +246,3 @@ def show_missing(missing: Sequence[Mapping[str, Any]]) -> None:
         alike.setdefault((state, run["reason"]), []).append(f"{run['network']} on {run['group']}, seed {run['seed']}")
     for (state, reason), runs in alike.items():
         say(f"{state}: {'; '.join(runs)}. {reason}".strip(), to=console)
-
-
-def _interval(summary: Summary, *, digits: int) -> str:
-    if math.isnan(summary.mean):
-        return "–"
-    if math.isnan(summary.low):
-        return f"{summary.mean:.{digits}f}"
-    return f"{summary.mean:.{digits}f}\n{summary.low:.{digits}f}–{summary.high:.{digits}f}"

@@ -1,5 +1,6 @@
 """Names that come from data are text in every figure and page, whatever they hold."""
 
+import math
 import re
 import warnings
 import xml.etree.ElementTree as ET
@@ -8,11 +9,9 @@ from html import unescape
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from medarts.reporting.comparison_points import Point
-from medarts.reporting.findings import plot_findings, plot_reliability, plot_roc
-from medarts.reporting.masks import plot_scores
 
 from medarts.metrics import metrics_of, register_metric
 from medarts.profiling.cost import Cost
@@ -21,6 +20,7 @@ from medarts.registry import metrics
 from medarts.reporting.comparison_plots import plot_latency
 from medarts.reporting.cost_plots import plot_costs
 from medarts.reporting.plots import plot_curves
+from medarts.reporting.score_plots import plot_reliability, plot_roc, plot_summary
 from medarts.reporting.style import inline_svg, legible, save
 from medarts.reporting.templates import render
 
@@ -39,22 +39,27 @@ NAMES = {
 
 
 def scores(name: str) -> Figure:
-    metrics = {"dice": {"mean": 0.5, "low": 0.4, "high": 0.6}}
-    return plot_scores([{"domain": name, "class": "foreground", "metrics": metrics}])
+    return summary(name, "foreground")
 
 
 def findings(name: str) -> Figure:
-    score = {"mean": 0.7, "low": 0.6, "high": 0.8, "undefined": 0}
-    return plot_findings([{"domain": "x", "finding": name, "positives": 3, "images": 9, "auroc": score}])
+    return summary("x", name)
+
+
+def summary(dataset: str, name: str) -> Figure:
+    values = {"value": 0.5, "low": 0.4, "high": 0.6, "positives": 3, "images": 9}
+    rows = [{"dataset": one, "class": name, **values} for one in (dataset, "another")]
+    return plot_summary(pd.DataFrame([*rows, {**rows[0], "class": "another"}]), title="Dice")
 
 
 def panels(name: str) -> Figure:
-    return plot_roc({name: {"x": [0, 1], "y": [0, 1], "auroc": 0.5}, "other": {"x": [], "y": [], "auroc": None}})
+    return plot_roc({name: {"x": [0, 1], "y": [0, 1], "auroc": 0.5}, "other": {"x": [], "y": [], "auroc": math.nan}})
 
 
 def latencies(name: str) -> Figure:
-    point = Point(name=name, kind="searched", score=0.8, latency_ms=5.0, spread_ms=0.1, parameters=10**6, front=True)
-    return plot_latency([point], title="Dice", reference=name)
+    point = {"network": name, "kind": "searched", "score": 0.8, "latency_ms_1": 5.0, "latency_spread_ms_1": 0.1}
+    frame = pd.DataFrame([{**point, "parameters": 10**6, "front": True}])
+    return plot_latency(frame, title="Dice", reference=name)
 
 
 def costs(name: str) -> Figure:

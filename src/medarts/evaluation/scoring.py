@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medarts.config import Recipe
 from medarts.data.batches import Batch, Batches
-from medarts.data.resizing import MaskState
+from medarts.data.reading import MaskState
 from medarts.errors import RunError
 from medarts.evaluation.files import Fingerprints
 from medarts.evaluation.scores import Calibration, Scores, image_values, table_of

@@ -20,8 +20,8 @@ from medarts.reporting.comparison_tables import (
     title_of_score,
 )
 from medarts.reporting.content import Content, card, counted, decimals
-from medarts.reporting.masks import PREDICTED, TRUE
 from medarts.reporting.outlines import SCALE, inline_jpeg, outline
+from medarts.reporting.score_plots import PREDICTED, TRUE
 from medarts.reporting.style import inline_svg
 from medarts.reporting.templates import render
 from medarts.system.files import write_whole
