@@ -66,7 +66,7 @@ def logits_of(run: RunDirectory, split: str) -> tuple[np.ndarray, np.ndarray]:
     network, store = load_network(run).eval(), open_data(run.recipe.data, needs=())
     positions = store.indices(store.manifest.of_split(split))
     with torch.no_grad():
-        logits = [network(torch.from_numpy(store.images[[position]]).float())[-1][0] for position in positions]
+        logits = [network(torch.from_numpy(store.images[[position]]).float())[0] for position in positions]
     return torch.stack(logits).numpy(), np.asarray(store.targets[positions])
 
 
