@@ -1,12 +1,80 @@
 """medarts designs compact neural networks for medical images by differentiable architecture search.
 
-    >>> from medarts import recipe                                              # doctest: +SKIP
-    >>> from medarts.commands import runs                                       # doctest: +SKIP
-    >>> run = runs.search(recipe.load(Path("my.yaml")), Path("runs/my"))         # doctest: +SKIP
+    searched = medarts.search("my-recipe.yaml")
+    trained = medarts.train(searched)
+    print(medarts.evaluate(trained).summary())
+    probabilities = medarts.load(trained).predict(image)
 
-``medarts.commands`` holds what the command line does; ``medarts.config`` the typed recipe; ``medarts.errors`` what can
-go wrong. The other rooms stand in the order in which data walk through them: data, tasks, spaces, search, networks,
-training, evaluation, reporting.
+The verbs of the command line are functions here. ``create_model``, ``list_models`` and ``load_genotype`` give networks
+and genotypes without a run, ``from_arrays`` and ``from_dataset`` take images in memory, and ``register_*`` add spaces,
+operations, models, losses, metrics, data sources and regularizers of your own.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from medarts.api import (
+        benchmark,
+        compare,
+        cost,
+        doctor,
+        evaluate,
+        generalize,
+        plan,
+        report,
+        resume,
+        search,
+        show,
+        train,
+    )
+    from medarts.data.arrays import from_arrays, from_dataset
+    from medarts.data.sources import register_source
+    from medarts.deploy.trained import load
+    from medarts.errors import MedartsError
+    from medarts.losses import register_loss
+    from medarts.metrics import register_metric
+    from medarts.models import create_model, list_models, register_model
+    from medarts.nas.regularizers import register_regularizer
+    from medarts.registry import Settings
+    from medarts.spaces import load_genotype, register_operation, register_space
+
+_ROOMS = {
+    "medarts.api": (
+        "benchmark", "compare", "cost", "doctor", "evaluate", "generalize", "plan", "report", "resume", "search",
+        "show", "train",
+    ),
+    "medarts.data.arrays": ("from_arrays", "from_dataset"),
+    "medarts.data.sources": ("register_source",),
+    "medarts.deploy.trained": ("load",),
+    "medarts.errors": ("MedartsError",),
+    "medarts.losses": ("register_loss",),
+    "medarts.metrics": ("register_metric",),
+    "medarts.models": ("create_model", "list_models", "register_model"),
+    "medarts.nas.regularizers": ("register_regularizer",),
+    "medarts.registry": ("Settings",),
+    "medarts.spaces": ("load_genotype", "register_operation", "register_space"),
+}  # fmt: skip
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "MedartsError", "Settings", "__version__", "benchmark", "compare", "cost", "create_model", "doctor", "evaluate",
+    "from_arrays", "from_dataset", "generalize", "list_models", "load", "load_genotype", "plan", "register_loss",
+    "register_metric", "register_model", "register_operation", "register_regularizer", "register_source",
+    "register_space", "report", "resume", "search", "show", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: torch alone takes a second."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'medarts' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,7 @@
-"""The command line: one thin function a command, over the functions of ``medarts.commands``."""
+"""The command line: one thin function for each command, over the functions of ``medarts.api``.
+
+A command reads its words, calls one function, and prints what it returns.
+"""
 
 import json
 import os
@@ -11,17 +14,17 @@ from typing import Annotated, Any, NoReturn
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from medarts.commands.options import check_number
 from medarts.config import Task
 from medarts.config.section import LARGEST_SIZE
-from medarts.errors import MedartsError, RecipeError, RunError, of_system
+from medarts.arguments import changes_first, check_repeated, split
+from medarts.errors import MedartsError, RecipeError, RunError, check_number, of_system
 from medarts.system.console import say, tolerate_encodings
 from medarts.system.memory import is_out_of_memory, keep_freed_memory
 from medarts.system.names import printable
 from medarts.system.process import InterruptedRunError
-from medarts.words import changes_first, check_repeated, split
 
 MOST_JOBS = 64
+PAGE = "report.html"
 
 _NARROWEST = 20
 """Columns of the help."""
@@ -47,7 +50,7 @@ def demo(
     *,
     task: Annotated[Task, arg(help_behavior_hint="")] = "segmentation",
 ) -> None:
-    """Take the whole walk on generated images: search, retrain, evaluate, report. Some minutes on two cores.
+    """Run the whole pipeline on synthetic images: search, train, evaluate, report. A few minutes on two cores.
 
     Args:
         out: Folder for the phantoms and the runs; finished parts are not done again. Default: runs/demo, and
@@ -55,11 +58,11 @@ def demo(
         task: segmentation of lesions and livers, or classification of the findings of chest X-rays.
     """
     from medarts import terminal
-    from medarts.demo import demo as walk
+    from medarts.demo import demo as run_demo
 
-    run, scores = walk(out or Path("runs") / ("demo" if task == "segmentation" else "demo-findings"), task)
+    page, scores = run_demo(out or Path("runs") / ("demo" if task == "segmentation" else "demo-findings"), task)
     terminal.show_scores(scores)
-    _show_run(run.path)
+    say(str(page))
 
 
 def phantoms(
@@ -99,18 +102,20 @@ def doctor(
         data: Folder of a data set (its layout is recognised), or a recipe, at whose size masks are then looked at too.
         out: CSV file for all findings, one row each. Default: runs/doctor/<data>.csv where the lines do not name all.
     """
-    from medarts import terminal
-    from medarts.commands import inspection
-    from medarts.system.files import check_writable
+    from medarts import api, terminal
+    from medarts.system.files import check_writable, make_folder, write_whole
+    from medarts.system.names import name_of
 
     if out is not None:
         check_writable(out, kind="file")
-    examination = inspection.doctor(data)
+    examination = api.doctor(data)
     terminal.show_examination(examination)
     if out is not None or not examination.whole:
-        path = out or inspection.findings_file(data)
+        name = name_of(Path(data).with_suffix("") if Path(data).is_file() else Path(data))
+        path = out or Path("runs") / "doctor" / f"{name}.csv"
         try:
-            inspection.write_findings(examination, path)
+            make_folder(path.parent)
+            write_whole(path, examination.to_csv())
         except RunError as error:
             say(f"medarts: {error}", to=sys.stderr)
         else:
@@ -132,12 +137,10 @@ def plan(
         changes: Changes of the recipe, such as space.init_channel=8.
         memory_mb: Megabytes that are to do. Batches are split until they fit; the changes that do it are printed.
     """
-    from medarts import terminal
-    from medarts.commands import inspection
-    from medarts.config import load
+    from medarts import api, terminal
 
     check_number("memory-mb", memory_mb, low=1, high=100_000_000)
-    planned = inspection.plan(load(recipe, changes), budget_mb=memory_mb)
+    planned = api.plan(recipe, changes=changes, memory_mb=memory_mb)
     if as_json:
         print(planned.to_json())
     else:
@@ -158,18 +161,16 @@ def search(
         resume: A search to go on with. It takes no recipe, and of changes only those of paths, the note, device and
             threads, parts of a batch (search.stages.0.accumulate=2), and more epochs of the last stage.
     """
-    from medarts.commands import runs
-    from medarts.config import load
+    from medarts import api
 
     files, changes = split(words)
     if resume is not None:
         _expect(not files and out is None, "medarts search --resume RUN [KEY=VALUE ...]")
-        run = runs.resume(resume, kind="search", changes=changes)
+        run = api.resume(resume, kind="search", changes=changes)
     else:
         _expect(len(files) == 1, "medarts search RECIPE [KEY=VALUE ...] [--out FOLDER]")
-        recipe = Path(files[0])
-        run = runs.search(load(recipe, changes), out or Path("runs") / recipe.stem)
-    _show_run(run.path)
+        run = api.search(files[0], changes=changes, out=out)
+    say(str(run.path))
 
 
 def train(
@@ -200,28 +201,32 @@ def train(
         resume: A training to go on with. It takes nothing but changes of paths, the note, device and threads, parts
             of a batch (train.accumulate=2), and more train.epochs.
     """
-    from medarts.commands import networks, runs
+    from medarts import api
+    from medarts.spaces import load_genotype
 
     files, changes = split(words)
     if resume is not None:
         others = (genotype, model, recipe, init_channel, out)
         alone = not (files or data) and all(other is None for other in others)
         _expect(alone, "medarts train --resume RUN [KEY=VALUE ...]")
-        run = runs.resume(resume, kind="train", changes=changes)
+        run = api.resume(resume, kind="train", changes=changes)
     else:
         _expect(
             len(files) <= 1 and bool(files or genotype or model or recipe) and not (genotype and model),
             "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME --data FOLDER",
         )
-        changes = [*([] if model is None else [f"train.model={{name: {json.dumps(model)}}}"]), *changes]
         searched = Path(files[0]) if files else None
-        rules = runs.training_recipe(searched, recipe=recipe, changes=changes, data=data)
-        network = networks.network_to_train(
-            rules, searched, genotype=genotype, init_channel=init_channel, changes=changes
+        if model is not None:
+            changes = [f"train.model={{name: {json.dumps(model)}}}", *changes]
+        run = api.train(
+            load_genotype(genotype) if genotype is not None else searched,
+            recipe if recipe is not None or searched is None else api.RunDirectory.open(searched).recipe,
+            data=data or None,
+            init_channel=init_channel,
+            changes=changes,
+            out=out,
         )
-        domains = "-".join(source.domain for source in rules.data.sources)
-        run = runs.train(rules, network, out or Path("runs") / f"{network.name}-{domains}")
-    _show_run(run.path)
+    say(str(run.path))
 
 
 def evaluate(
@@ -239,11 +244,9 @@ def evaluate(
         split: train, val, test, or all images whatever their split.
         head: An early, faster head such as 4,0. Default: the last.
     """
-    from medarts import terminal
-    from medarts.commands import runs
+    from medarts import api, terminal
 
-    terminal.show_scores(runs.evaluate(run, data=data, split=split, head=head))
-    _show_run(run)
+    terminal.show_scores(api.evaluate(run, data=data or None, split=split, head=head))
 
 
 def show(genotype: Positional[Name], *, out: Folder = None) -> None:
@@ -253,9 +256,9 @@ def show(genotype: Positional[Name], *, out: Folder = None) -> None:
         genotype: A genotype of the zoo, a file, or a run.
         out: Folder of the drawings. Default: pictures/ in the run, or drawings/<name>.
     """
-    from medarts.commands import inspection
+    from medarts import api
 
-    text, drawings = inspection.show(genotype, out=out)
+    text, drawings = api.show(genotype, out=out)
     say(text)
     for path in drawings:
         say(str(path))
@@ -298,12 +301,12 @@ def cost(
         repeats: Timed passes. With 0, count parameters and FLOPs without measuring.
         figure: SVG or PNG file for a plot of the networks' latency against their parameters.
     """
-    from medarts.commands import costs
+    from medarts import api
 
     names, changes = split(words)
     _expect(bool(names), "medarts cost GENOTYPE|RUN|MODEL [...] [KEY=VALUE ...]")
-    measured = costs.cost(
-        names,
+    measured = api.cost(
+        *names,
         changes=changes,
         init_channel=init_channel,
         in_channels=in_channels,
@@ -344,16 +347,13 @@ def compare(
         split: train, val, test, or all images whatever their split.
         out: Folder of the comparison. Default: runs/comparison, or that of the benchmark.
     """
-    from medarts import terminal
-    from medarts.commands import comparisons
+    from medarts import api, terminal
 
-    if len(runs) == 1 and (runs[0] / "study.yaml").is_file():
-        found, page = comparisons.compare_study(runs[0], out=out, reference=against, split=split)
-        terminal.show_comparison(found, failures=runs[0] / "failures")
-    else:
-        found, page = comparisons.compare(runs, out=out or Path("runs") / "comparison", reference=against, split=split)
-        terminal.show_comparison(found)
-    say(str(page))
+    of_study = len(runs) == 1 and (runs[0] / "study.yaml").is_file()
+    folder = out or (runs[0] / "comparison" if of_study else Path("runs") / "comparison")
+    found = api.compare(runs, against=against, split=split, out=folder)
+    terminal.show_comparison(found, failures=runs[0] / "failures" if of_study else None)
+    say(str(folder / PAGE))
 
 
 def benchmark(
@@ -374,15 +374,13 @@ def benchmark(
         out: Folder of the benchmark. Default: runs/<name of the recipe>.
         jobs: Trainings at once.
     """
-    from medarts import terminal
-    from medarts.commands import comparisons
-    from medarts.config.study import load_study
+    from medarts import api, terminal
 
     check_number("jobs", jobs, low=1, high=MOST_JOBS)
     folder = out or Path("runs") / recipe.stem
-    found, page = comparisons.benchmark(load_study(recipe, changes), folder, jobs=jobs)
+    found = api.benchmark(recipe, changes=changes, out=folder, jobs=jobs)
     terminal.show_comparison(found, failures=folder / "failures")
-    say(str(page))
+    say(str(folder / "comparison" / PAGE))
     sys.exit(1 if found.about["missing"] else 0)
 
 
@@ -404,30 +402,27 @@ def generalize(
         out: Folder of the benchmark. Default: runs/<name of the recipe>.
         jobs: Trainings at once.
     """
-    from medarts import terminal
-    from medarts.commands import comparisons
-    from medarts.config.study import load_study
+    from medarts import api, terminal
 
     check_number("jobs", jobs, low=1, high=MOST_JOBS)
     if recipe.is_dir():
         _expect(not changes and out is None, "medarts generalize FOLDER, or RECIPE [KEY=VALUE ...] [--out FOLDER]")
-        found, page = comparisons.generalize_study(recipe)
-    else:
-        found, page = comparisons.generalize(load_study(recipe, changes), out or Path("runs") / recipe.stem, jobs=jobs)
+    folder = recipe if recipe.is_dir() else out or Path("runs") / recipe.stem
+    found = api.generalize(recipe, changes=changes, out=folder, jobs=jobs)
     terminal.show_generalization(found)
-    say(str(page))
+    say(str(folder / "generalization" / PAGE))
     sys.exit(1 if found.about["missing"] or found.about["untested"] else 0)
 
 
 def report(run: Positional[RunFolder]) -> None:
-    """Write the HTML page of a run again.
+    """Write the HTML page of a run: curves, architecture, scores, cost. It opens offline.
 
     Args:
         run: A search or training run.
     """
-    from medarts.reporting.page import write_report
+    from medarts import api
 
-    say(str(write_report(run)))
+    say(str(api.report(run)))
 
 
 def cache(
@@ -442,12 +437,12 @@ def cache(
         clear: Remove all that no process uses.
     """
     from medarts import terminal
-    from medarts.commands import caching
+    from medarts.data import cache as room
 
     if clear:
-        terminal.show_cleared(*caching.clear_cache(folder))
+        terminal.show_cleared(*room.cleared(folder))
     else:
-        terminal.show_cache(*caching.cache(folder))
+        terminal.show_cache(*room.listed(folder))
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -541,10 +536,6 @@ def _drop_output() -> None:
 def _expect(fits: bool, usage: str) -> None:
     if not fits:
         raise RecipeError("These words do not go together.", fix=f"Usage: {usage}.")
-
-
-def _show_run(path: Path) -> None:
-    say(str(path / "report.html"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-from medarts.commands import runs
+from medarts import api
 from medarts.config import Recipe, SourceSettings, Task, parse
 from medarts.config.yaml_text import read_yaml
 from medarts.data.synthetic import write_chest_phantoms, write_phantoms
@@ -16,7 +16,7 @@ IMAGES, SIZE = 100, 96
 FILMS, FILM_SIZE = 600, 64
 
 
-def demo(out: Path, task: Task = "segmentation") -> tuple[RunDirectory, Scores]:
+def demo(out: Path, task: Task = "segmentation") -> tuple[Path, Scores]:
     """Searches, trains and scores a network on three phantom domains with masks, or on phantom chest X-rays.
 
     Every part that is finished in ``out`` is left as it is, and one that was stopped goes on, so that the demo can be
@@ -27,13 +27,14 @@ def demo(out: Path, task: Task = "segmentation") -> tuple[RunDirectory, Scores]:
         task: segmentation of lesions, or classification of findings.
 
     Returns:
-        The training run, whose report holds the scores, and the scores.
+        The page of the training run, and its scores.
     """
     recipe = demo_recipe(out, task)
-    searched = _run(out / "search", "search", lambda path: runs.search(recipe, path))
-    genotype = load_genotype(searched.path)
-    trained = _run(out / "train", "train", lambda path: runs.train(recipe, genotype, path))
-    return trained, runs.evaluate(trained.path)
+    searched = _run(out / "search", lambda path: api.search(recipe, out=path))
+    api.report(searched)
+    trained = _run(out / "train", lambda path: api.train(searched, recipe, out=path))
+    scores = api.evaluate(trained)
+    return api.report(trained), scores
 
 
 def demo_recipe(out: Path, task: Task = "segmentation") -> Recipe:
@@ -65,6 +66,6 @@ def phantoms(
     return (write_chest_phantoms(folder, seed=seed, images=images, size=FILM_SIZE if size is None else size),)
 
 
-def _run(path: Path, kind: str, start: Callable[[Path], RunDirectory]) -> RunDirectory:
-    """Starts a run, or goes on with the one that is there."""
-    return runs.resume(path, kind=kind) if (path / "run.json").exists() else start(path)
+def _run(path: Path, start: Callable[[Path], RunDirectory]) -> RunDirectory:
+    """Starts a run, or continues the one that is there."""
+    return api.resume(path) if (path / "run.json").exists() else start(path)

@@ -1,9 +1,10 @@
 """Search spaces, their genotypes, and what users register with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from medarts.errors import GenotypeError, did_you_mean
+from medarts.errors import GenotypeError, RecipeError, did_you_mean, quoted
 from medarts.registry import Section, spaces
 from medarts.spaces.genotype import Genotype, load_genotype, zoo
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from medarts.spaces.base import SearchSpace
 
 __all__ = [
+    "genotype_with",
     "load_genotype",
     "make_space",
     "random_genotype",
@@ -114,3 +116,30 @@ def random_genotype(like: Genotype, *, seed: int) -> Genotype:
         GenotypeError: see ``space_settings``.
     """
     return space_of(like).random_genotype(like, seed=seed)
+
+
+def genotype_with(name: Genotype | Path | str, *, init_channel: int | None = None, changes: Iterable[str] = ()) -> Genotype:
+    """Returns a genotype with other settings.
+
+    Args:
+        name: a genotype, or where it is: its published name, a file, or a run.
+        init_channel: another C.
+        changes: changes of a recipe; those of ``space`` are settings of the genotype.
+
+    Raises:
+        GenotypeError: there is none, or it is damaged or does not fit the settings.
+    """
+    from medarts.config import apply_overrides  # not above: the recipe looks up the spaces
+
+    genotype = name if isinstance(name, Genotype) else load_genotype(name)
+    settings = apply_overrides({}, [change for change in changes if change.startswith(("space.", "space="))]).get("space", {})
+    if not isinstance(settings, dict):
+        raise RecipeError(f"space cannot be {quoted(settings)}.", fix="Write space.init_channel=8 and the like.")
+    settings = {str(key): value for key, value in settings.items()}
+    if init_channel is not None:
+        settings["init_channel"] = init_channel
+    if "intermediate_nodes" in settings:
+        raise GenotypeError("The cells of a genotype fix its intermediate_nodes.", fix="Leave that change out.")
+    changed = genotype.with_settings(**settings)
+    space_settings(changed)
+    return changed

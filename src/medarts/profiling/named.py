@@ -1,27 +1,26 @@
-"""What ``medarts cost`` does."""
+"""What networks cost that are given by name: published genotypes, files, runs, baselines."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from medarts.commands.networks import genotype_of
-from medarts.commands.options import check_number
 from medarts.config import apply_overrides
 from medarts.config.explaining import explain
 from medarts.config.section import LARGEST_SIZE, MOST_CHANNELS, MOST_OUTPUTS
 from medarts.engine.directory import RunDirectory
-from medarts.errors import RecipeError
+from medarts.errors import RecipeError, check_number
 from medarts.models import Architecture, published_outputs, published_size, task_of
 from medarts.profiling.cost import Cost, measure_costs
 from medarts.profiling.latency import usable_cores, usual_threads
 from medarts.registry import models
+from medarts.spaces import genotype_with
 from medarts.spaces.genotype import Genotype
 from medarts.system.console import progress_bar
-from medarts.system.files import check_writable, exists, make_folder, writing
+from medarts.system.files import exists
 
 
-def cost(
+def costs_by_name(
     names: Sequence[str | Path],
     *,
     changes: Sequence[str] = (),
@@ -33,7 +32,6 @@ def cost(
     batches: Sequence[int] = (1,),
     repeats: int = 20,
     memory: bool = True,
-    figure: Path | None = None,
 ) -> dict[str, Cost]:
     """Measures networks on the CPU, in turns, as built and, where they have that form, as shipped for inference.
 
@@ -48,7 +46,6 @@ def cost(
         batches: images of a pass.
         repeats: timed passes; with 0, parameters and FLOPs are counted alone.
         memory: whether peak memory is measured, which takes some seconds for every network and batch.
-        figure: SVG or PNG file for a plot of latency against parameters.
 
     Returns:
         The costs by name.
@@ -66,9 +63,7 @@ def cost(
     ):
         check_number(option, number, low=low, high=high)
     threads = threads or usual_threads()
-    _check_measurement(names, threads=threads, batches=batches, repeats=repeats, figure=figure)
-    if figure is not None:
-        check_writable(figure, kind="file")
+    _check_measurement(names, threads=threads, batches=batches, repeats=repeats)
     runs = {str(name): RunDirectory.open(Path(name)) for name in names if (Path(name) / "run.json").is_file()}
     architectures = {
         str(name): _architecture(name, runs.get(str(name)), init_channel=init_channel, changes=changes)
@@ -81,7 +76,7 @@ def cost(
         for name, architecture in architectures.items()
     }
     with progress_bar("cost", 0) as bar:
-        costs = measure_costs(
+        return measure_costs(
             architectures,
             in_channels=_common("in-channels", in_channels, {each.in_channels for each in data} or {3}),
             outputs=_common(
@@ -95,14 +90,6 @@ def cost(
             memory=memory,
             progress=bar.reach,
         )
-    if figure is not None:
-        from medarts.reporting.cost_plots import plot_costs
-        from medarts.reporting.style import save as save_figure
-
-        make_folder(figure.parent)
-        with writing(figure):
-            save_figure(plot_costs(costs), figure, file_format=figure.suffix[1:])
-    return costs
 
 
 def _architecture(
@@ -113,7 +100,7 @@ def _architecture(
     if model is None and str(name) in models:
         model = models.choose(str(name))
     if model is None:
-        return genotype_of(name, init_channel=init_channel, changes=changes)
+        return genotype_with(name, init_channel=init_channel, changes=changes)
     own = [change for change in changes if change.startswith("model.")]
     content = apply_overrides({"model": model.model_dump(mode="json")}, own)["model"]
     try:
@@ -145,7 +132,6 @@ def _check_measurement(
     threads: Sequence[int],
     batches: Sequence[int],
     repeats: int,
-    figure: Path | None,
 ) -> None:
     for number in threads:
         check_number("threads", number, low=1, high=usable_cores(), reason="as this machine has no more cores")
@@ -160,12 +146,6 @@ def _check_measurement(
     double = next((name for name, where in zip(names, there, strict=True) if there.count(where) > 1), None)
     if double is not None:
         raise RecipeError(f"{double} is named twice.", fix="Name every network once.")
-    if figure is not None and figure.suffix not in (".svg", ".png"):
-        raise RecipeError(f"--figure is {figure}.", fix="Use a file that ends in .svg or .png.")
-    if figure is not None and repeats == 0:
-        raise RecipeError("--figure shows latency, which --repeats 0 does not measure.", fix="Use --repeats 20.")
-    if figure is not None and len({str(name) for name in names}) < 2:
-        raise RecipeError("--figure compares networks, but there is one.", fix="Name several.")
 
 
 def _common(option: str, given: int | None, usual: set[int]) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from medarts.commands.options import check_number
 from medarts.errors import RecipeError, of_system, quoted, shortened
-from medarts.words import changes_first, check_repeated, is_change, split
+from medarts.arguments import changes_first, check_repeated, is_change, split
 
 
 @pytest.mark.parametrize(

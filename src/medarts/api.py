@@ -1,0 +1,496 @@
+"""One function for each verb of the command line, for scripts and notebooks; ``import medarts`` has them at the top.
+
+A verb takes a recipe (a file, a mapping, or a `Recipe`) or objects: runs, genotypes, networks, arrays. It does the
+work and returns what came of it; nothing is printed but progress on standard error.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from medarts.config import Recipe, apply_overrides, parse
+from medarts.comparison.compare import Comparison
+from medarts.config import load as load_recipe
+from medarts.config.study import Study, load_study
+from medarts.data.arrays import data_section
+from medarts.data.doctor import examine
+from medarts.data.examination import Examination
+from medarts.data.manifest import part_named
+from medarts.data.opening import choose_sources
+from medarts.data.store import ImageStore
+from medarts.engine.directory import RunDirectory
+from medarts.engine.facts import signed
+from medarts.errors import RecipeError, RunError
+from medarts.evaluation.evaluate import evaluate as evaluate_run
+from medarts.evaluation.scores import Scores
+from medarts.models import Architecture, architecture_named
+from medarts.nas.search import resume_search, start_search
+from medarts.profiling.cost import Cost
+from medarts.profiling.named import costs_by_name
+from medarts.profiling.plan import Plan
+from medarts.profiling.plan import plan as plan_recipe
+from medarts.registry import Settings, models
+from medarts.reporting.comparison import write_comparison
+from medarts.reporting.drawings import describe, save_drawings
+from medarts.reporting.generalization import write_generalization
+from medarts.reporting.page import write_report
+from medarts.spaces import genotype_with, load_genotype, space_of
+from medarts.spaces.genotype import Genotype
+from medarts.study.benchmark import benchmark as run_study
+from medarts.study.comparing import compare_runs, compare_study
+from medarts.study.generalize import Generalization
+from medarts.study.generalize import generalize as generalize_study
+from medarts.study.jobs import Layout
+from medarts.system.console import progress_bar
+from medarts.system.files import check_writable, exists, make_folder, write_whole, writing
+from medarts.system.names import name_of
+from medarts.training.trainer import resume_training, start_training
+
+RecipeLike = Recipe | Mapping[str, Any] | Path | str
+"""A recipe, its content, or the path of its YAML file."""
+
+DataSets = str | Path | Sequence[str | Path]
+"""Names of data sets in a recipe, or folders."""
+
+_PASSES = 10
+"""Timed passes for the page of a run; `cost` takes more."""
+
+_PATIENCE = 10.0
+"""Seconds to wait for another process that writes the page of the same run."""
+
+
+def search(
+    recipe: RecipeLike,
+    *,
+    data: ImageStore | DataSets | None = None,
+    changes: Iterable[str] = (),
+    out: Path | str | None = None,
+) -> RunDirectory:
+    """Searches an architecture on the data of a recipe.
+
+    Args:
+        recipe: what to do; what it does not set has the published value.
+        data: images in memory (`from_arrays`, `from_dataset`), or folders, instead of the data sets of the recipe.
+        changes: changes of the recipe, such as ``"search.arch_lr=1e-3"``.
+        out: folder of the run, new or empty. Default: runs/NAME, the name of the recipe file or "search".
+
+    Returns:
+        The run; ``load_genotype(run)`` is what it found.
+
+    Raises:
+        MedartsError: recipe, data, device or folder do not fit; nothing was written then.
+        DivergedError: a loss became NaN or infinite.
+        InterruptedRunError: Ctrl-C; `resume` continues the run.
+    """
+    chosen = _recipe(recipe, data, changes)
+    folder = _folder(out, name_of(Path(recipe)) if isinstance(recipe, str | Path) else "search")
+    return start_search(chosen, folder, data=_store(data))
+
+
+def train(
+    network: RunDirectory | Genotype | Settings | str | Path | None = None,
+    recipe: RecipeLike | None = None,
+    *,
+    data: ImageStore | DataSets | None = None,
+    init_channel: int | None = None,
+    changes: Iterable[str] = (),
+    out: Path | str | None = None,
+) -> RunDirectory:
+    """Trains a network from scratch.
+
+    Args:
+        network: a finished search, a genotype (its name, file or value), or a baseline (its name or settings).
+            Default: the baseline of the recipe, ``train.model``.
+        recipe: what to do. Default: the recipe of the search, else the published values.
+        data: as in `search`.
+        init_channel: C of a genotype's network. Default: the genotype's own.
+        changes: changes of the recipe; those of ``space`` are settings of the genotype.
+        out: folder of the run, new or empty. Default: runs/NETWORK-DATA.
+
+    Returns:
+        The run; `evaluate` scores it, `load` makes it predict.
+
+    Raises:
+        MedartsError: recipe, network, data, device or folder do not fit; nothing was written then.
+        DivergedError: a loss became NaN or infinite.
+        InterruptedRunError: Ctrl-C; `resume` continues the run.
+    """
+    changes = list(changes)
+    searched = _searched(network)
+    base: RecipeLike
+    if recipe is not None:
+        base = recipe
+    elif searched is not None:
+        base = searched.recipe
+    elif data is None:
+        raise RecipeError("There are no data to train on.", fix="Give data, or a recipe.")
+    else:
+        base = {}
+    if isinstance(network, Settings):
+        changes = [f"train.model={network.model_dump_json()}", *changes]
+    elif isinstance(network, str) and network in models:
+        changes = [f"train.model={{name: {network}}}", *changes]
+    chosen = _recipe(base, data, changes)
+    architecture = _architecture(network, searched, chosen, init_channel=init_channel, changes=changes)
+    domains = "-".join(source.domain for source in chosen.data.sources)
+    return start_training(chosen, architecture, _folder(out, f"{architecture.name}-{domains}"), data=_store(data))
+
+
+def resume(
+    run: RunDirectory | Path | str,
+    *,
+    kind: Literal["search", "train"] | None = None,
+    changes: Iterable[str] = (),
+    data: ImageStore | None = None,
+) -> RunDirectory:
+    """Continues a search or training from its last checkpoint; a finished one is left as it is.
+
+    Args:
+        run: the run.
+        kind: what the run must be. Default: either.
+        changes: changes of its recipe, such as ``"train.epochs=200"`` or ``"compute.threads=8"``; whatever would make
+            it another experiment is refused.
+        data: the images, for a run that was begun with images in memory.
+
+    Raises:
+        RunError: there is no run, another process is working on it, or its data or recipe have changed.
+    """
+    path = _path(run)
+    found = kind or RunDirectory.open(path).facts["kind"]
+    return {"search": resume_search, "train": resume_training}[found](path, changes, data=data)
+
+
+def evaluate(
+    run: RunDirectory | Path | str,
+    *,
+    data: ImageStore | DataSets | None = None,
+    split: str = "test",
+    head: str | None = None,
+) -> Scores:
+    """Scores a trained network: every image by itself, then means with 95 % intervals over patients.
+
+    Args:
+        run: a training run.
+        data: data sets to score on: names in its recipe, folders, or images in memory. Default: those of its recipe.
+        split: train, val, test, or all.
+        head: an early, faster head, such as "4,0". Default: the last.
+
+    Raises:
+        MedartsError: the run has no checkpoint, or the data or the head do not fit.
+    """
+    opened = RunDirectory.open(_path(run), kind="train")
+    sources = choose_sources(_names(data), known=opened.recipe.data.sources) if _names(data) else None
+    return evaluate_run(opened.path, sources=sources, split=part_named(split), head=head, data=_store(data))
+
+
+def compare(
+    runs: Sequence[RunDirectory | Path | str] | RunDirectory | Path | str,
+    *,
+    against: str | None = None,
+    split: str = "test",
+    out: Path | str | None = None,
+) -> Comparison:
+    """Compares trained networks: scores with intervals, paired tests, costs, and the images on which they differ.
+
+    Args:
+        runs: training runs by one recipe, on the same splits, with the same seeds; those of one network with several
+            seeds count as one. Or the folder of a study, whose finished runs are compared.
+        against: network with which the others are compared. Default: that of the first run, or that of the study.
+        split: train, val, test, or all.
+        out: folder of the tables and of report.html. Default: runs/comparison, or comparison/ in the study.
+
+    Raises:
+        RunError: the runs are not comparable, or the folder holds something else.
+        MedartsError: a run cannot be scored, or a network not be measured.
+    """
+    paths = [_path(run) for run in ([runs] if isinstance(runs, RunDirectory | Path | str) else runs)]
+    part = part_named(split)
+    of_study = len(paths) == 1 and Layout(paths[0]).study.is_file()
+    folder = Path(out) if out is not None else paths[0] / "comparison" if of_study else Path("runs") / "comparison"
+    check_writable(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "comparison.json").exists():
+        raise RunError(f"{folder} already holds files.", fix="Choose another folder.")
+    found = (
+        compare_study(paths[0], reference=against, split=part)
+        if of_study
+        else compare_runs(paths, reference=against, split=part)
+    )
+    found.write(folder)
+    write_comparison(found, folder)
+    return found
+
+
+def benchmark(
+    study: Study | Path | str, *, changes: Iterable[str] = (), out: Path | str | None = None, jobs: int = 1
+) -> Comparison:
+    """Trains, scores and compares all networks of a study on all of its data sets.
+
+    What has finished is kept, and a run that fails does not end the others: call it again to continue.
+
+    Args:
+        study: networks, data sets and seeds (YAML).
+        changes: changes of it, such as ``"recipe.train.epochs=20"``.
+        out: folder of the study; the comparison is in its comparison/. Default: runs/NAME, the name of the file.
+        jobs: runs at a time.
+
+    Raises:
+        MedartsError: something of the study cannot work; nothing was trained then.
+        InterruptedRunError: Ctrl-C; the same call continues.
+    """
+    folder = _run_study(study, changes, out, jobs)
+    return compare(folder)
+
+
+def generalize(
+    study: Study | Path | str, *, changes: Iterable[str] = (), out: Path | str | None = None, jobs: int = 1
+) -> Generalization:
+    """Tests how the networks of a study carry over to its other data sets; trains what is missing first.
+
+    Args:
+        study: as in `benchmark`, or the folder of a benchmark, of which is tested what has been trained.
+        changes: changes of the study.
+        out: folder of the study; the result is in its generalization/. Default: runs/NAME, the name of the file.
+        jobs: runs at a time.
+
+    Raises:
+        MedartsError: see `benchmark`.
+    """
+    is_folder = isinstance(study, str | Path) and Path(study).is_dir()
+    folder = Path(study) if is_folder else _run_study(study, changes, out, jobs)  # type: ignore[arg-type]
+    found = generalize_study(folder)
+    found.write(folder / "generalization")
+    write_generalization(found, folder / "generalization")
+    return found
+
+
+def cost(
+    *networks: RunDirectory | Path | str,
+    changes: Sequence[str] = (),
+    init_channel: int | None = None,
+    in_channels: int | None = None,
+    outputs: int | None = None,
+    size: int | None = None,
+    threads: Sequence[int] = (),
+    batches: Sequence[int] = (1,),
+    repeats: int = 20,
+    figure: Path | None = None,
+) -> dict[str, Cost]:
+    """Counts parameters and FLOPs of networks, and measures their latency and memory on the CPU, in turns.
+
+    Args:
+        networks: published genotypes, files, runs, or baselines.
+        changes: ``"model.width=16"`` of baselines, ``"space.layers=14"`` of genotypes.
+        init_channel: another C of the genotypes.
+        in_channels: channels of the images. Default: those of the runs, else 3.
+        outputs: classes or findings. Default: those of the runs, else of the published networks.
+        size: height and width of the images in pixels. Default: those of the runs, else of the published networks.
+        threads: threads of the CPU, one number or several. Default: 1, and 2 if there are two cores.
+        batches: images of a pass.
+        repeats: timed passes; 0 counts alone.
+        figure: SVG or PNG file for a plot of latency against parameters.
+
+    Returns:
+        The cost of each network, by name.
+
+    Raises:
+        MedartsError: there is no such network, or it cannot take the size or a change.
+
+    >>> medarts.cost("unet", changes=["model.width=8"], repeats=0)["unet"].parameters
+    486001
+    """
+    names = [_path(network) if isinstance(network, RunDirectory) else network for network in networks]
+    if figure is not None:
+        _check_figure(figure, names, repeats=repeats)
+    measured = costs_by_name(
+        names,
+        changes=changes,
+        init_channel=init_channel,
+        in_channels=in_channels,
+        outputs=outputs,
+        size=size,
+        threads=threads,
+        batches=batches,
+        repeats=repeats,
+    )
+    if figure is not None:
+        from medarts.reporting.cost_plots import plot_costs
+        from medarts.reporting.style import save
+
+        make_folder(figure.parent)
+        with writing(figure):
+            save(plot_costs(measured), figure, file_format=figure.suffix[1:])
+    return measured
+
+
+def plan(recipe: RecipeLike, *, changes: Iterable[str] = (), memory_mb: int | None = None) -> Plan:
+    """Estimates parameters, peak memory and time of a recipe from a few trial steps.
+
+    Args:
+        recipe: what would be done.
+        changes: changes of the recipe.
+        memory_mb: memory available, in MB; batches are split until they fit.
+
+    Raises:
+        MedartsError: recipe, data or device do not fit, or nothing fits into the memory.
+    """
+    return plan_recipe(_recipe(recipe, None, changes), budget_mb=memory_mb)
+
+
+def doctor(data: Path | str) -> Examination:
+    """Reads every file of a data set, and collects what is wrong or suspicious.
+
+    Args:
+        data: folder of a data set, or a recipe, at whose size masks are examined too.
+
+    Raises:
+        MedartsError: there is neither, or the layout is not known.
+    """
+    with progress_bar("doctor", 0) as bar:
+        if exists(Path(data)) and not Path(data).is_dir():
+            settings = load_recipe(Path(data)).data
+            return examine(settings.sources, needs=settings, progress=bar.reach)
+        return examine(choose_sources([str(data)]), progress=bar.reach)
+
+
+def show(genotype: Genotype | Path | str, *, out: Path | str | None = None) -> tuple[str, list[Path]]:
+    """Describes a genotype as text, and draws its cells, and its lattice if it has one, as SVG and PNG.
+
+    Args:
+        genotype: its published name, a file, a run, or its value.
+        out: folder of the drawings. Default: pictures/ of a run, else drawings/NAME.
+
+    Returns:
+        The text, and the files of the drawings.
+
+    Raises:
+        MedartsError: there is no such genotype, or the folder cannot be written.
+    """
+    found = genotype_with(genotype)
+    if out is None and not isinstance(genotype, Genotype) and (Path(genotype) / "run.json").is_file():
+        run = RunDirectory.open(Path(genotype))
+        with run.at_work("show"):
+            return describe(found), save_drawings(found, run.path / "pictures")
+    folder = Path(out) if out is not None else Path("drawings") / found.name
+    check_writable(folder)
+    return describe(found), save_drawings(found, folder)
+
+
+def report(run: RunDirectory | Path | str) -> Path:
+    """Writes the HTML page of a search or training run: curves, architecture, scores, cost. It opens offline.
+
+    Latency is measured the first time.
+
+    Args:
+        run: the run, finished or not.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: there is no run, it is damaged, or another process is working on it.
+    """
+    opened = RunDirectory.open(_path(run))
+    with opened.at_work("report", patience=_PATIENCE):
+        if opened.facts["finished"] and not (opened.path / "cost.json").exists():
+            # Without memory, for which the network would have to run in a process of its own.
+            measured = costs_by_name([opened.path], threads=(1,), repeats=_PASSES, memory=False)
+            opened.write_json("cost.json", signed(measured[str(opened.path)].as_json()))
+        if (opened.path / "genotype.json").exists():
+            genotype = load_genotype(opened.path)
+            save_drawings(genotype, opened.path / "pictures")
+            text = space_of(genotype).to_text(genotype)
+            if text is not None:
+                write_whole(opened.path / "genotype.txt", text + "\n")
+        return write_report(opened.path)
+
+
+def _run_study(study: Study | Path | str, changes: Iterable[str], out: Path | str | None, jobs: int) -> Path:
+    """Trains what a study lacks, and returns its folder."""
+    chosen = study if isinstance(study, Study) else load_study(Path(study), changes)
+    folder = _folder(out, Path(chosen.file).stem)
+    run_study(chosen, folder, jobs=jobs)
+    return folder
+
+
+def _check_figure(figure: Path, names: Sequence[Path | str], *, repeats: int) -> None:
+    if figure.suffix not in (".svg", ".png"):
+        raise RecipeError(f"The figure is {figure}.", fix="Use a file that ends in .svg or .png.")
+    if repeats == 0:
+        raise RecipeError("A figure shows latency, which 0 repeats do not measure.", fix="Use --repeats 20.")
+    if len({str(name) for name in names}) < 2:
+        raise RecipeError("A figure compares networks, but there is one.", fix="Name several.")
+    check_writable(figure, kind="file")
+
+
+def _architecture(
+    network: Any, searched: RunDirectory | None, recipe: Recipe, *, init_channel: int | None, changes: Sequence[str]
+) -> Architecture:
+    model = recipe.train.model
+    if searched is None and network is not None and not isinstance(network, Settings) and network not in models:
+        found = network if isinstance(network, Genotype) else architecture_named(str(network))
+        if isinstance(found, Genotype):
+            return genotype_with(found, init_channel=init_channel, changes=changes)
+    if model is not None:
+        if init_channel is not None or any(map(_is_of_space, changes)):
+            raise RecipeError(
+                f"{model.name} has no settings of a search space.",
+                fix="Leave init_channel and space out; a baseline has train.model.width and the like.",
+            )
+        return model
+    if searched is None:
+        raise RecipeError("Nothing says which network to train.", fix="Give a search run, a genotype or a model.")
+    if not searched.facts["finished"]:
+        raise RunError(
+            f"The search {searched.path} has not finished.",
+            fix=f"Continue it: medarts search --resume {searched.path}. "
+            f"Or train what it has so far: --genotype {searched.path}.",
+        )
+    return genotype_with(searched.path, init_channel=init_channel, changes=changes)
+
+
+def _searched(network: Any) -> RunDirectory | None:
+    """Returns the search that a network is taken from; None where it is no run."""
+    if isinstance(network, RunDirectory):
+        network = network.path
+    if isinstance(network, str | Path) and (Path(network) / "run.json").is_file():
+        return RunDirectory.open(Path(network), kind="search")
+    return None
+
+
+def _recipe(recipe: RecipeLike, data: ImageStore | DataSets | None, changes: Iterable[str]) -> Recipe:
+    """Returns a checked recipe, with other data and with changes."""
+    origin, content = "recipe", recipe
+    if isinstance(recipe, str | Path):
+        if data is None:
+            return load_recipe(Path(recipe), changes)
+        origin, content = str(recipe), load_recipe(Path(recipe))
+    known = content.data.sources if isinstance(content, Recipe) else ()
+    values: dict[str, Any] = content.model_dump(mode="json") if isinstance(content, Recipe) else dict(content)
+    if isinstance(data, ImageStore):
+        values["data"] = {**values.get("data", {}), **data_section(data)}
+    elif data is not None:
+        sources = [source.model_dump(mode="json") for source in choose_sources(_names(data), known=known)]
+        values["data"] = {**values.get("data", {}), "sources": sources}
+    return parse(apply_overrides(values, changes), origin=origin)
+
+
+def _store(data: ImageStore | DataSets | None) -> ImageStore | None:
+    return data if isinstance(data, ImageStore) else None
+
+
+def _names(data: ImageStore | DataSets | None) -> tuple[str, ...]:
+    if data is None or isinstance(data, ImageStore):
+        return ()
+    return (str(data),) if isinstance(data, str | Path) else tuple(map(str, data))
+
+
+def _folder(out: Path | str | None, name: str) -> Path:
+    return Path("runs") / name if out is None else Path(out)
+
+
+def _path(run: RunDirectory | Path | str) -> Path:
+    return run.path if isinstance(run, RunDirectory) else Path(run)
+
+
+def _is_of_space(change: str) -> bool:
+    return change.startswith(("space.", "space="))

@@ -1,1 +1,0 @@
-"""What the commands do, as Python functions over the rooms; the command line adds nothing but words."""

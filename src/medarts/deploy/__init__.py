@@ -1,0 +1,1 @@
+"""Trained networks in use, on images that no recipe knows."""

@@ -1,0 +1,46 @@
+"""What ``import medarts`` gives, and what it costs."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+import medarts
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("name", sorted(medarts.__all__))
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    value = getattr(medarts, name)
+    assert name in dir(medarts)
+    assert name == "__version__" or value.__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'serach'"):
+        _ = medarts.serach  # type: ignore[attr-defined]
+
+
+def test_no_submodule_hides_a_verb() -> None:
+    code = "import pkgutil, medarts; print(*{m.name for m in pkgutil.iter_modules(medarts.__path__)} & {*medarts.__all__})"
+    assert python(code).split() == []
+
+
+def test_import_is_quick_and_light() -> None:
+    code = "import sys, json, medarts; print(json.dumps(sorted(sys.modules)))"
+    loaded = set(json.loads(python(code)))
+    assert not loaded & {"torch", "numpy", "pandas", "scipy", "monai", "matplotlib", "pydantic", "rich", "tyro"}
+
+
+def test_help_is_quick() -> None:
+    """Orientation: 0.5 s on an idle machine; here relative to the start of Python itself, as machines differ."""
+    loaded = python("import sys, medarts.cli; print(*sys.modules)").split()
+    assert not set(loaded) & {"torch", "pandas", "scipy", "monai", "matplotlib", "kornia", "lightning_fabric"}
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "medarts.cli", "--help"], check=True, capture_output=True)
+    assert time.perf_counter() - began < 15
