@@ -1,7 +1,7 @@
 """Use a trained network from Python: probabilities for images of any size, drawn on the image.
 
-    python examples/load_and_predict.py RUN IMAGE    # your training run and image
-    python examples/load_and_predict.py --quick      # trains a small network on generated images first
+python examples/load_and_predict.py RUN IMAGE    # your training run and image
+python examples/load_and_predict.py --quick      # trains a small network on generated images first
 """
 
 import sys

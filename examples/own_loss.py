@@ -1,6 +1,6 @@
 """A loss of your own with a parameter: Tversky, which weighs missed pixels and false alarms differently.
 
-    python examples/own_loss.py [--quick]
+python examples/own_loss.py [--quick]
 """
 
 import sys
@@ -47,5 +47,7 @@ images[masks] += 55
 
 recipe = {"train": {"epochs": 1 if QUICK else 20, "batch": 8, "loss": {"name": "my_tversky", "beta": 0.8}}}
 data = medarts.from_arrays(images, masks)
-run = medarts.train("unet", recipe, data=data, out="runs/own-loss", changes=["train.model.width=8", "train.model.depth=3"])
+run = medarts.train(
+    "unet", recipe, data=data, out="runs/own-loss", changes=["train.model.width=8", "train.model.depth=3"]
+)
 print(medarts.evaluate(run, data=data).summary())

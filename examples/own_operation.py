@@ -1,6 +1,6 @@
 """A candidate operation of your own in the search: a 7x7 depthwise convolution.
 
-    python examples/own_operation.py [--quick]
+python examples/own_operation.py [--quick]
 """
 
 import sys

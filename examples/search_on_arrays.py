@@ -1,7 +1,7 @@
 """Search, train and evaluate on NumPy arrays: no folder of images, no recipe file.
 
-    python examples/search_on_arrays.py            # some minutes on two cores
-    python examples/search_on_arrays.py --quick    # a few steps, to see that it works
+python examples/search_on_arrays.py            # some minutes on two cores
+python examples/search_on_arrays.py --quick    # a few steps, to see that it works
 """
 
 import sys

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from medarts.commands import comparisons
 
 from medarts import cli
-from medarts.commands import comparisons
 from medarts.comparison.candidates import Candidate, Group, Missing
 from medarts.comparison.compare import RANDOM, Comparison
 from medarts.config import Recipe, apply_overrides, parse

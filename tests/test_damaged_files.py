@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from medarts.commands import runs
 from medarts.comparison.readable import read_files
 
-from medarts.commands import runs
 from medarts.comparison.candidates import group_runs
 from medarts.config import parse
 from medarts.errors import MedartsError

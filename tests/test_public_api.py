@@ -27,7 +27,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_no_submodule_hides_a_verb() -> None:
-    code = "import pkgutil, medarts; print(*{m.name for m in pkgutil.iter_modules(medarts.__path__)} & {*medarts.__all__})"
+    code = (
+        "import pkgutil, medarts; print(*{m.name for m in pkgutil.iter_modules(medarts.__path__)} & {*medarts.__all__})"
+    )
     assert python(code).split() == []
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from medarts.config import Recipe, apply_overrides, parse
 from medarts.comparison.compare import Comparison
+from medarts.config import Recipe, apply_overrides, parse
 from medarts.config import load as load_recipe
 from medarts.config.study import Study, load_study
 from medarts.data.arrays import data_section

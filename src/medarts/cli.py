@@ -14,9 +14,9 @@ from typing import Annotated, Any, NoReturn
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
+from medarts.arguments import changes_first, check_repeated, split
 from medarts.config import Task
 from medarts.config.section import LARGEST_SIZE
-from medarts.arguments import changes_first, check_repeated, split
 from medarts.errors import MedartsError, RecipeError, RunError, check_number, of_system
 from medarts.system.console import say, tolerate_encodings
 from medarts.system.memory import is_out_of_memory, keep_freed_memory

@@ -10,7 +10,6 @@ from medarts.config.yaml_text import read_yaml
 from medarts.data.synthetic import write_chest_phantoms, write_phantoms
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.scores import Scores
-from medarts.spaces.genotype import load_genotype
 
 IMAGES, SIZE = 100, 96
 FILMS, FILM_SIZE = 600, 64

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-
 from medarts.commands.comparisons import compare as compare_runs
+
 from medarts.comparison import costs
 from medarts.comparison.candidates import Candidate, Group, Missing, group_runs
 from medarts.comparison.compare import RANDOM, TABLES, Comparison, compare

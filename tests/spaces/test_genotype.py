@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from medarts.commands.networks import genotype_of
+
 from medarts.errors import GenotypeError, RecipeError
 from medarts.spaces import space_settings
 from medarts.spaces.darts_text import to_text

@@ -171,9 +171,9 @@ def _store(
     values: list[NDArray[np.uint8]] = []  # of every target as given, of which resizing may lose some
     digests: list[tuple[str, str]] = []
     for number, (image, target) in enumerate(items):
-        image_hwc = _hwc(image, channels, number)
+        image_hwc = as_hwc(image, channels, number)
         side = size or _side(image_hwc, number)
-        made = resize_image(scale(_raw(image_hwc, number), rules, path=Path(f"Image {number}")), side)
+        made = resize_image(scale(as_raw(image_hwc, number), rules, path=Path(f"Image {number}")), side)
         read = _labels(target, number) if target.ndim < 2 else _mask(target, image_hwc, number)
         if images and (made.shape != images[0].shape or read.ndim != targets[0].ndim):
             raise DataError(
@@ -205,7 +205,7 @@ def _store(
     return ImageStore(manifest, np.stack(images), stacked, np.stack(states))
 
 
-def _hwc(image: NDArray[Any], channels: Layout | None, number: int) -> NDArray[Any]:
+def as_hwc(image: NDArray[Any], channels: Layout | None, number: int) -> NDArray[Any]:
     """Returns an image HW, HWC or CHW as HWC."""
     if image.ndim == 2:
         return image[..., None]
@@ -232,7 +232,7 @@ def _side(image_hwc: NDArray[Any], number: int) -> int:
     return int(height)
 
 
-def _raw(image_hwc: NDArray[Any], number: int) -> Raw:
+def as_raw(image_hwc: NDArray[Any], number: int) -> Raw:
     if image_hwc.size == 0:
         raise DataError(f"Image {number} has no pixels.", fix="Take it out.")
     if image_hwc.dtype.kind == "f" and not np.isfinite(image_hwc).all():

@@ -13,8 +13,7 @@ from torch import Tensor
 from medarts.config import Task
 from medarts.data.arrays import Layout, as_hwc, as_raw
 from medarts.data.manifest import ReadingRules
-from medarts.data.reading import fit_channels, scale
-from medarts.data.resizing import resize_image
+from medarts.data.reading import fit_channels, resize_image, scale
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError
 from medarts.evaluation.evaluate import load_network
@@ -46,9 +45,7 @@ class TrainedModel:
             self.outputs = tuple(data.findings or ())
         else:
             self.outputs = ("foreground",) if data.classes == 1 else tuple(f"class {n}" for n in range(data.classes))
-        self._rules = {
-            source.domain: ReadingRules(source.window, source.percentiles) for source in data.sources
-        }
+        self._rules = {source.domain: ReadingRules(source.window, source.percentiles) for source in data.sources}
 
     def predict(
         self,

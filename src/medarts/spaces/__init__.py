@@ -118,7 +118,9 @@ def random_genotype(like: Genotype, *, seed: int) -> Genotype:
     return space_of(like).random_genotype(like, seed=seed)
 
 
-def genotype_with(name: Genotype | Path | str, *, init_channel: int | None = None, changes: Iterable[str] = ()) -> Genotype:
+def genotype_with(
+    name: Genotype | Path | str, *, init_channel: int | None = None, changes: Iterable[str] = ()
+) -> Genotype:
     """Returns a genotype with other settings.
 
     Args:
@@ -132,7 +134,9 @@ def genotype_with(name: Genotype | Path | str, *, init_channel: int | None = Non
     from medarts.config import apply_overrides  # not above: the recipe looks up the spaces
 
     genotype = name if isinstance(name, Genotype) else load_genotype(name)
-    settings = apply_overrides({}, [change for change in changes if change.startswith(("space.", "space="))]).get("space", {})
+    settings = apply_overrides({}, [change for change in changes if change.startswith(("space.", "space="))]).get(
+        "space", {}
+    )
     if not isinstance(settings, dict):
         raise RecipeError(f"space cannot be {quoted(settings)}.", fix="Write space.init_channel=8 and the like.")
     settings = {str(key): value for key, value in settings.items()}
