@@ -459,13 +459,13 @@ def _searched(network: Any) -> RunDirectory | None:
 
 def _recipe(recipe: RecipeLike, data: ImageStore | DataSets | None, changes: Iterable[str]) -> Recipe:
     """Returns a checked recipe, with other data and with changes."""
-    origin, content = "recipe", recipe
+    origin = "recipe"
     if isinstance(recipe, str | Path):
         if data is None:
             return load_recipe(Path(recipe), changes)
-        origin, content = str(recipe), load_recipe(Path(recipe))
-    known = content.data.sources if isinstance(content, Recipe) else ()
-    values: dict[str, Any] = content.model_dump(mode="json") if isinstance(content, Recipe) else dict(content)
+        origin, recipe = str(recipe), load_recipe(Path(recipe))
+    known = recipe.data.sources if isinstance(recipe, Recipe) else ()
+    values = recipe.model_dump(mode="json") if isinstance(recipe, Recipe) else dict(recipe)
     if isinstance(data, ImageStore):
         values["data"] = {**values.get("data", {}), **data_section(data)}
     elif data is not None:

@@ -220,7 +220,7 @@ def train(
             changes = [f"train.model={{name: {json.dumps(model)}}}", *changes]
         run = api.train(
             load_genotype(genotype) if genotype is not None else searched,
-            recipe if recipe is not None or searched is None else api.RunDirectory.open(searched).recipe,
+            recipe,
             data=data or None,
             init_channel=init_channel,
             changes=changes,

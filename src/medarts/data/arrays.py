@@ -233,6 +233,7 @@ def _side(image_hwc: NDArray[Any], number: int) -> int:
 
 
 def as_raw(image_hwc: NDArray[Any], number: int) -> Raw:
+    """Returns an image with the range of its type, as if it had been read from a file; refuses NaN and no pixels."""
     if image_hwc.size == 0:
         raise DataError(f"Image {number} has no pixels.", fix="Take it out.")
     if image_hwc.dtype.kind == "f" and not np.isfinite(image_hwc).all():

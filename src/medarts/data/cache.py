@@ -22,6 +22,8 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from medarts.data.digests import database, user_cache
+from medarts.errors import DataError
 from medarts.system.console import inform
 
 MARK = "store.json"

@@ -16,6 +16,7 @@ from medarts.data.formats import suffix_of
 from medarts.data.manifest import ReadingRules
 from medarts.data.splits import natural
 from medarts.errors import DataError
+from medarts.registry import sources
 from medarts.system.names import name_of
 
 IMAGE_ALONE = "image without a mask"
@@ -98,6 +99,17 @@ class Listing:
     findings: tuple[str, ...] = ()
 
 
+def register_source(kind: str, *, settings: type[SourceSettings]) -> "Callable[[type[Source]], type[Source]]":
+    """Returns a decorator that registers a kind of data set, which recipes then choose by ``kind``.
+
+    Args:
+        kind: its name.
+        settings: the class of an item of ``data.sources``, derived from `MaskSourceSettings` or
+            `FindingSourceSettings`.
+    """
+    return sources.register(kind, settings=settings)
+
+
 class Source:
     """A kind of data set: how its folder is recognised and what is in it.
 
@@ -106,7 +118,7 @@ class Source:
         class PairsSettings(MaskSourceSettings):
             kind: Literal["pairs"] = "pairs"
 
-        @sources.register("pairs", settings=PairsSettings)
+        @register_source("pairs", settings=PairsSettings)
         class Pairs(Source):
             layout = "NAME.png with its mask NAME_mask.png"
 

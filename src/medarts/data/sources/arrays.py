@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from medarts.config import FindingSourceSettings, MaskSourceSettings, SourceSettings
-from medarts.data.sources import Listing, Source
+from medarts.data.sources import Listing, Source, register_source
 from medarts.errors import DataError
-from medarts.registry import sources
 
 
 class ArraysSettings(MaskSourceSettings):
@@ -23,8 +22,8 @@ class LabelledArraysSettings(FindingSourceSettings):
     path: Path = Path()
 
 
-@sources.register("labelled-arrays", settings=LabelledArraysSettings)
-@sources.register("arrays", settings=ArraysSettings)
+@register_source("labelled-arrays", settings=LabelledArraysSettings)
+@register_source("arrays", settings=ArraysSettings)
 class Arrays(Source):
     """Data that cannot be found again: a run on them goes on with the same arrays alone."""
 

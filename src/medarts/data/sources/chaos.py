@@ -15,10 +15,9 @@ from medarts.config import MaskSourceSettings
 from medarts.data.contents import composed, contents_of
 from medarts.data.formats import suffix_of
 from medarts.data.manifest import ReadingRules
-from medarts.data.sources import Fault, Listing, Pair, Source, passed_over, require_folder, rules_of
+from medarts.data.sources import Fault, Listing, Pair, Source, passed_over, register_source, require_folder, rules_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
-from medarts.registry import sources
 
 ROOT = "Train_Sets"
 LAYOUT = f"{ROOT}/CT/<id>/DICOM_anon and Ground, or {ROOT}/MR/<id>/T1DUAL and T2SPIR"
@@ -59,7 +58,7 @@ class ChaosSettings(MaskSourceSettings):
         return (*super().identity, self.modality, self.organ)
 
 
-@sources.register("chaos", settings=ChaosSettings)
+@register_source("chaos", settings=ChaosSettings)
 class Chaos(Source):
     """Slices of a modality as "CT/3/017" or "MR/3/T2SPIR/017"; the patient is "CT/3" or "MR/3"."""
 

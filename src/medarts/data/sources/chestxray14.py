@@ -23,6 +23,7 @@ from medarts.data.sources import (
     Source,
     missing,
     passed_over,
+    register_source,
     rules_of,
     unnamed,
     unreadable,
@@ -30,7 +31,6 @@ from medarts.data.sources import (
 from medarts.data.splits import SPLITS_CSV, natural
 from medarts.data.tables import Table, read_table, require_regular
 from medarts.errors import DataError, did_you_mean
-from medarts.registry import sources
 
 FINDINGS = (
     *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"),
@@ -95,7 +95,7 @@ class ChestXray14Settings(FindingSourceSettings):
         return self.lists == "official"
 
 
-@sources.register("chestxray14", settings=ChestXray14Settings)
+@register_source("chestxray14", settings=ChestXray14Settings)
 class ChestXray14(Source):
     """X-rays as "00000001_000"; the patient is that of the table.
 

@@ -9,8 +9,7 @@ from typing import Literal
 
 from medarts.config import MaskSourceSettings
 from medarts.data.contents import contents_of
-from medarts.data.sources import Listing, Pair, Source, pair_by_name, require_folder, rules_of
-from medarts.registry import sources
+from medarts.data.sources import Listing, Pair, Source, pair_by_name, register_source, require_folder, rules_of
 
 IMAGES, MASKS = "Original", "Ground Truth"
 LAYOUT = f"'{IMAGES}' and '{MASKS}' with files 1.tif, 2.tif, ... in each"
@@ -29,7 +28,7 @@ class CvcSettings(MaskSourceSettings):
     kind: Literal["cvc"] = "cvc"
 
 
-@sources.register("cvc", settings=CvcSettings)
+@register_source("cvc", settings=CvcSettings)
 class Cvc(Source):
     """Frames whose patient is the sequence by the official table."""
 

@@ -18,12 +18,12 @@ from medarts.data.sources import (
     domain_of,
     pair_by_name,
     percentiles_of,
+    register_source,
     require_folder,
     rules_of,
 )
 from medarts.data.sources.table import NAME as TABLE
 from medarts.errors import DataError
-from medarts.registry import sources
 
 IMAGES, MASKS = "images", "masks"
 LAYOUT = f"{IMAGES}/ and {MASKS}/ with files of the same name, and optionally splits.csv"
@@ -35,7 +35,7 @@ class FolderSettings(MaskSourceSettings):
     kind: Literal["folder"] = "folder"
 
 
-@sources.register("folder", settings=FolderSettings)
+@register_source("folder", settings=FolderSettings)
 class Folder(Source):
     """Images and masks of the same name; every image or volume counts as its own patient."""
 

@@ -10,9 +10,8 @@ from typing import Literal
 
 from medarts.config import MaskSourceSettings, Split
 from medarts.data.contents import contents_of, stem_of
-from medarts.data.sources import OTHER_NAME, Fault, Listing, Pair, Source, pair_by_name, rules_of
+from medarts.data.sources import OTHER_NAME, Fault, Listing, Pair, Source, pair_by_name, register_source, rules_of
 from medarts.errors import DataError
-from medarts.registry import sources
 
 _ENDING = "_segmentation"  # 2016 writes _Segmentation
 
@@ -42,7 +41,7 @@ class IsicSettings(MaskSourceSettings):
     kind: Literal["isic"] = "isic"
 
 
-@sources.register("isic", settings=IsicSettings)
+@register_source("isic", settings=IsicSettings)
 class Isic(Source):
     """One challenge; every image counts as its own patient, as the sets name none."""
 

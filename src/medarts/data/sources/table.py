@@ -26,6 +26,7 @@ from medarts.data.sources import (
     missing,
     passed_over,
     percentiles_of,
+    register_source,
     rules_of,
     unnamed,
     unreadable,
@@ -42,7 +43,6 @@ from medarts.data.splits import (
 )
 from medarts.data.tables import Table, read_table
 from medarts.errors import DataError
-from medarts.registry import sources
 
 NAME = "labels.csv"
 IMAGES = "images"
@@ -158,7 +158,7 @@ class TableSettings(FindingSourceSettings):
     kind: Literal["table"] = "table"
 
 
-@sources.register("table", settings=TableSettings)
+@register_source("table", settings=TableSettings)
 class TableSource(Source):
     """Images by their paths without suffix; without the column patient each is its own.
 
