@@ -26,17 +26,14 @@ class TverskySettings(Settings):
     beta: float = 0.7
 
 
-@medarts.register_loss("my_tversky", task="segmentation", settings=TverskySettings)
-def tversky(settings):
-    def loss(logits, targets):
-        """Returns a value for each image; logits are B x 1 x H x W."""
-        predicted = torch.sigmoid(logits).flatten(1)
-        true = targets.to(predicted.dtype).flatten(1)
-        hits = (predicted * true).sum(1)
-        false_alarms, missed = (predicted * (1 - true)).sum(1), ((1 - predicted) * true).sum(1)
-        return 1 - (hits + 1) / (hits + settings.alpha * false_alarms + settings.beta * missed + 1)
-
-    return loss
+@medarts.register_loss("my_tversky", task="segmentation", outputs="binary", settings=TverskySettings)
+def tversky(logits, target, *, settings):
+    """Returns a value for each image; logits are B x 1 x H x W, class indices B x H x W."""
+    predicted = torch.sigmoid(logits).flatten(1)
+    true = target.to(predicted.dtype).flatten(1)
+    hits = (predicted * true).sum(1)
+    false_alarms, missed = (predicted * (1 - true)).sum(1), ((1 - predicted) * true).sum(1)
+    return 1 - (hits + 1) / (hits + settings.alpha * false_alarms + settings.beta * missed + 1)
 
 
 generator = np.random.default_rng(0)

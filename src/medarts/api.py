@@ -6,45 +6,31 @@ work and returns what came of it; nothing is printed but progress on standard er
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from medarts.comparison.compare import Comparison
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.config import load as load_recipe
 from medarts.config.study import Study, load_study
-from medarts.data.arrays import data_section
-from medarts.data.doctor import examine
-from medarts.data.examination import Examination
-from medarts.data.manifest import part_named
-from medarts.data.opening import choose_sources
-from medarts.data.store import ImageStore
 from medarts.engine.directory import RunDirectory
-from medarts.engine.facts import signed
 from medarts.errors import RecipeError, RunError
-from medarts.evaluation.evaluate import evaluate as evaluate_run
-from medarts.evaluation.scores import Scores
-from medarts.models import Architecture, architecture_named
-from medarts.nas.search import resume_search, start_search
-from medarts.profiling.cost import Cost
-from medarts.profiling.named import costs_by_name
-from medarts.profiling.plan import Plan
-from medarts.profiling.plan import plan as plan_recipe
+from medarts.models import architecture_named
 from medarts.registry import Settings, models
-from medarts.reporting.comparison import write_comparison
-from medarts.reporting.drawings import describe, save_drawings
-from medarts.reporting.generalization import write_generalization
-from medarts.reporting.page import write_report
 from medarts.spaces import genotype_with, load_genotype, space_of
 from medarts.spaces.genotype import Genotype
-from medarts.study.benchmark import benchmark as run_study
-from medarts.study.comparing import compare_runs, compare_study
-from medarts.study.generalize import Generalization
-from medarts.study.generalize import generalize as generalize_study
-from medarts.study.jobs import Layout
-from medarts.system.console import progress_bar
 from medarts.system.files import check_writable, exists, make_folder, write_whole, writing
 from medarts.system.names import name_of
-from medarts.training.trainer import resume_training, start_training
+
+if TYPE_CHECKING:
+    from medarts.comparison.compare import Comparison
+    from medarts.data.examination import Examination
+    from medarts.data.store import ImageStore
+    from medarts.evaluation.scores import Scores
+    from medarts.models import Architecture
+    from medarts.profiling.cost import Cost
+    from medarts.profiling.plan import Plan
+    from medarts.study.generalize import Generalization
+
+# Rooms that bring PyTorch and other large libraries are imported by the verbs that need them.
 
 RecipeLike = Recipe | Mapping[str, Any] | Path | str
 """A recipe, its content, or the path of its YAML file."""
@@ -62,7 +48,7 @@ _PATIENCE = 10.0
 def search(
     recipe: RecipeLike,
     *,
-    data: ImageStore | DataSets | None = None,
+    data: "ImageStore | DataSets | None" = None,
     changes: Iterable[str] = (),
     out: Path | str | None = None,
 ) -> RunDirectory:
@@ -82,6 +68,8 @@ def search(
         DivergedError: a loss became NaN or infinite.
         InterruptedRunError: Ctrl-C; `resume` continues the run.
     """
+    from medarts.nas.search import start_search
+
     chosen = _recipe(recipe, data, changes)
     folder = _folder(out, name_of(Path(recipe)) if isinstance(recipe, str | Path) else "search")
     return start_search(chosen, folder, data=_store(data))
@@ -91,7 +79,7 @@ def train(
     network: RunDirectory | Genotype | Settings | str | Path | None = None,
     recipe: RecipeLike | None = None,
     *,
-    data: ImageStore | DataSets | None = None,
+    data: "ImageStore | DataSets | None" = None,
     init_channel: int | None = None,
     changes: Iterable[str] = (),
     out: Path | str | None = None,
@@ -115,6 +103,8 @@ def train(
         DivergedError: a loss became NaN or infinite.
         InterruptedRunError: Ctrl-C; `resume` continues the run.
     """
+    from medarts.training.trainer import start_training
+
     changes = list(changes)
     searched = _searched(network)
     base: RecipeLike
@@ -141,7 +131,7 @@ def resume(
     *,
     kind: Literal["search", "train"] | None = None,
     changes: Iterable[str] = (),
-    data: ImageStore | None = None,
+    data: "ImageStore | None" = None,
 ) -> RunDirectory:
     """Continues a search or training from its last checkpoint; a finished one is left as it is.
 
@@ -155,6 +145,9 @@ def resume(
     Raises:
         RunError: there is no run, another process is working on it, or its data or recipe have changed.
     """
+    from medarts.nas.search import resume_search
+    from medarts.training.trainer import resume_training
+
     path = _path(run)
     found = kind or RunDirectory.open(path).facts["kind"]
     return {"search": resume_search, "train": resume_training}[found](path, changes, data=data)
@@ -163,10 +156,10 @@ def resume(
 def evaluate(
     run: RunDirectory | Path | str,
     *,
-    data: ImageStore | DataSets | None = None,
+    data: "ImageStore | DataSets | None" = None,
     split: str = "test",
     head: str | None = None,
-) -> Scores:
+) -> "Scores":
     """Scores a trained network: every image by itself, then means with 95 % intervals over patients.
 
     Args:
@@ -178,6 +171,10 @@ def evaluate(
     Raises:
         MedartsError: the run has no checkpoint, or the data or the head do not fit.
     """
+    from medarts.data.manifest import part_named
+    from medarts.data.opening import choose_sources
+    from medarts.evaluation.evaluate import evaluate as evaluate_run
+
     opened = RunDirectory.open(_path(run), kind="train")
     sources = choose_sources(_names(data), known=opened.recipe.data.sources) if _names(data) else None
     return evaluate_run(opened.path, sources=sources, split=part_named(split), head=head, data=_store(data))
@@ -189,7 +186,7 @@ def compare(
     against: str | None = None,
     split: str = "test",
     out: Path | str | None = None,
-) -> Comparison:
+) -> "Comparison":
     """Compares trained networks: scores with intervals, paired tests, costs, and the images on which they differ.
 
     Args:
@@ -203,6 +200,11 @@ def compare(
         RunError: the runs are not comparable, or the folder holds something else.
         MedartsError: a run cannot be scored, or a network not be measured.
     """
+    from medarts.data.manifest import part_named
+    from medarts.reporting.comparison import write_comparison
+    from medarts.study.comparing import compare_runs, compare_study
+    from medarts.study.jobs import Layout
+
     paths = [_path(run) for run in ([runs] if isinstance(runs, RunDirectory | Path | str) else runs)]
     part = part_named(split)
     of_study = len(paths) == 1 and Layout(paths[0]).study.is_file()
@@ -222,7 +224,7 @@ def compare(
 
 def benchmark(
     study: Study | Path | str, *, changes: Iterable[str] = (), out: Path | str | None = None, jobs: int = 1
-) -> Comparison:
+) -> "Comparison":
     """Trains, scores and compares all networks of a study on all of its data sets.
 
     What has finished is kept, and a run that fails does not end the others: call it again to continue.
@@ -243,7 +245,7 @@ def benchmark(
 
 def generalize(
     study: Study | Path | str, *, changes: Iterable[str] = (), out: Path | str | None = None, jobs: int = 1
-) -> Generalization:
+) -> "Generalization":
     """Tests how the networks of a study carry over to its other data sets; trains what is missing first.
 
     Args:
@@ -255,6 +257,9 @@ def generalize(
     Raises:
         MedartsError: see `benchmark`.
     """
+    from medarts.reporting.generalization import write_generalization
+    from medarts.study.generalize import generalize as generalize_study
+
     is_folder = isinstance(study, str | Path) and Path(study).is_dir()
     folder = Path(study) if is_folder else _run_study(study, changes, out, jobs)  # type: ignore[arg-type]
     found = generalize_study(folder)
@@ -274,7 +279,7 @@ def cost(
     batches: Sequence[int] = (1,),
     repeats: int = 20,
     figure: Path | None = None,
-) -> dict[str, Cost]:
+) -> "dict[str, Cost]":
     """Counts parameters and FLOPs of networks, and measures their latency and memory on the CPU, in turns.
 
     Args:
@@ -298,6 +303,8 @@ def cost(
     >>> medarts.cost("unet", changes=["model.width=8"], repeats=0)["unet"].parameters
     486001
     """
+    from medarts.profiling.named import costs_by_name
+
     names = [_path(network) if isinstance(network, RunDirectory) else network for network in networks]
     if figure is not None:
         _check_figure(figure, names, repeats=repeats)
@@ -322,7 +329,7 @@ def cost(
     return measured
 
 
-def plan(recipe: RecipeLike, *, changes: Iterable[str] = (), memory_mb: int | None = None) -> Plan:
+def plan(recipe: RecipeLike, *, changes: Iterable[str] = (), memory_mb: int | None = None) -> "Plan":
     """Estimates parameters, peak memory and time of a recipe from a few trial steps.
 
     Args:
@@ -333,10 +340,12 @@ def plan(recipe: RecipeLike, *, changes: Iterable[str] = (), memory_mb: int | No
     Raises:
         MedartsError: recipe, data or device do not fit, or nothing fits into the memory.
     """
+    from medarts.profiling.plan import plan as plan_recipe
+
     return plan_recipe(_recipe(recipe, None, changes), budget_mb=memory_mb)
 
 
-def doctor(data: Path | str) -> Examination:
+def doctor(data: Path | str) -> "Examination":
     """Reads every file of a data set, and collects what is wrong or suspicious.
 
     Args:
@@ -345,6 +354,10 @@ def doctor(data: Path | str) -> Examination:
     Raises:
         MedartsError: there is neither, or the layout is not known.
     """
+    from medarts.data.doctor import examine
+    from medarts.data.opening import choose_sources
+    from medarts.system.console import progress_bar
+
     with progress_bar("doctor", 0) as bar:
         if exists(Path(data)) and not Path(data).is_dir():
             settings = load_recipe(Path(data)).data
@@ -365,6 +378,8 @@ def show(genotype: Genotype | Path | str, *, out: Path | str | None = None) -> t
     Raises:
         MedartsError: there is no such genotype, or the folder cannot be written.
     """
+    from medarts.reporting.drawings import describe, save_drawings
+
     found = genotype_with(genotype)
     if out is None and not isinstance(genotype, Genotype) and (Path(genotype) / "run.json").is_file():
         run = RunDirectory.open(Path(genotype))
@@ -389,6 +404,11 @@ def report(run: RunDirectory | Path | str) -> Path:
     Raises:
         RunError: there is no run, it is damaged, or another process is working on it.
     """
+    from medarts.engine.facts import signed
+    from medarts.profiling.named import costs_by_name
+    from medarts.reporting.drawings import save_drawings
+    from medarts.reporting.page import write_report
+
     opened = RunDirectory.open(_path(run))
     with opened.at_work("report", patience=_PATIENCE):
         if opened.facts["finished"] and not (opened.path / "cost.json").exists():
@@ -406,6 +426,8 @@ def report(run: RunDirectory | Path | str) -> Path:
 
 def _run_study(study: Study | Path | str, changes: Iterable[str], out: Path | str | None, jobs: int) -> Path:
     """Trains what a study lacks, and returns its folder."""
+    from medarts.study.benchmark import benchmark as run_study
+
     chosen = study if isinstance(study, Study) else load_study(Path(study), changes)
     folder = _folder(out, Path(chosen.file).stem)
     run_study(chosen, folder, jobs=jobs)
@@ -424,7 +446,7 @@ def _check_figure(figure: Path, names: Sequence[Path | str], *, repeats: int) ->
 
 def _architecture(
     network: Any, searched: RunDirectory | None, recipe: Recipe, *, init_channel: int | None, changes: Sequence[str]
-) -> Architecture:
+) -> "Architecture":
     model = recipe.train.model
     if searched is None and network is not None and not isinstance(network, Settings) and network not in models:
         found = network if isinstance(network, Genotype) else architecture_named(str(network))
@@ -457,8 +479,10 @@ def _searched(network: Any) -> RunDirectory | None:
     return None
 
 
-def _recipe(recipe: RecipeLike, data: ImageStore | DataSets | None, changes: Iterable[str]) -> Recipe:
+def _recipe(recipe: RecipeLike, data: "ImageStore | DataSets | None", changes: Iterable[str]) -> Recipe:
     """Returns a checked recipe, with other data and with changes."""
+    from medarts.data.opening import choose_sources
+
     origin = "recipe"
     if isinstance(recipe, str | Path):
         if data is None:
@@ -466,22 +490,27 @@ def _recipe(recipe: RecipeLike, data: ImageStore | DataSets | None, changes: Ite
         origin, recipe = str(recipe), load_recipe(Path(recipe))
     known = recipe.data.sources if isinstance(recipe, Recipe) else ()
     values = recipe.model_dump(mode="json") if isinstance(recipe, Recipe) else dict(recipe)
-    if isinstance(data, ImageStore):
-        values["data"] = {**values.get("data", {}), **data_section(data)}
+    store = _store(data)
+    if store is not None:
+        from medarts.data.arrays import data_section
+
+        values["data"] = {**values.get("data", {}), **data_section(store)}
     elif data is not None:
         sources = [source.model_dump(mode="json") for source in choose_sources(_names(data), known=known)]
         values["data"] = {**values.get("data", {}), "sources": sources}
     return parse(apply_overrides(values, changes), origin=origin)
 
 
-def _store(data: ImageStore | DataSets | None) -> ImageStore | None:
-    return data if isinstance(data, ImageStore) else None
+def _store(data: "ImageStore | DataSets | None") -> "ImageStore | None":
+    """Returns images in memory; None for names and folders."""
+    return None if data is None or isinstance(data, str | Path | Sequence) else data
 
 
-def _names(data: ImageStore | DataSets | None) -> tuple[str, ...]:
-    if data is None or isinstance(data, ImageStore):
-        return ()
-    return (str(data),) if isinstance(data, str | Path) else tuple(map(str, data))
+def _names(data: "ImageStore | DataSets | None") -> tuple[str, ...]:
+    """Returns names and folders of data sets; none for images in memory."""
+    if isinstance(data, str | Path):
+        return (str(data),)
+    return tuple(map(str, data)) if isinstance(data, Sequence) else ()
 
 
 def _folder(out: Path | str | None, name: str) -> Path:

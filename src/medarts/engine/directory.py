@@ -71,12 +71,15 @@ class _Content(dict[str, Any]):
         raise RunError(f"{self._path} is damaged: it lacks {key}.", fix="Copy the run again.")
 
 
-class RunDirectory:
-    """A run on disk; ``create`` a new one, ``open`` one that is there."""
+class RunDirectory(os.PathLike[str]):
+    """A run on disk, and a path: ``create`` a new one, ``open`` one that is there."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lengths: dict[str, int] | None = None
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @classmethod
     def create(
