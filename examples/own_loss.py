@@ -47,4 +47,4 @@ data = medarts.from_arrays(images, masks)
 run = medarts.train(
     "unet", recipe, data=data, out="runs/own-loss", changes=["train.model.width=8", "train.model.depth=3"]
 )
-print(medarts.evaluate(run, data=data).summary())
+print(medarts.evaluate(run, data=data).summary)

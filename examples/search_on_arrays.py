@@ -37,7 +37,7 @@ print(medarts.load_genotype(searched))
 
 trained = medarts.train(searched, data=data, out="runs/discs")
 scores = medarts.evaluate(trained, data=data)
-print(scores.summary())
+print(scores.summary)
 
 probabilities = medarts.load(trained).predict(images[0])
 print("foreground:", int((probabilities > 0.5).sum()), "of", probabilities.size, "pixels")

@@ -2,7 +2,7 @@
 
     searched = medarts.search("my-recipe.yaml")
     trained = medarts.train(searched)
-    print(medarts.evaluate(trained).summary())
+    print(medarts.evaluate(trained).summary)
     probabilities = medarts.load(trained).predict(image)
 
 The verbs of the command line are functions here. ``create_model``, ``list_models`` and ``load_genotype`` give networks

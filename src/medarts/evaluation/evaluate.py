@@ -9,6 +9,8 @@ import pandas as pd
 import torch
 
 from medarts.config import Recipe, SourceSettings, Split, Task
+from medarts.config.data import make_source
+from medarts.data.arrays import data_section
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest, Part
 from medarts.data.opening import open_data, open_manifest
@@ -46,6 +48,7 @@ def evaluate(
     sources: tuple[SourceSettings, ...] | None = None,
     split: Part = "test",
     head: str | None = None,
+    data: ImageStore | None = None,
 ) -> Scores:
     """Scores the best checkpoint of a training run, and writes the scores into a folder of ``scores`` of the run.
 
@@ -58,6 +61,7 @@ def evaluate(
             those of the run.
         split: the split to score, or all images.
         head: the head to use, such as "4,0", which is part of the folder's name; the last where None.
+        data: images in memory: those of the run, or others, which are scored as another data set; ``sources`` is None.
 
     Raises:
         RunError: the run has no checkpoint yet, or no such head; its recipe was edited, or its data have changed; or
@@ -66,10 +70,31 @@ def evaluate(
     """
     run = RunDirectory.open(path, kind="train")
     with run.at_work("evaluate"):
-        return _evaluate(run, sources, split, head)
+        if data is not None and data.manifest.fingerprint() != run.facts["data_fingerprint"]:
+            sources = _sources_in_memory(run, data)
+        return _evaluate(run, sources, split, head, data)
 
 
-def _evaluate(run: RunDirectory, sources: tuple[SourceSettings, ...] | None, split: Part, head: str | None) -> Scores:
+def _sources_in_memory(run: RunDirectory, data: ImageStore) -> tuple[SourceSettings, ...]:
+    """Returns what a recipe would say of images in memory, other than those of a run, having checked that they fit."""
+    wanted, given = run.recipe.data, data_section(data)
+    for key, value in given.items():
+        own = getattr(wanted, key)
+        if key != "sources" and value != (list(own) if isinstance(own, tuple) else own):
+            raise DataError(
+                f"The images have {key} {value}, but the network of {run.path} was trained with {own}.",
+                fix=f"Give images with {key} {own}, see from_arrays.",
+            )
+    return tuple(make_source(**source) for source in given["sources"])
+
+
+def _evaluate(
+    run: RunDirectory,
+    sources: tuple[SourceSettings, ...] | None,
+    split: Part,
+    head: str | None,
+    data: ImageStore | None,
+) -> Scores:
     recipe = run.recipe
     _check_task(recipe.data.task, sources or ())
     run.check_files()
@@ -79,7 +104,7 @@ def _evaluate(run: RunDirectory, sources: tuple[SourceSettings, ...] | None, spl
     chosen = _checked_head(network, head)
     if isinstance(network, FindingNetwork):
         head = None  # it has one
-    looked_at = _looked_at(run, sources, split)
+    looked_at = _looked_at(run, sources, split, data)
     batches, *others = (
         Batches(store, store.manifest.part(part), batch=recipe.evaluation.batch, name=part, device=fabric.device)
         for store, part in looked_at
@@ -161,7 +186,7 @@ def _checkpoint(run: RunDirectory, kind: str) -> Checkpoint:
 
 
 def _looked_at(
-    run: RunDirectory, sources: tuple[SourceSettings, ...] | None, split: Part
+    run: RunDirectory, sources: tuple[SourceSettings, ...] | None, split: Part, data: ImageStore | None = None
 ) -> list[tuple[ImageStore, Part]]:
     """Returns the images to score and, of findings, those that their thresholds and temperature come from.
 
@@ -169,6 +194,11 @@ def _looked_at(
         RunError: the run's own images, targets or splits have changed since it began.
     """
     recipe = run.recipe
+    if data is not None:
+        if recipe.data.task == "segmentation":
+            return [(data, split)]
+        own = data if sources is None else open_store(_own_manifest(run, (FOUND_ON,)), recipe.data)
+        return [(data, split), (own, FOUND_ON)]
     settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
     threads = recipe.compute.threads
     needs: tuple[Split, ...] = () if split == "all" else (split,)
