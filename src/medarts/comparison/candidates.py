@@ -116,11 +116,7 @@ class Group(NamedTuple):
 
 
 def read_files(run: RunDirectory) -> None:
-    """Reads all files that a comparison takes from a run, except for its scores.
-
-    Raises:
-        MedartsError: a file is missing or damaged.
-    """
+    """Reads all files that a comparison takes from a run, except for its scores."""
     run.check_files()
     architecture_of(run)
     listed_samples(run)
@@ -131,9 +127,6 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
     """Groups training runs by architecture: runs of one architecture are one network with several seeds.
 
     Where different networks share a name, as U-Nets of two widths do, the end of the path of their first run is added.
-
-    Args:
-        paths: the runs.
 
     Returns:
         The candidates, in the order of their first runs; the runs of each by their seeds.
@@ -166,11 +159,7 @@ def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True
     """Refuses runs with different recipes, images or splits, and two runs of one network with one seed.
 
     Args:
-        candidates: the networks.
         same_seeds: whether all networks need the same seeds.
-
-    Raises:
-        RunError: names the first difference, with both values and both runs.
     """
     runs = [run for candidate in candidates for run in candidate.runs]
     for run in runs:
@@ -193,20 +182,12 @@ def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True
 
 
 def listed_samples(run: RunDirectory) -> Listing:
-    """Returns the images of a run by manifest.csv.
-
-    Raises:
-        RunError: the file is missing or damaged.
-    """
+    """Returns the images of a run by manifest.csv."""
     return read_listing(run.path / "manifest.csv")
 
 
 def training_seconds(run: RunDirectory) -> float:
-    """Returns the time of all epochs of a training run.
-
-    Raises:
-        RunError: timing.jsonl is missing or damaged.
-    """
+    """Returns the time of all epochs of a training run."""
     lines = run.read_journal("timing.jsonl", numbers=("seconds",))
     if not lines:
         raise RunError(f"{run.path / 'timing.jsonl'} is missing or empty.", fix="Copy the run again.")

@@ -82,22 +82,14 @@ class Comparison:
         return tuple(name for name, group in self.about["groups"].items() if group["networks"])
 
     def write(self, folder: Path) -> None:
-        """Writes ``comparison.json``, a CSV file for each table, and ``overlays.npz``.
-
-        Raises:
-            RunError: a file cannot be written.
-        """
+        """Writes ``comparison.json``, a CSV file for each table, and ``overlays.npz``."""
         numbers = {name: number for number, name in enumerate(self.about["groups"])}
         arrays = as_arrays([(numbers[name], one) for name, one in self.overlays.items()])
         write_result(folder, NAME, self.about, {name: getattr(self, name) for name in TABLES}, arrays)
 
     @classmethod
     def read(cls, folder: Path) -> "Comparison":
-        """Reads what `write` wrote.
-
-        Raises:
-            RunError: names the file that is missing or damaged.
-        """
+        """Reads what `write` wrote."""
         about, tables, arrays = read_result(folder, NAME, TABLES, needs=_NEEDS, fix="Compare again.")
         overlays = {name: from_arrays(arrays, number) for number, name in enumerate(about["groups"])}
         return cls(about, **tables, overlays={name: one for name, one in overlays.items() if one is not None})
@@ -186,11 +178,7 @@ def compare(
 
 
 def reference_of(group: Group, planned: str | None) -> str:
-    """Returns the name of the network with which the others are compared.
-
-    Raises:
-        RunError: no network has the planned name, finished or missing.
-    """
+    """Returns the name of the network with which the others are compared."""
     names = [candidate.name for candidate in group.candidates]
     if planned is None or planned in names:
         return planned or names[0]
@@ -236,7 +224,6 @@ def contrasts_of(
     Their spread then counts as that of seeds does.
 
     Args:
-        measures: of the networks.
         reference: the network with which all others are compared.
         controls: networks with the random ones sampled like them.
         searches: by name the networks of searches that differ in their seed alone.

@@ -27,9 +27,6 @@ def costs_of(candidates: Iterable[Candidate]) -> dict[str, Cost]:
 
     Returns:
         The costs by name.
-
-    Raises:
-        MedartsError: a network cannot be measured.
     """
     chosen: dict[str, Candidate] = {}
     for candidate in candidates:
@@ -56,9 +53,6 @@ def costs_of_groups(groups: Sequence[Sequence[Candidate]]) -> list[dict[str, Cos
 
     Args:
         groups: the networks of every group, at least one each.
-
-    Raises:
-        MedartsError: a network cannot be measured.
     """
     costs: list[dict[str, Cost]] = [{} for _ in groups]
     order = sorted(range(len(groups)), key=lambda number: _setting(groups[number]))

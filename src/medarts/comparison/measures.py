@@ -151,11 +151,6 @@ def measures_of(table: pd.DataFrame, *, draws: int, seed: int) -> Measures:
 
     Args:
         table: the long table, all networks and seeds with the same images.
-        draws: of the bootstrap over patients.
-        seed: of bootstrap and permutation tests.
-
-    Raises:
-        RunError: the images cannot tell networks apart.
     """
     kind = FindingMeasures if "logit" in set(table.metric.unique()) else MaskMeasures
     return kind(table, draws=draws, seed=seed)
@@ -321,16 +316,7 @@ class FindingMeasures(Measures):
     def _weighted(
         self, name: str, weights: Sequence[NDArray[np.unsignedinteger[Any]]], *, empty: int = 0
     ) -> list[Floats]:
-        """Returns by data set the metrics of a network, mean over findings; ``empty`` undefined ones without weights.
-
-        Args:
-            name: of the network.
-            weights: by data set how often each image counts (D, N).
-            empty: number of values where D is 0.
-
-        Returns:
-            (seeds, metrics, D) for each data set.
-        """
+        """Returns by data set the metrics of a network, mean over findings; ``empty`` undefined ones without any."""
         seeds = len(self._outputs["logit"][name])
         found = []
         for number, of_set in enumerate(weights):

@@ -56,10 +56,6 @@ def differences_table(
 
     Args:
         contrasts: by network and what it is compared with.
-        family: of the contrasts.
-        group: of data sets.
-        metric: that differs.
-        seed: of random flips.
     """
     found = corrected(contrast.difference(seed=seed) for contrast in contrasts.values())
     rows = [

@@ -65,13 +65,7 @@ def predict_overlays(candidates: Sequence[Candidate], images: Sequence[ImageName
     """Lets the run of the lowest seed of every network predict some images.
 
     Args:
-        candidates: networks for masks that may be compared.
         images: data set and name of at least one image of the split; the overlays have their order.
-        split: the split.
-
-    Raises:
-        RunError: the data have changed since the networks were trained.
-        MedartsError: the data or a checkpoint cannot be read.
     """
     recipe = candidates[0].recipes[0]
     needs: tuple[Split, ...] = () if split == "all" else (split,)

@@ -31,14 +31,7 @@ def write_result(
     """Writes a result: ``<name>.json`` last, so that a result that was being written is not taken for a whole one.
 
     Args:
-        folder: new, or of an earlier result.
         name: of the JSON file.
-        about: its content.
-        tables: by name; undefined numbers become empty cells.
-        arrays: written to ``overlays.npz``.
-
-    Raises:
-        RunError: a file cannot be written.
     """
     make_folder(folder)
     files = {f"{key}.csv": _csv(table) for key, table in tables.items()}
@@ -59,14 +52,8 @@ def read_result(
     """Reads what `write_result` wrote: content of the JSON file, tables, arrays.
 
     Args:
-        folder: of the result.
         name: of the JSON file.
-        tables: their names.
         needs: keys of the JSON file.
-        fix: how to make the result again.
-
-    Raises:
-        RunError: names the file that is missing or damaged.
     """
     file = f"{name}.json"
     try:

@@ -124,17 +124,7 @@ class FindingSourceSettings(SourceSettings):
 
 
 def make_source(kind: str, path: Path | str, **settings: Any) -> SourceSettings:
-    """Returns the settings of a data set as a recipe would give them.
-
-    Args:
-        kind: a registered kind of source.
-        path: the folder.
-        settings: those of its kind.
-
-    Raises:
-        RecipeError: there is no such kind.
-        ValueError: a setting is unknown or wrong.
-    """
+    """Returns the settings of a data set as a recipe would give them."""
     chosen: Any = sources.entry(kind).settings
     made: SourceSettings = chosen(path=Path(path), **settings)
     return made
@@ -202,11 +192,7 @@ class DataSettings(Section):
 
     @property
     def outputs(self) -> int:
-        """The number of outputs of the networks.
-
-        Raises:
-            ValueError: the findings have not been read from the sources yet.
-        """
+        """The number of outputs of the networks."""
         if self.task == "segmentation":
             return self.classes
         if self.findings is None:

@@ -17,8 +17,6 @@ def first_difference(one: Recipe, other: Recipe, *, without: Collection[str] = (
     """Returns the first field whose value differs, and both values; None where the recipes decide the same.
 
     Args:
-        one: a recipe.
-        other: another.
         without: sections, such as "search", that do not count, beside what never does; see ``deciding_values``.
     """
     return next(differences(one, other, without=without), None)

@@ -35,9 +35,7 @@ def explain(error: ValidationError, kind: type[BaseModel], *, noun: str) -> str:
     """Says every mistake as 'path: what is wrong. the fix', with the nearest valid key or value.
 
     Args:
-        error: what was found.
         kind: the section that the whole file was read as.
-        noun: what the file is called: recipe, study.
     """
     found = error.errors(include_url=False)
     # A tuple whose items are wrong is reported as too short as well; the items say more.

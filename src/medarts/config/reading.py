@@ -41,11 +41,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def read_mapping(path: Path, *, noun: str) -> dict[str, Any]:
-    """Reads a YAML file of keys and values; ``noun`` says in errors what it should be.
-
-    Raises:
-        RecipeError: the file is missing, no YAML, or holds no keys.
-    """
+    """Reads a YAML file of keys and values; ``noun`` says in errors what it should be."""
     if not exists(path):
         raise RecipeError(
             f"There is no {noun} {shortened(str(path))}.", fix="Give the path of a YAML file, as in recipes/."
@@ -196,7 +192,6 @@ def expand(path: str, where: str, *, folder: Path | None = None) -> str:
 
     Args:
         path: as it stands in a file. A path that exists is taken as it is: a folder may have ``$`` in its name.
-        where: the place in the file, for errors.
         folder: to which the path is relative; the current one where None.
 
     Raises:

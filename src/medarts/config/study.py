@@ -25,7 +25,6 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:
     """Reads a study from a YAML file.
 
     Args:
-        path: the file.
         overrides: changes as ``key.path=value``, such as ``recipe.train.epochs=2``, the value in YAML.
 
     Raises:
@@ -75,21 +74,13 @@ def study_to_yaml(study: Study) -> str:
 
 
 def group_recipe(study: Study, group: GroupEntry, *, seed: int) -> Recipe:
-    """Returns the recipe of the trainings on a group with a seed; the network is not part of it.
-
-    Raises:
-        RecipeError: the group's changes are wrong.
-    """
+    """Returns the recipe of the trainings on a group with a seed; the network is not part of it."""
     where = f"trained_on.{study.trained_on.index(group)}.changes"
     return _changed(study.recipe, group.data, group.changes, where=where, values={"seed": seed})
 
 
 def search_recipe(study: Study, entry: NetworkEntry) -> Recipe:
-    """Returns the recipe of the search of a network that is ``searched_on`` data sets.
-
-    Raises:
-        RecipeError: the changes of the entry are wrong.
-    """
+    """Returns the recipe of the search of a network that is ``searched_on`` data sets."""
     where = f"networks.{study.networks.index(entry)}.changes"
     return _changed(study.recipe, entry.searched_on or (), entry.changes, where=where, values={})
 

@@ -45,9 +45,6 @@ def read_yaml(text: str) -> Any:
 
     Returns:
         Mappings, lists, texts, numbers, truth values and None; no two places share a mapping or a list.
-
-    Raises:
-        YamlError: see the module.
     """
     try:
         return unshared(yaml.load(text, _Loader))  # a SafeLoader

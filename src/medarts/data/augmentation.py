@@ -25,8 +25,6 @@ def augment(images: Tensor, targets: Tensor, settings: AugmentationSettings, *, 
     Args:
         images: BCHW, float32, 0..1, square.
         targets: masks, BHW, uint8, class indices; or labels of whole images, BF, which stay as they are.
-        settings: which changes, and how strong.
-        seed: of this step.
 
     Returns:
         Images in 0..1 and targets, of the same shapes. Masks are moved by nearest neighbour; what comes in from
@@ -71,9 +69,6 @@ class Mixture:
         Returns:
             For each piece its share of the images, and the piece itself, a view of the batch; the sizes differ by at
             most one. The means over the pieces, each times its share, add up to the mean over the batch.
-
-        Raises:
-            ValueError: a piece would be empty.
         """
         size = len(self.images)
         if not 1 <= number <= size:
@@ -94,7 +89,6 @@ def mix(images: Tensor, targets: Tensor, settings: MixingSettings, *, seed: int)
         images: BCHW.
         targets: BHW or BF.
         settings: alpha and the number of images; alpha 0 returns the batch as it is.
-        seed: of this step.
     """
     if settings.alpha == 0:
         return Mixture(images, ((1.0, targets),))

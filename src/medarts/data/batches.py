@@ -21,11 +21,7 @@ from medarts.system.randomness import seed_of
 
 
 def check_fills_a_batch(part: Manifest, batch: int, *, name: str) -> None:
-    """Refuses a part of the data that does not fill one batch.
-
-    Raises:
-        DataError: it has fewer images.
-    """
+    """Refuses a part of the data that does not fill one batch."""
     if len(part.samples) < batch:
         raise DataError(
             f"The images of the {name} are {len(part.samples)}, fewer than a batch of {batch}.",
@@ -59,11 +55,7 @@ class Batches:
     """The batches of a part of a store.
 
     Args:
-        store: the images.
-        part: which of them.
-        batch: images a step.
         name: what errors call the part, and what tells its order from that of another part.
-        device: where the tensors go.
     """
 
     def __init__(self, store: ImageStore, part: Manifest, *, batch: int, name: str, device: torch.device) -> None:
@@ -79,7 +71,6 @@ class Batches:
         """Returns the positions of an epoch's images, in the order in which they are drawn.
 
         Args:
-            epoch: the epoch.
             seed: seed of the run.
             sampling: by_size: every image once. equal: as many images, the domains in equal parts, the images of a
                 small domain more than once.
@@ -102,14 +93,7 @@ class Batches:
         return len(self.indices) // self.batch
 
     def training(self, order: NDArray[np.int64], step: int, *, settings: AugmentationSettings, seed: int) -> Batch:
-        """Returns the augmented batch of a step; steps beyond the last start over.
-
-        Args:
-            order: of the epoch.
-            step: the step.
-            settings: the augmentation.
-            seed: of this step.
-        """
+        """Returns the augmented batch of a step; steps beyond the last start over."""
         start = step % self.steps * self.batch
         batch = self._load(order[start : start + self.batch])
         images, targets = augment(batch.images, batch.targets, settings, seed=seed)

@@ -74,11 +74,7 @@ def stores_in(cache: Path) -> list[CachedStore]:
 
 
 def remove(kept: CachedStore) -> bool:
-    """Removes a store, or what is left of one; returns False where a process uses it.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Removes a store, or what is left of one; returns False where a process uses it."""
     cache, name = kept.path.parent, _name(kept.path)
     with contextlib.suppress(Timeout), alone(cache, str(name), timeout=0):
         if not _users(cache, str(name)):
@@ -88,11 +84,7 @@ def remove(kept: CachedStore) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Removes a folder of the cache whose lock is held; it is never there by its name while half removed.
-
-    Raises:
-        OSError: it cannot be removed.
-    """
+    """Removes a folder of the cache whose lock is held; it is never there by its name while half removed."""
     unfinished = unfinished_of(folder)
     if folder != unfinished and folder.exists():
         if unfinished.exists():
@@ -111,7 +103,6 @@ def make_room(cache: Path, needed: int, *, limit: int, keep: str) -> None:
     """Removes what killed processes left, and the stores longest unused until a cache has room; says which.
 
     Args:
-        cache: the folder.
         needed: bytes of the store that is to be made.
         limit: bytes that all together may take. Stores that are in use stay, also above it.
         keep: name of the store that is to be made, whose lock is held.
@@ -142,13 +133,7 @@ def alone(cache: Path, name: str, *, timeout: float = -1) -> Iterator[None]:
     """Lets one process at a time look for, make or remove a store; others wait.
 
     Args:
-        cache: the folder.
-        name: of the store.
         timeout: seconds to wait; no limit where negative.
-
-    Raises:
-        Timeout: another process was at it for so long.
-        OSError: the cache cannot be written.
     """
     lock = FileLock(_locks(cache) / name)
     try:
@@ -165,11 +150,7 @@ def alone(cache: Path, name: str, *, timeout: float = -1) -> Iterator[None]:
 
 
 def use(cache: Path, name: str) -> FileLock:
-    """Marks a store as in use, for as long as the lock that is returned lives; the lock of the store is held.
-
-    Raises:
-        OSError: the cache cannot be written.
-    """
+    """Marks a store as in use, for as long as the lock that is returned lives; the lock of the store is held."""
     _users(cache, name)  # removes the marks of processes that have ended
     lock = FileLock(_locks(cache) / f"{name}.{uuid4().hex[:12]}", thread_local=False)
     lock.acquire(timeout=0)
@@ -236,9 +217,6 @@ def listed(folder: Path | None = None) -> tuple[Path, list[CachedStore]]:
 
     Args:
         folder: the cache; the user's where None.
-
-    Raises:
-        DataError: it cannot be looked at.
     """
     path = folder or user_cache()
     if path.exists() and not path.is_dir():
@@ -257,9 +235,6 @@ def cleared(folder: Path | None = None) -> tuple[Path, list[CachedStore], list[C
 
     Returns:
         The cache, what was removed, and what was left because a process uses it.
-
-    Raises:
-        DataError: it cannot be written.
     """
     path, held = listed(folder)
     removed: list[CachedStore] = []

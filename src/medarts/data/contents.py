@@ -71,9 +71,6 @@ def contents_of(folder: Path) -> Contents:
     """Lists a folder.
 
     A link that leads nowhere, or to itself, counts as the file it names, so that it is not passed over in silence.
-
-    Raises:
-        DataError: the folder cannot be listed.
     """
     try:
         return _listed(folder)
@@ -85,11 +82,7 @@ def file_named(folder: Path, pattern: str) -> Path | None:
     """Returns what a folder holds under a name in any case, None without it; a link that leads nowhere counts.
 
     Args:
-        folder: the folder.
         pattern: the name, or a pattern such as "Data*.csv".
-
-    Raises:
-        DataError: several files have such a name, or the folder cannot be listed.
     """
     found = [path for path in _visible(folder) if _matches(path, (pattern,))]
     if len(found) > 1:

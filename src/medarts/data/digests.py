@@ -62,9 +62,6 @@ def digests_of(paths: Iterable[Path]) -> dict[Path, str]:
 
     A file whose size and times are those of before is not read again. On Windows this overlooks content that was
     replaced by as many bytes with the old time of writing.
-
-    Raises:
-        DataError: a file is missing, cannot be read, or is no file.
     """
     stamps = {path: _stamp(path) for path in dict.fromkeys(paths)}
     keys = {path: os.fsencode(path.absolute()) for path in stamps}
@@ -88,9 +85,6 @@ def digests_read(paths: Sequence[Path]) -> dict[Path, str]:
     """Returns the digests of files as `digests_of` does, and reads all of them, whatever is known.
 
     Bits that rot on a disk change neither sizes nor times.
-
-    Raises:
-        DataError: a file is missing, cannot be read, or is no file.
     """
     nbytes = sum(_stamp(path).size for path in paths)
     with contextlib.ExitStack() as stack:

@@ -81,7 +81,6 @@ def examine(
     of a split shows or every one.
 
     Args:
-        sources: the data sets.
         needs: the recipe's section, whose findings, size, channels and classes are then looked at too.
         progress: called with (files looked at, all files) after every sample.
     """

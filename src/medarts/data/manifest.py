@@ -26,11 +26,7 @@ PARTS: tuple[Part, ...] = (*SPLITS, "all")
 
 
 def part_named(name: str) -> Part:
-    """Returns the split of a name, or "all".
-
-    Raises:
-        DataError: there is none.
-    """
+    """Returns the split of a name, or "all"."""
     for part in PARTS:
         if part == name:
             return part
@@ -126,9 +122,6 @@ class Manifest:
         """Returns one row a sample: key, domain, patient, split, image, mask, slice, findings, digests of its files.
 
         Bytes of names that are not UTF-8 are surrogates, as everywhere in Python; write it with ``surrogateescape``.
-
-        Raises:
-            DataError: a file is missing or cannot be read.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -146,9 +139,6 @@ class Manifest:
 
         Places of files are not part of it: data that were moved as a whole stay the same. A file is read once, and
         again where its size or times have changed; see ``medarts.data.digests``.
-
-        Raises:
-            DataError: a file is missing or cannot be read.
         """
         return self._fingerprint
 

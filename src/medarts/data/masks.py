@@ -160,14 +160,9 @@ class ReadMask(NamedTuple):
 def read_mask(sample: Sample, rules: ReadingRules) -> ReadMask:
     """Reads the mask of a sample, in the order of its image.
 
-    Args:
-        sample: the sample.
-        rules: reading rules of its domain.
-
     Raises:
         DataError: the file cannot be read, does not lie on the grid of the image, holds a value that the labels do not
             name, or more than two classes without labels.
-        ValueError: the sample has no mask.
     """
     if sample.mask is None:
         raise ValueError(f"{sample.key} has findings, no mask")
@@ -179,7 +174,6 @@ def stored_mask(sample: Sample, rules: ReadingRules) -> Raw:
 
     Raises:
         DataError: the file cannot be read, or does not lie on the grid of the image.
-        ValueError: the sample has no mask.
     """
     if sample.mask is None:
         raise ValueError(f"{sample.key} has findings, no mask")
@@ -270,10 +264,6 @@ def _levels(
 
     Args:
         values: array HWC.
-        found: its regions.
-        raw: what the values come from.
-        path: the file.
-        white: the values of black and white.
     """
     exact = len(found.every) == len(found.found) and not raw.lossy
     for region in found.found:

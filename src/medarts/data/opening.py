@@ -77,7 +77,6 @@ def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...]
     fraction of the training patients.
 
     Args:
-        sources: the data sets; their names differ.
         findings: what is looked for, in this order; None takes those of the sources, which must then be the same.
 
     Raises:
@@ -106,7 +105,6 @@ def survey(settings: SourceSettings, *, findings: tuple[str, ...] | None = None)
     """Lists one data set with its faults, for the doctor.
 
     Args:
-        settings: the data set.
         findings: what is looked for, in this order; None looks for all that its table has.
 
     Raises:
@@ -151,10 +149,6 @@ def advice(settings: SourceSettings, split: Split, samples: Sequence[Sample]) ->
 def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...]) -> Manifest:
     """Lists the data sets of a recipe; no image is opened.
 
-    Args:
-        settings: the sources and the number of classes.
-        needs: splits that must not be empty.
-
     Raises:
         DataError: a folder, a mask or a split is missing, or masks of several classes have no labels.
     """
@@ -182,11 +176,6 @@ def open_data(settings: DataSettings, *, needs: tuple[Split, ...], threads: int 
 
     Args:
         settings: the sources and the size of the images.
-        needs: splits that must not be empty.
-        threads: see ``open_store``.
-
-    Raises:
-        DataError: see ``open_manifest`` and ``open_store``.
     """
     return open_store(open_manifest(settings, needs=needs), settings, threads=threads)
 
@@ -197,7 +186,6 @@ def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()
     Folders may differ in their names and not in those of their data sets: the second is called name-2.
 
     Args:
-        words: names of domains, or folders.
         known: the sources of a recipe, whose domains can be named.
 
     Raises:

@@ -51,11 +51,6 @@ class Pair(NamedTuple):
 def read_pair(sample: Sample, rules: ReadingRules, *, channels: int) -> Pair:
     """Reads an image and its mask.
 
-    Args:
-        sample: the sample.
-        rules: reading rules of its domain.
-        channels: channels wanted.
-
     Raises:
         DataError: a file cannot be read, does not fit the rules, or the two differ in size.
     """
@@ -69,8 +64,6 @@ def read_image(sample: Sample, rules: ReadingRules, *, channels: int) -> Image:
     """Reads the image of a sample.
 
     Args:
-        sample: the sample.
-        rules: reading rules of its domain.
         channels: channels wanted. Grey is repeated, colour becomes its luma (ITU-R BT.601) where 1 is wanted,
             equal numbers are kept.
 
@@ -120,9 +113,6 @@ def scale(raw: Raw, rules: ReadingRules, *, path: Path) -> Image:
 
     Files that say so (``raw.inverted``) are turned, so that bright is always near 1. Padding is left out of the
     percentiles, and 0 under every rule. An image whose percentiles coincide becomes 0.
-
-    Raises:
-        DataError: there is neither a rule nor a range of the type.
     """
     low, high = _limits(raw, rules, path)
     if high <= low:
@@ -174,7 +164,6 @@ def vanished_classes(mask_hw: NDArray[np.uint8], resized_hw: NDArray[np.uint8]) 
 
     Args:
         mask_hw: class indices as the file has them (H, W); 0 is background.
-        resized_hw: the same mask from `resize_mask`.
     """
     lost = np.setdiff1d(mask_hw, resized_hw)
     return tuple(int(index) for index in lost if index != 0)

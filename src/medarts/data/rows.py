@@ -35,10 +35,6 @@ class StoredRows:
 
     Args:
         path: the file; it stays open as long as the object lives, also where it is removed meanwhile.
-
-    Raises:
-        ValueError: it is no such file, or is cut.
-        OSError: it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,12 +63,7 @@ class StoredRows:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> NDArray[Any]:
-        """Returns a row, or those of a list, an array of indices or a slice, in memory of their own.
-
-        Raises:
-            IndexError: there is no such row.
-            DataError: the file was changed since it was opened.
-        """
+        """Returns a row, or those of a list, an array of indices or a slice, in memory of their own."""
         wanted = np.arange(len(self))[rows]
         found = np.empty((wanted.size, *self.shape[1:]), self.dtype)
         length = self.nbytes // max(len(self), 1)
@@ -112,11 +103,6 @@ class StoredRows:
 class RowWriter:
     """Writes a ``.npy`` file row by row, and makes the digest of its content on the way.
 
-    Args:
-        path: the file, which is not there yet.
-        dtype: type of the values.
-        shape: of the whole array.
-
     Raises:
         OSError: the file cannot be made, or there is no room for all of it.
     """
@@ -143,23 +129,14 @@ class RowWriter:
         return self._digest.hexdigest()
 
     def append(self, row: ArrayLike) -> None:
-        """Writes the next row.
-
-        Raises:
-            ValueError: it has another shape.
-            OSError: the disk is full.
-        """
+        """Writes the next row."""
         values = np.ascontiguousarray(row, self.dtype)
         if values.shape != self.shape[1:]:
             raise ValueError(f"a row of shape {values.shape} does not fit {self.shape}")
         self._write(values.tobytes())
 
     def finish(self) -> None:
-        """Waits until everything is on the disk.
-
-        Raises:
-            OSError: it could not be written.
-        """
+        """Waits until everything is on the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 

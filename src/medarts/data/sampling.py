@@ -37,9 +37,6 @@ def sample_patients(samples: Iterable[Sample], *, images: int, seed: int) -> lis
 
     Returns:
         The samples drawn, in the order given.
-
-    Raises:
-        DataError: there are fewer images.
     """
     every = list(samples)
     if images > len(every):
@@ -81,11 +78,7 @@ class _Counts:
 
 
 class _Draw:
-    """Who is taken, and what they are together; nobody at first.
-
-    Args:
-        counts: the patients.
-    """
+    """Who is taken, and what they are together; nobody at first."""
 
     def __init__(self, counts: _Counts) -> None:
         self.counts = counts

@@ -90,7 +90,6 @@ def read_splits_csv(path: Path, *, names: Callable[[], Collection[str]] = tuple)
     subject 1 of two data sets is two people.
 
     Args:
-        path: the file.
         names: gives what the images of the set may be called; asked for where there are both columns.
 
     Raises:
@@ -200,8 +199,6 @@ def assign_splits(groups: Iterable[str], *, fractions: tuple[float, float], seed
 
     Args:
         groups: the patients; a name may come several times.
-        fractions: (validation, test) fractions of the patients.
-        seed: of the random choice.
     """
     patients = sorted(set(groups), key=lambda patient: random_rank(seed, patient))
     count = len(patients)
@@ -244,9 +241,6 @@ def halve(manifest: Manifest, *, portion: float, seed: int) -> tuple[Manifest, M
 
     Returns:
         The samples the weights learn from, and those the alphas learn from.
-
-    Raises:
-        DataError: a domain has fewer than two training samples.
     """
     first: set[tuple[str, str]] = set()
     train = manifest.of_split("train")

@@ -57,13 +57,7 @@ _Forms = Mapping[str, Mapping[str, Any]]
 
 
 class _Read(NamedTuple):
-    """What a sample gives the store.
-
-    Attributes:
-        rows: those of its arrays.
-        lost: the mask has lost a class by resizing.
-        levels: the values of a mask without labels.
-    """
+    """What a sample gives the store."""
 
     rows: tuple[NDArray[Any], ...]
     lost: bool = False
@@ -107,8 +101,6 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
     arrays are not those that were written is made again.
 
     Args:
-        manifest: the samples.
-        settings: size, channels and classes, and the cache.
         threads: files read at a time; 0: as many as there are cores. Fewer where images are large.
 
     Raises:

@@ -50,11 +50,7 @@ class Table:
             raise DataError(f"{self.path} has no rows.", fix=fix)
 
     def column(self, *names: str) -> str | None:
-        """Returns the first column that has one of these names in any case, None without one.
-
-        Raises:
-            DataError: two columns have that name.
-        """
+        """Returns the first column that has one of these names in any case, None without one."""
         for name in names:
             same = [column for column in self.columns if column.casefold() == name.casefold()]
             if len(same) > 1:

@@ -57,10 +57,7 @@ def draw_cell(cell: Cell, kind: str, *, inputs: Sequence[str] = (), meaning: str
     """Draws a cell as a graph from its inputs to its output.
 
     Args:
-        cell: the incoming edges of every node.
-        kind: of the cell.
         inputs: what s0 and s1 are.
-        meaning: what a cell of that kind does.
     """
     routes, columns = _route(cell), len(cell)
     top = max(1.0, *(route.height for route in routes)) + 0.3

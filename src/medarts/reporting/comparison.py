@@ -28,11 +28,7 @@ from medarts.system.files import write_whole
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> Path:
-    """Writes ``report.html``, which opens offline, into the folder of a comparison, and returns its path.
-
-    Raises:
-        RunError: the page cannot be written.
-    """
+    """Writes ``report.html``, which opens offline, into the folder of a comparison, and returns its path."""
     about = comparison.about
     has_overall = OVERALL in set(comparison.networks.group)
     groups = [OVERALL] * has_overall + [*comparison.groups]

@@ -32,7 +32,6 @@ def plot_intervals(frame: pd.DataFrame, seeds: pd.DataFrame, *, title: str, refe
     Args:
         frame: networks, drawn from top to bottom; see ``network_frame``.
         seeds: network and value of single seeds.
-        title: name of the score.
         reference: name of the network at whose score a line is drawn.
     """
     figure = Figure(figsize=(8.6, 0.3 * len(frame) + 1.1), layout="constrained")
@@ -76,13 +75,7 @@ def _name_rows(axes: Axes, frame: pd.DataFrame, strong: str | None) -> None:
 
 @styled
 def plot_latency(frame: pd.DataFrame, *, title: str, reference: str | None) -> Figure:
-    """Plots scores against latencies; the area of a bubble is the number of parameters, a line is the Pareto front.
-
-    Args:
-        frame: networks that have a score; see ``network_frame``.
-        title: name of the score.
-        reference: network whose name is bold.
-    """
+    """Plots scores against latencies; the area of a bubble is the number of parameters, a line is the Pareto front."""
     figure = Figure(figsize=(9.2, 4.9), layout="constrained")
     axes = figure.subplots()
     largest = float(frame.parameters.max())

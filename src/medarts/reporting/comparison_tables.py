@@ -71,10 +71,6 @@ def network_frame(comparison: Comparison, group: str) -> pd.DataFrame:
 
     The columns are score, low, high, rank, patients and seeds; difference, low_difference, high_difference, p,
     p_corrected and verdict; every metric by its name; and those of the table of costs.
-
-    Args:
-        comparison: the comparison.
-        group: one of its groups, or `OVERALL`.
     """
     reference = reference_of(comparison, group)
     networks, differences, costs = (
@@ -117,13 +113,7 @@ def reference_of(comparison: Comparison, group: str) -> str | None:
 
 
 def network_table(comparison: Comparison, group: str, *, brief: bool = False) -> Table:
-    """Returns the table of the networks of a group, by `COLUMNS`.
-
-    Args:
-        comparison: the comparison.
-        group: one of its groups, or `OVERALL`.
-        brief: whether for the terminal.
-    """
+    """Returns the table of the networks of a group, by `COLUMNS`."""
     frame, columns = network_frame(comparison, group), {}
     metrics, main = comparison.about["metrics"], comparison.about["score"]
     words_of: dict[str, list[dict[str, Any]]] = {
@@ -187,7 +177,6 @@ def difference_table(frame: pd.DataFrame, names: Mapping[str, str], *, caption: 
     Args:
         frame: columns difference, low, high, p, p_corrected, patients, seeds, verdict, and those of ``names``.
         names: columns of text that come first, with their headings.
-        caption: of the table.
     """
     if frame.empty:
         return None

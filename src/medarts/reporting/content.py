@@ -26,15 +26,7 @@ _UNREADABLE = (
 
 @contextmanager
 def reading(path: Path, *, fix: str) -> Iterator[None]:
-    """Names a file, or a folder of files, in the errors of what is made of its content.
-
-    Args:
-        path: what is read.
-        fix: how it is made again.
-
-    Raises:
-        RunError: it is damaged, or a part of it is missing.
-    """
+    """Names a file, or a folder of files, in the errors of what is made of its content."""
     try:
         yield
     except RunError:
@@ -47,12 +39,7 @@ def reading(path: Path, *, fix: str) -> Iterator[None]:
 
 
 def read_json(path: Path) -> Content:
-    """Returns a JSON file that holds an object.
-
-    Raises:
-        ValueError: it holds none.
-        OSError: it cannot be read.
-    """
+    """Returns a JSON file that holds an object."""
     content = json.loads(read_whole(path))
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no JSON object")
@@ -60,12 +47,7 @@ def read_json(path: Path) -> Content:
 
 
 def csv_rows(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of a table by column.
-
-    Raises:
-        ValueError: a row is longer or shorter than the first.
-        OSError: it cannot be read.
-    """
+    """Returns the rows of a table by column."""
     with open_table(path) as file:
         rows = list(csv.DictReader(file, strict=True))
     if any(None in row or None in row.values() for row in rows):

@@ -31,11 +31,7 @@ _FRAMES = {"own": "solid", "part of the mix": "dashed"}
 
 
 def write_generalization(found: Generalization, folder: Path) -> Path:
-    """Writes ``report.html``, which opens offline, into the folder of a generalization, and returns its path.
-
-    Raises:
-        RunError: the page cannot be written.
-    """
+    """Writes ``report.html``, which opens offline, into the folder of a generalization, and returns its path."""
     about, score = found.about, str(found.about["title_of_score"])
     content = {
         "title": about["title"],

@@ -113,9 +113,7 @@ def plot_heat_map(
     """Draws a heat map with its numbers in the cells.
 
     Args:
-        rows: from top to bottom; at least one.
         columns: titles of the columns; a title may have two lines.
-        scale: of the colours.
         title: of what the rows and columns are, above the names of the rows.
         apart: so many of the last columns are set a little apart.
     """

@@ -47,11 +47,7 @@ class Panel:
 
 
 def read_history(run: RunDirectory) -> History:
-    """Reads the journals of a run, and its summary.
-
-    Raises:
-        RunError: one is damaged, or has fewer epochs than another.
-    """
+    """Reads the journals of a run, and its summary."""
     searched = run.facts["kind"] == "search"
     epoch = ("stage", "epoch") if searched else ("epoch",)
     numbers = {
@@ -82,11 +78,7 @@ def scores_of(record: Mapping[str, Any]) -> list[str]:
 
 
 def read_curves(run: RunDirectory, history: History) -> Content | None:
-    """Returns losses and scores over the epochs, with the best; None before the first epoch has ended.
-
-    Raises:
-        RunError: a line of the journal is damaged.
-    """
+    """Returns losses and scores over the epochs, with the best; None before the first epoch has ended."""
     from medarts.reporting import plots, style
 
     records, summary = history.metrics, history.summary
@@ -106,11 +98,7 @@ def read_curves(run: RunDirectory, history: History) -> Content | None:
 
 
 def read_gaps(run: RunDirectory, history: History) -> Content | None:
-    """Returns the discretisation gap of every stage of a search; None if none has ended.
-
-    Raises:
-        RunError: the summary is damaged.
-    """
+    """Returns the discretisation gap of every stage of a search; None if none has ended."""
     summary = history.summary
     if summary is None or run.facts["kind"] != "search":
         return None
@@ -120,11 +108,7 @@ def read_gaps(run: RunDirectory, history: History) -> Content | None:
 
 
 def read_architecture(run: RunDirectory, history: History) -> list[Content]:
-    """Returns plots of the weights of the architecture, stage by stage; none for a training.
-
-    Raises:
-        RunError: a line of the journal is damaged.
-    """
+    """Returns plots of the weights of the architecture, stage by stage; none for a training."""
     stages = []
     with reading(run.path / "architecture.jsonl", fix=_COPY):
         for number in sorted({record["stage"] for record in history.architecture}):
@@ -148,9 +132,6 @@ def weight_panels(records: Sequence[Record]) -> dict[str, list[Panel]]:
 
     A set of alphas has a panel for each edge. Of other weights, such as betas and gammas, a set is a panel, or where
     its names are edges (``node<-state``), every node is one. Sets in which nothing competes are left out.
-
-    Args:
-        records: the lines of architecture.jsonl of one stage.
     """
     found: dict[str, list[Panel]] = {}
     for kind, sets in records[-1].items():

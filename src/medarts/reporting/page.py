@@ -99,12 +99,7 @@ def _optional(problems: list[str], read: Callable[[], T | None]) -> T | None:
 
 
 def _read_genotype(run: RunDirectory, history: History) -> Genotype | None:
-    """Returns the genotype that is trained, or was found so far; None for other networks, and before the first epoch.
-
-    Raises:
-        RunError: it is missing.
-        GenotypeError: it is damaged.
-    """
+    """Returns the genotype that is trained, or was found so far; None for baselines and before the first epoch."""
     path = run.path / "genotype.json"
     if not path.exists():
         searched = run.facts["kind"] == "search"
@@ -115,11 +110,7 @@ def _read_genotype(run: RunDirectory, history: History) -> Genotype | None:
 
 
 def _read_scores(run: RunDirectory, folder: Path) -> Content:
-    """Returns the scores of a folder.
-
-    Raises:
-        RunError: they are damaged, or those of an evaluation that did not finish.
-    """
+    """Returns the scores of a folder."""
     with reading(folder, fix=again(folder)):
         return read_run_scores(folder)
 
@@ -199,11 +190,7 @@ def _genotype(genotype: Genotype) -> Content:
 
 
 def _read_cost(run: RunDirectory) -> Cost | None:
-    """Returns what the network costs; None before the run has finished.
-
-    Raises:
-        RunError: it is damaged, or missing although the run has finished.
-    """
+    """Returns what the network costs; None before the run has finished."""
     path = run.path / "cost.json"
     if not path.exists() and not run.facts["finished"]:
         return None

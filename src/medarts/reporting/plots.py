@@ -98,11 +98,7 @@ def _plot_score(axes: Axes, records: Sequence[Record], score: str) -> None:
 
 @styled
 def plot_weights(panels: Sequence[Panel]) -> Figure:
-    """Plots weights of the architecture over the epochs of a stage, one small picture a panel, all on the same scale.
-
-    Args:
-        panels: at least one.
-    """
+    """Plots weights of the architecture over the epochs of a stage, one small picture a panel, on one scale."""
     columns = min(_PANELS, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(9.2, 1.4 * rows + 0.6), layout="constrained")
@@ -134,8 +130,6 @@ def name_points(
     Args:
         axes: where the points are, with its limits and scales set.
         points: (n, 2) in the values of the axes.
-        names: one a point.
-        strong: which names are bold.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -160,9 +154,7 @@ def write_beside(axes: Axes, place: float, cells: Sequence[str], *, offsets: Seq
     """Writes a row of numbers to the right of axes, the first in the colour of ink.
 
     Args:
-        axes: the axes.
         place: height of the row, in the axes' own values.
-        cells: what is written.
         offsets: distance of each from the axes, in points.
     """
     for number, (text, offset) in enumerate(zip(cells, offsets, strict=True)):

@@ -43,7 +43,6 @@ def plot_summary(rows: pd.DataFrame, *, title: str, chance: float | None = None)
 
     Args:
         rows: those of one metric of a summary, drawn from top to bottom.
-        title: of the metric.
         chance: what guessing would score, drawn as a dashed line. Default: no line.
     """
     names = _names(rows)
@@ -173,7 +172,6 @@ def plot_reliability(before: Record, after: Record) -> Figure:
     Args:
         before: before temperature scaling, by bin from the lowest to the highest: its edges ``low`` and ``high``,
             ``predictions``, and ``mean_probability`` and ``observed``, nan in an empty bin.
-        after: the same after temperature scaling.
     """
     figure = Figure(figsize=(4.6, 4.6), layout="constrained")
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

@@ -166,9 +166,7 @@ def save(figure: "Figure", target: Any, *, file_format: str) -> None:
     """Writes a figure to a path or an open file; equal figures give equal bytes.
 
     Args:
-        figure: the figure.
         target: a path, or a file open for bytes.
-        file_format: svg, png or pdf.
     """
     import matplotlib as mpl
 
@@ -193,7 +191,6 @@ def inline_svg(figure: "Figure", label: str) -> Markup:
     """Returns a figure as SVG to stand inside an HTML page: CSS colours, the page's font, no addresses.
 
     Args:
-        figure: the figure.
         label: what it shows, for people who hear the page; no two figures of a page share one.
     """
     import matplotlib as mpl

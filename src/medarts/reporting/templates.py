@@ -14,7 +14,6 @@ def render(template: str, content: Content) -> str:
     """Returns a page as HTML.
 
     Args:
-        template: name of the file; it extends ``base.html``.
         content: all that it shows, with the ``title`` of the page; text is escaped unless it is `Markup`.
     """
     environment = jinja2.Environment(

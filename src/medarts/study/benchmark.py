@@ -57,15 +57,7 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1) -> None:
 
 
 def available_runs(out: Path) -> dict[str, Group]:
-    """Returns the finished runs of every group of data sets of a study, and the state of the others.
-
-    Args:
-        out: folder of the study.
-
-    Raises:
-        RunError: there is no study in it.
-        RecipeError: the file of the study is damaged.
-    """
+    """Returns the finished runs of every group of data sets of a study, and the state of the others."""
     layout = Layout(out)
     if not layout.study.is_file():
         raise RunError(f"{out} holds no study.", fix="Give the folder that medarts benchmark made.")
@@ -190,14 +182,6 @@ def with_threads(study: Study, before: Path, *, jobs: int) -> Study:
     """Returns a study with the number of threads of its runs, on which the last digits of results depend.
 
     Where the study does not set it, it is chosen in the first call, for its number of runs at once, and kept.
-
-    Args:
-        study: the study.
-        before: its file of an earlier call.
-        jobs: runs at once.
-
-    Raises:
-        RecipeError: the file is damaged.
     """
     if study.recipe.compute.threads:
         return study
@@ -216,11 +200,7 @@ def with_threads(study: Study, before: Path, *, jobs: int) -> Study:
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Keeps other processes out of the folder of a study, and removes a new folder that no study was written to.
-
-    Raises:
-        RunError: another is at work there.
-    """
+    """Keeps other processes out of the folder of a study, and removes a new folder that no study was written to."""
     layout = Layout(out)
     new = make_folder(out)
     try:

@@ -25,11 +25,6 @@ def compare_runs(paths: Sequence[Path], *, reference: str | None = None, split: 
     Args:
         paths: the runs; runs of one architecture with several seeds are one network.
         reference: name of the network with which the others are compared. Default: that of the first run.
-        split: train, val, test or all.
-
-    Raises:
-        RunError: the runs may not be compared.
-        MedartsError: a run cannot be evaluated, or a network not be measured.
     """
     group = Group(group_runs(paths))
     reference_of(group, reference)
@@ -59,14 +54,11 @@ def compare_study(study: Path, *, reference: str | None = None, split: Part = "t
     A run that cannot be read is listed as missing, with the reason, and the others are compared.
 
     Args:
-        study: folder of the study.
         reference: name of the network with which the others are compared, in groups that have it. Default: that of the
             study.
-        split: train, val, test or all.
 
     Raises:
         RunError: there is no study, none of its runs has finished or can be read, or it has no such network.
-        MedartsError: a network cannot be measured.
     """
     finished = available_runs(study)
     settings = load_study(Layout(study).study)

@@ -71,7 +71,6 @@ def search_pairs(study: Study, searched_on: Mapping[str, Sequence[str]]) -> Iter
     """Yields what is compared to examine the search: every network of a mix with every one of a single set.
 
     Args:
-        study: the study.
         searched_on: by network the data sets of its search.
     """
     mixes = [name for name, of in searched_on.items() if len(of) > 1]
@@ -109,10 +108,7 @@ def contrasts_of(claim: Claim, pairs: Sequence[Pair], measures: Mapping[str, Mea
     not all, stand beside it.
 
     Args:
-        claim: what is examined.
         pairs: what is compared; pairs without scores are left out.
-        measures: by data set, its networks being "group/network".
-        seed: of random flips.
     """
     found = {pair: contrast for pair in pairs if (contrast := _contrast(pair, measures)) is not None}
     tested = corrected(contrast.difference(seed=seed) for contrast in found.values())
@@ -170,7 +166,6 @@ def makers(study: Study, images: Mapping[tuple[Claim, str], int]) -> dict[tuple[
     """Returns how the searched networks and the groups of a study are made, networks searched elsewhere included.
 
     Args:
-        study: the study.
         images: training images of searches, by network, and of groups, where they are known.
     """
     found: dict[tuple[Claim, str], Maker] = {}
@@ -187,12 +182,7 @@ def makers(study: Study, images: Mapping[tuple[Claim, str], int]) -> dict[tuple[
 
 
 def sides_of(contrasts: pd.DataFrame, made: Mapping[tuple[Claim, str], Maker]) -> pd.DataFrame:
-    """Returns in what the sides of contrasts differ besides their data sets: claim, field, several, single.
-
-    Args:
-        contrasts: see `contrasts_of`.
-        made: see `makers`.
-    """
+    """Returns in what the sides of contrasts differ besides their data sets: claim, field, several, single."""
     rows: dict[tuple[str, ...], None] = {}
     for claim, several, single in contrasts[["claim", "several", "single"]].drop_duplicates().itertuples(index=False):
         if several:

@@ -63,20 +63,12 @@ class Generalization:
     sides: pd.DataFrame
 
     def write(self, folder: Path) -> None:
-        """Writes ``generalization.json`` and a CSV file for each table.
-
-        Raises:
-            RunError: a file cannot be written.
-        """
+        """Writes ``generalization.json`` and a CSV file for each table."""
         write_result(folder, NAME, self.about, {name: getattr(self, name) for name in TABLES})
 
     @classmethod
     def read(cls, folder: Path) -> "Generalization":
-        """Reads what `write` wrote.
-
-        Raises:
-            RunError: names the file that is missing or damaged.
-        """
+        """Reads what `write` wrote."""
         about, tables, _ = read_result(folder, NAME, TABLES, needs=_NEEDS, fix="Make it again: medarts generalize.")
         return cls(about, **tables)
 
@@ -125,12 +117,8 @@ def put_together(
     """Makes the tables of a generalization.
 
     Args:
-        study: what was planned.
         table: the long table with group, network and seed; all scores of a data set are of the same images.
-        title: of the result.
-        kinds: of the networks with a finished run.
         missing: by group its planned runs that have not finished.
-        untested: finished runs that could not be scored.
         images: training images of searches, by network, and of groups, where they are known.
     """
     seed, draws = study.recipe.seed, study.recipe.evaluation.bootstrap
@@ -203,11 +191,7 @@ def put_together(
 
 
 def training_images(run: RunDirectory) -> int:
-    """Returns the number of images that a run is trained or searched on.
-
-    Raises:
-        RunError: its manifest is damaged.
-    """
+    """Returns the number of images that a run is trained or searched on."""
     return sum(about["split"] == "train" for about in read_listing(run.path / "manifest.csv").values())
 
 

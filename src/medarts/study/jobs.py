@@ -129,12 +129,7 @@ def is_begun(run: Path) -> bool:
 
 
 def damage_of(run: Path, *, kind: Kind) -> str:
-    """Returns why a run cannot be read; nothing if it can, or has not begun.
-
-    Args:
-        run: its folder.
-        kind: of the run.
-    """
+    """Returns why a run cannot be read; nothing if it can, or has not begun."""
     if not is_begun(run):
         try:
             RunDirectory.check_free(run)
@@ -154,11 +149,7 @@ def is_finished(run: Path, *, scored: bool) -> bool:
     """Whether there is a run that has finished.
 
     Args:
-        run: its folder.
         scored: it must have the scores of the test images too.
-
-    Raises:
-        RunError: its files are damaged.
     """
     if not is_begun(run) or not RunDirectory(run).facts["finished"]:
         return False
@@ -172,11 +163,7 @@ def epochs_done(run: Path) -> int:
 
 
 def do(job: Job) -> None:
-    """Begins a job or goes on with it, in this process.
-
-    Raises:
-        MedartsError: see ``start_search``, ``start_training`` and ``evaluate``.
-    """
+    """Begins a job or goes on with it, in this process."""
     path = job.paths.run
     if job.architecture is None:
         if is_begun(path):
@@ -297,11 +284,7 @@ def _work(
 
 @contextmanager
 def _alone_at(paths: RunPaths) -> Iterator[None]:
-    """Keeps other processes from the same job: one that a killed benchmark has left may still be saving.
-
-    Raises:
-        RunError: one is at work on it and does not end, or a folder cannot be written.
-    """
+    """Keeps other processes from the same job: one that a killed benchmark has left may still be saving."""
     make_folder(paths.log.parent)
     made = make_folder(paths.run)
     try:
@@ -312,11 +295,7 @@ def _alone_at(paths: RunPaths) -> Iterator[None]:
 
 
 def _write_into(log: Path) -> None:
-    """Sends what this process prints to the end of a file.
-
-    Raises:
-        RunError: it cannot be written.
-    """
+    """Sends what this process prints to the end of a file."""
     with writing(log), log.open("a", encoding="utf-8") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

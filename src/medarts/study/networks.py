@@ -33,11 +33,7 @@ SEEDS = 1_000_000
 
 
 def parameters_of(architecture: Architecture, *, in_channels: int, outputs: int) -> int:
-    """Returns the number of trainable parameters of a network, which is built without memory.
-
-    Raises:
-        GenotypeError: the genotype does not fit its space.
-    """
+    """Returns the number of trainable parameters of a network, which is built without memory."""
     with torch.device("meta"):
         network = build_network(without_weights(architecture), in_channels=in_channels, outputs=outputs)
     return count_parameters(network)
@@ -48,11 +44,7 @@ def nearest_channel(genotype: Genotype, parameters: int, count: Count) -> Genoty
 
     Args:
         genotype: the genotype; every group of its grouped convolutions stays whole.
-        parameters: the wanted number.
         count: returns the parameters of a genotype, which grow with C.
-
-    Raises:
-        GenotypeError: it does not fit its space.
     """
     step = math.lcm(2, int(genotype.settings.get("shuffle_groups", 1)))
 
@@ -71,15 +63,10 @@ def sample_matching(like: Genotype, *, number: int, seed: int, count: Count) -> 
 
     Args:
         like: the other; gives settings and number of parameters.
-        number: of genotypes.
         seed: of a study. The first genotypes are the same for every `number`.
-        count: returns the parameters of a genotype.
 
     Yields:
         The genotypes; the provenance of each holds its seed.
-
-    Raises:
-        GenotypeError: too few fit.
     """
     wanted, found = count(like), 0
     for draw in range(DRAWS * number):
@@ -97,14 +84,7 @@ def sample_matching(like: Genotype, *, number: int, seed: int, count: Count) -> 
 
 
 class Networks:
-    """The architectures of a study; a searched one is available once its search has finished.
-
-    Args:
-        study: the study.
-        layout: where its searches are.
-        in_channels: channels of its images.
-        outputs: outputs of its networks.
-    """
+    """The architectures of a study; a searched one is available once its search has finished."""
 
     def __init__(self, study: Study, layout: Layout, *, in_channels: int, outputs: int) -> None:
         self._study = study
@@ -117,7 +97,6 @@ class Networks:
 
         Raises:
             GenotypeError: the genotype is missing, damaged or unfit for its size, or too few samples fit.
-            RunError: a search has not finished.
         """
         entry = self._study.entry_of(name)
         if entry.name not in self._found:
@@ -177,11 +156,7 @@ def searches_of(study: Study, name: str) -> frozenset[str]:
 
 
 def search_behind(entry: NetworkEntry) -> RunDirectory | None:
-    """Returns the search that an entry takes its genotype from; None where it is unknown.
-
-    Raises:
-        RunError: the search is damaged.
-    """
+    """Returns the search that an entry takes its genotype from; None where it is unknown."""
     if entry.genotype is None:
         return None
     path = Path(entry.genotype)

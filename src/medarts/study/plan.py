@@ -135,7 +135,6 @@ def prepare(study: Study, out: Path) -> Plan:
     Networks that come from a search are checked when it has finished.
 
     Args:
-        study: the study.
         out: its folder, new or of an earlier call.
 
     Raises:
@@ -240,11 +239,7 @@ def _named(study: Study, *parts: NetworkEntry | GroupEntry) -> Iterator[None]:
 
 
 def _check_external(study: Study) -> None:
-    """Refuses a network that was searched on images of an external data set.
-
-    Raises:
-        RecipeError: there is one.
-    """
+    """Refuses a network that was searched on images of an external data set."""
     external = {source.identity: source for source in study.recipe.data.sources if source.domain in study.external}
     for entry in study.networks:
         run = search_behind(entry)
@@ -258,11 +253,7 @@ def _check_external(study: Study) -> None:
 
 
 def _check_same(step: Step) -> None:
-    """Refuses a run that was begun by another recipe, or on other data.
-
-    Raises:
-        RunError: names the first field that differs.
-    """
+    """Refuses a run that was begun by another recipe, or on other data."""
     kind = "search" if step.network is None else "train"
     run = RunDirectory.open(step.paths.run, kind=kind)
     difference = first_difference(run.recipe, step.recipe, without=_APART[kind])

@@ -50,7 +50,6 @@ def score_everything(study: Study, groups: Mapping[str, Group]) -> tuple[pd.Data
     Current scores of a run are reused. All scores of a data set are of the same images.
 
     Args:
-        study: names the data sets.
         groups: by name the groups of data sets, with their finished runs.
 
     Returns:
@@ -89,11 +88,7 @@ def _target(study: Study, source: SourceSettings) -> _Target:
 
 
 def _score(run: RunDirectory, target: _Target) -> pd.DataFrame:
-    """Returns the scores of a run on a data set.
-
-    Raises:
-        MedartsError: the data cannot be read, do not fit the network, or have changed since the run was trained.
-    """
+    """Returns the scores of a run on a data set."""
     if target.images is None:
         raise RunError(target.reason, fix="")
     name = target.source.domain

@@ -60,7 +60,6 @@ def raw_image(path: Path, slice_index: int | None = None) -> Raw:
     down.
 
     Args:
-        path: the file; its content tells the format.
         slice_index: slice along the last axis of a NIfTI volume as stored, frame of a DICOM, or page of a TIFF;
             None for files with a single image.
 
@@ -76,7 +75,6 @@ def raw_mask(path: Path, slice_index: int | None = None, *, indices: bool, image
     """Reads a mask file, as ``raw_image`` does.
 
     Args:
-        path: the file.
         slice_index: slice, frame or page of the image; that of a NIfTI mask is found by the affines of the two.
         indices: return the indices of a coloured palette, which are the classes of a label mask, and not its
             colours. A grey palette is a grey image either way.
@@ -90,11 +88,7 @@ def raw_mask(path: Path, slice_index: int | None = None, *, indices: bool, image
 
 
 def slice_count(path: Path) -> int | None:
-    """Returns the number of slices of a NIfTI volume, None for any other content; reads the header alone.
-
-    Raises:
-        DataError: the file is damaged, or has more than three axes.
-    """
+    """Returns the number of slices of a NIfTI volume, None for any other content; reads the header alone."""
     with explained(path):
         return nifti.slice_count(path) if _reader_of(path) is nifti.read else None
 

@@ -26,8 +26,6 @@ class GridError(DataError):
     """A mask does not lie on the grid of its image.
 
     Args:
-        problem: what is wrong, as a sentence.
-        fix: what to do.
         reason: what is wrong in few words, without the names of files.
     """
 

@@ -150,9 +150,6 @@ class Source:
         Args:
             settings: of the class that the source was registered with.
             findings: what the recipe looks for; others of a table need not be right. None looks for all.
-
-        Raises:
-            DataError: the folder has another layout, or a table cannot be read.
         """
         raise NotImplementedError
 
@@ -183,8 +180,6 @@ def pair_by_name(
     """Pairs images with the masks of the same name.
 
     Args:
-        images: the folder of the images.
-        masks: the folder of the masks.
         mask_name: gives the name of the image a mask belongs to.
 
     Returns:
@@ -226,11 +221,7 @@ def _irregular(path: Path, folder: str) -> str:
 
 
 def rules_of(settings: SourceSettings, *, defaults: ReadingRules | None = None) -> ReadingRules:
-    """Returns the reading rules of a source: what its settings say, else what its layout is known to need.
-
-    Raises:
-        DataError: a label outside 0..65535.
-    """
+    """Returns the reading rules of a source: what its settings say, else what its layout is known to need."""
     defaults = defaults or ReadingRules()
     given = settings.window is not None or settings.percentiles is not None
     labels = defaults.labels

@@ -56,15 +56,7 @@ _ALSO_FINDINGS = ("case", "lesion")  # names of patients, unless the column hold
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """The header of the table.
-
-    Attributes:
-        image: the column of the images.
-        patient: that of the patients, None without one.
-        split: that of the splits, None without one.
-        findings: all that the images could show.
-        wanted: the findings that are looked for.
-    """
+    """The header of the table."""
 
     image: str
     patient: str | None

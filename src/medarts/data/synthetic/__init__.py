@@ -51,8 +51,6 @@ def write_phantoms(folder: Path, *, seed: int, images: int = 120, size: int = 12
     Splits keep sequences and patients whole.
 
     Args:
-        folder: gets the folders isic, cvc and chaos.
-        seed: of all random choices.
         images: of every data set, from 25.
         size: height and width of the images in pixels, from 32.
 
@@ -79,7 +77,6 @@ def write_chest_phantoms(folder: Path, *, seed: int, images: int = 1200, size: i
     Args:
         folder: gets ``images/``, the table of patients and findings, and lists of the films for training and for
             testing, which keep patients whole.
-        seed: of all random choices.
         images: films, from 25.
         size: height and width of the films in pixels, from 32.
 

@@ -54,10 +54,7 @@ def abdomen(
     """Returns a slice in Hounsfield, HW, and the mask of the liver.
 
     Args:
-        patient: whose slice.
         height: where in the body, 0 (top of the liver) to 1 (its lower end).
-        generator: draws the noise of this slice.
-        size: height and width.
     """
     shared = np.random.default_rng(patient.seed)
 

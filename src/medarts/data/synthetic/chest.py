@@ -60,10 +60,7 @@ def chest(patient: Patient, findings: Mapping[str, float], generator: np.random.
     """Returns a film, HW in 0..1: soft tissue, less the air of the lungs, plus heart, bones and findings.
 
     Args:
-        patient: whose film.
-        findings: what it shows, and how plainly.
         generator: samples position, exposure and noise; with an equal one two films differ by their findings alone.
-        size: height and width.
     """
     body = np.random.default_rng(patient.seed)
     width, heart = body.uniform(0.135, 0.165), body.uniform(0.09, 0.115)

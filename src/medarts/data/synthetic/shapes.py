@@ -11,8 +11,6 @@ def smooth_field(generator: np.random.Generator, size: int, *, scale: float) -> 
     """Returns a random field of mean 0 and spread 1, size x size.
 
     Args:
-        generator: draws it.
-        size: height and width.
         scale: size of its structures as a part of the image.
     """
     margin = int(np.ceil(3 * scale * size))
@@ -42,12 +40,9 @@ def blob_distance(
 
     Args:
         generator: draws the outline, a circle with five random Fourier terms.
-        size: height and width of the image.
         centre: (y, x), 0..1.
         radius: mean radius as a part of the image.
-        stretch: ratio of the axes.
         angle: of the long axis, radians.
-        roughness: size of the Fourier terms.
     """
     y, x = grid(size)
     dy, dx = y - centre[0], x - centre[1]
@@ -72,9 +67,6 @@ def curve(generator: np.random.Generator, size: int, *, thickness: float, bend: 
     """Returns a curved line across the image, 1 on it and 0 off it.
 
     Args:
-        generator: draws where it runs.
-        size: height and width of the image.
-        thickness: as a part of the image.
         bend: how far it leaves the straight line, as a part of the image.
     """
     y, x = grid(size)
