@@ -1,0 +1,71 @@
+"""Documentation must not drift: pages on extending run, the reference is complete, tests that are named exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GENERATED = ("examples.md", "reference/api.md", "reference/cli.md", "reference/recipe.md")  # by tools/reference.py
+PAGES = sorted((ROOT / "docs" / "extending").glob("*.md"))
+
+
+def blocks(page: Path) -> str:
+    """Returns the Python blocks of a page, in their order, as one script."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+def test_the_example_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(blocks(page), encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, "example.py"],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_every_key_of_a_recipe_is_described() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", "import reference; print(*reference.undescribed(), sep='\\n')"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tools"), *sys.path])},
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+    )
+    assert run.stdout.split() == []
+
+
+def test_tests_that_the_reliability_page_names_exist() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+\.py)::(\w+)`", page))
+    missing = [
+        f"{file}::{test}"
+        for file, test in sorted(named)
+        if not (ROOT / "tests" / file).is_file()
+        or f"def {test}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8")
+    ]
+    assert named
+    assert missing == []
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    generated = {ROOT / "docs" / name for name in GENERATED}
+    broken = []
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
+        if page in generated:
+            continue
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", text):
+            target = (page.parent / link).resolve()
+            if "://" not in link and not target.exists() and target not in generated:
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert broken == []
