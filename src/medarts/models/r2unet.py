@@ -41,7 +41,14 @@ class R2UNetSettings(Settings):
 
 
 class AttentionR2UNetSettings(Settings):
-    """R2U-Net with the gates of Attention U-Net; see both."""
+    """R2U-Net with the gates of Attention U-Net; see both.
+
+    Attributes:
+        name: of the model.
+        width: channels at full resolution.
+        depth: resolutions, each half of the one before.
+        steps: t, recurrent steps of a convolution after its first pass.
+    """
 
     name: Literal["attention-r2unet"] = "attention-r2unet"
     width: Channels = 64
