@@ -28,8 +28,6 @@ from medarts.system.names import printable
 
 console = make_console()
 
-DISTANCES = ("hd95", "assd")
-
 
 def show_examination(examination: Examination) -> None:
     """Prints a line for every kind of finding, then a table of the data sets."""

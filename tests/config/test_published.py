@@ -21,7 +21,7 @@ from medarts.config import (
     parse,
     to_yaml,
 )
-from medarts.config.published import space_of, with_published_defaults
+from medarts.config.sections import space_of, with_published_defaults
 from medarts.errors import RecipeError
 from medarts.models.chexnet import CheXNetSettings
 from medarts.registry import sources

@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from medarts.config import to_yaml
-from medarts.config.difference import first_difference
-from medarts.config.study import Study, group_recipe, load_study, search_recipe, study_to_yaml
-from medarts.config.study_sections import GroupEntry, NetworkEntry
+from medarts.config.reading import first_difference
+from medarts.config.study import GroupEntry, NetworkEntry, Study, group_recipe, load_study, search_recipe, study_to_yaml
 from medarts.errors import RecipeError
 
 STUDY = """

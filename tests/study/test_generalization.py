@@ -11,7 +11,7 @@ import pytest
 from medarts.comparison.candidates import Missing
 from medarts.comparison.overall import OVERALL
 from medarts.config import parse
-from medarts.config.study_sections import Study
+from medarts.config.study import Study
 from medarts.errors import RunError
 from medarts.evaluation.stats import holm
 from medarts.study.generalize import TABLES, Generalization, put_together

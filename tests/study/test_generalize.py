@@ -11,7 +11,7 @@ from PIL import Image
 
 from medarts import cli
 from medarts.config import parse
-from medarts.config.study_sections import Study
+from medarts.config.study import Study
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError
 from medarts.evaluation import evaluate as module

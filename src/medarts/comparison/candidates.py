@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from medarts.config import Recipe
-from medarts.config.difference import differences
+from medarts.config.reading import differences
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import Listing, about, changed_files, counted_names, read_listing
 from medarts.errors import MedartsError, RunError

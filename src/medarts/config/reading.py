@@ -1,9 +1,9 @@
-"""Recipes as YAML: read, overridden from the command line, checked, written, fingerprinted."""
+"""Recipes as YAML: read, overridden from the command line, checked, written, fingerprinted, told apart."""
 
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from medarts.config.explaining import explain
-from medarts.config.published import with_published_defaults
-from medarts.config.sections import Recipe, SearchSettings
+from medarts.config.sections import Recipe, SearchSettings, with_published_defaults
 from medarts.config.yaml_text import YamlError, read_yaml, unshared, write_yaml
 from medarts.errors import RecipeError, quoted, shortened
 from medarts.system.files import exists, read_text
@@ -212,3 +211,53 @@ def expand(path: str, where: str, *, folder: Path | None = None) -> str:
     except RuntimeError:  # of a user that there is not
         raise RecipeError(f"{where} is {quoted(path)}, but there is no such user.", fix="Give a full path.") from None
     return str(((folder or Path()) / home).absolute())  # runs are resumed from other folders
+
+
+_ABSENT = object()
+
+_MOST = 10
+"""Fields of one message."""
+
+
+def first_difference(one: Recipe, other: Recipe, *, without: Collection[str] = ()) -> tuple[str, str, str] | None:
+    """Returns the first field whose value differs, and both values; None where the recipes decide the same.
+
+    Args:
+        without: sections, such as "search", that do not count, beside what never does; see ``deciding_values``.
+    """
+    return next(differences(one, other, without=without), None)
+
+
+def differences(one: Recipe, other: Recipe, *, without: Collection[str] = ()) -> Iterator[tuple[str, str, str]]:
+    """Yields all fields whose values differ, and both values; the arguments are those of ``first_difference``."""
+    first, second = (
+        {name: value for name, value in deciding_values(recipe).items() if name not in without}
+        for recipe in (one, other)
+    )
+    for place, before, now in value_differences(first, second):
+        yield place, said(before), said(now)
+
+
+def value_differences(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields the dotted places of nested mappings and lists whose values differ, and these; see ``said``."""
+    for kind, parts in ((Mapping, dict), (list, lambda items: dict(enumerate(items)))):
+        if isinstance(one, kind) and isinstance(other, kind):
+            first, second = parts(one), parts(other)
+            for key in {**first, **second}:
+                inner = f"{place}.{key}" if place else str(key)
+                yield from value_differences(first.get(key, _ABSENT), second.get(key, _ABSENT), inner)
+            return
+    if one != other:
+        yield place, one, other
+
+
+def said(value: Any) -> str:
+    """Returns how a value of a recipe is written in a sentence; of long ones the middle is left out."""
+    return "not given" if value is _ABSENT else quoted(value)
+
+
+def difference_words(differences: Iterable[tuple[str, Any, Any]]) -> str:
+    """Returns differences, those of ``value_differences``, as part of a sentence; of many the first ten."""
+    fields = [f"{shortened(field)}: {said(before)} -> {said(now)}" for field, before, now in differences]
+    more = [f"and {len(fields) - _MOST} more"] if len(fields) > _MOST else []
+    return "; ".join([*fields[:_MOST], *more])

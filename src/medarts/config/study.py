@@ -4,21 +4,345 @@ One YAML file serves benchmarks and questions of generalisation. It holds a reci
 the study, the networks, and the groups of data sets that these are trained on.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from medarts.config.explaining import explain
 from medarts.config.reading import apply_overrides, expand, parse, read_mapping
+from medarts.config.section import MOST_NETWORKS, Channels, Name, Section, Seed, Text, Whole
 from medarts.config.sections import Recipe
-from medarts.config.study_sections import GroupEntry, NetworkEntry, Study, usual_name
 from medarts.config.yaml_text import write_yaml
-from medarts.errors import RecipeError
+from medarts.errors import RecipeError, did_you_mean, shortened
+from medarts.registry import Choice, Settings, models
 from medarts.system.files import exists
+from medarts.system.names import name_of
 
-__all__ = ["GroupEntry", "NetworkEntry", "Study", "group_recipe", "load_study", "search_recipe", "study_to_yaml"]
+Names = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(lambda given: given if isinstance(given, list | tuple) else (given,)),
+    Field(min_length=1, max_length=MOST_NETWORKS),
+]
+"""One name or more; a single one needs no brackets."""
+
+Changes = Annotated[tuple[str, ...], Field(max_length=100)]
+
+KINDS = ("model", "genotype", "searched_on", "random")
+"""Where a network can come from; an entry gives one of them."""
+
+FIXED = ("seed", "data", "evaluation", "space", "train.model")
+"""Parts of a recipe that a group cannot change: the study and its networks say what they are, and images and their
+scores are the same for all groups."""
+
+MOST_TRAININGS = 10_000
+
+FREE = ("data.sampling", "data.augmentation")
+"""Parts of them that it can."""
+
+
+class NetworkEntry(Section):
+    """A network of a study, or several random ones.
+
+    Attributes:
+        name: in tables and folders. Default: that of the model or the genotype, ``searched-`` and the data sets, or
+            ``random``.
+        model: a baseline; its name alone takes its defaults.
+        genotype: a genotype of the zoo, a file, or a run; a path is relative to the file of the study and comes first.
+        searched_on: data sets on which the study searches a genotype itself.
+        random: number of genotypes sampled from the space of another network, called NAME-1, NAME-2, ...
+        like: that network, for random: its settings, and within 5 % its number of parameters.
+        init_channel: another C of the genotype.
+        parameters: C is chosen so that the trainable parameters are nearest to this number, or to those of the network
+            of this name.
+        changes: changes of the recipe for the search, as key.path=value.
+    """
+
+    name: Name
+    model: Annotated[Settings, Choice(models)] | None = None
+    genotype: Text | None = None
+    searched_on: Names | None = None
+    random: Annotated[Whole, Field(ge=1, le=100)] | None = None
+    like: Text | None = None
+    init_channel: Channels | None = None
+    parameters: Annotated[Whole, Field(ge=1, le=10**10)] | str | None = None
+    changes: Changes = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its networks."""
+        if self.random is None:
+            return (self.name,)
+        return tuple(f"{self.name}-{number}" for number in range(1, self.random + 1))
+
+    @property
+    def is_genotype(self) -> bool:
+        """Whether it is one genotype, which others can be sampled like."""
+        return self.genotype is not None or self.searched_on is not None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or "name" in content:
+            return content
+        name = usual_name(content)
+        return content if name is None else content | {"name": name}
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(given)} are given" if given else "none is given"
+            raise ValueError(f"a network has exactly one of {', '.join(KINDS)}; {found}")
+        if (self.like is None) != (self.random is None):
+            raise ValueError("random and like go together: {random: 3, like: NAME}")
+        if self.changes and self.searched_on is None:
+            raise ValueError("changes are for a network that is searched_on data sets")
+        if not self.is_genotype and (self.init_channel is not None or self.parameters is not None):
+            own = "its own width" if self.model is not None else "those of the network that it is like"
+            raise ValueError(f"init_channel and parameters are for genotypes; {given[0]} has {own}")
+        if self.init_channel is not None and self.parameters is not None:
+            raise ValueError("init_channel and parameters exclude each other; keep one of them")
+        return self
+
+
+class GroupEntry(Section):
+    """Data sets that networks are trained on, joined to one.
+
+    Attributes:
+        name: in tables and folders. Default: the names of the data sets, joined by ``-``.
+        data: the data sets, by the names of the recipe's sources.
+        seeds: a training for each.
+        networks: the networks that are trained on them, by name. Default: all.
+        changes: changes of the recipe for these trainings, as key.path=value; none of the images or their scores.
+    """
+
+    name: Name
+    data: Names
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100)] = (0,)
+    networks: Names | None = None
+    changes: Changes = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or "name" in content:
+            return content
+        joined = _joined(content.get("data"))
+        return content if joined is None else content | {"name": joined}
+
+    @model_validator(mode="after")
+    def _has_no_doubles(self) -> Self:
+        for field in ("data", "seeds", "networks"):
+            double = _double(getattr(self, field) or ())
+            if double is not None:
+                raise ValueError(f"{field} names {double} twice")
+        for change in self.changes:
+            key = change.partition("=")[0]
+            if _within(key, FIXED) and not _within(key, FREE):
+                raise ValueError(
+                    f"changes cannot set {key}: networks, seeds and data sets have keys of their own, and images and "
+                    f"their scores are the same for all groups; of data it can be {' and '.join(FREE)}"
+                )
+        return self
+
+
+class Study(Section):
+    """Networks, and what they are trained on.
+
+    Attributes:
+        note: a remark for people, shown on pages.
+        recipe: data, search and training; its sources are all data sets of the study. In the file also the path of a
+            recipe, relative to the file.
+        networks: the networks.
+        trained_on: the groups of data sets.
+        external: data sets that are only ever tested on.
+        reference: name of the network with which the others are compared.
+    """
+
+    _file: Path | None = PrivateAttr(default=None)
+
+    note: Text = ""
+    recipe: Recipe
+    networks: Annotated[tuple[NetworkEntry, ...], Field(min_length=1, max_length=MOST_NETWORKS)]
+    trained_on: Annotated[tuple[GroupEntry, ...], Field(min_length=1, max_length=100)]
+    external: Annotated[tuple[Text, ...], Field(max_length=100)] = ()
+    reference: Text | None = None
+
+    @property
+    def file(self) -> str:
+        """The file that it was read from, for errors."""
+        return "The study" if self._file is None else str(self._file)
+
+    def read_from(self, path: Path) -> Self:
+        """Returns the same study with the file that it was read from."""
+        study = self.model_copy()
+        study._file = path
+        return study
+
+    def place_of(self, entry: NetworkEntry | GroupEntry) -> str:
+        """Returns the place of an entry in the file, such as networks.2."""
+        if isinstance(entry, GroupEntry):
+            return f"trained_on.{self.trained_on.index(entry)}"
+        return f"networks.{self.networks.index(entry)}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all networks, in their order."""
+        return tuple(name for entry in self.networks for name in entry.names)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The names of all data sets, in the order of the recipe."""
+        return tuple(source.domain for source in self.recipe.data.sources)
+
+    def entry_of(self, name: str) -> NetworkEntry:
+        """Returns the entry that a network belongs to, or that is called so itself.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for entry in self.networks:
+            if name == entry.name or name in entry.names:
+                return entry
+        raise KeyError(name)
+
+    def networks_of(self, group: GroupEntry) -> tuple[str, ...]:
+        """Returns the names of the networks that are trained on a group, in the order of the study."""
+        if group.networks is None:
+            return self.names
+        return tuple(
+            name for entry in self.networks for name in entry.names if {name, entry.name} & set(group.networks)
+        )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        _check_trainings(self)
+        _check_names(self)
+        _check_sources(self)
+        _check_data_sets(self)
+        _check_sizes(self)
+        for number, group in enumerate(self.trained_on):
+            for name in group.networks or ():
+                _require(name, self._all_names(), f"trained_on.{number}.networks", noun="network")
+        if self.reference is not None:
+            _require(self.reference, self.names, "reference", noun="network")
+        return self
+
+    def _all_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.names, *(entry.name for entry in self.networks)]))
+
+
+def usual_name(content: dict[str, Any]) -> str | None:
+    """Returns what a network is called where its entry does not say; None where that is not known."""
+    model, genotype = content.get("model"), content.get("genotype")
+    if isinstance(model, dict):
+        model = model.get("name")
+    if isinstance(model, str):
+        return model
+    if isinstance(genotype, str):
+        path = Path(genotype)
+        if path.suffix in _FILES:
+            path = path.parent if path.stem == "genotype" else path.with_suffix("")
+        return name_of(path)
+    if "searched_on" in content:
+        joined = _joined(content["searched_on"])
+        return None if joined is None else name_of(Path(f"searched-{joined}"))
+    return "random" if "random" in content else None
+
+
+_FILES = (".json", ".txt")
+"""Suffixes of genotypes in files; a folder may have a dot in its name."""
+
+
+def _within(key: str, parts: Iterable[str]) -> bool:
+    return any(f"{key}.".startswith(f"{part}.") for part in parts)
+
+
+def _joined(names: Any) -> str | None:
+    if isinstance(names, str | int):
+        return str(names)
+    if not isinstance(names, list | tuple) or not names:
+        return None
+    return name_of(Path("-".join(map(shortened, names))))
+
+
+def _double(values: Iterable[Any]) -> Any:
+    return next((value for value, count in Counter(values).items() if count > 1), None)
+
+
+def _check_trainings(study: Study) -> None:
+    trainings = sum(len(study.networks_of(group)) * len(group.seeds) for group in study.trained_on)
+    if trainings > MOST_TRAININGS:
+        raise ValueError(
+            f"networks, trained_on and seeds make {trainings:,} trainings; {MOST_TRAININGS:,} are the most of one study"
+        )
+
+
+def _check_names(study: Study) -> None:
+    called = [name for entry in study.networks for name in {*entry.names, entry.name}]
+    for field, names in (("networks", called), ("trained_on", [group.name for group in study.trained_on])):
+        double = _double(names)
+        if double is not None:
+            raise ValueError(f"{field}: two are called '{double}'; give each its own 'name'")
+
+
+def _check_sources(study: Study) -> None:
+    """Refuses the same images under two names, of which one could be trained on and the other be called unseen."""
+    names: dict[tuple[str, ...], str] = {}
+    for number, source in enumerate(study.recipe.data.sources):
+        other = names.setdefault(source.identity, source.domain)
+        if other != source.domain:
+            raise ValueError(
+                f"recipe.data.sources.{number}: '{source.domain}' and '{other}' are the same images, {source.path}; "
+                "keep one of them"
+            )
+
+
+def _check_data_sets(study: Study) -> None:
+    """Refuses data sets that are not there, external ones that are learned from, and models for another task."""
+    for domain in study.external:
+        _require(domain, study.domains, "external", noun="data set")
+    learned = [(f"trained_on.{number}.data", group.data) for number, group in enumerate(study.trained_on)]
+    searched = [(f"networks.{number}.searched_on", entry.searched_on) for number, entry in enumerate(study.networks)]
+    for where, domains in (*learned, *searched):
+        for domain in domains or ():
+            _require(domain, study.domains, where, noun="data set")
+            if domain in study.external:
+                raise ValueError(f"{where}: '{domain}' is external, so it is only ever tested on")
+    task = study.recipe.data.task
+    shown = {"classification": "findings", "segmentation": "masks"}
+    for number, entry in enumerate(study.networks):
+        if entry.model is not None and (wanted := models.entry(entry.model.name).about["task"]) != task:
+            raise ValueError(
+                f"networks.{number}.model: {entry.model.name} is for images with {shown[wanted]}, "
+                f"but the recipe has {shown[task]}"
+            )
+
+
+def _check_sizes(study: Study) -> None:
+    """Refuses networks that take their size from one that has none of its own; so there are no circles."""
+    entries = {entry.name: entry for entry in study.networks}
+    for number, entry in enumerate(study.networks):
+        if entry.like is not None:
+            _require(entry.like, entries, f"networks.{number}.like", noun="network")
+            if not entries[entry.like].is_genotype:
+                raise ValueError(f"networks.{number}.like: '{entry.like}' is no single genotype to sample others like")
+        if isinstance(entry.parameters, str):
+            _require(entry.parameters, entries, f"networks.{number}.parameters", noun="network")
+            other = entries[entry.parameters]
+            if other.random is not None or isinstance(other.parameters, str):
+                raise ValueError(
+                    f"networks.{number}.parameters: '{entry.parameters}' takes its own size from another network"
+                )
+
+
+def _require(name: str, known: Iterable[str], where: str, *, noun: str) -> None:
+    choices = list(known)
+    if name not in choices:
+        raise ValueError(f"{where}: there is no {noun} '{name}'. {did_you_mean(name, choices)}")
 
 
 def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:

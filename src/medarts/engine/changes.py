@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from medarts.config import Recipe, apply_overrides, fingerprint, parse, to_yaml
-from medarts.config.difference import said, value_differences
-from medarts.config.reading import deciding_values
+from medarts.config.reading import deciding_values, said, value_differences
 from medarts.engine import checkpoint
 from medarts.engine.checkpoint import Position
 from medarts.engine.directory import RunDirectory

@@ -28,8 +28,7 @@ from typing import Any
 
 from medarts import __version__
 from medarts.config import Recipe, fingerprint, load, to_yaml
-from medarts.config.difference import difference_words, value_differences
-from medarts.config.reading import deciding_values, fingerprint_of
+from medarts.config.reading import deciding_values, difference_words, fingerprint_of, value_differences
 from medarts.engine.facts import FORMAT, check_facts, check_file_digests, damaged_facts, file_digests
 from medarts.engine.listing import change_words, listing_of, read_listing
 from medarts.errors import RunError, system_fix

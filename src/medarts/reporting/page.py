@@ -17,7 +17,7 @@ import pandas as pd
 
 from medarts.comparison.candidates import listed_samples
 from medarts.config import SPLITS, Recipe, to_yaml
-from medarts.config.difference import said
+from medarts.config.reading import said
 from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import check_signed
 from medarts.errors import RunError

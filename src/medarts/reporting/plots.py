@@ -16,8 +16,6 @@ from medarts.reporting.content import label_of
 from medarts.reporting.journals import Panel, scores_of
 from medarts.reporting.style import CYCLE, INK, MUTED, colors_of, legible, styled
 
-SCORE_NAMES = {"dice": "Dice", "auroc": "AUROC"}
-
 _DASHES = (0, (4, 3))
 _MOST_COLORS = 8
 """Lines of more groups than this are drawn thin and grey, as so many colours cannot be told apart."""

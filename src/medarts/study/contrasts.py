@@ -14,7 +14,7 @@ import pandas as pd
 from medarts.comparison.measures import Measures
 from medarts.comparison.overall import OVERALL, difference_cells
 from medarts.config import Recipe
-from medarts.config.difference import differences, said
+from medarts.config.reading import differences, said
 from medarts.config.study import Study, group_recipe, search_recipe
 from medarts.evaluation.stats import (
     Contrast,

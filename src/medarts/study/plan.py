@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from medarts.config import SPLITS, Recipe, Split
-from medarts.config.difference import first_difference
+from medarts.config.reading import first_difference
 from medarts.config.study import GroupEntry, NetworkEntry, Study, group_recipe, search_recipe, study_to_yaml
 from medarts.data.batches import check_fills_a_batch
 from medarts.data.manifest import Manifest
