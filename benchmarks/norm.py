@@ -3,9 +3,9 @@
     export MEDARTS_DATA=/folder/with/the/data/sets
     python benchmarks/norm.py FOLDER [--jobs N] [--json]
 
-Trains a published weaved genotype (C = 8) with group and batch norm, and a U-Net of width 16, each with two learning
-rates and two seeds, on ISIC and on CVC-ClinicDB by recipes/norm-cpu.yaml, and prints the test Dice as a Markdown table.
-Runs that are finished are not done again; those that were stopped are resumed.
+Trains a published genotype of nas-wdan (C = 8) with group and batch norm, and a U-Net of width 16, each with two
+learning rates and two seeds, on ISIC and on CVC-ClinicDB by recipes/norm-cpu.yaml, and prints the test Dice as a
+Markdown table. Finished runs are not repeated; interrupted ones are resumed.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from typing import Any
 import pandas as pd
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "norm-cpu.yaml"
-WEAVED = ("--genotype", "alpha0_5_stage1_nodouble_deep_ep80", "--init-channel", "8")
+NAS_WDAN = ("--genotype", "alpha0_5_stage1_nodouble_deep_ep80", "--init-channel", "8")
 UNET = ("--model", "unet", "train.model.width=16")
 NETWORKS = {
-    "weaved, group norm": (*WEAVED, "train.norm=group"),
-    "weaved, batch norm": (*WEAVED, "train.norm=batch"),
+    "nas-wdan, group norm": (*NAS_WDAN, "train.norm=group"),
+    "nas-wdan, batch norm": (*NAS_WDAN, "train.norm=batch"),
     "U-Net": UNET,
 }
 RATES = (0.002, 0.005)

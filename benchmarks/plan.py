@@ -1,11 +1,11 @@
-"""Does a plan foretell what a search then takes? Estimated against measured, for time, memory and parameters.
+"""How well does a plan predict what a search takes? Estimated against measured, for time, memory and parameters.
 
     python benchmarks/plan.py [RECIPE [KEY=VALUE ...]] [--repeats N] [--json]
 
-Without a recipe it takes a search on phantoms of about three minutes on one core. The plan, and then the search, each
-run in processes of their own on the same machine; nothing else should run beside them. The target is a ratio of time
-and of memory between 1/1.5 and 1.5, and equal parameters in the first stage. Those of later stages depend on which
-operations the search keeps.
+Without a recipe it plans a search on synthetic images that takes about three minutes on one core. The plan, and then
+the search, run in processes of their own on the same machine; nothing else should run beside them. The target is a
+ratio of time and of memory between 1/1.5 and 1.5, and equal parameters in the first stage. Those of later stages depend
+on which operations the search keeps.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     files = [word for word in arguments.words if "=" not in word]
     changes = [word for word in arguments.words if "=" in word]
     with tempfile.TemporaryDirectory() as folder:
-        recipe = load(Path(files[0]), changes) if files else phantom_recipe(Path(folder), changes)
+        recipe = load(Path(files[0]), changes) if files else synthetic_recipe(Path(folder), changes)
         comparisons = [compare(recipe, Path(folder) / f"run{number}") for number in range(arguments.repeats)]
     result = {
         "comparisons": comparisons,
@@ -48,7 +48,7 @@ def main() -> None:
     print(json.dumps(result) if arguments.json else table(result))
 
 
-def phantom_recipe(folder: Path, changes: list[str]) -> Recipe:
+def synthetic_recipe(folder: Path, changes: list[str]) -> Recipe:
     sources = write_phantoms(folder / "phantoms", seed=0, images=60, size=64)
     content = {
         "data": {

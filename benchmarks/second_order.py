@@ -1,9 +1,9 @@
 """What does a second-order search step cost? Against a first-order one, in one run.
 
-    python benchmarks/second_order.py [--space stack|weave] [--precision fp32] [--repeats 9] [--json]
+    python benchmarks/second_order.py [--space darts|nas-wdan] [--precision fp32] [--repeats 9] [--json]
 
-A search step is the gradient of the architecture, that of the weights, and both updates. Weave: D=4, C=16, 2 images;
-stack: 12 layers, C=16, 4 images and 14 findings; both 128 px and the fast execution. Steps are interleaved and
+A search step is the gradient of the architecture, that of the weights, and both updates. nas-wdan: D=4, C=16, 2 images;
+darts: 12 layers, C=16, 4 images and 14 findings; both 128 px and the fused backend. Steps are interleaved and
 repeated; the table gives medians, quartiles and the median of the ratios. Peak memory is what two steps (the second
 has momentum) add to the peak of a fresh process that holds the supernet.
 

@@ -1,16 +1,16 @@
-"""How fast is a search step? The plain execution of the supernet against the fast one, in one run.
+"""How fast is a search step? The reference backend of a supernet against the fused one, in one run.
 
-    python benchmarks/supernet.py [--space weave] [--depth 4] [--channels 16] [--size 128] [--batch 2]
+    python benchmarks/supernet.py [--space nas-wdan] [--depth 4] [--channels 16] [--size 128] [--batch 2]
                                   [--precision fp32] [--json]
 
 A search step is a forward and a backward pass for the architecture, the same for the weights, and both updates. The
-weave segments in two classes, the stack (chest stem, depth 12, batch 4) finds 14 findings.
-Steps of both executions are interleaved and repeated; the table gives medians, quartiles and their ratios. Peak memory
+supernet of nas-wdan segments two classes; that of darts (chest stem, depth 12, batch 4) predicts 14 findings.
+Steps of both backends are interleaved and repeated; the table gives medians, quartiles and their ratios. Peak memory
 is what a step adds to a fresh process that holds the supernet. The machine's rate is that of its fastest large
 product of matrices, measured in the same run. Differences are the largest of outputs and gradients in float64,
 relative to the largest value of each tensor.
 
-``--precision bf16`` compares the fast execution in bf16 with the plain one in fp32. ``--growth`` adds step times at
+``--precision bf16`` compares the fused backend in bf16 with the reference in fp32. ``--growth`` adds step times at
 64, 128 and 256 px beside the growth of the FLOPs. Options --partial and --recompute are those of search.supernet.
 """
 
@@ -40,7 +40,7 @@ from medarts.spaces.nas_wdan import LatticeSettings, NasWdanSupernet
 DEFAULTS = {"nas-wdan": {"depth": 4, "batch": 2}, "darts": {"depth": 12, "batch": 4}}
 FINDINGS = 14
 EXACT_SIZES = {"nas-wdan": 32, "darts": 72}
-"""For comparisons; that of the stack becomes odd on its way down."""
+"""For comparisons; that of darts becomes odd on the way down."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Case:
     """What is run, and how."""
 
     space: str
-    execution: str
+    backend: str
     depth: int
     channels: int
     size: int
@@ -65,25 +65,25 @@ class Case:
                 depth=self.depth,
                 outputs=FINDINGS,
                 supernet=self.supernet,
-                backend=darts.REFERENCE if self.execution == "plain" else darts.FUSED,
+                backend=darts.REFERENCE if self.backend == "reference" else darts.FUSED,
             )
         return NasWdanSupernet(
             LatticeSettings(
                 depth=self.depth, init_channel=self.channels, double_down_channel=True, intermediate_nodes=4
             ),
             supernet=self.supernet,
-            backend=nas_wdan.REFERENCE if self.execution == "plain" else nas_wdan.FUSED,
+            backend=nas_wdan.REFERENCE if self.backend == "reference" else nas_wdan.FUSED,
         )
 
     def targets(self, images: Tensor) -> Tensor:
         if self.space == "darts":
             return (torch.rand(len(images), FINDINGS, generator=torch.Generator().manual_seed(3)) > 0.8).float()
-        return (images.mean(1, keepdim=True) > 0.5).float()
+        return (images.mean(1) > 0.5).float()
 
 
 def main() -> None:
     arguments = parse()
-    cases = [case_of(arguments, name) for name in ("plain", "fast")]
+    cases = [case_of(arguments, name) for name in ("reference", "fused")]
     result = compare(cases, repeats=arguments.repeats)
     result["max_abs_diff"] = largest_difference(cases)
     if arguments.growth:
@@ -100,8 +100,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--partial", type=int, choices=(1, 2, 4), default=1, help="partial channels of the fast one")
-    parser.add_argument("--recompute", action="store_true", help="of the fast one")
+    parser.add_argument(
+        "--partial", type=int, choices=(1, 2, 4), default=1, help="partial channels of the fused backend"
+    )
+    parser.add_argument("--recompute", action="store_true", help="recompute activations, fused backend")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--json", action="store_true")
@@ -110,21 +112,21 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def case_of(arguments: argparse.Namespace, execution: str) -> Case:
-    fast = execution == "fast"
+def case_of(arguments: argparse.Namespace, backend: str) -> Case:
+    fused = backend == "fused"
     return Case(
         arguments.space,
-        execution,
+        backend,
         arguments.depth,
         arguments.channels,
         arguments.size,
         arguments.batch,
-        arguments.precision if fast else "fp32",
+        arguments.precision if fused else "fp32",
         arguments.device,
         SupernetSettings(
-            partial_channels=arguments.partial if fast else 1,
-            edge_normalisation=fast and arguments.partial > 1,
-            recompute=fast and arguments.recompute,
+            partial_channels=arguments.partial if fused else 1,
+            edge_normalisation=fused and arguments.partial > 1,
+            recompute=fused and arguments.recompute,
         ),
     )
 
@@ -163,8 +165,8 @@ def compare(cases: list[Case], *, repeats: int) -> dict[str, object]:
     flops = [count_flops(case) for case in cases]
     peak = matrix_rate(torch.float32, cases[0].device)
     result: dict[str, object] = {
-        "time_ratio": statistics.median(plain / fast for plain, fast in zip(*seconds, strict=True)),
-        "time_ratio_quartiles": quartiles([plain / fast for plain, fast in zip(*seconds, strict=True)]),
+        "time_ratio": statistics.median(reference / fused for reference, fused in zip(*seconds, strict=True)),
+        "time_ratio_quartiles": quartiles([reference / fused for reference, fused in zip(*seconds, strict=True)]),
         "peak_gflops_fp32": peak / 1e9,
     }
     memory = [peak_memory(case) for case in cases]
@@ -172,7 +174,7 @@ def compare(cases: list[Case], *, repeats: int) -> dict[str, object]:
     for case, times, work, megabytes in zip(cases, seconds, flops, memory, strict=True):
         rate = work / statistics.median(times)
         limit = matrix_rate(torch.bfloat16, case.device) if case.precision == "bf16" else peak
-        result[case.execution] = {
+        result[case.backend] = {
             "precision": case.precision,
             "seconds": statistics.median(times),
             "seconds_quartiles": quartiles(times),
@@ -180,7 +182,7 @@ def compare(cases: list[Case], *, repeats: int) -> dict[str, object]:
             "flops_fraction": rate / limit,
             "memory_mb": megabytes,
         }
-        result["flops_fraction"] = rate / limit  # of the last, the fast one
+        result["flops_fraction"] = rate / limit  # of the last, the fused backend
     return result
 
 
@@ -206,10 +208,10 @@ def quartiles(values: list[float]) -> list[float]:
 def count_flops(case: Case) -> int:
     """Returns the FLOPs of a step's convolutions: two forward passes, and one and two times as much backward.
 
-    Counted on the plain forward pass, the reference for both; PyTorch's counter takes the backward pass of a grouped
+    Counted on the forward pass of the reference backend; PyTorch's counter takes the backward pass of a grouped
     convolution for that of a dense one.
     """
-    supernet = replace(case, execution="plain").build()
+    supernet = replace(case, backend="reference").build()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         supernet(torch.rand(case.batch, 3, case.size, case.size))
     return 5 * int(counter.get_total_flops())
@@ -255,10 +257,10 @@ def _resident() -> float:
 
 
 def largest_difference(cases: list[Case]) -> float:
-    """Returns the largest relative difference of outputs and gradients of both executions, in float64."""
+    """Returns the largest relative difference of outputs and gradients of both backends, in float64."""
     tensors = []
     for case in cases:
-        # Both with the channels of the fast one.
+        # Both with the partial channels of the fused backend.
         supernet = replace(case, supernet=cases[1].supernet).build().double().eval().to(case.device)
         generator, size = torch.Generator().manual_seed(2), EXACT_SIZES[case.space]
         if case.space == "nas-wdan":
@@ -274,7 +276,7 @@ def largest_difference(cases: list[Case]) -> float:
 
 
 def growth(case: Case, *, repeats: int) -> dict[str, float]:
-    """Returns how step time and FLOPs of the fast execution grow from 64 to 256 px."""
+    """Returns how step time and FLOPs of the fused backend grow from 64 to 256 px."""
     steps = [Step(replace(case, size=size)) for size in (64, 128, 256)]
     small, middle, large = (statistics.median(times) for times in interleaved(steps, repeats=max(3, repeats // 2)))
     flops = count_flops(replace(case, size=256)) / count_flops(replace(case, size=64))
@@ -282,12 +284,12 @@ def growth(case: Case, *, repeats: int) -> dict[str, float]:
 
 
 def table(result: dict[str, object]) -> str:
-    rows = [f"{'':28}{'plain':>14}{'fast':>14}"]
-    plain, fast = result["plain"], result["fast"]
-    assert isinstance(plain, dict)
-    assert isinstance(fast, dict)
-    rows += [f"{name:28}{_cell(plain[name]):>14}{_cell(fast[name]):>14}" for name in plain]
-    rows += [f"{name:28}{_cell(value)}" for name, value in result.items() if name not in ("plain", "fast")]
+    rows = [f"{'':28}{'reference':>14}{'fused':>14}"]
+    reference, fused = result["reference"], result["fused"]
+    assert isinstance(reference, dict)
+    assert isinstance(fused, dict)
+    rows += [f"{name:28}{_cell(reference[name]):>14}{_cell(fused[name]):>14}" for name in reference]
+    rows += [f"{name:28}{_cell(value)}" for name, value in result.items() if name not in ("reference", "fused")]
     return "\n".join(rows)
 
 

@@ -1,4 +1,4 @@
-"""The command line: help, output for machines, and one line for whatever a user can mend."""
+"""The command line: help, output for machines, and one line for whatever a user can fix."""
 
 import json
 import os
@@ -474,12 +474,12 @@ def test_doctor_exits_with_1_on_errors_alone(medarts, folder_data, recipe_file):
 
 def test_the_walk(medarts, recipe_file, folder_data, tmp_path):
     """search, train on one of its data sets, evaluate there and elsewhere, show: runs are all that is handed on."""
-    status, output, _ = medarts("search", recipe_file, "note=a walk", "search.stages.1.epochs=1")
+    status, output, _ = medarts("search", recipe_file, "note=a pipeline", "search.stages.1.epochs=1")
     assert status == 0
     assert output == "runs/small/report.html\n"
     searched = RunDirectory.open(tmp_path / "runs" / "small", kind="search")
     assert searched.facts["finished"]
-    assert searched.recipe.note == "a walk"
+    assert searched.recipe.note == "a pipeline"
     assert {"parameters", "flops", "built", "shipped"} <= set(searched.read_json("cost.json"))
     assert (searched.path / "report.html").stat().st_size > 10_000
 

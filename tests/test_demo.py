@@ -44,7 +44,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "demo"
 
 
-def test_the_demo_walks_from_phantoms_to_a_report_and_does_nothing_twice(quick: Path) -> None:
+def test_the_demo_runs_from_synthetic_images_to_a_report_and_repeats_nothing(quick: Path) -> None:
     run, scores = demo(quick)
     assert {*scores.summary["dataset"]} == {"dermoscopy", "endoscopy", "ct", "all", "mean of data sets"}
     report = (run.path / "report.html").read_text(encoding="utf-8")

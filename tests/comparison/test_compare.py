@@ -71,7 +71,7 @@ def unets(recipe: Recipe, tmp_path: Path) -> list[Path]:
     return [start_training(changed(recipe, f"seed={n}"), model, tmp_path / f"unet-{n}").path for n in (0, 1)]
 
 
-def weave(recipe: Recipe, out: Path) -> Path:
+def nas_wdan(recipe: Recipe, out: Path) -> Path:
     seed_torch(0, "genotype")
     space = NasWdan(recipe.space, in_channels=3, outputs=1)
     supernet = space.supernet(recipe.search.stages[0], None)
@@ -90,7 +90,7 @@ def compared(
 
 
 def test_masks_from_runs_to_files(recipe, unets, tmp_path, asked):
-    searched = [weave(changed(recipe, f"seed={n}"), tmp_path / f"weave-{n}") for n in (0, 1)]
+    searched = [nas_wdan(changed(recipe, f"seed={n}"), tmp_path / f"searched-{n}") for n in (0, 1)]
     missing = (Missing("gone", 0, "failed", "it diverged"),)
     likes = {"unet": ("small", "gone"), "absent": ("small",)}  # whatever kinds they are
     found = compared(

@@ -1,4 +1,4 @@
-"""Quick recipes train weaved networks with batch norm, and change the norm of no other network."""
+"""Quick recipes train networks of nas-wdan with batch norm, and change the norm of no other network."""
 
 from importlib import resources
 from pathlib import Path
@@ -54,9 +54,9 @@ def test_the_benchmark_changes_the_norms_of_genotypes_alone() -> None:
             )
         ]
         assert norms[0] == norms[1], model.name
-    weave = load_genotype("alpha0_5_stage1_nodouble_deep_ep80").with_settings(init_channel=4)
-    weaved = build_network(weave, in_channels=3, outputs=1, norm=study.recipe.train.norm)
-    assert kinds_of_norms(weaved) == {"BatchNorm2d"}
+    genotype = load_genotype("alpha0_5_stage1_nodouble_deep_ep80").with_settings(init_channel=4)
+    network = build_network(genotype, in_channels=3, outputs=1, norm=study.recipe.train.norm)
+    assert kinds_of_norms(network) == {"BatchNorm2d"}
 
 
 @pytest.mark.parametrize("norm", ["group", "batch", None])

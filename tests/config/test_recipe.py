@@ -110,7 +110,7 @@ def test_unknown_key_is_named_with_its_path_and_the_nearest(mapping: dict[str, A
 
 
 def test_unknown_key_with_no_neighbour_lists_the_valid_ones() -> None:
-    assert "derive.zzz is not a key of a recipe. Valid here: moves, threshold, top_k." in refused(
+    assert "derive.zzz is not a key of a recipe. Valid here: paths, threshold, top_k." in refused(
         content(derive={"zzz": 3})
     )
 
@@ -123,7 +123,7 @@ def test_unknown_key_with_no_neighbour_lists_the_valid_ones() -> None:
         (content(compute={"precision": "float"}), "compute.precision cannot be 'float'. Valid here: bf16, fp16, fp32."),
         (content(data={"sampling": "equally"}), "data.sampling cannot be 'equally'. Did you mean 'equal'?"),
         (content(space={"name": "darts"}), "space darts does not fit the data: images with masks need .*nas-wdan"),
-        (content(derive={"moves": "top_K"}), "derive.moves cannot be 'top_K'. Did you mean 'top_k'?"),
+        (content(derive={"paths": "top_K"}), "derive.paths cannot be 'top_K'. Did you mean 'top_k'?"),
         (content(train={"epochs": 0}), r"train.epochs: .*greater than or equal to 1 \(given: 0\)"),
         (content(train={"epochs": 2.5}), r"train.epochs: .*integer.* \(given: 2.5\)"),
         (content(train={"lr": -1}), r"train.lr: .*greater than 0 \(given: -1\)"),
@@ -594,7 +594,7 @@ CHANGES: list[Callable[[], dict[str, Any]]] = [
     lambda: content(space={"init_channel": 8}),
     lambda: content(search={"mixing": {"alpha": 1}}),
     lambda: content(search={"stages": [{"depth": 4}]}),
-    lambda: content(derive={"moves": "all"}),
+    lambda: content(derive={"paths": "all"}),
     lambda: content(train={"lr": 4.1e-3}),
     lambda: content(evaluation={"threshold": 0.4}),
     lambda: content(compute={"precision": "bf16"}),

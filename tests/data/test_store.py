@@ -87,7 +87,7 @@ def test_is_not_made_again_for_what_does_not_touch_it(settings: DataSettings, re
 
 
 def test_is_made_again_when_a_mask_was_mended(settings: DataSettings, folder_data: Path, reads: list[str]) -> None:
-    """Also where the mended file has as many bytes as the one before, as in uncompressed formats."""
+    """Also where the repaired file has as many bytes as the one before, as in uncompressed formats."""
     path = folder_data / "masks" / "blob_00.png"
     for folder in ("images", "masks"):
         for file in (folder_data / folder).glob("*.png"):

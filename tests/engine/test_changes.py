@@ -57,11 +57,11 @@ def test_without_changes_there_are_none(search: RunDirectory, small_recipe: Reci
     ],
 )
 def test_an_edited_recipe_is_named_with_both_values(search: RunDirectory, change: str) -> None:
-    edit(search, change, "note=edited", "derive.moves=all")
+    edit(search, change, "note=edited", "derive.paths=all")
     field, _, value = change.partition("=")
     with pytest.raises(RunError, match=rf"recipe\.yaml was edited .*{field}: .* -> {value}\b") as caught:
         changed_recipe(search, ())
-    assert "derive.moves: " in str(caught.value)
+    assert "derive.paths: " in str(caught.value)
     with pytest.raises(RunError, match=rf"edited .*{field}"):
         _ = search.recipe  # nor does anything else go by it
     with pytest.raises(RunError, match=rf"edited .*{field}"):

@@ -1,4 +1,4 @@
-"""Networks made by hand: sizes, parameters, heads, gradients."""
+"""Baselines: sizes, parameters, heads, gradients."""
 
 import copy
 from itertools import pairwise

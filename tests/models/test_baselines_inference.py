@@ -1,4 +1,4 @@
-"""Networks made by hand give for inference what they give as they were built."""
+"""Baselines give the same outputs for inference as they give as built."""
 
 from typing import cast
 

@@ -324,7 +324,7 @@ def supernet_gradients(make: Callable[..., Supernet], *, fused: bool) -> tuple[T
 
 
 @pytest.mark.parametrize("make", [small_nas_wdan, small_darts])
-def test_both_executions_of_a_supernet_agree(make):
+def test_both_backends_of_a_supernet_agree(make):
     plain_first, plain_second = supernet_gradients(make, fused=False)
     fast_first, fast_second = supernet_gradients(make, fused=True)
     assert relative(fast_first, plain_first) < 1e-9

@@ -64,7 +64,7 @@ def watched(monkeypatch) -> dict[tuple[int, int, int], dict[str, torch.Tensor]]:
     return seen
 
 
-def test_architecture_is_frozen_then_moves(recipe, tmp_path, watched):
+def test_architecture_is_frozen_then_learns(recipe, tmp_path, watched):
     start_search(changed(recipe, "search.stages.1.epochs=1"), tmp_path / "run")
     initial = fresh_supernet(recipe, 0).state_dict()
     names = [name for name in initial if name.startswith(("alphas", "betas"))]
@@ -149,12 +149,12 @@ def test_betas_end_elsewhere_than_they_began(recipe, tmp_path):
     start_search(changed(recipe, "search.arch_lr=0.1"), tmp_path / "run")
     first, last = (lines(tmp_path / "run", "architecture.jsonl")[number]["betas"] for number in (0, 1))
     assert first.keys() == last.keys()
-    several = {node: moves for node, moves in first.items() if len(moves) > 1}
+    several = {node: transitions for node, transitions in first.items() if len(transitions) > 1}
     assert several
-    for node, moves in several.items():
+    for node, transitions in several.items():
         assert sum(last[node].values()) == pytest.approx(1, abs=1e-5)
         # Two steps of Adam with 0.1 move a logit by about 0.2.
-        assert max(abs(last[node][move] - moves[move]) for move in moves) > 0.01, node
+        assert max(abs(last[node][transition] - transitions[transition]) for transition in transitions) > 0.01, node
 
 
 def test_second_stage_starts_afresh_with_the_strongest_candidates(recipe, tmp_path, watched):

@@ -138,7 +138,7 @@ def test_a_unet_of_any_width_is_not_slower_as_shipped(width: int) -> None:
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
-def test_a_narrow_weaved_network_is_not_slower_as_shipped(norm: str) -> None:
+def test_a_narrow_nas_wdan_network_is_not_slower_as_shipped(norm: str) -> None:
     genotype = load("alpha0_5_stage1_nodouble_deep_ep80").with_settings(init_channel=5)
     network = build_network(genotype, in_channels=1, outputs=1, norm=norm).eval()  # type: ignore[arg-type]
     found, x = inference.for_inference(network), torch.rand(1, 1, 64, 64)

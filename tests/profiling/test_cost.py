@@ -20,7 +20,7 @@ from medarts.profiling.latency import Timing
 from medarts.spaces.genotype import load_genotype as load
 
 UNET = UNetSettings(width=4, depth=3)
-STACK = load("darts_v2").with_settings(init_channel=2, layers=4)
+DARTS = load("darts_v2").with_settings(init_channel=2, layers=4)
 SMALL: dict[str, Any] = {"in_channels": 2, "outputs": 3, "size": 16}
 TIMINGS = (Timing(1, 1, 20.0, 1.0), Timing(2, 1, 12.0, 0.5))
 MEASURED = Cost(10, 1000, 32, 3, 1, TIMINGS, (Timing(1, 1, 9.0, 0.1), Timing(2, 1, 5.0, 0.1)), {1: 20.5, 8: 90.25})
@@ -81,12 +81,12 @@ def test_frozen_parameters_do_not_count_and_shared_ones_count_once() -> None:
 
 
 def test_networks_are_measured_side_by_side(peaks: list[tuple[Any, ...]]) -> None:
-    networks = {"wide": UNET, "narrow": UNetSettings(width=2, depth=3), "stack": STACK}
+    networks = {"wide": UNET, "narrow": UNetSettings(width=2, depth=3), "darts": DARTS}
     steps = []
     costs = measure_costs(
         networks, **SMALL, threads=(1,), batches=(2, 1), repeats=2, progress=lambda *step: steps.append(step)
     )
-    assert list(costs) == ["wide", "narrow", "stack"]
+    assert list(costs) == ["wide", "narrow", "darts"]
     for name, cost in costs.items():
         network = build_network(networks[name], in_channels=2, outputs=3)
         assert cost.parameters == count_parameters(network)
@@ -97,29 +97,29 @@ def test_networks_are_measured_side_by_side(peaks: list[tuple[Any, ...]]) -> Non
     assert costs["wide"].shipped is not None
     assert [timing.batch for timing in costs["wide"].shipped] == [2, 1]
     assert costs["wide"].flops > 3 * costs["narrow"].flops
-    assert costs["stack"].shipped is None  # a network of findings has no form of its own for inference
+    assert costs["darts"].shipped is None  # networks of findings have no inference form of their own
     assert steps == [(done, 6 + 2 * 2) for done in range(1, 11)]
 
 
 def test_all_forms_are_timed_in_one_go(timed: list[tuple[int, int, int]]) -> None:
-    networks = {"a": UNET, "stack": STACK, "b": UNET}
+    networks = {"a": UNET, "darts": DARTS, "b": UNET}
     costs = measure_costs(networks, **SMALL, threads=(1, 2), batches=(1, 4), memory=False)
     assert timed == [(5, 1, 1), (5, 1, 4), (5, 2, 1), (5, 2, 4)]
-    assert {name: cost.built[0].median_ms for name, cost in costs.items()} == {"a": 1, "stack": 2, "b": 3}
-    assert {name: cost.latency_ms(threads=2, batch=4) for name, cost in costs.items()} == {"a": 4, "stack": 2, "b": 5}
+    assert {name: cost.built[0].median_ms for name, cost in costs.items()} == {"a": 1, "darts": 2, "b": 3}
+    assert {name: cost.latency_ms(threads=2, batch=4) for name, cost in costs.items()} == {"a": 4, "darts": 2, "b": 5}
     assert costs["a"].memory_mb == {}
 
 
 def test_memory_is_that_of_the_form_that_scores_images(peaks: list[tuple[Any, ...]], timed: object) -> None:
-    measure_costs({"unet": UNET, "stack": STACK}, **SMALL, threads=(1, 2))
-    (unet, *about), (stack, *_) = peaks
+    measure_costs({"unet": UNET, "darts": DARTS}, **SMALL, threads=(1, 2))
+    (unet, *about), (darts, *_) = peaks
     assert about == [(1, 2, 16, 16), 2]
     image = torch.rand(1, 2, 16, 16)
     built = build_network(UNET, in_channels=2, outputs=3)
     assert type(unet.func) is not type(built)
     assert not unet.func.training
     assert unet(image).shape == (1, 3, 16, 16)
-    assert stack(image).shape == (1, 3)
+    assert darts(image).shape == (1, 3)
 
 
 def test_what_is_reported_as_shipped_is_what_scores_images(
@@ -127,7 +127,7 @@ def test_what_is_reported_as_shipped_is_what_scores_images(
 ) -> None:
     """On two threads the form for inference is slower than the network, which then is what is used."""
     monkeypatch.setattr(inference, "_best_seconds", lambda *_: (1.0, {1: 0.5, 2: 2.0}[torch.get_num_threads()]))
-    cost = measure_costs({"unet": UNET, "stack": STACK}, **SMALL, threads=(1, 2), batches=(1, 4))["unet"]
+    cost = measure_costs({"unet": UNET, "darts": DARTS}, **SMALL, threads=(1, 2), batches=(1, 4))["unet"]
     assert [timing.median_ms for timing in cost.built] == [1, 1, 1, 1]
     assert cost.shipped is not None
     assert [timing.median_ms for timing in cost.shipped] == [3, 3, 1, 1]

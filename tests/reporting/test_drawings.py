@@ -18,9 +18,9 @@ from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 
 @pytest.fixture(scope="module")
 def searched() -> Genotype:
-    """A genotype that keeps one move a node."""
+    """A genotype that keeps one transition a node."""
     supernet = NasWdan(NasWdanSettings(init_channel=2), in_channels=1, outputs=1).supernet(StageSettings(depth=4), None)
-    return supernet.derive(DeriveSettings(moves="top_k", top_k=1), name="one", provenance={"seed": 3})
+    return supernet.derive(DeriveSettings(paths="top_k", top_k=1), name="one", provenance={"seed": 3})
 
 
 def _ids(figure: object) -> set[str]:
@@ -65,8 +65,8 @@ def test_a_space_that_says_nothing_has_its_cells_drawn(monkeypatch: pytest.Monke
     assert len(_ids(figures["cell_mine"])) == 5
 
 
-def test_the_lattice_shows_exactly_the_kept_moves(searched: Genotype) -> None:
-    kept = {f"path-{k.layer}-{k.level}-{move}" for k in searched.paths for move in k.transitions}
+def test_the_lattice_shows_exactly_the_kept_transitions(searched: Genotype) -> None:
+    kept = {f"path-{k.layer}-{k.level}-{transition}" for k in searched.paths for transition in k.transitions}
     assert _ids(drawings(searched)["lattice"]) == kept
     everything = load("layer7_double_deep")
     assert len(_ids(drawings(everything)["lattice"])) == 30
@@ -128,7 +128,7 @@ def test_a_node_of_one_edge_has_no_one_line_form() -> None:
     assert "Genotype(" not in describe(thinner)
 
 
-def test_a_weave_has_no_one_line_form(searched: Genotype) -> None:
+def test_nas_wdan_has_no_one_line_form(searched: Genotype) -> None:
     assert space_of(searched).to_text(searched) is None
 
 

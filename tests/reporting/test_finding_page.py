@@ -64,7 +64,7 @@ def make_run(path: Path, recipe: Recipe, *, kind: str, network: str = "chexnet")
 
 
 def add_search(run: RunDirectory, *, epochs: int = 2) -> Genotype:
-    """Journals, genotype and summary of a search on the stack, with gammas."""
+    """Journals, genotype and summary of a search in darts, with gammas."""
     recipe = run.recipe
     torch.manual_seed(0)
     stage = recipe.search.stages[0]

@@ -28,12 +28,12 @@ def snapshots(space: Any, *, depth: int) -> list[dict[str, Any]]:
     return records
 
 
-def stack(nodes: int = 4) -> Darts:
+def darts(nodes: int = 4) -> Darts:
     settings = DartsSettings(search_channel=2, intermediate_nodes=nodes)
     return Darts(settings, in_channels=1, outputs=2, supernet=NORMALISED)
 
 
-def weave(nodes: int = 2) -> NasWdan:
+def nas_wdan(nodes: int = 2) -> NasWdan:
     settings = NasWdanSettings(init_channel=2, intermediate_nodes=nodes)
     return NasWdan(settings, in_channels=1, outputs=1, supernet=NORMALISED)
 
@@ -79,7 +79,7 @@ def test_epochs_are_whole_numbers() -> None:
 
 @pytest.mark.parametrize("kind", ["normal", "reduce"])
 def test_every_edge_of_a_stack_has_its_alphas_with_none_among_them(kind: str) -> None:
-    records = snapshots(stack(), depth=4)
+    records = snapshots(darts(), depth=4)
     panels = weight_panels(records)[f"Alphas: {kind}"]
     assert len(panels) == 14
     assert [panels[index].title for index in (0, 4, 13)] == ["s0 → n0", "n0 → n1", "n2 → n3"]
@@ -96,7 +96,7 @@ def test_every_edge_of_a_stack_has_its_alphas_with_none_among_them(kind: str) ->
 
 @pytest.mark.parametrize(
     ("space", "depth", "kinds"),
-    [(stack(2), 4, ["normal", "reduce"]), (weave(2), 3, ["down", "normal", "up"])],
+    [(darts(2), 4, ["normal", "reduce"]), (nas_wdan(2), 3, ["down", "normal", "up"])],
     ids=["darts", "nas-wdan"],
 )
 def test_gammas_are_shown_node_by_node(space: Any, depth: int, kinds: list[str]) -> None:

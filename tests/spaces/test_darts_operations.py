@@ -1,4 +1,4 @@
-"""The operations of the stack against sums written out here, and their sizes."""
+"""The operations of darts against sums written out here, and their sizes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The supernet of the stack against sums written out here, and against the derived network with the same weights."""
+"""The supernet of darts against sums written out here, and against the derived network with the same weights."""
 
 from collections.abc import Sequence
 from typing import Any, cast

@@ -18,14 +18,14 @@ from medarts.spaces.genotype import load_genotype as load
 from medarts.spaces.nas_wdan import LatticeSettings, check, paths_of
 from medarts.system.names import name_of
 
-WEAVES = (
+NAS_WDAN = (
     "alpha0_5_stage1_double_deep_ep80",
     "alpha0_5_stage1_nodouble_deep_ep80",
     "layer7_double_deep",
     "stage0_double_deep_ep80_newim",
     "stage1_layer9_110epoch_double_deep_final",
 )
-STACKS = ("chestxray14_first_order", "darts_v2")
+DARTS = ("chestxray14_first_order", "darts_v2")
 
 SMALL: dict[str, Any] = {
     "format": "medarts-genotype",
@@ -99,9 +99,9 @@ def test_is_frozen() -> None:
 
 
 def test_zoo_holds_the_published_genotypes_of_both_spaces() -> None:
-    assert zoo() == tuple(sorted(WEAVES + STACKS))
-    assert {name: load(name).space for name in zoo()} == dict.fromkeys(WEAVES, "nas-wdan") | dict.fromkeys(
-        STACKS, "darts"
+    assert zoo() == tuple(sorted(NAS_WDAN + DARTS))
+    assert {name: load(name).space for name in zoo()} == dict.fromkeys(NAS_WDAN, "nas-wdan") | dict.fromkeys(
+        DARTS, "darts"
     )
 
 
@@ -113,8 +113,8 @@ def test_zoo_genotypes_fit_their_space_and_survive_being_written(name: str) -> N
     assert from_json(genotype.to_json(), origin=name) == genotype
 
 
-@pytest.mark.parametrize("name", WEAVES)
-def test_weaves_of_the_zoo_keep_the_whole_lattice(name: str) -> None:
+@pytest.mark.parametrize("name", NAS_WDAN)
+def test_nas_wdan_genotypes_of_the_zoo_keep_the_whole_lattice(name: str) -> None:
     genotype = load(name)
     settings = check(genotype)
     assert (settings.depth, settings.init_channel, settings.intermediate_nodes) == (5, 16, 4)
@@ -358,14 +358,14 @@ def test_the_last_head_alone_needs_no_early_paths() -> None:
     check(read(content))
 
 
-def test_order_of_moves_and_nodes_in_the_file_does_not_matter() -> None:
+def test_order_of_transitions_and_nodes_in_the_file_does_not_matter() -> None:
     content = copy.deepcopy(SMALL)
     content["paths"] = [[4, 0, ["up"]], [2, 0, ["up", "normal"]], [3, 1, ["normal", "down"]], [1, 1, ["down"]]]
     assert list(paths_of(read(content)).items()) == list(paths_of(small()).items())
 
 
 def test_changes_of_the_whole_space_are_changes_of_the_genotype() -> None:
-    name = WEAVES[1]
+    name = NAS_WDAN[1]
     assert genotype_of(name, changes=["space={init_channel: 8}"]).settings["init_channel"] == 8
     assert genotype_of(name, changes=["space.init_channel=8"]).settings["init_channel"] == 8
     with pytest.raises(RecipeError, match="space cannot be 3"):

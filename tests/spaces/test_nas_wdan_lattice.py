@@ -9,7 +9,7 @@ from medarts.spaces.nas_wdan import STEM, TRANSITIONS, Node, Paths, Transition
 
 D, N, U = "down", "normal", "up"
 
-# Written by hand from the definition: (t, l) -> moves.
+# Written by hand from the definition: (t, l) -> transitions.
 BY_HAND: dict[int, dict[tuple[int, int], tuple[str, ...]]] = {
     3: {(1, 1): (D,), (2, 0): (N, U), (2, 2): (D,), (3, 1): (D, N, U), (4, 0): (N, U)},
     4: {
@@ -46,7 +46,7 @@ depths = st.integers(3, 8)
 
 
 @pytest.mark.parametrize("depth", [3, 4, 5])
-def test_nodes_and_moves_by_hand(depth: int) -> None:
+def test_nodes_and_transitions_by_hand(depth: int) -> None:
     assert lattice.all_paths(depth) == BY_HAND[depth]
     assert lattice.lattice_nodes(depth) == ((0, 0), *BY_HAND[depth])
     assert sum(map(len, lattice.all_paths(depth).values())) == MOVE_COUNTS[depth]
@@ -55,9 +55,9 @@ def test_nodes_and_moves_by_hand(depth: int) -> None:
 
 def test_inputs_of_depth_three_by_hand() -> None:
     found = {
-        (node, move): lattice.lattice_inputs(node, move)
-        for node, moves in lattice.all_paths(3).items()
-        for move in moves
+        (node, transition): lattice.lattice_inputs(node, transition)
+        for node, transitions in lattice.all_paths(3).items()
+        for transition in transitions
     }
     assert found == {
         ((1, 1), D): ((-1, 1), (0, 0)),
@@ -91,13 +91,13 @@ def test_nodes_have_the_shape_of_the_definition(depth: int) -> None:
 @given(depths)
 def test_s1_lies_inside_and_s0_inside_or_before(depth: int) -> None:
     present = set(lattice.lattice_nodes(depth))
-    for node, moves in lattice.all_paths(depth).items():
-        assert moves, node
-        for move in moves:
-            s0, s1 = lattice.lattice_inputs(node, move)
+    for node, transitions in lattice.all_paths(depth).items():
+        assert transitions, node
+        for transition in transitions:
+            s0, s1 = lattice.lattice_inputs(node, transition)
             assert s1 in present
             assert s0.level == node.level
-            assert s1.level - node.level == {"down": -1, "normal": 0, "up": 1}[move]
+            assert s1.level - node.level == {"down": -1, "normal": 0, "up": 1}[transition]
             assert s0.layer < s1.layer < node.layer
             # s0 is missing only on the rising edge of the lattice, never on the falling one.
             assert (s0 in present) == (s0.layer >= s0.level)
@@ -106,7 +106,7 @@ def test_s1_lies_inside_and_s0_inside_or_before(depth: int) -> None:
 @given(depths)
 def test_level_zero_has_no_down_and_entry_nodes_have_down_alone(depth: int) -> None:
     paths = lattice.all_paths(depth)
-    assert all(D not in moves for node, moves in paths.items() if node.level == 0)
+    assert all(D not in transitions for node, transitions in paths.items() if node.level == 0)
     assert all(paths[Node(t, t)] == (D,) for t in range(1, depth))
     assert STEM not in paths
 
@@ -129,15 +129,20 @@ def test_every_cell_of_the_whole_lattice_reaches_the_last_head(depth: int) -> No
 def kept_paths(draw: st.DrawFn) -> tuple[int, Paths]:
     depth = draw(depths)
     paths: Paths = {}
-    for node, moves in lattice.all_paths(depth).items():
-        subset = draw(st.sets(st.sampled_from(moves), min_size=1))
-        paths[node] = tuple(move for move in TRANSITIONS if move in subset)
+    for node, transitions in lattice.all_paths(depth).items():
+        subset = draw(st.sets(st.sampled_from(transitions), min_size=1))
+        paths[node] = tuple(transition for transition in TRANSITIONS if transition in subset)
     return depth, paths
 
 
 def reaches(node: Node, ends: tuple[Node, ...], paths: Paths) -> bool:
     """Whether ``node`` is an end, or is read by a cell of a node that reaches one; forwards, by recursion."""
-    readers = [other for other, moves in paths.items() for move in moves if node in lattice.lattice_inputs(other, move)]
+    readers = [
+        other
+        for other, transitions in paths.items()
+        for transition in transitions
+        if node in lattice.lattice_inputs(other, transition)
+    ]
     return node in ends or any(reaches(reader, ends, paths) for reader in set(readers))
 
 
@@ -148,7 +153,7 @@ def test_reaching_drops_exactly_what_reaches_no_head(case: tuple[int, Paths], de
         return
     ends = lattice.head_nodes(depth, deep_supervision=deep)
     kept = lattice.reaching(paths, ends)
-    assert kept == {node: moves for node, moves in paths.items() if reaches(node, ends, paths)}
+    assert kept == {node: transitions for node, transitions in paths.items() if reaches(node, ends, paths)}
     assert list(kept) == [node for node in paths if node in kept]  # the order of the layers
 
 
@@ -171,8 +176,8 @@ def test_widths() -> None:
 
 
 def test_kept_form_is_sorted() -> None:
-    moves: tuple[Transition, ...] = ("normal", "up")
-    assert lattice.to_kept({Node(4, 0): moves, Node(1, 1): ("down",)}) == (
+    transitions: tuple[Transition, ...] = ("normal", "up")
+    assert lattice.to_kept({Node(4, 0): transitions, Node(1, 1): ("down",)}) == (
         KeptCells(1, 1, ("down",)),
         KeptCells(4, 0, ("normal", "up")),
     )

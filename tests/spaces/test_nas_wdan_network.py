@@ -129,15 +129,15 @@ def test_dropped_paths_have_no_cells() -> None:
     assert len(net(torch.rand(1, 3, 32, 32))) == 4
 
 
-@pytest.mark.parametrize("move", TRANSITIONS)
-def test_nodes_that_read_only_an_absent_s0_are_zeros(move: Transition) -> None:
+@pytest.mark.parametrize("transition", TRANSITIONS)
+def test_nodes_that_read_only_an_absent_s0_are_zeros(transition: Transition) -> None:
     """Node 0 reads s0 alone, node 1 node 0 alone; node 2 reads s1."""
-    of_s1 = {"down": "down_conv", "normal": "conv", "up": "up_conv"}[move]
+    of_s1 = {"down": "down_conv", "normal": "conv", "up": "up_conv"}[transition]
     edges = ((("conv", 0),), (("dil_conv", 2),), (("cweight", 0), (of_s1, 1)))
     settings = OperationSettings(affine=True)
-    cell = NasWdanCell(move, edges, s0_channels=None, s1_channels=6, channels=4, settings=settings)
+    cell = NasWdanCell(transition, edges, s0_channels=None, s1_channels=6, channels=4, settings=settings)
     out = cell(None, cell.input1(torch.rand(2, 6, 8, 12)))
-    h, w = {"down": (4, 6), "normal": (8, 12), "up": (16, 24)}[move]
+    h, w = {"down": (4, 6), "normal": (8, 12), "up": (16, 24)}[transition]
     assert out.shape == (2, 12, h, w)
     assert (out[:, :8] == 0).all()
     assert (out[:, 8:] != 0).any()

@@ -169,7 +169,9 @@ def test_no_dropout_module_without_a_probability() -> None:
 
 
 def test_only_s1_of_down_and_up_cells_changes_the_resolution() -> None:
-    assert {(move, state): set_of_edge(move, state) for move in TRANSITIONS for state in range(4)} == {
+    assert {
+        (transition, state): set_of_edge(transition, state) for transition in TRANSITIONS for state in range(4)
+    } == {
         ("down", 0): "normal",
         ("down", 1): "down",
         ("down", 2): "normal",

@@ -34,7 +34,7 @@ from medarts.spaces.nas_wdan_operations import OPERATIONS
 
 SMALL = LatticeSettings(depth=3, init_channel=4, double_down_channel=True, intermediate_nodes=2)
 KEEP = {"down": 4, "normal": 4, "up": 2}
-ALL = DeriveSettings(moves="all")
+ALL = DeriveSettings(paths="all")
 
 
 PUBLISHED = {kind: operations.published for kind, operations in OPERATIONS.items()}
@@ -62,17 +62,17 @@ def random_weights(candidates: Sequence[tuple[str, ...]], *, dtype: torch.dtype 
     return CellWeights(cell_edges(2), tuple(candidates), weights, torch.ones(len(candidates), dtype=dtype))
 
 
-@pytest.mark.parametrize("move", TRANSITIONS)
-def test_mixed_cell_is_the_weighted_sum_of_its_operations(move: Transition) -> None:
+@pytest.mark.parametrize("transition", TRANSITIONS)
+def test_mixed_cell_is_the_weighted_sum_of_its_operations(transition: Transition) -> None:
     torch.manual_seed(0)
-    of_s1 = PUBLISHED[move]
+    of_s1 = PUBLISHED[transition]
     normal = PUBLISHED["normal"]
     candidates = (normal, of_s1, normal, of_s1, normal)  # edges 0<-0, 0<-1, 1<-0, 1<-1, 1<-2
     settings = OperationSettings(affine=False)
     cell = MixedCell(
-        move, candidates, intermediate_nodes=2, s0_channels=6, s1_channels=5, channels=4, settings=settings
+        transition, candidates, intermediate_nodes=2, s0_channels=6, s1_channels=5, channels=4, settings=settings
     ).double()
-    size = {"down": 4, "normal": 8, "up": 16}[move]
+    size = {"down": 4, "normal": 8, "up": 16}[transition]
     s0 = torch.randn(2, 6, size, size, dtype=torch.float64)
     s1 = torch.randn(2, 5, 8, 8, dtype=torch.float64)
     w = random_weights(candidates)
@@ -120,17 +120,19 @@ def test_cell_edges() -> None:
     assert len(cell_edges(4)) == 14
 
 
-def test_frame_sums_the_weighted_moves_of_every_node() -> None:
+def test_frame_sums_the_weighted_cells_of_every_node() -> None:
     supernet = make()
     weights = supernet.mixture()
     x = images()
     cells, frame = supernet.frame.cells, supernet.frame
-    by_move = weights.cells
+    by_transition = weights.cells
 
-    def cell(node: tuple[int, int], move: Transition, s0: Tensor | None, s1: Tensor) -> Tensor:
-        module = cast(MixedCell, cells[f"{node[0]}_{node[1]}_{move}"])
+    def cell(node: tuple[int, int], transition: Transition, s0: Tensor | None, s1: Tensor) -> Tensor:
+        module = cast(MixedCell, cells[f"{node[0]}_{node[1]}_{transition}"])
         first = None if s0 is None or module.input0 is None else module.input0(s0)
-        return weights.transitions[Node(*node)][move] * mix_reference(module, first, module.input1(s1), by_move[move])
+        return weights.transitions[Node(*node)][transition] * mix_reference(
+            module, first, module.input1(s1), by_transition[transition]
+        )
 
     n00 = frame.stem(x)
     n11 = cell((1, 1), "down", None, n00)
@@ -151,10 +153,10 @@ def test_weights_are_softmaxes_that_sum_to_one() -> None:
     supernet = make(replace(SMALL, intermediate_nodes=4))
     mixture = supernet.mixture()
     sizes = {"down": 6, "normal": 7, "up": 4}
-    for move in TRANSITIONS:
-        assert len(mixture.cells[move].operations) == 14
-        for (_, state), weight in zip(cell_edges(4), mixture.cells[move].operations, strict=True):
-            assert len(weight) == sizes[move if state == 1 else "normal"]
+    for transition in TRANSITIONS:
+        assert len(mixture.cells[transition].operations) == 14
+        for (_, state), weight in zip(cell_edges(4), mixture.cells[transition].operations, strict=True):
+            assert len(weight) == sizes[transition if state == 1 else "normal"]
             assert weight.sum().item() == pytest.approx(1)
     for node, row in mixture.transitions.items():
         assert tuple(row) == lattice.all_paths(3)[node]
@@ -162,27 +164,27 @@ def test_weights_are_softmaxes_that_sum_to_one() -> None:
     assert mixture.transitions[Node(1, 1)]["down"].item() == 1.0
 
 
-def test_normal_alphas_are_shared_by_the_cells_of_all_moves() -> None:
+def test_normal_alphas_are_shared_by_the_cells_of_all_transitions() -> None:
     supernet = make(replace(SMALL, intermediate_nodes=4))
     assert {kind: tuple(alpha.shape) for kind, alpha in supernet.alphas.items()} == {
         "down": (4, 6),
         "normal": (14, 7),
         "up": (4, 4),
     }
-    cells = {move: weights.operations for move, weights in supernet.mixture().cells.items()}
+    cells = {transition: weights.operations for transition, weights in supernet.mixture().cells.items()}
     softmaxed = torch.softmax(supernet.alphas["normal"], dim=-1)
     s1_edges = [1, 3, 6, 10]
     for edge, (_, state) in enumerate(cell_edges(4)):
         assert torch.equal(cells["normal"][edge], softmaxed[edge])
-        for move in ("down", "up"):
+        for transition in ("down", "up"):
             if state == 1:
-                own = torch.softmax(supernet.alphas[move], dim=-1)[s1_edges.index(edge)]
-                assert torch.equal(cells[move][edge], own)
+                own = torch.softmax(supernet.alphas[transition], dim=-1)[s1_edges.index(edge)]
+                assert torch.equal(cells[transition][edge], own)
             else:
-                assert torch.equal(cells[move][edge], softmaxed[edge])
+                assert torch.equal(cells[transition][edge], softmaxed[edge])
 
 
-def test_betas_weigh_the_moves_they_belong_to() -> None:
+def test_betas_weigh_the_transitions_they_belong_to() -> None:
     supernet = make()
     nodes = list(lattice.all_paths(3))
     with torch.no_grad():
@@ -191,7 +193,7 @@ def test_betas_weigh_the_moves_they_belong_to() -> None:
     with torch.no_grad():
         row, other = (supernet.mixture().transitions[node] for node in (Node(3, 1), Node(4, 0)))
     e = torch.e**2
-    assert {move: float(beta) for move, beta in row.items()} == pytest.approx(
+    assert {transition: float(beta) for transition, beta in row.items()} == pytest.approx(
         {"down": 1 / (2 + e), "normal": 1 / (2 + e), "up": e / (2 + e)}
     )
     assert [float(beta) for beta in other.values()] == [0.5, 0.5]
@@ -206,9 +208,9 @@ def test_gradient_reaches_every_alpha_and_every_beta_of_a_choice(depth: int) -> 
         assert alpha.grad is not None
         assert (alpha.grad != 0).all(), kind
     assert supernet.betas.grad is not None
-    for row, (node, moves) in zip(supernet.betas.grad, lattice.all_paths(depth).items(), strict=True):
-        for column, move in enumerate(TRANSITIONS):
-            assert (row[column] != 0).item() == (move in moves and len(moves) > 1), (node, move)
+    for row, (node, transitions) in zip(supernet.betas.grad, lattice.all_paths(depth).items(), strict=True):
+        for column, transition in enumerate(TRANSITIONS):
+            assert (row[column] != 0).item() == (transition in transitions and len(transitions) > 1), (node, transition)
     for name, parameter in supernet.named_parameters():
         assert parameter.grad is not None, name
 
@@ -316,11 +318,11 @@ def test_second_stage_has_the_kept_candidates_alone() -> None:
             present = set(kept[kind][row]) - {NONE} if state or cell.input0 is not None else set()
             assert set(cast(nn.ModuleDict, cell.operations[edge])) == present
     genotype = second.derive(ALL, name="x", provenance={})
-    for move in TRANSITIONS:
-        for node, edges in enumerate(genotype.cells[move]):
+    for transition in TRANSITIONS:
+        for node, edges in enumerate(genotype.cells[transition]):
             for operation, state in edges:
                 edge = cell_edges(2).index((node, state))
-                kind = move if state == 1 else "normal"
+                kind = transition if state == 1 else "normal"
                 assert operation in kept[kind][edge if kind == "normal" else [1, 3].index(edge)]
 
 
@@ -435,44 +437,44 @@ BETAS: dict[Node, dict[Transition, float]] = {
 }
 
 
-def test_all_keeps_every_move() -> None:
-    assert derive_paths(BETAS, DeriveSettings(moves="all")) == lattice.all_paths(3)
+def test_all_keeps_every_transition() -> None:
+    assert derive_paths(BETAS, DeriveSettings(paths="all")) == lattice.all_paths(3)
 
 
-def test_top_k_keeps_the_strongest_moves() -> None:
-    one = derive_paths(BETAS, DeriveSettings(moves="top_k", top_k=1))
+def test_top_k_keeps_the_strongest_transitions() -> None:
+    one = derive_paths(BETAS, DeriveSettings(paths="top_k", top_k=1))
     assert one == {
         (1, 1): ("down",), (2, 0): ("normal",), (2, 2): ("down",), (3, 1): ("normal",), (4, 0): ("up",)
     }  # fmt: skip
-    two = derive_paths(BETAS, DeriveSettings(moves="top_k", top_k=2))
+    two = derive_paths(BETAS, DeriveSettings(paths="top_k", top_k=2))
     assert two[Node(3, 1)] == ("down", "normal")
     assert two[Node(2, 0)] == ("normal", "up")
-    assert derive_paths(BETAS, DeriveSettings(moves="top_k", top_k=3)) == lattice.all_paths(3)
+    assert derive_paths(BETAS, DeriveSettings(paths="top_k", top_k=3)) == lattice.all_paths(3)
 
 
-def test_threshold_keeps_moves_from_it_and_always_the_strongest() -> None:
-    kept = derive_paths(BETAS, DeriveSettings(moves="threshold", threshold=0.3))
+def test_threshold_keeps_transitions_from_it_and_always_the_strongest() -> None:
+    kept = derive_paths(BETAS, DeriveSettings(paths="threshold", threshold=0.3))
     assert kept[Node(2, 0)] == ("normal", "up")  # 0.3 is kept
     assert kept[Node(3, 1)] == ("normal",)
-    kept = derive_paths(BETAS, DeriveSettings(moves="threshold", threshold=0.9))
+    kept = derive_paths(BETAS, DeriveSettings(paths="threshold", threshold=0.9))
     assert kept[Node(2, 0)] == ("normal",)
     assert kept[Node(4, 0)] == ("up",)
     assert kept[Node(3, 1)] == ("normal",)
-    assert derive_paths(BETAS, DeriveSettings(moves="threshold", threshold=0.0)) == lattice.all_paths(3)
+    assert derive_paths(BETAS, DeriveSettings(paths="threshold", threshold=0.0)) == lattice.all_paths(3)
 
 
 def set_betas(supernet: NasWdanSupernet, betas: dict[Node, dict[Transition, float]]) -> None:
     with torch.no_grad():
         for row, node in zip(supernet.betas, supernet.paths, strict=True):
-            for move, beta in betas[node].items():
-                row[TRANSITIONS.index(move)] = torch.tensor(beta, dtype=torch.float64).log()
+            for transition, beta in betas[node].items():
+                row[TRANSITIONS.index(transition)] = torch.tensor(beta, dtype=torch.float64).log()
 
 
 def test_cells_that_reach_no_head_are_dropped() -> None:
-    """With one move a node, (3,1) reads (1,1) alone, so that (2,2) reaches no head."""
+    """With one transition at each node, (3,1) reads (1,1) alone, so that (2,2) reaches no head."""
     supernet = make()
     set_betas(supernet, BETAS)
-    genotype = supernet.derive(DeriveSettings(moves="top_k", top_k=1), name="found", provenance={"seed": 7})
+    genotype = supernet.derive(DeriveSettings(paths="top_k", top_k=1), name="found", provenance={"seed": 7})
     assert paths_of(genotype) == {(1, 1): ("down",), (2, 0): ("normal",), (3, 1): ("normal",), (4, 0): ("up",)}
     assert [(kept.layer, kept.level) for kept in genotype.paths] == [(1, 1), (2, 0), (3, 1), (4, 0)]
     assert genotype.name == "found"
@@ -550,10 +552,10 @@ def carry_over(supernet: NasWdanSupernet, genotype: Genotype, **options: int) ->
 @pytest.mark.parametrize(
     "derive",
     [
-        DeriveSettings(moves="all"),
-        DeriveSettings(moves="top_k", top_k=1),
-        DeriveSettings(moves="top_k", top_k=2),
-        DeriveSettings(moves="threshold", threshold=0.4),
+        DeriveSettings(paths="all"),
+        DeriveSettings(paths="top_k", top_k=1),
+        DeriveSettings(paths="top_k", top_k=2),
+        DeriveSettings(paths="threshold", threshold=0.4),
     ],
 )
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -576,7 +578,7 @@ def test_discretised_supernet_equals_the_derived_network(derive: DeriveSettings,
 def test_discretised_second_stage_equals_the_derived_network() -> None:
     kept = make(seed=1).strongest(KEEP)
     supernet = make(seed=4, spread=2.0, candidates=kept)
-    genotype = supernet.derive(DeriveSettings(moves="top_k", top_k=2), name="found", provenance={})
+    genotype = supernet.derive(DeriveSettings(paths="top_k", top_k=2), name="found", provenance={})
     network = carry_over(supernet, genotype)
     supernet.discretise(genotype)
     for found, wanted in zip(supernet(images(), all_heads=True), network(images(), all_heads=True), strict=True):

@@ -15,13 +15,13 @@ from medarts.spaces.genotype import Genotype, from_json, zoo
 from medarts.spaces.genotype import load_genotype as load
 from medarts.spaces.nas_wdan import paths_of
 
-WEAVE, STACK = "stage0_double_deep_ep80_newim", "darts_v2"
+NAS_WDAN, DARTS = "stage0_double_deep_ep80_newim", "darts_v2"
 
 
-def weave(*, moves: int) -> Genotype:
-    """Returns a genotype that keeps so many moves at a node at most."""
-    like = load(WEAVE)
-    return replace(like, paths=tuple(replace(kept, transitions=kept.transitions[:moves]) for kept in like.paths))
+def nas_wdan(*, transitions: int) -> Genotype:
+    """Returns a genotype that keeps at most that many transitions at each node."""
+    like = load(NAS_WDAN)
+    return replace(like, paths=tuple(replace(kept, transitions=kept.transitions[:transitions]) for kept in like.paths))
 
 
 @pytest.mark.parametrize("name", zoo())
@@ -40,30 +40,30 @@ def test_is_valid_and_has_the_settings_of_the_other(name: str) -> None:
         assert from_json(drawn.to_json(), origin="written") == drawn
 
 
-@pytest.mark.parametrize("name", [WEAVE, STACK])
+@pytest.mark.parametrize("name", [NAS_WDAN, DARTS])
 def test_the_seed_decides(name: str) -> None:
     like = load(name)
     assert random_genotype(like, seed=3) == random_genotype(like, seed=3)
     assert len({str(random_genotype(like, seed=seed).cells) for seed in range(50)}) == 50
 
 
-@pytest.mark.parametrize("moves", [1, 2, 3])
-def test_every_node_keeps_as_many_moves_as_the_other_at_most(moves: int) -> None:
-    like = weave(moves=moves)
+@pytest.mark.parametrize("transitions", [1, 2, 3])
+def test_every_node_keeps_as_many_transitions_as_the_other_at_most(transitions: int) -> None:
+    like = nas_wdan(transitions=transitions)
     found = [random_genotype(like, seed=seed) for seed in range(60)]
     possible = lattice.all_paths(like.settings["depth"])
     for drawn in found:
         kept = {lattice.Node(entry.layer, entry.level): entry.transitions for entry in drawn.paths}
         assert kept.keys() == possible.keys()
-        assert all(len(kept[node]) == min(moves, len(possible[node])) for node in kept)
+        assert all(len(kept[node]) == min(transitions, len(possible[node])) for node in kept)
         assert set(lattice.head_nodes(5, deep_supervision=True)) <= paths_of(drawn).keys()
     choices = Counter(str(drawn.paths) for drawn in found)
-    assert len(choices) == 1 if moves == 3 else len(choices) > 50
+    assert len(choices) == 1 if transitions == 3 else len(choices) > 50
 
 
-@pytest.mark.parametrize("moves", [1, 2])
-def test_networks_can_be_run(moves: int) -> None:
-    like = weave(moves=moves).with_settings(init_channel=2)
+@pytest.mark.parametrize("transitions", [1, 2])
+def test_networks_can_be_run(transitions: int) -> None:
+    like = nas_wdan(transitions=transitions).with_settings(init_channel=2)
     for seed in range(3):
         network = build_network(random_genotype(like, seed=seed), in_channels=3, outputs=1).eval()
         with torch.inference_mode():
@@ -78,11 +78,11 @@ def assert_uniform(counts: Counter, of: int) -> None:
     assert chi < of - 1 + 5 * (2 * (of - 1)) ** 0.5
 
 
-def test_operations_and_states_of_the_weave_are_uniform() -> None:
-    found = [random_genotype(weave(moves=2), seed=seed) for seed in range(600)]
+def test_operations_and_states_of_nas_wdan_are_uniform() -> None:
+    found = [random_genotype(nas_wdan(transitions=2), seed=seed) for seed in range(600)]
     changing = nas_wdan_operations.OPERATIONS
-    for move, operations in changing.items():
-        cells = [drawn.cells[move] for drawn in found]
+    for transition, operations in changing.items():
+        cells = [drawn.cells[transition] for drawn in found]
         edges = [edge for cell in cells for node in cell for edge in node]
         assert_uniform(Counter(name for name, state in edges if state == 1), len(operations))
         assert_uniform(Counter(name for name, state in edges if state != 1), len(changing["normal"]))
@@ -93,14 +93,14 @@ def test_operations_and_states_of_the_weave_are_uniform() -> None:
 
 
 def test_operations_of_the_stack_are_uniform() -> None:
-    found = [random_genotype(load(STACK), seed=seed) for seed in range(400)]
+    found = [random_genotype(load(DARTS), seed=seed) for seed in range(400)]
     for kind in ("normal", "reduce"):
         edges = Counter(name for drawn in found for node in drawn.cells[kind] for name, _ in node)
         assert_uniform(edges, len(OPERATIONS["normal"]))
 
 
 def test_a_genotype_that_does_not_fit_its_space_is_refused() -> None:
-    like = load(WEAVE)
+    like = load(NAS_WDAN)
     with pytest.raises(GenotypeError, match="unknown space 'loom'"):
         random_genotype(replace(like, space="loom"), seed=0)
     with pytest.raises(GenotypeError, match="depth 2"):

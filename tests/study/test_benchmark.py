@@ -92,7 +92,7 @@ def make(data: Path, tmp_path: Path) -> Make:
 
 
 def small(data: Path, **settings: Any) -> dict[str, Any]:
-    return {"name": "weave", "genotype": str(data / "small.json"), **settings}
+    return {"name": "searched", "genotype": str(data / "small.json"), **settings}
 
 
 # --- in processes ---------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_a_whole_benchmark(make: Make, data: Path, tmp_path: Path, monkeypatch: 
     networks, endoscopy = [small(data), UNET], {"data": ["endoscopy"], "seeds": [0, 1]}
     study = make(networks, [WILD, endoscopy])
     plan = prepare(study, out)
-    stopped = next(step for step in plan.steps if step.paths.name == "endoscopy/weave/seed-1")
+    stopped = next(step for step in plan.steps if step.paths.name == "endoscopy/searched/seed-1")
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_step", stopping(Training._step))
         with pytest.raises(InterruptedRunError):
@@ -113,7 +113,7 @@ def test_a_whole_benchmark(make: Make, data: Path, tmp_path: Path, monkeypatch: 
 
     benchmark(study, out, jobs=2)
 
-    names = [f"endoscopy/{network}/seed-{seed}" for network in ("weave", "unet") for seed in (0, 1)]
+    names = [f"endoscopy/{network}/seed-{seed}" for network in ("searched", "unet") for seed in (0, 1)]
     there = available_runs(out)
     runs = [run for candidate in there["endoscopy"].candidates for run in candidate.runs]
     assert [str(run.path.relative_to(out / "runs")) for run in runs] == names
@@ -123,11 +123,14 @@ def test_a_whole_benchmark(make: Make, data: Path, tmp_path: Path, monkeypatch: 
     assert "diverged: validation loss nan" in failed.reason
     assert (out / "failures" / "wild" / "unet" / "seed-0.txt").read_text().strip() == failed.reason
     assert "val_dice" in (out / "logs" / f"{names[0]}.log").read_text()
-    alone = start_training(stopped.recipe, plan.networks.architecture("weave"), tmp_path / "alone")
+    alone = start_training(stopped.recipe, plan.networks.architecture("searched"), tmp_path / "alone")
     for name in ("metrics.jsonl", "summary.json", "genotype.json"):
         assert (stopped.paths.run / name).read_bytes() == (alone.path / name).read_bytes()
 
-    assert [(each.name, each.seeds) for each in there["endoscopy"].candidates] == [("weave", (0, 1)), ("unet", (0, 1))]
+    assert [(each.name, each.seeds) for each in there["endoscopy"].candidates] == [
+        ("searched", (0, 1)),
+        ("unet", (0, 1)),
+    ]
     assert there["wild"].candidates == ()
     assert [step.paths.name for step in prepare(study, out).steps if not step.is_finished] == ["wild/unet/seed-0"]
 
@@ -306,9 +309,9 @@ def test_runs_go_seed_by_seed_then_group_by_group(make: Make, data: Path, tmp_pa
     groups = [{"data": "ct", "seeds": [1, 0]}, {"data": ["ct", "endoscopy"], "seeds": [1, 2], "networks": "unet"}]
     steps = prepare(make([small(data), UNET], groups), tmp_path / "out").steps
     assert [step.paths.name for step in steps] == [
-        "ct/weave/seed-0",
+        "ct/searched/seed-0",
         "ct/unet/seed-0",
-        "ct/weave/seed-1",
+        "ct/searched/seed-1",
         "ct/unet/seed-1",
         "ct-endoscopy/unet/seed-1",
         "ct-endoscopy/unet/seed-2",
@@ -339,16 +342,16 @@ def test_runs_of_another_recipe_network_or_data_are_refused(make: Make, data: Pa
     study = make([small(data), UNET], [group])
     for step in prepare(study, out).steps:
         run = start_training(step.recipe, prepare(study, out).networks.architecture(str(step.network)), step.paths.run)
-    says = "ct/weave/seed-0 was begun with train.epochs 1, but the study has 2. Undo that change"
+    says = "ct/searched/seed-0 was begun with train.epochs 1, but the study has 2. Undo that change"
     refused(make([small(data), UNET], [group], "recipe.train.epochs=2"), out, RunError, says)
     wider = {"model": {"name": "unet", "width": 4, "depth": 2}}
     refused(
         make([wider], [group]), out, RunError, "unet/seed-0 was begun with train.model.width 2, but the study has 4"
     )
-    says = "weave/seed-0 was begun with a genotype of other settings"
+    says = "searched/seed-0 was begun with a genotype of other settings"
     refused(make([small(data, init_channel=4)], [group]), out, RunError, says)
-    says = "weave/seed-0 was begun with train.model None, but the study has {'depth': 2, 'name': 'unet', 'width': 2}"
-    refused(make([UNET | {"name": "weave"}], [group]), out, RunError, says)
+    says = "searched/seed-0 was begun with train.model None, but the study has {'depth': 2, 'name': 'unet', 'width': 2}"
+    refused(make([UNET | {"name": "searched"}], [group]), out, RunError, says)
     run.write_json("run.json", run.facts | {"data_fingerprint": "of other images"})
     refused(study, out, RunError, "The data of .*ct/unet/seed-0 have changed since")
 
@@ -493,17 +496,17 @@ def test_a_damaged_run_fails_and_the_others_go_on(
     out = tmp_path / "out"
     study = make([small(data), UNET], [{"data": "ct", "seeds": [0, 1]}])
     for step in prepare(study, out).steps:
-        finished_run(step, load(str(data / "small.json")) if step.network == "weave" else UNetSettings(**SMALL_UNET))
-    path = out / "runs" / "ct" / "weave" / "seed-0" / name
+        finished_run(step, load(str(data / "small.json")) if step.network == "searched" else UNetSettings(**SMALL_UNET))
+    path = out / "runs" / "ct" / "searched" / "seed-0" / name
     if content == "lost":
         path.unlink()
     else:
         path.write_text(content)
     benchmark(study, out)
     there = available_runs(out)["ct"]
-    assert [(one.name, one.seeds) for one in there.candidates] == [("weave", (1,)), ("unet", (0, 1))]
+    assert [(one.name, one.seeds) for one in there.candidates] == [("searched", (1,)), ("unet", (0, 1))]
     (missing,) = there.missing
-    assert (missing.name, missing.seed, missing.state) == ("weave", 0, "failed")
+    assert (missing.name, missing.seed, missing.state) == ("searched", 0, "failed")
     assert name in missing.reason
 
 

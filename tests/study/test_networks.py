@@ -21,7 +21,7 @@ from medarts.study import networks as module
 from medarts.study.jobs import Layout
 from medarts.study.networks import Networks, nearest_channel, parameters_of, sample_matching, searches_of
 
-WEAVE = "stage1_layer9_110epoch_double_deep_final"
+NAS_WDAN = "stage1_layer9_110epoch_double_deep_final"
 COUNT = partial(parameters_of, in_channels=3, outputs=1)
 
 
@@ -42,7 +42,7 @@ def letters(genotype: Genotype) -> int:
     return int(genotype.settings["init_channel"]) ** 2 * sum(map(len, names))
 
 
-@pytest.mark.parametrize(("name", "step"), [(WEAVE, 2), (WEAVE, 6), ("darts_v2", 2)])
+@pytest.mark.parametrize(("name", "step"), [(NAS_WDAN, 2), (NAS_WDAN, 6), ("darts_v2", 2)])
 @pytest.mark.parametrize("wanted", [1, 90_000, 400_000])
 def test_channel_with_the_nearest_number_of_parameters(name: str, step: int, wanted: int) -> None:
     genotype = load(name)
@@ -54,7 +54,7 @@ def test_channel_with_the_nearest_number_of_parameters(name: str, step: int, wan
 
 
 def test_samples_have_the_parameters_of_the_other_within_a_band() -> None:
-    like = random_genotype(load(WEAVE), seed=77)
+    like = random_genotype(load(NAS_WDAN), seed=77)
     sampled = list(sample_matching(like, number=4, seed=3, count=letters))
     assert all(0.95 <= letters(genotype) / letters(like) <= 1.05 for genotype in sampled)
     assert [genotype.settings for genotype in sampled] == [like.settings] * 4
@@ -73,7 +73,7 @@ def test_too_few_samples_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "DRAWS", 10)
     counts = iter([1000, *range(2000, 2020)])
     with pytest.raises(GenotypeError, match=r"Of 20 genotypes sampled like '.*' only 0 have its 1,000 parameters"):
-        list(sample_matching(load(WEAVE), number=2, seed=0, count=lambda _: next(counts)))
+        list(sample_matching(load(NAS_WDAN), number=2, seed=0, count=lambda _: next(counts)))
 
 
 # --- entries ------------------------------------------------------------------------------------------------------
@@ -103,12 +103,12 @@ def test_entries_become_architectures(
         return letters(architecture) if isinstance(architecture, Genotype) else 90_000
 
     monkeypatch.setattr(module, "parameters_of", count)
-    random_genotype(load(WEAVE), seed=77).with_settings(init_channel=4).save(tmp_path / "own.json")
+    random_genotype(load(NAS_WDAN), seed=77).with_settings(init_channel=4).save(tmp_path / "own.json")
     networks = networks_of(
         study(
             {"model": {"name": "unet", "width": 8, "depth": 3}},
-            {"name": "small", "genotype": WEAVE, "init_channel": 2},
-            {"name": "sized", "genotype": WEAVE, "parameters": "unet"},
+            {"name": "small", "genotype": NAS_WDAN, "init_channel": 2},
+            {"name": "sized", "genotype": NAS_WDAN, "parameters": "unet"},
             {"genotype": "own.json"},
             {"random": 2, "like": "own"},
         ),
@@ -116,8 +116,8 @@ def test_entries_become_architectures(
     )
     assert networks.architecture("unet") == UNetSettings(width=8, depth=3)
     small, sized, own = (networks.architecture(name) for name in ("small", "sized", "own"))
-    assert small == replace(load(WEAVE).with_settings(init_channel=2), name="small")
-    assert sized == replace(nearest_channel(load(WEAVE), 90_000, count=letters), name="sized")
+    assert small == replace(load(NAS_WDAN).with_settings(init_channel=2), name="small")
+    assert sized == replace(nearest_channel(load(NAS_WDAN), 90_000, count=letters), name="sized")
     first, second = (networks.architecture(name) for name in ("random-1", "random-2"))
     assert (first.name, second.name, first.provenance["like"]) == ("random-1", "random-2", "own")
     assert first.cells != second.cells
@@ -130,11 +130,11 @@ def test_searches_that_a_network_waits_for(study: Callable[..., Study], tmp_path
         {"name": "other", "searched_on": "a", "parameters": "mix2"},
         {"name": "mix2", "searched_on": "a"},
         {"random": 1, "like": "other"},
-        {"genotype": WEAVE, "parameters": "mix"},
+        {"genotype": NAS_WDAN, "parameters": "mix"},
         {"model": "unet"},
     )
     found = {name: set(searches_of(one, name)) for name in one.names}
-    assert found["mix"] == found[WEAVE] == {"mix"}
+    assert found["mix"] == found[NAS_WDAN] == {"mix"}
     assert found["other"] == found["random-1"] == {"other", "mix2"}
     assert found["unet"] == set()
     with pytest.raises(RunError, match=r"mix: .*searches/mix is not a run directory"):

@@ -1,4 +1,4 @@
-"""Training on findings: a derived stack and CheXNet learn, go on to the same bytes, and refuse what does not fit."""
+"""Training on findings: a darts network and CheXNet learn, resume to the same bytes, and refuse what does not fit."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ def small_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def progress(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How far networks of the stack were told that training is, epoch by epoch."""
+    """The progress of training that darts networks receive, epoch by epoch."""
     told: list[float] = []
     at = DartsNetwork.at
 

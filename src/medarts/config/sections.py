@@ -174,16 +174,16 @@ class SearchSettings(Section):
 
 
 class DeriveSettings(Section):
-    """How paths are kept when a genotype is derived.
+    """Which paths of a lattice a genotype keeps. Networks of darts have no lattice.
 
     Attributes:
-        moves: all keeps every path of the lattice (as published, betas unused), top_k the strongest moves of
-            every node, threshold those of at least a given beta (the strongest always stays).
-        top_k: moves kept a node, for top_k.
+        paths: all keeps every path (as published, betas unused); top_k the transitions of each node with the largest
+            betas; threshold those whose beta is at least the threshold, and always the largest.
+        top_k: transitions kept at each node, for top_k.
         threshold: smallest beta kept, for threshold.
     """
 
-    moves: Literal["all", "top_k", "threshold"] = "top_k"
+    paths: Literal["all", "top_k", "threshold"] = "top_k"
     top_k: Annotated[Whole, Field(ge=1, le=3)] = 2
     threshold: Fraction = 0.3
 

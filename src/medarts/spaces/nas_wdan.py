@@ -543,9 +543,9 @@ def derive_paths(betas: Mapping[Node, Mapping[Transition, float]], settings: Der
     kept = {}
     for node, row in betas.items():
         order = sorted(row, key=lambda transition: (-row[transition], TRANSITIONS.index(transition)))
-        if settings.moves == "top_k":
+        if settings.paths == "top_k":
             order = order[: settings.top_k]
-        elif settings.moves == "threshold":
+        elif settings.paths == "threshold":
             order = [transition for transition in order if row[transition] >= settings.threshold] or order[:1]
         kept[node] = tuple(transition for transition in TRANSITIONS if transition in order)
     return kept

@@ -352,4 +352,6 @@ def test_fast_runs_in_half_precision_close_to_full() -> None:
 
 def test_all_operations_with_a_norm_are_chains() -> None:
     scaled: set[str] = {"identity", "cweight", "avg_pool", "max_pool", "none"}
-    assert set(CONVOLUTIONS) == {name for move in TRANSITIONS for name in OPERATIONS[move].published} - scaled
+    assert (
+        set(CONVOLUTIONS) == {name for transition in TRANSITIONS for name in OPERATIONS[transition].published} - scaled
+    )

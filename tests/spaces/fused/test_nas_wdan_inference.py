@@ -80,32 +80,36 @@ def assert_equal_cells(cell: NasWdanCell, s0: Tensor | None, s1: Tensor) -> list
     return list(nodes)
 
 
-EVERY_OPERATION = [(move, name) for move in TRANSITIONS for name in OPERATIONS[move].published if name != NONE]
+EVERY_OPERATION = [
+    (transition, name) for transition in TRANSITIONS for name in OPERATIONS[transition].published if name != NONE
+]
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize(("move", "name"), EVERY_OPERATION)
-def test_every_operation(move: Transition, name: str, groups: int, norm: Norm) -> None:
+@pytest.mark.parametrize(("transition", "name"), EVERY_OPERATION)
+def test_every_operation(transition: Transition, name: str, groups: int, norm: Norm) -> None:
     """Two edges of an operation from one state, one of them summed with a third edge."""
     torch.manual_seed(0)
-    state = 1 if move != "normal" else 0
+    state = 1 if transition != "normal" else 0
     edges: Cell = (((name, state),), ((name, state), ("conv", 2), ("cweight", 2)))
     settings = OperationSettings(affine=True, norm=norm, shuffle_groups=groups, dropout_prob=0.1)
-    cell = NasWdanCell(move, edges, s0_channels=6, s1_channels=10, channels=8, settings=settings)
+    cell = NasWdanCell(transition, edges, s0_channels=6, s1_channels=10, channels=8, settings=settings)
     varied(cell).double()
     s0, s1 = images(3, 6, 8, 12, dtype=torch.float64), images(3, 10, 8, 12, dtype=torch.float64)
     assert_equal_cells(cell, s0, s1)
 
 
-@pytest.mark.parametrize("move", TRANSITIONS)
-def test_absent_s0(move: Transition) -> None:
+@pytest.mark.parametrize("transition", TRANSITIONS)
+def test_absent_s0(transition: Transition) -> None:
     """Node 0 reads s0 alone, node 1 node 0 alone: zeros. Node 2 reads s1 too."""
-    of_s1 = {"down": "down_conv", "normal": "conv", "up": "up_conv"}[move]
+    of_s1 = {"down": "down_conv", "normal": "conv", "up": "up_conv"}[transition]
     edges: Cell = ((("conv", 0),), (("dil_conv", 2),), (("cweight", 0), (of_s1, 1)), (("conv", 3), ("identity", 4)))
-    assert set_of_edge(move, 1) == move
+    assert set_of_edge(transition, 1) == transition
     settings = OperationSettings(affine=True)
-    cell = NasWdanCell(move, edges, s0_channels=None, s1_channels=6, channels=4, settings=settings, absent_edges=True)
+    cell = NasWdanCell(
+        transition, edges, s0_channels=None, s1_channels=6, channels=4, settings=settings, absent_edges=True
+    )
     varied(cell).double()
     nodes = assert_equal_cells(cell, None, images(1, 6, 4, 8, dtype=torch.float64))
     assert [node is None for node in nodes] == [True, True, False, False]
