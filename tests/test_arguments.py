@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
-from medarts.commands.options import check_number
 
 from medarts.arguments import changes_first, check_repeated, is_change, split
-from medarts.errors import RecipeError, of_system, quoted, shortened
+from medarts.errors import RecipeError, check_number, of_system, quoted, shortened
 
 
 @pytest.mark.parametrize(

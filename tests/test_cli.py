@@ -346,7 +346,7 @@ def test_errors_of_the_system_name_file_and_fix(medarts, monkeypatch):
     def failing(name, **_):
         raise OSError(28, "No space left on device", "runs/x")
 
-    monkeypatch.setattr("medarts.commands.costs.genotype_of", failing)
+    monkeypatch.setattr("medarts.profiling.named.architecture_named", failing)
     refused(medarts("cost", PUBLISHED), "runs/x: No space left on device. Make room on the disk.")
 
 
@@ -357,7 +357,7 @@ def test_memory_that_runs_out_is_said_in_one_line(medarts, monkeypatch, error):
     def failing(name, **_):
         raise error
 
-    monkeypatch.setattr("medarts.commands.costs.genotype_of", failing)
+    monkeypatch.setattr("medarts.profiling.named.architecture_named", failing)
     refused(medarts("cost", PUBLISHED), "The memory that this process may use is used up. Use smaller images")
 
 
@@ -380,7 +380,7 @@ def test_control_c_outside_of_the_loops(medarts, monkeypatch):
     def interrupted(name, **_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medarts.commands.costs.genotype_of", interrupted)
+    monkeypatch.setattr("medarts.profiling.named.architecture_named", interrupted)
     assert medarts("cost", PUBLISHED) == (130, "", "Stopped.\n")
 
 

@@ -51,7 +51,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             costs[name] = Cost(count_parameters(network), 1, **size, built=built, shipped=shipped, memory_mb=memory)
         return costs
 
-    monkeypatch.setattr("medarts.commands.costs.measure_costs", measure)
+    monkeypatch.setattr("medarts.profiling.named.measure_costs", measure)
     return of_last
 
 

@@ -32,7 +32,7 @@ def test_lists_what_its_lines_do_not_name(medarts, folder_data, small_recipe, tm
 
 def test_asks_first_whether_its_file_can_be_written(medarts, folder_data, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr("medarts.commands.inspection.examine", lambda *_, **__: pytest.fail("worked before it asked"))
+    monkeypatch.setattr("medarts.data.doctor.examine", lambda *_, **__: pytest.fail("worked before it asked"))
     status, output, errors = medarts("doctor", folder_data, "--out", "file/all.csv")
     assert (status, output) == (1, "")
     assert errors.startswith("medarts: file could not be written (File exists). Choose another path")

@@ -41,7 +41,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     few = {"threads": (1,), "repeats": 2, "memory": False}
     monkeypatch.setattr(
-        "medarts.commands.costs.measure_costs", lambda networks, **about: measure_costs(networks, **{**about, **few})
+        "medarts.profiling.named.measure_costs", lambda networks, **about: measure_costs(networks, **{**about, **few})
     )
 
 

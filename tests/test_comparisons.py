@@ -5,9 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from medarts.commands import comparisons
 
-from medarts import cli
+from medarts import api, cli
 from medarts.comparison.candidates import Candidate, Group, Missing
 from medarts.comparison.compare import RANDOM, Comparison
 from medarts.config import Recipe, apply_overrides, parse
@@ -16,6 +15,8 @@ from medarts.errors import MedartsError, RunError
 from medarts.models.unet import UNetSettings
 from medarts.profiling import cost
 from medarts.profiling.cost import Cost, Timing
+from medarts.study import comparing
+from medarts.study.comparing import repeated_searches
 from medarts.training.trainer import start_training
 
 
@@ -50,11 +51,11 @@ def study(small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "all": Group((unet, wide), ()),
         "none": Group((), (failed, waiting)),
     }
-    drawn = SimpleNamespace(like="unet", names=("wide", "gone"))
-    own = SimpleNamespace(like=None, names=("unet",))
+    drawn = SimpleNamespace(like="unet", names=("wide", "gone"), searched_on=None)
+    own = SimpleNamespace(like=None, names=("unet",), searched_on=None)
     settings = SimpleNamespace(reference="wide", names=("unet", "wide", "gone"), note="", networks=(own, drawn))
-    monkeypatch.setattr(comparisons, "available_runs", lambda _: groups)
-    monkeypatch.setattr(comparisons, "load_study", lambda _: settings)
+    monkeypatch.setattr(comparing, "available_runs", lambda _: groups)
+    monkeypatch.setattr(comparing, "load_study", lambda _: settings)
     folder = tmp_path / "study"
     folder.mkdir()
     (folder / "study.yaml").touch()
@@ -80,9 +81,8 @@ def test_a_benchmark_is_compared_as_far_as_it_has_come(
     assert (random.group, random.network, random.reference) == ("all", "unet", RANDOM)
     assert random.verdict == "too few patients to decide"  # there is one
 
-    page = study / "comparison" / "report.html"
     monkeypatch.setattr("medarts.config.study.load_study", lambda *_: None)
-    monkeypatch.setattr(comparisons, "benchmark", lambda *_, **__: (found, page))
+    monkeypatch.setattr(api, "benchmark", lambda *_, **__: found)
     for missing, status in ((found.about["missing"], 1), ([], 0)):
         found.about["missing"] = missing
         with pytest.raises(SystemExit) as caught:
@@ -96,16 +96,16 @@ def test_a_benchmark_is_compared_elsewhere_and_otherwise(
 ) -> None:
     out = tmp_path / "elsewhere"
     for _ in range(2):  # the second time over the first
-        _, page = comparisons.compare_study(study, out=out, reference="unet", split="val")
-    assert page == out / "report.html"
+        api.compare(study, out=out, against="unet", split="val")
+    assert (out / "report.html").exists()
     assert not (study / "comparison").exists()
     again = Comparison.read(out)
     assert again.about["split"] == "val"
     assert {again.about["groups"][name]["reference"] for name in again.groups} == {"unet"}
     with pytest.raises(RunError, match=r"has no network 'unit'\. Did you mean 'unet'"):
-        comparisons.compare_study(study, reference="unit")
+        api.compare(study, against="unit")
     with pytest.raises(RunError, match="already holds files"):
-        comparisons.compare_study(study, out=tmp_path)
+        api.compare(study, out=tmp_path)
 
 
 @pytest.mark.parametrize("damaged", ["timing.jsonl", "manifest.csv", "checkpoints"])
@@ -117,9 +117,10 @@ def test_a_damaged_run_is_missing_and_the_rest_is_compared(
         if file.is_file():
             file.write_text("{}")
     with pytest.raises(MedartsError, match=damaged):
-        comparisons.compare([study.parent / "4", run], out=study.parent / "two")
+        api.compare([study.parent / "4", run], out=study.parent / "two")
     assert not (study.parent / "two").exists()
-    found, page = comparisons.compare_study(study)
+    found = api.compare(study)
+    page = study / "comparison" / "report.html"
     assert [*found.about["groups"]["all"]["networks"]] == ["unet"]
     (missing,) = [run for run in found.about["missing"] if run["group"] == "all"]
     assert (missing["network"], missing["seed"], missing["state"]) == ("wide", 0, "failed")
@@ -128,7 +129,7 @@ def test_a_damaged_run_is_missing_and_the_rest_is_compared(
     assert damaged in page.read_text(encoding="utf-8")
     (study.parent / "4" / "timing.jsonl").unlink()
     with pytest.raises(RunError, match=r"No finished run of .* can be read\. The first of them: it diverged|timing"):
-        comparisons.compare_study(study)
+        api.compare(study)
 
 
 def test_searches_that_differ_in_their_seed_alone_are_one_method() -> None:
@@ -142,5 +143,5 @@ def test_searches_that_differ_in_their_seed_alone_are_one_method() -> None:
         entry("single", "seed=1", searched_on=("a",)),
         entry("zoo", searched_on=None),
     ]
-    found = comparisons.repeated_searches(SimpleNamespace(networks=networks))
+    found = repeated_searches(SimpleNamespace(networks=networks))
     assert found == {"2 searches: one, two": ("one", "two")}

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from medarts.commands import runs
-from medarts.comparison.readable import read_files
 
-from medarts.comparison.candidates import group_runs
+from medarts import api
+from medarts.comparison.candidates import group_runs, read_files
 from medarts.config import parse
 from medarts.errors import MedartsError
 from medarts.evaluation.evaluate import current_scores
@@ -54,8 +53,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "compute": {"device": "cpu", "threads": 1},
         }
     )
-    run = runs.train(recipe, UNetSettings(width=2, depth=2), root / "run")
-    runs.evaluate(run.path)
+    run = api.train(UNetSettings(width=2, depth=2), recipe, out=root / "run")
+    api.evaluate(run)
+    api.report(run)
     return run.path
 
 
@@ -64,7 +64,7 @@ def report(run: Path) -> str:
 
 
 def evaluate(run: Path) -> str:
-    return repr(runs.evaluate(run).table())
+    return api.evaluate(run).table.to_csv()
 
 
 def compare(run: Path) -> str:
@@ -76,7 +76,7 @@ def compare(run: Path) -> str:
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made, but not written, which takes most of the time of a page."""
-    for name in ("journals.inline_svg", "mask_scores.inline_svg", "mask_scores.inline_png"):
+    for name in ("style.inline_svg", "scores.inline_svg", "scores.inline_png"):
         monkeypatch.setattr(f"medarts.reporting.{name}", lambda figure, label="": label)
 
 

@@ -436,11 +436,11 @@ def _run_study(study: Study | Path | str, changes: Iterable[str], out: Path | st
 
 def _check_figure(figure: Path, names: Sequence[Path | str], *, repeats: int) -> None:
     if figure.suffix not in (".svg", ".png"):
-        raise RecipeError(f"The figure is {figure}.", fix="Use a file that ends in .svg or .png.")
+        raise RecipeError(f"--figure is {figure}.", fix="Use a file that ends in .svg or .png.")
     if repeats == 0:
-        raise RecipeError("A figure shows latency, which 0 repeats do not measure.", fix="Use --repeats 20.")
+        raise RecipeError("--figure shows latency, which --repeats 0 does not measure.", fix="Use --repeats 20.")
     if len({str(name) for name in names}) < 2:
-        raise RecipeError("A figure compares networks, but there is one.", fix="Name several.")
+        raise RecipeError("--figure compares networks, but there is one.", fix="Name several.")
     check_writable(figure, kind="file")
 
 
@@ -481,6 +481,7 @@ def _searched(network: Any) -> RunDirectory | None:
 
 def _recipe(recipe: RecipeLike, data: "ImageStore | DataSets | None", changes: Iterable[str]) -> Recipe:
     """Returns a checked recipe, with other data and with changes."""
+    from medarts.data.arrays import data_section
     from medarts.data.opening import choose_sources
 
     origin = "recipe"
@@ -492,13 +493,20 @@ def _recipe(recipe: RecipeLike, data: "ImageStore | DataSets | None", changes: I
     values = recipe.model_dump(mode="json") if isinstance(recipe, Recipe) else dict(recipe)
     store = _store(data)
     if store is not None:
-        from medarts.data.arrays import data_section
-
         values["data"] = {**values.get("data", {}), **data_section(store)}
     elif data is not None:
         sources = [source.model_dump(mode="json") for source in choose_sources(_names(data), known=known)]
         values["data"] = {**values.get("data", {}), "sources": sources}
-    return parse(apply_overrides(values, changes), origin=origin)
+    found = parse(apply_overrides(values, changes), origin=origin)
+    if store is not None:
+        for key, value in data_section(store).items():
+            own = getattr(found.data, key)
+            if key != "sources" and value != (list(own) if isinstance(own, tuple) else own):
+                raise RecipeError(
+                    f"data.{key} is {own}, but the images in memory have {value}.",
+                    fix="Leave it out of the changes, or give other images (see from_arrays).",
+                )
+    return found
 
 
 def _store(data: "ImageStore | DataSets | None") -> "ImageStore | None":

@@ -4,9 +4,12 @@ A command reads its words, calls one function, and prints what it returns.
 """
 
 import json
+import logging
 import os
 import shutil
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -14,17 +17,28 @@ from typing import Annotated, Any, NoReturn
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
+from medarts import __version__
 from medarts.arguments import changes_first, check_repeated, split
 from medarts.config import Task
 from medarts.config.section import LARGEST_SIZE
 from medarts.errors import MedartsError, RecipeError, RunError, check_number, of_system
-from medarts.system.console import say, tolerate_encodings
+from medarts.system.console import be_quiet, say, tolerate_encodings
 from medarts.system.memory import is_out_of_memory, keep_freed_memory
 from medarts.system.names import printable
 from medarts.system.process import InterruptedRunError
 
 MOST_JOBS = 64
 PAGE = "report.html"
+
+_VERBOSE, _QUIET = ("-v", "--verbose"), ("-q", "--quiet")
+_TRACEBACKS = "MEDARTS_TRACEBACKS"
+"""Set in the environment, errors are printed with where they come from."""
+
+_DESCRIPTION = (
+    "Designs compact neural networks for medical images by differentiable architecture search. "
+    "With any command: -q, --quiet prints no progress; -v, --verbose prints tracebacks of errors and warnings of "
+    "libraries. medarts --version prints the version."
+)
 
 _NARROWEST = 20
 """Columns of the help."""
@@ -464,12 +478,13 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main() -> None:
-    """Runs a command. What a user can fix is said in one line, with exit status 1; 130 where a run was stopped."""
+    """Runs a command. What a user can fix is printed as one line, with exit status 1; 130 if a run was stopped."""
     tolerate_encodings()
     keep_freed_memory()
+    words = _with_flags_set(sys.argv[1:])
     try:
         try:
-            _run_command(sys.argv[1:])
+            _run_command(words)
         finally:
             if sys.stdout is not None:  # None where the shell has closed it
                 _flush_output()  # here, where a full disk and a closed pipe are still errors of the command
@@ -500,7 +515,22 @@ _OUT_OF_MEMORY = MedartsError(
 )
 
 
+def _with_flags_set(words: list[str]) -> list[str]:
+    """Acts on the options of all commands, and returns the other words."""
+    flags = {word for word in words if word in (*_VERBOSE, *_QUIET)}
+    if flags & {*_VERBOSE}:
+        warnings.simplefilter("default")
+        logging.basicConfig(level=logging.INFO)
+        os.environ[_TRACEBACKS] = "1"
+    if flags & {*_QUIET}:
+        be_quiet()
+    return [word for word in words if word not in flags]
+
+
 def _run_command(words: list[str]) -> None:
+    if words == ["--version"]:
+        print(f"medarts {__version__}")
+        return
     if shutil.get_terminal_size().columns < _NARROWEST:
         os.environ["COLUMNS"] = str(_NARROWEST)  # in less than ten, tyro looks for room for its boxes without end
     check_repeated(words)
@@ -508,12 +538,14 @@ def _run_command(words: list[str]) -> None:
         COMMANDS,
         args=changes_first(words),
         prog="medarts",
-        description="Designs compact neural networks for medical images by differentiable architecture search.",
+        description=_DESCRIPTION,
         config=(OmitArgPrefixes,),
     )
 
 
 def _fail(error: MedartsError) -> NoReturn:
+    if _TRACEBACKS in os.environ:
+        traceback.print_exception(error)
     say(f"medarts: {printable(str(error))}", to=sys.stderr)
     sys.exit(1)
 

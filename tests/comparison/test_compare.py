@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from medarts.commands.comparisons import compare as compare_runs
 
+from medarts.api import compare as compare_runs
 from medarts.comparison import costs
 from medarts.comparison.candidates import Candidate, Group, Missing, group_runs
 from medarts.comparison.compare import RANDOM, TABLES, Comparison, compare
@@ -200,7 +200,7 @@ def test_what_cannot_be_compared_is_said_before_anything_is_done(unets, recipe, 
     with pytest.raises(RunError, match=r"train\.lr is 0\.01 in .*unet-0, but 0\.1 in .*other"):
         compare_runs([unets[0], other], out=out)
     with pytest.raises(RunError, match=r"no network 'unit' to compare with\. Did you mean 'unet'"):
-        compare_runs(unets, out=out, reference="unit")
+        compare_runs(unets, out=out, against="unit")
     with pytest.raises(RunError, match="no run to compare"):
         compare_runs([], out=out)
     RunDirectory.open(unets[1]).write_json("run.json", {**RunDirectory.open(unets[1]).facts, "finished": False})

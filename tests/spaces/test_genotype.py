@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from medarts.commands.networks import genotype_of
 
 from medarts.errors import GenotypeError, RecipeError
-from medarts.spaces import space_settings
+from medarts.spaces import genotype_with, space_settings
 from medarts.spaces.darts_text import to_text
 from medarts.spaces.genotype import Genotype, KeptCells, from_json, zoo
 from medarts.spaces.genotype import load_genotype as load
@@ -366,11 +365,11 @@ def test_order_of_transitions_and_nodes_in_the_file_does_not_matter() -> None:
 
 def test_changes_of_the_whole_space_are_changes_of_the_genotype() -> None:
     name = NAS_WDAN[1]
-    assert genotype_of(name, changes=["space={init_channel: 8}"]).settings["init_channel"] == 8
-    assert genotype_of(name, changes=["space.init_channel=8"]).settings["init_channel"] == 8
+    assert genotype_with(name, changes=["space={init_channel: 8}"]).settings["init_channel"] == 8
+    assert genotype_with(name, changes=["space.init_channel=8"]).settings["init_channel"] == 8
     with pytest.raises(RecipeError, match="space cannot be 3"):
-        genotype_of(name, changes=["space=3"])
+        genotype_with(name, changes=["space=3"])
     with pytest.raises(GenotypeError, match=r"depth 1000000\. Use 3 to 12"):
-        genotype_of(name, changes=["space.depth=1000000"])
+        genotype_with(name, changes=["space.depth=1000000"])
     with pytest.raises(GenotypeError, match="setting init_channel '020', which is no whole number"):
-        genotype_of(name, changes=["space.init_channel=020"])
+        genotype_with(name, changes=["space.init_channel=020"])

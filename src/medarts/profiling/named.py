@@ -10,10 +10,9 @@ from medarts.config.explaining import explain
 from medarts.config.section import LARGEST_SIZE, MOST_CHANNELS, MOST_OUTPUTS
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, check_number
-from medarts.models import Architecture, published_outputs, published_size, task_of
+from medarts.models import Architecture, architecture_named, published_outputs, published_size, task_of
 from medarts.profiling.cost import Cost, measure_costs
 from medarts.profiling.latency import usable_cores, usual_threads
-from medarts.registry import models
 from medarts.spaces import genotype_with
 from medarts.spaces.genotype import Genotype
 from medarts.system.console import progress_bar
@@ -96,11 +95,11 @@ def _architecture(
     name: str | Path, run: RunDirectory | None, *, init_channel: int | None, changes: Sequence[str]
 ) -> Architecture:
     is_training = run is not None and run.facts["kind"] == "train"
-    model = run.recipe.train.model if run is not None and is_training else None
-    if model is None and str(name) in models:
-        model = models.choose(str(name))
+    model: Architecture | None = run.recipe.train.model if run is not None and is_training else None
     if model is None:
-        return genotype_with(name, init_channel=init_channel, changes=changes)
+        model = architecture_named(str(name))
+    if isinstance(model, Genotype):
+        return genotype_with(model, init_channel=init_channel, changes=changes)
     own = [change for change in changes if change.startswith("model.")]
     content = apply_overrides({"model": model.model_dump(mode="json")}, own)["model"]
     try:

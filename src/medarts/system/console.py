@@ -114,8 +114,13 @@ def inform(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Prints a line on standard error that begins with the word warning."""
-    inform(f"warning: {printable(text)}")
+    """Prints a line on standard error that begins with the word warning, also in quiet mode."""
+    say(f"warning: {printable(text)}", to=sys.stderr if console.quiet else console)
+
+
+def be_quiet() -> None:
+    """Leaves out progress and remarks from now on; warnings and errors are still printed."""
+    console.quiet = True
 
 
 class Bar:
