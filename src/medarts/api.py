@@ -320,7 +320,7 @@ def cost(
         repeats=repeats,
     )
     if figure is not None:
-        from medarts.reporting.cost_plots import plot_costs
+        from medarts.reporting.plots import plot_costs
         from medarts.reporting.style import save
 
         make_folder(figure.parent)

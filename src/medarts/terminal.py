@@ -18,10 +18,9 @@ from medarts.evaluation.summary import YOUDEN, without_repetition
 from medarts.metrics import metrics_of
 from medarts.profiling.cost import Cost
 from medarts.profiling.plan import Plan
-from medarts.reporting.comparison_tables import network_table, random_table, reference_of
-from medarts.reporting.content import counted
-from medarts.reporting.generalization_tables import claim_tables, retrained_table
+from medarts.reporting.comparison_tables import claim_tables, network_table, random_table, reference_of, retrained_table
 from medarts.reporting.tables import Table as PageTable
+from medarts.reporting.tables import counted
 from medarts.study.generalize import Generalization
 from medarts.system.console import columns, make_console, name_column, say, show_table
 from medarts.system.names import printable

@@ -17,9 +17,8 @@ from medarts.comparison.overall import OVERALL
 from medarts.comparison.overlays import Overlays
 from medarts.evaluation.stats import verdict
 from medarts.reporting import comparison_tables
-from medarts.reporting.comparison import write_comparison
+from medarts.reporting.comparison import SCALE, outline, write_comparison
 from medarts.reporting.comparison_tables import COLUMNS, Shown, network_frame, network_table
-from medarts.reporting.outlines import SCALE, outline
 from medarts.reporting.tables import Column
 
 LONG = "stage1_layer9_110epoch_double_deep_final"

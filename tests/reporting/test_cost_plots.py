@@ -7,7 +7,7 @@ from matplotlib.text import Annotation, Text
 
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
-from medarts.reporting.cost_plots import plot_costs, rank_correlation
+from medarts.reporting.plots import plot_costs, rank_correlation
 
 NETWORKS = {"unet": (34.5e6, 520.0), "unetpp": (36.6e6, 900.0), "resenc-unet": (71e6, 480.0), "searched": (0.6e6, 95.0)}
 

@@ -5,8 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from medarts.config import DeriveSettings, StageSettings
-from medarts.reporting.cells import draw_cell
-from medarts.reporting.drawings import describe, drawings, save_drawings
+from medarts.reporting.drawings import describe, draw_cell, drawings, save_drawings
 from medarts.reporting.style import PALETTE, inline_svg
 from medarts.spaces import space_of
 from medarts.spaces.base import SearchSpace

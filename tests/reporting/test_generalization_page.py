@@ -11,8 +11,7 @@ import pytest
 
 from medarts import terminal
 from medarts.comparison.overall import OVERALL
-from medarts.reporting.generalization import write_generalization
-from medarts.reporting.generalization_plots import Scale
+from medarts.reporting.generalization import Scale, write_generalization
 from medarts.study.contrasts import CONTRAST_COLUMNS
 from medarts.study.generalize import Generalization
 

@@ -87,8 +87,7 @@ def _add_scores(path: Path) -> None:
 FIGURES = {
     "plots": ("plot_curves", "plot_weights"),
     "scores": ("plot_summary", "plot_example", "inline_svg", "inline_png"),
-    "cells": ("draw_cell",),
-    "drawings": ("draw_lattice",),
+    "drawings": ("draw_cell", "draw_lattice"),
     "style": ("inline_svg",),
 }
 

@@ -17,12 +17,10 @@ from medarts.metrics import metrics_of, register_metric
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
 from medarts.registry import metrics
-from medarts.reporting.comparison_plots import plot_latency
-from medarts.reporting.cost_plots import plot_costs
-from medarts.reporting.plots import plot_curves
+from medarts.reporting.comparison import plot_latency
+from medarts.reporting.plots import plot_costs, plot_curves
 from medarts.reporting.score_plots import plot_reliability, plot_roc, plot_summary
-from medarts.reporting.style import inline_svg, legible, save
-from medarts.reporting.templates import render
+from medarts.reporting.style import inline_svg, legible, render, save
 
 NAMES = {
     "a formula": "a$b_1$c",

@@ -14,8 +14,7 @@ from medarts.config import parse
 from medarts.config.study import Study
 from medarts.errors import RunError
 from medarts.evaluation.stats import holm
-from medarts.study.generalize import TABLES, Generalization, put_together
-from medarts.study.testing import Untested
+from medarts.study.generalize import TABLES, Generalization, Untested, put_together
 
 SEARCHED: dict[str, Any] = {"mix": ["a", "b"], "on-a": ["a"], "on-b": ["b"]}
 

@@ -357,17 +357,6 @@ class _SeedVariance:
         return cls(float(side.sum(1).var(ddof=1)) / count, float(both), count - 1)
 
 
-def differences_of(contrasts: Mapping[str, Contrast | None], *, seed: int = 0) -> dict[str, Difference | None]:
-    """Returns differences with intervals and p-values, corrected for the number of those that have one.
-
-    Args:
-        contrasts: by what they are called; None where there is no difference to report.
-        seed: of random flips.
-    """
-    found = {name: None if one is None else one.difference(seed=seed) for name, one in contrasts.items()}
-    return dict(zip(found, corrected(found.values()), strict=True))
-
-
 def corrected(differences: Any) -> list[Any]:
     """Returns differences with ``p_corrected`` and ``least_p`` by Holm's method, for those among them that have a p."""
     given = list(differences)

@@ -11,7 +11,7 @@ from typing import Any
 
 from medarts.engine.directory import Record, RunDirectory
 from medarts.errors import RunError
-from medarts.reporting.content import Content, decimals, label_of, reading
+from medarts.reporting.tables import Content, decimals, label_of, reading
 
 _COPY = "Copy the run again."
 

@@ -23,11 +23,10 @@ from medarts.engine.facts import check_signed
 from medarts.errors import RunError
 from medarts.evaluation.files import again
 from medarts.profiling.cost import Cost
-from medarts.reporting.content import Content, card, read_json, reading, share, significant
 from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history
 from medarts.reporting.scores import read_run_scores
-from medarts.reporting.tables import Column, Table, table
-from medarts.reporting.templates import render
+from medarts.reporting.style import render
+from medarts.reporting.tables import Column, Content, Table, card, read_json, reading, share, significant, table
 from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load_genotype as load

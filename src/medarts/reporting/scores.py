@@ -27,7 +27,6 @@ from medarts.metrics import MAIN, Metric, calibration, metrics_of, ranking
 from medarts.metrics.calibration import probabilities_of, reliability
 from medarts.metrics.masks import CONVENTIONS
 from medarts.metrics.ranking import Curve, precision_recall_curve, roc_curve
-from medarts.reporting.content import Content, card, counted, decimals, listed, share
 from medarts.reporting.score_plots import (
     PREDICTED,
     TRUE,
@@ -39,6 +38,7 @@ from medarts.reporting.score_plots import (
     plot_summary,
 )
 from medarts.reporting.style import inline_png, inline_svg
+from medarts.reporting.tables import Content, card, counted, decimals, listed, share
 from medarts.system.files import open_file
 
 FILES = ("summary.csv", "scores.csv", "scores.json")

@@ -13,10 +13,13 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
 from html import escape
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_args
 
+import jinja2
 from markupsafe import Markup
 
+from medarts.metrics import Task, metrics_of
+from medarts.reporting.tables import Content
 from medarts.system.names import printable
 
 if TYPE_CHECKING:
@@ -221,3 +224,27 @@ def inline_png(figure: "Figure") -> str:
 def css_variables(ground: int) -> str:
     """Returns the palette as CSS declarations; ``ground`` 0 is light, 1 is dark."""
     return " ".join(f"--{name}: {values[ground]};" for name, values in PALETTE.items())
+
+
+def render(template: str, content: Content) -> str:
+    """Returns a page as HTML.
+
+    Args:
+        content: all that it shows, with the ``title`` of the page; text is escaped unless it is `Markup`.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("medarts.reporting", "."),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+    )
+    # The glossary itself explains those that come with medarts.
+    all_metrics = (one for task in get_args(Task) for one in metrics_of(task))
+    own_metrics = [one for one in all_metrics if one.definition and not one.function.__module__.startswith("medarts.")]
+    colors = {"light": Markup(css_variables(0)), "dark": Markup(css_variables(1))}
+    return environment.get_template(template).render({"own_metrics": own_metrics, **content, **colors})
+
+
+def _shown(value: object) -> object:
+    return legible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

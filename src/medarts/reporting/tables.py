@@ -1,14 +1,115 @@
-"""Tables of pages: a pandas frame, and for each column how it is shown. They sort when a header is clicked.
+"""Tables of pages, and how pages read files and write numbers.
 
-``tables.html`` draws them and brings the script.
+A table is a pandas frame, and for each column how it is shown. It sorts when a header is clicked: ``tables.html`` draws
+it and brings the script.
 """
 
+import csv
+import json
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from medarts.reporting.content import p_text, significant
+from medarts.errors import RunError
+from medarts.metrics import metric
+from medarts.registry import metrics
+from medarts.system.files import read_whole
+
+Content = dict[str, Any]
+
+_UNREADABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, StopIteration, EOFError,
+    RecursionError, csv.Error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What reading something else than what was written leads to."""
+
+
+@contextmanager
+def reading(path: Path, *, fix: str) -> Iterator[None]:
+    """Names a file, or a folder of files, in the errors of what is made of its content."""
+    try:
+        yield
+    except RunError:
+        raise
+    except FileNotFoundError as error:
+        raise RunError(f"{error.filename or path} is missing.", fix=fix) from error
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{path} is damaged ({type(error).__name__}: {reason}).", fix=fix) from error
+
+
+def read_json(path: Path) -> Content:
+    """Returns a JSON file that holds an object."""
+    content = json.loads(read_whole(path))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return content
+
+
+def label_of(key: str) -> str:
+    """Returns what a metric is called on pages: its title, or its key in words where it is not registered.
+
+    >>> label_of("val_dice"), label_of("hd95"), label_of("my_metric")
+    ('Dice', 'HD95', 'my metric')
+    """
+    name = key.removeprefix("val_")
+    return metric(name).title if name in metrics else name.replace("_", " ")
+
+
+def decimals(value: float | None) -> str:
+    """Writes a score; a dash where it is undefined."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def significant(value: float) -> str:
+    """Writes a number with three significant digits, or all digits before the point.
+
+    >>> [significant(value) for value in (1234.5, 97.04, 2.158, 0.05127, 0.000123, 0)]
+    ['1,234', '97.0', '2.16', '0.0513', '0.000123', '0']
+    """
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.2e}")  # 9.996 is 10.0, not 10.00
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
+
+
+def p_text(value: float) -> str:
+    """Writes a p value.
+
+    >>> [p_text(value) for value in (0.0312, 0.0004)]
+    ['0.031', '<0.001']
+    """
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Writes a number of things whose plural ends in s.
+
+    >>> counted(1, "patient"), counted(1200, "image")
+    ('1 patient', '1,200 images')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def share(part: int, whole: int) -> str | None:
+    """Writes a part as per cent of the whole; None where there is nothing to be a part of."""
+    return f"{100 * part / whole:.1f} %" if whole else None
+
+
+def card(name: str, value: str, interval: str | None = None) -> Content:
+    """Returns a number that stands at the top of the page, with its name."""
+    return {"name": name, "value": value, "interval": interval}
+
+
+def listed(words: list[str]) -> str:
+    """Writes words as a list in a sentence: a, b and c."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,20 +218,3 @@ def table(frame: "pd.DataFrame", columns: Mapping[str, Column], *, caption: str)
 
 def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def number(value: float | None, form: str, *, scale: float = 1.0, below: str | None = None) -> Cell:
-    """Returns a cell of a number, written as ``form`` says after division by ``scale``; a dash for None."""
-    return Cell("–" if value is None else format(value / scale, form), value, below)
-
-
-def probability(value: float | None, *, limit: float) -> Cell:
-    """Returns a cell of a p value, which stands out below ``limit``."""
-    if value is None:
-        return Cell("–", None)
-    return Cell(p_text(value), value, strong=value < limit)
-
-
-def compact(value: float | None, *, scale: float = 1.0, below: str | None = None) -> Cell:
-    """Returns a cell of a number with three significant digits after division by ``scale``; a dash for None."""
-    return Cell("–" if value is None else significant(value / scale), value, below)

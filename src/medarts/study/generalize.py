@@ -4,20 +4,24 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from medarts import __version__
-from medarts.comparison.candidates import Kind, Missing, read_files
+from medarts.comparison.candidates import Group, Kind, Missing, read_files
 from medarts.comparison.measures import Measured, Measures, mean_measured, measures_of
 from medarts.comparison.overall import OVERALL, score_cells, shared_sets
 from medarts.comparison.result import read_result, write_result
+from medarts.config import SourceSettings
 from medarts.config.study import NetworkEntry, Study, load_study
+from medarts.data.manifest import Part
+from medarts.data.opening import open_manifest
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
-from medarts.errors import RunError
+from medarts.errors import MedartsError, RunError
+from medarts.evaluation.evaluate import current_scores
 from medarts.evaluation.stats import counting_sets
 from medarts.metrics import MAIN, metric
 from medarts.spaces.genotype import zoo
@@ -25,7 +29,7 @@ from medarts.study.benchmark import available_runs
 from medarts.study.contrasts import UNSEEN, Claim, Pair, contrasts_of, makers, search_pairs, sides_of, training_pairs
 from medarts.study.jobs import Layout, is_begun
 from medarts.study.networks import search_behind
-from medarts.study.testing import Untested, score_everything
+from medarts.system.console import progress_bar
 from medarts.system.files import check_writable
 from medarts.system.randomness import seed_of
 
@@ -35,6 +39,16 @@ _NEEDS = ("title", "note", "task", "score", "datasets", "groups", "networks", "p
 
 Found = dict[tuple[str, str, str], Measured]
 """By group, network and data set."""
+
+
+class Untested(NamedTuple):
+    """A finished run that could not be scored on a data set, and why."""
+
+    group: str
+    network: str
+    seed: int
+    dataset: str
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,3 +295,79 @@ def _images_of_searches(study: Study, layout: Layout) -> dict[tuple[Claim, str],
             with suppress(RunError):  # it is damaged, so that the number is unknown
                 found["search", entry.name] = training_images(run)
     return found
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A data set to score on.
+
+    Attributes:
+        source: where it is.
+        part: its test images; all of an external one, since nothing was trained on it.
+        images: data set and name of these images; None where they cannot be listed.
+        reason: why not.
+    """
+
+    source: SourceSettings
+    part: Part
+    images: frozenset[tuple[str, str]] | None
+    reason: str = ""
+
+
+def score_everything(study: Study, groups: Mapping[str, Group]) -> tuple[pd.DataFrame, list[Untested]]:
+    """Scores every run on the test images of every data set, and on all images of the external ones.
+
+    Current scores of a run are reused. All scores of a data set are of the same images.
+
+    Args:
+        groups: by name the groups of data sets, with their finished runs.
+
+    Returns:
+        The long table with the columns group, network and seed, and what could not be scored.
+    """
+    targets = [_target(study, source) for source in study.recipe.data.sources]
+    runs = [
+        (name, candidate, run, seed)
+        for name, group in groups.items()
+        for candidate in group.candidates
+        for run, seed in zip(candidate.runs, candidate.seeds, strict=True)
+    ]
+    tables: list[pd.DataFrame] = []
+    untested: list[Untested] = []
+    with progress_bar("tests", len(targets) * len(runs)) as bar:
+        for group, candidate, run, seed in runs:
+            for target in targets:
+                try:
+                    table = _score(run, target)
+                    tables.append(table.assign(group=group, network=candidate.name, seed=seed))
+                except MedartsError as error:
+                    untested.append(Untested(group, candidate.name, seed, target.source.domain, reason=str(error)))
+                bar.advance()
+    empty = pd.DataFrame(columns=["group", "network", "seed", "dataset"])
+    return pd.concat(tables, ignore_index=True) if tables else empty, untested
+
+
+def _target(study: Study, source: SourceSettings) -> _Target:
+    part: Part = "all" if source.domain in study.external else "test"
+    settings = study.recipe.data.model_copy(update={"sources": (source,)})
+    try:
+        samples = open_manifest(settings, needs=()).part(part).samples
+    except MedartsError as error:
+        return _Target(source, part, images=None, reason=str(error))
+    return _Target(source, part, frozenset((sample.domain, sample.key) for sample in samples))
+
+
+def _score(run: RunDirectory, target: _Target) -> pd.DataFrame:
+    """Returns the scores of a run on a data set."""
+    if target.images is None:
+        raise RunError(target.reason, fix="")
+    name = target.source.domain
+    own = name in (source.domain for source in run.recipe.data.sources)
+    table = current_scores(run, target.part, sources=None if own else (target.source,))
+    table = table[table.dataset == name]
+    if frozenset(zip(table.dataset, table.image, strict=True)) != target.images:
+        raise RunError(
+            f"The images of {name} that {run.path} is scored on are not those that the study now finds there.",
+            fix="Restore the images and splits named in the manifest.csv of the run, or train it again.",
+        )
+    return table
