@@ -308,7 +308,7 @@ def test_numbers_and_doubles_that_are_refused(medarts, recipe_file, tmp_path, wo
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "report", "show", "cost"])
 def test_runs_with_an_equals_sign(medarts, recipe, tmp_path, command):
-    """A word that is there is a path; one with a slash is no change of a recipe either."""
+    """A word that is there is a path; one with a slash is not a change of a recipe either."""
     refused(medarts(command, "runs/lr=0.2"), "runs/lr=0.2")
     run = RunDirectory.create(tmp_path / "lr=0.1", recipe, kind="train", data_fingerprint="x", network="x").path
     _, output, errors = medarts(command, run.name)
@@ -336,10 +336,10 @@ def test_a_folder_in_place_of_a_file(medarts, tmp_path):
 
 def test_a_study_with_a_key_twice(medarts, recipe_file, tmp_path):
     (tmp_path / "study.yaml").write_text("recipe: small.yaml\nnetworks: [{model: unet}]\nrecipe: small.yaml\n")
-    refused(medarts("benchmark", "study.yaml"), "study.yaml is not valid YAML", "'recipe' stands twice, lines 1 and 3")
+    refused(medarts("benchmark", "study.yaml"), "study.yaml is not valid YAML", "'recipe' appears twice, lines 1 and 3")
     (tmp_path / "study.yaml").write_text("recipe: small.yaml\nnetworks: [{model: unet}]\ntrained_on: [{data: blobs}]\n")
     recipe_file.write_text(recipe_file.read_text() + "seed: 3\n")
-    refused(medarts("benchmark", "study.yaml"), "small.yaml is not valid YAML", "'seed' stands twice, lines 2 and")
+    refused(medarts("benchmark", "study.yaml"), "small.yaml is not valid YAML", "'seed' appears twice, lines 2 and")
 
 
 def test_errors_of_the_system_name_file_and_fix(medarts, monkeypatch):
@@ -358,7 +358,7 @@ def test_memory_that_runs_out_is_said_in_one_line(medarts, monkeypatch, error):
         raise error
 
     monkeypatch.setattr("medarts.profiling.named.architecture_named", failing)
-    refused(medarts("cost", PUBLISHED), "The memory that this process may use is used up. Use smaller images")
+    refused(medarts("cost", PUBLISHED), "Out of memory. Use smaller images")
 
 
 def test_output_in_a_real_process():
@@ -523,7 +523,7 @@ def test_control_c_and_resume_in_a_real_process(medarts, recipe_file, recipe, tm
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == f"Stopped; {stopped} is saved. Go on with: medarts search --resume {stopped}"
+    assert errors.splitlines()[-1] == f"Stopped; {stopped} is saved. Resume with: medarts search --resume {stopped}"
     assert "Traceback" not in errors
 
     assert medarts("search", "--resume", stopped)[0] == 0
@@ -578,7 +578,7 @@ def test_a_search_at_work_keeps_others_out_and_hears_a_hangup(medarts, recipe_fi
     assert process.returncode == 130, errors
     assert "medarts search --resume run" in errors
     records = RunDirectory.open(run).read_journal("metrics.jsonl")
-    assert [record["epoch"] for record in records] == list(range(len(records)))  # none stands twice
+    assert [record["epoch"] for record in records] == list(range(len(records)))  # none appears twice
     stage, epoch, _ = checkpoint.newest(run / "checkpoints", "last")
     assert (stage, epoch) == (0, len(records))
     assert not (run / ".lock").exists()

@@ -471,7 +471,7 @@ def _architecture(
 
 
 def _searched(network: Any) -> RunDirectory | None:
-    """Returns the search that a network is taken from; None where it is no run."""
+    """Returns the search that a network is taken from; None if it is not a run."""
     if isinstance(network, RunDirectory):
         network = network.path
     if isinstance(network, str | Path) and (Path(network) / "run.json").is_file():

@@ -56,7 +56,7 @@ def check_repeated(words: Sequence[str]) -> None:
     """
     seen: set[str] = set()
     for word in words:
-        if word == "--":  # the rest are no options
+        if word == "--":  # the rest are not options
             return
         if not word.startswith("--"):
             continue

@@ -55,7 +55,7 @@ DataSets = Annotated[tuple[str, ...], arg(metavar="DATA [DATA ...]", help_behavi
 Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Numbers = Annotated[tuple[int, ...], arg(metavar="N [N ...]", help_behavior_hint="")]
 Megabytes = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
-Json = Annotated[bool, arg(name="json", help="Print one JSON object.", help_behavior_hint="")]
+Json = Annotated[bool, arg(name="json", help="Print JSON.", help_behavior_hint="")]
 Changes = Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")]
 
 
@@ -67,9 +67,9 @@ def demo(
     """Run the whole pipeline on synthetic images: search, train, evaluate, report. A few minutes on two cores.
 
     Args:
-        out: Folder for the phantoms and the runs; finished parts are not done again. Default: runs/demo, and
+        out: Folder for the images and the runs; finished parts are skipped. Default: runs/demo, or
             runs/demo-findings for classification.
-        task: segmentation of lesions and livers, or classification of the findings of chest X-rays.
+        task: Segmentation of lesions and livers, or classification of findings in chest X-rays.
     """
     from medarts import terminal
     from medarts.demo import demo as run_demo
@@ -87,14 +87,14 @@ def phantoms(
     size: Number = None,
     seed: Annotated[int, arg(metavar="N")] = 0,
 ) -> None:
-    """Write generated images with known masks or findings, in the layouts of real data sets, to try things on.
+    """Write synthetic images with known masks or findings, in the folder layouts of real data sets.
 
     Args:
         folder: Folder of the images, new or written by the same command.
-        task: segmentation makes skin lesions, polyps and livers; classification makes chest X-rays.
-        images: Images of each data set.
-        size: Height and width in pixels. Default: 96, and 64 for X-rays.
-        seed: Of all that is drawn.
+        task: Skin lesions, polyps and livers for segmentation; chest X-rays for classification.
+        images: Images in each data set.
+        size: Height and width in pixels. Default: 96, or 64 for X-rays.
+        seed: Seed of the images.
     """
     from medarts.demo import phantoms as write
 
@@ -110,11 +110,11 @@ def doctor(
     *,
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
 ) -> None:
-    """Read a data set and report what is wrong or suspicious, one line a kind. Exit status 1 on errors.
+    """Check a data set and report errors and warnings, one line for each kind. Exit status 1 on errors.
 
     Args:
-        data: Folder of a data set (its layout is recognised), or a recipe, at whose size masks are then looked at too.
-        out: CSV file for all findings, one row each. Default: runs/doctor/<data>.csv where the lines do not name all.
+        data: Folder of a data set (its layout is recognised), or a recipe, which also checks masks at its size.
+        out: CSV file with one row for each problem. Default: runs/doctor/<data>.csv, if the summary leaves any out.
     """
     from medarts import api, terminal
     from medarts.system.files import check_writable, make_folder, write_whole
@@ -144,12 +144,12 @@ def plan(
     memory_mb: Megabytes = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate parameters, peak memory and time of a recipe from a few trial steps, before running it.
+    """Estimate the parameters, peak memory and time of a recipe from a few trial steps.
 
     Args:
         recipe: The recipe (YAML).
-        changes: Changes of the recipe, such as space.init_channel=8.
-        memory_mb: Megabytes that are to do. Batches are split until they fit; the changes that do it are printed.
+        changes: Changes to the recipe, such as space.init_channel=8.
+        memory_mb: Memory budget in megabytes. Batches are split until they fit, and the changes are printed.
     """
     from medarts import api, terminal
 
@@ -167,13 +167,13 @@ def search(
     out: Folder = None,
     resume: Run = None,
 ) -> None:
-    """Search a genotype on the data of a recipe. Ctrl-C leaves a run that can be resumed.
+    """Search for a genotype on the data of a recipe. A run stopped with Ctrl-C can be resumed.
 
     Args:
-        words: The recipe (YAML), then changes of it, such as search.arch_lr=1e-3.
+        words: The recipe (YAML), then changes to it, such as search.arch_lr=1e-3.
         out: Folder of the run. Default: runs/<name of the recipe>.
-        resume: A search to go on with. It takes no recipe, and of changes only those of paths, the note, device and
-            threads, parts of a batch (search.stages.0.accumulate=2), and more epochs of the last stage.
+        resume: Search run to resume. No recipe is needed. Paths, the note, device and threads, the parts of a batch
+            (search.stages.0.accumulate=2) can be changed, and the last stage can get more epochs.
     """
     from medarts import api
 
@@ -198,22 +198,22 @@ def train(
     out: Folder = None,
     resume: Run = None,
 ) -> None:
-    """Train from scratch what a search found (medarts train RUN), a genotype (--genotype), or a model (--model).
+    """Train the network of a search (medarts train RUN), a genotype (--genotype) or a baseline (--model) from scratch.
 
-    Ctrl-C leaves a run that can be resumed.
+    A run stopped with Ctrl-C can be resumed.
 
     Args:
-        words: A search run, then changes of its recipe, such as data.size=128.
-        genotype: A genotype of the zoo, a file, or a run, instead of what RUN found.
-        model: A baseline, instead of a genotype: unet, attention-unet, multiresunet, r2unet,
-            attention-r2unet, unetpp or resenc-unet for masks, chexnet for findings. train.model.width=16 and the like
-            change it; train.model.weights=FILE starts chexnet from weights.
-        recipe: A recipe to train by, instead of that of RUN or the published defaults.
-        data: Data sets to train on: names in the recipe, or folders. Default: all of the recipe.
-        init_channel: C of the network, instead of the genotype's.
+        words: Search run, then changes to its recipe, such as data.size=128.
+        genotype: Genotype from the zoo, a file or a run. Default: the one RUN found.
+        model: Baseline, instead of a genotype: unet, attention-unet, multiresunet, r2unet, attention-r2unet, unetpp
+            or resenc-unet for masks, chexnet for findings. Set its options with train.model.width=16 and the like;
+            train.model.weights=FILE initialises chexnet.
+        recipe: Recipe to train with. Default: that of RUN, or the published values.
+        data: Data sets to train on, as names in the recipe or folders. Default: all of the recipe.
+        init_channel: Initial channels C of the network. Default: the genotype's.
         out: Folder of the new run. Default: runs/<network>-<data>.
-        resume: A training to go on with. It takes nothing but changes of paths, the note, device and threads, parts
-            of a batch (train.accumulate=2), and more train.epochs.
+        resume: Training run to resume. Only paths, the note, device and threads, and the parts of a batch
+            (train.accumulate=2) can be changed, and train.epochs raised.
     """
     from medarts import api
     from medarts.spaces import load_genotype
@@ -250,13 +250,13 @@ def evaluate(
     split: Annotated[str, arg(metavar="SPLIT")] = "test",
     head: Annotated[str | None, arg(metavar="HEAD", help_behavior_hint="")] = None,
 ) -> None:
-    """Score a trained network: each image by itself, then averaged, with 95 % intervals over patients.
+    """Score a trained network image by image, and average with 95 % confidence intervals over patients.
 
     Args:
-        run: A training run.
-        data: Data sets to score on: names in its recipe, or folders. Default: those it was trained on.
-        split: train, val, test, or all images whatever their split.
-        head: An early, faster head such as 4,0. Default: the last.
+        run: Training run.
+        data: Data sets to score on, as names in its recipe or folders. Default: those it was trained on.
+        split: train, val, test, or all for every image.
+        head: Earlier, faster head, such as 4,0. Default: the last.
     """
     from medarts import api, terminal
 
@@ -267,7 +267,7 @@ def show(genotype: Positional[Name], *, out: Folder = None) -> None:
     """Print a genotype, and draw its cells and its lattice as SVG and PNG.
 
     Args:
-        genotype: A genotype of the zoo, a file, or a run.
+        genotype: Genotype from the zoo, a file or a run.
         out: Folder of the drawings. Default: pictures/ in the run, or drawings/<name>.
     """
     from medarts import api
@@ -293,27 +293,26 @@ def cost(
     figure: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
     as_json: Annotated[
         bool,
-        arg(name="json", help="Print a JSON object, or a list of them for several networks.", help_behavior_hint=""),
+        arg(name="json", help="Print JSON: an object, or a list for several networks.", help_behavior_hint=""),
     ] = False,
 ) -> None:
-    """Count parameters and FLOPs (2 a multiply-add) of networks, and measure their CPU latency and peak memory.
+    """Count the parameters and FLOPs of networks (a multiply-add is 2), and measure CPU latency and peak memory.
 
-    Latency is that of a pass of the whole batch: of the network as built and, for networks of masks, as shipped for
-    inference, which is the form that scores images. Several networks are measured in turns. Peak memory is that of a
-    process of its own, on the most of the threads.
+    Latency is the time of one forward pass of the batch, for the network as built and, for segmentation, in the
+    inference form that scores images. Several networks are measured in turns. Peak memory is that of a separate
+    process with the largest number of threads.
 
     Args:
-        words: Genotypes of the zoo, files, runs, or baselines (unet, chexnet, ...), then changes: of baselines, such
-            as model.width=16, or of genotypes, such as space.layers=14.
-        init_channel: C of the genotypes' networks, instead of their own.
-        in_channels: Channels of the images. Default: those of the runs, else 3.
-        outputs: Outputs of the networks: classes or findings. Default: those of the runs, else of the published
-            networks.
-        size: Height and width of the images in pixels. Default: those of the runs, else of the published networks.
-        threads: Threads of the CPU, one number or several. Default: 1, and 2 where there are two cores.
-        batch: Images of a pass, one number or several. Default: 1.
-        repeats: Timed passes. With 0, count parameters and FLOPs without measuring.
-        figure: SVG or PNG file for a plot of the networks' latency against their parameters.
+        words: Genotypes from the zoo, files, runs or baselines (unet, chexnet, ...), then changes: to baselines, such
+            as model.width=16, or to genotypes, such as space.layers=14.
+        init_channel: Initial channels C of the networks. Default: those of the genotypes.
+        in_channels: Channels of the images. Default: those of the runs, or 3.
+        outputs: Number of classes or findings. Default: that of the runs, or of the published networks.
+        size: Height and width of the images in pixels. Default: that of the runs, or of the published networks.
+        threads: CPU threads, one number or several. Default: 1, and 2 on two or more cores.
+        batch: Images per pass, one number or several. Default: 1.
+        repeats: Timed passes. 0 counts parameters and FLOPs only.
+        figure: SVG or PNG file for a plot of latency against parameters.
     """
     from medarts import api
 
@@ -349,17 +348,16 @@ def compare(
     split: Annotated[str, arg(metavar="SPLIT")] = "test",
     out: Folder = None,
 ) -> None:
-    """Compare trained networks: scores with intervals, paired tests, cost, and the images on which they differ.
+    """Compare trained networks: scores with intervals, paired tests, costs, and the images on which they differ most.
 
-    Runs that were not trained by the same recipe, on the same splits and with the same seeds are refused.
+    The runs must have the same recipe, splits and seeds.
 
     Args:
-        runs: Training runs, those of one network with several seeds together. Or the folder of a benchmark, which is
-            compared as far as it has come.
-        against: Network with which the others are compared. Default: that of the first run, or the reference of the
-            benchmark.
-        split: train, val, test, or all images whatever their split.
-        out: Folder of the comparison. Default: runs/comparison, or that of the benchmark.
+        runs: Training runs; seeds of one network are grouped. Or the folder of a benchmark, finished or not.
+        against: Network that the others are compared with. Default: that of the first run, or the benchmark's
+            reference.
+        split: train, val, test, or all for every image.
+        out: Folder of the comparison. Default: runs/comparison, or comparison/ in the benchmark.
     """
     from medarts import api, terminal
 
@@ -377,16 +375,15 @@ def benchmark(
     out: Folder = None,
     jobs: Annotated[int, arg(metavar="N")] = 1,
 ) -> None:
-    """Train and compare a whole list of networks on several data sets and with several seeds.
+    """Train and compare a list of networks on several data sets with several seeds.
 
-    What is finished is not done again, and a failure does not end the rest. Ctrl-C saves what is in hand; the same
-    command goes on.
+    Finished trainings are skipped, and a failed one does not stop the others. After Ctrl-C the same command resumes.
 
     Args:
-        recipe: The list (YAML): a recipe, networks, data sets, seeds; see recipes/benchmark-cpu.yaml.
-        changes: Changes of it, such as recipe.train.epochs=20.
+        recipe: Study (YAML) with a recipe, networks, data sets and seeds; see recipes/benchmark-cpu.yaml.
+        changes: Changes to the study, such as recipe.train.epochs=20.
         out: Folder of the benchmark. Default: runs/<name of the recipe>.
-        jobs: Trainings at once.
+        jobs: Trainings that run in parallel.
     """
     from medarts import api, terminal
 
@@ -405,16 +402,16 @@ def generalize(
     out: Folder = None,
     jobs: Annotated[int, arg(metavar="N")] = 1,
 ) -> None:
-    """Test how networks carry over to other data sets, when retrained on them and when only tested on them.
+    """Test how well networks generalize to other data sets, retrained on them or only tested on them.
 
-    Takes the recipe of a benchmark, and its folder, where it finds what is trained already; the rest is trained first.
+    Networks of the benchmark that are not trained yet are trained first.
 
     Args:
-        recipe: The list (YAML): a recipe, networks, data sets, seeds; see recipes/benchmark-cpu.yaml. Or the folder of
-            a benchmark, of which is tested what is trained so far.
-        changes: Changes of it, such as recipe.train.epochs=20.
+        recipe: Study (YAML) with a recipe, networks, data sets and seeds; see recipes/benchmark-cpu.yaml. Or the folder
+            of a benchmark, to test only the networks trained so far.
+        changes: Changes to the study, such as recipe.train.epochs=20.
         out: Folder of the benchmark. Default: runs/<name of the recipe>.
-        jobs: Trainings at once.
+        jobs: Trainings that run in parallel.
     """
     from medarts import api, terminal
 
@@ -429,10 +426,10 @@ def generalize(
 
 
 def report(run: Positional[RunFolder]) -> None:
-    """Write the HTML page of a run: curves, architecture, scores, cost. It opens offline.
+    """Write the HTML page of a run with curves, architecture, scores and cost. The page opens offline.
 
     Args:
-        run: A search or training run.
+        run: Search or training run.
     """
     from medarts import api
 
@@ -444,11 +441,11 @@ def cache(
     *,
     clear: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
 ) -> None:
-    """List the resized images that are kept between runs, or remove them. They are made again when needed.
+    """List or remove the cached resized images. They are rebuilt when needed.
 
     Args:
-        folder: The folder that data.cache of a recipe names. Default: the user's cache folder.
-        clear: Remove all that no process uses.
+        folder: Cache folder, as in data.cache of a recipe. Default: the user's cache folder.
+        clear: Remove everything that no process is using.
     """
     from medarts import terminal
     from medarts.data import cache as room
@@ -478,7 +475,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main() -> None:
-    """Runs a command. What a user can fix is printed as one line, with exit status 1; 130 if a run was stopped."""
+    """Runs a command. Prints errors that a user can fix on one line (exit status 1; 130 after an interruption)."""
     tolerate_encodings()
     keep_freed_memory()
     words = _with_flags_set(sys.argv[1:])
@@ -510,8 +507,8 @@ def main() -> None:
 
 
 _OUT_OF_MEMORY = MedartsError(
-    "The memory that this process may use is used up.",
-    fix="Use smaller images, batches or networks; see ulimit -v too.",
+    "Out of memory.",
+    fix="Use smaller images, batches or networks, or raise the limit (ulimit -v).",
 )
 
 
@@ -567,7 +564,7 @@ def _drop_output() -> None:
 
 def _expect(fits: bool, usage: str) -> None:
     if not fits:
-        raise RecipeError("These words do not go together.", fix=f"Usage: {usage}.")
+        raise RecipeError("These arguments do not fit together.", fix=f"Usage: {usage}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The whole walk on generated images: phantoms, search, training, evaluation, report."""
+"""The whole pipeline on synthetic images: search, training, evaluation, report."""
 
 from collections.abc import Callable
 from importlib import resources
@@ -16,13 +16,12 @@ FILMS, FILM_SIZE = 600, 64
 
 
 def demo(out: Path, task: Task = "segmentation") -> tuple[Path, Scores]:
-    """Searches, trains and scores a network on three phantom domains with masks, or on phantom chest X-rays.
+    """Searches, trains and scores a network on three synthetic data sets with masks, or on synthetic chest X-rays.
 
-    Every part that is finished in ``out`` is left as it is, and one that was stopped goes on, so that the demo can be
-    stopped at any time.
+    Finished parts in ``out`` are kept and an interrupted one is resumed, so the demo can be stopped at any time.
 
     Args:
-        out: folder of the phantoms and of the runs ``search`` and ``train``.
+        out: folder of the images and of the runs ``search`` and ``train``.
         task: segmentation of lesions, or classification of findings.
 
     Returns:
@@ -37,7 +36,7 @@ def demo(out: Path, task: Task = "segmentation") -> tuple[Path, Scores]:
 
 
 def demo_recipe(out: Path, task: Task = "segmentation") -> Recipe:
-    """Returns the recipe of the demo, and writes the phantoms it is about into ``out`` where they are not there."""
+    """Returns the recipe of the demo, and writes its images into ``out`` unless they exist."""
     name = f"demo_{task}.yaml"
     content = read_yaml((resources.files("medarts") / name).read_text(encoding="utf-8"))
     sources = phantoms(out / "phantoms", task, images=IMAGES if task == "segmentation" else FILMS)
@@ -48,17 +47,17 @@ def demo_recipe(out: Path, task: Task = "segmentation") -> Recipe:
 def phantoms(
     folder: Path, task: Task, *, images: int, size: int | None = None, seed: int = 0
 ) -> tuple[SourceSettings, ...]:
-    """Writes generated images for a task, or finds them written before, and returns the sources that read them.
+    """Writes synthetic images for a task, unless they exist, and returns the sources that read them.
 
     Args:
-        folder: gets them.
-        task: three domains with masks, or chest X-rays with findings.
-        images: of every domain.
-        size: height and width; that of the demo where None.
-        seed: of all that is drawn.
+        folder: where they are written.
+        task: three data sets with masks, or chest X-rays with findings.
+        images: number in each data set.
+        size: height and width in pixels. Default: that of the demo.
+        seed: seed of the images.
 
     Raises:
-        DataError: the folder holds something else, or too few or too small images were asked for.
+        DataError: the folder holds something else, or there would be too few or too small images.
     """
     if task == "segmentation":
         return write_phantoms(folder, seed=seed, images=images, size=SIZE if size is None else size)
@@ -66,5 +65,5 @@ def phantoms(
 
 
 def _run(path: Path, start: Callable[[Path], RunDirectory]) -> RunDirectory:
-    """Starts a run, or continues the one that is there."""
+    """Starts a run, or resumes an existing one."""
     return api.resume(path) if (path / "run.json").exists() else start(path)

@@ -299,7 +299,7 @@ def test_whole_recipe_is_written() -> None:
         (content(space={"deep_supervision": "yes"}), "space.deep_supervision: .*Write true or false"),
         (content(space={"deep_supervision": 1}), "space.deep_supervision: .*Write true or false"),
         (content(data={"augmentation": {"flip": 1}}), "data.augmentation.flip"),
-        (content(search={"supernet": {"partial_channels": True}}), "partial_channels: True is no whole number"),
+        (content(search={"supernet": {"partial_channels": True}}), "partial_channels: True is not a whole number"),
         (content(search={"stages": [{"depth": 10**6}]}), "search.stages.0.depth: .*less than or equal to"),
         (content(space={"intermediate_nodes": 10**5}), "intermediate_nodes: .*less than or equal to 16"),
         (content(compute={"threads": 10**5}), "compute.threads: .*less than or equal to 1024"),
@@ -384,10 +384,10 @@ def test_whole_numbers_are_numbers_names_and_folders() -> None:
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
-        ({255: 1, "255": 2}, "data.sources.0.labels: 255 stands twice"),
-        ({True: 1}, "True is no value of a mask"),
-        ({1.5: 1}, "1.5 is no value of a mask"),
-        ({"x": 1}, "'x' is no value of a mask"),
+        ({255: 1, "255": 2}, "data.sources.0.labels: 255 appears twice"),
+        ({True: 1}, "True is not a value of a mask"),
+        ({1.5: 1}, "1.5 is not a value of a mask"),
+        ({"x": 1}, "'x' is not a value of a mask"),
         ({1: True}, "data.sources.0.labels.1: .*integer"),
         ({1: 200}, "data.sources.0.labels.1: .*less than 200"),
     ],
@@ -524,8 +524,8 @@ def test_later_overrides_win() -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("seed", "'seed' is no change of a recipe. Write key.path=value."),
-        ("=3", "'=3' is no change of a recipe"),
+        ("seed", "'seed' is not a change of a recipe. Write key.path=value."),
+        ("=3", "'=3' is not a change of a recipe"),
         ("note=[a", "The value of 'note=[a' is not YAML"),
         ("seed.x=3", "'seed' has no keys below it"),
         ("data.sources.1.name=x", "there is no item '1'. Use 0 to 0."),

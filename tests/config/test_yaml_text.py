@@ -38,12 +38,12 @@ def test_plain_values(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("train: {lr: 1}\nseed: 1\ntrain: {lr: 2}\n", "line 3, column 1: 'train' stands twice, lines 1 and 3"),
-        ("a:\n  b: 1\n  c: 1\n  b: 2\n", "'b' stands twice, lines 2 and 4"),
-        ("{a: 1, 'a': 2}", "'a' stands twice, both times in line 1"),
-        ("- {labels: {1: 1, 255: 2, 1: 3}}", "1 stands twice"),
-        ("x: &x {a: 1}\ny:\n  <<: *x\n  <<: *x\n", "'<<' stands twice, lines 3 and 4"),
-        ("a: &a {b: 1, b: 2}\nc: *a\n", "'b' stands twice"),
+        ("train: {lr: 1}\nseed: 1\ntrain: {lr: 2}\n", "line 3, column 1: 'train' appears twice, lines 1 and 3"),
+        ("a:\n  b: 1\n  c: 1\n  b: 2\n", "'b' appears twice, lines 2 and 4"),
+        ("{a: 1, 'a': 2}", "'a' appears twice, both times in line 1"),
+        ("- {labels: {1: 1, 255: 2, 1: 3}}", "1 appears twice"),
+        ("x: &x {a: 1}\ny:\n  <<: *x\n  <<: *x\n", "'<<' appears twice, lines 3 and 4"),
+        ("a: &a {b: 1, b: 2}\nc: *a\n", "'b' appears twice"),
     ],
 )
 def test_a_key_that_stands_twice_is_named_with_both_lines(text: str, says: str) -> None:
@@ -65,8 +65,8 @@ def test_aliases_share_nothing() -> None:
     ("text", "says"),
     [
         ("[" * 900, "line 1, column 31: more than 30 levels of nesting"),
-        ("a: &a [*a]", "an alias stands inside of what it stands for"),
-        ("a: &a {b: *a}", "an alias stands inside of what it stands for"),
+        ("a: &a [*a]", "an alias contains itself"),
+        ("a: &a {b: *a}", "an alias contains itself"),
         ("a: *b", "found undefined alias 'b'"),
         (f"a: {'9' * 5000}", "a whole number of 5000 digits"),
         (f"a: [{'1,' * LARGEST}1]", "more than 20,000 values"),

@@ -225,10 +225,10 @@ def test_columns_are_found_in_any_case(tmp_path):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ("0 1 2 0", r"'0', '1', '2' are no splits\. Write train, val or test"),
-        ("trian trian gap", r"'trian' is no split\."),
+        ("0 1 2 0", r"'0', '1', '2' are not splits\. Write train, val or test"),
+        ("trian trian gap", r"'trian' is not a split\."),
         ("gap none", r"leaves every image out\. Write train, val or test"),
-        ("a b c d e", r"'a', 'b', 'c', 'd', \.\.\. are no splits"),
+        ("a b c d e", r"'a', 'b', 'c', 'd', \.\.\. are not splits"),
     ],
 )
 def test_a_table_without_a_split_names_its_words(tmp_path, words, problem):

@@ -80,7 +80,7 @@ def test_other_values_are_named_with_row_and_column(tmp_path, value):
         ("image,scar,Image\na.png,1,b\n", r"has the column image twice"),
         ("image,scar,scar\na.png,1,1\n", r"has the column scar twice"),
         (",image,scar\n0,a.png,1\n", r"column without a name, the 1"),
-        ("image,scar,split\na.png,1,later\n", r"labels\.csv: 'later' is no split\. Write train"),
+        ("image,scar,split\na.png,1,later\n", r"labels\.csv: 'later' is not a split\. Write train"),
         ("image,scar\na.png,1\na.png,0\n", r"image named twice \(1\): a\.png in row 3"),
         ("image,scar\na.png,1\na.jpg,0\n", r"image named twice \(1\): a\.jpg in row 3"),
         ("image,scar\na.png,1\nb.png,0\n", r"image not in the folder \(1\): b\.png"),

@@ -1,4 +1,4 @@
-"""CSV files: separators, encodings, headers, and what is no file."""
+"""CSV files: separators, encodings, headers, and what is not a file."""
 
 import os
 import unicodedata

@@ -196,10 +196,10 @@ CHANGES: list[tuple[str, Callable[[State], object], str]] = [
     ("w.safetensors", lambda s: s | {"features.extra": torch.ones(1)}, "features.extra is unknown"),
     ("w.safetensors", lambda s: s | {LAST: torch.ones(7)}, rf"{LAST} has the shape \(7,\), not \(1024,\)"),
     ("w.safetensors", lambda s: s | {f"module.{LAST}": torch.ones(1024)}, f"{LAST} and module.{LAST} are one"),
-    ("w.pt", lambda s: {"model": s, "epoch": 3}, "'model' is no tensor"),
+    ("w.pt", lambda s: {"model": s, "epoch": 3}, "'model' is not a tensor"),
     ("w.pt", lambda s: [*s.values()], "holds a list"),
     ("w.pt", lambda s: Path("anything but plain values"), "cannot be read"),
-    ("w.onnx", lambda s: s, "is no file of weights"),
+    ("w.onnx", lambda s: s, "is not a file of weights"),
 ]  # fmt: skip
 
 

@@ -262,7 +262,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_same_end(recipe, tmp_path, monke
     resume_search(run)
     assert_equal_runs(expected, run)
     said = capsys.readouterr().err
-    assert said.count("is damaged; the run goes on from the one before") == 1
+    assert said.count("is damaged; the run resumes from the one before") == 1
 
 
 @pytest.mark.parametrize("finished", [False, True])

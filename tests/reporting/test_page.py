@@ -316,7 +316,7 @@ def test_a_journal_that_has_lost_epochs_is_named(
         (["key,domain,split", "a,blobs,train"], "no column 'patient'"),
         (["key,domain,patient,split,image,mask,findings", "a,blobs,p,train"], "more or fewer cells"),
         (["key,domain,patient,split,image,mask,findings", *["a,blobs,p,train,i,m,"] * 2], "listed twice"),
-        (["key,domain,patient,split,image,mask,findings", "a,blobs,p,trbin,i,m,"], "'trbin' is no split"),
+        (["key,domain,patient,split,image,mask,findings", "a,blobs,p,trbin,i,m,"], "'trbin' is not a split"),
     ],
 )
 def test_a_damaged_manifest_is_named(run: Path, lines: list[str], says: str) -> None:

@@ -198,7 +198,7 @@ def cell_with(operation: str, state: int) -> Genotype:
         (load("layer7_double_deep"), "is of the space 'nas-wdan', not 'darts'"),
         (replace(GENOTYPE, settings={**SETTINGS, "depth": 3}), "unknown setting 'depth'"),
         (replace(GENOTYPE, settings={key: SETTINGS[key] for key in SETTINGS if key != "layers"}), "lacks a setting"),
-        (replace(GENOTYPE, settings={**SETTINGS, "layers": True}), "layers True, which is no whole number"),
+        (replace(GENOTYPE, settings={**SETTINGS, "layers": True}), "layers True, which is not a whole number"),
         (replace(GENOTYPE, settings={**SETTINGS, "auxiliary": 1}), "auxiliary 1, which is no truth value"),
         (replace(GENOTYPE, settings={**SETTINGS, "stem": "imagenet"}), "stem 'imagenet', which is not chest or cifar"),
         (replace(GENOTYPE, settings={**SETTINGS, "stem": 3}), "stem 3, which is not chest or cifar"),
@@ -212,7 +212,7 @@ def cell_with(operation: str, state: int) -> Genotype:
         (cell_with("sep_conv_3x3", 2), "node 0 of the normal cell reads state 2"),
         (cell_with("sep_conv_3x3", -1), "node 0 of the normal cell reads state -1"),
         (cell_with("sep_conv_7x7", 0), "'sep_conv_7x7' cannot stand"),
-        (cell_with("none", 0), "'none' cannot stand"),
+        (cell_with("none", 0), "'none' cannot be used"),
     ],
 )
 def test_refuses_genotypes_that_do_not_fit(genotype: Genotype, says: str) -> None:

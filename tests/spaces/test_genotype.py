@@ -164,11 +164,11 @@ def test_text_that_is_no_genotype(text: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ('"depth": 3', '"depth": 3, "depth": 4', "the key 'depth' stands twice"),
-        ('"seed": 3', '"seed": NaN', "NaN is no number"),
-        ('"seed": 3', '"seed": -Infinity', "-Infinity is no number"),
-        ('"seed": 3', '"seed": 1e999', "seed is inf, which is no number"),
-        ('"seed": 3', f'"seed": {"9" * 5000}', "is no genotype"),
+        ('"depth": 3', '"depth": 3, "depth": 4', "the key 'depth' appears twice"),
+        ('"seed": 3', '"seed": NaN', "NaN is not a number"),
+        ('"seed": 3', '"seed": -Infinity', "-Infinity is not a number"),
+        ('"seed": 3', '"seed": 1e999', "seed is inf, which is not a number"),
+        ('"seed": 3', f'"seed": {"9" * 5000}', "is not a genotype"),
         ('"seed": 3', f'"seed": {"[" * 100_000}', "nested too deeply"),
         ('"version": 1', '"version": true', "has version True"),
         ('"name": "small"', '"name": "lr=0.1"', "has the name 'lr=0.1', which cannot be that of a folder. Change"),
@@ -291,12 +291,12 @@ def test_wrong_structure_is_named(change: Change) -> None:
         (put("space", value="darts"), "'small' is of the space 'darts', not 'nas-wdan'"),
         (
             put("cells", "up", 0, 0, 0, value="dep_cnov"),
-            "'dep_cnov' cannot stand on the edge from state 0 to node 0 of the up cell. Did you mean 'dep_conv'",
+            "'dep_cnov' cannot be used on the edge from state 0 to node 0 of the up cell. Did you mean 'dep_conv'",
         ),
-        (put("cells", "up", 0, 0, 0, value="none"), "'none' cannot stand"),
-        (put("cells", "up", 0, 1, 0, value="conv"), "'conv' cannot stand on the edge from state 1"),
-        (put("cells", "normal", 0, 1, 0, value="up_conv"), "'up_conv' cannot stand on the edge from state 1"),
-        (put("cells", "down", 1, 1, value=["down_conv", 2]), "'down_conv' cannot stand on the edge from state 2"),
+        (put("cells", "up", 0, 0, 0, value="none"), "'none' cannot be used"),
+        (put("cells", "up", 0, 1, 0, value="conv"), "'conv' cannot be used on the edge from state 1"),
+        (put("cells", "normal", 0, 1, 0, value="up_conv"), "'up_conv' cannot be used on the edge from state 1"),
+        (put("cells", "down", 1, 1, value=["down_conv", 2]), "'down_conv' cannot be used on the edge from state 2"),
         (put("cells", "down", 0, 0, 1, value=2), "node 0 of the down cell reads state 2. It can read states 0 to 1"),
         (put("cells", "down", 0, 0, 1, value=-1), "node 0 of the down cell reads state -1"),
         (put("cells", "down", 1, 1, 1, value=3), "node 1 of the down cell reads state 3. It can read states 0 to 2"),
@@ -317,7 +317,7 @@ def test_wrong_structure_is_named(change: Change) -> None:
         (put("settings", "depth", value="3"), "depth"),
         (put("settings", "depth", value=3.5), "depth"),
         (put("settings", "depth", value=10**6), "depth 1000000. Use 3 to 12"),
-        (put("settings", "depth", value=True), "setting depth True, which is no whole number"),
+        (put("settings", "depth", value=True), "setting depth True, which is not a whole number"),
         (put("settings", "intermediate_nodes", value=10**5), "intermediate_nodes 100000. Use 1 to 16"),
         (put("settings", "init_channel", value=10**9), "init_channel 1000000000. Use 2 to 1,024"),
         (put("cells", "up", 0, value=[["conv", 0]] * 101), "node 0 of the up cell has 101 edges"),
@@ -371,5 +371,5 @@ def test_changes_of_the_whole_space_are_changes_of_the_genotype() -> None:
         genotype_with(name, changes=["space=3"])
     with pytest.raises(GenotypeError, match=r"depth 1000000\. Use 3 to 12"):
         genotype_with(name, changes=["space.depth=1000000"])
-    with pytest.raises(GenotypeError, match="setting init_channel '020', which is no whole number"):
+    with pytest.raises(GenotypeError, match="setting init_channel '020', which is not a whole number"):
         genotype_with(name, changes=["space.init_channel=020"])

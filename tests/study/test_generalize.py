@@ -175,7 +175,7 @@ def test_what_is_not_trained_yet_is_listed_and_not_trained(discs, capsys):
     out.mkdir()
     plan = prepare(study_in(discs), out)
     do(plan.job(plan.trainings[0]))
-    with pytest.raises(RecipeError, match="These words do not go together"):
+    with pytest.raises(RecipeError, match="These arguments do not fit together"):
         cli.generalize(out, ("recipe.seed=1",))
     with pytest.raises(SystemExit) as ended:
         cli.generalize(out)

@@ -136,9 +136,9 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
     """
     if not paths:
         raise RunError("There is no run to compare.", fix="Give training runs.")
-    positions = [path.resolve() for path in paths]
-    for path, place in zip(paths, positions, strict=True):
-        if positions.count(place) > 1:
+    resolved_paths = [path.resolve() for path in paths]
+    for path, resolved in zip(paths, resolved_paths, strict=True):
+        if resolved_paths.count(resolved) > 1:
             raise RunError(f"The run {path} is given twice.", fix="Give every run once.")
     groups: list[tuple[Architecture, list[RunDirectory]]] = []
     for run in (RunDirectory.open(path, kind="train") for path in paths):
@@ -244,9 +244,9 @@ def _schedule(run: RunDirectory) -> dict[str, tuple[str, ...]]:
     """Returns by field how its value changed after the first step of a run."""
     changed: dict[str, tuple[str, ...]] = {}
     for change in run.facts.get("changes", ()):
-        field, place = change["field"], change["position"]
-        if place is not None and field.endswith((".epochs", ".accumulate")):
-            at = f"after epoch {place[0]}" + (f", step {place[-1]}" if place[-1] else "")
+        field, position = change["field"], change["position"]
+        if position is not None and field.endswith((".epochs", ".accumulate")):
+            at = f"after epoch {position[0]}" + (f", step {position[-1]}" if position[-1] else "")
             changed[field] = (*changed.get(field, ()), f"{change['before']} -> {change['after']} {at}")
     return changed
 

@@ -36,15 +36,15 @@ Class = Annotated[Whole, Field(ge=0, lt=MOST_OUTPUTS)]
 
 
 def _read_labels(given: Any) -> Any:
-    """Refuses keys that are no whole numbers, and those that are the same number."""
+    """Refuses keys that are not whole numbers, and those that are the same number."""
     if not isinstance(given, dict):
         return given
     read: dict[int, Any] = {}
     for key, value in given.items():
         if type(key) is not int and not (isinstance(key, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,9}", key)):
-            raise ValueError(f"{quoted(key)} is no value of a mask; write whole numbers, as in {{255: 1}}")
+            raise ValueError(f"{quoted(key)} is not a value of a mask; write whole numbers, as in {{255: 1}}")
         if int(key) in read:
-            raise ValueError(f"{int(key)} stands twice")
+            raise ValueError(f"{int(key)} appears twice")
         read[int(key)] = value
     return read
 

@@ -1,4 +1,4 @@
-"""What pydantic found wrong in a file, said in the words of the file."""
+"""The errors of pydantic in a file, in terms of the file."""
 
 import types
 import typing
@@ -16,7 +16,7 @@ _LONGEST = 400
 """Characters of a mistake."""
 
 _MOST = 10
-"""Mistakes that are said at once."""
+"""Mistakes that are reported at once."""
 
 _VALID = " Valid here: "
 """Begins the list of what there may be, in a fix."""
@@ -40,7 +40,7 @@ def explain(error: ValidationError, kind: type[BaseModel], *, noun: str) -> str:
     found = error.errors(include_url=False)
     # A tuple whose items are wrong is reported as too short as well; the items say more.
     inner = {item["loc"][:-1] for item in found if item["type"] != "too_short"}
-    said: list[str] = []
+    mistakes: list[str] = []
     listed: set[str] = set()
     for item in found:
         if item["type"] == "too_short" and any(loc[: len(item["loc"])] == item["loc"] for loc in inner):
@@ -49,10 +49,10 @@ def explain(error: ValidationError, kind: type[BaseModel], *, noun: str) -> str:
         if choices not in listed:  # several wrong keys of one section have the same list
             text += valid + choices
             listed |= {choices} - {""}
-        said.append(shortened(text, longest=_LONGEST))
-    if len(said) > _MOST:
-        said[_MOST:] = [f"and {len(said) - _MOST} more mistakes."]
-    return "; ".join(said)
+        mistakes.append(shortened(text, longest=_LONGEST))
+    if len(mistakes) > _MOST:
+        mistakes[_MOST:] = [f"and {len(mistakes) - _MOST} more mistakes."]
+    return "; ".join(mistakes)
 
 
 def _explained(item: Mapping[str, Any], kind: type[BaseModel], *, noun: str) -> str:
@@ -98,10 +98,10 @@ def _quoted(listed: str) -> list[str]:
 
 
 def _follow(location: Location, kind: type[BaseModel]) -> tuple[list[str], Any]:
-    """Walks down to the place of a mistake.
+    """Follows the keys down to a mistake.
 
     Returns:
-        The keys on the way as they stand in the file, and the type of what is there.
+        The keys on the way as written in the file, and the type found there.
     """
     path, here = [], _bare(kind)
     for part in location:

@@ -70,7 +70,7 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise RecipeError(f"{quoted(override)} is no change of a recipe.", fix="Write key.path=value.")
+            raise RecipeError(f"{quoted(override)} is not a change of a recipe.", fix="Write key.path=value.")
         try:
             value = read_yaml(text)
         except YamlError as error:
@@ -150,7 +150,7 @@ def _set(content: Any, keys: list[str], value: Any, override: str) -> None:
 
 
 def _key(content: dict[Any, Any], key: str) -> Any:
-    """Returns a key as it stands in a mapping: those of labels are numbers."""
+    """Returns a key as in a mapping: those of labels are numbers."""
     return int(key) if re.fullmatch(_NUMBER, key) and int(key) in content else key
 
 
@@ -190,14 +190,14 @@ def expand(path: str, where: str, *, folder: Path | None = None) -> str:
     """Expands ``$NAME`` and ``~`` to an absolute path; a variable that is not set is an error, not a folder.
 
     Args:
-        path: as it stands in a file. A path that exists is taken as it is: a folder may have ``$`` in its name.
-        folder: to which the path is relative; the current one where None.
+        path: as written in a file. A path that exists is taken as it is: a folder may have ``$`` in its name.
+        folder: to which the path is relative. Default: the current folder.
 
     Raises:
         RecipeError: it is empty or no path, or a variable or a user is not known.
     """
     if not path.strip() or "\0" in path:
-        raise RecipeError(f"{where} is {quoted(path)}, which is no path.", fix="Give the path of a file or folder.")
+        raise RecipeError(f"{where} is {quoted(path)}, which is not a path.", fix="Give the path of a file or folder.")
     literal = ((folder or Path()) / path).absolute()
     if exists(literal):
         return str(literal)
@@ -235,11 +235,11 @@ def differences(one: Recipe, other: Recipe, *, without: Collection[str] = ()) ->
         for recipe in (one, other)
     )
     for place, before, now in value_differences(first, second):
-        yield place, said(before), said(now)
+        yield place, as_text(before), as_text(now)
 
 
 def value_differences(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yields the dotted places of nested mappings and lists whose values differ, and these; see ``said``."""
+    """Yields the dotted places of nested mappings and lists whose values differ, and these; see ``as_text``."""
     for kind, parts in ((Mapping, dict), (list, lambda items: dict(enumerate(items)))):
         if isinstance(one, kind) and isinstance(other, kind):
             first, second = parts(one), parts(other)
@@ -251,13 +251,13 @@ def value_differences(one: Any, other: Any, place: str = "") -> Iterator[tuple[s
         yield place, one, other
 
 
-def said(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Returns how a value of a recipe is written in a sentence; of long ones the middle is left out."""
     return "not given" if value is _ABSENT else quoted(value)
 
 
 def difference_words(differences: Iterable[tuple[str, Any, Any]]) -> str:
     """Returns differences, those of ``value_differences``, as part of a sentence; of many the first ten."""
-    fields = [f"{shortened(field)}: {said(before)} -> {said(now)}" for field, before, now in differences]
+    fields = [f"{shortened(field)}: {as_text(before)} -> {as_text(now)}" for field, before, now in differences]
     more = [f"and {len(fields) - _MOST} more"] if len(fields) > _MOST else []
     return "; ".join([*fields[:_MOST], *more])

@@ -1,7 +1,7 @@
 """What every section of a recipe is made of.
 
 Types are strict: nothing becomes a number, a truth value or a text that was not written as one. Every number has an
-upper bound, far above what makes sense, so that a typing error is refused where it stands instead of using up the
+upper bound, far above what makes sense, so that a typing error is refused at once instead of using up the
 memory or the time of the machine.
 """
 

@@ -104,7 +104,7 @@ class MixingSettings(Section):
 def _whole(value: Any) -> Any:
     """Refuses what Python takes for one of some whole numbers: to it, True is 1."""
     if type(value) in (bool, float):
-        raise ValueError(f"{value} is no whole number")
+        raise ValueError(f"{value} is not a whole number")
     return value
 
 

@@ -183,7 +183,7 @@ class Study(Section):
         return study
 
     def place_of(self, entry: NetworkEntry | GroupEntry) -> str:
-        """Returns the place of an entry in the file, such as networks.2."""
+        """Returns where an entry is in the file, such as networks.2."""
         if isinstance(entry, GroupEntry):
             return f"trained_on.{self.trained_on.index(entry)}"
         return f"networks.{self.networks.index(entry)}"
@@ -329,7 +329,9 @@ def _check_sizes(study: Study) -> None:
         if entry.like is not None:
             _require(entry.like, entries, f"networks.{number}.like", noun="network")
             if not entries[entry.like].is_genotype:
-                raise ValueError(f"networks.{number}.like: '{entry.like}' is no single genotype to sample others like")
+                raise ValueError(
+                    f"networks.{number}.like: '{entry.like}' is not a single genotype to sample others like"
+                )
         if isinstance(entry.parameters, str):
             _require(entry.parameters, entries, f"networks.{number}.parameters", noun="network")
             other = entries[entry.parameters]
@@ -444,7 +446,7 @@ def _sorted_out(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def _with_paths(entry: dict[str, Any], where: str, *, folder: Path) -> dict[str, Any]:
-    """Returns an entry with absolute paths; a genotype that is no file beside the study may be one of the zoo."""
+    """Returns an entry with absolute paths; a genotype that is not a file beside the study may be one of the zoo."""
     model, genotype = entry.get("model"), entry.get("genotype")
     if isinstance(genotype, int) and not isinstance(genotype, bool):
         genotype = str(genotype)

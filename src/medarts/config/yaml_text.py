@@ -5,8 +5,8 @@ values are those of YAML 1.2 (true, false, null, decimal numbers), and everythin
 ``+5``, which would be written in another way when written again: names keep their zeros, and where a number should be,
 they are refused.
 
-A key that stands twice is an error, and so is a tag such as ``!!int``, a text that is nested too deeply, or one that is
-much larger than any recipe once its aliases are replaced by what they stand for.
+A key that appears twice is an error, and so is a tag such as ``!!int``, a text that is nested too deeply, or one that
+is much larger than any recipe once its aliases are replaced by what they stand for.
 """
 
 import re
@@ -71,7 +71,7 @@ class _Refusal(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain values as said above, and refuses doubles, depth and size."""
+    """Reads plain values as described above, and refuses doubles, depth and size."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  # as PyYAML has it; filled below
     # Beside what YAML allows, the bytes of file names that are not UTF-8, as Python keeps them.
@@ -89,7 +89,7 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         named = self.anchors.get(event.anchor) if isinstance(event, yaml.AliasEvent) else None
         if named is not None and id(named) not in self._sizes:
-            raise _Refusal("an alias stands inside of what it stands for", event.start_mark)
+            raise _Refusal("an alias contains itself", event.start_mark)
         tag = getattr(event, "tag", None)
         if tag not in (None, "!"):
             raise _Refusal(f"the tag {quoted(tag)} is not read; leave it out", event.start_mark)
@@ -117,7 +117,7 @@ class _Loader(yaml.SafeLoader):
             line = key_node.start_mark.line + 1
             if key in lines:
                 both = f"lines {lines[key]} and {line}" if lines[key] != line else f"both times in line {line}"
-                raise _Refusal(f"{quoted(key)} stands twice, {both}; keep one of them", key_node.start_mark)
+                raise _Refusal(f"{quoted(key)} appears twice, {both}; keep one of them", key_node.start_mark)
             lines[key] = line
         return node
 

@@ -29,7 +29,7 @@ _CHANNELS = range(1, 5)
 
 
 class Options(TypedDict, total=False):
-    """What is said of a data set in memory; see ``from_arrays``."""
+    """The description of a data set in memory; see ``from_arrays``."""
 
     patients: Sequence[str | int] | None
     splits: Sequence[str] | None

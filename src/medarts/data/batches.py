@@ -30,7 +30,7 @@ def check_fills_a_batch(part: Manifest, batch: int, *, name: str) -> None:
 
 
 def smallest_batch(images: int, batch: int) -> int:
-    """Returns the images of the smallest batch when so many images are gone through once; see ``Batches.all``."""
+    """Returns the images of the smallest batch when that many images are gone through once; see ``Batches.all``."""
     return images // -(-images // batch)
 
 

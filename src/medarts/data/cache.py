@@ -216,7 +216,7 @@ def listed(folder: Path | None = None) -> tuple[Path, list[CachedStore]]:
     """Returns a cache and what it holds, the last used first.
 
     Args:
-        folder: the cache; the user's where None.
+        folder: the cache. Default: the user's cache.
     """
     path = folder or user_cache()
     if path.exists() and not path.is_dir():
@@ -231,7 +231,7 @@ def cleared(folder: Path | None = None) -> tuple[Path, list[CachedStore], list[C
     """Removes what a cache holds, apart from what a process uses; of the user's also the digests of files.
 
     Args:
-        folder: the cache; the user's where None.
+        folder: the cache. Default: the user's cache.
 
     Returns:
         The cache, what was removed, and what was left because a process uses it.

@@ -88,7 +88,7 @@ class Manifest:
         samples: all samples, sorted by (domain, key).
         rules: reading rules of each domain.
         findings: names of all that is looked for, in the order of a network's outputs; empty for images with masks.
-        digests: of the content of every "file", for data that are no files; None where files are read.
+        digests: of the content of every "file", for data that are not files; None where files are read.
     """
 
     samples: tuple[Sample, ...]

@@ -205,7 +205,7 @@ def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()
 
 
 def recognise(path: Path) -> tuple[SourceSettings, ...]:
-    """Returns the settings that read a folder, told from its layout: usually one source.
+    """Returns the settings that read a folder, recognised by its layout: usually one source.
 
     Raises:
         DataError: there is no such folder, or it has none of the known layouts.

@@ -1,4 +1,4 @@
-"""A smaller set of the same kind: so many images, whole patients, every finding as frequent as before."""
+"""A smaller set of the same kind: a number of images, whole patients, every finding as frequent as before."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _TRIES = 8  # patients who could leave in an exchange; more take time and bring 
 
 
 def sample_patients(samples: Iterable[Sample], *, images: int, seed: int) -> list[Sample]:
-    """Draws about so many images, as whole patients, with the distribution of the findings kept.
+    """Samples about that many images, as whole patients, with the distribution of the findings kept.
 
     Every split gives its share of the images. Within a split, patients are drawn at random until the share is reached,
     so that a share is exceeded by less than the images of one patient, the last. Every finding has a patient among

@@ -146,7 +146,7 @@ def without_splits(path: Path, words: Iterable[str]) -> DataError:
     if not doubtful:
         return DataError(f"{path} leaves every image out.", fix=fix)
     shown = ", ".join(f"'{word}'" for word in doubtful[:4]) + (", ..." if len(doubtful) > 4 else "")
-    return DataError(f"{path}: {shown} {'is no split' if len(doubtful) == 1 else 'are no splits'}.", fix=fix)
+    return DataError(f"{path}: {shown} {'is not a split' if len(doubtful) == 1 else 'are not splits'}.", fix=fix)
 
 
 def unused_groups(table: Table, used: Collection[str | None], group: str | None) -> tuple[str, ...]:
@@ -259,7 +259,7 @@ def halve(manifest: Manifest, *, portion: float, seed: int) -> tuple[Manifest, M
 
 
 def divided(members: Iterable[tuple[str, Split | None]]) -> dict[str, tuple[Split, ...]]:
-    """Returns the patients that are in more than one split, with these splits; None is no split."""
+    """Returns the patients that are in more than one split, with these splits; None is not a split."""
     found: dict[str, set[Split]] = {}
     for patient, split in members:
         if split is not None:

@@ -67,7 +67,7 @@ def read_table(path: Path) -> Table:
     separator.
 
     Raises:
-        DataError: the file cannot be opened, is no CSV file in these encodings, or a quote is open or misplaced.
+        DataError: the file cannot be opened, is not a CSV file in these encodings, or a quote is open or misplaced.
     """
     text = _text(path)
     named = _SEPARATOR_LINE.match(text)
@@ -120,7 +120,7 @@ def _text(path: Path) -> str:
 
 
 def require_regular(path: Path) -> None:
-    """Raises a DataError where a path is there and is no file: opening a pipe would wait for a writer for ever."""
+    """Raises a DataError where a path is there and is not a file: opening a pipe would wait for a writer for ever."""
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is not a regular file.", fix="Put a text file there, or take it away.")
 

@@ -1,4 +1,4 @@
-"""What of a recipe may change when a run goes on, and what was changed.
+"""What of a recipe may change when a run is resumed, and what was changed.
 
 The values that decide a run stand in its run.json as well, so that an edited recipe.yaml is noticed. On purpose,
 ``--resume RUN KEY=VALUE``, may change: where things are (paths of the data, the cache, initial weights), the note, the
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from medarts.config import Recipe, apply_overrides, fingerprint, parse, to_yaml
-from medarts.config.reading import deciding_values, said, value_differences
+from medarts.config.reading import as_text, deciding_values, value_differences
 from medarts.engine import checkpoint
 from medarts.engine.checkpoint import Position
 from medarts.engine.directory import RunDirectory
@@ -39,18 +39,18 @@ _BITS = ("device", "threads", "torch")
 
 @dataclass(frozen=True)
 class Change:
-    """A value of a recipe that is another when the run goes on."""
+    """A value of a recipe that differs when the run is resumed."""
 
     field: str
     before: Any
     after: Any
 
     def __str__(self) -> str:
-        return f"{self.field}: {said(self.before)} -> {said(self.after)}"
+        return f"{self.field}: {as_text(self.before)} -> {as_text(self.after)}"
 
 
 def changed_recipe(run: RunDirectory, words: Iterable[str]) -> tuple[Recipe, list[Change]]:
-    """Returns the recipe by which a run goes on, and what differs from the one it was begun with.
+    """Returns the recipe by which a run is resumed, and what differs from the one it was begun with.
 
     Args:
         run: the run.

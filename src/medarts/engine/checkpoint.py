@@ -49,7 +49,7 @@ class _DamagedError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A point from which a job goes on.
+    """A point from which a job resumes.
 
     Attributes:
         weights: tensors of the model.
@@ -134,7 +134,7 @@ def newest(folder: Path, kind: str) -> Position | None:
 
 
 def drop_newest(folder: Path, kind: str) -> None:
-    """Removes the newest checkpoint of a kind, so that the job goes on from the one before, which is read first.
+    """Removes the newest checkpoint of a kind, so that the job resumes from the one before, which is read first.
 
     Raises:
         RunError: the one before is missing or damaged; nothing is removed then.
@@ -228,7 +228,7 @@ def _write(path: Path, write: Callable[[Any], object]) -> str:
         try:
             write(digesting)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # what the system said, under what torch made of it
+            if isinstance(error.__context__, OSError):  # the error of the system, under what torch made of it
                 raise error.__context__ from None
             raise
         file.flush()

@@ -162,7 +162,7 @@ class RunDirectory(os.PathLike[str]):
         except OSError as error:
             raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
         if holds and (path / "run.json").exists():
-            fix = f"Give another --out, or go on with that run: --resume {path}."
+            fix = f"Give another --out, or resume that run: --resume {path}."
             raise RunError(f"{path} already holds another run.", fix=fix)
         if holds:
             raise RunError(f"{path} already holds files.", fix="Give another --out.")
@@ -250,7 +250,7 @@ class RunDirectory(os.PathLike[str]):
         return self.path / "checkpoints"
 
     def check_unchanged(self, data_fingerprint: str, *, manifest: str = "") -> None:
-        """Refuses to go on with data other than those the run began with.
+        """Refuses to resume with data other than those the run began with.
 
         Args:
             data_fingerprint: of the data as they are now.
@@ -263,7 +263,7 @@ class RunDirectory(os.PathLike[str]):
             return
         changed = ""
         if manifest:
-            with suppress(RunError):  # then that is all that can be said
+            with suppress(RunError):  # then nothing more is known
                 words = change_words(read_listing(self.path / "manifest.csv"), listing_of(io.StringIO(manifest)))
                 changed = f" ({words})"
         raise RunError(
@@ -364,24 +364,24 @@ class RunDirectory(os.PathLike[str]):
             RunError: names the first line that is damaged.
         """
         path, records = self.path / name, []
-        for place, line in enumerate(_whole_lines(path), 1):
-            record = _parsed(path, line, where=f" in line {place}")
+        for number, line in enumerate(_whole_lines(path), 1):
+            record = _parsed(path, line, where=f" in line {number}")
             for key in numbers:
                 value = record.get(key)
                 if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise self.damaged_line(name, place, f"it has no number for {key}")
+                    raise self.damaged_line(name, number, f"it has no number for {key}")
             records.append(record)
         return records
 
-    def damaged_line(self, name: str, place: int, reason: str) -> RunError:
+    def damaged_line(self, name: str, number: int, reason: str) -> RunError:
         """Returns the error of a line of a journal, counted from 1."""
-        return RunError(f"{self.path / name} is damaged in line {place} ({reason}).", fix="Copy the run again.")
+        return RunError(f"{self.path / name} is damaged in line {number} ({reason}).", fix="Copy the run again.")
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Reads a JSON file of the run; a key that is asked for and missing is a RunError.
 
         Raises:
-            RunError: it cannot be read, or is no JSON object.
+            RunError: it cannot be read, or is not a JSON object.
         """
         path = self.path / name
         try:
@@ -405,7 +405,7 @@ def _parsed(path: Path, text: bytes, *, where: str = "") -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged{where} ({error}).", fix="Copy the run again.") from None
     if not isinstance(content, dict):
-        raise RunError(f"{path} is damaged{where} (it is no JSON object).", fix="Copy the run again.")
+        raise RunError(f"{path} is damaged{where} (it is not a JSON object).", fix="Copy the run again.")
     return _Content(path, content)
 
 

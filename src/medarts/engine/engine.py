@@ -191,7 +191,7 @@ class Job(ABC, Generic[State]):
         return False
 
     @property
-    def place(self) -> dict[str, int]:
+    def counters(self) -> dict[str, int]:
         """Where the job is, by name: the stage if there are several, epoch, step."""
         return {"epoch": self.state.epoch, "step": self.state.step}
 
@@ -224,7 +224,7 @@ class Job(ABC, Generic[State]):
         """Does what follows the validation of an epoch, such as keeping the best weights."""
 
     def prepare_for(self, changes: Iterable[Change]) -> None:
-        """Makes a run that goes on ready for changes of its recipe."""
+        """Makes a resumed run ready for changes of its recipe."""
 
     # What the engine does.
 
@@ -242,12 +242,12 @@ class Job(ABC, Generic[State]):
     @property
     def position(self) -> Position:
         """Where the job is, as checkpoints are named."""
-        return tuple(self.place.values())
+        return tuple(self.counters.values())
 
     @property
     def where(self) -> str:
         """Where the job is, in messages."""
-        return ", ".join(f"{name} {number}" for name, number in self.place.items())
+        return ", ".join(f"{name} {number}" for name, number in self.counters.items())
 
     @classmethod
     def memory_fix(cls, recipe: Recipe, stage: int | None = None) -> str:
@@ -296,10 +296,10 @@ class Job(ABC, Generic[State]):
             bar.advance()  # after the saving: a terminal that was closed takes no more output
         values = self.validate()
         seconds = time.perf_counter() - began
-        place = {name: number for name, number in self.place.items() if name != "step"}
-        journals = {name: {**place, **line} for name, line in self.journals(values).items()}
+        counters = {name: number for name, number in self.counters.items() if name != "step"}
+        journals = {name: {**counters, **line} for name, line in self.journals(values).items()}
         memory = peak_memory_mb(self.fabric.device)
-        journals["timing.jsonl"] = {**place, "seconds": seconds, "peak_memory_mb": memory}
+        journals["timing.jsonl"] = {**counters, "seconds": seconds, "peak_memory_mb": memory}
         for name, line in journals.items():
             self.directory.append(name, line)
         if self.recipe.compute.tensorboard:
@@ -309,7 +309,7 @@ class Job(ABC, Generic[State]):
         self.save()
         if stop.requested:
             self._leave()
-        label = " ".join(f"{name} {self.place[name] + (name == 'stage')}" for name in place)
+        label = " ".join(f"{name} {self.counters[name] + (name == 'stage')}" for name in counters)
         bar.note(f"{label}: {self.task.score} {values[self.task.score]:.3f}")
 
     def _step(self) -> None:
@@ -340,9 +340,9 @@ class Job(ABC, Generic[State]):
         """Saves a checkpoint, with the lengths and digests of the journals at that moment.
 
         Args:
-            kind: "last", from which a run goes on, or "best".
+            kind: "last", from which a run resumes, or "best".
             module: whose tensors are saved. Default: `Job.module`.
-            state: what else is saved. Default: all that is needed to go on.
+            state: what else is saved. Default: all that is needed to resume.
             position: where it is. Default: where the job is.
 
         Raises:
@@ -382,7 +382,7 @@ class Job(ABC, Generic[State]):
     def _leave(self) -> NoReturn:
         path = self.directory.path
         command = f"medarts {self.kind} --resume {shlex.quote(str(path))}"
-        raise InterruptedRunError(f"Stopped; {path} is saved.", fix=f"Go on with: {command}")
+        raise InterruptedRunError(f"Stopped; {path} is saved.", fix=f"Resume with: {command}")
 
     def trial(self, *, stage: int = 0, steps: int) -> Trial:
         """Times a few steps of the current stage without writing anything; the job cannot be run afterwards.
@@ -453,7 +453,7 @@ def resume(
     *,
     data: ImageStore | None = None,
 ) -> RunDirectory:
-    """Goes on with a job from its last checkpoint; a finished one is left as it is, unless it is to be longer.
+    """Resumes a job from its last checkpoint; a finished one is left as it is, unless it is to be longer.
 
     Args:
         kind: the kind of job.
@@ -533,7 +533,7 @@ def load_point(run: RunDirectory, *, fabric: Fabric) -> Checkpoint | None:
         run.cut_journals({})
         return None
     for path in point.damaged:
-        inform(f"Checkpoint {path} is damaged; the run goes on from the one before, {point.path}.")
+        inform(f"Checkpoint {path} is damaged; the run resumes from the one before, {point.path}.")
     with restoring(point):
         run.cut_journals(point.state["journals"], point.state["digests"])
         fabric.strategy.precision.load_state_dict(point.state["precision"])

@@ -99,7 +99,7 @@ def file_digests(folder: Path, kind: str, *, finished: bool) -> dict[str, str]:
         finished: whether it has finished.
 
     Raises:
-        RunError: one cannot be read, or is no regular file.
+        RunError: one cannot be read, or is not a regular file.
     """
     names = _AT_THE_END if finished else _FROM_THE_START.get(kind, ())
     return {name: _file_digest(folder / name) for name in names if (folder / name).exists()}

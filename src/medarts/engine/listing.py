@@ -52,7 +52,7 @@ def listing_of(lines: Iterable[str]) -> Listing:
     if len(listing) < len(rows):
         raise ValueError("an image is listed twice")
     if odd := {about(row)["split"] for row in rows}.difference(SPLITS):
-        raise ValueError(f"{min(odd)!r} is no split")
+        raise ValueError(f"{min(odd)!r} is not a split")
     return listing
 
 

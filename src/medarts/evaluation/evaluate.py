@@ -60,7 +60,7 @@ def evaluate(
         sources: data sets to score on, whose names and digits of whose images are part of the folder's name; None takes
             those of the run.
         split: the split to score, or all images.
-        head: the head to use, such as "4,0", which is part of the folder's name; the last where None.
+        head: the head to use, such as "4,0", which is part of the folder's name; Default: the last.
         data: images in memory: those of the run, or others, which are scored as another data set; ``sources`` is None.
 
     Raises:
@@ -247,7 +247,7 @@ def load_scores(
 ) -> pd.DataFrame:
     """Returns the scores of several networks as one long table; see ``medarts.evaluation.scores``.
 
-    Scores that a run has are taken where they were made of the images, targets, weights and metrics of now; where they
+    Scores that a run has are taken where they were made of the images, targets, current weights and metrics; where they
     are stale, damaged or half written, and where there are none, the run is evaluated.
 
     Args:

@@ -170,7 +170,7 @@ def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def _canonical(content: Mapping[str, Any]) -> bytes:
-    """Returns the bytes by which content is told from other content, before and after it was JSON."""
+    """Returns the bytes that distinguish content from other content, before and after it was JSON."""
     return json.dumps(content, sort_keys=True).encode()
 
 

@@ -179,7 +179,7 @@ def _read_csv(path: Path, *, numbers: tuple[str, ...]) -> pd.DataFrame:
             keep_default_na=False,
             na_values={name: [""] for name in numbers},
             float_precision="round_trip",
-            encoding_errors="surrogateescape",  # bytes of file names that are no UTF-8 stay as they are
+            encoding_errors="surrogateescape",  # bytes of file names that are not UTF-8 stay as they are
         )
     return table
 

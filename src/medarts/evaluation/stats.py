@@ -173,7 +173,7 @@ class Difference:
         high: upper end.
         p: two-sided p of no difference; None with one patient.
         p_corrected: the same after Holm's correction for all differences that are tested together.
-        least_p: the least corrected p that so many patients and differences allow, whatever the networks are.
+        least_p: the least corrected p that this number of patients and differences allows, whatever the networks are.
         patients: number of patients.
         seeds: seeds of the network that has fewest; with 1, the test is over patients alone.
     """
@@ -398,7 +398,7 @@ def mean_over_sets(of: Mapping[str, Contrast]) -> Contrast:
     sides: dict[str, Floats] = {}
     for name in names:
         for key, side in of[name].sides.items():
-            # Seeds that one data set lacks cannot be told from the others, so that the side stands for itself there.
+            # Seeds that one data set lacks cannot be matched with the others, so the side stands for itself there.
             known = key if key not in sides or len(sides[key]) == len(side) else f"{key} on {name}"
             whole = sides.setdefault(known, np.zeros((len(side), sum(patients))))
             whole[:, starts[name] : starts[name] + side.shape[1]] += side / len(of)
@@ -514,7 +514,7 @@ def flip_interval(terms: Floats, shares: Floats, *, seed: int = 0) -> Interval:
 
 
 def least_p(patients: int) -> float:
-    """Returns the smallest p that `flip_p` can find with so many patients.
+    """Returns the smallest p that `flip_p` can find with this number of patients.
 
     >>> least_p(1), least_p(5), least_p(100) < 0.0001
     (1.0, 0.0625, True)

@@ -40,7 +40,7 @@ class Curve(NamedTuple):
     thresholds: Floats
 
     def thinned(self, points: int) -> "Curve":
-        """Returns at most so many (2 or more) of the points, both ends among them, evenly spaced along the curve.
+        """Returns at most that many (2 or more) of the points, both ends among them, evenly spaced along the curve.
 
         What is left out lies no further from a kept point than the length of the curve over ``points`` - 1.
         """

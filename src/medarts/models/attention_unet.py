@@ -40,7 +40,7 @@ class AttentionUNet(EncoderDecoder):
         settings: width, depth and deep supervision, with which every step of the decoder has a head.
         in_channels: channels of the images.
         outputs: channels of the logits.
-        norm: kind of the norms; batch where None.
+        norm: kind of the norms. Default: batch.
     """
 
     def __init__(

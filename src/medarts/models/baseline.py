@@ -40,7 +40,7 @@ class BaselineNetwork(Network):
         """Refuses images that cannot be halved down to the lowest resolution.
 
         Raises:
-            RecipeError: ``size`` is no positive multiple of ``divisor``.
+            RecipeError: ``size`` is not a positive multiple of ``divisor``.
         """
         if size < 1 or size % self.divisor:
             below = max(0, size // self.divisor * self.divisor)

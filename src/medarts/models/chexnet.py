@@ -29,7 +29,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 _OTHER_MEAN, _OTHER_STD = 0.45, 0.225
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".tar")
-# Bytes that are no weights lead the unpickler astray in many ways.
+# Bytes that are not weights lead the unpickler astray in many ways.
 _UNREADABLE = (
     OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError
 )  # fmt: skip
@@ -139,7 +139,7 @@ def _standard(in_channels: int) -> tuple[Tensor, Tensor]:
 def _read(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a weights file by the names they have there."""
     if path.suffix not in _SUFFIXES:
-        raise RecipeError(f"{path} is no file of weights.", fix=f"Its name should end in {', '.join(_SUFFIXES)}.")
+        raise RecipeError(f"{path} is not a file of weights.", fix=f"Its name should end in {', '.join(_SUFFIXES)}.")
     if not path.is_file():
         raise RecipeError(f"There is no file of weights {path}.", fix="Correct the path, or train without weights.")
     fix = "Give tensors by name, as torch.save(network.state_dict(), file) writes them."
@@ -152,7 +152,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise RecipeError(f"{path} holds a {type(state).__name__} and no tensors by name.", fix=fix)
     for key, value in state.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise RecipeError(f"{path}: {key!r} is no tensor.", fix=fix)
+            raise RecipeError(f"{path}: {key!r} is not a tensor.", fix=fix)
     return dict(state)
 
 

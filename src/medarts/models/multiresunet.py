@@ -130,7 +130,7 @@ class MultiResUNet(EncoderDecoder):
         settings: width, U of the paper, and depth.
         in_channels: channels of the images.
         outputs: channels of the logits.
-        norm: kind of the norms; batch where None.
+        norm: kind of the norms. Default: batch.
     """
 
     def __init__(

@@ -105,7 +105,7 @@ class RecurrentConv(nn.Module):
     Args:
         channels: of input and output.
         steps: t, recurrent steps behind the first pass.
-        norm: kind of the norm; batch where None.
+        norm: kind of the norm. Default: batch.
     """
 
     def __init__(self, channels: int, *, steps: int, norm: Norm | None) -> None:
@@ -171,7 +171,7 @@ class RecurrentResidual(nn.Module):
         in_channels: channels of the input.
         channels: channels of the output.
         steps: of the recurrent convolutions.
-        norm: kind of the norms; batch where None.
+        norm: kind of the norms. Default: batch.
     """
 
     def __init__(self, in_channels: int, channels: int, *, steps: int, norm: Norm | None) -> None:
@@ -192,7 +192,7 @@ class RecurrentUNet(EncoderDecoder):
         settings: width, depth and steps.
         in_channels: channels of the images.
         outputs: channels of the logits.
-        norm: kind of the norms; batch where None.
+        norm: kind of the norms. Default: batch.
         gated: puts the gates of Attention U-Net between encoder and decoder.
     """
 
@@ -227,7 +227,7 @@ class R2UNet(RecurrentUNet):
         settings: width, depth and steps.
         in_channels: channels of the images.
         outputs: channels of the logits.
-        norm: kind of the norms; batch where None.
+        norm: kind of the norms. Default: batch.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class AttentionR2UNet(RecurrentUNet):
         settings: width, depth and steps.
         in_channels: channels of the images.
         outputs: channels of the logits.
-        norm: kind of the norms; batch where None.
+        norm: kind of the norms. Default: batch.
     """
 
     def __init__(

@@ -90,7 +90,7 @@ class ResEncUNet(EncoderDecoder):
             head.
         in_channels: channels of the images.
         outputs: channels of the logits.
-        norm: kind of the norms where the settings keep none; instance where None.
+        norm: kind of the norms, unless the settings keep one. Default: instance.
     """
 
     def __init__(

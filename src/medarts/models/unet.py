@@ -38,7 +38,7 @@ class UNet(EncoderDecoder):
         settings: width and depth.
         in_channels: channels of the images.
         outputs: channels of the logits.
-        norm: kind of the norms; batch where None.
+        norm: kind of the norms. Default: batch.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class UNetPP(BaselineNetwork):
         settings: width, depth and deep supervision, with which every nested network has a head, "1" to "depth - 1".
         in_channels: channels of the images.
         outputs: channels of the logits.
-        norm: kind of the norms; batch where None.
+        norm: kind of the norms. Default: batch.
     """
 
     def __init__(

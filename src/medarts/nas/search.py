@@ -151,9 +151,9 @@ class Search(Job[SearchState]):
         return range(self.state.stage, len(self.recipe.search.stages))
 
     @property
-    def place(self) -> dict[str, int]:
+    def counters(self) -> dict[str, int]:
         """Where the search is: stage, epoch, step."""
-        return {"stage": self.state.stage, **super().place}
+        return {"stage": self.state.stage, **super().counters}
 
     @property
     def phases(self) -> list[tuple[int, int]]:
@@ -355,7 +355,7 @@ def start_search(recipe: Recipe, out: Path, *, data: ImageStore | None = None) -
 
 
 def resume_search(path: Path, changes: Iterable[str] = (), *, data: ImageStore | None = None) -> RunDirectory:
-    """Goes on with a search from its last checkpoint; a finished one is left as it is, unless it is to be longer.
+    """Resumes a search from its last checkpoint; a finished one is left as it is, unless it is to be longer.
 
     Args:
         path: its folder.
@@ -392,7 +392,7 @@ def prepare_search(recipe: Recipe, run: RunDirectory | None = None, *, data: Ima
 
     Args:
         recipe: what to do.
-        run: the run that goes on, if it is not new.
+        run: the run to resume, unless it is new.
         data: the images, in place of the sources of the recipe.
 
     Raises:

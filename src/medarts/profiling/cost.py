@@ -124,7 +124,7 @@ def measure_costs(
         repeats: timed passes, at least 2; three more warm up. With 0, parameters and FLOPs are counted, and nothing is
             measured.
         memory: whether peak memory is measured, which takes some seconds for every network and batch.
-        progress: is told how many steps of how many are done.
+        progress: called with the steps done and the number of steps.
 
     Returns:
         The costs by name, in the order given.

@@ -41,7 +41,7 @@ def usable_cores() -> int:
 
 
 def usual_threads() -> tuple[int, ...]:
-    """Returns the numbers of threads that latency is told for: 1, and 2 where there are two cores."""
+    """Returns the numbers of threads that latency is reported for: 1, and 2 where there are two cores."""
     return (1, 2) if usable_cores() > 1 else (1,)
 
 

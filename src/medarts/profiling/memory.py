@@ -99,7 +99,7 @@ def _begin_new_peak() -> bool:
 
 
 def _memory_mb(field: str) -> float:
-    """Returns a field of the process's status, of the peak VmHWM, of now VmRSS; off Linux its peak for either."""
+    """Returns a field of the process's status, VmHWM for the peak, VmRSS for now; off Linux its peak for either."""
     status = Path("/proc/self/status")
     if not status.exists():
         from medarts.engine.device import peak_memory_mb

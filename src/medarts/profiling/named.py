@@ -38,7 +38,7 @@ def costs_by_name(
         names: genotypes of the zoo, files, runs, or baselines.
         changes: as key.path=value: model.width=16 of baselines, space.layers=14 of genotypes.
         init_channel: another C of the genotypes.
-        in_channels: channels of the images; those of the runs, else 3, where None.
+        in_channels: channels of the images. Default: those of the runs, or 3.
         outputs: outputs of the networks; those of the runs, else those of the published networks.
         size: height and width of the images, in pixels; those of the runs, else of the published networks.
         threads: numbers of threads of the CPU; 1, and 2 where there are two cores, where empty.

@@ -124,11 +124,11 @@ class _Try:
         return self.recipe.train if self.stage is None else self.recipe.search.stages[self.stage]
 
     def change(self, parts: int) -> str:
-        """Returns the change of the recipe that splits the batches into so many parts."""
+        """Returns the change of the recipe that splits the batches into that many parts."""
         return f"{'train' if self.stage is None else f'search.stages.{self.stage}'}.accumulate={parts}"
 
     def in_parts(self, parts: int) -> "_Try":
-        """Returns the same with the batches split into so many parts."""
+        """Returns the same with the batches split into that many parts."""
         content = apply_overrides(self.recipe.model_dump(mode="json"), [self.change(parts)])
         return _Try(parse(content), self.stage)
 

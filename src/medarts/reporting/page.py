@@ -17,7 +17,7 @@ import pandas as pd
 
 from medarts.comparison.candidates import listed_samples
 from medarts.config import SPLITS, Recipe, to_yaml
-from medarts.config.reading import said
+from medarts.config.reading import as_text
 from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import check_signed
 from medarts.errors import RunError
@@ -228,7 +228,7 @@ def _changes(facts: Content) -> Table | None:
     for change in facts.get("changes", ()):
         *stage, epoch, step = change["position"] or (0, 0)
         after = [f"stage {number + 1}" for number in stage[:1]] + [f"epoch {epoch}"] + [f"step {step}"] * bool(step)
-        values = {key: said(change[key]) for key in ("before", "after")}
+        values = {key: as_text(change[key]) for key in ("before", "after")}
         rows.append({"field": change["field"], **values, "at": ", ".join(after) if change["position"] else "the start"})
     titles = {"field": "field", "before": "before", "after": "after", "at": "changed after"}
     columns = {key: Column(title, words=True) for key, title in titles.items()}

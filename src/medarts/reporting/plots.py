@@ -22,7 +22,7 @@ from medarts.reporting.tables import label_of
 
 _DASHES = (0, (4, 3))
 _MOST_COLORS = 8
-"""Lines of more groups than this are drawn thin and grey, as so many colours cannot be told apart."""
+"""Lines of more groups than this are drawn thin and grey, as that many colours cannot be distinguished."""
 _PANELS = 5
 """Small pictures in a row."""
 

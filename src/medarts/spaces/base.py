@@ -44,7 +44,7 @@ Builder = TypeVar("Builder")
 class Operations(Mapping[str, Builder], Generic[Builder]):
     """The operations of a set: name -> what builds the module of an edge.
 
-    Operations registered by users can stand in genotypes at once. A search has the published candidates, whatever else
+    Operations registered by users can be used in genotypes. A search has the published candidates, whatever else
     is registered, until its recipe names others (``space.operations``).
 
     Args:
@@ -89,7 +89,7 @@ def check_candidates(sets: Mapping[str, Operations[Any]], chosen: Mapping[str, t
         chosen: set -> names of its candidates.
 
     Raises:
-        ValueError: a set or an operation does not exist, stands twice, or is ``none`` alone.
+        ValueError: a set or an operation does not exist, appears twice, or is ``none`` alone.
     """
     for kind, names in chosen.items():
         if kind not in sets:
@@ -225,7 +225,7 @@ class SearchSpace(ABC):
             genotype: of this space.
             in_channels: channels of the images.
             outputs: channels of the logits.
-            norm: kind of all norms; that of the paper where None.
+            norm: kind of all norms. Default: that of the paper.
 
         Raises:
             GenotypeError: the genotype does not fit the space.
@@ -407,7 +407,7 @@ def one_hot(edges: Edges, names: Names, cell: Cell, *, genotype: Genotype, like:
         like: a tensor of the device and dtype that the weights get.
 
     Raises:
-        GenotypeError: the cell has an operation that is no candidate of its edge.
+        GenotypeError: the cell has an operation that is not a candidate of its edge.
     """
     operations = tuple(like.new_zeros(len(of_edge)) for of_edge in names)
     bypass = like.new_zeros(len(edges))

@@ -150,7 +150,7 @@ class NetworkSettings:
 
 
 STEM_MULTIPLIER = 3
-"""The stem gives so many times C channels."""
+"""The stem gives this many times C channels."""
 
 REDUCTIONS: dict[Stem, int] = {"chest": 3, "cifar": 2}
 """Reduce cells of a network; they part it into sections of equal length."""
@@ -778,7 +778,7 @@ def check(genotype: Genotype) -> NetworkSettings:
 
 
 def _operations_of(names: Sequence[str], state: int) -> Sequence[str]:
-    """Returns what can stand on the edges from a state: the same from all."""
+    """Returns what can be used on the edges from a state: the same from all."""
     return names
 
 

@@ -75,7 +75,7 @@ def to_text(genotype: Genotype) -> str:
     """Returns a genotype in the one-line form.
 
     Raises:
-        GenotypeError: it is no genotype of darts, or a node has not the two edges that the form has room for.
+        GenotypeError: it is not a genotype of darts, or a node has not the two edges that the form has room for.
     """
     nodes = check(genotype).intermediate_nodes
     parts = []
@@ -126,8 +126,8 @@ class _Reader:
             with warnings.catch_warnings(action="ignore"):  # about the style of text that is refused anyway
                 statements = ast.parse(text.strip()).body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            # All four are what the parser has for text that is no Python, or nested too deep for it.
-            raise self._error("is no genotype") from None
+            # All four are what the parser has for text that is not Python, or nested too deep for it.
+            raise self._error("is not a genotype") from None
         if len(statements) != 1:
             raise self._error(f"has {len(statements)} statements where one genotype should be")
         statement = statements[0]
@@ -159,7 +159,7 @@ class _Reader:
 def _cell(value: Value, *, origin: str, kind: Kind) -> Cell:
     """Returns a cell from its list of edges, of which each node has two, in the order of the nodes."""
     if not isinstance(value, list) or not value or len(value) % EDGES_PER_NODE:
-        raise GenotypeError(f"{origin}: '{kind}' is no list of edges, two a node.", fix=FORM)
+        raise GenotypeError(f"{origin}: '{kind}' is not a list of edges, two a node.", fix=FORM)
     edges = [_edge(item, 2 + number // EDGES_PER_NODE, origin=origin, kind=kind) for number, item in enumerate(value)]
     return tuple(tuple(edges[first : first + EDGES_PER_NODE]) for first in range(0, len(edges), EDGES_PER_NODE))
 
@@ -167,7 +167,7 @@ def _cell(value: Value, *, origin: str, kind: Kind) -> Cell:
 def _edge(value: Value, states: int, *, origin: str, kind: Kind) -> Edge:
     """Returns an edge into a node that can read this many states."""
     if not isinstance(value, list) or [type(part) for part in value] != [str, int]:
-        raise GenotypeError(f"{origin}: an edge in '{kind}' is no pair of operation and state.", fix=FORM)
+        raise GenotypeError(f"{origin}: an edge in '{kind}' is not a pair of operation and state.", fix=FORM)
     operation, state = cast(tuple[str, int], tuple(value))
     if operation not in OPERATIONS[kind]:
         raise GenotypeError(

@@ -119,7 +119,7 @@ def from_json(text: str, *, origin: str) -> Genotype:
     """Reads a genotype from JSON text; ``origin`` names it in errors.
 
     Raises:
-        GenotypeError: the text is no genotype, or of a version this medarts cannot read.
+        GenotypeError: the text is not a genotype, or of a version this medarts cannot read.
     """
     try:
         content = json.loads(text, object_pairs_hook=_without_doubles, parse_constant=_refuse_constant)
@@ -128,7 +128,9 @@ def from_json(text: str, *, origin: str) -> Genotype:
     except (ValueError, RecursionError) as error:
         # Keys given twice, NaN, whole numbers too long to be read, and brackets nested too deeply.
         reason = "nested too deeply" if isinstance(error, RecursionError) else shortened(str(error))
-        raise GenotypeError(f"{origin} is no genotype ({reason}).", fix="Give a genotype.json of a search.") from None
+        raise GenotypeError(
+            f"{origin} is not a genotype ({reason}).", fix="Give a genotype.json of a search."
+        ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise GenotypeError(f"{origin} is not a genotype.", fix="Give a genotype.json of a search.")
     if content.get("version") != VERSION or content.get("version") is True:
@@ -153,12 +155,12 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' stands twice")
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' appears twice")
     return content
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _build(content: dict[str, Any]) -> Genotype:
@@ -195,7 +197,7 @@ def _plain(values: Any) -> dict[str, Any]:
     """Returns a mapping whose values are numbers, truth values or texts."""
     for key, value in _is(dict, values).items():
         if type(value) not in (int, float, bool, str) or (type(value) is float and not math.isfinite(value)):
-            raise TypeError(f"{key} is {quoted(value)}, which is no number and no text")
+            raise TypeError(f"{key} is {quoted(value)}, which is neither a number nor a text")
     return dict(values)
 
 
@@ -219,7 +221,7 @@ def load_genotype(name: str | Path) -> Genotype:
     'darts'
 
     Raises:
-        GenotypeError: there is none of that name, or the file is no genotype.
+        GenotypeError: there is none of that name, or the file is not a genotype.
     """
     if str(name) in zoo():
         text = (resources.files("medarts.spaces") / "zoo" / f"{name}.json").read_text(encoding="utf-8")
@@ -306,7 +308,7 @@ def check_cell(
         genotype: the genotype.
         kind: of the cell.
         intermediate_nodes: nodes that it should have.
-        operations: state -> the operations that can stand on an edge from it.
+        operations: state -> the operations that can be used on an edge from it.
 
     Raises:
         GenotypeError: the cell does not fit.
@@ -336,7 +338,7 @@ def check_cell(
                 )
             if operation not in operations(state):
                 raise GenotypeError(
-                    f"Genotype '{genotype.name}': '{operation}' cannot stand on the edge from state {state} to "
+                    f"Genotype '{genotype.name}': '{operation}' cannot be used on the edge from state {state} to "
                     f"node {index} of the {kind} cell.",
                     fix=did_you_mean(operation, operations(state)),
                 )
@@ -353,7 +355,7 @@ def check_range(genotype: Genotype, name: str, value: float, low: float, high: f
 
 
 def _check_type(genotype: Genotype, name: str, value: object, wanted: Any) -> None:
-    """Refuses a setting of another type; a whole number is a float too, a truth value is no number."""
+    """Refuses a setting of another type; a whole number is a float too, a truth value is not a number."""
     if get_origin(wanted) is Literal:
         fits, meant = value in get_args(wanted), f"not {' or '.join(get_args(wanted))}"
     else:
@@ -375,7 +377,7 @@ def random_cell(
 
     Args:
         intermediate_nodes: nodes of the cell.
-        operations: state -> the operations that can stand on an edge from it.
+        operations: state -> the operations that can be used on an edge from it.
         generator: of the random choice.
     """
     cell = []

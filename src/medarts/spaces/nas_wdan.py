@@ -228,7 +228,7 @@ def check_lattice_size(size: int, depth: int) -> None:
     """Refuses images that a lattice cannot halve down to its lowest level.
 
     Raises:
-        RecipeError: ``size`` is no positive multiple of 2^depth.
+        RecipeError: ``size`` is not a positive multiple of 2^depth.
     """
     divisor = 2**depth
     if size < 1 or size % divisor:
@@ -855,7 +855,7 @@ class OnLattice(Network):
         """Refuses images that the lattice cannot halve down to its lowest level.
 
         Raises:
-            RecipeError: ``size`` is no positive multiple of ``divisor``.
+            RecipeError: ``size`` is not a positive multiple of ``divisor``.
         """
         check_lattice_size(size, self.depth)
 
@@ -869,7 +869,7 @@ class OnLattice(Network):
         return tuple(f"{node.layer},{node.level}" for node in self.head_nodes)
 
     def nodes_of(self, heads: Sequence[str] | None) -> tuple[Node, ...]:
-        """Returns the nodes of heads; of all where None."""
+        """Returns the nodes of heads. Default: of all heads."""
         return self.head_nodes if heads is None else tuple(self.head_nodes[self.heads.index(head)] for head in heads)
 
 
@@ -999,7 +999,7 @@ def _settings(genotype: Genotype) -> LatticeSettings:
 
 
 def operations_of(transition: Transition, state: int) -> tuple[str, ...]:
-    """Returns what can stand on the edges from a state in the cells of a transition, registered operations included."""
+    """Returns the operations for edges from a state in the cells of a transition, registered ones included."""
     return tuple(OPERATIONS[set_of_edge(transition, state)])
 
 
@@ -1158,7 +1158,7 @@ class NasWdan(SearchSpace):
     def random_genotype(cls, like: Genotype, *, seed: int) -> Genotype:
         """Returns a genotype with the settings of another, its cells and paths sampled uniformly.
 
-        Every node of a cell reads two earlier states, each through one of the candidates that can stand there. Every
+        Every node of a cell reads two earlier states, each through one of the candidates that can be used there. Every
         node of the lattice keeps as many cells as the other genotype keeps at most at one, or all where it has fewer;
         so every node that is read has one.
         """

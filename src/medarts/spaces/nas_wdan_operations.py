@@ -118,7 +118,7 @@ OPERATIONS: dict[str, Operations[Builder]] = {
     "normal": Operations(_NORMAL, none=True),
     "up": Operations(_UP),
 }
-"""The three sets. The transition of a cell decides what stands on its edges from s1; all others are normal."""
+"""The three sets. The transition of a cell decides which operations its edges have from s1; all others are normal."""
 
 
 def set_of_edge(transition: Transition, state: int) -> Transition:

@@ -14,7 +14,7 @@ import pandas as pd
 from medarts.comparison.measures import Measures
 from medarts.comparison.overall import OVERALL, difference_cells
 from medarts.config import Recipe
-from medarts.config.reading import differences, said
+from medarts.config.reading import as_text, differences
 from medarts.config.study import Study, group_recipe, search_recipe
 from medarts.evaluation.stats import (
     Contrast,
@@ -198,10 +198,10 @@ def _differing(one: Maker, other: Maker, *, without: Collection[str]) -> Iterato
             yield field, value, changed
     for name, size in one.sizes.items():
         if size != other.sizes[name]:
-            yield name, _said(size), _said(other.sizes[name])
+            yield name, _as_text(size), _as_text(other.sizes[name])
     if one.images != other.images:
-        yield "training images", _said(one.images), _said(other.images)
+        yield "training images", _as_text(one.images), _as_text(other.images)
 
 
-def _said(value: object) -> str:
-    return "not given" if value is None else said(value)
+def _as_text(value: object) -> str:
+    return "not given" if value is None else as_text(value)

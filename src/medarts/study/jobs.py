@@ -163,7 +163,7 @@ def epochs_done(run: Path) -> int:
 
 
 def do(job: Job) -> None:
-    """Begins a job or goes on with it, in this process."""
+    """Starts or resumes a job, in this process."""
     path = job.paths.run
     if job.architecture is None:
         if is_begun(path):

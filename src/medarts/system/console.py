@@ -109,7 +109,7 @@ console = make_console(stderr=True)
 
 
 def inform(text: str) -> None:
-    """Prints a text about the work in hand on standard error, above a progress bar; see ``system.console.say``."""
+    """Prints a text about the current work on standard error, above a progress bar; see ``system.console.say``."""
     say(text, to=console)
 
 

@@ -84,7 +84,7 @@ def read_whole(path: Path, *, fix: str = "Copy the run again.") -> bytes:
 
 
 def open_table(path: Path) -> TextIO:
-    """Opens a CSV file of a run for reading; bytes of file names that are no UTF-8 stay as they are.
+    """Opens a CSV file of a run for reading; bytes of file names that are not UTF-8 stay as they are.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -224,7 +224,7 @@ def _refuse_link(path: Path) -> None:
 
 
 def _check_regular(path: Path, descriptor: int, *, fix: str) -> None:
-    """Closes what is open where it is no regular file, and refuses it."""
+    """Closes what is open where it is not a regular file, and refuses it."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise RunError(f"{path} is not a regular file.", fix=fix)
@@ -254,7 +254,7 @@ def read_text(path: Path, *, largest: int, noun: str, error: type[MedartsError])
         error: kind of the errors.
 
     Raises:
-        MedartsError: of the kind ``error``: it is no regular file, cannot be read, is too large, or no text.
+        MedartsError: of the kind ``error``: it is not a regular file, cannot be read, is too large, or no text.
     """
     try:
         # Without O_NONBLOCK a named pipe would wait for somebody to write into it.

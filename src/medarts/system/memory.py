@@ -17,7 +17,7 @@ _LARGEST = 2**30
 _LARGEST_OF_OLD = 32 * 2**20
 _STEP = 64 * 2**20
 
-_SAID = ("can't allocate memory", "_STATUS_ALLOC_FAILED", "could not create a memory object", "bad_alloc")
+_MESSAGES = ("can't allocate memory", "_STATUS_ALLOC_FAILED", "could not create a memory object", "bad_alloc")
 """How PyTorch says it on the CPU, cuBLAS and cuDNN, oneDNN, and C++."""
 
 
@@ -34,7 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, RuntimeError):
-        return type(error).__name__ == "OutOfMemoryError" or any(said in str(error) for said in _SAID)
+        return type(error).__name__ == "OutOfMemoryError" or any(message in str(error) for message in _MESSAGES)
     return isinstance(error, MemoryError)
 
 

@@ -78,7 +78,7 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
         MedartsError: of the work; or a signal, other than that of a lack of memory, ended the process.
         OSError: of the work.
         MemoryError: memory ran out, of the machine or of the GPU.
-        RuntimeError: the process ended in another way; it has said why on standard error.
+        RuntimeError: the process ended in another way; it has given the reason on standard error.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)

@@ -274,7 +274,7 @@ def start_training(
 
 
 def resume_training(path: Path, changes: Iterable[str] = (), *, data: ImageStore | None = None) -> RunDirectory:
-    """Goes on with training from its last checkpoint; a finished run is left as it is, unless it is to be longer.
+    """Resumes training from its last checkpoint; a finished run is left as it is, unless it is to be longer.
 
     Args:
         path: its folder.
@@ -317,7 +317,7 @@ def prepare_training(
     Args:
         recipe: data and training.
         architecture: the network.
-        run: the run that goes on, if it is not new.
+        run: the run to resume, unless it is new.
         data: the images, in place of the sources of the recipe.
 
     Raises:

@@ -30,7 +30,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     os.mkfifo(path)
     for read in (raw_image, slice_count):
-        with pytest.raises(DataError, match="is no regular file but a pipe"):
+        with pytest.raises(DataError, match="is not a regular file but a pipe"):
             read(path)
 
 

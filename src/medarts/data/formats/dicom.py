@@ -42,7 +42,7 @@ def read(path: Path, wanted: Wanted) -> Raw:
     try:
         return _image(path, wanted)
     except InvalidDicomError:
-        raise OtherContentError("it is no DICOM file") from None
+        raise OtherContentError("it is not a DICOM file") from None
     except BytesLengthException as error:
         raise ValueError(str(error)) from None
 
@@ -80,7 +80,7 @@ def _opened(path: Path, *, pixels: bool = True) -> Any:
     dataset = pydicom.dcmread(path, force=bare, stop_before_pixels=not pixels)
     if "TransferSyntaxUID" not in dataset.file_meta:
         if len(dataset) == 0:
-            raise OtherContentError("it is no DICOM file")
+            raise OtherContentError("it is not a DICOM file")
         implicit, little = dataset.original_encoding
         syntaxes = {(True, True): pydicom.uid.ImplicitVRLittleEndian, (False, True): pydicom.uid.ExplicitVRLittleEndian}
         syntax = syntaxes.get((implicit, little), pydicom.uid.ExplicitVRBigEndian)

@@ -97,7 +97,7 @@ def _cached(path: Path, *_changed: int) -> Any:
     if version is None:
         if head[344:348] == b"ni1\0":
             raise DataError(f"{path} is the header of a pair of files.", fix="Save the two (.hdr, .img) as one .nii.")
-        raise OtherContentError("it is no NIfTI file")
+        raise OtherContentError("it is not a NIfTI file")
     kind = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
     # As an open file, since indexed_gzip takes no names that are not UTF-8.
     stream = IndexedGzipFile(fileobj=path.open("rb")) if _is_gzip(head) else path.open("rb")

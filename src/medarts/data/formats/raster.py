@@ -145,7 +145,7 @@ def read_tiff(path: Path, wanted: Wanted) -> Raw:
             return _page(path, file.pages[number], number, wanted)
     except tifffile.TiffFileError as error:
         if str(error).startswith("not a TIFF file"):
-            raise OtherContentError("it is no TIFF file") from None
+            raise OtherContentError("it is not a TIFF file") from None
         raise ValueError(str(error)) from None
 
 

@@ -52,7 +52,7 @@ class Raw:
             the type says nothing about black and white.
         inverted: the file says that low values are white (DICOM MONOCHROME1, TIFF MinIsWhite); ``values`` are
             left as stored.
-        padding: bool HW, true where the file says that a pixel is no part of the image (DICOM PixelPaddingValue);
+        padding: bool HW, true where the file says that a pixel is not part of the image (DICOM PixelPaddingValue);
             None without such pixels.
         palette: uint8 (entries, 3), the palette that ``values`` were looked up in; None where there is none, or where
             ``values`` are its indices.
@@ -161,7 +161,9 @@ def _require_file(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path} is a folder, where a file is expected.", fix="Rename it or move it elsewhere.")
     if path.exists():
-        raise DataError(f"{path} is no regular file but a pipe, socket or device.", fix="Copy its content into a file.")
+        raise DataError(
+            f"{path} is not a regular file but a pipe, socket or device.", fix="Copy its content into a file."
+        )
     if path.is_symlink():
         raise DataError(f"{path} is a link to a file that is not there.", fix="Restore the file or remove the link.")
     raise DataError(f"There is no file {path}.", fix="Restore it or take it out of the data set.")

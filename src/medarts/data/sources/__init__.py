@@ -209,7 +209,7 @@ def passed_over(contents: Contents) -> list[Fault]:
 
 
 def unreadable(path: Path, what: str) -> Fault:
-    """Returns the fault of an image or a mask that is no regular file, or of a format that is not read."""
+    """Returns the fault of an image or a mask that is not a regular file, or of a format that is not read."""
     if path.exists() and not path.is_file():
         return Fault(path, f"{what} that is not a regular file", _IRREGULAR_FIX, _irregular(path, path.parent.name))
     fix = f"Save it in a format that is read, such as PNG; '{suffix_of(path)}' is none."

@@ -25,7 +25,7 @@ class LabelledArraysSettings(FindingSourceSettings):
 @register_source("labelled-arrays", settings=LabelledArraysSettings)
 @register_source("arrays", settings=ArraysSettings)
 class Arrays(Source):
-    """Data that cannot be found again: a run on them goes on with the same arrays alone."""
+    """Data that cannot be found again: a run on them can only be resumed with the same arrays."""
 
     layout = ""
 

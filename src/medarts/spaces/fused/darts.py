@@ -164,7 +164,7 @@ class Reductions:
 
 
 def _repeated(x_bhwc: Tensor, parts: int) -> Tensor:
-    """Returns the channels so many times beside each other, BCHW, channels-last."""
+    """Returns the channels repeated that many times, side by side, BCHW, channels-last."""
     b, h, w, c = x_bhwc.shape
     return to_bchw(x_bhwc.unsqueeze(3).expand(b, h, w, parts, c).reshape(b, h, w, parts * c).contiguous())
 
