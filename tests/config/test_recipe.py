@@ -472,7 +472,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_paths_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path, says in (("", "no path"), ("a\0b", "no path"), ("~nobody-at-all/x", "no such user")):
+    for path, says in (("", "not a path"), ("a\0b", "not a path"), ("~nobody-at-all/x", "no such user")):
         assert f"data.sources.0.path is {path!r}" in refused(
             content(data={"sources": [{"kind": "isic", "path": path}]})
         )
