@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from medarts.config import AugmentationSettings, DataSettings
-from medarts.data.augmentation import Mixture
-from medarts.data.batches import Batches
+from medarts.data.batches import Batches, Mixture
 from medarts.data.opening import choose_sources, open_data
 from medarts.spaces.genotype import load_genotype as load
 from medarts.spaces.nas_wdan import NasWdanNetwork

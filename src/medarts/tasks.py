@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medarts.config import DataSettings, Recipe
-from medarts.data.augmentation import Mixture
-from medarts.data.batches import Batches
+from medarts.data.batches import Batches, Mixture
 from medarts.data.manifest import Manifest
 from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore

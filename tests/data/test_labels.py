@@ -14,8 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from medarts.config import AugmentationSettings, MixingSettings, Recipe, apply_overrides, parse
-from medarts.data.augmentation import augment, mix
-from medarts.data.batches import Batches
+from medarts.data.batches import Batches, augment, mix
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.opening import open_data, open_manifest, with_findings
 from medarts.data.store import ImageStore

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from medarts.config import Recipe, Split, apply_overrides, parse
-from medarts.data.augmentation import Mixture
-from medarts.data.batches import Batches
+from medarts.data.batches import Batches, Mixture
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.opening import open_manifest
 from medarts.data.store import ImageStore

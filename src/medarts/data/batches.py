@@ -1,10 +1,18 @@
-"""Batches: which samples are in which step of which epoch, and their tensors.
+"""Batches: which images a step sees, their random changes, and mixtures of them.
 
 The order is a function of (seed, epoch) and the augmentation of (seed, epoch, step), so that any step can be made
 without the ones before it.
+
+Changes are made on the batch and on its device. Every number is drawn on the CPU from a generator seeded for the step,
+so that a step's augmentation depends on its seed alone, not on the device or on what ran before. Mirrors, transposes
+and intensities are plain torch: kornia's containers take several times as long for them on a CPU. The affine warp is
+kornia's.
+
+Mixing is that of MixSearch (arXiv 2102.13280): x = sum_k lam_k x_perm_k, the loss mixed by the same lam; for k = 2 this
+is mixup (Zhang et al. 2018).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medarts.config import AugmentationSettings
-from medarts.data.augmentation import augment
+from medarts.config import AugmentationSettings, MixingSettings
 from medarts.data.manifest import Manifest
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
@@ -112,3 +119,145 @@ class Batches:
         images = torch.from_numpy(self.store.images[indices]).to(self.device).float()
         targets = torch.from_numpy(self.store.targets[indices]).to(self.device)
         return Batch(images, targets, indices, self.store.truths[indices])
+
+
+def augment(images: Tensor, targets: Tensor, settings: AugmentationSettings, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Changes every image of a batch at random, its mask with it; each change comes with probability one half.
+
+    Args:
+        images: BCHW, float32, 0..1, square.
+        targets: masks, BHW, uint8, class indices; or labels of whole images, BF, which stay as they are.
+
+    Returns:
+        Images in 0..1 and targets, of the same shapes. Masks are moved by nearest neighbour; what comes in from
+        outside the image is background.
+    """
+    dice = _Dice(seed, len(images), images.device)
+    if settings.flip:
+        images, targets = _where(dice.coin(), images, targets, lambda x: x.flip(-1))
+    if settings.flip is True:
+        images, targets = _where(dice.coin(), images, targets, lambda x: x.flip(-2))
+    if settings.transpose:
+        images, targets = _where(dice.coin(), images, targets, lambda x: x.transpose(-1, -2))
+    if settings.rotate or settings.scale or settings.shift:
+        images, targets = _warp(images, targets, settings, dice)
+    if settings.gamma:
+        images = images ** (1 + dice.number(settings.gamma))
+    if settings.contrast:
+        images = 0.5 + (images - 0.5) * (1 + dice.number(settings.contrast))
+    if settings.brightness:
+        images = images + dice.number(settings.brightness)
+    return images.clamp(0, 1), targets
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A mixed batch.
+
+    Attributes:
+        images: BCHW.
+        parts: (lam, targets BHW or BF) of every image that went in; the lam sum to 1.
+    """
+
+    images: Tensor
+    parts: tuple[tuple[float, Tensor], ...]
+
+    def split(self, number: int) -> list[tuple[float, "Mixture"]]:
+        """Splits a batch that has been mixed, for a loop that has no memory for all of it at once.
+
+        Args:
+            number: of pieces, 1 to B.
+
+        Returns:
+            For each piece its share of the images, and the piece itself, a view of the batch; the sizes differ by at
+            most one. The means over the pieces, each times its share, add up to the mean over the batch.
+        """
+        size = len(self.images)
+        if not 1 <= number <= size:
+            raise ValueError(f"{size} images cannot be split into {number} pieces")
+        images = self.images.tensor_split(number)
+        targets = zip(*(whole.tensor_split(number) for _, whole in self.parts), strict=True)
+        lams = [lam for lam, _ in self.parts]
+        return [
+            (len(piece) / size, Mixture(piece, tuple(zip(lams, of_piece, strict=True))))
+            for piece, of_piece in zip(images, targets, strict=True)
+        ]
+
+
+def mix(images: Tensor, targets: Tensor, settings: MixingSettings, *, seed: int) -> Mixture:
+    """Mixes every image of a batch with others of it.
+
+    Args:
+        images: BCHW.
+        targets: BHW or BF.
+        settings: alpha and the number of images; alpha 0 returns the batch as it is.
+    """
+    if settings.alpha == 0:
+        return Mixture(images, ((1.0, targets),))
+    generator = np.random.default_rng(seed)
+    lams = mixing_weights(settings, generator)
+    mixed = torch.zeros_like(images)
+    parts = []
+    for number, lam in enumerate(lams):
+        order = np.arange(len(images)) if number == 0 else generator.permutation(len(images))
+        index = torch.from_numpy(order).to(images.device)
+        mixed += lam * images[index]
+        parts.append((lam, targets[index]))
+    return Mixture(mixed, tuple(parts))
+
+
+def mixing_weights(settings: MixingSettings, generator: np.random.Generator) -> list[float]:
+    """Draws lam: (lam, 1 - lam) of Beta(a, a) for two images, the softmax of k draws for three and four."""
+    if settings.images == 2:
+        lam = float(generator.beta(settings.alpha, settings.alpha))
+        return [lam, 1.0 - lam]
+    draws: NDArray[np.float64] = np.exp(generator.beta(settings.alpha, settings.alpha, size=settings.images))
+    return [float(draw) for draw in draws / draws.sum()]
+
+
+class _Dice:
+    """Draws for a batch, one number an image."""
+
+    def __init__(self, seed: int, number: int, device: torch.device) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._number = number
+        self._device = device
+
+    def coin(self) -> Tensor:
+        """Returns true or false for every image, B."""
+        return (torch.rand(self._number, generator=self._generator) < 0.5).to(self._device)
+
+    def number(self, largest: float) -> Tensor:
+        """Returns a number in +-``largest`` for half of the images and 0 for the others, B111."""
+        drawn = (2 * torch.rand(self._number, generator=self._generator) - 1) * largest
+        return (drawn.to(self._device) * self.coin()).view(-1, 1, 1, 1)
+
+
+def _where(
+    chosen: Tensor, images: Tensor, targets: Tensor, change: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    images = torch.where(chosen.view(-1, 1, 1, 1), change(images), images)
+    if targets.ndim == 3:
+        targets = torch.where(chosen.view(-1, 1, 1), change(targets), targets)
+    return images, targets
+
+
+def _warp(images: Tensor, targets: Tensor, settings: AugmentationSettings, dice: _Dice) -> tuple[Tensor, Tensor]:
+    """Moves, rotates and zooms about the centre; images take their border's colour outside, masks background."""
+    from kornia.geometry.transform import get_affine_matrix2d, warp_affine
+
+    b, _, h, w = images.shape
+    centre = images.new_tensor([[(w - 1) / 2, (h - 1) / 2]]).expand(b, 2)
+    angle = dice.number(settings.rotate).view(b)
+    scale = 1 + dice.number(settings.scale).view(b, 1).expand(b, 2)
+    shift = torch.zeros_like(centre)
+    if settings.shift:
+        shift = torch.stack([dice.number(settings.shift).view(b) * side for side in (w, h)], dim=1)
+    matrix = get_affine_matrix2d(shift, centre, scale, angle)[:, :2]
+    warped = warp_affine(images, matrix, (h, w), padding_mode="border", align_corners=True)
+    if targets.ndim != 3:
+        return warped, targets
+    labels = warp_affine(
+        targets[:, None].float(), matrix, (h, w), mode="nearest", padding_mode="zeros", align_corners=True
+    )
+    return warped, labels[:, 0].round().to(targets.dtype)

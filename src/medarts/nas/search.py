@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medarts.config import BatchSettings, Recipe
-from medarts.data.augmentation import mix
-from medarts.data.batches import Batches, check_fills_a_batch, smallest_batch
+from medarts.data.batches import Batches, check_fills_a_batch, mix, smallest_batch
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.splits import halve
 from medarts.data.store import ImageStore, open_store

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from medarts.config import BatchSettings, Recipe
-from medarts.data.augmentation import mix
-from medarts.data.batches import Batches, check_fills_a_batch
+from medarts.data.batches import Batches, check_fills_a_batch, mix
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import ImageStore, open_store
 from medarts.engine import checkpoint

@@ -18,12 +18,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from medarts.config import SourceSettings, Split, make_source
-from medarts.data.synthetic.abdomen import abdomen
-from medarts.data.synthetic.abdomen import patient as abdomen_patient
 from medarts.data.synthetic.chest import FILMS, FINDINGS, chest, seen
 from medarts.data.synthetic.chest import patient as chest_patient
-from medarts.data.synthetic.dermoscopy import dermoscopy
-from medarts.data.synthetic.endoscopy import endoscopy, scene
+from medarts.data.synthetic.phantoms import abdomen, abdomen_patient, dermoscopy, endoscopy, scene
 from medarts.errors import DataError
 from medarts.system.randomness import seed_of
 
