@@ -117,7 +117,7 @@ def train(
     else:
         base = {}
     if isinstance(network, Settings):
-        changes = [f"train.model={network.model_dump_json()}", *changes]
+        changes = [f"train.model={models.choose(network).model_dump_json()}", *changes]
     elif isinstance(network, str) and network in models:
         changes = [f"train.model={{name: {network}}}", *changes]
     chosen = _recipe(base, data, changes)

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationErro
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from medarts.errors import RecipeError, did_you_mean
+from medarts.system.process import note_extension
 
 UNKNOWN, UNNAMED = "unknown_choice", "unnamed_choice"
 """Types of the errors of a section that names no member, or none that there is."""
@@ -120,6 +121,7 @@ class Registry(Generic[M]):
                 raise ValueError(f"there is a {self.noun} '{name}' already, {'.'.join(_origin(known.member))}")
             entry: Entry[Any] = Entry(name, member, self._named(settings or self._base, name), about)
             self._entries[name] = entry
+            note_extension(_origin(member)[0])
             return member
 
         return add
@@ -162,19 +164,20 @@ class Registry(Generic[M]):
 
     def __contains__(self, name: object) -> bool:
         self._load()
-        return name in self._entries
+        return isinstance(name, str) and name in self._entries
 
     def choose(self, content: Any) -> Any:
         """Returns the settings that a section of a recipe gives, checked by the class of the member that it names.
 
         Args:
-            content: mapping with the name and what is set of the member, a name alone, or settings, which stay.
+            content: mapping with the name and what is set of the member, a name alone, or settings. Those of a class
+                that was registered without a name get that of its member.
 
         Raises:
             ValidationError, PydanticCustomError: no member is named, or the settings are wrong.
         """
         if isinstance(content, Section):
-            return content
+            return self._with_name(content)
         given = {self.key: content} if isinstance(content, str) else content
         if not isinstance(given, Mapping):
             return given  # the type of the field refuses it
@@ -188,6 +191,17 @@ class Registry(Generic[M]):
             return self._entries[name].settings.model_validate(given)
         except ValidationError as error:
             raise _within(name, error) from None
+
+    def _with_name(self, settings: Section) -> Section:
+        """Returns settings with the name of the one member that was registered with their class, if they have none."""
+        if getattr(settings, self.key, ""):
+            return settings
+        self._load()
+        fitting = [entry.settings for entry in self._entries.values() if issubclass(entry.settings, type(settings))]
+        if len(fitting) != 1:
+            return settings
+        (named,) = fitting
+        return named(**{**dict(settings), self.key: named.model_fields[self.key].default})
 
     def _named(self, settings: type[Section], name: str) -> type[Section]:
         """Returns the settings with the name as the only value of its key."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medarts.comparison.candidates import listed_samples
-from medarts.config import Recipe, SupernetSettings
+from medarts.config import Recipe, SupernetSettings, parse
 from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import signed
 from medarts.errors import MedartsError, RunError
@@ -19,7 +19,11 @@ from medarts.evaluation.scores import Scores, table_of
 from medarts.evaluation.summary import summarized
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
+from medarts.registry import Settings, spaces
 from medarts.reporting.page import write_report
+from medarts.spaces import register_space
+from medarts.spaces.base import SearchSpace
+from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load_genotype as load
 from medarts.spaces.nas_wdan import NasWdan
 
@@ -323,6 +327,35 @@ def test_a_damaged_manifest_is_named(run: Path, lines: list[str], says: str) -> 
     (run / "manifest.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(RunError, match=rf"manifest.csv is damaged .*{says}"):
         write_report(run)
+
+
+def test_a_search_in_a_space_of_a_user_has_a_page(tmp_path: Path, small_recipe: Recipe) -> None:
+    """Neither the space, nor its cells, operations and weights are ones that come with medarts."""
+
+    class Mine(SearchSpace):
+        task = "segmentation"
+
+    register_space("mine", settings=Settings)(Mine)
+    try:
+        content = small_recipe.model_dump(mode="json") | {"space": {"name": "mine"}}
+        manifest = "key,domain,patient,split,image,mask,findings\na,blobs,p,train,i,m,\n"
+        run = RunDirectory.create(
+            tmp_path / "run", parse(content), kind="search", data_fingerprint="d" * 16, environment={},
+            files={"manifest.csv": manifest},
+        )  # fmt: skip
+        for epoch in range(2):
+            here = {"stage": 0, "epoch": epoch}
+            run.append("metrics.jsonl", {**here, "train_loss": 0.5, "val_loss": 0.4, "val_dice": 0.3})
+            run.append("architecture.jsonl", {**here, "widths": {"stem": {"16": 0.5, "32": 0.5}}})
+            run.append("timing.jsonl", {**here, "seconds": 60.0, "peak_memory_mb": 1500.0})
+        cells = {"mixing": ((("my_operation", 0), ("other", 1)), (("my_operation", 2),))}
+        Genotype("run", space="mine", cells=cells, settings={"width": 8}).save(run.path / "genotype.json")
+        text = write_report(run.path).read_text(encoding="utf-8")
+    finally:
+        spaces.remove("mine")
+    assert {"data", "curves", "genotype", "architecture"} <= {*_Reader(text).sections}
+    for part in ("mixing cell", "my_operation", "<h3>Widths</h3>", "<dt>width</dt><dd>8</dd>"):
+        assert part in text
 
 
 @pytest.mark.usefixtures("without_figures")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from medarts.errors import GenotypeError, RecipeError, did_you_mean, quoted
-from medarts.registry import Section, spaces
+from medarts.registry import Section, Settings, spaces
 from medarts.spaces.genotype import Genotype, load_genotype, zoo
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = [
 Space = TypeVar("Space", bound="type[SearchSpace]")
 
 
-def register_space(name: str, *, settings: type[Section], default: bool = False) -> Callable[[Space], Space]:
+def register_space(name: str, *, settings: type[Settings], default: bool = False) -> Callable[[Space], Space]:
     """Returns a decorator that registers a search space, which recipes then choose by ``space: {name: NAME}``.
 
     Args:
@@ -106,7 +106,11 @@ def space_settings(genotype: Genotype) -> Section:
     Raises:
         GenotypeError: there is no such space, or a setting, an operation, a state or a path does not exist in it.
     """
-    return space_of(genotype).settings_of(genotype)
+    settings = space_of(genotype).settings_of(genotype)
+    # A space may use the class as it was registered, which does not have the name.
+    if getattr(settings, "name", "") == genotype.space:
+        return settings
+    return cast(Section, spaces.choose({**dict(settings), "name": genotype.space}))
 
 
 def random_genotype(like: Genotype, *, seed: int) -> Genotype:

@@ -29,6 +29,7 @@ from medarts.network import Network
 from medarts.network.layers import Norm
 from medarts.spaces.genotype import EDGES_PER_NODE, NONE, Cell, Edge, Genotype
 from medarts.spaces.lattice import Lattice
+from medarts.system.process import note_extension
 
 Candidates = Mapping[str, tuple[tuple[str, ...], ...]]
 """Operation set -> for each of its edges, the names of the operations still in the search."""
@@ -75,6 +76,7 @@ class Operations(Mapping[str, Builder], Generic[Builder]):
         if name == NONE or _origin(known) != _origin(builder):
             raise ValueError(f"there is an operation '{name}' already; choose another name")
         self._builders[name] = builder
+        note_extension(_origin(builder)[0])
 
 
 def _origin(builder: Any) -> tuple[str, str]:

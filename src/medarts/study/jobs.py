@@ -35,7 +35,15 @@ from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.system import lock
 from medarts.system.files import make_folder, read_whole, remove_empty, writing
 from medarts.system.memory import keep_freed_memory
-from medarts.system.process import KILLED, InterruptedRunError, held_back, signal_name, when_parent_ends
+from medarts.system.process import (
+    KILLED,
+    InterruptedRunError,
+    extensions,
+    held_back,
+    import_extensions,
+    signal_name,
+    when_parent_ends,
+)
 from medarts.training.trainer import resume_training, start_training
 
 PATIENCE = 60.0
@@ -204,8 +212,9 @@ class Workers:
         # As plain values: classes of registered settings are made when they are registered, and cannot be pickled.
         recipe = job.recipe.model_dump(mode="json")
         genotype = job.architecture if isinstance(job.architecture, Genotype) else None
-        given = (job.paths, recipe, genotype, job.architecture is None, sender)
-        process = context.Process(target=_work, args=given, name=job.paths.name)
+        is_search = job.architecture is None
+        given = {"paths": job.paths, "recipe": recipe, "genotype": genotype, "is_search": is_search, "sender": sender}
+        process = context.Process(target=_work, args=(extensions(),), kwargs=given, name=job.paths.name)
         with held_back(*_HELD):
             process.start()
         sender.close()
@@ -260,7 +269,13 @@ class _Worker:
 
 
 def _work(
-    paths: RunPaths, recipe: dict[str, Any], genotype: Genotype | None, is_search: bool, sender: Connection
+    modules: tuple[str, ...],
+    *,
+    paths: RunPaths,
+    recipe: dict[str, Any],
+    genotype: Genotype | None,
+    is_search: bool,
+    sender: Connection,
 ) -> None:
     """Does a job in a process that has been started for it, and sends what stopped it, or None."""
     # Ctrl-C on the terminal is for the process that waits; this one is asked to stop by SIGTERM alone.
@@ -274,6 +289,7 @@ def _work(
     try:
         with _alone_at(paths):
             _write_into(paths.log)
+            import_extensions(modules)
             read = parse(recipe, origin=paths.name)
             do(Job(paths, read, None if is_search else genotype or read.train.model))
     except MedartsError as error:

@@ -1,13 +1,15 @@
 """Processes and signals: jobs that are asked to stop, and work in a process of its own."""
 
 import ctypes
+import importlib
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -20,6 +22,9 @@ Answer = TypeVar("Answer")
 
 KILLED = -9
 """Exit code of a process that was ended by SIGKILL; Windows has no such signal."""
+
+_extensions: dict[str, None] = {}
+"""Modules of users that have registered something, in their order."""
 
 _PR_SET_PDEATHSIG = 1
 """Option of prctl(2): the signal that a process gets when its parent ends."""
@@ -66,6 +71,30 @@ def _signals() -> list[signal.Signals]:
     return numbers
 
 
+def note_extension(module: str) -> None:
+    """Notes a module that has registered something, so that processes started from now on import it too.
+
+    A script needs none of that: it is imported by Python itself, as the main module of the new process.
+    """
+    if module != "__main__" and not module.startswith("medarts."):
+        _extensions[module] = None
+
+
+def extensions() -> tuple[str, ...]:
+    """Returns the modules to hand to `import_extensions` in a new process."""
+    return tuple(_extensions)
+
+
+def import_extensions(modules: Iterable[str]) -> None:
+    """Imports the modules that have registered something in the process that started this one.
+
+    What cannot be imported is reported later, where it is missed.
+    """
+    for module in modules:
+        with suppress(ImportError):
+            importlib.import_module(module)
+
+
 def in_new_process(work: Callable[[], Answer]) -> Answer:
     """Does some work in a fresh process, and returns what it returns.
 
@@ -82,7 +111,8 @@ def in_new_process(work: Callable[[], Answer]) -> Answer:
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_answer, args=(work, sender))
+    # Pickled apart, as it may name what only the extensions bring.
+    process = context.Process(target=_send_answer, args=(extensions(), pickle.dumps(work), sender))
     try:
         with held_back(signal.SIGINT):  # for ever in the process, which this one ends
             process.start()
@@ -164,16 +194,27 @@ def held_back(*signals: signal.Signals) -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def _send_answer(work: Callable[[], object], sender: Connection) -> None:
+def _send_answer(modules: tuple[str, ...], work: bytes, sender: Connection) -> None:
     _end_with_parent()
+    import_extensions(modules)
     try:
-        sender.send(work())
+        sender.send(_unpickled(work)())
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         sender.send(MemoryError(str(error)))
     except (MedartsError, OSError, MemoryError) as error:
         sender.send(error)
+
+
+def _unpickled(work: bytes) -> Callable[[], object]:
+    try:
+        return pickle.loads(work)  # type: ignore[no-any-return]
+    except (AttributeError, ImportError, ValueError) as error:  # a ValueError: nothing is registered under a name
+        raise MedartsError(
+            f"A new process does not know what this one works on ({error}).",
+            fix="Move what you register from the notebook into a module, and import that.",
+        ) from None
 
 
 def _end_with_parent() -> None:
