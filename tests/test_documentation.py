@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GENERATED = ("examples.md", "reference/api.md", "reference/cli.md", "reference/recipe.md")  # by tools/reference.py
 PAGES = sorted((ROOT / "docs" / "extending").glob("*.md"))
+RUN_ELSEWHERE = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests" / "extending").glob("test_*.py"))
+"""Those tests import the code of a page by ``page("name")``."""
 
 
 def blocks(page: Path) -> str:
@@ -18,7 +20,11 @@ def blocks(page: Path) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if blocks(page) and f'page("{page.stem}")' not in RUN_ELSEWHERE],
+    ids=lambda page: page.stem,
+)
 def test_the_example_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(blocks(page), encoding="utf-8")
     run = subprocess.run(
