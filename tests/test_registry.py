@@ -41,6 +41,13 @@ class Pipeline(Section):
     last: Annotated[Settings, Choice(filters)] | None = None
 
 
+def test_only_names_are_in_a_registry() -> None:
+    assert "blur" in filters
+    assert "sharpen" not in filters
+    assert Blur() not in filters
+    assert {"name": "blur"} not in filters
+
+
 def places(content: dict[str, Any]) -> list[tuple[Any, ...]]:
     with pytest.raises(ValidationError) as caught:
         Pipeline.model_validate(content)
