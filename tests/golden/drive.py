@@ -15,7 +15,9 @@ def main() -> None:
     os.chdir(folder)
     _import_once()
     from medarts import cli
+    from medarts.comparison import costs
 
+    costs.REPEATS = 1  # latencies are not frozen
     for words in json.loads(Path(commands).read_text(encoding="utf-8")):
         sys.argv = ["medarts", *words]
         print(f"{time.process_time():.1f} s $", *sys.argv, flush=True)

@@ -17,7 +17,7 @@ Number = float | int | None
 Numbers = dict[str, Number]
 """By a readable name; None where undefined."""
 
-SECTIONS = ("means", "differences", "p values", "intervals", "ranks", "counts")
+SECTIONS = ("image scores", "means", "differences", "p values", "intervals", "ranks", "counts")
 """Kinds of numbers of scores and comparisons."""
 
 Sections = dict[str, Numbers]
@@ -168,11 +168,11 @@ def _add_comparison(found: Sections, folder: Path) -> None:
             found["counts"] |= {f"{name}/{part}": _number(row[part]) for part in ("parameters", "flops")}
     chosen = {(row["group"], row["dataset"], row["image"]): row["spread"] for row in _rows(folder, "differing.csv")}
     for (group, dataset, image), spread in chosen.items():
-        found["means"][f"{where[group]}/{dataset}/{image}/spread"] = _number(spread)
+        found["image scores"][f"{where[group]}/{dataset}/{image}/spread"] = _number(spread)
     for row in _rows(folder, "images.csv"):
         if (row["group"], row["dataset"], row["image"]) in chosen:
             image = f"{where[row['group']]}/{row['dataset']}/{row['image']}"
-            found["means"][f"{image}/{names[row['group'], row['network']]}"] = _number(row["value"])
+            found["image scores"][f"{image}/{names[row['group'], row['network']]}"] = _number(row["value"])
 
 
 def _add_generalization(found: Sections, folder: Path) -> None:
