@@ -242,4 +242,4 @@ def show_missing(missing: Sequence[Mapping[str, Any]]) -> None:
         state = run["state"] if "state" in run else f"not tested on {run['dataset']}"
         alike.setdefault((state, run["reason"]), []).append(f"{run['network']} on {run['group']}, seed {run['seed']}")
     for (state, reason), runs in alike.items():
-        say(f"{state}: {'; '.join(runs)}. {reason}".strip(), to=console)
+        say(printable(f"{state}: {'; '.join(runs)}. {reason}".strip()), to=console)
