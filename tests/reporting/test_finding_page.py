@@ -137,7 +137,7 @@ def words(page: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL))
 
 
-def test_the_page_of_a_search_on_the_stack(tmp_path: Path, recipe: Recipe) -> None:
+def test_the_page_of_a_search_in_darts(tmp_path: Path, recipe: Recipe) -> None:
     run = make_run(tmp_path / "run", recipe, kind="search")
     genotype = add_search(run)
     page = read(run.path)
@@ -145,11 +145,11 @@ def test_the_page_of_a_search_on_the_stack(tmp_path: Path, recipe: Recipe) -> No
         "data", "curves", "gap", "genotype", "architecture", "environment"
     ]  # fmt: skip
     said = words(page)
-    assert "Architecture weights" in said
-    assert "Alphas: reduce" in said
-    assert "Validation AUROC of the supernet, and of the same weights restricted to the genotype." in said
+    assert [title in said for title in ("Alphas: normal", "Alphas: reduce", "Gammas")] == [True] * 3
+    assert "Validation AUROC of the supernet" in said
     assert "0.710 0.520 +0.190" in said
     assert "the cell before the last" in said
+    assert "halves the resolution: edges from s0 and s1 have stride 2" in said
     assert to_text(genotype) in said.replace("&#39;", "'")
     assert "best validation AUROC" in said
     for foreign in ("Dice", "etas", "lattice", "segmentation"):
@@ -161,7 +161,7 @@ def test_without_edge_normalisation_there_are_no_gammas(tmp_path: Path, recipe: 
     run = make_run(tmp_path / "run", recipe.model_copy(update={"search": search}), kind="search")
     add_search(run)
     page = read(run.path)
-    assert "Architecture weights" in page
+    assert "<h3>Alphas: normal</h3>" in page
     assert "Gammas" not in page
 
 
