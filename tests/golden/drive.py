@@ -17,7 +17,7 @@ def main() -> None:
     from medarts import cli
     from medarts.comparison import costs
 
-    costs.REPEATS = 1  # latencies are not frozen
+    costs.REPEATS = 2  # latencies are not frozen
     for words in json.loads(Path(commands).read_text(encoding="utf-8")):
         sys.argv = ["medarts", *words]
         print(f"{time.process_time():.1f} s $", *sys.argv, flush=True)
