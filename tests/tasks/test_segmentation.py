@@ -47,7 +47,7 @@ def validated(truths: list[list[int]], *, domains: str, predicted: np.ndarray) -
     logits = torch.nn.functional.one_hot(torch.from_numpy(predicted), classes).permute(2, 0, 1) * 20.0 - 10
     if classes == 1:
         logits = torch.from_numpy(predicted)[None] * 20.0 - 10
-    return task.validate(lambda images: [logits.float().expand(len(images), -1, -1, -1)], batches)
+    return task.validate(lambda images, **_: [logits.float().expand(len(images), -1, -1, -1)], batches)
 
 
 NOTHING = np.zeros((SIZE, SIZE), np.int64)
