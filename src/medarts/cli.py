@@ -205,9 +205,8 @@ def train(
     Args:
         words: Search run, then changes to its recipe, such as data.size=128.
         genotype: Genotype from the zoo, a file or a run. Default: the one RUN found.
-        model: Baseline, instead of a genotype: unet, attention-unet, multiresunet, r2unet, attention-r2unet, unetpp
-            or resenc-unet for masks, chexnet for findings. Set its options with train.model.width=16 and the like;
-            train.model.weights=FILE initialises chexnet.
+        model: Baseline, instead of a genotype, such as unet for masks or chexnet for findings; a wrong name lists all.
+            Set its options with train.model.width=16 and the like; train.model.weights=FILE initialises chexnet.
         recipe: Recipe to train with. Default: that of RUN, or the published values.
         data: Data sets to train on, as names in the recipe or folders. Default: all of the recipe.
         init_channel: Initial channels C of the network. Default: the genotype's.
