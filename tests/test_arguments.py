@@ -55,7 +55,7 @@ def test_changes_stand_where_they_are_looked_for(words: str, ordered: str) -> No
 
 
 def test_an_empty_word_is_no_folder() -> None:
-    with pytest.raises(RecipeError, match="words of this command is empty"):
+    with pytest.raises(RecipeError, match="arguments is empty"):
         changes_first(["search", "r.yaml", "--out", ""])
 
 

@@ -308,7 +308,7 @@ def test_numbers_and_doubles_that_are_refused(medarts, recipe_file, tmp_path, wo
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "report", "show", "cost"])
 def test_runs_with_an_equals_sign(medarts, recipe, tmp_path, command):
-    """A word that is there is a path; one with a slash is not a change of a recipe either."""
+    """A word that is there is a path; one with a slash is not a change to a recipe either."""
     refused(medarts(command, "runs/lr=0.2"), "runs/lr=0.2")
     run = RunDirectory.create(tmp_path / "lr=0.1", recipe, kind="train", data_fingerprint="x", network="x").path
     _, output, errors = medarts(command, run.name)

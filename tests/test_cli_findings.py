@@ -235,7 +235,7 @@ def test_trainings_that_are_refused(medarts, recipe_file, table_data, folder_dat
         medarts(*model, "--recipe", recipe_file, "train.model.weights=$NOT_SET/w.pt"),
         "train.model.weights uses $NOT_SET",
     )
-    refused(medarts("train", "--recipe", recipe_file), "Nothing says which network to train", "--model NAME")
+    refused(medarts("train", "--recipe", recipe_file), "No network to train is given", "--model NAME")
     refused(medarts("train", "--recipe", recipe_file, "train.model.weights=w.pt"), "train.model", "name")
     unet = (*model[:2], "unet", "--data", folder_data, "train.model.weights=w.pt")
     refused(medarts(*unet), "train.model.weights is not a key")

@@ -45,7 +45,7 @@ def study(small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         for width in (4, 8)
     ]
     unet, wide = Candidate("unet", (runs[0],)), Candidate("wide", (runs[1],))
-    failed, waiting = Missing("wide", 0, "failed", "it diverged"), Missing("unet", 0, "not begun", "")
+    failed, waiting = Missing("wide", 0, "failed", "it diverged"), Missing("unet", 0, "not started", "")
     groups = {
         "blobs": Group((unet,), (failed,)),
         "all": Group((unet, wide), ()),
@@ -70,7 +70,7 @@ def test_a_benchmark_is_compared_as_far_as_it_has_come(
     said = " ".join(capsys.readouterr().out.split())
     assert "The planned reference wide has no finished run." in said
     assert "failed: wide on blobs, seed 0; wide on none, seed 0. it diverged" in said
-    assert "not begun: unet on none, seed 0." in said
+    assert "not started: unet on none, seed 0." in said
     assert said.endswith(f"3 of 6 runs are missing: see {study}/failures {study}/comparison/report.html")
     found = Comparison.read(study / "comparison")
     assert found.groups == ("blobs", "all")

@@ -140,7 +140,7 @@ def resume(
         kind: what the run must be. Default: either.
         changes: changes of its recipe, such as ``"train.epochs=200"`` or ``"compute.threads=8"``; whatever would make
             it another experiment is refused.
-        data: the images, for a run that was begun with images in memory.
+        data: the images, for a run that was started with images in memory.
 
     Raises:
         RunError: there is no run, another process is working on it, or its data or recipe have changed.
@@ -460,7 +460,7 @@ def _architecture(
             )
         return model
     if searched is None:
-        raise RecipeError("Nothing says which network to train.", fix="Give a search run, a genotype or a model.")
+        raise RecipeError("No network to train is given.", fix="Give a search run, a genotype or a model.")
     if not searched.facts["finished"]:
         raise RunError(
             f"The search {searched.path} has not finished.",
@@ -504,7 +504,7 @@ def _recipe(recipe: RecipeLike, data: "ImageStore | DataSets | None", changes: I
             if key != "sources" and value != (list(own) if isinstance(own, tuple) else own):
                 raise RecipeError(
                     f"data.{key} is {own}, but the images in memory have {value}.",
-                    fix="Leave it out of the changes, or give other images (see from_arrays).",
+                    fix="Remove that change, or give other images (see from_arrays).",
                 )
     return found
 

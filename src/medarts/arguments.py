@@ -37,7 +37,7 @@ def changes_first(words: Sequence[str]) -> list[str]:
         RecipeError: a word is empty, as a variable of the shell is that is not set.
     """
     if "" in words:
-        raise RecipeError("One of the words of this command is empty.", fix="Is a variable of the shell not set?")
+        raise RecipeError("One of the arguments is empty.", fix="Check for a shell variable that is not set.")
     changes: list[str] = []
     others: list[str] = []
     for before, word in zip(["", *words], words, strict=False):

@@ -141,12 +141,10 @@ class SegmentationTask:
             size = store.images.shape[-1]
             if (truths == MaskState.VANISHED).any():
                 raise DataError(
-                    f"No mask of the {name} images shows anything once it is resized to data.size {size}.",
-                    fix="Raise data.size, or cut the images to what is to be found.",
+                    f"All masks of the {name} images are empty once resized to data.size {size}.",
+                    fix="Raise data.size, or crop the images around the objects.",
                 )
-            raise DataError(
-                f"All masks of the {name} images are empty.", fix="Put images that show something into that split."
-            )
+            raise DataError(f"All masks of the {name} images are empty.", fix="Add images with objects to that split.")
 
 
 class ClassificationTask:
@@ -221,5 +219,5 @@ def _check_can_be_scored(manifest: Manifest) -> None:
     if not ((shown > 0) & (shown < 1)).any():
         raise DataError(
             "None of the findings is both present and absent among the validation images, so no network can be chosen.",
-            fix="Put more patients into the split val.",
+            fix="Move more patients to the split val.",
         )

@@ -139,7 +139,7 @@ def test_what_is_the_network_or_the_place_of_work_may_differ(make):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("train.epochs=3", "train.epochs is 2 in {0}, but 3 in {1}. Compare runs that were trained by one recipe."),
+        ("train.epochs=3", "train.epochs is 2 in {0}, but 3 in {1}. Compare runs that were trained with one recipe."),
         ("train.optimizer=adamw", "train.optimizer is 'sgd' in {0}, but 'adamw' in {1}."),
         ("data.size=64", "data.size is 32 in {0}, but 64 in {1}."),
         ("data.augmentation.rotate=10", "data.augmentation.rotate is 0.0 in {0}, but 10.0 in {1}."),

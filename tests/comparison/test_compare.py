@@ -164,7 +164,7 @@ def check_damage(folder: Path) -> None:
 
 
 def test_one_network_alone_and_a_missing_reference(unets):
-    missing = (Missing("small", 0, "failed", "it diverged"), Missing("unet", 1, "not begun", ""))
+    missing = (Missing("small", 0, "failed", "it diverged"), Missing("unet", 1, "not started", ""))
     found = compared(*group_runs(unets[:1]), missing=missing, references={"blobs": "small"})
     about = found.about["groups"]["blobs"]
     assert (about["reference"], about["planned_reference"]) == ("unet", "small")

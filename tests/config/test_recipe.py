@@ -524,8 +524,8 @@ def test_later_overrides_win() -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("seed", "'seed' is not a change of a recipe. Write key.path=value."),
-        ("=3", "'=3' is not a change of a recipe"),
+        ("seed", "'seed' is not a change to a recipe. Write key.path=value."),
+        ("=3", "'=3' is not a change to a recipe"),
         ("note=[a", "The value of 'note=[a' is not YAML"),
         ("seed.x=3", "'seed' has no keys below it"),
         ("data.sources.1.name=x", "there is no item '1'. Use 0 to 0."),

@@ -174,7 +174,7 @@ def test_every_option_is_explained_where_it_stands() -> None:
         ("trained_on.0.changes=['data={size: 64}']", "trained_on.0: changes cannot set data:"),
         ("trained_on.0.changes=[evaluation.threshold=0.3]", "trained_on.0: changes cannot set evaluation.threshold"),
         ("trained_on.0.changes=[train.epoch=1]", "trained_on.0.changes: train.epoch is not a key of a recipe"),
-        ("trained_on.0.changes=[train.lr]", "trained_on.0.changes: 'train.lr' is not a change of a recipe"),
+        ("trained_on.0.changes=[train.lr]", "trained_on.0.changes: 'train.lr' is not a change to a recipe"),
         ("external=[d]", "external: there is no data set 'd'"),
         ("reference=random", "reference: there is no network 'random'. Did you mean 'random-"),
         ("recipe.train.epoch=3", "recipe: train.epoch is not a key of a recipe"),

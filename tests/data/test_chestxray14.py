@@ -308,7 +308,7 @@ def test_images_are_drawn_within_the_splits(tmp_path):
     assert 40 <= len(part.samples) <= 43
     assert set(part.samples) < set(whole.samples)
     assert 2 * len(splits_of(part)["test"]) == pytest.approx(40 * 0.2, abs=2)
-    with pytest.raises(DataError, match="101 images are asked for, and there are 100"):
+    with pytest.raises(DataError, match="101 images are requested, but there are only 100"):
         opened(tmp_path, images=101)
 
 

@@ -266,7 +266,7 @@ def test_channels_that_a_recipe_has_no_room_for_are_named(tmp_path):
     tifffile.imwrite(tmp_path / "images/3.tif", five, photometric="minisblack", planarconfig="contig")
     assert findings(tmp_path) == []
     assert of_recipe(tmp_path, size=64) == [
-        ("error", str(tmp_path / "images/3.tif"), "has 5 channels, and 3 are wanted.")
+        ("error", str(tmp_path / "images/3.tif"), "has 5 channels, but 3 are expected.")
     ]
 
 

@@ -159,7 +159,7 @@ def test_channels_repeat_average_or_are_refused(tmp_path):
     Image.fromarray(colour).save(tmp_path / "c.png")
     expected = np.asarray(Image.fromarray(colour).convert("L")) / 255
     np.testing.assert_allclose(image_of(tmp_path / "c.png")[..., 0], expected, atol=1 / 255)
-    with pytest.raises(DataError, match=r"c\.png has 3 channels, and 2 are wanted"):
+    with pytest.raises(DataError, match=r"c\.png has 3 channels, but 2 are expected"):
         image_of(tmp_path / "c.png", channels=2)
 
 

@@ -93,7 +93,7 @@ def test_any_set_gives_whole_patients_of_every_split(patients, part, seed):
 def test_all_images_are_all_and_more_are_refused():
     samples = generated(40)
     assert sample_patients(samples, images=len(samples), seed=0) == samples
-    with pytest.raises(DataError, match=f"{len(samples) + 1} images are asked for, and there are {len(samples)}"):
+    with pytest.raises(DataError, match=f"{len(samples) + 1} images are requested, but there are only {len(samples)}"):
         sample_patients(samples, images=len(samples) + 1, seed=0)
 
 

@@ -198,7 +198,7 @@ def test_interrupted_writing_goes_on(write: Any, tmp_path: Path, monkeypatch: py
         patch.setattr(synthetic, "_write_table", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "broken", seed=1, images=25, size=32)
-    with pytest.raises(DataError, match="not these phantoms"):
+    with pytest.raises(DataError, match="not these synthetic images"):
         write(tmp_path / "broken", seed=2, images=25, size=32)
     for name in ("broken", "whole"):
         write(tmp_path / name, seed=1, images=25, size=32)

@@ -155,7 +155,7 @@ def test_one_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.M
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(RunError, match="the one before it is whole"):
+    with pytest.raises(RunError, match="the previous one is intact"):
         put(tmp_path, simple(2), 3, 0)
     found = load(tmp_path, "last")
     assert found is not None
@@ -379,7 +379,7 @@ def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
     put(tmp_path, simple(1))
     about = tmp_path / "last-000001-000000" / checkpoint.ABOUT
     about.write_text(about.read_text().replace('"format": 2', '"format": 3'))
-    with pytest.raises(RunError, match="has format 3; this medarts reads 2") as caught:
+    with pytest.raises(RunError, match="has format 3; this version reads 2") as caught:
         load(tmp_path, "last")
     assert "medarts that wrote it" in caught.value.fix
 
@@ -415,7 +415,7 @@ def test_code_in_a_state_file_is_not_run(tmp_path: Path) -> None:
     about = json.loads((folder / checkpoint.ABOUT).read_text())
     about["sha256"][checkpoint.STATE] = hashlib.sha256((folder / checkpoint.STATE).read_bytes()).hexdigest()
     (folder / checkpoint.ABOUT).write_text(json.dumps(about))
-    with pytest.raises(RunError, match="holds other things than a run"):
+    with pytest.raises(RunError, match="is not the checkpoint of a run"):
         load(tmp_path, "last")
     assert not (tmp_path / "was-run").exists()
 

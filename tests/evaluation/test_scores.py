@@ -184,7 +184,7 @@ def test_scores_of_another_version_are_not_called_damaged(scores, tmp_path):
     content = json.loads((tmp_path / "scores.json").read_text())
     for other in ({**content, "format": 99}, {key: value for key, value in content.items() if key != "format"}):
         (tmp_path / "scores.json").write_text(json.dumps(other))
-        with pytest.raises(RunError, match=r"scores\.json is of another version of medarts\. Evaluate again"):
+        with pytest.raises(RunError, match=r"scores\.json was written by another version of medarts\. Evaluate again"):
             Scores.read(tmp_path)
 
 

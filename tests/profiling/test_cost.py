@@ -171,7 +171,7 @@ def test_too_little_memory_is_one_error_before_anything_is_timed(monkeypatch: py
 
     monkeypatch.setattr(cost_module, "peak_of_inference_mb", peak)
     monkeypatch.setattr(cost_module, "time_in_turns", lambda *_, **__: pytest.fail("timed"))
-    with pytest.raises(RecipeError, match=r"unet runs out of memory with 8 images of 16 x 16 at once\. Use smaller"):
+    with pytest.raises(RecipeError, match=r"unet runs out of memory with 8 images of 16 x 16 at a time\. Use smaller"):
         measure_costs({"unet": UNET}, **SMALL, batches=(1, 8))
 
 

@@ -199,7 +199,7 @@ def test_parts_and_changes_as_json(made_up):
 
 
 def test_a_budget_below_one_image_is_refused(made_up):
-    says = r"Stage 2 of the search takes 1,000 MB with one image at once, more than the 999 MB allowed\."
+    says = r"Stage 2 of the search takes 1,000 MB with one image at a time, more than the 999 MB available\."
     with pytest.raises(RecipeError, match=says) as caught:
         plan(made_up, budget_mb=999)
     assert all(name in caught.value.fix for name in ("data.size", "the channels of the space", "evaluation.batch"))
@@ -217,10 +217,10 @@ def test_trials_that_run_out_of_memory(made_up, monkeypatch):
     monkeypatch.setattr("medarts.profiling.plan.in_new_process", answer)
     assert parts(plan(made_up, budget_mb=10**5)) == [2, 2, 2]
     with pytest.raises(
-        RecipeError, match=r"^Stage 1 of the search runs out of memory with 8 images at once\. .*--memory"
+        RecipeError, match=r"^Stage 1 of the search runs out of memory with 8 images at a time\. .*--memory"
     ):
         plan(made_up)
     limit = 0
-    with pytest.raises(RecipeError, match=r"^Stage 1 .* with one image at once\. Lower data\.size") as caught:
+    with pytest.raises(RecipeError, match=r"^Stage 1 .* with one image at a time\. Lower data\.size") as caught:
         plan(made_up, budget_mb=10**5)
     assert "--memory-mb" not in caught.value.fix

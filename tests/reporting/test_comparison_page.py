@@ -97,7 +97,7 @@ def made(groups: Sequence[str] = ("isic",), *, patients: int = 40, size: int = 2
         } | {"empty": {"networks": {}}},
         "missing": [
             {"group": "isic", "network": "r2unet", "seed": 2, "state": "failed", "reason": "It diverged. <i>"},
-            {"group": "empty", "network": "unet", "seed": 0, "state": "not begun", "reason": ""},
+            {"group": "empty", "network": "unet", "seed": 0, "state": "not started", "reason": ""},
         ],
     }  # fmt: skip
     return Comparison(
@@ -124,7 +124,7 @@ def test_every_number_is_on_the_page(tmp_path: Path) -> None:
         "<0.001", "no significant difference", "9.87 3 undefined", "ms, 1 thread", "88.5", "searched, reference",
         "random, Pareto front", "all data sets", "mean rank of mixsearch", "Excluded on isic: class 2",
         "(planned: gone, no finished run)", "unet began from densenet.pth", "What the search adds", "abacus",
-        "It diverged. <i>", "not begun", "Glossary", "ground truth",
+        "It diverged. <i>", "not started", "Glossary", "ground truth",
     ):  # fmt: skip
         assert text in words, text
     assert "<b>r2unet" not in page

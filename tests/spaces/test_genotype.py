@@ -151,7 +151,7 @@ def test_folder_without_a_genotype(tmp_path: Path) -> None:
         ('{"format": "medarts-genotype",', "some.json is not JSON"),
         ("[1, 2]", "some.json is not a genotype"),
         ('{"format": "onnx"}', "some.json is not a genotype"),
-        ('{"format": "medarts-genotype", "version": 2}', "some.json has version 2, this medarts reads 1"),
+        ('{"format": "medarts-genotype", "version": 2}', "some.json has version 2, this version reads 1"),
         ('{"format": "medarts-genotype", "version": 1}', "some.json is not a whole genotype: it lacks 'cells'"),
     ],
 )

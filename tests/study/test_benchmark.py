@@ -164,7 +164,7 @@ def test_ctrl_c_stops_all_that_is_in_hand(make: Make, tmp_path: Path, monkeypatc
     assert len(started) == 1
     assert started[0].wait(0) == []  # nothing is in hand
     ((_, missing),) = available_runs(tmp_path / "out").values()
-    assert {each.state for each in missing} <= {"not begun", "unfinished"}
+    assert {each.state for each in missing} <= {"not started", "unfinished"}
     assert not (tmp_path / "out" / "failures").exists()
 
 
@@ -256,7 +256,7 @@ def test_a_failed_search_ends_only_what_needs_it(make: Make, tmp_path: Path, mon
         patch.setattr(jobs, "start_search", diverges)
         assert done_here(study, out) == ["endoscopy/unet/seed-0", "searches/mix", "ct/unet/seed-0"]
     missing = available_runs(out)["ct"].missing
-    assert [(each.network, each.state) for each in missing] == [("mix", "not begun"), ("random-1", "not begun")]
+    assert [(each.network, each.state) for each in missing] == [("mix", "not started"), ("random-1", "not started")]
     assert {each.reason for each in missing} == {"The search of mix failed: It diverged. Lower something."}
     assert done_here(study, out, at_once=3)[0] == "searches/mix"
     assert available_runs(out)["ct"].missing == ()
@@ -342,15 +342,17 @@ def test_runs_of_another_recipe_network_or_data_are_refused(make: Make, data: Pa
     study = make([small(data), UNET], [group])
     for step in prepare(study, out).steps:
         run = start_training(step.recipe, prepare(study, out).networks.architecture(str(step.network)), step.paths.run)
-    says = "ct/searched/seed-0 was begun with train.epochs 1, but the study has 2. Undo that change"
+    says = "ct/searched/seed-0 was started with train.epochs 1, but the study has 2. Undo that change"
     refused(make([small(data), UNET], [group], "recipe.train.epochs=2"), out, RunError, says)
     wider = {"model": {"name": "unet", "width": 4, "depth": 2}}
     refused(
-        make([wider], [group]), out, RunError, "unet/seed-0 was begun with train.model.width 2, but the study has 4"
+        make([wider], [group]), out, RunError, "unet/seed-0 was started with train.model.width 2, but the study has 4"
     )
-    says = "searched/seed-0 was begun with a genotype of other settings"
+    says = "searched/seed-0 was started with a genotype of other settings"
     refused(make([small(data, init_channel=4)], [group]), out, RunError, says)
-    says = "searched/seed-0 was begun with train.model None, but the study has {'depth': 2, 'name': 'unet', 'width': 2}"
+    says = (
+        "searched/seed-0 was started with train.model None, but the study has {'depth': 2, 'name': 'unet', 'width': 2}"
+    )
     refused(make([UNET | {"name": "searched"}], [group]), out, RunError, says)
     run.write_json("run.json", run.facts | {"data_fingerprint": "of other images"})
     refused(study, out, RunError, "The data of .*ct/unet/seed-0 have changed since")
@@ -523,7 +525,7 @@ def test_what_needs_a_damaged_search_is_not_begun_and_the_others_go_on(make: Mak
     benchmark(study, out)
     there = available_runs(out)["ct"]
     assert [one.name for one in there.candidates] == ["unet"]
-    assert [(one.state, "run.json" in one.reason) for one in there.missing] == [("not begun", True)]
+    assert [(one.state, "run.json" in one.reason) for one in there.missing] == [("not started", True)]
 
 
 SMALL_UNET = {"width": 2, "depth": 2}

@@ -183,7 +183,7 @@ def test_what_is_not_trained_yet_is_listed_and_not_trained(discs, capsys):
     assert capsys.readouterr().out.endswith(f"{out / 'generalization' / 'report.html'}\n")
     found = Generalization.read(out / "generalization")
     missing = [(one["group"], one["seed"], one["state"]) for one in found.about["missing"]]
-    assert missing == [("a", 1, "not begun"), ("a-b", 0, "not begun")]
+    assert missing == [("a", 1, "not started"), ("a-b", 0, "not started")]
     assert [*found.tested[found.tested.group == "a"].seeds] == [1, 1, 1]
     assert [run.name for run in (out / "runs").iterdir()] == ["a"]
 

@@ -82,7 +82,7 @@ class Missing(NamedTuple):
 
     network: str
     seed: int
-    state: Literal["failed", "unfinished", "not begun"]
+    state: Literal["failed", "unfinished", "not started"]
     reason: str
 
 
@@ -217,7 +217,7 @@ def _check_recipes(first: tuple[RunDirectory, Recipe], other: tuple[RunDirectory
         if not re.match(r"train\.model\b", field):
             raise RunError(
                 f"{field} is {value} in {first[0].path}, but {changed} in {other[0].path}.",
-                fix="Compare runs that were trained by one recipe.",
+                fix="Compare runs that were trained with one recipe.",
             )
 
 
@@ -285,9 +285,9 @@ def _check_beginning(candidate: Candidate) -> None:
         one, two = (of.facts.get("weights_fingerprint") or "not given" for of in (first, run))
         if one != two:
             raise RunError(
-                f"The weights that {candidate.name} began from have fingerprint {one} in {first.path}, but {two} in "
+                f"The initial weights of {candidate.name} have fingerprint {one} in {first.path}, but {two} in "
                 f"{run.path}.",
-                fix="Begin all seeds of a network from the same file of weights, or all from scratch.",
+                fix="Start all seeds of a network from the same weights, or all from scratch.",
             )
 
 

@@ -59,7 +59,7 @@ def read_result(
     try:
         about = json.loads(read_whole(folder / file, fix=fix))
         if about["format"] != FORMAT:
-            raise RunError(f"{folder / file} is of another version of medarts.", fix=fix)
+            raise RunError(f"{folder / file} was written by another version of medarts.", fix=fix)
         if lacking := [key for key in (*needs, "files") if key not in about]:
             raise ValueError(f"it lacks {lacking[0]}")
         contents = {}

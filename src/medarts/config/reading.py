@@ -70,7 +70,7 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise RecipeError(f"{quoted(override)} is not a change of a recipe.", fix="Write key.path=value.")
+            raise RecipeError(f"{quoted(override)} is not a change to a recipe.", fix="Write key.path=value.")
         try:
             value = read_yaml(text)
         except YamlError as error:

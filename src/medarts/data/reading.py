@@ -139,7 +139,7 @@ def fit_channels(image: Image, channels: int, *, path: Path) -> Image:
     if found == 3 and channels == 1:
         return (image @ _LUMA)[..., None]
     raise DataError(
-        f"{path} has {found} channels, and {channels} are wanted.",
+        f"{path} has {found} channels, but {channels} are expected.",
         fix=f"Set data.in_channels to {found}, or convert the images.",
     )
 

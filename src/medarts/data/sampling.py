@@ -41,7 +41,7 @@ def sample_patients(samples: Iterable[Sample], *, images: int, seed: int) -> lis
     every = list(samples)
     if images > len(every):
         raise DataError(
-            f"{images} images are asked for, and there are {len(every)}.",
+            f"{images} images are requested, but there are only {len(every)}.",
             fix="Lower 'images' of the source, or leave it out for all.",
         )
     chosen: set[str] = set()

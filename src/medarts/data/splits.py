@@ -248,7 +248,7 @@ def halve(manifest: Manifest, *, portion: float, seed: int) -> tuple[Manifest, M
         samples = [sample for sample in train.samples if sample.domain == domain]
         if len(samples) < 2:
             raise DataError(
-                f"Domain {domain} has {len(samples)} training images; the search divides them in two halves.",
+                f"Domain {domain} has {len(samples)} training images; the search splits them into two halves.",
                 fix="Give it at least two, or take it out of data.sources.",
             )
         first.update((domain, sample.key) for sample in _first_half(samples, portion, seed))

@@ -180,7 +180,8 @@ def _fill(folder: Path, manifest: Manifest, settings: DataSettings, *, threads: 
         digests = _write(unfinished, manifest, settings, forms, threads=threads)
         if replace(manifest).fingerprint() != manifest.fingerprint():
             raise DataError(
-                "Files of the data were changed while they were read.", fix="Run the command again when they stay."
+                "Files of the data were changed while they were read.",
+                fix="Run the command again when they no longer change.",
             )
         arrays = {name: {**form, "digest": digests[name]} for name, form in forms.items()}
         about = f"{', '.join(manifest.domains)}: {len(manifest.samples):,} images of {settings.size} px"

@@ -50,7 +50,7 @@ class Change:
 
 
 def changed_recipe(run: RunDirectory, words: Iterable[str]) -> tuple[Recipe, list[Change]]:
-    """Returns the recipe by which a run is resumed, and what differs from the one it was begun with.
+    """Returns the recipe by which a run is resumed, and what differs from the one it was started with.
 
     Args:
         run: the run.
@@ -82,7 +82,7 @@ def check_places(run: RunDirectory, recipe: Recipe) -> None:
         recipe: its recipe from now on.
 
     Raises:
-        DataError: names the first folder that is gone, and how to give its new place.
+        DataError: names the first folder that is gone, and how to give its new path.
     """
     for number, source in enumerate(recipe.data.sources):
         if not source.path.is_dir():
@@ -94,7 +94,7 @@ def check_places(run: RunDirectory, recipe: Recipe) -> None:
 
 
 def with_its_threads(run: RunDirectory, recipe: Recipe, changes: Iterable[Change]) -> Recipe:
-    """Returns the recipe with the number of threads that the run was begun with, on which the last digits depend.
+    """Returns the recipe with the number of threads that the run was started with, on which the last digits depend.
 
     Args:
         run: the run.
@@ -131,7 +131,7 @@ def go_on(
     differing = (name for name in _BITS if before.get(name, environment[name]) != environment[name])
     others = [f"{name} {before[name]} (now {environment[name]})" for name in differing]
     if others:
-        inform(f"{run.path} was begun with {', '.join(others)}: from here on the last digits of numbers may differ.")
+        inform(f"{run.path} was started with {', '.join(others)}: from here on the last digits of numbers may differ.")
     if changes:
         position = checkpoint.newest(run.checkpoints, "last")
         for line in consequences(recipe, changes, position=position):
@@ -208,22 +208,20 @@ def _check(kind: str, recipe: Recipe, changes: Iterable[Change]) -> None:
     refused = [change for change in changes if not re.fullmatch(allowed, change.field)]
     if refused:
         raise RunError(
-            f"A run that has begun cannot change {'; '.join(map(str, refused))}.",
+            f"A started run cannot change {'; '.join(map(str, refused))}.",
             fix=f"It can change paths, the note, compute.device, .threads and .tensorboard, {_ALLOWED[kind]}. "
-            "Begin a new run for the rest.",
+            "Start a new run for the rest.",
         )
     for change in changes:
         if not change.field.endswith(".epochs"):
             continue
         if kind == "search" and change.field != f"search.stages.{last}.epochs":
             raise RunError(
-                f"{change}: of a search that has begun only the last stage can be longer.",
+                f"{change}: only the last stage of a started search can get more epochs.",
                 fix=f"Change search.stages.{last}.epochs.",
             )
         if change.after < change.before:
-            raise RunError(
-                f"{change}: a run that has begun cannot have fewer epochs.", fix="Stop it with Ctrl-C instead."
-            )
+            raise RunError(f"{change}: a started run cannot get fewer epochs.", fix="Stop it with Ctrl-C instead.")
 
 
 def _is_in(field: str, keys: tuple[str, ...]) -> bool:

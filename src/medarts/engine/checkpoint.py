@@ -95,7 +95,7 @@ def save(folder: Path, kind: str, checkpoint: Checkpoint, *, position: Position)
             (unfinished / "before").rename(target)
         shutil.rmtree(unfinished, ignore_errors=True)
         raise RunError(
-            f"The checkpoint in {folder} could not be written ({reason_of(error)}); the one before it is whole.",
+            f"The checkpoint in {folder} could not be written ({reason_of(error)}); the previous one is intact.",
             fix=system_fix(error),
         ) from error
     shutil.rmtree(target / "before", ignore_errors=True)
@@ -124,7 +124,7 @@ def load(folder: Path, kind: str) -> Checkpoint | None:
         else:
             return Checkpoint(weights, state, path, tuple(damaged))
     for path, reason in damaged.items():
-        raise RunError(f"Checkpoint {path} is damaged: {reason}.", fix="Copy it again, or begin the run anew.")
+        raise RunError(f"Checkpoint {path} is damaged: {reason}.", fix="Copy it again, or start a new run.")
     return None
 
 
@@ -142,11 +142,11 @@ def drop_newest(folder: Path, kind: str) -> None:
     found = _all(folder, kind)
     *_, before, last = None, *sorted(found)
     if before is None:
-        raise RunError(f"{folder} has no checkpoint before {found[last]}.", fix="Begin a new run.")
+        raise RunError(f"{folder} has no checkpoint before {found[last]}.", fix="Start a new run.")
     try:
         _read(found[before])
     except _DamagedError as error:
-        raise RunError(f"Checkpoint {found[before]} is damaged: {error}.", fix="Begin a new run.") from None
+        raise RunError(f"Checkpoint {found[before]} is damaged: {error}.", fix="Start a new run.") from None
     shutil.rmtree(found[last])
 
 
@@ -179,7 +179,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError as error:
         raise _DamagedError(f"{Path(error.filename or path).name} is missing") from None
     except (pickle.UnpicklingError, safetensors.SafetensorError) as error:  # whole, but not what medarts writes
-        raise RunError(f"Checkpoint {path} holds other things than a run.", fix="Begin the run anew.") from error
+        raise RunError(f"Checkpoint {path} is not the checkpoint of a run.", fix="Start a new run.") from error
 
 
 def _contents(path: Path) -> tuple[bytes, bytes]:
@@ -196,8 +196,8 @@ def _contents(path: Path) -> tuple[bytes, bytes]:
         raise _DamagedError(f"{ABOUT} cannot be read") from None
     if written != FORMAT:
         raise RunError(
-            f"Checkpoint {path} has format {written}; this medarts reads {FORMAT}.",
-            fix="Use the medarts that wrote it, see run.json; or begin the run anew.",
+            f"Checkpoint {path} has format {written}, but this medarts reads {FORMAT}.",
+            fix="Use the version of medarts that wrote it, see run.json; or start a new run.",
         )
     contents = {name: read_whole(path / name) for name in digests}
     for name, content in contents.items():

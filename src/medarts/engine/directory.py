@@ -175,7 +175,7 @@ class RunDirectory(os.PathLike[str]):
             RunError: it is none, of another kind, or of another format.
         """
         if not (path / "run.json").is_file():
-            raise RunError(f"{path} is not a run directory.", fix="Give the folder that search or train made.")
+            raise RunError(f"{path} is not a run directory.", fix="Give the folder of a search or training run.")
         run = cls(path)
         found = run.facts["kind"]
         if kind is not None and found != kind:
@@ -238,10 +238,10 @@ class RunDirectory(os.PathLike[str]):
         return value_differences(facts["recipe"], json.loads(json.dumps(deciding_values(recipe))))
 
     def was_edited(self, differences: Iterable[tuple[str, Any, Any]]) -> RunError:
-        """Returns the error of a recipe file that differs from the recipe that the run was begun with."""
+        """Returns the error of a recipe file that differs from the recipe that the run was started with."""
         return RunError(
             f"{self.path / 'recipe.yaml'} was edited since the run began ({difference_words(differences)}).",
-            fix="Set the old values again; or, to change them on purpose, begin a new run.",
+            fix="Restore the old values, or start a new run with the new ones.",
         )
 
     @property
@@ -342,7 +342,7 @@ class RunDirectory(os.PathLike[str]):
             path, wanted = self.path / name, lengths.get(name, 0)
             kept = [line for line, _ in zip(_whole_lines(path), range(wanted), strict=False)]
             if len(kept) < wanted:
-                raise RunError(f"{path} has lost lines of epochs done.", fix="Copy the run again.")
+                raise RunError(f"{path} lacks lines of finished epochs.", fix="Copy the run again.")
             if _digest(kept) != (digests or {}).get(name, _digest(kept)):
                 raise RunError(f"{path} is damaged: a line is not as the run wrote it.", fix="Copy the run again.")
             size = sum(map(len, kept))

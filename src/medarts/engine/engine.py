@@ -460,7 +460,7 @@ def resume(
         path: folder of the run.
         changes: changes of its recipe as key.path=value; see ``medarts.engine.changes`` for those that are possible.
         prepare: looks at everything that can be wrong, and returns the job.
-        data: the images of a run that was begun with arrays.
+        data: the images of a run that was started with arrays.
 
     Raises:
         RunError: the folder is no run of that kind, another process is at work on it, its data have changed, or its
@@ -555,7 +555,7 @@ def restoring(point: Checkpoint) -> Iterator[None]:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise RunError(
             f"Checkpoint {point.path} does not fit its run ({reason}).",
-            fix="Use the medarts that wrote it, see run.json; or begin a new run.",
+            fix="Use the version of medarts that wrote it, see run.json; or start a new run.",
         ) from error
 
 

@@ -137,7 +137,7 @@ def read_files(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_whole(folder / FILE, fix=again(folder)))
         if "split" in content and content.get("format") != FORMAT:
-            raise RunError(f"{folder / FILE} is of another version of medarts.", fix=again(folder))
+            raise RunError(f"{folder / FILE} was written by another version of medarts.", fix=again(folder))
         whole = {key: value for key, value in content.items() if key != "digest"}
         damaged = [FILE] if _digest(_canonical(whole)) != content["digest"] else []
         for name, digest in content["files"].items():

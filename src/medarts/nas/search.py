@@ -108,7 +108,7 @@ class Search(Job[SearchState]):
 
     @staticmethod
     def parts_setting(recipe: Recipe, stage: int | None) -> tuple[str, BatchSettings]:
-        """Returns the section of a stage, or of the one with most images at once."""
+        """Returns the section of a stage, or of the one with most images at a time."""
         stages = recipe.search.stages
         if stage is None:
             stage = max(range(len(stages)), key=lambda each: stages[each].images_at_once)
@@ -359,7 +359,7 @@ def resume_search(path: Path, changes: Iterable[str] = (), *, data: ImageStore |
     Args:
         path: its folder.
         changes: changes of its recipe as key.path=value; see `medarts.engine.changes` for those that are possible.
-        data: the images of a search that was begun with ``data``.
+        data: the images of a search that was started with ``data``.
 
     Raises:
         MedartsError: see `medarts.engine.engine.resume`.

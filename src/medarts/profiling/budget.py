@@ -1,6 +1,6 @@
 """The fewest parts of a batch whose peak memory fits into a budget, by measuring.
 
-It begins with one image at once and goes up. N images at once cost at most N times the memory of one, and
+It begins with one image at a time and goes up. N images at once cost at most N times the memory of one, and
 no trial has more than twice the images of one that fits: none takes more than twice the budget, as a machine that runs
 out of memory stops more than the trial.
 """

@@ -90,8 +90,8 @@ class Cost:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError(
-                f"{origin} holds no cost that this medarts can read ({type(error).__name__}: {error}).",
-                fix="Have it written again: resume the run, which is finished, with --resume.",
+                f"{origin} holds no cost that this version of medarts can read ({type(error).__name__}: {error}).",
+                fix="Resume the finished run with --resume to write it again.",
             ) from None
 
 
@@ -274,6 +274,6 @@ def _peak(name: str, plan: _Plan, *, batch: int, threads: int) -> float:
         return peak_of_inference_mb(plan, shape=shape, threads=threads)
     except MemoryError:
         raise RecipeError(
-            f"{name} runs out of memory with {batch} images of {plan.size} x {plan.size} at once.",
+            f"{name} runs out of memory with {batch} images of {plan.size} x {plan.size} at a time.",
             fix="Use smaller batches, smaller images or a narrower network.",
         ) from None

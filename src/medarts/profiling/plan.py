@@ -158,9 +158,9 @@ def _fit(attempt: _Try, budget_mb: float, bar: Bar) -> Trial:
         raise _no_memory(attempt.in_parts(attempt.settings.batch))
     if smallest.memory_mb > budget_mb:
         raise RecipeError(
-            f"{attempt.name.capitalize()} takes {smallest.memory_mb:,.0f} MB with one image at once, more than the "
-            f"{budget_mb:,.0f} MB allowed.",
-            fix=f"Allow more, or lower {LOWER}.",
+            f"{attempt.name.capitalize()} takes {smallest.memory_mb:,.0f} MB with one image at a time, more than the budget of "
+            f"{budget_mb:,.0f} MB.",
+            fix=f"Raise the budget, or lower {LOWER}.",
         )
     return fewest_parts(smallest, attempt.settings.batch, budget_mb=budget_mb, measure=measure)
 
@@ -176,9 +176,9 @@ def _no_memory(attempt: _Try) -> RecipeError:
     images = attempt.settings.images_at_once
     name, fix = attempt.name.capitalize(), f"Lower {LOWER}"
     if images == 1:
-        return RecipeError(f"{name} runs out of memory with one image at once.", fix=f"{fix}.")
+        return RecipeError(f"{name} runs out of memory with one image at a time.", fix=f"{fix}.")
     return RecipeError(
-        f"{name} runs out of memory with {images} images at once.",
+        f"{name} runs out of memory with {images} images at a time.",
         fix=f"{fix}, or split the batches: medarts plan --memory-mb.",
     )
 

@@ -52,7 +52,7 @@ def from_text(text: str, *, name: str, origin: str, stem: Stem = "chest") -> Gen
     if len(cells["normal"]) != len(cells["reduce"]):
         raise GenotypeError(
             f"{origin}: the normal cell has {len(cells['normal'])} nodes, the reduce cell {len(cells['reduce'])}.",
-            fix="Give two cells of as many nodes.",
+            fix="Give two cells with the same number of nodes.",
         )
     settings = NetworkSettings(
         init_channel=36,
@@ -84,7 +84,7 @@ def to_text(genotype: Genotype) -> str:
         if any(len(node) != EDGES_PER_NODE for node in cell):
             raise GenotypeError(
                 f"Genotype '{genotype.name}' has a node in its {kind} cell without exactly {EDGES_PER_NODE} edges.",
-                fix="The form of DARTS code has no room for it; keep the JSON form.",
+                fix="The DARTS text format cannot hold it; use JSON.",
             )
         parts.append(f"{kind}={[edge for node in cell for edge in node]}, {kind}_concat=range(2, {2 + nodes})")
     return f"{CALL}({', '.join(parts)})"

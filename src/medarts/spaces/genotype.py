@@ -135,8 +135,8 @@ def from_json(text: str, *, origin: str) -> Genotype:
         raise GenotypeError(f"{origin} is not a genotype.", fix="Give a genotype.json of a search.")
     if content.get("version") != VERSION or content.get("version") is True:
         raise GenotypeError(
-            f"{origin} has version {quoted(content.get('version'))}, this medarts reads {VERSION}.",
-            fix="Install the medarts that wrote it.",
+            f"{origin} has version {quoted(content.get('version'))}, but this medarts reads {VERSION}.",
+            fix="Install the version of medarts that wrote it.",
         )
     try:
         genotype = _build(content)
@@ -231,7 +231,7 @@ def load_genotype(name: str | Path) -> Genotype:
         path = path / "genotype.json"
         if not exists(path):
             raise GenotypeError(
-                f"The folder {name} holds no genotype.", fix="Give a search or training run that has ended an epoch."
+                f"The folder {name} holds no genotype.", fix="Give a search or training run that has finished an epoch."
             )
     if not exists(path):
         raise _absent(str(name))
@@ -267,7 +267,7 @@ def check_space(genotype: Genotype, space: str, sets: Mapping[str, Collection[st
     if genotype.space != space:
         raise GenotypeError(
             f"Genotype '{genotype.name}' is of the space '{genotype.space}', not '{space}'.",
-            fix="Use it with the recipe it was searched by.",
+            fix="Use it with the recipe of its search.",
         )
     for kind, names in genotype.candidates.items():
         for name in names:

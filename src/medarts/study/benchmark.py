@@ -60,7 +60,7 @@ def available_runs(out: Path) -> dict[str, Group]:
     """Returns the finished runs of every group of data sets of a study, and the state of the others."""
     layout = Layout(out)
     if not layout.study.is_file():
-        raise RunError(f"{out} holds no study.", fix="Give the folder that medarts benchmark made.")
+        raise RunError(f"{out} holds no study.", fix="Give the folder of a benchmark.")
     study = load_study(layout.study)
     found = {}
     for group in study.trained_on:
@@ -93,10 +93,10 @@ def _missing(study: Study, layout: Layout, name: str, *, seed: int, paths: RunPa
         failure = layout.search(search).failure
         if failure.exists():
             reason = _reason_in(failure)
-            return Missing(name, seed, "not begun", f"The search of {search} failed: {reason}")
+            return Missing(name, seed, "not started", f"The search of {search} failed: {reason}")
         if damage := damage_of(layout.search(search).run, kind="search"):
-            return Missing(name, seed, "not begun", f"The search of {search} cannot be read: {damage}")
-    return Missing(name, seed, "not begun", "")
+            return Missing(name, seed, "not started", f"The search of {search} cannot be read: {damage}")
+    return Missing(name, seed, "not started", "")
 
 
 def _reason_in(failure: Path) -> str:

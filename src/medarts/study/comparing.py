@@ -63,7 +63,7 @@ def compare_study(study: Path, *, reference: str | None = None, split: Part = "t
     finished = available_runs(study)
     settings = load_study(Layout(study).study)
     if not any(group.candidates for group in finished.values()):
-        raise RunError(f"No run of {study} has finished yet.", fix="Continue it; failures/ has the reason of failures.")
+        raise RunError(f"No run of {study} has finished yet.", fix="Continue it; see failures/ for the reasons.")
     if reference is not None and reference not in settings.names:
         raise RunError(f"{study} has no network '{reference}'.", fix=did_you_mean(reference, settings.names))
     groups = {name: group.without_damaged(read_files) for name, group in finished.items()}

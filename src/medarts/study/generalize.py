@@ -367,7 +367,7 @@ def _score(run: RunDirectory, target: _Target) -> pd.DataFrame:
     table = table[table.dataset == name]
     if frozenset(zip(table.dataset, table.image, strict=True)) != target.images:
         raise RunError(
-            f"The images of {name} that {run.path} is scored on are not those that the study now finds there.",
+            f"The images of {name} that {run.path} is scored on differ from those that the study finds now.",
             fix="Restore the images and splits named in the manifest.csv of the run, or train it again.",
         )
     return table

@@ -259,7 +259,7 @@ def _check_same(step: Step) -> None:
     difference = first_difference(run.recipe, step.recipe, without=_APART[kind])
     if difference is not None:
         field, before, now = difference
-        raise RunError(f"{run.path} was begun with {field} {before}, but the study has {now}.", fix=UNDO)
+        raise RunError(f"{run.path} was started with {field} {before}, but the study has {now}.", fix=UNDO)
     run.check_unchanged(step.data)
 
 
@@ -268,7 +268,7 @@ def _check_genotype(path: Path, genotype: Genotype) -> None:
     if before != now:
         parts = ("settings", "cells", "paths")
         part = next(part for part in parts if getattr(before, part) != getattr(now, part))
-        raise RunError(f"{path} was begun with a genotype of other {part} than the study has now.", fix=UNDO)
+        raise RunError(f"{path} was started with a genotype of other {part} than the study has now.", fix=UNDO)
 
 
 def _check_network(recipe: Recipe, architecture: Architecture) -> None:

@@ -37,7 +37,7 @@ def held(folder: Path, work: str, *, patience: float = 0.0) -> Iterator[None]:
     """
     place = folder.resolve()
     if not place.is_dir():  # or it would be made
-        raise RunError(f"There is no folder {folder}.", fix="It may have been moved or removed: give its new place.")
+        raise RunError(f"There is no folder {folder}.", fix="It may have been moved or removed: give its new path.")
     lock = filelock.FileLock(place / LOCK, is_singleton=True)
     if lock.is_locked:  # by this thread
         yield

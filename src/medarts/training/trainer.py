@@ -278,7 +278,7 @@ def resume_training(path: Path, changes: Iterable[str] = (), *, data: ImageStore
     Args:
         path: its folder.
         changes: changes of its recipe as key.path=value; see `medarts.engine.changes` for those that are possible.
-        data: the images of a training that was begun with ``data``.
+        data: the images of a training that was started with ``data``.
 
     Raises:
         RunError: its initial weights have changed.

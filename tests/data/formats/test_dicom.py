@@ -285,5 +285,5 @@ def test_the_byte_that_makes_an_odd_length_even_is_no_pixel(tmp_path):
 )
 def test_two_values_where_one_belongs_are_named(tmp_path, name, more):
     path = saved(tmp_path / "a.dcm", dataset(STORED, **{name: [8, 16]}, **more))
-    with pytest.raises(DataError, match=rf"a\.dcm has 2 values in {name} and may have one\. Correct its header\."):
+    with pytest.raises(DataError, match=rf"a\.dcm has 2 values in {name}, where one is allowed\. Correct its header\."):
         raw_image(path)

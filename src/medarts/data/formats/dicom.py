@@ -110,7 +110,7 @@ def _decoded(path: Path, dataset: Any, index: int) -> Array:
 
 def _require_single(path: Path, name: str, value: Any) -> None:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) > 1:
-        raise DataError(f"{path} has {len(value)} values in {name} and may have one.", fix="Correct its header.")
+        raise DataError(f"{path} has {len(value)} values in {name}, where one is allowed.", fix="Correct its header.")
 
 
 def _check_header(path: Path, dataset: Any) -> None:

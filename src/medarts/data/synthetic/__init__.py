@@ -1,4 +1,4 @@
-"""Synthetic images ("phantoms") of four kinds, in the layouts of real data sets so that the real readers run on them.
+"""Synthetic images of four kinds, in the layouts of real data sets so that the real readers run on them.
 
 The same arguments give the same files. Every image is a function of the seed and of its own number, whatever is made
 before it.
@@ -93,15 +93,15 @@ def _begin(folder: Path, kind: str, *, seed: int, images: int, size: int) -> boo
     """Makes a folder ready, also one whose writing was interrupted; returns False where it is written already."""
     if images < FEWEST_IMAGES or size < SMALLEST_SIZE:
         raise DataError(
-            f"{images} phantoms of {size} pixels are too few or too small.",
-            fix=f"Ask for {FEWEST_IMAGES} and {SMALLEST_SIZE} or more.",
+            f"{images} images of {size} pixels are too few or too small.",
+            fix=f"Use at least {FEWEST_IMAGES} images of {SMALLEST_SIZE} pixels.",
         )
     stamp = json.dumps({"version": _VERSION, "kind": kind, "seed": seed, "images": images, "size": size}) + "\n"
     for name in (STAMP, UNFINISHED):
         if (folder / name).is_file() and (folder / name).read_text(encoding="utf-8") == stamp:
             return name == UNFINISHED
     if folder.is_dir() and (others := sorted(item.name for item in folder.iterdir())):
-        raise DataError(f"{folder} holds {others[0]}, not these phantoms.", fix="Give an empty folder.")
+        raise DataError(f"{folder} holds {others[0]}, not these synthetic images.", fix="Give an empty folder.")
     (_new(folder) / UNFINISHED).write_text(stamp, encoding="utf-8")
     return True
 

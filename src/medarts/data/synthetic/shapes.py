@@ -1,4 +1,4 @@
-"""What all phantoms are drawn with: smooth random fields, irregular blobs, curved lines."""
+"""What all synthetic images are drawn with: smooth random fields, irregular blobs, curved lines."""
 
 import numpy as np
 from numpy.typing import NDArray
