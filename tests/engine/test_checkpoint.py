@@ -379,7 +379,7 @@ def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
     put(tmp_path, simple(1))
     about = tmp_path / "last-000001-000000" / checkpoint.ABOUT
     about.write_text(about.read_text().replace('"format": 2', '"format": 3'))
-    with pytest.raises(RunError, match="has format 3; this version reads 2") as caught:
+    with pytest.raises(RunError, match="has format 3, but this medarts reads 2") as caught:
         load(tmp_path, "last")
     assert "medarts that wrote it" in caught.value.fix
 

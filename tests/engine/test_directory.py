@@ -242,7 +242,7 @@ def test_a_stamp_with_a_value_of_another_type_is_named(run: RunDirectory, key: s
 
 def test_a_run_of_another_format_is_named(run: RunDirectory) -> None:
     run.write_json("run.json", run.facts | {"format": 7})
-    with pytest.raises(RunError, match=r"run\.json has format 7, but this version reads format 1\. Start a new run"):
+    with pytest.raises(RunError, match=r"run\.json has format 7, but this medarts reads format 1\. Start a new run"):
         RunDirectory.open(run.path)
 
 

@@ -199,7 +199,7 @@ def test_parts_and_changes_as_json(made_up):
 
 
 def test_a_budget_below_one_image_is_refused(made_up):
-    says = r"Stage 2 of the search takes 1,000 MB with one image at a time, more than the 999 MB available\."
+    says = r"Stage 2 of the search takes 1,000 MB with one image at a time, more than the budget of 999 MB\."
     with pytest.raises(RecipeError, match=says) as caught:
         plan(made_up, budget_mb=999)
     assert all(name in caught.value.fix for name in ("data.size", "the channels of the space", "evaluation.batch"))

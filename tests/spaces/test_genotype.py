@@ -151,7 +151,7 @@ def test_folder_without_a_genotype(tmp_path: Path) -> None:
         ('{"format": "medarts-genotype",', "some.json is not JSON"),
         ("[1, 2]", "some.json is not a genotype"),
         ('{"format": "onnx"}', "some.json is not a genotype"),
-        ('{"format": "medarts-genotype", "version": 2}', "some.json has version 2, this version reads 1"),
+        ('{"format": "medarts-genotype", "version": 2}', "some.json has version 2, but this medarts reads 1"),
         ('{"format": "medarts-genotype", "version": 1}', "some.json is not a whole genotype: it lacks 'cells'"),
     ],
 )
@@ -167,7 +167,7 @@ def test_text_that_is_no_genotype(text: str, says: str) -> None:
         ('"depth": 3', '"depth": 3, "depth": 4', "the key 'depth' appears twice"),
         ('"seed": 3', '"seed": NaN', "NaN is not a number"),
         ('"seed": 3', '"seed": -Infinity', "-Infinity is not a number"),
-        ('"seed": 3', '"seed": 1e999', "seed is inf, which is not a number"),
+        ('"seed": 3', '"seed": 1e999', "seed is inf, which is neither a number nor a text"),
         ('"seed": 3', f'"seed": {"9" * 5000}', "is not a genotype"),
         ('"seed": 3', f'"seed": {"[" * 100_000}', "nested too deeply"),
         ('"version": 1', '"version": true', "has version True"),

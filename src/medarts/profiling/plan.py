@@ -158,8 +158,8 @@ def _fit(attempt: _Try, budget_mb: float, bar: Bar) -> Trial:
         raise _no_memory(attempt.in_parts(attempt.settings.batch))
     if smallest.memory_mb > budget_mb:
         raise RecipeError(
-            f"{attempt.name.capitalize()} takes {smallest.memory_mb:,.0f} MB with one image at a time, more than the budget of "
-            f"{budget_mb:,.0f} MB.",
+            f"{attempt.name.capitalize()} takes {smallest.memory_mb:,.0f} MB with one image at a time, more than "
+            f"the budget of {budget_mb:,.0f} MB.",
             fix=f"Raise the budget, or lower {LOWER}.",
         )
     return fewest_parts(smallest, attempt.settings.batch, budget_mb=budget_mb, measure=measure)

@@ -359,7 +359,7 @@ def _check_type(genotype: Genotype, name: str, value: object, wanted: Any) -> No
     if get_origin(wanted) is Literal:
         fits, meant = value in get_args(wanted), f"not {' or '.join(get_args(wanted))}"
     else:
-        fits, meant = type(value) is wanted or (wanted is float and type(value) is int), f"no {_TYPES[wanted]}"
+        fits, meant = type(value) is wanted or (wanted is float and type(value) is int), f"not a {_TYPES[wanted]}"
     if not fits:
         raise GenotypeError(
             f"Genotype '{genotype.name}' has the setting {name} {quoted(value)}, which is {meant}.", fix=COPY_AGAIN
