@@ -1,7 +1,7 @@
 """The HTML page of a run: one file that opens offline, with whatever the run directory holds so far.
 
-Its parts come from the modules that read them: `journals` (how the run went), `drawings` (the genotype), `mask_scores`
-and `finding_scores` (the scores of a task, each with a template of its own).
+Its parts come from the modules that read them: `journals` (how the run went), `drawings` (the genotype), `scores` (the
+scores, with a template for each task).
 
 What cannot be made again (recipe, manifest, genotype, journals) is refused where it is damaged or missing. Scores and
 costs can be made again: the page shows the rest, and says what it lacks and what makes it.
