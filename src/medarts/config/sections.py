@@ -46,7 +46,7 @@ class BatchSettings(Section):
     """The images of a step, and how many of them are in memory at once.
 
     Attributes:
-        batch: images a step.
+        batch: images per step.
         accumulate: parts into which a batch is split; they run one after the other and their gradients are summed.
             In memory are the activations of one part. A network that normalises each image by itself, as with group
             normalisation, makes the same step as without, up to rounding and to what dropout draws. Batch
@@ -77,7 +77,7 @@ class StageSettings(BatchSettings):
     Attributes:
         depth: of the supernet: depth D of a lattice, which has 2D-1 layers; of darts, the number of its cells.
         epochs: passes over the weight half of the training images.
-        batch: images a step.
+        batch: images per step.
         accumulate: parts of a batch that run one after the other; see BatchSettings.
         keep: operations kept on every edge at the end of the stage, for the next stage: set (down, normal, up; of
             darts normal, reduce) -> number.
@@ -112,9 +112,9 @@ class SupernetSettings(Section):
     """What a supernet does and the network derived from it does not.
 
     Attributes:
-        partial_channels: K; operations see the first 1/K of a state's channels, the others pass them by and are
+        partial_channels: K; operations see the first 1/K of a state's channels, the others bypass them and are
             shuffled in (PC-DARTS, arXiv 1907.05737): a step takes less time and memory.
-        edge_normalisation: a learned softmax over the edges into a node, which steadies a search by partial channels.
+        edge_normalisation: a learned softmax over the edges into a node, which stabilizes a search with partial channels.
         recompute: cells keep only their inputs for the backward pass and are run again there: less memory, more time.
     """
 
@@ -128,20 +128,20 @@ class SearchSettings(Section):
 
     Attributes:
         stages: the stages in their order.
-        loss: loss of weights, alphas and betas; a name, or a mapping with the name and what is set of it.
+        loss: loss of weights, alphas and betas; a name, or a mapping with the name and its settings.
         gradient: of the architecture: first_order at the weights as they are, or second_order at the weights one step
             ahead (DARTS, arXiv 1806.09055, section 2.3): 2.6 times the time of a step.
-        regularizers: terms beside the loss, such as {name: entropy, weight: 0.1}; none by default.
+        regularizers: terms added to the loss, such as {name: entropy, weight: 0.1}. Default: none.
         train_portion: part of the training patients the weights learn from; the alphas learn from the rest.
-        lr: start of the cosine learning rate of SGD on the weights.
-        lr_min: its end.
+        lr: initial learning rate of SGD on the weights, with cosine decay.
+        lr_min: final learning rate.
         momentum: momentum of SGD.
         weight_decay: weight decay of SGD.
         arch_lr: learning rate of Adam on alphas and betas.
-        arch_betas: its two moments' decay rates.
-        arch_weight_decay: its weight decay.
+        arch_betas: decay rates of the two moments of Adam.
+        arch_weight_decay: weight decay of Adam.
         arch_after: epochs of each stage for which alphas and betas stay frozen.
-        grad_clip: largest norm of the weights' gradient; 0 switches clipping off.
+        grad_clip: maximum norm of the weights' gradient; 0 switches clipping off.
         mixing: mixing of images.
         supernet: partial channels, edge normalisation, recomputation.
     """
@@ -194,7 +194,7 @@ class TrainSettings(BatchSettings):
     Attributes:
         model: a baseline, instead of the network that a genotype describes; its name alone takes its defaults.
         epochs: passes over the training images.
-        batch: images a step.
+        batch: images per step.
         accumulate: parts of a batch that run one after the other; see BatchSettings.
         loss: the loss, as in the search; bce_dice is 0.5 BCE + 1 Dice.
         auxiliary_weight: share of an auxiliary classifier in the loss.
@@ -213,8 +213,8 @@ class TrainSettings(BatchSettings):
         plateau_epochs: patience of the plateau schedule.
         patience: epochs without a better validation score after which training stops; 0 never stops early.
         ema: decay of the exponential moving average of the weights that is evaluated; 0 switches it off.
-        grad_clip: largest norm of the gradient; 0 switches clipping off.
-        mixing: mixing of images, off by default.
+        grad_clip: maximum norm of the gradient; 0 switches clipping off.
+        mixing: mixing of images. Default: off.
     """
 
     model: Annotated[Settings, Choice(models)] | None = None
@@ -249,10 +249,10 @@ class EvaluationSettings(Section):
     """How scores are made.
 
     Attributes:
-        batch: images a step; the batch norms of a supernet of darts use the statistics of these.
+        batch: images per step; the batch norms of a supernet of darts use the statistics of these.
         threshold: probability from which a pixel is foreground (one class of masks).
         bootstrap: draws of the bootstrap over patients.
-        sensitivity: for which a second threshold of every finding is chosen, beside Youden's.
+        sensitivity: at which a second threshold of each finding is chosen, beside Youden's.
     """
 
     batch: Batch = 16
@@ -265,9 +265,9 @@ class ComputeSettings(Section):
     """Where and how the arithmetic runs.
 
     Attributes:
-        device: auto takes a GPU where one is found.
+        device: auto uses a GPU if there is one.
         precision: fp32, bf16 or fp16 (mixed precision: weights stay fp32).
-        threads: threads of the CPU; 0 leaves the choice to torch.
+        threads: CPU threads; 0 leaves the choice to torch.
         tensorboard: write TensorBoard events into the run directory (needs the tensorboard extra).
     """
 
@@ -278,7 +278,7 @@ class ComputeSettings(Section):
 
 
 class Recipe(Section):
-    """All that decides a run.
+    """Everything that determines a run.
 
     Attributes:
         note: a remark for people, shown on the report.
@@ -287,7 +287,7 @@ class Recipe(Section):
         space: the search space. Default: nas-wdan for images with masks, darts for images with findings.
         search: the bilevel search.
         derive: how a genotype is derived.
-        train: retraining.
+        train: training from scratch.
         evaluation: scoring.
         compute: device and precision.
     """
