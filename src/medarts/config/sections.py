@@ -114,7 +114,7 @@ class SupernetSettings(Section):
     Attributes:
         partial_channels: K; operations see the first 1/K of a state's channels, the others bypass them and are
             shuffled in (PC-DARTS, arXiv 1907.05737): a step takes less time and memory.
-        edge_normalisation: a learned softmax over the edges into a node, which stabilizes a search with partial channels.
+        edge_normalisation: a learned softmax over the edges into a node, which stabilizes partial channels.
         recompute: cells keep only their inputs for the backward pass and are run again there: less memory, more time.
     """
 
