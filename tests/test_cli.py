@@ -231,7 +231,7 @@ def test_data_that_are_refused_leave_nothing_behind(medarts, recipe_file, folder
 
 
 def test_genotypes_that_are_refused(medarts, folder_data, tmp_path):
-    refused(medarts("cost", PUBLISHED[:-1]), f"no genotype '{PUBLISHED[:-1]}'", f"Did you mean '{PUBLISHED}'?")
+    refused(medarts("cost", PUBLISHED[:-1]), f"no network '{PUBLISHED[:-1]}'", f"Did you mean '{PUBLISHED}'?")
     refused(medarts("cost", PUBLISHED, "--size", "100"), "size 100", "Use 96 or 128")
     genotype = json.loads(load_genotype(PUBLISHED).to_json())
     for name, change, parts in (
@@ -293,7 +293,7 @@ def test_folders_that_cannot_be_written(medarts, recipe_file, tmp_path):
         ("cost unet --in-channels 0", "--in-channels is 0. Use 1 to 64."),
         ("cost unet --outputs 1000000", "--outputs is 1000000. Use 1 to 200."),
         ("cost darts_v2 --init-channel 1000000", "--init-channel is 1000000. Use 2 to 1,024."),
-        ("cost unet --repeats -1", "--repeats is -1. Use 2 to 10,000."),
+        ("cost unet --repeats -1", "--repeats is -1. Use 2 to 10,000, or 0"),
         ("cost unet --batch 100000", "--batch is 100000. Use 1 to 1,024."),
         ("cost unet --batch 2 2", "--batch has a number twice."),
         ("cost unet unetpp unet", "unet is named twice. Name every network once."),
@@ -472,21 +472,23 @@ def test_doctor_exits_with_1_on_errors_alone(medarts, folder_data, recipe_file):
     refused(medarts("doctor", "nowhere"), "nowhere")
 
 
-def test_the_walk(medarts, recipe_file, folder_data, tmp_path):
+def test_the_pipeline(medarts, recipe_file, folder_data, tmp_path):
     """search, train on one of its data sets, evaluate there and elsewhere, show: runs are all that is handed on."""
     status, output, _ = medarts("search", recipe_file, "note=a pipeline", "search.stages.1.epochs=1")
     assert status == 0
-    assert output == "runs/small/report.html\n"
+    assert output == "runs/small\n"
     searched = RunDirectory.open(tmp_path / "runs" / "small", kind="search")
     assert searched.facts["finished"]
     assert searched.recipe.note == "a pipeline"
+    assert not (searched.path / "cost.json").exists()  # an untrained network is neither timed nor drawn
+    assert medarts("report", "runs/small")[:2] == (0, "runs/small/report.html\n")
     assert {"parameters", "flops", "built", "shipped"} <= set(searched.read_json("cost.json"))
     assert (searched.path / "report.html").stat().st_size > 10_000
 
     words = ("train", "runs/small", "train.epochs=1", "--data", "blobs", "--init-channel", "6")
     status, output, _ = medarts(*words)
     assert status == 0
-    assert output == "runs/small-blobs/report.html\n"
+    assert output == "runs/small-blobs\n"
     trained = RunDirectory.open(tmp_path / "runs" / "small-blobs", kind="train")
     assert trained.recipe.data.sources == searched.recipe.data.sources
     assert load_genotype(trained.path).settings["init_channel"] == 6
@@ -532,11 +534,11 @@ def test_control_c_and_resume_in_a_real_process(medarts, recipe_file, recipe, tm
         assert (tmp_path / stopped / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes()
 
 
-def test_the_walk_through_folders_of_any_name(medarts, recipe_file, folder_data, tmp_path):
+def test_the_pipeline_through_folders_of_any_name(medarts, recipe_file, folder_data, tmp_path):
     """A run keeps the name of its folder as far as a genotype can have it; every command takes the folder itself."""
     odd = recipe_file.rename(tmp_path / "my recipe (1) a+b.yaml")
     words = ("search.stages=[{depth: 3, epochs: 1, batch: 4}]", "search.arch_after=0")
-    assert medarts("search", odd, *words)[:2] == (0, "runs/my recipe (1) a+b/report.html\n")
+    assert medarts("search", odd, *words)[:2] == (0, "runs/my recipe (1) a+b\n")
     searched = tmp_path / "runs" / "lr=0.1, #1@x [red]"
     (tmp_path / "runs" / "my recipe (1) a+b").rename(searched)
     assert load_genotype(searched).name == "my recipe-1-a-b"

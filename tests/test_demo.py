@@ -6,6 +6,7 @@ from medarts import demo as demo_module
 from medarts.config import Recipe, Task, apply_overrides, parse
 from medarts.data.synthetic.chest import FINDINGS
 from medarts.demo import demo, demo_recipe
+from medarts.engine.directory import RunDirectory
 from medarts.evaluation.summary import MEAN_OF_FINDINGS
 
 SHORT = (
@@ -45,9 +46,10 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_demo_runs_from_synthetic_images_to_a_report_and_repeats_nothing(quick: Path) -> None:
-    run, scores = demo(quick)
+    page, scores = demo(quick)
+    assert page == quick / "train" / "report.html"
     assert {*scores.summary["dataset"]} == {"dermoscopy", "endoscopy", "ct", "all", "mean of data sets"}
-    report = (run.path / "report.html").read_text(encoding="utf-8")
+    report = page.read_text(encoding="utf-8")
     assert 'id="scores-test"' in report
     assert 'id="genotype"' in report
     assert (quick / "search" / "report.html").exists()
@@ -65,11 +67,12 @@ def test_the_demos_own_recipe_is_valid(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_demo_of_findings(quick: Path) -> None:
-    run, scores = demo(quick, "classification")
+    page, scores = demo(quick, "classification")
+    run = RunDirectory.open(quick / "train")
     assert {*scores.summary["dataset"]} == {"chest-phantoms"}
     assert {*scores.summary["class"]} >= {MEAN_OF_FINDINGS, *FINDINGS}
     assert set(run.recipe.data.findings or ()) == {*FINDINGS, "Infiltration", "Pneumonia"}  # the 14 of ChestX-ray14
-    report = (run.path / "report.html").read_text(encoding="utf-8")
+    report = page.read_text(encoding="utf-8")
     assert 'id="scores-test"' in report
     assert 'id="genotype"' in report
     assert (quick / "search" / "report.html").exists()

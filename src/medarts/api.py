@@ -18,7 +18,6 @@ from medarts.registry import Settings, models
 from medarts.spaces import genotype_with, load_genotype, space_of
 from medarts.spaces.genotype import Genotype
 from medarts.system.files import check_writable, exists, make_folder, write_whole, writing
-from medarts.system.names import name_of
 
 if TYPE_CHECKING:
     from medarts.comparison.compare import Comparison
@@ -71,7 +70,7 @@ def search(
     from medarts.nas.search import start_search
 
     chosen = _recipe(recipe, data, changes)
-    folder = _folder(out, name_of(Path(recipe)) if isinstance(recipe, str | Path) else "search")
+    folder = _folder(out, Path(recipe).stem if isinstance(recipe, str | Path) else "search")
     return start_search(chosen, folder, data=_store(data))
 
 
@@ -113,7 +112,9 @@ def train(
     elif searched is not None:
         base = searched.recipe
     elif data is None:
-        raise RecipeError("There are no data to train on.", fix="Give data, or a recipe.")
+        raise RecipeError(
+            "There are no data to train on.", fix="Give data (--data FOLDER), or a recipe (--recipe FILE)."
+        )
     else:
         base = {}
     if isinstance(network, Settings):
@@ -448,7 +449,8 @@ def _architecture(
     network: Any, searched: RunDirectory | None, recipe: Recipe, *, init_channel: int | None, changes: Sequence[str]
 ) -> "Architecture":
     model = recipe.train.model
-    if searched is None and network is not None and not isinstance(network, Settings) and network not in models:
+    is_baseline = isinstance(network, Settings) or (isinstance(network, str) and network in models)
+    if searched is None and network is not None and not is_baseline:
         found = network if isinstance(network, Genotype) else architecture_named(str(network))
         if isinstance(found, Genotype):
             return genotype_with(found, init_channel=init_channel, changes=changes)

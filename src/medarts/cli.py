@@ -215,6 +215,7 @@ def train(
             (train.accumulate=2) can be changed, and train.epochs raised.
     """
     from medarts import api
+    from medarts.engine.directory import RunDirectory
     from medarts.spaces import load_genotype
 
     files, changes = split(words)
@@ -228,12 +229,12 @@ def train(
             len(files) <= 1 and bool(files or genotype or model or recipe) and not (genotype and model),
             "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME --data FOLDER",
         )
-        searched = Path(files[0]) if files else None
+        searched = RunDirectory.open(Path(files[0]), kind="search") if files else None
         if model is not None:
             changes = [f"train.model={{name: {json.dumps(model)}}}", *changes]
         run = api.train(
             load_genotype(genotype) if genotype is not None else searched,
-            recipe,
+            recipe if recipe is not None or searched is None else searched.recipe,
             data=data or None,
             init_channel=init_channel,
             changes=changes,
