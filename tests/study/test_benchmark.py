@@ -508,7 +508,7 @@ def test_a_damaged_run_fails_and_the_others_go_on(
     there = available_runs(out)["ct"]
     assert [(one.name, one.seeds) for one in there.candidates] == [("searched", (1,)), ("unet", (0, 1))]
     (missing,) = there.missing
-    assert (missing.name, missing.seed, missing.state) == ("searched", 0, "failed")
+    assert (missing.network, missing.seed, missing.state) == ("searched", 0, "failed")
     assert name in missing.reason
 
 
