@@ -222,7 +222,8 @@ def test_what_networks_began_from(make, finding_recipe):
     assert [candidate.began_from for candidate in candidates] == ["densenet121.pth", None]
     facts = RunDirectory(runs[1]).facts
     RunDirectory(runs[1]).write_json("run.json", facts | {"weights_fingerprint": "bb"})
-    with pytest.raises(RunError, match=rf"began from have fingerprint aa in {runs[0]}, but bb in {runs[1]}\. Begin"):
+    says = rf"initial weights of chexnet .* have fingerprint aa in {runs[0]}, but bb in {runs[1]}\. Start all seeds"
+    with pytest.raises(RunError, match=says):
         compared(*runs)
 
 
