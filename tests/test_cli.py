@@ -313,7 +313,7 @@ def test_runs_with_an_equals_sign(medarts, recipe, tmp_path, command):
     run = RunDirectory.create(tmp_path / "lr=0.1", recipe, kind="train", data_fingerprint="x", network="x").path
     _, output, errors = medarts(command, run.name)
     assert "lr=0.1" in output + errors
-    for misread in ("do not go together", "There is no", "is not a run"):
+    for misread in ("do not fit together", "There is no", "is not a run"):
         assert misread not in errors
 
 
@@ -399,7 +399,7 @@ def test_control_c_outside_of_the_loops(medarts, monkeypatch):
     ids=" ".join,
 )
 def test_words_that_do_not_go_together(medarts, words):
-    refused(medarts(*words), "do not go together", f"Usage: medarts {words[0]} ")
+    refused(medarts(*words), "do not fit together", f"Usage: medarts {words[0]} ")
 
 
 def test_training_needs_data(medarts, tmp_path):

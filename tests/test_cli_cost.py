@@ -174,7 +174,7 @@ def test_a_figure_of_several(medarts, asked, tmp_path):
 
 def test_what_does_not_fit_is_refused_before_anything_is_measured(medarts, asked, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
-    refused(medarts("cost"), "do not go together", "Usage: medarts cost ")
+    refused(medarts("cost"), "do not fit together", "Usage: medarts cost ")
     refused(medarts("cost", "unet", "model.widht=8"), "unet: widht is not a key of a model", "Did you mean 'width'?")
     refused(medarts("cost", "unet", "model.width=none"), "unet: width: Input should be a valid integer")
     refused(medarts("cost", "unet", "model.width=1"), "greater than or equal to 2")

@@ -71,7 +71,9 @@ def test_the_demo_of_findings(quick: Path) -> None:
     run = RunDirectory.open(quick / "train")
     assert {*scores.summary["dataset"]} == {"chest-phantoms"}
     assert {*scores.summary["class"]} >= {MEAN_OF_FINDINGS, *FINDINGS}
-    assert set(run.recipe.data.findings or ()) == {*FINDINGS, "Infiltration", "Pneumonia"}  # the 14 of ChestX-ray14
+    findings = run.recipe.data.findings or ()
+    assert len(findings) == 14  # of ChestX-ray14, of which the synthetic images show some
+    assert {*findings} > {*FINDINGS}
     report = page.read_text(encoding="utf-8")
     assert 'id="scores-test"' in report
     assert 'id="genotype"' in report

@@ -462,7 +462,7 @@ def _architecture(
             )
         return model
     if searched is None:
-        raise RecipeError("No network to train is given.", fix="Give a search run, a genotype or a model.")
+        raise RecipeError("No network to train is given.", fix="Give RUN, --genotype NAME or --model NAME.")
     if not searched.facts["finished"]:
         raise RunError(
             f"The search {searched.path} has not finished.",
