@@ -12,6 +12,7 @@ from medarts.config import Recipe, apply_overrides, parse, to_yaml
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.models.chexnet import CheXNet
+from medarts.spaces.darts import DartsSettings
 from medarts.spaces.darts_text import to_text
 from medarts.spaces.genotype import load_genotype
 
@@ -159,6 +160,7 @@ def test_the_pipeline_with_findings(medarts, recipe_file, table_data, tmp_path, 
 
     assert medarts("train", "runs/rays", "space.drop_path_prob=0.1")[:2] == (0, "runs/rays-films\n")
     trained = RunDirectory.open(tmp_path / "runs" / "rays-films", kind="train")
+    assert isinstance(trained.recipe.space, DartsSettings)
     assert trained.recipe.space.drop_path_prob == 0.1
 
     Path("found.txt").write_text(line)

@@ -14,7 +14,8 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
 from medarts.models.unet import UNetSettings
 from medarts.profiling import cost
-from medarts.profiling.cost import Cost, Timing
+from medarts.profiling.cost import Cost
+from medarts.profiling.latency import Timing
 from medarts.study import comparing
 from medarts.study.comparing import repeated_searches
 from medarts.training.trainer import start_training

@@ -22,7 +22,8 @@ from medarts.evaluation.evaluate import current_scores
 from medarts.metrics.ranking import auroc
 from medarts.models.unet import UNetSettings
 from medarts.profiling import cost
-from medarts.profiling.cost import Cost, Timing
+from medarts.profiling.cost import Cost
+from medarts.profiling.latency import Timing
 from medarts.spaces.genotype import load_genotype
 from medarts.spaces.nas_wdan import NasWdan
 from medarts.system.randomness import seed_torch
@@ -186,7 +187,12 @@ def test_networks_of_several_groups_are_measured_once(unets, recipe, tmp_path, a
     other, normed = (Candidate(name, group_runs([path])[0].runs) for name, path in (("wide", wide), ("unet", batch)))
     calls = []
     measure = cost.measure_costs
-    monkeypatch.setattr(cost, "measure_costs", lambda of, **options: calls.append([*of]) or measure(of, **options))
+
+    def counted(of, **options):
+        calls.append([*of])
+        return measure(of, **options)
+
+    monkeypatch.setattr(cost, "measure_costs", counted)
     one, two, three = costs_of_groups([[unet], [unet, other], [normed]])
     assert calls == [["unet", "wide"], ["unet"]]  # other norms are another network
     assert one["unet"] is two["unet"]

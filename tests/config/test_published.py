@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from medarts.config import (
     AugmentationSettings,
@@ -260,7 +261,7 @@ def test_sources_that_are_refused(source: dict[str, Any], says: str) -> None:
 
 
 def test_sources_that_are_taken() -> None:
-    rays = parse(findings({**RAYS, "lists": "toy", "images": 10, "partial": True})).data.sources[0]
+    rays: Any = parse(findings({**RAYS, "lists": "toy", "images": 10, "partial": True})).data.sources[0]
     assert (rays.lists, rays.images, rays.partial) == ("toy", 10, True)
 
 
@@ -315,7 +316,7 @@ SOURCES = [sources.entry(kind).settings for kind in sources.names()]
 
 
 @pytest.mark.parametrize("section", [SourceSettings, *SOURCES, AugmentationSettings, DataSettings])
-def test_every_option_of_the_data_is_explained_where_it_stands(section: type) -> None:
+def test_every_option_of_the_data_is_explained_where_it_stands(section: type[BaseModel]) -> None:
     inherited = {name for base in section.__bases__ for name in getattr(base, "model_fields", {})}
     for name in section.model_fields.keys() - inherited:
         assert re.search(rf"^\s+{name}: ", str(section.__doc__), re.MULTILINE), f"{section.__name__}.{name}"

@@ -12,9 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from medarts import registry
 from medarts.config import Recipe, apply_overrides, fingerprint, load, parse, to_yaml
+from medarts.config.data import MaskSourceSettings
 from medarts.config.study import Study, load_study
 from medarts.errors import RecipeError
 from medarts.models.unet import UNetSettings
+from medarts.spaces.nas_wdan import NasWdanSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -53,6 +55,7 @@ def test_published_defaults() -> None:
     assert (search.arch_after, search.train_portion, search.loss.name) == (10, 0.5, "bce_logits")
     assert (search.mixing.alpha, search.mixing.images) == (0.5, 2)
     space = recipe.space
+    assert isinstance(space, NasWdanSettings)
     assert (space.init_channel, space.double_down_channel, space.intermediate_nodes) == (16, True, 4)
     assert (space.deep_supervision, space.shuffle_groups, space.dropout_prob) == (True, 1, 0.0)
     train = recipe.train
@@ -399,8 +402,11 @@ def test_labels_are_whole_numbers(labels: dict[Any, Any], says: str) -> None:
 def test_labels_are_changed_by_their_number() -> None:
     before = content(data={"sources": [{"kind": "folder", "path": "/d", "labels": {63: 1}}]})
     changed = apply_overrides(before, ["data.sources.0.labels.63=2", "data.sources.0.labels.255=1"])
-    assert parse(changed).data.sources[0].labels == {63: 2, 255: 1}
-    assert parse(apply_overrides(content(), ["data.sources.0.labels.255=1"])).data.sources[0].labels == {255: 1}
+    added = apply_overrides(content(), ["data.sources.0.labels.255=1"])
+    for after, labels in ((changed, {63: 2, 255: 1}), (added, {255: 1})):
+        source = parse(after).data.sources[0]
+        assert isinstance(source, MaskSourceSettings)
+        assert source.labels == labels
 
 
 @pytest.mark.parametrize(
@@ -513,6 +519,7 @@ def test_overrides_reach_every_depth() -> None:
     assert [(s.depth, s.epochs) for s in recipe.search.stages] == [(3, 80), (5, 7)]
     assert recipe.search.stages[0].keep == {"down": 2}
     assert recipe.data.sources[0].name == "mine"
+    assert isinstance(recipe.space, NasWdanSettings)
     assert recipe.space.double_down_channel is False
     assert before == content(search={"stages": [{"depth": 4}, {"depth": 5}]})
 

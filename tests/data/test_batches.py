@@ -1,5 +1,6 @@
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_augmentation_is_that_of_the_seed() -> None:
 
 
 def test_training_leaves_the_store_alone() -> None:
-    whole = store(a=4)
+    whole: Any = store(a=4)
     before = whole.images.copy()
     batches(whole).training(np.arange(4), 0, settings=AugmentationSettings(brightness=0.5), seed=0).images.zero_()
     np.testing.assert_array_equal(whole.images, before)

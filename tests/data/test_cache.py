@@ -17,6 +17,7 @@ from medarts.data import digests, rows
 from medarts.data import store as filling
 from medarts.data.cache import remove, stores_in
 from medarts.data.opening import open_sources
+from medarts.data.reading import read_pair
 from medarts.data.store import Gate, ImageStore, open_store
 from medarts.errors import DataError
 
@@ -124,13 +125,11 @@ def test_without_preadv_rows_are_read_in_turn(settings, monkeypatch):
 
 
 def test_files_that_change_while_they_are_read_make_no_store(settings, folder_data, monkeypatch):
-    real = filling.read_pair
-
     def changing(sample, rules, *, channels):
         if sample.key == "blob_20":
             path = folder_data / "masks" / "blob_03.png"
             Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-        return real(sample, rules, channels=channels)
+        return read_pair(sample, rules, channels=channels)
 
     with monkeypatch.context() as patch:
         patch.setattr(filling, "read_pair", changing)
@@ -265,13 +264,12 @@ def test_a_cache_that_is_no_folder_is_refused(medarts, file):
 def test_large_images_are_read_one_at_a_time(settings, folder_data, monkeypatch):
     inside: list[str] = []
     most: list[int] = []
-    real = filling.read_pair
 
     def watched(sample, rules, *, channels):
         inside.append(sample.key)
         most.append(len(inside))
         try:
-            return real(sample, rules, channels=channels)
+            return read_pair(sample, rules, channels=channels)
         finally:
             inside.remove(sample.key)
 
@@ -339,7 +337,12 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files whose digests are made from now on."""
     paths: list[Path] = []
     real = digests._digest
-    monkeypatch.setattr(digests, "_digest", lambda path, *more: (paths.append(path), real(path, *more))[1])
+
+    def counted(path, *more):
+        paths.append(path)
+        return real(path, *more)
+
+    monkeypatch.setattr(digests, "_digest", counted)
     return paths
 
 
@@ -356,7 +359,7 @@ def test_files_are_read_again_only_when_they_change(file, settled, read):
 
 def test_windows_has_no_time_of_status_changes(file, monkeypatch):
     assert digests._stamp(file).changed_ns == file.stat().st_ctime_ns
-    monkeypatch.setattr(digests.os, "name", "nt")
+    monkeypatch.setattr(os, "name", "nt")
     stamp = digests._stamp(file)
     assert stamp.changed_ns == 0
     assert stamp.is_settled(file.stat().st_mtime_ns + 10**10)

@@ -12,6 +12,7 @@ from PIL import Image
 from medarts.config import DataSettings, make_source
 from medarts.data.doctor import examine
 from medarts.data.opening import recognise
+from medarts.data.sources.chaos import ChaosSettings
 from medarts.errors import DataError
 
 SPLITS = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
@@ -338,6 +339,7 @@ def test_layouts_are_recognised(tmp_path, folders, kinds):
     found = recognise(tmp_path)
     assert [source.kind for source in found] == kinds
     if "Train_Sets/MR" in folders:
+        assert isinstance(found[-1], ChaosSettings)
         assert (found[-1].modality, found[-1].organ) == ("mr", "liver")
 
 

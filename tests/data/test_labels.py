@@ -121,7 +121,7 @@ def test_the_recipe_learns_the_findings(finding_recipe: Recipe, small_recipe: Re
 
 
 def test_the_store_serves_images_and_labels_and_writes_no_masks(finding_recipe: Recipe, table_data: Path) -> None:
-    store = open_data(finding_recipe.data, needs=("train",))
+    store: Any = open_data(finding_recipe.data, needs=("train",))
     assert (store.images.shape, store.images.dtype) == ((32, 1, 32, 32), np.float16)
     assert (store.targets.shape, store.targets.dtype) == ((32, 3), np.uint8)
     np.testing.assert_array_equal(store.targets, expected_labels(store, table_data))
@@ -169,7 +169,7 @@ def test_batches_have_a_row_of_labels_an_image(finding_recipe: Recipe, table_dat
 
 
 def test_labels_that_are_changed_in_a_batch_are_not_changed_in_the_store(finding_recipe: Recipe) -> None:
-    store = open_data(finding_recipe.data, needs=())
+    store: Any = open_data(finding_recipe.data, needs=())
     before = store.targets.copy()
     part = Batches(store, store.manifest, batch=4, name="all", device=CPU)
     part.training(np.arange(4), 0, settings=AugmentationSettings(**OFF), seed=0).targets.fill_(1)

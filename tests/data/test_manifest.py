@@ -84,7 +84,12 @@ def test_a_volume_is_read_once_and_a_fingerprint_made_once(tmp_path, monkeypatch
     (tmp_path / "a.nii").write_bytes(b"x")
     read: list[Path] = []
     real = digests._digest
-    monkeypatch.setattr(digests, "_digest", lambda path, *more: (read.append(path), real(path, *more))[1])
+
+    def counted(path, *more):
+        read.append(path)
+        return real(path, *more)
+
+    monkeypatch.setattr(digests, "_digest", counted)
     slices = tuple(
         Sample(f"a/{n}", tmp_path / "a.nii", tmp_path / "a.nii", "p", "ct", "train", slice_index=n) for n in range(50)
     )
@@ -114,5 +119,5 @@ def test_the_list_has_slices_and_names_that_are_not_utf8(tmp_path, monkeypatch):
     assert [row["slice"] for row in rows] == ["0", "7", ""]
     assert rows[0]["image"] == name
     assert (rows[2]["mask"], rows[2]["findings"]) == ("", "Mass|Fat")
-    volume, flat = (hashlib.blake2b(content, digest_size=16).hexdigest() for content in (b"volume", b"flat"))
-    assert [(row["image_digest"], row["mask_digest"]) for row in rows] == [(volume, volume)] * 2 + [(flat, "")]
+    of_volume, of_flat = (hashlib.blake2b(content, digest_size=16).hexdigest() for content in (b"volume", b"flat"))
+    assert [(row["image_digest"], row["mask_digest"]) for row in rows] == [(of_volume, of_volume)] * 2 + [(of_flat, "")]

@@ -5,6 +5,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from medarts.config import DataSettings, Recipe, SourceSettings, make_source
 from medarts.data import store as filling
 from medarts.data.opening import choose_sources, open_data, open_sources
+from medarts.data.reading import read_pair
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError
 
@@ -40,18 +42,17 @@ def caches(settings: DataSettings) -> list[str]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of the samples that were read from their files."""
     read: list[str] = []
-    real = filling.read_pair
 
     def counted(sample, rules, *, channels):
         read.append(sample.key)
-        return real(sample, rules, channels=channels)
+        return read_pair(sample, rules, channels=channels)
 
     monkeypatch.setattr(filling, "read_pair", counted)
     return read
 
 
 def test_holds_the_files_in_the_order_of_the_manifest(settings: DataSettings, folder_data: Path) -> None:
-    store = opened(settings)
+    store: Any = opened(settings)
     assert store.images.shape == (24, 3, 32, 32)
     assert store.targets.shape == (24, 32, 32)
     assert (store.images.dtype, store.targets.dtype) == (np.float16, np.uint8)
@@ -198,13 +199,13 @@ def test_who_comes_while_a_store_is_made_waits_for_it(settings: DataSettings, re
     """The second begins when the first has half of its images, and reads none itself."""
     manifest = open_sources(settings.sources)
     half_done, go_on = threading.Event(), threading.Event()
-    real = filling.read_pair
+    counted = vars(filling)["read_pair"]
 
     def slow(sample, rules, *, channels):
         if sample.key == "blob_12":
             half_done.set()
             assert go_on.wait(20)
-        return real(sample, rules, channels=channels)
+        return counted(sample, rules, channels=channels)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
         patch.setattr(filling, "read_pair", slow)

@@ -18,6 +18,7 @@ from torch import nn
 from medarts.engine import checkpoint
 from medarts.engine.checkpoint import Checkpoint, load, save
 from medarts.errors import RunError
+from medarts.system.files import UNFINISHED
 
 
 def trained(*, steps: int = 3) -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
@@ -263,7 +264,7 @@ def test_a_process_killed_while_writing_leaves_a_whole_checkpoint(place: str, ki
         assert names(folder) == ["last-000001-000000", "last-000002-000000", "last-000003-000000"]
     else:
         expected = 1
-        assert any(name.startswith(checkpoint.UNFINISHED) for name in names(folder)), "the kill came too late"
+        assert any(name.startswith(UNFINISHED) for name in names(folder)), "the kill came too late"
     found = load(folder, "last")
     assert found is not None
     assert found.state["epoch"] == expected

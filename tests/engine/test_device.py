@@ -34,7 +34,7 @@ def state() -> dict[str, Any]:
         "dtype": torch.get_default_dtype(),
         "gradients": torch.is_grad_enabled(),
         "torch": torch.get_rng_state().tolist(),
-        "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index,union-attr]
+        "numpy": np.random.get_state()[1].tolist(),
         "random": random.getstate(),
         "environment": dict(os.environ),
         "handlers": [signal.getsignal(each) for each in signals],

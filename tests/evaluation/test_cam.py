@@ -37,7 +37,7 @@ class Tiny(FindingNetwork):
         logits: Tensor = self.head(features_bchw.mean((2, 3)))
         return logits
 
-    def forward(self, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
+    def forward(self, x_bchw: Tensor, head: str | None = None, *, all_heads: bool = False) -> list[Tensor]:
         return [self.classify(self.features(x_bchw))]
 
 

@@ -76,7 +76,7 @@ class Scored(NamedTuple):
 def images_of(scores: Scores) -> list[Scored]:
     about = ["image", "dataset", "patient", "class", "truth"]
     return [
-        Scored(*map(str, key), dict(zip(rows["metric"], rows["value"], strict=True)))
+        Scored(*map(str, key), metrics=dict(zip(rows["metric"], rows["value"], strict=True)))
         for key, rows in scores.table.groupby(about, sort=False)
     ]
 

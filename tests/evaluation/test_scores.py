@@ -14,7 +14,9 @@ from medarts.evaluation.files import of_metrics
 from medarts.evaluation.scores import Scores, counted, excluded, image_values, table_of, vanished
 from medarts.evaluation.scoring import calibrate, finding_table
 from medarts.evaluation.summary import summarized
-from medarts.metrics import definitions, metrics, register_metric
+from medarts.metrics import definitions, register_metric
+from medarts.registry import metrics
+from medarts.system.files import write_whole
 
 NAN = float("nan")
 FILES = ("examples.npz", "scores.csv", "summary.csv", "scores.json")
@@ -130,19 +132,18 @@ def test_a_kill_or_a_full_disk_leaves_the_scores_that_were_there(scores, tmp_pat
     folder, examples = tmp_path / "scores" / "test", {"titles": np.asarray(["a"])}
     scores.write(folder, examples=examples)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    real = files.write_whole
     for last in FILES:
 
         def killed(path, content, last=last):
             if path.name == last:
                 raise error
-            real(path, content)
+            write_whole(path, content)
 
         monkeypatch.setattr(files, "write_whole", killed)
         with pytest.raises((KeyboardInterrupt, RunError)):
             scores.write(folder, examples=examples)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    monkeypatch.setattr(files, "write_whole", real)
+    monkeypatch.setattr(files, "write_whole", write_whole)
     scores.write(folder)
     assert sorted(before) == sorted(FILES)
     assert sorted(path.name for path in folder.iterdir()) == ["scores.csv", "scores.json", "summary.csv"]

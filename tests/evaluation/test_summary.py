@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from medarts.evaluation.summary import (
     summarized,
     without_repetition,
 )
-from medarts.metrics import metrics, register_metric
+from medarts.metrics import register_metric
 from medarts.metrics.calibration import expected_calibration_error, fit_temperature, probabilities_of
 from medarts.metrics.ranking import auroc, average_precision, operating_point, threshold_youden
+from medarts.registry import metrics
 
 NAN = float("nan")
 
@@ -47,7 +49,9 @@ def row_of(scores, dataset, name="foreground", metric="dice"):
 def two_sets():
     """Twelve patients of one data set, and ten of another."""
     generator = np.random.default_rng(0)
-    images = [("isic", f"{i // 2}", f"i{i}", x) for i, x in enumerate(generator.uniform(0.6, 1, 24).tolist())]
+    images: list[tuple[Any, ...]] = [
+        ("isic", f"{i // 2}", f"i{i}", x) for i, x in enumerate(generator.uniform(0.6, 1, 24).tolist())
+    ]
     images += [("cvc", f"{i // 3}", f"c{i}", x) for i, x in enumerate(generator.uniform(0.2, 0.7, 30).tolist())]
     images[1] = ("isic", "0", "i1", 0.0, NAN)
     return mask_scores(*images)
@@ -80,12 +84,12 @@ def test_intervals_are_those_of_the_cluster_bootstrap(two_sets):
         row = row_of(two_sets, name)
         drawn = bootstrap_means(*values_of(two_sets, *datasets), draws=200, seed=(3, 0))
         assert (row.low, row.high) == pytest.approx(percentile_interval(drawn))
-    drawn = [
+    by_dataset = [
         bootstrap_means(*values_of(two_sets, name), draws=200, seed=(3, place))
         for place, name in enumerate(("isic", "cvc"))
     ]
     row = row_of(two_sets, MEAN_OF_DATASETS)
-    assert (row.low, row.high) == pytest.approx(percentile_interval(np.mean(drawn, axis=0)))
+    assert (row.low, row.high) == pytest.approx(percentile_interval(np.mean(by_dataset, axis=0)))
 
 
 def test_few_patients_have_the_interval_of_the_jackknife(two_sets):

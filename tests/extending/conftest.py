@@ -33,7 +33,8 @@ RECIPE: dict[str, Any] = {
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Imports the code of a page as a module, in an empty folder; what it registers is forgotten afterwards."""
     before = {each: each.names() for each in REGISTRIES}
-    for operations in (*NasWdan.operations.values(), *Darts.operations.values()):
+    offered: list[Any] = [*NasWdan.operations.values(), *Darts.operations.values()]
+    for operations in offered:
         monkeypatch.setattr(operations, "_builders", dict(operations._builders))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

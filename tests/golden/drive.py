@@ -39,7 +39,7 @@ def _import_once() -> None:
     def forked(method: str | None = None) -> Any:
         return get_context("forkserver" if method == "spawn" else method)
 
-    multiprocessing.get_context = forked  # type: ignore[assignment]
+    multiprocessing.get_context = forked
 
 
 if __name__ == "__main__":  # and not in the processes that medarts starts

@@ -152,10 +152,10 @@ def test_areas_under_the_curves_are_the_scores(case):
 @given(cases())
 def test_points_of_the_curves_are_operating_points(case):
     for x, y, threshold in zip(*roc_curve(*case), strict=True):
-        point = operating_point(*case, threshold)
+        point = operating_point(*case, threshold=threshold)
         assert (x, y) == pytest.approx((1 - point.specificity, point.sensitivity))
     for x, y, threshold in zip(*precision_recall_curve(*case), strict=True):
-        point = operating_point(*case, threshold)
+        point = operating_point(*case, threshold=threshold)
         assert (x, y) == pytest.approx((point.sensitivity, point.ppv))
 
 
@@ -172,7 +172,7 @@ def test_curves_of_an_absent_class_are_nan_where_undefined():
 @settings(max_examples=80, deadline=None)
 @given(cases())
 def test_youden_is_the_largest_of_the_best_thresholds(case):
-    points = {t: operating_point(*case, t) for t in sorted(set(case[0].tolist()))}
+    points = {t: operating_point(*case, threshold=t) for t in sorted(set(case[0].tolist()))}
     gains = {t: round(point.sensitivity + point.specificity, 9) for t, point in points.items()}
     assert threshold_youden(*case) == max(t for t, gain in gains.items() if gain == max(gains.values()))
 
@@ -180,8 +180,8 @@ def test_youden_is_the_largest_of_the_best_thresholds(case):
 @settings(max_examples=80, deadline=None)
 @given(case=cases(), sensitivity=st.sampled_from([0.05, 0.1, 0.5, 0.7, 0.9, 0.95, 1.0]))
 def test_the_threshold_is_the_largest_that_reaches_the_sensitivity(case, sensitivity):
-    found = threshold_for_sensitivity(*case, sensitivity)
-    reached = [t for t in set(case[0].tolist()) if operating_point(*case, t).sensitivity >= sensitivity]
+    found = threshold_for_sensitivity(*case, sensitivity=sensitivity)
+    reached = [t for t in set(case[0].tolist()) if operating_point(*case, threshold=t).sensitivity >= sensitivity]
     assert found == max(reached)
 
 

@@ -46,7 +46,7 @@ def test_genotypes_are_networks_by_name_or_value() -> None:
 )
 def test_mistakes_are_named_with_a_fix(name: str, settings: dict[str, object], says: str) -> None:
     with pytest.raises((RecipeError, GenotypeError)) as caught:
-        create_model(name, **settings)  # type: ignore[arg-type]
+        create_model(name, **settings)
     assert says in str(caught.value)
 
 
@@ -67,7 +67,7 @@ def test_a_registered_model_is_chosen_by_recipes_and_by_name(monkeypatch: pytest
 
     @register_model("my-unet", settings=OwnSettings, task="segmentation")
     class Own(UNet):
-        def __init__(self, settings: OwnSettings, *, in_channels: int = 3, outputs: int = 1, norm=None) -> None:  # type: ignore[no-untyped-def]
+        def __init__(self, settings: OwnSettings, *, in_channels: int = 3, outputs: int = 1, norm=None) -> None:
             narrow = UNetSettings(width=settings.width, depth=2)
             super().__init__(narrow, in_channels=in_channels, outputs=outputs, norm=norm)
 

@@ -278,7 +278,8 @@ def small_nas_wdan(*, fused: bool) -> Supernet:
     settings = LatticeSettings(depth=3, init_channel=4, double_down_channel=True, intermediate_nodes=2)
     supernet = NasWdanSupernet(settings, backend=nas_wdan.FUSED if fused else nas_wdan.REFERENCE)
     for head in supernet.frame.heads.values():
-        head.get_submodule("dropout").p = 0.0
+        dropout: Any = head.get_submodule("dropout")
+        dropout.p = 0.0
     return supernet
 
 

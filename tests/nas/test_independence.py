@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,7 +16,7 @@ KNOWN_TO_OTHERS = (
 )
 
 
-def imported(module: object) -> set[str]:
+def imported(module: ModuleType) -> set[str]:
     """Returns the full names of what the source of a module imports, wherever the import stands."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))):

@@ -121,7 +121,7 @@ class Saved:
     now = 0
     peak = 0
 
-    def pack(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+    def pack(self, tensor: torch.Tensor) -> "Held":
         size = tensor.numel() * tensor.element_size()
         self.now += size
         self.peak = max(self.peak, self.now)

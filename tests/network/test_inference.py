@@ -32,7 +32,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forms for inference take 5 ms of the processor more, as on a machine without a fast kernel."""
     forward = FoldedNetwork.forward
 
-    def late(self: FoldedNetwork, x_bchw: Tensor, head: str | None = None) -> list[Tensor]:
+    def late(self: FoldedNetwork, x_bchw: Tensor, head: str | None = None) -> Tensor | list[Tensor]:
         work(0.005)
         return forward(self, x_bchw, head)
 
@@ -84,7 +84,7 @@ class Timed(torch.nn.Module):
 
 
 def best_seconds(network: Timed, form: Timed) -> tuple[float, float]:
-    return inference._best_seconds(network, form, torch.rand(1))  # type: ignore[arg-type]
+    return inference._best_seconds(network, form, torch.rand(1))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_unet_of_any_width_is_not_slower_as_shipped(width: int) -> None:
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_a_narrow_nas_wdan_network_is_not_slower_as_shipped(norm: str) -> None:
     genotype = load("alpha0_5_stage1_nodouble_deep_ep80").with_settings(init_channel=5)
-    network = build_network(genotype, in_channels=1, outputs=1, norm=norm).eval()  # type: ignore[arg-type]
+    network = build_network(genotype, in_channels=1, outputs=1, norm=norm).eval()
     found, x = inference.for_inference(network), torch.rand(1, 1, 64, 64)
     of_network = of_form = math.inf
     with torch.inference_mode():

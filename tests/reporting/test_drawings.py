@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -22,7 +23,7 @@ def searched() -> Genotype:
     return supernet.derive(DeriveSettings(paths="top_k", top_k=1), name="one", provenance={"seed": 3})
 
 
-def _ids(figure: object) -> set[str]:
+def _ids(figure: Any) -> set[str]:
     return {artist.get_gid() for artist in figure.findobj() if artist.get_gid()}
 
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,7 +192,7 @@ def test_every_score_of_a_finding_is_on_the_page(tmp_path: Path, recipe: Recipe)
     said = words(page)
     assert scores.summary is not None
     assert scores.calibration is not None
-    values = scores.summary.set_index(["class", "metric"])
+    values: Any = scores.summary.set_index(["class", "metric"])
 
     def numbers(name: str, *metrics: str) -> str:
         return " ".join(f"{values.loc[(name, metric), 'value']:.3f}" for metric in metrics)

@@ -34,7 +34,8 @@ def lines(axes: Axes) -> list[tuple[list[float], list[float]]]:
 
 
 def words(figure: Figure) -> str:
-    return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+    texts: list[Any] = figure.findobj(lambda artist: hasattr(artist, "get_text"))
+    return " ".join(text.get_text() for text in texts)
 
 
 def panels(figure: Figure) -> list[Axes]:
@@ -150,7 +151,8 @@ def test_few_findings_make_a_small_figure_in_which_no_title_is_cut(count: int) -
     figure = plot_roc(dict(list(curves("auroc").items())[:count]))
     figure.draw_without_rendering()
     assert len(figure.axes) == count
-    for axes in figure.axes:
+    every: list[Any] = figure.axes
+    for axes in every:
         assert axes.title.get_window_extent().y1 <= figure.bbox.y1
         assert axes._left_title.get_window_extent().x1 < axes._right_title.get_window_extent().x0
 
@@ -158,7 +160,8 @@ def test_few_findings_make_a_small_figure_in_which_no_title_is_cut(count: int) -
 def test_a_long_name_leaves_room_for_its_score() -> None:
     figure = plot_roc({f"Enlarged Cardiomediastinum{n}": curves("auroc")["Mass"] for n in range(5)})
     figure.draw_without_rendering()
-    for axes in figure.axes:
+    every: list[Any] = figure.axes
+    for axes in every:
         assert axes._left_title.get_window_extent().x1 < axes._right_title.get_window_extent().x0
 
 
@@ -181,10 +184,11 @@ def test_reliability_leaves_empty_bins_out_and_counts_the_others() -> None:
     assert after == (pytest.approx([0.1, 0.5]), pytest.approx([0.1, 0.5]))
     legend = [text.get_text() for text in curve.get_legend().get_texts()]
     assert legend == ["calibrated", "as trained", "after temperature scaling"]
-    heights = [[*patch.get_data().values] for patch in counts.patches]
+    patches: list[Any] = [*counts.patches]
+    heights = [[*patch.get_data().values] for patch in patches]
     assert heights == [[2000, 0.5, 30], [1990, 0.5, 40]]
-    assert [*counts.patches[0].get_data().edges] == [0.0, 0.2, 0.4, 1.0]
-    for patch, line in zip(counts.patches, curve.get_lines()[1:], strict=True):
+    assert [*patches[0].get_data().edges] == [0.0, 0.2, 0.4, 1.0]
+    for patch, line in zip(patches, curve.get_lines()[1:], strict=True):
         assert to_hex(patch.get_edgecolor()) == to_hex(line.get_color())
     figure.draw_without_rendering()
     assert "$" not in words(figure)  # powers are not set as mathematics in the house's style

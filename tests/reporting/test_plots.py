@@ -14,7 +14,8 @@ from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
 from medarts.reporting.journals import Panel, weight_panels
 from medarts.reporting.plots import plot_costs, plot_curves, plot_weights, rank_correlation
-from medarts.spaces.darts import OPERATIONS, Darts, DartsSettings
+from medarts.spaces.darts import Darts, DartsSettings
+from medarts.spaces.darts_operations import OPERATIONS
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 
 NORMALISED = SupernetSettings(edge_normalisation=True)
@@ -188,7 +189,8 @@ def test_the_axis_says_what_was_measured() -> None:
 
 def test_the_dashed_line_is_time_in_proportion() -> None:
     (line,) = [line for line in plot_costs(costs()).axes[0].get_lines() if line.get_marker() != "o"]
-    (x0, y0), (x1, y1) = line.get_xydata()
+    ends: Any = line.get_xydata()
+    (x0, y0), (x1, y1) = ends
     assert y1 / y0 == pytest.approx(x1 / x0)
     centre = np.exp(np.log([*NETWORKS.values()]).mean(axis=0))
     assert y0 / x0 == pytest.approx(centre[1] / centre[0])

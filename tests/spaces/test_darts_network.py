@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from medarts.errors import GenotypeError, RecipeError
-from medarts.spaces.darts import IN_NETWORK, AuxiliaryHead, DartsCell, DartsNetwork, Position, check, drop_path
-from medarts.spaces.darts_operations import FactorizedReduce
+from medarts.spaces.darts import AuxiliaryHead, DartsCell, DartsNetwork, Position, check, drop_path
+from medarts.spaces.darts_operations import IN_NETWORK, FactorizedReduce
 from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.genotype import load_genotype as load
 

@@ -5,8 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.spaces.darts import IN_NETWORK, IN_SUPERNET, OperationSettings, make_operation, preprocess, stride_of
-from medarts.spaces.darts_operations import OPERATIONS, FactorizedReduce
+from medarts.spaces.darts_operations import (
+    IN_NETWORK,
+    IN_SUPERNET,
+    OPERATIONS,
+    FactorizedReduce,
+    OperationSettings,
+    make_operation,
+    preprocess,
+    stride_of,
+)
 
 
 def images(h: int = 7, w: int = 10, *, channels: int = 4) -> Tensor:

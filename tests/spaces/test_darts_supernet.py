@@ -12,16 +12,13 @@ from medarts.config import DeriveSettings, StageSettings, SupernetSettings
 from medarts.errors import GenotypeError, RecipeError
 from medarts.spaces import darts_operations as operations
 from medarts.spaces import space_settings
-from medarts.spaces.base import NONE, Candidates, CellWeights, cell_edges
+from medarts.spaces.base import Candidates, CellWeights, cell_edges
 from medarts.spaces.darts import (
-    IN_SUPERNET,
-    KINDS,
     REFERENCE,
     Darts,
     DartsNetwork,
     DartsSettings,
     DartsSupernet,
-    Kind,
     MixedCell,
     Stem,
     check,
@@ -30,7 +27,8 @@ from medarts.spaces.darts import (
     positions,
     reductions,
 )
-from medarts.spaces.genotype import from_json
+from medarts.spaces.darts_operations import IN_SUPERNET, KINDS, Kind
+from medarts.spaces.genotype import NONE, from_json
 
 CIFAR = DartsSettings(stem="cifar", search_channel=4, init_channel=4, layers=4, intermediate_nodes=2, drop_path_prob=0)
 CHEST = DartsSettings(search_channel=4, init_channel=4, layers=5, intermediate_nodes=2, drop_path_prob=0)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from medarts.network.layers import ChannelShuffle, group_norm
 from medarts.spaces import nas_wdan_operations
-from medarts.spaces.base import NONE
+from medarts.spaces.genotype import NONE
 from medarts.spaces.nas_wdan_operations import (
     OPERATIONS,
     TRANSITIONS,

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from medarts.config import DeriveSettings, StageSettings
 from medarts.errors import GenotypeError
 from medarts.spaces import nas_wdan as lattice
-from medarts.spaces.base import NONE, Candidates, CellWeights, cell_edges, derive_cell
-from medarts.spaces.genotype import Genotype
+from medarts.spaces.base import Candidates, CellWeights, cell_edges, derive_cell
+from medarts.spaces.genotype import NONE, Genotype
 from medarts.spaces.nas_wdan import (
-    TRANSITIONS,
     LatticeSettings,
     MixedCell,
     NasWdan,
@@ -23,14 +22,12 @@ from medarts.spaces.nas_wdan import (
     NasWdanSettings,
     NasWdanSupernet,
     Node,
-    OperationSettings,
-    Transition,
     check,
     derive_paths,
     mix_reference,
     paths_of,
 )
-from medarts.spaces.nas_wdan_operations import OPERATIONS
+from medarts.spaces.nas_wdan_operations import OPERATIONS, TRANSITIONS, OperationSettings, Transition
 
 SMALL = LatticeSettings(depth=3, init_channel=4, double_down_channel=True, intermediate_nodes=2)
 KEEP = {"down": 4, "normal": 4, "up": 2}

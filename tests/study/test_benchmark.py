@@ -31,9 +31,9 @@ from medarts.spaces.genotype import load_genotype as load
 from medarts.study import benchmark as module
 from medarts.study import jobs
 from medarts.study import networks as of_networks
-from medarts.study.benchmark import available_runs, benchmark, prepare, with_threads
+from medarts.study.benchmark import available_runs, benchmark, with_threads
 from medarts.study.jobs import Ended, Job, Layout, RunPaths, do, is_finished
-from medarts.study.plan import Plan, Step
+from medarts.study.plan import Plan, Step, prepare
 from medarts.system.process import InterruptedRunError
 from medarts.training.trainer import Training, start_training
 

@@ -222,7 +222,7 @@ def test_what_else_both_sides_differ_in():
     study = study_of({"hand": "unet"}, groups)
     given = [runs_on(group.name, "hand", "c", around(0.5)) for group in study.trained_on]
     images = {("training", "a"): 100, ("training", "b"): 100, ("training", "a-b"): 200}
-    found = put_together(study, pd.concat(given), images=images)  # type: ignore[arg-type]
+    found = put_together(study, pd.concat(given), images=images)
     assert [*found.sides.itertuples(index=False, name=None)] == [
         ("training", "data.sampling", "'equal'", "'by_size'"),
         ("training", "train.epochs", "6", "12"),

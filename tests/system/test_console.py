@@ -3,7 +3,6 @@
 import io
 import re
 import sys
-from typing import cast
 
 import numpy as np
 import pytest
@@ -43,7 +42,7 @@ class Output:
     def text(self) -> str:
         """What has been written."""
         self.stream.flush()
-        return cast(io.BytesIO, self.stream.buffer).getvalue().decode(self.encoding)
+        return self.stream.buffer.getvalue().decode(self.encoding)
 
 
 @pytest.fixture

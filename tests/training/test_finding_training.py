@@ -124,6 +124,7 @@ def test_what_a_run_of_a_genotype_says_of_itself(finding_recipe, genotype, tmp_p
     assert (run.facts["network"], run.facts["kind"], run.facts["finished"]) == ("small", "train", True)
     assert load_genotype(run.path) == genotype
     assert run.recipe.data.findings == FINDINGS
+    assert isinstance(run.recipe.space, DartsSettings)
     assert run.recipe.space.layers == 4  # that of the genotype, not that of the recipe
     assert run.recipe.train.model is None
     network = load_network(run)

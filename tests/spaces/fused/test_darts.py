@@ -10,18 +10,8 @@ from torch import Tensor, nn
 
 from medarts.config import DeriveSettings, SupernetSettings
 from medarts.spaces.base import Candidates
-from medarts.spaces.darts import (
-    FUSED,
-    IN_SUPERNET,
-    KINDS,
-    REFERENCE,
-    Backend,
-    DartsSettings,
-    DartsSupernet,
-    least_layers,
-    make_operation,
-)
-from medarts.spaces.darts_operations import OPERATIONS
+from medarts.spaces.darts import FUSED, REFERENCE, Backend, DartsSettings, DartsSupernet, least_layers
+from medarts.spaces.darts_operations import IN_SUPERNET, KINDS, OPERATIONS, make_operation
 from medarts.spaces.fused.darts import Leaving, add_products, separable
 
 EXACT = 1e-9

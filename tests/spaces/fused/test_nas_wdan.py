@@ -29,16 +29,14 @@ from medarts.spaces.fused.weighted_sum import Chain, Kind, Normed, Product, weig
 from medarts.spaces.nas_wdan import (
     FUSED,
     REFERENCE,
-    TRANSITIONS,
     Backend,
     LatticeSettings,
     NasWdan,
     NasWdanSettings,
     NasWdanSupernet,
-    OperationSettings,
     read_each,
 )
-from medarts.spaces.nas_wdan_operations import OPERATIONS
+from medarts.spaces.nas_wdan_operations import OPERATIONS, TRANSITIONS, OperationSettings
 
 EXACT = 1e-9
 SMALL = LatticeSettings(depth=3, init_channel=8, double_down_channel=True, intermediate_nodes=3)
@@ -63,7 +61,8 @@ def pair(
             for parameter in made.architecture():
                 parameter.normal_()
         for head in made.frame.heads.values():
-            head.get_submodule("dropout").p = 0.0
+            dropout: Any = head.get_submodule("dropout")
+            dropout.p = 0.0
         return made
 
     return make(REFERENCE), make(FUSED)
