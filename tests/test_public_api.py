@@ -46,3 +46,27 @@ def test_help_is_quick() -> None:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "medarts.cli", "--help"], check=True, capture_output=True)
     assert time.perf_counter() - began < 15
+
+
+def test_flags_of_all_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from medarts import cli
+    from medarts.system import console
+
+    monkeypatch.setattr(sys, "argv", ["medarts", "--version"])
+    cli.main()
+    assert capsys.readouterr().out == f"medarts {medarts.__version__}\n"
+    monkeypatch.setattr(console.console, "quiet", False)
+    monkeypatch.delenv(cli._TRACEBACKS, raising=False)
+    for flag, traceback in (("-q", False), ("--verbose", True)):
+        monkeypatch.setattr(sys, "argv", ["medarts", "cost", "nothing", flag])
+        with pytest.raises(SystemExit):
+            cli.main()
+        errors = capsys.readouterr().err
+        assert ("Traceback" in errors) is traceback
+        assert errors.splitlines()[-1].startswith("medarts: There is no network 'nothing'")
+    assert console.console.quiet
+    console.inform("left out")
+    console.warn("kept")
+    assert capsys.readouterr().err == "warning: kept\n"
+    console.console.quiet = False
+    monkeypatch.delenv(cli._TRACEBACKS, raising=False)

@@ -514,14 +514,15 @@ _OUT_OF_MEMORY = MedartsError(
 
 def _with_flags_set(words: list[str]) -> list[str]:
     """Acts on the options of all commands, and returns the other words."""
-    flags = {word for word in words if word in (*_VERBOSE, *_QUIET)}
+    end = words.index("--") if "--" in words else len(words)
+    flags = {word for word in words[:end] if word in (*_VERBOSE, *_QUIET)}
     if flags & {*_VERBOSE}:
         warnings.simplefilter("default")
         logging.basicConfig(level=logging.INFO)
         os.environ[_TRACEBACKS] = "1"
     if flags & {*_QUIET}:
         be_quiet()
-    return [word for word in words if word not in flags]
+    return [word for word in words[:end] if word not in flags] + words[end:]
 
 
 def _run_command(words: list[str]) -> None:
