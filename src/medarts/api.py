@@ -1,7 +1,7 @@
 """One function for each verb of the command line, for scripts and notebooks; ``import medarts`` has them at the top.
 
 A verb takes a recipe (a file, a mapping, or a `Recipe`) or objects: runs, genotypes, networks, arrays. It does the
-work and returns what came of it; nothing is printed but progress on standard error.
+work and returns the result; nothing is printed but progress on standard error.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -250,7 +250,7 @@ def generalize(
     """Tests how the networks of a study carry over to its other data sets; trains what is missing first.
 
     Args:
-        study: as in `benchmark`, or the folder of a benchmark, of which is tested what has been trained.
+        study: as in `benchmark`, or the folder of a benchmark, whose finished runs are tested.
         changes: changes of the study.
         out: folder of the study; the result is in its generalization/. Default: runs/NAME, the name of the file.
         jobs: runs at a time.

@@ -24,7 +24,7 @@ STRONG = {
     "contrast": 0.2,
     "gamma": 0.2,
 }
-WEAVE = {
+NAS_WDAN = {
     "name": "nas-wdan",
     "init_channel": 2,
     "double_down_channel": True,
@@ -63,7 +63,7 @@ def masks(folder: Path) -> list[Words]:
     recipe = {
         "seed": 3,
         "data": _mask_data(folder) | {"sampling": "equal", "augmentation": STRONG},
-        "space": WEAVE,
+        "space": NAS_WDAN,
         "search": search,
         "train": train,
         "evaluation": EVALUATION,
@@ -134,7 +134,7 @@ def benchmark(folder: Path) -> list[Words]:
     """
     recipe = {
         "data": _mask_data(folder),
-        "space": WEAVE,
+        "space": NAS_WDAN,
         "search": {"stages": [{"depth": 3, "epochs": 1, "batch": 4}], "arch_after": 0, "arch_lr": 0.05},
         "train": {"epochs": 2, "batch": 2, "optimizer": "adamw", "lr": 0.02, "norm": "group"},
         "evaluation": EVALUATION,

@@ -42,6 +42,13 @@ def test_numbers_are_told_apart() -> None:
     assert agreement.differences("means", {}, {"a": 1.0}, same_machine=False) == ["a is no longer there"]
 
 
+def test_sections_that_another_machine_cannot_compare_are_skipped_not_passed() -> None:
+    skipped = [section for section in freeze.SECTIONS if not agreement.is_comparable(section, same_machine=False)]
+    assert sorted(skipped) == sorted(agreement.ONLY_HERE)
+    assert all(agreement.is_comparable(section, same_machine=True) for section in freeze.SECTIONS)
+    assert agreement.differences("ranks", {"a": 1.0}, {"a": 2.0}, same_machine=False) != []
+
+
 def test_only_what_is_named_and_differs_is_frozen_anew() -> None:
     frozen = {"images": "0", "means": {"a": 1.0, "b": 2.0, "gone": 3.0}, "intervals": {"a": 1.0, "ab": 2.0, "b": 3.0}}
     found = {"images": "1", "means": {}, "intervals": {"a": 1.0 + 1e-12, "ab": 2.5, "b": 3.5, "another": 4.0}}

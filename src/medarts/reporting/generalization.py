@@ -132,7 +132,7 @@ def plot_heat_map(
     Args:
         columns: titles of the columns; a title may have two lines.
         title: of what the rows and columns are, above the names of the rows.
-        apart: so many of the last columns are set a little apart.
+        apart: number of columns at the end that are set a little apart.
     """
     names = 0.2 + max(_width_of(row) for row in [*rows, HeatRow("", title, ())])
     width = names + len(columns) * _CELL[0] + 0.25
