@@ -145,4 +145,4 @@ def test_searches_that_differ_in_their_seed_alone_are_one_method() -> None:
         entry("zoo", searched_on=None),
     ]
     found = repeated_searches(SimpleNamespace(networks=networks))
-    assert found == {"2 searches: one, two": ("one", "two")}
+    assert found == [("one", "two")]

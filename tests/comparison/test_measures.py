@@ -197,18 +197,26 @@ def test_several_searches_and_random_networks_stand_for_further_ones():
         for place, (name, shift) in enumerate(shifts.items())
     }
     found = measures(networks)
-    searches = {"search": ("s1", "s2", "s3"), "gone": ("x", "y"), "alone": ("s1", "x")}
-    contrasts = contrasts_of(found, reference="unet", controls={"s1": ("r1", "r2", "gone")}, searches=searches)
+    searches = [("s1", "s2", "s3", "unfinished"), ("x", "y"), ("s1", "x")]
+    controls = {"s1": ("r1", "r2", "gone")}
+    contrasts = contrasts_of(found, reference="unet", controls=controls, searches=searches)
+    search = "3 searches: s1, s2, s3"  # what was averaged
     assert [*contrasts["reference"]] == [(name, "unet") for name in shifts if name != "unet"]
     means = {name: found.measured(name)["dice"].mean for name in shifts}
     random = contrasts["random"]["s1", RANDOM]
     assert random.mean == pytest.approx(means["s1"] - (means["r1"] + means["r2"]) / 2)
     assert {name: len(side) for name, side in random.sides.items()} == {"s1": 2, RANDOM: 2}
-    assert [*contrasts["searches"]] == [("search", "unet"), ("search", RANDOM)]
-    several = contrasts["searches"]["search", "unet"]
+    assert [*contrasts["searches"]] == [(search, "unet"), (search, RANDOM)]
+    several = contrasts["searches"][search, "unet"]
     mean = np.mean([means[name] for name in ("s1", "s2", "s3")])
     assert several.mean == pytest.approx(mean - means["unet"])
-    assert {name: len(side) for name, side in several.sides.items()} == {"search": 3, "unet": 2}
-    assert several.sides["search"].sum(axis=1) == pytest.approx([means[name] for name in ("s1", "s2", "s3")])
-    against_random = contrasts["searches"]["search", RANDOM]
+    assert {name: len(side) for name, side in several.sides.items()} == {search: 3, "unet": 2}
+    assert several.sides[search].sum(axis=1) == pytest.approx([means[name] for name in ("s1", "s2", "s3")])
+    against_random = contrasts["searches"][search, RANDOM]
     assert against_random.mean == pytest.approx(mean - (means["r1"] + means["r2"]) / 2)
+
+    # A search is not compared with the mean of itself and its repeats, nor with that of its repeats alone.
+    of_search = contrasts_of(found, reference="s1", controls=controls, searches=searches)["searches"]
+    assert [*of_search] == [(search, RANDOM)]
+    assert of_search[search, RANDOM].mean == pytest.approx(against_random.mean)
+    assert contrasts_of(found, reference="s1", controls={}, searches=searches)["searches"] == {}

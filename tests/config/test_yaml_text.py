@@ -120,10 +120,9 @@ def test_texts_that_look_like_something_else_stay_texts(text: str) -> None:
 
 
 @given(st.text(st.characters() | st.sampled_from("{}[]:,-'\"&*!|>#%@?\n "), max_size=40))
-def test_any_text_is_refused_with_its_line_or_read_as_what_can_be_written(text: str) -> None:
+def test_any_text_is_refused_or_read_as_what_can_be_written_again(text: str) -> None:
     try:
         content = read_yaml(text)
-    except YamlError as error:
-        assert str(error)
-    else:
-        assert repr(read_yaml(write_yaml(content))) == repr(content)  # repr, as nan is not equal to itself
+    except YamlError:
+        return
+    assert repr(read_yaml(write_yaml(content))) == repr(content)  # repr, as nan is not equal to itself

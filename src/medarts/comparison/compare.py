@@ -36,6 +36,9 @@ from medarts.profiling.cost import Cost
 Controls = Mapping[str, Sequence[str]]
 """By network the names of the random networks sampled like it."""
 
+Searches = Sequence[Sequence[str]]
+"""The names of networks whose searches differ in their seed alone, for every search that was repeated."""
+
 RANDOM = "random of its size"
 """What a searched network is compared with beside the reference: the mean of random networks sampled like it."""
 
@@ -59,7 +62,7 @@ class Comparison:
         differences: family, group, network, reference, metric, difference, low, high, p, p_corrected, patients, seeds,
             verdict. Each family and group is corrected by itself: "reference" compares every network with the
             reference, "random" a searched network with the mean of random ones of its size, "searches" the mean of
-            searches that differ in their seed alone with the reference and with random ones.
+            searches that differ in their seed alone with the reference, unless it is one of them, and with random ones.
         costs: group, network, kind, parameters, flops, latency_ms_T and its interquartile range latency_spread_ms_T on
             T threads, memory_mb, training_seconds, and whether it is on the Pareto front of score and latency.
         images: group, dataset, image, patient, network, value of the main score; masks only.
@@ -104,7 +107,7 @@ def compare(
     costs: Sequence[Mapping[str, Cost]],
     references: Mapping[str, str] | None = None,
     controls: Controls | None = None,
-    searches: Controls | None = None,
+    searches: Searches = (),
     split: Part = "test",
     note: str = "",
 ) -> Comparison:
@@ -121,7 +124,7 @@ def compare(
         references: by group the planned network with which the others are compared. Default, and where that network has
             no finished run: the first.
         controls: networks with the random ones sampled like them.
-        searches: by name the networks of searches that differ in their seed alone.
+        searches: the networks of searches that differ in their seed alone.
         split: the images.
         note: a remark for readers.
 
@@ -137,7 +140,7 @@ def compare(
     for group in available.values():
         check_comparable(group.candidates, same_seeds=not group.missing)
     found = [
-        _found(name, group, scores, reference=chosen[name], controls=controls or {}, searches=searches or {})
+        _found(name, group, scores, reference=chosen[name], controls=controls or {}, searches=searches)
         for name, group in available.items()
     ]
     tables = [_tables(one, available[one.group], of) for one, of in zip(found, costs, strict=True)]
@@ -194,7 +197,7 @@ def _found(
     *,
     reference: str,
     controls: Controls,
-    searches: Controls,
+    searches: Searches,
 ) -> Found:
     """Measures the networks of a group and pairs them."""
     candidates = group.candidates
@@ -215,7 +218,7 @@ def _found(
 
 
 def contrasts_of(
-    measures: Measures, *, reference: str, controls: Controls, searches: Controls
+    measures: Measures, *, reference: str, controls: Controls, searches: Searches
 ) -> dict[str, dict[tuple[str, str], Contrast]]:
     """Returns by family all contrasts of a group; see `Comparison.differences`.
 
@@ -226,7 +229,7 @@ def contrasts_of(
     Args:
         reference: the network with which all others are compared.
         controls: networks with the random ones sampled like them.
-        searches: by name the networks of searches that differ in their seed alone.
+        searches: the networks of searches that differ in their seed alone; those that are not measured are left out.
     """
     names = measures.networks
     found: dict[str, dict[tuple[str, str], Contrast]] = {
@@ -243,13 +246,16 @@ def contrasts_of(
         usable = [one for one in sampled if one in names]
         if usable and network in names:
             found["random"][network, RANDOM] = mean([network], usable, network, RANDOM)
-    for name, networks in searches.items():
-        several = [one for one in networks if one in names and one != reference]
-        if len(several) > 1:
+    for networks in searches:
+        several = [one for one in networks if one in names]
+        if len(several) < 2:
+            continue
+        name = f"{len(several)} searches: {', '.join(several)}"
+        if reference not in several:  # it would be compared with a mean that holds itself
             found["searches"][name, reference] = mean(several, [reference], name, reference)
-            random = [one for network in several for one in controls.get(network, ()) if one in names]
-            if random:
-                found["searches"][name, RANDOM] = mean(several, random, name, RANDOM)
+        random = [one for network in several for one in controls.get(network, ()) if one in names]
+        if random:
+            found["searches"][name, RANDOM] = mean(several, random, name, RANDOM)
     return found
 
 

@@ -114,7 +114,7 @@ def _sampled_like(study: Study) -> dict[str, tuple[str, ...]]:
     return sampled
 
 
-def repeated_searches(study: Study) -> dict[str, tuple[str, ...]]:
+def repeated_searches(study: Study) -> list[tuple[str, ...]]:
     """Returns the networks of searches that differ in their seed alone, as ``changes: [seed=1]`` makes them."""
     found: dict[tuple[object, ...], tuple[str, ...]] = {}
     for entry in study.networks:
@@ -122,8 +122,7 @@ def repeated_searches(study: Study) -> dict[str, tuple[str, ...]]:
             changes = tuple(change for change in entry.changes if not change.startswith("seed="))
             alike = (entry.searched_on, entry.parameters, entry.init_channel, changes)
             found[alike] = (*found.get(alike, ()), entry.name)
-    several = [names for names in found.values() if len(names) > 1]
-    return {f"{len(names)} searches: {', '.join(names)}": names for names in several}
+    return [names for names in found.values() if len(names) > 1]
 
 
 def _is_planned(network: str, group: Group) -> bool:
