@@ -233,6 +233,8 @@ def _print_table(shown: PageTable) -> None:
     for row in shown.rows:
         printed.add_row(*(printable(cell.text) + (f"\n{printable(cell.below)}" if cell.below else "") for cell in row))
     show_table(console, printed)
+    if shown.note:
+        say(shown.note, to=console)
 
 
 def show_missing(missing: Sequence[Mapping[str, Any]]) -> None:

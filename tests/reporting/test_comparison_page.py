@@ -18,7 +18,16 @@ from medarts.comparison.overlays import Overlays
 from medarts.evaluation.stats import verdict
 from medarts.reporting import comparison_tables
 from medarts.reporting.comparison import SCALE, outline, write_comparison
-from medarts.reporting.comparison_tables import COLUMNS, Shown, network_frame, network_table
+from medarts.reporting.comparison_tables import (
+    COLUMNS,
+    ONE_SEED,
+    ONE_SEED_NOTE,
+    Shown,
+    network_frame,
+    network_table,
+    random_table,
+    scores_by_group,
+)
 from medarts.reporting.tables import Column
 
 LONG = "stage1_layer9_110epoch_double_deep_final"
@@ -164,6 +173,28 @@ def test_the_terminal_has_the_same_tables(capsys: pytest.CaptureFixture[str], mo
         "2 of 26 runs are missing: see out/failures", "resenc-unet", "<0.001",
     ):  # fmt: skip
         assert text in words, text
+
+
+def test_verdicts_from_one_seed_are_marked_in_every_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal.console, "_width", 160)
+    comparison = made(("isic", "cvc"))
+    tables = [network_table(comparison, "isic"), random_table(comparison), scores_by_group(comparison)]
+    assert [shown.note for shown in tables if shown] == ["", "", ""]  # two seeds
+    comparison.differences["seeds"] = 1
+    tables = [network_table(comparison, "isic", brief=True), random_table(comparison), scores_by_group(comparison)]
+    assert [shown.note for shown in tables if shown] == [ONE_SEED_NOTE] * 3
+    shown = network_table(comparison, "isic")
+    verdicts = [column.title for column in shown.columns].index("verdict")
+    marks = {row[0].text: (row[verdicts].text, row[verdicts].below) for row in shown.rows}
+    assert marks["resenc-unet"] == ("better", ONE_SEED)  # the fixed word, and the mark beside it
+    assert marks[REFERENCE] == ("–", None)
+    words = words_of(write_comparison(comparison, tmp_path).read_text(encoding="utf-8"))
+    terminal.show_comparison(comparison)
+    for text in (words, " ".join(capsys.readouterr().out.split())):
+        assert text.count(ONE_SEED_NOTE) >= 4, text  # isic, cvc, both together, and what the search adds
+    assert f"better ({ONE_SEED})" in words
 
 
 def test_undefined_scores_leave_no_hole(tmp_path: Path) -> None:

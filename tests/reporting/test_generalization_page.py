@@ -11,6 +11,7 @@ import pytest
 
 from medarts import terminal
 from medarts.comparison.overall import OVERALL
+from medarts.reporting.comparison_tables import claim_verdict
 from medarts.reporting.generalization import Scale, write_generalization
 from medarts.study.contrasts import CONTRAST_COLUMNS
 from medarts.study.generalize import Generalization
@@ -120,6 +121,12 @@ def test_the_terminal_has_the_same_tables(capsys: pytest.CaptureFixture[str]) ->
         "0.777",
     ):
         assert text in words, text
+
+
+def test_the_verdict_on_a_claim_is_marked_where_it_is_of_one_seed() -> None:
+    found = made()
+    verdicts = [claim_verdict(replace(found, contrasts=found.contrasts.assign(seeds=n)), "search") for n in (1, 2)]
+    assert verdicts == ["better (one seed)", "better"]
 
 
 def test_one_network_that_fails_does_not_take_the_colours_of_the_others() -> None:

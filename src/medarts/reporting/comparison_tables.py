@@ -22,6 +22,22 @@ KINDS: Mapping[Kind, tuple[str, str]] = {
 """Colour of the palette and marker of every kind of network; the same in all figures and tables."""
 
 
+ONE_SEED = "one seed"
+"""Stands with every verdict on networks of which one was trained only once; `ONE_SEED_NOTE` is its footnote."""
+
+ONE_SEED_NOTE = f"{ONE_SEED}: holds for these trained networks only"
+
+
+def _with_seed_mark(differences: pd.DataFrame) -> pd.DataFrame:
+    """Adds the column seed_mark: `ONE_SEED` in rows whose difference is of one seed, empty in others."""
+    return differences.assign(seed_mark=[ONE_SEED if seeds == 1 else "" for seeds in differences.seeds])
+
+
+def _seed_note(marks: pd.Series) -> str:
+    """Returns the footnote of a table with these marks; empty where none is marked."""
+    return ONE_SEED_NOTE if (marks == ONE_SEED).any() else ""
+
+
 def _in(unit: float) -> Any:
     """Returns a function that writes a number in a unit."""
     return lambda value: significant(value / unit)
@@ -54,7 +70,7 @@ COLUMNS: list[Shown] = [
     Shown("difference", Column("difference", form="+.3f", below=("low_difference", "high_difference")), BRIEF),
     Shown("p", Column("p", "ascending", form=p_text)),
     Shown("p_corrected", Column("p corrected", "ascending", form=p_text), BRIEF),
-    Shown("verdict", Column("verdict", "ascending", words=True, strong="is_significant"), BRIEF),
+    Shown("verdict", Column("verdict", "ascending", words=True, below="seed_mark", strong="is_significant"), BRIEF),
     Shown("{metric}", Column("{title}", form=significant, below="below_{metric}"), METRICS),
     Shown("parameters", Column("parameters, M", "ascending", form=_in(1e6)), BRIEF),
     Shown("flops", Column("GFLOPs", "ascending", form=_in(1e9))),
@@ -70,7 +86,7 @@ def network_frame(comparison: Comparison, group: str) -> pd.DataFrame:
     """Returns a row for each network of a group, the best first, with everything that is known of it.
 
     The columns are score, low, high, rank, patients and seeds; difference, low_difference, high_difference, p,
-    p_corrected and verdict; every metric by its name; and those of the table of costs.
+    p_corrected, verdict and seed_mark; every metric by its name; and those of the table of costs.
     """
     reference = reference_of(comparison, group)
     networks, differences, costs = (
@@ -81,10 +97,10 @@ def network_frame(comparison: Comparison, group: str) -> pd.DataFrame:
     for metric, of in networks.groupby("metric", sort=False):
         frame[metric] = of["mean"]
         frame[f"below_{metric}"] = [f"{count:g} undefined" if count else None for count in of.undefined]
-    differences = differences[differences.family == "reference"].rename(
+    differences = _with_seed_mark(differences[differences.family == "reference"]).rename(
         columns={"low": "low_difference", "high": "high_difference"}
     )
-    chosen = ["difference", "low_difference", "high_difference", "p", "p_corrected", "verdict"]
+    chosen = ["difference", "low_difference", "high_difference", "p", "p_corrected", "verdict", "seed_mark"]
     frame = frame.drop(columns="metric").join(differences[chosen]).join(costs)
     frame = pd.DataFrame(frame.sort_values("score", ascending=False, kind="stable").reset_index())
     for threads in _threads(frame):
@@ -133,7 +149,8 @@ def network_table(comparison: Comparison, group: str, *, brief: bool = False) ->
             if not isinstance(one.value, str):
                 frame[key] = one.value(frame)
             columns[key] = column
-    return table(frame, columns, caption=f"Networks compared on {group}")
+    note = _seed_note(frame.seed_mark)
+    return table(frame, columns, caption=f"Networks compared on {group}", note=note)
 
 
 def scores_by_group(comparison: Comparison) -> Table | None:
@@ -144,8 +161,11 @@ def scores_by_group(comparison: Comparison) -> Table | None:
     frame = network_frame(comparison, OVERALL)[["network", "color", "score", "rank"]]
     networks = comparison.networks[comparison.networks.metric == main]
     scores = networks[networks.group != OVERALL].pivot(index="network", columns="group", values="mean")
-    differences = comparison.differences[comparison.differences.family == "reference"]
-    verdicts = differences.pivot(index="network", columns="group", values="verdict")
+    differences = _with_seed_mark(comparison.differences[comparison.differences.family == "reference"])
+    marks = [f" ({mark})" if mark else "" for mark in differences.seed_mark]
+    verdicts = differences.assign(marked=differences.verdict + marks).pivot(
+        index="network", columns="group", values="marked"
+    )
     kinds = comparison.costs.drop_duplicates("network").set_index("network").kind
     frame = frame.merge(scores.reset_index(), on="network", how="outer").sort_values("score", ascending=False)
     frame["color"] = [KINDS[kinds[name]][0] for name in frame.network]
@@ -158,7 +178,8 @@ def scores_by_group(comparison: Comparison) -> Table | None:
         below = frame.network.map(verdicts[group]) if group in verdicts else None
         frame[f"{group} verdict"] = below
         columns[group] = Column(group, form=decimals, below=f"{group} verdict")
-    return table(frame, columns, caption=f"{title} of every network on every data set")
+    note = _seed_note(differences.seed_mark)
+    return table(frame, columns, caption=f"{title} of every network on every data set", note=note)
 
 
 def random_table(comparison: Comparison) -> Table | None:
@@ -185,11 +206,12 @@ def difference_table(frame: pd.DataFrame, names: Mapping[str, str], *, caption: 
         "difference": Column("difference", form="+.3f", below=("low", "high")),
         "p": Column("p", first="ascending", form=p_text),
         "p_corrected": Column("p corrected", first="ascending", form=p_text),
-        "verdict": Column("verdict", first="ascending", words=True, strong="is_significant"),
+        "verdict": Column("verdict", first="ascending", words=True, below="seed_mark", strong="is_significant"),
         "patients": Column("patients", form="g"),
         "seeds": Column("seeds", form="g"),
     }
-    return table(frame.assign(is_significant=frame.p_corrected < ALPHA), columns, caption=caption)
+    frame = _with_seed_mark(frame).assign(is_significant=frame.p_corrected < ALPHA)
+    return table(frame, columns, caption=caption, note=_seed_note(frame.seed_mark))
 
 
 def missing_table(missing: list[dict[str, Any]]) -> Table | None:
@@ -214,10 +236,14 @@ CLAIMS = {"search": "Searched on several data sets", "training": "Trained on sev
 
 
 def claim_verdict(found: Generalization, claim: str) -> str:
-    """Returns the verdict on several data sets against one where the side of one has not been trained."""
+    """Returns the verdict on several data sets against one where the side of one has not been trained.
+
+    A verdict from one seed is marked as in tables.
+    """
     rows = found.contrasts[(found.contrasts.claim == claim) & (found.contrasts.relation == "not seen by one")]
     if len(rows):
-        return str(rows.verdict.iloc[0])
+        word, mark = _with_seed_mark(rows).iloc[0][["verdict", "seed_mark"]]
+        return f"{word} ({mark})" if mark else str(word)
     return "missing runs" if found.about["planned"][claim] else "not in this study"
 
 

@@ -191,20 +191,23 @@ class Table:
         caption: what it holds, for people who hear the page.
         columns: all columns.
         rows: the cells of every row, one a column.
+        note: footnote; empty for none.
     """
 
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
+    note: str = ""
 
 
-def table(frame: "pd.DataFrame", columns: Mapping[str, Column], *, caption: str) -> Table:
+def table(frame: "pd.DataFrame", columns: Mapping[str, Column], *, caption: str, note: str = "") -> Table:
     """Returns a table of a frame.
 
     Args:
         frame: a row for each row of the table.
         columns: column of the frame -> how it is shown, in the order of the table; the first names the rows.
         caption: what it holds, for people who hear the page.
+        note: footnote; empty for none.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"network": ["a", "b"], "dice": [0.91234, None], "low": [0.9, None], "high": [0.93, None]})
@@ -213,7 +216,7 @@ def table(frame: "pd.DataFrame", columns: Mapping[str, Column], *, caption: str)
     [['a', '0.912'], ['b', '–']]
     """
     rows = [tuple(column.cell(key, row) for key, column in columns.items()) for row in frame.to_dict("records")]
-    return Table(caption, tuple(columns.values()), rows)
+    return Table(caption, tuple(columns.values()), rows, note)
 
 
 def _missing(value: Any) -> bool:
