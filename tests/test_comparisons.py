@@ -133,6 +133,17 @@ def test_a_damaged_run_is_missing_and_the_rest_is_compared(
         api.compare(study)
 
 
+def test_runs_outside_a_study_are_compared_with_the_searches_that_they_repeat(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(comparing, "repeats_by_provenance", lambda candidates: [tuple(one.name for one in candidates)])
+    monkeypatch.setattr(comparing, "compare_groups", lambda groups, **options: given.update(options))
+    monkeypatch.setattr(comparing, "costs_of_groups", lambda _: [])
+    comparing.compare_runs([study.parent / "4", study.parent / "8"])
+    assert given["searches"] == [("unet (4)", "unet (8)")]
+
+
 def test_searches_that_differ_in_their_seed_alone_are_one_method() -> None:
     def entry(name: str, *changes: str, **of: Any) -> SimpleNamespace:
         return SimpleNamespace(name=name, changes=changes, **{"parameters": None, "init_channel": None} | of)

@@ -192,7 +192,8 @@ def compare(
 
     Args:
         runs: training runs by one recipe, on the same splits, with the same seeds; those of one network with several
-            seeds count as one. Or the folder of a study, whose finished runs are compared.
+            seeds count as one, and those whose searches differ in their seed alone are also compared as repeats of one
+            method. Or the folder of a study, whose finished runs are compared.
         against: network with which the others are compared. Default: that of the first run, or that of the study.
         split: train, val, test, or all.
         out: folder of the tables and of report.html. Default: runs/comparison, or comparison/ in the study.

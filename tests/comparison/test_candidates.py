@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medarts.comparison.candidates import Candidate, check_comparable, group_runs
+from medarts.comparison.candidates import Candidate, check_comparable, group_runs, repeats_by_provenance
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
@@ -109,6 +109,34 @@ def test_kinds(make):
     for kind, genotype in genotypes.items():
         assert group_runs([make(kind, genotype=genotype)])[0].kind == kind
     assert group_runs([make("hand")])[0].kind == "baseline"
+
+
+def test_searches_that_differ_in_their_seed_alone_are_known_by_provenance(make):
+    published = load_genotype(ZOO)
+    told = {
+        "recipe_fingerprint_without_seed": "ab", "recipe_fingerprint": "cd", "data_fingerprint": "ef",
+        "stage": 1, "epoch": 4,
+    }  # fmt: skip
+    cells = [dict(published.cells, normal=published.cells["normal"][: n + 1]) for n in range(4)]
+
+    def searched(name: str, number: int, seeds: int = 1, **changes: Any) -> list[Path]:
+        provenance = {name: value for name, value in {**told, "seed": number, **changes}.items() if value is not None}
+        genotype = replace(published, name=name, cells=cells[number], provenance=provenance)
+        return [make(f"{name}/{seed}", f"seed={seed}", genotype=genotype) for seed in range(seeds)]
+
+    three = group_runs([run for number in range(3) for run in searched(f"s{number}", number, seeds=2)])
+    assert [(one.name, one.seeds) for one in three] == [(f"s{number}", (0, 1)) for number in range(3)]
+    others: list[dict[str, Any]] = [
+        {"recipe_fingerprint_without_seed": "xy"},
+        {"data_fingerprint": "xy"},
+        {"epoch": 2},
+        {"recipe_fingerprint_without_seed": None},
+    ]
+    runs = [run for place, changes in enumerate(others) for run in searched(f"other-{place}", 3, **changes)]
+    rest = [group_runs([run])[0] for run in (*runs, make("unet"))]
+    assert repeats_by_provenance([*three, *rest]) == [("s0", "s1", "s2")]
+    assert repeats_by_provenance([*three, *group_runs(searched("twice", 3, seed=0))]) == []
+    assert repeats_by_provenance([three[0], *rest]) == []
 
 
 def test_one_network_twice_with_one_seed_is_refused(make):

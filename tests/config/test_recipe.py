@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from medarts import registry
 from medarts.config import Recipe, apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.config.data import MaskSourceSettings
+from medarts.config.reading import fingerprint_without_seed
 from medarts.config.study import Study, load_study
 from medarts.errors import RecipeError
 from medarts.models.unet import UNetSettings
@@ -606,6 +607,12 @@ CHANGES: list[Callable[[], dict[str, Any]]] = [
     lambda: content(evaluation={"threshold": 0.4}),
     lambda: content(compute={"precision": "bf16"}),
 ]
+
+
+def test_fingerprint_without_seed_ignores_the_seed_alone() -> None:
+    first, *others = [fingerprint_without_seed(parse(change())) for change in CHANGES]
+    assert first == fingerprint_without_seed(parse(content()))
+    assert len({first, *others}) == len(CHANGES)
 
 
 def test_fingerprint_changes_with_everything_else() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from medarts.config import Recipe, apply_overrides, parse
+from medarts.config.reading import fingerprint_without_seed
 from medarts.data.batches import Batches
 from medarts.data.opening import open_data
 from medarts.engine import checkpoint
@@ -209,6 +210,16 @@ def test_a_huge_learning_rate_stops_with_the_step_named(recipe, tmp_path):
         start_search(recipe, tmp_path / "run")
     assert checkpoint.load(tmp_path / "run" / "checkpoints", "last") is None  # nothing good was there to be kept
     assert (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_searches_that_differ_in_their_seed_alone_say_so(recipe, tmp_path):
+    short = changed(recipe, "search.stages=[{depth: 3, epochs: 1, batch: 4}]")
+    first, second = (
+        load_genotype(start_search(changed(short, f"seed={seed}"), tmp_path / str(seed)).path).provenance
+        for seed in (0, 1)
+    )
+    assert first["recipe_fingerprint_without_seed"] == fingerprint_without_seed(short)
+    assert {name for name in first if first[name] != second[name]} == {"recipe_fingerprint", "seed"}
 
 
 def test_gap_is_supernet_minus_discretised_dice(recipe, tmp_path):

@@ -26,6 +26,10 @@ MAY_DIFFER = ("seed", "space", "search", "derive")
 """Sections of a recipe, beside ``train.model``, that decide neither training nor scores: the network and its seed."""
 
 
+_SEARCH = ("recipe_fingerprint_without_seed", "data_fingerprint", "stage", "epoch")
+"""What the provenance of a genotype says of its search, beside the seed."""
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """One network, trained once a seed.
@@ -179,6 +183,28 @@ def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True
         _check_repeated(candidate)
     if same_seeds:
         _check_seeds(candidates)
+
+
+def repeats_by_provenance(candidates: Sequence[Candidate]) -> list[tuple[str, ...]]:
+    """Returns the names of networks whose searches differ in their seed alone, by the provenance of their genotypes.
+
+    These searches had one recipe but for the seed, the same data, and were derived after as many epochs; settings of
+    their networks, such as the number of channels, are equal. A genotype whose provenance does not say all of this is
+    left out.
+    """
+    found: dict[tuple[object, ...], dict[object, str]] = {}
+    repeated: set[tuple[object, ...]] = set()
+    for candidate in candidates:
+        if isinstance(candidate.architecture, Genotype):
+            genotype, provenance = candidate.architecture, candidate.architecture.provenance
+            if provenance.keys() >= {"seed", *_SEARCH}:
+                search = tuple(provenance[name] for name in _SEARCH)
+                alike = (genotype.space, *sorted(genotype.settings.items()), *search)
+                names = found.setdefault(alike, {})
+                if provenance["seed"] in names:  # one of them was changed by hand, or made on another machine
+                    repeated.add(alike)
+                names[provenance["seed"]] = candidate.name
+    return [tuple(names.values()) for alike, names in found.items() if len(names) > 1 and alike not in repeated]
 
 
 def listed_samples(run: RunDirectory) -> Listing:

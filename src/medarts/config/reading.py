@@ -93,6 +93,11 @@ def fingerprint(recipe: Recipe) -> str:
     return fingerprint_of(deciding_values(recipe))
 
 
+def fingerprint_without_seed(recipe: Recipe) -> str:
+    """Returns a fingerprint that is equal for recipes that differ in their seed alone."""
+    return fingerprint_of({name: value for name, value in deciding_values(recipe).items() if name != "seed"})
+
+
 def fingerprint_of(values: dict[str, Any]) -> str:
     """Returns the fingerprint of a recipe with these ``deciding_values``, which may have been JSON since."""
     return hashlib.sha256(yaml.safe_dump(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medarts.config import BatchSettings, Recipe
+from medarts.config.reading import fingerprint_without_seed
 from medarts.data.batches import Batches, check_fills_a_batch, mix, smallest_batch
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.splits import halve
@@ -324,6 +325,7 @@ class Search(Job[SearchState]):
             provenance={
                 "medarts": facts["medarts"],
                 "recipe_fingerprint": facts["recipe_fingerprint"],
+                "recipe_fingerprint_without_seed": fingerprint_without_seed(self.recipe),
                 "data_fingerprint": facts["data_fingerprint"],
                 "seed": self.recipe.seed,
                 "stage": self.state.stage,

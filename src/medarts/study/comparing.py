@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medarts.comparison.candidates import Group, check_comparable, group_runs, read_files
+from medarts.comparison.candidates import Group, check_comparable, group_runs, read_files, repeats_by_provenance
 from medarts.comparison.compare import Comparison, reference_of
 from medarts.comparison.compare import compare as compare_groups
 from medarts.comparison.costs import costs_of_groups
@@ -21,6 +21,8 @@ from medarts.system.console import progress_bar
 
 def compare_runs(paths: Sequence[Path], *, reference: str | None = None, split: Part = "test") -> Comparison:
     """Compares training runs with one recipe, one split and the same seeds.
+
+    Networks whose searches differ in their seed alone are compared one by one, and together as repeats of one method.
 
     Args:
         paths: the runs; runs of one architecture with several seeds are one network.
@@ -44,6 +46,7 @@ def compare_runs(paths: Sequence[Path], *, reference: str | None = None, split: 
         scores=scores,
         costs=costs_of_groups([group.candidates]),
         references={} if reference is None else {name: reference},
+        searches=repeats_by_provenance(group.candidates),
         split=split,
     )
 
