@@ -130,8 +130,58 @@ def test_a_broken_entry_point_is_named_and_the_others_are_there(monkeypatch: pyt
         def load(self) -> None:
             raise ImportError("no such library")
 
-    monkeypatch.setattr("medarts.registry.entry_points", lambda group: [Point()])
-    registry: Registry[Any] = Registry("filter", group="medarts.filters")
+    monkeypatch.setattr("medarts.registry.entry_points", lambda group: [Point()] * (group == "medarts.broken"))
+    registry: Registry[Any] = Registry("filter", group="medarts.broken")
     registry.register("one")(len)
     with pytest.warns(UserWarning, match=r"broken\.module cannot be imported .*its filter is missing"):
         assert registry.names() == ("one",)
+
+
+def _package(folder: Path, name: str, member: str) -> None:
+    (folder / name).mkdir()
+    text = f"from medarts.registry import Registry\nmembers = Registry('{name}', package='{name}')\n"
+    (folder / name / "__init__.py").write_text(text)
+    (folder / name / "member.py").write_text(f"from {name} import members\n{member}\n")
+
+
+def test_a_name_of_a_built_in_member_is_refused_before_the_first_look_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _package(tmp_path, "own_colours", "def red() -> None: ...\nmembers.register('red')(red)")
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_colours  # type: ignore[import-not-found]
+
+    with pytest.raises(ValueError, match=r"'red' already, own_colours\.member\.red"):
+        own_colours.members.register("red")(len)
+    own_colours.members.register("blue")(len)
+    assert own_colours.members.names() == ("red", "blue")
+
+
+def test_a_registry_that_could_not_be_loaded_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _package(tmp_path, "own_shapes", "raise OSError('the disk is away')")
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_shapes  # type: ignore[import-not-found]
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="the disk is away"):
+            own_shapes.members.names()
+    (tmp_path / "own_shapes" / "member.py").write_text(
+        "from own_shapes import members\nmembers.register('square')(len)  # it is back\n"
+    )
+    assert own_shapes.members.names() == ("square",)
+
+
+def test_an_entry_point_may_register_members_of_other_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    first: Registry[Any] = Registry("first", group="medarts.first")
+    second: Registry[Any] = Registry("second", group="medarts.second")
+
+    class Point:
+        value = "both"
+
+        def load(self) -> None:
+            first.register("one")(len)
+            second.register("two")(len)
+
+    monkeypatch.setattr("medarts.registry.entry_points", lambda group: [Point()] * (group == "medarts.first"))
+    assert second.names() == ("two",)
+    assert first.names() == ("one",)

@@ -6,13 +6,13 @@ work and returns the result; nothing is printed but progress on standard error.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.config import load as load_recipe
 from medarts.config.study import Study, load_study
 from medarts.engine.directory import RunDirectory
-from medarts.errors import RecipeError, RunError
+from medarts.errors import DataError, RecipeError, RunError
 from medarts.models import architecture_named
 from medarts.registry import Settings, models
 from medarts.spaces import genotype_with, load_genotype, space_of
@@ -20,6 +20,8 @@ from medarts.spaces.genotype import Genotype
 from medarts.system.files import check_writable, exists, make_folder, write_whole, writing
 
 if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
     from medarts.comparison.compare import Comparison
     from medarts.data.examination import Examination
     from medarts.data.store import ImageStore
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
 RecipeLike = Recipe | Mapping[str, Any] | Path | str
 """A recipe, its content, or the path of its YAML file."""
 
-DataSets = str | Path | Sequence[str | Path]
-"""Names of data sets in a recipe, or folders."""
+DataLike: TypeAlias = "ImageStore | Dataset[Any] | tuple[Any, Any] | str | Path | Sequence[str | Path]"
+"""Names of data sets in a recipe, folders, or images in memory: of `from_arrays` or `from_dataset`, a torch data set,
+or a pair (images, targets) of arrays as `from_arrays` takes them."""
 
 _PASSES = 10
 """Timed passes for the page of a run; `cost` takes more."""
@@ -47,7 +50,7 @@ _PATIENCE = 10.0
 def search(
     recipe: RecipeLike,
     *,
-    data: "ImageStore | DataSets | None" = None,
+    data: "DataLike | None" = None,
     changes: Iterable[str] = (),
     out: Path | str | None = None,
 ) -> RunDirectory:
@@ -55,7 +58,8 @@ def search(
 
     Args:
         recipe: what to do; what it does not set has the published value.
-        data: images in memory (`from_arrays`, `from_dataset`), or folders, instead of the data sets of the recipe.
+        data: images in memory (of `from_arrays` or `from_dataset`, a torch data set, or a pair of arrays (images,
+            targets)), or folders, instead of the data sets of the recipe.
         changes: changes of the recipe, such as ``"search.arch_lr=1e-3"``.
         out: folder of the run, new or empty. Default: runs/NAME, the name of the recipe file or "search".
 
@@ -69,16 +73,17 @@ def search(
     """
     from medarts.nas.search import start_search
 
-    chosen = _recipe(recipe, data, changes)
+    given = _given(data)
+    chosen = _recipe(recipe, given, changes)
     folder = _folder(out, Path(recipe).stem if isinstance(recipe, str | Path) else "search")
-    return start_search(chosen, folder, data=_store(data))
+    return start_search(chosen, folder, data=_store(given))
 
 
 def train(
     network: RunDirectory | Genotype | Settings | str | Path | None = None,
     recipe: RecipeLike | None = None,
     *,
-    data: "ImageStore | DataSets | None" = None,
+    data: "DataLike | None" = None,
     init_channel: int | None = None,
     changes: Iterable[str] = (),
     out: Path | str | None = None,
@@ -121,10 +126,11 @@ def train(
         changes = [f"train.model={models.choose(network).model_dump_json()}", *changes]
     elif isinstance(network, str) and network in models:
         changes = [f"train.model={{name: {network}}}", *changes]
-    chosen = _recipe(base, data, changes)
+    given = _given(data)
+    chosen = _recipe(base, given, changes)
     architecture = _architecture(network, searched, chosen, init_channel=init_channel, changes=changes)
     domains = "-".join(source.domain for source in chosen.data.sources)
-    return start_training(chosen, architecture, _folder(out, f"{architecture.name}-{domains}"), data=_store(data))
+    return start_training(chosen, architecture, _folder(out, f"{architecture.name}-{domains}"), data=_store(given))
 
 
 def resume(
@@ -132,7 +138,7 @@ def resume(
     *,
     kind: Literal["search", "train"] | None = None,
     changes: Iterable[str] = (),
-    data: "ImageStore | None" = None,
+    data: "ImageStore | Dataset[Any] | tuple[Any, Any] | None" = None,
 ) -> RunDirectory:
     """Continues a search or training from its last checkpoint; a finished one is left as it is.
 
@@ -141,7 +147,7 @@ def resume(
         kind: what the run must be. Default: either.
         changes: changes of its recipe, such as ``"train.epochs=200"`` or ``"compute.threads=8"``; whatever would make
             it another experiment is refused.
-        data: the images, for a run that was started with images in memory.
+        data: the images, for a run that was started with images in memory; a finished one needs them only to be longer.
 
     Raises:
         RunError: there is no run, another process is working on it, or its data or recipe have changed.
@@ -149,15 +155,17 @@ def resume(
     from medarts.nas.search import resume_search
     from medarts.training.trainer import resume_training
 
-    path = _path(run)
+    path, given = _path(run), _given(data)
+    if given is not None and _store(given) is None:
+        raise DataError("A run resumes on its own data sets.", fix=f"Leave data out, or give {_IN_MEMORY}.")
     found = kind or RunDirectory.open(path).facts["kind"]
-    return {"search": resume_search, "train": resume_training}[found](path, changes, data=data)
+    return {"search": resume_search, "train": resume_training}[found](path, changes, data=_store(given))
 
 
 def evaluate(
     run: RunDirectory | Path | str,
     *,
-    data: "ImageStore | DataSets | None" = None,
+    data: "DataLike | None" = None,
     split: str = "test",
     head: str | None = None,
 ) -> "Scores":
@@ -176,9 +184,9 @@ def evaluate(
     from medarts.data.opening import choose_sources
     from medarts.evaluation.evaluate import evaluate as evaluate_run
 
-    opened = RunDirectory.open(_path(run), kind="train")
-    sources = choose_sources(_names(data), known=opened.recipe.data.sources) if _names(data) else None
-    return evaluate_run(opened.path, sources=sources, split=part_named(split), head=head, data=_store(data))
+    opened, given = RunDirectory.open(_path(run), kind="train"), _given(data)
+    sources = choose_sources(given, known=opened.recipe.data.sources) if isinstance(given, tuple) else None
+    return evaluate_run(opened.path, sources=sources, split=part_named(split), head=head, data=_store(given))
 
 
 def compare(
@@ -395,7 +403,7 @@ def show(genotype: Genotype | Path | str, *, out: Path | str | None = None) -> t
 def report(run: RunDirectory | Path | str) -> Path:
     """Writes the HTML page of a search or training run: curves, architecture, scores, cost. It opens offline.
 
-    Latency is measured the first time.
+    Latency is measured the first time, and again where what is kept of it cannot be read.
 
     Args:
         run: the run, finished or not.
@@ -409,11 +417,14 @@ def report(run: RunDirectory | Path | str) -> Path:
     from medarts.engine.facts import signed
     from medarts.profiling.named import costs_by_name
     from medarts.reporting.drawings import save_drawings
-    from medarts.reporting.page import write_report
+    from medarts.reporting.page import has_cost, write_report
+    from medarts.system.console import warn
 
     opened = RunDirectory.open(_path(run))
     with opened.at_work("report", patience=_PATIENCE):
-        if opened.facts["finished"] and not (opened.path / "cost.json").exists():
+        if opened.facts["finished"] and not has_cost(opened):
+            if exists(opened.path / "cost.json"):
+                warn(f"{opened.path / 'cost.json'} cannot be read; the cost is measured again.")
             # Without memory, for which the network would have to run in a process of its own.
             measured = costs_by_name([opened.path], threads=(1,), repeats=_PASSES, memory=False)
             opened.write_json("cost.json", signed(measured[str(opened.path)].as_json()))
@@ -482,7 +493,7 @@ def _searched(network: Any) -> RunDirectory | None:
     return None
 
 
-def _recipe(recipe: RecipeLike, data: "ImageStore | DataSets | None", changes: Iterable[str]) -> Recipe:
+def _recipe(recipe: RecipeLike, data: "ImageStore | tuple[str, ...] | None", changes: Iterable[str]) -> Recipe:
     """Returns a checked recipe, with other data and with changes."""
     from medarts.data.arrays import data_section
     from medarts.data.opening import choose_sources
@@ -497,8 +508,8 @@ def _recipe(recipe: RecipeLike, data: "ImageStore | DataSets | None", changes: I
     store = _store(data)
     if store is not None:
         values["data"] = {**values.get("data", {}), **data_section(store)}
-    elif data is not None:
-        sources = [source.model_dump(mode="json") for source in choose_sources(_names(data), known=known)]
+    elif isinstance(data, tuple):
+        sources = [source.model_dump(mode="json") for source in choose_sources(data, known=known)]
         values["data"] = {**values.get("data", {}), "sources": sources}
     found = parse(apply_overrides(values, changes), origin=origin)
     if store is not None:
@@ -512,16 +523,41 @@ def _recipe(recipe: RecipeLike, data: "ImageStore | DataSets | None", changes: I
     return found
 
 
-def _store(data: "ImageStore | DataSets | None") -> "ImageStore | None":
-    """Returns images in memory; None for names and folders."""
-    return None if data is None or isinstance(data, str | Path | Sequence) else data
+_IN_MEMORY = "images in memory: from_arrays(...), a torch data set, or a pair of arrays (images, targets)"
 
 
-def _names(data: "ImageStore | DataSets | None") -> tuple[str, ...]:
-    """Returns names and folders of data sets; none for images in memory."""
+def _given(data: Any) -> "ImageStore | tuple[str, ...] | None":
+    """Returns images in memory, or names and folders of data sets; None where nothing is given.
+
+    Raises:
+        DataError: it is something else, or its images do not fit together.
+    """
+    if data is None:
+        return None
     if isinstance(data, str | Path):
         return (str(data),)
-    return tuple(map(str, data)) if isinstance(data, Sequence) else ()
+    if isinstance(data, Sequence) and data and all(isinstance(each, str | Path) for each in data):
+        return tuple(map(str, data))
+    from torch.utils.data import Dataset
+
+    from medarts.data.arrays import from_arrays, from_dataset
+    from medarts.data.store import ImageStore
+
+    if isinstance(data, ImageStore):
+        return data
+    if isinstance(data, Dataset):
+        return from_dataset(data)
+    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(each, "ndim") for each in data):
+        return from_arrays(*data)
+    raise DataError(
+        f"data is {type(data).__name__}, which is no data set.",
+        fix=f"Give folders, names of data sets, or {_IN_MEMORY}.",
+    )
+
+
+def _store(data: "ImageStore | tuple[str, ...] | None") -> "ImageStore | None":
+    """Returns images in memory; None for names and folders."""
+    return None if isinstance(data, tuple) else data
 
 
 def _folder(out: Path | str | None, name: str) -> Path:

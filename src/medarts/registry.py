@@ -78,7 +78,8 @@ class Registry(Generic[M]):
     Args:
         noun: what a member is called in errors, such as "loss".
         package: module, or package of modules, whose members are built in; imported when first needed.
-        group: entry points of installed packages that register more; such an entry point names a module.
+        group: entry points of installed packages that register more; such an entry point names a module, which may
+            register members of other registries too.
         key: of the name in a section of a recipe.
         base: the settings of members that have none of their own.
     """
@@ -98,7 +99,7 @@ class Registry(Generic[M]):
         self._group = group
         self._base = base
         self._entries: dict[str, Entry[M]] = {}
-        self._loaded = False
+        self._loaded = self._loading = False
         _REGISTRIES[noun] = self
 
     def register(self, name: str, *, settings: type[Section] | None = None, **about: Any) -> Callable[[N], N]:
@@ -112,10 +113,12 @@ class Registry(Generic[M]):
             about: what the registry must know of it besides.
 
         Raises:
-            ValueError: another member has the name.
+            ValueError: another member has the name, such as one that is built in.
         """
 
         def add(member: N) -> N:
+            if not _origin(member)[0].startswith("medarts."):
+                self._load_built_in()  # first, as they keep their names
             known = self._entries.get(name)
             if known is not None and _origin(known.member) != _origin(member):
                 raise ValueError(f"there is a {self.noun} '{name}' already, {'.'.join(_origin(known.member))}")
@@ -220,21 +223,39 @@ class Registry(Generic[M]):
         return made
 
     def _load(self) -> None:
-        if self._loaded:
+        self._load_built_in()
+        if not any(registry._loading for registry in _REGISTRIES.values()):
+            _load_entry_points()
+
+    def _load_built_in(self) -> None:
+        if self._loaded or self._loading or self._package is None:
             return
-        self._loaded = True  # first: a member may look up others while it is imported
-        if self._package is not None:
+        self._loading = True  # a member may look up others while it is imported
+        try:
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
                 importlib.import_module(f"{self._package}.{module.name}")
-        for point in entry_points(group=self._group) if self._group else ():
+        finally:
+            self._loading = False
+        self._loaded = True  # not after an error, which the next look-up meets again
+
+
+def _load_entry_points() -> None:
+    """Imports what installed packages offer, of all groups: such a module may register members of any kind."""
+    groups = {registry._group: registry.noun for registry in _REGISTRIES.values() if registry._group}
+    for group in [group for group in groups if group not in _LOADED_GROUPS]:
+        _LOADED_GROUPS.add(group)
+        for point in entry_points(group=group):
             try:
                 point.load()
             except Exception as error:  # one broken package must not take everything else with it
                 warnings.warn(
-                    f"{point.value} cannot be imported ({error!r}); its {self.noun} is missing.", stacklevel=2
+                    f"{point.value} cannot be imported ({error!r}); its {groups[group]} is missing.", stacklevel=3
                 )
 
+
+_LOADED_GROUPS: set[str] = set()
+"""Groups of entry points that were imported."""
 
 _REGISTRIES: dict[str, Registry[Any]] = {}
 """All by their nouns."""

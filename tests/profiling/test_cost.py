@@ -203,7 +203,7 @@ def test_a_cost_survives_json() -> None:
 def test_another_file_is_no_cost() -> None:
     of_old = {"parameters": 10, "flops": 1000, "latency_ms": 20.0, "spread": 1.0, "size": 32}
     for content in (of_old, {**MEASURED.as_json(), "built": [{"threads": 1}]}, {**MEASURED.as_json(), "memory_mb": 3}):
-        with pytest.raises(RunError, match=r"runs/x/cost\.json holds no cost .* --resume"):
+        with pytest.raises(RunError, match=r"runs/x/cost\.json holds no cost .* medarts report"):
             Cost.read(content, origin="runs/x/cost.json")
 
 

@@ -246,7 +246,7 @@ def test_what_can_be_made_again_is_reported_as_missing(
 ) -> None:
     _damage(finished / name, damage)
     text = write_report(finished).read_text(encoding="utf-8")
-    fix = "medarts search --resume" if name == "cost.json" else "medarts evaluate"
+    fix = "medarts report" if name == "cost.json" else "medarts evaluate"
     for told in (capsys.readouterr().err, text):
         assert name in told
         assert fix in told
@@ -373,7 +373,7 @@ def test_scores_of_an_evaluation_that_was_killed_are_said_to_be_lacking(
 def test_a_cost_in_another_form_is_said_to_be_lacking(run: Path) -> None:
     other = {"parameters": 3, "flops": 2e9, "latency_ms": 12.3, "spread": 0.5}
     RunDirectory.open(run).write_json("cost.json", signed(other))
-    assert re.search(r"run/cost\.json holds no cost .* --resume", write_report(run).read_text(encoding="utf-8"))
+    assert re.search(r"run/cost\.json holds no cost .* medarts report", write_report(run).read_text(encoding="utf-8"))
 
 
 def test_the_page_is_written_again_with_what_is_new(run: Path) -> None:

@@ -84,7 +84,7 @@ def from_arrays(
     >>> store.images.shape, [len(store.manifest.of_split(split).samples) for split in ("train", "val", "test")]
     ((30, 1, 32, 32), [21, 3, 6])
     """
-    every, wanted = _array(images, "images"), _array(targets, "targets")
+    every, wanted = as_array(images, "images"), as_array(targets, "targets")
     if every.ndim not in (3, 4):
         raise DataError(f"images has the shape {every.shape}.", fix="Give N x H x W, N x H x W x C or N x C x H x W.")
     if len(every) != len(wanted):
@@ -137,10 +137,10 @@ def _items(dataset: Any) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         item = dataset[index]
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise DataError(f"Item {index} of the data set is not a pair.", fix="Return (image, target) for each.")
-        yield _array(item[0], f"image {index}"), _array(item[1], f"target {index}")
+        yield as_array(item[0], f"image {index}"), as_array(item[1], f"target {index}")
 
 
-def _array(values: Any, what: str) -> NDArray[Any]:
+def as_array(values: Any, what: str) -> NDArray[Any]:
     """Returns tensors, on whatever device, and all else that NumPy takes, as an array of numbers."""
     try:
         array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -1,6 +1,7 @@
 """A trained network on images in memory: arrays in, probabilities out, at the images' own sizes."""
 
 from collections.abc import Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from medarts.config import Task
-from medarts.data.arrays import Layout, as_hwc, as_raw
+from medarts.data.arrays import Layout, as_array, as_hwc, as_raw
 from medarts.data.manifest import ReadingRules
 from medarts.data.reading import fit_channels, resize_image, scale
 from medarts.engine.directory import RunDirectory
-from medarts.errors import DataError
+from medarts.errors import DataError, RunError, did_you_mean
 from medarts.evaluation.evaluate import load_network
 
 Probabilities = NDArray[np.float32]
@@ -59,27 +60,60 @@ class TrainedModel:
 
         Args:
             images: an image (H x W, H x W x C or C x H x W), a stack (N x H x W x C or N x C x H x W, or N x H x W),
-                or a list of images. An array of three axes of which the first or last has 1 to 4 entries is one image.
+                or a list of images. Nested lists of numbers are arrays. For an array of three axes see ``channels``.
             domain: the training data set whose scaling of intensities to use (its window or percentiles). Default:
                 that of all, if they share one.
-            channels: axis of the channels, "first" or "last". Default: the one of 1 to 4 entries.
-            batch: images in one pass of the network.
+            channels: axis of the channels of an image, "first" or "last"; with it an array of three axes is one image.
+                Default: the one of 1 to 4 entries. Without it an array of three axes is one image if its last axis, or,
+                for a network of several channels, its first, is as long as an image has channels; else it is a stack of
+                grey images. So N x H x W is always a stack for a network of grey images.
+            batch: images in one pass of the network, at least 1.
 
         Returns:
             float32 in 0..1. Masks with one class: H x W, at the image's own size; with K exclusive classes: K x H x W.
-            Findings: one probability for each of ``outputs``. A stack gives an array with N in front, a list a list.
+            Findings: one probability for each of ``outputs``, without the temperature that `medarts.evaluate` finds on
+            the validation images. A stack gives an array with N in front, a list of images a list.
 
         Raises:
-            DataError: the images hold NaN, have too many channels, a type whose range is not known, or the data sets
-                of the run differ in their scaling and ``domain`` does not name one of them.
+            DataError: the images hold NaN, have too many channels, a type whose range is not known, or axes that may be
+                those of one image or of a stack; ``batch`` is below 1; or the data sets of the run differ in their
+                scaling and ``domain`` does not name one of them.
         """
+        if batch < 1:
+            raise DataError(f"batch is {batch}.", fix="Give a number of images of at least 1.")
         rules = self._rules_of(domain)
-        if isinstance(images, list | tuple):
-            return self._predict([np.asarray(image) for image in images], rules, channels, batch)
-        array = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
-        if _is_one(array):
+        if isinstance(images, list | tuple) and not all(isinstance(each, list | tuple | Number) for each in images):
+            arrays = [as_array(image, f"Image {number}") for number, image in enumerate(images)]
+            return self._predict(arrays, rules, channels, batch)
+        array = as_array(images, "images")
+        if self._is_one(array, channels):
             return self._predict([array], rules, channels, batch)[0]
         return np.stack(self._predict(list(array), rules, channels, batch))
+
+    def _is_one(self, array: NDArray[Any], channels: Layout | None) -> bool:
+        """Tells whether an array is one image, not a stack of images.
+
+        Raises:
+            DataError: it may be either, or is neither.
+        """
+        if array.size == 0:
+            raise DataError("There are no images.", fix="Give at least one.")
+        if array.ndim not in (2, 3, 4):
+            raise DataError(
+                f"images has the shape {array.shape}.", fix="Give an image, N x H x W, N x H x W x C or N x C x H x W."
+            )
+        if array.ndim != 3 or channels is not None:
+            return array.ndim != 4
+        first, last = (array.shape[axis] in {1, self.in_channels} for axis in (0, -1))
+        if self.in_channels == 1:
+            # A stack of images so narrow is none: H x W x 1, or a colour image, which is converted.
+            return array.shape[0] > 4 and array.shape[-1] in (1, 3)
+        if first and last:
+            raise DataError(
+                f"images has the shape {array.shape}, which may be one image or several.",
+                fix='Give channels="first" or channels="last" for one image, or a list of images.',
+            )
+        return first or last
 
     def _predict(
         self, images: list[NDArray[Any]], rules: ReadingRules, channels: Layout | None, batch: int
@@ -128,10 +162,6 @@ class TrainedModel:
         return rules.pop()
 
 
-def _is_one(array: NDArray[Any]) -> bool:
-    return array.ndim == 2 or (array.ndim == 3 and (array.shape[0] in range(1, 5) or array.shape[-1] in range(1, 5)))
-
-
 def load(run: Path | str, *, checkpoint: str = "best") -> TrainedModel:
     """Loads a trained network.
 
@@ -140,6 +170,10 @@ def load(run: Path | str, *, checkpoint: str = "best") -> TrainedModel:
         checkpoint: "best", by the validation score, or "last".
 
     Raises:
-        RunError: there is no training run, or it has no checkpoint yet.
+        RunError: there is no training run, it has no checkpoint yet, or there is no such kind of checkpoint.
     """
+    if checkpoint not in ("best", "last"):
+        raise RunError(
+            f"There is no checkpoint '{checkpoint}', but best and last.", fix=did_you_mean(checkpoint, ("best", "last"))
+        )
     return TrainedModel(RunDirectory.open(Path(run), kind="train"), checkpoint=checkpoint)

@@ -469,6 +469,8 @@ def resume(
     run = RunDirectory.open(path, kind=kind.kind)
     with run.at_work(kind.kind):
         recipe, changed = changed_recipe(run, changes)
+        if run.facts["finished"] and not changed:
+            return run  # without its data, which may have been in memory
         with memory_named(kind.title, fix=kind.memory_fix(recipe)):
             if data is None:
                 check_places(run, recipe)

@@ -91,7 +91,7 @@ class Cost:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError(
                 f"{origin} holds no cost that this version of medarts can read ({type(error).__name__}: {error}).",
-                fix="Resume the finished run with --resume to write it again.",
+                fix="Measure it again: medarts report RUN.",
             ) from None
 
 

@@ -188,12 +188,20 @@ def _genotype(genotype: Genotype) -> Content:
     }
 
 
+def has_cost(run: RunDirectory) -> bool:
+    """Tells whether a run holds what its network costs, in a form that can be read."""
+    try:
+        return (run.path / "cost.json").exists() and _read_cost(run) is not None
+    except RunError:
+        return False
+
+
 def _read_cost(run: RunDirectory) -> Cost | None:
     """Returns what the network costs; None before the run has finished."""
     path = run.path / "cost.json"
     if not path.exists() and not run.facts["finished"]:
         return None
-    fix = f"Measure it again: medarts {run.facts['kind']} --resume {run.path}."
+    fix = f"Measure it again: medarts report {run.path}."
     with reading(path, fix=fix):
         content = read_json(path)
         check_signed(content)

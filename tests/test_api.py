@@ -1,0 +1,124 @@
+"""The verbs of ``import medarts`` on objects: what they take for data, and what they leave as it is."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+import medarts
+from medarts.data.store import ImageStore
+from medarts.engine.directory import RunDirectory
+from medarts.engine.facts import signed
+
+RECIPE: dict[str, Any] = {
+    "space": {"name": "nas-wdan", "init_channel": 4, "double_down_channel": False},
+    "search": {"stages": [{"depth": 3, "epochs": 1, "batch": 4}], "arch_after": 0},
+    "train": {"epochs": 1, "batch": 4, "model": {"name": "unet", "width": 4, "depth": 2}},
+    "evaluation": {"batch": 4, "bootstrap": 100},
+    "compute": {"device": "cpu", "threads": 1},
+}
+IMAGES = np.random.default_rng(0).integers(0, 255, (30, 32, 32)).astype(np.uint8)
+MASKS = IMAGES > 128
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A training on a pair of arrays."""
+    return medarts.train(None, RECIPE, data=(IMAGES, MASKS), out=tmp_path_factory.mktemp("api") / "unet")
+
+
+def contents(run: RunDirectory) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TensorDataset(torch.from_numpy(IMAGES), torch.from_numpy(MASKS)),
+        [torch.from_numpy(IMAGES), torch.from_numpy(MASKS)],
+        medarts.from_arrays(IMAGES, MASKS),
+    ],
+    ids=["data set", "tensors", "store"],
+)
+def test_images_in_memory_may_be_given_in_any_form(trained: RunDirectory, data: Any) -> None:
+    medarts.evaluate(trained, data=data)
+    # They are those of the run, as their fingerprint tells.
+    assert [folder.name for folder in (trained.path / "scores").iterdir()] == ["test"]
+
+
+@pytest.mark.parametrize("data", [IMAGES, 3, [], (IMAGES, "blobs"), {"images": IMAGES}])
+def test_other_data_are_refused_in_every_verb(trained: RunDirectory, tmp_path: Path, data: Any) -> None:
+    accepted = r"data is .*Give folders, names of data sets, or images in memory: from_arrays"
+    out = tmp_path / "run"
+    for verb in (
+        lambda: medarts.search(RECIPE, data=data, out=out),
+        lambda: medarts.train("unet", RECIPE, data=data, out=out),
+        lambda: medarts.resume(trained, data=data),
+        lambda: medarts.evaluate(trained, data=data),
+    ):
+        with pytest.raises(medarts.MedartsError, match=accepted):
+            verb()
+    assert not out.exists()
+
+
+def test_a_list_of_names_stays_one(trained: RunDirectory) -> None:
+    for data in ("nowhere", Path("nowhere"), ["nowhere"], ("nowhere", Path("elsewhere"))):
+        with pytest.raises(medarts.MedartsError, match="nowhere"):
+            medarts.evaluate(trained, data=data)
+    with pytest.raises(medarts.MedartsError, match="resumes on its own data sets"):
+        medarts.resume(trained, data="nowhere")
+
+
+def test_a_data_set_is_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read = []
+
+    class Items(TensorDataset):
+        def __getitem__(self, index: int) -> Any:
+            read.append(index)
+            return super().__getitem__(index)
+
+    def start(recipe: Any, folder: Path, *, data: ImageStore) -> int:
+        return len(data.images)
+
+    monkeypatch.setattr("medarts.nas.search.start_search", start)
+    data = Items(torch.from_numpy(IMAGES), torch.from_numpy(MASKS))
+    assert medarts.search(RECIPE, data=data, out=tmp_path / "run") == 30
+    assert read == list(range(30))
+
+
+def test_a_finished_training_on_arrays_is_left_as_it_is(trained: RunDirectory) -> None:
+    before = contents(trained)
+    medarts.resume(trained)
+    assert contents(trained) == before
+
+
+def test_a_finished_search_on_arrays_is_left_as_it_is(tmp_path: Path) -> None:
+    run = medarts.search(RECIPE, data=(IMAGES, MASKS), out=tmp_path / "search")
+    before = contents(run)
+    medarts.resume(run)
+    assert contents(run) == before
+
+
+def test_a_cost_that_cannot_be_read_is_measured_again(
+    trained: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("medarts.api._PASSES", 2)
+    monkeypatch.setattr("medarts.reporting.page.write_report", lambda path: path)
+    cost = trained.path / "cost.json"
+    medarts.report(trained)
+    assert "cannot be read" not in capsys.readouterr().err
+    right = trained.read_json("cost.json")
+    written = cost.read_bytes()
+    medarts.report(trained)
+    assert cost.read_bytes() == written
+    for damaged in (b"", written[:40], written.replace(b'"flops": ', b'"flops": 1')):
+        cost.write_bytes(damaged)
+        medarts.report(trained)
+        assert "cost.json cannot be read; the cost is measured again" in " ".join(capsys.readouterr().err.split())
+        assert trained.read_json("cost.json")["flops"] == right["flops"]
+    trained.write_json("cost.json", signed({"parameters": 3}))  # of an older version
+    medarts.report(trained)
+    assert trained.read_json("cost.json")["parameters"] == right["parameters"]
