@@ -634,7 +634,7 @@ def test_what_is_called_as_an_image_and_is_no_file_is_named_so(tmp_path, what, f
     else:
         pytest.skip("needs pipes")
     problem = rf"{word} that is not a regular file \(1\): {folder}/{odd.name} is a {what}"
-    with pytest.raises(DataError, match=rf"{problem}.*\. Put the image itself there"):
+    with pytest.raises(DataError, match=rf"{problem}.*\. Replace it with the image file itself"):
         opened(tmp_path, "folder")
 
 
