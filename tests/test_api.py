@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 import medarts
+from medarts.comparison.candidates import group_runs
+from medarts.comparison.overlays import predict_overlays
 from medarts.data.store import ImageStore
 from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import signed
@@ -68,7 +70,7 @@ def test_a_list_of_names_stays_one(trained: RunDirectory) -> None:
     for data in ("nowhere", Path("nowhere"), ["nowhere"], ("nowhere", Path("elsewhere"))):
         with pytest.raises(medarts.MedartsError, match="nowhere"):
             medarts.evaluate(trained, data=data)
-    with pytest.raises(medarts.MedartsError, match="resumes on its own data sets"):
+    with pytest.raises(medarts.MedartsError, match="is on its own data sets"):
         medarts.resume(trained, data="nowhere")
 
 
@@ -122,3 +124,27 @@ def test_a_cost_that_cannot_be_read_is_measured_again(
     trained.write_json("cost.json", signed({"parameters": 3}))  # of an older version
     medarts.report(trained)
     assert trained.read_json("cost.json")["parameters"] == right["parameters"]
+
+
+def test_runs_on_arrays_are_compared_on_them(
+    trained: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medarts.profiling.cost.peak_of_inference_mb", lambda *_, **__: 1.0)
+    monkeypatch.setattr("medarts.comparison.costs.REPEATS", 2)
+    monkeypatch.setattr("medarts.comparison.costs.usual_threads", lambda: (1,))
+    monkeypatch.setattr("medarts.reporting.comparison.write_comparison", lambda found, folder: None)
+    nested = {"name": "unetpp", "width": 4, "depth": 2}
+    recipe = {**RECIPE, "train": {**RECIPE["train"], "model": nested}}
+    other = medarts.train(None, recipe, data=(IMAGES, MASKS), out=tmp_path / "other")
+    with pytest.raises(medarts.MedartsError, match="changed"):
+        medarts.compare([trained, other], data=(IMAGES, ~MASKS), out=tmp_path / "changed")
+    for run in (trained, other):
+        medarts.evaluate(run, data=(IMAGES, MASKS))
+    monkeypatch.setattr("medarts.evaluation.evaluate.evaluate", None)  # what is kept holds
+    found = medarts.compare([trained, other], data=(IMAGES, MASKS), out=tmp_path / "comparison")
+    assert len(found.networks["network"].unique()) == 2
+    shown = [("arrays", found.images["image"].iloc[0])]
+    overlays = predict_overlays(
+        group_runs([trained.path]), shown, split="test", data=medarts.from_arrays(IMAGES, MASKS)
+    )
+    assert overlays.predictions.shape[:2] == (1, 1)

@@ -155,11 +155,9 @@ def resume(
     from medarts.nas.search import resume_search
     from medarts.training.trainer import resume_training
 
-    path, given = _path(run), _given(data)
-    if given is not None and _store(given) is None:
-        raise DataError("A run resumes on its own data sets.", fix=f"Leave data out, or give {_IN_MEMORY}.")
+    path, given = _path(run), _in_memory(data)
     found = kind or RunDirectory.open(path).facts["kind"]
-    return {"search": resume_search, "train": resume_training}[found](path, changes, data=_store(given))
+    return {"search": resume_search, "train": resume_training}[found](path, changes, data=given)
 
 
 def evaluate(
@@ -193,6 +191,7 @@ def compare(
     runs: Sequence[RunDirectory | Path | str] | RunDirectory | Path | str,
     *,
     against: str | None = None,
+    data: "ImageStore | Dataset[Any] | tuple[Any, Any] | None" = None,
     split: str = "test",
     out: Path | str | None = None,
 ) -> "Comparison":
@@ -203,6 +202,7 @@ def compare(
             seeds count as one, and those whose searches differ in their seed alone are also compared as repeats of one
             method. Or the folder of a study, whose finished runs are compared.
         against: network with which the others are compared. Default: that of the first run, or that of the study.
+        data: the images, for runs that were started with images in memory.
         split: train, val, test, or all.
         out: folder of the tables and of report.html. Default: runs/comparison, or comparison/ in the study.
 
@@ -217,7 +217,10 @@ def compare(
 
     paths = [_path(run) for run in ([runs] if isinstance(runs, RunDirectory | Path | str) else runs)]
     part = part_named(split)
+    given = _in_memory(data)
     of_study = len(paths) == 1 and Layout(paths[0]).study.is_file()
+    if of_study and given is not None:
+        raise DataError("A study is on its own data sets.", fix="Leave data out.")
     folder = Path(out) if out is not None else paths[0] / "comparison" if of_study else Path("runs") / "comparison"
     check_writable(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "comparison.json").exists():
@@ -225,7 +228,7 @@ def compare(
     found = (
         compare_study(paths[0], reference=against, split=part)
         if of_study
-        else compare_runs(paths, reference=against, split=part)
+        else compare_runs(paths, reference=against, split=part, data=given)
     )
     found.write(folder)
     write_comparison(found, folder)
@@ -553,6 +556,18 @@ def _given(data: Any) -> "ImageStore | tuple[str, ...] | None":
         f"data is {type(data).__name__}, which is no data set.",
         fix=f"Give folders, names of data sets, or {_IN_MEMORY}.",
     )
+
+
+def _in_memory(data: Any) -> "ImageStore | None":
+    """Returns images in memory, for runs that know their data sets on disk themselves.
+
+    Raises:
+        DataError: names or folders are given, or see `_given`.
+    """
+    given = _given(data)
+    if isinstance(given, tuple):
+        raise DataError("A run is on its own data sets.", fix=f"Leave data out, or give {_IN_MEMORY}.")
+    return given
 
 
 def _store(data: "ImageStore | tuple[str, ...] | None") -> "ImageStore | None":

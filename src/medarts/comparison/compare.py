@@ -27,6 +27,7 @@ from medarts.comparison.overlays import Overlays, as_arrays, from_arrays, most_d
 from medarts.comparison.result import read_result, write_result
 from medarts.config import ComputeSettings
 from medarts.data.manifest import Part
+from medarts.data.store import ImageStore
 from medarts.engine.device import environment, make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError, did_you_mean
@@ -110,6 +111,7 @@ def compare(
     searches: Searches = (),
     split: Part = "test",
     note: str = "",
+    data: ImageStore | None = None,
 ) -> Comparison:
     """Compares networks on groups of data sets.
 
@@ -127,6 +129,7 @@ def compare(
         searches: the networks of searches that differ in their seed alone.
         split: the images.
         note: a remark for readers.
+        data: the images of runs that were started with arrays.
 
     Raises:
         RunError: the runs may not be compared, there is none, or no such reference.
@@ -153,7 +156,9 @@ def compare(
     images = joined["images"]
     differing = {one.group: most_differing(images[images.group == one.group]) for one in found}
     overlays = {
-        name: predict_overlays(available[name].candidates, [*zip(of.dataset, of.image, strict=True)], split=split)
+        name: predict_overlays(
+            available[name].candidates, [*zip(of.dataset, of.image, strict=True)], split=split, data=data
+        )
         for name, of in differing.items()
         if len(of)
     }

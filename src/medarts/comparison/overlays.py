@@ -14,7 +14,7 @@ from medarts.config import Split
 from medarts.data.batches import Batches
 from medarts.data.manifest import Part
 from medarts.data.opening import open_manifest
-from medarts.data.store import open_store
+from medarts.data.store import ImageStore, open_store
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.listing import ImageName
 from medarts.evaluation.evaluate import load_network
@@ -61,17 +61,21 @@ def most_differing(images: pd.DataFrame) -> pd.DataFrame:
 
 
 @preserved_process_state()
-def predict_overlays(candidates: Sequence[Candidate], images: Sequence[ImageName], *, split: Part) -> Overlays:
+def predict_overlays(
+    candidates: Sequence[Candidate], images: Sequence[ImageName], *, split: Part, data: ImageStore | None = None
+) -> Overlays:
     """Lets the run of the lowest seed of every network predict some images.
 
     Args:
         images: data set and name of at least one image of the split; the overlays have their order.
+        split: the split.
+        data: the images of runs that were started with arrays.
     """
     recipe = candidates[0].recipes[0]
     needs: tuple[Split, ...] = () if split == "all" else (split,)
-    manifest = open_manifest(recipe.data, needs=needs)
+    manifest = data.manifest if data is not None else open_manifest(recipe.data, needs=needs)
     candidates[0].runs[0].check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
-    store = open_store(manifest, recipe.data, threads=recipe.compute.threads)
+    store = data if data is not None else open_store(manifest, recipe.data, threads=recipe.compute.threads)
     wanted = set(images)
     part = store.manifest.where(lambda sample: (sample.domain, sample.key) in wanted)
     device = make_fabric(recipe.compute).device

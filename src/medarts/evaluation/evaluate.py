@@ -149,7 +149,11 @@ def scores_folder(
 
 
 def fingerprints_now(
-    run: RunDirectory, split: Part, *, sources: tuple[SourceSettings, ...] | None = None
+    run: RunDirectory,
+    split: Part,
+    *,
+    sources: tuple[SourceSettings, ...] | None = None,
+    data: ImageStore | None = None,
 ) -> Fingerprints:
     """Returns the fingerprints of what ``evaluate`` would score now; the arguments are its own.
 
@@ -157,7 +161,7 @@ def fingerprints_now(
         RunError: the run has no checkpoint yet.
         DataError: the data cannot be read, or have no image in the split.
     """
-    images = of_images(_looked_at(run, sources, split))
+    images = of_images(_looked_at(run, sources, split, data))
     return Fingerprints(images, of_weights(_checkpoint(run, "best").weights), _metrics(run.recipe))
 
 
@@ -275,20 +279,38 @@ def load_scores(
 
 
 def current_scores(
-    run: RunDirectory, split: Part, *, sources: tuple[SourceSettings, ...] | None = None
+    run: RunDirectory,
+    split: Part,
+    *,
+    sources: tuple[SourceSettings, ...] | None = None,
+    data: ImageStore | None = None,
 ) -> pd.DataFrame:
-    """Returns the table of scores of a run, evaluated now where what it has does not hold; see `load_scores`."""
-    scores = _kept(run, split, sources) or evaluate(run.path, sources=sources, split=split)
+    """Returns the table of scores of a run, evaluated now where what it has does not hold; see `load_scores`.
+
+    Args:
+        run: the run.
+        split: the split, or all images.
+        sources: other data sets than those of the run.
+        data: the images of a run that was started with arrays.
+
+    Raises:
+        RunError: ``data`` are not the images of the run.
+    """
+    if data is not None:
+        run.check_unchanged(data.manifest.fingerprint(), manifest=data.manifest.to_csv())
+    scores = _kept(run, split, sources, data) or evaluate(run.path, sources=sources, split=split, data=data)
     table = scores.table
     if sources is None:
         _check_listed(run, split, frozenset(zip(table["dataset"], table["image"], strict=True)))
     return table
 
 
-def _kept(run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | None) -> Scores | None:
+def _kept(
+    run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | None, data: ImageStore | None
+) -> Scores | None:
     if not (run.path / "scores").is_dir():
         return None
-    now = fingerprints_now(run, split, sources=sources)
+    now = fingerprints_now(run, split, sources=sources, data=data)
     folder = scores_folder(run, split, now.images, sources=sources)
     if not folder.is_dir():
         return None

@@ -11,6 +11,7 @@ from medarts.comparison.compare import compare as compare_groups
 from medarts.comparison.costs import costs_of_groups
 from medarts.config.study import Study, load_study
 from medarts.data.manifest import Part
+from medarts.data.store import ImageStore
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError, did_you_mean
 from medarts.evaluation.evaluate import current_scores
@@ -19,7 +20,9 @@ from medarts.study.jobs import Layout
 from medarts.system.console import progress_bar
 
 
-def compare_runs(paths: Sequence[Path], *, reference: str | None = None, split: Part = "test") -> Comparison:
+def compare_runs(
+    paths: Sequence[Path], *, reference: str | None = None, split: Part = "test", data: ImageStore | None = None
+) -> Comparison:
     """Compares training runs with one recipe, one split and the same seeds.
 
     Networks whose searches differ in their seed alone are compared one by one, and together as repeats of one method.
@@ -27,6 +30,8 @@ def compare_runs(paths: Sequence[Path], *, reference: str | None = None, split: 
     Args:
         paths: the runs; runs of one architecture with several seeds are one network.
         reference: name of the network with which the others are compared. Default: that of the first run.
+        split: the split, or all images.
+        data: the images of runs that were started with arrays.
     """
     group = Group(group_runs(paths))
     reference_of(group, reference)
@@ -37,7 +42,7 @@ def compare_runs(paths: Sequence[Path], *, reference: str | None = None, split: 
         read_files(run)
     with progress_bar("scores", len(runs)) as bar:
         for run in runs:
-            scores[run] = current_scores(run, split)
+            scores[run] = current_scores(run, split, data=data)
             bar.advance()
     name = ", ".join(dict.fromkeys(source.domain for source in group.candidates[0].recipes[0].data.sources))
     return compare_groups(
@@ -48,6 +53,7 @@ def compare_runs(paths: Sequence[Path], *, reference: str | None = None, split: 
         references={} if reference is None else {name: reference},
         searches=repeats_by_provenance(group.candidates),
         split=split,
+        data=data,
     )
 
 
