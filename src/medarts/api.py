@@ -313,8 +313,8 @@ def cost(
     Raises:
         MedartsError: there is no such network, or it cannot take the size or a change.
 
-    >>> medarts.cost("unet", changes=["model.width=8"], repeats=0)["unet"].parameters
-    486001
+    >>> cost("unet", changes=["model.width=8"], repeats=0)["unet"].parameters
+    541929
     """
     from medarts.profiling.named import costs_by_name
 

@@ -122,10 +122,10 @@ def test_a_change_that_was_not_written_down_to_the_end_can_be_given_again(train:
     [
         ("search", "search.lr=0.5", r"cannot change search\.lr: 0\.025 -> 0\.5"),
         ("search", "train.epochs=9", r"cannot change train\.epochs: 2 -> 9"),
-        ("search", "search.stages.0.epochs=9", "only the last stage can be longer"),
-        ("search", "search.stages.1.epochs=1", "cannot have fewer epochs"),
+        ("search", "search.stages.0.epochs=9", "only the last stage of a started search can get more epochs"),
+        ("search", "search.stages.1.epochs=1", "cannot get fewer epochs"),
         ("search", "search.stages.1.batch=2", r"cannot change search\.stages\.1\.batch: 4 -> 2"),
-        ("train", "train.epochs=1", "cannot have fewer epochs"),
+        ("train", "train.epochs=1", "cannot get fewer epochs"),
         ("train", "train.lr=0.5", r"cannot change train\.lr: 0\.004 -> 0\.5"),
         ("train", "search.stages.1.epochs=9", r"cannot change search\.stages\.1\.epochs"),
         ("train", "compute.precision=bf16", r"cannot change compute\.precision: 'fp32' -> 'bf16'"),

@@ -199,7 +199,7 @@ def cell_with(operation: str, state: int) -> Genotype:
         (replace(GENOTYPE, settings={**SETTINGS, "depth": 3}), "unknown setting 'depth'"),
         (replace(GENOTYPE, settings={key: SETTINGS[key] for key in SETTINGS if key != "layers"}), "lacks a setting"),
         (replace(GENOTYPE, settings={**SETTINGS, "layers": True}), "layers True, which is not a whole number"),
-        (replace(GENOTYPE, settings={**SETTINGS, "auxiliary": 1}), "auxiliary 1, which is no truth value"),
+        (replace(GENOTYPE, settings={**SETTINGS, "auxiliary": 1}), "auxiliary 1, which is not a truth value"),
         (replace(GENOTYPE, settings={**SETTINGS, "stem": "imagenet"}), "stem 'imagenet', which is not chest or cifar"),
         (replace(GENOTYPE, settings={**SETTINGS, "stem": 3}), "stem 3, which is not chest or cifar"),
         (replace(GENOTYPE, settings={**SETTINGS, "layers": 3}), "layers 3, too few for the chest stem"),
@@ -211,7 +211,7 @@ def cell_with(operation: str, state: int) -> Genotype:
         (replace(GENOTYPE, cells={**GENOTYPE.cells, "up": ()}), "has up cells; darts has none"),
         (cell_with("sep_conv_3x3", 2), "node 0 of the normal cell reads state 2"),
         (cell_with("sep_conv_3x3", -1), "node 0 of the normal cell reads state -1"),
-        (cell_with("sep_conv_7x7", 0), "'sep_conv_7x7' cannot stand"),
+        (cell_with("sep_conv_7x7", 0), "'sep_conv_7x7' cannot be used on the edge"),
         (cell_with("none", 0), "'none' cannot be used"),
     ],
 )

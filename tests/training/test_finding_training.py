@@ -280,7 +280,7 @@ def test_what_does_not_fit_leaves_nothing_behind(finding_recipe, small_recipe, g
                 start_training(single, network, out)
         with pytest.raises(RecipeError, match=r"size 16 is too small .*Use 32 or more"):
             start_training(changed(finding_recipe, "data.size=16"), network, out)
-    with pytest.raises(RecipeError, match=r"train\.loss 'dice' is a loss of segmentation"):
+    with pytest.raises(RecipeError, match=r"train\.loss 'dice' is a loss of masks, not of findings"):
         start_training(changed(finding_recipe, "train.loss=dice"), genotype, out)
     with pytest.raises(DataError, match=r"training set are 16, fewer than a batch of 17"):
         start_training(changed(finding_recipe, "train.batch=17"), genotype, out)

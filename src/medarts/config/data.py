@@ -64,6 +64,9 @@ class SourceSettings(Section):
     task: ClassVar[Task] = "segmentation"
     """What its images are for."""
 
+    is_in_memory: ClassVar[bool] = False
+    """Whether the images were given by a program, and are on no disk."""
+
     kind: str
     path: Path
     name: Name | None = None

@@ -469,8 +469,9 @@ def resume(
     run = RunDirectory.open(path, kind=kind.kind)
     with run.at_work(kind.kind):
         recipe, changed = changed_recipe(run, changes)
-        if run.facts["finished"] and not changed:
-            return run  # without its data, which may have been in memory
+        in_memory = any(source.is_in_memory for source in recipe.data.sources)
+        if run.facts["finished"] and not changed and in_memory and data is None:
+            return run  # data on disk are checked even then: a run on changed data is not that run
         with memory_named(kind.title, fix=kind.memory_fix(recipe)):
             if data is None:
                 check_places(run, recipe)

@@ -11,12 +11,16 @@ from medarts.errors import DataError
 class ArraysSettings(MaskSourceSettings):
     """Images with masks, in memory; see ``MaskSourceSettings``."""
 
+    is_in_memory = True
+
     kind: Literal["arrays"] = "arrays"
     path: Path = Path()
 
 
 class LabelledArraysSettings(FindingSourceSettings):
     """Images with labels, in memory; see ``FindingSourceSettings``."""
+
+    is_in_memory = True
 
     kind: Literal["labelled-arrays"] = "labelled-arrays"
     path: Path = Path()
