@@ -666,7 +666,7 @@ def test_folders_become_absolute_and_leave_the_fingerprint_alone(tmp_path: Path)
     assert fingerprint(here) == fingerprint(there)
 
 
-@pytest.mark.parametrize("name", ["a/b", "../up", "all", "mean of domains", ""])
+@pytest.mark.parametrize("name", ["a/b", "../up", "all", "mean of data sets", ""])
 def test_names_that_cannot_be_folders_or_are_rows_of_tables_are_refused(name: str) -> None:
     message = refused(content(data={"sources": [{"kind": "folder", "path": "/d", "name": name}]}))
     assert "data" in message

@@ -221,3 +221,12 @@ def changed(values: Any, place: tuple[int, ...], value: float) -> Any:
 def test_what_is_refused(images: Any, targets: Any, options: dict[str, Any], problem: str) -> None:
     with pytest.raises(DataError, match=f"(?s){problem}"):
         from_arrays(images, targets, **options)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "", " "])
+def test_a_missing_patient_is_not_a_patient(missing: Any) -> None:
+    images, masks = np.zeros((4, 16, 16), np.uint8), np.zeros((4, 16, 16), bool)
+    with pytest.raises(DataError, match=r"Image 1 has no patient\. Give each image its patient"):
+        from_arrays(images, masks, patients=["a", missing, "b", "c"])
+    with pytest.raises(DataError, match="patients is a text"):
+        from_arrays(images, masks, patients="abcd")

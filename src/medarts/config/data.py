@@ -20,7 +20,7 @@ from medarts.config.section import (
 from medarts.errors import quoted
 from medarts.registry import Choice, sources
 
-RESERVED = ("all", "mean of domains")
+RESERVED = ("all", "mean of data sets")
 """Rows of tables beside those of the domains."""
 
 Split = Literal["train", "val", "test"]

@@ -300,13 +300,26 @@ def _placed(
     for what, given in (("patients", patients), ("splits", splits)):
         if given is not None and len(given) != number:
             raise DataError(f"There are {number} images and {len(given)} {what}.", fix=f"Give {what} for each image.")
-    whole = [f"{n:06d}" for n in range(number)] if patients is None else [str(patient) for patient in patients]
+    if isinstance(patients, str):
+        raise DataError("patients is a text.", fix="Give a list with the patient of each image.")
+    if patients is None:
+        whole = [f"{n:06d}" for n in range(number)]
+    else:
+        whole = [_patient(patient, n) for n, patient in enumerate(patients)]
     given_splits = [_split(word) for word in splits] if splits is not None else [None] * number
     for patient, several in divided(zip(whole, given_splits, strict=True)).items():
         raise DataError(
             f"Patient {patient} is in {' and '.join(several)}.", fix="Put all images of a patient in one split."
         )
     yield from zip(whole, complete_splits(whole, given_splits, fractions=fractions, seed=SPLIT_SEED), strict=True)
+
+
+def _patient(patient: Any, number: int) -> str:
+    """Returns a patient as text; a missing one must not become a patient that all such images share."""
+    missing = patient is None or patient != patient or not str(patient).strip()  # noqa: PLR0124  # NaN differs from itself
+    if missing:
+        raise DataError(f"Image {number} has no patient.", fix="Give each image its patient, or leave patients out.")
+    return str(patient).strip()
 
 
 def _split(word: str) -> Split:

@@ -79,7 +79,10 @@ def create_model(
     >>> network(torch.zeros(1, 1, 32, 32)).shape
     torch.Size([1, 2, 32, 32])
     """
-    chosen = architecture_named(architecture) if isinstance(architecture, str) else architecture
+    for name, number in (("in_channels", in_channels), ("outputs", 1 if outputs is None else outputs)):
+        if not isinstance(number, int) or number < 1:
+            raise RecipeError(f"{name} is {quoted(number)}.", fix="Give a whole number from 1.")
+    chosen = architecture_named(str(architecture)) if isinstance(architecture, str | Path) else architecture
     if settings:
         chosen = chosen.with_settings(**settings) if isinstance(chosen, Genotype) else _with_settings(chosen, settings)
     wanted = published_outputs(chosen) if outputs is None else outputs
