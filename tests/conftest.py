@@ -45,6 +45,16 @@ def user_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     return home / "medarts"
 
 
+@pytest.fixture(autouse=True)
+def threads_kept() -> Iterator[None]:
+    """Holds that nothing changes the threads of the process, which would change the tests after it."""
+    before = torch.get_num_threads()
+    yield
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == before
+
+
 @pytest.fixture
 def folder_data(tmp_path: Path) -> Path:
     """The folder of a small data set in the layout `folder`."""

@@ -569,9 +569,11 @@ def test_a_search_at_work_keeps_others_out_and_hears_a_hangup(medarts, recipe_fi
             refused(medarts(*words, "run"), owner, "Wait for it to end, or stop it.")
         refused(medarts("search", recipe_file, "--out", "run"), "run already holds another run")
         refused(medarts("train", "run"), "The search run has not finished")
+        process.send_signal(signal.SIGSTOP)  # or it would miss its folder, if an epoch ended just then
         moved = run.rename(tmp_path / "moved")
         refused(medarts("search", "--resume", "moved"), f"process {process.pid} on")
         moved.rename(run)
+        process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGHUP)
         _, errors = process.communicate(timeout=60)
     finally:

@@ -56,8 +56,7 @@ def test_flags_of_all_commands(capsys: pytest.CaptureFixture[str], monkeypatch: 
     cli.main()
     assert capsys.readouterr().out == f"medarts {medarts.__version__}\n"
     monkeypatch.setattr(console.console, "quiet", False)
-    monkeypatch.delenv(cli._TRACEBACKS, raising=False)
-    for flag, traceback in (("-q", False), ("--verbose", True)):
+    for flag, traceback in (("--verbose", True), ("-q", False)):
         monkeypatch.setattr(sys, "argv", ["medarts", "cost", "nothing", flag])
         with pytest.raises(SystemExit):
             cli.main()
@@ -68,5 +67,3 @@ def test_flags_of_all_commands(capsys: pytest.CaptureFixture[str], monkeypatch: 
     console.inform("left out")
     console.warn("kept")
     assert capsys.readouterr().err == "warning: kept\n"
-    console.console.quiet = False
-    monkeypatch.delenv(cli._TRACEBACKS, raising=False)

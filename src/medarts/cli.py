@@ -31,9 +31,6 @@ MOST_JOBS = 64
 PAGE = "report.html"
 
 _VERBOSE, _QUIET = ("-v", "--verbose"), ("-q", "--quiet")
-_TRACEBACKS = "MEDARTS_TRACEBACKS"
-"""Set in the environment, errors are printed with where they come from."""
-
 _DESCRIPTION = (
     "Designs compact neural networks for medical images by differentiable architecture search. "
     "With any command: -q, --quiet prints no progress; -v, --verbose prints tracebacks of errors and warnings of "
@@ -478,7 +475,7 @@ def main() -> None:
     """Runs a command. Prints errors that a user can fix on one line (exit status 1; 130 after an interruption)."""
     tolerate_encodings()
     keep_freed_memory()
-    words = _with_flags_set(sys.argv[1:])
+    words, verbose = _without_flags(sys.argv[1:])
     try:
         try:
             _run_command(words)
@@ -489,18 +486,18 @@ def main() -> None:
         say(str(stopped), to=sys.stderr)
         sys.exit(130)
     except MedartsError as error:
-        _fail(error)
+        _fail(error, verbose=verbose)
     except BrokenPipeError:  # whoever read the output has seen enough
         _drop_output()
         sys.exit(1)
     except OSError as error:  # of a folder that is no folder, may not be written, or lies on a full disk
         if error.filename in (None, "standard output"):
             _drop_output()
-        _fail(of_system(error))
+        _fail(of_system(error), verbose=verbose)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        _fail(_OUT_OF_MEMORY)
+        _fail(_OUT_OF_MEMORY, verbose=verbose)
     except KeyboardInterrupt:  # outside of search and training, which save first
         say("Stopped.", to=sys.stderr)
         sys.exit(130)
@@ -512,17 +509,16 @@ _OUT_OF_MEMORY = MedartsError(
 )
 
 
-def _with_flags_set(words: list[str]) -> list[str]:
-    """Acts on the options of all commands, and returns the other words."""
+def _without_flags(words: list[str]) -> tuple[list[str], bool]:
+    """Acts on the options of all commands; returns the other words, and whether errors are printed with tracebacks."""
     end = words.index("--") if "--" in words else len(words)
     flags = {word for word in words[:end] if word in (*_VERBOSE, *_QUIET)}
-    if flags & {*_VERBOSE}:
+    verbose = bool(flags & {*_VERBOSE})
+    if verbose:
         warnings.simplefilter("default")
         logging.basicConfig(level=logging.INFO)
-        os.environ[_TRACEBACKS] = "1"
-    if flags & {*_QUIET}:
-        be_quiet()
-    return [word for word in words[:end] if word not in flags] + words[end:]
+    be_quiet(bool(flags & {*_QUIET}))
+    return [word for word in words[:end] if word not in flags] + words[end:], verbose
 
 
 def _run_command(words: list[str]) -> None:
@@ -541,8 +537,8 @@ def _run_command(words: list[str]) -> None:
     )
 
 
-def _fail(error: MedartsError) -> NoReturn:
-    if _TRACEBACKS in os.environ:
+def _fail(error: MedartsError, *, verbose: bool) -> NoReturn:
+    if verbose:
         traceback.print_exception(error)
     say(f"medarts: {printable(str(error))}", to=sys.stderr)
     sys.exit(1)

@@ -25,7 +25,7 @@ NAMES = {
     "a\nb": "a-b",
     "()": "unnamed",
     "all": "all-data",
-    "mean of domains": "mean of domains-data",
+    "mean of data sets": "mean of data sets-data",
 }
 
 

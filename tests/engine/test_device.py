@@ -3,7 +3,7 @@
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,13 @@ def state() -> dict[str, Any]:
 
 
 @pytest.fixture
-def recipe(small_recipe: Recipe) -> Recipe:
+def recipe(small_recipe: Recipe) -> Iterator[Recipe]:
     """With another number of threads than the process has."""
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
     short = ("search.stages=[{depth: 3, epochs: 1, batch: 4}]", "train.epochs=1", "data.size=16", "compute.threads=1")
-    return parse(apply_overrides(small_recipe.model_dump(mode="json"), short))
+    yield parse(apply_overrides(small_recipe.model_dump(mode="json"), short))
+    torch.set_num_threads(before)
 
 
 def test_after_search_training_and_evaluation(recipe: Recipe, tmp_path: Path) -> None:

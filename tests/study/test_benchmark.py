@@ -468,6 +468,7 @@ def test_runs_have_the_threads_of_the_first_call_however_many_are_done_at_once(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # what is restored would be 8
     fixed, free = (make([UNET], [{"data": "ct"}], f"recipe.compute.threads={number}") for number in (3, 0))
     nothing = tmp_path / "none.yaml"
     threads = [

@@ -118,9 +118,9 @@ def warn(text: str) -> None:
     say(f"warning: {printable(text)}", to=sys.stderr if console.quiet else console)
 
 
-def be_quiet() -> None:
-    """Leaves out progress and remarks from now on; warnings and errors are still printed."""
-    console.quiet = True
+def be_quiet(quiet: bool) -> None:
+    """Leaves out progress and remarks from now on, or no longer; warnings and errors are always printed."""
+    console.quiet = quiet
 
 
 class Bar:
