@@ -19,7 +19,7 @@ In a recipe that is ``train.loss: {name: power_error, power: 1.0}``, or the bare
 """
 
 from collections.abc import Callable
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,8 +30,8 @@ from torch.nn import functional as F
 
 from medarts.config.data import Task
 from medarts.config.section import Number
-from medarts.errors import RecipeError
-from medarts.registry import Settings, bound, losses
+from medarts.errors import MedartsError, RecipeError
+from medarts.registry import Settings, bound, calling, losses
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits and targets of a batch -> the loss of every image (B,)."""
@@ -112,10 +112,24 @@ def make_loss(
         # on, and with it the loss of confident mistakes; and autocast forbids BCE.
         with torch.autocast(logits.device.type, enabled=False):
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            value: Tensor = function(wide, targets if task == "segmentation" else targets.to(wide.dtype))
-        return value
+            with calling("loss", entry.name):
+                value = function(wide, targets if task == "segmentation" else targets.to(wide.dtype))
+        _check_values(entry.name, value, logits)
+        return cast(Tensor, value)
 
     return of_images
+
+
+def _check_values(name: str, value: Any, logits: Tensor) -> None:
+    """Refuses what is not a value per image, or does not depend on the logits."""
+    if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
+        given = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise MedartsError(
+            f"The loss '{name}' returned {given} for {len(logits)} images.",
+            fix="Return one value per image: take means over pixels, not over the batch.",
+        )
+    if logits.requires_grad and not value.requires_grad:
+        raise MedartsError(f"The loss '{name}' has no gradient.", fix="Compute it from the logits by torch functions.")
 
 
 def _kind(outputs: int) -> Outputs:

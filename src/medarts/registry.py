@@ -20,7 +20,8 @@ import importlib
 import inspect
 import pkgutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Generic, Literal, TypeVar
@@ -28,7 +29,8 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from medarts.errors import RecipeError, did_you_mean
+from medarts.errors import MedartsError, RecipeError, did_you_mean, shortened
+from medarts.system.memory import is_out_of_memory
 from medarts.system.process import note_extension
 
 UNKNOWN, UNNAMED = "unknown_choice", "unnamed_choice"
@@ -291,6 +293,26 @@ def bound(function: Callable[..., N], **offered: Any) -> Callable[..., N]:
     """
     known = inspect.signature(function).parameters
     return functools.partial(function, **{name: value for name, value in offered.items() if name in known})
+
+
+@contextmanager
+def calling(noun: str, name: str) -> Iterator[None]:
+    """Names a member in whatever goes wrong inside it: it may be a user's, who sees this error alone.
+
+    Raises:
+        MedartsError: the member failed; -v, or the cause of the error, shows where.
+    """
+    try:
+        yield
+    except MedartsError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise MedartsError(
+            f"The {noun} '{name}' failed ({shortened(reason)}).", fix="Correct it and run again."
+        ) from error
 
 
 def _whole(value: Any, handler: Any) -> Any:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from medarts.errors import RecipeError
+from medarts.errors import MedartsError, RecipeError
 from medarts.losses import Loss, make_loss
 
 NAMES = ("bce_logits", "weighted_bce", "focal", "asymmetric")
@@ -141,5 +141,5 @@ def test_names_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("prevalence", [None, [0.1] * 4 + [1.2], [-0.1] * 5, [np.nan] * 5, [[0.1, 0.2]], [0.1]])
 def test_weighted_bce_needs_a_prevalence_of_every_finding(prevalence):
-    with pytest.raises(ValueError, match=r"prevalence in 0\.\.1 for each of 5 findings"):
+    with pytest.raises(MedartsError, match=r"weighted_bce.*prevalence in 0\.\.1 for each of 5 findings"):
         finding_loss("weighted_bce", prevalence=prevalence)(*batch())

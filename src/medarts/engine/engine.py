@@ -39,7 +39,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.tensorboard import write_events
 from medarts.errors import DivergedError, RunError
 from medarts.system.console import Bar, inform, progress_bar
-from medarts.system.memory import FEWER_AT_ONCE, OutOfMemoryError, is_out_of_memory, memory_named, smaller_parts
+from medarts.system.memory import FEWER_AT_ONCE, is_out_of_memory, memory_named, smaller_parts
 from medarts.system.process import InterruptedRunError, Interruption, interruption
 from medarts.tasks import Task
 
@@ -422,7 +422,7 @@ def start(kind: type[Job[Any]], recipe: Recipe, out: Path, prepare: Callable[[],
         MedartsError: of ``prepare``, or the folder is not free; nothing was written then.
         DivergedError: a loss became NaN or infinite.
         InterruptedRunError: the job was asked to stop; it can be resumed.
-        OutOfMemoryError: memory ran out; if no checkpoint was saved, nothing is left of the run.
+        OutOfMemoryError: memory ran out. After this and any other error nothing is left of a run without a checkpoint.
     """
     with RunDirectory.reserved(out, kind.kind), memory_named(kind.title, fix=kind.memory_fix(recipe)):
         job = prepare()
@@ -438,7 +438,9 @@ def start(kind: type[Job[Any]], recipe: Recipe, out: Path, prepare: Callable[[],
         )
         try:
             job.run_in(run)
-        except OutOfMemoryError:
+        except (InterruptedRunError, DivergedError):
+            raise
+        except Exception:  # of memory, or of what a user registered: the corrected call can have the folder
             run.discard()
             raise
     return run

@@ -217,11 +217,9 @@ class _Findings:
         found: dict[str, list[float]] = {}
         for f, name in enumerate(self.findings):
             given = {"logit": self.logits[:, f], "probability": probabilities[:, f]}
-            values = {
-                one.name: one.function(given[one.scores], self.labels[:, f]) for one in metrics_of("classification")
-            }
+            values = {one.name: one(given[one.scores], self.labels[:, f]) for one in metrics_of("classification")}
             uncalibrated = probabilities_of(self.logits[:, f])
-            values["ece_uncalibrated"] = metric("ece").function(uncalibrated, self.labels[:, f])
+            values["ece_uncalibrated"] = metric("ece")(uncalibrated, self.labels[:, f])
             for rule, thresholds in self.calibration.thresholds.items():
                 threshold = thresholds[name]
                 point = operating_point(

@@ -18,6 +18,7 @@ A metric of masks scores a single image and class; a metric of findings ranks or
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medarts.registry import metrics
+from medarts.errors import MedartsError
+from medarts.registry import calling, metrics
 
 BoolMask = NDArray[np.bool_]
 Floats = NDArray[np.floating[Any]]
@@ -36,6 +38,8 @@ Task = Literal["segmentation", "classification"]
 
 MAIN: dict[Task, str] = {"segmentation": "dice", "classification": "auroc"}
 """The metric by which networks of a task are compared."""
+
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,22 @@ class Metric:
     bootstrap: bool
     scores: Literal["logit", "probability"]
     weighted: Callable[..., Floats] | None
+
+    def __call__(self, *given: Any) -> float:
+        """Returns the metric of a `MaskPair`, or of scores and labels; nan where it is undefined.
+
+        Raises:
+            MedartsError: its function failed, or returned something else than a number within its limits.
+        """
+        with calling("metric", self.name):
+            value = float(self.function(*given))
+        low, high = self.limits
+        if math.isinf(value) or not (math.isnan(value) or low - _ROUNDING <= value <= high + _ROUNDING):
+            raise MedartsError(
+                f"The metric '{self.name}' returned {value:g}, outside its limits {low:g} to {high:g}.",
+                fix="Correct it, or register it with limits that fit; return nan where it is undefined.",
+            )
+        return value
 
 
 def register_metric(
@@ -241,4 +261,4 @@ def weighted_values(one: Metric, scores: Floats, labels: NDArray[Any], weights: 
         return one.weighted(scores, labels, weights)
     places = np.arange(len(scores))
     drawn = (np.repeat(places, row) for row in weights)
-    return np.array([one.function(scores[chosen], labels[chosen]) for chosen in drawn], dtype=np.float64)
+    return np.array([one(scores[chosen], labels[chosen]) for chosen in drawn])

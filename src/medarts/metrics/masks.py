@@ -148,7 +148,7 @@ def mask_scores(
         if vanished and one.needs_examples:
             found[one.name] = 0.0 if one.larger_is_better else math.nan
         else:
-            found[one.name] = float(one.function(masks))
+            found[one.name] = one(masks)
     return found
 
 

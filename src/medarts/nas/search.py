@@ -10,8 +10,9 @@ Source: DARTS (arXiv 1806.09055). It knows no space, no task and no data set.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -32,10 +33,10 @@ from medarts.engine.changes import Change
 from medarts.engine.device import make_fabric
 from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, cosine, resume, start
-from medarts.errors import RecipeError
+from medarts.errors import MedartsError, RecipeError
 from medarts.nas.gradients import Objective, first_order
 from medarts.nas.regularizers import Of, RegularizerSettings
-from medarts.registry import bound, gradients, regularizers
+from medarts.registry import bound, calling, gradients, regularizers
 from medarts.spaces import make_space
 from medarts.spaces.base import Candidates, SearchSpace
 from medarts.spaces.genotype import Genotype
@@ -250,20 +251,25 @@ class Search(Job[SearchState]):
 
     def _regularize(self, of: Of) -> None:
         """Adds the gradients of the regularizers of the architecture, or of the weights."""
-        done = (self.state.epoch + self.state.step / self.steps) / self.epochs
+        free, held = (self.architecture, self.weights) if of == "architecture" else (self.weights, self.architecture)
         for settings in cast("tuple[RegularizerSettings, ...]", self.recipe.search.regularizers):
-            entry = regularizers.entry(settings.name)
-            if entry.about["of"] != of:
-                continue
-            function = bound(entry.member, settings=settings)
+            if regularizers.entry(settings.name).about["of"] == of:
+                value = first_order(self.fabric, partial(self._term, settings, free), held=held)
+                self.check_finite(value, name=f"regularizer {settings.name}")
 
-            def objective(function: Any = function, weight: float = settings.weight) -> Iterator[Tensor]:
-                yield weight * function(self.supernet, done)
-
-            value = first_order(
-                self.fabric, objective, held=self.weights if of == "architecture" else self.architecture
+    def _term(self, settings: RegularizerSettings, free: Sequence[nn.Parameter]) -> Iterator[Tensor]:
+        """Yields what a regularizer adds to the loss of some parameters."""
+        function = bound(regularizers.get(settings.name), settings=settings)
+        done = (self.state.epoch + self.state.step / self.steps) / self.epochs
+        with calling("regularizer", settings.name):
+            value = torch.as_tensor(function(self.supernet, done), device=self.fabric.device)
+        if value.ndim or not value.is_floating_point():
+            raise MedartsError(
+                f"The regularizer '{settings.name}' returned a tensor {tuple(value.shape)} of {value.dtype}.",
+                fix="Return one number: a mean or a sum.",
             )
-            self.check_finite(value, name=f"regularizer {settings.name}")
+        # A term that is off at this point of the search may be a constant, which has no gradient.
+        yield settings.weight * (value if value.requires_grad else value + 0 * free[0].sum())
 
     def _objective(self, half: Batches, order: NDArray[np.int64]) -> Objective:
         """Returns the loss on this step's batch of a half, the same function however often it is called."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from medarts.config import DeriveSettings, StageSettings, SupernetSettings
 from medarts.config.data import Task
 from medarts.config.section import Section
-from medarts.errors import GenotypeError, did_you_mean
+from medarts.errors import GenotypeError, MedartsError, did_you_mean
 from medarts.network import Network
 from medarts.network.layers import Norm
+from medarts.registry import calling
 from medarts.spaces.genotype import EDGES_PER_NODE, NONE, Cell, Edge, Genotype
 from medarts.spaces.lattice import Lattice
 from medarts.system.process import note_extension
@@ -38,6 +39,9 @@ AS_DERIVED = SupernetSettings()
 """All channels go through the operations, as in the derived network."""
 
 INITIAL_SPREAD = 1e-3
+
+_TRIED_SIZE = 16
+"""Pixels; large enough for dilated kernels, small enough to take no time."""
 
 Builder = TypeVar("Builder")
 
@@ -77,6 +81,38 @@ class Operations(Mapping[str, Builder], Generic[Builder]):
             raise ValueError(f"there is an operation '{name}' already; choose another name")
         self._builders[name] = builder
         note_extension(_origin(builder)[0])
+
+
+def make_operation(operations: Operations[Any], name: str, *given: Any, channels: int, scale: float) -> nn.Module:
+    """Builds an operation of a set, and tries one that a user registered on a small image.
+
+    Args:
+        operations: the set.
+        name: of the operation.
+        given: what its builder takes.
+        channels: of what it takes and gives.
+        scale: height and width of what it gives, as a multiple of what it takes.
+
+    Raises:
+        MedartsError: the user's builder fails, or gives something else than the edge needs.
+    """
+    if name in operations.published:
+        return cast(nn.Module, operations[name](*given))
+    with calling("operation", name):
+        module = operations[name](*given)
+    if not isinstance(module, nn.Module):
+        raise MedartsError(f"The operation '{name}' built a {type(module).__name__}.", fix="Return a torch.nn.Module.")
+    with calling("operation", name), torch.no_grad():
+        size, was_training = _TRIED_SIZE, module.training
+        found = tuple(module.eval()(torch.zeros(1, channels, size, size)).shape)
+        module.train(was_training)
+    wanted = (1, channels, round(scale * size), round(scale * size))
+    if found != wanted:
+        raise MedartsError(
+            f"The operation '{name}' gives {found} for images (1, {channels}, {size}, {size}), not {wanted}.",
+            fix="Keep the channels, and the size that its set is for.",
+        )
+    return module
 
 
 def _origin(builder: Any) -> tuple[str, str]:

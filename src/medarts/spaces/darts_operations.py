@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medarts.spaces import base
 from medarts.spaces.base import Operations
 
 Kind = Literal["normal", "reduce"]
@@ -139,7 +140,7 @@ OPERATIONS: dict[str, Operations[Builder]] = {kind: Operations(_BUILDERS, none=T
 
 def make_operation(kind: Kind, name: str, channels: int, *, stride: int, settings: OperationSettings) -> nn.Module:
     """Builds one operation of a kind of cell on ``channels`` channels."""
-    return OPERATIONS[kind][name](channels, stride, settings)
+    return base.make_operation(OPERATIONS[kind], name, channels, stride, settings, channels=channels, scale=1 / stride)
 
 
 def stride_of(kind: Kind, state: int) -> int:

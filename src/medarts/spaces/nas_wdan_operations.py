@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medarts.network.layers import ChannelShuffle, Norm, make_norm
+from medarts.spaces import base
 from medarts.spaces.base import Operations
 
 Transition = Literal["down", "normal", "up"]
@@ -128,7 +129,8 @@ def set_of_edge(transition: Transition, state: int) -> Transition:
 
 def make_operation(kind: Transition, name: str, channels: int, settings: OperationSettings) -> nn.Module:
     """Builds one operation of a set on ``channels`` channels."""
-    return OPERATIONS[kind][name](channels, settings)
+    scale = {"down": 0.5, "normal": 1, "up": 2}[kind]
+    return base.make_operation(OPERATIONS[kind], name, channels, settings, channels=channels, scale=scale)
 
 
 def preprocess(in_channels: int, channels: int, *, affine: bool, norm: Norm = "group") -> nn.Module:
