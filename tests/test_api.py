@@ -148,3 +148,71 @@ def test_runs_on_arrays_are_compared_on_them(
         group_runs([trained.path]), shown, split="test", data=medarts.from_arrays(IMAGES, MASKS)
     )
     assert overlays.predictions.shape[:2] == (1, 1)
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "no recipe": (lambda: medarts.search(None), "None is not a recipe"),
+    "no recipe to plan": (lambda: medarts.plan(3), "3 is not a recipe"),
+    "no run": (lambda: medarts.resume(None), "None is not a run"),
+    "no run to compare": (lambda: medarts.compare(None), "None is not a run"),
+    "no study": (lambda: medarts.benchmark(None), "None is not a study"),
+    "no folder": (lambda: medarts.doctor(None), "None is not a folder"),
+    "no network": (medarts.cost, r"No network is given\. Valid here: .*unet"),
+    "None as a network": (lambda: medarts.cost(None), "No network is given"),
+    "size in words": (lambda: medarts.cost("unet", size="small", repeats=0), "^size is 'small'"),
+    "a figure of one": (lambda: medarts.cost("unet", figure="x.png"), "^A figure compares networks"),
+    "a figure of another kind": (lambda: medarts.cost("unet", "unetpp", figure="x.jpg"), "^figure is 'x.jpg'"),
+    "a figure of counts": (lambda: medarts.cost("unet", "unetpp", figure="x.png", repeats=0), "repeats is 0"),
+    "nothing to train": (lambda: medarts.train(None, RECIPE | {"train": {}}, data=(IMAGES, MASKS)), "No network to"),
+    "no data": (lambda: medarts.train("unet"), "Give data, or a recipe"),
+    "data that are no section": (lambda: medarts.search({"data": 3}, data=(IMAGES, MASKS)), "recipe: data: .*given: 3"),
+    "changes in another form": (lambda: medarts.search(RECIPE, data=(IMAGES, MASKS), changes=None), "changes is None"),
+    "numbers as changes": (lambda: medarts.search(RECIPE, data=(IMAGES, MASKS), changes=[3]), "^3 is not a change"),
+    "a change of nothing": (lambda: medarts.search(RECIPE, data=(IMAGES, MASKS), changes="a=b"), "a is not a key of"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_one_clear_error(name: str) -> None:
+    call, problem = REFUSED[name]
+    with pytest.raises(medarts.MedartsError, match=problem):
+        call()
+
+
+def test_there_are_two_kinds_of_runs(trained: RunDirectory) -> None:
+    with pytest.raises(medarts.MedartsError, match=r"no kind of run 'serach'\. Did you mean 'search'"):
+        medarts.resume(trained, kind="serach")
+
+
+def test_one_change_is_a_text_and_one_number_a_number(tmp_path: Path) -> None:
+    (found,) = medarts.cost("unet", changes="model.width=8", batches=1, threads=1, size=32, repeats=0).values()
+    assert found.parameters == 541929
+    run = medarts.train("unet", RECIPE, data=(IMAGES, MASKS), changes="note=mine", out=tmp_path / "run")
+    assert run.recipe.note == "mine"
+
+
+def test_the_file_of_a_figure_may_be_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medarts.profiling.cost.peak_of_inference_mb", lambda *_, **__: 1.0)
+    figure = tmp_path / "new" / "costs.svg"
+    medarts.cost("unet", "unetpp", changes=["model.width=2"], size=32, threads=1, repeats=2, figure=str(figure))
+    assert figure.read_text().lstrip().startswith("<")
+
+
+@pytest.mark.parametrize("verb", [medarts.search, lambda *a, **k: medarts.train("unet", *a, **k), medarts.plan])
+def test_images_in_memory_need_those_to_validate_on(verb: Any) -> None:
+    data = medarts.from_arrays(IMAGES, MASKS, fractions=(0.0, 0.2))
+    with pytest.raises(medarts.MedartsError, match=r"No image of arrays is in the split 'val'\. Give some images"):
+        verb(RECIPE, data=data)
+
+
+def test_images_in_memory_are_planned_as_those_of_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path)
+    planned = medarts.plan(RECIPE, data=(IMAGES, MASKS))
+    assert [stage.images_at_once for stage in planned.stages] == [4]
+    assert planned.training.parameters == medarts.cost("unet", changes=["model.width=4", "model.depth=2"],
+        in_channels=1, repeats=0, size=32)["unet"].parameters  # fmt: skip
+    assert [*tmp_path.rglob("*")] == [tmp_path / "temporary"]
+    with pytest.raises(medarts.MedartsError, match="'nowhere' is neither a data set"):
+        medarts.plan(RECIPE, data="nowhere")

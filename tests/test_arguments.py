@@ -63,7 +63,7 @@ def test_an_empty_word_is_no_folder() -> None:
 def test_numbers_out_of_range(number: int) -> None:
     with pytest.raises(RecipeError) as caught:
         check_number("jobs", number, low=1, high=64, reason="as this machine has no more cores")
-    assert str(caught.value) == f"--jobs is {number}. Use 1 to 64, as this machine has no more cores."
+    assert str(caught.value) == f"jobs is {number}. Use 1 to 64, as this machine has no more cores."
 
 
 def test_numbers_in_range() -> None:

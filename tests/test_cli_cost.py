@@ -152,9 +152,7 @@ def test_a_run_says_what_it_is_measured_with(medarts, asked, small_recipe, tmp_p
     assert (asked["size"], asked["norm"]) == (64, {run: "group", "unetpp": None})
     assert asked["architectures"][run] == UNetSettings(width=4)
     other = trained(tmp_path / "b", small_recipe, "train.model=unet")
-    refused(
-        medarts("cost", run, other, "--in-channels", "3"), "differ in --size: 32, 64.", "Give one for all: --size N"
-    )
+    refused(medarts("cost", run, other, "--in-channels", "3"), "differ in size: 32, 64.", "Give size, one for all")
     answered(medarts("cost", run, other, "--in-channels", "3", "--size", "32"))
     assert (asked["size"], asked["in_channels"]) == (32, 3)
 
@@ -182,13 +180,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_measured(medarts, asked
     refused(medarts("cost", "unet", "train.lr=8"), "unet has no train.lr")
     refused(medarts("cost", PUBLISHED, "model.width=8"), f"{PUBLISHED} has no model.width")
     refused(medarts("cost", "unet", "--init-channel", "8"), "unet has no init_channel")
-    refused(medarts("cost", "unet", "chexnet"), "differ in --outputs: 1, 14.")
-    refused(medarts("cost", "unet", "--threads", "1", "3"), "--threads is 3", "Use 1 to 2")
-    refused(medarts("cost", "unet", "--threads", "0"), "--threads is 0", "Use 1 to 2, as")
-    refused(medarts("cost", "unet", "--batch", "0"), "--batch is 0", "Use 1 to 1,024")
-    refused(medarts("cost", "unet", "--repeats", "1"), "--repeats is 1", "Use 2 to 10,000")
-    refused(medarts("cost", "unet", "--size", "0"), "--size is 0", "Use 16 to 4,096")
-    refused(medarts("cost", "unet", "unetpp", "--figure", "o.jpg"), "--figure is o.jpg", ".svg or .png")
+    refused(medarts("cost", "unet", "chexnet"), "differ in outputs: 1, 14.")
+    refused(medarts("cost", "unet", "--threads", "1", "3"), "threads is 3", "Use 1 to 2")
+    refused(medarts("cost", "unet", "--threads", "0"), "threads is 0", "Use 1 to 2, as")
+    refused(medarts("cost", "unet", "--batch", "0"), "batch is 0", "Use 1 to 1,024")
+    refused(medarts("cost", "unet", "--repeats", "1"), "repeats is 1", "Use 2 to 10,000")
+    refused(medarts("cost", "unet", "--size", "0"), "size is 0", "Use 16 to 4,096")
+    refused(medarts("cost", "unet", "unetpp", "--figure", "o.jpg"), "figure is 'o.jpg'", ".svg or .png")
     refused(medarts("cost", "unet", "--figure", "o.svg"), "there is one", "Name several")
     assert not asked
 

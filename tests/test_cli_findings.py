@@ -94,10 +94,10 @@ def test_cost_of_a_stack_is_that_of_the_published_network(medarts, quick, name, 
 def test_costs_that_are_refused(medarts):
     refused(medarts("cost", "chexnet", "--size", "31"), "size 31 is too small for CheXNet", "Use 32 or more")
     refused(medarts("cost", "chexnet", "--init-channel", "8"), "chexnet has no init_channel")
-    refused(medarts("cost", "chexnet", "--outputs", "0"), "--outputs is 0", "Use 1 to 200")
+    refused(medarts("cost", "chexnet", "--outputs", "0"), "outputs is 0", "Use 1 to 200")
     refused(medarts("cost", "chexnot"), "no network 'chexnot'")
     refused(medarts("cost", PUBLISHED, "--size", "31"), "size 31 is too small", "Use 32 or more")
-    refused(medarts("cost", PUBLISHED, "--init-channel", "1"), "--init-channel is 1. Use 2 to 1,024.")
+    refused(medarts("cost", PUBLISHED, "--init-channel", "1"), "init_channel is 1. Use 2 to 1,024.")
 
 
 # --- phantoms ---------------------------------------------------------------------------------------------------
@@ -115,9 +115,7 @@ def test_phantoms_of_findings(medarts, tmp_path):
     assert "images that show" in output
     assert "0 errors" in output
     refused(medarts("phantoms", "rays", "--task", "classification", "--images", "31"), "rays")
-    refused(
-        medarts("phantoms", "few", "--task", "classification", "--images", "9"), "--images is 9. Use 25 to 100,000."
-    )
+    refused(medarts("phantoms", "few", "--task", "classification", "--images", "9"), "images is 9. Use 25 to 100,000.")
 
 
 def test_phantoms_of_masks(medarts, tmp_path):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.config import load as load_recipe
 from medarts.config.study import Study, load_study
-from medarts.engine.directory import RunDirectory
-from medarts.errors import DataError, RecipeError, RunError
+from medarts.engine.directory import RunDirectory, path_of
+from medarts.errors import DataError, RecipeError, RunError, did_you_mean, quoted
 from medarts.models import architecture_named
 from medarts.registry import Settings, models
-from medarts.spaces import genotype_with, load_genotype, space_of
+from medarts.spaces import genotype_with, load_genotype, space_of, zoo
 from medarts.spaces.genotype import Genotype
 from medarts.system.files import check_writable, exists, make_folder, write_whole, writing
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 RecipeLike = Recipe | Mapping[str, Any] | Path | str
 """A recipe, its content, or the path of its YAML file."""
 
+Changes = str | Iterable[str]
+"""Changes of a recipe, such as ``"train.epochs=20"``: one, or several."""
+
 DataLike: TypeAlias = "ImageStore | Dataset[Any] | tuple[Any, Any] | str | Path | Sequence[str | Path]"
 """Names of data sets in a recipe, folders, or images in memory: of `from_arrays` or `from_dataset`, a torch data set,
 or a pair (images, targets) of arrays as `from_arrays` takes them."""
@@ -51,7 +54,7 @@ def search(
     recipe: RecipeLike,
     *,
     data: "DataLike | None" = None,
-    changes: Iterable[str] = (),
+    changes: Changes = (),
     out: Path | str | None = None,
 ) -> RunDirectory:
     """Searches an architecture on the data of a recipe.
@@ -85,7 +88,7 @@ def train(
     *,
     data: "DataLike | None" = None,
     init_channel: int | None = None,
-    changes: Iterable[str] = (),
+    changes: Changes = (),
     out: Path | str | None = None,
 ) -> RunDirectory:
     """Trains a network from scratch.
@@ -109,7 +112,7 @@ def train(
     """
     from medarts.training.trainer import start_training
 
-    changes = list(changes)
+    changes = _changes(changes)
     searched = _searched(network)
     base: RecipeLike
     if recipe is not None:
@@ -118,7 +121,8 @@ def train(
         base = searched.recipe
     elif data is None:
         raise RecipeError(
-            "There are no data to train on.", fix="Give data (--data FOLDER), or a recipe (--recipe FILE)."
+            "There are no data to train on.",
+            fix="Give data, or a recipe (on the command line --data FOLDER, --recipe FILE).",
         )
     else:
         base = {}
@@ -137,7 +141,7 @@ def resume(
     run: RunDirectory | Path | str,
     *,
     kind: Literal["search", "train"] | None = None,
-    changes: Iterable[str] = (),
+    changes: Changes = (),
     data: "ImageStore | Dataset[Any] | tuple[Any, Any] | None" = None,
 ) -> RunDirectory:
     """Continues a search or training from its last checkpoint; a finished one is left as it is.
@@ -155,9 +159,12 @@ def resume(
     from medarts.nas.search import resume_search
     from medarts.training.trainer import resume_training
 
-    path, given = _path(run), _in_memory(data)
-    found = kind or RunDirectory.open(path).facts["kind"]
-    return {"search": resume_search, "train": resume_training}[found](path, changes, data=given)
+    path, given = path_of(run), _in_memory(data)
+    verbs = {"search": resume_search, "train": resume_training}
+    found = RunDirectory.open(path).facts["kind"] if kind is None else kind
+    if found not in verbs:
+        raise RunError(f"There is no kind of run {quoted(kind)}.", fix=did_you_mean(str(kind), verbs))
+    return verbs[found](path, _changes(changes), data=given)
 
 
 def evaluate(
@@ -182,7 +189,7 @@ def evaluate(
     from medarts.data.opening import choose_sources
     from medarts.evaluation.evaluate import evaluate as evaluate_run
 
-    opened, given = RunDirectory.open(_path(run), kind="train"), _given(data)
+    opened, given = RunDirectory.open(path_of(run), kind="train"), _given(data)
     sources = choose_sources(given, known=opened.recipe.data.sources) if isinstance(given, tuple) else None
     return evaluate_run(opened.path, sources=sources, split=part_named(split), head=head, data=_store(given))
 
@@ -215,7 +222,7 @@ def compare(
     from medarts.study.comparing import compare_runs, compare_study
     from medarts.study.jobs import Layout
 
-    paths = [_path(run) for run in ([runs] if isinstance(runs, RunDirectory | Path | str) else runs)]
+    paths = [path_of(run) for run in (runs if isinstance(runs, Iterable) and not isinstance(runs, str) else [runs])]
     part = part_named(split)
     given = _in_memory(data)
     of_study = len(paths) == 1 and Layout(paths[0]).study.is_file()
@@ -236,7 +243,7 @@ def compare(
 
 
 def benchmark(
-    study: Study | Path | str, *, changes: Iterable[str] = (), out: Path | str | None = None, jobs: int = 1
+    study: Study | Path | str, *, changes: Changes = (), out: Path | str | None = None, jobs: int = 1
 ) -> "Comparison":
     """Trains, scores and compares all networks of a study on all of its data sets.
 
@@ -257,7 +264,7 @@ def benchmark(
 
 
 def generalize(
-    study: Study | Path | str, *, changes: Iterable[str] = (), out: Path | str | None = None, jobs: int = 1
+    study: Study | Path | str, *, changes: Changes = (), out: Path | str | None = None, jobs: int = 1
 ) -> "Generalization":
     """Tests how the networks of a study carry over to its other data sets; trains what is missing first.
 
@@ -283,15 +290,15 @@ def generalize(
 
 def cost(
     *networks: RunDirectory | Path | str,
-    changes: Sequence[str] = (),
+    changes: Changes = (),
     init_channel: int | None = None,
     in_channels: int | None = None,
     outputs: int | None = None,
     size: int | None = None,
-    threads: Sequence[int] = (),
-    batches: Sequence[int] = (1,),
+    threads: int | Sequence[int] = (),
+    batches: int | Sequence[int] = (1,),
     repeats: int = 20,
-    figure: Path | None = None,
+    figure: Path | str | None = None,
 ) -> "dict[str, Cost]":
     """Counts parameters and FLOPs of networks, and measures their latency and memory on the CPU, in turns.
 
@@ -303,7 +310,7 @@ def cost(
         outputs: classes or findings. Default: those of the runs, else of the published networks.
         size: height and width of the images in pixels. Default: those of the runs, else of the published networks.
         threads: threads of the CPU, one number or several. Default: 1, and 2 if there are two cores.
-        batches: images of a pass.
+        batches: images of a pass, one number or several.
         repeats: timed passes; 0 counts alone.
         figure: SVG or PNG file for a plot of latency against parameters.
 
@@ -318,35 +325,39 @@ def cost(
     """
     from medarts.profiling.named import costs_by_name
 
-    names = [_path(network) if isinstance(network, RunDirectory) else network for network in networks]
-    if figure is not None:
-        _check_figure(figure, names, repeats=repeats)
+    names = [network.path if isinstance(network, RunDirectory) else network for network in networks]
+    if not names or not all(isinstance(name, str | Path) for name in names):
+        raise RecipeError("No network is given.", fix=did_you_mean("", (*models.names(), *zoo())))
+    drawing = None if figure is None else _figure(figure, names, repeats=repeats)
     measured = costs_by_name(
         names,
-        changes=changes,
+        changes=_changes(changes),
         init_channel=init_channel,
         in_channels=in_channels,
         outputs=outputs,
         size=size,
-        threads=threads,
-        batches=batches,
+        threads=(threads,) if isinstance(threads, int) else threads,
+        batches=(batches,) if isinstance(batches, int) else batches,
         repeats=repeats,
     )
-    if figure is not None:
+    if drawing is not None:
         from medarts.reporting.plots import plot_costs
         from medarts.reporting.style import save
 
-        make_folder(figure.parent)
-        with writing(figure):
-            save(plot_costs(measured), figure, file_format=figure.suffix[1:])
+        make_folder(drawing.parent)
+        with writing(drawing):
+            save(plot_costs(measured), drawing, file_format=drawing.suffix[1:])
     return measured
 
 
-def plan(recipe: RecipeLike, *, changes: Iterable[str] = (), memory_mb: int | None = None) -> "Plan":
+def plan(
+    recipe: RecipeLike, *, data: "DataLike | None" = None, changes: Changes = (), memory_mb: int | None = None
+) -> "Plan":
     """Estimates parameters, peak memory and time of a recipe from a few trial steps.
 
     Args:
         recipe: what would be done.
+        data: as in `search`.
         changes: changes of the recipe.
         memory_mb: memory available, in MB; batches are split until they fit.
 
@@ -355,7 +366,8 @@ def plan(recipe: RecipeLike, *, changes: Iterable[str] = (), memory_mb: int | No
     """
     from medarts.profiling.plan import plan as plan_recipe
 
-    return plan_recipe(_recipe(recipe, None, changes), budget_mb=memory_mb)
+    given = _given(data)
+    return plan_recipe(_recipe(recipe, given, changes), budget_mb=memory_mb, data=_store(given))
 
 
 def doctor(data: Path | str) -> "Examination":
@@ -371,6 +383,8 @@ def doctor(data: Path | str) -> "Examination":
     from medarts.data.opening import choose_sources
     from medarts.system.console import progress_bar
 
+    if not isinstance(data, str | Path):
+        raise DataError(f"{quoted(data)} is not a folder.", fix="Give the folder of a data set, or a recipe.")
     with progress_bar("doctor", 0) as bar:
         if exists(Path(data)) and not Path(data).is_dir():
             settings = load_recipe(Path(data)).data
@@ -423,7 +437,7 @@ def report(run: RunDirectory | Path | str) -> Path:
     from medarts.reporting.page import has_cost, write_report
     from medarts.system.console import warn
 
-    opened = RunDirectory.open(_path(run))
+    opened = RunDirectory.open(path_of(run))
     with opened.at_work("report", patience=_PATIENCE):
         if opened.facts["finished"] and not has_cost(opened):
             if exists(opened.path / "cost.json"):
@@ -444,20 +458,24 @@ def _run_study(study: Study | Path | str, changes: Iterable[str], out: Path | st
     """Trains what a study lacks, and returns its folder."""
     from medarts.study.benchmark import benchmark as run_study
 
-    chosen = study if isinstance(study, Study) else load_study(Path(study), changes)
+    if not isinstance(study, Study | Path | str):
+        raise RecipeError(f"{quoted(study)} is not a study.", fix="Give a YAML file.")
+    chosen = study if isinstance(study, Study) else load_study(Path(study), _changes(changes))
     folder = _folder(out, Path(chosen.file).stem)
     run_study(chosen, folder, jobs=jobs)
     return folder
 
 
-def _check_figure(figure: Path, names: Sequence[Path | str], *, repeats: int) -> None:
-    if figure.suffix not in (".svg", ".png"):
-        raise RecipeError(f"--figure is {figure}.", fix="Use a file that ends in .svg or .png.")
+def _figure(figure: Path | str, names: Sequence[Path | str], *, repeats: int) -> Path:
+    """Returns the file of a plot that can be made."""
+    if not isinstance(figure, str | Path) or Path(figure).suffix not in (".svg", ".png"):
+        raise RecipeError(f"figure is {quoted(str(figure))}.", fix="Use a file that ends in .svg or .png.")
     if repeats == 0:
-        raise RecipeError("--figure shows latency, which --repeats 0 does not measure.", fix="Use --repeats 20.")
+        raise RecipeError("A figure shows latency, which no pass measures: repeats is 0.", fix="Use 20 repeats.")
     if len({str(name) for name in names}) < 2:
-        raise RecipeError("--figure compares networks, but there is one.", fix="Name several.")
-    check_writable(figure, kind="file")
+        raise RecipeError("A figure compares networks, but there is one.", fix="Name several.")
+    check_writable(Path(figure), kind="file")
+    return Path(figure)
 
 
 def _architecture(
@@ -477,12 +495,15 @@ def _architecture(
             )
         return model
     if searched is None:
-        raise RecipeError("No network to train is given.", fix="Give RUN, --genotype NAME or --model NAME.")
+        raise RecipeError(
+            "No network to train is given.",
+            fix="Give a search, a genotype or a baseline (RUN, --genotype NAME or --model NAME on the command line).",
+        )
     if not searched.facts["finished"]:
         raise RunError(
             f"The search {searched.path} has not finished.",
-            fix=f"Continue it: medarts search --resume {searched.path}. "
-            f"Or train what it has so far: --genotype {searched.path}.",
+            fix=f"Continue it: medarts search --resume {searched.path}. Or train the genotype that it has so far: "
+            f'load_genotype("{searched.path}"), or --genotype {searched.path}.',
         )
     return genotype_with(searched.path, init_channel=init_channel, changes=changes)
 
@@ -501,7 +522,11 @@ def _recipe(recipe: RecipeLike, data: "ImageStore | tuple[str, ...] | None", cha
     from medarts.data.arrays import data_section
     from medarts.data.opening import choose_sources
 
-    origin = "recipe"
+    origin, changes = "recipe", _changes(changes)
+    if not isinstance(recipe, Recipe | Mapping | Path | str):
+        raise RecipeError(
+            f"{quoted(recipe)} is not a recipe.", fix="Give a YAML file, a dictionary with its keys, or a Recipe."
+        )
     if isinstance(recipe, str | Path):
         if data is None:
             return load_recipe(Path(recipe), changes)
@@ -510,10 +535,10 @@ def _recipe(recipe: RecipeLike, data: "ImageStore | tuple[str, ...] | None", cha
     values = recipe.model_dump(mode="json") if isinstance(recipe, Recipe) else dict(recipe)
     store = _store(data)
     if store is not None:
-        values["data"] = {**values.get("data", {}), **data_section(store)}
+        values = _with_data(values, data_section(store))
     elif isinstance(data, tuple):
         sources = [source.model_dump(mode="json") for source in choose_sources(data, known=known)]
-        values["data"] = {**values.get("data", {}), "sources": sources}
+        values = _with_data(values, {"sources": sources})
     found = parse(apply_overrides(values, changes), origin=origin)
     if store is not None:
         for key, value in data_section(store).items():
@@ -524,6 +549,11 @@ def _recipe(recipe: RecipeLike, data: "ImageStore | tuple[str, ...] | None", cha
                     fix="Remove that change, or give other images (see from_arrays).",
                 )
     return found
+
+
+def _with_data(values: dict[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
+    own = values.get("data") or {}
+    return {**values, "data": {**own, **section}} if isinstance(own, Mapping) else values  # which is refused as it is
 
 
 _IN_MEMORY = "images in memory: from_arrays(...), a torch data set, or a pair of arrays (images, targets)"
@@ -579,8 +609,13 @@ def _folder(out: Path | str | None, name: str) -> Path:
     return Path("runs") / name if out is None else Path(out)
 
 
-def _path(run: RunDirectory | Path | str) -> Path:
-    return run.path if isinstance(run, RunDirectory) else Path(run)
+def _changes(changes: Changes) -> list[str]:
+    """Returns changes as a list; whether they are changes is seen where they are made."""
+    if isinstance(changes, str):
+        return [changes]
+    if not isinstance(changes, Iterable):
+        raise RecipeError(f"changes is {quoted(changes)}.", fix='Give a list of texts "key.path=value".')
+    return list(changes)
 
 
 def _is_of_space(change: str) -> bool:

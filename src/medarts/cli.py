@@ -150,7 +150,7 @@ def plan(
     """
     from medarts import api, terminal
 
-    check_number("memory-mb", memory_mb, low=1, high=100_000_000)
+    check_number("memory_mb", memory_mb, low=1, high=100_000_000)
     planned = api.plan(recipe, changes=changes, memory_mb=memory_mb)
     if as_json:
         print(planned.to_json())

@@ -133,7 +133,7 @@ def check_number(option: str, number: int | None, *, low: int, high: int, reason
     """Refuses a number of an option that is out of range; None is an option that is not given.
 
     Args:
-        option: its name without dashes.
+        option: its name, as in Python.
         number: what was given.
         low: the smallest number allowed.
         high: the largest.
@@ -142,6 +142,6 @@ def check_number(option: str, number: int | None, *, low: int, high: int, reason
     Raises:
         RecipeError: it is out of range.
     """
-    if number is not None and not low <= number <= high:
+    if number is not None and (not isinstance(number, int) or not low <= number <= high):
         because = f", {reason}" if reason else ""
-        raise RecipeError(f"--{option} is {quoted(number)}.", fix=f"Use {low:,} to {high:,}{because}.")
+        raise RecipeError(f"{option} is {quoted(number)}.", fix=f"Use {low:,} to {high:,}{because}.")

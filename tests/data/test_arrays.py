@@ -63,13 +63,13 @@ def test_a_window_scales_other_values() -> None:
 
 
 def test_images_and_masks_are_resized_together() -> None:
-    images, masks = np.zeros((4, 20, 40), np.uint8), np.zeros((4, 20, 40), np.uint8)
-    images[:, :, 20:], masks[:, :, 20:] = 255, 1
+    images, masks = np.zeros((4, 40, 80), np.uint8), np.zeros((4, 40, 80), np.uint8)
+    images[:, :, 40:], masks[:, :, 40:] = 255, 1
     masks[0] = 0
     masks[0, 0, 0] = 1
-    store = from_arrays(images, masks, size=10)
-    assert store.images.shape == (4, 1, 10, 10)
-    assert store.targets[1].tolist() == [[0] * 5 + [1] * 5] * 10
+    store = from_arrays(images, masks, size=20)
+    assert store.images.shape == (4, 1, 20, 20)
+    assert store.targets[1].tolist() == [[0] * 10 + [1] * 10] * 20
     assert store.truths[:, 0].tolist() == [MaskState.VANISHED, *[MaskState.PRESENT] * 3]
 
 
@@ -83,7 +83,7 @@ def test_classes_of_masks(classes: int | None, columns: int) -> None:
 
 @pytest.mark.parametrize("kind", [np.int64, np.float32, bool])
 def test_labels(kind: Any) -> None:
-    store = from_arrays(IMAGES, LABELS.astype(kind), findings=["Mass", "Nodule"], size=8)
+    store = from_arrays(IMAGES, LABELS.astype(kind), findings=["Mass", "Nodule"], size=16)
     assert store.manifest.findings == ("Mass", "Nodule")
     assert np.array_equal(store.targets[:], LABELS)
     assert np.array_equal(store.manifest.labels(), LABELS)
@@ -177,7 +177,7 @@ class Items(Dataset[Any]):
 def test_a_data_set_of_torch() -> None:
     tensors = TensorDataset(torch.from_numpy(IMAGES / 255), torch.from_numpy(MASKS))
     assert np.array_equal(from_dataset(tensors).targets[:], MASKS)
-    assert from_dataset(Items(), size=8).images.shape == (6, 3, 8, 8)
+    assert from_dataset(Items(), size=20).images.shape == (6, 3, 20, 20)
     with pytest.raises(DataError, match="Give size"):
         from_dataset(Items())
 
@@ -215,12 +215,73 @@ def changed(values: Any, place: tuple[int, ...], value: float) -> Any:
         (IMAGES, MASKS, {"patients": [1]}, "1 patients"),
         (IMAGES, MASKS, {"splits": ["train"]}, "1 splits"),
         (IMAGES, MASKS, {"splits": ["trian"] * 20}, "trian"),
+        (IMAGES, 3, {}, "20 images and no targets"),
+        (None, MASKS, {}, "images is None"),
+        (IMAGES[:, :8, :8], MASKS[:, :8, :8], {}, "size: .* 16 .*given: 8"),
+        (IMAGES, MASKS, {"name": ""}, "name cannot be ''"),
+        (IMAGES, MASKS, {"name": "a/b"}, "name cannot be 'a/b'"),
+        (IMAGES, MASKS, {"name": "all"}, "no source can be called 'all'"),
+        (IMAGES, MASKS, {"name": "mean of data sets"}, "no source can be called"),
+        (IMAGES, MASKS, {"window": 3}, "window: .*given: 3"),
+        (IMAGES, MASKS, {"window": (255, 0)}, "is empty"),
+        (IMAGES, MASKS, {"window": (0, float("nan"))}, "window.1: .*finite"),
+        (IMAGES, MASKS, {"window": ("low", "high")}, "window.0: .*number"),
+        (IMAGES, MASKS, {"percentiles": (0, 200)}, "percentiles.1: .*100"),
+        (IMAGES, MASKS, {"window": (0, 1), "percentiles": (0, 99)}, "exclude each other"),
+        (IMAGES, MASKS, {"fractions": (0.5, 0.5)}, "leave no training images"),
+        (IMAGES, MASKS, {"fractions": (-0.1, 0.2)}, "fractions.0: .*given: -0.1"),
+        (IMAGES, MASKS, {"fractions": 0.2}, "fractions: .*given: 0.2"),
+        (IMAGES, MASKS, {"size": 0}, "size: .*16"),
+        (IMAGES, MASKS, {"size": 2.5}, "size: .*whole number"),
+        (IMAGES, MASKS, {"size": 10**6}, "size: .*4096"),
+        (IMAGES, MASKS, {"channels": "frist"}, 'channels is \'frist\'.*"first" or "last"'),
+        (IMAGES, MASKS, {"classes": "two"}, "classes: .*whole number"),
+        (IMAGES, MASKS, {"classes": 10**6}, "classes: .*200"),
+        (IMAGES, LABELS, {"classes": 2}, "classes are those of masks"),
+        (IMAGES, LABELS, {"findings": "ab"}, "findings is a text"),
+        (IMAGES, LABELS, {"findings": ["Mass", ""]}, "name of each column"),
+        (IMAGES, MASKS, {"patients": 5}, "patients is 5"),
+        (IMAGES, MASKS, {"splits": "train"}, "splits is a text"),
+        (IMAGES, MASKS, {"fraction": (0.1, 0.2)}, "no option 'fraction'. Did you mean 'fractions'"),
         (IMAGES, MASKS, {"patients": [1] * 20, "splits": ["train", "val"] * 10}, "Patient 1 is in train and val"),
     ],
 )
 def test_what_is_refused(images: Any, targets: Any, options: dict[str, Any], problem: str) -> None:
     with pytest.raises(DataError, match=f"(?s){problem}"):
         from_arrays(images, targets, **options)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    store = from_arrays(
+        IMAGES, MASKS, size=np.int64(16), classes=np.uint8(3), window=(np.int16(0), np.float32(255)), name=None
+    )
+    assert (store.images.shape[2], store.truths.shape[1], store.manifest.domains) == (16, 2, ("arrays",))
+    assert np.array_equal(store.images, from_arrays(IMAGES, MASKS, window=torch.tensor([0, 255])).images)
+
+
+@pytest.mark.parametrize(
+    ("options", "split", "fix"),
+    [
+        ({"fractions": (0.0, 0.2)}, "val", r"the split 'val' \(splits\), or change fractions"),
+        ({"splits": ["test"] * 20}, "train", "the split 'train'"),
+        ({"patients": [1] * 10 + [2] * 10}, "val", "There are 2 patients; .* or give splits"),
+    ],
+)
+def test_a_split_without_images_is_refused_as_that_of_a_folder(options: Any, split: str, fix: str) -> None:
+    for targets in (MASKS, LABELS):
+        store = from_arrays(IMAGES, targets, **options)
+        settings = parse({"data": data_section(store)}).data
+        with pytest.raises(DataError, match=f"No image of arrays is in the split '{split}'.*{fix}"):
+            open_manifest(settings, needs=("train", "val"), data=store)
+
+
+def test_a_table_of_splits_in_the_current_folder_is_not_that_of_arrays(tmp_path: Any, monkeypatch: Any) -> None:
+    (tmp_path / "splits.csv").write_text("id,split\n")
+    monkeypatch.chdir(tmp_path)
+    store = from_arrays(IMAGES, MASKS, fractions=(0.0, 0.2))
+    with pytest.raises(DataError) as caught:
+        open_manifest(parse({"data": data_section(store)}).data, needs=("val",), data=store)
+    assert "splits.csv" not in caught.value.fix
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), "", " "])

@@ -186,3 +186,39 @@ def test_findings_are_a_probability_each(run_on: Callable[..., RunDirectory]) ->
     logits = table[table["metric"] == "logit"].pivot(index="image", columns="class", values="value")
     scored = 1 / (1 + np.exp(-logits[list(model.outputs)].to_numpy()))  # without temperature
     assert np.allclose(model.predict(GREY), scored, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("images", "problem"),
+    [
+        (None, "images is None"),
+        ([None], "Image 0 is None"),
+        (GREY[0].astype(np.int64), r"stores int64 .*Give uint8 .*astype\(np\.uint8\), or images / 255"),
+        (GREY[0].astype(np.float32), r"stores float32 .*images / 255"),
+    ],
+)
+def test_other_images_are_refused_with_what_to_do(grey: TrainedModel, images: Any, problem: str) -> None:
+    with pytest.raises(medarts.MedartsError, match=problem):
+        grey.predict(images)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"batch": None}, "batch is None"),
+        ({"batch": 1.5}, "batch is 1.5"),
+        ({"channels": "frist"}, "channels is 'frist'"),
+        ({"domain": ["arrays"]}, r"not trained on \['arrays'\]"),
+    ],
+)
+def test_other_options_are_refused(grey: TrainedModel, options: Any, problem: str) -> None:
+    with pytest.raises(medarts.MedartsError, match=problem):
+        grey.predict(GREY, **options)
+
+
+def test_what_is_no_run_is_not_loaded() -> None:
+    for other in (None, 3):
+        with pytest.raises(medarts.MedartsError, match=f"{other} is not a run"):
+            medarts.load(other)
+    with pytest.raises(medarts.MedartsError, match="no checkpoint None"):
+        medarts.load("run", checkpoint=None)

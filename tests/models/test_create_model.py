@@ -74,3 +74,20 @@ def test_a_registered_model_is_chosen_by_recipes_and_by_name(monkeypatch: pytest
     assert isinstance(create_model("my-unet", width=6), Own)
     recipe = parse({"data": {"sources": [{"kind": "folder", "path": "/d"}]}, "train": {"model": "my-unet"}})
     assert recipe.train.model == OwnSettings()
+
+
+def test_a_baseline_may_have_one_kind_of_norm_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    models.names()
+    monkeypatch.setattr(models, "_entries", dict(models._entries))
+
+    class FixedSettings(Settings):
+        name: Literal["fixed"] = "fixed"
+
+    @register_model("fixed", settings=FixedSettings, task="segmentation")
+    class Fixed(UNet):
+        def __init__(self, settings: FixedSettings, *, in_channels: int = 3, outputs: int = 1) -> None:
+            super().__init__(UNetSettings(width=4, depth=2), in_channels=in_channels, outputs=outputs)
+
+    assert isinstance(create_model("fixed"), Fixed)
+    with pytest.raises(RecipeError, match=r"fixed has no choice of its norms\. Leave norm \(train\.norm\) out"):
+        create_model("fixed", norm="batch")

@@ -430,7 +430,7 @@ def test_two_processes_cannot_work_in_one_folder(make: Make, tmp_path: Path) -> 
     assert held.stdout.readline() == "held\n"
     refused(study, tmp_path / "out", RunError, rf"Another process is at work on .*out: benchmark, process {held.pid} ")
     held.communicate("")
-    with pytest.raises(RecipeError, match="--jobs is 0"):
+    with pytest.raises(RecipeError, match="jobs is 0"):
         benchmark(study, tmp_path / "out", jobs=0)
     with pytest.raises(RunError, match="out holds no study"):
         available_runs(tmp_path / "out")

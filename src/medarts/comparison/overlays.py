@@ -73,7 +73,7 @@ def predict_overlays(
     """
     recipe = candidates[0].recipes[0]
     needs: tuple[Split, ...] = () if split == "all" else (split,)
-    manifest = data.manifest if data is not None else open_manifest(recipe.data, needs=needs)
+    manifest = open_manifest(recipe.data, needs=needs, data=data)
     candidates[0].runs[0].check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
     store = data if data is not None else open_store(manifest, recipe.data, threads=recipe.compute.threads)
     wanted = set(images)

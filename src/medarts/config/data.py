@@ -82,7 +82,7 @@ class SourceSettings(Section):
     @property
     def reads_splits_csv(self) -> bool:
         """Whether a ``splits.csv`` in the folder decides the splits."""
-        return True
+        return not self.is_in_memory
 
     @property
     def identity(self) -> tuple[str, ...]:

@@ -5,27 +5,37 @@ checked as files are, resized by the same functions, and fingerprinted by their 
 """
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from pydantic import ValidationError
 
-from medarts.config import Split
-from medarts.config.section import MOST_OUTPUTS
+from medarts.config import DataSettings, Split
+from medarts.config.explaining import explain
+from medarts.config.section import MOST_OUTPUTS, Section
 from medarts.data.digests import new_digest
 from medarts.data.formats.raw import Raw, type_range
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.reading import mask_states, resize_image, resize_mask, scale
+from medarts.data.sources.arrays import ArraysSettings
 from medarts.data.splits import SPLIT_SEED, complete_splits, divided, split_named
 from medarts.data.store import ImageStore
-from medarts.errors import DataError
+from medarts.errors import DataError, did_you_mean, quoted
 
 Layout = Literal["first", "last"]
 
 _CHANNELS = range(1, 5)
 """Sizes of an axis that is taken for the channels where the layout is not given."""
+
+_OF_SOURCE = ("name", "window", "percentiles", "fractions")
+"""Options that are those of a source on disk, too."""
+
+
+_SCALING = "Give window=(low, high) or percentiles=(0.5, 99.5), or uint8, uint16 or floats in 0..1."
 
 
 class Options(TypedDict, total=False):
@@ -40,24 +50,10 @@ class Options(TypedDict, total=False):
     window: tuple[float, float] | None
     percentiles: tuple[float, float] | None
     fractions: tuple[float, float]
-    name: str
+    name: str | None
 
 
-def from_arrays(
-    images: ArrayLike,
-    targets: ArrayLike,
-    *,
-    patients: Sequence[str | int] | None = None,
-    splits: Sequence[str] | None = None,
-    findings: Sequence[str] | None = None,
-    classes: int | None = None,
-    size: int | None = None,
-    channels: Layout | None = None,
-    window: tuple[float, float] | None = None,
-    percentiles: tuple[float, float] | None = None,
-    fractions: tuple[float, float] = (0.1, 0.2),
-    name: str = "arrays",
-) -> ImageStore:
+def from_arrays(images: ArrayLike, targets: ArrayLike, **options: Unpack[Options]) -> ImageStore:
     """Makes a data set of arrays.
 
     Args:
@@ -73,11 +69,12 @@ def from_arrays(
         window: (low, high) values that become 0 and 1.
         percentiles: (low, high) percentiles of each image that become 0 and 1.
         fractions: (validation, test) fractions of the patients, where ``splits`` does not say it; without "val" in
-            ``splits`` the first one is a fraction of the training patients.
-        name: of the data set, in tables.
+            ``splits`` the first one is a fraction of the training patients. Default: (0.1, 0.2).
+        name: of the data set, in tables. Default: "arrays".
 
     Raises:
-        DataError: arrays of different lengths, sizes or types than these; NaN or infinity; a patient in two splits.
+        DataError: arrays of different lengths, sizes or types than these; NaN or infinity; a patient in two splits; or
+            an option that the section ``data`` of a recipe would not take either.
 
     >>> images, masks = np.zeros((30, 32, 32), np.uint8), np.zeros((30, 32, 32), bool)
     >>> store = from_arrays(images, masks)
@@ -87,13 +84,10 @@ def from_arrays(
     every, wanted = as_array(images, "images"), as_array(targets, "targets")
     if every.ndim not in (3, 4):
         raise DataError(f"images has the shape {every.shape}.", fix="Give N x H x W, N x H x W x C or N x C x H x W.")
-    if len(every) != len(wanted):
-        raise DataError(
-            f"There are {len(every)} images and {len(wanted)} targets.", fix="Give one target for every image."
-        )
-    options = Options(patients=patients, splits=splits, findings=findings, classes=classes, size=size)
-    options |= Options(channels=channels, window=window, percentiles=percentiles, fractions=fractions, name=name)
-    return _store(zip(every, wanted, strict=True), **options)
+    if wanted.ndim == 0 or len(every) != len(wanted):
+        number = len(wanted) if wanted.ndim else "no"
+        raise DataError(f"There are {len(every)} images and {number} targets.", fix="Give one target for every image.")
+    return _store(zip(every, wanted, strict=True), options)
 
 
 def from_dataset(dataset: "torch.utils.data.Dataset[Any]", **options: Unpack[Options]) -> ImageStore:
@@ -109,7 +103,7 @@ def from_dataset(dataset: "torch.utils.data.Dataset[Any]", **options: Unpack[Opt
     """
     if not isinstance(dataset, Sized):
         raise DataError("The data set has no length.", fix="Give a map-style data set with __len__ and __getitem__.")
-    return _store(_items(dataset), **options)
+    return _store(_items(dataset), options)
 
 
 def data_section(store: ImageStore) -> dict[str, Any]:
@@ -142,6 +136,8 @@ def _items(dataset: Any) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
 
 def as_array(values: Any, what: str) -> NDArray[Any]:
     """Returns tensors, on whatever device, and all else that NumPy takes, as an array of numbers."""
+    if values is None:
+        raise DataError(f"{what} is None.", fix="Give an array of numbers.")
     try:
         array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     except (TypeError, ValueError) as error:  # lists of unequal lengths, bfloat16
@@ -151,29 +147,18 @@ def as_array(values: Any, what: str) -> NDArray[Any]:
     return np.asarray(array)
 
 
-def _store(
-    items: Iterable[tuple[NDArray[Any], NDArray[Any]]],
-    *,
-    patients: Sequence[str | int] | None = None,
-    splits: Sequence[str] | None = None,
-    findings: Sequence[str] | None = None,
-    classes: int | None = None,
-    size: int | None = None,
-    channels: Layout | None = None,
-    window: tuple[float, float] | None = None,
-    percentiles: tuple[float, float] | None = None,
-    fractions: tuple[float, float] = (0.1, 0.2),
-    name: str = "arrays",
-) -> ImageStore:
-    rules = ReadingRules(window, percentiles)
+def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options) -> ImageStore:
+    wanted = _checked(options)
+    settings, layout = wanted.sources[0], options.get("channels")
+    name, rules = settings.domain, ReadingRules(settings.window, settings.percentiles)
     images: list[NDArray[np.float16]] = []
     targets: list[NDArray[np.uint8]] = []
     values: list[NDArray[np.uint8]] = []  # of every target as given, of which resizing may lose some
     digests: list[tuple[str, str]] = []
     for number, (image, target) in enumerate(items):
-        image_hwc = as_hwc(image, channels, number)
-        side = size or _side(image_hwc, number)
-        made = resize_image(scale(as_raw(image_hwc, number), rules, path=Path(f"Image {number}")), side)
+        image_hwc = as_hwc(image, layout, number)
+        side = _side(image_hwc, number) if options.get("size") is None else wanted.size
+        made = resize_image(scaled(image_hwc, rules, number, fix=_SCALING), side)
         read = _labels(target, number) if target.ndim < 2 else _mask(target, image_hwc, number)
         if images and (made.shape != images[0].shape or read.ndim != targets[0].ndim):
             raise DataError(
@@ -187,11 +172,12 @@ def _store(
     if not images:
         raise DataError(f"The data set {name} is empty.", fix="Give at least one image for training.")
     stacked = np.stack(targets)
-    names = _finding_names(findings, stacked)
+    names = _finding_names(options, stacked)
     shown = [tuple(each for each, found in zip(names, row, strict=True) if found) for row in stacked] if names else []
     samples: list[Sample] = []
     held: dict[Path, str] = {}
-    for number, (patient, split) in enumerate(_placed(len(images), patients, splits, fractions)):
+    placed = _placed(len(images), options.get("patients"), options.get("splits"), settings.fractions)
+    for number, (patient, split) in enumerate(placed):
         key = f"{number:06d}"
         mask = None if names else Path(name, "targets", key)
         found = shown[number] if names else ()
@@ -199,14 +185,50 @@ def _store(
         held |= zip(samples[-1].files, digests[number], strict=False)  # labels are in the manifest itself
     manifest = Manifest(tuple(samples), {name: rules}, names, digests=held)
     if names:
-        return ImageStore(manifest, np.stack(images), stacked, np.zeros((len(images), 0), np.uint8))
-    outputs = _outputs(classes, int(max(each.max() for each in values)))
-    states = [mask_states(each, mask, classes=outputs) for each, mask in zip(values, targets, strict=True)]
-    return ImageStore(manifest, np.stack(images), stacked, np.stack(states))
+        truths = np.zeros((len(images), 0), np.uint8)
+    else:
+        given = None if options.get("classes") is None else wanted.classes
+        outputs = _outputs(given, int(max(each.max() for each in values)))
+        truths = np.stack(
+            [mask_states(each, mask, classes=outputs) for each, mask in zip(values, targets, strict=True)]
+        )
+    store = ImageStore(manifest, np.stack(images), stacked, truths)
+    with _as_in_a_recipe(DataSettings):  # what the arrays themselves decide
+        DataSettings.model_validate(data_section(store))
+    return store
+
+
+def _checked(options: Options) -> DataSettings:
+    """Returns what can be said of the data before an image is seen, by the rules of recipes."""
+    for key in options:
+        if key not in Options.__annotations__:
+            raise DataError(f"Images in memory have no option '{key}'.", fix=did_you_mean(key, Options.__annotations__))
+    given = {key: _plain(value) for key, value in options.items() if value is not None}
+    with _as_in_a_recipe(ArraysSettings):
+        source = ArraysSettings(**{key: given[key] for key in _OF_SOURCE if key in given})
+    with _as_in_a_recipe(DataSettings):
+        return DataSettings(sources=(source,), **{key: given[key] for key in ("size", "classes") if key in given})
+
+
+@contextmanager
+def _as_in_a_recipe(section: type[Section]) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        raise DataError(f"Images in memory: {explain(error, section, noun='data set')}", fix="") from None
+
+
+def _plain(value: Any) -> Any:
+    """Returns numbers of NumPy and torch as those of Python, which settings take alone."""
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        return value.tolist()
+    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value
 
 
 def as_hwc(image: NDArray[Any], channels: Layout | None, number: int) -> NDArray[Any]:
     """Returns an image HW, HWC or CHW as HWC."""
+    if channels not in (None, "first", "last"):
+        raise DataError(f"channels is {quoted(channels)}.", fix='Give "first" or "last".')
     if image.ndim == 2:
         return image[..., None]
     if image.ndim != 3:
@@ -243,6 +265,15 @@ def as_raw(image_hwc: NDArray[Any], number: int) -> Raw:
     return Raw(image_hwc, type_range(image_hwc))
 
 
+def scaled(image_hwc: NDArray[Any], rules: ReadingRules, number: int, *, fix: str) -> NDArray[np.float32]:
+    """Returns an image as float32 in 0..1; ``fix`` is what to do where its type does not say what is white."""
+    raw = as_raw(image_hwc, number)
+    try:
+        return scale(raw, rules, path=Path(f"Image {number}"))
+    except DataError as error:
+        raise DataError(error.problem, fix=fix) from None
+
+
 def _mask(mask: NDArray[Any], image_hwc: NDArray[Any], number: int) -> NDArray[np.uint8]:
     if mask.shape != image_hwc.shape[:2]:
         raise DataError(
@@ -270,17 +301,30 @@ def _labels(labels: NDArray[Any], number: int) -> NDArray[np.uint8]:
     return row.astype(np.uint8)
 
 
-def _finding_names(given: Sequence[str] | None, targets: NDArray[np.uint8]) -> tuple[str, ...]:
+def _finding_names(options: Options, targets: NDArray[np.uint8]) -> tuple[str, ...]:
     """Returns the names of the labels; none for masks."""
+    given = options.get("findings")
     if targets.ndim == 3:
         if given is not None:
             raise DataError("findings are names of labels, but the targets are masks.", fix="Leave findings out.")
         return ()
+    if options.get("classes") is not None:
+        raise DataError("classes are those of masks, but the targets are labels.", fix="Leave classes out.")
     number = targets.shape[1]
-    names = tuple(given) if given is not None else tuple(f"finding {n}" for n in range(1, number + 1))
+    names = tuple(f"finding {n}" for n in range(1, number + 1)) if given is None else _each("findings", given)
     if len(names) != number or len(set(names)) != number:
         raise DataError(f"There are {number} columns of labels and the findings {names}.", fix="Name each column once.")
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise DataError(f"The findings are {quoted(names)}.", fix="Give the name of each column as text.")
     return names
+
+
+def _each(what: str, given: Any) -> tuple[Any, ...]:
+    """Returns the items of a list, an array or the like; a text is none."""
+    if isinstance(given, str) or not isinstance(given, Sized) or not isinstance(given, Iterable):
+        kind = "a text" if isinstance(given, str) else quoted(given)
+        raise DataError(f"{what} is {kind}.", fix="Give a list.")
+    return tuple(given)
 
 
 def _outputs(given: int | None, highest: int) -> int:
@@ -297,19 +341,18 @@ def _placed(
     number: int, patients: Sequence[str | int] | None, splits: Sequence[str] | None, fractions: tuple[float, float]
 ) -> Iterator[tuple[str, Split]]:
     """Yields patient and split of every image."""
-    for what, given in (("patients", patients), ("splits", splits)):
-        if given is not None and len(given) != number:
-            raise DataError(f"There are {number} images and {len(given)} {what}.", fix=f"Give {what} for each image.")
-    if isinstance(patients, str):
-        raise DataError("patients is a text.", fix="Give a list with the patient of each image.")
-    if patients is None:
-        whole = [f"{n:06d}" for n in range(number)]
+    given = {what: _each(what, of) for what, of in (("patients", patients), ("splits", splits)) if of is not None}
+    for what, several in given.items():
+        if len(several) != number:
+            raise DataError(f"There are {number} images and {len(several)} {what}.", fix=f"Give {what} for each image.")
+    if "patients" in given:
+        whole = [_patient(patient, n) for n, patient in enumerate(given["patients"])]
     else:
-        whole = [_patient(patient, n) for n, patient in enumerate(patients)]
-    given_splits = [_split(word) for word in splits] if splits is not None else [None] * number
-    for patient, several in divided(zip(whole, given_splits, strict=True)).items():
+        whole = [f"{n:06d}" for n in range(number)]
+    given_splits = [_split(word) for word in given["splits"]] if "splits" in given else [None] * number
+    for patient, both in divided(zip(whole, given_splits, strict=True)).items():
         raise DataError(
-            f"Patient {patient} is in {' and '.join(several)}.", fix="Put all images of a patient in one split."
+            f"Patient {patient} is in {' and '.join(both)}.", fix="Put all images of a patient in one split."
         )
     yield from zip(whole, complete_splits(whole, given_splits, fractions=fractions, seed=SPLIT_SEED), strict=True)
 

@@ -142,19 +142,28 @@ def advice(settings: SourceSettings, split: Split, samples: Sequence[Sample]) ->
     patients = len({sample.patient for sample in samples})
     if patients < FEWEST:
         found = "is one patient" if patients == 1 else f"are {patients} patients"
-        return f"There {found}; sampled splits need {FEWEST}. Add others, or divide the images in a splits.csv."
+        by_hand = "give splits" if settings.is_in_memory else "divide the images in a splits.csv"
+        return f"There {found}; sampled splits need {FEWEST}. Add others, or {by_hand}."
     return _source(settings.kind).split_fix.format(split=split)
 
 
-def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...]) -> Manifest:
+def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...], data: ImageStore | None = None) -> Manifest:
     """Lists the data sets of a recipe; no image is opened.
+
+    Args:
+        settings: the sources.
+        needs: splits that must have images.
+        data: images in memory, which are listed in place of the sources.
 
     Raises:
         DataError: a folder, a mask or a split is missing, or masks of several classes have no labels.
     """
-    manifest = open_sources(settings.sources, findings=settings.findings)
-    for domain, rules in manifest.rules.items():
-        check_labels(domain, rules, settings.classes)
+    if data is not None:
+        manifest = data.manifest
+    else:
+        manifest = open_sources(settings.sources, findings=settings.findings)
+        for domain, rules in manifest.rules.items():
+            check_labels(domain, rules, settings.classes)
     for split in needs:
         if not manifest.of_split(split).samples:
             raise DataError(

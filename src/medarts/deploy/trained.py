@@ -12,14 +12,19 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from medarts.config import Task
-from medarts.data.arrays import Layout, as_array, as_hwc, as_raw
+from medarts.data.arrays import Layout, as_array, as_hwc, scaled
 from medarts.data.manifest import ReadingRules
-from medarts.data.reading import fit_channels, resize_image, scale
-from medarts.engine.directory import RunDirectory
-from medarts.errors import DataError, RunError, did_you_mean
+from medarts.data.reading import fit_channels, resize_image
+from medarts.engine.directory import RunDirectory, path_of
+from medarts.errors import DataError, RunError, did_you_mean, quoted
 from medarts.evaluation.evaluate import load_network
 
 Probabilities = NDArray[np.float32]
+
+_SCALING = (
+    "Give uint8 (0..255), uint16 (0..65535) or floats in 0..1, as the network was trained on: of values in 0..255 "
+    "images.astype(np.uint8), or images / 255."
+)
 
 
 class TrainedModel:
@@ -79,8 +84,8 @@ class TrainedModel:
                 those of one image or of a stack; ``batch`` is below 1; or the data sets of the run differ in their
                 scaling and ``domain`` does not name one of them.
         """
-        if batch < 1:
-            raise DataError(f"batch is {batch}.", fix="Give a number of images of at least 1.")
+        if not isinstance(batch, int) or batch < 1:
+            raise DataError(f"batch is {quoted(batch)}.", fix="Give a whole number of images of at least 1.")
         rules = self._rules_of(domain)
         if isinstance(images, list | tuple) and not all(isinstance(each, list | tuple | Number) for each in images):
             arrays = [as_array(image, f"Image {number}") for number, image in enumerate(images)]
@@ -135,9 +140,9 @@ class TrainedModel:
         """Returns an image as the network takes it, CHW, and its own height and width."""
         path = Path(f"Image {number}")
         image_hwc = as_hwc(image, channels, number)
-        scaled = fit_channels(scale(as_raw(image_hwc, number), rules, path=path), self.in_channels, path=path)
+        fitting = fit_channels(scaled(image_hwc, rules, number, fix=_SCALING), self.in_channels, path=path)
         # Stores keep float16: a prediction must equal the evaluation of the same image.
-        resized = resize_image(scaled, self.size).astype(np.float16).astype(np.float32)
+        resized = resize_image(fitting, self.size).astype(np.float16).astype(np.float32)
         return torch.from_numpy(resized), (image_hwc.shape[0], image_hwc.shape[1])
 
     def _finish(self, logits: Tensor, shape: tuple[int, int]) -> Probabilities:
@@ -149,9 +154,9 @@ class TrainedModel:
         return np.asarray(own[0] if len(own) == 1 else own, np.float32)
 
     def _rules_of(self, domain: str | None) -> ReadingRules:
-        if domain is not None and domain not in self._rules:
+        if domain is not None and domain not in tuple(self._rules):
             raise DataError(
-                f"{self.name} was not trained on '{domain}'.", fix=f"Choose one of {', '.join(self._rules)}."
+                f"{self.name} was not trained on {quoted(domain)}.", fix=f"Choose one of {', '.join(self._rules)}."
             )
         rules = {self._rules[domain]} if domain is not None else set(self._rules.values())
         if len(rules) > 1:
@@ -162,7 +167,7 @@ class TrainedModel:
         return rules.pop()
 
 
-def load(run: Path | str, *, checkpoint: str = "best") -> TrainedModel:
+def load(run: RunDirectory | Path | str, *, checkpoint: str = "best") -> TrainedModel:
     """Loads a trained network.
 
     Args:
@@ -174,6 +179,7 @@ def load(run: Path | str, *, checkpoint: str = "best") -> TrainedModel:
     """
     if checkpoint not in ("best", "last"):
         raise RunError(
-            f"There is no checkpoint '{checkpoint}', but best and last.", fix=did_you_mean(checkpoint, ("best", "last"))
+            f"There is no checkpoint {quoted(checkpoint)}, but best and last.",
+            fix=did_you_mean(str(checkpoint), ("best", "last")),
         )
-    return TrainedModel(RunDirectory.open(Path(run), kind="train"), checkpoint=checkpoint)
+    return TrainedModel(RunDirectory.open(path_of(run), kind="train"), checkpoint=checkpoint)

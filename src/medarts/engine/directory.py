@@ -31,7 +31,7 @@ from medarts.config import Recipe, fingerprint, load, to_yaml
 from medarts.config.reading import deciding_values, difference_words, fingerprint_of, value_differences
 from medarts.engine.facts import FORMAT, check_facts, check_file_digests, damaged_facts, file_digests
 from medarts.engine.listing import change_words, listing_of, read_listing
-from medarts.errors import RunError, system_fix
+from medarts.errors import RunError, quoted, system_fix
 from medarts.system import lock
 from medarts.system.files import (
     UNFINISHED,
@@ -162,10 +162,12 @@ class RunDirectory(os.PathLike[str]):
         except OSError as error:
             raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
         if holds and (path / "run.json").exists():
-            fix = f"Give another --out, or resume that run: --resume {path}."
+            fix = f"Choose another folder (out; --out on the command line), or resume that run (--resume {path})."
             raise RunError(f"{path} already holds another run.", fix=fix)
         if holds:
-            raise RunError(f"{path} already holds files.", fix="Give another --out.")
+            raise RunError(
+                f"{path} already holds files.", fix="Choose another folder (out; --out on the command line)."
+            )
 
     @classmethod
     def open(cls, path: Path, *, kind: str | None = None) -> "RunDirectory":
@@ -397,6 +399,17 @@ class RunDirectory(os.PathLike[str]):
             RunError: it cannot be written.
         """
         write_whole(self.path / name, json.dumps(content, indent=1) + "\n")
+
+
+def path_of(run: RunDirectory | Path | str) -> Path:
+    """Returns the folder of a run.
+
+    Raises:
+        RunError: it is neither a run nor a path.
+    """
+    if not isinstance(run, str | os.PathLike):
+        raise RunError(f"{quoted(run)} is not a run.", fix="Give a run, or its folder.")
+    return Path(run)
 
 
 def _parsed(path: Path, text: bytes, *, where: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The networks that can be trained: baselines, one file each, and those of genotypes."""
 
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -28,7 +29,8 @@ def register_model(
     """Returns a decorator that registers a baseline, which recipes then choose by ``train.model: {name: NAME}``.
 
     It is called as ``model(settings, in_channels=..., outputs=..., norm=...)``, where norm is "group", "batch", or
-    None for the norms of its paper, and returns a `medarts.network.Network` with fresh weights.
+    None for the norms of its paper, and returns a `medarts.network.Network` with fresh weights. A model that has one
+    kind of norm alone can do without that argument; a recipe with ``train.norm`` is then refused.
 
     Args:
         name: of the model.
@@ -123,7 +125,12 @@ def build_network(
     options: dict[str, Any] = {"in_channels": in_channels, "outputs": outputs, "norm": norm}
     if isinstance(architecture, Genotype):
         return space_of(architecture).network(architecture, **options)
-    return cast("Network", models.get(architecture.name)(architecture, **options))
+    model = models.get(architecture.name)
+    if "norm" not in signature(model).parameters:
+        if norm is not None:
+            raise RecipeError(f"{architecture.name} has no choice of its norms.", fix="Leave norm (train.norm) out.")
+        del options["norm"]
+    return cast("Network", model(architecture, **options))
 
 
 def network_of(recipe: "Recipe", architecture: Architecture) -> "Network":

@@ -375,18 +375,19 @@ def resume_search(path: Path, changes: Iterable[str] = (), *, data: ImageStore |
     return resume(Search, path, changes, lambda recipe, run: prepare_search(recipe, run, data=data), data=data)
 
 
-def try_search(recipe: Recipe, stage: int, *, steps: int) -> Trial:
+def try_search(recipe: Recipe, stage: int, *, steps: int, data: ImageStore | None = None) -> Trial:
     """Times a few steps of a stage of a search; those before it pass on the candidates of an untrained supernet.
 
     Args:
         recipe: what to do.
         stage: the stage, from 0.
         steps: timed steps, after one that warms up.
+        data: the images, in place of the sources of the recipe.
 
     Raises:
         MedartsError: data, recipe or device do not fit.
     """
-    job = prepare_search(recipe)
+    job = prepare_search(recipe, data=data)
     for number in range(stage):
         job.set_up()
         kept = job.supernet.strongest(recipe.search.stages[number].keep)
@@ -413,7 +414,7 @@ def prepare_search(recipe: Recipe, run: RunDirectory | None = None, *, data: Ima
             fix="Use compute.precision=fp32, or search.gradient=first_order.",
         )
     fabric = make_fabric(recipe.compute)
-    manifest = data.manifest if data is not None else open_manifest(recipe.data, needs=("train", "val"))
+    manifest = open_manifest(recipe.data, needs=("train", "val"), data=data)
     if run is not None:
         run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
     recipe = with_findings(recipe, manifest)

@@ -55,8 +55,8 @@ def costs_by_name(
             number is out of range.
     """
     for option, number, low, high in (
-        ("init-channel", init_channel, 2, MOST_CHANNELS),
-        ("in-channels", in_channels, 1, 64),
+        ("init_channel", init_channel, 2, MOST_CHANNELS),
+        ("in_channels", in_channels, 1, 64),
         ("outputs", outputs, 1, MOST_OUTPUTS),
         ("size", size, 16, LARGEST_SIZE),
     ):
@@ -77,7 +77,7 @@ def costs_by_name(
     with progress_bar("cost", 0) as bar:
         return measure_costs(
             architectures,
-            in_channels=_common("in-channels", in_channels, {each.in_channels for each in data} or {3}),
+            in_channels=_common("in_channels", in_channels, {each.in_channels for each in data} or {3}),
             outputs=_common(
                 "outputs", outputs, {each.outputs for each in data} or set(map(published_outputs, published))
             ),
@@ -114,7 +114,7 @@ def _check_changes(
     """Refuses changes of what none of the networks has."""
     names, are_genotypes = ", ".join(architectures), {isinstance(each, Genotype) for each in architectures.values()}
     if init_channel is not None and True not in are_genotypes:
-        raise RecipeError(f"{names} has no init_channel.", fix="Leave --init-channel out.")
+        raise RecipeError(f"{names} has no init_channel.", fix="Leave init_channel out.")
     valid = {"space": True in are_genotypes, "model": False in are_genotypes}
     for change in changes:
         key = change.partition("=")[0]
@@ -140,7 +140,7 @@ def _check_measurement(
         check_number("repeats", repeats, low=2, high=10_000, reason="or 0, to count without measuring")
     for option, numbers in (("threads", threads), ("batch", batches)):
         if len(set(numbers)) < len(numbers):
-            raise RecipeError(f"--{option} has a number twice.", fix="Give each number once.")
+            raise RecipeError(f"{option} has a number twice.", fix="Give each number once.")
     there = [str(Path(name).resolve()) if exists(Path(name)) else str(name) for name in names]
     double = next((name for name, where in zip(names, there, strict=True) if there.count(where) > 1), None)
     if double is not None:
@@ -151,5 +151,5 @@ def _common(option: str, given: int | None, usual: set[int]) -> int:
     """Returns a number that all networks are measured with: what is given, else what is usual for all of them."""
     if given is None and len(usual) > 1:
         numbers = ", ".join(map(str, sorted(usual)))
-        raise RecipeError(f"The networks differ in --{option}: {numbers}.", fix=f"Give one for all: --{option} N.")
+        raise RecipeError(f"The networks differ in {option}: {numbers}.", fix=f"Give {option}, one for all.")
     return min(usual) if given is None else given

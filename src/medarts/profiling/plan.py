@@ -1,14 +1,21 @@
 """What a recipe will take: parameters, peak memory and time, from a few trial steps on its own data.
 
 Every stage, and the training after them, is tried in a process of its own, so that its peak memory is its own.
-Nothing is written but the cache of resized images, which the run needs anyway. Where the memory has a budget, trials
+Nothing is written but the cache of resized images, which the run needs anyway; images in memory reach the processes
+through a temporary file, so that each holds them once, as the run does. Where the memory has a budget, trials
 with other values of ``accumulate`` find the fewest parts of a batch that fit.
 """
 
 import json
-from dataclasses import asdict, dataclass
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from medarts.config import BatchSettings, Recipe, apply_overrides, parse
+from medarts.data.store import ImageStore
 from medarts.engine.device import preserved_process_state
 from medarts.engine.engine import Trial
 from medarts.errors import RecipeError
@@ -72,7 +79,7 @@ class Plan:
 
 
 @preserved_process_state()
-def plan(recipe: Recipe, *, budget_mb: float | None = None) -> Plan:
+def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | None = None) -> Plan:
     """Estimates what a search by a recipe, and a training after it, will take.
 
     Args:
@@ -81,15 +88,16 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None) -> Plan:
             on the CPU it is all of the process, with libraries, images and validation. The estimates are then those
             of the fewest parts of a batch that fit, whatever ``accumulate`` the recipe has. None plans the recipe as
             it is.
+        data: the images, in place of the sources of the recipe.
 
     Raises:
         MedartsError: data, recipe or device do not fit.
         RecipeError: one image at once takes more than the budget, or more memory than there is.
     """
-    recipe = prepare_search(recipe).recipe  # errors and the cache come first, in this process
-    tries = [_Try(recipe, stage) for stage in (*range(len(recipe.search.stages)), None)]
+    recipe = prepare_search(recipe, data=data).recipe  # errors and the cache come first, in this process
     trials = []
-    with progress_bar("plan", len(tries)) as bar:
+    with _kept(data) as images, progress_bar("plan", len(recipe.search.stages) + 1) as bar:
+        tries = [_Try(recipe, stage, images) for stage in (*range(len(recipe.search.stages)), None)]
         for attempt in tries:
             trials.append(_measure(attempt) if budget_mb is None else _fit(attempt, budget_mb, bar))
             bar.advance()
@@ -108,10 +116,15 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """What a process tries: a stage of the search, or the training where ``stage`` is None."""
+    """What a process tries: a stage of the search, or the training where ``stage`` is None.
+
+    Attributes:
+        images: pickled images in memory; None for those of the sources.
+    """
 
     recipe: Recipe
     stage: int | None
+    images: Path | None = None
 
     @property
     def name(self) -> str:
@@ -130,18 +143,38 @@ class _Try:
     def in_parts(self, parts: int) -> "_Try":
         """Returns the same with the batches split into that many parts."""
         content = apply_overrides(self.recipe.model_dump(mode="json"), [self.change(parts)])
-        return _Try(parse(content), self.stage)
+        return replace(self, recipe=parse(content))
 
     def __call__(self) -> Trial:
         keep_freed_memory()  # as the process of the command does
+        data = None if self.images is None else _read(self.images)
         if self.stage is not None:
-            return try_search(self.recipe, self.stage, steps=STEPS)
+            return try_search(self.recipe, self.stage, steps=STEPS, data=data)
         if self.recipe.train.model is not None:
-            return try_training(self.recipe, self.recipe.train.model, steps=STEPS)
+            return try_training(self.recipe, self.recipe.train.model, steps=STEPS, data=data)
         seed_torch(self.recipe.seed, "plan")
         supernet = make_space(self.recipe).supernet(self.recipe.search.stages[-1], None)
         genotype = supernet.derive(self.recipe.derive, name="plan", provenance={})
-        return try_training(self.recipe, genotype, steps=STEPS)
+        return try_training(self.recipe, genotype, steps=STEPS, data=data)
+
+
+@contextmanager
+def _kept(data: ImageStore | None) -> Iterator[Path | None]:
+    """Keeps images in memory in a temporary file."""
+    if data is None:
+        yield None
+        return
+    with TemporaryDirectory(prefix="medarts-plan-") as folder:
+        path = Path(folder) / "images.pickle"
+        with path.open("wb") as file:
+            pickle.dump(data, file, protocol=pickle.HIGHEST_PROTOCOL)
+        yield path
+
+
+def _read(path: Path) -> ImageStore:
+    with path.open("rb") as file:
+        store: ImageStore = pickle.load(file)
+    return store
 
 
 def _fit(attempt: _Try, budget_mb: float, bar: Bar) -> Trial:
@@ -179,7 +212,7 @@ def _no_memory(attempt: _Try) -> RecipeError:
         return RecipeError(f"{name} runs out of memory with one image at a time.", fix=f"{fix}.")
     return RecipeError(
         f"{name} runs out of memory with {images} images at a time.",
-        fix=f"{fix}, or split the batches: medarts plan --memory-mb.",
+        fix=f"{fix}, or split the batches (memory_mb; --memory-mb on the command line).",
     )
 
 

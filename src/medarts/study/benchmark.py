@@ -40,7 +40,7 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1) -> None:
         InterruptedRunError: it was asked to stop; all running work is saved.
     """
     if jobs < 1:
-        raise RecipeError(f"--jobs is {jobs}.", fix="Use 1 or more.")
+        raise RecipeError(f"jobs is {jobs}.", fix="Use 1 or more.")
     with _alone_in(out):
         plan = prepare(with_threads(study, Layout(out).study, jobs=jobs), out)
         for name, reason in plan.damaged.items():

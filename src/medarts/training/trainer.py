@@ -299,13 +299,13 @@ def resume_training(path: Path, changes: Iterable[str] = (), *, data: ImageStore
     return resume(Training, path, changes, prepare, data=data)
 
 
-def try_training(recipe: Recipe, architecture: Architecture, *, steps: int) -> Trial:
-    """Times a few steps of a training.
+def try_training(recipe: Recipe, architecture: Architecture, *, steps: int, data: ImageStore | None = None) -> Trial:
+    """Times a few steps of a training; ``data`` are images in place of the sources of the recipe.
 
     Raises:
         MedartsError: data, genotype, recipe or device do not fit.
     """
-    return prepare_training(recipe, architecture).trial(steps=steps)
+    return prepare_training(recipe, architecture, data=data).trial(steps=steps)
 
 
 def prepare_training(
@@ -324,7 +324,7 @@ def prepare_training(
     """
     fabric = make_fabric(recipe.compute)
     check_task(recipe, architecture)
-    manifest = data.manifest if data is not None else open_manifest(recipe.data, needs=("train", "val"))
+    manifest = open_manifest(recipe.data, needs=("train", "val"), data=data)
     if run is not None:
         run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
     recipe = with_findings(recipe, manifest)

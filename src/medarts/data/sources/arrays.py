@@ -32,6 +32,7 @@ class Arrays(Source):
     """Data that cannot be found again: a run on them can only be resumed with the same arrays."""
 
     layout = ""
+    split_fix = "Give some images the split '{split}' (splits), or change fractions."
 
     def find(self, settings: SourceSettings, findings: tuple[str, ...] | None = None) -> Listing:
         raise DataError(
