@@ -1,5 +1,6 @@
 """Layers that networks of all kinds share."""
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -40,6 +41,8 @@ def pooled_logits(linear: nn.Linear, features_bchw: Tensor) -> Tensor:
 
     Also inside autocast: in bf16 the logits of many images would be equal, and could not be ranked.
     """
-    with torch.autocast(features_bchw.device.type, enabled=False):
+    device = features_bchw.device.type
+    # Meta tensors, with which FLOPs are counted, have no autocast.
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         logits: Tensor = linear(features_bchw.to(linear.weight.dtype).mean((2, 3)))
     return logits

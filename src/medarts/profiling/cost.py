@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from medarts.config import NormName
 from medarts.errors import RecipeError, RunError
 from medarts.models import Architecture, build_network, without_weights
 from medarts.network import InferenceForm, Network
 from medarts.network.inference import faster, shipped
+from medarts.profiling.flops import FlopCounter
 from medarts.profiling.latency import Timing, threads_of_cpu, time_in_turns
 from medarts.profiling.memory import Form, peak_of_inference_mb
 
@@ -175,9 +175,10 @@ def count_flops(form: Form, *, in_channels: int, size: int, images: Tensor | Non
         size: its height and width, in pixels.
         images: one image on the device of the network. Default: random on the CPU.
     """
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounter()
+    with torch.inference_mode(), counter:
         form(_images(1, in_channels, size) if images is None else images)
-    return int(counter.get_total_flops())
+    return counter.total
 
 
 @dataclass(frozen=True, slots=True)
