@@ -166,8 +166,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "nothing to train": (lambda: medarts.train(None, RECIPE | {"train": {}}, data=(IMAGES, MASKS)), "No network to"),
     "no data": (lambda: medarts.train("unet"), "Give data, or a recipe"),
     "data that are no section": (lambda: medarts.search({"data": 3}, data=(IMAGES, MASKS)), "recipe: data: .*given: 3"),
-    "changes in another form": (lambda: medarts.search(RECIPE, data=(IMAGES, MASKS), changes=None), "changes is None"),
+    "changes in another form": (
+        lambda: medarts.search(RECIPE, data=(IMAGES, MASKS), changes=None),
+        "^None is not a change",
+    ),
     "numbers as changes": (lambda: medarts.search(RECIPE, data=(IMAGES, MASKS), changes=[3]), "^3 is not a change"),
+    "a change of a network": (lambda: medarts.cost("unet", changes=[3], repeats=0), "^3 is not a change"),
+    "no genotype": (lambda: medarts.show(None), "None is not a genotype"),
+    "no genotype to load": (lambda: medarts.load_genotype(None), "None is not a genotype"),
+    "no architecture": (lambda: medarts.create_model(None), "None is not a network"),
     "a change of nothing": (lambda: medarts.search(RECIPE, data=(IMAGES, MASKS), changes="a=b"), "a is not a key of"),
 }
 
@@ -182,6 +189,13 @@ def test_bad_input_is_one_clear_error(name: str) -> None:
 def test_there_are_two_kinds_of_runs(trained: RunDirectory) -> None:
     with pytest.raises(medarts.MedartsError, match=r"no kind of run 'serach'\. Did you mean 'search'"):
         medarts.resume(trained, kind="serach")
+
+
+def test_splits_and_heads_have_names(trained: RunDirectory) -> None:
+    with pytest.raises(medarts.MedartsError, match=r"no split 'None'\. Valid here: all"):
+        medarts.evaluate(trained, data=(IMAGES, MASKS), split=None)
+    with pytest.raises(medarts.MedartsError, match="no head '4'"):
+        medarts.evaluate(trained, data=(IMAGES, MASKS), head=4)
 
 
 def test_one_change_is_a_text_and_one_number_a_number(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medarts.arguments import changes_first, check_repeated, is_change, split
+from medarts.cli import _options
 from medarts.errors import RecipeError, check_number, of_system, quoted, shortened
 
 
@@ -123,8 +124,9 @@ def test_values_are_quoted_shortly() -> None:
 )
 def test_an_option_given_twice_is_refused_as_only_its_last_value_would_count(words: str, option: str) -> None:
     with pytest.raises(RecipeError, match=f"^{option} is given twice"):
-        check_repeated(words.split())
+        check_repeated(words.split(), _options(words.split()))
 
 
 def test_several_values_of_an_option_and_words_behind_two_dashes_may_look_alike() -> None:
-    check_repeated(["cost", "unet", "unet", "--threads", "1", "1", "--batch", "1", "--", "--threads", "--threads"])
+    words = ["cost", "unet", "unet", "--threads", "1", "1", "--batch", "1", "--", "--threads", "--threads"]
+    check_repeated(words, _options(words))

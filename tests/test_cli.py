@@ -306,6 +306,15 @@ def test_numbers_and_doubles_that_are_refused(medarts, recipe_file, tmp_path, wo
     refused(medarts(*words.split()), says)
 
 
+def test_an_option_that_there_is_not_is_unknown_however_often_it_is_given(medarts, recipe_file):
+    for words in (("--set", "a=b"), ("--set", "a=b", "--set", "c=d")):
+        status, _, errors = medarts("search", recipe_file, *words)
+        assert status != 0
+        assert "Unrecognized options" in errors
+        assert "--set" in errors
+        assert "twice" not in errors
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate", "report", "show", "cost"])
 def test_runs_with_an_equals_sign(medarts, recipe, tmp_path, command):
     """A word that is there is a path; one with a slash is not a change to a recipe either."""

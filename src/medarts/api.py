@@ -610,12 +610,12 @@ def _folder(out: Path | str | None, name: str) -> Path:
 
 
 def _changes(changes: Changes) -> list[str]:
-    """Returns changes as a list; whether they are changes is seen where they are made."""
-    if isinstance(changes, str):
-        return [changes]
-    if not isinstance(changes, Iterable):
-        raise RecipeError(f"changes is {quoted(changes)}.", fix='Give a list of texts "key.path=value".')
-    return list(changes)
+    """Returns changes as a list of texts; what these say is seen where the changes are made."""
+    every: list[Any] = [changes] if isinstance(changes, str) or not isinstance(changes, Iterable) else [*changes]
+    for change in every:
+        if not isinstance(change, str):
+            raise RecipeError(f"{quoted(change)} is not a change.", fix='Give texts, "key.path=value".')
+    return every
 
 
 def _is_of_space(change: str) -> bool:

@@ -1,7 +1,7 @@
 """The words of the command line: which are files, and which are changes of a recipe."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from medarts.config import Recipe
@@ -48,8 +48,12 @@ def changes_first(words: Sequence[str]) -> list[str]:
     return [*others[:named], *changes, *others[named:]]
 
 
-def check_repeated(words: Sequence[str]) -> None:
+def check_repeated(words: Sequence[str], options: Container[str]) -> None:
     """Refuses an option that is given twice, of which only the last would count.
+
+    Args:
+        words: of the command line.
+        options: those of the command, such as "--out"; others are refused where all words are read.
 
     Raises:
         RecipeError: names the option.
@@ -62,7 +66,7 @@ def check_repeated(words: Sequence[str]) -> None:
             continue
         option = word.partition("=")[0].replace("_", "-")
         name = option.replace("--no-", "--", 1)  # --no-json is the same option as --json
-        if name in seen:
+        if name in seen and name in options:
             fix = f"Give it once, with all of its values: {name} A B." if name in _SEVERAL else "Give it once."
             raise RecipeError(f"{name} is given twice.", fix=fix)
         seen.add(name)

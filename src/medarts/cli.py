@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -527,7 +528,7 @@ def _run_command(words: list[str]) -> None:
         return
     if shutil.get_terminal_size().columns < _NARROWEST:
         os.environ["COLUMNS"] = str(_NARROWEST)  # in less than ten, tyro looks for room for its boxes without end
-    check_repeated(words)
+    check_repeated(words, _options(words))
     tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         args=changes_first(words),
@@ -535,6 +536,13 @@ def _run_command(words: list[str]) -> None:
         description=_DESCRIPTION,
         config=(OmitArgPrefixes,),
     )
+
+
+def _options(words: list[str]) -> set[str]:
+    """Returns the options of the command that the words begin with; none where there is no such command."""
+    command = COMMANDS.get(words[0]) if words else None
+    names = signature(command).parameters if command is not None else ()
+    return {f"--{name.removeprefix('as_').replace('_', '-')}" for name in names}  # as_json is --json
 
 
 def _fail(error: MedartsError, *, verbose: bool) -> NoReturn:

@@ -50,14 +50,14 @@ class DivergedError(MedartsError):
     """The loss became NaN or infinite; the last good checkpoint was kept."""
 
 
-def did_you_mean(name: str, valid: Iterable[str]) -> str:
+def did_you_mean(name: object, valid: Iterable[str]) -> str:
     """Returns a fix that names the nearest of ``valid``, or all of them where none is near.
 
     >>> did_you_mean("epoch", ["epochs", "seed"])
     "Did you mean 'epochs'?"
     """
     choices = sorted(valid)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
     return f"Did you mean '{near[0]}'?" if near else f"Valid here: {', '.join(choices)}."
 
 

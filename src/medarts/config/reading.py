@@ -68,8 +68,6 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
     """Returns a copy of ``content`` with ``key.path=value`` changes; list items are named by their number."""
     result: Any = unshared(content)
     for override in overrides:
-        if not isinstance(override, str):
-            raise RecipeError(f"{quoted(override)} is not a change to a recipe.", fix='Write "key.path=value".')
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"{quoted(override)} is not a change to a recipe.", fix="Write key.path=value.")

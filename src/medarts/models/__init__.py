@@ -85,6 +85,8 @@ def create_model(
         if not isinstance(number, int) or number < 1:
             raise RecipeError(f"{name} is {quoted(number)}.", fix="Give a whole number from 1.")
     chosen = architecture_named(str(architecture)) if isinstance(architecture, str | Path) else architecture
+    if not isinstance(chosen, Genotype | Settings):
+        raise RecipeError(f"{quoted(chosen)} is not a network.", fix="Give a name of list_models(), or a genotype.")
     if settings:
         chosen = chosen.with_settings(**settings) if isinstance(chosen, Genotype) else _with_settings(chosen, settings)
     wanted = published_outputs(chosen) if outputs is None else outputs

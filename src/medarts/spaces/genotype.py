@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -223,6 +224,8 @@ def load_genotype(name: str | Path) -> Genotype:
     Raises:
         GenotypeError: there is none of that name, or the file is not a genotype.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise GenotypeError(f"{quoted(name)} is not a genotype.", fix="Give its name, its file, or a run.")
     if str(name) in zoo():
         text = (resources.files("medarts.spaces") / "zoo" / f"{name}.json").read_text(encoding="utf-8")
         return from_json(text, origin=f"zoo/{name}.json")
