@@ -281,7 +281,7 @@ def generalize(
     from medarts.study.generalize import generalize as generalize_study
 
     is_folder = isinstance(study, str | Path) and Path(study).is_dir()
-    folder = Path(study) if is_folder else _run_study(study, changes, out, jobs)  # type: ignore[arg-type]
+    folder = Path(study) if is_folder else _run_study(study, changes, out, jobs)  # type: ignore[arg-type]  # no folder
     found = generalize_study(folder)
     found.write(folder / "generalization")
     write_generalization(found, folder / "generalization")

@@ -221,7 +221,7 @@ class Registry(Generic[M]):
             return _chosen, (self.noun, dict(section))
 
         # No module has such a class under its name, by which another process would look for it.
-        made.__reduce__ = reduced  # type: ignore[assignment, method-assign]
+        made.__reduce__ = reduced  # type: ignore[assignment, method-assign]  # of this class alone
         return made
 
     def _load(self) -> None:

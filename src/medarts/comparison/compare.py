@@ -4,7 +4,7 @@ What may be compared is checked first; then runs are scored, and everything foun
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,36 +153,19 @@ def compare(
         for name in tables[0]
     }
     joined["costs"] = _with_overall_costs(joined["costs"], joined["networks"], found[0].measures.metrics[0].name)
-    images = joined["images"]
-    differing = {one.group: most_differing(images[images.group == one.group]) for one in found}
-    overlays = {
-        name: predict_overlays(
-            available[name].candidates, [*zip(of.dataset, of.image, strict=True)], split=split, data=data
-        )
-        for name, of in differing.items()
-        if len(of)
-    }
-    recipe = next(iter(available.values())).candidates[0].recipes[0]
+    differing, overlays = _most_differing(joined["images"], available, split=split, data=data)
     about = {
         "title": title,
         "note": note,
         "medarts": __version__,
-        "task": recipe.data.task,
-        "score": found[0].measures.metrics[0].name,
-        "metrics": {
-            one.name: {"title": one.title, "larger_is_better": one.larger_is_better}
-            for one in found[0].measures.metrics
-        },
+        **_shared(available.values(), found[0].measures),
         "split": split,
-        "bootstrap": recipe.evaluation.bootstrap,
         "machine": _machine(),
         "groups": {name: {"networks": {}} for name in groups}
         | {one.group: _about(one, available[one.group], planned.get(one.group)) for one in found},
         "missing": [{"group": name, **run._asdict()} for name, group in groups.items() for run in group.missing],
     }
-    rows = [of.assign(group=name)[[*_DIFFERING]] for name, of in differing.items()]
-    differing_table = pd.concat(rows, ignore_index=True)
-    return Comparison(about, **joined, differing=differing_table, overlays=overlays)
+    return Comparison(about, **joined, differing=differing, overlays=overlays)
 
 
 def reference_of(group: Group, planned: str | None) -> str:
@@ -333,6 +316,35 @@ def _with_overall_costs(costs: pd.DataFrame, networks: pd.DataFrame, metric: str
     scored = costs.join(scores, on=["group", "network"])
     fronts = [on_pareto_front(of_group) for _, of_group in scored.groupby("group", sort=False)]
     return costs.assign(front=pd.concat(fronts))
+
+
+def _most_differing(
+    images: pd.DataFrame, groups: Mapping[str, Group], *, split: Part, data: ImageStore | None
+) -> tuple[pd.DataFrame, dict[str, Overlays]]:
+    """Returns the images on which the networks of a group differ most, and their overlays by group."""
+    differing = {name: most_differing(images[images.group == name]) for name in groups}
+    overlays = {
+        name: predict_overlays(
+            groups[name].candidates, [*zip(of.dataset, of.image, strict=True)], split=split, data=data
+        )
+        for name, of in differing.items()
+        if len(of)
+    }
+    rows = [of.assign(group=name)[[*_DIFFERING]] for name, of in differing.items()]
+    return pd.concat(rows, ignore_index=True), overlays
+
+
+def _shared(groups: Iterable[Group], measures: Measures) -> dict[str, Any]:
+    """Returns what holds for the networks of all groups."""
+    recipe = next(iter(groups)).candidates[0].recipes[0]
+    return {
+        "task": recipe.data.task,
+        "score": measures.metrics[0].name,
+        "metrics": {
+            one.name: {"title": one.title, "larger_is_better": one.larger_is_better} for one in measures.metrics
+        },
+        "bootstrap": recipe.evaluation.bootstrap,
+    }
 
 
 def _about(found: Found, group: Group, planned: str | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 The input is the long table of scores (`evaluation/scores.py`), with the columns network and seed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,7 +83,7 @@ def mean_measured(of: Mapping[str, Measured]) -> Measured:
     )
 
 
-class Measures:
+class Measures(ABC):
     """Scores of several networks on the same images; see `measures_of`.
 
     Attributes:
@@ -137,13 +138,13 @@ class Measures:
         """Positions of the images of every data set."""
         return [np.flatnonzero(self.images.dataset == name) for name in self.datasets]
 
+    @abstractmethod
     def measured(self, name: str) -> dict[str, Measured]:
         """Returns every metric of a network: the mean over its seeds, in order, each data set with the same weight."""
-        raise NotImplementedError
 
+    @abstractmethod
     def contrast(self, name: str, reference: str) -> Contrast:
         """Returns the main score of a network minus that of another, each the mean over its seeds."""
-        raise NotImplementedError
 
 
 def measures_of(table: pd.DataFrame, *, draws: int, seed: int) -> Measures:

@@ -5,30 +5,23 @@ output and one head): the U-Net of ``unet.py``, with gates that read the upsampl
 is the paper's.
 """
 
-import itertools
 from typing import Literal
 
-from medarts.config.section import Channels, Flag
+from medarts.config.section import Flag
 from medarts.models import register_model
-from medarts.models.baseline import Depth, EncoderDecoder, widths_of
-from medarts.models.blocks import AttentionGate, UpConv, UpStep, double_conv, halved, norm_maker
+from medarts.models.baseline import EncoderDecoder, WidthAndDepth, widths_of
+from medarts.models.unet import u_shape
 from medarts.network.layers import Norm
-from medarts.registry import Settings
 
 
-class AttentionUNetSettings(Settings):
+class AttentionUNetSettings(WidthAndDepth):
     """Attention U-Net (arXiv 1804.03999).
 
     Attributes:
-        name: of the model.
-        width: channels at full resolution.
-        depth: resolutions, each half of the one before.
         deep_supervision: a head on every level of the decoder, otherwise on the last alone.
     """
 
     name: Literal["attention-unet"] = "attention-unet"
-    width: Channels = 64
-    depth: Depth = 5
     deep_supervision: Flag = True
 
 
@@ -46,12 +39,7 @@ class AttentionUNet(EncoderDecoder):
     def __init__(
         self, settings: AttentionUNetSettings, *, in_channels: int = 3, outputs: int = 1, norm: Norm | None = None
     ) -> None:
-        widths, make_norm = widths_of(settings.width, settings.depth), norm_maker(norm)
-        encoder = [double_conv(in_channels, widths[0], make_norm=make_norm)]
-        decoder = []
-        for upper, lower in itertools.pairwise(widths):
-            encoder.append(halved(double_conv(upper, lower, make_norm=make_norm)))
-            up, gate = UpConv(lower, upper, make_norm=make_norm), AttentionGate(upper, make_norm=make_norm)
-            decoder.append(UpStep(up, double_conv(2 * upper, upper, make_norm=make_norm), gate=gate))
+        widths = widths_of(settings.width, settings.depth)
+        encoder, decoder = u_shape(in_channels, widths, norm=norm, gated=True)
         levels = range(settings.depth - 2, -1, -1) if settings.deep_supervision else (0,)
-        super().__init__(encoder, decoder[::-1], widths=widths, head_levels=levels, outputs=outputs)
+        super().__init__(encoder, decoder, widths=widths, head_levels=levels, outputs=outputs)

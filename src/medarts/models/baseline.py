@@ -9,12 +9,25 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from medarts.config.section import Whole
+from medarts.config.section import Channels, Whole
 from medarts.errors import RecipeError
 from medarts.network import LAST, InferenceForm, Network
+from medarts.registry import Settings
 
 Depth = Annotated[Whole, Field(ge=2, le=8)]
 """Resolutions of a baseline, as in its settings."""
+
+
+class WidthAndDepth(Settings):
+    """The settings of a baseline that doubles its channels where it halves its maps.
+
+    Attributes:
+        width: channels at full resolution.
+        depth: resolutions, each half of the one before.
+    """
+
+    width: Channels = 64
+    depth: Depth = 5
 
 
 class BaselineNetwork(Network):

@@ -13,47 +13,36 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from medarts.config.section import Channels, Whole
+from medarts.config.section import Whole
 from medarts.models import register_model
-from medarts.models.baseline import Depth, EncoderDecoder, widths_of
+from medarts.models.baseline import EncoderDecoder, WidthAndDepth, widths_of
 from medarts.models.blocks import AttentionGate, UpConv, UpStep, halved, norm_maker
 from medarts.network.layers import Norm, group_norm
 from medarts.network.packed import Form, NormedConvolution
-from medarts.registry import Settings
 
 Steps = Annotated[Whole, Field(ge=1, le=10)]
 
 
-class R2UNetSettings(Settings):
-    """R2U-Net (arXiv 1802.06955).
+class RecurrentSettings(WidthAndDepth):
+    """The settings of both networks.
 
     Attributes:
-        name: of the model.
-        width: channels at full resolution.
-        depth: resolutions, each half of the one before.
         steps: t, recurrent steps of a convolution after its first pass.
     """
+
+    steps: Steps = 2
+
+
+class R2UNetSettings(RecurrentSettings):
+    """R2U-Net (arXiv 1802.06955)."""
 
     name: Literal["r2unet"] = "r2unet"
-    width: Channels = 64
-    depth: Depth = 5
-    steps: Steps = 2
 
 
-class AttentionR2UNetSettings(Settings):
-    """R2U-Net with the gates of Attention U-Net; see both.
-
-    Attributes:
-        name: of the model.
-        width: channels at full resolution.
-        depth: resolutions, each half of the one before.
-        steps: t, recurrent steps of a convolution after its first pass.
-    """
+class AttentionR2UNetSettings(RecurrentSettings):
+    """R2U-Net with the gates of Attention U-Net; see both."""
 
     name: Literal["attention-r2unet"] = "attention-r2unet"
-    width: Channels = 64
-    depth: Depth = 5
-    steps: Steps = 2
 
 
 class StepBatchNorm(nn.Module):
@@ -198,7 +187,7 @@ class RecurrentUNet(EncoderDecoder):
 
     def __init__(
         self,
-        settings: R2UNetSettings | AttentionR2UNetSettings,
+        settings: RecurrentSettings,
         *,
         in_channels: int,
         outputs: int,

@@ -6,28 +6,21 @@ maps by nearest upsampling and a 3x3 convolution. In this form it has the publis
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Literal
 
-from medarts.config.section import Channels
+from torch import nn
+
 from medarts.models import register_model
-from medarts.models.baseline import Depth, EncoderDecoder, widths_of
-from medarts.models.blocks import UpConv, UpStep, double_conv, halved, norm_maker
+from medarts.models.baseline import EncoderDecoder, WidthAndDepth, widths_of
+from medarts.models.blocks import AttentionGate, UpConv, UpStep, double_conv, halved, norm_maker
 from medarts.network.layers import Norm
-from medarts.registry import Settings
 
 
-class UNetSettings(Settings):
-    """U-Net (arXiv 1505.04597).
-
-    Attributes:
-        name: of the model.
-        width: channels at full resolution.
-        depth: resolutions, each half of the one before.
-    """
+class UNetSettings(WidthAndDepth):
+    """U-Net (arXiv 1505.04597)."""
 
     name: Literal["unet"] = "unet"
-    width: Channels = 64
-    depth: Depth = 5
 
 
 @register_model("unet", settings=UNetSettings, task="segmentation")
@@ -44,11 +37,21 @@ class UNet(EncoderDecoder):
     def __init__(
         self, settings: UNetSettings, *, in_channels: int = 3, outputs: int = 1, norm: Norm | None = None
     ) -> None:
-        widths, make_norm = widths_of(settings.width, settings.depth), norm_maker(norm)
-        encoder = [double_conv(in_channels, widths[0], make_norm=make_norm)]
-        decoder = []
-        for upper, lower in itertools.pairwise(widths):
-            encoder.append(halved(double_conv(upper, lower, make_norm=make_norm)))
-            up = UpConv(lower, upper, make_norm=make_norm)
-            decoder.append(UpStep(up, double_conv(2 * upper, upper, make_norm=make_norm)))
-        super().__init__(encoder, decoder[::-1], widths=widths, outputs=outputs)
+        widths = widths_of(settings.width, settings.depth)
+        encoder, decoder = u_shape(in_channels, widths, norm=norm, gated=False)
+        super().__init__(encoder, decoder, widths=widths, outputs=outputs)
+
+
+def u_shape(
+    in_channels: int, widths: Sequence[int], *, norm: Norm | None, gated: bool
+) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Returns encoder and decoder of a U-Net, for `EncoderDecoder`; gated as in Attention U-Net."""
+    make_norm = norm_maker(norm)
+    encoder = [double_conv(in_channels, widths[0], make_norm=make_norm)]
+    decoder: list[nn.Module] = []
+    for upper, lower in itertools.pairwise(widths):
+        encoder.append(halved(double_conv(upper, lower, make_norm=make_norm)))
+        up = UpConv(lower, upper, make_norm=make_norm)
+        gate = AttentionGate(upper, make_norm=make_norm) if gated else None
+        decoder.append(UpStep(up, double_conv(2 * upper, upper, make_norm=make_norm), gate=gate))
+    return encoder, decoder[::-1]

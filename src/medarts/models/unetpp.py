@@ -10,27 +10,21 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from medarts.config.section import Channels, Flag
+from medarts.config.section import Flag
 from medarts.models import register_model
-from medarts.models.baseline import BaselineNetwork, Depth, widths_of
+from medarts.models.baseline import BaselineNetwork, WidthAndDepth, widths_of
 from medarts.models.blocks import double_conv, norm_maker
 from medarts.network.layers import Norm
-from medarts.registry import Settings
 
 
-class UNetPPSettings(Settings):
+class UNetPPSettings(WidthAndDepth):
     """U-Net++ (arXiv 1807.10165).
 
     Attributes:
-        name: of the model.
-        width: channels at full resolution.
-        depth: resolutions, each half of the one before.
         deep_supervision: a head on every nested network, at any of which it can be cut; otherwise on the last alone.
     """
 
     name: Literal["unetpp"] = "unetpp"
-    width: Channels = 64
-    depth: Depth = 5
     deep_supervision: Flag = True
 
 

@@ -136,14 +136,7 @@ def put_together(
         images: training images of searches, by network, and of groups, where they are known.
     """
     seed, draws = study.recipe.seed, study.recipe.evaluation.bootstrap
-    measures: dict[str, Measures] = {}
-    problems: dict[str, str] = {}
-    for dataset, of in table.groupby("dataset", sort=False):
-        try:
-            named = of.assign(network=of.group + "/" + of.network)
-            measures[str(dataset)] = measures_of(named, draws=draws, seed=seed_of(seed, str(dataset)))
-        except RunError as error:
-            problems[str(dataset)] = error.problem
+    measures, problems = _measured(table, draws=draws, seed=seed)
     planned = [(group.name, name) for group in study.trained_on for name in study.networks_of(group)]
     score = metric(MAIN[study.recipe.data.task])
     found: Found = {
@@ -157,9 +150,7 @@ def put_together(
         "search": [*search_pairs(study, searched_on)],
         "training": [*training_pairs(study)],
     }
-    contrasts = [contrasts_of(claim, of, measures, seed=seed) for claim, of in pairs.items()]
-    filled = [one for one in contrasts if len(one)]
-    joined = pd.concat(filled, ignore_index=True) if filled else contrasts[0]
+    contrasts = _joined([contrasts_of(claim, of, measures, seed=seed) for claim, of in pairs.items()])
     about: dict[str, Any] = {
         "title": title,
         "note": study.note,
@@ -169,13 +160,7 @@ def put_together(
         "title_of_score": score.title,
         "bootstrap": draws,
         "datasets": {
-            name: {
-                "external": name in study.external,
-                "images": len(measures[name].images) if name in measures else 0,
-                "patients": measures[name].patients if name in measures else 0,
-                "excluded": measures[name].excluded.get(name, ()) if name in measures else (),
-                "problem": problems.get(name, ""),
-            }
+            name: {"external": name in study.external, **_facts(name, measures), "problem": problems.get(name, "")}
             for name in sorted(study.domains, key=study.external.__contains__)
         },
         "groups": {group.name: [*group.data] for group in study.trained_on},
@@ -199,9 +184,35 @@ def put_together(
         tested=pd.DataFrame(rows),
         seeds=_seeds(found, table),
         retrained=_retrained(study, found, measures),
-        contrasts=joined,
-        sides=sides_of(joined, makers(study, images or {})),
+        contrasts=contrasts,
+        sides=sides_of(contrasts, makers(study, images or {})),
     )
+
+
+def _measured(table: pd.DataFrame, *, draws: int, seed: int) -> tuple[dict[str, Measures], dict[str, str]]:
+    """Returns by data set the scores of the networks, named group/network, or the reason why there are none."""
+    measures: dict[str, Measures] = {}
+    problems: dict[str, str] = {}
+    for dataset, of in table.groupby("dataset", sort=False):
+        try:
+            named = of.assign(network=of.group + "/" + of.network)
+            measures[str(dataset)] = measures_of(named, draws=draws, seed=seed_of(seed, str(dataset)))
+        except RunError as error:
+            problems[str(dataset)] = error.problem
+    return measures, problems
+
+
+def _facts(dataset: str, measures: Mapping[str, Measures]) -> dict[str, Any]:
+    of = measures.get(dataset)
+    if of is None:
+        return {"images": 0, "patients": 0, "excluded": ()}
+    return {"images": len(of.images), "patients": of.patients, "excluded": of.excluded.get(dataset, ())}
+
+
+def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Returns the tables as one; pandas warns of empty ones, whose types it cannot tell."""
+    filled = [one for one in tables if len(one)]
+    return pd.concat(filled, ignore_index=True) if filled else tables[0]
 
 
 def training_images(run: RunDirectory) -> int:
