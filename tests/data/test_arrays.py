@@ -235,6 +235,7 @@ def changed(values: Any, place: tuple[int, ...], value: float) -> Any:
         (IMAGES, MASKS, {"size": 2.5}, "size: .*whole number"),
         (IMAGES, MASKS, {"size": 10**6}, "size: .*4096"),
         (IMAGES, MASKS, {"channels": "frist"}, 'channels is \'frist\'.*"first" or "last"'),
+        (IMAGES, MASKS, {"classes": 2}, "have one output. Leave classes out"),
         (IMAGES, MASKS, {"classes": "two"}, "classes: .*whole number"),
         (IMAGES, MASKS, {"classes": 10**6}, "classes: .*200"),
         (IMAGES, LABELS, {"classes": 2}, "classes are those of masks"),

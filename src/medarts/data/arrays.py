@@ -334,6 +334,11 @@ def _outputs(given: int | None, highest: int) -> int:
         return found
     if given < found:
         raise DataError(f"The masks hold class {highest}, classes is {given}.", fix=f"Give classes={found}.")
+    if given == 2:  # a store of one foreground class does not tell whether there are one or two outputs
+        raise DataError(
+            "classes is 2, but masks in memory of one class beside the background have one output.",
+            fix="Leave classes out.",
+        )
     return given
 
 
