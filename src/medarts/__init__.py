@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from medarts.data.arrays import from_arrays, from_dataset
     from medarts.data.sources import register_source
-    from medarts.deploy.trained import load
+    from medarts.deploy.model import load
     from medarts.errors import MedartsError
     from medarts.losses import register_loss
     from medarts.metrics import register_metric
@@ -48,7 +48,7 @@ _ROOMS = {
     ),
     "medarts.data.arrays": ("from_arrays", "from_dataset"),
     "medarts.data.sources": ("register_source",),
-    "medarts.deploy.trained": ("load",),
+    "medarts.deploy.model": ("load",),
     "medarts.errors": ("MedartsError",),
     "medarts.losses": ("register_loss",),
     "medarts.metrics": ("register_metric",),

@@ -7,7 +7,7 @@ checked as files are, resized by the same functions, and fingerprinted by their 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -18,18 +18,13 @@ from medarts.config import DataSettings, Split
 from medarts.config.explaining import explain
 from medarts.config.section import MOST_OUTPUTS, Section
 from medarts.data.digests import new_digest
-from medarts.data.formats.raw import Raw, type_range
+from medarts.data.images import Layout, as_array, as_hwc, scaled
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.reading import mask_states, resize_image, resize_mask, scale
+from medarts.data.reading import mask_states, resize_image, resize_mask
 from medarts.data.sources.arrays import ArraysSettings
 from medarts.data.splits import SPLIT_SEED, complete_splits, divided, split_named
 from medarts.data.store import ImageStore
 from medarts.errors import DataError, did_you_mean, quoted
-
-Layout = Literal["first", "last"]
-
-_CHANNELS = range(1, 5)
-"""Sizes of an axis that is taken for the channels where the layout is not given."""
 
 _OF_SOURCE = ("name", "window", "percentiles", "fractions")
 """Options that are those of a source on disk, too."""
@@ -134,19 +129,6 @@ def _items(dataset: Any) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         yield as_array(item[0], f"image {index}"), as_array(item[1], f"target {index}")
 
 
-def as_array(values: Any, what: str) -> NDArray[Any]:
-    """Returns tensors, on whatever device, and all else that NumPy takes, as an array of numbers."""
-    if values is None:
-        raise DataError(f"{what} is None.", fix="Give an array of numbers.")
-    try:
-        array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    except (TypeError, ValueError) as error:  # lists of unequal lengths, bfloat16
-        raise DataError(f"{what} cannot be an array: {error}.", fix="Give an array of numbers.") from None
-    if array.dtype.kind not in "buif":
-        raise DataError(f"{what} holds {array.dtype} values.", fix="Give real numbers.")
-    return np.asarray(array)
-
-
 def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options) -> ImageStore:
     wanted = _checked(options)
     settings, layout = wanted.sources[0], options.get("channels")
@@ -225,25 +207,6 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple | list) else value
 
 
-def as_hwc(image: NDArray[Any], channels: Layout | None, number: int) -> NDArray[Any]:
-    """Returns an image HW, HWC or CHW as HWC."""
-    if channels not in (None, "first", "last"):
-        raise DataError(f"channels is {quoted(channels)}.", fix='Give "first" or "last".')
-    if image.ndim == 2:
-        return image[..., None]
-    if image.ndim != 3:
-        raise DataError(f"Image {number} has the shape {image.shape}.", fix="Give H x W, H x W x C or C x H x W.")
-    if channels is None:
-        first, last = (image.shape[axis] in _CHANNELS for axis in (0, -1))
-        if first == last:
-            raise DataError(
-                f"Image {number} has the shape {image.shape}, which does not tell which axis is the channels.",
-                fix='Give channels="first" or channels="last".',
-            )
-        channels = "first" if first else "last"
-    return np.moveaxis(image, 0, -1) if channels == "first" else image
-
-
 def _side(image_hwc: NDArray[Any], number: int) -> int:
     height, width = image_hwc.shape[:2]
     if height != width:
@@ -252,26 +215,6 @@ def _side(image_hwc: NDArray[Any], number: int) -> int:
             fix="Give size, such as size=256, to which images and masks are resized.",
         )
     return int(height)
-
-
-def as_raw(image_hwc: NDArray[Any], number: int) -> Raw:
-    """Returns an image with the range of its type, as if it had been read from a file; refuses NaN and no pixels."""
-    if image_hwc.size == 0:
-        raise DataError(f"Image {number} has no pixels.", fix="Take it out.")
-    if image_hwc.dtype.kind == "f" and not np.isfinite(image_hwc).all():
-        raise DataError(f"Image {number} holds NaN or infinity.", fix="Replace them (numpy.nan_to_num).")
-    if image_hwc.dtype == np.bool_:
-        return Raw(image_hwc.astype(np.uint8), (0.0, 1.0))
-    return Raw(image_hwc, type_range(image_hwc))
-
-
-def scaled(image_hwc: NDArray[Any], rules: ReadingRules, number: int, *, fix: str) -> NDArray[np.float32]:
-    """Returns an image as float32 in 0..1; ``fix`` is what to do where its type does not say what is white."""
-    raw = as_raw(image_hwc, number)
-    try:
-        return scale(raw, rules, path=Path(f"Image {number}"))
-    except DataError as error:
-        raise DataError(error.problem, fix=fix) from None
 
 
 def _mask(mask: NDArray[Any], image_hwc: NDArray[Any], number: int) -> NDArray[np.uint8]:

@@ -12,17 +12,15 @@ from medarts.config import SPLITS, DataSettings, SourceSettings, Split
 from medarts.data.examination import Examination, Finding, Level, Summary, common, first_of, kind_of
 from medarts.data.formats import raw_image
 from medarts.data.formats.raw import Raw
+from medarts.data.images import Image, fit_channels, scale
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import DomainLevels, Mask, MaskLevel, ReadMask, classify, stored_mask
 from medarts.data.opening import DIVIDED, Survey, advice, survey
 from medarts.data.reading import (
-    Image,
     check_classes,
     check_labels,
     check_sizes,
-    fit_channels,
     resize_mask,
-    scale,
     vanished_classes,
 )
 from medarts.data.sources import Fault

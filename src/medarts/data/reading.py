@@ -1,7 +1,6 @@
 """Images as float32 HWC in 0..1, and with their masks, by the rules of their domain; both at the size of networks."""
 
 from enum import IntEnum
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,14 +9,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from medarts.data.formats import raw_image
-from medarts.data.formats.raw import Raw
+from medarts.data.images import Image, fit_channels, scale
 from medarts.data.manifest import ReadingRules, Sample
 from medarts.data.masks import Mask, MaskLevel, read_mask
 from medarts.errors import DataError
-
-Image = NDArray[np.float32]
-
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
 class MaskState(IntEnum):
@@ -108,42 +103,6 @@ def check_labels(domain: str, rules: ReadingRules, classes: int) -> None:
         )
 
 
-def scale(raw: Raw, rules: ReadingRules, *, path: Path) -> Image:
-    """Maps stored values to float32 in 0..1 by window, percentiles, or the range of the file's type.
-
-    Files that say so (``raw.inverted``) are turned, so that bright is always near 1. Padding is left out of the
-    percentiles, and 0 under every rule. An image whose percentiles coincide becomes 0.
-    """
-    low, high = _limits(raw, rules, path)
-    if high <= low:
-        return np.zeros(raw.values.shape, dtype=np.float32)
-    # 8 and 16 bits fit into float32; wider types lose digits there before their offset is taken away.
-    values = raw.values.astype(np.result_type(raw.values.dtype, np.float32))
-    values -= low
-    values *= 1.0 / (high - low)
-    np.clip(values, 0.0, 1.0, out=values)
-    if raw.inverted:
-        np.subtract(1.0, values, out=values)
-    if raw.padding is not None:
-        values[raw.padding] = 0.0
-    return values.astype(np.float32, copy=False)
-
-
-def fit_channels(image: Image, channels: int, *, path: Path) -> Image:
-    """Returns an image with the channels wanted, see ``read_image``; raises a DataError where its own do not fit."""
-    found = image.shape[2]
-    if found == channels:
-        return image
-    if found == 1:
-        return np.repeat(image, channels, axis=2)
-    if found == 3 and channels == 1:
-        return (image @ _LUMA)[..., None]
-    raise DataError(
-        f"{path} has {found} channels, but {channels} are expected.",
-        fix=f"Set data.in_channels to {found}, or convert the images.",
-    )
-
-
 def resize_image(image_hwc: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Returns an image (H, W, channels) in 0..1 as (channels, size, size): bilinear, antialiased, stretched."""
     image = torch.from_numpy(np.ascontiguousarray(image_hwc)).permute(2, 0, 1)[None]
@@ -175,19 +134,3 @@ def mask_states(mask_hw: NDArray[np.uint8], resized_hw: NDArray[np.uint8], *, cl
     truths[[index - 1 for index in np.unique(resized_hw).tolist() if index]] = MaskState.PRESENT
     truths[[index - 1 for index in vanished_classes(mask_hw, resized_hw)]] = MaskState.VANISHED
     return truths
-
-
-def _limits(raw: Raw, rules: ReadingRules, path: Path) -> tuple[float, float]:
-    if rules.window:
-        return rules.window
-    if rules.percentiles:
-        shown = raw.values if raw.padding is None else raw.values[~raw.padding]
-        low, high = np.percentile(shown, rules.percentiles) if shown.size else (0.0, 0.0)
-        return float(low), float(high)
-    if raw.range is None:
-        raise DataError(
-            f"{path} stores {raw.values.dtype} values from {raw.values.min():g} to {raw.values.max():g}, a type "
-            "that does not say what is black and white.",
-            fix="Give the source a window, or percentiles such as [0.5, 99.5].",
-        )
-    return raw.range

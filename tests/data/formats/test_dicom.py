@@ -16,8 +16,8 @@ from pydicom.uid import (
 )
 
 from medarts.data.formats import raw_image, raw_mask
+from medarts.data.images import scale
 from medarts.data.manifest import ReadingRules
-from medarts.data.reading import scale
 from medarts.errors import DataError
 
 HU = np.arange(-40, 40, dtype=np.int16).reshape(8, 10) * 12

@@ -82,8 +82,8 @@ def test_images_too_large_to_read_are_refused_before_they_are_unpacked(tmp_path,
 
 
 def test_wide_integers_keep_their_last_digits(tmp_path):
+    from medarts.data.images import scale
     from medarts.data.manifest import ReadingRules
-    from medarts.data.reading import scale
 
     stored = 2**31 + np.arange(64, dtype=np.uint32).reshape(8, 8)
     tifffile.imwrite(tmp_path / "a.tif", stored)

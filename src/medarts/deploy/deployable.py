@@ -1,0 +1,127 @@
+"""A network with what comes before and after it as one module: stored values in, probabilities and decisions out.
+
+This is the meaning of every deployed form: runs predict with it, `medarts export` writes it as one graph, and exported
+files are verified against it.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medarts.deploy.engines import Floats, Outputs
+from medarts.deploy.info import ModelInfo
+from medarts.network import Network
+
+
+class Deployable(nn.Module):
+    """A network from stored values to probabilities; its outputs are described in ``medarts.deploy.engines``.
+
+    Args:
+        network: in evaluation mode.
+        info: of the network.
+    """
+
+    limits: Tensor
+    thresholds: Tensor
+
+    def __init__(self, network: nn.Module, info: ModelInfo) -> None:
+        super().__init__()
+        self.network = network
+        self.info = info
+        self.register_buffer("limits", torch.tensor([info.window or info.expected_range]), persistent=False)
+        self.register_buffer("thresholds", torch.tensor(_thresholds(info)), persistent=False)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        if self.info.task == "segmentation":
+            return "probabilities", "mask"
+        return "logits", "probabilities", "calibrated", "decisions"
+
+    def forward(self, image_bchw: Tensor, limits_b2: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Returns the outputs in the order of ``output_names``.
+
+        Args:
+            image_bchw: values as stored, float32.
+            limits_b2: for networks with percentiles: the values that become 0 and 1; nan for those of each image.
+        """
+        x = self._as_seen(image_bchw, limits_b2)
+        logits = _logits(self.network, x, self.info.head)
+        return self._findings(logits) if self.info.task == "classification" else self._masks(logits, image_bchw)
+
+    def _as_seen(self, image_bchw: Tensor, limits_b2: Tensor | None) -> Tensor:
+        """Returns images as the network was trained on them: 0..1, at its size."""
+        limits = self.limits
+        if self.info.percentiles is not None:
+            own = torch.stack([_percentile(image_bchw, percentage) for percentage in self.info.percentiles], 1)
+            limits = own if limits_b2 is None else torch.where(torch.isnan(limits_b2), own, limits_b2)
+        low, high = limits[:, :1, None, None], limits[:, 1:, None, None]
+        width = high - low
+        # Multiplied, not divided, as training does: the two round differently. An image of equal percentiles is 0.
+        x = torch.where(width > 0, (image_bchw - low) * torch.where(width > 0, width, 1.0).reciprocal(), 0.0)
+        x = x.clamp(0, 1)
+        size = (self.info.size, self.info.size)
+        x = F.interpolate(x, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+        return x.half().float()  # as stores of images keep it: a prediction equals the evaluation of the same image
+
+    def _masks(self, logits: Tensor, image_bchw: Tensor) -> tuple[Tensor, ...]:
+        binary = len(self.info.outputs) == 1
+        probabilities = torch.sigmoid(logits) if binary else torch.softmax(logits, 1)
+        # Probabilities are resized, not logits: those of exclusive classes still add up to one.
+        size = image_bchw.shape[-2:]
+        own = F.interpolate(probabilities, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+        mask = own[:, 0] >= self.info.threshold if binary else own.argmax(1)
+        return own, mask.to(torch.uint8)
+
+    def _findings(self, logits: Tensor) -> tuple[Tensor, ...]:
+        temperature = 1.0 if self.info.calibration is None else self.info.calibration.temperature
+        calibrated = torch.sigmoid(logits / temperature)
+        return logits, torch.sigmoid(logits), calibrated, (calibrated >= self.thresholds).to(torch.uint8)
+
+
+class TorchEngine:
+    """A network in PyTorch, on the device where it is.
+
+    Args:
+        deployable: in evaluation mode.
+    """
+
+    name = "torch"
+
+    def __init__(self, deployable: Deployable) -> None:
+        self.deployable = deployable.eval()
+        self._names = deployable.output_names
+
+    def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
+        """Returns all outputs by name."""
+        device = next(self.deployable.parameters()).device
+        with torch.inference_mode():
+            found = self.deployable(torch.from_numpy(images_bchw).to(device), torch.from_numpy(limits_b2).to(device))
+        return {name: each.cpu().numpy() for name, each in zip(self._names, found, strict=True)}
+
+
+def _logits(network: nn.Module, x_bchw: Tensor, head: str) -> Tensor:
+    logits: Tensor = network(x_bchw, head) if isinstance(network, Network) else network(x_bchw)
+    return logits
+
+
+def _percentile(image_bchw: Tensor, percentage: float) -> Tensor:
+    """Returns a percentile of each image (B,), interpolated as numpy.percentile does."""
+    values = image_bchw.flatten(1)
+    values = torch.sort(values, 1).values
+    place = (values.shape[1] - 1) * torch.tensor(percentage / 100, dtype=torch.float64)
+    below = place.floor()
+    first = below.long().reshape(1, 1).expand(values.shape[0], 1)
+    second = torch.clamp(first + 1, max=values.shape[1] - 1)
+    start, end = values.gather(1, first)[:, 0], values.gather(1, second)[:, 0]
+    return start + (end - start) * (place - below).float()
+
+
+def _thresholds(info: ModelInfo) -> list[float]:
+    """Returns a threshold for each finding."""
+    given = {} if info.calibration is None else info.calibration.thresholds.get("youden", {})
+    found = [given.get(name) for name in info.outputs]
+    return [info.threshold if each is None or math.isnan(each) else float(np.float32(each)) for each in found]

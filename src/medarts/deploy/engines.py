@@ -1,0 +1,125 @@
+"""What runs a network: PyTorch for a run, ONNX Runtime or OpenVINO for an exported file, these without PyTorch.
+
+An engine takes images as stored and returns every output of the network by name:
+
+* masks: ``probabilities`` float32 (B, K, H, W) at the size of the images, ``mask`` uint8 (B, H, W), class indices;
+* findings: ``logits`` float32 (B, F), ``probabilities`` of the network as trained, ``calibrated`` ones, and
+  ``decisions`` uint8 (B, F), by Youden's threshold on the calibrated ones (0.5 for findings without).
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medarts.errors import DataError, MedartsError
+
+IMAGE, LIMITS = "image", "limits"
+"""Inputs: float32 (B, C, H, W), values as stored; float32 (B, 2), for networks with percentiles alone: the values that
+become 0 and 1, nan for the percentiles of each image."""
+
+Floats = NDArray[np.float32]
+Outputs = dict[str, NDArray[Any]]
+Runtime = Literal["onnxruntime", "openvino"]
+
+
+class Engine(Protocol):
+    """Runs one network."""
+
+    name: str
+
+    def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
+        """Returns all outputs for images of one size, by name."""
+
+
+class OnnxRuntimeEngine:
+    """An exported network in ONNX Runtime, on the CPU.
+
+    Args:
+        model: the file, or its content.
+        threads: threads of the CPU; None leaves it to ONNX Runtime.
+
+    Raises:
+        DataError: it is no ONNX file that ONNX Runtime can run.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
+        runtime = _imported("onnxruntime")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings are about its own optimizer
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        content = os.fspath(model) if isinstance(model, Path) else model
+        try:
+            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its classes have no common base
+            raise _unusable(model, error) from None
+        self._inputs = {each.name for each in self._session.get_inputs()}
+        self._outputs = [each.name for each in self._session.get_outputs()]
+
+    def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
+        """Returns all outputs by name."""
+        given = {IMAGE: images_bchw, LIMITS: limits_b2}
+        found = self._session.run(None, {name: given[name] for name in given if name in self._inputs})
+        return dict(zip(self._outputs, found, strict=True))
+
+
+class OpenVinoEngine:
+    """An exported network in OpenVINO, on the CPU, in fp32.
+
+    Args:
+        model: the file, or its content.
+        threads: threads of the CPU; None leaves it to OpenVINO.
+
+    Raises:
+        DataError: it is no ONNX file that OpenVINO can run.
+    """
+
+    name = "openvino"
+
+    def __init__(self, model: Path | bytes, *, threads: int | None = None) -> None:
+        core = _imported("openvino").Core()
+        # Processors with bfloat16 would otherwise compute in it, and predict other masks than verified.
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            content = model.read_bytes() if isinstance(model, Path) else model
+            self._compiled = core.compile_model(core.read_model(content), "CPU", options)
+        except RuntimeError as error:
+            raise _unusable(model, error) from None
+        self._inputs = [each.get_any_name() for each in self._compiled.inputs]
+        self._outputs = [each.get_any_name() for each in self._compiled.outputs]
+
+    def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
+        """Returns all outputs by name."""
+        given = {IMAGE: images_bchw, LIMITS: limits_b2}
+        found = self._compiled({name: given[name] for name in self._inputs})
+        return {name: np.array(found[name]) for name in self._outputs}
+
+
+ENGINES: dict[Runtime, type[OnnxRuntimeEngine] | type[OpenVinoEngine]] = {
+    "onnxruntime": OnnxRuntimeEngine,
+    "openvino": OpenVinoEngine,
+}
+"""What can run an exported file."""
+
+
+def _imported(package: str) -> Any:
+    try:
+        return __import__(package)
+    except ImportError:
+        extra = "openvino" if package == "openvino" else "runtime"
+        raise MedartsError(f"{package} is not installed.", fix=f'pip install "medarts[{extra}]"') from None
+
+
+def _unusable(model: Path | bytes, error: Exception) -> DataError:
+    name = model.name if isinstance(model, Path) else "The network"
+    reason = " ".join(str(error).split())[:200]
+    return DataError(
+        f"{name} cannot be run: {reason}", fix="It is damaged or was not written by medarts; export it again."
+    )

@@ -1,0 +1,111 @@
+"""What a trained network expects and gives, in numbers: all that its user has to know beside the weights.
+
+It travels with the network, in the metadata of an exported file or in a packed one, and is JSON. Nothing of it names a
+person, a file or a folder.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from medarts.config import Task
+from medarts.config.section import Section
+
+MASK_THRESHOLD = "validation"
+"""The rule of `Calibration.thresholds` for masks: the threshold of the largest mean Dice on validation images."""
+
+
+class ImageKind(Section):
+    """A kind of image that the network was trained on.
+
+    Attributes:
+        channels: as stored in its files, 1 for grey.
+        dtype: of the stored values, such as "uint8".
+        range: (low, high) that its type can hold; None where that says nothing.
+    """
+
+    channels: int
+    dtype: str
+    range: tuple[float, float] | None = None
+
+
+class Calibration(Section):
+    """What was fitted to the validation images.
+
+    Attributes:
+        temperature: divides the logits before the sigmoid or softmax; 1 where nothing was fitted.
+        thresholds: by rule and output the probability from which it is called; None where validation images cannot
+            tell. Rules of masks: "validation", of the probability. Rules of findings: "youden" and "sensitive", of the
+            calibrated probability.
+    """
+
+    temperature: float = 1.0
+    thresholds: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+
+
+class Provenance(Section):
+    """Where a network comes from.
+
+    Attributes:
+        medarts: version that exported it.
+        torch: version of PyTorch.
+        created: day of the export, ISO 8601.
+        recipe: SHA-256 of the recipe, hexadecimal.
+        weights: fingerprint of the weights.
+        architecture: name of the genotype or baseline.
+        seed: of the training.
+        images: number of images by data set and split.
+    """
+
+    medarts: str
+    torch: str
+    created: str
+    recipe: str
+    weights: str
+    architecture: str
+    seed: int
+    images: dict[str, dict[str, int]]
+
+
+class ModelInfo(Section):
+    """A trained network as its user sees it.
+
+    Attributes:
+        format: version of this description.
+        name: of the network.
+        task: segmentation or classification.
+        outputs: names of the findings; of masks "foreground" alone, or one for each class, the first is background.
+        in_channels: 1 for grey images, 3 for colour.
+        size: height and width in pixels at which the network sees images; they are stretched to it.
+        head: the head that gives the output; "average" is the mean of the logits of all.
+        window: (low, high) stored values that become 0 and 1; None without.
+        percentiles: (low, high) percentiles of an image that become 0 and 1; None without. With neither, the range of
+            the file's type does.
+        expected_range: (low, high) of the values that an exported network takes.
+        kinds: the kinds of images that it was trained on.
+        spacing: median height and width of a pixel of the training images in mm; None where unknown.
+        threshold: probability from which a pixel is foreground, where no other rule is asked for.
+        calibration: what was fitted to the validation images; None where there were none.
+        provenance: where it comes from.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    task: Task
+    outputs: tuple[str, ...]
+    in_channels: int
+    size: int
+    head: str
+    window: tuple[float, float] | None = None
+    percentiles: tuple[float, float] | None = None
+    expected_range: tuple[float, float] = (0.0, 255.0)
+    kinds: tuple[ImageKind, ...] = ()
+    spacing: tuple[float, float] | None = None
+    threshold: float = 0.5
+    calibration: Calibration | None = None
+    provenance: Provenance
+
+    @property
+    def foreground(self) -> tuple[str, ...]:
+        """The outputs that a mask can show: all but the background."""
+        return self.outputs if len(self.outputs) == 1 or self.task == "classification" else self.outputs[1:]

@@ -1,0 +1,208 @@
+"""A trained network in use: images in, probabilities out, at the images' own sizes.
+
+Nothing here imports PyTorch unless a training run is loaded: an exported network predicts without it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from numbers import Number
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medarts.data.formats.raw import Raw
+from medarts.data.images import Layout, as_array, as_hwc, as_raw, fit_channels, limits_of
+from medarts.data.manifest import ReadingRules
+from medarts.deploy.engines import Engine, Outputs
+from medarts.deploy.info import ModelInfo
+from medarts.errors import DataError, RunError, did_you_mean, quoted
+
+if TYPE_CHECKING:
+    from medarts.engine.directory import RunDirectory
+
+Probabilities = NDArray[np.float32]
+
+_SCALING = (
+    "Give uint8 (0..255), uint16 (0..65535) or floats in 0..1, as the network was trained on: of values in 0..255 "
+    "images.astype(np.uint8), or images / 255."
+)
+
+
+class Prepared(NamedTuple):
+    """An image as an engine takes it.
+
+    Attributes:
+        values: float32 (C, H, W), as stored.
+        limits: float32 (2,), the values that become 0 and 1.
+    """
+
+    values: NDArray[np.float32]
+    limits: NDArray[np.float32]
+
+
+class TrainedModel:
+    """A trained network, ready to predict: of a training run, or an exported file.
+
+    Images are scaled, resized and given channels exactly as when they were read for training.
+
+    Attributes:
+        info: what it expects and gives.
+        engine: what runs it.
+
+    Args:
+        info: see there.
+        engine: see there.
+    """
+
+    def __init__(self, info: ModelInfo, engine: Engine) -> None:
+        self.info = info
+        self.engine = engine
+
+    def predict(
+        self, images: ArrayLike | Sequence[ArrayLike], *, channels: Layout | None = None, batch: int = 8
+    ) -> Any:
+        """Returns the probabilities of one image, of a stack, or of a list of images of any sizes.
+
+        Args:
+            images: an image (H x W, H x W x C or C x H x W), a stack (N x H x W x C or N x C x H x W, or N x H x W),
+                or a list of images. Nested lists of numbers are arrays. For an array of three axes see ``channels``.
+            channels: axis of the channels of an image, "first" or "last"; with it an array of three axes is one image.
+                Default: the one of 1 to 4 entries. Without it an array of three axes is one image if its last axis, or,
+                for a network of several channels, its first, is as long as an image has channels; else it is a stack of
+                grey images. So N x H x W is always a stack for a network of grey images.
+            batch: images in one pass of the network, at least 1.
+
+        Returns:
+            float32 in 0..1. Masks with one class: H x W, at the image's own size; with K exclusive classes: K x H x W.
+            Findings: one probability for each of ``info.outputs``, without the temperature that was found on the
+            validation images. A stack gives an array with N in front, a list of images a list.
+
+        Raises:
+            DataError: the images hold NaN, have too many channels, a type whose range is not known, or axes that may be
+                those of one image or of a stack; or ``batch`` is below 1.
+        """
+        if not isinstance(batch, int) or batch < 1:
+            raise DataError(f"batch is {quoted(batch)}.", fix="Give a whole number of images of at least 1.")
+        if isinstance(images, list | tuple) and not all(isinstance(each, list | tuple | Number) for each in images):
+            arrays = [as_array(image, f"Image {number}") for number, image in enumerate(images)]
+            return self._predict(arrays, channels, batch)
+        array = as_array(images, "images")
+        if self._is_one(array, channels):
+            return self._predict([array], channels, batch)[0]
+        return np.stack(self._predict(list(array), channels, batch))
+
+    def prepare(self, raw: Raw, *, path: Path) -> Prepared:
+        """Returns an image as the engine takes it.
+
+        Args:
+            raw: the image as stored.
+            path: names it in errors.
+
+        Raises:
+            DataError: its channels do not fit, or its type does not say what is black and white.
+        """
+        info = self.info
+        low, high = limits_of(raw, ReadingRules(info.window, info.percentiles), path)
+        values = np.clip(raw.values.astype(np.result_type(raw.values.dtype, np.float32)), low, high)
+        if raw.inverted:
+            values = low + high - values
+        if raw.padding is not None:
+            values[raw.padding] = low
+        values = fit_channels(values, info.in_channels, path=path)
+        if info.window is None and info.percentiles is None:
+            # The graph scales by the range of the training images; another type has another range.
+            start, end = info.expected_range
+            if (low, high) != (start, end):
+                values = (values - low) * ((end - start) / (high - low)) + start
+        chw = np.ascontiguousarray(np.moveaxis(values, -1, 0), dtype=np.float32)
+        return Prepared(chw, np.array([low, high], np.float32))
+
+    def run(self, images: Iterable[Prepared], *, batch: int) -> Iterator[Outputs]:
+        """Yields all outputs of each image; images of equal sizes that follow each other share a pass.
+
+        Args:
+            images: are taken as needed: no more than a batch is held.
+            batch: images in one pass of the network, at least 1.
+        """
+        for _, alike in groupby(images, key=lambda each: each.values.shape):
+            while part := list(islice(alike, batch)):
+                found = self.engine.run(
+                    np.stack([each.values for each in part]), np.stack([each.limits for each in part])
+                )
+                yield from ({name: values[row] for name, values in found.items()} for row in range(len(part)))
+
+    def _is_one(self, array: NDArray[Any], channels: Layout | None) -> bool:
+        """Tells whether an array is one image, not a stack of images.
+
+        Raises:
+            DataError: it may be either, or is neither.
+        """
+        if array.size == 0:
+            raise DataError("There are no images.", fix="Give at least one.")
+        if array.ndim not in (2, 3, 4):
+            raise DataError(
+                f"images has the shape {array.shape}.", fix="Give an image, N x H x W, N x H x W x C or N x C x H x W."
+            )
+        if array.ndim != 3 or channels is not None:
+            return array.ndim != 4
+        first, last = (array.shape[axis] in {1, self.info.in_channels} for axis in (0, -1))
+        if self.info.in_channels == 1:
+            # A stack of images so narrow is none: H x W x 1, or a colour image, which is converted.
+            return array.shape[0] > 4 and array.shape[-1] in (1, 3)
+        if first and last:
+            raise DataError(
+                f"images has the shape {array.shape}, which may be one image or several.",
+                fix='Give channels="first" or channels="last" for one image, or a list of images.',
+            )
+        return first or last
+
+    def _predict(self, images: list[NDArray[Any]], channels: Layout | None, batch: int) -> list[Probabilities]:
+        if not images:
+            raise DataError("There are no images.", fix="Give at least one.")
+        read = [self._read(image, channels, number) for number, image in enumerate(images)]
+        masks = self.info.task == "segmentation"
+        found = [each["probabilities"] for each in self.run(read, batch=batch)]
+        return [each[0] if masks and len(each) == 1 else each for each in found]
+
+    def _read(self, image: NDArray[Any], channels: Layout | None, number: int) -> Prepared:
+        raw = as_raw(as_hwc(image, channels, number), number)
+        try:
+            return self.prepare(raw, path=Path(f"Image {number}"))
+        except DataError as error:
+            raise DataError(error.problem, fix=_SCALING if raw.range is None else error.fix) from None
+
+
+def load(
+    model: "RunDirectory | Path | str",
+    *,
+    checkpoint: str = "best",
+    domain: str | None = None,
+    head: str | None = None,
+) -> TrainedModel:
+    """Loads a trained network.
+
+    Args:
+        model: a training run.
+        checkpoint: "best", by the validation score, or "last".
+        domain: the training data set whose scaling of intensities to use (its window or percentiles). Default: that of
+            all, if they share one.
+        head: an early, faster head, such as "4,0", or "average", the mean of all. Default: the last.
+
+    Raises:
+        RunError: there is no training run, it has no checkpoint yet, or there is no such kind of checkpoint or head.
+        DataError: the data sets of the run differ in their scaling and ``domain`` does not name one of them.
+    """
+    if checkpoint not in ("best", "last"):
+        raise RunError(
+            f"There is no checkpoint {quoted(checkpoint)}, but best and last.",
+            fix=did_you_mean(str(checkpoint), ("best", "last")),
+        )
+    from medarts.deploy.deployable import TorchEngine
+    from medarts.deploy.runs import deployable_of
+    from medarts.engine.directory import RunDirectory, path_of
+
+    run = RunDirectory.open(path_of(model), kind="train")
+    deployable = deployable_of(run, checkpoint=checkpoint, domain=domain, head=head)
+    return TrainedModel(deployable.info, TorchEngine(deployable))
