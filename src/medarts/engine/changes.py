@@ -77,10 +77,6 @@ def changed_recipe(run: RunDirectory, words: Iterable[str]) -> tuple[Recipe, lis
 def check_places(run: RunDirectory, recipe: Recipe) -> None:
     """Refuses a recipe whose data folders are gone, as those of data that were moved.
 
-    Args:
-        run: the run.
-        recipe: its recipe from now on.
-
     Raises:
         DataError: names the first folder that is gone, and how to give its new path.
     """

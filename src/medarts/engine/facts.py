@@ -66,10 +66,6 @@ class _Facts(_Part):
 def check_facts(path: Path, facts: Mapping[str, Any]) -> None:
     """Refuses facts of another format, and such as medarts does not write.
 
-    Args:
-        path: the file that they are in.
-        facts: its content.
-
     Raises:
         RunError: names the file and the key.
     """
@@ -91,12 +87,7 @@ def damaged_facts(path: Path, what: str) -> RunError:
 
 
 def file_digests(folder: Path, kind: str, *, finished: bool) -> dict[str, str]:
-    """Returns the SHA-256 of the files of a run that no longer change, by name.
-
-    Args:
-        folder: of the run.
-        kind: "search" or "train".
-        finished: whether it has finished.
+    """Returns the SHA-256 of the files of a run, "search" or "train", that no longer change, by name.
 
     Raises:
         RunError: one cannot be read, or is not a regular file.
@@ -107,10 +98,6 @@ def file_digests(folder: Path, kind: str, *, finished: bool) -> dict[str, str]:
 
 def check_file_digests(folder: Path, facts: Mapping[str, Any]) -> None:
     """Refuses a run if a file that no longer changes has changed or is missing.
-
-    Args:
-        folder: of the run.
-        facts: what its run.json says.
 
     Raises:
         RunError: names the file.

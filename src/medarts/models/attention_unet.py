@@ -27,14 +27,7 @@ class AttentionUNetSettings(WidthAndDepth):
 
 @register_model("attention-unet", settings=AttentionUNetSettings, task="segmentation")
 class AttentionUNet(EncoderDecoder):
-    """See the module.
-
-    Args:
-        settings: width, depth and deep supervision, with which every step of the decoder has a head.
-        in_channels: channels of the images.
-        outputs: channels of the logits.
-        norm: kind of the norms. Default: batch.
-    """
+    """See the module."""
 
     def __init__(
         self, settings: AttentionUNetSettings, *, in_channels: int = 3, outputs: int = 1, norm: Norm | None = None

@@ -124,14 +124,7 @@ class MultiResUNetSettings(Settings):
 
 @register_model("multiresunet", settings=MultiResUNetSettings, task="segmentation")
 class MultiResUNet(EncoderDecoder):
-    """See the module.
-
-    Args:
-        settings: width, U of the paper, and depth.
-        in_channels: channels of the images.
-        outputs: channels of the logits.
-        norm: kind of the norms. Default: batch.
-    """
+    """See the module."""
 
     def __init__(
         self, settings: MultiResUNetSettings, *, in_channels: int = 3, outputs: int = 1, norm: Norm | None = None

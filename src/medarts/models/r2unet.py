@@ -46,12 +46,7 @@ class AttentionR2UNetSettings(RecurrentSettings):
 
 
 class StepBatchNorm(nn.Module):
-    """A batch norm of maps that are computed in several steps: one scale and shift, running statistics of each step.
-
-    Args:
-        channels: of the maps.
-        steps: number of steps.
-    """
+    """A batch norm of maps that are computed in several steps: one scale and shift, running statistics of each step."""
 
     momentum = 0.1
     eps = 1e-5
@@ -70,11 +65,7 @@ class StepBatchNorm(nn.Module):
 
 
 class StepGroupNorm(nn.Module):
-    """A group norm of maps that are computed in several steps, all alike.
-
-    Args:
-        channels: of the maps.
-    """
+    """A group norm of maps that are computed in several steps, all alike."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -210,14 +201,7 @@ class RecurrentUNet(EncoderDecoder):
 
 @register_model("r2unet", settings=R2UNetSettings, task="segmentation")
 class R2UNet(RecurrentUNet):
-    """See the module.
-
-    Args:
-        settings: width, depth and steps.
-        in_channels: channels of the images.
-        outputs: channels of the logits.
-        norm: kind of the norms. Default: batch.
-    """
+    """See the module."""
 
     def __init__(
         self, settings: R2UNetSettings, *, in_channels: int = 3, outputs: int = 1, norm: Norm | None = None
@@ -231,12 +215,6 @@ class AttentionR2UNet(RecurrentUNet):
 
     It has no paper of its own; the public PyTorch form puts the two together as here (39.44 M parameters with 3
     channels and 1 output).
-
-    Args:
-        settings: width, depth and steps.
-        in_channels: channels of the images.
-        outputs: channels of the logits.
-        norm: kind of the norms. Default: batch.
     """
 
     def __init__(

@@ -25,14 +25,7 @@ class UNetSettings(WidthAndDepth):
 
 @register_model("unet", settings=UNetSettings, task="segmentation")
 class UNet(EncoderDecoder):
-    """See the module.
-
-    Args:
-        settings: width and depth.
-        in_channels: channels of the images.
-        outputs: channels of the logits.
-        norm: kind of the norms. Default: batch.
-    """
+    """See the module."""
 
     def __init__(
         self, settings: UNetSettings, *, in_channels: int = 3, outputs: int = 1, norm: Norm | None = None

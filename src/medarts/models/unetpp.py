@@ -33,13 +33,8 @@ class UNetPP(BaselineNetwork):
     """See the module.
 
     Node (i, j) lies at level i, 1/2^i of the input's resolution; it reads all nodes (i, 0..j-1) and the upsampled
-    node (i+1, j-1). Head "j" reads node (0, j) and needs the nodes with i + j at most its own: a U-Net of depth j + 1.
-
-    Args:
-        settings: width, depth and deep supervision, with which every nested network has a head, "1" to "depth - 1".
-        in_channels: channels of the images.
-        outputs: channels of the logits.
-        norm: kind of the norms. Default: batch.
+    node (i+1, j-1). Head "j", from "1" to "depth - 1", reads node (0, j) and needs the nodes with i + j at most its own:
+    a U-Net of depth j + 1.
     """
 
     def __init__(

@@ -152,11 +152,7 @@ def _ended_by(number: int) -> MedartsError:
 
 
 def when_parent_ends(react: Callable[[], object]) -> None:
-    """Calls a function, in a thread, once the process that started this one has ended, even if it was killed.
-
-    Args:
-        react: what to do then.
-    """
+    """Calls a function, in a thread, once the process that started this one has ended, even if it was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
