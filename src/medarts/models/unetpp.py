@@ -33,8 +33,8 @@ class UNetPP(BaselineNetwork):
     """See the module.
 
     Node (i, j) lies at level i, 1/2^i of the input's resolution; it reads all nodes (i, 0..j-1) and the upsampled
-    node (i+1, j-1). Head "j", from "1" to "depth - 1", reads node (0, j) and needs the nodes with i + j at most its own:
-    a U-Net of depth j + 1.
+    node (i+1, j-1). Head "j", from "1" to "depth - 1", reads node (0, j) and needs the nodes with i + j at most its
+    own: a U-Net of depth j + 1.
     """
 
     def __init__(
