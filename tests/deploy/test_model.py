@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import medarts
 from medarts.deploy.model import TrainedModel
 from medarts.engine.directory import RunDirectory
-from medarts.evaluation.evaluate import load_network
+from medarts.training.trained import load_network
 
 RECIPE: dict[str, Any] = {
     "train": {"epochs": 1, "batch": 4, "model": {"name": "unet", "width": 4, "depth": 2}},

@@ -130,7 +130,7 @@ def test_images_that_left_the_split_are_refused(run):
 
 
 def test_fingerprints_of_half_precision_and_counters():
-    from medarts.evaluation.files import of_weights
+    from medarts.engine.checkpoint import of_weights
 
     weights = {"a": torch.ones(2, 3, dtype=torch.bfloat16), "n": torch.tensor(3)}
     assert of_weights(weights) == of_weights(dict(reversed(weights.items())))

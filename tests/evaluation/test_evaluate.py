@@ -22,11 +22,12 @@ from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError
 from medarts.evaluation import scoring
-from medarts.evaluation.evaluate import evaluate, load_network, scores_folder
+from medarts.evaluation.evaluate import evaluate, scores_folder
 from medarts.evaluation.scores import Scores, vanished
 from medarts.reporting.page import write_report
 from medarts.spaces.nas_wdan import NasWdan
 from medarts.system.randomness import seed_torch
+from medarts.training.trained import load_network
 from medarts.training.trainer import start_training
 
 

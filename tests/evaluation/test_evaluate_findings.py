@@ -17,7 +17,7 @@ from medarts.config.reading import deciding_values, fingerprint
 from medarts.data.opening import open_data, open_manifest
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError
-from medarts.evaluation.evaluate import evaluate, load_network
+from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.scores import Scores, excluded
 from medarts.evaluation.scoring import grad_cam
 from medarts.evaluation.summary import ALL, MEAN_OF_FINDINGS, wide
@@ -25,6 +25,7 @@ from medarts.profiling.plan import plan
 from medarts.reporting.page import write_report
 from medarts.spaces.darts import Darts, DartsSettings
 from medarts.system.randomness import seed_torch
+from medarts.training.trained import load_network
 from medarts.training.trainer import start_training
 
 FINDINGS = ("disc", "bar", "bright")

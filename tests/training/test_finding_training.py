@@ -11,12 +11,12 @@ from medarts.config import Recipe, apply_overrides, parse
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RecipeError, RunError
-from medarts.evaluation.evaluate import load_network
 from medarts.models.chexnet import CheXNet, CheXNetSettings
 from medarts.spaces.darts import Darts, DartsNetwork, DartsSettings
 from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.system.randomness import seed_torch
 from medarts.tasks import ClassificationTask
+from medarts.training.trained import load_network
 from medarts.training.trainer import Training, resume_training, start_training, try_training
 
 CHEXNET = CheXNetSettings()

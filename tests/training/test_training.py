@@ -14,13 +14,13 @@ from medarts.config import Recipe, apply_overrides, parse, to_yaml
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, DivergedError, GenotypeError, RecipeError, RunError
-from medarts.evaluation.evaluate import load_network
 from medarts.models import network_of
 from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.spaces.nas_wdan import NasWdan, NasWdanNetwork
 from medarts.system.memory import OutOfMemoryError
 from medarts.system.randomness import seed_torch
 from medarts.tasks import SegmentationTask
+from medarts.training.trained import load_network
 from medarts.training.trainer import Training, resume_training, start_training
 
 # Run in a process of its own, with `recipe`, `genotype` and `out` given.

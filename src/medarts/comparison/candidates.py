@@ -17,7 +17,7 @@ from medarts.errors import MedartsError, RunError
 from medarts.models import Architecture, initial_weights
 from medarts.spaces.genotype import RANDOM, Genotype, load_genotype, zoo
 from medarts.system.names import printable
-from medarts.training.trainer import architecture_of
+from medarts.training.trained import architecture_of
 
 Kind = Literal["searched", "random", "published", "baseline"]
 """Where a network comes from."""

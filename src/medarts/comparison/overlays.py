@@ -17,10 +17,10 @@ from medarts.data.opening import open_manifest
 from medarts.data.store import ImageStore, open_store
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.listing import ImageName
-from medarts.evaluation.evaluate import load_network
 from medarts.metrics.masks import predicted_classes
 from medarts.network.inference import shipped
 from medarts.system.console import progress_bar
+from medarts.training.trained import load_network
 
 IMAGES = 8
 IMAGES_A_PATIENT = 3

@@ -10,12 +10,12 @@ from medarts.config import Recipe, fingerprint
 from medarts.data.manifest import ReadingRules
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.info import ModelInfo, Provenance
+from medarts.engine.checkpoint import of_weights
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
 from medarts.errors import DataError, RunError, did_you_mean, quoted
-from medarts.evaluation.evaluate import load_network
-from medarts.evaluation.files import of_weights
 from medarts.network import Network
+from medarts.training.trained import load_network
 
 
 def deployable_of(

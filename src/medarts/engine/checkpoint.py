@@ -36,6 +36,7 @@ from medarts.system.files import UNFINISHED, flush_folder, read_whole, reason_of
 WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
 ABOUT = "checkpoint.json"
+_DIGITS = 16
 FORMAT = 2
 """Raise it when what a checkpoint holds changes."""
 
@@ -246,3 +247,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_plain(item) for item in value)
     return sys.intern(value) if isinstance(value, str) else value
+
+
+def of_weights(weights: Mapping[str, Tensor]) -> str:
+    """Returns the digits of named tensors, whatever their order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), [*tensor.shape]]).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:_DIGITS]

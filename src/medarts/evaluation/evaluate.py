@@ -15,24 +15,22 @@ from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest, Part
 from medarts.data.opening import open_data, open_manifest
 from medarts.data.store import ImageStore, open_store
-from medarts.engine import checkpoint
 from medarts.engine.changes import check_places
-from medarts.engine.checkpoint import Checkpoint
+from medarts.engine.checkpoint import of_weights
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
 from medarts.errors import DataError, RunError, did_you_mean
-from medarts.evaluation.files import Fingerprints, of_images, of_metrics, of_weights
+from medarts.evaluation.files import Fingerprints, of_images, of_metrics
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.scoring import score_findings, score_masks
 from medarts.evaluation.summary import DEFINITIONS
 from medarts.metrics import definitions
 from medarts.metrics.masks import CONVENTIONS
-from medarts.models import network_of, without_weights
 from medarts.network import FindingNetwork, Network
 from medarts.network.inference import shipped
 from medarts.system.console import progress_bar
-from medarts.training.trainer import architecture_of
+from medarts.training.trained import checkpoint_of, load_network
 
 FOUND_ON: Split = "val"
 """Split on which the thresholds and the temperature of a classifier are found."""
@@ -162,31 +160,12 @@ def fingerprints_now(
         DataError: the data cannot be read, or have no image in the split.
     """
     images = of_images(_looked_at(run, sources, split, data))
-    return Fingerprints(images, of_weights(_checkpoint(run, "best").weights), _metrics(run.recipe))
+    return Fingerprints(images, of_weights(checkpoint_of(run).weights), _metrics(run.recipe))
 
 
 def _metrics(recipe: Recipe) -> str:
     rules = CONVENTIONS if recipe.data.task == "segmentation" else {}
     return of_metrics({**definitions(recipe.data.task), **rules, **DEFINITIONS})
-
-
-def load_network(run: RunDirectory, kind: str = "best") -> Network:
-    """Returns the network of a training run with the weights of a checkpoint.
-
-    Raises:
-        RunError: there is no checkpoint yet.
-    """
-    point = _checkpoint(run, kind)
-    network = network_of(run.recipe, without_weights(architecture_of(run)))
-    network.load_state_dict(point.weights)
-    return network
-
-
-def _checkpoint(run: RunDirectory, kind: str) -> Checkpoint:
-    point = checkpoint.load(run.checkpoints, kind)
-    if point is None:
-        raise RunError(f"{run.path} has no checkpoint yet.", fix=f"Train it: medarts train --resume {run.path}")
-    return point
 
 
 def _looked_at(

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from medarts.data.manifest import Part
 from medarts.data.store import FORMAT as STORE_FORMAT
@@ -70,15 +68,6 @@ def of_images(parts: Iterable[tuple[ImageStore, Part]]) -> str:
 def of_metrics(rules: Mapping[str, str]) -> str:
     """Returns the digits of the set of metrics, by what each means; scores by other metrics are made again."""
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:DIGITS]
-
-
-def of_weights(weights: Mapping[str, Tensor]) -> str:
-    """Returns the digits of named tensors, whatever their order."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(json.dumps([name, str(tensor.dtype), [*tensor.shape]]).encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:DIGITS]
 
 
 def write_files(folder: Path, content: Mapping[str, Any], files: Mapping[str, str | bytes]) -> None:

@@ -349,11 +349,6 @@ def prepare_training(
     )
 
 
-def architecture_of(run: RunDirectory) -> Architecture:
-    """Returns what a training run trains."""
-    return run.recipe.train.model or load_genotype(run.path)
-
-
 def check_task(recipe: Recipe, architecture: Architecture) -> None:
     """Refuses a network for another task than that of the data.
 
