@@ -11,6 +11,9 @@ from pydantic import Field
 from medarts.config import Task
 from medarts.config.section import Section
 
+METADATA = "medarts"
+"""The key of a description in the metadata of an ONNX file."""
+
 MASK_THRESHOLD = "validation"
 """The rule of `Calibration.thresholds` for masks: the threshold of the largest mean Dice on validation images."""
 

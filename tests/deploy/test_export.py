@@ -1,0 +1,77 @@
+"""Exported networks: they give what PyTorch gives, whatever the network, size, range or batch."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medarts import create_model
+from medarts.deploy.deployable import Deployable, TorchEngine
+from medarts.deploy.engines import OnnxRuntimeEngine
+from medarts.deploy.export import to_onnx
+from medarts.deploy.info import ModelInfo, Provenance
+
+PROVENANCE = Provenance(
+    medarts="1", torch="2", created="2026-01-01", recipe="0" * 64, weights="1", architecture="x", seed=0, images={}
+)
+
+
+def deployable(name: str, *, outputs: int = 1, size: int = 32, network: Any = (), **about: Any) -> Deployable:
+    """Returns a network with weights and statistics that no layer could be left out for."""
+    about = {"task": "segmentation", "in_channels": 1, **about}
+    torch.manual_seed(0)
+    built = create_model(name, in_channels=about["in_channels"], outputs=outputs, **dict(network))
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d) and module.weight is not None:
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.2)
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    masks = about["task"] == "segmentation" and outputs == 1
+    names = ("foreground",) if masks else tuple(f"output {number}" for number in range(outputs))
+    about = {"head": built.heads[-1], **about}
+    info = ModelInfo(name=name, outputs=names, size=size, provenance=PROVENANCE, **about)
+    return Deployable(built.eval(), info).eval()
+
+
+def largest_difference(one: Deployable, content: bytes) -> float:
+    """Returns how far ONNX Runtime is from PyTorch on images of odd sizes, in batches."""
+    generator, differences = np.random.default_rng(0), []
+    exported, built = OnnxRuntimeEngine(content, threads=1), TorchEngine(one)
+    for shape in ((1, 37, 61), (3, 32, 32), (2, 50, 19)):
+        images = generator.integers(0, 256, (shape[0], one.info.in_channels, *shape[1:])).astype(np.float32)
+        limits = np.full((shape[0], 2), np.nan, np.float32)
+        found, wanted = exported.run(images, limits), built.run(images, limits)
+        assert list(found) == list(one.output_names)
+        differences.append(np.abs(found["probabilities"] - wanted["probabilities"]).max())
+    return float(max(differences))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "about"),
+    [(1, {}), (3, {"percentiles": (1.0, 99.0), "in_channels": 3}), (1, {"window": (20.0, 200.0)})],
+)
+def test_an_exported_network_gives_what_pytorch_gives(outputs: int, about: dict[str, Any]) -> None:
+    one = deployable("unet", outputs=outputs, network={"width": 4, "depth": 2}, **about)
+    assert largest_difference(one, to_onnx(one)) < 1e-4
+
+
+def test_metadata_describe_the_network() -> None:
+    import onnx
+
+    one = deployable("unet", network={"width": 2, "depth": 2})
+    model = onnx.load_from_string(to_onnx(one))
+    onnx.checker.check_model(model)
+    about = {each.key: each.value for each in model.metadata_props}
+    assert ModelInfo.model_validate(json.loads(about["medarts"])) == one.info
+    assert about["classes"] == "foreground"
+    assert [axis.dim_param for axis in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        "",
+        "height",
+        "width",
+    ]
