@@ -1,18 +1,24 @@
 """Exported networks: they give what PyTorch gives, whatever the network, size, range or batch."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
+import medarts
 from medarts import create_model
 from medarts.deploy.deployable import Deployable, TorchEngine
 from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.deploy.export import to_onnx
 from medarts.deploy.info import ModelInfo, Provenance
+from medarts.deploy.model import TrainedModel
 
 PROVENANCE = Provenance(
     medarts="1", torch="2", created="2026-01-01", recipe="0" * 64, weights="1", architecture="x", seed=0, images={}
@@ -60,11 +66,61 @@ def test_an_exported_network_gives_what_pytorch_gives(outputs: int, about: dict[
     assert largest_difference(one, to_onnx(one)) < 1e-4
 
 
-def test_metadata_describe_the_network() -> None:
-    import onnx
-
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Deployable, Path]:
     one = deployable("unet", network={"width": 2, "depth": 2})
-    model = onnx.load_from_string(to_onnx(one))
+    path = tmp_path_factory.mktemp("exported") / "net.onnx"
+    path.write_bytes(to_onnx(one))
+    return one, path
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_exported_file_predicts_as_its_network(exported: tuple[Deployable, Path], engine: Any) -> None:
+    one, path = exported
+    image = np.random.default_rng(0).integers(0, 256, (40, 50)).astype(np.uint8)
+    model = medarts.load(path, engine=engine, threads=1)
+    assert model.info == one.info
+    assert np.allclose(model.predict(image), TrainedModel(one.info, TorchEngine(one)).predict(image), atol=1e-2)
+
+
+def test_predicting_with_an_exported_file_needs_no_pytorch(exported: tuple[Deployable, Path]) -> None:
+    code = (
+        "import sys, numpy, medarts; "
+        f"medarts.load({str(exported[1])!r}).predict(numpy.zeros((8, 9), numpy.uint8)); "
+        "assert not {'torch', 'onnx', 'pandas', 'scipy', 'monai', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", ["empty", "text", "cut", "foreign", "other version"])
+def test_a_file_that_is_no_exported_network_is_one_error(
+    exported: tuple[Deployable, Path], tmp_path: Path, engine: Any, kind: str
+) -> None:
+    content = exported[1].read_bytes()
+    model = onnx.load_from_string(content)
+    if kind == "foreign":
+        del model.metadata_props[:]
+    if kind == "other version":
+        onnx.helper.set_model_props(model, {"medarts": '{"format": 99}'})
+    bad = {"empty": b"", "text": b"hello", "cut": content[: len(content) // 2]}.get(kind, model.SerializeToString())
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(bad)
+    with pytest.raises(medarts.MedartsError, match=r"bad\.onnx"):
+        medarts.load(path, engine=engine)
+
+
+def test_an_exported_file_has_one_head_and_engine(exported: tuple[Deployable, Path]) -> None:
+    for options in ({"head": "1"}, {"checkpoint": "last"}, {"domain": "isic"}):
+        with pytest.raises(medarts.MedartsError, match="is exported"):
+            medarts.load(exported[1], **options)
+    with pytest.raises(medarts.MedartsError, match=r"'openvin'.*Did you mean 'openvino'"):
+        medarts.load(exported[1], engine="openvin")
+
+
+def test_metadata_describe_the_network(exported: tuple[Deployable, Path]) -> None:
+    one, path = exported
+    model = onnx.load(path)
     onnx.checker.check_model(model)
     about = {each.key: each.value for each in model.metadata_props}
     assert ModelInfo.model_validate(json.loads(about["medarts"])) == one.info

@@ -37,6 +37,9 @@ class Engine(Protocol):
 class OnnxRuntimeEngine:
     """An exported network in ONNX Runtime, on the CPU.
 
+    Attributes:
+        metadata: of the file.
+
     Args:
         model: the file, or its content.
         threads: threads of the CPU; None leaves it to ONNX Runtime.
@@ -58,6 +61,7 @@ class OnnxRuntimeEngine:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its classes have no common base
             raise _unusable(model, error) from None
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self._inputs = {each.name for each in self._session.get_inputs()}
         self._outputs = [each.name for each in self._session.get_outputs()]
 
@@ -70,6 +74,9 @@ class OnnxRuntimeEngine:
 
 class OpenVinoEngine:
     """An exported network in OpenVINO, on the CPU, in fp32.
+
+    Attributes:
+        metadata: of the file.
 
     Args:
         model: the file, or its content.
@@ -89,9 +96,12 @@ class OpenVinoEngine:
             options["INFERENCE_NUM_THREADS"] = threads
         try:
             content = model.read_bytes() if isinstance(model, Path) else model
-            self._compiled = core.compile_model(core.read_model(content), "CPU", options)
+            graph = core.read_model(content)
+            self._compiled = core.compile_model(graph, "CPU", options)
         except RuntimeError as error:
             raise _unusable(model, error) from None
+        metadata = graph.get_rt_info()["framework"] if graph.has_rt_info("framework") else {}
+        self.metadata = {key: str(value.value) for key, value in metadata.items()}
         self._inputs = [each.get_any_name() for each in self._compiled.inputs]
         self._outputs = [each.get_any_name() for each in self._compiled.outputs]
 
