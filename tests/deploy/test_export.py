@@ -80,7 +80,7 @@ def test_an_exported_file_predicts_as_its_network(exported: tuple[Deployable, Pa
     image = np.random.default_rng(0).integers(0, 256, (40, 50)).astype(np.uint8)
     model = medarts.load(path, engine=engine, threads=1)
     assert model.info == one.info
-    assert np.allclose(model.predict(image), TrainedModel(one.info, TorchEngine(one)).predict(image), atol=1e-2)
+    assert np.allclose(model.predict(image), TrainedModel(one.info, TorchEngine(one)).predict(image), atol=1e-4)
 
 
 def test_predicting_with_an_exported_file_needs_no_pytorch(exported: tuple[Deployable, Path]) -> None:
