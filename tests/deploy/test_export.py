@@ -10,15 +10,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import medarts
 from medarts import create_model
 from medarts.deploy.deployable import Deployable, TorchEngine
 from medarts.deploy.engines import OnnxRuntimeEngine
-from medarts.deploy.export import to_onnx
+from medarts.deploy.export import network_to_onnx, to_onnx
 from medarts.deploy.info import ModelInfo, Provenance
 from medarts.deploy.model import TrainedModel
+from medarts.network import FindingNetwork
 
 PROVENANCE = Provenance(
     medarts="1", torch="2", created="2026-01-01", recipe="0" * 64, weights="1", architecture="x", seed=0, images={}
@@ -131,3 +132,32 @@ def test_metadata_describe_the_network(exported: tuple[Deployable, Path]) -> Non
         "height",
         "width",
     ]
+
+
+class Centred(FindingNetwork):
+    """Has a buffer of the name that PyTorch gives an operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.ones(1))
+
+    def check_size(self, size: int) -> None:
+        pass
+
+    def smallest_map(self, size: int) -> int:
+        return size
+
+    def features(self, x_bchw: Tensor) -> Tensor:
+        return x_bchw - self.mean
+
+    def classify(self, features_bchw: Tensor) -> Tensor:
+        return 2 * features_bchw.mean((2, 3))
+
+
+def test_a_network_alone_is_exported_with_a_dynamic_batch() -> None:
+    network = Centred().eval()
+    engine = OnnxRuntimeEngine(network_to_onnx(network, in_channels=2, size=16), threads=1)
+    for batch in (1, 3):
+        images = torch.rand(batch, 2, 16, 16)
+        (logits,) = engine.run(images.numpy(), np.zeros((batch, 2), np.float32)).values()
+        assert np.allclose(logits, network(images), atol=1e-5)

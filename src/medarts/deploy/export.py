@@ -4,16 +4,17 @@ import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.engines import IMAGE, LIMITS
 from medarts.deploy.info import METADATA, ModelInfo
+from medarts.network import Network
 
 OPSET = 20
 """Of the operators; the first one whose Resize has what PyTorch's has (18), and ONNX Runtime 1.17 knows."""
@@ -29,16 +30,52 @@ def to_onnx(deployable: Deployable) -> bytes:
     """
     import onnx
 
-    model = _simplified(_translated(deployable))
+    model = _cleaned(_translated(deployable))
+    onnx.helper.set_model_props(model, metadata(deployable.info))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def network_to_onnx(network: Network, *, in_channels: int, size: int) -> bytes:
+    """Returns a network alone as the content of an ONNX file: the part of an exported file whose latency is measured.
+
+    Its input, named as in ``medarts.deploy.engines``, is images in 0..1 of the size given, its output ``logits``, those
+    of the last head; the batch is dynamic.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        in_channels: channels of the images.
+        size: their height and width, in pixels.
+    """
+    images = torch.zeros(2, in_channels, size, size)
+    batch = torch.export.Dim("batch", min=1)
+    content: bytes = _cleaned(_exported(_Alone(network), (images,), ({0: batch},), ("logits",))).SerializeToString()
+    return content
+
+
+class _Alone(nn.Module):
+    """A network's last head. Weights are named below ``network``, where no name is also that of an operation."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images_bchw: Tensor) -> Tensor:
+        """Returns the logits."""
+        logits: Tensor = self.network(images_bchw)
+        return logits
+
+
+def _cleaned(translated: Any) -> Any:
+    """Returns a translated graph, simplified, with the domains that it uses and named axes."""
+    model = _simplified(translated)
     # ONNX Runtime names every domain that it knows, also those of its own that nothing uses.
     used = {node.domain for node in model.graph.node}
     opsets = [each for each in model.opset_import if each.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(opsets)
     _name_axes(model.graph)
-    onnx.helper.set_model_props(model, metadata(deployable.info))
-    content: bytes = model.SerializeToString()
-    return content
+    return model
 
 
 def metadata(info: ModelInfo) -> dict[str, str]:
@@ -79,7 +116,7 @@ def _name_axes(graph: Any) -> None:
 
 
 def _translated(deployable: Deployable) -> Any:
-    """Returns the graph as PyTorch translates it."""
+    """Returns the graph of all of it, as PyTorch translates it."""
     info = deployable.info
     image = torch.zeros(2, info.in_channels, info.size + 1, info.size + 2)
     # One is a size like any other, though PyTorch would make a case of its own of it.
@@ -88,8 +125,22 @@ def _translated(deployable: Deployable) -> Any:
     shapes: tuple[dict[int, Any], ...] = ({0: batch, 2: height, 3: width},)
     if info.percentiles is not None:
         arguments, shapes = (image, torch.full((2, 2), torch.nan)), (*shapes, {0: batch})
+    return _exported(deployable, arguments, shapes, deployable.output_names)
+
+
+def _exported(
+    module: nn.Module, arguments: tuple[Tensor, ...], shapes: tuple[dict[int, Any], ...], outputs: Sequence[str]
+) -> Any:
+    """Returns the graph of a module, as PyTorch translates it.
+
+    Args:
+        module: in evaluation mode, on the CPU.
+        arguments: an example of its inputs.
+        shapes: of each input its dynamic axes.
+        outputs: their names.
+    """
     with _quiet(), torch.no_grad():
-        program = torch.export.export(deployable, arguments, dynamic_shapes=shapes)
+        program = torch.export.export(module, arguments, dynamic_shapes=shapes)
         translated = torch.onnx.export(
             program,
             arguments,
@@ -99,7 +150,7 @@ def _translated(deployable: Deployable) -> Any:
             external_data=False,
             opset_version=OPSET,
             input_names=[IMAGE, LIMITS][: len(arguments)],
-            output_names=list(deployable.output_names),
+            output_names=[*outputs],
             custom_translation_table=dict(_translations()),
         )
     assert translated is not None
