@@ -77,8 +77,9 @@ def test_a_named_file_is_kept_and_reading_it_says_what_is_wrong(tmp_path: Path) 
     text.write_text("not an image")
     empty = tmp_path / "empty.png"
     empty.touch()
-    short = png(tmp_path / "short.png")
-    short.write_bytes(short.read_bytes()[:50])
+    short = tmp_path / "short.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20)).astype(np.uint8)).save(short)
+    short.write_bytes(short.read_bytes()[:200])
     four = tmp_path / "four.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, 3, 2), np.uint8), np.eye(4)), four)
     table = tmp_path / "table.csv"
@@ -133,7 +134,8 @@ def test_names_are_unique_and_tell_files_apart(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "A.bmp", "b.png", "p/b.png", "q/b.png"):
         png(tmp_path / name)
     write(tmp_path / "1.2.3.4", dataset(VOLUME[0]))
-    expected = ["1.2.3.4", "A_bmp", "a_jpg", "a_png", "b", "p/b", "q/b"]
+    png(tmp_path / "b_probabilities.png")
+    expected = ["1.2.3.4", "A_bmp", "a_jpg", "a_png", "b", "b_probabilities-2", "p/b", "q/b"]
     assert names(find([tmp_path])) == expected
     assert names(find([tmp_path / "p", tmp_path / "q/b.png"])) == ["p/b", "q/b"]
 
@@ -150,13 +152,14 @@ def test_a_series_is_one_source_in_the_order_of_space(tmp_path: Path, orientatio
     assert [find([*paths[::-1]])[0].paths] == [tuple(paths)]
 
 
-def test_slices_at_one_place_are_kept_and_have_no_distance(tmp_path: Path) -> None:
-    write_series(tmp_path / "s", VOLUME[:2], root="1.2.3.4")
-    write_series(tmp_path / "s/later", VOLUME[2:4], root="1.2.3.5")
-    (source,) = find([tmp_path])
-    assert source.count == 4
-    assert source.spacing == (0.5, 0.75, None)
-    assert sorted(int(source.read(n).values[0, 0, 0]) for n in range(2)) == [0, 84]
+def test_times_at_the_same_places_are_sources_of_their_own(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", np.concatenate([VOLUME[:2], VOLUME[2:4]]), root="1.2.3.4", step=0)
+    with_places = write_series(tmp_path / "t", VOLUME, root="1.2.3.5", SeriesInstanceUID="1.3")
+    again = write_series(tmp_path / "t/later", VOLUME + 1, root="1.2.3.6", SeriesInstanceUID="1.3")
+    found = find([tmp_path])
+    assert names(found) == [*(f"s/i000{n}" for n in range(4)), "t", "t/later"]
+    assert [source.count for source in found] == [1, 1, 1, 1, 5, 5]
+    assert [source.paths for source in found[4:]] == [tuple(with_places), tuple(again)]
 
 
 def test_a_copied_slice_is_taken_once(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from medarts.errors import DataError
 from medarts.system.files import reason_of
 from medarts.system.names import name_of
 
+PROBABILITIES = "_probabilities"
+"""Ends the names of files of probabilities."""
+
 _MAGIC = frozenset("*?[")
 _PREAMBLE = 132
 _EIGHT_BITS = 255.0
@@ -95,8 +98,8 @@ def find(paths: Sequence[str | Path], *, leave_out: Path | None = None) -> list[
     """Returns all that can be predicted on, sorted by name.
 
     Files of one DICOM series that have equal sizes and orientations are one source, in the order of their positions;
-    others of the series (localizers) are sources of their own, as are files that say nothing of their place. Volumes
-    and files with several pages or frames are one source each.
+    others of the series (localizers, further times or echoes at the same places) are sources of their own, as are files
+    that say nothing of their place. Volumes and files with several pages or frames are one source each.
 
     Args:
         paths: files, folders, which are searched with all that is in them, and patterns such as "scans/**/*.png". Of
@@ -300,7 +303,7 @@ def _named(found: list[tuple[Source, str | None]], base: str | None) -> list[Sou
         name, number = names[row], 2
         while name.casefold() in taken:
             name, number = f"{names[row]}-{number}", number + 1
-        taken.add(name.casefold())
+        taken |= {name.casefold(), f"{name}{PROBABILITIES}".casefold()}
         source = found[row][0]
         sources.append(Source(name, source.kind, source.paths, source.stack_spacing))
     return sources

@@ -37,12 +37,10 @@ def recognises(head: bytes) -> bool:
 
 def read(path: Path, wanted: Wanted) -> Raw:
     """Reads a frame after its modality transform; a mask must lie where its image does, where both say so."""
-    from pydicom.errors import BytesLengthException, InvalidDicomError
+    from pydicom.errors import BytesLengthException
 
     try:
         return _image(path, wanted)
-    except InvalidDicomError:
-        raise OtherContentError("it is not a DICOM file") from None
     except BytesLengthException as error:
         raise ValueError(str(error)) from None
 
@@ -83,11 +81,15 @@ def opened(path: Path, *, pixels: bool = True, tags: Sequence[str] | None = None
         tags: keywords of what is read; None for all.
     """
     import pydicom
+    from pydicom.errors import InvalidDicomError
 
     with path.open("rb") as file:
         head = file.read(132)
     bare = not recognises(head) and head[:2] in _FIRST_GROUPS
-    dataset = pydicom.dcmread(path, force=bare, stop_before_pixels=not pixels, specific_tags=tags and [*tags])
+    try:
+        dataset = pydicom.dcmread(path, force=bare, stop_before_pixels=not pixels, specific_tags=tags and [*tags])
+    except InvalidDicomError:
+        raise OtherContentError("it is not a DICOM file") from None
     if "TransferSyntaxUID" not in dataset.file_meta:
         if len(dataset) == 0:
             raise OtherContentError("it is not a DICOM file")

@@ -66,13 +66,8 @@ def header_of(path: Path) -> Header | None:
     Raises:
         DataError: it is missing or damaged.
     """
-    from pydicom.errors import InvalidDicomError
-
     with explained(path):
-        try:
-            dataset = opened(path, pixels=False, tags=_TAGS)
-        except InvalidDicomError as error:
-            raise ValueError(str(error)) from None
+        dataset = opened(path, pixels=False, tags=_TAGS)
         if "Rows" not in dataset or dataset.get("SOPClassUID") in _NO_IMAGES:
             return None
         return Header(
@@ -97,16 +92,16 @@ def header_of(path: Path) -> Header | None:
 def stacks(headers: Iterable[Header]) -> list[list[Header]]:
     """Returns the files of one series as stacks of equal size and orientation, each in the order of space.
 
-    Files with several frames or without a place in space are stacks of their own. Slices at one place, as of several
-    times or echoes, follow each other by their InstanceNumber. Of a slice that
-    was copied one is taken.
+    A stack has one slice at a place: of several times or echoes, the first of each place by InstanceNumber are one
+    stack, the second another. Files with several frames or without a place in space are stacks of their own. Of a slice
+    that was copied one is taken.
     """
-    found: list[list[Header]] = []
-    placed: list[list[Header]] = []  # those that a further slice may belong to
+    alone: list[list[Header]] = []
+    placed: list[list[Header]] = []
     seen = set()
     for each in headers:
-        if not _is_placed(each):
-            found.append([each])
+        if each.frames > 1 or each.orientation is None or each.position is None:
+            alone.append([each])
             continue
         copy = (each.instance, each.position, each.number)
         if each.instance and copy in seen:
@@ -114,12 +109,9 @@ def stacks(headers: Iterable[Header]) -> list[list[Header]]:
         seen.add(copy)
         stack = next((stack for stack in placed if _is_of(each, stack[0])), None)
         if stack is None:
-            found.append(stack := [])
-            placed.append(stack)
+            placed.append(stack := [])
         stack.append(each)
-    for stack in placed:
-        stack.sort(key=lambda each: (round(_depth(each) / _SAME_PLACE), each.number, each.instance, each.path))
-    return found
+    return [*alone, *(part for stack in placed for part in _one_at_a_place(stack))]
 
 
 def spacing_of(stack: Sequence[Header]) -> Spacing:
@@ -152,8 +144,17 @@ def spacing_of_frames(path: Path) -> Spacing:
         return row, column, _distance([float(np.dot(place, normal)) for place in places if place is not None])
 
 
-def _is_placed(header: Header) -> bool:
-    return header.frames == 1 and header.orientation is not None and header.position is not None
+def _one_at_a_place(stack: list[Header]) -> list[list[Header]]:
+    parts: list[list[Header]] = []
+    number, last = 0, -np.inf
+    for each in sorted(stack, key=lambda each: (round(_depth(each) / _SAME_PLACE), each.number, each.instance)):
+        depth = _depth(each)
+        number = number + 1 if depth - last <= 2 * _SAME_PLACE else 0
+        last = depth
+        if number == len(parts):
+            parts.append([])
+        parts[number].append(each)
+    return parts
 
 
 def _is_of(one: Header, first: Header) -> bool:
