@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from medarts.config import Recipe, apply_overrides, parse
+from medarts.config import Recipe, Task, apply_overrides, parse
 from medarts.config import load as load_recipe
 from medarts.config.study import Study, load_study
+from medarts.deploy.info import is_package
 from medarts.engine.directory import RunDirectory, path_of
 from medarts.errors import DataError, RecipeError, RunError, did_you_mean, quoted
 from medarts.models import architecture_named
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from medarts.profiling.cost import Cost
     from medarts.profiling.plan import Plan
     from medarts.study.generalize import Generalization
+    from medarts.training.trained import TrainedNetwork
 
 # Rooms that bring PyTorch and other large libraries are imported by the verbs that need them.
 
@@ -86,17 +88,21 @@ def train(
     network: RunDirectory | Genotype | Settings | str | Path | None = None,
     recipe: RecipeLike | None = None,
     *,
+    initial: RunDirectory | Path | str | None = None,
     data: "DataLike | None" = None,
     init_channel: int | None = None,
     changes: Changes = (),
     out: Path | str | None = None,
 ) -> RunDirectory:
-    """Trains a network from scratch.
+    """Trains a network from scratch, or fine-tunes a trained one.
 
     Args:
         network: a finished search, a genotype (its name, file or value), or a baseline (its name or settings).
             Default: the baseline of the recipe, ``train.model``.
-        recipe: what to do. Default: the recipe of the search, else the published values.
+        recipe: what to do. Default: the recipe of the search or of the trained network, else the published values.
+        initial: the trained network that is fine-tuned instead of ``network``, a run or a package. All of its weights
+            are taken over, but those of its heads where the data have other classes or findings; the learning rate is
+            that of the recipe times ``train.finetune_lr``.
         data: as in `search`.
         init_channel: C of a genotype's network. Default: the genotype's own.
         changes: changes of the recipe; those of ``space`` are settings of the genotype.
@@ -113,6 +119,10 @@ def train(
     from medarts.training.trainer import start_training
 
     changes = _changes(changes)
+    if initial is not None:
+        if network is not None or init_channel is not None:
+            raise RecipeError("A trained network is fine-tuned as it is.", fix="Leave network and init_channel out.")
+        return _fine_tune(initial, recipe, data, changes, out)
     searched = _searched(network)
     base: RecipeLike
     if recipe is not None:
@@ -454,6 +464,36 @@ def report(run: RunDirectory | Path | str) -> Path:
         return write_report(opened.path)
 
 
+def pack(
+    run: RunDirectory | Path | str,
+    out: Path | str | None = None,
+    *,
+    domain: str | None = None,
+    examples: bool = False,
+) -> Path:
+    """Packs a training run into one file for others: weights, recipe, scores and a model card.
+
+    `load`, `evaluate` and `train` (``initial``) take the file. Nothing in it names a patient, a file or a folder.
+
+    Args:
+        run: the training run; it is evaluated where it has no scores yet.
+        out: the file, which ends in ``.medarts``. Default: beside the run, with its name.
+        domain: the data set whose scaling of intensities is used, where those of the run differ.
+        examples: adds a few images of the validation set, with true and predicted masks. Default: no image.
+
+    Returns:
+        The file.
+
+    Raises:
+        MedartsError: the run has no checkpoint or cannot be evaluated, or there is another file of that name.
+    """
+    from medarts.sharing.packing import pack as pack_run
+    from medarts.sharing.packing import usual_file
+
+    opened = RunDirectory.open(path_of(run), kind="train")
+    return pack_run(opened, usual_file(opened) if out is None else Path(out), domain=domain, examples=examples)
+
+
 def _run_study(study: Study | Path | str, changes: Iterable[str], out: Path | str | None, jobs: int) -> Path:
     """Trains what a study lacks, and returns its folder."""
     from medarts.study.benchmark import benchmark as run_study
@@ -506,6 +546,49 @@ def _architecture(
             f'load_genotype("{searched.path}"), or --genotype {searched.path}.',
         )
     return genotype_with(searched.path, init_channel=init_channel, changes=changes)
+
+
+def _fine_tune(
+    initial: Any, recipe: RecipeLike | None, data: Any, changes: Sequence[str], out: Path | str | None
+) -> RunDirectory:
+    from medarts.training.trainer import check_task, start_training
+
+    trained, given = _trained(initial), _given(data)
+    if recipe is None and given is None and is_package(initial):
+        raise RecipeError(
+            "There are no data to train on: a package has none.",
+            fix="Give data, or a recipe (on the command line --data FOLDER, --recipe FILE).",
+        )
+    if recipe is None:
+        recipe = trained.recipe
+        if given is not None:
+            check_task(_task_of(given, recipe), trained.architecture)
+            if not isinstance(given, tuple) or {*given} - {source.domain for source in recipe.data.sources}:
+                # Other data sets may have other findings.
+                recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"findings": None})})
+    chosen = _recipe(recipe, given, changes)
+    domains = "-".join(source.domain for source in chosen.data.sources)
+    folder = _folder(out, f"{trained.architecture.name}-{domains}-fine-tuned")
+    return start_training(chosen, trained.architecture, folder, data=_store(given), initial=trained)
+
+
+def _task_of(data: "ImageStore | tuple[str, ...]", recipe: Recipe) -> Task:
+    """Returns what images in memory, or data sets by name or folder, are for."""
+    from medarts.data.opening import choose_sources
+
+    if isinstance(data, tuple):
+        return choose_sources(data, known=recipe.data.sources)[0].task
+    return "classification" if data.manifest.findings else "segmentation"
+
+
+def _trained(model: Any) -> "TrainedNetwork":
+    """Returns the trained network of a training run or of a package."""
+    from medarts.deploy.package import open_package
+    from medarts.training.trained import trained_of
+
+    if is_package(model):
+        return open_package(Path(model)).trained
+    return trained_of(RunDirectory.open(path_of(model), kind="train"))
 
 
 def _searched(network: Any) -> RunDirectory | None:

@@ -191,12 +191,14 @@ def train(
     genotype: Annotated[str | None, arg(metavar="GENOTYPE", help_behavior_hint="")] = None,
     model: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None,
     recipe: Annotated[Path | None, arg(metavar="RECIPE", help_behavior_hint="")] = None,
+    from_: Annotated[Path | None, arg(name="from", metavar="RUN|PACKAGE", help_behavior_hint="")] = None,
     data: DataSets = (),
     init_channel: Channel = None,
     out: Folder = None,
     resume: Run = None,
 ) -> None:
     """Train the network of a search (medarts train RUN), a genotype (--genotype) or a baseline (--model) from scratch.
+    Or fine-tune a trained network (--from).
 
     A run stopped with Ctrl-C can be resumed.
 
@@ -206,6 +208,8 @@ def train(
         model: Baseline, instead of a genotype, such as unet for masks or chexnet for findings; a wrong name lists all.
             Set its options with train.model.width=16 and the like; train.model.weights=FILE initialises chexnet.
         recipe: Recipe to train with. Default: that of RUN, or the published values.
+        from_: Training run or package whose network is fine-tuned on other data, with train.finetune_lr (0.1) times the
+            learning rate of the recipe. Heads are replaced if the data have other classes or findings.
         data: Data sets to train on, as names in the recipe or folders. Default: all of the recipe.
         init_channel: Initial channels C of the network. Default: the genotype's.
         out: Folder of the new run. Default: runs/<network>-<data>.
@@ -218,14 +222,17 @@ def train(
 
     files, changes = split(words)
     if resume is not None:
-        others = (genotype, model, recipe, init_channel, out)
+        others = (genotype, model, recipe, from_, init_channel, out)
         alone = not (files or data) and all(other is None for other in others)
         _expect(alone, "medarts train --resume RUN [KEY=VALUE ...]")
         run = api.resume(resume, kind="train", changes=changes)
     else:
         _expect(
-            len(files) <= 1 and bool(files or genotype or model or recipe) and not (genotype and model),
-            "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME --data FOLDER",
+            len(files) <= 1
+            and bool(files or genotype or model or recipe or from_)
+            and not (genotype and model)
+            and not (from_ and (files or genotype or model)),
+            "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME|--from RUN --data FOLDER",
         )
         searched = RunDirectory.open(Path(files[0]), kind="search") if files else None
         if model is not None:
@@ -233,6 +240,7 @@ def train(
         run = api.train(
             load_genotype(genotype) if genotype is not None else searched,
             recipe if recipe is not None or searched is None else searched.recipe,
+            initial=from_,
             data=data or None,
             init_channel=init_channel,
             changes=changes,
@@ -434,6 +442,28 @@ def report(run: Positional[RunFolder]) -> None:
     say(str(api.report(run)))
 
 
+def pack(
+    run: Positional[RunFolder],
+    *,
+    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
+    domain: Annotated[str | None, arg(metavar="DATA", help_behavior_hint="")] = None,
+    examples: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+) -> None:
+    """Pack a trained network into one file for others: weights, recipe, scores and a model card.
+
+    The file names no patient, file or folder. It is loaded, evaluated and fine-tuned like a run.
+
+    Args:
+        run: Training run; it is evaluated first if it has no scores.
+        out: File, which ends in .medarts. Default: beside the run, with its name.
+        domain: Data set whose scaling of intensities is used, if those of the run differ.
+        examples: Add a few images of the validation set, with true and predicted masks.
+    """
+    from medarts import api
+
+    say(str(api.pack(run, out, domain=domain, examples=examples)))
+
+
 def cache(
     folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]", help_behavior_hint="")]] = None,
     *,
@@ -468,6 +498,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "benchmark": benchmark,
     "generalize": generalize,
     "report": report,
+    "pack": pack,
     "cache": cache,
 }
 
@@ -542,7 +573,8 @@ def _options(words: list[str]) -> set[str]:
     """Returns the options of the command that the words begin with; none where there is no such command."""
     command = COMMANDS.get(words[0]) if words else None
     names = signature(command).parameters if command is not None else ()
-    return {f"--{name.removeprefix('as_').replace('_', '-')}" for name in names}  # as_json is --json
+    # as_json is --json, and from_ is --from
+    return {f"--{name.removeprefix('as_').removesuffix('_').replace('_', '-')}" for name in names}
 
 
 def _fail(error: MedartsError, *, verbose: bool) -> NoReturn:

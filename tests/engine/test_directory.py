@@ -219,6 +219,7 @@ RIGHT: dict[str, tuple[object, ...]] = {
     "files": ({},),
     "environment": ({}, {"a": 1}),
     "weights_fingerprint": (*TEXT, None),
+    "initial": (None,),
     "changes": ([],),
 }
 """Of the values below those that a key may have."""
@@ -226,6 +227,7 @@ VALUES = (None, True, 3, 1.5, "", "text", [], [3], {}, {"a": 1})
 WRONG = [
     *((key, value) for key, right in RIGHT.items() for value in VALUES if value not in right),
     *(("environment", {"threads": value}) for value in (None, 1.5, "2", True, -1, [])),
+    *(("initial", {"network": "unet", "tensors": 3, "replaced": value}) for value in VALUES[:5]),
     *(("changes", [{**CHANGE, key: value}]) for key in ("field", "position", "time") for value in (3, {}, ["x"], [])),
     ("changes", [{}]),
     ("name", " "),

@@ -59,7 +59,9 @@ class Candidate:
 
     @property
     def began_from(self) -> str | None:
-        """File of the trained weights that the runs began from; None for training from scratch."""
+        """What the runs began from, a file or a trained network; None for training from scratch."""
+        if "initial" in (facts := self.runs[0].facts):
+            return f"{facts['initial']['network']} ({facts['weights_fingerprint']})"
         weights = initial_weights(self.architecture)
         return None if weights is None else weights.name
 
@@ -144,12 +146,14 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
     for path, resolved in zip(paths, resolved_paths, strict=True):
         if resolved_paths.count(resolved) > 1:
             raise RunError(f"The run {path} is given twice.", fix="Give every run once.")
-    groups: list[tuple[Architecture, list[RunDirectory]]] = []
+    groups: list[tuple[tuple[Architecture, str | None], list[RunDirectory]]] = []
     for run in (RunDirectory.open(path, kind="train") for path in paths):
-        architecture = _nameless(architecture_of(run))
-        members = next((runs for known, runs in groups if known == architecture), None)
+        facts = run.facts
+        # A network that was fine-tuned is another than the same one trained from scratch.
+        network = _nameless(architecture_of(run)), facts["weights_fingerprint"] if "initial" in facts else None
+        members = next((runs for known, runs in groups if known == network), None)
         if members is None:
-            groups.append((architecture, [run]))
+            groups.append((network, [run]))
         else:
             members.append(run)
     names = _unique_names([runs[0] for _, runs in groups])

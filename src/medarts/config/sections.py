@@ -189,7 +189,7 @@ class DeriveSettings(Section):
 
 
 class TrainSettings(BatchSettings):
-    """Training of the derived network, or of a baseline, from scratch.
+    """Training of the derived network, or of a baseline, from scratch or from a trained network.
 
     Attributes:
         model: a baseline, instead of the network that a genotype describes; its name alone takes its defaults.
@@ -206,6 +206,7 @@ class TrainSettings(BatchSettings):
         optimizer: sgd or adamw.
         lr: largest learning rate.
         lr_min: smallest learning rate.
+        finetune_lr: factor of lr and lr_min where training begins with a trained network (``--from``).
         momentum: momentum of SGD.
         weight_decay: weight decay.
         schedule: cosine from lr to lr_min, or plateau: lr/2 after ``plateau_epochs`` without a better score.
@@ -226,6 +227,7 @@ class TrainSettings(BatchSettings):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Rate = 4e-3
     lr_min: Weight = 1e-5
+    finetune_lr: Annotated[Number, Field(gt=0, le=1)] = 0.1
     momentum: Fraction = 0.9
     weight_decay: Weight = 3e-4
     schedule: Literal["cosine", "plateau"] = "cosine"

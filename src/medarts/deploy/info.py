@@ -4,15 +4,22 @@ It travels with the network, in the metadata of an exported file or in a packed 
 person, a file or a folder.
 """
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
 from medarts.config import Task
 from medarts.config.section import Section
 
-METADATA = "medarts"
-"""The key of a description in the metadata of an ONNX file."""
+PACKAGE = ".medarts"
+"""Suffix of packages, see ``medarts.deploy.package``."""
+
+
+def is_package(model: Any) -> bool:
+    """Says whether what stands for a trained network names a package; whether it is one is seen when it is opened."""
+    return isinstance(model, str | Path) and Path(model).suffix.lower() == PACKAGE and not Path(model).is_dir()
+
 
 MASK_THRESHOLD = "validation"
 """The rule of `Calibration.thresholds` for masks: the threshold of the largest mean Dice on validation images."""

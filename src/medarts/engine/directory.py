@@ -7,6 +7,7 @@ metrics.jsonl      one line an epoch; equal for a resumed and an uninterrupted r
 architecture.jsonl one line an epoch of a search: alphas, betas, the genotype so far
 timing.jsonl       one line an epoch: seconds and peak memory
 genotype.json      the genotype that was found, or that is trained
+initial.safetensors  the weights that a fine-tuning begins with
 checkpoints/       last, the end of the epoch before it, and best
 summary.json, cost.json, scores/, pictures/, report.html
 .lock, .owner.json while a process is at work
@@ -54,7 +55,8 @@ JOURNALS = ("metrics.jsonl", "architecture.jsonl", "timing.jsonl")
 _DIGESTED = ("metrics.jsonl", "architecture.jsonl")
 """Those whose bytes are equal for a resumed and an uninterrupted run; seconds are not."""
 
-_FIRST = ("recipe.yaml", "manifest.csv", "genotype.json")
+INITIAL_WEIGHTS = "initial.safetensors"
+_FIRST = ("recipe.yaml", "manifest.csv", "genotype.json", INITIAL_WEIGHTS)
 _BEGUN = {f"{prefix}{name}" for name in _FIRST for prefix in ("", UNFINISHED)} | {f"{UNFINISHED}run.json"} | lock.FILES
 """What a run that was killed before run.json stood may have left."""
 
@@ -88,7 +90,7 @@ class RunDirectory(os.PathLike[str]):
         *,
         kind: str,
         data_fingerprint: str,
-        files: Mapping[str, str] | None = None,
+        files: Mapping[str, str | bytes] | None = None,
         **facts: Any,
     ) -> "RunDirectory":
         """Makes a run directory and stamps it.
@@ -98,7 +100,7 @@ class RunDirectory(os.PathLike[str]):
             recipe: what the run does.
             kind: "search" or "train".
             data_fingerprint: of the manifest of its data.
-            files: names and texts of the files it begins with, such as its manifest.
+            files: names and contents of the files it begins with, such as its manifest.
             **facts: more for run.json, such as the environment.
 
         Raises:
@@ -106,8 +108,8 @@ class RunDirectory(os.PathLike[str]):
         """
         with cls.reserved(path, kind):
             run = cls(path)
-            for name, text in {"recipe.yaml": to_yaml(recipe), **(files or {})}.items():
-                write_whole(path / name, text)
+            for name, content in {"recipe.yaml": to_yaml(recipe), **(files or {})}.items():
+                write_whole(path / name, content)
             run.write_json(  # last: a folder with run.json has all the rest
                 "run.json",
                 {

@@ -211,8 +211,8 @@ class Job(ABC, Generic[State]):
         return self.state.epoch
 
     @property
-    def files(self) -> dict[str, str]:
-        """Names and texts of the files that a new run begins with, beside its manifest."""
+    def files(self) -> dict[str, str | bytes]:
+        """Names and contents of the files that a new run begins with, beside its manifest."""
         return {}
 
     @property

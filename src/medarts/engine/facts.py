@@ -46,6 +46,12 @@ class _Change(_Part):
     time: str
 
 
+class _Initial(_Part):
+    network: _Name
+    tensors: int
+    replaced: list[str]
+
+
 class _Facts(_Part):
     format: int
     kind: Kind
@@ -60,6 +66,7 @@ class _Facts(_Part):
     environment: _Environment = _Environment()
     network: _Name = "-"
     weights_fingerprint: str | None = None
+    initial: _Initial | None = None
     changes: list[_Change] = []
 
 

@@ -273,7 +273,7 @@ def _check_genotype(path: Path, genotype: Genotype) -> None:
 
 def _check_network(recipe: Recipe, architecture: Architecture) -> None:
     """Refuses a network for another task, one that cannot take the images, or weights that do not fit it."""
-    check_task(recipe, architecture)
+    check_task(recipe.data.task, architecture)
     given = initial_weights(architecture) is not None
     with torch.device("cpu" if given else "meta"):  # without weights of its own it takes no memory
         network = network_of(recipe, architecture)

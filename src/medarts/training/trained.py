@@ -1,5 +1,10 @@
-"""What a training run has trained."""
+"""What a training has trained: recipe, architecture and weights, whether they are in a run or came in one file."""
 
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from medarts.config import Recipe
 from medarts.engine import checkpoint
 from medarts.engine.checkpoint import Checkpoint
 from medarts.engine.directory import RunDirectory
@@ -9,9 +14,54 @@ from medarts.network import Network
 from medarts.spaces.genotype import load_genotype
 
 
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """A trained network.
+
+    Attributes:
+        origin: where it was read from; names it in messages.
+        recipe: by which it was trained, with the names of its outputs.
+        architecture: what it is made by, without the weights it began with.
+        weights: its tensors.
+    """
+
+    origin: str
+    recipe: Recipe
+    architecture: Architecture
+    weights: dict[str, Tensor]
+
+    def build(self) -> Network:
+        """Returns the network with its weights.
+
+        Raises:
+            RunError: they are those of another network.
+            MedartsError: this medarts cannot build the network.
+        """
+        network = network_of(self.recipe, self.architecture)
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise RunError(
+                f"The weights of {self.origin} are not those of {self.architecture.name} "
+                f"({' '.join(str(error).split())[:200]}).",
+                fix="Use the version of medarts that trained it.",
+            ) from None
+        return network
+
+
 def architecture_of(run: RunDirectory) -> Architecture:
     """Returns what a training run trains."""
     return run.recipe.train.model or load_genotype(run.path)
+
+
+def trained_of(run: RunDirectory, kind: str = "best") -> TrainedNetwork:
+    """Returns what a training run has trained, with the weights of a checkpoint.
+
+    Raises:
+        RunError: there is no checkpoint yet.
+    """
+    weights = checkpoint_of(run, kind).weights
+    return TrainedNetwork(str(run.path), run.recipe, without_weights(architecture_of(run)), weights)
 
 
 def load_network(run: RunDirectory, kind: str = "best") -> Network:
@@ -20,10 +70,7 @@ def load_network(run: RunDirectory, kind: str = "best") -> Network:
     Raises:
         RunError: there is no checkpoint yet.
     """
-    point = checkpoint_of(run, kind)
-    network = network_of(run.recipe, without_weights(architecture_of(run)))
-    network.load_state_dict(point.weights)
-    return network
+    return trained_of(run, kind).build()
 
 
 def checkpoint_of(run: RunDirectory, kind: str = "best") -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Training of one network, derived or a baseline, from scratch.
+"""Training of one network, derived or a baseline, from scratch or from a trained network.
 
 for every epoch:
   for every step: forward, loss of all heads and backward, part by part; update, moving average
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from medarts.config import BatchSettings, Recipe
+from medarts.config import Task as TaskName
 from medarts.data.batches import Batches, check_fills_a_batch, mix
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import ImageStore, open_store
@@ -32,6 +33,8 @@ from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.system.console import inform
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
+from medarts.training.fine_tuning import InitialWeights, initial_weights_in, initial_weights_of, with_its_norm
+from medarts.training.trained import TrainedNetwork
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Training(Job[TrainingState]):
         store: the images.
         training: those to learn from.
         validation: those to choose by.
+        initial: the trained weights that it begins with, which the network has already. Default: from scratch.
     """
 
     kind = "train"
@@ -79,12 +83,14 @@ class Training(Job[TrainingState]):
         store: ImageStore,
         training: Batches,
         validation: Batches,
+        initial: InitialWeights | None = None,
     ) -> None:
         super().__init__(recipe, fabric=fabric, task=task, store=store, state=TrainingState())
         self.architecture = architecture
         self.network = network
         self.training = training
         self.validation = validation
+        self.initial = initial
         # The running statistics of batch norms are averaged too, as they must fit the averaged weights.
         averages = recipe.train.ema > 0
         self.averaged = AveragedModel(network, avg_fn=self._average, use_buffers=True) if averages else None
@@ -95,11 +101,12 @@ class Training(Job[TrainingState]):
         return "train", recipe.train
 
     @property
-    def files(self) -> dict[str, str]:
-        """The genotype, if the network is a derived one."""
+    def files(self) -> dict[str, str | bytes]:
+        """The genotype, if the network is a derived one, and the weights that a fine-tuning begins with."""
+        files: dict[str, str | bytes] = {}
         if isinstance(self.architecture, Genotype):
-            return {"genotype.json": self.architecture.to_json() + "\n"}
-        return {}
+            files["genotype.json"] = self.architecture.to_json() + "\n"
+        return files if self.initial is None else {**files, **self.initial.files}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -107,6 +114,7 @@ class Training(Job[TrainingState]):
         return {
             "network": self.architecture.name,
             "weights_fingerprint": _weights_fingerprint(self.architecture),
+            **({} if self.initial is None else self.initial.facts),
         }
 
     @property
@@ -210,6 +218,9 @@ class Training(Job[TrainingState]):
         return torch.lerp(new, averaged, decay)
 
     def _learning_rate(self) -> float:
+        return self._scheduled() * (1.0 if self.initial is None else self.recipe.train.finetune_lr)
+
+    def _scheduled(self) -> float:
         state, settings = self.state, self.recipe.train
         if settings.schedule == "plateau":
             return max(settings.lr * state.factor, settings.lr_min)
@@ -250,26 +261,34 @@ class Training(Job[TrainingState]):
 
 
 def start_training(
-    recipe: Recipe, architecture: Architecture, out: Path, *, data: ImageStore | None = None
+    recipe: Recipe,
+    architecture: Architecture,
+    out: Path,
+    *,
+    data: ImageStore | None = None,
+    initial: TrainedNetwork | None = None,
 ) -> RunDirectory:
-    """Trains a network from scratch, or from a file of weights, in a new run directory.
+    """Trains a network from scratch, from a file of weights, or from a trained network, in a new run directory.
 
     Args:
         recipe: data and training; its space section becomes that of the genotype, its model the baseline.
         architecture: the genotype, or the settings of a baseline.
         out: folder of the run, new or empty.
         data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
+        initial: a trained network of this architecture that is fine-tuned.
 
     Raises:
         MedartsError: see `medarts.engine.engine.start`.
     """
+    if initial is not None:
+        recipe = with_its_norm(recipe, initial)
     changes: dict[str, Any]
     if isinstance(architecture, Genotype):
         changes = {"space": space_settings(architecture), "train": recipe.train.model_copy(update={"model": None})}
     else:
         changes = {"train": recipe.train.model_copy(update={"model": architecture})}
     recipe = recipe.model_copy(update=changes)
-    return start(Training, recipe, out, lambda: prepare_training(recipe, architecture, data=data))
+    return start(Training, recipe, out, lambda: prepare_training(recipe, architecture, data=data, initial=initial))
 
 
 def resume_training(path: Path, changes: Iterable[str] = (), *, data: ImageStore | None = None) -> RunDirectory:
@@ -287,14 +306,16 @@ def resume_training(path: Path, changes: Iterable[str] = (), *, data: ImageStore
 
     def prepare(recipe: Recipe, run: RunDirectory) -> Training:
         architecture = recipe.train.model or load_genotype(run.path)
-        if checkpoint.newest(run.checkpoints, "last") is not None:  # it has what came of the weights to start from
+        begun = checkpoint.newest(run.checkpoints, "last") is not None
+        initial = initial_weights_in(run, begun=begun)
+        if begun or initial is not None:  # which have what came of the weights to start from
             architecture = without_weights(architecture)
         elif _weights_fingerprint(architecture) != run.facts.get("weights_fingerprint"):
             raise RunError(
                 f"The initial weights of {run.path} have changed since it began.",
                 fix="Restore that file, or start a new run.",
             )
-        return prepare_training(recipe, architecture, run, data=data)
+        return prepare_training(recipe, architecture, run, data=data, initial=initial)
 
     return resume(Training, path, changes, prepare, data=data)
 
@@ -309,7 +330,12 @@ def try_training(recipe: Recipe, architecture: Architecture, *, steps: int, data
 
 
 def prepare_training(
-    recipe: Recipe, architecture: Architecture, run: RunDirectory | None = None, *, data: ImageStore | None = None
+    recipe: Recipe,
+    architecture: Architecture,
+    run: RunDirectory | None = None,
+    *,
+    data: ImageStore | None = None,
+    initial: TrainedNetwork | InitialWeights | None = None,
 ) -> Training:
     """Looks at everything that can be wrong, what is quick to see first, and reads the images last.
 
@@ -318,12 +344,13 @@ def prepare_training(
         architecture: the network.
         run: the run to resume, unless it is new.
         data: the images, in place of the sources of the recipe.
+        initial: the trained network that is fine-tuned, or, of a run to resume, the weights that it began with.
 
     Raises:
         MedartsError: data, network, recipe or device do not fit, or the data of the run have changed.
     """
     fabric = make_fabric(recipe.compute)
-    check_task(recipe, architecture)
+    check_task(recipe.data.task, architecture)
     manifest = open_manifest(recipe.data, needs=("train", "val"), data=data)
     if run is not None:
         run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
@@ -331,6 +358,11 @@ def prepare_training(
     task = make_task(recipe, manifest, loss=recipe.train.loss, field="train.loss")
     seed_torch(recipe.seed, "network")
     network = network_of(recipe, architecture)
+    if isinstance(initial, TrainedNetwork):
+        initial = initial_weights_of(initial, recipe)
+        inform(initial.summary)
+    if initial is not None and initial.weights:
+        initial.fill(network)
     check_sizes(recipe, network)
     training, validation = manifest.of_split("train"), manifest.of_split("val")
     check_fills_a_batch(training, recipe.train.batch, name="training set")
@@ -346,19 +378,20 @@ def prepare_training(
         store=store,
         training=Batches(store, training, batch=recipe.train.batch, name="training set", device=device),
         validation=Batches(store, validation, batch=recipe.evaluation.batch, name="validation set", device=device),
+        initial=initial,
     )
 
 
-def check_task(recipe: Recipe, architecture: Architecture) -> None:
+def check_task(of_the_data: TaskName, architecture: Architecture) -> None:
     """Refuses a network for another task than that of the data.
 
     Raises:
         RecipeError: it is.
     """
     task = task_of(architecture)
-    if task != recipe.data.task:
+    if task != of_the_data:
         raise RecipeError(
-            f"{architecture.name} is a network for {task}, but the data are for {recipe.data.task}.",
+            f"{architecture.name} is a network for {task}, but the data are for {of_the_data}.",
             fix="Train it on images with findings." if task == "classification" else "Train it on images with masks.",
         )
 

@@ -1,0 +1,326 @@
+"""Packing a training run: what a colleague needs of it in one file, and nothing that names a person, file or folder.
+
+Left out are the manifest, scores of single images, paths, the note, and names that come from folders: a data set that
+is called like its folder becomes "data set 1", a searched network gets the name of its space and digits of its weights.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save as tensor_bytes
+
+from medarts.config import Recipe, parse
+from medarts.config.yaml_text import write_yaml
+from medarts.data.manifest import Part
+from medarts.deploy import package
+from medarts.deploy.info import PACKAGE, Calibration, ModelInfo
+from medarts.deploy.package import package_bytes, read_package
+from medarts.deploy.runs import deployable_of
+from medarts.engine.directory import RunDirectory
+from medarts.engine.listing import read_listing
+from medarts.errors import RunError
+from medarts.evaluation.evaluate import evaluate
+from medarts.evaluation.files import EXAMPLES
+from medarts.evaluation.scores import Scores
+from medarts.evaluation.stats import LEVEL
+from medarts.models import Architecture
+from medarts.profiling.cost import Cost, measure_costs
+from medarts.sharing.card import Subjects, card_of, card_text
+from medarts.spaces import load_genotype, zoo
+from medarts.spaces.genotype import Genotype
+from medarts.system.files import check_writable, exists, read_whole, write_whole
+from medarts.system.names import name_of
+from medarts.training.trained import TrainedNetwork, trained_of
+
+MOST_EXAMPLES = 6
+
+_FINGERPRINTS = (
+    "medarts", "recipe_fingerprint", "recipe_fingerprint_without_seed", "data_fingerprint", "seed", "stage", "epoch",
+    "parameters_published",
+)  # fmt: skip
+"""What the provenance of a genotype may say that nobody has written by hand."""
+
+_GREEN, _ORANGE = (0, 158, 115), (213, 94, 0)
+"""Of true and of predicted masks, told apart by people who are colour-blind (Okabe and Ito)."""
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a package calls what a run names.
+
+    Attributes:
+        network: the network.
+        datasets: name in the package by name of the data set in the run.
+    """
+
+    network: str
+    datasets: Mapping[str, str]
+
+
+def pack(run: RunDirectory, out: Path, *, domain: str | None = None, examples: bool = False) -> Path:
+    """Writes a training run as a package; the same run gives the same bytes.
+
+    It has the best weights and the scores of the test images, or, where there are none, of the validation images. The
+    run is evaluated where it has no such scores.
+
+    Args:
+        run: the training run.
+        out: the file, whose name ends in ``.medarts``.
+        domain: the data set whose scaling of intensities is used, where those of the run differ.
+        examples: adds a few images of the validation set, with true and predicted masks.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: the run has no checkpoint, or cannot be evaluated; or there is another file of that name.
+    """
+    if out.suffix != PACKAGE:
+        raise RunError(f"{out} is not the name of a package.", fix=f"End it in {PACKAGE}.")
+    check_writable(out, kind="file")
+    trained = trained_of(run)
+    deployable = deployable_of(run, domain=domain)
+    names = _Names(_network_name(trained.architecture, deployable.info), _dataset_names(trained.recipe))
+    scores = _scores(run, "test", deployable.info)
+    content = _content(
+        run, trained, _shared_info(run, deployable.info, names, scores), names, scores, examples=examples
+    )
+    read_package(content, out).trained.build()  # what others will do first
+    if exists(out) and read_whole(out, fix="Choose another name.") != content:
+        raise RunError(f"There is another {out} already.", fix="Choose another file (out; --out on the command line).")
+    write_whole(out, content)
+    return out
+
+
+def usual_file(run: RunDirectory) -> Path:
+    """Returns the file that a run is packed into by default: beside its folder, of the same name."""
+    return run.path.parent / f"{name_of(run.path)}{PACKAGE}"
+
+
+def _content(
+    run: RunDirectory, trained: TrainedNetwork, info: ModelInfo, names: _Names, scores: Scores, *, examples: bool
+) -> bytes:
+    pictures = _examples(run, info) if examples else []
+    summary = _summary(scores, names)
+    card = card_of(
+        trained,
+        info,
+        summary,
+        cost=_cost(trained),
+        subjects=_subjects(run, names),
+        training=_training(run),
+        examples=len(pictures),
+    )
+    files = {
+        package.WEIGHTS: tensor_bytes({name: tensor.contiguous() for name, tensor in trained.weights.items()}),
+        package.MODEL: info.model_dump_json(indent=1).encode() + b"\n",
+        package.RECIPE: write_yaml(shared_recipe(trained.recipe, names.datasets)).encode(),
+        package.SCORES: _json(summary),
+        package.CARD: _json(card),
+        package.CARD_TEXT: card_text(card).encode(),
+        **{f"examples/{number}.png": picture for number, picture in enumerate(pictures, 1)},
+    }
+    if isinstance(trained.architecture, Genotype):
+        shared = _shared_genotype(trained.architecture, names.network)
+        files[package.GENOTYPE] = shared.to_json().encode() + b"\n"
+    return package_bytes(files)
+
+
+def shared_recipe(recipe: Recipe, datasets: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what a package has of a recipe: all but paths, the note and this machine.
+
+    Its data sets are images in memory, which whoever has the package gives.
+
+    Args:
+        recipe: of the run.
+        datasets: name in the package by name of the data set.
+    """
+    values = _without_paths(recipe.model_dump(), recipe.model_dump(mode="json"))
+    sources = []
+    for source in recipe.data.sources:
+        scaling = {"window": source.window, "percentiles": source.percentiles}
+        kind = "arrays" if recipe.data.task == "segmentation" else "labelled-arrays"
+        own = {key: list(value) for key, value in scaling.items() if value is not None}
+        sources.append({"kind": kind, "name": datasets[source.domain], **own})
+    values["data"] = {key: value for key, value in values["data"].items() if key not in ("cache", "cache_gb")}
+    values["data"]["sources"] = sources
+    values["compute"] = {"precision": recipe.compute.precision}
+    del values["note"]
+    parse(values, origin="the recipe of the package")
+    return dict(values)
+
+
+def _without_paths(value: Any, as_json: Any) -> Any:
+    """Returns the JSON of a value without the keys of mappings whose value is a path."""
+    if isinstance(value, Mapping):
+        kept = {str(key): each for key, each in value.items() if not isinstance(each, Path)}
+        return {key: _without_paths(each, as_json[key]) for key, each in kept.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(*pair) for pair in zip(value, as_json, strict=True)]
+    return as_json
+
+
+def _network_name(architecture: Architecture, info: ModelInfo) -> str:
+    if not isinstance(architecture, Genotype):
+        return architecture.name
+    published = architecture.name in zoo() and load_genotype(architecture.name).cells == architecture.cells
+    return architecture.name if published else f"{architecture.space}-{info.provenance.weights[:6]}"
+
+
+def _dataset_names(recipe: Recipe) -> dict[str, str]:
+    """Returns what data sets are called: as in the recipe, but where a folder on their path has that name."""
+    names = {}
+    for number, source in enumerate(recipe.data.sources, 1):
+        folders = {part.casefold() for part in source.path.absolute().parts}
+        own = source.domain == source.kind or source.domain.casefold() not in folders
+        names[source.domain] = source.domain if own else f"data set {number}"
+    return names
+
+
+def _shared_genotype(genotype: Genotype, name: str) -> Genotype:
+    if name == genotype.name:
+        return genotype
+    provenance = {key: value for key, value in genotype.provenance.items() if key in _FINGERPRINTS}
+    return replace(genotype, name=name, provenance=provenance)
+
+
+def _shared_info(run: RunDirectory, info: ModelInfo, names: _Names, scores: Scores) -> ModelInfo:
+    fitted, calibration = scores.calibration, info.calibration
+    if fitted is not None:
+        thresholds = {rule: dict(values) for rule, values in fitted.thresholds.items()}
+        calibration = Calibration(temperature=fitted.temperature, thresholds=thresholds)
+    provenance = info.provenance.model_copy(
+        update={
+            "architecture": names.network,
+            "created": str(run.facts["created"])[:10],  # of the run: a package of tomorrow has the same bytes
+            "images": {names.datasets.get(name, name): count for name, count in info.provenance.images.items()},
+        }
+    )
+    changes = {"name": names.network, "calibration": calibration, "provenance": provenance}
+    return info.model_copy(update=changes)
+
+
+def _scores(run: RunDirectory, wanted: Part, info: ModelInfo) -> Scores:
+    """Returns the scores of a split, as they are where they are those of these weights, else made now."""
+    splits = {about["split"] for about in read_listing(run.path / "manifest.csv").values()}
+    split: Part = wanted if wanted in splits else "val"
+    folder = run.path / "scores" / split
+    try:
+        scores = Scores.read(folder)
+    except RunError:  # none yet, or damaged
+        scores = None
+    if scores is not None and scores.made_of is not None and scores.made_of.weights == info.provenance.weights:
+        return scores
+    if any(source.is_in_memory for source in run.recipe.data.sources):
+        raise RunError(
+            f"{run.path} has no scores of its {split} images.",
+            fix=f'Evaluate it with its images first: medarts.evaluate(run, data=..., split="{split}").',
+        )
+    return evaluate(run.path, split=split)
+
+
+def _summary(scores: Scores, names: _Names) -> dict[str, Any]:
+    """Returns scores.json: means with intervals, and what was scored; nan is null."""
+    assert scores.summary is not None
+    rows = scores.summary.astype(object).where(scores.summary.notna(), None).to_dict("records")
+    for row in rows:
+        row["dataset"] = names.datasets.get(row["dataset"], row["dataset"])
+    return {
+        "split": scores.split,
+        "head": scores.head,
+        "bootstrap": {"draws": scores.draws, "seed": scores.seed, "level": LEVEL},
+        "rows": rows,
+    }
+
+
+def _subjects(run: RunDirectory, names: _Names) -> dict[str, dict[str, Subjects]]:
+    """Returns images and patients by data set and split."""
+    found: dict[str, dict[str, tuple[int, set[str]]]] = {}
+    for (domain, _), about in sorted(read_listing(run.path / "manifest.csv").items()):
+        splits = found.setdefault(names.datasets.get(domain, domain), {})
+        images, patients = splits.get(about["split"], (0, set()))
+        splits[about["split"]] = images + 1, patients | {about["patient"]}
+    return {
+        domain: {split: Subjects(images, len(patients)) for split, (images, patients) in splits.items()}
+        for domain, splits in found.items()
+    }
+
+
+def _training(run: RunDirectory) -> dict[str, Any]:
+    """Returns how training went, in numbers."""
+    summary = run.read_json("summary.json") if exists(run.path / "summary.json") else {}
+    initial = run.facts.get("initial")
+    return {
+        "epochs": len(run.read_journal("metrics.jsonl")),
+        "best_epoch": summary["best_epoch"] if summary else None,
+        "fine_tuned_from": None if initial is None else run.facts["weights_fingerprint"],
+    }
+
+
+def _cost(trained: TrainedNetwork) -> Cost:
+    recipe, name = trained.recipe, trained.architecture.name
+    data = recipe.data
+    return measure_costs(
+        {name: trained.architecture},
+        in_channels=data.in_channels,
+        outputs=data.outputs,
+        size=data.size,
+        norm=recipe.train.norm,
+        repeats=0,
+        memory=False,
+    )[name]
+
+
+def _examples(run: RunDirectory, info: ModelInfo) -> list[bytes]:
+    """Returns a few images of the validation set as PNG: the image, and with it what is true and what is predicted."""
+    _scores(run, "val", info)
+    path = run.path / "scores" / "val" / EXAMPLES
+    if not exists(path):
+        return []
+    with np.load(io.BytesIO(read_whole(path)), allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in arrays.files if name != "titles"}  # which name the images
+    pictures = []
+    for number, image in enumerate(found["images"][:MOST_EXAMPLES]):
+        panels = [_rgb(image)]
+        if "targets" in found:
+            panels += [_painted(image, found[of][number], by) for of, by in _PAINTS]
+        else:
+            panels.append(_heated(image, found["maps"][number]))
+        pictures.append(_png(np.concatenate(panels, axis=1)))
+    return pictures
+
+
+_PAINTS = (("targets", _GREEN), ("predictions", _ORANGE))
+
+
+def _rgb(image_hwc: NDArray[np.float32]) -> NDArray[np.uint8]:
+    grey = image_hwc if image_hwc.shape[-1] == 3 else image_hwc[..., :1].repeat(3, -1)
+    return (grey.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _painted(image: NDArray[np.float32], mask: NDArray[Any], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    rgb = _rgb(image)
+    return np.where(mask[..., None] > 0, rgb // 2 + np.array(colour, np.uint8) // 2, rgb).astype(np.uint8)
+
+
+def _heated(image: NDArray[np.float32], evidence: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Returns an image with the places that speak for a finding in orange."""
+    share = 0.6 * evidence[..., None].clip(0, 1)
+    return (_rgb(image) * (1 - share) + np.array(_ORANGE) * share).round().astype(np.uint8)
+
+
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    target = io.BytesIO()
+    Image.fromarray(picture).save(target, format="PNG")
+    return target.getvalue()
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"
