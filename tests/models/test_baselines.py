@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.errors import RecipeError
+from medarts.errors import RecipeError, RunError
 from medarts.models.attention_unet import AttentionUNet, AttentionUNetSettings
 from medarts.models.baseline import BaselineNetwork, EncoderDecoder
 from medarts.models.blocks import AttentionGate, ConvNorm, UpConv, norm_maker
@@ -171,9 +171,18 @@ def test_a_head_alone_gives_the_same(kind: type) -> None:
 
 
 @every_kind
+def test_the_average_is_the_mean_of_the_logits_of_all_heads(kind: type) -> None:
+    net, x = make(kind, depth=3).eval(), images(2, 3, 32, 48)
+    assert torch.allclose(net(x, "average"), sum(net(x, head) for head in net.heads) / len(net.heads), atol=1e-6)
+
+
+@every_kind
 def test_no_such_head(kind: type) -> None:
     with pytest.raises(ValueError, match="no head '2,0'"):
         make(kind)(images(1, 3, 8, 8), "2,0")
+    with pytest.raises(RunError, match="no head '2,0'"):
+        make(kind).head_named("2,0")
+    assert make(kind).head_named(None) == make(kind).heads[-1]
 
 
 @pytest.mark.parametrize("end", [1, 2, 3, 4])

@@ -37,6 +37,9 @@ class Engine(Protocol):
 class OnnxRuntimeEngine:
     """An exported network in ONNX Runtime, on the CPU.
 
+    Attributes:
+        metadata: of the file.
+
     Args:
         model: the file, or its content.
         threads: threads of the CPU; None leaves it to ONNX Runtime.
@@ -58,6 +61,7 @@ class OnnxRuntimeEngine:
             self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its classes have no common base
             raise _unusable(model, error) from None
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self._inputs = {each.name for each in self._session.get_inputs()}
         self._outputs = [each.name for each in self._session.get_outputs()]
 
@@ -70,6 +74,9 @@ class OnnxRuntimeEngine:
 
 class OpenVinoEngine:
     """An exported network in OpenVINO, on the CPU, in fp32.
+
+    Attributes:
+        metadata: of the file.
 
     Args:
         model: the file, or its content.
@@ -89,9 +96,12 @@ class OpenVinoEngine:
             options["INFERENCE_NUM_THREADS"] = threads
         try:
             content = model.read_bytes() if isinstance(model, Path) else model
-            self._compiled = core.compile_model(core.read_model(content), "CPU", options)
+            graph = _as_meant(core.read_model(content))
+            self._compiled = core.compile_model(graph, "CPU", options)
         except RuntimeError as error:
             raise _unusable(model, error) from None
+        metadata = graph.get_rt_info()["framework"] if graph.has_rt_info("framework") else {}
+        self.metadata = {key: str(value.value) for key, value in metadata.items()}
         self._inputs = [each.get_any_name() for each in self._compiled.inputs]
         self._outputs = [each.get_any_name() for each in self._compiled.outputs]
 
@@ -107,6 +117,32 @@ ENGINES: dict[Runtime, type[OnnxRuntimeEngine] | type[OpenVinoEngine]] = {
     "openvino": OpenVinoEngine,
 }
 """What can run an exported file."""
+
+
+def _as_meant(graph: Any) -> Any:
+    """Returns a graph of OpenVINO that computes what the ONNX file says.
+
+    OpenVINO's reader resizes without the antialiasing that is asked for, and its optimizer takes a conversion to
+    float16 and back for nothing to do.
+    """
+    ops, element = _imported("openvino").opset13, _imported("openvino").Type
+    for node in graph.get_ordered_ops():
+        kind, given = node.get_type_name(), node.input_values()
+        if kind == "Interpolate" and node.get_attributes()["antialias"]:
+            axes = np.array([2, 3])
+            size = ops.gather(given[1], axes, np.int64(0))
+            node.output(0).replace(ops.interpolate(given[0], size, "bilinear_pillow", "sizes", axes=axes).output(0))
+        if kind == "Convert" and [given[0].element_type, node.output(0).element_type] == [element.f16, element.f32]:
+            node.output(0).replace(_rounded_to_half(ops, given[0].node.input_value(0)).output(0))
+    graph.validate_nodes_and_infer_types()
+    return graph
+
+
+def _rounded_to_half(ops: Any, x: Any) -> Any:
+    """Returns a node with the values of another, at least 0, at the precision of float16."""
+    power = ops.floor(ops.multiply(ops.log(ops.maximum(x, np.float32(2**-14))), np.float32(1 / np.log(2))))
+    step = ops.exp(ops.multiply(ops.subtract(power, np.float32(10)), np.float32(np.log(2))))
+    return ops.multiply(ops.round(ops.divide(x, step), "half_to_even"), step)
 
 
 def _imported(package: str) -> Any:

@@ -12,6 +12,9 @@ from pydantic import Field
 from medarts.config import Task
 from medarts.config.section import Section
 
+METADATA = "medarts"
+"""The key of a description in the metadata of an ONNX file."""
+
 PACKAGE = ".medarts"
 """Suffix of packages, see ``medarts.deploy.package``."""
 

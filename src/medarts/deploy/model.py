@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import ValidationError
 
 from medarts.data.formats.raw import Raw
 from medarts.data.images import Layout, as_array, as_hwc, as_raw, fit_channels, limits_of
 from medarts.data.manifest import ReadingRules
-from medarts.deploy.engines import Engine, Outputs
-from medarts.deploy.info import ModelInfo, is_package
+from medarts.deploy.engines import ENGINES, Engine, Outputs, Runtime
+from medarts.deploy.info import METADATA, ModelInfo, is_package
 from medarts.errors import DataError, RunError, did_you_mean, quoted
 
 if TYPE_CHECKING:
@@ -180,25 +181,40 @@ def load(
     checkpoint: str = "best",
     domain: str | None = None,
     head: str | None = None,
+    engine: Runtime | None = None,
+    threads: int | None = None,
 ) -> TrainedModel:
     """Loads a trained network.
 
     Args:
-        model: a training run, or a package of `medarts.pack`, which has its best checkpoint alone.
-        checkpoint: "best", by the validation score, or "last".
-        domain: the training data set whose scaling of intensities to use (its window or percentiles). Default: that of
-            all, if they share one.
-        head: an early, faster head, such as "4,0", or "average", the mean of all. Default: the last.
+        model: a training run, a package of `medarts.pack`, or an exported file, which needs no PyTorch.
+        checkpoint: of a run: "best", by the validation score, or "last".
+        domain: of a run: the training data set whose scaling of intensities to use (its window or percentiles).
+            Default: that of all, if they share one.
+        head: of a run or package: an early, faster head, such as "4,0", or "average", the mean of all. Default: the
+            last.
+        engine: what runs an exported file, "onnxruntime" or "openvino". Default: ONNX Runtime.
+        threads: of the CPU, for an exported file. Default: as the engine chooses.
 
     Raises:
         RunError: there is no training run, it has no checkpoint yet, or there is no such kind of checkpoint or head.
-        DataError: the data sets of the run differ in their scaling and ``domain`` does not name one of them.
+        DataError: the data sets of the run differ in their scaling and ``domain`` does not name one of them; or the
+            file is damaged, or was not written by medarts.
     """
     if checkpoint not in ("best", "last"):
         raise RunError(
             f"There is no checkpoint {quoted(checkpoint)}, but best and last.",
             fix=did_you_mean(str(checkpoint), ("best", "last")),
         )
+    if isinstance(model, str | Path) and Path(model).is_file() and not is_package(model):
+        if (checkpoint, domain, head) != ("best", None, None):
+            raise RunError(
+                f"{model} is exported: its checkpoint, domain and head are chosen.",
+                fix="Export the run again with others.",
+            )
+        return _exported(Path(model), engine or "onnxruntime", threads)
+    if engine is not None or threads is not None:
+        raise RunError("A run is predicted with PyTorch.", fix="Export it (medarts export), or leave engine out.")
     from medarts.deploy.deployable import TorchEngine
 
     if is_package(model):
@@ -217,3 +233,28 @@ def load(
     run = RunDirectory.open(path_of(model), kind="train")
     deployable = deployable_of(run, checkpoint=checkpoint, domain=domain, head=head)
     return TrainedModel(deployable.info, TorchEngine(deployable))
+
+
+def _exported(path: Path, engine: Runtime, threads: int | None) -> TrainedModel:
+    """Returns an exported network.
+
+    Raises:
+        DataError: the file is damaged, or was not written by medarts.
+    """
+    if engine not in ENGINES:
+        raise RunError(f"There is no engine {quoted(engine)}.", fix=did_you_mean(str(engine), ENGINES))
+    running = ENGINES[engine](path, threads=threads)
+    if METADATA not in running.metadata:
+        raise DataError(
+            f"{path} was not written by medarts export: its metadata say nothing of images and outputs.",
+            fix="Export the training run.",
+        )
+    try:
+        info = ModelInfo.model_validate_json(running.metadata[METADATA])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise DataError(
+            f"The metadata of {path} cannot be read ({first['msg']}).",
+            fix="It was written by another version of medarts, or changed; export the run again.",
+        ) from None
+    return TrainedModel(info, running)

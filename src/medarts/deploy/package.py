@@ -34,7 +34,7 @@ from medarts.config import Recipe, parse
 from medarts.config.yaml_text import YamlError, read_yaml
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.info import ModelInfo
-from medarts.errors import MedartsError, RunError, did_you_mean
+from medarts.errors import MedartsError, RunError
 from medarts.models import Architecture, without_weights
 from medarts.spaces.genotype import from_json
 from medarts.system.files import read_whole
@@ -90,9 +90,7 @@ class Package:
         network = self.trained.build().eval()
         info = self.info
         if head not in (None, info.head):
-            if head not in network.heads:
-                raise RunError(f"The network has no head '{head}'.", fix=did_you_mean(str(head), network.heads))
-            info = info.model_copy(update={"head": head, "calibration": None})
+            info = info.model_copy(update={"head": network.head_named(head), "calibration": None})
         return Deployable(network, info).eval()
 
 

@@ -13,7 +13,7 @@ from medarts.deploy.info import ModelInfo, Provenance
 from medarts.engine.checkpoint import of_weights
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
-from medarts.errors import DataError, RunError, did_you_mean, quoted
+from medarts.errors import DataError, quoted
 from medarts.network import Network
 from medarts.training.trained import load_network
 
@@ -34,10 +34,7 @@ def deployable_of(
         DataError: the data sets of the run differ in their scaling, and ``domain`` names none of them.
     """
     network = load_network(run, checkpoint).eval()
-    chosen = network.heads[-1] if head is None else head
-    if chosen not in network.heads:
-        raise RunError(f"The network has no head '{chosen}'.", fix=did_you_mean(chosen, network.heads))
-    return Deployable(network, info_of(run, network, domain=domain, head=chosen)).eval()
+    return Deployable(network, info_of(run, network, domain=domain, head=network.head_named(head))).eval()
 
 
 def info_of(run: RunDirectory, network: Network, *, domain: str | None, head: str) -> ModelInfo:

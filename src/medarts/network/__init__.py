@@ -6,10 +6,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medarts.errors import RecipeError
+from medarts.errors import RecipeError, RunError, did_you_mean, quoted
 
 LAST = "last"
 """Name of the head of a network that has only one."""
+
+AVERAGE = "average"
+"""Named like a head: the mean of the logits of all heads."""
 
 
 class Network(nn.Module, ABC):
@@ -19,6 +22,7 @@ class Network(nn.Module, ABC):
 
         network(images)                  # Tensor: the last head
         network(images, "1/2")           # Tensor: the head of that name; parts that it does not need are not run
+        network(images, "average")       # Tensor: the mean of all heads
         network(images, all_heads=True)  # list[Tensor]: every head that counts in the loss, early to last
     """
 
@@ -58,9 +62,22 @@ class Network(nn.Module, ABC):
         # One method serves both forms, as data parallelism and mixed precision wrap ``forward`` alone.
         if all_heads:
             return self.forward_heads(x_bchw)
+        if head == AVERAGE:
+            return torch.stack(self.forward_heads(x_bchw, self.heads)).mean(0)
         if head is not None and head not in self.heads:
             raise ValueError(f"there is no head {head!r}, only {', '.join(self.heads)}")
         return self.forward_heads(x_bchw, (head or self.heads[-1],))[0]
+
+    def head_named(self, head: str | None) -> str:
+        """Returns a head that `forward` takes; None gives the last.
+
+        Raises:
+            RunError: there is none of that name.
+        """
+        choices = self.heads if len(self.heads) == 1 else (*self.heads, AVERAGE)
+        if head is not None and head not in choices:
+            raise RunError(f"The network has no head {quoted(head)}.", fix=did_you_mean(str(head), choices))
+        return head or self.heads[-1]
 
     def inference_form(self, dtype: torch.dtype) -> "InferenceForm | None":
         """Returns a network with equal outputs, up to rounding, that is faster on a CPU; None where there is none.

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import IO, Literal, TextIO
 
 from medarts.errors import MedartsError, RunError, system_fix
 
@@ -93,6 +93,32 @@ def open_table(path: Path) -> TextIO:
     return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="surrogateescape", newline="")
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file to be written under another name; it gets its own once it is complete.
+
+    Args:
+        path: the file; a symbolic link is replaced, what it points to stays.
+
+    Raises:
+        RunError: it cannot be written; what was there before stays.
+    """
+    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
+    with writing(path):
+        unfinished.unlink(missing_ok=True)
+        try:
+            with unfinished.open("xb") as file:  # x: never through a link that somebody has put there
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
+            unfinished.replace(path)
+            flush_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file under another name and renames it, so that it is never half there.
 
@@ -103,20 +129,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         RunError: it cannot be written; what was there before stays.
     """
-    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
-    with writing(path):
-        try:
-            unfinished.unlink(missing_ok=True)
-            with unfinished.open("xb") as file:  # x: never through a link that somebody has put there
-                file.write(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
-            unfinished.replace(path)
-            flush_folder(path.parent)
-        except OSError:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-            raise
+    with whole(path) as file:
+        file.write(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
 
 
 def flush_folder(path: Path) -> None:

@@ -7,6 +7,7 @@ files are images, the content of a file how it is read.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from medarts.data.formats.raw import Raw, Wanted, explained
 from medarts.errors import DataError
 
 Reader = Callable[[Path, Wanted], Raw]
+Kind = Literal["raster", "nifti", "dicom"]
 
 _READERS: dict[str, Reader] = {
     ".png": raster.read,
@@ -33,6 +35,12 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], Reader], ...] = (
     (raster.recognises_tiff, raster.read_tiff),
     (nifti.recognises, nifti.read),
 )
+_KINDS: dict[Reader, Kind] = {
+    dicom.read: "dicom",
+    nifti.read: "nifti",
+    raster.read: "raster",
+    raster.read_tiff: "raster",
+}
 _HEAD = 4 * nifti.HEAD  # a gzipped header is shorter, but for odd ones
 
 
@@ -91,6 +99,31 @@ def slice_count(path: Path) -> int | None:
     """Returns the number of slices of a NIfTI volume, None for any other content; reads the header alone."""
     with explained(path):
         return nifti.slice_count(path) if _reader_of(path) is nifti.read else None
+
+
+def image_count(path: Path) -> int:
+    """Returns the number of slices, frames or pages of a file; reads the headers alone.
+
+    Raises:
+        DataError: it is missing, damaged or of an unknown format.
+    """
+    with explained(path):
+        reader = _reader_of(path)
+        if reader is nifti.read:
+            return nifti.slice_count(path) or 1
+        if reader is dicom.read:
+            return dicom.frame_count(path)
+        return raster.page_count(path) if reader is raster.read_tiff else 1
+
+
+def kind_of(path: Path) -> Kind:
+    """Returns the kind of a file by its content, or by its suffix where the content is of no known format.
+
+    Raises:
+        DataError: it is missing, or neither says what it is.
+    """
+    with explained(path):
+        return _KINDS[_reader_of(path)]
 
 
 def check_grids(image: Path, mask: Path) -> None:

@@ -37,18 +37,21 @@ def recognises(head: bytes) -> bool:
 
 def read(path: Path, wanted: Wanted) -> Raw:
     """Reads a frame after its modality transform; a mask must lie where its image does, where both say so."""
-    from pydicom.errors import BytesLengthException, InvalidDicomError
+    from pydicom.errors import BytesLengthException
 
     try:
         return _image(path, wanted)
-    except InvalidDicomError:
-        raise OtherContentError("it is not a DICOM file") from None
     except BytesLengthException as error:
         raise ValueError(str(error)) from None
 
 
+def frame_count(path: Path) -> int:
+    """Returns the number of frames; reads the header alone."""
+    return int(opened(path, pixels=False).get("NumberOfFrames") or 1)
+
+
 def _image(path: Path, wanted: Wanted) -> Raw:
-    dataset = _opened(path)
+    dataset = opened(path)
     if not any(name in dataset for name in _PIXELS):
         kind = getattr(dataset.get("SOPClassUID"), "name", "") or "object of an unknown class"
         raise DataError(f"{path} holds no pixels: it is a DICOM {kind}.", fix="Take it out, or export it as an image.")
@@ -70,14 +73,23 @@ def _image(path: Path, wanted: Wanted) -> Raw:
     return Raw(values[..., None], limits, inverted, padding=_padding(stored, dataset))
 
 
-def _opened(path: Path, *, pixels: bool = True) -> Any:
-    """Opens a file, also one without preamble or file meta information, as old systems write them."""
+def opened(path: Path, *, pixels: bool = True, tags: Sequence[str] | None = None) -> Any:
+    """Opens a file, also one without preamble or file meta information, as old systems write them.
+
+    Args:
+        pixels: read them too.
+        tags: keywords of what is read; None for all.
+    """
     import pydicom
+    from pydicom.errors import InvalidDicomError
 
     with path.open("rb") as file:
         head = file.read(132)
     bare = not recognises(head) and head[:2] in _FIRST_GROUPS
-    dataset = pydicom.dcmread(path, force=bare, stop_before_pixels=not pixels)
+    try:
+        dataset = pydicom.dcmread(path, force=bare, stop_before_pixels=not pixels, specific_tags=tags and [*tags])
+    except InvalidDicomError:
+        raise OtherContentError("it is not a DICOM file") from None
     if "TransferSyntaxUID" not in dataset.file_meta:
         if len(dataset) == 0:
             raise OtherContentError("it is not a DICOM file")
@@ -180,7 +192,7 @@ def _transform(path: Path, dataset: Any, frame: int) -> Callable[[Array], Array]
     if dataset.get("ModalityLUTSequence"):
         return lambda values: np.asarray(apply_modality_lut(values, dataset))
     found = [
-        _attribute(dataset, frame, "PixelValueTransformationSequence", name)
+        attribute(dataset, frame, "PixelValueTransformationSequence", name)
         for name in ("RescaleSlope", "RescaleIntercept")
     ]
     for name, value in zip(("RescaleSlope", "RescaleIntercept"), found, strict=True):
@@ -194,7 +206,7 @@ def _transform(path: Path, dataset: Any, frame: int) -> Callable[[Array], Array]
     return lambda values: values.astype(np.float64) * slope + intercept
 
 
-def _attribute(dataset: Any, frame: int, sequence: str, name: str) -> Any:
+def attribute(dataset: Any, frame: int, sequence: str, name: str) -> Any:
     """Returns an attribute of a frame, from its own functional groups, the shared ones, or the top; None without one.
 
     Enhanced objects have in functional groups what classic ones have at the top.
@@ -236,7 +248,7 @@ def _check_place(path: Path, dataset: Any, index: int, wanted: Wanted) -> None:
         if not recognises(file.read(132)):
             return
     with explained(image):
-        there = _grid(_opened(image, pixels=False), wanted.index or 0)
+        there = _grid(opened(image, pixels=False), wanted.index or 0)
     here = _grid(dataset, index)
     if here is not None and there is not None:
         refuse_apart(path, here, image, there)
@@ -244,7 +256,7 @@ def _check_place(path: Path, dataset: Any, index: int, wanted: Wanted) -> None:
 
 def _grid(dataset: Any, frame: int) -> Grid | None:
     def numbers(sequence: str, name: str, count: int) -> NDArray[np.float64] | None:
-        value = _attribute(dataset, frame, sequence, name)
+        value = attribute(dataset, frame, sequence, name)
         return np.asarray(value, dtype=np.float64) if value is not None and len(value) == count else None
 
     position = numbers("PlanePositionSequence", "ImagePositionPatient", 3)

@@ -24,7 +24,7 @@ def recognises(head: bytes) -> bool:
 
 def read(path: Path, wanted: Wanted) -> Raw:
     """Reads a slice along the last axis, turned as DICOM shows it; that of a mask is the one on the image's slice."""
-    volume = _open(path)
+    volume = open_volume(path)
     shape = _shape(path, volume.shape)
     index = only(path, shape[2] if len(shape) == 3 else 1, wanted.index)
     check_pixels(path, shape[0], shape[1])
@@ -32,7 +32,7 @@ def read(path: Path, wanted: Wanted) -> Raw:
     if order is None or wanted.image is None:
         values = _turned(_plane(volume, index), volume)
     else:
-        values = _turned(order.plane(_plane(volume, order.index(index))), _open(wanted.image))
+        values = _turned(order.plane(_plane(volume, order.index(index))), open_volume(wanted.image))
     if values.dtype.fields:
         raise DataError(f"{path} holds colours.", fix="Save its slices as PNG files.")
     return Raw(values[..., None], type_range(values))
@@ -40,7 +40,7 @@ def read(path: Path, wanted: Wanted) -> Raw:
 
 def slice_count(path: Path) -> int | None:
     """Returns the number of slices of a volume, None for a single 2-D slice; reads the header alone."""
-    shape = _shape(path, _open(path).shape)
+    shape = _shape(path, open_volume(path).shape)
     return shape[2] if len(shape) == 3 else None
 
 
@@ -67,7 +67,7 @@ def is_nifti(path: Path) -> bool:
 
 
 def _grid(path: Path) -> Grid:
-    volume = _open(path)
+    volume = open_volume(path)
     shape = _shape(path, volume.shape)
     codes = (int(volume.header["qform_code"]), int(volume.header["sform_code"]))
     return Grid(
@@ -77,7 +77,8 @@ def _grid(path: Path) -> Grid:
     )
 
 
-def _open(path: Path) -> Any:
+def open_volume(path: Path) -> Any:
+    """Returns a volume as nibabel has it, with the header alone in memory."""
     about = path.stat()
     return _cached(path, about.st_mtime_ns, about.st_ctime_ns, about.st_size)
 
@@ -148,11 +149,36 @@ def _plane(volume: Any, index: int) -> Array:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
+def as_stored(values_hw: Array, volume: Any) -> Array:
+    """Returns rows and columns, as ``read`` gives them, as the plane of the volume (first axis, second axis)."""
+    flips, transposed = _turn(volume)
+    return np.flip(values_hw.T if transposed else values_hw, flips)
+
+
+def voxel_size(path: Path) -> tuple[float, float, float]:
+    """Returns the distances of rows, columns and slices of what ``read`` gives, in mm; reads the header alone.
+
+    Units that are not stated are mm; a volume without slices has the thickness of its header.
+    """
+    from nibabel.affines import voxel_sizes
+
+    volume = open_volume(path)
+    unit = {"meter": 1000.0, "micron": 0.001}.get(volume.header.get_xyzt_units()[0], 1.0)
+    first, second, third = (float(size) * unit for size in voxel_sizes(volume.affine))
+    return (second, first, third) if _turn(volume)[1] else (first, second, third)
+
+
 def _turned(plane: Array, volume: Any) -> Array:
     """Turns a stored plane into rows and columns as DICOM shows them."""
+    flips, transposed = _turn(volume)
+    plane = np.flip(plane, flips)
+    return plane.T if transposed else plane
+
+
+def _turn(volume: Any) -> tuple[tuple[int, ...], bool]:
+    """Returns which axes of a stored plane are reversed, and whether they are swapped afterwards."""
     import nibabel
 
     codes = nibabel.aff2axcodes(volume.affine)[:2]
-    plane = np.flip(plane, tuple(axis for axis, code in enumerate(codes) if code in ("R", "A", "S")))
     ranks = [_SIDEWAYS.get(code or "", 3) for code in codes]
-    return plane if ranks[1] < ranks[0] else plane.T
+    return tuple(axis for axis, code in enumerate(codes) if code in ("R", "A", "S")), ranks[1] >= ranks[0]

@@ -134,19 +134,40 @@ def read_tiff(path: Path, wanted: Wanted) -> Raw:
     try:
         with tifffile.TiffFile(path) as file:
             series, page = file.series[0], file.pages[0]
-            plain = page.compression in _COMPRESSIONS
-            if wanted.index is None and series.axes == "CYX" and plain:  # microscopes store channels as pages
+            if wanted.index is None and _is_colour_by_page(file):
                 check_pixels(path, *series.shape[1:])
                 values = _turned(np.moveaxis(series.asarray(), 0, -1), page)
                 return Raw(values, type_range(values))
-            pages = [n for n, one in enumerate(file.pages) if not getattr(one, "is_reduced", False)] or [0]
-            index = only(path, max(len(pages), series.size // page.size), wanted.index)
+            pages, count = _pages(file)
+            index = only(path, count, wanted.index)
             number = pages[index] if index < len(pages) else index
             return _page(path, file.pages[number], number, wanted)
     except tifffile.TiffFileError as error:
         if str(error).startswith("not a TIFF file"):
             raise OtherContentError("it is not a TIFF file") from None
         raise ValueError(str(error)) from None
+
+
+def page_count(path: Path) -> int:
+    """Returns the number of images in a TIFF, reduced copies (thumbnails) left out; reads the headers alone."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return 1 if _is_colour_by_page(file) else _pages(file)[1]
+    except tifffile.TiffFileError as error:
+        raise ValueError(str(error)) from None
+
+
+def _is_colour_by_page(file: Any) -> bool:
+    """Tells whether the pages are the channels of one image, as microscopes store them."""
+    return bool(file.series[0].axes == "CYX" and file.pages[0].compression in _COMPRESSIONS)
+
+
+def _pages(file: Any) -> tuple[list[int], int]:
+    """Returns the numbers of the full pages, and how many images there are: some have no page of their own."""
+    pages = [n for n, one in enumerate(file.pages) if not getattr(one, "is_reduced", False)] or [0]
+    return pages, max(len(pages), file.series[0].size // file.pages[0].size)
 
 
 def _page(path: Path, page: Any, number: int, wanted: Wanted) -> Raw:

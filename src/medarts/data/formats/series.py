@@ -1,0 +1,193 @@
+"""DICOM files that belong together: what their headers say, and the slices of a series in the order of space."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medarts.data.formats.dicom import attribute, opened
+from medarts.data.formats.raw import explained
+
+Spacing = tuple[float | None, float | None, float | None]
+"""Distances of rows, columns and slices in mm; None where unknown."""
+
+_TAGS = (
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "FrameOfReferenceUID"),
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
+)
+_NO_IMAGES = ("1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""Media directories and segmentations: masks, not what masks are made of."""
+
+_SAME_DIRECTION = 1e-3
+"""By which cosines of one stack may differ: they are written with few digits."""
+
+_SAME_PLACE = 1e-3
+"""Millimetres."""
+
+_EVEN = 0.02
+"""Share by which the distances of a stack may differ and count as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is needed of a file to find its place in a series.
+
+    Attributes:
+        path: the file.
+        series: SeriesInstanceUID, "" without.
+        series_number: None without.
+        instance: SOPInstanceUID, "" without.
+        number: InstanceNumber, 0 without.
+        frames: number of frames.
+        format: rows, columns, samples per pixel, and frame of reference: equal within a stack.
+        orientation: direction cosines of rows and columns; None without.
+        position: of the first pixel in mm; None without.
+        spacing: distances of rows and columns in mm; None without.
+    """
+
+    path: Path
+    series: str
+    series_number: int | None
+    instance: str
+    number: int
+    frames: int
+    format: tuple[int, int, int, str]
+    orientation: tuple[float, ...] | None
+    position: tuple[float, ...] | None
+    spacing: tuple[float, ...] | None
+
+
+def header_of(path: Path) -> Header | None:
+    """Reads the header of a DICOM file; None where it is no image, or a segmentation.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    with explained(path):
+        dataset = opened(path, pixels=False, tags=_TAGS)
+        if "Rows" not in dataset or dataset.get("SOPClassUID") in _NO_IMAGES:
+            return None
+        return Header(
+            path=path,
+            series=str(dataset.get("SeriesInstanceUID") or ""),
+            series_number=_whole(dataset.get("SeriesNumber")),
+            instance=str(dataset.get("SOPInstanceUID") or ""),
+            number=_whole(dataset.get("InstanceNumber")) or 0,
+            frames=_whole(dataset.get("NumberOfFrames")) or 1,
+            format=(
+                int(dataset.Rows),
+                int(dataset.get("Columns") or 0),
+                _whole(dataset.get("SamplesPerPixel")) or 1,
+                str(dataset.get("FrameOfReferenceUID") or ""),
+            ),
+            orientation=_numbers(dataset.get("ImageOrientationPatient"), 6),
+            position=_numbers(dataset.get("ImagePositionPatient"), 3),
+            spacing=_numbers(dataset.get("PixelSpacing"), 2),
+        )
+
+
+def stacks(headers: Iterable[Header]) -> list[list[Header]]:
+    """Returns the files of one series as stacks of equal size and orientation, each in the order of space.
+
+    A stack has one slice at a place: of several times or echoes, the first of each place by InstanceNumber are one
+    stack, the second another. Files with several frames or without a place in space are stacks of their own. Of a slice
+    that was copied one is taken.
+    """
+    alone: list[list[Header]] = []
+    placed: list[list[Header]] = []
+    seen = set()
+    for each in headers:
+        if each.frames > 1 or each.orientation is None or each.position is None:
+            alone.append([each])
+            continue
+        copy = (each.instance, each.position, each.number)
+        if each.instance and copy in seen:
+            continue
+        seen.add(copy)
+        stack = next((stack for stack in placed if _is_of(each, stack[0])), None)
+        if stack is None:
+            placed.append(stack := [])
+        stack.append(each)
+    return [*alone, *(part for stack in placed for part in _one_at_a_place(stack))]
+
+
+def spacing_of(stack: Sequence[Header]) -> Spacing:
+    """Returns the distances in a stack; that of slices only where it is one."""
+    row, column = stack[0].spacing or (None, None)
+    if len(stack) == 1:
+        return row, column, None
+    return row, column, _distance([_depth(each) for each in stack])
+
+
+def spacing_of_frames(path: Path) -> Spacing:
+    """Returns the distances in a file with several frames.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    with explained(path):
+        dataset = opened(path, pixels=False)
+        frames = _whole(dataset.get("NumberOfFrames")) or 1
+        spacing = _numbers(attribute(dataset, 0, "PixelMeasuresSequence", "PixelSpacing"), 2)
+        row, column = spacing or (None, None)
+        directions = _numbers(attribute(dataset, 0, "PlaneOrientationSequence", "ImageOrientationPatient"), 6)
+        places = [
+            _numbers(attribute(dataset, frame, "PlanePositionSequence", "ImagePositionPatient"), 3)
+            for frame in range(frames)
+        ]
+        if directions is None or None in places:
+            return row, column, None
+        normal = np.cross(directions[:3], directions[3:])
+        return row, column, _distance([float(np.dot(place, normal)) for place in places if place is not None])
+
+
+def _one_at_a_place(stack: list[Header]) -> list[list[Header]]:
+    parts: list[list[Header]] = []
+    number, last = 0, -np.inf
+    for each in sorted(stack, key=lambda each: (round(_depth(each) / _SAME_PLACE), each.number, each.instance)):
+        depth = _depth(each)
+        number = number + 1 if depth - last <= 2 * _SAME_PLACE else 0
+        last = depth
+        if number == len(parts):
+            parts.append([])
+        parts[number].append(each)
+    return parts
+
+
+def _is_of(one: Header, first: Header) -> bool:
+    if one.format != first.format:
+        return False
+    return bool(np.allclose(one.orientation or (), first.orientation or (), rtol=0, atol=_SAME_DIRECTION))
+
+
+def _depth(header: Header) -> float:
+    """Returns the place along the normal of the slices in mm."""
+    orientation = np.asarray(header.orientation)
+    return float(np.dot(np.cross(orientation[:3], orientation[3:]), np.asarray(header.position)))
+
+
+def _distance(depths: Sequence[float]) -> float | None:
+    """Returns the distance of slices; None where they are not evenly apart, or some at one place."""
+    steps = np.abs(np.diff(depths))
+    if not len(steps) or steps.min() <= _SAME_PLACE:
+        return None
+    middle = float(np.median(steps))
+    return middle if np.abs(steps - middle).max() <= _EVEN * middle else None
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    """Returns an attribute of several numbers; None where it is missing, empty or of another length."""
+    if value is None or isinstance(value, str) or not hasattr(value, "__len__") or len(value) != count:
+        return None
+    numbers = tuple(float(each) for each in value)
+    return numbers if np.isfinite(numbers).all() else None

@@ -1,0 +1,242 @@
+"""Trained networks as one ONNX file, from stored values to masks and findings, that runs without PyTorch."""
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medarts.deploy.deployable import Deployable
+from medarts.deploy.engines import IMAGE, LIMITS
+from medarts.deploy.info import METADATA, ModelInfo
+from medarts.network import Network
+
+OPSET = 20
+"""Of the operators; the first one whose Resize has what PyTorch's has (18), and ONNX Runtime 1.17 knows."""
+
+
+def to_onnx(deployable: Deployable) -> bytes:
+    """Returns a network with what comes before and after it as the content of an ONNX file.
+
+    Batch, height and width are dynamic; inputs and outputs are named as in ``medarts.deploy.engines``.
+
+    Args:
+        deployable: in evaluation mode, on the CPU.
+    """
+    import onnx
+
+    model = _cleaned(_translated(deployable))
+    onnx.helper.set_model_props(model, metadata(deployable.info))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def network_to_onnx(network: Network, *, in_channels: int, size: int) -> bytes:
+    """Returns a network alone as the content of an ONNX file: the part of an exported file whose latency is measured.
+
+    Its input, named as in ``medarts.deploy.engines``, is images in 0..1 of the size given, its output ``logits``, those
+    of the last head; the batch is dynamic.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        in_channels: channels of the images.
+        size: their height and width, in pixels.
+    """
+    images = torch.zeros(2, in_channels, size, size)
+    batch = torch.export.Dim("batch", min=1)
+    content: bytes = _cleaned(_exported(_Alone(network), (images,), ({0: batch},), ("logits",))).SerializeToString()
+    return content
+
+
+class _Alone(nn.Module):
+    """A network's last head. Weights are named below ``network``, where no name is also that of an operation."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images_bchw: Tensor) -> Tensor:
+        """Returns the logits."""
+        logits: Tensor = self.network(images_bchw)
+        return logits
+
+
+def _cleaned(translated: Any) -> Any:
+    """Returns a translated graph, simplified, with the domains that it uses and named axes."""
+    model = _simplified(translated)
+    # ONNX Runtime names every domain that it knows, also those of its own that nothing uses.
+    used = {node.domain for node in model.graph.node}
+    opsets = [each for each in model.opset_import if each.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+    _name_axes(model.graph)
+    return model
+
+
+def metadata(info: ModelInfo) -> dict[str, str]:
+    """Returns the metadata of an exported file: the description of the network, and its main lines for readers."""
+    calibration, provenance = info.calibration, info.provenance
+    low, high = info.window or info.expected_range
+    lines = {
+        METADATA: info.model_dump_json(),
+        "name": info.name,
+        "task": info.task,
+        "classes" if info.task == "segmentation" else "findings": ", ".join(info.outputs),
+        "head": info.head,
+        "expected range": f"{low:g} to {high:g}",
+        "threshold": f"{info.threshold:g}",
+        "created": provenance.created,
+        "recipe SHA-256": provenance.recipe,
+        "weights": provenance.weights,
+    }
+    if info.spacing is not None:
+        lines["spacing in mm"] = " x ".join(f"{length:g}" for length in info.spacing)
+    if calibration is not None:
+        lines["temperature"] = f"{calibration.temperature:g}"
+        for rule, values in calibration.thresholds.items():
+            found = (f"{name} {value:g}" for name, value in values.items() if value is not None)
+            lines[f"thresholds, {rule}"] = ", ".join(found)
+    return lines
+
+
+def _name_axes(graph: Any) -> None:
+    """Names the dynamic axes of inputs and outputs, and drops what is known of the shapes between."""
+    del graph.value_info[:]
+    axes = [graph.input[0].type.tensor_type.shape.dim[axis] for axis in (0, 2, 3)]
+    names = dict(zip([axis.dim_param for axis in axes], ("batch", "height", "width"), strict=True))
+    for value in (*graph.input, *graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = names[axis.dim_param]
+
+
+def _translated(deployable: Deployable) -> Any:
+    """Returns the graph of all of it, as PyTorch translates it."""
+    info = deployable.info
+    image = torch.zeros(2, info.in_channels, info.size + 1, info.size + 2)
+    # One is a size like any other, though PyTorch would make a case of its own of it.
+    batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
+    arguments: tuple[Tensor, ...] = (image,)
+    shapes: tuple[dict[int, Any], ...] = ({0: batch, 2: height, 3: width},)
+    if info.percentiles is not None:
+        arguments, shapes = (image, torch.full((2, 2), torch.nan)), (*shapes, {0: batch})
+    return _exported(deployable, arguments, shapes, deployable.output_names)
+
+
+def _exported(
+    module: nn.Module, arguments: tuple[Tensor, ...], shapes: tuple[dict[int, Any], ...], outputs: Sequence[str]
+) -> Any:
+    """Returns the graph of a module, as PyTorch translates it.
+
+    Args:
+        module: in evaluation mode, on the CPU.
+        arguments: an example of its inputs.
+        shapes: of each input its dynamic axes.
+        outputs: their names.
+    """
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(module, arguments, dynamic_shapes=shapes)
+        translated = torch.onnx.export(
+            program,
+            arguments,
+            dynamo=True,
+            optimize=False,  # takes as long as all the rest, see _simplified
+            verbose=False,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=[IMAGE, LIMITS][: len(arguments)],
+            output_names=[*outputs],
+            custom_translation_table=dict(_translations()),
+        )
+    assert translated is not None
+    return translated.model_proto
+
+
+def _translations() -> Mapping[Any, Any]:
+    """Returns translations of operators that lead to fewer nodes than those of torch.onnx."""
+    from onnxscript import opset20 as op
+
+    def convolution(  # noqa: PLR0917  # the arguments are those of aten
+        x: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = (1, 1),
+        padding: Any = (0, 0),
+        dilation: Any = (1, 1),
+        groups: int = 1,
+    ) -> Any:
+        given = (x, weight) if bias is None else (x, weight, bias)
+        around = {"strides": [*stride], "pads": [*padding] * 2, "dilations": [*dilation], "group": groups}
+        return op.Conv(*given, **around)
+
+    def transposed_convolution(  # noqa: PLR0917  # the arguments are those of aten
+        x: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = (1, 1),
+        padding: Any = (0, 0),
+        output_padding: Any = (0, 0),
+        groups: int = 1,
+        dilation: Any = (1, 1),
+    ) -> Any:
+        given = (x, weight) if bias is None else (x, weight, bias)
+        around = {"strides": [*stride], "pads": [*padding] * 2, "dilations": [*dilation], "group": groups}
+        return op.ConvTranspose(*given, output_padding=[*output_padding], **around)
+
+    def group_norm(  # noqa: PLR0917  # the arguments are those of aten
+        x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn: bool = True
+    ) -> Any:
+        channels, height, width = (int(length) for length in x.shape[1:])
+        grouped = op.Reshape(x, op.Constant(value_ints=[0, groups, -1]))
+        ones, zeros = op.Constant(value_floats=[1.0] * groups), op.Constant(value_floats=[0.0] * groups)
+        normed = op.InstanceNormalization(grouped, ones, zeros, epsilon=eps)
+        y = op.Reshape(normed, op.Constant(value_ints=[0, channels, height, width]))
+        if weight is not None:
+            y = op.Mul(y, op.Unsqueeze(weight, op.Constant(value_ints=[1, 2])))
+        return y if bias is None else op.Add(y, op.Unsqueeze(bias, op.Constant(value_ints=[1, 2])))
+
+    aten = torch.ops.aten
+    return {
+        aten.conv2d.default: convolution,
+        aten.conv_transpose2d.input: transposed_convolution,
+        aten.group_norm.default: group_norm,
+    }
+
+
+def _simplified(model: Any) -> Any:
+    """Returns the graph with constants folded, batch norms folded into convolutions, and no idle nodes.
+
+    ONNX Runtime's basic optimizations are those that hold on every machine and give operators of the standard alone.
+    They take a second where onnxscript's optimizer takes twenty.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "simplified.onnx"
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what PyTorch says of its own parts: packages that it does without, classes that will change."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

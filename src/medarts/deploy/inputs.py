@@ -1,0 +1,346 @@
+"""Files to predict on: images, volumes and DICOM series, found in what a user names, read slice by slice.
+
+    for source in find(["scans/", "more/*.png"]):
+        for index in range(source.count):  # DataError where the file is bad
+            raw = source.read(index)       # DataError where the slice is
+            check_kind(raw, info, source.path(index))
+
+Finding reads headers of DICOM files alone, so its memory does not grow with the images.
+"""
+
+import glob
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medarts.data.formats import Kind, image_count, is_image, kind_of, nifti, raw_image, suffix_of
+from medarts.data.formats.dicom import recognises
+from medarts.data.formats.raw import Raw, explained
+from medarts.data.formats.series import Header, Spacing, header_of, spacing_of, spacing_of_frames, stacks
+from medarts.deploy.info import ModelInfo
+from medarts.errors import DataError
+from medarts.system.files import reason_of
+from medarts.system.names import name_of
+
+PROBABILITIES = "_probabilities"
+"""Ends the names of files of probabilities."""
+
+_MAGIC = frozenset("*?[")
+_PREAMBLE = 132
+_EIGHT_BITS = 255.0
+"""Width of the range of 8 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One image, volume or series.
+
+    Attributes:
+        name: relative, with "/" between folders and without suffix; unique among the sources found together.
+        kind: "raster" (PNG, JPEG, BMP, TIFF), "nifti" or "dicom".
+        paths: its files, those of a DICOM series in the order of its slices.
+        stack_spacing: of the slices of DICOM files; None for other kinds. See `spacing`.
+    """
+
+    name: str
+    kind: Kind
+    paths: tuple[Path, ...]
+    stack_spacing: Spacing | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of slices, frames or pages; 1 for a single image. Reads the header.
+
+        Raises:
+            DataError: the file is missing, damaged, or has other axes than an image or a volume.
+        """
+        return len(self.paths) if len(self.paths) > 1 else image_count(self.paths[0])
+
+    @property
+    def spacing(self) -> Spacing:
+        """The distances of rows, columns and slices in mm, None where unknown. Reads the header.
+
+        Resolutions of PNG and TIFF files are those of prints and screens, and ignored; so are the distances at the
+        detector of an X-ray (ImagerPixelSpacing). That of slices is known of NIfTI volumes and of DICOM stacks with
+        even steps.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        path = self.paths[0]
+        if self.kind == "raster":
+            return None, None, None
+        if self.kind == "nifti":
+            with explained(path):
+                return nifti.voxel_size(path)
+        if len(self.paths) == 1 and self.count > 1:
+            return spacing_of_frames(path)
+        return self.stack_spacing or (None, None, None)
+
+    def path(self, index: int) -> Path:
+        """Returns the file of a slice."""
+        return self.paths[index] if len(self.paths) > 1 else self.paths[0]
+
+    def read(self, index: int) -> Raw:
+        """Reads a slice as the training does, in the same orientation.
+
+        Raises:
+            DataError: see `medarts.data.formats.raw_image`.
+        """
+        if len(self.paths) > 1:
+            return raw_image(self.paths[index])
+        return raw_image(self.paths[0], index if self.count > 1 else None)
+
+
+def find(paths: Sequence[str | Path], *, leave_out: Path | None = None) -> list[Source]:
+    """Returns all that can be predicted on, sorted by name.
+
+    Files of one DICOM series that have equal sizes and orientations are one source, in the order of their positions;
+    others of the series (localizers, further times or echoes at the same places) are sources of their own, as are files
+    that say nothing of their place. Volumes and files with several pages or frames are one source each.
+
+    Args:
+        paths: files, folders, which are searched with all that is in them, and patterns such as "scans/**/*.png". Of
+            folders and patterns, hidden files, files of other kinds, and DICOM objects that are no images, or
+            segmentations, are left out. A file that is named is kept, whatever it is, even if there is none: reading it
+            says what is wrong.
+        leave_out: a folder whose files are not taken, such as that of the results.
+
+    Raises:
+        DataError: a folder cannot be read, a folder or pattern holds no images, or there are no paths.
+    """
+    chosen = _Chosen(leave_out)
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        chosen.add(Path(path).expanduser())
+    if not chosen.files:
+        raise DataError("There are no images.", fix="Give files, folders or patterns.")
+    return _named(list(_sources(chosen)), chosen.base())
+
+
+def check_kind(raw: Raw, info: ModelInfo, path: Path) -> None:
+    """Refuses an image of a kind that the network was not trained on; where that is not known, none.
+
+    Kinds are colour or grey (a colour image whose channels are equal is grey, too) and, where intensities are scaled by
+    the range of the file's type, 8 bits or more.
+
+    Raises:
+        DataError: it is one.
+    """
+    if not info.kinds:
+        return
+    trained, found = {kind.channels for kind in info.kinds}, raw.values.shape[2]
+    if found not in trained and not (trained & {1} and _is_grey(raw)):
+        here, there = ("colour", "grey") if found > 1 else ("grey", "colour")
+        convert = 'Convert it to grey (Pillow: image.convert("L"))' if found > 1 else "Give colour images"
+        raise DataError(
+            f"{path} is a {here} image; {info.name} was trained on {there} images.",
+            fix=f"{convert}, or train a network on {here} images.",
+        )
+    if info.window or info.percentiles or raw.range is None:
+        return
+    widths = [kind.range[1] - kind.range[0] for kind in info.kinds if kind.range]
+    if widths and max(widths) <= _EIGHT_BITS < raw.range[1] - raw.range[0]:
+        raise DataError(
+            f"{path} has values from {raw.range[0]:g} to {raw.range[1]:g} by its type; {info.name} was trained on "
+            "images of 8 bits.",
+            fix="Convert it to 8 bits with the window it is viewed with, or train with a window or percentiles.",
+        )
+
+
+def _is_grey(raw: Raw) -> bool:
+    return bool((raw.values == raw.values[..., :1]).all())
+
+
+class _Chosen:
+    """The files of what a user names, each once.
+
+    Attributes:
+        files: in the order found, by absolute path: the path as named.
+        named: the absolute paths of those that were named themselves.
+    """
+
+    def __init__(self, leave_out: Path | None) -> None:
+        self.files: dict[str, Path] = {}
+        self.named: set[str] = set()
+        self._roots: set[str] = set()
+        self._leave_out = leave_out.resolve() if leave_out else None
+
+    def add(self, path: Path) -> None:
+        """Adds a file, a folder or a pattern."""
+        if path.is_dir():
+            self._add_folder(path)
+        elif not os.path.lexists(path) and _MAGIC & set(str(path)):
+            self._add_pattern(path)
+        else:
+            full = _full(path)
+            self.files.setdefault(full, path)
+            self.named.add(full)
+            self._roots.add(_folder(full))
+
+    def base(self) -> str | None:
+        """Returns the deepest folder that holds all that was named; None where drives differ."""
+        try:
+            return os.path.commonpath(self._roots)
+        except ValueError:
+            return None
+
+    def _add_pattern(self, pattern: Path) -> None:
+        found = sorted(glob.glob(str(pattern), recursive=True))  # noqa: PTH207  # Path.glob takes no absolute patterns
+        fixed = Path(*itertools.takewhile(lambda part: not _MAGIC & set(part), pattern.parts))
+        images = False
+        for path in map(Path, found):
+            if path.is_dir():
+                images |= self._add_all(_files_of(path, self._leave_out))
+            elif path.is_file() and _may_be_image(path):
+                images |= self._add_all([path])
+        self._roots.add(_full(fixed))
+        if not images:
+            raise DataError(f"No images match {pattern}.", fix="Check the pattern.")
+
+    def _add_folder(self, folder: Path) -> None:
+        self._roots.add(_full(folder))
+        if not self._add_all(_files_of(folder, self._leave_out)):
+            raise DataError(f"{folder} holds no images.", fix="Check the folder.")
+
+    def _add_all(self, paths: Iterable[Path]) -> bool:
+        """Adds files, and tells whether there are any."""
+        found = False
+        for path in paths:
+            self.files.setdefault(_full(path), path)
+            found = True
+        return found
+
+
+def _full(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  # Path.absolute keeps ".."
+
+
+def _folder(path: str) -> str:
+    return str(Path(path).parent)
+
+
+def _files_of(folder: Path, leave_out: Path | None) -> Iterator[Path]:
+    """Yields what may be an image, sorted within its folder; links to folders are followed, each folder once."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename} cannot be read: {reason_of(error)}.", fix="Change its permissions, or leave it out."
+        ) from None
+
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        real = Path(parent).resolve()
+        if real in seen or real == leave_out:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        for name in sorted(files):
+            path = Path(parent, name)
+            if _may_be_image(path):
+                yield path
+
+
+def _may_be_image(path: Path) -> bool:
+    """Tells by its suffix, or for DICOM by its first bytes; a directory of DICOM files (DICOMDIR) is none."""
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
+        return False
+    if is_image(path):
+        return True
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return recognises(file.read(_PREAMBLE))
+    except OSError:
+        return False
+
+
+def _sources(chosen: _Chosen) -> Iterator[tuple[Source, str | None]]:
+    """Yields sources, yet without their names, and what tells a series from others in its folder."""
+    series: dict[str, list[Header]] = {}
+    for full, path in chosen.files.items():
+        kind = _kind(path)
+        if kind != "dicom":
+            yield Source("", kind, (path,)), None
+            continue
+        try:
+            header = header_of(path)
+        except DataError:  # raised again when it is read
+            yield Source("", kind, (path,)), None
+            continue
+        if header is not None and header.series:
+            series.setdefault(header.series, []).append(header)
+        elif header is not None or full in chosen.named:
+            yield Source("", kind, (path,), spacing_of([header]) if header else None), None
+    for headers in series.values():
+        for stack in stacks(headers):
+            number = stack[0].series_number
+            note = None if number is None else f"series-{number}"
+            yield Source("", "dicom", tuple(each.path for each in stack), spacing_of(stack)), note
+
+
+def _kind(path: Path) -> Kind:
+    """Returns the kind by the suffix where it is that of an image, else by the content."""
+    if is_image(path) and suffix_of(path) != ".dcm":
+        return "nifti" if suffix_of(path) in (".nii", ".nii.gz") else "raster"
+    try:
+        return kind_of(path)
+    except DataError:  # raised again when it is read
+        return "dicom" if suffix_of(path) == ".dcm" else "raster"
+
+
+def _named(found: list[tuple[Source, str | None]], base: str | None) -> list[Source]:
+    """Gives sources their names: relative to what holds all, longer ones where two would be equal."""
+    names = [_name(source, base) for source, _ in found]
+    names = _apart(names, lambda row: _suffixed(names[row], *found[row]))
+    order = sorted(range(len(found)), key=lambda row: (names[row], [str(path) for path in found[row][0].paths[:1]]))
+    taken: set[str] = set()
+    sources = []
+    for row in order:
+        name, number = names[row], 2
+        while name.casefold() in taken:
+            name, number = f"{names[row]}-{number}", number + 1
+        taken |= {name.casefold(), f"{name}{PROBABILITIES}".casefold()}
+        source = found[row][0]
+        sources.append(Source(name, source.kind, source.paths, source.stack_spacing))
+    return sources
+
+
+def _apart(names: Sequence[str], longer: Callable[[int], str]) -> list[str]:
+    """Returns names with all that are equal made longer; case does not count, as on many disks."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name.casefold(), []).append(row)
+    return [longer(row) if len(rows[name.casefold()]) > 1 else name for row, name in enumerate(names)]
+
+
+def _name(source: Source, base: str | None) -> str:
+    path = source.paths[0]
+    if len(source.paths) > 1:
+        folder = Path(_common(_folder(_full(each)) for each in source.paths))
+        relative = _relative(folder, base)
+        return name_of(folder) if relative == "." else relative
+    stem = path.name.removesuffix(path.name[-len(suffix_of(path)) :]) if is_image(path) else path.name
+    return _relative(Path(_full(path)).with_name(stem or path.name), base)
+
+
+def _suffixed(name: str, source: Source, note: str | None) -> str:
+    if len(source.paths) > 1:
+        return f"{name}_{note}" if note else name
+    path = source.paths[0]
+    return f"{name}_{suffix_of(path)[1:].replace('.', '_')}" if is_image(path) else name
+
+
+def _relative(path: Path, base: str | None) -> str:
+    return path.name if base is None else Path(os.path.relpath(path, base)).as_posix()
+
+
+def _common(folders: Iterable[str]) -> str:
+    found = sorted(set(folders))
+    try:
+        return os.path.commonpath(found)
+    except ValueError:  # on several drives
+        return found[0]

@@ -1,0 +1,368 @@
+"""Masks as files of their image's own kind, size and geometry, written whole or not at all.
+
+    output = open_output(source, folder, info, probabilities=True)
+    output.paths, output.note   # what will be written, and why not in the image's own kind; nothing is on disk yet
+    for index in range(source.count):
+        output.add(mask_hw, probabilities_khw)
+    written = output.finish()   # or output.close(), which writes nothing; both also by "with"
+
+| image | mask | probabilities |
+| --- | --- | --- |
+| PNG, JPEG, BMP, TIFF | NAME.png: 0 and 255 for one class, else the indices of a palette | one class: NAME_probabilities.png, 16 bits, 65535 is 1 |
+| TIFF of several pages | NAME.tif, a page for each: 0 and 255, or indices | one class: NAME_probabilities.tif, 16 bits |
+| NIfTI | NAME.nii or .nii.gz, as the image: uint8 indices, with its shape, qform, sform and units | the same in float32; a fourth axis for several classes |
+| DICOM file, frames or series | NAME.dcm: DICOM-SEG, a segment for each class | NAME_probabilities.npz |
+| DICOM that a DICOM-SEG cannot refer to | as PNG, or TIFF for several frames | as these |
+
+Probabilities of several classes beside PNG and TIFF are NAME_probabilities.npz. Such an archive holds ``outputs``, the
+names of the classes, and ``probabilities``, float32 (K, H, W), or ``slice_0000`` and so on in the order of the slices.
+Masks of images that EXIF or a TIFF tag turns are upright, as the image is shown.
+
+DICOM that a DICOM-SEG cannot refer to: several frames without a place in space or at one place (ultrasound loops, beating
+hearts), kinds that must have a FrameOfReferenceUID but lack it, and files without UIDs. Single images without a place (X-rays) have a DICOM-SEG.
+"""  # noqa: E501
+
+import gzip
+import io
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import medarts
+from medarts.data.formats import nifti, suffix_of
+from medarts.data.formats.raw import explained
+from medarts.data.formats.series import Spacing
+from medarts.deploy.info import ModelInfo
+from medarts.deploy.inputs import PROBABILITIES, Source
+from medarts.system.files import make_folder, whole, writing
+
+Mask = NDArray[np.uint8]
+Probabilities = NDArray[np.float32]
+
+_IN_MEMORY = 32 * 2**20
+"""Bytes of masks or probabilities of one source that are held; what is more waits on the disk."""
+
+# Black, and the colours of Okabe and Ito, which colour-blind people tell apart.
+_COLOURS = (0, 0, 0, 230, 159, 0, 86, 180, 233, 0, 158, 115, 240, 228, 66, 0, 114, 178, 213, 94, 0, 204, 121, 167)
+
+
+class Size(NamedTuple):
+    """How large something is.
+
+    Attributes:
+        pixels: number of pixels or voxels.
+        mm2: area of an image in mm2; None for volumes, and where the spacing is unknown.
+        mm3: volume in mm3; None for single images, and where the spacing is unknown.
+    """
+
+    pixels: int
+    mm2: float | None
+    mm3: float | None
+
+
+class Written(NamedTuple):
+    """What was written for a source.
+
+    Attributes:
+        paths: the mask, and the probabilities where asked for.
+        sizes: of each of the foreground classes, by name.
+        note: why the mask is not of the image's own kind; None where it is.
+    """
+
+    paths: tuple[Path, ...]
+    sizes: dict[str, Size]
+    note: str | None
+
+
+def area_or_volume(pixels: int, spacing: Spacing, *, slices: int) -> Size:
+    """Returns the size of a number of pixels: an area in a single image, a volume in several slices.
+
+    >>> area_or_volume(10, (0.5, 2.0, 3.0), slices=1)
+    Size(pixels=10, mm2=10.0, mm3=None)
+    >>> area_or_volume(10, (0.5, 2.0, 3.0), slices=7)
+    Size(pixels=10, mm2=None, mm3=30.0)
+    """
+    row, column, depth = spacing
+    area = None if row is None or column is None else pixels * row * column
+    if slices == 1:
+        return Size(pixels, area, None)
+    return Size(pixels, None, None if area is None or depth is None else area * depth)
+
+
+def open_output(source: Source, folder: Path, info: ModelInfo, *, probabilities: bool = False) -> "Output":
+    """Returns where the masks of a source go; makes nothing on the disk yet.
+
+    Args:
+        source: the image, volume or series.
+        folder: what ``source.name`` is relative to.
+        info: names the classes and the network.
+        probabilities: write them, too.
+
+    Raises:
+        DataError: a file of the source is missing or damaged.
+        MedartsError: highdicom is needed and not installed.
+    """
+    if source.kind == "nifti":
+        return _NiftiOutput(source, folder, info, suffix_of(source.paths[0]), probabilities=probabilities)
+    if source.kind == "raster":
+        return _RasterOutput(source, folder, info, probabilities=probabilities)
+    from medarts.deploy.dicom_seg import refusal
+
+    reason = refusal(source.paths, source.count, info)
+    if reason is None:
+        return _DicomOutput(source, folder, info, ".dcm", probabilities=probabilities)
+    note = f"The mask is no DICOM segmentation: {reason}."
+    return _RasterOutput(source, folder, info, note=note, probabilities=probabilities)
+
+
+class Output:
+    """The masks of one source, slice by slice.
+
+    Attributes:
+        paths: what ``finish`` will write, the mask first.
+        note: why the mask is not of the image's own kind; None where it is.
+
+    Args:
+        source: see `open_output`.
+        folder: see there.
+        info: see there.
+        suffix: of the mask.
+        probabilities: suffix of their file; None without.
+        note: see above.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        folder: Path,
+        info: ModelInfo,
+        *,
+        suffix: str,
+        probabilities: str | None,
+        note: str | None = None,
+    ) -> None:
+        self.note = note
+        self._source, self._info, self._slices = source, info, source.count
+        mask = folder / f"{source.name}{suffix}"
+        further = [] if probabilities is None else [folder / f"{source.name}{PROBABILITIES}{probabilities}"]
+        self.paths = (mask, *further)
+        self._counts = np.zeros(len(info.foreground) + 1, np.int64)
+        self._masks = _Waiting(folder)
+        self._probabilities = _Waiting(folder) if further else None
+
+    def add(self, mask_hw: Mask, probabilities_khw: Probabilities | None = None) -> None:
+        """Adds the next slice.
+
+        Args:
+            mask_hw: indices of classes; for one class 0 and 1.
+            probabilities_khw: of the network's outputs; needed where they are written.
+
+        Raises:
+            RunError: the disk is full, or the folder cannot be written.
+        """
+        self._counts += np.bincount(mask_hw.ravel(), minlength=len(self._counts))
+        self._masks.append(mask_hw.astype(np.uint8, copy=False))
+        if self._probabilities is not None:
+            if probabilities_khw is None:
+                raise ValueError("probabilities are to be written, but were not given")
+            self._probabilities.append(probabilities_khw.astype(np.float32, copy=False))
+
+    def finish(self) -> Written:
+        """Writes the files, the mask last, so that it is there only where all is.
+
+        Raises:
+            RunError: a file cannot be written.
+            DataError: the source has changed or been removed.
+        """
+        if len(self._masks) != self._slices:
+            raise ValueError(f"{len(self._masks)} of {self._slices} slices were added")
+        make_folder(self.paths[0].parent)
+        if self._probabilities is not None:
+            with whole(self.paths[1]) as file:
+                self._write_probabilities(file, self._probabilities)
+        with whole(self.paths[0]) as file:
+            self._write_masks(file, self._masks)
+        self.close()
+        spacing = self._source.spacing
+        sizes = {
+            name: area_or_volume(int(count), spacing, slices=self._slices)
+            for name, count in zip(self._info.foreground, self._counts[1:], strict=True)
+        }
+        return Written(self.paths, sizes, self.note)
+
+    def close(self) -> None:
+        """Forgets what was added."""
+        self._masks.close()
+        if self._probabilities is not None:
+            self._probabilities.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write_masks(self, file: IO[bytes], masks: "_Waiting") -> None:
+        raise NotImplementedError
+
+    def _write_probabilities(self, file: IO[bytes], probabilities: "_Waiting") -> None:
+        """Writes an archive of NumPy, one array a slice."""
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            _put(archive, "outputs", np.array(self._info.outputs))
+            for index, values in enumerate(probabilities):
+                _put(archive, "probabilities" if len(probabilities) == 1 else f"slice_{index:04d}", values)
+
+
+class _RasterOutput(Output):
+    def __init__(
+        self, source: Source, folder: Path, info: ModelInfo, *, probabilities: bool, note: str | None = None
+    ) -> None:
+        suffix = ".png" if source.count == 1 else ".tif"
+        self._one = len(info.outputs) == 1
+        further = (suffix if self._one else ".npz") if probabilities else None
+        super().__init__(source, folder, info, suffix=suffix, probabilities=further, note=note)
+
+    def _write_masks(self, file: IO[bytes], masks: "_Waiting") -> None:
+        self._write_pages(file, (mask * np.uint8(255) if self._one else mask for mask in masks))
+
+    def _write_probabilities(self, file: IO[bytes], probabilities: "_Waiting") -> None:
+        if self._one:
+            self._write_pages(file, (np.rint(values[0] * 65535.0).astype(np.uint16) for values in probabilities))
+        else:
+            super()._write_probabilities(file, probabilities)
+
+    def _write_pages(self, file: IO[bytes], pages: Iterator[NDArray[Any]]) -> None:
+        if self._slices == 1:
+            (values,) = pages
+            image = Image.fromarray(values)
+            if not self._one:
+                image.putpalette(_palette())
+            image.save(file, "PNG")
+            return
+        import tifffile
+
+        with tifffile.TiffWriter(file) as writer:
+            for values in pages:
+                writer.write(values, photometric="minisblack", compression="zlib", contiguous=False, metadata=None)
+
+
+class _NiftiOutput(Output):
+    def __init__(self, source: Source, folder: Path, info: ModelInfo, suffix: str, *, probabilities: bool) -> None:
+        super().__init__(source, folder, info, suffix=suffix, probabilities=suffix if probabilities else None)
+        self._packed = suffix == ".nii.gz"
+
+    def _write_masks(self, file: IO[bytes], masks: "_Waiting") -> None:
+        self._write(file, np.dtype(np.uint8), 1, lambda index, _: masks[index])
+
+    def _write_probabilities(self, file: IO[bytes], probabilities: "_Waiting") -> None:
+        outputs = len(self._info.outputs)
+        self._write(file, np.dtype(np.float32), outputs, lambda index, output: probabilities[index][output])
+
+    def _write(
+        self, file: IO[bytes], dtype: np.dtype[Any], volumes: int, plane: Callable[[int, int], NDArray[Any]]
+    ) -> None:
+        """Writes volumes plane by plane: the first stored axis runs fastest, so that a slice is one piece."""
+        path = self._source.paths[0]
+        with explained(path):
+            volume = nifti.open_volume(path)
+            header = _header(volume, dtype, volumes)
+        stored = dtype.newbyteorder(header.endianness)
+        packed = gzip.GzipFile("", "wb", 6, file, mtime=0) if self._packed else None
+        into = packed or file
+        header.write_to(into)
+        for number in range(volumes):
+            for index in range(self._slices):
+                values = nifti.as_stored(plane(index, number), volume)
+                into.write(values.astype(stored, copy=False).tobytes(order="F"))
+        if packed is not None:
+            packed.close()
+
+
+class _DicomOutput(Output):
+    def __init__(self, source: Source, folder: Path, info: ModelInfo, suffix: str, *, probabilities: bool) -> None:
+        super().__init__(source, folder, info, suffix=suffix, probabilities=".npz" if probabilities else None)
+
+    def _write_masks(self, file: IO[bytes], masks: "_Waiting") -> None:
+        from medarts.deploy.dicom_seg import segmentation
+
+        first = masks[0]
+        stack = np.empty((len(masks), *first.shape), np.uint8)
+        for index, mask in enumerate(masks):
+            stack[index] = mask
+        segmentation(self._source.paths, stack, self._info).save_as(file)
+
+
+class _Waiting:
+    """Arrays of one source until it is complete: in memory, or in a file without a name where they are many."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._about: list[tuple[int, tuple[int, ...], np.dtype[Any]]] = []
+
+    def __len__(self) -> int:
+        return len(self._about)
+
+    def append(self, values: NDArray[Any]) -> None:
+        with writing(self._folder):
+            if self._file is None:
+                make_folder(self._folder)
+                self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self._folder))  # noqa: SIM115
+            self._file.seek(0, io.SEEK_END)
+            self._about.append((self._file.tell(), values.shape, values.dtype))
+            self._file.write(values.tobytes())
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        start, shape, dtype = self._about[index]
+        if self._file is None:
+            raise IndexError(index)
+        self._file.seek(start)
+        content = self._file.read(int(np.prod(shape)) * dtype.itemsize)
+        return np.frombuffer(content, dtype).reshape(shape)
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self[index] for index in range(len(self)))
+
+    def close(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+        self._file, self._about = None, []
+
+
+def _header(volume: Any, dtype: np.dtype[Any], volumes: int) -> Any:
+    """Returns the header of an image for values of another kind: geometry and units stay, what the values were goes."""
+    header = volume.header.copy()
+    header.extensions.clear()  # may hold names of patients
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(1, 0)
+    header.set_intent("none")
+    header["cal_min"] = header["cal_max"] = 0
+    header["aux_file"] = b""
+    header["descrip"] = f"medarts {medarts.__version__}".encode()
+    header["vox_offset"] = header.single_vox_offset
+    if volumes > 1:
+        shape = (*volume.shape, *([1] * (3 - len(volume.shape))))[:3]
+        header.set_data_shape((*shape, volumes))
+    return header
+
+
+def _palette() -> list[int]:
+    """Returns 256 colours; classes beyond those that all eyes tell apart get greys."""
+    known = len(_COLOURS) // 3
+    return [*_COLOURS, *(value for entry in range(known, 256) for value in (entry, entry, entry))]
+
+
+def _put(archive: zipfile.ZipFile, name: str, values: NDArray[Any]) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, values, allow_pickle=False)
