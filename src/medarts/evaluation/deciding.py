@@ -26,7 +26,7 @@ from medarts.deploy.decisions import RULES, Rule, check_rule, decide
 from medarts.deploy.info import ModelInfo
 from medarts.errors import MedartsError
 from medarts.evaluation.scores import Scores
-from medarts.evaluation.summary import of_differences, summarized
+from medarts.evaluation.summary import of_differences, summarized, without_repetition
 from medarts.metrics import Confusion
 from medarts.metrics.masks import foreground_masks
 from medarts.network import Network
@@ -39,6 +39,8 @@ METRICS = ("dice", "jaccard")
 
 MIRRORED: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 """The axes that each pass mirrors."""
+
+TITLES: dict[Rule, str] = {"threshold": "threshold", "validation": "validation threshold", "dice": "Dice-optimal"}
 
 COLUMNS = (
     "head", "passes", "flops", "decision", "dataset", "class", "metric", "value", "low", "high",
@@ -120,6 +122,46 @@ class OtherWays:
         counts = Confusion.of(*both)
         values = torch.stack([counts.dice(), counts.ratio(counts.tp, counts.tp + counts.fp + counts.fn)], -1).numpy()
         return np.where((batch.truths == MaskState.VANISHED)[..., None], 0.0, values)
+
+
+class Shown(NamedTuple):
+    """A way on a data set, as tables show it.
+
+    Attributes:
+        dataset: name of the data set, or of a mean.
+        name: of the way, in words.
+        flops: relative to the way of the scores.
+        dice: row of `COLUMNS`.
+        jaccard: the same.
+    """
+
+    dataset: str
+    name: str
+    flops: float
+    dice: Any
+    jaccard: Any
+
+
+def shown_ways(decisions: pd.DataFrame) -> list[Shown]:
+    """Returns the ways on every data set, of several classes their mean; a single way, which is no choice, is none."""
+    rows = without_repetition(decisions)
+    rows = rows[rows["class"] == rows["class"].iloc[0]]  # the mean comes first
+    first = rows.iloc[0]
+    if (rows[list(Way._fields)] == first[list(Way._fields)]).all(axis=None):
+        return []
+    found = []
+    for dataset, of_set in rows.groupby("dataset", sort=False):
+        for key, of_way in of_set.groupby(list(Way._fields), sort=False):
+            dice, jaccard = (of_way[of_way["metric"] == name].iloc[0] for name in METRICS)
+            title = _title_of(Way(*key), scored=str(first["head"]))
+            found.append(Shown(str(dataset), title, float(dice["flops"] / first["flops"]), dice, jaccard))
+    return found
+
+
+def _title_of(way: Way, *, scored: str) -> str:
+    if way.head != scored:
+        return "average of heads" if way.head == AVERAGE else f"head {way.head}"
+    return TITLES[way.decision] if way.passes == 1 else f"mirrored, {way.passes} passes"
 
 
 def flops_of(network: Network, recipe: Recipe, heads: Sequence[str]) -> dict[str, int]:
