@@ -31,5 +31,5 @@ else:
 
 model = medarts.load(run)
 probabilities = model.predict(image)
-print(f"{model.name} sees {model.size} px; {probabilities.shape} probabilities for an image of {image.shape}")
+print(f"{model.info.name} sees {model.info.size} px; {probabilities.shape} probabilities for an image of {image.shape}")
 Image.fromarray((255 * probabilities).round().astype(np.uint8)).save("probabilities.png")
