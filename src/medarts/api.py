@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from medarts.comparison.compare import Comparison
     from medarts.data.examination import Examination
     from medarts.data.store import ImageStore
+    from medarts.deploy.decisions import Rule
+    from medarts.deploy.engines import Runtime
+    from medarts.deploy.model import TrainedModel
+    from medarts.deploy.prediction import Prediction
     from medarts.evaluation.scores import Scores
     from medarts.models import Architecture
     from medarts.profiling.cost import Cost
@@ -183,20 +187,14 @@ def evaluate(
     data: "DataLike | None" = None,
     split: str = "test",
     head: str | None = None,
-    heads: bool = False,
-    flip: bool = False,
 ) -> "Scores":
     """Scores a trained network: every image by itself, then means with 95 % intervals over patients.
-
-    Of masks, ``decisions`` of the scores says what the threshold of validation and the Dice-optimal decision gain.
 
     Args:
         run: a training run.
         data: data sets to score on: names in its recipe, folders, or images in memory. Default: those of its recipe.
         split: train, val, test, or all.
-        head: an early, faster head, such as "4,0", or "average", the mean of all. Default: the last.
-        heads: whether ``decisions`` says what every head of a network for masks gives.
-        flip: whether it says what the mean over mirrored copies of the images gives, in four passes.
+        head: an early, faster head, such as "4,0". Default: the last.
 
     Raises:
         MedartsError: the run has no checkpoint, or the data or the head do not fit.
@@ -207,15 +205,61 @@ def evaluate(
 
     opened, given = RunDirectory.open(path_of(run), kind="train"), _given(data)
     sources = choose_sources(given, known=opened.recipe.data.sources) if isinstance(given, tuple) else None
-    return evaluate_run(
-        opened.path,
-        sources=sources,
-        split=part_named(split),
-        head=head,
-        data=_store(given),
-        heads=heads,
-        flip=flip,
-    )
+    return evaluate_run(opened.path, sources=sources, split=part_named(split), head=head, data=_store(given))
+
+
+def predict(
+    model: "TrainedModel | RunDirectory | Path | str",
+    paths: Sequence[Path | str] | Path | str,
+    *,
+    out: Path | str,
+    batch: int = 8,
+    engine: "Runtime | None" = None,
+    threads: int | None = None,
+    probabilities: bool = False,
+    overlay: bool = False,
+    window: int | None = None,
+    flip: bool = False,
+    largest: bool = False,
+    decision: "Rule" = "threshold",
+    force: bool = False,
+) -> "Prediction":
+    """Predicts images, volumes and DICOM series on disk, and writes masks and tables into a folder.
+
+    The same call continues where it was stopped. What cannot be read is reported, listed in errors.csv, and skipped. An
+    exported network runs without PyTorch.
+
+    Args:
+        model: an exported network or a training run, or one that is loaded.
+        paths: files, folders with all that is in them, and patterns such as ``"scans/**/*.png"``.
+        out: folder of the results, new, empty, or of the same prediction.
+        batch: images, slices or windows in one pass.
+        engine: what runs an exported network, "onnxruntime" or "openvino". Default: ONNX Runtime.
+        threads: threads of the CPU for an exported network. Default: as the engine chooses.
+        probabilities: write the probabilities of masks too.
+        overlay: write the images with the contours of their masks as PNG.
+        window: side in pixels of the windows in which larger images are predicted, half overlapping, blended by a
+            Gaussian. Default: every image is predicted whole.
+        flip: average the probabilities of each image and its mirrored copies: four passes for masks, two for findings.
+        largest: keep only the largest connected component of each class, of a volume in space.
+        decision: how probabilities become a mask: "threshold", "validation" (the threshold of the largest Dice on
+            validation images) or "dice" (the mask of the largest expected Dice of each image).
+        force: begin anew in a folder that holds something else, and overwrite.
+
+    Raises:
+        RunError: the folder holds something else, another process writes into it, or it cannot be written.
+        InterruptedRunError: Ctrl-C; the same call continues.
+        MedartsError: model, paths or options do not fit.
+    """
+    from medarts.deploy.model import TrainedModel, load
+    from medarts.deploy.prediction import Options, predict_files
+
+    options = Options(batch, probabilities, overlay, window, flip, largest, decision)
+    if isinstance(model, TrainedModel) and (engine is not None or threads is not None):
+        raise RecipeError("The engine of a loaded network is chosen.", fix="Give engine and threads to load.")
+    loaded = model if isinstance(model, TrainedModel) else load(model, engine=engine, threads=threads)
+    every = [paths] if isinstance(paths, str | Path) else [*paths]
+    return predict_files(loaded, every, Path(out), options, force=force)
 
 
 def compare(

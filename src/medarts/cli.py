@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
@@ -54,6 +54,9 @@ Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Numbers = Annotated[tuple[int, ...], arg(metavar="N [N ...]", help_behavior_hint="")]
 Megabytes = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Json = Annotated[bool, arg(name="json", help="Print JSON.", help_behavior_hint="")]
+Switch = FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]]
+Engine = Literal["onnxruntime", "openvino"]
+Decision = Literal["threshold", "validation", "dice"]
 Changes = Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")]
 
 
@@ -255,24 +258,81 @@ def evaluate(
     data: DataSets = (),
     split: Annotated[str, arg(metavar="SPLIT")] = "test",
     head: Annotated[str | None, arg(metavar="HEAD", help_behavior_hint="")] = None,
-    heads: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
-    flip: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
 ) -> None:
     """Score a trained network image by image, and average with 95 % confidence intervals over patients.
-
-    Masks are also scored with the threshold chosen on the validation images and with the Dice-optimal decision.
 
     Args:
         run: Training run.
         data: Data sets to score on, as names in its recipe or folders. Default: those it was trained on.
         split: train, val, test, or all for every image.
-        head: Earlier, faster head, such as 4,0, or average, the mean of all. Default: the last.
-        heads: Also score masks of every head and of their average.
-        flip: Also score masks averaged over mirrored copies of each image, which takes four passes.
+        head: Earlier, faster head, such as 4,0. Default: the last.
     """
     from medarts import api, terminal
 
-    terminal.show_scores(api.evaluate(run, data=data or None, split=split, head=head, heads=heads, flip=flip))
+    terminal.show_scores(api.evaluate(run, data=data or None, split=split, head=head))
+
+
+def predict(
+    model: Positional[Annotated[Path, arg(metavar="MODEL", help_behavior_hint="")]],
+    paths: Positional[Annotated[tuple[str, ...], arg(metavar="PATH [PATH ...]", help_behavior_hint="")]],
+    *,
+    out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")],
+    batch: Annotated[int, arg(metavar="N")] = 8,
+    engine: Annotated[Engine | None, arg(help_behavior_hint="")] = None,
+    threads: Number = None,
+    probabilities: Switch = False,
+    overlay: Switch = False,
+    window: Annotated[int | None, arg(metavar="SIZE", help_behavior_hint="")] = None,
+    flip: Switch = False,
+    largest: Switch = False,
+    decision: Annotated[Decision, arg(help_behavior_hint="")] = "threshold",
+    force: Switch = False,
+) -> None:
+    """Predict masks or findings of images, volumes and DICOM series, and write them with tables into a folder.
+
+    The same command continues where it was stopped. Bad files are reported and skipped; the exit status is then 1.
+
+    Args:
+        model: Exported network (ONNX), which runs without PyTorch, or training run.
+        paths: PNG, JPEG, TIFF, DICOM and NIfTI files, folders with all that is in them, or patterns ("scans/**/*.png").
+        out: Folder of masks, predictions.csv and errors.csv; new, empty, or of the same prediction.
+        batch: Images, slices or windows in one pass.
+        engine: What runs an exported network. Default: onnxruntime.
+        threads: CPU threads for an exported network. Default: as the engine chooses.
+        probabilities: Write the probabilities of masks too.
+        overlay: Write the images with the contours of their masks as PNG.
+        window: Predict larger images in half overlapping windows of this height and width. Default: whole.
+        flip: Average over mirrored copies; takes four times as long for masks, twice for findings.
+        largest: Keep only the largest connected component of each class, of a volume in space.
+        decision: Threshold of the recipe, threshold of the largest Dice on validation images, or the mask of the
+            largest expected Dice of each image. Default: threshold.
+        force: Begin anew in a folder that holds something else, and overwrite.
+    """
+    from medarts import api
+
+    check_number("threads", threads, low=1, high=1024)
+    found = api.predict(
+        model,
+        paths,
+        out=out,
+        batch=batch,
+        engine=engine,
+        threads=threads,
+        probabilities=probabilities,
+        overlay=overlay,
+        window=window,
+        flip=flip,
+        largest=largest,
+        decision=decision,
+        force=force,
+    )
+    words = [f"{found.predicted:,} predicted", f"{len(found.skipped):,} skipped"]
+    if found.kept:
+        words.insert(1, f"{found.kept:,} predicted before")
+    if found.skipped:
+        words[-1] += f" (see {found.folder / 'errors.csv'})"
+    say(f"{', '.join(words)}: {found.folder}")
+    sys.exit(1 if found.skipped else 0)
 
 
 def show(genotype: Positional[Name], *, out: Folder = None) -> None:
@@ -498,6 +558,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "search": search,
     "train": train,
     "evaluate": evaluate,
+    "predict": predict,
     "show": show,
     "cost": cost,
     "compare": compare,
@@ -525,6 +586,10 @@ def main() -> None:
         sys.exit(130)
     except MedartsError as error:
         _fail(error, verbose=verbose)
+    except ModuleNotFoundError as error:
+        if error.name not in _OF_TRAINING:
+            raise
+        _fail(_not_installed(error.name), verbose=verbose)
     except BrokenPipeError:  # whoever read the output has seen enough
         _drop_output()
         sys.exit(1)
@@ -539,6 +604,20 @@ def main() -> None:
     except KeyboardInterrupt:  # outside of search and training, which save first
         say("Stopped.", to=sys.stderr)
         sys.exit(130)
+
+
+_OF_TRAINING = {
+    "torch", "scipy", "pandas", "lightning_fabric", "kornia", "safetensors", "monai", "matplotlib", "contourpy",
+    "jinja2", "onnx", "onnxscript",
+}  # fmt: skip
+"""Packages that prediction with an exported network needs not."""
+
+
+def _not_installed(package: str) -> MedartsError:
+    return MedartsError(
+        f"{package} is not installed; without it, only exported networks can be used (medarts predict).",
+        fix='pip install "medarts[train]"',
+    )
 
 
 _OUT_OF_MEMORY = MedartsError(

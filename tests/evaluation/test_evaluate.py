@@ -124,7 +124,6 @@ def test_files(run):
     scores = evaluate(run.path)
     folder = run.path / "scores" / "test"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "decisions.csv",
         "examples.npz",
         "scores.csv",
         "scores.json",
@@ -153,7 +152,7 @@ def test_predictions_are_not_kept_in_memory(run, monkeypatch):
     """Those of a batch are let go before those of the next are made."""
     alive: list[weakref.ref] = []
     most: list[int] = []
-    real = scoring._classes_of
+    real = scoring._predict_masks
 
     def watched(*arguments, **options):
         most.append(sum(one() is not None for one in alive))
@@ -161,7 +160,7 @@ def test_predictions_are_not_kept_in_memory(run, monkeypatch):
         alive.append(weakref.ref(predictions))
         return predictions
 
-    monkeypatch.setattr(scoring, "_classes_of", watched)
+    monkeypatch.setattr(scoring, "_predict_masks", watched)
     evaluate(run.path, split="all")
     assert len(most) > 5
     assert max(most) <= 1

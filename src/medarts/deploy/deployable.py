@@ -4,9 +4,6 @@ This is the meaning of every deployed form: runs predict with it, `medarts expor
 files are verified against it.
 """
 
-import math
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,12 +29,14 @@ class Deployable(nn.Module):
         self.network = network
         self.info = info
         self.register_buffer("limits", torch.tensor([info.window or info.expected_range]), persistent=False)
-        self.register_buffer("thresholds", torch.tensor(_thresholds(info)), persistent=False)
+        self.register_buffer("thresholds", torch.tensor(info.finding_thresholds), persistent=False)
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """The names of the outputs."""
-        return output_names(self.info)
+        if self.info.task == "segmentation":
+            return "probabilities", "mask"
+        return "logits", "probabilities", "calibrated", "decisions"
 
     def forward(self, image_bchw: Tensor, limits_b2: Tensor | None = None) -> tuple[Tensor, ...]:
         """Returns the outputs in the order of ``output_names``.
@@ -80,13 +79,6 @@ class Deployable(nn.Module):
         return logits, torch.sigmoid(logits), calibrated, (calibrated >= self.thresholds).to(torch.uint8)
 
 
-def output_names(info: ModelInfo) -> tuple[str, ...]:
-    """Returns the names of the outputs of a network, in their order."""
-    if info.task == "segmentation":
-        return "probabilities", "mask"
-    return "logits", "probabilities", "calibrated", "decisions"
-
-
 class TorchEngine:
     """A network in PyTorch, on the device where it is.
 
@@ -123,10 +115,3 @@ def _percentile(image_bchw: Tensor, percentage: float) -> Tensor:
     second = torch.clamp(first + 1, max=values.shape[1] - 1)
     start, end = values.gather(1, first)[:, 0], values.gather(1, second)[:, 0]
     return start + (end - start) * (place - below).float()
-
-
-def _thresholds(info: ModelInfo) -> list[float]:
-    """Returns a threshold for each finding."""
-    given = {} if info.calibration is None else info.calibration.thresholds.get("youden", {})
-    found = [given.get(name) for name in info.outputs]
-    return [info.threshold if each is None or math.isnan(each) else float(np.float32(each)) for each in found]

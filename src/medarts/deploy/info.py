@@ -4,6 +4,7 @@ It travels with the network, in the metadata of an exported file or in a packed 
 person, a file or a folder.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,3 +123,10 @@ class ModelInfo(Section):
     def foreground(self) -> tuple[str, ...]:
         """The outputs that a mask can show: all but the background."""
         return self.outputs if len(self.outputs) == 1 or self.task == "classification" else self.outputs[1:]
+
+    @property
+    def finding_thresholds(self) -> tuple[float, ...]:
+        """The calibrated probability from which each finding is called: Youden's, else ``threshold``."""
+        given = {} if self.calibration is None else self.calibration.thresholds.get("youden", {})
+        found = (given.get(name) for name in self.outputs)
+        return tuple(self.threshold if each is None or math.isnan(each) else each for each in found)

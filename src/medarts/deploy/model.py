@@ -62,13 +62,15 @@ class TrainedModel:
         self.engine = engine
 
     def predict(
-        self, images: ArrayLike | Sequence[ArrayLike], *, channels: Layout | None = None, batch: int = 8
+        self, images: ArrayLike | Path | Sequence[ArrayLike | Path], *, channels: Layout | None = None, batch: int = 8
     ) -> Any:
         """Returns the probabilities of one image, of a stack, or of a list of images of any sizes.
 
         Args:
             images: an image (H x W, H x W x C or C x H x W), a stack (N x H x W x C or N x C x H x W, or N x H x W),
                 or a list of images. Nested lists of numbers are arrays. For an array of three axes see ``channels``.
+                Or the path of an image, of a volume, or of the folder of a DICOM series; these give the stack of their
+                slices. A list may hold paths too.
             channels: axis of the channels of an image, "first" or "last"; with it an array of three axes is one image.
                 Default: the one of 1 to 4 entries. Without it an array of three axes is one image if its last axis, or,
                 for a network of several channels, its first, is as long as an image has channels; else it is a stack of
@@ -82,13 +84,15 @@ class TrainedModel:
 
         Raises:
             DataError: the images hold NaN, have too many channels, a type whose range is not known, or axes that may be
-                those of one image or of a stack; or ``batch`` is below 1.
+                those of one image or of a stack; a file cannot be read, or there are several images in a folder; or
+                ``batch`` is below 1.
         """
         if not isinstance(batch, int) or batch < 1:
             raise DataError(f"batch is {quoted(batch)}.", fix="Give a whole number of images of at least 1.")
+        if isinstance(images, str | Path):
+            return self._predict_file(Path(images), batch)
         if isinstance(images, list | tuple) and not all(isinstance(each, list | tuple | Number) for each in images):
-            arrays = [as_array(image, f"Image {number}") for number, image in enumerate(images)]
-            return self._predict(arrays, channels, batch)
+            return self._predict_each(images, channels, batch)
         array = as_array(images, "images")
         if self._is_one(array, channels):
             return self._predict([array], channels, batch)[0]
@@ -159,13 +163,54 @@ class TrainedModel:
             )
         return first or last
 
+    def _predict_each(self, images: Sequence[Any], channels: Layout | None, batch: int) -> list[Probabilities]:
+        """Returns the probabilities of arrays, which share passes where they follow each other, and of files."""
+        found: list[Probabilities] = []
+        numbered = enumerate(images)
+        for are_paths, part in groupby(numbered, key=lambda each: isinstance(each[1], str | Path)):
+            if are_paths:
+                found += (self._predict_file(Path(path), batch) for _, path in part)
+            else:
+                arrays = [as_array(image, f"Image {number}") for number, image in part]
+                found += self._predict(arrays, channels, batch)
+        return found
+
+    def _predict_file(self, path: Path, batch: int) -> Probabilities:
+        """Returns the probabilities of an image, or of all slices of a volume or series."""
+        from medarts.deploy.inputs import check_kind, find
+
+        sources = find([path])
+        if len(sources) > 1:
+            raise DataError(
+                f"{path} holds {len(sources)} images or series.",
+                fix="Give them as a list of paths, or write masks of all with medarts.predict.",
+            )
+        source = sources[0]
+
+        def slices() -> Iterator[Prepared]:
+            for index in range(count):
+                raw = source.read(index)
+                check_kind(raw, self.info, source.path(index))
+                yield self.prepare(raw, path=source.path(index))
+
+        count = source.count
+        found = [self._shown(each) for each in self.run(slices(), batch=batch)]
+        if count == 1:
+            return found[0]
+        if len({each.shape for each in found}) > 1:
+            raise DataError(f"{path} holds images of several sizes.", fix="Save them as single files.")
+        return np.stack(found)
+
+    def _shown(self, outputs: Outputs) -> Probabilities:
+        """Returns the probabilities of one image, without an axis of a single class."""
+        found: Probabilities = outputs["probabilities"]
+        return found[0] if self.info.task == "segmentation" and len(found) == 1 else found
+
     def _predict(self, images: list[NDArray[Any]], channels: Layout | None, batch: int) -> list[Probabilities]:
         if not images:
             raise DataError("There are no images.", fix="Give at least one.")
         read = [self._read(image, channels, number) for number, image in enumerate(images)]
-        masks = self.info.task == "segmentation"
-        found = [each["probabilities"] for each in self.run(read, batch=batch)]
-        return [each[0] if masks and len(each) == 1 else each for each in found]
+        return [self._shown(each) for each in self.run(read, batch=batch)]
 
     def _read(self, image: NDArray[Any], channels: Layout | None, number: int) -> Prepared:
         raw = as_raw(as_hwc(image, channels, number), number)
@@ -215,9 +260,8 @@ def load(
         return _exported(Path(model), engine or "onnxruntime", threads)
     if engine is not None or threads is not None:
         raise RunError("A run is predicted with PyTorch.", fix="Export it (medarts export), or leave engine out.")
-    from medarts.deploy.deployable import TorchEngine
-
     if is_package(model):
+        from medarts.deploy.deployable import TorchEngine
         from medarts.deploy.package import open_package
 
         if (checkpoint, domain) != ("best", None):
@@ -227,10 +271,13 @@ def load(
             )
         packed = open_package(Path(model)).deployable(head)
         return TrainedModel(packed.info, TorchEngine(packed))
-    from medarts.deploy.runs import deployable_of
     from medarts.engine.directory import RunDirectory, path_of
 
     run = RunDirectory.open(path_of(model), kind="train")
+    # Behind the errors of a path that is wrong, which need no PyTorch.
+    from medarts.deploy.deployable import TorchEngine
+    from medarts.deploy.runs import deployable_of
+
     deployable = deployable_of(run, checkpoint=checkpoint, domain=domain, head=head)
     return TrainedModel(deployable.info, TorchEngine(deployable))
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from medarts.config import Recipe
 from medarts.data.batches import Batch, Batches
 from medarts.data.reading import MaskState
 from medarts.errors import RunError
-from medarts.evaluation.deciding import OtherWays, logits_of
 from medarts.evaluation.files import Fingerprints
 from medarts.evaluation.scores import Calibration, Scores, image_values, table_of
 from medarts.evaluation.summary import SENSITIVE, YOUDEN, summarized
@@ -36,14 +34,7 @@ _TRUTHS = {MaskState.EMPTY: "empty", MaskState.PRESENT: "present", MaskState.VAN
 
 
 def score_masks(
-    model: nn.Module,
-    batches: Batches,
-    recipe: Recipe,
-    *,
-    head: str,
-    folder: Path,
-    made_of: Fingerprints,
-    others: OtherWays,
+    model: nn.Module, batches: Batches, recipe: Recipe, *, head: str, folder: Path, made_of: Fingerprints
 ) -> Scores:
     """Scores the masks that a network predicts, and writes scores and examples.
 
@@ -54,14 +45,11 @@ def score_masks(
         head: the head to use.
         folder: gets the files.
         made_of: of the images, the network's weights and the metrics.
-        others: other decisions, heads and passes, which are scored beside.
     """
     rows: list[tuple[Any, ...]] = []
-    with progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar, torch.inference_mode():
+    with progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar:
         for batch in batches.all():
-            logits = logits_of(model, batch.images, head)
-            rows += _mask_rows(batch, batches, _classes_of(logits, recipe), recipe.data.classes)
-            others.add(batch, logits)
+            rows += _mask_rows(batch, batches, _predict_masks(model, batch, recipe, head=head), recipe.data.classes)
             bar.advance(len(batch.images))
     scores = summarized(
         Scores(
@@ -73,15 +61,16 @@ def score_masks(
             made_of=made_of,
         )
     )
-    scores = replace(scores, decisions=others.summary(scores))
     scores.write(folder, examples=_mask_examples(model, batches, recipe, scores.table, head=head))
     return scores
 
 
-def _classes_of(logits: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
+def _predict_masks(model: nn.Module, batch: Batch, recipe: Recipe, *, head: str) -> NDArray[np.uint8]:
     """Returns the predicted class indices of a batch (B, H, W)."""
-    predicted = predicted_classes(logits, classes=recipe.data.classes, threshold=recipe.evaluation.threshold)
-    indices: NDArray[np.uint8] = predicted.cpu().numpy()
+    with torch.inference_mode():
+        logits = model(batch.images, head)
+        predicted = predicted_classes(logits, classes=recipe.data.classes, threshold=recipe.evaluation.threshold)
+        indices: NDArray[np.uint8] = predicted.cpu().numpy()
     return indices
 
 
@@ -120,8 +109,7 @@ def _mask_examples(
             titles.append(f"{dataset} · {title} · {image} · Dice {worth}")
     part = batches.store.manifest.where(lambda sample: (sample.domain, sample.key) in set(chosen))
     few = Batches(batches.store, part, batch=batches.batch, name=batches.name, device=batches.device)
-    with torch.inference_mode():
-        predictions = np.concatenate([_classes_of(logits_of(model, batch.images, head), recipe) for batch in few.all()])
+    predictions = np.concatenate([_predict_masks(model, batch, recipe, head=head) for batch in few.all()])
     position = {(sample.domain, sample.key): row for row, sample in enumerate(part.samples)}
     rows = [position[name] for name in chosen]
     return {
@@ -153,10 +141,11 @@ def score_findings(
         made_of: of all of these images, the network's weights and the metrics.
     """
     network.eval()
+    dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     findings = batches.store.manifest.findings
-    logits, labels = predict_findings(network, batches, recipe)
+    logits, labels = _predict_findings(network, batches, dtype=dtype)
     calibration = calibrate(
-        *predict_findings(network, validation, recipe),
+        *_predict_findings(network, validation, dtype=dtype),
         findings=findings,
         sensitivity=recipe.evaluation.sensitivity,
     )
@@ -235,10 +224,9 @@ def calibrate(logits: Floats, labels: Labels, *, findings: Sequence[str], sensit
     return Calibration(temperature, sensitivity, thresholds, without)
 
 
-def predict_findings(network: FindingNetwork, batches: Batches, recipe: Recipe) -> tuple[Floats, Labels]:
-    """Returns logits and labels of all images, both (N, F), in their order, by a network in evaluation mode."""
+def _predict_findings(network: FindingNetwork, batches: Batches, *, dtype: torch.dtype | None) -> tuple[Floats, Labels]:
+    """Returns logits and labels of all images, in their order; ``dtype`` is that of mixed precision, None for none."""
     logits = []
-    dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     device = batches.device.type
     with (
         progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar,

@@ -1,0 +1,79 @@
+"""Engines around an engine: the mean over mirrored copies, and sliding windows over large images."""
+
+from functools import partial
+
+import numpy as np
+
+from medarts.deploy.engines import Engine, Floats, Outputs
+from medarts.deploy.info import ModelInfo
+from medarts.deploy.tiles import blended
+
+_HORIZONTAL, _VERTICAL = -1, -2
+
+
+class Mirrored:
+    """Averages the probabilities of images and their mirrored copies.
+
+    Masks are predicted four times: as they are, mirrored left-right, top-bottom, and both. Findings are predicted
+    twice, as they are and left-right: a chest has no other symmetry. The masks and logits of copies are left out.
+
+    Args:
+        engine: what runs the network.
+        info: of the network.
+    """
+
+    def __init__(self, engine: Engine, info: ModelInfo) -> None:
+        self._engine = engine
+        self._info = info
+        self.name = engine.name
+
+    def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
+        """Returns all outputs by name."""
+        masks = self._info.task == "segmentation"
+        axes: list[tuple[int, ...]] = [(), (_HORIZONTAL,)]
+        if masks:
+            axes += [(_VERTICAL,), (_HORIZONTAL, _VERTICAL)]
+        names = ("probabilities",) if masks else ("probabilities", "calibrated")
+        sums: Outputs = {}
+        for flipped in axes:
+            found = self._engine.run(np.ascontiguousarray(np.flip(images_bchw, flipped)), limits_b2)
+            for name in names:
+                one = np.flip(found[name], flipped) if masks else found[name]
+                sums[name] = sums[name] + one if name in sums else one
+        means: Outputs = {name: values / np.float32(len(axes)) for name, values in sums.items()}
+        if not masks:
+            means["decisions"] = (means["calibrated"] >= np.array(self._info.finding_thresholds, np.float32)).astype(
+                np.uint8
+            )
+        return means
+
+
+class Windowed:
+    """Predicts masks of images that are larger than a window in overlapping windows; others whole.
+
+    Args:
+        engine: what runs the network.
+        window: height and width of the windows in pixels.
+        batch: windows in one pass.
+    """
+
+    def __init__(self, engine: Engine, window: int, *, batch: int) -> None:
+        self._engine = engine
+        self._window = window
+        self._batch = batch
+        self.name = engine.name
+
+    def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
+        """Returns the probabilities; limits are those of the whole images."""
+        if max(images_bchw.shape[-2:]) <= self._window:
+            return {"probabilities": self._engine.run(images_bchw, limits_b2)["probabilities"]}
+
+        every = [
+            blended(image, self._window, partial(self._tiles, limits), batch=self._batch)
+            for image, limits in zip(images_bchw, limits_b2, strict=True)
+        ]
+        return {"probabilities": np.stack(every)}
+
+    def _tiles(self, limits: Floats, tiles: Floats) -> Floats:
+        found: Floats = self._engine.run(tiles, np.tile(limits, (len(tiles), 1)))["probabilities"]
+        return found

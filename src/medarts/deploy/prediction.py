@@ -1,0 +1,387 @@
+"""Prediction on files: masks, probabilities, overlays and tables in a folder, which a repeated call continues.
+
+``predictions.csv`` is the record: a source counts as finished when its rows are there, and these are written after
+everything else of it. ``prediction.json`` says by which network and with which options.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medarts.deploy.components import Mask, largest_components
+from medarts.deploy.decisions import Rule, check_rule, decide
+from medarts.deploy.engines import Engine, Floats, Outputs
+from medarts.deploy.info import ModelInfo
+from medarts.deploy.inputs import Source, check_kind, find
+from medarts.deploy.model import Prepared, TrainedModel
+from medarts.deploy.outputs import open_output
+from medarts.deploy.overlays import overlay_png
+from medarts.deploy.passes import Mirrored, Windowed
+from medarts.deploy.tables import (
+    FINDINGS,
+    MASKS,
+    PREDICTIONS,
+    Journal,
+    Row,
+    finding_rows,
+    mask_rows,
+    write_errors,
+)
+from medarts.errors import DataError, RecipeError, RunError, check_number
+from medarts.system import lock
+from medarts.system.console import Bar, inform, progress_bar, warn
+from medarts.system.files import UNFINISHED, make_folder, read_text, write_whole, writing
+from medarts.system.process import InterruptedRunError, Interruption, interruption
+
+RECORD = "prediction.json"
+
+_SMALLEST_WINDOW, _LARGEST_WINDOW = 16, 16_384
+_MOST_IMAGES = 65_536
+_LARGEST_RECORD = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is predicted, and how.
+
+    Attributes:
+        batch: images, slices or windows in one pass of the network.
+        probabilities: write the probabilities of masks too.
+        overlay: write the images with the contours of their masks as PNG.
+        window: height and width in pixels of the windows in which larger images are predicted; None: whole.
+        flip: average the probabilities of each image and its mirrored copies.
+        largest: keep only the largest connected component of each class: in space for volumes and DICOM series, else
+            in each image.
+        decision: the rule by which probabilities become masks, see ``medarts.deploy.decisions``.
+    """
+
+    batch: int = 8
+    probabilities: bool = False
+    overlay: bool = False
+    window: int | None = None
+    flip: bool = False
+    largest: bool = False
+    decision: Rule = "threshold"
+
+    def check(self, info: ModelInfo) -> None:
+        """Refuses what is out of range, or makes no sense for the task of a network.
+
+        Raises:
+            MedartsError: it does.
+        """
+        check_number("batch", self.batch, low=1, high=_MOST_IMAGES)
+        check_number("window", self.window, low=_SMALLEST_WINDOW, high=_LARGEST_WINDOW)
+        if info.task == "segmentation":
+            check_rule(self.decision, info)
+            return
+        default = Options()
+        for name in ("probabilities", "overlay", "window", "largest", "decision"):
+            if getattr(self, name) != getattr(default, name):
+                raise RecipeError(
+                    f"{info.name} finds no masks, which {name} is for.",
+                    fix="Leave it out: the probabilities of findings are in predictions.csv.",
+                )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a prediction has done.
+
+    Attributes:
+        folder: of the results.
+        predicted: images, volumes and series that were predicted.
+        kept: those that an earlier call had predicted.
+        skipped: file and reason of each that could not be predicted.
+    """
+
+    folder: Path
+    predicted: int
+    kept: int
+    skipped: tuple[tuple[str, str], ...]
+
+
+def predict_files(
+    model: TrainedModel,
+    paths: Sequence[str | Path],
+    folder: Path,
+    options: Options = Options(),  # frozen
+    *,
+    force: bool = False,
+) -> Prediction:
+    """Predicts images, volumes and series, and writes the results into a folder.
+
+    What cannot be read is reported on standard error and in errors.csv, and skipped. Repeated with the same network and
+    options, it continues where it was stopped, and tries again what was skipped.
+
+    Args:
+        model: the network.
+        paths: files, folders, or patterns, see ``medarts.deploy.inputs.find``.
+        folder: new, empty, or of the same prediction.
+        options: see there.
+        force: begin anew in a folder that holds something else, and overwrite.
+
+    Raises:
+        RunError: the folder holds something else, another process writes into it, or it cannot be written.
+        InterruptedRunError: Ctrl-C; the same call continues.
+        MedartsError: there are no images, or the options do not fit the network.
+    """
+    options.check(model.info)
+    sources = find(paths, leave_out=folder)
+    _refuse_inputs(sources, folder)
+    make_folder(folder)
+    with lock.held(folder, "predict"):
+        if not force:
+            _check_folder(folder, _record(model, options))
+        return _Job(model, sources, folder, options).run(anew=force)
+
+
+class _Job:
+    """One call of `predict_files`."""
+
+    def __init__(self, model: TrainedModel, sources: list[Source], folder: Path, options: Options) -> None:
+        self._info = model.info
+        self._record = _record(model, options)
+        self._model = TrainedModel(model.info, _engine(model.engine, model.info, options))
+        self._sources = sources
+        self._folder = folder
+        self._options = options
+        self._masks = model.info.task == "segmentation"
+        self._skipped: list[tuple[str, str]] = []
+        self._done = 0
+        self._steps = {source.name: _steps(source) for source in sources}
+
+    def run(self, *, anew: bool) -> Prediction:
+        _remove_unfinished(self._folder)
+        self._begin(anew=anew)
+        journal = Journal(self._folder, MASKS if self._masks else FINDINGS)
+        finished = journal.recover(self._number_of_rows)
+        remaining = [source for source in self._sources if not self._is_finished(source, finished)]
+        kept = len(self._sources) - len(remaining)
+        total, left = sum(self._steps.values()), sum(self._steps[source.name] for source in remaining)
+        try:
+            with journal, interruption() as asked, progress_bar("predict", total, done=total - left) as bar:
+                self._predict(remaining, journal, asked, bar)
+        except BaseException:
+            with suppress(RunError):  # on a full disk the first error says why
+                write_errors(self._folder, self._skipped)
+            raise
+        write_errors(self._folder, self._skipped)
+        return Prediction(self._folder, self._done, kept, tuple(self._skipped))
+
+    def _begin(self, *, anew: bool) -> None:
+        if anew:  # first, so that a kill leaves no table that seems to belong to the new record
+            for name in (PREDICTIONS, RECORD):
+                with writing(self._folder / name):
+                    (self._folder / name).unlink(missing_ok=True)
+        if not (self._folder / RECORD).exists():
+            write_whole(self._folder / RECORD, json.dumps(self._record, indent=2) + "\n")
+
+    def _predict(self, sources: list[Source], journal: Journal, asked: Interruption, bar: Bar) -> None:
+        """Predicts sources in their order; single images of equal sizes that follow each other share a pass."""
+        group: list[tuple[Source, Prepared]] = []
+        for source in sources:
+            try:
+                count = source.count
+                image = self._prepared(source, 0) if count == 1 else None
+            except DataError as error:
+                self._skip(source, error)
+                bar.advance(self._steps[source.name])
+                continue
+            if group and (image is None or not self._share(group, image)):
+                self._finish(group, journal, asked, bar)
+                group = []
+            if image is not None:
+                group.append((source, image))
+            else:
+                slices = self._slices(source, count, asked, bar)
+                self._write(source, self._model.run(slices, batch=self._batch), journal)
+        self._finish(group, journal, asked, bar)
+
+    def _share(self, group: list[tuple[Source, Prepared]], image: Prepared) -> bool:
+        """Tells whether an image can be predicted together with others."""
+        shape, window = image.values.shape, self._options.window
+        in_windows = window is not None and max(shape[-2:]) > window  # which fill a batch by themselves
+        return len(group) < self._batch and not in_windows and shape == group[0][1].values.shape
+
+    def _finish(self, group: list[tuple[Source, Prepared]], journal: Journal, asked: Interruption, bar: Bar) -> None:
+        if not group:
+            return
+        self._stop_if(asked)
+        found = self._model.run((image for _, image in group), batch=self._batch)
+        for (source, _), outputs in zip(group, found, strict=True):
+            self._write(source, [outputs], journal)
+            bar.advance(self._steps[source.name])
+
+    def _slices(self, source: Source, count: int, asked: Interruption, bar: Bar) -> Iterator[Prepared]:
+        left = self._steps[source.name]
+        try:
+            for index in range(count):
+                self._stop_if(asked)
+                yield self._prepared(source, index)
+                if left > 1:
+                    left -= 1
+                    bar.advance()
+        finally:  # also where a slice is bad
+            bar.advance(left)
+
+    def _prepared(self, source: Source, index: int) -> Prepared:
+        raw = source.read(index)
+        check_kind(raw, self._info, source.path(index))
+        return self._model.prepare(raw, path=source.path(index))
+
+    def _write(self, source: Source, outputs: Iterable[Outputs], journal: Journal) -> None:
+        """Writes all that belongs to a source, its rows last; skips it where it cannot be predicted."""
+        try:
+            rows = self._write_masks(source, outputs) if self._masks else finding_rows([*outputs], self._info)
+        except DataError as error:
+            self._skip(source, error)
+            return
+        journal.append(source.name, _file_of(source), rows)
+        self._done += 1
+
+    def _write_masks(self, source: Source, outputs: Iterable[Outputs]) -> list[Row]:
+        count, classes = source.count, len(self._info.foreground)
+        pixels = []
+        with open_output(source, self._folder, self._info, probabilities=self._options.probabilities) as output:
+            for index, (mask, probabilities) in enumerate(self._decided(source, outputs, count)):
+                output.add(mask, probabilities)
+                pixels.append(np.bincount(mask.ravel(), minlength=classes + 1)[1:])
+                if self._options.overlay:
+                    self._write_overlay(source, index, mask, several=count > 1)
+            rows = mask_rows(pixels, self._info, source.spacing)
+            note = output.finish().note
+        if note is not None:
+            inform(f"{source.paths[0]}: {note}")
+        return rows
+
+    def _decided(self, source: Source, outputs: Iterable[Outputs], count: int) -> Iterator[tuple[Mask, Floats | None]]:
+        """Yields the mask and the probabilities of each slice."""
+        probabilities = (each["probabilities"] for each in outputs)
+        decided = ((decide(each, self._info, self._options.decision), each) for each in probabilities)
+        if not self._options.largest:
+            yield from decided
+        elif count == 1 or source.kind == "raster":
+            yield from ((largest_components(mask), each) for mask, each in decided)
+        else:  # in space
+            keeps = self._options.probabilities
+            masks, kept = zip(*((mask, each if keeps else None) for mask, each in decided), strict=True)
+            yield from zip(largest_components(np.stack(masks)), kept, strict=True)
+
+    def _write_overlay(self, source: Source, index: int, mask: Mask, *, several: bool) -> None:
+        # Read again: what is drawn is known when all slices are predicted, which are too many to be kept.
+        image, info = self._prepared(source, index), self._info
+        limits = image.limits if info.percentiles is not None else np.array(info.window or info.expected_range)
+        path = self._folder / f"{source.name}_overlay{f'/{index:04}' if several else ''}.png"
+        make_folder(path.parent)
+        write_whole(path, overlay_png(image.values, limits, mask))
+
+    def _is_finished(self, source: Source, finished: dict[str, str]) -> bool:
+        file = finished.get(source.name)
+        if file is not None and file != str(_file_of(source)):
+            raise RunError(
+                f"{self._folder} holds a prediction of {file}, which has the same name there as {source.paths[0]}.",
+                fix="Choose another folder, or begin anew with --force.",
+            )
+        return file is not None
+
+    def _number_of_rows(self, name: str) -> int | None:
+        source = next((each for each in self._sources if each.name == name), None)
+        try:
+            count = 0 if source is None else source.count
+        except DataError:
+            return None
+        if not self._masks:
+            return count * len(self._info.outputs)
+        return (count + (count > 1)) * len(self._info.foreground)
+
+    def _skip(self, source: Source, error: DataError) -> None:
+        self._skipped.append((str(source.paths[0]), str(error)))
+        warn(f"skipped: {error}")
+
+    def _stop_if(self, asked: Interruption) -> None:
+        if asked.requested:
+            raise InterruptedRunError(
+                f"Stopped: {self._done} predicted into {self._folder}, none is half written.",
+                fix="The same command continues.",
+            )
+
+    @property
+    def _batch(self) -> int:
+        return self._options.batch
+
+
+def _engine(engine: Engine, info: ModelInfo, options: Options) -> Engine:
+    if options.flip:
+        engine = Mirrored(engine, info)
+    return engine if options.window is None else Windowed(engine, options.window, batch=options.batch)
+
+
+def _record(model: TrainedModel, options: Options) -> dict[str, Any]:
+    """Returns what decides the results, as JSON has it."""
+    network = model.info.model_dump(mode="json")
+    del network["provenance"]["created"]  # of a run, it is today
+    chosen = {name: value for name, value in asdict(options).items() if name != "batch"}
+    return {"format": 1, "network": network, "engine": model.engine.name, "options": chosen}
+
+
+def _check_folder(folder: Path, record: dict[str, Any]) -> None:
+    """Refuses a folder that does not belong to a prediction by the same network with the same options.
+
+    Raises:
+        RunError: it holds something else.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        others = (each.name for each in folder.iterdir() if not each.name.startswith(UNFINISHED))
+        if not {*others} <= lock.FILES:
+            raise RunError(f"{folder} already holds files.", fix="Choose another folder, or overwrite with --force.")
+        return
+    try:
+        found = json.loads(read_text(path, largest=_LARGEST_RECORD, noun="record", error=RunError))
+        different = [name for name in record if found[name] != record[name]]
+        options = [name for name in record["options"] if found["options"].get(name) != record["options"][name]]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise RunError(f"{path} is damaged.", fix="Choose another folder, or begin anew with --force.") from None
+    if different:
+        what = f"other options ({', '.join(options)})" if options else f"another {different[0]}"
+        raise RunError(
+            f"{folder} holds a prediction with {what}.", fix="Choose another folder, or begin anew with --force."
+        )
+
+
+def _refuse_inputs(sources: list[Source], folder: Path) -> None:
+    """Refuses a folder that holds images to predict on, which results could replace."""
+    if not folder.is_dir():
+        return
+    results = folder.resolve()
+    for path in (path for source in sources for path in source.paths):
+        if path.resolve().is_relative_to(results):
+            raise RunError(f"{path} lies in the folder of the results, {folder}.", fix="Choose another folder.")
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what a kill has left half written."""
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            if name.startswith(UNFINISHED):
+                path = Path(parent, name)
+                with writing(path):
+                    path.unlink(missing_ok=True)
+
+
+def _steps(source: Source) -> int:
+    """Returns the number of slices for the progress; of a file that cannot be read, and of pages of a TIFF, one."""
+    try:
+        return 1 if source.kind == "raster" else source.count
+    except DataError:  # raised again when it is read
+        return 1
+
+
+def _file_of(source: Source) -> Path:
+    return source.paths[0].absolute()
