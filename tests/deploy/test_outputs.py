@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from medarts.data.formats import raw_mask
 from medarts.deploy.info import ModelInfo, Provenance
 from medarts.deploy.inputs import Source, find
 from medarts.deploy.outputs import Output, Size, Written, open_output
-from medarts.errors import MedartsError, RunError
+from medarts.errors import DataError, MedartsError, RunError
 
 from .dicoms import AXIAL, NEGATIVE, OBLIQUE, dataset, write, write_series
 
@@ -218,6 +219,22 @@ def test_a_segmentation_refers_to_its_series_slice_by_slice(tmp_path: Path, orie
     assert written.sizes["foreground"].mm3 == pytest.approx(bright(volume).sum() * 0.5 * 0.75 * 2.5)
 
 
+def places_of(paths: list[Path]) -> np.ndarray:
+    """Returns where the bright pixels of the series lie in mm, by the definition of DICOM (PS3.3, C.7.6.2.1.1)."""
+    places = []
+    for path, plane in zip(paths, VOLUME, strict=True):
+        header = pydicom.dcmread(path)
+        across, down = np.split(np.array(header.ImageOrientationPatient, float), 2)
+        for row, column in np.argwhere(bright(plane)):
+            places.append(np.array(header.ImagePositionPatient, float) + across * 0.75 * column + down * 0.5 * row)
+    return np.array(places)
+
+
+def same_points(one: np.ndarray, other: np.ndarray) -> bool:
+    ordered = [each[np.lexsort(np.round(each, 3).T)] for each in (one, other)]
+    return one.shape == other.shape and np.allclose(*ordered, atol=1e-3)
+
+
 @pytest.mark.parametrize("orientation", [AXIAL, NEGATIVE, OBLIQUE], ids=["axial", "negative", "oblique"])
 def test_a_segmentation_fills_the_space_that_it_was_found_in(tmp_path: Path, orientation: tuple[float, ...]) -> None:
     paths = write_series(tmp_path / "scan", VOLUME, orientation=orientation)
@@ -225,15 +242,7 @@ def test_a_segmentation_fills_the_space_that_it_was_found_in(tmp_path: Path, ori
     volume = highdicom.seg.segread(written.paths[0]).get_volume(combine_segments=True)
     found = np.argwhere(np.asarray(volume.array))
     points = (volume.affine @ np.c_[found, np.ones(len(found))].T).T[:, :3]
-    expected = []
-    for path, plane in zip(paths, VOLUME, strict=True):
-        header = pydicom.dcmread(path)
-        across, down = np.split(np.array(header.ImageOrientationPatient, float), 2)
-        for row, column in np.argwhere(bright(plane)):
-            expected.append(np.array(header.ImagePositionPatient, float) + across * 0.75 * column + down * 0.5 * row)
-    assert len(points) == len(expected)
-    order = [np.lexsort(np.round(each, 3).T) for each in (points, np.array(expected))]
-    assert np.allclose(points[order[0]], np.array(expected)[order[1]], atol=1e-3)
+    assert same_points(points, places_of(paths))
 
 
 def test_every_class_is_a_segment(tmp_path: Path) -> None:
@@ -429,3 +438,42 @@ def test_outputs_say_beforehand_what_they_will_write(tmp_path: Path) -> None:
     output: Output = open_output(find([tmp_path])[0], tmp_path / "out", info(), probabilities=True)
     assert output.paths == (tmp_path / "out/v.nii.gz", tmp_path / "out/v_probabilities.nii.gz")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["a.png", "v.nii.gz", "s.dcm"])
+def test_a_mask_never_replaces_its_image(tmp_path: Path, name: str) -> None:
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "a.png")
+    nibabel.save(nibabel.Nifti1Image(VOLUME, np.eye(4)), tmp_path / "v.nii.gz")
+    write(tmp_path / "s.dcm", dataset(VOLUME[0], SOPClassUID=DigitalXRayImageStorageForPresentation))
+    with pytest.raises(DataError, match=f"{name} would replace it"):
+        open_output(find([tmp_path / name])[0], tmp_path, info())
+
+
+def test_masks_of_large_volumes_wait_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medarts.deploy.outputs._IN_MEMORY", 1)
+    nibabel.save(nibabel.Nifti1Image(VOLUME, np.diag([1.0, -1, 1, 1])), tmp_path / "v.nii.gz")
+    written = predict(find([tmp_path / "v.nii.gz"])[0], tmp_path / "out")
+    assert np.array_equal(np.asarray(nibabel.load(written.paths[0]).dataobj), bright(VOLUME))
+    assert list((tmp_path / "out").iterdir()) == [written.paths[0]]
+
+
+def test_a_plan_has_no_mask_and_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "plan.dcm", dataset(VOLUME[0], without=["Rows", "PixelData"]))
+    (source,) = find([path])
+    assert "Rows" in str(open_output(source, tmp_path / "out", info()).note)
+    with pytest.raises(DataError, match="holds no pixels"):
+        source.read(0)
+
+
+@pytest.mark.skipif(not shutil.which("segimage2itkimage"), reason="needs dcmqi")
+@pytest.mark.parametrize("orientation", [AXIAL, NEGATIVE, OBLIQUE], ids=["axial", "negative", "oblique"])
+def test_dcmqi_finds_the_mask_in_the_same_space(tmp_path: Path, orientation: tuple[float, ...]) -> None:
+    paths = write_series(tmp_path / "scan", VOLUME, orientation=orientation)
+    (mask,) = predict(find([tmp_path / "scan"])[0], tmp_path).paths
+    (tmp_path / "out").mkdir()
+    command = ["segimage2itkimage", "--inputDICOM", mask, "--outputDirectory", tmp_path / "out", "-t", "nii"]
+    subprocess.run(command, check=True, capture_output=True)
+    (volume,) = (nibabel.load(path) for path in (tmp_path / "out").glob("*.nii.gz"))
+    found = np.argwhere(np.asarray(volume.dataobj))
+    points = (volume.affine @ np.c_[found, np.ones(len(found))].T).T[:, :3] * [-1, -1, 1]  # NIfTI counts to the right
+    assert same_points(points, places_of(paths))

@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from medarts.data.formats.raw import explained
 from medarts.deploy.info import ModelInfo
 from medarts.errors import DataError, MedartsError
 
-_REFERRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_NEEDED = ("Rows", "Columns", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _COPIED = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName", "SliceThickness"),
@@ -63,7 +64,7 @@ def refusal(paths: Sequence[Path], slices: int, info: ModelInfo) -> str | None:
         MedartsError: highdicom is not installed.
     """
     headers = headers_of(paths[:1])
-    missing = [name for name in _REFERRED if not headers[0].get(name)]
+    missing = [name for name in _NEEDED if not headers[0].get(name)]
     if missing:
         return f"its header has no {missing[0]}"
     frames = slices if len(paths) == 1 else 1
@@ -109,25 +110,26 @@ def _made(headers: Sequence[Any], masks_nhw: NDArray[np.uint8], info: ModelInfo)
     first = headers[0]
     digest = hashlib.sha256(masks_nhw.tobytes()).hexdigest()
     origin = f"{first.SeriesInstanceUID} {first.SOPInstanceUID} {info.provenance.weights} {digest}"
-    return highdicom.seg.Segmentation(
-        source_images=headers,
-        pixel_array=masks_nhw,
-        omit_empty_frames=bool(masks_nhw.any()),  # there must be a frame
-        segmentation_type="BINARY",
-        segment_descriptions=_segments(info),
-        series_instance_uid=_uid("series", origin),
-        series_number=_SERIES_NUMBER + max(int(first.get("SeriesNumber") or 0), 0),
-        sop_instance_uid=_uid("instance", origin),
-        instance_number=1,
-        manufacturer="medarts",
-        manufacturer_model_name=_short(info.name),
-        software_versions=medarts.__version__,
-        device_serial_number=_short(info.provenance.weights) or "unknown",
-        series_description=_short(f"Segmentation by {info.name}"),
-        content_label="SEGMENTATION",
-        content_description=_short(f"medarts {medarts.__version__}: {info.name}"),
-        specific_character_set="ISO_IR 192",
-    )
+    with warnings.catch_warnings(action="ignore"):  # about the style of what is copied from the images
+        return highdicom.seg.Segmentation(
+            source_images=headers,
+            pixel_array=masks_nhw,
+            omit_empty_frames=bool(masks_nhw.any()),  # there must be a frame
+            segmentation_type="BINARY",
+            segment_descriptions=_segments(info),
+            series_instance_uid=_uid("series", origin),
+            series_number=_SERIES_NUMBER + max(int(first.get("SeriesNumber") or 0), 0),
+            sop_instance_uid=_uid("instance", origin),
+            instance_number=1,
+            manufacturer="medarts",
+            manufacturer_model_name=_short(info.name),
+            software_versions=medarts.__version__,
+            device_serial_number=_short(info.provenance.weights) or "unknown",
+            series_description=_short(f"Segmentation by {info.name}"),
+            content_label="SEGMENTATION",
+            content_description=_short(f"medarts {medarts.__version__}: {info.name}"),
+            specific_character_set="ISO_IR 192",
+        )
 
 
 def _segments(info: ModelInfo) -> list[Any]:

@@ -12,7 +12,7 @@ import glob
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medarts.data.formats import Kind, image_count, is_image, kind_of, nifti, raw_image, suffix_of
@@ -40,14 +40,19 @@ class Source:
     Attributes:
         name: relative, with "/" between folders and without suffix; unique among the sources found together.
         kind: "raster" (PNG, JPEG, BMP, TIFF), "nifti" or "dicom".
-        paths: its files, those of a DICOM series in the order of its slices.
+        files: its files, those of a DICOM series in the order of its slices; as texts, which take less memory.
         stack_spacing: of the slices of DICOM files; None for other kinds. See `spacing`.
     """
 
     name: str
     kind: Kind
-    paths: tuple[Path, ...]
+    files: tuple[str, ...]
     stack_spacing: Spacing | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The paths of its files."""
+        return tuple(map(Path, self.files))
 
     @property
     def count(self) -> int:
@@ -56,7 +61,7 @@ class Source:
         Raises:
             DataError: the file is missing, damaged, or has other axes than an image or a volume.
         """
-        return len(self.paths) if len(self.paths) > 1 else image_count(self.paths[0])
+        return len(self.files) if len(self.files) > 1 else image_count(self.path(0))
 
     @property
     def spacing(self) -> Spacing:
@@ -69,19 +74,19 @@ class Source:
         Raises:
             DataError: the file is missing or damaged.
         """
-        path = self.paths[0]
+        path = self.path(0)
         if self.kind == "raster":
             return None, None, None
         if self.kind == "nifti":
             with explained(path):
                 return nifti.voxel_size(path)
-        if len(self.paths) == 1 and self.count > 1:
+        if len(self.files) == 1 and self.count > 1:
             return spacing_of_frames(path)
         return self.stack_spacing or (None, None, None)
 
     def path(self, index: int) -> Path:
         """Returns the file of a slice."""
-        return self.paths[index] if len(self.paths) > 1 else self.paths[0]
+        return Path(self.files[index if len(self.files) > 1 else 0])
 
     def read(self, index: int) -> Raw:
         """Reads a slice as the training does, in the same orientation.
@@ -89,9 +94,8 @@ class Source:
         Raises:
             DataError: see `medarts.data.formats.raw_image`.
         """
-        if len(self.paths) > 1:
-            return raw_image(self.paths[index])
-        return raw_image(self.paths[0], index if self.count > 1 else None)
+        single = len(self.files) > 1 or self.count == 1
+        return raw_image(self.path(index), None if single else index)
 
 
 def find(paths: Sequence[str | Path], *, leave_out: Path | None = None) -> list[Source]:
@@ -162,7 +166,7 @@ class _Chosen:
     """
 
     def __init__(self, leave_out: Path | None) -> None:
-        self.files: dict[str, Path] = {}
+        self.files: dict[str, str] = {}
         self.named: set[str] = set()
         self._roots: set[str] = set()
         self._leave_out = leave_out.resolve() if leave_out else None
@@ -175,7 +179,7 @@ class _Chosen:
             self._add_pattern(path)
         else:
             full = _full(path)
-            self.files.setdefault(full, path)
+            self.files.setdefault(full, str(path))
             self.named.add(full)
             self._roots.add(_folder(full))
 
@@ -208,7 +212,7 @@ class _Chosen:
         """Adds files, and tells whether there are any."""
         found = False
         for path in paths:
-            self.files.setdefault(_full(path), path)
+            self.files.setdefault(_full(path), str(path))
             found = True
         return found
 
@@ -261,25 +265,26 @@ def _may_be_image(path: Path) -> bool:
 def _sources(chosen: _Chosen) -> Iterator[tuple[Source, str | None]]:
     """Yields sources, yet without their names, and what tells a series from others in its folder."""
     series: dict[str, list[Header]] = {}
-    for full, path in chosen.files.items():
+    for full, name in chosen.files.items():
+        path = Path(name)
         kind = _kind(path)
         if kind != "dicom":
-            yield Source("", kind, (path,)), None
+            yield Source("", kind, (name,)), None
             continue
         try:
             header = header_of(path)
         except DataError:  # raised again when it is read
-            yield Source("", kind, (path,)), None
+            yield Source("", kind, (name,)), None
             continue
         if header is not None and header.series:
             series.setdefault(header.series, []).append(header)
         elif header is not None or full in chosen.named:
-            yield Source("", kind, (path,), spacing_of([header]) if header else None), None
+            yield Source("", kind, (name,), spacing_of([header]) if header else None), None
     for headers in series.values():
         for stack in stacks(headers):
             number = stack[0].series_number
             note = None if number is None else f"series-{number}"
-            yield Source("", "dicom", tuple(each.path for each in stack), spacing_of(stack)), note
+            yield Source("", "dicom", tuple(str(each.path) for each in stack), spacing_of(stack)), note
 
 
 def _kind(path: Path) -> Kind:
@@ -296,7 +301,7 @@ def _named(found: list[tuple[Source, str | None]], base: str | None) -> list[Sou
     """Gives sources their names: relative to what holds all, longer ones where two would be equal."""
     names = [_name(source, base) for source, _ in found]
     names = _apart(names, lambda row: _suffixed(names[row], *found[row]))
-    order = sorted(range(len(found)), key=lambda row: (names[row], [str(path) for path in found[row][0].paths[:1]]))
+    order = sorted(range(len(found)), key=lambda row: (names[row], found[row][0].files[0]))
     taken: set[str] = set()
     sources = []
     for row in order:
@@ -305,7 +310,7 @@ def _named(found: list[tuple[Source, str | None]], base: str | None) -> list[Sou
             name, number = f"{names[row]}-{number}", number + 1
         taken |= {name.casefold(), f"{name}{PROBABILITIES}".casefold()}
         source = found[row][0]
-        sources.append(Source(name, source.kind, source.paths, source.stack_spacing))
+        sources.append(replace(source, name=name))
     return sources
 
 
@@ -318,24 +323,29 @@ def _apart(names: Sequence[str], longer: Callable[[int], str]) -> list[str]:
 
 
 def _name(source: Source, base: str | None) -> str:
-    path = source.paths[0]
-    if len(source.paths) > 1:
-        folder = Path(_common(_folder(_full(each)) for each in source.paths))
-        relative = _relative(folder, base)
-        return name_of(folder) if relative == "." else relative
-    stem = path.name.removesuffix(path.name[-len(suffix_of(path)) :]) if is_image(path) else path.name
-    return _relative(Path(_full(path)).with_name(stem or path.name), base)
+    full = _full(source.path(0))
+    if len(source.files) > 1:
+        folder = _common(_folder(_full(each)) for each in source.paths)
+        return _relative(folder, base) or name_of(Path(folder))
+    name, suffix = _relative(full, base), _suffix(source)
+    return name.removesuffix(name[-len(suffix) :]) if suffix else name
 
 
 def _suffixed(name: str, source: Source, note: str | None) -> str:
-    if len(source.paths) > 1:
+    if len(source.files) > 1:
         return f"{name}_{note}" if note else name
-    path = source.paths[0]
-    return f"{name}_{suffix_of(path)[1:].replace('.', '_')}" if is_image(path) else name
+    return name + _suffix(source).replace(".", "_")
 
 
-def _relative(path: Path, base: str | None) -> str:
-    return path.name if base is None else Path(os.path.relpath(path, base)).as_posix()
+def _suffix(source: Source) -> str:
+    """Returns the suffix of an image in lower case; "" of other names, whose last point may belong to a UID."""
+    path = source.path(0)
+    return suffix_of(path) if is_image(path) else ""
+
+
+def _relative(path: str, base: str | None) -> str:
+    """Returns a path below a folder with "/" between its parts; "" for the folder itself."""
+    return Path(path).name if base is None else path.removeprefix(base).strip(os.sep).replace(os.sep, "/")
 
 
 def _common(folders: Iterable[str]) -> str:

@@ -42,6 +42,7 @@ from medarts.data.formats.raw import explained
 from medarts.data.formats.series import Spacing
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.inputs import PROBABILITIES, Source
+from medarts.errors import DataError
 from medarts.system.files import make_folder, whole, writing
 
 Mask = NDArray[np.uint8]
@@ -107,9 +108,17 @@ def open_output(source: Source, folder: Path, info: ModelInfo, *, probabilities:
         probabilities: write them, too.
 
     Raises:
-        DataError: a file of the source is missing or damaged.
+        DataError: a file of the source is missing or damaged, or the mask would replace it.
         MedartsError: highdicom is needed and not installed.
     """
+    output = _output(source, folder, info, probabilities=probabilities)
+    for path in output.paths:
+        if path.exists() and any(path.samefile(file) for file in source.paths if file.exists()):
+            raise DataError(f"The mask of {path} would replace it.", fix="Choose another folder for the results.")
+    return output
+
+
+def _output(source: Source, folder: Path, info: ModelInfo, *, probabilities: bool) -> "Output":
     if source.kind == "nifti":
         return _NiftiOutput(source, folder, info, suffix_of(source.paths[0]), probabilities=probabilities)
     if source.kind == "raster":

@@ -1,5 +1,6 @@
 """DICOM: classic, enhanced (attributes in functional groups) and parametric maps, one frame at a time."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def frame_count(path: Path) -> int:
 
 
 def _image(path: Path, wanted: Wanted) -> Raw:
-    dataset = opened(path)
+    dataset = opened(path) if wanted.index is None else _held(path)
     if not any(name in dataset for name in _PIXELS):
         kind = getattr(dataset.get("SOPClassUID"), "name", "") or "object of an unknown class"
         raise DataError(f"{path} holds no pixels: it is a DICOM {kind}.", fix="Take it out, or export it as an image.")
@@ -98,6 +99,17 @@ def opened(path: Path, *, pixels: bool = True, tags: Sequence[str] | None = None
         syntax = syntaxes.get((implicit, little), pydicom.uid.ExplicitVRBigEndian)
         dataset.file_meta.TransferSyntaxUID = syntax
     return dataset
+
+
+def _held(path: Path) -> Any:
+    """Opens a file of which further frames will be read, whose pixels are many."""
+    about = path.stat()
+    return _cached(path, about.st_mtime_ns, about.st_ctime_ns, about.st_size)
+
+
+@functools.lru_cache(maxsize=1)
+def _cached(path: Path, *_changed: int) -> Any:
+    return opened(path)
 
 
 def _decoded(path: Path, dataset: Any, index: int) -> Array:
