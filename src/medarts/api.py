@@ -187,14 +187,20 @@ def evaluate(
     data: "DataLike | None" = None,
     split: str = "test",
     head: str | None = None,
+    heads: bool = False,
+    flip: bool = False,
 ) -> "Scores":
     """Scores a trained network: every image by itself, then means with 95 % intervals over patients.
+
+    Of masks, ``decisions`` of the scores says what the threshold of validation and the Dice-optimal decision gain.
 
     Args:
         run: a training run.
         data: data sets to score on: names in its recipe, folders, or images in memory. Default: those of its recipe.
         split: train, val, test, or all.
-        head: an early, faster head, such as "4,0". Default: the last.
+        head: an early, faster head, such as "4,0", or "average", the mean of all. Default: the last.
+        heads: whether ``decisions`` says what every head of a network for masks gives.
+        flip: whether it says what the mean over mirrored copies of the images gives, in four passes.
 
     Raises:
         MedartsError: the run has no checkpoint, or the data or the head do not fit.
@@ -205,7 +211,15 @@ def evaluate(
 
     opened, given = RunDirectory.open(path_of(run), kind="train"), _given(data)
     sources = choose_sources(given, known=opened.recipe.data.sources) if isinstance(given, tuple) else None
-    return evaluate_run(opened.path, sources=sources, split=part_named(split), head=head, data=_store(given))
+    return evaluate_run(
+        opened.path,
+        sources=sources,
+        split=part_named(split),
+        head=head,
+        data=_store(given),
+        heads=heads,
+        flip=flip,
+    )
 
 
 def predict(

@@ -258,18 +258,24 @@ def evaluate(
     data: DataSets = (),
     split: Annotated[str, arg(metavar="SPLIT")] = "test",
     head: Annotated[str | None, arg(metavar="HEAD", help_behavior_hint="")] = None,
+    heads: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+    flip: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
 ) -> None:
     """Score a trained network image by image, and average with 95 % confidence intervals over patients.
+
+    Masks are also scored with the threshold chosen on the validation images and with the Dice-optimal decision.
 
     Args:
         run: Training run.
         data: Data sets to score on, as names in its recipe or folders. Default: those it was trained on.
         split: train, val, test, or all for every image.
-        head: Earlier, faster head, such as 4,0. Default: the last.
+        head: Earlier, faster head, such as 4,0, or average, the mean of all. Default: the last.
+        heads: Also score masks of every head and of their average.
+        flip: Also score masks averaged over mirrored copies of each image, which takes four passes.
     """
     from medarts import api, terminal
 
-    terminal.show_scores(api.evaluate(run, data=data or None, split=split, head=head))
+    terminal.show_scores(api.evaluate(run, data=data or None, split=split, head=head, heads=heads, flip=flip))
 
 
 def predict(

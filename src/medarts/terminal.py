@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.table import Column, Table
 
 from medarts.comparison.compare import Comparison
@@ -13,6 +14,7 @@ from medarts.comparison.overall import OVERALL
 from medarts.config import SPLITS
 from medarts.data.cache import CachedStore
 from medarts.data.examination import Examination
+from medarts.evaluation.deciding import shown_ways
 from medarts.evaluation.scores import Scores, excluded, vanished
 from medarts.evaluation.summary import YOUDEN, without_repetition
 from medarts.metrics import metrics_of
@@ -114,6 +116,8 @@ def show_scores(scores: Scores) -> None:
         counts = f"{about['positives']} of {about['images']}" if about["classes"] == 1 else ""
         table.add_row(*(printable(str(about[name])) for name in several), counts, *values, *at)
     show_table(console, table)
+    if scores.decisions is not None:
+        _show_decisions(scores.decisions)
     for dataset, classes in excluded(scores.table).items():
         named = "; ".join(f"{name} ({reason})" for name, reason in classes.items())
         say(f"{dataset}: excluded from the means: {named}.", to=console)
@@ -122,6 +126,24 @@ def show_scores(scores: Scores) -> None:
         say(f"{dataset}: lost by resizing, and scored 0: {lost}. A larger data.size would show it.", to=console)
     head = "" if scores.head is None else f", head {scores.head}"
     console.print(f"Split {scores.split}{head}; 95 % intervals over patients. All values: scores/")
+
+
+def _show_decisions(decisions: pd.DataFrame) -> None:
+    """Prints what other ways to masks gain over that of the scores."""
+    shown = shown_ways(decisions)
+    if not shown:
+        return
+    with_cost = any(one.flops != 1 for one in shown)
+    table = Table(name_column("data set"), name_column("decision"), *columns("Dice", "gain", "IoU"))
+    if with_cost:
+        table.add_column("FLOPs", justify="right")
+    for one in shown:
+        gain = "–" if math.isnan(one.dice["gain"]) else f"{one.dice['gain']:+.3f}"
+        if not math.isnan(one.dice["gain_low"]):
+            gain += f"\n{one.dice['gain_low']:+.3f} to {one.dice['gain_high']:+.3f}"
+        cells = [_with_interval(one.dice, digits=3), gain, _with_interval(one.jaccard, digits=3)]
+        table.add_row(printable(one.dataset), one.name, *cells, *([f"{one.flops:.0%}"] if with_cost else []))
+    show_table(console, table)
 
 
 def _with_interval(row: Any, *, digits: int) -> str:

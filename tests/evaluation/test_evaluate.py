@@ -124,6 +124,7 @@ def test_files(run):
     scores = evaluate(run.path)
     folder = run.path / "scores" / "test"
     assert sorted(path.name for path in folder.iterdir()) == [
+        "decisions.csv",
         "examples.npz",
         "scores.csv",
         "scores.json",
@@ -152,7 +153,7 @@ def test_predictions_are_not_kept_in_memory(run, monkeypatch):
     """Those of a batch are let go before those of the next are made."""
     alive: list[weakref.ref] = []
     most: list[int] = []
-    real = scoring._predict_masks
+    real = scoring._classes_of
 
     def watched(*arguments, **options):
         most.append(sum(one() is not None for one in alive))
@@ -160,7 +161,7 @@ def test_predictions_are_not_kept_in_memory(run, monkeypatch):
         alive.append(weakref.ref(predictions))
         return predictions
 
-    monkeypatch.setattr(scoring, "_predict_masks", watched)
+    monkeypatch.setattr(scoring, "_classes_of", watched)
     evaluate(run.path, split="all")
     assert len(most) > 5
     assert max(most) <= 1

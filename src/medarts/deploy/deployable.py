@@ -34,9 +34,7 @@ class Deployable(nn.Module):
     @property
     def output_names(self) -> tuple[str, ...]:
         """The names of the outputs."""
-        if self.info.task == "segmentation":
-            return "probabilities", "mask"
-        return "logits", "probabilities", "calibrated", "decisions"
+        return output_names(self.info)
 
     def forward(self, image_bchw: Tensor, limits_b2: Tensor | None = None) -> tuple[Tensor, ...]:
         """Returns the outputs in the order of ``output_names``.
@@ -77,6 +75,13 @@ class Deployable(nn.Module):
         temperature = 1.0 if self.info.calibration is None else self.info.calibration.temperature
         calibrated = torch.sigmoid(logits / temperature)
         return logits, torch.sigmoid(logits), calibrated, (calibrated >= self.thresholds).to(torch.uint8)
+
+
+def output_names(info: ModelInfo) -> tuple[str, ...]:
+    """Returns the names of the outputs of a network, in their order."""
+    if info.task == "segmentation":
+        return "probabilities", "mask"
+    return "logits", "probabilities", "calibrated", "decisions"
 
 
 class TorchEngine:

@@ -1,6 +1,14 @@
-"""Trained networks as one ONNX file, from stored values to masks and findings, that runs without PyTorch."""
+"""Trained networks as one file, from stored values to masks and findings: ONNX, which runs without PyTorch, or torch.
+
+The file of ``torch.export`` is for programs in PyTorch that do without medarts:
+
+    about = {"medarts.json": ""}
+    network = torch.export.load("net.pt2", extra_files=about).module()
+    probabilities, mask = network(images)  # float32, B x C x H x W, as stored
+"""
 
 import contextlib
+import io
 import logging
 import tempfile
 import warnings
@@ -11,10 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medarts.deploy.deployable import Deployable
-from medarts.deploy.engines import IMAGE, LIMITS
+from medarts.deploy.deployable import Deployable, output_names
+from medarts.deploy.engines import IMAGE, LIMITS, Floats, Outputs
 from medarts.deploy.info import METADATA, ModelInfo
 from medarts.network import Network
+
+ARCHIVED = "medarts.json"
+"""The name of the description in an archive of ``torch.export``."""
 
 OPSET = 20
 """Of the operators; the first one whose Resize has what PyTorch's has (18), and ONNX Runtime 1.17 knows."""
@@ -28,12 +39,10 @@ def to_onnx(deployable: Deployable) -> bytes:
     Args:
         deployable: in evaluation mode, on the CPU.
     """
-    import onnx
-
-    model = _cleaned(_translated(deployable))
-    onnx.helper.set_model_props(model, metadata(deployable.info))
-    content: bytes = model.SerializeToString()
-    return content
+    arguments, shapes = _inputs(deployable.info)
+    program = _program(deployable, arguments, shapes)
+    model = _cleaned(_translated(program, arguments, deployable.output_names))
+    return with_metadata(model, deployable.info)
 
 
 def network_to_onnx(network: Network, *, in_channels: int, size: int) -> bytes:
@@ -47,9 +56,9 @@ def network_to_onnx(network: Network, *, in_channels: int, size: int) -> bytes:
         in_channels: channels of the images.
         size: their height and width, in pixels.
     """
-    images = torch.zeros(2, in_channels, size, size)
-    batch = torch.export.Dim("batch", min=1)
-    content: bytes = _cleaned(_exported(_Alone(network), (images,), ({0: batch},), ("logits",))).SerializeToString()
+    images = (torch.zeros(2, in_channels, size, size),)
+    program = _program(_Alone(network), images, ({0: torch.export.Dim("batch", min=1)},))
+    content: bytes = _cleaned(_translated(program, images, ("logits",))).SerializeToString()
     return content
 
 
@@ -76,6 +85,51 @@ def _cleaned(translated: Any) -> Any:
     model.opset_import.extend(opsets)
     _name_axes(model.graph)
     return model
+
+
+def with_metadata(model: Any, info: ModelInfo) -> bytes:
+    """Returns the content of an ONNX file that says what its network expects and gives."""
+    import onnx
+
+    onnx.helper.set_model_props(model, metadata(info))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def to_torch(deployable: Deployable) -> bytes:
+    """Returns the same as the content of an archive of ``torch.export``, the description in "medarts.json" of it."""
+    content = io.BytesIO()
+    torch.export.save(
+        _program(deployable, *_inputs(deployable.info)),
+        content,
+        extra_files={ARCHIVED: deployable.info.model_dump_json()},
+    )
+    return content.getvalue()
+
+
+class TorchArchive:
+    """A network in an archive of ``torch.export``.
+
+    Args:
+        content: of the archive.
+    """
+
+    name = "torch.export"
+
+    def __init__(self, content: bytes) -> None:
+        about = {ARCHIVED: ""}
+        with quiet():
+            program = torch.export.load(io.BytesIO(content), extra_files=about)
+        self.info = ModelInfo.model_validate_json(about[ARCHIVED])
+        self._network = program.module()
+        self._names = output_names(self.info)
+
+    def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
+        """Returns all outputs by name."""
+        given = [torch.from_numpy(images_bchw), torch.from_numpy(limits_b2)]
+        with torch.inference_mode():
+            found = self._network(*given[: 1 if self.info.percentiles is None else 2])
+        return {name: each.numpy() for name, each in zip(self._names, found, strict=True)}
 
 
 def metadata(info: ModelInfo) -> dict[str, str]:
@@ -115,32 +169,32 @@ def _name_axes(graph: Any) -> None:
                 axis.dim_param = names[axis.dim_param]
 
 
-def _translated(deployable: Deployable) -> Any:
-    """Returns the graph of all of it, as PyTorch translates it."""
-    info = deployable.info
+def _inputs(info: ModelInfo) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """Returns an example of the inputs of a network, and the dynamic axes of each."""
     image = torch.zeros(2, info.in_channels, info.size + 1, info.size + 2)
     # One is a size like any other, though PyTorch would make a case of its own of it.
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
-    arguments: tuple[Tensor, ...] = (image,)
-    shapes: tuple[dict[int, Any], ...] = ({0: batch, 2: height, 3: width},)
-    if info.percentiles is not None:
-        arguments, shapes = (image, torch.full((2, 2), torch.nan)), (*shapes, {0: batch})
-    return _exported(deployable, arguments, shapes, deployable.output_names)
+    axes = {0: batch, 2: height, 3: width}
+    if info.percentiles is None:
+        return (image,), (axes,)
+    return (image, torch.full((2, 2), torch.nan)), (axes, {0: batch})
 
 
-def _exported(
-    module: nn.Module, arguments: tuple[Tensor, ...], shapes: tuple[dict[int, Any], ...], outputs: Sequence[str]
-) -> Any:
-    """Returns the graph of a module, as PyTorch translates it.
+def _program(module: nn.Module, arguments: tuple[Tensor, ...], shapes: tuple[dict[int, Any], ...]) -> Any:
+    """Returns the graph of a module in PyTorch.
 
     Args:
         module: in evaluation mode, on the CPU.
         arguments: an example of its inputs.
         shapes: of each input its dynamic axes.
-        outputs: their names.
     """
-    with _quiet(), torch.no_grad():
-        program = torch.export.export(module, arguments, dynamic_shapes=shapes)
+    with quiet(), torch.no_grad():
+        return torch.export.export(module, arguments, dynamic_shapes=shapes)
+
+
+def _translated(program: Any, arguments: tuple[Tensor, ...], outputs: Sequence[str]) -> Any:
+    """Returns a graph of PyTorch as one of ONNX."""
+    with quiet(), torch.no_grad():
         translated = torch.onnx.export(
             program,
             arguments,
@@ -229,14 +283,13 @@ def _simplified(model: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what PyTorch says of its own parts: packages that it does without, classes that will change."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
+def quiet() -> Iterator[None]:
+    """Silences what libraries say of their own parts: packages that they do without, classes that will change."""
+    level = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            logging.disable(level)

@@ -6,21 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from medarts.config import Recipe, SourceSettings, Split, Task
 from medarts.config.data import make_source
 from medarts.data.arrays import data_section
 from medarts.data.batches import Batches
-from medarts.data.manifest import Manifest, Part
+from medarts.data.manifest import Part
 from medarts.data.opening import open_data, open_manifest
 from medarts.data.store import ImageStore, open_store
-from medarts.engine.changes import check_places
+from medarts.deploy.info import Calibration
+from medarts.deploy.runs import info_of
 from medarts.engine.checkpoint import of_weights
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
-from medarts.errors import DataError, RunError, did_you_mean
+from medarts.errors import DataError, MedartsError, RunError
+from medarts.evaluation.calibrating import FOUND_ON, as_shipped, calibration_of, checked_head, own_manifest
+from medarts.evaluation.deciding import AVERAGE, OtherWays, flops_of
 from medarts.evaluation.files import Fingerprints, of_images, of_metrics
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.scoring import score_findings, score_masks
@@ -28,12 +30,8 @@ from medarts.evaluation.summary import DEFINITIONS
 from medarts.metrics import definitions
 from medarts.metrics.masks import CONVENTIONS
 from medarts.network import FindingNetwork, Network
-from medarts.network.inference import shipped
-from medarts.system.console import progress_bar
+from medarts.system.console import progress_bar, warn
 from medarts.training.trained import checkpoint_of, load_network
-
-FOUND_ON: Split = "val"
-"""Split on which the thresholds and the temperature of a classifier are found."""
 
 FOLDER_DIGITS = 8
 """Hexadecimal digits in the names of folders of scores on other data sets."""
@@ -47,19 +45,24 @@ def evaluate(
     split: Part = "test",
     head: str | None = None,
     data: ImageStore | None = None,
+    heads: bool = False,
+    flip: bool = False,
 ) -> Scores:
     """Scores the best checkpoint of a training run, and writes the scores into a folder of ``scores`` of the run.
 
     Masks are scored at the size of the recipe, for every image and class, and then averaged. Findings are scored over
-    all images of a data set; their thresholds and temperature come from the validation images of the run.
+    all images of a data set; their thresholds and temperature come from the validation images of the run. So do those
+    of masks by which other decisions are scored beside, see ``medarts.evaluation.deciding``.
 
     Args:
         path: the training run.
         sources: data sets to score on, whose names and digits of whose images are part of the folder's name; None takes
             those of the run.
         split: the split to score, or all images.
-        head: the head to use, such as "4,0", which is part of the folder's name; Default: the last.
+        head: the head to use, such as "4,0", or "average", which is part of the folder's name; Default: the last.
         data: images in memory: those of the run, or others, which are scored as another data set; ``sources`` is None.
+        heads: whether all heads of a network for masks, and their average, are scored beside.
+        flip: whether masks from the mean over mirrored copies of the images are scored beside.
 
     Raises:
         RunError: the run has no checkpoint yet, or no such head; its recipe was edited, or its data have changed; or
@@ -70,7 +73,7 @@ def evaluate(
     with run.at_work("evaluate"):
         if data is not None and data.manifest.fingerprint() != run.facts["data_fingerprint"]:
             sources = _sources_in_memory(run, data)
-        return _evaluate(run, sources, split, head, data)
+        return _evaluate(run, sources, split, head, data, heads=heads, flip=flip)
 
 
 def _sources_in_memory(run: RunDirectory, data: ImageStore) -> tuple[SourceSettings, ...]:
@@ -92,6 +95,9 @@ def _evaluate(
     split: Part,
     head: str | None,
     data: ImageStore | None,
+    *,
+    heads: bool,
+    flip: bool,
 ) -> Scores:
     recipe = run.recipe
     _check_task(recipe.data.task, sources or ())
@@ -99,7 +105,7 @@ def _evaluate(
     fabric = make_fabric(recipe.compute)
     network = load_network(run)
     weights = of_weights(network.state_dict())
-    chosen = _checked_head(network, head)
+    chosen = checked_head(network, head)
     if isinstance(network, FindingNetwork):
         head = None  # it has one
     looked_at = _looked_at(run, sources, split, data)
@@ -109,14 +115,36 @@ def _evaluate(
     )
     made_of = Fingerprints(of_images(looked_at), weights, _metrics(recipe))
     folder = scores_folder(run, split, made_of.images, sources=sources, head=head)
-    # fp16 is for training: inference keeps the range of its weights.
-    dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     network = network.to(fabric.device)
     if not isinstance(network, FindingNetwork):
-        model = shipped(network, in_channels=recipe.data.in_channels, size=recipe.data.size, dtype=dtype)
-        return score_masks(model, batches, recipe, head=chosen, folder=folder, made_of=made_of)
+        model = as_shipped(network, recipe)
+        beside = (*network.heads, AVERAGE) if heads and len(network.heads) > 1 else (chosen,)
+        # Scaling, the one thing of it that may differ between data sets, is no matter here: images come scaled.
+        info = info_of(run, network, domain=recipe.data.sources[0].domain, head=chosen)
+        info = info.model_copy(update={"calibration": _calibration(run, model, looked_at[0][0], sources, head)})
+        ways = OtherWays(model, info, flops=flops_of(network, recipe, beside), flip=flip)
+        return score_masks(model, batches, recipe, head=chosen, folder=folder, made_of=made_of, others=ways)
+    if heads or flip:
+        raise RunError("Heads and mirrored images are scored for masks alone.", fix="Leave out heads and flip.")
     (validation,) = others
     return score_findings(network, batches, recipe, validation=validation, folder=folder, made_of=made_of)
+
+
+def _calibration(
+    run: RunDirectory,
+    model: Network,
+    store: ImageStore,
+    sources: tuple[SourceSettings, ...] | None,
+    head: str | None,
+) -> Calibration | None:
+    """Returns the calibration of a network for masks; None where other images are scored and its own are gone."""
+    try:
+        return calibration_of(run, head=head, data=store if sources is None else None, model=model)
+    except MedartsError as error:
+        if sources is None:
+            raise
+        warn(f"Only the decision by threshold is scored: the validation images of {run.path} cannot be used. {error}")
+        return None
 
 
 def scores_folder(
@@ -180,31 +208,17 @@ def _looked_at(
     if data is not None:
         if recipe.data.task == "segmentation":
             return [(data, split)]
-        own = data if sources is None else open_store(_own_manifest(run, (FOUND_ON,)), recipe.data)
+        own = data if sources is None else open_store(own_manifest(run, (FOUND_ON,)), recipe.data)
         return [(data, split), (own, FOUND_ON)]
     settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
     threads = recipe.compute.threads
     needs: tuple[Split, ...] = () if split == "all" else (split,)
     if recipe.data.task == "segmentation":
-        manifest = _own_manifest(run, needs) if sources is None else open_manifest(settings, needs=needs)
+        manifest = own_manifest(run, needs) if sources is None else open_manifest(settings, needs=needs)
         return [(open_store(manifest, settings, threads=threads), split)]
-    own = open_store(_own_manifest(run, (*needs, FOUND_ON)), recipe.data, threads=threads)
+    own = open_store(own_manifest(run, (*needs, FOUND_ON)), recipe.data, threads=threads)
     store = own if sources is None else open_data(settings, needs=needs, threads=threads)
     return [(store, split), (own, FOUND_ON)]
-
-
-def _own_manifest(run: RunDirectory, needs: tuple[Split, ...]) -> Manifest:
-    """Lists the data of a run, before any image is read.
-
-    Raises:
-        DataError: a folder is gone, or a split is empty.
-        RunError: the data have changed since the run began.
-    """
-    recipe = run.recipe
-    check_places(run, recipe)
-    manifest = open_manifest(recipe.data, needs=needs)
-    run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
-    return manifest
 
 
 def _check_task(task: Task, sources: tuple[SourceSettings, ...]) -> None:
@@ -214,12 +228,6 @@ def _check_task(task: Task, sources: tuple[SourceSettings, ...]) -> None:
                 f"The images of {source.domain} are for {source.task}, but the network is for {task}.",
                 fix="Give images with findings." if task == "classification" else "Give images with masks.",
             )
-
-
-def _checked_head(network: Network, head: str | None) -> str:
-    if head is not None and head not in network.heads:
-        raise RunError(f"The network has no head '{head}'.", fix=did_you_mean(head, network.heads))
-    return head or network.heads[-1]
 
 
 def load_scores(

@@ -144,7 +144,7 @@ def again(folder: Path) -> str:
     """Returns what to do about a folder of scores that cannot be used: the command, with the options of its name."""
     split, _, rest = folder.name.partition("-")
     data = re.sub(r"-[0-9a-f]{8}$", "", rest)  # digits of images stand behind names of data sets alone
-    found = re.fullmatch(r"(.*?)-?(?:head-([\d,]+))?", data)
+    found = re.fullmatch(r"(.*?)-?(?:head-([\d,]+|average))?", data)
     data, head = found.groups() if found else (data, None)
     options = ["--split", split, *([] if head is None else ["--head", head])]
     command = shlex.join(["medarts", "evaluate", str(folder.parent.parent), *options])

@@ -40,9 +40,11 @@ COLUMNS = ("dataset", "image", "patient", "class", "truth", "metric", "value")
 RUN_COLUMNS = ("network", "seed", "split")
 """What is added where several runs are loaded."""
 
+DECISIONS = "decisions.csv"
+
 TRUTHS = ("present", "empty", "vanished")
 
-_TEXTS = ("dataset", "image", "patient", "class", "truth", "metric")
+_TEXTS = ("dataset", "image", "patient", "class", "truth", "metric", "head", "decision")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Scores:
         made_of: the images, weights and metrics; None in tests alone.
         calibration: of a network for findings.
         summary: means with intervals, see ``medarts.evaluation.summary``.
+        decisions: of masks, what other ways from the network to them gain, see ``medarts.evaluation.deciding``.
     """
 
     table: pd.DataFrame
@@ -88,6 +91,7 @@ class Scores:
     made_of: Fingerprints | None = None
     calibration: Calibration | None = None
     summary: pd.DataFrame | None = None
+    decisions: pd.DataFrame | None = None
 
     @property
     def task(self) -> Task:
@@ -99,6 +103,7 @@ class Scores:
 
         * ``scores.csv``: the long table; undefined values are empty.
         * ``summary.csv``: means with intervals.
+        * ``decisions.csv``: of masks, those of other decisions, heads and passes.
         * ``examples.npz``: the examples.
         * ``scores.json``, last: what was scored, what was fitted, and digests of the other files.
 
@@ -113,6 +118,8 @@ class Scores:
         files["scores.csv"] = _csv(self.table)
         if self.summary is not None:
             files["summary.csv"] = _csv(self.summary)
+        if self.decisions is not None:
+            files[DECISIONS] = _csv(self.decisions)
         content = {
             "task": self.task,
             "split": self.split,
@@ -147,6 +154,7 @@ class Scores:
                 made_of=None if made_of is None else Fingerprints(**made_of),
                 calibration=None if calibration is None else Calibration(**calibration),
                 summary=read_summary(folder) if "summary.csv" in content["files"] else None,
+                decisions=_read_decisions(folder) if DECISIONS in content["files"] else None,
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise RunError(f"{folder} holds no scores ({error!r}).", fix=again(folder)) from error
@@ -161,6 +169,12 @@ def read_summary(folder: Path) -> pd.DataFrame:
     counts = ("classes", "images", "patients", "positives", "undefined")
     summary = _read_csv(folder / "summary.csv", numbers=("value", "low", "high", *counts))
     return summary.astype(dict.fromkeys(counts, np.int64))
+
+
+def _read_decisions(folder: Path) -> pd.DataFrame:
+    counts = ("passes", "images", "patients")
+    numbers = ("flops", "value", "low", "high", "gain", "gain_low", "gain_high", *counts)
+    return _read_csv(folder / DECISIONS, numbers=numbers).astype(dict.fromkeys(counts, np.int64))
 
 
 def _csv(table: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from medarts.config import Recipe
 from medarts.data.batches import Batch, Batches
 from medarts.data.reading import MaskState
 from medarts.errors import RunError
+from medarts.evaluation.deciding import OtherWays, logits_of
 from medarts.evaluation.files import Fingerprints
 from medarts.evaluation.scores import Calibration, Scores, image_values, table_of
 from medarts.evaluation.summary import SENSITIVE, YOUDEN, summarized
@@ -34,7 +36,14 @@ _TRUTHS = {MaskState.EMPTY: "empty", MaskState.PRESENT: "present", MaskState.VAN
 
 
 def score_masks(
-    model: nn.Module, batches: Batches, recipe: Recipe, *, head: str, folder: Path, made_of: Fingerprints
+    model: nn.Module,
+    batches: Batches,
+    recipe: Recipe,
+    *,
+    head: str,
+    folder: Path,
+    made_of: Fingerprints,
+    others: OtherWays,
 ) -> Scores:
     """Scores the masks that a network predicts, and writes scores and examples.
 
@@ -45,11 +54,14 @@ def score_masks(
         head: the head to use.
         folder: gets the files.
         made_of: of the images, the network's weights and the metrics.
+        others: other decisions, heads and passes, which are scored beside.
     """
     rows: list[tuple[Any, ...]] = []
-    with progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar:
+    with progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar, torch.inference_mode():
         for batch in batches.all():
-            rows += _mask_rows(batch, batches, _predict_masks(model, batch, recipe, head=head), recipe.data.classes)
+            logits = logits_of(model, batch.images, head)
+            rows += _mask_rows(batch, batches, _classes_of(logits, recipe), recipe.data.classes)
+            others.add(batch, logits)
             bar.advance(len(batch.images))
     scores = summarized(
         Scores(
@@ -61,16 +73,15 @@ def score_masks(
             made_of=made_of,
         )
     )
+    scores = replace(scores, decisions=others.summary(scores))
     scores.write(folder, examples=_mask_examples(model, batches, recipe, scores.table, head=head))
     return scores
 
 
-def _predict_masks(model: nn.Module, batch: Batch, recipe: Recipe, *, head: str) -> NDArray[np.uint8]:
+def _classes_of(logits: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
     """Returns the predicted class indices of a batch (B, H, W)."""
-    with torch.inference_mode():
-        logits = model(batch.images, head)
-        predicted = predicted_classes(logits, classes=recipe.data.classes, threshold=recipe.evaluation.threshold)
-        indices: NDArray[np.uint8] = predicted.cpu().numpy()
+    predicted = predicted_classes(logits, classes=recipe.data.classes, threshold=recipe.evaluation.threshold)
+    indices: NDArray[np.uint8] = predicted.cpu().numpy()
     return indices
 
 
@@ -109,7 +120,8 @@ def _mask_examples(
             titles.append(f"{dataset} · {title} · {image} · Dice {worth}")
     part = batches.store.manifest.where(lambda sample: (sample.domain, sample.key) in set(chosen))
     few = Batches(batches.store, part, batch=batches.batch, name=batches.name, device=batches.device)
-    predictions = np.concatenate([_predict_masks(model, batch, recipe, head=head) for batch in few.all()])
+    with torch.inference_mode():
+        predictions = np.concatenate([_classes_of(logits_of(model, batch.images, head), recipe) for batch in few.all()])
     position = {(sample.domain, sample.key): row for row, sample in enumerate(part.samples)}
     rows = [position[name] for name in chosen]
     return {
@@ -141,11 +153,10 @@ def score_findings(
         made_of: of all of these images, the network's weights and the metrics.
     """
     network.eval()
-    dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     findings = batches.store.manifest.findings
-    logits, labels = _predict_findings(network, batches, dtype=dtype)
+    logits, labels = predict_findings(network, batches, recipe)
     calibration = calibrate(
-        *_predict_findings(network, validation, dtype=dtype),
+        *predict_findings(network, validation, recipe),
         findings=findings,
         sensitivity=recipe.evaluation.sensitivity,
     )
@@ -224,9 +235,10 @@ def calibrate(logits: Floats, labels: Labels, *, findings: Sequence[str], sensit
     return Calibration(temperature, sensitivity, thresholds, without)
 
 
-def _predict_findings(network: FindingNetwork, batches: Batches, *, dtype: torch.dtype | None) -> tuple[Floats, Labels]:
-    """Returns logits and labels of all images, in their order; ``dtype`` is that of mixed precision, None for none."""
+def predict_findings(network: FindingNetwork, batches: Batches, recipe: Recipe) -> tuple[Floats, Labels]:
+    """Returns logits and labels of all images, both (N, F), in their order, by a network in evaluation mode."""
     logits = []
+    dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     device = batches.device.type
     with (
         progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar,

@@ -80,7 +80,13 @@ def summarized(scores: Scores) -> Scores:
     return replace(scores, summary=pd.DataFrame([*rows], columns=[*COLUMNS]))
 
 
-def _mask_rows(scores: Scores) -> Iterator[tuple[Any, ...]]:
+def of_differences(scores: Scores) -> pd.DataFrame:
+    """Returns the summary of masks whose table holds differences between two scores of the same images."""
+    return pd.DataFrame([*_mask_rows(scores, limits=(-1.0, 1.0))], columns=[*COLUMNS])
+
+
+def _mask_rows(scores: Scores, *, limits: tuple[float, float] | None = None) -> Iterator[tuple[Any, ...]]:
+    """Yields the rows of masks; ``limits`` are those of the values, and those of the metric by default."""
     values = counted(scores.table)
     if values["class"].nunique() > 1:
         values = pd.concat([_mean_of_classes(values), values])
@@ -97,7 +103,8 @@ def _mask_rows(scores: Scores) -> Iterator[tuple[Any, ...]]:
             )
             for of_metric in values["metric"].unique():
                 columns = [one[one["metric"] == of_metric] for one in of_groups]
-                value, interval, undefined = _mean(columns, metric(of_metric), draws=scores.draws, seed=scores.seed)
+                of = metric(of_metric) if limits is None else replace(metric(of_metric), limits=limits)
+                value, interval, undefined = _mean(columns, of, draws=scores.draws, seed=scores.seed)
                 yield dataset, name, of_metric, value, *interval, *counts, undefined
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medarts.evaluation.deciding import shown_ways
 from medarts.evaluation.files import EXAMPLES, read_files
-from medarts.evaluation.scores import Scores, excluded, vanished
+from medarts.evaluation.scores import DECISIONS, Scores, excluded, vanished
 from medarts.evaluation.summary import (
     ALL,
     DEFINITIONS,
@@ -60,7 +61,7 @@ def read_run_scores(folder: Path) -> Content:
         "draws": f"{scores.draws:,}",
         "metrics": [one.title for one in metrics],
         "definitions": {one.title: one.definition for one in metrics} | DEFINITIONS,
-        "files": FILES,
+        "files": FILES if scores.decisions is None else (*FILES[:1], DECISIONS, *FILES[1:]),
     }
     if scores.task == "segmentation":
         return content | _masks(scores, summary, main, metrics, folder if has_examples else None)
@@ -98,10 +99,31 @@ def _masks(
             for (dataset, name), row in summary.groupby(["dataset", "class"], sort=False)
             for cells in [row.set_index("metric")]
         ],
+        "ways": [] if scores.decisions is None else _ways(scores.decisions),
         "examples": _mask_examples(examples),
         "true_color": TRUE,
         "predicted_color": PREDICTED,
     }
+
+
+def _ways(decisions: pd.DataFrame) -> list[Content]:
+    """Returns what other ways to masks gain over that of the scores."""
+    return [
+        {
+            "dataset": one.dataset,
+            "name": one.name,
+            "dice": _cell(one.dice),
+            "gain": _difference(*(float(one.dice[name]) for name in ("gain", "gain_low", "gain_high"))),
+            "jaccard": _cell(one.jaccard),
+            "flops": f"{one.flops:.0%}",
+        }
+        for one in shown_ways(decisions)
+    ]
+
+
+def _difference(value: float, low: float, high: float) -> Content:
+    mean = "–" if math.isnan(value) else f"{value:+.3f}"
+    return {"mean": mean, "interval": None if math.isnan(low) else f"{low:+.3f} to {high:+.3f}"}
 
 
 def _mask_examples(folder: Path | None) -> list[Content]:
@@ -186,7 +208,7 @@ def _cell(row: Any) -> Content:
     return {
         "mean": _decimals(value),
         "interval": f"{low:.3f} to {high:.3f}" if is_known else None,
-        "undefined": row["undefined"],
+        "undefined": row.get("undefined", 0),
     }
 
 

@@ -1,0 +1,151 @@
+"""Images that a network is exported with: it is verified on them, and what it expects is read off them."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medarts.data.formats import raw_image
+from medarts.data.formats.raw import Raw
+from medarts.data.images import limits_of
+from medarts.data.manifest import Manifest, ReadingRules, Sample
+from medarts.data.opening import open_manifest
+from medarts.data.store import ImageStore
+from medarts.deploy.info import ImageKind, ModelInfo
+from medarts.deploy.inputs import Source, find
+from medarts.engine.directory import RunDirectory
+from medarts.errors import DataError
+
+OF_TRAINING, OF_VALIDATION, OF_FILES = 12, 8, 20
+"""Images that are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An image, read when it is needed.
+
+    Attributes:
+        name: names it in errors.
+        read: gives it as stored.
+        spacing: gives height and width of a pixel in mm; None where unknown.
+    """
+
+    name: Path
+    read: Callable[[], Raw]
+    spacing: Callable[[], tuple[float, float] | None] = lambda: None
+
+
+def of_run(run: RunDirectory, *, domain: str | None) -> list[Example]:
+    """Returns training and validation images of a run.
+
+    Args:
+        run: a training run.
+        domain: the data set whose images are taken. Default: all.
+
+    Raises:
+        DataError: its folders are gone, or its images were in memory.
+    """
+    check_present(run)
+    manifest = open_manifest(run.recipe.data, needs=())
+    if domain is not None:
+        manifest = manifest.where(lambda sample: sample.domain == domain)
+    parts = ((manifest.of_split("train"), OF_TRAINING), (manifest.of_split("val"), OF_VALIDATION))
+    return [_of_sample(sample) for part, number in parts for sample in spread(part.samples, number)]
+
+
+def check_present(run: RunDirectory) -> None:
+    """Refuses a run whose images cannot be read any more.
+
+    Raises:
+        DataError: its folders are gone, or its images were in memory.
+    """
+    sources = run.recipe.data.sources
+    gone = [source.path for source in sources if source.is_in_memory or not source.path.is_dir()]
+    if gone:
+        where = "were in memory" if sources[0].is_in_memory else f"are no longer in {gone[0]}"
+        raise DataError(
+            f"The images of {run.path} {where}; an exported network is verified on some.",
+            fix="Give such images: --images FOLDER (images=FOLDER), or in Python data=(images, targets).",
+        )
+
+
+def of_files(paths: Sequence[Path | str]) -> list[Example]:
+    """Returns images of files and folders.
+
+    Raises:
+        DataError: there are none.
+    """
+    return [_of_source(source) for source in spread(find(paths), OF_FILES)]
+
+
+def of_store(store: ImageStore, info: ModelInfo) -> list[Example]:
+    """Returns images in memory, which are 0..1, as a network takes them that scales intensities itself."""
+    manifest: Manifest = store.manifest
+    low, high = info.window or info.expected_range
+
+    def read(index: int) -> Raw:
+        image = np.moveaxis(store.images[np.array([index])][0], 0, -1).astype(np.float32)
+        return Raw(image * (high - low) + low, (low, high))
+
+    return [
+        Example(manifest.samples[index].image, lambda index=index: read(index))  # type: ignore[misc]
+        for index in spread(range(len(manifest.samples)), OF_FILES)
+    ]
+
+
+def observed(info: ModelInfo, examples: Iterable[Example]) -> ModelInfo:
+    """Returns a description with the kinds, the range and the spacing of images.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    kinds: Counter[ImageKind] = Counter()
+    limits, spacings = [], []
+    for example in examples:
+        raw = example.read()
+        kinds[ImageKind(channels=raw.values.shape[2], dtype=str(raw.values.dtype), range=raw.range)] += 1
+        limits.append(limits_of(raw, ReadingRules(info.window, info.percentiles), example.name))
+        if (spacing := example.spacing()) is not None:
+            spacings.append(spacing)
+    if info.window or info.percentiles:
+        # Percentiles differ from image to image; all lie between these.
+        found = min(low for low, _ in limits), max(high for _, high in limits)
+    else:
+        found = Counter(limits).most_common(1)[0][0]
+    height, width = np.median(spacings, axis=0).tolist() if spacings else (None, None)
+    changes: dict[str, Any] = {
+        "kinds": tuple(kind for kind, _ in kinds.most_common()),
+        "expected_range": found,
+        "spacing": (height, width) if spacings else None,
+    }
+    return info.model_copy(update=changes)
+
+
+def spread(items: Sequence[Any], number: int) -> list[Any]:
+    """Returns so many items at most, evenly spread."""
+    if len(items) <= number:
+        return list(items)
+    places: NDArray[np.int64] = np.linspace(0, len(items) - 1, number).astype(np.int64)
+    return [items[place] for place in places]
+
+
+def _of_sample(sample: Sample) -> Example:
+    return Example(
+        sample.image,
+        lambda: raw_image(sample.image, sample.slice_index),
+        lambda: _within(find([sample.image])[0]),
+    )
+
+
+def _of_source(source: Source) -> Example:
+    middle = source.count // 2
+    return Example(source.path(middle), lambda: source.read(middle), lambda: _within(source))
+
+
+def _within(source: Source) -> tuple[float, float] | None:
+    height, width, _ = source.spacing
+    return None if height is None or width is None else (height, width)
