@@ -9,7 +9,7 @@ timing.jsonl       one line an epoch: seconds and peak memory
 genotype.json      the genotype that was found, or that is trained
 initial.safetensors  the weights that a fine-tuning begins with
 checkpoints/       last, the end of the epoch before it, and best
-summary.json, cost.json, scores/, pictures/, report.html
+summary.json, cost.json, calibration.json, scores/, pictures/, report.html
 .lock, .owner.json while a process is at work
 
 One process at a time writes into it. A command that only reads needs no lock: all files but the journals are replaced

@@ -31,8 +31,7 @@ from medarts.engine.checkpoint import of_weights
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import check_signed, signed
-from medarts.errors import RunError, did_you_mean
-from medarts.evaluation.deciding import AVERAGE, logits_of
+from medarts.errors import RunError
 from medarts.evaluation.scoring import calibrate, predict_findings
 from medarts.metrics import Confusion
 from medarts.metrics.calibration import TEMPERATURES
@@ -86,7 +85,7 @@ def calibration_of(
     part = store.manifest.part(FOUND_ON)
     batches = Batches(store, part, batch=recipe.evaluation.batch, name=FOUND_ON, device=device)
     network = load_network(run).to(device)
-    chosen = checked_head(network, head)
+    chosen = network.head_named(head)
     if isinstance(network, FindingNetwork):
         found = _of_findings(network, batches, recipe)
     else:
@@ -139,7 +138,7 @@ def fit_masks(model: nn.Module, batches: Batches, *, classes: int, head: str) ->
     dice: list[Floats] = []
     with progress_bar("calibrate", len(batches.indices)) as bar, torch.inference_mode():
         for batch in batches.all():
-            logits = logits_of(model, batch.images, head).float().cpu()
+            logits = model(batch.images, head).float().cpu()
             targets = batch.targets.cpu()
             slopes += _slopes(logits, targets)
             dice.append(_dice_by_threshold(logits, targets, batch.truths))
@@ -152,18 +151,6 @@ def fit_masks(model: nn.Module, batches: Batches, *, classes: int, head: str) ->
         thresholds[name] = _best_threshold(of_class.mean(0)) if present else None
     temperature = _temperature(slopes) if (truths == MaskState.PRESENT).any() else 1.0
     return Calibration(temperature=temperature, thresholds={MASK_THRESHOLD: thresholds})
-
-
-def checked_head(network: Network, head: str | None) -> str:
-    """Returns the name of a head.
-
-    Raises:
-        RunError: there is no such head.
-    """
-    heads = (*network.heads, AVERAGE) if len(network.heads) > 1 else network.heads
-    if head is not None and head not in heads:
-        raise RunError(f"The network has no head '{head}'.", fix=did_you_mean(head, heads))
-    return head or network.heads[-1]
 
 
 def as_shipped(network: Network, recipe: Recipe) -> Network:

@@ -29,11 +29,8 @@ from medarts.evaluation.scores import Scores
 from medarts.evaluation.summary import of_differences, summarized, without_repetition
 from medarts.metrics import Confusion
 from medarts.metrics.masks import foreground_masks
-from medarts.network import Network
+from medarts.network import AVERAGE, Network
 from medarts.profiling.cost import count_flops
-
-AVERAGE = "average"
-"""The mean of the logits of all heads, as one more head."""
 
 METRICS = ("dice", "jaccard")
 
@@ -170,25 +167,14 @@ def flops_of(network: Network, recipe: Recipe, heads: Sequence[str]) -> dict[str
     Args:
         network: in evaluation mode.
         recipe: channels and size of the images.
-        heads: names of heads, or `AVERAGE`.
+        heads: names of heads, `AVERAGE` among them.
     """
     device = next(network.parameters()).device
-    image = torch.zeros(1, recipe.data.in_channels, recipe.data.size, recipe.data.size, device=device)
-    forms = {
-        head: partial(network, all_heads=True) if head == AVERAGE else partial(network, head=head) for head in heads
-    }
+    channels, size = recipe.data.in_channels, recipe.data.size
+    image = torch.zeros(1, channels, size, size, device=device)
     return {
-        head: count_flops(form, in_channels=recipe.data.in_channels, size=recipe.data.size, images=image)
-        for head, form in forms.items()
+        head: count_flops(partial(network, head=head), in_channels=channels, size=size, images=image) for head in heads
     }
-
-
-def logits_of(model: nn.Module, images_bchw: Tensor, head: str) -> Tensor:
-    """Returns the logits of a head of a network for masks (B, K, H, W); of `AVERAGE` the mean of those of all heads."""
-    if head != AVERAGE:
-        logits: Tensor = model(images_bchw, head)
-        return logits
-    return torch.stack(model(images_bchw, all_heads=True)).mean(0)
 
 
 def probabilities_of(logits_bkhw: Tensor) -> Tensor:
@@ -202,7 +188,7 @@ def mirrored(model: nn.Module, images_bchw: Tensor, head: str) -> Tensor:
 
     def passes() -> Iterator[Tensor]:
         for axes in MIRRORED:
-            yield torch.flip(probabilities_of(logits_of(model, torch.flip(images_bchw, axes), head)), axes)
+            yield torch.flip(probabilities_of(model(torch.flip(images_bchw, axes), head)), axes)
 
     return torch.stack([*passes()]).mean(0)
 

@@ -21,15 +21,15 @@ from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
 from medarts.errors import DataError, MedartsError, RunError
-from medarts.evaluation.calibrating import FOUND_ON, as_shipped, calibration_of, checked_head, own_manifest
-from medarts.evaluation.deciding import AVERAGE, OtherWays, flops_of
+from medarts.evaluation.calibrating import FOUND_ON, as_shipped, calibration_of, own_manifest
+from medarts.evaluation.deciding import OtherWays, flops_of
 from medarts.evaluation.files import Fingerprints, of_images, of_metrics
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.scoring import score_findings, score_masks
 from medarts.evaluation.summary import DEFINITIONS
 from medarts.metrics import definitions
 from medarts.metrics.masks import CONVENTIONS
-from medarts.network import FindingNetwork, Network
+from medarts.network import AVERAGE, FindingNetwork, Network
 from medarts.system.console import progress_bar, warn
 from medarts.training.trained import checkpoint_of, load_network
 
@@ -105,7 +105,7 @@ def _evaluate(
     fabric = make_fabric(recipe.compute)
     network = load_network(run)
     weights = of_weights(network.state_dict())
-    chosen = checked_head(network, head)
+    chosen = network.head_named(head)
     if isinstance(network, FindingNetwork):
         head = None  # it has one
     looked_at = _looked_at(run, sources, split, data)

@@ -17,7 +17,7 @@ from medarts.config import Recipe
 from medarts.data.batches import Batch, Batches
 from medarts.data.reading import MaskState
 from medarts.errors import RunError
-from medarts.evaluation.deciding import OtherWays, logits_of
+from medarts.evaluation.deciding import OtherWays
 from medarts.evaluation.files import Fingerprints
 from medarts.evaluation.scores import Calibration, Scores, image_values, table_of
 from medarts.evaluation.summary import SENSITIVE, YOUDEN, summarized
@@ -59,7 +59,7 @@ def score_masks(
     rows: list[tuple[Any, ...]] = []
     with progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar, torch.inference_mode():
         for batch in batches.all():
-            logits = logits_of(model, batch.images, head)
+            logits = model(batch.images, head)
             rows += _mask_rows(batch, batches, _classes_of(logits, recipe), recipe.data.classes)
             others.add(batch, logits)
             bar.advance(len(batch.images))
@@ -121,7 +121,7 @@ def _mask_examples(
     part = batches.store.manifest.where(lambda sample: (sample.domain, sample.key) in set(chosen))
     few = Batches(batches.store, part, batch=batches.batch, name=batches.name, device=batches.device)
     with torch.inference_mode():
-        predictions = np.concatenate([_classes_of(logits_of(model, batch.images, head), recipe) for batch in few.all()])
+        predictions = np.concatenate([_classes_of(model(batch.images, head), recipe) for batch in few.all()])
     position = {(sample.domain, sample.key): row for row, sample in enumerate(part.samples)}
     rows = [position[name] for name in chosen]
     return {
