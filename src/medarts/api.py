@@ -271,6 +271,10 @@ def predict(
     options = Options(batch, probabilities, overlay, window, flip, largest, decision)
     if isinstance(model, TrainedModel) and (engine is not None or threads is not None):
         raise RecipeError("The engine of a loaded network is chosen.", fix="Give engine and threads to load.")
+    if decision in ("validation", "dice") and not isinstance(model, TrainedModel) and Path(path_of(model)).is_dir():
+        from medarts.evaluation.calibrating import calibration_of
+
+        calibration_of(RunDirectory.open(path_of(model), kind="train"))  # is kept in the run, and loaded with it
     loaded = model if isinstance(model, TrainedModel) else load(model, engine=engine, threads=threads)
     every = [paths] if isinstance(paths, str | Path) else [*paths]
     return predict_files(loaded, every, Path(out), options, force=force)

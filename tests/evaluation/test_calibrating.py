@@ -12,13 +12,16 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 import medarts
+from medarts.config import Recipe
 from medarts.data.batches import Batch
 from medarts.data.reading import MaskState
+from medarts.deploy import kept
 from medarts.deploy.info import Calibration
+from medarts.deploy.kept import kept_calibration
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation import calibrating
-from medarts.evaluation.calibrating import THRESHOLDS, calibration_of, fit_masks, kept_calibration
+from medarts.evaluation.calibrating import THRESHOLDS, calibration_of, fit_masks
 from medarts.metrics.calibration import fit_temperature
 
 GENERATOR = np.random.default_rng(0)
@@ -166,11 +169,13 @@ def test_a_calibration_is_kept_and_read_without_images(run: RunDirectory, refuse
     assert found.thresholds["validation"]["foreground"] in THRESHOLDS
     refuse_fits()
     assert calibration_of(run) == kept_calibration(run) == found
+    assert medarts.load(run).info.calibration == found
+    assert medarts.load(run, checkpoint="last").info.calibration is None
 
 
 def test_a_calibration_of_other_weights_is_not_used(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     calibration_of(run, data=medarts.from_arrays(GREY, GREY > 128))
-    monkeypatch.setattr(calibrating, "of_weights", lambda weights: "others")
+    monkeypatch.setattr(kept, "of_weights", lambda weights: "others")
     assert kept_calibration(run) is None
 
 
@@ -208,3 +213,15 @@ def test_findings_have_the_calibration_of_their_scores(tmp_path: Path) -> None:
     assert scores.calibration is not None
     assert found.temperature == scores.calibration.temperature
     assert found.thresholds == scores.calibration.thresholds
+
+
+def test_a_prediction_that_needs_a_calibration_fits_it_first(
+    small_recipe: Recipe, folder_data: Path, tmp_path: Path
+) -> None:
+    changes = ["train.epochs=1", "train.model={name: unet, width: 4, depth: 2}"]
+    run = medarts.train(None, small_recipe, changes=changes, out=tmp_path / "run")
+    image = folder_data / "images" / "blob_00.png"
+    medarts.predict(run, image, out=tmp_path / "threshold")
+    assert kept_calibration(run) is None
+    medarts.predict(run, image, out=tmp_path / "dice", decision="dice")
+    assert kept_calibration(run) is not None

@@ -13,10 +13,10 @@ import medarts
 from medarts import terminal
 from medarts.data.store import ImageStore
 from medarts.deploy.decisions import decide
+from medarts.deploy.kept import kept_calibration
 from medarts.deploy.runs import info_of
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
-from medarts.evaluation.calibrating import kept_calibration
 from medarts.evaluation.deciding import COLUMNS, shown_ways
 from medarts.evaluation.scores import Scores
 from medarts.network import Network

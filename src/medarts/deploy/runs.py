@@ -10,6 +10,7 @@ from medarts.config import Recipe, fingerprint
 from medarts.data.manifest import ReadingRules
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.info import ModelInfo, Provenance
+from medarts.deploy.kept import kept_calibration
 from medarts.engine.checkpoint import of_weights
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
@@ -34,7 +35,10 @@ def deployable_of(
         DataError: the data sets of the run differ in their scaling, and ``domain`` names none of them.
     """
     network = load_network(run, checkpoint).eval()
-    return Deployable(network, info_of(run, network, domain=domain, head=network.head_named(head))).eval()
+    info = info_of(run, network, domain=domain, head=network.head_named(head))
+    if checkpoint == "best":
+        info = info.model_copy(update={"calibration": kept_calibration(run, head=head)})
+    return Deployable(network, info).eval()
 
 
 def info_of(run: RunDirectory, network: Network, *, domain: str | None, head: str) -> ModelInfo:

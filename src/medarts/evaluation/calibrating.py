@@ -26,12 +26,10 @@ from medarts.data.opening import open_manifest
 from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore, open_store
 from medarts.deploy.info import MASK_THRESHOLD, Calibration
+from medarts.deploy.kept import keep_calibration, kept_calibration
 from medarts.engine.changes import check_places
-from medarts.engine.checkpoint import of_weights
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
-from medarts.engine.facts import check_signed, signed
-from medarts.errors import RunError
 from medarts.evaluation.scoring import calibrate, predict_findings
 from medarts.metrics import Confusion
 from medarts.metrics.calibration import TEMPERATURES
@@ -39,7 +37,7 @@ from medarts.metrics.masks import shown_classes
 from medarts.network import FindingNetwork, Network
 from medarts.network.inference import shipped
 from medarts.system.console import progress_bar
-from medarts.training.trained import checkpoint_of, load_network
+from medarts.training.trained import load_network
 
 FOUND_ON: Split = "val"
 """Split that everything is fitted to."""
@@ -49,9 +47,6 @@ THRESHOLDS = tuple(number / 20 for number in range(1, 20))
 
 TEMPERATURES_TRIED = np.geomspace(*TEMPERATURES, 41)
 """Between two neighbours, 12 % apart, the slope is taken as linear: its root is off by less than a thousandth."""
-
-FORMAT = 1
-"""Raise it when something else is fitted."""
 
 Floats = NDArray[np.floating[Any]]
 
@@ -91,36 +86,8 @@ def calibration_of(
     else:
         used = as_shipped(network, recipe) if model is None else model
         found = fit_masks(used, batches, classes=recipe.data.classes, head=chosen)
-    run.write_json(file_of(head), signed({**_made_of(run), **found.model_dump(mode="json")}))
+    keep_calibration(run, found, head=head)
     return found
-
-
-def kept_calibration(run: RunDirectory, *, head: str | None = None) -> Calibration | None:
-    """Returns what `calibration_of` has kept in a run, without looking at images; None where that is not of now.
-
-    Raises:
-        RunError: the run has no checkpoint yet.
-    """
-    if not (run.path / file_of(head)).is_file():
-        return None
-    made_of = _made_of(run)
-    try:
-        content = run.read_json(file_of(head))
-        check_signed(content)
-    except (RunError, ValueError):  # cut or edited: it can be made again
-        return None
-    if any(content.get(key) != value for key, value in made_of.items()):
-        return None
-    return Calibration(temperature=content["temperature"], thresholds=content["thresholds"])
-
-
-def file_of(head: str | None) -> str:
-    """Returns the name of the file in which the calibration of a head is kept.
-
-    >>> file_of(None), file_of("4,0")
-    ('calibration.json', 'calibration-4,0.json')
-    """
-    return "calibration.json" if head is None else f"calibration-{head.replace('/', '_')}.json"
 
 
 def fit_masks(model: nn.Module, batches: Batches, *, classes: int, head: str) -> Calibration:
@@ -172,16 +139,6 @@ def own_manifest(run: RunDirectory, needs: tuple[Split, ...]) -> Manifest:
     manifest = open_manifest(recipe.data, needs=needs)
     run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
     return manifest
-
-
-def _made_of(run: RunDirectory) -> dict[str, Any]:
-    """Returns all that a calibration depends on."""
-    return {
-        "format": FORMAT,
-        "images": run.facts["data_fingerprint"],
-        "weights": of_weights(checkpoint_of(run).weights),
-        "sensitivity": run.recipe.evaluation.sensitivity,
-    }
 
 
 def _of_findings(network: FindingNetwork, validation: Batches, recipe: Recipe) -> Calibration:
