@@ -55,6 +55,23 @@ def threads_kept() -> Iterator[None]:
     assert after == before
 
 
+class IdleEngine:
+    """Runs nothing."""
+
+    def __init__(self, model: bytes, *, threads: int) -> None:
+        self.threads = threads
+
+    def run(self, images: object, limits: object) -> dict[str, object]:
+        return {}
+
+
+@pytest.fixture
+def nothing_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks whose cost is measured are not exported, which takes seconds: times of exported ones mean nothing."""
+    monkeypatch.setattr("medarts.profiling.cost.network_to_onnx", lambda *_, **__: b"")
+    monkeypatch.setattr("medarts.profiling.cost.ENGINES", {"onnxruntime": IdleEngine})
+
+
 @pytest.fixture
 def folder_data(tmp_path: Path) -> Path:
     """The folder of a small data set in the layout `folder`."""

@@ -104,6 +104,7 @@ def test_a_finished_search_on_arrays_is_left_as_it_is(tmp_path: Path) -> None:
     assert contents(run) == before
 
 
+@pytest.mark.usefixtures("nothing_exported")
 def test_a_cost_that_cannot_be_read_is_measured_again(
     trained: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_cost_that_cannot_be_read_is_measured_again(
     assert trained.read_json("cost.json")["parameters"] == right["parameters"]
 
 
+@pytest.mark.usefixtures("nothing_exported")
 def test_runs_on_arrays_are_compared_on_them(
     trained: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

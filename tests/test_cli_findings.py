@@ -36,8 +36,8 @@ def small_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latencies are measured on two passes and one thread, and memory is not, which takes a process of its own."""
+def quick(monkeypatch: pytest.MonkeyPatch, nothing_exported: None) -> None:
+    """Nothing is exported, latencies are of two passes on one thread, memory, in its own process, is not measured."""
     from medarts.profiling.cost import measure_costs
 
     few = {"threads": (1,), "repeats": 2, "memory": False}
@@ -67,8 +67,8 @@ def test_cost_of_chexnet(medarts, quick):
     assert found["parameters"] == 6_968_206
     assert (found["in_channels"], found["outputs"], found["size"]) == (3, 14, 224)
     assert found["flops"] / 2e9 == pytest.approx(2.83, abs=0.02)  # multiply-adds of a DenseNet-121
-    assert found["built"][0]["median_ms"] > 0
-    assert found["shipped"] is None  # it has no form of its own for inference
+    assert found["timings"]["torch"][0]["median_ms"] > 0
+    assert [*found["timings"]] == ["torch", "onnxruntime"]  # it has no form of its own for inference
     status, output, _ = medarts("cost", "chexnet", "--size", "32", "--outputs", "3", "--in-channels", "1")
     assert status == 0
     assert "with 1 channels, 3 outputs, images of 32 x 32" in output

@@ -28,9 +28,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def measure(architectures: dict[str, Any], *, size: int, in_channels: int, outputs: int, **_: Any) -> Any:
         calls.append([*architectures])
-        built = (Timing(1, 1, 5.0, 0.1),)
+        timings = {"onnxruntime": (Timing(1, 1, 5.0, 0.1),)}
         return {
-            name: Cost(51300, 200, size, in_channels, outputs, built, memory_mb={1: 30.0}) for name in architectures
+            name: Cost(51300, 200, size, in_channels, outputs, timings, memory_mb={1: 30.0}) for name in architectures
         }
 
     monkeypatch.setattr(cost, "measure_costs", measure)

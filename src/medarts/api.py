@@ -388,6 +388,8 @@ def cost(
 ) -> "dict[str, Cost]":
     """Counts parameters and FLOPs of networks, and measures their latency and memory on the CPU, in turns.
 
+    Latency is that of PyTorch, and of the exported network in ONNX Runtime, and in OpenVINO if it is installed.
+
     Args:
         networks: published genotypes, files, runs, or baselines.
         changes: ``"model.width=16"`` of baselines, ``"space.layers=14"`` of genotypes.

@@ -376,9 +376,9 @@ def cost(
 ) -> None:
     """Count the parameters and FLOPs of networks (a multiply-add is 2), and measure CPU latency and peak memory.
 
-    Latency is the time of one forward pass of the batch, for the network as built and, for segmentation, in the
-    inference form that scores images. Several networks are measured in turns. Peak memory is that of a separate
-    process with the largest number of threads.
+    Latency is the time of one forward pass of the batch in PyTorch, as built and in the inference form that scores
+    images, and exported, in ONNX Runtime and OpenVINO if it is installed. All are measured in turns. Peak memory is
+    that of a separate process with the largest number of threads.
 
     Args:
         words: Genotypes from the zoo, files, runs or baselines (unet, chexnet, ...), then changes: to baselines, such

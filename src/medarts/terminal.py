@@ -162,12 +162,12 @@ def show_costs(costs: Mapping[str, Cost]) -> None:
     """Prints the costs of networks that were measured in turns, and what the words mean."""
     for name, cost in costs.items():
         _show_cost(name, cost)
-    shipped = ""
-    if any(cost.shipped for cost in costs.values()):
-        shipped = " As shipped for inference the outputs are the same, and images are scored in that form."
+    if not any(cost.timings for cost in costs.values()):
+        return
     console.print(
-        "On the CPU, with the last head alone. Latency is that of a pass of the whole batch: the median, in brackets "
-        f"the interquartile range.{shipped}",
+        "Latency on the CPU in ms, of a pass of the whole batch through the network alone, last head: the median, in "
+        "brackets the interquartile range. The inference form scores images; exported networks run in ONNX Runtime "
+        "and OpenVINO.",
         highlight=False,
     )
 
@@ -182,12 +182,18 @@ def _show_cost(name: str, cost: Cost) -> None:
     peaks = [f"{peak:,.1f} MB with a batch of {batch}" for batch, peak in cost.memory_mb.items()]
     if peaks:
         console.print(f"peak memory  {', '.join(peaks)}")
-    is_shipped = cost.shipped is not None
-    words = ("threads", "batch", "as built", *["as shipped"] * is_shipped, "images a second")
+    if not cost.timings:
+        return
+    headings = {
+        "torch": "PyTorch\nas built", "inference form": "inference\nform", "onnxruntime": "ONNX\nRuntime",
+        "openvino": "OpenVINO",
+    }  # fmt: skip
+    words = ("threads", "batch", *(headings[backend] for backend in cost.timings), "images\na second")
     table = Table(*(Column(word, justify="right", no_wrap=True) for word in words))
-    for built, used in zip(cost.built, cost.timings, strict=True):
-        latencies = [f"{each.median_ms:,.1f} ms ({each.spread_ms:,.1f})" for each in (built, *[used] * is_shipped)]
-        table.add_row(str(built.threads), str(built.batch), *latencies, f"{used.images_a_second:,.1f}")
+    for of_one in zip(*cost.timings.values(), strict=True):
+        latencies = [f"{each.median_ms:,.1f} ({each.spread_ms:,.1f})" for each in of_one]
+        exported = dict(zip(cost.timings, of_one, strict=True))["onnxruntime"]
+        table.add_row(str(exported.threads), str(exported.batch), *latencies, f"{exported.images_a_second:,.1f}")
     show_table(console, table)
 
 
@@ -214,7 +220,10 @@ def show_comparison(comparison: Comparison, *, failures: Path | None = None) -> 
         _print_table(random)
     missing = comparison.about["missing"]
     show_missing(missing)
-    console.print("95 % intervals, p after Holm's correction, ms of one image on one thread. All values: networks.csv")
+    console.print(
+        "95 % intervals, p after Holm's correction, ms of one image in ONNX Runtime on one thread. All values: "
+        "networks.csv"
+    )
     if missing:
         compared = sum(
             len(one["runs"]) for of in comparison.about["groups"].values() for one in of["networks"].values()

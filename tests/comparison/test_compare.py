@@ -48,7 +48,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             name: Cost(
                 parameters=100,
                 flops=200,
-                built=tuple(Timing(n, 1, MILLISECONDS.get(name, 9.0) / n, 0.1) for n in options["threads"]),
+                timings={
+                    "torch": tuple(Timing(n, 1, 99.0, 0.1) for n in options["threads"]),
+                    "onnxruntime": tuple(
+                        Timing(n, 1, MILLISECONDS.get(name, 9.0) / n, 0.1) for n in options["threads"]
+                    ),
+                },
                 memory_mb={1: 30.0},
                 **shape,
             )
@@ -106,6 +111,7 @@ def test_masks_from_runs_to_files(recipe, unets, tmp_path, asked):
     costs = found.costs.set_index("network")
     assert [*costs.kind] == ["baseline", "random"]
     assert (costs.latency_ms_1["unet"], costs.latency_ms_2["unet"], costs.memory_mb["unet"]) == (5.0, 2.5, 30.0)
+    assert (costs.torch_latency_ms_1["unet"], costs.torch_latency_spread_ms_2["unet"]) == (99.0, 0.1)
     seconds = [json.loads((path / "timing.jsonl").read_text())["seconds"] for path in unets]
     assert costs.training_seconds["unet"] == pytest.approx(np.mean(seconds))
 

@@ -68,8 +68,8 @@ def discs() -> ImageStore:
 
 
 @pytest.fixture
-def quick_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out what comparisons spend most time on: peak memory, in a process a network, and many timed passes."""
+def quick_costs(monkeypatch: pytest.MonkeyPatch, nothing_exported: None) -> None:
+    """Leaves out what comparisons spend most time on: exports, peak memory in a process a network, and timed passes."""
     monkeypatch.setattr("medarts.profiling.cost.peak_of_inference_mb", lambda *_, **__: 1.0)
     monkeypatch.setattr("medarts.comparison.costs.REPEATS", 2)
     monkeypatch.setattr("medarts.comparison.costs.usual_threads", lambda: (1,))

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from medarts.errors import RecipeError, RunError
+from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.models import build_network
 from medarts.models.unet import UNetSettings
 from medarts.models.unetpp import UNetPPSettings
@@ -23,7 +24,8 @@ UNET = UNetSettings(width=4, depth=3)
 DARTS = load("darts_v2").with_settings(init_channel=2, layers=4)
 SMALL: dict[str, Any] = {"in_channels": 2, "outputs": 3, "size": 16}
 TIMINGS = (Timing(1, 1, 20.0, 1.0), Timing(2, 1, 12.0, 0.5))
-MEASURED = Cost(10, 1000, 32, 3, 1, TIMINGS, (Timing(1, 1, 9.0, 0.1), Timing(2, 1, 5.0, 0.1)), {1: 20.5, 8: 90.25})
+EXPORTED = (Timing(1, 1, 9.0, 0.1), Timing(2, 1, 5.0, 0.1))
+MEASURED = Cost(10, 1000, 32, 3, 1, {"torch": TIMINGS, "onnxruntime": EXPORTED}, {1: 20.5, 8: 90.25})
 
 
 @pytest.fixture
@@ -40,8 +42,8 @@ def peaks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
-    """Nothing is timed: the first form takes 1 ms, the second 2, ...; holds forms, threads and batch of every call."""
+def timed(monkeypatch: pytest.MonkeyPatch, nothing_exported: None) -> list[tuple[int, int, int]]:
+    """Nothing is exported or timed: the first form takes 1 ms, the second 2, ...; holds what every call was given."""
     calls = []
 
     def in_turns(passes: Sequence[Callable[[], object]], *, threads: int, batch: int, **_: Any) -> list[Timing]:
@@ -91,22 +93,25 @@ def test_networks_are_measured_side_by_side(peaks: list[tuple[Any, ...]]) -> Non
         network = build_network(networks[name], in_channels=2, outputs=3)
         assert cost.parameters == count_parameters(network)
         assert (cost.in_channels, cost.outputs, cost.size) == (2, 3, 16)
-        assert [(timing.threads, timing.batch) for timing in cost.built] == [(1, 2), (1, 1)]
+        has_form = name != "darts"  # networks of findings have no inference form of their own
+        openvino = ["openvino"] * bool(find_spec("openvino"))
+        assert [*cost.timings] == ["torch", *["inference form"] * has_form, "onnxruntime", *openvino]
+        for timings in cost.timings.values():
+            assert [(timing.threads, timing.batch) for timing in timings] == [(1, 2), (1, 1)]
+            assert all(timing.median_ms > 0 and timing.spread_ms >= 0 for timing in timings)
         assert cost.memory_mb == {2: 20.0, 1: 10.0}
-        assert all(timing.median_ms > 0 and timing.spread_ms >= 0 for timing in cost.built)
-    assert costs["wide"].shipped is not None
-    assert [timing.batch for timing in costs["wide"].shipped] == [2, 1]
     assert costs["wide"].flops > 3 * costs["narrow"].flops
-    assert costs["darts"].shipped is None  # networks of findings have no inference form of their own
-    assert steps == [(done, 6 + 2 * 2) for done in range(1, 11)]
+    assert steps == [(done, 6 + 3 + 2 * 2) for done in range(1, 14)]  # peaks, exports, turns
 
 
 def test_all_forms_are_timed_in_one_go(timed: list[tuple[int, int, int]]) -> None:
     networks = {"a": UNET, "darts": DARTS, "b": UNET}
     costs = measure_costs(networks, **SMALL, threads=(1, 2), batches=(1, 4), memory=False)
-    assert timed == [(5, 1, 1), (5, 1, 4), (5, 2, 1), (5, 2, 4)]
-    assert {name: cost.built[0].median_ms for name, cost in costs.items()} == {"a": 1, "darts": 2, "b": 3}
-    assert {name: cost.latency_ms(threads=2, batch=4) for name, cost in costs.items()} == {"a": 4, "darts": 2, "b": 5}
+    assert timed == [(8, 1, 1), (8, 1, 4), (8, 2, 1), (8, 2, 4)]
+    for backend, expected in {"torch": (1, 3, 4), "onnxruntime": (6, 7, 8)}.items():
+        found = [cost.latency_ms(threads=2, batch=4, backend=backend) for cost in costs.values()]
+        assert found == [*expected]
+    assert [costs[name].latency_ms(threads=1, backend="inference form") for name in ("a", "b")] == [2, 5]
     assert costs["a"].memory_mb == {}
 
 
@@ -128,9 +133,8 @@ def test_what_is_reported_as_shipped_is_what_scores_images(
     """On two threads the form for inference is slower than the network, which then is what is used."""
     monkeypatch.setattr(inference, "_best_seconds", lambda *_: (1.0, {1: 0.5, 2: 2.0}[torch.get_num_threads()]))
     cost = measure_costs({"unet": UNET, "darts": DARTS}, **SMALL, threads=(1, 2), batches=(1, 4))["unet"]
-    assert [timing.median_ms for timing in cost.built] == [1, 1, 1, 1]
-    assert cost.shipped is not None
-    assert [timing.median_ms for timing in cost.shipped] == [3, 3, 1, 1]
+    assert [timing.median_ms for timing in cost.timings["torch"]] == [1, 1, 1, 1]
+    assert [timing.median_ms for timing in cost.timings["inference form"]] == [2, 2, 1, 1]
 
 
 def test_the_last_head_alone_is_measured(timed: object) -> None:
@@ -181,12 +185,10 @@ def test_sizes_that_a_network_cannot_take_are_refused_first(peaks: list[tuple[An
     assert not peaks
 
 
-def test_the_latency_is_that_of_the_form_that_scores_images() -> None:
+def test_the_latency_is_that_of_the_exported_network() -> None:
     assert MEASURED.latency_ms(threads=2) == 5.0
-    as_built = Cost(10, 1000, 32, 3, 1, TIMINGS)
-    assert as_built.latency_ms(threads=2) == 12.0
-    assert as_built.timings == TIMINGS
-    for about in ({"threads": 4}, {"threads": 1, "batch": 8}):
+    assert MEASURED.latency_ms(threads=2, backend="torch") == 12.0
+    for about in ({"threads": 4}, {"threads": 1, "batch": 8}, {"threads": 1, "backend": "openvino"}):
         with pytest.raises(ValueError, match="was not measured"):
             MEASURED.latency_ms(**about)
 
@@ -196,13 +198,19 @@ def test_a_cost_survives_json() -> None:
     assert content["parameters"] == 10
     assert content["memory_mb"] == {"1": 20.5, "8": 90.25}
     assert Cost.read(content) == MEASURED
-    as_built = Cost(10, 1000, 32, 3, 1, TIMINGS)
-    assert Cost.read(json.loads(json.dumps(as_built.as_json()))) == as_built
 
 
 def test_another_file_is_no_cost() -> None:
     of_old = {"parameters": 10, "flops": 1000, "latency_ms": 20.0, "spread": 1.0, "size": 32}
-    for content in (of_old, {**MEASURED.as_json(), "built": [{"threads": 1}]}, {**MEASURED.as_json(), "memory_mb": 3}):
+    timing = {"threads": 1, "batch": 1, "median_ms": 20.0, "spread_ms": 1.0}
+    for change in (
+        {"timings": {"onnxruntime": [{"threads": 1}]}},
+        {"timings": {"torch": [timing]}},
+        {"timings": {"onnxruntime": [timing], "abacus": [timing]}},
+        {"memory_mb": 3},
+        of_old,
+    ):
+        content = change if change is of_old else {**MEASURED.as_json(), **change}
         with pytest.raises(RunError, match=r"runs/x/cost\.json holds no cost .* medarts report"):
             Cost.read(content, origin="runs/x/cost.json")
 
@@ -213,7 +221,22 @@ def test_counting_alone_measures_nothing(monkeypatch):
     architectures = {"unet": UNetSettings(width=4, depth=2)}
     (counted,) = measure_costs(architectures, in_channels=3, outputs=1, size=32, repeats=0).values()
     monkeypatch.undo()
-    (measured,) = measure_costs(architectures, in_channels=3, outputs=1, size=32, repeats=2, memory=False).values()
-    assert (counted.parameters, counted.flops) == (measured.parameters, measured.flops)
-    assert (counted.built, counted.shipped, counted.memory_mb) == ((), None, {})
+    assert (counted.timings, counted.memory_mb) == ({}, {})
+    network = build_network(architectures["unet"], in_channels=3, outputs=1).eval()
+    assert (counted.parameters, counted.flops) == (
+        count_parameters(network),
+        count_flops(network, in_channels=3, size=32),
+    )
     assert Cost.read(counted.as_json()) == counted
+
+
+def test_a_network_that_cannot_be_exported_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> bytes:
+        raise ValueError("no translation\nfor aten.abacus")
+
+    monkeypatch.setattr(cost_module, "network_to_onnx", fail)
+    monkeypatch.setattr(cost_module, "time_in_turns", lambda *_, **__: pytest.fail("timed"))
+    with pytest.raises(
+        MedartsError, match=r"unet cannot be exported .*ValueError: no translation for aten\.abacus.* 0 rep"
+    ):
+        measure_costs({"unet": UNET}, **SMALL, memory=False)

@@ -23,6 +23,7 @@ from medarts.reporting.comparison_tables import (
     ONE_SEED,
     ONE_SEED_NOTE,
     Shown,
+    latency_table,
     network_frame,
     network_table,
     random_table,
@@ -65,6 +66,9 @@ def made(groups: Sequence[str] = ("isic",), *, patients: int = 40, size: int = 2
                     "group": group, "network": name, "kind": kind, "began_from": "densenet.pth" * (name == "unet"),
                     "parameters": parameters, "flops": 3 * parameters, "latency_ms_1": ms, "latency_ms_2": 0.6 * ms,
                     "latency_spread_ms_1": 1.0, "latency_spread_ms_2": 1.0, "memory_mb": 88.5,
+                    "torch_latency_ms_1": 3.1 * ms, "torch_latency_spread_ms_1": 2.0,
+                    "inference_form_latency_ms_1": 2.1 * ms if kind == "searched" else np.nan,
+                    "inference_form_latency_spread_ms_1": 2.0 if kind == "searched" else np.nan,
                     "training_seconds": 123.0, "front": name in ("random-1", "resenc-unet"),
                 }
             )  # fmt: skip
@@ -143,6 +147,16 @@ def test_every_number_is_on_the_page(tmp_path: Path) -> None:
         assert (tmp_path / name).is_file()
 
 
+def test_latencies_of_all_backends_stand_side_by_side() -> None:
+    table = latency_table(made(), "isic")
+    assert [column.title for column in table.columns] == [
+        "network", "PyTorch, as built, 1 thread", "PyTorch, inference form, 1 thread", "ONNX Runtime, 1 thread",
+        "ONNX Runtime, 2 threads",
+    ]  # fmt: skip
+    (row,) = [row for row in table.rows if row[0].text == "unet"]
+    assert [(cell.text, cell.below) for cell in row[1:4]] == [("118", "± 1.00"), ("–", None), ("38.0", "± 0.500")]
+
+
 def test_one_group_has_no_section_over_all_of_them(tmp_path: Path) -> None:
     page = write_comparison(made(), tmp_path).read_text(encoding="utf-8")
     assert f"<h2>{OVERALL}</h2>" not in page
@@ -157,7 +171,7 @@ def test_a_column_is_one_entry_of_a_list(monkeypatch: pytest.MonkeyPatch) -> Non
     best = network_frame(made(), "isic").iloc[0]
     assert table.rows[0][-1].text == f"{best.score / (best.parameters / 1e6):.2f}"
     titles = [column.title for column in table.columns]
-    assert {"Dice", "IoU", "HD95", "ms, 1 thread", "ms, 2 threads", "verdict"} <= {*titles}
+    assert {"Dice", "IoU", "HD95", "ONNX Runtime ms, 1 thread", "ONNX Runtime ms, 2 threads", "verdict"} <= {*titles}
     assert next(column for column in table.columns if column.title == "HD95").first == "ascending"
 
 

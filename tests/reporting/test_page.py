@@ -17,7 +17,7 @@ from medarts.errors import MedartsError, RunError
 from medarts.evaluation.files import read_files
 from medarts.evaluation.scores import Scores, table_of
 from medarts.evaluation.summary import summarized
-from medarts.profiling.cost import Cost
+from medarts.profiling.cost import Backend, Cost
 from medarts.profiling.latency import Timing
 from medarts.registry import Settings, spaces
 from medarts.reporting.page import write_report
@@ -64,8 +64,9 @@ def _add_search(path: Path, recipe: Recipe) -> None:
     supernet.derive(recipe.derive, name="run", provenance={}).save(path / "genotype.json")
     gap = {"score": "dice", "supernet": 0.8, "discrete": 0.5, "gap": 0.3}
     run.write_json("summary.json", {**gap, "stages": [gap, gap]})
-    built, shipped = (Timing(threads=1, batch=1, median_ms=median, spread_ms=0.5) for median in (12.3, 8.1))
-    cost = Cost(1234567, 2 * 10**9, size=32, in_channels=3, outputs=1, built=(built,), shipped=(shipped,))
+    medians: dict[Backend, float] = {"torch": 12.3, "inference form": 8.1, "onnxruntime": 3.4}
+    timings = {backend: (Timing(threads=1, batch=1, median_ms=ms, spread_ms=0.5),) for backend, ms in medians.items()}
+    cost = Cost(1234567, 2 * 10**9, size=32, in_channels=3, outputs=1, timings=timings)
     run.write_json("cost.json", signed(cost.as_json()))
 
 
@@ -164,9 +165,11 @@ def test_every_section_comes_with_its_data_and_opens_offline(run: Path, small_re
     assert reader.sections == expected
     assert not reader.open
     assert "1,234,567" in text
-    assert cells(text, "for inference") == ["for inference", "1", "8.1", "± 0.5"]
-    assert cells(text, "as built") == ["as built", "1", "12.3", "± 0.5"]
-    assert "<b>8 ms</b><span>CPU latency at 32 px</span>" in text
+    for heading, median in {"PyTorch, as built": 12.3, "PyTorch, inference form": 8.1, "ONNX Runtime": 3.4}.items():
+        assert f"{heading}, ms" in text
+        assert str(median) in text
+    assert "± 0.25" in text
+    assert "<b>3.40 ms</b><span>ONNX Runtime at 32 px, 1 thread</span>" in text
     assert "0.650" in text  # the mean Dice
     assert "3 undefined" in text
     assert "+0.300" in text

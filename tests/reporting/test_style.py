@@ -62,7 +62,7 @@ def latencies(name: str) -> Figure:
 
 def costs(name: str) -> Figure:
     timing = Timing(threads=1, batch=1, median_ms=3.0, spread_ms=0.1)
-    cost = Cost(10**6, 10**9, size=32, in_channels=3, outputs=1, built=(timing,), shipped=None)
+    cost = Cost(10**6, 10**9, size=32, in_channels=3, outputs=1, timings={"onnxruntime": (timing,)})
     return plot_costs({name: cost, "other": cost})
 
 

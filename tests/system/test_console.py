@@ -175,7 +175,7 @@ def words_of(text: str) -> str:
 @pytest.mark.parametrize("show", ["findings", "masks", "costs", "missing"])
 def test_hostile_names_are_shown_as_they_are(output: Output, show: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "console", console(200))  # where no name has to be folded
-    cost = Cost(1, 1, 16, 3, 1, built=(Timing(1, 1, 1.0, 0.1),))
+    cost = Cost(1, 1, 16, 3, 1, timings={"onnxruntime": (Timing(1, 1, 1.0, 0.1),)})
     with output:
         if show == "findings":
             terminal.show_scores(finding_scores(HOSTILE))

@@ -65,7 +65,8 @@ class Comparison:
             reference, "random" a searched network with the mean of random ones of its size, "searches" the mean of
             searches that differ in their seed alone with the reference, unless it is one of them, and with random ones.
         costs: group, network, kind, parameters, flops, latency_ms_T and its interquartile range latency_spread_ms_T on
-            T threads, memory_mb, training_seconds, and whether it is on the Pareto front of score and latency.
+            T threads in ONNX Runtime, the same of other backends (torch_latency_ms_T, ...), memory_mb,
+            training_seconds, and whether it is on the Pareto front of score and latency.
         images: group, dataset, image, patient, network, value of the main score; masks only.
         differing: group, dataset, image, patient, spread: the images of the overlays; masks only.
         overlays: by group, in the order of `differing`.

@@ -10,7 +10,7 @@ import pandas as pd
 from medarts.comparison.candidates import Candidate
 from medarts.models import Architecture
 from medarts.profiling import cost
-from medarts.profiling.cost import Cost
+from medarts.profiling.cost import Backend, Cost
 from medarts.profiling.latency import usual_threads
 from medarts.system.console import progress_bar
 
@@ -64,17 +64,20 @@ def costs_of_groups(groups: Sequence[Sequence[Candidate]]) -> list[dict[str, Cos
     return costs
 
 
+def latency_columns(backend: Backend, threads: int) -> tuple[str, str]:
+    """Returns the columns of a latency and of its interquartile range; those of ONNX Runtime have the plain names."""
+    prefix = "" if backend == "onnxruntime" else f"{backend.replace(' ', '_')}_"
+    return f"{prefix}latency_ms_{threads}", f"{prefix}latency_spread_ms_{threads}"
+
+
 def cost_row(cost: Cost) -> dict[str, Any]:
-    """Returns the cost of one image as a row of a table: latency and its interquartile range by number of threads."""
-    latencies = {f"latency_ms_{timing.threads}": timing.median_ms for timing in cost.timings}
-    spreads = {f"latency_spread_ms_{timing.threads}": timing.spread_ms for timing in cost.timings}
-    return {
-        "parameters": cost.parameters,
-        "flops": cost.flops,
-        **latencies,
-        **spreads,
-        "memory_mb": cost.memory_mb[1],
-    }
+    """Returns the cost of one image as a row of a table: latencies and their ranges by backend and threads."""
+    row: dict[str, Any] = {"parameters": cost.parameters, "flops": cost.flops}
+    for backend, timings in cost.timings.items():
+        for timing in timings:
+            median, spread = latency_columns(backend, timing.threads)
+            row |= {median: timing.median_ms, spread: timing.spread_ms}
+    return row | {"memory_mb": cost.memory_mb[1]}
 
 
 def on_pareto_front(networks: pd.DataFrame) -> pd.Series:
@@ -86,7 +89,7 @@ def on_pareto_front(networks: pd.DataFrame) -> pd.Series:
     as all scores of it would be equal, and each network faster than the one before.
 
     Args:
-        networks: a row each, with columns ``score``, ``latency_ms_1`` and ``latency_spread_ms_1``.
+        networks: a row each, with columns ``score``, ``latency_ms_1`` and ``latency_spread_ms_1``, of ONNX Runtime.
     """
 
     def is_beaten(row: Any) -> bool:

@@ -18,7 +18,7 @@ from medarts.system.files import make_folder, read_whole, write_whole
 
 Arrays = Mapping[str, NDArray[Any]]
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when the files change their meaning."""
 
 _WHOLE = ("seed", "seeds", "patients", "images", "undefined", "parameters", "flops", "epochs")

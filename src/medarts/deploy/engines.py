@@ -54,6 +54,8 @@ class OnnxRuntimeEngine:
         runtime = _imported("onnxruntime")
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors; its warnings are about its own optimizer
+        # Its threads would otherwise wait actively after a pass, and take cores from what comes next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         content = os.fspath(model) if isinstance(model, Path) else model

@@ -1,16 +1,24 @@
-"""What networks cost on the CPU: parameters, FLOPs, latency as built and as shipped for inference, peak memory."""
+"""What networks cost on the CPU: parameters, FLOPs, latency in PyTorch and exported, peak memory.
+
+What is timed is a network alone, its last head, on images that have its size: the same in every backend. An exported
+network runs as it is deployed, in ONNX Runtime, and in OpenVINO where that is installed.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from itertools import count, product
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medarts.config import NormName
-from medarts.errors import RecipeError, RunError
+from medarts.deploy.engines import ENGINES, Engine
+from medarts.deploy.export import network_to_onnx
+from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.models import Architecture, build_network, without_weights
 from medarts.network import InferenceForm, Network
 from medarts.network.inference import faster, shipped
@@ -20,6 +28,18 @@ from medarts.profiling.memory import Form, peak_of_inference_mb
 
 Norms = NormName | Mapping[str, NormName | None] | None
 """Kind of the norms of all networks, or of each by its name; None stands for those of the network's paper."""
+
+Backend = Literal["torch", "inference form", "onnxruntime", "openvino"]
+BACKENDS: dict[Backend, str] = {
+    "torch": "PyTorch, as built",
+    "inference form": "PyTorch, inference form",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+"""What runs a network, and what it is called where people read: PyTorch, with the network as it is trained or in its
+form for inference, which scores images (``medarts.network.inference``), and what runs an exported file."""
+
+Timings = dict[Backend, tuple[Timing, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +53,10 @@ class Cost:
         size: height and width of the images, in pixels.
         in_channels: channels of the images.
         outputs: outputs of the network.
-        built: latency as built, by threads and batch; empty where it was not measured.
-        shipped: the same as shipped for inference, in the form that images are scored with, see
-            ``medarts.network.inference``; None where the network has none but itself.
-        memory_mb: peak memory of inference in MB (10^6 bytes) by batch, see ``medarts.profiling.memory``; of the
-            form as shipped, else as built. Empty where it was not measured.
+        timings: latency by backend, of each by threads and batch. Empty where it was not measured. A network without a
+            form for inference lacks that, and all lack OpenVINO where it is not installed.
+        memory_mb: peak memory of inference in PyTorch in MB (10^6 bytes) by batch, see ``medarts.profiling.memory``;
+            of the form that scores images. Empty where it was not measured.
     """
 
     parameters: int
@@ -45,25 +64,19 @@ class Cost:
     size: int
     in_channels: int
     outputs: int
-    built: tuple[Timing, ...]
-    shipped: tuple[Timing, ...] | None = None
+    timings: Timings = field(default_factory=dict)
     memory_mb: dict[int, float] = field(default_factory=dict)
 
-    @property
-    def timings(self) -> tuple[Timing, ...]:
-        """The latency as shipped for inference where there is such a form, else as built."""
-        return self.built if self.shipped is None else self.shipped
-
-    def latency_ms(self, *, threads: int, batch: int = 1) -> float:
-        """Returns the median milliseconds of a pass, as shipped for inference where there is such a form.
+    def latency_ms(self, *, threads: int, batch: int = 1, backend: Backend = "onnxruntime") -> float:
+        """Returns the median milliseconds of a pass, of the exported network unless another backend is asked for.
 
         Raises:
             ValueError: that was not measured.
         """
-        for timing in self.timings:
+        for timing in self.timings.get(backend, ()):
             if (timing.threads, timing.batch) == (threads, batch):
                 return timing.median_ms
-        raise ValueError(f"the latency with {threads} threads and batches of {batch} was not measured")
+        raise ValueError(f"{backend} with {threads} threads and batches of {batch} was not measured")
 
     def as_json(self) -> dict[str, Any]:
         """Returns the cost as what JSON can hold."""
@@ -81,11 +94,12 @@ class Cost:
             RunError: it is something else, such as a cost that an older medarts wrote.
         """
         try:
-            built, shipped = content["built"], content["shipped"]
+            timings = content["timings"]
+            if not {*timings} <= {*BACKENDS} or (timings and "onnxruntime" not in timings):
+                raise ValueError(f"timings of {', '.join(timings)}")
             return cls(
                 **{key: int(content[key]) for key in ("parameters", "flops", "size", "in_channels", "outputs")},
-                built=tuple(Timing(**timing) for timing in built),
-                shipped=None if shipped is None else tuple(Timing(**timing) for timing in shipped),
+                timings={backend: tuple(Timing(**timing) for timing in of) for backend, of in timings.items()},
                 memory_mb={int(batch): float(peak) for batch, peak in content["memory_mb"].items()},
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -110,8 +124,9 @@ def measure_costs(
 ) -> dict[str, Cost]:
     """Measures networks with fresh weights on the CPU, whether or not there is a GPU, without gradients.
 
-    Latencies can be compared: all networks, as built and as shipped for inference, are in memory at once and timed in
-    turns. Peak memory is that of a process of its own for every network and batch, on the largest of ``threads``.
+    Latencies can be compared: all networks, in every backend, are in memory at once and timed in turns, on the same
+    images with the same number of threads. Exporting a network takes from seconds to half a minute. Peak memory is that
+    of a process of its own for every network and batch, on the largest of ``threads``.
 
     Args:
         architectures: genotypes and baselines, by name.
@@ -130,7 +145,7 @@ def measure_costs(
         The costs by name, in the order given.
 
     Raises:
-        MedartsError: a network cannot be built, or not take such images.
+        MedartsError: a network cannot be built, not take such images, or not be exported.
         RecipeError: a network needs more memory than there is.
         ValueError: 1 repeat, which has no spread.
     """
@@ -142,18 +157,19 @@ def measure_costs(
     # Counting needs shapes alone: on the meta device no weight is made and nothing is computed.
     with torch.device("cpu" if repeats else "meta"):
         networks = {name: plan.build() for name, plan in plans.items()}
-    step = _counted(progress, len(plans) * len(batches) * memory + len(threads) * len(batches) * repeats)
+    exports, peaks_of = len(plans) * bool(threads), len(plans) * len(batches) * memory
+    step = _counted(progress, peaks_of + exports + len(threads) * len(batches) * repeats)
     shapes = [(batch, in_channels, size, size) for batch in batches]
     # First, as this is where too much is noticed.
     peaks = _peaks(plans, batches if memory else (), threads=max(threads, default=1), after_each=step)
-    built, as_shipped = _time(networks, shapes, threads=threads, repeats=repeats, after_turn=step)
+    files = _exported(plans, networks, after_each=step) if threads else {}
+    timings = _time(networks, files, shapes, threads=threads, repeats=repeats, after_turn=step)
     image = None if repeats else torch.empty(1, in_channels, size, size, device="meta")
     return {
         name: Cost(
             parameters=count_parameters(network),
             flops=count_flops(_last_head(network, network), in_channels=in_channels, size=size, images=image),
-            built=built[name],
-            shipped=as_shipped.get(name) if repeats else None,
+            timings=timings[name],
             memory_mb=peaks[name],
             **of_all,
         )
@@ -204,43 +220,85 @@ class _Plan:
         return _last_head(shipped(network, in_channels=self.in_channels, size=self.size), network)
 
 
+def _exported(
+    plans: Mapping[str, _Plan], networks: Mapping[str, Network], *, after_each: Callable[[], None]
+) -> dict[str, bytes]:
+    """Returns every network as the content of an ONNX file.
+
+    Raises:
+        MedartsError: a network cannot be exported.
+    """
+    found: dict[str, bytes] = {}
+    for name, network in networks.items():
+        try:
+            found[name] = network_to_onnx(network, in_channels=plans[name].in_channels, size=plans[name].size)
+        except Exception as error:  # its classes have no common base
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise MedartsError(
+                f"{name} cannot be exported to ONNX, as which its latency is measured ({reason}).",
+                fix="Build it of operations that torch.onnx can export, or count alone, with 0 repeats.",
+            ) from error
+        after_each()
+    return found
+
+
 def _time(
     networks: Mapping[str, Network],
+    files: Mapping[str, bytes],
     shapes: Sequence[tuple[int, int, int, int]],
     *,
     threads: Sequence[int],
     repeats: int,
     after_turn: Callable[[], None],
-) -> tuple[dict[str, tuple[Timing, ...]], dict[str, tuple[Timing, ...]]]:
+) -> dict[str, Timings]:
     """Times networks in turns with every number of threads and every shape of a batch (B, C, H, W).
 
-    Returns:
-        The timings by name, as built and as shipped for inference; networks without such a form have the first alone.
+    Args:
+        networks: as built.
+        files: the same, exported.
+        shapes: of the images.
+        threads: of the CPU, for every backend.
+        repeats: turns.
+        after_turn: called after each.
     """
-    if not threads:
-        return dict.fromkeys(networks, ()), {}
+    timings: dict[str, Timings] = {name: {} for name in networks}
     forms: dict[str, InferenceForm] = {}
-    for name, network in networks.items():
+    for name, network in networks.items() if threads else ():
         if (form := network.inference_form(next(network.parameters()).dtype)) is not None:
             forms[name] = form.eval()
-    built: dict[str, tuple[Timing, ...]] = dict.fromkeys(networks, ())
-    as_shipped: dict[str, tuple[Timing, ...]] = dict.fromkeys(forms, ())
-    _, in_channels, size, _ = shapes[0]
     for number in threads:
         with threads_of_cpu(number):
+            _, in_channels, size, _ = shapes[0]
             used = {
                 name: faster(form, networks[name], in_channels=in_channels, size=size) for name, form in forms.items()
             }
+        engines = {
+            (name, backend): engine(files[name], threads=number)
+            for name in networks
+            for backend, engine in ENGINES.items()
+            if backend == "onnxruntime" or find_spec(backend)
+        }
         for shape in shapes:
-            every = [*networks.items(), *forms.items()]
-            passes = [partial(_last_head(each, networks[name]), _images(*shape[:3])) for name, each in every]
-            timed = time_in_turns(passes, threads=number, batch=shape[0], repeats=repeats, after_turn=after_turn)
-            timing_of = {each: timing for (_, each), timing in zip(every, timed, strict=True)}
+            images = _images(*shape[:3])
+            passes: dict[tuple[str, Backend], Callable[[], object]] = {}
             for name, network in networks.items():
-                built[name] += (timing_of[network],)
-            for name, used_as in used.items():
-                as_shipped[name] += (timing_of[used_as],)
-    return built, as_shipped
+                passes[name, "torch"] = partial(_last_head(network, network), images)
+                if name in forms:
+                    passes[name, "inference form"] = partial(_last_head(forms[name], network), images)
+            passes |= {key: partial(_run, engine, images) for key, engine in engines.items()}
+            timed = time_in_turns(
+                [*passes.values()], threads=number, batch=shape[0], repeats=repeats, after_turn=after_turn
+            )
+            timing_of = dict(zip(passes, timed, strict=True))
+            for name, backend in passes:
+                as_used = "torch" if backend == "inference form" and used[name] is networks[name] else backend
+                timings[name][backend] = (*timings[name].get(backend, ()), timing_of[name, as_used])
+    return timings
+
+
+def _run(engine: Engine, images_bchw: Tensor) -> object:
+    # The limits are what networks with what comes before them take; a network alone has no such input.
+    return engine.run(images_bchw.numpy(), np.empty((len(images_bchw), 2), np.float32))
 
 
 def _last_head(form: nn.Module, network: Network) -> Form:

@@ -32,7 +32,7 @@ def costs_by_name(
     repeats: int = 20,
     memory: bool = True,
 ) -> dict[str, Cost]:
-    """Measures networks on the CPU, in turns, as built and, where they have that form, as shipped for inference.
+    """Measures networks on the CPU, in turns, in PyTorch and exported.
 
     Args:
         names: genotypes of the zoo, files, runs, or baselines.
@@ -51,6 +51,7 @@ def costs_by_name(
 
     Raises:
         GenotypeError: there is none of that name, or it does not fit its space.
+        MedartsError: a network cannot be exported.
         RecipeError: a network cannot take the size or a change, the networks differ in what they are made for, or a
             number is out of range.
     """

@@ -23,6 +23,7 @@ from medarts.comparison.compare import NAME, TABLES, Comparison
 from medarts.comparison.overall import OVERALL
 from medarts.reporting.comparison_tables import (
     KINDS,
+    latency_table,
     missing_table,
     network_frame,
     network_table,
@@ -105,6 +106,7 @@ def _section(comparison: Comparison, group: str, number: int) -> Content:
             plot_intervals(frame, seeds, title=title, reference=reference), f"{title} of every network on {group}"
         ),
         "latency": None if latency is None else inline_svg(latency, f"{title} against latency on {group}"),
+        "latencies": latency_table(comparison, group),
         "pictures": _pictures(comparison, group, f"set-{number}"),
     }
 
@@ -271,7 +273,7 @@ def plot_latency(frame: pd.DataFrame, *, title: str, reference: str | None) -> F
     axes.step(*ends, where="post", color=MUTED, lw=1.2, alpha=0.8, zorder=1)
     _scale_latency(axes, frame.latency_ms_1)
     axes.margins(y=0.12)
-    axes.set(xlabel="latency of one image on one thread, ms", ylabel=title)
+    axes.set(xlabel="latency of one image in ONNX Runtime, one thread, ms", ylabel=title)
     line = Line2D([], [], color=MUTED, lw=1.2, alpha=0.8, label="Pareto front")
     handles = [*_kind_handles(frame.kind), line, *_size_handles(largest)]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, labelspacing=1.4, handlelength=2.6)

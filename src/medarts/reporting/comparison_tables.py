@@ -8,9 +8,11 @@ import pandas as pd
 
 from medarts.comparison.candidates import Kind
 from medarts.comparison.compare import Comparison
+from medarts.comparison.costs import latency_columns
 from medarts.comparison.overall import OVERALL
 from medarts.evaluation.stats import ALPHA
-from medarts.reporting.tables import Column, Table, decimals, p_text, significant, table
+from medarts.profiling.cost import BACKENDS
+from medarts.reporting.tables import Column, Table, counted, decimals, p_text, significant, table
 from medarts.study.generalize import Generalization
 
 KINDS: Mapping[Kind, tuple[str, str]] = {
@@ -74,8 +76,12 @@ COLUMNS: list[Shown] = [
     Shown("{metric}", Column("{title}", form=significant, below="below_{metric}"), METRICS),
     Shown("parameters", Column("parameters, M", "ascending", form=_in(1e6)), BRIEF),
     Shown("flops", Column("GFLOPs", "ascending", form=_in(1e9))),
-    Shown("latency_ms_1", Column("ms, 1 thread", "ascending", form=significant, below="range_1"), BRIEF),
-    Shown("latency_ms_{n}", Column("ms, {n} threads", "ascending", form=significant, below="range_{n}"), THREADS),
+    Shown("latency_ms_1", Column("ONNX Runtime ms, 1 thread", "ascending", form=significant, below="range_1"), BRIEF),
+    Shown(
+        "latency_ms_{n}",
+        Column("ONNX Runtime ms, {n} threads", "ascending", form=significant, below="range_{n}"),
+        THREADS,
+    ),
     Shown("memory_mb", Column("memory, MB", "ascending", form=significant)),
     Shown("training_seconds", Column("training, min", "ascending", form=_in(60))),
     Shown("seeds", Column("seeds", form="g")),
@@ -151,6 +157,22 @@ def network_table(comparison: Comparison, group: str, *, brief: bool = False) ->
             columns[key] = column
     note = _seed_note(frame.seed_mark)
     return table(frame, columns, caption=f"Networks compared on {group}", note=note)
+
+
+def latency_table(comparison: Comparison, group: str) -> Table:
+    """Returns a table of latencies of one image: a column for each number of threads and backend."""
+    frame = network_frame(comparison, group)
+    columns = {"network": Column("network", "ascending", strong="is_reference")}
+    for threads in _threads(frame):
+        for backend, title in BACKENDS.items():
+            median, spread = latency_columns(backend, threads)
+            if median in frame and not frame[median].isna().all():
+                frame[f"range {median}"] = (frame[spread] / 2).map(
+                    lambda ms: f"± {significant(ms)}", na_action="ignore"
+                )
+                heading = f"{title}, {counted(threads, 'thread')}"
+                columns[median] = Column(heading, "ascending", form=significant, below=f"range {median}")
+    return table(frame, columns, caption=f"Latency on {group}")
 
 
 def scores_by_group(comparison: Comparison) -> Table | None:

@@ -22,11 +22,22 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import check_signed
 from medarts.errors import RunError
 from medarts.evaluation.files import again
-from medarts.profiling.cost import Cost
+from medarts.profiling.cost import BACKENDS, Cost
 from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history
 from medarts.reporting.scores import read_run_scores
 from medarts.reporting.style import render
-from medarts.reporting.tables import Column, Content, Table, card, read_json, reading, share, significant, table
+from medarts.reporting.tables import (
+    Column,
+    Content,
+    Table,
+    card,
+    counted,
+    read_json,
+    reading,
+    share,
+    significant,
+    table,
+)
 from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load_genotype as load
@@ -122,7 +133,9 @@ def _cards(*, cost: Cost | None, scores: list[Content], curves: Content | None) 
     if cost:
         cards.append(card("parameters", f"{cost.parameters / 1e6:.2f} M"))
         cards.append(card("FLOPs", f"{significant(cost.flops / 1e9)} G"))
-        cards.append(card(f"CPU latency at {cost.size} px", f"{cost.timings[0].median_ms:.0f} ms"))
+        exported = cost.timings["onnxruntime"][0]
+        threads = counted(exported.threads, "thread")
+        cards.append(card(f"ONNX Runtime at {cost.size} px, {threads}", f"{significant(exported.median_ms)} ms"))
     if curves:
         best = "" if curves["best"] is None else f", {curves['best']} best"
         cards.append(card(f"epochs{best}", str(curves["epochs"])))
@@ -209,23 +222,22 @@ def _read_cost(run: RunDirectory) -> Cost | None:
             cost = Cost.read(content, origin=str(path))
         except RunError as error:
             raise RunError(error.problem, fix=fix) from error
-        if not cost.built:
+        if not cost.timings:
             raise ValueError("no timing is listed")
         return cost
 
 
 def _cost(cost: Cost) -> Content:
-    forms = {"for inference": cost.shipped, "as built": cost.built}
-    rows = [
-        {"form": form, "threads": timing.threads, "median": timing.median_ms, "spread": f"± {timing.spread_ms:.1f}"}
-        for form, timings in forms.items()
-        for timing in timings or ()
-    ]
-    columns = {
-        "form": Column("form", words=True),
-        "threads": Column("threads"),
-        "median": Column("latency, ms", form=".1f", first="ascending"),
-        "spread": Column("IQR, ms"),
+    """Returns a table of latencies: a row for each number of threads, a column for each backend."""
+    rows = []
+    for of_one in zip(*cost.timings.values(), strict=True):
+        row: Content = {"threads": of_one[0].threads}
+        for backend, timing in zip(cost.timings, of_one, strict=True):
+            row |= {backend: timing.median_ms, f"{backend} spread": f"± {significant(timing.spread_ms / 2)}"}
+        rows.append(row)
+    columns = {"threads": Column("threads")} | {
+        backend: Column(f"{BACKENDS[backend]}, ms", "ascending", form=significant, below=f"{backend} spread")
+        for backend in cost.timings
     }
     return {"cost": cost, "table": table(pd.DataFrame(rows), columns, caption="latency on the CPU")}
 

@@ -18,7 +18,7 @@ from medarts.engine.directory import Record
 from medarts.profiling.cost import Cost
 from medarts.reporting.journals import Panel, scores_of
 from medarts.reporting.style import CYCLE, INK, MUTED, PALETTE, colors_of, legible, styled
-from medarts.reporting.tables import label_of
+from medarts.reporting.tables import counted, label_of
 
 _DASHES = (0, (4, 3))
 _MOST_COLORS = 8
@@ -177,37 +177,30 @@ _ROOM = 0.12
 def plot_costs(costs: Mapping[str, Cost]) -> Figure:
     """Plots the latency of networks against their parameters, on logarithmic axes, with the rank correlation.
 
-    The latency is that of the fewest threads and the smallest batch that were measured, of the form for inference where
-    there is one.
+    The latency is that of the exported network in ONNX Runtime, with the fewest threads and the smallest batch that
+    were measured.
 
     Args:
         costs: of at least two networks, from one measurement.
     """
-    threads, batch = min((timing.threads, timing.batch) for cost in costs.values() for timing in cost.timings)
+    measured = [timing for cost in costs.values() for timing in cost.timings["onnxruntime"]]
+    threads, batch = min((timing.threads, timing.batch) for timing in measured)
     points = np.asarray([(cost.parameters, cost.latency_ms(threads=threads, batch=batch)) for cost in costs.values()])
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
     images = "one image" if batch == 1 else f"a batch of {batch}"
     axes.set(
         xscale="log", yscale="log", xlim=_limits(points[:, 0]), ylim=_limits(points[:, 1]), xlabel="parameters",
-        ylabel=f"CPU latency of {images} on {threads} thread{'s' * (threads > 1)}, ms", title=_title(points),
+        ylabel=f"latency of {images} in ONNX Runtime, {counted(threads, 'thread')}, ms", title=_title(points),
     )  # fmt: skip
     _set_ticks(axes.xaxis, unit=1e6, suffix=" M")
     _set_ticks(axes.yaxis, unit=1, suffix="")
-    for point, cost in zip(points, costs.values(), strict=True):
-        axes.plot(*point[:, None], "o", ms=6.5, mec=_BLUE, mfc=_BLUE if cost.shipped else "none", zorder=3)
+    axes.plot(*points.T, "o", ms=6.5, color=_BLUE, zorder=3)
     ends, centre = np.asarray(axes.get_xlim()), np.exp(np.log(points).mean(axis=0))
     look: dict[str, Any] = {"color": MUTED, "lw": 1, "linestyle": (0, (4, 3))}
     axes.plot(ends, centre[1] * ends / centre[0], zorder=1, scalex=False, scaley=False, **look)
-    forms = {"for inference": (_BLUE, True), "as built": ("none", False)}
-    shipped = [cost.shipped is not None for cost in costs.values()]
-    handles = [
-        Line2D([], [], color=_BLUE, marker="o", ms=6.5, mfc=fill, ls="", label=label)
-        for label, (fill, form) in forms.items()
-        if form in shipped
-    ]
-    handles.append(Line2D([], [], label="time in proportion to parameters", **look))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    handles = [Line2D([], [], label="time in proportion to parameters", **look)]
+    figure.legend(handles=handles, loc="outside lower center")
     name_points(axes, points, [*costs])
     return figure
 
