@@ -313,26 +313,37 @@ def item(**attributes: Any) -> Dataset:
     return made
 
 
-def test_frames_with_a_place_have_frames_of_mask_there(tmp_path: Path) -> None:
+def write_frames(path: Path, heights: list[float]) -> Path:
     data = dataset(VOLUME, SOPClassUID=EnhancedCTImageStorage, NumberOfFrames=5)
     data.SharedFunctionalGroupsSequence = [item(
         PlaneOrientationSequence=[item(ImageOrientationPatient=list(NEGATIVE))],
         PixelMeasuresSequence=[item(PixelSpacing=[0.5, 0.75], SliceThickness=2)],
     )]  # fmt: skip
-    heights = [0.0, 8, 2, 6, 4]
     data.PerFrameFunctionalGroupsSequence = [
         item(PlanePositionSequence=[item(ImagePositionPatient=[0, 0, height])]) for height in heights
     ]
-    path = write(tmp_path / "e.dcm", data)
-    (source,) = find([path])
+    return write(path, data)
+
+
+def test_frames_with_a_place_have_frames_of_mask_there(tmp_path: Path) -> None:
+    heights = [0.0, 8, 2, 6, 4]
+    (source,) = find([write_frames(tmp_path / "e.dcm", heights)])
     written = predict(source, tmp_path / "out")
-    assert written.note is None
+    assert (written.note, source.spacing) == (None, (0.5, 0.75, 2.0))
     seg = pydicom.dcmread(written.paths[0])
     for group, values in zip(seg.PerFrameFunctionalGroupsSequence, seg.pixel_array, strict=True):
         frame = heights.index(group.PlanePositionSequence[0].ImagePositionPatient[2])
         assert np.array_equal(values, bright(VOLUME[frame]))
         refers = group.DerivationImageSequence[0].SourceImageSequence[0]
         assert refers.ReferencedFrameNumber == frame + 1
+
+
+def test_frames_at_one_place_get_a_plain_mask_and_a_note(tmp_path: Path) -> None:
+    (source,) = find([write_frames(tmp_path / "e.dcm", [0.0, 2, 0, 2, 0])])
+    written = predict(source, tmp_path / "out")
+    assert (written.paths[0].name, source.spacing) == ("e.tif", (0.5, 0.75, None))
+    assert "duplicates" in str(written.note)
+    assert np.array_equal(tifffile.imread(written.paths[0]), 255 * bright(VOLUME))
 
 
 def test_probabilities_of_one_class_are_of_the_image_s_kind(tmp_path: Path) -> None:

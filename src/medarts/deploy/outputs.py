@@ -286,7 +286,7 @@ class _NiftiOutput(Output):
             volume = nifti.open_volume(path)
             header = _header(volume, dtype, volumes)
         stored = dtype.newbyteorder(header.endianness)
-        packed = gzip.GzipFile("", "wb", 6, file, mtime=0) if self._packed else None
+        packed = gzip.GzipFile("", "wb", 1, file, mtime=0) if self._packed else None
         into = packed or file
         header.write_to(into)
         for number in range(volumes):

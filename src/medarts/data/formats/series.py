@@ -171,7 +171,7 @@ def _depth(header: Header) -> float:
 
 def _distance(depths: Sequence[float]) -> float | None:
     """Returns the distance of slices; None where they are not evenly apart, or some at one place."""
-    steps = np.abs(np.diff(depths))
+    steps = np.diff(np.sort(depths))
     if not len(steps) or steps.min() <= _SAME_PLACE:
         return None
     middle = float(np.median(steps))
