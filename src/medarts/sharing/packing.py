@@ -85,18 +85,22 @@ def pack(run: RunDirectory, out: Path, *, domain: str | None = None, examples: b
     if out.suffix != PACKAGE:
         raise RunError(f"{out} is not the name of a package.", fix=f"End it in {PACKAGE}.")
     check_writable(out, kind="file")
-    trained = trained_of(run)
-    deployable = deployable_of(run, domain=domain)
-    names = _Names(_network_name(trained.architecture, deployable.info), _dataset_names(trained.recipe))
-    scores = _scores(run, "test", deployable.info)
-    content = _content(
-        run, trained, _shared_info(run, deployable.info, names, scores), names, scores, examples=examples
-    )
+    content = packed(run, domain=domain, examples=examples)
     read_package(content, out).trained.build()  # what others will do first
     if exists(out) and read_whole(out, fix="Choose another name.") != content:
         raise RunError(f"There is another {out} already.", fix="Choose another file (out; --out on the command line).")
     write_whole(out, content)
     return out
+
+
+def packed(run: RunDirectory, *, domain: str | None = None, examples: bool = False) -> bytes:
+    """Returns the bytes of a package; see `pack`."""
+    trained = trained_of(run)
+    deployable = deployable_of(run, domain=domain)
+    names = _Names(_network_name(trained.architecture, deployable.info), _dataset_names(trained.recipe))
+    scores = _scores(run, "test", deployable.info)
+    info = _shared_info(run, deployable.info, names, scores)
+    return _content(run, trained, info, names, scores, examples=examples)
 
 
 def usual_file(run: RunDirectory) -> Path:
