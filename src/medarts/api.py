@@ -195,7 +195,7 @@ def evaluate(
     Of masks, ``decisions`` of the scores says what the threshold of validation and the Dice-optimal decision gain.
 
     Args:
-        run: a training run.
+        run: a training run, or a package, which needs ``data``; its scores are written beside it, into NAME-scores/.
         data: data sets to score on: names in its recipe, folders, or images in memory. Default: those of its recipe.
         split: train, val, test, or all.
         head: an early, faster head, such as "4,0", or "average", the mean of all. Default: the last.
@@ -207,9 +207,22 @@ def evaluate(
     """
     from medarts.data.manifest import part_named
     from medarts.data.opening import choose_sources
+    from medarts.deploy.package import open_package
     from medarts.evaluation.evaluate import evaluate as evaluate_run
+    from medarts.evaluation.evaluate import evaluate_package
 
-    opened, given = RunDirectory.open(path_of(run), kind="train"), _given(data)
+    given = _given(data)
+    if is_package(run):
+        return evaluate_package(
+            open_package(path_of(run)),
+            sources=choose_sources(given) if isinstance(given, tuple) else None,
+            split=part_named(split),
+            head=head,
+            data=_store(given),
+            heads=heads,
+            flip=flip,
+        )
+    opened = RunDirectory.open(path_of(run), kind="train")
     sources = choose_sources(given, known=opened.recipe.data.sources) if isinstance(given, tuple) else None
     return evaluate_run(
         opened.path,

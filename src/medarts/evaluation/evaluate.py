@@ -14,7 +14,8 @@ from medarts.data.batches import Batches
 from medarts.data.manifest import Part
 from medarts.data.opening import open_data, open_manifest
 from medarts.data.store import ImageStore, open_store
-from medarts.deploy.info import Calibration
+from medarts.deploy.info import Calibration, ModelInfo
+from medarts.deploy.package import Package
 from medarts.deploy.runs import info_of
 from medarts.engine.checkpoint import of_weights
 from medarts.engine.device import make_fabric, preserved_process_state
@@ -24,6 +25,7 @@ from medarts.errors import DataError, MedartsError, RunError
 from medarts.evaluation.calibrating import FOUND_ON, as_shipped, calibration_of, own_manifest
 from medarts.evaluation.deciding import OtherWays, flops_of
 from medarts.evaluation.files import Fingerprints, of_images, of_metrics
+from medarts.evaluation.scores import Calibration as Fitted
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.scoring import score_findings, score_masks
 from medarts.evaluation.summary import DEFINITIONS
@@ -72,18 +74,85 @@ def evaluate(
     run = RunDirectory.open(path, kind="train")
     with run.at_work("evaluate"):
         if data is not None and data.manifest.fingerprint() != run.facts["data_fingerprint"]:
-            sources = _sources_in_memory(run, data)
+            sources = sources_in_memory(run.recipe, data, of=str(run.path))
         return _evaluate(run, sources, split, head, data, heads=heads, flip=flip)
 
 
-def _sources_in_memory(run: RunDirectory, data: ImageStore) -> tuple[SourceSettings, ...]:
-    """Returns what a recipe would say of images in memory, other than those of a run, having checked that they fit."""
-    wanted, given = run.recipe.data, data_section(data)
+@preserved_process_state()
+def evaluate_package(
+    package: Package,
+    *,
+    sources: tuple[SourceSettings, ...] | None = None,
+    split: Part = "test",
+    head: str | None = None,
+    data: ImageStore | None = None,
+    heads: bool = False,
+    flip: bool = False,
+) -> Scores:
+    """Scores a packed network on images that are given, and writes the scores into a folder beside its file.
+
+    The folder is called like the file with "-scores" behind, and has a folder for each set of images, see
+    `scores_folder`. Thresholds and temperature are those of the package, as its validation images are not there.
+
+    Args:
+        package: the packed network.
+        sources: data sets to score on.
+        split: see `evaluate`.
+        head: see `evaluate`.
+        data: images in memory, instead of ``sources``.
+        heads: see `evaluate`.
+        flip: see `evaluate`.
+
+    Raises:
+        DataError: no images are given, or they do not fit.
+        RunError: there is no such head, or the package has no thresholds of its findings.
+    """
+    recipe, origin = package.trained.recipe, str(package.path)
+    if data is not None:
+        sources = sources_in_memory(recipe, data, of=origin)
+    if sources is None:
+        raise DataError(f"{origin} has no images to score it on.", fix="Give data (on the command line --data FOLDER).")
+    _check_task(recipe.data.task, sources)
+    fabric = make_fabric(recipe.compute)
+    network = package.trained.build()
+    chosen = network.head_named(head)
+    if isinstance(network, FindingNetwork):
+        head = None  # it has one
+    needs: tuple[Split, ...] = () if split == "all" else (split,)
+    store = data or open_data(recipe.data.model_copy(update={"sources": sources}), needs=needs)
+    part = store.manifest.part(split)
+    batches = Batches(store, part, batch=recipe.evaluation.batch, name=split, device=fabric.device)
+    images = of_images([(store, split)])
+    made_of = Fingerprints(images, package.info.provenance.weights, _metrics(recipe))
+    folder = package.path.with_name(f"{package.path.stem}-scores") / _folder_name(split, images, sources, head)
+    network = network.to(fabric.device)
+    if not isinstance(network, FindingNetwork):
+        info = package.deployable(head).info
+        model = as_shipped(network, recipe)
+        ways = _other_ways(network, model, recipe, info, heads=heads, flip=flip)
+        return score_masks(model, batches, recipe, head=chosen, folder=folder, made_of=made_of, others=ways)
+    _check_masks_alone(heads=heads, flip=flip)
+    fitted = package.info.calibration
+    if fitted is None:
+        raise RunError(f"{origin} has no thresholds of its findings.", fix="Have it packed again.")
+    known = Fitted(fitted.temperature, recipe.evaluation.sensitivity, fitted.thresholds, {})
+    return score_findings(network, batches, recipe, validation=known, folder=folder, made_of=made_of)
+
+
+def sources_in_memory(recipe: Recipe, data: ImageStore, *, of: str) -> tuple[SourceSettings, ...]:
+    """Returns what a recipe would say of images in memory, other than those of a run, having checked that they fit.
+
+    Args:
+        recipe: of the run or package.
+        data: the images.
+        of: names the run or package in errors.
+    """
+    wanted, given = recipe.data, data_section(data)
     for key, value in given.items():
         own = getattr(wanted, key)
         if key != "sources" and value != (list(own) if isinstance(own, tuple) else own):
             raise DataError(
-                f"The images have {key} {value}, but the network of {run.path} was trained with {own}.",
+                f"The images have {key} {value}, but the network of {of} was trained with {own}.",
                 fix=f"Give images with {key} {own}, see from_arrays.",
             )
     return tuple(make_source(**source) for source in given["sources"])
@@ -118,16 +187,26 @@ def _evaluate(
     network = network.to(fabric.device)
     if not isinstance(network, FindingNetwork):
         model = as_shipped(network, recipe)
-        beside = (*network.heads, AVERAGE) if heads and len(network.heads) > 1 else (chosen,)
         # Scaling, the one thing of it that may differ between data sets, is no matter here: images come scaled.
         info = info_of(run, network, domain=recipe.data.sources[0].domain, head=chosen)
         info = info.model_copy(update={"calibration": _calibration(run, model, looked_at[0][0], sources, head)})
-        ways = OtherWays(model, info, flops=flops_of(network, recipe, beside), flip=flip)
+        ways = _other_ways(network, model, recipe, info, heads=heads, flip=flip)
         return score_masks(model, batches, recipe, head=chosen, folder=folder, made_of=made_of, others=ways)
-    if heads or flip:
-        raise RunError("Heads and mirrored images are scored for masks alone.", fix="Leave out heads and flip.")
+    _check_masks_alone(heads=heads, flip=flip)
     (validation,) = others
     return score_findings(network, batches, recipe, validation=validation, folder=folder, made_of=made_of)
+
+
+def _other_ways(
+    network: Network, model: Network, recipe: Recipe, info: ModelInfo, *, heads: bool, flip: bool
+) -> OtherWays:
+    beside = (*network.heads, AVERAGE) if heads and len(network.heads) > 1 else (info.head,)
+    return OtherWays(model, info, flops=flops_of(network, recipe, beside), flip=flip)
+
+
+def _check_masks_alone(*, heads: bool, flip: bool) -> None:
+    if heads or flip:
+        raise RunError("Heads and mirrored images are scored for masks alone.", fix="Leave out heads and flip.")
 
 
 def _calibration(
@@ -166,12 +245,16 @@ def scores_folder(
         sources: see ``evaluate``.
         head: see ``evaluate``.
     """
+    return run.path / "scores" / _folder_name(split, images, sources, head)
+
+
+def _folder_name(split: Part, images: str, sources: tuple[SourceSettings, ...] | None, head: str | None) -> str:
     domains = [] if sources is None else [source.domain for source in sources]
     parts = [split, *domains, *([] if head is None else [f"head-{head}"])]
     if sources is not None:
         about = json.dumps([images, domains, head])  # the list, as names may hold the dashes that join them
         parts.append(hashlib.sha256(about.encode()).hexdigest()[:FOLDER_DIGITS])
-    return run.path / "scores" / "-".join(parts)
+    return "-".join(parts)
 
 
 def fingerprints_now(

@@ -138,7 +138,7 @@ def score_findings(
     batches: Batches,
     recipe: Recipe,
     *,
-    validation: Batches,
+    validation: Batches | Calibration,
     folder: Path,
     made_of: Fingerprints,
 ) -> Scores:
@@ -148,18 +148,18 @@ def score_findings(
         network: the network.
         batches: the images to score; their name is that of the split.
         recipe: bootstrap and sensitivity.
-        validation: images by which thresholds and temperature are chosen.
+        validation: images by which thresholds and temperature are chosen, or what was chosen before.
         folder: gets the files.
         made_of: of all of these images, the network's weights and the metrics.
     """
     network.eval()
     findings = batches.store.manifest.findings
     logits, labels = predict_findings(network, batches, recipe)
-    calibration = calibrate(
-        *predict_findings(network, validation, recipe),
-        findings=findings,
-        sensitivity=recipe.evaluation.sensitivity,
-    )
+    if isinstance(validation, Calibration):
+        calibration = validation
+    else:
+        of_validation = predict_findings(network, validation, recipe)
+        calibration = calibrate(*of_validation, findings=findings, sensitivity=recipe.evaluation.sensitivity)
     about = [(sample.domain, sample.key, sample.patient) for sample in _samples(batches)]
     scores = summarized(
         Scores(

@@ -246,14 +246,13 @@ def _scores(card: Mapping[str, Any]) -> dict[str, float]:
     return {f"{row['metric']}, {row['class']}, {row['dataset']}": row["value"] for row in rows}
 
 
-def _scripted(wrapped: nn.Module) -> bytes:
+def _scripted(wrapped: _Probabilities) -> bytes:
     """Returns a network as TorchScript; sizes of images stay free, as shapes are traced like values."""
     info = wrapped.deployable.info
-    assert isinstance(info, ModelInfo)
     example = torch.zeros(1, info.in_channels, info.size + 1, info.size + 2)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of values that could become constants; what came of it is verified
-        traced = torch.jit.trace(wrapped, example, check_trace=False)
+        traced: torch.jit.ScriptModule = torch.jit.trace(wrapped, example, check_trace=False)  # type: ignore[no-untyped-call]
     target = io.BytesIO()
     torch.jit.save(traced, target)
     return target.getvalue()

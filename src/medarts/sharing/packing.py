@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save as tensor_bytes
 
-from medarts.config import Recipe, parse
+from medarts.config import SPLITS, Recipe, parse
 from medarts.config.yaml_text import write_yaml
 from medarts.data.manifest import Part
 from medarts.deploy import package
@@ -26,6 +26,7 @@ from medarts.deploy.runs import deployable_of
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
 from medarts.errors import RunError
+from medarts.evaluation.calibrating import calibration_of, kept_calibration
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.files import EXAMPLES
 from medarts.evaluation.scores import Scores
@@ -196,10 +197,6 @@ def _shared_genotype(genotype: Genotype, name: str) -> Genotype:
 
 
 def _shared_info(run: RunDirectory, info: ModelInfo, names: _Names, scores: Scores) -> ModelInfo:
-    fitted, calibration = scores.calibration, info.calibration
-    if fitted is not None:
-        thresholds = {rule: dict(values) for rule, values in fitted.thresholds.items()}
-        calibration = Calibration(temperature=fitted.temperature, thresholds=thresholds)
     provenance = info.provenance.model_copy(
         update={
             "architecture": names.network,
@@ -207,8 +204,19 @@ def _shared_info(run: RunDirectory, info: ModelInfo, names: _Names, scores: Scor
             "images": {names.datasets.get(name, name): count for name, count in info.provenance.images.items()},
         }
     )
-    changes = {"name": names.network, "calibration": calibration, "provenance": provenance}
+    changes = {"name": names.network, "calibration": _calibration(run, scores), "provenance": provenance}
     return info.model_copy(update=changes)
+
+
+def _calibration(run: RunDirectory, scores: Scores) -> Calibration | None:
+    """Returns what was fitted to the validation images; None where these are in memory, and nothing was kept."""
+    if scores.calibration is not None:  # of findings: they were scored by it
+        thresholds = {rule: dict(values) for rule, values in scores.calibration.thresholds.items()}
+        return Calibration(temperature=scores.calibration.temperature, thresholds=thresholds)
+    kept = kept_calibration(run)
+    if kept is None and not any(source.is_in_memory for source in run.recipe.data.sources):
+        return calibration_of(run)
+    return kept
 
 
 def _scores(run: RunDirectory, wanted: Part, info: ModelInfo) -> Scores:
@@ -252,7 +260,7 @@ def _subjects(run: RunDirectory, names: _Names) -> dict[str, dict[str, Subjects]
         images, patients = splits.get(about["split"], (0, set()))
         splits[about["split"]] = images + 1, patients | {about["patient"]}
     return {
-        domain: {split: Subjects(images, len(patients)) for split, (images, patients) in splits.items()}
+        domain: {split: Subjects(splits[split][0], len(splits[split][1])) for split in SPLITS if split in splits}
         for domain, splits in found.items()
     }
 
