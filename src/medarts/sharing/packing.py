@@ -21,12 +21,13 @@ from medarts.config.yaml_text import write_yaml
 from medarts.data.manifest import Part
 from medarts.deploy import package
 from medarts.deploy.info import PACKAGE, Calibration, ModelInfo
+from medarts.deploy.kept import kept_calibration
 from medarts.deploy.package import package_bytes, read_package
 from medarts.deploy.runs import deployable_of
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
 from medarts.errors import RunError
-from medarts.evaluation.calibrating import calibration_of, kept_calibration
+from medarts.evaluation.calibrating import calibration_of
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.files import EXAMPLES
 from medarts.evaluation.scores import Scores
