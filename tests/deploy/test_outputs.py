@@ -254,6 +254,15 @@ def test_every_class_is_a_segment(tmp_path: Path) -> None:
         assert np.array_equal(values, np.digitize(VOLUME[n], (0, 60)) == number)
 
 
+def test_names_in_other_character_sets_and_odd_headers_are_copied(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", VOLUME, SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg", SeriesNumber="",
+                 StudyDescription="Übersicht", PatientSex="W", StudyDate="", PatientID="")  # fmt: skip
+    written = predict(find([tmp_path / "s"])[0], tmp_path / "out", info("Läsion"))
+    seg = pydicom.dcmread(written.paths[0])
+    assert (seg.PatientName, seg.StudyDescription, seg.PatientSex) == ("Müller^Jörg", "Übersicht", "")
+    assert seg.SegmentSequence[0].SegmentLabel == "Läsion"
+
+
 def test_an_empty_mask_is_a_file_all_the_same(tmp_path: Path) -> None:
     write_series(tmp_path / "s", VOLUME)
     written = predict(find([tmp_path / "s"])[0], tmp_path / "out", classes=np.zeros_like)
