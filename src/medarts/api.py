@@ -257,7 +257,7 @@ def predict(
     exported network runs without PyTorch.
 
     Args:
-        model: an exported network or a training run, or one that is loaded.
+        model: an exported network, a package or a training run, or one that is loaded.
         paths: files, folders with all that is in them, and patterns such as ``"scans/**/*.png"``.
         out: folder of the results, new, empty, or of the same prediction.
         batch: images, slices or windows in one pass.
@@ -322,6 +322,8 @@ def compare(
     from medarts.study.jobs import Layout
 
     paths = [path_of(run) for run in (runs if isinstance(runs, Iterable) and not isinstance(runs, str) else [runs])]
+    for path in filter(is_package, paths):
+        raise RunError(f"{path} is packed, without scores of single images.", fix="Compare the run it was made of.")
     part = part_named(split)
     given = _in_memory(data)
     of_study = len(paths) == 1 and Layout(paths[0]).study.is_file()
@@ -404,7 +406,7 @@ def cost(
     Latency is that of PyTorch, and of the exported network in ONNX Runtime, and in OpenVINO if it is installed.
 
     Args:
-        networks: published genotypes, files, runs, or baselines.
+        networks: published genotypes, files, runs, packages, or baselines.
         changes: ``"model.width=16"`` of baselines, ``"space.layers=14"`` of genotypes.
         init_channel: another C of the genotypes.
         in_channels: channels of the images. Default: those of the runs, else 3.

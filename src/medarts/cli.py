@@ -266,7 +266,7 @@ def evaluate(
     Masks are also scored with the threshold chosen on the validation images and with the Dice-optimal decision.
 
     Args:
-        run: Training run.
+        run: Training run or package. A package needs --data; its scores are written beside it, into NAME-scores/.
         data: Data sets to score on, as names in its recipe or folders. Default: those it was trained on.
         split: train, val, test, or all for every image.
         head: Earlier, faster head, such as 4,0, or average, the mean of all. Default: the last.

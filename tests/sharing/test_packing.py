@@ -339,6 +339,29 @@ def test_a_package_is_fine_tuned(packed: Path, findings: RunDirectory, tmp_path:
         library.train(initial=packed)
 
 
+def test_the_cost_of_a_package_is_that_of_its_run(run: RunDirectory, packed: Path) -> None:
+    found = library.cost(packed, run, repeats=0)
+    one, other = found[str(packed)], found[str(run.path)]
+    assert (one.parameters, one.flops, one.size, one.outputs) == (other.parameters, other.flops, 32, 1)
+    assert library.cost(packed, init_channel=8, repeats=0)[str(packed)].parameters > one.parameters
+
+
+def test_packages_are_not_compared(run: RunDirectory, packed: Path) -> None:
+    with pytest.raises(RunError, match=r"is packed, without scores of single images\. Compare the run"):
+        library.compare([run, packed])
+
+
+def test_files_are_predicted_with_a_package(run: RunDirectory, packed: Path, tmp_path: Path) -> None:
+    Image.fromarray(GREY[0, :24]).save(tmp_path / "image.png")
+    for name, model in (("a", packed), ("b", run)):
+        library.predict(model, tmp_path / "image.png", out=tmp_path / name, decision="validation")
+    files = sorted(path.name for path in (tmp_path / "a").iterdir() if path.suffix == ".png")
+    assert files
+    for name in files:
+        with Image.open(tmp_path / "a" / name) as one, Image.open(tmp_path / "b" / name) as other:
+            assert np.array_equal(np.asarray(one), np.asarray(other))
+
+
 def test_the_command_line_packs(
     run: RunDirectory, packed: Path, tmp_path: Path, medarts: Callable[..., tuple[int, str, str]]
 ) -> None:

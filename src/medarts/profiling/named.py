@@ -8,6 +8,8 @@ from pydantic import ValidationError
 from medarts.config import apply_overrides
 from medarts.config.explaining import explain
 from medarts.config.section import LARGEST_SIZE, MOST_CHANNELS, MOST_OUTPUTS
+from medarts.deploy.info import is_package
+from medarts.deploy.package import open_package
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, check_number
 from medarts.models import Architecture, architecture_named, published_outputs, published_size, task_of
@@ -35,7 +37,7 @@ def costs_by_name(
     """Measures networks on the CPU, in turns, in PyTorch and exported.
 
     Args:
-        names: genotypes of the zoo, files, runs, or baselines.
+        names: genotypes of the zoo, files, runs, packages, or baselines.
         changes: as key.path=value: model.width=16 of baselines, space.layers=14 of genotypes.
         init_channel: another C of the genotypes.
         in_channels: channels of the images. Default: those of the runs, or 3.
@@ -65,14 +67,20 @@ def costs_by_name(
     threads = threads or usual_threads()
     _check_measurement(names, threads=threads, batches=batches, repeats=repeats)
     runs = {str(name): RunDirectory.open(Path(name)) for name in names if (Path(name) / "run.json").is_file()}
+    packed = {str(name): open_package(Path(name)).trained for name in names if is_package(name)}
     architectures = {
-        str(name): _architecture(name, runs.get(str(name)), init_channel=init_channel, changes=changes)
+        str(name): _architecture(
+            packed[str(name)].architecture if str(name) in packed else _named(name, runs.get(str(name))),
+            init_channel=init_channel,
+            changes=changes,
+        )
         for name in names
     }
     _check_changes(architectures, init_channel=init_channel, changes=changes)
-    data, published = [run.recipe.data for run in runs.values()], architectures.values()
+    recipes = {name: run.recipe for name, run in runs.items()} | {name: of.recipe for name, of in packed.items()}
+    data, published = [recipe.data for recipe in recipes.values()], architectures.values()
     norms = {
-        name: runs[name].recipe.train.norm if name in runs and task_of(architecture) == "segmentation" else None
+        name: recipes[name].train.norm if name in recipes and task_of(architecture) == "segmentation" else None
         for name, architecture in architectures.items()
     }
     with progress_bar("cost", 0) as bar:
@@ -92,13 +100,13 @@ def costs_by_name(
         )
 
 
-def _architecture(
-    name: str | Path, run: RunDirectory | None, *, init_channel: int | None, changes: Sequence[str]
-) -> Architecture:
+def _named(name: str | Path, run: RunDirectory | None) -> Architecture:
     is_training = run is not None and run.facts["kind"] == "train"
     model: Architecture | None = run.recipe.train.model if run is not None and is_training else None
-    if model is None:
-        model = architecture_named(str(name))
+    return architecture_named(str(name)) if model is None else model
+
+
+def _architecture(model: Architecture, *, init_channel: int | None, changes: Sequence[str]) -> Architecture:
     if isinstance(model, Genotype):
         return genotype_with(model, init_channel=init_channel, changes=changes)
     own = [change for change in changes if change.startswith("model.")]
