@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         cost,
         doctor,
         evaluate,
+        export,
         generalize,
         pack,
         plan,
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "medarts.api": (
-        "benchmark", "compare", "cost", "doctor", "evaluate", "generalize", "pack", "plan", "predict", "report",
-        "resume", "search", "show", "train",
+        "benchmark", "compare", "cost", "doctor", "evaluate", "export", "generalize", "pack", "plan", "predict",
+        "report", "resume", "search", "show", "train",
     ),
     "medarts.data.arrays": ("from_arrays", "from_dataset"),
     "medarts.data.sources": ("register_source",),
@@ -63,8 +64,8 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "MedartsError", "Settings", "__version__", "benchmark", "compare", "cost", "create_model", "doctor", "evaluate",
-    "from_arrays", "from_dataset", "generalize", "list_models", "load", "load_genotype", "pack", "plan", "predict",
-    "register_loss", "register_metric", "register_model", "register_operation", "register_regularizer",
+    "export", "from_arrays", "from_dataset", "generalize", "list_models", "load", "load_genotype", "pack", "plan",
+    "predict", "register_loss", "register_metric", "register_model", "register_operation", "register_regularizer",
     "register_source", "register_space", "report", "resume", "search", "show", "train",
 ]  # fmt: skip
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from medarts.data.store import ImageStore
     from medarts.deploy.decisions import Rule
     from medarts.deploy.engines import Runtime
+    from medarts.deploy.exporting import Exported
     from medarts.deploy.model import TrainedModel
     from medarts.deploy.prediction import Prediction
     from medarts.evaluation.scores import Scores
@@ -555,6 +556,69 @@ def report(run: RunDirectory | Path | str) -> Path:
             if text is not None:
                 write_whole(opened.path / "genotype.txt", text + "\n")
         return write_report(opened.path)
+
+
+def export(
+    run: RunDirectory | Path | str,
+    out: Path | str | None = None,
+    *,
+    checkpoint: str = "best",
+    domain: str | None = None,
+    head: str | None = None,
+    int8: bool = False,
+    torch: bool = False,
+    images: Path | str | Sequence[Path | str] | None = None,
+    data: "ImageStore | Dataset[Any] | tuple[Any, Any] | None" = None,
+    allow_loss: float = 0.01,
+    force: bool = False,
+) -> "Exported":
+    """Writes a trained network as one ONNX file, from stored values to masks or findings; `load` takes it.
+
+    The file is written once its probabilities have been compared with those of PyTorch on real images.
+
+    Args:
+        run: a training run.
+        out: the file. Default: in the folder of the run, with the name of the network.
+        checkpoint: "best", by the validation score, or "last".
+        domain: the data set whose scaling of intensities is used, where those of the run differ.
+        head: an early, faster head, such as "4,0", or "average", the mean of all. Default: the last.
+        int8: in 8-bit integers; ranges and the score that is lost are those of the validation images.
+        torch: an archive of ``torch.export`` (.pt2) instead, for programs in PyTorch.
+        images: files or folders of images that it is verified on, instead of those of the run.
+        data: the images, for a run that was started with images in memory.
+        allow_loss: by how much mean Dice, or mean AUROC, may fall in 8-bit integers.
+        force: replaces a file.
+
+    Returns:
+        The file, its description, and how far it is from PyTorch.
+
+    Raises:
+        MedartsError: the run has no checkpoint or no such head, its images are gone, the file is there already, or the
+            exported network differs from PyTorch by more than 1e-4, or loses too much.
+    """
+    from medarts.deploy.examples import check_present
+    from medarts.deploy.exporting import export_run
+
+    if int8 and torch:
+        raise RunError("An archive of torch.export is in float.", fix="Give int8 or torch.")
+    opened, store = RunDirectory.open(path_of(run), kind="train"), _in_memory(data)
+    if checkpoint == "best" and images is None:
+        from medarts.evaluation.calibrating import calibration_of
+
+        check_present(opened, store)
+        calibration_of(opened, head=head, data=store)  # is kept in the run, and exported with it
+    return export_run(
+        opened,
+        None if out is None else Path(out),
+        form="int8" if int8 else "torch" if torch else "onnx",
+        checkpoint=checkpoint,
+        domain=domain,
+        head=head,
+        images=[images] if isinstance(images, str | Path) else images,
+        data=store,
+        allow_loss=allow_loss,
+        force=force,
+    )
 
 
 def pack(

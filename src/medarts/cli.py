@@ -514,6 +514,55 @@ def report(run: Positional[RunFolder]) -> None:
     say(str(api.report(run)))
 
 
+def export(
+    run: Positional[RunFolder],
+    *,
+    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
+    head: Annotated[str | None, arg(metavar="HEAD", help_behavior_hint="")] = None,
+    checkpoint: Annotated[str, arg(metavar="best|last", help_behavior_hint="")] = "best",
+    domain: Annotated[str | None, arg(metavar="DATA", help_behavior_hint="")] = None,
+    int8: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+    torch: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+    images: Annotated[tuple[Path, ...], arg(metavar="PATH [PATH ...]", help_behavior_hint="")] = (),
+    allow_loss: Annotated[float, arg(metavar="X")] = 0.01,
+    force: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+) -> None:
+    """Export a trained network as one ONNX file that runs without PyTorch, and verify it on real images.
+
+    The file takes images as stored, of any size, and gives masks or findings; scaling, resizing and the threshold are
+    part of it.
+
+    Args:
+        run: Training run.
+        out: File. Default: RUN/<network>.onnx.
+        head: Earlier, faster head, such as 4,0, or average, the mean of all heads. Default: the last.
+        checkpoint: Best by the validation score, or last. Default: best.
+        domain: Data set whose scaling of intensities is used, if those of the run differ.
+        int8: Quantize weights and feature maps to 8-bit integers; ranges are those of the validation images. The score
+            before and after is printed.
+        torch: Write an archive of torch.export (.pt2) instead.
+        images: Files or folders of images to verify it on. Default: images of the run.
+        allow_loss: Largest fall of mean Dice (or mean AUROC) with --int8 on the validation images.
+        force: Replace the file if it exists.
+    """
+    from medarts import api
+
+    exported = api.export(
+        run,
+        out,
+        checkpoint=checkpoint,
+        domain=domain,
+        head=head,
+        int8=int8,
+        torch=torch,
+        images=images or None,
+        allow_loss=allow_loss,
+        force=force,
+    )
+    say(exported.summary)
+    say(str(exported.path))
+
+
 def pack(
     run: Positional[RunFolder],
     *,
@@ -571,6 +620,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "benchmark": benchmark,
     "generalize": generalize,
     "report": report,
+    "export": export,
     "pack": pack,
     "cache": cache,
 }

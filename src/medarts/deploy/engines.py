@@ -122,29 +122,16 @@ ENGINES: dict[Runtime, type[OnnxRuntimeEngine] | type[OpenVinoEngine]] = {
 
 
 def _as_meant(graph: Any) -> Any:
-    """Returns a graph of OpenVINO that computes what the ONNX file says.
-
-    OpenVINO's reader resizes without the antialiasing that is asked for, and its optimizer takes a conversion to
-    float16 and back for nothing to do.
-    """
-    ops, element = _imported("openvino").opset13, _imported("openvino").Type
+    """Returns a graph of OpenVINO with the antialiasing of resizes that its reader of ONNX files leaves out."""
+    ops = _imported("openvino").opset13
     for node in graph.get_ordered_ops():
-        kind, given = node.get_type_name(), node.input_values()
-        if kind == "Interpolate" and node.get_attributes()["antialias"]:
+        given = node.input_values()
+        if node.get_type_name() == "Interpolate" and node.get_attributes()["antialias"]:
             axes = np.array([2, 3])
             size = ops.gather(given[1], axes, np.int64(0))
             node.output(0).replace(ops.interpolate(given[0], size, "bilinear_pillow", "sizes", axes=axes).output(0))
-        if kind == "Convert" and [given[0].element_type, node.output(0).element_type] == [element.f16, element.f32]:
-            node.output(0).replace(_rounded_to_half(ops, given[0].node.input_value(0)).output(0))
     graph.validate_nodes_and_infer_types()
     return graph
-
-
-def _rounded_to_half(ops: Any, x: Any) -> Any:
-    """Returns a node with the values of another, at least 0, at the precision of float16."""
-    power = ops.floor(ops.multiply(ops.log(ops.maximum(x, np.float32(2**-14))), np.float32(1 / np.log(2))))
-    step = ops.exp(ops.multiply(ops.subtract(power, np.float32(10)), np.float32(np.log(2))))
-    return ops.multiply(ops.round(ops.divide(x, step), "half_to_even"), step)
 
 
 def _imported(package: str) -> Any:

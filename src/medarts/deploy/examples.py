@@ -57,12 +57,14 @@ def of_run(run: RunDirectory, *, domain: str | None) -> list[Example]:
     return [_of_sample(sample) for part, number in parts for sample in spread(part.samples, number)]
 
 
-def check_present(run: RunDirectory) -> None:
-    """Refuses a run whose images cannot be read any more.
+def check_present(run: RunDirectory, data: ImageStore | None = None) -> None:
+    """Refuses a run whose images cannot be read any more, where none are given in memory.
 
     Raises:
         DataError: its folders are gone, or its images were in memory.
     """
+    if data is not None:
+        return
     sources = run.recipe.data.sources
     gone = [source.path for source in sources if source.is_in_memory or not source.path.is_dir()]
     if gone:

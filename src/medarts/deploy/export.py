@@ -98,12 +98,10 @@ def with_metadata(model: Any, info: ModelInfo) -> bytes:
 
 def to_torch(deployable: Deployable) -> bytes:
     """Returns the same as the content of an archive of ``torch.export``, the description in "medarts.json" of it."""
-    content = io.BytesIO()
-    torch.export.save(
-        _program(deployable, *_inputs(deployable.info)),
-        content,
-        extra_files={ARCHIVED: deployable.info.model_dump_json()},
-    )
+    content, about = io.BytesIO(), {ARCHIVED: deployable.info.model_dump_json()}
+    program = _program(deployable, *_inputs(deployable.info))
+    with quiet():
+        torch.export.save(program, content, extra_files=about)
     return content.getvalue()
 
 

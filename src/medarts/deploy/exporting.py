@@ -11,7 +11,7 @@ from medarts.deploy.deployable import Deployable
 from medarts.deploy.engines import Engine, OnnxRuntimeEngine
 from medarts.deploy.examples import Example, check_present, observed, of_files, of_run, of_store
 from medarts.deploy.export import TorchArchive, to_onnx, to_torch
-from medarts.deploy.info import Calibration, ModelInfo
+from medarts.deploy.info import ModelInfo
 from medarts.deploy.quantization import quantized, score
 from medarts.deploy.runs import deployable_of
 from medarts.deploy.verification import TOLERANCE, Verification, verify
@@ -48,6 +48,21 @@ class Exported:
     verification: Verification
     scores: tuple[float, float] | None = None
 
+    @property
+    def summary(self) -> str:
+        """Size, differences and scores in a few lines of text."""
+        verified, what = self.verification, "pixels" if self.info.task == "segmentation" else "decisions"
+        lines = [
+            f"{self.megabytes:.1f} MB, verified on {verified.images} images: probabilities differ from PyTorch by up "
+            f"to {verified.difference:.1e}, {verified.decisions:.4%} of {what} are decided otherwise."
+        ]
+        if self.scores is not None:
+            in_float, in_int8 = self.scores
+            name = "Dice" if self.info.task == "segmentation" else "AUROC"
+            lines[0] = f"In float: {lines[0]}"
+            lines.append(f"Mean {name} on the validation images: {in_float:.4f} in float, {in_int8:.4f} in int8.")
+        return "\n".join(lines)
+
 
 def export_run(
     run: RunDirectory,
@@ -59,7 +74,6 @@ def export_run(
     head: str | None = None,
     images: Sequence[Path | str] | None = None,
     data: ImageStore | None = None,
-    calibration: Calibration | None = None,
     allow_loss: float = ALLOWED_LOSS,
     force: bool = False,
 ) -> Exported:
@@ -74,7 +88,6 @@ def export_run(
         head: an earlier head, or "average". Default: the last.
         images: files or folders of images to verify it on, instead of the run's own.
         data: images in memory instead of the run's own.
-        calibration: what was fitted to the validation images.
         allow_loss: by how much the score may fall in int8.
         force: replace a file.
 
@@ -89,7 +102,7 @@ def export_run(
         raise RunError(f"{path} is there already.", fix="Replace it with --force (force=True), or choose another name.")
     check_writable(path, kind="file")
     examples = _examples(run, deployable.info, images, data, domain)
-    info = observed(deployable.info, examples).model_copy(update={"calibration": calibration})
+    info = observed(deployable.info, examples)
     deployable = Deployable(deployable.network, info).eval()
     engine: Engine
     if form == "torch":
