@@ -164,6 +164,15 @@ def test_another_network_or_other_options_are_refused_without_force(
     assert predict_files(other, [image], out, options).kept == 1
 
 
+def test_another_file_with_the_same_description_is_another_network(tmp_path: Path) -> None:
+    image = save_png(tmp_path / "a.png")
+    first, second = (TrainedModel(masks_info(), PixelEngine(), digest=digest) for digest in ("1", "2"))
+    predict_files(first, [image], tmp_path / "out")
+    assert predict_files(first, [image], tmp_path / "out").kept == 1
+    with pytest.raises(MedartsError, match="another network"):
+        predict_files(second, [image], tmp_path / "out")
+
+
 def test_a_batch_of_another_size_continues(model: TrainedModel, tmp_path: Path) -> None:
     image = save_png(tmp_path / "a.png")
     predict_files(model, [image], tmp_path / "out", Options(batch=1))

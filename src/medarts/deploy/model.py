@@ -3,6 +3,7 @@
 Nothing here imports PyTorch unless a training run is loaded: an exported network predicts without it.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from numbers import Number
@@ -51,15 +52,18 @@ class TrainedModel:
     Attributes:
         info: what it expects and gives.
         engine: what runs it.
+        digest: SHA-256 of an exported file, hexadecimal; None for others.
 
     Args:
         info: see there.
         engine: see there.
+        digest: see there.
     """
 
-    def __init__(self, info: ModelInfo, engine: Engine) -> None:
+    def __init__(self, info: ModelInfo, engine: Engine, *, digest: str | None = None) -> None:
         self.info = info
         self.engine = engine
+        self.digest = digest
 
     def predict(
         self, images: ArrayLike | Path | Sequence[ArrayLike | Path], *, channels: Layout | None = None, batch: int = 8
@@ -304,4 +308,6 @@ def _exported(path: Path, engine: Runtime, threads: int | None) -> TrainedModel:
             f"The metadata of {path} cannot be read ({first['msg']}).",
             fix="It was written by another version of medarts, or changed; export the run again.",
         ) from None
-    return TrainedModel(info, running)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return TrainedModel(info, running, digest=digest)

@@ -257,7 +257,7 @@ class _Job:
             rows = mask_rows(pixels, self._info, source.spacing)
             note = output.finish().note
         if note is not None:
-            inform(f"{source.paths[0]}: {note}")
+            inform(f"{source.path(0)}: {note}")
         return rows
 
     def _decided(self, source: Source, outputs: Iterable[Outputs], count: int) -> Iterator[tuple[Mask, Floats | None]]:
@@ -285,7 +285,7 @@ class _Job:
         file = finished.get(source.name)
         if file is not None and file != str(_file_of(source)):
             raise RunError(
-                f"{self._folder} holds a prediction of {file}, which has the same name there as {source.paths[0]}.",
+                f"{self._folder} holds a prediction of {file}, which has the same name there as {source.path(0)}.",
                 fix="Choose another folder, or begin anew with --force.",
             )
         return file is not None
@@ -301,7 +301,7 @@ class _Job:
         return (count + (count > 1)) * len(self._info.foreground)
 
     def _skip(self, source: Source, error: DataError) -> None:
-        self._skipped.append((str(source.paths[0]), str(error)))
+        self._skipped.append((str(source.path(0)), str(error)))
         warn(f"skipped: {error}")
 
     def _stop_if(self, asked: Interruption) -> None:
@@ -327,6 +327,7 @@ def _record(model: TrainedModel, options: Options) -> dict[str, Any]:
     network = model.info.model_dump(mode="json")
     del network["provenance"]["created"]  # of a run, it is today
     chosen = {name: value for name, value in asdict(options).items() if name != "batch"}
+    network["file"] = model.digest  # which in 8-bit integers is another, with the same description
     return {"format": 1, "network": network, "engine": model.engine.name, "options": chosen}
 
 
@@ -384,4 +385,4 @@ def _steps(source: Source) -> int:
 
 
 def _file_of(source: Source) -> Path:
-    return source.paths[0].absolute()
+    return source.path(0).absolute()
