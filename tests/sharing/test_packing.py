@@ -119,6 +119,12 @@ def test_the_same_run_gives_the_same_bytes(run: RunDirectory, packed: Path, tmp_
     assert library.pack(moved, tmp_path / "moved.medarts").read_bytes() == packed.read_bytes()
 
 
+def test_kinds_of_images_are_those_of_training(packed: Path, findings: RunDirectory, tmp_path: Path) -> None:
+    (kind,) = open_package(packed).info.kinds
+    assert (kind.channels, kind.dtype, kind.range) == (1, "uint8", (0, 255))
+    assert open_package(library.pack(findings, tmp_path / "arrays.medarts")).info.kinds == ()
+
+
 def test_scores_are_those_of_the_run(run: RunDirectory, packed: Path) -> None:
     package = open_package(packed)
     summary = Scores.read(run.path / "scores/test").summary

@@ -67,6 +67,7 @@ def card_of(
             "window": info.window,
             "percentiles": info.percentiles,
             "expected_range": info.expected_range,
+            "kinds": [kind.model_dump() for kind in info.kinds],
             "spacing_mm": info.spacing,
         },
         "network": {

@@ -20,13 +20,14 @@ from medarts.config import SPLITS, Recipe, parse
 from medarts.config.yaml_text import write_yaml
 from medarts.data.manifest import Part
 from medarts.deploy import package
+from medarts.deploy.examples import observed, of_run
 from medarts.deploy.info import PACKAGE, Calibration, ModelInfo
 from medarts.deploy.kept import kept_calibration
 from medarts.deploy.package import package_bytes, read_package
 from medarts.deploy.runs import deployable_of
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
-from medarts.errors import RunError
+from medarts.errors import DataError, RunError
 from medarts.evaluation.calibrating import calibration_of
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.files import EXAMPLES
@@ -37,6 +38,7 @@ from medarts.profiling.cost import Cost, measure_costs
 from medarts.sharing.card import Subjects, card_of, card_text
 from medarts.spaces import load_genotype, zoo
 from medarts.spaces.genotype import Genotype
+from medarts.system.console import inform
 from medarts.system.files import check_writable, exists, read_whole, write_whole
 from medarts.system.names import name_of
 from medarts.training.trained import TrainedNetwork, trained_of
@@ -101,7 +103,7 @@ def packed(run: RunDirectory, *, domain: str | None = None, examples: bool = Fal
     deployable = deployable_of(run, domain=domain)
     names = _Names(_network_name(trained.architecture, deployable.info), _dataset_names(trained.recipe))
     scores = _scores(run, "test", deployable.info)
-    info = _shared_info(run, deployable.info, names, scores)
+    info = _shared_info(run, _observed(run, deployable.info, domain), names, scores)
     return _content(run, trained, info, names, scores, examples=examples)
 
 
@@ -207,6 +209,15 @@ def _shared_info(run: RunDirectory, info: ModelInfo, names: _Names, scores: Scor
     )
     changes = {"name": names.network, "calibration": _calibration(run, scores), "provenance": provenance}
     return info.model_copy(update=changes)
+
+
+def _observed(run: RunDirectory, info: ModelInfo, domain: str | None) -> ModelInfo:
+    """Returns the description with the kinds and the spacing of the images; without where these are gone."""
+    try:
+        return observed(info, of_run(run, domain=domain))
+    except DataError as error:
+        inform(f"The package will not say which kinds of images it was trained on. {error.problem}")
+        return info
 
 
 def _calibration(run: RunDirectory, scores: Scores) -> Calibration | None:
