@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from medarts.data.store import ImageStore
     from medarts.deploy.decisions import Rule
     from medarts.deploy.engines import Runtime
-    from medarts.deploy.exporting import Exported
+    from medarts.deploy.exporting import Exported, Form
     from medarts.deploy.model import TrainedModel
     from medarts.deploy.prediction import Prediction
     from medarts.evaluation.scores import Scores
@@ -567,6 +567,7 @@ def export(
     head: str | None = None,
     int8: bool = False,
     torch: bool = False,
+    bundle: bool = False,
     images: Path | str | Sequence[Path | str] | None = None,
     data: "ImageStore | Dataset[Any] | tuple[Any, Any] | None" = None,
     allow_loss: float = 0.01,
@@ -577,13 +578,16 @@ def export(
     The file is written once its probabilities have been compared with those of PyTorch on real images.
 
     Args:
-        run: a training run.
-        out: the file. Default: in the folder of the run, with the name of the network.
+        run: a training run, or a package, which needs ``images`` or ``data``.
+        out: the file, or the folder of a bundle. Default: in the folder of the run, with the name of the network, or
+            beside the package.
         checkpoint: "best", by the validation score, or "last".
         domain: the data set whose scaling of intensities is used, where those of the run differ.
         head: an early, faster head, such as "4,0", or "average", the mean of all. Default: the last.
         int8: in 8-bit integers; ranges and the score that is lost are those of the validation images.
         torch: an archive of ``torch.export`` (.pt2) instead, for programs in PyTorch.
+        bundle: a MONAI bundle instead, a folder that MONAI runs without medarts; the run is evaluated if it has no
+            scores. Data sets and networks are named as in a package.
         images: files or folders of images that it is verified on, instead of those of the run.
         data: the images, for a run that was started with images in memory.
         allow_loss: by how much mean Dice, or mean AUROC, may fall in 8-bit integers.
@@ -597,11 +601,21 @@ def export(
             exported network differs from PyTorch by more than 1e-4, or loses too much.
     """
     from medarts.deploy.examples import check_present
-    from medarts.deploy.exporting import export_run
+    from medarts.deploy.exporting import export_package, export_run
+    from medarts.deploy.package import open_package
 
-    if int8 and torch:
-        raise RunError("An archive of torch.export is in float.", fix="Give int8 or torch.")
-    opened, store = RunDirectory.open(path_of(run), kind="train"), _in_memory(data)
+    if int8 + torch + bundle > 1:
+        raise RunError("A network is exported in one form at a time.", fix="Give one of int8, torch and bundle.")
+    store, given = _in_memory(data), [images] if isinstance(images, str | Path) else images
+    folder = None if out is None else Path(out)
+    if bundle:
+        chosen: dict[str, Any] = {"checkpoint": checkpoint, "domain": domain, "head": head}
+        return _export_bundle(run, folder, **chosen, images=given, data=store)
+    if is_package(run):
+        form: Form = "int8" if int8 else "torch" if torch else "onnx"
+        package = open_package(path_of(run))
+        return export_package(package, folder, form=form, head=head, images=given, data=store, force=force)
+    opened = RunDirectory.open(path_of(run), kind="train")
     if checkpoint == "best" and images is None:
         from medarts.evaluation.calibrating import calibration_of
 
@@ -609,16 +623,47 @@ def export(
         calibration_of(opened, head=head, data=store)  # is kept in the run, and exported with it
     return export_run(
         opened,
-        None if out is None else Path(out),
+        folder,
         form="int8" if int8 else "torch" if torch else "onnx",
         checkpoint=checkpoint,
         domain=domain,
         head=head,
-        images=[images] if isinstance(images, str | Path) else images,
+        images=given,
         data=store,
         allow_loss=allow_loss,
         force=force,
     )
+
+
+def _export_bundle(
+    run: RunDirectory | Path | str,
+    out: Path | None,
+    *,
+    checkpoint: str,
+    domain: str | None,
+    head: str | None,
+    images: Sequence[Path | str] | None,
+    data: "ImageStore | None",
+) -> "Exported":
+    from medarts.deploy.examples import of_run
+    from medarts.deploy.exporting import examples_for
+    from medarts.deploy.package import open_package, read_package
+    from medarts.sharing.bundle import export_bundle
+    from medarts.sharing.packing import packed
+
+    path = path_of(run)
+    if checkpoint != "best":
+        raise RunError("A bundle has the scores of the best checkpoint.", fix="Leave checkpoint out.")
+    if is_package(run):
+        package, folder = open_package(path), path.with_name(f"{path.stem}-bundle")
+    else:
+        package = read_package(packed(RunDirectory.open(path, kind="train"), domain=domain), path)
+        folder = path / f"{package.info.name}-bundle"
+    if images is None and data is None and not is_package(run):
+        examples = of_run(RunDirectory.open(path), domain=domain)
+    else:
+        examples = examples_for(package, images, data)
+    return export_bundle(package, folder if out is None else out, examples, head=head)
 
 
 def pack(

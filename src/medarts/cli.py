@@ -523,6 +523,7 @@ def export(
     domain: Annotated[str | None, arg(metavar="DATA", help_behavior_hint="")] = None,
     int8: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
     torch: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+    bundle: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
     images: Annotated[tuple[Path, ...], arg(metavar="PATH [PATH ...]", help_behavior_hint="")] = (),
     allow_loss: Annotated[float, arg(metavar="X")] = 0.01,
     force: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
@@ -533,14 +534,15 @@ def export(
     part of it.
 
     Args:
-        run: Training run.
-        out: File. Default: RUN/<network>.onnx.
+        run: Training run or package. A package needs --images.
+        out: File, or folder of a bundle. Default: RUN/<network>.onnx, or beside the package.
         head: Earlier, faster head, such as 4,0, or average, the mean of all heads. Default: the last.
         checkpoint: Best by the validation score, or last. Default: best.
         domain: Data set whose scaling of intensities is used, if those of the run differ.
         int8: Quantize weights and feature maps to 8-bit integers; ranges are those of the validation images. The score
             before and after is printed.
         torch: Write an archive of torch.export (.pt2) instead.
+        bundle: Write a MONAI bundle instead, a folder that MONAI runs without medarts.
         images: Files or folders of images to verify it on. Default: images of the run.
         allow_loss: Largest fall of mean Dice (or mean AUROC) with --int8 on the validation images.
         force: Replace the file if it exists.
@@ -555,6 +557,7 @@ def export(
         head=head,
         int8=int8,
         torch=torch,
+        bundle=bundle,
         images=images or None,
         allow_loss=allow_loss,
         force=force,

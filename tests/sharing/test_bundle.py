@@ -17,7 +17,7 @@ from torch import nn
 import medarts as library
 from medarts.deploy.export import to_onnx
 from medarts.deploy.package import Package, open_package
-from medarts.errors import RunError
+from medarts.errors import DataError, RunError
 from medarts.sharing import bundle
 from medarts.sharing.bundle import write_bundle
 
@@ -30,6 +30,9 @@ RECIPE: dict[str, Any] = {
     "evaluation": {"batch": 4, "bootstrap": 100},
     "compute": {"device": "cpu", "threads": 1},
 }
+
+ONNX: dict[int, bytes] = {}
+"""The exported network of the package of masks, which takes seconds to make."""
 
 # Of the schema that MONAI publishes (meta_schema_20240725), required keys with the type of their values.
 REQUIRED = {
@@ -172,6 +175,39 @@ def test_a_bundle_that_predicts_otherwise_is_not_left_behind(
     with pytest.raises(RunError, match="gives other probabilities than the network"):
         write_bundle(package, b"", tmp_path / "bundle")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_runs_and_packages_are_exported_as_bundles(
+    bundle_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, _ = bundle_of("binary")
+    run, data = package.path.with_name("binary-run"), (GREY, GREY > 128)
+    monkeypatch.setattr("medarts.deploy.exporting.to_onnx", lambda deployable: ONNX.setdefault(0, to_onnx(deployable)))
+    for source, out in ((package.path, tmp_path / "a"), (run, None)):
+        exported = library.export(source, out, bundle=True, data=data)
+        assert exported.verification.difference < 1e-4
+        assert exported.path == (out or run / "unet-bundle")
+        names = sorted(path.name for path in exported.path.rglob("*") if path.is_file())
+        wanted = ["README.md", "inference.json", "metadata.json", "model.onnx", "model.pt", "model.ts"]
+        assert names == wanted
+    with pytest.raises(RunError, match="one form at a time"):
+        library.export(run, bundle=True, int8=True, data=data)
+    with pytest.raises(RunError, match="exists already"):
+        library.export(run, bundle=True, data=data)
+
+
+def test_a_package_is_exported(bundle_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, _ = bundle_of("binary")
+    monkeypatch.setattr("medarts.deploy.exporting.to_onnx", lambda deployable: ONNX.setdefault(0, to_onnx(deployable)))
+    exported = library.export(package.path, data=(GREY, GREY > 128))
+    assert exported.path == package.path.with_suffix(".onnx")
+    found, wanted = library.load(exported.path), library.load(package.path)
+    assert np.allclose(found.predict(GREY), wanted.predict(GREY), atol=1e-4)
+    assert found.info == wanted.info
+    with pytest.raises(DataError, match=r"has no images; .*--images FOLDER"):
+        library.export(package.path, tmp_path / "other.onnx")
+    with pytest.raises(RunError, match="Int8 needs the validation images"):
+        library.export(package.path, int8=True, data=(GREY, GREY > 128))
 
 
 def test_a_folder_that_exists_is_left_alone(bundle_of: Any, tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from medarts.deploy.engines import Engine, OnnxRuntimeEngine
 from medarts.deploy.examples import Example, check_present, observed, of_files, of_run, of_store
 from medarts.deploy.export import TorchArchive, to_onnx, to_torch
 from medarts.deploy.info import ModelInfo
+from medarts.deploy.package import Package
 from medarts.deploy.quantization import quantized, score
 from medarts.deploy.runs import deployable_of
 from medarts.deploy.verification import TOLERANCE, Verification, verify
 from medarts.engine.directory import RunDirectory
-from medarts.errors import RunError
+from medarts.errors import DataError, RunError
 from medarts.network import Network
 from medarts.system.files import check_writable, exists, make_folder, write_whole
 
@@ -98,21 +99,11 @@ def export_run(
     """
     deployable = deployable_of(run, checkpoint=checkpoint, domain=domain, head=head)
     path = _place(run, deployable, form) if out is None else out
-    if exists(path) and not force:
-        raise RunError(f"{path} is there already.", fix="Replace it with --force (force=True), or choose another name.")
-    check_writable(path, kind="file")
+    _check_free(path, force=force)
     examples = _examples(run, deployable.info, images, data, domain)
     info = observed(deployable.info, examples)
     deployable = Deployable(deployable.network, info).eval()
-    engine: Engine
-    if form == "torch":
-        content = to_torch(deployable)
-        engine = TorchArchive(content)
-    else:
-        content = to_onnx(deployable)
-        engine = OnnxRuntimeEngine(content)
-    verification = verify(deployable, engine, examples)
-    _check(verification)
+    content, engine, verification = verified(deployable, examples, form=form)
     scores = None
     if form == "int8":
         store = _for_validation(run, domain) if data is None else data
@@ -123,6 +114,87 @@ def export_run(
     make_folder(path.parent)
     write_whole(path, content)
     return Exported(path, info, len(content) / 1e6, verification, scores)
+
+
+def export_package(
+    package: Package,
+    out: Path | None,
+    *,
+    form: Form = "onnx",
+    head: str | None = None,
+    images: Sequence[Path | str] | None = None,
+    data: ImageStore | None = None,
+    force: bool = False,
+) -> Exported:
+    """Writes the network of a package as one file, after it has been verified on images that are given.
+
+    Args:
+        package: the package.
+        out: the file. Default: beside the package, by its name.
+        form: of the file; "int8" needs the validation images, which a package has not.
+        head: see `export_run`.
+        images: files or folders of images.
+        data: images in memory.
+        force: replace a file.
+
+    Raises:
+        RunError: see `export_run`; or it is to be in int8.
+        DataError: no images are given, or they cannot be read.
+    """
+    if form == "int8":
+        raise RunError("Int8 needs the validation images, which a package has not.", fix="Export the run in int8.")
+    path = package.path.with_suffix(SUFFIXES[form]) if out is None else out
+    _check_free(path, force=force)
+    deployable = package.deployable(head)
+    content, _, verification = verified(deployable, examples_for(package, images, data), form=form)
+    make_folder(path.parent)
+    write_whole(path, content)
+    return Exported(path, deployable.info, len(content) / 1e6, verification)
+
+
+def examples_for(package: Package, images: Sequence[Path | str] | None, data: ImageStore | None) -> list[Example]:
+    """Returns the images that a package is verified on.
+
+    Raises:
+        DataError: none are given.
+    """
+    if images is not None:
+        return of_files(images)
+    if data is None:
+        raise DataError(
+            f"{package.path} has no images; an exported network is verified on some.",
+            fix="Give such images: --images FOLDER (images=FOLDER), or in Python data=(images, targets).",
+        )
+    return of_store(data, package.info)
+
+
+def verified(deployable: Deployable, examples: Sequence[Example], *, form: Form) -> tuple[bytes, Engine, Verification]:
+    """Returns a network as the content of a file, what runs it, and how far that is from PyTorch.
+
+    Args:
+        deployable: the network.
+        examples: images that it is verified on.
+        form: "torch", or ONNX.
+
+    Raises:
+        RunError: it differs from PyTorch.
+    """
+    engine: Engine
+    if form == "torch":
+        content = to_torch(deployable)
+        engine = TorchArchive(content)
+    else:
+        content = to_onnx(deployable)
+        engine = OnnxRuntimeEngine(content)
+    verification = verify(deployable, engine, examples)
+    _check(verification)
+    return content, engine, verification
+
+
+def _check_free(path: Path, *, force: bool) -> None:
+    if exists(path) and not force:
+        raise RunError(f"{path} is there already.", fix="Replace it with --force (force=True), or choose another name.")
+    check_writable(path, kind="file")
 
 
 def _place(run: RunDirectory, deployable: Deployable, form: Form) -> Path:

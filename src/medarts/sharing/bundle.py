@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from medarts.deploy.deployable import Deployable
+from medarts.deploy.examples import Example
+from medarts.deploy.exporting import Exported, verified
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.package import CARD_TEXT, Package
 from medarts.errors import RunError
@@ -62,6 +64,27 @@ class _Probabilities(nn.Module):
         """Returns probabilities (B, K, H, W), or (B, F) of findings."""
         found: Tensor = self.deployable(image_bchw)[self._place]
         return found
+
+
+def export_bundle(package: Package, folder: Path, examples: Sequence[Example], *, head: str | None = None) -> Exported:
+    """Writes a MONAI bundle, whose exported network has been verified on images.
+
+    Args:
+        package: the packed network.
+        folder: new.
+        examples: the images.
+        head: an earlier head, or "average". Default: that of the package.
+
+    Raises:
+        RunError: see `write_bundle`; or the exported network differs from PyTorch.
+    """
+    if exists(folder):
+        raise RunError(f"{folder} exists already.", fix="Choose another folder.")
+    deployable = package.deployable(head)
+    content, _, verification = verified(deployable, examples, form="onnx")
+    write_bundle(package, content, folder, head=head)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Exported(folder, deployable.info, size / 1e6, verification)
 
 
 def write_bundle(package: Package, onnx: bytes, folder: Path, *, head: str | None = None) -> Path:
