@@ -17,6 +17,7 @@ from tests.deploy import dicoms
 from tests.deploy.engines_of_tests import FindingsEngine, PixelEngine, findings_info, masks_info
 
 import medarts
+from medarts.deploy import prediction
 from medarts.deploy.info import Calibration
 from medarts.deploy.model import TrainedModel
 from medarts.deploy.prediction import Options, Prediction, predict_files
@@ -471,6 +472,21 @@ def test_the_verb_takes_a_loaded_network_and_one_path(model: TrainedModel, tmp_p
     assert medarts.predict(model, image, out=tmp_path / "out").predicted == 1
     with pytest.raises(MedartsError, match="engine of a loaded network"):
         medarts.predict(model, image, out=tmp_path / "out", threads=1)
+
+
+def test_a_log_has_lines_with_the_time_left(
+    model: TrainedModel,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prediction, "SECONDS_OF_LINES", 0.0)
+    predict_files(model, [images], tmp_path / "out", Options(batch=1))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("predict: 1 of 15, ")
+    assert lines[-1] == "predict: 15 of 15, 0:00:00 left"
+    assert len(lines) == 15
 
 
 def test_the_record_names_the_network_and_the_options_but_no_day(model: TrainedModel, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from tests.deploy.engines_of_tests import masks_info
 from torch import nn
 
 from medarts.deploy.deployable import Deployable
+from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.deploy.export import to_onnx
+from medarts.errors import MedartsError
 from medarts.system.files import UNFINISHED
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
@@ -156,6 +158,12 @@ def test_kills_lose_no_more_than_the_image_in_hand(network: Path, images: Path, 
     )
     assert "predicted before" in again.stdout
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_where_onnx_runtime_fails_the_images_are_named(network: Path) -> None:
+    engine = OnnxRuntimeEngine(network, threads=1)
+    with pytest.raises(MedartsError, match=r"failed on 2 images of 9 x 8 pixels: .*--batch 1"):
+        engine.run(np.zeros((2, 5, 9, 8), np.float32), np.zeros((2, 2), np.float32))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals between processes")

@@ -70,7 +70,10 @@ class OnnxRuntimeEngine:
     def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
         """Returns all outputs by name."""
         given = {IMAGE: images_bchw, LIMITS: limits_b2}
-        found = self._session.run(None, {name: given[name] for name in given if name in self._inputs})
+        try:
+            found = self._session.run(None, {name: given[name] for name in given if name in self._inputs})
+        except Exception as error:  # its classes have no common base
+            raise _failed(images_bchw, error) from None
         return dict(zip(self._outputs, found, strict=True))
 
 
@@ -147,4 +150,13 @@ def _unusable(model: Path | bytes, error: Exception) -> DataError:
     reason = " ".join(str(error).split())[:200]
     return DataError(
         f"{name} cannot be run: {reason}", fix="It is damaged or was not written by medarts; export it again."
+    )
+
+
+def _failed(images_bchw: Floats, error: Exception) -> MedartsError:
+    number, _, height, width = images_bchw.shape
+    reason = " ".join(str(error).split())[:200]
+    return MedartsError(
+        f"ONNX Runtime failed on {number} images of {height} x {width} pixels: {reason}",
+        fix="If memory ran out, use smaller batches (--batch 1) or windows (--window 512).",
     )

@@ -6,9 +6,11 @@ everything else of it. ``prediction.json`` says by which network and with which 
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +37,22 @@ from medarts.deploy.tables import (
 )
 from medarts.errors import DataError, RecipeError, RunError, check_number
 from medarts.system import lock
-from medarts.system.console import Bar, inform, progress_bar, warn
+from medarts.system.console import Bar, console, inform, progress_bar, warn
 from medarts.system.files import UNFINISHED, make_folder, read_text, write_whole, writing
 from medarts.system.process import InterruptedRunError, Interruption, interruption
 
 RECORD = "prediction.json"
 
+SECONDS_OF_LINES = 60.0
+"""Between two lines about the progress in a log."""
+
 _SMALLEST_WINDOW, _LARGEST_WINDOW = 16, 16_384
 _MOST_IMAGES = 65_536
 _LARGEST_RECORD = 16 * 2**20
+
+
+Group = list[tuple[Source, Prepared]]
+"""Single images for one pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +150,31 @@ def predict_files(
         return _Job(model, sources, folder, options).run(anew=force)
 
 
+class _Steps:
+    """Progress in slices: a bar, and in a log, where there is none, a line every now and then.
+
+    Args:
+        bar: the bar.
+        total: number of slices.
+        done: of these, finished before.
+    """
+
+    def __init__(self, bar: Bar, total: int, *, done: int) -> None:
+        self._bar, self._total, self._done, self._before = bar, total, done, done
+        self._began = self._told = time.monotonic()
+
+    def advance(self, number: int = 1) -> None:
+        """Moves on by a number of slices."""
+        self._bar.advance(number)
+        self._done += number
+        now = time.monotonic()
+        if console.is_terminal or now - self._told < SECONDS_OF_LINES:
+            return
+        self._told = now
+        left = (now - self._began) / (self._done - self._before) * (self._total - self._done)
+        inform(f"predict: {self._done:,} of {self._total:,}, {timedelta(seconds=round(left))} left")
+
+
 class _Job:
     """One call of `predict_files`."""
 
@@ -166,7 +200,7 @@ class _Job:
         total, left = sum(self._steps.values()), sum(self._steps[source.name] for source in remaining)
         try:
             with journal, interruption() as asked, progress_bar("predict", total, done=total - left) as bar:
-                self._predict(remaining, journal, asked, bar)
+                self._predict(remaining, journal, asked, _Steps(bar, total, done=total - left))
         except BaseException:
             with suppress(RunError):  # on a full disk the first error says why
                 write_errors(self._folder, self._skipped)
@@ -182,43 +216,43 @@ class _Job:
         if not (self._folder / RECORD).exists():
             write_whole(self._folder / RECORD, json.dumps(self._record, indent=2) + "\n")
 
-    def _predict(self, sources: list[Source], journal: Journal, asked: Interruption, bar: Bar) -> None:
+    def _predict(self, sources: list[Source], journal: Journal, asked: Interruption, steps: _Steps) -> None:
         """Predicts sources in their order; single images of equal sizes that follow each other share a pass."""
-        group: list[tuple[Source, Prepared]] = []
+        group: Group = []
         for source in sources:
             try:
                 count = source.count
                 image = self._prepared(source, 0) if count == 1 else None
             except DataError as error:
                 self._skip(source, error)
-                bar.advance(self._steps[source.name])
+                steps.advance(self._steps[source.name])
                 continue
             if group and (image is None or not self._share(group, image)):
-                self._finish(group, journal, asked, bar)
+                self._finish(group, journal, asked, steps)
                 group = []
             if image is not None:
                 group.append((source, image))
             else:
-                slices = self._slices(source, count, asked, bar)
+                slices = self._slices(source, count, asked, steps)
                 self._write(source, self._model.run(slices, batch=self._batch), journal)
-        self._finish(group, journal, asked, bar)
+        self._finish(group, journal, asked, steps)
 
-    def _share(self, group: list[tuple[Source, Prepared]], image: Prepared) -> bool:
+    def _share(self, group: Group, image: Prepared) -> bool:
         """Tells whether an image can be predicted together with others."""
         shape, window = image.values.shape, self._options.window
         in_windows = window is not None and max(shape[-2:]) > window  # which fill a batch by themselves
         return len(group) < self._batch and not in_windows and shape == group[0][1].values.shape
 
-    def _finish(self, group: list[tuple[Source, Prepared]], journal: Journal, asked: Interruption, bar: Bar) -> None:
+    def _finish(self, group: Group, journal: Journal, asked: Interruption, steps: _Steps) -> None:
         if not group:
             return
         self._stop_if(asked)
         found = self._model.run((image for _, image in group), batch=self._batch)
         for (source, _), outputs in zip(group, found, strict=True):
             self._write(source, [outputs], journal)
-            bar.advance(self._steps[source.name])
+            steps.advance(self._steps[source.name])
 
-    def _slices(self, source: Source, count: int, asked: Interruption, bar: Bar) -> Iterator[Prepared]:
+    def _slices(self, source: Source, count: int, asked: Interruption, steps: _Steps) -> Iterator[Prepared]:
         left = self._steps[source.name]
         try:
             for index in range(count):
@@ -226,9 +260,9 @@ class _Job:
                 yield self._prepared(source, index)
                 if left > 1:
                     left -= 1
-                    bar.advance()
+                    steps.advance()
         finally:  # also where a slice is bad
-            bar.advance(left)
+            steps.advance(left)
 
     def _prepared(self, source: Source, index: int) -> Prepared:
         raw = source.read(index)
