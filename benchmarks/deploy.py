@@ -1,0 +1,349 @@
+"""How fast are networks where they are used, and how good? PyTorch, ONNX Runtime, OpenVINO and int8 side by side.
+
+    export MEDARTS_DATA=/folder/with/the/data/sets
+    python benchmarks/deploy.py FOLDER [--part time dice] [--genotype NAME] [--networks NAME ...] [--json]
+
+Time: networks with fresh weights, alone, on one image of their size, in turns, with as many threads in every form;
+milliseconds are medians after passes that warm up, with the interquartile range. Exporting takes most of the half hour.
+
+Dice: networks are trained at 96 px by recipes/norm-cpu.yaml, each with its better learning rate (benchmarks/norm.py),
+exported, and the test images are predicted by the exported files themselves, at 96 px. Finished runs in FOLDER are
+kept, interrupted ones resumed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from medarts import create_model, from_arrays
+from medarts.data.opening import open_data
+from medarts.data.reading import MaskState
+from medarts.deploy.deployable import Deployable, TorchEngine
+from medarts.deploy.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine
+from medarts.deploy.export import network_to_onnx
+from medarts.deploy.exporting import Form, export_run
+from medarts.deploy.info import ModelInfo, Provenance
+from medarts.deploy.quantization import as_stored, quantized
+from medarts.deploy.runs import deployable_of
+from medarts.engine.directory import RunDirectory
+from medarts.metrics.masks import mask_scores
+from medarts.network import Network
+from medarts.network.inference import shipped
+from medarts.profiling.cost import count_parameters
+from medarts.profiling.latency import threads_of_cpu, time_in_turns, usual_threads
+from medarts.system.files import write_whole
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "norm-cpu.yaml"
+SEARCHED = "alpha0_5_stage1_nodouble_deep_ep80"
+FORMS = {
+    "torch": "PyTorch",
+    "shipped": "inference form",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "int8": "int8, ONNX Runtime",
+}
+SIZES = (96, 256)
+SETS = ("isic", "cvc")
+TRAINED_AT = 96
+
+SMALL, FULL = "U-Net, width 16", "U-Net, width 64"
+SMALL_TENTH, FULL_TENTH = f"searched, a tenth of {SMALL}", f"searched, a tenth of {FULL}"
+
+
+class Architecture(NamedTuple):
+    """A network by its words of ``create_model``."""
+
+    name: str
+    about: dict[str, Any]
+    weaved: bool = True
+
+    def build(self) -> Network:
+        torch.manual_seed(0)
+        return create_model(self.name, in_channels=3, outputs=1, **self.about).eval()
+
+
+TRAINED = {
+    SMALL: ("unet-w16", ("--model", "unet", "train.model.width=16", "train.lr=0.002")),
+    "searched, C = 8, batch norm": (
+        "searched-c8-batch",
+        ("--genotype", "{genotype}", "--init-channel", "8", "train.norm=batch", "train.lr=0.005"),
+    ),
+    "searched, C = 8, group norm": (
+        "searched-c8-group",
+        ("--genotype", "{genotype}", "--init-channel", "8", "train.norm=group", "train.lr=0.002"),
+    ),
+}
+"""Networks that are trained: the beginning of the name of a run, and words of ``medarts train``."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of the trainings")
+    parser.add_argument("--part", nargs="+", choices=("time", "dice"), default=("time", "dice"))
+    parser.add_argument("--genotype", default=SEARCHED, help="the searched network: of the zoo, a file, or a run")
+    parser.add_argument("--networks", nargs="+", metavar="NAME", help="default: all; a part of a name suffices")
+    parser.add_argument("--size", nargs="+", type=int, default=SIZES)
+    parser.add_argument("--threads", nargs="+", type=int, default=usual_threads())
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    arguments = parser.parse_args()
+
+    def chosen(name: str) -> bool:
+        return arguments.networks is None or any(part in name for part in arguments.networks)
+
+    found: dict[str, Any] = {"machine": f"{os.cpu_count()} cores, PyTorch {torch.__version__}"}
+    if "dice" in arguments.part:
+        names = [name for name in TRAINED if chosen(name)]
+        found["dice"] = [
+            {"network": name, "set": data, "dice": dice_of(arguments.folder, name, data, arguments.genotype)}
+            for name in names
+            for data in SETS
+        ]
+    if "time" in arguments.part:
+        networks = {name: each for name, each in architectures(arguments.genotype).items() if chosen(name)}
+        rows: list[dict[str, Any]] = []
+        for size in arguments.size:
+            rows += times(networks, size=size, threads=arguments.threads, repeats=arguments.repeats)
+        found |= {"time": rows, "targets": targets(rows)}
+    print(json.dumps(found, indent=1) if arguments.json else tables(found))
+
+
+def architectures(genotype: str) -> dict[str, Architecture]:
+    """Returns the networks that are timed, by name."""
+    small, full = Architecture("unet", {"width": 16}, weaved=False), Architecture("unet", {"width": 64}, weaved=False)
+    batch = {"norm": "batch"}
+    return {
+        "searched, C = 8, batch norm": Architecture(genotype, {"init_channel": 8, **batch}),
+        "searched, C = 8, group norm": Architecture(genotype, {"init_channel": 8, "norm": "group"}),
+        SMALL_TENTH: Architecture(genotype, {"init_channel": width_of_tenth(genotype, small), **batch}),
+        FULL_TENTH: Architecture(genotype, {"init_channel": width_of_tenth(genotype, full), **batch}),
+        "layer7_double_deep, C = 4": Architecture("layer7_double_deep", {"init_channel": 4, **batch}),
+        "stage1_layer9_110epoch_double_deep_final, C = 16": Architecture(
+            "stage1_layer9_110epoch_double_deep_final", {"init_channel": 16, **batch}
+        ),
+        SMALL: small,
+        FULL: full,
+        "Attention U-Net, width 16": Architecture("attention-unet", {"width": 16}, weaved=False),
+        "residual encoder U-Net, width 8": Architecture("resenc-unet", {"width": 8}, weaved=False),
+    }
+
+
+def width_of_tenth(genotype: str, other: Architecture) -> int:
+    """Returns the largest C with which a genotype has at most a tenth of the parameters of another network."""
+    with torch.device("meta"):
+        most = count_parameters(other.build()) / 10
+        low, high = 2, 256
+        while high - low > 1:
+            middle = (low + high) // 2
+            network = Architecture(genotype, {"init_channel": middle, "norm": "batch"}).build()
+            low, high = (middle, high) if count_parameters(network) <= most else (low, middle)
+    return low
+
+
+# --- time -------------------------------------------------------------------------------------------------------
+
+
+def times(
+    networks: Mapping[str, Architecture], *, size: int, threads: Sequence[int], repeats: int
+) -> list[dict[str, Any]]:
+    """Returns the milliseconds of all forms of all networks, timed in turns; a row for each network and threads."""
+    built, files = {name: each.build() for name, each in networks.items()}, {}
+    for number, (name, network) in enumerate(built.items(), 1):
+        note(f"{size} px, export {number} of {len(built)}: {name}")
+        content = network_to_onnx(network, in_channels=3, size=size)
+        files[name] = content, in_int8(content, size)
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    rows = []
+    for number in threads:
+        note(f"{size} px, {number} threads")
+        passes: dict[tuple[str, str], Callable[[], object]] = {}
+        for name, network in built.items():
+            with threads_of_cpu(number):
+                form = shipped(network, in_channels=3, size=size)
+            engines: dict[str, Engine] = {"onnxruntime": OnnxRuntimeEngine(files[name][0], threads=number)}
+            if find_spec("openvino"):
+                engines["openvino"] = OpenVinoEngine(files[name][0], threads=number)
+            engines["int8"] = OnnxRuntimeEngine(files[name][1], threads=number)
+            passes[name, "torch"] = partial(network, image)
+            if form is not network:
+                passes[name, "shipped"] = partial(form, image)
+            for key, engine in engines.items():
+                passes[name, key] = partial(engine.run, image.numpy(), np.zeros((1, 2), np.float32))
+        timed = time_in_turns([*passes.values()], threads=number, batch=1, repeats=repeats)
+        timing_of = dict(zip(passes, timed, strict=True))
+        for name, network in built.items():
+            of = {form: timing_of.get((name, form), timing_of[name, "torch"]) for form in FORMS if form != "openvino"}
+            if (name, "openvino") in timing_of:
+                of["openvino"] = timing_of[name, "openvino"]
+            rows.append(
+                {
+                    "network": name, "weaved": networks[name].weaved, "parameters": count_parameters(network),
+                    "size": size, "threads": number,
+                    "ms": {form: [of[form].median_ms, of[form].spread_ms] for form in FORMS if form in of},
+                }
+            )  # fmt: skip
+    return rows
+
+
+def in_int8(content: bytes, size: int) -> bytes:
+    """Returns a network alone in int8, with ranges from noise, as they do not matter to its time."""
+    noise = np.random.default_rng(0).random((4, size, size, 3), dtype=np.float32)
+    store = from_arrays(noise, np.ones((4, size, size), np.uint8), splits=["val"] * 4)
+    provenance = Provenance(medarts="", torch="", created="", recipe="", weights="", architecture="", seed=0, images={})
+    info = ModelInfo(
+        name="", task="segmentation", outputs=("foreground",), in_channels=3, size=size, head="last",
+        expected_range=(0.0, 1.0), provenance=provenance,
+    )  # fmt: skip
+    return quantized(content, info, store)
+
+
+def targets(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns every target for which there are measurements, with the ratio that was found."""
+    ms = {(row["network"], row["size"], row["threads"]): row["ms"] for row in rows}
+    found = []
+    for threads in sorted({row["threads"] for row in rows}):
+        for size, target in ((96, 2.5), (256, 1.5)):
+            for row in rows:
+                if (row["weaved"], row["size"], row["threads"]) == (True, size, threads):
+                    of = ms[row["network"], size, threads]
+                    what = f"PyTorch as built / ONNX Runtime, {row['network']}"
+                    found.append(_target(what, size, threads, target, of["torch"][0] / of["onnxruntime"][0]))
+        for size, target, searched, unet in ((96, 1.0, SMALL_TENTH, SMALL), (256, 3.0, FULL_TENTH, FULL)):
+            pair = (unet, size, threads), (searched, size, threads)
+            if all(key in ms for key in pair):
+                slow, fast = (ms[key]["onnxruntime"][0] for key in pair)
+                what = f"{unet} / {searched}, ONNX Runtime"
+                found.append(_target(what, size, threads, target, slow / fast))
+    return found
+
+
+def _target(what: str, size: int, threads: int, target: float, ratio: float) -> dict[str, Any]:
+    return {
+        "ratio": what, "size": size, "threads": threads, "target": target, "found": ratio, "met": ratio >= target
+    }  # fmt: skip
+
+
+# --- Dice -------------------------------------------------------------------------------------------------------
+
+
+def dice_of(folder: Path, name: str, data: str, genotype: str) -> dict[str, float]:
+    """Returns the mean Dice of the test images of a trained network in all forms."""
+    beginning, words = TRAINED[name]
+    run = trained(folder / f"{beginning}-{data}", [word.format(genotype=genotype) for word in words], data)
+    kept = run.path / "dice.json"
+    if not kept.exists():
+        note(f"{run.path.name}: Dice of all forms")
+        write_whole(kept, json.dumps({form: dice(engine, run) for form, engine in engines_of(run).items()}))
+    found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
+    return found
+
+
+def trained(path: Path, words: Sequence[str], data: str) -> RunDirectory:
+    """Returns a finished training, made where it is not there."""
+    finished = (path / "run.json").exists() and RunDirectory.open(path).facts["finished"]
+    if not finished:
+        note(f"{path.name}: training")
+        if (path / "run.json").exists():
+            medarts("train", "--resume", path)
+        else:
+            given = (f"data.size={TRAINED_AT}", "seed=0", "--recipe", RECIPE, "--data", data, "--out", path)
+            medarts("train", *words, *given)
+    return RunDirectory.open(path, kind="train")
+
+
+def engines_of(run: RunDirectory) -> dict[str, Engine]:
+    """Returns what predicts in all forms; the exported files are beside the run's own."""
+    deployable = deployable_of(run)
+    assert isinstance(deployable.network, Network)
+    form = shipped(deployable.network, in_channels=deployable.info.in_channels, size=deployable.info.size)
+    files = {}
+    kinds: tuple[Form, ...] = ("onnx", "int8")
+    for kind in kinds:
+        path = run.path / f"deploy-{kind}.onnx"
+        if not path.exists():
+            export_run(run, path, form=kind, allow_loss=1.0)  # what int8 loses is what is measured
+        files[kind] = path
+    found: dict[str, Engine] = {
+        "torch": TorchEngine(deployable),
+        "shipped": TorchEngine(Deployable(form, deployable.info)),
+        "onnxruntime": OnnxRuntimeEngine(files["onnx"]),
+    }
+    if find_spec("openvino"):
+        found["openvino"] = OpenVinoEngine(files["onnx"])
+    return found | {"int8": OnnxRuntimeEngine(files["int8"])}
+
+
+def dice(engine: Engine, run: RunDirectory) -> float:
+    """Returns the mean Dice of the test images, at the size of the network."""
+    settings, info = run.recipe.data, deployable_of(run).info
+    store = open_data(settings, needs=("test",))
+    values = []
+    for index in store.indices(store.manifest.part("test")):
+        images, limits = as_stored(store.images[np.array([index])].astype(np.float32), info)
+        (predicted,) = engine.run(images, limits)["mask"]
+        vanished = bool(store.truths[index, 0] == MaskState.VANISHED)
+        values.append(mask_scores(predicted == 1, store.targets[index] == 1, vanished=vanished)["dice"])
+    return float(np.nanmean(values))
+
+
+def medarts(*words: object) -> None:
+    program = Path(sys.executable).with_name("medarts")
+    ended = subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False, env=os.environ)
+    if ended.returncode:
+        raise SystemExit(f"medarts {' '.join(map(str, words))} failed: {ended.stderr}")
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------
+
+
+def tables(found: Mapping[str, Any]) -> str:
+    """Writes everything as Markdown."""
+    lines: list[str] = []
+    for size, threads in dict.fromkeys((row["size"], row["threads"]) for row in found.get("time", ())):
+        rows = [row for row in found["time"] if (row["size"], row["threads"]) == (size, threads)]
+        forms = [form for form in FORMS if form in rows[0]["ms"]]
+        lines += [
+            f"{size} px, threads: {threads}; ms (interquartile range)",
+            "",
+            f"| network | parameters | {' | '.join(FORMS[form] for form in forms)} | PyTorch / ONNX Runtime |",
+            f"| --- | --- |{' --- |' * len(forms)} --- |",
+        ]
+        for row in rows:
+            cells = [f"{row['ms'][form][0]:.1f} ({row['ms'][form][1]:.1f})" for form in forms]
+            ratio = row["ms"]["torch"][0] / row["ms"]["onnxruntime"][0]
+            lines.append(f"| {row['network']} | {row['parameters']:,} | {' | '.join(cells)} | {ratio:.2f} |")
+        lines.append("")
+    if found.get("targets"):
+        lines += ["| ratio | px | threads | found | target |", "| --- | --- | --- | --- | --- |"]
+        for one in found["targets"]:
+            verdict = f"{one['target']:g}: {'met' if one['met'] else '**missed**'}"
+            lines.append(f"| {one['ratio']} | {one['size']} | {one['threads']} | {one['found']:.2f} | {verdict} |")
+        lines.append("")
+    if "dice" in found:
+        forms = [form for form in FORMS if form in found["dice"][0]["dice"]]
+        lines += [
+            f"| network | set | {' | '.join(FORMS[form] for form in forms)} |",
+            f"| --- | --- |{' --- |' * len(forms)}",
+        ]
+        for row in found["dice"]:
+            cells = [f"{row['dice'][form]:.4f}" for form in forms]
+            lines.append(f"| {row['network']} | {row['set']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
