@@ -99,7 +99,7 @@ class TorchEngine:
 
     def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
         """Returns all outputs by name."""
-        device = next(self.deployable.parameters()).device
+        device = self.deployable.limits.device  # forms for inference have no parameters
         with torch.inference_mode():
             found = self.deployable(torch.from_numpy(images_bchw).to(device), torch.from_numpy(limits_b2).to(device))
         return {name: each.cpu().numpy() for name, each in zip(self._names, found, strict=True)}
