@@ -81,6 +81,8 @@ def test_an_exported_file_predicts_as_its_network(exported: tuple[Deployable, Pa
     image = np.random.default_rng(0).integers(0, 256, (40, 50)).astype(np.uint8)
     model = medarts.load(path, engine=engine, threads=1)
     assert model.info == one.info
+    seen = np.zeros((1, one.info.in_channels, 8, 9), np.float32)
+    assert [*model.engine.run(seen, np.zeros((1, 2), np.float32))] == [*one.output_names]
     assert np.allclose(model.predict(image), TrainedModel(one.info, TorchEngine(one)).predict(image), atol=1e-4)
 
 

@@ -121,6 +121,16 @@ def test_an_export_that_differs_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_ranges_of_int8_are_those_of_all_validation_images(run: RunDirectory, tmp_path: Path) -> None:
+    exported = medarts.export(run, tmp_path / "net.onnx")
+    images = np.random.default_rng(0).random((16, 32, 32), dtype=np.float32) * np.linspace(0.1, 1, 16)[:, None, None]
+    contents = []
+    for ordered in (images, images[::-1]):
+        store = medarts.from_arrays(ordered, np.ones((16, 32, 32), np.uint8), splits=["val"] * 16)
+        contents.append(quantization.quantized(exported.path.read_bytes(), exported.info, store))
+    assert contents[0] == contents[1]
+
+
 def test_int8_says_what_it_loses_and_is_refused_where_that_is_much(
     run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,14 +107,14 @@ class OpenVinoEngine:
             raise _unusable(model, error) from None
         metadata = graph.get_rt_info()["framework"] if graph.has_rt_info("framework") else {}
         self.metadata = {key: str(value.value) for key, value in metadata.items()}
-        self._inputs = [each.get_any_name() for each in self._compiled.inputs]
-        self._outputs = [each.get_any_name() for each in self._compiled.outputs]
+        # Of the graph, as compiling adds names of its own; the order stays.
+        self._inputs, self._outputs = ([each.get_any_name() for each in side] for side in (graph.inputs, graph.outputs))
 
     def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
         """Returns all outputs by name."""
         given = {IMAGE: images_bchw, LIMITS: limits_b2}
         found = self._compiled({name: given[name] for name in self._inputs})
-        return {name: np.array(found[name]) for name in self._outputs}
+        return {name: np.array(found[place]) for place, name in enumerate(self._outputs)}
 
 
 ENGINES: dict[Runtime, type[OnnxRuntimeEngine] | type[OpenVinoEngine]] = {

@@ -56,7 +56,6 @@ def quantized(content: bytes, info: ModelInfo, store: ImageStore) -> bytes:
             weight_type=QuantType.QInt8,
             nodes_to_exclude=_outside(model.graph),
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"CalibMaxIntermediateOutputs": 8},
         )
         return with_metadata(onnx.load(path), info)
 
