@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from tests.deploy.engines_of_tests import masks_info
 from torch import nn
 
+from medarts import load, train
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.deploy.export import to_onnx
@@ -204,3 +206,25 @@ def test_starting_takes_less_than_a_second_and_a_half_of_the_processor(
         )
         taken.append(float(run.stdout.splitlines()[-1]))
     assert min(taken) < 1.5
+
+
+def test_two_commands_lead_from_a_training_to_masks_as_the_run_predicts_them(
+    medarts: Callable[..., tuple[int, str, str]], tmp_path: Path, images: Path
+) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (20, 32, 32)).astype(np.uint8)
+    recipe = {
+        "train": {"epochs": 1, "batch": 4, "model": {"name": "unet", "width": 4, "depth": 2}},
+        "compute": {"device": "cpu", "threads": 1},
+    }
+    run = train(None, recipe, data=(stored, stored > 128), out=tmp_path / "trained")
+    status, _, errors = medarts("export", run.path, "--out", "net.onnx", "--images", images)
+    assert status == 0, errors
+    paths = [images / f"{number:03}.png" for number in range(6)]
+    for model, out in (("net.onnx", "exported"), (run.path, "run")):
+        status, said, errors = medarts("predict", model, *paths, "--out", out)
+        assert (status, said) == (0, f"6 predicted, 0 skipped: {out}\n"), errors
+    for path in paths:
+        exported, own = (np.asarray(Image.open(tmp_path / out / path.name)) for out in ("exported", "run"))
+        assert (exported != own).mean() < 1e-3
+        expected = 255 * (load(run).predict(path) >= 0.5)
+        assert np.array_equal(own, expected)
