@@ -489,6 +489,19 @@ def test_a_log_has_lines_with_the_time_left(
     assert len(lines) == 15
 
 
+def test_masks_of_another_kind_than_their_images_are_noted_once(
+    model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.zeros((8, 9), np.uint8)
+    for number in range(3):
+        data = dicoms.dataset(values, instance=f"1.2.3.{number}", without=["StudyInstanceUID", "SeriesInstanceUID"])
+        dicoms.write(tmp_path / "images" / f"{number}.dcm", data)
+    assert predict_files(model, [tmp_path / "images"], tmp_path / "out").predicted == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("0 and 2 more: The mask is no DICOM segmentation")
+    assert len([*(tmp_path / "out").glob("*.png")]) == 3
+
+
 def test_the_record_names_the_network_and_the_options_but_no_day(model: TrainedModel, tmp_path: Path) -> None:
     predict_files(model, [save_png(tmp_path / "a.png")], tmp_path / "out", Options(flip=True))
     record = json.loads((tmp_path / "out" / "prediction.json").read_text())

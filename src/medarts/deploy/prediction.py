@@ -187,6 +187,7 @@ class _Job:
         self._options = options
         self._masks = model.info.task == "segmentation"
         self._skipped: list[tuple[str, str]] = []
+        self._notes: dict[str, list[str]] = {}
         self._done = 0
         self._steps = {source.name: _steps(source) for source in sources}
 
@@ -206,6 +207,8 @@ class _Job:
                 write_errors(self._folder, self._skipped)
             raise
         write_errors(self._folder, self._skipped)
+        for note, names in self._notes.items():
+            inform(f"{names[0]}{f' and {len(names) - 1:,} more' if len(names) > 1 else ''}: {note}")
         return Prediction(self._folder, self._done, kept, tuple(self._skipped))
 
     def _begin(self, *, anew: bool) -> None:
@@ -291,7 +294,7 @@ class _Job:
             rows = mask_rows(pixels, self._info, source.spacing)
             note = output.finish().note
         if note is not None:
-            inform(f"{source.path(0)}: {note}")
+            self._notes.setdefault(note, []).append(source.name)
         return rows
 
     def _decided(self, source: Source, outputs: Iterable[Outputs], count: int) -> Iterator[tuple[Mask, Floats | None]]:
