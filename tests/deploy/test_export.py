@@ -1,8 +1,10 @@
 """Exported networks: they give what PyTorch gives, whatever the network, size, range or batch."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 import medarts
-from medarts import create_model
+from medarts import create_model, list_models
 from medarts.deploy.deployable import Deployable, TorchEngine
-from medarts.deploy.engines import OnnxRuntimeEngine
+from medarts.deploy.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine
 from medarts.deploy.export import network_to_onnx, to_onnx
 from medarts.deploy.info import ModelInfo, Provenance
 from medarts.deploy.model import TrainedModel
+from medarts.models import architecture_named, task_of
 from medarts.network import FindingNetwork
 
 PROVENANCE = Provenance(
@@ -45,26 +50,70 @@ def deployable(name: str, *, outputs: int = 1, size: int = 32, network: Any = ()
     return Deployable(built.eval(), info).eval()
 
 
-def largest_difference(one: Deployable, content: bytes) -> float:
-    """Returns how far ONNX Runtime is from PyTorch on images of odd sizes, in batches."""
-    generator, differences = np.random.default_rng(0), []
-    exported, built = OnnxRuntimeEngine(content, threads=1), TorchEngine(one)
-    for shape in ((1, 37, 61), (3, 32, 32), (2, 50, 19)):
-        images = generator.integers(0, 256, (shape[0], one.info.in_channels, *shape[1:])).astype(np.float32)
-        limits = np.full((shape[0], 2), np.nan, np.float32)
+@pytest.fixture(scope="session")
+def photo() -> NDArray[np.uint8]:
+    """A dermoscopic image where there is one, else shapes with noise; H x W x 3."""
+    folder = Path(os.environ.get("MEDARTS_DATA", "")) / "isic2017"
+    found = next(folder.rglob("ISIC_*.jpg"), None) if folder.is_dir() else None
+    if found is not None:
+        return np.asarray(Image.open(found).convert("RGB"))
+    rows, columns = np.mgrid[:400, :500]
+    shape = ((rows - 180) ** 2 / 2 + (columns - 260) ** 2 < 10_000) * 120.0
+    noise = np.random.default_rng(0).normal(60, 20, (400, 500, 3))
+    return (shape[..., None] + noise).clip(0, 255).astype(np.uint8)
+
+
+def largest_difference(
+    one: Deployable, content: bytes, photo: NDArray[np.uint8], engine: Callable[..., Engine] = OnnxRuntimeEngine
+) -> float:
+    """Returns how far an engine is from PyTorch on parts of odd sizes, alone and in batches."""
+    differences = []
+    exported, built = engine(content, threads=1), TorchEngine(one)
+    for number, height, width in ((1, 137, 161), (3, one.info.size, one.info.size), (2, 50, 19), (1, 301, 287)):
+        starts = [(17 * row, 23 * row) for row in range(number)]
+        parts = [photo[top : top + height, left : left + width, : one.info.in_channels] for top, left in starts]
+        images = np.stack(parts).transpose(0, 3, 1, 2).astype(np.float32)
+        # Percentiles of the image itself, and some that are given.
+        limits = np.array([[np.nan, np.nan], [20, 190], [np.nan, np.nan]], np.float32)[:number]
         found, wanted = exported.run(images, limits), built.run(images, limits)
         assert list(found) == list(one.output_names)
         differences.append(np.abs(found["probabilities"] - wanted["probabilities"]).max())
+        assert np.ptp(wanted["probabilities"]) > 1e-3, "all probabilities are the same"
     return float(max(differences))
 
 
-@pytest.mark.parametrize(
-    ("outputs", "about"),
-    [(1, {}), (3, {"percentiles": (1.0, 99.0), "in_channels": 3}), (1, {"window": (20.0, 200.0)})],
-)
-def test_an_exported_network_gives_what_pytorch_gives(outputs: int, about: dict[str, Any]) -> None:
-    one = deployable("unet", outputs=outputs, network={"width": 4, "depth": 2}, **about)
-    assert largest_difference(one, to_onnx(one)) < 1e-4
+NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    # Settings of the network; outputs, scaling and size.
+    "unet": ({"width": 4, "depth": 3}, {"window": (20.0, 200.0)}),
+    "attention-unet": ({"width": 4, "depth": 3}, {"outputs": 3, "in_channels": 3}),
+    "multiresunet": ({"width": 4, "depth": 3}, {"percentiles": (1.0, 99.0)}),
+    "r2unet": ({"width": 4, "depth": 3}, {}),
+    "attention-r2unet": ({"width": 4, "depth": 3}, {"head": "average"}),
+    "resenc-unet": ({"width": 4, "depth": 4, "deep_supervision": True}, {"percentiles": (0.5, 99.5), "in_channels": 3}),
+    "unetpp": ({"width": 4, "depth": 3}, {"in_channels": 3, "head": "average"}),
+    "alpha0_5_stage1_double_deep_ep80": ({"init_channel": 4}, {"in_channels": 3}),
+    "alpha0_5_stage1_nodouble_deep_ep80": ({"init_channel": 4, "norm": "batch"}, {"window": (0.0, 180.0)}),
+    "layer7_double_deep": ({"init_channel": 4, "norm": "batch"}, {"outputs": 4, "percentiles": (2.0, 98.0)}),
+    "stage0_double_deep_ep80_newim": ({"init_channel": 4, "norm": "batch"}, {"head": "average"}),
+    "stage1_layer9_110epoch_double_deep_final": ({"init_channel": 4, "norm": "batch"}, {}),
+    "chexnet": ({}, {"outputs": 14, "size": 64}),
+    "chestxray14_first_order": ({"init_channel": 4, "layers": 5}, {"outputs": 5, "size": 64}),
+    "darts_v2": ({"init_channel": 4, "layers": 5}, {"outputs": 5, "percentiles": (1.0, 99.0)}),
+}
+
+
+def test_every_network_is_here() -> None:
+    assert set(NETWORKS) == set(list_models())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_exported_network_gives_what_pytorch_gives(name: str, photo: NDArray[np.uint8]) -> None:
+    network, about = NETWORKS[name]
+    one = deployable(name, network=network, task=task_of(architecture_named(name)), **about)
+    content = to_onnx(one)
+    assert largest_difference(one, content, photo) < 1e-4
+    if name in ("multiresunet", "attention-unet", "darts_v2"):
+        assert largest_difference(one, content, photo, OpenVinoEngine) < 1e-4
 
 
 @pytest.fixture(scope="module")
