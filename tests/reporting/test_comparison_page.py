@@ -171,7 +171,7 @@ def test_a_column_is_one_entry_of_a_list(monkeypatch: pytest.MonkeyPatch) -> Non
     best = network_frame(made(), "isic").iloc[0]
     assert table.rows[0][-1].text == f"{best.score / (best.parameters / 1e6):.2f}"
     titles = [column.title for column in table.columns]
-    assert {"Dice", "IoU", "HD95", "ONNX Runtime ms, 1 thread", "ONNX Runtime ms, 2 threads", "verdict"} <= {*titles}
+    assert {"Dice", "IoU", "HD95", "ONNX ms, 1 thread", "ONNX ms, 2 threads", "verdict"} <= {*titles}
     assert next(column for column in table.columns if column.title == "HD95").first == "ascending"
 
 

@@ -76,10 +76,10 @@ COLUMNS: list[Shown] = [
     Shown("{metric}", Column("{title}", form=significant, below="below_{metric}"), METRICS),
     Shown("parameters", Column("parameters, M", "ascending", form=_in(1e6)), BRIEF),
     Shown("flops", Column("GFLOPs", "ascending", form=_in(1e9))),
-    Shown("latency_ms_1", Column("ONNX Runtime ms, 1 thread", "ascending", form=significant, below="range_1"), BRIEF),
+    Shown("latency_ms_1", Column("ONNX ms, 1 thread", "ascending", form=significant, below="range_1"), BRIEF),
     Shown(
         "latency_ms_{n}",
-        Column("ONNX Runtime ms, {n} threads", "ascending", form=significant, below="range_{n}"),
+        Column("ONNX ms, {n} threads", "ascending", form=significant, below="range_{n}"),
         THREADS,
     ),
     Shown("memory_mb", Column("memory, MB", "ascending", form=significant)),
