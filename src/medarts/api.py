@@ -272,7 +272,7 @@ def predict(
         largest: keep only the largest connected component of each class, of a volume in space.
         decision: how probabilities become a mask: "threshold", "validation" (the threshold of the largest Dice on
             validation images) or "dice" (the mask of the largest expected Dice of each image).
-        force: begin anew in a folder that holds something else, and overwrite.
+        force: start over in a folder that holds something else, and overwrite.
 
     Raises:
         RunError: the folder holds something else, another process writes into it, or it cannot be written.
@@ -588,10 +588,11 @@ def export(
         torch: an archive of ``torch.export`` (.pt2) instead, for programs in PyTorch.
         bundle: a MONAI bundle instead, a folder that MONAI runs without medarts; the run is evaluated if it has no
             scores. Data sets and networks are named as in a package.
-        images: files or folders of images that it is verified on, instead of those of the run.
+        images: files or folders of images that it is verified on, instead of those of the run. The calibration is then
+            the one that the run keeps, if any.
         data: the images, for a run that was started with images in memory.
         allow_loss: by how much mean Dice, or mean AUROC, may fall in 8-bit integers.
-        force: replaces a file.
+        force: replace a file; a bundle needs a new folder.
 
     Returns:
         The file, its description, and how far it is from PyTorch.
@@ -606,13 +607,19 @@ def export(
 
     if int8 + torch + bundle > 1:
         raise RunError("A network is exported in one form at a time.", fix="Give one of int8, torch and bundle.")
+    if is_package(run) and (checkpoint, domain) != ("best", None):
+        raise RunError(
+            "A package has the best checkpoint and one scaling of intensities.", fix="Leave checkpoint and domain out."
+        )
     store, given = _in_memory(data), [images] if isinstance(images, str | Path) else images
     folder = None if out is None else Path(out)
+    form: Form = "int8" if int8 else "torch" if torch else "onnx"
     if bundle:
+        if force:
+            raise RunError("A bundle does not replace a folder.", fix="Choose a new folder, without force.")
         chosen: dict[str, Any] = {"checkpoint": checkpoint, "domain": domain, "head": head}
         return _export_bundle(run, folder, **chosen, images=given, data=store)
     if is_package(run):
-        form: Form = "int8" if int8 else "torch" if torch else "onnx"
         package = open_package(path_of(run))
         return export_package(package, folder, form=form, head=head, images=given, data=store, force=force)
     opened = RunDirectory.open(path_of(run), kind="train")
@@ -624,7 +631,7 @@ def export(
     return export_run(
         opened,
         folder,
-        form="int8" if int8 else "torch" if torch else "onnx",
+        form=form,
         checkpoint=checkpoint,
         domain=domain,
         head=head,

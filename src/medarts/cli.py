@@ -200,8 +200,7 @@ def train(
     out: Folder = None,
     resume: Run = None,
 ) -> None:
-    """Train the network of a search (medarts train RUN), a genotype (--genotype) or a baseline (--model) from scratch.
-    Or fine-tune a trained network (--from).
+    """Train the network of a search (RUN), a genotype (--genotype) or a baseline (--model), or fine-tune one (--from).
 
     A run stopped with Ctrl-C can be resumed.
 
@@ -211,8 +210,8 @@ def train(
         model: Baseline, instead of a genotype, such as unet for masks or chexnet for findings; a wrong name lists all.
             Set its options with train.model.width=16 and the like; train.model.weights=FILE initialises chexnet.
         recipe: Recipe to train with. Default: that of RUN, or the published values.
-        from_: Training run or package whose network is fine-tuned on other data, with train.finetune_lr (0.1) times the
-            learning rate of the recipe. Heads are replaced if the data have other classes or findings.
+        from_: Training run or package to fine-tune on other data, at train.finetune_lr (0.1) times the learning rate of
+            the recipe. Heads are replaced if the data have other classes or findings.
         data: Data sets to train on, as names in the recipe or folders. Default: all of the recipe.
         init_channel: Initial channels C of the network. Default: the genotype's.
         out: Folder of the new run. Default: runs/<network>-<data>.
@@ -258,8 +257,8 @@ def evaluate(
     data: DataSets = (),
     split: Annotated[str, arg(metavar="SPLIT")] = "test",
     head: Annotated[str | None, arg(metavar="HEAD", help_behavior_hint="")] = None,
-    heads: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
-    flip: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+    heads: Switch = False,
+    flip: Switch = False,
 ) -> None:
     """Score a trained network image by image, and average with 95 % confidence intervals over patients.
 
@@ -271,7 +270,7 @@ def evaluate(
         split: train, val, test, or all for every image.
         head: Earlier, faster head, such as 4,0, or average, the mean of all. Default: the last.
         heads: Also score masks of every head and of their average.
-        flip: Also score masks averaged over mirrored copies of each image, which takes four passes.
+        flip: Also score masks averaged over mirrored copies of each image (four passes).
     """
     from medarts import api, terminal
 
@@ -299,20 +298,20 @@ def predict(
     The same command continues where it was stopped. Bad files are reported and skipped; the exit status is then 1.
 
     Args:
-        model: Exported network (ONNX), which runs without PyTorch, or training run.
-        paths: PNG, JPEG, TIFF, DICOM and NIfTI files, folders with all that is in them, or patterns ("scans/**/*.png").
+        model: Exported network (ONNX), which runs without PyTorch, package or training run.
+        paths: PNG, JPEG, TIFF, DICOM and NIfTI files, folders, searched recursively, or patterns ("scans/**/*.png").
         out: Folder of masks, predictions.csv and errors.csv; new, empty, or of the same prediction.
         batch: Images, slices or windows in one pass.
         engine: What runs an exported network. Default: onnxruntime.
         threads: CPU threads for an exported network. Default: as the engine chooses.
-        probabilities: Write the probabilities of masks too.
-        overlay: Write the images with the contours of their masks as PNG.
+        probabilities: Write the probabilities of masks as well.
+        overlay: Write each image with the contours of its mask as PNG.
         window: Predict larger images in half overlapping windows of this height and width. Default: whole.
-        flip: Average over mirrored copies; takes four times as long for masks, twice for findings.
-        largest: Keep only the largest connected component of each class, of a volume in space.
-        decision: Threshold of the recipe, threshold of the largest Dice on validation images, or the mask of the
-            largest expected Dice of each image. Default: threshold.
-        force: Begin anew in a folder that holds something else, and overwrite.
+        flip: Average over mirrored copies of each image; four times as slow for masks, twice for findings.
+        largest: Keep only the largest connected component of each class, in three dimensions for volumes.
+        decision: How probabilities become a mask: the threshold of the recipe, the one chosen on the validation images,
+            or the mask with the largest expected Dice of each image (dice). Default: threshold.
+        force: Start over in a folder that holds something else, and overwrite.
     """
     from medarts import api
 
@@ -521,31 +520,31 @@ def export(
     head: Annotated[str | None, arg(metavar="HEAD", help_behavior_hint="")] = None,
     checkpoint: Annotated[str, arg(metavar="best|last", help_behavior_hint="")] = "best",
     domain: Annotated[str | None, arg(metavar="DATA", help_behavior_hint="")] = None,
-    int8: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
-    torch: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
-    bundle: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+    int8: Switch = False,
+    torch: Switch = False,
+    bundle: Switch = False,
     images: Annotated[tuple[Path, ...], arg(metavar="PATH [PATH ...]", help_behavior_hint="")] = (),
     allow_loss: Annotated[float, arg(metavar="X")] = 0.01,
-    force: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+    force: Switch = False,
 ) -> None:
     """Export a trained network as one ONNX file that runs without PyTorch, and verify it on real images.
 
-    The file takes images as stored, of any size, and gives masks or findings; scaling, resizing and the threshold are
+    The file takes images as stored, of any size, and gives masks or findings: scaling, resizing and the threshold are
     part of it.
 
     Args:
         run: Training run or package. A package needs --images.
         out: File, or folder of a bundle. Default: RUN/<network>.onnx, or beside the package.
         head: Earlier, faster head, such as 4,0, or average, the mean of all heads. Default: the last.
-        checkpoint: Best by the validation score, or last. Default: best.
+        checkpoint: best, by the validation score, or last. Default: best.
         domain: Data set whose scaling of intensities is used, if those of the run differ.
-        int8: Quantize weights and feature maps to 8-bit integers; ranges are those of the validation images. The score
-            before and after is printed.
+        int8: Quantize weights and feature maps to 8-bit integers, calibrated on the validation images, and print the
+            score before and after.
         torch: Write an archive of torch.export (.pt2) instead.
         bundle: Write a MONAI bundle instead, a folder that MONAI runs without medarts.
-        images: Files or folders of images to verify it on. Default: images of the run.
-        allow_loss: Largest fall of mean Dice (or mean AUROC) with --int8 on the validation images.
-        force: Replace the file if it exists.
+        images: Files or folders of images to verify it on. Default: those of the run.
+        allow_loss: Largest accepted fall of mean Dice (or mean AUROC) on the validation images with --int8.
+        force: Replace the file if it exists; a bundle needs a new folder.
     """
     from medarts import api
 
@@ -571,15 +570,15 @@ def pack(
     *,
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None,
     domain: Annotated[str | None, arg(metavar="DATA", help_behavior_hint="")] = None,
-    examples: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+    examples: Switch = False,
 ) -> None:
     """Pack a trained network into one file for others: weights, recipe, scores and a model card.
 
-    The file names no patient, file or folder. It is loaded, evaluated and fine-tuned like a run.
+    The file names no patient, file or folder. load, evaluate, predict, export and train --from take it like a run.
 
     Args:
         run: Training run; it is evaluated first if it has no scores.
-        out: File, which ends in .medarts. Default: beside the run, with its name.
+        out: File whose name ends in .medarts. Default: beside the run, with its name.
         domain: Data set whose scaling of intensities is used, if those of the run differ.
         examples: Add a few images of the validation set, with true and predicted masks.
     """
@@ -591,7 +590,7 @@ def pack(
 def cache(
     folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]", help_behavior_hint="")]] = None,
     *,
-    clear: FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]] = False,
+    clear: Switch = False,
 ) -> None:
     """List or remove the cached resized images. They are rebuilt when needed.
 
@@ -669,12 +668,12 @@ _OF_TRAINING = {
     "torch", "scipy", "pandas", "lightning_fabric", "kornia", "safetensors", "monai", "matplotlib", "contourpy",
     "jinja2", "onnx", "onnxscript",
 }  # fmt: skip
-"""Packages that prediction with an exported network needs not."""
+"""Packages that prediction with an exported network does not need."""
 
 
 def _not_installed(package: str) -> MedartsError:
     return MedartsError(
-        f"{package} is not installed; without it, only exported networks can be used (medarts predict).",
+        f"{package} is not installed; without it, medarts can only predict with exported networks.",
         fix='pip install "medarts[train]"',
     )
 

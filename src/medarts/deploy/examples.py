@@ -128,7 +128,7 @@ def observed(info: ModelInfo, examples: Iterable[Example]) -> ModelInfo:
 
 
 def spread(items: Sequence[Any], number: int) -> list[Any]:
-    """Returns so many items at most, evenly spread."""
+    """Returns at most ``number`` items, evenly spread."""
     if len(items) <= number:
         return list(items)
     places: NDArray[np.int64] = np.linspace(0, len(items) - 1, number).astype(np.int64)

@@ -55,7 +55,7 @@ class Exported:
         verified, what = self.verification, "pixels" if self.info.task == "segmentation" else "decisions"
         lines = [
             f"{self.megabytes:.1f} MB, verified on {verified.images} images: probabilities differ from PyTorch by up "
-            f"to {verified.difference:.1e}, {verified.decisions:.4%} of {what} are decided otherwise."
+            f"to {verified.difference:.1e}, {verified.decisions:.4%} of {what} differ."
         ]
         if self.scores is not None:
             in_float, in_int8 = self.scores

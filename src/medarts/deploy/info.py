@@ -21,7 +21,7 @@ PACKAGE = ".medarts"
 
 
 def is_package(model: Any) -> bool:
-    """Says whether what stands for a trained network names a package; whether it is one is seen when it is opened."""
+    """Returns whether a model is given as the path of a package; its content is checked when it is opened."""
     return isinstance(model, str | Path) and Path(model).suffix.lower() == PACKAGE and not Path(model).is_dir()
 
 

@@ -4,7 +4,7 @@
     output.paths, output.note   # what will be written, and why not in the image's own kind; nothing is on disk yet
     for index in range(source.count):
         output.add(mask_hw, probabilities_khw)
-    written = output.finish()   # or output.close(), which writes nothing; both also by "with"
+    output.finish()             # or output.close(), which writes nothing; "with" closes, too
 
 | image | mask | probabilities |
 | --- | --- | --- |
@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,9 @@ from PIL import Image
 import medarts
 from medarts.data.formats import nifti, suffix_of
 from medarts.data.formats.raw import explained
-from medarts.data.formats.series import Spacing
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.inputs import PROBABILITIES, Source
+from medarts.deploy.overlays import COLOURS
 from medarts.errors import DataError
 from medarts.system.files import make_folder, whole, writing
 
@@ -50,52 +50,6 @@ Probabilities = NDArray[np.float32]
 
 _IN_MEMORY = 32 * 2**20
 """Bytes of masks or probabilities of one source that are held; what is more waits on the disk."""
-
-# Black, and the colours of Okabe and Ito, which colour-blind people tell apart.
-_COLOURS = (0, 0, 0, 230, 159, 0, 86, 180, 233, 0, 158, 115, 240, 228, 66, 0, 114, 178, 213, 94, 0, 204, 121, 167)
-
-
-class Size(NamedTuple):
-    """How large something is.
-
-    Attributes:
-        pixels: number of pixels or voxels.
-        mm2: area of an image in mm2; None for volumes, and where the spacing is unknown.
-        mm3: volume in mm3; None for single images, and where the spacing is unknown.
-    """
-
-    pixels: int
-    mm2: float | None
-    mm3: float | None
-
-
-class Written(NamedTuple):
-    """What was written for a source.
-
-    Attributes:
-        paths: the mask, and the probabilities where asked for.
-        sizes: of each of the foreground classes, by name.
-        note: why the mask is not of the image's own kind; None where it is.
-    """
-
-    paths: tuple[Path, ...]
-    sizes: dict[str, Size]
-    note: str | None
-
-
-def area_or_volume(pixels: int, spacing: Spacing, *, slices: int) -> Size:
-    """Returns the size of a number of pixels: an area in a single image, a volume in several slices.
-
-    >>> area_or_volume(10, (0.5, 2.0, 3.0), slices=1)
-    Size(pixels=10, mm2=10.0, mm3=None)
-    >>> area_or_volume(10, (0.5, 2.0, 3.0), slices=7)
-    Size(pixels=10, mm2=None, mm3=30.0)
-    """
-    row, column, depth = spacing
-    area = None if row is None or column is None else pixels * row * column
-    if slices == 1:
-        return Size(pixels, area, None)
-    return Size(pixels, None, None if area is None or depth is None else area * depth)
 
 
 def open_output(source: Source, folder: Path, info: ModelInfo, *, probabilities: bool = False) -> "Output":
@@ -163,7 +117,6 @@ class Output:
         mask = folder / f"{source.name}{suffix}"
         further = [] if probabilities is None else [folder / f"{source.name}{PROBABILITIES}{probabilities}"]
         self.paths = (mask, *further)
-        self._counts = np.zeros(len(info.foreground) + 1, np.int64)
         self._masks = _Waiting(folder)
         self._probabilities = _Waiting(folder) if further else None
 
@@ -177,14 +130,13 @@ class Output:
         Raises:
             RunError: the disk is full, or the folder cannot be written.
         """
-        self._counts += np.bincount(mask_hw.ravel(), minlength=len(self._counts))
         self._masks.append(mask_hw.astype(np.uint8, copy=False))
         if self._probabilities is not None:
             if probabilities_khw is None:
                 raise ValueError("probabilities are to be written, but were not given")
             self._probabilities.append(probabilities_khw.astype(np.float32, copy=False))
 
-    def finish(self) -> Written:
+    def finish(self) -> None:
         """Writes the files, the mask last, so that it is there only where all is.
 
         Raises:
@@ -200,12 +152,6 @@ class Output:
         with whole(self.paths[0]) as file:
             self._write_masks(file, self._masks)
         self.close()
-        spacing = self._source.spacing
-        sizes = {
-            name: area_or_volume(int(count), spacing, slices=self._slices)
-            for name, count in zip(self._info.foreground, self._counts[1:], strict=True)
-        }
-        return Written(self.paths, sizes, self.note)
 
     def close(self) -> None:
         """Forgets what was added."""
@@ -368,8 +314,8 @@ def _header(volume: Any, dtype: np.dtype[Any], volumes: int) -> Any:
 
 def _palette() -> list[int]:
     """Returns 256 colours; classes beyond those that all eyes tell apart get greys."""
-    known = len(_COLOURS) // 3
-    return [*_COLOURS, *(value for entry in range(known, 256) for value in (entry, entry, entry))]
+    known = [(0, 0, 0), *COLOURS]
+    return [value for colour in (*known, *((grey,) * 3 for grey in range(len(known), 256))) for value in colour]
 
 
 def _put(archive: zipfile.ZipFile, name: str, values: NDArray[Any]) -> None:

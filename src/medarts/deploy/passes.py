@@ -8,14 +8,18 @@ from medarts.deploy.engines import Engine, Floats, Outputs
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.tiles import blended
 
-_HORIZONTAL, _VERTICAL = -1, -2
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+"""Axes of each copy of an image: as it is, mirrored left-right, top-bottom, and both."""
+
+_OF_FINDINGS = MIRRORS[:2]
+"""A chest has no other symmetry."""
 
 
 class Mirrored:
     """Averages the probabilities of images and their mirrored copies.
 
     Masks are predicted four times: as they are, mirrored left-right, top-bottom, and both. Findings are predicted
-    twice, as they are and left-right: a chest has no other symmetry. The masks and logits of copies are left out.
+    twice, as they are and left-right. The masks and logits of copies are left out.
 
     Args:
         engine: what runs the network.
@@ -30,9 +34,7 @@ class Mirrored:
     def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
         """Returns all outputs by name."""
         masks = self._info.task == "segmentation"
-        axes: list[tuple[int, ...]] = [(), (_HORIZONTAL,)]
-        if masks:
-            axes += [(_VERTICAL,), (_HORIZONTAL, _VERTICAL)]
+        axes = MIRRORS if masks else _OF_FINDINGS
         names = ("probabilities",) if masks else ("probabilities", "calibrated")
         sums: Outputs = {}
         for flipped in axes:

@@ -133,7 +133,7 @@ def predict_files(
         paths: files, folders, or patterns, see ``medarts.deploy.inputs.find``.
         folder: new, empty, or of the same prediction.
         options: see there.
-        force: begin anew in a folder that holds something else, and overwrite.
+        force: start over in a folder that holds something else, and overwrite.
 
     Raises:
         RunError: the folder holds something else, another process writes into it, or it cannot be written.
@@ -161,16 +161,16 @@ class _Steps:
 
     def __init__(self, bar: Bar, total: int, *, done: int) -> None:
         self._bar, self._total, self._done, self._before = bar, total, done, done
-        self._began = self._told = time.monotonic()
+        self._began = self._reported = time.monotonic()
 
     def advance(self, number: int = 1) -> None:
         """Moves on by a number of slices."""
         self._bar.advance(number)
         self._done += number
         now = time.monotonic()
-        if console.is_terminal or now - self._told < SECONDS_OF_LINES:
+        if console.is_terminal or now - self._reported < SECONDS_OF_LINES:
             return
-        self._told = now
+        self._reported = now
         left = (now - self._began) / (self._done - self._before) * (self._total - self._done)
         inform(f"predict: {self._done:,} of {self._total:,}, {timedelta(seconds=round(left))} left")
 
@@ -241,7 +241,7 @@ class _Job:
         self._finish(group, journal, asked, steps)
 
     def _share(self, group: Group, image: Prepared) -> bool:
-        """Tells whether an image can be predicted together with others."""
+        """Returns whether an image can be predicted together with others."""
         shape, window = image.values.shape, self._options.window
         in_windows = window is not None and max(shape[-2:]) > window  # which fill a batch by themselves
         return len(group) < self._batch and not in_windows and shape == group[0][1].values.shape
@@ -292,9 +292,9 @@ class _Job:
                 if self._options.overlay:
                     self._write_overlay(source, index, mask, several=count > 1)
             rows = mask_rows(pixels, self._info, source.spacing)
-            note = output.finish().note
-        if note is not None:
-            self._notes.setdefault(note, []).append(source.name)
+            output.finish()
+        if output.note is not None:
+            self._notes.setdefault(output.note, []).append(source.name)
         return rows
 
     def _decided(self, source: Source, outputs: Iterable[Outputs], count: int) -> Iterator[tuple[Mask, Floats | None]]:
@@ -323,7 +323,7 @@ class _Job:
         if file is not None and file != str(_file_of(source)):
             raise RunError(
                 f"{self._folder} holds a prediction of {file}, which has the same name there as {source.path(0)}.",
-                fix="Choose another folder, or begin anew with --force.",
+                fix="Choose another folder, or start over with --force.",
             )
         return file is not None
 
@@ -385,11 +385,11 @@ def _check_folder(folder: Path, record: dict[str, Any]) -> None:
         different = [name for name in record if found[name] != record[name]]
         options = [name for name in record["options"] if found["options"].get(name) != record["options"][name]]
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise RunError(f"{path} is damaged.", fix="Choose another folder, or begin anew with --force.") from None
+        raise RunError(f"{path} is damaged.", fix="Choose another folder, or start over with --force.") from None
     if different:
         what = f"other options ({', '.join(options)})" if options else f"another {different[0]}"
         raise RunError(
-            f"{folder} holds a prediction with {what}.", fix="Choose another folder, or begin anew with --force."
+            f"{folder} holds a prediction with {what}.", fix="Choose another folder, or start over with --force."
         )
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from medarts.data.formats.series import Spacing
 from medarts.deploy.engines import Outputs
 from medarts.deploy.info import ModelInfo
-from medarts.deploy.outputs import area_or_volume
 from medarts.errors import RunError
 from medarts.system.files import open_table, write_whole, writing
 
@@ -39,18 +38,20 @@ def mask_rows(pixels_sc: Sequence[NDArray[np.int64]], info: ModelInfo, spacing: 
     """
     several = len(pixels_sc) > 1
 
-    def row(index: int | None, name: str, number: int) -> Row:
-        size = area_or_volume(number, spacing, slices=len(pixels_sc) if index is None else 1)
-        return "" if index is None else str(index), name, str(number), _number(size.mm2), _number(size.mm3)
-
-    rows = [
-        row(index if several else None, name, int(number))
+    row_mm, column_mm, slice_mm = spacing
+    pixel = None if row_mm is None or column_mm is None else row_mm * column_mm
+    voxel = None if pixel is None or slice_mm is None else pixel * slice_mm
+    rows: list[Row] = [
+        (str(index) if several else "", name, str(number), _times(number, pixel), "")
         for index, of_slice in enumerate(pixels_sc)
-        for name, number in zip(info.foreground, of_slice, strict=True)
+        for name, number in zip(info.foreground, of_slice.tolist(), strict=True)
     ]
     if several:
-        totals = np.sum(pixels_sc, axis=0)
-        rows += [row(None, name, int(number)) for name, number in zip(info.foreground, totals, strict=True)]
+        totals = np.sum(pixels_sc, axis=0).tolist()
+        rows += [
+            ("", name, str(number), "", _times(number, voxel))
+            for name, number in zip(info.foreground, totals, strict=True)
+        ]
     return rows
 
 
@@ -100,7 +101,7 @@ class Journal:
         whole = text[: text.rfind("\n") + 1]
         rows = [tuple(row) for row in csv.reader(io.StringIO(whole, newline=""))]
         if rows and rows[0] != self._columns:
-            raise RunError(f"{self._path} has other columns.", fix="Choose another folder, or begin anew with --force.")
+            raise RunError(f"{self._path} has other columns.", fix="Choose another folder, or start over with --force.")
         # Only the last image can lack rows: those before it were complete when it was begun.
         last = rows[-1][0] if len(rows) > 1 else ""
         kept = [row for row in rows if len(row) == len(self._columns)]
@@ -156,5 +157,5 @@ def _line(row: Sequence[str]) -> str:
     return buffer.getvalue()
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+def _times(number: int, size: float | None) -> str:
+    return "" if size is None else f"{number * size:.6g}"

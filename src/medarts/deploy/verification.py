@@ -25,7 +25,7 @@ class Verification:
     Attributes:
         images: number of images that both predicted.
         difference: the largest one of two probabilities.
-        decisions: share of pixels of masks, or of findings, that are decided otherwise.
+        decisions: share of pixels of masks, or of findings, that differ.
     """
 
     images: int

@@ -24,6 +24,7 @@ from medarts.data.batches import Batch
 from medarts.data.reading import MaskState
 from medarts.deploy.decisions import RULES, Rule, check_rule, decide
 from medarts.deploy.info import ModelInfo
+from medarts.deploy.passes import MIRRORS
 from medarts.errors import MedartsError
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.summary import of_differences, summarized, without_repetition
@@ -33,9 +34,6 @@ from medarts.network import AVERAGE, Network
 from medarts.profiling.cost import count_flops
 
 METRICS = ("dice", "jaccard")
-
-MIRRORED: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
-"""The axes that each pass mirrors."""
 
 TITLES: dict[Rule, str] = {"threshold": "threshold", "validation": "validation threshold", "dice": "Dice-optimal"}
 
@@ -70,7 +68,7 @@ class OtherWays:
         self._values: dict[Way, list[Floats]] = {
             **{Way(info.head, 1, rule): [] for rule in RULES if rule != "threshold" and _is_possible(rule, info)},
             **{Way(head, 1, "threshold"): [] for head in flops if head != info.head},
-            **({Way(info.head, len(MIRRORED), "threshold"): []} if flip else {}),
+            **({Way(info.head, len(MIRRORS), "threshold"): []} if flip else {}),
         }
 
     def add(self, batch: Batch, logits: Tensor) -> None:
@@ -88,7 +86,7 @@ class OtherWays:
                 (name, 1): probabilities_of(each)
                 for name, each in zip([*names, AVERAGE], [*every, torch.stack(every).mean(0)], strict=True)
             }
-        passes = len(MIRRORED)
+        passes = len(MIRRORS)
         if any(way.passes == passes for way in self._values):
             probabilities[self._info.head, passes] = mirrored(self._model, batch.images, self._info.head)
         for way, found in self._values.items():
@@ -187,7 +185,7 @@ def mirrored(model: nn.Module, images_bchw: Tensor, head: str) -> Tensor:
     """Returns the mean probabilities of images and their mirrored copies."""
 
     def passes() -> Iterator[Tensor]:
-        for axes in MIRRORED:
+        for axes in MIRRORS:
             yield torch.flip(probabilities_of(model(torch.flip(images_bchw, axes), head)), axes)
 
     return torch.stack([*passes()]).mean(0)

@@ -10,11 +10,8 @@ docs/README.md          the model card
 
 import io
 import json
-import logging
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +21,11 @@ from torch import Tensor, nn
 
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.examples import Example
+from medarts.deploy.export import quiet
 from medarts.deploy.exporting import Exported, verified
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.package import CARD_TEXT, Package
+from medarts.deploy.verification import TOLERANCE
 from medarts.errors import RunError
 from medarts.system.files import UNFINISHED, exists, flush_folder, make_folder, write_whole, writing
 
@@ -35,9 +34,6 @@ SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
 VERSION = "0.1.0"
 """Of every bundle: another training is another bundle."""
-
-TOLERANCE = 1e-4
-"""Largest difference of probabilities between the bundle and the packed network."""
 
 _USE = """
 ## Use in MONAI
@@ -273,8 +269,7 @@ def _scripted(wrapped: _Probabilities) -> bytes:
     """Returns a network as TorchScript; sizes of images stay free, as shapes are traced like values."""
     info = wrapped.deployable.info
     example = torch.zeros(1, info.in_channels, info.size + 1, info.size + 2)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of values that could become constants; what came of it is verified
+    with quiet(), torch.no_grad():  # of values that could become constants; what came of it is verified
         traced: torch.jit.ScriptModule = torch.jit.trace(wrapped, example, check_trace=False)  # type: ignore[no-untyped-call]
     target = io.BytesIO()
     torch.jit.save(traced, target)
@@ -286,7 +281,7 @@ def _verify(folder: Path, wrapped: _Probabilities) -> None:
     from monai.bundle import ConfigParser, verify_net_in_out
 
     meta, config = str(folder / "configs/metadata.json"), str(folder / "configs/inference.json")
-    with _quiet():
+    with quiet():
         verify_net_in_out("network_def", meta_file=meta, config_file=config, device="cpu", bundle_root=str(folder))
         parser = ConfigParser()
         parser.read_config(config)
@@ -304,17 +299,6 @@ def _verify(folder: Path, wrapped: _Probabilities) -> None:
                 f"The bundle gives other probabilities than the network: they differ by {difference:.1e}.",
                 fix="Export the network as ONNX alone (without bundle).",
             )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what MONAI logs of its arguments."""
-    before = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _saved(weights: Mapping[str, Tensor]) -> bytes:

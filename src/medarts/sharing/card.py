@@ -133,7 +133,6 @@ def _limits(
         "never_shown": sorted({f"{row['class']} ({row['dataset']})" for row in classes if row["positives"] == 0}),
         "without_interval": sum(row["low"] is None for row in classes),
         "spacing_known": info.spacing is not None,
-        "other_data_sets": 0,
     }
 
 
@@ -143,5 +142,5 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def _cell(value: object) -> str:
-    """Writes a text that stands in a cell of a table."""
+    """Writes a text as the cell of a table."""
     return " ".join(str(value).replace("|", "\\|").split())

@@ -23,6 +23,7 @@ from medarts.deploy import package
 from medarts.deploy.examples import observed, of_run
 from medarts.deploy.info import PACKAGE, Calibration, ModelInfo
 from medarts.deploy.kept import kept_calibration
+from medarts.deploy.overlays import COLOURS
 from medarts.deploy.package import package_bytes, read_package
 from medarts.deploy.runs import deployable_of
 from medarts.engine.directory import RunDirectory
@@ -51,8 +52,8 @@ _FINGERPRINTS = (
 )  # fmt: skip
 """What the provenance of a genotype may say that nobody has written by hand."""
 
-_GREEN, _ORANGE = (0, 158, 115), (213, 94, 0)
-"""Of true and of predicted masks, told apart by people who are colour-blind (Okabe and Ito)."""
+_GREEN, _ORANGE = COLOURS[2], COLOURS[5]
+"""Of true and of predicted masks."""
 
 
 @dataclass(frozen=True)
