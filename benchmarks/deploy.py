@@ -30,7 +30,7 @@ from medarts.data.opening import open_data
 from medarts.data.reading import MaskState
 from medarts.deploy.deployable import Deployable, TorchEngine
 from medarts.deploy.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine
-from medarts.deploy.export import network_to_onnx, to_onnx
+from medarts.deploy.graphs import network_to_onnx, to_onnx
 from medarts.deploy.info import ModelInfo, Provenance
 from medarts.deploy.quantization import as_stored, quantized
 from medarts.deploy.runs import deployable_of

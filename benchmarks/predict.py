@@ -27,7 +27,7 @@ from PIL import Image
 
 from medarts import create_model
 from medarts.deploy.deployable import Deployable
-from medarts.deploy.export import to_onnx
+from medarts.deploy.graphs import to_onnx
 from medarts.deploy.info import ImageKind, ModelInfo, Provenance
 
 SIZES = 10

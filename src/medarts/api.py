@@ -601,9 +601,9 @@ def export(
         MedartsError: the run has no checkpoint or no such head, its images are gone, the file is there already, or the
             exported network differs from PyTorch by more than 1e-4, or loses too much.
     """
-    from medarts.deploy.examples import check_present
     from medarts.deploy.exporting import export_package, export_run
     from medarts.deploy.package import open_package
+    from medarts.deploy.reference_images import check_present
 
     if int8 + torch + bundle > 1:
         raise RunError("A network is exported in one form at a time.", fix="Give one of int8, torch and bundle.")
@@ -652,9 +652,9 @@ def _export_bundle(
     images: Sequence[Path | str] | None,
     data: "ImageStore | None",
 ) -> "Exported":
-    from medarts.deploy.examples import of_run
     from medarts.deploy.exporting import examples_for
     from medarts.deploy.package import open_package, read_package
+    from medarts.deploy.reference_images import of_run
     from medarts.sharing.bundle import export_bundle
     from medarts.sharing.packing import packed
 

@@ -13,7 +13,7 @@ from PIL import Image
 import medarts
 from medarts.deploy import exporting, quantization
 from medarts.deploy.deployable import Deployable
-from medarts.deploy.export import to_onnx
+from medarts.deploy.graphs import to_onnx
 from medarts.engine.directory import RunDirectory
 
 RECIPE: dict[str, Any] = {

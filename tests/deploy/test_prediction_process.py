@@ -20,7 +20,7 @@ from torch import nn
 from medarts import load, train
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.engines import OnnxRuntimeEngine
-from medarts.deploy.export import to_onnx
+from medarts.deploy.graphs import to_onnx
 from medarts.errors import MedartsError
 from medarts.system.files import UNFINISHED
 

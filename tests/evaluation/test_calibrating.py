@@ -16,8 +16,8 @@ from medarts.config import Recipe
 from medarts.data.batches import Batch
 from medarts.data.reading import MaskState
 from medarts.deploy import kept
+from medarts.deploy.calibration import kept_calibration
 from medarts.deploy.info import Calibration
-from medarts.deploy.kept import kept_calibration
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation import calibrating

@@ -12,8 +12,8 @@ from torch import Tensor
 import medarts
 from medarts import terminal
 from medarts.data.store import ImageStore
+from medarts.deploy.calibration import kept_calibration
 from medarts.deploy.decisions import decide
-from medarts.deploy.kept import kept_calibration
 from medarts.deploy.runs import info_of
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError

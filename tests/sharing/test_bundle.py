@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import medarts as library
-from medarts.deploy.export import to_onnx
+from medarts.deploy.graphs import to_onnx
 from medarts.deploy.package import Package, open_package
 from medarts.errors import DataError, RunError
 from medarts.sharing import bundle
@@ -206,6 +206,11 @@ def test_a_package_is_exported(bundle_of: Any, tmp_path: Path, monkeypatch: pyte
     assert found.info == wanted.info
     with pytest.raises(DataError, match=r"has no images; .*--images FOLDER"):
         library.export(package.path, tmp_path / "other.onnx")
+    for option in ({"checkpoint": "last"}, {"domain": "arrays"}):
+        with pytest.raises(RunError, match="Leave checkpoint and domain out"):
+            library.export(package.path, **option, data=(GREY, GREY > 128))
+    with pytest.raises(RunError, match="does not replace a folder"):
+        library.export(package.path, bundle=True, force=True, data=(GREY, GREY > 128))
     with pytest.raises(RunError, match="Int8 needs the validation images"):
         library.export(package.path, int8=True, data=(GREY, GREY > 128))
 

@@ -9,11 +9,11 @@ from medarts.data.opening import open_data
 from medarts.data.store import ImageStore
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.engines import Engine, OnnxRuntimeEngine
-from medarts.deploy.examples import Example, check_present, observed, of_files, of_run, of_store
-from medarts.deploy.export import TorchArchive, to_onnx, to_torch
+from medarts.deploy.graphs import TorchArchive, to_onnx, to_torch
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.package import Package
 from medarts.deploy.quantization import quantized, score
+from medarts.deploy.reference_images import Example, check_present, observed, of_files, of_run, of_store
 from medarts.deploy.runs import deployable_of
 from medarts.deploy.verification import TOLERANCE, Verification, verify
 from medarts.engine.directory import RunDirectory

@@ -16,9 +16,9 @@ from medarts.config import Recipe
 from medarts.data.batches import Batches
 from medarts.data.store import ImageStore
 from medarts.deploy.engines import IMAGE, LIMITS, Engine, Floats
-from medarts.deploy.examples import spread
-from medarts.deploy.export import quiet, with_metadata
+from medarts.deploy.graphs import quiet, with_metadata
 from medarts.deploy.info import ModelInfo
+from medarts.deploy.reference_images import spread
 from medarts.tasks import make_task
 
 CALIBRATED_ON = 100

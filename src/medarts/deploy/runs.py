@@ -8,9 +8,9 @@ import torch
 import medarts
 from medarts.config import Recipe, fingerprint
 from medarts.data.manifest import ReadingRules
+from medarts.deploy.calibration import kept_calibration
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.info import ModelInfo, Provenance
-from medarts.deploy.kept import kept_calibration
 from medarts.engine.checkpoint import of_weights
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing

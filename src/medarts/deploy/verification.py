@@ -7,8 +7,8 @@ import numpy as np
 
 from medarts.deploy.deployable import Deployable, TorchEngine
 from medarts.deploy.engines import Engine, Floats
-from medarts.deploy.examples import Example
 from medarts.deploy.model import Prepared, TrainedModel
+from medarts.deploy.reference_images import Example
 from medarts.errors import DataError
 
 TOLERANCE = 1e-4

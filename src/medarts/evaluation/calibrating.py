@@ -25,8 +25,8 @@ from medarts.data.manifest import Manifest
 from medarts.data.opening import open_manifest
 from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore, open_store
+from medarts.deploy.calibration import keep_calibration, kept_calibration
 from medarts.deploy.info import MASK_THRESHOLD, Calibration
-from medarts.deploy.kept import keep_calibration, kept_calibration
 from medarts.engine.changes import check_places
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory

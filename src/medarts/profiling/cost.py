@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medarts.config import NormName
 from medarts.deploy.engines import ENGINES, Engine
-from medarts.deploy.export import network_to_onnx
+from medarts.deploy.graphs import network_to_onnx
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.models import Architecture, build_network, without_weights
 from medarts.network import InferenceForm, Network

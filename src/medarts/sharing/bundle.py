@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from medarts.deploy.deployable import Deployable
-from medarts.deploy.examples import Example
-from medarts.deploy.export import quiet
 from medarts.deploy.exporting import Exported, verified
+from medarts.deploy.graphs import quiet
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.package import CARD_TEXT, Package
+from medarts.deploy.reference_images import Example
 from medarts.deploy.verification import TOLERANCE
 from medarts.errors import RunError
 from medarts.system.files import UNFINISHED, exists, flush_folder, make_folder, write_whole, writing

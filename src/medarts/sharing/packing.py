@@ -20,11 +20,11 @@ from medarts.config import SPLITS, Recipe, parse
 from medarts.config.yaml_text import write_yaml
 from medarts.data.manifest import Part
 from medarts.deploy import package
-from medarts.deploy.examples import observed, of_run
+from medarts.deploy.calibration import kept_calibration
 from medarts.deploy.info import PACKAGE, Calibration, ModelInfo
-from medarts.deploy.kept import kept_calibration
 from medarts.deploy.overlays import COLOURS
 from medarts.deploy.package import package_bytes, read_package
+from medarts.deploy.reference_images import observed, of_run
 from medarts.deploy.runs import deployable_of
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing

@@ -21,7 +21,7 @@ import medarts
 from medarts import create_model, list_models
 from medarts.deploy.deployable import Deployable, TorchEngine
 from medarts.deploy.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine
-from medarts.deploy.export import network_to_onnx, to_onnx
+from medarts.deploy.graphs import network_to_onnx, to_onnx
 from medarts.deploy.info import ModelInfo, Provenance
 from medarts.deploy.model import TrainedModel
 from medarts.models import architecture_named, task_of
