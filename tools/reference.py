@@ -261,13 +261,25 @@ def commands() -> str:
     return "\n".join(lines)
 
 
+RETURNED = (
+    "medarts.deploy.model.TrainedModel",
+    "medarts.deploy.info.ModelInfo",
+    "medarts.deploy.info.Calibration",
+    "medarts.deploy.prediction.Prediction",
+    "medarts.deploy.exporting.Exported",
+)
+"""Classes of what `load`, `predict` and `export` return."""
+
+
 def functions() -> str:
     """Returns the page of the public functions, which mkdocstrings fills, as Markdown."""
-    lines = ["# Python reference\n\nEverything that `import medarts` gives.\n"]
+    text = "Everything that `import medarts` gives, and what `load`, `predict` and `export` return."
+    lines = [f"# Python reference\n\n{text}\n"]
     for name in getattr(medarts, "__all__", ()):
         member = getattr(medarts, name)
         if hasattr(member, "__qualname__"):  # where it is defined: the package itself imports it on first use
             lines.append(f"::: {member.__module__}.{member.__qualname__}\n")
+    lines += [f"::: {name}\n" for name in RETURNED]
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ import medarts
 from medarts.config import Recipe
 from medarts.data.batches import Batch
 from medarts.data.reading import MaskState
-from medarts.deploy import kept
+from medarts.deploy import calibration
 from medarts.deploy.calibration import kept_calibration
 from medarts.deploy.info import Calibration
 from medarts.engine.directory import RunDirectory
@@ -175,7 +175,7 @@ def test_a_calibration_is_kept_and_read_without_images(run: RunDirectory, refuse
 
 def test_a_calibration_of_other_weights_is_not_used(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     calibration_of(run, data=medarts.from_arrays(GREY, GREY > 128))
-    monkeypatch.setattr(kept, "of_weights", lambda weights: "others")
+    monkeypatch.setattr(calibration, "of_weights", lambda weights: "others")
     assert kept_calibration(run) is None
 
 

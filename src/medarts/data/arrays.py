@@ -55,6 +55,8 @@ def from_arrays(images: ArrayLike, targets: ArrayLike, **options: Unpack[Options
         images: N x H x W (grey), N x H x W x C or N x C x H x W. Floats in 0..1, uint8 (0..255) or uint16 (0..65535);
             other values need a window or percentiles.
         targets: masks, N x H x W, of booleans or class indices (0 is background); or labels, N x F, of 0 and 1.
+
+    Keyword Args:
         patients: what must stay on one side of a split, for each image. Default: every image is a patient.
         splits: "train", "val" or "test" for each image. Default: sampled by patient.
         findings: names of the F labels. Default: "finding 1" and so on.
