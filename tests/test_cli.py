@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from PIL import Image
 
 from medarts import cli
 from medarts.config import Recipe, apply_overrides, load, parse, to_yaml
+from medarts.deploy.decisions import RULES
+from medarts.deploy.engines import ENGINES
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Trial
@@ -676,3 +679,9 @@ def test_what_is_written_into_a_run_waits_for_its_lock(medarts, recipe, tmp_path
 def test_a_place_for_drawings_that_cannot_be_written(medarts, tmp_path):
     (tmp_path / "file").touch()
     refused(medarts("show", PUBLISHED, "--out", "file"), "file could not be written (File exists).")
+
+
+def test_choices_of_options_are_those_of_the_library() -> None:
+    """The command line states them itself, as it imports little."""
+    assert get_args(cli.Decision) == RULES
+    assert get_args(cli.Engine) == tuple(ENGINES)

@@ -68,10 +68,13 @@ def check_present(run: RunDirectory, data: ImageStore | None = None) -> None:
     sources = run.recipe.data.sources
     gone = [source.path for source in sources if source.is_in_memory or not source.path.is_dir()]
     if gone:
-        where = "were in memory" if sources[0].is_in_memory else f"are no longer in {gone[0]}"
+        in_memory = sources[0].is_in_memory
+        where = "were in memory" if in_memory else f"are no longer in {gone[0]}"
+        moved = f" If they were moved: medarts train --resume {run.path} data.sources.0.path=FOLDER."
         raise DataError(
             f"The images of {run.path} {where}; an exported network is verified on some.",
-            fix="Give such images: --images FOLDER (images=FOLDER), or in Python data=(images, targets).",
+            fix="Give such images: --images FOLDER (images=FOLDER), or in Python data=(images, targets)."
+            + ("" if in_memory else moved),
         )
 
 
