@@ -172,6 +172,27 @@ def test_a_file_that_is_no_exported_network_is_one_error(
         medarts.load(path, engine=engine)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"task": "classification"},
+        {"outputs": ["background", "a", "b"]},
+        {"in_channels": 3},
+        {"percentiles": [1, 99]},
+    ],
+)
+def test_metadata_of_another_graph_are_one_error(
+    exported: tuple[Deployable, Path], tmp_path: Path, engine: Any, about: dict[str, Any]
+) -> None:
+    model = onnx.load_from_string(exported[1].read_bytes())
+    info = {each.key: each.value for each in model.metadata_props}["medarts"]
+    onnx.helper.set_model_props(model, {"medarts": json.dumps({**json.loads(info), **about})})
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(medarts.MedartsError, match=r"other\.onnx has other inputs or outputs than its metadata"):
+        medarts.load(tmp_path / "other.onnx", engine=engine)
+
+
 def test_an_exported_file_has_one_head_and_engine(exported: tuple[Deployable, Path]) -> None:
     for options in ({"head": "1"}, {"checkpoint": "last"}, {"domain": "isic"}):
         with pytest.raises(medarts.MedartsError, match="is exported"):

@@ -1,6 +1,7 @@
 """A trained network on arrays: what it takes for an image, and that it predicts what evaluation scores."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -223,3 +224,8 @@ def test_what_is_no_run_is_not_loaded() -> None:
             medarts.load(other)
     with pytest.raises(medarts.MedartsError, match="no checkpoint None"):
         medarts.load("run", checkpoint=None)
+
+
+def test_what_is_not_there_is_not_loaded(tmp_path: Path) -> None:
+    with pytest.raises(medarts.MedartsError, match=r"There is no .*net\.onnx"):
+        medarts.load(tmp_path / "net.onnx")

@@ -307,6 +307,35 @@ def test_grey_images_are_refused_by_a_network_of_colour(tmp_path: Path) -> None:
     assert "is a grey image" in found.skipped[0][1]
 
 
+def test_probabilities_that_are_not_numbers_are_no_mask(images: Path, tmp_path: Path) -> None:
+    def make(values: Any) -> Any:  # nan for the images that are not 20 x 30
+        return values if values.shape[1:] == (20, 30) else values * np.float32(np.nan)
+
+    model = TrainedModel(masks_info(), PixelEngine(make=make))
+    found = predict_files(model, [images], tmp_path / "out")
+    assert found.predicted == 5
+    assert all("not numbers" in error for _, error in found.skipped)
+    with pytest.raises(MedartsError, match="not numbers"):
+        model.predict(images / "series")
+
+
+def test_a_name_that_grows_too_long_is_skipped_and_the_rest_is_done(model: TrainedModel, tmp_path: Path) -> None:
+    save_png(tmp_path / "images" / f"{'x' * 240}.png")
+    save_png(tmp_path / "images" / "sub" / f"{'x' * 240}.png")
+    save_png(tmp_path / "images" / "z.png")
+    for options in (Options(), Options(overlay=True), Options(probabilities=True)):
+        found = predict_files(model, [tmp_path / "images"], tmp_path / "out", options, force=True)
+        assert found.predicted == 1
+        assert all("too long a name" in error for _, error in found.skipped)
+        assert not [*(tmp_path / "out").rglob("xxx*")]
+
+
+def test_images_and_results_in_one_folder_are_refused(model: TrainedModel, tmp_path: Path) -> None:
+    save_png(tmp_path / "a.png")
+    with pytest.raises(MedartsError, match="is the folder of the images and of the results"):
+        predict_files(model, [tmp_path], tmp_path)
+
+
 def test_a_full_disk_is_one_error_and_the_call_continues_later(
     model: TrainedModel, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,8 @@ become 0 and 1, nan for the percentiles of each image."""
 Floats = NDArray[np.float32]
 Outputs = dict[str, NDArray[Any]]
 Runtime = Literal["onnxruntime", "openvino"]
+Shape = tuple[int | None, ...]
+"""Lengths of axes, None where any is taken."""
 
 
 class Engine(Protocol):
@@ -39,6 +41,7 @@ class OnnxRuntimeEngine:
 
     Attributes:
         metadata: of the file.
+        shapes: of all inputs and outputs, by name.
 
     Args:
         model: the file, or its content.
@@ -64,8 +67,13 @@ class OnnxRuntimeEngine:
         except Exception as error:  # its classes have no common base
             raise _unusable(model, error) from None
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        self._inputs = {each.name for each in self._session.get_inputs()}
-        self._outputs = [each.name for each in self._session.get_outputs()]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._inputs = {each.name for each in inputs}
+        self._outputs = [each.name for each in outputs]
+        self.shapes: dict[str, Shape] = {
+            each.name: tuple(length if isinstance(length, int) else None for length in each.shape)
+            for each in (*inputs, *outputs)
+        }
 
     def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
         """Returns all outputs by name."""
@@ -73,7 +81,7 @@ class OnnxRuntimeEngine:
         try:
             found = self._session.run(None, {name: given[name] for name in given if name in self._inputs})
         except Exception as error:  # its classes have no common base
-            raise _failed(images_bchw, error) from None
+            raise _failed("ONNX Runtime", images_bchw, error) from None
         return dict(zip(self._outputs, found, strict=True))
 
 
@@ -82,6 +90,7 @@ class OpenVinoEngine:
 
     Attributes:
         metadata: of the file.
+        shapes: of all inputs and outputs, by name.
 
     Args:
         model: the file, or its content.
@@ -109,11 +118,20 @@ class OpenVinoEngine:
         self.metadata = {key: str(value.value) for key, value in metadata.items()}
         # Of the graph, as compiling adds names of its own; the order stays.
         self._inputs, self._outputs = ([each.get_any_name() for each in side] for side in (graph.inputs, graph.outputs))
+        self.shapes: dict[str, Shape] = {
+            each.get_any_name(): tuple(
+                length.get_length() if length.is_static else None for length in each.get_partial_shape()
+            )
+            for each in (*graph.inputs, *graph.outputs)
+        }
 
     def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
         """Returns all outputs by name."""
         given = {IMAGE: images_bchw, LIMITS: limits_b2}
-        found = self._compiled({name: given[name] for name in self._inputs})
+        try:
+            found = self._compiled({name: given[name] for name in self._inputs})
+        except RuntimeError as error:
+            raise _failed("OpenVINO", images_bchw, error) from None
         return {name: np.array(found[place]) for place, name in enumerate(self._outputs)}
 
 
@@ -153,10 +171,10 @@ def _unusable(model: Path | bytes, error: Exception) -> DataError:
     )
 
 
-def _failed(images_bchw: Floats, error: Exception) -> MedartsError:
+def _failed(runtime: str, images_bchw: Floats, error: Exception) -> MedartsError:
     number, _, height, width = images_bchw.shape
     reason = " ".join(str(error).split())[:200]
     return MedartsError(
-        f"ONNX Runtime failed on {number} images of {height} x {width} pixels: {reason}",
+        f"{runtime} failed on {number} images of {height} x {width} pixels: {reason}",
         fix="If memory ran out, use smaller batches (--batch 1) or windows (--window 512).",
     )

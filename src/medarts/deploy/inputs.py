@@ -204,6 +204,10 @@ class _Chosen:
             raise DataError(f"No images match {pattern}.", fix="Check the pattern.")
 
     def _add_folder(self, folder: Path) -> None:
+        if folder.resolve() == self._leave_out:
+            raise DataError(
+                f"{folder} is the folder of the images and of the results.", fix="Choose another for the results."
+            )
         self._roots.add(_full(folder))
         if not self._add_all(_files_of(folder, self._leave_out)):
             raise DataError(f"{folder} holds no images.", fix="Check the folder.")

@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from medarts.data.formats.raw import Raw
 from medarts.data.images import Layout, as_array, as_hwc, as_raw, fit_channels, limits_of
 from medarts.data.manifest import ReadingRules
-from medarts.deploy.engines import ENGINES, Engine, Outputs, Runtime
+from medarts.deploy.engines import ENGINES, IMAGE, LIMITS, Engine, Outputs, Runtime, Shape
 from medarts.deploy.info import METADATA, ModelInfo, is_package
 from medarts.errors import DataError, RunError, did_you_mean, quoted
+from medarts.system.files import exists
 
 if TYPE_CHECKING:
     from medarts.engine.directory import RunDirectory
@@ -113,7 +114,13 @@ class TrainedModel:
             DataError: its channels do not fit, or its type does not say what is black and white.
         """
         info = self.info
-        low, high = limits_of(raw, ReadingRules(info.window, info.percentiles), path)
+        try:
+            low, high = limits_of(raw, ReadingRules(info.window, info.percentiles), path)
+        except DataError as error:  # whose fix is a change of the recipe, which is too late here
+            raise DataError(
+                error.problem,
+                fix="Convert it to 8 bits with the window it is viewed with, or train with a window or percentiles.",
+            ) from None
         values = np.clip(raw.values.astype(np.result_type(raw.values.dtype, np.float32)), low, high)
         if raw.inverted:
             values = low + high - values
@@ -198,15 +205,16 @@ class TrainedModel:
                 yield self.prepare(raw, path=source.path(index))
 
         count = source.count
-        found = [self._shown(each) for each in self.run(slices(), batch=batch)]
+        found = [self._shown(each, str(path)) for each in self.run(slices(), batch=batch)]
         if count == 1:
             return found[0]
         if len({each.shape for each in found}) > 1:
             raise DataError(f"{path} holds images of several sizes.", fix="Save them as single files.")
         return np.stack(found)
 
-    def _shown(self, outputs: Outputs) -> Probabilities:
+    def _shown(self, outputs: Outputs, what: str) -> Probabilities:
         """Returns the probabilities of one image, without an axis of a single class."""
+        check_finite(outputs, self.info, what)
         found: Probabilities = outputs["probabilities"]
         return found[0] if self.info.task == "segmentation" and len(found) == 1 else found
 
@@ -214,7 +222,7 @@ class TrainedModel:
         if not images:
             raise DataError("There are no images.", fix="Give at least one.")
         read = [self._read(image, channels, number) for number, image in enumerate(images)]
-        return [self._shown(each) for each in self.run(read, batch=batch)]
+        return [self._shown(each, f"image {row}") for row, each in enumerate(self.run(read, batch=batch))]
 
     def _read(self, image: NDArray[Any], channels: Layout | None, number: int) -> Prepared:
         raw = as_raw(as_hwc(image, channels, number), number)
@@ -222,6 +230,24 @@ class TrainedModel:
             return self.prepare(raw, path=Path(f"Image {number}"))
         except DataError as error:
             raise DataError(error.problem, fix=_SCALING if raw.range is None else error.fix) from None
+
+
+def check_finite(outputs: Outputs, info: ModelInfo, what: str) -> None:
+    """Refuses probabilities that are NaN, which would become an empty mask, or no finding.
+
+    Args:
+        outputs: of one image.
+        info: of the network.
+        what: the image.
+
+    Raises:
+        DataError: they are.
+    """
+    if np.isnan(outputs["probabilities"]).any():
+        raise DataError(
+            f"{info.name} gives probabilities that are not numbers (NaN) for {what}.",
+            fix="Its weights are damaged or have diverged; export it again, or train it again.",
+        )
 
 
 def load(
@@ -262,8 +288,13 @@ def load(
                 fix="Export the run again with others.",
             )
         return _exported(Path(model), engine or "onnxruntime", threads)
+    if isinstance(model, str | Path) and not exists(Path(model)):
+        raise RunError(f"There is no {model}.", fix="Give a training run, an exported file or a package.")
     if engine is not None or threads is not None:
-        raise RunError("A run is predicted with PyTorch.", fix="Export it (medarts export), or leave engine out.")
+        raise RunError(
+            "A run or package is predicted with PyTorch.",
+            fix="Export it (medarts export), or leave engine and threads out.",
+        )
     if is_package(model):
         from medarts.deploy.deployable import TorchEngine
         from medarts.deploy.package import open_package
@@ -310,4 +341,26 @@ def _exported(path: Path, engine: Runtime, threads: int | None) -> TrainedModel:
         ) from None
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not _fits(running.shapes, info):
+        raise DataError(
+            f"The graph of {path} has other inputs or outputs than its metadata say.",
+            fix="It was changed after its export; export the run again.",
+        )
     return TrainedModel(info, running, digest=digest)
+
+
+def _fits(found: dict[str, Shape], info: ModelInfo) -> bool:
+    """Tells whether the inputs and outputs of a graph are those of a network, see ``medarts.deploy.engines``."""
+    number = len(info.outputs)
+    wanted: dict[str, Shape] = {IMAGE: (None, info.in_channels, None, None)}
+    if info.percentiles is not None:
+        wanted[LIMITS] = (None, 2)
+    if info.task == "segmentation":
+        wanted |= {"probabilities": (None, number, None, None), "mask": (None, None, None)}
+    else:
+        wanted |= dict.fromkeys(("logits", "probabilities", "calibrated", "decisions"), (None, number))
+    return found.keys() == wanted.keys() and all(
+        len(found[name]) == len(shape)
+        and all(None in pair or pair[0] == pair[1] for pair in zip(found[name], shape, strict=True))
+        for name, shape in wanted.items()
+    )

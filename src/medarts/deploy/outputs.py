@@ -22,6 +22,7 @@ DICOM that a DICOM-SEG cannot refer to: several frames without a place in space 
 hearts), kinds that must have a FrameOfReferenceUID but lack it, and files without UIDs. Single images without a place (X-rays) have a DICOM-SEG.
 """  # noqa: E501
 
+import errno
 import gzip
 import io
 import tempfile
@@ -43,7 +44,7 @@ from medarts.deploy.info import ModelInfo
 from medarts.deploy.inputs import PROBABILITIES, Source
 from medarts.deploy.overlays import COLOURS
 from medarts.errors import DataError
-from medarts.system.files import make_folder, whole, writing
+from medarts.system.files import UNFINISHED, make_folder, whole, writing
 
 Mask = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
@@ -62,14 +63,40 @@ def open_output(source: Source, folder: Path, info: ModelInfo, *, probabilities:
         probabilities: write them, too.
 
     Raises:
-        DataError: a file of the source is missing or damaged, or the mask would replace it.
+        DataError: a file of the source is missing or damaged, the mask would replace it, or its name is too long.
         MedartsError: highdicom is needed and not installed.
     """
     output = _output(source, folder, info, probabilities=probabilities)
     for path in output.paths:
+        check_name(path, folder, source)
         if path.exists() and any(path.samefile(file) for file in source.paths if file.exists()):
             raise DataError(f"The mask of {path} would replace it.", fix="Choose another folder for the results.")
     return output
+
+
+def check_name(path: Path, folder: Path, source: Source) -> None:
+    """Refuses a name of a result that is too long for its disk.
+
+    Args:
+        path: the file; neither it nor its folder has to be there.
+        folder: of all results; it is there.
+        source: what it is made of.
+
+    Raises:
+        DataError: it is.
+    """
+    name = f"{UNFINISHED}{path.name}"
+    for probe in (
+        folder / name,
+        path.with_name(name),
+    ):  # the second finds no limit of names where its folder is missing
+        try:
+            probe.lstat()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise DataError(
+                    f"{source.path(0)} has too long a name for its results.", fix="Shorten it, or move it up."
+                ) from None
 
 
 def _output(source: Source, folder: Path, info: ModelInfo, *, probabilities: bool) -> "Output":

@@ -89,8 +89,9 @@ class Package:
         """
         network = self.trained.build().eval()
         info = self.info
-        if head not in (None, info.head):
-            info = info.model_copy(update={"head": network.head_named(head), "calibration": None})
+        named = network.head_named(info.head if head is None else head)
+        if named != info.head:
+            info = info.model_copy(update={"head": named, "calibration": None})
         return Deployable(network, info).eval()
 
 
@@ -137,6 +138,7 @@ def read_package(content: bytes, path: Path) -> Package:
     try:
         files = _files(content, path)
         recipe, info = _recipe(files[RECIPE], path), ModelInfo.model_validate_json(files[MODEL])
+        _check_info(info, recipe)
         trained = TrainedNetwork(str(path), recipe, _architecture(files, recipe, path), load_tensors(files[WEIGHTS]))
         scores, card = _mapping(files, SCORES), _mapping(files, CARD)
     except _DamagedError as error:
@@ -207,6 +209,19 @@ def _recipe(content: bytes, path: Path) -> Recipe:
     if not all(source.is_in_memory for source in recipe.data.sources) or recipe.data.cache is not None:
         raise _DamagedError(f"{RECIPE} names data on a disk")
     return recipe
+
+
+def _check_info(info: ModelInfo, recipe: Recipe) -> None:
+    """Refuses a description of another network than that of the recipe."""
+    data = recipe.data
+    for name, said, meant in (
+        ("task", info.task, data.task),
+        ("in_channels", info.in_channels, data.in_channels),
+        ("number of outputs", len(info.outputs), data.outputs),
+        ("size", info.size, data.size),
+    ):
+        if said != meant:
+            raise _DamagedError(f"{MODEL} has the {name} {said}, but {RECIPE} {meant}")
 
 
 def _architecture(files: Mapping[str, bytes], recipe: Recipe, path: Path) -> Architecture:

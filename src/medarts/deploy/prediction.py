@@ -21,8 +21,8 @@ from medarts.deploy.decisions import Rule, check_rule, decide
 from medarts.deploy.engines import Engine, Floats, Outputs
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.inputs import Source, check_kind, find
-from medarts.deploy.model import Prepared, TrainedModel
-from medarts.deploy.outputs import open_output
+from medarts.deploy.model import Prepared, TrainedModel, check_finite
+from medarts.deploy.outputs import check_name, open_output
 from medarts.deploy.overlays import overlay_png
 from medarts.deploy.passes import Mirrored, Windowed
 from medarts.deploy.tables import (
@@ -274,6 +274,7 @@ class _Job:
 
     def _write(self, source: Source, outputs: Iterable[Outputs], journal: Journal) -> None:
         """Writes all that belongs to a source, its rows last; skips it where it cannot be predicted."""
+        outputs = (self._checked(source, each) for each in outputs)
         try:
             rows = self._write_masks(source, outputs) if self._masks else finding_rows([*outputs], self._info)
         except DataError as error:
@@ -282,10 +283,16 @@ class _Job:
         journal.append(source.name, _file_of(source), rows)
         self._done += 1
 
+    def _checked(self, source: Source, outputs: Outputs) -> Outputs:
+        check_finite(outputs, self._info, str(source.path(0)))
+        return outputs
+
     def _write_masks(self, source: Source, outputs: Iterable[Outputs]) -> list[Row]:
         count, classes = source.count, len(self._info.foreground)
         pixels = []
         with open_output(source, self._folder, self._info, probabilities=self._options.probabilities) as output:
+            if self._options.overlay:
+                check_name(self._overlay(source, 0, several=count > 1), self._folder, source)
             for index, (mask, probabilities) in enumerate(self._decided(source, outputs, count)):
                 output.add(mask, probabilities)
                 pixels.append(np.bincount(mask.ravel(), minlength=classes + 1)[1:])
@@ -314,9 +321,12 @@ class _Job:
         # Read again: what is drawn is known when all slices are predicted, which are too many to be kept.
         image, info = self._prepared(source, index), self._info
         limits = image.limits if info.percentiles is not None else np.array(info.window or info.expected_range)
-        path = self._folder / f"{source.name}_overlay{f'/{index:04}' if several else ''}.png"
+        path = self._overlay(source, index, several=several)
         make_folder(path.parent)
         write_whole(path, overlay_png(image.values, limits, mask))
+
+    def _overlay(self, source: Source, index: int, *, several: bool) -> Path:
+        return self._folder / f"{source.name}_overlay{f'/{index:04}' if several else ''}.png"
 
     def _is_finished(self, source: Source, finished: dict[str, str]) -> bool:
         file = finished.get(source.name)
