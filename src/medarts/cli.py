@@ -273,8 +273,11 @@ def evaluate(
         flip: Also score masks averaged over mirrored copies of each image (four passes).
     """
     from medarts import api, terminal
+    from medarts.deploy.info import is_package
+    from medarts.evaluation.evaluate import folder_of_package
 
-    terminal.show_scores(api.evaluate(run, data=data or None, split=split, head=head, heads=heads, flip=flip))
+    scores = api.evaluate(run, data=data or None, split=split, head=head, heads=heads, flip=flip)
+    terminal.show_scores(scores, folder=f"{folder_of_package(run)}/" if is_package(run) else "scores/")
 
 
 def predict(

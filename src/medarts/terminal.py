@@ -95,8 +95,13 @@ def _megabytes(held: Sequence[CachedStore]) -> str:
     return f"{sum(kept.nbytes for kept in held) / 1e6:,.1f} MB"
 
 
-def show_scores(scores: Scores) -> None:
-    """Prints value and interval of the compared metrics of every data set and class, or finding."""
+def show_scores(scores: Scores, *, folder: str = "scores/") -> None:
+    """Prints value and interval of the compared metrics of every data set and class, or finding.
+
+    Args:
+        scores: the scores.
+        folder: where they were written.
+    """
     assert scores.summary is not None
     summary = without_repetition(scores.summary)
     metrics = [one for one in metrics_of(scores.task) if one.compared]
@@ -125,7 +130,7 @@ def show_scores(scores: Scores) -> None:
         lost = ", ".join(f"{name} in {counted(number, 'image')}" for name, number in counts_of.items())
         say(f"{dataset}: lost by resizing, and scored 0: {lost}. A larger data.size would show it.", to=console)
     head = "" if scores.head is None else f", head {scores.head}"
-    console.print(f"Split {scores.split}{head}; 95 % intervals over patients. All values: scores/")
+    console.print(f"Split {scores.split}{head}; 95 % intervals over patients. All values: {folder}")
 
 
 def _show_decisions(decisions: pd.DataFrame) -> None:

@@ -227,5 +227,5 @@ def test_what_is_no_run_is_not_loaded() -> None:
 
 
 def test_what_is_not_there_is_not_loaded(tmp_path: Path) -> None:
-    with pytest.raises(medarts.MedartsError, match=r"There is no .*net\.onnx"):
+    with pytest.raises(medarts.MedartsError, match=r"There is no file or folder .*net\.onnx"):
         medarts.load(tmp_path / "net.onnx")

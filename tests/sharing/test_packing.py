@@ -281,6 +281,26 @@ def test_content_that_is_none_of_a_network_is_one_error(
         open_package(tmp_path / "net.medarts")
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"task": "classification"}, "model.json has the task classification, but recipe.yaml segmentation"),
+        ({"in_channels": 4}, "in_channels 4"),
+        ({"outputs": ["a", "b", "c", "d", "e"]}, "number of outputs 5"),
+        ({"size": 7}, "size 7"),
+        ({"head": "none"}, "no head 'none'"),
+    ],
+)
+def test_a_description_of_another_network_is_one_error(
+    packed: Path, tmp_path: Path, changes: dict[str, object], problem: str
+) -> None:
+    about = json.loads(open_package(packed).files["model.json"])
+    content = json.dumps({**about, **changes}).encode()
+    (tmp_path / "net.medarts").write_bytes(rewritten(packed, model__json=content))
+    with pytest.raises(MedartsError, match=re.escape(problem)):
+        library.load(tmp_path / "net.medarts")
+
+
 def test_weights_of_another_network_are_refused(packed: Path, tmp_path: Path) -> None:
     from safetensors.torch import save
 
@@ -374,3 +394,13 @@ def test_the_command_line_packs(
     status, out, error = medarts("pack", run.path, "--out", "net.medarts")
     assert (status, out.strip()) == (0, "net.medarts"), error
     assert (tmp_path / "net.medarts").read_bytes() == packed.read_bytes()
+
+
+def test_the_command_line_says_where_the_scores_of_a_package_are(
+    packed: Path, run: RunDirectory, tmp_path: Path, medarts: Callable[..., tuple[int, str, str]]
+) -> None:
+    (tmp_path / "net.medarts").write_bytes(packed.read_bytes())
+    status, out, error = medarts("evaluate", tmp_path / "net.medarts", "--data", run.recipe.data.sources[0].path)
+    assert status == 0, error
+    assert "All values: " in out
+    assert "net-scores/" in out.replace("\n", "")

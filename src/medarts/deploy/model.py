@@ -289,7 +289,9 @@ def load(
             )
         return _exported(Path(model), engine or "onnxruntime", threads)
     if isinstance(model, str | Path) and not exists(Path(model)):
-        raise RunError(f"There is no {model}.", fix="Give a training run, an exported file or a package.")
+        raise RunError(
+            f"There is no file or folder {model}.", fix="Give a training run, an exported file or a package."
+        )
     if engine is not None or threads is not None:
         raise RunError(
             "A run or package is predicted with PyTorch.",

@@ -79,6 +79,11 @@ def evaluate(
 
 
 @preserved_process_state()
+def folder_of_package(path: Path) -> Path:
+    """Returns the folder of all scores of a package."""
+    return path.with_name(f"{path.stem}-scores")
+
+
 def evaluate_package(
     package: Package,
     *,
@@ -124,7 +129,7 @@ def evaluate_package(
     batches = Batches(store, part, batch=recipe.evaluation.batch, name=split, device=fabric.device)
     images = of_images([(store, split)])
     made_of = Fingerprints(images, package.info.provenance.weights, _metrics(recipe))
-    folder = package.path.with_name(f"{package.path.stem}-scores") / _folder_name(split, images, sources, head)
+    folder = folder_of_package(package.path) / _folder_name(split, images, sources, head)
     network = network.to(fabric.device)
     if not isinstance(network, FindingNetwork):
         info = package.deployable(head).info
