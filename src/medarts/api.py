@@ -763,6 +763,12 @@ def _fine_tune(
     from medarts.training.trainer import check_task, start_training
 
     trained, given = _trained(initial), _given(data)
+    for change in _changes(changes):
+        if change.startswith(("train.model", "space.")):
+            raise RecipeError(
+                f"{change} would change the network, but the network of {trained.origin} is fine-tuned.",
+                fix="Leave it out, or train another network from scratch.",
+            )
     if recipe is None and given is None and is_package(initial):
         raise RecipeError(
             "There are no data to train on: a package has none.",

@@ -174,6 +174,11 @@ def test_uneven_steps_have_no_distance(tmp_path: Path) -> None:
     assert find([tmp_path])[0].spacing[2] is None
 
 
+def test_a_spacing_of_zero_is_unknown(tmp_path: Path) -> None:
+    write(tmp_path / "a.dcm", dataset(VOLUME[0], PixelSpacing=[0, 0]))
+    assert find([tmp_path])[0].spacing == (None, None, None)
+
+
 def test_localizers_and_other_sizes_are_sources_of_their_own(tmp_path: Path) -> None:
     write_series(tmp_path / "s", VOLUME)
     write_series(tmp_path / "s/l", VOLUME[:1], orientation=(0, 1, 0, 0, 0, -1), root="1.2.3.6")

@@ -531,6 +531,18 @@ def test_masks_of_another_kind_than_their_images_are_noted_once(
     assert len([*(tmp_path / "out").glob("*.png")]) == 3
 
 
+def test_slices_of_one_uid_have_no_segmentation_that_cannot_tell_them_apart(
+    model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        place = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [0, 0, number]}
+        data = dicoms.dataset(np.zeros((8, 9), np.uint8), instance=f"1.2.3.{max(number, 1)}", **place)
+        dicoms.write(tmp_path / "images" / f"{number}.dcm", data)
+    assert predict_files(model, [tmp_path / "images"], tmp_path / "out").predicted == 1
+    assert "have the same SOPInstanceUID" in capsys.readouterr().err
+    assert [path.suffix for path in (tmp_path / "out").glob("images*")] == [".tif"]
+
+
 def test_the_record_names_the_network_and_the_options_but_no_day(model: TrainedModel, tmp_path: Path) -> None:
     predict_files(model, [save_png(tmp_path / "a.png")], tmp_path / "out", Options(flip=True))
     record = json.loads((tmp_path / "out" / "prediction.json").read_text())

@@ -204,6 +204,12 @@ def test_a_network_of_the_other_task_is_refused(masks: RunDirectory, tmp_path: P
             library.train(None, recipe, initial=masks, data=(GREY, LABELS), out=tmp_path / "tuned")
 
 
+@pytest.mark.parametrize("change", ["train.model.width=8", "space.init_channel=8"])
+def test_a_network_that_is_fine_tuned_is_not_changed(masks: RunDirectory, tmp_path: Path, change: str) -> None:
+    with pytest.raises(RecipeError, match=f"{change} would change the network"):
+        library.train(initial=masks, data=(GREY, BINARY), changes=change, out=tmp_path / "tuned")
+
+
 def test_what_is_fine_tuned_is_not_chosen_twice(masks: RunDirectory, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="fine-tuned as it is"):
         library.train("unet", RECIPE, initial=masks, data=(GREY, BINARY), out=tmp_path / "tuned")

@@ -57,7 +57,7 @@ def headers_of(paths: Sequence[Path]) -> list[Any]:
 
 
 def refusal(paths: Sequence[Path], slices: int, info: ModelInfo) -> str | None:
-    """Returns why a segmentation cannot refer to images, None where it can; reads the header of the first.
+    """Returns why a segmentation cannot refer to images, None where it can; reads the header of the first, and the UIDs of all.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -67,6 +67,8 @@ def refusal(paths: Sequence[Path], slices: int, info: ModelInfo) -> str | None:
     missing = [name for name in _NEEDED if not headers[0].get(name)]
     if missing:
         return f"its header has no {missing[0]}"
+    if len({_instance(path) for path in paths}) < len(paths):
+        return "several of its files have the same SOPInstanceUID"
     frames = slices if len(paths) == 1 else 1
     trial = np.zeros((frames, int(headers[0].Rows), int(headers[0].Columns)), np.uint8)
     trial[0, 0, 0] = 1
@@ -75,6 +77,11 @@ def refusal(paths: Sequence[Path], slices: int, info: ModelInfo) -> str | None:
     except _REFUSALS as error:
         return " ".join(str(error).split()).rstrip(".")
     return None
+
+
+def _instance(path: Path) -> str:
+    with explained(path):
+        return str(opened(path, pixels=False, tags=["SOPInstanceUID"]).get("SOPInstanceUID", ""))
 
 
 def segmentation(paths: Sequence[Path], masks_nhw: NDArray[np.uint8], info: ModelInfo) -> Any:

@@ -85,7 +85,7 @@ def header_of(path: Path) -> Header | None:
             ),
             orientation=_numbers(dataset.get("ImageOrientationPatient"), 6),
             position=_numbers(dataset.get("ImagePositionPatient"), 3),
-            spacing=_numbers(dataset.get("PixelSpacing"), 2),
+            spacing=_spacing(dataset.get("PixelSpacing")),
         )
 
 
@@ -131,7 +131,7 @@ def spacing_of_frames(path: Path) -> Spacing:
     with explained(path):
         dataset = opened(path, pixels=False)
         frames = _whole(dataset.get("NumberOfFrames")) or 1
-        spacing = _numbers(attribute(dataset, 0, "PixelMeasuresSequence", "PixelSpacing"), 2)
+        spacing = _spacing(attribute(dataset, 0, "PixelMeasuresSequence", "PixelSpacing"))
         row, column = spacing or (None, None)
         directions = _numbers(attribute(dataset, 0, "PlaneOrientationSequence", "ImageOrientationPatient"), 6)
         places = [
@@ -183,6 +183,12 @@ def _whole(value: Any) -> int | None:
         return int(value)
     except (TypeError, ValueError):
         return None
+
+
+def _spacing(value: Any) -> tuple[float, ...] | None:
+    """Returns distances of rows and columns; None where they are missing or, as some devices write, 0."""
+    numbers = _numbers(value, 2)
+    return numbers if numbers is not None and min(numbers) > 0 else None
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
