@@ -318,7 +318,6 @@ def predict(
     """
     from medarts import api
 
-    check_number("threads", threads, low=1, high=1024)
     found = api.predict(
         model,
         paths,

@@ -229,3 +229,20 @@ def test_what_is_no_run_is_not_loaded() -> None:
 def test_what_is_not_there_is_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(medarts.MedartsError, match=r"There is no file or folder .*net\.onnx"):
         medarts.load(tmp_path / "net.onnx")
+
+
+def test_a_name_that_no_file_can_have_is_not_loaded() -> None:
+    with pytest.raises(medarts.MedartsError, match="There is no file or folder"):
+        medarts.load("x" * 5000)
+
+
+@pytest.mark.parametrize("threads", [0, -1, "two"])
+def test_threads_are_a_number(threads: Any) -> None:
+    with pytest.raises(medarts.MedartsError, match="threads is"):
+        medarts.load(__file__, threads=threads)
+
+
+def test_an_alpha_channel_is_no_stack(grey: TrainedModel, colour: TrainedModel) -> None:
+    for model in (grey, colour):
+        with pytest.raises(medarts.MedartsError, match=r"alpha channel.*images\[\.\.\., :3\]"):
+            model.predict(np.zeros((9, 8, 4), np.uint8))

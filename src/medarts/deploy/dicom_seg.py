@@ -57,7 +57,7 @@ def headers_of(paths: Sequence[Path]) -> list[Any]:
 
 
 def refusal(paths: Sequence[Path], slices: int, info: ModelInfo) -> str | None:
-    """Returns why a segmentation cannot refer to images, None where it can; reads the header of the first, and the UIDs of all.
+    """Returns why a segmentation cannot refer to images, None where it can; reads the first header, and all UIDs.
 
     Raises:
         DataError: the file is missing or damaged.

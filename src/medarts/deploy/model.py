@@ -19,7 +19,7 @@ from medarts.data.images import Layout, as_array, as_hwc, as_raw, fit_channels, 
 from medarts.data.manifest import ReadingRules
 from medarts.deploy.engines import ENGINES, IMAGE, LIMITS, Engine, Outputs, Runtime, Shape
 from medarts.deploy.info import METADATA, ModelInfo, is_package
-from medarts.errors import DataError, RunError, did_you_mean, quoted
+from medarts.errors import DataError, RunError, check_number, did_you_mean, quoted
 from medarts.system.files import exists
 
 if TYPE_CHECKING:
@@ -163,6 +163,11 @@ class TrainedModel:
             )
         if array.ndim != 3 or channels is not None:
             return array.ndim != 4
+        if array.shape[-1] in (2, 4) and array.shape[0] > 4:  # no stack: images so narrow are none
+            raise DataError(
+                f"images has the shape {array.shape}, which is that of an image with an alpha channel.",
+                fix=f"Leave it out (images[..., :{array.shape[-1] - 1}]).",
+            )
         first, last = (array.shape[axis] in {1, self.info.in_channels} for axis in (0, -1))
         if self.info.in_channels == 1:
             # A stack of images so narrow is none: H x W x 1, or a colour image, which is converted.
@@ -281,6 +286,11 @@ def load(
             f"There is no checkpoint {quoted(checkpoint)}, but best and last.",
             fix=did_you_mean(str(checkpoint), ("best", "last")),
         )
+    if isinstance(model, str | Path) and not exists(Path(model)):
+        raise RunError(
+            f"There is no file or folder {model}.", fix="Give a training run, an exported file or a package."
+        )
+    check_number("threads", threads, low=1, high=1024)
     if isinstance(model, str | Path) and Path(model).is_file() and not is_package(model):
         if (checkpoint, domain, head) != ("best", None, None):
             raise RunError(
@@ -288,10 +298,6 @@ def load(
                 fix="Export the run again with others.",
             )
         return _exported(Path(model), engine or "onnxruntime", threads)
-    if isinstance(model, str | Path) and not exists(Path(model)):
-        raise RunError(
-            f"There is no file or folder {model}.", fix="Give a training run, an exported file or a package."
-        )
     if engine is not None or threads is not None:
         raise RunError(
             "A run or package is predicted with PyTorch.",

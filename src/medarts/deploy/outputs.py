@@ -86,10 +86,7 @@ def check_name(path: Path, folder: Path, source: Source) -> None:
         DataError: it is.
     """
     name = f"{UNFINISHED}{path.name}"
-    for probe in (
-        folder / name,
-        path.with_name(name),
-    ):  # the second finds no limit of names where its folder is missing
+    for probe in (folder / name, path.with_name(name)):  # the folder of the second may be missing yet
         try:
             probe.lstat()
         except OSError as error:
