@@ -232,3 +232,15 @@ def test_images_in_memory_are_planned_as_those_of_a_recipe(tmp_path: Path, monke
     assert [*tmp_path.rglob("*")] == [tmp_path / "temporary"]
     with pytest.raises(medarts.MedartsError, match="'nowhere' is neither a data set"):
         medarts.plan(RECIPE, data="nowhere")
+
+
+def test_a_baseline_that_the_recipe_names_keeps_its_options(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (24, 16, 16), dtype=np.uint8)
+    model = {"name": "unet", "width": 4, "depth": 2}
+    recipe = {"train": {"epochs": 1, "batch": 4, "model": model}}
+    run = medarts.train("unet", recipe, data=(images, images > 127), out=tmp_path / "run")
+    assert run.recipe.train.model.width == 4
+    other = medarts.train(
+        "unetpp", recipe, data=(images, images > 127), changes=["train.model.width=5"], out=tmp_path / "b"
+    )
+    assert (other.recipe.train.model.name, other.recipe.train.model.width) == ("unetpp", 5)

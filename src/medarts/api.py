@@ -4,12 +4,14 @@ A verb takes a recipe (a file, a mapping, or a `Recipe`) or objects: runs, genot
 work and returns the result; nothing is printed but progress on standard error.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from medarts.config import Recipe, Task, apply_overrides, parse
 from medarts.config import load as load_recipe
+from medarts.config.reading import read_mapping
 from medarts.config.study import Study, load_study
 from medarts.deploy.info import is_package
 from medarts.engine.directory import RunDirectory, path_of
@@ -144,7 +146,7 @@ def train(
     if isinstance(network, Settings):
         changes = [f"train.model={models.choose(network).model_dump_json()}", *changes]
     elif isinstance(network, str) and network in models:
-        changes = [f"train.model={{name: {network}}}", *changes]
+        changes = [*model_change(base, network), *changes]
     given = _given(data)
     chosen = _recipe(base, given, changes)
     architecture = _architecture(network, searched, chosen, init_channel=init_channel, changes=changes)
@@ -914,6 +916,19 @@ def _changes(changes: Changes) -> list[str]:
         if not isinstance(change, str):
             raise RecipeError(f"{quoted(change)} is not a change.", fix='Give texts, "key.path=value".')
     return every
+
+
+def model_change(recipe: RecipeLike, name: str) -> list[str]:
+    """Returns the change that makes a recipe train a baseline; none if it does already, perhaps with options."""
+    content: Any = recipe
+    if isinstance(recipe, str | Path):
+        content = read_mapping(Path(recipe), noun="recipe")
+    elif isinstance(recipe, Recipe):
+        content = recipe.model_dump(mode="json")
+    section = content.get("train") if isinstance(content, Mapping) else None
+    model = section.get("model") if isinstance(section, Mapping) else None
+    named = model.get("name") if isinstance(model, Mapping) else model
+    return [] if named == name else [f"train.model={{name: {json.dumps(name)}}}"]
 
 
 def _is_of_space(change: str) -> bool:

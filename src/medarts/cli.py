@@ -237,11 +237,12 @@ def train(
             "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME|--from RUN --data FOLDER",
         )
         searched = RunDirectory.open(Path(files[0]), kind="search") if files else None
+        base = recipe if recipe is not None or searched is None else searched.recipe
         if model is not None:
-            changes = [f"train.model={{name: {json.dumps(model)}}}", *changes]
+            changes = [*api.model_change(base if base is not None else {}, model), *changes]
         run = api.train(
             load_genotype(genotype) if genotype is not None else searched,
-            recipe if recipe is not None or searched is None else searched.recipe,
+            base,
             initial=from_,
             data=data or None,
             init_channel=init_channel,
