@@ -1,5 +1,6 @@
 """What comes back from a process, and what is made of its end."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from medarts.errors import MedartsError, RecipeError
-from medarts.system.process import in_new_process, interruption, when_parent_ends
+from medarts.system.process import _SignalStack, in_new_process, interruption, kept_signal_stack, when_parent_ends
 
 # Shells let what they start in the background ignore Ctrl-C.
 HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -237,3 +238,19 @@ def test_in_another_thread_nothing_is_asked() -> None:
     thread.start()
     thread.join()
     assert asked == [False]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sigaltstack")
+def test_a_thread_keeps_its_stack_for_signals() -> None:
+    library, memory = ctypes.CDLL(None), ctypes.create_string_buffer(1 << 16)
+
+    def stack() -> int | None:
+        current = _SignalStack()
+        library.sigaltstack(None, ctypes.byref(current))
+        return current.sp
+
+    before = stack()
+    with kept_signal_stack():
+        library.sigaltstack(ctypes.byref(_SignalStack(ctypes.addressof(memory), 0, len(memory))), None)
+        assert stack() == ctypes.addressof(memory)
+    assert stack() == before

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.errors import DataError, MedartsError
+from medarts.system.process import kept_signal_stack
 
 IMAGE, LIMITS = "image", "limits"
 """Inputs: float32 (B, C, H, W), values as stored; float32 (B, 2), for networks with percentiles alone: the values that
@@ -111,7 +112,8 @@ class OpenVinoEngine:
         try:
             content = model.read_bytes() if isinstance(model, Path) else model
             graph = _as_meant(core.read_model(content))
-            self._compiled = core.compile_model(graph, "CPU", options)
+            with kept_signal_stack():
+                self._compiled = core.compile_model(graph, "CPU", options)
         except RuntimeError as error:
             raise _unusable(model, error) from None
         metadata = graph.get_rt_info()["framework"] if graph.has_rt_info("framework") else {}

@@ -218,3 +218,27 @@ def _end_with_parent() -> None:
     if sys.platform == "linux":  # a thread has to wait for what holds the interpreter; the kernel has not
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     when_parent_ends(lambda: os._exit(1))  # elsewhere, and where the parent had ended before the call above
+
+
+class _SignalStack(ctypes.Structure):
+    """The ``stack_t`` of sigaltstack(2)."""
+
+    _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def kept_signal_stack() -> Iterator[None]:
+    """Gives the thread back the stack on which it handles signals; for libraries that replace it, as OpenVINO does.
+
+    OpenVINO restores the former stack when a model is deleted. Of several models that is the stack of another, which
+    may be freed by then, and the next signal, such as that of Ctrl-C, would end the process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    library, before = ctypes.CDLL(None), _SignalStack()
+    library.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        library.sigaltstack(ctypes.byref(before), None)
