@@ -1,0 +1,1 @@
+"""Filter pruning: channels, cells and heads of trained networks, really removed."""
