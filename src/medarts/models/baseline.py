@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import compress
 from typing import Annotated
 
 import torch
@@ -10,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medarts.config.section import Channels, Whole
-from medarts.errors import RecipeError
+from medarts.errors import RecipeError, RunError, quoted
 from medarts.network import LAST, InferenceForm, Network
 from medarts.registry import Settings
 
@@ -41,8 +42,12 @@ class BaselineNetwork(Network):
     def __init__(self, depth: int, head_names: Sequence[str]) -> None:
         super().__init__()
         self.depth = depth
-        self.divisor: int = 2 ** (depth - 1)
         self._heads = tuple(head_names) if len(head_names) > 1 else (LAST,)
+
+    @property
+    def divisor(self) -> int:
+        """What divides the height and width of images."""
+        return int(2 ** (self.depth - 1))
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -81,6 +86,18 @@ class BaselineNetwork(Network):
 
         return FoldedNetwork(self, dtype=dtype)
 
+    def _kept_alone(self, parts: Sequence[str], heads: Sequence[str] | None) -> tuple[str, ...]:
+        """Returns the heads that stay in a network that has no parts to take away.
+
+        Raises:
+            RunError: a part is named, or there is no such head.
+        """
+        if parts:
+            raise RunError(
+                f"The network has no part {quoted(parts[0])} that can be taken away.", fix="Take heads away instead."
+            )
+        return self._kept(heads)
+
     @abstractmethod
     def _logits(self, x_bchw: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         """Returns the logits of heads, by their places in ``heads``, each at the size of the maps that it reads."""
@@ -115,6 +132,19 @@ class EncoderDecoder(BaselineNetwork):
         self.decoder = nn.ModuleList(decoder)
         self.head_convs = nn.ModuleList(nn.Conv2d(widths[level], outputs, 1) for level in head_levels)
         self._lay_out()
+
+    def take_away(self, parts: Sequence[str], heads: Sequence[str] | None = None) -> None:
+        """Takes heads away, and the upper steps of the decoder where the last of them went.
+
+        Raises:
+            RunError: there is no such head, or a part is named, which this network has none of.
+        """
+        names = self._kept_alone(parts, heads)
+        kept = [name in names for name in self.heads]
+        self.head_levels = tuple(compress(self.head_levels, kept))
+        self.head_convs = nn.ModuleList(compress(self.head_convs, kept))
+        self.decoder = self.decoder[: self.depth - 1 - self.head_levels[-1]]
+        self._heads = names
 
     def _logits(self, x_bchw: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         skips, x = [], x_bchw

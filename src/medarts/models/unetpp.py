@@ -5,6 +5,7 @@ published 36.63 M parameters.
 """
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Literal
 
 import torch
@@ -55,6 +56,20 @@ class UNetPP(BaselineNetwork):
                 self.nodes[_key(level, place)] = double_conv(read, width, make_norm=make_norm)
         self.head_convs = nn.ModuleDict({str(end): nn.Conv2d(widths[0], outputs, 1) for end in self.ends})
         self._lay_out()
+
+    def take_away(self, parts: Sequence[str], heads: Sequence[str] | None = None) -> None:
+        """Takes heads away, and the nodes that only later heads need; smaller images are taken then.
+
+        Raises:
+            RunError: there is no such head, or a part is named, which this network has none of.
+        """
+        names = self._kept_alone(parts, heads)
+        kept = [name in names for name in self.heads]
+        self.ends = tuple(compress(self.ends, kept))
+        self.head_convs = nn.ModuleDict(dict(compress(self.head_convs.items(), kept)))
+        self._heads, self.depth = names, self.ends[-1] + 1
+        needed = {_key(level, place) for level in range(self.depth) for place in range(self.depth - level)}
+        self.nodes = nn.ModuleDict({key: node for key, node in self.nodes.items() if key in needed})
 
     def _logits(self, x_bchw: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         ends = [self.ends[place] for place in wanted]

@@ -68,6 +68,46 @@ class Network(nn.Module, ABC):
             raise ValueError(f"there is no head {head!r}, only {', '.join(self.heads)}")
         return self.forward_heads(x_bchw, (head or self.heads[-1],))[0]
 
+    @property
+    def removable_parts(self) -> tuple[str, ...]:
+        """The names of the parts that can be taken away from the network as it is now, each of them alone.
+
+        The others stay removable afterwards only where this property still says so.
+        """
+        return ()
+
+    def take_away(self, parts: Sequence[str], heads: Sequence[str] | None = None) -> None:
+        """Takes parts and heads away, in place, with all that no kept head needs any more.
+
+        The weights of what is left stay, and so do the logits of heads that none of the parts led to.
+
+        Args:
+            parts: any that can be taken away one after the other; see ``removable_parts``.
+            heads: names of the heads that stay. Default: all.
+
+        Raises:
+            RunError: that is not possible; the network is then as it was.
+        """
+        if parts or self._kept(heads) != self.heads:
+            raise RunError(
+                f"{type(self).__name__} has no parts or heads that can be taken away.",
+                fix="Take channels away instead, with another method.",
+            )
+
+    def _kept(self, heads: Sequence[str] | None) -> tuple[str, ...]:
+        """Returns the heads that stay, early to last; None stands for all.
+
+        Raises:
+            RunError: one of them does not exist, or there is none.
+        """
+        kept = self.heads if heads is None else tuple(head for head in self.heads if head in heads)
+        unknown = sorted({*(heads or ())} - {*kept})
+        if unknown:
+            raise RunError(f"The network has no head {quoted(unknown[0])}.", fix=did_you_mean(unknown[0], self.heads))
+        if not kept:
+            raise RunError("No head of the network would be left.", fix=f"Keep one of {', '.join(self.heads)}.")
+        return kept
+
     def head_named(self, head: str | None) -> str:
         """Returns a head that `forward` takes; None gives the last.
 

@@ -292,8 +292,16 @@ class SearchSpace(ABC):
         return 256
 
     @classmethod
-    def lattice_of(cls, genotype: Genotype) -> Lattice | None:
-        """Returns the lattice of a genotype, for drawings; None where the space has none."""
+    def lattice_of(
+        cls, genotype: Genotype, *, without: Sequence[str] = (), heads: Sequence[str] | None = None
+    ) -> Lattice | None:
+        """Returns the lattice of a genotype, for drawings; None where the space has none.
+
+        Args:
+            genotype: of the space.
+            without: parts that were taken away from its network; see `Network.take_away`.
+            heads: names of the heads that it kept. Default: all.
+        """
         return None
 
     @classmethod

@@ -36,7 +36,7 @@ from medarts.config.section import (
     Settings,
     Whole,
 )
-from medarts.errors import GenotypeError, RecipeError, did_you_mean
+from medarts.errors import GenotypeError, RecipeError, RunError, did_you_mean, quoted
 from medarts.network import InferenceForm, Network
 from medarts.network.layers import ChannelShuffle, Norm, make_norm
 from medarts.spaces import register_space
@@ -224,6 +224,43 @@ def reaching(paths: Mapping[Node, tuple[Transition, ...]], ends: tuple[Node, ...
     return {node: transitions for node, transitions in paths.items() if node in needed}
 
 
+def removable(paths: Mapping[Node, tuple[Transition, ...]]) -> tuple[str, ...]:
+    """Returns the keys of the cells whose node keeps another one, so that it still has a state for those who read it.
+
+    ``paths`` are those that reach a head: a node among them is read by another or has a head.
+    """
+    return tuple(
+        cell_key(node, transition)
+        for node, transitions in paths.items()
+        if len(transitions) > 1
+        for transition in transitions
+    )
+
+
+def without_cells(paths: Mapping[Node, tuple[Transition, ...]], cells: Sequence[str], ends: tuple[Node, ...]) -> Paths:
+    """Returns the paths without cells, and without those from which no head of ``ends`` is reached then.
+
+    Raises:
+        RunError: there is no such cell, or a node that is read or has a head would keep none.
+    """
+    known = {cell_key(node, transition) for node, transitions in paths.items() for transition in transitions}
+    unknown = [key for key in cells if key not in known]
+    if unknown:
+        raise RunError(f"The lattice has no cell {quoted(unknown[0])}.", fix=did_you_mean(unknown[0], known))
+    left = {
+        node: tuple(transition for transition in transitions if cell_key(node, transition) not in cells)
+        for node, transitions in paths.items()
+    }
+    reached = reaching(left, ends)
+    for node, transitions in reached.items():
+        if not transitions:
+            raise RunError(
+                f"Node ({node.layer},{node.level}), which is read or has a head, would keep no cell.",
+                fix=f"Keep one of {', '.join(cell_key(node, transition) for transition in paths[node])}.",
+            )
+    return reached
+
+
 def check_lattice_size(size: int, depth: int) -> None:
     """Refuses images that a lattice cannot halve down to its lowest level.
 
@@ -385,6 +422,20 @@ class NasWdanFrame(nn.Module):
         size = x_bchw.shape[-2:]
         return [F.interpolate(self.heads[node_key(node)](states[node]), size=size, mode="bilinear") for node in wanted]
 
+    def take_away(self, cells: Sequence[str], heads: tuple[Node, ...]) -> None:
+        """Takes cells, and heads but those of the nodes ``heads``, away, with all that no kept head needs any more.
+
+        Raises:
+            RunError: there is no such cell, or a node that is read or has a head would keep none.
+        """
+        self.paths = without_cells(self.paths, cells, heads)
+        self.head_nodes = heads
+        kept = {cell_key(node, transition) for node, transitions in self.paths.items() for transition in transitions}
+        for key in [*self.cells.keys() - kept]:
+            del self.cells[key]
+        for key in [*self.heads.keys() - {*map(node_key, heads)}]:
+            del self.heads[key]
+
     def _readers(self, node: Node, paths: Mapping[Node, tuple[Transition, ...]]) -> list[tuple[str, int]]:
         """Returns (cell, input) of all that read a node."""
         return [
@@ -399,6 +450,11 @@ class NasWdanFrame(nn.Module):
 def node_key(node: Node) -> str:
     """Returns the name of a node's head among ``NasWdanFrame.heads``."""
     return f"{node.layer}_{node.level}"
+
+
+def head_name(node: Node) -> str:
+    """Returns the name of a node's head for users."""
+    return f"{node.layer},{node.level}"
 
 
 def cell_key(node: Node, transition: Transition) -> str:
@@ -866,7 +922,7 @@ class OnLattice(Network):
     @property
     def heads(self) -> tuple[str, ...]:
         """The names of the heads, early to last: "2,0", "4,0", ..."""
-        return tuple(f"{node.layer},{node.level}" for node in self.head_nodes)
+        return tuple(map(head_name, self.head_nodes))
 
     def nodes_of(self, heads: Sequence[str] | None) -> tuple[Node, ...]:
         """Returns the nodes of heads. Default: of all heads."""
@@ -924,6 +980,21 @@ class NasWdanNetwork(OnLattice):
     def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:
         """Returns the logits of heads, each BKHW at the size of the input; cells that they do not need are not run."""
         return self.frame.run(x_bchw, _run_cell, heads=self.nodes_of(heads))
+
+    @property
+    def removable_parts(self) -> tuple[str, ...]:
+        """The cells whose node of the lattice keeps another one, by their keys: "4_0_up" leads up into node (4, 0)."""
+        return removable(self.frame.paths)
+
+    def take_away(self, parts: Sequence[str], heads: Sequence[str] | None = None) -> None:
+        """Takes cells and heads away; see `Network.take_away`.
+
+        A node then lacks the output of such a cell in its sum, as if it were zero. Levels of the lattice may go too:
+        smaller images are taken then.
+        """
+        self.frame.take_away(parts, self.nodes_of(self._kept(heads)))
+        self.head_nodes = self.frame.head_nodes
+        self.depth = 1 + max(node.level for node in self.frame.paths)
 
     def inference_form(self, dtype: torch.dtype) -> InferenceForm | None:
         """Returns the network laid out for inference on a CPU; None where it has operations that users registered.
@@ -1181,14 +1252,20 @@ class NasWdan(SearchSpace):
         return random_like(like, cells, seed=seed, paths=to_kept(paths))
 
     @classmethod
-    def lattice_of(cls, genotype: Genotype) -> Lattice:
+    def lattice_of(
+        cls, genotype: Genotype, *, without: Sequence[str] = (), heads: Sequence[str] | None = None
+    ) -> Lattice:
         """Returns the lattice of a genotype, for drawings."""
         depth = int(genotype.settings["depth"])
-        kept = {(entry.layer, entry.level): entry.transitions for entry in genotype.paths}
+        ends = head_nodes(depth, deep_supervision=bool(genotype.settings["deep_supervision"]))
+        kept: Mapping[Node, Sequence[str]]
+        kept = {Node(entry.layer, entry.level): entry.transitions for entry in genotype.paths}
+        if without or heads is not None:
+            ends = tuple(node for node in ends if heads is None or head_name(node) in heads)
+            kept = without_cells(paths_of(genotype), without, ends)
         paths = [
             Path(lattice_inputs(node, kind)[1], node, kind, kept=kind in kept.get(node, ()))
             for node, kinds in all_paths(depth).items()
             for kind in kinds
         ]
-        heads = head_nodes(depth, deep_supervision=bool(genotype.settings["deep_supervision"]))
-        return Lattice(tuple(paths), heads)
+        return Lattice(tuple(paths), ends)
