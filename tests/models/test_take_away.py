@@ -74,7 +74,7 @@ def test_networks_of_one_head_have_nothing_to_take_away(name: str, options: dict
         net = create_model(name, **options)
     assert net.removable_parts == ()
     net.take_away((), net.heads)
-    with pytest.raises(RunError, match="'encoder'|no parts"):
+    with pytest.raises(RunError, match=r"'encoder'|no parts"):
         net.take_away(("encoder",))
     with pytest.raises(RunError, match="no head '1/2'"):
         net.take_away((), ("1/2",))
