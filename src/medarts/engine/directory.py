@@ -91,6 +91,7 @@ class RunDirectory(os.PathLike[str]):
         kind: str,
         data_fingerprint: str,
         files: Mapping[str, str | bytes] | None = None,
+        beside: Collection[str] = (),
         **facts: Any,
     ) -> "RunDirectory":
         """Makes a run directory and stamps it.
@@ -98,15 +99,16 @@ class RunDirectory(os.PathLike[str]):
         Args:
             path: the folder, new or empty.
             recipe: what the run does.
-            kind: "search" or "train".
+            kind: "search", "train" or "prune".
             data_fingerprint: of the manifest of its data.
             files: names and contents of the files it begins with, such as its manifest.
+            beside: names of what may be in the folder already.
             **facts: more for run.json, such as the environment.
 
         Raises:
             RunError: the folder already holds something, another process is at work on it, or it cannot be written.
         """
-        with cls.reserved(path, kind):
+        with cls.reserved(path, kind, beside=beside):
             run = cls(path)
             for name, content in {"recipe.yaml": to_yaml(recipe), **(files or {})}.items():
                 write_whole(path / name, content)
@@ -130,7 +132,7 @@ class RunDirectory(os.PathLike[str]):
 
     @classmethod
     @contextmanager
-    def reserved(cls, path: Path, work: str) -> Iterator[None]:
+    def reserved(cls, path: Path, work: str, *, beside: Collection[str] = ()) -> Iterator[None]:
         """Makes the folder of a new run and keeps other processes out of it; may be nested.
 
         Where no run has come of it at the end, nothing is left of it.
@@ -138,29 +140,35 @@ class RunDirectory(os.PathLike[str]):
         Args:
             path: the folder, new or empty.
             work: what will be done there, for the message of others.
+            beside: names of what may be in the folder already.
 
         Raises:
             RunError: the folder already holds something, another process is at work on it, or it cannot be written.
         """
-        cls.check_free(path)
+        cls.check_free(path, beside=beside)
         made = make_folder(path)
         try:
             with lock.held(path, work):
-                cls.check_free(path)  # nobody else can have put a run there since
+                cls.check_free(path, beside=beside)  # nobody else can have put a run there since
                 yield
         finally:
             if not (path / "run.json").exists():
                 remove_empty(made)
 
     @staticmethod
-    def check_free(path: Path) -> None:
+    def check_free(path: Path, *, beside: Collection[str] = ()) -> None:
         """Refuses a folder that holds something, other than a run that was killed before it began.
+
+        Args:
+            path: the folder.
+            beside: names of what may be in it.
 
         Raises:
             RunError: it does.
         """
+        known = _BEGUN | {f"{prefix}{name}" for name in beside for prefix in ("", UNFINISHED)}
         try:
-            holds = path.is_file() or (path.is_dir() and any(item.name not in _BEGUN for item in path.iterdir()))
+            holds = path.is_file() or (path.is_dir() and any(item.name not in known for item in path.iterdir()))
         except OSError as error:
             raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
         if holds and (path / "run.json").exists():

@@ -98,12 +98,14 @@ class Job(ABC, Generic[State]):
     Attributes:
         kind: of its run directory.
         title: what messages call it.
+        beside: names of what may be in the folder of a new run.
         validations_at_end: validations at the end of a stage, beside one an epoch.
         run: where everything is written; None in a trial, which writes nothing.
     """
 
     kind: ClassVar[str]
     title: ClassVar[str]
+    beside: ClassVar[tuple[str, ...]] = ()
     validations_at_end: ClassVar[int] = 0
 
     def __init__(self, recipe: Recipe, *, fabric: Fabric, task: Task, store: ImageStore, state: State) -> None:
@@ -219,6 +221,11 @@ class Job(ABC, Generic[State]):
     def facts(self) -> dict[str, Any]:
         """What the run.json of a new run holds beside what all runs have."""
         return {}
+
+    @property
+    def continuation(self) -> str:
+        """The command that goes on with it once it was stopped."""
+        return f"medarts {self.kind} --resume {shlex.quote(str(self.directory.path))}"
 
     def end_epoch(self, values: Mapping[str, Any]) -> None:
         """Does what follows the validation of an epoch, such as keeping the best weights."""
@@ -380,9 +387,7 @@ class Job(ABC, Generic[State]):
         )
 
     def _leave(self) -> NoReturn:
-        path = self.directory.path
-        command = f"medarts {self.kind} --resume {shlex.quote(str(path))}"
-        raise InterruptedRunError(f"Stopped; {path} is saved.", fix=f"Resume with: {command}")
+        raise InterruptedRunError(f"Stopped; {self.directory.path} is saved.", fix=f"Resume with: {self.continuation}")
 
     def trial(self, *, stage: int = 0, steps: int) -> Trial:
         """Times a few steps of the current stage without writing anything; the job cannot be run afterwards.
@@ -424,7 +429,10 @@ def start(kind: type[Job[Any]], recipe: Recipe, out: Path, prepare: Callable[[],
         InterruptedRunError: the job was asked to stop; it can be resumed.
         OutOfMemoryError: memory ran out. After this and any other error nothing is left of a run without a checkpoint.
     """
-    with RunDirectory.reserved(out, kind.kind), memory_named(kind.title, fix=kind.memory_fix(recipe)):
+    with (
+        RunDirectory.reserved(out, kind.kind, beside=kind.beside),
+        memory_named(kind.title, fix=kind.memory_fix(recipe)),
+    ):
         job = prepare()
         manifest = job.store.manifest
         run = RunDirectory.create(
@@ -433,6 +441,7 @@ def start(kind: type[Job[Any]], recipe: Recipe, out: Path, prepare: Callable[[],
             kind=kind.kind,
             data_fingerprint=manifest.fingerprint(),
             files={"manifest.csv": manifest.to_csv(), **job.files},
+            beside=kind.beside,
             environment=environment(job.fabric, recipe.compute),
             **job.facts,
         )

@@ -18,7 +18,7 @@ from medarts.system.files import open_file
 FORMAT = 1
 """Of run.json; raise it when what a run holds changes."""
 
-Kind = Literal["search", "train"]
+Kind = Literal["search", "train", "prune"]
 _Name = Annotated[str, Field(pattern=r"\S")]
 _Position = Annotated[list[int], Field(min_length=2)]
 
@@ -94,7 +94,7 @@ def damaged_facts(path: Path, what: str) -> RunError:
 
 
 def file_digests(folder: Path, kind: str, *, finished: bool) -> dict[str, str]:
-    """Returns the SHA-256 of the files of a run, "search" or "train", that no longer change, by name.
+    """Returns the SHA-256 of the files of a run of a kind that no longer change, by name.
 
     Raises:
         RunError: one cannot be read, or is not a regular file.

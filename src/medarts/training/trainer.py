@@ -6,8 +6,9 @@ for every epoch:
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ class Training(Job[TrainingState]):
         state, settings, seed = self.state, self.recipe.train, self.recipe.seed
         where = ("training", state.epoch, state.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = self.learning_rate()
         batch = self.training.training(
             self.order, state.step, settings=self.recipe.data.augmentation, seed=seed_of(seed, *where)
         )
@@ -196,6 +197,7 @@ class Training(Job[TrainingState]):
         losses = (share * self.task.loss(self.model(part.images, all_heads=True), part) for share, part in parts)
         loss = backward(self.fabric, losses)
         self.check_finite(loss, name="training loss")
+        self.add_penalties()
         if settings.grad_clip:
             self.fabric.clip_gradients(
                 self.model, self.optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False
@@ -217,10 +219,15 @@ class Training(Job[TrainingState]):
         decay = min(self.recipe.train.ema, (1 + float(number)) / (10 + float(number)))
         return torch.lerp(new, averaged, decay)
 
-    def _learning_rate(self) -> float:
-        return self._scheduled() * (1.0 if self.initial is None else self.recipe.train.finetune_lr)
+    def add_penalties(self) -> None:
+        """Adds the gradients of terms beside the loss to those of the weights."""
 
-    def _scheduled(self) -> float:
+    def learning_rate(self) -> float:
+        """Returns the learning rate of the step that the loop state names."""
+        return self.scheduled_rate() * (1.0 if self.initial is None else self.recipe.train.finetune_lr)
+
+    def scheduled_rate(self) -> float:
+        """Returns what the schedule of the recipe makes of the learning rate."""
         state, settings = self.state, self.recipe.train
         if settings.schedule == "plateau":
             return max(settings.lr * state.factor, settings.lr_min)
@@ -237,7 +244,7 @@ class Training(Job[TrainingState]):
     def end_epoch(self, values: Mapping[str, Any]) -> None:
         """Keeps the weights if they are the best so far, and counts the epochs since."""
         state, settings, score = self.state, self.recipe.train, values[self.task.score]
-        if score > state.best_score:
+        if self.is_better(score):
             state.best_score, state.best_epoch, state.waited = score, state.epoch, 0
             best = self.network if self.averaged is None else self.averaged.module
             facts = {"epoch": state.epoch, "score": score}
@@ -248,6 +255,10 @@ class Training(Job[TrainingState]):
         state.waited += 1
         if settings.schedule == "plateau" and state.waited >= settings.plateau_epochs:
             state.factor, state.waited = state.factor / 2, 0
+
+    def is_better(self, score: float) -> bool:
+        """Says whether the weights of an epoch are preferred to those before, by their validation score."""
+        return score > self.state.best_score
 
     def end_stage(self) -> None:
         """Writes the summary."""
@@ -304,20 +315,29 @@ def resume_training(path: Path, changes: Iterable[str] = (), *, data: ImageStore
         MedartsError: see `medarts.engine.engine.resume`.
     """
 
-    def prepare(recipe: Recipe, run: RunDirectory) -> Training:
-        architecture = recipe.train.model or load_genotype(run.path)
-        begun = checkpoint.newest(run.checkpoints, "last") is not None
-        initial = initial_weights_in(run, begun=begun)
-        if begun or initial is not None:  # which have what came of the weights to start from
-            architecture = without_weights(architecture)
-        elif _weights_fingerprint(architecture) != run.facts.get("weights_fingerprint"):
-            raise RunError(
-                f"The initial weights of {run.path} have changed since it began.",
-                fix="Restore that file, or start a new run.",
-            )
-        return prepare_training(recipe, architecture, run, data=data, initial=initial)
+    return resume(Training, path, changes, partial(prepare_to_resume, data=data), data=data)
 
-    return resume(Training, path, changes, prepare, data=data)
+
+def prepare_to_resume(
+    recipe: Recipe, run: RunDirectory, *, data: ImageStore | None = None, make: Callable[..., Training] = Training
+) -> Training:
+    """Returns the training of a run that goes on; see `prepare_training`.
+
+    Raises:
+        RunError: its initial weights have changed.
+        MedartsError: data, recipe or device do not fit, or the data of the run have changed.
+    """
+    architecture = recipe.train.model or load_genotype(run.path)
+    begun = checkpoint.newest(run.checkpoints, "last") is not None
+    initial = initial_weights_in(run, begun=begun)
+    if begun or initial is not None:  # which have what came of the weights to start from
+        architecture = without_weights(architecture)
+    elif _weights_fingerprint(architecture) != run.facts.get("weights_fingerprint"):
+        raise RunError(
+            f"The initial weights of {run.path} have changed since it began.",
+            fix="Restore that file, or start a new run.",
+        )
+    return prepare_training(recipe, architecture, run, data=data, initial=initial, make=make)
 
 
 def try_training(recipe: Recipe, architecture: Architecture, *, steps: int, data: ImageStore | None = None) -> Trial:
@@ -336,6 +356,7 @@ def prepare_training(
     *,
     data: ImageStore | None = None,
     initial: TrainedNetwork | InitialWeights | None = None,
+    make: Callable[..., Training] = Training,
 ) -> Training:
     """Looks at everything that can be wrong, what is quick to see first, and reads the images last.
 
@@ -345,6 +366,7 @@ def prepare_training(
         run: the run to resume, unless it is new.
         data: the images, in place of the sources of the recipe.
         initial: the trained network that is fine-tuned, or, of a run to resume, the weights that it began with.
+        make: makes the training, with the arguments of `Training`.
 
     Raises:
         MedartsError: data, network, recipe or device do not fit, or the data of the run have changed.
@@ -369,7 +391,7 @@ def prepare_training(
     store = data if data is not None else open_store(manifest, recipe.data, threads=recipe.compute.threads)
     task.check(store, {"training": training, "validation": validation})
     device = fabric.device
-    return Training(
+    return make(
         recipe,
         fabric=fabric,
         architecture=architecture,
