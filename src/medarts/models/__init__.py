@@ -1,6 +1,7 @@
-"""The networks that can be trained: baselines, one file each, and those of genotypes."""
+"""The networks that can be trained: baselines, one file each, those of genotypes, and what was pruned of both."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -8,17 +9,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pydantic import ValidationError
 
 from medarts.errors import RecipeError, did_you_mean, quoted
+from medarts.models.pruned import FILE as STRUCTURE
+from medarts.models.pruned import Pruned, read_pruned
 from medarts.registry import Settings, models
 from medarts.spaces import load_genotype, space_of, zoo
 from medarts.spaces.genotype import Genotype
+from medarts.system.files import exists
 
 if TYPE_CHECKING:
     from medarts.config import Recipe, Task
     from medarts.network import Network
     from medarts.network.layers import Norm
 
-Architecture = Genotype | Settings
-"""A genotype, or the settings of a baseline; both have a name."""
+Architecture = Genotype | Settings | Pruned
+"""A genotype, the settings of a baseline, or what was pruned of one of them; all have a name."""
 
 Model = TypeVar("Model", bound=Callable[..., "Network"])
 
@@ -57,7 +61,7 @@ def list_models(task: "Task | None" = None) -> tuple[str, ...]:
 
 
 def create_model(
-    architecture: str | Genotype | Settings,
+    architecture: str | Architecture,
     *,
     in_channels: int = 3,
     outputs: int | None = None,
@@ -67,7 +71,8 @@ def create_model(
     """Returns a network with fresh weights, or with those of the file that its settings name.
 
     Args:
-        architecture: a genotype, settings of a baseline, or a name: of a baseline, or what `load_genotype` takes.
+        architecture: a genotype, settings of a baseline, or a name: of a baseline, what `load_genotype` takes, or a run
+            of a pruned network.
         in_channels: channels of the images.
         outputs: channels of the logits. Default: those of the published network.
         norm: kind of all norms, "group" or "batch". Default: those of the network's paper.
@@ -75,6 +80,7 @@ def create_model(
 
     Raises:
         RecipeError, GenotypeError: there is no such network, setting or norm, or a value does not fit.
+        RunError: what was cut away of a pruned network is damaged, or does not fit.
 
     >>> import torch
     >>> network = create_model("unet", in_channels=1, outputs=2, width=8)
@@ -85,15 +91,19 @@ def create_model(
         if not isinstance(number, int) or number < 1:
             raise RecipeError(f"{name} is {quoted(number)}.", fix="Give a whole number from 1.")
     chosen = architecture_named(str(architecture)) if isinstance(architecture, str | Path) else architecture
-    if not isinstance(chosen, Genotype | Settings):
+    if not isinstance(chosen, Genotype | Settings | Pruned):
         raise RecipeError(f"{quoted(chosen)} is not a network.", fix="Give a name of list_models(), or a genotype.")
     if settings:
-        chosen = chosen.with_settings(**settings) if isinstance(chosen, Genotype) else _with_settings(chosen, settings)
+        chosen = _with_settings(chosen, settings)
     wanted = published_outputs(chosen) if outputs is None else outputs
     return build_network(chosen, in_channels=in_channels, outputs=wanted, norm=norm)
 
 
-def _with_settings(model: Settings, changes: dict[str, Any]) -> Settings:
+def _with_settings(model: Architecture, changes: dict[str, Any]) -> Architecture:
+    if isinstance(model, Pruned):
+        raise RecipeError(f"{model.name} is pruned, and keeps its settings.", fix=f"Leave {min(changes)} out.")
+    if isinstance(model, Genotype):
+        return model.with_settings(**changes)
     kind = type(model)
     for name in changes:
         if name not in kind.model_fields:
@@ -108,13 +118,18 @@ def _with_settings(model: Settings, changes: dict[str, Any]) -> Settings:
 
 
 def architecture_named(name: str) -> Architecture:
-    """Returns a baseline as in its paper, or the genotype of a name or path.
+    """Returns a baseline as in its paper, the genotype of a name or path, or what a run of a pruned network trains.
 
     Raises:
         GenotypeError, RecipeError: there is none.
+        RunError: what was cut away of a pruned network is damaged.
     """
     if name in models:
         return cast(Settings, models.choose(name))
+    if exists(Path(name) / STRUCTURE):
+        from medarts.config import load  # not above: the recipe looks up the models
+
+        return read_pruned(Path(name), load(Path(name) / "recipe.yaml").train.model or load_genotype(name))
     if name in zoo() or "/" in name or "\\" in name or Path(name).suffix or Path(name).exists():
         return load_genotype(name)
     raise RecipeError(f"There is no network '{name}'.", fix=did_you_mean(name, (*models.names(), *zoo())))
@@ -125,6 +140,10 @@ def build_network(
 ) -> "Network":
     """Returns a network; see `create_model`."""
     options: dict[str, Any] = {"in_channels": in_channels, "outputs": outputs, "norm": norm}
+    if isinstance(architecture, Pruned):
+        network = build_network(architecture.base, **options)
+        architecture.cut(network, in_channels=in_channels, outputs=outputs)
+        return network
     if isinstance(architecture, Genotype):
         return space_of(architecture).network(architecture, **options)
     model = models.get(architecture.name)
@@ -144,6 +163,8 @@ def network_of(recipe: "Recipe", architecture: Architecture) -> "Network":
 
 def task_of(architecture: Architecture) -> "Task":
     """Returns what a network is for."""
+    if isinstance(architecture, Pruned):
+        return task_of(architecture.base)
     if isinstance(architecture, Genotype):
         return space_of(architecture).task
     return cast("Task", models.entry(architecture.name).about["task"])
@@ -151,6 +172,8 @@ def task_of(architecture: Architecture) -> "Task":
 
 def published_outputs(architecture: Architecture) -> int:
     """Returns the outputs of the published network, such as the 14 findings of ChestX-ray14."""
+    if isinstance(architecture, Pruned):
+        return published_outputs(architecture.base)
     if isinstance(architecture, Genotype):
         return space_of(architecture).published_outputs(architecture)
     return int(models.entry(architecture.name).about["outputs"])
@@ -158,6 +181,8 @@ def published_outputs(architecture: Architecture) -> int:
 
 def published_size(architecture: Architecture) -> int:
     """Returns the height and width of the images of the published network, in pixels."""
+    if isinstance(architecture, Pruned):
+        return published_size(architecture.base)
     if isinstance(architecture, Genotype):
         return space_of(architecture).published_size(architecture)
     return int(models.entry(architecture.name).about["size"])
@@ -165,11 +190,13 @@ def published_size(architecture: Architecture) -> int:
 
 def initial_weights(architecture: Architecture) -> Path | None:
     """Returns the file of weights that a network starts from; None where it starts at random."""
-    return None if isinstance(architecture, Genotype) else getattr(architecture, "weights", None)
+    return getattr(architecture, "weights", None) if isinstance(architecture, Settings) else None
 
 
 def without_weights(architecture: Architecture) -> Architecture:
     """Returns the architecture to fill with weights of its own, not with those it began with."""
+    if isinstance(architecture, Pruned):
+        return replace(architecture, base=cast(Genotype | Settings, without_weights(architecture.base)))
     if isinstance(architecture, Genotype) or initial_weights(architecture) is None:
         return architecture
     return architecture.model_copy(update={"weights": None})

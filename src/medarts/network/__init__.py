@@ -26,6 +26,8 @@ class Network(nn.Module, ABC):
         network(images, all_heads=True)  # list[Tensor]: every head that counts in the loss, early to last
     """
 
+    _is_laid_out = False
+
     @property
     @abstractmethod
     def heads(self) -> tuple[str, ...]:
@@ -130,6 +132,11 @@ class Network(nn.Module, ABC):
     def at(self, progress: float) -> None:
         """Tells a network that changes while it is trained how far training is, from 0 to 1."""
 
+    def lay_out_again(self) -> None:
+        """Lays out weights that have been replaced as the network's constructor did with the others."""
+        if self._is_laid_out:
+            self._lay_out()
+
     def _lay_out(self) -> None:
         """Lays weights out channels-last, which feature maps then are too; called by constructors at their end.
 
@@ -137,6 +144,7 @@ class Network(nn.Module, ABC):
         """
         # PyTorch's annotations do not know that modules take a memory format alone.
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._is_laid_out = True
 
 
 def check_batch_norms(norm: str | None, name: str) -> None:

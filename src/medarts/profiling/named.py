@@ -13,12 +13,14 @@ from medarts.deploy.package import open_package
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, check_number
 from medarts.models import Architecture, architecture_named, published_outputs, published_size, task_of
+from medarts.models.pruned import Pruned
 from medarts.profiling.cost import Cost, measure_costs
 from medarts.profiling.latency import usable_cores, usual_threads
 from medarts.spaces import genotype_with
 from medarts.spaces.genotype import Genotype
 from medarts.system.console import progress_bar
 from medarts.system.files import exists
+from medarts.training.trained import architecture_of
 
 
 def costs_by_name(
@@ -101,12 +103,17 @@ def costs_by_name(
 
 
 def _named(name: str | Path, run: RunDirectory | None) -> Architecture:
-    is_training = run is not None and run.facts["kind"] == "train"
-    model: Architecture | None = run.recipe.train.model if run is not None and is_training else None
-    return architecture_named(str(name)) if model is None else model
+    if run is not None and run.facts["kind"] == "train":
+        return architecture_of(run)
+    return architecture_named(str(name))
 
 
 def _architecture(model: Architecture, *, init_channel: int | None, changes: Sequence[str]) -> Architecture:
+    if isinstance(model, Pruned):
+        if changes or init_channel is not None:
+            what = "init_channel" if init_channel is not None else changes[0].partition("=")[0]
+            raise RecipeError(f"{model.name} is pruned, and keeps its settings.", fix=f"Leave {what} out.")
+        return model
     if isinstance(model, Genotype):
         return genotype_with(model, init_channel=init_channel, changes=changes)
     own = [change for change in changes if change.startswith("model.")]

@@ -10,6 +10,8 @@ from medarts.engine.checkpoint import Checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.models import Architecture, network_of, without_weights
+from medarts.models.pruned import FILE as STRUCTURE
+from medarts.models.pruned import read_pruned
 from medarts.network import Network
 from medarts.spaces.genotype import load_genotype
 
@@ -49,9 +51,18 @@ class TrainedNetwork:
         return network
 
 
-def architecture_of(run: RunDirectory) -> Architecture:
-    """Returns what a training run trains."""
-    return run.recipe.train.model or load_genotype(run.path)
+def architecture_of(run: RunDirectory, recipe: Recipe | None = None) -> Architecture:
+    """Returns what a training run trains.
+
+    Args:
+        run: the run.
+        recipe: by which it goes on. Default: its own.
+
+    Raises:
+        GenotypeError, RunError: its genotype, or what was cut away of its network, is missing or damaged.
+    """
+    base = (recipe or run.recipe).train.model or load_genotype(run.path)
+    return read_pruned(run.path, base) if STRUCTURE in run.facts["files"] else base
 
 
 def trained_of(run: RunDirectory, kind: str = "best") -> TrainedNetwork:

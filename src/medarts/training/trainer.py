@@ -28,14 +28,16 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, backward, cosine, resume, start
 from medarts.errors import RecipeError, RunError
 from medarts.models import Architecture, initial_weights, network_of, task_of, without_weights
+from medarts.models.pruned import FILE as STRUCTURE
+from medarts.models.pruned import Pruned
 from medarts.network import Network
 from medarts.spaces import space_settings
-from medarts.spaces.genotype import Genotype, load_genotype
+from medarts.spaces.genotype import Genotype
 from medarts.system.console import inform
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
 from medarts.training.fine_tuning import InitialWeights, initial_weights_in, initial_weights_of, with_its_norm
-from medarts.training.trained import TrainedNetwork
+from medarts.training.trained import TrainedNetwork, architecture_of
 
 
 @dataclass
@@ -103,10 +105,13 @@ class Training(Job[TrainingState]):
 
     @property
     def files(self) -> dict[str, str | bytes]:
-        """The genotype, if the network is a derived one, and the weights that a fine-tuning begins with."""
+        """The genotype, what was cut away, and the weights that a fine-tuning begins with, where there are such."""
         files: dict[str, str | bytes] = {}
-        if isinstance(self.architecture, Genotype):
-            files["genotype.json"] = self.architecture.to_json() + "\n"
+        base = self.architecture
+        if isinstance(base, Pruned):
+            files[STRUCTURE], base = base.to_json(), base.base
+        if isinstance(base, Genotype):
+            files["genotype.json"] = base.to_json() + "\n"
         return files if self.initial is None else {**files, **self.initial.files}
 
     @property
@@ -283,7 +288,7 @@ def start_training(
 
     Args:
         recipe: data and training; its space section becomes that of the genotype, its model the baseline.
-        architecture: the genotype, or the settings of a baseline.
+        architecture: the genotype, the settings of a baseline, or what was pruned of one of them.
         out: folder of the run, new or empty.
         data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
         initial: a trained network of this architecture that is fine-tuned.
@@ -294,10 +299,11 @@ def start_training(
     if initial is not None:
         recipe = with_its_norm(recipe, initial)
     changes: dict[str, Any]
-    if isinstance(architecture, Genotype):
-        changes = {"space": space_settings(architecture), "train": recipe.train.model_copy(update={"model": None})}
+    base = architecture.base if isinstance(architecture, Pruned) else architecture
+    if isinstance(base, Genotype):
+        changes = {"space": space_settings(base), "train": recipe.train.model_copy(update={"model": None})}
     else:
-        changes = {"train": recipe.train.model_copy(update={"model": architecture})}
+        changes = {"train": recipe.train.model_copy(update={"model": base})}
     recipe = recipe.model_copy(update=changes)
     return start(Training, recipe, out, lambda: prepare_training(recipe, architecture, data=data, initial=initial))
 
@@ -327,7 +333,7 @@ def prepare_to_resume(
         RunError: its initial weights have changed.
         MedartsError: data, recipe or device do not fit, or the data of the run have changed.
     """
-    architecture = recipe.train.model or load_genotype(run.path)
+    architecture = architecture_of(run, recipe)
     begun = checkpoint.newest(run.checkpoints, "last") is not None
     initial = initial_weights_in(run, begun=begun)
     if begun or initial is not None:  # which have what came of the weights to start from

@@ -85,8 +85,12 @@ class NasWdanInference(OnLattice, InferenceForm):
             cell = cast(InferenceCell, self.cells[cell_key(node, transition)])
             outputs.append(cell(active.get(s0), active[s1]))
         nodes = [_sum([part for part in parts if part is not None]) for parts in zip(*outputs, strict=True)]
-        of_zeros = (len(active[s1]), cell.channels, *(length >> node.level + 1 for length in size))
-        return torch.cat([active[s1].new_zeros(of_zeros) if part is None else part for part in nodes], dim=1)
+        b, (h, w) = len(active[s1]), (length >> node.level + 1 for length in size)
+        zeros = cell.channels_of_zeros
+        return torch.cat(
+            [active[s1].new_zeros(b, zeros[index], h, w) if part is None else part for index, part in enumerate(nodes)],
+            dim=1,
+        )
 
 
 class InferenceCell(nn.Module):
@@ -99,7 +103,7 @@ class InferenceCell(nn.Module):
 
     def __init__(self, cell: NasWdanCell, *, form: Form) -> None:
         super().__init__()
-        self.channels, self.edges = cell.channels, cell.edges
+        self.edges, self.channels_of_zeros = cell.edges, cell.channels_of_zeros
         self.states = {state for node in cell.edges for _, state in node}
         """The states that an edge reads."""
         self.inputs = nn.ModuleDict()
@@ -176,7 +180,8 @@ def _behind_active(operation: nn.Module, form: Form) -> nn.Module:
 
 def _form(network: NasWdanNetwork, dtype: torch.dtype) -> Form:
     """Returns how a network computes fastest; see ``FEWEST_CHANNELS_LAST``."""
-    narrowest = min(cast(NasWdanCell, cell).channels for cell in network.frame.cells.values())
+    reads = (cast(NasWdanCell, cell).get_submodule("input1.1") for cell in network.frame.cells.values())
+    narrowest = min(cast(nn.Conv2d, read).out_channels for read in reads)
     norm = "group" if any(isinstance(part, nn.GroupNorm) for part in network.modules()) else "batch"
     # In bf16 PyTorch leaves every convolution to oneDNN, whose layout is channels-last.
     if dtype != torch.bfloat16 and narrowest < FEWEST_CHANNELS_LAST[norm]:
