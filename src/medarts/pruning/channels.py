@@ -1,0 +1,476 @@
+"""Which channels of a network go together: a filter cannot be cut without what reads it and what is added to it.
+
+The graph of operations is that of torch-pruning (Fang et al., DepGraph, CVPR 2023). Its nodes are layers and
+operations; here every channel of every node is followed one by one, by the shapes that autograd recorded. Channels that
+are joined, by whichever way through the network, make a component; components that touch the same layers are the
+channels of one unit.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medarts.network import Network
+from medarts.network.layers import ChannelShuffle
+
+Side = Literal["in", "out", "both"]
+Integers = NDArray[np.intp]
+
+AnyConv = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMS_OF_CHANNELS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+LAYERS = (*CONVOLUTIONS, nn.Linear, *NORMS_OF_CHANNELS, nn.GroupNorm, nn.PReLU)
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """What a unit has of one layer.
+
+    Attributes:
+        module_name: path of the layer in the network.
+        module: the layer.
+        side: "in": channels that a convolution or linear layer reads. "out": those that it makes. "both": those of a
+            norm, of a depthwise convolution (its outputs), or of a module with parameters of its own.
+        indices: for every channel of the unit, the channels of the layer that go with it.
+    """
+
+    module_name: str
+    module: nn.Module
+    side: Side
+    indices: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Channels of several layers that are cut together.
+
+    Attributes:
+        name: path of the layer that makes the channels; with the first of them where it makes those of several units.
+        channels: their number.
+        members: the layers that have them, in the order of the network.
+        together: the channels lie in so many blocks of equal length, one behind the other, of each of which as many
+            have to be removed; so grouped convolutions and group norms keep groups of equal sizes. 1: any may go.
+    """
+
+    name: str
+    channels: int
+    members: tuple[Member, ...]
+    together: int = 1
+
+
+class Joined(NamedTuple):
+    """What a network consists of.
+
+    Attributes:
+        units: that can be cut, as far as the graph tells, in the order of the network.
+        fixed: names of the others, with the reason.
+    """
+
+    units: list[Unit]
+    fixed: dict[str, str]
+
+
+HEAD, OF_IMAGE = "outputs of the network", "channels of the image"
+UNFOLLOWED = "channels that cannot be followed through an operation"
+SINGLE, IN_GROUPS = "one channel", "groups that leave no choice"
+
+
+def joined_channels(network: Network, image_1chw: Tensor) -> Joined:
+    """Returns the units of a network, unverified; see ``medarts.pruning.units``.
+
+    Args:
+        network: on the CPU or not; its mode, weights and gradients stay as they are.
+        image_1chw: an image that it takes.
+    """
+    channels = _Channels(network)
+    channels.follow(image_1chw)
+    return channels.joined()
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One side of a layer, with the numbers of its channels among those of all nodes."""
+
+    name: str
+    module: nn.Module
+    side: Side
+    numbers: Integers
+    groups: int
+
+
+class _Channels:
+    """The channels of all nodes, numbered one behind the other, and which of them are joined."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.names = {module: name for name, module in network.named_modules()}
+        self.owners = {p: m for m in network.modules() for p in m.parameters(recurse=False)}
+        self.count = 0
+        self.pairs: list[Integers] = []
+        self.fixed: list[tuple[Integers, str]] = []
+        self.layers: dict[tuple[str, Side], _Layer] = {}
+        self.batched: set[Any] = set()
+        self.sides: dict[Any, tuple[Integers, Integers]] = {}
+
+    # Following
+
+    def follow(self, image_1chw: Tensor) -> None:
+        """Traces the network and joins the channels at every node."""
+        nodes, of_image = _traced(self.network, image_1chw)
+        self.batched = _behind(of_image)
+        self.sides = {node: self._sides(node) for node in nodes}
+        self._fix(self.sides[of_image][1], OF_IMAGE)
+        for node in nodes:
+            self._join_inputs(node)
+
+    def _numbered(self, count: int) -> Integers:
+        numbers = np.arange(self.count, self.count + count)
+        self.count += count
+        return numbers
+
+    def _sides(self, node: Any) -> tuple[Integers, Integers]:
+        """Returns the numbers of the channels that a node reads and of those that it gives."""
+        module = node.module
+        if isinstance(module, CONVOLUTIONS) and not is_depthwise(module):
+            return self._of_weights(module, module.in_channels, module.out_channels, module.groups)
+        if isinstance(module, CONVOLUTIONS):
+            return self._of_depthwise(module)
+        if isinstance(module, nn.Linear):
+            return self._of_weights(module, module.in_features, module.out_features, 1)
+        if isinstance(module, nn.Parameter):
+            numbers = self._of_parameter(module)
+        elif isinstance(module, nn.GroupNorm):
+            numbers = self._layer(module, "both", module.num_channels, module.num_groups)
+        elif isinstance(module, NORMS_OF_CHANNELS):
+            numbers = self._layer(module, "both", module.num_features)
+        elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
+            numbers = self._layer(module, "both", module.num_parameters)
+        else:
+            numbers = self._numbered(_channels_of(_shape(node), batched=node in self.batched))
+            if isinstance(module, nn.LayerNorm | nn.Embedding | nn.MultiheadAttention | nn.LSTM):
+                self._fix(numbers, UNFOLLOWED)
+        return numbers, numbers
+
+    def _of_depthwise(self, conv: AnyConv) -> tuple[Integers, Integers]:
+        outputs = self._layer(conv, "both", conv.out_channels)
+        of_groups = outputs.reshape(conv.groups, -1)
+        for others in of_groups.T[1:]:
+            self._join(of_groups[:, 0], others)
+        return of_groups[:, 0], outputs
+
+    def _of_weights(self, module: nn.Module, inputs: int, outputs: int, groups: int) -> tuple[Integers, Integers]:
+        return self._layer(module, "in", inputs, groups), self._layer(module, "out", outputs, groups)
+
+    def _of_parameter(self, parameter: nn.Parameter) -> Integers:
+        """Returns the numbers of the channels of a parameter that belongs to no known layer, such as a scale."""
+        count = _channels_of(parameter.shape, batched=False)
+        return self._layer(self.owners[parameter], "both", count) if count > 1 else self._numbered(count)
+
+    def _layer(self, module: nn.Module, side: Side, count: int, groups: int = 1) -> Integers:
+        key = self.names[module], side
+        if key not in self.layers:
+            self.layers[key] = _Layer(self.names[module], module, side, self._numbered(count), groups)
+        numbers = self.layers[key].numbers
+        if len(numbers) != count:
+            self._fix(numbers, UNFOLLOWED)
+        return numbers
+
+    def _fix(self, numbers: Integers, reason: str) -> None:
+        self.fixed.append((numbers, reason))
+
+    def _join(self, some: Integers, others: Integers) -> None:
+        self.pairs.append(np.stack([some, others]))
+
+    def _join_inputs(self, node: Any) -> None:
+        """Joins what a node reads with what its inputs give."""
+        reads = self.sides[node][0]
+        if _is_concatenation(node):
+            self._join_parts(node, reads)
+            return
+        for source in node.inputs:
+            gives = self.sides[source][1]
+            if type(node.module).__name__ == "_OutputOp":
+                self._fix(gives, HEAD)
+            elif isinstance(node.grad_fn, _Shuffled):
+                self._join_shuffled(gives.reshape(node.grad_fn.groups, -1), reads)
+            elif source in self.batched or not isinstance(node.module, LAYERS):  # else a weight
+                self._join_operation(node, gives, reads)
+
+    def _join_shuffled(self, gives: Integers, reads: Integers) -> None:
+        """Joins the channels of groups, which interleave as before only where all groups lose the same ones."""
+        self._join(gives.T.ravel(), reads)
+        for one, next_one in pairwise(gives):
+            self._join(one, next_one)
+
+    def _join_operation(self, node: Any, gives: Integers, reads: Integers) -> None:
+        if len(gives) == len(reads):
+            self._join(gives, reads)
+        elif _is_flattening(node) and len(reads) % len(gives) == 0:
+            self._join(np.repeat(gives, len(reads) // len(gives)), reads)
+        elif len(gives) != 1:  # one channel is read by all
+            self._fix(gives, UNFOLLOWED)
+            self._fix(reads, UNFOLLOWED)
+
+    def _join_parts(self, node: Any, reads: Integers) -> None:
+        """Joins the parts of a concatenation; those without gradient, such as zeros, stay as they are."""
+        parts, start = _parts(node), 0
+        known = sum(len(self.sides[part][1]) for part in parts if part is not None)
+        unknown = parts.count(None)
+        for part in parts:
+            gives = None if part is None else self.sides[part][1]
+            length = (len(reads) - known) // unknown if gives is None else len(gives)
+            if gives is None:
+                self._fix(reads[start : start + length], "zeros that the network makes")
+            else:
+                self._join(gives, reads[start : start + length])
+            start += length
+
+    # Units
+
+    def joined(self) -> Joined:
+        """Returns the units, and which channels are not to be cut."""
+        while True:
+            found = self._units()
+            bad = [layer for unit in found.units if unit.together == 0 for layer in self._unbalanced(unit)]
+            if not bad:
+                return found
+            for layer in bad:
+                self._tie(layer)
+
+    def _tie(self, layer: _Layer) -> None:
+        """Joins the channels with one place in all groups of a layer, which then stay of equal sizes."""
+        for one, next_one in pairwise(np.split(layer.numbers, layer.groups)):
+            self._join(one, next_one)
+
+    def _unbalanced(self, unit: Unit) -> Iterator[_Layer]:
+        for member in unit.members:
+            layer = self.layers[member.module_name, member.side]
+            if layer.groups > 1 and np.ptp(_per_group(member, layer).sum(0)) > 0:
+                yield layer
+
+    def _units(self) -> Joined:
+        of_channel, reasons = self._components()
+        touched: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        order = {name: number for number, name in enumerate(self.names.values())}
+        layers = sorted(self.layers.values(), key=lambda layer: (order[layer.name], layer.side == "out"))
+        for number, layer in enumerate(layers):
+            for channel, component in enumerate(of_channel[layer.numbers].tolist()):
+                touched[component][number].append(channel)
+        alike: dict[tuple[str | None, tuple[tuple[int, int], ...]], list[int]] = defaultdict(list)
+        for component, places in touched.items():
+            if any(layers[number].side == "out" for number in places):
+                signature = tuple((number, len(channels)) for number, channels in places.items())
+                alike[reasons.get(component), signature].append(component)
+        joined = Joined([], {})
+        for (reason, signature), components in alike.items():
+            members = tuple(
+                _member(layers[number], [touched[component][number] for component in components])
+                for number, _ in signature
+            )
+            unit = Unit(self._name(members), len(components), members, self._together(members, len(components)))
+            if (why := reason or _no_choice(unit)) is None:
+                joined.units.append(unit)
+            else:
+                joined.fixed[unit.name] = why
+        joined.units.sort(key=lambda unit: order[unit.name.partition("[")[0]])
+        return joined
+
+    def _components(self) -> tuple[Integers, dict[int, str]]:
+        """Returns the component of every channel, and of those that must not be cut the reason."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        pairs = np.concatenate([np.zeros((2, 0), np.intp), *self.pairs], axis=1)
+        edges = coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), shape=(self.count, self.count))
+        of_channel = connected_components(edges, directed=False)[1]
+        reasons: dict[int, str] = {}
+        for numbers, reason in sorted(self.fixed, key=lambda each: each[1] != HEAD):
+            for component in np.unique(of_channel[numbers]).tolist():
+                reasons.setdefault(component, reason)
+        return of_channel, reasons
+
+    def _name(self, members: Sequence[Member]) -> str:
+        """Returns the name of the layer that makes the channels, rather of one that makes no others."""
+        makers = [member for member in members if member.side == "out"]
+        whole = [m for m in makers if len(self.layers[m.module_name, "out"].numbers) == sum(map(len, m.indices))]
+        maker = (whole or makers)[0]
+        return maker.module_name if maker in whole else f"{maker.module_name}[{maker.indices[0][0]}]"
+
+    def _together(self, members: Sequence[Member], channels: int) -> int:
+        """Returns the fewest blocks that keep all groups equal; 0 where there are none."""
+        layers = [self.layers[member.module_name, member.side] for member in members]
+        counts = [_per_group(m, layer) for m, layer in zip(members, layers, strict=True) if layer.groups > 1]
+        divisors = [number for number in range(1, channels + 1) if channels % number == 0]
+        return next((blocks for blocks in divisors if all(_is_balanced(each, blocks) for each in counts)), 0)
+
+
+def _no_choice(unit: Unit) -> str | None:
+    """Returns why none of a unit's channels can go without all others; None where one can."""
+    if unit.channels == 1:
+        return SINGLE
+    return IN_GROUPS if unit.together == unit.channels else None
+
+
+def _member(layer: _Layer, channels: Sequence[Sequence[int]]) -> Member:
+    return Member(layer.name, layer.module, layer.side, tuple(map(tuple, channels)))
+
+
+def _per_group(member: Member, layer: _Layer) -> Integers:
+    """Returns how many channels each group of a layer has of every channel of a unit."""
+    size = len(layer.numbers) // layer.groups
+    counts = np.zeros((len(member.indices), layer.groups), np.intp)
+    for row, channels in zip(counts, member.indices, strict=True):
+        np.add.at(row, np.array(channels) // size, 1)
+    return counts
+
+
+def _is_balanced(counts: Integers, blocks: int) -> bool:
+    """Returns whether all groups lose as many channels if all blocks do."""
+    blocked = counts.reshape(blocks, len(counts) // blocks, -1)
+    return bool((blocked == blocked[:, :1]).all() and np.ptp(blocked[:, 0].sum(0)) == 0)
+
+
+# Nodes
+
+
+class _Shuffled(torch.autograd.Function):
+    """A shuffle as one operation of the graph; it is not differentiated."""
+
+    groups: int
+
+    @staticmethod
+    def forward(ctx: Any, x_bchw: Tensor, groups: int) -> Tensor:
+        ctx.groups = groups
+        shuffled: Tensor = ChannelShuffle(groups)(x_bchw)
+        return shuffled
+
+
+@contextmanager
+def traceable(network: nn.Module) -> Iterator[None]:
+    """Keeps the modes of all modules, and makes an operation of each shuffle and instance norm."""
+    modes = [(module, module.training) for module in network.modules()]
+    shuffles = [module for module in network.modules() if isinstance(module, ChannelShuffle)]
+    for shuffle in shuffles:
+        shuffle.forward = partial(_shuffled, groups=shuffle.groups)  # type: ignore[method-assign]
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.instancenorm._InstanceNorm)]
+    hooks = [norm.register_forward_hook(_cloned) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for shuffle in shuffles:
+            del shuffle.forward
+        for module, mode in modes:
+            module.training = mode
+
+
+def _cloned(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Returns an output that is no view, as autograd makes another operation of a view that is changed in place."""
+    return output.clone()
+
+
+def _shuffled(x_bchw: Tensor, *, groups: int) -> Tensor:
+    return cast(Tensor, _Shuffled.apply(x_bchw, groups))  # type: ignore[no-untyped-call]
+
+
+def all_outputs(network: Network, image_1chw: Tensor) -> list[Tensor]:
+    """Returns what all heads give in evaluation mode, those included that a network has in training mode alone.
+
+    The network is left in a mode between the two.
+    """
+    network.eval()
+    outputs = network.forward_heads(image_1chw)
+    for module in network.modules():
+        module.training = any(True for _ in module.children())  # norms and dropouts evaluate
+    in_training = network.forward_heads(image_1chw)
+    return in_training if len(in_training) > len(outputs) else outputs
+
+
+def _traced(network: Network, image_1chw: Tensor) -> tuple[list[Any], Any]:
+    """Returns the nodes of a network, and that of the image."""
+    from torch_pruning import DependencyGraph
+
+    class Graph(DependencyGraph):  # type: ignore[misc]
+        """Keeps the nodes to itself, so that nothing guesses how many channels they have."""
+
+        def _trace(self, *given: Any, **options: Any) -> dict[Any, Any]:
+            self.nodes = list(super()._trace(*given, **options).values())
+            return {}
+
+    of_image: list[Any] = []
+
+    def forward(_: nn.Module, image: Tensor) -> list[Tensor]:
+        copied = image * 1  # so that the image is a node, and so is every output
+        of_image.append(copied.grad_fn)
+        return [output * 1 for output in all_outputs(network, copied)]
+
+    graph = Graph()
+    with traceable(network), torch.enable_grad():
+        image = image_1chw[:1].detach().clone().requires_grad_()
+        graph.build_dependency(network, image, forward_fn=forward, verbose=False)
+    return graph.nodes, next(node for node in graph.nodes if node.grad_fn in of_image)
+
+
+def _behind(node: Any) -> set[Any]:
+    """Returns a node and all that follow from it."""
+    found, waiting = {node}, [node]
+    while waiting:
+        new = [output for output in waiting.pop().outputs if output not in found]
+        found.update(new)
+        waiting += new
+    return found
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    if isinstance(node.module, nn.Parameter):
+        return tuple(node.module.shape)
+    return tuple(node.grad_fn._input_metadata[0].shape)
+
+
+def _channels_of(shape: Sequence[int], *, batched: bool) -> int:
+    """Returns the channels of a tensor; those of parameters lie along the one axis that is longer than 1."""
+    if batched:
+        return shape[1] if len(shape) > 1 else 1
+    longer = [length for length in shape if length > 1]
+    return longer[0] if len(longer) == 1 else 1
+
+
+def is_depthwise(conv: AnyConv) -> bool:
+    """Returns whether each group of a convolution reads one channel."""
+    return conv.groups > 1 and conv.groups == conv.in_channels
+
+
+def _axis(saved: int, rank: int) -> int:
+    """Returns an axis as it counts from the front; autograd keeps negative ones as unsigned integers."""
+    return (saved if saved < 2**63 else saved - 2**64) % rank
+
+
+def _is_concatenation(node: Any) -> bool:
+    """Returns whether a node puts channels behind channels."""
+    function = node.grad_fn
+    name = "" if function is None else function.name()
+    return name.startswith("CatBackward") and _axis(function._saved_dim, len(_shape(node))) == 1
+
+
+def _is_flattening(node: Any) -> bool:
+    return len(_shape(node)) == 2 and "View" in node.grad_fn.name()
+
+
+def _parts(node: Any) -> list[Any]:
+    """Returns the nodes of the parts of a concatenation, None for those without gradient."""
+    inputs = iter(node.inputs)
+    return [None if function is None else next(inputs) for function, _ in node.grad_fn.next_functions]
+
+
+Removals = Mapping[str, Sequence[int]]
+"""Channels to remove, by the names of units."""
