@@ -1,0 +1,410 @@
+"""Which channels go: by their scores and a rate, and the smallest rate that meets a target.
+
+A rate is the share of channels that go: of every unit where scores are compared within it (scope "layer"), of the whole
+network where they are compared over it ("global"). What a lower rate takes, a higher one takes too, so costs fall with
+the rate and the smallest one that meets a target is found by bisection.
+"""
+
+import copy
+import functools
+import math
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import accumulate, islice
+
+import numpy as np
+from torch import Tensor
+
+from medarts.deploy.engines import OnnxRuntimeEngine
+from medarts.deploy.graphs import network_to_onnx
+from medarts.errors import MedartsError, RecipeError, RunError, quoted, shortened
+from medarts.network import Network
+from medarts.profiling.cost import count_flops, count_parameters
+from medarts.profiling.latency import time_in_turns
+from medarts.pruning.criteria import Scope
+from medarts.pruning.cutting import shrink
+from medarts.pruning.units import Unit
+from medarts.system.console import Bar, progress_bar
+
+FLOORS: dict[Scope, float] = {"layer": 0.0, "global": 0.125}
+"""Share of a unit's channels that stays whatever their scores, at least one. A threshold for the network would cut
+the layer with the lowest scores down to one channel, through which all information must then pass (layer collapse,
+arXiv 2006.05467). With an eighth on both sides a convolution has 1/64 of its FLOPs: targets hardly feel the floor."""
+
+MOST_EXPORTS = 6
+"""Cut networks that are exported to meet a target of the latency."""
+
+NEAR = 0.02
+"""How far below its target a share of the latency may be; timings are not more exact."""
+
+TURNS = 20
+"""Timed passes of each network."""
+
+ROUNDING = 1e-9
+"""Taken off or added where shares become whole numbers: 0.57 of 100 channels are 57."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be kept of a network: exactly one share, above 0 and below 1.
+
+    Attributes:
+        keep_flops: of the FLOPs of the last head.
+        keep_parameters: of the parameters.
+        keep_channels: of the channels that can be cut.
+        keep_latency: of the time that the exported network takes in ONNX Runtime on one thread, for one image.
+
+    Raises:
+        RecipeError: no share is given, several are, or one is out of range.
+    """
+
+    keep_flops: float | None = None
+    keep_parameters: float | None = None
+    keep_channels: float | None = None
+    keep_latency: float | None = None
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in fields(self)]
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise RecipeError(
+                f"{' and '.join(given)} are given together." if given else "No target is given.",
+                fix=f"Give one of {', '.join(names)}.",
+            )
+        if isinstance(self.keep, bool) or not isinstance(self.keep, int | float) or not 0 < self.keep < 1:
+            raise RecipeError(
+                f"{self.name} is {quoted(self.keep)}.", fix="Use the share that stays: above 0 and below 1, as 0.5."
+            )
+
+    @property
+    def name(self) -> str:
+        """The name of the share that is given."""
+        return next(each.name for each in fields(self) if getattr(self, each.name) is not None)
+
+    @property
+    def keep(self) -> float:
+        """The share that is given."""
+        share: float = getattr(self, self.name)
+        return share
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The channels that go to meet a target.
+
+    Attributes:
+        rate: the smallest rate that meets it.
+        removals: unit -> its channels that go, ascending; units that keep all are left out.
+        kept: what is kept then of the quantity that the target is for, as a share.
+    """
+
+    rate: float
+    removals: dict[str, tuple[int, ...]]
+    kept: float
+
+
+def choose(
+    units: Sequence[Unit],
+    scores: Mapping[str, Tensor],
+    rate: float,
+    *,
+    scope: Scope,
+    floor: float | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """Returns the channels that go at a rate, the lowest scores first; of equal ones the first unit and channel.
+
+    Args:
+        units: of one network.
+        scores: of every unit, (channels,), by its name; channels with infinity stay.
+        rate: share of the channels that go, at least 0 and below 1; rounded down to what can go together.
+        scope: where scores are compared.
+        floor: share of every unit's channels that stays; at least one does. Default: by the scope, see ``FLOORS``.
+
+    Returns:
+        Unit -> its channels that go, ascending; units that keep all are left out.
+
+    Raises:
+        RecipeError: the rate is out of range.
+    """
+    if not 0 <= rate < 1:
+        raise RecipeError(f"The rate is {quoted(rate)}.", fix="Use the share that goes: at least 0, below 1.")
+    return _up_to(rate, _steps(units, scores, scope=scope, floor=floor))
+
+
+def choose_for(
+    target: Target,
+    network: Network,
+    units: Sequence[Unit],
+    scores: Mapping[str, Tensor],
+    *,
+    scope: Scope,
+    image: Tensor,
+    floor: float | None = None,
+) -> Selection:
+    """Returns the channels that go at the smallest rate that meets a target.
+
+    FLOPs and parameters are counted on cut copies. Latency is measured: copies are exported and timed in turns with the
+    network, at most ``MOST_EXPORTS``; the target is met by the copy that is returned, by up to ``NEAR``.
+
+    Args:
+        target: what is to be kept.
+        network: which is left as it is.
+        units: of the network.
+        scores: see `choose`.
+        scope: see `choose`.
+        image: (1, C, H, W) of the size that costs are counted for.
+        floor: see `choose`.
+
+    Raises:
+        MedartsError: the network cannot be exported, for a target of the latency.
+        RunError: nothing can be cut, or the target is below what is left when all goes that can go.
+    """
+    cuts = _Cuts(network, units, scores, scope=scope, image=image, floor=floor)
+    is_timed = target.name == "keep_latency"
+    with progress_bar(target.name, MOST_EXPORTS if is_timed else len(cuts.rates).bit_length() + 1) as bar:
+        kept = _counted(cuts, target, bar)
+        _check(target, kept(cuts.last))
+        place = _near(cuts, target, kept) if is_timed else _first(cuts, target, kept)
+    return Selection(cuts.rates[place], cuts.removals(place), kept(place))
+
+
+def check_reachable(
+    target: Target,
+    network: Network,
+    units: Sequence[Unit],
+    scores: Mapping[str, Tensor],
+    *,
+    scope: Scope,
+    image: Tensor,
+    floor: float | None = None,
+) -> None:
+    """Refuses a target that cannot be met, before a training for it.
+
+    Args:
+        target: see `choose_for`.
+        network: which is left as it is.
+        units: of the network.
+        scores: of which only those that are infinite matter.
+        scope: see `choose`.
+        image: see `choose_for`.
+        floor: see `choose`.
+
+    Raises:
+        MedartsError: the network cannot be exported, for a target of the latency.
+        RunError: nothing can be cut, or the target is below what is left when all goes that can go.
+    """
+    cuts = _Cuts(network, units, scores, scope=scope, image=image, floor=floor)
+    with progress_bar(target.name, 1) as bar:
+        _check(target, _counted(cuts, target, bar)(cuts.last))
+
+
+def _check(target: Target, least: float) -> None:
+    if least <= target.keep:
+        return
+    possible = math.ceil(100 * least - ROUNDING) / 100
+    raise RunError(
+        f"{target.name} is {target.keep:g}, but {least:.3g} is left of this network when all channels go that can go.",
+        fix=f"Use {target.name} {possible:g} or more." if possible < 1 else "Prune it by depth.",
+    )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Channels of a unit that go together.
+
+    Attributes:
+        rate: the smallest one at which they go.
+    """
+
+    rate: float
+    unit: str
+    channels: tuple[int, ...]
+
+
+def _steps(units: Sequence[Unit], scores: Mapping[str, Tensor], *, scope: Scope, floor: float | None) -> list[_Step]:
+    """Returns all channels that can go, by the rates at which they do, ascending."""
+    share = FLOORS[scope] if floor is None else floor
+    portions = [_removable(unit, scores[unit.name], floor=share) for unit in units]
+    if scope == "layer":
+        found = [
+            _Step((place + 1) * len(channels) / unit.channels, unit.name, channels)
+            for unit, of_unit in zip(units, portions, strict=True)
+            for place, (_, channels) in enumerate(of_unit)
+        ]
+        return sorted(found, key=lambda step: step.rate)
+    ranked = sorted((score, number, channels) for number, of_unit in enumerate(portions) for score, channels in of_unit)
+    total = sum(unit.channels for unit in units)
+    gone = accumulate(len(channels) for _, _, channels in ranked)
+    return [
+        _Step(number / total, units[unit].name, channels)
+        for number, (_, unit, channels) in zip(gone, ranked, strict=True)
+    ]
+
+
+def _removable(unit: Unit, scores: Tensor, *, floor: float) -> list[tuple[float, tuple[int, ...]]]:
+    """Returns what can go of a unit, channels that go together with their mean score, the lowest first."""
+    values = scores.tolist()
+    in_each = unit.channels // unit.together
+    groups = [range(first, first + in_each) for first in range(0, unit.channels, in_each)]
+    ranked = zip(*(sorted(group, key=lambda channel: (values[channel], channel)) for group in groups), strict=True)
+    stays = max(1, math.ceil(floor * in_each - ROUNDING))
+    portions = [(sum(values[channel] for channel in of) / unit.together, of) for of in islice(ranked, in_each - stays)]
+    return [(score, of) for score, of in portions if score < math.inf]
+
+
+def _up_to(rate: float, steps: Sequence[_Step]) -> dict[str, tuple[int, ...]]:
+    """Returns the channels that go at a rate."""
+    removals: dict[str, list[int]] = defaultdict(list)
+    for step in steps[: bisect_right(steps, rate + ROUNDING, key=lambda step: step.rate)]:
+        removals[step.unit] += step.channels
+    return {name: tuple(sorted(channels)) for name, channels in removals.items()}
+
+
+class _Cuts:
+    """A network cut at all rates that make a difference, ascending; each has a place. See `choose_for`.
+
+    Attributes:
+        network: uncut.
+        units: of the network.
+        image: that costs are counted for.
+        rates: by place.
+
+    Raises:
+        RunError: nothing can be cut.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        units: Sequence[Unit],
+        scores: Mapping[str, Tensor],
+        *,
+        scope: Scope,
+        image: Tensor,
+        floor: float | None,
+    ) -> None:
+        self.network, self.units, self.image = network, units, image
+        self._steps = _steps(units, scores, scope=scope, floor=floor)
+        if not self._steps:
+            raise RunError("The network has no channels that can be cut.", fix="Prune it by depth.")
+        self.rates = sorted({step.rate for step in self._steps})
+
+    @property
+    def last(self) -> int:
+        """The place of the highest rate."""
+        return len(self.rates) - 1
+
+    def removals(self, place: int) -> dict[str, tuple[int, ...]]:
+        """Returns the channels that go."""
+        return _up_to(self.rates[place], self._steps)
+
+    def copy(self, place: int, of: Network) -> Network:
+        """Returns a cut copy of the network, on whichever device it is."""
+        smaller = copy.deepcopy(of)
+        shrink(smaller, self.units, self.removals(place))
+        return smaller
+
+
+Kept = Callable[[int], float]
+"""Place of a rate -> what is kept of a quantity, as a share."""
+
+
+def _counted(cuts: _Cuts, target: Target, bar: Bar) -> Kept:
+    """Returns what is kept of a target's quantity at a place; each is counted once, and advances the bar."""
+    kept = _KEPT[target.name](cuts)
+
+    @functools.cache
+    def counted(place: int) -> float:
+        share = kept(place)
+        bar.advance()
+        return share
+
+    return counted
+
+
+def _kept_flops(cuts: _Cuts) -> Kept:
+    image = cuts.image[:1].to("meta")
+    flops = partial(count_flops, in_channels=image.shape[1], size=image.shape[-1], images=image)
+    return _ratio(cuts, flops)
+
+
+def _kept_parameters(cuts: _Cuts) -> Kept:
+    return _ratio(cuts, count_parameters)
+
+
+def _ratio(cuts: _Cuts, count: Callable[[Network], int]) -> Kept:
+    """Returns what is kept of what can be counted on the meta device, where cut copies take neither time nor memory."""
+    whole = copy.deepcopy(cuts.network).eval().to("meta")
+    total = count(whole)
+    return lambda place: count(cuts.copy(place, whole)) / total
+
+
+def _kept_channels(cuts: _Cuts) -> Kept:
+    total = sum(unit.channels for unit in cuts.units)
+    return lambda place: (total - sum(map(len, cuts.removals(place).values()))) / total
+
+
+def _kept_latency(cuts: _Cuts) -> Kept:
+    image = cuts.image[:1].cpu().numpy()
+
+    def exported(network: Network) -> Callable[[], object]:
+        engine = OnnxRuntimeEngine(_onnx(network, image.shape), threads=1)
+        return partial(engine.run, image, np.empty((1, 2), np.float32))
+
+    network = copy.deepcopy(cuts.network).eval().cpu()
+    whole = exported(network)
+
+    def kept(place: int) -> float:
+        passes = [whole, exported(cuts.copy(place, network))]
+        before, after = time_in_turns(passes, threads=1, batch=1, repeats=TURNS)
+        return after.median_ms / before.median_ms
+
+    return kept
+
+
+def _onnx(network: Network, shape: Sequence[int]) -> bytes:
+    try:
+        return network_to_onnx(network, in_channels=shape[1], size=shape[-1])
+    except Exception as error:  # its classes have no common base
+        raise MedartsError(
+            f"The network cannot be exported to ONNX, as which its latency is measured ({shortened(str(error))}).",
+            fix="Use keep_flops, or build the network of operations that torch.onnx can export.",
+        ) from error
+
+
+_KEPT: dict[str, Callable[[_Cuts], Kept]] = {
+    "keep_flops": _kept_flops,
+    "keep_parameters": _kept_parameters,
+    "keep_channels": _kept_channels,
+    "keep_latency": _kept_latency,
+}
+
+
+def _first(cuts: _Cuts, target: Target, kept: Kept) -> int:
+    """Returns the first place that meets a target, where what is kept falls from place to place."""
+    return bisect_left(range(cuts.last), True, key=lambda place: kept(place) <= target.keep)
+
+
+def _near(cuts: _Cuts, target: Target, kept: Kept) -> int:
+    """Returns a place that meets a target, the first of the few that are measured.
+
+    The first guess takes the latency for proportional to the FLOPs, the others for linear in the place between those
+    measured on either side of the target.
+    """
+    low, high, share_at_low = -1, cuts.last, 1.0
+    flops = _kept_flops(cuts)
+    place = bisect_left(range(cuts.last), True, key=lambda each: flops(each) <= target.keep)
+    for _ in range(MOST_EXPORTS - 1):
+        if high - low < 2 or kept(high) > target.keep - NEAR:
+            break
+        place = min(max(place, low + 1), high - 1)
+        if kept(place) <= target.keep:
+            high = place
+        else:
+            low, share_at_low = place, kept(place)
+        towards_high = (share_at_low - target.keep + NEAR / 2) / (share_at_low - kept(high))
+        place = low + round(towards_high * (high - low))
+    return high
