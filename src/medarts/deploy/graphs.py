@@ -8,16 +8,19 @@ The file of ``torch.export`` is for programs in PyTorch that do without medarts:
 """
 
 import contextlib
+import copy
 import io
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator, OpOverload
 
 from medarts.deploy.deployable import Deployable, output_names
 from medarts.deploy.engines import IMAGE, LIMITS, Floats, Outputs
@@ -192,6 +195,33 @@ def _program(module: nn.Module, arguments: tuple[Tensor, ...], shapes: tuple[dic
 
 def _translated(program: Any, arguments: tuple[Tensor, ...], outputs: Sequence[str]) -> Any:
     """Returns a graph of PyTorch as one of ONNX."""
+    if _is_functional(program.graph):
+        # torch.onnx traces the whole graph once more to take composed operators apart, which takes most of its time.
+        whole = copy.copy(program)
+        whole.run_decompositions = lambda table=None: whole
+        with suppress(torch.onnx.OnnxExporterError):  # an operator that has no translation as a whole
+            return _as_onnx(whole, arguments, outputs)
+    return _as_onnx(program, arguments, outputs)
+
+
+def _is_functional(graph: torch.fx.Graph) -> bool:
+    """Tells whether no operator has other graphs inside it, or changes what others read."""
+    return all(_changes_nothing(node) for node in graph.nodes if node.op == "call_function")
+
+
+def _changes_nothing(node: torch.fx.Node) -> bool:
+    if not isinstance(node.target, OpOverload):
+        return not isinstance(node.target, HigherOrderOperator)
+    if not node.target._schema.is_mutable:
+        return True
+    changed = node.args[0]
+    if node.target not in _IN_PLACE or not isinstance(changed, torch.fx.Node) or len(changed.users) > 1:
+        return False
+    made_by = changed.target
+    return isinstance(made_by, OpOverload) and not any(each.alias_info for each in made_by._schema.returns)
+
+
+def _as_onnx(program: Any, arguments: tuple[Tensor, ...], outputs: Sequence[str]) -> Any:
     with quiet(), torch.no_grad():
         translated = torch.onnx.export(
             program,
@@ -209,8 +239,14 @@ def _translated(program: Any, arguments: tuple[Tensor, ...], outputs: Sequence[s
     return translated.model_proto
 
 
+_aten = torch.ops.aten
+
+_IN_PLACE = (_aten.relu_.default, _aten.leaky_relu_.default, _aten.detach_.default)
+"""Operators that are translated as if they changed nothing, where nothing else reads what they change."""
+
+
 def _translations() -> Mapping[Any, Any]:
-    """Returns translations of operators that lead to fewer nodes than those of torch.onnx."""
+    """Returns translations of operators that torch.onnx has none for, or one that leads to more nodes."""
     from onnxscript import opset20 as op
 
     def convolution(  # noqa: PLR0917  # the arguments are those of aten
@@ -222,9 +258,7 @@ def _translations() -> Mapping[Any, Any]:
         dilation: Any = (1, 1),
         groups: int = 1,
     ) -> Any:
-        given = (x, weight) if bias is None else (x, weight, bias)
-        around = {"strides": [*stride], "pads": [*padding] * 2, "dilations": [*dilation], "group": groups}
-        return op.Conv(*given, **around)
+        return op.Conv(*_present(x, weight, bias), **_geometry(stride, padding, dilation, groups))
 
     def transposed_convolution(  # noqa: PLR0917  # the arguments are those of aten
         x: Any,
@@ -236,9 +270,18 @@ def _translations() -> Mapping[Any, Any]:
         groups: int = 1,
         dilation: Any = (1, 1),
     ) -> Any:
-        given = (x, weight) if bias is None else (x, weight, bias)
-        around = {"strides": [*stride], "pads": [*padding] * 2, "dilations": [*dilation], "group": groups}
-        return op.ConvTranspose(*given, output_padding=[*output_padding], **around)
+        around = _geometry(stride, padding, dilation, groups)
+        return op.ConvTranspose(*_present(x, weight, bias), output_padding=[*output_padding], **around)
+
+    def batch_norm(  # noqa: PLR0917  # the arguments are those of aten
+        x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float, cudnn: bool
+    ) -> Any:
+        if training:
+            raise NotImplementedError("statistics of the batch itself; this operator is taken apart")
+        channels = int(x.shape[1])
+        scale = op.Constant(value_floats=[1.0] * channels) if weight is None else weight
+        shift = op.Constant(value_floats=[0.0] * channels) if bias is None else bias
+        return op.BatchNormalization(x, scale, shift, mean, var, epsilon=eps)
 
     def group_norm(  # noqa: PLR0917  # the arguments are those of aten
         x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn: bool = True
@@ -253,12 +296,39 @@ def _translations() -> Mapping[Any, Any]:
             y = op.Mul(y, op.Unsqueeze(weight, op.Constant(value_ints=[1, 2])))
         return y if bias is None else op.Add(y, op.Unsqueeze(bias, op.Constant(value_ints=[1, 2])))
 
-    aten = torch.ops.aten
+    def resize(x: Any, size: Any, align_corners: bool, scales: Any = None) -> Any:
+        batch, one = op.Shape(x, start=0, end=2), op.Constant(value_ints=[1])
+        lengths = [op.Constant(value_ints=[n]) if isinstance(n, int) else op.Reshape(n, one) for n in size]
+        return op.Resize(
+            x,
+            None,
+            None,
+            op.Concat(batch, *lengths, axis=0),
+            mode="linear",
+            coordinate_transformation_mode="align_corners" if align_corners else "half_pixel",
+            antialias=1,
+            exclude_outside=1,  # at borders PyTorch weighs what lies inside
+        )
+
     return {
-        aten.conv2d.default: convolution,
-        aten.conv_transpose2d.input: transposed_convolution,
-        aten.group_norm.default: group_norm,
+        _aten.conv2d.default: convolution,
+        _aten.conv_transpose2d.input: transposed_convolution,
+        _aten.batch_norm.default: batch_norm,
+        _aten.group_norm.default: group_norm,
+        _aten.relu_.default: op.Relu,
+        _aten.leaky_relu_.default: lambda x, slope=0.01: op.LeakyRelu(x, alpha=slope),
+        _aten.detach_.default: op.Identity,
+        _aten.to.dtype: lambda x, dtype, *_: op.Cast(x, to=dtype),
+        _aten._upsample_bilinear2d_aa.vec: resize,
     }
+
+
+def _present(*values: Any) -> list[Any]:
+    return [value for value in values if value is not None]
+
+
+def _geometry(stride: Any, padding: Any, dilation: Any, groups: int) -> dict[str, Any]:
+    return {"strides": [*stride], "pads": [*padding] * 2, "dilations": [*dilation], "group": groups}
 
 
 def _simplified(model: Any) -> Any:

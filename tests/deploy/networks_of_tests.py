@@ -1,0 +1,109 @@
+"""Networks whose weights and statistics all matter, and how far their exported graphs are from PyTorch."""
+
+import gc
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from medarts import create_model
+from medarts.deploy.deployable import Deployable, TorchEngine
+from medarts.deploy.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine
+from medarts.deploy.graphs import to_onnx
+from medarts.deploy.info import ModelInfo, Provenance
+from medarts.models import architecture_named, task_of
+
+PROVENANCE = Provenance(
+    medarts="1", torch="2", created="2026-01-01", recipe="0" * 64, weights="1", architecture="x", seed=0, images={}
+)
+
+
+def deployable(name: str, *, outputs: int = 1, size: int = 32, network: Any = (), **about: Any) -> Deployable:
+    """Returns a network with weights and statistics that no layer could be left out for."""
+    about = {"task": "segmentation", "in_channels": 1, **about}
+    torch.manual_seed(0)
+    built = create_model(name, in_channels=about["in_channels"], outputs=outputs, **dict(network))
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d) and module.weight is not None:
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.2)
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    masks = about["task"] == "segmentation" and outputs == 1
+    names = ("foreground",) if masks else tuple(f"output {number}" for number in range(outputs))
+    about = {"head": built.heads[-1], **about}
+    info = ModelInfo(name=name, outputs=names, size=size, provenance=PROVENANCE, **about)
+    return Deployable(built.eval(), info).eval()
+
+
+@cache
+def photo() -> NDArray[np.uint8]:
+    """A dermoscopic image where there is one, else shapes with noise; H x W x 3."""
+    folder = Path(os.environ.get("MEDARTS_DATA", "")) / "isic2017"
+    found = next(folder.rglob("ISIC_*.jpg"), None) if folder.is_dir() else None
+    if found is not None:
+        return np.asarray(Image.open(found).convert("RGB"))
+    rows, columns = np.mgrid[:400, :500]
+    shape = ((rows - 180) ** 2 / 2 + (columns - 260) ** 2 < 10_000) * 120.0
+    noise = np.random.default_rng(0).normal(60, 20, (400, 500, 3))
+    return (shape[..., None] + noise).clip(0, 255).astype(np.uint8)
+
+
+def largest_difference(one: Deployable, content: bytes, engine: Callable[..., Engine] = OnnxRuntimeEngine) -> float:
+    """Returns how far an engine is from PyTorch on parts of odd sizes, alone and in batches."""
+    differences = []
+    exported, built = engine(content, threads=1), TorchEngine(one)
+    for number, height, width in ((1, 137, 161), (3, one.info.size, one.info.size), (2, 50, 19), (1, 301, 287)):
+        starts = [(17 * row, 23 * row) for row in range(number)]
+        parts = [photo()[top : top + height, left : left + width, : one.info.in_channels] for top, left in starts]
+        images = np.stack(parts).transpose(0, 3, 1, 2).astype(np.float32)
+        # Percentiles of the image itself, and some that are given.
+        limits = np.array([[np.nan, np.nan], [20, 190], [np.nan, np.nan]], np.float32)[:number]
+        found, wanted = exported.run(images, limits), built.run(images, limits)
+        assert list(found) == list(one.output_names)
+        differences.append(np.abs(found["probabilities"] - wanted["probabilities"]).max())
+        assert np.ptp(wanted["probabilities"]) > 1e-3, "all probabilities are the same"
+    return float(max(differences))
+
+
+BASELINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    # Settings of the network; outputs, scaling and size.
+    "unet": ({"width": 4, "depth": 3}, {"window": (20.0, 200.0)}),
+    "attention-unet": ({"width": 4, "depth": 3}, {"outputs": 3, "in_channels": 3}),
+    "multiresunet": ({"width": 4, "depth": 3}, {"percentiles": (1.0, 99.0)}),
+    "r2unet": ({"width": 4, "depth": 3}, {}),
+    "attention-r2unet": ({"width": 4, "depth": 3}, {"head": "average"}),
+    "resenc-unet": ({"width": 4, "depth": 4, "deep_supervision": True}, {"percentiles": (0.5, 99.5), "in_channels": 3}),
+    "unetpp": ({"width": 4, "depth": 3}, {"in_channels": 3, "head": "average"}),
+    "chexnet": ({}, {"outputs": 14, "size": 64}),
+}
+
+ZOO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "alpha0_5_stage1_double_deep_ep80": ({"init_channel": 4}, {"in_channels": 3}),
+    "alpha0_5_stage1_nodouble_deep_ep80": ({"init_channel": 4, "norm": "batch"}, {"window": (0.0, 180.0)}),
+    "layer7_double_deep": ({"init_channel": 4, "norm": "batch"}, {"outputs": 4, "percentiles": (2.0, 98.0)}),
+    "stage0_double_deep_ep80_newim": ({"init_channel": 4, "norm": "batch"}, {"head": "average"}),
+    "stage1_layer9_110epoch_double_deep_final": ({"init_channel": 4, "norm": "batch"}, {}),
+    "chestxray14_first_order": ({"init_channel": 4, "layers": 5}, {"outputs": 5, "size": 64}),
+    "darts_v2": ({"init_channel": 4, "layers": 5}, {"outputs": 5, "percentiles": (1.0, 99.0)}),
+}
+
+
+def check_exported(name: str, network: dict[str, Any], about: dict[str, Any], *, openvino: bool = False) -> None:
+    """Fails where an exported network gives other probabilities than PyTorch."""
+    one = deployable(name, network=network, task=task_of(architecture_named(name)), **about)
+    gc.disable()  # takes a fifth of the time while a graph is traced
+    try:
+        content = to_onnx(one)
+    finally:
+        gc.enable()
+    for engine in (OnnxRuntimeEngine, OpenVinoEngine) if openvino else (OnnxRuntimeEngine,):
+        assert largest_difference(one, content, engine) < 1e-4
