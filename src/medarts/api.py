@@ -512,12 +512,13 @@ def show(genotype: Genotype | Path | str, *, out: Path | str | None = None) -> t
         MedartsError: there is no such genotype, or the folder cannot be written.
     """
     from medarts.reporting.drawings import describe, save_drawings
+    from medarts.training.trained import structure_in
 
     found = genotype_with(genotype)
     if out is None and not isinstance(genotype, Genotype) and (Path(genotype) / "run.json").is_file():
         run = RunDirectory.open(Path(genotype))
         with run.at_work("show"):
-            return describe(found), save_drawings(found, run.path / "pictures")
+            return describe(found), save_drawings(found, run.path / "pictures", structure=structure_in(run))
     folder = Path(out) if out is not None else Path("drawings") / found.name
     check_writable(folder)
     return describe(found), save_drawings(found, folder)
@@ -542,6 +543,7 @@ def report(run: RunDirectory | Path | str) -> Path:
     from medarts.reporting.drawings import save_drawings
     from medarts.reporting.page import has_cost, write_report
     from medarts.system.console import warn
+    from medarts.training.trained import structure_in
 
     opened = RunDirectory.open(path_of(run))
     with opened.at_work("report", patience=_PATIENCE):
@@ -553,7 +555,7 @@ def report(run: RunDirectory | Path | str) -> Path:
             opened.write_json("cost.json", signed(measured[str(opened.path)].as_json()))
         if (opened.path / "genotype.json").exists():
             genotype = load_genotype(opened.path)
-            save_drawings(genotype, opened.path / "pictures")
+            save_drawings(genotype, opened.path / "pictures", structure=structure_in(opened))
             text = space_of(genotype).to_text(genotype)
             if text is not None:
                 write_whole(opened.path / "genotype.txt", text + "\n")
@@ -732,12 +734,13 @@ def _figure(figure: Path | str, names: Sequence[Path | str], *, repeats: int) ->
 def _architecture(
     network: Any, searched: RunDirectory | None, recipe: Recipe, *, init_channel: int | None, changes: Sequence[str]
 ) -> "Architecture":
-    model = recipe.train.model
+    model: Architecture | None = recipe.train.model
     is_baseline = isinstance(network, Settings) or (isinstance(network, str) and network in models)
     if searched is None and network is not None and not is_baseline:
         found = network if isinstance(network, Genotype) else architecture_named(str(network))
         if isinstance(found, Genotype):
             return genotype_with(found, init_channel=init_channel, changes=changes)
+        model = found
     if model is not None:
         if init_channel is not None or any(map(_is_of_space, changes)):
             raise RecipeError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from medarts.config import Recipe
 from medarts.config.reading import differences
@@ -15,16 +15,23 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import Listing, about, changed_files, counted_names, read_listing
 from medarts.errors import MedartsError, RunError
 from medarts.models import Architecture, initial_weights
+from medarts.models.pruned import Pruned
+from medarts.network.structure import Structure
+from medarts.registry import Settings
 from medarts.spaces.genotype import RANDOM, Genotype, load_genotype, zoo
+from medarts.system.files import exists
 from medarts.system.names import printable
 from medarts.training.trained import architecture_of
 
-Kind = Literal["searched", "random", "published", "baseline"]
+Kind = Literal["searched", "random", "published", "baseline", "pruned"]
 """Where a network comes from."""
 
-MAY_DIFFER = ("seed", "space", "search", "derive")
+MAY_DIFFER = ("seed", "space", "search", "derive", "prune")
 """Sections of a recipe, beside ``train.model``, that decide neither training nor scores: the network and its seed."""
 
+
+PRUNING = "pruning.json"
+"""File of the run that a pruning ends with."""
 
 _SEARCH = ("recipe_fingerprint_without_seed", "data_fingerprint", "stage", "epoch")
 """What the provenance of a genotype says of its search, beside the seed."""
@@ -60,6 +67,8 @@ class Candidate:
     @property
     def began_from(self) -> str | None:
         """What the runs began from, a file or a trained network; None for training from scratch."""
+        if _was_pruned(self.runs[0]):
+            return str(self.runs[0].facts["initial"]["network"])
         if "initial" in (facts := self.runs[0].facts):
             return f"{facts['initial']['network']} ({facts['weights_fingerprint']})"
         weights = initial_weights(self.architecture)
@@ -68,6 +77,8 @@ class Candidate:
     @cached_property
     def kind(self) -> Kind:
         """Where the network comes from, by the provenance of its genotype."""
+        if isinstance(self.architecture, Pruned):
+            return "pruned"
         if not isinstance(self.architecture, Genotype):
             return "baseline"
         if self.architecture.provenance.get("source") == RANDOM:
@@ -150,7 +161,8 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
     for run in (RunDirectory.open(path, kind="train") for path in paths):
         facts = run.facts
         # A network that was fine-tuned is another than the same one trained from scratch.
-        network = _nameless(architecture_of(run)), facts["weights_fingerprint"] if "initial" in facts else None
+        is_other = "initial" in facts and not _was_pruned(run)
+        network = _nameless(architecture_of(run)), facts["weights_fingerprint"] if is_other else None
         members = next((runs for known, runs in groups if known == network), None)
         if members is None:
             groups.append((network, [run]))
@@ -225,8 +237,20 @@ def training_seconds(run: RunDirectory) -> float:
 
 
 def _nameless(architecture: Architecture) -> Architecture:
-    """Returns an architecture without what does not change the network."""
+    """Returns an architecture without what does not change the network.
+
+    Pruned ones are known by what was asked for: other seeds have other channels left.
+    """
+    if isinstance(architecture, Pruned):
+        structure = Structure() if architecture.history else architecture.structure
+        base = cast(Genotype | Settings, _nameless(architecture.base))
+        return replace(architecture, name="", base=base, structure=structure)
     return replace(architecture, name="", provenance={}) if isinstance(architecture, Genotype) else architecture
+
+
+def _was_pruned(run: RunDirectory) -> bool:
+    """Whether a run is the end of a pruning, and began with what that has left of the network."""
+    return "initial" in run.facts and exists(run.path / PRUNING)
 
 
 def _unique_names(runs: Sequence[RunDirectory]) -> list[str]:
@@ -243,8 +267,10 @@ def _unique_names(runs: Sequence[RunDirectory]) -> list[str]:
 
 
 def _check_recipes(first: tuple[RunDirectory, Recipe], other: tuple[RunDirectory, Recipe]) -> None:
+    # Fine-tuning has epochs of its own, after those of the network that was pruned.
+    may_differ = rf"train\.(model{'|epochs$' if _was_pruned(first[0]) or _was_pruned(other[0]) else ''})\b"
     for field, value, changed in differences(first[1], other[1], without=MAY_DIFFER):
-        if not re.match(r"train\.model\b", field):
+        if not re.match(may_differ, field):
             raise RunError(
                 f"{field} is {value} in {first[0].path}, but {changed} in {other[0].path}.",
                 fix="Compare runs that were trained with one recipe.",
@@ -310,7 +336,7 @@ def _check_data(first: RunDirectory, other: RunDirectory) -> None:
 
 def _check_beginning(candidate: Candidate) -> None:
     """Refuses seeds of one network that began from different weights."""
-    first, *others = candidate.runs
+    first, *others = (run for run in candidate.runs if not _was_pruned(run))
     for run in others:
         one, two = (of.facts.get("weights_fingerprint") or "not given" for of in (first, run))
         if one != two:

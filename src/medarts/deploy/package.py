@@ -7,6 +7,7 @@ A package is a ZIP file without compression whose name ends in ``.medarts``:
     model.json           what it expects and gives, a `ModelInfo`
     recipe.yaml          by which it was trained, without paths; with the settings of a baseline
     genotype.json        of a derived network
+    structure.json       what was cut away of a pruned one
     scores.json          means with intervals
     card.json            the model card, in numbers
     MODEL_CARD.md        the model card, to read
@@ -36,7 +37,9 @@ from medarts.deploy.deployable import Deployable
 from medarts.deploy.info import ModelInfo
 from medarts.errors import MedartsError, RunError
 from medarts.models import Architecture, without_weights
-from medarts.spaces.genotype import from_json
+from medarts.models.pruned import FILE as STRUCTURE
+from medarts.models.pruned import pruned_from_json
+from medarts.spaces.genotype import Genotype, from_json
 from medarts.system.files import read_whole
 from medarts.training.trained import TrainedNetwork
 
@@ -194,7 +197,7 @@ def _check(entries: list[zipfile.ZipInfo], names: list[str], size: int) -> None:
 
 
 def _is_known(name: str) -> bool:
-    return name in (*_NEEDED, GENOTYPE) or _EXAMPLE.fullmatch(name) is not None
+    return name in (*_NEEDED, GENOTYPE, STRUCTURE) or _EXAMPLE.fullmatch(name) is not None
 
 
 def _recipe(content: bytes, path: Path) -> Recipe:
@@ -225,8 +228,16 @@ def _check_info(info: ModelInfo, recipe: Recipe) -> None:
 
 
 def _architecture(files: Mapping[str, bytes], recipe: Recipe, path: Path) -> Architecture:
-    if recipe.train.model is not None:
-        return without_weights(recipe.train.model)
+    base = recipe.train.model or _genotype(files, path)
+    if STRUCTURE not in files:
+        return without_weights(base)
+    try:
+        return without_weights(pruned_from_json(files[STRUCTURE], base, origin=STRUCTURE))
+    except RunError as error:
+        raise _DamagedError(error.problem.rstrip(".")) from None
+
+
+def _genotype(files: Mapping[str, bytes], path: Path) -> Genotype:
     if GENOTYPE not in files:
         raise _DamagedError(f"{GENOTYPE} is missing")
     try:

@@ -110,9 +110,6 @@ def _named(name: str | Path, run: RunDirectory | None) -> Architecture:
 
 def _architecture(model: Architecture, *, init_channel: int | None, changes: Sequence[str]) -> Architecture:
     if isinstance(model, Pruned):
-        if changes or init_channel is not None:
-            what = "init_channel" if init_channel is not None else changes[0].partition("=")[0]
-            raise RecipeError(f"{model.name} is pruned, and keeps its settings.", fix=f"Leave {what} out.")
         return model
     if isinstance(model, Genotype):
         return genotype_with(model, init_channel=init_channel, changes=changes)
@@ -127,8 +124,9 @@ def _architecture(model: Architecture, *, init_channel: int | None, changes: Seq
 def _check_changes(
     architectures: Mapping[str, Architecture], *, init_channel: int | None, changes: Sequence[str]
 ) -> None:
-    """Refuses changes of what none of the networks has."""
-    names, are_genotypes = ", ".join(architectures), {isinstance(each, Genotype) for each in architectures.values()}
+    """Refuses changes of what none of the networks has; a pruned one keeps its settings."""
+    names = ", ".join(architectures)
+    are_genotypes = {isinstance(each, Genotype) for each in architectures.values() if not isinstance(each, Pruned)}
     if init_channel is not None and True not in are_genotypes:
         raise RecipeError(f"{names} has no init_channel.", fix="Leave init_channel out.")
     valid = {"space": True in are_genotypes, "model": False in are_genotypes}

@@ -20,6 +20,7 @@ KINDS: Mapping[Kind, tuple[str, str]] = {
     "random": ("slate", "s"),
     "published": ("purple", "D"),
     "baseline": ("orange", "^"),
+    "pruned": ("green", "P"),
 }
 """Colour of the palette and marker of every kind of network; the same in all figures and tables."""
 

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.path import Path as Curve
 
+from medarts.network.structure import Structure
 from medarts.reporting.journals import state_name
 from medarts.reporting.style import FAINT, INK, MUTED, SURFACE, colors_of, save, styled
 from medarts.spaces import space_of
@@ -37,10 +38,17 @@ _RADIUS = 0.2
 Point = tuple[float, float]
 
 
-def drawings(genotype: Genotype) -> dict[str, Figure]:
-    """Returns all drawings of a genotype by their names: the lattice where its space has one, and one of each cell."""
+def drawings(genotype: Genotype, structure: Structure | None = None) -> dict[str, Figure]:
+    """Returns all drawings of a genotype by their names: the lattice where its space has one, and one of each cell.
+
+    Args:
+        genotype: the genotype.
+        structure: what was cut away of its network.
+    """
     space = space_of(genotype)
-    lattice = space.lattice_of(genotype)
+    cut = structure if structure is not None and (structure.without or structure.heads) else None
+    whole = space.lattice_of(genotype)
+    lattice = whole if cut is None else space.lattice_of(genotype, without=cut.without, heads=cut.heads)
     figures = {} if lattice is None else {"lattice": draw_lattice(lattice)}
     for kind, cell in genotype.cells.items():
         inputs, meaning = space.cell_inputs.get(kind, ()), space.cell_meanings.get(kind, "")
@@ -48,15 +56,15 @@ def drawings(genotype: Genotype) -> dict[str, Figure]:
     return figures
 
 
-def save_drawings(genotype: Genotype, folder: Path) -> list[Path]:
-    """Writes every drawing of a genotype as SVG and PNG, and returns the files.
+def save_drawings(genotype: Genotype, folder: Path, *, structure: Structure | None = None) -> list[Path]:
+    """Writes every drawing of a genotype as SVG and PNG, and returns the files; see `drawings`.
 
     Raises:
         RunError: one cannot be written; those of an earlier call are replaced as a whole.
     """
     make_folder(folder)
     paths = []
-    for name, figure in drawings(genotype).items():
+    for name, figure in drawings(genotype, structure).items():
         for file_format in FORMATS:
             path, content = folder / f"{name}.{file_format}", io.BytesIO()
             save(figure, content, file_format=file_format)

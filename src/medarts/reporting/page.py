@@ -22,6 +22,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import check_signed
 from medarts.errors import RunError
 from medarts.evaluation.files import again
+from medarts.network.structure import Structure
 from medarts.profiling.cost import BACKENDS, Cost
 from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history
 from medarts.reporting.scores import read_run_scores
@@ -43,6 +44,7 @@ from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load_genotype as load
 from medarts.system.console import warn
 from medarts.system.files import UNFINISHED, write_whole
+from medarts.training.trained import structure_in
 
 T = TypeVar("T")
 
@@ -91,7 +93,7 @@ def _content(run: RunDirectory) -> Content:
         "scores": read,
         "curves": curves,
         "gaps": _gaps(read_gaps(run, history)),
-        "genotype": _genotype(genotype) if genotype else None,
+        "genotype": _genotype(genotype, structure_in(run)) if genotype else None,
         "architecture": read_architecture(run, history),
         "cost": _cost(cost) if cost else None,
         "environment": _environment(facts, history),
@@ -188,10 +190,10 @@ def _gaps(gaps: Content | None) -> Content | None:
     return gaps | {"table": table(frame, columns, caption="discretisation gap")}
 
 
-def _genotype(genotype: Genotype) -> Content:
+def _genotype(genotype: Genotype, structure: Structure | None) -> Content:
     from medarts.reporting import drawings, style
 
-    figures = drawings.drawings(genotype)
+    figures = drawings.drawings(genotype, structure)
     return {
         "name": genotype.name,
         "space": genotype.space,

@@ -4,6 +4,7 @@ Sections follow Mitchell et al., Model Cards for Model Reporting, FAT* 2019 (arX
 numbers; ``MODEL_CARD.md`` is made of it by a template, whose sentences are the same for all networks.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from medarts.deploy.info import ModelInfo
 from medarts.evaluation.stats import FEW_PATIENTS
 from medarts.evaluation.summary import ALL, MEAN_OF_CLASSES, MEAN_OF_DATASETS, MEAN_OF_FINDINGS, MEAN_OF_FREQUENT
 from medarts.metrics import Metric, metrics_of
+from medarts.models import Architecture
+from medarts.models.pruned import Pruned
 from medarts.profiling.cost import Cost
 from medarts.spaces.genotype import Genotype
 from medarts.training.trained import TrainedNetwork
@@ -71,8 +74,9 @@ def card_of(
             "spacing_mm": info.spacing,
         },
         "network": {
-            "kind": f"derived, {architecture.space}" if isinstance(architecture, Genotype) else "baseline",
+            "kind": _kind(architecture),
             "architecture": info.provenance.architecture,
+            "prunings": [dict(asked) for asked in architecture.history] if isinstance(architecture, Pruned) else [],
             "head": info.head,
         },
         "training": {
@@ -111,8 +115,15 @@ def card_text(card: Mapping[str, Any]) -> str:
     )
     environment.filters["number"] = _number
     environment.filters["cell"] = _cell
+    environment.filters["json"] = json.dumps
     titles = {one.name: one.title for one in metrics_of(card["task"])}
     return environment.get_template("model_card.md").render(card=card, titles=titles)
+
+
+def _kind(architecture: Architecture) -> str:
+    if isinstance(architecture, Pruned):
+        return f"{_kind(architecture.base)}, pruned"
+    return f"derived, {architecture.space}" if isinstance(architecture, Genotype) else "baseline"
 
 
 def _shown(info: ModelInfo) -> tuple[Metric, ...]:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,10 @@ from medarts.evaluation.files import EXAMPLES
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.stats import LEVEL
 from medarts.models import Architecture
+from medarts.models.pruned import FILE as STRUCTURE
+from medarts.models.pruned import Pruned
 from medarts.profiling.cost import Cost, measure_costs
+from medarts.registry import Settings
 from medarts.sharing.card import Subjects, card_of, card_text
 from medarts.spaces import load_genotype, zoo
 from medarts.spaces.genotype import Genotype
@@ -102,7 +105,8 @@ def packed(run: RunDirectory, *, domain: str | None = None, examples: bool = Fal
     """Returns the bytes of a package; see `pack`."""
     trained = trained_of(run)
     deployable = deployable_of(run, domain=domain)
-    names = _Names(_network_name(trained.architecture, deployable.info), _dataset_names(trained.recipe))
+    shared = _shared_architecture(trained.architecture, deployable.info)
+    names = _Names(shared.name, _dataset_names(trained.recipe))
     scores = _scores(run, "test", deployable.info)
     info = _shared_info(run, _observed(run, deployable.info, domain), names, scores)
     return _content(run, trained, info, names, scores, examples=examples)
@@ -136,9 +140,12 @@ def _content(
         package.CARD_TEXT: card_text(card).encode(),
         **{f"examples/{number}.png": picture for number, picture in enumerate(pictures, 1)},
     }
-    if isinstance(trained.architecture, Genotype):
-        shared = _shared_genotype(trained.architecture, names.network)
-        files[package.GENOTYPE] = shared.to_json().encode() + b"\n"
+    shared = _shared_architecture(trained.architecture, info)
+    base = shared.base if isinstance(shared, Pruned) else shared
+    if isinstance(shared, Pruned):
+        files[STRUCTURE] = shared.to_json().encode()
+    if isinstance(base, Genotype):
+        files[package.GENOTYPE] = base.to_json().encode() + b"\n"
     return package_bytes(files)
 
 
@@ -176,11 +183,21 @@ def _without_paths(value: Any, as_json: Any) -> Any:
     return as_json
 
 
-def _network_name(architecture: Architecture, info: ModelInfo) -> str:
+def _shared_architecture(architecture: Architecture, info: ModelInfo) -> Architecture:
+    """Returns an architecture without what somebody has written by hand: its name, and where it comes from."""
+    if isinstance(architecture, Pruned):
+        base = architecture.base
+        shared = cast(Genotype | Settings, _shared_architecture(base, info))
+        # By default its name begins with that of what was pruned.
+        rest = architecture.name.removeprefix(base.name) if architecture.name.startswith(base.name) else "-pruned"
+        return replace(architecture, name=f"{shared.name}{rest}", base=shared)
     if not isinstance(architecture, Genotype):
-        return architecture.name
-    published = architecture.name in zoo() and load_genotype(architecture.name).cells == architecture.cells
-    return architecture.name if published else f"{architecture.space}-{info.provenance.weights[:6]}"
+        return architecture
+    if architecture.name in zoo() and load_genotype(architecture.name).cells == architecture.cells:
+        return architecture
+    provenance = {key: value for key, value in architecture.provenance.items() if key in _FINGERPRINTS}
+    name = f"{architecture.space}-{info.provenance.weights[:6]}"
+    return replace(architecture, name=name, provenance=provenance)
 
 
 def _dataset_names(recipe: Recipe) -> dict[str, str]:
@@ -191,13 +208,6 @@ def _dataset_names(recipe: Recipe) -> dict[str, str]:
         own = source.domain == source.kind or source.domain.casefold() not in folders
         names[source.domain] = source.domain if own else f"data set {number}"
     return names
-
-
-def _shared_genotype(genotype: Genotype, name: str) -> Genotype:
-    if name == genotype.name:
-        return genotype
-    provenance = {key: value for key, value in genotype.provenance.items() if key in _FINGERPRINTS}
-    return replace(genotype, name=name, provenance=provenance)
 
 
 def _shared_info(run: RunDirectory, info: ModelInfo, names: _Names, scores: Scores) -> ModelInfo:

@@ -11,8 +11,9 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.models import Architecture, network_of, without_weights
 from medarts.models.pruned import FILE as STRUCTURE
-from medarts.models.pruned import read_pruned
+from medarts.models.pruned import Pruned, read_pruned
 from medarts.network import Network
+from medarts.network.structure import Structure
 from medarts.spaces.genotype import load_genotype
 
 
@@ -63,6 +64,16 @@ def architecture_of(run: RunDirectory, recipe: Recipe | None = None) -> Architec
     """
     base = (recipe or run.recipe).train.model or load_genotype(run.path)
     return read_pruned(run.path, base) if STRUCTURE in run.facts["files"] else base
+
+
+def structure_in(run: RunDirectory) -> Structure | None:
+    """Returns what was cut away of the network of a run; None for a search, and for a network that is whole.
+
+    Raises:
+        GenotypeError, RunError: see `architecture_of`.
+    """
+    architecture = None if run.facts["kind"] == "search" else architecture_of(run)
+    return architecture.structure if isinstance(architecture, Pruned) else None
 
 
 def trained_of(run: RunDirectory, kind: str = "best") -> TrainedNetwork:
