@@ -42,7 +42,7 @@ def pooled_logits(linear: nn.Linear, features_bchw: Tensor) -> Tensor:
     Also inside autocast: in bf16 the logits of many images would be equal, and could not be ranked.
     """
     device = features_bchw.device.type
-    # Meta tensors, with which FLOPs are counted, have no autocast. Where it is off, exported graphs need no part for it.
+    # Meta tensors, with which FLOPs are counted, have no autocast. Where it is off, exported graphs need no part of it.
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     with torch.autocast(device, enabled=False) if on else nullcontext():
         logits: Tensor = linear(features_bchw.to(linear.weight.dtype).mean((2, 3)))
