@@ -346,4 +346,4 @@ metrics = _built_in("metric", "metrics", "metrics")
 sources = _built_in("kind of data source", "data.sources", "sources", key="kind")
 gradients = _built_in("gradient", "nas.gradients", "gradients")
 regularizers = _built_in("regularizer", "nas.regularizers", "regularizers")
-criteria = _built_in("criterion", "pruning.criteria", "criteria")
+criteria = _built_in("criterion", "pruning.depth", "criteria")  # which imports those of channels

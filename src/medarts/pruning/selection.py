@@ -348,21 +348,34 @@ def _kept_channels(cuts: _Cuts) -> Kept:
 
 
 def _kept_latency(cuts: _Cuts) -> Kept:
-    image = np.random.default_rng(0).random((1, *cuts.image.shape[1:]), np.float32)
-
-    def exported(network: Network) -> Callable[[], object]:
-        engine = OnnxRuntimeEngine(_onnx(network, image.shape), threads=1)
-        return partial(engine.run, image, np.empty((1, 2), np.float32))
-
     network = copy.deepcopy(cuts.network).eval().cpu()
+    share_of = latency_shares(network, cuts.image)
+    return lambda place: share_of(cuts.copy(place, network))
+
+
+def latency_shares(network: Network, image: Tensor) -> Callable[[Network], float]:
+    """Returns what measures the share of a network's latency that another one has, both exported and timed in turns.
+
+    Args:
+        network: in evaluation mode, on the CPU, as is the other one.
+        image: (1, C, H, W) of the size that they are timed for.
+
+    Raises:
+        MedartsError: the network cannot be exported; the function that is returned raises it too.
+    """
+    given = np.random.default_rng(0).random((1, *image.shape[1:]), np.float32)
+
+    def exported(each: Network) -> Callable[[], object]:
+        engine = OnnxRuntimeEngine(_onnx(each, given.shape), threads=1)
+        return partial(engine.run, given, np.empty((1, 2), np.float32))
+
     whole = exported(network)
 
-    def kept(place: int) -> float:
-        passes = [whole, exported(cuts.copy(place, network))]
-        before, after = time_in_turns(passes, threads=1, batch=1, repeats=TURNS)
+    def share_of(other: Network) -> float:
+        before, after = time_in_turns([whole, exported(other)], threads=1, batch=1, repeats=TURNS)
         return after.median_ms / before.median_ms
 
-    return kept
+    return share_of
 
 
 def _onnx(network: Network, shape: Sequence[int]) -> bytes:

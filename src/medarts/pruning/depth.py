@@ -1,0 +1,473 @@
+"""Depth: whole cells of a lattice and late heads go, chosen by what they add to the loss for what they save.
+
+A network of many small operations is bound on a CPU by their number, which cutting channels does not change. Here parts
+go one at a time: of all that can, the one with which the loss on validation images rises least for what is saved, until
+the target is met. Not all are tried at every step: what a part added to the loss before others went is taken for the
+least that it adds now, and only the best are tried again (lazy greedy search, Minoux 1978). A loss that falls is a gain
+without a price: the part that lowers it most for the largest saving goes first.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from medarts.config.section import Whole
+from medarts.data.batches import Batches, Mixture
+from medarts.errors import RecipeError, RunError
+from medarts.network import Network
+from medarts.profiling.cost import count_flops, count_parameters
+from medarts.profiling.flops import FlopCounter
+from medarts.pruning.selection import MOST_EXPORTS, NEAR, Target, latency_shares
+from medarts.registry import Settings, criteria
+from medarts.system.console import Bar, progress_bar
+from medarts.system.randomness import seed_of
+from medarts.tasks import Task
+
+OPERATION_SECONDS, FLOPS_A_SECOND, BYTES_A_SECOND = 1e-5, 3e10, 5e9
+"""By which the latency of parts is estimated: the time that every operation takes, and what one core computes and
+writes. They decide in which order parts go; whether the target is met is measured."""
+
+LAST_HEAD = None
+"""Stands for the last head among the names of parts that can go."""
+
+Option = str | None
+
+Loss = Callable[[Network], float]
+"""A network in evaluation mode -> the mean loss of its last head."""
+
+Cost = Callable[[Network], float]
+"""A network -> what it costs, in the unit of the target."""
+
+
+class DepthSettings(Settings):
+    """Depth: whole cells and late heads go, one at a time, where the loss rises least for what is saved.
+
+    Attributes:
+        images: validation images, at most, on which the loss is measured, drawn by the seed of the recipe.
+    """
+
+    name: Literal["depth"] = "depth"
+    images: Annotated[Whole, Field(ge=1, le=100_000)] = 64
+
+
+@dataclass(frozen=True)
+class Step:
+    """What goes at a step.
+
+    Attributes:
+        part: its name; None where it is the last head.
+        loss: of the last head that is left.
+        kept: what is kept then of the quantity that the target is for, as a share; of the latency it is estimated.
+    """
+
+    part: Option
+    loss: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class DepthSelection:
+    """What goes to meet a target.
+
+    Attributes:
+        without: parts that go, and
+        heads: heads that stay, early to last, for `Network.take_away`.
+        kept: what is kept of the quantity that the target is for, as a share.
+        loss_before: of the network as it is.
+        steps: in their order.
+    """
+
+    without: tuple[str, ...]
+    heads: tuple[str, ...]
+    kept: float
+    loss_before: float
+    steps: tuple[Step, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the selection as what JSON can hold."""
+        return asdict(self)
+
+
+@criteria.register("depth", settings=DepthSettings)
+class Depth:
+    """A method of pruning that, unlike a criterion, leaves channels as they are.
+
+    Args:
+        settings: its settings.
+    """
+
+    def __init__(self, settings: DepthSettings) -> None:
+        self.settings = settings
+
+    def choose(
+        self, target: Target, network: Network, *, task: Task, validation: Batches, seed: int, image: Tensor
+    ) -> DepthSelection:
+        """Returns the parts and heads that go until a target is met; see `choose_parts`.
+
+        The loss is that of the last head, which is the one in use, on fixed images. They are validation images: a
+        network has learned its training images by heart, and what it loses hardly shows there. Few are enough, as all
+        networks are compared on the same ones.
+
+        Args:
+            target: what is to be kept.
+            network: stays as it is.
+            task: has the loss.
+            validation: the validation images.
+            seed: of the recipe.
+            image: (1, C, H, W) of the size that costs are counted for.
+        """
+        loss = loss_over(validation, task, images=self.settings.images, seed=seed)
+        return choose_parts(target, network, loss, image=image)
+
+
+def loss_over(batches: Batches, task: Task, *, images: int, seed: int) -> Loss:
+    """Returns the mean loss of the last head on fixed images.
+
+    Args:
+        batches: of the images to draw from.
+        task: has the loss.
+        images: their number, at most.
+        seed: by which they are drawn.
+    """
+    drawn = copy.copy(batches)
+    if len(batches.indices) > images:
+        generator = np.random.default_rng(seed_of(seed, "depth"))
+        drawn.indices = np.sort(generator.choice(batches.indices, images, replace=False))
+
+    @torch.inference_mode()
+    def loss(network: Network) -> float:
+        total = 0.0
+        for batch in drawn.all():
+            plain = Mixture(batch.images, ((1.0, batch.targets),))
+            logits = network.forward_heads(batch.images, network.heads[-1:])
+            total += float(task.loss(logits, plain)) * len(batch.images)
+        return total / len(drawn.indices)
+
+    return loss
+
+
+def choose_parts(target: Target, network: Network, loss: Loss, *, image: Tensor) -> DepthSelection:
+    """Returns the parts and heads that go until a target is met.
+
+    FLOPs and parameters are counted. Latency is estimated from the operations, what they compute and what they write,
+    and is measured, by turns with the whole network, where the estimate meets the target.
+
+    Args:
+        target: what is to be kept; not ``keep_channels``.
+        network: stays as it is.
+        loss: judges networks; see `loss_over`.
+        image: (1, C, H, W) of the size that costs are counted for.
+
+    Raises:
+        MedartsError: the network cannot be exported, for a target of the latency.
+        RecipeError: the target is one of channels.
+        RunError: nothing can be taken away, or the target is below what is left when all goes that can go.
+    """
+    _check_possible(target, network)
+    whole, keep = copy.deepcopy(network).eval(), target.keep
+    cost = _COSTS[target.name](image)
+    smallest = _smallest(whole, cost)
+    counted = smallest.cost / cost(whole)
+    if target.name == "keep_latency":
+        share_of = latency_shares(copy.deepcopy(whole).cpu(), image)
+        measured = share_of(_reduced(whole, smallest.without, smallest.heads).cpu())
+        _check_reachable(target, measured)
+        with progress_bar("depth (%)", 100) as bar:
+            search = _Search(whole, loss, cost, smallest, keep=keep * counted / measured, bar=bar)
+            return _fast_enough(search, target, share_of, scale=measured / counted)
+    _check_reachable(target, counted)
+    with progress_bar("depth (%)", 100) as bar:
+        search = _Search(whole, loss, cost, smallest, keep=keep, bar=bar)
+        steps = search.first(keep)
+    kept = search.steps[steps - 1].kept
+    _check_reachable(target, kept)
+    return search.selection(steps, kept=kept)
+
+
+def _check_possible(target: Target, network: Network) -> None:
+    if target.name == "keep_channels":
+        raise RecipeError(
+            "keep_channels is no target of depth, which leaves channels as they are.",
+            fix="Use keep_flops, keep_parameters or keep_latency.",
+        )
+    if not _options(network):
+        raise RunError(
+            "The network has no parts and no late heads that can be taken away.", fix="Choose another method, as l1."
+        )
+
+
+def _check_reachable(target: Target, least: float) -> None:
+    if least <= target.keep:
+        return
+    possible = math.ceil(100 * least) / 100
+    raise RunError(
+        f"{target.name} is {target.keep:g}, but {least:.3g} is left when all parts and heads go that can go.",
+        fix=f"Use {target.name} {possible:g} or more." if possible < 1 else "Choose another method, as l1.",
+    )
+
+
+def _fast_enough(
+    search: "_Search", target: Target, share_of: Callable[[Network], float], *, scale: float
+) -> DepthSelection:
+    """Returns what goes until the measured latency meets the target.
+
+    Args:
+        search: by estimated latency.
+        target: of the latency.
+        share_of: measures what is kept of the latency.
+        scale: measured share of the smallest network per estimated one.
+    """
+    low, high, kept = 0, 0, 1.0  # steps that leave too much, and that meet the target; 0 as long as none is known
+    share, exports = 1.0, 0
+    while not high or exports < MOST_EXPORTS:
+        steps = search.first(target.keep / scale, above=low)
+        steps = min(steps, high - 1) if high else steps
+        if steps == low:
+            break
+        share, exports = share_of(search.after(steps).cpu()), exports + 1
+        scale = share / search.steps[steps - 1].kept
+        if share > target.keep:
+            low = steps
+        else:
+            high, kept = steps, share
+            if share > target.keep - NEAR:
+                break
+    if not high:
+        _check_reachable(target, share)
+    return search.selection(high, kept=kept)
+
+
+def _latency(image: Tensor) -> Cost:
+    """Returns the estimated seconds of a pass of one image on one core."""
+
+    def seconds(network: Network) -> float:
+        counter = _OperationCounter()
+        with torch.inference_mode(), counter:
+            _on_meta(network)(image.to("meta"))
+        return counter.seconds
+
+    return seconds
+
+
+class _OperationCounter(FlopCounter):  # type: ignore[no-untyped-call]  # PyTorch leaves its base without types
+    """Estimates how long a pass takes from its operations; see ``OPERATION_SECONDS``.
+
+    Attributes:
+        seconds: of all operations so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Returns what an operation returns; counts it, or those that it consists of."""
+        flops, seconds = self.total, self.seconds
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        is_view = isinstance(out, Tensor) and out._is_view()
+        if self.seconds == seconds and isinstance(out, Tensor) and not is_view:
+            written = out.numel() * out.element_size()
+            self.seconds += OPERATION_SECONDS + (self.total - flops) / FLOPS_A_SECOND + written / BYTES_A_SECOND
+        return out
+
+
+def _flops(image: Tensor) -> Cost:
+    _, channels, size, _ = image.shape
+    return lambda network: count_flops(_on_meta(network), in_channels=channels, size=size, images=image[:1].to("meta"))
+
+
+def _on_meta(network: Network) -> Network:
+    """Returns a copy that has shapes alone."""
+    return copy.deepcopy(network).to("meta")
+
+
+_COSTS: dict[str, Callable[[Tensor], Cost]] = {
+    "keep_flops": _flops,
+    "keep_parameters": lambda image: count_parameters,
+    "keep_latency": _latency,
+}
+
+
+@dataclass(frozen=True)
+class _Smallest:
+    """About the smallest network that is left when all goes that can go.
+
+    Attributes:
+        without: parts that go.
+        heads: that stay.
+        cost: of what is left.
+    """
+
+    without: tuple[str, ...]
+    heads: tuple[str, ...]
+    cost: float
+
+
+def _smallest(network: Network, cost: Cost) -> _Smallest:
+    """Cuts after the first head, then takes away first what saves most by itself."""
+    small = _reduced(network, (), network.heads[:1])
+    costs = {part: cost(_without(small, part)) for part in small.removable_parts}
+    gone = []
+    for part in sorted(costs, key=lambda part: costs[part]):
+        if part in small.removable_parts:
+            small.take_away((part,))
+            gone.append(part)
+    return _Smallest(tuple(gone), small.heads, cost(small))
+
+
+def _options(network: Network) -> list[Option]:
+    return [*network.removable_parts, *([LAST_HEAD] if len(network.heads) > 1 else [])]
+
+
+def _without(network: Network, option: Option) -> Network:
+    """Returns a copy that lacks a part, or its last head."""
+    if option is LAST_HEAD:
+        return _reduced(network, (), network.heads[:-1])
+    return _reduced(network, (option,), network.heads)
+
+
+def _reduced(network: Network, parts: Sequence[str], heads: Sequence[str]) -> Network:
+    smaller = copy.deepcopy(network)
+    smaller.take_away(parts, heads)
+    return smaller
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A network without a part.
+
+    Attributes:
+        rise: of the loss. Infinity: the part stays.
+        saved: share of the cost of the whole network.
+        loss: of that network.
+        cost: of that network.
+        step: at which it was tried.
+    """
+
+    rise: float
+    saved: float
+    loss: float
+    cost: float
+    step: int
+
+    def price(self, needed: float) -> float:
+        """Returns what the loss rises for what is saved, of which more than is needed does not count.
+
+        A rise is divided by it; a fall is multiplied, as it is worth the more the more goes with it.
+        """
+        counts = min(self.saved, needed)
+        return self.rise / counts if self.rise > 0 else self.rise * counts
+
+
+class _Search:
+    """Takes parts away one at a time.
+
+    Args:
+        whole: in evaluation mode; stays as it is.
+        loss: judges networks.
+        cost: of networks.
+        smallest: what is in reach of the whole network.
+        keep: share of the cost that must stay in reach, whatever goes.
+        bar: shows how far it is, in percent.
+
+    Attributes:
+        steps: so far.
+    """
+
+    def __init__(self, whole: Network, loss: Loss, cost: Cost, smallest: _Smallest, *, keep: float, bar: Bar) -> None:
+        self.steps: list[Step] = []
+        self._whole, self._loss_of, self._cost_of = whole, loss, cost
+        self._smallest, self._keep, self._bar = smallest, keep, bar
+        self._network, self._loss, self._cost = whole, loss(whole), cost(whole)
+        self._loss_before, self._whole_cost = self._loss, self._cost
+        self._trials: dict[Option, _Trial] = {}
+
+    def first(self, keep: float, *, above: int = 0) -> int:
+        """Returns after how many steps a share of the cost is left at most; goes on as far as is needed.
+
+        Args:
+            keep: the share. The last step of all is returned where more is left.
+            above: steps of which there must be more, unless there are no more.
+        """
+        while len(self.steps) <= above or self.steps[-1].kept > keep:
+            if not self._step(keep):
+                return len(self.steps)
+            self._bar.reach(min(100, round(50 + 50 * (1 - self.steps[-1].kept) / (1 - keep))), 100)
+        return next(place for place, step in enumerate(self.steps, 1) if place > above and step.kept <= keep)
+
+    def after(self, steps: int) -> Network:
+        """Returns the network after the first steps."""
+        return _reduced(self._whole, *self._gone(self.steps[:steps]))
+
+    def selection(self, steps: int, *, kept: float) -> DepthSelection:
+        """Returns what goes in the first steps."""
+        taken = tuple(self.steps[:steps])
+        return DepthSelection(*self._gone(taken), kept, self._loss_before, taken)
+
+    def _gone(self, steps: Sequence[Step]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Returns the parts that go in steps, and the heads that stay."""
+        parts = tuple(step.part for step in steps if step.part is not LAST_HEAD)
+        return parts, self._whole.heads[: len(self._whole.heads) - len(steps) + len(parts)]
+
+    def _step(self, keep: float) -> bool:
+        """Takes away what has the lowest price on the way to a share; returns whether there was something."""
+        options, needed = _options(self._network), self._cost / self._whole_cost - keep
+        needed = needed if needed > 0 else 1.0
+        self._try_new(options)
+        while options:
+            best = min(options, key=lambda option: self._trials[option].price(needed))
+            trial = self._trials[best]
+            if trial.rise == math.inf:
+                return False
+            if trial.step < len(self.steps):
+                self._trials[best] = self._try(best)
+            elif self._stays_in_reach(best):
+                self._take(best, trial)
+                return True
+            else:
+                self._trials[best] = replace(trial, rise=math.inf)
+        return False
+
+    def _try_new(self, options: Sequence[Option]) -> None:
+        new = [option for option in options if option not in self._trials]
+        for number, option in enumerate(new, 1):
+            self._trials[option] = self._try(option)
+            if not self.steps:
+                self._bar.reach(50 * number // len(new), 100)
+
+    def _try(self, option: Option) -> _Trial:
+        smaller = _without(self._network, option)
+        cost = self._cost_of(smaller)
+        saved = (self._cost - cost) / self._whole_cost
+        # What earlier heads alone need saves nothing.
+        loss = self._loss_of(smaller) if saved > 0 else math.nan
+        rise = math.inf if math.isnan(loss) else loss - self._loss
+        return _Trial(rise, saved, loss, cost, len(self.steps))
+
+    def _take(self, option: Option, trial: _Trial) -> None:
+        self._network, self._loss, self._cost = _without(self._network, option), trial.loss, trial.cost
+        self.steps.append(Step(option, trial.loss, trial.cost / self._whole_cost))
+        if option is LAST_HEAD:  # another one is in use now, of which nothing was measured
+            self._trials.clear()
+
+    def _stays_in_reach(self, option: Option) -> bool:
+        """Says whether parts can still go until the share is met once this one is gone."""
+        gone, _ = self._gone(self.steps)
+        gone = gone if option is LAST_HEAD else (*gone, option)
+        try:
+            _reduced(self._whole, (*gone, *self._smallest.without), self._smallest.heads)
+        except RunError:  # the smallest network that is known has this part
+            other = _smallest(_without(self._network, option), self._cost_of)
+            if other.cost > self._keep * self._whole_cost:
+                return False
+            self._smallest = other
+        return True
