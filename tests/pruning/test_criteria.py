@@ -132,14 +132,22 @@ def test_distances_of_filters_of_several_layers() -> None:
     assert scores("fpgm", unit_of(5, (first, "out"), (second, "out"))) == pytest.approx(np.sum(distances, 1), abs=1e-6)
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d(6), nn.InstanceNorm2d(6, affine=True), nn.GroupNorm(2, 6)])
+class OwnNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(6)), nn.Parameter(torch.zeros(6))
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d(6), nn.InstanceNorm2d(6, affine=True), nn.GroupNorm(2, 6), OwnNorm()], ids=str
+)
 def test_scales_of_norms(norm: nn.Module) -> None:
     nn.init.normal_(norm.weight)
     other = nn.BatchNorm2d(8)  # of a concatenation, in which the unit's channels are the last
     nn.init.normal_(other.weight)
-    conv = nn.Conv2d(3, 6, 1)
+    conv, depthwise, activation = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1, groups=6), nn.PReLU(6, init=100.0)
     member = Member("other", other, "both", tuple((channel + 2,) for channel in range(6)))
-    unit = unit_of(6, (conv, "out"), (norm, "both"))
+    unit = unit_of(6, (conv, "out"), (norm, "both"), (depthwise, "both"), (activation, "both"))
     assert scores("slim", unit) == pytest.approx(abs(array(norm.weight)))
     both = Unit("unit", 6, (*unit.members, member), 1)
     assert scores("slim", both) == pytest.approx(np.maximum(abs(array(norm.weight)), abs(array(other.weight)[2:])))

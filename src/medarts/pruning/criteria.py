@@ -25,7 +25,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.rnn import pad_sequence
 
@@ -249,12 +248,15 @@ def _regrouped(tensor: Tensor, groups: int) -> Tensor:
 
 
 def _scaled_norms(units: Sequence[Unit]) -> list[Member]:
-    members = (member for unit in units for member in unit.members)
-    return [each for each in members if isinstance(each.module, _NormBase | nn.GroupNorm) and _has_scales(each.module)]
+    return [each for unit in units for each in unit.members if each.side == "both" and _is_scaled_norm(each.module)]
 
 
-def _has_scales(norm: nn.Module) -> bool:
-    return norm.weight is not None
+def _is_scaled_norm(module: nn.Module) -> bool:
+    """Returns whether a module has a scale and a shift for every channel, as norms do, also those of users."""
+    scales, shifts = getattr(module, "weight", None), getattr(module, "bias", None)
+    if not isinstance(scales, nn.Parameter) or not isinstance(shifts, nn.Parameter):
+        return False
+    return scales.ndim == 1 and scales.shape == shifts.shape
 
 
 def _scales(norm: nn.Module) -> Tensor:
