@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         pack,
         plan,
         predict,
+        prune,
         report,
         resume,
         search,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "medarts.api": (
         "benchmark", "compare", "cost", "doctor", "evaluate", "export", "generalize", "pack", "plan", "predict",
-        "report", "resume", "search", "show", "train",
+        "prune", "report", "resume", "search", "show", "train",
     ),
     "medarts.data.arrays": ("from_arrays", "from_dataset"),
     "medarts.data.sources": ("register_source",),
@@ -67,8 +68,9 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [
     "MedartsError", "Settings", "__version__", "benchmark", "compare", "cost", "create_model", "doctor", "evaluate",
     "export", "from_arrays", "from_dataset", "generalize", "list_models", "load", "load_genotype", "pack", "plan",
-    "predict", "register_criterion", "register_loss", "register_metric", "register_model", "register_operation",
-    "register_regularizer", "register_source", "register_space", "report", "resume", "search", "show", "train",
+    "predict", "prune", "register_criterion", "register_loss", "register_metric", "register_model",
+    "register_operation", "register_regularizer", "register_source", "register_space", "report", "resume", "search",
+    "show", "train",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ work and returns the result; nothing is printed but progress on standard error.
 """
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -17,10 +18,11 @@ from medarts.deploy.info import is_package
 from medarts.engine.directory import RunDirectory, path_of
 from medarts.errors import DataError, RecipeError, RunError, did_you_mean, quoted
 from medarts.models import architecture_named
-from medarts.registry import Settings, models
+from medarts.registry import Settings, criteria, models
 from medarts.spaces import genotype_with, load_genotype, space_of, zoo
 from medarts.spaces.genotype import Genotype
 from medarts.system.files import check_writable, exists, make_folder, write_whole, writing
+from medarts.system.names import name_of
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -152,6 +154,81 @@ def train(
     architecture = _architecture(network, searched, chosen, init_channel=init_channel, changes=changes)
     domains = "-".join(source.domain for source in chosen.data.sources)
     return start_training(chosen, architecture, _folder(out, f"{architecture.name}-{domains}"), data=_store(given))
+
+
+def prune(
+    run: RunDirectory | Path | str,
+    *,
+    method: Settings | Mapping[str, Any] | str | None = None,
+    keep_flops: float | None = None,
+    keep_parameters: float | None = None,
+    keep_latency: float | None = None,
+    keep_channels: float | None = None,
+    steps: int | None = None,
+    epochs: int | None = None,
+    sparse_epochs: int | None = None,
+    data: "DataLike | None" = None,
+    changes: Changes = (),
+    out: Path | str | None = None,
+) -> RunDirectory:
+    """Prunes a trained network: what matters least is cut out of it, and the smaller network is fine-tuned.
+
+    Of FLOPs, parameters, latency and channels one share is given that is kept. What is not given at all is as in the
+    recipe of the network, section ``prune``. The same call goes on where it was stopped.
+
+    Args:
+        run: a finished training run, or a package, which needs ``data``; a pruned one is pruned further, by shares of
+            what it has now. It is not changed.
+        method: "taylor", "l1", "fpgm", "slim", "soft", "gradual", "depth" or one that is registered; or a mapping with
+            the name and its settings. Default: taylor.
+        keep_flops: share of the FLOPs, above 0 and below 1.
+        keep_parameters: share of the parameters.
+        keep_latency: share of the latency of the exported network, in ONNX Runtime on one thread.
+        keep_channels: share of the channels that can be cut.
+        steps: cuts, each followed by its share of the fine-tuning. Default: 1.
+        epochs: of the fine-tuning, at ``train.finetune_lr`` times the learning rate. Default: those of the training.
+        sparse_epochs: of the training before the cut that slim, soft and gradual need. Default: ``epochs``.
+        data: as in `search`, of the same classes or findings. Default: those of the recipe.
+        changes: changes of the recipe, such as ``"train.finetune_lr=0.2"``.
+        out: folder of the run, new, empty, or of the same pruning. Default: runs/RUN-METHOD-PERCENT.
+
+    Returns:
+        The run of the pruned network, a training run as any other; its pruning.json says what was cut.
+
+    Raises:
+        RunError: the run has not finished, the target cannot be reached, or the folder holds something else.
+        RecipeError: there is no target, or several, or another value does not fit.
+        DivergedError: a loss became NaN or infinite.
+        InterruptedRunError: Ctrl-C; the same call goes on.
+        MedartsError: data or device do not fit; nothing was written then.
+
+    >>> prune("runs/t", method="l1", keep_flops=0.5)  # doctest: +SKIP
+    """
+    from medarts.pruning.job import prune_network
+
+    source, given = _finished(run), _given(data)
+    trained = _trained(run)
+    if source is None and given is None:
+        raise RecipeError(
+            "There are no data to fine-tune on: a package has none.", fix="Give data (--data on the command line)."
+        )
+    shares = {"flops": keep_flops, "parameters": keep_parameters, "latency": keep_latency, "channels": keep_channels}
+    keep = {name: share for name, share in shares.items() if share is not None}
+    numbers = {"steps": steps, "epochs": epochs, "sparse_epochs": sparse_epochs}
+    options = {"method": method, **{f"keep_{name}": share for name, share in keep.items()}, **numbers}
+    asked = {"method": _method(method), "keep": keep or None, **numbers}
+    changes = _kept_network(_changes(changes), trained, "pruned")
+    words = [f"prune.{name}={json.dumps(value, default=str)}" for name, value in asked.items() if value is not None]
+    recipe = _recipe(trained.recipe, given, [*changes, *words])
+    folder = _folder(out, _name_of_pruned(path_of(run), recipe))
+    return prune_network(
+        trained,
+        recipe,
+        folder,
+        command=_prune_command(path_of(run), changes, options, given, folder),
+        run=source if given is None else None,
+        data=_store(given),
+    )
 
 
 def resume(
@@ -768,12 +845,7 @@ def _fine_tune(
     from medarts.training.trainer import check_task, start_training
 
     trained, given = _trained(initial), _given(data)
-    for change in _changes(changes):
-        if change.startswith(("train.model", "space.")):
-            raise RecipeError(
-                f"{change} would change the network, but the network of {trained.origin} is fine-tuned.",
-                fix="Leave it out, or train another network from scratch.",
-            )
+    changes = _kept_network(_changes(changes), trained, "fine-tuned")
     if recipe is None and given is None and is_package(initial):
         raise RecipeError(
             "There are no data to train on: a package has none.",
@@ -790,6 +862,57 @@ def _fine_tune(
     domains = "-".join(source.domain for source in chosen.data.sources)
     folder = _folder(out, f"{trained.architecture.name}-{domains}-fine-tuned")
     return start_training(chosen, trained.architecture, folder, data=_store(given), initial=trained)
+
+
+def _kept_network(changes: list[str], trained: "TrainedNetwork", verb: str) -> list[str]:
+    """Returns changes of a recipe; refuses those that would change the network that is fine-tuned or pruned."""
+    for change in changes:
+        if change.startswith(("train.model", "space.")):
+            raise RecipeError(
+                f"{change} would change the network, but the network of {trained.origin} is {verb}.",
+                fix="Leave it out, or train another network from scratch.",
+            )
+    return changes
+
+
+def _finished(run: RunDirectory | Path | str) -> RunDirectory | None:
+    """Returns a training run that has finished; None for a package."""
+    if is_package(run):
+        return None
+    opened = RunDirectory.open(path_of(run), kind="train")
+    if not opened.facts["finished"]:
+        raise RunError(
+            f"The training {opened.path} has not finished.",
+            fix=f"Continue it: medarts train --resume {shlex.quote(str(opened.path))}",
+        )
+    return opened
+
+
+def _method(method: Settings | Mapping[str, Any] | str | None) -> dict[str, Any] | None:
+    """Returns a method of pruning as a recipe has it."""
+    if method is None or isinstance(method, str):
+        return None if method is None else {"name": method}
+    chosen = criteria.choose(method)
+    return dict(chosen.model_dump(mode="json") if isinstance(chosen, Settings) else method)
+
+
+def _name_of_pruned(path: Path, recipe: Recipe) -> str:
+    """Returns the name of the folder of what is pruned of a run or a package."""
+    percents = [f"{100 * share:.3g}" for share in recipe.prune.keep.given.values()]
+    return "-".join((name_of(path.with_suffix("") if path.is_file() else path), recipe.prune.method.name, *percents))
+
+
+def _prune_command(path: Path, changes: Sequence[str], options: Mapping[str, Any], data: Any, out: Path) -> str:
+    """Returns the command that goes on with a pruning."""
+    words = ["medarts", "prune", str(path), *changes]
+    for name, value in options.items():
+        if isinstance(value, Mapping | Settings):
+            words.append(f"prune.{name}={json.dumps(_method(value))}")
+        elif value is not None:
+            words += [f"--{name.replace('_', '-')}", f"{value}"]
+    if isinstance(data, tuple):
+        words += ["--data", *data]
+    return shlex.join([*words, "--out", str(out)])
 
 
 def _task_of(data: "ImageStore | tuple[str, ...]", recipe: Recipe) -> Task:

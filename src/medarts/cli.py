@@ -52,6 +52,7 @@ Channel = Annotated[int | None, arg(metavar="C", help_behavior_hint="")]
 DataSets = Annotated[tuple[str, ...], arg(metavar="DATA [DATA ...]", help_behavior_hint="")]
 Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Numbers = Annotated[tuple[int, ...], arg(metavar="N [N ...]", help_behavior_hint="")]
+Share = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
 Megabytes = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Json = Annotated[bool, arg(name="json", help="Print JSON.", help_behavior_hint="")]
 Switch = FlagCreatePairsOff[Annotated[bool, arg(help_behavior_hint="")]]
@@ -250,6 +251,63 @@ def train(
             out=out,
         )
     say(str(run.path))
+
+
+def prune(
+    run: Positional[Annotated[Path, arg(metavar="RUN|PACKAGE", help_behavior_hint="")]],
+    changes: Positional[Changes] = (),
+    *,
+    method: Annotated[str | None, arg(metavar="METHOD", help_behavior_hint="")] = None,
+    keep_flops: Share = None,
+    keep_parameters: Share = None,
+    keep_latency: Share = None,
+    keep_channels: Share = None,
+    steps: Number = None,
+    epochs: Number = None,
+    sparse_epochs: Number = None,
+    data: DataSets = (),
+    out: Folder = None,
+) -> None:
+    """Prune a trained network: cut out what matters least, to a share of its size, and fine-tune what is left.
+
+    One of the --keep options gives the share that is kept. What is not given is as in the recipe of the run, section
+    prune. The same command continues where it was stopped.
+
+    Args:
+        run: Finished training run, which is not changed, or package, which needs --data. A pruned network is pruned
+            further, by shares of what it has now.
+        changes: Changes to its recipe, such as train.finetune_lr=0.2 or prune.method.batches=50.
+        method: taylor, l1, fpgm, slim, soft, gradual, or depth, which removes whole cells and late heads instead of
+            channels. Default: taylor.
+        keep_flops: Share of the FLOPs that is kept, such as 0.5.
+        keep_parameters: Share of the parameters.
+        keep_latency: Share of the latency of the exported network, measured in ONNX Runtime on one thread.
+        keep_channels: Share of the channels that can be cut.
+        steps: Number of cuts, with a part of the fine-tuning after each. Default: 1.
+        epochs: Epochs of the fine-tuning, at train.finetune_lr (0.1) times the learning rate. Default: those of the
+            training.
+        sparse_epochs: Epochs of the training before the cut, for slim, soft and gradual. Default: as --epochs.
+        data: Data sets to fine-tune on, as names in the recipe or folders. Default: all of the recipe.
+        out: Folder of the new run. Default: runs/<run>-<method>-<percent>.
+    """
+    from medarts import api, terminal
+
+    pruned = api.prune(
+        run,
+        method=method,
+        keep_flops=keep_flops,
+        keep_parameters=keep_parameters,
+        keep_latency=keep_latency,
+        keep_channels=keep_channels,
+        steps=steps,
+        epochs=epochs,
+        sparse_epochs=sparse_epochs,
+        data=data or None,
+        changes=changes,
+        out=out,
+    )
+    terminal.show_pruning(pruned, of=run)
+    say(str(pruned.path))
 
 
 def evaluate(
@@ -617,6 +675,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "plan": plan,
     "search": search,
     "train": train,
+    "prune": prune,
     "evaluate": evaluate,
     "predict": predict,
     "show": show,

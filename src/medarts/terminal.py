@@ -1,6 +1,7 @@
 """Results as tables on the terminal."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,12 +15,15 @@ from medarts.comparison.overall import OVERALL
 from medarts.config import SPLITS
 from medarts.data.cache import CachedStore
 from medarts.data.examination import Examination
+from medarts.deploy.info import is_package
+from medarts.engine.directory import RunDirectory
 from medarts.evaluation.deciding import shown_ways
 from medarts.evaluation.scores import Scores, excluded, vanished
 from medarts.evaluation.summary import YOUDEN, without_repetition
 from medarts.metrics import metrics_of
 from medarts.profiling.cost import Cost
 from medarts.profiling.plan import Plan
+from medarts.pruning.record import read_record
 from medarts.reporting.comparison_tables import claim_tables, network_table, random_table, reference_of, retrained_table
 from medarts.reporting.tables import Table as PageTable
 from medarts.reporting.tables import counted
@@ -161,6 +165,34 @@ def _with_interval(row: Any, *, digits: int) -> str:
 
 def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def show_pruning(run: RunDirectory, *, of: Path) -> None:
+    """Prints what a pruning has made of a network, and what can be done with that.
+
+    Args:
+        run: of the pruned network.
+        of: the run or package that was pruned.
+    """
+    record = read_record(run)
+    last, before, after = record.last, record.size, record.last.size
+    table = Table(*columns("", f"validation\n{record.score}", "parameters", "FLOPs"))
+    sizes = (f"{after.parameters:,}", f"{after.flops / 1e9:.3g} G")
+    table.add_row("before", f"{record.original:.3f}", f"{before.parameters:,}", f"{before.flops / 1e9:.3g} G")
+    table.add_row("after the cut", f"{last.cut:.3f}", *sizes)
+    table.add_row("fine-tuned", f"{last.fine_tuned:.3f}", *sizes)
+    show_table(console, table)
+    if "latency" in record.keep:
+        console.print(f"Latency in ONNX Runtime: {last.kept:.0%} of that before.", highlight=False)
+    if record.removed or record.heads is not None:
+        heads = f"heads left: {', '.join(record.heads)}" if record.heads is not None else ""
+        gone = f"removed: {', '.join(record.removed)}" if record.removed else ""
+        say("; ".join(filter(None, (gone, heads))), to=console)
+    say("Next:", to=console)
+    path = shlex.quote(str(run.path))
+    compared = [] if is_package(of) else [f"compare {shlex.quote(str(of))} {path}"]
+    for command in (f"evaluate {path}", *compared, f"export {path}"):
+        say(f"  medarts {command}", to=console)
 
 
 def show_costs(costs: Mapping[str, Cost]) -> None:

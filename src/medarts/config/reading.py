@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from medarts.config.explaining import explain
-from medarts.config.sections import Recipe, SearchSettings, TrainSettings, with_published_defaults
+from medarts.config.sections import PruneSettings, Recipe, SearchSettings, TrainSettings, with_published_defaults
 from medarts.config.yaml_text import YamlError, read_yaml, unshared, write_yaml
 from medarts.errors import RecipeError, quoted, shortened
 from medarts.system.files import exists, read_text
@@ -109,12 +109,14 @@ def deciding_values(recipe: Recipe) -> dict[str, Any]:
     Paths of data and weights differ from machine to machine; what lies there has a fingerprint of its own.
     """
     train: dict[str, Any] = {"model": {"weights"}}
+    # Keys that came later count where they are set: older runs keep their fingerprints.
     if recipe.train.finetune_lr == TrainSettings.model_fields["finetune_lr"].default:
-        train["finetune_lr"] = True  # a key that came later counts where it is set: older runs keep their fingerprints
+        train["finetune_lr"] = True
     return recipe.model_dump(
         mode="json",
         exclude={
             "note": True,
+            **({"prune": True} if recipe.prune == PruneSettings() else {}),
             "compute": {"device", "threads", "tensorboard"},
             "train": train,
             "data": {"cache": True, "cache_gb": True, "sources": {"__all__": {"path"}}},

@@ -28,13 +28,14 @@ from medarts.config.section import (
     Weight,
     Whole,
 )
-from medarts.registry import Choice, gradients, losses, models, regularizers, spaces
+from medarts.registry import Choice, criteria, gradients, losses, models, regularizers, spaces
 from medarts.registry import sources as registered
 
 NormName = Literal["group", "batch"]
 AnyLoss = Annotated[Settings, Choice(losses)]
 AnyGradient = Annotated[Settings, Choice(gradients)]
 AnyRegularizer = Annotated[Settings, Choice(regularizers)]
+AnyCriterion = Annotated[Settings, Choice(criteria)]
 
 
 def _named(name: str) -> Any:
@@ -247,6 +248,57 @@ class TrainSettings(BatchSettings):
         return self
 
 
+Kept = Annotated[Number, Field(gt=0, lt=1)]
+"""A fraction of what a network had before it was pruned."""
+
+
+class KeepSettings(Section):
+    """How much of a network pruning keeps, as one fraction of what it has.
+
+    Attributes:
+        flops: of its floating point operations.
+        parameters: of its parameters.
+        latency: of its latency, exported, in ONNX Runtime on one thread.
+        channels: of the channels of its feature maps that can be removed.
+    """
+
+    flops: Kept | None = None
+    parameters: Kept | None = None
+    latency: Kept | None = None
+    channels: Kept | None = None
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The fraction by its name; empty where none is given."""
+        return {name: value for name, value in self if value is not None}
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "KeepSettings":
+        if len(self.given) > 1:
+            raise ValueError(f"{' and '.join(self.given)} are given; give one of them")
+        return self
+
+
+class PruneSettings(Section):
+    """Pruning of a trained network, with the fine-tuning after it.
+
+    Attributes:
+        method: by what channels are chosen; its name, or a mapping with the name and its settings.
+        keep: how much is kept, one of flops, parameters, latency and channels.
+        steps: in how many steps it is pruned, each by the same factor and with its share of the epochs; 1 prunes at
+            once.
+        epochs: of the fine-tuning, at train.finetune_lr times the learning rate. Default: train.epochs.
+        sparse_epochs: of the training before a cut that slim, soft and gradual need, at the whole learning rate.
+            Default: epochs.
+    """
+
+    method: AnyCriterion = _named("taylor")
+    keep: KeepSettings = KeepSettings()
+    steps: Annotated[Whole, Field(ge=1, le=100)] = 1
+    epochs: Epochs | None = None
+    sparse_epochs: Epochs | None = None
+
+
 class EvaluationSettings(Section):
     """How scores are made.
 
@@ -290,6 +342,7 @@ class Recipe(Section):
         search: the bilevel search.
         derive: how a genotype is derived.
         train: training from scratch.
+        prune: pruning of a trained network.
         evaluation: scoring.
         compute: device and precision.
     """
@@ -303,6 +356,7 @@ class Recipe(Section):
     search: SearchSettings = Field(default_factory=SearchSettings)
     derive: DeriveSettings = DeriveSettings()
     train: TrainSettings = Field(default_factory=TrainSettings)
+    prune: PruneSettings = Field(default_factory=PruneSettings)
     evaluation: EvaluationSettings = EvaluationSettings()
     compute: ComputeSettings = ComputeSettings()
 

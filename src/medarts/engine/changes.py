@@ -5,6 +5,7 @@ The values that decide a run stand in its run.json as well, so that an edited re
 device, threads and TensorBoard, the parts of a batch, and the number of epochs, which may grow.
 """
 
+import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -26,10 +27,12 @@ _ANY_KIND = r"note|data\.cache|data\.sources\.\d+\.path|train\.model\.weights|co
 _OF_KIND = {
     "search": r"search\.stages\.\d+\.(accumulate|epochs)",
     "train": r"train\.(accumulate|epochs)",
+    "prune": r"train\.accumulate",
 }
 _ALLOWED = {
     "search": "search.stages.N.accumulate, and more epochs of the last stage",
     "train": "train.accumulate, and more train.epochs",
+    "prune": "train.accumulate",
 }
 
 
@@ -72,6 +75,19 @@ def changed_recipe(run: RunDirectory, words: Iterable[str]) -> tuple[Recipe, lis
     changes = [*decided, *(Change(*each) for each in given if re.fullmatch(_ANY_KIND, each[0]))]
     _check(run.facts["kind"], recipe, changes)
     return recipe, changes
+
+
+def changes_on_the_way(run: RunDirectory, recipe: Recipe) -> list[str]:
+    """Returns the changes, as key.path=value, by which a begun run has a recipe, of those that are possible on the way.
+
+    That is what may change in any run, and the parts of a batch. Other differences are left out.
+    """
+    values = run.recipe_file().model_dump(mode="json"), recipe.model_dump(mode="json")
+    return [
+        f"{field}={json.dumps(after)}"
+        for field, _, after in value_differences(*values)
+        if re.fullmatch(rf"{_ANY_KIND}|train\.accumulate", field)
+    ]
 
 
 def check_places(run: RunDirectory, recipe: Recipe) -> None:

@@ -6,14 +6,16 @@ for every epoch:
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -188,19 +190,12 @@ class Training(Job[TrainingState]):
 
     def step(self) -> None:
         """One step on a batch, part by part."""
-        state, settings, seed = self.state, self.recipe.train, self.recipe.seed
+        state, settings = self.state, self.recipe.train
         where = ("training", state.epoch, state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        batch = self.training.training(
-            self.order, state.step, settings=self.recipe.data.augmentation, seed=seed_of(seed, *where)
-        )
-        mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(seed, "mixing", *where))
-        seed_torch(seed, "dropout", *where)
         self.optimizer.zero_grad()
-        parts = mixture.split(settings.accumulate)
-        losses = (share * self.task.loss(self.model(part.images, all_heads=True), part) for share, part in parts)
-        loss = backward(self.fabric, losses)
+        loss = backward(self.fabric, self.losses(self.model, self.order, state.step, where=where))
         self.check_finite(loss, name="training loss")
         self.add_penalties()
         if settings.grad_clip:
@@ -211,6 +206,24 @@ class Training(Job[TrainingState]):
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
         state.train_loss += loss
+
+    def losses(
+        self, model: nn.Module, order: NDArray[np.int64], step: int, *, where: tuple[str | int, ...]
+    ) -> Iterator[Tensor]:
+        """Yields the losses of the parts of a batch, which add up to that of the batch.
+
+        Args:
+            model: the network, as it runs.
+            order: of the images; see `Batches.order`.
+            step: number of the batch in it.
+            where: seeds all that is random, with the seed of the recipe.
+        """
+        settings, seed = self.recipe.train, self.recipe.seed
+        batch = self.training.training(order, step, settings=self.recipe.data.augmentation, seed=seed_of(seed, *where))
+        mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(seed, "mixing", *where))
+        seed_torch(seed, "dropout", *where)
+        for share, part in mixture.split(settings.accumulate):
+            yield share * self.task.loss(model(part.images, all_heads=True), part)
 
     def _average(self, averaged: Tensor, new: Tensor, number: Tensor | int) -> Tensor:
         """Returns the moving average, with a decay that warms up.

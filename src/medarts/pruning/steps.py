@@ -1,0 +1,136 @@
+"""A step of a pruning: what goes is chosen on the trained network, removed, and the network built anew."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from medarts.config import Recipe
+from medarts.models import Architecture, build_network, without_weights
+from medarts.models.pruned import Pruned
+from medarts.network import Network
+from medarts.network.structure import structure_of
+from medarts.pruning.criteria import Criterion, FilterMasks, scores_of
+from medarts.pruning.selection import Target, check_reachable, choose_for
+from medarts.pruning.sparse_training import gradients_of
+from medarts.pruning.units import Unit, cut, examine, find_units, small_image
+from medarts.system.console import progress_bar
+from medarts.training.trainer import Training
+
+
+class Cut(NamedTuple):
+    """A network that was cut.
+
+    Attributes:
+        network: with its weights.
+        architecture: what it is made by.
+        kept: what is kept of the quantity that the target is for, as a share of what there was before this cut.
+        uncut: what cannot be cut in it -> why.
+    """
+
+    network: Network
+    architecture: Pruned
+    kept: float
+    uncut: dict[str, str]
+
+
+def cut_of(
+    training: Training,
+    criterion: Criterion,
+    target: Target | None,
+    *,
+    name: str,
+    history: tuple[Mapping[str, Any], ...],
+) -> Cut:
+    """Returns the network of a training, cut; that of the training is of no use afterwards.
+
+    Args:
+        training: on its device, with the weights by which channels are chosen.
+        criterion: chooses them.
+        target: what is to be kept. None: all.
+        name: of what comes of it.
+        history: what was asked for, see `medarts.models.pruned.Pruned`.
+
+    Raises:
+        MedartsError: see `medarts.pruning.selection.choose_for`.
+    """
+    network, kept = training.network, 1.0
+    if target is not None:
+        units = find_units(network, _small(training))
+        scores = _scores(training, criterion, units)
+        selection = choose_for(target, network, units, scores, scope=criterion.scope, image=_image(training))
+        kept = selection.kept
+        cut(network, selection.removals, _small(training))
+    architecture = _architecture(training.architecture, network, training.recipe, name=name, history=history)
+    # Built anew, as a run that goes on builds it: over the last digits the layout of weights in memory decides.
+    rebuilt = _built(architecture, training.recipe)
+    rebuilt.load_state_dict(network.state_dict())
+    rebuilt.to(training.fabric.device)
+    uncut = examine(rebuilt, small_image(rebuilt, training.recipe.data.in_channels)).fixed
+    return Cut(rebuilt, architecture, kept, uncut)
+
+
+def rate_for(training: Training, criterion: Criterion, target: Target) -> float:
+    """Returns the rate at which a cut will meet a target, as far as the training before the cut has to know it.
+
+    Args:
+        training: on its device, with the weights that it begins with.
+        criterion: that wants the training.
+        target: of the cut.
+
+    Returns:
+        The rate, or 0 where the training has no use for one.
+
+    Raises:
+        RunError: the target cannot be reached, or nothing can be cut.
+    """
+    units = find_units(training.network, _small(training))
+    options: dict[str, Any] = {"scope": criterion.scope, "image": _image(training)}
+    scores = _scores(training, criterion, units)
+    if isinstance(criterion.training, FilterMasks):
+        return choose_for(target, training.network, units, scores, **options).rate
+    check_reachable(target, training.network, units, scores, **options)
+    return 0.0
+
+
+def score_of(training: Training, network: Network) -> float:
+    """Returns the score of a network on the validation images of a training."""
+    return float(training.task.validate(network.eval(), training.validation)[training.task.score])
+
+
+def _scores(training: Training, criterion: Criterion, units: list[Unit]) -> dict[str, Tensor]:
+    with progress_bar("gradients", criterion.batches) as bar:
+        return scores_of(criterion, units, gradients_of(training, after_each=bar.advance))
+
+
+def _architecture(
+    given: Architecture, network: Network, recipe: Recipe, *, name: str, history: tuple[Mapping[str, Any], ...]
+) -> Pruned:
+    """Returns what a network is made by that was cut, perhaps not for the first time."""
+    base = without_weights(given.base if isinstance(given, Pruned) else given)
+    assert not isinstance(base, Pruned)
+    earlier = given.structure if isinstance(given, Pruned) else None
+    with torch.device("meta"):
+        built = _built(base, recipe)
+    structure = structure_of(
+        network,
+        built,
+        heads=None if earlier is None else earlier.heads,
+        without=() if earlier is None else earlier.without,
+    )
+    return Pruned(name, base, structure, history)
+
+
+def _built(architecture: Architecture, recipe: Recipe) -> Network:
+    data = recipe.data
+    return build_network(architecture, in_channels=data.in_channels, outputs=data.outputs, norm=recipe.train.norm)
+
+
+def _small(training: Training) -> Tensor:
+    return small_image(training.network, training.recipe.data.in_channels)
+
+
+def _image(training: Training) -> Tensor:
+    data = training.recipe.data
+    return torch.zeros(1, data.in_channels, data.size, data.size, device=training.fabric.device)
