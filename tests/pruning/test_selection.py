@@ -185,7 +185,7 @@ def test_the_smallest_rate_that_meets_a_target(name: str, method: str, network: 
     assert all(torch.equal(of, before[key]) for key, of in network.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["keep_flops", "keep_parameters", "keep_channels"])
+@pytest.mark.parametrize("name", ["keep_parameters", "keep_channels"])
 def test_a_target_below_what_can_be_reached(name: str, network: Network, units: list[Unit]) -> None:
     scores = {each.name: torch.zeros(each.channels) for each in units}
     for scope in ("layer", "global"):
@@ -242,7 +242,7 @@ def clock(network: Network, monkeypatch: pytest.MonkeyPatch) -> Clock:
     return found
 
 
-@pytest.mark.parametrize("keep", [0.4, 0.6, 0.9])
+@pytest.mark.parametrize("keep", [0.5, 0.8])
 def test_a_target_of_the_latency_is_met_with_few_exports(
     keep: float, network: Network, units: list[Unit], clock: Clock
 ) -> None:
