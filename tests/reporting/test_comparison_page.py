@@ -29,6 +29,7 @@ from medarts.reporting.comparison_tables import (
     random_table,
     scores_by_group,
 )
+from medarts.reporting.pruning import plot_tradeoffs
 from medarts.reporting.tables import Column
 
 LONG = "stage1_layer9_110epoch_double_deep_final"
@@ -40,7 +41,10 @@ NETWORKS: dict[str, tuple[str, float, float, float]] = {
     "unet": ("baseline", 0.840, 2.16e6, 38),
     "<b>r2unet</b>": ("baseline", 0.808, 2.45e6, 122),
     "resenc-unet": ("baseline", 0.853, 6.4e6, 97),
+    "unet-l1-50": ("pruned", 0.835, 1.1e6, 24),
+    "unet-l1-30": ("pruned", 0.822, 0.6e6, 17),
 }
+FROM = {"unet": "densenet.pth", "unet-l1-50": "unet", "unet-l1-30": "unet"}
 REFERENCE = "mixsearch"
 
 
@@ -63,7 +67,8 @@ def made(groups: Sequence[str] = ("isic",), *, patients: int = 40, size: int = 2
                     seeds.append({"group": group, "network": name, "seed": seed, "metric": "dice", "value": value})
             costs.append(
                 {
-                    "group": group, "network": name, "kind": kind, "began_from": "densenet.pth" * (name == "unet"),
+                    "group": group, "network": name, "kind": kind, "began_from": FROM.get(name, ""),
+                    "method": "l1" * (kind == "pruned"),
                     "parameters": parameters, "flops": 3 * parameters, "latency_ms_1": ms, "latency_ms_2": 0.6 * ms,
                     "latency_spread_ms_1": 1.0, "latency_spread_ms_2": 1.0, "memory_mb": 88.5,
                     "torch_latency_ms_1": 3.1 * ms, "torch_latency_spread_ms_1": 2.0,
@@ -184,7 +189,7 @@ def test_the_terminal_has_the_same_tables(capsys: pytest.CaptureFixture[str], mo
     for text in (
         "isic, differences to mixsearch", "all data sets, differences to mixsearch", "The planned reference gone has",
         "isic: excluded from the means: class 2.", "failed: r2unet on isic, seed 2. It diverged. <i>",
-        "2 of 26 runs are missing: see out/failures", "resenc-unet", "<0.001",
+        "2 of 34 runs are missing: see out/failures", "resenc-unet", "<0.001",
     ):  # fmt: skip
         assert text in words, text
 
@@ -239,3 +244,19 @@ def test_outlines_enclose_what_the_mask_has(shape: str) -> None:
         corners = np.cumsum([[*map(int, start.split())], *np.reshape([*map(int, steps.split())], (-1, 2))], axis=0)
         inside ^= Polygon(corners).contains_points(centres).reshape(mask.shape)
     np.testing.assert_array_equal(inside, mask)
+
+
+def test_pruned_networks_are_plotted_against_their_costs(tmp_path: Path) -> None:
+    figure = plot_tradeoffs(network_frame(made(), "isic"), title="Dice")
+    latency = figure.axes[0]
+    lines = [line for line in latency.lines if len(line.get_xdata()) == 3]
+    assert [[*line.get_xdata()] for line in lines] == [[17, 24, 38]]  # 30 %, 50 %, whole
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["l1", "not pruned"]
+    page = write_comparison(made(), tmp_path).read_text(encoding="utf-8")
+    assert page.count("<h3>Pruned networks</h3>") == 1
+
+
+def test_without_pruned_networks_there_is_no_plot_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("unet-l1-50", "unet-l1-30"):
+        monkeypatch.delitem(NETWORKS, name)
+    assert "Pruned networks" not in write_comparison(made(), tmp_path).read_text(encoding="utf-8")

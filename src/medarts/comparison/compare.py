@@ -64,7 +64,7 @@ class Comparison:
             verdict. Each family and group is corrected by itself: "reference" compares every network with the
             reference, "random" a searched network with the mean of random ones of its size, "searches" the mean of
             searches that differ in their seed alone with the reference, unless it is one of them, and with random ones.
-        costs: group, network, kind, parameters, flops, latency_ms_T and its interquartile range latency_spread_ms_T on
+        costs: group, network, kind, began_from, method of pruning, parameters, flops, latency_ms_T and its interquartile range latency_spread_ms_T on
             T threads in ONNX Runtime, the same of other backends (torch_latency_ms_T, ...), memory_mb,
             training_seconds, and whether it is on the Pareto front of score and latency.
         images: group, dataset, image, patient, network, value of the main score; masks only.
@@ -278,6 +278,7 @@ def _tables(found: Found, group: Group, costs: Mapping[str, Cost]) -> dict[str, 
             "network": candidate.name,
             "kind": candidate.kind,
             "began_from": candidate.began_from or "",
+            "method": candidate.method,
             **cost_row(costs[candidate.name]),
             "training_seconds": statistics.mean(map(training_seconds, candidate.runs)),
         }
@@ -310,7 +311,7 @@ def _with_overall_costs(costs: pd.DataFrame, networks: pd.DataFrame, metric: str
         groups = costs[costs.group.isin(networks[networks.group != OVERALL].group) & costs.network.isin(together)]
         numbers = [*costs.select_dtypes("number").columns]
         means = groups.groupby("network", sort=False).agg(
-            {"kind": "first", "began_from": "first"} | dict.fromkeys(numbers, "mean")
+            dict.fromkeys(("kind", "began_from", "method"), "first") | dict.fromkeys(numbers, "mean")
         )
         costs = pd.concat([costs, means.reset_index().assign(group=OVERALL)], ignore_index=True)
         costs = costs.astype({"parameters": int, "flops": int})

@@ -18,7 +18,7 @@ from medarts.system.files import make_folder, read_whole, write_whole
 
 Arrays = Mapping[str, NDArray[Any]]
 
-FORMAT = 3
+FORMAT = 4
 """Raise it when the files change their meaning."""
 
 _WHOLE = ("seed", "seeds", "patients", "images", "undefined", "parameters", "flops", "epochs")
@@ -102,7 +102,7 @@ def _table(content: bytes) -> pd.DataFrame:
 TEXT = frozenset(
     (
         *("group", "network", "reference", "metric", "dataset", "image", "patient", "family", "verdict", "kind"),
-        *("began_from", "claim", "common", "several", "single", "relation", "mark", "field"),
+        *("began_from", "method", "claim", "common", "several", "single", "relation", "mark", "field"),
     )
 )
 """Columns of text; all others hold numbers."""

@@ -33,6 +33,7 @@ from medarts.reporting.comparison_tables import (
     title_of_score,
 )
 from medarts.reporting.plots import name_points, write_beside
+from medarts.reporting.pruning import plot_tradeoffs
 from medarts.reporting.score_plots import PREDICTED, TRUE
 from medarts.reporting.style import INK, MUTED, PALETTE, inline_svg, legible, render, styled
 from medarts.reporting.tables import Content, card, counted, decimals
@@ -107,8 +108,16 @@ def _section(comparison: Comparison, group: str, number: int) -> Content:
         ),
         "latency": None if latency is None else inline_svg(latency, f"{title} against latency on {group}"),
         "latencies": latency_table(comparison, group),
+        "pruning": _pruning(scored, title, group),
         "pictures": _pictures(comparison, group, f"set-{number}"),
     }
+
+
+def _pruning(scored: pd.DataFrame, title: str, group: str) -> Markup | None:
+    """Returns the plot of pruned networks; None where there are none."""
+    if not (scored.method != "").any():
+        return None
+    return inline_svg(plot_tradeoffs(scored, title=title), f"{title} of pruned networks against their cost on {group}")
 
 
 def _pictures(comparison: Comparison, group: str, identifier: str) -> list[Content]:

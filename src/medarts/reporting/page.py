@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from medarts.comparison.candidates import listed_samples
+from medarts.comparison.candidates import PRUNING, listed_samples
 from medarts.config import SPLITS, Recipe, to_yaml
 from medarts.config.reading import as_text
 from medarts.engine.directory import RunDirectory
@@ -25,6 +25,7 @@ from medarts.evaluation.files import again
 from medarts.network.structure import Structure
 from medarts.profiling.cost import BACKENDS, Cost
 from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history
+from medarts.reporting.pruning import pruning_of
 from medarts.reporting.scores import read_run_scores
 from medarts.reporting.style import render
 from medarts.reporting.tables import (
@@ -43,7 +44,7 @@ from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load_genotype as load
 from medarts.system.console import warn
-from medarts.system.files import UNFINISHED, write_whole
+from medarts.system.files import UNFINISHED, exists, write_whole
 from medarts.training.trained import structure_in
 
 T = TypeVar("T")
@@ -94,6 +95,7 @@ def _content(run: RunDirectory) -> Content:
         "curves": curves,
         "gaps": _gaps(read_gaps(run, history)),
         "genotype": _genotype(genotype, structure_in(run)) if genotype else None,
+        "pruning": pruning_of(run) if exists(run.path / PRUNING) else None,
         "architecture": read_architecture(run, history),
         "cost": _cost(cost) if cost else None,
         "environment": _environment(facts, history),
