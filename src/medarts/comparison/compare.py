@@ -64,9 +64,10 @@ class Comparison:
             verdict. Each family and group is corrected by itself: "reference" compares every network with the
             reference, "random" a searched network with the mean of random ones of its size, "searches" the mean of
             searches that differ in their seed alone with the reference, unless it is one of them, and with random ones.
-        costs: group, network, kind, began_from, method of pruning, parameters, flops, latency_ms_T and its interquartile range latency_spread_ms_T on
-            T threads in ONNX Runtime, the same of other backends (torch_latency_ms_T, ...), memory_mb,
-            training_seconds, and whether it is on the Pareto front of score and latency.
+        costs: group, network, kind, began_from, method (of pruning), parameters, flops, latency_ms_T and its
+            interquartile range latency_spread_ms_T on T threads in ONNX Runtime, the same of other backends
+            (torch_latency_ms_T, ...), memory_mb, training_seconds, and whether it is on the Pareto front of score and
+            latency.
         images: group, dataset, image, patient, network, value of the main score; masks only.
         differing: group, dataset, image, patient, spread: the images of the overlays; masks only.
         overlays: by group, in the order of `differing`.
