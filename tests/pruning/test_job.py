@@ -1,6 +1,7 @@
 """Pruning as a job: all methods end to end, steps, what is kept of them, and that it goes on where it was stopped."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import medarts as library
 from medarts.engine.directory import RunDirectory
 from medarts.pruning.record import read_record
+from medarts.spaces.nas_wdan import all_paths, to_kept
 from medarts.training.trained import load_network
 
 GENERATOR = np.random.default_rng(0)
@@ -34,7 +36,10 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 @pytest.fixture(scope="module")
 def lattice(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A trained network of a lattice, of group norms and with several heads."""
-    genotype = library.load_genotype("layer7_double_deep").with_settings(init_channel=4)
+    published = library.load_genotype("alpha0_5_stage1_double_deep_ep80")
+    settings = {**published.settings, "depth": 3, "init_channel": 8, "intermediate_nodes": 2}
+    cells = {kind: cell[:2] for kind, cell in published.cells.items()}
+    genotype = replace(published, cells=cells, settings=settings, paths=to_kept(all_paths(3)))
     recipe = {**RECIPE, "train": {"epochs": 1, "batch": 4}}
     return library.train(genotype, recipe, data=DATA, out=tmp_path_factory.mktemp("lattice") / "run")
 
@@ -93,6 +98,23 @@ def test_every_method_gives_a_smaller_network_that_is_a_run_as_any_other(
     assert (tmp_path / "run/steps/1/run.json").exists() == trains_before == (record.last.sparse_seconds is not None)
     assert {"cut_seconds", "fine_seconds"} <= {name for name, value in record.last if value}
     assert library.load(run).predict(GREY[0]).shape == (32, 32)
+
+
+def test_depth_takes_parts_and_heads_away_also_from_what_it_has_left(lattice: RunDirectory, tmp_path: Path) -> None:
+    once = library.prune(lattice, method="depth", keep_flops=0.7, data=DATA, out=tmp_path / "once")
+    one = read_record(once)
+    assert one.last.kept == pytest.approx(one.last.size.flops / one.size.flops)
+    assert one.last.kept <= 0.7
+    assert one.removed or one.heads
+    twice = library.prune(once, method="depth", keep_flops=0.8, data=DATA, out=tmp_path / "twice")
+    channels = library.prune(twice, method="l1", keep_flops=0.8, data=DATA, out=tmp_path / "channels")
+    two, three = read_record(twice), read_record(channels)
+    assert two.last.size.flops <= 0.8 * one.last.size.flops
+    assert {*one.removed} <= {*two.removed}
+    assert (three.removed, three.heads) == (two.removed, two.heads)
+    network = load_network(channels)
+    assert network.heads == (load_network(lattice).heads if two.heads is None else two.heads)
+    assert library.load(channels).predict(GREY[0]).shape == (32, 32)
 
 
 def test_findings(findings: RunDirectory, tmp_path: Path) -> None:

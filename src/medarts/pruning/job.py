@@ -30,12 +30,12 @@ from medarts.engine.engine import resume, start
 from medarts.errors import RecipeError, RunError
 from medarts.models.pruned import Pruned
 from medarts.network import Network
-from medarts.pruning.criteria import make_criterion
+from medarts.pruning.criteria import Criterion, make_criterion
 from medarts.pruning.record import FILE as RECORD
 from medarts.pruning.record import PruningRecord, Size, Step, read_record, seconds_of, size_of
 from medarts.pruning.selection import Target
 from medarts.pruning.sparse_training import RATE, PruningStage, SparseTraining
-from medarts.pruning.steps import Cut, cut_of, rate_for, score_of
+from medarts.pruning.steps import Cut, Method, cut_of, rate_for, score_of
 from medarts.system.console import inform
 from medarts.system.files import exists, remove_empty, write_whole
 from medarts.system.process import InterruptedRunError
@@ -125,8 +125,8 @@ class _Pruning:
         self.recipe = _resolved(source, recipe)
         settings = self.recipe.prune
         ((self.quantity, self.keep),) = _given_target(self.recipe).items()
-        self.criterion = make_criterion(settings.method)
-        self.is_sparse = self.criterion.training is not None
+        self.method: Method = make_criterion(settings.method)
+        self.is_sparse = isinstance(self.method, Criterion) and self.method.training is not None
         fine = _recipes(self.recipe, settings.epochs or 0, field="prune.epochs")
         sparse = _recipes(self.recipe, settings.sparse_epochs or settings.epochs or 0, field="prune.sparse_epochs")
         self.recipes = [*zip(sparse if self.is_sparse else fine, fine, strict=True)]
@@ -234,7 +234,7 @@ class _Pruning:
         facts = begun.facts
         if facts["finished"]:
             return begun
-        options = {"criterion": self.criterion, "rate": facts[RATE]} if kind is SparseTraining else {}
+        options = {"criterion": self.method, "rate": facts[RATE]} if kind is SparseTraining else {}
         make = partial(kind, command=self.command, **options)
         prepare = partial(prepare_to_resume, data=self.data, make=make)
         return resume(kind, folder, changes_on_the_way(begun, recipe), prepare, data=self.data)
@@ -258,12 +258,13 @@ class _Pruning:
         self, number: int, trained: TrainedNetwork, recipe: Recipe, run: RunDirectory | None
     ) -> Training:
         """Returns the training before a cut, having seen that the cut is possible."""
-        make = partial(SparseTraining, command=self.command, criterion=self.criterion, rate=0.0)
+        assert isinstance(self.method, Criterion)
+        make = partial(SparseTraining, command=self.command, criterion=self.method, rate=0.0)
         training = self._prepared(trained, recipe, run, make)
         assert isinstance(training, SparseTraining)
         target = self._target(number)
         if target is not None:
-            training.rate = rate_for(training, self.criterion, target)
+            training.rate = rate_for(training, training.criterion, target)
         self._write_plan()
         return training
 
@@ -272,7 +273,7 @@ class _Pruning:
         began = time.perf_counter()
         training = self._prepared(trained, recipe, run, Training)
         size, score = self._size(training.network), score_of(training, training.network)
-        made = cut_of(training, self.criterion, self._target(number), name=self._name(number), history=self._history)
+        made = cut_of(training, self.method, self._target(number), name=self._name(number), history=self._history)
         step = Step(
             kept=self._kept(number - 1) * made.kept,
             size=self._size(made.network),

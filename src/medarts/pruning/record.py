@@ -71,7 +71,7 @@ class PruningRecord(_Part):
         steps: in their order, those done so far.
         heads: that are left where some were taken away.
         removed: parts that were taken away whole.
-        uncut: what cannot be cut in the pruned network -> why.
+        uncut: channels that the last cut had to leave -> why.
     """
 
     network: str

@@ -10,8 +10,9 @@ from medarts.config import Recipe
 from medarts.models import Architecture, build_network, without_weights
 from medarts.models.pruned import Pruned
 from medarts.network import Network
-from medarts.network.structure import structure_of
+from medarts.network.structure import Structure, structure_of
 from medarts.pruning.criteria import Criterion, FilterMasks, scores_of
+from medarts.pruning.depth import Depth, DepthSelection
 from medarts.pruning.selection import Target, check_reachable, choose_for
 from medarts.pruning.sparse_training import gradients_of
 from medarts.pruning.units import Unit, cut, examine, find_units, small_image
@@ -26,7 +27,7 @@ class Cut(NamedTuple):
         network: with its weights.
         architecture: what it is made by.
         kept: what is kept of the quantity that the target is for, as a share of what there was before this cut.
-        uncut: what cannot be cut in it -> why.
+        uncut: channels that could not be cut -> why.
     """
 
     network: Network
@@ -35,9 +36,13 @@ class Cut(NamedTuple):
     uncut: dict[str, str]
 
 
+Method = Criterion | Depth
+"""By which it is chosen what goes."""
+
+
 def cut_of(
     training: Training,
-    criterion: Criterion,
+    method: Method,
     target: Target | None,
     *,
     name: str,
@@ -46,29 +51,50 @@ def cut_of(
     """Returns the network of a training, cut; that of the training is of no use afterwards.
 
     Args:
-        training: on its device, with the weights by which channels are chosen.
-        criterion: chooses them.
+        training: on its device, with the weights by which is chosen what goes.
+        method: chooses it.
         target: what is to be kept. None: all.
         name: of what comes of it.
         history: what was asked for, see `medarts.models.pruned.Pruned`.
 
     Raises:
-        MedartsError: see `medarts.pruning.selection.choose_for`.
+        MedartsError: see `medarts.pruning.selection.choose_for` and `medarts.pruning.depth.choose_parts`.
     """
-    network, kept = training.network, 1.0
-    if target is not None:
-        units = find_units(network, _small(training))
-        scores = _scores(training, criterion, units)
-        selection = choose_for(target, network, units, scores, scope=criterion.scope, image=_image(training))
-        kept = selection.kept
-        cut(network, selection.removals, _small(training))
-    architecture = _architecture(training.architecture, network, training.recipe, name=name, history=history)
+    network, kept, uncut = training.network, 1.0, dict[str, str]()
+    heads, parts = _taken_away(training.architecture)
+    if isinstance(method, Depth) and target is not None:
+        chosen = _chosen_parts(training, method, target)
+        network.take_away(chosen.without, chosen.heads)
+        kept, heads, parts = chosen.kept, chosen.heads, (*parts, *chosen.without)
+    elif isinstance(method, Criterion) and target is not None:
+        kept, uncut = _cut_channels(training, method, target)
+    architecture = _architecture(training, heads=heads, parts=parts, name=name, history=history)
     # Built anew, as a run that goes on builds it: over the last digits the layout of weights in memory decides.
     rebuilt = _built(architecture, training.recipe)
     rebuilt.load_state_dict(network.state_dict())
     rebuilt.to(training.fabric.device)
-    uncut = examine(rebuilt, small_image(rebuilt, training.recipe.data.in_channels)).fixed
     return Cut(rebuilt, architecture, kept, uncut)
+
+
+def _chosen_parts(training: Training, depth: Depth, target: Target) -> DepthSelection:
+    return depth.choose(
+        target,
+        training.network.eval(),
+        task=training.task,
+        validation=training.validation,
+        seed=training.recipe.seed,
+        image=_image(training),
+    )
+
+
+def _cut_channels(training: Training, criterion: Criterion, target: Target) -> tuple[float, dict[str, str]]:
+    """Removes channels of a network; returns what is kept of the target's quantity, and what could not be cut."""
+    network = training.network
+    units, fixed = examine(network, _small(training))
+    scores = _scores(training, criterion, units)
+    selection = choose_for(target, network, units, scores, scope=criterion.scope, image=_image(training))
+    cut(network, selection.removals, _small(training))
+    return selection.kept, fixed
 
 
 def rate_for(training: Training, criterion: Criterion, target: Target) -> float:
@@ -104,22 +130,28 @@ def _scores(training: Training, criterion: Criterion, units: list[Unit]) -> dict
         return scores_of(criterion, units, gradients_of(training, after_each=bar.advance))
 
 
+def _taken_away(architecture: Architecture) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Returns the heads that are left, None for all, and the parts that were taken away, when it was pruned before."""
+    structure = architecture.structure if isinstance(architecture, Pruned) else Structure()
+    return structure.heads, structure.without
+
+
 def _architecture(
-    given: Architecture, network: Network, recipe: Recipe, *, name: str, history: tuple[Mapping[str, Any], ...]
+    training: Training,
+    *,
+    heads: tuple[str, ...] | None,
+    parts: tuple[str, ...],
+    name: str,
+    history: tuple[Mapping[str, Any], ...],
 ) -> Pruned:
-    """Returns what a network is made by that was cut, perhaps not for the first time."""
+    """Returns what the network of a training is made by, now that it was cut."""
+    given = training.architecture
     base = without_weights(given.base if isinstance(given, Pruned) else given)
     assert not isinstance(base, Pruned)
-    earlier = given.structure if isinstance(given, Pruned) else None
     with torch.device("meta"):
-        built = _built(base, recipe)
-    structure = structure_of(
-        network,
-        built,
-        heads=None if earlier is None else earlier.heads,
-        without=() if earlier is None else earlier.without,
-    )
-    return Pruned(name, base, structure, history)
+        built = _built(base, training.recipe)
+    left = None if heads == built.heads else heads
+    return Pruned(name, base, structure_of(training.network, built, heads=left, without=parts), history)
 
 
 def _built(architecture: Architecture, recipe: Recipe) -> Network:
