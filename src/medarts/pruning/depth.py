@@ -10,7 +10,7 @@ without a price: the part that lowers it most for the largest saving goes first.
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -32,7 +32,8 @@ from medarts.tasks import Task
 
 OPERATION_SECONDS, FLOPS_A_SECOND, BYTES_A_SECOND = 1e-5, 3e10, 5e9
 """By which the latency of parts is estimated: the time that every operation takes, and what one core computes and
-writes. They decide in which order parts go; whether the target is met is measured."""
+writes. A lattice, a nested U-Net and their cuts came within a third of what ONNX Runtime took for them. Estimates
+decide in which order parts go; whether the target is met is measured."""
 
 LAST_HEAD = None
 """Stands for the last head among the names of parts that can go."""
@@ -89,10 +90,6 @@ class DepthSelection:
     kept: float
     loss_before: float
     steps: tuple[Step, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the selection as what JSON can hold."""
-        return asdict(self)
 
 
 @criteria.register("depth", settings=DepthSettings)
