@@ -888,12 +888,13 @@ def _finished(run: RunDirectory | Path | str) -> RunDirectory | None:
     return opened
 
 
-def _method(method: Settings | Mapping[str, Any] | str | None) -> dict[str, Any] | None:
+def _method(method: Any) -> dict[str, Any] | None:
     """Returns a method of pruning as a recipe has it."""
-    if method is None or isinstance(method, str):
-        return None if method is None else {"name": method}
-    chosen = criteria.choose(method)
-    return dict(chosen.model_dump(mode="json") if isinstance(chosen, Settings) else method)
+    if isinstance(method, Settings):
+        return dict(criteria.choose(method).model_dump(mode="json"))
+    if method is None or isinstance(method, Mapping):
+        return None if method is None else dict(method)
+    return {"name": method}
 
 
 def _name_of_pruned(path: Path, recipe: Recipe) -> str:

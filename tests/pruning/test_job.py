@@ -1,18 +1,34 @@
 """Pruning as a job: all methods end to end, steps, what is kept of them, and that it goes on where it was stopped."""
 
 import json
+import multiprocessing
+import re
+import shutil
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import medarts as library
+from medarts.engine import checkpoint, directory
+from medarts.engine.checkpoint import of_weights
 from medarts.engine.directory import RunDirectory
+from medarts.engine.engine import Job
+from medarts.errors import DivergedError, MedartsError, RunError
+from medarts.pruning import job as pruning_job
 from medarts.pruning.record import read_record
+from medarts.pruning.sparse_training import SparseTraining
 from medarts.spaces.nas_wdan import all_paths, to_kept
-from medarts.training.trained import load_network
+from medarts.system import files as files_module
+from medarts.system.process import InterruptedRunError
+from medarts.tasks import SegmentationTask
+from medarts.training.trained import load_network, trained_of
+from medarts.training.trainer import Training
 
 GENERATOR = np.random.default_rng(0)
 GREY = GENERATOR.integers(0, 256, (16, 32, 32)).astype(np.uint8)
@@ -149,3 +165,381 @@ def test_a_pruned_network_is_pruned_further(masks: RunDirectory, tmp_path: Path)
     history = json.loads((twice.path / "structure.json").read_text())["history"]
     assert [asked["method"]["name"] for asked in history] == ["l1", "taylor"]
     assert twice.recipe.train.epochs == 1  # as before, where it is not given
+
+
+# What the trainings before the cut do.
+
+
+def test_filters_are_zeroed_after_every_epoch_also_in_the_average_and_may_grow_back(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeroed: list[list[int]] = []
+    validate, step = SparseTraining.validate, SparseTraining.step
+
+    def filters(network: torch.nn.Module) -> list[int]:
+        weight = network.get_parameter("encoder.0.0.conv.weight")
+        return [number for number, one in enumerate(weight) if not one.any()]
+
+    def noted(training: SparseTraining) -> dict[str, Any]:
+        values = validate(training)
+        zeroed.append(filters(training.network))
+        assert filters(training.averaged.module) == zeroed[-1]
+        return values
+
+    def grown(training: SparseTraining) -> None:
+        step(training)
+        assert filters(training.network) == []
+        momentum = training.optimizer.state_dict()["state"][0]["momentum_buffer"]
+        assert all(one.any() for one in momentum)
+
+    monkeypatch.setattr(SparseTraining, "validate", noted)
+    monkeypatch.setattr(SparseTraining, "step", grown)
+    method = {"name": "gradual", "three_quarters_at": 0.3}
+    run = library.prune(
+        masks, method=method, keep_channels=0.25, epochs=1, sparse_epochs=3, data=DATA, out=tmp_path / "run"
+    )
+    assert [len(each) for each in zeroed] == [2, 2, 3]  # 3 of 4 go, three quarters of which after a third
+    left = load_network(run).get_parameter("encoder.0.0.conv.weight")
+    assert len(left) == 1
+    before = trained_of(RunDirectory(tmp_path / "run/steps/1")).weights["encoder.0.0.conv.weight"]
+    assert [number for number, one in enumerate(before) if not one.any()] == zeroed[-1]
+    assert RunDirectory(tmp_path / "run/steps/1").read_json("summary.json")["best_epoch"] == 2
+
+
+def test_slim_adds_the_gradient_of_the_scales_and_trains_at_the_whole_rate(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[torch.Tensor] = []
+    add_penalties = SparseTraining.add_penalties
+
+    def noted(training: SparseTraining) -> None:
+        scales = training.network.get_parameter("encoder.0.0.norm.weight")
+        before = scales.grad.clone()
+        add_penalties(training)
+        added.append((scales.grad - before) / scales.detach().sign())
+
+    monkeypatch.setattr(SparseTraining, "add_penalties", noted)
+    method = {"name": "slim", "strength": 0.5}
+    run = library.prune(masks, method=method, keep_flops=0.6, epochs=1, data=DATA, out=tmp_path / "run")
+    assert torch.stack(added).detach().numpy() == pytest.approx(0.5, abs=1e-5)
+    (sparse,), (fine,) = (
+        RunDirectory(folder).read_journal("metrics.jsonl") for folder in (tmp_path / "run/steps/1", run.path)
+    )
+    assert sparse["lr"] == pytest.approx(10 * fine["lr"])
+
+
+# Stopped, and going on.
+
+SOFT: dict[str, Any] = {"method": "soft", "keep_flops": 0.5, "steps": 2, "epochs": 2, "data": DATA}
+"""Four trainings, each of an epoch of some steps."""
+
+KILLED = """
+import os, signal
+import medarts
+from medarts.engine.engine import Job
+
+step, done = Job._step, []
+
+def killed(job):
+    step(job)
+    done.append(job)
+    if len(done) == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Job._step = killed
+medarts.prune(run, out=out, **options)
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(masks: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a pruning leaves that nobody stopped."""
+    return lasting(library.prune(masks, out=tmp_path_factory.mktemp("whole") / "run", **SOFT).path)
+
+
+def stopped(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, at: int, after: bool = False) -> None:
+    """Lets the call of a function with a number, from 1 on, end as by a second Ctrl-C."""
+    function, calls = getattr(owner, name), []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        calls.append(name)
+        if len(calls) == at and not after:
+            raise KeyboardInterrupt
+        found = function(*arguments, **options)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+STEPS = 2
+"""Of an epoch."""
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (Job, "_step", 1, True),  # in the first training before a cut
+        (Job, "_step", STEPS + 1, True),  # in the first fine-tuning
+        (Job, "_step", 3 * STEPS + 1, True),  # in the last one
+        (pruning_job, "rate_for", 2, False),
+        (pruning_job, "cut_of", 1, True),
+        (pruning_job, "cut_of", 2, False),
+        (RunDirectory, "create", 1, False),
+        (RunDirectory, "create", 4, False),
+        (RunDirectory, "finish", 2, True),
+        (pruning_job._Pruning, "_complete", 2, False),
+    ],
+)
+def test_it_goes_on_to_the_same_bytes_wherever_it_was_stopped(
+    masks: RunDirectory,
+    whole: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[Any, str, int, bool],
+) -> None:
+    owner, name, at, after = place
+    with monkeypatch.context() as patch:
+        stopped(patch, owner, name, at=at, after=after)
+        with pytest.raises(InterruptedRunError, match="is kept"):
+            library.prune(masks, out=tmp_path / "run", **SOFT)
+    assert lasting(library.prune(masks, out=tmp_path / "run", **SOFT).path) == whole
+
+
+def test_it_goes_on_to_the_same_bytes_after_a_kill(masks: RunDirectory, whole: dict[str, Any], tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["medarts.pruning.job", "torch_pruning"])
+    names = {"run": masks.path, "out": tmp_path / "run", "options": SOFT, "number": 2 * STEPS + 1}
+    process = context.Process(target=exec, args=(KILLED, names))
+    process.start()
+    process.join(timeout=100)
+    assert process.exitcode == -signal.SIGKILL
+    assert lasting(library.prune(masks, out=tmp_path / "run", **SOFT).path) == whole
+
+
+def test_an_interruption_names_the_command_that_goes_on(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Job._step
+
+    def asked(job: Job[Any]) -> None:
+        step(job)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Job, "_step", asked)
+    with pytest.raises(InterruptedRunError) as caught:
+        library.prune(masks, changes="note=a b", out=tmp_path / "run", **SOFT)
+    options = "--method soft --keep-flops 0.5 --steps 2 --epochs 2"
+    command = f"medarts prune {masks.path} 'note=a b' {options} --out {tmp_path / 'run'}"
+    assert str(caught.value) == f"Stopped; {tmp_path / 'run/steps/1'} is saved. Resume with: {command}"
+
+
+def test_the_fine_tuning_goes_on_as_any_training(
+    masks: RunDirectory, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stopped(patch, Job, "_step", at=3 * STEPS + 1, after=True)
+        with pytest.raises(InterruptedRunError):
+            library.prune(masks, out=tmp_path / "run", **SOFT)
+    run = library.resume(tmp_path / "run", kind="train", data=DATA)
+    assert run.facts["finished"]
+    assert read_record(run).last.fine_tuned is None
+    assert lasting(library.prune(masks, out=tmp_path / "run", **SOFT).path) == whole
+
+
+def test_a_training_before_a_cut_is_no_training_of_its_own(masks: RunDirectory, tmp_path: Path) -> None:
+    library.prune(masks, method="slim", keep_flops=0.6, epochs=1, data=DATA, out=tmp_path / "run")
+    with pytest.raises(RunError, match=r"steps/1 is a prune run\. Give a train run"):
+        library.resume(tmp_path / "run/steps/1", kind="train", data=DATA)
+
+
+def test_a_finished_one_is_left_as_it_is(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"method": "l1", "keep_flops": 0.5, "epochs": 1, "data": DATA, "out": tmp_path / "run"}
+    library.prune(masks, **options)
+    before = files(tmp_path / "run")
+    monkeypatch.setattr(Training, "step", lambda job: pytest.fail("it trains"))
+    library.prune(masks, **options)
+    assert f"{tmp_path / 'run'} is finished already." in capsys.readouterr().err
+    assert files(tmp_path / "run") == before
+
+
+# What cannot work is one message, and leaves nothing.
+
+
+def refused(tmp_path: Path, run: Any, **options: Any) -> MedartsError:
+    """Returns the error of a pruning, which leaves its folder as it was."""
+    folder = options.pop("out", tmp_path / "refused")
+    before = files(folder) if folder.exists() else None
+    with pytest.raises(MedartsError) as caught:
+        library.prune(run, **{"data": DATA, "out": folder, **options})
+    assert (files(folder) if folder.exists() else None) == before
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"How much of the network is kept is not given\. Give keep_flops=0\.5"),
+        ({"keep_flops": 0.5, "keep_channels": 0.5}, r"prune\.keep: flops and channels are given; give one of them"),
+        ({"keep_flops": 0}, r"prune\.keep\.flops: .* greater than 0"),
+        ({"keep_flops": 1.0}, r"prune\.keep\.flops: .* less than 1"),
+        ({"keep_flops": float("nan")}, r"prune\.keep\.flops"),
+        ({"keep_flops": 0.5, "method": "l2"}, r"prune\.method\.name cannot be 'l2'\. Did you mean 'l1'\?"),
+        ({"keep_flops": 0.5, "method": {"name": "l1", "batches": 3}}, r"prune\.method\.batches is not a key"),
+        ({"keep_flops": 0.5, "epochs": 0}, r"prune\.epochs: .* greater than or equal to 1"),
+        ({"keep_flops": 0.5, "steps": 3}, r"prune\.epochs is 2, fewer than the 3 steps"),
+        ({"keep_flops": 0.5, "method": "soft", "sparse_epochs": 1, "steps": 2}, r"prune\.sparse_epochs is 1, fewer"),
+        ({"keep_flops": 0.5, "epochs": 1, "changes": "train.warmup_epochs=1"}, r"warmup_epochs 1 leave nothing of 1"),
+        ({"keep_flops": 0.5, "changes": "train.model.width=8"}, r"would change the network, but .* is pruned"),
+        ({"keep_flops": 0.5, "changes": "train.norm=group"}, r"train\.norm is group, but .* the norms of its paper"),
+        ({"keep_flops": 0.5, "data": (GREY, SEVERAL)}, r"was trained for other classes.*medarts train --from"),
+        ({"keep_flops": 0.0001}, r"keep_flops is 0\.0001, but 0\.0\d+ is left of this"),
+        ({"keep_flops": 0.0001, "method": "slim"}, r"keep_flops is 0\.0001, but 0\.\d+ is left"),
+        ({"keep_flops": 0.0001, "method": "soft"}, r"keep_flops is 0\.0001, but 0\.\d+ is left"),
+        ({"keep_flops": 0.5, "method": "depth"}, r"no parts and no late heads that can be taken away"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_trained(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(Training, "step", lambda job: pytest.fail("it trains"))
+    error = refused(tmp_path, masks, **{"changes": ["train.ema=0"], **options})
+    assert re.search(message, str(error)), error
+
+
+def test_what_is_no_finished_training_is_refused(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stopped(patch, Job, "_step", at=3, after=True)
+        with pytest.raises(KeyboardInterrupt):
+            library.train(None, RECIPE, data=DATA, out=tmp_path / "begun")
+    error = refused(tmp_path, tmp_path / "begun", keep_flops=0.5)
+    assert error.fix == f"Continue it: medarts train --resume {tmp_path / 'begun'}"
+    search = RunDirectory.create(tmp_path / "search", masks.recipe, kind="search", data_fingerprint="")
+    assert "is a search run. Give a train run." in str(refused(tmp_path, search, keep_flops=0.5))
+    assert "is not a run directory" in str(refused(tmp_path, tmp_path / "none", keep_flops=0.5))
+
+
+def test_a_folder_of_something_else_is_refused(masks: RunDirectory, findings: RunDirectory, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"method": "l1", "keep_flops": 0.6, "epochs": 1}
+    error = refused(tmp_path, masks, **options, out=masks.path)
+    assert "already holds another run" in str(error)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("mine")
+    assert "already holds files" in str(refused(tmp_path, masks, **options, out=tmp_path / "full"))
+    out = library.prune(masks, data=DATA, out=tmp_path / "out", **options).path
+    for changed in ({"keep_flops": 0.5}, {"method": "fpgm"}, {"epochs": 2}, {"changes": "seed=3"}):
+        error = refused(tmp_path, masks, **{**options, **changed}, out=out)
+        assert re.search(r"out holds a pruning by other settings \((prune\.\w+.*|seed): .* -> .*\)", str(error))
+    library.prune(masks, data=DATA, out=out, changes="compute.threads=1", **options)  # decides nothing
+    (out / "prune.json").write_text("{")
+    assert "prune.json is damaged" in str(refused(tmp_path, masks, **options, out=out))
+
+
+def test_a_network_that_has_changed_is_refused(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = RunDirectory(shutil.copytree(masks.path, tmp_path / "source"))
+    options: dict[str, Any] = {"method": "l1", "keep_flops": 0.6, "out": tmp_path / "run"}
+    with monkeypatch.context() as patch:
+        stopped(patch, Job, "_step", at=1)
+        with pytest.raises(InterruptedRunError):
+            library.prune(source, data=DATA, **options)
+    library.resume(source, data=DATA, changes="train.epochs=3")
+    position = checkpoint.newest(source.checkpoints, "best")
+    assert position is not None
+    if position[0] < 3:  # the longer training was no better
+        point = checkpoint.load(source.checkpoints, "best")
+        assert point is not None
+        weights = {name: tensor + 1 for name, tensor in point.weights.items()}
+        checkpoint.save(source.checkpoints, "best", replace(point, weights=weights), position=position)
+    error = refused(tmp_path, source, **options)
+    assert "holds a pruning of" in str(error)
+    assert "with other weights than those of" in str(error)
+
+
+def test_another_process_at_work_is_waited_for_by_people(masks: RunDirectory, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with RunDirectory.reserved(out, "prune"):
+        found: list[RunError] = []
+
+        def work() -> None:
+            try:
+                library.prune(masks, method="l1", keep_flops=0.6, data=DATA, out=out)
+            except RunError as error:
+                found.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert "Another process is at work" in str(found[0])
+    assert not out.exists()
+
+
+def test_a_training_before_the_cut_that_diverges_says_where(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, calls = SegmentationTask.loss, []
+
+    def poisoned(task: SegmentationTask, outputs: Any, mixture: Any) -> torch.Tensor:
+        calls.append(outputs)
+        return loss(task, outputs, mixture) * (float("nan") if len(calls) == STEPS + 1 else 1.0)
+
+    options: dict[str, Any] = {"method": "slim", "keep_flops": 0.6, "data": DATA, "out": tmp_path / "run"}
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationTask, "loss", poisoned)
+        with pytest.raises(DivergedError, match=r"steps/1 diverged: .* loss nan is not finite at"):
+            library.prune(masks, **options)
+    assert library.prune(masks, **options).facts["finished"]  # the poison was no part of it
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = files_module.write_whole
+
+    def full(path: Path, content: str | bytes) -> None:
+        if path.name == "pruning.json":
+            raise RunError(f"{path} could not be written (No space left on device).", fix="Make room on the disk.")
+        whole(path, content)
+
+    options: dict[str, Any] = {"method": "l1", "keep_flops": 0.6, "epochs": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(directory, "write_whole", full)
+        with pytest.raises(RunError, match="No space left"):
+            library.prune(masks, data=DATA, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run/run.json").exists()
+    run = library.prune(masks, data=DATA, out=tmp_path / "run", **{**options, "keep_flops": 0.7})
+    assert read_record(run).keep == {"flops": 0.7}
+
+
+def test_memory_that_runs_out_leaves_the_folder_to_another_command(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Training, "losses", fails)
+    for method in ("l1", "slim"):
+        error = refused(tmp_path, masks, method=method, keep_flops=0.6, changes=["train.ema=0"])
+        assert "train.accumulate=2" in error.fix
+
+
+def test_groups_of_single_values_are_seen_before_the_cut(tmp_path: Path) -> None:
+    small = library.from_arrays(GREY[:, ::2, ::2], BINARY[:, ::2, ::2])
+    recipe = {**RECIPE, "train": {**RECIPE["train"], "norm": "group", "epochs": 1}}
+    run = library.train(None, recipe, data=small, changes="train.model.depth=5", out=tmp_path / "small")
+    error = refused(tmp_path, run, method="l1", keep_flops=0.5, data=small)
+    assert "the smallest maps of unet are one pixel" in str(error)
+
+
+def test_a_package_is_pruned_on_data_that_are_given(masks: RunDirectory, tmp_path: Path) -> None:
+    library.evaluate(masks, data=DATA)
+    package = library.pack(masks, tmp_path / "small.medarts")
+    assert "a package has none" in str(refused(tmp_path, package, keep_flops=0.6, data=None))
+    run = library.prune(package, method="l1", keep_flops=0.6, epochs=1, data=DATA, out=tmp_path / "run")
+    assert read_record(run).weights == of_weights(trained_of(masks).weights)

@@ -151,10 +151,11 @@ class _Pruning:
                 self._tidy()
 
     def _tidy(self) -> None:
-        """Removes the plan of a pruning of which nothing has come, so that another one can have the folder."""
+        """Removes what a pruning has written of which nothing has come, so that another one can have the folder."""
         first = self._folder(1, SparseTraining if self.is_sparse else FineTuning)
         if not (first / "run.json").exists():
-            (self.out / PLAN).unlink(missing_ok=True)
+            for name in (PLAN, RECORD):
+                (self.out / name).unlink(missing_ok=True)
             remove_empty([self.out / STEPS / "1", self.out / STEPS])
 
     def _folder(self, number: int, kind: type[PruningStage]) -> Path:

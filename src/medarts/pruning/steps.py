@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medarts.config import Recipe
+from medarts.errors import RecipeError
 from medarts.models import Architecture, build_network, without_weights
 from medarts.models.pruned import Pruned
 from medarts.network import Network
@@ -15,7 +16,7 @@ from medarts.pruning.criteria import Criterion, FilterMasks, scores_of
 from medarts.pruning.depth import Depth, DepthSelection
 from medarts.pruning.selection import Target, check_reachable, choose_for
 from medarts.pruning.sparse_training import gradients_of
-from medarts.pruning.units import Unit, cut, examine, find_units, small_image
+from medarts.pruning.units import Joined, Unit, cut, examine, small_image
 from medarts.system.console import progress_bar
 from medarts.training.trainer import Training
 
@@ -89,8 +90,7 @@ def _chosen_parts(training: Training, depth: Depth, target: Target) -> DepthSele
 
 def _cut_channels(training: Training, criterion: Criterion, target: Target) -> tuple[float, dict[str, str]]:
     """Removes channels of a network; returns what is kept of the target's quantity, and what could not be cut."""
-    network = training.network
-    units, fixed = examine(network, _small(training))
+    network, (units, fixed) = training.network, _examined(training)
     scores = _scores(training, criterion, units)
     selection = choose_for(target, network, units, scores, scope=criterion.scope, image=_image(training))
     cut(network, selection.removals, _small(training))
@@ -111,7 +111,7 @@ def rate_for(training: Training, criterion: Criterion, target: Target) -> float:
     Raises:
         RunError: the target cannot be reached, or nothing can be cut.
     """
-    units = find_units(training.network, _small(training))
+    units, _ = _examined(training)
     options: dict[str, Any] = {"scope": criterion.scope, "image": _image(training)}
     scores = _scores(training, criterion, units)
     if isinstance(criterion.training, FilterMasks):
@@ -123,6 +123,22 @@ def rate_for(training: Training, criterion: Criterion, target: Target) -> float:
 def score_of(training: Training, network: Network) -> float:
     """Returns the score of a network on the validation images of a training."""
     return float(training.task.validate(network.eval(), training.validation)[training.task.score])
+
+
+def _examined(training: Training) -> Joined:
+    """Returns the units of the network of a training.
+
+    Raises:
+        RecipeError: its maps are so small that the norms of a cut network could see a single value.
+    """
+    network, size = training.network, training.recipe.data.size
+    if network.smallest_map(size) == 1 and any(isinstance(module, nn.GroupNorm) for module in network.modules()):
+        raise RecipeError(
+            f"With data.size {size} the smallest maps of {training.architecture.name} are one pixel, on which a group "
+            "of one channel, as a cut may leave it, has no norm.",
+            fix="Train it on larger images, or prune it by depth.",
+        )
+    return examine(network, _small(training))
 
 
 def _scores(training: Training, criterion: Criterion, units: list[Unit]) -> dict[str, Tensor]:
