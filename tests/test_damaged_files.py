@@ -12,8 +12,11 @@ from medarts.comparison.candidates import group_runs, read_files
 from medarts.config import parse
 from medarts.errors import MedartsError
 from medarts.evaluation.evaluate import current_scores
+from medarts.models.pruned import Pruned
 from medarts.models.unet import UNetSettings
+from medarts.network.structure import Structure
 from medarts.reporting.page import write_report
+from medarts.training.trainer import start_training
 
 
 def flipped(content: bytes) -> bytes:
@@ -33,7 +36,7 @@ MADE_AGAIN = ("report.html", "cost.json", "scores")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished and scored training run."""
+    """A finished and scored training run of a pruned network."""
     root = tmp_path_factory.mktemp("whole")
     spec = importlib.util.spec_from_file_location("small_data", Path(__file__).with_name("conftest.py"))
     assert spec is not None
@@ -53,7 +56,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "compute": {"device": "cpu", "threads": 1},
         }
     )
-    run = api.train(UNetSettings(width=2, depth=2), recipe, out=root / "run")
+    layers = {"encoder.0.0.conv": {"out": 1}, "encoder.0.0.norm": {"channels": 1}, "encoder.0.1.conv": {"in": 1}}
+    pruned = Pruned("unet-l1-50", UNetSettings(width=2, depth=2), Structure(layers=layers))
+    run = start_training(recipe, pruned, root / "run")
     api.evaluate(run)
     api.report(run)
     return run.path

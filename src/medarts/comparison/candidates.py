@@ -17,6 +17,7 @@ from medarts.errors import MedartsError, RunError
 from medarts.models import Architecture, initial_weights
 from medarts.models.pruned import Pruned
 from medarts.network.structure import Structure
+from medarts.pruning.record import FILE as PRUNING
 from medarts.registry import Settings
 from medarts.spaces.genotype import RANDOM, Genotype, load_genotype, zoo
 from medarts.system.files import exists
@@ -29,9 +30,6 @@ Kind = Literal["searched", "random", "published", "baseline", "pruned"]
 MAY_DIFFER = ("seed", "space", "search", "derive", "prune")
 """Sections of a recipe, beside ``train.model``, that decide neither training nor scores: the network and its seed."""
 
-
-PRUNING = "pruning.json"
-"""File of the run that a pruning ends with."""
 
 _SEARCH = ("recipe_fingerprint_without_seed", "data_fingerprint", "stage", "epoch")
 """What the provenance of a genotype says of its search, beside the seed."""
@@ -273,8 +271,9 @@ def _unique_names(runs: Sequence[RunDirectory]) -> list[str]:
 
 
 def _check_recipes(first: tuple[RunDirectory, Recipe], other: tuple[RunDirectory, Recipe]) -> None:
-    # Fine-tuning has epochs of its own, after those of the network that was pruned.
-    may_differ = rf"train\.(model{'|epochs$' if _was_pruned(first[0]) or _was_pruned(other[0]) else ''})\b"
+    # Fine-tuning after a cut is not the training of the network that was cut: it has epochs of its own.
+    was_pruned = _was_pruned(first[0]) or _was_pruned(other[0])
+    may_differ = r"train\.(model|epochs|finetune_lr)\b" if was_pruned else r"train\.model\b"
     for field, value, changed in differences(first[1], other[1], without=MAY_DIFFER):
         if not re.match(may_differ, field):
             raise RunError(
@@ -342,7 +341,9 @@ def _check_data(first: RunDirectory, other: RunDirectory) -> None:
 
 def _check_beginning(candidate: Candidate) -> None:
     """Refuses seeds of one network that began from different weights."""
-    first, *others = (run for run in candidate.runs if not _was_pruned(run))
+    first, *others = candidate.runs
+    if _was_pruned(first):
+        return  # every seed with what was left of a network of its own
     for run in others:
         one, two = (of.facts.get("weights_fingerprint") or "not given" for of in (first, run))
         if one != two:

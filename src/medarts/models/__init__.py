@@ -141,7 +141,7 @@ def build_network(
     """Returns a network; see `create_model`."""
     options: dict[str, Any] = {"in_channels": in_channels, "outputs": outputs, "norm": norm}
     if isinstance(architecture, Pruned):
-        network = build_network(architecture.base, **options)
+        network = build_network(without_weights(architecture.base), **options)
         architecture.cut(network, in_channels=in_channels, outputs=outputs)
         return network
     if isinstance(architecture, Genotype):
