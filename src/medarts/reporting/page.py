@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from medarts.comparison.candidates import PRUNING, listed_samples
+from medarts.comparison.candidates import listed_samples
 from medarts.config import SPLITS, Recipe, to_yaml
 from medarts.config.reading import as_text
 from medarts.engine.directory import RunDirectory
@@ -24,6 +24,7 @@ from medarts.errors import RunError
 from medarts.evaluation.files import again
 from medarts.network.structure import Structure
 from medarts.profiling.cost import BACKENDS, Cost
+from medarts.pruning.record import FILE as PRUNING
 from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history
 from medarts.reporting.pruning import pruning_of
 from medarts.reporting.scores import read_run_scores
