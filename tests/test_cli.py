@@ -424,6 +424,22 @@ def test_control_c_outside_of_the_loops(medarts, monkeypatch):
     assert medarts("cost", PUBLISHED) == (130, "", "Stopped.\n")
 
 
+def test_an_interruption_of_imports_is_no_traceback() -> None:
+    code = """
+import runpy, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tyro":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+runpy.run_module("medarts", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Stopped.\n")
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -78,7 +78,14 @@ def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used: torch alone takes a second."""
     if name not in _HOMES:
         raise AttributeError(f"module 'medarts' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    try:
+        value = getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from medarts.errors import OF_TRAINING, not_installed
+
+        if error.name not in OF_TRAINING:
+            raise
+        raise not_installed(error.name) from None
     globals()[name] = value
     return value
 

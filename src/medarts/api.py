@@ -651,7 +651,7 @@ def export(
     bundle: bool = False,
     images: Path | str | Sequence[Path | str] | None = None,
     data: "ImageStore | Dataset[Any] | tuple[Any, Any] | None" = None,
-    allow_loss: float = 0.01,
+    allow_loss: float | None = None,
     force: bool = False,
 ) -> "Exported":
     """Writes a trained network as one ONNX file, from stored values to masks or findings; `load` takes it.
@@ -672,7 +672,7 @@ def export(
         images: files or folders of images that it is verified on, instead of those of the run. The calibration is then
             the one that the run keeps, if any.
         data: the images, for a run that was started with images in memory.
-        allow_loss: by how much mean Dice, or mean AUROC, may fall in 8-bit integers.
+        allow_loss: by how much mean Dice, or mean AUROC, may fall in 8-bit integers. Default: 0.01.
         force: replace a file; a bundle needs a new folder.
 
     Returns:
@@ -682,12 +682,14 @@ def export(
         MedartsError: the run has no checkpoint or no such head, its images are gone, the file is there already, or the
             exported network differs from PyTorch by more than 1e-4, or loses too much.
     """
-    from medarts.deploy.exporting import export_package, export_run
+    from medarts.deploy.exporting import ALLOWED_LOSS, export_package, export_run
     from medarts.deploy.package import open_package
     from medarts.deploy.reference_images import check_present
 
     if int8 + torch + bundle > 1:
         raise RunError("A network is exported in one form at a time.", fix="Give one of int8, torch and bundle.")
+    if allow_loss is not None and not int8:
+        raise RunError("Only a network in int8 loses score, which allow_loss is for.", fix="Add int8, or leave it out.")
     if is_package(run) and (checkpoint, domain) != ("best", None):
         raise RunError(
             "A package has the best checkpoint and one scaling of intensities.", fix="Leave checkpoint and domain out."
@@ -718,7 +720,7 @@ def export(
         head=head,
         images=given,
         data=store,
-        allow_loss=allow_loss,
+        allow_loss=ALLOWED_LOSS if allow_loss is None else allow_loss,
         force=force,
     )
 

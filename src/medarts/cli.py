@@ -22,7 +22,7 @@ from medarts import __version__
 from medarts.arguments import changes_first, check_repeated, split
 from medarts.config import Task
 from medarts.config.section import LARGEST_SIZE
-from medarts.errors import MedartsError, RecipeError, RunError, check_number, of_system
+from medarts.errors import OF_TRAINING, MedartsError, RecipeError, RunError, check_number, not_installed, of_system
 from medarts.system.console import be_quiet, say, tolerate_encodings
 from medarts.system.memory import is_out_of_memory, keep_freed_memory
 from medarts.system.names import printable
@@ -585,7 +585,7 @@ def export(
     torch: Switch = False,
     bundle: Switch = False,
     images: Annotated[tuple[Path, ...], arg(metavar="PATH [PATH ...]", help_behavior_hint="")] = (),
-    allow_loss: Annotated[float, arg(metavar="X")] = 0.01,
+    allow_loss: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None,
     force: Switch = False,
 ) -> None:
     """Export a trained network as one ONNX file that runs without PyTorch, and verify it on real images.
@@ -604,7 +604,8 @@ def export(
         torch: Write an archive of torch.export (.pt2) instead.
         bundle: Write a MONAI bundle instead, a folder that MONAI runs without medarts.
         images: Files or folders of images to verify it on. Default: those of the run.
-        allow_loss: Largest accepted fall of mean Dice (or mean AUROC) on the validation images with --int8.
+        allow_loss: Largest accepted fall of mean Dice (or mean AUROC) on the validation images with --int8. Default:
+            0.01.
         force: Replace the file if it exists; a bundle needs a new folder.
     """
     from medarts import api
@@ -707,9 +708,9 @@ def main() -> None:
     except MedartsError as error:
         _fail(error, verbose=verbose)
     except ModuleNotFoundError as error:
-        if error.name not in _OF_TRAINING:
+        if error.name not in OF_TRAINING:
             raise
-        _fail(_not_installed(error.name), verbose=verbose)
+        _fail(not_installed(error.name), verbose=verbose)
     except BrokenPipeError:  # whoever read the output has seen enough
         _drop_output()
         sys.exit(1)
@@ -724,20 +725,6 @@ def main() -> None:
     except KeyboardInterrupt:  # outside of search and training, which save first
         say("Stopped.", to=sys.stderr)
         sys.exit(130)
-
-
-_OF_TRAINING = {
-    "torch", "scipy", "pandas", "lightning_fabric", "kornia", "safetensors", "monai", "matplotlib", "contourpy",
-    "jinja2", "onnx", "onnxscript",
-}  # fmt: skip
-"""Packages that prediction with an exported network does not need."""
-
-
-def _not_installed(package: str) -> MedartsError:
-    return MedartsError(
-        f"{package} is not installed; without it, medarts can only predict with exported networks.",
-        fix='pip install "medarts[train]"',
-    )
 
 
 _OUT_OF_MEMORY = MedartsError(

@@ -46,8 +46,27 @@ class RunError(MedartsError):
     """A run directory cannot be opened, resumed or written."""
 
 
+class EngineError(MedartsError):
+    """What runs a network failed on images, as where memory ran out."""
+
+
 class DivergedError(MedartsError):
     """The loss became NaN or infinite; the last good checkpoint was kept."""
+
+
+OF_TRAINING = frozenset({
+    "torch", "scipy", "pandas", "lightning_fabric", "kornia", "safetensors", "monai", "matplotlib", "contourpy",
+    "jinja2", "onnx", "onnxscript", "torch_pruning",
+})  # fmt: skip
+"""Packages that prediction with an exported network does not need."""
+
+
+def not_installed(package: str) -> MedartsError:
+    """Returns the error where one of `OF_TRAINING` is missing."""
+    return MedartsError(
+        f"{package} is not installed; without it, medarts can only predict with exported networks.",
+        fix='pip install "medarts[train]"',
+    )
 
 
 def did_you_mean(name: object, valid: Iterable[str]) -> str:

@@ -1,6 +1,8 @@
 """Exporting runs: verified on real images, refused where the two differ, written whole or not at all."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import medarts
 from medarts.deploy import exporting, quantization
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.graphs import to_onnx
+from medarts.deploy.reference_images import of_files
 from medarts.engine.directory import RunDirectory
 
 RECIPE: dict[str, Any] = {
@@ -175,6 +178,35 @@ def test_a_torch_archive_runs_without_medarts(run: RunDirectory, tmp_path: Path)
     assert exported.verification.difference < 1e-6
     with pytest.raises(medarts.MedartsError, match="one form at a time"):
         medarts.export(run, int8=True, torch=True)
+
+
+def test_a_loss_is_allowed_in_int8_alone(run: RunDirectory) -> None:
+    with pytest.raises(medarts.MedartsError, match=r"allow_loss is for.*Add int8"):
+        medarts.export(run, allow_loss=0.1)
+
+
+def test_bad_images_are_left_out_and_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.png").write_bytes(b"")
+    (tmp_path / "worse.png").write_text("no image")
+    found = of_files([tmp_path, *sorted((folder / "images").iterdir())[:3]])
+    assert [example.name.name for example in found] == ["00.png", "01.png", "02.png"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["skipped", "skipped"]
+    with pytest.raises(medarts.MedartsError, match=r"bad\.png .*nor can 1 more"):
+        of_files([tmp_path])
+
+
+def test_a_run_is_loaded_where_pytorch_is_installed(run: RunDirectory) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; import medarts\n"
+        f"for call in (lambda: medarts.load({str(run.path)!r}), lambda: medarts.create_model('unet')):\n"
+        "    try: call()\n"
+        "    except medarts.MedartsError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 2
+    assert all(line.startswith("torch is not installed") for line in done.stdout.splitlines())
+    assert all(line.endswith('pip install "medarts[train]"') for line in done.stdout.splitlines())
 
 
 def test_images_that_are_gone_are_asked_for(folder: Path, run: RunDirectory, tmp_path: Path) -> None:

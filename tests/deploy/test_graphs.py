@@ -100,6 +100,18 @@ def test_metadata_of_another_graph_are_one_error(
         medarts.load(tmp_path / "other.onnx", engine=engine)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_weights_that_are_not_numbers_give_no_masks(
+    exported: tuple[Deployable, Path], tmp_path: Path, engine: Any
+) -> None:
+    model = onnx.load_from_string(exported[1].read_bytes())
+    weight = next(each for each in model.graph.initializer if len(each.dims) == 4)
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full(weight.dims, np.nan, np.float32), weight.name))
+    onnx.save(model, tmp_path / "nan.onnx")
+    with pytest.raises(medarts.MedartsError, match=r"not numbers \(NaN\).*export it again"):
+        medarts.load(tmp_path / "nan.onnx", engine=engine).predict(np.zeros((8, 9), np.uint8))
+
+
 def test_an_exported_file_has_one_head_and_engine(exported: tuple[Deployable, Path]) -> None:
     for options in ({"head": "1"}, {"checkpoint": "last"}, {"domain": "isic"}):
         with pytest.raises(medarts.MedartsError, match="is exported"):

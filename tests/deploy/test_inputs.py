@@ -140,6 +140,18 @@ def test_names_are_unique_and_tell_files_apart(tmp_path: Path) -> None:
     assert names(find([tmp_path / "p", tmp_path / "q/b.png"])) == ["p/b", "q/b"]
 
 
+def test_names_are_those_that_every_system_takes(tmp_path: Path) -> None:
+    for name in ("CON.png", "a:b.png", "a-b.png", "end. .png", "nul/x?.png"):
+        png(tmp_path / name)
+    assert names(find([tmp_path])) == ["_CON", "_nul/x-", "a-b_png", "a-b_png-2", "end"]
+
+
+def test_names_are_apart_from_the_overlays_of_others(tmp_path: Path) -> None:
+    for name in ("a.png", "a_overlay.png", "a_overlay/0000.png"):
+        png(tmp_path / name)
+    assert names(find([tmp_path])) == ["a", "a_overlay-2", "a_overlay/0000-2"]
+
+
 @pytest.mark.parametrize("orientation", [AXIAL, NEGATIVE, OBLIQUE], ids=["axial", "negative", "oblique"])
 def test_a_series_is_one_source_in_the_order_of_space(tmp_path: Path, orientation: tuple[float, ...]) -> None:
     paths = write_series(tmp_path / "scan", VOLUME, orientation=orientation)

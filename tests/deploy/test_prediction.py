@@ -21,8 +21,10 @@ from medarts.deploy import prediction
 from medarts.deploy.info import Calibration
 from medarts.deploy.model import TrainedModel
 from medarts.deploy.prediction import Options, Prediction, predict_files
-from medarts.errors import MedartsError
+from medarts.errors import EngineError, MedartsError
 from medarts.system import files, lock
+
+TABLES = ("predictions.csv", "prediction.json", "sources.jsonl")
 
 GENERATOR = np.random.default_rng(0)
 
@@ -140,7 +142,10 @@ def test_a_finished_prediction_is_not_repeated(model: TrainedModel, images: Path
     save_png(images / "new.png")
     found = predict_files(model, [images], out)
     assert (found.kept, found.predicted) == (9, 1)
-    assert before.items() - {("predictions.csv", before["predictions.csv"])} <= contents(out).items()
+    after = contents(out)
+    for name in ("predictions.csv", "sources.jsonl"):
+        assert after.pop(name).startswith(before.pop(name))
+    assert before.items() <= after.items()
 
 
 @pytest.mark.parametrize(
@@ -214,6 +219,90 @@ def test_another_image_of_the_same_name_is_not_taken_for_a_finished_one(model: T
         predict_files(model, [second.parent], tmp_path / "out")
 
 
+def test_a_source_that_has_changed_is_predicted_again_and_its_results_alone_are_replaced(
+    model: TrainedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    save_png(images / "other.png")
+    pages = [Image.fromarray(np.full((9, 8), value, np.uint8)) for value in (0, 255)]
+    pages[0].save(images / "scan.tif", save_all=True, append_images=pages[1:])
+    options = Options(probabilities=True, overlay=True)
+    predict_files(model, [images], out, options)
+    (out / "scan_notes.txt").write_text("mine")
+    before = contents(out)
+    assert {"scan.tif", "scan_probabilities.tif", "scan_overlay/0001.png"} < {*before}
+    pages[1].save(images / "scan.tif")  # of one page, whose mask has another kind
+    found = predict_files(model, [images], out, options)
+    assert (found.kept, found.predicted) == (1, 1)
+    assert "scan: It has changed since it was predicted" in capsys.readouterr().err
+    gone = {"scan.tif", "scan_probabilities.tif", "scan_overlay/0000.png", "scan_overlay/0001.png"}
+    new = {"scan.png", "scan_probabilities.png", "scan_overlay.png"}
+    after = contents(out)
+    assert {*after} == {*before} - gone | new
+    assert all(before[name] == after[name] for name in after.keys() - new - {"predictions.csv", "sources.jsonl"})
+    assert [(row["image"], row["pixels"]) for row in rows_of(out)][1:] == [("scan", "72")]
+    assert predict_files(model, [images], out, options).kept == 2
+
+
+def test_a_source_that_has_become_bad_has_no_result(model: TrainedModel, tmp_path: Path) -> None:
+    image = save_png(tmp_path / "a.png")
+    predict_files(model, [image], tmp_path / "out")
+    image.write_bytes(b"")
+    assert len(predict_files(model, [image], tmp_path / "out").skipped) == 1
+    assert rows_of(tmp_path / "out") == []
+    assert not (tmp_path / "out" / "a.png").exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"image": "a", "state": "", "rows": 1, "results": ["../../a.png"]}'])
+def test_a_damaged_history_is_one_error_and_removes_nothing(model: TrainedModel, tmp_path: Path, content: str) -> None:
+    image = save_png(tmp_path / "a.png")
+    predict_files(model, [image], tmp_path / "out")
+    (tmp_path / "out" / "sources.jsonl").write_text(content + "\n")
+    with pytest.raises(MedartsError, match=r"sources\.jsonl is damaged.*--force"):
+        predict_files(model, [image], tmp_path / "out")
+    assert image.exists()
+
+
+def test_a_new_neighbour_leaves_a_finished_image_its_name(model: TrainedModel, tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    save_png(images / "good.png")
+    predict_files(model, [images], out)
+    before = (out / "good.png").read_bytes()
+    Image.fromarray(np.zeros((9, 8), np.uint8)).save(images / "good.jpg")
+    found = predict_files(model, [images], out)
+    assert (found.kept, found.predicted) == (1, 1)
+    assert {row["image"]: Path(row["file"]).name for row in rows_of(out)} == {
+        "good": "good.png",
+        "good_jpg": "good.jpg",
+    }
+    assert (out / "good.png").read_bytes() == before
+
+
+def test_files_given_one_after_the_other_are_all_recorded(model: TrainedModel, tmp_path: Path) -> None:
+    for name in "abc":
+        predict_files(model, [save_png(tmp_path / f"{name}.png")], tmp_path / "out")
+    assert [row["image"] for row in rows_of(tmp_path / "out")] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("error", [EngineError("It failed.", fix="Give less."), MemoryError()])
+def test_an_engine_that_fails_on_an_image_fails_on_that_one_alone(
+    images: Path, tmp_path: Path, error: Exception
+) -> None:
+    single = np.asarray(Image.open(images / "0" / "2.png"))
+    plane = np.asarray(nibabel.load(images / "volume.nii.gz").dataobj)[:, :, 3]
+
+    class Failing(PixelEngine):
+        def run(self, images_bchw: Any, limits_b2: Any) -> Any:
+            if {single.sum(), plane.sum()} & {*images_bchw.sum((1, 2, 3), dtype=np.int64).tolist()}:
+                raise error
+            return super().run(images_bchw, limits_b2)
+
+    found = predict_files(TrainedModel(masks_info(), Failing()), [images], tmp_path / "out")
+    assert found.predicted == 7
+    assert {Path(file).name for file, _ in found.skipped} == {"2.png", "volume.nii.gz"}
+    assert all("was not predicted" in reason for _, reason in found.skipped)
+
+
 def test_what_a_kill_leaves_half_written_is_removed(model: TrainedModel, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict_files(model, [images], out)
@@ -283,7 +372,7 @@ def test_bad_files_are_reported_one_line_each_and_the_rest_is_done(
     assert len(lines) == len(words)
     with (out / "errors.csv").open(newline="") as table:
         assert [tuple(row) for row in csv.reader(table)] == [("file", "error"), *found.skipped]
-    assert {path.name for path in out.rglob("*")} == {"good.png", "predictions.csv", "prediction.json", "errors.csv"}
+    assert {path.name for path in out.rglob("*")} == {"good.png", *TABLES, "errors.csv"}
     for name in words:
         (tmp_path / "images" / name).unlink()
     assert predict_files(model, [tmp_path / "images"], out).skipped == ()
@@ -442,7 +531,7 @@ def test_findings_write_tables_alone(tmp_path: Path, images: Path) -> None:
     out = tmp_path / "out"
     found = predict_files(model, [images], out)
     assert found.predicted == 9
-    assert {path.name for path in out.iterdir()} == {"predictions.csv", "prediction.json"}
+    assert {path.name for path in out.iterdir()} == {*TABLES}
     rows = rows_of(out)
     assert sum(row["image"] == "volume" for row in rows) == 5 * 2
     stored = np.asarray(Image.open(images / "0" / "0.png"))[:, :15]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.deploy.engines import Floats, Outputs
+from medarts.deploy.engines import Floats, Outputs, failed
 from medarts.deploy.info import ModelInfo
 from medarts.network import Network
 
@@ -100,8 +100,12 @@ class TorchEngine:
     def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
         """Returns all outputs by name."""
         device = self.deployable.limits.device  # forms for inference have no parameters
-        with torch.inference_mode():
-            found = self.deployable(torch.from_numpy(images_bchw).to(device), torch.from_numpy(limits_b2).to(device))
+        given = torch.from_numpy(images_bchw).to(device), torch.from_numpy(limits_b2).to(device)
+        try:
+            with torch.inference_mode():
+                found = self.deployable(*given)
+        except RuntimeError as error:
+            raise failed("PyTorch", images_bchw, error) from error
         return {name: each.cpu().numpy() for name, each in zip(self._names, found, strict=True)}
 
 

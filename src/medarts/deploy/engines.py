@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.errors import DataError, MedartsError
+from medarts.errors import DataError, EngineError, MedartsError
 from medarts.system.process import kept_signal_stack
 
 IMAGE, LIMITS = "image", "limits"
@@ -82,7 +82,7 @@ class OnnxRuntimeEngine:
         try:
             found = self._session.run(None, {name: given[name] for name in given if name in self._inputs})
         except Exception as error:  # its classes have no common base
-            raise _failed("ONNX Runtime", images_bchw, error) from None
+            raise failed("ONNX Runtime", images_bchw, error) from None
         return dict(zip(self._outputs, found, strict=True))
 
 
@@ -112,6 +112,7 @@ class OpenVinoEngine:
         try:
             content = model.read_bytes() if isinstance(model, Path) else model
             graph = _as_meant(core.read_model(content))
+            _refuse_nan(graph, model)
             with kept_signal_stack():
                 self._compiled = core.compile_model(graph, "CPU", options)
         except RuntimeError as error:
@@ -133,7 +134,7 @@ class OpenVinoEngine:
         try:
             found = self._compiled({name: given[name] for name in self._inputs})
         except RuntimeError as error:
-            raise _failed("OpenVINO", images_bchw, error) from None
+            raise failed("OpenVINO", images_bchw, error) from None
         return {name: np.array(found[place]) for place, name in enumerate(self._outputs)}
 
 
@@ -157,6 +158,18 @@ def _as_meant(graph: Any) -> Any:
     return graph
 
 
+def _refuse_nan(graph: Any, model: Path | bytes) -> None:
+    """Refuses weights that are not numbers: OpenVINO limits NaN to 0, so that they would lead to empty masks.
+
+    Raises:
+        DataError: there are some.
+    """
+    constants = (node for node in graph.get_ordered_ops() if node.get_type_name() == "Constant")
+    for each in constants:
+        if each.get_element_type().is_real() and np.isnan(each.data).any():
+            raise _unusable(model, ValueError("its weights are not numbers (NaN)"))
+
+
 def _imported(package: str) -> Any:
     try:
         return __import__(package)
@@ -173,10 +186,11 @@ def _unusable(model: Path | bytes, error: Exception) -> DataError:
     )
 
 
-def _failed(runtime: str, images_bchw: Floats, error: Exception) -> MedartsError:
+def failed(runtime: str, images_bchw: Floats, error: Exception) -> EngineError:
+    """Returns the error of a runtime that failed on images."""
     number, _, height, width = images_bchw.shape
     reason = " ".join(str(error).split())[:200]
-    return MedartsError(
+    return EngineError(
         f"{runtime} failed on {number} images of {height} x {width} pixels: {reason}",
         fix="If memory ran out, use smaller batches (--batch 1) or windows (--window 512).",
     )

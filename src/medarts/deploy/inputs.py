@@ -21,14 +21,17 @@ from medarts.data.formats.raw import Raw, explained
 from medarts.data.formats.series import Header, Spacing, header_of, spacing_of, spacing_of_frames, stacks
 from medarts.deploy.info import ModelInfo
 from medarts.errors import DataError
+from medarts.system.console import progress_bar
 from medarts.system.files import reason_of
-from medarts.system.names import name_of
+from medarts.system.names import name_of, portable
 
-PROBABILITIES = "_probabilities"
-"""Ends the names of files of probabilities."""
+PROBABILITIES, OVERLAY = "_probabilities", "_overlay"
+"""End the names of files of probabilities, and of overlays or their folder."""
 
 _MAGIC = frozenset("*?[")
 _PREAMBLE = 132
+_MANY = 200
+"""Headers that take a second or more on a slow disk."""
 _EIGHT_BITS = 255.0
 """Width of the range of 8 bits."""
 
@@ -38,7 +41,8 @@ class Source:
     """One image, volume or series.
 
     Attributes:
-        name: relative, with "/" between folders and without suffix; unique among the sources found together.
+        name: relative, with "/" between folders and without suffix, and such that every system takes it; unique among
+            the sources found together.
         kind: "raster" (PNG, JPEG, BMP, TIFF), "nifti" or "dicom".
         files: its files, those of a DICOM series in the order of its slices; as texts, which take less memory.
         stack_spacing: of the slices of DICOM files; None for other kinds. See `spacing`.
@@ -268,27 +272,40 @@ def _may_be_image(path: Path) -> bool:
 
 def _sources(chosen: _Chosen) -> Iterator[tuple[Source, str | None]]:
     """Yields sources, yet without their names, and what tells a series from others in its folder."""
-    series: dict[str, list[Header]] = {}
+    dicom: list[tuple[str, str]] = []
     for full, name in chosen.files.items():
-        path = Path(name)
-        kind = _kind(path)
-        if kind != "dicom":
+        kind = _kind(Path(name))
+        if kind == "dicom":
+            dicom.append((full, name))
+        else:
             yield Source("", kind, (name,)), None
-            continue
+    series: dict[str, list[Header]] = {}
+    for full, name in _with_progress(dicom):
         try:
-            header = header_of(path)
+            header = header_of(Path(name))
         except DataError:  # raised again when it is read
-            yield Source("", kind, (name,)), None
+            yield Source("", "dicom", (name,)), None
             continue
         if header is not None and header.series:
             series.setdefault(header.series, []).append(header)
         elif header is not None or full in chosen.named:
-            yield Source("", kind, (name,), spacing_of([header]) if header else None), None
+            yield Source("", "dicom", (name,), spacing_of([header]) if header else None), None
     for headers in series.values():
         for stack in stacks(headers):
             number = stack[0].series_number
             note = None if number is None else f"series-{number}"
             yield Source("", "dicom", tuple(str(each.path) for each in stack), spacing_of(stack)), note
+
+
+def _with_progress(files: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yields files whose headers are read, which takes a while where they are many."""
+    if len(files) < _MANY:
+        yield from files
+        return
+    with progress_bar("read headers", len(files)) as bar:
+        for file in files:
+            yield file
+            bar.advance()
 
 
 def _kind(path: Path) -> Kind:
@@ -303,19 +320,25 @@ def _kind(path: Path) -> Kind:
 
 def _named(found: list[tuple[Source, str | None]], base: str | None) -> list[Source]:
     """Gives sources their names: relative to what holds all, longer ones where two would be equal."""
-    names = [_name(source, base) for source, _ in found]
+    names = ["/".join(map(portable, _name(source, base).split("/"))) for source, _ in found]
     names = _apart(names, lambda row: _suffixed(names[row], *found[row]))
     order = sorted(range(len(found)), key=lambda row: (names[row], found[row][0].files[0]))
     taken: set[str] = set()
     sources = []
     for row in order:
         name, number = names[row], 2
-        while name.casefold() in taken:
+        while name.casefold() in taken or _is_overlay(name, taken):
             name, number = f"{names[row]}-{number}", number + 1
-        taken |= {name.casefold(), f"{name}{PROBABILITIES}".casefold()}
+        taken |= {f"{name}{end}".casefold() for end in ("", PROBABILITIES, OVERLAY)}
         source = found[row][0]
         sources.append(replace(source, name=name))
     return sources
+
+
+def _is_overlay(name: str, taken: set[str]) -> bool:
+    """Tells whether the overlay of a slice of another source may have a name."""
+    folder, _, last = name.casefold().rpartition("/")
+    return last.isdigit() and folder.endswith(OVERLAY) and folder in taken
 
 
 def _apart(names: Sequence[str], longer: Callable[[int], str]) -> list[str]:

@@ -19,7 +19,7 @@ from medarts.data.images import Layout, as_array, as_hwc, as_raw, fit_channels, 
 from medarts.data.manifest import ReadingRules
 from medarts.deploy.engines import ENGINES, IMAGE, LIMITS, Engine, Outputs, Runtime, Shape
 from medarts.deploy.info import METADATA, ModelInfo, is_package
-from medarts.errors import DataError, RunError, check_number, did_you_mean, quoted
+from medarts.errors import OF_TRAINING, DataError, RunError, check_number, did_you_mean, not_installed, quoted
 from medarts.system.files import exists
 
 if TYPE_CHECKING:
@@ -280,6 +280,7 @@ def load(
         RunError: there is no training run, it has no checkpoint yet, or there is no such kind of checkpoint or head.
         DataError: the data sets of the run differ in their scaling and ``domain`` does not name one of them; or the
             file is damaged, or was not written by medarts.
+        MedartsError: what runs it is not installed.
     """
     if checkpoint not in ("best", "last"):
         raise RunError(
@@ -303,6 +304,18 @@ def load(
             "A run or package is predicted with PyTorch.",
             fix="Export it (medarts export), or leave engine and threads out.",
         )
+    try:
+        return _in_pytorch(model, checkpoint=checkpoint, domain=domain, head=head)
+    except ModuleNotFoundError as error:
+        if error.name not in OF_TRAINING:
+            raise
+        raise not_installed(error.name) from None
+
+
+def _in_pytorch(
+    model: "RunDirectory | Path | str", *, checkpoint: str, domain: str | None, head: str | None
+) -> TrainedModel:
+    """Returns the network of a run or package."""
     if is_package(model):
         from medarts.deploy.deployable import TorchEngine
         from medarts.deploy.package import open_package

@@ -1,7 +1,8 @@
 """Prediction on files: masks, probabilities, overlays and tables in a folder, which a repeated call continues.
 
 ``predictions.csv`` is the record: a source counts as finished when its rows are there, and these are written after
-everything else of it. ``prediction.json`` says by which network and with which options.
+everything else of it. ``sources.jsonl`` says what each source was then, so that one that has changed is predicted
+again. ``prediction.json`` says by which network and with which options.
 """
 
 import json
@@ -9,7 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import numpy as np
 from medarts.deploy.components import Mask, largest_components
 from medarts.deploy.decisions import Rule, check_rule, decide
 from medarts.deploy.engines import Engine, Floats, Outputs
+from medarts.deploy.history import SOURCES, History, Predicted, state_of
 from medarts.deploy.info import ModelInfo
-from medarts.deploy.inputs import Source, check_kind, find
+from medarts.deploy.inputs import OVERLAY, Source, check_kind, find
 from medarts.deploy.model import Prepared, TrainedModel, check_finite
 from medarts.deploy.outputs import check_name, open_output
 from medarts.deploy.overlays import overlay_png
@@ -35,7 +37,7 @@ from medarts.deploy.tables import (
     mask_rows,
     write_errors,
 )
-from medarts.errors import DataError, RecipeError, RunError, check_number
+from medarts.errors import DataError, EngineError, MedartsError, RecipeError, RunError, check_number
 from medarts.system import lock
 from medarts.system.console import Bar, console, inform, progress_bar, warn
 from medarts.system.files import UNFINISHED, make_folder, read_text, write_whole, writing
@@ -125,8 +127,9 @@ def predict_files(
 ) -> Prediction:
     """Predicts images, volumes and series, and writes the results into a folder.
 
-    What cannot be read is reported on standard error and in errors.csv, and skipped. Repeated with the same network and
-    options, it continues where it was stopped, and tries again what was skipped.
+    What cannot be read or predicted is reported on standard error and in errors.csv, and skipped. Repeated with the
+    same network and options, it continues where it was stopped, tries again what was skipped, and predicts again what
+    has changed.
 
     Args:
         model: the network.
@@ -186,17 +189,27 @@ class _Job:
         self._folder = folder
         self._options = options
         self._masks = model.info.task == "segmentation"
+        self._history = History(folder)
+        self._states: dict[str, str] = {}
+        self._results: list[Path] = []
         self._skipped: list[tuple[str, str]] = []
         self._notes: dict[str, list[str]] = {}
         self._done = 0
-        self._steps = {source.name: _steps(source) for source in sources}
+        self._steps: dict[str, int] = {}
 
     def run(self, *, anew: bool) -> Prediction:
         _remove_unfinished(self._folder)
         self._begin(anew=anew)
         journal = Journal(self._folder, MASKS if self._masks else FINDINGS)
-        finished = journal.recover(self._number_of_rows)
-        remaining = [source for source in self._sources if not self._is_finished(source, finished)]
+        before = self._history.read()
+        finished = journal.recover(lambda name: before[name].rows if name in before else None)
+        self._sources = _named_as_before(self._sources, finished)
+        self._steps = {source.name: _steps(source) for source in self._sources}
+        remaining = [source for source in self._sources if not self._is_finished(source, finished, before)]
+        journal.forget({source.name for source in remaining} & finished.keys())
+        for source in remaining:
+            if source.name in before:  # of other files than those that are there now, or of a call that was killed
+                self._history.remove_results(before[source.name])
         kept = len(self._sources) - len(remaining)
         total, left = sum(self._steps.values()), sum(self._steps[source.name] for source in remaining)
         try:
@@ -213,7 +226,7 @@ class _Job:
 
     def _begin(self, *, anew: bool) -> None:
         if anew:  # first, so that a kill leaves no table that seems to belong to the new record
-            for name in (PREDICTIONS, RECORD):
+            for name in (PREDICTIONS, SOURCES, RECORD):
                 with writing(self._folder / name):
                     (self._folder / name).unlink(missing_ok=True)
         if not (self._folder / RECORD).exists():
@@ -223,6 +236,7 @@ class _Job:
         """Predicts sources in their order; single images of equal sizes that follow each other share a pass."""
         group: Group = []
         for source in sources:
+            self._states[source.name] = state_of(source.paths)  # before it is read
             try:
                 count = source.count
                 image = self._prepared(source, 0) if count == 1 else None
@@ -250,7 +264,16 @@ class _Job:
         if not group:
             return
         self._stop_if(asked)
-        found = self._model.run((image for _, image in group), batch=self._batch)
+        try:
+            found = [*self._model.run((image for _, image in group), batch=self._batch)]
+        except (EngineError, MemoryError) as error:
+            if len(group) == 1:
+                self._skip(group[0][0], _of_source(error, group[0][0]))
+                steps.advance(self._steps[group[0][0].name])
+                return
+            for each in group:  # one alone may be the cause, or fit into memory
+                self._finish([each], journal, asked, steps)
+            return
         for (source, _), outputs in zip(group, found, strict=True):
             self._write(source, [outputs], journal)
             steps.advance(self._steps[source.name])
@@ -276,10 +299,16 @@ class _Job:
         """Writes all that belongs to a source, its rows last; skips it where it cannot be predicted."""
         outputs = (self._checked(source, each) for each in outputs)
         try:
+            self._results = []
             rows = self._write_masks(source, outputs) if self._masks else finding_rows([*outputs], self._info)
         except DataError as error:
             self._skip(source, error)
             return
+        except (EngineError, MemoryError) as error:
+            self._skip(source, _of_source(error, source))
+            return
+        results = tuple(path.relative_to(self._folder).as_posix() for path in self._results)
+        self._history.append(source.name, Predicted(self._states.pop(source.name), len(rows), results))
         journal.append(source.name, _file_of(source), rows)
         self._done += 1
 
@@ -300,6 +329,7 @@ class _Job:
                     self._write_overlay(source, index, mask, several=count > 1)
             rows = mask_rows(pixels, self._info, source.spacing)
             output.finish()
+            self._results += output.paths
         if output.note is not None:
             self._notes.setdefault(output.note, []).append(source.name)
         return rows
@@ -324,30 +354,26 @@ class _Job:
         path = self._overlay(source, index, several=several)
         make_folder(path.parent)
         write_whole(path, overlay_png(image.values, limits, mask))
+        self._results.append(path)
 
     def _overlay(self, source: Source, index: int, *, several: bool) -> Path:
-        return self._folder / f"{source.name}_overlay{f'/{index:04}' if several else ''}.png"
+        return self._folder / f"{source.name}{OVERLAY}{f'/{index:04}' if several else ''}.png"
 
-    def _is_finished(self, source: Source, finished: dict[str, str]) -> bool:
+    def _is_finished(self, source: Source, finished: dict[str, str], before: dict[str, Predicted]) -> bool:
         file = finished.get(source.name)
         if file is not None and file != str(_file_of(source)):
             raise RunError(
                 f"{self._folder} holds a prediction of {file}, which has the same name there as {source.path(0)}.",
                 fix="Choose another folder, or start over with --force.",
             )
-        return file is not None
+        changed = source.name in before and before[source.name].state != state_of(source.paths)
+        if file is not None and changed:
+            self._notes.setdefault("It has changed since it was predicted, and was predicted again.", []).append(
+                source.name
+            )
+        return file is not None and not changed
 
-    def _number_of_rows(self, name: str) -> int | None:
-        source = next((each for each in self._sources if each.name == name), None)
-        try:
-            count = 0 if source is None else source.count
-        except DataError:
-            return None
-        if not self._masks:
-            return count * len(self._info.outputs)
-        return (count + (count > 1)) * len(self._info.foreground)
-
-    def _skip(self, source: Source, error: DataError) -> None:
+    def _skip(self, source: Source, error: MedartsError) -> None:
         self._skipped.append((str(source.path(0)), str(error)))
         warn(f"skipped: {error}")
 
@@ -361,6 +387,18 @@ class _Job:
     @property
     def _batch(self) -> int:
         return self._options.batch
+
+
+def _named_as_before(sources: list[Source], finished: dict[str, str]) -> list[Source]:
+    """Returns sources with the names under which they are finished; new files beside them could change these."""
+    names = {file: name for name, file in finished.items()}
+    return [replace(source, name=names.get(str(_file_of(source)), source.name)) for source in sources]
+
+
+def _of_source(error: Exception, source: Source) -> DataError:
+    problem = error.problem if isinstance(error, MedartsError) else "Memory ran out."
+    fix = error.fix if isinstance(error, MedartsError) else "Use smaller batches (--batch 1) or windows (--window 512)."
+    return DataError(f"{source.path(0)} was not predicted. {problem}", fix=fix)
 
 
 def _engine(engine: Engine, info: ModelInfo, options: Options) -> Engine:

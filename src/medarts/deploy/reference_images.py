@@ -19,6 +19,7 @@ from medarts.deploy.info import ImageKind, ModelInfo
 from medarts.deploy.inputs import Source, find
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError
+from medarts.system.console import warn
 
 OF_TRAINING, OF_VALIDATION, OF_FILES = 12, 8, 20
 """Images that are looked at."""
@@ -79,12 +80,26 @@ def check_present(run: RunDirectory, data: ImageStore | None = None) -> None:
 
 
 def of_files(paths: Sequence[Path | str]) -> list[Example]:
-    """Returns images of files and folders.
+    """Returns images of files and folders; those that cannot be read are reported on standard error and left out.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or none can be read.
     """
-    return [_of_source(source) for source in spread(find(paths), OF_FILES)]
+    found, bad = [], []
+    for source in spread(find(paths), OF_FILES):
+        try:
+            example = _of_source(source)
+            example.read()
+        except DataError as error:
+            bad.append(error)
+        else:
+            found.append(example)
+    if not found:
+        more = f", nor can {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise DataError(f"{bad[0].problem.removesuffix('.')}{more}.", fix=bad[0].fix)
+    for each in bad:
+        warn(f"skipped: {each}")
+    return found
 
 
 def of_store(store: ImageStore, info: ModelInfo) -> list[Example]:

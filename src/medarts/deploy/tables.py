@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -110,6 +110,18 @@ class Journal:
         if not rows or len(kept) < len(rows) or whole != text:
             write_whole(self._path, "".join(map(_line, kept or [self._columns])))
         return {row[0]: row[1] for row in kept[1:]}
+
+    def forget(self, images: Collection[str]) -> None:
+        """Removes the rows of images, which must be predicted again.
+
+        Raises:
+            RunError: it cannot be read or written.
+        """
+        if not images:
+            return
+        with open_table(self._path) as file:
+            rows = [tuple(row) for row in csv.reader(file)]
+        write_whole(self._path, "".join(_line(row) for row in rows if row[0] not in images))
 
     def __enter__(self) -> "Journal":
         with writing(self._path):

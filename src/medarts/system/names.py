@@ -31,6 +31,20 @@ def name_of(path: Path, *, default: str = "unnamed") -> str:
     return cleaned[: _LONGEST + 1].strip(" .-")[:_LONGEST].rstrip(" .-") or default
 
 
+_REFUSED = re.compile(r'[<>:"\\|?*\x00-\x1f]')
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d) *(\.|$)", re.IGNORECASE)
+
+
+def portable(part: str) -> str:
+    """Returns a part of a path as every system takes it; Windows refuses some letters, ends and names of devices.
+
+    >>> portable("a:b"), portable("scan. "), portable("con.x"), portable("contrast")
+    ('a-b', 'scan', '_con.x', 'contrast')
+    """
+    cleaned = _REFUSED.sub("-", part).rstrip(" .") or "_"
+    return f"_{cleaned}" if _DEVICES.match(cleaned) else cleaned
+
+
 def printable(text: str) -> str:
     r"""Returns a text with its control characters, line breaks and undecodable bytes written as escapes.
 
