@@ -186,7 +186,7 @@ def test_an_interruption_leaves_nothing_half_written_and_says_how_to_continue(
     assert err.count("\n") == 1
     finished = {row[0] for row in rows(out)[1:]}
     assert {path.name for path in out.iterdir()} == {
-        "predictions.csv", "prediction.json", *(f"{name}.png" for name in finished),
+        "predictions.csv", "prediction.json", "sources.jsonl", *(f"{name}.png" for name in finished),
     }  # fmt: skip
     assert 0 < len(finished) < IMAGES
     subprocess.run(command(network, images, "--out", out), env=ENVIRONMENT, check=True)

@@ -14,17 +14,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from medarts.errors import RunError, shortened
-from medarts.network import Network
-from medarts.network.structure import Structure, check_cut
 from medarts.registry import Settings
 from medarts.spaces.genotype import Genotype
 from medarts.system.files import read_whole
 from medarts.system.names import NAME
+
+if TYPE_CHECKING:  # both need PyTorch, which prediction with an exported network does without
+    from medarts.network import Network
+    from medarts.network.structure import Structure
 
 FILE = "structure.json"
 
@@ -46,15 +48,17 @@ class Pruned:
 
     name: str
     base: Genotype | Settings
-    structure: Structure
+    structure: "Structure"
     history: tuple[Mapping[str, Any], ...] = ()
 
-    def cut(self, network: Network, *, in_channels: int, outputs: int) -> None:
+    def cut(self, network: "Network", *, in_channels: int, outputs: int) -> None:
         """Cuts the network that ``base`` builds, in place.
 
         Raises:
             RunError: the structure does not fit it.
         """
+        from medarts.network.structure import check_cut
+
         try:
             self.structure.apply(network)
             check_cut(network, in_channels=in_channels, outputs=outputs)
@@ -91,7 +95,7 @@ class _File(BaseModel):
     format: Literal["medarts-structure"]
     version: Literal[1]
     name: Annotated[str, Field(pattern=f"^(?:{NAME})$", max_length=200)]
-    structure: Structure
+    structure: "Structure"
     history: tuple[dict[str, JsonValue], ...] = ()
 
 
@@ -107,6 +111,9 @@ def pruned_from_json(text: bytes | str, base: Genotype | Settings, *, origin: st
     Raises:
         RunError: it is damaged, or of a version that this medarts cannot read.
     """
+    from medarts.network.structure import Structure
+
+    _File.model_rebuild(_types_namespace={"Structure": Structure})
     try:
         content = _File.model_validate_json(text)
     except ValidationError as error:
