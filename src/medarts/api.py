@@ -219,7 +219,7 @@ def prune(
     asked = {"method": _method(method), "keep": keep or None, **numbers}
     changes = _kept_network(_changes(changes), trained, "pruned")
     words = [f"prune.{name}={json.dumps(value, default=str)}" for name, value in asked.items() if value is not None]
-    recipe = _recipe(trained.recipe, given, [*changes, *words])
+    recipe = _recipe(trained.recipe, given, [*words, *changes])  # these may be settings of the method
     folder = _folder(out, _name_of_pruned(path_of(run), recipe))
     return prune_network(
         trained,
