@@ -14,6 +14,7 @@ from medarts.network import Network
 from medarts.network.structure import Structure, structure_of
 from medarts.pruning.criteria import Criterion, FilterMasks, scores_of
 from medarts.pruning.depth import Depth, DepthSelection
+from medarts.pruning.recalibration import recalibrate
 from medarts.pruning.selection import Target, check_reachable, choose_for
 from medarts.pruning.sparse_training import gradients_of
 from medarts.pruning.units import Joined, Unit, cut, examine, small_image
@@ -74,6 +75,8 @@ def cut_of(
     rebuilt = _built(architecture, training.recipe)
     rebuilt.load_state_dict(network.state_dict())
     rebuilt.to(training.fabric.device)
+    if target is not None:
+        recalibrate(training, rebuilt)
     return Cut(rebuilt, architecture, kept, uncut)
 
 
