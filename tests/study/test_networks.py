@@ -124,6 +124,18 @@ def test_entries_become_architectures(
     assert all(0.95 <= letters(each) / letters(own) <= 1.05 for each in (first, second))
 
 
+def test_a_run_of_a_pruned_network_is_refused_and_not_trained_whole(
+    study: Callable[..., Study], tmp_path: Path
+) -> None:
+    (tmp_path / "pruned").mkdir()
+    load(NAS_WDAN).save(tmp_path / "pruned" / "genotype.json")
+    (tmp_path / "pruned" / "structure.json").write_text("{}")
+    one = study({"name": "x", "genotype": "pruned"}, {"name": "y", "genotype": "pruned/genotype.json"})
+    with pytest.raises(GenotypeError, match=r"x: .*/pruned holds a pruned network, which a study cannot train"):
+        networks_of(one, tmp_path).architecture("x")
+    assert networks_of(one, tmp_path).architecture("y") == replace(load(NAS_WDAN), name="y")
+
+
 def test_searches_that_a_network_waits_for(study: Callable[..., Study], tmp_path: Path) -> None:
     one = study(
         {"name": "mix", "searched_on": "a"},

@@ -6,7 +6,7 @@ depend on the number of outputs or on the channels of images do not, so a pruned
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, Strict
@@ -26,22 +26,12 @@ _TRIAL_SIZES = tuple(1 << power for power in range(5, 14))
 """Heights and widths of the image that a cut network is tried on, in pixels; the first that fits is taken."""
 
 
-@runtime_checkable
-class Resizable(Protocol):
-    """A module that has sizes of its own, besides those of its layers: channels of the zeros that it gives."""
-
-    def sizes(self) -> Sizes:
-        """Returns the sizes by name."""
-
-    def resize(self, sizes: Mapping[str, int]) -> None:
-        """Takes other sizes; all are given."""
-
-
 class Structure(BaseModel):
     """What was cut away of a network.
 
-    >>> Structure(layers={"encoder.0.0.conv": {"out": 5}, "encoder.0.0.norm": {"channels": 5}}).is_whole
-    False
+    >>> structure = Structure(layers={"encoder.0.0.conv": {"out": 5}, "encoder.0.0.norm": {"channels": 5}})
+    >>> structure.layers["encoder.0.0.conv"]
+    {'out': 5}
 
     Attributes:
         heads: names of the heads that are left, early to last. Default: all.
@@ -56,11 +46,6 @@ class Structure(BaseModel):
     heads: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     without: tuple[str, ...] = ()
     layers: dict[str, Annotated[dict[str, Size], Field(min_length=1)]] = {}
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing was cut away."""
-        return self.heads is None and not self.without and not self.layers
 
     def apply(self, network: Network) -> None:
         """Cuts a network as its architecture builds it, in place; its weights are loaded afterwards.
@@ -113,8 +98,6 @@ def sizes_of(module: nn.Module) -> Sizes:
     ({'in': 4, 'out': 8, 'groups': 2}, {'channels': 8}, {})
     """
     match module:
-        case Resizable():
-            return module.sizes()
         case _ConvNd():
             return {"in": module.in_channels, "out": module.out_channels, "groups": module.groups}
         case nn.Linear():
@@ -137,14 +120,13 @@ def check_cut(network: Network, *, in_channels: int, outputs: int) -> None:
     Raises:
         RunError: they do not.
     """
-    like = next(network.parameters())
-    size = _trial_size(network)
-    images = torch.zeros(2, in_channels, size, size, device=like.device, dtype=like.dtype)
-    # Copies, as norms count the batches that they see: an auxiliary head is run by a network in training mode alone.
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    like, size = next(network.parameters()), _trial_size(network)
+    device = torch.device("cpu") if like.is_meta else like.device
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = functional_call(network, buffers, (images,), {"all_heads": True})
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), device:
+            images = torch.zeros(2, in_channels, size, size, dtype=like.dtype)
+            # In training mode, in which all heads run; norms count the batches that they see then, in copies.
+            found = functional_call(network, _copies(network), (images,), {"all_heads": True})
     except (RuntimeError, ValueError, IndexError) as error:
         raise RunError(
             f"Its layers do not fit each other ({shortened(' '.join(str(error).split()))}).", fix=_FIX
@@ -152,6 +134,20 @@ def check_cut(network: Network, *, in_channels: int, outputs: int) -> None:
     channels = {logits.shape[1] for logits in found}
     if channels != {outputs}:
         raise RunError(f"Its heads give {', '.join(map(str, sorted(channels)))} outputs, not {outputs}.", fix=_FIX)
+
+
+def _copies(network: nn.Module) -> dict[str, Tensor]:
+    """Returns copies of the buffers of a network; of one without memory, zeros for its parameters too.
+
+    Most operations without memory import a compiler, which takes seconds.
+    """
+    every = dict(network.named_buffers())
+    if next(network.parameters()).is_meta:
+        every |= dict(network.named_parameters())
+    return {
+        name: torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.clone()
+        for name, tensor in every.items()
+    }
 
 
 def _trial_size(network: Network) -> int:
@@ -199,8 +195,6 @@ def _checked(path: str, module: nn.Module, wanted: Mapping[str, int]) -> Sizes:
 def _resize(module: nn.Module, sizes: Sizes) -> None:
     """Gives a module sizes that it can have; its tensors keep the values at their beginning."""
     match module:
-        case Resizable():
-            module.resize(sizes)
         case _ConvNd():
             module.in_channels, module.out_channels, module.groups = sizes["in"], sizes["out"], sizes["groups"]
             ends = (module.in_channels, module.out_channels)

@@ -847,9 +847,8 @@ class NasWdanCell(nn.Module):
     ) -> None:
         super().__init__()
         self.transition = transition
+        self.channels = channels
         self.edges = tuple(tuple(edge for edge in node if edge[1] != 0 or s0_channels is not None) for node in edges)
-        self.channels_of_zeros = dict.fromkeys(_nodes_of_zeros(self.edges, is_read=s0_channels is not None), channels)
-        """Node -> channels of the zeros that it is."""
         read = partial(preprocess, affine=settings.affine, norm=settings.norm)
         self.input0 = read(s0_channels, channels) if s0_channels is not None else None
         self.input1 = read(s1_channels, channels)
@@ -879,34 +878,19 @@ class NasWdanCell(nn.Module):
             ]
             states.append(sum(terms[1:], terms[0]) if terms else None)
         nodes = states[2:]
-        for index, channels in self.channels_of_zeros.items():
-            nodes[index] = s1.new_zeros(self._node_shape(s1, channels))
+        if any(node is None for node in nodes):
+            # Nodes all of whose edges end at an absent s0 are zeros.
+            zeros = s1.new_zeros(self._node_shape(s1))
+            nodes = [zeros if node is None else node for node in nodes]
         return torch.cat(cast(list[Tensor], nodes), dim=1)
 
-    def sizes(self) -> dict[str, int]:
-        """Returns the channels of nodes that are zeros, "zeros[0]" for the first node."""
-        return {f"zeros[{node}]": channels for node, channels in self.channels_of_zeros.items()}
-
-    def resize(self, sizes: Mapping[str, int]) -> None:
-        """Takes other channels of nodes that are zeros."""
-        self.channels_of_zeros = {node: sizes[f"zeros[{node}]"] for node in self.channels_of_zeros}
-
-    def _node_shape(self, s1: Tensor, channels: int) -> tuple[int, int, int, int]:
+    def _node_shape(self, s1: Tensor) -> tuple[int, int, int, int]:
         b, _, h, w = s1.shape
         if self.transition == "down":
-            return b, channels, h // 2, w // 2
+            return b, self.channels, h // 2, w // 2
         if self.transition == "up":
-            return b, channels, h * 2, w * 2
-        return b, channels, h, w
-
-
-def _nodes_of_zeros(edges: Cell, *, is_read: bool) -> list[int]:
-    """Returns the nodes all of whose edges end at an absent s0; ``is_read`` where there is one."""
-    given = {0, 1} if is_read else {1}
-    for node, reads in enumerate(edges):
-        if any(state in given for _, state in reads):
-            given.add(2 + node)
-    return [node for node in range(len(edges)) if 2 + node not in given]
+            return b, self.channels, h * 2, w * 2
+        return b, self.channels, h, w
 
 
 class OnLattice(Network):

@@ -13,11 +13,13 @@ from medarts.config.study import NetworkEntry, Study
 from medarts.engine.directory import RunDirectory
 from medarts.errors import GenotypeError, MedartsError, RunError
 from medarts.models import Architecture, build_network, without_weights
+from medarts.models.pruned import FILE as STRUCTURE
 from medarts.profiling.cost import count_parameters
 from medarts.spaces import random_genotype, space_settings
 from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.study.jobs import Layout
 from medarts.system.console import inform
+from medarts.system.files import exists
 
 Count = Callable[[Genotype], int]
 """Genotype -> trainable parameters of its network."""
@@ -126,6 +128,11 @@ class Networks:
     def _given(self, entry: NetworkEntry) -> Genotype:
         """Returns the genotype that was read or searched, as it is."""
         if entry.genotype is not None:
+            if exists(Path(entry.genotype) / STRUCTURE):
+                raise GenotypeError(
+                    f"{entry.genotype} holds a pruned network, which a study cannot train from scratch.",
+                    fix="Name its genotype.json to train the whole network, and prune the runs of the study.",
+                )
             return load_genotype(entry.genotype)
         run = RunDirectory.open(self._layout.search(entry.name).run, kind="search")
         if not run.facts["finished"]:

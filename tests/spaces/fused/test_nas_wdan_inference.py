@@ -73,7 +73,7 @@ def assert_equal_cells(cell: NasWdanCell, s0: Tensor | None, s1: Tensor) -> list
         nodes = InferenceCell(cell, form=Form(s1.dtype, torch.channels_last))(
             None if s0 is None else s0.relu(), s1.relu()
         )
-    for node, part in zip(nodes, plain.chunk(len(nodes), dim=1), strict=True):
+    for node, part in zip(nodes, plain.split(cell.channels, dim=1), strict=True):
         exactly(torch.zeros_like(part) if node is None else node, part)
     return list(nodes)
 

@@ -85,12 +85,8 @@ class NasWdanInference(OnLattice, InferenceForm):
             cell = cast(InferenceCell, self.cells[cell_key(node, transition)])
             outputs.append(cell(active.get(s0), active[s1]))
         nodes = [_sum([part for part in parts if part is not None]) for parts in zip(*outputs, strict=True)]
-        b, (h, w) = len(active[s1]), (length >> node.level + 1 for length in size)
-        zeros = cell.channels_of_zeros
-        return torch.cat(
-            [active[s1].new_zeros(b, zeros[index], h, w) if part is None else part for index, part in enumerate(nodes)],
-            dim=1,
-        )
+        of_zeros = (len(active[s1]), cell.channels, *(length >> node.level + 1 for length in size))
+        return torch.cat([active[s1].new_zeros(of_zeros) if part is None else part for part in nodes], dim=1)
 
 
 class InferenceCell(nn.Module):
@@ -103,7 +99,7 @@ class InferenceCell(nn.Module):
 
     def __init__(self, cell: NasWdanCell, *, form: Form) -> None:
         super().__init__()
-        self.edges, self.channels_of_zeros = cell.edges, cell.channels_of_zeros
+        self.channels, self.edges = cell.channels, cell.edges
         self.states = {state for node in cell.edges for _, state in node}
         """The states that an edge reads."""
         self.inputs = nn.ModuleDict()
