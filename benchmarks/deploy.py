@@ -2,13 +2,14 @@
 
     export MEDARTS_DATA=/folder/with/the/data/sets
     python benchmarks/deploy.py FOLDER [--part time dice] [--genotype NAME] [--networks NAME ...] [--json]
+    python benchmarks/deploy.py FOLDER --part dice --seeds 0 1 [--sets isic] [--epochs N]
 
 Time: networks with fresh weights, alone, on one image of their size, in turns, with as many threads in every form;
 milliseconds are medians after passes that warm up, with the interquartile range. Exporting takes most of the half hour.
 
-Dice: networks are trained at 96 px by recipes/norm-cpu.yaml, each with its better learning rate (benchmarks/norm.py),
-exported, and the test images are predicted by the exported files themselves, at 96 px. Finished runs in FOLDER are
-kept, interrupted ones resumed.
+Dice: networks are trained at 96 px by recipes/norm-cpu.yaml, exported, and the test images are predicted by the
+exported files themselves, at 96 px. U-Net and the searched network have the better one of two learning rates
+(benchmarks/norm.py), other networks that of their kind. Finished runs in FOLDER are kept, interrupted ones resumed.
 """
 
 import argparse
@@ -71,16 +72,31 @@ class Architecture(NamedTuple):
         return create_model(self.name, in_channels=3, outputs=1, **self.about).eval()
 
 
+def _baseline(name: str, width: int) -> tuple[str, tuple[str, ...]]:
+    return f"{name}-w{width}", ("--model", name, f"train.model.width={width}", "train.lr=0.002")
+
+
+def _weaved(
+    genotype: str, channels: int, *, beginning: str | None = None, norm: str = "batch"
+) -> tuple[str, tuple[str, ...]]:
+    words = ("--genotype", genotype, "--init-channel", str(channels), f"train.norm={norm}")
+    rate = "0.005" if norm == "batch" else "0.002"
+    return f"{beginning or genotype}-c{channels}-{norm}", (*words, f"train.lr={rate}")
+
+
 TRAINED = {
-    SMALL: ("unet-w16", ("--model", "unet", "train.model.width=16", "train.lr=0.002")),
-    "searched, C = 8, batch norm": (
-        "searched-c8-batch",
-        ("--genotype", "{genotype}", "--init-channel", "8", "train.norm=batch", "train.lr=0.005"),
-    ),
-    "searched, C = 8, group norm": (
-        "searched-c8-group",
-        ("--genotype", "{genotype}", "--init-channel", "8", "train.norm=group", "train.lr=0.002"),
-    ),
+    SMALL: _baseline("unet", 16),
+    "Attention U-Net, width 16": _baseline("attention-unet", 16),
+    "U-Net++, width 16": _baseline("unetpp", 16),
+    "residual encoder U-Net, width 8": _baseline("resenc-unet", 8),
+    "R2U-Net, width 8": _baseline("r2unet", 8),
+    "Attention R2U-Net, width 8": _baseline("attention-r2unet", 8),
+    "MultiResUNet, width 8": _baseline("multiresunet", 8),
+    "searched, C = 8, batch norm": _weaved("{genotype}", 8, beginning="searched"),
+    "searched, C = 8, group norm": _weaved("{genotype}", 8, beginning="searched", norm="group"),
+    "layer7_double_deep, C = 4": _weaved("layer7_double_deep", 4),
+    "stage0_double_deep_ep80_newim, C = 4": _weaved("stage0_double_deep_ep80_newim", 4),
+    "stage1_layer9_110epoch_double_deep_final, C = 8": _weaved("stage1_layer9_110epoch_double_deep_final", 8),
 }
 """Networks that are trained: the beginning of the name of a run, and words of ``medarts train``."""
 
@@ -91,6 +107,9 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=("time", "dice"), default=("time", "dice"))
     parser.add_argument("--genotype", default=SEARCHED, help="the searched network: of the zoo, a file, or a run")
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="default: all; a part of a name suffices")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="of Dice")
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0,), help="of the trainings")
+    parser.add_argument("--epochs", type=int, help="of the trainings; default: as the recipe has it")
     parser.add_argument("--size", nargs="+", type=int, default=SIZES)
     parser.add_argument("--threads", nargs="+", type=int, default=usual_threads())
     parser.add_argument("--repeats", type=int, default=20)
@@ -104,10 +123,14 @@ def main() -> None:
     if "dice" in arguments.part:
         names = [name for name in TRAINED if chosen(name)]
         found["dice"] = [
-            {"network": name, "set": data, "dice": dice_of(arguments.folder, name, data, arguments.genotype)}
+            {
+                "network": name, "set": data, "seed": seed,
+                "dice": dice_of(arguments.folder, name, data, arguments.genotype, seed=seed, epochs=arguments.epochs),
+            }
+            for seed in arguments.seeds  # so that all networks have the first when this is stopped
             for name in names
-            for data in SETS
-        ]
+            for data in arguments.sets
+        ]  # fmt: skip
     if "time" in arguments.part:
         networks = {name: each for name, each in architectures(arguments.genotype).items() if chosen(name)}
         rows: list[dict[str, Any]] = []
@@ -235,10 +258,19 @@ def _target(what: str, size: int, threads: int, target: float, ratio: float) -> 
 # --- Dice -------------------------------------------------------------------------------------------------------
 
 
-def dice_of(folder: Path, name: str, data: str, genotype: str) -> dict[str, float]:
+def dice_of(
+    folder: Path, name: str, data: str, genotype: str, *, seed: int = 0, epochs: int | None = None
+) -> dict[str, float]:
     """Returns the mean Dice of the test images of a trained network in all forms."""
     beginning, words = TRAINED[name]
-    run = trained(folder / f"{beginning}-{data}", [word.format(genotype=genotype) for word in words], data)
+    given = [*(word.format(genotype=genotype) for word in words), f"seed={seed}"]
+    called = [beginning, data]
+    if seed:
+        called.append(f"seed{seed}")
+    if epochs is not None:
+        called.append(f"{epochs}epochs")
+        given += [f"train.epochs={epochs}", f"train.warmup_epochs={min(1, epochs - 1)}"]
+    run = trained(folder / "-".join(called), given, data)
     kept = run.path / "dice.json"
     if not kept.exists():
         note(f"{run.path.name}: Dice of all forms")
@@ -255,7 +287,7 @@ def trained(path: Path, words: Sequence[str], data: str) -> RunDirectory:
         if (path / "run.json").exists():
             medarts("train", "--resume", path)
         else:
-            given = (f"data.size={TRAINED_AT}", "seed=0", "--recipe", RECIPE, "--data", data, "--out", path)
+            given = (f"data.size={TRAINED_AT}", "--recipe", RECIPE, "--data", data, "--out", path)
             medarts("train", *words, *given)
     return RunDirectory.open(path, kind="train")
 
@@ -333,15 +365,25 @@ def tables(found: Mapping[str, Any]) -> str:
             lines.append(f"| {one['ratio']} | {one['size']} | {one['threads']} | {one['found']:.2f} | {verdict} |")
         lines.append("")
     if "dice" in found:
-        forms = [form for form in FORMS if form in found["dice"][0]["dice"]]
-        lines += [
-            f"| network | set | {' | '.join(FORMS[form] for form in forms)} |",
-            f"| --- | --- |{' --- |' * len(forms)}",
-        ]
-        for row in found["dice"]:
-            cells = [f"{row['dice'][form]:.4f}" for form in forms]
-            lines.append(f"| {row['network']} | {row['set']} | {' | '.join(cells)} |")
+        lines += table_of_dice(found["dice"])
     return "\n".join(lines)
+
+
+def table_of_dice(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Writes a line for each network and set: means over seeds, and how far the worst seed falls from PyTorch."""
+    forms = [form for form in FORMS if all(form in row["dice"] for row in rows)]
+    exported = [form for form in forms if form not in ("torch", "shipped")]
+    lines = [
+        f"| network | set | seeds | {' | '.join(FORMS[form] for form in forms)} | largest loss, float | int8 |",
+        f"| --- | --- | --- |{' --- |' * len(forms)} --- | --- |",
+    ]
+    for network, data in dict.fromkeys((row["network"], row["set"]) for row in rows):
+        of = [row["dice"] for row in rows if (row["network"], row["set"]) == (network, data)]
+        means = [f"{np.mean([dice[form] for dice in of]):.4f}" for form in forms]
+        in_float = max(dice["torch"] - dice[form] for dice in of for form in exported if form != "int8")
+        in_int8 = max(dice["torch"] - dice["int8"] for dice in of)
+        lines.append(f"| {network} | {data} | {len(of)} | {' | '.join(means)} | {in_float:.4f} | {in_int8:.4f} |")
+    return lines
 
 
 if __name__ == "__main__":

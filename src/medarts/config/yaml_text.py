@@ -86,7 +86,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Composes a node and what is below it, and refuses it where that is too much."""
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # it has no annotations
         named = self.anchors.get(event.anchor) if isinstance(event, yaml.AliasEvent) else None
         if named is not None and id(named) not in self._sizes:
             raise _Refusal("an alias contains itself", event.start_mark)

@@ -142,7 +142,10 @@ def export_package(
         DataError: no images are given, or they cannot be read.
     """
     if form == "int8":
-        raise RunError("Int8 needs the validation images, which a package has not.", fix="Export the run in int8.")
+        raise RunError(
+            "Int8 needs the validation images with their masks or findings, which a package has not.",
+            fix="Export its training run (medarts export RUN --int8), or the package in float (--images FOLDER).",
+        )
     path = package.path.with_suffix(SUFFIXES[form]) if out is None else out
     _check_free(path, force=force)
     deployable = package.deployable(head)

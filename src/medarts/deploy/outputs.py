@@ -20,13 +20,14 @@ Masks of images that EXIF or a TIFF tag turns are upright, as the image is shown
 
 DICOM that a DICOM-SEG cannot refer to: several frames without a place in space or at one place (ultrasound loops, beating
 hearts), kinds that must have a FrameOfReferenceUID but lack it, and files without UIDs. Single images without a place (X-rays) have a DICOM-SEG.
-"""  # noqa: E501
+"""  # noqa: E501  # rows of a table cannot be broken
 
 import errno
 import gzip
 import io
 import tempfile
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -110,7 +111,7 @@ def _output(source: Source, folder: Path, info: ModelInfo, *, probabilities: boo
     return _RasterOutput(source, folder, info, note=note, probabilities=probabilities)
 
 
-class Output:
+class Output(ABC):
     """The masks of one source, slice by slice.
 
     Attributes:
@@ -191,8 +192,9 @@ class Output:
     ) -> None:
         self.close()
 
+    @abstractmethod
     def _write_masks(self, file: IO[bytes], masks: "_Waiting") -> None:
-        raise NotImplementedError
+        """Writes the file of the masks."""
 
     def _write_probabilities(self, file: IO[bytes], probabilities: "_Waiting") -> None:
         """Writes an archive of NumPy, one array a slice."""
@@ -296,7 +298,7 @@ class _Waiting:
         with writing(self._folder):
             if self._file is None:
                 make_folder(self._folder)
-                self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self._folder))  # noqa: SIM115
+                self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self._folder))  # noqa: SIM115  # see close
             self._file.seek(0, io.SEEK_END)
             self._about.append((self._file.tell(), values.shape, values.dtype))
             self._file.write(values.tobytes())

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,8 @@ def of_store(store: ImageStore, info: ModelInfo) -> list[Example]:
         image = np.moveaxis(store.images[np.array([index])][0], 0, -1).astype(np.float32)
         return Raw(image * (high - low) + low, (low, high))
 
-    return [
-        Example(manifest.samples[index].image, lambda index=index: read(index))  # type: ignore[misc]
-        for index in spread(range(len(manifest.samples)), OF_FILES)
-    ]
+    chosen = spread(range(len(manifest.samples)), OF_FILES)
+    return [Example(manifest.samples[index].image, partial(read, index)) for index in chosen]
 
 
 def observed(info: ModelInfo, examples: Iterable[Example]) -> ModelInfo:

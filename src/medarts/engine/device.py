@@ -61,7 +61,8 @@ def preserved_process_state() -> Iterator[None]:
     flags = cudnn.benchmark, cudnn.allow_tf32
     workspace = os.environ.get(_WORKSPACE)
     # Reading the state of a GPU that is not used yet would initialise it.
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # it has no annotations
+    gpus = range(torch.cuda.device_count()) if used else ()
     with torch.random.fork_rng(devices=gpus):
         try:
             yield

@@ -78,12 +78,12 @@ def evaluate(
         return _evaluate(run, sources, split, head, data, heads=heads, flip=flip)
 
 
-@preserved_process_state()
 def folder_of_package(path: Path) -> Path:
     """Returns the folder of all scores of a package."""
     return path.with_name(f"{path.stem}-scores")
 
 
+@preserved_process_state()
 def evaluate_package(
     package: Package,
     *,

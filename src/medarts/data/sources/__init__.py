@@ -4,6 +4,7 @@ A source returns a ``Listing`` with everything it found, faults included, and do
 a data set refuses any fault, while the doctor reports them all.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def register_source(kind: str, *, settings: type[SourceSettings]) -> "Callable[[
     return sources.register(kind, settings=settings)
 
 
-class Source:
+class Source(ABC):
     """A kind of data set: how its folder is recognised and what is in it.
 
     A kind of your own is a class in any file that is imported before its name is needed::
@@ -144,6 +145,7 @@ class Source:
         """Returns the settings that read a folder given to ``--data``; none where it has another layout."""
         return ()
 
+    @abstractmethod
     def find(self, settings: Any, findings: tuple[str, ...] | None = None) -> Listing:
         """Lists the images with all that is wrong; opens none of them.
 
@@ -151,7 +153,6 @@ class Source:
             settings: of the class that the source was registered with.
             findings: what the recipe looks for; others of a table need not be right. None looks for all.
         """
-        raise NotImplementedError
 
 
 def domain_of(path: Path) -> str:
