@@ -9,6 +9,7 @@ timing.jsonl       one line an epoch: seconds and peak memory
 genotype.json      the genotype that was found, or that is trained
 structure.json     what was cut away of a pruned network
 initial.safetensors  the weights that a fine-tuning begins with
+pruning.json       how the network was pruned; prune.json and steps/ are of the pruning itself
 checkpoints/       last, the end of the epoch before it, and best
 summary.json, cost.json, calibration.json, scores/, pictures/, report.html
 .lock, .owner.json while a process is at work

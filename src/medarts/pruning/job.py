@@ -260,6 +260,7 @@ class _Pruning:
     ) -> Training:
         """Returns the training before a cut, having seen that the cut is possible."""
         assert isinstance(self.method, Criterion)
+        inform(f"{self._of(number)}training for {self.recipe.prune.method.name}, {recipe.train.epochs} epochs.")
         make = partial(SparseTraining, command=self.command, criterion=self.method, rate=0.0)
         training = self._prepared(trained, recipe, run, make)
         assert isinstance(training, SparseTraining)
@@ -272,6 +273,10 @@ class _Pruning:
     def _fine_tuning(self, number: int, trained: TrainedNetwork, recipe: Recipe, run: RunDirectory | None) -> Training:
         """Returns the training after a cut, having made that."""
         began = time.perf_counter()
+        quantity = "FLOPs" if self.quantity == "flops" else self.quantity
+        inform(
+            f"{self._of(number)}cut by {self.recipe.prune.method.name} to {self._share(number):.1%} of the {quantity}."
+        )
         training = self._prepared(trained, recipe, run, Training)
         size, score = self._size(training.network), score_of(training, training.network)
         made = cut_of(training, self.method, self._target(number), name=self._name(number), history=self._history)
@@ -345,6 +350,11 @@ class _Pruning:
         """Returns what a step is to keep of what there is before it; None where the one before has cut enough."""
         share = self._share(number) / self._kept(number - 1)
         return Target(**{f"keep_{self.quantity}": share}) if share < 1 else None
+
+    def _of(self, number: int) -> str:
+        """Returns what a step is called, for the terminal."""
+        steps = f", step {number} of {len(self.recipes)}" if len(self.recipes) > 1 else ""
+        return f"{self.source.architecture.name}{steps}: "
 
     def _name(self, number: int) -> str:
         return f"{self.source.architecture.name}-{self.recipe.prune.method.name}-{100 * self._share(number):.3g}"
