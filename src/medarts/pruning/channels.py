@@ -8,7 +8,7 @@ channels of one unit.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from medarts.network import Network
 from medarts.network.layers import ChannelShuffle
+from medarts.network.structure import Resizable
 
 Side = Literal["in", "out", "both"]
 Integers = NDArray[np.intp]
@@ -39,7 +40,8 @@ class Member:
         module_name: path of the layer in the network.
         module: the layer.
         side: "in": channels that a convolution or linear layer reads. "out": those that it makes. "both": those of a
-            norm, of a depthwise convolution (its outputs), or of a module with parameters of its own.
+            norm, of a depthwise convolution (its outputs), of a module with parameters of its own, or of one that
+            gives zeros.
         indices: for every channel of the unit, the channels of the layer that go with it.
     """
 
@@ -81,6 +83,7 @@ class Joined(NamedTuple):
 
 HEAD, OF_IMAGE = "outputs of the network", "channels of the image"
 UNFOLLOWED = "channels that cannot be followed through an operation"
+CONSTANT = "channels that the network makes of constants"
 SINGLE, IN_GROUPS = "one channel", "groups that leave no choice"
 
 
@@ -120,12 +123,13 @@ class _Channels:
         self.layers: dict[tuple[str, Side], _Layer] = {}
         self.batched: set[Any] = set()
         self.sides: dict[Any, tuple[Integers, Integers]] = {}
+        self.resizable: dict[Any, Resizable] = {}
 
     # Following
 
     def follow(self, image_1chw: Tensor) -> None:
         """Traces the network and joins the channels at every node."""
-        nodes, of_image = _traced(self.network, image_1chw)
+        nodes, of_image, self.resizable = _traced(self.network, image_1chw)
         self.batched = _behind(of_image)
         self.sides = {node: self._sides(node) for node in nodes}
         self._fix(self.sides[of_image][1], OF_IMAGE)
@@ -200,7 +204,7 @@ class _Channels:
             gives = self.sides[source][1]
             if type(node.module).__name__ == "_OutputOp":
                 self._fix(gives, HEAD)
-            elif isinstance(node.grad_fn, _Shuffled):
+            elif getattr(node.grad_fn, "_forward_cls", None) is _Shuffled:
                 self._join_shuffled(gives.reshape(node.grad_fn.groups, -1), reads)
             elif source in self.batched or not isinstance(node.module, LAYERS):  # else a weight
                 self._join_operation(node, gives, reads)
@@ -221,18 +225,26 @@ class _Channels:
             self._fix(reads, UNFOLLOWED)
 
     def _join_parts(self, node: Any, reads: Integers) -> None:
-        """Joins the parts of a concatenation; those without gradient, such as zeros, stay as they are."""
-        parts, start = _parts(node), 0
-        known = sum(len(self.sides[part][1]) for part in parts if part is not None)
-        unknown = parts.count(None)
+        """Joins the parts of a concatenation with those that the node gives."""
+        parts = _parts(node)
+        given = iter(self._zeros(node, [None if part is None else len(self.sides[part][1]) for part in parts]))
+        start = 0
         for part in parts:
-            gives = None if part is None else self.sides[part][1]
-            length = (len(reads) - known) // unknown if gives is None else len(gives)
-            if gives is None:
-                self._fix(reads[start : start + length], "zeros that the network makes")
-            else:
-                self._join(gives, reads[start : start + length])
-            start += length
+            gives = next(given) if part is None else self.sides[part][1]
+            self._join(gives, reads[start : start + len(gives)])
+            start += len(gives)
+
+    def _zeros(self, node: Any, lengths: Sequence[int | None]) -> list[Integers]:
+        """Returns the channels of the parts of a concatenation that have no gradient: zeros of a `Resizable` module."""
+        number = lengths.count(None)
+        total = len(self.sides[node][0]) - sum(filter(None, lengths))
+        module = self.resizable.get(node.grad_fn)
+        sizes = [] if module is None else list(module.sizes().values())
+        if number and module is not None and (len(sizes), sum(sizes)) == (number, total):
+            return np.split(self._layer(cast(nn.Module, module), "both", total), np.cumsum(sizes)[:-1])
+        zeros = self._numbered(total)
+        self._fix(zeros, CONSTANT)
+        return np.array_split(zeros, number) if number else []
 
     # Units
 
@@ -396,8 +408,8 @@ def all_outputs(network: Network, image_1chw: Tensor) -> list[Tensor]:
     return in_training if len(in_training) > len(outputs) else outputs
 
 
-def _traced(network: Network, image_1chw: Tensor) -> tuple[list[Any], Any]:
-    """Returns the nodes of a network, and that of the image."""
+def _traced(network: Network, image_1chw: Tensor) -> tuple[list[Any], Any, dict[Any, Resizable]]:
+    """Returns the nodes of a network, that of the image, and which module an operation is the last of."""
     from torch_pruning import DependencyGraph
 
     class Graph(DependencyGraph):  # type: ignore[misc]
@@ -408,17 +420,26 @@ def _traced(network: Network, image_1chw: Tensor) -> tuple[list[Any], Any]:
             return {}
 
     of_image: list[Any] = []
+    resizable: dict[Any, Resizable] = {}
 
     def forward(_: nn.Module, image: Tensor) -> list[Tensor]:
         copied = image * 1  # so that the image is a node, and so is every output
         of_image.append(copied.grad_fn)
         return [output * 1 for output in all_outputs(network, copied)]
 
+    def note(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
+        resizable[output.grad_fn] = cast(Resizable, module)
+
     graph = Graph()
-    with traceable(network), torch.enable_grad():
+    with ExitStack() as stack:
+        stack.enter_context(traceable(network))
+        stack.enter_context(torch.enable_grad())
+        for module in network.modules():
+            if isinstance(module, Resizable):
+                stack.callback(module.register_forward_hook(note).remove)
         image = image_1chw[:1].detach().clone().requires_grad_()
         graph.build_dependency(network, image, forward_fn=forward, verbose=False)
-    return graph.nodes, next(node for node in graph.nodes if node.grad_fn in of_image)
+    return graph.nodes, next(node for node in graph.nodes if node.grad_fn in of_image), resizable
 
 
 def _behind(node: Any) -> set[Any]:

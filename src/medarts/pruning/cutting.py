@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from medarts.errors import RunError
 from medarts.network import Network
+from medarts.network.structure import Resizable
 from medarts.pruning.channels import (
     CONVOLUTIONS,
     LAYERS,
@@ -176,7 +177,7 @@ def _zeroed(module: nn.Module, channels: Sequence[int]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def shrink(network: nn.Module, units: Iterable[Unit], removals: Removals) -> None:
+def shrink(network: Network, units: Iterable[Unit], removals: Removals) -> None:
     """Removes channels, in place and unverified. Gradients are dropped.
 
     Raises:
@@ -184,6 +185,7 @@ def shrink(network: nn.Module, units: Iterable[Unit], removals: Removals) -> Non
     """
     for (name, side), channels in removed_parts(units, removals).items():
         _shrink(network.get_submodule(name), side, channels)
+    network.lay_out_again()
 
 
 def _shrink(module: Any, side: Side, channels: Sequence[int]) -> None:
@@ -204,6 +206,8 @@ def _shrink(module: Any, side: Side, channels: Sequence[int]) -> None:
         if side == "out":
             _keep(module, "bias", 0, kept)
         setattr(module, f"{side}_features", len(kept))
+    elif isinstance(module, Resizable):
+        _shrink_zeros(module, channels)
     else:
         _shrink_others(module, channels)
 
@@ -215,6 +219,15 @@ def _shrink_depthwise(conv: AnyConv, channels: Sequence[int]) -> None:
     _keep(conv, "bias", 0, kept)
     conv.out_channels = len(kept)
     conv.in_channels = conv.groups = len(kept) // each
+
+
+def _shrink_zeros(module: Resizable, channels: Sequence[int]) -> None:
+    sizes, start = module.sizes(), 0
+    left = {}
+    for name, size in sizes.items():
+        left[name] = size - sum(start <= channel < start + size for channel in channels)
+        start += size
+    module.resize(left)
 
 
 def _shrink_others(module: Any, channels: Sequence[int]) -> None:
@@ -260,8 +273,6 @@ def _keep_of_groups(conv: AnyConv, kept: Sequence[int]) -> None:
 
 def _replace(module: nn.Module, name: str, values: Tensor) -> None:
     tensor: Tensor = getattr(module, name)
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        values = values.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):
         values = nn.Parameter(values, requires_grad=tensor.requires_grad)
     setattr(module, name, values)
