@@ -9,7 +9,7 @@ channels of one unit.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, cast
@@ -123,17 +123,18 @@ class _Channels:
         self.layers: dict[tuple[str, Side], _Layer] = {}
         self.batched: set[Any] = set()
         self.sides: dict[Any, tuple[Integers, Integers]] = {}
-        self.resizable: dict[Any, Resizable] = {}
+        self.trace = _Trace()
 
     # Following
 
     def follow(self, image_1chw: Tensor) -> None:
         """Traces the network and joins the channels at every node."""
-        nodes, of_image, self.resizable = _traced(self.network, image_1chw)
+        self.trace = _traced(self.network, image_1chw)
+        of_image = next(node for node in self.trace.nodes if node.grad_fn is self.trace.image)
         self.batched = _behind(of_image)
-        self.sides = {node: self._sides(node) for node in nodes}
+        self.sides = {node: self._sides(node) for node in self.trace.nodes}
         self._fix(self.sides[of_image][1], OF_IMAGE)
-        for node in nodes:
+        for node in self.trace.nodes:
             self._join_inputs(node)
 
     def _numbered(self, count: int) -> Integers:
@@ -144,7 +145,7 @@ class _Channels:
     def _sides(self, node: Any) -> tuple[Integers, Integers]:
         """Returns the numbers of the channels that a node reads and of those that it gives."""
         module = node.module
-        if isinstance(module, CONVOLUTIONS) and not is_depthwise(module):
+        if isinstance(module, CONVOLUTIONS) and not _is_depthwise(module):
             return self._of_weights(module, module.in_channels, module.out_channels, module.groups)
         if isinstance(module, CONVOLUTIONS):
             return self._of_depthwise(module)
@@ -158,6 +159,9 @@ class _Channels:
             numbers = self._layer(module, "both", module.num_features)
         elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
             numbers = self._layer(module, "both", module.num_parameters)
+        elif node.grad_fn in self.trace.resizable and not node.inputs:
+            module = self.trace.resizable[node.grad_fn]
+            numbers = self._layer(cast(nn.Module, module), "both", sum(module.sizes().values()))
         else:
             numbers = self._numbered(_channels_of(_shape(node), batched=node in self.batched))
             if isinstance(module, nn.LayerNorm | nn.Embedding | nn.MultiheadAttention | nn.LSTM):
@@ -202,7 +206,7 @@ class _Channels:
             return
         for source in node.inputs:
             gives = self.sides[source][1]
-            if type(node.module).__name__ == "_OutputOp":
+            if node.grad_fn in self.trace.heads:
                 self._fix(gives, HEAD)
             elif getattr(node.grad_fn, "_forward_cls", None) is _Shuffled:
                 self._join_shuffled(gives.reshape(node.grad_fn.groups, -1), reads)
@@ -238,7 +242,7 @@ class _Channels:
         """Returns the channels of the parts of a concatenation that have no gradient: zeros of a `Resizable` module."""
         number = lengths.count(None)
         total = len(self.sides[node][0]) - sum(filter(None, lengths))
-        module = self.resizable.get(node.grad_fn)
+        module = self.trace.resizable.get(node.grad_fn)
         sizes = [] if module is None else list(module.sizes().values())
         if number and module is not None and (len(sizes), sum(sizes)) == (number, total):
             return np.split(self._layer(cast(nn.Module, module), "both", total), np.cumsum(sizes)[:-1])
@@ -408,38 +412,61 @@ def all_outputs(network: Network, image_1chw: Tensor) -> list[Tensor]:
     return in_training if len(in_training) > len(outputs) else outputs
 
 
-def _traced(network: Network, image_1chw: Tensor) -> tuple[list[Any], Any, dict[Any, Resizable]]:
-    """Returns the nodes of a network, that of the image, and which module an operation is the last of."""
+@dataclass(eq=False)
+class _Trace:
+    """What a network computes.
+
+    Attributes:
+        nodes: of the graph.
+        image: the operation that gives the image.
+        heads: those that give the outputs.
+        resizable: those that are the last of a module.
+    """
+
+    nodes: list[Any] = field(default_factory=list)
+    image: Any = None
+    heads: set[Any] = field(default_factory=set)
+    resizable: dict[Any, Resizable] = field(default_factory=dict)
+
+
+def _traced(network: Network, image_1chw: Tensor) -> _Trace:
     from torch_pruning import DependencyGraph
+
+    trace, made = _Trace(), list[Tensor]()
 
     class Graph(DependencyGraph):  # type: ignore[misc]
         """Keeps the nodes to itself, so that nothing guesses how many channels they have."""
 
         def _trace(self, *given: Any, **options: Any) -> dict[Any, Any]:
-            self.nodes = list(super()._trace(*given, **options).values())
+            trace.nodes = list(super()._trace(*given, **options).values())
             return {}
-
-    of_image: list[Any] = []
-    resizable: dict[Any, Resizable] = {}
 
     def forward(_: nn.Module, image: Tensor) -> list[Tensor]:
         copied = image * 1  # so that the image is a node, and so is every output
-        of_image.append(copied.grad_fn)
-        return [output * 1 for output in all_outputs(network, copied)]
+        outputs = [output * 1 for output in all_outputs(network, copied)]
+        trace.image, trace.heads = copied.grad_fn, {output.grad_fn for output in outputs}
+        return outputs + made  # also what no output needs reads channels
 
-    def note(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
-        resizable[output.grad_fn] = cast(Resizable, module)
+    def note_layer(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
+        made.append(output)
 
-    graph = Graph()
+    def note_resizable(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> Tensor:
+        if output.grad_fn is None:  # zeros, which would be no node
+            output = output.detach().requires_grad_().clone()
+        trace.resizable[output.grad_fn] = cast(Resizable, module)
+        return output
+
     with ExitStack() as stack:
         stack.enter_context(traceable(network))
         stack.enter_context(torch.enable_grad())
         for module in network.modules():
-            if isinstance(module, Resizable):
-                stack.callback(module.register_forward_hook(note).remove)
+            if isinstance(module, LAYERS):
+                stack.callback(module.register_forward_hook(note_layer).remove)
+            elif isinstance(module, Resizable):
+                stack.callback(module.register_forward_hook(note_resizable).remove)
         image = image_1chw[:1].detach().clone().requires_grad_()
-        graph.build_dependency(network, image, forward_fn=forward, verbose=False)
-    return graph.nodes, next(node for node in graph.nodes if node.grad_fn in of_image), resizable
+        Graph().build_dependency(network, image, forward_fn=forward, verbose=False)
+    return trace
 
 
 def _behind(node: Any) -> set[Any]:
@@ -466,7 +493,7 @@ def _channels_of(shape: Sequence[int], *, batched: bool) -> int:
     return longer[0] if len(longer) == 1 else 1
 
 
-def is_depthwise(conv: AnyConv) -> bool:
+def _is_depthwise(conv: AnyConv) -> bool:
     """Returns whether each group of a convolution reads one channel."""
     return conv.groups > 1 and conv.groups == conv.in_channels
 

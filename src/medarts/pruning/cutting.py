@@ -28,7 +28,6 @@ from medarts.pruning.channels import (
     Side,
     Unit,
     all_outputs,
-    is_depthwise,
     traceable,
 )
 
@@ -189,7 +188,7 @@ def shrink(network: Network, units: Iterable[Unit], removals: Removals) -> None:
 
 
 def _shrink(module: Any, side: Side, channels: Sequence[int]) -> None:
-    if isinstance(module, CONVOLUTIONS) and is_depthwise(module):
+    if isinstance(module, CONVOLUTIONS) and side == "both":
         _shrink_depthwise(module, channels)
     elif isinstance(module, CONVOLUTIONS):
         kept = _others(channels, module.in_channels if side == "in" else module.out_channels)
@@ -273,9 +272,11 @@ def _keep_of_groups(conv: AnyConv, kept: Sequence[int]) -> None:
 
 def _replace(module: nn.Module, name: str, values: Tensor) -> None:
     tensor: Tensor = getattr(module, name)
+    # Laid out as `Structure.apply` does, so that the network gives the same bits when it is built again.
+    smaller = tensor.detach()[tuple(map(slice, values.shape))].clone().copy_(values)
     if isinstance(tensor, nn.Parameter):
-        values = nn.Parameter(values, requires_grad=tensor.requires_grad)
-    setattr(module, name, values)
+        smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
+    setattr(module, name, smaller)
 
 
 def _others(channels: Sequence[int], count: int) -> list[int]:

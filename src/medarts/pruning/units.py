@@ -19,6 +19,11 @@ __all__ = ["Joined", "Member", "Removals", "Unit", "cut", "examine", "find_units
 
 UNVERIFIED = "a cut that changes the outputs"
 
+PROBE_TOLERANCE = 1e-6
+"""Like ``TOLERANCE``, for units of a network that need not be trained; wrong channels make 1e-3 and more."""
+
+NOISE_IMAGES = 4
+
 
 def find_units(network: Network, image_1chw: Tensor) -> list[Unit]:
     """Returns the units of a network that can be cut, in the order of its layers.
@@ -51,7 +56,7 @@ def examine(network: Network, image_1chw: Tensor) -> Joined:
     """
     joined = joined_channels(network, image_1chw)
     examined, image = in_float64(network, image_1chw)
-    _disturb(examined)
+    _disturb(examined, image)
     units: list[Unit] = []
     _add_verified(examined, joined.units, image, units)
     unverified = {unit.name: UNVERIFIED for unit in joined.units if unit not in units}
@@ -70,7 +75,7 @@ def _add_verified(network: Network, candidates: Sequence[Unit], image_1chw: Tens
 
 def _is_cuttable(network: Network, units: Sequence[Unit], image_1chw: Tensor) -> bool:
     try:
-        return difference(network, units, half_of_each(units), image_1chw) <= TOLERANCE
+        return difference(network, units, half_of_each(units), image_1chw) <= PROBE_TOLERANCE
     except (RuntimeError, ValueError, IndexError):  # shapes that do not fit
         return False
 
@@ -91,12 +96,22 @@ def half_of_each(units: Sequence[Unit], *, seed: int = 0) -> dict[str, list[int]
 
 
 @torch.no_grad()
-def _disturb(network: nn.Module) -> None:
-    """Moves scales, shifts and statistics off the values that networks begin with, which hide what they do."""
+def _disturb(network: Network, image_1chw: Tensor) -> None:
+    """Moves scales, shifts and statistics off the values that networks begin with, which hide what they do.
+
+    Batch norms get the statistics of noise, so that the maps of a network that was never trained do not fade away.
+    """
     generator = torch.Generator().manual_seed(0)
-    for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.is_floating_point() and (tensor.ndim == 1 or not tensor.any()):
-            tensor.add_(torch.rand(tensor.shape, generator=generator).to(tensor))
+    for parameter in network.parameters():
+        if parameter.ndim == 1 or not parameter.any():
+            parameter.add_(torch.rand(parameter.shape, generator=generator).to(parameter))
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    noise = torch.rand((NOISE_IMAGES, *image_1chw.shape[1:]), generator=generator).to(image_1chw)
+    with torch.random.fork_rng(devices=[]):
+        network.train().forward_heads(noise)
+    network.eval()
 
 
 def cut(network: Network, removals: Removals, image_1chw: Tensor) -> None:
