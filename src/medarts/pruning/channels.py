@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from medarts.network import Network
 from medarts.network.layers import ChannelShuffle
-from medarts.network.structure import Resizable
 
 Side = Literal["in", "out", "both"]
 Integers = NDArray[np.intp]
@@ -40,8 +39,7 @@ class Member:
         module_name: path of the layer in the network.
         module: the layer.
         side: "in": channels that a convolution or linear layer reads. "out": those that it makes. "both": those of a
-            norm, of a depthwise convolution (its outputs), of a module with parameters of its own, or of one that
-            gives zeros.
+            norm, of a depthwise convolution (its outputs), or of a module with parameters of its own.
         indices: for every channel of the unit, the channels of the layer that go with it.
     """
 
@@ -159,9 +157,9 @@ class _Channels:
             numbers = self._layer(module, "both", module.num_features)
         elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
             numbers = self._layer(module, "both", module.num_parameters)
-        elif node.grad_fn in self.trace.resizable and not node.inputs:
-            module = self.trace.resizable[node.grad_fn]
-            numbers = self._layer(cast(nn.Module, module), "both", sum(module.sizes().values()))
+        elif node.grad_fn in self.trace.constants:
+            numbers = self._numbered(_channels_of(_shape(node), batched=True))
+            self._fix(numbers, CONSTANT)
         else:
             numbers = self._numbered(_channels_of(_shape(node), batched=node in self.batched))
             if isinstance(module, nn.LayerNorm | nn.Embedding | nn.MultiheadAttention | nn.LSTM):
@@ -229,26 +227,18 @@ class _Channels:
             self._fix(reads, UNFOLLOWED)
 
     def _join_parts(self, node: Any, reads: Integers) -> None:
-        """Joins the parts of a concatenation with those that the node gives."""
-        parts = _parts(node)
-        given = iter(self._zeros(node, [None if part is None else len(self.sides[part][1]) for part in parts]))
-        start = 0
+        """Joins the parts of a concatenation; those without gradient, such as zeros, stay as they are."""
+        parts, start = _parts(node), 0
+        left = len(reads) - sum(len(self.sides[part][1]) for part in parts if part is not None)
         for part in parts:
-            gives = next(given) if part is None else self.sides[part][1]
-            self._join(gives, reads[start : start + len(gives)])
-            start += len(gives)
-
-    def _zeros(self, node: Any, lengths: Sequence[int | None]) -> list[Integers]:
-        """Returns the channels of the parts of a concatenation that have no gradient: zeros of a `Resizable` module."""
-        number = lengths.count(None)
-        total = len(self.sides[node][0]) - sum(filter(None, lengths))
-        module = self.trace.resizable.get(node.grad_fn)
-        sizes = [] if module is None else list(module.sizes().values())
-        if number and module is not None and (len(sizes), sum(sizes)) == (number, total):
-            return np.split(self._layer(cast(nn.Module, module), "both", total), np.cumsum(sizes)[:-1])
-        zeros = self._numbered(total)
-        self._fix(zeros, CONSTANT)
-        return np.array_split(zeros, number) if number else []
+            if part is None:
+                length = left // parts.count(None)
+                self._fix(reads[start : start + length], CONSTANT)
+            else:
+                gives = self.sides[part][1]
+                length = len(gives)
+                self._join(gives, reads[start : start + length])
+            start += length
 
     # Units
 
@@ -420,13 +410,13 @@ class _Trace:
         nodes: of the graph.
         image: the operation that gives the image.
         heads: those that give the outputs.
-        resizable: those that are the last of a module.
+        constants: those that give what a module makes of nothing, such as zeros.
     """
 
     nodes: list[Any] = field(default_factory=list)
     image: Any = None
     heads: set[Any] = field(default_factory=set)
-    resizable: dict[Any, Resizable] = field(default_factory=dict)
+    constants: set[Any] = field(default_factory=set)
 
 
 def _traced(network: Network, image_1chw: Tensor) -> _Trace:
@@ -447,23 +437,19 @@ def _traced(network: Network, image_1chw: Tensor) -> _Trace:
         trace.image, trace.heads = copied.grad_fn, {output.grad_fn for output in outputs}
         return outputs + made  # also what no output needs reads channels
 
-    def note_layer(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
-        made.append(output)
-
-    def note_resizable(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> Tensor:
-        if output.grad_fn is None:  # zeros, which would be no node
-            output = output.detach().requires_grad_().clone()
-        trace.resizable[output.grad_fn] = cast(Resizable, module)
+    def note(module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(module, LAYERS):
+            made.append(output)
+        elif isinstance(output, Tensor) and output.grad_fn is None and output.ndim > 1:
+            output = output.detach().requires_grad_().clone()  # as constants are no nodes
+            trace.constants.add(output.grad_fn)
         return output
 
     with ExitStack() as stack:
         stack.enter_context(traceable(network))
         stack.enter_context(torch.enable_grad())
         for module in network.modules():
-            if isinstance(module, LAYERS):
-                stack.callback(module.register_forward_hook(note_layer).remove)
-            elif isinstance(module, Resizable):
-                stack.callback(module.register_forward_hook(note_resizable).remove)
+            stack.callback(module.register_forward_hook(note).remove)
         image = image_1chw[:1].detach().clone().requires_grad_()
         Graph().build_dependency(network, image, forward_fn=forward, verbose=False)
     return trace

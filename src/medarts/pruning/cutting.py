@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from medarts.errors import RunError
 from medarts.network import Network
-from medarts.network.structure import Resizable
 from medarts.pruning.channels import (
     CONVOLUTIONS,
     LAYERS,
@@ -205,8 +204,6 @@ def _shrink(module: Any, side: Side, channels: Sequence[int]) -> None:
         if side == "out":
             _keep(module, "bias", 0, kept)
         setattr(module, f"{side}_features", len(kept))
-    elif isinstance(module, Resizable):
-        _shrink_zeros(module, channels)
     else:
         _shrink_others(module, channels)
 
@@ -218,15 +215,6 @@ def _shrink_depthwise(conv: AnyConv, channels: Sequence[int]) -> None:
     _keep(conv, "bias", 0, kept)
     conv.out_channels = len(kept)
     conv.in_channels = conv.groups = len(kept) // each
-
-
-def _shrink_zeros(module: Resizable, channels: Sequence[int]) -> None:
-    sizes, start = module.sizes(), 0
-    left = {}
-    for name, size in sizes.items():
-        left[name] = size - sum(start <= channel < start + size for channel in channels)
-        start += size
-    module.resize(left)
 
 
 def _shrink_others(module: Any, channels: Sequence[int]) -> None:
