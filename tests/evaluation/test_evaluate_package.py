@@ -1,11 +1,11 @@
 """Scores of a packed network: those that its run gets on the same images, by the thresholds that were packed."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from tests.small_runs_of_tests import GREY, LABELS, SMALL, of_findings
 
 import medarts as library
 from medarts.deploy.package import open_package
@@ -13,20 +13,12 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, MedartsError, RunError
 from medarts.evaluation.scores import Scores
 
-GENERATOR = np.random.default_rng(0)
-GREY = GENERATOR.integers(0, 256, (20, 32, 32)).astype(np.uint8)
-OTHER = GENERATOR.integers(0, 256, (6, 32, 32)).astype(np.uint8)
-LABELS = np.stack([np.arange(20) % 2, np.arange(20) // 2 % 2], 1)
-RECIPE: dict[str, Any] = {
-    "train": {"epochs": 1, "batch": 4, "model": {"name": "unet", "width": 4, "depth": 2}},
-    "evaluation": {"batch": 4, "bootstrap": 100},
-    "compute": {"device": "cpu", "threads": 1},
-}
+OTHER = np.random.default_rng(1).integers(0, 256, (6, 32, 32)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    run = library.train(None, RECIPE, data=(GREY, GREY > 128), out=tmp_path_factory.mktemp("masks") / "run")
+    run = library.train(None, SMALL, data=(GREY, GREY > 128), out=tmp_path_factory.mktemp("masks") / "run")
     library.evaluate(run, data=(GREY, GREY > 128))
     library.pack(run)
     return run
@@ -34,10 +26,7 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    genotype = library.load_genotype("darts_v2").with_settings(init_channel=4, layers=3, auxiliary=False)
-    recipe = {**RECIPE, "train": {"epochs": 1, "batch": 4}, "space": {"name": "darts"}}
-    run = library.train(genotype, recipe, data=(GREY, LABELS), out=tmp_path_factory.mktemp("findings") / "run")
-    library.evaluate(run, data=(GREY, LABELS))
+    run = of_findings(tmp_path_factory.mktemp("findings") / "run", auxiliary=False)
     library.pack(run)
     return run
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, verify_net_in_out
 from PIL import Image
+from tests.small_runs_of_tests import LABELS, SMALL
 from torch import nn
 
 import medarts as library
@@ -24,12 +25,6 @@ from medarts.sharing.bundle import write_bundle
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
 GREY = IMAGES[..., 0]
-LABELS = np.stack([np.arange(20) % 2, np.arange(20) // 2 % 2], 1)
-RECIPE: dict[str, Any] = {
-    "train": {"epochs": 1, "batch": 4, "model": {"name": "unet", "width": 4, "depth": 2}},
-    "evaluation": {"batch": 4, "bootstrap": 100},
-    "compute": {"device": "cpu", "threads": 1},
-}
 
 ONNX: dict[int, bytes] = {}
 """The exported network of the package of masks, which takes seconds to make."""
@@ -60,9 +55,9 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple
     root = tmp_path_factory.mktemp("bundles")
     made: dict[str, tuple[Package, Path]] = {}
     kinds: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-        "binary": (GREY, GREY > 128, RECIPE),
-        "classes": (IMAGES, np.digitize(GREY, (80, 160)), {**RECIPE, "train": {**RECIPE["train"], "loss": "ce_dice"}}),
-        "findings": (GREY, LABELS, {**RECIPE, "train": {"epochs": 1, "batch": 4}, "space": {"name": "darts"}}),
+        "binary": (GREY, GREY > 128, SMALL),
+        "classes": (IMAGES, np.digitize(GREY, (80, 160)), {**SMALL, "train": {**SMALL["train"], "loss": "ce_dice"}}),
+        "findings": (GREY, LABELS, {**SMALL, "train": {"epochs": 1, "batch": 4}, "space": {"name": "darts"}}),
     }
 
     def get(kind: str) -> tuple[Package, Path]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.small_runs_of_tests import GREY, LABELS, SMALL, of_findings
 
 import medarts as library
 from medarts.config import parse
@@ -28,15 +29,6 @@ from medarts.training.trainer import start_training
 
 TELLTALE = "zzyx"
 """In the names of everything that a package must not name."""
-
-GENERATOR = np.random.default_rng(0)
-GREY = GENERATOR.integers(0, 256, (20, 32, 32)).astype(np.uint8)
-LABELS = np.stack([np.arange(20) % 2, np.arange(20) // 2 % 2], 1)
-SMALL: dict[str, Any] = {
-    "train": {"epochs": 1, "batch": 4, "model": {"name": "unet", "width": 4, "depth": 2}},
-    "evaluation": {"batch": 4, "bootstrap": 100},
-    "compute": {"device": "cpu", "threads": 1},
-}
 
 
 def write_data(root: Path) -> Path:
@@ -83,12 +75,7 @@ def packed(run: RunDirectory) -> Path:
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A network for two findings, evaluated on its arrays."""
-    genotype = library.load_genotype("darts_v2").with_settings(init_channel=4, layers=3, auxiliary=True)
-    recipe = {**SMALL, "train": {"epochs": 1, "batch": 4}, "space": {"name": "darts"}}
-    run = library.train(genotype, recipe, data=(GREY, LABELS), out=tmp_path_factory.mktemp("findings") / "run")
-    library.evaluate(run, data=(GREY, LABELS))
-    return run
+    return of_findings(tmp_path_factory.mktemp("findings") / "run", auxiliary=True)
 
 
 def test_a_package_predicts_what_its_run_predicts(run: RunDirectory, packed: Path) -> None:
