@@ -7,8 +7,9 @@ fine-tuning. Every training is a run of its own; the last fine-tuning is the run
     OUT/prune.json    what was asked for, of which network: the same command goes on, any other is refused
     OUT/steps/1, ...  the trainings before it, in their order
 
-A cut follows from the weights before it and from the recipe. One that was interrupted is made again, and the run that
-begins with it is there whole or not at all. The network that is pruned is only read.
+A cut follows from the weights before it and from the recipe, and from what is measured where a latency is the target.
+One that was interrupted is made again, and the run that begins with it is there whole or not at all. The network that
+is pruned is only read.
 """
 
 import json
@@ -328,12 +329,11 @@ class _Pruning:
         return read_record(RunDirectory(self._folder(number, FineTuning)))
 
     def _complete(self, run: RunDirectory) -> None:
-        """Adds to the record of a run what is known when it is finished."""
-        record = read_record(run)
-        if record.last.fine_tuned is None:
-            score = float(run.read_json("summary.json")["best_score"])
-            record = record.with_last(fine_tuned=score, fine_seconds=seconds_of(run.path))
-            write_whole(run.path / RECORD, record.to_json())
+        """Adds to the record of a run what is known when it is finished, also when it was then made longer."""
+        record, score = read_record(run), float(run.read_json("summary.json")["best_score"])
+        whole = record.with_last(fine_tuned=score, fine_seconds=seconds_of(run.path))
+        if whole != record:
+            write_whole(run.path / RECORD, whole.to_json())
 
     def _size(self, network: Network) -> Size:
         return size_of(network, in_channels=self.recipe.data.in_channels, size=self.recipe.data.size)
