@@ -29,7 +29,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from medarts.errors import MedartsError, RecipeError, did_you_mean, shortened
+from medarts.errors import OF_TRAINING, MedartsError, RecipeError, did_you_mean, not_installed, shortened
 from medarts.system.memory import is_out_of_memory
 from medarts.system.process import note_extension
 
@@ -237,6 +237,10 @@ class Registry(Generic[M]):
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
                 importlib.import_module(f"{self._package}.{module.name}")
+        except ModuleNotFoundError as error:
+            if error.name not in OF_TRAINING:
+                raise
+            raise not_installed(error.name) from None
         finally:
             self._loading = False
         self._loaded = True  # not after an error, which the next look-up meets again
