@@ -104,6 +104,16 @@ def test_groups_stay_of_equal_sizes(scope: Any) -> None:
     assert chosen({"a": [math.inf, 0.0, 0.0, 0.0]}, 0.9, scope=scope, together=2) == {"a": (1, 2)}
 
 
+def test_the_share_is_right_over_all_units_that_are_too_small_for_it() -> None:
+    """At 0.45 six of ten units of 8 channels lose 4, four lose 3; those lose 4 whose next channel counts least."""
+    scores = {str(number): [1.0, 2.0, 3.0, 4.0 + 0.1 * number, *[20.0 + number] * 4] for number in range(10)}
+    found = chosen(scores, 0.45, scope="layer")
+    assert {name: len(channels) for name, channels in found.items()} == {
+        str(number): 4 if number >= 4 else 3 for number in range(10)
+    }
+    assert sum(map(len, found.values())) == 36
+
+
 def test_what_a_lower_rate_takes_a_higher_one_takes_too() -> None:
     generator = np.random.default_rng(0)
     units = [unit("a", 12, together=3), unit("b", 7), unit("c", 32, together=2)]

@@ -119,7 +119,8 @@ def choose(
     Args:
         units: of one network.
         scores: of every unit, (channels,), by its name; channels with infinity stay.
-        rate: share of the channels that go, at least 0 and below 1; rounded down to what can go together.
+        rate: share of the channels that go, at least 0 and below 1; what can go together is rounded, up for some units
+            and down for others, so that the share is right for all of them.
         scope: where scores are compared.
         floor: share of every unit's channels that stays; at least one does. Default: by the scope, see ``FLOORS``.
 
@@ -229,12 +230,7 @@ def _steps(units: Sequence[Unit], scores: Mapping[str, Tensor], *, scope: Scope,
     share = FLOORS[scope] if floor is None else floor
     portions = [_removable(unit, scores[unit.name], floor=share) for unit in units]
     if scope == "layer":
-        found = [
-            _Step((place + 1) * len(channels) / unit.channels, unit.name, channels)
-            for unit, of_unit in zip(units, portions, strict=True)
-            for place, (_, channels) in enumerate(of_unit)
-        ]
-        return sorted(found, key=lambda step: step.rate)
+        return _steps_of_units(units, portions)
     ranked = sorted((score, number, channels) for number, of_unit in enumerate(portions) for score, channels in of_unit)
     total = sum(unit.channels for unit in units)
     gone = accumulate(len(channels) for _, _, channels in ranked)
@@ -244,8 +240,36 @@ def _steps(units: Sequence[Unit], scores: Mapping[str, Tensor], *, scope: Scope,
     ]
 
 
-def _removable(unit: Unit, scores: Tensor, *, floor: float) -> list[tuple[float, tuple[int, ...]]]:
-    """Returns what can go of a unit, channels that go together with their mean score, the lowest first."""
+Portions = list[tuple[float, tuple[int, ...]]]
+"""Channels that go together, with their mean score, the lowest first."""
+
+
+def _steps_of_units(units: Sequence[Unit], portions: Sequence[Portions]) -> list[_Step]:
+    """Returns the channels of all units by the rates at which they go, where scores are compared within units.
+
+    At a rate of 0.45 half of the units of 10 channels lose 4 and half of them 5: those first whose next channel has
+    the lower score, in relation to the mean of its unit. Rounded alike for all, a network of units of 8 channels would
+    jump from 56 to 39 % of its FLOPs.
+    """
+    steps: list[_Step] = []
+    for place in range(max(map(len, portions), default=0)):
+        there = [number for number, of_unit in enumerate(portions) if len(of_unit) > place]
+        first = sorted(there, key=lambda number: (_relative(portions[number], place), number))
+        for rank, number in enumerate(first, 1):
+            channels = portions[number][place][1]
+            rate = (place + rank / len(first)) * len(channels) / units[number].channels
+            steps.append(_Step(rate, units[number].name, channels))
+    return sorted(steps, key=lambda step: step.rate)
+
+
+def _relative(portions: Portions, place: int) -> float:
+    """Returns the score of a portion as a multiple of their mean."""
+    mean = sum(score for score, _ in portions) / len(portions)
+    return portions[place][0] / mean if mean else 1.0
+
+
+def _removable(unit: Unit, scores: Tensor, *, floor: float) -> Portions:
+    """Returns what can go of a unit."""
     values = scores.tolist()
     in_each = unit.channels // unit.together
     groups = [range(first, first + in_each) for first in range(0, unit.channels, in_each)]
