@@ -38,6 +38,7 @@ from medarts.training.trained import TrainedNetwork, architecture_of
 RECIPE = Path(__file__).parents[1] / "recipes" / "norm-cpu.yaml"
 EPOCHS, SPARSE, FINE_TUNING = 24, 5, 6
 """Of the original; of the training before the cut, where a method has one; after the cut."""
+RATE = "train.finetune_lr=0.3"
 GENOTYPE = ("--genotype", "alpha0_5_stage1_nodouble_deep_ep80", "--init-channel", "8")
 NETWORKS = {
     "unet": ("--model", "unet", "train.model.width=16", "train.lr=0.002"),
@@ -118,10 +119,10 @@ def make(folder: Path, case: Case) -> str:
         words: tuple[object, ...] = ("train", *NETWORKS[case.network], "--recipe", RECIPE, "--data", case.data)
         words += (f"train.epochs={EPOCHS}", f"seed={case.seed}", "--out", run)
     elif case.method == CONTROL:
-        words = ("train", "--from", original, f"train.epochs={FINE_TUNING}", "--out", run)
+        words = ("train", "--from", original, f"train.epochs={FINE_TUNING}", RATE, "--out", run)
     else:
         words = ("prune", original, "--method", case.method, "--keep-flops", case.keep)
-        words += ("--epochs", FINE_TUNING, "--sparse-epochs", SPARSE, "--out", run)
+        words += ("--epochs", FINE_TUNING, "--sparse-epochs", SPARSE, RATE, "--out", run)
     if case.method in ("", CONTROL) and (run / "run.json").exists():
         words = ("train", "--resume", run)
     medarts(*words)
