@@ -11,8 +11,9 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.deploy.engines_of_tests import findings_info
 from tests.deploy.networks_of_tests import BASELINES, ZOO, check_exported, deployable
-from torch import Tensor
+from torch import Tensor, nn
 
 import medarts
 from medarts import list_models
@@ -21,6 +22,7 @@ from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.deploy.graphs import network_to_onnx, to_onnx
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.model import TrainedModel
+from medarts.deploy.quantization import quantized
 from medarts.network import FindingNetwork
 
 
@@ -178,3 +180,30 @@ def test_a_network_alone_is_exported_with_a_dynamic_batch(kind: type[Centred]) -
         images = torch.rand(batch, 2, 16, 16)
         (logits,) = engine.run(images.numpy(), np.zeros((batch, 2), np.float32)).values()
         assert np.allclose(logits, network(images), atol=1e-5)
+
+
+class Classifier(Centred):
+    """A convolution, the mean over its maps, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.linear = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
+
+    def features(self, x_bchw: Tensor) -> Tensor:
+        return self.convolution(x_bchw).relu()
+
+    def classify(self, features_bchw: Tensor) -> Tensor:
+        return self.linear(features_bchw.mean((2, 3)))
+
+
+def test_findings_in_int8_are_ranked_by_more_than_256_values() -> None:
+    torch.manual_seed(0)
+    content = network_to_onnx(Classifier().eval(), in_channels=1, size=16)
+    grey = np.random.default_rng(0).random((400, 16, 16), np.float32)
+    store = medarts.from_arrays(grey, np.arange(800).reshape(400, 2) % 2, splits=["val"] * 400)
+    info = findings_info(expected_range=(0.0, 1.0))
+    limits = np.zeros((400, 2), np.float32)
+    contents = (content, quantized(content, info, store))
+    in_float, in_int8 = (OnnxRuntimeEngine(each, threads=1).run(grey[:, None], limits)["logits"] for each in contents)
+    assert all(len(np.unique(logits)) > 390 for logits in in_int8.T)
+    assert all(np.corrcoef(one, other)[0, 1] > 0.98 for one, other in zip(in_float.T, in_int8.T, strict=True))

@@ -1,6 +1,7 @@
 """Exported networks in int8: weights by channel, feature maps by ranges seen on validation images (static QDQ).
 
-What comes before and after the network stays in float, as do norms of groups and the heads' last resizing.
+What comes before and after the network stays in float, as do norms of groups and the heads' last resizing. So do the
+mean over maps and the linear layer that give findings: they take no time, and 256 values do not rank many images.
 """
 
 import tempfile
@@ -54,7 +55,7 @@ def quantized(content: bytes, info: ModelInfo, store: ImageStore) -> bytes:
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_outside(model.graph),
+            nodes_to_exclude=_outside(model.graph, classifies=info.task == "classification"),
             calibrate_method=CalibrationMethod.MinMax,
         )
         return with_metadata(onnx.load(path), info)
@@ -108,14 +109,21 @@ class _Reader:
             yield {IMAGE: image} if info.percentiles is None else {IMAGE: image, LIMITS: limits}
 
 
-def _outside(graph: Any) -> list[str]:
-    """Returns the names of the nodes before the first and behind the last layers with weights."""
+def _outside(graph: Any, *, classifies: bool) -> list[str]:
+    """Returns the names of the nodes before the first and behind the last layers with weights.
+
+    Args:
+        graph: of the network.
+        classifies: whether the last of these layers gives findings, and is outside, too.
+    """
     producer = {name: node for node in graph.node for name in node.output}
     weighted = [node for node in graph.node if node.op_type in _WEIGHTED]
+    weighted = weighted[:-1] if classifies else weighted
+    layers = {node.name for node in weighted}
     behind: set[str] = set()  # what some layer with weights leads to
     for node in graph.node:  # sorted: inputs come first
         before = (producer[name] for name in node.input if name in producer)
-        if any(each.op_type in _WEIGHTED or each.name in behind for each in before):
+        if any(each.name in layers or each.name in behind for each in before):
             behind.add(node.name)
     ahead: set[str] = set()  # what leads to some layer with weights
     waiting = [producer[name] for node in weighted for name in node.input if name in producer]
@@ -124,5 +132,5 @@ def _outside(graph: Any) -> list[str]:
         if node.name not in ahead:
             ahead.add(node.name)
             waiting += [producer[name] for name in node.input if name in producer]
-    kept = {node.name for node in weighted} | (behind & ahead)
+    kept = layers | (behind & ahead)
     return [node.name for node in graph.node if node.name not in kept]
