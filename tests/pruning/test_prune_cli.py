@@ -113,6 +113,7 @@ def test_data_that_are_gone_or_have_changed(
         (("--keep-flops", "0.5", "--method", "taylr"), "Did you mean 'taylor'?"),
         (("--keep-flops", "0.5", "--steps", "0"), "prune.steps"),
         (("--keep-flops", "0.5", "--keep-flops", "0.6"), "--keep-flops is given twice"),
+        (("--keep-flops", "0.5", "--out", "runs/unet-blobs/small"), "lies in the run that is pruned"),
         (("--keep-flops", "0.5", "prune.methd=l1"), "prune.methd is not a key of a recipe. Did you mean 'method'?"),
     ],
 )

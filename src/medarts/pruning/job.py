@@ -102,6 +102,8 @@ def prune_network(
         InterruptedRunError: it was asked to stop; the same call goes on.
         MedartsError: see `medarts.engine.engine.start`.
     """
+    if Path(source.origin).resolve() in out.resolve().parents:
+        raise RunError(f"{out} lies in the run that is pruned, which stays as it is.", fix=f"{_ELSEWHERE}.")
     if run is not None and data is None:
         check_places(run, recipe)
     pruning = _Pruning(source, recipe, out, command=command, run=run, data=data)
