@@ -36,7 +36,7 @@ from medarts.system.files import write_whole
 from medarts.training.trained import TrainedNetwork, architecture_of
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "norm-cpu.yaml"
-EPOCHS, SPARSE, FINE_TUNING = 24, 5, 6
+EPOCHS, SPARSE, FINE_TUNING = 24, 4, 4
 """Of the original; of the training before the cut, where a method has one; after the cut."""
 RATE = "train.finetune_lr=0.3"
 GENOTYPE = ("--genotype", "alpha0_5_stage1_nodouble_deep_ep80", "--init-channel", "8")
