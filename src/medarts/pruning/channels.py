@@ -8,27 +8,37 @@ channels of one unit.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medarts.network import Network
-from medarts.network.layers import ChannelShuffle
+from medarts.pruning.graph import (
+    CONVOLUTIONS,
+    LAYERS,
+    NORMS_OF_CHANNELS,
+    AnyConv,
+    Shuffled,
+    Trace,
+    behind,
+    channels_of,
+    is_concatenation,
+    is_depthwise,
+    is_flattening,
+    parts_of,
+    shape_of,
+    traced,
+)
 
 Side = Literal["in", "out", "both"]
 Integers = NDArray[np.intp]
 
-AnyConv = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS_OF_CHANNELS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-LAYERS = (*CONVOLUTIONS, nn.Linear, *NORMS_OF_CHANNELS, nn.GroupNorm, nn.PReLU)
+Removals = Mapping[str, Sequence[int]]
+"""Channels to remove, by the names of units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,15 +131,15 @@ class _Channels:
         self.layers: dict[tuple[str, Side], _Layer] = {}
         self.batched: set[Any] = set()
         self.sides: dict[Any, tuple[Integers, Integers]] = {}
-        self.trace = _Trace()
+        self.trace = Trace()
 
     # Following
 
     def follow(self, image_1chw: Tensor) -> None:
         """Traces the network and joins the channels at every node."""
-        self.trace = _traced(self.network, image_1chw)
+        self.trace = traced(self.network, image_1chw)
         of_image = next(node for node in self.trace.nodes if node.grad_fn is self.trace.image)
-        self.batched = _behind(of_image)
+        self.batched = behind(of_image)
         self.sides = {node: self._sides(node) for node in self.trace.nodes}
         self._fix(self.sides[of_image][1], OF_IMAGE)
         for node in self.trace.nodes:
@@ -143,7 +153,7 @@ class _Channels:
     def _sides(self, node: Any) -> tuple[Integers, Integers]:
         """Returns the numbers of the channels that a node reads and of those that it gives."""
         module = node.module
-        if isinstance(module, CONVOLUTIONS) and not _is_depthwise(module):
+        if isinstance(module, CONVOLUTIONS) and not is_depthwise(module):
             return self._of_weights(module, module.in_channels, module.out_channels, module.groups)
         if isinstance(module, CONVOLUTIONS):
             return self._of_depthwise(module)
@@ -158,10 +168,10 @@ class _Channels:
         elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
             numbers = self._layer(module, "both", module.num_parameters)
         elif node.grad_fn in self.trace.constants:
-            numbers = self._numbered(_channels_of(_shape(node), batched=True))
+            numbers = self._numbered(channels_of(shape_of(node), batched=True))
             self._fix(numbers, CONSTANT)
         else:
-            numbers = self._numbered(_channels_of(_shape(node), batched=node in self.batched))
+            numbers = self._numbered(channels_of(shape_of(node), batched=node in self.batched))
             if isinstance(module, nn.LayerNorm | nn.Embedding | nn.MultiheadAttention | nn.LSTM):
                 self._fix(numbers, UNFOLLOWED)
         return numbers, numbers
@@ -178,7 +188,7 @@ class _Channels:
 
     def _of_parameter(self, parameter: nn.Parameter) -> Integers:
         """Returns the numbers of the channels of a parameter that belongs to no known layer, such as a scale."""
-        count = _channels_of(parameter.shape, batched=False)
+        count = channels_of(parameter.shape, batched=False)
         return self._layer(self.owners[parameter], "both", count) if count > 1 else self._numbered(count)
 
     def _layer(self, module: nn.Module, side: Side, count: int, groups: int = 1) -> Integers:
@@ -199,14 +209,14 @@ class _Channels:
     def _join_inputs(self, node: Any) -> None:
         """Joins what a node reads with what its inputs give."""
         reads = self.sides[node][0]
-        if _is_concatenation(node):
+        if is_concatenation(node):
             self._join_parts(node, reads)
             return
         for source in node.inputs:
             gives = self.sides[source][1]
             if node.grad_fn in self.trace.heads:
                 self._fix(gives, HEAD)
-            elif getattr(node.grad_fn, "_forward_cls", None) is _Shuffled:
+            elif getattr(node.grad_fn, "_forward_cls", None) is Shuffled:
                 self._join_shuffled(gives.reshape(node.grad_fn.groups, -1), reads)
             elif source in self.batched or not isinstance(node.module, LAYERS):  # else a weight
                 self._join_operation(node, gives, reads)
@@ -220,7 +230,7 @@ class _Channels:
     def _join_operation(self, node: Any, gives: Integers, reads: Integers) -> None:
         if len(gives) == len(reads):
             self._join(gives, reads)
-        elif _is_flattening(node) and len(reads) % len(gives) == 0:
+        elif is_flattening(node) and len(reads) % len(gives) == 0:
             self._join(np.repeat(gives, len(reads) // len(gives)), reads)
         elif len(gives) != 1:  # one channel is read by all
             self._fix(gives, UNFOLLOWED)
@@ -228,7 +238,7 @@ class _Channels:
 
     def _join_parts(self, node: Any, reads: Integers) -> None:
         """Joins the parts of a concatenation; those without gradient, such as zeros, stay as they are."""
-        parts, start = _parts(node), 0
+        parts, start = parts_of(node), 0
         left = len(reads) - sum(len(self.sides[part][1]) for part in parts if part is not None)
         for part in parts:
             if part is None:
@@ -343,168 +353,3 @@ def _is_balanced(counts: Integers, blocks: int) -> bool:
     """Returns whether all groups lose as many channels if all blocks do."""
     blocked = counts.reshape(blocks, len(counts) // blocks, -1)
     return bool((blocked == blocked[:, :1]).all() and np.ptp(blocked[:, 0].sum(0)) == 0)
-
-
-# Nodes
-
-
-class _Shuffled(torch.autograd.Function):
-    """A shuffle as one operation of the graph; it is not differentiated."""
-
-    groups: int
-
-    @staticmethod
-    def forward(ctx: Any, x_bchw: Tensor, groups: int) -> Tensor:
-        ctx.groups = groups
-        shuffled: Tensor = ChannelShuffle(groups)(x_bchw)
-        return shuffled
-
-
-@contextmanager
-def traceable(network: nn.Module) -> Iterator[None]:
-    """Keeps the modes of all modules, and makes an operation of each shuffle and instance norm."""
-    modes = [(module, module.training) for module in network.modules()]
-    shuffles = [module for module in network.modules() if isinstance(module, ChannelShuffle)]
-    for shuffle in shuffles:
-        shuffle.forward = partial(_shuffled, groups=shuffle.groups)  # type: ignore[method-assign]
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.instancenorm._InstanceNorm)]
-    hooks = [norm.register_forward_hook(_cloned) for norm in norms]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for shuffle in shuffles:
-            del shuffle.forward
-        for module, mode in modes:
-            module.training = mode
-
-
-def _cloned(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Returns an output that is no view, as autograd makes another operation of a view that is changed in place."""
-    return output.clone()
-
-
-def _shuffled(x_bchw: Tensor, *, groups: int) -> Tensor:
-    return cast(Tensor, _Shuffled.apply(x_bchw, groups))  # type: ignore[no-untyped-call]
-
-
-def all_outputs(network: Network, image_1chw: Tensor) -> list[Tensor]:
-    """Returns what all heads give in evaluation mode, those included that a network has in training mode alone.
-
-    The network is left in a mode between the two.
-    """
-    network.eval()
-    outputs = network.forward_heads(image_1chw)
-    for module in network.modules():
-        module.training = any(True for _ in module.children())  # norms and dropouts evaluate
-    in_training = network.forward_heads(image_1chw)
-    return in_training if len(in_training) > len(outputs) else outputs
-
-
-@dataclass(eq=False)
-class _Trace:
-    """What a network computes.
-
-    Attributes:
-        nodes: of the graph.
-        image: the operation that gives the image.
-        heads: those that give the outputs.
-        constants: those that give what a module makes of nothing, such as zeros.
-    """
-
-    nodes: list[Any] = field(default_factory=list)
-    image: Any = None
-    heads: set[Any] = field(default_factory=set)
-    constants: set[Any] = field(default_factory=set)
-
-
-def _traced(network: Network, image_1chw: Tensor) -> _Trace:
-    from torch_pruning import DependencyGraph
-
-    trace, made = _Trace(), list[Tensor]()
-
-    class Graph(DependencyGraph):  # type: ignore[misc]
-        """Keeps the nodes to itself, so that nothing guesses how many channels they have."""
-
-        def _trace(self, *given: Any, **options: Any) -> dict[Any, Any]:
-            trace.nodes = list(super()._trace(*given, **options).values())
-            return {}
-
-    def forward(_: nn.Module, image: Tensor) -> list[Tensor]:
-        copied = image * 1  # so that the image is a node, and so is every output
-        outputs = [output * 1 for output in all_outputs(network, copied)]
-        trace.image, trace.heads = copied.grad_fn, {output.grad_fn for output in outputs}
-        return outputs + made  # also what no output needs reads channels
-
-    def note(module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(module, LAYERS):
-            made.append(output)
-        elif isinstance(output, Tensor) and output.grad_fn is None and output.ndim > 1:
-            output = output.detach().requires_grad_().clone()  # as constants are no nodes
-            trace.constants.add(output.grad_fn)
-        return output
-
-    with ExitStack() as stack:
-        stack.enter_context(traceable(network))
-        stack.enter_context(torch.enable_grad())
-        for module in network.modules():
-            stack.callback(module.register_forward_hook(note).remove)
-        image = image_1chw[:1].detach().clone().requires_grad_()
-        Graph().build_dependency(network, image, forward_fn=forward, verbose=False)
-    return trace
-
-
-def _behind(node: Any) -> set[Any]:
-    """Returns a node and all that follow from it."""
-    found, waiting = {node}, [node]
-    while waiting:
-        new = [output for output in waiting.pop().outputs if output not in found]
-        found.update(new)
-        waiting += new
-    return found
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    if isinstance(node.module, nn.Parameter):
-        return tuple(node.module.shape)
-    return tuple(node.grad_fn._input_metadata[0].shape)
-
-
-def _channels_of(shape: Sequence[int], *, batched: bool) -> int:
-    """Returns the channels of a tensor; those of parameters lie along the one axis that is longer than 1."""
-    if batched:
-        return shape[1] if len(shape) > 1 else 1
-    longer = [length for length in shape if length > 1]
-    return longer[0] if len(longer) == 1 else 1
-
-
-def _is_depthwise(conv: AnyConv) -> bool:
-    """Returns whether each group of a convolution reads one channel."""
-    return conv.groups > 1 and conv.groups == conv.in_channels
-
-
-def _axis(saved: int, rank: int) -> int:
-    """Returns an axis as it counts from the front; autograd keeps negative ones as unsigned integers."""
-    return (saved if saved < 2**63 else saved - 2**64) % rank
-
-
-def _is_concatenation(node: Any) -> bool:
-    """Returns whether a node puts channels behind channels."""
-    function = node.grad_fn
-    name = "" if function is None else function.name()
-    return name.startswith("CatBackward") and _axis(function._saved_dim, len(_shape(node))) == 1
-
-
-def _is_flattening(node: Any) -> bool:
-    return len(_shape(node)) == 2 and "View" in node.grad_fn.name()
-
-
-def _parts(node: Any) -> list[Any]:
-    """Returns the nodes of the parts of a concatenation, None for those without gradient."""
-    inputs = iter(node.inputs)
-    return [None if function is None else next(inputs) for function, _ in node.grad_fn.next_functions]
-
-
-Removals = Mapping[str, Sequence[int]]
-"""Channels to remove, by the names of units."""

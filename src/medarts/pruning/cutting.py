@@ -18,17 +18,8 @@ from torch import Tensor, nn
 
 from medarts.errors import RunError
 from medarts.network import Network
-from medarts.pruning.channels import (
-    CONVOLUTIONS,
-    LAYERS,
-    NORMS_OF_CHANNELS,
-    AnyConv,
-    Removals,
-    Side,
-    Unit,
-    all_outputs,
-    traceable,
-)
+from medarts.pruning.channels import Removals, Side, Unit
+from medarts.pruning.graph import CONVOLUTIONS, LAYERS, NORMS_OF_CHANNELS, AnyConv, all_outputs, traceable
 
 TOLERANCE = 1e-5
 """Largest difference of an output of the cut network from the masked one, as a part of the largest output."""
