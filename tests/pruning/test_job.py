@@ -1,5 +1,6 @@
 """Pruning as a job: all methods end to end, steps, what is kept of them, and that it goes on where it was stopped."""
 
+import copy
 import json
 import multiprocessing
 import re
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
 
 import medarts as library
 from medarts.engine import checkpoint, directory
 from medarts.engine.checkpoint import of_weights
-from medarts.engine.directory import RunDirectory
+from medarts.engine.directory import INITIAL_WEIGHTS, RunDirectory
 from medarts.engine.engine import Job
 from medarts.errors import DivergedError, MedartsError, RunError
 from medarts.pruning import job as pruning_job
@@ -25,6 +27,7 @@ from medarts.pruning.record import read_record
 from medarts.pruning.sparse_training import SparseTraining
 from medarts.spaces.nas_wdan import all_paths, to_kept
 from medarts.system import files as files_module
+from medarts.system.files import read_whole
 from medarts.system.process import InterruptedRunError
 from medarts.tasks import SegmentationTask
 from medarts.training.trained import load_network, trained_of
@@ -170,40 +173,60 @@ def test_a_pruned_network_is_pruned_further(masks: RunDirectory, tmp_path: Path)
 # What the trainings before the cut do.
 
 
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
 def test_filters_are_zeroed_after_every_epoch_also_in_the_average_and_may_grow_back(
-    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, momentum: float
 ) -> None:
     zeroed: list[list[int]] = []
+    totals: list[int] = []
+    regrown: list[int] = []
     validate, step = SparseTraining.validate, SparseTraining.step
 
-    def filters(network: torch.nn.Module) -> list[int]:
-        weight = network.get_parameter("encoder.0.0.conv.weight")
-        return [number for number, one in enumerate(weight) if not one.any()]
+    def filters(network: torch.nn.Module, name: str = "encoder.0.0.conv.weight") -> list[int]:
+        return [number for number, one in enumerate(network.get_parameter(name)) if not one.any()]
 
     def noted(training: SparseTraining) -> dict[str, Any]:
         values = validate(training)
         zeroed.append(filters(training.network))
         assert filters(training.averaged.module) == zeroed[-1]
+        assert filters(training.network, "encoder.0.0.norm.weight") == []
+        totals.append(sum(len(filters(training.network, f"{unit.name}.weight")) for unit in training.units))
+        without = copy.deepcopy(training.averaged.module)
+        for unit in training.units:  # validated is the network without the channels
+            norm = without.get_submodule(unit.name.removesuffix("conv") + "norm")
+            gone = filters(without, f"{unit.name}.weight")
+            norm.weight.data[gone], norm.bias.data[gone] = 0.0, 0.0
+        loss = training.task.validate(without, training.validation)["val_loss"]
+        assert values["val_loss"] == pytest.approx(loss, rel=1e-6)
         return values
 
     def grown(training: SparseTraining) -> None:
+        before = filters(training.network)
+        shifts = training.network.get_parameter("encoder.0.0.norm.bias").tolist()
         step(training)
-        assert filters(training.network) == []
-        momentum = training.optimizer.state_dict()["state"][0]["momentum_buffer"]
-        assert all(one.any() for one in momentum)
+        # Without momentum by their gradients alone, which ReLU stops where the shift is all there is and below 0.
+        left = [] if momentum else [number for number in before if shifts[number] <= 0]
+        assert filters(training.network) == left
+        regrown.extend({*before} - {*left})
+        if momentum:
+            assert all(one.any() for one in training.optimizer.state_dict()["state"][0]["momentum_buffer"])
 
     monkeypatch.setattr(SparseTraining, "validate", noted)
     monkeypatch.setattr(SparseTraining, "step", grown)
     method = {"name": "gradual", "three_quarters_at": 0.3}
-    run = library.prune(
-        masks, method=method, keep_channels=0.25, epochs=1, sparse_epochs=3, data=DATA, out=tmp_path / "run"
-    )
-    assert [len(each) for each in zeroed] == [2, 2, 3]  # 3 of 4 go, three quarters of which after a third
-    left = load_network(run).get_parameter("encoder.0.0.conv.weight")
-    assert len(left) == 1
-    before = trained_of(RunDirectory(tmp_path / "run/steps/1")).weights["encoder.0.0.conv.weight"]
+    options: dict[str, Any] = {"keep_channels": 0.25, "epochs": 1, "sparse_epochs": 3, "data": DATA}
+    changes = f"train.momentum={momentum}"
+    run = library.prune(masks, method=method, changes=changes, out=tmp_path / "run", **options)
+    first, second, last = totals  # of 36 channels 27 go, three quarters of which after 0.3
+    assert (first / last, last) == (pytest.approx(0.77, abs=0.1), 27)
+    assert first < second < last
+    assert regrown
+    sparse = RunDirectory(tmp_path / "run/steps/1")
+    before = trained_of(sparse).weights["encoder.0.0.conv.weight"]
     assert [number for number, one in enumerate(before) if not one.any()] == zeroed[-1]
-    assert RunDirectory(tmp_path / "run/steps/1").read_json("summary.json")["best_epoch"] == 2
+    (left,) = {*range(4)} - {*zeroed[-1]}
+    assert load(read_whole(run.path / INITIAL_WEIGHTS))["encoder.0.0.conv.weight"].equal(before[[left]])
+    assert sparse.read_json("summary.json")["best_epoch"] == 2
 
 
 def test_slim_adds_the_gradient_of_the_scales_and_trains_at_the_whole_rate(

@@ -65,23 +65,25 @@ def _check(unit: Unit, channels: Sequence[int]) -> None:
 
 
 @torch.no_grad()
-def mask(network: nn.Module, units: Iterable[Unit], removals: Removals) -> None:
-    """Zeroes the filters, biases, scales and shifts of channels, in place; they may grow again in training.
+def zero_filters(network: nn.Module, units: Iterable[Unit], removals: Removals, *, depthwise: bool = False) -> None:
+    """Zeroes the filters and biases that make channels, in place; in training they grow back.
 
-    With batch norms and instance norms that have a scale and a shift, the network then computes what the cut one does;
-    for other norms there is ``masked``.
+    Norms stay as they are, since of a chain of zeros every gradient is 0. Behind one, a channel is then its shift, so
+    the network is not yet without it; see ``masked``.
 
     Args:
         network: of the units.
         units: see ``find_units``.
         removals: channels by the names of units.
+        depthwise: also those that channels only pass through, which stops the gradients.
 
     Raises:
         RunError: see ``removed_parts``.
     """
     for (name, side), channels in removed_parts(units, removals).items():
-        if side != "in":
-            _zero(network.get_submodule(name), channels)
+        module = network.get_submodule(name)
+        if side == "out" or (depthwise and side == "both" and isinstance(module, CONVOLUTIONS)):
+            _zero(module, channels)
 
 
 def _zero(module: nn.Module, channels: Sequence[int]) -> None:

@@ -3,21 +3,24 @@
 It is a training as any other, of a trained network, but for these three things:
 
 - slim: the L1 norm of the norms' scales is a term beside the loss.
-- soft, gradual: after the steps of every epoch, before the validation, the filters that would go are zeroed, in the
-  moving average as well, since its weights are those that are validated and cut. Nothing else of them changes, such as
-  their momentum: as published, they may grow back in the next epoch, and others be zeroed then.
+- soft, gradual: after the steps of every epoch the filters that would go are zeroed, in the moving average as well,
+  since its weights are those that are validated and cut. Nothing else changes, such as momentum and norms: as
+  published, the filters may grow back in the next epoch, and others be zeroed then. What is validated is the network
+  without their channels, as it would be cut. After the last epoch depthwise convolutions behind them are zeroed too:
+  all that is scored of these channels is 0, so the cut takes them first.
 - The learning rate is that of the recipe, without the factor of fine-tuning, as the weights are to move. There is no
   early stop, and of the weights those of the last epoch are kept, as sparsity grows while the score may fall.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
+from medarts.network import Network
 from medarts.pruning.criteria import Criterion, FilterMasks, ScalePenalty, scores_of
 from medarts.pruning.selection import choose
-from medarts.pruning.units import find_units, mask, small_image
+from medarts.pruning.units import Removals, find_units, masked, small_image, zero_filters
 from medarts.training.trainer import Training
 
 RATE = "pruning_rate"
@@ -91,21 +94,28 @@ class SparseTraining(PruningStage):
             self.fabric.backward(self.penalty())
 
     def validate(self) -> dict[str, Any]:
-        """Zeroes the filters of the epoch, and returns the validation values of the network that is left."""
-        if self.masks is not None:
-            self._zero_filters(self.rate * self.masks.rate((self.state.epoch + 1) / self.epochs))
-        return super().validate()
+        """Zeroes the filters of the epoch, and returns the validation values of the network without their channels."""
+        if self.masks is None:
+            return super().validate()
+        progress = (self.state.epoch + 1) / self.epochs
+        removals = self._chosen(self.rate * self.masks.rate(progress))
+        for network in {self.network, self._kept}:
+            zero_filters(network, self.units, removals, depthwise=progress == 1)
+        with masked(self._kept, self.units, removals):
+            return super().validate()
 
     def is_better(self, score: float) -> bool:
         """Says that the last weights are preferred."""
         return True
 
-    def _zero_filters(self, rate: float) -> None:
+    @property
+    def _kept(self) -> Network:
+        """The network that is validated and cut."""
+        return self.network if self.averaged is None else cast(Network, self.averaged.module)
+
+    def _chosen(self, rate: float) -> Removals:
         scores = scores_of(self.criterion, self.units, gradients_of(self))
-        removals = choose(self.units, scores, rate, scope=self.criterion.scope)
-        mask(self.network, self.units, removals)
-        if self.averaged is not None:
-            mask(self.averaged.module, self.units, removals)
+        return choose(self.units, scores, rate, scope=self.criterion.scope)
 
 
 def gradients_of(training: Training, *, after_each: Callable[[], object] = lambda: None) -> Callable[[int], None]:

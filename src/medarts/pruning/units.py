@@ -13,9 +13,20 @@ from torch import Tensor, nn
 from medarts.errors import RecipeError, RunError
 from medarts.network import Network
 from medarts.pruning.channels import Joined, Member, Removals, Unit, joined_channels
-from medarts.pruning.cutting import TOLERANCE, difference, in_float64, mask, masked, shrink
+from medarts.pruning.cutting import TOLERANCE, difference, in_float64, masked, shrink, zero_filters
 
-__all__ = ["Joined", "Member", "Removals", "Unit", "cut", "examine", "find_units", "mask", "masked", "small_image"]
+__all__ = [
+    "Joined",
+    "Member",
+    "Removals",
+    "Unit",
+    "cut",
+    "examine",
+    "find_units",
+    "masked",
+    "small_image",
+    "zero_filters",
+]
 
 UNVERIFIED = "a cut that changes the outputs"
 
