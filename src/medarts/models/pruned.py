@@ -4,7 +4,7 @@ The file, `FILE` of a run or a package, is JSON:
 
     {"format": "medarts-structure", "version": 1, "name": "unet-l1-50",
      "structure": {"layers": {"encoder.0.0.conv": {"out": 5}, ...}},
-     "history": [{"method": "l1", "keep_flops": 0.5}]}
+     "history": [{"method": {"name": "l1"}, "keep": {"flops": 0.5}, "steps": 1}]}
 
 What was pruned, the genotype or the model of the recipe, stands beside it.
 """

@@ -38,7 +38,11 @@ def removed_parts(units: Iterable[Unit], removals: Removals) -> Parts:
     parts: Parts = defaultdict(list)
     for name, channels in removals.items():
         if name not in named:
-            raise RunError(f"The network has no channels '{name}' that can be cut.", fix="Give units of find_units.")
+            raise RunError(
+                f"The network has no channels '{name}' that can be cut.",
+                fix="Give units that find_units gives for it. If medarts prune chose this one, the network "
+                "computes something else at each pass: let forward do the same every time.",
+            )
         _check(named[name], channels)
         for member in named[name].members:
             parts[member.module_name, member.side] += [i for channel in channels for i in member.indices[channel]]

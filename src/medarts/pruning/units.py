@@ -149,7 +149,8 @@ def cut(network: Network, removals: Removals, image_1chw: Tensor) -> None:
     if not error <= TOLERANCE:
         raise RunError(
             f"The cut network would give other outputs, by {error:.1e} of the largest.",
-            fix="Remove channels of units that find_units gives, and see that the weights are finite.",
+            fix="See that its weights are finite, and prune it by another method or to another share. From Python, "
+            "remove channels of units that find_units gives.",
         )
     shrink(network, units, removals)
 
