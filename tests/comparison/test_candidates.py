@@ -1,15 +1,27 @@
 """Which runs are one network, and which may not be compared."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from medarts.comparison.candidates import Candidate, check_comparable, group_runs, repeats_by_provenance
+from medarts.comparison.candidates import (
+    Candidate,
+    check_comparable,
+    group_runs,
+    repeats_by_provenance,
+    training_seconds,
+)
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
+from medarts.models.pruned import Pruned
+from medarts.models.unet import UNetSettings
+from medarts.network.structure import Structure
+from medarts.pruning.record import PruningRecord, Size, Step
 from medarts.spaces.genotype import Genotype, load_genotype
 
 MANIFEST = """key,domain,patient,split,image,mask,findings
@@ -37,10 +49,11 @@ class Maker:
         genotype: Genotype | None = None,
         manifest: str = MANIFEST,
         data: str = "0123",
+        files: Mapping[str, str] = MappingProxyType({}),
         **facts: Any,
     ) -> Path:
         recipe = changed(self.recipe, *([] if genotype else ["train.model={name: unet}"]), *changes)
-        files = {"manifest.csv": manifest.format(root=self.root / name)}
+        files = {**files, "manifest.csv": manifest.format(root=self.root / name)}
         if genotype is not None:
             files["genotype.json"] = genotype.to_json()
         network = genotype.name if genotype else recipe.train.model.name
@@ -54,6 +67,29 @@ class Maker:
         if facts.get("finished", True):
             run.finish()
         return run.path
+
+    def tuned(self, name: str, *changes: str, weights: str = "w0", **more: Any) -> Path:
+        """Makes a run that began with trained weights."""
+        initial = {"network": "unet", "tensors": 4, "replaced": []}
+        return self(name, *changes, weights_fingerprint=weights, initial=initial, **more)
+
+    def pruned(
+        self, name: str, *changes: str, weights: str = "w0", method: str = "l1", epochs: int = 2, **asked: Any
+    ) -> Path:
+        """Makes the run that a pruning ends with."""
+        asked = {"method": {"name": method}, "keep": {"flops": 0.5}, "steps": 1, "epochs": epochs, **asked}
+        recipe = changed(self.recipe, *changes)
+        structure = Structure(layers={"encoder.0.0.conv": {"out": 10 + recipe.seed}})  # others for every seed
+        network = Pruned(f"unet-{method}-50", UNetSettings(), structure, (asked,))
+        size = Size(parameters=9, flops=9, channels={})
+        step = Step(kept=0.5, size=size, before=0.8, cut=0.4, sparse_seconds=3.0, cut_seconds=2.0, fine_seconds=30.0)
+        record = PruningRecord(
+            network="unet", weights=weights, method=asked["method"], keep=asked["keep"], score="dice", original=0.8,
+            size=size, steps=(step, step),
+        )  # fmt: skip
+        files = {"structure.json": network.to_json(), "pruning.json": record.to_json()}
+        changes = (f"train.epochs={epochs}", *changes)
+        return self.tuned(name, *changes, weights=f"left for {name}", network=network.name, files=files)
 
 
 @pytest.fixture
@@ -290,3 +326,57 @@ def test_files_that_differ_are_named(make):
     one, two = make("one", manifest=texts[0]), make("two", "seed=1", manifest=texts[1], data="4567")
     with pytest.raises(RunError, match=r"3 files had other contents: .*two/a\.png, .*two/b\.png, .*two/c\.png\."):
         compared(one, two)
+
+
+def test_the_order_of_runs_does_not_matter_where_some_were_pruned(make):
+    cut, longer = make.pruned("cut", "train.finetune_lr=0.3", epochs=4), make.pruned("longer", method="fpgm", epochs=6)
+    one, other = make("one"), make("other", "train.epochs=3", "train.model.width=16")
+    compared(cut, one, longer)
+    compared(longer, cut)
+    for runs in ((cut, one, other), (one, other, cut), (one, cut, other)):
+        with pytest.raises(RunError, match=r"train\.epochs is 2 in .*one, but 3 in .*other\."):
+            compared(*runs)
+    slower = make.pruned("slower", "train.lr=0.5", method="taylor")
+    for paths in ([cut, one, slower], [slower, one], [one, slower], [cut, slower]):
+        with pytest.raises(RunError, match=r"train\.lr is .* in "):
+            compared(*paths)
+    compared(make.tuned("tuned"), extended(cut, LONGER))  # pruned ones have epochs of their own
+    with pytest.raises(RunError, match=r"train\.epochs was 1 -> 2 after epoch 1 in .*cut, but unchanged in .*longer"):
+        compared(one, cut, longer)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 4},
+        {"sparse_epochs": 4},
+        {"finetune_lr": 0.3},
+        {"steps": 2},
+        {"keep": {"flops": 0.3}},
+        {"method": "fpgm"},
+    ],
+)
+def test_prunings_that_were_asked_for_otherwise_are_other_networks(make, changes):
+    asked = {"sparse_epochs": 2, "finetune_lr": 0.1}
+    one, other = make.pruned("one", **asked), make.pruned("other", **{**asked, **changes})
+    assert len(compared(one, other)) == 2
+    (alike,) = compared(one, make.pruned("again", "seed=1", weights="w1", **asked))
+    assert (alike.seeds, alike.kind, alike.began_from) == ((0, 1), "pruned", "unet (w0)")
+
+
+def test_fine_tuned_networks_that_were_pruned_alike_are_seeds_of_one(make):
+    pruned = [make.pruned(f"l1-{seed}", f"seed={seed}", weights=f"w{seed}") for seed in (0, 1)]
+    controls = [make.tuned(f"whole-{seed}", f"seed={seed}", weights=f"w{seed}") for seed in (0, 1)]
+    both = compared(*controls, *pruned)
+    assert [(one.name, one.seeds) for one in both] == [("unet", (0, 1)), ("unet-l1-50", (0, 1))]
+    assert len(group_runs(controls)) == 2  # of which nothing says that they belong together
+    assert len(group_runs([*pruned, make.tuned("else", weights="w7"), controls[0]])) == 3
+
+
+def test_training_of_a_pruned_network_is_all_that_it_took(make):
+    whole, pruned = make("whole"), make.pruned("pruned")
+    for path in (whole, pruned):
+        for seconds in (10.0, 20.0):
+            RunDirectory(path).append("timing.jsonl", {"seconds": seconds})
+    assert training_seconds(RunDirectory(whole)) == 30
+    assert training_seconds(RunDirectory(pruned)) == 30 + 2 * (3 + 2) + 30

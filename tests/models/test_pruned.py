@@ -16,6 +16,7 @@ from medarts.comparison.candidates import Kind, check_comparable, group_runs
 from medarts.config import parse
 from medarts.data.arrays import data_section
 from medarts.deploy.package import open_package, package_bytes
+from medarts.engine.checkpoint import of_weights
 from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job
 from medarts.errors import GenotypeError, RecipeError, RunError
@@ -265,7 +266,8 @@ def test_prunings_of_other_seeds_are_one_network_and_other_prunings_others(
         ("unet-l1-70", "pruned", (0,)),
         ("unet-fpgm-50", "pruned", (0,)),
     ]
-    assert [one.began_from for one in candidates] == [None, "unet", "unet", "unet"]
+    began = f"unet ({of_weights(trained_of(whole).weights)})"
+    assert [one.began_from for one in candidates] == [None, began, began, began]
     # Fine-tuned elsewhere, it is another network.
     other = library.train(initial=paths[1], recipe=RECIPE, data=(GREY, BINARY), out=tmp_path / "other")
     assert len(group_runs([paths[1], other.path])) == 2

@@ -18,6 +18,7 @@ from medarts.models import Architecture, initial_weights
 from medarts.models.pruned import Pruned
 from medarts.network.structure import Structure
 from medarts.pruning.record import FILE as PRUNING
+from medarts.pruning.record import PruningRecord, read_record
 from medarts.registry import Settings
 from medarts.spaces.genotype import RANDOM, Genotype, load_genotype, zoo
 from medarts.system.files import exists
@@ -62,11 +63,16 @@ class Candidate:
         """What the runs train."""
         return architecture_of(self.runs[0])
 
+    @cached_property
+    def records(self) -> tuple[PruningRecord, ...]:
+        """What was done by the pruning that every run came of; empty for networks that were not pruned."""
+        return tuple(read_record(run) for run in self.runs if _was_pruned(run))
+
     @property
     def began_from(self) -> str | None:
-        """What the runs began from, a file or a trained network; None for training from scratch."""
-        if _was_pruned(self.runs[0]):
-            return str(self.runs[0].facts["initial"]["network"])
+        """What the runs began from, a file or a trained network, also to prune it; None for training from scratch."""
+        if self.records:
+            return f"{self.records[0].network} ({self.records[0].weights})"
         if "initial" in (facts := self.runs[0].facts):
             return f"{facts['initial']['network']} ({facts['weights_fingerprint']})"
         weights = initial_weights(self.architecture)
@@ -148,6 +154,7 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
     """Groups training runs by architecture: runs of one architecture are one network with several seeds.
 
     Where different networks share a name, as U-Nets of two widths do, the end of the path of their first run is added.
+    Fine-tuning of other weights makes another network, unless these weights were pruned alike: then they are seeds.
 
     Returns:
         The candidates, in the order of their first runs; the runs of each by their seeds.
@@ -162,11 +169,12 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
         if resolved_paths.count(resolved) > 1:
             raise RunError(f"The run {path} is given twice.", fix="Give every run once.")
     groups: list[tuple[tuple[Architecture, str | None], list[RunDirectory]]] = []
-    for run in (RunDirectory.open(path, kind="train") for path in paths):
-        facts = run.facts
+    opened = [RunDirectory.open(path, kind="train") for path in paths]
+    alike = _pruned_alike(opened)
+    for run in opened:
         # A network that was fine-tuned is another than the same one trained from scratch.
-        is_other = "initial" in facts and not _was_pruned(run)
-        network = _nameless(architecture_of(run)), facts["weights_fingerprint"] if is_other else None
+        began = run.facts["weights_fingerprint"] if _was_fine_tuned(run) else None
+        network = _nameless(architecture_of(run)), next((min(of) for of in alike if began in of), began)
         members = next((runs for known, runs in groups if known == network), None)
         if members is None:
             groups.append((network, [run]))
@@ -190,10 +198,7 @@ def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True
         if not run.facts["finished"]:
             raise RunError(f"{run.path} has not finished.", fix=f"Continue it: medarts train --resume {run.path}.")
     recipes = [recipe for candidate in candidates for recipe in candidate.recipes]
-    for run, recipe in zip(runs[1:], recipes[1:], strict=True):
-        _check_recipes((runs[0], recipes[0]), (run, recipe))
-    for run in runs[1:]:
-        _check_schedules(runs[0], run)
+    _check_trainings([*zip(runs, recipes, strict=True)])
     for run in runs[1:]:
         _check_data(runs[0], run)
     for run in runs:
@@ -233,17 +238,22 @@ def listed_samples(run: RunDirectory) -> Listing:
 
 
 def training_seconds(run: RunDirectory) -> float:
-    """Returns the time of all epochs of a training run."""
+    """Returns the time of all epochs of a training run; of one that was pruned also of all cuts and trainings before.
+
+    The training of the network that was pruned is not among them.
+    """
     lines = run.read_journal("timing.jsonl", numbers=("seconds",))
     if not lines:
         raise RunError(f"{run.path / 'timing.jsonl'} is missing or empty.", fix="Copy the run again.")
-    return sum(float(line["seconds"]) for line in lines)
+    return sum(float(line["seconds"]) for line in lines) + (
+        read_record(run).seconds_before if _was_pruned(run) else 0.0
+    )
 
 
 def _nameless(architecture: Architecture) -> Architecture:
     """Returns an architecture without what does not change the network.
 
-    Pruned ones are known by what was asked for: other seeds have other channels left.
+    Pruned ones are known by all that was asked for: other seeds have other channels left.
     """
     if isinstance(architecture, Pruned):
         structure = Structure() if architecture.history else architecture.structure
@@ -255,6 +265,27 @@ def _nameless(architecture: Architecture) -> Architecture:
 def _was_pruned(run: RunDirectory) -> bool:
     """Whether a run is the end of a pruning, and began with what that has left of the network."""
     return "initial" in run.facts and exists(run.path / PRUNING)
+
+
+def _was_fine_tuned(run: RunDirectory) -> bool:
+    """Whether a run began with trained weights, and is not the end of a pruning."""
+    return "initial" in run.facts and not _was_pruned(run)
+
+
+def _pruned_alike(runs: Sequence[RunDirectory]) -> list[set[str]]:
+    """Returns the fingerprints of weights that are one network's at several seeds, as they were pruned alike."""
+    pruned: list[tuple[Architecture, set[str]]] = []
+    for run in filter(_was_pruned, runs):
+        network, weights = _nameless(architecture_of(run)), read_record(run).weights
+        known = next((prints for one, prints in pruned if one == network), None)
+        if known is None:
+            pruned.append((network, {weights}))
+        else:
+            known.add(weights)
+    joined: list[set[str]] = []
+    for _, prints in pruned:
+        joined = [*(of for of in joined if not of & prints), prints.union(*(of for of in joined if of & prints))]
+    return joined
 
 
 def _unique_names(runs: Sequence[RunDirectory]) -> list[str]:
@@ -270,10 +301,21 @@ def _unique_names(runs: Sequence[RunDirectory]) -> list[str]:
     return names
 
 
-def _check_recipes(first: tuple[RunDirectory, Recipe], other: tuple[RunDirectory, Recipe]) -> None:
+def _check_trainings(runs: Sequence[tuple[RunDirectory, Recipe]]) -> None:
+    """Refuses different trainings, wherever in the order of the runs they stand."""
+    whole, pruned = ([one for one in runs if _was_pruned(one[0]) is after_cut] for after_cut in (False, True))
+    for one in whole[1:]:
+        _check_recipes(whole[0], one, may_differ=r"train\.model\b")
     # Fine-tuning after a cut is not the training of the network that was cut: it has epochs of its own.
-    was_pruned = _was_pruned(first[0]) or _was_pruned(other[0])
-    may_differ = r"train\.(model|epochs|finetune_lr)\b" if was_pruned else r"train\.model\b"
+    base = (whole or pruned)[0]
+    for one in pruned:
+        _check_recipes(base, one, may_differ=r"train\.(model|epochs|finetune_lr)\b")
+    for alike in (whole, pruned):
+        for run, _ in alike[1:]:
+            _check_schedules(alike[0][0], run)
+
+
+def _check_recipes(first: tuple[RunDirectory, Recipe], other: tuple[RunDirectory, Recipe], *, may_differ: str) -> None:
     for field, value, changed in differences(first[1], other[1], without=MAY_DIFFER):
         if not re.match(may_differ, field):
             raise RunError(
@@ -342,8 +384,8 @@ def _check_data(first: RunDirectory, other: RunDirectory) -> None:
 def _check_beginning(candidate: Candidate) -> None:
     """Refuses seeds of one network that began from different weights."""
     first, *others = candidate.runs
-    if _was_pruned(first):
-        return  # every seed with what was left of a network of its own
+    if "initial" in first.facts:
+        return  # a network of its own for every seed, see `group_runs`
     for run in others:
         one, two = (of.facts.get("weights_fingerprint") or "not given" for of in (first, run))
         if one != two:

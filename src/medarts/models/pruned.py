@@ -4,7 +4,7 @@ The file, `FILE` of a run or a package, is JSON:
 
     {"format": "medarts-structure", "version": 1, "name": "unet-l1-50",
      "structure": {"layers": {"encoder.0.0.conv": {"out": 5}, ...}},
-     "history": [{"method": {"name": "l1"}, "keep": {"flops": 0.5}, "steps": 1}]}
+     "history": [{"method": {"name": "l1"}, "keep": {"flops": 0.5}, "steps": 1, "epochs": 20, "finetune_lr": 0.1}]}
 
 What was pruned, the genotype or the model of the recipe, stands beside it.
 """
@@ -42,8 +42,8 @@ class Pruned:
         name: what people call it, such as unet-l1-50.
         base: what was pruned.
         structure: what was cut away.
-        history: what was asked for when it was pruned, first to last: method, its settings and target. Prunings of
-            other seeds that were asked for the same are the same.
+        history: what was asked for when it was pruned, first to last: method, target, and what decides the trainings.
+            Prunings of other seeds that were asked for the same are the same.
     """
 
     name: str

@@ -364,8 +364,15 @@ class _Pruning:
     @property
     def _history(self) -> tuple[Mapping[str, Any], ...]:
         given, settings = self.source.architecture, self.recipe.prune
-        asked = {"method": settings.method.model_dump(mode="json"), "keep": settings.keep.given}
-        return (*(given.history if isinstance(given, Pruned) else ()), {**asked, "steps": settings.steps})
+        asked = {
+            "method": settings.method.model_dump(mode="json"),
+            "keep": settings.keep.given,
+            "steps": settings.steps,
+            "epochs": settings.epochs,
+            **({"sparse_epochs": settings.sparse_epochs or settings.epochs} if self.is_sparse else {}),
+            "finetune_lr": self.recipe.train.finetune_lr,
+        }
+        return (*(given.history if isinstance(given, Pruned) else ()), asked)
 
 
 def _resolved(source: TrainedNetwork, recipe: Recipe) -> Recipe:

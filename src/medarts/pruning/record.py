@@ -91,6 +91,12 @@ class PruningRecord(_Part):
         """The last step."""
         return self.steps[-1]
 
+    @property
+    def seconds_before(self) -> float:
+        """Seconds of all cuts, and of the trainings before the last fine-tuning."""
+        cutting = sum(step.cut_seconds + (step.sparse_seconds or 0.0) for step in self.steps)
+        return cutting + sum(step.fine_seconds or 0.0 for step in self.steps[:-1])
+
     def with_last(self, **changes: Any) -> "PruningRecord":
         """Returns the record with other values of its last step."""
         return self.model_copy(update={"steps": (*self.steps[:-1], self.last.model_copy(update=changes))})
