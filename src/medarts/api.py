@@ -906,7 +906,9 @@ def _name_of_pruned(path: Path, recipe: Recipe) -> str:
 
 
 def _prune_command(path: Path, changes: Sequence[str], options: Mapping[str, Any], data: Any, out: Path) -> str:
-    """Returns the command that goes on with a pruning."""
+    """Returns what goes on with a pruning: a command, or, with images in memory, the same call."""
+    if data is not None and not isinstance(data, tuple):
+        return "the same call of medarts.prune."
     words = ["medarts", "prune", str(path), *changes]
     for name, value in options.items():
         if isinstance(value, Mapping | Settings):

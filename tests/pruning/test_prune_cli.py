@@ -62,7 +62,8 @@ def test_the_command_of_the_message_goes_on(trained: Path, medarts: Medarts, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Job, "_step", asked)
-        status, out, error = medarts("prune", trained, "prune.method={name: slim, strength: 0.1}", "--keep-flops", 0.6)
+        asked_for = ("prune.method={name: slim, strength: 0.1}", "note=a b", "--keep-flops", 0.6)
+        status, out, error = medarts("prune", trained, *asked_for)
     assert (status, out) == (130, "")
     said, command = error.splitlines()[-1].split(" Resume with: ")
     assert said == "Stopped; runs/unet-blobs-slim-60/steps/1 is saved."

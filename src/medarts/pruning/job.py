@@ -87,7 +87,7 @@ def prune_network(
         source: the trained network. One that was pruned is pruned further, by shares of what it has now.
         recipe: data, training, and what its section ``prune`` says.
         out: folder of the run: new, empty, or of the same pruning.
-        command: that goes on with it, for the message of an interruption.
+        command: that goes on with it, or what does so otherwise, for the message of an interruption.
         run: of the network, whose data must be as they were. None: it is pruned on other data.
         data: the images, in place of the sources of the recipe.
 
