@@ -1,9 +1,11 @@
 """Depth: which cells and heads go until a target is met."""
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +209,13 @@ def test_bad_targets_and_networks() -> None:
     with pytest.raises(RunError, match="no parts and no late heads") as caught:
         choose_parts(Target(keep_flops=0.5), create_model("unet", width=4, depth=3), no_loss, image=IMAGE)
     assert "another method" in caught.value.fix
+
+
+@pytest.mark.parametrize(("first", "when"), [(math.nan, "with all parts"), (1.0, "whichever part goes")])
+def test_a_loss_that_is_not_finite_says_so(first: float, when: str) -> None:
+    losses = chain([first], repeat(math.nan))
+    with pytest.raises(RunError, match=f"loss on validation images is not finite {when}"):
+        choose_parts(Target(keep_flops=0.8), lattice(), lambda network: next(losses), image=IMAGE)
 
 
 def test_latency_is_measured_until_the_target_is_met(monkeypatch: pytest.MonkeyPatch) -> None:

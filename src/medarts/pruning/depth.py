@@ -32,8 +32,8 @@ from medarts.tasks import Task
 
 OPERATION_SECONDS, FLOPS_A_SECOND, BYTES_A_SECOND = 1e-5, 3e10, 5e9
 """By which the latency of parts is estimated: the time that every operation takes, and what one core computes and
-writes. A lattice, a nested U-Net and their cuts came within a third of what ONNX Runtime took for them. Estimates
-decide in which order parts go; whether the target is met is measured."""
+writes, as orders of magnitude. They weigh parts against each other, so that one of many small operations costs more
+than its FLOPs say, and by that decide in which order parts go. What is left of the latency is always measured."""
 
 LAST_HEAD = None
 """Stands for the last head among the names of parts that can go."""
@@ -165,7 +165,8 @@ def choose_parts(target: Target, network: Network, loss: Loss, *, image: Tensor)
     Raises:
         MedartsError: the network cannot be exported, for a target of the latency.
         RecipeError: the target is one of channels.
-        RunError: nothing can be taken away, or the target is below what is left when all goes that can go.
+        RunError: nothing can be taken away, the target is below what is left when all goes that can go, or the loss is
+            not finite.
     """
     _check_possible(target, network)
     whole, keep = copy.deepcopy(network).eval(), target.keep
@@ -365,6 +366,13 @@ class _Trial:
         return self.rise / counts if self.rise > 0 else self.rise * counts
 
 
+def _not_finite(when: str) -> RunError:
+    return RunError(
+        f"The loss on validation images is not finite {when}, so it cannot judge what goes.",
+        fix="See that the weights are finite, or choose another method, as l1.",
+    )
+
+
 class _Search:
     """Takes parts away one at a time.
 
@@ -378,6 +386,9 @@ class _Search:
 
     Attributes:
         steps: so far.
+
+    Raises:
+        RunError: the loss of the whole network is not finite.
     """
 
     def __init__(self, whole: Network, loss: Loss, cost: Cost, smallest: _Smallest, *, keep: float, bar: Bar) -> None:
@@ -385,6 +396,8 @@ class _Search:
         self._whole, self._loss_of, self._cost_of = whole, loss, cost
         self._smallest, self._keep, self._bar = smallest, keep, bar
         self._network, self._loss, self._cost = whole, loss(whole), cost(whole)
+        if not math.isfinite(self._loss):
+            raise _not_finite("with all parts")
         self._loss_before, self._whole_cost = self._loss, self._cost
         self._trials: dict[Option, _Trial] = {}
 
@@ -394,9 +407,14 @@ class _Search:
         Args:
             keep: the share. The last step of all is returned where more is left.
             above: steps of which there must be more, unless there are no more.
+
+        Raises:
+            RunError: it is not finite, whichever part goes first.
         """
         while len(self.steps) <= above or self.steps[-1].kept > keep:
             if not self._step(keep):
+                if not self.steps:
+                    raise _not_finite("whichever part goes")
                 return len(self.steps)
             self._bar.reach(min(100, round(50 + 50 * (1 - self.steps[-1].kept) / (1 - keep))), 100)
         return next(place for place, step in enumerate(self.steps, 1) if place > above and step.kept <= keep)
