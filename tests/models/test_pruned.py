@@ -1,5 +1,6 @@
 """A run of a pruned network is a run like any other: what trains, scores, compares, measures, exports and packs it."""
 
+import json
 import shutil
 import zipfile
 from dataclasses import replace
@@ -8,11 +9,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import medarts as library
 from medarts.comparison.candidates import Kind, check_comparable, group_runs
+from medarts.comparison.compare import Comparison
+from medarts.comparison.prunings import pruning_columns
 from medarts.config import parse
 from medarts.data.arrays import data_section
 from medarts.deploy.package import open_package, package_bytes
@@ -26,6 +30,7 @@ from medarts.models.pruned import FILE, Pruned
 from medarts.network.structure import Structure, structure_of
 from medarts.profiling import cost
 from medarts.profiling.latency import Timing
+from medarts.pruning.record import read_record
 from medarts.pruning.units import cut, find_units, half_of_each, small_image
 from medarts.reporting.comparison_tables import KINDS
 from medarts.study.comparing import compare_runs
@@ -284,8 +289,24 @@ def test_it_is_compared_with_what_was_pruned(
     measure = cost.measure_costs
     monkeypatch.setattr(cost, "measure_costs", counted)
     data = library.from_arrays(GREY, BINARY)
-    small = library.prune(whole, method="l1", keep_flops=0.5, data=data, out=tmp_path / "pruned")
-    costs = compare_runs([whole.path, small.path], data=data).costs.drop_duplicates("network").set_index("network")
+    small = library.prune(whole, method="l1", keep_flops=0.5, epochs=2, steps=2, data=data, out=tmp_path / "pruned")
+    found = compare_runs([whole.path, small.path], data=data)
+    costs = found.costs.drop_duplicates("network").set_index("network")
     assert costs.kind.to_dict() == {"unet": "baseline", "unet-l1-50": "pruned"}
     assert costs.parameters["unet-l1-50"] == parameters(small) < costs.parameters["unet"]
+    assert costs.pruned_from.to_dict() == {"unet": "", "unet-l1-50": "unet"}
+    asked = costs.loc["unet-l1-50"]
+    assert (asked.method, asked.target, asked.keep, asked.kept) == ("l1", "flops", 0.5, read_record(small).last.kept)
+    assert json.loads(asked.settings) == {"steps": 2, "epochs": 2, "finetune_lr": 0.1}
+    found.write(tmp_path / "compared")
+    pd.testing.assert_frame_equal(Comparison.read(tmp_path / "compared").costs, found.costs, check_dtype=False)
+    # Without it, and beside it, what was fine-tuned of the same weights takes its place, or does not.
+    control = library.train(initial=whole.path, recipe=RECIPE, data=data, out=tmp_path / "control")
+    for paths, origin in (
+        ([control.path, small.path], "unet"),
+        ([control.path, whole.path, small.path], "unet (run)"),
+        ([small.path], ""),
+    ):
+        columns = pruning_columns(group_runs(paths))
+        assert columns["unet-l1-50"]["pruned_from"] == origin
     assert KINDS.keys() == {*get_args(Kind)}

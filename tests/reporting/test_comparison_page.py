@@ -1,5 +1,6 @@
 """The page of a comparison: numbers of its tables, networks by their kinds, overlays, and what is missing."""
 
+import json
 import re
 from collections.abc import Sequence
 from html import unescape
@@ -45,6 +46,7 @@ NETWORKS: dict[str, tuple[str, float, float, float]] = {
     "unet-l1-30": ("pruned", 0.822, 0.6e6, 17),
 }
 FROM = {"unet": "densenet.pth", "unet-l1-50": "unet", "unet-l1-30": "unet"}
+PRUNED = {"method": "l1", "settings": '{"steps": 1}', "pruned_from": "unet", "target": "flops"}
 REFERENCE = "mixsearch"
 
 
@@ -68,7 +70,7 @@ def made(groups: Sequence[str] = ("isic",), *, patients: int = 40, size: int = 2
             costs.append(
                 {
                     "group": group, "network": name, "kind": kind, "began_from": FROM.get(name, ""),
-                    "method": "l1" * (kind == "pruned"),
+                    **(PRUNED if kind == "pruned" else dict.fromkeys(PRUNED, "")),
                     "parameters": parameters, "flops": 3 * parameters, "latency_ms_1": ms, "latency_ms_2": 0.6 * ms,
                     "latency_spread_ms_1": 1.0, "latency_spread_ms_2": 1.0, "memory_mb": 88.5,
                     "torch_latency_ms_1": 3.1 * ms, "torch_latency_spread_ms_1": 2.0,
@@ -251,9 +253,37 @@ def test_pruned_networks_are_plotted_against_their_costs(tmp_path: Path) -> None
     latency = figure.axes[0]
     lines = [line for line in latency.lines if len(line.get_xdata()) == 3]
     assert [[*line.get_xdata()] for line in lines] == [[17, 24, 38]]  # 30 %, 50 %, whole
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["l1", "not pruned"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["l1", "before pruning"]
     page = write_comparison(made(), tmp_path).read_text(encoding="utf-8")
     assert page.count("<h3>Pruned networks</h3>") == 1
+
+
+def test_lines_are_told_apart_by_what_differs_and_begin_at_what_was_pruned() -> None:
+    def row(network: str, cost: float, method: str = "", origin: str = "", **settings: object) -> dict[str, object]:
+        costs = {"latency_ms_1": cost, "parameters": cost * 1e6, "flops": cost * 1e9}
+        target = settings.pop("target", "flops")
+        texts = {"method": method, "pruned_from": origin, "settings": json.dumps(settings), "target": target}
+        return {"network": network, "score": 0.8, "low": 0.7, "high": 0.9, "began_from": "unet (ab)", **texts, **costs}
+
+    frame = pd.DataFrame(
+        [
+            row("unet (a)", 40),
+            row("unet (b)", 50),
+            row("once", 20, "taylor", "unet (a)", batches=50, steps=1),
+            row("in steps", 21, "taylor", "unet (a)", batches=50, steps=2),
+            row("twice", 9, "l1", "once", steps=1),
+            row("other", 19, "l1", "unet (b)", steps=1),
+            row("alone", 18, "fpgm", steps=1),
+            row("fast", 17, "fpgm", steps=1, target="latency"),
+        ]
+    )
+    figure = plot_tradeoffs(frame, title="Dice")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "fpgm, target FLOPs", "fpgm, target latency", "l1", "taylor, steps 1", "taylor, steps 2", "before pruning",
+    ]  # fmt: skip
+    lines = [[*line.get_xdata()] for line in figure.axes[0].lines if line.get_linestyle() == "-"]
+    lines = [line for line in lines if len({*line}) > 1]  # without intervals
+    assert sorted(lines) == [[9, 20], [19, 50], [20, 40], [21, 40]]
 
 
 def test_without_pruned_networks_there_is_no_plot_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

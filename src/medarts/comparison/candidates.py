@@ -78,12 +78,6 @@ class Candidate:
         weights = initial_weights(self.architecture)
         return None if weights is None else weights.name
 
-    @property
-    def method(self) -> str:
-        """Name of the method by which the network was pruned last; empty for others."""
-        history = self.architecture.history if isinstance(self.architecture, Pruned) else ()
-        return str(history[-1]["method"]["name"]) if history else ""
-
     @cached_property
     def kind(self) -> Kind:
         """Where the network comes from, by the provenance of its genotype."""

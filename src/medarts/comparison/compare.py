@@ -24,6 +24,7 @@ from medarts.comparison.overall import (
     score_cells,
 )
 from medarts.comparison.overlays import Overlays, as_arrays, from_arrays, most_differing, predict_overlays
+from medarts.comparison.prunings import TEXTS, pruning_columns
 from medarts.comparison.result import read_result, write_result
 from medarts.config import ComputeSettings
 from medarts.data.manifest import Part
@@ -64,10 +65,10 @@ class Comparison:
             verdict. Each family and group is corrected by itself: "reference" compares every network with the
             reference, "random" a searched network with the mean of random ones of its size, "searches" the mean of
             searches that differ in their seed alone with the reference, unless it is one of them, and with random ones.
-        costs: group, network, kind, began_from, method (of pruning), parameters, flops, latency_ms_T and its
-            interquartile range latency_spread_ms_T on T threads in ONNX Runtime, the same of other backends
-            (torch_latency_ms_T, ...), memory_mb, training_seconds, and whether it is on the Pareto front of score and
-            latency.
+        costs: group, network, kind, began_from, how it was pruned (see
+            `medarts.comparison.prunings.pruning_columns`), parameters, flops, latency_ms_T and its interquartile range
+            latency_spread_ms_T on T threads in ONNX Runtime, the same of other backends (torch_latency_ms_T, ...),
+            memory_mb, training_seconds, and whether it is on the Pareto front of score and latency.
         images: group, dataset, image, patient, network, value of the main score; masks only.
         differing: group, dataset, image, patient, spread: the images of the overlays; masks only.
         overlays: by group, in the order of `differing`.
@@ -273,13 +274,14 @@ def _tables(found: Found, group: Group, costs: Mapping[str, Cost]) -> dict[str, 
         differences_table(contrasts, family=family, group=found.group, metric=main, seed=measures.seed)
         for family, contrasts in found.contrasts.items()
     ]
+    prunings = pruning_columns(group.candidates)
     rows = [
         {
             "group": found.group,
             "network": candidate.name,
             "kind": candidate.kind,
             "began_from": candidate.began_from or "",
-            "method": candidate.method,
+            **prunings[candidate.name],
             **cost_row(costs[candidate.name]),
             "training_seconds": statistics.mean(map(training_seconds, candidate.runs)),
         }
@@ -312,7 +314,7 @@ def _with_overall_costs(costs: pd.DataFrame, networks: pd.DataFrame, metric: str
         groups = costs[costs.group.isin(networks[networks.group != OVERALL].group) & costs.network.isin(together)]
         numbers = [*costs.select_dtypes("number").columns]
         means = groups.groupby("network", sort=False).agg(
-            dict.fromkeys(("kind", "began_from", "method"), "first") | dict.fromkeys(numbers, "mean")
+            dict.fromkeys(("kind", "began_from", *TEXTS), "first") | dict.fromkeys(numbers, "mean")
         )
         costs = pd.concat([costs, means.reset_index().assign(group=OVERALL)], ignore_index=True)
         costs = costs.astype({"parameters": int, "flops": int})

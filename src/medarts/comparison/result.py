@@ -102,7 +102,8 @@ def _table(content: bytes) -> pd.DataFrame:
 TEXT = frozenset(
     (
         *("group", "network", "reference", "metric", "dataset", "image", "patient", "family", "verdict", "kind"),
-        *("began_from", "method", "claim", "common", "several", "single", "relation", "mark", "field"),
+        *("began_from", "method", "settings", "pruned_from", "target"),
+        *("claim", "common", "several", "single", "relation", "mark", "field"),
     )
 )
 """Columns of text; all others hold numbers."""

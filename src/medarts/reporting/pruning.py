@@ -1,5 +1,6 @@
 """Pruned networks on pages: what a pruning left of a network, and score against cost for all methods and rates."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,9 @@ COSTS = {
     "flops": ("GFLOPs", 1e9),
 }
 """Column of costs -> title of its axis, and its unit."""
+
+QUANTITIES = {"flops": "FLOPs", "parameters": "parameters", "latency": "latency", "channels": "channels"}
+"""Targets of prunings, as pages write them."""
 
 
 def pruning_of(run: RunDirectory) -> Content:
@@ -80,7 +84,7 @@ def plot_channels(before: Size, after: Size) -> Figure:
 
 @styled
 def plot_tradeoffs(frame: pd.DataFrame, *, title: str) -> Figure:
-    """Plots scores against latency, parameters and FLOPs: a line for each method, from the whole network on.
+    """Plots scores against latency, parameters and FLOPs: a line for each method, from the network before pruning on.
 
     Args:
         frame: of the networks of a comparison, see ``network_frame``; some of them pruned.
@@ -89,25 +93,44 @@ def plot_tradeoffs(frame: pd.DataFrame, *, title: str) -> Figure:
     figure = Figure(figsize=(9.2, 3.7), layout="constrained")
     grid = figure.subplots(1, len(COSTS), sharey=True)
     pruned = frame[frame.method != ""]
-    colors = colors_of(sorted(pruned.method.unique()))
+    pruned = pruned.assign(
+        line=_names_of_lines(pruned), origin=pruned.pruned_from.where(pruned.pruned_from != "", pruned.began_from)
+    )
+    colors = colors_of(sorted(pruned.line.unique()))
     for axes, (cost, (label, unit)) in zip(grid, COSTS.items(), strict=True):
-        for (method, origin), points in pruned.groupby(["method", "began_from"]):
-            whole = frame[(frame.network == origin) & (frame.method == "")]
-            _plot_line(axes, pd.concat([points, whole]), cost, unit=unit, color=colors[str(method)])
-            axes.plot(whole[cost] / unit, whole.score, "o", color=INK, ms=5, zorder=3)
+        for (line, origin), points in pruned.groupby(["line", "origin"]):
+            before = frame[frame.network == origin]
+            _plot_line(axes, points, before, cost, unit=unit, color=colors[str(line)])
+            axes.plot(before[cost] / unit, before.score, "o", color=INK, ms=5, zorder=2.2)
         axes.set_xlim(left=0)
         axes.set_xlabel(label)
     grid[0].set_ylabel(title)
     handles = [Line2D([], [], color=color, marker="P", label=name) for name, color in colors.items()]
-    handles.append(Line2D([], [], color=INK, marker="o", ls="", label="not pruned"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    handles.append(Line2D([], [], color=INK, marker="o", ls="", label="before pruning"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), _COLUMNS))
     return figure
 
 
-def _plot_line(axes: Axes, points: pd.DataFrame, cost: str, *, unit: float, color: str) -> None:
-    points = points.sort_values(cost)
-    axes.plot(points[cost] / unit, points.score, color=color, lw=1.3)
-    rows: Iterable[Any] = points[points.method != ""].itertuples()
+_COLUMNS = 7
+"""Of a legend."""
+
+
+def _names_of_lines(pruned: pd.DataFrame) -> list[str]:
+    """Returns the method of every network, with the target and the settings in which those of one method differ."""
+    rows: Iterable[Any] = pruned.itertuples()
+    asked = [{"target": QUANTITIES[row.target], **json.loads(row.settings)} for row in rows]
+    names = []
+    for method, own in zip(pruned.method, asked, strict=True):
+        alike = [one for one, other in zip(asked, pruned.method, strict=True) if other == method]
+        differing = [key for key in own if any(one.get(key) != own[key] for one in alike)]
+        names.append(", ".join([method, *(f"{key.replace('_', ' ')} {own[key]}" for key in differing)]))
+    return names
+
+
+def _plot_line(axes: Axes, points: pd.DataFrame, before: pd.DataFrame, cost: str, *, unit: float, color: str) -> None:
+    line = pd.concat([points, before]).sort_values(cost)
+    axes.plot(line[cost] / unit, line.score, color=color, lw=1.3)
+    rows: Iterable[Any] = points.itertuples()
     for row in rows:
         at = getattr(row, cost) / unit
         axes.plot([at, at], [row.low, row.high], color=color, lw=0.8, alpha=0.35)
