@@ -85,8 +85,8 @@ class SparseTraining(PruningStage):
         super().set_up()
 
     def learning_rate(self) -> float:
-        """Returns that of the schedule."""
-        return self.scheduled_rate()
+        """Returns that of fine-tuning where filters are zeroed, and that of the schedule where scales are driven."""
+        return self.scheduled_rate() if self.masks is None else super().learning_rate()
 
     def add_penalties(self) -> None:
         """Adds the gradient of the scales' norm."""
@@ -104,8 +104,8 @@ class SparseTraining(PruningStage):
         with masked(self._kept, self.units, removals):
             return super().validate()
 
-    def is_better(self, score: float) -> bool:
-        """Says that the last weights are preferred."""
+    def are_kept(self, *, is_better: bool) -> bool:
+        """Says that the last weights are."""
         return True
 
     @property

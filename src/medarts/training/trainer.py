@@ -47,7 +47,7 @@ class TrainingState(LoopState):
     """Where training is; see `LoopState`.
 
     Attributes:
-        best_score: best validation score so far.
+        best_score: best validation score so far, whether its weights were kept or not.
         best_epoch: its epoch; -1 before the first.
         factor: what the plateau schedule has made of the learning rate.
         waited: epochs since the score rose or the plateau schedule acted.
@@ -262,21 +262,29 @@ class Training(Job[TrainingState]):
     def end_epoch(self, values: Mapping[str, Any]) -> None:
         """Keeps the weights if they are the best so far, and counts the epochs since."""
         state, settings, score = self.state, self.recipe.train, values[self.task.score]
-        if self.is_better(score):
+        is_better = score > state.best_score
+        if is_better:
             state.best_score, state.best_epoch, state.waited = score, state.epoch, 0
-            best = self.network if self.averaged is None else self.averaged.module
-            facts = {"epoch": state.epoch, "score": score}
-            self.save("best", module=best, state=facts, position=(state.epoch + 1, 0))
-            if self.directory.drop_scores():
-                inform("The scores of the best weights so far were removed: there are better ones. Evaluate again.")
-            return
-        state.waited += 1
-        if settings.schedule == "plateau" and state.waited >= settings.plateau_epochs:
-            state.factor, state.waited = state.factor / 2, 0
+        else:
+            state.waited += 1
+            if settings.schedule == "plateau" and state.waited >= settings.plateau_epochs:
+                state.factor, state.waited = state.factor / 2, 0
+        if self.are_kept(is_better=is_better):
+            self._keep(score)
 
-    def is_better(self, score: float) -> bool:
-        """Says whether the weights of an epoch are preferred to those before, by their validation score."""
-        return score > self.state.best_score
+    def are_kept(self, *, is_better: bool) -> bool:
+        """Says whether the weights of an epoch replace those kept before.
+
+        Args:
+            is_better: whether their validation score is the best so far.
+        """
+        return is_better
+
+    def _keep(self, score: float) -> None:
+        epoch, best = self.state.epoch, self.network if self.averaged is None else self.averaged.module
+        self.save("best", module=best, state={"epoch": epoch, "score": score}, position=(epoch + 1, 0))
+        if self.directory.drop_scores():
+            inform("The scores of the best weights so far were removed: there are better ones. Evaluate again.")
 
     def end_stage(self) -> None:
         """Writes the summary."""
