@@ -1,5 +1,6 @@
 """Scores against independent formulas on small layers, and what a criterion asks of the training before the cut."""
 
+import copy
 import itertools
 import math
 
@@ -24,6 +25,7 @@ from medarts.pruning.criteria import (
     make_criterion,
     readers,
     scores_of,
+    share_of_small_scales,
 )
 from medarts.pruning.units import Member, Unit
 from medarts.registry import Settings, criteria
@@ -186,6 +188,16 @@ def test_the_penalty_is_the_sum_of_all_scales_of_the_units() -> None:
     assert one.weight.grad.tolist() == (0.5 * one.weight.sign()).tolist()
     assert (two.weight.grad != 0).tolist() == [False, True, False, False, True, False]
     assert make_criterion(SlimSettings(strength=0.01)).training == ScalePenalty(0.01)
+
+
+def test_small_scales_are_counted_in_the_network_that_is_given() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4))
+    each = tuple((channel,) for channel in range(4))
+    unit = Unit("0", 4, tuple(Member(name, network[int(name)], "both", each) for name in "12"))
+    other = copy.deepcopy(network)
+    other[1].weight.data = torch.tensor([0.0099, -0.0099, 0.0101, -0.5])
+    assert share_of_small_scales([unit], network) == 0
+    assert share_of_small_scales([unit], other) == 0.25
 
 
 def test_the_rate_of_masks_over_a_training() -> None:

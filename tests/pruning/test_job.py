@@ -22,6 +22,7 @@ from medarts.engine.checkpoint import of_weights
 from medarts.engine.directory import INITIAL_WEIGHTS, RunDirectory
 from medarts.engine.engine import Job
 from medarts.errors import DivergedError, MedartsError, RunError
+from medarts.pruning import criteria
 from medarts.pruning import job as pruning_job
 from medarts.pruning.record import read_record
 from medarts.pruning.sparse_training import SparseTraining
@@ -233,7 +234,7 @@ def test_filters_are_zeroed_after_every_epoch_also_in_the_average_and_may_grow_b
 
 
 def test_slim_adds_the_gradient_of_the_scales_and_trains_at_the_whole_rate(
-    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     added: list[torch.Tensor] = []
     add_penalties = SparseTraining.add_penalties
@@ -245,6 +246,8 @@ def test_slim_adds_the_gradient_of_the_scales_and_trains_at_the_whole_rate(
         added.append((scales.grad - before) / scales.detach().sign())
 
     monkeypatch.setattr(SparseTraining, "add_penalties", noted)
+    limit = 0.911  # which about half of the scales reach in so short a training
+    monkeypatch.setattr(criteria, "SMALL", limit)
     method = {"name": "slim", "strength": 0.5}
     run = library.prune(masks, method=method, keep_flops=0.6, epochs=1, data=DATA, out=tmp_path / "run")
     assert torch.stack(added).detach().numpy() == pytest.approx(0.5, abs=1e-5)
@@ -252,6 +255,12 @@ def test_slim_adds_the_gradient_of_the_scales_and_trains_at_the_whole_rate(
         RunDirectory(folder).read_journal("metrics.jsonl") for folder in (tmp_path / "run/steps/1", run.path)
     )
     assert sparse["lr"] == pytest.approx(10 * fine["lr"])
+    weights = trained_of(RunDirectory(tmp_path / "run/steps/1")).weights
+    scales = torch.cat([each.abs() for name, each in weights.items() if name.endswith("norm.weight")])
+    assert 0 < sparse["small_scales"] < 1
+    assert sparse["small_scales"] == pytest.approx(float((scales < limit).double().mean()))
+    assert f"{sparse['small_scales']:.1%} of the scales are below" in capsys.readouterr().err
+    assert "small_scales" not in fine
 
 
 def test_the_learning_rate_before_a_cut_falls_where_the_score_does_not_rise(
@@ -347,15 +356,31 @@ def test_it_goes_on_to_the_same_bytes_wherever_it_was_stopped(
     assert lasting(library.prune(masks, out=tmp_path / "run", **SOFT).path) == whole
 
 
-def test_it_goes_on_to_the_same_bytes_after_a_kill(masks: RunDirectory, whole: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "network", "epoch"),
+    [
+        ({"steps": 2}, "masks", 2),  # in the second training before a cut
+        ({"sparse_epochs": 2}, "masks", 1),  # filters are zeroed
+        ({}, "masks", 3),  # in the fine-tuning
+        ({"method": "slim", "sparse_epochs": 2, "epochs": 1}, "masks", 1),
+        ({"method": "taylor"}, "masks", 1),
+        ({"method": "depth", "keep_flops": 0.7}, "lattice", 1),
+    ],
+)
+def test_it_goes_on_to_the_same_bytes_after_a_kill(
+    request: pytest.FixtureRequest, tmp_path: Path, changes: dict[str, Any], network: str, epoch: int
+) -> None:
+    run: RunDirectory = request.getfixturevalue(network)
+    options = {**SOFT, "steps": 1, **changes}
+    whole = lasting(library.prune(run, out=tmp_path / "whole", **options).path)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["medarts.pruning.job", "torch_pruning"])
-    names = {"run": masks.path, "out": tmp_path / "run", "options": SOFT, "number": 2 * STEPS + 1}
+    names = {"run": run.path, "out": tmp_path / "run", "options": options, "number": epoch * STEPS + 1}
     process = context.Process(target=exec, args=(KILLED, names))
     process.start()
     process.join(timeout=100)
     assert process.exitcode == -signal.SIGKILL
-    assert lasting(library.prune(masks, out=tmp_path / "run", **SOFT).path) == whole
+    assert lasting(library.prune(run, out=tmp_path / "run", **options).path) == whole
 
 
 def test_an_interruption_names_what_goes_on_with_images_in_memory(

@@ -288,8 +288,8 @@ class PruneSettings(Section):
         steps: in how many steps it is pruned, each by the same factor and with its share of the epochs; 1 prunes at
             once.
         epochs: of the fine-tuning, at train.finetune_lr times the learning rate. Default: train.epochs.
-        sparse_epochs: of the training before a cut that slim, soft and gradual need, at the whole learning rate.
-            Default: epochs.
+        sparse_epochs: of the training before a cut that slim, soft and gradual need; slim at the whole learning rate,
+            the others at train.finetune_lr times it. Default: epochs.
     """
 
     method: AnyCriterion = _named("taylor")

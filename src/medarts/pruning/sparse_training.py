@@ -1,26 +1,30 @@
 """Training before a cut, so that less is lost by it: scales of norms are driven to zero, or filters are zeroed.
 
-It is a training as any other, of a trained network, but for these three things:
+It is a training as any other, of a trained network, but for these things:
 
-- slim: the L1 norm of the norms' scales is a term beside the loss.
+- slim: the L1 norm of the norms' scales is a term beside the loss. metrics.jsonl has the share of the scales that are
+  small.
 - soft, gradual: after the steps of every epoch the filters that would go are zeroed, in the moving average as well,
   since its weights are those that are validated and cut. Nothing else changes, such as momentum and norms: as
   published, the filters may grow back in the next epoch, and others be zeroed then. What is validated is the network
   without their channels, as it would be cut. After the last epoch depthwise convolutions behind them are zeroed too:
   all that is scored of these channels is 0, so the cut takes them first.
-- The learning rate is that of the recipe, without the factor of fine-tuning, as the weights are to move. There is no
-  early stop, and of the weights those of the last epoch are kept, as sparsity grows while the score may fall.
+- The learning rate of soft and gradual is that of fine-tuning, a tenth of that of the recipe, as published for trained
+  networks. That of slim is the whole one: in its steps, scales have to come from 1 to 0.
+- There is no early stop, and of the weights those of the last epoch are kept, as sparsity grows while the score may
+  fall.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from torch import Tensor
 
 from medarts.network import Network
-from medarts.pruning.criteria import Criterion, FilterMasks, ScalePenalty, scores_of
+from medarts.pruning.criteria import SMALL, Criterion, FilterMasks, ScalePenalty, scores_of, share_of_small_scales
 from medarts.pruning.selection import choose
 from medarts.pruning.units import Removals, find_units, masked, small_image, zero_filters
+from medarts.system.console import inform
 from medarts.training.trainer import Training
 
 RATE = "pruning_rate"
@@ -107,6 +111,20 @@ class SparseTraining(PruningStage):
     def are_kept(self, *, is_better: bool) -> bool:
         """Says that the last weights are."""
         return True
+
+    def journals(self, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Returns the line of the metrics, with the share of scales that are small where they are driven to zero."""
+        return super().journals(values if self.penalty is None else {"small_scales": self._small_scales, **values})
+
+    def end_stage(self) -> None:
+        """Writes the summary, and says how many scales are small where they were driven to zero."""
+        super().end_stage()
+        if self.penalty is not None:
+            inform(f"{self._small_scales:.1%} of the scales are below {SMALL}.")
+
+    @property
+    def _small_scales(self) -> float:
+        return share_of_small_scales(self.units, self._kept)
 
     @property
     def _kept(self) -> Network:
