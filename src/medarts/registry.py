@@ -20,7 +20,7 @@ import importlib
 import inspect
 import pkgutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -79,7 +79,7 @@ class Registry(Generic[M]):
 
     Args:
         noun: what a member is called in errors, such as "loss".
-        package: module, or package of modules, whose members are built in; imported when first needed.
+        package: module, package of modules, or several, whose members are built in; imported when first needed.
         group: entry points of installed packages that register more; such an entry point names a module, which may
             register members of other registries too.
         key: of the name in a section of a recipe.
@@ -90,14 +90,14 @@ class Registry(Generic[M]):
         self,
         noun: str,
         *,
-        package: str | None = None,
+        package: str | Sequence[str] = (),
         group: str | None = None,
         key: str = "name",
         base: type[Section] = Settings,
     ) -> None:
         self.noun = noun
         self.key = key
-        self._package = package
+        self._packages = (package,) if isinstance(package, str) else tuple(package)
         self._group = group
         self._base = base
         self._entries: dict[str, Entry[M]] = {}
@@ -230,13 +230,13 @@ class Registry(Generic[M]):
             _load_entry_points()
 
     def _load_built_in(self) -> None:
-        if self._loaded or self._loading or self._package is None:
+        if self._loaded or self._loading or not self._packages:
             return
         self._loading = True  # a member may look up others while it is imported
         try:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-                importlib.import_module(f"{self._package}.{module.name}")
+            for package in map(importlib.import_module, self._packages):
+                for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+                    importlib.import_module(f"{package.__name__}.{module.name}")
         except ModuleNotFoundError as error:
             if error.name not in OF_TRAINING:
                 raise
@@ -339,8 +339,9 @@ def _origin(member: Any) -> tuple[str, str]:
     return getattr(member, "__module__", ""), getattr(member, "__qualname__", repr(member))
 
 
-def _built_in(noun: str, package: str, name: str, **options: Any) -> Registry[Any]:
-    return Registry(noun, package=f"medarts.{package}", group=f"medarts.{name}", **options)
+def _built_in(noun: str, packages: str, name: str, **options: Any) -> Registry[Any]:
+    package = [f"medarts.{each}" for each in packages.split()]
+    return Registry(noun, package=package, group=f"medarts.{name}", **options)
 
 
 spaces = _built_in("search space", "spaces", "spaces")
@@ -350,4 +351,4 @@ metrics = _built_in("metric", "metrics", "metrics")
 sources = _built_in("kind of data source", "data.sources", "sources", key="kind")
 gradients = _built_in("gradient", "nas.gradients", "gradients")
 regularizers = _built_in("regularizer", "nas.regularizers", "regularizers")
-criteria = _built_in("criterion", "pruning.depth", "criteria")  # which imports those of channels
+criteria = _built_in("criterion", "pruning.criteria pruning.depth", "criteria")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from medarts import register_criterion
-from medarts.errors import MedartsError, RunError
+from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.pruning.criteria import (
     Criterion,
     FilterMasks,
@@ -27,6 +27,7 @@ from medarts.pruning.criteria import (
     scores_of,
     share_of_small_scales,
 )
+from medarts.pruning.method import make_method
 from medarts.pruning.units import Member, Unit
 from medarts.registry import Settings, criteria
 
@@ -54,6 +55,12 @@ def scores(name: str, unit: Unit) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+def test_depth_is_a_method_that_scores_no_channels() -> None:
+    assert make_method("depth").sparse is None
+    with pytest.raises(RecipeError, match="depth scores no channels"):
+        make_criterion("depth")
 
 
 def test_all_six_are_registered() -> None:

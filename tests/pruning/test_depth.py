@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -24,11 +26,13 @@ from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters
 from medarts.pruning import depth, selection
 from medarts.pruning.depth import DepthSelection, choose_parts, loss_over
+from medarts.pruning.method import make_method
 from medarts.pruning.selection import Target
 from medarts.registry import criteria
 from medarts.spaces import load_genotype
 from medarts.spaces.nas_wdan import NasWdanNetwork, all_paths, to_kept
 from medarts.tasks import SegmentationTask
+from medarts.training.trainer import Training
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 
@@ -186,9 +190,15 @@ def test_the_loss_is_that_of_the_last_head_on_the_same_few_images() -> None:
     assert loss_over(few, task, images=5, seed=0)(net) == loss_over(few, task, images=5, seed=0)(net)
     assert loss_over(few, task, images=5, seed=0)(net) != loss_over(few, task, images=5, seed=1)(net)
     assert len(few.indices) == 16
-    method = criteria.get("depth")(criteria.choose({"name": "depth", "images": 4}))
-    found = method.choose(Target(keep_flops=0.7), net, task=task, validation=few, seed=0, image=IMAGE)
-    assert found == choose_parts(Target(keep_flops=0.7), net, loss_over(few, task, images=4, seed=0), image=IMAGE)
+    expected = choose_parts(Target(keep_flops=0.7), net, loss_over(few, task, images=4, seed=0), image=IMAGE)
+    recipe = SimpleNamespace(seed=0, data=SimpleNamespace(in_channels=3, size=16))
+    training = SimpleNamespace(
+        network=net, task=task, validation=few, recipe=recipe, fabric=SimpleNamespace(device=device)
+    )
+    method = make_method(criteria.choose({"name": "depth", "images": 4}))
+    taken = method.take_away(cast(Training, training), Target(keep_flops=0.7))
+    assert (taken.parts, taken.heads, taken.kept) == (expected.without, expected.heads, expected.kept)
+    assert flops(net) / flops(lattice()) == taken.kept
 
 
 def test_networks_that_lose_parts_can_lose_more() -> None:

@@ -332,7 +332,7 @@ STEPS = 2
         (Job, "_step", 1, True),  # in the first training before a cut
         (Job, "_step", STEPS + 1, True),  # in the first fine-tuning
         (Job, "_step", 3 * STEPS + 1, True),  # in the last one
-        (pruning_job, "rate_for", 2, False),
+        (SparseTraining, "aim_at", 2, False),
         (pruning_job, "cut_of", 1, True),
         (pruning_job, "cut_of", 2, False),
         (RunDirectory, "create", 1, False),

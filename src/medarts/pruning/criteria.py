@@ -16,7 +16,7 @@ a criterion whose scope is "layer" are compared within a unit, and every unit lo
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.rnn import pad_sequence
 
 from medarts.config.section import Number, Weight, Whole
-from medarts.errors import MedartsError, RunError
-from medarts.pruning.units import Member, Unit
+from medarts.errors import MedartsError, RecipeError, RunError
+from medarts.pruning.method import Method, Taken, gradients_of, image_of, make_method
+from medarts.pruning.selection import Scope, Target, check_reachable, choose_for
+from medarts.pruning.units import Joined, Member, Unit, cut, examine, small_image
 from medarts.registry import Settings, calling, criteria
-
-Scope = Literal["layer", "global"]
-"""Where scores are compared: within a unit, of which all lose the same share, or over the whole network."""
+from medarts.system.console import progress_bar
+from medarts.training.trainer import Training
 
 C = TypeVar("C", bound="type[Criterion]")
 
@@ -99,8 +100,8 @@ class FilterMasks:
         return round(math.expm1(-decay * progress) / math.expm1(-decay), 12)
 
 
-class Criterion(ABC):
-    """Scores the channels of units.
+class Criterion(Method):
+    """Scores the channels of units; those with the lowest scores go.
 
     Args:
         settings: those of the class that it was registered with.
@@ -110,9 +111,6 @@ class Criterion(ABC):
     """
 
     scope: ClassVar[Scope] = "layer"
-
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
 
     @property
     def batches(self) -> int:
@@ -131,6 +129,64 @@ class Criterion(ABC):
         Where ``batches`` is not 0, the weights have the gradients of the loss of one batch.
         """
 
+    @property
+    def sparse(self) -> "Criterion | None":
+        """Itself, where it wants a training before the cut."""
+        return None if self.training is None else self
+
+    def rate_for(self, training: Training, units: Sequence[Unit], target: Target) -> float:
+        """Returns the rate at which a cut will meet a target, as far as the training before it has to know it.
+
+        Args:
+            training: on its device, with the weights that it begins with.
+            units: of its network.
+            target: of the cut.
+
+        Returns:
+            The rate, or 0 where the training has no use for one.
+
+        Raises:
+            MedartsError: see `take_away`.
+        """
+        network, scores = training.network, self._scores(training, units)
+        options: dict[str, Any] = {"scope": self.scope, "image": image_of(training)}
+        if isinstance(self.training, FilterMasks):
+            return choose_for(target, network, units, scores, **options).rate
+        check_reachable(target, network, units, scores, **options)
+        return 0.0
+
+    def take_away(self, training: Training, target: Target) -> Taken:
+        """Removes channels; see `Method.take_away`."""
+        network, (units, fixed) = training.network, examined(training)
+        scores = self._scores(training, units)
+        selection = choose_for(target, network, units, scores, scope=self.scope, image=image_of(training))
+        cut(network, selection.removals, _small_image(training), units=units)
+        return Taken(selection.kept, uncut=fixed)
+
+    def _scores(self, training: Training, units: Sequence[Unit]) -> dict[str, Tensor]:
+        with progress_bar("gradients", self.batches) as bar:
+            return scores_of(self, units, gradients_of(training, after_each=bar.advance))
+
+
+def examined(training: Training) -> Joined:
+    """Returns the units of the network of a training, and what cannot be cut.
+
+    Raises:
+        RecipeError: its maps are so small that the norms of a cut network could see a single value.
+    """
+    network, size = training.network, training.recipe.data.size
+    if network.smallest_map(size) == 1 and any(isinstance(module, nn.GroupNorm) for module in network.modules()):
+        raise RecipeError(
+            f"With data.size {size} the smallest maps of {training.architecture.name} are one pixel, on which a group "
+            "of one channel, as a cut may leave it, has no norm.",
+            fix="Train it on larger images, or prune it by depth.",
+        )
+    return examine(network, _small_image(training))
+
+
+def _small_image(training: Training) -> Tensor:
+    return small_image(training.network, training.recipe.data.in_channels)
+
 
 def register_criterion(name: str, *, settings: type[Settings] = Settings) -> Callable[[C], C]:
     """Returns a decorator that registers a class of criteria under a name.
@@ -145,13 +201,16 @@ def register_criterion(name: str, *, settings: type[Settings] = Settings) -> Cal
 def make_criterion(settings: Settings | str) -> Criterion:
     """Returns the criterion that a section of a recipe names.
 
+    Raises:
+        RecipeError: it names a method that scores no channels.
+
     >>> make_criterion("slim").scope
     'global'
     """
-    chosen = criteria.choose(settings)
-    with calling("criterion", chosen.name):
-        criterion: Criterion = criteria.get(chosen.name)(chosen)
-    return criterion
+    method = make_method(settings)
+    if not isinstance(method, Criterion):
+        raise RecipeError(f"{method.settings.name} scores no channels.", fix="Choose another method, as l1.")
+    return method
 
 
 def scores_of(

@@ -24,11 +24,13 @@ from medarts.errors import RecipeError, RunError
 from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters
 from medarts.profiling.flops import FlopCounter
+from medarts.pruning.method import Method, Taken, image_of
 from medarts.pruning.selection import MOST_EXPORTS, NEAR, Target, latency_shares
 from medarts.registry import Settings, criteria
 from medarts.system.console import Bar, progress_bar
 from medarts.system.randomness import seed_of
 from medarts.tasks import Task
+from medarts.training.trainer import Training
 
 OPERATION_SECONDS, FLOPS_A_SECOND, BYTES_A_SECOND = 1e-5, 3e10, 5e9
 """By which the latency of parts is estimated: the time that every operation takes, and what one core computes and
@@ -93,35 +95,21 @@ class DepthSelection:
 
 
 @criteria.register("depth", settings=DepthSettings)
-class Depth:
-    """A method of pruning that, unlike a criterion, leaves channels as they are.
+class Depth(Method):
+    """Takes whole parts and late heads away, and leaves channels as they are."""
 
-    Args:
-        settings: its settings.
-    """
-
-    def __init__(self, settings: DepthSettings) -> None:
-        self.settings = settings
-
-    def choose(
-        self, target: Target, network: Network, *, task: Task, validation: Batches, seed: int, image: Tensor
-    ) -> DepthSelection:
-        """Returns the parts and heads that go until a target is met; see `choose_parts`.
+    def take_away(self, training: Training, target: Target) -> Taken:
+        """Takes parts and heads away; see `Method.take_away` and `choose_parts`.
 
         The loss is that of the last head, which is the one in use, on fixed images. They are validation images: a
         network has learned its training images by heart, and what it loses hardly shows there. Few are enough, as all
         networks are compared on the same ones.
-
-        Args:
-            target: what is to be kept.
-            network: stays as it is.
-            task: has the loss.
-            validation: the validation images.
-            seed: of the recipe.
-            image: (1, C, H, W) of the size that costs are counted for.
         """
-        loss = loss_over(validation, task, images=self.settings.images, seed=seed)
-        return choose_parts(target, network, loss, image=image)
+        network = training.network.eval()
+        loss = loss_over(training.validation, training.task, images=self.settings.images, seed=training.recipe.seed)
+        chosen = choose_parts(target, network, loss, image=image_of(training))
+        network.take_away(chosen.without, chosen.heads)
+        return Taken(chosen.kept, chosen.without, chosen.heads)
 
 
 def loss_over(batches: Batches, task: Task, *, images: int, seed: int) -> Loss:

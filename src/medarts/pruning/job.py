@@ -31,12 +31,13 @@ from medarts.engine.engine import resume, start
 from medarts.errors import RecipeError, RunError
 from medarts.models.pruned import Pruned
 from medarts.network import Network
-from medarts.pruning.criteria import Criterion, make_criterion
+from medarts.pruning.criteria import Criterion
+from medarts.pruning.method import make_method
 from medarts.pruning.record import FILE as RECORD
 from medarts.pruning.record import PruningRecord, Size, Step, read_record, seconds_of, size_of
 from medarts.pruning.selection import Target
 from medarts.pruning.sparse_training import RATE, PruningStage, SparseTraining
-from medarts.pruning.steps import Cut, Method, cut_of, rate_for, score_of
+from medarts.pruning.steps import Cut, cut_of, score_of
 from medarts.system.console import inform
 from medarts.system.files import exists, remove_empty, write_whole
 from medarts.system.process import InterruptedRunError
@@ -128,8 +129,8 @@ class _Pruning:
         self.recipe = _resolved(source, recipe)
         settings = self.recipe.prune
         ((self.quantity, self.keep),) = _given_target(self.recipe).items()
-        self.method: Method = make_criterion(settings.method)
-        self.is_sparse = isinstance(self.method, Criterion) and self.method.training is not None
+        self.method = make_method(settings.method)
+        self.is_sparse = self.method.sparse is not None
         fine = _recipes(self.recipe, settings.epochs or 0, field="prune.epochs")
         sparse = _recipes(self.recipe, settings.sparse_epochs or settings.epochs or 0, field="prune.sparse_epochs")
         self.recipes = [*zip(sparse if self.is_sparse else fine, fine, strict=True)]
@@ -209,8 +210,8 @@ class _Pruning:
             inform(f"{self.out} is finished already.")
         trained, run = self.source, self.run
         for number, (sparse, fine) in enumerate(self.recipes, 1):
-            if self.is_sparse:
-                run = self._stage(SparseTraining, number, trained, sparse, run)
+            if self.method.sparse is not None:
+                run = self._stage(SparseTraining, number, trained, sparse, run, criterion=self.method.sparse)
                 trained = trained_of(run)
             run = self._stage(FineTuning, number, trained, fine, run)
             trained = trained_of(run)
@@ -219,7 +220,13 @@ class _Pruning:
         return run
 
     def _stage(
-        self, kind: type[PruningStage], number: int, trained: TrainedNetwork, recipe: Recipe, run: RunDirectory | None
+        self,
+        kind: type[PruningStage],
+        number: int,
+        trained: TrainedNetwork,
+        recipe: Recipe,
+        run: RunDirectory | None,
+        **options: Any,
     ) -> RunDirectory:
         """Does a training of a step, or what is left of it.
 
@@ -229,17 +236,18 @@ class _Pruning:
             trained: what it begins with, or what is cut before.
             recipe: of it.
             run: of ``trained``.
+            **options: of the kind of training.
         """
         folder = self._folder(number, kind)
         if not (folder / "run.json").is_file():
             begin = self._sparse_training if kind is SparseTraining else self._fine_tuning
-            return start(kind, recipe, folder, partial(begin, number, trained, recipe, run))
+            return start(kind, recipe, folder, partial(begin, number, trained, recipe, run, **options))
         begun = RunDirectory.open(folder, kind=kind.kind)
         facts = begun.facts
         if facts["finished"]:
             return begun
-        options = {"criterion": self.method, "rate": facts[RATE]} if kind is SparseTraining else {}
-        make = partial(kind, command=self.command, **options)
+        rate = {"rate": facts[RATE]} if RATE in facts else {}
+        make = partial(kind, command=self.command, **options, **rate)
         prepare = partial(prepare_to_resume, data=self.data, make=make)
         return resume(kind, folder, changes_on_the_way(begun, recipe), prepare, data=self.data)
 
@@ -259,17 +267,16 @@ class _Pruning:
         return training
 
     def _sparse_training(
-        self, number: int, trained: TrainedNetwork, recipe: Recipe, run: RunDirectory | None
+        self, number: int, trained: TrainedNetwork, recipe: Recipe, run: RunDirectory | None, *, criterion: Criterion
     ) -> Training:
         """Returns the training before a cut, having seen that the cut is possible."""
-        assert isinstance(self.method, Criterion)
         inform(f"{self._of(number)}training for {self.recipe.prune.method.name}, {recipe.train.epochs} epochs.")
-        make = partial(SparseTraining, command=self.command, criterion=self.method, rate=0.0)
+        make = partial(SparseTraining, command=self.command, criterion=criterion)
         training = self._prepared(trained, recipe, run, make)
         assert isinstance(training, SparseTraining)
         target = self._target(number)
         if target is not None:
-            training.rate = rate_for(training, training.criterion, target)
+            training.aim_at(target)
         self._write_plan()
         return training
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import accumulate, islice
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -24,10 +25,12 @@ from medarts.errors import MedartsError, RecipeError, RunError, quoted, shortene
 from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters
 from medarts.profiling.latency import time_in_turns
-from medarts.pruning.criteria import Scope
 from medarts.pruning.cutting import shrink
 from medarts.pruning.units import Unit
 from medarts.system.console import Bar, progress_bar
+
+Scope = Literal["layer", "global"]
+"""Where scores are compared: within a unit, of which all lose the same share, or over the whole network."""
 
 FLOORS: dict[Scope, float] = {"layer": 0.0, "global": 0.125}
 """Share of a unit's channels that stays whatever their scores, at least one. A threshold for the network would cut

@@ -16,14 +16,24 @@ It is a training as any other, of a trained network, but for these things:
 """
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, cast
 
 from torch import Tensor
 
 from medarts.network import Network
-from medarts.pruning.criteria import SMALL, Criterion, FilterMasks, ScalePenalty, scores_of, share_of_small_scales
-from medarts.pruning.selection import choose
-from medarts.pruning.units import Removals, find_units, masked, small_image, zero_filters
+from medarts.pruning.criteria import (
+    SMALL,
+    Criterion,
+    FilterMasks,
+    ScalePenalty,
+    examined,
+    scores_of,
+    share_of_small_scales,
+)
+from medarts.pruning.method import gradients_of
+from medarts.pruning.selection import Target, choose
+from medarts.pruning.units import Removals, Unit, masked, zero_filters
 from medarts.system.console import inform
 from medarts.training.trainer import Training
 
@@ -56,14 +66,15 @@ class SparseTraining(PruningStage):
     Args:
         *arguments: see `Training`.
         criterion: that wants it.
-        rate: share of the channels that the cut will take, 0 to 1; what lower rates take, it takes too.
+        rate: share of the channels that the cut will take, 0 to 1; what lower rates take, it takes too. A run that goes
+            on has it, see `aim_at`.
         **options: see `PruningStage`.
     """
 
     kind = "prune"
     title = "training before the cut"
 
-    def __init__(self, *arguments: Any, criterion: Criterion, rate: float, **options: Any) -> None:
+    def __init__(self, *arguments: Any, criterion: Criterion, rate: float = 0.0, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.criterion = criterion
         self.rate = rate
@@ -78,13 +89,23 @@ class SparseTraining(PruningStage):
         """Never."""
         return False
 
+    @cached_property
+    def units(self) -> list[Unit]:
+        """The channels of its network that go together."""
+        return examined(self).units
+
+    def aim_at(self, target: Target) -> None:
+        """Sees that a cut can meet a target, and finds its rate, by the weights that the training begins with.
+
+        Raises:
+            MedartsError: see `medarts.pruning.method.Method.take_away`.
+        """
+        self.rate = self.criterion.rate_for(self, self.units, target)
+
     def set_up(self) -> None:
-        """Finds the channels that go together, and what the criterion wants of the training."""
-        self.units = find_units(self.network, small_image(self.network, self.recipe.data.in_channels))
-        wanted = self.criterion.training
-        self.penalty: Callable[[], Tensor] | None = (
-            wanted.over(self.units) if isinstance(wanted, ScalePenalty) else None
-        )
+        """Finds what the criterion wants of the training."""
+        wanted, units = self.criterion.training, self.units  # found before the weights change
+        self.penalty: Callable[[], Tensor] | None = wanted.over(units) if isinstance(wanted, ScalePenalty) else None
         self.masks = wanted if isinstance(wanted, FilterMasks) else None
         super().set_up()
 
@@ -134,26 +155,3 @@ class SparseTraining(PruningStage):
     def _chosen(self, rate: float) -> Removals:
         scores = scores_of(self.criterion, self.units, gradients_of(self))
         return choose(self.units, scores, rate, scope=self.criterion.scope)
-
-
-def gradients_of(training: Training, *, after_each: Callable[[], object] = lambda: None) -> Callable[[int], None]:
-    """Returns what leaves the gradients of the loss of a training batch in a network, see `scores_of`.
-
-    The batch is one as in training. The network is in evaluation mode, so that its statistics stay as they are.
-
-    Args:
-        training: its network is on its device.
-        after_each: called after each batch.
-    """
-    network, recipe = training.network, training.recipe
-
-    def gradients(number: int) -> None:
-        network.eval()
-        network.zero_grad()
-        epoch, step = divmod(number, training.steps)
-        order = training.training.order(epoch, seed=recipe.seed, sampling=recipe.data.sampling)
-        for loss in training.losses(network, order, step, where=("pruning", number)):
-            training.fabric.backward(loss)
-        after_each()
-
-    return gradients

@@ -129,7 +129,7 @@ def _disturb(network: Network, image_1chw: Tensor) -> None:
     network.eval()
 
 
-def cut(network: Network, removals: Removals, image_1chw: Tensor) -> None:
+def cut(network: Network, removals: Removals, image_1chw: Tensor, *, units: Sequence[Unit] | None = None) -> None:
     """Removes channels from a network, in place, having verified on an image that it computes what the masked one does.
 
     Outputs of all heads are compared in float64. A cut that is refused leaves the network as it was.
@@ -138,12 +138,13 @@ def cut(network: Network, removals: Removals, image_1chw: Tensor) -> None:
         network: keeps its mode.
         removals: channels by the names of units; those of ``find_units`` of the network as it is.
         image_1chw: see ``find_units``.
+        units: those of the network, where they are known; otherwise they are found.
 
     Raises:
         RunError: there is no such unit or channel, nothing would be left of a unit, its blocks would not stay equal, or
             outputs differ by more than 1e-5 of the largest.
     """
-    units = joined_channels(network, image_1chw).units
+    units = joined_channels(network, image_1chw).units if units is None else units
     examined, image = in_float64(network, image_1chw)
     error = difference(examined, units, removals, image)
     if not error <= TOLERANCE:
