@@ -26,6 +26,7 @@ from medarts.pruning import criteria
 from medarts.pruning import job as pruning_job
 from medarts.pruning.record import read_record
 from medarts.pruning.sparse_training import SparseTraining
+from medarts.reporting.page import write_report
 from medarts.spaces.nas_wdan import all_paths, to_kept
 from medarts.system import files as files_module
 from medarts.system.files import read_whole
@@ -121,7 +122,19 @@ def test_every_method_gives_a_smaller_network_that_is_a_run_as_any_other(
     assert library.load(run).predict(GREY[0]).shape == (32, 32)
 
 
-def test_depth_takes_parts_and_heads_away_also_from_what_it_has_left(lattice: RunDirectory, tmp_path: Path) -> None:
+def section_of(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Returns what the page of a run says of its pruning; other figures, which take most of its time, are left out."""
+    with monkeypatch.context() as patch:
+        patch.setattr("medarts.reporting.page.read_curves", lambda *_: None)
+        patch.setattr("medarts.reporting.drawings.drawings", lambda *_: {})
+        page = write_report(run.path).read_text(encoding="utf-8")
+    (section,) = re.findall(r'<section id="pruning">.*?</section>', page, re.DOTALL)
+    return str(section).replace("<wbr>", "")
+
+
+def test_depth_takes_parts_and_heads_away_also_from_what_it_has_left(
+    lattice: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     once = library.prune(lattice, method="depth", keep_flops=0.7, data=DATA, out=tmp_path / "once")
     one = read_record(once)
     assert one.last.kept == pytest.approx(one.last.size.flops / one.size.flops)
@@ -136,6 +149,13 @@ def test_depth_takes_parts_and_heads_away_also_from_what_it_has_left(lattice: Ru
     network = load_network(channels)
     assert network.heads == (load_network(lattice).heads if two.heads is None else two.heads)
     assert library.load(channels).predict(GREY[0]).shape == (32, 32)
+    page = section_of(once, monkeypatch)
+    assert re.search(r"pruned by depth to 70 % of its FLOPs\.", page)
+    gone = [name for name in one.size.channels if name not in one.last.size.channels]
+    assert [name for name in gone if f"<title>{name}: 0 of {one.size.channels[name]}</title>" not in page] == []
+    assert f"<dt>parts removed</dt><dd>{', '.join(one.removed)}</dd>" in page or not one.removed
+    assert f"<dt>heads kept</dt><dd>{', '.join(one.heads or ())}</dd>" in page or not one.heads
+    assert gone
 
 
 def test_findings(findings: RunDirectory, tmp_path: Path) -> None:
@@ -146,7 +166,9 @@ def test_findings(findings: RunDirectory, tmp_path: Path) -> None:
     assert library.load(run).predict(GREY[0]).shape == (2,)
 
 
-def test_steps_share_the_epochs_and_keep_equal_shares(masks: RunDirectory, tmp_path: Path) -> None:
+def test_steps_share_the_epochs_and_keep_equal_shares(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = library.prune(masks, method="taylor", keep_channels=0.5, steps=2, epochs=3, data=DATA, out=tmp_path / "run")
     first = RunDirectory(tmp_path / "run/steps/1")
     one, both = read_record(first), read_record(run)
@@ -158,6 +180,23 @@ def test_steps_share_the_epochs_and_keep_equal_shares(masks: RunDirectory, tmp_p
     assert (both.size, both.original) == (one.size, one.original)
     assert both.last.before == one.last.fine_tuned
     assert both.last.size.parameters < one.last.size.parameters < both.size.parameters
+    page = section_of(run, monkeypatch)
+    assert "pruned by taylor to 50 % of its channels." in page
+    for name, value in (("batches", run.recipe.prune.method.model_dump()["batches"]), ("steps", 2)):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+    rows = [re.findall(r"<t[dh][^>]*>([^<]*)", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    named = {row[0]: row[1:] for row in rows}
+    assert [named["network"][0], named["before"][0]] == ["channels kept", "–"]
+    for number, step in enumerate(both.steps, 1):
+        shown = named[f"step {number}"]
+        assert shown[0] == f"{100 * step.kept:.1f} %"
+        assert shown[1] == f"{step.size.parameters:,}"
+        assert shown[3:6] == [f"{score:.3f}" for score in (step.before, step.cut, step.fine_tuned)]
+        assert shown[6] == f"{step.cut_seconds + (step.fine_seconds or 0):,.0f}"
+    for name, had in both.size.channels.items():
+        left = both.last.size.channels[name]
+        assert named[name] == [str(had), str(left), f"{100 * left / had:.1f} %", both.uncut.get(name, "–")]
+        assert (f"<title>{name}: {left} of {had}</title>" in page) == (name not in both.uncut)
 
 
 def test_a_pruned_network_is_pruned_further(masks: RunDirectory, tmp_path: Path) -> None:
