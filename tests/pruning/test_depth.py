@@ -17,7 +17,7 @@ from torch import Tensor
 
 import medarts
 from medarts import create_model
-from medarts.config import DataSettings, make_source
+from medarts.config import DataSettings, KeepSettings, make_source
 from medarts.data.batches import Batches
 from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.deploy.graphs import network_to_onnx
@@ -27,7 +27,6 @@ from medarts.profiling.cost import count_flops, count_parameters
 from medarts.pruning import depth, selection
 from medarts.pruning.depth import DepthSelection, choose_parts, loss_over
 from medarts.pruning.method import make_method
-from medarts.pruning.selection import Target
 from medarts.registry import criteria
 from medarts.spaces import load_genotype
 from medarts.spaces.nas_wdan import NasWdanNetwork, all_paths, to_kept
@@ -76,17 +75,17 @@ def reduced(network: Network, found: DepthSelection) -> Network:
 @pytest.mark.parametrize(
     ("name", "keep", "deep_supervision"),
     [
-        ("keep_flops", 0.8, True),
-        ("keep_flops", 0.5, False),
-        ("keep_parameters", 0.5, True),
-        ("keep_parameters", 0.8, False),
+        ("flops", 0.8, True),
+        ("flops", 0.5, False),
+        ("parameters", 0.5, True),
+        ("parameters", 0.8, False),
     ],
 )
 def test_a_target_is_met_exactly(name: str, keep: float, deep_supervision: bool) -> None:
-    cost = {"keep_flops": flops, "keep_parameters": count_parameters}[name]
+    cost = {"flops": flops, "parameters": count_parameters}[name]
     net = lattice(deep_supervision=deep_supervision)
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
-    found = choose_parts(Target(**{name: keep}), net, distance_to(net), image=IMAGE)
+    found = choose_parts(KeepSettings(**{name: keep}), net, distance_to(net), image=IMAGE)
     after = reduced(net, found)
     assert cost(after) / cost(net) == pytest.approx(found.kept)
     assert found.kept <= keep
@@ -107,7 +106,7 @@ def test_the_first_part_is_the_best_of_all() -> None:
         smaller.take_away((part,) if part else (), None if part else net.heads[:-1])
         if (saved := 1 - flops(smaller) / whole) > 0:
             prices[part] = loss(smaller) / min(saved, 0.1)
-    found = choose_parts(Target(keep_flops=0.9), net, loss, image=IMAGE)
+    found = choose_parts(KeepSettings(flops=0.9), net, loss, image=IMAGE)
     assert found.steps[0].part == min(prices, key=lambda part: prices[part])
 
 
@@ -121,7 +120,7 @@ def test_a_part_without_which_the_loss_is_lower_goes_first() -> None:
             - 0.5 * ({"4_0_normal", "4_0_up"} & {*network.frame.cells} == {"4_0_up"})
         )
 
-    found = choose_parts(Target(keep_flops=0.97), net, loss, image=IMAGE)
+    found = choose_parts(KeepSettings(flops=0.97), net, loss, image=IMAGE)
     assert found.steps[0].part == "4_0_normal"
 
 
@@ -133,7 +132,7 @@ def test_few_networks_are_tried_again_and_it_is_deterministic() -> None:
         tried.update([1])
         return distance(network)
 
-    once, again = (choose_parts(Target(keep_flops=0.6), net, loss, image=IMAGE) for _ in range(2))
+    once, again = (choose_parts(KeepSettings(flops=0.6), net, loss, image=IMAGE) for _ in range(2))
     assert once == again
     at_first = len(net.removable_parts) + 1
     assert tried.total() < 2 * at_first * len(once.steps)
@@ -143,9 +142,9 @@ def test_few_networks_are_tried_again_and_it_is_deterministic() -> None:
 def test_all_that_can_be_reached_is(deep_supervision: bool) -> None:
     net = lattice(deep_supervision=deep_supervision)
     with pytest.raises(RunError, match=r"keep_flops is 0.001, but 0.\d+ is left") as caught:
-        choose_parts(Target(keep_flops=0.001), net, no_loss, image=IMAGE)
+        choose_parts(KeepSettings(flops=0.001), net, no_loss, image=IMAGE)
     least = float(caught.value.fix.split()[2])
-    found = choose_parts(Target(keep_flops=least), net, keeps_the_cheapest(net), image=IMAGE)
+    found = choose_parts(KeepSettings(flops=least), net, keeps_the_cheapest(net), image=IMAGE)
     assert found.kept <= least
 
 
@@ -170,7 +169,7 @@ def test_the_nested_network_is_cut_after_an_early_head() -> None:
     head_2.take_away((), ("1", "2"))
     share = flops(head_2) / flops(net)
     for keep, heads in ((share, ("1", "2")), (share - 0.01, ("1",))):
-        found = choose_parts(Target(keep_flops=keep), net, distance_to(net), image=IMAGE)
+        found = choose_parts(KeepSettings(flops=keep), net, distance_to(net), image=IMAGE)
         assert (found.without, found.heads) == ((), heads)
         assert [step.part for step in found.steps] == [None] * (3 - len(heads))
         assert found.kept == pytest.approx(flops(reduced(net, found)) / flops(net))
@@ -190,22 +189,22 @@ def test_the_loss_is_that_of_the_last_head_on_the_same_few_images() -> None:
     assert loss_over(few, task, images=5, seed=0)(net) == loss_over(few, task, images=5, seed=0)(net)
     assert loss_over(few, task, images=5, seed=0)(net) != loss_over(few, task, images=5, seed=1)(net)
     assert len(few.indices) == 16
-    expected = choose_parts(Target(keep_flops=0.7), net, loss_over(few, task, images=4, seed=0), image=IMAGE)
+    expected = choose_parts(KeepSettings(flops=0.7), net, loss_over(few, task, images=4, seed=0), image=IMAGE)
     recipe = SimpleNamespace(seed=0, data=SimpleNamespace(in_channels=3, size=16))
     training = SimpleNamespace(
         network=net, task=task, validation=few, recipe=recipe, fabric=SimpleNamespace(device=device)
     )
     method = make_method(criteria.choose({"name": "depth", "images": 4}))
-    taken = method.take_away(cast(Training, training), Target(keep_flops=0.7))
+    taken = method.take_away(cast(Training, training), KeepSettings(flops=0.7))
     assert (taken.parts, taken.heads, taken.kept) == (expected.without, expected.heads, expected.kept)
     assert flops(net) / flops(lattice()) == taken.kept
 
 
 def test_networks_that_lose_parts_can_lose_more() -> None:
     net = lattice()
-    first = choose_parts(Target(keep_flops=0.7), net, distance_to(net), image=IMAGE)
+    first = choose_parts(KeepSettings(flops=0.7), net, distance_to(net), image=IMAGE)
     smaller = reduced(net, first)
-    second = choose_parts(Target(keep_flops=0.7), smaller, distance_to(net), image=IMAGE)
+    second = choose_parts(KeepSettings(flops=0.7), smaller, distance_to(net), image=IMAGE)
     at_once = copy.deepcopy(net)
     at_once.take_away((*first.without, *second.without), second.heads)
     again = reduced(smaller, second)
@@ -215,9 +214,9 @@ def test_networks_that_lose_parts_can_lose_more() -> None:
 
 def test_bad_targets_and_networks() -> None:
     with pytest.raises(RecipeError, match="keep_channels is no target of depth"):
-        choose_parts(Target(keep_channels=0.5), lattice(), no_loss, image=IMAGE)
+        choose_parts(KeepSettings(channels=0.5), lattice(), no_loss, image=IMAGE)
     with pytest.raises(RunError, match="no parts and no late heads") as caught:
-        choose_parts(Target(keep_flops=0.5), create_model("unet", width=4, depth=3), no_loss, image=IMAGE)
+        choose_parts(KeepSettings(flops=0.5), create_model("unet", width=4, depth=3), no_loss, image=IMAGE)
     assert "another method" in caught.value.fix
 
 
@@ -225,7 +224,7 @@ def test_bad_targets_and_networks() -> None:
 def test_a_loss_that_is_not_finite_says_so(first: float, when: str) -> None:
     losses = chain([first], repeat(math.nan))
     with pytest.raises(RunError, match=f"loss on validation images is not finite {when}"):
-        choose_parts(Target(keep_flops=0.8), lattice(), lambda network: next(losses), image=IMAGE)
+        choose_parts(KeepSettings(flops=0.8), lattice(), lambda network: next(losses), image=IMAGE)
 
 
 def test_latency_is_measured_until_the_target_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,12 +240,12 @@ def test_latency_is_measured_until_the_target_is_met(monkeypatch: pytest.MonkeyP
         return share_of
 
     monkeypatch.setattr(depth, "latency_shares", latency_shares)
-    found = choose_parts(Target(keep_latency=0.7), net, distance_to(net), image=IMAGE)
+    found = choose_parts(KeepSettings(latency=0.7), net, distance_to(net), image=IMAGE)
     left = len(reduced(net, found).frame.cells)
     assert found.kept == 0.3 + 0.7 * left / cells <= 0.7
     assert 1 < len(measured) <= 1 + selection.MOST_EXPORTS
     with pytest.raises(RunError, match=r"keep_latency is 0.2, but 0.\d+ is left"):
-        choose_parts(Target(keep_latency=0.2), net, no_loss, image=IMAGE)
+        choose_parts(KeepSettings(latency=0.2), net, no_loss, image=IMAGE)
 
 
 @torch.no_grad()

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from medarts import create_model
-from medarts.config import parse
+from medarts.config import KeepSettings, parse
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters
 from medarts.profiling.latency import Timing
 from medarts.pruning import selection
 from medarts.pruning.criteria import make_criterion, scores_of
-from medarts.pruning.selection import Target, check_reachable, choose, choose_for
+from medarts.pruning.selection import check_reachable, choose, choose_for
 from medarts.pruning.units import Unit, cut, find_units
 from medarts.spaces import make_space
 
@@ -138,16 +139,17 @@ def test_rates_out_of_range(rate: float) -> None:
 
 @pytest.mark.parametrize("keep", [0.0, 1.0, -0.5, 1.5, 50, math.nan, math.inf, True, "0.5"])
 def test_shares_out_of_range(keep: Any) -> None:
-    with pytest.raises(RecipeError, match=r"keep_flops is .* above 0 and below 1"):
-        Target(keep_flops=keep)
+    with pytest.raises(ValidationError, match=r"flops"):
+        KeepSettings(flops=keep)
 
 
 def test_one_target_at_a_time() -> None:
-    with pytest.raises(RecipeError, match=r"keep_flops and keep_latency are given together\. Give one of keep_flops, "):
-        Target(keep_flops=0.5, keep_latency=0.5)
-    with pytest.raises(RecipeError, match=r"No target is given\. Give one of keep_flops, keep_parameters, "):
-        Target()
-    assert (Target(keep_parameters=0.25).name, Target(keep_parameters=0.25).keep) == ("keep_parameters", 0.25)
+    with pytest.raises(ValidationError, match=r"flops and latency are given; give one of them"):
+        KeepSettings(flops=0.5, latency=0.5)
+    with pytest.raises(RecipeError, match=r"is not given\. Give keep_flops=0\.5 .*, or keep_parameters, "):
+        assert KeepSettings().share
+    target = KeepSettings(parameters=0.25)
+    assert (target.quantity, target.share) == ("parameters", 0.25)
 
 
 # Targets
@@ -171,22 +173,22 @@ def share_of(name: str, network: Network, units: list[Unit], removals: dict[str,
     """Counts what is kept, on a copy, in another way than the search does."""
     smaller = copy.deepcopy(network).eval()
     cut(smaller, removals, IMAGE)
-    if name == "keep_channels":
+    if name == "channels":
         total = sum(each.channels for each in units)
         return (total - sum(map(len, removals.values()))) / total
-    count = count_parameters if name == "keep_parameters" else lambda of: count_flops(of, in_channels=3, size=32)
+    count = count_parameters if name == "parameters" else lambda of: count_flops(of, in_channels=3, size=32)
     return count(smaller) / count(copy.deepcopy(network).eval())
 
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [("keep_flops", "l1"), ("keep_flops", "slim"), ("keep_parameters", "slim"), ("keep_channels", "l1")],
+    [("flops", "l1"), ("flops", "slim"), ("parameters", "slim"), ("channels", "l1")],
 )
 def test_the_smallest_rate_that_meets_a_target(name: str, method: str, network: Network, units: list[Unit]) -> None:
     criterion = make_criterion(method)
     scores = {key: of + 0.01 * torch.arange(len(of)) for key, of in scores_of(criterion, units).items()}
     before = {key: of.clone() for key, of in network.state_dict().items()}
-    found = choose_for(Target(**{name: 0.5}), network, units, scores, scope=criterion.scope, image=IMAGE)
+    found = choose_for(KeepSettings(**{name: 0.5}), network, units, scores, scope=criterion.scope, image=IMAGE)
     assert found.kept <= 0.5
     assert found.kept == pytest.approx(share_of(name, network, units, found.removals))
     assert found.removals == choose(units, scores, found.rate, scope=criterion.scope)
@@ -195,24 +197,26 @@ def test_the_smallest_rate_that_meets_a_target(name: str, method: str, network: 
     assert all(torch.equal(of, before[key]) for key, of in network.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["keep_parameters", "keep_channels"])
+@pytest.mark.parametrize("name", ["parameters", "channels"])
 def test_a_target_below_what_can_be_reached(name: str, network: Network, units: list[Unit]) -> None:
     scores = {each.name: torch.zeros(each.channels) for each in units}
     for scope in ("layer", "global"):
         least = share_of(name, network, units, choose(units, scores, 0.9999, scope=scope))
         nearest = math.ceil(100 * least) / 100
-        with pytest.raises(RunError, match=rf"{name} is 1e-05, but {least:.3g} is left .* {name} {nearest:g} or more"):
-            check_reachable(Target(**{name: 1e-5}), network, units, scores, scope=scope, image=IMAGE)
-        with pytest.raises(RunError, match=f"{name} is 1e-05, but {least:.3g} is left"):
-            choose_for(Target(**{name: 1e-5}), network, units, scores, scope=scope, image=IMAGE)
-        check_reachable(Target(**{name: nearest}), network, units, scores, scope=scope, image=IMAGE)
+        with pytest.raises(
+            RunError, match=rf"keep_{name} is 1e-05, but {least:.3g} is left .* keep_{name} {nearest:g} or more"
+        ):
+            check_reachable(KeepSettings(**{name: 1e-5}), network, units, scores, scope=scope, image=IMAGE)
+        with pytest.raises(RunError, match=f"keep_{name} is 1e-05, but {least:.3g} is left"):
+            choose_for(KeepSettings(**{name: 1e-5}), network, units, scores, scope=scope, image=IMAGE)
+        check_reachable(KeepSettings(**{name: nearest}), network, units, scores, scope=scope, image=IMAGE)
 
 
 def test_a_network_of_which_nothing_can_be_cut(network: Network, units: list[Unit]) -> None:
     kept = {each.name: torch.full((each.channels,), math.inf) for each in units}
     for given in ([], units):
         with pytest.raises(RunError, match="no channels that can be cut"):
-            choose_for(Target(keep_flops=0.5), network, given, kept, scope="layer", image=IMAGE)
+            choose_for(KeepSettings(flops=0.5), network, given, kept, scope="layer", image=IMAGE)
 
 
 class Clock:
@@ -257,14 +261,14 @@ def test_a_target_of_the_latency_is_met_with_few_exports(
     keep: float, network: Network, units: list[Unit], clock: Clock
 ) -> None:
     scores = scores_of(make_criterion("l1"), units)
-    found = choose_for(Target(keep_latency=keep), network, units, scores, scope="layer", image=IMAGE)
-    flops = share_of("keep_flops", network, units, found.removals)
+    found = choose_for(KeepSettings(latency=keep), network, units, scores, scope="layer", image=IMAGE)
+    flops = share_of("flops", network, units, found.removals)
     assert found.kept == pytest.approx(0.3 + 0.7 * flops)
     assert found.removals == choose(units, scores, found.rate, scope="layer")
     assert clock.exports <= 1 + selection.MOST_EXPORTS
     # Near the target, or the next lower rate misses it: a small network has few rates.
     lower = choose(units, scores, found.rate - 1e-6, scope="layer")
-    missed = 0.3 + 0.7 * share_of("keep_flops", network, units, lower)
+    missed = 0.3 + 0.7 * share_of("flops", network, units, lower)
     assert found.kept <= keep < max(found.kept + selection.NEAR, missed)
 
 
@@ -273,7 +277,7 @@ def test_a_latency_below_what_can_be_reached(network: Network, units: list[Unit]
     with pytest.raises(
         RunError, match=r"keep_latency is 0\.25, but 0\.3\d* is left .* Use keep_latency 0\.3\d? or more"
     ):
-        choose_for(Target(keep_latency=0.25), network, units, scores, scope="layer", image=IMAGE)
+        choose_for(KeepSettings(latency=0.25), network, units, scores, scope="layer", image=IMAGE)
     assert clock.exports == 2
 
 
@@ -283,7 +287,7 @@ def test_a_network_that_cutting_makes_no_faster(
     clock.fixed = 1.0
     scores = {each.name: torch.arange(each.channels) for each in units}
     with pytest.raises(RunError, match=r"keep_latency is 0\.9, but 1 is left .* Prune it by depth"):
-        check_reachable(Target(keep_latency=0.9), network, units, scores, scope="layer", image=IMAGE)
+        check_reachable(KeepSettings(latency=0.9), network, units, scores, scope="layer", image=IMAGE)
 
 
 def test_a_network_that_cannot_be_exported(
@@ -295,7 +299,7 @@ def test_a_network_that_cannot_be_exported(
     monkeypatch.setattr(selection, "network_to_onnx", fail)
     scores = {each.name: torch.arange(each.channels) for each in units}
     with pytest.raises(MedartsError, match=r"cannot be exported .*\(no such operator\)\. Use keep_flops"):
-        choose_for(Target(keep_latency=0.5), network, units, scores, scope="layer", image=IMAGE)
+        choose_for(KeepSettings(latency=0.5), network, units, scores, scope="layer", image=IMAGE)
 
 
 def test_a_latency_is_measured_in_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,5 +309,5 @@ def test_a_latency_is_measured_in_onnx_runtime(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(selection, "MOST_EXPORTS", 1)
     units = find_units(network, IMAGE)
     scores = scores_of(make_criterion("l1"), units)
-    found = choose_for(Target(keep_latency=0.9), network, units, scores, scope="layer", image=torch.rand(1, 3, 64, 64))
+    found = choose_for(KeepSettings(latency=0.9), network, units, scores, scope="layer", image=torch.rand(1, 3, 64, 64))
     assert 0 < found.kept <= 0.9

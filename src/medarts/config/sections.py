@@ -28,6 +28,7 @@ from medarts.config.section import (
     Weight,
     Whole,
 )
+from medarts.errors import RecipeError
 from medarts.registry import Choice, criteria, gradients, losses, models, regularizers, spaces
 from medarts.registry import sources as registered
 
@@ -271,6 +272,26 @@ class KeepSettings(Section):
     def given(self) -> dict[str, float]:
         """The fraction by its name; empty where none is given."""
         return {name: value for name, value in self if value is not None}
+
+    @property
+    def quantity(self) -> str:
+        """The name of the fraction that is given.
+
+        Raises:
+            RecipeError: none is.
+        """
+        if not self.given:
+            raise RecipeError(
+                "How much of the network is kept is not given.",
+                fix="Give keep_flops=0.5 (--keep-flops 0.5 on the command line), or keep_parameters, keep_latency or "
+                "keep_channels.",
+            )
+        return next(iter(self.given))
+
+    @property
+    def share(self) -> float:
+        """The fraction that is given."""
+        return self.given[self.quantity]
 
     @model_validator(mode="after")
     def _is_one(self) -> "KeepSettings":

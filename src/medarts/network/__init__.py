@@ -6,13 +6,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medarts.errors import RecipeError, RunError, did_you_mean, quoted
+from medarts.errors import MedartsError, RecipeError, RunError, did_you_mean, quoted
 
 LAST = "last"
 """Name of the head of a network that has only one."""
 
 AVERAGE = "average"
 """Named like a head: the mean of the logits of all heads."""
+
+_LARGEST = 8192
+"""Height and width up to which the smallest images of a network are looked for, in pixels."""
 
 
 class Network(nn.Module, ABC):
@@ -44,6 +47,18 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def smallest_map(self, size: int) -> int:
         """Returns the height and width of the smallest feature maps that images of a size lead to."""
+
+    @property
+    def small_size(self) -> int:
+        """The smallest height and width of images that it takes and that leave more than one pixel of every map."""
+        return next(filter(self._leaves_maps_of, range(1, _LARGEST)), _LARGEST)
+
+    def _leaves_maps_of(self, size: int) -> bool:
+        try:
+            self.check_size(size)
+        except MedartsError:
+            return False
+        return self.smallest_map(size) > 1
 
     @abstractmethod
     def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:

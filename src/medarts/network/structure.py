@@ -15,15 +15,13 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from medarts.errors import MedartsError, RunError, did_you_mean, shortened
+from medarts.errors import RunError, did_you_mean, shortened
 from medarts.network import Network
 
 Size = Annotated[int, Strict(), Field(ge=1)]
 Sizes = dict[str, int]
 
 _FIX = "Copy the structure again; it is not to be edited by hand."
-_TRIAL_SIZES = tuple(1 << power for power in range(5, 14))
-"""Heights and widths of the image that a cut network is tried on, in pixels; the first that fits is taken."""
 
 
 class Structure(BaseModel):
@@ -120,7 +118,7 @@ def check_cut(network: Network, *, in_channels: int, outputs: int) -> None:
     Raises:
         RunError: they do not.
     """
-    like, size = next(network.parameters()), _trial_size(network)
+    like, size = next(network.parameters()), network.small_size
     device = torch.device("cpu") if like.is_meta else like.device
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), device:
@@ -148,19 +146,6 @@ def _copies(network: nn.Module) -> dict[str, Tensor]:
         name: torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.clone()
         for name, tensor in every.items()
     }
-
-
-def _trial_size(network: Network) -> int:
-    """Returns a height and width of which more than one pixel is left in the smallest maps."""
-
-    def fits(size: int) -> bool:
-        try:
-            network.check_size(size)
-        except MedartsError:
-            return False
-        return network.smallest_map(size) > 1
-
-    return next(filter(fits, _TRIAL_SIZES), _TRIAL_SIZES[-1])
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.rnn import pad_sequence
 
+from medarts.config import KeepSettings
 from medarts.config.section import Number, Weight, Whole
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.pruning.method import Method, Taken, gradients_of, image_of, make_method
-from medarts.pruning.selection import Scope, Target, check_reachable, choose_for
+from medarts.pruning.selection import Scope, check_reachable, choose_for
 from medarts.pruning.units import Joined, Member, Unit, cut, examine, small_image
 from medarts.registry import Settings, calling, criteria
 from medarts.system.console import progress_bar
@@ -134,7 +135,7 @@ class Criterion(Method):
         """Itself, where it wants a training before the cut."""
         return None if self.training is None else self
 
-    def rate_for(self, training: Training, units: Sequence[Unit], target: Target) -> float:
+    def rate_for(self, training: Training, units: Sequence[Unit], target: KeepSettings) -> float:
         """Returns the rate at which a cut will meet a target, as far as the training before it has to know it.
 
         Args:
@@ -155,7 +156,7 @@ class Criterion(Method):
         check_reachable(target, network, units, scores, **options)
         return 0.0
 
-    def take_away(self, training: Training, target: Target) -> Taken:
+    def take_away(self, training: Training, target: KeepSettings) -> Taken:
         """Removes channels; see `Method.take_away`."""
         network, (units, fixed) = training.network, examined(training)
         scores = self._scores(training, units)

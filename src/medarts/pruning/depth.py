@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from medarts.config import KeepSettings
 from medarts.config.section import Whole
 from medarts.data.batches import Batches, Mixture
 from medarts.errors import RecipeError, RunError
@@ -25,7 +27,7 @@ from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters
 from medarts.profiling.flops import FlopCounter
 from medarts.pruning.method import Method, Taken, image_of
-from medarts.pruning.selection import MOST_EXPORTS, NEAR, Target, latency_shares
+from medarts.pruning.selection import MOST_EXPORTS, NEAR, check_least, latency_shares
 from medarts.registry import Settings, criteria
 from medarts.system.console import Bar, progress_bar
 from medarts.system.randomness import seed_of
@@ -98,7 +100,7 @@ class DepthSelection:
 class Depth(Method):
     """Takes whole parts and late heads away, and leaves channels as they are."""
 
-    def take_away(self, training: Training, target: Target) -> Taken:
+    def take_away(self, training: Training, target: KeepSettings) -> Taken:
         """Takes parts and heads away; see `Method.take_away` and `choose_parts`.
 
         The loss is that of the last head, which is the one in use, on fixed images. They are validation images: a
@@ -138,14 +140,14 @@ def loss_over(batches: Batches, task: Task, *, images: int, seed: int) -> Loss:
     return loss
 
 
-def choose_parts(target: Target, network: Network, loss: Loss, *, image: Tensor) -> DepthSelection:
+def choose_parts(target: KeepSettings, network: Network, loss: Loss, *, image: Tensor) -> DepthSelection:
     """Returns the parts and heads that go until a target is met.
 
     FLOPs and parameters are counted. Latency is estimated from the operations, what they compute and what they write,
     and is measured, by turns with the whole network, where the estimate meets the target.
 
     Args:
-        target: what is to be kept; not ``keep_channels``.
+        target: what is to be kept; not ``channels``.
         network: stays as it is.
         loss: judges networks; see `loss_over`.
         image: (1, C, H, W) of the size that costs are counted for.
@@ -157,11 +159,11 @@ def choose_parts(target: Target, network: Network, loss: Loss, *, image: Tensor)
             not finite.
     """
     _check_possible(target, network)
-    whole, keep = copy.deepcopy(network).eval(), target.keep
-    cost = _COSTS[target.name](image)
+    whole, keep = copy.deepcopy(network).eval(), target.share
+    cost = _COSTS[target.quantity](image)
     smallest = _smallest(whole, cost)
     counted = smallest.cost / cost(whole)
-    if target.name == "keep_latency":
+    if target.quantity == "latency":
         share_of = latency_shares(copy.deepcopy(whole).cpu(), image)
         measured = share_of(_reduced(whole, smallest.without, smallest.heads).cpu())
         _check_reachable(target, measured)
@@ -177,8 +179,8 @@ def choose_parts(target: Target, network: Network, loss: Loss, *, image: Tensor)
     return search.selection(steps, kept=kept)
 
 
-def _check_possible(target: Target, network: Network) -> None:
-    if target.name == "keep_channels":
+def _check_possible(target: KeepSettings, network: Network) -> None:
+    if target.quantity == "channels":
         raise RecipeError(
             "keep_channels is no target of depth, which leaves channels as they are.",
             fix="Use keep_flops, keep_parameters or keep_latency.",
@@ -189,18 +191,13 @@ def _check_possible(target: Target, network: Network) -> None:
         )
 
 
-def _check_reachable(target: Target, least: float) -> None:
-    if least <= target.keep:
-        return
-    possible = math.ceil(100 * least) / 100
-    raise RunError(
-        f"{target.name} is {target.keep:g}, but {least:.3g} is left when all parts and heads go that can go.",
-        fix=f"Use {target.name} {possible:g} or more." if possible < 1 else "Choose another method, as l1.",
-    )
+_check_reachable = partial(
+    check_least, when="all parts and heads go that can go", otherwise="Choose another method, as l1."
+)
 
 
 def _fast_enough(
-    search: "_Search", target: Target, share_of: Callable[[Network], float], *, scale: float
+    search: "_Search", target: KeepSettings, share_of: Callable[[Network], float], *, scale: float
 ) -> DepthSelection:
     """Returns what goes until the measured latency meets the target.
 
@@ -213,17 +210,17 @@ def _fast_enough(
     low, high, kept = 0, 0, 1.0  # steps that leave too much, and that meet the target; 0 as long as none is known
     share, exports = 1.0, 0
     while not high or exports < MOST_EXPORTS:
-        steps = search.first(target.keep / scale, above=low)
+        steps = search.first(target.share / scale, above=low)
         steps = min(steps, high - 1) if high else steps
         if steps == low:
             break
         share, exports = share_of(search.after(steps).cpu()), exports + 1
         scale = share / search.steps[steps - 1].kept
-        if share > target.keep:
+        if share > target.share:
             low = steps
         else:
             high, kept = steps, share
-            if share > target.keep - NEAR:
+            if share > target.share - NEAR:
                 break
     if not high:
         _check_reachable(target, share)
@@ -277,9 +274,9 @@ def _on_meta(network: Network) -> Network:
 
 
 _COSTS: dict[str, Callable[[Tensor], Cost]] = {
-    "keep_flops": _flops,
-    "keep_parameters": lambda image: count_parameters,
-    "keep_latency": _latency,
+    "flops": _flops,
+    "parameters": lambda image: count_parameters,
+    "latency": _latency,
 }
 
 

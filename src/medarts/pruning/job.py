@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medarts.config import Recipe, apply_overrides, parse
+from medarts.config import KeepSettings, Recipe, apply_overrides, parse
 from medarts.config.reading import deciding_values, difference_words, value_differences
 from medarts.data.store import ImageStore
 from medarts.engine.changes import changes_on_the_way, check_places
@@ -35,7 +35,6 @@ from medarts.pruning.criteria import Criterion
 from medarts.pruning.method import make_method
 from medarts.pruning.record import FILE as RECORD
 from medarts.pruning.record import PruningRecord, Size, Step, read_record, seconds_of, size_of
-from medarts.pruning.selection import Target
 from medarts.pruning.sparse_training import RATE, PruningStage, SparseTraining
 from medarts.pruning.steps import Cut, cut_of, score_of
 from medarts.system.console import inform
@@ -128,7 +127,7 @@ class _Pruning:
         self.source, self.out, self.command, self.run, self.data = source, out, command, run, data
         self.recipe = _resolved(source, recipe)
         settings = self.recipe.prune
-        ((self.quantity, self.keep),) = _given_target(self.recipe).items()
+        self.quantity, self.keep = settings.keep.quantity, settings.keep.share
         self.method = make_method(settings.method)
         self.is_sparse = self.method.sparse is not None
         fine = _recipes(self.recipe, settings.epochs or 0, field="prune.epochs")
@@ -355,10 +354,10 @@ class _Pruning:
         """Returns what is to be kept of it after a step; every step keeps the same share of what there is before it."""
         return float(self.keep ** (number / len(self.recipes)))
 
-    def _target(self, number: int) -> Target | None:
+    def _target(self, number: int) -> KeepSettings | None:
         """Returns what a step is to keep of what there is before it; None where the one before has cut enough."""
         share = self._share(number) / self._kept(number - 1)
-        return Target(**{f"keep_{self.quantity}": share}) if share < 1 else None
+        return KeepSettings(**{self.quantity: share}) if share < 1 else None
 
     def _of(self, number: int) -> str:
         """Returns what a step is called, for the terminal."""
@@ -398,22 +397,6 @@ def _resolved(source: TrainedNetwork, recipe: Recipe) -> Recipe:
     # Written out, as the epochs of a run are those of its last step.
     prune = recipe.prune.model_copy(update={"epochs": recipe.prune.epochs or recipe.train.epochs})
     return recipe.model_copy(update={"prune": prune})
-
-
-def _given_target(recipe: Recipe) -> dict[str, float]:
-    """Returns the target of a recipe.
-
-    Raises:
-        RecipeError: it has none.
-    """
-    given = recipe.prune.keep.given
-    if not given:
-        raise RecipeError(
-            "How much of the network is kept is not given.",
-            fix="Give keep_flops=0.5 (--keep-flops 0.5 on the command line), or keep_parameters, keep_latency or "
-            "keep_channels.",
-        )
-    return given
 
 
 def _recipes(recipe: Recipe, epochs: int, *, field: str) -> list[Recipe]:

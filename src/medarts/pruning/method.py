@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from medarts.pruning.selection import Target
+from medarts.config import KeepSettings
 from medarts.registry import Settings, calling, criteria
 from medarts.training.trainer import Training
 
@@ -53,7 +53,7 @@ class Method(ABC):
         return None
 
     @abstractmethod
-    def take_away(self, training: Training, target: Target) -> Taken:
+    def take_away(self, training: Training, target: KeepSettings) -> Taken:
         """Takes away of the network of a training, in place, until a target is met.
 
         Args:

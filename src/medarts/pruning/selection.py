@@ -11,7 +11,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, islice
 from typing import Literal
@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from medarts.config import KeepSettings
 from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.deploy.graphs import network_to_onnx
 from medarts.errors import MedartsError, RecipeError, RunError, quoted, shortened
@@ -48,50 +49,6 @@ TURNS = 20
 
 ROUNDING = 1e-9
 """Taken off or added where shares become whole numbers: 0.57 of 100 channels are 57."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is to be kept of a network: exactly one share, above 0 and below 1.
-
-    Attributes:
-        keep_flops: of the FLOPs of the last head.
-        keep_parameters: of the parameters.
-        keep_channels: of the channels that can be cut.
-        keep_latency: of the time that the exported network takes in ONNX Runtime on one thread, for one image.
-
-    Raises:
-        RecipeError: no share is given, several are, or one is out of range.
-    """
-
-    keep_flops: float | None = None
-    keep_parameters: float | None = None
-    keep_channels: float | None = None
-    keep_latency: float | None = None
-
-    def __post_init__(self) -> None:
-        names = [each.name for each in fields(self)]
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise RecipeError(
-                f"{' and '.join(given)} are given together." if given else "No target is given.",
-                fix=f"Give one of {', '.join(names)}.",
-            )
-        if isinstance(self.keep, bool) or not isinstance(self.keep, int | float) or not 0 < self.keep < 1:
-            raise RecipeError(
-                f"{self.name} is {quoted(self.keep)}.", fix="Use the share that stays: above 0 and below 1, as 0.5."
-            )
-
-    @property
-    def name(self) -> str:
-        """The name of the share that is given."""
-        return next(each.name for each in fields(self) if getattr(self, each.name) is not None)
-
-    @property
-    def keep(self) -> float:
-        """The share that is given."""
-        share: float = getattr(self, self.name)
-        return share
 
 
 @dataclass(frozen=True)
@@ -139,7 +96,7 @@ def choose(
 
 
 def choose_for(
-    target: Target,
+    target: KeepSettings,
     network: Network,
     units: Sequence[Unit],
     scores: Mapping[str, Tensor],
@@ -167,8 +124,8 @@ def choose_for(
         RunError: nothing can be cut, or the target is below what is left when all goes that can go.
     """
     cuts = _Cuts(network, units, scores, scope=scope, image=image, floor=floor)
-    is_timed = target.name == "keep_latency"
-    with progress_bar(target.name, MOST_EXPORTS if is_timed else len(cuts.rates).bit_length() + 1) as bar:
+    is_timed = target.quantity == "latency"
+    with progress_bar(f"keep_{target.quantity}", MOST_EXPORTS if is_timed else len(cuts.rates).bit_length() + 1) as bar:
         kept = _counted(cuts, target, bar)
         _check(target, kept(cuts.last))
         place = _near(cuts, target, kept) if is_timed else _first(cuts, target, kept)
@@ -176,7 +133,7 @@ def choose_for(
 
 
 def check_reachable(
-    target: Target,
+    target: KeepSettings,
     network: Network,
     units: Sequence[Unit],
     scores: Mapping[str, Tensor],
@@ -201,18 +158,32 @@ def check_reachable(
         RunError: nothing can be cut, or the target is below what is left when all goes that can go.
     """
     cuts = _Cuts(network, units, scores, scope=scope, image=image, floor=floor)
-    with progress_bar(target.name, 1) as bar:
+    with progress_bar(f"keep_{target.quantity}", 1) as bar:
         _check(target, _counted(cuts, target, bar)(cuts.last))
 
 
-def _check(target: Target, least: float) -> None:
-    if least <= target.keep:
+def check_least(target: KeepSettings, least: float, *, when: str, otherwise: str) -> None:
+    """Refuses a target of less than the least that can be left.
+
+    Args:
+        target: what is to be kept.
+        least: the share that can be left.
+        when: nothing more can go.
+        otherwise: what to do where nothing can go.
+
+    Raises:
+        RunError: the target is below it.
+    """
+    if least <= target.share:
         return
-    possible = math.ceil(100 * least - ROUNDING) / 100
+    name, possible = f"keep_{target.quantity}", math.ceil(100 * least - ROUNDING) / 100
     raise RunError(
-        f"{target.name} is {target.keep:g}, but {least:.3g} is left of this network when all channels go that can go.",
-        fix=f"Use {target.name} {possible:g} or more." if possible < 1 else "Prune it by depth.",
+        f"{name} is {target.share:g}, but {least:.3g} is left of this network when {when}.",
+        fix=f"Use {name} {possible:g} or more." if possible < 1 else otherwise,
     )
+
+
+_check = partial(check_least, when="all channels go that can go", otherwise="Prune it by depth.")
 
 
 @dataclass(frozen=True)
@@ -339,9 +310,9 @@ Kept = Callable[[int], float]
 """Place of a rate -> what is kept of a quantity, as a share."""
 
 
-def _counted(cuts: _Cuts, target: Target, bar: Bar) -> Kept:
+def _counted(cuts: _Cuts, target: KeepSettings, bar: Bar) -> Kept:
     """Returns what is kept of a target's quantity at a place; each is counted once, and advances the bar."""
-    kept = _KEPT[target.name](cuts)
+    kept = _KEPT[target.quantity](cuts)
 
     @functools.cache
     def counted(place: int) -> float:
@@ -416,19 +387,19 @@ def _onnx(network: Network, shape: Sequence[int]) -> bytes:
 
 
 _KEPT: dict[str, Callable[[_Cuts], Kept]] = {
-    "keep_flops": _kept_flops,
-    "keep_parameters": _kept_parameters,
-    "keep_channels": _kept_channels,
-    "keep_latency": _kept_latency,
+    "flops": _kept_flops,
+    "parameters": _kept_parameters,
+    "channels": _kept_channels,
+    "latency": _kept_latency,
 }
 
 
-def _first(cuts: _Cuts, target: Target, kept: Kept) -> int:
+def _first(cuts: _Cuts, target: KeepSettings, kept: Kept) -> int:
     """Returns the first place that meets a target, where what is kept falls from place to place."""
-    return bisect_left(range(cuts.last), True, key=lambda place: kept(place) <= target.keep)
+    return bisect_left(range(cuts.last), True, key=lambda place: kept(place) <= target.share)
 
 
-def _near(cuts: _Cuts, target: Target, kept: Kept) -> int:
+def _near(cuts: _Cuts, target: KeepSettings, kept: Kept) -> int:
     """Returns a place that meets a target, the first of the few that are measured.
 
     The first guess takes the latency for proportional to the FLOPs, the others for linear in the place between those
@@ -436,15 +407,15 @@ def _near(cuts: _Cuts, target: Target, kept: Kept) -> int:
     """
     low, high, share_at_low = -1, cuts.last, 1.0
     flops = _kept_flops(cuts)
-    place = bisect_left(range(cuts.last), True, key=lambda each: flops(each) <= target.keep)
+    place = bisect_left(range(cuts.last), True, key=lambda each: flops(each) <= target.share)
     for _ in range(MOST_EXPORTS - 1):
-        if high - low < 2 or kept(high) > target.keep - NEAR:
+        if high - low < 2 or kept(high) > target.share - NEAR:
             break
         place = min(max(place, low + 1), high - 1)
-        if kept(place) <= target.keep:
+        if kept(place) <= target.share:
             high = place
         else:
             low, share_at_low = place, kept(place)
-        towards_high = (share_at_low - target.keep + NEAR / 2) / (share_at_low - kept(high))
+        towards_high = (share_at_low - target.share + NEAR / 2) / (share_at_low - kept(high))
         place = low + round(towards_high * (high - low))
     return high

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from medarts.config import KeepSettings
 from medarts.network import Network
 from medarts.pruning.criteria import (
     SMALL,
@@ -32,7 +33,7 @@ from medarts.pruning.criteria import (
     share_of_small_scales,
 )
 from medarts.pruning.method import gradients_of
-from medarts.pruning.selection import Target, choose
+from medarts.pruning.selection import choose
 from medarts.pruning.units import Removals, Unit, masked, zero_filters
 from medarts.system.console import inform
 from medarts.training.trainer import Training
@@ -94,7 +95,7 @@ class SparseTraining(PruningStage):
         """The channels of its network that go together."""
         return examined(self).units
 
-    def aim_at(self, target: Target) -> None:
+    def aim_at(self, target: KeepSettings) -> None:
         """Sees that a cut can meet a target, and finds its rate, by the weights that the training begins with.
 
         Raises:

@@ -5,14 +5,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from medarts.config import Recipe
+from medarts.config import KeepSettings, Recipe
 from medarts.models import Architecture, build_network, without_weights
 from medarts.models.pruned import Pruned
 from medarts.network import Network
 from medarts.network.structure import Structure, structure_of
 from medarts.pruning.method import Method, Taken
 from medarts.pruning.recalibration import recalibrate
-from medarts.pruning.selection import Target
 from medarts.training.trainer import Training
 
 
@@ -35,7 +34,7 @@ class Cut(NamedTuple):
 def cut_of(
     training: Training,
     method: Method,
-    target: Target | None,
+    target: KeepSettings | None,
     *,
     name: str,
     history: tuple[Mapping[str, Any], ...],

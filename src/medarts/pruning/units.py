@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medarts.errors import RecipeError, RunError
+from medarts.errors import RunError
 from medarts.network import Network
 from medarts.pruning.channels import Joined, Member, Removals, Unit, joined_channels
 from medarts.pruning.cutting import TOLERANCE, difference, in_float64, masked, shrink, zero_filters
@@ -158,14 +158,6 @@ def cut(network: Network, removals: Removals, image_1chw: Tensor, *, units: Sequ
 
 def small_image(network: Network, in_channels: int) -> Tensor:
     """Returns a random image, 1CHW, of the smallest size that a network takes and that leaves maps of 2x2 pixels."""
-    size = next(size for size in range(1, 4097) if _takes(network, size))
+    size = network.small_size
     image = torch.rand(1, in_channels, size, size, generator=torch.Generator().manual_seed(0))
     return image.to(next(network.parameters()))
-
-
-def _takes(network: Network, size: int) -> bool:
-    try:
-        network.check_size(size)
-    except RecipeError:
-        return False
-    return network.smallest_map(size) > 1
