@@ -117,7 +117,9 @@ def test_every_method_gives_a_smaller_network_that_is_a_run_as_any_other(
     assert record.original == pytest.approx(masks.read_json("summary.json")["best_score"], abs=1e-6)
     assert record.last.fine_tuned == run.read_json("summary.json")["best_score"]
     trains_before = method in ("slim", "soft", "gradual")
-    assert (tmp_path / "run/steps/1/run.json").exists() == trains_before == (record.last.sparse_seconds is not None)
+    assert (
+        (tmp_path / "run/steps/1-sparse/run.json").exists() == trains_before == (record.last.sparse_seconds is not None)
+    )
     assert {"cut_seconds", "fine_seconds"} <= {name for name, value in record.last if value}
     assert library.load(run).predict(GREY[0]).shape == (32, 32)
 
@@ -170,7 +172,7 @@ def test_steps_share_the_epochs_and_keep_equal_shares(
     masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = library.prune(masks, method="taylor", keep_channels=0.5, steps=2, epochs=3, data=DATA, out=tmp_path / "run")
-    first = RunDirectory(tmp_path / "run/steps/1")
+    first = RunDirectory(tmp_path / "run/steps/1-fine-tuning")
     one, both = read_record(first), read_record(run)
     assert (first.facts["network"], run.facts["network"]) == ("unet-taylor-70.7", "unet-taylor-50")
     assert (first.recipe.train.epochs, run.recipe.train.epochs) == (1, 2)
@@ -262,7 +264,7 @@ def test_filters_are_zeroed_after_every_epoch_also_in_the_average_and_may_grow_b
     assert (first / last, last) == (pytest.approx(0.77, abs=0.1), 27)
     assert first < second < last
     assert regrown
-    sparse = RunDirectory(tmp_path / "run/steps/1")
+    sparse = RunDirectory(tmp_path / "run/steps/1-sparse")
     before = trained_of(sparse).weights["encoder.0.0.conv.weight"]
     assert [number for number, one in enumerate(before) if not one.any()] == zeroed[-1]
     (left,) = {*range(4)} - {*zeroed[-1]}
@@ -291,10 +293,10 @@ def test_slim_adds_the_gradient_of_the_scales_and_trains_at_the_whole_rate(
     run = library.prune(masks, method=method, keep_flops=0.6, epochs=1, data=DATA, out=tmp_path / "run")
     assert torch.stack(added).detach().numpy() == pytest.approx(0.5, abs=1e-5)
     (sparse,), (fine,) = (
-        RunDirectory(folder).read_journal("metrics.jsonl") for folder in (tmp_path / "run/steps/1", run.path)
+        RunDirectory(folder).read_journal("metrics.jsonl") for folder in (tmp_path / "run/steps/1-sparse", run.path)
     )
     assert sparse["lr"] == pytest.approx(10 * fine["lr"])
-    weights = trained_of(RunDirectory(tmp_path / "run/steps/1")).weights
+    weights = trained_of(RunDirectory(tmp_path / "run/steps/1-sparse")).weights
     scales = torch.cat([each.abs() for name, each in weights.items() if name.endswith("norm.weight")])
     assert 0 < sparse["small_scales"] < 1
     assert sparse["small_scales"] == pytest.approx(float((scales < limit).double().mean()))
@@ -310,7 +312,7 @@ def test_the_learning_rate_before_a_cut_falls_where_the_score_does_not_rise(
     changes = ["train.schedule=plateau", "train.plateau_epochs=1"]
     options: dict[str, Any] = {"method": "soft", "keep_flops": 0.6, "epochs": 1, "sparse_epochs": 4, "data": DATA}
     library.prune(masks, changes=changes, out=tmp_path / "run", **options)
-    sparse = RunDirectory(tmp_path / "run/steps/1")
+    sparse = RunDirectory(tmp_path / "run/steps/1-sparse")
     rates = [line["lr"] for line in sparse.read_journal("metrics.jsonl")]
     assert rates == pytest.approx([0.01, 0.01, 0.005, 0.0025])  # a tenth, as for fine-tuning
     assert checkpoint.newest(sparse.checkpoints, "best") == (4, 0)  # though the first epoch was as good
@@ -377,7 +379,7 @@ STEPS = 2
         (RunDirectory, "create", 1, False),
         (RunDirectory, "create", 4, False),
         (RunDirectory, "finish", 2, True),
-        (pruning_job._Pruning, "_complete", 2, False),
+        (pruning_job, "complete_record", 2, False),
     ],
 )
 def test_it_goes_on_to_the_same_bytes_wherever_it_was_stopped(
@@ -434,7 +436,7 @@ def test_an_interruption_names_what_goes_on_with_images_in_memory(
     monkeypatch.setattr(Job, "_step", asked)
     with pytest.raises(InterruptedRunError) as caught:
         library.prune(masks, changes="note=a b", out=tmp_path / "run", **SOFT)
-    expected = f"Stopped; {tmp_path / 'run/steps/1'} is saved. Resume with: the same call of medarts.prune."
+    expected = f"Stopped; {tmp_path / 'run/steps/1-sparse'} is saved. Resume with: the same call of medarts.prune."
     assert str(caught.value) == expected
 
 
@@ -453,8 +455,8 @@ def test_the_fine_tuning_goes_on_as_any_training(
 
 def test_a_training_before_a_cut_is_no_training_of_its_own(masks: RunDirectory, tmp_path: Path) -> None:
     library.prune(masks, method="slim", keep_flops=0.6, epochs=1, data=DATA, out=tmp_path / "run")
-    with pytest.raises(RunError, match=r"steps/1 is a prune run\. Give a train run"):
-        library.resume(tmp_path / "run/steps/1", kind="train", data=DATA)
+    with pytest.raises(RunError, match=r"steps/1-sparse is a prune run\. Give a train run"):
+        library.resume(tmp_path / "run/steps/1-sparse", kind="train", data=DATA)
 
 
 def test_a_finished_one_is_left_as_it_is(
@@ -595,7 +597,7 @@ def test_a_training_before_the_cut_that_diverges_says_where(
     options: dict[str, Any] = {"method": "slim", "keep_flops": 0.6, "data": DATA, "out": tmp_path / "run"}
     with monkeypatch.context() as patch:
         patch.setattr(SegmentationTask, "loss", poisoned)
-        with pytest.raises(DivergedError, match=r"steps/1 diverged: .* loss nan is not finite at"):
+        with pytest.raises(DivergedError, match=r"steps/1-sparse diverged: .* loss nan is not finite at"):
             library.prune(masks, **options)
     assert library.prune(masks, **options).facts["finished"]  # the poison was no part of it
 

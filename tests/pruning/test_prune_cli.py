@@ -66,7 +66,7 @@ def test_the_command_of_the_message_goes_on(trained: Path, medarts: Medarts, mon
         status, out, error = medarts("prune", trained, *asked_for)
     assert (status, out) == (130, "")
     said, command = error.splitlines()[-1].split(" Resume with: ")
-    assert said == "Stopped; runs/unet-blobs-slim-60/steps/1 is saved."
+    assert said == "Stopped; runs/unet-blobs-slim-60/steps/1-sparse is saved."
     status, out, error = medarts(*shlex.split(command)[1:])
     assert status == 0, error
     assert out.splitlines()[-1] == "runs/unet-blobs-slim-60"
@@ -100,7 +100,10 @@ def test_data_that_are_gone_or_have_changed(
     for words in (command, (*command, "--out", "new")):
         status, _, error = medarts(*words)
         assert status == 1
-        assert f"The data of {trained if 'new' in words else 'runs/unet-blobs-slim-60/steps/1'} have changed" in error
+        assert (
+            f"The data of {trained if 'new' in words else 'runs/unet-blobs-slim-60/steps/1-sparse'} have changed"
+            in error
+        )
     moved.rename(moved.with_name("changed"))
     status, _, error = medarts(*command, f"data.sources.0.path={other}")
     assert status == 0, error

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.network import Network
-from medarts.network.structure import sizes_of
+from medarts.network.structure import Structure, sizes_of
 from medarts.profiling.cost import count_flops, count_parameters
+from medarts.system.files import write_whole
 
 FILE = "pruning.json"
 
@@ -101,6 +102,17 @@ class PruningRecord(_Part):
         """Returns the record with other values of its last step."""
         return self.model_copy(update={"steps": (*self.steps[:-1], self.last.model_copy(update=changes))})
 
+    def with_step(self, step: Step, structure: Structure, *, uncut: dict[str, str]) -> "PruningRecord":
+        """Returns the record with one more step.
+
+        Args:
+            step: what it did.
+            structure: of the network after it.
+            uncut: see the class.
+        """
+        changes = {"heads": structure.heads, "removed": structure.without, "uncut": uncut}
+        return self.model_copy(update={"steps": (*self.steps, step), **changes})
+
     def to_json(self) -> str:
         """Returns the content of the file."""
         return self.model_dump_json(indent=1) + "\n"
@@ -129,6 +141,18 @@ def read_record(run: RunDirectory) -> PruningRecord:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise RunError(f"{run.path / FILE} is damaged: {where}.", fix="Copy the run again.") from None
+
+
+def complete_record(run: RunDirectory) -> None:
+    """Adds to the record of a run what is known when it is finished, also when it was then made longer.
+
+    Raises:
+        RunError: see `read_record`.
+    """
+    record, score = read_record(run), float(run.read_json("summary.json")["best_score"])
+    whole = record.with_last(fine_tuned=score, fine_seconds=seconds_of(run.path))
+    if whole != record:
+        write_whole(run.path / FILE, whole.to_json())
 
 
 def size_of(network: Network, *, in_channels: int, size: int) -> Size:
