@@ -200,6 +200,29 @@ def test_the_loss_is_that_of_the_last_head_on_the_same_few_images() -> None:
     assert flops(net) / flops(lattice()) == taken.kept
 
 
+def test_networks_are_tried_with_statistics_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[str, Network]] = []
+
+    def loss(network: Network) -> float:
+        events.append(("loss", network))
+        return 1.0
+
+    def recalibrate(training: Training, network: Network, *, batches: int) -> None:
+        assert batches == depth.TRIAL_BATCHES
+        events.append(("statistics", network))
+
+    monkeypatch.setattr(depth, "recalibrate", recalibrate)
+    monkeypatch.setattr(depth, "loss_over", lambda *_, **__: loss)
+    recipe = SimpleNamespace(seed=0, data=SimpleNamespace(in_channels=3, size=16))
+    fabric = SimpleNamespace(device=torch.device("cpu"))
+    training = SimpleNamespace(network=lattice(), task=None, validation=None, recipe=recipe, fabric=fabric)
+    make_method("depth").take_away(cast(Training, training), KeepSettings(flops=0.8))
+    assert events
+    assert [event for event, _ in events] == ["statistics", "loss"] * (len(events) // 2)
+    assert all(one is other for (_, one), (_, other) in zip(events[::2], events[1::2], strict=True))
+    assert training.network not in [network for _, network in events]
+
+
 def test_networks_that_lose_parts_can_lose_more() -> None:
     net = lattice()
     first = choose_parts(KeepSettings(flops=0.7), net, distance_to(net), image=IMAGE)

@@ -36,6 +36,14 @@ def test_statistics_are_the_means_over_batches() -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.named_parameters())
 
 
+def test_fewer_batches() -> None:
+    network = create_model("unet", width=4, depth=2)
+    first = network.encoder[0][0]
+    recalibrate(training(), network, batches=2)
+    maps = torch.stack([first.conv(batch) for batch in BATCHES[:2]])
+    assert torch.allclose(first.norm.running_mean, maps.mean((0, 1, 3, 4)), atol=1e-6)
+
+
 def test_statistics_of_single_steps_are_taken_too() -> None:
     network = create_model("r2unet", width=4, depth=2)
     norm = network.get_submodule("encoder.0.recurrent.0.norm")

@@ -27,6 +27,7 @@ from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters
 from medarts.profiling.flops import FlopCounter
 from medarts.pruning.method import Method, Taken, image_of
+from medarts.pruning.recalibration import recalibrate
 from medarts.pruning.selection import MOST_EXPORTS, NEAR, check_least, latency_shares
 from medarts.registry import Settings, criteria
 from medarts.system.console import Bar, progress_bar
@@ -39,13 +40,17 @@ OPERATION_SECONDS, FLOPS_A_SECOND, BYTES_A_SECOND = 1e-5, 3e10, 5e9
 writes, as orders of magnitude. They weigh parts against each other, so that one of many small operations costs more
 than its FLOPs say, and by that decide in which order parts go. What is left of the latency is always measured."""
 
+TRIAL_BATCHES = 4
+"""Training batches from which batch norms get the statistics with which a network is tried. With those from before
+parts went, a network that loses nothing else can look as bad as a random one; see ``recalibration.py``."""
+
 LAST_HEAD = None
 """Stands for the last head among the names of parts that can go."""
 
 Option = str | None
 
 Loss = Callable[[Network], float]
-"""A network in evaluation mode -> the mean loss of its last head."""
+"""A network in evaluation mode -> the mean loss of its last head. Weights stay; statistics of norms may change."""
 
 Cost = Callable[[Network], float]
 """A network -> what it costs, in the unit of the target."""
@@ -105,10 +110,16 @@ class Depth(Method):
 
         The loss is that of the last head, which is the one in use, on fixed images. They are validation images: a
         network has learned its training images by heart, and what it loses hardly shows there. Few are enough, as all
-        networks are compared on the same ones.
+        networks are compared on the same ones. Batch norms of every network that is tried get statistics of its own
+        first, of a few training batches.
         """
         network = training.network.eval()
-        loss = loss_over(training.validation, training.task, images=self.settings.images, seed=training.recipe.seed)
+        measured = loss_over(training.validation, training.task, images=self.settings.images, seed=training.recipe.seed)
+
+        def loss(tried: Network) -> float:
+            recalibrate(training, tried, batches=TRIAL_BATCHES)
+            return measured(tried)
+
         chosen = choose_parts(target, network, loss, image=image_of(training))
         network.take_away(chosen.without, chosen.heads)
         return Taken(chosen.kept, chosen.without, chosen.heads)

@@ -13,11 +13,11 @@ from medarts.system.randomness import seed_of
 from medarts.training.trainer import Training
 
 BATCHES = 30
-"""Training batches whose statistics are averaged; an epoch where that is shorter."""
+"""Training batches whose statistics are averaged for a cut network; an epoch where that is shorter."""
 
 
 @torch.no_grad()
-def recalibrate(training: Training, network: Network) -> None:
+def recalibrate(training: Training, network: Network, *, batches: int = BATCHES) -> None:
     """Takes the running statistics of a network anew, in place; it is in evaluation mode afterwards.
 
     Norms that are not run in evaluation mode, as those of an auxiliary head, keep theirs.
@@ -25,6 +25,7 @@ def recalibrate(training: Training, network: Network) -> None:
     Args:
         training: gives the images, in batches and augmented as in its steps.
         network: on the device of the training.
+        batches: training batches, at most.
     """
     network.eval()
     norms = _norms(network)
@@ -36,7 +37,7 @@ def recalibrate(training: Training, network: Network) -> None:
     try:
         for norm in norms:
             norm.train()
-        for step in range(min(BATCHES, training.steps)):
+        for step in range(min(batches, training.steps)):
             seed = seed_of(recipe.seed, "statistics", step)
             batch = training.training.training(order, step, settings=recipe.data.augmentation, seed=seed)
             for images in batch.images.chunk(recipe.train.accumulate):
