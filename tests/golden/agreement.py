@@ -11,8 +11,9 @@ EXACT = ("images", "genotypes", "weights", "epochs", "counts")
 
 # On other processors and other versions of torch, sums are rounded otherwise, and over some steps of training this
 # grows: to 0.002 of a loss and 0.09 of a Dice where the kernels were those of SSE4.1. A learning rate higher by 1 % is
-# still seen: it changes losses by 0.03. What hangs on the order of single images, such as p values, cannot be compared.
-ELSEWHERE = {"weights": 1e-3, "losses": 1e-2, "scores": 0.15}
+# still seen: it changes training losses by 0.03. Validation losses also hang on the running statistics of batch norms,
+# which after some steps are those of few images: the U-Net's was higher by 0.05 with the kernels of another AVX-512.
+ELSEWHERE = {"weights": 1e-3, "losses": 1e-2, "validation losses": 0.1, "scores": 0.15}
 ONLY_HERE = ("image scores", "p values", "intervals", "ranks")
 """Sections that cannot be compared on another machine; tests of them are skipped there."""
 
@@ -42,9 +43,14 @@ def _agree(section: str, name: str, found: Any, frozen: Any, *, same_machine: bo
         return _near(found, frozen, ROUNDING)
     if name.endswith(("undefined", "best_epoch")) or "/seed " in name or "hd95" in name:
         return True
-    if section == "epochs" and not name.endswith(("loss", "lr")):
-        return _near(found, frozen, ELSEWHERE["scores"])
-    return _near(found, frozen, ELSEWHERE["losses" if section == "epochs" else "scores"])
+    return _near(found, frozen, ELSEWHERE[_kind(section, name)])
+
+
+def _kind(section: str, name: str) -> str:
+    """Returns how a number is compared on another machine."""
+    if section == "epochs" and name.endswith("val_loss"):
+        return "validation losses"
+    return "losses" if section == "epochs" and name.endswith(("loss", "lr")) else "scores"
 
 
 def _near(found: Any, frozen: Any, tolerance: float) -> bool:
