@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,15 +133,16 @@ def make(folder: Path, case: Case) -> str:
 def compared(folder: Path, network: str, data: str) -> list[dict[str, Any]]:
     """Compares everything that was made of one network on one data set, and returns a row for each method and rate."""
     cases = [case for case in prunings([(network, data)]) if (folder / case.name / "summary.json").exists()]
+    seeds_of = Counter((case.method, case.keep) for case in cases)
     rows = []
     for name, chosen in {
-        "half": [case for case in cases if case.keep in (1.0, BOTH_SEEDS)],
+        "seeds": [case for case in cases if seeds_of[case.method, case.keep] == len(SEEDS)],
         "rates": [case for case in cases if case.seed == SEEDS[0]],
     }.items():
         out = folder / f"comparison-{network}-{data}-{name}"
-        if not (out / "comparison.json").exists():
+        if chosen and not (out / "comparison.json").exists():
             medarts("compare", *(folder / case.name for case in chosen), "--out", out)
-        rows += rows_of(folder, out, chosen, several=name == "half")
+        rows += rows_of(folder, out, chosen, several=name == "seeds") if chosen else []
     return rows
 
 
