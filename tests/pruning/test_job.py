@@ -327,16 +327,20 @@ KILLED = """
 import os, signal
 import medarts
 from medarts.engine.engine import Job
+from medarts.pruning import job as pruning_job
+from medarts.pruning.sparse_training import SparseTraining
 
-step, done = Job._step, []
+owner = {"_step": Job, "aim_at": SparseTraining, "cut_of": pruning_job}[name]
+function, calls = getattr(owner, name), []
 
-def killed(job):
-    step(job)
-    done.append(job)
-    if len(done) == number:
+def killed(*arguments, **options):
+    found = function(*arguments, **options)
+    calls.append(name)
+    if len(calls) == number:
         os.kill(os.getpid(), signal.SIGKILL)
+    return found
 
-Job._step = killed
+setattr(owner, name, killed)
 medarts.prune(run, out=out, **options)
 """
 
@@ -398,25 +402,27 @@ def test_it_goes_on_to_the_same_bytes_wherever_it_was_stopped(
 
 
 @pytest.mark.parametrize(
-    ("changes", "network", "epoch"),
+    ("changes", "network", "name", "number"),
     [
-        ({"steps": 2}, "masks", 2),  # in the second training before a cut
-        ({"sparse_epochs": 2}, "masks", 1),  # filters are zeroed
-        ({}, "masks", 3),  # in the fine-tuning
-        ({"method": "slim", "sparse_epochs": 2, "epochs": 1}, "masks", 1),
-        ({"method": "taylor"}, "masks", 1),
-        ({"method": "depth", "keep_flops": 0.7}, "lattice", 1),
+        ({"steps": 2}, "masks", "_step", 2 * STEPS + 1),  # in the second training before a cut
+        ({"sparse_epochs": 2}, "masks", "_step", STEPS + 1),  # filters are zeroed
+        ({}, "masks", "_step", 3 * STEPS + 1),  # in the fine-tuning
+        ({"method": "slim", "sparse_epochs": 2, "epochs": 1}, "masks", "_step", STEPS + 1),
+        ({"method": "taylor"}, "masks", "_step", STEPS + 1),
+        ({"method": "depth", "keep_flops": 0.7}, "lattice", "_step", STEPS + 1),
+        ({"epochs": 1}, "masks", "aim_at", 1),  # before there is a training
+        ({"method": "l1", "steps": 2}, "masks", "cut_of", 1),
     ],
 )
 def test_it_goes_on_to_the_same_bytes_after_a_kill(
-    request: pytest.FixtureRequest, tmp_path: Path, changes: dict[str, Any], network: str, epoch: int
+    request: pytest.FixtureRequest, tmp_path: Path, changes: dict[str, Any], network: str, name: str, number: int
 ) -> None:
     run: RunDirectory = request.getfixturevalue(network)
     options = {**SOFT, "steps": 1, **changes}
     whole = lasting(library.prune(run, out=tmp_path / "whole", **options).path)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["medarts.pruning.job", "torch_pruning"])
-    names = {"run": run.path, "out": tmp_path / "run", "options": options, "number": epoch * STEPS + 1}
+    names = {"run": run.path, "out": tmp_path / "run", "options": options, "name": name, "number": number}
     process = context.Process(target=exec, args=(KILLED, names))
     process.start()
     process.join(timeout=100)
@@ -536,6 +542,11 @@ def test_a_folder_of_something_else_is_refused(masks: RunDirectory, findings: Ru
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
     assert "already holds files" in str(refused(tmp_path, masks, **options, out=tmp_path / "full"))
+    assert "notes.txt is a file" in str(refused(tmp_path, masks, **options, out=tmp_path / "full/notes.txt"))
+    shutil.copytree(tmp_path / "full", tmp_path / "mine/steps")
+    assert "steps already holds files" in str(refused(tmp_path, masks, **options, out=tmp_path / "mine"))
+    shutil.copytree(masks.path, tmp_path / "other/steps/1-fine-tuning")
+    assert "1-fine-tuning already holds another run" in str(refused(tmp_path, masks, **options, out=tmp_path / "other"))
     out = library.prune(masks, data=DATA, out=tmp_path / "out", **options).path
     for changed in ({"keep_flops": 0.5}, {"method": "fpgm"}, {"epochs": 2}, {"changes": "seed=3"}):
         error = refused(tmp_path, masks, **{**options, **changed}, out=out)
@@ -569,7 +580,8 @@ def test_a_network_that_has_changed_is_refused(
 
 def test_another_process_at_work_is_waited_for_by_people(masks: RunDirectory, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with RunDirectory.reserved(out, "prune"):
+    first = out / "steps/1-fine-tuning"  # of which the plan is not written yet
+    with RunDirectory.reserved(out, "prune"), RunDirectory.reserved(first, "train"):
         found: list[RunError] = []
 
         def work() -> None:

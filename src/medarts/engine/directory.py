@@ -39,6 +39,7 @@ from medarts.system import lock
 from medarts.system.files import (
     UNFINISHED,
     append_line,
+    exists,
     make_folder,
     open_file,
     read_whole,
@@ -147,6 +148,9 @@ class RunDirectory(os.PathLike[str]):
         Raises:
             RunError: the folder already holds something, another process is at work on it, or it cannot be written.
         """
+        if exists(path / lock.LOCK):
+            with lock.held(path, work):  # whoever is at work there is named, rather than the files of that work
+                pass
         cls.check_free(path, beside=beside)
         made = make_folder(path)
         try:
@@ -170,9 +174,12 @@ class RunDirectory(os.PathLike[str]):
         """
         known = _BEGUN | {f"{prefix}{name}" for name in beside for prefix in ("", UNFINISHED)}
         try:
-            holds = path.is_file() or (path.is_dir() and any(item.name not in known for item in path.iterdir()))
+            is_file = path.is_file()
+            holds = path.is_dir() and any(item.name not in known for item in path.iterdir())
         except OSError as error:
             raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
+        if is_file:
+            raise RunError(f"{path} is a file.", fix="Choose a folder (out; --out on the command line).")
         if holds and (path / "run.json").exists():
             fix = f"Choose another folder (out; --out on the command line), or resume that run (--resume {path})."
             raise RunError(f"{path} already holds another run.", fix=fix)

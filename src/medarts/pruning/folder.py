@@ -56,11 +56,7 @@ class PruningFolder:
             RunError: it is the folder of something else.
             InterruptedRunError: Ctrl-C.
         """
-        begun = exists(self.path / PLAN)
-        if begun:
-            self._check_plan()
-        run = RunDirectory(self.path)
-        with run.at_work("prune") if begun else RunDirectory.reserved(self.path, "prune"):
+        with self._held():
             try:
                 yield
             except KeyboardInterrupt:
@@ -74,6 +70,30 @@ class PruningFolder:
         """Writes what was asked for, once."""
         if not exists(self.path / PLAN):
             RunDirectory(self.path).write_json(PLAN, self._plan)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keeps other processes out of the folder; see `at_work`."""
+        if exists(self.path / PLAN):
+            self._check_plan()
+            with RunDirectory(self.path).at_work("prune"):
+                yield
+        else:
+            # A pruning that was killed in its first check or cut has left the folder of a training without one.
+            with RunDirectory.reserved(self.path, "prune", beside=(PLAN, STEPS)):
+                self._check_steps()
+                yield
+
+    def _check_steps(self) -> None:
+        """Refuses trainings, or files of others, where the first training of a pruning will be.
+
+        Raises:
+            RunError: there are some.
+        """
+        first = [self.path / STEPS / f"1-{training}" for training in ("sparse", "fine-tuning")]
+        RunDirectory.check_free(self.path / STEPS, beside=[folder.name for folder in first])
+        for folder in first:
+            RunDirectory.check_free(folder)
 
     def _check_plan(self) -> None:
         """Refuses the folder of another pruning.
@@ -100,6 +120,6 @@ class PruningFolder:
         first = self.sparse(1), self.fine_tuning(1)
         if any((folder / "run.json").exists() for folder in first):
             return
-        for name in (PLAN, RECORD):
+        for name in (RECORD, PLAN):  # the plan last: without it nothing else counts
             (self.path / name).unlink(missing_ok=True)
         remove_empty([*(folder for folder in first if folder != self.path), self.path / STEPS])
