@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,17 @@ def test_create_refuses_another_run_and_leaves_it(run: RunDirectory, small_recip
 def test_create_refuses_a_folder_or_file_of_someone_else(tmp_path: Path, small_recipe: Recipe) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
-    for path in (tmp_path / "photos", tmp_path / "photos" / "cat.jpg"):
-        with pytest.raises(RunError, match="already holds files") as caught:
-            RunDirectory.create(path, small_recipe, kind="train", data_fingerprint="")
+    for path, what in (("photos", "already holds files"), ("photos/cat.jpg", "is a file")):
+        with pytest.raises(RunError, match=what) as caught:
+            RunDirectory.create(tmp_path / path, small_recipe, kind="train", data_fingerprint="")
         assert "--resume" not in caught.value.fix  # there is nothing to resume
+
+
+def test_who_is_at_work_is_named_rather_than_the_files_of_that_work(tmp_path: Path, small_recipe: Recipe) -> None:
+    with RunDirectory.reserved(tmp_path, "prune"), ThreadPoolExecutor() as other:
+        (tmp_path / "steps").mkdir()
+        found = other.submit(RunDirectory.create, tmp_path, small_recipe, kind="train", data_fingerprint="").exception()
+    assert "Another process is at work" in str(found)
 
 
 def test_open_refuses_what_is_no_run(tmp_path: Path) -> None:

@@ -330,6 +330,7 @@ from medarts.engine.engine import Job
 from medarts.pruning import job as pruning_job
 from medarts.pruning.sparse_training import SparseTraining
 
+name, number = place
 owner = {"_step": Job, "aim_at": SparseTraining, "cut_of": pruning_job}[name]
 function, calls = getattr(owner, name), []
 
@@ -402,27 +403,27 @@ def test_it_goes_on_to_the_same_bytes_wherever_it_was_stopped(
 
 
 @pytest.mark.parametrize(
-    ("changes", "network", "name", "number"),
+    ("changes", "network", "place"),
     [
-        ({"steps": 2}, "masks", "_step", 2 * STEPS + 1),  # in the second training before a cut
-        ({"sparse_epochs": 2}, "masks", "_step", STEPS + 1),  # filters are zeroed
-        ({}, "masks", "_step", 3 * STEPS + 1),  # in the fine-tuning
-        ({"method": "slim", "sparse_epochs": 2, "epochs": 1}, "masks", "_step", STEPS + 1),
-        ({"method": "taylor"}, "masks", "_step", STEPS + 1),
-        ({"method": "depth", "keep_flops": 0.7}, "lattice", "_step", STEPS + 1),
-        ({"epochs": 1}, "masks", "aim_at", 1),  # before there is a training
-        ({"method": "l1", "steps": 2}, "masks", "cut_of", 1),
+        ({"steps": 2}, "masks", ("_step", 2 * STEPS + 1)),  # in the second training before a cut
+        ({"sparse_epochs": 2}, "masks", ("_step", STEPS + 1)),  # filters are zeroed
+        ({}, "masks", ("_step", 3 * STEPS + 1)),  # in the fine-tuning
+        ({"method": "slim", "sparse_epochs": 2, "epochs": 1}, "masks", ("_step", STEPS + 1)),
+        ({"method": "taylor"}, "masks", ("_step", STEPS + 1)),
+        ({"method": "depth", "keep_flops": 0.7}, "lattice", ("_step", STEPS + 1)),
+        ({"epochs": 1}, "masks", ("aim_at", 1)),  # before there is a training
+        ({"method": "l1", "steps": 2}, "masks", ("cut_of", 1)),
     ],
 )
 def test_it_goes_on_to_the_same_bytes_after_a_kill(
-    request: pytest.FixtureRequest, tmp_path: Path, changes: dict[str, Any], network: str, name: str, number: int
+    request: pytest.FixtureRequest, tmp_path: Path, changes: dict[str, Any], network: str, place: tuple[str, int]
 ) -> None:
     run: RunDirectory = request.getfixturevalue(network)
     options = {**SOFT, "steps": 1, **changes}
     whole = lasting(library.prune(run, out=tmp_path / "whole", **options).path)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["medarts.pruning.job", "torch_pruning"])
-    names = {"run": run.path, "out": tmp_path / "run", "options": options, "name": name, "number": number}
+    names = {"run": run.path, "out": tmp_path / "run", "options": options, "place": place}
     process = context.Process(target=exec, args=(KILLED, names))
     process.start()
     process.join(timeout=100)
