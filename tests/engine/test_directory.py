@@ -53,9 +53,10 @@ def test_create_refuses_a_folder_or_file_of_someone_else(tmp_path: Path, small_r
 
 
 def test_who_is_at_work_is_named_rather_than_the_files_of_that_work(tmp_path: Path, small_recipe: Recipe) -> None:
-    with RunDirectory.reserved(tmp_path, "prune"), ThreadPoolExecutor() as other:
-        (tmp_path / "steps").mkdir()
-        found = other.submit(RunDirectory.create, tmp_path, small_recipe, kind="train", data_fingerprint="").exception()
+    run = tmp_path / "run"
+    with RunDirectory.reserved(run, "prune"), ThreadPoolExecutor() as other:
+        (run / "steps").mkdir()
+        found = other.submit(RunDirectory.create, run, small_recipe, kind="train", data_fingerprint="").exception()
     assert "Another process is at work" in str(found)
 
 
