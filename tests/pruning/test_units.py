@@ -99,7 +99,10 @@ def check(network, *, part=0.5):
     assert largest_difference(expected, heads_of(network, image)) > 1e-2
     cut(network, removals, image)
     assert largest_difference(heads_of(network, image), expected) < 1e-5
-    numbers = [sum(each.numel() for each in one.parameters()) for one in (network, whole)]
+    numbers = [
+        sum(each.numel() for name, each in one.named_parameters() if "auxiliary" not in name)
+        for one in (network, whole)
+    ]
     assert numbers[0] < part * numbers[1]
     of_cut, of_whole = gradients_of(copy.deepcopy(network), image), gradients_of(whole, image)
     assert of_cut.keys() == of_whole.keys()
@@ -163,7 +166,11 @@ def test_an_auxiliary_head_stays_as_it_is():
         "frame.classifier",
         "frame.auxiliary.8",
     ]
-    assert {"frame.auxiliary.2", "frame.auxiliary.5"} <= {unit.name for unit in found.units}
+    alone = [name for name, reason in found.fixed.items() if reason == "only run in training"]
+    assert alone == ["frame.auxiliary.2", "frame.auxiliary.5"]
+    assert not any(unit.name.startswith("frame.auxiliary") for unit in found.units)
+    readers = [member for unit in found.units for member in unit.members if "auxiliary" in member.module_name]
+    assert {(member.module_name, member.side) for member in readers} == {("frame.auxiliary.2", "in")}
     assert [output.shape for output in network.train()(torch.cat([image, image]), all_heads=True)] == [(2, 2)] * 2
 
 

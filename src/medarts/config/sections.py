@@ -258,7 +258,8 @@ class KeepSettings(Section):
 
     Attributes:
         flops: of its floating point operations.
-        parameters: of its parameters.
+        parameters: of its parameters. All count, as in the costs of a network; those of an auxiliary head stay but for
+            what it reads of channels that go.
         latency: of its latency, exported, in ONNX Runtime on one thread.
         channels: of the channels of its feature maps that can be removed.
     """

@@ -93,6 +93,7 @@ HEAD, OF_IMAGE = "outputs of the network", "channels of the image"
 UNFOLLOWED = "channels that cannot be followed through an operation"
 CONSTANT = "channels that the network makes of constants"
 SINGLE, IN_GROUPS = "one channel", "groups that leave no choice"
+ONLY_TRAINED = "only run in training"
 
 
 def joined_channels(network: Network, image_1chw: Tensor) -> Joined:
@@ -283,9 +284,11 @@ class _Channels:
                 touched[component][number].append(channel)
         alike: dict[tuple[str | None, tuple[tuple[int, int], ...]], list[int]] = defaultdict(list)
         for component, places in touched.items():
-            if any(layers[number].side == "out" for number in places):
+            makers = {layers[number].module for number in places if layers[number].side == "out"}
+            if makers:
                 signature = tuple((number, len(channels)) for number, channels in places.items())
-                alike[reasons.get(component), signature].append(component)
+                unused = ONLY_TRAINED if makers.isdisjoint(self.trace.evaluated) else None
+                alike[reasons.get(component, unused), signature].append(component)
         joined = Joined([], {})
         for (reason, signature), components in alike.items():
             members = tuple(

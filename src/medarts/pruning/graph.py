@@ -82,12 +82,14 @@ class Trace:
         image: the operation that gives the image.
         heads: those that give the outputs.
         constants: those that give what a module makes of nothing, such as zeros.
+        evaluated: modules that evaluation mode runs, for any head.
     """
 
     nodes: list[Any] = field(default_factory=list)
     image: Any = None
     heads: set[Any] = field(default_factory=set)
     constants: set[Any] = field(default_factory=set)
+    evaluated: set[nn.Module] = field(default_factory=set)
 
 
 def traced(network: Network, image_1chw: Tensor) -> Trace:
@@ -110,6 +112,8 @@ def traced(network: Network, image_1chw: Tensor) -> Trace:
         return outputs + made  # also what no output needs reads channels
 
     def note(module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
+        if not network.training:
+            trace.evaluated.add(module)
         if isinstance(module, LAYERS):
             made.append(output)
         elif isinstance(output, Tensor) and output.grad_fn is None and output.ndim > 1:
