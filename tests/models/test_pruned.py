@@ -26,7 +26,8 @@ from medarts.engine.engine import Job
 from medarts.errors import GenotypeError, RecipeError, RunError
 from medarts.models import build_network, initial_weights, network_of, task_of, without_weights
 from medarts.models.chexnet import CheXNetSettings
-from medarts.models.pruned import FILE, Pruned
+from medarts.models.pruned import FILE, Pruned, read_pruned
+from medarts.models.unet import UNetSettings
 from medarts.network.structure import Structure, structure_of
 from medarts.profiling import cost
 from medarts.profiling.latency import Timing
@@ -240,11 +241,40 @@ def test_a_damaged_structure_is_one_message(
     else:
         path.write_bytes(content)
     with pytest.raises(RunError, match=words):
-        library.load(tmp_path / "run")
-    uses = (library.pack, partial(library.cost, repeats=0), partial(library.evaluate, data=(GREY, BINARY)))
-    for use in (*uses, partial(library.prune, keep_flops=0.5, data=(GREY, BINARY), out=tmp_path / "out")):
-        with pytest.raises(RunError, match=f"{words}|structure.json is damaged: it is not as the run wrote it"):
-            use(tmp_path / "run")
+        build_network(read_pruned(path.parent, UNetSettings(width=4, depth=2)), in_channels=1, outputs=1)
+    check_all_refuse(tmp_path, f"{words}|structure.json is damaged: it is not as the run wrote it")
+
+
+def test_a_structure_that_was_edited_is_one_message_though_it_fits(pruned: RunDirectory, tmp_path: Path) -> None:
+    shutil.copytree(pruned.path, tmp_path / "run")
+    whole = architecture_of(pruned)
+    assert isinstance(whole, Pruned)
+    edited = replace(whole, structure=Structure())
+    (tmp_path / "run" / FILE).write_text(edited.to_json())
+    check_all_refuse(tmp_path, "structure.json is damaged: it is not as the run wrote it")
+    trained = replace(trained_of(pruned), architecture=edited)
+    begin = partial(start_training, trained.recipe, edited, tmp_path / "new", data=library.from_arrays(GREY, BINARY))
+    for use in (trained.build, partial(begin, initial=trained)):
+        with pytest.raises(RunError, match=r"(?s)are not those of .*size mismatch.*Restore the structure.json"):
+            use()
+    assert not (tmp_path / "new").exists()
+
+
+def check_all_refuse(folder: Path, words: str) -> None:
+    """Everything that takes the run of a folder refuses it with words."""
+    new = {"data": (GREY, BINARY), "out": folder / "out"}
+    for use in (
+        library.load,
+        library.pack,
+        partial(library.cost, repeats=0),
+        partial(library.evaluate, data=(GREY, BINARY)),
+        partial(library.export, **new),
+        partial(library.prune, keep_flops=0.5, **new),
+        lambda run: library.train(None, RECIPE, initial=run, **new),
+    ):
+        with pytest.raises(RunError, match=words):
+            use(folder / "run")
+    assert not (folder / "out").exists()
 
 
 def test_prunings_of_other_seeds_are_one_network_and_other_prunings_others(

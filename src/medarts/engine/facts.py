@@ -107,14 +107,18 @@ def file_digests(folder: Path, kind: str, *, finished: bool) -> dict[str, str]:
     return {name: _file_digest(folder / name) for name in names if (folder / name).exists()}
 
 
-def check_file_digests(folder: Path, facts: Mapping[str, Any]) -> None:
+def check_file_digests(folder: Path, digests: Mapping[str, str]) -> None:
     """Refuses a run if a file that no longer changes has changed or is missing.
+
+    Args:
+        folder: of the run.
+        digests: of its files by name, as ``file_digests`` returned them.
 
     Raises:
         RunError: names the file.
     """
     fix = "Copy the run again."
-    for name, digest in facts["files"].items():
+    for name, digest in digests.items():
         path = folder / name
         try:
             found = _file_digest(path)

@@ -1,10 +1,10 @@
 """pruning.json: what a pruning has done, for pages and tables. Scores are those of the validation images."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
@@ -29,9 +29,9 @@ class Size(_Part):
         channels: layer -> its outputs.
     """
 
-    parameters: int
-    flops: int
-    channels: dict[str, int]
+    parameters: Annotated[int, Field(ge=1)]
+    flops: Annotated[int, Field(ge=1)]
+    channels: dict[str, Annotated[int, Field(ge=1)]]
 
 
 class Step(_Part):
@@ -136,11 +136,13 @@ def read_record(run: RunDirectory) -> PruningRecord:
     """
     content = run.read_json(FILE)
     try:
-        return PruningRecord.model_validate(content)
+        record = PruningRecord.model_validate(content)
+        where = "" if record.steps else "steps"  # of which only a pruning at work has none yet
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RunError(f"{run.path / FILE} is damaged: {where}.", fix="Copy the run again.") from None
+        where = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
+    if where:
+        raise RunError(f"{run.path / FILE} is damaged: {where}.", fix="Copy the run again.")
+    return record
 
 
 def complete_record(run: RunDirectory) -> None:

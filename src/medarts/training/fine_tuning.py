@@ -17,10 +17,10 @@ from medarts.engine.checkpoint import of_weights
 from medarts.engine.directory import INITIAL_WEIGHTS as FILE
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, RunError
-from medarts.models import build_network
+from medarts.models import Architecture, build_network
 from medarts.network import Network
 from medarts.system.files import read_whole
-from medarts.training.trained import TrainedNetwork
+from medarts.training.trained import TrainedNetwork, put_weights
 
 FACTS = "initial"
 """Key of run.json."""
@@ -60,10 +60,18 @@ class InitialWeights:
         """The file of a run that holds them."""
         return {FILE: save({name: tensor.contiguous() for name, tensor in self.weights.items()})}
 
-    def fill(self, network: Network) -> None:
-        """Puts the weights into a network; what is replaced keeps its random ones."""
+    def fill(self, network: Network, architecture: Architecture) -> None:
+        """Puts the weights into a network; what is replaced keeps its random ones.
+
+        Args:
+            network: in place.
+            architecture: what it was built by.
+
+        Raises:
+            RunError: the weights are those of another network.
+        """
         kept = {name: tensor for name, tensor in self.weights.items() if name not in self.replaced}
-        network.load_state_dict(kept, strict=not self.replaced)
+        put_weights(kept, network, architecture, origin=self.network, strict=not self.replaced)
 
 
 def with_its_norm(recipe: Recipe, trained: TrainedNetwork) -> Recipe:

@@ -1,5 +1,6 @@
 """What a training has trained: recipe, architecture and weights, whether they are in a run or came in one file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,15 +42,34 @@ class TrainedNetwork:
             MedartsError: this medarts cannot build the network.
         """
         network = network_of(self.recipe, self.architecture)
-        try:
-            network.load_state_dict(self.weights)
-        except RuntimeError as error:
-            raise RunError(
-                f"The weights of {self.origin} are not those of {self.architecture.name} "
-                f"({' '.join(str(error).split())[:200]}).",
-                fix="Use the version of medarts that trained it.",
-            ) from None
+        put_weights(self.weights, network, self.architecture, origin=self.origin)
         return network
+
+
+def put_weights(
+    weights: Mapping[str, Tensor], network: Network, architecture: Architecture, *, origin: str, strict: bool = True
+) -> None:
+    """Puts weights into a network, in place.
+
+    Args:
+        weights: tensors by name.
+        network: that takes them.
+        architecture: what it was built by.
+        origin: names the weights in errors.
+        strict: all tensors of the network are given.
+
+    Raises:
+        RunError: they are those of another network.
+    """
+    try:
+        network.load_state_dict(weights, strict=strict)
+    except RuntimeError as error:
+        pruned = isinstance(architecture, Pruned)
+        restored = f"Restore the {STRUCTURE} that belongs to them, or use" if pruned else "Use"
+        raise RunError(
+            f"The weights of {origin} are not those of {architecture.name} ({' '.join(str(error).split())[:200]}).",
+            fix=f"{restored} the version of medarts that trained it.",
+        ) from None
 
 
 def architecture_of(run: RunDirectory, recipe: Recipe | None = None) -> Architecture:
@@ -63,7 +83,11 @@ def architecture_of(run: RunDirectory, recipe: Recipe | None = None) -> Architec
         GenotypeError, RunError: its genotype, or what was cut away of its network, is missing or damaged.
     """
     base = (recipe or run.recipe).train.model or load_genotype(run.path)
-    return read_pruned(run.path, base) if STRUCTURE in run.facts["files"] else base
+    if STRUCTURE not in run.facts["files"]:
+        return base
+    pruned = read_pruned(run.path, base)
+    run.check_files(STRUCTURE)  # last, as all other errors say more
+    return pruned
 
 
 def structure_in(run: RunDirectory) -> Structure | None:

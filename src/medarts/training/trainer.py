@@ -411,7 +411,7 @@ def prepare_training(
         initial = initial_weights_of(initial, recipe)
         inform(initial.summary)
     if initial is not None and initial.weights:
-        initial.fill(network)
+        initial.fill(network, architecture)
     check_sizes(recipe, network)
     training, validation = manifest.of_split("train"), manifest.of_split("val")
     check_fills_a_batch(training, recipe.train.batch, name="training set")
