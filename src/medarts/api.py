@@ -871,7 +871,7 @@ def _kept_network(changes: list[str], trained: "TrainedNetwork", verb: str) -> l
     for change in changes:
         if change.startswith(("train.model", "space.")):
             raise RecipeError(
-                f"{change} would change the network, but the network of {trained.origin} is {verb}.",
+                f"{change} would change the network of {trained.origin}, which is {verb} as it is.",
                 fix="Leave it out, or train another network from scratch.",
             )
     return changes

@@ -478,6 +478,24 @@ def test_a_finished_one_is_left_as_it_is(
     assert files(tmp_path / "run") == before
 
 
+def test_a_finished_one_needs_neither_its_steps_nor_more_training(
+    masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = library.prune(masks, out=tmp_path / "run", **SOFT)
+    sparse = RunDirectory(run.path / "steps/1-sparse")
+    shutil.rmtree(sparse.checkpoints)
+    with pytest.raises(RunError, match=r"1-sparse has no checkpoint\. Copy the run again\."):
+        trained_of(sparse)
+    shutil.rmtree(run.path / "steps")
+    before = files(run.path)
+    monkeypatch.setattr(Training, "step", lambda job: pytest.fail("it trains"))
+    assert library.prune(masks, out=run.path, **SOFT).path == run.path
+    assert files(run.path) == before
+    (run.path / "pruning.json").unlink()
+    with pytest.raises(RunError, match=r"pruning\.json is missing\. Copy the run again\."):
+        library.prune(masks, out=run.path, **SOFT)
+
+
 # What cannot work is one message, and leaves nothing.
 
 
@@ -505,10 +523,14 @@ def refused(tmp_path: Path, run: Any, **options: Any) -> MedartsError:
         ({"keep_flops": 0.5, "steps": 3}, r"prune\.epochs is 2, fewer than the 3 steps"),
         ({"keep_flops": 0.5, "method": "soft", "sparse_epochs": 1, "steps": 2}, r"prune\.sparse_epochs is 1, fewer"),
         ({"keep_flops": 0.5, "epochs": 1, "changes": "train.warmup_epochs=1"}, r"warmup_epochs 1 leave nothing of 1"),
-        ({"keep_flops": 0.5, "changes": "train.model.width=8"}, r"would change the network, but .* is pruned"),
+        (
+            {"keep_flops": 0.5, "changes": "train.model.width=8"},
+            r"would change the network of .*, which is pruned as it is",
+        ),
         ({"keep_flops": 0.5, "changes": "train.norm=group"}, r"train\.norm is group, but .* the norms of its paper"),
         ({"keep_flops": 0.5, "data": (GREY, SEVERAL)}, r"was trained for other classes.*medarts train --from"),
         ({"keep_flops": 0.0001}, r"keep_flops is 0\.0001, but 0\.0\d+ is left of this"),
+        ({"keep_flops": 0.0001, "method": "taylor"}, r"keep_flops is 0\.0001, but 0\.\d+ is left"),
         ({"keep_flops": 0.0001, "method": "slim"}, r"keep_flops is 0\.0001, but 0\.\d+ is left"),
         ({"keep_flops": 0.0001, "method": "soft"}, r"keep_flops is 0\.0001, but 0\.\d+ is left"),
         ({"keep_flops": 0.5, "method": "depth"}, r"no parts and no late heads that can be taken away"),
@@ -518,8 +540,19 @@ def test_what_cannot_work_is_refused_before_anything_is_trained(
     masks: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr(Training, "step", lambda job: pytest.fail("it trains"))
+    monkeypatch.setattr(Training, "losses", lambda *_, **__: pytest.fail("it takes gradients"))
+    monkeypatch.setattr(SegmentationTask, "validate", lambda *_: pytest.fail("it scores"))
     error = refused(tmp_path, masks, **{"changes": ["train.ema=0"], **options})
     assert re.search(message, str(error)), error
+
+
+def test_depth_refuses_what_it_cannot_do_before_anything_is_scored(
+    lattice: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SegmentationTask, "validate", lambda *_: pytest.fail("it scores"))
+    assert "no target of depth" in str(refused(tmp_path, lattice, method="depth", keep_channels=0.5))
+    error = refused(tmp_path, lattice, method="depth", keep_flops=0.0001)
+    assert re.search(r"keep_flops is 0\.0001, but 0\.\d+ is left", str(error))
 
 
 def test_what_is_no_finished_training_is_refused(
@@ -539,7 +572,8 @@ def test_what_is_no_finished_training_is_refused(
 def test_a_folder_of_something_else_is_refused(masks: RunDirectory, findings: RunDirectory, tmp_path: Path) -> None:
     options: dict[str, Any] = {"method": "l1", "keep_flops": 0.6, "epochs": 1}
     error = refused(tmp_path, masks, **options, out=masks.path)
-    assert "already holds another run" in str(error)
+    assert "run is the run that is pruned, which stays as it is. Choose another folder" in str(error)
+    assert "already holds another run" in str(refused(tmp_path, masks, **options, out=findings.path))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
     assert "already holds files" in str(refused(tmp_path, masks, **options, out=tmp_path / "full"))
@@ -553,6 +587,8 @@ def test_a_folder_of_something_else_is_refused(masks: RunDirectory, findings: Ru
         error = refused(tmp_path, masks, **{**options, **changed}, out=out)
         assert re.search(r"out holds a pruning by other settings \((prune\.\w+.*|seed): .* -> .*\)", str(error))
     library.prune(masks, data=DATA, out=out, changes="compute.threads=1", **options)  # decides nothing
+    (out / "prune.json").write_text(json.dumps({**json.loads((out / "prune.json").read_text()), "recipe": []}))
+    assert "prune.json is damaged: recipe" in str(refused(tmp_path, masks, **options, out=out))
     (out / "prune.json").write_text("{")
     assert "prune.json is damaged" in str(refused(tmp_path, masks, **options, out=out))
 

@@ -411,8 +411,8 @@ class RunDirectory(os.PathLike[str]):
         path = self.path / name
         try:
             text = read_whole(path)
-        except FileNotFoundError as error:
-            raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
+        except FileNotFoundError:
+            raise RunError(f"{path} is missing.", fix="Copy the run again.") from None
         return _parsed(path, text)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:

@@ -156,6 +156,14 @@ class Criterion(Method):
         check_reachable(target, network, units, scores, **options)
         return 0.0
 
+    def check(self, training: Training, target: KeepSettings) -> None:
+        """Refuses a target that could not be met if all channels of all units had scores; see `Method.check`."""
+        if target.quantity == "latency":  # measured with the cut
+            return
+        units = examined(training).units
+        scores = {unit.name: torch.zeros(unit.channels) for unit in units}
+        check_reachable(target, training.network, units, scores, scope=self.scope, image=image_of(training))
+
     def take_away(self, training: Training, target: KeepSettings) -> Taken:
         """Removes channels; see `Method.take_away`."""
         network, (units, fixed) = training.network, examined(training)

@@ -105,6 +105,13 @@ class DepthSelection:
 class Depth(Method):
     """Takes whole parts and late heads away, and leaves channels as they are."""
 
+    def check(self, training: Training, target: KeepSettings) -> None:
+        """Refuses a target that cannot be met; see `Method.check`."""
+        _check_possible(target, training.network)
+        if target.quantity != "latency":  # which is measured with the cut
+            whole, cost = copy.deepcopy(training.network).eval(), _COSTS[target.quantity](image_of(training))
+            _check_reachable(target, _smallest(whole, cost).cost / cost(whole))
+
     def take_away(self, training: Training, target: KeepSettings) -> Taken:
         """Takes parts and heads away; see `Method.take_away` and `choose_parts`.
 

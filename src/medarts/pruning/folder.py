@@ -15,6 +15,7 @@ from typing import Any
 
 from medarts.config.reading import difference_words, value_differences
 from medarts.engine.directory import RunDirectory
+from medarts.engine.facts import damaged_facts
 from medarts.errors import RunError
 from medarts.pruning.record import FILE as RECORD
 from medarts.system.files import exists, remove_empty
@@ -102,6 +103,8 @@ class PruningFolder:
             RunError: it is one.
         """
         found, wanted = RunDirectory(self.path).read_json(PLAN), self._plan
+        if not isinstance(found["recipe"], dict):
+            raise damaged_facts(self.path / PLAN, "recipe")
         if found["weights"] != wanted["weights"]:
             raise RunError(
                 f"{self.path} holds a pruning of {found['source']} with other weights than those of "
@@ -118,7 +121,7 @@ class PruningFolder:
     def _tidy(self) -> None:
         """Removes what a pruning has written of which nothing has come, so that another one can have the folder."""
         first = self.sparse(1), self.fine_tuning(1)
-        if any((folder / "run.json").exists() for folder in first):
+        if any((folder / "run.json").exists() for folder in (*first, self.path)):  # steps of a whole one may be gone
             return
         for name in (RECORD, PLAN):  # the plan last: without it nothing else counts
             (self.path / name).unlink(missing_ok=True)

@@ -91,7 +91,10 @@ def prune_network(
         InterruptedRunError: it was asked to stop; the same call goes on.
         MedartsError: see `medarts.engine.engine.start`.
     """
-    if Path(source.origin).resolve() in out.resolve().parents:
+    place = Path(source.origin).resolve()
+    if place == out.resolve():
+        raise RunError(f"{out} is the run that is pruned, which stays as it is.", fix=f"{ELSEWHERE}.")
+    if place in out.resolve().parents:
         raise RunError(f"{out} lies in the run that is pruned, which stays as it is.", fix=f"{ELSEWHERE}.")
     if run is not None and data is None:
         check_places(run, recipe)
@@ -126,8 +129,10 @@ class _Pruning:
     def go_on(self) -> RunDirectory:
         """Does what is left, and returns the run of the last fine-tuning."""
         path = self.folder.path
-        if exists(path / "run.json") and RunDirectory(path).facts["finished"]:
+        if exists(path / "run.json") and (last := RunDirectory(path)).facts["finished"]:
             inform(f"{path} is finished already.")
+            complete_record(last)
+            return last
         trained, run, criterion = self.request.source, self.run, self.request.method.sparse
         for number, (sparse, fine) in enumerate(self.request.recipes, 1):
             if criterion is not None:
@@ -203,11 +208,12 @@ class _Pruning:
         began, request = time.perf_counter(), self.request
         inform(request.cut_words(number))
         training = self._prepared(trained, recipe, run, Training)
-        size, score = self._size(training.network), score_of(training, training.network)
         kept = self._kept(number - 1)
-        made = cut_of(
-            training, request.method, request.target(number, kept), name=request.name(number), history=request.history
-        )
+        target = request.target(number, kept)
+        if target is not None:
+            request.method.check(training, target)
+        size, score = self._size(training.network), score_of(training, training.network)
+        made = cut_of(training, request.method, target, name=request.name(number), history=request.history)
         step = Step(
             kept=kept * made.kept,
             size=self._size(made.network),

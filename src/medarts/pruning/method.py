@@ -53,6 +53,18 @@ class Method(ABC):
         return None
 
     @abstractmethod
+    def check(self, training: Training, target: KeepSettings) -> None:
+        """Refuses what cannot be done, as far as this can be said without images, before anything is scored.
+
+        Args:
+            training: see `take_away`.
+            target: see `take_away`.
+
+        Raises:
+            MedartsError: see `take_away`.
+        """
+
+    @abstractmethod
     def take_away(self, training: Training, target: KeepSettings) -> Taken:
         """Takes away of the network of a training, in place, until a target is met.
 

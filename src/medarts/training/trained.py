@@ -127,5 +127,8 @@ def checkpoint_of(run: RunDirectory, kind: str = "best") -> Checkpoint:
     """
     point = checkpoint.load(run.checkpoints, kind)
     if point is None:
+        facts = run.facts
+        if facts["finished"] or facts["kind"] == "prune":  # no command trains the one before a cut by itself
+            raise RunError(f"{run.path} has no checkpoint.", fix="Copy the run again.")
         raise RunError(f"{run.path} has no checkpoint yet.", fix=f"Train it: medarts train --resume {run.path}")
     return point
