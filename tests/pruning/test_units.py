@@ -12,6 +12,7 @@ from medarts.errors import RunError
 from medarts.models import build_network, create_model
 from medarts.network import LAST, Network
 from medarts.network.structure import structure_of
+from medarts.pruning.graph import trained_alone
 from medarts.pruning.units import (
     Member,
     Unit,
@@ -169,6 +170,9 @@ def test_an_auxiliary_head_stays_as_it_is():
     alone = [name for name, reason in found.fixed.items() if reason == "only run in training"]
     assert alone == ["frame.auxiliary.2", "frame.auxiliary.5"]
     assert not any(unit.name.startswith("frame.auxiliary") for unit in found.units)
+    assert {name.rsplit(".", 1)[0] for name in trained_alone(network, image)} == {
+        f"frame.auxiliary.{place}" for place in (2, 3, 5, 8)
+    }
     readers = [member for unit in found.units for member in unit.members if "auxiliary" in member.module_name]
     assert {(member.module_name, member.side) for member in readers} == {("frame.auxiliary.2", "in")}
     assert [output.shape for output in network.train()(torch.cat([image, image]), all_heads=True)] == [(2, 2)] * 2

@@ -258,8 +258,7 @@ class KeepSettings(Section):
 
     Attributes:
         flops: of its floating point operations.
-        parameters: of its parameters. All count, as in the costs of a network; those of an auxiliary head stay but for
-            what it reads of channels that go.
+        parameters: of its parameters, without those that only training uses, as an auxiliary head does.
         latency: of its latency, exported, in ONNX Runtime on one thread.
         channels: of the channels of its feature maps that can be removed.
     """

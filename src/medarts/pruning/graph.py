@@ -1,6 +1,6 @@
 """The graph of operations of a network, as torch-pruning traces it, with the shapes that autograd recorded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,6 +71,38 @@ def all_outputs(network: Network, image_1chw: Tensor) -> list[Tensor]:
         module.training = any(True for _ in module.children())  # norms and dropouts evaluate
     in_training = network.forward_heads(image_1chw)
     return in_training if len(in_training) > len(outputs) else outputs
+
+
+@torch.no_grad()
+def trained_alone(network: Network, image_1chw: Tensor) -> set[str]:
+    """Returns the names of the parameters that only training uses, such as those of an auxiliary head.
+
+    Args:
+        network: stays as it is.
+        image_1chw: an image that it takes.
+    """
+    ran: dict[bool, set[nn.Module]] = {True: set(), False: set()}
+
+    def note(module: nn.Module, *_: Any) -> None:
+        ran[network.training].add(module)
+
+    with ExitStack() as stack:
+        stack.enter_context(traceable(network))
+        stack.enter_context(torch.random.fork_rng(devices=[]))  # for paths that are dropped in training
+        for module in network.modules():
+            stack.callback(module.register_forward_hook(note).remove)
+        all_outputs(network, image_1chw)
+    alone = [(name, module) for name, module in network.named_modules() if module in ran[True] - ran[False]]
+    return {full for name, module in alone for full, _ in module.named_parameters(name, recurse=False)}
+
+
+def count_parameters(network: nn.Module, *, without: Collection[str] = ()) -> int:
+    """Returns the number of trainable parameters, without those of some names; shared ones count once."""
+    return sum(
+        parameter.numel()
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and name not in without
+    )
 
 
 @dataclass(eq=False)

@@ -10,7 +10,8 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.network import Network
 from medarts.network.structure import Structure, sizes_of
-from medarts.profiling.cost import count_flops, count_parameters
+from medarts.profiling.cost import count_flops
+from medarts.pruning.graph import count_parameters, trained_alone
 from medarts.system.files import write_whole
 
 FILE = "pruning.json"
@@ -24,7 +25,7 @@ class Size(_Part):
     """How large a network is.
 
     Attributes:
-        parameters: trainable ones.
+        parameters: trainable ones, without those that only training uses, as an auxiliary head does.
         flops: of an image and the last head, as in `medarts.profiling.cost.Cost`.
         channels: layer -> its outputs.
     """
@@ -171,7 +172,7 @@ def size_of(network: Network, *, in_channels: int, size: int) -> Size:
     network.train(was_training)
     outputs = {name: sizes_of(module).get("out") for name, module in network.named_modules()}
     return Size(
-        parameters=count_parameters(network),
+        parameters=count_parameters(network, without=trained_alone(network, image)),
         flops=flops,
         channels={name: number for name, number in outputs.items() if number is not None},
     )

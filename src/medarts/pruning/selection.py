@@ -24,9 +24,10 @@ from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.deploy.graphs import network_to_onnx
 from medarts.errors import MedartsError, RecipeError, RunError, quoted, shortened
 from medarts.network import Network
-from medarts.profiling.cost import count_flops, count_parameters
+from medarts.profiling.cost import count_flops
 from medarts.profiling.latency import time_in_turns
 from medarts.pruning.cutting import shrink
+from medarts.pruning.graph import count_parameters, trained_alone
 from medarts.pruning.units import Unit
 from medarts.system.console import Bar, progress_bar
 
@@ -107,8 +108,9 @@ def choose_for(
 ) -> Selection:
     """Returns the channels that go at the smallest rate that meets a target.
 
-    FLOPs and parameters are counted on cut copies. Latency is measured: copies are exported and timed in turns with the
-    network, at most ``MOST_EXPORTS``; the target is met by the copy that is returned, by up to ``NEAR``.
+    FLOPs and parameters, without those that only training uses, are counted on cut copies. Latency is measured: copies
+    are exported and timed in turns with the network, at most ``MOST_EXPORTS``; the target is met by the copy that is
+    returned, by up to ``NEAR``.
 
     Args:
         target: what is to be kept.
@@ -330,7 +332,8 @@ def _kept_flops(cuts: _Cuts) -> Kept:
 
 
 def _kept_parameters(cuts: _Cuts) -> Kept:
-    return _ratio(cuts, count_parameters)
+    without = trained_alone(cuts.network, cuts.image[:1])
+    return _ratio(cuts, partial(count_parameters, without=without))
 
 
 def _ratio(cuts: _Cuts, count: Callable[[Network], int]) -> Kept:
