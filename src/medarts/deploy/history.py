@@ -63,6 +63,7 @@ class History:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / SOURCES
+        self._entries: dict[str, Predicted] = {}
 
     def read(self) -> dict[str, Predicted]:
         """Returns the last entry of each source by its name, and removes what a kill has left half written.
@@ -87,16 +88,20 @@ class History:
             ) from None
         if whole != text:
             write_whole(self._path, whole)
+        self._entries = dict(found)
         return found
 
     def append(self, image: str, entry: Predicted) -> None:
-        """Adds a source.
+        """Adds a source; one that was in hand at a kill, and is as it was, has its entry already.
 
         Raises:
             RunError: it cannot be written.
         """
+        if self._entries.get(image) == entry:
+            return
         with writing(self._path), self._path.open("a", encoding="ascii") as file:
             file.write(json.dumps({"image": image, **asdict(entry)}) + "\n")
+        self._entries[image] = entry
 
     def remove_results(self, entry: Predicted) -> None:
         """Removes what was written of a source, as far as it is there.
