@@ -277,7 +277,7 @@ def test_a_key_that_a_file_lacks_is_named(run: RunDirectory) -> None:
     run.write_json("summary.json", {"score": "dice"})
     with pytest.raises(RunError, match=r"summary\.json is damaged: it lacks best_score"):
         run.read_json("summary.json")["best_score"]
-    with pytest.raises(RunError, match=r"cost\.json could not be read \(No such file"):
+    with pytest.raises(RunError, match=r"cost\.json is missing\. Copy the run again\."):
         run.read_json("cost.json")
 
 

@@ -148,7 +148,7 @@ class RunDirectory(os.PathLike[str]):
         Raises:
             RunError: the folder already holds something, another process is at work on it, or it cannot be written.
         """
-        if exists(path / lock.LOCK):
+        if exists(path / lock.LOCK) and not exists(path / "run.json"):
             with lock.held(path, work):  # whoever is at work there is named, rather than the files of that work
                 pass
         cls.check_free(path, beside=beside)
