@@ -149,9 +149,7 @@ def compared(folder: Path, network: str, data: str) -> list[dict[str, Any]]:
 def rows_of(folder: Path, out: Path, cases: Sequence[Case], *, several: bool) -> list[dict[str, Any]]:
     about = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     (group,) = about["groups"]
-    networks, costs, tested = (
-        pd.read_csv(out / f"{name}.csv").query("group == @group") for name in ("networks", "costs", "differences")
-    )
+    networks, costs, tested = (pd.read_csv(out / f"{name}.csv") for name in ("networks", "costs", "differences"))
     rows = []
     for name, facts in about["groups"][group]["networks"].items():
         runs = [Path(run).name for run in facts["runs"]]
@@ -183,11 +181,11 @@ def before(run: Path) -> tuple[float, float, float]:
         network = TrainedNetwork(str(run), opened.recipe, architecture_of(opened), weights).build().eval()
         store = open_data(opened.recipe.data, needs=("test",))
         values, patients = [], []
-        samples = store.manifest.part("test")
-        batches = Batches(store, samples, batch=8, name="test set", device=torch.device("cpu"))
+        test = store.manifest.part("test")
+        batches = Batches(store, test, batch=8, name="test set", device=torch.device("cpu"))
         with torch.inference_mode():
             predicted = torch.cat([network(batch.images) > 0 for batch in batches.all()])[:, 0].numpy()
-        for mask, index, sample in zip(predicted, store.indices(samples), samples, strict=True):
+        for mask, index, sample in zip(predicted, store.indices(test), test.samples, strict=True):
             vanished = bool(store.truths[index, 0] == MaskState.VANISHED)
             values.append(mask_scores(mask, store.targets[index] == 1, vanished=vanished)["dice"])
             patients.append(sample.patient)
