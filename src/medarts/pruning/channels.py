@@ -67,8 +67,8 @@ class Unit:
         name: path of the layer that makes the channels; with the first of them where it makes those of several units.
         channels: their number.
         members: the layers that have them, in the order of the network.
-        together: the channels lie in so many blocks of equal length, one behind the other, of each of which as many
-            have to be removed; so grouped convolutions and group norms keep groups of equal sizes. 1: any may go.
+        together: number of consecutive blocks of equal length that the channels lie in. Each block has to lose the same
+            number, so that grouped convolutions and group norms keep groups of equal sizes. 1: any channel may go.
     """
 
     name: str
