@@ -17,7 +17,6 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from medarts.config import BatchSettings, Recipe
 from medarts.config import Task as TaskName
@@ -38,6 +37,7 @@ from medarts.spaces.genotype import Genotype
 from medarts.system.console import inform
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
+from medarts.training.averaging import MovingAverage
 from medarts.training.fine_tuning import InitialWeights, initial_weights_in, initial_weights_of, with_its_norm
 from medarts.training.trained import TrainedNetwork, architecture_of
 
@@ -96,9 +96,7 @@ class Training(Job[TrainingState]):
         self.training = training
         self.validation = validation
         self.initial = initial
-        # The running statistics of batch norms are averaged too, as they must fit the averaged weights.
-        averages = recipe.train.ema > 0
-        self.averaged = AveragedModel(network, avg_fn=self._average, use_buffers=True) if averages else None
+        self.averaged = MovingAverage(network, decay=recipe.train.ema) if recipe.train.ema else None
 
     @staticmethod
     def parts_setting(recipe: Recipe, stage: int | None) -> tuple[str, BatchSettings]:
@@ -159,13 +157,15 @@ class Training(Job[TrainingState]):
     def set_up(self) -> None:
         """Makes the optimizer, and moves everything to the device."""
         settings, parameters = self.recipe.train, self.network.parameters()
+        # On a GPU the default is fast too, and fp16 cannot clip the gradients of a fused one.
+        fused = True if self.fabric.device.type == "cpu" else None
         optimizer: torch.optim.Optimizer
         if settings.optimizer == "sgd":
             optimizer = torch.optim.SGD(
-                parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+                parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=fused
             )
         else:
-            optimizer = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+            optimizer = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay, fused=fused)
         self.model, self.optimizer = self.fabric.setup(self.network, optimizer)
         if self.averaged is not None:
             self.averaged.to(self.fabric.device)
@@ -224,18 +224,6 @@ class Training(Job[TrainingState]):
         seed_torch(seed, "dropout", *where)
         for share, part in mixture.split(settings.accumulate):
             yield share * self.task.loss(model(part.images, all_heads=True), part)
-
-    def _average(self, averaged: Tensor, new: Tensor, number: Tensor | int) -> Tensor:
-        """Returns the moving average, with a decay that warms up.
-
-        A constant decay, and the plain mean as well, keep the random weights of the start for many epochs: networks
-        that learn fast had a Dice of 0 until these had faded. With (1 + n) / (10 + n) after n steps the average spans
-        about the last ninth of them, until the decay of the recipe is reached.
-        """
-        if not new.is_floating_point():  # the number of batches that a batch norm has seen
-            return new
-        decay = min(self.recipe.train.ema, (1 + float(number)) / (10 + float(number)))
-        return torch.lerp(new, averaged, decay)
 
     def add_penalties(self) -> None:
         """Adds the gradients of terms beside the loss to those of the weights."""
