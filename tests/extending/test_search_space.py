@@ -11,7 +11,8 @@ from medarts import compare, evaluate, load, load_genotype, report, resume, sear
 from medarts.config import Recipe, parse, to_yaml
 from medarts.nas.search import Search
 from medarts.spaces import random_genotype
-from medarts.study.jobs import Job, Layout, Workers
+from medarts.study.jobs import Job, Layout, work_of
+from medarts.system.workers import Workers
 
 from .conftest import RECIPE
 
@@ -93,11 +94,11 @@ def test_a_search_space_on_the_command_line(recipe, medarts, tmp_path, monkeypat
 def test_a_search_space_is_known_to_the_processes_of_a_study(recipe, tmp_path):
     paths = Layout(tmp_path / "study").search("mine")
     with Workers() as workers:
-        workers.start(Job(paths, recipe, None))
+        workers.start(work_of(Job(paths, recipe, None)))
         ended, latest = [], time.monotonic() + 300
         while not ended and time.monotonic() < latest:
             ended = workers.wait(10)
-    assert [(one.failure, one.stopped) for one in ended] == [(None, False)]
+    assert [(one.error, one.stopped) for one in ended] == [(None, False)]
     like = load_genotype(paths.run)
     sampled = [random_genotype(like, seed=seed) for seed in range(8)]
     assert {genotype.space for genotype in sampled} == {"chain"}

@@ -6,9 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +19,7 @@ from medarts.config import parse
 from medarts.config.study import Study, load_study
 from medarts.data.synthetic import write_phantoms
 from medarts.engine import checkpoint
-from medarts.engine.directory import RunDirectory
+from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.errors import DivergedError, MedartsError, RecipeError, RunError
 from medarts.models.unet import UNetSettings
 from medarts.spaces import nas_wdan as lattice
@@ -32,9 +30,10 @@ from medarts.study import benchmark as module
 from medarts.study import jobs
 from medarts.study import networks as of_networks
 from medarts.study.benchmark import available_runs, benchmark, with_threads
-from medarts.study.jobs import Ended, Job, Layout, RunPaths, do, is_finished
+from medarts.study.jobs import Job, Layout, do, is_finished, work_of
 from medarts.study.plan import Plan, Step, prepare
 from medarts.system.process import InterruptedRunError
+from medarts.system.workers import Ended, Work, Workers
 from medarts.training.trainer import Training, start_training
 
 Make = Callable[..., Study]
@@ -150,15 +149,15 @@ def stopping(step: Callable[..., None]) -> Callable[..., None]:
 
 
 def test_ctrl_c_stops_all_that_is_in_hand(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study, start = make([UNET], [{"data": "ct", "seeds": [0, 1, 2]}], "recipe.train.epochs=100000"), jobs.Workers.start
-    started: list[jobs.Workers] = []
+    study, start = make([UNET], [{"data": "ct", "seeds": [0, 1, 2]}], "recipe.train.epochs=100000"), Workers.start
+    started: list[Workers] = []
 
-    def and_interrupt(workers: jobs.Workers, job: Job) -> None:
-        start(workers, job)
+    def and_interrupt(workers: Workers, work: Work) -> None:
+        start(workers, work)
         started.append(workers)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(jobs.Workers, "start", and_interrupt)
+    monkeypatch.setattr(Workers, "start", and_interrupt)
     with pytest.raises(InterruptedRunError, match=r"3 of its 3 runs are left. Continue with the same command"):
         benchmark(study, tmp_path / "out")
     assert len(started) == 1
@@ -173,20 +172,18 @@ def test_what_is_in_hand_is_saved_where_something_goes_wrong(make: Make, tmp_pat
     plan = prepare(study, out)
     (step,) = plan.steps
 
-    def fail(workers: jobs.Workers) -> None:
+    def fail(workers: Workers) -> None:
         with workers:
-            workers.start(plan.job(step))
-            while jobs.epochs_done(step.paths.run) < 2:
+            workers.start(work_of(plan.job(step)))
+            while epochs_done(step.paths.run) < 2:
                 workers.wait(0.05)
             raise ZeroDivisionError
 
-    workers = jobs.Workers()
+    workers = Workers()
     with pytest.raises(ZeroDivisionError):
         fail(workers)
-    assert [worker.process.exitcode for worker in workers._running] == [0]  # it was not killed
-    assert checkpoint.load(step.paths.run / "checkpoints", "last").state["loop"]["epoch"] == jobs.epochs_done(
-        step.paths.run
-    )
+    assert [worker.process.exitcode for worker in workers._busy] == [0]  # it was not killed
+    assert checkpoint.load(step.paths.run / "checkpoints", "last").state["loop"]["epoch"] == epochs_done(step.paths.run)
 
 
 # --- the order of the runs, here without processes --------------------------------------------------------------------
@@ -199,13 +196,13 @@ class Here:
         self.names: list[str] = []
         self.ended: list[Ended] = []
 
-    def start(self, job: Job) -> None:
-        self.names.append(job.paths.name)
+    def start(self, work: Work) -> None:
+        self.names.append(work.name)
         try:
-            do(job)
-            self.ended.append(Ended(job))
+            work.do()
+            self.ended.append(Ended(work.name))
         except MedartsError as error:
-            self.ended.append(Ended(job, failure=str(error)))
+            self.ended.append(Ended(work.name, error))
 
     def wait(self, seconds: float) -> list[Ended]:
         ended, self.ended = self.ended, []
@@ -301,7 +298,7 @@ def test_a_score_that_is_undefined_ends_nothing(make: Make, tmp_path: Path, caps
     run.write_json("summary.json", {"score": "auroc", "best_score": None})
     runs = module._Runs(plan, Here(), SimpleNamespace(reach=lambda done, total: None))
     runs.running[step.paths.name] = step
-    runs._end(Ended(Job(step.paths, step.recipe, None)))
+    runs._end(Ended(step.paths.name))
     assert "auroc undefined on the validation images" in capsys.readouterr().err
 
 
@@ -410,16 +407,6 @@ def test_what_was_searched_on_an_external_data_set_is_refused(make: Make, data: 
     assert len(prepare(make(networks, [{"data": "ct"}]), tmp_path / "out").steps) == 1
 
 
-def test_a_job_waits_for_whoever_is_at_work_on_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = RunPaths("a", tmp_path / "runs" / "a", log=tmp_path / "logs" / "a.log", failure=tmp_path / "a.txt")
-    monkeypatch.setattr(jobs, "PATIENCE", 0.05)
-    with jobs._alone_at(place), ThreadPoolExecutor() as pool, pytest.raises(RunError) as caught:
-        pool.submit(jobs._alone_at(place).__enter__).result()
-    assert f"Another process is at work on {place.run}: benchmark, process {os.getpid()} on " in str(caught.value)
-    assert not place.run.exists()
-    assert [*place.log.parent.iterdir()] == []
-
-
 def test_two_processes_cannot_work_in_one_folder(make: Make, tmp_path: Path) -> None:
     study = make([UNET], [{"data": "ct"}])
     (tmp_path / "out").mkdir()
@@ -434,34 +421,6 @@ def test_two_processes_cannot_work_in_one_folder(make: Make, tmp_path: Path) -> 
         benchmark(study, tmp_path / "out", jobs=0)
     with pytest.raises(RunError, match="out holds no study"):
         available_runs(tmp_path / "out")
-
-
-# --- ends of processes ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("code", "asked", "says"),
-    [
-        (-signal.SIGKILL, False, "The system killed its process, as it does where memory runs out."),
-        (-signal.SIGSEGV, True, "Its process was ended by SIGSEGV; see "),
-        (-signal.SIGTERM, False, "Its process was ended by SIGTERM; see "),
-        (1, True, "Its process ended with status 1: RuntimeError: a fault See "),
-        (-signal.SIGTERM, True, None),
-    ],
-)
-def test_a_process_that_does_not_answer_is_told_by_its_end(
-    make: Make, tmp_path: Path, code: int, asked: bool, says: str | None
-) -> None:
-    log = tmp_path / "x.log"
-    log.write_text("train epoch 1\nTraceback (most recent call last):\n  some line\nRuntimeError: a fault\n\n")
-    job = Job(
-        RunPaths("x", tmp_path / "x", log=log, failure=tmp_path / "x.txt"), make([UNET], [{"data": "ct"}]).recipe, None
-    )
-    receiver, sender = Pipe(duplex=False)
-    sender.close()
-    ended = jobs._Worker(job, SimpleNamespace(join=lambda: None, exitcode=code), receiver).end(asked=asked)
-    assert ended.stopped == (says is None)
-    assert ended.failure is None if says is None else ended.failure.startswith(says)
 
 
 def test_runs_have_the_threads_of_the_first_call_however_many_are_done_at_once(

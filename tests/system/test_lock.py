@@ -9,12 +9,13 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from medarts.errors import RunError
-from medarts.system.lock import LOCK, OWNER, held
+from medarts.system.lock import LOCK, OWNER, held, held_alone
 
 HOLDER = """
     import sys, time
@@ -130,3 +131,14 @@ def test_a_folder_that_is_not_there_or_a_link_for_a_lock(tmp_path: Path) -> None
     with pytest.raises(RunError, match=r"\.lock could not be written"), held(tmp_path, "search"):
         pass
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_folder_in_which_nothing_came_of_the_work_is_removed(tmp_path: Path) -> None:
+    place = tmp_path / "runs" / "a"
+    with held_alone(place, "search", patience=0.0), ThreadPoolExecutor() as pool, pytest.raises(RunError) as caught:
+        pool.submit(held_alone(place, "search", patience=0.05).__enter__).result()
+    assert f"Another process is at work on {place}: search, process {os.getpid()} on " in str(caught.value)
+    assert not place.parent.exists()
+    with held_alone(place, "search", patience=0.0):
+        (place / "result").touch()
+    assert (place / "result").exists()

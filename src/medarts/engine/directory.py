@@ -424,6 +424,17 @@ class RunDirectory(os.PathLike[str]):
         write_whole(self.path / name, json.dumps(content, indent=1) + "\n")
 
 
+def is_begun(path: Path) -> bool:
+    """Whether there is a run at a path, finished or not."""
+    return (path / "run.json").is_file()
+
+
+def epochs_done(path: Path) -> int:
+    """Returns how many epochs stand in the journal of a run, which may be at work or not begun."""
+    journal = path / "metrics.jsonl"
+    return read_whole(journal).count(b"\n") if journal.exists() else 0
+
+
 def path_of(run: RunDirectory | Path | str) -> Path:
     """Returns the folder of a run.
 

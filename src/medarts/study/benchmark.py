@@ -8,16 +8,17 @@ import torch
 
 from medarts.comparison.candidates import Candidate, Group, Missing
 from medarts.config.study import Study, load_study
-from medarts.engine.directory import RunDirectory
+from medarts.engine.directory import RunDirectory, epochs_done, is_begun
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.spaces.genotype import Genotype
-from medarts.study.jobs import Ended, Job, Layout, RunPaths, Workers, damage_of, epochs_done, is_begun, is_finished
+from medarts.study.jobs import Job, Layout, RunPaths, damage_of, is_finished, work_of
 from medarts.study.networks import searches_of
 from medarts.study.plan import Plan, Step, prepare
 from medarts.system import lock
 from medarts.system.console import Bar, inform, progress_bar
 from medarts.system.files import make_folder, read_whole, remove_empty, write_whole
 from medarts.system.process import InterruptedRunError, Interruption, interruption
+from medarts.system.workers import Ended, Workers
 
 POLL = 1.0
 """Seconds between two looks at the journals."""
@@ -135,7 +136,7 @@ class _Runs:
                 return
             self.waiting.remove(step)
             try:
-                self.workers.start(self._prepared(step))
+                self.workers.start(work_of(self._prepared(step)))
             except (MedartsError, OSError, RuntimeError) as error:  # such as of a full disk, or of torch
                 self._fail(step, str(error))
             else:
@@ -152,9 +153,9 @@ class _Runs:
         return job
 
     def _end(self, ended: Ended) -> None:
-        step = self.running.pop(ended.job.paths.name)
-        if ended.failure is not None:
-            self._fail(step, ended.failure)
+        step = self.running.pop(ended.name)
+        if ended.error is not None:
+            self._fail(step, str(ended.error))
         elif not ended.stopped:
             try:
                 summary = RunDirectory(step.paths.run).read_json("summary.json")

@@ -18,7 +18,7 @@ from medarts.config import SourceSettings
 from medarts.config.study import NetworkEntry, Study, load_study
 from medarts.data.manifest import Part
 from medarts.data.opening import open_manifest
-from medarts.engine.directory import RunDirectory
+from medarts.engine.directory import RunDirectory, is_begun
 from medarts.engine.listing import read_listing
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation.evaluate import current_scores
@@ -27,7 +27,7 @@ from medarts.metrics import MAIN, metric
 from medarts.spaces.genotype import zoo
 from medarts.study.benchmark import available_runs
 from medarts.study.contrasts import UNSEEN, Claim, Pair, contrasts_of, makers, search_pairs, sides_of, training_pairs
-from medarts.study.jobs import Layout, is_begun
+from medarts.study.jobs import Layout
 from medarts.study.networks import search_behind
 from medarts.system.console import progress_bar
 from medarts.system.files import check_writable

@@ -16,12 +16,12 @@ from medarts.data.manifest import Manifest
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import open_store
 from medarts.engine.device import make_fabric, preserved_process_state
-from medarts.engine.directory import RunDirectory
+from medarts.engine.directory import RunDirectory, is_begun
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.models import Architecture, initial_weights, network_of
 from medarts.nas.search import prepare_search
 from medarts.spaces.genotype import Genotype, load_genotype
-from medarts.study.jobs import Job, Layout, RunPaths, damage_of, is_begun, is_finished
+from medarts.study.jobs import Job, Layout, RunPaths, damage_of, is_finished
 from medarts.study.networks import Networks, search_behind, searches_of
 from medarts.system.files import write_whole
 from medarts.tasks import make_task

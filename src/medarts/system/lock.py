@@ -15,7 +15,7 @@ from pathlib import Path
 import filelock
 
 from medarts.errors import RunError
-from medarts.system.files import UNFINISHED, cannot_write, read_whole, write_whole
+from medarts.system.files import UNFINISHED, cannot_write, make_folder, read_whole, remove_empty, write_whole
 from medarts.system.names import printable
 
 LOCK, OWNER = ".lock", ".owner.json"
@@ -57,6 +57,26 @@ def held(folder: Path, work: str, *, patience: float = 0.0) -> Iterator[None]:
             with suppress(OSError):  # Windows removes no open file; that of an idle lock does no harm
                 (place / name).unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def held_alone(folder: Path, work: str, *, patience: float) -> Iterator[None]:
+    """Makes a folder and holds it, see `held`; where nothing came of the work, it is removed again.
+
+    Args:
+        folder: the folder.
+        work: what is done in it.
+        patience: seconds to wait for another holder, such as one whose parent was killed and that is still saving.
+
+    Raises:
+        RunError: another process holds it, or it cannot be written.
+    """
+    made = make_folder(folder)
+    try:
+        with held(folder, work, patience=patience):
+            yield
+    finally:
+        remove_empty(made)
 
 
 def _owner(work: str) -> dict[str, str | int]:

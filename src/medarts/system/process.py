@@ -194,7 +194,7 @@ def _send_answer(modules: tuple[str, ...], work: bytes, sender: Connection) -> N
     _end_with_parent()
     import_extensions(modules)
     try:
-        sender.send(_unpickled(work)())
+        sender.send(unpickled(work)())
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -203,7 +203,12 @@ def _send_answer(modules: tuple[str, ...], work: bytes, sender: Connection) -> N
         sender.send(error)
 
 
-def _unpickled(work: bytes) -> Callable[[], object]:
+def unpickled(work: bytes) -> Callable[[], object]:
+    """Returns the work that was pickled in the process that started this one.
+
+    Raises:
+        MedartsError: it names what is not registered here.
+    """
     try:
         return pickle.loads(work)  # type: ignore[no-any-return]
     except (AttributeError, ImportError, ValueError) as error:  # a ValueError: nothing is registered under a name
