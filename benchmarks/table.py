@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,10 +37,10 @@ from medarts.deploy.graphs import network_to_onnx
 from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters
 from medarts.profiling.latency import time_in_turns
-from medarts.spaces.genotype import NONE, RANDOM, Genotype, random_cell
-from medarts.spaces.nas_wdan import SPACE, LatticeSettings, all_paths, to_kept
-from medarts.spaces.nas_wdan_operations import OPERATIONS, TRANSITIONS, Transition, set_of_edge
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 from medarts.system.files import write_whole
+from medarts.system.randomness import seed_of
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "table-cpu.yaml"
 GENOTYPES, REPEATED, SEEDS = 120, 20, (0, 1, 2)
@@ -104,7 +105,8 @@ def sample(folder: Path, number: int) -> None:
         return
     width = BUDGETS[number % len(BUDGETS)]
     for attempt in itertools.count():
-        genotype = random_genotype(f"table-{number:03d}", seed=(number, attempt))
+        drawn = NasWdan.sample(NasWdanSettings(init_channel=CHANNELS[0]), seed=seed_of(number, "table", attempt))
+        genotype = replace(drawn, name=f"table-{number:03d}")
         scaled = scale(genotype, width)
         if scaled is not None:
             break
@@ -118,36 +120,6 @@ def sample(folder: Path, number: int) -> None:
     }  # fmt: skip
     write_whole(path, json.dumps(about, indent=1) + "\n")
     note(f"{path.name}: {attempt + 1} sampled, C = {channels}, {ratio:.2f} of U-Net {width}")
-
-
-def random_genotype(name: str, *, seed: tuple[int, int]) -> Genotype:
-    """Returns a genotype that is random in all that a search or a user decides, but C."""
-    generator = np.random.default_rng(seed)
-    settings = LatticeSettings(
-        depth=int(generator.integers(3, 6)),
-        init_channel=CHANNELS[0],
-        double_down_channel=bool(generator.integers(2)),
-        intermediate_nodes=int(generator.integers(2, 5)),
-        deep_supervision=bool(generator.integers(2)),
-    )
-    cells = {
-        transition: random_cell(
-            settings.intermediate_nodes,
-            operations=partial(operations_of_edge, transition),
-            generator=generator,
-        )
-        for transition in TRANSITIONS
-    }
-    paths = {}
-    for node, transitions in all_paths(settings.depth).items():
-        kept = generator.choice(len(transitions), size=int(generator.integers(1, len(transitions) + 1)), replace=False)
-        paths[node] = tuple(transitions[place] for place in sorted(kept))
-    provenance: dict[str, str | int | float] = {"source": RANDOM, "seed": seed[0], "attempt": seed[1]}
-    return Genotype(name, SPACE, cells, settings.to_mapping(), to_kept(paths), provenance)
-
-
-def operations_of_edge(transition: Transition, state: int) -> list[str]:
-    return [name for name in OPERATIONS[set_of_edge(transition, state)].published if name != NONE]
 
 
 def scale(genotype: Genotype, width: int) -> tuple[int, float, float] | None:

@@ -4,6 +4,7 @@ python examples/own_space.py [--quick]
 """
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
@@ -12,6 +13,7 @@ import medarts
 from medarts.models.baseline import BaselineNetwork
 from medarts.spaces.base import SearchSpace, Supernet, alphas_snapshot, initial, strongest
 from medarts.spaces.genotype import Genotype
+from medarts.spaces.sampling import operation_changes
 
 QUICK = "--quick" in sys.argv
 OPERATIONS = {"conv_1x1": 1, "conv_3x3": 3, "conv_7x7": 7}
@@ -121,9 +123,19 @@ class Kernels(SearchSpace):
 
     @classmethod
     def random_genotype(cls, like, *, seed):
-        names = np.random.default_rng(seed).choice(list(OPERATIONS), like.settings["blocks"])
+        return replace(cls.sample(cls.settings_of(like), seed=seed), name=f"{like.name}-random-{seed}")
+
+    @classmethod
+    def sample(cls, settings, *, seed):
+        names = np.random.default_rng(seed).choice(list(OPERATIONS), settings.blocks)
         cell = tuple(((str(name), i + 1),) for i, name in enumerate(names))
-        return Genotype(f"{like.name}-random-{seed}", "kernels", {"kernels": cell}, like.settings)
+        values = {"init_channel": settings.init_channel, "blocks": settings.blocks}
+        provenance = {"source": "random", "seed": seed}
+        return Genotype(f"random-{seed}", "kernels", {"kernels": cell}, values, provenance=provenance)
+
+    @classmethod
+    def changes(cls, genotype, settings, generator):
+        return {"operation": list(operation_changes(genotype, lambda kind, state: list(OPERATIONS)))}
 
 
 def main():

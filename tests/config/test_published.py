@@ -102,7 +102,9 @@ def test_unknown_settings_of_the_stack_are_named_with_the_nearest(key: str, near
 
 def test_what_the_other_space_knows_is_no_key_of_the_stack() -> None:
     message = refused(findings(), "space.deep_supervision=false")
-    assert message.startswith("my.yaml: space.deep_supervision is not a key of a recipe. Valid here: auxiliary, drop_")
+    assert message.startswith(
+        "my.yaml: space.deep_supervision is not a key of a recipe. Valid here: auxiliary, choices, drop_"
+    )
 
 
 @pytest.mark.parametrize(

@@ -112,11 +112,14 @@ def deciding_values(recipe: Recipe) -> dict[str, Any]:
     # Keys that came later count where they are set: older runs keep their fingerprints.
     if recipe.train.finetune_lr == TrainSettings.model_fields["finetune_lr"].default:
         train["finetune_lr"] = True
+    choices = type(recipe.space).model_fields.get("choices")
+    unset = choices is not None and getattr(recipe.space, "choices", None) == choices.default
     return recipe.model_dump(
         mode="json",
         exclude={
             "note": True,
             **({"prune": True} if recipe.prune == PruneSettings() else {}),
+            **({"space": {"choices"}} if unset else {}),
             "compute": {"device", "threads", "tensorboard"},
             "train": train,
             "data": {"cache": True, "cache_gb": True, "sources": {"__all__": {"path"}}},

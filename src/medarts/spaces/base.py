@@ -11,26 +11,31 @@ of alphas, with one row for each edge and one column for each candidate there, a
 arXiv 1907.05737, section 3.3) gammas, one for each edge of a kind of cell.
 """
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medarts.config import DeriveSettings, StageSettings, SupernetSettings
 from medarts.config.data import Task
 from medarts.config.section import Section
-from medarts.errors import GenotypeError, MedartsError, did_you_mean
+from medarts.errors import GenotypeError, MedartsError, RecipeError, did_you_mean
 from medarts.network import Network
 from medarts.network.layers import Norm
 from medarts.registry import calling
-from medarts.spaces.genotype import EDGES_PER_NODE, NONE, Cell, Edge, Genotype
+from medarts.spaces.genotype import EDGES_PER_NODE, NEIGHBOUR, NONE, Cell, Edge, Genotype
 from medarts.spaces.lattice import Lattice
+from medarts.spaces.sampling import Change
 from medarts.system.process import note_extension
+from medarts.system.randomness import seed_of
 
 Candidates = Mapping[str, tuple[tuple[str, ...], ...]]
 """Operation set -> for each of its edges, the names of the operations still in the search."""
@@ -280,6 +285,109 @@ class SearchSpace(ABC):
         Raises:
             GenotypeError: ``like`` does not fit the space.
         """
+
+    @classmethod
+    @abstractmethod
+    def sample(cls, settings: Any, *, seed: int) -> Genotype:
+        """Returns a random genotype: cells, paths, and of the macro settings one of their choices each.
+
+        C is that of the settings; the operations are among their candidates. The same seed gives the same genotype.
+
+        Args:
+            settings: section ``space`` of a recipe.
+            seed: of the random choice; the provenance has it, with the source "random".
+        """
+
+    @classmethod
+    @abstractmethod
+    def changes(
+        cls, genotype: Genotype, settings: Any, generator: np.random.Generator
+    ) -> Mapping[str, Sequence[Change]]:
+        """Returns by kind of change all genotypes that differ from another in one thing; some may be the same network.
+
+        Args:
+            genotype: the other.
+            settings: section ``space`` of a recipe: candidates of operations, choices of macro settings.
+            generator: of what a change adds, such as the edges of another node.
+
+        Raises:
+            GenotypeError: the genotype does not fit the space.
+        """
+
+    @classmethod
+    def neighbour(cls, genotype: Genotype, settings: Any, *, seed: int) -> Genotype:
+        """Returns a genotype with one thing changed, so that its network is another.
+
+        The kind of the change is drawn uniformly among those that are possible, then the change among those of its
+        kind. The same seed gives the same neighbour to genotypes of the same network. The provenance says which network
+        was changed (``of``, ``of_fingerprint``) and how (``change``).
+
+        Args:
+            genotype: what is changed.
+            settings: section ``space`` of a recipe.
+            seed: of the random choice.
+
+        Raises:
+            GenotypeError: the genotype does not fit the space.
+            RecipeError: the settings leave nothing to change.
+
+        >>> from medarts.spaces.genotype import load_genotype
+        >>> from medarts.spaces.darts import Darts, DartsSettings
+        >>> Darts.neighbour(load_genotype("darts_v2"), DartsSettings(), seed=0).provenance["change"]
+        'normal cell, node 3: dil_conv_3x3 from node 0 -> dil_conv_3x3 from node 1'
+        """
+        own = cls.fingerprint(genotype)
+        generator = np.random.default_rng(seed_of(seed, "neighbour", own))
+        kinds = cls.changes(genotype, settings, generator)
+        for kind in generator.permutation(list(kinds)):
+            for place in generator.permutation(len(kinds[kind])):
+                words, changed = kinds[kind][int(place)]
+                found = cls.fingerprint(changed)
+                if found != own:  # not so where it changed a cell or a path that no head reads
+                    provenance: dict[str, str | int | float] = {
+                        "source": NEIGHBOUR, "seed": seed, "of": genotype.name, "of_fingerprint": own, "change": words,
+                    }  # fmt: skip
+                    return replace(changed, name=f"neighbour-{found[:8]}", provenance=provenance)
+        raise RecipeError(
+            f"The section space leaves nothing to change in genotype '{genotype.name}'.",
+            fix="Name more candidates in space.operations, or more values in space.choices.",
+        )
+
+    def check_choices(self, size: int) -> None:  # noqa: B027  # networks of most spaces take all sizes
+        """Refuses choices of macro settings of which a network cannot take the images.
+
+        Args:
+            size: height and width of the images.
+
+        Raises:
+            RecipeError: one is.
+        """
+
+    @classmethod
+    def reachable(cls, genotype: Genotype) -> Genotype:
+        """Returns what counts of a genotype, in a form that is equal for equal networks. By default, all as it is.
+
+        Settings are complete, edges in one order, and what no head reads is left out, so it need not be a genotype that
+        can be built. Name, provenance and candidates do not count.
+
+        Raises:
+            GenotypeError: the genotype does not fit the space.
+        """
+        return genotype
+
+    @classmethod
+    def fingerprint(cls, genotype: Genotype) -> str:
+        """Returns 16 hexadecimal digits that are equal for genotypes of the same network, C included.
+
+        Raises:
+            GenotypeError: the genotype does not fit the space.
+        """
+        form = cls.reachable(genotype)
+        # 1 and 1.0 are the same value of a setting that is a number.
+        settings = {name: float(value) if type(value) is int else value for name, value in form.settings.items()}
+        paths = [(kept.layer, kept.level, kept.transitions) for kept in form.paths]
+        text = json.dumps([form.space, settings, form.cells, paths], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @classmethod
     def published_outputs(cls, genotype: Genotype) -> int:

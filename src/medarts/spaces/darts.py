@@ -9,7 +9,7 @@ In this order below: settings, frame, mixed cell, supernet, network, genotypes, 
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -31,6 +31,7 @@ from medarts.config.section import (
     Fraction,
     Nodes,
     OperationNames,
+    Section,
     Settings,
     Whole,
 )
@@ -72,20 +73,51 @@ from medarts.spaces.genotype import (
     COPY_AGAIN,
     EDGES_PER_NODE,
     NONE,
+    RANDOM,
     Cell,
     Genotype,
     Setting,
     check_cell,
     check_range,
     check_space,
-    random_cell,
-    random_like,
     read_settings,
+)
+from medarts.spaces.sampling import (
+    CandidatesOf,
+    Change,
+    Choices,
+    cells_with_nodes,
+    edge_changes,
+    in_order,
+    nearest_choices,
+    operation_changes,
+    random_cells,
+    random_like,
+    random_settings,
+    setting_words,
+    without_none,
 )
 
 SPACE = "darts"
 
 Stem = Literal["chest", "cifar"]
+
+Layers = Annotated[Whole, Field(ge=1, le=MOST_LAYERS)]
+
+
+class DartsChoices(Section):
+    """The macro settings that sampled networks and their changes may have. C is not among them, as a budget scales it.
+
+    Attributes:
+        layers: cells of the network; the fewest are 4 with the chest stem, 3 with that of CIFAR. Default: the cells of
+            the supernet and of the networks for CIFAR and ImageNet in the paper.
+        intermediate_nodes: nodes of a cell between its inputs and its output.
+        auxiliary: whether there is a second classifier while the network is trained.
+    """
+
+    layers: Choices[Layers] = (8, 14, 20)
+    intermediate_nodes: Choices[Nodes] = (2, 3, 4)
+    auxiliary: Choices[Flag] = (False, True)
 
 
 class DartsSettings(Settings):
@@ -103,6 +135,7 @@ class DartsSettings(Settings):
             trained; it grows to it from 0.
         auxiliary: a second classifier behind two thirds of the cells of the derived network, while it is trained.
         operations: candidates of the search: kind of cell (normal, reduce) -> names. Default: those of the paper.
+        choices: macro settings that sampled networks may have.
     """
 
     name: Literal["darts"] = "darts"
@@ -110,14 +143,21 @@ class DartsSettings(Settings):
     intermediate_nodes: Nodes = 4
     search_channel: Channels = 16
     init_channel: Channels = 36
-    layers: Annotated[Whole, Field(ge=1, le=MOST_LAYERS)] = 20
+    layers: Layers = 20
     drop_path_prob: Fraction = 0.2
     auxiliary: Flag = False
     operations: OperationNames = Field(default={})
+    choices: DartsChoices = DartsChoices()
 
     @model_validator(mode="after")
     def _fits(self) -> "DartsSettings":
         check_candidates(OPERATIONS, self.operations)
+        fewest, least = min(self.choices.layers), least_layers(self.stem)
+        if fewest < least:
+            raise ValueError(
+                f"choices.layers has {fewest}, too few cells for the reductions behind the {self.stem} stem; "
+                f"use {least} or more"
+            )
         return self
 
 
@@ -928,15 +968,66 @@ class Darts(SearchSpace):
 
         Every node of a cell reads two earlier states, each through one of the candidates.
         """
-        settings, generator = check(like), np.random.default_rng(seed)
-
-        cells: dict[str, Cell] = {}
-        for kind in KINDS:
-            names = [name for name in like.candidates.get(kind, OPERATIONS[kind].published) if name != NONE]
-            cells[kind] = random_cell(
-                settings.intermediate_nodes, operations=partial(_operations_of, names), generator=generator
-            )
+        cells = random_cells(
+            KINDS,
+            check(like).intermediate_nodes,
+            candidates=_candidates(like.candidates),
+            generator=np.random.default_rng(seed),
+        )
         return random_like(like, cells, seed=seed)
+
+    @classmethod
+    def sample(cls, settings: DartsSettings, *, seed: int) -> Genotype:
+        """Returns a genotype of random cells, layers, nodes, and with an auxiliary head or without."""
+        of_network = NetworkSettings(
+            stem=settings.stem,
+            init_channel=settings.init_channel,
+            drop_path_prob=settings.drop_path_prob,
+            **random_settings(settings.choices, seed=seed),
+        )
+        cells = random_cells(
+            KINDS,
+            of_network.intermediate_nodes,
+            candidates=_candidates(settings.operations),
+            generator=np.random.default_rng(seed),
+        )
+        return Genotype(
+            name=f"{RANDOM}-{seed}",
+            space=SPACE,
+            cells=cells,
+            settings=of_network.to_mapping(),
+            provenance={"source": RANDOM, "seed": seed},
+            candidates=settings.operations,
+        )
+
+    @classmethod
+    def changes(
+        cls, genotype: Genotype, settings: DartsSettings, generator: np.random.Generator
+    ) -> Mapping[str, Sequence[Change]]:
+        """Returns genotypes with another operation, another state that an edge reads, or another macro setting."""
+        candidates = _candidates(settings.operations)
+        values = check(genotype).to_mapping()
+        macro = []
+        for name, present, other in nearest_choices(settings.choices, values):
+            changed = replace(genotype, settings={**values, name: other})
+            if name == "intermediate_nodes":
+                cells = cells_with_nodes(genotype.cells, int(other), candidates=candidates, generator=generator)
+                changed = replace(changed, cells=cells)
+            macro.append(Change(setting_words(name, present, other), changed))
+        return {
+            "operation": [*operation_changes(genotype, candidates)],
+            "edge": [*edge_changes(genotype, candidates, generator)],
+            "setting": macro,
+        }
+
+    @classmethod
+    def reachable(cls, genotype: Genotype) -> Genotype:
+        """Returns a genotype with all settings, and the edges of a node in the order of their states."""
+        return replace(
+            genotype,
+            settings=check(genotype).to_mapping(),
+            cells={kind: tuple(map(in_order, cell)) for kind, cell in genotype.cells.items()},
+        )
 
     @classmethod
     def published_outputs(cls, genotype: Genotype) -> int:
@@ -962,6 +1053,15 @@ class Darts(SearchSpace):
 
         edges = {len(node) for cell in genotype.cells.values() for node in cell}
         return to_text(genotype) if edges == {EDGES_PER_NODE} else None
+
+
+def _candidates(operations: Mapping[str, tuple[str, ...]]) -> CandidatesOf:
+    """Returns what can be used on the edges of a kind of cell, the same from all states.
+
+    Args:
+        operations: kind of cell -> its candidates, for those that have others than the published.
+    """
+    return lambda kind, state: without_none(operations.get(kind, OPERATIONS[kind].published))
 
 
 def _check_layers(field: str, layers: int, settings: DartsSettings) -> None:

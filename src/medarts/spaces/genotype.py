@@ -10,8 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-import numpy as np
-
 from medarts.errors import GenotypeError, did_you_mean, quoted, shortened
 from medarts.registry import spaces
 from medarts.system.files import exists, is_folder, read_text, write_whole
@@ -38,6 +36,12 @@ NONE = "none"
 
 EDGES_PER_NODE = 2
 """Edges into a node of a derived cell."""
+
+RANDOM = "random"
+"""Source in the provenance of a genotype that was sampled and not searched."""
+
+NEIGHBOUR = "neighbour"
+"""Source in the provenance of a genotype that differs from another in one thing."""
 
 Setting = int | float | bool | str
 
@@ -367,30 +371,3 @@ def _check_type(genotype: Genotype, name: str, value: object, wanted: Any) -> No
         raise GenotypeError(
             f"Genotype '{genotype.name}' has the setting {name} {quoted(value)}, which is {meant}.", fix=COPY_AGAIN
         )
-
-
-RANDOM = "random"
-"""Source in the provenance of a genotype that was sampled and not searched."""
-
-
-def random_cell(
-    intermediate_nodes: int, *, operations: Callable[[int], Sequence[str]], generator: np.random.Generator
-) -> Cell:
-    """Returns a cell whose nodes read different earlier states, as many as deriving keeps, sampled uniformly.
-
-    Args:
-        intermediate_nodes: nodes of the cell.
-        operations: state -> the operations that can be used on an edge from it.
-        generator: of the random choice.
-    """
-    cell = []
-    for node in range(intermediate_nodes):
-        states = generator.choice(2 + node, size=EDGES_PER_NODE, replace=False)
-        cell.append(tuple((str(generator.choice(operations(state))), state) for state in sorted(map(int, states))))
-    return tuple(cell)
-
-
-def random_like(like: Genotype, cells: Mapping[str, Cell], *, seed: int, paths: tuple[KeptCells, ...] = ()) -> Genotype:
-    """Returns a random genotype of sampled cells and paths, with everything else of another."""
-    provenance: dict[str, str | int | float] = {"source": RANDOM, "seed": seed, "like": like.name}
-    return replace(like, name=f"{like.name}-random-{seed}", cells=cells, paths=paths, provenance=provenance)

@@ -9,8 +9,8 @@ keeps the strongest operation of the two strongest edges into each node of a cel
 of the lattice. In this order below: settings, lattice, frame, mixed cell, supernet, network, genotypes, the space.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
@@ -33,6 +33,7 @@ from medarts.config.section import (
     Fraction,
     Nodes,
     OperationNames,
+    Section,
     Settings,
     Whole,
 )
@@ -62,6 +63,7 @@ from medarts.spaces.fused import nas_wdan as fused
 from medarts.spaces.genotype import (
     COPY_AGAIN,
     NONE,
+    RANDOM,
     Cell,
     Genotype,
     KeptCells,
@@ -69,8 +71,6 @@ from medarts.spaces.genotype import (
     check_cell,
     check_range,
     check_space,
-    random_cell,
-    random_like,
     read_settings,
 )
 from medarts.spaces.lattice import Lattice, Path
@@ -83,8 +83,39 @@ from medarts.spaces.nas_wdan_operations import (
     preprocess,
     set_of_edge,
 )
+from medarts.spaces.sampling import (
+    CandidatesOf,
+    Change,
+    Choices,
+    cells_with_nodes,
+    edge_changes,
+    in_order,
+    nearest_choices,
+    operation_changes,
+    random_cells,
+    random_like,
+    random_settings,
+    setting_words,
+    without_none,
+)
 
 SPACE = "nas-wdan"
+
+
+class NasWdanChoices(Section):
+    """The macro settings that sampled networks and their changes may have. C is not among them, as a budget scales it.
+
+    Attributes:
+        depth: depth of the lattice; images have to be a multiple of 2^depth. That of a supernet is its stage's.
+        intermediate_nodes: nodes of a cell between its inputs and its output.
+        double_down_channel: whether C doubles at every level below.
+        deep_supervision: whether every node of the top row has a head, or the last alone.
+    """
+
+    depth: Choices[Annotated[Whole, Field(ge=3, le=DEEPEST)]] = (3, 4, 5)
+    intermediate_nodes: Choices[Nodes] = (2, 3, 4)
+    double_down_channel: Choices[Flag] = (False, True)
+    deep_supervision: Choices[Flag] = (False, True)
 
 
 class NasWdanSettings(Settings):
@@ -99,6 +130,7 @@ class NasWdanSettings(Settings):
         shuffle_groups: groups of the grouped convolution in shuffle_conv; must divide every width used.
         dropout_prob: dropout inside the operations.
         operations: candidates of the search: set (down, normal, up) -> names. Default: those of the paper.
+        choices: macro settings that sampled networks may have.
     """
 
     name: Literal["nas-wdan"] = "nas-wdan"
@@ -109,6 +141,7 @@ class NasWdanSettings(Settings):
     shuffle_groups: Annotated[Whole, Field(ge=1, le=MOST_CHANNELS)] = 1
     dropout_prob: Fraction = 0.0
     operations: OperationNames = Field(default={})
+    choices: NasWdanChoices = NasWdanChoices()
 
     @model_validator(mode="after")
     def _fits(self) -> "NasWdanSettings":
@@ -259,6 +292,55 @@ def without_cells(paths: Mapping[Node, tuple[Transition, ...]], cells: Sequence[
                 fix=f"Keep one of {', '.join(cell_key(node, transition) for transition in paths[node])}.",
             )
     return reached
+
+
+def random_paths(depth: int, number: Callable[[int], int], generator: np.random.Generator) -> Paths:
+    """Returns some of the transitions into every node, each choice of as many having equal chances.
+
+    Args:
+        depth: of the lattice.
+        number: transitions that a node has -> how many of them it keeps, 1 or more.
+        generator: of the random choice.
+    """
+    paths = {}
+    for node, transitions in all_paths(depth).items():
+        chosen = generator.choice(len(transitions), size=number(len(transitions)), replace=False)
+        paths[node] = tuple(transitions[place] for place in sorted(chosen))
+    return paths
+
+
+def completed(paths: Paths, depth: int, ends: tuple[Node, ...]) -> Paths:
+    """Returns paths with all transitions into the nodes that have none though a path or a head of ``ends`` reads them.
+
+    Paths that come from a search lack the nodes that it left out; a path or a head that is added may need them.
+    """
+    possible, found = all_paths(depth), dict(paths)
+    waiting = [*ends, *_read_by(paths)]
+    while waiting:
+        node = waiting.pop()
+        if node in possible and node not in found:
+            found[node] = possible[node]
+            waiting.extend(_read_by({node: possible[node]}))
+    return found
+
+
+def _read_by(paths: Paths) -> Iterable[Node]:
+    return (read for node, transitions in paths.items() for kind in transitions for read in lattice_inputs(node, kind))
+
+
+def at_depth(paths: Paths, *, before: int, depth: int) -> Paths:
+    """Returns the paths of a lattice of depth ``before`` in one of ``depth``.
+
+    Nodes that are new have all their transitions, and so have those that kept none but what is lost with a level below.
+    """
+    known = set(lattice_nodes(before))
+    found = {}
+    for node, transitions in all_paths(depth).items():
+        if node not in known:
+            found[node] = transitions
+        elif node in paths:
+            found[node] = tuple(kind for kind in paths[node] if kind in transitions) or transitions
+    return found
 
 
 def check_lattice_size(size: int, depth: int) -> None:
@@ -1039,12 +1121,62 @@ def check(genotype: Genotype) -> LatticeSettings:
 def paths_of(genotype: Genotype) -> Paths:
     """Returns the kept paths that reach a head."""
     settings = _settings(genotype)
+    return reaching(kept_paths(genotype), head_nodes(settings.depth, deep_supervision=settings.deep_supervision))
+
+
+def kept_paths(genotype: Genotype) -> Paths:
+    """Returns all paths that a genotype names, whether they reach a head or not."""
     transitions = {
         Node(kept.layer, kept.level): tuple(transition for transition in TRANSITIONS if transition in kept.transitions)
         for kept in genotype.paths
     }
+    return dict(sorted(transitions.items()))
+
+
+def run_edges(cell: Cell, *, reads_s0: bool) -> Cell:
+    """Returns the edges of a cell that are run, by their states: without s0, those that come from it are not.
+
+    Nor are those from nodes that read nothing else, which are zeros.
+    """
+    silent = set() if reads_s0 else {0}
+    found = []
+    for node, edges in enumerate(cell):
+        found.append(in_order(edge for edge in edges if edge[1] not in silent))
+        if not found[-1]:
+            silent.add(2 + node)
+    return tuple(found)
+
+
+def candidates_of(operations: Mapping[str, tuple[str, ...]]) -> CandidatesOf:
+    """Returns what can be used on an edge in the cells of a transition.
+
+    Args:
+        operations: set -> its candidates, for sets that have others than the published.
+    """
+
+    def candidates(transition: str, state: int) -> list[str]:
+        kind = set_of_edge(cast(Transition, transition), state)
+        return without_none(operations.get(kind, OPERATIONS[kind].published))
+
+    return candidates
+
+
+def path_changes(genotype: Genotype, settings: LatticeSettings) -> Iterator[Change]:
+    """Yields genotypes with one path less, or one more into a node that has one.
+
+    A path that reads a node without paths brings all that lead there.
+    """
+    kept = kept_paths(genotype)
     ends = head_nodes(settings.depth, deep_supervision=settings.deep_supervision)
-    return reaching(dict(sorted(transitions.items())), ends)
+    for node, possible in all_paths(settings.depth).items():
+        present = kept.get(node, ())
+        for transition in possible if present else ():
+            others = tuple(kind for kind in possible if (kind in present) != (kind == transition))
+            if others:
+                paths = completed({**kept, node: others}, settings.depth, ends)
+                done = "removed" if transition in present else "added"
+                words = f"path {transition} into node ({node.layer},{node.level}) {done}"
+                yield Change(words, replace(genotype, paths=to_kept(paths)))
 
 
 def _settings(genotype: Genotype) -> LatticeSettings:
@@ -1234,22 +1366,96 @@ class NasWdan(SearchSpace):
         so every node that is read has one.
         """
         settings, generator = check(like), np.random.default_rng(seed)
-
-        def operations(transition: Transition, state: int) -> list[str]:
-            kind = set_of_edge(transition, state)
-            return [name for name in like.candidates.get(kind, OPERATIONS[kind].published) if name != NONE]
-
-        cells: dict[str, Cell] = {
-            transition: random_cell(
-                settings.intermediate_nodes, operations=partial(operations, transition), generator=generator
-            )
-            for transition in TRANSITIONS
-        }
-        kept, paths = max(len(entry.transitions) for entry in like.paths), {}
-        for node, transitions in all_paths(settings.depth).items():
-            chosen = generator.choice(len(transitions), size=min(kept, len(transitions)), replace=False)
-            paths[node] = tuple(transitions[number] for number in sorted(chosen))
+        cells = random_cells(
+            TRANSITIONS, settings.intermediate_nodes, candidates=candidates_of(like.candidates), generator=generator
+        )
+        most = max(len(entry.transitions) for entry in like.paths)
+        paths = random_paths(settings.depth, partial(min, most), generator)
         return random_like(like, cells, seed=seed, paths=to_kept(paths))
+
+    @classmethod
+    def sample(cls, settings: NasWdanSettings, *, seed: int) -> Genotype:
+        """Returns a genotype of random cells, paths, depth, nodes, growth of C and heads.
+
+        Every node of the lattice keeps one or more of its cells; each number has equal chances.
+        """
+        lattice = LatticeSettings(
+            init_channel=settings.init_channel,
+            shuffle_groups=settings.shuffle_groups,
+            dropout_prob=settings.dropout_prob,
+            **random_settings(settings.choices, seed=seed),
+        )
+        generator = np.random.default_rng(seed)
+        cells = random_cells(
+            TRANSITIONS,
+            lattice.intermediate_nodes,
+            candidates=candidates_of(settings.operations),
+            generator=generator,
+        )
+        paths = random_paths(lattice.depth, lambda most: int(generator.integers(1, most + 1)), generator)
+        return Genotype(
+            name=f"{RANDOM}-{seed}",
+            space=SPACE,
+            cells=cells,
+            settings=lattice.to_mapping(),
+            paths=to_kept(paths),
+            provenance={"source": RANDOM, "seed": seed},
+            candidates=settings.operations,
+        )
+
+    @classmethod
+    def changes(
+        cls, genotype: Genotype, settings: NasWdanSettings, generator: np.random.Generator
+    ) -> Mapping[str, Sequence[Change]]:
+        """Returns genotypes with another operation, state that an edge reads, path of the lattice, or macro setting."""
+        candidates, lattice = candidates_of(settings.operations), check(genotype)
+        values = lattice.to_mapping()
+        macro = []
+        for name, present, other in nearest_choices(settings.choices, values):
+            changed = replace(lattice, **{name: other})  # type: ignore[arg-type]  # a value of that setting
+            cells = genotype.cells
+            if name == "intermediate_nodes":
+                cells = cells_with_nodes(cells, int(other), candidates=candidates, generator=generator)
+            paths = completed(
+                at_depth(kept_paths(genotype), before=lattice.depth, depth=changed.depth),
+                changed.depth,
+                head_nodes(changed.depth, deep_supervision=changed.deep_supervision),
+            )
+            found = replace(genotype, settings=changed.to_mapping(), cells=cells, paths=to_kept(paths))
+            macro.append(Change(setting_words(name, present, other), found))
+        return {
+            "operation": [*operation_changes(genotype, candidates)],
+            "edge": [*edge_changes(genotype, candidates, generator)],
+            "path": [*path_changes(genotype, lattice)],
+            "setting": macro,
+        }
+
+    def check_choices(self, size: int) -> None:
+        """Refuses depths of lattices that cannot halve the images so often.
+
+        Raises:
+            RecipeError: ``size`` is not a multiple of 2^depth for one of them.
+        """
+        for depth in self.settings.choices.depth:
+            if size % 2**depth:
+                raise RecipeError(
+                    f"space.choices.depth has {depth}, but images of data.size {size} cannot be halved {depth} times.",
+                    fix=f"Leave {depth} out, or use a size that {2**depth} divides.",
+                )
+
+    @classmethod
+    def reachable(cls, genotype: Genotype) -> Genotype:
+        """Returns a genotype with all settings, the paths that reach a head, and the edges that their cells run."""
+        settings, paths = check(genotype), paths_of(genotype)
+        cells: dict[str, Cell] = {}
+        for kind in TRANSITIONS:
+            used = [node for node, transitions in paths.items() if kind in transitions]
+            first = (lattice_inputs(node, kind)[0] for node in used)
+            # Operations that are held for an absent s0 count as parameters of the network.
+            reads_s0 = settings.absent_edges or any(node in paths or node == STEM for node in first)
+            if used:
+                cells[kind] = run_edges(genotype.cells[kind], reads_s0=reads_s0)
+        return replace(genotype, settings=settings.to_mapping(), cells=cells, paths=to_kept(paths))
 
     @classmethod
     def lattice_of(
