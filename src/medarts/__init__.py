@@ -7,7 +7,7 @@
 
 The verbs of the command line are functions here. ``create_model``, ``list_models`` and ``load_genotype`` give networks
 and genotypes without a run, ``from_arrays`` and ``from_dataset`` take images in memory, and ``register_*`` add spaces,
-operations, models, losses, metrics, data sources, regularizers and criteria of pruning of your own.
+operations, models, losses, metrics, data sources, relaxations, regularizers and criteria of pruning of your own.
 """
 
 from importlib import import_module
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from medarts.pruning.criteria import register_criterion
     from medarts.registry import Settings
     from medarts.spaces import load_genotype, register_operation, register_space
+    from medarts.spaces.relaxations import register_relaxation
 
 _ROOMS = {
     "medarts.api": (
@@ -62,6 +63,7 @@ _ROOMS = {
     "medarts.pruning.criteria": ("register_criterion",),
     "medarts.registry": ("Settings",),
     "medarts.spaces": ("load_genotype", "register_operation", "register_space"),
+    "medarts.spaces.relaxations": ("register_relaxation",),
 }  # fmt: skip
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -69,8 +71,8 @@ __all__ = [
     "MedartsError", "Settings", "__version__", "benchmark", "compare", "cost", "create_model", "doctor", "evaluate",
     "export", "from_arrays", "from_dataset", "generalize", "list_models", "load", "load_genotype", "pack", "plan",
     "predict", "prune", "register_criterion", "register_loss", "register_metric", "register_model",
-    "register_operation", "register_regularizer", "register_source", "register_space", "report", "resume", "search",
-    "show", "train",
+    "register_operation", "register_regularizer", "register_relaxation", "register_source", "register_space", "report",
+    "resume", "search", "show", "train",
 ]  # fmt: skip
 
 

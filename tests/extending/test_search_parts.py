@@ -1,4 +1,4 @@
-"""A candidate operation, a regularizer, a loss with parameters and a default of a space, from outside the package."""
+"""What a search and its networks are made of, from outside the package: operation, relaxation, loss and more."""
 
 import copy
 import json
@@ -73,6 +73,21 @@ def test_a_regularizer_changes_the_architecture(page, discs, tmp_path):
     assert free(with_it) < free(without)
     written = yaml.safe_load((with_it.path / "recipe.yaml").read_text())["search"]["regularizers"]
     assert written[0] == {"name": "no_skip", "weight": 10.0, "until": 1.0}
+
+
+def test_a_relaxation_makes_the_weights_of_training_steps(page, discs, tmp_path):
+    page("relaxation")
+    chosen = {
+        "softmax": "softmax",
+        "quiet": {"name": "noisy", "spread": 0.0},
+        "noisy": {"name": "noisy", "spread": 5.0},
+    }
+    losses = {}
+    for name, relaxation in chosen.items():
+        recipe = recipe_with(search={"relaxation": relaxation})
+        losses[name] = losses_of(search(recipe, data=discs, out=tmp_path / name))
+    assert losses["quiet"] == losses["softmax"]
+    assert losses["noisy"] != losses["softmax"]
 
 
 def test_a_loss_has_its_parameters_in_search_and_training(page, discs, tmp_path):

@@ -107,8 +107,10 @@ def assert_equal_runs(run: Path, other: Path) -> None:
         ("search.arch_after=0", "space.dropout_prob=0.3", "search.mixing.images=3"),
         ("search.arch_after=0", "space.dropout_prob=0.3", "search.stages.1.accumulate=3"),
         ("search.arch_after=0", "space.dropout_prob=0.3", "search.gradient=second_order"),
+        ("search.arch_after=0", "search.relaxation=gumbel", "search.stages.1.accumulate=2"),
+        ("search.arch_after=0", "search.relaxation=dirichlet", "search.gradient=second_order"),
     ],
-    ids=["plain", "random", "parts", "second order"],
+    ids=["plain", "random", "parts", "second order", "gumbel", "dirichlet"],
 )
 def test_killed_in_the_middle_of_an_epoch(recipe, tmp_path, changes):
     recipe, out = changed(recipe, *changes), tmp_path / "killed" / "run"

@@ -29,12 +29,13 @@ from medarts.config.section import (
     Whole,
 )
 from medarts.errors import RecipeError
-from medarts.registry import Choice, criteria, gradients, losses, models, regularizers, spaces
+from medarts.registry import Choice, criteria, gradients, losses, models, regularizers, relaxations, spaces
 from medarts.registry import sources as registered
 
 NormName = Literal["group", "batch"]
 AnyLoss = Annotated[Settings, Choice(losses)]
 AnyGradient = Annotated[Settings, Choice(gradients)]
+AnyRelaxation = Annotated[Settings, Choice(relaxations)]
 AnyRegularizer = Annotated[Settings, Choice(regularizers)]
 AnyCriterion = Annotated[Settings, Choice(criteria)]
 
@@ -133,6 +134,8 @@ class SearchSettings(Section):
         loss: loss of weights, alphas and betas; a name, or a mapping with the name and its settings.
         gradient: of the architecture: first_order at the weights as they are, or second_order at the weights one step
             ahead (DARTS, arXiv 1806.09055, section 2.3): 2.6 times the time of a step.
+        relaxation: how alphas and betas become weights: softmax, sigmoid, gumbel (one operation of an edge at a time)
+            or dirichlet; a name, or a mapping with the name and its settings.
         regularizers: terms added to the loss, such as {name: entropy, weight: 0.1}. Default: none.
         train_portion: part of the training patients the weights learn from; the alphas learn from the rest.
         lr: initial learning rate of SGD on the weights, with cosine decay.
@@ -154,6 +157,7 @@ class SearchSettings(Section):
     )
     loss: AnyLoss = _named("bce_logits")
     gradient: AnyGradient = _named("first_order")
+    relaxation: AnyRelaxation = _named("softmax")
     regularizers: Annotated[tuple[AnyRegularizer, ...], Field(max_length=20)] = ()
     train_portion: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     lr: Rate = 0.025

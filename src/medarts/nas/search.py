@@ -40,6 +40,7 @@ from medarts.registry import bound, calling, gradients, regularizers
 from medarts.spaces import make_space
 from medarts.spaces.base import Candidates, SearchSpace
 from medarts.spaces.genotype import Genotype
+from medarts.spaces.relaxations import Draw, make_relaxation
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
 
@@ -173,6 +174,11 @@ class Search(Job[SearchState]):
         return done, sum(of_stages)
 
     @property
+    def stage_progress(self) -> float:
+        """How far the stage is, from 0 to below 1."""
+        return (self.state.epoch + self.state.step / self.steps) / self.epochs
+
+    @property
     def epochs_done(self) -> int:
         """Epochs done in all stages."""
         return sum(stage.epochs for stage in self.recipe.search.stages[: self.state.stage]) + self.state.epoch
@@ -182,6 +188,7 @@ class Search(Job[SearchState]):
         settings, number = self.recipe.search, self.state.stage
         seed_torch(self.recipe.seed, "supernet", number)
         self.supernet = self.space.supernet(settings.stages[number], self.state.candidates)
+        self.supernet.relaxation = make_relaxation(settings.relaxation)
         # Walking over the modules of a supernet takes long enough to be felt in every step.
         self.weights, self.architecture = self.supernet.weights(), self.supernet.architecture()
         self.model, self.weight_optimizer, self.architecture_optimizer = self.fabric.setup(
@@ -260,9 +267,8 @@ class Search(Job[SearchState]):
     def _term(self, settings: RegularizerSettings, free: Sequence[nn.Parameter]) -> Iterator[Tensor]:
         """Yields what a regularizer adds to the loss of some parameters."""
         function = bound(regularizers.get(settings.name), settings=settings)
-        done = (self.state.epoch + self.state.step / self.steps) / self.epochs
         with calling("regularizer", settings.name):
-            value = torch.as_tensor(function(self.supernet, done), device=self.fabric.device)
+            value = torch.as_tensor(function(self.supernet, self.stage_progress), device=self.fabric.device)
         if value.ndim or not value.is_floating_point():
             raise MedartsError(
                 f"The regularizer '{settings.name}' returned a tensor {tuple(value.shape)} of {value.dtype}.",
@@ -278,11 +284,14 @@ class Search(Job[SearchState]):
         batch = half.training(order, state.step, settings=recipe.data.augmentation, seed=seed_of(recipe.seed, *where))
         mixture = mix(batch.images, batch.targets, recipe.search.mixing, seed=seed_of(recipe.seed, "mixing", *where))
         parts = mixture.split(recipe.search.stages[state.stage].accumulate)
+        draw = Draw(seed_of(recipe.seed, "relaxation", *where), self.stage_progress)
 
         def losses() -> Iterator[Tensor]:
             seed_torch(recipe.seed, "dropout", *where)
             for share, part in parts:
-                yield share * self.task.loss(self.model(part.images, all_heads=True), part)
+                with self.supernet.drawing(draw):
+                    loss = share * self.task.loss(self.model(part.images, all_heads=True), part)
+                yield loss
 
         return losses
 

@@ -15,9 +15,10 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
@@ -33,6 +34,7 @@ from medarts.network.layers import Norm
 from medarts.registry import calling
 from medarts.spaces.genotype import EDGES_PER_NODE, NEIGHBOUR, NONE, Cell, Edge, Genotype
 from medarts.spaces.lattice import Lattice
+from medarts.spaces.relaxations import Draw, Relaxation, Softmax, relaxed
 from medarts.spaces.sampling import Change
 from medarts.system.process import note_extension
 from medarts.system.randomness import seed_of
@@ -146,7 +148,27 @@ def check_candidates(sets: Mapping[str, Operations[Any]], chosen: Mapping[str, t
 
 
 class Supernet(nn.Module, ABC):
-    """A continuous network: weights, and architecture parameters that weigh its operations and paths."""
+    """A continuous network: weights, and architecture parameters that weigh its operations and paths.
+
+    Attributes:
+        relaxation: how the architecture parameters become weights of its mixture.
+    """
+
+    relaxation: Relaxation = Softmax()
+    _draw: Draw | None = None
+
+    @contextmanager
+    def drawing(self, draw: Draw) -> Iterator[None]:
+        """Makes ``forward`` use the mixture of a training step inside; outside it uses that of validation."""
+        self._draw = draw
+        try:
+            yield
+        finally:
+            self._draw = None
+
+    def relaxed(self, logits: list[Tensor]) -> list[Tensor]:
+        """Returns the weights by which ``forward`` mixes now, of all sets of logits in their order."""
+        return relaxed(self.relaxation, logits, self._draw)
 
     def forward(self, x_bchw: Tensor, *, all_heads: bool = False) -> Tensor | list[Tensor]:
         """Returns the logits of the last head, or of every head that counts in the loss, as ``Network`` does."""
@@ -187,7 +209,7 @@ class Supernet(nn.Module, ABC):
 
     @abstractmethod
     def snapshot(self) -> dict[str, Any]:
-        """Returns the architecture weights now, as they are written to ``architecture.jsonl``."""
+        """Returns how the architecture prefers now, as it is written to ``architecture.jsonl``."""
 
 
 class SearchSpace(ABC):
@@ -448,8 +470,8 @@ class CellWeights:
 
     Attributes:
         edges: (node, state) of every edge.
-        candidates: names of the candidates of every edge.
-        operations: for every edge, the weights of its candidates.
+        candidates: names of the candidates of every edge that are run.
+        operations: for every edge, the weights of these candidates.
         bypass: for every edge, the weight of the channels that pass the operations by (PC-DARTS).
     """
 
@@ -470,16 +492,20 @@ class CellWeights:
         return tuple({name: torch.stack(weights) for name, weights in kinds.items()} for kinds in found)
 
 
-def derive_cell(edges: Edges, candidates: Sequence[tuple[str, ...]], weights: Sequence[Sequence[float]]) -> Cell:
+def derive_cell(
+    edges: Edges, candidates: Sequence[tuple[str, ...]], weights: Sequence[Sequence[float]], *, competing: bool = True
+) -> Cell:
     """Returns for every node its two strongest edges, each with its strongest operation.
 
     A softmax over fewer operations gives larger weights. Where the edges of a node have sets of different sizes,
     each weight is scaled by the size of its set over the largest, so that equal preference means equal weight.
+    Weights that do not compete need no such scale.
 
     Args:
         edges: (node, state) of every edge.
         candidates: operations of every edge.
-        weights: their softmaxed weights.
+        weights: how strongly each is preferred.
+        competing: whether the weights of an edge share a sum of 1.
     """
     cell = []
     for node in sorted({node for node, _ in edges}):
@@ -487,7 +513,7 @@ def derive_cell(edges: Edges, candidates: Sequence[tuple[str, ...]], weights: Se
         largest = max(len(candidates[edge]) for edge in incoming)
         found: list[tuple[float, Edge]] = []
         for edge in incoming:
-            scale = len(candidates[edge]) / largest
+            scale = len(candidates[edge]) / largest if competing else 1.0
             options = [
                 (weight * scale, name)
                 for name, weight in zip(candidates[edge], weights[edge], strict=True)
@@ -526,16 +552,21 @@ def strongest(candidates: Candidates, alphas: Mapping[str, Tensor], keep: Mappin
 
 
 def cell_weights(
-    edges: Edges, names: Names, operations: Sequence[Tensor], *, gamma: Tensor | None = None
+    edges: Edges, names: Names, operations: Sequence[Tensor], *, gamma: Tensor | None = None, sparse: bool = False
 ) -> CellWeights:
     """Returns the weights of the cells of a kind.
 
     Args:
         edges: (node, state) of every edge.
         names: its candidates.
-        operations: their softmaxed weights.
+        operations: their weights.
         gamma: of every edge; the softmax over the edges into a node scales what they bring. None scales nothing.
+        sparse: leave out candidates of weight 0, so that they are not run.
     """
+    if sparse:
+        present = [[weight != 0 for weight in weights.tolist()] for weights in operations]
+        names = tuple(tuple(compress(row, kept)) for row, kept in zip(names, present, strict=True))
+        operations = [weights[kept] for weights, kept in zip(operations, present, strict=True)]
     if gamma is None:
         return CellWeights(edges, names, tuple(operations), operations[0].new_ones(len(edges)))
     bypass = edge_weights(edges, gamma)
@@ -578,10 +609,9 @@ def one_hot(edges: Edges, names: Names, cell: Cell, *, genotype: Genotype, like:
     return CellWeights(edges, names, operations, bypass)
 
 
-def alphas_snapshot(edges: Edges, names: Names, alphas: Tensor) -> dict[str, Any]:
-    """Returns the softmaxed alphas of a set as they are written to ``architecture.jsonl``."""
-    weights = torch.softmax(alphas.detach(), dim=-1).tolist()
-    return {"edges": _labels(edges), "operations": [list(row) for row in names], "weights": weights}
+def alphas_snapshot(edges: Edges, names: Names, preferences: Tensor) -> dict[str, Any]:
+    """Returns the preferences of a set's candidates as they are written to ``architecture.jsonl``."""
+    return {"edges": _labels(edges), "operations": [list(row) for row in names], "weights": preferences.tolist()}
 
 
 def gammas_snapshot(edges: Edges, gamma: Tensor) -> dict[str, float]:

@@ -43,6 +43,7 @@ from medarts.spaces.base import (
     AS_DERIVED,
     Candidates,
     CellWeights,
+    Names,
     SearchSpace,
     Supernet,
     alphas_snapshot,
@@ -432,13 +433,24 @@ class MixedCell(nn.Module):
                 )
             )
 
+    def joined(self, candidates: Names) -> tuple[fused.Leaving, ...]:
+        """Returns for every state the operations on the edges that leave it, those of some candidates alone."""
+        present = [
+            nn.ModuleDict({name: module for name, module in cast(nn.ModuleDict, modules).items() if name in names})
+            for modules, names in zip(self.operations, candidates, strict=True)
+        ]
+        return tuple(fused.Leaving([present[edge] for edge in edges]) for edges in leaving(self.edges))
+
     @cached_property
     def fused(self) -> tuple[fused.Leaving, ...]:
         """For every state the operations on the edges that leave it, joined by the fused backend."""
-        return tuple(
-            fused.Leaving([cast(nn.ModuleDict, self.operations[edge]) for edge in edges])
-            for edges in leaving(self.edges)
-        )
+        return self.joined(self.candidates)
+
+    def empty_node(self, first: Tensor) -> Tensor:
+        """Returns the operated channels of a node into which no operation leads: zeros, where ``first`` is as read."""
+        b, _, h, w = first.shape
+        stride = self.stride_of(0)
+        return first.new_zeros(b, self.operated_channels, -(-h // stride), -(-w // stride))
 
     def stride_of(self, state: int) -> int:
         """Returns the stride of the edges from a state."""
@@ -481,13 +493,12 @@ def mix_reference(cell: MixedCell, first: Tensor, second: Tensor, weights: CellW
                 continue
             operations = cast(nn.ModuleDict, cell.operations[edge])
             x = states[state][:, : cell.operated_channels]
-            for name, weight in zip(cell.candidates[edge], weights.operations[edge], strict=True):
+            for name, weight in zip(weights.candidates[edge], weights.operations[edge], strict=True):
                 if name in operations:
                     operated.append(weight * operations[name](x))
             if cell.partial_channels > 1:
                 bypass.append(weights.bypass[edge] * cell.bypass(state, states[state]))
-        # ``strongest`` leaves no edge with ``none`` alone, so that every node has operated channels.
-        total = sum(operated[1:], operated[0])
+        total = sum(operated[1:], operated[0]) if operated else cell.empty_node(first)
         if bypass:
             total = cell.shuffle(torch.cat([total, sum(bypass[1:], bypass[0])], dim=1))
         states.append(total)
@@ -581,15 +592,23 @@ class DartsSupernet(Supernet):
         return self.frame.run(x_bchw.contiguous(memory_format=self.backend.memory_format), run_cell)
 
     def mixture(self) -> dict[Kind, CellWeights]:
-        """Returns for each kind the softmax of its alphas over the candidates of an edge."""
+        """Returns for each kind the relaxed weights of the candidates of every edge."""
+        return self._mixture(self.relaxed([self.alphas[kind] for kind in KINDS]), sparse=self.relaxation.sparse)
+
+    def preferences(self) -> dict[Kind, CellWeights]:
+        """Returns how strongly the architecture prefers each candidate, without chance and with none left out."""
+        return self._mixture([self.relaxation.preferences(self.alphas[kind]) for kind in KINDS], sparse=False)
+
+    def _mixture(self, weights: list[Tensor], *, sparse: bool) -> dict[Kind, CellWeights]:
         return {
             kind: cell_weights(
                 self.edges,
                 self.candidates[kind],
-                torch.softmax(self.alphas[kind], dim=-1).unbind(),
+                of_kind.unbind(),
                 gamma=self.gammas[kind] if self.gammas else None,
+                sparse=sparse,
             )
-            for kind in KINDS
+            for kind, of_kind in zip(KINDS, weights, strict=True)
         }
 
     def strongest(self, keep: Mapping[str, int]) -> Candidates:
@@ -605,9 +624,14 @@ class DartsSupernet(Supernet):
             provenance: where it comes from.
         """
         with torch.no_grad():
-            weights = self.mixture()
+            weights = self.preferences()
         cells: dict[str, Cell] = {
-            kind: derive_cell(self.edges, of_kind.candidates, [w.tolist() for w in of_kind.operations])
+            kind: derive_cell(
+                self.edges,
+                of_kind.candidates,
+                [w.tolist() for w in of_kind.operations],
+                competing=self.relaxation.competing,
+            )
             for kind, of_kind in weights.items()
         }
         network = NetworkSettings(
@@ -632,8 +656,11 @@ class DartsSupernet(Supernet):
         self._discrete = None if genotype is None else {kind: self._one_hot(kind, genotype) for kind in KINDS}
 
     def snapshot(self) -> dict[str, Any]:
-        """Returns the softmaxed alphas and gammas by kind and edge."""
-        alphas = {kind: alphas_snapshot(self.edges, rows, self.alphas[kind]) for kind, rows in self.candidates.items()}
+        """Returns the preferences and the gammas by kind and edge."""
+        alphas = {
+            kind: alphas_snapshot(self.edges, rows, self.relaxation.preferences(self.alphas[kind].detach()))
+            for kind, rows in self.candidates.items()
+        }
         gammas = {kind: gammas_snapshot(self.edges, gamma) for kind, gamma in self.gammas.items()}
         return {"alphas": alphas, **({"gammas": gammas} if gammas else {})}
 

@@ -389,6 +389,16 @@ def read_each(state_bchw: Tensor, inputs: Sequence[nn.Module]) -> list[Tensor]:
     return [module(state_bchw) for module in inputs]
 
 
+def node_shape(transition: Transition, channels: int, s1_bchw: Tensor) -> tuple[int, int, int, int]:
+    """Returns the shape of a cell's node with that many channels; ``s1_bchw`` is the cell's second input."""
+    b, _, h, w = s1_bchw.shape
+    if transition == "down":
+        return b, channels, h // 2, w // 2
+    if transition == "up":
+        return b, channels, h * 2, w * 2
+    return b, channels, h, w
+
+
 def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int, affine: bool, norm: Norm) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
@@ -468,6 +478,7 @@ class NasWdanFrame(nn.Module):
         run_cell: CellRunner,
         *,
         heads: tuple[Node, ...] | None = None,
+        paths: Mapping[Node, tuple[Transition, ...]] | None = None,
         read: Read = read_each,
     ) -> list[Tensor]:
         """Returns the logits of the heads, first to last, each resized to the input's size.
@@ -476,10 +487,11 @@ class NasWdanFrame(nn.Module):
             x_bchw: images.
             run_cell: how a cell is run.
             heads: the heads that are wanted; cells that none of them needs are not run. None wants all.
+            paths: the cells that may be run, at least one of every node. None allows all.
             read: how cells read a node.
         """
         wanted = self.head_nodes if heads is None else heads
-        paths = reaching(self.paths, wanted)
+        paths = reaching(self.paths if paths is None else paths, wanted)
         states: dict[Node, Tensor] = {}
         inputs: dict[tuple[str, int], Tensor] = {}
 
@@ -597,13 +609,24 @@ class MixedCell(nn.Module):
                 )
             )
 
+    def joined(self, candidates: Names) -> tuple[fused.Leaving, ...]:
+        """Returns for every state the operations on the edges that leave it, those of some candidates alone."""
+        present = [
+            nn.ModuleDict({name: module for name, module in cast(nn.ModuleDict, modules).items() if name in names})
+            for modules, names in zip(self.operations, candidates, strict=True)
+        ]
+        return tuple(
+            fused.Leaving([present[edge] for edge in edges], self.operated_channels) for edges in leaving(self.edges)
+        )
+
     @cached_property
     def fused(self) -> tuple[fused.Leaving, ...]:
         """For every state the operations on the edges that leave it, joined by the fused backend."""
-        return tuple(
-            fused.Leaving([cast(nn.ModuleDict, self.operations[edge]) for edge in edges], self.operated_channels)
-            for edges in leaving(self.edges)
-        )
+        return self.joined(self.candidates)
+
+    def empty_node(self, s1: Tensor) -> Tensor:
+        """Returns the operated channels of a node into which no operation leads: zeros, where ``s1`` is as read."""
+        return s1.new_zeros(node_shape(self.transition, self.operated_channels, s1))
 
     def bypass(self, state: int, x_bchw: Tensor) -> Tensor:
         """Returns the channels of a state that bypass the operations, at the size of the nodes (PC-DARTS)."""
@@ -645,13 +668,14 @@ def mix_reference(cell: MixedCell, first: Tensor | None, second: Tensor, weights
         read = states[state]
         if read is not None:
             x = read[:, : cell.operated_channels]
-            for name, weight in zip(cell.candidates[edge], weights.operations[edge], strict=True):
+            for name, weight in zip(weights.candidates[edge], weights.operations[edge], strict=True):
                 if name in operations:
                     operated[node] = _plus(operated[node], weight * operations[name](x))
             if cell.partial_channels > 1:
                 bypass[node] = _plus(bypass[node], weights.bypass[edge] * cell.bypass(state, read))
         if state == 1 + node:  # the last edge into this node
-            states.append(_joined(cell, operated[node], bypass[node]))
+            total = operated[node]
+            states.append(_joined(cell, cell.empty_node(second) if total is None else total, bypass[node]))
     return torch.cat(cast(list[Tensor], states[2:]), dim=1)
 
 
@@ -659,8 +683,8 @@ def _plus(total: Tensor | None, part: Tensor) -> Tensor:
     return part if total is None else total + part
 
 
-def _joined(cell: MixedCell, operated: Tensor | None, bypass: Tensor | None) -> Tensor | None:
-    if operated is None or bypass is None:
+def _joined(cell: MixedCell, operated: Tensor, bypass: Tensor | None) -> Tensor:
+    if bypass is None:
         return operated
     return cast(Tensor, cell.shuffle(torch.cat([operated, bypass], dim=1)))
 
@@ -695,7 +719,7 @@ class MixtureWeights:
 
     Attributes:
         cells: transition -> the weights of its cells.
-        transitions: node -> transition -> weight of that cell.
+        transitions: node -> transition -> weight of that cell, of those that are run.
     """
 
     cells: dict[Transition, CellWeights]
@@ -775,18 +799,38 @@ class NasWdanSupernet(Supernet):
             return weights.transitions[node][transition] * output
 
         x_bchw = x_bchw.contiguous(memory_format=self.backend.memory_format)
-        return self.frame.run(x_bchw, run_cell, read=self.backend.read)
+        paths = {node: tuple(row) for node, row in weights.transitions.items()}
+        return self.frame.run(x_bchw, run_cell, paths=paths, read=self.backend.read)
 
     def mixture(self) -> MixtureWeights:
-        """Returns the softmax of alphas over the candidates of an edge, of betas over the transitions into a node."""
-        alphas = {kind: torch.softmax(alpha, dim=-1) for kind, alpha in self.alphas.items()}
+        """Returns the relaxed weights of the candidates of every edge, and of the transitions into every node."""
+        return self._mixture(self.relaxed(self._logits()), sparse=self.relaxation.sparse)
+
+    def preferences(self) -> MixtureWeights:
+        """Returns how strongly the architecture prefers each, without chance and with none left out."""
+        return self._mixture([self.relaxation.preferences(rows) for rows in self._logits()], sparse=False)
+
+    def _logits(self) -> list[Tensor]:
+        """Returns the alphas of every set, then the betas of every node with several transitions."""
+        betas = [
+            row[[TRANSITIONS.index(transition) for transition in possible]]
+            for row, possible in zip(self.betas, self.paths.values(), strict=True)
+            if len(possible) > 1
+        ]
+        return [*self.alphas.values(), *betas]
+
+    def _mixture(self, weights: list[Tensor], *, sparse: bool) -> MixtureWeights:
+        """Returns the weights of all logits by their places."""
+        alphas, betas = dict(zip(self.alphas, weights, strict=False)), iter(weights[len(self.alphas) :])
         transitions = {}
-        for row, (node, possible) in zip(self.betas, self.paths.items(), strict=True):
-            beta = torch.softmax(row[[TRANSITIONS.index(transition) for transition in possible]], dim=-1)
-            transitions[node] = dict(zip(possible, beta, strict=True))
-        return MixtureWeights(
-            {transition: self._cell_weights(transition, alphas) for transition in TRANSITIONS}, transitions
-        )
+        for node, possible in self.paths.items():
+            row = next(betas) if len(possible) > 1 else self.betas.new_ones(1)
+            kept = [value != 0 for value in row.tolist()] if sparse else [True] * len(possible)
+            transitions[node] = {
+                transition: weight for transition, weight, is_run in zip(possible, row, kept, strict=True) if is_run
+            }
+        cells = {transition: self._cell_weights(transition, alphas, sparse=sparse) for transition in TRANSITIONS}
+        return MixtureWeights(cells, transitions)
 
     def strongest(self, keep: Mapping[str, int]) -> Candidates:
         """Returns the candidates left when every edge of a set keeps N; sets not named keep all."""
@@ -795,9 +839,14 @@ class NasWdanSupernet(Supernet):
     def derive(self, settings: DeriveSettings, *, name: str, provenance: Mapping[str, Any]) -> Genotype:
         """Returns the genotype: per edge the strongest operation, per node two edges and its strong transitions."""
         with torch.no_grad():
-            weights = self.mixture()
+            weights = self.preferences()
         cells: dict[str, Cell] = {
-            transition: derive_cell(self.edges, of_kind.candidates, [w.tolist() for w in of_kind.operations])
+            transition: derive_cell(
+                self.edges,
+                of_kind.candidates,
+                [w.tolist() for w in of_kind.operations],
+                competing=self.relaxation.competing,
+            )
             for transition, of_kind in weights.cells.items()
         }
         betas = {
@@ -820,13 +869,13 @@ class NasWdanSupernet(Supernet):
         self._discrete = None if genotype is None else self._one_hot(genotype)
 
     def snapshot(self) -> dict[str, Any]:
-        """Returns the softmaxed alphas by set and edge, betas by node and transition, gammas by transition and edge."""
+        """Returns the preferences by set and edge, by node and transition, and gammas by transition and edge."""
         with torch.no_grad():
-            transitions = self.mixture().transitions
+            transitions = self.preferences().transitions
         alphas = {}
         for kind, rows in self.candidates.items():
             edges = tuple((node, state) for node, state in self.edges if self._uses(kind, state))
-            alphas[kind] = alphas_snapshot(edges, rows, self.alphas[kind])
+            alphas[kind] = alphas_snapshot(edges, rows, self.relaxation.preferences(self.alphas[kind].detach()))
         betas = {
             f"{node.layer},{node.level}": {transition: float(beta) for transition, beta in row.items()}
             for node, row in transitions.items()
@@ -872,11 +921,11 @@ class NasWdanSupernet(Supernet):
         kind = set_of_edge(transition, self.edges[edge][1])
         return kind, sum(self._uses(kind, state) for _, state in self.edges[:edge])
 
-    def _cell_weights(self, transition: Transition, alphas: Mapping[str, Tensor]) -> CellWeights:
+    def _cell_weights(self, transition: Transition, alphas: Mapping[str, Tensor], *, sparse: bool) -> CellWeights:
         rows = (self._row(transition, edge) for edge in range(len(self.edges)))
         operations = [alphas[kind][row] for kind, row in rows]
         gamma = self.gammas[transition] if self.gammas else None
-        return cell_weights(self.edges, self._names(transition), operations, gamma=gamma)
+        return cell_weights(self.edges, self._names(transition), operations, gamma=gamma, sparse=sparse)
 
     def _names(self, transition: Transition) -> Names:
         rows = (self._row(transition, edge) for edge in range(len(self.edges)))
@@ -962,17 +1011,9 @@ class NasWdanCell(nn.Module):
         nodes = states[2:]
         if any(node is None for node in nodes):
             # Nodes all of whose edges end at an absent s0 are zeros.
-            zeros = s1.new_zeros(self._node_shape(s1))
+            zeros = s1.new_zeros(node_shape(self.transition, self.channels, s1))
             nodes = [zeros if node is None else node for node in nodes]
         return torch.cat(cast(list[Tensor], nodes), dim=1)
-
-    def _node_shape(self, s1: Tensor) -> tuple[int, int, int, int]:
-        b, _, h, w = s1.shape
-        if self.transition == "down":
-            return b, self.channels, h // 2, w // 2
-        if self.transition == "up":
-            return b, self.channels, h * 2, w * 2
-        return b, self.channels, h, w
 
 
 class OnLattice(Network):

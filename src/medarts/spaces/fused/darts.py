@@ -195,9 +195,10 @@ def mix_fused(cell: "MixedCell", first: Tensor, second: Tensor, weights: CellWei
     states = [first, second]
     operated = _sums(cell, first, cell.operated_channels)
     bypass = _sums(cell, first, first.shape[1] - cell.operated_channels)
+    all_leaving = cell.fused if weights.candidates == cell.candidates else cell.joined(weights.candidates)
     for state, (edges, of_state) in enumerate(zip(leaving(cell.edges), weights.by_state, strict=True)):
         x = states[state]
-        operated = cell.fused[state](x[:, : cell.operated_channels], of_state, operated)
+        operated = all_leaving[state](x[:, : cell.operated_channels], of_state, operated)
         if cell.partial_channels > 1:
             bypass = add_products(bypass, [(cell.bypass(state, x), weights.bypass[list(edges)])])
         if state > 0:

@@ -290,11 +290,12 @@ def mix_fused(cell: "MixedCell", first: Tensor | None, second: Tensor, weights: 
     operated: Tensor | None = None
     bypass: Tensor | None = None
     dropout_prob = cell.dropout_prob if cell.training else 0.0
+    all_leaving = cell.fused if weights.candidates == cell.candidates else cell.joined(weights.candidates)
     for state, (edges, of_state) in enumerate(zip(leaving(cell.edges), weights.by_state, strict=True)):
         read = states[state]
         if read is not None:
             x = to_bhwc(read)[..., : cell.operated_channels]
-            operated = cell.fused[state](x, of_state, operated, dropout_prob=dropout_prob)
+            operated = all_leaving[state](x, of_state, operated, dropout_prob=dropout_prob)
             if cell.partial_channels > 1:
                 rest = Product(to_bhwc(cell.bypass(state, read)), weights.bypass[list(edges)][None, :, None])
                 bypass = weighted_sum(bypass, [rest], edges=len(edges))
@@ -302,8 +303,8 @@ def mix_fused(cell: "MixedCell", first: Tensor | None, second: Tensor, weights: 
             # What the edges of a state lead to begins with the node that has now been summed.
             node, operated = _first(operated)
             other, bypass = _first(bypass)
-            # Every node reads s1, and ``strongest`` leaves no edge with ``none`` alone: there are operated channels.
-            assert node is not None
+            if node is None:  # a relaxation that runs one candidate of an edge may have drawn none for all
+                node = cell.empty_node(second)
             if other is not None:
                 node = _interleaved(torch.cat([to_bhwc(node), to_bhwc(other)], dim=3), cell.partial_channels)
             states.append(node)

@@ -1,0 +1,247 @@
+"""Relaxations: what weights they give, with which gradients, and that both backends run them alike, in both spaces."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medarts.config import DeriveSettings, SupernetSettings
+from medarts.spaces import darts, nas_wdan
+from medarts.spaces.base import Supernet, derive_cell
+from medarts.spaces.darts import DartsSettings, DartsSupernet
+from medarts.spaces.genotype import NONE
+from medarts.spaces.nas_wdan import LatticeSettings, NasWdanSupernet
+from medarts.spaces.relaxations import (
+    Dirichlet,
+    Draw,
+    Gumbel,
+    GumbelSettings,
+    Relaxation,
+    Sigmoid,
+    Softmax,
+    concentration,
+    relaxed,
+    seeded,
+)
+
+RELAXATIONS: dict[str, Relaxation] = {
+    "softmax": Softmax(),
+    "sigmoid": Sigmoid(),
+    "gumbel": Gumbel(GumbelSettings()),
+    "dirichlet": Dirichlet(),
+}
+SPACES = ("nas-wdan", "darts")
+LATTICE = LatticeSettings(depth=3, init_channel=4, double_down_channel=False, intermediate_nodes=2)
+CELLS = DartsSettings(stem="cifar", search_channel=4, intermediate_nodes=2)
+
+
+def supernet(space: str, relaxation: str, *, fused: bool = True, **settings: Any) -> Supernet:
+    """Returns a small supernet in float64 whose alphas and betas are far from equal."""
+    torch.manual_seed(0)
+    of_supernet = SupernetSettings(**settings)
+    made: Supernet
+    if space == "nas-wdan":
+        backend = nas_wdan.FUSED if fused else nas_wdan.REFERENCE
+        made = NasWdanSupernet(LATTICE, supernet=of_supernet, backend=backend)
+        for head in made.frame.heads.values():
+            head.get_submodule("dropout").eval()
+    else:
+        made = DartsSupernet(CELLS, depth=3, supernet=of_supernet, backend=darts.FUSED if fused else darts.REFERENCE)
+    made = made.double()
+    with torch.no_grad():
+        for parameter in made.architecture():
+            parameter.normal_()
+    made.relaxation = RELAXATIONS[relaxation]
+    return made
+
+
+def images() -> Tensor:
+    return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+def passed(made: Supernet, draw: Draw | None) -> tuple[Tensor, dict[str, Tensor | None]]:
+    """Returns the logits of all heads, and the gradients of an uneven function of them."""
+    if draw is None:
+        heads = made.forward_heads(images())
+    else:
+        with made.drawing(draw):
+            heads = made.forward_heads(images())
+    logits = torch.stack(heads)
+    wave = torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)
+    torch.autograd.backward((logits * wave).sum() + logits.square().sum())
+    return logits.detach(), {name: parameter.grad for name, parameter in made.named_parameters()}
+
+
+def assert_close(found: Tensor, wanted: Tensor, name: str = "logits") -> None:
+    assert (found - wanted).abs().max() <= 1e-9 * wanted.abs().max().clamp_min(1e-12), name
+
+
+@pytest.mark.parametrize("draw", [Draw(seed=3, progress=0.5), None], ids=["training", "validation"])
+@pytest.mark.parametrize("relaxation", ["sigmoid", "gumbel", "dirichlet"])
+@pytest.mark.parametrize("space", SPACES)
+def test_both_backends_run_it_alike(space: str, relaxation: str, draw: Draw | None) -> None:
+    wanted, of_reference = passed(supernet(space, relaxation, fused=False, edge_normalisation=True), draw)
+    found, of_fused = passed(supernet(space, relaxation, edge_normalisation=True), draw)
+    assert wanted.abs().max() > 0.01
+    assert_close(found, wanted)
+    for name, gradient in of_reference.items():
+        other = of_fused[name]
+        assert (gradient is None) == (other is None), name
+        if gradient is not None and other is not None:
+            assert_close(other, gradient, name)
+    if relaxation != "gumbel" or draw is not None:
+        alphas = [gradient for name, gradient in of_fused.items() if name.startswith(("alphas", "betas"))]
+        assert all(gradient is not None and gradient.abs().max() > 0 for gradient in alphas)
+
+
+@pytest.mark.parametrize("partial_channels", [1, 2])
+@pytest.mark.parametrize("space", SPACES)
+def test_a_node_for_which_none_is_drawn_on_every_edge_is_zero(space: str, partial_channels: int) -> None:
+    results = []
+    for fused in (False, True):
+        made = supernet(space, "gumbel", fused=fused, partial_channels=partial_channels)
+        assert isinstance(made, NasWdanSupernet | DartsSupernet)
+        with torch.no_grad():
+            for kind, rows in made.candidates.items():
+                if NONE in rows[0]:
+                    made.alphas[kind][:, rows[0].index(NONE)] = 100.0
+        results.append(passed(made, Draw(seed=3, progress=0.5))[0])
+        assert torch.isfinite(results[-1]).all()
+    assert_close(results[1], results[0])
+
+
+@pytest.fixture
+def run() -> Iterator[list[nn.Module]]:
+    """The modules that run, in any supernet."""
+    seen: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, given, out: seen.append(module))
+    yield seen
+    handle.remove()
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_gumbel_runs_one_operation_of_an_edge(space: str, run: list[nn.Module]) -> None:
+    """Where others would be run, they would have a gradient; and a cell that is not drawn is not run at all."""
+    made = supernet(space, "gumbel", fused=False)
+    _, gradients = passed(made, Draw(seed=3, progress=0.5))
+    cells = [module for module in made.modules() if isinstance(module, nas_wdan.MixedCell | darts.MixedCell)]
+    seen = {id(module) for module in run}
+    numbers = []
+    for cell in cells:
+        for operations in cell.operations:
+            numbers.append(sum(id(operation) in seen for operation in operations.children()))
+    assert set(numbers) <= {0, 1}
+    assert sum(numbers) > len(cells)
+    trained = {name for name, gradient in gradients.items() if gradient is not None and ".operations." in name}
+    fused = passed(supernet(space, "gumbel"), Draw(seed=3, progress=0.5))[1]
+    assert trained == {name for name, gradient in fused.items() if gradient is not None and ".operations." in name}
+    assert 0 < len(trained) < sum(".operations." in name for name in gradients) / 2
+
+
+def test_gumbel_draws_with_the_probabilities_of_the_softmax() -> None:
+    torch.manual_seed(0)
+    logits, gumbel = torch.randn(1, 5).expand(20_000, 5), Gumbel(GumbelSettings())
+    for progress in (0.0, 0.9):  # whatever the temperature
+        drawn = gumbel.training(logits, progress)
+        torch.testing.assert_close(drawn.mean(0), torch.softmax(logits[0], -1), rtol=0, atol=0.02)
+        assert ((drawn - 1).abs().min(1).values < 1e-6).all()
+
+
+def test_gumbel_sharpens_with_its_temperature() -> None:
+    """The gradient of a straight-through draw is that of the soft weights, which are nearly one-hot when cold."""
+    found = []
+    for progress in (0.0, 0.999):
+        logits = torch.zeros(64, 5, requires_grad=True)
+        with seeded(3):
+            drawn = Gumbel(GumbelSettings()).training(logits, progress)
+        torch.autograd.backward((drawn * drawn.detach()).sum())  # the gradient of the drawn candidate's soft weight
+        assert logits.grad is not None
+        found.append(logits.grad.abs().median())
+    # Warm, every logit has a gradient of about 1 / (5 x temperature); cold, most have none.
+    assert found[0] == pytest.approx(0.2 / 10 / 5, rel=0.5)
+    assert found[1] < found[0] / 10
+
+
+def test_dirichlet_has_the_mean_and_the_gradient_of_its_distribution() -> None:
+    torch.manual_seed(0)
+    row = torch.tensor([-3.0, -0.5, 0.0, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(concentration(row), torch.nn.functional.elu(row) + 1)
+    logits = row.expand(50_000, 4).clone().requires_grad_()
+    drawn = Dirichlet().training(logits, 0.0)
+    torch.testing.assert_close(drawn.sum(-1), torch.ones(50_000, dtype=torch.float64))
+    wanted = row.clone().requires_grad_()
+    mean = Dirichlet().preferences(wanted)
+    torch.testing.assert_close(drawn.mean(0), mean, rtol=0, atol=0.01)
+    torch.autograd.backward(drawn[:, 3].mean())
+    torch.autograd.backward(mean[3])
+    assert logits.grad is not None
+    assert wanted.grad is not None
+    torch.testing.assert_close(logits.grad.sum(0), wanted.grad, rtol=0, atol=0.01)
+
+
+def test_a_dirichlet_of_small_concentrations_is_finite() -> None:
+    logits = torch.full((1000, 7), -30.0, requires_grad=True)
+    drawn = Dirichlet().training(logits, 0.0)
+    torch.autograd.backward(drawn[:, 0].sum())
+    assert torch.isfinite(drawn).all()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
+def test_draws_follow_from_the_seed_and_leave_the_generator_alone(relaxation: str) -> None:
+    chosen, logits = RELAXATIONS[relaxation], [torch.randn(6, 5), torch.randn(3)]
+    state = torch.get_rng_state()
+    first, again, other = (relaxed(chosen, logits, Draw(seed, 0.5)) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    random = relaxation in ("gumbel", "dirichlet")
+    assert torch.equal(first[0], other[0]) != random
+    assert all(
+        torch.equal(a, b) for a, b in zip(relaxed(chosen, logits, None), relaxed(chosen, logits, None), strict=True)
+    )
+
+
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
+@pytest.mark.parametrize("space", SPACES)
+def test_the_genotype_follows_from_the_preferences(space: str, relaxation: str) -> None:
+    """All relaxations are monotone, so that of one set's edges all keep the operation with the largest alpha."""
+    made = supernet(space, relaxation)
+    assert isinstance(made, NasWdanSupernet | DartsSupernet)
+    with made.drawing(Draw(seed=1, progress=0.2)):
+        genotype = made.derive(DeriveSettings(), name="x", provenance={})
+        snapshot = made.snapshot()
+    edges = [(node, state) for node, state in made.edges]
+    for node, kept in enumerate(genotype.cells["normal"]):
+        assert len(kept) == 2
+        for name, state in kept:
+            edge = edges.index((node, state))
+            alphas = dict(zip(made.candidates["normal"][edge], made.alphas["normal"][edge].tolist(), strict=True))
+            alphas.pop(NONE)
+            assert name == max(alphas, key=lambda each: alphas[each])
+    weights = torch.tensor(snapshot["alphas"]["normal"]["weights"], dtype=torch.float64)
+    torch.testing.assert_close(weights, made.relaxation.preferences(made.alphas["normal"].detach()))
+    assert genotype == supernet(space, relaxation, fused=False).derive(DeriveSettings(), name="x", provenance={})
+
+
+def test_weights_that_do_not_compete_are_compared_as_they_are() -> None:
+    edges, names = ((0, 0), (0, 1), (0, 2)), (("a", "b"), ("c", "d", "e", "f"), ("g", "h"))
+    weights = [[0.6, 0.1], [0.5, 0.1, 0.1, 0.1], [0.4, 0.1]]
+    assert derive_cell(edges, names, weights) == ((("c", 1), ("a", 0)),)
+    assert derive_cell(edges, names, weights, competing=False) == ((("a", 0), ("c", 1)),)
+
+
+def test_the_supernet_is_that_of_validation_again_after_an_error() -> None:
+    made = supernet("darts", "dirichlet")
+    before = made.forward_heads(images())[0]
+
+    def fail() -> None:
+        with made.drawing(Draw(seed=1, progress=0.0)):
+            assert not torch.equal(made.forward_heads(images())[0], before)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert torch.equal(made.forward_heads(images())[0], before)
