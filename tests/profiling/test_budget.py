@@ -1,67 +1,155 @@
-"""Which sizes of parts are tried for a budget, with memories that are made up."""
+"""What fits into a budget, with costs that are made up; and one small network that is really measured."""
 
-import math
-from collections.abc import Callable
+from itertools import product
+from typing import Any
 
 import pytest
 
-from medarts.engine.engine import Trial
-from medarts.profiling.budget import fewest_parts, sizes_of_parts
+from medarts.config import BudgetSettings, parse
+from medarts.errors import RecipeError
+from medarts.models import create_model
+from medarts.profiling import budget as module
+from medarts.profiling.budget import BudgetCost, Fitted, fit, measure, unmet
+from medarts.profiling.cost import count_parameters
+from medarts.profiling.latency import usable_cores
+from medarts.profiling.reference import Latency
+from medarts.spaces import load_genotype, space_of
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 
-MEMORIES: dict[str, Callable[[int], float]] = {
-    "linear": lambda images: 400 + 50 * images,
-    "through zero": lambda images: 100.0 * images,
-    "validation takes more at first": lambda images: max(900, 300 + 100 * images),
-    "in jumps": lambda images: 400 + 300 * math.ceil(images / 3),
-    "the first costs most": lambda images: 400 + 100 * math.sqrt(images),
-    "always the same": lambda images: 500.0,
-}
-
-
-def trial(batch: int, parts: int, memory: Callable[[int], float]) -> Trial:
-    images = math.ceil(batch / parts)
-    return Trial(parameters=1, seconds=1.0, memory_mb=memory(images), accumulate=parts, images_at_once=images)
-
-
-@pytest.mark.parametrize(("batch", "sizes"), [(1, [1]), (2, [1, 2]), (7, [1, 2, 3, 4, 7]), (12, [1, 2, 3, 4, 6, 12])])
-def test_sizes_an_even_split_can_have(batch: int, sizes: list[int]) -> None:
-    assert sizes_of_parts(batch) == sizes
-    for larger, smaller in zip(sizes[1:], sizes, strict=False):
-        assert larger <= 2 * smaller
+GENOTYPE = NasWdan.sample(
+    NasWdanSettings(choices={"depth": [3], "intermediate_nodes": [2], "double_down_channel": [False]}), seed=1
+)
+ABOUT: dict[str, Any] = {"in_channels": 1, "outputs": 1, "norm": "batch"}
+LADDER = [int(each.settings["init_channel"]) for each in space_of(GENOTYPE).scaled(GENOTYPE)]
 
 
-@pytest.mark.parametrize("there_is", [math.inf, 1200.0], ids=["", "a small machine"])
-@pytest.mark.parametrize("memory", MEMORIES.values(), ids=MEMORIES)
-def test_the_most_images_that_fit_are_found_within_twice_the_budget(
-    memory: Callable[[int], float], there_is: float
+def budget(**limits: Any) -> BudgetSettings:
+    return BudgetSettings(size=32, **limits)
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """A network of C takes C ms and 10 C MB; holds what was measured of which C."""
+    looks: list[tuple[str, int]] = []
+
+    def channels(network: Any) -> int:
+        return int(network.frame.cells["1_1_down"].input1[1].out_channels)
+
+    monkeypatch.setattr(module, "exported", lambda name, network, **_: str(channels(network)).encode())
+    monkeypatch.setattr(module, "usual_ms", lambda threads: 1.0)
+
+    class Engine:
+        def __init__(self, content: bytes, *, threads: int) -> None:
+            self.channels = int(content)
+
+    def latencies(passes: Any, *, threads: int) -> list[Latency]:
+        c = passes[0].args[0].channels
+        looks.append(("ms", c))
+        return [Latency(float(c), 1.0, 0.0, 1.0)]
+
+    def peak(build: Any, *, shape: Any, threads: int) -> float:
+        looks.append(("MB", int(build.content)))
+        return 10.0 * int(build.content)
+
+    monkeypatch.setattr(module, "OnnxRuntimeEngine", Engine)
+    monkeypatch.setattr(module, "measured_latencies", latencies)
+    monkeypatch.setattr(module, "peak_of_inference_mb", peak)
+    return looks
+
+
+@pytest.mark.parametrize(
+    ("limits", "channels"),
+    [({"latency_ms": 9.9}, 8), ({"latency_ms": 10.0}, 10), ({"latency_ms": 1e6}, 128), ({"memory_mb": 59.0}, 5),
+     ({"latency_ms": 30.0, "memory_mb": 65.0}, 6)],
+)  # fmt: skip
+def test_the_widest_network_within_the_budget(
+    limits: dict[str, float], channels: int, made_up: list[tuple[str, int]]
 ) -> None:
-    for batch in (1, 2, 5, 12, 17, 24):
-        for budget in range(math.ceil(memory(1)), 4000, 137):
-            tried: list[int] = []
-
-            def measure(parts: int, batch: int = batch, tried: list[int] = tried) -> Trial | None:
-                tried.append(parts)
-                asked = trial(batch, parts, memory)
-                return asked if asked.memory_mb <= there_is else None
-
-            found = fewest_parts(trial(batch, batch, memory), batch, budget_mb=budget, measure=measure)
-            fits = [p for p in range(1, batch + 1) if memory(math.ceil(batch / p)) <= min(budget, there_is)]
-            assert found.accumulate == min(fits)
-            assert found.memory_mb <= budget
-            assert len(set(tried)) == len(tried)
-            assert all(memory(math.ceil(batch / parts)) <= 2 * budget for parts in tried)
+    found = fit(GENOTYPE, budget(**limits), **ABOUT)
+    assert found is not None
+    assert found.genotype == GENOTYPE.with_settings(init_channel=channels)
+    assert found.cost.amounts.keys() == {"parameters", "flops", *limits}
+    for name, limit in limits.items():
+        assert found.cost.amounts[name] <= limit
+    assert len(made_up) == len(set(made_up)), "nothing is measured twice"
 
 
-def test_few_trials_do() -> None:
-    """Sure to fit, then by the line, then the next larger one, which does not fit."""
-    tried: list[int] = []
+def test_what_is_counted_is_counted_as_of_the_network_itself(made_up: list[tuple[str, int]]) -> None:
+    found = fit(GENOTYPE, budget(parameters=2e4), **ABOUT)
+    assert found is not None
+    channels = int(found.genotype.settings["init_channel"])
+    larger = LADDER[LADDER.index(channels) + 1]
+    for c, is_within in ((channels, True), (larger, False)):
+        parameters = count_parameters(create_model(GENOTYPE, **ABOUT, init_channel=c))
+        assert (parameters <= 2e4) is is_within
+    assert not made_up, "parameters need no measurement"
+    assert measure(found.genotype, budget(parameters=1.0), **ABOUT) == found.cost
 
-    def measure(parts: int) -> Trial:
-        tried.append(math.ceil(48 / parts))
-        return trial(48, parts, lambda images: 400 + 100 * images)
 
-    assert fewest_parts(measure(48), 48, budget_mb=2100, measure=measure).images_at_once == 16
-    assert tried == [1, 4, 10, 16, 24]
-    tried.clear()
-    assert fewest_parts(measure(48), 48, budget_mb=10**5, measure=measure).accumulate == 1
-    assert tried == [1, 48]
+def test_a_budget_that_the_narrowest_exceeds(made_up: list[tuple[str, int]]) -> None:
+    small = budget(latency_ms=1.5, parameters=1e9)
+    assert fit(GENOTYPE, small, **ABOUT) is None
+    assert str(unmet(GENOTYPE, small, **ABOUT)) == (
+        "The narrowest network of genotype 'random-1' is over the budget: "
+        "latency_ms 2 of 1.5. Raise the budget, or lower budget.size."
+    )
+
+
+@pytest.mark.parametrize("number", range(1, 25))
+def test_the_search_among_widths_finds_every_answer_from_every_guess(number: int) -> None:
+    for answer, guess in product(range(-1, number), range(-1, number)):
+        looks: list[int] = []
+
+        def is_within(place: int, answer: int = answer, looks: list[int] = looks) -> bool:
+            looks.append(place)
+            return place <= answer
+
+        assert module._largest(number, is_within, guess=guess) == answer
+        assert len(looks) == len({*looks})
+        if abs(guess - answer) <= 1:
+            assert len(looks) <= 3
+
+
+def test_a_size_that_the_lattice_cannot_halve_and_threads_that_are_not_there() -> None:
+    with pytest.raises(RecipeError, match="size 20 cannot be halved"):
+        fit(GENOTYPE, BudgetSettings(flops=1e9, size=20), **ABOUT)
+    with pytest.raises(RecipeError, match=r"budget\.threads"):
+        fit(GENOTYPE, budget(flops=1e9, threads=usable_cores() + 1), **ABOUT)
+    with pytest.raises(ValueError, match="no size"):
+        fit(GENOTYPE, BudgetSettings(flops=1e9), **ABOUT)
+
+
+def test_only_widths_that_groups_divide() -> None:
+    grouped = GENOTYPE.with_settings(shuffle_groups=4)
+    assert [each.settings["init_channel"] for each in space_of(grouped).scaled(grouped)][:4] == [4, 8, 12, 16]
+
+
+def test_a_cost_survives_json() -> None:
+    for cost in (BudgetCost(1, 2, Latency(1.0, 2.0, 0.1, 2.0), 3.5), BudgetCost(1, 2)):
+        assert BudgetCost.read(cost.as_json()) == cost
+
+
+def test_a_small_network_is_measured() -> None:
+    darts = small_darts()
+    found = fit(darts, BudgetSettings(latency_ms=500.0, parameters=2e3, size=32), in_channels=1, outputs=2)
+    assert isinstance(found, Fitted)
+    assert found.cost.latency is not None
+    assert 0 < found.cost.latency.ms <= 500
+    assert found.cost.latency.ms == pytest.approx(found.cost.latency.median_ms / found.cost.latency.slowdown)
+
+
+def small_darts() -> Genotype:
+    return load_genotype("darts_v2").with_settings(layers=4, init_channel=16)
+
+
+def test_the_budget_of_a_recipe() -> None:
+    about = {"data": {"sources": [{"kind": "folder", "path": "x"}], "size": 64}}
+    given = parse({**about, "budget": {"flops": 10, "latency_ms": 2.5}}).budget
+    assert given.limits == {"flops": 10, "latency_ms": 2.5}
+    assert (given.size, given.at(64).size, given.at(64).at(32).size, given.threads) == (None, 64, 64, 1)
+    assert not parse(about).budget.limits
+    with pytest.raises(RecipeError, match="nothing is limited"):
+        parse({**about, "budget": {"size": 32}})
+    with pytest.raises(RecipeError, match=r"budget\.flops"):
+        parse({**about, "budget": {"flops": 0}})

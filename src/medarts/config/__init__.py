@@ -14,6 +14,7 @@ from medarts.config.data import (
 from medarts.config.reading import apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.config.sections import (
     BatchSettings,
+    BudgetSettings,
     ComputeSettings,
     DeriveSettings,
     EvaluationSettings,
@@ -32,6 +33,7 @@ __all__ = [
     "SPLITS",
     "AugmentationSettings",
     "BatchSettings",
+    "BudgetSettings",
     "ComputeSettings",
     "DataSettings",
     "DeriveSettings",

@@ -12,7 +12,14 @@ import yaml
 from pydantic import ValidationError
 
 from medarts.config.explaining import explain
-from medarts.config.sections import PruneSettings, Recipe, SearchSettings, TrainSettings, with_published_defaults
+from medarts.config.sections import (
+    BudgetSettings,
+    PruneSettings,
+    Recipe,
+    SearchSettings,
+    TrainSettings,
+    with_published_defaults,
+)
 from medarts.config.yaml_text import YamlError, read_yaml, unshared, write_yaml
 from medarts.errors import RecipeError, quoted, shortened
 from medarts.system.files import exists, read_text
@@ -120,6 +127,7 @@ def deciding_values(recipe: Recipe) -> dict[str, Any]:
             "note": True,
             **({"prune": True} if recipe.prune == PruneSettings() else {}),
             **({"space": {"choices"}} if unset else {}),
+            **({"budget": True} if recipe.budget == BudgetSettings() else {}),
             "compute": {"device", "threads", "tensorboard"},
             "train": train,
             "data": {"cache": True, "cache_gb": True, "sources": {"__all__": {"path"}}},

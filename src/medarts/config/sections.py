@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from medarts.config.data import DataSettings, Task
 from medarts.config.section import (
+    LARGEST_SIZE,
     MOST_LAYERS,
     Batch,
     Duration,
@@ -324,6 +325,49 @@ class PruneSettings(Section):
     sparse_epochs: Epochs | None = None
 
 
+Limit = Annotated[Number, Field(gt=0, le=1e15)]
+
+
+class BudgetSettings(Section):
+    """What a network may cost, as measured; what is not given is not limited.
+
+    Attributes:
+        latency_ms: milliseconds of one image, exported, in ONNX Runtime on the CPU of this machine, as if nothing else
+            were running: what is measured is divided by how much slower than usual a fixed network is in between.
+        flops: floating point operations of one image, 2 per multiply-add, as ``medarts cost`` counts them.
+        parameters: trainable parameters.
+        memory_mb: peak memory of that inference, in MB (10^6 bytes).
+        size: height and width of the image. Default: data.size.
+        threads: threads of the CPU.
+    """
+
+    latency_ms: Limit | None = None
+    flops: Limit | None = None
+    parameters: Limit | None = None
+    memory_mb: Limit | None = None
+    size: Annotated[Whole, Field(ge=16, le=LARGEST_SIZE)] | None = None
+    threads: Annotated[Whole, Field(ge=1, le=1024)] = 1
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are given, by name, those that are quick to check first."""
+        names = ("parameters", "flops", "latency_ms", "memory_mb")
+        return {name: limit for name in names if (limit := getattr(self, name)) is not None}
+
+    def at(self, size: int) -> "BudgetSettings":
+        """Returns the same budget with its size filled in where none is given."""
+        return self if self.size is not None else self.model_copy(update={"size": size})
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> "BudgetSettings":
+        if not self.limits and (self.size is not None or self.threads != 1):
+            raise ValueError(
+                "size and threads say how costs are measured, but nothing is limited; give latency_ms, flops, "
+                "parameters or memory_mb"
+            )
+        return self
+
+
 class EvaluationSettings(Section):
     """How scores are made.
 
@@ -368,6 +412,7 @@ class Recipe(Section):
         derive: how a genotype is derived.
         train: training from scratch.
         prune: pruning of a trained network.
+        budget: what a searched network may cost. Default: anything.
         evaluation: scoring.
         compute: device and precision.
     """
@@ -382,6 +427,7 @@ class Recipe(Section):
     derive: DeriveSettings = DeriveSettings()
     train: TrainSettings = Field(default_factory=TrainSettings)
     prune: PruneSettings = Field(default_factory=PruneSettings)
+    budget: BudgetSettings = BudgetSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     compute: ComputeSettings = ComputeSettings()
 

@@ -22,8 +22,9 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from medarts.data.digests import database, user_cache
+from medarts.data.digests import database
 from medarts.errors import DataError
+from medarts.system.cached import user_cache
 from medarts.system.console import inform
 
 MARK = "store.json"

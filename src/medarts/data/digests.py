@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from medarts.errors import DataError
+from medarts.system.cached import ask, user_cache
 from medarts.system.console import progress_bar
 
 T = TypeVar("T")
@@ -27,6 +28,10 @@ FAT has the coarsest clock, of two seconds.
 """
 
 _FILE = "contents-2.sqlite"
+_TABLE = (
+    "files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, "
+    "digest TEXT NOT NULL, code TEXT NOT NULL) WITHOUT ROWID"
+)
 _BLOCK = 16 * 10**6
 _LARGE = 10**9
 """Bytes that take about a second to read, from which on progress is shown."""
@@ -50,11 +55,6 @@ class _Stamp(NamedTuple):
 
     def is_settled(self, now_ns: int) -> bool:
         return self.changed_ns < now_ns - SETTLED_NS and abs(now_ns - self.modified_ns) > SETTLED_NS
-
-
-def user_cache() -> Path:
-    """Returns the user's cache folder of medarts, which need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medarts"
 
 
 def digests_of(paths: Iterable[Path]) -> dict[Path, str]:
@@ -180,22 +180,5 @@ def _keep(entries: Mapping[bytes, tuple[_Stamp, str]]) -> None:
 
 
 def _ask(work: Callable[[sqlite3.Connection], T]) -> T | None:
-    """Returns what the database answers in one transaction, None where it cannot: digests are then made again.
-
-    A damaged database is removed. One that is locked for long, or in a folder that cannot be written, is left alone.
-    """
-    try:
-        database().parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(database(), timeout=30)) as connection, connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, "
-                "modified_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, digest TEXT NOT NULL, "
-                "code TEXT NOT NULL) WITHOUT ROWID"
-            )
-            return work(connection)
-    except (sqlite3.OperationalError, OSError):
-        return None
-    except sqlite3.DatabaseError:
-        with contextlib.suppress(OSError):
-            database().unlink(missing_ok=True)
-        return None
+    """Returns what the database answers, None where it cannot: digests are then made again."""
+    return ask(database(), work, table=_TABLE)

@@ -27,12 +27,13 @@ from PIL import Image
 
 from medarts.config import DataSettings
 from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, use
-from medarts.data.digests import digests_read, user_cache
+from medarts.data.digests import digests_read
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.masks import DomainLevels, MaskLevel
 from medarts.data.reading import MaskState, check_classes, mask_states, read_image, read_pair, resize_image, resize_mask
 from medarts.data.rows import Rows, RowWriter, StoredRows
 from medarts.errors import DataError
+from medarts.system.cached import user_cache
 from medarts.system.console import inform, progress_bar
 
 FORMAT = 4

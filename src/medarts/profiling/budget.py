@@ -1,67 +1,250 @@
-"""The fewest parts of a batch whose peak memory fits into a budget, by measuring.
+"""Hard budgets: what a genotype's network costs as it is deployed, and the widest one that stays within a budget.
 
-It begins with one image at a time and goes up. N images at once cost at most N times the memory of one, and
-no trial has more than twice the images of one that fits: none takes more than twice the budget, as a machine that runs
-out of memory stops more than the trial.
+Parameters and FLOPs are counted. Latency and peak memory are those of the exported network in ONNX Runtime, measured.
 """
 
-import math
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from math import inf
+from typing import Any
 
-from medarts.engine.engine import Trial
+import torch
 
-Measure = Callable[[int], Trial | None]
-"""Tries a number of parts; None where the memory of the machine did not suffice."""
+from medarts.config import BudgetSettings, NormName
+from medarts.deploy.engines import OnnxRuntimeEngine
+from medarts.errors import RecipeError, check_number
+from medarts.models import build_network
+from medarts.network import Network
+from medarts.profiling.cost import count_flops, count_parameters, exported, last_head, run_exported
+from medarts.profiling.latency import usable_cores
+from medarts.profiling.memory import Form, peak_of_inference_mb
+from medarts.profiling.reference import Latency, measured_latencies, reference_flops, usual_ms
+from medarts.spaces import space_of
+from medarts.spaces.genotype import Genotype
 
 
-def sizes_of_parts(batch: int) -> list[int]:
-    """Returns the images at once that an even split of a batch can have, fewest first.
+@dataclass(frozen=True, slots=True)
+class BudgetCost:
+    """What a network costs, of what a budget can limit.
 
-    >>> sizes_of_parts(12)
-    [1, 2, 3, 4, 6, 12]
+    Attributes:
+        parameters: trainable parameters.
+        flops: operations of one image, see ``medarts.profiling.cost.Cost``.
+        latency: of one image, exported; None where it was not asked for.
+        memory_mb: peak memory of that inference in MB (10^6 bytes); None where it was not asked for.
     """
-    return sorted({math.ceil(batch / parts) for parts in range(1, batch + 1)})
+
+    parameters: int
+    flops: int
+    latency: Latency | None = None
+    memory_mb: float | None = None
+
+    @property
+    def amounts(self) -> dict[str, float]:
+        """What is known, by the names of a budget."""
+        known = {
+            "parameters": self.parameters,
+            "flops": self.flops,
+            "latency_ms": None if self.latency is None else self.latency.ms,
+            "memory_mb": self.memory_mb,
+        }
+        return {name: amount for name, amount in known.items() if amount is not None}
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the cost as what JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> "BudgetCost":
+        """Returns a cost from what ``as_json`` made."""
+        latency = content["latency"]
+        return cls(**{**content, "latency": None if latency is None else Latency(**latency)})
 
 
-def fewest_parts(smallest: Trial, batch: int, *, budget_mb: float, measure: Measure) -> Trial:
-    """Returns the trial of the most images at once that fit.
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A genotype within a budget.
 
-    The next larger size has been measured not to fit, unless the whole batch fits. Memory grows about linearly with the
-    images at once: the line through the two measured points nearest to the answer says what to try next, no more.
+    Attributes:
+        genotype: as it was, with the width that was chosen.
+        cost: as measured; of latency and memory what the budget limits.
+    """
+
+    genotype: Genotype
+    cost: BudgetCost
+
+
+def fit(
+    genotype: Genotype, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
+) -> Fitted | None:
+    """Returns a genotype with the largest width (C) of its space whose network stays within a budget.
+
+    The next larger width was measured to be over, unless there is none.
 
     Args:
-        smallest: the trial of one image at once, which fits.
-        batch: images a step.
-        budget_mb: memory that may be used.
-        measure: tries a number of parts.
+        genotype: whose width is not taken over.
+        budget: with its size, see ``BudgetSettings.at``.
+        in_channels: channels of the images.
+        outputs: outputs of the network.
+        norm: kind of all norms. Default: that of the network's paper.
+
+    Returns:
+        None where the smallest width is over.
+
+    Raises:
+        GenotypeError: the genotype does not fit its space.
+        MedartsError: the network cannot be exported.
+        RecipeError: the network cannot take images of that size, or the machine has fewer cores than threads.
     """
-    best, other = smallest, None
-    sizes = sizes_of_parts(batch)
-    while sizes := [size for size in sizes if size > best.images_at_once]:
-        size = _next(sizes, best, other, budget_mb)
-        trial = measure(math.ceil(batch / size))
-        if trial is not None and trial.memory_mb <= budget_mb:
-            if other is None or other.memory_mb <= budget_mb:
-                other = best  # one that did not fit stays: the answer lies between the two
-            best = trial
+    meters = [_Meter(each, budget, in_channels, outputs, norm) for each in space_of(genotype).scaled(genotype)]
+    guess = bisect_left(meters, True, key=lambda meter: not meter.is_expected_within()) - 1
+    place = _largest(len(meters), lambda place: meters[place].is_within(), guess=guess)
+    return None if place < 0 else Fitted(meters[place].genotype, meters[place].cost())
+
+
+def measure(
+    genotype: Genotype, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
+) -> BudgetCost:
+    """Returns what a genotype's network costs: parameters and FLOPs, and of latency and memory what a budget limits.
+
+    Args:
+        genotype: with its width.
+        budget: as in ``fit``, as are the others.
+        in_channels: channels of the images.
+        outputs: outputs of the network.
+        norm: kind of all norms.
+
+    Raises:
+        MedartsError: see ``fit``.
+    """
+    return _Meter(genotype, budget, in_channels, outputs, norm).cost()
+
+
+def unmet(
+    genotype: Genotype, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
+) -> RecipeError:
+    """Returns the error of a budget that the narrowest network of a genotype exceeds, with what that costs.
+
+    The arguments are those of ``fit``, which has returned None.
+    """
+    narrowest = space_of(genotype).scaled(genotype)[0]
+    cost = measure(narrowest, budget, in_channels=in_channels, outputs=outputs, norm=norm)
+    over = [
+        f"{name} {cost.amounts[name]:,.4g} of {limit:,.4g}"
+        for name, limit in budget.limits.items()
+        if cost.amounts[name] > limit
+    ]
+    return RecipeError(
+        f"The narrowest network of genotype '{genotype.name}' is over the budget: {', '.join(over)}.",
+        fix="Raise the budget, or lower budget.size.",
+    )
+
+
+def _largest(number: int, is_within: Callable[[int], bool], *, guess: int) -> int:
+    """Returns the last of places that are within, -1 where none is; the cost grows from place to place.
+
+    Steps away from the guess double until the answer lies between two places that were looked at; halving the distance
+    of these finds it. A guess that is right or next to it is confirmed by two or three looks.
+    """
+    low, high, step, place = -1, number, 1, guess
+    while high - low > 1:
+        place = min(max(place, low + 1), high - 1)
+        if is_within(place):
+            low, place = place, place + step
         else:
-            sizes = [smaller for smaller in sizes if smaller < size]
-            other = trial or other
-    return best
+            high, place = place, place - step
+        step *= 2
+        if low >= 0 and high < number:
+            place = (low + high) // 2
+    return low
 
 
-def _next(sizes: list[int], best: Trial, other: Trial | None, budget_mb: float) -> int:
-    """Returns the size to try next: the largest that is expected to fit, at least the next one.
+class _Meter:
+    """Measures one network, each quantity once, and only when it is asked for."""
 
-    Args:
-        sizes: images at once of which it is open whether they fit.
-        best: the trial of the most images that fit.
-        other: a second point of the line, None where there is none.
-        budget_mb: memory that may be used.
-    """
-    expected = [size for size in sizes if size * best.memory_mb <= budget_mb * best.images_at_once]
-    if other is not None:
-        slope = (other.memory_mb - best.memory_mb) / (other.images_at_once - best.images_at_once)
-        near = [size for size in sizes if size <= 2 * best.images_at_once]
-        expected += [s for s in near if best.memory_mb + slope * (s - best.images_at_once) <= budget_mb]
-    return max(sizes[:1] + expected)
+    def __init__(
+        self, genotype: Genotype, budget: BudgetSettings, in_channels: int, outputs: int, norm: NormName | None
+    ) -> None:
+        if budget.size is None:
+            raise ValueError("the budget has no size; fill it in with BudgetSettings.at")
+        check_number(
+            "budget.threads", budget.threads, low=1, high=usable_cores(), reason="as this machine has no more cores"
+        )
+        self.genotype = genotype
+        self.budget = budget
+        self.size = budget.size
+        self.in_channels = in_channels
+        self._build = partial(build_network, genotype, in_channels=in_channels, outputs=outputs, norm=norm)
+
+    def is_within(self) -> bool:
+        """Tells whether the budget is met; what is quick to see comes first, and the first that is over decides."""
+        return all(self._amount(name) <= limit for name, limit in self.budget.limits.items())
+
+    def is_expected_within(self) -> bool:
+        """Tells whether the budget is probably met, as far as that can be said without building the network."""
+        limits = self.budget.limits
+        counted = dict(zip(("parameters", "flops"), self._counted, strict=True))
+        if any(amount > limits.get(name, inf) for name, amount in counted.items()):
+            return False
+        # Many small operations run at about half the rate of the few large ones of the reference.
+        rate = reference_flops() / usual_ms(self.budget.threads) / 2
+        return counted["flops"] / rate <= limits.get("latency_ms", inf)
+
+    def cost(self) -> BudgetCost:
+        """Returns what the network costs."""
+        limits = self.budget.limits
+        return BudgetCost(
+            *self._counted,
+            latency=self._latency if "latency_ms" in limits else None,
+            memory_mb=self._memory_mb if "memory_mb" in limits else None,
+        )
+
+    def _amount(self, name: str) -> float:
+        if name == "latency_ms":
+            return self._latency.ms
+        if name == "memory_mb":
+            return self._memory_mb
+        return self._counted[("parameters", "flops").index(name)]
+
+    @cached_property
+    def _counted(self) -> tuple[int, int]:
+        """Parameters and FLOPs, for which shapes are enough."""
+        with torch.device("meta"):
+            network = self._network()
+            image = torch.empty(1, self.in_channels, self.size, self.size)
+            flops = count_flops(last_head(network, network), in_channels=self.in_channels, size=self.size, images=image)
+        return count_parameters(network), flops
+
+    @cached_property
+    def _exported(self) -> "_Exported":
+        content = exported(self.genotype.name, self._network(), in_channels=self.in_channels, size=self.size)
+        return _Exported(content, self.budget.threads)
+
+    @cached_property
+    def _latency(self) -> Latency:
+        image = torch.rand(1, self.in_channels, self.size, self.size, generator=torch.Generator().manual_seed(0))
+        (found,) = measured_latencies([partial(self._exported(), image)], threads=self.budget.threads)
+        return found
+
+    @cached_property
+    def _memory_mb(self) -> float:
+        shape = (1, self.in_channels, self.size, self.size)
+        return peak_of_inference_mb(self._exported, shape=shape, threads=self.budget.threads)
+
+    def _network(self) -> Network:
+        network = self._build().eval()
+        network.check_size(self.size)
+        return network
+
+
+@dataclass(frozen=True, slots=True)
+class _Exported:
+    """An exported network; called, it is made ready to run, also in another process."""
+
+    content: bytes
+    threads: int
+
+    def __call__(self) -> Form:
+        return partial(run_exported, OnnxRuntimeEngine(self.content, threads=self.threads))

@@ -168,7 +168,7 @@ def measure_costs(
     return {
         name: Cost(
             parameters=count_parameters(network),
-            flops=count_flops(_last_head(network, network), in_channels=in_channels, size=size, images=image),
+            flops=count_flops(last_head(network, network), in_channels=in_channels, size=size, images=image),
             timings=timings[name],
             memory_mb=peaks[name],
             **of_all,
@@ -217,7 +217,7 @@ class _Plan:
 
     def __call__(self) -> Form:
         network = self.build()
-        return _last_head(shipped(network, in_channels=self.in_channels, size=self.size), network)
+        return last_head(shipped(network, in_channels=self.in_channels, size=self.size), network)
 
 
 def _exported(
@@ -230,16 +230,31 @@ def _exported(
     """
     found: dict[str, bytes] = {}
     for name, network in networks.items():
-        try:
-            found[name] = network_to_onnx(network, in_channels=plans[name].in_channels, size=plans[name].size)
-        except Exception as error:  # its classes have no common base
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise MedartsError(
-                f"{name} cannot be exported to ONNX, as which its latency is measured ({reason}).",
-                fix="Build it of operations that torch.onnx can export, or count alone, with 0 repeats.",
-            ) from error
+        found[name] = exported(name, network, in_channels=plans[name].in_channels, size=plans[name].size)
         after_each()
     return found
+
+
+def exported(name: str, network: Network, *, in_channels: int, size: int) -> bytes:
+    """Returns a network as the content of the ONNX file of which latency is measured.
+
+    Args:
+        name: of the network, for the error.
+        network: in evaluation mode, on the CPU.
+        in_channels: channels of the images.
+        size: their height and width, in pixels.
+
+    Raises:
+        MedartsError: it cannot be exported.
+    """
+    try:
+        return network_to_onnx(network, in_channels=in_channels, size=size)
+    except Exception as error:  # its classes have no common base
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise MedartsError(
+            f"{name} cannot be exported to ONNX, as which its latency is measured ({reason}).",
+            fix="Build it of operations that torch.onnx can export, or count alone, with 0 repeats.",
+        ) from error
 
 
 def _time(
@@ -282,10 +297,10 @@ def _time(
             images = _images(*shape[:3])
             passes: dict[tuple[str, Backend], Callable[[], object]] = {}
             for name, network in networks.items():
-                passes[name, "torch"] = partial(_last_head(network, network), images)
+                passes[name, "torch"] = partial(last_head(network, network), images)
                 if name in forms:
-                    passes[name, "inference form"] = partial(_last_head(forms[name], network), images)
-            passes |= {key: partial(_run, engine, images) for key, engine in engines.items()}
+                    passes[name, "inference form"] = partial(last_head(forms[name], network), images)
+            passes |= {key: partial(run_exported, engine, images) for key, engine in engines.items()}
             timed = time_in_turns(
                 [*passes.values()], threads=number, batch=shape[0], repeats=repeats, after_turn=after_turn
             )
@@ -296,12 +311,13 @@ def _time(
     return timings
 
 
-def _run(engine: Engine, images_bchw: Tensor) -> object:
+def run_exported(engine: Engine, images_bchw: Tensor) -> object:
+    """Runs an exported network."""
     # The limits are what networks with what comes before them take; a network alone has no such input.
     return engine.run(images_bchw.numpy(), np.empty((len(images_bchw), 2), np.float32))
 
 
-def _last_head(form: nn.Module, network: Network) -> Form:
+def last_head(form: nn.Module, network: Network) -> Form:
     """Returns a form of a network with its last head alone."""
     return partial(form, head=network.heads[-1])
 

@@ -20,7 +20,7 @@ from medarts.engine.device import preserved_process_state
 from medarts.engine.engine import Trial
 from medarts.errors import RecipeError
 from medarts.nas.search import prepare_search, try_search
-from medarts.profiling.budget import fewest_parts
+from medarts.profiling.parts import fewest_parts
 from medarts.spaces import make_space
 from medarts.system.console import Bar, progress_bar
 from medarts.system.memory import keep_freed_memory

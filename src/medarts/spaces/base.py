@@ -47,6 +47,9 @@ AS_DERIVED = SupernetSettings()
 
 INITIAL_SPREAD = 1e-3
 
+WIDTHS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+"""Values of C to which networks are scaled: steps of 10 to 25 %, and every number where that is less than one."""
+
 _TRIED_SIZE = 16
 """Pixels; large enough for dilated kernels, small enough to take no time."""
 
@@ -410,6 +413,14 @@ class SearchSpace(ABC):
         paths = [(kept.layer, kept.level, kept.transitions) for kept in form.paths]
         text = json.dumps([form.space, settings, form.cells, paths], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @classmethod
+    def scaled(cls, genotype: Genotype) -> tuple[Genotype, ...]:
+        """Returns a genotype with every width to which a budget can scale it, the narrowest first.
+
+        A space without such a setting gives the genotype alone.
+        """
+        return (genotype,)
 
     @classmethod
     def published_outputs(cls, genotype: Genotype) -> int:

@@ -41,6 +41,7 @@ from medarts.network.layers import ChannelShuffle, Norm, pooled_logits
 from medarts.spaces import register_space
 from medarts.spaces.base import (
     AS_DERIVED,
+    WIDTHS,
     Candidates,
     CellWeights,
     Names,
@@ -1055,6 +1056,11 @@ class Darts(SearchSpace):
             settings=check(genotype).to_mapping(),
             cells={kind: tuple(map(in_order, cell)) for kind, cell in genotype.cells.items()},
         )
+
+    @classmethod
+    def scaled(cls, genotype: Genotype) -> tuple[Genotype, ...]:
+        """Returns a genotype at every C of the ladder."""
+        return tuple(genotype.with_settings(init_channel=channels) for channels in WIDTHS)
 
     @classmethod
     def published_outputs(cls, genotype: Genotype) -> int:

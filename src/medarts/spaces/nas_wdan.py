@@ -43,6 +43,7 @@ from medarts.network.layers import ChannelShuffle, Norm, make_norm
 from medarts.spaces import register_space
 from medarts.spaces.base import (
     AS_DERIVED,
+    WIDTHS,
     Candidates,
     CellWeights,
     Names,
@@ -1497,6 +1498,12 @@ class NasWdan(SearchSpace):
             if used:
                 cells[kind] = run_edges(genotype.cells[kind], reads_s0=reads_s0)
         return replace(genotype, settings=settings.to_mapping(), cells=cells, paths=to_kept(paths))
+
+    @classmethod
+    def scaled(cls, genotype: Genotype) -> tuple[Genotype, ...]:
+        """Returns a genotype at every C of the ladder that shuffle_groups divides."""
+        groups = check(genotype).shuffle_groups
+        return tuple(genotype.with_settings(init_channel=channels) for channels in WIDTHS if channels % groups == 0)
 
     @classmethod
     def lattice_of(
