@@ -604,6 +604,7 @@ CHANGES: list[Callable[[], dict[str, Any]]] = [
     lambda: content(search={"stages": [{"depth": 4}]}),
     lambda: content(derive={"paths": "all"}),
     lambda: content(train={"lr": 4.1e-3}),
+    lambda: content(budget={"flops": 1e9}),
     lambda: content(evaluation={"threshold": 0.4}),
     lambda: content(compute={"precision": "bf16"}),
 ]

@@ -145,17 +145,18 @@ def unmet(
 def _largest(number: int, is_within: Callable[[int], bool], *, guess: int) -> int:
     """Returns the last of places that are within, -1 where none is; the cost grows from place to place.
 
-    Steps away from the guess double until the answer lies between two places that were looked at; halving the distance
-    of these finds it. A guess that is right or next to it is confirmed by two or three looks.
+    Steps away from the guess grow (1, 1, 2, 3, 5) until the answer lies between two places that were looked at; halving
+    their distance finds it. A guess that is right or next to it is confirmed by two or three looks.
     """
-    low, high, step, place = -1, number, 1, guess
+    low, high, place = -1, number, guess
+    step, following = 1, 1
     while high - low > 1:
         place = min(max(place, low + 1), high - 1)
         if is_within(place):
             low, place = place, place + step
         else:
             high, place = place, place - step
-        step *= 2
+        step, following = following, step + following
         if low >= 0 and high < number:
             place = (low + high) // 2
     return low
