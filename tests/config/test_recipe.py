@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from medarts import registry
 from medarts.config import Recipe, apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.config.data import MaskSourceSettings
-from medarts.config.reading import fingerprint_without_seed
+from medarts.config.reading import deciding_values, fingerprint_without_seed
 from medarts.config.study import Study, load_study
 from medarts.errors import RecipeError
 from medarts.models.unet import UNetSettings
@@ -604,7 +604,11 @@ CHANGES: list[Callable[[], dict[str, Any]]] = [
     lambda: content(search={"stages": [{"depth": 4}]}),
     lambda: content(derive={"paths": "all"}),
     lambda: content(train={"lr": 4.1e-3}),
+    lambda: content(train={"finetune_lr": 0.5}),
+    lambda: content(prune={"steps": 2}),
     lambda: content(budget={"flops": 1e9}),
+    lambda: content(search={"relaxation": "sigmoid"}),
+    lambda: content(space={"choices": {"depth": [3]}}),
     lambda: content(evaluation={"threshold": 0.4}),
     lambda: content(compute={"precision": "bf16"}),
 ]
@@ -619,6 +623,19 @@ def test_fingerprint_without_seed_ignores_the_seed_alone() -> None:
 def test_fingerprint_changes_with_everything_else() -> None:
     prints = [fingerprint(parse(change())) for change in CHANGES]
     assert len({fingerprint(parse(content())), *prints}) == len(CHANGES) + 1
+
+
+def test_a_key_of_later_versions_takes_part_where_it_is_set_alone() -> None:
+    """So that a run of before such a key can be resumed."""
+    values = deciding_values(parse(content()))
+    assert values.keys().isdisjoint({"prune", "budget"})
+    assert "relaxation" not in values["search"]
+    assert "finetune_lr" not in values["train"]
+    assert "choices" not in values["space"]
+    written = {"name": "softmax"}  # the default in full is still the default
+    assert deciding_values(parse(content(search={"relaxation": written}))) == values
+    changed = deciding_values(parse(content(search={"relaxation": "sigmoid"})))
+    assert changed["search"]["relaxation"]["name"] == "sigmoid"
 
 
 # What is handed out

@@ -12,14 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from medarts.config.explaining import explain
-from medarts.config.sections import (
-    BudgetSettings,
-    PruneSettings,
-    Recipe,
-    SearchSettings,
-    TrainSettings,
-    with_published_defaults,
-)
+from medarts.config.section import Section, is_unset
+from medarts.config.sections import Recipe, SearchSettings, with_published_defaults
 from medarts.config.yaml_text import YamlError, read_yaml, unshared, write_yaml
 from medarts.errors import RecipeError, quoted, shortened
 from medarts.system.files import exists, read_text
@@ -115,24 +109,30 @@ def deciding_values(recipe: Recipe) -> dict[str, Any]:
 
     Paths of data and weights differ from machine to machine; what lies there has a fingerprint of its own.
     """
-    train: dict[str, Any] = {"model": {"weights"}}
-    # Keys that came later count where they are set: older runs keep their fingerprints.
-    if recipe.train.finetune_lr == TrainSettings.model_fields["finetune_lr"].default:
-        train["finetune_lr"] = True
-    choices = type(recipe.space).model_fields.get("choices")
-    unset = choices is not None and getattr(recipe.space, "choices", None) == choices.default
-    return recipe.model_dump(
+    values = recipe.model_dump(
         mode="json",
         exclude={
             "note": True,
-            **({"prune": True} if recipe.prune == PruneSettings() else {}),
-            **({"space": {"choices"}} if unset else {}),
-            **({"budget": True} if recipe.budget == BudgetSettings() else {}),
             "compute": {"device", "threads", "tensorboard"},
-            "train": train,
+            "train": {"model": {"weights"}},
             "data": {"cache": True, "cache_gb": True, "sources": {"__all__": {"path"}}},
         },
     )
+    _leave_out_unset(recipe, values)
+    return values
+
+
+def _leave_out_unset(section: Any, values: Any) -> None:
+    """Takes away from the values of a section, and of those within it, what came later and has its default."""
+    if isinstance(section, Section) and isinstance(values, dict):
+        for name in type(section).model_fields.keys() & values.keys():
+            if is_unset(section, name):
+                del values[name]
+            else:
+                _leave_out_unset(getattr(section, name), values[name])
+    elif isinstance(section, list | tuple):
+        for item, inner in zip(section, values, strict=True):
+            _leave_out_unset(item, inner)
 
 
 def _fill_in_lists(content: dict[str, Any], keys: list[str]) -> None:

@@ -7,12 +7,34 @@ memory or the time of the machine.
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, Strict
+from pydantic import BeforeValidator, Field, Strict, TypeAdapter
 
 from medarts.registry import Section, Settings
 from medarts.system.names import NAME
 
-__all__ = ["Section", "Settings"]
+__all__ = ["LATER", "Section", "Settings", "is_unset"]
+
+
+class _Later:
+    """What marks a field; see `LATER`."""
+
+
+LATER = _Later()
+"""Marks a field that came after runs had been made: ``Annotated[Flag, LATER] = False``.
+
+Its default is what medarts did before. At its default it takes no part in fingerprints, so that older runs can be
+resumed and compared."""
+
+
+def is_unset(section: Section, name: str) -> bool:
+    """Whether a field of a section came later, see `LATER`, and has its default."""
+    field = type(section).model_fields[name]
+    if LATER not in field.metadata:
+        return False
+    kind: Any = Annotated[field.annotation, *field.metadata]
+    default = TypeAdapter(kind).validate_python(field.get_default(call_default_factory=True))
+    return bool(getattr(section, name) == default)
+
 
 DEEPEST = 12
 """Levels of the lattice; its lowest has 1/4096 of the input's resolution."""

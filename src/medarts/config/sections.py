@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from medarts.config.data import DataSettings, Task
 from medarts.config.section import (
     LARGEST_SIZE,
+    LATER,
     MOST_LAYERS,
     Batch,
     Duration,
@@ -158,7 +159,7 @@ class SearchSettings(Section):
     )
     loss: AnyLoss = _named("bce_logits")
     gradient: AnyGradient = _named("first_order")
-    relaxation: AnyRelaxation = _named("softmax")
+    relaxation: Annotated[AnyRelaxation, LATER] = _named("softmax")
     regularizers: Annotated[tuple[AnyRegularizer, ...], Field(max_length=20)] = ()
     train_portion: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     lr: Rate = 0.025
@@ -234,7 +235,7 @@ class TrainSettings(BatchSettings):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Rate = 4e-3
     lr_min: Weight = 1e-5
-    finetune_lr: Annotated[Number, Field(gt=0, le=1)] = 0.1
+    finetune_lr: Annotated[Number, Field(gt=0, le=1), LATER] = 0.1
     momentum: Fraction = 0.9
     weight_decay: Weight = 3e-4
     schedule: Literal["cosine", "plateau"] = "cosine"
@@ -426,8 +427,8 @@ class Recipe(Section):
     search: SearchSettings = Field(default_factory=SearchSettings)
     derive: DeriveSettings = DeriveSettings()
     train: TrainSettings = Field(default_factory=TrainSettings)
-    prune: PruneSettings = Field(default_factory=PruneSettings)
-    budget: BudgetSettings = BudgetSettings()
+    prune: Annotated[PruneSettings, LATER] = Field(default_factory=PruneSettings)
+    budget: Annotated[BudgetSettings, LATER] = BudgetSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     compute: ComputeSettings = ComputeSettings()
 

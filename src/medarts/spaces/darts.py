@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from medarts.config import DeriveSettings, StageSettings, SupernetSettings
 from medarts.config.data import Task
 from medarts.config.section import (
+    LATER,
     MOST_CHANNELS,
     MOST_LAYERS,
     MOST_NODES,
@@ -149,7 +150,7 @@ class DartsSettings(Settings):
     drop_path_prob: Fraction = 0.2
     auxiliary: Flag = False
     operations: OperationNames = Field(default={})
-    choices: DartsChoices = DartsChoices()
+    choices: Annotated[DartsChoices, LATER] = DartsChoices()
 
     @model_validator(mode="after")
     def _fits(self) -> "DartsSettings":

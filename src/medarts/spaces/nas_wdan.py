@@ -26,6 +26,7 @@ from medarts.config import DeriveSettings, StageSettings, SupernetSettings
 from medarts.config.data import Task
 from medarts.config.section import (
     DEEPEST,
+    LATER,
     MOST_CHANNELS,
     MOST_NODES,
     Channels,
@@ -142,7 +143,7 @@ class NasWdanSettings(Settings):
     shuffle_groups: Annotated[Whole, Field(ge=1, le=MOST_CHANNELS)] = 1
     dropout_prob: Fraction = 0.0
     operations: OperationNames = Field(default={})
-    choices: NasWdanChoices = NasWdanChoices()
+    choices: Annotated[NasWdanChoices, LATER] = NasWdanChoices()
 
     @model_validator(mode="after")
     def _fits(self) -> "NasWdanSettings":
