@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medarts.profiling import reference as module
-from medarts.profiling.latency import Timing
 from medarts.profiling.reference import latency_file, measured_latencies, usual_ms
 
 
@@ -17,11 +17,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[int]]
     def of(milliseconds: list[float]) -> list[int]:
         times, calls = iter(milliseconds), list[int]()
 
-        def in_turns(passes: Sequence[object], *, threads: int, batch: int, repeats: int) -> list[Timing]:
+        def in_turns(passes: Sequence[object], *, threads: int, repeats: int, clock: Any) -> list[list[float]]:
             calls.append(len(passes))
-            return [Timing(threads, batch, next(times), 0.5) for _ in passes]
+            # Some passes are lengthened by others at work.
+            return [[ms, ms, ms, ms + 1, 20 * ms, 20 * ms, 30 * ms] for ms in (next(times) for _ in passes)]
 
-        monkeypatch.setattr(module, "time_in_turns", in_turns)
+        monkeypatch.setattr(module, "times_in_turns", in_turns)
         return calls
 
     monkeypatch.setattr(module, "_reference", lambda threads: lambda: None)
@@ -36,7 +37,7 @@ def test_what_slows_the_reference_does_not_count(clock: Callable[..., list[int]]
     calls = clock([6.0, 30.0, 3.0])  # a busy machine; the reference is known
     one, other = measured_latencies([lambda: None, lambda: None], threads=1)
     assert calls == [3]
-    assert (one.ms, one.median_ms, one.spread_ms, one.slowdown) == (10.0, 30.0, 0.5, 3.0)
+    assert (one.ms, one.median_ms, one.slowdown) == (10.0, 31.0, 3.0)
     assert other.ms == 1.0
 
 

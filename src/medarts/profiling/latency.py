@@ -53,7 +53,7 @@ def time_in_turns(
     repeats: int,
     after_turn: Callable[[], None] = lambda: None,
 ) -> list[Timing]:
-    """Times passes in turns: every one once, then every one again. The number of threads is afterwards what it was.
+    """Times passes in turns; see ``times_in_turns``.
 
     Args:
         passes: what is timed; each is a pass of a batch.
@@ -65,6 +65,30 @@ def time_in_turns(
     Raises:
         ValueError: fewer than 2 repeats, which have no spread.
     """
+    times = times_in_turns(passes, threads=threads, repeats=repeats, after_turn=after_turn)
+    return [Timing(threads, batch, *_median_and_spread(taken)) for taken in times]
+
+
+def times_in_turns(
+    passes: Sequence[Callable[[], object]],
+    *,
+    threads: int,
+    repeats: int,
+    after_turn: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] | None = None,
+) -> list[list[float]]:
+    """Returns the milliseconds of passes that take turns: every one once, then every one again.
+
+    The number of threads is afterwards what it was. The other arguments are those of ``time_in_turns``.
+
+    Args:
+        passes: what is timed.
+        threads: threads of the CPU.
+        repeats: turns that count.
+        after_turn: called between turns.
+        clock: in seconds. Default: the time that passes.
+    """
+    now = clock or time.perf_counter
     if repeats < 2:
         raise ValueError(f"repeats is {repeats}; a spread needs at least 2")
     times: list[list[float]] = [[] for _ in passes]
@@ -74,11 +98,11 @@ def time_in_turns(
                 run()
         for _ in range(repeats):
             for run, taken in zip(passes, times, strict=True):
-                start = time.perf_counter()
+                start = now()
                 run()
-                taken.append(1000 * (time.perf_counter() - start))
+                taken.append(1000 * (now() - start))
             after_turn()
-    return [Timing(threads, batch, *_median_and_spread(taken)) for taken in times]
+    return times
 
 
 def _median_and_spread(times: Sequence[float]) -> tuple[float, float]:

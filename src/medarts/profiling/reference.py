@@ -6,8 +6,10 @@ else the machine does, as far as that slows both alike.
 """
 
 import platform
+import sqlite3
 import statistics
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -20,7 +22,7 @@ from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.models import create_model
 from medarts.network import Network
 from medarts.profiling.cost import count_flops, exported, last_head, run_exported
-from medarts.profiling.latency import time_in_turns
+from medarts.profiling.latency import times_in_turns
 from medarts.system.cached import ask, user_cache
 
 REFERENCE_WIDTH, REFERENCE_SIZE = 8, 64
@@ -35,10 +37,11 @@ class Latency:
     """The time of one pass of one image.
 
     Attributes:
-        ms: milliseconds on this machine when it is free: the median of the passes divided by ``slowdown``.
-        median_ms: the median as it was measured.
-        spread_ms: interquartile range of the passes, as measured.
-        slowdown: how many times as long as usual the reference took meanwhile.
+        ms: milliseconds on this machine when it is free: the lower quartile of the passes divided by ``slowdown``.
+            Others at work lengthen some passes many times, so that a median may be one of these.
+        median_ms: median of the passes as measured.
+        spread_ms: their interquartile range, as measured.
+        slowdown: how many times as long as usual the reference took meanwhile, by its lower quartile.
     """
 
     ms: float
@@ -66,28 +69,51 @@ def measured_latencies(passes: Sequence[Callable[[], object]], *, threads: int, 
         threads: of the CPU, with which the engines of the passes were made.
         repeats: turns, at least 2.
     """
-    usual, reference = usual_ms(threads), _reference(threads)
-    now, *found = time_in_turns([reference, *passes], threads=threads, batch=1, repeats=repeats)
-    slowdown = now.median_ms / usual
-    return [Latency(each.median_ms / slowdown, each.median_ms, each.spread_ms, slowdown) for each in found]
+    usual = usual_ms(threads)
+    now, *found = _times([_reference(threads), *passes], threads=threads, repeats=repeats)
+    slowdown = _quartiles(now)[0] / usual
+    quartiles = map(_quartiles, found)
+    return [Latency(low / slowdown, median, high - low, slowdown) for low, median, high in quartiles]
 
 
 def usual_ms(threads: int) -> float:
     """Returns how long the reference takes on this machine when it is free, measured the first time it is asked for.
 
-    That is the lower quartile of a hundred passes: others at work lengthen most of them, seldom all.
+    That is the lower quartile of a round of passes, of the quickest round.
     """
-    key = (machine(threads), "reference")
-    known = ask(latency_file(), lambda rows: rows.execute(_FIND, key).fetchone(), table=TABLE)
-    if known is not None:
-        return float(known[0])
-    reference = _reference(threads)
-    medians = [
-        time_in_turns([reference], threads=threads, batch=1, repeats=REPEATS)[0].median_ms for _ in range(ROUNDS)
-    ]
-    ms = statistics.quantiles(medians, n=4, method="inclusive")[0]
-    ask(latency_file(), lambda rows: rows.execute(_KEEP, (*key, ms)), table=TABLE)
-    return ms
+    known = kept_ms(["reference"], threads=threads)
+    if not known:
+        rounds = (_times([_reference(threads)], threads=threads, repeats=REPEATS)[0] for _ in range(ROUNDS))
+        known = {"reference": min(_quartiles(times)[0] for times in rounds)}
+        keep_ms(known, threads=threads)
+    return known["reference"]
+
+
+def _times(passes: Sequence[Callable[[], object]], *, threads: int, repeats: int) -> list[list[float]]:
+    """Returns milliseconds by pass, as on a core of their own.
+
+    ONNX Runtime computes in the calling thread where it has one. The time of the processor that the thread took is then
+    the latency on a free core: it leaves out when others had the core, which on a busy machine is most of the time.
+    """
+    clock = time.thread_time if threads == 1 else None
+    return times_in_turns(passes, threads=threads, repeats=repeats, clock=clock)
+
+
+def kept_ms(names: Sequence[str], *, threads: int) -> dict[str, float]:
+    """Returns the milliseconds of what has been timed on this machine, by name."""
+    of = machine(threads)
+
+    def found(rows: sqlite3.Connection) -> dict[str, float]:
+        answers = (rows.execute(_FIND, (of, name)).fetchone() for name in names)
+        return {name: answer[0] for name, answer in zip(names, answers, strict=True) if answer is not None}
+
+    return ask(latency_file(), found, table=TABLE) or {}
+
+
+def keep_ms(milliseconds: Mapping[str, float], *, threads: int) -> None:
+    """Keeps the milliseconds of what was timed on this machine, unless they are known."""
+    rows = [(machine(threads), name, ms) for name, ms in milliseconds.items()]
+    ask(latency_file(), lambda database: database.executemany(_KEEP, rows), table=TABLE)
 
 
 @cache
@@ -99,6 +125,11 @@ def reference_flops() -> int:
 
 def _network() -> Network:
     return create_model("unet", in_channels=3, outputs=1, width=REFERENCE_WIDTH).eval()
+
+
+def _quartiles(times: Sequence[float]) -> tuple[float, float, float]:
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return low, median, high
 
 
 _FIND = "SELECT ms FROM milliseconds WHERE machine = ? AND what = ?"
