@@ -6,7 +6,8 @@ work and returns the result; nothing is printed but progress on standard error.
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -67,6 +68,7 @@ def search(
     data: "DataLike | None" = None,
     changes: Changes = (),
     out: Path | str | None = None,
+    jobs: int = 1,
 ) -> RunDirectory:
     """Searches an architecture on the data of a recipe.
 
@@ -76,6 +78,7 @@ def search(
             targets)), or folders, instead of the data sets of the recipe.
         changes: changes of the recipe, such as ``"search.arch_lr=1e-3"``.
         out: folder of the run, new or empty. Default: runs/NAME, the name of the recipe file or "search".
+        jobs: trainings at a time, for the methods pool and random.
 
     Returns:
         The run; ``load_genotype(run)`` is what it found.
@@ -85,12 +88,12 @@ def search(
         DivergedError: a loss became NaN or infinite.
         InterruptedRunError: Ctrl-C; `resume` continues the run.
     """
-    from medarts.nas.search import start_search
+    from medarts.pool.search import start
 
     given = _given(data)
     chosen = _recipe(recipe, given, changes)
     folder = _folder(out, Path(recipe).stem if isinstance(recipe, str | Path) else "search")
-    return start_search(chosen, folder, data=_store(given))
+    return start(chosen, folder, jobs=jobs, data=_store(given))
 
 
 def train(
@@ -137,7 +140,7 @@ def train(
     if recipe is not None:
         base = recipe
     elif searched is not None:
-        base = searched.recipe
+        base = recipe_after(searched)
     elif data is None:
         raise RecipeError(
             "There are no data to train on.",
@@ -237,6 +240,7 @@ def resume(
     kind: Literal["search", "train"] | None = None,
     changes: Changes = (),
     data: "ImageStore | Dataset[Any] | tuple[Any, Any] | None" = None,
+    jobs: int = 1,
 ) -> RunDirectory:
     """Continues a search or training from its last checkpoint; a finished one is left as it is.
 
@@ -246,18 +250,22 @@ def resume(
         changes: changes of its recipe, such as ``"train.epochs=200"`` or ``"compute.threads=8"``; whatever would make
             it another experiment is refused.
         data: the images, for a run that was started with images in memory; a finished one needs them only to be longer.
+        jobs: trainings at a time, for searches by the methods pool and random.
 
     Raises:
         RunError: there is no run, another process is working on it, or its data or recipe have changed.
     """
-    from medarts.nas.search import resume_search
+    from medarts.pool.search import resume as resume_search
     from medarts.training.trainer import resume_training
 
     path, given = path_of(run), _in_memory(data)
-    verbs = {"search": resume_search, "train": resume_training}
+    verbs: dict[str, Callable[..., RunDirectory]]
+    verbs = {"search": partial(resume_search, jobs=jobs), "train": resume_training}
     found = RunDirectory.open(path).facts["kind"] if kind is None else kind
     if found not in verbs:
         raise RunError(f"There is no kind of run {quoted(kind)}.", fix=did_you_mean(str(kind), verbs))
+    if found == "train" and jobs != 1:
+        raise RecipeError(f"jobs is {jobs}, but a training is one job.", fix="Leave jobs out.")
     return verbs[found](path, _changes(changes), data=given)
 
 
@@ -937,6 +945,16 @@ def _trained(model: Any) -> "TrainedNetwork":
     if is_package(model):
         return open_package(Path(model)).trained
     return trained_of(RunDirectory.open(path_of(model), kind="train"))
+
+
+def recipe_after(searched: RunDirectory) -> Recipe:
+    """Returns the recipe of a search, with the norm of the network that it has chosen where that was a choice."""
+    recipe = searched.recipe
+    is_chosen = recipe.search.method != "supernet" and recipe.search.select.norms
+    if not is_chosen or not searched.facts["finished"]:
+        return recipe
+    train = recipe.train.model_copy(update={"norm": searched.read_json("summary.json")["norm"]})
+    return recipe.model_copy(update={"train": train})
 
 
 def _searched(network: Any) -> RunDirectory | None:

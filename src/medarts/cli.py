@@ -167,6 +167,7 @@ def search(
     words: Positional[Annotated[tuple[str, ...], arg(metavar="[RECIPE] [KEY=VALUE ...]", help_behavior_hint="")]] = (),
     *,
     out: Folder = None,
+    jobs: Annotated[int, arg(metavar="N")] = 1,
     resume: Run = None,
 ) -> None:
     """Search for a genotype on the data of a recipe. A run stopped with Ctrl-C can be resumed.
@@ -174,6 +175,7 @@ def search(
     Args:
         words: The recipe (YAML), then changes to it, such as search.arch_lr=1e-3.
         out: Folder of the run. Default: runs/<name of the recipe>.
+        jobs: Trainings that run in parallel, for search.method pool and random.
         resume: Search run to resume. No recipe is needed. Paths, the note, device and threads, the parts of a batch
             (search.stages.0.accumulate=2) can be changed, and the last stage can get more epochs.
     """
@@ -182,10 +184,10 @@ def search(
     files, changes = split(words)
     if resume is not None:
         _expect(not files and out is None, "medarts search --resume RUN [KEY=VALUE ...]")
-        run = api.resume(resume, kind="search", changes=changes)
+        run = api.resume(resume, kind="search", changes=changes, jobs=jobs)
     else:
         _expect(len(files) == 1, "medarts search RECIPE [KEY=VALUE ...] [--out FOLDER]")
-        run = api.search(files[0], changes=changes, out=out)
+        run = api.search(files[0], changes=changes, out=out, jobs=jobs)
     say(str(run.path))
 
 
@@ -238,7 +240,7 @@ def train(
             "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME|--from RUN --data FOLDER",
         )
         searched = RunDirectory.open(Path(files[0]), kind="search") if files else None
-        base = recipe if recipe is not None or searched is None else searched.recipe
+        base = recipe if recipe is not None or searched is None else api.recipe_after(searched)
         if model is not None:
             changes = [*api.model_change(base if base is not None else {}, model), *changes]
         run = api.train(

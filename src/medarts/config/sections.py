@@ -128,10 +128,48 @@ class SupernetSettings(Section):
     recompute: Flag = False
 
 
-class SearchSettings(Section):
-    """The bilevel search.
+class SelectSettings(Section):
+    """Choosing by training: at every rung the better candidates are kept and trained on (successive halving).
 
     Attributes:
+        candidates: candidates of the first generation.
+        rungs: epochs after which the candidates are compared, rising. The last is the length of their training, over
+            which the learning rate falls; all else of it is as in ``train``.
+        keep: share of the candidates that go on from a rung to the next.
+        generations: of pool: number of generations. Later ones hold neighbours of the best so far.
+        neighbours: of pool: candidates of every later generation.
+        supernets: of pool: searches of supernets, each with a seed of its own, whose genotypes are candidates.
+        checkpoints: of pool: genotypes of each of these searches, taken along it, the last one included.
+        norms: kinds of norms that candidates may have. Default: train.norm.
+        epochs: of random: as many candidates as this number of epochs of training allows. Default: ``candidates``.
+    """
+
+    candidates: Annotated[Whole, Field(ge=1, le=100_000)] = 16
+    rungs: Annotated[tuple[Epochs, ...], Field(min_length=1, max_length=20)] = (2, 6, 12)
+    keep: Annotated[Number, Field(gt=0, lt=1)] = 0.33
+    generations: Annotated[Whole, Field(ge=1, le=1000)] = 2
+    neighbours: Annotated[Whole, Field(ge=1, le=100_000)] = 8
+    supernets: Annotated[Whole, Field(ge=0, le=100)] = 2
+    checkpoints: Annotated[Whole, Field(ge=1, le=100)] = 3
+    norms: Annotated[tuple[NormName, ...], Field(max_length=2)] = ()
+    epochs: Annotated[Whole, Field(ge=1, le=10_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "SelectSettings":
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs {', '.join(map(str, self.rungs))} do not rise; write them as [2, 6, 12]")
+        if len(set(self.norms)) < len(self.norms):
+            raise ValueError("norms names one twice")
+        return self
+
+
+class SearchSettings(Section):
+    """The search: bilevel, of a supernet, or by training candidates.
+
+    Attributes:
+        method: supernet; pool, which trains genotypes of supernets, random ones and neighbours of the best, and keeps
+            the better ones; or random, its control, which does the same with random genotypes alone.
+        select: choosing by training, for pool and random.
         stages: the stages in their order.
         loss: loss of weights, alphas and betas; a name, or a mapping with the name and its settings.
         gradient: of the architecture: first_order at the weights as they are, or second_order at the weights one step
@@ -153,6 +191,8 @@ class SearchSettings(Section):
         supernet: partial channels, edge normalisation, recomputation.
     """
 
+    method: Annotated[Literal["supernet", "random", "pool"], LATER] = "supernet"
+    select: Annotated[SelectSettings, LATER] = SelectSettings()
     stages: Annotated[tuple[StageSettings, ...], Field(min_length=1, max_length=20)] = (
         StageSettings(depth=4, epochs=80, batch=24, keep={"down": 4, "normal": 4, "up": 2}),
         StageSettings(depth=5, epochs=80, batch=12),
@@ -436,6 +476,16 @@ class Recipe(Section):
     @classmethod
     def _published(cls, content: Any) -> Any:
         return with_published_defaults(content) if isinstance(content, dict) else content
+
+    @model_validator(mode="after")
+    def _candidates_can_be_trained(self) -> "Recipe":
+        last = self.search.select.rungs[-1]
+        if self.search.method != "supernet" and self.train.warmup_epochs >= last:
+            raise ValueError(
+                f"train.warmup_epochs {self.train.warmup_epochs} leave nothing of the {last} epochs of the last rung, "
+                "search.select.rungs"
+            )
+        return self
 
     @model_validator(mode="after")
     def _space_fits_the_task(self) -> "Recipe":

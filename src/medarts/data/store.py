@@ -9,15 +9,17 @@ whenever it is opened.
 import json
 import math
 import os
+import pickle
 import shutil
 import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,6 +151,28 @@ def _problem(folder: Path, forms: _Forms) -> str | None:
     except DataError:
         return "a file is missing"
     return f"{strange[0]} was changed" if strange else None
+
+
+@contextmanager
+def images_for_processes(data: ImageStore | None) -> Iterator[Path | None]:
+    """Keeps images in memory in a temporary file, from which each process of this one takes them by `read_images`."""
+    if data is None:
+        yield None
+        return
+    with TemporaryDirectory(prefix="medarts-images-") as folder:
+        path = Path(folder) / "images.pickle"
+        with path.open("wb") as file:
+            pickle.dump(data, file, protocol=pickle.HIGHEST_PROTOCOL)
+        yield path
+
+
+def read_images(path: Path | None) -> ImageStore | None:
+    """Returns images in memory that another process has put there; None where the recipe names the data sets."""
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        store: ImageStore = pickle.load(file)
+    return store
 
 
 def _opened(folder: Path, manifest: Manifest, *, held: FileLock | None) -> ImageStore:

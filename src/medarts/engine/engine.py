@@ -101,6 +101,7 @@ class Job(ABC, Generic[State]):
         beside: names of what may be in the folder of a new run.
         validations_at_end: validations at the end of a stage, beside one an epoch.
         run: where everything is written; None in a trial, which writes nothing.
+        pause: epochs of a stage after which the job is left as it is, to go on later; None does all of it.
     """
 
     kind: ClassVar[str]
@@ -115,6 +116,7 @@ class Job(ABC, Generic[State]):
         self.store = store
         self.state = state
         self.run: RunDirectory | None = None
+        self.pause: int | None = None
 
     # What a job supplies.
 
@@ -263,7 +265,7 @@ class Job(ABC, Generic[State]):
         return smaller_parts(f"{section}.accumulate", accumulate=settings.accumulate, batch=settings.batch)
 
     def run_in(self, directory: RunDirectory) -> None:
-        """Does what is left of the job, from the last checkpoint or, if there is none, from the start.
+        """Does what is left of the job up to its pause, from the last checkpoint or, if there is none, from the start.
 
         Raises:
             DivergedError: a loss or a weight is no longer finite.
@@ -287,6 +289,8 @@ class Job(ABC, Generic[State]):
                             self.module.load_state_dict(point.weights)
                             self.load_state_dict(point.state)
                     while self.state.epoch < self.epochs and not self.has_stopped_early:
+                        if self.pause is not None and self.state.epoch >= self.pause:
+                            return
                         self._run_epoch(stop, bar)
                     self.end_stage()
                 point = None

@@ -7,15 +7,11 @@ with other values of ``accumulate`` find the fewest parts of a batch that fit.
 """
 
 import json
-import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from medarts.config import BatchSettings, Recipe, apply_overrides, parse
-from medarts.data.store import ImageStore
+from medarts.data.store import ImageStore, images_for_processes, read_images
 from medarts.engine.device import preserved_process_state
 from medarts.engine.engine import Trial
 from medarts.errors import RecipeError
@@ -96,7 +92,7 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
     """
     recipe = prepare_search(recipe, data=data).recipe  # errors and the cache come first, in this process
     trials = []
-    with _kept(data) as images, progress_bar("plan", len(recipe.search.stages) + 1) as bar:
+    with images_for_processes(data) as images, progress_bar("plan", len(recipe.search.stages) + 1) as bar:
         tries = [_Try(recipe, stage, images) for stage in (*range(len(recipe.search.stages)), None)]
         for attempt in tries:
             trials.append(_measure(attempt) if budget_mb is None else _fit(attempt, budget_mb, bar))
@@ -147,7 +143,7 @@ class _Try:
 
     def __call__(self) -> Trial:
         keep_freed_memory()  # as the process of the command does
-        data = None if self.images is None else _read(self.images)
+        data = read_images(self.images)
         if self.stage is not None:
             return try_search(self.recipe, self.stage, steps=STEPS, data=data)
         if self.recipe.train.model is not None:
@@ -156,25 +152,6 @@ class _Try:
         supernet = make_space(self.recipe).supernet(self.recipe.search.stages[-1], None)
         genotype = supernet.derive(self.recipe.derive, name="plan", provenance={})
         return try_training(self.recipe, genotype, steps=STEPS, data=data)
-
-
-@contextmanager
-def _kept(data: ImageStore | None) -> Iterator[Path | None]:
-    """Keeps images in memory in a temporary file."""
-    if data is None:
-        yield None
-        return
-    with TemporaryDirectory(prefix="medarts-plan-") as folder:
-        path = Path(folder) / "images.pickle"
-        with path.open("wb") as file:
-            pickle.dump(data, file, protocol=pickle.HIGHEST_PROTOCOL)
-        yield path
-
-
-def _read(path: Path) -> ImageStore:
-    with path.open("rb") as file:
-        store: ImageStore = pickle.load(file)
-    return store
 
 
 def _fit(attempt: _Try, budget_mb: float, bar: Bar) -> Trial:

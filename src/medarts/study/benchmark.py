@@ -159,8 +159,9 @@ class _Runs:
         elif not ended.stopped:
             try:
                 summary = RunDirectory(step.paths.run).read_json("summary.json")
-                score, key = summary["score"], "best_score" if step.network else "supernet"
-                value, whose = summary[key], "" if step.network else " of the supernet"
+                of_supernet = step.network is None and step.recipe.search.method == "supernet"
+                score, whose = summary["score"], " of the supernet" if of_supernet else ""
+                value = summary["supernet" if of_supernet else "best_score"]
             except MedartsError as error:  # somebody removed or changed it meanwhile
                 self._fail(step, str(error))
                 return

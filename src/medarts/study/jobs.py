@@ -20,7 +20,7 @@ from medarts.engine.directory import RunDirectory, is_begun
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation.evaluate import evaluate
 from medarts.models import Architecture
-from medarts.nas.search import resume_search, start_search
+from medarts.pool import search
 from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.system import lock
 from medarts.system.workers import PATIENCE, Work
@@ -124,9 +124,9 @@ def do(job: Job) -> None:
     path = job.paths.run
     if job.architecture is None:
         if is_begun(path):
-            resume_search(path)
+            search.resume(path)
         else:
-            start_search(job.recipe, path)
+            search.start(job.recipe, path)
         return
     if not is_begun(path):
         start_training(job.recipe, job.architecture, path)

@@ -19,7 +19,7 @@ from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory, is_begun
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.models import Architecture, initial_weights, network_of
-from medarts.nas.search import prepare_search
+from medarts.pool import search
 from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.study.jobs import Job, Layout, RunPaths, damage_of, is_finished
 from medarts.study.networks import Networks, search_behind, searches_of
@@ -29,7 +29,7 @@ from medarts.training.trainer import check_sizes, check_task
 
 _APART = {"search": ("train",), "train": ("search", "derive", "space")}
 """Sections of a recipe in which a run may differ from its study, by the kind of the run: it does not use them, or they
-are compared separately, as the space of a genotype is."""
+are compared separately, as the space of a genotype is. A search by training uses all."""
 
 UNDO = "Undo that change, remove that folder, or give another --out."
 
@@ -68,7 +68,7 @@ class Step:
     def epochs(self) -> int:
         """Epochs in all, where it does not stop early."""
         if self.network is None:
-            return sum(stage.epochs for stage in self.recipe.search.stages)
+            return search.epochs_of(self.recipe)
         return self.recipe.train.epochs
 
 
@@ -166,7 +166,7 @@ def prepare(study: Study, out: Path) -> Plan:
     for name, step in searches.items():
         if step.paths.name not in plan.damaged and not step.is_finished:
             with _named(study, study.entry_of(name)):
-                prepare_search(step.recipe)
+                search.check(step.recipe)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(layout.study, study_to_yaml(study))
     return plan
@@ -256,7 +256,8 @@ def _check_same(step: Step) -> None:
     """Refuses a run that was begun by another recipe, or on other data."""
     kind = "search" if step.network is None else "train"
     run = RunDirectory.open(step.paths.run, kind=kind)
-    difference = first_difference(run.recipe, step.recipe, without=_APART[kind])
+    apart = () if kind == "search" and step.recipe.search.method != "supernet" else _APART[kind]
+    difference = first_difference(run.recipe, step.recipe, without=apart)
     if difference is not None:
         field, before, now = difference
         raise RunError(f"{run.path} was started with {field} {before}, but the study has {now}.", fix=UNDO)

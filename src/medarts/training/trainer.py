@@ -8,7 +8,6 @@ for every epoch:
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +291,7 @@ def start_training(
     *,
     data: ImageStore | None = None,
     initial: TrainedNetwork | None = None,
+    pause: int | None = None,
 ) -> RunDirectory:
     """Trains a network from scratch, from a file of weights, or from a trained network, in a new run directory.
 
@@ -301,6 +301,7 @@ def start_training(
         out: folder of the run, new or empty.
         data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
         initial: a trained network of this architecture that is fine-tuned.
+        pause: epochs after which the training is left unfinished, for `resume_training`. Default: all are done.
 
     Raises:
         MedartsError: see `medarts.engine.engine.start`.
@@ -314,23 +315,39 @@ def start_training(
     else:
         changes = {"train": recipe.train.model_copy(update={"model": base})}
     recipe = recipe.model_copy(update=changes)
-    return start(Training, recipe, out, lambda: prepare_training(recipe, architecture, data=data, initial=initial))
+
+    def prepare() -> Training:
+        return _paused(prepare_training(recipe, architecture, data=data, initial=initial), pause)
+
+    return start(Training, recipe, out, prepare)
 
 
-def resume_training(path: Path, changes: Iterable[str] = (), *, data: ImageStore | None = None) -> RunDirectory:
+def resume_training(
+    path: Path, changes: Iterable[str] = (), *, data: ImageStore | None = None, pause: int | None = None
+) -> RunDirectory:
     """Resumes training from its last checkpoint; a finished run is left as it is, unless it is to be longer.
 
     Args:
         path: its folder.
         changes: changes of its recipe as key.path=value; see `medarts.engine.changes` for those that are possible.
         data: the images of a training that was started with ``data``.
+        pause: see `start_training`.
 
     Raises:
         RunError: its initial weights have changed.
         MedartsError: see `medarts.engine.engine.resume`.
     """
 
-    return resume(Training, path, changes, partial(prepare_to_resume, data=data), data=data)
+    def prepare(recipe: Recipe, run: RunDirectory) -> Training:
+        return _paused(prepare_to_resume(recipe, run, data=data), pause)
+
+    return resume(Training, path, changes, prepare, data=data)
+
+
+def _paused(training: Training, pause: int | None) -> Training:
+    """Returns a training that pauses after some epochs."""
+    training.pause = pause
+    return training
 
 
 def prepare_to_resume(

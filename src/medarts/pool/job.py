@@ -1,0 +1,352 @@
+"""A search by training: generations of candidates, each decided by successive halving.
+
+    for every generation:   draw its candidates: random genotypes and those of supernets, later neighbours of the best
+        for every rung:     train those that are left up to it, note their scores, keep the best
+    the genotype of the best in the last rung is the result
+
+The run is of the kind "search", as that of a supernet. What was drawn and scored stands in its candidates.jsonl, which
+is written as a whole when a generation is drawn and when a rung is done. In between, the runs of the candidates
+(``trainings.py``) say how far they are. So a search goes on after any end of its processes, and neither the order in
+which trainings end nor their number at once has a part in the result.
+"""
+
+import shlex
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from medarts.config import Recipe
+from medarts.data.store import ImageStore, images_for_processes
+from medarts.engine.changes import changed_recipe, check_places, go_on, with_its_threads
+from medarts.engine.device import environment, preserved_process_state
+from medarts.engine.directory import RunDirectory, epochs_done
+from medarts.errors import DivergedError, GenotypeError, MedartsError, RecipeError, RunError
+from medarts.pool import trainings
+from medarts.pool.candidates import Candidate, read_candidates, write_candidates
+from medarts.pool.drawing import Draw, Drawing
+from medarts.pool.halving import best, sizes
+from medarts.pool.preparing import Prepared, numbers_of_candidates, planned_epochs, prepare
+from medarts.pool.result import compute_of, write_result, write_timing
+from medarts.system.console import Bar, inform, progress_bar
+from medarts.system.files import exists
+from medarts.system.memory import OutOfMemoryError
+from medarts.system.process import InterruptedRunError, Interruption, interruption
+from medarts.system.workers import Ended, ProcessEndedError, Work, Workers
+
+POLL = 1.0
+"""Seconds between two looks at the journals."""
+
+OF_THE_CANDIDATE = (DivergedError, OutOfMemoryError, ProcessEndedError, RecipeError, GenotypeError)
+"""Errors that end a candidate; others, as of a full disk, are no fault of it and end the search."""
+
+
+@preserved_process_state()
+def start_by_training(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageStore | None = None) -> RunDirectory:
+    """Searches by training, in a new run directory.
+
+    Args:
+        recipe: what to do; ``search.method`` is pool or random. Without ``compute.threads`` every training has its
+            share of the threads of this process.
+        out: folder of the run, new or empty.
+        jobs: trainings at once, from 1 on.
+        data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
+
+    Raises:
+        RecipeError: the rungs, the budget or another value does not fit; nothing was written then.
+        MedartsError: data, device or folder do not fit, or all candidates of a rung failed.
+        InterruptedRunError: it was asked to stop; it can be resumed.
+    """
+    threads = recipe.compute.threads or max(1, torch.get_num_threads() // jobs)
+    recipe = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"threads": threads})})
+    with RunDirectory.reserved(out, "search"):
+        prepared = prepare(recipe, data=data)
+        manifest = prepared.training.store.manifest
+        run = RunDirectory.create(
+            out,
+            prepared.recipe,
+            kind="search",
+            data_fingerprint=manifest.fingerprint(),
+            files={"manifest.csv": manifest.to_csv()},
+            environment=environment(prepared.training.fabric, recipe.compute),
+        )
+        try:
+            _do(run, prepared, jobs=jobs, data=data)
+        except InterruptedRunError:
+            raise
+        except MedartsError:
+            if not (exists(run.path / "candidates") or exists(run.path / "supernets")):
+                run.discard()  # nothing was trained: the corrected call can have the folder
+            raise
+    return run
+
+
+@preserved_process_state()
+def resume_by_training(
+    path: Path, changes: Iterable[str] = (), *, jobs: int = 1, data: ImageStore | None = None
+) -> RunDirectory:
+    """Goes on with a search by training; a finished one is left as it is.
+
+    Args:
+        path: its folder.
+        changes: changes of its recipe as key.path=value: paths, the note, the device, threads.
+        jobs: trainings at once.
+        data: the images of a search that was started with ``data``.
+
+    Raises:
+        RunError: it is no search, another process is at work on it, its data have changed, or its recipe in what may
+            not change.
+        MedartsError: see `start_by_training`.
+    """
+    run = RunDirectory.open(path, kind="search")
+    with run.at_work("search"):
+        recipe, changed = changed_recipe(run, changes)
+        for change in changed:
+            if change.field.startswith("search."):
+                raise RunError(f"A search by training cannot change {change}.", fix="Start a new search.")
+        if run.facts["finished"] and not changed:
+            return run
+        if data is None:
+            check_places(run, recipe)
+        prepared = prepare(with_its_threads(run, recipe, changed), data=data)
+        manifest, now = prepared.training.store.manifest, environment(prepared.training.fabric, recipe.compute)
+        run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
+        go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
+        _do(run, prepared, jobs=jobs, data=data)
+    return run
+
+
+def _do(run: RunDirectory, prepared: Prepared, *, jobs: int, data: ImageStore | None) -> None:
+    """Does what is left of a search."""
+    with (
+        images_for_processes(data) as images,
+        interruption() as stop,
+        progress_bar("search", planned_epochs(prepared.recipe)) as bar,
+        Workers(reused=True) as workers,
+    ):
+        _Search(run, prepared, _Hands(workers, stop, jobs), images=images, bar=bar).go_on()
+    run.finish()
+
+
+@dataclass(frozen=True)
+class _Hands:
+    """Processes that do several pieces of work, some at once.
+
+    Attributes:
+        workers: the processes.
+        stop: whether the search was asked to stop.
+        jobs: how many work at once.
+    """
+
+    workers: Workers
+    stop: Interruption
+    jobs: int
+
+    def ends(self, works: Iterable[Work], *, meanwhile: Callable[[], None]) -> Iterator[Ended]:
+        """Does all work and yields the ends, as they come. What a killed process had in hand is done again, once.
+
+        Args:
+            works: what is done.
+            meanwhile: is called every second.
+
+        Raises:
+            InterruptedRunError: it was asked to stop; what was in hand is saved.
+        """
+        waiting, again = deque(works), set[str]()
+        busy: dict[str, Work] = {}
+        while waiting or busy:
+            if self.stop.requested:
+                self.workers.ask_to_stop()
+                waiting.clear()
+            while waiting and len(busy) < self.jobs:
+                work = waiting.popleft()
+                self.workers.start(work)
+                busy[work.name] = work
+            meanwhile()
+            for ended in self.workers.wait(POLL):
+                work = busy.pop(ended.name)
+                if isinstance(ended.error, ProcessEndedError) and work.name not in again:
+                    inform(f"{work.name}: {ended.error} It goes on once more.")
+                    again.add(work.name)
+                    waiting.append(work)
+                elif not ended.stopped:
+                    yield ended
+        if self.stop.requested:
+            raise InterruptedRunError("Stopped.", fix="")
+
+
+class _Search:
+    """What is left of a search.
+
+    Args:
+        run: its run.
+        prepared: see `prepare`.
+        hands: do the trainings.
+        images: those in memory, for the processes.
+        bar: shows the epochs that are done.
+    """
+
+    def __init__(self, run: RunDirectory, prepared: Prepared, hands: _Hands, *, images: Path | None, bar: Bar) -> None:
+        self.run, self.hands, self.images, self.bar = run, hands, images, bar
+        self.recipe, self.score = prepared.recipe, prepared.training.task.score
+        self.select = self.recipe.search.select
+        self.candidates = {each.name: each for each in read_candidates(run)}
+        self.numbers = numbers_of_candidates(self.recipe)
+        self.supernets = self.select.supernets if self.recipe.search.method == "pool" else 0
+        self.began = time.monotonic(), self._epochs_done()
+
+    def go_on(self) -> None:
+        """Does it, and writes the result."""
+        try:
+            for generation in range(1, len(self.numbers) + 1):
+                if not self._members(generation):
+                    self._draw(generation)
+                self._halve(generation)
+        except InterruptedRunError:
+            raise InterruptedRunError(
+                f"Stopped; {self.run.path} is saved.", fix=f"Resume with: {_command(self.run.path)}"
+            ) from None
+        write_result(self.run, self.recipe, self._finalists()[0], score=self.score)
+        write_timing(self.run, self.candidates.values(), supernets=self.supernets)
+        inform(self._compute_in_words())
+
+    def _members(self, generation: int) -> list[Candidate]:
+        return [each for each in self.candidates.values() if each.generation == generation]
+
+    def _draw(self, generation: int) -> None:
+        """Draws a generation; there may be no neighbours left that are new."""
+        number, drawing = self.numbers[generation - 1], Drawing(self.recipe, self.candidates.values())
+        if generation == 1:
+            drawn = drawing.first(number, self._searched(drawing))
+        else:
+            parents = sizes(self.numbers[0], len(self.select.rungs), self.select.keep)[-1]
+            drawn = drawing.later(generation, number, self._finalists()[:parents])
+        self.candidates |= {each.name: each for each in drawn}
+        write_candidates(self.run, self.candidates.values())
+
+    def _searched(self, drawing: Drawing) -> list[Draw]:
+        """Searches the supernets, and returns genotypes along them."""
+        if self.supernets:
+            drawing.check_budget()
+        works = [
+            trainings.supernet(self.run, self.recipe, number, images=self.images)
+            for number in range(1, self.supernets + 1)
+        ]
+        failures: dict[str, MedartsError] = {}
+        for ended in self.hands.ends(works, meanwhile=self._show):
+            if ended.error is not None:
+                failures[ended.name] = _of_the_candidate(ended.error)
+            state = "is searched" if ended.error is None else f"failed: {ended.error}"
+            inform(f"supernet {ended.name} {state}; {self._left()}")
+        if works and len(failures) == len(works):
+            raise RunError(f"All supernets failed, the first one: {failures['1']}", fix="Correct it in a new search.")
+        return [
+            draw
+            for number in range(1, self.supernets + 1)
+            if str(number) not in failures
+            for draw in drawing.along(
+                RunDirectory.open(trainings.folder_of_supernet(self.run, number)),
+                number=self.select.checkpoints,
+                called=f"supernet {number}",
+            )
+        ]
+
+    def _halve(self, generation: int) -> None:
+        """Decides a generation: trains its candidates from rung to rung, and keeps the best of each."""
+        left = [each.name for each in self._members(generation)]
+        if not left:
+            return
+        numbers = sizes(len(left), len(self.select.rungs), self.select.keep)
+        for rung, number in zip(self.select.rungs, [*numbers[1:], 0], strict=True):
+            self._train([name for name in left if self._is_open(name, rung)], rung)
+            scores = {name: scored[rung] for name in left if rung in (scored := self.candidates[name].scores)}
+            if not scores:
+                first = next(each for name in left if (each := self.candidates[name]).failure)
+                raise RunError(
+                    f"All candidates of generation {generation} failed on the way to epoch {rung}; {first.name}: "
+                    f"{first.failure}",
+                    fix="Start a new search with other values.",
+                )
+            left = best(scores, number)
+            if left:
+                inform(f"generation {generation}, epoch {rung}: {', '.join(left)} go on")
+
+    def _is_open(self, name: str, rung: int) -> bool:
+        candidate = self.candidates[name]
+        return candidate.failure is None and rung not in candidate.scores
+
+    def _train(self, names: Sequence[str], rung: int) -> None:
+        """Trains candidates up to a rung, and notes their scores once all are there."""
+        if not names:
+            return
+        recipe, found = trainings.recipe_of_candidates(self.recipe), {}
+        works = [
+            trainings.training(self.run, recipe, self.candidates[name], rung=rung, images=self.images) for name in names
+        ]
+        for ended in self.hands.ends(works, meanwhile=self._show):
+            found[ended.name] = candidate = self._judged(ended, rung)
+            if candidate.failure is None:
+                became = f"{self.score.removeprefix('val_')} {candidate.scores[rung]:.3f} after {rung} epochs"
+            else:
+                became = f"dropped: {candidate.failure}"
+            at_rung = f"{len(names) - len(found)} of {len(names)} left at this rung"
+            inform(f"{candidate.name} ({candidate.source}): {became}; {at_rung}, {self._left()}")
+        self.candidates |= found
+        write_candidates(self.run, self.candidates.values())
+
+    def _judged(self, ended: Ended, rung: int) -> Candidate:
+        """Returns a candidate with its score at a rung, or with the reason why it has none."""
+        candidate = self.candidates[ended.name]
+        if ended.error is not None:
+            return replace(candidate, failure=str(_of_the_candidate(ended.error)))
+        score = trainings.score_at(trainings.folder_of_candidate(self.run, ended.name), rung, self.score)
+        if score is None:
+            return replace(candidate, failure=f"Its validation score after {rung} epochs is undefined.")
+        return candidate.scored(rung, score)
+
+    def _finalists(self) -> list[Candidate]:
+        """Returns the candidates that came to the last rung, the best first."""
+        last = self.select.rungs[-1]
+        scores = {name: each.scores[last] for name, each in self.candidates.items() if last in each.scores}
+        return [self.candidates[name] for name in best(scores, len(scores))]
+
+    def _epochs_done(self) -> int:
+        folders = [trainings.folder_of_candidate(self.run, name) for name in self.candidates]
+        folders += [trainings.folder_of_supernet(self.run, number) for number in range(1, self.supernets + 1)]
+        return sum(map(epochs_done, folders))
+
+    def _show(self) -> None:
+        done = self._epochs_done()
+        self.bar.reach(done, max(done, planned_epochs(self.recipe)))
+
+    def _left(self) -> str:
+        """Returns the epochs that are left in words, with the time that they take at the pace so far."""
+        done = self._epochs_done()
+        left = max(0, planned_epochs(self.recipe) - done)
+        minutes = left * (time.monotonic() - self.began[0]) / max(1, done - self.began[1]) / 60
+        return f"{left} epochs in all, about {minutes:.0f} min"
+
+    def _compute_in_words(self) -> str:
+        """Returns what the search has taken, and how many epochs of training a control may have."""
+        compute = compute_of(self.run)
+        words = f"Trained {len(self.candidates)} candidates for {compute.epochs} epochs in {compute.seconds:,.0f} s."
+        if self.supernets:
+            words += (
+                f" The supernets took {compute.supernet_seconds:,.0f} s. As much computing by random search: "
+                f"search.method=random search.select.epochs={compute.equal_epochs}"
+            )
+        return words
+
+
+def _of_the_candidate(error: MedartsError) -> MedartsError:
+    """Returns an error that ends a candidate, or a supernet, alone; raises others."""
+    if isinstance(error, OF_THE_CANDIDATE):
+        return error
+    raise error
+
+
+def _command(path: Path) -> str:
+    return f"medarts search --resume {shlex.quote(str(path))}"

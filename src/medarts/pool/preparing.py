@@ -1,0 +1,97 @@
+"""What is looked at before a search by training begins: numbers, budget, data, and that its networks can be trained."""
+
+from dataclasses import dataclass
+
+from medarts.config import Recipe
+from medarts.data.store import ImageStore
+from medarts.errors import RecipeError
+from medarts.nas.search import prepare_search
+from medarts.pool import trainings
+from medarts.pool.drawing import Drawing
+from medarts.pool.halving import check_keep, epochs_of, most_candidates
+from medarts.spaces import make_space
+from medarts.training.trainer import Training, prepare_training
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A search by training that can begin.
+
+    Attributes:
+        recipe: with the names of its outputs.
+        training: one like those of the candidates; it has task, device and images.
+    """
+
+    recipe: Recipe
+    training: Training
+
+
+def prepare(recipe: Recipe, *, data: ImageStore | None = None) -> Prepared:
+    """Looks at everything that can be wrong before candidates are drawn, and reads the images.
+
+    Args:
+        recipe: of the search.
+        data: the images, in place of the sources of the recipe.
+
+    Raises:
+        MedartsError: data, recipe or device do not fit.
+    """
+    numbers_of_candidates(recipe)
+    drawing = Drawing(recipe, ())
+    sample = drawing.space.sample(recipe.space, seed=0)
+    if recipe.search.method == "pool":
+        if recipe.search.select.generations > 1:
+            drawing.space.neighbour(sample, recipe.space, seed=0)
+        if recipe.search.select.supernets:
+            prepare_search(trainings.recipe_of_supernet(recipe, 1), data=data)
+    for norm in drawing.norms:
+        train = recipe.train.model_copy(update={"norm": norm})
+        tried = trainings.recipe_of_candidates(recipe.model_copy(update={"train": train}))
+        training = prepare_training(tried, sample, data=data)
+    recipe = recipe.model_copy(update={"data": training.recipe.data})
+    make_space(recipe).check_choices(recipe.data.size)
+    return Prepared(recipe, training)
+
+
+def numbers_of_candidates(recipe: Recipe) -> list[int]:
+    """Returns how many candidates each generation of a search is to have.
+
+    Raises:
+        RecipeError: numbers, rungs and share do not fit together.
+    """
+    select, rungs = recipe.search.select, recipe.search.select.rungs
+    if recipe.search.method == "random":
+        number, field = select.candidates, "search.select.candidates"
+        if select.epochs is not None:
+            number, field = most_candidates(select.epochs, rungs, select.keep), "search.select.epochs"
+            if not number:
+                raise RecipeError(
+                    f"search.select.epochs {select.epochs} do not allow one candidate of {rungs[-1]} epochs.",
+                    fix="Raise them, or lower the last of search.select.rungs.",
+                )
+        check_keep(number, len(rungs), select.keep, field=field)
+        return [number]
+    if select.epochs is not None:
+        raise RecipeError(
+            "search.select.epochs sets the number of candidates of method random alone.",
+            fix="Leave it out, or use search.method=random.",
+        )
+    searched = select.supernets * select.checkpoints
+    if searched > select.candidates:
+        raise RecipeError(
+            f"search.select has {select.candidates} candidates, but {select.supernets} supernets with "
+            f"{select.checkpoints} checkpoints give {searched}.",
+            fix="Raise search.select.candidates, or lower supernets or checkpoints.",
+        )
+    check_keep(select.candidates, len(rungs), select.keep, field="search.select.candidates")
+    if select.generations > 1:
+        check_keep(select.neighbours, len(rungs), select.keep, field="search.select.neighbours")
+    return [select.candidates, *[select.neighbours] * (select.generations - 1)]
+
+
+def planned_epochs(recipe: Recipe) -> int:
+    """Returns the epochs of all trainings and supernets, where none fails."""
+    select = recipe.search.select
+    searched = sum(stage.epochs for stage in recipe.search.stages) if recipe.search.method == "pool" else 0
+    numbers = numbers_of_candidates(recipe)
+    return sum(epochs_of(number, select.rungs, select.keep) for number in numbers) + select.supernets * searched

@@ -1,0 +1,130 @@
+"""The trainings of a search by training, and the searches of supernets before them: runs below its folder.
+
+    candidates/1-01/    the training of a candidate, paused where it was not kept
+    supernets/1/        a search of a supernet
+    logs/               what their processes have printed
+
+Each of them is a run as any other, which the engine resumes bit for bit. Processes get plain values.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from medarts.config import Recipe, parse
+from medarts.data.store import read_images
+from medarts.engine.changes import changes_on_the_way
+from medarts.engine.directory import RunDirectory, is_begun
+from medarts.errors import RunError
+from medarts.nas.search import resume_search, start_search
+from medarts.pool.candidates import Candidate
+from medarts.spaces.genotype import Genotype
+from medarts.system import lock
+from medarts.system.randomness import seed_of
+from medarts.system.workers import PATIENCE, Work
+from medarts.training.trainer import resume_training, start_training
+
+_SEEDS = 2**31
+"""Seeds of a recipe are below it."""
+
+
+def folder_of_candidate(run: RunDirectory, name: str) -> Path:
+    """Returns the folder of the training of a candidate."""
+    return run.path / "candidates" / name
+
+
+def folder_of_supernet(run: RunDirectory, number: int) -> Path:
+    """Returns the folder of the search of a supernet, from 1 on."""
+    return run.path / "supernets" / str(number)
+
+
+def recipe_of_candidates(recipe: Recipe) -> Recipe:
+    """Returns the recipe by which candidates are trained, but for their norm.
+
+    All have one seed, so that they see the same images in the same order. It is not that of the recipe, so that a
+    training of the winner by the recipe starts from other weights than the one by which it was chosen.
+    """
+    train = {"epochs": recipe.search.select.rungs[-1], "patience": 0, "model": None}
+    seed = seed_of(recipe.seed, "candidates") % _SEEDS
+    return recipe.model_copy(update={"seed": seed, "train": recipe.train.model_copy(update=train)})
+
+
+def recipe_of_supernet(recipe: Recipe, number: int) -> Recipe:
+    """Returns the recipe of the search of a supernet, from 1 on."""
+    search = recipe.search.model_copy(update={"method": "supernet"})
+    return recipe.model_copy(update={"seed": seed_of(recipe.seed, "supernet", number) % _SEEDS, "search": search})
+
+
+def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: int, images: Path | None) -> Work:
+    """Returns the training of a candidate up to a rung.
+
+    Args:
+        run: the search.
+        recipe: `recipe_of_candidates`.
+        candidate: what is trained.
+        rung: epochs after which it pauses.
+        images: those in memory, see `medarts.data.store.images_for_processes`.
+    """
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"norm": candidate.norm})})
+    folder, content = folder_of_candidate(run, candidate.name), recipe.model_dump(mode="json")
+    do = partial(_train, folder, content, candidate.genotype, rung=rung, images=images)
+    return Work(candidate.name, do, run.path / "logs" / f"{candidate.name}.log")
+
+
+def supernet(run: RunDirectory, recipe: Recipe, number: int, *, images: Path | None) -> Work:
+    """Returns the search of a supernet, from 1 on; see `training`."""
+    content = recipe_of_supernet(recipe, number).model_dump(mode="json")
+    do = partial(_search, folder_of_supernet(run, number), content, images=images)
+    return Work(str(number), do, run.path / "logs" / f"supernet-{number}.log")
+
+
+def score_at(run: Path, epochs: int, score: str) -> float | None:
+    """Returns the validation score of a training after some epochs; None where it is undefined.
+
+    Args:
+        run: its folder.
+        epochs: that were done.
+        score: key of the metrics, such as "val_dice".
+
+    Raises:
+        RunError: the training has not come so far.
+    """
+    lines = RunDirectory(run).read_journal("metrics.jsonl")
+    if len(lines) < epochs:
+        raise RunError(f"{run} has {len(lines)} of {epochs} epochs.", fix="Copy the run again.")
+    value = lines[epochs - 1][score]
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def seconds_of(run: Path, first: int, last: int | None = None) -> float:
+    """Returns the seconds of some epochs of a run.
+
+    Args:
+        run: its folder.
+        first: epochs before them.
+        last: epochs at their end. Default: all that were done.
+    """
+    lines = RunDirectory(run).read_journal("timing.jsonl", numbers=("seconds",))
+    return float(sum(line["seconds"] for line in lines[first:last]))
+
+
+def _train(folder: Path, recipe: Mapping[str, Any], genotype: Genotype, *, rung: int, images: Path | None) -> None:
+    """Trains a candidate up to a rung, unless another process, left by a search that was killed, is still saving."""
+    with lock.held_alone(folder, "search", patience=PATIENCE):
+        parsed, data = parse(dict(recipe), origin=folder.name), read_images(images)
+        if is_begun(folder):
+            resume_training(folder, changes_on_the_way(RunDirectory(folder), parsed), data=data, pause=rung)
+        else:
+            start_training(parsed, genotype, folder, data=data, pause=rung)
+
+
+def _search(folder: Path, recipe: Mapping[str, Any], *, images: Path | None) -> None:
+    """Searches a supernet, or what is left of it; see `_train`."""
+    with lock.held_alone(folder, "search", patience=PATIENCE):
+        parsed, data = parse(dict(recipe), origin=f"supernet {folder.name}"), read_images(images)
+        if is_begun(folder):
+            resume_search(folder, changes_on_the_way(RunDirectory(folder), parsed), data=data)
+        else:
+            start_search(parsed, folder, data=data)

@@ -1,0 +1,276 @@
+"""Searches by training from their recipe to the genotype: what is trained, kept, dropped and refused."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medarts.config import Recipe
+from medarts.config.reading import deciding_values, fingerprint
+from medarts.engine.directory import RunDirectory, epochs_done
+from medarts.errors import DataError, DivergedError, MedartsError, RecipeError, RunError
+from medarts.pool import search, trainings
+from medarts.pool.candidates import Candidate, read_candidates
+from medarts.pool.preparing import planned_epochs
+from medarts.pool.result import compute_of
+from medarts.profiling.budget import measure
+from medarts.spaces import space_of
+from medarts.spaces.genotype import load_genotype
+from medarts.system.memory import OutOfMemoryError
+from medarts.system.workers import ProcessEndedError
+from medarts.training.trainer import Training, start_training
+
+from ..conftest import write_folder_data
+from .conftest import Here, changed
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+@pytest.fixture(scope="module")
+def pool(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A whole pool search."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medarts.pool.job.Workers", Here)
+        return search.start(recipe, tmp_path_factory.mktemp("whole") / "run")
+
+
+def random_of(recipe: Recipe, *changes: str) -> Recipe:
+    """Returns the control of a pool, without a budget, as fitting takes longer than training here."""
+    return changed(recipe, "search.method=random", "budget.flops=null", *changes)
+
+
+def lines(run: RunDirectory, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.path / name).read_text().splitlines()]
+
+
+def test_a_pool_has_genotypes_of_supernets_random_ones_and_neighbours(pool: RunDirectory) -> None:
+    found = read_candidates(pool)
+    assert [(each.name, each.source) for each in found] == [
+        ("1-01", "supernet"), ("1-02", "random"), ("1-03", "random"), ("2-01", "neighbour"), ("2-02", "neighbour"),
+    ]  # fmt: skip
+    finalists = sorted((each for each in found[:3] if 2 in each.scores), key=lambda each: -each.scores[2])
+    assert [each.parent for each in found[3:]] == [each.name for each in finalists]
+    assert found[0].origin == "supernet 1, stage 1, epoch 2"
+    assert [each.genotype.provenance["of"] for each in found[3:]] == [each.genotype.name for each in finalists]
+    assert len({space_of(each.genotype).fingerprint(each.genotype) for each in found}) == 5
+
+
+def test_the_best_of_a_rung_go_on_and_the_best_of_the_last_rung_wins(pool: RunDirectory) -> None:
+    found = read_candidates(pool)
+    for generation, kept in ((1, 2), (2, 1)):
+        members = [each for each in found if each.generation == generation]
+        ranked = sorted(members, key=lambda each: -each.scores[1])
+        assert [2 in each.scores for each in ranked] == [place < kept for place in range(len(ranked))]
+    for each in found:
+        folder = trainings.folder_of_candidate(pool, each.name)
+        assert epochs_done(folder) == max(each.scores)
+        assert RunDirectory.open(folder, kind="train").facts["finished"] == (2 in each.scores)
+    winner = max((each for each in found if 2 in each.scores), key=lambda each: each.scores[2])
+    summary = pool.read_json("summary.json")
+    assert (summary["candidate"], summary["best_score"]) == (winner.name, winner.scores[2])
+    genotype = load_genotype(pool.path)
+    assert (genotype.cells, genotype.settings) == (winner.genotype.cells, winner.genotype.settings)
+    assert genotype.provenance["candidate"] == winner.name
+    assert "source" not in genotype.provenance  # or a comparison would take it for a network that was not chosen
+
+
+def test_candidates_are_within_the_budget_and_no_wider_ones_are(pool: RunDirectory, recipe: Recipe) -> None:
+    budget = recipe.budget.at(16)
+    for each in read_candidates(pool):
+        assert each.cost.flops <= 4e6
+        width = each.genotype.settings["init_channel"]
+        wider = [one for one in space_of(each.genotype).scaled(each.genotype) if one.settings["init_channel"] > width]
+        if wider:
+            assert measure(wider[0], budget, in_channels=3, outputs=1).flops > 4e6
+
+
+def test_a_candidate_is_trained_as_a_training_by_itself(pool: RunDirectory, recipe: Recipe, tmp_path: Path) -> None:
+    """One learning rate schedule over the whole, although it has paused at the first rung."""
+    winner = next(each for each in read_candidates(pool) if 2 in each.scores)
+    alone = start_training(trainings.recipe_of_candidates(recipe), winner.genotype, tmp_path / "alone")
+    folder = trainings.folder_of_candidate(pool, winner.name)
+    for name in ("metrics.jsonl", "summary.json", "genotype.json"):
+        assert (folder / name).read_bytes() == (alone.path / name).read_bytes()
+    assert winner.scores == {1: score(folder, 0), 2: score(folder, 1)}
+
+
+def score(run: Path, epoch: int) -> float:
+    return float(json.loads((run / "metrics.jsonl").read_text().splitlines()[epoch])["val_dice"])
+
+
+def test_the_computing_that_a_control_may_have(pool: RunDirectory, recipe: Recipe, tmp_path: Path) -> None:
+    compute = compute_of(pool)
+    assert (compute.epochs, compute.supernet_epochs) == (3 + 2 + 2 + 1, 2)
+    assert compute.epochs + compute.supernet_epochs == planned_epochs(recipe)
+    per_epoch = compute.seconds / compute.epochs
+    assert compute.equal_epochs * per_epoch == pytest.approx(
+        compute.seconds + compute.supernet_seconds, abs=per_epoch / 2
+    )
+    control = search.start(random_of(recipe, "search.select.epochs=8"), tmp_path / "run")
+    assert {each.source for each in read_candidates(control)} == {"random"}
+    assert compute_of(control).epochs == 8
+    assert len(read_candidates(control)) == 5  # a sixth would take one epoch more
+
+
+def test_the_same_recipe_gives_the_same_search_and_another_seed_another(recipe: Recipe, tmp_path: Path) -> None:
+    first, again, other = (
+        search.start(random_of(recipe, f"seed={seed}"), tmp_path / name / "run")
+        for seed, name in ((0, "a"), (0, "b"), (1, "c"))
+    )
+    for name in ("candidates.jsonl", "genotype.json", "summary.json"):
+        assert (first.path / name).read_bytes() == (again.path / name).read_bytes()
+    assert not {each.origin for each in read_candidates(first)} & {each.origin for each in read_candidates(other)}
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, errors: dict[str, MedartsError]) -> None:
+    """Lets the trainings of some candidates end with an error in their second epoch."""
+    step = Training._step
+
+    def fail(job: Training) -> None:
+        name = job.directory.path.name
+        if name in errors and job.state.epoch == 1:
+            raise errors[name]
+        step(job)
+
+    monkeypatch.setattr(Training, "_step", fail)
+
+
+def test_a_candidate_that_fails_is_dropped(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = search.start(random_of(recipe), tmp_path / "whole")
+    kept = [each.name for each in read_candidates(whole) if 2 in each.scores]
+    failing(monkeypatch, {kept[0]: DivergedError("It diverged.", fix="")})
+    run = search.start(random_of(recipe), tmp_path / "run")
+    found = {each.name: each for each in read_candidates(run)}
+    assert found[kept[0]].failure == "It diverged."
+    assert set(found[kept[0]].scores) == {1}
+    assert found[kept[1]].scores == next(each.scores for each in read_candidates(whole) if each.name == kept[1])
+    assert run.read_json("summary.json")["candidate"] == kept[1]
+    assert f"{kept[0]} (random): dropped: It diverged." in capsys.readouterr().err
+
+
+def test_all_that_are_left_fail(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = {f"1-{number:02d}": OutOfMemoryError("Memory ran out.", fix="") for number in range(1, 4)}
+    failing(monkeypatch, errors)
+    with pytest.raises(RunError, match=r"generation 1 failed on the way to epoch 2; 1-0\d: Memory ran"):
+        search.start(random_of(recipe), tmp_path / "run")
+
+
+def test_what_is_no_fault_of_a_candidate_ends_the_search(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, dict.fromkeys(["1-01", "1-02", "1-03"], RunError("The disk is full.", fix="")))
+    with pytest.raises(RunError, match="The disk is full"):
+        search.start(random_of(recipe), tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr("medarts.pool.job.Workers", Here)
+    assert search.resume(tmp_path / "run").facts["finished"]
+
+
+def test_a_process_that_ends_is_given_its_candidate_once_more(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, ends = Training._step, []
+
+    def end(job: Training) -> None:
+        name = job.directory.path.name
+        if job.state.epoch == 0 and (name == "1-01" or (name == "1-02" and name not in ends)):
+            ends.append(name)
+            raise ProcessEndedError("The system killed its process.", fix="")
+        step(job)
+
+    monkeypatch.setattr(Training, "_step", end)
+    run = search.start(random_of(recipe), tmp_path / "run")
+    assert sorted(ends) == ["1-01", "1-01", "1-02"]
+    first, second = read_candidates(run)[:2]
+    assert (first.failure, second.failure) == ("The system killed its process.", None)
+    assert "1-02: The system killed its process. It goes on once more." in capsys.readouterr().err
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["search.select.keep=0.1"], r"search.select.keep 0.1 leaves none of 3 candidates after rung 1"),
+        (["search.select.keep=0.2"], r"search.select.keep 0.2 leaves none of 2 candidates .* or search.select.neighb"),
+        (["search.select.checkpoints=4"], r"3 candidates, but 1 supernets with 4 checkpoints give 4"),
+        (["search.select.epochs=20"], r"search.select.epochs sets the number of candidates of method random alone"),
+        (["search.method=random", "search.select.epochs=1"], r"epochs 1 do not allow one candidate of 2 epochs"),
+        (["search.method=random", "budget.flops=1000"], r"The narrowest network .* is over the budget: flops"),
+        (["budget.flops=1000"], r"The narrowest network .* is over the budget: flops"),
+        (["train.batch=400"], r"The images of the training set are 18, fewer than a batch of 400"),
+        (["space.choices.depth=[9]"], r"depth"),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_is_trained(
+    recipe: Recipe, tmp_path: Path, changes: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medarts.pool.drawing.MISSES", 2)
+    keep = ["search.select.candidates=4"] if "search.select.keep=0.2" in changes else []
+    with pytest.raises(MedartsError) as caught:
+        search.start(changed(recipe, *changes, *keep), tmp_path / "run")
+    assert re.search(says, str(caught.value))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("search.select.rungs=[2, 6, 6]", r"rungs 2, 6, 6 do not rise; write them as \[2, 6, 12\]"),
+        ("search.select.norms=[group, group]", "norms names one twice"),
+        ("train.warmup_epochs=2", r"train.warmup_epochs 2 leave nothing of the 2 epochs of the last rung"),
+        ("search.method=best", "search.method"),
+    ],
+)
+def test_recipes_that_contradict_themselves(recipe: Recipe, change: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        changed(recipe, change)
+
+
+def test_images_to_choose_by_are_needed(recipe: Recipe, tmp_path: Path) -> None:
+    folder = write_folder_data(tmp_path / "blobs", size=16, images=2)
+    (folder / "splits.csv").unlink()
+    with pytest.raises(DataError, match=r"No image of blobs is in the split '\w+'\. There is one patient"):
+        search.start(changed(recipe, f"data.sources.0.path={folder}"), tmp_path / "run")
+
+
+def test_several_jobs_need_several_trainings(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="jobs is 2, but the search of a supernet is one training"):
+        search.start(changed(recipe, "search.method=supernet"), tmp_path / "run", jobs=2)
+    with pytest.raises(RecipeError, match="jobs is 0"):
+        search.start(recipe, tmp_path / "run", jobs=0)
+
+
+def test_older_recipes_keep_their_fingerprints(recipe: Recipe) -> None:
+    supernet = changed(recipe, "search.method=supernet")
+    assert "method" not in deciding_values(supernet)["search"]
+    assert fingerprint(supernet) != fingerprint(changed(recipe, "search.method=random"))
+
+
+def test_a_damaged_line_is_named(pool: RunDirectory, tmp_path: Path) -> None:
+    text = (pool.path / "candidates.jsonl").read_text()
+    copy = RunDirectory(tmp_path)
+    for before, after in (('"random"', '"chance"'), ('"scores": {', '"scores": {"x": 1, '), ('"norm": null, ', "")):
+        (tmp_path / "candidates.jsonl").write_text(text.replace(before, after))
+        with pytest.raises(RunError, match=r"candidates.jsonl is damaged in line \d|candidates.jsonl is damaged"):
+            read_candidates(copy)
+
+
+def test_norms_are_a_choice(recipe: Recipe, tmp_path: Path, medarts: Any) -> None:
+    run = search.start(random_of(recipe, "seed=2", "search.select.norms=[group, batch]"), tmp_path / "run")
+    found: list[Candidate] = read_candidates(run)
+    assert {each.norm for each in found} == {"group", "batch"}
+    norm = run.read_json("summary.json")["norm"]
+    for each in found:
+        folder = trainings.folder_of_candidate(run, each.name)
+        assert RunDirectory.open(folder).recipe.train.norm == each.norm
+    status, _, errors = medarts("train", run.path, "train.epochs=1", "--out", "trained")
+    assert (status, RunDirectory(Path("trained")).recipe.train.norm) == (0, norm), errors
