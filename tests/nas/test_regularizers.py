@@ -6,9 +6,19 @@ import torch
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.engine import checkpoint
 from medarts.errors import RecipeError
-from medarts.nas.regularizers import RegularizerSettings, entropy, register_regularizer
-from medarts.nas.search import prepare_search, start_search
+from medarts.nas.regularizers import (
+    RegularizerSettings,
+    beta_decay,
+    dirichlet_kl,
+    entropy,
+    path_entropy,
+    register_regularizer,
+    zero_one,
+)
+from medarts.nas.search import Search, prepare_search, start_search
 from medarts.registry import regularizers
+from medarts.spaces.nas_wdan import NasWdan
+from medarts.spaces.nas_wdan_operations import TRANSITIONS
 
 
 @pytest.fixture
@@ -29,6 +39,101 @@ def test_entropy_is_that_of_the_operations(recipe):
     expected = torch.cat([-(weights * weights.log()).sum(1) for weights in alphas]).mean()
     torch.testing.assert_close(entropy(job.supernet, 1.0).double(), expected, rtol=1e-5, atol=0)
     assert entropy(job.supernet, 0.0) == 0
+
+
+def gradients(job: Search, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Returns the gradients of the architecture, whose parameters have none before."""
+    for parameter in job.supernet.parameters():
+        parameter.grad = None
+    torch.autograd.backward(value)
+    return {name: p.grad for name, p in job.supernet.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture
+def job(recipe):
+    job = prepare_search(recipe)
+    job.set_up()
+    with torch.no_grad():
+        for parameter in job.supernet.architecture():
+            parameter.normal_()
+    return job
+
+
+def test_path_entropy_is_that_of_nodes_with_a_choice(job):
+    expected = []
+    for row, possible in zip(job.supernet.betas.detach().double(), job.supernet.paths.values(), strict=True):
+        if len(possible) > 1:
+            weights = row[[TRANSITIONS.index(transition) for transition in possible]].softmax(0)
+            expected.append(-(weights * weights.log()).sum())
+    assert 0 < len(expected) < len(job.supernet.paths)
+    found = path_entropy(job.supernet, 0.5)
+    torch.testing.assert_close(found.double(), 0.5 * torch.stack(expected).mean(), rtol=1e-5, atol=0)
+    assert list(gradients(job, found)) == ["betas"]
+
+
+def test_beta_decay_pulls_alphas_by_their_softmax(job):
+    alphas = job.supernet.alphas
+    edges = sum(len(rows) for rows in alphas.values())
+    for name, gradient in gradients(job, beta_decay(job.supernet, 0.25)).items():
+        wanted = alphas[name.removeprefix("alphas.")].detach().softmax(1) * 0.25 / edges
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-8)
+
+
+def test_zero_one_pushes_away_from_one_half(job):
+    found = zero_one(job.supernet, 0.0)
+    assert -0.25 < found < 0
+    for name, gradient in gradients(job, found).items():
+        parameter = job.supernet.get_parameter(name)
+        pushed = gradient != 0
+        assert pushed.float().mean() > 0.4
+        assert torch.equal(-gradient[pushed].sign(), parameter.detach()[pushed].sign()), name
+
+
+def test_dirichlet_kl_is_zero_for_uniform_distributions_and_pulls_others_there(job):
+    found = dirichlet_kl(job.supernet, 0.0)
+    assert found > 1
+    assert {name.partition(".")[0] for name in gradients(job, found)} == {"alphas", "betas"}
+    logits = job.supernet.alphas["up"].detach()
+    by_hand = sum(float(divergence_from_uniform(row)) for row in logits)
+    with torch.no_grad():
+        for name, parameter in job.supernet.named_parameters():
+            if name.startswith(("alphas", "betas")) and name != "alphas.up":
+                parameter.zero_()
+    assert dirichlet_kl(job.supernet, 0.0).item() == pytest.approx(by_hand, rel=1e-4)
+
+
+def divergence_from_uniform(logits: torch.Tensor) -> torch.Tensor:
+    """Returns KL(Dir(c) || Dir(1)) by its formula, in float64."""
+    c = torch.nn.functional.elu(logits.double()) + 1
+    total = c.sum()
+    constant = total.lgamma() - c.lgamma().sum() - torch.tensor(float(len(c)), dtype=torch.float64).lgamma()
+    return constant + ((c - 1) * (c.digamma() - total.digamma())).sum()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (["search.regularizers=[zero_one]"], "zero_one .* is for the relaxation sigmoid, not softmax"),
+        (["search.regularizers=[dirichlet_kl]", "search.relaxation=gumbel"], "dirichlet_kl .* dirichlet, not gumbel"),
+        (["search.perturbation=0.03", "search.relaxation=gumbel"], "perturbation 0.03 would run all operations"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(recipe, changes, reason):
+    with pytest.raises(RecipeError, match=reason):
+        prepare_search(changed(recipe, *changes))
+
+
+def test_a_space_without_paths_has_no_entropy_of_them(finding_recipe):
+    with pytest.raises(RecipeError, match=r"path_entropy .* is for paths, which the space does not have"):
+        prepare_search(changed(finding_recipe, "search.regularizers=[path_entropy]"))
+
+
+def test_a_space_with_weights_of_its_own_takes_no_relaxation(recipe, monkeypatch):
+    monkeypatch.setattr(NasWdan, "relaxes", False)
+    prepare_search(recipe)
+    for change in ("search.relaxation=sigmoid", "search.perturbation=0.1"):
+        with pytest.raises(RecipeError, match="supernets of the space nas-wdan have weights of their own"):
+            prepare_search(changed(recipe, change))
 
 
 def test_a_regularizer_of_ones_own_moves_what_it_is_for(recipe, tmp_path):

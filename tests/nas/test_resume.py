@@ -108,7 +108,13 @@ def assert_equal_runs(run: Path, other: Path) -> None:
         ("search.arch_after=0", "space.dropout_prob=0.3", "search.stages.1.accumulate=3"),
         ("search.arch_after=0", "space.dropout_prob=0.3", "search.gradient=second_order"),
         ("search.arch_after=0", "search.relaxation=gumbel", "search.stages.1.accumulate=2"),
-        ("search.arch_after=0", "search.relaxation=dirichlet", "search.gradient=second_order"),
+        (
+            "search.arch_after=0",
+            "search.relaxation=dirichlet",
+            "search.perturbation=0.1",
+            "search.supernet={auxiliary_skip: 1.0, skip_dropout: 0.5}",
+            "search.regularizers=[beta_decay, path_entropy, dirichlet_kl]",
+        ),
     ],
     ids=["plain", "random", "parts", "second order", "gumbel", "dirichlet"],
 )

@@ -249,3 +249,24 @@ def mean_dice(supernet: NasWdanSupernet, recipe: Recipe) -> float:
             predicted = supernet(image)[0, 0].sigmoid() >= 0.5
         scores.append(mask_scores(predicted.numpy(), store.targets[position] != 0)["dice"])
     return sum(scores) / len(scores)
+
+
+def test_alphas_move_as_far_in_a_short_search_as_in_a_long_one(recipe, tmp_path):
+    """With ``arch_steps`` the learning rate follows the number of steps; without, a short search stays near uniform."""
+    moved, rates = {}, {}
+    for epochs, steps in ((1, "null"), (1, "5000"), (4, "5000")):
+        stage = f"search.stages=[{{depth: 3, epochs: {epochs}, batch: 4}}]"
+        changes = (stage, "space.intermediate_nodes=1", "search.arch_after=0", f"search.arch_steps={steps}")
+        job = prepare_search(changed(recipe, *changes))
+        run = start_search(job.recipe, tmp_path / f"{epochs}-{steps}")
+        job.set_up()
+        job.begin_epoch()
+        rates[epochs, steps] = job.architecture_optimizer.param_groups[0]["lr"]
+        weights = torch.tensor(lines(run.path, "architecture.jsonl")[-1]["alphas"]["up"]["weights"])
+        moved[epochs, steps] = float((weights - 1 / weights.shape[-1]).abs().max())
+    assert rates[1, "null"] == recipe.search.arch_lr
+    assert rates[1, "5000"] == pytest.approx(recipe.search.arch_lr * 5000 / 2)
+    assert rates[4, "5000"] == pytest.approx(recipe.search.arch_lr * 5000 / 8)
+    assert moved[1, "null"] < 0.005
+    assert moved[1, "5000"] > 0.05
+    assert 0.4 < moved[1, "5000"] / moved[4, "5000"] < 2.5

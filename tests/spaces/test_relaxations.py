@@ -1,6 +1,7 @@
 """Relaxations: what weights they give, with which gradients, and that both backends run them alike, in both spaces."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from medarts.config import DeriveSettings, SupernetSettings
 from medarts.spaces import darts, nas_wdan
-from medarts.spaces.base import Supernet, derive_cell
+from medarts.spaces.base import CellWeights, Supernet, derive_cell
 from medarts.spaces.darts import DartsSettings, DartsSupernet
 from medarts.spaces.genotype import NONE
 from medarts.spaces.nas_wdan import LatticeSettings, NasWdanSupernet
@@ -22,8 +23,10 @@ from medarts.spaces.relaxations import (
     Sigmoid,
     Softmax,
     concentration,
+    perturbed,
     relaxed,
     seeded,
+    without_skips,
 )
 
 RELAXATIONS: dict[str, Relaxation] = {
@@ -245,3 +248,112 @@ def test_the_supernet_is_that_of_validation_again_after_an_error() -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert torch.equal(made.forward_heads(images())[0], before)
+
+
+# What a training step does to the weights besides, and to the edges
+
+
+@pytest.mark.parametrize("competing", [True, False])
+def test_perturbed_weights_stay_weights(competing: bool) -> None:
+    torch.manual_seed(0)
+    weights = torch.softmax(torch.randn(2000, 7), -1)
+    moved = perturbed(weights, 0.03, competing=competing)
+    assert ((moved >= 0) & (moved <= 1)).all()
+    difference = moved - weights
+    if competing:
+        torch.testing.assert_close(moved.sum(-1), torch.ones(2000))
+    else:
+        assert difference.abs().max() == pytest.approx(0.03, rel=0.01)
+    assert difference.std() == pytest.approx(0.03 / 3**0.5, rel=0.1)
+    assert torch.equal(perturbed(weights, 0.0, competing=False), weights)
+    hopeless = torch.full((5000, 2), 1e-12)
+    assert torch.isfinite(perturbed(hopeless, 0.5, competing=True)).all()
+
+
+def test_a_skip_is_dropped_as_often_as_asked_and_kept_on_average() -> None:
+    torch.manual_seed(0)
+    weights = torch.full((20_000, 3), 1 / 3)
+    skips = torch.tensor([[False, True, False]]).expand(20_000, 3)
+    dropped = without_skips(weights, skips, 0.4)
+    assert torch.equal(dropped[:, [0, 2]], weights[:, [0, 2]])
+    assert (dropped[:, 1] == 0).double().mean() == pytest.approx(0.4, abs=0.01)
+    assert dropped[:, 1].mean() == pytest.approx(1 / 3, abs=0.01)
+
+
+@pytest.mark.parametrize("partial_channels", [1, 2])
+@pytest.mark.parametrize("relaxation", ["softmax", "gumbel"])
+@pytest.mark.parametrize("space", SPACES)
+def test_both_backends_run_auxiliary_skips_and_dropped_ones_alike(
+    space: str, relaxation: str, partial_channels: int
+) -> None:
+    draw, results = Draw(seed=3, progress=0.5, skip_dropout=0.5), []
+    for fused in (False, True):
+        made = supernet(space, relaxation, fused=fused, partial_channels=partial_channels)
+        made.auxiliary_skip = 0.7
+        results.append(passed(made, draw))
+    (wanted, of_reference), (found, of_fused) = results
+    assert_close(found, wanted)
+    for name, gradient in of_reference.items():
+        other = of_fused[name]
+        assert (gradient is None) == (other is None), name
+        if gradient is not None and other is not None:
+            assert_close(other, gradient, name)
+    without = supernet(space, relaxation, partial_channels=partial_channels)
+    assert not torch.allclose(passed(without, draw)[0], wanted)
+    if relaxation == "softmax":  # of gumbel's few operations no skip may be among those drawn
+        without.auxiliary_skip = 0.7
+        assert not torch.allclose(passed(without, Draw(seed=3, progress=0.5))[0], wanted)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_an_auxiliary_skip_is_the_state_added_on_every_edge(space: str) -> None:
+    """In a cell all of whose operations have weight 0, every node is b times the sum of the states before it."""
+    made = supernet(space, "softmax", fused=False)
+    assert isinstance(made, NasWdanSupernet | DartsSupernet)
+    kind = "normal"
+    cell: Any = next(
+        each
+        for each in made.modules()
+        if isinstance(each, nas_wdan.MixedCell | darts.MixedCell)
+        and kind == (each.transition if isinstance(each, nas_wdan.MixedCell) else each.kind)
+        and each.input0 is not None
+    )
+    zero = tuple(torch.zeros(len(names), dtype=torch.float64) for names in cell.candidates)
+    weights = CellWeights(cell.edges, cell.candidates, zero, torch.zeros(len(cell.edges), dtype=torch.float64), 0.5)
+    first, second = torch.rand(2, 1, 4, 6, 6, dtype=torch.float64)
+    mix: Any = (nas_wdan if space == "nas-wdan" else darts).mix_reference
+    node0 = 0.5 * (first + second)
+    node1 = 0.5 * (first + second + node0)
+    torch.testing.assert_close(mix(cell, first, second, weights), torch.cat([node0, node1], 1))
+
+
+def test_the_weakest_skips_make_way() -> None:
+    edges = ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))
+    names = (("none", "skip", "conv"),) * 4 + (("none", "skip"),)
+    rows = [[0.1, 0.6, 0.3], [0.1, 0.5, 0.4], [0.1, 0.7, 0.2], [0.0, 0.4, 0.1], [0.2, 0.8, 0.0]]
+    free = ((("skip", 0), ("skip", 1)), (("skip", 2), ("skip", 0)))
+    weights = [row[: len(of)] for row, of in zip(rows, names, strict=True)]
+    derive = partial(derive_cell, edges, names, weights, competing=False, skip="skip")
+    assert derive() == free
+    assert derive(most_skips=4) == free
+    assert derive(most_skips=3) == ((("skip", 0), ("conv", 1)), (("skip", 2), ("skip", 0)))
+    assert derive(most_skips=2) == ((("conv", 1), ("conv", 0)), (("skip", 2), ("skip", 0)))
+    # The weakest now is that of edge (1, 0); (1, 1) takes its place, with its skip first and then without.
+    assert derive(most_skips=1) == ((("conv", 1), ("conv", 0)), (("skip", 2), ("conv", 0)))
+    assert derive(most_skips=0) == derive(most_skips=1)  # an edge of none and skip has nothing else
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_genotype_has_no_more_skips_than_asked(space: str) -> None:
+    made = supernet(space, "softmax")
+    assert isinstance(made, NasWdanSupernet | DartsSupernet)
+    skip = "identity" if space == "nas-wdan" else "skip_connect"
+    with torch.no_grad():
+        for kind, rows in made.candidates.items():
+            if skip in rows[0]:
+                made.alphas[kind][:, rows[0].index(skip)] = 5.0
+    for most in (None, 1, 0):
+        genotype = made.derive(DeriveSettings(skips=most), name="x", provenance={})
+        numbers = [sum(name == skip for node in cell for name, _ in node) for kind, cell in genotype.cells.items()]
+        assert max(numbers) == (most if most is not None else max(numbers))
+        assert most is not None or max(numbers) > 1

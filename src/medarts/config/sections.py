@@ -121,11 +121,18 @@ class SupernetSettings(Section):
             shuffled in (PC-DARTS, arXiv 1907.05737): a step takes less time and memory.
         edge_normalisation: a learned softmax over the edges into a node, which stabilizes partial channels.
         recompute: cells keep only their inputs for the backward pass and are run again there: less memory, more time.
+        auxiliary_skip: b at the start of a stage; every edge carries b times what it reads beside its operations, and b
+            falls to 0 (DARTS-, arXiv 2009.01027, where it starts at 1): skips are not preferred for training more
+            easily. 0 has none.
+        skip_dropout: probability at the start of a stage of dropping the skip of an edge in a step; it falls to 0
+            (P-DARTS, arXiv 1904.12760).
     """
 
     partial_channels: Annotated[Literal[1, 2, 4], BeforeValidator(_whole)] = 1
     edge_normalisation: Flag = False
     recompute: Flag = False
+    auxiliary_skip: Annotated[Weight, LATER] = 0.0
+    skip_dropout: Annotated[Fraction, LATER] = 0.0
 
 
 class SelectSettings(Section):
@@ -176,6 +183,8 @@ class SearchSettings(Section):
             ahead (DARTS, arXiv 1806.09055, section 2.3): 2.6 times the time of a step.
         relaxation: how alphas and betas become weights: softmax, sigmoid, gumbel (one operation of an edge at a time)
             or dirichlet; a name, or a mapping with the name and its settings.
+        perturbation: e; the weights are trained with uniform noise on those of operations and paths, whose largest
+            grows from 0 to e over a stage (SDARTS-RS, arXiv 2002.05283, where it is 0.03). 0 has none.
         regularizers: terms added to the loss, such as {name: entropy, weight: 0.1}. Default: none.
         train_portion: part of the training patients the weights learn from; the alphas learn from the rest.
         lr: initial learning rate of SGD on the weights, with cosine decay.
@@ -183,6 +192,9 @@ class SearchSettings(Section):
         momentum: momentum of SGD.
         weight_decay: weight decay of SGD.
         arch_lr: learning rate of Adam on alphas and betas.
+        arch_steps: steps of the architecture that arch_lr is for. A stage of fewer has a rate larger in proportion, of
+            more a smaller one: Adam moves an alpha by at most about the rate in a step, so they can move as far.
+            Default: arch_lr as it is, however many the steps.
         arch_betas: decay rates of the two moments of Adam.
         arch_weight_decay: weight decay of Adam.
         arch_after: epochs of each stage for which alphas and betas stay frozen.
@@ -200,6 +212,7 @@ class SearchSettings(Section):
     loss: AnyLoss = _named("bce_logits")
     gradient: AnyGradient = _named("first_order")
     relaxation: Annotated[AnyRelaxation, LATER] = _named("softmax")
+    perturbation: Annotated[Number, Field(ge=0, le=1), LATER] = 0.0
     regularizers: Annotated[tuple[AnyRegularizer, ...], Field(max_length=20)] = ()
     train_portion: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     lr: Rate = 0.025
@@ -207,6 +220,7 @@ class SearchSettings(Section):
     momentum: Fraction = 0.9
     weight_decay: Weight = 3e-4
     arch_lr: Rate = 2e-4
+    arch_steps: Annotated[Annotated[Whole, Field(ge=1, le=10**9)] | None, LATER] = None
     arch_betas: tuple[Fraction, Fraction] = (0.5, 0.999)
     arch_weight_decay: Weight = 1e-3
     arch_after: Duration = 10
@@ -222,18 +236,21 @@ class SearchSettings(Section):
 
 
 class DeriveSettings(Section):
-    """Which paths of a lattice a genotype keeps. Networks of darts have no lattice.
+    """What a genotype keeps of a supernet. Paths are those of a lattice, which networks of darts do not have.
 
     Attributes:
         paths: all keeps every path (as published, betas unused); top_k the transitions of each node with the largest
             betas; threshold those whose beta is at least the threshold, and always the largest.
         top_k: transitions kept at each node, for top_k.
         threshold: smallest beta kept, for threshold.
+        skips: largest number of skips (identity, skip_connect) in a cell; weaker ones make way for the next strongest
+            operation or edge (P-DARTS, arXiv 1904.12760, where it is 2). Default: any number.
     """
 
     paths: Literal["all", "top_k", "threshold"] = "top_k"
     top_k: Annotated[Whole, Field(ge=1, le=3)] = 2
     threshold: Fraction = 0.3
+    skips: Annotated[Annotated[Whole, Field(ge=0, le=1000)] | None, LATER] = None
 
 
 class TrainSettings(BatchSettings):

@@ -14,15 +14,18 @@ In a recipe that is ``search.regularizers: [{name: spread, weight: 0.5, target: 
 without regularizers, so that searches with and without them can be compared.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributions import Dirichlet, kl_divergence
 
 from medarts.config.section import Weight
+from medarts.errors import RecipeError
 from medarts.registry import Settings, regularizers
 from medarts.spaces.base import Supernet
+from medarts.spaces.relaxations import concentration
 
 Of = Literal["architecture", "weights"]
 R = TypeVar("R", bound=Callable[..., Tensor])
@@ -39,7 +42,12 @@ class RegularizerSettings(Settings):
 
 
 def register_regularizer(
-    name: str, *, of: Of = "architecture", settings: type[RegularizerSettings] = RegularizerSettings
+    name: str,
+    *,
+    of: Of = "architecture",
+    settings: type[RegularizerSettings] = RegularizerSettings,
+    relaxation: str | None = None,
+    paths: bool = False,
 ) -> Callable[[R], R]:
     """Returns a decorator that registers a regularizer under a name.
 
@@ -49,8 +57,36 @@ def register_regularizer(
         name: in recipes.
         of: the parameters that it is a term for: the architecture, once it is no longer frozen, or the weights.
         settings: class of its settings.
+        relaxation: the one that it is for; searches with another are refused. Default: any.
+        paths: whether it is for paths, so that searches in a space without them are refused.
     """
-    return regularizers.register(name, settings=settings, of=of)
+    return regularizers.register(name, settings=settings, of=of, relaxation=relaxation, paths=paths)
+
+
+def check_regularizers(chosen: Sequence[Settings], *, relaxation: str, has_paths: bool) -> None:
+    """Refuses regularizers that have nothing to act on.
+
+    Args:
+        chosen: those of a recipe.
+        relaxation: name of its relaxation.
+        has_paths: whether its space has paths.
+
+    Raises:
+        RecipeError: names the first of them.
+    """
+    for settings in chosen:
+        about = regularizers.entry(settings.name).about
+        if about["relaxation"] not in (None, relaxation):
+            raise RecipeError(
+                f"The regularizer {settings.name} of search.regularizers is for the relaxation {about['relaxation']}, "
+                f"not {relaxation}.",
+                fix=f"Use search.relaxation={about['relaxation']}, or leave it out.",
+            )
+        if about["paths"] and not has_paths:
+            raise RecipeError(
+                f"The regularizer {settings.name} of search.regularizers is for paths, which the space does not have.",
+                fix="Leave it out.",
+            )
 
 
 @register_regularizer("entropy")
@@ -60,9 +96,91 @@ def entropy(supernet: Supernet, progress: float) -> Tensor:
     It drives edges to decide for an operation, so that less is lost when the others are cut off. Source:
     discretisation-aware search (Tian 2020, arXiv 2007.03154), with a weight that grows linearly.
     """
-    entropies = []
-    for name, logits in supernet.named_parameters():
-        if name.startswith("alphas"):  # edges x operations; what weighs paths has other names
-            log_weights = torch.log_softmax(logits, dim=1)
-            entropies.append(-(log_weights.exp() * log_weights).sum(1))
-    return progress * torch.cat(entropies).mean()
+    return progress * torch.cat([_entropies(logits) for logits in alphas_of(supernet)]).mean()
+
+
+@register_regularizer("path_entropy", paths=True)
+def path_entropy(supernet: Supernet, progress: float) -> Tensor:
+    """Entropy of the softmax of betas at a node, mean over the nodes with a choice in nats, growing with the stage.
+
+    It drives nodes to decide for a path. Source: DiNTS (arXiv 2103.15954), whose entropy is that of paths
+    too; here it grows linearly, and the derivation takes the strongest path or paths of each node.
+    """
+    return progress * torch.stack([_entropies(betas) for betas in supernet.path_logits()]).mean()
+
+
+class BetaDecaySettings(RegularizerSettings):
+    """Beta-decay.
+
+    Attributes:
+        weight: its factor at the end of the stage; 50 as published.
+    """
+
+    weight: Weight = 50.0
+
+
+@register_regularizer("beta_decay", settings=BetaDecaySettings)
+def beta_decay(supernet: Supernet, progress: float) -> Tensor:
+    """Smooth maximum of the alphas of an edge, log sum exp, mean over the edges, growing linearly with the stage.
+
+    Its gradient is the softmax itself: the larger a weight, the more its alpha is pulled down, so that none runs away
+    from the others, as skips do. Source: beta-DARTS (arXiv 2203.01665).
+    """
+    return progress * torch.cat([torch.logsumexp(logits, dim=1) for logits in alphas_of(supernet)]).mean()
+
+
+class ZeroOneSettings(RegularizerSettings):
+    """Pushes to 0 or 1.
+
+    Attributes:
+        weight: its factor; 10 as published.
+    """
+
+    weight: Weight = 10.0
+
+
+@register_regularizer("zero_one", settings=ZeroOneSettings, relaxation="sigmoid")
+def zero_one(supernet: Supernet, progress: float) -> Tensor:
+    """Minus the squared distance of the sigmoid weights from 0.5, mean over all weights of operations and paths.
+
+    It pushes each to 0 or to 1, so that little is lost when the genotype keeps some whole and drops the others. Source:
+    FairDARTS (arXiv 1911.12126).
+    """
+    logits = [*alphas_of(supernet), *supernet.path_logits()]
+    weights = torch.cat([each.flatten() for each in logits]).sigmoid()
+    return -(weights - 0.5).square().mean()
+
+
+class DirichletKLSettings(RegularizerSettings):
+    """Distance from the uniform Dirichlet distribution.
+
+    Attributes:
+        weight: its factor; 0.001 as published.
+    """
+
+    weight: Weight = 1e-3
+
+
+@register_regularizer("dirichlet_kl", settings=DirichletKLSettings, relaxation="dirichlet")
+def dirichlet_kl(supernet: Supernet, progress: float) -> Tensor:
+    """KL divergence of the Dirichlet distributions from the uniform Dir(1), sum over edges and nodes with a choice.
+
+    It holds the concentrations near 1, so that draws go on exploring. Source: DrNAS (arXiv 2006.10355).
+    """
+    total = torch.zeros(())
+    for logits in [*alphas_of(supernet), *supernet.path_logits()]:
+        drawn_from = Dirichlet(concentration(logits))
+        total = total.to(logits) + kl_divergence(drawn_from, Dirichlet(torch.ones_like(logits))).sum()
+    return total
+
+
+def alphas_of(supernet: Supernet) -> list[Tensor]:
+    """Returns the alphas of every set, edges x operations."""
+    # What weighs paths has other names.
+    return [logits for name, logits in supernet.named_parameters() if name.startswith("alphas")]
+
+
+def _entropies(logits: Tensor) -> Tensor:
+    """Returns the entropy of the softmax of every row, in nats."""
+    log_weights = torch.log_softmax(logits, dim=-1)
+    return -(log_weights.exp() * log_weights).sum(-1)

@@ -35,12 +35,12 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, cosine, resume, start
 from medarts.errors import MedartsError, RecipeError
 from medarts.nas.gradients import Objective, first_order
-from medarts.nas.regularizers import Of, RegularizerSettings
-from medarts.registry import bound, calling, gradients, regularizers
+from medarts.nas.regularizers import Of, RegularizerSettings, check_regularizers
+from medarts.registry import bound, calling, gradients, regularizers, relaxations, spaces
 from medarts.spaces import make_space
 from medarts.spaces.base import Candidates, SearchSpace
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.relaxations import Draw, make_relaxation
+from medarts.spaces.relaxations import Draw, Relaxation, make_relaxation
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
 
@@ -179,6 +179,27 @@ class Search(Job[SearchState]):
         return (self.state.epoch + self.state.step / self.steps) / self.epochs
 
     @property
+    def architecture_lr(self) -> float:
+        """The architecture's learning rate in this stage.
+
+        A step of Adam moves a parameter by about the rate, whatever the size of the gradient. So a tenth of the steps
+        at the same rate would move alphas a tenth as far, and leave them near uniform.
+        """
+        settings = self.recipe.search
+        if settings.arch_steps is None:
+            return settings.arch_lr
+        steps = max(1, (self.epochs - settings.arch_after) * self.steps)
+        return settings.arch_lr * settings.arch_steps / steps
+
+    @property
+    def auxiliary_skip(self) -> float:
+        """What every edge of the supernet carries now beside its operations; the last step of a stage all but ends it.
+
+        Validation sees what there is then, so that its score is that of what has been trained.
+        """
+        return (1 - self.stage_progress) * self.recipe.search.supernet.auxiliary_skip
+
+    @property
     def epochs_done(self) -> int:
         """Epochs done in all stages."""
         return sum(stage.epochs for stage in self.recipe.search.stages[: self.state.stage]) + self.state.epoch
@@ -220,6 +241,8 @@ class Search(Job[SearchState]):
         self.lr = cosine(self.state.epoch, epochs=self.epochs, start=settings.lr, end=settings.lr_min)
         for group in self.weight_optimizer.param_groups:
             group["lr"] = self.lr
+        for group in self.architecture_optimizer.param_groups:
+            group["lr"] = self.architecture_lr
         self.orders = [
             half.order(self.state.epoch, seed=seed, sampling=sampling)
             for half in (self.data.weights, self.data.architecture)
@@ -256,6 +279,11 @@ class Search(Job[SearchState]):
         self.weight_optimizer.step()
         state.train_loss += loss
 
+    def validate(self) -> dict[str, Any]:
+        """Returns the validation values of the supernet as it is; see ``Job.validate``."""
+        self.supernet.auxiliary_skip = self.auxiliary_skip
+        return super().validate()
+
     def _regularize(self, of: Of) -> None:
         """Adds the gradients of the regularizers of the architecture, or of the weights."""
         free, held = (self.architecture, self.weights) if of == "architecture" else (self.weights, self.architecture)
@@ -284,7 +312,15 @@ class Search(Job[SearchState]):
         batch = half.training(order, state.step, settings=recipe.data.augmentation, seed=seed_of(recipe.seed, *where))
         mixture = mix(batch.images, batch.targets, recipe.search.mixing, seed=seed_of(recipe.seed, "mixing", *where))
         parts = mixture.split(recipe.search.stages[state.stage].accumulate)
-        draw = Draw(seed_of(recipe.seed, "relaxation", *where), self.stage_progress)
+        progress, settings = self.stage_progress, recipe.search
+        draw = Draw(
+            seed_of(recipe.seed, "relaxation", *where),
+            progress,
+            # Weights alone are trained at other architectures; the architecture's gradient is taken where it is.
+            perturbation=progress * settings.perturbation if half is self.data.weights else 0.0,
+            skip_dropout=(1 - progress) * settings.supernet.skip_dropout,
+        )
+        self.supernet.auxiliary_skip = self.auxiliary_skip
 
         def losses() -> Iterator[Tensor]:
             seed_torch(recipe.seed, "dropout", *where)
@@ -422,6 +458,7 @@ def prepare_search(recipe: Recipe, run: RunDirectory | None = None, *, data: Ima
             f"{recipe.compute.precision} does not resolve.",
             fix="Use compute.precision=fp32, or search.gradient=first_order.",
         )
+    _check_relaxation(recipe)
     fabric = make_fabric(recipe.compute)
     manifest = open_manifest(recipe.data, needs=("train", "val"), data=data)
     if run is not None:
@@ -450,3 +487,26 @@ def prepare_search(recipe: Recipe, run: RunDirectory | None = None, *, data: Ima
         )
         stages.append(StageData(weights, architecture, validated_batches))
     return Search(recipe, fabric=fabric, space=space, task=task, store=store, data=stages)
+
+
+def _check_relaxation(recipe: Recipe) -> None:
+    """Refuses ways to weigh operations and paths that do not go with the space or with each other.
+
+    Raises:
+        RecipeError: names the first of them.
+    """
+    settings, space = recipe.search, spaces.get(recipe.space.name)
+    name = settings.relaxation.name
+    if (name != "softmax" or settings.perturbation) and not space.relaxes:
+        raise RecipeError(
+            f"The supernets of the space {recipe.space.name} have weights of their own, which search.relaxation {name} "
+            f"and search.perturbation {settings.perturbation} would not change.",
+            fix="Leave both out, or have the supernet weigh by Supernet.relaxed and set relaxes=True in the space.",
+        )
+    if settings.perturbation and cast("type[Relaxation]", relaxations.get(name)).sparse:
+        raise RecipeError(
+            f"search.perturbation {settings.perturbation} would run all operations, of which search.relaxation {name} "
+            "runs some.",
+            fix="Use search.perturbation=0, or another relaxation.",
+        )
+    check_regularizers(settings.regularizers, relaxation=name, has_paths=space.has_paths)

@@ -155,9 +155,11 @@ class Supernet(nn.Module, ABC):
 
     Attributes:
         relaxation: how the architecture parameters become weights of its mixture.
+        auxiliary_skip: b; every edge carries b times its state beside its operations (DARTS-), with 0 it does not.
     """
 
     relaxation: Relaxation = Softmax()
+    auxiliary_skip: float = 0.0
     _draw: Draw | None = None
 
     @contextmanager
@@ -169,9 +171,18 @@ class Supernet(nn.Module, ABC):
         finally:
             self._draw = None
 
-    def relaxed(self, logits: list[Tensor]) -> list[Tensor]:
-        """Returns the weights by which ``forward`` mixes now, of all sets of logits in their order."""
-        return relaxed(self.relaxation, logits, self._draw)
+    def relaxed(self, logits: Sequence[Tensor], *, skips: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Returns the weights by which ``forward`` mixes now, of all sets of logits in their order.
+
+        Args:
+            logits: sets of edges x candidates, or those of one node's cells.
+            skips: of the first sets, edges x candidates, where a candidate is a skip.
+        """
+        return relaxed(self.relaxation, logits, self._draw, skips=skips)
+
+    def path_logits(self) -> list[Tensor]:
+        """Returns the logits of the paths into every node that has a choice; none in spaces without paths."""
+        return []
 
     def forward(self, x_bchw: Tensor, *, all_heads: bool = False) -> Tensor | list[Tensor]:
         """Returns the logits of the last head, or of every head that counts in the loss, as ``Network`` does."""
@@ -230,6 +241,8 @@ class SearchSpace(ABC):
         defaults: published values of the sections of a recipe, for what a recipe of this space does not set. Of lists,
             such as search.stages, an item of the recipe starts from ``defaults`` of that key, see ``item_defaults``.
         item_defaults: published values of the items of lists, by their dotted key.
+        relaxes: whether its supernets weigh by ``Supernet.relaxed``, so that a recipe can choose the relaxation.
+        has_paths: whether its supernets have ``path_logits``.
         operations: the sets of its operations, to which ``register_operation`` adds.
         cell_inputs: kind of cell -> what its first and second input are, for drawings.
         cell_meanings: kind of cell -> what it does, for drawings.
@@ -240,6 +253,8 @@ class SearchSpace(ABC):
     task: ClassVar[Task]
     defaults: ClassVar[Mapping[str, Any]] = {}
     item_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    relaxes: ClassVar[bool] = False
+    has_paths: ClassVar[bool] = False
     operations: ClassVar[Mapping[str, Operations[Any]]] = {}
     cell_inputs: ClassVar[Mapping[str, tuple[str, str]]] = {}
     cell_meanings: ClassVar[Mapping[str, str]] = {}
@@ -484,12 +499,14 @@ class CellWeights:
         candidates: names of the candidates of every edge that are run.
         operations: for every edge, the weights of these candidates.
         bypass: for every edge, the weight of the channels that pass the operations by (PC-DARTS).
+        skip: b of the auxiliary skip of every edge (DARTS-); 0 has none.
     """
 
     edges: Edges
     candidates: tuple[tuple[str, ...], ...]
     operations: tuple[Tensor, ...]
     bypass: Tensor
+    skip: float = 0.0
 
     @cached_property
     def by_state(self) -> tuple[dict[str, Tensor], ...]:
@@ -504,7 +521,13 @@ class CellWeights:
 
 
 def derive_cell(
-    edges: Edges, candidates: Sequence[tuple[str, ...]], weights: Sequence[Sequence[float]], *, competing: bool = True
+    edges: Edges,
+    candidates: Sequence[tuple[str, ...]],
+    weights: Sequence[Sequence[float]],
+    *,
+    competing: bool = True,
+    skip: str = "",
+    most_skips: int | None = None,
 ) -> Cell:
     """Returns for every node its two strongest edges, each with its strongest operation.
 
@@ -517,8 +540,31 @@ def derive_cell(
         candidates: operations of every edge.
         weights: how strongly each is preferred.
         competing: whether the weights of an edge share a sum of 1.
+        skip: name of the operation that passes on what it reads.
+        most_skips: the most of these in the cell. While there are more, the weakest is taken from its edge, unless that
+            has no other operation (P-DARTS, arXiv 1904.12760, section 3.3). None allows any number.
     """
-    cell = []
+    rows = [list(row) for row in weights]
+    while True:
+        nodes = _strongest_edges(edges, candidates, rows, competing=competing)
+        skips = [
+            (strength, edges.index((node, state)))
+            for node, kept in enumerate(nodes)
+            for strength, (name, state) in kept
+            if name == skip
+        ]
+        replaceable = [(strength, edge) for strength, edge in skips if {*candidates[edge]} - {NONE, skip}]
+        if most_skips is None or len(skips) <= most_skips or not replaceable:
+            return tuple(tuple(edge for _, edge in kept) for kept in nodes)
+        _, weakest = min(replaceable)
+        rows[weakest][candidates[weakest].index(skip)] = -1.0  # below all others
+
+
+def _strongest_edges(
+    edges: Edges, candidates: Sequence[tuple[str, ...]], weights: Sequence[Sequence[float]], *, competing: bool
+) -> list[list[tuple[float, Edge]]]:
+    """Returns for every node its two strongest edges, each with its strength and its strongest operation."""
+    nodes = []
     for node in sorted({node for node, _ in edges}):
         incoming = [edge for edge, (into, _) in enumerate(edges) if into == node]
         largest = max(len(candidates[edge]) for edge in incoming)
@@ -534,8 +580,13 @@ def derive_cell(
                 strength, name = max(options)
                 found.append((strength, (name, edges[edge][1])))
         found.sort(key=lambda item: (-item[0], item[1][1]))
-        cell.append(tuple(edge for _, edge in found[:EDGES_PER_NODE]))
-    return tuple(cell)
+        nodes.append(found[:EDGES_PER_NODE])
+    return nodes
+
+
+def where_skips(candidates: Candidates, skip: str) -> list[Tensor]:
+    """Returns for every set where its edges have the skip, edges x candidates."""
+    return [torch.tensor([[name == skip for name in row] for row in rows]) for rows in candidates.values()]
 
 
 def initial(*shape: int) -> nn.Parameter:
@@ -563,7 +614,13 @@ def strongest(candidates: Candidates, alphas: Mapping[str, Tensor], keep: Mappin
 
 
 def cell_weights(
-    edges: Edges, names: Names, operations: Sequence[Tensor], *, gamma: Tensor | None = None, sparse: bool = False
+    edges: Edges,
+    names: Names,
+    operations: Sequence[Tensor],
+    *,
+    gamma: Tensor | None = None,
+    sparse: bool = False,
+    skip: float = 0.0,
 ) -> CellWeights:
     """Returns the weights of the cells of a kind.
 
@@ -573,16 +630,17 @@ def cell_weights(
         operations: their weights.
         gamma: of every edge; the softmax over the edges into a node scales what they bring. None scales nothing.
         sparse: leave out candidates of weight 0, so that they are not run.
+        skip: b of the auxiliary skips.
     """
     if sparse:
         present = [[weight != 0 for weight in weights.tolist()] for weights in operations]
         names = tuple(tuple(compress(row, kept)) for row, kept in zip(names, present, strict=True))
         operations = [weights[kept] for weights, kept in zip(operations, present, strict=True)]
     if gamma is None:
-        return CellWeights(edges, names, tuple(operations), operations[0].new_ones(len(edges)))
+        return CellWeights(edges, names, tuple(operations), operations[0].new_ones(len(edges)), skip)
     bypass = edge_weights(edges, gamma)
     scaled = tuple(weights * scale for weights, scale in zip(operations, bypass, strict=True))
-    return CellWeights(edges, names, scaled, bypass)
+    return CellWeights(edges, names, scaled, bypass, skip)
 
 
 def edge_weights(edges: Edges, gamma: Tensor) -> Tensor:

@@ -58,12 +58,14 @@ from medarts.spaces.base import (
     leaving,
     one_hot,
     strongest,
+    where_skips,
 )
 from medarts.spaces.darts_operations import (
     IN_NETWORK,
     IN_SUPERNET,
     KINDS,
     OPERATIONS,
+    SKIP,
     Kind,
     OperationSettings,
     batch_norm,
@@ -460,8 +462,11 @@ class MixedCell(nn.Module):
 
     def bypass(self, state: int, x_bchw: Tensor) -> Tensor:
         """Returns the channels of a state that bypass the operations, at the size of the nodes (PC-DARTS)."""
-        rest = x_bchw[:, self.operated_channels :]
-        return rest if self.stride_of(state) == 1 else F.max_pool2d(rest, 2, ceil_mode=True)
+        return self.resized(state, x_bchw[:, self.operated_channels :])
+
+    def resized(self, state: int, x_bchw: Tensor) -> Tensor:
+        """Returns channels of a state at the size of the nodes, without parameters."""
+        return x_bchw if self.stride_of(state) == 1 else F.max_pool2d(x_bchw, 2, ceil_mode=True)
 
 
 Mix = Callable[[MixedCell, Tensor, Tensor, CellWeights], Tensor]
@@ -498,6 +503,8 @@ def mix_reference(cell: MixedCell, first: Tensor, second: Tensor, weights: CellW
             for name, weight in zip(weights.candidates[edge], weights.operations[edge], strict=True):
                 if name in operations:
                     operated.append(weight * operations[name](x))
+            if weights.skip:
+                operated.append(weights.skip * cell.resized(state, x))
             if cell.partial_channels > 1:
                 bypass.append(weights.bypass[edge] * cell.bypass(state, states[state]))
         total = sum(operated[1:], operated[0]) if operated else cell.empty_node(first)
@@ -595,22 +602,25 @@ class DartsSupernet(Supernet):
 
     def mixture(self) -> dict[Kind, CellWeights]:
         """Returns for each kind the relaxed weights of the candidates of every edge."""
-        return self._mixture(self.relaxed([self.alphas[kind] for kind in KINDS]), sparse=self.relaxation.sparse)
+        weights = self.relaxed([*self.alphas.values()], skips=where_skips(self.candidates, SKIP))
+        return self._mixture(weights, sparse=self.relaxation.sparse, skip=self.auxiliary_skip)
 
     def preferences(self) -> dict[Kind, CellWeights]:
         """Returns how strongly the architecture prefers each candidate, without chance and with none left out."""
-        return self._mixture([self.relaxation.preferences(self.alphas[kind]) for kind in KINDS], sparse=False)
+        return self._mixture([self.relaxation.preferences(rows) for rows in self.alphas.values()])
 
-    def _mixture(self, weights: list[Tensor], *, sparse: bool) -> dict[Kind, CellWeights]:
+    def _mixture(self, weights: list[Tensor], *, sparse: bool = False, skip: float = 0.0) -> dict[Kind, CellWeights]:
+        of_kinds = dict(zip(self.alphas, weights, strict=True))
         return {
             kind: cell_weights(
                 self.edges,
                 self.candidates[kind],
-                of_kind.unbind(),
+                of_kinds[kind].unbind(),
                 gamma=self.gammas[kind] if self.gammas else None,
                 sparse=sparse,
+                skip=skip,
             )
-            for kind, of_kind in zip(KINDS, weights, strict=True)
+            for kind in KINDS
         }
 
     def strongest(self, keep: Mapping[str, int]) -> Candidates:
@@ -633,6 +643,8 @@ class DartsSupernet(Supernet):
                 of_kind.candidates,
                 [w.tolist() for w in of_kind.operations],
                 competing=self.relaxation.competing,
+                skip=SKIP,
+                most_skips=settings.skips,
             )
             for kind, of_kind in weights.items()
         }
@@ -920,6 +932,7 @@ class Darts(SearchSpace):
     item_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "search.stages": {"depth": 12, "epochs": 50, "batch": 16},
     }
+    relaxes = True
     operations = OPERATIONS
     cell_inputs: ClassVar[Mapping[str, tuple[str, str]]] = dict.fromkeys(
         KINDS, ("the cell before the last", "the last cell")

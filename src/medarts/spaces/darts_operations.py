@@ -18,6 +18,9 @@ from medarts.spaces.base import Operations
 Kind = Literal["normal", "reduce"]
 KINDS: tuple[Kind, ...] = ("normal", "reduce")
 
+SKIP = "skip_connect"
+"""The operation that passes on what it reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class OperationSettings:

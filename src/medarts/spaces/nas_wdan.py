@@ -60,6 +60,7 @@ from medarts.spaces.base import (
     leaving,
     one_hot,
     strongest,
+    where_skips,
 )
 from medarts.spaces.fused import nas_wdan as fused
 from medarts.spaces.genotype import (
@@ -78,6 +79,7 @@ from medarts.spaces.genotype import (
 from medarts.spaces.lattice import Lattice, Path
 from medarts.spaces.nas_wdan_operations import (
     OPERATIONS,
+    SKIP,
     TRANSITIONS,
     OperationSettings,
     Transition,
@@ -632,10 +634,13 @@ class MixedCell(nn.Module):
 
     def bypass(self, state: int, x_bchw: Tensor) -> Tensor:
         """Returns the channels of a state that bypass the operations, at the size of the nodes (PC-DARTS)."""
-        rest = x_bchw[:, self.operated_channels :]
+        return self.resized(state, x_bchw[:, self.operated_channels :])
+
+    def resized(self, state: int, x_bchw: Tensor) -> Tensor:
+        """Returns channels of a state at the size of the nodes, without parameters."""
         if state != 1 or self.transition == "normal":
-            return rest
-        return F.max_pool2d(rest, 2) if self.transition == "down" else F.interpolate(rest, scale_factor=2.0)
+            return x_bchw
+        return F.max_pool2d(x_bchw, 2) if self.transition == "down" else F.interpolate(x_bchw, scale_factor=2.0)
 
 
 Mix = Callable[[MixedCell, Tensor | None, Tensor, CellWeights], Tensor]
@@ -673,6 +678,8 @@ def mix_reference(cell: MixedCell, first: Tensor | None, second: Tensor, weights
             for name, weight in zip(weights.candidates[edge], weights.operations[edge], strict=True):
                 if name in operations:
                     operated[node] = _plus(operated[node], weight * operations[name](x))
+            if weights.skip:
+                operated[node] = _plus(operated[node], weights.skip * cell.resized(state, x))
             if cell.partial_channels > 1:
                 bypass[node] = _plus(bypass[node], weights.bypass[edge] * cell.bypass(state, read))
         if state == 1 + node:  # the last edge into this node
@@ -806,22 +813,25 @@ class NasWdanSupernet(Supernet):
 
     def mixture(self) -> MixtureWeights:
         """Returns the relaxed weights of the candidates of every edge, and of the transitions into every node."""
-        return self._mixture(self.relaxed(self._logits()), sparse=self.relaxation.sparse)
+        weights = self.relaxed(self._logits(), skips=where_skips(self.candidates, SKIP))
+        return self._mixture(weights, sparse=self.relaxation.sparse, skip=self.auxiliary_skip)
 
     def preferences(self) -> MixtureWeights:
         """Returns how strongly the architecture prefers each, without chance and with none left out."""
-        return self._mixture([self.relaxation.preferences(rows) for rows in self._logits()], sparse=False)
+        return self._mixture([self.relaxation.preferences(rows) for rows in self._logits()])
 
-    def _logits(self) -> list[Tensor]:
-        """Returns the alphas of every set, then the betas of every node with several transitions."""
-        betas = [
+    def path_logits(self) -> list[Tensor]:
+        """Returns the betas of every node with several transitions."""
+        return [
             row[[TRANSITIONS.index(transition) for transition in possible]]
             for row, possible in zip(self.betas, self.paths.values(), strict=True)
             if len(possible) > 1
         ]
-        return [*self.alphas.values(), *betas]
 
-    def _mixture(self, weights: list[Tensor], *, sparse: bool) -> MixtureWeights:
+    def _logits(self) -> list[Tensor]:
+        return [*self.alphas.values(), *self.path_logits()]
+
+    def _mixture(self, weights: list[Tensor], *, sparse: bool = False, skip: float = 0.0) -> MixtureWeights:
         """Returns the weights of all logits by their places."""
         alphas, betas = dict(zip(self.alphas, weights, strict=False)), iter(weights[len(self.alphas) :])
         transitions = {}
@@ -831,7 +841,12 @@ class NasWdanSupernet(Supernet):
             transitions[node] = {
                 transition: weight for transition, weight, is_run in zip(possible, row, kept, strict=True) if is_run
             }
-        cells = {transition: self._cell_weights(transition, alphas, sparse=sparse) for transition in TRANSITIONS}
+        cells = {}
+        for kind in TRANSITIONS:
+            rows = (self._row(kind, edge) for edge in range(len(self.edges)))
+            operations = [alphas[of_row][row] for of_row, row in rows]
+            gamma = self.gammas[kind] if self.gammas else None
+            cells[kind] = cell_weights(self.edges, self._names(kind), operations, gamma=gamma, sparse=sparse, skip=skip)
         return MixtureWeights(cells, transitions)
 
     def strongest(self, keep: Mapping[str, int]) -> Candidates:
@@ -848,6 +863,8 @@ class NasWdanSupernet(Supernet):
                 of_kind.candidates,
                 [w.tolist() for w in of_kind.operations],
                 competing=self.relaxation.competing,
+                skip=SKIP,
+                most_skips=settings.skips,
             )
             for transition, of_kind in weights.cells.items()
         }
@@ -922,12 +939,6 @@ class NasWdanSupernet(Supernet):
         """Returns the set that an edge of a cell uses, and its row there."""
         kind = set_of_edge(transition, self.edges[edge][1])
         return kind, sum(self._uses(kind, state) for _, state in self.edges[:edge])
-
-    def _cell_weights(self, transition: Transition, alphas: Mapping[str, Tensor], *, sparse: bool) -> CellWeights:
-        rows = (self._row(transition, edge) for edge in range(len(self.edges)))
-        operations = [alphas[kind][row] for kind, row in rows]
-        gamma = self.gammas[transition] if self.gammas else None
-        return cell_weights(self.edges, self._names(transition), operations, gamma=gamma, sparse=sparse)
 
     def _names(self, transition: Transition) -> Names:
         rows = (self._row(transition, edge) for edge in range(len(self.edges)))
@@ -1326,6 +1337,8 @@ class NasWdan(SearchSpace):
     item_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "search.stages": {"depth": 4, "epochs": 80, "batch": 12},
     }
+    relaxes = True
+    has_paths = True
     operations = OPERATIONS
     cell_inputs: ClassVar[Mapping[str, tuple[str, str]]] = {
         "down": ("node (t−2, l)", "node (t−1, l−1)"),

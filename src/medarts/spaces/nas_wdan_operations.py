@@ -20,6 +20,9 @@ TRANSITIONS: tuple[Transition, ...] = ("down", "normal", "up")
 
 SQUEEZE_RATIO = 16
 
+SKIP = "identity"
+"""The operation that passes on what it reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class OperationSettings:

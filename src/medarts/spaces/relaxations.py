@@ -14,7 +14,7 @@ In a recipe that is ``search.relaxation: square``.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, TypeVar
@@ -92,7 +92,7 @@ class Softmax(Relaxation):
 
 @register_relaxation("sigmoid")
 class Sigmoid(Relaxation):
-    """The sigmoid of every logit, so that candidates do not compete (FairDARTS, arXiv 1911.12126, section 3.2).
+    """The sigmoid of every logit, so that candidates do not compete (FairDARTS, arXiv 1911.12126).
 
     Under a softmax a skip can only grow at the cost of the others, and it grows first. Here each candidate is kept or
     not by itself; the regularizer ``zero_one`` pushes every weight to one of the two.
@@ -119,7 +119,7 @@ class GumbelSettings(Settings):
 
 @register_relaxation("gumbel", settings=GumbelSettings)
 class Gumbel(Relaxation):
-    """One candidate of each edge, drawn with the probabilities of the softmax (GDAS, arXiv 1910.04465, section 3.2).
+    """One candidate of each edge, drawn with the probabilities of the softmax (GDAS, arXiv 1910.04465).
 
     The candidate with the largest logit + Gumbel noise has weight 1 and alone is run; its gradient is that of the
     softmax of these sums over the temperature (straight through). So a step trains a network such as will be derived,
@@ -155,7 +155,7 @@ def concentration(logits: Tensor) -> Tensor:
 
 @register_relaxation("dirichlet")
 class Dirichlet(Relaxation):
-    """Weights drawn from a Dirichlet distribution of every edge, Dir(ELU(alpha) + 1) (DrNAS, arXiv 2006.10355, 3.1).
+    """Weights drawn from a Dirichlet distribution of every edge, Dir(ELU(alpha) + 1) (DrNAS, arXiv 2006.10355).
 
     The logits are learnt through the draw (pathwise derivatives). What is drawn explores around the mean, and the
     regularizer ``dirichlet_kl`` holds the distribution near the uniform one.
@@ -183,10 +183,14 @@ class Draw:
     Attributes:
         seed: of what is drawn. Parts of a batch, and passes at other weights, have the same and so the same mixture.
         progress: how far the stage is, 0 to 1.
+        perturbation: e; uniform noise between -e and e is added to the weights (SDARTS-RS).
+        skip_dropout: probability of dropping the skip of an edge (P-DARTS).
     """
 
     seed: int
     progress: float
+    perturbation: float = 0.0
+    skip_dropout: float = 0.0
 
 
 @contextmanager
@@ -198,15 +202,59 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def relaxed(relaxation: Relaxation, logits: list[Tensor], draw: Draw | None) -> list[Tensor]:
+def relaxed(
+    relaxation: Relaxation, logits: Sequence[Tensor], draw: Draw | None, *, skips: Sequence[Tensor] = ()
+) -> list[Tensor]:
     """Returns the weights of sets of logits, in their order.
 
     Args:
         relaxation: how.
         logits: sets of R x N.
         draw: of a training step; None gives the weights of validation.
+        skips: of the first sets, R x N, where a candidate is a skip.
     """
     if draw is None:
         return [relaxation.validation(rows) for rows in logits]
     with seeded(draw.seed):
-        return [relaxation.training(rows, draw.progress) for rows in logits]
+        weights = [relaxation.training(rows, draw.progress) for rows in logits]
+        if draw.perturbation:
+            weights = [perturbed(each, draw.perturbation, competing=relaxation.competing) for each in weights]
+        if draw.skip_dropout:
+            with_skips = zip(weights, skips, strict=False)
+            weights[: len(skips)] = [without_skips(each, skip, draw.skip_dropout) for each, skip in with_skips]
+    return weights
+
+
+def perturbed(weights: Tensor, most: float, *, competing: bool) -> Tensor:
+    """Returns weights with uniform noise: what is trained at them works around the architecture, not at it alone.
+
+    Source: SDARTS-RS (arXiv 2002.05283), as in its published code: the noise is added to the weights
+    behind the softmax, which are kept within 0 and 1 and share a sum of 1 again.
+
+    Args:
+        weights: of the candidates of every edge.
+        most: largest noise, 0 to 1.
+        competing: whether the weights of an edge share a sum of 1.
+    """
+    noise = (2 * torch.rand(weights.shape, dtype=weights.dtype) - 1) * most
+    moved = (weights + noise.to(weights.device)).clamp(0, 1)
+    if not competing:
+        return moved
+    # Noise as large as the weights can leave an edge nothing; it then stays as it was.
+    total = moved.sum(-1, keepdim=True)
+    return torch.where(total > 0, moved / total.clamp(min=torch.finfo(moved.dtype).tiny), weights)
+
+
+def without_skips(weights: Tensor, skips: Tensor, probability: float) -> Tensor:
+    """Returns weights with the skip of each edge dropped with a probability, and scaled by 1 / (1 - p) otherwise.
+
+    Skips win early as they need no training; without them the others learn (P-DARTS, arXiv 1904.12760, section 3.3).
+    Here the skip of an edge is dropped as a whole for a step, where P-DARTS drops single activations of it.
+
+    Args:
+        weights: R x N.
+        skips: where a candidate is a skip, R x N.
+        probability: 0 to below 1.
+    """
+    kept = (torch.rand(len(weights), 1, dtype=weights.dtype) >= probability) / (1 - probability)
+    return weights * torch.where(skips, kept, 1.0).to(weights)

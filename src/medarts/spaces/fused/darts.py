@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from medarts.spaces.base import CellWeights, leaving
+from medarts.spaces.darts_operations import SKIP
 from medarts.spaces.fused.kernels import split_channels, to_bchw, to_bhwc
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 CONVOLUTIONS = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
-SKIP = "skip_connect"
 """All other operations, such as those that users register, run as they are."""
 
 Source = Callable[[int, int], Tensor]
@@ -198,7 +198,10 @@ def mix_fused(cell: "MixedCell", first: Tensor, second: Tensor, weights: CellWei
     all_leaving = cell.fused if weights.candidates == cell.candidates else cell.joined(weights.candidates)
     for state, (edges, of_state) in enumerate(zip(leaving(cell.edges), weights.by_state, strict=True)):
         x = states[state]
-        operated = all_leaving[state](x[:, : cell.operated_channels], of_state, operated)
+        read = x[:, : cell.operated_channels]
+        operated = all_leaving[state](read, of_state, operated)
+        if weights.skip:
+            operated = add_products(operated, [(cell.resized(state, read), x.new_full((len(edges),), weights.skip))])
         if cell.partial_channels > 1:
             bypass = add_products(bypass, [(cell.bypass(state, x), weights.bypass[list(edges)])])
         if state > 0:

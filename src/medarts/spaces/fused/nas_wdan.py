@@ -296,6 +296,9 @@ def mix_fused(cell: "MixedCell", first: Tensor | None, second: Tensor, weights: 
         if read is not None:
             x = to_bhwc(read)[..., : cell.operated_channels]
             operated = all_leaving[state](x, of_state, operated, dropout_prob=dropout_prob)
+            if weights.skip:
+                skip = Product(to_bhwc(cell.resized(state, to_bchw(x))), x.new_full((1, len(edges), 1), weights.skip))
+                operated = weighted_sum(operated, [skip], edges=len(edges))
             if cell.partial_channels > 1:
                 rest = Product(to_bhwc(cell.bypass(state, read)), weights.bypass[list(edges)][None, :, None])
                 bypass = weighted_sum(bypass, [rest], edges=len(edges))
