@@ -6,8 +6,9 @@ from types import TracebackType
 import pytest
 
 from medarts.config import Recipe, apply_overrides, parse
+from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError
-from medarts.system.process import InterruptedRunError
+from medarts.pool import search
 from medarts.system.workers import Ended, Work
 
 from ..conftest import write_folder_data
@@ -56,6 +57,11 @@ def changed(recipe: Recipe, *changes: str) -> Recipe:
     return parse(apply_overrides(recipe.model_dump(mode="json"), changes))
 
 
+def random_of(recipe: Recipe, *changes: str) -> Recipe:
+    """Returns the control of a pool, without a budget, as fitting takes longer than training here."""
+    return changed(recipe, "search.method=random", "budget.flops=null", *changes)
+
+
 class Here:
     """Workers that do their work in this process, one after the other."""
 
@@ -73,8 +79,6 @@ class Here:
         try:
             work.do()
             self.ended.append(Ended(work.name))
-        except InterruptedRunError:
-            self.ended.append(Ended(work.name, stopped=True))
         except MedartsError as error:
             self.ended.append(Ended(work.name, error))
 
@@ -90,3 +94,11 @@ class Here:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets searches do their trainings in this process."""
     monkeypatch.setattr("medarts.pool.job.Workers", Here)
+
+
+@pytest.fixture(scope="session")
+def pool(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A whole pool search."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medarts.pool.job.Workers", Here)
+        return search.start(recipe, tmp_path_factory.mktemp("whole") / "run")

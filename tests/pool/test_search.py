@@ -23,26 +23,9 @@ from medarts.system.workers import ProcessEndedError
 from medarts.training.trainer import Training, start_training
 
 from ..conftest import write_folder_data
-from .conftest import Here, changed
+from .conftest import Here, changed, random_of
 
 pytestmark = pytest.mark.usefixtures("here")
-
-
-@pytest.fixture(scope="module")
-def pool(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A whole pool search."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medarts.pool.job.Workers", Here)
-        return search.start(recipe, tmp_path_factory.mktemp("whole") / "run")
-
-
-def random_of(recipe: Recipe, *changes: str) -> Recipe:
-    """Returns the control of a pool, without a budget, as fitting takes longer than training here."""
-    return changed(recipe, "search.method=random", "budget.flops=null", *changes)
-
-
-def lines(run: RunDirectory, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.path / name).read_text().splitlines()]
 
 
 def test_a_pool_has_genotypes_of_supernets_random_ones_and_neighbours(pool: RunDirectory) -> None:
@@ -238,7 +221,7 @@ def test_recipes_that_contradict_themselves(recipe: Recipe, change: str, says: s
 def test_images_to_choose_by_are_needed(recipe: Recipe, tmp_path: Path) -> None:
     folder = write_folder_data(tmp_path / "blobs", size=16, images=2)
     (folder / "splits.csv").unlink()
-    with pytest.raises(DataError, match=r"No image of blobs is in the split '\w+'\. There is one patient"):
+    with pytest.raises(DataError, match=r"No image of blobs is in the split 'val'\. There are 2 patients"):
         search.start(changed(recipe, f"data.sources.0.path={folder}"), tmp_path / "run")
 
 

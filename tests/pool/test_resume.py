@@ -1,0 +1,149 @@
+"""A search by training that was killed or stopped goes on to the same bytes, however many processes it has."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medarts.config import Recipe
+from medarts.engine.directory import RunDirectory
+from medarts.engine.engine import Job
+from medarts.errors import RecipeError, RunError
+from medarts.pool import candidates, job, search, trainings
+from medarts.pool.candidates import read_candidates
+from medarts.system.process import InterruptedRunError
+from medarts.system.workers import Workers
+
+from .conftest import random_of
+
+
+class KilledError(BaseException):
+    """Ends everything, as a signal does."""
+
+
+def assert_equal_searches(run: RunDirectory, other: RunDirectory) -> None:
+    for name in ("candidates.jsonl", "genotype.json", "summary.json", "manifest.csv"):
+        assert (run.path / name).read_bytes() == (other.path / name).read_bytes(), name
+    for each in read_candidates(run):
+        one, two = (trainings.folder_of_candidate(of, each.name) for of in (run, other))
+        assert (one / "metrics.jsonl").read_bytes() == (two / "metrics.jsonl").read_bytes(), each.name
+    assert other.facts["finished"]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("at", [2, 7, 13], ids=["supernet", "first rung", "second generation"])
+def test_killed_in_a_training(
+    pool: RunDirectory, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "_step", ending(Job._step, at, KilledError()))
+        with pytest.raises(KilledError):
+            search.start(recipe, tmp_path / "run")
+    assert not RunDirectory(tmp_path / "run").facts["finished"]
+    assert_equal_searches(pool, search.resume(tmp_path / "run"))
+
+
+def ending(step: Callable[[Job], None], at: int, error: BaseException) -> Callable[[Job], None]:
+    """Returns a step of a job that is the last of its process when it is taken for a number of times."""
+    taken = []
+
+    def end(job: Job) -> None:
+        taken.append(job.position)
+        if len(taken) == at:
+            raise error
+        step(job)
+
+    return end
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("written", [False, True], ids=["before", "after"])
+def test_killed_where_a_rung_is_written(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    whole = search.start(random_of(recipe), tmp_path / "whole" / "run")
+
+    def kill(*given: object) -> None:
+        if (tmp_path / "run" / "candidates").exists():  # a rung was trained
+            if written:
+                candidates.write_candidates(*given)
+            raise KilledError
+        candidates.write_candidates(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_candidates", kill)
+        with pytest.raises(KilledError):
+            search.start(random_of(recipe), tmp_path / "run")
+    assert {1 in each.scores for each in read_candidates(RunDirectory(tmp_path / "run"))} == {written}
+    assert_equal_searches(whole, search.resume(tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("here")
+def test_stopped_by_ctrl_c(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = []
+
+    def stop(job: Job) -> None:
+        step(job)
+        steps.append(job.position)
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    step = Job._step
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "_step", stop)
+        with pytest.raises(InterruptedRunError) as caught:
+            search.start(random_of(recipe), tmp_path / "run")
+    assert str(caught.value) == f"Stopped; {tmp_path / 'run'} is saved. Resume with: {words(tmp_path / 'run')}"
+    assert_equal_searches(search.start(random_of(recipe), tmp_path / "whole"), renamed(tmp_path))
+
+
+def words(path: Path) -> str:
+    return f"medarts search --resume {path}"
+
+
+def renamed(folder: Path) -> RunDirectory:
+    """Returns the search that was stopped, with the name of the whole one, which its genotype has."""
+    run = search.resume(folder / "run")
+    text = (run.path / "genotype.json").read_text()
+    (run.path / "genotype.json").write_text(text.replace('"name": "run"', '"name": "whole"'))
+    return run
+
+
+def test_several_processes_of_which_one_is_killed_give_the_same(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: None
+) -> None:
+    alone = search.start(random_of(recipe), tmp_path / "alone" / "run")
+    monkeypatch.setattr(job, "Workers", Workers)
+    killed, show = [], job._Search._show
+
+    def kill_one(of: job._Search) -> None:
+        show(of)
+        begun = list((of.run.path / "candidates").glob("*/checkpoints/last-*"))
+        if begun and not killed:
+            victim = of.hands.workers._busy[0].process
+            os.kill(victim.pid, signal.SIGKILL)
+            killed.append(victim)
+
+    monkeypatch.setattr(job, "POLL", 0.02)
+    monkeypatch.setattr(job._Search, "_show", kill_one)
+    run = search.start(random_of(recipe), tmp_path / "several" / "run", jobs=2)
+    assert [process.exitcode for process in killed] == [-signal.SIGKILL]
+    assert_equal_searches(alone, run)
+    assert "val_dice" in (run.path / "logs" / "1-01.log").read_text()
+
+
+@pytest.mark.usefixtures("here")
+def test_what_may_change_on_the_way(pool: RunDirectory) -> None:
+    with pytest.raises(RunError, match=r"A search by training cannot change search.stages.0.epochs: 2 -> 3"):
+        search.resume(pool.path, ["search.stages.0.epochs=3"])
+    with pytest.raises(RunError, match=r"A started run cannot change search.select.keep"):
+        search.resume(pool.path, ["search.select.keep=0.4"])
+    with pytest.raises(RecipeError, match="is not a change"):
+        search.resume(pool.path, ["keep"])
+    before = {path: path.stat().st_mtime_ns for path in pool.path.rglob("*")}
+    assert search.resume(pool.path).path == pool.path
+    assert {path: path.stat().st_mtime_ns for path in pool.path.rglob("*") if path.name != ".lock"} == before
