@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from medarts.config import AugmentationSettings
 from medarts.data.batches import Batches, check_fills_a_batch
 from medarts.data.manifest import Manifest, ReadingRules, Sample
+from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
 
@@ -72,7 +74,36 @@ def test_equal_sampling_mixes_the_domains_along_the_epoch() -> None:
     assert 8 <= first.count("b") <= 24
 
 
-@pytest.mark.parametrize("sampling", ["by_size", "equal"])
+def with_classes(truths: list[list[int]]) -> ImageStore:
+    """As many samples of one domain, whose masks have the classes in such states."""
+    return replace(store(a=len(truths)), truths=np.asarray(truths, np.uint8))
+
+
+def test_foreground_sampling_draws_every_class_and_empty_masks_alike() -> None:
+    empty, present, vanished = MaskState.EMPTY, MaskState.PRESENT, MaskState.VANISHED
+    # 34 images of the first class, 4 of the second (2 with both), 1 whose second class is lost, 21 of none.
+    rows = [[present, empty]] * 32 + [[present, present]] * 2 + [[empty, present]] * 2
+    whole = with_classes(rows + [[empty, vanished]] + [[empty, empty]] * 23)
+    part = batches(whole)
+    assert part.rarest_shown.tolist() == [0] * 32 + [1] * 4 + [-1] * 24
+    order = part.order(0, seed=0, sampling="foreground")
+    assert len(order) == 60
+    assert Counter(part.rarest_shown[order].tolist()) == {0: 20, 1: 20, -1: 20}
+    # A part of the images is balanced by what it has itself: of the last images, only those without any.
+    last = Batches(whole, whole.manifest.where(lambda sample: sample.key >= "036"), batch=4, name="b", device=CPU)
+    assert sorted(last.order(0, seed=0, sampling="foreground").tolist()) == list(range(36, 60))
+
+
+def test_foreground_of_images_with_findings_is_their_rarest_finding() -> None:
+    labels = np.asarray([[1, 0, 0]] * 5 + [[1, 1, 0]] * 2 + [[1, 1, 1]] + [[0, 0, 0]] * 4, np.uint8)
+    whole = replace(store(a=12), targets=labels, truths=np.zeros((12, 0), np.uint8))
+    part = batches(whole)
+    assert part.rarest_shown.tolist() == [0] * 5 + [1] * 2 + [2] + [-1] * 4
+    drawn = Counter(part.rarest_shown[part.order(0, seed=0, sampling="foreground")].tolist())
+    assert drawn == {0: 3, 1: 3, 2: 3, -1: 3}
+
+
+@pytest.mark.parametrize("sampling", ["by_size", "equal", "foreground"])
 def test_order_depends_on_seed_epoch_and_name_alone(sampling: str) -> None:
     whole = store(a=20, b=7)
     part = batches(whole)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -270,3 +271,18 @@ def test_alphas_move_as_far_in_a_short_search_as_in_a_long_one(recipe, tmp_path)
     assert moved[1, "null"] < 0.005
     assert moved[1, "5000"] > 0.05
     assert 0.4 < moved[1, "5000"] / moved[4, "5000"] < 2.5
+
+
+def test_foreground_is_drawn_as_often_as_none_in_both_halves(recipe, monkeypatch):
+    """One image of each half shows something, which fills half of an epoch."""
+
+    def first_alone(batches):
+        return np.where(np.arange(len(batches.indices)) == 0, 0, -1)
+
+    monkeypatch.setattr(Batches, "rarest_shown", property(first_alone))
+    job = prepare_search(changed(recipe, "data.sampling=foreground"))
+    job.set_up()
+    job.begin_epoch()
+    for half, order in zip((job.data.weights, job.data.architecture), job.orders, strict=True):
+        assert len(half.indices) > 4
+        assert np.mean(order == half.indices[0]) == pytest.approx(0.5, abs=0.1)

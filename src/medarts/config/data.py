@@ -172,7 +172,9 @@ class DataSettings(Section):
             0 is background (softmax).
         findings: outputs of a classification (sigmoid, several at once), by name and in order. Default: those of
             the sources.
-        sampling: by_size draws every image once an epoch; equal draws equally many of every domain.
+        sampling: by_size draws every image once an epoch; equal draws equally many of every domain; foreground equally
+            many of every class (or finding) and of images without any, an image counting for the rarest that it shows.
+            It holds for training and for both halves of a search.
         augmentation: random changes of training batches.
         cache: folder of the resized images. Default: the user's cache folder.
         cache_gb: gigabytes that the folder may take; the images longest unused are removed first, those in use never.
@@ -183,7 +185,7 @@ class DataSettings(Section):
     in_channels: Annotated[Whole, Field(ge=1, le=64)] = 3
     classes: Annotated[Whole, Field(ge=1, le=MOST_OUTPUTS)] = 1
     findings: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST_OUTPUTS)] | None = None
-    sampling: Literal["by_size", "equal"] = "by_size"
+    sampling: Literal["by_size", "equal", "foreground"] = "by_size"
     augmentation: AugmentationSettings = AugmentationSettings()
     cache: Path | None = None
     cache_gb: Annotated[Number, Field(gt=0, le=1_000_000)] = 50.0

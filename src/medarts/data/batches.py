@@ -14,6 +14,7 @@ is mixup (Zhang et al. 2018).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from medarts.config import AugmentationSettings, MixingSettings
 from medarts.data.manifest import Manifest
+from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
 from medarts.system.randomness import seed_of
@@ -80,19 +82,30 @@ class Batches:
         Args:
             seed: seed of the run.
             sampling: by_size: every image once. equal: as many images, the domains in equal parts, the images of a
-                small domain more than once.
+                small domain more than once. foreground: the same with what images show (``rarest_shown``) for domains.
         """
         generator = np.random.default_rng(seed_of(seed, "order", self.name, epoch))
         if sampling == "by_size":
             return generator.permutation(self.indices)
-        domains = sorted(set(self.domains))
-        share = -(-len(self.indices) // len(domains))
+        groups = self.domains if sampling == "equal" else self.rarest_shown
+        names = np.unique(groups)
+        share = -(-len(self.indices) // len(names))
         drawn = []
-        for domain in domains:
-            members = self.indices[self.domains == domain]
+        for name in names:
+            members = self.indices[groups == name]
             rounds = [generator.permutation(members) for _ in range(-(-share // len(members)))]
             drawn.append(np.concatenate(rounds)[:share])
         return generator.permutation(np.concatenate(drawn))[: len(self.indices)]
+
+    @cached_property
+    def rarest_shown(self) -> NDArray[np.int64]:
+        """The class or finding, of those that each image shows, that fewest images show; -1 where it shows none."""
+        if self.store.truths.shape[1]:
+            shown = self.store.truths[self.indices] == MaskState.PRESENT
+        else:
+            shown = self.store.targets[self.indices] != 0
+        rarest_first = np.argsort(shown.sum(0), kind="stable")
+        return np.where(shown.any(1), rarest_first[shown[:, rarest_first].argmax(1)], -1)
 
     @property
     def steps(self) -> int:
