@@ -64,6 +64,31 @@ def best(scores: Mapping[str, float], number: int) -> list[str]:
     return sorted(scores, key=lambda name: -scores[name])[:number]
 
 
+def trained_epochs(
+    candidates: Mapping[str, tuple[int, Mapping[int, float]]], rungs: Sequence[int]
+) -> list[tuple[str, int, int, float]]:
+    """Returns every score with the training that had been done when it was known, in the order of the search.
+
+    >>> trained_epochs({"a": (1, {2: 0.5, 6: 0.75}), "b": (1, {2: 0.25})}, (2, 6))
+    [('a', 2, 2, 0.5), ('b', 2, 4, 0.25), ('a', 6, 8, 0.75)]
+
+    Args:
+        candidates: name -> generation and the scores at the rungs that it came to.
+        rungs: their epochs, rising.
+
+    Returns:
+        Name, rung, epochs of all candidates up to there, score.
+    """
+    done, found = 0, []
+    for generation in sorted({generation for generation, _ in candidates.values()}):
+        for before, rung in pairwise((0, *rungs)):
+            for name, (own, scores) in candidates.items():
+                if own == generation and rung in scores:
+                    done += rung - before
+                    found.append((name, rung, done, scores[rung]))
+    return found
+
+
 def check_keep(candidates: int, rungs: int, keep: float, *, field: str) -> None:
     """Refuses a share so small that it would round to no candidate.
 

@@ -26,6 +26,7 @@ from medarts.network.structure import Structure
 from medarts.profiling.cost import BACKENDS, Cost
 from medarts.pruning.record import FILE as PRUNING
 from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history
+from medarts.reporting.pool import pool_of
 from medarts.reporting.pruning import pruning_of
 from medarts.reporting.scores import read_run_scores
 from medarts.reporting.style import render
@@ -74,7 +75,10 @@ def write_report(path: Path) -> Path:
 
 
 def _content(run: RunDirectory) -> Content:
-    facts, recipe, history = run.facts, run.recipe, read_history(run)
+    facts, recipe = run.facts, run.recipe
+    by_training = facts["kind"] == "search" and recipe.search.method != "supernet"
+    history = History([], [], [], None) if by_training else read_history(run)
+    pool = pool_of(run) if by_training else None
     problems: list[str] = []
     genotype = _read_genotype(run, history)
     curves = read_curves(run, history)
@@ -90,10 +94,11 @@ def _content(run: RunDirectory) -> Content:
         "recipe": recipe,
         "recipe_text": to_yaml(recipe),
         "problems": problems,
-        "cards": _cards(cost=cost, scores=read, curves=curves),
+        "cards": _cards(cost=cost, scores=read, curves=curves, pool=pool),
         "data": data,
         "scores": read,
         "curves": curves,
+        "pool": pool,
         "gaps": _gaps(read_gaps(run, history)),
         "genotype": _genotype(genotype, structure_in(run)) if genotype else None,
         "pruning": pruning_of(run) if exists(run.path / PRUNING) else None,
@@ -130,11 +135,12 @@ def _read_scores(run: RunDirectory, folder: Path) -> Content:
         return read_run_scores(folder)
 
 
-def _cards(*, cost: Cost | None, scores: list[Content], curves: Content | None) -> list[Content]:
+def _cards(*, cost: Cost | None, scores: list[Content], curves: Content | None, pool: Content | None) -> list[Content]:
     """Returns the numbers a reader looks for first."""
     cards = [scored["card"] for scored in scores]
-    if curves:
-        cards.append(card(f"best validation {curves['score']}", curves["highest"]))
+    if curves or pool:
+        shown = curves or pool or {}
+        cards.append(card(f"best validation {shown['score']}", shown["highest"]))
     if cost:
         cards.append(card("parameters", f"{cost.parameters / 1e6:.2f} M"))
         cards.append(card("FLOPs", f"{significant(cost.flops / 1e9)} G"))
@@ -144,6 +150,8 @@ def _cards(*, cost: Cost | None, scores: list[Content], curves: Content | None) 
     if curves:
         best = "" if curves["best"] is None else f", {curves['best']} best"
         cards.append(card(f"epochs{best}", str(curves["epochs"])))
+    if pool:
+        cards.append(card("candidates", str(pool["candidates"])))
     return cards
 
 

@@ -1,0 +1,126 @@
+"""Searches by training on their page: the best score over the computing, and what became of every candidate."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from medarts.config import BudgetSettings
+from medarts.engine.directory import RunDirectory
+from medarts.pool.candidates import Candidate, read_candidates
+from medarts.pool.halving import trained_epochs
+from medarts.pool.result import compute_of
+from medarts.reporting.style import INK, MUTED, PALETTE, inline_svg, styled
+from medarts.reporting.tables import Column, Content, Table, decimals, label_of, significant, table
+
+COLORS = {"supernet": "blue", "random": "slate", "neighbour": "orange"}
+"""Source of a candidate -> name of its colour."""
+
+_TITLES = {"supernet": "supernet", "random": "random genotype", "neighbour": "neighbour"}
+_COSTS = {
+    "latency_ms": ("latency, ms", 1.0),
+    "flops": ("MFLOPs", 1e6),
+    "parameters": ("parameters, k", 1e3),
+    "memory_mb": ("memory, MB", 1.0),
+}
+"""Cost -> title of its column, and its unit."""
+
+
+def pool_of(run: RunDirectory) -> Content | None:
+    """Returns what the page of a search by training says of its candidates; None before the first were drawn.
+
+    Raises:
+        RunError: candidates.jsonl or timing.jsonl is damaged.
+    """
+    candidates, recipe = read_candidates(run), run.recipe
+    if not candidates:
+        return None
+    score = label_of(str(run.read_json("summary.json")["score"])) if run.facts["finished"] else "score"
+    rungs, budget = recipe.search.select.rungs, recipe.budget
+    finalists = [each for each in candidates if rungs[-1] in each.scores]
+    others = [each for each in candidates if rungs[-1] not in each.scores]
+    return {
+        "method": recipe.search.method,
+        "score": score,
+        "rungs": rungs,
+        "highest": decimals(max((each.scores[rungs[-1]] for each in finalists), default=None)),
+        "candidates": len(candidates),
+        "compute": compute_of(run) if run.facts["finished"] else None,
+        "svg": inline_svg(plot_incumbent(candidates, rungs, score), f"best validation {score} over the training done"),
+        "finalists": _table(finalists, rungs, budget, "candidates that came to the last rung") if finalists else None,
+        "dropped": _table(others, rungs, budget, "candidates that were dropped") if others else None,
+    }
+
+
+def _table(candidates: Sequence[Candidate], rungs: Sequence[int], budget: BudgetSettings, caption: str) -> Table:
+    """Returns a table with a row for each candidate, those that came furthest and scored best first."""
+    ranked = sorted(candidates, key=lambda each: [each.scores.get(rung, -1.0) for rung in rungs[::-1]], reverse=True)
+    costs = [name for name in _COSTS if any(name in each.cost.amounts for each in candidates)]
+    rows = [
+        {
+            "name": each.name,
+            "source": _TITLES[each.source],
+            "color": COLORS[each.source],
+            "origin": each.origin if each.parent is None else f"{each.parent}: {each.origin}",
+            "norm": each.norm or "as published",
+            **{f"score {rung}": each.scores.get(rung) for rung in rungs},
+            **{name: each.cost.amounts[name] / _COSTS[name][1] for name in costs},
+            "end": _end(each, rungs),
+        }
+        for each in ranked
+    ]
+    columns = {
+        "name": Column("candidate", "ascending", words=True),
+        "source": Column("source", "ascending", words=True, below="origin", swatch="color"),
+        **{f"score {rung}": Column(f"after {rung}", form=decimals) for rung in rungs},
+        **{name: _cost_column(name, budget) for name in costs},
+        "norm": Column("norm", "ascending", words=True),
+        "end": Column("end", "ascending", words=True),
+    }
+    return table(pd.DataFrame(rows), columns, caption=caption)
+
+
+def _cost_column(name: str, budget: BudgetSettings) -> Column:
+    """Returns the column of a cost, with its limit where the budget has one."""
+    title, unit = _COSTS[name]
+    limit = budget.limits.get(name)
+    return Column(title if limit is None else f"{title} (≤ {limit / unit:,.4g})", "ascending", form=significant)
+
+
+def _end(candidate: Candidate, rungs: Sequence[int]) -> str:
+    """Returns what ended the training of a candidate."""
+    if candidate.failure is not None:
+        return f"failed: {candidate.failure}"
+    last = max(candidate.scores, default=0)
+    if last == rungs[-1]:
+        return "last rung"
+    return f"dropped after epoch {last}" if last else "not trained yet"
+
+
+@styled
+def plot_incumbent(candidates: Sequence[Candidate], rungs: Sequence[int], score: str) -> Figure:
+    """Plots the score of every candidate at every rung over the epochs of training so far, and the best of them.
+
+    Args:
+        candidates: in their order.
+        rungs: epochs at which they were scored.
+        score: title of the score.
+    """
+    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    points = trained_epochs({each.name: (each.generation, each.scores) for each in candidates}, rungs)
+    sources: Mapping[str, str] = {each.name: each.source for each in candidates}
+    for source, color in COLORS.items():
+        own = [(epochs, value) for name, _, epochs, value in points if sources[name] == source]
+        if own:
+            axes.plot(*zip(*own, strict=True), "o", ms=4.5, color=PALETTE[color][0], label=_TITLES[source], zorder=2)
+    best: list[Any] = []
+    for _, _, _, value in points:
+        best.append(max(value, best[-1]) if best else value)
+    if points:
+        axes.step([epochs for _, _, epochs, _ in points], best, where="post", color=INK, lw=1.3, label="best so far")
+    axes.set(xlabel="epochs of training of all candidates", ylabel=f"validation {score}")
+    axes.tick_params(colors=MUTED)
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
