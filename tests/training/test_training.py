@@ -333,6 +333,20 @@ def test_the_moving_average_leaves_the_random_weights_behind(recipe, genotype, t
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_the_form_for_training_leads_where_the_network_as_built_does(recipe, genotype, tmp_path, monkeypatch):
+    """Up to rounding, which shows that it was the form that ran."""
+    recipe = changed(recipe, "train.epochs=1", "train.norm=batch", "train.optimizer=sgd", "train.ema=0.6")
+    formed = start_training(recipe, genotype, tmp_path / "formed")
+    monkeypatch.setattr(NasWdanNetwork, "training_form", lambda network: network)
+    built = start_training(recipe, genotype, tmp_path / "built")
+    points = [checkpoint.load(run.checkpoints, "last") for run in (formed, built)]
+    assert points[0].weights.keys() == points[1].weights.keys()
+    for name, tensor in points[1].weights.items():
+        torch.testing.assert_close(points[0].weights[name], tensor, rtol=1e-4, atol=1e-5)
+    assert not all(torch.equal(tensor, points[0].weights[name]) for name, tensor in points[1].weights.items())
+    assert records(formed)[0]["train_loss"] == pytest.approx(records(built)[0]["train_loss"], rel=1e-5)
+
+
 def test_batch_norm_is_part_of_the_run(recipe, genotype, tmp_path):
     """Training moves the running statistics, and whoever opens the run finds them."""
     run = start_training(changed(recipe, "train.epochs=1", "train.norm=batch"), genotype, tmp_path / "run")

@@ -503,7 +503,7 @@ class NasWdanFrame(nn.Module):
             """Lets all cells read a node that will, and keeps its state where it has a head."""
             if node in wanted:
                 states[node] = state
-            readers = self._readers(node, paths)
+            readers = self.readers(node, paths)
             if readers:
                 parts = read(state, [self.cells[cell].get_submodule(f"input{slot}") for cell, slot in readers])
                 inputs.update(zip(readers, parts, strict=True))
@@ -534,7 +534,7 @@ class NasWdanFrame(nn.Module):
         for key in [*self.heads.keys() - {*map(node_key, heads)}]:
             del self.heads[key]
 
-    def _readers(self, node: Node, paths: Mapping[Node, tuple[Transition, ...]]) -> list[tuple[str, int]]:
+    def readers(self, node: Node, paths: Mapping[Node, tuple[Transition, ...]]) -> list[tuple[str, int]]:
         """Returns (cell, input) of all that read a node."""
         return [
             (cell_key(reader, transition), slot)
@@ -1006,6 +1006,12 @@ class NasWdanCell(nn.Module):
             names = [name for node in edges for name, state in node if state == 0]
             self.absent = nn.ModuleList(make_operation("normal", name, channels, settings) for name in names)
 
+    @property
+    def reads_all_inputs(self) -> bool:
+        """Whether edges read both inputs, as far as they are there."""
+        states = {state for node in self.edges for _, state in node}
+        return 1 in states and (0 in states or self.input0 is None)
+
     def forward(self, s0: Tensor | None, s1: Tensor) -> Tensor:
         """Returns the output, BCHW with nodes x c channels.
 
@@ -1143,6 +1149,21 @@ class NasWdanNetwork(OnLattice):
         from medarts.spaces.fused.nas_wdan_inference import NasWdanInference
 
         return NasWdanInference(self, dtype=dtype)
+
+    def training_form(self) -> Network:
+        """Returns the network laid out for training on a CPU; itself where that would not train it alike.
+
+        Which activations are dropped inside cells depends on the order of the operations, which is another one there.
+        And weights behind inputs that no edge reads, which no derived genotype has, would get gradients of zero instead
+        of none, so that weight decay would change them.
+        """
+        cells = cast(Iterable[NasWdanCell], self.frame.cells.values())
+        drops = any(isinstance(part, nn.Dropout) for part in self.frame.cells.modules())
+        if drops or not all(cell.reads_all_inputs for cell in cells):
+            return self
+        from medarts.spaces.fused.nas_wdan_training import NasWdanTraining
+
+        return NasWdanTraining(self)
 
 
 def _run_cell(node: Node, transition: Transition, cell: nn.Module, s0: Tensor | None, s1: Tensor) -> Tensor:

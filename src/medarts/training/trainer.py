@@ -156,8 +156,9 @@ class Training(Job[TrainingState]):
     def set_up(self) -> None:
         """Makes the optimizer, and moves everything to the device."""
         settings, parameters = self.recipe.train, self.network.parameters()
+        on_cpu = self.fabric.device.type == "cpu"
         # On a GPU the default is fast too, and fp16 cannot clip the gradients of a fused one.
-        fused = True if self.fabric.device.type == "cpu" else None
+        fused = True if on_cpu else None
         optimizer: torch.optim.Optimizer
         if settings.optimizer == "sgd":
             optimizer = torch.optim.SGD(
@@ -165,7 +166,8 @@ class Training(Job[TrainingState]):
             )
         else:
             optimizer = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay, fused=fused)
-        self.model, self.optimizer = self.fabric.setup(self.network, optimizer)
+        form = self.network.training_form() if on_cpu else self.network
+        self.model, self.optimizer = self.fabric.setup(form, optimizer)
         if self.averaged is not None:
             self.averaged.to(self.fabric.device)
 
