@@ -32,7 +32,8 @@ _DAMAGED = (
     struct.error,
     zlib.error,
 )
-# What they raise both on damaged headers and on kinds they do not know.
+# What they raise both on damaged headers and on kinds they do not know: they look fields up and convert what they find,
+# without asking whether it is what the format says. As a mistake in a program raises the same, it stays as the cause.
 _UNCLEAR = (LookupError, AttributeError, TypeError, NotImplementedError)
 
 
@@ -110,7 +111,7 @@ def explained(path: Path) -> Iterator[None]:
         raise DataError(
             f"{path} cannot be read: {_reason(error)}.",
             fix="Its header is damaged or of an unknown kind; download or copy it again, or save it anew as PNG.",
-        ) from None
+        ) from error
 
 
 def only(path: Path, count: int, index: int | None) -> int:
