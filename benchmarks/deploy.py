@@ -15,8 +15,6 @@ exported files themselves, at 96 px. U-Net and the searched network have the bet
 import argparse
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -25,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from _running import medarts, note
 
 from medarts import create_model, from_arrays
 from medarts.data.opening import open_data
@@ -325,17 +324,6 @@ def dice(engine: Engine, run: RunDirectory) -> float:
         vanished = bool(store.truths[index, 0] == MaskState.VANISHED)
         values.append(mask_scores(predicted == 1, store.targets[index] == 1, vanished=vanished)["dice"])
     return float(np.nanmean(values))
-
-
-def medarts(*words: object) -> None:
-    program = Path(sys.executable).with_name("medarts")
-    ended = subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False, env=os.environ)
-    if ended.returncode:
-        raise SystemExit(f"medarts {' '.join(map(str, words))} failed: {ended.stderr}")
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------

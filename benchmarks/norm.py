@@ -11,14 +11,12 @@ Markdown table. Finished runs are not repeated; interrupted ones are resumed.
 import argparse
 import itertools
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from _running import medarts
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "norm-cpu.yaml"
 NAS_WDAN = ("--genotype", "alpha0_5_stage1_nodouble_deep_ep80", "--init-channel", "8")
@@ -63,13 +61,6 @@ def score(folder: Path, seed: int, data: str, network: str, rate: float) -> floa
     summary = pd.read_csv(run / "scores" / "test" / "summary.csv")
     (value,) = summary[(summary["dataset"] == data) & (summary["metric"] == "dice")]["value"]
     return float(value)
-
-
-def medarts(*words: object) -> None:
-    program = Path(sys.executable).with_name("medarts")
-    ended = subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False, env=os.environ)
-    if ended.returncode:
-        raise SystemExit(f"medarts {' '.join(map(str, words))} failed: {ended.stderr}")
 
 
 def table(rows: list[dict[str, Any]]) -> str:

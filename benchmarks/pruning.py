@@ -13,9 +13,6 @@ in ONNX Runtime, and writes a page for each network and data set. Finished runs 
 import argparse
 import itertools
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from _running import medarts, note
 from safetensors.torch import load_file
 
 from medarts.data.batches import Batches
@@ -193,17 +191,6 @@ def before(run: Path) -> tuple[float, float, float]:
         write_whole(kept, json.dumps([float(np.nanmean(values)), *interval]))
     mean, low, high = json.loads(kept.read_text(encoding="utf-8"))
     return mean, low, high
-
-
-def medarts(*words: object) -> None:
-    program = Path(sys.executable).with_name("medarts")
-    ended = subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False, env=os.environ)
-    if ended.returncode:
-        raise SystemExit(f"medarts {' '.join(map(str, words))} failed: {ended.stderr}")
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:

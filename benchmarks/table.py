@@ -15,10 +15,7 @@ resumed, and `--minutes` stops before the next training.
 import argparse
 import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from _running import medarts, note
 
 from medarts import create_model
 from medarts.deploy.engines import OnnxRuntimeEngine
@@ -217,17 +215,6 @@ def train(folder: Path, training: Training) -> str:
     write_whole(kept, json.dumps(about) + "\n")
     shutil.rmtree(run)
     return f"{training.name}: {max(about['val_dice']):.3f} {dice:.3f}, {about['seconds']:.0f} s"
-
-
-def medarts(*words: object) -> None:
-    program = Path(sys.executable).with_name("medarts")
-    ended = subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False, env=os.environ)
-    if ended.returncode:
-        raise SystemExit(f"medarts {' '.join(map(str, words))} failed: {ended.stderr}")
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
