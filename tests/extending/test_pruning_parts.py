@@ -6,7 +6,7 @@ import torch
 from medarts import create_model
 from medarts.config import KeepSettings
 from medarts.pruning.criteria import make_criterion, scores_of
-from medarts.pruning.selection import choose_for
+from medarts.pruning.selection import Cuts, choose_for
 from medarts.pruning.units import cut, examine, find_units, half_of_each, masked
 from medarts.registry import criteria
 
@@ -20,7 +20,8 @@ def test_a_criterion_chooses_what_is_cut(page):
         even.weight[[1, 4, 6]] = 0.5  # as large as any, but all of one value
     units = find_units(network, image)
     scores = scores_of(criterion, units)
-    selection = choose_for(KeepSettings(channels=0.6), network, units, scores, scope=criterion.scope, image=image)
+    cuts = Cuts(network, units, scores, scope=criterion.scope, image=image)
+    selection = choose_for(KeepSettings(channels=0.6), cuts)
     assert selection.removals["encoder.0.0.conv"] == (1, 4, 6)
     cut(network, selection.removals, image)
     assert even.out_channels == 5

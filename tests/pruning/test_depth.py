@@ -26,6 +26,7 @@ from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters
 from medarts.pruning import depth, selection
 from medarts.pruning.depth import DepthSelection, choose_parts, loss_over
+from medarts.pruning.latency import Latency
 from medarts.pruning.method import make_method
 from medarts.registry import criteria
 from medarts.spaces import load_genotype
@@ -254,18 +255,21 @@ def test_latency_is_measured_until_the_target_is_met(monkeypatch: pytest.MonkeyP
     net = lattice()
     cells, measured = len(net.frame.cells), []
 
-    def latency_shares(whole: NasWdanNetwork, image: Tensor) -> Callable[[Network], float]:
-        def share_of(network: Network) -> float:
+    def latency_beside(whole: NasWdanNetwork, image: Tensor) -> Callable[[Network], Latency]:
+        def latency_of(network: Network) -> Latency:
             assert isinstance(network, NasWdanNetwork)
-            measured.append(0.3 + 0.7 * len(network.frame.cells) / cells)
+            share = 0.3 + 0.7 * len(network.frame.cells) / cells
+            measured.append(Latency(before_ms=1.0, cut_ms=share, threads=1, size=16))
             return measured[-1]
 
-        return share_of
+        return latency_of
 
-    monkeypatch.setattr(depth, "latency_shares", latency_shares)
+    monkeypatch.setattr(depth, "latency_beside", latency_beside)
     found = choose_parts(KeepSettings(latency=0.7), net, distance_to(net), image=IMAGE)
     left = len(reduced(net, found).frame.cells)
     assert found.kept == 0.3 + 0.7 * left / cells <= 0.7
+    assert found.latency in measured
+    assert found.latency.share == found.kept
     assert 1 < len(measured) <= 1 + selection.MOST_EXPORTS
     with pytest.raises(RunError, match=r"keep_latency is 0.2, but 0.\d+ is left"):
         choose_parts(KeepSettings(latency=0.2), net, no_loss, image=IMAGE)

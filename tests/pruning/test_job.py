@@ -134,6 +134,19 @@ def section_of(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(section).replace("<wbr>", "")
 
 
+def test_operations_that_nothing_runs_are_left_out(lattice: RunDirectory, tmp_path: Path) -> None:
+    """The published networks hold them, the pruned one does not, whatever it is pruned by."""
+    run = library.prune(lattice, method="l1", keep_parameters=0.7, epochs=1, data=DATA, out=tmp_path / "run")
+    record, network, original = read_record(run), load_network(run), load_network(lattice)
+    used = sum(each.numel() for name, each in original.named_parameters() if ".absent." not in name)
+    assert record.size.parameters == used < sum(each.numel() for each in original.parameters())
+    assert record.last.size.parameters == sum(each.numel() for each in network.parameters())
+    assert record.last.kept == record.last.size.parameters / used
+    assert not any(".absent." in name for name in network.state_dict())
+    assert library.load(run).predict(GREY[0]).shape == (32, 32)
+    assert library.evaluate(run, data=DATA)
+
+
 def test_depth_takes_parts_and_heads_away_also_from_what_it_has_left(
     lattice: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

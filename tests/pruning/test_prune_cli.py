@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 from medarts.comparison.candidates import check_comparable, group_runs
+from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job
+from medarts.pruning import selection
+from medarts.pruning.record import read_record
 from medarts.training.trainer import Training
 
 Medarts = Callable[..., tuple[int, str, str]]
@@ -51,6 +54,26 @@ def test_a_pruned_network_is_a_run_for_other_commands(trained: Path, folder_data
     ):
         status, _, error = medarts(*words)
         assert status == 0, (words, error)
+
+
+def test_a_network_is_cut_until_the_exported_one_is_fast_enough(
+    folder_data: Path, medarts: Medarts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut as far as it can be it takes a fifth of its time, so the target is met however busy the machine is."""
+    monkeypatch.setattr(selection, "MOST_EXPORTS", 2)
+    settings = ("--model", "unet", "--data", folder_data, "train.model.width=48", "data.size=64", "--out", "whole")
+    status, _, error = medarts("train", *SETTINGS, *settings)
+    assert status == 0, error
+    status, out, error = medarts("prune", "whole", "--method", "l1", "--keep-latency", "0.7", "--out", "small")
+    assert status == 0, error
+    record = read_record(RunDirectory(Path("small")))
+    latency = record.last.latency
+    assert latency is not None
+    assert (latency.threads, latency.size, record.size.flops > record.last.size.flops) == (1, 64, True)
+    assert record.last.kept == latency.share <= 0.7
+    words = f"{latency.cut_ms:.3g} of {latency.before_ms:.3g} ms"
+    assert f"Latency in ONNX Runtime: {words}" in " ".join(out.split())
+    assert words in error
 
 
 def test_the_command_of_the_message_goes_on(trained: Path, medarts: Medarts, monkeypatch: pytest.MonkeyPatch) -> None:

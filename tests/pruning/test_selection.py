@@ -16,9 +16,9 @@ from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters
 from medarts.profiling.latency import Timing
-from medarts.pruning import selection
+from medarts.pruning import latency, selection
 from medarts.pruning.criteria import make_criterion, scores_of
-from medarts.pruning.selection import check_reachable, choose, choose_for
+from medarts.pruning.selection import Cuts, check_reachable, choose, choose_for
 from medarts.pruning.units import Unit, cut, find_units
 from medarts.spaces import make_space
 
@@ -49,14 +49,13 @@ def test_within_layers_every_unit_loses_the_same_share() -> None:
     assert chosen(scores, 0.2, scope="layer") == {"b": (5,)}
     assert chosen(scores, 0.0, scope="layer") == {}
     assert chosen(scores, 0.999, scope="layer") == {"a": (1, 2, 3), "b": (1, 2, 3, 4, 5)}  # one always stays
-    assert chosen(scores, 0.999, scope="layer", floor=0.5) == {"a": (1, 2), "b": (3, 4, 5)}
 
 
 def test_shares_that_are_no_binary_numbers_are_not_rounded_away() -> None:
     for hundredths in range(1, 100):
         assert len(chosen({"a": [*range(100)]}, hundredths / 100, scope="layer")["a"]) == hundredths
-        assert sum(map(len, chosen({"a": [*range(50)], "b": [*range(50)]}, hundredths / 100, scope="global",
-                                   floor=0.0).values())) == min(hundredths, 98)  # fmt: skip
+        found = chosen({"a": [*range(50)], "b": [*range(50)]}, hundredths / 100, scope="global")
+        assert sum(map(len, found.values())) == min(hundredths, 86)  # an eighth of each stays
 
 
 def test_over_the_network_the_lowest_scores_go() -> None:
@@ -77,7 +76,6 @@ def test_no_layer_dies() -> None:
         found = chosen(scores, rate, scope="global")
         assert found["low"] == tuple(range(14))
         assert len(found["high"]) == min(14, int(32 * rate) - 14)
-    assert chosen(scores, 0.99, scope="global", floor=0.0) == {"low": (*range(15),), "high": (*range(15),)}
     assert chosen({"a": [0.0, 1.0]}, 0.9, scope="global") == {"a": (0,)}
 
 
@@ -188,7 +186,7 @@ def test_the_smallest_rate_that_meets_a_target(name: str, method: str, network: 
     criterion = make_criterion(method)
     scores = {key: of + 0.01 * torch.arange(len(of)) for key, of in scores_of(criterion, units).items()}
     before = {key: of.clone() for key, of in network.state_dict().items()}
-    found = choose_for(KeepSettings(**{name: 0.5}), network, units, scores, scope=criterion.scope, image=IMAGE)
+    found = choose_for(KeepSettings(**{name: 0.5}), Cuts(network, units, scores, scope=criterion.scope, image=IMAGE))
     assert found.kept <= 0.5
     assert found.kept == pytest.approx(share_of(name, network, units, found.removals))
     assert found.removals == choose(units, scores, found.rate, scope=criterion.scope)
@@ -206,17 +204,17 @@ def test_a_target_below_what_can_be_reached(name: str, network: Network, units: 
         with pytest.raises(
             RunError, match=rf"keep_{name} is 1e-05, but {least:.3g} is left .* keep_{name} {nearest:g} or more"
         ):
-            check_reachable(KeepSettings(**{name: 1e-5}), network, units, scores, scope=scope, image=IMAGE)
+            check_reachable(KeepSettings(**{name: 1e-5}), Cuts(network, units, scores, scope=scope, image=IMAGE))
         with pytest.raises(RunError, match=f"keep_{name} is 1e-05, but {least:.3g} is left"):
-            choose_for(KeepSettings(**{name: 1e-5}), network, units, scores, scope=scope, image=IMAGE)
-        check_reachable(KeepSettings(**{name: nearest}), network, units, scores, scope=scope, image=IMAGE)
+            choose_for(KeepSettings(**{name: 1e-5}), Cuts(network, units, scores, scope=scope, image=IMAGE))
+        check_reachable(KeepSettings(**{name: nearest}), Cuts(network, units, scores, scope=scope, image=IMAGE))
 
 
 def test_a_network_of_which_nothing_can_be_cut(network: Network, units: list[Unit]) -> None:
     kept = {each.name: torch.full((each.channels,), math.inf) for each in units}
     for given in ([], units):
         with pytest.raises(RunError, match="no channels that can be cut"):
-            choose_for(KeepSettings(flops=0.5), network, given, kept, scope="layer", image=IMAGE)
+            choose_for(KeepSettings(flops=0.5), Cuts(network, given, kept, scope="layer", image=IMAGE))
 
 
 class Clock:
@@ -250,9 +248,9 @@ def clock(network: Network, monkeypatch: pytest.MonkeyPatch) -> Clock:
             raise AssertionError
 
     found = Clock(network, fixed=0.3)
-    monkeypatch.setattr(selection, "network_to_onnx", found.export)
-    monkeypatch.setattr(selection, "OnnxRuntimeEngine", Engine)
-    monkeypatch.setattr(selection, "time_in_turns", found.time)
+    monkeypatch.setattr(latency, "network_to_onnx", found.export)
+    monkeypatch.setattr(latency, "OnnxRuntimeEngine", Engine)
+    monkeypatch.setattr(latency, "time_in_turns", found.time)
     return found
 
 
@@ -261,7 +259,7 @@ def test_a_target_of_the_latency_is_met_with_few_exports(
     keep: float, network: Network, units: list[Unit], clock: Clock
 ) -> None:
     scores = scores_of(make_criterion("l1"), units)
-    found = choose_for(KeepSettings(latency=keep), network, units, scores, scope="layer", image=IMAGE)
+    found = choose_for(KeepSettings(latency=keep), Cuts(network, units, scores, scope="layer", image=IMAGE))
     flops = share_of("flops", network, units, found.removals)
     assert found.kept == pytest.approx(0.3 + 0.7 * flops)
     assert found.removals == choose(units, scores, found.rate, scope="layer")
@@ -277,7 +275,7 @@ def test_a_latency_below_what_can_be_reached(network: Network, units: list[Unit]
     with pytest.raises(
         RunError, match=r"keep_latency is 0\.25, but 0\.3\d* is left .* Use keep_latency 0\.3\d? or more"
     ):
-        choose_for(KeepSettings(latency=0.25), network, units, scores, scope="layer", image=IMAGE)
+        choose_for(KeepSettings(latency=0.25), Cuts(network, units, scores, scope="layer", image=IMAGE))
     assert clock.exports == 2
 
 
@@ -287,7 +285,7 @@ def test_a_network_that_cutting_makes_no_faster(
     clock.fixed = 1.0
     scores = {each.name: torch.arange(each.channels) for each in units}
     with pytest.raises(RunError, match=r"keep_latency is 0\.9, but 1 is left .* Prune it by depth"):
-        check_reachable(KeepSettings(latency=0.9), network, units, scores, scope="layer", image=IMAGE)
+        check_reachable(KeepSettings(latency=0.9), Cuts(network, units, scores, scope="layer", image=IMAGE))
 
 
 def test_a_network_that_cannot_be_exported(
@@ -296,18 +294,21 @@ def test_a_network_that_cannot_be_exported(
     def fail(*_: object, **__: object) -> bytes:
         raise ValueError("no such operator")
 
-    monkeypatch.setattr(selection, "network_to_onnx", fail)
+    monkeypatch.setattr(latency, "network_to_onnx", fail)
     scores = {each.name: torch.arange(each.channels) for each in units}
     with pytest.raises(MedartsError, match=r"cannot be exported .*\(no such operator\)\. Use keep_flops"):
-        choose_for(KeepSettings(latency=0.5), network, units, scores, scope="layer", image=IMAGE)
+        choose_for(KeepSettings(latency=0.5), Cuts(network, units, scores, scope="layer", image=IMAGE))
 
 
 def test_a_latency_is_measured_in_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = create_model("unet", width=32, depth=2)
-    monkeypatch.setattr(selection, "TURNS", 5)
+    monkeypatch.setattr(latency, "TURNS", 5)
     monkeypatch.setattr(selection, "MOST_EXPORTS", 1)
     units = find_units(network, IMAGE)
     scores = scores_of(make_criterion("l1"), units)
-    found = choose_for(KeepSettings(latency=0.9), network, units, scores, scope="layer", image=torch.rand(1, 3, 64, 64))
+    cuts = Cuts(network, units, scores, scope="layer", image=torch.rand(1, 3, 64, 64))
+    found = choose_for(KeepSettings(latency=0.9), cuts)
     assert 0 < found.kept <= 0.9
+    assert found.latency is not None
+    assert (found.latency.share, found.latency.threads, found.latency.size) == (found.kept, 1, 64)

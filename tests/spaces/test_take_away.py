@@ -187,6 +187,16 @@ def test_the_inference_form_of_a_cut_network(norm: Norm) -> None:
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+def test_operations_that_nothing_runs_go_with_whatever_goes() -> None:
+    net, x = network(absent_edges=True), images()
+    unused = {name for name in net.state_dict() if ".absent." in name}
+    assert unused
+    names, before = {*net.state_dict()}, net(x, all_heads=True)
+    net.take_away(())
+    assert {*net.state_dict()} == names - unused
+    assert all(torch.equal(a, b) for a, b in zip(net(x, all_heads=True), before, strict=True))
+
+
 def test_gradients_reach_all_that_is_left() -> None:
     net = network(absent_edges=False)
     net.take_away(net.removable_parts[:1], net.heads[:2])

@@ -4,7 +4,7 @@ What is timed is a network alone, its last head, on images that have its size: t
 network runs as it is deployed, in ONNX Runtime, and in OpenVINO where that is installed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -177,9 +177,18 @@ def measure_costs(
     }
 
 
-def count_parameters(network: nn.Module) -> int:
-    """Returns the number of trainable parameters; one that several modules share counts once."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+def count_parameters(network: nn.Module, *, without: Collection[str] = ()) -> int:
+    """Returns the number of trainable parameters; one that several modules share counts once.
+
+    Args:
+        network: the network.
+        without: names of parameters that do not count.
+    """
+    return sum(
+        parameter.numel()
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and name not in without
+    )
 
 
 def count_flops(form: Form, *, in_channels: int, size: int, images: Tensor | None = None) -> int:

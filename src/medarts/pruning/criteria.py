@@ -18,7 +18,7 @@ a criterion whose scope is "layer" are compared within a unit, and every unit lo
 import math
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -32,7 +32,7 @@ from medarts.config import KeepSettings
 from medarts.config.section import Number, Weight, Whole
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.pruning.method import Method, Taken, gradients_of, image_of, make_method
-from medarts.pruning.selection import Scope, check_reachable, choose_for
+from medarts.pruning.selection import Cuts, Scope, check_reachable, choose_for
 from medarts.pruning.units import Joined, Member, Unit, cut, examine, small_image
 from medarts.registry import Settings, calling, criteria
 from medarts.system.console import progress_bar
@@ -149,11 +149,10 @@ class Criterion(Method):
         Raises:
             MedartsError: see `take_away`.
         """
-        network, scores = training.network, self._scores(training, units)
-        options: dict[str, Any] = {"scope": self.scope, "image": image_of(training)}
+        cuts = self._cuts(training, units, self._scores(training, units))
         if isinstance(self.training, FilterMasks):
-            return choose_for(target, network, units, scores, **options).rate
-        check_reachable(target, network, units, scores, **options)
+            return choose_for(target, cuts).rate
+        check_reachable(target, cuts)
         return 0.0
 
     def check(self, training: Training, target: KeepSettings) -> None:
@@ -162,15 +161,17 @@ class Criterion(Method):
             return
         units = examined(training).units
         scores = {unit.name: torch.zeros(unit.channels) for unit in units}
-        check_reachable(target, training.network, units, scores, scope=self.scope, image=image_of(training))
+        check_reachable(target, self._cuts(training, units, scores))
 
     def take_away(self, training: Training, target: KeepSettings) -> Taken:
         """Removes channels; see `Method.take_away`."""
-        network, (units, fixed) = training.network, examined(training)
-        scores = self._scores(training, units)
-        selection = choose_for(target, network, units, scores, scope=self.scope, image=image_of(training))
-        cut(network, selection.removals, _small_image(training), units=units)
-        return Taken(selection.kept, uncut=fixed)
+        units, fixed = examined(training)
+        selection = choose_for(target, self._cuts(training, units, self._scores(training, units)))
+        cut(training.network, selection.removals, _small_image(training), units=units)
+        return Taken(selection.kept, uncut=fixed, latency=selection.latency)
+
+    def _cuts(self, training: Training, units: Sequence[Unit], scores: Mapping[str, Tensor]) -> Cuts:
+        return Cuts(training.network, units, scores, scope=self.scope, image=image_of(training))
 
     def _scores(self, training: Training, units: Sequence[Unit]) -> dict[str, Tensor]:
         with progress_bar("gradients", self.batches) as bar:

@@ -26,9 +26,11 @@ from medarts.errors import RecipeError, RunError
 from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters
 from medarts.profiling.flops import FlopCounter
+from medarts.pruning.graph import unused_parameters
+from medarts.pruning.latency import Latency, latency_beside
 from medarts.pruning.method import Method, Taken, image_of
 from medarts.pruning.recalibration import recalibrate
-from medarts.pruning.selection import MOST_EXPORTS, NEAR, check_least, latency_shares
+from medarts.pruning.selection import MOST_EXPORTS, NEAR, check_least
 from medarts.registry import Settings, criteria
 from medarts.system.console import Bar, progress_bar
 from medarts.system.randomness import seed_of
@@ -92,6 +94,7 @@ class DepthSelection:
         kept: what is kept of the quantity that the target is for, as a share.
         loss_before: of the network as it is.
         steps: in their order.
+        latency: what was measured for a target of the latency; None for other targets.
     """
 
     without: tuple[str, ...]
@@ -99,6 +102,7 @@ class DepthSelection:
     kept: float
     loss_before: float
     steps: tuple[Step, ...]
+    latency: Latency | None = None
 
 
 @criteria.register("depth", settings=DepthSettings)
@@ -109,7 +113,8 @@ class Depth(Method):
         """Refuses a target that cannot be met; see `Method.check`."""
         _check_possible(target, training.network)
         if target.quantity != "latency":  # which is measured with the cut
-            whole, cost = copy.deepcopy(training.network).eval(), _COSTS[target.quantity](image_of(training))
+            whole = copy.deepcopy(training.network).eval()
+            cost = _COSTS[target.quantity](whole, image_of(training))
             _check_reachable(target, _smallest(whole, cost).cost / cost(whole))
 
     def take_away(self, training: Training, target: KeepSettings) -> Taken:
@@ -129,7 +134,7 @@ class Depth(Method):
 
         chosen = choose_parts(target, network, loss, image=image_of(training))
         network.take_away(chosen.without, chosen.heads)
-        return Taken(chosen.kept, chosen.without, chosen.heads)
+        return Taken(chosen.kept, chosen.without, chosen.heads, latency=chosen.latency)
 
 
 def loss_over(batches: Batches, task: Task, *, images: int, seed: int) -> Loss:
@@ -178,16 +183,16 @@ def choose_parts(target: KeepSettings, network: Network, loss: Loss, *, image: T
     """
     _check_possible(target, network)
     whole, keep = copy.deepcopy(network).eval(), target.share
-    cost = _COSTS[target.quantity](image)
+    cost = _COSTS[target.quantity](whole, image)
     smallest = _smallest(whole, cost)
     counted = smallest.cost / cost(whole)
     if target.quantity == "latency":
-        share_of = latency_shares(copy.deepcopy(whole).cpu(), image)
-        measured = share_of(_reduced(whole, smallest.without, smallest.heads).cpu())
+        latency_of = latency_beside(copy.deepcopy(whole).cpu(), image)
+        measured = latency_of(_reduced(whole, smallest.without, smallest.heads).cpu()).share
         _check_reachable(target, measured)
         with progress_bar("depth (%)", 100) as bar:
             search = _Search(whole, loss, cost, smallest, keep=keep * counted / measured, bar=bar)
-            return _fast_enough(search, target, share_of, scale=measured / counted)
+            return _fast_enough(search, target, latency_of, scale=measured / counted)
     _check_reachable(target, counted)
     with progress_bar("depth (%)", 100) as bar:
         search = _Search(whole, loss, cost, smallest, keep=keep, bar=bar)
@@ -215,37 +220,40 @@ _check_reachable = partial(
 
 
 def _fast_enough(
-    search: "_Search", target: KeepSettings, share_of: Callable[[Network], float], *, scale: float
+    search: "_Search", target: KeepSettings, latency_of: Callable[[Network], Latency], *, scale: float
 ) -> DepthSelection:
     """Returns what goes until the measured latency meets the target.
 
     Args:
         search: by estimated latency.
         target: of the latency.
-        share_of: measures what is kept of the latency.
+        latency_of: measures it.
         scale: measured share of the smallest network per estimated one.
     """
-    low, high, kept = 0, 0, 1.0  # steps that leave too much, and that meet the target; 0 as long as none is known
+    low, high = 0, 0  # steps that leave too much, and that meet the target; 0 as long as none is known
+    met: Latency | None = None
     share, exports = 1.0, 0
     while not high or exports < MOST_EXPORTS:
         steps = search.first(target.share / scale, above=low)
         steps = min(steps, high - 1) if high else steps
         if steps == low:
             break
-        share, exports = share_of(search.after(steps).cpu()), exports + 1
+        latency, exports = latency_of(search.after(steps).cpu()), exports + 1
+        share = latency.share
         scale = share / search.steps[steps - 1].kept
         if share > target.share:
             low = steps
         else:
-            high, kept = steps, share
+            high, met = steps, latency
             if share > target.share - NEAR:
                 break
-    if not high:
+    if met is None:
         _check_reachable(target, share)
-    return search.selection(high, kept=kept)
+    assert met is not None
+    return search.selection(high, kept=met.share, latency=met)
 
 
-def _latency(image: Tensor) -> Cost:
+def _latency(_: Network, image: Tensor) -> Cost:
     """Returns the estimated seconds of a pass of one image on one core."""
 
     def seconds(network: Network) -> float:
@@ -281,9 +289,9 @@ class _OperationCounter(FlopCounter):  # type: ignore[no-untyped-call]  # PyTorc
         return out
 
 
-def _flops(image: Tensor) -> Cost:
-    _, channels, size, _ = image.shape
-    return lambda network: count_flops(_on_meta(network), in_channels=channels, size=size, images=image[:1].to("meta"))
+def _flops(_: Network, image: Tensor) -> Cost:
+    images, channels, size = image[:1].to("meta"), image.shape[1], image.shape[-1]
+    return lambda network: count_flops(_on_meta(network), in_channels=channels, size=size, images=images)
 
 
 def _on_meta(network: Network) -> Network:
@@ -291,11 +299,16 @@ def _on_meta(network: Network) -> Network:
     return copy.deepcopy(network).to("meta")
 
 
-_COSTS: dict[str, Callable[[Tensor], Cost]] = {
+def _parameters(network: Network, image: Tensor) -> Cost:
+    return partial(count_parameters, without=unused_parameters(network, image))
+
+
+_COSTS: dict[str, Callable[[Network, Tensor], Cost]] = {
     "flops": _flops,
-    "parameters": lambda image: count_parameters,
+    "parameters": _parameters,
     "latency": _latency,
 }
+"""Quantity -> what counts it, of a network and of what is left of it; given the network and an image of the size."""
 
 
 @dataclass(frozen=True)
@@ -426,10 +439,10 @@ class _Search:
         """Returns the network after the first steps."""
         return _reduced(self._whole, *self._gone(self.steps[:steps]))
 
-    def selection(self, steps: int, *, kept: float) -> DepthSelection:
+    def selection(self, steps: int, *, kept: float, latency: Latency | None = None) -> DepthSelection:
         """Returns what goes in the first steps."""
         taken = tuple(self.steps[:steps])
-        return DepthSelection(*self._gone(taken), kept, self._loss_before, taken)
+        return DepthSelection(*self._gone(taken), kept, self._loss_before, taken, latency)
 
     def _gone(self, steps: Sequence[Step]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Returns the parts that go in steps, and the heads that stay."""

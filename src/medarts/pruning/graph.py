@@ -1,6 +1,6 @@
 """The graph of operations of a network, as torch-pruning traces it, with the shapes that autograd recorded."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,19 +34,28 @@ class Shuffled(torch.autograd.Function):
 @contextmanager
 def traceable(network: nn.Module) -> Iterator[None]:
     """Keeps the modes of all modules, and makes an operation of each shuffle and instance norm."""
-    modes = [(module, module.training) for module in network.modules()]
     shuffles = [module for module in network.modules() if isinstance(module, ChannelShuffle)]
     for shuffle in shuffles:
         shuffle.forward = partial(_shuffled, groups=shuffle.groups)  # type: ignore[method-assign]
     norms = [module for module in network.modules() if isinstance(module, nn.modules.instancenorm._InstanceNorm)]
     hooks = [norm.register_forward_hook(_cloned) for norm in norms]
     try:
-        yield
+        with _same_modes(network):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
         for shuffle in shuffles:
             del shuffle.forward
+
+
+@contextmanager
+def _same_modes(network: nn.Module) -> Iterator[None]:
+    """Gives all modules the modes back that they have."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        yield
+    finally:
         for module, mode in modes:
             module.training = mode
 
@@ -73,36 +82,21 @@ def all_outputs(network: Network, image_1chw: Tensor) -> list[Tensor]:
     return in_training if len(in_training) > len(outputs) else outputs
 
 
-@torch.no_grad()
-def trained_alone(network: Network, image_1chw: Tensor) -> set[str]:
-    """Returns the names of the parameters that only training uses, such as those of an auxiliary head.
+def unused_parameters(network: Network, image_1chw: Tensor) -> set[str]:
+    """Returns the names of the trainable parameters that no head depends on in evaluation mode.
+
+    They are those of an auxiliary head, and those of operations that a network holds and never runs. Autograd says
+    which, as a layer that runs may leave a parameter out, and one that does not run may lend its weights.
 
     Args:
         network: stays as it is.
         image_1chw: an image that it takes.
     """
-    ran: dict[bool, set[nn.Module]] = {True: set(), False: set()}
-
-    def note(module: nn.Module, *_: Any) -> None:
-        ran[network.training].add(module)
-
-    with ExitStack() as stack:
-        stack.enter_context(traceable(network))
-        stack.enter_context(torch.random.fork_rng(devices=[]))  # for paths that are dropped in training
-        for module in network.modules():
-            stack.callback(module.register_forward_hook(note).remove)
-        all_outputs(network, image_1chw)
-    alone = [(name, module) for name, module in network.named_modules() if module in ran[True] - ran[False]]
-    return {full for name, module in alone for full, _ in module.named_parameters(name, recurse=False)}
-
-
-def count_parameters(network: nn.Module, *, without: Collection[str] = ()) -> int:
-    """Returns the number of trainable parameters, without those of some names; shared ones count once."""
-    return sum(
-        parameter.numel()
-        for name, parameter in network.named_parameters()
-        if parameter.requires_grad and name not in without
-    )
+    named = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    with _same_modes(network), torch.enable_grad():
+        outputs = network.eval().forward_heads(image_1chw)
+        gradients = torch.autograd.grad([output.sum() for output in outputs], [*named.values()], allow_unused=True)
+    return {name for name, gradient in zip(named, gradients, strict=True) if gradient is None}
 
 
 @dataclass(eq=False)

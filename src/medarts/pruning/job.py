@@ -216,6 +216,7 @@ class _Pruning:
         made = cut_of(training, request.method, target, name=request.name(number), history=request.history)
         step = Step(
             kept=kept * made.kept,
+            latency=made.latency,
             size=self._size(made.network),
             before=score,
             cut=score_of(training, made.network),

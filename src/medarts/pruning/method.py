@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medarts.config import KeepSettings
+from medarts.pruning.latency import Latency
 from medarts.registry import Settings, calling, criteria
 from medarts.training.trainer import Training
 
@@ -29,12 +30,14 @@ class Taken:
         parts: that went whole.
         heads: that are left, early to last. None: those that there were.
         uncut: channels that could not be cut -> why.
+        latency: of the network before and after, where it was measured to meet the target.
     """
 
     kept: float = 1.0
     parts: tuple[str, ...] = ()
     heads: tuple[str, ...] | None = None
     uncut: dict[str, str] = field(default_factory=dict)
+    latency: Latency | None = None
 
 
 class Method(ABC):

@@ -10,8 +10,9 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.network import Network
 from medarts.network.structure import Structure, sizes_of
-from medarts.profiling.cost import count_flops
-from medarts.pruning.graph import count_parameters, trained_alone
+from medarts.profiling.cost import count_flops, count_parameters
+from medarts.pruning.graph import unused_parameters
+from medarts.pruning.latency import Latency
 from medarts.system.files import write_whole
 
 FILE = "pruning.json"
@@ -25,7 +26,8 @@ class Size(_Part):
     """How large a network is.
 
     Attributes:
-        parameters: trainable ones, without those that only training uses, as an auxiliary head does.
+        parameters: trainable ones that a head depends on; not those of an auxiliary head, which only training uses,
+            nor those of operations that nothing runs.
         flops: of an image and the last head, as in `medarts.profiling.cost.Cost`.
         channels: layer -> its outputs.
     """
@@ -40,6 +42,7 @@ class Step(_Part):
 
     Attributes:
         kept: of the quantity that the target is for, as a share of what there was before the first step.
+        latency: of the network before and after the cut, where that is the target; None otherwise.
         size: of the cut network.
         before: score before the cut.
         cut: score after it.
@@ -50,6 +53,7 @@ class Step(_Part):
     """
 
     kept: float
+    latency: Latency | None = None
     size: Size
     before: float
     cut: float
@@ -99,6 +103,12 @@ class PruningRecord(_Part):
         cutting = sum(step.cut_seconds + (step.sparse_seconds or 0.0) for step in self.steps)
         return cutting + sum(step.fine_seconds or 0.0 for step in self.steps[:-1])
 
+    @property
+    def latency(self) -> Latency | None:
+        """Latency before the first cut and after the last, in turns where there is one; None where not measured."""
+        timed = [step.latency for step in self.steps if step.latency is not None]
+        return timed[-1].model_copy(update={"before_ms": timed[0].before_ms}) if timed else None
+
     def with_last(self, **changes: Any) -> "PruningRecord":
         """Returns the record with other values of its last step."""
         return self.model_copy(update={"steps": (*self.steps[:-1], self.last.model_copy(update=changes))})
@@ -122,10 +132,13 @@ class PruningRecord(_Part):
     def summary(self) -> str:
         """What the last cut did, for the terminal."""
         before, after = self.size, self.last.size
+        latency = self.latency
+        timed = f", {latency.cut_ms:.3g} of {latency.before_ms:.3g} ms" if latency else ""
         parts = f", without {', '.join(self.removed)}" if self.removed else ""
+        scores = f"validation {self.score} {self.last.before:.3f} before, {self.last.cut:.3f} after"
         return (
             f"Cut to {after.parameters:,} of {before.parameters:,} parameters and {after.flops / before.flops:.1%} of "
-            f"the FLOPs{parts}; validation {self.score} {self.last.before:.3f} before, {self.last.cut:.3f} after."
+            f"the FLOPs{timed}{parts}; {scores}."
         )
 
 
@@ -172,7 +185,7 @@ def size_of(network: Network, *, in_channels: int, size: int) -> Size:
     network.train(was_training)
     outputs = {name: sizes_of(module).get("out") for name, module in network.named_modules()}
     return Size(
-        parameters=count_parameters(network, without=trained_alone(network, image)),
+        parameters=count_parameters(network, without=unused_parameters(network, image)),
         flops=flops,
         channels={name: number for name, number in outputs.items() if number is not None},
     )

@@ -16,18 +16,15 @@ from functools import partial
 from itertools import accumulate, islice
 from typing import Literal
 
-import numpy as np
 from torch import Tensor
 
 from medarts.config import KeepSettings
-from medarts.deploy.engines import OnnxRuntimeEngine
-from medarts.deploy.graphs import network_to_onnx
-from medarts.errors import MedartsError, RecipeError, RunError, quoted, shortened
+from medarts.errors import RecipeError, RunError, quoted
 from medarts.network import Network
-from medarts.profiling.cost import count_flops
-from medarts.profiling.latency import time_in_turns
+from medarts.profiling.cost import count_flops, count_parameters
 from medarts.pruning.cutting import shrink
-from medarts.pruning.graph import count_parameters, trained_alone
+from medarts.pruning.graph import unused_parameters
+from medarts.pruning.latency import Latency, latency_beside
 from medarts.pruning.units import Unit
 from medarts.system.console import Bar, progress_bar
 
@@ -45,9 +42,6 @@ MOST_EXPORTS = 6
 NEAR = 0.02
 """How far below its target a share of the latency may be; timings are not more exact."""
 
-TURNS = 20
-"""Timed passes of each network."""
-
 ROUNDING = 1e-9
 """Taken off or added where shares become whole numbers: 0.57 of 100 channels are 57."""
 
@@ -60,11 +54,13 @@ class Selection:
         rate: the smallest rate that meets it.
         removals: unit -> its channels that go, ascending; units that keep all are left out.
         kept: what is kept then of the quantity that the target is for, as a share.
+        latency: what was measured for a target of the latency; None for other targets.
     """
 
     rate: float
     removals: dict[str, tuple[int, ...]]
     kept: float
+    latency: Latency | None
 
 
 def choose(
@@ -73,7 +69,6 @@ def choose(
     rate: float,
     *,
     scope: Scope,
-    floor: float | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Returns the channels that go at a rate, the lowest scores first; of equal ones the first unit and channel.
 
@@ -83,7 +78,6 @@ def choose(
         rate: share of the channels that go, at least 0 and below 1; what can go together is rounded, up for some units
             and down for others, so that the share is right for all of them.
         scope: where scores are compared.
-        floor: share of every unit's channels that stays; at least one does. Default: by the scope, see ``FLOORS``.
 
     Returns:
         Unit -> its channels that go, ascending; units that keep all are left out.
@@ -93,73 +87,43 @@ def choose(
     """
     if not 0 <= rate < 1:
         raise RecipeError(f"The rate is {quoted(rate)}.", fix="Use the share that goes: at least 0, below 1.")
-    return _up_to(rate, _steps(units, scores, scope=scope, floor=floor))
+    return _up_to(rate, _steps(units, scores, scope=scope))
 
 
-def choose_for(
-    target: KeepSettings,
-    network: Network,
-    units: Sequence[Unit],
-    scores: Mapping[str, Tensor],
-    *,
-    scope: Scope,
-    image: Tensor,
-    floor: float | None = None,
-) -> Selection:
+def choose_for(target: KeepSettings, cuts: "Cuts") -> Selection:
     """Returns the channels that go at the smallest rate that meets a target.
 
-    FLOPs and parameters, without those that only training uses, are counted on cut copies. Latency is measured: copies
+    FLOPs and parameters, without those that no head depends on, are counted on cut copies. Latency is measured: copies
     are exported and timed in turns with the network, at most ``MOST_EXPORTS``; the target is met by the copy that is
     returned, by up to ``NEAR``.
 
     Args:
         target: what is to be kept.
-        network: which is left as it is.
-        units: of the network.
-        scores: see `choose`.
-        scope: see `choose`.
-        image: (1, C, H, W) of the size that costs are counted for.
-        floor: see `choose`.
+        cuts: of which one is chosen.
 
     Raises:
         MedartsError: the network cannot be exported, for a target of the latency.
-        RunError: nothing can be cut, or the target is below what is left when all goes that can go.
+        RunError: the target is below what is left when all goes that can go.
     """
-    cuts = _Cuts(network, units, scores, scope=scope, image=image, floor=floor)
     is_timed = target.quantity == "latency"
     with progress_bar(f"keep_{target.quantity}", MOST_EXPORTS if is_timed else len(cuts.rates).bit_length() + 1) as bar:
         kept = _counted(cuts, target, bar)
         _check(target, kept(cuts.last))
         place = _near(cuts, target, kept) if is_timed else _first(cuts, target, kept)
-    return Selection(cuts.rates[place], cuts.removals(place), kept(place))
+    return Selection(cuts.rates[place], cuts.removals(place), kept(place), cuts.latencies.get(place))
 
 
-def check_reachable(
-    target: KeepSettings,
-    network: Network,
-    units: Sequence[Unit],
-    scores: Mapping[str, Tensor],
-    *,
-    scope: Scope,
-    image: Tensor,
-    floor: float | None = None,
-) -> None:
+def check_reachable(target: KeepSettings, cuts: "Cuts") -> None:
     """Refuses a target that cannot be met, before a training for it.
 
     Args:
-        target: see `choose_for`.
-        network: which is left as it is.
-        units: of the network.
-        scores: of which only those that are infinite matter.
-        scope: see `choose`.
-        image: see `choose_for`.
-        floor: see `choose`.
+        target: what is to be kept.
+        cuts: of which the last decides; of the scores only those that are infinite matter.
 
     Raises:
         MedartsError: the network cannot be exported, for a target of the latency.
-        RunError: nothing can be cut, or the target is below what is left when all goes that can go.
+        RunError: the target is below what is left when all goes that can go.
     """
-    cuts = _Cuts(network, units, scores, scope=scope, image=image, floor=floor)
     with progress_bar(f"keep_{target.quantity}", 1) as bar:
         _check(target, _counted(cuts, target, bar)(cuts.last))
 
@@ -201,10 +165,9 @@ class _Step:
     channels: tuple[int, ...]
 
 
-def _steps(units: Sequence[Unit], scores: Mapping[str, Tensor], *, scope: Scope, floor: float | None) -> list[_Step]:
+def _steps(units: Sequence[Unit], scores: Mapping[str, Tensor], *, scope: Scope) -> list[_Step]:
     """Returns all channels that can go, by the rates at which they do, ascending."""
-    share = FLOORS[scope] if floor is None else floor
-    portions = [_removable(unit, scores[unit.name], floor=share) for unit in units]
+    portions = [_removable(unit, scores[unit.name], floor=FLOORS[scope]) for unit in units]
     if scope == "layer":
         return _steps_of_units(units, portions)
     ranked = sorted((score, number, channels) for number, of_unit in enumerate(portions) for score, channels in of_unit)
@@ -263,14 +226,22 @@ def _up_to(rate: float, steps: Sequence[_Step]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(sorted(channels)) for name, channels in removals.items()}
 
 
-class _Cuts:
-    """A network cut at all rates that make a difference, ascending; each has a place. See `choose_for`.
+class Cuts:
+    """A network cut at all rates that make a difference, ascending; each has a place.
+
+    Args:
+        network: which is left as it is.
+        units: of the network.
+        scores: see `choose`.
+        scope: see `choose`.
+        image: (1, C, H, W) of the size that costs are counted for.
 
     Attributes:
-        network: uncut.
-        units: of the network.
-        image: that costs are counted for.
+        network: as given.
+        units: as given.
+        image: as given.
         rates: by place.
+        latencies: those that were measured, by place.
 
     Raises:
         RunError: nothing can be cut.
@@ -284,10 +255,10 @@ class _Cuts:
         *,
         scope: Scope,
         image: Tensor,
-        floor: float | None,
     ) -> None:
         self.network, self.units, self.image = network, units, image
-        self._steps = _steps(units, scores, scope=scope, floor=floor)
+        self.latencies: dict[int, Latency] = {}
+        self._steps = _steps(units, scores, scope=scope)
         if not self._steps:
             raise RunError("The network has no channels that can be cut.", fix="Prune it by depth.")
         self.rates = sorted({step.rate for step in self._steps})
@@ -312,7 +283,7 @@ Kept = Callable[[int], float]
 """Place of a rate -> what is kept of a quantity, as a share."""
 
 
-def _counted(cuts: _Cuts, target: KeepSettings, bar: Bar) -> Kept:
+def _counted(cuts: Cuts, target: KeepSettings, bar: Bar) -> Kept:
     """Returns what is kept of a target's quantity at a place; each is counted once, and advances the bar."""
     kept = _KEPT[target.quantity](cuts)
 
@@ -325,71 +296,41 @@ def _counted(cuts: _Cuts, target: KeepSettings, bar: Bar) -> Kept:
     return counted
 
 
-def _kept_flops(cuts: _Cuts) -> Kept:
+def _kept_flops(cuts: Cuts) -> Kept:
     image = cuts.image[:1].to("meta")
     flops = partial(count_flops, in_channels=image.shape[1], size=image.shape[-1], images=image)
     return _ratio(cuts, flops)
 
 
-def _kept_parameters(cuts: _Cuts) -> Kept:
-    without = trained_alone(cuts.network, cuts.image[:1])
+def _kept_parameters(cuts: Cuts) -> Kept:
+    without = unused_parameters(cuts.network, cuts.image[:1])
     return _ratio(cuts, partial(count_parameters, without=without))
 
 
-def _ratio(cuts: _Cuts, count: Callable[[Network], int]) -> Kept:
+def _ratio(cuts: Cuts, count: Callable[[Network], int]) -> Kept:
     """Returns what is kept of what can be counted on the meta device, where cut copies take neither time nor memory."""
     whole = copy.deepcopy(cuts.network).eval().to("meta")
     total = count(whole)
     return lambda place: count(cuts.copy(place, whole)) / total
 
 
-def _kept_channels(cuts: _Cuts) -> Kept:
+def _kept_channels(cuts: Cuts) -> Kept:
     total = sum(unit.channels for unit in cuts.units)
     return lambda place: (total - sum(map(len, cuts.removals(place).values()))) / total
 
 
-def _kept_latency(cuts: _Cuts) -> Kept:
+def _kept_latency(cuts: Cuts) -> Kept:
     network = copy.deepcopy(cuts.network).eval().cpu()
-    share_of = latency_shares(network, cuts.image)
-    return lambda place: share_of(cuts.copy(place, network))
+    latency_of = latency_beside(network, cuts.image)
+
+    def kept(place: int) -> float:
+        cuts.latencies[place] = latency = latency_of(cuts.copy(place, network))
+        return latency.share
+
+    return kept
 
 
-def latency_shares(network: Network, image: Tensor) -> Callable[[Network], float]:
-    """Returns what measures the share of a network's latency that another one has, both exported and timed in turns.
-
-    Args:
-        network: in evaluation mode, on the CPU, as is the other one.
-        image: (1, C, H, W) of the size that they are timed for.
-
-    Raises:
-        MedartsError: the network cannot be exported; the function that is returned raises it too.
-    """
-    given = np.random.default_rng(0).random((1, *image.shape[1:]), np.float32)
-
-    def exported(each: Network) -> Callable[[], object]:
-        engine = OnnxRuntimeEngine(_onnx(each, given.shape), threads=1)
-        return partial(engine.run, given, np.empty((1, 2), np.float32))
-
-    whole = exported(network)
-
-    def share_of(other: Network) -> float:
-        before, after = time_in_turns([whole, exported(other)], threads=1, batch=1, repeats=TURNS)
-        return after.median_ms / before.median_ms
-
-    return share_of
-
-
-def _onnx(network: Network, shape: Sequence[int]) -> bytes:
-    try:
-        return network_to_onnx(network, in_channels=shape[1], size=shape[-1])
-    except Exception as error:  # its classes have no common base
-        raise MedartsError(
-            f"The network cannot be exported to ONNX, as which its latency is measured ({shortened(str(error))}).",
-            fix="Use keep_flops, or build the network of operations that torch.onnx can export.",
-        ) from error
-
-
-_KEPT: dict[str, Callable[[_Cuts], Kept]] = {
+_KEPT: dict[str, Callable[[Cuts], Kept]] = {
     "flops": _kept_flops,
     "parameters": _kept_parameters,
     "channels": _kept_channels,
@@ -397,12 +338,12 @@ _KEPT: dict[str, Callable[[_Cuts], Kept]] = {
 }
 
 
-def _first(cuts: _Cuts, target: KeepSettings, kept: Kept) -> int:
+def _first(cuts: Cuts, target: KeepSettings, kept: Kept) -> int:
     """Returns the first place that meets a target, where what is kept falls from place to place."""
     return bisect_left(range(cuts.last), True, key=lambda place: kept(place) <= target.share)
 
 
-def _near(cuts: _Cuts, target: KeepSettings, kept: Kept) -> int:
+def _near(cuts: Cuts, target: KeepSettings, kept: Kept) -> int:
     """Returns a place that meets a target, the first of the few that are measured.
 
     The first guess takes the latency for proportional to the FLOPs, the others for linear in the place between those

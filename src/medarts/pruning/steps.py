@@ -10,6 +10,7 @@ from medarts.models import Architecture, build_network, without_weights
 from medarts.models.pruned import Pruned
 from medarts.network import Network
 from medarts.network.structure import Structure, structure_of
+from medarts.pruning.latency import Latency
 from medarts.pruning.method import Method, Taken
 from medarts.pruning.recalibration import recalibrate
 from medarts.training.trainer import Training
@@ -23,12 +24,14 @@ class Cut(NamedTuple):
         architecture: what it is made by.
         kept: what is kept of the quantity that the target is for, as a share of what there was before this cut.
         uncut: channels that could not be cut -> why.
+        latency: of the network before and after, where it was measured to meet the target.
     """
 
     network: Network
     architecture: Pruned
     kept: float
     uncut: dict[str, str]
+    latency: Latency | None
 
 
 def cut_of(
@@ -52,6 +55,7 @@ def cut_of(
         MedartsError: see `medarts.pruning.method.Method.take_away`.
     """
     taken = Taken() if target is None else method.take_away(training, target)
+    training.network.take_away(())  # also what nothing runs: operations of absent edges
     architecture = _architecture(training, taken, name=name, history=history)
     # Built anew, as a run that goes on builds it: over the last digits the layout of weights in memory decides.
     rebuilt = _built(architecture, training.recipe)
@@ -59,7 +63,7 @@ def cut_of(
     rebuilt.to(training.fabric.device)
     if target is not None:
         recalibrate(training, rebuilt)
-    return Cut(rebuilt, architecture, taken.kept, taken.uncut)
+    return Cut(rebuilt, architecture, taken.kept, taken.uncut, taken.latency)
 
 
 def score_of(training: Training, network: Network) -> float:

@@ -76,6 +76,10 @@ def _steps(record: PruningRecord, quantity: str) -> Table:
                 f"{name} share": [None, *(share(getattr(size, name), getattr(record.size, name)) for size in sizes[1:])]
                 for name in ("parameters", "flops")
             },
+            "ms": [
+                record.latency and record.latency.before_ms,
+                *(step.latency and step.latency.cut_ms for step in record.steps),
+            ],
             "before": [None, *(step.before for step in record.steps)],
             "cut": [None, *(step.cut for step in record.steps)],
             "after": [record.original, *(step.fine_tuned for step in record.steps)],
@@ -91,6 +95,7 @@ def _steps(record: PruningRecord, quantity: str) -> Table:
         "kept": Column(f"{quantity} kept", "ascending", form=_per_cent),
         "parameters": Column("parameters", "ascending", form=",d", below="parameters share"),
         "flops": Column("GFLOPs", "ascending", form=lambda value: significant(value / 1e9), below="flops share"),
+        **({"ms": Column("ms in ONNX Runtime", "ascending", form=significant)} if record.latency else {}),
         "before": Column(f"{label_of(record.score)} before the cut", form=decimals),
         "cut": Column("after the cut", form=decimals),
         "after": Column("fine-tuned", form=decimals),

@@ -1132,11 +1132,14 @@ class NasWdanNetwork(OnLattice):
         """Takes cells and heads away; see `Network.take_away`.
 
         A node then lacks the output of such a cell in its sum, as if it were zero. Levels of the lattice may go too:
-        smaller images are taken then.
+        smaller images are taken then. Operations of absent edges always go, as no head needs them.
         """
         self.frame.take_away(parts, self.nodes_of(self._kept(heads)))
         self.head_nodes = self.frame.head_nodes
         self.depth = 1 + max(node.level for node in self.frame.paths)
+        for cell in self.frame.cells.values():
+            if hasattr(cell, "absent"):
+                del cell.absent
 
     def inference_form(self, dtype: torch.dtype) -> InferenceForm | None:
         """Returns the network laid out for inference on a CPU; None where it has operations that users registered.
