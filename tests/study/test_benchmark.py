@@ -36,6 +36,8 @@ from medarts.system.process import InterruptedRunError
 from medarts.system.workers import Ended, Work, Workers
 from medarts.training.trainer import Training, start_training
 
+from ..pool.conftest import Here as InThisProcess
+
 Make = Callable[..., Study]
 
 HOLDS = """
@@ -241,6 +243,21 @@ def test_searches_come_before_what_needs_them(make: Make, tmp_path: Path) -> Non
     assert load(out / "genotypes" / "random-1.json").provenance["like"] == "mix"
     assert RunDirectory.open(out / "searches" / "mix").recipe.data.sources[0].domain == "endoscopy"
     assert done_here(study, out) == []
+
+
+def test_a_search_may_choose_by_training(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("medarts.pool.job.Workers", InThisProcess)
+    select = ["method=random", "select.candidates=2", "select.rungs=[1]"]
+    entry, out = {"name": "chosen", "searched_on": "ct"}, tmp_path / "out"
+    changes = [*(f"recipe.search.{change}" for change in select), "recipe.space.choices.depth=[3]"]
+    study = make([entry], [{"data": "ct"}], *changes)
+    assert done_here(study, out) == ["searches/chosen", "ct/chosen/seed-0"]
+    assert "searches/chosen: dice 0." in capsys.readouterr().err
+    assert load(out / "genotypes" / "chosen.json").cells == load(out / "searches" / "chosen").cells
+    other = make([entry], [{"data": "ct"}], *changes, "recipe.train.lr=0.5")  # by which the candidates were trained
+    refused(other, out, RunError, "chosen was started with train.lr")
 
 
 def test_a_failed_search_ends_only_what_needs_it(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,7 @@ def test_a_folder_that_is_not_there_or_a_link_for_a_lock(tmp_path: Path) -> None
     assert (tmp_path / "mine").read_text() == "mine"
 
 
-def test_a_folder_in_which_nothing_came_of_the_work_is_removed(tmp_path: Path) -> None:
+def test_a_job_waits_for_whoever_is_at_work_in_its_folder(tmp_path: Path) -> None:
     place = tmp_path / "runs" / "a"
     with held_alone(place, "search", patience=0.0), ThreadPoolExecutor() as pool, pytest.raises(RunError) as caught:
         pool.submit(held_alone(place, "search", patience=0.05).__enter__).result()
