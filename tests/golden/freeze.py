@@ -15,6 +15,10 @@ Numbers that were frozen anew, because their method was changed deliberately:
   sign-flip test does not reject for differences.
 * Interval and p of differences between networks of several seeds (here the benchmark's "found vs unet"). They held for
   the trained networks only; now seeds are random as patients are, and so two seeds show next to nothing.
+* What is trained on a CPU, and its scores. Fused optimizers and the form of derived networks for training round in
+  another order, which grows over some steps as it does on another machine. With both switched off the masks and the
+  benchmark gave the frozen numbers of before. Frozen as a whole, on another machine; searches have the numbers of
+  before.
 """
 
 import argparse
