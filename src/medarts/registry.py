@@ -352,4 +352,5 @@ sources = _built_in("kind of data source", "data.sources", "sources", key="kind"
 gradients = _built_in("gradient", "nas.gradients", "gradients")
 relaxations = _built_in("relaxation", "spaces.relaxations", "relaxations")
 regularizers = _built_in("regularizer", "nas.regularizers", "regularizers")
+selections = _built_in("selection", "nas.selection", "selections")
 criteria = _built_in("criterion", "pruning.criteria pruning.depth", "criteria")

@@ -15,7 +15,7 @@ from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
 from medarts.losses import make_loss
-from medarts.metrics.masks import dice_per_image, shown_classes
+from medarts.metrics.masks import dice_per_image, predicted_classes, shown_classes
 from medarts.metrics.ranking import auroc
 from medarts.registry import Settings
 
@@ -100,16 +100,21 @@ class SegmentationTask:
             val_loss: mean over all heads and images; val_dice: Dice of the last head, averaged over classes and
             images; val_dice_by_domain: the same in each domain. Classes that no image of a domain shows are excluded
             there, as in the scores of an evaluation; None for a domain where that leaves none.
+            val_foreground_by_domain: pixels predicted as foreground by the last head, as a multiple of those that are;
+            None for a domain without any.
         """
         losses: list[float] = []
         dice: list[NDArray[np.floating[Any]]] = []
         indices: list[int] = []
+        foreground: list[Tensor] = []
         for batch in batches.all():
             outputs = forward(batch.images, all_heads=True)
             plain = Mixture(batch.images, ((1.0, batch.targets),))
             losses += [float(self.loss(outputs, plain))] * len(batch.images)
             logits, targets = outputs[-1], batch.targets
             dice.append(dice_per_image(logits, targets, batch.truths, classes=self.classes, threshold=self.threshold))
+            predicted = predicted_classes(logits, classes=self.classes, threshold=self.threshold)
+            foreground.append(torch.stack([(each != 0).sum((1, 2)) for each in (predicted, targets)], 1).cpu())
             indices += batch.indices.tolist()
         domains = [batches.store.manifest.samples[index].domain for index in indices]
         shown = shown_classes(batches.store.truths[indices], domains)
@@ -122,6 +127,7 @@ class SegmentationTask:
             "val_dice_by_domain": {
                 name: None if mean is np.ma.masked else float(mean) for name, mean in by_domain.items()
             },
+            "val_foreground_by_domain": _foreground(torch.cat(foreground).numpy(), np.asarray(domains)),
         }
 
     def check(self, store: ImageStore, parts: Mapping[str, Manifest]) -> None:
@@ -145,6 +151,20 @@ class SegmentationTask:
                     fix="Raise data.size, or crop the images around the objects.",
                 )
             raise DataError(f"All masks of the {name} images are empty.", fix="Add images with objects to that split.")
+
+
+def _foreground(pixels: NDArray[np.int64], domains: NDArray[np.str_]) -> dict[str, float | None]:
+    """Returns the foreground predicted in every domain as a multiple of the true one.
+
+    Args:
+        pixels: predicted and true ones of every image, (N, 2).
+        domains: of the images.
+    """
+    found = {}
+    for name in sorted(set(domains.tolist())):
+        predicted, true = pixels[domains == name].sum(0).tolist()
+        found[name] = predicted / true if true else None
+    return found
 
 
 class ClassificationTask:

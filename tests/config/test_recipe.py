@@ -114,7 +114,7 @@ def test_unknown_key_is_named_with_its_path_and_the_nearest(mapping: dict[str, A
 
 
 def test_unknown_key_with_no_neighbour_lists_the_valid_ones() -> None:
-    assert "derive.zzz is not a key of a recipe. Valid here: paths, skips, threshold, top_k." in refused(
+    assert "derive.zzz is not a key of a recipe. Valid here: paths, select, skips, threshold, top_k." in refused(
         content(derive={"zzz": 3})
     )
 

@@ -31,7 +31,7 @@ from medarts.config.section import (
     Whole,
 )
 from medarts.errors import RecipeError
-from medarts.registry import Choice, criteria, gradients, losses, models, regularizers, relaxations, spaces
+from medarts.registry import Choice, criteria, gradients, losses, models, regularizers, relaxations, selections, spaces
 from medarts.registry import sources as registered
 
 NormName = Literal["group", "batch"]
@@ -39,6 +39,7 @@ AnyLoss = Annotated[Settings, Choice(losses)]
 AnyGradient = Annotated[Settings, Choice(gradients)]
 AnyRelaxation = Annotated[Settings, Choice(relaxations)]
 AnyRegularizer = Annotated[Settings, Choice(regularizers)]
+AnySelection = Annotated[Settings, Choice(selections)]
 AnyCriterion = Annotated[Settings, Choice(criteria)]
 
 
@@ -170,6 +171,29 @@ class SelectSettings(Section):
         return self
 
 
+class GuardSettings(Section):
+    """What a search does about collapse.
+
+    Once the architecture learns, an epoch is unhealthy if too many operations of its genotype are identity or pooling,
+    or if the supernet predicts no foreground on a data set. A stage that was healthy and is so no longer has collapsed.
+
+    Attributes:
+        action: roll_back goes on to the end and returns the last healthy genotype; stop ends the stage at the collapse
+            and returns the same; continue returns the last genotype, healthy or not. In a stage before the last it is
+            the candidates for the next one that are rolled back.
+        identity: largest share of identity, skips and pooling among the operations of a healthy genotype.
+        gap_every: epochs between measurements of the discretisation gap, each a validation; 0 measures it at the end of
+            a stage alone.
+        hessian: steps of the power iteration for the largest eigenvalue of the Hessian in the architecture, each of the
+            cost of two architecture steps an epoch; 0 leaves it out.
+    """
+
+    action: Literal["roll_back", "stop", "continue"] = "roll_back"
+    identity: Annotated[Number, Field(gt=0, le=1)] = 0.5
+    gap_every: Duration = 0
+    hessian: Annotated[Whole, Field(ge=0, le=100)] = 0
+
+
 class SearchSettings(Section):
     """The search: bilevel, of a supernet, or by training candidates.
 
@@ -186,6 +210,7 @@ class SearchSettings(Section):
         perturbation: e; the weights are trained with uniform noise on those of operations and paths, whose largest
             grows from 0 to e over a stage (SDARTS-RS, arXiv 2002.05283, where it is 0.03). 0 has none.
         regularizers: terms added to the loss, such as {name: entropy, weight: 0.1}. Default: none.
+        guard: against collapse. Default: none; collapse is told, and nothing is done.
         train_portion: part of the training patients the weights learn from; the alphas learn from the rest.
         lr: initial learning rate of SGD on the weights, with cosine decay.
         lr_min: final learning rate.
@@ -214,6 +239,7 @@ class SearchSettings(Section):
     relaxation: Annotated[AnyRelaxation, LATER] = _named("softmax")
     perturbation: Annotated[Number, Field(ge=0, le=1), LATER] = 0.0
     regularizers: Annotated[tuple[AnyRegularizer, ...], Field(max_length=20)] = ()
+    guard: Annotated[GuardSettings | None, LATER] = None
     train_portion: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     lr: Rate = 0.025
     lr_min: Weight = 1e-5
@@ -236,9 +262,11 @@ class SearchSettings(Section):
 
 
 class DeriveSettings(Section):
-    """What a genotype keeps of a supernet. Paths are those of a lattice, which networks of darts do not have.
+    """How a genotype is chosen, and what it keeps. Paths are those of a lattice, which networks of darts do not have.
 
     Attributes:
+        select: magnitude takes the largest weights; perturbation, at the end of the last stage, edge by edge what is
+            missed most when it is left out; a name, or a mapping with the name and its settings.
         paths: all keeps every path (as published, betas unused); top_k the transitions of each node with the largest
             betas; threshold those whose beta is at least the threshold, and always the largest.
         top_k: transitions kept at each node, for top_k.
@@ -247,6 +275,7 @@ class DeriveSettings(Section):
             operation or edge (P-DARTS, arXiv 1904.12760, where it is 2). Default: any number.
     """
 
+    select: Annotated[AnySelection, LATER] = _named("magnitude")
     paths: Literal["all", "top_k", "threshold"] = "top_k"
     top_k: Annotated[Whole, Field(ge=1, le=3)] = 2
     threshold: Fraction = 0.3

@@ -114,10 +114,14 @@ class Batches:
 
     def training(self, order: NDArray[np.int64], step: int, *, settings: AugmentationSettings, seed: int) -> Batch:
         """Returns the augmented batch of a step; steps beyond the last start over."""
-        start = step % self.steps * self.batch
-        batch = self._load(order[start : start + self.batch])
+        batch = self.unchanged(order, step)
         images, targets = augment(batch.images, batch.targets, settings, seed=seed)
         return Batch(images, targets, batch.indices, batch.truths)
+
+    def unchanged(self, order: NDArray[np.int64], step: int) -> Batch:
+        """Returns the batch of a step as it is; steps beyond the last start over."""
+        start = step % self.steps * self.batch
+        return self._load(order[start : start + self.batch])
 
     def all(self) -> Iterator[Batch]:
         """Yields every image once, unchanged, in the order of the manifest.

@@ -117,6 +117,7 @@ class Job(ABC, Generic[State]):
         self.state = state
         self.run: RunDirectory | None = None
         self.pause: int | None = None
+        self._stop = Interruption()
 
     # What a job supplies.
 
@@ -279,6 +280,7 @@ class Job(ABC, Generic[State]):
                 self.state = restored(type(self.state), point.state["loop"])
         done, total = self.progress
         with interruption() as stop, progress_bar(self.kind, total, done=done) as bar:
+            self._stop = stop
             for stage in self.stages_left:
                 with memory_named(self.title, fix=self.memory_fix(self.recipe, stage)):
                     self.set_up()
@@ -389,6 +391,15 @@ class Job(ABC, Generic[State]):
             f"{name} diverged: {what} is not finite at {self.where}." + kept * " The last good checkpoint was kept.",
             fix="Lower the learning rate or the clipping norm, or use fp32, and start again.",
         )
+
+    def leave_if_asked(self) -> None:
+        """Ends long work at the end of a stage if the job was asked to stop; it resumes from what was saved last.
+
+        Raises:
+            InterruptedRunError: it was.
+        """
+        if self._stop.requested:
+            self._leave()
 
     def _leave(self) -> NoReturn:
         raise InterruptedRunError(f"Stopped; {self.directory.path} is saved.", fix=f"Resume with: {self.continuation}")

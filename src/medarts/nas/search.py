@@ -4,7 +4,8 @@
       for every epoch:
         for every step: the architecture on one half of the training set (once it is no longer frozen),
                         the weights on the other
-        validate, note the genotype so far, save a checkpoint
+        validate, note the genotype so far and how healthy it is, save a checkpoint
+    at the end:         a selection chooses the genotype
 
 Source: DARTS (arXiv 1806.09055). It knows no space, no task and no data set.
 """
@@ -22,9 +23,9 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medarts.config import BatchSettings, Recipe
+from medarts.config import BatchSettings, GuardSettings, Recipe
 from medarts.config.reading import fingerprint_without_seed
-from medarts.data.batches import Batches, check_fills_a_batch, mix, smallest_batch
+from medarts.data.batches import Batches, Mixture, check_fills_a_batch, mix, smallest_batch
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.splits import halve
 from medarts.data.store import ImageStore, open_store
@@ -34,13 +35,16 @@ from medarts.engine.device import make_fabric
 from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, cosine, resume, start
 from medarts.errors import MedartsError, RecipeError
+from medarts.nas import guard
+from medarts.nas.deciding import Deciding, restriction_of
 from medarts.nas.gradients import Objective, first_order
 from medarts.nas.regularizers import Of, RegularizerSettings, check_regularizers
-from medarts.registry import bound, calling, gradients, regularizers, relaxations, spaces
+from medarts.registry import bound, calling, gradients, regularizers, relaxations, selections, spaces
 from medarts.spaces import make_space
 from medarts.spaces.base import Candidates, SearchSpace
-from medarts.spaces.genotype import Genotype
+from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.relaxations import Draw, Relaxation, make_relaxation
+from medarts.system.console import warn
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
 
@@ -64,12 +68,29 @@ class SearchState(LoopState):
         arch_loss: sum of the architecture's losses in this epoch.
         gaps: discretisation gap at the end of every stage done.
         candidates: operations of every edge that the last stage done has kept.
+        alphas: weights of the candidates in the last epoch, see `guard.alpha_rows`.
+        illness: why the last epoch of this stage was unhealthy, None if it was not.
+        healthy: the last healthy epoch of this stage, its genotype and the candidates it would have handed on.
+        continuous: validation of the supernet at the end of this stage, before anything was decided.
+        made: the decisions that a selection has made.
+        tuned: steps that followed them.
     """
 
     stage: int = 0
     arch_loss: float = 0.0
     gaps: list[dict[str, Any]] = field(default_factory=list)
     candidates: Candidates | None = None
+    alphas: list[list[float]] = field(default_factory=list)
+    illness: str | None = None
+    healthy: dict[str, Any] | None = None
+    continuous: dict[str, Any] | None = None
+    made: list[dict[str, Any]] = field(default_factory=list)
+    tuned: int = 0
+
+    def next_stage(self) -> None:
+        """Begins the next stage, of which nothing is known yet."""
+        self.stage, self.epoch, self.step = self.stage + 1, 0, 0
+        self.alphas, self.illness, self.healthy, self.continuous = [], None, None, None
 
     def next_epoch(self) -> None:
         """Begins the next epoch with empty sums."""
@@ -108,6 +129,7 @@ class Search(Job[SearchState]):
         self.stage_data = data
         chosen = recipe.search.gradient
         self.gradient = bound(gradients.get(chosen.name), settings=chosen)
+        self.selection = selections.entry(recipe.derive.select.name)
 
     @staticmethod
     def parts_setting(recipe: Recipe, stage: int | None) -> tuple[str, BatchSettings]:
@@ -170,13 +192,17 @@ class Search(Job[SearchState]):
         of_stages = [stage.epochs * number for stage, number in zip(self.recipe.search.stages, steps, strict=True)]
         done = sum(of_stages[: self.state.stage])
         if self.stages_left:
-            done += super().progress[0]
+            # A selection numbers its decisions as steps after the last epoch.
+            done += min(super().progress[0], of_stages[self.state.stage])
         return done, sum(of_stages)
 
     @property
     def stage_progress(self) -> float:
-        """How far the stage is, from 0 to below 1."""
-        return (self.state.epoch + self.state.step / self.steps) / self.epochs
+        """How far the stage is: from 0 to below 1, and 1 at its end."""
+        if self.has_stopped_early:
+            return 1.0
+        # A selection numbers its decisions as steps after the last epoch.
+        return min(1.0, (self.state.epoch + self.state.step / self.steps) / self.epochs)
 
     @property
     def architecture_lr(self) -> float:
@@ -204,12 +230,22 @@ class Search(Job[SearchState]):
         """Epochs done in all stages."""
         return sum(stage.epochs for stage in self.recipe.search.stages[: self.state.stage]) + self.state.epoch
 
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether the stage has collapsed and the guard stops it."""
+        settings, state = self.recipe.search.guard, self.state
+        is_ill = state.illness is not None and state.healthy is not None
+        return settings is not None and settings.action == "stop" and is_ill
+
     def set_up(self) -> None:
         """Builds supernet and optimizers of the stage."""
         settings, number = self.recipe.search, self.state.stage
         seed_torch(self.recipe.seed, "supernet", number)
         self.supernet = self.space.supernet(settings.stages[number], self.state.candidates)
         self.supernet.relaxation = make_relaxation(settings.relaxation)
+        if self.selection.about["stepwise"]:
+            self.supernet.decisions(self.recipe.derive)  # refused now, not when all stages have been trained
+            self.supernet.restriction = restriction_of(self.state.made)
         # Walking over the modules of a supernet takes long enough to be felt in every step.
         self.weights, self.architecture = self.supernet.weights(), self.supernet.architecture()
         self.model, self.weight_optimizer, self.architecture_optimizer = self.fabric.setup(
@@ -252,14 +288,14 @@ class Search(Job[SearchState]):
     def step(self) -> None:
         """One bilevel step: the architecture first, as in DARTS, then the weights."""
         state, settings, data = self.state, self.recipe.search, self.data
-        training = self._objective(data.weights, self.orders[0])
+        training = self.objective(data.weights, self.orders[0], epoch=state.epoch, step=state.step)
         if state.epoch >= settings.arch_after:
             self.architecture_optimizer.zero_grad()
             self.weight_optimizer.zero_grad()  # or the gradients of the step before would be held meanwhile
             loss = self.gradient(
                 self.fabric,
                 training=training,
-                validation=self._objective(data.architecture, self.orders[1]),
+                validation=self.objective(data.architecture, self.orders[1], epoch=state.epoch, step=state.step),
                 weights=self.weights,
                 architecture=self.architecture,
                 optimizer=self.weight_optimizer,
@@ -268,16 +304,21 @@ class Search(Job[SearchState]):
             self._regularize("architecture")
             self.architecture_optimizer.step()
             state.arch_loss += loss
+        state.train_loss += self.step_weights(training)
+
+    def step_weights(self, training: Objective) -> float:
+        """Lowers the loss of the weights by one step, and returns it."""
+        settings = self.recipe.search
         self.weight_optimizer.zero_grad()
         loss = first_order(self.fabric, training, held=self.architecture)
-        self.check_finite(loss, name=f"loss of the {data.weights.name}")
+        self.check_finite(loss, name=f"loss of the {self.data.weights.name}")
         self._regularize("weights")
         if settings.grad_clip:
             self.fabric.clip_gradients(
                 self.model, self.weight_optimizer, max_norm=settings.grad_clip, error_if_nonfinite=False
             )
         self.weight_optimizer.step()
-        state.train_loss += loss
+        return loss
 
     def validate(self) -> dict[str, Any]:
         """Returns the validation values of the supernet as it is; see ``Job.validate``."""
@@ -305,11 +346,11 @@ class Search(Job[SearchState]):
         # A term that is off at this point of the search may be a constant, which has no gradient.
         yield settings.weight * (value if value.requires_grad else value + 0 * free[0].sum())
 
-    def _objective(self, half: Batches, order: NDArray[np.int64]) -> Objective:
-        """Returns the loss on this step's batch of a half, the same function however often it is called."""
+    def objective(self, half: Batches, order: NDArray[np.int64], *, epoch: int, step: int) -> Objective:
+        """Returns the loss on a step's batch of a half, the same function however often it is called."""
         state, recipe = self.state, self.recipe
-        where = (half.name, state.stage, state.epoch, state.step)
-        batch = half.training(order, state.step, settings=recipe.data.augmentation, seed=seed_of(recipe.seed, *where))
+        where = (half.name, state.stage, epoch, step)
+        batch = half.training(order, step, settings=recipe.data.augmentation, seed=seed_of(recipe.seed, *where))
         mixture = mix(batch.images, batch.targets, recipe.search.mixing, seed=seed_of(recipe.seed, "mixing", *where))
         parts = mixture.split(recipe.search.stages[state.stage].accumulate)
         progress, settings = self.stage_progress, recipe.search
@@ -333,9 +374,15 @@ class Search(Job[SearchState]):
 
     def journals(self, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Writes the genotype so far, and returns the lines of metrics and architecture."""
-        state, genotype = self.state, self._derive()
+        state, genotype, snapshot = self.state, self.derive(), self.supernet.snapshot()
         genotype.save(self.directory.path / "genotype.json")
         frozen = state.epoch < self.recipe.search.arch_after
+        signals = self._signals(genotype, snapshot, values)
+        if not frozen:  # of a frozen architecture the genotype is one of chance
+            state.illness = self._illness(genotype, values)
+            if state.illness is None:
+                kept = self.supernet.strongest(self.recipe.search.stages[state.stage].keep)
+                state.healthy = {"epoch": state.epoch, "genotype": genotype.to_json(), "candidates": kept}
         return {
             "metrics.jsonl": {
                 "train_loss": state.train_loss / state.step,
@@ -343,32 +390,128 @@ class Search(Job[SearchState]):
                 "lr": self.lr,
                 **values,
             },
-            "architecture.jsonl": {**self.supernet.snapshot(), "genotype": json.loads(genotype.to_json())},
+            "architecture.jsonl": {**snapshot, "genotype": json.loads(genotype.to_json()), "signals": signals},
         }
 
-    def end_stage(self) -> None:
-        """Measures the discretisation gap, then hands the strongest candidates to the next stage."""
-        state, score = self.state, self.task.score
-        genotype = self._derive()
-        continuous = self.validate()
+    def _signals(
+        self, genotype: Genotype, snapshot: Mapping[str, Any], values: Mapping[str, Any]
+    ) -> dict[str, float | None]:
+        """Returns the signals of an epoch, and keeps the alphas for those of the next."""
+        state, settings = self.state, self.recipe.search.guard
+        alphas, before = guard.alpha_rows(snapshot), state.alphas
+        state.alphas = alphas
+        signals = {
+            "identity": guard.free_share(genotype, self.space.free),
+            "alpha_entropy": guard.entropy(alphas),
+            "beta_entropy": guard.entropy(guard.beta_rows(snapshot)),
+            "rank_correlation": guard.rank_correlation(alphas, before),
+        }
+        if settings is not None and settings.gap_every:
+            due = (state.epoch + 1) % settings.gap_every == 0
+            signals["gap"] = values[self.task.score] - self._discretised(genotype) if due else None
+        if settings is not None and settings.hessian:
+            signals["hessian"] = self._largest_eigenvalue(settings)
+        return signals
+
+    def _illness(self, genotype: Genotype, values: Mapping[str, Any]) -> str | None:
+        limit = (self.recipe.search.guard or GuardSettings()).identity
+        return guard.illness(genotype, values, free=self.space.free, limit=limit)
+
+    def _discretised(self, genotype: Genotype) -> float:
+        """Returns the validation score of the supernet's weights in a genotype."""
         self.supernet.discretise(genotype)
-        discrete = self.validate()
+        score = float(self.validate()[self.task.score])
         self.supernet.discretise(None)
+        return score
+
+    def _largest_eigenvalue(self, settings: GuardSettings) -> float:
+        self.model.eval()
+        (batch,) = self.fixed_subset(1)
+
+        def losses() -> Iterator[Tensor]:
+            for share, part in batch.split(self.recipe.search.stages[self.state.stage].accumulate):
+                yield share * self.task.loss(self.model(part.images, all_heads=True), part)
+
+        return guard.largest_eigenvalue(
+            self.fabric,
+            losses,
+            architecture=self.architecture,
+            weights=self.weights,
+            iterations=settings.hessian,
+        )
+
+    def end_stage(self) -> None:
+        """Chooses the genotype, measures the discretisation gap, hands the strongest candidates to the next stage."""
+        state, score, stages = self.state, self.task.score, self.recipe.search.stages
+        if state.continuous is None:  # a selection that was interrupted goes on with a supernet of less
+            state.continuous = self.validate()
+        continuous, is_last = state.continuous, state.stage == len(stages) - 1
+        candidates = self.supernet.strongest(stages[state.stage].keep)
+        genotype = self._selected() if is_last else self.derive()
+        collapse = self._illness(genotype, continuous) if self.epochs > self.recipe.search.arch_after else None
+        outcome: dict[str, Any] = {}
+        if collapse is not None:
+            outcome = {"collapse": collapse}
+            if (healthy := self._settle(collapse, is_last=is_last)) is not None:
+                genotype = from_json(healthy["genotype"], origin="the last healthy epoch")
+                candidates, outcome["returned_epoch"] = healthy["candidates"], healthy["epoch"]
+        if is_last:
+            genotype.save(self.directory.path / "genotype.json")
+        discrete = self._discretised(genotype)
         state.gaps.append(
             {
                 "score": score.removeprefix("val_"),
                 "supernet": continuous[score],
-                "discrete": discrete[score],
-                "gap": continuous[score] - discrete[score],
+                "discrete": discrete,
+                "gap": continuous[score] - discrete,
+                **outcome,
             }
         )
-        state.candidates = self.supernet.strongest(self.recipe.search.stages[state.stage].keep)
-        state.stage, state.epoch = state.stage + 1, 0
+        state.candidates = candidates
+        state.next_stage()
         # Before the checkpoint: a search that is killed behind its last one has nothing left to do.
-        self.directory.write_json("summary.json", {**state.gaps[-1], "stages": state.gaps})
+        selection = {"selection": state.made} if state.made else {}
+        self.directory.write_json("summary.json", {**state.gaps[-1], "stages": state.gaps, **selection})
         self.save()
 
-    def _derive(self) -> Genotype:
+    def _settle(self, collapse: str, *, is_last: bool) -> dict[str, Any] | None:
+        """Tells of a collapse, and returns the epoch to go back to; None where none is healthy, or none is wanted.
+
+        Raises:
+            MedartsError: the search ends with a supernet that predicts no foreground, and never was healthy.
+        """
+        settings, healthy = self.recipe.search.guard, self.state.healthy
+        what = f"Stage {self.state.stage + 1} of the search has collapsed: {collapse}."
+        goes_back = settings is not None and settings.action != "continue"
+        blind = "foreground" in collapse
+        fix = guard.advice(settings, blind=blind)
+        if is_last and goes_back and healthy is None and blind:
+            raise MedartsError(what, fix=fix)
+        if not goes_back:
+            warn(f"{what} {fix}")
+            return None
+        if healthy is None:
+            warn(f"{what} No epoch was healthy, so the last one counts. {fix}")
+            return None
+        warn(f"{what} Epoch {healthy['epoch'] + 1}, the last healthy one, counts instead. {fix}")
+        return healthy
+
+    def _selected(self) -> Genotype:
+        chosen = self.recipe.derive.select
+        with calling("selection", chosen.name):
+            genotype: Genotype = bound(self.selection.member, settings=chosen)(Deciding(self))
+        return genotype
+
+    def fixed_subset(self, batches: int) -> Iterator[Mixture]:
+        """Yields batches of the alpha half, unchanged, the same however often it is called."""
+        half = self.data.architecture
+        order = half.order(0, seed=seed_of(self.recipe.seed, "fixed subset"), sampling=self.recipe.data.sampling)
+        for step in range(min(batches, half.steps)):
+            batch = half.unchanged(order, step)
+            yield Mixture(batch.images, ((1.0, batch.targets),))
+
+    def derive(self) -> Genotype:
+        """Returns the genotype of what was decided and, beyond that, of the architecture parameters."""
         facts = self.directory.facts
         return self.supernet.derive(
             self.recipe.derive,
@@ -386,9 +529,13 @@ class Search(Job[SearchState]):
 
     def prepare_for(self, changes: Iterable[Change]) -> None:
         """Goes back before the end of the last stage if this is to be longer: the end has chosen already."""
-        last = checkpoint.newest(self.directory.checkpoints, "last")
-        ended = last is not None and last[0] == len(self.recipe.search.stages)
-        if ended and any(change.field.endswith(".epochs") for change in changes):
+        last, stages = checkpoint.newest(self.directory.checkpoints, "last"), len(self.recipe.search.stages)
+        longer = [change for change in changes if change.field.endswith(".epochs")]
+        if last is None or not longer:
+            return
+        # A selection that was interrupted has decided, too; its decisions count as steps after the last epoch.
+        selecting = last[:2] == (stages - 1, longer[0].before) and last[2] > 0
+        if last[0] == stages or selecting:
             checkpoint.drop_newest(self.directory.checkpoints, "last")
 
 
@@ -451,13 +598,7 @@ def prepare_search(recipe: Recipe, run: RunDirectory | None = None, *, data: Ima
     Raises:
         MedartsError: data, recipe or device do not fit, or the data of the run have changed.
     """
-    gradient = gradients.entry(recipe.search.gradient.name)
-    if gradient.about["needs_fp32"] and recipe.compute.precision != "fp32":
-        raise RecipeError(
-            f"search.gradient {gradient.name} takes the difference of almost equal gradients, which "
-            f"{recipe.compute.precision} does not resolve.",
-            fix="Use compute.precision=fp32, or search.gradient=first_order.",
-        )
+    _check_settings(recipe)
     _check_relaxation(recipe)
     fabric = make_fabric(recipe.compute)
     manifest = open_manifest(recipe.data, needs=("train", "val"), data=data)
@@ -510,3 +651,38 @@ def _check_relaxation(recipe: Recipe) -> None:
             fix="Use search.perturbation=0, or another relaxation.",
         )
     check_regularizers(settings.regularizers, relaxation=name, has_paths=space.has_paths)
+
+
+def _check_settings(recipe: Recipe) -> None:
+    """Refuses settings of a search that do not fit each other.
+
+    Raises:
+        RecipeError: names them.
+    """
+    settings, precision = recipe.search, recipe.compute.precision
+    gradient, selection = gradients.entry(settings.gradient.name), recipe.derive.select.name
+    if precision != "fp32":
+        differences = "takes the difference of almost equal gradients, which"
+        if gradient.about["needs_fp32"]:
+            raise RecipeError(
+                f"search.gradient {gradient.name} {differences} {precision} does not resolve.",
+                fix="Use compute.precision=fp32, or search.gradient=first_order.",
+            )
+        if settings.guard is not None and settings.guard.hessian:
+            raise RecipeError(
+                f"search.guard.hessian {differences} {precision} does not resolve.",
+                fix="Use compute.precision=fp32, or search.guard.hessian=0.",
+            )
+    if not selections.entry(selection).about["stepwise"]:
+        return
+    if recipe.derive.skips is not None:
+        raise RecipeError(
+            f"derive.skips takes the next strongest in place of a skip, which derive.select {selection} does not rank.",
+            fix="Leave derive.skips out, or use derive.select=magnitude.",
+        )
+    if cast("type[Relaxation]", relaxations.get(settings.relaxation.name)).sparse:
+        raise RecipeError(
+            f"derive.select {selection} leaves out one operation of the mixture at a time, but search.relaxation "
+            f"{settings.relaxation.name} runs a single one.",
+            fix="Use derive.select=magnitude, or another relaxation, such as softmax.",
+        )

@@ -32,6 +32,7 @@ from medarts.errors import GenotypeError, MedartsError, RecipeError, did_you_mea
 from medarts.network import Network
 from medarts.network.layers import Norm
 from medarts.registry import calling
+from medarts.spaces.decisions import NOTHING, Decision, Restriction, node_place
 from medarts.spaces.genotype import EDGES_PER_NODE, NEIGHBOUR, NONE, Cell, Edge, Genotype
 from medarts.spaces.lattice import Lattice
 from medarts.spaces.relaxations import Draw, Relaxation, Softmax, relaxed
@@ -156,10 +157,12 @@ class Supernet(nn.Module, ABC):
     Attributes:
         relaxation: how the architecture parameters become weights of its mixture.
         auxiliary_skip: b; every edge carries b times its state beside its operations (DARTS-), with 0 it does not.
+        restriction: what ``forward`` and ``derive`` leave out; see ``decisions``.
     """
 
     relaxation: Relaxation = Softmax()
     auxiliary_skip: float = 0.0
+    restriction: Restriction = NOTHING
     _draw: Draw | None = None
 
     @contextmanager
@@ -214,6 +217,20 @@ class Supernet(nn.Module, ABC):
     def derive(self, settings: DeriveSettings, *, name: str, provenance: Mapping[str, Any]) -> Genotype:
         """Returns the genotype that the architecture parameters describe now."""
 
+    def decisions(self, settings: DeriveSettings) -> list[Decision]:
+        """Returns everything that a genotype decides: operations, then edges, then paths.
+
+        A supernet that has them takes what is left out from ``restriction``.
+
+        Raises:
+            RecipeError: this supernet knows none, which by default is so.
+        """
+        raise RecipeError(
+            f"derive.select {settings.select.name} decides one thing after the other, which a {type(self).__name__} "
+            "does not offer.",
+            fix="Use derive.select=magnitude.",
+        )
+
     @abstractmethod
     def discretise(self, genotype: Genotype | None) -> None:
         """Makes ``forward`` use the operations and paths of ``genotype`` alone, with the weights as they are.
@@ -244,6 +261,7 @@ class SearchSpace(ABC):
         relaxes: whether its supernets weigh by ``Supernet.relaxed``, so that a recipe can choose the relaxation.
         has_paths: whether its supernets have ``path_logits``.
         operations: the sets of its operations, to which ``register_operation`` adds.
+        free: names of its identity, skips and pooling, of which a collapsed genotype consists.
         cell_inputs: kind of cell -> what its first and second input are, for drawings.
         cell_meanings: kind of cell -> what it does, for drawings.
         has_text_form: whether genotypes have a form as text beside JSON: ``from_text`` and ``to_text``.
@@ -256,6 +274,7 @@ class SearchSpace(ABC):
     relaxes: ClassVar[bool] = False
     has_paths: ClassVar[bool] = False
     operations: ClassVar[Mapping[str, Operations[Any]]] = {}
+    free: ClassVar[frozenset[str]] = frozenset()
     cell_inputs: ClassVar[Mapping[str, tuple[str, str]]] = {}
     cell_meanings: ClassVar[Mapping[str, str]] = {}
     has_text_form: ClassVar[bool] = False
@@ -643,6 +662,36 @@ def cell_weights(
     return CellWeights(edges, names, scaled, bypass, skip)
 
 
+def restricted(weights: CellWeights, restriction: Restriction, *, kind: str, places: Sequence[str]) -> CellWeights:
+    """Returns the weights of the cells of a kind without what is left out, so that it is not run.
+
+    An operation that was decided has weight 1, times that of its edge (edge normalisation) until the edges into the
+    node are decided too; from then on 1, as in a derived network.
+
+    Args:
+        weights: of all candidates.
+        restriction: what is left out.
+        kind: of the cells.
+        places: for every edge, the place of the decision for its operation.
+    """
+    names: list[tuple[str, ...]] = []
+    operations: list[Tensor] = []
+    bypass: list[Tensor] = []
+    for edge, (node, state) in enumerate(weights.edges):
+        into, operation = f"edges {node_place(kind, node)}", f"operation {places[edge]}"
+        scale, candidates = weights.bypass[edge], weights.candidates[edge]
+        if restriction.has(into, str(state)):
+            chosen = [number for number, name in enumerate(candidates) if restriction.has(operation, name)]
+            scale = torch.ones_like(scale) if into in restriction.kept else scale
+        else:
+            chosen, scale = [], torch.zeros_like(scale)
+        decided = operation in restriction.kept
+        names.append(tuple(candidates[number] for number in chosen))
+        operations.append(scale.expand(len(chosen)) if decided else weights.operations[edge][chosen])
+        bypass.append(scale)
+    return CellWeights(weights.edges, tuple(names), tuple(operations), torch.stack(bypass), weights.skip)
+
+
 def edge_weights(edges: Edges, gamma: Tensor) -> Tensor:
     """Returns the softmax of gammas over the edges into each node, which follow each other."""
     nodes = [node for node, _ in edges]
@@ -680,13 +729,14 @@ def one_hot(edges: Edges, names: Names, cell: Cell, *, genotype: Genotype, like:
 
 def alphas_snapshot(edges: Edges, names: Names, preferences: Tensor) -> dict[str, Any]:
     """Returns the preferences of a set's candidates as they are written to ``architecture.jsonl``."""
-    return {"edges": _labels(edges), "operations": [list(row) for row in names], "weights": preferences.tolist()}
+    return {"edges": edge_labels(edges), "operations": [list(row) for row in names], "weights": preferences.tolist()}
 
 
 def gammas_snapshot(edges: Edges, gamma: Tensor) -> dict[str, float]:
     """Returns the softmaxed gammas of a kind of cell as they are written to ``architecture.jsonl``."""
-    return dict(zip(_labels(edges), edge_weights(edges, gamma.detach()).tolist(), strict=True))
+    return dict(zip(edge_labels(edges), edge_weights(edges, gamma.detach()).tolist(), strict=True))
 
 
-def _labels(edges: Edges) -> list[str]:
+def edge_labels(edges: Edges) -> list[str]:
+    """Returns what edges are called, such as ``1<-0``: the node and the state that it reads."""
     return [f"{node}<-{state}" for node, state in edges]

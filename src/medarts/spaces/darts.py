@@ -53,10 +53,12 @@ from medarts.spaces.base import (
     cell_weights,
     check_candidates,
     derive_cell,
+    edge_labels,
     gammas_snapshot,
     initial,
     leaving,
     one_hot,
+    restricted,
     strongest,
     where_skips,
 )
@@ -73,6 +75,7 @@ from medarts.spaces.darts_operations import (
     preprocess,
     stride_of,
 )
+from medarts.spaces.decisions import Decision, edges_decisions, operation_decision
 from medarts.spaces.fused import darts as fused
 from medarts.spaces.genotype import (
     COPY_AGAIN,
@@ -609,9 +612,22 @@ class DartsSupernet(Supernet):
         """Returns how strongly the architecture prefers each candidate, without chance and with none left out."""
         return self._mixture([self.relaxation.preferences(rows) for rows in self.alphas.values()])
 
+    def decisions(self, settings: DeriveSettings) -> list[Decision]:
+        """Returns the operation of every edge of a kind of cell, then the edges into every node."""
+        operations = [
+            operation_decision(place, names)
+            for kind in KINDS
+            for place, names in zip(self._places(kind), self.candidates[kind], strict=True)
+        ]
+        return [*operations, *(decision for kind in KINDS for decision in edges_decisions(kind, self.edges))]
+
+    def _places(self, kind: Kind) -> list[str]:
+        """Returns for every edge of the cells of a kind where its operation is decided."""
+        return [f"{kind} {label}" for label in edge_labels(self.edges)]
+
     def _mixture(self, weights: list[Tensor], *, sparse: bool = False, skip: float = 0.0) -> dict[Kind, CellWeights]:
         of_kinds = dict(zip(self.alphas, weights, strict=True))
-        return {
+        mixture = {
             kind: cell_weights(
                 self.edges,
                 self.candidates[kind],
@@ -621,6 +637,12 @@ class DartsSupernet(Supernet):
                 skip=skip,
             )
             for kind in KINDS
+        }
+        if not self.restriction:
+            return mixture
+        return {
+            kind: restricted(of_kind, self.restriction, kind=kind, places=self._places(kind))
+            for kind, of_kind in mixture.items()
         }
 
     def strongest(self, keep: Mapping[str, int]) -> Candidates:
@@ -934,6 +956,7 @@ class Darts(SearchSpace):
     }
     relaxes = True
     operations = OPERATIONS
+    free: ClassVar[frozenset[str]] = frozenset({"skip_connect", "avg_pool_3x3", "max_pool_3x3"})
     cell_inputs: ClassVar[Mapping[str, tuple[str, str]]] = dict.fromkeys(
         KINDS, ("the cell before the last", "the last cell")
     )

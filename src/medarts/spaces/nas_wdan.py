@@ -55,13 +55,16 @@ from medarts.spaces.base import (
     cell_weights,
     check_candidates,
     derive_cell,
+    edge_labels,
     gammas_snapshot,
     initial,
     leaving,
     one_hot,
+    restricted,
     strongest,
     where_skips,
 )
+from medarts.spaces.decisions import Decision, edges_decisions, operation_decision
 from medarts.spaces.fused import nas_wdan as fused
 from medarts.spaces.genotype import (
     COPY_AGAIN,
@@ -847,6 +850,58 @@ class NasWdanSupernet(Supernet):
             operations = [alphas[of_row][row] for of_row, row in rows]
             gamma = self.gammas[kind] if self.gammas else None
             cells[kind] = cell_weights(self.edges, self._names(kind), operations, gamma=gamma, sparse=sparse, skip=skip)
+        mixture = MixtureWeights(cells, transitions)
+        return self._restricted(mixture) if self.restriction else mixture
+
+    def decisions(self, settings: DeriveSettings) -> list[Decision]:
+        """Returns the operation of every row of alphas, the edges into every node of a cell, the paths of the lattice.
+
+        Raises:
+            RecipeError: ``settings.paths`` is threshold, which no loss can be compared with.
+        """
+        if settings.paths == "threshold":
+            raise RecipeError(
+                f"derive.paths threshold is one of betas, which derive.select {settings.select.name} does not use.",
+                fix="Use derive.paths=top_k or derive.paths=all.",
+            )
+        operations = [
+            operation_decision(self._place(kind, edge), self.candidates[kind][row])
+            for kind in self.candidates
+            for row, edge in enumerate(
+                number for number, (_, state) in enumerate(self.edges) if self._uses(kind, state)
+            )
+        ]
+        edges = [decision for transition in TRANSITIONS for decision in edges_decisions(transition, self.edges)]
+        most = settings.top_k if settings.paths == "top_k" else len(TRANSITIONS)
+        paths = [
+            Decision("paths", head_name(node), possible, min(most, len(possible)))
+            for node, possible in self.paths.items()
+        ]
+        return [*operations, *edges, *paths]
+
+    def _place(self, kind: str, edge: int) -> str:
+        """Returns where the operation of an edge is decided, for all cells that share its row."""
+        return f"{kind} {edge_labels(self.edges)[edge]}"
+
+    def _restricted(self, mixture: MixtureWeights) -> MixtureWeights:
+        cells = {
+            transition: restricted(
+                weights,
+                self.restriction,
+                kind=transition,
+                places=[
+                    self._place(set_of_edge(transition, state), edge) for edge, (_, state) in enumerate(self.edges)
+                ],
+            )
+            for transition, weights in mixture.cells.items()
+        }
+        transitions = {}
+        for node, row in mixture.transitions.items():
+            name = f"paths {head_name(node)}"
+            kept = {transition: weight for transition, weight in row.items() if self.restriction.has(name, transition)}
+            if name in self.restriction.kept:  # as in a derived network, which sums its cells
+                kept = {transition: torch.ones_like(weight) for transition, weight in kept.items()}
+            transitions[node] = kept
         return MixtureWeights(cells, transitions)
 
     def strongest(self, keep: Mapping[str, int]) -> Candidates:
@@ -1364,6 +1419,7 @@ class NasWdan(SearchSpace):
     relaxes = True
     has_paths = True
     operations = OPERATIONS
+    free: ClassVar[frozenset[str]] = frozenset({"identity", "avg_pool", "max_pool"})
     cell_inputs: ClassVar[Mapping[str, tuple[str, str]]] = {
         "down": ("node (t−2, l)", "node (t−1, l−1)"),
         "normal": ("node (t−4, l)", "node (t−2, l)"),

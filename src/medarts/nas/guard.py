@@ -1,0 +1,175 @@
+"""The guard: signals of how healthy a search is, epoch by epoch, and what counts as collapse.
+
+A search that collapses ends with a network of skips and pooling, or its supernet learns nothing that alphas could be
+learned from. Both can be seen long before the end. The signals are those of the literature: the share of skips
+(P-DARTS, arXiv 1904.12760), the entropy and the discretisation gap (arXiv 2007.03154), the rank of the alphas from
+epoch to epoch, and the largest eigenvalue of the Hessian in the architecture (RobustDARTS, arXiv 1909.09656).
+"""
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from medarts.config.sections import GuardSettings
+from medarts.nas.gradients import Objective, first_order
+from medarts.spaces.genotype import Genotype
+
+LEAST_FOREGROUND = 0.01
+"""Predicted foreground of a data set, as a part of the true one, below which the supernet predicts none."""
+
+DISTANCE = 0.01
+"""Length of the step in the architecture by which second derivatives are measured, as in `medarts.nas.gradients`."""
+
+Rows = Sequence[Sequence[float]]
+"""Weights that compete: of the candidates of every edge."""
+
+
+def free_share(genotype: Genotype, free: Collection[str]) -> float:
+    """Returns the share of operations of a genotype that are among ``free``, 0 to 1."""
+    operations = [name for cell in genotype.cells.values() for node in cell for name, _ in node]
+    return sum(name in free for name in operations) / len(operations)
+
+
+def alpha_rows(snapshot: Mapping[str, Any]) -> list[list[float]]:
+    """Returns the weights of the candidates of every edge in a line of architecture.jsonl."""
+    return [row for of_set in snapshot.get("alphas", {}).values() for row in of_set["weights"]]
+
+
+def beta_rows(snapshot: Mapping[str, Any]) -> list[list[float]]:
+    """Returns the weights of the cells into every node of a lattice in such a line; none where there is no lattice."""
+    return [list(row.values()) for row in snapshot.get("betas", {}).values()]
+
+
+def entropy(rows: Rows) -> float | None:
+    """Returns the mean entropy of rows of weights, 0 (decided) to 1 (all equal); None if nothing competes.
+
+    >>> entropy([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0]])
+    0.5
+    """
+    shares = [stats.entropy(row) / math.log(len(row)) for row in rows if len(row) > 1]
+    return float(np.mean(shares)) if shares else None
+
+
+def rank_correlation(rows: Rows, before: Rows) -> float | None:
+    """Returns Spearman's rank correlation of the weights of an edge with those of before, mean over the edges.
+
+    Near 1 the order of the candidates has settled. None where no edge has an order, or where there is no before.
+    """
+    found = [
+        stats.spearmanr(row, other).statistic
+        for row, other in zip(rows, before, strict=bool(before))
+        if np.ptp(row) > 0 and np.ptp(other) > 0
+    ]
+    return float(np.mean(found)) if found else None
+
+
+def illness(genotype: Genotype, values: Mapping[str, Any], *, free: Collection[str], limit: float) -> str | None:
+    """Returns why an epoch is unhealthy, as half a sentence; None if it is not.
+
+    Args:
+        genotype: of the epoch.
+        values: of its validation.
+        free: names of identity, skips and pooling.
+        limit: largest share of them.
+    """
+    share = free_share(genotype, free)
+    if share > limit:
+        return f"{share:.0%} of the genotype's operations are identity or pooling (limit {limit:.0%})"
+    silent = without_foreground(values)
+    return f"the supernet predicts no foreground on {', '.join(silent)}" if silent else None
+
+
+def without_foreground(values: Mapping[str, Any]) -> list[str]:
+    """Returns the data sets on which a network predicts no foreground, by the values of its validation."""
+    shares: Mapping[str, float | None] = values.get("val_foreground_by_domain", {})
+    return [name for name, share in shares.items() if share is not None and share < LEAST_FOREGROUND]
+
+
+def advice(settings: GuardSettings | None, *, blind: bool) -> str:
+    """Returns what to do about a collapse.
+
+    Args:
+        settings: of the guard, if there is one.
+        blind: the supernet predicts no foreground.
+    """
+    if blind:
+        return "Raise search.lr or the epochs, or use search.loss=bce_dice or data.sampling=equal."
+    guard = "" if settings is not None else "search.guard={}, "
+    return f"Use {guard}derive.select=perturbation or a regularizer, or lower search.arch_lr."
+
+
+def largest_eigenvalue(
+    fabric: Fabric,
+    objective: Objective,
+    *,
+    architecture: Sequence[nn.Parameter],
+    weights: Sequence[nn.Parameter],
+    iterations: int,
+) -> float:
+    """Returns the largest eigenvalue, by size, of the Hessian of a loss in the architecture, by power iteration.
+
+    RobustDARTS (arXiv 1909.09656), section 4. Products with the Hessian are differences of two gradients, as in the
+    second order of DARTS, so no operation has to be differentiated twice. Parameters and gradients are left as they
+    were.
+
+    Args:
+        fabric: does the backward passes.
+        objective: the loss, the same function whenever it is called.
+        architecture: the parameters.
+        weights: all others, which are held.
+        iterations: of the power method.
+    """
+    generator = torch.Generator().manual_seed(0)  # any start that is not orthogonal to the eigenvector
+    vector = [torch.randn(each.shape, generator=generator).to(each) for each in architecture]
+    value = 0.0
+    with _kept(architecture) as before:
+        for _ in range(iterations):
+            length = get_total_norm(vector)
+            if length == 0:
+                return 0.0
+            vector = [each / length for each in vector]
+            sides = []
+            for distance in (DISTANCE, -DISTANCE):
+                _move(architecture, before, vector, distance)
+                first_order(fabric, objective, held=weights)
+                sides.append([_taken(each) for each in architecture])
+            product = [(above - below) / (2 * DISTANCE) for above, below in zip(*sides, strict=True)]
+            # Rayleigh's quotient has the sign of the eigenvalue, which the length of the product has not.
+            value = float(sum((each * other).sum() for each, other in zip(vector, product, strict=True)))
+            vector = product
+    return value
+
+
+def _taken(parameter: nn.Parameter) -> Tensor:
+    gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    parameter.grad = None
+    return gradient
+
+
+@torch.no_grad()
+def _move(parameters: Sequence[nn.Parameter], start: Sequence[Tensor], by: Sequence[Tensor], distance: float) -> None:
+    for parameter, origin, direction in zip(parameters, start, by, strict=True):
+        parameter.copy_(origin + distance * direction)
+
+
+@contextmanager
+def _kept(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
+    """Gives the values of parameters, and afterwards puts these and the gradients back."""
+    values = [each.detach().clone() for each in parameters]
+    gradients = [each.grad for each in parameters]
+    try:
+        for each in parameters:
+            each.grad = None
+        yield values
+    finally:
+        _move(parameters, values, values, 0.0)
+        for each, gradient in zip(parameters, gradients, strict=True):
+            each.grad = gradient
