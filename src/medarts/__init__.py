@@ -7,7 +7,8 @@
 
 The verbs of the command line are functions here. ``create_model``, ``list_models`` and ``load_genotype`` give networks
 and genotypes without a run, ``from_arrays`` and ``from_dataset`` take images in memory, and ``register_*`` add spaces,
-operations, models, losses, metrics, data sources, relaxations, regularizers and criteria of pruning of your own.
+operations, models, losses, metrics, data sources, relaxations, regularizers, selections and criteria of pruning of your
+own.
 """
 
 from importlib import import_module
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from medarts.metrics import register_metric
     from medarts.models import create_model, list_models, register_model
     from medarts.nas.regularizers import register_regularizer
+    from medarts.nas.selection import register_selection
     from medarts.pruning.criteria import register_criterion
     from medarts.registry import Settings
     from medarts.spaces import load_genotype, register_operation, register_space
@@ -60,6 +62,7 @@ _ROOMS = {
     "medarts.metrics": ("register_metric",),
     "medarts.models": ("create_model", "list_models", "register_model"),
     "medarts.nas.regularizers": ("register_regularizer",),
+    "medarts.nas.selection": ("register_selection",),
     "medarts.pruning.criteria": ("register_criterion",),
     "medarts.registry": ("Settings",),
     "medarts.spaces": ("load_genotype", "register_operation", "register_space"),
@@ -71,8 +74,8 @@ __all__ = [
     "MedartsError", "Settings", "__version__", "benchmark", "compare", "cost", "create_model", "doctor", "evaluate",
     "export", "from_arrays", "from_dataset", "generalize", "list_models", "load", "load_genotype", "pack", "plan",
     "predict", "prune", "register_criterion", "register_loss", "register_metric", "register_model",
-    "register_operation", "register_regularizer", "register_relaxation", "register_source", "register_space", "report",
-    "resume", "search", "show", "train",
+    "register_operation", "register_regularizer", "register_relaxation", "register_selection", "register_source",
+    "register_space", "report", "resume", "search", "show", "train",
 ]  # fmt: skip
 
 

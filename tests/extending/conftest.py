@@ -18,7 +18,7 @@ from medarts.spaces.nas_wdan import NasWdan
 PAGES = Path(__file__).parents[2] / "docs" / "extending"
 REGISTRIES = (
     registry.spaces, registry.models, registry.losses, registry.metrics, registry.sources, registry.relaxations,
-    registry.regularizers, registry.criteria,
+    registry.regularizers, registry.selections, registry.criteria,
 )  # fmt: skip
 
 RECIPE: dict[str, Any] = {

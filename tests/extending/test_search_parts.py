@@ -75,6 +75,19 @@ def test_a_regularizer_changes_the_architecture(page, discs, tmp_path):
     assert written[0] == {"name": "no_skip", "weight": 10.0, "until": 1.0}
 
 
+def test_a_selection_chooses_the_genotype(page, discs, tmp_path):
+    page("selection")
+    few = {"normal": ["identity", "conv"], "down": ["max_pool"], "up": ["up_conv"]}
+    space = {"intermediate_nodes": 1, "operations": few}
+    recipe = recipe_with(space=space) | {"derive": {"select": {"name": "greedy", "batches": 1}}}
+    run = search(recipe, data=discs, out=tmp_path / "search")
+    made = json.loads((run.path / "summary.json").read_text())["selection"]
+    kept = {each["decision"]: each["kept"] for each in made}
+    assert all(each["losses"] for each in made)
+    cells = load_genotype(run).cells
+    assert [name for name, state in cells["normal"][0] if state == 0] == kept["operation normal 0<-0"]
+
+
 def test_a_relaxation_makes_the_weights_of_training_steps(page, discs, tmp_path):
     page("relaxation")
     chosen = {

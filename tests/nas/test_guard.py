@@ -27,6 +27,7 @@ def recipe(small_recipe: Recipe) -> Recipe:
     """One stage of four epochs, whose alphas learn from the start."""
     return changed(
         small_recipe, "data.size=16", "space.intermediate_nodes=1", "search.arch_after=0", "search.arch_lr=0.05",
+        "space.operations={normal: [identity, conv, dep_conv], down: [max_pool, down_conv], up: [up_conv]}",
         "search.stages=[{depth: 3, epochs: 4, batch: 4}]",
     )  # fmt: skip
 
@@ -37,17 +38,17 @@ def lines(run: Path, journal: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def ill_from(monkeypatch: pytest.MonkeyPatch):
-    """Makes genotypes that were derived from an epoch on consist of identity and pooling."""
+    """Makes genotypes of the first stage consist of convolutions, and from an epoch on of identity and pooling."""
     derive = Search.derive
 
     def start(epoch: int, *, until: int = 100) -> None:
         def derived(job: Search) -> Genotype:
             genotype = derive(job)
-            wanted = job.space.free if epoch <= job.state.epoch < until else frozenset()
+            if job.state.stage:
+                return genotype
+            ill = epoch <= job.state.epoch < until
             cells = {
-                kind: tuple(
-                    tuple((_named(kind, state, wanted=bool(wanted)), state) for _, state in node) for node in cell
-                )
+                kind: tuple(tuple((_named(kind, state, ill=ill), state) for _, state in node) for node in cell)
                 for kind, cell in genotype.cells.items()
             }
             return Genotype(**{**vars(genotype), "cells": cells})
@@ -57,11 +58,11 @@ def ill_from(monkeypatch: pytest.MonkeyPatch):
     return start
 
 
-def _named(kind: str, state: int, *, wanted: bool) -> str:
+def _named(kind: str, state: int, *, ill: bool) -> str:
     operations = {"down": ("max_pool", "down_conv"), "up": ("up_conv", "up_conv")}.get(
         kind if state == 1 else "", ("identity", "conv")
     )
-    return operations[0 if wanted else 1]
+    return operations[0 if ill else 1]
 
 
 def test_a_collapse_is_told_and_the_last_healthy_genotype_returned(recipe, tmp_path, ill_from, capsys):
@@ -109,9 +110,9 @@ def test_without_a_guard_a_collapse_is_told_and_nothing_is_done(recipe, tmp_path
 
 
 def test_candidates_of_the_last_healthy_epoch_go_to_the_next_stage(recipe, tmp_path, ill_from):
-    keep = {"down": 2, "normal": 2, "up": 2}
+    keep = {"normal": 2}
     two = changed(
-        recipe, "search.guard={}", "search.arch_lr=0.3",
+        recipe, "search.guard={}", "search.arch_lr=0.3", "space.operations={}",
         f"search.stages=[{{depth: 3, epochs: 2, batch: 4, keep: {json.dumps(keep)}}}, "
         "{depth: 3, epochs: 1, batch: 4}]",
     )  # fmt: skip

@@ -14,7 +14,7 @@ from medarts.spaces.darts import Darts, DartsSettings
 from medarts.spaces.decisions import Decision, Restriction
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 
-PERTURBATION = DeriveSettings(select="perturbation")  # type: ignore[arg-type]  # looked up by its name
+PERTURBATION = DeriveSettings(select="perturbation")
 BACKENDS = {
     NasWdan: {"reference": nas_wdan.REFERENCE, "fused": nas_wdan.FUSED},
     Darts: {"reference": darts.REFERENCE, "fused": darts.FUSED},
@@ -36,7 +36,7 @@ def space(request: pytest.FixtureRequest) -> SearchSpace:
 def supernet_of(space: SearchSpace, backend: str = "fused") -> Supernet:
     torch.manual_seed(0)
     supernet = space.supernet(StageSettings(depth=3), None)
-    supernet.backend = BACKENDS[type(space)][backend]  # type: ignore[assignment]  # of that space
+    supernet.backend = BACKENDS[type(space)][backend]
     with torch.no_grad():
         for parameter in supernet.architecture():
             parameter.copy_(torch.randn_like(parameter))
@@ -52,9 +52,7 @@ def outputs(supernet: Supernet) -> torch.Tensor:
 def at_random(decisions: list[Decision], seed: int) -> dict[str, tuple[str, ...]]:
     generator = np.random.default_rng(seed)
     return {
-        each.name: tuple(
-            each.options[place] for place in sorted(generator.permutation(len(each.options))[: each.keep])
-        )
+        each.name: tuple(each.options[place] for place in sorted(generator.permutation(len(each.options))[: each.keep]))
         for each in decisions
     }
 
@@ -99,7 +97,7 @@ def test_left_out_is_a_weight_of_zero_and_the_others_stay(space: SearchSpace) ->
     """As in the paper: what is left of an edge is not scaled up to a sum of 1."""
     supernet = supernet_of(space)
     kind, decision = "normal", next(each for each in supernet.decisions(PERTURBATION) if " normal 1<-2" in each.name)
-    whole = supernet.mixture()  # type: ignore[operator]  # of both spaces
+    whole = supernet.mixture()
     edge = 4  # (1, 2) of (0, 0), (0, 1), (1, 0), (1, 1), (1, 2)
     supernet.restriction = Restriction(without=(decision.name, decision.options[1]))
     cells = [getattr(each, "cells", each)[kind] for each in (whole, supernet.mixture())]  # type: ignore[operator]
@@ -130,7 +128,10 @@ def test_paths_follow_the_recipe() -> None:
         return {each.keep for each in supernet.decisions(settings) if each.kind == "paths"}
 
     assert kept(top_k=1) == {1}
-    assert not any(each.is_open for each in supernet.decisions(PERTURBATION.model_copy(update={"paths": "all"}))
-                   if each.kind == "paths")
+    assert not any(
+        each.is_open
+        for each in supernet.decisions(PERTURBATION.model_copy(update={"paths": "all"}))
+        if each.kind == "paths"
+    )
     with pytest.raises(RecipeError, match=r"derive.paths threshold .*perturbation.*Use derive.paths=top_k"):
         kept(paths="threshold")

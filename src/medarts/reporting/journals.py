@@ -117,6 +117,47 @@ def read_architecture(run: RunDirectory, history: History) -> list[Content]:
     return stages
 
 
+SIGNALS = {
+    "identity": "identity and pooling",
+    "alpha_entropy": "entropy of alphas",
+    "beta_entropy": "entropy of betas",
+    "rank_correlation": "rank correlation",
+    "gap": "discretisation gap",
+    "hessian": "eigenvalue",
+}
+"""What the signals of a search are called on its page."""
+
+
+def read_signals(run: RunDirectory, history: History) -> Content | None:
+    """Returns the signals of a search over its epochs, and what it collapsed by; None where it noted none."""
+    from medarts.reporting import plots, style
+
+    with reading(run.path / "architecture.jsonl", fix=_COPY):
+        records = [{"stage": record["stage"], **record.get("signals", {})} for record in history.architecture]
+        present = [name for name in SIGNALS if any(record.get(name) is not None for record in records)]
+        if not present:
+            return None
+        titles = {name: SIGNALS[name] for name in present}
+        svg = style.inline_svg(plots.plot_signals(records, titles), "signals of the search over the epochs")
+    return {"svg": svg, "verdicts": _verdicts(run, history)}
+
+
+def _verdicts(run: RunDirectory, history: History) -> list[str]:
+    """Returns a sentence for every stage that has ended."""
+    if history.summary is None:
+        return []
+    verdicts = []
+    with reading(run.path / "summary.json", fix=_COPY):
+        for number, stage in enumerate(history.summary["stages"], 1):
+            text = f"Stage {number} ended healthy."
+            if "collapse" in stage:
+                back = stage.get("returned_epoch")
+                counted = "Its last epoch counts" if back is None else f"Epoch {back + 1} counts instead"
+                text = f"Stage {number} collapsed: {stage['collapse']}. {counted}."
+            verdicts.append(text)
+    return verdicts
+
+
 def _weight_plots(records: Sequence[Record], stage: int) -> list[Content]:
     from medarts.reporting import plots, style
 

@@ -25,7 +25,7 @@ from medarts.evaluation.files import again
 from medarts.network.structure import Structure
 from medarts.profiling.cost import BACKENDS, Cost
 from medarts.pruning.record import FILE as PRUNING
-from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history
+from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history, read_signals
 from medarts.reporting.pool import pool_of
 from medarts.reporting.pruning import pruning_of
 from medarts.reporting.scores import read_run_scores
@@ -99,6 +99,7 @@ def _content(run: RunDirectory) -> Content:
         "scores": read,
         "curves": curves,
         "pool": pool,
+        "signals": read_signals(run, history),
         "gaps": _gaps(read_gaps(run, history)),
         "genotype": _genotype(genotype, structure_in(run)) if genotype else None,
         "pruning": pruning_of(run) if exists(run.path / PRUNING) else None,

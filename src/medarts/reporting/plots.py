@@ -99,6 +99,33 @@ def _plot_score(axes: Axes, records: Sequence[Record], score: str) -> None:
 
 
 @styled
+def plot_signals(records: Sequence[Record], titles: Mapping[str, str]) -> Figure:
+    """Plots signals of a search over the epochs, one small picture each.
+
+    Args:
+        records: the signals of every epoch with its stage; stages follow each other.
+        titles: signal -> what it is called.
+    """
+    columns = min(3, len(titles))
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(9.2, 2.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    starts = [index for index, (a, b) in enumerate(pairwise(records), 1) if a["stage"] != b["stage"]]
+    for axes, (name, title) in zip(grid, titles.items(), strict=False):
+        values = _values(records, name)
+        known = [(epoch, value) for epoch, value in enumerate(values, 1) if np.isfinite(value)]
+        # Points, as a signal that is not measured in every epoch would have no line.
+        axes.plot(*zip(*known, strict=True), color=CYCLE[0], marker="o", ms=3, lw=1.2)
+        axes.set(title=title, xlabel="epoch")
+        axes.locator_params(axis="x", integer=True)
+        for start in starts:
+            axes.axvline(start + 0.5, color=MUTED, lw=1, linestyle=_DASHES)
+    for axes in grid[len(titles) :]:
+        axes.axis("off")
+    return figure
+
+
+@styled
 def plot_weights(panels: Sequence[Panel]) -> Figure:
     """Plots weights of the architecture over the epochs of a stage, one small picture a panel, on one scale."""
     columns = min(_PANELS, len(panels))
