@@ -83,7 +83,7 @@ def test_a_selection_chooses_the_genotype(page, discs, tmp_path):
     run = search(recipe, data=discs, out=tmp_path / "search")
     made = json.loads((run.path / "summary.json").read_text())["selection"]
     kept = {each["decision"]: each["kept"] for each in made}
-    assert all(each["losses"] for each in made)
+    assert {len(each["losses"]) for each in made} >= {0, 2}
     cells = load_genotype(run).cells
     assert [name for name, state in cells["normal"][0] if state == 0] == kept["operation normal 0<-0"]
 

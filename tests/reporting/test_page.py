@@ -59,11 +59,13 @@ def _add_search(path: Path, recipe: Recipe) -> None:
             here = {"stage": stage, "epoch": epoch}
             scores = {"val_loss": 0.4, "val_dice": 0.1 * epoch, "val_dice_by_domain": {"blobs": 0.1 * epoch}}
             run.append("metrics.jsonl", {**here, "train_loss": 0.5, "arch_loss": None, "lr": 0.1, **scores})
-            run.append("architecture.jsonl", {**here, **supernet.snapshot()})
+            signals = {"identity": 0.4 * epoch, "alpha_entropy": 0.9, "rank_correlation": 0.5 if epoch else None}
+            run.append("architecture.jsonl", {**here, **supernet.snapshot(), "signals": signals})
             run.append("timing.jsonl", {**here, "seconds": 60.0, "peak_memory_mb": 1500.0})
     supernet.derive(recipe.derive, name="run", provenance={}).save(path / "genotype.json")
     gap = {"score": "dice", "supernet": 0.8, "discrete": 0.5, "gap": 0.3}
-    run.write_json("summary.json", {**gap, "stages": [gap, gap]})
+    ill = {**gap, "collapse": "80% of the genotype's operations are identity or pooling", "returned_epoch": 0}
+    run.write_json("summary.json", {**ill, "stages": [gap, ill]})
     medians: dict[Backend, float] = {"torch": 12.3, "inference form": 8.1, "onnxruntime": 3.4}
     timings = {backend: (Timing(threads=1, batch=1, median_ms=ms, spread_ms=0.5),) for backend, ms in medians.items()}
     cost = Cost(1234567, 2 * 10**9, size=32, in_channels=3, outputs=1, timings=timings)
@@ -161,7 +163,7 @@ def test_every_section_comes_with_its_data_and_opens_offline(run: Path, small_re
     _add_scores(run)
     text = write_report(run).read_text(encoding="utf-8")
     reader = _Reader(text)
-    expected = ["data", "scores-test", "curves", "gap", "genotype", "architecture", "cost", "environment"]
+    expected = ["data", "scores-test", "curves", "signals", "gap", "genotype", "architecture", "cost", "environment"]
     assert reader.sections == expected
     assert not reader.open
     assert "1,234,567" in text
@@ -213,6 +215,17 @@ def _damage(path: Path, kind: str) -> None:
         path.unlink()
     else:
         path.write_bytes((DAMAGE | {"another digit": _other_digit})[kind](path.read_bytes()))
+
+
+def test_the_health_of_a_search_is_told(run: Path, small_recipe: Recipe) -> None:
+    _add_search(run, small_recipe)
+    text = write_report(run).read_text(encoding="utf-8")
+    verdict = "Stage 1 ended healthy. Stage 2 collapsed: 80% of the genotype&#39;s operations are identity or pooling. "
+    assert verdict + "Epoch 1 counts instead." in text
+    drawn = text[text.index('<section id="signals">') : text.index('<section id="gap">')]
+    for title in ("identity and pooling", "entropy of alphas", "rank correlation"):
+        assert title in drawn
+    assert "eigenvalue" not in drawn
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_left_out_is_a_weight_of_zero_and_the_others_stay(space: SearchSpace) ->
     whole = supernet.mixture()
     edge = 4  # (1, 2) of (0, 0), (0, 1), (1, 0), (1, 1), (1, 2)
     supernet.restriction = Restriction(without=(decision.name, decision.options[1]))
-    cells = [getattr(each, "cells", each)[kind] for each in (whole, supernet.mixture())]  # type: ignore[operator]
+    cells = [getattr(each, "cells", each)[kind] for each in (whole, supernet.mixture())]
     names, others = cells[0].candidates[edge], cells[1].candidates[edge]
     assert others == tuple(name for name in names if name != decision.options[1])
     kept = [names.index(name) for name in others]

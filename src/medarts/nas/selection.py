@@ -58,7 +58,7 @@ class Selecting(Protocol):
         """Returns the loss of the supernet without an option.
 
         Args:
-            without: name of a decision, and the option.
+            without: name of a decision that is open and was not made, and the option.
             batches: of the alpha half, always the same images, unchanged.
         """
 
