@@ -511,7 +511,7 @@ class Recipe(Section):
         default_factory=lambda: spaces.choose(usual_space("segmentation"))
     )
     search: SearchSettings = Field(default_factory=SearchSettings)
-    derive: DeriveSettings = DeriveSettings()
+    derive: DeriveSettings = Field(default_factory=DeriveSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
     prune: Annotated[PruneSettings, LATER] = Field(default_factory=PruneSettings)
     budget: Annotated[BudgetSettings, LATER] = BudgetSettings()
