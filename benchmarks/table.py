@@ -6,8 +6,8 @@
 
 Genotypes are random in everything: cells, paths, depth of the lattice (3 to 5), nodes of a cell (2 to 4), doubled
 channels or not, all heads or the last. C is the largest with which the exported network is not slower than the U-Net of
-its budget (width 8 or 16, 128 px, one thread of ONNX Runtime, timed in turns, so that only the ratio counts); where
-C = 2 is too slow, another genotype is sampled. Each is trained from scratch on every data set by one short recipe, the
+its budget (width 8 or 16, 128 px, one thread of ONNX Runtime, in turns with a fixed network); where C = 2 is too slow,
+another genotype is sampled. Each is trained from scratch on every data set by one short recipe, the
 first REPEATED with three seeds. Every training is one file in FOLDER; what is there is kept, what was interrupted is
 resumed, and `--minutes` stops before the next training.
 """
@@ -24,18 +24,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-import torch
 from _running import medarts, note
 
 from medarts import create_model
-from medarts.deploy.engines import OnnxRuntimeEngine
-from medarts.deploy.graphs import network_to_onnx
-from medarts.network import Network
-from medarts.profiling.cost import count_flops, count_parameters
-from medarts.profiling.latency import time_in_turns
-from medarts.spaces.genotype import Genotype
+from medarts.config import BudgetSettings
+from medarts.models.unet import UNetSettings
+from medarts.profiling.budget import fit, measure
+from medarts.profiling.cost import count_flops
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 from medarts.system.files import write_whole
 from medarts.system.randomness import seed_of
@@ -46,7 +42,6 @@ SETS = ("isic", "cvc")
 BUDGETS = (8, 16)
 """Widths of the U-Nets whose latency at LATENCY_SIZE is a budget."""
 LATENCY_SIZE, TRAINED_SIZE = 128, 64
-CHANNELS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 NORM = "batch"
 
 
@@ -103,85 +98,29 @@ def sample(folder: Path, number: int) -> None:
         return
     width = BUDGETS[number % len(BUDGETS)]
     for attempt in itertools.count():
-        drawn = NasWdan.sample(NasWdanSettings(init_channel=CHANNELS[0]), seed=seed_of(number, "table", attempt))
-        genotype = replace(drawn, name=f"table-{number:03d}")
-        scaled = scale(genotype, width)
-        if scaled is not None:
+        drawn = NasWdan.sample(NasWdanSettings(), seed=seed_of(number, "table", attempt))
+        found = fit(replace(drawn, name=f"table-{number:03d}"), budget_of(width), in_channels=3, outputs=1, norm=NORM)
+        if found is not None:
             break
-    channels, ratio, milliseconds = scaled
-    chosen = genotype.with_settings(init_channel=channels)
-    network = create_model(chosen, in_channels=3, outputs=1, norm=NORM).eval()
+    network = create_model(found.genotype, in_channels=3, outputs=1, norm=NORM).eval()
     flops = count_flops(partial(network, head=network.heads[-1]), in_channels=3, size=TRAINED_SIZE)
+    milliseconds = found.cost.amounts["latency_ms"]
+    ratio = milliseconds / budget_of(width).limits["latency_ms"]
     about = {
-        "genotype": json.loads(chosen.to_json()), "budget": width, "attempts": attempt + 1,
-        "parameters": count_parameters(network), "flops": flops, "latency_ratio": ratio, "latency_ms": milliseconds,
+        "genotype": json.loads(found.genotype.to_json()), "budget": width, "attempts": attempt + 1,
+        "parameters": found.cost.parameters, "flops": flops, "latency_ratio": ratio, "latency_ms": milliseconds,
     }  # fmt: skip
     write_whole(path, json.dumps(about, indent=1) + "\n")
+    channels = found.genotype.settings["init_channel"]
     note(f"{path.name}: {attempt + 1} sampled, C = {channels}, {ratio:.2f} of U-Net {width}")
 
 
-def scale(genotype: Genotype, width: int) -> tuple[int, float, float] | None:
-    """Returns the largest C within the budget, the ratio to its U-Net, and the milliseconds; None where C = 2 is over.
-
-    The first C is a guess from FLOPs; the others follow by bisection.
-    """
-
-    @cache
-    def measured(place: int) -> tuple[float, float]:
-        return latency(genotype.with_settings(init_channel=CHANNELS[place]), width)
-
-    low, high = -1, len(CHANNELS)
-    place = first_guess(genotype, width)
-    while high - low > 1:
-        if measured(place)[0] <= 1:
-            low = place
-        else:
-            high = place
-        place = (low + high) // 2 if low >= 0 and high < len(CHANNELS) else max(0, min(low + 2, high - 2))
-        place = min(max(place, low + 1), high - 1)
-    return None if low < 0 else (CHANNELS[low], *measured(low))
-
-
-def first_guess(genotype: Genotype, width: int) -> int:
-    """Returns the place of a C with half of the FLOPs of the U-Net: small operations run at about half its rate."""
-    wanted = flops_of_unet(width) / 2
-    for place, channels in enumerate(CHANNELS):
-        with torch.device("meta"):
-            network = create_model(genotype.with_settings(init_channel=channels), in_channels=3, outputs=1, norm=NORM)
-        image = torch.empty(1, 3, LATENCY_SIZE, LATENCY_SIZE, device="meta")
-        flops = count_flops(
-            partial(network.eval(), head=network.heads[-1]), in_channels=3, size=LATENCY_SIZE, images=image
-        )
-        if flops > wanted:
-            return max(0, place - 1)
-    return len(CHANNELS) - 1
-
-
-def unet(width: int) -> Network:
-    return create_model("unet", in_channels=3, outputs=1, width=width).eval()
-
-
 @cache
-def flops_of_unet(width: int) -> int:
-    network = unet(width)
-    return count_flops(partial(network, head=network.heads[-1]), in_channels=3, size=LATENCY_SIZE)
-
-
-@cache
-def engine_of_unet(width: int) -> OnnxRuntimeEngine:
-    return OnnxRuntimeEngine(network_to_onnx(unet(width), in_channels=3, size=LATENCY_SIZE), threads=1)
-
-
-def latency(genotype: Genotype, width: int) -> tuple[float, float]:
-    """Returns the latency as part of that of the U-Net, timed in turns, and in milliseconds."""
-    torch.manual_seed(0)
-    network = create_model(genotype, in_channels=3, outputs=1, norm=NORM).eval()
-    engine = OnnxRuntimeEngine(network_to_onnx(network, in_channels=3, size=LATENCY_SIZE), threads=1)
-    image = torch.rand(1, 3, LATENCY_SIZE, LATENCY_SIZE).numpy()
-    limits = np.zeros((1, 2), np.float32)
-    passes = [partial(each.run, image, limits) for each in (engine, engine_of_unet(width))]
-    own, reference = time_in_turns(passes, threads=1, batch=1, repeats=30)
-    return own.median_ms / reference.median_ms, own.median_ms
+def budget_of(width: int) -> BudgetSettings:
+    """Returns the latency of a U-Net as a budget."""
+    unlimited = BudgetSettings(latency_ms=1e6, size=LATENCY_SIZE)
+    cost = measure(UNetSettings(width=width), unlimited, in_channels=3, outputs=1)
+    return BudgetSettings(latency_ms=cost.amounts["latency_ms"], size=LATENCY_SIZE)
 
 
 # --- trainings --------------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from medarts.data.digests import database
 from medarts.errors import DataError
 from medarts.system.cached import user_cache
 from medarts.system.console import inform
@@ -229,7 +228,7 @@ def listed(folder: Path | None = None) -> tuple[Path, list[CachedStore]]:
 
 
 def cleared(folder: Path | None = None) -> tuple[Path, list[CachedStore], list[CachedStore]]:
-    """Removes what a cache holds, apart from what a process uses; of the user's also the digests of files.
+    """Removes what a cache holds, apart from what a process uses; of the user's also digests of files and latencies.
 
     Args:
         folder: the cache. Default: the user's cache.
@@ -244,7 +243,8 @@ def cleared(folder: Path | None = None) -> tuple[Path, list[CachedStore], list[C
         for kept in held:
             (removed if remove(kept) else left).append(kept)
         if path == user_cache():
-            database().unlink(missing_ok=True)
+            for database in path.glob("*.sqlite"):
+                database.unlink()
     except OSError as error:
         raise _locked(path, error) from error
     return path, removed, left

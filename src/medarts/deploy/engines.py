@@ -8,6 +8,7 @@ An engine takes images as stored and returns every output of the network by name
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -42,6 +43,7 @@ class OnnxRuntimeEngine:
 
     Attributes:
         metadata: of the file.
+        inputs: their names.
         shapes: of all inputs and outputs, by name.
 
     Args:
@@ -69,7 +71,7 @@ class OnnxRuntimeEngine:
             raise _unusable(model, error) from None
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        self._inputs = {each.name for each in inputs}
+        self.inputs = tuple(each.name for each in inputs)
         self._outputs = [each.name for each in outputs]
         self.shapes: dict[str, Shape] = {
             each.name: tuple(length if isinstance(length, int) else None for length in each.shape)
@@ -80,10 +82,15 @@ class OnnxRuntimeEngine:
         """Returns all outputs by name."""
         given = {IMAGE: images_bchw, LIMITS: limits_b2}
         try:
-            found = self._session.run(None, {name: given[name] for name in given if name in self._inputs})
+            found = self.run_named({name: given[name] for name in given if name in self.inputs})
         except Exception as error:  # its classes have no common base
             raise failed("ONNX Runtime", images_bchw, error) from None
         return dict(zip(self._outputs, found, strict=True))
+
+    def run_named(self, given: Mapping[str, Floats]) -> list[NDArray[Any]]:
+        """Returns all outputs, in their order, for inputs by name."""
+        found: list[NDArray[Any]] = self._session.run(None, given)
+        return found
 
 
 class OpenVinoEngine:

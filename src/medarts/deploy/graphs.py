@@ -15,12 +15,14 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload
+from torch.utils import _pytree as pytree
 
 from medarts.deploy.deployable import Deployable, output_names
 from medarts.deploy.engines import IMAGE, LIMITS, Floats, Outputs
@@ -63,6 +65,43 @@ def network_to_onnx(network: Network, *, in_channels: int, size: int) -> bytes:
     program = _program(_Alone(network), images, ({0: torch.export.Dim("batch", min=1)},))
     content: bytes = _cleaned(_translated(program, images, ("logits",))).SerializeToString()
     return content
+
+
+def modules_to_onnx(modules: Sequence[nn.Module], shapes: Sequence[Sequence[tuple[int, int, int]]]) -> list[Any]:
+    """Returns parts of networks as ONNX models, each alone, as they are in an exported network.
+
+    All are exported as one graph, which is taken apart then: most of the time of an export is the same for any graph.
+
+    Args:
+        modules: in evaluation mode, on the CPU; each gives one tensor.
+        shapes: for each module, those of its inputs (C, H, W); it takes the inputs one by one.
+    """
+    from onnx.utils import Extractor
+
+    inputs = [f"in{place}_{number}" for place, own in enumerate(shapes) for number in range(len(own))]
+    outputs = [f"out{place}" for place in range(len(modules))]
+    tensors = tuple(torch.zeros(1, *shape) for own in shapes for shape in own)
+    arguments = (tensors,)
+    program = _program(_SideBySide(modules, [*map(len, shapes)]), arguments, (({},) * len(tensors),))
+    parts = Extractor(_simplified(_translated(program, arguments, outputs, inputs=inputs)))
+    return [
+        parts.extract_model([name for name in inputs if name.startswith(f"in{place}_")], [output])
+        for place, output in enumerate(outputs)
+    ]
+
+
+class _SideBySide(nn.Module):
+    """Modules that know nothing of each other."""
+
+    def __init__(self, modules: Sequence[nn.Module], numbers: Sequence[int]) -> None:
+        super().__init__()
+        self.network = nn.ModuleList(modules)
+        self.numbers = numbers
+
+    def forward(self, inputs_bchw: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Returns the output of every module, which takes as many of the inputs as it needs."""
+        given = iter(inputs_bchw)
+        return tuple(module(*islice(given, number)) for module, number in zip(self.network, self.numbers, strict=True))
 
 
 class _Alone(nn.Module):
@@ -181,7 +220,7 @@ def _inputs(info: ModelInfo) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], 
     return (image, torch.full((2, 2), torch.nan)), (axes, {0: batch})
 
 
-def _program(module: nn.Module, arguments: tuple[Tensor, ...], shapes: tuple[dict[int, Any], ...]) -> Any:
+def _program(module: nn.Module, arguments: tuple[Any, ...], shapes: tuple[Any, ...]) -> Any:
     """Returns the graph of a module in PyTorch.
 
     Args:
@@ -193,15 +232,17 @@ def _program(module: nn.Module, arguments: tuple[Tensor, ...], shapes: tuple[dic
         return torch.export.export(module, arguments, dynamic_shapes=shapes)
 
 
-def _translated(program: Any, arguments: tuple[Tensor, ...], outputs: Sequence[str]) -> Any:
-    """Returns a graph of PyTorch as one of ONNX."""
+def _translated(
+    program: Any, arguments: tuple[Any, ...], outputs: Sequence[str], *, inputs: Sequence[str] = (IMAGE, LIMITS)
+) -> Any:
+    """Returns a graph of PyTorch as one of ONNX, with names for its inputs, as many as it has, and outputs."""
     if _is_functional(program.graph):
         # torch.onnx traces the whole graph once more to take composed operators apart, which takes most of its time.
         whole = copy.copy(program)
         whole.run_decompositions = lambda table=None: whole
         with suppress(torch.onnx.OnnxExporterError):  # an operator that has no translation as a whole
-            return _as_onnx(whole, arguments, outputs)
-    return _as_onnx(program, arguments, outputs)
+            return _as_onnx(whole, arguments, inputs, outputs)
+    return _as_onnx(program, arguments, inputs, outputs)
 
 
 def _is_functional(graph: torch.fx.Graph) -> bool:
@@ -221,7 +262,7 @@ def _changes_nothing(node: torch.fx.Node) -> bool:
     return isinstance(made_by, OpOverload) and not any(each.alias_info for each in made_by._schema.returns)
 
 
-def _as_onnx(program: Any, arguments: tuple[Tensor, ...], outputs: Sequence[str]) -> Any:
+def _as_onnx(program: Any, arguments: tuple[Any, ...], inputs: Sequence[str], outputs: Sequence[str]) -> Any:
     with quiet(), torch.no_grad():
         translated = torch.onnx.export(
             program,
@@ -231,7 +272,7 @@ def _as_onnx(program: Any, arguments: tuple[Tensor, ...], outputs: Sequence[str]
             verbose=False,
             external_data=False,
             opset_version=OPSET,
-            input_names=[IMAGE, LIMITS][: len(arguments)],
+            input_names=[*inputs][: len(pytree.tree_leaves(arguments))],
             output_names=[*outputs],
             custom_translation_table=dict(_translations()),
         )

@@ -15,10 +15,11 @@ import torch
 from medarts.config import BudgetSettings, NormName
 from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.errors import RecipeError, check_number
-from medarts.models import build_network
+from medarts.models import Architecture, build_network
 from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters, exported, last_head, run_exported
 from medarts.profiling.latency import usable_cores
+from medarts.profiling.latency_table import LatencyTable, predict
 from medarts.profiling.memory import Form, peak_of_inference_mb
 from medarts.profiling.reference import Latency, measured_latencies, reference_flops, usual_ms
 from medarts.spaces import space_of
@@ -98,19 +99,22 @@ def fit(
         MedartsError: the network cannot be exported.
         RecipeError: the network cannot take images of that size, or the machine has fewer cores than threads.
     """
-    meters = [_Meter(each, budget, in_channels, outputs, norm) for each in space_of(genotype).scaled(genotype)]
-    guess = bisect_left(meters, True, key=lambda meter: not meter.is_expected_within()) - 1
+    table = LatencyTable(threads=budget.threads)
+    widths = space_of(genotype).scaled(genotype)
+    meters = [_Meter(each, budget, in_channels, outputs, norm) for each in widths]
+    rough = bisect_left(meters, True, key=lambda meter: not meter.is_probably_within()) - 1
+    guess = _largest(len(meters), lambda place: _is_expected_within(widths[place], meters[place], table), guess=rough)
     place = _largest(len(meters), lambda place: meters[place].is_within(), guess=guess)
-    return None if place < 0 else Fitted(meters[place].genotype, meters[place].cost())
+    return None if place < 0 else Fitted(widths[place], meters[place].cost())
 
 
 def measure(
-    genotype: Genotype, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
+    architecture: Architecture, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
 ) -> BudgetCost:
-    """Returns what a genotype's network costs: parameters and FLOPs, and of latency and memory what a budget limits.
+    """Returns what a network costs: parameters and FLOPs, and of latency and memory what a budget limits.
 
     Args:
-        genotype: with its width.
+        architecture: a genotype with its width, or a baseline.
         budget: as in ``fit``, as are the others.
         in_channels: channels of the images.
         outputs: outputs of the network.
@@ -119,7 +123,7 @@ def measure(
     Raises:
         MedartsError: see ``fit``.
     """
-    return _Meter(genotype, budget, in_channels, outputs, norm).cost()
+    return _Meter(architecture, budget, in_channels, outputs, norm).cost()
 
 
 def unmet(
@@ -162,36 +166,48 @@ def _largest(number: int, is_within: Callable[[int], bool], *, guess: int) -> in
     return low
 
 
+def _is_expected_within(genotype: Genotype, meter: "_Meter", table: LatencyTable) -> bool:
+    """Tells whether a budget is expected to be met, by what is known of the pieces of the network."""
+    limit = meter.budget.limits.get("latency_ms")
+    if limit is None or not meter.counts_are_within():
+        return meter.counts_are_within()
+    about = {"in_channels": meter.in_channels, "outputs": meter.outputs, "size": meter.size}
+    expected = predict(genotype, **about, norm=meter.norm, table=table)
+    return meter.is_probably_within() if expected is None else expected <= limit
+
+
 class _Meter:
     """Measures one network, each quantity once, and only when it is asked for."""
 
     def __init__(
-        self, genotype: Genotype, budget: BudgetSettings, in_channels: int, outputs: int, norm: NormName | None
+        self, architecture: Architecture, budget: BudgetSettings, in_channels: int, outputs: int, norm: NormName | None
     ) -> None:
         if budget.size is None:
             raise ValueError("the budget has no size; fill it in with BudgetSettings.at")
         check_number(
             "budget.threads", budget.threads, low=1, high=usable_cores(), reason="as this machine has no more cores"
         )
-        self.genotype = genotype
+        self.architecture = architecture
         self.budget = budget
         self.size = budget.size
         self.in_channels = in_channels
-        self._build = partial(build_network, genotype, in_channels=in_channels, outputs=outputs, norm=norm)
+        self.outputs = outputs
+        self.norm = norm
+        self._build = partial(build_network, architecture, in_channels=in_channels, outputs=outputs, norm=norm)
 
     def is_within(self) -> bool:
         """Tells whether the budget is met; what is quick to see comes first, and the first that is over decides."""
         return all(self._amount(name) <= limit for name, limit in self.budget.limits.items())
 
-    def is_expected_within(self) -> bool:
-        """Tells whether the budget is probably met, as far as that can be said without building the network."""
-        limits = self.budget.limits
-        counted = dict(zip(("parameters", "flops"), self._counted, strict=True))
-        if any(amount > limits.get(name, inf) for name, amount in counted.items()):
-            return False
+    def is_probably_within(self) -> bool:
+        """Tells whether the budget is probably met, by what is counted alone."""
         # Many small operations run at about half the rate of the few large ones of the reference.
         rate = reference_flops() / usual_ms(self.budget.threads) / 2
-        return counted["flops"] / rate <= limits.get("latency_ms", inf)
+        return self.counts_are_within() and self._amount("flops") / rate <= self.budget.limits.get("latency_ms", inf)
+
+    def counts_are_within(self) -> bool:
+        """Tells whether parameters and FLOPs are within the budget."""
+        return all(self._amount(name) <= self.budget.limits.get(name, inf) for name in ("parameters", "flops"))
 
     def cost(self) -> BudgetCost:
         """Returns what the network costs."""
@@ -220,7 +236,7 @@ class _Meter:
 
     @cached_property
     def _exported(self) -> "_Exported":
-        content = exported(self.genotype.name, self._network(), in_channels=self.in_channels, size=self.size)
+        content = exported(self.architecture.name, self._network(), in_channels=self.in_channels, size=self.size)
         return _Exported(content, self.budget.threads)
 
     @cached_property

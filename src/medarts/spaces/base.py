@@ -14,6 +14,7 @@ arXiv 1907.05737, section 3.3) gammas, one for each edge of a kind of cell.
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from medarts.registry import calling
 from medarts.spaces.decisions import NOTHING, Decision, Restriction, node_place
 from medarts.spaces.genotype import EDGES_PER_NODE, NEIGHBOUR, NONE, Cell, Edge, Genotype
 from medarts.spaces.lattice import Lattice
+from medarts.spaces.pieces import Piece
 from medarts.spaces.relaxations import Draw, Relaxation, Softmax, relaxed
 from medarts.spaces.sampling import Change
 from medarts.system.process import note_extension
@@ -455,6 +457,20 @@ class SearchSpace(ABC):
         A space without such a setting gives the genotype alone.
         """
         return (genotype,)
+
+    @classmethod
+    def pieces(
+        cls, genotype: Genotype, *, in_channels: int, outputs: int, size: int, norm: Norm | None = None
+    ) -> Counter[Piece] | None:
+        """Returns what the latency of a network is the sum of, with its last head alone, and how often each occurs.
+
+        None where the space does not say. The arguments are those of ``network``, and the height and width of the
+        images.
+
+        Raises:
+            GenotypeError: the genotype does not fit the space.
+        """
+        return None
 
     @classmethod
     def published_outputs(cls, genotype: Genotype) -> int:

@@ -7,7 +7,7 @@ derived network, of more cells and channels, keeps the strongest operation of th
 In this order below: settings, frame, mixed cell, supernet, network, genotypes, the space.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -90,6 +90,7 @@ from medarts.spaces.genotype import (
     check_space,
     read_settings,
 )
+from medarts.spaces.pieces import Piece
 from medarts.spaces.sampling import (
     CandidatesOf,
     Change,
@@ -314,7 +315,7 @@ class DartsFrame(nn.Module):
     ) -> None:
         super().__init__()
         of_cells = positions(stem, layers=layers, init_channel=init_channel, intermediate_nodes=intermediate_nodes)
-        self.stem = _make_stem(stem, in_channels, STEM_MULTIPLIER * init_channel, settings=settings)
+        self.stem = make_stem(stem, in_channels, STEM_MULTIPLIER * init_channel, settings=settings)
         self.cells = nn.ModuleList(make_cell(position) for position in of_cells)
         self.classifier = nn.Linear(intermediate_nodes * of_cells[-1].channels, outputs)
         self.auxiliary_layer = 2 * layers // 3
@@ -375,7 +376,15 @@ class AuxiliaryHead(nn.Sequential):
         )
 
 
-def _make_stem(stem: Stem, in_channels: int, channels: int, *, settings: OperationSettings) -> nn.Module:
+def make_stem(stem: Stem, in_channels: int, channels: int, *, settings: OperationSettings) -> nn.Module:
+    """Returns what images pass before the first cell.
+
+    Args:
+        stem: chest or cifar.
+        in_channels: channels of the images.
+        channels: that it gives.
+        settings: of the norm.
+    """
     if stem == "cifar":
         return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), batch_norm(channels, settings))
     return nn.Sequential(
@@ -1093,6 +1102,16 @@ class Darts(SearchSpace):
             settings=check(genotype).to_mapping(),
             cells={kind: tuple(map(in_order, cell)) for kind, cell in genotype.cells.items()},
         )
+
+    @classmethod
+    def pieces(
+        cls, genotype: Genotype, *, in_channels: int, outputs: int, size: int, norm: Norm | None = None
+    ) -> Counter[Piece]:
+        """Returns stem, classifier, and of every cell its inputs, operations and sums."""
+        from medarts.spaces.darts_pieces import pieces
+
+        check_batch_norms(norm, genotype.name)
+        return pieces(genotype, in_channels=in_channels, outputs=outputs, size=size)
 
     @classmethod
     def scaled(cls, genotype: Genotype) -> tuple[Genotype, ...]:

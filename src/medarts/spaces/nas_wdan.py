@@ -9,6 +9,7 @@ keeps the strongest operation of the two strongest edges into each node of a cel
 of the lattice. In this order below: settings, lattice, frame, mixed cell, supernet, network, genotypes, the space.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -90,6 +91,7 @@ from medarts.spaces.nas_wdan_operations import (
     preprocess,
     set_of_edge,
 )
+from medarts.spaces.pieces import Piece
 from medarts.spaces.sampling import (
     CandidatesOf,
     Change,
@@ -414,6 +416,14 @@ def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int, affine:
     )
 
 
+def make_stem(in_channels: int, *, affine: bool, norm: Norm) -> nn.Sequential:
+    """Returns the two convolutions before the first cell; the second halves the size."""
+    return nn.Sequential(
+        _conv_norm_relu(in_channels, STEM_CHANNELS[0], stride=1, affine=affine, norm=norm),
+        _conv_norm_relu(STEM_CHANNELS[0], STEM_CHANNELS[1], stride=2, affine=affine, norm=norm),
+    )
+
+
 class Head(nn.Module):
     """A 1x1 convolution without bias, then a scale and a shift of each class's logit.
 
@@ -465,10 +475,7 @@ class NasWdanFrame(nn.Module):
         super().__init__()
         self.paths = dict(paths)
         self.head_nodes = heads
-        self.stem = nn.Sequential(
-            _conv_norm_relu(in_channels, STEM_CHANNELS[0], stride=1, affine=affine, norm=norm),
-            _conv_norm_relu(STEM_CHANNELS[0], STEM_CHANNELS[1], stride=2, affine=affine, norm=norm),
-        )
+        self.stem = make_stem(in_channels, affine=affine, norm=norm)
         channels = {node: intermediate_nodes * widths[node.level] for node in self.paths}
         channels[STEM] = STEM_CHANNELS[1]
         self.cells = nn.ModuleDict()
@@ -1592,6 +1599,15 @@ class NasWdan(SearchSpace):
             if used:
                 cells[kind] = run_edges(genotype.cells[kind], reads_s0=reads_s0)
         return replace(genotype, settings=settings.to_mapping(), cells=cells, paths=to_kept(paths))
+
+    @classmethod
+    def pieces(
+        cls, genotype: Genotype, *, in_channels: int, outputs: int, size: int, norm: Norm | None = None
+    ) -> Counter[Piece]:
+        """Returns stem, head, and of every cell that leads to it its inputs, operations and sums."""
+        from medarts.spaces.nas_wdan_pieces import pieces
+
+        return pieces(genotype, in_channels=in_channels, outputs=outputs, size=size, norm=norm or "group")
 
     @classmethod
     def scaled(cls, genotype: Genotype) -> tuple[Genotype, ...]:

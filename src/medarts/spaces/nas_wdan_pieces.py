@@ -1,0 +1,112 @@
+"""The pieces of a network of nas-wdan, of which its latency is the sum: see ``medarts.spaces.pieces``."""
+
+from collections import Counter
+from functools import partial
+
+from medarts.network.layers import Norm
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.nas_wdan import STEM, STEM_CHANNELS, Head, check, lattice_inputs, make_stem, paths_of, reaching
+from medarts.spaces.nas_wdan import head_nodes as nodes_with_heads
+from medarts.spaces.nas_wdan_operations import (
+    OPERATIONS,
+    OperationSettings,
+    Transition,
+    make_operation,
+    preprocess,
+    set_of_edge,
+)
+from medarts.spaces.pieces import Piece, Resized, joined, summed
+
+IDENTITY = "identity"
+"""Is a ReLU alone, which runs once for all who read a state."""
+
+
+def pieces(genotype: Genotype, *, in_channels: int, outputs: int, size: int, norm: Norm) -> Counter[Piece]:
+    """Returns the pieces of the network with its last head alone, and how many there are of each.
+
+    Raises:
+        GenotypeError: the genotype does not fit the space.
+    """
+    settings = check(genotype)
+    (last,) = nodes_with_heads(settings.depth, deep_supervision=False)
+    paths = reaching(paths_of(genotype), (last,))
+    nodes = settings.intermediate_nodes
+    channels = {node: nodes * settings.widths[node.level] for node in paths} | {STEM: STEM_CHANNELS[1]}
+    of_operations = OperationSettings(affine=True, norm=norm, shuffle_groups=settings.shuffle_groups)
+    found = Counter(
+        [
+            stem_piece(in_channels, size, norm),
+            head_piece(channels[last], outputs, size=_size(size, last.level), image=size),
+        ]
+    )
+    for node, transitions in paths.items():
+        own, c = _size(size, node.level), settings.widths[node.level]
+        for transition in transitions:
+            s0, s1 = lattice_inputs(node, transition)
+            found[preprocess_piece(channels[s1], c, size=_size(size, s1.level), norm=norm)] += 1
+            if s0 in channels:
+                found[preprocess_piece(channels[s0], c, size=own, norm=norm)] += 1
+            for edges in genotype.cells[transition]:
+                present = [(name, state) for name, state in edges if state != 0 or s0 in channels]
+                for name, state in present:
+                    given = _size(size, s1.level) if state == 1 else own
+                    if name != IDENTITY:
+                        found[
+                            operation_piece(set_of_edge(transition, state), name, c, size=given, of=of_operations)
+                        ] += 1
+                if len(present) > 1:
+                    found[summed(c, own)] += len(present) - 1
+            found[joined(nodes, c, own)] += 1
+        if len(transitions) > 1:
+            found[summed(nodes * c, own)] += len(transitions) - 1
+    return found
+
+
+def operation_piece(kind: Transition, name: str, channels: int, *, size: int, of: OperationSettings) -> Piece:
+    """Returns one operation on one edge.
+
+    Args:
+        kind: its set: down, normal or up.
+        name: of the operation.
+        channels: that it takes and gives.
+        size: height and width of what it takes.
+        of: what all operations of the network share.
+    """
+    return Piece(
+        f"nas-wdan {kind} {name}, {of.norm} norm, {of.shuffle_groups} groups",
+        ((channels, size, size),),
+        partial(make_operation, kind, name, channels, of),
+        lasts=name in OPERATIONS[kind].published,
+    )
+
+
+def preprocess_piece(in_channels: int, channels: int, *, size: int, norm: Norm) -> Piece:
+    """Returns the 1x1 convolution through which a cell takes an input."""
+    return Piece(
+        f"nas-wdan input to {channels}, {norm} norm",
+        ((in_channels, size, size),),
+        partial(preprocess, in_channels, channels, affine=True, norm=norm),
+    )
+
+
+def stem_piece(in_channels: int, size: int, norm: Norm) -> Piece:
+    """Returns the stem."""
+    return Piece(
+        f"nas-wdan stem, {norm} norm",
+        ((in_channels, size, size),),
+        partial(make_stem, in_channels, affine=True, norm=norm),
+    )
+
+
+def head_piece(channels: int, outputs: int, *, size: int, image: int) -> Piece:
+    """Returns the head with the resize of its logits to the size of the image."""
+    return Piece(
+        f"nas-wdan head of {outputs} at {image}",
+        ((channels, size, size),),
+        lambda: Resized(Head(channels, outputs), image),
+    )
+
+
+def _size(image: int, level: int) -> int:
+    """Returns height and width of a level of the lattice."""
+    return int(image // 2 ** (level + 1))
