@@ -232,6 +232,15 @@ def test_several_jobs_need_several_trainings(recipe: Recipe, tmp_path: Path) -> 
         search.start(recipe, tmp_path / "run", jobs=0)
 
 
+def test_a_budget_is_not_overlooked_by_the_search_of_a_supernet(recipe: Recipe, tmp_path: Path) -> None:
+    given = changed(changed(recipe, "search.method=supernet"), "budget.flops=1e9")
+    with pytest.raises(RecipeError, match=r"budget limits flops, .* Use search\.method=pool or random"):
+        search.start(given, tmp_path / "run")
+    with pytest.raises(RecipeError, match="budget limits flops"):
+        search.check(given)
+    assert not (tmp_path / "run").exists()
+
+
 def test_older_recipes_keep_their_fingerprints(recipe: Recipe) -> None:
     supernet = changed(recipe, "search.method=supernet")
     assert "method" not in deciding_values(supernet)["search"]

@@ -101,7 +101,7 @@ def test_copies_are_all_computed(shared: bool, inputs: int) -> None:
 
 
 def test_what_a_pass_takes_beside_its_graph_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    def latencies(passes: Sequence[Callable[[], object]], *, threads: int) -> list[Latency]:
+    def latencies(passes: Sequence[Callable[[], object]], *, threads: int, repeats: int) -> list[Latency]:
         copies = [len(run()) for run in passes]
         return [Latency(10.0 + 0.25 * number, 0.0, 0.0, 1.0) for number in copies]
 

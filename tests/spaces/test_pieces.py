@@ -1,14 +1,11 @@
 """Pieces of a network hold all that is computed in it, no more and no less: their FLOPs add up."""
 
-from collections import Counter
-
 import pytest
 import torch
 
 from medarts.models import build_network
 from medarts.profiling.cost import count_flops, last_head
 from medarts.profiling.flops import FlopCounter
-from medarts.registry import spaces
 from medarts.spaces import load_genotype, space_of
 from medarts.spaces.darts import Darts, DartsSettings
 from medarts.spaces.genotype import Genotype
@@ -46,24 +43,6 @@ def test_flops_add_up(genotype: Genotype, size: int) -> None:
     assert sum(number * flops_of(piece) for piece, number in pieces.items()) == whole
 
 
-def test_sums_and_inputs_of_a_small_network() -> None:
-    # A chain of three cells, down, normal or up by depth 3, each of one node that reads s1 twice.
-    genotype = NasWdan.sample(
-        NasWdanSettings(
-            init_channel=4,
-            choices={
-                "depth": [3], "intermediate_nodes": [2], "double_down_channel": [True], "deep_supervision": [False]
-            },
-        ),
-        seed=3,
-    )  # fmt: skip
-    cells = Counter(kind for entry in genotype.paths for kind in entry.transitions)
-    found = NasWdan.pieces(genotype, in_channels=3, outputs=1, size=64)
-    joins = sum(number for piece, number in found.items() if piece.name == "join")
-    assert joins == sum(cells.values())
-    assert found[next(piece for piece in found if "stem" in piece.name)] == 1
-
-
 def test_norms_make_other_pieces() -> None:
     genotype = GENOTYPES["nas-wdan-0"]
     about = {"in_channels": 3, "outputs": 1, "size": 64}
@@ -81,5 +60,10 @@ def test_operations_of_users_are_not_kept_for_another_day() -> None:
     assert not operation_piece("normal", "mine", 4, size=8, of=of).lasts
 
 
-def test_a_space_need_not_name_its_pieces() -> None:
-    assert all(spaces.get(name).pieces.__doc__ for name in spaces.names())
+def test_cells_that_no_part_of_the_last_head_reads_are_not_there() -> None:
+    genotype = GENOTYPES["nas-wdan-0"]
+    network = build_network(genotype, in_channels=3, outputs=1).eval()
+    network.take_away((), network.heads[-1:])
+    found = NasWdan.pieces(genotype, in_channels=3, outputs=1, size=64)
+    assert sum(number for piece, number in found.items() if piece.name == "join") == len(network.frame.cells)
+    assert sum(number for piece, number in found.items() if piece.is_once) == 2, "stem and head"

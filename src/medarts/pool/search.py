@@ -69,12 +69,18 @@ def epochs_of(recipe: Recipe) -> int:
 
 
 def _is_of_supernet(recipe: Recipe, jobs: int) -> bool:
-    """Whether a search is of a supernet, which several jobs cannot share."""
+    """Whether a search is of a supernet, which several jobs cannot share, and which no budget limits."""
     check_number("jobs", jobs, low=1, high=MOST_JOBS)
     is_one = recipe.search.method == "supernet"
     if is_one and jobs > 1:
         raise RecipeError(
             f"jobs is {jobs}, but the search of a supernet is one training.",
             fix="Leave jobs out (--jobs on the command line), or use search.method=pool or random.",
+        )
+    if is_one and recipe.budget.limits:
+        raise RecipeError(
+            f"budget limits {', '.join(recipe.budget.limits)}, but the search of a supernet ends with one genotype, "
+            "whatever that costs.",
+            fix="Use search.method=pool or random, or leave budget out.",
         )
     return is_one

@@ -21,6 +21,10 @@ from medarts.spaces.pieces import Piece
 COPIES = 4
 """Of a piece in one graph."""
 
+TIMED_TOGETHER, REPEATS = 8, 20
+"""Pieces that take turns, and turns. What they work in fills the caches about as a network does: one piece alone would
+have all of its memory in the innermost cache, and fifty would push each other out of all."""
+
 AT_ONCE = 48
 """Pieces that are exported together: most of the time of an export does not depend on the size of the graph."""
 
@@ -57,17 +61,30 @@ class LatencyTable:
     def _measured(self, pieces: Sequence[Piece]) -> list[float]:
         """Returns the milliseconds of pieces: what COPIES of one take beyond one, in one graph, side by side.
 
-        So what a pass takes beside its graph does not count, which is as much as a small operation takes.
+        So what a pass takes beside its graph does not count, which is as much as a small operation takes. What a
+        network has once is timed as it is.
         """
         modules = [piece.build().eval() for piece in pieces]
-        passes = []
-        for module, model in zip(modules, modules_to_onnx(modules, [piece.shapes for piece in pieces]), strict=True):
-            # Of operations that read the same state, ONNX Runtime runs the ReLU once: so they do in a network. Where
-            # copies have no weights, it would take all of them for one.
-            shared = any(True for _ in module.parameters())
-            passes += [_pass_of(side_by_side(model, copies, shared=shared), self.threads) for copies in (1, COPIES)]
-        times = [latency.ms for latency in measured_latencies(passes, threads=self.threads)]
-        return [max(more - one, 0.0) / (COPIES - 1) for one, more in zip(times[::2], times[1::2], strict=True)]
+        models = modules_to_onnx(modules, [piece.shapes for piece in pieces])
+        # Of operations that read the same state, ONNX Runtime runs the ReLU once: so they do in a network. Of copies
+        # without weights it would run one.
+        shared = [any(True for _ in module.parameters()) for module in modules]
+        passes = [
+            _pass_of(side_by_side(model, copies, shared=are), self.threads)
+            for model, are in zip(models, shared, strict=True)
+            for copies in (1, COPIES)
+        ]
+        times = [
+            latency.ms
+            for start in range(0, len(passes), 2 * TIMED_TOGETHER)
+            for latency in measured_latencies(
+                passes[start : start + 2 * TIMED_TOGETHER], threads=self.threads, repeats=REPEATS
+            )
+        ]
+        return [
+            one if piece.is_once else max(more - one, 0.0) / (COPIES - 1)
+            for piece, one, more in zip(pieces, times[::2], times[1::2], strict=True)
+        ]
 
 
 def side_by_side(model: Any, copies: int, *, shared: bool) -> Any:
@@ -97,7 +114,7 @@ def side_by_side(model: Any, copies: int, *, shared: bool) -> Any:
 
 
 def _pass_of(model: Any, threads: int) -> Callable[[], object]:
-    """Returns a pass of an ONNX model on random inputs."""
+    """Returns a pass of random inputs through an ONNX model."""
     engine = OnnxRuntimeEngine(model.SerializeToString(), threads=threads)
     generator = np.random.default_rng(0)
     given = {

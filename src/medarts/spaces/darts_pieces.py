@@ -9,7 +9,7 @@ from medarts.network.layers import pooled_logits
 from medarts.spaces.darts import STEM_MULTIPLIER, Stem, check, make_stem, positions
 from medarts.spaces.darts_operations import IN_NETWORK, OPERATIONS, Kind, make_operation, preprocess, stride_of
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.pieces import Piece, joined, summed
+from medarts.spaces.pieces import Piece, joined
 
 SKIP = "skip_connect"
 """Costs nothing where it keeps the size."""
@@ -56,8 +56,6 @@ def pieces(genotype: Genotype, *, in_channels: int, outputs: int, size: int) -> 
                 if name != SKIP or stride == 2:
                     given = s1_size if state < 2 else own
                     found[operation_piece(position.kind, name, c, size=given, stride=stride)] += 1
-            if len(edges) > 1:
-                found[summed(c, own)] += len(edges) - 1
         found[joined(nodes, c, own)] += 1
         s0_size, s1_size = s1_size, own
     found[classifier_piece(nodes * last, outputs, size=s1_size)] += 1
@@ -98,12 +96,18 @@ def stem_piece(stem: Stem, in_channels: int, init_channel: int, *, size: int) ->
         f"darts {stem} stem to {channels}",
         ((in_channels, size, size),),
         partial(make_stem, stem, in_channels, channels, settings=IN_NETWORK),
+        is_once=True,
     )
 
 
 def classifier_piece(channels: int, outputs: int, *, size: int) -> Piece:
     """Returns the pooling and the classifier."""
-    return Piece(f"darts classifier of {outputs}", ((channels, size, size),), partial(Classifier, channels, outputs))
+    return Piece(
+        f"darts classifier of {outputs}",
+        ((channels, size, size),),
+        partial(Classifier, channels, outputs),
+        is_once=True,
+    )
 
 
 def _halved(size: int, times: int) -> int:

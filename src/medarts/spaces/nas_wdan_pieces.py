@@ -54,8 +54,6 @@ def pieces(genotype: Genotype, *, in_channels: int, outputs: int, size: int, nor
                         found[
                             operation_piece(set_of_edge(transition, state), name, c, size=given, of=of_operations)
                         ] += 1
-                if len(present) > 1:
-                    found[summed(c, own)] += len(present) - 1
             found[joined(nodes, c, own)] += 1
         if len(transitions) > 1:
             found[summed(nodes * c, own)] += len(transitions) - 1
@@ -95,6 +93,7 @@ def stem_piece(in_channels: int, size: int, norm: Norm) -> Piece:
         f"nas-wdan stem, {norm} norm",
         ((in_channels, size, size),),
         partial(make_stem, in_channels, affine=True, norm=norm),
+        is_once=True,
     )
 
 
@@ -104,6 +103,7 @@ def head_piece(channels: int, outputs: int, *, size: int, image: int) -> Piece:
         f"nas-wdan head of {outputs} at {image}",
         ((channels, size, size),),
         lambda: Resized(Head(channels, outputs), image),
+        is_once=True,
     )
 
 

@@ -1,4 +1,7 @@
-"""Pieces of networks that are timed alone: what latency is predicted from before a network is built."""
+"""Pieces of networks that are timed alone: what latency is predicted from before a network is built.
+
+The sum of the edges into a node of a cell is no piece: ONNX Runtime adds in the convolution before.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,12 +23,14 @@ class Piece:
         shapes: of its inputs, without the batch.
         build: makes the module, which takes the inputs one by one and gives one tensor.
         lasts: the name means the same module on another day. Users may change the operations that they register.
+        is_once: a network has it once, as it has its stem, so that it finds caches that hold something else.
     """
 
     name: str
     shapes: tuple[Shape, ...]
     build: Callable[[], nn.Module] = field(compare=False, repr=False)
     lasts: bool = True
+    is_once: bool = False
 
     @property
     def key(self) -> str:
