@@ -201,9 +201,12 @@ class _Meter:
 
     def is_probably_within(self) -> bool:
         """Tells whether the budget is probably met, by what is counted alone."""
+        limit = self.budget.limits.get("latency_ms")
+        if limit is None or not self.counts_are_within():
+            return self.counts_are_within()
         # Many small operations run at about half the rate of the few large ones of the reference.
         rate = reference_flops() / usual_ms(self.budget.threads) / 2
-        return self.counts_are_within() and self._amount("flops") / rate <= self.budget.limits.get("latency_ms", inf)
+        return self._amount("flops") / rate <= limit
 
     def counts_are_within(self) -> bool:
         """Tells whether parameters and FLOPs are within the budget."""
