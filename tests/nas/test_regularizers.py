@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch.distributions import Categorical
 
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.engine import checkpoint
 from medarts.errors import RecipeError
 from medarts.nas.regularizers import (
     RegularizerSettings,
+    alphas_of,
     beta_decay,
     dirichlet_kl,
     entropy,
@@ -39,6 +41,32 @@ def test_entropy_is_that_of_the_operations(recipe):
     expected = torch.cat([-(weights * weights.log()).sum(1) for weights in alphas]).mean()
     torch.testing.assert_close(entropy(job.supernet, 1.0).double(), expected, rtol=1e-5, atol=0)
     assert entropy(job.supernet, 0.0) == 0
+
+
+@pytest.mark.parametrize("relaxation", ["sigmoid", "dirichlet"])
+def test_entropies_are_of_what_the_genotype_follows_from(recipe, relaxation):
+    job = prepare_search(changed(recipe, f"search.relaxation={relaxation}"))
+    job.set_up()
+    with torch.no_grad():
+        for parameter in job.supernet.architecture():
+            parameter.normal_(std=3)
+    for function, sets in ((entropy, alphas_of(job.supernet)), (path_entropy, job.supernet.path_logits())):
+        expected = []
+        for logits in sets:
+            weights = job.supernet.relaxation.preferences(logits.detach()).double()
+            expected.append(Categorical(weights.view(-1, weights.shape[-1])).entropy())  # it scales to a sum of 1
+        found = function(job.supernet, 1.0)
+        torch.testing.assert_close(found.double(), torch.cat(expected).mean(), rtol=1e-4, atol=0)
+
+
+def test_entropies_of_decided_edges_have_finite_gradients(job):
+    with torch.no_grad():
+        for parameter in job.supernet.architecture():
+            parameter.mul_(1000)  # weights that are exactly 0 in float32
+    for function in (entropy, path_entropy):
+        found = gradients(job, function(job.supernet, 1.0))
+        assert found
+        assert all(torch.isfinite(gradient).all() for gradient in found.values())
 
 
 def gradients(job: Search, value: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -115,6 +143,14 @@ def divergence_from_uniform(logits: torch.Tensor) -> torch.Tensor:
     [
         (["search.regularizers=[zero_one]"], "zero_one .* is for the relaxation sigmoid, not softmax"),
         (["search.regularizers=[dirichlet_kl]", "search.relaxation=gumbel"], "dirichlet_kl .* dirichlet, not gumbel"),
+        (
+            ["search.regularizers=[beta_decay]", "search.relaxation=sigmoid"],
+            "beta_decay .* softmax or gumbel, not s",
+        ),
+        (
+            ["search.regularizers=[beta_decay]", "search.relaxation=dirichlet"],
+            "beta_decay .* softmax or gumbel, not d",
+        ),
         (["search.perturbation=0.03", "search.relaxation=gumbel"], "perturbation 0.03 would run all operations"),
     ],
 )
@@ -134,6 +170,17 @@ def test_a_space_with_weights_of_its_own_takes_no_relaxation(recipe, monkeypatch
     for change in ("search.relaxation=sigmoid", "search.perturbation=0.1"):
         with pytest.raises(RecipeError, match="supernets of the space nas-wdan have weights of their own"):
             prepare_search(changed(recipe, change))
+
+
+@pytest.mark.parametrize(
+    "change", ["search.supernet.auxiliary_skip=1", "search.supernet.skip_dropout=0.3", "derive.skips=0"]
+)
+def test_a_space_that_does_not_know_its_skips_takes_no_settings_of_them(recipe, monkeypatch, change):
+    prepare_search(changed(recipe, change))
+    monkeypatch.setattr(NasWdan, "has_skips", False)
+    prepare_search(recipe)
+    with pytest.raises(RecipeError, match=f"so {change.replace('=', ' ')}.* would change nothing"):
+        prepare_search(changed(recipe, change))
 
 
 def test_a_regularizer_of_ones_own_moves_what_it_is_for(recipe, tmp_path):

@@ -126,7 +126,7 @@ class SupernetSettings(Section):
             falls to 0 (DARTS-, arXiv 2009.01027, where it starts at 1): skips are not preferred for training more
             easily. 0 has none.
         skip_dropout: probability at the start of a stage of dropping the skip of an edge in a step; it falls to 0
-            (P-DARTS, arXiv 1904.12760).
+            (P-DARTS, arXiv 1904.12760, where the decay is exponential; here it is linear).
     """
 
     partial_channels: Annotated[Literal[1, 2, 4], BeforeValidator(_whole)] = 1
@@ -272,7 +272,8 @@ class DeriveSettings(Section):
         top_k: transitions kept at each node, for top_k.
         threshold: smallest beta kept, for threshold.
         skips: largest number of skips (identity, skip_connect) in a cell; weaker ones make way for the next strongest
-            operation or edge (P-DARTS, arXiv 1904.12760, where it is 2). Default: any number.
+            operation or edge (P-DARTS, arXiv 1904.12760, where it is 2, for normal cells alone; here for every kind of
+            cell). Default: any number.
     """
 
     select: Annotated[AnySelection, LATER] = _named("magnitude")

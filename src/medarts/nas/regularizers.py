@@ -46,7 +46,7 @@ def register_regularizer(
     *,
     of: Of = "architecture",
     settings: type[RegularizerSettings] = RegularizerSettings,
-    relaxation: str | None = None,
+    relaxations: tuple[str, ...] = (),
     paths: bool = False,
 ) -> Callable[[R], R]:
     """Returns a decorator that registers a regularizer under a name.
@@ -57,10 +57,10 @@ def register_regularizer(
         name: in recipes.
         of: the parameters that it is a term for: the architecture, once it is no longer frozen, or the weights.
         settings: class of its settings.
-        relaxation: the one that it is for; searches with another are refused. Default: any.
+        relaxations: those that it is for; searches with another are refused. Default: all.
         paths: whether it is for paths, so that searches in a space without them are refused.
     """
-    return regularizers.register(name, settings=settings, of=of, relaxation=relaxation, paths=paths)
+    return regularizers.register(name, settings=settings, of=of, relaxations=relaxations, paths=paths)
 
 
 def check_regularizers(chosen: Sequence[Settings], *, relaxation: str, has_paths: bool) -> None:
@@ -76,11 +76,12 @@ def check_regularizers(chosen: Sequence[Settings], *, relaxation: str, has_paths
     """
     for settings in chosen:
         about = regularizers.entry(settings.name).about
-        if about["relaxation"] not in (None, relaxation):
+        fitting = about["relaxations"]
+        if fitting and relaxation not in fitting:
             raise RecipeError(
-                f"The regularizer {settings.name} of search.regularizers is for the relaxation {about['relaxation']}, "
+                f"The regularizer {settings.name} of search.regularizers is for the relaxation {' or '.join(fitting)}, "
                 f"not {relaxation}.",
-                fix=f"Use search.relaxation={about['relaxation']}, or leave it out.",
+                fix=f"Use search.relaxation={fitting[0]}, or leave it out.",
             )
         if about["paths"] and not has_paths:
             raise RecipeError(
@@ -91,22 +92,22 @@ def check_regularizers(chosen: Sequence[Settings], *, relaxation: str, has_paths
 
 @register_regularizer("entropy")
 def entropy(supernet: Supernet, progress: float) -> Tensor:
-    """Entropy of the operations' weights on an edge, mean over the edges in nats, growing with the stage.
+    """Entropy of the operations' preferences on an edge, mean over the edges in nats, growing with the stage.
 
     It drives edges to decide for an operation, so that less is lost when the others are cut off. Source:
     discretisation-aware search (Tian 2020, arXiv 2007.03154), with a weight that grows linearly.
     """
-    return progress * torch.cat([_entropies(logits) for logits in alphas_of(supernet)]).mean()
+    return progress * torch.cat([_entropies(supernet, logits) for logits in alphas_of(supernet)]).mean()
 
 
 @register_regularizer("path_entropy", paths=True)
 def path_entropy(supernet: Supernet, progress: float) -> Tensor:
-    """Entropy of the softmax of betas at a node, mean over the nodes with a choice in nats, growing with the stage.
+    """Entropy of the preferences of paths into a node, mean over nodes with a choice in nats, growing with the stage.
 
     It drives nodes to decide for a path. Source: DiNTS (arXiv 2103.15954), whose entropy is that of paths
     too; here it grows linearly, and the derivation takes the strongest path or paths of each node.
     """
-    return progress * torch.stack([_entropies(betas) for betas in supernet.path_logits()]).mean()
+    return progress * torch.stack([_entropies(supernet, betas) for betas in supernet.path_logits()]).mean()
 
 
 class BetaDecaySettings(RegularizerSettings):
@@ -119,12 +120,13 @@ class BetaDecaySettings(RegularizerSettings):
     weight: Weight = 50.0
 
 
-@register_regularizer("beta_decay", settings=BetaDecaySettings)
+@register_regularizer("beta_decay", settings=BetaDecaySettings, relaxations=("softmax", "gumbel"))
 def beta_decay(supernet: Supernet, progress: float) -> Tensor:
     """Smooth maximum of the alphas of an edge, log sum exp, mean over the edges, growing linearly with the stage.
 
     Its gradient is the softmax itself: the larger a weight, the more its alpha is pulled down, so that none runs away
-    from the others, as skips do. Source: beta-DARTS (arXiv 2203.01665).
+    from the others, as skips do. A shift of all alphas of an edge does not change their softmax; sigmoids and the
+    concentrations of a Dirichlet distribution would all be pulled to 0. Source: beta-DARTS (arXiv 2203.01665).
     """
     return progress * torch.cat([torch.logsumexp(logits, dim=1) for logits in alphas_of(supernet)]).mean()
 
@@ -139,7 +141,7 @@ class ZeroOneSettings(RegularizerSettings):
     weight: Weight = 10.0
 
 
-@register_regularizer("zero_one", settings=ZeroOneSettings, relaxation="sigmoid")
+@register_regularizer("zero_one", settings=ZeroOneSettings, relaxations=("sigmoid",))
 def zero_one(supernet: Supernet, progress: float) -> Tensor:
     """Minus the squared distance of the sigmoid weights from 0.5, mean over all weights of operations and paths.
 
@@ -161,7 +163,7 @@ class DirichletKLSettings(RegularizerSettings):
     weight: Weight = 1e-3
 
 
-@register_regularizer("dirichlet_kl", settings=DirichletKLSettings, relaxation="dirichlet")
+@register_regularizer("dirichlet_kl", settings=DirichletKLSettings, relaxations=("dirichlet",))
 def dirichlet_kl(supernet: Supernet, progress: float) -> Tensor:
     """KL divergence of the Dirichlet distributions from the uniform Dir(1), sum over edges and nodes with a choice.
 
@@ -180,7 +182,9 @@ def alphas_of(supernet: Supernet) -> list[Tensor]:
     return [logits for name, logits in supernet.named_parameters() if name.startswith("alphas")]
 
 
-def _entropies(logits: Tensor) -> Tensor:
-    """Returns the entropy of the softmax of every row, in nats."""
-    log_weights = torch.log_softmax(logits, dim=-1)
-    return -(log_weights.exp() * log_weights).sum(-1)
+def _entropies(supernet: Supernet, logits: Tensor) -> Tensor:
+    """Returns the entropy of the preferences of every row, in nats; those without a sum of 1 are scaled to it."""
+    preferences = supernet.relaxation.preferences(logits)
+    shares = preferences / preferences.sum(-1, keepdim=True)
+    # The logarithm of a share that has become 0 would have an infinite gradient.
+    return -(shares * shares.clamp(min=torch.finfo(shares.dtype).tiny).log()).sum(-1)

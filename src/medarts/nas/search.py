@@ -357,7 +357,8 @@ class Search(Job[SearchState]):
         draw = Draw(
             seed_of(recipe.seed, "relaxation", *where),
             progress,
-            # Weights alone are trained at other architectures; the architecture's gradient is taken where it is.
+            # The weights are trained at other architectures, the loss of the architecture is that at its own. The
+            # second order also differentiates the next step of the weights, with the noise that this step will have.
             perturbation=progress * settings.perturbation if half is self.data.weights else 0.0,
             skip_dropout=(1 - progress) * settings.supernet.skip_dropout,
         )
@@ -638,6 +639,8 @@ def _check_relaxation(recipe: Recipe) -> None:
     """
     settings, space = recipe.search, spaces.get(recipe.space.name)
     name = settings.relaxation.name
+    if not space.has_skips:
+        _check_without_skips(recipe)
     if (name != "softmax" or settings.perturbation) and not space.relaxes:
         raise RecipeError(
             f"The supernets of the space {recipe.space.name} have weights of their own, which search.relaxation {name} "
@@ -651,6 +654,23 @@ def _check_relaxation(recipe: Recipe) -> None:
             fix="Use search.perturbation=0, or another relaxation.",
         )
     check_regularizers(settings.regularizers, relaxation=name, has_paths=space.has_paths)
+
+
+def _check_without_skips(recipe: Recipe) -> None:
+    """Refuses settings of skips for a space whose supernets do not know them, and would ignore the settings."""
+    supernet = recipe.search.supernet
+    of_skips = {
+        "search.supernet.auxiliary_skip": supernet.auxiliary_skip or None,
+        "search.supernet.skip_dropout": supernet.skip_dropout or None,
+        "derive.skips": recipe.derive.skips,
+    }
+    given = [f"{field} {value}" for field, value in of_skips.items() if value is not None]
+    if given:
+        raise RecipeError(
+            f"The supernets of the space {recipe.space.name} do not know which operations are skips, so "
+            f"{' and '.join(given)} would change nothing.",
+            fix="Leave it out, or have the supernets heed skips and set has_skips=True in the space.",
+        )
 
 
 def _check_settings(recipe: Recipe) -> None:

@@ -261,6 +261,8 @@ class SearchSpace(ABC):
             such as search.stages, an item of the recipe starts from ``defaults`` of that key, see ``item_defaults``.
         item_defaults: published values of the items of lists, by their dotted key.
         relaxes: whether its supernets weigh by ``Supernet.relaxed``, so that a recipe can choose the relaxation.
+        has_skips: whether its supernets know their skips: they carry ``Supernet.auxiliary_skip``, tell
+            ``Supernet.relaxed`` where skips are, and ``derive`` limits them.
         has_paths: whether its supernets have ``path_logits``.
         operations: the sets of its operations, to which ``register_operation`` adds.
         free: names of its identity, skips and pooling, of which a collapsed genotype consists.
@@ -274,6 +276,7 @@ class SearchSpace(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     item_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     relaxes: ClassVar[bool] = False
+    has_skips: ClassVar[bool] = False
     has_paths: ClassVar[bool] = False
     operations: ClassVar[Mapping[str, Operations[Any]]] = {}
     free: ClassVar[frozenset[str]] = frozenset()
@@ -380,8 +383,8 @@ class SearchSpace(ABC):
         """Returns a genotype with one thing changed, so that its network is another.
 
         The kind of the change is drawn uniformly among those that are possible, then the change among those of its
-        kind. The same seed gives the same neighbour to genotypes of the same network. The provenance says which network
-        was changed (``of``, ``of_fingerprint``) and how (``change``).
+        kind. A genotype and a seed always give the same neighbour. The provenance says which network was changed
+        (``of``, ``of_fingerprint``) and how (``change``).
 
         Args:
             genotype: what is changed.
@@ -577,7 +580,8 @@ def derive_cell(
         competing: whether the weights of an edge share a sum of 1.
         skip: name of the operation that passes on what it reads.
         most_skips: the most of these in the cell. While there are more, the weakest is taken from its edge, unless that
-            has no other operation (P-DARTS, arXiv 1904.12760, section 3.3). None allows any number.
+            has no other operation (P-DARTS, arXiv 1904.12760, section 3.3, which limits normal cells alone; here every
+            kind of cell is limited). None allows any number.
     """
     rows = [list(row) for row in weights]
     while True:

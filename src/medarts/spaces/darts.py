@@ -964,6 +964,7 @@ class Darts(SearchSpace):
         "search.stages": {"depth": 12, "epochs": 50, "batch": 16},
     }
     relaxes = True
+    has_skips = True
     operations = OPERATIONS
     free: ClassVar[frozenset[str]] = frozenset({"skip_connect", "avg_pool_3x3", "max_pool_3x3"})
     cell_inputs: ClassVar[Mapping[str, tuple[str, str]]] = dict.fromkeys(

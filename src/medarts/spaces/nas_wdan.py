@@ -1424,6 +1424,7 @@ class NasWdan(SearchSpace):
         "search.stages": {"depth": 4, "epochs": 80, "batch": 12},
     }
     relaxes = True
+    has_skips = True
     has_paths = True
     operations = OPERATIONS
     free: ClassVar[frozenset[str]] = frozenset({"identity", "avg_pool", "max_pool"})

@@ -42,7 +42,7 @@ class Relaxation(ABC):
 
     @abstractmethod
     def preferences(self, logits: Tensor) -> Tensor:
-        """Returns how strongly each candidate is preferred, without chance: of it the genotype is derived."""
+        """Returns how strongly each candidate is preferred, without chance; the genotype is derived from it."""
 
     def training(self, logits: Tensor, progress: float) -> Tensor:
         """Returns the weights of a training step, differentiable. Default: the preferences.
@@ -94,8 +94,9 @@ class Softmax(Relaxation):
 class Sigmoid(Relaxation):
     """The sigmoid of every logit, so that candidates do not compete (FairDARTS, arXiv 1911.12126).
 
-    Under a softmax a skip can only grow at the cost of the others, and it grows first. Here each candidate is kept or
-    not by itself; the regularizer ``zero_one`` pushes every weight to one of the two.
+    Under a softmax a skip can only grow at the cost of the others, and it grows first. Here each weight is learnt by
+    itself; the regularizer ``zero_one`` pushes it to 0 or to 1. FairDARTS then drops edges whose strongest operation
+    is below a threshold. Here the genotype is derived as under a softmax: every node keeps two edges, however weak.
     """
 
     competing = False
@@ -122,8 +123,12 @@ class Gumbel(Relaxation):
     """One candidate of each edge, drawn with the probabilities of the softmax (GDAS, arXiv 1910.04465).
 
     The candidate with the largest logit + Gumbel noise has weight 1 and alone is run; its gradient is that of the
-    softmax of these sums over the temperature (straight through). So a step trains a network such as will be derived,
-    and costs a fraction of the mixed one. The temperature falls linearly from one value to the other over a stage.
+    softmax of these sums over the temperature (straight through). So a step costs a fraction of the mixed one, and no
+    operation has to share its edge. The temperature falls linearly from one value to the other over a stage.
+
+    What a step trains is close to what is derived, but not the same: it has all edges of a cell, where the genotype
+    keeps two into every node; one cell into every node of a lattice, where the genotype may keep several
+    (``derive.paths``); and ``none`` can be drawn, which is never derived.
 
     Validation runs the most likely candidates.
     """
@@ -249,7 +254,9 @@ def without_skips(weights: Tensor, skips: Tensor, probability: float) -> Tensor:
     """Returns weights with the skip of each edge dropped with a probability, and scaled by 1 / (1 - p) otherwise.
 
     Skips win early as they need no training; without them the others learn (P-DARTS, arXiv 1904.12760, section 3.3).
-    Here the skip of an edge is dropped as a whole for a step, where P-DARTS drops single activations of it.
+    Here the skip of an edge is dropped as a whole for a step, where P-DARTS drops single activations of it. And
+    the probability falls linearly over a stage; the published code lets it fall exponentially once the architecture
+    learns.
 
     Args:
         weights: R x N.
