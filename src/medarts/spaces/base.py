@@ -38,7 +38,7 @@ from medarts.spaces.genotype import EDGES_PER_NODE, NEIGHBOUR, NONE, Cell, Edge,
 from medarts.spaces.lattice import Lattice
 from medarts.spaces.pieces import Piece
 from medarts.spaces.relaxations import Draw, Relaxation, Softmax, relaxed
-from medarts.spaces.sampling import Change
+from medarts.spaces.sampling import Mutation
 from medarts.system.process import note_extension
 from medarts.system.randomness import seed_of
 
@@ -366,7 +366,7 @@ class SearchSpace(ABC):
     @abstractmethod
     def changes(
         cls, genotype: Genotype, settings: Any, generator: np.random.Generator
-    ) -> Mapping[str, Sequence[Change]]:
+    ) -> Mapping[str, Sequence[Mutation]]:
         """Returns by kind of change all genotypes that differ from another in one thing; some may be the same network.
 
         Args:

@@ -93,8 +93,8 @@ from medarts.spaces.genotype import (
 from medarts.spaces.pieces import Piece
 from medarts.spaces.sampling import (
     CandidatesOf,
-    Change,
     Choices,
+    Mutation,
     cells_with_nodes,
     edge_changes,
     in_order,
@@ -1078,7 +1078,7 @@ class Darts(SearchSpace):
     @classmethod
     def changes(
         cls, genotype: Genotype, settings: DartsSettings, generator: np.random.Generator
-    ) -> Mapping[str, Sequence[Change]]:
+    ) -> Mapping[str, Sequence[Mutation]]:
         """Returns genotypes with another operation, another state that an edge reads, or another macro setting."""
         candidates = _candidates(settings.operations)
         values = check(genotype).to_mapping()
@@ -1088,7 +1088,7 @@ class Darts(SearchSpace):
             if name == "intermediate_nodes":
                 cells = cells_with_nodes(genotype.cells, int(other), candidates=candidates, generator=generator)
                 changed = replace(changed, cells=cells)
-            macro.append(Change(setting_words(name, present, other), changed))
+            macro.append(Mutation(setting_words(name, present, other), changed))
         return {
             "operation": [*operation_changes(genotype, candidates)],
             "edge": [*edge_changes(genotype, candidates, generator)],

@@ -94,8 +94,8 @@ from medarts.spaces.nas_wdan_operations import (
 from medarts.spaces.pieces import Piece
 from medarts.spaces.sampling import (
     CandidatesOf,
-    Change,
     Choices,
+    Mutation,
     cells_with_nodes,
     edge_changes,
     in_order,
@@ -1301,7 +1301,7 @@ def candidates_of(operations: Mapping[str, tuple[str, ...]]) -> CandidatesOf:
     return candidates
 
 
-def path_changes(genotype: Genotype, settings: LatticeSettings) -> Iterator[Change]:
+def path_changes(genotype: Genotype, settings: LatticeSettings) -> Iterator[Mutation]:
     """Yields genotypes with one path less, or one more into a node that has one.
 
     A path that reads a node without paths brings all that lead there.
@@ -1316,7 +1316,7 @@ def path_changes(genotype: Genotype, settings: LatticeSettings) -> Iterator[Chan
                 paths = completed({**kept, node: others}, settings.depth, ends)
                 done = "removed" if transition in present else "added"
                 words = f"path {transition} into node ({node.layer},{node.level}) {done}"
-                yield Change(words, replace(genotype, paths=to_kept(paths)))
+                yield Mutation(words, replace(genotype, paths=to_kept(paths)))
 
 
 def _settings(genotype: Genotype) -> LatticeSettings:
@@ -1550,7 +1550,7 @@ class NasWdan(SearchSpace):
     @classmethod
     def changes(
         cls, genotype: Genotype, settings: NasWdanSettings, generator: np.random.Generator
-    ) -> Mapping[str, Sequence[Change]]:
+    ) -> Mapping[str, Sequence[Mutation]]:
         """Returns genotypes with another operation, state that an edge reads, path of the lattice, or macro setting."""
         candidates, lattice = candidates_of(settings.operations), check(genotype)
         values = lattice.to_mapping()
@@ -1566,7 +1566,7 @@ class NasWdan(SearchSpace):
                 head_nodes(changed.depth, deep_supervision=changed.deep_supervision),
             )
             found = replace(genotype, settings=changed.to_mapping(), cells=cells, paths=to_kept(paths))
-            macro.append(Change(setting_words(name, present, other), found))
+            macro.append(Mutation(setting_words(name, present, other), found))
         return {
             "operation": [*operation_changes(genotype, candidates)],
             "edge": [*edge_changes(genotype, candidates, generator)],

@@ -33,7 +33,7 @@ Choices = Annotated[tuple[Value, ...], Field(min_length=1, max_length=100), Afte
 """The values of a macro setting that sampled networks may have."""
 
 
-class Change(NamedTuple):
+class Mutation(NamedTuple):
     """A genotype that differs from another in one thing.
 
     Attributes:
@@ -107,16 +107,16 @@ def in_order(edges: Iterable[Edge]) -> tuple[Edge, ...]:
 # One change
 
 
-def operation_changes(genotype: Genotype, candidates: CandidatesOf) -> Iterator[Change]:
+def operation_changes(genotype: Genotype, candidates: CandidatesOf) -> Iterator[Mutation]:
     """Yields genotypes that have another of the candidates on one edge."""
     for kind, node, place, (operation, state) in _edges(genotype):
         for other in candidates(kind, state):
             if other != operation:
                 words = f"{kind} cell, node {node}, from {state_name(state)}: {operation} -> {other}"
-                yield Change(words, _with_edge(genotype, kind, node, place, (other, state)))
+                yield Mutation(words, _with_edge(genotype, kind, node, place, (other, state)))
 
 
-def edge_changes(genotype: Genotype, candidates: CandidatesOf, generator: np.random.Generator) -> Iterator[Change]:
+def edge_changes(genotype: Genotype, candidates: CandidatesOf, generator: np.random.Generator) -> Iterator[Mutation]:
     """Yields genotypes one edge of which reads another state, which its node does not read yet.
 
     The edge keeps its operation where that can be used on the new state, and gets a random one elsewhere, such as
@@ -130,7 +130,7 @@ def edge_changes(genotype: Genotype, candidates: CandidatesOf, generator: np.ran
             words = (
                 f"{kind} cell, node {node}: {operation} from {state_name(state)} -> {named} from {state_name(other)}"
             )
-            yield Change(words, _with_edge(genotype, kind, node, place, (named, other)))
+            yield Mutation(words, _with_edge(genotype, kind, node, place, (named, other)))
 
 
 def cells_with_nodes(
