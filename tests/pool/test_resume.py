@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from medarts.engine.engine import Job
 from medarts.errors import RecipeError, RunError
 from medarts.pool import candidates, job, search, trainings
 from medarts.pool.candidates import read_candidates
+from medarts.pool.drawing import Drawing
 from medarts.system.process import InterruptedRunError
 from medarts.system.workers import Workers
 
@@ -124,7 +126,7 @@ def test_several_processes_of_which_one_is_killed_give_the_same(
         show(of)
         begun = list((of.run.path / "candidates").glob("*/checkpoints/last-*"))
         if begun and not killed:
-            victim = of.hands.workers._busy[0].process
+            victim = of.executor.workers._busy[0].process
             os.kill(victim.pid, signal.SIGKILL)
             killed.append(victim)
 
@@ -137,8 +139,27 @@ def test_several_processes_of_which_one_is_killed_give_the_same(
 
 
 @pytest.mark.usefixtures("here")
+def test_stopped_between_two_proposals(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity, looked_at = Drawing._identity, []
+
+    def stop(drawing: Drawing, *given: Any) -> Any:
+        looked_at.append(given)
+        os.kill(os.getpid(), signal.SIGINT)
+        return identity(drawing, *given)
+
+    monkeypatch.setattr(Drawing, "_identity", stop)
+    with pytest.raises(InterruptedRunError, match="is saved"):
+        search.start(random_of(recipe), tmp_path / "run")
+    assert len(looked_at) == 1
+    monkeypatch.setattr(Drawing, "_identity", identity)
+    assert search.resume(tmp_path / "run").facts["finished"]
+
+
+@pytest.mark.usefixtures("here")
 def test_what_may_change_on_the_way(pool: RunDirectory) -> None:
-    with pytest.raises(RunError, match=r"A search by training cannot change search.stages.0.epochs: 2 -> 3"):
+    with pytest.raises(
+        RunError, match=r"A started run cannot change search.stages.0.epochs: 2 -> 3.*tensorboard\. Start"
+    ):
         search.resume(pool.path, ["search.stages.0.epochs=3"])
     with pytest.raises(RunError, match=r"A started run cannot change search.select.keep"):
         search.resume(pool.path, ["search.select.keep=0.4"])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import pytest
 
 from medarts.config import Recipe
 from medarts.config.reading import deciding_values, fingerprint
+from medarts.config.sections import SearchSettings
 from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.errors import DataError, DivergedError, MedartsError, RecipeError, RunError
+from medarts.nas.search import Search
 from medarts.pool import search, trainings
 from medarts.pool.candidates import Candidate, read_candidates
 from medarts.pool.preparing import planned_epochs
 from medarts.pool.result import compute_of
 from medarts.profiling.budget import measure
+from medarts.reporting.page import write_report
 from medarts.spaces import space_of
 from medarts.spaces.genotype import load_genotype
 from medarts.system.memory import OutOfMemoryError
@@ -35,7 +39,7 @@ def test_a_pool_has_genotypes_of_supernets_random_ones_and_neighbours(pool: RunD
     ]  # fmt: skip
     finalists = sorted((each for each in found[:3] if 2 in each.scores), key=lambda each: -each.scores[2])
     assert [each.parent for each in found[3:]] == [each.name for each in finalists]
-    assert found[0].origin == "supernet 1, stage 1, epoch 2"
+    assert found[0].origin == "supernet 1, as it was chosen"
     assert [each.genotype.provenance["of"] for each in found[3:]] == [each.genotype.name for each in finalists]
     assert len({space_of(each.genotype).fingerprint(each.genotype) for each in found}) == 5
 
@@ -170,10 +174,35 @@ def test_a_process_that_ends_is_given_its_candidate_once_more(
 
     monkeypatch.setattr(Training, "_step", end)
     run = search.start(random_of(recipe), tmp_path / "run")
-    assert sorted(ends) == ["1-01", "1-01", "1-02"]
+    assert ends == ["1-01", "1-02", "1-01"]  # once more when the third is done, too
     first, second = read_candidates(run)[:2]
     assert (first.failure, second.failure) == ("The system killed its process.", None)
-    assert "1-02: The system killed its process. It goes on once more." in capsys.readouterr().err
+    assert "1-02: The system killed its process. It is tried once more, alone." in capsys.readouterr().err
+
+
+def test_an_infinite_score_drops_a_candidate(pool: RunDirectory, tmp_path: Path) -> None:
+    for value, expected in (("NaN", None), ("Infinity", None), ("null", None), ("0.5", 0.5)):
+        (tmp_path / "metrics.jsonl").write_text(f'{{"val_dice": {value}}}\n')
+        assert trainings.score_at(tmp_path, 1, "val_dice") == expected
+
+
+def test_a_supernet_that_fails_is_on_record(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Search._step
+
+    def fail(job: Search) -> None:
+        if job.directory.path.name == "1":
+            raise DivergedError("It <diverged>.", fix="")
+        step(job)
+
+    monkeypatch.setattr(Search, "_step", fail)
+    run = search.start(
+        changed(recipe, "search.select.supernets=2", "search.select.generations=1", "budget.flops=null"),
+        tmp_path / "run",
+    )
+    assert run.read_json("summary.json")["supernet_failures"] == {"1": "It <diverged>."}
+    assert [each.origin[:10] for each in read_candidates(run) if each.source == "supernet"] == ["supernet 2"]
+    page = write_report(run.path).read_text()
+    assert "Supernet 1 failed, and random genotypes stand in for its candidates: It &lt;diverged&gt;." in page
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -190,7 +219,10 @@ def test_a_process_that_ends_is_given_its_candidate_once_more(
         (["search.method=random", "budget.flops=1000"], r"The narrowest network .* is over the budget: flops"),
         (["budget.flops=1000"], r"The narrowest network .* is over the budget: flops"),
         (["train.batch=400"], r"The images of the training set are 18, fewer than a batch of 400"),
-        (["space.choices.depth=[9]"], r"depth"),
+        (["space.choices.depth=[3, 6]"], r"space.choices.depth has 6, but images of data.size 16 cannot be halved"),
+        (["budget.size=24", "space.choices.depth=[3, 4]"], r"space.choices.depth has 4, but images of budget.size 24"),
+        (["budget.size=20", "space.choices.depth=[2]"], r"search.stages.0 cannot be measured at budget.size 20"),
+        (["train.model=unet"], r"train.model is the baseline unet, but search.method=pool trains genotypes"),
     ],
 )
 def test_wrong_values_are_refused_before_anything_is_trained(
@@ -245,15 +277,42 @@ def test_older_recipes_keep_their_fingerprints(recipe: Recipe) -> None:
     supernet = changed(recipe, "search.method=supernet")
     assert "method" not in deciding_values(supernet)["search"]
     assert fingerprint(supernet) != fingerprint(changed(recipe, "search.method=random"))
+    usual = Recipe(data=recipe.data)
+    assert "select" not in deciding_values(usual)["search"]
+    assert "choices" not in deciding_values(usual)["space"]
+
+
+def test_a_pool_is_described_by_its_defaults_too(recipe: Recipe) -> None:
+    usual = Recipe(data=recipe.data)
+    values = deciding_values(usual.model_copy(update={"search": SearchSettings(method="pool")}))
+    assert values["search"]["select"]["candidates"] == 16
+    assert values["space"]["choices"]["depth"] == usual.space.model_dump(mode="json")["choices"]["depth"]
 
 
 def test_a_damaged_line_is_named(pool: RunDirectory, tmp_path: Path) -> None:
     text = (pool.path / "candidates.jsonl").read_text()
+    shutil.copy(pool.path / "run.json", tmp_path)
+    shutil.copy(pool.path / "recipe.yaml", tmp_path)
     copy = RunDirectory(tmp_path)
-    for before, after in (('"random"', '"chance"'), ('"scores": {', '"scores": {"x": 1, '), ('"norm": null, ', "")):
+    for line, before, after, says in (
+        (2, '"random"', '"chance"', "source"),
+        (1, '"scores": {', '"scores": {"x": 1, ', "scores.x"),
+        (1, '"scores": {"1": ', '"scores": {"5": ', "not the first rungs"),
+        (1, '"scores": {"1": ', '"scores": {"1": NaN, "2": ', "finite"),
+        (1, '"scores": {"1": ', '"scores": {"1": true, "2": ', "valid number"),
+        (1, '"norm": null, ', "", "norm"),
+        (1, '"name": "1-01"', '"name": "../../1-01"', "name"),
+        (2, '"name": "1-02"', '"name": "1-01"', "not the next one"),
+        (1, '"failure": null', '"failure": 3', "failure"),
+        (1, '"parent": null', '"parent": "2-01"', "none of the candidates before"),
+    ):
+        assert before in text
         (tmp_path / "candidates.jsonl").write_text(text.replace(before, after))
-        with pytest.raises(RunError, match=r"candidates.jsonl is damaged in line \d|candidates.jsonl is damaged"):
+        with pytest.raises(RunError, match=rf"candidates.jsonl is damaged in line {line} \(.*{re.escape(says)}"):
             read_candidates(copy)
+    (tmp_path / "candidates.jsonl").write_text(text[: len(text) // 2])
+    with pytest.raises(RunError, match="its end is missing"):
+        read_candidates(copy)
 
 
 def test_norms_are_a_choice(recipe: Recipe, tmp_path: Path, medarts: Any) -> None:

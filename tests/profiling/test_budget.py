@@ -4,6 +4,7 @@ from itertools import product
 from typing import Any
 
 import pytest
+import torch
 
 from medarts.config import BudgetSettings, parse
 from medarts.errors import RecipeError
@@ -35,13 +36,19 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     def channels(network: Any) -> int:
         return int(network.frame.cells["1_1_down"].input1[1].out_channels)
 
-    monkeypatch.setattr(module, "exported", lambda name, network, **_: str(channels(network)).encode())
+    monkeypatch.setattr(
+        module, "exported", lambda name, network, size, **_: f"{channels(network)} {size} {kinds(network)}".encode()
+    )
+    monkeypatch.setattr("medarts.profiling.reference.usual_ms", lambda threads: 1.0)
     monkeypatch.setattr(module, "usual_ms", lambda threads: 1.0)
     monkeypatch.setattr(module, "predict", lambda *_, **__: None)
 
+    def kinds(network: Any) -> list[str]:
+        return sorted({type(each).__name__ for each in network.modules()})
+
     class Engine:
         def __init__(self, content: bytes, *, threads: int) -> None:
-            self.channels = int(content)
+            self.channels = int(content.split()[0])
 
     def latencies(passes: Any, *, threads: int) -> list[Latency]:
         c = passes[0].args[0].channels
@@ -49,8 +56,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         return [Latency(float(c), 1.0, 0.0, 1.0)]
 
     def peak(build: Any, *, shape: Any, threads: int) -> float:
-        looks.append(("MB", int(build.content)))
-        return 10.0 * int(build.content)
+        looks.append(("MB", int(build.content.split()[0])))
+        return 10.0 * int(build.content.split()[0])
 
     monkeypatch.setattr(module, "OnnxRuntimeEngine", Engine)
     monkeypatch.setattr(module, "measured_latencies", latencies)
@@ -75,6 +82,31 @@ def test_the_widest_network_within_the_budget(
     assert len(made_up) == len(set(made_up)), "nothing is measured twice"
 
 
+def test_what_was_measured_is_kept_on_the_machine(
+    made_up: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = budget(latency_ms=30.0, memory_mb=65.0)
+    found = fit(GENOTYPE, limits, **ABOUT)
+    measured = len(made_up)
+    monkeypatch.setattr(module, "measured_latencies", lambda *_, **__: [Latency(99.0, 1.0, 0.0, 1.0)])
+    assert fit(GENOTYPE, limits, **ABOUT) == found  # although the machine is busy now
+    assert len(made_up) == measured
+    other = fit(GENOTYPE, budget(latency_ms=30.0, size=64), **{**ABOUT, "norm": "group"})
+    assert other is None, "another norm is another network"
+
+
+def test_measuring_leaves_the_random_numbers_of_others_alone() -> None:
+    state = torch.get_rng_state()
+    contents = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        contents.append(module._Meter(GENOTYPE.with_settings(init_channel=2), budget(flops=1.0), 1, 1, None)._network())
+        assert torch.equal(torch.get_rng_state(), torch.manual_seed(seed).get_state())
+    torch.set_rng_state(state)
+    for one, two in zip(*(each.parameters() for each in contents), strict=True):
+        assert torch.equal(one, two)
+
+
 def test_what_is_counted_is_counted_as_of_the_network_itself(made_up: list[tuple[str, int]]) -> None:
     found = fit(GENOTYPE, budget(parameters=4e4), **ABOUT)
     assert found is not None
@@ -96,7 +128,7 @@ def test_a_budget_that_the_narrowest_exceeds(made_up: list[tuple[str, int]]) -> 
     )
 
 
-@pytest.mark.parametrize(("factor", "most"), [(1.0, 2), (1.3, 4), (0.5, 6)])
+@pytest.mark.parametrize(("factor", "most"), [(1.0, 3), (1.3, 5), (0.5, 7)])
 def test_a_good_prediction_saves_measurements(
     factor: float, most: int, made_up: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +151,13 @@ def test_the_search_among_widths_finds_every_answer_from_every_guess(number: int
         assert module._largest(number, is_within, guess=guess) == answer
         assert len(looks) == len({*looks})
         if abs(guess - answer) <= 1:
-            assert len(looks) <= 3
+            assert len(looks) <= 4
+
+
+def test_a_width_that_suits_the_processor_is_found_from_every_guess() -> None:
+    within = [True, True, False, True, False, True, False, False, False]  # as of 10, 12, 14, 16 ... channels
+    for guess in range(-1, len(within)):
+        assert module._largest(len(within), within.__getitem__, guess=guess) == 5
 
 
 def test_a_size_that_the_lattice_cannot_halve_and_threads_that_are_not_there() -> None:

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from medarts.profiling import reference as module
-from medarts.profiling.reference import latency_file, measured_latencies, usual_ms
+from medarts.profiling.reference import (
+    keep_ms,
+    kept_latency,
+    kept_ms,
+    latency_file,
+    measured_latencies,
+    usual_ms,
+)
 
 
 @pytest.fixture
@@ -44,6 +51,24 @@ def test_what_slows_the_reference_does_not_count(clock: Callable[..., list[int]]
 def test_every_number_of_threads_has_its_own_reference(clock: Callable[..., list[int]]) -> None:
     clock([2.0] * 5 + [1.0] * 5)
     assert (usual_ms(1), usual_ms(2), usual_ms(1), usual_ms(2)) == (2.0, 1.0, 2.0, 1.0)
+
+
+def test_a_reference_that_was_first_measured_on_a_busy_machine(clock: Callable[..., list[int]]) -> None:
+    clock([4.0] * 5 + [4.0, 20.0])
+    (busy,) = measured_latencies([lambda: None], threads=1)
+    kept = kept_latency("one", lambda: busy, threads=1)
+    keep_ms({"piece": 6.0}, threads=1)
+    clock([3.9, 10.0])  # chance
+    (free,) = measured_latencies([lambda: None], threads=1)
+    assert (usual_ms(1), free.slowdown) == (4.0, 0.975)
+    clock([2.0, 10.0])
+    (free,) = measured_latencies([lambda: None], threads=1)
+    assert (free.ms, free.slowdown, usual_ms(1)) == (10.0, 1.0, 2.0)
+    assert kept_ms(["piece"], threads=1) == {"piece": 3.0}
+    again = kept_latency("one", lambda: pytest.fail("it is known"), threads=1)
+    assert (kept.ms, again.ms, again.slowdown) == (20.0, 10.0, 2.0)
+    module._lower_usual_ms(1.0, before=4.0, threads=1)  # another process that had found the same
+    assert kept_ms(["reference", "piece"], threads=1) == {"reference": 2.0, "piece": 3.0}
 
 
 @pytest.mark.parametrize("content", [b"no database", None], ids=["damaged", "a folder that cannot be written"])

@@ -87,10 +87,13 @@ def test_the_plot_has_the_best_so_far_over_the_training_done(small_recipe: Recip
     candidates = [
         candidate(small_recipe, "1-01", "random", {2: 0.5, 6: 0.4}),
         candidate(small_recipe, "1-02", "random", {2: 0.3}),
+        candidate(small_recipe, "1-03", "random", {}, failure="Memory ran out."),
         candidate(small_recipe, "2-01", "neighbour", {2: 0.7}, parent="1-01"),
     ]
-    (axes,) = plot_incumbent(candidates, (2, 6), "Dice").axes
+    (axes,) = plot_incumbent(candidates, (2, 6), "Dice", lost={"1-03": 1}, before=10).axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert lines["best so far"] == [[2, 0.5], [4, 0.5], [8, 0.5], [10, 0.7]]
-    assert lines["random genotype"] == [[2, 0.5], [4, 0.3], [8, 0.4]]
-    assert lines["neighbour"] == [[10, 0.7]]
+    # What is scored at a lower rung is not the best, however high.
+    assert lines["best so far"] == [[12, 0.5], [14, 0.5], [19, 0.4], [21, 0.4]]
+    assert lines["random genotype"] == [[12, 0.5], [14, 0.3], [19, 0.4]]
+    assert lines["neighbour"] == [[21, 0.7]]
+    assert "the supernets took as long as 10" in axes.get_xlabel()

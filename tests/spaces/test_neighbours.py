@@ -340,9 +340,11 @@ def test_too_few_layers_for_the_stem_are_refused() -> None:
 
 
 def test_depths_that_cannot_halve_the_images_are_refused() -> None:
-    NasWdan(NasWdanSettings(choices=NasWdanChoices(depth=(3, 4))), in_channels=3, outputs=1).check_choices(48)
+    NasWdan(NasWdanSettings(choices=NasWdanChoices(depth=(3, 4))), in_channels=3, outputs=1).check_choices(
+        48, field="data.size"
+    )
     with pytest.raises(RecipeError, match=r"space.choices.depth has 5, but images of data.size 48 cannot be halved 5"):
-        NasWdan(NasWdanSettings(), in_channels=3, outputs=1).check_choices(48)
+        NasWdan(NasWdanSettings(), in_channels=3, outputs=1).check_choices(48, field="data.size")
 
 
 def test_choices_that_are_not_set_change_no_fingerprint_of_a_recipe() -> None:

@@ -119,6 +119,10 @@ def deciding_values(recipe: Recipe) -> dict[str, Any]:
         },
     )
     _leave_out_unset(recipe, values)
+    if recipe.search.method != "supernet":
+        # They decide such a search at their defaults, too, and no run is older than they are.
+        values["search"]["select"] = recipe.search.select.model_dump(mode="json")
+        values["space"] |= recipe.space.model_dump(mode="json", include={"choices"})
     return values
 
 

@@ -28,11 +28,13 @@ _OF_KIND = {
     "search": r"search\.stages\.\d+\.(accumulate|epochs)",
     "train": r"train\.(accumulate|epochs)",
     "prune": r"train\.accumulate",
+    "search by training": r"(?!)",
 }
 _ALLOWED = {
-    "search": "search.stages.N.accumulate, and more epochs of the last stage",
-    "train": "train.accumulate, and more train.epochs",
-    "prune": "train.accumulate",
+    "search": ", search.stages.N.accumulate, and more epochs of the last stage",
+    "train": ", train.accumulate, and more train.epochs",
+    "prune": ", train.accumulate",
+    "search by training": "",
 }
 
 
@@ -216,12 +218,14 @@ def _check(kind: str, recipe: Recipe, changes: Iterable[Change]) -> None:
     Raises:
         RunError: names them, with both values.
     """
+    if kind == "search" and recipe.search.method != "supernet":
+        kind = "search by training"
     allowed, last = f"{_ANY_KIND}|{_OF_KIND[kind]}", len(recipe.search.stages) - 1
     refused = [change for change in changes if not re.fullmatch(allowed, change.field)]
     if refused:
         raise RunError(
             f"A started run cannot change {'; '.join(map(str, refused))}.",
-            fix=f"It can change paths, the note, compute.device, .threads and .tensorboard, {_ALLOWED[kind]}. "
+            fix=f"It can change paths, the note, compute.device, .threads and .tensorboard{_ALLOWED[kind]}. "
             "Start a new run for the rest.",
         )
     for change in changes:

@@ -26,7 +26,7 @@ _OF_TRAINING = ("manifest.csv", "genotype.json", "structure.json")
 _FROM_THE_START = {"search": ("manifest.csv",), "train": _OF_TRAINING, "prune": _OF_TRAINING}
 _AT_THE_END = (
     "manifest.csv", "genotype.json", "structure.json", "metrics.jsonl", "architecture.jsonl", "timing.jsonl",
-    "candidates.jsonl", "summary.json",
+    "candidates.jsonl", "supernets.json", "summary.json",
 )  # fmt: skip
 """The files that cannot be made again. The recipe is in run.json itself."""
 

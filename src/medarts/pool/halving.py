@@ -7,8 +7,8 @@ and hyperparameter optimization", arXiv 1502.07943, algorithm 1, with a share to
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
 
 from medarts.errors import RecipeError
 
@@ -65,28 +65,52 @@ def best(scores: Mapping[str, float], number: int) -> list[str]:
 
 
 def trained_epochs(
-    candidates: Mapping[str, tuple[int, Mapping[int, float]]], rungs: Sequence[int]
+    candidates: Mapping[str, tuple[int, Mapping[int, float]]],
+    rungs: Sequence[int],
+    *,
+    lost: Mapping[str, int],
+    before: int = 0,
 ) -> list[tuple[str, int, int, float]]:
     """Returns every score with the training that had been done when it was known, in the order of the search.
 
-    >>> trained_epochs({"a": (1, {2: 0.5, 6: 0.75}), "b": (1, {2: 0.25})}, (2, 6))
-    [('a', 2, 2, 0.5), ('b', 2, 4, 0.25), ('a', 6, 8, 0.75)]
+    >>> trained_epochs({"a": (1, {2: 0.5, 6: 0.75}), "b": (1, {2: 0.25}), "c": (1, {})}, (2, 6), lost={"c": 1})
+    [('a', 2, 2, 0.5), ('b', 2, 4, 0.25), ('a', 6, 9, 0.75)]
 
     Args:
         candidates: name -> generation and the scores at the rungs that it came to.
         rungs: their epochs, rising.
+        lost: name of a candidate that failed -> epochs since its last score, which count as well.
+        before: epochs before the first training, as of supernets.
 
     Returns:
         Name, rung, epochs of all candidates up to there, score.
     """
-    done, found = 0, []
+    done, found = before, []
     for generation in sorted({generation for generation, _ in candidates.values()}):
-        for before, rung in pairwise((0, *rungs)):
-            for name, (own, scores) in candidates.items():
-                if own == generation and rung in scores:
-                    done += rung - before
+        left = {name: scores for name, (own, scores) in candidates.items() if own == generation}
+        for previous, rung in pairwise((0, *rungs)):
+            for name, scores in left.items():
+                if rung in scores:
+                    done += rung - previous
                     found.append((name, rung, done, scores[rung]))
+                else:
+                    done += lost.get(name, 0)
+            left = {name: scores for name, scores in left.items() if rung in scores}
     return found
+
+
+def incumbents(scores: Iterable[tuple[int, float]]) -> list[float]:
+    """Returns the score of the best candidate so far, at every score: the best at the highest rung that was reached.
+
+    What scored well early but was dropped later is not the best any more.
+
+    >>> incumbents([(2, 0.5), (2, 0.75), (6, 0.625), (2, 0.875)])
+    [0.5, 0.75, 0.625, 0.625]
+
+    Args:
+        scores: rung and score, in the order of the search.
+    """
+    return [score for _, score in accumulate(scores, max)]
 
 
 def check_keep(candidates: int, rungs: int, keep: float, *, field: str) -> None:

@@ -6,8 +6,9 @@
 
 The run is of the kind "search", as that of a supernet. What was drawn and scored stands in its candidates.jsonl, which
 is written as a whole when a generation is drawn and when a rung is done. In between, the runs of the candidates
-(``trainings.py``) say how far they are. So a search goes on after any end of its processes, and neither the order in
-which trainings end nor their number at once has a part in the result.
+(``trainings.py``) say how far they are. So a search goes on after any end of its processes. The order in which
+trainings end has no part in the result; nor has their number at once, where compute.threads is given: else the
+trainings share the threads, and another number of threads rounds sums differently.
 """
 
 import shlex
@@ -27,10 +28,10 @@ from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.errors import DivergedError, GenotypeError, MedartsError, RecipeError, RunError
 from medarts.pool import trainings
 from medarts.pool.candidates import Candidate, read_candidates, write_candidates
-from medarts.pool.drawing import Draw, Drawing
+from medarts.pool.drawing import Drawing, Proposal
 from medarts.pool.halving import best, sizes
 from medarts.pool.preparing import Prepared, numbers_of_candidates, planned_epochs, prepare
-from medarts.pool.result import compute_of, write_result, write_timing
+from medarts.pool.result import compute_of, write_failures, write_result, write_timing
 from medarts.system.console import Bar, inform, progress_bar
 from medarts.system.files import exists
 from medarts.system.memory import OutOfMemoryError
@@ -40,7 +41,7 @@ from medarts.system.workers import Ended, ProcessEndedError, Work, Workers
 POLL = 1.0
 """Seconds between two looks at the journals."""
 
-OF_THE_CANDIDATE = (DivergedError, OutOfMemoryError, ProcessEndedError, RecipeError, GenotypeError)
+CANDIDATE_ERRORS = (DivergedError, OutOfMemoryError, ProcessEndedError, RecipeError, GenotypeError)
 """Errors that end a candidate; others, as of a full disk, are no fault of it and end the search."""
 
 
@@ -104,9 +105,6 @@ def resume_by_training(
     run = RunDirectory.open(path, kind="search")
     with run.at_work("search"):
         recipe, changed = changed_recipe(run, changes)
-        for change in changed:
-            if change.field.startswith("search."):
-                raise RunError(f"A search by training cannot change {change}.", fix="Start a new search.")
         if run.facts["finished"] and not changed:
             return run
         if data is None:
@@ -127,12 +125,12 @@ def _do(run: RunDirectory, prepared: Prepared, *, jobs: int, data: ImageStore | 
         progress_bar("search", planned_epochs(prepared.recipe)) as bar,
         Workers(reused=True) as workers,
     ):
-        _Search(run, prepared, _Hands(workers, stop, jobs), images=images, bar=bar).go_on()
+        _Search(run, prepared, _Executor(workers, stop, jobs), images=images, bar=bar).run_to_end()
     run.finish()
 
 
 @dataclass(frozen=True)
-class _Hands:
+class _Executor:
     """Processes that do several pieces of work, some at once.
 
     Attributes:
@@ -146,7 +144,10 @@ class _Hands:
     jobs: int
 
     def ends(self, works: Iterable[Work], *, meanwhile: Callable[[], None]) -> Iterator[Ended]:
-        """Does all work and yields the ends, as they come. What a killed process had in hand is done again, once.
+        """Does all work and yields the ends, as they come.
+
+        What ended for want of memory, or with its process, is done once more when all else is done, and alone: so what
+        ran beside it has no part in whether a candidate fails.
 
         Args:
             works: what is done.
@@ -155,25 +156,37 @@ class _Hands:
         Raises:
             InterruptedRunError: it was asked to stop; what was in hand is saved.
         """
-        waiting, again = deque(works), set[str]()
+        waiting, again = deque(works), deque[Work]()
+        most, tried = self.jobs, set[str]()
         busy: dict[str, Work] = {}
-        while waiting or busy:
+        while waiting or busy or again:
             if self.stop.requested:
                 self.workers.ask_to_stop()
                 waiting.clear()
-            while waiting and len(busy) < self.jobs:
+                again.clear()
+            if not (waiting or busy):
+                waiting, again, most = again, waiting, 1
+            while waiting and len(busy) < most:
                 work = waiting.popleft()
                 self.workers.start(work)
                 busy[work.name] = work
             meanwhile()
             for ended in self.workers.wait(POLL):
                 work = busy.pop(ended.name)
-                if isinstance(ended.error, ProcessEndedError) and work.name not in again:
-                    inform(f"{work.name}: {ended.error} It goes on once more.")
-                    again.add(work.name)
-                    waiting.append(work)
+                if isinstance(ended.error, (ProcessEndedError, OutOfMemoryError)) and work.name not in tried:
+                    inform(f"{work.name}: {ended.error} It is tried once more, alone.")
+                    tried.add(work.name)
+                    again.append(work)
                 elif not ended.stopped:
                     yield ended
+        self.check_stop()
+
+    def check_stop(self) -> None:
+        """Ends the search here if it was asked to stop.
+
+        Raises:
+            InterruptedRunError: it was.
+        """
         if self.stop.requested:
             raise InterruptedRunError("Stopped.", fix="")
 
@@ -184,13 +197,15 @@ class _Search:
     Args:
         run: its run.
         prepared: see `prepare`.
-        hands: do the trainings.
+        executor: does the trainings.
         images: those in memory, for the processes.
         bar: shows the epochs that are done.
     """
 
-    def __init__(self, run: RunDirectory, prepared: Prepared, hands: _Hands, *, images: Path | None, bar: Bar) -> None:
-        self.run, self.hands, self.images, self.bar = run, hands, images, bar
+    def __init__(
+        self, run: RunDirectory, prepared: Prepared, executor: _Executor, *, images: Path | None, bar: Bar
+    ) -> None:
+        self.run, self.executor, self.images, self.bar = run, executor, images, bar
         self.recipe, self.score = prepared.recipe, prepared.training.task.score
         self.select = self.recipe.search.select
         self.candidates = {each.name: each for each in read_candidates(run)}
@@ -198,7 +213,7 @@ class _Search:
         self.supernets = self.select.supernets if self.recipe.search.method == "pool" else 0
         self.began = time.monotonic(), self._epochs_done()
 
-    def go_on(self) -> None:
+    def run_to_end(self) -> None:
         """Does it, and writes the result."""
         try:
             for generation in range(1, len(self.numbers) + 1):
@@ -218,7 +233,8 @@ class _Search:
 
     def _draw(self, generation: int) -> None:
         """Draws a generation; there may be no neighbours left that are new."""
-        number, drawing = self.numbers[generation - 1], Drawing(self.recipe, self.candidates.values())
+        number = self.numbers[generation - 1]
+        drawing = Drawing(self.recipe, self.candidates.values(), pause=self.executor.check_stop)
         if generation == 1:
             drawn = drawing.first(number, self._searched(drawing))
         else:
@@ -227,7 +243,7 @@ class _Search:
         self.candidates |= {each.name: each for each in drawn}
         write_candidates(self.run, self.candidates.values())
 
-    def _searched(self, drawing: Drawing) -> list[Draw]:
+    def _searched(self, drawing: Drawing) -> list[Proposal]:
         """Searches the supernets, and returns genotypes along them."""
         if self.supernets:
             drawing.check_budget()
@@ -236,18 +252,19 @@ class _Search:
             for number in range(1, self.supernets + 1)
         ]
         failures: dict[str, MedartsError] = {}
-        for ended in self.hands.ends(works, meanwhile=self._show):
+        for ended in self.executor.ends(works, meanwhile=self._show):
             if ended.error is not None:
                 failures[ended.name] = _of_the_candidate(ended.error)
             state = "is searched" if ended.error is None else f"failed: {ended.error}"
             inform(f"supernet {ended.name} {state}; {self._left()}")
         if works and len(failures) == len(works):
             raise RunError(f"All supernets failed, the first one: {failures['1']}", fix="Correct it in a new search.")
+        write_failures(self.run, {name: str(failures[name]) for name in sorted(failures, key=int)})
         return [
-            draw
+            proposal
             for number in range(1, self.supernets + 1)
             if str(number) not in failures
-            for draw in drawing.along(
+            for proposal in drawing.along(
                 RunDirectory.open(trainings.folder_of_supernet(self.run, number)),
                 number=self.select.checkpoints,
                 called=f"supernet {number}",
@@ -286,7 +303,7 @@ class _Search:
         works = [
             trainings.training(self.run, recipe, self.candidates[name], rung=rung, images=self.images) for name in names
         ]
-        for ended in self.hands.ends(works, meanwhile=self._show):
+        for ended in self.executor.ends(works, meanwhile=self._show):
             found[ended.name] = candidate = self._judged(ended, rung)
             if candidate.failure is None:
                 became = f"{self.score.removeprefix('val_')} {candidate.scores[rung]:.3f} after {rung} epochs"
@@ -304,7 +321,7 @@ class _Search:
             return replace(candidate, failure=str(_of_the_candidate(ended.error)))
         score = trainings.score_at(trainings.folder_of_candidate(self.run, ended.name), rung, self.score)
         if score is None:
-            return replace(candidate, failure=f"Its validation score after {rung} epochs is undefined.")
+            return replace(candidate, failure=f"Its validation score after {rung} epochs is no finite number.")
         return candidate.scored(rung, score)
 
     def _finalists(self) -> list[Candidate]:
@@ -343,7 +360,7 @@ class _Search:
 
 def _of_the_candidate(error: MedartsError) -> MedartsError:
     """Returns an error that ends a candidate, or a supernet, alone; raises others."""
-    if isinstance(error, OF_THE_CANDIDATE):
+    if isinstance(error, CANDIDATE_ERRORS):
         return error
     raise error
 

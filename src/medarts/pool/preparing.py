@@ -9,7 +9,7 @@ from medarts.nas.search import prepare_search
 from medarts.pool import trainings
 from medarts.pool.drawing import Drawing
 from medarts.pool.halving import check_keep, epochs_of, most_candidates
-from medarts.spaces import make_space
+from medarts.spaces.base import SearchSpace
 from medarts.training.trainer import Training, prepare_training
 
 
@@ -36,8 +36,17 @@ def prepare(recipe: Recipe, *, data: ImageStore | None = None) -> Prepared:
     Raises:
         MedartsError: data, recipe or device do not fit.
     """
+    if recipe.train.model is not None:
+        raise RecipeError(
+            f"train.model is the baseline {recipe.train.model.name}, but search.method={recipe.search.method} trains "
+            "genotypes.",
+            fix="Leave train.model out.",
+        )
     numbers_of_candidates(recipe)
     drawing = Drawing(recipe, ())
+    # How many outputs there are has no part in what is looked at.
+    space = drawing.space(recipe.space, in_channels=recipe.data.in_channels, outputs=1, supernet=recipe.search.supernet)
+    _check_choices(recipe, space)
     sample = drawing.space.sample(recipe.space, seed=0)
     if recipe.search.method == "pool":
         if recipe.search.select.generations > 1:
@@ -49,8 +58,38 @@ def prepare(recipe: Recipe, *, data: ImageStore | None = None) -> Prepared:
         tried = trainings.recipe_of_candidates(recipe.model_copy(update={"train": train}))
         training = prepare_training(tried, sample, data=data)
     recipe = recipe.model_copy(update={"data": training.recipe.data})
-    make_space(recipe).check_choices(recipe.data.size)
+    _check_stages(recipe, space)
     return Prepared(recipe, training)
+
+
+def _check_choices(recipe: Recipe, space: SearchSpace) -> None:
+    """Refuses macro settings with which a candidate could not take the images, or those that it is measured with.
+
+    Raises:
+        RecipeError: of one of them.
+    """
+    space.check_choices(recipe.data.size, field="data.size")
+    if recipe.budget.size is not None:
+        space.check_choices(recipe.budget.size, field="budget.size")
+
+
+def _check_stages(recipe: Recipe, space: SearchSpace) -> None:
+    """Refuses stages from which a candidate could not take the images that it is measured with.
+
+    Raises:
+        RecipeError: of one of them.
+    """
+    size = recipe.budget.size
+    if size is None or recipe.search.method != "pool" or not recipe.search.select.supernets:
+        return
+    for number, stage in enumerate(recipe.search.stages):
+        try:
+            space.check(stage, size, fewest=stage.batch)
+        except RecipeError as error:
+            raise RecipeError(
+                f"Genotypes of search.stages.{number} cannot be measured at budget.size {size}: {error.problem}",
+                fix=error.fix,
+            ) from error
 
 
 def numbers_of_candidates(recipe: Recipe) -> list[int]:

@@ -4,7 +4,7 @@ timing.jsonl has a line for every supernet, and for every candidate one for each
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -14,9 +14,10 @@ from medarts.config.reading import fingerprint_without_seed
 from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.pool import trainings
 from medarts.pool.candidates import Candidate
-from medarts.system.files import write_whole
+from medarts.system.files import exists, write_whole
 
 TIMING = "timing.jsonl"
+FAILURES = "supernets.json"
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,14 @@ class Compute:
     supernet_seconds: float
 
     @property
+    def supernets_in_epochs(self) -> int:
+        """Epochs of training of candidates that take as long as the supernets."""
+        return round(self.supernet_seconds * self.epochs / self.seconds)
+
+    @property
     def equal_epochs(self) -> int:
         """Epochs of training of candidates that take as long as the trainings and the supernets together."""
-        return self.epochs + round(self.supernet_seconds * self.epochs / self.seconds)
+        return self.epochs + self.supernets_in_epochs
 
 
 def compute_of(run: RunDirectory) -> Compute:
@@ -83,8 +89,30 @@ def write_result(run: RunDirectory, recipe: Recipe, winner: Candidate, *, score:
             "candidate": winner.name,
             "source": winner.source,
             "norm": winner.norm,
+            "supernet_failures": read_failures(run),
         },
     )
+
+
+def write_failures(run: RunDirectory, failures: Mapping[str, str]) -> None:
+    """Writes which supernets failed, whose candidates random genotypes replace, and why.
+
+    Args:
+        run: of the search.
+        failures: number of a supernet -> reason.
+    """
+    run.write_json(FAILURES, {"failures": dict(failures)})
+
+
+def read_failures(run: RunDirectory) -> dict[str, str]:
+    """Returns which supernets of a search failed, and why; none before all have ended, or where there are none.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    if not exists(run.path / FAILURES):
+        return {}
+    return {str(name): str(reason) for name, reason in run.read_json(FAILURES)["failures"].items()}
 
 
 def write_timing(run: RunDirectory, candidates: Iterable[Candidate], *, supernets: int) -> None:

@@ -20,14 +20,12 @@ from medarts.engine.directory import RunDirectory, is_begun
 from medarts.errors import RunError
 from medarts.nas.search import resume_search, start_search
 from medarts.pool.candidates import Candidate
+from medarts.pool.drawing import SEEDS
 from medarts.spaces.genotype import Genotype
 from medarts.system import lock
 from medarts.system.randomness import seed_of
 from medarts.system.workers import PATIENCE, Work
 from medarts.training.trainer import resume_training, start_training
-
-_SEEDS = 2**31
-"""Seeds of a recipe are below it."""
 
 
 def folder_of_candidate(run: RunDirectory, name: str) -> Path:
@@ -47,14 +45,14 @@ def recipe_of_candidates(recipe: Recipe) -> Recipe:
     training of the winner by the recipe starts from other weights than the one by which it was chosen.
     """
     train = {"epochs": recipe.search.select.rungs[-1], "patience": 0, "model": None}
-    seed = seed_of(recipe.seed, "candidates") % _SEEDS
+    seed = seed_of(recipe.seed, "candidates") % SEEDS
     return recipe.model_copy(update={"seed": seed, "train": recipe.train.model_copy(update=train)})
 
 
 def recipe_of_supernet(recipe: Recipe, number: int) -> Recipe:
     """Returns the recipe of the search of a supernet, from 1 on."""
     search = recipe.search.model_copy(update={"method": "supernet"})
-    return recipe.model_copy(update={"seed": seed_of(recipe.seed, "supernet", number) % _SEEDS, "search": search})
+    return recipe.model_copy(update={"seed": seed_of(recipe.seed, "supernet", number) % SEEDS, "search": search})
 
 
 def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: int, images: Path | None) -> Work:
@@ -81,7 +79,7 @@ def supernet(run: RunDirectory, recipe: Recipe, number: int, *, images: Path | N
 
 
 def score_at(run: Path, epochs: int, score: str) -> float | None:
-    """Returns the validation score of a training after some epochs; None where it is undefined.
+    """Returns the validation score of a training after some epochs; None where it is undefined or infinite.
 
     Args:
         run: its folder.
@@ -95,7 +93,7 @@ def score_at(run: Path, epochs: int, score: str) -> float | None:
     if len(lines) < epochs:
         raise RunError(f"{run} has {len(lines)} of {epochs} epochs.", fix="Copy the run again.")
     value = lines[epochs - 1][score]
-    return None if value is None or math.isnan(value) else float(value)
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def seconds_of(run: Path, first: int, last: int | None = None) -> float:

@@ -3,10 +3,11 @@
 Parameters and FLOPs are counted. Latency and peak memory are those of the exported network in ONNX Runtime, measured.
 """
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from math import inf
 from typing import Any
 
@@ -21,9 +22,19 @@ from medarts.profiling.cost import count_flops, count_parameters, exported, last
 from medarts.profiling.latency import usable_cores
 from medarts.profiling.latency_table import LatencyTable, predict
 from medarts.profiling.memory import Form, peak_of_inference_mb
-from medarts.profiling.reference import Latency, measured_latencies, reference_flops, usual_ms
+from medarts.profiling.reference import (
+    Latency,
+    kept_latency,
+    kept_memory_mb,
+    measured_latencies,
+    reference_flops,
+    usual_ms,
+)
 from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
+
+PAST = 2
+"""Widths that have to be over a budget in a row until wider ones are not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +93,8 @@ def fit(
 ) -> Fitted | None:
     """Returns a genotype with the largest width (C) of its space whose network stays within a budget.
 
-    The next larger width was measured to be over, unless there is none.
+    The next two larger widths were measured to be over, unless there are fewer. The latency of an exported network does
+    not always grow with its width, as some numbers of channels suit the processor better than others.
 
     Args:
         genotype: whose width is not taken over.
@@ -147,11 +159,25 @@ def unmet(
 
 
 def _largest(number: int, is_within: Callable[[int], bool], *, guess: int) -> int:
-    """Returns the last of places that are within, -1 where none is; the cost grows from place to place.
+    """Returns the last of places that are within, -1 where none is; the cost grows from place to place, by and large.
 
     Steps away from the guess grow (1, 1, 2, 3, 5) until the answer lies between two places that were looked at; halving
-    their distance finds it. A guess that is right or next to it is confirmed by two or three looks.
+    their distance finds it. Then up to PAST places above it are looked at, and again above each that is within. So the
+    answer does not depend on the guess, unless more places in a row are over than PAST - 1 with one within above them.
+    A guess that is right or next to it is confirmed by two to four looks.
     """
+    look = cache(is_within)
+    low = _boundary(number, look, guess=guess)
+    place = low + 1
+    while place < min(number, low + 1 + PAST):
+        if look(place):
+            low = place
+        place += 1
+    return low
+
+
+def _boundary(number: int, is_within: Callable[[int], bool], *, guess: int) -> int:
+    """Returns a place that is within while the next is not; -1 where the first is not."""
     low, high, place = -1, number, guess
     step, following = 1, 1
     while high - low > 1:
@@ -244,17 +270,26 @@ class _Meter:
 
     @cached_property
     def _latency(self) -> Latency:
-        image = torch.rand(1, self.in_channels, self.size, self.size, generator=torch.Generator().manual_seed(0))
-        (found,) = measured_latencies([partial(self._exported(), image)], threads=self.budget.threads)
-        return found
+        def measured() -> Latency:
+            image = torch.rand(1, self.in_channels, self.size, self.size, generator=torch.Generator().manual_seed(0))
+            (found,) = measured_latencies([partial(self._exported(), image)], threads=self.budget.threads)
+            return found
+
+        return kept_latency(self._exported.digest, measured, threads=self.budget.threads)
 
     @cached_property
     def _memory_mb(self) -> float:
-        shape = (1, self.in_channels, self.size, self.size)
-        return peak_of_inference_mb(self._exported, shape=shape, threads=self.budget.threads)
+        shape, threads = (1, self.in_channels, self.size, self.size), self.budget.threads
+        return kept_memory_mb(
+            self._exported.digest,
+            lambda: peak_of_inference_mb(self._exported, shape=shape, threads=threads),
+            threads=threads,
+        )
 
     def _network(self) -> Network:
-        network = self._build().eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same network is the same file, by which its measurements are kept
+            network = self._build().eval()
         network.check_size(self.size)
         return network
 
@@ -265,6 +300,11 @@ class _Exported:
 
     content: bytes
     threads: int
+
+    @property
+    def digest(self) -> str:
+        """What is equal for equal networks, weights included, and images of one size."""
+        return hashlib.sha256(self.content).hexdigest()
 
     def __call__(self) -> Form:
         return partial(run_exported, OnnxRuntimeEngine(self.content, threads=self.threads))

@@ -1,16 +1,16 @@
 """Searches by training on their page: the best score over the computing, and what became of every candidate."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from medarts.config import BudgetSettings
-from medarts.engine.directory import RunDirectory
+from medarts.engine.directory import RunDirectory, epochs_done
+from medarts.pool import trainings
 from medarts.pool.candidates import Candidate, read_candidates
-from medarts.pool.halving import trained_epochs
-from medarts.pool.result import compute_of
+from medarts.pool.halving import incumbents, trained_epochs
+from medarts.pool.result import compute_of, read_failures
 from medarts.reporting.style import INK, MUTED, PALETTE, inline_svg, styled
 from medarts.reporting.tables import Column, Content, Table, decimals, label_of, significant, table
 
@@ -31,13 +31,21 @@ def pool_of(run: RunDirectory) -> Content | None:
     """Returns what the page of a search by training says of its candidates; None before the first were drawn.
 
     Raises:
-        RunError: candidates.jsonl or timing.jsonl is damaged.
+        RunError: candidates.jsonl, timing.jsonl or supernets.json is damaged.
     """
     candidates, recipe = read_candidates(run), run.recipe
     if not candidates:
         return None
     score = label_of(str(run.read_json("summary.json")["score"])) if run.facts["finished"] else "score"
     rungs, budget = recipe.search.select.rungs, recipe.budget
+    compute = compute_of(run) if run.facts["finished"] else None
+    plot = plot_incumbent(
+        candidates,
+        rungs,
+        score,
+        lost=_lost(run, candidates),
+        before=0 if compute is None else compute.supernets_in_epochs,
+    )
     finalists = [each for each in candidates if rungs[-1] in each.scores]
     others = [each for each in candidates if rungs[-1] not in each.scores]
     return {
@@ -46,10 +54,20 @@ def pool_of(run: RunDirectory) -> Content | None:
         "rungs": rungs,
         "highest": decimals(max((each.scores[rungs[-1]] for each in finalists), default=None)),
         "candidates": len(candidates),
-        "compute": compute_of(run) if run.facts["finished"] else None,
-        "svg": inline_svg(plot_incumbent(candidates, rungs, score), f"best validation {score} over the training done"),
+        "compute": compute,
+        "supernet_failures": read_failures(run),
+        "svg": inline_svg(plot, f"best validation {score} over the training done"),
         "finalists": _table(finalists, rungs, budget, "candidates that came to the last rung") if finalists else None,
         "dropped": _table(others, rungs, budget, "candidates that were dropped") if others else None,
+    }
+
+
+def _lost(run: RunDirectory, candidates: Sequence[Candidate]) -> dict[str, int]:
+    """Returns the epochs of candidates that failed since their last score."""
+    return {
+        each.name: max(0, epochs_done(trainings.folder_of_candidate(run, each.name)) - max(each.scores, default=0))
+        for each in candidates
+        if each.failure is not None
     }
 
 
@@ -99,28 +117,34 @@ def _end(candidate: Candidate, rungs: Sequence[int]) -> str:
 
 
 @styled
-def plot_incumbent(candidates: Sequence[Candidate], rungs: Sequence[int], score: str) -> Figure:
+def plot_incumbent(
+    candidates: Sequence[Candidate], rungs: Sequence[int], score: str, *, lost: Mapping[str, int], before: int
+) -> Figure:
     """Plots the score of every candidate at every rung over the epochs of training so far, and the best of them.
 
     Args:
         candidates: in their order.
         rungs: epochs at which they were scored.
         score: title of the score.
+        lost: see `trained_epochs`.
+        before: epochs of training that take as long as the supernets, with which the axis begins; 0 if there are none,
+            or where the search has not finished.
     """
     figure = Figure(figsize=(9.2, 3.4), layout="constrained")
     axes = figure.subplots()
-    points = trained_epochs({each.name: (each.generation, each.scores) for each in candidates}, rungs)
+    points = trained_epochs(
+        {each.name: (each.generation, each.scores) for each in candidates}, rungs, lost=lost, before=before
+    )
     sources: Mapping[str, str] = {each.name: each.source for each in candidates}
     for source, color in COLORS.items():
         own = [(epochs, value) for name, _, epochs, value in points if sources[name] == source]
         if own:
             axes.plot(*zip(*own, strict=True), "o", ms=4.5, color=PALETTE[color][0], label=_TITLES[source], zorder=2)
-    best: list[Any] = []
-    for _, _, _, value in points:
-        best.append(max(value, best[-1]) if best else value)
     if points:
+        best = incumbents((rung, value) for _, rung, _, value in points)
         axes.step([epochs for _, _, epochs, _ in points], best, where="post", color=INK, lw=1.3, label="best so far")
-    axes.set(xlabel="epochs of training of all candidates", ylabel=f"validation {score}")
+    supernets = f" (the supernets took as long as {before})" if before else ""
+    axes.set(xlabel=f"epochs of training of all candidates{supernets}", ylabel=f"validation {score}")
     axes.tick_params(colors=MUTED)
     figure.legend(loc="outside lower center", ncols=4)
     return figure

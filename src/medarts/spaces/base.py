@@ -417,11 +417,12 @@ class SearchSpace(ABC):
             fix="Name more candidates in space.operations, or more values in space.choices.",
         )
 
-    def check_choices(self, size: int) -> None:  # noqa: B027  # networks of most spaces take all sizes
-        """Refuses choices of macro settings of which a network cannot take the images.
+    def check_choices(self, size: int, *, field: str) -> None:  # noqa: B027  # networks of most spaces take all sizes
+        """Refuses choices of macro settings of which a network cannot take images of a size.
 
         Args:
             size: height and width of the images.
+            field: what in the recipe gives the size.
 
         Raises:
             RecipeError: one is.

@@ -1574,7 +1574,7 @@ class NasWdan(SearchSpace):
             "setting": macro,
         }
 
-    def check_choices(self, size: int) -> None:
+    def check_choices(self, size: int, *, field: str) -> None:
         """Refuses depths of lattices that cannot halve the images so often.
 
         Raises:
@@ -1583,7 +1583,7 @@ class NasWdan(SearchSpace):
         for depth in self.settings.choices.depth:
             if size % 2**depth:
                 raise RecipeError(
-                    f"space.choices.depth has {depth}, but images of data.size {size} cannot be halved {depth} times.",
+                    f"space.choices.depth has {depth}, but images of {field} {size} cannot be halved {depth} times.",
                     fix=f"Leave {depth} out, or use a size that {2**depth} divides.",
                 )
 
