@@ -72,7 +72,7 @@ def test_no_network_within_the_budget(drawing: Drawing, monkeypatch: pytest.Monk
     [
         ("null", ["epoch 2", "epoch 4"]),
         ("{action: continue}", ["epoch 2", "epoch 4"]),
-        ("{action: roll_back}", ["epoch 2", "epoch 3"]),
+        ("{action: roll_back}", ["epoch 2"]),
     ],
 )
 def test_genotypes_along_a_search_are_healthy_ones_and_last_the_one_that_was_chosen(

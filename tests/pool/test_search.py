@@ -221,7 +221,10 @@ def test_a_supernet_that_fails_is_on_record(recipe: Recipe, tmp_path: Path, monk
         (["train.batch=400"], r"The images of the training set are 18, fewer than a batch of 400"),
         (["space.choices.depth=[3, 6]"], r"space.choices.depth has 6, but images of data.size 16 cannot be halved"),
         (["budget.size=24", "space.choices.depth=[3, 4]"], r"space.choices.depth has 4, but images of budget.size 24"),
-        (["budget.size=20", "space.choices.depth=[2]"], r"search.stages.0 cannot be measured at budget.size 20"),
+        (
+            ["budget.size=24", "space.choices.depth=[3]", "search.stages.0.depth=4"],
+            r"search.stages.0 cannot be measured at budget.size 24",
+        ),
         (["train.model=unet"], r"train.model is the baseline unet, but search.method=pool trains genotypes"),
     ],
 )

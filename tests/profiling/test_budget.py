@@ -91,7 +91,7 @@ def test_what_was_measured_is_kept_on_the_machine(
     monkeypatch.setattr(module, "measured_latencies", lambda *_, **__: [Latency(99.0, 1.0, 0.0, 1.0)])
     assert fit(GENOTYPE, limits, **ABOUT) == found  # although the machine is busy now
     assert len(made_up) == measured
-    other = fit(GENOTYPE, budget(latency_ms=30.0, size=64), **{**ABOUT, "norm": "group"})
+    other = fit(GENOTYPE, BudgetSettings(latency_ms=30.0, size=64), **{**ABOUT, "norm": "group"})
     assert other is None, "another norm is another network"
 
 

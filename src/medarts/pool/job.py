@@ -245,8 +245,9 @@ class _Search:
 
     def _searched(self, drawing: Drawing) -> list[Proposal]:
         """Searches the supernets, and returns genotypes along them."""
-        if self.supernets:
-            drawing.check_budget()
+        if not self.supernets:
+            return []
+        drawing.check_budget()
         works = [
             trainings.supernet(self.run, self.recipe, number, images=self.images)
             for number in range(1, self.supernets + 1)
@@ -257,7 +258,7 @@ class _Search:
                 failures[ended.name] = _of_the_candidate(ended.error)
             state = "is searched" if ended.error is None else f"failed: {ended.error}"
             inform(f"supernet {ended.name} {state}; {self._left()}")
-        if works and len(failures) == len(works):
+        if len(failures) == len(works):
             raise RunError(f"All supernets failed, the first one: {failures['1']}", fix="Correct it in a new search.")
         write_failures(self.run, {name: str(failures[name]) for name in sorted(failures, key=int)})
         return [
