@@ -1,0 +1,292 @@
+"""What does the table of trained networks say? Reliability, cost, macro choices, and what rules that choose are worth.
+
+    python benchmarks/table_analysis.py [--table FOLDER] [--figures docs]
+
+Prints Markdown for docs/table.md and writes its plots. Everything is of the mean over the data sets of the table.
+Intervals are bootstrap intervals over genotypes, 95 %.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+
+from medarts.benchmarks import Outcome, Rule, Table, Trials, load_table, read_table, simulate
+from medarts.reporting.style import CYCLE, MUTED, save
+
+DRAWS = 500
+COSTS = ("flops", "parameters", "latency_ratio", "init_channel")
+CHOICES = ("budget", "depth", "intermediate_nodes", "double_down_channel", "deep_supervision", "cells")
+POOLS = (4, 8, 16)
+AXES = {"flops": (1e6, "MFLOP"), "parameters": (1e3, "thousand parameters")}
+
+Floats = NDArray[np.float64]
+Outcomes = dict[tuple[str, int], Outcome]
+"""By rule and number of candidates."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, help="folder of another table")
+    parser.add_argument("--figures", type=Path, help="folder of the plots; default: none are made")
+    arguments = parser.parse_args()
+    table = load_table() if arguments.table is None else read_table(arguments.table)
+    found = outcomes(table)
+    for part in (overview, reliability, costs, macro_choices, epochs):
+        print("\n".join(part(table)), end="\n\n")
+    print("\n".join(rules(found)))
+    if arguments.figures is not None:
+        for name, figure in {"table-cost": plot_cost(table), "table-rules": plot_rules(found)}.items():
+            save(figure, arguments.figures / f"{name}.svg", file_format="svg")
+
+
+# --- what is in the table ---------------------------------------------------------------------------------------
+
+
+def frame_of(table: Table) -> pd.DataFrame:
+    """Returns the networks with their test and validation Dice, mean over sets and seeds."""
+    mean = table.trainings.groupby(["number", "set"])[["test_dice", "val_dice"]].mean().groupby("number").mean()
+    return table.networks.join(mean, how="inner")
+
+
+def repeats(table: Table, column: str) -> Floats:
+    """Returns (genotypes, 2): the Dice of two trainings with different seeds, mean over the sets."""
+    mean = table.trainings.groupby(["number", "seed"])[column].mean()
+    pairs = [[mean[number, seed] for seed in table.seeds_of(number)[:2]] for number in table.networks.index]
+    return np.array([pair for pair in pairs if len(pair) == 2])
+
+
+def overview(table: Table) -> Iterator[str]:
+    rows = frame_of(table)
+    seeds = pd.Series([len(table.seeds_of(number)) for number in rows.index]).value_counts()
+    yield (
+        f"{len(rows)} genotypes, {len(table.trainings)} trainings of {table.last_epoch} epochs on "
+        f"{', '.join(table.sets)}; {table.trainings['seconds'].sum() / 3600:.1f} hours on one thread. "
+        + ", ".join(f"{number} genotypes with {seed} seeds" for seed, number in sorted(seeds.items()))
+    )
+    yield ""
+    yield "| budget | genotypes | test Dice: mean | standard deviation | lowest | highest |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for budget, of in rows.groupby("budget"):
+        dice = of["test_dice"]
+        yield (
+            f"| U-Net {budget} | {len(of)} | {dice.mean():.3f} | {dice.std():.3f} | {dice.min():.3f} | "
+            f"{dice.max():.3f} |"
+        )
+
+
+# --- reliability and the best possible gain ----------------------------------------------------------------------
+
+
+def reliability(table: Table) -> Iterator[str]:
+    pairs, rows = repeats(table, "test_dice"), frame_of(table)
+    between, within = components(pairs)
+    yield "| figure | value (95 % interval) |"
+    yield "| --- | --- |"
+    yield f"| standard deviation between seeds of a genotype | {_interval(pairs, lambda p: components(p)[1])} |"
+    yield f"| standard deviation between genotypes | {_interval(pairs, lambda p: components(p)[0])} |"
+    yield f"| rank correlation of two seeds, test Dice | {_interval(pairs, spearman)} |"
+    by_set = table.trainings.pivot_table(index="number", columns="set", values="test_dice").dropna().to_numpy()
+    if by_set.shape[1] > 1:
+        yield f"| rank correlation of {table.sets[0]} and {table.sets[1]} | {_interval(by_set[:, :2], spearman)} |"
+    judged = rows[["val_dice", "test_dice"]].to_numpy()
+    yield f"| rank correlation of validation and test Dice | {_interval(judged, spearman)} |"
+    reliable = between**2 / (between**2 + within**2)
+    for size in POOLS:
+        # The expected maximum of N normals, times the true spread: what an oracle of the true quality gains.
+        oracle = between * expected_maximum(size)
+        yield (
+            f"| gain of an oracle among {size} | {oracle:.4f} |\n"
+            f"| of the better by one training, as far as its reliability goes | {oracle * np.sqrt(reliable):.4f} |"
+        )
+
+
+def components(pairs: Floats) -> tuple[float, float]:
+    """Returns the standard deviations between genotypes and between seeds, from two trainings of each."""
+    within = float(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2) / 2)
+    between = float(np.var(pairs.mean(1), ddof=1)) - within / 2
+    return max(between, 0.0) ** 0.5, within**0.5
+
+
+def expected_maximum(size: int, *, draws: int = 20_000) -> float:
+    return float(np.random.default_rng(0).standard_normal((draws, size)).max(1).mean())
+
+
+# --- cost and macro choices --------------------------------------------------------------------------------------
+
+
+def costs(table: Table) -> Iterator[str]:
+    rows = frame_of(table)
+    yield "| cost | rank correlation with test Dice: all | U-Net 8 | U-Net 16 |"
+    yield "| --- | --- | --- | --- |"
+    for cost in COSTS:
+        groups = [rows, *(of for _, of in rows.groupby("budget"))]
+        cells = [_interval(of[[cost, "test_dice"]].to_numpy(float), spearman) for of in groups]
+        yield f"| {cost} | {' | '.join(cells)} |"
+    logs = np.log(rows[["flops", "parameters"]].to_numpy(float))
+    yield ""
+    yield (
+        "Share of the variance that costs explain (linear in log FLOPs and log parameters): "
+        f"{_interval(np.column_stack([logs, rows['test_dice']]), lambda a: explained(a[:, :-1], a[:, -1]))}."
+    )
+
+
+def macro_choices(table: Table) -> Iterator[str]:
+    """Every choice by itself, and beside all others in one linear model."""
+    rows = frame_of(table)
+    rows["cells"] = pd.cut(rows["cells"], 3, labels=["few", "medium", "many"]).astype(str)
+    yield (
+        "| choice | value | genotypes | mean test Dice | against all others | the same, other choices and cost equal |"
+    )
+    yield "| --- | --- | --- | --- | --- | --- |"
+    dummies = {
+        (name, value): (rows[name] == value).to_numpy(float) for name in CHOICES for value in sorted(set(rows[name]))
+    }
+    flops = np.log(rows["flops"].to_numpy(float))
+    dice = rows["test_dice"].to_numpy()
+    for (name, value), column in dummies.items():
+        others = [other for (of, _), other in dummies.items() if of != name]
+        design = np.column_stack([dice, column, flops, *others])
+        alone = _interval(design, lambda a: a[a[:, 1] == 1, 0].mean() - a[a[:, 1] == 0, 0].mean())
+        beside = _interval(design, lambda a: coefficients(a[:, 1:], a[:, 0])[0])
+        yield f"| {name} | {value} | {column.sum():.0f} | {dice[column == 1].mean():.3f} | {alone} | {beside} |"
+
+
+def coefficients(design: Floats, values: Floats) -> Floats:
+    """Returns least squares coefficients beside a constant, of least norm where columns depend on each other."""
+    centred = design - design.mean(0)
+    solution: Floats = np.linalg.lstsq(centred, values - values.mean(), rcond=None)[0]
+    return solution
+
+
+def explained(design: Floats, values: Floats) -> float:
+    """Returns the adjusted share of variance that a linear model explains."""
+    rest = values - values.mean() - (design - design.mean(0)) @ coefficients(design, values)
+    number, columns = design.shape
+    return float(1 - (rest @ rest) / (number - columns - 1) / values.var(ddof=1))
+
+
+# --- trainings cut short, and rules ------------------------------------------------------------------------------
+
+
+def epochs(table: Table) -> Iterator[str]:
+    """How well an early score tells the end of another training."""
+    yield "| epoch | rank correlation of its validation Dice with test Dice of another seed |"
+    yield "| --- | --- |"
+    for epoch in sorted({1, 2, 3, 4, 6, 8, 10, table.last_epoch}):
+        pairs = [
+            (table.curve(number, seeds[0])[epoch - 1], table.test_dice(number, seeds[1]))
+            for number in table.networks.index
+            if len(seeds := table.seeds_of(number)) > 1
+        ]
+        yield f"| {epoch} | {_interval(np.array(pairs), spearman)} |"
+
+
+def rules(found: Outcomes) -> Iterator[str]:
+    yield "| rule | candidates | gain of test Dice over random (95 % interval) | whole trainings paid |"
+    yield "| --- | --- | --- | --- |"
+    for (name, size), outcome in found.items():
+        gain = f"{outcome.gain:+.4f} ({outcome.low:+.4f} to {outcome.high:+.4f})"
+        yield f"| {name} | {size} | {gain} | {outcome.trainings:.1f} |"
+
+
+def outcomes(table: Table) -> Outcomes:
+    """Returns what every rule is worth with pools of every size."""
+    return {
+        (name, size): simulate(table, rule, candidates=size) for size in POOLS for name, rule in rules_of(table).items()
+    }
+
+
+def rules_of(table: Table) -> dict[str, Rule]:
+    last = table.last_epoch
+    return {
+        "first of the pool": lambda trials: trials.candidates[0],
+        "most FLOPs": by_cost("flops"),
+        "most parameters": by_cost("parameters"),
+        f"best after {last // 6} epochs": best_after(last // 6),
+        f"best after {last} epochs": best_after(last),
+        f"halving, rungs {last // 6}, {last // 2}, {last}": halving((last // 6, last // 2, last), keep=1 / 3),
+    }
+
+
+def by_cost(cost: str) -> Rule:
+    def rule(trials: Trials) -> int:
+        return max(trials.candidates, key=lambda number: float(trials.table.networks.at[number, cost]))
+
+    return rule
+
+
+def best_after(epochs: int) -> Rule:
+    def rule(trials: Trials) -> int:
+        return max(trials.candidates, key=lambda number: trials.train(number, epochs))
+
+    return rule
+
+
+def halving(rungs: Sequence[int], *, keep: float) -> Rule:
+    """Successive halving (Jamieson & Talwalkar, AISTATS 2016): each rung trains on, and keeps the best."""
+
+    def rule(trials: Trials) -> int:
+        left = list(trials.candidates)
+        for rung in rungs:
+            left = sorted(left, key=lambda number: -trials.train(number, rung))
+            left = left[: max(1, round(keep * len(left)))]
+        return left[0]
+
+    return rule
+
+
+# --- intervals and plots -----------------------------------------------------------------------------------------
+
+
+def spearman(pairs: Floats) -> float:
+    return float(stats.spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
+
+
+def _interval(rows: Floats, value: Callable[[Floats], float]) -> str:
+    """Writes a value with its interval, by bootstrap over rows; resamples where it is not defined are left out."""
+    generator = np.random.default_rng(0)
+    with np.errstate(all="ignore"):
+        drawn = [value(rows[generator.integers(len(rows), size=len(rows))]) for _ in range(DRAWS)]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return f"{value(rows):.3f} ({low:.3f} to {high:.3f})"
+
+
+def plot_cost(table: Table) -> Figure:
+    rows = frame_of(table)
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, cost, label in zip(
+        figure.subplots(1, 2, sharey=True), ("flops", "parameters"), ("MFLOP", "k"), strict=True
+    ):
+        for color, (budget, of) in zip(CYCLE, rows.groupby("budget"), strict=False):
+            scale = 1e6 if cost == "flops" else 1e3
+            axes.scatter(of[cost] / scale, of["test_dice"], s=18, color=color, label=f"latency of U-Net {budget}")
+        axes.set(xscale="log", xlabel=f"{cost if cost != 'flops' else 'FLOPs'} ({label})")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("test Dice, mean of the sets")
+    figure.axes[0].legend()
+    return figure
+
+
+def plot_rules(found: Outcomes) -> Figure:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for color, name in zip(CYCLE, dict.fromkeys(name for name, _ in found), strict=False):
+        of = [outcome for (each, _), outcome in found.items() if each == name]
+        paid, gains = [each.trainings for each in of], [each.gain for each in of]
+        spread = np.array([[each.gain - each.low for each in of], [each.high - each.gain for each in of]])
+        axes.errorbar(paid, gains, yerr=spread, marker="o", ms=4, capsize=2, color=color, label=name)
+    axes.axhline(0, color=MUTED, lw=0.8)
+    axes.set(xlabel="whole trainings paid", ylabel="gain of test Dice over random")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
