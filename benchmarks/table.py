@@ -1,43 +1,49 @@
 """Trains random nas-wdan networks, so that selection rules can be tested on a table instead of on a machine.
 
     export MEDARTS_DATA=/folder/with/the/data/sets
-    python benchmarks/table.py FOLDER --part sample             # genotypes, scaled to a latency
-    python benchmarks/table.py FOLDER --part train [--jobs 2] [--minutes 60]
+    python benchmarks/table.py sample                          # genotypes, scaled to a latency
+    python benchmarks/table.py train [--jobs 2] [--minutes 60]
 
 Genotypes are random in everything: cells, paths, depth of the lattice (3 to 5), nodes of a cell (2 to 4), doubled
 channels or not, all heads or the last. C is the largest with which the exported network is not slower than the U-Net of
-its budget (width 8 or 16, 128 px, one thread of ONNX Runtime, in turns with a fixed network); where C = 2 is too slow,
-another genotype is sampled. Each is trained from scratch on every data set by one short recipe, the
-first REPEATED with three seeds. Every training is one file in FOLDER; what is there is kept, what was interrupted is
-resumed, and `--minutes` stops before the next training.
+its budget (width 8 or 16, 128 px, one thread of ONNX Runtime); where C = 2 is too slow, another genotype is sampled.
+Each is trained from scratch on every data set by recipes/table-cpu.yaml: first all with one seed, then the first
+REPEATED with two more, then the others with a second.
+
+Both add lines to the table that `medarts.benchmarks.load_table` reads, and skip what is there: a training that was
+stopped is done again. `--minutes` begins none after that time.
 """
 
 import argparse
 import itertools
 import json
-import shutil
+import multiprocessing
+import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from _running import medarts, note
+import torch
+from _running import note
 
-from medarts import create_model
+import medarts
+from medarts.benchmarks.table import GENOTYPES, TRAININGS
 from medarts.config import BudgetSettings
 from medarts.models.unet import UNetSettings
 from medarts.profiling.budget import fit, measure
 from medarts.profiling.cost import count_flops
+from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
-from medarts.system.files import write_whole
 from medarts.system.randomness import seed_of
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "table-cpu.yaml"
-GENOTYPES, REPEATED, SEEDS = 120, 20, (0, 1, 2)
+ROOT = Path(__file__).parents[1]
+RECIPE, TABLE = ROOT / "recipes" / "table-cpu.yaml", ROOT / "src" / "medarts" / "benchmarks" / "nas_wdan"
+NUMBER, REPEATED = 120, 20
 SETS = ("isic", "cvc")
 BUDGETS = (8, 16)
 """Widths of the U-Nets whose latency at LATENCY_SIZE is a budget."""
@@ -49,70 +55,59 @@ class Training(NamedTuple):
     """One training of the table."""
 
     number: int
-    data: str
+    set: str
     seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.number:03d}-{self.data}-{self.seed}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--part", nargs="+", choices=("sample", "train"), default=("sample", "train"))
-    parser.add_argument("--genotypes", type=int, default=GENOTYPES)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
+    parser.add_argument("part", choices=("sample", "train"))
+    parser.add_argument("--table", type=Path, default=TABLE, help="folder of the table; default: that of medarts")
+    parser.add_argument("--genotypes", type=int, default=NUMBER)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each on one thread")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after that time")
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    if "sample" in arguments.part:
-        for number in range(arguments.genotypes):
-            sample(arguments.folder, number)
-    if "train" in arguments.part:
-        begun = time.monotonic()
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            for done in pool.map(
-                lambda one: train(arguments.folder, one) if time.monotonic() - begun < 60 * arguments.minutes else "",
-                [*trainings(arguments.genotypes)],
-            ):
-                if done:
-                    note(done)
+    arguments.table.mkdir(parents=True, exist_ok=True)
+    if arguments.part == "sample":
+        sample(arguments.table, arguments.genotypes)
+    else:
+        train(arguments.table, jobs=arguments.jobs, minutes=arguments.minutes)
 
 
-def trainings(genotypes: int) -> Iterator[Training]:
-    """Yields all trainings, one of each genotype first: whatever is done, is a table."""
-    for number, data in itertools.product(range(genotypes), SETS):
-        yield Training(number, data, SEEDS[0])
-    for seed, number, data in itertools.product(SEEDS[1:], range(REPEATED), SETS):
-        yield Training(number, data, seed)
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def append(path: Path, about: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(about, separators=(",", ":")) + "\n")
 
 
 # --- genotypes --------------------------------------------------------------------------------------------------
 
 
-def sample(folder: Path, number: int) -> None:
-    """Writes a random genotype, scaled to its budget, with what it costs."""
-    path = folder / f"genotype-{number:03d}.json"
-    if path.exists():
-        return
-    width = BUDGETS[number % len(BUDGETS)]
-    for attempt in itertools.count():
-        drawn = NasWdan.sample(NasWdanSettings(), seed=seed_of(number, "table", attempt))
-        found = fit(replace(drawn, name=f"table-{number:03d}"), budget_of(width), in_channels=3, outputs=1, norm=NORM)
-        if found is not None:
-            break
-    network = create_model(found.genotype, in_channels=3, outputs=1, norm=NORM).eval()
-    flops = count_flops(partial(network, head=network.heads[-1]), in_channels=3, size=TRAINED_SIZE)
-    milliseconds = found.cost.amounts["latency_ms"]
-    ratio = milliseconds / budget_of(width).limits["latency_ms"]
-    about = {
-        "genotype": json.loads(found.genotype.to_json()), "budget": width, "attempts": attempt + 1,
-        "parameters": found.cost.parameters, "flops": flops, "latency_ratio": ratio, "latency_ms": milliseconds,
-    }  # fmt: skip
-    write_whole(path, json.dumps(about, indent=1) + "\n")
-    channels = found.genotype.settings["init_channel"]
-    note(f"{path.name}: {attempt + 1} sampled, C = {channels}, {ratio:.2f} of U-Net {width}")
+def sample(table: Path, genotypes: int) -> None:
+    """Adds random genotypes, each scaled to its budget, with what they cost."""
+    for number in range(len(read(table / GENOTYPES)), genotypes):
+        width = BUDGETS[number % len(BUDGETS)]
+        for attempt in itertools.count():
+            drawn = NasWdan.sample(NasWdanSettings(), seed=seed_of(number, "table", attempt))
+            named = replace(drawn, name=f"table-{number:03d}")
+            found = fit(named, budget_of(width), in_channels=3, outputs=1, norm=NORM)
+            if found is not None:
+                break
+        network = medarts.create_model(found.genotype, in_channels=3, outputs=1, norm=NORM).eval()
+        flops = count_flops(partial(network, head=network.heads[-1]), in_channels=3, size=TRAINED_SIZE)
+        milliseconds = found.cost.amounts["latency_ms"]
+        ratio = milliseconds / budget_of(width).limits["latency_ms"]
+        about = {
+            "number": number, "genotype": json.loads(found.genotype.to_json()), "budget": width,
+            "parameters": found.cost.parameters, "flops": flops, "latency_ratio": round(ratio, 3),
+            "latency_ms": round(milliseconds, 3),
+        }  # fmt: skip
+        append(table / GENOTYPES, about)
+        channels = found.genotype.settings["init_channel"]
+        note(f"{number}: {attempt + 1} sampled, C = {channels}, {ratio:.2f} of U-Net {width}")
 
 
 @cache
@@ -126,34 +121,52 @@ def budget_of(width: int) -> BudgetSettings:
 # --- trainings --------------------------------------------------------------------------------------------------
 
 
-def train(folder: Path, training: Training) -> str:
-    """Trains and tests where that is not done yet, and keeps the curve and the test scores."""
-    kept, run = folder / f"training-{training.name}.json", folder / "runs" / training.name
-    source = folder / f"genotype-{training.number:03d}.json"
-    if kept.exists() or not source.exists():
-        return ""
-    genotype = folder / f"table-{training.number:03d}.genotype.json"
-    if not genotype.exists():
-        write_whole(genotype, json.dumps(json.loads(source.read_text(encoding="utf-8"))["genotype"]))
-    if (run / "run.json").exists():
-        medarts("train", "--resume", run)
-    else:
-        given = ("--recipe", RECIPE, "--data", training.data, f"seed={training.seed}", "--out", run)
-        medarts("train", "--genotype", genotype, f"train.norm={NORM}", *given)
-    medarts("evaluate", run)
-    curve = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    timing = [json.loads(line) for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
-    summary = pd.read_csv(run / "scores" / "test" / "summary.csv")
-    (dice,) = summary[(summary["dataset"] == training.data) & (summary["metric"] == "dice")]["value"]
-    about: dict[str, Any] = {
+def trainings(genotypes: int) -> Iterator[Training]:
+    """Yields all trainings in an order in which whatever is done is a table."""
+    for seed, numbers in (
+        (0, range(genotypes)), (1, range(REPEATED)), (2, range(REPEATED)), (1, range(REPEATED, genotypes)),
+    ):  # fmt: skip
+        for number, name in itertools.product(numbers, SETS):
+            yield Training(number, name, seed)
+
+
+def train(table: Path, *, jobs: int, minutes: float) -> None:
+    genotypes = {line["number"]: json.dumps(line["genotype"]) for line in read(table / GENOTYPES)}
+    done = {Training(line["number"], line["set"], line["seed"]) for line in read(table / TRAININGS)}
+    left = iter([training for training in trainings(len(genotypes)) if training not in done])
+    end = time.monotonic() + 60 * minutes
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = {pool.submit(trained, one, genotypes[one.number]) for one in itertools.islice(left, jobs)}
+        while waiting:
+            ended = next(as_completed(waiting))
+            waiting.remove(ended)
+            if time.monotonic() < end:
+                waiting |= {pool.submit(trained, one, genotypes[one.number]) for one in itertools.islice(left, 1)}
+            about = ended.result()
+            append(table / TRAININGS, about)
+            curve = about["val_dice"]
+            note(f"{about['number']}, {about['set']}, seed {about['seed']}: {curve[-1]:.3f} {about['test_dice']:.3f}, "
+                 f"{about['seconds']:.0f} s")  # fmt: skip
+
+
+def trained(training: Training, genotype: str) -> dict[str, Any]:
+    """Trains and tests a network, and returns its curve and the test Dice."""
+    network: Genotype = from_json(genotype, origin=GENOTYPES)
+    with tempfile.TemporaryDirectory() as folder:
+        changes = [f"seed={training.seed}", f"train.norm={NORM}"]
+        run = medarts.train(network, RECIPE, data=training.set, changes=changes, out=Path(folder) / "run")
+        medarts.evaluate(run)
+        curve, timing = (
+            pd.read_json(run.path / name, lines=True, dtype=False) for name in ("metrics.jsonl", "timing.jsonl")
+        )
+        summary = pd.read_csv(run.path / "scores" / "test" / "summary.csv")
+    (dice,) = summary[(summary["dataset"] == training.set) & (summary["metric"] == "dice")]["value"]
+    return {
         **training._asdict(),
-        "val_loss": [line["val_loss"] for line in curve], "val_dice": [line["val_dice"] for line in curve],
-        "train_loss": [line["train_loss"] for line in curve], "test_dice": float(dice),
-        "seconds": sum(line["seconds"] for line in timing),
+        **{name: [round(value, 4) for value in curve[name]] for name in ("train_loss", "val_loss", "val_dice")},
+        "test_dice": round(float(dice), 4), "seconds": round(float(timing["seconds"].sum()), 1),
     }  # fmt: skip
-    write_whole(kept, json.dumps(about) + "\n")
-    shutil.rmtree(run)
-    return f"{training.name}: {max(about['val_dice']):.3f} {dice:.3f}, {about['seconds']:.0f} s"
 
 
 if __name__ == "__main__":
