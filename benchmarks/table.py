@@ -1,8 +1,8 @@
 """Trains random nas-wdan networks, so that selection rules can be tested on a table instead of on a machine.
 
     export MEDARTS_DATA=/folder/with/the/data/sets
-    python benchmarks/table.py sample                          # genotypes, scaled to a latency
-    python benchmarks/table.py train [--jobs 2] [--minutes 60]
+    python benchmarks/table.py FOLDER sample                   # genotypes, scaled to a latency
+    python benchmarks/table.py FOLDER train [--jobs 2] [--minutes 60]
 
 Genotypes are random in everything: cells, paths, depth of the lattice (3 to 5), nodes of a cell (2 to 4), doubled
 channels or not, all heads or the last. C is the largest with which the exported network is not slower than the U-Net of
@@ -10,8 +10,8 @@ its budget (width 8 or 16, 128 px, one thread of ONNX Runtime); where C = 2 is t
 Each is trained from scratch on every data set by recipes/table-cpu.yaml: first all with one seed, then the first
 REPEATED with two more, then the others with a second.
 
-Both add lines to the table that `medarts.benchmarks.load_table` reads, and skip what is there: a training that was
-stopped is done again. `--minutes` begins none after that time.
+Both add lines to files in FOLDER, which `medarts.benchmarks.read_table` reads, and skip what is there: a training that
+was stopped is done again. `--minutes` begins none after that time. benchmarks/table_analysis.py says what they show.
 """
 
 import argparse
@@ -41,8 +41,7 @@ from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 from medarts.system.randomness import seed_of
 
-ROOT = Path(__file__).parents[1]
-RECIPE, TABLE = ROOT / "recipes" / "table-cpu.yaml", ROOT / "src" / "medarts" / "benchmarks" / "nas_wdan"
+RECIPE = Path(__file__).parents[1] / "recipes" / "table-cpu.yaml"
 NUMBER, REPEATED = 120, 20
 SETS = ("isic", "cvc")
 BUDGETS = (8, 16)
@@ -61,8 +60,8 @@ class Training(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, metavar="FOLDER", help="of the table")
     parser.add_argument("part", choices=("sample", "train"))
-    parser.add_argument("--table", type=Path, default=TABLE, help="folder of the table; default: that of medarts")
     parser.add_argument("--genotypes", type=int, default=NUMBER)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each on one thread")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after that time")

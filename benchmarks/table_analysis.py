@@ -1,9 +1,9 @@
 """What does the table of trained networks say? Reliability, cost, macro choices, and what rules that choose are worth.
 
-    python benchmarks/table_analysis.py [--table FOLDER] [--figures docs]
+    python benchmarks/table_analysis.py FOLDER [--figures docs]
 
-Prints Markdown for docs/table.md and writes its plots. Everything is of the mean over the data sets of the table.
-Intervals are bootstrap intervals over genotypes, 95 %.
+FOLDER is that of benchmarks/table.py. Prints Markdown and writes plots. Everything is of the mean over the data sets of
+the table. Intervals are bootstrap intervals over genotypes, 95 %.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
-from medarts.benchmarks import Outcome, Rule, Table, Trials, load_table, read_table, simulate
+from medarts.benchmarks import Outcome, Rule, Table, Trials, read_table, simulate
 from medarts.reporting.style import CYCLE, MUTED, save
 
 DRAWS = 500
@@ -32,10 +32,10 @@ Outcomes = dict[tuple[str, int], Outcome]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, help="folder of another table")
+    parser.add_argument("table", type=Path, metavar="FOLDER", help="of the table")
     parser.add_argument("--figures", type=Path, help="folder of the plots; default: none are made")
     arguments = parser.parse_args()
-    table = load_table() if arguments.table is None else read_table(arguments.table)
+    table = read_table(arguments.table)
     found = outcomes(table)
     for part in (overview, reliability, costs, macro_choices, epochs):
         print("\n".join(part(table)), end="\n\n")

@@ -82,10 +82,7 @@ def simulate(
     Raises:
         MedartsError: the table has fewer genotypes with two seeds in a budget than a pool has candidates.
 
-    >>> from medarts.benchmarks import load_table
-    >>> outcome = simulate(load_table(), lambda trials: trials.candidates[0], candidates=4, resamples=20)
-    >>> abs(outcome.gain) < 0.1, outcome.trainings
-    (True, 0.0)
+        outcome = simulate(read_table(folder), lambda trials: max(trials.candidates, key=...), candidates=16)
     """
     generator = np.random.default_rng(seed)
     repeated = [number for number in table.networks.index if len(table.seeds_of(number)) > 1]

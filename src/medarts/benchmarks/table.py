@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, cast
 
@@ -37,10 +36,6 @@ class Table:
             ``val_loss``, ``val_dice``.
         trainings: a row for each training: ``number``, ``set``, ``seed``, ``val_dice`` at the end, ``test_dice``,
             ``seconds``.
-
-    >>> table = load_table()
-    >>> table.networks.depth.isin([3, 4, 5]).all()
-    np.True_
     """
 
     genotypes: Mapping[int, Genotype]
@@ -85,17 +80,6 @@ class Table:
     @cached_property
     def _test(self) -> dict[tuple[int, int], float]:
         return dict(self.trainings.groupby(["number", "seed"])["test_dice"].mean())
-
-
-def load_table() -> Table:
-    """Returns the table that medarts brings: random nas-wdan networks within the latency of a U-Net of width 8 or 16.
-
-    See docs/table.md for how it was made, and what it says.
-
-    >>> load_table().sets
-    ('isic', 'cvc')
-    """
-    return read_table(resources.files(__package__) / "nas_wdan")
 
 
 def read_table(folder: Traversable) -> Table:
