@@ -7,7 +7,8 @@ Trains a published genotype of nas-wdan (C = 8, batch norm) and a U-Net of width
 recipes/norm-cpu.yaml with EPOCHS epochs and the learning rate that suits each, prunes them by every method to 70, 50
 and 30 % of their FLOPs, and fine-tunes. 50 % are done with two seeds: each prunes a network of its own. The control is
 the whole network, fine-tuned as long. `medarts compare` then measures Dice, parameters, FLOPs, and latency side by side
-in ONNX Runtime, and writes a page for each network and data set. Finished runs are kept, interrupted ones continued.
+in ONNX Runtime, and writes a page for each network and data set.
+`--part seeds` is a quick table of both seeds. Finished runs are kept, interrupted ones continued.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import torch
 from _running import medarts, note
 from safetensors.torch import load_file
 
+from medarts import evaluate
 from medarts.data.batches import Batches
 from medarts.data.opening import open_data
 from medarts.data.reading import MaskState
@@ -77,7 +79,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--part", nargs="+", choices=("prune", "compare"), default=("prune", "compare"))
+    parser.add_argument("--part", nargs="+", choices=("prune", "seeds", "compare"), default=("prune", "compare"))
     parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     arguments = parser.parse_args()
     pairs = [*itertools.product(arguments.networks, arguments.sets)]
@@ -86,6 +88,8 @@ def main() -> None:
             for cases in (originals(pairs), prunings(pairs)):
                 for done in pool.map(lambda case: make(arguments.folder, case), [*cases]):
                     note(done)
+    if "seeds" in arguments.part:
+        print("\n".join(table_of_seeds(arguments.folder, pairs)))
     if "compare" in arguments.part:
         rows = [row for pair in pairs for row in compared(arguments.folder, *pair)]
         print(json.dumps(rows, indent=1) if arguments.json else tables(rows))
@@ -168,6 +172,50 @@ def rows_of(folder: Path, out: Path, cases: Sequence[Case], *, several: bool) ->
             }
         )  # fmt: skip
     return rows
+
+
+def table_of_seeds(folder: Path, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yields a row for each method at half of the FLOPs, seed by seed, without the exports that a comparison makes.
+
+    The interval is of the mean over seeds of the differences to the whole networks, by bootstrap over patients.
+    """
+    yield (
+        "| network | set | method | after the cut, by seed | fine-tuned, by seed | difference, by seed | "
+        "mean (95 % interval) |"
+    )
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for network, data in pairs:
+        for method in (CONTROL, *METHODS[network]):
+            keep = 1.0 if method == CONTROL else BOTH_SEEDS
+            runs = [folder / Case(network, data, seed, method, keep).name for seed in SEEDS]
+            if not all((run / "summary.json").exists() for run in runs):
+                continue
+            scores = [dice_of(run) for run in runs]
+            if method == CONTROL:
+                whole = scores
+            cut, tuned = [before(run)[0] for run in runs], [of["value"].mean() for of in scores]
+            line = f"| {network} | {data} | {method} | {_each(cut)} | {_each(tuned)} |"
+            if method == CONTROL:
+                yield f"{line} | |"
+                continue
+            differences = [mine["value"] - of_whole["value"] for mine, of_whole in zip(scores, whole, strict=True)]
+            mean = sum(differences) / len(SEEDS)
+            low, high = percentile_interval(bootstrap_means(mean, [*scores[0]["patient"]], draws=2000, seed=0))
+            by_seed = _each([of.mean() for of in differences], "+")
+            yield f"{line} {by_seed} | {mean.mean():+.3f} ({low:+.3f} to {high:+.3f}) |"
+
+
+def dice_of(run: Path) -> pd.DataFrame:
+    """Returns the test Dice of every image, and its patient."""
+    path = run / "scores" / "test" / "scores.csv"
+    if not path.exists():
+        evaluate(run)
+    scores = pd.read_csv(path, dtype={"patient": str})
+    return scores[scores["metric"] == "dice"].groupby("image")[["value", "patient"]].first()
+
+
+def _each(values: Sequence[float], sign: str = "") -> str:
+    return ", ".join(f"{value:{sign}.3f}" for value in values)
 
 
 def before(run: Path) -> tuple[float, float, float]:

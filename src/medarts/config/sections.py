@@ -210,7 +210,7 @@ class SearchSettings(Section):
         perturbation: e; the weights are trained with uniform noise on those of operations and paths, whose largest
             grows from 0 to e over a stage (SDARTS-RS, arXiv 2002.05283, where it is 0.03). 0 has none.
         regularizers: terms added to the loss, such as {name: entropy, weight: 0.1}. Default: none.
-        guard: against collapse. Default: none; collapse is told, and nothing is done.
+        guard: against collapse. Default: none; a collapse is reported, and the search goes on.
         train_portion: part of the training patients the weights learn from; the alphas learn from the rest.
         lr: initial learning rate of SGD on the weights, with cosine decay.
         lr_min: final learning rate.

@@ -30,7 +30,7 @@ SEEDS = 2**31
 """Seeds of proposals, and of the recipes of candidates and supernets, are below it, as that of a recipe has to be."""
 
 NORM_CHANGES = 5
-"""One of so many neighbours has another norm: the space has about four other kinds of changes."""
+"""One neighbour in NORM_CHANGES has another norm: the space has about four other kinds of changes."""
 
 
 @dataclass(frozen=True)
