@@ -85,7 +85,7 @@ def test_a_data_set_is_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def start(recipe: Any, folder: Path, *, data: ImageStore) -> int:
         return len(data.images)
 
-    monkeypatch.setattr("medarts.nas.search.start_search", start)
+    monkeypatch.setattr("medarts.pool.search.start_search", start)
     data = Items(torch.from_numpy(IMAGES), torch.from_numpy(MASKS))
     assert medarts.search(RECIPE, data=data, out=tmp_path / "run") == 30
     assert read == list(range(30))

@@ -267,7 +267,7 @@ def test_a_failed_search_ends_only_what_needs_it(make: Make, tmp_path: Path, mon
         raise DivergedError("It diverged.", fix="Lower something.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "start_search", diverges)
+        patch.setattr(jobs.search, "start", diverges)
         assert done_here(study, out) == ["endoscopy/unet/seed-0", "searches/mix", "ct/unet/seed-0"]
     missing = available_runs(out)["ct"].missing
     assert [(each.network, each.state) for each in missing] == [("mix", "not started"), ("random-1", "not started")]
