@@ -95,17 +95,17 @@ def sample(table: Path, genotypes: int) -> None:
             found = fit(named, budget_of(width), in_channels=3, outputs=1, norm=NORM)
             if found is not None:
                 break
-        network = medarts.create_model(found.genotype, in_channels=3, outputs=1, norm=NORM).eval()
+        network = medarts.create_model(found.network, in_channels=3, outputs=1, norm=NORM).eval()
         flops = count_flops(partial(network, head=network.heads[-1]), in_channels=3, size=TRAINED_SIZE)
         milliseconds = found.cost.amounts["latency_ms"]
         ratio = milliseconds / budget_of(width).limits["latency_ms"]
         about = {
-            "number": number, "genotype": json.loads(found.genotype.to_json()), "budget": width,
+            "number": number, "genotype": json.loads(found.network.to_json()), "budget": width,
             "parameters": found.cost.parameters, "flops": flops, "latency_ratio": round(ratio, 3),
             "latency_ms": round(milliseconds, 3),
         }  # fmt: skip
         append(table / GENOTYPES, about)
-        channels = found.genotype.settings["init_channel"]
+        channels = found.network.settings["init_channel"]
         note(f"{number}: {attempt + 1} sampled, C = {channels}, {ratio:.2f} of U-Net {width}")
 
 

@@ -24,7 +24,7 @@ OVER = "over the budget"
 
 @pytest.fixture
 def drawing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Drawing:
-    def fit(genotype: Genotype, *_: Any, **__: Any) -> Fitted | None:
+    def fit(genotype: Genotype, *_: Any, **__: Any) -> Fitted[Genotype] | None:
         return None if genotype.name == OVER else Fitted(genotype, BudgetCost(1, 2))
 
     monkeypatch.setattr(module, "fit", fit)

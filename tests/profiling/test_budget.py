@@ -8,12 +8,15 @@ import torch
 
 from medarts.config import BudgetSettings, parse
 from medarts.errors import RecipeError
-from medarts.models import create_model
+from medarts.models import create_model, register_model, scaled
+from medarts.models.multiresunet import MultiResUNetSettings
+from medarts.models.unetpp import UNetPPSettings
 from medarts.profiling import budget as module
 from medarts.profiling.budget import BudgetCost, fit, measure, unmet
 from medarts.profiling.cost import count_parameters
 from medarts.profiling.latency import usable_cores
 from medarts.profiling.reference import Latency
+from medarts.registry import Settings, models
 from medarts.spaces import load_genotype, space_of
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 
@@ -34,7 +37,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     looks: list[tuple[str, int]] = []
 
     def channels(network: Any) -> int:
-        return int(network.frame.cells["1_1_down"].input1[1].out_channels)
+        if hasattr(network, "frame"):
+            return int(network.frame.cells["1_1_down"].input1[1].out_channels)
+        return next(int(each.out_channels) for each in network.modules() if isinstance(each, torch.nn.Conv2d))
 
     monkeypatch.setattr(
         module, "exported", lambda name, network, size, **_: f"{channels(network)} {size} {kinds(network)}".encode()
@@ -75,11 +80,39 @@ def test_the_widest_network_within_the_budget(
 ) -> None:
     found = fit(GENOTYPE, budget(**limits), **ABOUT)
     assert found is not None
-    assert found.genotype == GENOTYPE.with_settings(init_channel=channels)
+    assert found.network == GENOTYPE.with_settings(init_channel=channels)
     assert found.cost.amounts.keys() == {"parameters", "flops", *limits}
     for name, limit in limits.items():
         assert found.cost.amounts[name] <= limit
     assert len(made_up) == len(set(made_up)), "nothing is measured twice"
+
+
+def test_a_baseline_is_scaled_as_genotypes_are(made_up: list[tuple[str, int]]) -> None:
+    asked = UNetPPSettings(width=64, depth=2, deep_supervision=False)
+    found = fit(asked, budget(latency_ms=9.9), **ABOUT)
+    assert found is not None
+    assert found.network == asked.model_copy(update={"width": 8})
+    assert found.cost.parameters == count_parameters(create_model(found.network, **ABOUT))
+    assert fit(asked, budget(latency_ms=1.5), **ABOUT) is None
+    assert str(unmet(asked, budget(latency_ms=1.5), **ABOUT)).startswith(
+        "The narrowest network of model 'unetpp' is over the budget: latency_ms 2 of 1.5."
+    )
+    assert [each.width for each in scaled(MultiResUNetSettings())] == LADDER[2:], "its settings allow no 2 or 3"
+
+
+def test_a_baseline_without_a_width_is_taken_as_it_is_or_not_at_all() -> None:
+    class Fixed(Settings):
+        """Settings without a width."""
+
+    register_model("fixed", settings=Fixed, task="segmentation")(
+        lambda settings, *, in_channels, outputs, norm: create_model("unet", width=2, depth=2, outputs=outputs)
+    )
+    try:
+        assert scaled(models.choose("fixed")) == (models.choose("fixed"),)
+        with pytest.raises(ValueError, match="no setting channels"):
+            register_model("other", settings=Fixed, task="segmentation", width="channels")
+    finally:
+        models.remove("fixed")
 
 
 def test_what_was_measured_is_kept_on_the_machine(
@@ -110,13 +143,13 @@ def test_measuring_leaves_the_random_numbers_of_others_alone() -> None:
 def test_what_is_counted_is_counted_as_of_the_network_itself(made_up: list[tuple[str, int]]) -> None:
     found = fit(GENOTYPE, budget(parameters=4e4), **ABOUT)
     assert found is not None
-    channels = int(found.genotype.settings["init_channel"])
+    channels = int(found.network.settings["init_channel"])
     larger = LADDER[LADDER.index(channels) + 1]
     for c, is_within in ((channels, True), (larger, False)):
         parameters = count_parameters(create_model(GENOTYPE, **ABOUT, init_channel=c))
         assert (parameters <= 4e4) is is_within
     assert not made_up, "parameters need no measurement"
-    assert measure(found.genotype, budget(parameters=1.0), **ABOUT) == found.cost
+    assert measure(found.network, budget(parameters=1.0), **ABOUT) == found.cost
 
 
 def test_a_budget_that_the_narrowest_exceeds(made_up: list[tuple[str, int]]) -> None:
@@ -135,7 +168,7 @@ def test_a_good_prediction_saves_measurements(
     monkeypatch.setattr(module, "predict", lambda genotype, **_: factor * int(genotype.settings["init_channel"]))
     found = fit(GENOTYPE, budget(latency_ms=13.0), **ABOUT)
     assert found is not None
-    assert found.genotype.settings["init_channel"] == 12
+    assert found.network.settings["init_channel"] == 12
     assert len(made_up) <= most
 
 

@@ -27,7 +27,6 @@ from medarts.spaces import random_genotype, space_settings
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load_genotype as load
 from medarts.study import benchmark as module
-from medarts.study import jobs
 from medarts.study import networks as of_networks
 from medarts.study.benchmark import available_runs, benchmark, with_threads
 from medarts.study.jobs import Job, Layout, do, is_finished, work_of
@@ -267,7 +266,7 @@ def test_a_failed_search_ends_only_what_needs_it(make: Make, tmp_path: Path, mon
         raise DivergedError("It diverged.", fix="Lower something.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs.search, "start", diverges)
+        patch.setattr("medarts.study.jobs.search.start", diverges)
         assert done_here(study, out) == ["endoscopy/unet/seed-0", "searches/mix", "ct/unet/seed-0"]
     missing = available_runs(out)["ct"].missing
     assert [(each.network, each.state) for each in missing] == [("mix", "not started"), ("random-1", "not started")]

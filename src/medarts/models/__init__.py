@@ -1,6 +1,7 @@
 """The networks that can be trained: baselines, one file each, those of genotypes, and what was pruned of both."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -13,6 +14,7 @@ from medarts.models.pruned import FILE as STRUCTURE
 from medarts.models.pruned import Pruned, read_pruned
 from medarts.registry import Settings, models
 from medarts.spaces import load_genotype, space_of, zoo
+from medarts.spaces.base import WIDTHS
 from medarts.spaces.genotype import Genotype
 from medarts.system.files import exists
 
@@ -24,11 +26,18 @@ if TYPE_CHECKING:
 Architecture = Genotype | Settings | Pruned
 """A genotype, the settings of a baseline, or what was pruned of one of them; all have a name."""
 
+A = TypeVar("A", bound=Architecture)
 Model = TypeVar("Model", bound=Callable[..., "Network"])
 
 
 def register_model(
-    name: str, *, settings: type[Settings], task: "Task", outputs: int = 1, size: int = 256
+    name: str,
+    *,
+    settings: type[Settings],
+    task: "Task",
+    outputs: int = 1,
+    size: int = 256,
+    width: str | None = None,
 ) -> Callable[[Model], Model]:
     """Returns a decorator that registers a baseline, which recipes then choose by ``train.model: {name: NAME}``.
 
@@ -43,8 +52,12 @@ def register_model(
         task: what it is for.
         outputs: those of the published network, with which its cost is measured by default.
         size: height and width of the images of the published network, in pixels.
+        width: the field of the settings, a whole number, that all numbers of channels grow with; a budget scales it.
+            Default: there is none, and the network stays as it is.
     """
-    return models.register(name, settings=settings, task=task, outputs=outputs, size=size)
+    if width is not None and width not in settings.model_fields:
+        raise ValueError(f"{name} has no setting {width} that could be its width")
+    return models.register(name, settings=settings, task=task, outputs=outputs, size=size, width=width)
 
 
 def list_models(task: "Task | None" = None) -> tuple[str, ...]:
@@ -186,6 +199,28 @@ def published_size(architecture: Architecture) -> int:
     if isinstance(architecture, Genotype):
         return space_of(architecture).published_size(architecture)
     return int(models.entry(architecture.name).about["size"])
+
+
+def scaled(architecture: A) -> tuple[A, ...]:
+    """Returns a network with every width to which a budget can scale it, the narrowest first.
+
+    A baseline has the widths of `medarts.spaces.base.WIDTHS` that its settings allow. What has no width, or is pruned,
+    or begins with weights of a file, stays as it is.
+
+    >>> [settings.width for settings in scaled(architecture_named("multiresunet"))][:4]
+    [4, 5, 6, 7]
+    """
+    if isinstance(architecture, Genotype):
+        return cast("tuple[A, ...]", space_of(architecture).scaled(architecture))
+    field = None if isinstance(architecture, Pruned) else models.entry(architecture.name).about["width"]
+    if field is None or initial_weights(architecture) is not None:
+        return (architecture,)
+    assert isinstance(architecture, Settings)
+    found = []
+    for width in WIDTHS:
+        with suppress(ValidationError):  # below or above the bounds of the field
+            found.append(type(architecture).model_validate({**architecture.model_dump(), field: width}))
+    return tuple(found)
 
 
 def initial_weights(architecture: Architecture) -> Path | None:

@@ -25,7 +25,7 @@ class AttentionUNetSettings(WidthAndDepth):
     deep_supervision: Flag = True
 
 
-@register_model("attention-unet", settings=AttentionUNetSettings, task="segmentation")
+@register_model("attention-unet", settings=AttentionUNetSettings, task="segmentation", width="width")
 class AttentionUNet(EncoderDecoder):
     """See the module."""
 

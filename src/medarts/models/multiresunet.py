@@ -122,7 +122,7 @@ class MultiResUNetSettings(Settings):
     depth: Depth = 5
 
 
-@register_model("multiresunet", settings=MultiResUNetSettings, task="segmentation")
+@register_model("multiresunet", settings=MultiResUNetSettings, task="segmentation", width="width")
 class MultiResUNet(EncoderDecoder):
     """See the module."""
 

@@ -199,7 +199,7 @@ class RecurrentUNet(EncoderDecoder):
         super().__init__(encoder, decoder[::-1], widths=widths, outputs=outputs)
 
 
-@register_model("r2unet", settings=R2UNetSettings, task="segmentation")
+@register_model("r2unet", settings=R2UNetSettings, task="segmentation", width="width")
 class R2UNet(RecurrentUNet):
     """See the module."""
 
@@ -209,7 +209,7 @@ class R2UNet(RecurrentUNet):
         super().__init__(settings, in_channels=in_channels, outputs=outputs, norm=norm, gated=False)
 
 
-@register_model("attention-r2unet", settings=AttentionR2UNetSettings, task="segmentation")
+@register_model("attention-r2unet", settings=AttentionR2UNetSettings, task="segmentation", width="width")
 class AttentionR2UNet(RecurrentUNet):
     """The blocks of R2U-Net, the gates of Attention U-Net (arXiv 1804.03999).
 

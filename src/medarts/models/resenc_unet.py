@@ -81,7 +81,7 @@ class ResEncUNetSettings(Settings):
     norm: Literal["instance"] | None = None
 
 
-@register_model("resenc-unet", settings=ResEncUNetSettings, task="segmentation")
+@register_model("resenc-unet", settings=ResEncUNetSettings, task="segmentation", width="width")
 class ResEncUNet(EncoderDecoder):
     """See the module.
 

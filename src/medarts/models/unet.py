@@ -23,7 +23,7 @@ class UNetSettings(WidthAndDepth):
     name: Literal["unet"] = "unet"
 
 
-@register_model("unet", settings=UNetSettings, task="segmentation")
+@register_model("unet", settings=UNetSettings, task="segmentation", width="width")
 class UNet(EncoderDecoder):
     """See the module."""
 

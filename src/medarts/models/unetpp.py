@@ -29,7 +29,7 @@ class UNetPPSettings(WidthAndDepth):
     deep_supervision: Flag = True
 
 
-@register_model("unetpp", settings=UNetPPSettings, task="segmentation")
+@register_model("unetpp", settings=UNetPPSettings, task="segmentation", width="width")
 class UNetPP(BaselineNetwork):
     """See the module.
 

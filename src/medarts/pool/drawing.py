@@ -187,11 +187,11 @@ class Drawing:
                 misses += 1
                 continue
             misses, name = 0, f"{generation}-{place + 1:02d}"
-            made = (proposal.source, proposal.origin, fitted.genotype, proposal.norm, fitted.cost, proposal.parent)
+            made = (proposal.source, proposal.origin, fitted.network, proposal.norm, fitted.cost, proposal.parent)
             found.append(Candidate(name, *made))
         return found
 
-    def _new(self, proposal: Proposal) -> Fitted | None:
+    def _new(self, proposal: Proposal) -> Fitted[Genotype] | None:
         """Returns the network of a proposal; None where it is known already, or over the budget at every width."""
         self._pause()
         identity = self._identity(proposal.genotype, proposal.norm)
@@ -207,7 +207,7 @@ class Drawing:
     def _outputs(self) -> dict[str, int]:
         return {"in_channels": self.recipe.data.in_channels, "outputs": self.recipe.data.outputs}
 
-    def _fitted(self, proposal: Proposal) -> Fitted | None:
+    def _fitted(self, proposal: Proposal) -> Fitted[Genotype] | None:
         """Returns a genotype at the width that the budget allows; at its own where nothing is limited."""
         if self._budget.limits:
             return fit(proposal.genotype, self._budget, **self._outputs, norm=proposal.norm)

@@ -1,4 +1,4 @@
-"""Hard budgets: what a genotype's network costs as it is deployed, and the widest one that stays within a budget.
+"""Hard budgets: what a network costs as it is deployed, and the widest one that stays within a budget.
 
 Parameters and FLOPs are counted. Latency and peak memory are those of the exported network in ONNX Runtime, measured.
 """
@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
 from math import inf
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from medarts.config import BudgetSettings, NormName
 from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.errors import RecipeError, check_number
-from medarts.models import Architecture, build_network
+from medarts.models import Architecture, build_network, scaled
 from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters, exported, last_head, run_exported
 from medarts.profiling.latency import usable_cores
@@ -30,8 +30,9 @@ from medarts.profiling.reference import (
     reference_flops,
     usual_ms,
 )
-from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
+
+A = TypeVar("A", bound=Architecture)
 
 PAST = 2
 """Widths that have to be over a budget in a row until wider ones are not looked at."""
@@ -76,35 +77,35 @@ class BudgetCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """A genotype within a budget.
+class Fitted(Generic[A]):
+    """A network within a budget.
 
     Attributes:
-        genotype: as it was, with the width that was chosen.
+        network: a genotype, or the settings of a baseline, as it was, with the width that was chosen.
         cost: as measured; of latency and memory what the budget limits.
     """
 
-    genotype: Genotype
+    network: A
     cost: BudgetCost
 
 
 def fit(
-    genotype: Genotype, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
-) -> Fitted | None:
-    """Returns a genotype with the largest width (C) of its space whose network stays within a budget.
+    network: A, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
+) -> Fitted[A] | None:
+    """Returns a network with the largest width that stays within a budget, see `medarts.models.scaled`.
 
     The next two larger widths were measured to be over, unless there are fewer. The latency of an exported network does
     not always grow with its width, as some numbers of channels suit the processor better than others.
 
     Args:
-        genotype: whose width is not taken over.
+        network: a genotype, whose C is not taken over, or the settings of a baseline.
         budget: with its size, see ``BudgetSettings.at``.
         in_channels: channels of the images.
         outputs: outputs of the network.
         norm: kind of all norms. Default: that of the network's paper.
 
     Returns:
-        None where the smallest width is over.
+        None where the smallest width is over, or the only one of a network that has no others.
 
     Raises:
         GenotypeError: the genotype does not fit its space.
@@ -112,7 +113,7 @@ def fit(
         RecipeError: the network cannot take images of that size, or the machine has fewer cores than threads.
     """
     table = LatencyTable(threads=budget.threads)
-    widths = space_of(genotype).scaled(genotype)
+    widths = scaled(network)
     meters = [_Meter(each, budget, in_channels, outputs, norm) for each in widths]
     rough = bisect_left(meters, True, key=lambda meter: not meter.is_probably_within()) - 1
     guess = _largest(len(meters), lambda place: _is_expected_within(widths[place], meters[place], table), guess=rough)
@@ -139,21 +140,22 @@ def measure(
 
 
 def unmet(
-    genotype: Genotype, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
+    network: Architecture, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
 ) -> RecipeError:
-    """Returns the error of a budget that the narrowest network of a genotype exceeds, with what that costs.
+    """Returns the error of a budget that the narrowest form of a network exceeds, with what that costs.
 
     The arguments are those of ``fit``, which has returned None.
     """
-    narrowest = space_of(genotype).scaled(genotype)[0]
+    narrowest = scaled(network)[0]
     cost = measure(narrowest, budget, in_channels=in_channels, outputs=outputs, norm=norm)
+    kind = "genotype" if isinstance(network, Genotype) else "model"
     over = [
         f"{name} {cost.amounts[name]:,.4g} of {limit:,.4g}"
         for name, limit in budget.limits.items()
         if cost.amounts[name] > limit
     ]
     return RecipeError(
-        f"The narrowest network of genotype '{genotype.name}' is over the budget: {', '.join(over)}.",
+        f"The narrowest network of {kind} '{network.name}' is over the budget: {', '.join(over)}.",
         fix="Raise the budget, or lower budget.size.",
     )
 
@@ -192,13 +194,15 @@ def _boundary(number: int, is_within: Callable[[int], bool], *, guess: int) -> i
     return low
 
 
-def _is_expected_within(genotype: Genotype, meter: "_Meter", table: LatencyTable) -> bool:
+def _is_expected_within(network: Architecture, meter: "_Meter", table: LatencyTable) -> bool:
     """Tells whether a budget is expected to be met, by what is known of the pieces of the network."""
     limit = meter.budget.limits.get("latency_ms")
     if limit is None or not meter.counts_are_within():
         return meter.counts_are_within()
     about = {"in_channels": meter.in_channels, "outputs": meter.outputs, "size": meter.size}
-    expected = predict(genotype, **about, norm=meter.norm, table=table)
+    expected = None  # of baselines the pieces are not known
+    if isinstance(network, Genotype):
+        expected = predict(network, **about, norm=meter.norm, table=table)
     return meter.is_probably_within() if expected is None else expected <= limit
 
 
