@@ -10,6 +10,7 @@ from medarts.config import BudgetSettings, parse
 from medarts.errors import RecipeError
 from medarts.models import create_model, register_model, scaled
 from medarts.models.multiresunet import MultiResUNetSettings
+from medarts.models.unet import UNetSettings
 from medarts.models.unetpp import UNetPPSettings
 from medarts.profiling import budget as module
 from medarts.profiling.budget import BudgetCost, fit, measure, unmet
@@ -64,6 +65,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         looks.append(("MB", int(build.content.split()[0])))
         return 10.0 * int(build.content.split()[0])
 
+    module._meter_of.cache_clear()
     monkeypatch.setattr(module, "OnnxRuntimeEngine", Engine)
     monkeypatch.setattr(module, "measured_latencies", latencies)
     monkeypatch.setattr(module, "peak_of_inference_mb", peak)
@@ -98,6 +100,19 @@ def test_a_baseline_is_scaled_as_genotypes_are(made_up: list[tuple[str, int]]) -
         "The narrowest network of model 'unetpp' is over the budget: latency_ms 2 of 1.5."
     )
     assert [each.width for each in scaled(MultiResUNetSettings())] == LADDER[2:], "its settings allow no 2 or 3"
+
+
+def test_the_latency_of_a_network_is_a_budget(made_up: list[tuple[str, int]]) -> None:
+    of_unet = budget(latency_of=models.choose({"name": "unet", "width": 12, "depth": 2}))
+    assert (of_unet.limits, of_unet.limited) == ({}, ("latency_of",))
+    found = fit(GENOTYPE, of_unet, **ABOUT)
+    assert found == fit(GENOTYPE, budget(latency_ms=12.0), **ABOUT)
+    wide = fit(UNetSettings(width=64, depth=2), of_unet, in_channels=1, outputs=1)
+    assert wide is not None
+    assert wide.network == UNetSettings(width=12, depth=2), "the network itself is just within"
+    assert made_up.count(("ms", 12)) == 2, "of the genotype, and of the named network once"
+    with pytest.raises(ValueError, match="latency_ms and latency_of exclude each other"):
+        budget(latency_ms=1.0, latency_of=models.choose("unet"))
 
 
 def test_a_baseline_without_a_width_is_taken_as_it_is_or_not_at_all() -> None:

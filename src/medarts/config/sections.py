@@ -422,6 +422,8 @@ class BudgetSettings(Section):
     Attributes:
         latency_ms: milliseconds of one image, exported, in ONNX Runtime on the CPU of this machine, as if nothing else
             were running: what is measured is divided by how much slower than usual a fixed network is in between.
+        latency_of: in place of it a baseline whose latency is the limit, with the norms of its paper, such as
+            {name: unet, width: 8}: a budget that means the same on every machine.
         flops: floating point operations of one image, 2 per multiply-add, as ``medarts cost`` counts them.
         parameters: trainable parameters.
         memory_mb: peak memory of that inference, in MB (10^6 bytes).
@@ -430,6 +432,7 @@ class BudgetSettings(Section):
     """
 
     latency_ms: Limit | None = None
+    latency_of: Annotated[Annotated[Settings, Choice(models)] | None, LATER] = None
     flops: Limit | None = None
     parameters: Limit | None = None
     memory_mb: Limit | None = None
@@ -438,9 +441,14 @@ class BudgetSettings(Section):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits that are given, by name, those that are quick to check first."""
+        """The limits that are given as numbers, by name, those that are quick to check first."""
         names = ("parameters", "flops", "latency_ms", "memory_mb")
         return {name: limit for name in names if (limit := getattr(self, name)) is not None}
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """The names of the fields that limit something."""
+        return (*self.limits, *(("latency_of",) if self.latency_of is not None else ()))
 
     def at(self, size: int) -> "BudgetSettings":
         """Returns the same budget with its size filled in where none is given."""
@@ -448,11 +456,13 @@ class BudgetSettings(Section):
 
     @model_validator(mode="after")
     def _limits_something(self) -> "BudgetSettings":
-        if not self.limits and (self.size is not None or self.threads != 1):
+        if not self.limited and (self.size is not None or self.threads != 1):
             raise ValueError(
-                "size and threads say how costs are measured, but nothing is limited; give latency_ms, flops, "
-                "parameters or memory_mb"
+                "size and threads say how costs are measured, but nothing is limited; give latency_ms, "
+                "latency_of, flops, parameters or memory_mb"
             )
+        if self.latency_ms is not None and self.latency_of is not None:
+            raise ValueError("latency_ms and latency_of exclude each other; keep one of them")
         return self
 
 

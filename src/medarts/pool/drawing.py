@@ -209,12 +209,12 @@ class Drawing:
 
     def _fitted(self, proposal: Proposal) -> Fitted[Genotype] | None:
         """Returns a genotype at the width that the budget allows; at its own where nothing is limited."""
-        if self._budget.limits:
+        if self._budget.limited:
             return fit(proposal.genotype, self._budget, **self._outputs, norm=proposal.norm)
         return Fitted(proposal.genotype, measure(proposal.genotype, self._budget, **self._outputs, norm=proposal.norm))
 
     def _identity(self, genotype: Genotype, norm: NormName | None) -> tuple[str, NormName | None]:
         """Returns what is equal for equal networks; a width does not count that the budget is going to choose."""
-        if self._budget.limits:
+        if self._budget.limited:
             genotype = self.space.scaled(genotype)[0]
         return self.space.fingerprint(genotype), norm

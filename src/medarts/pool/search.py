@@ -77,9 +77,9 @@ def _is_of_supernet(recipe: Recipe, jobs: int) -> bool:
             f"jobs is {jobs}, but the search of a supernet is one training.",
             fix="Leave jobs out (--jobs on the command line), or use search.method=pool or random.",
         )
-    if is_one and recipe.budget.limits:
+    if is_one and recipe.budget.limited:
         raise RecipeError(
-            f"budget limits {', '.join(recipe.budget.limits)}, but the search of a supernet ends with one genotype, "
+            f"budget limits {', '.join(recipe.budget.limited)}, but the search of a supernet ends with one genotype, "
             "whatever that costs.",
             fix="Use search.method=pool or random, or leave budget out.",
         )

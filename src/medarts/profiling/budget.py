@@ -7,7 +7,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from math import inf
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ import torch
 from medarts.config import BudgetSettings, NormName
 from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.errors import RecipeError, check_number
-from medarts.models import Architecture, build_network, scaled
+from medarts.models import Architecture, build_network, scaled, without_weights
 from medarts.network import Network
 from medarts.profiling.cost import count_flops, count_parameters, exported, last_head, run_exported
 from medarts.profiling.latency import usable_cores
@@ -112,6 +112,7 @@ def fit(
         MedartsError: the network cannot be exported.
         RecipeError: the network cannot take images of that size, or the machine has fewer cores than threads.
     """
+    budget = in_numbers(budget, in_channels=in_channels, outputs=outputs)
     table = LatencyTable(threads=budget.threads)
     widths = scaled(network)
     meters = [_Meter(each, budget, in_channels, outputs, norm) for each in widths]
@@ -136,7 +137,19 @@ def measure(
     Raises:
         MedartsError: see ``fit``.
     """
+    budget = in_numbers(budget, in_channels=in_channels, outputs=outputs)
     return _Meter(architecture, budget, in_channels, outputs, norm).cost()
+
+
+def in_numbers(budget: BudgetSettings, *, in_channels: int, outputs: int) -> BudgetSettings:
+    """Returns a budget whose latency, where it is that of a network (``latency_of``), is in milliseconds.
+
+    The arguments are those of ``fit``.
+    """
+    if budget.latency_of is None:
+        return budget
+    meter = _meter_of(budget.model_copy(update={"flops": None, "parameters": None}), in_channels, outputs)
+    return budget.model_copy(update={"latency_of": None, "latency_ms": meter.latency().ms})
 
 
 def unmet(
@@ -146,7 +159,7 @@ def unmet(
 
     The arguments are those of ``fit``, which has returned None.
     """
-    narrowest = scaled(network)[0]
+    budget, narrowest = in_numbers(budget, in_channels=in_channels, outputs=outputs), scaled(network)[0]
     cost = measure(narrowest, budget, in_channels=in_channels, outputs=outputs, norm=norm)
     kind = "genotype" if isinstance(network, Genotype) else "model"
     over = [
@@ -272,14 +285,19 @@ class _Meter:
         content = exported(self.architecture.name, self._network(), in_channels=self.in_channels, size=self.size)
         return _Exported(content, self.budget.threads)
 
-    @cached_property
-    def _latency(self) -> Latency:
+    def latency(self) -> Latency:
+        """Returns the latency, as it is kept now: a quicker reference shortens it."""
+
         def measured() -> Latency:
             image = torch.rand(1, self.in_channels, self.size, self.size, generator=torch.Generator().manual_seed(0))
             (found,) = measured_latencies([partial(self._exported(), image)], threads=self.budget.threads)
             return found
 
         return kept_latency(self._exported.digest, measured, threads=self.budget.threads)
+
+    @cached_property
+    def _latency(self) -> Latency:
+        return self.latency()
 
     @cached_property
     def _memory_mb(self) -> float:
@@ -296,6 +314,13 @@ class _Meter:
             network = self._build().eval()
         network.check_size(self.size)
         return network
+
+
+@lru_cache(maxsize=8)  # exported once, as every genotype of a search is held against it
+def _meter_of(budget: BudgetSettings, in_channels: int, outputs: int) -> _Meter:
+    """Returns what measures the network that a budget names."""
+    assert budget.latency_of is not None
+    return _Meter(without_weights(budget.latency_of), budget, in_channels, outputs, None)
 
 
 @dataclass(frozen=True, slots=True)
