@@ -102,3 +102,11 @@ def pool(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunDirecto
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("medarts.pool.job.Workers", Here)
         return search.start(recipe, tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture(scope="session")
+def control(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A whole random search."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medarts.pool.job.Workers", Here)
+        return search.start(random_of(recipe), tmp_path_factory.mktemp("control") / "run")

@@ -1,6 +1,7 @@
 """The page of a search by training: its plot and its tables, of candidates that nobody has trained."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.data.opening import open_manifest
 from medarts.engine.directory import RunDirectory
-from medarts.pool.candidates import Candidate, Source, write_candidates
+from medarts.pool import trainings
+from medarts.pool.candidates import Candidate, Source, read_candidates, write_candidates
 from medarts.profiling.budget import BudgetCost
 from medarts.reporting.page import write_report
 from medarts.reporting.pool import plot_incumbent
@@ -79,6 +81,13 @@ def test_a_search_that_is_not_finished_has_a_page(run: RunDirectory) -> None:
     assert "not finished" in text
     assert "Finalists" in text
     assert "search.select.epochs=" not in text.partition("Recipe")[0]
+    begun = trainings.folder_of_candidate(run, "1-02")
+    begun.mkdir(parents=True)
+    (begun / "metrics.jsonl").write_text("{}\n")
+    write_candidates(run, [replace(each, scores={}, failure=None) for each in read_candidates(run)])
+    text = text_of(write_report(run.path))
+    assert "at epoch 1" in text
+    assert "not trained yet" in text
     (run.path / "candidates.jsonl").unlink()
     assert "No epoch has ended yet." in text_of(write_report(run.path))
 

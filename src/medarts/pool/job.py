@@ -11,6 +11,7 @@ trainings end has no part in the result; nor has their number at once, where com
 trainings share the threads, and another number of threads rounds sums differently.
 """
 
+import math
 import shlex
 import time
 from collections import deque
@@ -119,14 +120,20 @@ def resume_by_training(
 
 def _do(run: RunDirectory, prepared: Prepared, *, jobs: int, data: ImageStore | None) -> None:
     """Does what is left of a search."""
+    done, epochs = _epochs_done(run), planned_epochs(prepared.recipe)
     with (
         images_for_processes(data) as images,
         interruption() as stop,
-        progress_bar("search", planned_epochs(prepared.recipe)) as bar,
+        progress_bar("search", epochs, done=min(done, epochs)) as bar,
         Workers(reused=True) as workers,
     ):
         _Search(run, prepared, _Executor(workers, stop, jobs), images=images, bar=bar).run_to_end()
     run.finish()
+
+
+def _epochs_done(run: RunDirectory) -> int:
+    """Returns the epochs of all runs of a search."""
+    return sum(map(epochs_done, trainings.folders(run)))
 
 
 @dataclass(frozen=True)
@@ -211,7 +218,7 @@ class _Search:
         self.candidates = {each.name: each for each in read_candidates(run)}
         self.numbers = numbers_of_candidates(self.recipe)
         self.supernets = self.select.supernets if self.recipe.search.method == "pool" else 0
-        self.began = time.monotonic(), self._epochs_done()
+        self.began = time.monotonic(), _epochs_done(self.run)
 
     def run_to_end(self) -> None:
         """Does it, and writes the result."""
@@ -307,7 +314,7 @@ class _Search:
         for ended in self.executor.ends(works, meanwhile=self._show):
             found[ended.name] = candidate = self._judged(ended, rung)
             if candidate.failure is None:
-                became = f"{self.score.removeprefix('val_')} {candidate.scores[rung]:.3f} after {rung} epochs"
+                became = f"{self.score.removeprefix('val_')} {candidate.scores[rung]:.3f} at epoch {rung}"
             else:
                 became = f"dropped: {candidate.failure}"
             at_rung = f"{len(names) - len(found)} of {len(names)} left at this rung"
@@ -331,21 +338,16 @@ class _Search:
         scores = {name: each.scores[last] for name, each in self.candidates.items() if last in each.scores}
         return [self.candidates[name] for name in best(scores, len(scores))]
 
-    def _epochs_done(self) -> int:
-        folders = [trainings.folder_of_candidate(self.run, name) for name in self.candidates]
-        folders += [trainings.folder_of_supernet(self.run, number) for number in range(1, self.supernets + 1)]
-        return sum(map(epochs_done, folders))
-
     def _show(self) -> None:
-        done = self._epochs_done()
+        done = _epochs_done(self.run)
         self.bar.reach(done, max(done, planned_epochs(self.recipe)))
 
     def _left(self) -> str:
         """Returns the epochs that are left in words, with the time that they take at the pace so far."""
-        done = self._epochs_done()
+        done = _epochs_done(self.run)
         left = max(0, planned_epochs(self.recipe) - done)
         minutes = left * (time.monotonic() - self.began[0]) / max(1, done - self.began[1]) / 60
-        return f"{left} epochs in all, about {minutes:.0f} min"
+        return f"epochs in all {left}, about {math.ceil(minutes)} min"
 
     def _compute_in_words(self) -> str:
         """Returns what the search has taken, and how many epochs of training a control may have."""

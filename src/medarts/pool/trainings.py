@@ -38,6 +38,11 @@ def folder_of_supernet(run: RunDirectory, number: int) -> Path:
     return run.path / "supernets" / str(number)
 
 
+def folders(run: RunDirectory) -> list[Path]:
+    """Returns the folders of all runs that a search has begun."""
+    return [path for kind in ("supernets", "candidates") for path in sorted((run.path / kind).glob("*"))]
+
+
 def recipe_of_candidates(recipe: Recipe) -> Recipe:
     """Returns the recipe by which candidates are trained, but for their norm.
 

@@ -1,6 +1,7 @@
 """Searches by training on their page: the best score over the computing, and what became of every candidate."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -39,13 +40,15 @@ def pool_of(run: RunDirectory) -> Content | None:
     score = label_of(str(run.read_json("summary.json")["score"])) if run.facts["finished"] else "score"
     rungs, budget = recipe.search.select.rungs, recipe.budget
     compute = compute_of(run) if run.facts["finished"] else None
+    unscored = _unscored(run, candidates)
     plot = plot_incumbent(
         candidates,
         rungs,
         score,
-        lost=_lost(run, candidates),
+        lost={each.name: unscored[each.name] for each in candidates if each.failure is not None},
         before=0 if compute is None else compute.supernets_in_epochs,
     )
+    make = partial(_table, rungs=rungs, budget=budget, unscored=unscored)
     finalists = [each for each in candidates if rungs[-1] in each.scores]
     others = [each for each in candidates if rungs[-1] not in each.scores]
     return {
@@ -57,21 +60,27 @@ def pool_of(run: RunDirectory) -> Content | None:
         "compute": compute,
         "supernet_failures": read_failures(run),
         "svg": inline_svg(plot, f"best validation {score} over the training done"),
-        "finalists": _table(finalists, rungs, budget, "candidates that came to the last rung") if finalists else None,
-        "dropped": _table(others, rungs, budget, "candidates that were dropped") if others else None,
+        "finalists": make("candidates that came to the last rung", finalists) if finalists else None,
+        "dropped": make("candidates that were dropped", others) if others else None,
     }
 
 
-def _lost(run: RunDirectory, candidates: Sequence[Candidate]) -> dict[str, int]:
-    """Returns the epochs of candidates that failed since their last score."""
+def _unscored(run: RunDirectory, candidates: Sequence[Candidate]) -> dict[str, int]:
+    """Returns the epochs of candidates since their last score."""
     return {
         each.name: max(0, epochs_done(trainings.folder_of_candidate(run, each.name)) - max(each.scores, default=0))
         for each in candidates
-        if each.failure is not None
     }
 
 
-def _table(candidates: Sequence[Candidate], rungs: Sequence[int], budget: BudgetSettings, caption: str) -> Table:
+def _table(
+    caption: str,
+    candidates: Sequence[Candidate],
+    *,
+    rungs: Sequence[int],
+    budget: BudgetSettings,
+    unscored: Mapping[str, int],
+) -> Table:
     """Returns a table with a row for each candidate, those that came furthest and scored best first."""
     ranked = sorted(candidates, key=lambda each: [each.scores.get(rung, -1.0) for rung in rungs[::-1]], reverse=True)
     costs = [name for name in _COSTS if any(name in each.cost.amounts for each in candidates)]
@@ -84,7 +93,7 @@ def _table(candidates: Sequence[Candidate], rungs: Sequence[int], budget: Budget
             "norm": each.norm or "as published",
             **{f"score {rung}": each.scores.get(rung) for rung in rungs},
             **{name: each.cost.amounts[name] / _COSTS[name][1] for name in costs},
-            "end": _end(each, rungs),
+            "end": _end(each, rungs, unscored[each.name]),
         }
         for each in ranked
     ]
@@ -106,13 +115,15 @@ def _cost_column(name: str, budget: BudgetSettings) -> Column:
     return Column(title if limit is None else f"{title} (≤ {limit / unit:,.4g})", "ascending", form=significant)
 
 
-def _end(candidate: Candidate, rungs: Sequence[int]) -> str:
-    """Returns what ended the training of a candidate."""
+def _end(candidate: Candidate, rungs: Sequence[int], unscored: int) -> str:
+    """Returns what ended the training of a candidate, or how far it is since its last score."""
     if candidate.failure is not None:
         return f"failed: {candidate.failure}"
     last = max(candidate.scores, default=0)
     if last == rungs[-1]:
         return "last rung"
+    if unscored:
+        return f"at epoch {last + unscored}"
     return f"dropped after epoch {last}" if last else "not trained yet"
 
 
@@ -146,5 +157,6 @@ def plot_incumbent(
     supernets = f" (the supernets took as long as {before})" if before else ""
     axes.set(xlabel=f"epochs of training of all candidates{supernets}", ylabel=f"validation {score}")
     axes.tick_params(colors=MUTED)
-    figure.legend(loc="outside lower center", ncols=4)
+    if points:
+        figure.legend(loc="outside lower center", ncols=4)
     return figure
