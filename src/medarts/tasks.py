@@ -1,6 +1,6 @@
 """What a network is asked to do: the loss over heads and mixed targets, and the score of a pass over images."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,7 +50,7 @@ class Task(Protocol):
         """
 
 
-def make_task(recipe: Recipe, manifest: Manifest, *, loss: Settings | str, field: str) -> Task:
+def make_task(recipe: Recipe, manifest: Manifest, *, loss: Settings | str, field: str, head_decay: float = 1.0) -> Task:
     """Returns the task of a recipe.
 
     Args:
@@ -58,13 +58,15 @@ def make_task(recipe: Recipe, manifest: Manifest, *, loss: Settings | str, field
         manifest: of these data.
         loss: settings of the loss, or its name.
         field: of the recipe that names it, for errors.
+        head_decay: see `SegmentationTask`.
 
     Raises:
         RecipeError: the loss does not fit the task.
         DataError: no finding can be scored on the validation images.
     """
     if recipe.data.task == "segmentation":
-        return SegmentationTask(recipe.data, loss=loss, field=field, threshold=recipe.evaluation.threshold)
+        threshold = recipe.evaluation.threshold
+        return SegmentationTask(recipe.data, loss=loss, field=field, threshold=threshold, head_decay=head_decay)
     return ClassificationTask(manifest, loss=loss, field=field, auxiliary_weight=recipe.train.auxiliary_weight)
 
 
@@ -76,21 +78,34 @@ class SegmentationTask:
         loss: settings of the loss, or its name.
         field: of the recipe that names it, for errors.
         threshold: probability from which a pixel is foreground (one class).
+        head_decay: weight of a head in the loss as a share of that of the next one; 1 weighs all alike.
     """
 
     score = "val_dice"
 
     def __init__(
-        self, data: DataSettings, *, loss: Settings | str, field: str = "loss", threshold: float = 0.5
+        self,
+        data: DataSettings,
+        *,
+        loss: Settings | str,
+        field: str = "loss",
+        threshold: float = 0.5,
+        head_decay: float = 1.0,
     ) -> None:
         self.classes = data.classes
         self.threshold = threshold
+        self.head_decay = head_decay
         self._loss = make_loss(loss, task="segmentation", outputs=data.classes, field=field)
 
-    def loss(self, outputs: Iterable[Tensor], mixture: Mixture) -> Tensor:
-        """Returns the mean over the heads and images; each mixed target counts by its share lam."""
-        heads = [lam * self._loss(logits, targets).mean() for logits in outputs for lam, targets in mixture.parts]
-        return torch.stack(heads).sum() * (len(mixture.parts) / len(heads))
+    def loss(self, outputs: Sequence[Tensor], mixture: Mixture) -> Tensor:
+        """Returns the weighted mean over the heads and images; each mixed target counts by its share lam."""
+        weights = [self.head_decay**later for later in reversed(range(len(outputs)))]
+        heads = [
+            weight * lam * self._loss(logits, targets).mean()
+            for weight, logits in zip(weights, outputs, strict=True)
+            for lam, targets in mixture.parts
+        ]
+        return torch.stack(heads).sum() * (1 / sum(weights))
 
     @torch.no_grad()
     def validate(self, forward: Forward, batches: Batches) -> dict[str, Any]:

@@ -197,3 +197,4 @@ def test_sizes_that_cannot_be_halved_name_the_next(size: int, depth: int, use: s
 def test_sizes_that_can_be_halved_pass() -> None:
     for depth in (3, 4, 5):
         lattice.check_lattice_size(3 * 2**depth, depth)
+        lattice.check_lattice_size(3 * 2 ** (depth - 1), depth, stem_stride=1)

@@ -9,12 +9,13 @@ from medarts.profiling.flops import FlopCounter
 from medarts.spaces import load_genotype, space_of
 from medarts.spaces.darts import Darts, DartsSettings
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
+from medarts.spaces.nas_wdan import NasWdan, NasWdanChoices, NasWdanSettings
 from medarts.spaces.pieces import Piece
 
 GENOTYPES = {
     **{f"nas-wdan-{seed}": NasWdan.sample(NasWdanSettings(init_channel=4), seed=seed) for seed in range(6)},
     **{f"darts-{seed}": Darts.sample(DartsSettings(init_channel=4), seed=seed) for seed in range(2)},
+    "nas-wdan-whole": NasWdan.sample(NasWdanSettings(init_channel=4, choices=NasWdanChoices(stem_stride=(1,))), seed=0),
     "cifar": load_genotype("darts_v2").with_settings(stem="cifar", layers=5, init_channel=3),
 }
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medarts.config import DataSettings, make_source
-from medarts.data.batches import Batches
+from medarts.data.batches import Batches, Mixture
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
@@ -83,3 +83,17 @@ def test_parts_whose_masks_show_nothing_are_refused() -> None:
     with pytest.raises(DataError, match="All masks of the training images are empty"):
         check(store_of([[EMPTY], [EMPTY]], domains="aa"), part)
     check(store_of([[EMPTY], [PRESENT]], domains="aa"), part)
+
+
+def test_later_heads_weigh_more() -> None:
+    source = make_source(kind="folder", path=Path("x"), labels={1: 1})
+    data = DataSettings(sources=(source,), size=SIZE, in_channels=1)
+    heads, mask = [torch.full((1, 1, SIZE, SIZE), value) for value in (-2.0, 0.0, 3.0)], torch.ones(1, SIZE, SIZE)
+    mixture = Mixture(mask[None], ((0.3, mask.long()), (0.7, 1 - mask.long())))
+
+    def loss(*outputs: torch.Tensor, decay: float) -> float:
+        return float(SegmentationTask(data, loss="bce_dice", head_decay=decay).loss(list(outputs), mixture))
+
+    each = [loss(head, decay=1) for head in heads]
+    assert loss(*heads, decay=1) == pytest.approx(sum(each) / 3)
+    assert loss(*heads, decay=0.5) == pytest.approx((each[0] / 4 + each[1] / 2 + each[2]) / 1.75)

@@ -293,6 +293,8 @@ class TrainSettings(BatchSettings):
         accumulate: parts of a batch that run one after the other; see BatchSettings.
         loss: the loss, as in the search; bce_dice is 0.5 BCE + 1 Dice.
         auxiliary_weight: share of an auxiliary classifier in the loss.
+        head_decay: weight of a head in the loss of masks as a share of that of the next one, which is deeper. 1 weighs
+            all heads alike, as published; 0.5 gives the last one, which predicts, at least half of the loss.
         norm: kind of all norms. Default: that of the network's paper, which is group for nas-wdan, instance
             for resenc-unet, batch for all others. group normalises every image by itself. batch normalises every
             channel by the batch, and in validation and inference by running statistics, which become part of the
@@ -318,6 +320,7 @@ class TrainSettings(BatchSettings):
     batch: Batch = 8
     loss: AnyLoss = _named("bce_dice")
     auxiliary_weight: Weight = 0.4
+    head_decay: Annotated[Number, Field(gt=0, le=1), LATER] = 1.0
     norm: NormName | None = None
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Rate = 4e-3

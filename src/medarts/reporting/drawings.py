@@ -123,7 +123,9 @@ def draw_lattice(lattice: Lattice) -> Figure:
             axes.add_patch(Rectangle((x - 1.6 * _HEAD, top), 3.2 * _HEAD, 2 * _HEAD, **look))
             axes.text(x, top + _HEAD, "head", color=color, ha="center", va="center", fontsize=7.5, zorder=5)
     for level in range(depth):
-        axes.text(-1.25 * _LAYER, -level * _LEVEL, f"1/{2 ** (level + 1)}", color=MUTED, va="center", fontsize=8.5)
+        scale = lattice.stem_stride * 2**level
+        words = "1" if scale == 1 else f"1/{scale}"
+        axes.text(-1.25 * _LAYER, -level * _LEVEL, words, color=MUTED, va="center", fontsize=8.5)
     return figure
 
 

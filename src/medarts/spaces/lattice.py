@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 Node = tuple[int, int]
-"""Layer, counted from the stem, and level; a node has 1/2^(level + 1) of the input's resolution."""
+"""Layer, counted from the stem, and level; from level to level the resolution halves, see `Lattice.stem_stride`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,11 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Lattice:
-    """All paths that a space allows, and the nodes with an output; the first node is the stem."""
+    """All paths that a space allows, and the nodes with an output; the first node is the stem.
+
+    The input's resolution is ``stem_stride`` times that of level 0.
+    """
 
     paths: tuple[Path, ...]
     heads: tuple[Node, ...]
+    stem_stride: int

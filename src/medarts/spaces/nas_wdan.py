@@ -110,6 +110,8 @@ from medarts.spaces.sampling import (
 
 SPACE = "nas-wdan"
 
+StemStride = Annotated[Whole, Field(ge=1, le=2)]
+
 
 class NasWdanChoices(Section):
     """The macro settings that sampled networks and their changes may have. C is not among them, as a budget scales it.
@@ -119,12 +121,14 @@ class NasWdanChoices(Section):
         intermediate_nodes: nodes of a cell between its inputs and its output.
         double_down_channel: whether C doubles at every level below.
         deep_supervision: whether every node of the top row has a head, or the last alone.
+        stem_stride: 2, or 1 for a top row at the size of the image.
     """
 
     depth: Choices[Annotated[Whole, Field(ge=3, le=DEEPEST)]] = (3, 4, 5)
     intermediate_nodes: Choices[Nodes] = (2, 3, 4)
     double_down_channel: Choices[Flag] = (False, True)
     deep_supervision: Choices[Flag] = (False, True)
+    stem_stride: Annotated[Choices[StemStride], LATER] = (2,)
 
 
 class NasWdanSettings(Settings):
@@ -138,6 +142,8 @@ class NasWdanSettings(Settings):
         deep_supervision: the loss is the mean over all heads of the top row; otherwise the last head alone.
         shuffle_groups: groups of the grouped convolution in shuffle_conv; must divide every width used.
         dropout_prob: dropout inside the operations.
+        stem_stride: 2, as published, or 1: the top row then has the size of the image, and everything four times the
+            operations.
         operations: candidates of the search: set (down, normal, up) -> names. Default: those of the paper.
         choices: macro settings that sampled networks may have.
     """
@@ -149,6 +155,7 @@ class NasWdanSettings(Settings):
     deep_supervision: Flag = True
     shuffle_groups: Annotated[Whole, Field(ge=1, le=MOST_CHANNELS)] = 1
     dropout_prob: Fraction = 0.0
+    stem_stride: Annotated[StemStride, LATER] = 2
     operations: OperationNames = Field(default={})
     choices: Annotated[NasWdanChoices, LATER] = NasWdanChoices()
 
@@ -173,6 +180,7 @@ class LatticeSettings:
         deep_supervision: a head on every top-row node, otherwise on the last alone.
         dropout_prob: dropout inside the operations while training.
         absent_edges: cells hold the operations of edges that read an absent s0, as the published networks do.
+        stem_stride: of the stem, 2 or 1.
     """
 
     depth: int
@@ -183,6 +191,7 @@ class LatticeSettings:
     deep_supervision: bool = True
     dropout_prob: float = 0.0
     absent_edges: bool = False
+    stem_stride: int = 2
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -193,8 +202,11 @@ class LatticeSettings:
         )
 
     def to_mapping(self) -> Mapping[str, Setting]:
-        """Returns the settings in the form of a genotype."""
-        return asdict(self)
+        """Returns the settings in the form of a genotype.
+
+        The stride of a published stem is left out: genotypes were made before there was another one, and stay equal.
+        """
+        return {name: value for name, value in asdict(self).items() if name != "stem_stride" or value != 2}
 
 
 # The lattice
@@ -352,17 +364,27 @@ def at_depth(paths: Paths, *, before: int, depth: int) -> Paths:
     return found
 
 
-def check_lattice_size(size: int, depth: int) -> None:
+def size_at(level: int, length: int, *, stem_stride: int) -> int:
+    """Returns the height or width of the maps of a level, of an image of that length."""
+    return length // (stem_stride << level)
+
+
+def divisor_of(depth: int, *, stem_stride: int) -> int:
+    """Returns what divides the height and width of images."""
+    return int(stem_stride * 2 ** (depth - 1))
+
+
+def check_lattice_size(size: int, depth: int, *, stem_stride: int = 2) -> None:
     """Refuses images that a lattice cannot halve down to its lowest level.
 
     Raises:
-        RecipeError: ``size`` is not a positive multiple of 2^depth.
+        RecipeError: ``size`` is not a positive multiple of 2^depth, or of half of that without a stride of the stem.
     """
-    divisor = 2**depth
+    divisor = divisor_of(depth, stem_stride=stem_stride)
     if size < 1 or size % divisor:
-        below = max(0, size // divisor * divisor)
+        below, times = max(0, size // divisor * divisor), divisor.bit_length() - 1
         raise RecipeError(
-            f"The size {size} cannot be halved {depth} times, as a lattice of depth {depth} does.",
+            f"The size {size} cannot be halved {times} times, as a lattice of depth {depth} does.",
             fix=f"Use {f'{below} or ' if below else ''}{below + divisor}.",
         )
 
@@ -416,11 +438,11 @@ def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int, affine:
     )
 
 
-def make_stem(in_channels: int, *, affine: bool, norm: Norm) -> nn.Sequential:
-    """Returns the two convolutions before the first cell; the second halves the size."""
+def make_stem(in_channels: int, *, affine: bool, norm: Norm, stride: int = 2) -> nn.Sequential:
+    """Returns the two convolutions before the first cell; the second has the stride."""
     return nn.Sequential(
         _conv_norm_relu(in_channels, STEM_CHANNELS[0], stride=1, affine=affine, norm=norm),
-        _conv_norm_relu(STEM_CHANNELS[0], STEM_CHANNELS[1], stride=2, affine=affine, norm=norm),
+        _conv_norm_relu(STEM_CHANNELS[0], STEM_CHANNELS[1], stride=stride, affine=affine, norm=norm),
     )
 
 
@@ -457,6 +479,7 @@ class NasWdanFrame(nn.Module):
         outputs: channels of the logits.
         affine: whether the stem's norms have a scale and a shift.
         norm: the kind of the stem's norms.
+        stem_stride: of the stem.
     """
 
     def __init__(
@@ -471,11 +494,12 @@ class NasWdanFrame(nn.Module):
         outputs: int,
         affine: bool,
         norm: Norm = "group",
+        stem_stride: int = 2,
     ) -> None:
         super().__init__()
         self.paths = dict(paths)
         self.head_nodes = heads
-        self.stem = make_stem(in_channels, affine=affine, norm=norm)
+        self.stem = make_stem(in_channels, affine=affine, norm=norm, stride=stem_stride)
         channels = {node: intermediate_nodes * widths[node.level] for node in self.paths}
         channels[STEM] = STEM_CHANNELS[1]
         self.cells = nn.ModuleDict()
@@ -990,6 +1014,7 @@ class NasWdanSupernet(Supernet):
             in_channels=in_channels,
             outputs=outputs,
             affine=False,
+            stem_stride=self.settings.stem_stride,
         )
 
     @staticmethod
@@ -1100,16 +1125,18 @@ class NasWdanCell(nn.Module):
 class OnLattice(Network):
     """What the network of a genotype and its form for inference have in common: sizes that they take, and heads.
 
-    Subclasses set ``depth`` of the lattice, and ``head_nodes``, the nodes that carry a head, early to last.
+    Subclasses set ``depth`` of the lattice, ``stem_stride``, and ``head_nodes``, the nodes that carry a head, early to
+    last.
     """
 
     depth: int
+    stem_stride: int
     head_nodes: tuple[Node, ...]
 
     @property
     def divisor(self) -> int:
         """What divides the height and width of images."""
-        return int(2**self.depth)
+        return divisor_of(self.depth, stem_stride=self.stem_stride)
 
     def check_size(self, size: int) -> None:
         """Refuses images that the lattice cannot halve down to its lowest level.
@@ -1117,7 +1144,7 @@ class OnLattice(Network):
         Raises:
             RecipeError: ``size`` is not a positive multiple of ``divisor``.
         """
-        check_lattice_size(size, self.depth)
+        check_lattice_size(size, self.depth, stem_stride=self.stem_stride)
 
     def smallest_map(self, size: int) -> int:
         """Returns the height and width of the lowest level."""
@@ -1149,7 +1176,7 @@ class NasWdanNetwork(OnLattice):
     def __init__(self, genotype: Genotype, *, in_channels: int = 3, outputs: int = 1, norm: Norm = "group") -> None:
         super().__init__()
         settings = check(genotype)
-        self.depth = settings.depth
+        self.depth, self.stem_stride = settings.depth, settings.stem_stride
         self.head_nodes = head_nodes(settings.depth, deep_supervision=settings.deep_supervision)
         operations = OperationSettings(
             affine=True,
@@ -1179,6 +1206,7 @@ class NasWdanNetwork(OnLattice):
             outputs=outputs,
             affine=True,
             norm=norm,
+            stem_stride=settings.stem_stride,
         )
 
     def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:
@@ -1326,6 +1354,7 @@ def _settings(genotype: Genotype) -> LatticeSettings:
         ("init_channel", 2, MOST_CHANNELS),
         ("intermediate_nodes", 1, MOST_NODES),
         ("shuffle_groups", 1, MOST_CHANNELS),
+        ("stem_stride", 1, 2),
     ):
         check_range(genotype, name, getattr(settings, name), low, high)
     if not 0 <= settings.dropout_prob < 1:
@@ -1468,7 +1497,7 @@ class NasWdan(SearchSpace):
                 raise RecipeError(
                     f"keep of search.stages names the unknown set '{name}'.", fix=did_you_mean(name, TRANSITIONS)
                 )
-        check_lattice_size(size, stage.depth)
+        check_lattice_size(size, stage.depth, stem_stride=self.settings.stem_stride)
 
     def supernet(self, stage: StageSettings, candidates: Candidates | None) -> NasWdanSupernet:
         """Returns a fresh supernet of the depth of ``stage``."""
@@ -1481,6 +1510,7 @@ class NasWdan(SearchSpace):
                 shuffle_groups=self.settings.shuffle_groups,
                 deep_supervision=self.settings.deep_supervision,
                 dropout_prob=self.settings.dropout_prob,
+                stem_stride=self.settings.stem_stride,
             ),
             operations=self.settings.operations,
             candidates=candidates,
@@ -1553,9 +1583,8 @@ class NasWdan(SearchSpace):
     ) -> Mapping[str, Sequence[Mutation]]:
         """Returns genotypes with another operation, state that an edge reads, path of the lattice, or macro setting."""
         candidates, lattice = candidates_of(settings.operations), check(genotype)
-        values = lattice.to_mapping()
         macro = []
-        for name, present, other in nearest_choices(settings.choices, values):
+        for name, present, other in nearest_choices(settings.choices, asdict(lattice)):
             changed = replace(lattice, **{name: other})  # type: ignore[arg-type]  # a value of that setting
             cells = genotype.cells
             if name == "intermediate_nodes":
@@ -1578,13 +1607,16 @@ class NasWdan(SearchSpace):
         """Refuses depths of lattices that cannot halve the images so often.
 
         Raises:
-            RecipeError: ``size`` is not a multiple of 2^depth for one of them.
+            RecipeError: ``size`` is not a multiple of what one of them divides images by.
         """
-        for depth in self.settings.choices.depth:
-            if size % 2**depth:
+        choices = self.settings.choices
+        for depth in choices.depth:
+            divisor = divisor_of(depth, stem_stride=max(choices.stem_stride))
+            if size % divisor:
                 raise RecipeError(
-                    f"space.choices.depth has {depth}, but images of {field} {size} cannot be halved {depth} times.",
-                    fix=f"Leave {depth} out, or use a size that {2**depth} divides.",
+                    f"space.choices.depth has {depth}, but images of {field} {size} cannot be halved "
+                    f"{divisor.bit_length() - 1} times.",
+                    fix=f"Leave {depth} out, or use a size that {divisor} divides.",
                 )
 
     @classmethod
@@ -1633,4 +1665,4 @@ class NasWdan(SearchSpace):
             for node, kinds in all_paths(depth).items()
             for kind in kinds
         ]
-        return Lattice(tuple(paths), ends)
+        return Lattice(tuple(paths), ends, stem_stride=check(genotype).stem_stride)

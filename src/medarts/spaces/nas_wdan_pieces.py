@@ -5,7 +5,17 @@ from functools import partial
 
 from medarts.network.layers import Norm
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.nas_wdan import STEM, STEM_CHANNELS, Head, check, lattice_inputs, make_stem, paths_of, reaching
+from medarts.spaces.nas_wdan import (
+    STEM,
+    STEM_CHANNELS,
+    Head,
+    check,
+    lattice_inputs,
+    make_stem,
+    paths_of,
+    reaching,
+    size_at,
+)
 from medarts.spaces.nas_wdan import head_nodes as nodes_with_heads
 from medarts.spaces.nas_wdan_operations import (
     OPERATIONS,
@@ -30,26 +40,26 @@ def pieces(genotype: Genotype, *, in_channels: int, outputs: int, size: int, nor
     settings = check(genotype)
     (last,) = nodes_with_heads(settings.depth, deep_supervision=False)
     paths = reaching(paths_of(genotype), (last,))
-    nodes = settings.intermediate_nodes
+    nodes, at = settings.intermediate_nodes, partial(size_at, length=size, stem_stride=settings.stem_stride)
     channels = {node: nodes * settings.widths[node.level] for node in paths} | {STEM: STEM_CHANNELS[1]}
     of_operations = OperationSettings(affine=True, norm=norm, shuffle_groups=settings.shuffle_groups)
     found = Counter(
         [
-            stem_piece(in_channels, size, norm),
-            head_piece(channels[last], outputs, size=_size(size, last.level), image=size),
+            stem_piece(in_channels, size, norm, stride=settings.stem_stride),
+            head_piece(channels[last], outputs, size=at(last.level), image=size),
         ]
     )
     for node, transitions in paths.items():
-        own, c = _size(size, node.level), settings.widths[node.level]
+        own, c = at(node.level), settings.widths[node.level]
         for transition in transitions:
             s0, s1 = lattice_inputs(node, transition)
-            found[preprocess_piece(channels[s1], c, size=_size(size, s1.level), norm=norm)] += 1
+            found[preprocess_piece(channels[s1], c, size=at(s1.level), norm=norm)] += 1
             if s0 in channels:
                 found[preprocess_piece(channels[s0], c, size=own, norm=norm)] += 1
             for edges in genotype.cells[transition]:
                 present = [(name, state) for name, state in edges if state != 0 or s0 in channels]
                 for name, state in present:
-                    given = _size(size, s1.level) if state == 1 else own
+                    given = at(s1.level) if state == 1 else own
                     if name != IDENTITY:
                         found[
                             operation_piece(set_of_edge(transition, state), name, c, size=given, of=of_operations)
@@ -87,12 +97,12 @@ def preprocess_piece(in_channels: int, channels: int, *, size: int, norm: Norm) 
     )
 
 
-def stem_piece(in_channels: int, size: int, norm: Norm) -> Piece:
+def stem_piece(in_channels: int, size: int, norm: Norm, *, stride: int) -> Piece:
     """Returns the stem."""
     return Piece(
-        f"nas-wdan stem, {norm} norm",
+        f"nas-wdan stem{'' if stride == 2 else f' of stride {stride}'}, {norm} norm",
         ((in_channels, size, size),),
-        partial(make_stem, in_channels, affine=True, norm=norm),
+        partial(make_stem, in_channels, affine=True, norm=norm, stride=stride),
         is_once=True,
     )
 
@@ -105,8 +115,3 @@ def head_piece(channels: int, outputs: int, *, size: int, image: int) -> Piece:
         lambda: Resized(Head(channels, outputs), image),
         is_once=True,
     )
-
-
-def _size(image: int, level: int) -> int:
-    """Returns height and width of a level of the lattice."""
-    return int(image // 2 ** (level + 1))

@@ -411,7 +411,8 @@ def prepare_training(
     if run is not None:
         run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
     recipe = with_findings(recipe, manifest)
-    task = make_task(recipe, manifest, loss=recipe.train.loss, field="train.loss")
+    settings = recipe.train
+    task = make_task(recipe, manifest, loss=settings.loss, field="train.loss", head_decay=settings.head_decay)
     seed_torch(recipe.seed, "network")
     network = network_of(recipe, architecture)
     if isinstance(initial, TrainedNetwork):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -125,14 +126,17 @@ def test_every_operation(genotype: Genotype) -> None:
     assert_equal(network(genotype, norm="batch"), images(2, 3, 32, 32))
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_nodes_of_zeros(norm: Norm) -> None:
+@pytest.mark.parametrize(("norm", "stride"), [("group", 2), ("batch", 1)])
+def test_nodes_of_zeros(norm: Norm, stride: int) -> None:
     """Where s0 is absent, the first two nodes are zeros."""
     cells: dict[str, Cell] = {
         kind: ((("conv", 0),), (("cweight", 2), ("conv", 0)), ((of_s1, 1),))
         for kind, of_s1 in (("down", "down_conv"), ("normal", "conv"), ("up", "up_conv"))
     }
-    assert_equal(network(with_cells(cells, intermediate_nodes=3), norm=norm), images(2, 3, 64, 32))
+    genotype = with_cells(cells, intermediate_nodes=3)
+    genotype = replace(genotype, settings={**genotype.settings, "stem_stride": stride})
+    form = assert_equal(network(genotype, norm=norm), images(2, 3, 64, 32))
+    assert form.smallest_map(64) == {2: 2, 1: 4}[stride]
 
 
 def test_a_network_with_inputs_that_no_edge_reads_is_trained_as_built() -> None:

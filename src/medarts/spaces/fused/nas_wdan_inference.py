@@ -29,6 +29,7 @@ from medarts.spaces.nas_wdan import (
     lattice_inputs,
     node_key,
     reaching,
+    size_at,
 )
 
 REACH = 4
@@ -49,7 +50,7 @@ class NasWdanInference(OnLattice, InferenceForm):
 
     def __init__(self, network: NasWdanNetwork, *, dtype: torch.dtype) -> None:
         super().__init__(dtype)
-        self.depth, self.head_nodes = network.depth, network.head_nodes
+        self.depth, self.stem_stride, self.head_nodes = network.depth, network.stem_stride, network.head_nodes
         frame = network.frame
         self.form, self.paths = _form(network, dtype), frame.paths
         stem = (cast(nn.Sequential, part) for part in frame.stem)
@@ -85,7 +86,8 @@ class NasWdanInference(OnLattice, InferenceForm):
             cell = cast(InferenceCell, self.cells[cell_key(node, transition)])
             outputs.append(cell(active.get(s0), active[s1]))
         nodes = [_sum([part for part in parts if part is not None]) for parts in zip(*outputs, strict=True)]
-        of_zeros = (len(active[s1]), cell.channels, *(length >> node.level + 1 for length in size))
+        at_node = (size_at(node.level, length, stem_stride=self.stem_stride) for length in size)
+        of_zeros = (len(active[s1]), cell.channels, *at_node)
         return torch.cat([active[s1].new_zeros(of_zeros) if part is None else part for part in nodes], dim=1)
 
 

@@ -22,7 +22,17 @@ from medarts.network.layers import ChannelShuffle
 from medarts.network.packed import AnyConv, AnyNorm
 from medarts.spaces.fused.kernels import to_bchw, to_bhwc
 from medarts.spaces.fused.nas_wdan import KNOWN
-from medarts.spaces.nas_wdan import STEM, Head, NasWdanCell, NasWdanNetwork, Node, OnLattice, cell_key, node_key
+from medarts.spaces.nas_wdan import (
+    STEM,
+    Head,
+    NasWdanCell,
+    NasWdanNetwork,
+    Node,
+    OnLattice,
+    cell_key,
+    node_key,
+    size_at,
+)
 
 Key = TypeVar("Key")
 
@@ -39,7 +49,7 @@ class NasWdanTraining(OnLattice):
     def __init__(self, network: NasWdanNetwork) -> None:
         super().__init__()
         self.network = network
-        self.depth, self.head_nodes = network.depth, network.head_nodes
+        self.depth, self.stem_stride, self.head_nodes = network.depth, network.stem_stride, network.head_nodes
         frame = network.frame
         self.cells = {key: TrainingCell(cast(NasWdanCell, cell)) for key, cell in frame.cells.items()}
         self.readers = {node: self._readers(node) for node in (STEM, *frame.paths)}
@@ -72,7 +82,8 @@ class NasWdanTraining(OnLattice):
             cell = self.cells[key]
             outputs.append(cell(inputs.pop((key, 0), None), inputs.pop((key, 1)), norms))
         nodes = [_sum([part for part in parts if part is not None]) for parts in zip(*outputs, strict=True)]
-        of_zeros = (len(like), cell.channels, *(length >> node.level + 1 for length in like.shape[-2:]))
+        at_node = (size_at(node.level, length, stem_stride=self.stem_stride) for length in like.shape[-2:])
+        of_zeros = (len(like), cell.channels, *at_node)
         return torch.cat([like.new_zeros(of_zeros) if part is None else part for part in nodes], dim=1)
 
     def _readers(self, node: Node) -> "Readers":
