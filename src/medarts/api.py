@@ -555,7 +555,7 @@ def plan(
     Raises:
         MedartsError: recipe, data or device do not fit, or nothing fits into the memory.
     """
-    from medarts.profiling.plan import plan as plan_recipe
+    from medarts.pool.search import plan as plan_recipe
 
     given = _given(data)
     return plan_recipe(_recipe(recipe, given, changes), budget_mb=memory_mb, data=_store(given))

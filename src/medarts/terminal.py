@@ -58,19 +58,43 @@ def show_examination(examination: Examination) -> None:
 
 
 def show_plan(plan: Plan) -> None:
-    """Prints the estimates of every stage and of the training."""
+    """Prints the estimates of every stage, of every rung of a search by training, and of the training after it."""
     table = Table(*columns("", "parameters", "images\nat once", "accumulate", "peak\nmemory", "time"))
-    rows = [(f"search, stage {number}", trial) for number, trial in enumerate(plan.stages, 1)]
-    for name, trial in (*rows, ("training, typical", plan.training)):
+    by_training = plan.candidate is not None
+    noun = "search" if not by_training else "supernet" if plan.supernets == 1 else f"{plan.supernets} supernets"
+    rows = [(f"{noun}, stage {n}", trial, plan.supernets * trial.seconds) for n, trial in enumerate(plan.stages, 1)]
+    selection = plan.supernets * sum(trial.selection_seconds for trial in plan.stages)
+    if plan.candidate is not None:
+        rows.append(("candidate, typical", plan.candidate, plan.candidate.seconds))
+    for name, trial, seconds in (*rows, ("training, typical", plan.training, plan.training.seconds)):
         counts = [f"{number:,}" for number in (trial.parameters, trial.images_at_once, trial.accumulate)]
-        table.add_row(name, *counts, f"{trial.memory_mb:,.0f} MB", str(timedelta(seconds=round(trial.seconds))))
+        table.add_row(name, *counts, f"{trial.memory_mb:,.0f} MB", _time(seconds))
     show_table(console, table)
-    console.print(f"search in all: {timedelta(seconds=round(plan.search_seconds))}")
+    if selection:
+        console.print(f"selection: {_time(selection)}", highlight=False)
+    if plan.rungs:
+        _show_rungs(plan)
+    at_once = ", with one training at a time" if by_training else ""
+    console.print(f"search in all: {_time(plan.search_seconds)}{at_once}", highlight=False)
     if plan.budget_mb is not None:
         fitting = (("search RECIPE", plan.search_changes), ("train RUN", plan.training_changes))
         console.print(f"To stay within {plan.budget_mb:,.0f} MB:")
         for words, changes in fitting:
             say(" ".join(("  medarts", words, *changes)), to=console)
+
+
+def _show_rungs(plan: Plan) -> None:
+    """Prints what the candidates of a search by training take."""
+    table = Table(*columns("", "candidates", "epochs", "time"))
+    table.add_row("drawing", "", "", _time(plan.drawing_seconds))
+    for rung in plan.rungs:
+        numbers = (f"{rung.candidates:,}", f"{rung.epochs:,}")
+        table.add_row(f"generation {rung.generation}, to epoch {rung.epoch}", *numbers, _time(rung.seconds))
+    show_table(console, table)
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def show_cache(folder: Path, held: Sequence[CachedStore]) -> None:

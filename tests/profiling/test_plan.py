@@ -14,6 +14,7 @@ from medarts.data.opening import open_data
 from medarts.engine import checkpoint
 from medarts.engine.engine import Trial
 from medarts.errors import DataError, MedartsError, RecipeError
+from medarts.nas.deciding import Deciding, Rehearsal
 from medarts.nas.search import start_search, try_search
 from medarts.profiling.cost import count_parameters
 from medarts.profiling.plan import plan
@@ -121,6 +122,36 @@ def test_time_counts_frozen_and_free_epochs_steps_and_validations(recipe, monkey
     assert try_search(changed(recipe, "search.arch_after=9"), 0, steps=3).seconds == 8 * 5 * 2.0 + 7 * 7.0
 
 
+def test_a_selection_is_counted_as_it_will_decide(recipe, tmp_path, monkeypatch):
+    """Every loss and every step of the weights of the real one, without taking any."""
+    recipe = changed(recipe, "search.stages=[{depth: 3, epochs: 1, batch: 4}]", "derive.select.name=perturbation")
+    recipe = changed(recipe, "derive.select.batches=3", "derive.select.tune=2")
+    done = {"batches": 0, "steps": 0}
+
+    def loss(self, *, without, batches):
+        done["batches"] += min(batches, self._search.data.architecture.steps)
+        return 0.5
+
+    def tune(self, steps, *, lr):
+        done["steps"] += steps
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Deciding, "loss", loss)
+        patch.setattr(Deciding, "tune", tune)
+        start_search(recipe, tmp_path / "run")
+    counted = {}
+    seconds = Rehearsal.seconds
+
+    def count(self, *, repeats):
+        counted.update(batches=self.batches, steps=self.steps)
+        return seconds(self, repeats=repeats)
+
+    monkeypatch.setattr(Rehearsal, "seconds", count)
+    assert try_search(recipe, 0, steps=1).selection_seconds > 0
+    assert counted == done
+    assert done["batches"] > 100
+
+
 def test_errors_come_back_from_the_trial_with_problem_and_fix(recipe):
     with pytest.raises(DataError, match="fewer than a batch of 99") as caught:
         plan(changed(recipe, "search.stages.1.batch=99"))
@@ -157,7 +188,7 @@ def made_up(recipe, monkeypatch) -> Recipe:
     """A recipe whose trials take 400 MB, and 100 MB an image at once; the second stage twice that."""
 
     def answer(attempt):
-        images, factor = attempt.settings.images_at_once, 2 if attempt.stage == 1 else 1
+        images, factor = attempt.settings.images_at_once, 2 if attempt.section == "search.stages.1" else 1
         return Trial(1, 1.0, factor * (400.0 + 100 * images), attempt.settings.accumulate, images)
 
     monkeypatch.setattr("medarts.profiling.plan.in_new_process", answer)

@@ -76,6 +76,7 @@ class Trial:
         memory_mb: peak memory so far, of the GPU if one is used, else resident.
         accumulate: parts into which its batches are split.
         images_at_once: images of the largest part.
+        selection_seconds: time of choosing the genotype after the last stage of a search, which ``seconds`` lacks.
     """
 
     parameters: int
@@ -83,6 +84,7 @@ class Trial:
     memory_mb: float
     accumulate: int
     images_at_once: int
+    selection_seconds: float = 0.0
 
 
 class Job(ABC, Generic[State]):

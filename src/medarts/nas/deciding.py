@@ -5,10 +5,12 @@ Decisions are part of the search's state: a search that was interrupted goes on 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from medarts.engine.engine import median_seconds
 from medarts.nas.selection import Made
 from medarts.spaces.decisions import Decision, Restriction
 from medarts.spaces.genotype import Genotype
@@ -76,11 +78,11 @@ class Deciding:
             losses = ", ".join(f"{option} {value:.4f}" for option, value in made.losses.items())
             number = f"{len(state.made)} of {len(self.decisions())}"
             inform(f"selection {number}: {made.decision} keeps {', '.join(made.kept)}; loss without {losses}")
-        self._tune(tune, lr=lr * search.recipe.search.lr)
+        self.tune(tune, lr=lr * search.recipe.search.lr)
         state.step = len(state.made)
         search.save()
 
-    def _tune(self, steps: int, *, lr: float) -> None:
+    def tune(self, steps: int, *, lr: float) -> None:
         """Takes some steps of the weights, whose images go on where those of the epochs ended."""
         search, state = self._search, self._search.state
         half = search.data.weights
@@ -93,3 +95,53 @@ class Deciding:
             order = half.order(epoch, seed=self.seed, sampling=search.recipe.data.sampling)
             search.step_weights(search.objective(half, order, epoch=epoch, step=step))
             state.tuned += 1
+
+
+class Rehearsal(Deciding):
+    """A selection that decides without looking, and counts what looking would have taken; see `Selecting`.
+
+    Attributes:
+        batches: on which losses would have been measured.
+        steps: of the weights that would have followed decisions.
+    """
+
+    def __init__(self, search: "Search") -> None:
+        super().__init__(search)
+        self.batches = self.steps = 0
+        self._made: list[Made] = []
+
+    @property
+    def made(self) -> list[Made]:
+        """The decisions made so far."""
+        return self._made
+
+    def derive(self) -> Genotype:
+        """Returns the genotype of the architecture parameters."""
+        return self._search.supernet.derive(self._search.recipe.derive, name="rehearsal", provenance={})
+
+    def loss(self, *, without: tuple[str, str], batches: int) -> float:
+        """Returns 0, whatever is left out."""
+        self.batches += min(batches, self._search.data.architecture.steps)
+        return 0.0
+
+    def make(self, made: Made, *, tune: int, lr: float) -> None:
+        """Notes a decision."""
+        self._made.append(made)
+        self.steps += tune
+
+    def seconds(self, *, repeats: int) -> float:
+        """Returns the time of what was counted: half of it at the speed of the whole supernet, half of the decided one.
+
+        Args:
+            repeats: timed batches and steps, after one that warms up.
+        """
+        search, found = self._search, 0.0
+        if not (self.batches or self.steps):
+            return found
+        for decided in ([], self.made):
+            kept = {made.decision: made.kept for made in decided}
+            search.supernet.restriction = Restriction(kept)
+            loss, tune = partial(super().loss, without=("", ""), batches=1), partial(self.tune, 1, lr=search.lr)
+            found += self.batches * median_seconds(loss, repeats=repeats) / 2
+            found += self.steps * median_seconds(tune, repeats=repeats) / 2
+        return found

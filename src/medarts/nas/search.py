@@ -10,6 +10,7 @@
 Source: DARTS (arXiv 1806.09055). It knows no space, no task and no data set.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, cosine, resume, start
 from medarts.errors import MedartsError, RecipeError
 from medarts.nas import guard
-from medarts.nas.deciding import Deciding, restriction_of
+from medarts.nas.deciding import Deciding, Rehearsal, restriction_of
 from medarts.nas.gradients import Objective, first_order
 from medarts.nas.regularizers import Of, RegularizerSettings, check_regularizers
 from medarts.registry import bound, calling, gradients, regularizers, relaxations, selections, spaces
@@ -498,10 +499,23 @@ class Search(Job[SearchState]):
         return healthy
 
     def _selected(self) -> Genotype:
+        return self._chosen(Deciding(self))
+
+    def _chosen(self, deciding: Deciding) -> Genotype:
+        """Returns the genotype that the selection of the recipe chooses."""
         chosen = self.recipe.derive.select
         with calling("selection", chosen.name):
-            genotype: Genotype = bound(self.selection.member, settings=chosen)(Deciding(self))
+            genotype: Genotype = bound(self.selection.member, settings=chosen)(deciding)
         return genotype
+
+    def trial(self, *, stage: int = 0, steps: int) -> Trial:
+        """Times a few steps of a stage, and what the selection does after the last one; see `Job.trial`."""
+        trial = super().trial(stage=stage, steps=steps)
+        if stage < len(self.recipe.search.stages) - 1:
+            return trial
+        rehearsal = Rehearsal(self)
+        self._chosen(rehearsal)
+        return dataclasses.replace(trial, selection_seconds=rehearsal.seconds(repeats=steps))
 
     def fixed_subset(self, batches: int) -> Iterator[Mixture]:
         """Yields batches of the alpha half, unchanged, the same however often it is called."""

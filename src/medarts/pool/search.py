@@ -9,7 +9,10 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, check_number
 from medarts.nas.search import prepare_search, resume_search, start_search
 from medarts.pool.job import resume_by_training, start_by_training
+from medarts.pool.planning import plan_by_training
 from medarts.pool.preparing import planned_epochs, prepare
+from medarts.profiling.plan import Plan
+from medarts.profiling.plan import plan as plan_supernet
 
 MOST_JOBS = 64
 
@@ -59,6 +62,22 @@ def check(recipe: Recipe) -> None:
         prepare_search(recipe)
     else:
         prepare(recipe)
+
+
+def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | None = None) -> Plan:
+    """Estimates what a search by the method of a recipe, and a training after it, will take.
+
+    Args:
+        recipe: what to do.
+        budget_mb: memory in MB that everything is to fit into; see `medarts.profiling.plan.plan`.
+        data: the images, in place of the sources of the recipe.
+
+    Raises:
+        MedartsError: data, recipe or device do not fit, or nothing fits into the memory.
+    """
+    if _is_of_supernet(recipe, 1):
+        return plan_supernet(recipe, budget_mb=budget_mb, data=data)
+    return plan_by_training(recipe, budget_mb=budget_mb, data=data)
 
 
 def epochs_of(recipe: Recipe) -> int:

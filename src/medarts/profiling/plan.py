@@ -7,8 +7,11 @@ with other values of ``accumulate`` find the fewest parts of a batch that fit.
 """
 
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from medarts.config import BatchSettings, Recipe, apply_overrides, parse
 from medarts.data.store import ImageStore, images_for_processes, read_images
@@ -29,17 +32,41 @@ STEPS = 3
 LOWER = "data.size, the channels of the space, the depth or evaluation.batch"
 
 
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """What the candidates of a generation take from one rung to the next.
+
+    Attributes:
+        generation: its number.
+        epoch: the rung.
+        candidates: that are trained to it.
+        epochs: of all of them, since the rung before.
+        seconds: that these take, one candidate after the other.
+    """
+
+    generation: int
+    epoch: int
+    candidates: int
+    epochs: int
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Plan:
     """The estimates of a recipe.
 
     Attributes:
-        stages: one estimate a stage of the search.
+        stages: one estimate a stage of the search; of a search by training, of each of its supernets.
         training: of the training on all data of the recipe at its size, of its model or, at its C, of a network
-            derived from an untrained supernet; the searched network may have cheaper or dearer operations.
+            derived from an untrained supernet; the searched network may have cheaper or dearer operations. Of a search
+            by training it is that of random candidates.
         budget_mb: memory that each of them fits into; None where there was no budget.
         search_changes: what makes the recipe's search the planned one, as key.path=value.
         training_changes: the same for its training.
+        supernets: how many are searched.
+        candidate: of a search by training: one training to the last rung, the mean of a few random candidates.
+        drawing_seconds: of a search by training: what finding all candidates takes, with what is measured of them.
+        rungs: of a search by training: all its trainings, in their order.
     """
 
     stages: tuple[Trial, ...]
@@ -47,19 +74,31 @@ class Plan:
     budget_mb: float | None = None
     search_changes: tuple[str, ...] = ()
     training_changes: tuple[str, ...] = ()
+    supernets: int = 1
+    candidate: Trial | None = None
+    drawing_seconds: float = 0.0
+    rungs: tuple[Rung, ...] = ()
 
     @property
     def search_seconds(self) -> float:
         """Time of the search."""
-        return sum(stage.seconds for stage in self.stages)
+        of_one = sum(stage.seconds + stage.selection_seconds for stage in self.stages)
+        return self.supernets * of_one + self.drawing_seconds + sum(rung.seconds for rung in self.rungs)
 
     @property
     def search_memory_mb(self) -> float:
         """Peak memory of the search."""
-        return max(stage.memory_mb for stage in self.stages)
+        trials = [*self.stages, *filter(None, (self.candidate,))]
+        return max(trial.memory_mb for trial in trials)
 
     def to_json(self) -> str:
         """Returns the plan as JSON."""
+        by_training = {
+            "supernets": self.supernets,
+            "candidate": asdict(self.candidate) if self.candidate is not None else None,
+            "drawing_seconds": self.drawing_seconds,
+            "rungs": [asdict(rung) for rung in self.rungs],
+        }
         return json.dumps(
             {
                 "search": {
@@ -67,6 +106,7 @@ class Plan:
                     "memory_mb": self.search_memory_mb,
                     "stages": [asdict(stage) for stage in self.stages],
                     "changes": self.search_changes,
+                    **(by_training if self.candidate is not None else {}),
                 },
                 "training": {**asdict(self.training), "changes": self.training_changes},
                 "budget_mb": self.budget_mb,
@@ -76,7 +116,7 @@ class Plan:
 
 @preserved_process_state()
 def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | None = None) -> Plan:
-    """Estimates what a search by a recipe, and a training after it, will take.
+    """Estimates what the search of a supernet by a recipe, and a training after it, will take.
 
     Args:
         recipe: what to do.
@@ -91,61 +131,115 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
         RecipeError: one image at once takes more than the budget, or more memory than there is.
     """
     recipe = prepare_search(recipe, data=data).recipe  # errors and the cache come first, in this process
-    trials = []
-    with images_for_processes(data) as images, progress_bar("plan", len(recipe.search.stages) + 1) as bar:
-        tries = [_Try(recipe, stage, images) for stage in (*range(len(recipe.search.stages)), None)]
-        for attempt in tries:
-            trials.append(_measure(attempt) if budget_mb is None else _fit(attempt, budget_mb, bar))
-            bar.advance()
-    changes = [
-        attempt.change(trial.accumulate) if trial.accumulate != attempt.settings.accumulate else ""
-        for attempt, trial in zip(tries, trials, strict=True)
-    ]
+    with images_for_processes(data) as images:
+        attempts = [*stages_of(recipe, images), TrainingAttempt(recipe, images)]
+        *stages, training = tried(attempts, budget_mb=budget_mb)
     return Plan(
-        stages=tuple(trials[:-1]),
-        training=trials[-1],
+        stages=tuple(each.trial for each in stages),
+        training=training.trial,
         budget_mb=budget_mb,
-        search_changes=tuple(filter(None, changes[:-1])),
-        training_changes=tuple(filter(None, changes[-1:])),
+        search_changes=tuple(each.change for each in stages if each.change),
+        training_changes=(training.change,) if training.change else (),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Try:
-    """What a process tries: a stage of the search, or the training where ``stage`` is None.
+class Attempt(ABC):
+    """Something that a process of its own tries for a few steps.
 
     Attributes:
+        recipe: what is tried.
         images: pickled images in memory; None for those of the sources.
     """
 
     recipe: Recipe
-    stage: int | None
-    images: Path | None = None
+    images: Path | None
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """What errors call it."""
-        return "the training" if self.stage is None else f"stage {self.stage + 1} of the search"
 
     @property
+    @abstractmethod
     def settings(self) -> BatchSettings:
         """The section of the recipe that has its batch."""
-        return self.recipe.train if self.stage is None else self.recipe.search.stages[self.stage]
+
+    @property
+    @abstractmethod
+    def section(self) -> str:
+        """Where that section is in the recipe."""
+
+    @abstractmethod
+    def measure(self, data: ImageStore | None) -> Trial:
+        """Returns what it takes, with images in memory if there are any."""
 
     def change(self, parts: int) -> str:
         """Returns the change of the recipe that splits the batches into that many parts."""
-        return f"{'train' if self.stage is None else f'search.stages.{self.stage}'}.accumulate={parts}"
+        return f"{self.section}.accumulate={parts}"
 
-    def in_parts(self, parts: int) -> "_Try":
+    def in_parts(self, parts: int) -> Self:
         """Returns the same with the batches split into that many parts."""
         content = apply_overrides(self.recipe.model_dump(mode="json"), [self.change(parts)])
         return replace(self, recipe=parse(content))
 
     def __call__(self) -> Trial:
+        """Measures it, in the process that this is."""
         keep_freed_memory()  # as the process of the command does
-        data = read_images(self.images)
-        if self.stage is not None:
-            return try_search(self.recipe, self.stage, steps=STEPS, data=data)
+        return self.measure(read_images(self.images))
+
+
+@dataclass(frozen=True, slots=True)
+class StageAttempt(Attempt):
+    """A stage of the search of a supernet.
+
+    Attributes:
+        stage: its number, from 0.
+    """
+
+    stage: int
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"stage {self.stage + 1} of the search"
+
+    @property
+    def settings(self) -> BatchSettings:
+        """The stage."""
+        return self.recipe.search.stages[self.stage]
+
+    @property
+    def section(self) -> str:
+        """Where the stage is in the recipe."""
+        return f"search.stages.{self.stage}"
+
+    def measure(self, data: ImageStore | None) -> Trial:
+        """Tries the stage."""
+        return try_search(self.recipe, self.stage, steps=STEPS, data=data)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingAttempt(Attempt):
+    """The training of the recipe's model, or of a network derived from an untrained supernet."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return "the training"
+
+    @property
+    def settings(self) -> BatchSettings:
+        """The training."""
+        return self.recipe.train
+
+    @property
+    def section(self) -> str:
+        """Where the training is in the recipe."""
+        return "train"
+
+    def measure(self, data: ImageStore | None) -> Trial:
+        """Tries the training."""
         if self.recipe.train.model is not None:
             return try_training(self.recipe, self.recipe.train.model, steps=STEPS, data=data)
         seed_torch(self.recipe.seed, "plan")
@@ -154,7 +248,39 @@ class _Try:
         return try_training(self.recipe, genotype, steps=STEPS, data=data)
 
 
-def _fit(attempt: _Try, budget_mb: float, bar: Bar) -> Trial:
+def stages_of(recipe: Recipe, images: Path | None) -> list[StageAttempt]:
+    """Returns the attempts of all stages of the search of a supernet."""
+    return [StageAttempt(recipe, images, stage) for stage in range(len(recipe.search.stages))]
+
+
+class Tried(NamedTuple):
+    """The trial of an attempt, and the change of the recipe that it needs to fit into the memory, if it needs one."""
+
+    trial: Trial
+    change: str
+
+
+def tried(attempts: Sequence[Attempt], *, budget_mb: float | None) -> list[Tried]:
+    """Tries attempts, one after the other, in a process each.
+
+    Args:
+        attempts: what is tried.
+        budget_mb: memory that each is to fit into, see `plan`.
+
+    Raises:
+        RecipeError: one image at once takes more than the budget, or more memory than there is.
+    """
+    found = []
+    with progress_bar("plan", len(attempts)) as bar:
+        for attempt in attempts:
+            trial = _measure(attempt) if budget_mb is None else _fit(attempt, budget_mb, bar)
+            is_changed = trial.accumulate != attempt.settings.accumulate
+            found.append(Tried(trial, attempt.change(trial.accumulate) if is_changed else ""))
+            bar.advance()
+    return found
+
+
+def _fit(attempt: Attempt, budget_mb: float, bar: Bar) -> Trial:
     """Returns the trial of the fewest parts that fit into the budget."""
 
     def measure(parts: int) -> Trial | None:
@@ -175,14 +301,14 @@ def _fit(attempt: _Try, budget_mb: float, bar: Bar) -> Trial:
     return fewest_parts(smallest, attempt.settings.batch, budget_mb=budget_mb, measure=measure)
 
 
-def _measure(attempt: _Try) -> Trial:
+def _measure(attempt: Attempt) -> Trial:
     trial = _measure_if_it_fits(attempt)
     if trial is None:
         raise _no_memory(attempt)
     return trial
 
 
-def _no_memory(attempt: _Try) -> RecipeError:
+def _no_memory(attempt: Attempt) -> RecipeError:
     images = attempt.settings.images_at_once
     name, fix = attempt.name.capitalize(), f"Lower {LOWER}"
     if images == 1:
@@ -193,7 +319,7 @@ def _no_memory(attempt: _Try) -> RecipeError:
     )
 
 
-def _measure_if_it_fits(attempt: _Try) -> Trial | None:
+def _measure_if_it_fits(attempt: Attempt) -> Trial | None:
     try:
         return in_new_process(attempt)
     except MemoryError:
