@@ -179,7 +179,7 @@ def search(
         resume: Search run to resume. No recipe is needed. Paths, the note, device and threads, the parts of a batch
             (search.stages.0.accumulate=2) can be changed, and the last stage can get more epochs.
     """
-    from medarts import api
+    from medarts import api, terminal
 
     files, changes = split(words)
     if resume is not None:
@@ -188,6 +188,7 @@ def search(
     else:
         _expect(len(files) == 1, "medarts search RECIPE [KEY=VALUE ...] [--out FOLDER]")
         run = api.search(files[0], changes=changes, out=out, jobs=jobs)
+    terminal.show_search(run)
     say(str(run.path))
 
 
@@ -410,10 +411,13 @@ def show(genotype: Positional[Name], *, out: Folder = None) -> None:
         genotype: Genotype from the zoo, a file or a run.
         out: Folder of the drawings. Default: pictures/ in the run, or drawings/<name>.
     """
-    from medarts import api
+    from medarts import api, terminal
+    from medarts.engine.directory import RunDirectory, is_begun
 
     text, drawings = api.show(genotype, out=out)
     say(text)
+    if is_begun(Path(genotype)):
+        terminal.show_kept(RunDirectory.open(Path(genotype)))
     for path in drawings:
         say(str(path))
 
@@ -475,8 +479,11 @@ def cost(
         print(json.dumps(found if len(found) > 1 else found[0]))
     else:
         from medarts import terminal
+        from medarts.engine.directory import RunDirectory, is_begun
 
         terminal.show_costs(measured)
+        for path in filter(is_begun, map(Path, names)):
+            terminal.show_kept(RunDirectory.open(path))
         if figure is not None:
             say(str(figure))
 

@@ -21,6 +21,7 @@ from medarts.evaluation.deciding import shown_ways
 from medarts.evaluation.scores import Scores, excluded, vanished
 from medarts.evaluation.summary import YOUDEN, without_repetition
 from medarts.metrics import metrics_of
+from medarts.profiling.budget import read_kept
 from medarts.profiling.cost import Cost
 from medarts.profiling.plan import Plan
 from medarts.pruning.record import read_record
@@ -95,6 +96,27 @@ def _show_rungs(plan: Plan) -> None:
 
 def _time(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
+
+
+def show_search(run: RunDirectory) -> None:
+    """Prints what a search has chosen, by what score, and what that costs of its budget."""
+    summary = run.read_json("summary.json")
+    if "candidate" in summary:
+        chosen = f"{summary['candidate']} ({summary['source']}), validation {summary['score']}"
+        console.print(f"chosen: {chosen} {summary['best_score']:.3f}", highlight=False)
+    show_kept(run)
+
+
+def show_kept(run: RunDirectory) -> None:
+    """Prints the limits of a search beside what its genotype costs; nothing where there are none."""
+    kept = read_kept(run)
+    if not kept:
+        return
+    budget = run.recipe.budget.at(run.recipe.data.size)
+    table = Table(*columns(f"budget, at {budget.size} px, {counted(budget.threads, 'thread')}", "limit", "measured"))
+    for one in kept:
+        table.add_row(one.title, f"{one.limit:,.4g}", f"{one.measured:,.4g}")
+    show_table(console, table)
 
 
 def show_cache(folder: Path, held: Sequence[CachedStore]) -> None:

@@ -13,7 +13,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError
 from medarts.pool import drawing as module
 from medarts.pool.drawing import MISSES, Drawing, Proposal
-from medarts.profiling.budget import BudgetCost, Fitted
+from medarts.profiling.budget import BudgetCost, Fitted, measure
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.nas_wdan import NasWdan
 
@@ -28,6 +28,7 @@ def drawing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Drawing:
         return None if genotype.name == OVER else Fitted(genotype, BudgetCost(1, 2))
 
     monkeypatch.setattr(module, "fit", fit)
+    monkeypatch.setattr(module, "fit_reduced", fit)
     return Drawing(recipe, ())
 
 
@@ -103,3 +104,18 @@ def test_genotypes_along_a_search_are_healthy_ones_and_last_the_one_that_was_cho
         *(f"supernet 7, stage 1, {origin}" for origin in origins), "supernet 7, as it was chosen",
     ]  # fmt: skip
     assert found[-1].genotype.cells == chosen.cells
+
+
+def test_a_genotype_of_a_supernet_that_no_width_brings_within_is_reduced(recipe: Recipe) -> None:
+    """And so is a neighbour; in place of a random genotype there is another."""
+    wide = changed(recipe, "space.choices.depth=[3, 4]", "data.size=32")
+    genotype = next(
+        each for seed in range(99) if (each := NasWdan.sample(wide.space, seed=seed)).settings["depth"] == 4
+    )
+    cost = measure(NasWdan.scaled(genotype)[0], wide.budget.at(32), in_channels=3, outputs=1)
+    drawing = Drawing(changed(wide, f"budget.flops={cost.flops - 1}"), ())
+    (found,) = drawing.first(1, [Proposal(genotype, None, "supernet", "supernet 1")])
+    assert found.cost.flops < cost.flops
+    assert found.origin == "supernet 1; reduced in 1 steps"
+    assert drawing._new(Proposal(genotype, None, "random", "seed 1")) is None
+    assert drawing._new(Proposal(found.genotype, None, "supernet", "supernet 2")) is None  # known by now

@@ -13,6 +13,7 @@ from medarts.config.reading import deciding_values, fingerprint
 from medarts.config.sections import SearchSettings
 from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.errors import DataError, DivergedError, MedartsError, RecipeError, RunError
+from medarts.models import scaled
 from medarts.nas.search import Search
 from medarts.pool import search, trainings
 from medarts.pool.candidates import Candidate, read_candidates
@@ -57,6 +58,7 @@ def test_the_best_of_a_rung_go_on_and_the_best_of_the_last_rung_wins(pool: RunDi
     winner = max((each for each in found if 2 in each.scores), key=lambda each: each.scores[2])
     summary = pool.read_json("summary.json")
     assert (summary["candidate"], summary["best_score"]) == (winner.name, winner.scores[2])
+    assert summary["budget"] == {"flops": {"limit": 4e6, "measured": winner.cost.flops}}
     genotype = load_genotype(pool.path)
     assert (genotype.cells, genotype.settings) == (winner.genotype.cells, winner.genotype.settings)
     assert genotype.provenance["candidate"] == winner.name
@@ -265,12 +267,25 @@ def test_several_jobs_need_several_trainings(recipe: Recipe, tmp_path: Path) -> 
         search.start(recipe, tmp_path / "run", jobs=0)
 
 
-def test_a_budget_is_not_overlooked_by_the_search_of_a_supernet(recipe: Recipe, tmp_path: Path) -> None:
-    given = changed(changed(recipe, "search.method=supernet"), "budget.flops=1e9")
-    with pytest.raises(RecipeError, match=r"budget limits flops, .* Use search\.method=pool or random"):
-        search.start(given, tmp_path / "run")
-    with pytest.raises(RecipeError, match="budget limits flops"):
-        search.check(given)
+def test_the_genotype_of_a_supernet_is_scaled_to_the_budget(recipe: Recipe, tmp_path: Path, medarts: Any) -> None:
+    given = changed(recipe, "search.method=supernet", "search.stages.0.epochs=1")
+    run = search.start(given, tmp_path / "run")
+    found, budget = load_genotype(run.path), given.budget.at(16)
+    cost = measure(found, budget, in_channels=3, outputs=1)
+    assert run.read_json("summary.json")["budget"] == {"flops": {"limit": 4e6, "measured": cost.flops}}
+    wider = next(each for each in scaled(found) if each.settings["init_channel"] > found.settings["init_channel"])
+    assert cost.flops <= 4e6 < measure(wider, budget, in_channels=3, outputs=1).flops
+    status, output, _ = medarts("show", run.path)
+    assert status == 0
+    assert re.search(rf"MFLOPs\W+4\W+{cost.flops / 1e6:.4g}\b", output)
+    assert "What the network costs, and may cost, for one image of 16 × 16 pixels" in write_report(run.path).read_text()
+
+
+def test_a_budget_that_no_genotype_of_a_supernet_meets(recipe: Recipe, tmp_path: Path) -> None:
+    given = changed(recipe, "search.method=supernet", "budget.flops=1000")
+    for do in (search.check, lambda given: search.start(given, tmp_path / "run")):
+        with pytest.raises(RecipeError, match="narrowest network of genotype 'untrained' is over the budget: fl"):
+            do(given)
     assert not (tmp_path / "run").exists()
 
 

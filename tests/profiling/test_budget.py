@@ -13,12 +13,14 @@ from medarts.models.multiresunet import MultiResUNetSettings
 from medarts.models.unet import UNetSettings
 from medarts.models.unetpp import UNetPPSettings
 from medarts.profiling import budget as module
-from medarts.profiling.budget import BudgetCost, fit, measure, unmet
+from medarts.profiling.budget import BudgetCost, Fitted, fit, fit_reduced, measure, unmet
 from medarts.profiling.cost import count_parameters
 from medarts.profiling.latency import usable_cores
 from medarts.profiling.reference import Latency
 from medarts.registry import Settings, models
 from medarts.spaces import load_genotype, space_of
+from medarts.spaces.base import SearchSpace
+from medarts.spaces.darts import Darts, DartsSettings
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 
 GENOTYPE = NasWdan.sample(
@@ -247,3 +249,36 @@ def test_the_budget_of_a_recipe() -> None:
         parse({**about, "budget": {"size": 32}})
     with pytest.raises(RecipeError, match=r"budget\.flops"):
         parse({**about, "budget": {"flops": 0}})
+
+
+# --- where no width is within ----------------------------------------------------------------------------------------
+
+SPACES: dict[str, tuple[type[SearchSpace], Any]] = {
+    "nas-wdan": (NasWdan, NasWdanSettings(choices={"depth": [3, 4], "intermediate_nodes": [1, 2]})),
+    "darts": (Darts, DartsSettings(stem="cifar", choices={"layers": [3, 5], "intermediate_nodes": [1, 2]})),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_what_is_taken_away_is_as_little_as_is_enough(name: str) -> None:
+    space, settings = SPACES[name]
+    seeds = (space.sample(settings, seed=seed) for seed in range(99))
+    largest = {"depth": 4} if name == "nas-wdan" else {"layers": 5}
+    genotype = next(each for each in seeds if each.settings.items() >= {**largest, "intermediate_nodes": 2}.items())
+    about: dict[str, Any] = {"in_channels": 1, "outputs": 1}
+    steps = [step.genotype for step in space.reductions(genotype, settings)]
+    forms = [scaled(each)[0] for each in (genotype, *steps)]
+    flops = [measure(each, budget(flops=1e9), **about).flops for each in forms]
+    assert flops == sorted(flops, reverse=True)
+    limit = flops[len(flops) // 2]
+    assert flops[-1] <= limit < flops[0]
+    assert [list(space.reductions(each, settings)) for each in steps[-1:]] == [[]]
+
+    fitted = fit_reduced(genotype, budget(flops=limit), space=settings, **about)
+    assert fitted is not None
+    assert (len(fitted.reduced), fitted.cost.flops) == (flops.index(limit), limit)
+    assert fitted.network.provenance["reduced"] == "; ".join(fitted.reduced)
+    assert fit_reduced(genotype, budget(flops=flops[0]), space=settings, **about) == Fitted(
+        forms[0], BudgetCost(measure(forms[0], budget(flops=1e9), **about).parameters, flops[0])
+    )
+    assert fit_reduced(genotype, budget(flops=flops[-1] - 1), space=settings, **about) is None

@@ -12,7 +12,7 @@ Source: DARTS (arXiv 1806.09055). It knows no space, no task and no data set.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,16 @@ from medarts.spaces.relaxations import Draw, Relaxation, make_relaxation
 from medarts.system.console import warn
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
+
+Deliver = Callable[[Genotype, Recipe], tuple[Genotype, Mapping[str, Any]]]
+"""What becomes of the chosen genotype before it is returned, and what summary.json says of that. The recipe has the
+names of the outputs."""
+
+
+def as_chosen(genotype: Genotype, recipe: Recipe) -> tuple[Genotype, Mapping[str, Any]]:
+    """Returns the genotype as it was chosen."""
+    return genotype, {}
+
 
 HALVES = ("weight half", "alpha half")
 
@@ -109,6 +119,7 @@ class Search(Job[SearchState]):
         task: loss and score.
         store: the images.
         data: those of every stage.
+        deliver: what becomes of the genotype.
     """
 
     kind = "search"
@@ -124,10 +135,12 @@ class Search(Job[SearchState]):
         task: Task,
         store: ImageStore,
         data: list[StageData],
+        deliver: Deliver = as_chosen,
     ) -> None:
         super().__init__(recipe, fabric=fabric, task=task, store=store, state=SearchState())
         self.space = space
         self.stage_data = data
+        self.deliver = deliver
         chosen = recipe.search.gradient
         self.gradient = bound(gradients.get(chosen.name), settings=chosen)
         self.selection = selections.entry(recipe.derive.select.name)
@@ -457,9 +470,11 @@ class Search(Job[SearchState]):
             if (healthy := self._settle(collapse, is_last=is_last)) is not None:
                 genotype = from_json(healthy["genotype"], origin="the last healthy epoch")
                 candidates, outcome["returned_epoch"] = healthy["candidates"], healthy["epoch"]
-        if is_last:
-            genotype.save(self.directory.path / "genotype.json")
         discrete = self._discretised(genotype)
+        delivered: Mapping[str, Any] = {}
+        if is_last:
+            genotype, delivered = self.deliver(genotype, self.recipe)
+            genotype.save(self.directory.path / "genotype.json")
         state.gaps.append(
             {
                 "score": score.removeprefix("val_"),
@@ -473,7 +488,7 @@ class Search(Job[SearchState]):
         state.next_stage()
         # Before the checkpoint: a search that is killed behind its last one has nothing left to do.
         selection = {"selection": state.made} if state.made else {}
-        self.directory.write_json("summary.json", {**state.gaps[-1], "stages": state.gaps, **selection})
+        self.directory.write_json("summary.json", {**state.gaps[-1], "stages": state.gaps, **selection, **delivered})
         self.save()
 
     def _settle(self, collapse: str, *, is_last: bool) -> dict[str, Any] | None:
@@ -554,32 +569,42 @@ class Search(Job[SearchState]):
             checkpoint.drop_newest(self.directory.checkpoints, "last")
 
 
-def start_search(recipe: Recipe, out: Path, *, data: ImageStore | None = None) -> RunDirectory:
+def start_search(
+    recipe: Recipe, out: Path, *, data: ImageStore | None = None, deliver: Deliver = as_chosen
+) -> RunDirectory:
     """Searches a genotype by a recipe, in a new run directory.
 
     Args:
         recipe: what to do.
         out: folder of the run, new or empty.
         data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
+        deliver: what becomes of the genotype.
 
     Raises:
         MedartsError: see `medarts.engine.engine.start`.
     """
-    return start(Search, recipe, out, lambda: prepare_search(recipe, data=data))
+    return start(Search, recipe, out, lambda: prepare_search(recipe, data=data, deliver=deliver))
 
 
-def resume_search(path: Path, changes: Iterable[str] = (), *, data: ImageStore | None = None) -> RunDirectory:
+def resume_search(
+    path: Path, changes: Iterable[str] = (), *, data: ImageStore | None = None, deliver: Deliver = as_chosen
+) -> RunDirectory:
     """Resumes a search from its last checkpoint; a finished one is left as it is, unless it is to be longer.
 
     Args:
         path: its folder.
         changes: changes of its recipe as key.path=value; see `medarts.engine.changes` for those that are possible.
         data: the images of a search that was started with ``data``.
+        deliver: as it was started with.
 
     Raises:
         MedartsError: see `medarts.engine.engine.resume`.
     """
-    return resume(Search, path, changes, lambda recipe, run: prepare_search(recipe, run, data=data), data=data)
+
+    def prepare(recipe: Recipe, run: RunDirectory) -> Search:
+        return prepare_search(recipe, run, data=data, deliver=deliver)
+
+    return resume(Search, path, changes, prepare, data=data)
 
 
 def try_search(recipe: Recipe, stage: int, *, steps: int, data: ImageStore | None = None) -> Trial:
@@ -602,13 +627,20 @@ def try_search(recipe: Recipe, stage: int, *, steps: int, data: ImageStore | Non
     return job.trial(stage=stage, steps=steps)
 
 
-def prepare_search(recipe: Recipe, run: RunDirectory | None = None, *, data: ImageStore | None = None) -> Search:
+def prepare_search(
+    recipe: Recipe,
+    run: RunDirectory | None = None,
+    *,
+    data: ImageStore | None = None,
+    deliver: Deliver = as_chosen,
+) -> Search:
     """Looks at everything that can be wrong, what is quick to see first, and reads the images last.
 
     Args:
         recipe: what to do.
         run: the run to resume, unless it is new.
         data: the images, in place of the sources of the recipe.
+        deliver: what becomes of the genotype.
 
     Raises:
         MedartsError: data, recipe or device do not fit, or the data of the run have changed.
@@ -642,7 +674,7 @@ def prepare_search(recipe: Recipe, run: RunDirectory | None = None, *, data: Ima
             for half, name in zip(halves, HALVES, strict=True)
         )
         stages.append(StageData(weights, architecture, validated_batches))
-    return Search(recipe, fabric=fabric, space=space, task=task, store=store, data=stages)
+    return Search(recipe, fabric=fabric, space=space, task=task, store=store, data=stages, deliver=deliver)
 
 
 def _check_relaxation(recipe: Recipe) -> None:

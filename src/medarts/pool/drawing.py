@@ -8,13 +8,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, cycle
-from typing import cast
+from typing import Any, cast
 
 from medarts.config import NormName, Recipe
 from medarts.engine.directory import RunDirectory
 from medarts.nas import guard
 from medarts.pool.candidates import Candidate, Source
-from medarts.profiling.budget import Fitted, fit, measure, unmet
+from medarts.profiling.budget import Fitted, fit, fit_reduced, measure, unmet
 from medarts.registry import spaces
 from medarts.spaces.base import SearchSpace
 from medarts.spaces.genotype import Genotype, from_json, load_genotype
@@ -187,7 +187,8 @@ class Drawing:
                 misses += 1
                 continue
             misses, name = 0, f"{generation}-{place + 1:02d}"
-            made = (proposal.source, proposal.origin, fitted.network, proposal.norm, fitted.cost, proposal.parent)
+            origin = proposal.origin + (f"; reduced in {len(fitted.reduced)} steps" if fitted.reduced else "")
+            made = (proposal.source, origin, fitted.network, proposal.norm, fitted.cost, proposal.parent)
             found.append(Candidate(name, *made))
         return found
 
@@ -201,6 +202,11 @@ class Drawing:
         fitted = self._fitted(proposal)
         if fitted is None:
             self._over = proposal
+        elif fitted.reduced:
+            identity = self._identity(fitted.network, proposal.norm)
+            if identity in self._known:
+                return None
+            self._known.add(identity)
         return fitted
 
     @property
@@ -208,9 +214,16 @@ class Drawing:
         return {"in_channels": self.recipe.data.in_channels, "outputs": self.recipe.data.outputs}
 
     def _fitted(self, proposal: Proposal) -> Fitted[Genotype] | None:
-        """Returns a genotype at the width that the budget allows; at its own where nothing is limited."""
-        if self._budget.limited:
+        """Returns a genotype at the width that the budget allows; at its own where nothing is limited.
+
+        What a supernet or a parent has given is reduced where no width is within; in place of a random genotype there
+        is another.
+        """
+        if self._budget.limited and proposal.source == "random":
             return fit(proposal.genotype, self._budget, **self._outputs, norm=proposal.norm)
+        if self._budget.limited:
+            given: Any = {**self._outputs, "norm": proposal.norm, "space": self.recipe.space}
+            return fit_reduced(proposal.genotype, self._budget, **given)
         return Fitted(proposal.genotype, measure(proposal.genotype, self._budget, **self._outputs, norm=proposal.norm))
 
     def _identity(self, genotype: Genotype, norm: NormName | None) -> tuple[str, NormName | None]:

@@ -58,7 +58,8 @@ def prepare(recipe: Recipe, *, data: ImageStore | None = None) -> Prepared:
         tried = trainings.recipe_of_candidates(recipe.model_copy(update={"train": train}))
         training = prepare_training(tried, sample, data=data)
     recipe = recipe.model_copy(update={"data": training.recipe.data})
-    _check_stages(recipe, space)
+    if recipe.search.method == "pool" and recipe.search.select.supernets:
+        check_stages(recipe, space)
     return Prepared(recipe, training)
 
 
@@ -73,14 +74,14 @@ def _check_choices(recipe: Recipe, space: SearchSpace) -> None:
         space.check_choices(recipe.budget.size, field="budget.size")
 
 
-def _check_stages(recipe: Recipe, space: SearchSpace) -> None:
-    """Refuses stages from which a candidate could not take the images that it is measured with.
+def check_stages(recipe: Recipe, space: SearchSpace) -> None:
+    """Refuses stages from which a genotype could not take the images that it is measured with.
 
     Raises:
         RecipeError: of one of them.
     """
     size = recipe.budget.size
-    if size is None or recipe.search.method != "pool" or not recipe.search.select.supernets:
+    if size is None:
         return
     for number, stage in enumerate(recipe.search.stages):
         try:

@@ -14,6 +14,7 @@ from medarts.config.reading import fingerprint_without_seed
 from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.pool import trainings
 from medarts.pool.candidates import Candidate
+from medarts.profiling.budget import kept
 from medarts.system.files import exists, write_whole
 
 TIMING = "timing.jsonl"
@@ -80,6 +81,8 @@ def write_result(run: RunDirectory, recipe: Recipe, winner: Candidate, *, score:
         "method": recipe.search.method,
         "candidate": winner.name,
     }
+    budget = recipe.budget.at(recipe.data.size)
+    outputs = {"in_channels": recipe.data.in_channels, "outputs": recipe.data.outputs}
     replace(winner.genotype, name=facts["name"], provenance=provenance).save(run.path / "genotype.json")
     run.write_json(
         "summary.json",
@@ -90,6 +93,7 @@ def write_result(run: RunDirectory, recipe: Recipe, winner: Candidate, *, score:
             "source": winner.source,
             "norm": winner.norm,
             "supernet_failures": read_failures(run),
+            **({"budget": kept(budget, winner.cost, **outputs)} if budget.limited else {}),
         },
     )
 

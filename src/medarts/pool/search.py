@@ -8,6 +8,7 @@ from medarts.data.store import ImageStore
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, check_number
 from medarts.nas.search import prepare_search, resume_search, start_search
+from medarts.pool.delivery import check_budget, within_budget
 from medarts.pool.job import resume_by_training, start_by_training
 from medarts.pool.planning import plan_by_training
 from medarts.pool.preparing import planned_epochs, prepare
@@ -31,7 +32,8 @@ def start(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageStore | None =
         MedartsError: see `start_search` and `start_by_training`.
     """
     if _is_of_supernet(recipe, jobs):
-        return start_search(recipe, out, data=data)
+        check_budget(recipe, data=data)
+        return start_search(recipe, out, data=data, deliver=within_budget)
     return start_by_training(recipe, out, jobs=jobs, data=data)
 
 
@@ -48,7 +50,7 @@ def resume(path: Path, changes: Iterable[str] = (), *, jobs: int = 1, data: Imag
         MedartsError: see `resume_search` and `resume_by_training`.
     """
     if _is_of_supernet(RunDirectory.open(path, kind="search").recipe_file(), jobs):
-        return resume_search(path, changes, data=data)
+        return resume_search(path, changes, data=data, deliver=within_budget)
     return resume_by_training(path, changes, jobs=jobs, data=data)
 
 
@@ -60,6 +62,7 @@ def check(recipe: Recipe) -> None:
     """
     if _is_of_supernet(recipe, 1):
         prepare_search(recipe)
+        check_budget(recipe)
     else:
         prepare(recipe)
 
@@ -88,18 +91,12 @@ def epochs_of(recipe: Recipe) -> int:
 
 
 def _is_of_supernet(recipe: Recipe, jobs: int) -> bool:
-    """Whether a search is of a supernet, which several jobs cannot share, and which no budget limits."""
+    """Whether a search is of a supernet, which several jobs cannot share."""
     check_number("jobs", jobs, low=1, high=MOST_JOBS)
     is_one = recipe.search.method == "supernet"
     if is_one and jobs > 1:
         raise RecipeError(
             f"jobs is {jobs}, but the search of a supernet is one training.",
             fix="Leave jobs out (--jobs on the command line), or use search.method=pool or random.",
-        )
-    if is_one and recipe.budget.limited:
-        raise RecipeError(
-            f"budget limits {', '.join(recipe.budget.limited)}, but the search of a supernet ends with one genotype, "
-            "whatever that costs.",
-            fix="Use search.method=pool or random, or leave budget out.",
         )
     return is_one

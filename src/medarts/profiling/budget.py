@@ -6,15 +6,16 @@ Parameters and FLOPs are counted. Latency and peak memory are those of the expor
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, lru_cache, partial
 from math import inf
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
 from medarts.config import BudgetSettings, NormName
 from medarts.deploy.engines import OnnxRuntimeEngine
+from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, check_number
 from medarts.models import Architecture, build_network, scaled, without_weights
 from medarts.network import Network
@@ -30,9 +31,19 @@ from medarts.profiling.reference import (
     reference_flops,
     usual_ms,
 )
+from medarts.registry import Settings
+from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
 
 A = TypeVar("A", bound=Architecture)
+
+QUANTITIES = {
+    "latency_ms": ("latency, ms", 1.0),
+    "flops": ("MFLOPs", 1e6),
+    "parameters": ("parameters, k", 1e3),
+    "memory_mb": ("memory, MB", 1.0),
+}
+"""What a budget can limit: its title, and its unit there."""
 
 PAST = 2
 """Widths that have to be over a budget in a row until wider ones are not looked at."""
@@ -83,10 +94,12 @@ class Fitted(Generic[A]):
     Attributes:
         network: a genotype, or the settings of a baseline, as it was, with the width that was chosen.
         cost: as measured; of latency and memory what the budget limits.
+        reduced: what was taken away of it, in words; see `fit_reduced`.
     """
 
     network: A
     cost: BudgetCost
+    reduced: tuple[str, ...] = ()
 
 
 def fit(
@@ -122,6 +135,55 @@ def fit(
     return None if place < 0 else Fitted(widths[place], meters[place].cost())
 
 
+def fit_reduced(
+    genotype: Genotype,
+    budget: BudgetSettings,
+    *,
+    space: Settings,
+    in_channels: int,
+    outputs: int,
+    norm: NormName | None = None,
+) -> Fitted[Genotype] | None:
+    """Returns a genotype with the largest width that stays within a budget, reduced where even the smallest is over.
+
+    It loses as little as possible, in the order of the space; see `SearchSpace.reductions`.
+
+    Args:
+        genotype: as in `fit`, as are the others.
+        budget: with its size.
+        space: section ``space`` of a recipe, whose choices a reduced genotype keeps to.
+        in_channels: channels of the images.
+        outputs: outputs of the network.
+        norm: kind of all norms.
+
+    Returns:
+        None where what is left in the end is over.
+
+    Raises:
+        MedartsError: see `fit`.
+    """
+    given: dict[str, Any] = {"in_channels": in_channels, "outputs": outputs, "norm": norm}
+    whole = fit(genotype, budget, **given)
+    if whole is not None:
+        return whole
+    budget = in_numbers(budget, in_channels=in_channels, outputs=outputs)
+    table, reductions = LatencyTable(threads=budget.threads), list(space_of(genotype).reductions(genotype, space))
+    narrowest = [scaled(each.genotype)[0] for each in reversed(reductions)]
+    meters = [_Meter(each, budget, in_channels, outputs, norm) for each in narrowest]
+    guess = _largest(
+        len(meters), lambda place: _is_expected_within(narrowest[place], meters[place], table), guess=len(meters)
+    )
+    place = _largest(len(meters), lambda place: meters[place].is_within(), guess=guess)
+    if place < 0:
+        return None
+    steps = reductions[: len(reductions) - place]
+    fitted = fit(steps[-1].genotype, budget, **given)
+    assert fitted is not None  # as its narrowest form is within
+    reduced = tuple(each.words for each in steps)
+    provenance = {**fitted.network.provenance, "reduced": "; ".join(reduced)}
+    return replace(fitted, network=replace(fitted.network, provenance=provenance), reduced=reduced)
+
+
 def measure(
     architecture: Architecture, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
 ) -> BudgetCost:
@@ -150,6 +212,42 @@ def in_numbers(budget: BudgetSettings, *, in_channels: int, outputs: int) -> Bud
         return budget
     meter = _meter_of(budget.model_copy(update={"flops": None, "parameters": None}), in_channels, outputs)
     return budget.model_copy(update={"latency_of": None, "latency_ms": meter.latency().ms})
+
+
+def kept(budget: BudgetSettings, cost: BudgetCost, *, in_channels: int, outputs: int) -> dict[str, dict[str, float]]:
+    """Returns every limit of a budget beside what was measured, as summary.json of a search has it.
+
+    Args:
+        budget: as in ``fit``.
+        cost: of a network.
+        in_channels: channels of the images.
+        outputs: outputs of the network.
+    """
+    limits = in_numbers(budget, in_channels=in_channels, outputs=outputs).limits
+    return {name: {"limit": limit, "measured": cost.amounts[name]} for name, limit in limits.items()}
+
+
+class Kept(NamedTuple):
+    """A limit, and what the genotype of a search costs, in the unit of the title."""
+
+    title: str
+    limit: float
+    measured: float
+
+
+def read_kept(run: RunDirectory) -> list[Kept]:
+    """Returns the limits of a search, and what its genotype costs; none before it has finished, or without a budget.
+
+    Raises:
+        RunError: summary.json is damaged.
+    """
+    if run.facts["kind"] != "search" or not run.facts["finished"]:
+        return []
+    found = []
+    for name, values in run.read_json("summary.json").get("budget", {}).items():
+        title, unit = QUANTITIES[name]
+        found.append(Kept(title, values["limit"] / unit, values["measured"] / unit))
+    return found
 
 
 def unmet(

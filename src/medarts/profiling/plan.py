@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from medarts.config import BatchSettings, Recipe, apply_overrides, parse
 from medarts.data.store import ImageStore, images_for_processes, read_images
@@ -19,6 +19,7 @@ from medarts.engine.device import preserved_process_state
 from medarts.engine.engine import Trial
 from medarts.errors import RecipeError
 from medarts.nas.search import prepare_search, try_search
+from medarts.profiling.budget import fit
 from medarts.profiling.parts import fewest_parts
 from medarts.spaces import make_space
 from medarts.system.console import Bar, progress_bar
@@ -245,6 +246,11 @@ class TrainingAttempt(Attempt):
         seed_torch(self.recipe.seed, "plan")
         supernet = make_space(self.recipe).supernet(self.recipe.search.stages[-1], None)
         genotype = supernet.derive(self.recipe.derive, name="plan", provenance={})
+        if self.recipe.budget.limited:
+            data_of, budget = self.recipe.data, self.recipe.budget.at(self.recipe.data.size)
+            about: dict[str, Any] = {"in_channels": data_of.in_channels, "outputs": data_of.outputs}
+            fitted = fit(genotype, budget, **about, norm=self.recipe.train.norm)
+            genotype = genotype if fitted is None else fitted.network
         return try_training(self.recipe, genotype, steps=STEPS, data=data)
 
 

@@ -23,6 +23,7 @@ from medarts.engine.facts import check_signed
 from medarts.errors import RunError
 from medarts.evaluation.files import again
 from medarts.network.structure import Structure
+from medarts.profiling.budget import read_kept
 from medarts.profiling.cost import BACKENDS, Cost
 from medarts.pruning.record import FILE as PRUNING
 from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history, read_signals
@@ -105,6 +106,7 @@ def _content(run: RunDirectory) -> Content:
         "pruning": pruning_of(run) if exists(run.path / PRUNING) else None,
         "architecture": read_architecture(run, history),
         "cost": _cost(cost) if cost else None,
+        "budget": _budget(run),
         "environment": _environment(facts, history),
         "changes": _changes(facts),
     }
@@ -254,6 +256,19 @@ def _cost(cost: Cost) -> Content:
         for backend in cost.timings
     }
     return {"cost": cost, "table": table(pd.DataFrame(rows), columns, caption="latency on the CPU")}
+
+
+def _budget(run: RunDirectory) -> Content | None:
+    """Returns a table of the limits of a search, and of what its genotype costs."""
+    kept = read_kept(run)
+    if not kept:
+        return None
+    columns = {"title": Column("limited", words=True)} | {
+        name: Column(name, form=significant) for name in ("limit", "measured")
+    }
+    frame = pd.DataFrame([one._asdict() for one in kept])
+    shown = table(frame, columns, caption="budget")
+    return {"settings": run.recipe.budget.at(run.recipe.data.size), "table": shown}
 
 
 def _changes(facts: Content) -> Table | None:

@@ -12,6 +12,7 @@ from medarts.pool import trainings
 from medarts.pool.candidates import Candidate, read_candidates
 from medarts.pool.halving import incumbents, trained_epochs
 from medarts.pool.result import compute_of, read_failures
+from medarts.profiling.budget import QUANTITIES
 from medarts.reporting.style import INK, MUTED, PALETTE, inline_svg, styled
 from medarts.reporting.tables import Column, Content, Table, decimals, label_of, significant, table
 
@@ -19,13 +20,6 @@ COLORS = {"supernet": "blue", "random": "slate", "neighbour": "orange"}
 """Source of a candidate -> name of its colour."""
 
 _TITLES = {"supernet": "supernet", "random": "random genotype", "neighbour": "neighbour"}
-_COSTS = {
-    "latency_ms": ("latency, ms", 1.0),
-    "flops": ("MFLOPs", 1e6),
-    "parameters": ("parameters, k", 1e3),
-    "memory_mb": ("memory, MB", 1.0),
-}
-"""Cost -> title of its column, and its unit."""
 
 
 def pool_of(run: RunDirectory) -> Content | None:
@@ -83,7 +77,7 @@ def _table(
 ) -> Table:
     """Returns a table with a row for each candidate, those that came furthest and scored best first."""
     ranked = sorted(candidates, key=lambda each: [each.scores.get(rung, -1.0) for rung in rungs[::-1]], reverse=True)
-    costs = [name for name in _COSTS if any(name in each.cost.amounts for each in candidates)]
+    costs = [name for name in QUANTITIES if any(name in each.cost.amounts for each in candidates)]
     rows = [
         {
             "name": each.name,
@@ -92,7 +86,7 @@ def _table(
             "origin": each.origin if each.parent is None else f"{each.parent}: {each.origin}",
             "norm": each.norm or "as published",
             **{f"score {rung}": each.scores.get(rung) for rung in rungs},
-            **{name: each.cost.amounts[name] / _COSTS[name][1] for name in costs},
+            **{name: each.cost.amounts[name] / QUANTITIES[name][1] for name in costs},
             "end": _end(each, rungs, unscored[each.name]),
         }
         for each in ranked
@@ -110,7 +104,7 @@ def _table(
 
 def _cost_column(name: str, budget: BudgetSettings) -> Column:
     """Returns the column of a cost, with its limit where the budget has one."""
-    title, unit = _COSTS[name]
+    title, unit = QUANTITIES[name]
     limit = budget.limits.get(name)
     return Column(title if limit is None else f"{title} (≤ {limit / unit:,.4g})", "ascending", form=significant)
 

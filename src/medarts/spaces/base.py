@@ -463,6 +463,21 @@ class SearchSpace(ABC):
         return (genotype,)
 
     @classmethod
+    def reductions(cls, genotype: Genotype, settings: Any) -> Iterator[Mutation]:
+        """Yields ever smaller genotypes, for a budget that no width meets; each has one thing less than that before it.
+
+        By default there are none.
+
+        Args:
+            genotype: what is reduced.
+            settings: section ``space`` of a recipe; macro settings stay among its choices.
+
+        Raises:
+            GenotypeError: the genotype does not fit the space.
+        """
+        yield from ()
+
+    @classmethod
     def pieces(
         cls, genotype: Genotype, *, in_channels: int, outputs: int, size: int, norm: Norm | None = None
     ) -> Counter[Piece] | None:

@@ -96,6 +96,7 @@ from medarts.spaces.sampling import (
     Choices,
     Mutation,
     cells_with_nodes,
+    cheaper_setting,
     edge_changes,
     in_order,
     nearest_choices,
@@ -103,6 +104,7 @@ from medarts.spaces.sampling import (
     random_cells,
     random_like,
     random_settings,
+    repeated,
     setting_words,
     without_none,
 )
@@ -1081,19 +1083,34 @@ class Darts(SearchSpace):
     ) -> Mapping[str, Sequence[Mutation]]:
         """Returns genotypes with another operation, another state that an edge reads, or another macro setting."""
         candidates = _candidates(settings.operations)
-        values = check(genotype).to_mapping()
-        macro = []
-        for name, present, other in nearest_choices(settings.choices, values):
-            changed = replace(genotype, settings={**values, name: other})
-            if name == "intermediate_nodes":
-                cells = cells_with_nodes(genotype.cells, int(other), candidates=candidates, generator=generator)
-                changed = replace(changed, cells=cells)
-            macro.append(Mutation(setting_words(name, present, other), changed))
+        macro = [
+            Mutation(
+                setting_words(name, present, other),
+                with_setting(genotype, name, other, candidates=candidates, generator=generator),
+            )
+            for name, present, other in nearest_choices(settings.choices, check(genotype).to_mapping())
+        ]
         return {
             "operation": [*operation_changes(genotype, candidates)],
             "edge": [*edge_changes(genotype, candidates, generator)],
             "setting": macro,
         }
+
+    @classmethod
+    def reductions(cls, genotype: Genotype, settings: DartsSettings) -> Iterator[Mutation]:
+        """Yields genotypes with fewer layers, then fewer nodes of the cells, then without auxiliary head."""
+        candidates = _candidates(settings.operations)
+
+        def reduce(genotype: Genotype) -> Mutation | None:
+            return cheaper_setting(
+                settings.choices,
+                check(genotype).to_mapping(),
+                lambda name, other: with_setting(
+                    genotype, name, other, candidates=candidates, generator=np.random.default_rng(0)
+                ),
+            )
+
+        return repeated(genotype, reduce)
 
     @classmethod
     def reachable(cls, genotype: Genotype) -> Genotype:
@@ -1143,6 +1160,30 @@ class Darts(SearchSpace):
 
         edges = {len(node) for cell in genotype.cells.values() for node in cell}
         return to_text(genotype) if edges == {EDGES_PER_NODE} else None
+
+
+def with_setting(
+    genotype: Genotype,
+    name: str,
+    value: Setting,
+    *,
+    candidates: CandidatesOf,
+    generator: np.random.Generator,
+) -> Genotype:
+    """Returns a genotype with another value of a macro setting, and the cells that it then has.
+
+    Args:
+        genotype: which has to fit the space.
+        name: of the setting.
+        value: of it.
+        candidates: operations of the edges of nodes that are added.
+        generator: of the random choice of these edges.
+    """
+    changed = replace(genotype, settings={**check(genotype).to_mapping(), name: value})
+    if name != "intermediate_nodes":
+        return changed
+    cells = cells_with_nodes(genotype.cells, int(value), candidates=candidates, generator=generator)
+    return replace(changed, cells=cells)
 
 
 def _candidates(operations: Mapping[str, tuple[str, ...]]) -> CandidatesOf:

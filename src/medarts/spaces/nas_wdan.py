@@ -97,6 +97,7 @@ from medarts.spaces.sampling import (
     Choices,
     Mutation,
     cells_with_nodes,
+    cheaper_setting,
     edge_changes,
     in_order,
     nearest_choices,
@@ -104,6 +105,7 @@ from medarts.spaces.sampling import (
     random_cells,
     random_like,
     random_settings,
+    repeated,
     setting_words,
     without_none,
 )
@@ -111,6 +113,11 @@ from medarts.spaces.sampling import (
 SPACE = "nas-wdan"
 
 StemStride = Annotated[Whole, Field(ge=1, le=2)]
+
+
+DROPPED: tuple[Transition, ...] = ("normal", "up", "down")
+"""Kinds of paths in the order in which a budget drops them. Without normal paths all levels are still read; without
+those from below the network is flat."""
 
 
 class NasWdanChoices(Section):
@@ -1343,8 +1350,42 @@ def path_changes(genotype: Genotype, settings: LatticeSettings) -> Iterator[Muta
             if others:
                 paths = completed({**kept, node: others}, settings.depth, ends)
                 done = "removed" if transition in present else "added"
-                words = f"path {transition} into node ({node.layer},{node.level}) {done}"
-                yield Mutation(words, replace(genotype, paths=to_kept(paths)))
+                yield Mutation(path_words(transition, node, done), replace(genotype, paths=to_kept(paths)))
+
+
+def path_words(transition: Transition, node: Node, done: str) -> str:
+    """Returns what was done to a path as words."""
+    return f"path {transition} into node ({node.layer},{node.level}) {done}"
+
+
+def with_setting(
+    genotype: Genotype,
+    name: str,
+    value: Setting,
+    *,
+    candidates: CandidatesOf,
+    generator: np.random.Generator,
+) -> Genotype:
+    """Returns a genotype with another value of a macro setting, and the cells and paths that it then has.
+
+    Args:
+        genotype: which has to fit the space.
+        name: of the setting.
+        value: of it.
+        candidates: operations of the edges of nodes that are added.
+        generator: of the random choice of these edges.
+    """
+    before = check(genotype)
+    changed = replace(before, **{name: value})  # type: ignore[arg-type]  # a value of that setting
+    cells = genotype.cells
+    if name == "intermediate_nodes":
+        cells = cells_with_nodes(cells, int(value), candidates=candidates, generator=generator)
+    paths = completed(
+        at_depth(kept_paths(genotype), before=before.depth, depth=changed.depth),
+        changed.depth,
+        head_nodes(changed.depth, deep_supervision=changed.deep_supervision),
+    )
+    return replace(genotype, settings=changed.to_mapping(), cells=cells, paths=to_kept(paths))
 
 
 def _settings(genotype: Genotype) -> LatticeSettings:
@@ -1583,25 +1624,47 @@ class NasWdan(SearchSpace):
     ) -> Mapping[str, Sequence[Mutation]]:
         """Returns genotypes with another operation, state that an edge reads, path of the lattice, or macro setting."""
         candidates, lattice = candidates_of(settings.operations), check(genotype)
-        macro = []
-        for name, present, other in nearest_choices(settings.choices, asdict(lattice)):
-            changed = replace(lattice, **{name: other})  # type: ignore[arg-type]  # a value of that setting
-            cells = genotype.cells
-            if name == "intermediate_nodes":
-                cells = cells_with_nodes(cells, int(other), candidates=candidates, generator=generator)
-            paths = completed(
-                at_depth(kept_paths(genotype), before=lattice.depth, depth=changed.depth),
-                changed.depth,
-                head_nodes(changed.depth, deep_supervision=changed.deep_supervision),
+        macro = [
+            Mutation(
+                setting_words(name, present, other),
+                with_setting(genotype, name, other, candidates=candidates, generator=generator),
             )
-            found = replace(genotype, settings=changed.to_mapping(), cells=cells, paths=to_kept(paths))
-            macro.append(Mutation(setting_words(name, present, other), found))
+            for name, present, other in nearest_choices(settings.choices, asdict(lattice))
+        ]
         return {
             "operation": [*operation_changes(genotype, candidates)],
             "edge": [*edge_changes(genotype, candidates, generator)],
             "path": [*path_changes(genotype, lattice)],
             "setting": macro,
         }
+
+    @classmethod
+    def reductions(cls, genotype: Genotype, settings: NasWdanSettings) -> Iterator[Mutation]:
+        """Yields genotypes with fewer and fewer paths and, where every node has one left, with a cheaper macro setting.
+
+        First go the normal paths, those into the last nodes first, then those from the level below, then those from
+        above. Settings follow in the order of ``space.choices``.
+        """
+        candidates = candidates_of(settings.operations)
+
+        def reduce(genotype: Genotype) -> Mutation | None:
+            lattice, paths = check(genotype), paths_of(genotype)
+            for kind in DROPPED:
+                nodes = [node for node, kinds in paths.items() if kind in kinds and len(kinds) > 1]
+                if nodes:
+                    node = max(nodes)
+                    left = {**paths, node: tuple(each for each in paths[node] if each != kind)}
+                    return Mutation(path_words(kind, node, "removed"), replace(genotype, paths=to_kept(left)))
+            return cheaper_setting(
+                settings.choices,
+                asdict(lattice),
+                lambda name, other: with_setting(
+                    genotype, name, other, candidates=candidates, generator=np.random.default_rng(0)
+                ),
+                larger=("stem_stride",),
+            )
+
+        return repeated(genotype, reduce)
 
     def check_choices(self, size: int, *, field: str) -> None:
         """Refuses depths of lattices that cannot halve the images so often.

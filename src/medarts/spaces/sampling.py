@@ -5,7 +5,7 @@ two edges, from different states. Changes of one operation and of the state that
 regularized evolution (arXiv 1802.01548); those of paths and of macro settings are this project's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -153,6 +153,34 @@ def nearest_choices(choices: Section, settings: Mapping[str, Setting]) -> Iterat
         below, above = ([v for v in values if v < present], [v for v in values if v > present])
         for other in (*sorted(below)[-1:], *sorted(above)[:1]):
             yield name, present, other
+
+
+def repeated(genotype: Genotype, reduce: Callable[[Genotype], Mutation | None]) -> Iterator[Mutation]:
+    """Yields a genotype reduced once, twice and so on, until nothing is left to take away."""
+    while (smaller := reduce(genotype)) is not None:
+        yield smaller
+        genotype = smaller.genotype
+
+
+def cheaper_setting(
+    choices: Section,
+    settings: Mapping[str, Setting],
+    change: Callable[[str, Setting], Genotype],
+    *,
+    larger: Collection[str] = (),
+) -> Mutation | None:
+    """Returns a genotype with the nearest cheaper value of the first macro setting that has one; None where none has.
+
+    Args:
+        choices: the values of macro settings.
+        settings: of the genotype.
+        change: makes the genotype with a value of a setting.
+        larger: names of settings of which larger values are cheaper.
+    """
+    for name, present, other in nearest_choices(choices, settings):
+        if (other > present) == (name in larger):  # type: ignore[operator]  # two values of one setting
+            return Mutation(setting_words(name, present, other), change(name, other))
+    return None
 
 
 def setting_words(name: str, present: Setting, other: Setting) -> str:
