@@ -62,7 +62,7 @@ def test_recipes_of_groups_and_searches(path: Path) -> None:
     recipe = group_recipe(study, study.trained_on[1], seed=7)
     assert [source.domain for source in recipe.data.sources] == ["a", "b"]
     assert (recipe.seed, recipe.train.lr, recipe.data.sampling) == (7, 0.5, "equal")
-    searched = search_recipe(study, study.networks[0])
+    searched = search_recipe(study, "mix")
     assert [source.domain for source in searched.data.sources] == ["a", "b"]
     assert searched.search.stages[0].epochs == 20
     assert (searched.train, searched.data.size) == (study.recipe.train, 32)
@@ -176,7 +176,24 @@ def test_every_option_is_explained_where_it_stands() -> None:
         ("trained_on.0.changes=[train.epoch=1]", "trained_on.0.changes: train.epoch is not a key of a recipe"),
         ("trained_on.0.changes=[train.lr]", "trained_on.0.changes: 'train.lr' is not a change to a recipe"),
         ("external=[d]", "external: there is no data set 'd'"),
-        ("reference=random", "reference: there is no network 'random'. Did you mean 'random-"),
+        ("reference=randum", "reference: there is no network 'randum'. Did you mean 'random"),
+        ("networks.1.like=mix", "networks.1: random and like go together"),
+        ("networks.1.search_seeds=[0, 1]", "networks.1: search_seeds are for a network that is searched_on"),
+        ("networks.0.search_seeds=[3, 3]", "networks.0: search_seeds names 3 twice"),
+        (
+            "networks.0={searched_on: a, search_seeds: [3, 4], changes: [seed=1]}",
+            "networks.0: changes and search_seeds",
+        ),
+        ("networks.0.search_seeds=[0, 1]", "networks.2.like: 'mix' is not a single genotype"),
+        ("networks.3.train=[train.epochs=3]", "networks.3: train cannot change train.epochs: .*its own optimizer, lr"),
+        ("networks.3.train=[train.lrr=3]", "networks.3: train cannot change train.lrr"),
+        ("networks.3.train=[train.lr=x]", "networks.3.train: train.lr: .*number"),
+        ("trained_on.0.changes=[budget.flops=9]", "trained_on.0: changes cannot set budget.flops"),
+        ("recipe.budget.flops=1e9", "networks.1: parameters and recipe.budget exclude each other"),
+        (
+            "networks.0.changes=['search.method=pool', 'search.select.norms=[group]']",
+            "networks.0.changes: .* group norms",
+        ),
         ("recipe.train.epoch=3", "recipe: train.epoch is not a key of a recipe"),
         ("recipe=null", "recipe: .*given: None"),
         (

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from medarts.data.synthetic import write_phantoms
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.errors import DivergedError, MedartsError, RecipeError, RunError
+from medarts.models import scaled
 from medarts.models.unet import UNetSettings
 from medarts.spaces import nas_wdan as lattice
 from medarts.spaces import random_genotype, space_settings
@@ -30,6 +32,7 @@ from medarts.study import benchmark as module
 from medarts.study import networks as of_networks
 from medarts.study.benchmark import available_runs, benchmark, with_threads
 from medarts.study.jobs import Job, Layout, do, is_finished, work_of
+from medarts.study.networks import parameters_of
 from medarts.study.plan import Plan, Step, prepare
 from medarts.system.process import InterruptedRunError
 from medarts.system.workers import Ended, Work, Workers
@@ -48,6 +51,7 @@ with lock.held(Path(sys.argv[1]), "benchmark"):
     sys.stdin.read()
 """
 
+COUNT = partial(parameters_of, in_channels=3, outputs=1)
 UNET = {"model": {"name": "unet", "width": 2, "depth": 2}}
 WILD = {
     "name": "wild",
@@ -257,6 +261,32 @@ def test_a_search_may_choose_by_training(
     assert load(out / "genotypes" / "chosen.json").cells == load(out / "searches" / "chosen").cells
     other = make([entry], [{"data": "ct"}], *changes, "recipe.train.lr=0.5")  # by which the candidates were trained
     refused(other, out, RunError, "chosen was started with train.lr")
+
+
+def test_searches_of_several_seeds_and_a_budget_that_gives_all_networks_their_width(
+    make: Make, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    deep = {"name": "deep", "model": {"name": "unet", "depth": 5}}
+    unet, mix = {**UNET, "train": ["train.lr=0.01"]}, {"name": "mix", "searched_on": "ct", "search_seeds": [3, 5]}
+    study = make([deep, mix, unet], [{"data": "ct"}], "recipe.budget.parameters=30000")
+    runs = ["searches/mix-1", "ct/mix-1/seed-0", "searches/mix-2", "ct/mix-2/seed-0", "ct/unet/seed-0"]
+    assert done_here(study, out) == runs
+    assert [RunDirectory.open(out / name).recipe.seed for name in ("searches/mix-1", "searches/mix-2")] == [3, 5]
+    ((candidates, missing),) = available_runs(out).values()
+    assert {each.name: each.recipes[0].train.lr for each in candidates} == {
+        "mix-1": 0.004, "mix-2": 0.004, "unet": 0.01
+    }  # fmt: skip
+    for each in candidates:
+        place = scaled(each.architecture).index(each.architecture)
+        counts = [COUNT(network) for network in scaled(each.architecture)[place : place + 2]]
+        assert counts[0] <= 30_000 < counts[1]
+    assert load(out / "genotypes" / "mix-2.json").cells == load(out / "searches" / "mix-2").cells
+    ((name, _, state, reason),) = missing
+    assert (name, state) == ("deep", "failed")
+    assert "narrowest network of model 'unet' is over the budget: parameters" in reason
+    monkeypatch.setattr("medarts.study.fitting.fit", lambda *_, **__: None)  # as if the machine were slower now
+    assert done_here(study, out) == []
 
 
 def test_a_failed_search_ends_only_what_needs_it(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def study(tmp_path: Path) -> Callable[..., Study]:
 
 
 def networks_of(study: Study, folder: Path) -> Networks:
-    return Networks(study, Layout(folder), in_channels=3, outputs=1)
+    return Networks(study, Layout(folder), study.recipe.data)
 
 
 def test_entries_become_architectures(

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model
 from medarts.config.explaining import explain
 from medarts.config.reading import apply_overrides, expand, parse, read_mapping
 from medarts.config.section import MOST_NETWORKS, Channels, Name, Section, Seed, Text, Whole
-from medarts.config.sections import Recipe
+from medarts.config.sections import BudgetSettings, Recipe
 from medarts.config.yaml_text import write_yaml
 from medarts.errors import RecipeError, did_you_mean, shortened
 from medarts.registry import Choice, Settings, models
@@ -33,9 +33,19 @@ Changes = Annotated[tuple[str, ...], Field(max_length=100)]
 KINDS = ("model", "genotype", "searched_on", "random")
 """Where a network can come from; an entry gives one of them."""
 
-FIXED = ("seed", "data", "evaluation", "space", "train.model")
+FIXED = ("seed", "data", "evaluation", "space", "train.model", "budget")
 """Parts of a recipe that a group cannot change: the study and its networks say what they are, and images and their
 scores are the same for all groups."""
+
+OWN = tuple(
+    f"train.{name}"
+    for name in (
+        *("optimizer", "lr", "lr_min", "momentum", "weight_decay", "schedule", "warmup_epochs", "plateau_epochs"),
+        *("grad_clip", "ema"),
+    )
+)
+"""Fields of a recipe that a network can have for itself: how its weights are optimized. What it is trained on and for
+how long is the same for all networks, or they could not be compared."""
 
 MOST_TRAININGS = 10_000
 
@@ -44,7 +54,7 @@ FREE = ("data.sampling", "data.augmentation")
 
 
 class NetworkEntry(Section):
-    """A network of a study, or several random ones.
+    """A network of a study, or several: random ones, or those of searches with several seeds.
 
     Attributes:
         name: in tables and folders. Default: that of the model or the genotype, ``searched-`` and the data sets, or
@@ -52,34 +62,47 @@ class NetworkEntry(Section):
         model: a baseline; its name alone takes its defaults.
         genotype: a genotype of the zoo, a file, or a run; a path is relative to the file of the study and comes first.
         searched_on: data sets on which the study searches a genotype itself.
-        random: number of genotypes sampled from the space of another network, called NAME-1, NAME-2, ...
+        search_seeds: a search for each of these seeds; the networks are called NAME-1, NAME-2, ... and are also
+            compared as one method. Default: one search, with the seed of the recipe.
+        random: number of sampled genotypes, called NAME-1, NAME-2, ... Where the recipe has a budget, they are sampled
+            from its space, with its choices, and scaled to the budget; otherwise they are like another network.
         like: that network, for random: its settings, and within 5 % its number of parameters.
         init_channel: another C of the genotype.
         parameters: C is chosen so that the trainable parameters are nearest to this number, or to those of the network
             of this name.
         changes: changes of the recipe for the search, as key.path=value.
+        train: changes of the recipe for the trainings of this network, such as train.lr=0.002, where it needs its own:
+            optimizer, lr, lr_min, momentum, weight_decay, schedule, warmup_epochs, plateau_epochs, grad_clip, ema.
     """
 
     name: Name
     model: Annotated[Settings, Choice(models)] | None = None
     genotype: Text | None = None
     searched_on: Names | None = None
+    search_seeds: Annotated[tuple[Seed, ...], Field(min_length=2, max_length=100)] | None = None
     random: Annotated[Whole, Field(ge=1, le=100)] | None = None
     like: Text | None = None
     init_channel: Channels | None = None
     parameters: Annotated[Whole, Field(ge=1, le=10**10)] | str | None = None
     changes: Changes = ()
+    train: Changes = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of its networks."""
-        if self.random is None:
+        if not self.is_several:
             return (self.name,)
-        return tuple(f"{self.name}-{number}" for number in range(1, self.random + 1))
+        number = self.random if self.random is not None else len(self.search_seeds or ())
+        return tuple(f"{self.name}-{place}" for place in range(1, number + 1))
+
+    @property
+    def is_several(self) -> bool:
+        """Whether it stands for several networks, which have names of their own."""
+        return self.random is not None or self.search_seeds is not None
 
     @property
     def is_genotype(self) -> bool:
-        """Whether it is one genotype, which others can be sampled like."""
+        """Whether its networks are genotypes with a size of their own."""
         return self.genotype is not None or self.searched_on is not None
 
     @model_validator(mode="before")
@@ -96,10 +119,22 @@ class NetworkEntry(Section):
         if len(given) != 1:
             found = f"{' and '.join(given)} are given" if given else "none is given"
             raise ValueError(f"a network has exactly one of {', '.join(KINDS)}; {found}")
-        if (self.like is None) != (self.random is None):
+        if self.like is not None and self.random is None:
             raise ValueError("random and like go together: {random: 3, like: NAME}")
-        if self.changes and self.searched_on is None:
-            raise ValueError("changes are for a network that is searched_on data sets")
+        for field in ("changes", "search_seeds"):
+            if getattr(self, field) and self.searched_on is None:
+                raise ValueError(f"{field} are for a network that is searched_on data sets")
+        if self.search_seeds is not None:
+            if (double := _double(self.search_seeds)) is not None:
+                raise ValueError(f"search_seeds names {double} twice")
+            if any(_key_of(change) == "seed" for change in self.changes):
+                raise ValueError("changes and search_seeds both give the seed; keep one of them")
+        for change in self.train:
+            if not _within(_key_of(change), OWN):
+                raise ValueError(
+                    f"train cannot change {_key_of(change)}: networks are compared by one training, of which each can "
+                    f"have its own {', '.join(name.removeprefix('train.') for name in OWN)}, as train.lr=0.002"
+                )
         if not self.is_genotype and (self.init_channel is not None or self.parameters is not None):
             own = "its own width" if self.model is not None else "those of the network that it is like"
             raise ValueError(f"init_channel and parameters are for genotypes; {given[0]} has {own}")
@@ -140,7 +175,7 @@ class GroupEntry(Section):
             if double is not None:
                 raise ValueError(f"{field} names {double} twice")
         for change in self.changes:
-            key = change.partition("=")[0]
+            key = _key_of(change)
             if _within(key, FIXED) and not _within(key, FREE):
                 raise ValueError(
                     f"changes cannot set {key}: networks, seeds and data sets have keys of their own, and images and "
@@ -159,7 +194,8 @@ class Study(Section):
         networks: the networks.
         trained_on: the groups of data sets.
         external: data sets that are only ever tested on.
-        reference: name of the network with which the others are compared.
+        reference: name of the network with which the others are compared; of several networks that an entry stands for
+            their mean.
     """
 
     _file: Path | None = PrivateAttr(default=None)
@@ -224,11 +260,12 @@ class Study(Section):
         _check_sources(self)
         _check_data_sets(self)
         _check_sizes(self)
+        _check_budget(self)
         for number, group in enumerate(self.trained_on):
             for name in group.networks or ():
                 _require(name, self._all_names(), f"trained_on.{number}.networks", noun="network")
         if self.reference is not None:
-            _require(self.reference, self.names, "reference", noun="network")
+            _require(self.reference, self._all_names(), "reference", noun="network")
         return self
 
     def _all_names(self) -> tuple[str, ...]:
@@ -255,6 +292,10 @@ def usual_name(content: dict[str, Any]) -> str | None:
 
 _FILES = (".json", ".txt")
 """Suffixes of genotypes in files; a folder may have a dot in its name."""
+
+
+def _key_of(change: str) -> str:
+    return change.partition("=")[0]
 
 
 def _within(key: str, parts: Iterable[str]) -> bool:
@@ -328,17 +369,40 @@ def _check_sizes(study: Study) -> None:
     for number, entry in enumerate(study.networks):
         if entry.like is not None:
             _require(entry.like, entries, f"networks.{number}.like", noun="network")
-            if not entries[entry.like].is_genotype:
+            if not entries[entry.like].is_genotype or entries[entry.like].is_several:
                 raise ValueError(
                     f"networks.{number}.like: '{entry.like}' is not a single genotype to sample others like"
                 )
         if isinstance(entry.parameters, str):
             _require(entry.parameters, entries, f"networks.{number}.parameters", noun="network")
             other = entries[entry.parameters]
-            if other.random is not None or isinstance(other.parameters, str):
+            if other.is_several or isinstance(other.parameters, str):
                 raise ValueError(
                     f"networks.{number}.parameters: '{entry.parameters}' takes its own size from another network"
                 )
+
+
+def _check_budget(study: Study) -> None:
+    """Refuses sizes beside a budget, which gives all networks theirs, and random networks without any size."""
+    has_budget = bool(study.recipe.budget.limited)
+    for number, entry in enumerate(study.networks):
+        given = [name for name in ("like", "init_channel", "parameters") if getattr(entry, name) is not None]
+        if has_budget and given:
+            raise ValueError(
+                f"networks.{number}: {given[0]} and recipe.budget exclude each other, as the budget gives all networks "
+                "their size; leave one of them out"
+            )
+        if not has_budget and entry.random is not None and entry.like is None:
+            raise ValueError(
+                f"networks.{number}: random and like go together where recipe.budget limits nothing: "
+                "{random: 3, like: NAME}"
+            )
+    for number, group in enumerate(study.trained_on):
+        if has_budget and any(_within("train.norm", [_key_of(change)]) for change in group.changes):
+            raise ValueError(
+                f"trained_on.{number}: changes cannot set train.norm, as recipe.budget gives networks their size with "
+                "the norms of recipe.train.norm"
+            )
 
 
 def _require(name: str, known: Iterable[str], where: str, *, noun: str) -> None:
@@ -405,30 +469,56 @@ def group_recipe(study: Study, group: GroupEntry, *, seed: int) -> Recipe:
     return _changed(study.recipe, group.data, group.changes, where=where, values={"seed": seed})
 
 
-def search_recipe(study: Study, entry: NetworkEntry) -> Recipe:
+def search_recipe(study: Study, name: str) -> Recipe:
     """Returns the recipe of the search of a network that is ``searched_on`` data sets."""
+    entry = study.entry_of(name)
     where = f"networks.{study.networks.index(entry)}.changes"
-    return _changed(study.recipe, entry.searched_on or (), entry.changes, where=where, values={})
+    values = {} if entry.search_seeds is None else {"seed": entry.search_seeds[entry.names.index(name)]}
+    recipe = _changed(study.recipe, entry.searched_on or (), entry.changes, where=where, values=values)
+    if recipe.search.method == "supernet":  # whose genotype has no size yet; the study scales it
+        return recipe.model_copy(update={"budget": BudgetSettings()})
+    if others := sorted({*recipe.search.select.norms} - {recipe.train.norm}):
+        raise RecipeError(
+            f"{where}: candidates may have {others[0]} norms (search.select.norms), but the study trains all networks "
+            f"with train.norm {recipe.train.norm}.",
+            fix="Leave search.select.norms out.",
+        )
+    return recipe
+
+
+def training_recipe(study: Study, recipe: Recipe, name: str) -> Recipe:
+    """Returns the recipe of a group, see `group_recipe`, with what a network has for itself."""
+    entry = study.entry_of(name)
+    if not entry.train:
+        return recipe
+    where = f"networks.{study.networks.index(entry)}.train"
+    return parse(_with_changes(recipe, entry.train, where=where), origin=where)
 
 
 def _changed(
     recipe: Recipe, domains: tuple[str, ...], changes: tuple[str, ...], *, where: str, values: dict[str, Any]
 ) -> Recipe:
-    try:
-        content = apply_overrides(recipe.model_dump(mode="json"), changes) | values
-    except RecipeError as error:
-        raise RecipeError(f"{where}: {error.problem}", fix=error.fix) from None
+    content = _with_changes(recipe, changes, where=where) | values
     sources = [source.model_dump(mode="json") for source in recipe.data.sources if source.domain in domains]
     content["data"] = content["data"] | {"sources": sources}
     return parse(content, origin=where)
 
 
+def _with_changes(recipe: Recipe, changes: tuple[str, ...], *, where: str) -> dict[str, Any]:
+    try:
+        return apply_overrides(recipe.model_dump(mode="json"), changes)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error.problem}", fix=error.fix) from None
+
+
 def _try_recipes(study: Study) -> None:
     for group in study.trained_on:
-        group_recipe(study, group, seed=group.seeds[0])
+        recipe = group_recipe(study, group, seed=group.seeds[0])
+        for name in study.networks_of(group):
+            training_recipe(study, recipe, name)
     for entry in study.networks:
         if entry.searched_on is not None:
-            search_recipe(study, entry)
+            search_recipe(study, entry.names[0])
 
 
 def _sorted_out(overrides: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -49,6 +49,10 @@ PAST = 2
 """Widths that have to be over a budget in a row until wider ones are not looked at."""
 
 
+class BudgetError(RecipeError):
+    """No width of a network is within a budget, on this machine where the budget is a latency."""
+
+
 @dataclass(frozen=True, slots=True)
 class BudgetCost:
     """What a network costs, of what a budget can limit.
@@ -252,7 +256,7 @@ def read_kept(run: RunDirectory) -> list[Kept]:
 
 def unmet(
     network: Architecture, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
-) -> RecipeError:
+) -> BudgetError:
     """Returns the error of a budget that the narrowest form of a network exceeds, with what that costs.
 
     The arguments are those of ``fit``, which has returned None.
@@ -265,7 +269,7 @@ def unmet(
         for name, limit in budget.limits.items()
         if cost.amounts[name] > limit
     ]
-    return RecipeError(
+    return BudgetError(
         f"The narrowest network of {kind} '{network.name}' is over the budget: {', '.join(over)}.",
         fix="Raise the budget, or lower budget.size.",
     )

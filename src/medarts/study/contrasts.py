@@ -171,10 +171,11 @@ def makers(study: Study, images: Mapping[tuple[Claim, str], int]) -> dict[tuple[
     found: dict[tuple[Claim, str], Maker] = {}
     for entry in study.networks:
         run = search_behind(entry)
-        recipe = search_recipe(study, entry) if entry.searched_on is not None else None if run is None else run.recipe
-        if recipe is not None:
-            sizes = {name: getattr(entry, name) for name in ("init_channel", "parameters")}
-            found["search", entry.name] = Maker(recipe, sizes, images.get(("search", entry.name)))
+        sizes = {name: getattr(entry, name) for name in ("init_channel", "parameters")}
+        for network in entry.names:
+            recipe = search_recipe(study, network) if entry.searched_on is not None else run.recipe if run else None
+            if recipe is not None:
+                found["search", network] = Maker(recipe, sizes, images.get(("search", network)))
     for group in study.trained_on:
         recipe = group_recipe(study, group, seed=group.seeds[0])
         found["training", group.name] = Maker(recipe, {}, images.get(("training", group.name)))

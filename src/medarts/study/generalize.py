@@ -299,12 +299,13 @@ def _searched_on(entry: NetworkEntry, study: Study) -> tuple[str, ...]:
 def _images_of_searches(study: Study, layout: Layout) -> dict[tuple[Claim, str], int]:
     """Returns the number of training images of the available searches."""
     found: dict[tuple[Claim, str], int] = {}
-    for entry in study.networks:
-        own = RunDirectory(layout.search(entry.name).run)
+    for name in study.names:
+        entry = study.entry_of(name)
+        own = RunDirectory(layout.search(name).run)
         run = own if entry.searched_on is not None and is_begun(own.path) else search_behind(entry)
         if run is not None:
             with suppress(RunError):  # it is damaged, so that the number is unknown
-                found["search", entry.name] = training_images(run)
+                found["search", name] = training_images(run)
     return found
 
 

@@ -3,6 +3,7 @@
 Files of a study:
 
     study.yaml                          the study, defaults included
+    budget.json                         networks as scaled to the budget, and their costs; see fitting.py
     genotypes/<network>.json            what was searched, sampled or read, at its size
     searches/<network>/                 search runs
     runs/<group>/<network>/seed-<k>/    training runs
@@ -57,6 +58,11 @@ class Layout:
     def study(self) -> Path:
         """File of the study."""
         return self.out / "study.yaml"
+
+    @property
+    def sized(self) -> Path:
+        """Networks that were scaled to the budget."""
+        return self.out / "budget.json"
 
     def genotype(self, network: str) -> Path:
         """Genotype that a network is trained from."""

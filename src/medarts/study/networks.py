@@ -1,4 +1,4 @@
-"""The networks of a study: read, searched, sized to a number of parameters, or sampled at that number."""
+"""The networks of a study: read, searched or sampled, and sized: to its budget, or to a number of parameters."""
 
 import math
 from bisect import bisect_left
@@ -6,17 +6,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 
+from medarts.config import DataSettings
 from medarts.config.study import NetworkEntry, Study
 from medarts.engine.directory import RunDirectory
 from medarts.errors import GenotypeError, MedartsError, RunError
 from medarts.models import Architecture, build_network, without_weights
 from medarts.models.pruned import FILE as STRUCTURE
 from medarts.profiling.cost import count_parameters
+from medarts.registry import Settings
 from medarts.spaces import random_genotype, space_settings
 from medarts.spaces.genotype import Genotype, load_genotype
+from medarts.study.fitting import Fitting
 from medarts.study.jobs import Layout
 from medarts.system.console import inform
 from medarts.system.files import exists
@@ -88,34 +92,55 @@ def sample_matching(like: Genotype, *, number: int, seed: int, count: Count) -> 
 class Networks:
     """The architectures of a study; a searched one is available once its search has finished."""
 
-    def __init__(self, study: Study, layout: Layout, *, in_channels: int, outputs: int) -> None:
+    def __init__(self, study: Study, layout: Layout, data: DataSettings) -> None:
         self._study = study
         self._layout = layout
-        self._count = partial(parameters_of, in_channels=in_channels, outputs=outputs)
-        self._found: dict[str, dict[str, Architecture] | MedartsError] = {}
+        self._count = partial(parameters_of, in_channels=data.in_channels, outputs=data.outputs)
+        self._fitting = Fitting(study.recipe.model_copy(update={"data": data}), layout.sized)
+        self._found: dict[str, Architecture | MedartsError] = {}
+
+    def keep(self) -> None:
+        """Writes what the budget of the study has made of the networks, those to come included."""
+        if self._fitting.is_needed:
+            self._fitting.keep()
 
     def architecture(self, name: str) -> Architecture:
         """Returns a network of the study; a genotype has the name of the network.
 
         Raises:
             GenotypeError: the genotype is missing, damaged or unfit for its size, or too few samples fit.
+            BudgetError: it has no width within the budget of the study.
         """
         entry = self._study.entry_of(name)
-        if entry.name not in self._found:
+        if name not in self._found:
+            # Random networks are drawn together.
+            names = entry.names if entry.random is not None else (name,)
             try:
-                self._found[entry.name] = self._resolved(entry)
+                resolved = self._resolved(entry, name)
             except MedartsError as error:  # sampling takes long, and the error belongs to each of its trainings
-                self._found[entry.name] = type(error)(f"{entry.name}: {error.problem}", fix=error.fix)
-        found = self._found[entry.name]
+                called = entry.name if entry.random is not None else name
+                named = type(error)(f"{called}: {error.problem}", fix=error.fix)
+                self._found |= dict.fromkeys(names, named)
+            else:
+                self._found |= zip(names, resolved, strict=True)
+        found = self._found[name]
         if isinstance(found, MedartsError):
             raise found
-        return found[name]
+        return found
 
-    def _resolved(self, entry: NetworkEntry) -> dict[str, Architecture]:
+    def model(self, name: str) -> Settings | None:
+        """Returns a baseline of the study, see `architecture`; None for a genotype."""
+        if self._study.entry_of(name).model is None:
+            return None
+        return cast(Settings, self.architecture(name))
+
+    def _resolved(self, entry: NetworkEntry, name: str) -> list[Architecture]:
         if entry.model is not None:
-            return {entry.name: entry.model}
-        if entry.like is None:
-            genotypes = [self._sized(entry, self._given(entry))]
+            return [self._fitting.sized(name, entry.model) if self._fitting.is_needed else entry.model]
+        if entry.random is None:
+            genotypes = [self._sized(entry, name, self._given(entry, name))]
+        elif entry.like is None:
+            genotypes = self._fitting.sampled(entry)
         else:
             like = self.architecture(entry.like)
             assert isinstance(like, Genotype)  # a study that samples like a model is refused
@@ -123,9 +148,10 @@ class Networks:
             genotypes = list(sample_matching(like, number=len(entry.names), seed=seed, count=self._count))
         for genotype in genotypes:
             space_settings(genotype)
-        return {name: replace(genotype, name=name) for name, genotype in zip(entry.names, genotypes, strict=True)}
+        names = [name] if entry.random is None else entry.names
+        return [replace(genotype, name=own) for own, genotype in zip(names, genotypes, strict=True)]
 
-    def _given(self, entry: NetworkEntry) -> Genotype:
+    def _given(self, entry: NetworkEntry, name: str) -> Genotype:
         """Returns the genotype that was read or searched, as it is."""
         if entry.genotype is not None:
             if exists(Path(entry.genotype) / STRUCTURE):
@@ -134,12 +160,14 @@ class Networks:
                     fix="Name its genotype.json to train the whole network, and prune the runs of the study.",
                 )
             return load_genotype(entry.genotype)
-        run = RunDirectory.open(self._layout.search(entry.name).run, kind="search")
+        run = RunDirectory.open(self._layout.search(name).run, kind="search")
         if not run.facts["finished"]:
             raise RunError(f"The search {run.path} has not finished.", fix="Continue the benchmark.")
         return load_genotype(run.path)
 
-    def _sized(self, entry: NetworkEntry, genotype: Genotype) -> Genotype:
+    def _sized(self, entry: NetworkEntry, name: str, genotype: Genotype) -> Genotype:
+        if self._fitting.is_needed:
+            return self._fitting.sized(name, genotype)
         if entry.init_channel is not None:
             return genotype.with_settings(init_channel=entry.init_channel)
         if entry.parameters is None:
@@ -150,14 +178,14 @@ class Networks:
             wanted = self._count(self.architecture(wanted))
         sized = nearest_channel(genotype, wanted, count=self._count)
         channel, found = sized.settings["init_channel"], self._count(sized)
-        inform(f"{entry.name}: init_channel {channel} gives {found:,} parameters ({wanted:,} requested)")
+        inform(f"{name}: init_channel {channel} gives {found:,} parameters ({wanted:,} requested)")
         return sized
 
 
 def searches_of(study: Study, name: str) -> frozenset[str]:
     """Returns the names of the networks whose searches must have finished before a network is known."""
     entry = study.entry_of(name)
-    own = [entry.name] if entry.searched_on is not None else []
+    own = [name] if entry.searched_on is not None else []
     others = [other for other in (entry.like, entry.parameters) if isinstance(other, str)]
     return frozenset(own).union(*(searches_of(study, other) for other in others))
 

@@ -1,7 +1,7 @@
 """The plan of a study: its runs in their order, after everything that can be wrong was checked."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,15 @@ import torch
 
 from medarts.config import SPLITS, Recipe, Split
 from medarts.config.reading import first_difference
-from medarts.config.study import GroupEntry, NetworkEntry, Study, group_recipe, search_recipe, study_to_yaml
+from medarts.config.study import (
+    GroupEntry,
+    NetworkEntry,
+    Study,
+    group_recipe,
+    search_recipe,
+    study_to_yaml,
+    training_recipe,
+)
 from medarts.data.batches import check_fills_a_batch
 from medarts.data.manifest import Manifest
 from medarts.data.opening import open_manifest, with_findings
@@ -20,6 +28,7 @@ from medarts.engine.directory import RunDirectory, is_begun
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.models import Architecture, initial_weights, network_of
 from medarts.pool import search
+from medarts.profiling.budget import BudgetError
 from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.study.jobs import Job, Layout, RunPaths, damage_of, is_finished
 from medarts.study.networks import Networks, search_behind, searches_of
@@ -27,9 +36,10 @@ from medarts.system.files import write_whole
 from medarts.tasks import make_task
 from medarts.training.trainer import check_sizes, check_task
 
-_APART = {"search": ("train",), "train": ("search", "derive", "space")}
+_APART = {"search": ("train",), "train": ("search", "derive", "space", "budget")}
 """Sections of a recipe in which a run may differ from its study, by the kind of the run: it does not use them, or they
-are compared separately, as the space of a genotype is. A search by training uses all."""
+are compared separately, as the space of a genotype is, and what a budget has made of it. A search by training uses
+all."""
 
 UNDO = "Undo that change, remove that folder, or give another --out."
 
@@ -40,7 +50,7 @@ class Step:
 
     Attributes:
         paths: of the run.
-        recipe: of the run.
+        recipe: of the run, but for its baseline; see `Plan.recipe`.
         data: fingerprint of its images.
         network: what it trains; None for a search.
         needs: names of the networks whose searches must have finished.
@@ -111,6 +121,17 @@ class Plan:
         """Whether the searches that a step needs have finished."""
         return all(self.searches[name].is_finished for name in step.needs)
 
+    def recipe(self, step: Step) -> Recipe:
+        """Returns the recipe of a run, with its network where that is a baseline.
+
+        Raises:
+            BudgetError: it has no width within the budget.
+        """
+        model = None if step.network is None else self.networks.model(step.network)
+        if model is None:
+            return step.recipe
+        return step.recipe.model_copy(update={"train": step.recipe.train.model_copy(update={"model": model})})
+
     def job(self, step: Step) -> Job:
         """Returns what a process has to do for a step that is ready.
 
@@ -119,20 +140,22 @@ class Plan:
         """
         if step.network is None:
             return Job(step.paths, step.recipe, None)
-        architecture, run = self.networks.architecture(step.network), step.paths.run
+        recipe, run = self.recipe(step), step.paths.run
+        architecture = recipe.train.model or self.networks.architecture(step.network)
         if run.parent not in self._fitting:  # the same with all seeds
-            _check_network(step.recipe, architecture)
+            _check_network(recipe, architecture)
             self._fitting.add(run.parent)
         if isinstance(architecture, Genotype) and is_begun(run):
             _check_genotype(run, architecture)
-        return Job(step.paths, step.recipe, architecture)
+        return Job(step.paths, recipe, architecture)
 
 
 @preserved_process_state()
 def prepare(study: Study, out: Path) -> Plan:
     """Checks everything that can be wrong, quick checks first, reads the images, and writes study.yaml.
 
-    Networks that come from a search are checked when it has finished.
+    Networks that come from a search are checked when it has finished. One that no width of is within the budget ends
+    its own trainings alone.
 
     Args:
         out: its folder, new or of an earlier call.
@@ -148,15 +171,15 @@ def prepare(study: Study, out: Path) -> Plan:
         with _named(study, group):
             groups[group.name] = _opened(group_recipe(study, group, seed=group.seeds[0]))
     first = next(iter(groups.values())).recipe.data
-    networks = Networks(study, layout, in_channels=first.in_channels, outputs=first.outputs)
+    networks = Networks(study, layout, first)
     trainings = tuple(_trainings(study, layout, groups))
     searches = {name: _search(study, layout, name) for name in sorted(_all_needs(trainings))}
     plan = Plan(layout, networks, searches, trainings)
     for step in plan.steps:
         begun = is_begun(step.paths.run)
-        with _named(study, *_parts(study, step)):
+        with _named(study, *_parts(study, step)), suppress(BudgetError):
             if begun:
-                _check_same(step)
+                _check_same(step, plan.recipe(step))
             if plan.is_ready(step) and (begun or not step.needs):  # a searched network ends its own trainings alone
                 plan.job(step)
     for group in study.trained_on:
@@ -169,6 +192,7 @@ def prepare(study: Study, out: Path) -> Plan:
                 search.check(step.recipe)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(layout.study, study_to_yaml(study))
+    networks.keep()
     return plan
 
 
@@ -198,8 +222,8 @@ def _trainings(study: Study, layout: Layout, groups: Mapping[str, _Opened]) -> I
     for seed in sorted({seed for group in study.trained_on for seed in group.seeds}):
         for group in study.trained_on:
             for network in study.networks_of(group) if seed in group.seeds else ():
-                recipe = groups[group.name].recipe
-                train = recipe.train.model_copy(update={"model": study.entry_of(network).model})
+                recipe = training_recipe(study, groups[group.name].recipe, network)
+                train = recipe.train.model_copy(update={"model": None})
                 yield Step(
                     layout.training(group.name, network, seed),
                     recipe.model_copy(update={"seed": seed, "train": train}),
@@ -211,9 +235,8 @@ def _trainings(study: Study, layout: Layout, groups: Mapping[str, _Opened]) -> I
 
 
 def _search(study: Study, layout: Layout, network: str) -> Step:
-    entry = study.entry_of(network)
-    with _named(study, entry):
-        opened = _opened(search_recipe(study, entry), needs=("train", "val"))
+    with _named(study, study.entry_of(network)):
+        opened = _opened(search_recipe(study, network), needs=("train", "val"))
     return Step(layout.search(network), opened.recipe, data=opened.manifest.fingerprint())
 
 
@@ -252,12 +275,12 @@ def _check_external(study: Study) -> None:
                 )
 
 
-def _check_same(step: Step) -> None:
+def _check_same(step: Step, recipe: Recipe) -> None:
     """Refuses a run that was begun by another recipe, or on other data."""
     kind = "search" if step.network is None else "train"
     run = RunDirectory.open(step.paths.run, kind=kind)
-    apart = () if kind == "search" and step.recipe.search.method != "supernet" else _APART[kind]
-    difference = first_difference(run.recipe, step.recipe, without=apart)
+    apart = () if kind == "search" and recipe.search.method != "supernet" else _APART[kind]
+    difference = first_difference(run.recipe, recipe, without=apart)
     if difference is not None:
         field, before, now = difference
         raise RunError(f"{run.path} was started with {field} {before}, but the study has {now}.", fix=UNDO)

@@ -1,0 +1,193 @@
+"""Networks of a study scaled to its budget, each once: what was measured and chosen is kept in a file of the study.
+
+    {"unet": {"of": "<digest of what was asked for>", "limits": {"latency_ms": 2.4}, "model": {"name": "unet", ...},
+              "genotype": null, "cost": {...}}, ...}
+
+Latency is measured, so that a network that was scaled again could be of another width than its first trainings.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from medarts.config import Recipe
+from medarts.config.study import NetworkEntry
+from medarts.errors import RunError
+from medarts.models import scaled
+from medarts.pool.candidates import Candidate
+from medarts.pool.drawing import SEEDS, Drawing
+from medarts.profiling.budget import BudgetCost, BudgetError, fit, in_numbers, unmet
+from medarts.registry import Settings, models
+from medarts.spaces.genotype import Genotype, from_json
+from medarts.system.console import inform
+from medarts.system.files import exists, read_whole, write_whole
+from medarts.system.randomness import seed_of
+
+N = TypeVar("N", Genotype, Settings)
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A network within the budget of a study.
+
+    Attributes:
+        of: digest of what was asked for: the network without its width, and the budget.
+        network: at its width.
+        cost: as measured.
+        limits: of the budget, in numbers.
+    """
+
+    of: str
+    network: Genotype | Settings
+    cost: BudgetCost
+    limits: Mapping[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns it as what JSON can hold."""
+        return {
+            "of": self.of,
+            "limits": dict(self.limits),
+            "model": self.network.model_dump(mode="json") if isinstance(self.network, Settings) else None,
+            "genotype": json.loads(self.network.to_json()) if isinstance(self.network, Genotype) else None,
+            "cost": self.cost.as_json(),
+        }
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], *, origin: str) -> "Sized":
+        """Returns it from what `as_json` made."""
+        network: Genotype | Settings
+        if content["model"] is not None:
+            network = models.choose(content["model"])
+        else:
+            network = from_json(json.dumps(content["genotype"]), origin=origin)
+        return cls(content["of"], network, BudgetCost.read(content["cost"]), content["limits"])
+
+
+def read_sized(path: Path) -> dict[str, Sized]:
+    """Returns the networks of a study that were scaled to its budget, by name; none without the file.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    if not exists(path):
+        return {}
+    try:
+        content = json.loads(read_whole(path))
+        return {str(name): Sized.read(one, origin=str(path)) for name, one in content.items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"{path} is damaged ({type(error).__name__}: {reason}).",
+            fix="Copy it again, or remove it: networks are then scaled anew, and runs of another width refused.",
+        ) from error
+
+
+class Fitting:
+    """Scales networks of a study to its budget.
+
+    Args:
+        recipe: of the study, with the names of its outputs.
+        path: of the file, which is written from `keep` on.
+    """
+
+    def __init__(self, recipe: Recipe, path: Path) -> None:
+        self._recipe = recipe
+        self._budget = recipe.budget.at(recipe.data.size)
+        self._shape = {"in_channels": recipe.data.in_channels, "outputs": recipe.data.outputs}
+        self._path = path
+        self._known = read_sized(path) if self.is_needed else {}
+        self._keeps = False
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is a budget."""
+        return bool(self._budget.limited)
+
+    def keep(self) -> None:
+        """Writes what was scaled so far, and from now on whatever is."""
+        self._keeps = True
+        self._write()
+
+    def sized(self, name: str, network: N) -> N:
+        """Returns a network at the width that the budget allows.
+
+        Args:
+            name: of it in the study.
+            network: a genotype, or the settings of a baseline.
+
+        Raises:
+            BudgetError: no width is within the budget.
+            MedartsError: it cannot be measured.
+        """
+        of, norm = self._digest(_widthless(network)), self._recipe.train.norm
+        known = self._known.get(name)
+        if known is None or known.of != of:
+            found = fit(network, self._budget, **self._shape, norm=norm)
+            if found is None:
+                raise unmet(network, self._budget, **self._shape, norm=norm)
+            known = self._add(name, of, found.network, found.cost)
+        return cast(N, known.network)
+
+    def sampled(self, entry: NetworkEntry) -> list[Genotype]:
+        """Returns random genotypes within the budget, from the space of the recipe with its choices.
+
+        Those of a smaller number are the first of a larger one.
+
+        Raises:
+            BudgetError: there are not as many within the budget.
+        """
+        seed = seed_of(self._recipe.seed, "study", entry.name) % SEEDS
+        of = self._digest({"space": self._recipe.space.model_dump(mode="json"), "seed": seed})
+        known = [one for name in entry.names if (one := self._known.get(name)) is not None and one.of == of]
+        if len(known) < len(entry.names):
+            drawn = self._drawn(len(entry.names), seed)
+            for name, candidate in [*zip(entry.names, drawn, strict=True)][len(known) :]:
+                known.append(self._add(name, of, candidate.genotype, candidate.cost))
+        return [cast(Genotype, one.network) for one in known]
+
+    def _drawn(self, number: int, seed: int) -> list[Candidate]:
+        """Returns random candidates, as a search by training draws them."""
+        select = self._recipe.search.select.model_copy(update={"norms": ()})  # all have that of the training
+        search = self._recipe.search.model_copy(update={"select": select})
+        found = Drawing(self._recipe.model_copy(update={"seed": seed, "search": search}), ()).first(number, ())
+        if len(found) < number:
+            raise BudgetError(
+                f"Only {len(found)} different random genotypes within the budget were found; {number} are needed.",
+                fix="Sample fewer, raise the budget, or give the space more choices (space.choices).",
+            )
+        return found
+
+    def _add(self, name: str, of: str, network: Genotype | Settings, cost: BudgetCost) -> Sized:
+        limits = in_numbers(self._budget, **self._shape).limits
+        sized = self._known[name] = Sized(of, network, cost, limits)
+        shown = ", ".join(f"{key} {cost.amounts[key]:,.4g} of {limit:,.4g}" for key, limit in limits.items())
+        inform(f"{name}: {shown}")
+        if self._keeps:
+            self._write()
+        return sized
+
+    def _write(self) -> None:
+        if self._known:
+            content = {name: one.as_json() for name, one in self._known.items()}
+            write_whole(self._path, json.dumps(content, indent=1) + "\n")
+
+    def _digest(self, asked: Mapping[str, Any]) -> str:
+        content = {
+            "asked": asked,
+            "budget": self._budget.model_dump(mode="json"),
+            "norm": self._recipe.train.norm,
+            **self._shape,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _widthless(network: Genotype | Settings) -> dict[str, Any]:
+    """Returns what is equal for networks that differ in their width alone."""
+    narrowest = scaled(network)[0]
+    if isinstance(narrowest, Settings):
+        return narrowest.model_dump(mode="json")
+    content: dict[str, Any] = json.loads(replace(narrowest, provenance={}).to_json())
+    return content | {"name": ""}
