@@ -8,8 +8,10 @@ import pytest
 
 from medarts import api, cli
 from medarts.comparison.candidates import Candidate, Group, Missing
-from medarts.comparison.compare import RANDOM, Comparison
+from medarts.comparison.compare import Comparison
+from medarts.comparison.design import RANDOM
 from medarts.config import Recipe, apply_overrides, parse
+from medarts.config.study import NetworkEntry
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
 from medarts.models.unet import UNetSettings
@@ -52,9 +54,11 @@ def study(small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "all": Group((unet, wide), ()),
         "none": Group((), (failed, waiting)),
     }
-    drawn = SimpleNamespace(like="unet", names=("wide", "gone"), searched_on=None)
-    own = SimpleNamespace(like=None, names=("unet",), searched_on=None)
-    settings = SimpleNamespace(reference="wide", names=("unet", "wide", "gone"), note="", networks=(own, drawn))
+    drawn = SimpleNamespace(like="unet", names=("wide", "gone"), searched_on=None, is_several=True, train=())
+    own = SimpleNamespace(like=None, names=("unet",), searched_on=None, is_several=False, train=())
+    settings = SimpleNamespace(
+        reference="wide", names=("unet", "wide", "gone"), note="", networks=(own, drawn), recipe=recipe
+    )
     monkeypatch.setattr(comparing, "available_runs", lambda _: groups)
     monkeypatch.setattr(comparing, "load_study", lambda _: settings)
     folder = tmp_path / "study"
@@ -141,19 +145,20 @@ def test_runs_outside_a_study_are_compared_with_the_searches_that_they_repeat(
     monkeypatch.setattr(comparing, "compare_groups", lambda groups, **options: given.update(options))
     monkeypatch.setattr(comparing, "costs_of_groups", lambda _: [])
     comparing.compare_runs([study.parent / "4", study.parent / "8"])
-    assert given["searches"] == [("unet (4)", "unet (8)")]
+    assert given["design"].methods == {"2 searches: unet (4), unet (8)": ("unet (4)", "unet (8)")}
 
 
 def test_searches_that_differ_in_their_seed_alone_are_one_method() -> None:
-    def entry(name: str, *changes: str, **of: Any) -> SimpleNamespace:
-        return SimpleNamespace(name=name, changes=changes, **{"parameters": None, "init_channel": None} | of)
+    def entry(name: str, *changes: str, **of: Any) -> NetworkEntry:
+        return NetworkEntry.model_validate({"name": name, "changes": changes, **of})
 
     networks = [
         entry("one", searched_on=("a", "b")),
         entry("two", "seed=1", searched_on=("a", "b")),
         entry("longer", "seed=2", "search.stages.0.epochs=9", searched_on=("a", "b")),
         entry("single", "seed=1", searched_on=("a",)),
-        entry("zoo", searched_on=None),
+        entry("zoo", genotype="darts_v2"),
+        entry("several", searched_on=("a", "b"), search_seeds=(0, 1)),
     ]
     found = repeated_searches(SimpleNamespace(networks=networks))
     assert found == [("one", "two")]

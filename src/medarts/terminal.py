@@ -25,7 +25,15 @@ from medarts.profiling.budget import read_kept
 from medarts.profiling.cost import Cost
 from medarts.profiling.plan import Plan
 from medarts.pruning.record import read_record
-from medarts.reporting.comparison_tables import claim_tables, network_table, random_table, reference_of, retrained_table
+from medarts.reporting.comparison_tables import (
+    budget_text,
+    claim_tables,
+    methods_table,
+    network_table,
+    random_table,
+    reference_of,
+    retrained_table,
+)
 from medarts.reporting.tables import Table as PageTable
 from medarts.reporting.tables import counted
 from medarts.study.generalize import Generalization
@@ -300,10 +308,12 @@ def show_comparison(comparison: Comparison, *, failures: Path | None = None) -> 
             say(f"The planned reference {planned} has no finished run.", to=console)
         for dataset, classes in about.get("excluded", {}).items():
             say(f"{dataset}: excluded from the means: {', '.join(classes)}.", to=console)
-    random = random_table(comparison)
-    if random is not None:
-        _title("What the search adds")
-        _print_table(random)
+    for title, shown in (("Methods", methods_table(comparison)), ("What the search adds", random_table(comparison))):
+        if shown is not None:
+            _title(title)
+            _print_table(shown)
+    if budget := budget_text(comparison):
+        say(budget, to=console)
     missing = comparison.about["missing"]
     show_missing(missing)
     console.print(

@@ -123,6 +123,24 @@ def test_runs_of_one_architecture_are_one_network_with_several_seeds(make):
     assert first.architecture == genotype
 
 
+def test_a_network_has_of_its_own_what_is_declared_and_nothing_else(make):
+    unet = make("unet", "train.lr=0.02", "train.model={name: unet}")
+    plain, other = (make(name, f"train.model={{name: {name}}}") for name in ("unetpp", "attention-unet"))
+    candidates, own = group_runs([unet, plain, other]), {"unet": ["train.lr=0.02"]}
+    check_comparable(candidates, own=own)
+    check_comparable(candidates[::-1], own=own)
+    with pytest.raises(RunError, match=r"train\.lr is 0\.02 in .*unet, but 0\.004 in"):
+        check_comparable(candidates)
+    with pytest.raises(RunError, match=r"train\.lr is 0\.02 in .*unet, but 0\.03 in its study"):
+        check_comparable(candidates, own={"unet": ["train.lr=0.03"]})
+    with pytest.raises(RunError, match=r"train\.lr is 0\.004 in .*, but 0\.02 in"):
+        check_comparable(candidates, own={"unet": ["train.ema=0.0"]})
+    # That the first network has a rate of its own does not let the others differ in it.
+    third = make("r2unet", "train.model={name: r2unet}", "train.lr=0.5")
+    with pytest.raises(RunError, match=r"train\.lr is 0\.004 in .*unetpp, but 0\.5 in .*r2unet"):
+        check_comparable(group_runs([unet, plain, third]), own=own)
+
+
 def test_networks_of_one_name_get_what_tells_their_paths_apart(make):
     wide = make("wide/seed-0", "train.model.width=32")
     narrow = make("narrow/seed-0", "train.model.width=16")

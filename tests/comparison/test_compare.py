@@ -12,8 +12,9 @@ import pytest
 from medarts.api import compare as compare_runs
 from medarts.comparison import costs
 from medarts.comparison.candidates import Candidate, Group, Missing, group_runs
-from medarts.comparison.compare import RANDOM, TABLES, Comparison, compare
+from medarts.comparison.compare import TABLES, Comparison, compare
 from medarts.comparison.costs import REPEATS, costs_of_groups
+from medarts.comparison.design import RANDOM, Design
 from medarts.comparison.overlays import predict_overlays
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.engine.directory import RunDirectory
@@ -101,7 +102,7 @@ def test_masks_from_runs_to_files(recipe, unets, tmp_path, asked):
     likes = {"unet": ("small", "gone"), "absent": ("small",)}  # whatever kinds they are
     found = compared(
         *group_runs([*unets, *searched]),
-        split="all", missing=missing, controls=likes, references={"blobs": "small"},
+        split="all", missing=missing, design=Design(controls=likes), references={"blobs": "small"},
     )  # fmt: skip
     assert {name: asked[name] for name in ("threads", "repeats", "size", "outputs", "norm")} == {
         "threads": (1, 2), "repeats": REPEATS, "size": 16, "outputs": 1, "norm": None

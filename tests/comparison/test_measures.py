@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medarts.comparison.compare import RANDOM, contrasts_of
+from medarts.comparison.design import RANDOM, Design, contrasts_of, repeated
 from medarts.comparison.measures import Measures, mean_measured, measures_of
 from medarts.comparison.overlays import most_differing
 from medarts.errors import RunError
@@ -199,24 +199,51 @@ def test_several_searches_and_random_networks_stand_for_further_ones():
     found = measures(networks)
     searches = [("s1", "s2", "s3", "unfinished"), ("x", "y"), ("s1", "x")]
     controls = {"s1": ("r1", "r2", "gone")}
-    contrasts = contrasts_of(found, reference="unet", controls=controls, searches=searches)
-    search = "3 searches: s1, s2, s3"  # what was averaged
+    design = Design(controls, repeated(searches))
+    contrasts = contrasts_of(found, reference="unet", design=design)
+    search = "4 searches: s1, s2, s3, unfinished without unfinished"  # what was averaged
     assert [*contrasts["reference"]] == [(name, "unet") for name in shifts if name != "unet"]
     means = {name: found.measured(name)["dice"].mean for name in shifts}
     random = contrasts["random"]["s1", RANDOM]
     assert random.mean == pytest.approx(means["s1"] - (means["r1"] + means["r2"]) / 2)
     assert {name: len(side) for name, side in random.sides.items()} == {"s1": 2, RANDOM: 2}
-    assert [*contrasts["searches"]] == [(search, "unet"), (search, RANDOM)]
-    several = contrasts["searches"][search, "unet"]
+    assert [*contrasts["methods"]] == [(search, "unet"), (search, RANDOM)]
+    several = contrasts["methods"][search, "unet"]
     mean = np.mean([means[name] for name in ("s1", "s2", "s3")])
     assert several.mean == pytest.approx(mean - means["unet"])
     assert {name: len(side) for name, side in several.sides.items()} == {search: 3, "unet": 2}
     assert several.sides[search].sum(axis=1) == pytest.approx([means[name] for name in ("s1", "s2", "s3")])
-    against_random = contrasts["searches"][search, RANDOM]
+    against_random = contrasts["methods"][search, RANDOM]
     assert against_random.mean == pytest.approx(mean - (means["r1"] + means["r2"]) / 2)
 
     # A search is not compared with the mean of itself and its repeats, nor with that of its repeats alone.
-    of_search = contrasts_of(found, reference="s1", controls=controls, searches=searches)["searches"]
+    of_search = contrasts_of(found, reference="s1", design=design)["methods"]
     assert [*of_search] == [(search, RANDOM)]
     assert of_search[search, RANDOM].mean == pytest.approx(against_random.mean)
-    assert contrasts_of(found, reference="s1", controls={}, searches=searches)["searches"] == {}
+    assert contrasts_of(found, reference="s1", design=Design(methods=design.methods))["methods"] == {}
+
+
+def test_methods_that_several_networks_stand_for_are_compared_with_each_other():
+    """Two searches of two methods, a random network twice, and a U-Net."""
+    shifts = {"p1": 0.10, "p2": 0.14, "q1": 0.06, "q2": 0.02, "r1": 0.0, "r2": 0.02, "unet": 0.05}
+    networks = {
+        name: [random_rows(10 * place + seed, shift=shift) for seed in (0, 1)]
+        for place, (name, shift) in enumerate(shifts.items())
+    }
+    found, design = measures(networks), Design(methods={"p": ("p1", "p2"), "q": ("q1", "q2"), "r": ("r1", "r2", "r3")})
+    means = {name: found.measured(name)["dice"].mean for name in shifts}
+    of_methods = {"p": ("p1", "p2"), "q": ("q1", "q2"), "r without r3": ("r1", "r2")}
+    contrasts = contrasts_of(found, reference="p", design=design)
+    assert [*contrasts["methods"]] == [("p", "q"), ("p", "r without r3"), ("q", "r without r3")]
+    for (one, other), contrast in contrasts["methods"].items():
+        expected = [np.mean([means[name] for name in of_methods[of]]) for of in (one, other)]
+        assert contrast.mean == pytest.approx(expected[0] - expected[1])
+        assert [len(side) for side in contrast.sides.values()] == [2, 2], "searches, not trainings"
+        assert contrast.seeds == 2
+    # The reference is the mean of its searches; these are not compared with themselves.
+    assert [*contrasts["reference"]] == [(name, "p") for name in ("q1", "q2", "r1", "r2", "unet")]
+    unet = contrasts["reference"]["unet", "p"]
+    assert unet.mean == pytest.approx(means["unet"] - (means["p1"] + means["p2"]) / 2)
+    assert {name: len(side) for name, side in unet.sides.items()} == {"unet": 2, "p": 2}
+    of_network = contrasts_of(found, reference="unet", design=design)["methods"]
+    assert [*of_network][3:] == [("p", "unet"), ("q", "unet"), ("r without r3", "unet")]

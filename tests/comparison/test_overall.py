@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import rankdata
 
 from medarts.comparison.costs import on_pareto_front
+from medarts.comparison.design import Design, contrasts_of
 from medarts.comparison.measures import measures_of
 from medarts.comparison.overall import OVERALL, Found, overall_tables, shared_sets
 from medarts.evaluation.stats import mean_over_sets
@@ -76,3 +77,29 @@ def test_the_front_allows_for_the_spread_of_latencies():
     frame = pd.DataFrame(networks, index=["score", "latency_ms_1", "latency_spread_ms_1"]).T
     front = on_pareto_front(frame)
     assert [*frame.index[front]] == ["fast", "same", "best"]
+
+
+def test_a_lucky_search_is_lucky_on_all_data_sets():
+    """Searches that differ alike on both sets differ as much in the mean; trainings on each set are independent."""
+    rows = [
+        (network, seed, group, f"i{image}", f"p{image}", "lesion", "present", metric, value)
+        for network, luck in {"s1": 0.02, "s2": -0.02, "unet": 0.0}.items()
+        for group in "ab"
+        for seed in (0, 1)
+        for image in range(12)
+        for value in [float(np.random.default_rng((image, ord(group))).uniform(0.4, 0.5) + luck)]
+        for metric in ("dice", "jaccard")
+    ]
+    columns = ["network", "seed", "dataset", "image", "patient", "class", "truth", "metric", "value"]
+    table, sets = pd.DataFrame(rows, columns=columns), []
+    for group in "ab":
+        measures = measures_of(table[table.dataset == group], draws=100, seed=0)
+        contrasts = contrasts_of(measures, reference="unet", design=Design(methods={"s": ("s1", "s2")}))
+        measured = {network: measures.measured(network) for network in measures.networks}
+        sets.append(Found(group, measures, measured, "unet", contrasts))
+    differences = pd.concat(overall_tables(sets)["differences"])
+    ((_, of_both),) = differences[differences.family == "methods"].iterrows()
+    of_one = sets[0].contrasts["methods"]["s", "unet"].difference()
+    assert of_both.high - of_both.low == pytest.approx(of_one.high - of_one.low, rel=0.02)
+    (single,) = differences[(differences.family == "reference") & (differences.network == "s1")].itertuples()
+    assert single.high - single.low < (of_both.high - of_both.low) / 3

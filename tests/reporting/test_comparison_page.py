@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 from matplotlib.path import Path as Polygon
 
 from medarts import terminal
-from medarts.comparison.compare import RANDOM, Comparison
+from medarts.comparison.compare import Comparison
+from medarts.comparison.design import METHOD_COLUMNS, RANDOM
 from medarts.comparison.overall import OVERALL
 from medarts.comparison.overlays import Overlays
 from medarts.evaluation.stats import verdict
@@ -76,7 +78,7 @@ def made(groups: Sequence[str] = ("isic",), *, patients: int = 40, size: int = 2
                     "torch_latency_ms_1": 3.1 * ms, "torch_latency_spread_ms_1": 2.0,
                     "inference_form_latency_ms_1": 2.1 * ms if kind == "searched" else np.nan,
                     "inference_form_latency_spread_ms_1": 2.0 if kind == "searched" else np.nan,
-                    "training_seconds": 123.0, "front": name in ("random-1", "resenc-unet"),
+                    "training_seconds": 123.0, "search_seconds": np.nan, "front": name in ("random-1", "resenc-unet"),
                 }
             )  # fmt: skip
             p = 0.0004 if name == "resenc-unet" else 0.3
@@ -106,12 +108,15 @@ def made(groups: Sequence[str] = ("isic",), *, patients: int = 40, size: int = 2
             "jaccard": {"title": "IoU", "larger_is_better": True},
             "hd95": {"title": "HD95", "larger_is_better": False},
         },
+        "methods": {}, "budget": None,
         "machine": {"processor": "abacus", "cores": 2},
         "groups": {
             group: {
                 "datasets": [group], "images": 120, "patients": patients, "size": 64, "reference": REFERENCE,
                 "planned_reference": "gone", "excluded": {group: ["class 2"]},
-                "networks": {name: {"kind": NETWORKS[name][0], "seeds": [0, 1], "runs": ["a", "b"]} for name in names},
+                "networks": {
+                    name: {"kind": NETWORKS[name][0], "seeds": [0, 1], "runs": ["a", "b"], "own": []} for name in names
+                },
             }
             for group in groups
         } | {"empty": {"networks": {}}},
@@ -121,7 +126,8 @@ def made(groups: Sequence[str] = ("isic",), *, patients: int = 40, size: int = 2
         ],
     }  # fmt: skip
     return Comparison(
-        about, pd.DataFrame(networks), pd.DataFrame(seeds), pd.DataFrame(differences), pd.DataFrame(costs),
+        about, pd.DataFrame(networks), pd.DataFrame(seeds), pd.DataFrame(differences),
+        pd.DataFrame(columns=METHOD_COLUMNS), pd.DataFrame(costs),
         pd.DataFrame(images, columns=["group", "dataset", "image", "patient", "network", "value"]), differing,
         overlays={"isic": overlays},
     )  # fmt: skip
@@ -168,6 +174,44 @@ def test_one_group_has_no_section_over_all_of_them(tmp_path: Path) -> None:
     page = write_comparison(made(), tmp_path).read_text(encoding="utf-8")
     assert f"<h2>{OVERALL}</h2>" not in page
     assert page.count('<section id="set-') == 1
+
+
+def test_methods_and_the_budget_of_all_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    comparison = made(("isic", "cvc"))
+    about = comparison.about
+    about["methods"] = {"pool": ["mixsearch", LONG], "drawn": ["random-1", "unet"]}
+    about["budget"] = {"limits": {"latency_ms": 2.4}, "size": 128, "threads": 1}
+    for group in about["groups"].values():
+        if group["networks"]:
+            group["networks"]["unet"]["own"] = ["train.lr=0.002"]
+            group["reference"] = "pool"
+    row = {"networks": 2, "metric": "dice", "lowest": 0.71, "highest": 0.73, "latency_ms_1": 2.2}
+    methods = [
+        {"group": group, "method": name, **row, "mean": mean, "deviation": 0.0123, "search_seconds": 3600.0}
+        for group in ("isic", OVERALL)
+        for name, mean in (("drawn", 0.7123), ("pool", 0.7346))
+    ]
+    tested = {"metric": "dice", "difference": 0.0222, "low": 0.01, "high": 0.03, "p": 0.01, "p_corrected": 0.01}
+    pair = {"family": "methods", "group": "isic", "network": "pool", "reference": "drawn", "patients": 9, "seeds": 2}
+    differences = pd.concat([comparison.differences, pd.DataFrame([{**pair, **tested, "verdict": "better"}])])
+    costs = comparison.costs.assign(budget_latency_ms=2.31, search_seconds=120.0)
+    made_up = replace(comparison, methods=pd.DataFrame(methods), differences=differences, costs=costs)
+    made_up.write(tmp_path)
+    page = write_comparison(Comparison.read(tmp_path), tmp_path).read_text(encoding="utf-8")
+    words = words_of(page)
+    for text in (
+        "Budget of all networks: ONNX ms ≤ 2.40 (128 × 128 pixels, 1 thread).", "ONNX ms (≤ 2.40)", "2.31",
+        "baseline, lr=0.002", "mean rank of pool", "(dashed: pool)", "pool isic 0.735 0.012 0.710 to 0.730 2 2.20 60.0",
+        "pool SD 0.012 drawn SD 0.012 isic +0.022 +0.010 to +0.030",
+    ):  # fmt: skip
+        assert text in words, text
+    titles = [column.title for column in network_table(made_up, "isic").columns]
+    assert "search, min" in titles
+    assert "search, min" not in [column.title for column in network_table(made(), "isic").columns]
+    terminal.show_comparison(made_up)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "isic, differences to pool" in said
+    assert "Budget of all networks: ONNX ms ≤ 2.40" in said
 
 
 def test_a_column_is_one_entry_of_a_list(monkeypatch: pytest.MonkeyPatch) -> None:

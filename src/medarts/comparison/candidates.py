@@ -2,14 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
-from medarts.config import Recipe
+from medarts.config import Recipe, apply_overrides, parse
 from medarts.config.reading import differences
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import Listing, about, changed_files, counted_names, read_listing
@@ -28,7 +28,7 @@ from medarts.training.trained import architecture_of
 Kind = Literal["searched", "random", "published", "baseline", "pruned"]
 """Where a network comes from."""
 
-MAY_DIFFER = ("seed", "space", "search", "derive", "prune")
+MAY_DIFFER = ("seed", "space", "search", "derive", "prune", "budget")
 """Sections of a recipe, beside ``train.model``, that decide neither training nor scores: the network and its seed."""
 
 
@@ -181,18 +181,28 @@ def group_runs(paths: Sequence[Path]) -> tuple[Candidate, ...]:
     )
 
 
-def check_comparable(candidates: Sequence[Candidate], *, same_seeds: bool = True) -> None:
+def check_comparable(
+    candidates: Sequence[Candidate], *, same_seeds: bool = True, own: Mapping[str, Sequence[str]] | None = None
+) -> None:
     """Refuses runs with different recipes, images or splits, and two runs of one network with one seed.
 
     Args:
+        candidates: the networks.
         same_seeds: whether all networks need the same seeds.
+        own: by network the changes of the recipe that its trainings alone have, as key.path=value: they have to have
+            them, and are compared in all else.
     """
     runs = [run for candidate in candidates for run in candidate.runs]
     for run in runs:
         if not run.facts["finished"]:
             raise RunError(f"{run.path} has not finished.", fix=f"Continue it: medarts train --resume {run.path}.")
-    recipes = [recipe for candidate in candidates for recipe in candidate.recipes]
-    _check_trainings([*zip(runs, recipes, strict=True)])
+    _check_trainings(
+        [
+            _Trained(run, recipe, _own_fields(run, recipe, (own or {}).get(candidate.name, ())))
+            for candidate in candidates
+            for run, recipe in zip(candidate.runs, candidate.recipes, strict=True)
+        ]
+    )
     for run in runs[1:]:
         _check_data(runs[0], run)
     for run in runs:
@@ -295,9 +305,30 @@ def _unique_names(runs: Sequence[RunDirectory]) -> list[str]:
     return names
 
 
-def _check_trainings(runs: Sequence[tuple[RunDirectory, Recipe]]) -> None:
+class _Trained(NamedTuple):
+    """A run, its recipe, and the fields of that which its network has for itself."""
+
+    run: RunDirectory
+    recipe: Recipe
+    own: frozenset[str] = frozenset()
+
+
+def _own_fields(run: RunDirectory, recipe: Recipe, changes: Sequence[str]) -> frozenset[str]:
+    """Returns the fields that changes set, after looking that the recipe of a run has their values."""
+    changed = parse(apply_overrides(recipe.model_dump(mode="json"), changes)) if changes else recipe
+    for field, value, wanted in differences(recipe, changed):
+        raise RunError(
+            f"{field} is {value} in {run.path}, but {wanted} in its study.",
+            fix="Undo that change of the study, or train the network again.",
+        )
+    return frozenset(change.partition("=")[0] for change in changes)
+
+
+def _check_trainings(runs: Sequence[_Trained]) -> None:
     """Refuses different trainings, wherever in the order of the runs they stand."""
-    whole, pruned = ([one for one in runs if _was_pruned(one[0]) is after_cut] for after_cut in (False, True))
+    # One without fields of its own comes first, so that no field is left out for all.
+    ordered = sorted(runs, key=lambda one: bool(one.own))
+    whole, pruned = ([one for one in ordered if _was_pruned(one.run) is after_cut] for after_cut in (False, True))
     for one in whole[1:]:
         _check_recipes(whole[0], one, may_differ=r"train\.model\b")
     # Fine-tuning after a cut is not the training of the network that was cut: it has epochs of its own.
@@ -305,15 +336,15 @@ def _check_trainings(runs: Sequence[tuple[RunDirectory, Recipe]]) -> None:
     for one in pruned:
         _check_recipes(base, one, may_differ=r"train\.(model|epochs|finetune_lr)\b")
     for alike in (whole, pruned):
-        for run, _ in alike[1:]:
-            _check_schedules(alike[0][0], run)
+        for one in alike[1:]:
+            _check_schedules(alike[0].run, one.run)
 
 
-def _check_recipes(first: tuple[RunDirectory, Recipe], other: tuple[RunDirectory, Recipe], *, may_differ: str) -> None:
-    for field, value, changed in differences(first[1], other[1], without=MAY_DIFFER):
-        if not re.match(may_differ, field):
+def _check_recipes(first: _Trained, other: _Trained, *, may_differ: str) -> None:
+    for field, value, changed in differences(first.recipe, other.recipe, without=MAY_DIFFER):
+        if not re.match(may_differ, field) and field not in first.own | other.own:
             raise RunError(
-                f"{field} is {value} in {first[0].path}, but {changed} in {other[0].path}.",
+                f"{field} is {value} in {first.run.path}, but {changed} in {other.run.path}.",
                 fix="Compare runs that were trained with one recipe.",
             )
 

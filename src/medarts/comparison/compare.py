@@ -3,6 +3,7 @@
 What may be compared is checked first; then runs are scored, and everything found becomes tidy tables.
 """
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pandas as pd
 from medarts import __version__
 from medarts.comparison.candidates import Group, check_comparable, training_seconds
 from medarts.comparison.costs import cost_row, on_pareto_front
+from medarts.comparison.design import Budget, Design, contrasts_of, methods_table
 from medarts.comparison.measures import MaskMeasures, Measures, measures_of
 from medarts.comparison.overall import (
     OVERALL,
@@ -32,20 +34,12 @@ from medarts.data.store import ImageStore
 from medarts.engine.device import environment, make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError, did_you_mean
-from medarts.evaluation.stats import Contrast, as_repeats, mean_of_contrasts
 from medarts.profiling.cost import Cost
 
-Controls = Mapping[str, Sequence[str]]
-"""By network the names of the random networks sampled like it."""
-
-Searches = Sequence[Sequence[str]]
-"""The names of networks whose searches differ in their seed alone, for every search that was repeated."""
-
-RANDOM = "random of its size"
-"""What a searched network is compared with beside the reference: the mean of random networks sampled like it."""
+NOTHING_KNOWN = Design()
 
 NAME = "comparison"
-TABLES = ("networks", "seeds", "differences", "costs", "images", "differing")
+TABLES = ("networks", "seeds", "differences", "methods", "costs", "images", "differing")
 _DIFFERING = ("group", "dataset", "image", "patient", "spread")
 _NEEDS = ("title", "note", "task", "score", "metrics", "split", "machine", "groups", "missing")
 
@@ -56,19 +50,25 @@ class Comparison:
 
     Attributes:
         about: title, note, task, main score, metrics, split, machine; ``groups``: by name data sets, images, patients,
-            size, reference, excluded classes and networks with kind, seeds and runs; ``missing``: planned runs that
-            could not be compared.
+            size, reference, excluded classes and networks with kind, seeds, runs and changes of the recipe of their
+            own; ``missing``: planned runs that could not be compared; ``methods``: by name the networks that stand for
+            one; ``budget``: limits, size and threads of the one that all networks were scaled to, None without.
         networks: group, network, metric, mean, low, high, undefined values left out, patients, seeds, and the rank by
             the main score. The group `OVERALL` holds means over all groups of one data set.
         seeds: group, network, seed, metric, value.
         differences: family, group, network, reference, metric, difference, low, high, p, p_corrected, patients, seeds,
             verdict. Each family and group is corrected by itself: "reference" compares every network with the
-            reference, "random" a searched network with the mean of random ones of its size, "searches" the mean of
-            searches that differ in their seed alone with the reference, unless it is one of them, and with random ones.
+            reference, "random" a searched network with the mean of random ones of its size, "methods" the means of
+            networks that stand for one method, such as searches that differ in their seed alone, with each other, with
+            the reference, unless it is one of them, and with random ones.
+        methods: group, method, its networks, their mean, standard deviation, lowest and highest score, mean latency
+            and mean time of a search.
         costs: group, network, kind, began_from, how it was pruned (see
             `medarts.comparison.prunings.pruning_columns`), parameters, flops, latency_ms_T and its interquartile range
             latency_spread_ms_T on T threads in ONNX Runtime, the same of other backends (torch_latency_ms_T, ...),
-            memory_mb, training_seconds, and whether it is on the Pareto front of score and latency.
+            memory_mb, training_seconds, search_seconds, of what a budget limits the amount that was measured when the
+            network was scaled to it (budget_latency_ms, ...), and whether it is on the Pareto front of score and
+            latency.
         images: group, dataset, image, patient, network, value of the main score; masks only.
         differing: group, dataset, image, patient, spread: the images of the overlays; masks only.
         overlays: by group, in the order of `differing`.
@@ -78,6 +78,7 @@ class Comparison:
     networks: pd.DataFrame
     seeds: pd.DataFrame
     differences: pd.DataFrame
+    methods: pd.DataFrame
     costs: pd.DataFrame
     images: pd.DataFrame
     differing: pd.DataFrame
@@ -110,8 +111,7 @@ def compare(
     scores: Mapping[RunDirectory, pd.DataFrame],
     costs: Sequence[Mapping[str, Cost]],
     references: Mapping[str, str] | None = None,
-    controls: Controls | None = None,
-    searches: Searches = (),
+    design: Design = NOTHING_KNOWN,
     split: Part = "test",
     note: str = "",
     data: ImageStore | None = None,
@@ -126,10 +126,9 @@ def compare(
         title: of the result.
         scores: long table of every run.
         costs: of the networks of every group with a finished run, by name.
-        references: by group the planned network with which the others are compared. Default, and where that network has
-            no finished run: the first.
-        controls: networks with the random ones sampled like them.
-        searches: the networks of searches that differ in their seed alone.
+        references: by group the planned network, or method, with which the others are compared. Default, and where it
+            has no finished run: the first.
+        design: what is known of the networks.
         split: the images.
         note: a remark for readers.
         data: the images of runs that were started with arrays.
@@ -142,20 +141,19 @@ def compare(
     if not available:
         raise RunError("There is no run to compare.", fix="Give training runs, or wait until one has finished.")
     planned = references or {}
-    chosen = {name: reference_of(group, planned.get(name)) for name, group in available.items()}
+    chosen = {name: reference_of(group, planned.get(name), design) for name, group in available.items()}
     for group in available.values():
-        check_comparable(group.candidates, same_seeds=not group.missing)
-    found = [
-        _found(name, group, scores, reference=chosen[name], controls=controls or {}, searches=searches)
-        for name, group in available.items()
-    ]
-    tables = [_tables(one, available[one.group], of) for one, of in zip(found, costs, strict=True)]
+        check_comparable(group.candidates, same_seeds=not group.missing, own=design.own)
+    found = [_found(name, group, scores, reference=chosen[name], design=design) for name, group in available.items()]
+    tables = [_tables(one, available[one.group], of, design) for one, of in zip(found, costs, strict=True)]
     together = overall_tables([one for one in found if len(one.measures.datasets) == 1])
     joined = {
         name: pd.concat([*(of[name] for of in tables), *together.get(name, [])], ignore_index=True)
         for name in tables[0]
     }
-    joined["costs"] = _with_overall_costs(joined["costs"], joined["networks"], found[0].measures.metrics[0].name)
+    main = found[0].measures.metrics[0].name
+    joined["costs"] = _with_overall_costs(joined["costs"], joined["networks"], main)
+    methods = methods_table(joined["networks"], joined["costs"], design, metric=main)
     differing, overlays = _most_differing(joined["images"], available, split=split, data=data)
     about = {
         "title": title,
@@ -165,18 +163,25 @@ def compare(
         "split": split,
         "machine": _machine(),
         "groups": {name: {"networks": {}} for name in groups}
-        | {one.group: _about(one, available[one.group], planned.get(one.group)) for one in found},
+        | {one.group: _about(one, available[one.group], planned.get(one.group), design) for one in found},
+        "methods": {name: [*networks] for name, networks in design.methods.items()},
+        "budget": None
+        if design.budget is None
+        else {"limits": {**design.budget.limits}, "size": design.budget.size, "threads": design.budget.threads},
         "missing": [{"group": name, **run._asdict()} for name, group in groups.items() for run in group.missing],
     }
-    return Comparison(about, **joined, differing=differing, overlays=overlays)
+    return Comparison(about, **joined, methods=methods, differing=differing, overlays=overlays)
 
 
-def reference_of(group: Group, planned: str | None) -> str:
-    """Returns the name of the network with which the others are compared."""
+def reference_of(group: Group, planned: str | None, design: Design = NOTHING_KNOWN) -> str:
+    """Returns the name of the network, or method, with which the others are compared."""
     names = [candidate.name for candidate in group.candidates]
-    if planned is None or planned in names:
-        return planned or names[0]
-    if planned not in {run.network for run in group.missing}:
+    if planned is None:
+        return names[0]
+    there = design.members(planned, names)
+    if there:
+        return planned if len(there) > 1 else there[0]
+    if not design.members(planned, [run.network for run in group.missing]):
         raise RunError(f"There is no network '{planned}' to compare with.", fix=did_you_mean(planned, names))
     return names[0]
 
@@ -187,8 +192,7 @@ def _found(
     scores: Mapping[RunDirectory, pd.DataFrame],
     *,
     reference: str,
-    controls: Controls,
-    searches: Searches,
+    design: Design,
 ) -> Found:
     """Measures the networks of a group and pairs them."""
     candidates = group.candidates
@@ -203,54 +207,12 @@ def _found(
     seed = min(min(candidate.seeds) for candidate in candidates)
     measures = measures_of(table, draws=candidates[0].recipes[0].evaluation.bootstrap, seed=seed)
     names = [candidate.name for candidate in candidates]
-    contrasts = contrasts_of(measures, reference=reference, controls=controls, searches=searches)
+    contrasts = contrasts_of(measures, reference=reference, design=design)
     measured = {one: measures.measured(one) for one in names}
     return Found(name, measures, measured, reference, contrasts)
 
 
-def contrasts_of(
-    measures: Measures, *, reference: str, controls: Controls, searches: Searches
-) -> dict[str, dict[tuple[str, str], Contrast]]:
-    """Returns by family all contrasts of a group; see `Comparison.differences`.
-
-    Several networks take the place of one: random networks of a space, as what holds for these is to hold for others,
-    and networks of searches that differ in their seed alone, as what holds for these is to hold for further searches.
-    Their spread then counts as that of seeds does.
-
-    Args:
-        reference: the network with which all others are compared.
-        controls: networks with the random ones sampled like them.
-        searches: the networks of searches that differ in their seed alone; those that are not measured are left out.
-    """
-    names = measures.networks
-    found: dict[str, dict[tuple[str, str], Contrast]] = {
-        "reference": {(one, reference): measures.contrast(one, reference) for one in names if one != reference},
-        "random": {},
-        "searches": {},
-    }
-
-    def mean(several: Sequence[str], others: Sequence[str], name: str, against: str) -> Contrast:
-        of_all = mean_of_contrasts([measures.contrast(one, other) for one in several for other in others])
-        return as_repeats(as_repeats(of_all, several, name=name), others, name=against)
-
-    for network, sampled in controls.items():
-        usable = [one for one in sampled if one in names]
-        if usable and network in names:
-            found["random"][network, RANDOM] = mean([network], usable, network, RANDOM)
-    for networks in searches:
-        several = [one for one in networks if one in names]
-        if len(several) < 2:
-            continue
-        name = f"{len(several)} searches: {', '.join(several)}"
-        if reference not in several:  # it would be compared with a mean that holds itself
-            found["searches"][name, reference] = mean(several, [reference], name, reference)
-        random = [one for network in several for one in controls.get(network, ()) if one in names]
-        if random:
-            found["searches"][name, RANDOM] = mean(several, random, name, RANDOM)
-    return found
-
-
-def _tables(found: Found, group: Group, costs: Mapping[str, Cost]) -> dict[str, pd.DataFrame]:
+def _tables(found: Found, group: Group, costs: Mapping[str, Cost], design: Design) -> dict[str, pd.DataFrame]:
     measures, main = found.measures, found.measures.metrics[0].name
     networks = pd.DataFrame(
         {
@@ -284,6 +246,8 @@ def _tables(found: Found, group: Group, costs: Mapping[str, Cost]) -> dict[str, 
             **prunings[candidate.name],
             **cost_row(costs[candidate.name]),
             "training_seconds": statistics.mean(map(training_seconds, candidate.runs)),
+            "search_seconds": design.search_seconds.get(candidate.name, math.nan),
+            **_within_budget(candidate.name, design.budget),
         }
         for candidate in group.candidates
     ]
@@ -294,6 +258,14 @@ def _tables(found: Found, group: Group, costs: Mapping[str, Cost]) -> dict[str, 
         "costs": pd.DataFrame(rows),
         "images": _images(found),
     }
+
+
+def _within_budget(name: str, budget: Budget | None) -> dict[str, float]:
+    """Returns what a network was measured to cost when it was scaled to the budget, of what that limits."""
+    if budget is None:
+        return {}
+    amounts = budget.amounts.get(name, {})
+    return {f"budget_{limit}": amounts.get(limit, math.nan) for limit in budget.limits}
 
 
 def _images(found: Found) -> pd.DataFrame:
@@ -352,7 +324,7 @@ def _shared(groups: Iterable[Group], measures: Measures) -> dict[str, Any]:
     }
 
 
-def _about(found: Found, group: Group, planned: str | None) -> dict[str, Any]:
+def _about(found: Found, group: Group, planned: str | None, design: Design) -> dict[str, Any]:
     measures = found.measures
     return {
         "datasets": [*measures.datasets],
@@ -367,6 +339,7 @@ def _about(found: Found, group: Group, planned: str | None) -> dict[str, Any]:
                 "kind": candidate.kind,
                 "seeds": [*candidate.seeds],
                 "runs": [str(run.path) for run in candidate.runs],
+                "own": [*design.own.get(candidate.name, ())],
             }
             for candidate in group.candidates
         },

@@ -1,6 +1,6 @@
 """Several groups of data sets together: which of them count, and the means, ranks and differences of networks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,20 +124,28 @@ def overall_tables(found: Sequence[Found]) -> dict[str, list[pd.DataFrame]]:
 def _contrasts_over(found: Sequence[Found]) -> dict[str, dict[tuple[str, str], Contrast]]:
     """Returns by family the means over groups of all contrasts that every group has.
 
-    A network is trained on each group by itself, so that its trainings on two groups are two sides.
+    A network is trained on each group by itself, so that its trainings on two groups are two sides. Networks that stand
+    for one method are the same on all groups, so that these are one side: what is lucky in a search, or in a draw at
+    random, is so on all data sets.
     """
     families: dict[str, dict[tuple[str, str], Contrast]] = {}
     for family, of_first in found[0].contrasts.items():
         keys = [key for key in of_first if all(key in one.contrasts[family] for one in found)]
-        families[family] = {
-            key: mean_over_sets({one.group: _of_group(one.contrasts[family][key], one.group) for one in found})
-            for key in keys
-        }
+        families[family] = {key: _over_groups({one.group: one.contrasts[family][key] for one in found}) for key in keys}
     return families
 
 
-def _of_group(contrast: Contrast, group: str) -> Contrast:
-    return replace(contrast, sides={f"{group}/{name}": side for name, side in contrast.sides.items()})
+def _over_groups(of: Mapping[str, Contrast]) -> Contrast:
+    first, *others = of.values()
+    shared = {
+        name for name, networks in first.repeats.items() if all(one.repeats.get(name) == networks for one in others)
+    }
+    return mean_over_sets({group: _of_group(one, group, shared) for group, one in of.items()})
+
+
+def _of_group(contrast: Contrast, group: str, shared: Collection[str]) -> Contrast:
+    sides = {name if name in shared else f"{group}/{name}": side for name, side in contrast.sides.items()}
+    return replace(contrast, sides=sides)
 
 
 def scores_of(found: Mapping[str, Found]) -> pd.DataFrame:

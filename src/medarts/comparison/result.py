@@ -18,10 +18,10 @@ from medarts.system.files import make_folder, read_whole, write_whole
 
 Arrays = Mapping[str, NDArray[Any]]
 
-FORMAT = 4
+FORMAT = 5
 """Raise it when the files change their meaning."""
 
-_WHOLE = ("seed", "seeds", "patients", "images", "undefined", "parameters", "flops", "epochs")
+_WHOLE = ("seed", "seeds", "networks", "patients", "images", "undefined", "parameters", "flops", "epochs")
 _FLAGS = ("front", "external")
 
 

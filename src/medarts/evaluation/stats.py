@@ -218,12 +218,14 @@ class Contrast:
             images. Sums to 1.
         sets: data set of every patient (patients,).
         drawn: the contrast in every draw of a bootstrap over patients (draws,); empty where it was not drawn.
+        repeats: by side the networks that stand in it for seeds; see `as_repeats`.
     """
 
     sides: Mapping[str, Floats]
     shares: Floats
     sets: NDArray[np.str_]
     drawn: Floats = field(default_factory=lambda: np.empty(0))
+    repeats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def terms(self) -> Floats:
@@ -427,7 +429,7 @@ def as_repeats(contrast: Contrast, sides: Sequence[str], *, name: str) -> Contra
         return contrast
     repeats = np.stack([contrast.sides[side].mean(0) * len(sides) for side in sides])
     others = {key: side for key, side in contrast.sides.items() if key not in sides}
-    return replace(contrast, sides={**others, name: repeats})
+    return replace(contrast, sides={**others, name: repeats}, repeats={**contrast.repeats, name: tuple(sides)})
 
 
 def counting_sets(patients: Mapping[str, int]) -> tuple[str, ...]:

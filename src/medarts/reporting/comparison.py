@@ -23,7 +23,9 @@ from medarts.comparison.compare import NAME, TABLES, Comparison
 from medarts.comparison.overall import OVERALL
 from medarts.reporting.comparison_tables import (
     KINDS,
+    budget_text,
     latency_table,
+    methods_table,
     missing_table,
     network_frame,
     network_table,
@@ -52,6 +54,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
         "cards": _cards(comparison, groups[0]),
         "sections": [_section(comparison, group, number) for number, group in enumerate(groups)],
         "by_group": scores_by_group(comparison),
+        "budget": budget_text(comparison),
+        "methods": methods_table(comparison),
         "random": random_table(comparison),
         "missing": missing_table(about["missing"]),
         "machine": about["machine"],
@@ -83,8 +87,9 @@ def _cards(comparison: Comparison, group: str) -> list[Content]:
         cards.append(card(f"best {title_of_score(comparison)}: {best.network}", decimals(best.score)))
     reference = frame[frame.is_reference]
     if len(reference):
-        rank = f"{reference['rank'].iloc[0]:.3g} of {len(frame)}"
-        cards.append(card(f"{'mean ' * (group == OVERALL)}rank of {reference.network.iloc[0]}", rank))
+        is_mean = group == OVERALL or len(reference) > 1
+        rank = f"{reference['rank'].mean():.3g} of {len(frame)}"
+        cards.append(card(f"{'mean ' * is_mean}rank of {reference_of(comparison, group)}", rank))
     return cards
 
 
@@ -245,9 +250,9 @@ def plot_intervals(frame: pd.DataFrame, seeds: pd.DataFrame, *, title: str, refe
         axes.plot([row.score], [place], marker, color=color, ms=5.5, zorder=3)
         write_beside(axes, place, (f"{row.score:.3f}", interval), offsets=_BESIDE)
     dashed = ""
-    own = frame[frame.network == reference].score
+    own = frame[frame.is_reference].score
     if len(own) and not own.isna().any():
-        axes.axvline(float(own.iloc[0]), color=INK, lw=1, linestyle=_DASHES, zorder=0.5)
+        axes.axvline(float(own.mean()), color=INK, lw=1, linestyle=_DASHES, zorder=0.5)
         dashed = f" (dashed: {reference})"
     _name_rows(axes, frame, reference)
     axes.set(xlabel=f"{title}, mean and 95 % interval{dashed}")

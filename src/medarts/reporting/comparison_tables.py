@@ -53,19 +53,23 @@ class Shown:
     Attributes:
         value: column of `network_frame`, or a function that computes the values from that frame.
         column: its heading and format. ``{score}`` stands for the title of the main score, ``{metric}`` and ``{title}``
-            for name and title of another metric, ``{n}`` for a number of threads.
-        each: "brief" for a column that the terminal has, too; "metrics" for one for every other metric; "threads" for
-            one for every further number of threads that latencies were measured on.
+            for name and title of another metric, ``{n}`` for a number of threads, ``{limit}``, ``{amount}`` and
+            ``{most}`` for name, title and value of what the budget limits.
+        each: "brief" for a column that the terminal has, too; "known" for one that is left out where nothing is known;
+            "metrics" for one for every other metric; "threads" for one for every further number of threads that
+            latencies were measured on; "limits" for one for everything that the budget limits.
     """
 
     value: str | Callable[[pd.DataFrame], Any]
     column: Column
-    each: Literal["", "brief", "metrics", "threads"] = ""
+    each: Literal["", "brief", "known", "metrics", "threads", "limits"] = ""
 
 
 BRIEF: Literal["brief"] = "brief"
 METRICS: Literal["metrics"] = "metrics"
 THREADS: Literal["threads"] = "threads"
+LIMITS: Literal["limits"] = "limits"
+KNOWN: Literal["known"] = "known"
 
 COLUMNS: list[Shown] = [
     Shown("network", Column("network", "ascending", below="role", strong="is_reference", swatch="color"), BRIEF),
@@ -83,8 +87,10 @@ COLUMNS: list[Shown] = [
         Column("ONNX ms, {n} threads", "ascending", form=significant, below="range_{n}"),
         THREADS,
     ),
+    Shown("budget_{limit}", Column("{amount} (≤ {most})", "ascending", form=significant), LIMITS),
     Shown("memory_mb", Column("memory, MB", "ascending", form=significant)),
     Shown("training_seconds", Column("training, min", "ascending", form=_in(60))),
+    Shown("search_seconds", Column("search, min", "ascending", form=_in(60)), KNOWN),
     Shown("seeds", Column("seeds", form="g")),
 ]
 
@@ -112,13 +118,14 @@ def network_frame(comparison: Comparison, group: str) -> pd.DataFrame:
     frame = pd.DataFrame(frame.sort_values("score", ascending=False, kind="stable").reset_index())
     for threads in _threads(frame):
         frame[f"range_{threads}"] = [f"± {significant(ms / 2)}" for ms in frame[f"latency_spread_ms_{threads}"]]
-    frame["is_reference"] = frame.network == reference
+    frame["is_reference"] = frame.network.isin(networks_of(comparison, reference))
     frame["is_significant"] = frame.p_corrected < ALPHA
     frame["color"] = [KINDS[kind][0] for kind in frame.kind]
     frame["role"] = (
         frame.kind
         + frame.is_reference.map({True: ", reference", False: ""})
         + frame.front.map({True: ", Pareto front", False: ""})
+        + frame.network.map(_own_trainings(comparison)).fillna("")
     )
     return frame
 
@@ -135,6 +142,40 @@ def reference_of(comparison: Comparison, group: str) -> str | None:
     return names.pop() if len(names) == 1 else None
 
 
+def networks_of(comparison: Comparison, name: str | None) -> list[str]:
+    """Returns the networks that a name stands for: itself, or those of a method; none without a name."""
+    return comparison.about["methods"].get(name, [] if name is None else [name])  # type: ignore[no-any-return]
+
+
+def _own_trainings(comparison: Comparison) -> dict[str, str]:
+    """Returns by network what its trainings alone have, as words; those of networks without such are left out."""
+    groups = comparison.about["groups"].values()
+    return {
+        name: "".join(f", {change.removeprefix('train.')}" for change in one["own"])
+        for group in groups
+        for name, one in group["networks"].items()
+    }
+
+
+def budget_text(comparison: Comparison) -> str:
+    """Returns what all networks were scaled to, in a line; empty where that is nothing."""
+    budget = comparison.about["budget"]
+    if budget is None:
+        return ""
+    limits = [f"{AMOUNTS[name]} ≤ {significant(most)}" for name, most in budget["limits"].items()]
+    measured = f"{budget['size']} × {budget['size']} pixels, {counted(budget['threads'], 'thread')}"
+    return f"Budget of all networks: {', '.join(limits)} ({measured})."
+
+
+AMOUNTS = {
+    "parameters": "parameters",
+    "flops": "FLOPs",
+    "latency_ms": "ONNX ms",
+    "memory_mb": "MB of memory",
+}
+"""Titles of what a budget can limit."""
+
+
 def network_table(comparison: Comparison, group: str, *, brief: bool = False) -> Table:
     """Returns the table of the networks of a group, by `COLUMNS`."""
     frame, columns = network_frame(comparison, group), {}
@@ -142,9 +183,13 @@ def network_table(comparison: Comparison, group: str, *, brief: bool = False) ->
     words_of: dict[str, list[dict[str, Any]]] = {
         "metrics": [{"metric": name, **one} for name, one in metrics.items() if name != main],
         "threads": [{"n": threads} for threads in _threads(frame)[1:]],
+        "limits": [
+            {"limit": name, "amount": AMOUNTS[name], "most": significant(most)}
+            for name, most in (comparison.about["budget"] or {"limits": {}})["limits"].items()
+        ],
     }
     for one in COLUMNS:
-        if brief and one.each != "brief":
+        if (brief and one.each != "brief") or (one.each == "known" and frame[one.value].isna().all()):
             continue
         for words in words_of.get(one.each, [{"score": metrics[main]["title"]}]):
             column = replace(one.column, title=one.column.title.format(**words))
@@ -205,26 +250,62 @@ def scores_by_group(comparison: Comparison) -> Table | None:
     return table(frame, columns, caption=f"{title} of every network on every data set", note=note)
 
 
+def methods_table(comparison: Comparison) -> Table | None:
+    """Returns the methods that several networks stand for, with the spread of these; None where there are none."""
+    if comparison.methods.empty:
+        return None
+    columns = {
+        "method": Column("method", "ascending", words=True),
+        "group": Column("data set", "ascending", words=True),
+        "mean": Column(f"mean {title_of_score(comparison)}", sorted="descending", form=decimals),
+        "deviation": Column("SD of networks", "ascending", form=decimals, below=("lowest", "highest")),
+        "networks": Column("networks", form="g"),
+        "latency_ms_1": Column("ONNX ms, 1 thread", "ascending", form=significant),
+    }
+    if comparison.methods.search_seconds.notna().any():
+        columns["search_seconds"] = Column("search, min", "ascending", form=_in(60))
+    # Data sets in their order, the best method of each first.
+    order = {group: place for place, group in enumerate(comparison.methods.group.unique())}
+    frame = comparison.methods.sort_values("mean", ascending=False, kind="stable")
+    frame = frame.sort_values("group", key=lambda groups: groups.map(order), kind="stable")
+    return table(frame, columns, caption="Methods that several networks stand for")
+
+
 def random_table(comparison: Comparison) -> Table | None:
-    """Returns what searches add: against random networks, and over repeated searches; None where there are none."""
-    frame = comparison.differences[comparison.differences.family != "reference"]
+    """Returns what searches add: against random networks, and between methods; None where there are none."""
+    differences = comparison.differences[comparison.differences.family != "reference"]
+    deviations = {
+        (group, method): f"SD {decimals(deviation)}"
+        for group, method, deviation in comparison.methods[["group", "method", "deviation"]].to_numpy()
+    }
+    differences = differences.copy()
+    for side in ("network", "reference"):
+        places = zip(differences.group, differences[side], strict=True)
+        differences[f"{side}_deviation"] = [deviations.get(place) for place in places]
     return difference_table(
-        frame,
+        differences,
         {"network": "searched", "reference": "against", "group": "data set"},
         caption="What the search adds",
+        below={"network": "network_deviation", "reference": "reference_deviation"},
     )
 
 
-def difference_table(frame: pd.DataFrame, names: Mapping[str, str], *, caption: str) -> Table | None:
+def difference_table(
+    frame: pd.DataFrame, names: Mapping[str, str], *, caption: str, below: Mapping[str, str] | None = None
+) -> Table | None:
     """Returns differences with their interval, p-values and verdict; None where there are none.
 
     Args:
         frame: columns difference, low, high, p, p_corrected, patients, seeds, verdict, and those of ``names``.
         names: columns of text that come first, with their headings.
+        caption: what it holds.
+        below: by these columns those whose text stands small below.
     """
     if frame.empty:
         return None
-    columns = {key: Column(title, first="ascending", words=True) for key, title in names.items()}
+    columns = {
+        key: Column(title, first="ascending", words=True, below=(below or {}).get(key)) for key, title in names.items()
+    }
     columns |= {
         "difference": Column("difference", form="+.3f", below=("low", "high")),
         "p": Column("p", first="ascending", form=p_text),

@@ -1,6 +1,7 @@
 """Runs side by side: those that are named, or all of a study as far as they have finished."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -9,14 +10,16 @@ from medarts.comparison.candidates import Group, check_comparable, group_runs, r
 from medarts.comparison.compare import Comparison, reference_of
 from medarts.comparison.compare import compare as compare_groups
 from medarts.comparison.costs import costs_of_groups
+from medarts.comparison.design import Budget, Design, repeated
 from medarts.config.study import Study, load_study
 from medarts.data.manifest import Part
 from medarts.data.store import ImageStore
 from medarts.engine.directory import RunDirectory
-from medarts.errors import RunError, did_you_mean
+from medarts.errors import MedartsError, RunError, did_you_mean
 from medarts.evaluation.evaluate import current_scores
 from medarts.study.benchmark import available_runs
-from medarts.study.jobs import Layout
+from medarts.study.fitting import read_sized
+from medarts.study.jobs import Layout, is_finished
 from medarts.system.console import progress_bar
 
 
@@ -51,7 +54,7 @@ def compare_runs(
         scores=scores,
         costs=costs_of_groups([group.candidates]),
         references={} if reference is None else {name: reference},
-        searches=repeats_by_provenance(group.candidates),
+        design=Design(methods=repeated(repeats_by_provenance(group.candidates))),
         split=split,
         data=data,
     )
@@ -70,15 +73,17 @@ def compare_study(study: Path, *, reference: str | None = None, split: Part = "t
         RunError: there is no study, none of its runs has finished or can be read, or it has no such network.
     """
     finished = available_runs(study)
-    settings = load_study(Layout(study).study)
+    settings, layout = load_study(Layout(study).study), Layout(study)
     if not any(group.candidates for group in finished.values()):
         raise RunError(f"No run of {study} has finished yet.", fix="Continue it; see failures/ for the reasons.")
-    if reference is not None and reference not in settings.names:
-        raise RunError(f"{study} has no network '{reference}'.", fix=did_you_mean(reference, settings.names))
+    design = design_of(settings, layout)
+    known = (*settings.names, *design.methods)
+    if reference is not None and reference not in known:
+        raise RunError(f"{study} has no network '{reference}'.", fix=did_you_mean(reference, known))
     groups = {name: group.without_damaged(read_files) for name, group in finished.items()}
     for group in groups.values():
         if group.candidates:
-            check_comparable(group.candidates, same_seeds=not group.missing)
+            check_comparable(group.candidates, same_seeds=not group.missing, own=design.own)
     scores: dict[RunDirectory, pd.DataFrame] = {}
     groups = _with_scores(groups, split, scores)
     if not any(group.candidates for group in groups.values()):
@@ -92,10 +97,9 @@ def compare_study(study: Path, *, reference: str | None = None, split: Part = "t
         scores=scores,
         costs=costs_of_groups([group.candidates for group in groups.values() if group.candidates]),
         references={
-            name: wanted for name, group in groups.items() if wanted is not None and _is_planned(wanted, group)
+            name: wanted for name, group in groups.items() if wanted is not None and _is_planned(wanted, group, design)
         },
-        controls=_sampled_like(settings),
-        searches=repeated_searches(settings),
+        design=design,
         split=split,
     )
 
@@ -114,6 +118,41 @@ def _with_scores(
         return {name: group.without_damaged(score) for name, group in groups.items()}
 
 
+def design_of(study: Study, layout: Layout) -> Design:
+    """Returns what a study knows of its networks, those that are not trained yet included."""
+    methods = {entry.name: entry.names for entry in study.networks if entry.is_several and entry.like is None}
+    searched = {name for entry in study.networks if entry.searched_on is not None for name in entry.names}
+    return Design(
+        controls=_sampled_like(study),
+        methods=methods | repeated(repeated_searches(study)),
+        own={name: entry.train for entry in study.networks for name in entry.names if entry.train},
+        search_seconds={
+            name: seconds for name in searched if (seconds := _seconds_of(layout.search(name).run)) is not None
+        },
+        budget=_budget(study, layout),
+    )
+
+
+def _seconds_of(search: Path) -> float | None:
+    """Returns how long a search took, all of its trainings together; None where it has not finished."""
+    with suppress(MedartsError):
+        if is_finished(search, scored=False):
+            lines = RunDirectory(search).read_journal("timing.jsonl", numbers=("seconds",))
+            return float(sum(line["seconds"] for line in lines))
+    return None
+
+
+def _budget(study: Study, layout: Layout) -> Budget | None:
+    """Returns the budget of a study and what its networks were measured to cost; None where it has none."""
+    sized = read_sized(layout.sized) if study.recipe.budget.limited else {}
+    if not sized:
+        return None
+    settings = study.recipe.budget.at(study.recipe.data.size)
+    assert settings.size is not None
+    limits = next(iter(sized.values())).limits
+    return Budget(limits, settings.size, settings.threads, {name: one.cost.amounts for name, one in sized.items()})
+
+
 def _sampled_like(study: Study) -> dict[str, tuple[str, ...]]:
     """Returns by network the names of the random networks that the study samples like it."""
     sampled: dict[str, tuple[str, ...]] = {}
@@ -127,13 +166,14 @@ def repeated_searches(study: Study) -> list[tuple[str, ...]]:
     """Returns the networks of searches that differ in their seed alone, as ``changes: [seed=1]`` makes them."""
     found: dict[tuple[object, ...], tuple[str, ...]] = {}
     for entry in study.networks:
-        if entry.searched_on is not None:
+        if entry.searched_on is not None and not entry.is_several:
             changes = tuple(change for change in entry.changes if not change.startswith("seed="))
-            alike = (entry.searched_on, entry.parameters, entry.init_channel, changes)
+            alike = (entry.searched_on, entry.parameters, entry.init_channel, changes, entry.train)
             found[alike] = (*found.get(alike, ()), entry.name)
     return [names for names in found.values() if len(names) > 1]
 
 
-def _is_planned(network: str, group: Group) -> bool:
-    """Whether a network belongs to a group, finished or not."""
-    return network in {*(one.name for one in group.candidates), *(run.network for run in group.missing)}
+def _is_planned(wanted: str, group: Group, design: Design) -> bool:
+    """Whether a network, or one of a method, belongs to a group, finished or not."""
+    planned = [*(one.name for one in group.candidates), *(run.network for run in group.missing)]
+    return bool(design.members(wanted, planned))
