@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from medarts.config import DataSettings, Recipe
 from medarts.data.batches import Batches, Mixture
@@ -18,6 +18,15 @@ from medarts.losses import make_loss
 from medarts.metrics.masks import dice_per_image, predicted_classes, shown_classes
 from medarts.metrics.ranking import auroc
 from medarts.registry import Settings
+
+IMAGES_COUNTED = 256
+"""Images at most by which the share of every class is measured; more would take the time of reading them."""
+
+LEAST_SHARE = 1e-3
+"""Smallest probability with which a class begins, so that Dice losses have a gradient."""
+
+BINS, LARGEST_LOGIT = 1024, 16.0
+"""Bins of logits, from minus the largest to it, in which pixels are ranked."""
 
 Forward = Callable[..., Any]
 """A network: images -> the logits of its last head; with ``all_heads=True`` those of all, early to last."""
@@ -47,6 +56,14 @@ class Task(Protocol):
 
         Raises:
             DataError: there is such a part.
+        """
+
+    def begin(self, biases: Iterable[nn.Parameter], training: Batches) -> None:
+        """Makes the heads of a new network begin where learning goes well from.
+
+        Args:
+            biases: what each head adds to its logits.
+            training: the images to learn from.
         """
 
 
@@ -117,11 +134,14 @@ class SegmentationTask:
             there, as in the scores of an evaluation; None for a domain where that leaves none.
             val_foreground_by_domain: pixels predicted as foreground by the last head, as a multiple of those that are;
             None for a domain without any.
+            val_found_by_domain: whether it knows the foreground, whatever its probabilities: the part of the foreground
+            that is among the most probable pixels, as many as are foreground, with 0 for chance and 1 for all of it.
         """
         losses: list[float] = []
         dice: list[NDArray[np.floating[Any]]] = []
         indices: list[int] = []
         foreground: list[Tensor] = []
+        ranked: list[Tensor] = []
         for batch in batches.all():
             outputs = forward(batch.images, all_heads=True)
             plain = Mixture(batch.images, ((1.0, batch.targets),))
@@ -130,6 +150,7 @@ class SegmentationTask:
             dice.append(dice_per_image(logits, targets, batch.truths, classes=self.classes, threshold=self.threshold))
             predicted = predicted_classes(logits, classes=self.classes, threshold=self.threshold)
             foreground.append(torch.stack([(each != 0).sum((1, 2)) for each in (predicted, targets)], 1).cpu())
+            ranked.append(_by_logit(logits, targets).cpu())
             indices += batch.indices.tolist()
         domains = [batches.store.manifest.samples[index].domain for index in indices]
         shown = shown_classes(batches.store.truths[indices], domains)
@@ -143,6 +164,7 @@ class SegmentationTask:
                 name: None if mean is np.ma.masked else float(mean) for name, mean in by_domain.items()
             },
             "val_foreground_by_domain": _foreground(torch.cat(foreground).numpy(), np.asarray(domains)),
+            "val_found_by_domain": _found(torch.cat(ranked).numpy(), np.asarray(domains)),
         }
 
     def check(self, store: ImageStore, parts: Mapping[str, Manifest]) -> None:
@@ -166,6 +188,52 @@ class SegmentationTask:
                     fix="Raise data.size, or crop the images around the objects.",
                 )
             raise DataError(f"All masks of the {name} images are empty.", fix="Add images with objects to that split.")
+
+    def begin(self, biases: Iterable[nn.Parameter], training: Batches) -> None:
+        """Makes the heads of a new network predict every class with the probability that the masks show it.
+
+        Where all classes begin as equally likely, the first steps do nothing but push the logits of a rare one down, by
+        every feature that is there. Of 2 % foreground the features were then dead, and nothing was learned any more.
+        Source: RetinaNet (Lin 2017, arXiv 1708.02002, section 4.1), where the probability is 0.01; here it is measured.
+        """
+        number = len(training.indices)
+        some = training.indices[np.linspace(0, number - 1, min(number, IMAGES_COUNTED), dtype=np.int64)]
+        targets = training.store.targets[some]
+        counts = np.bincount(targets.ravel(), minlength=self.classes)
+        shares = np.array([(targets != 0).mean()]) if self.classes == 1 else counts / counts.sum()
+        shares = shares.clip(LEAST_SHARE, 1 - LEAST_SHARE)
+        logits = np.log(shares / (1 - shares)) if self.classes == 1 else np.log(shares)
+        with torch.no_grad():
+            for bias in biases:
+                bias.copy_(torch.from_numpy(logits))
+
+
+def _by_logit(logits: Tensor, targets: Tensor) -> Tensor:
+    """Returns how many pixels of every image are background and foreground in each bin of logits, (B, 2, BINS)."""
+    z = logits.float()
+    foreground = z[:, 0] if z.shape[1] == 1 else z[:, 1:].logsumexp(1) - z[:, 0]
+    places = ((foreground + LARGEST_LOGIT) * (BINS / (2 * LARGEST_LOGIT))).long().clamp(0, BINS - 1)
+    images = torch.arange(len(z), device=z.device)[:, None, None]
+    places = places + BINS * ((targets != 0).long() + 2 * images)
+    return places.flatten().bincount(minlength=2 * BINS * len(z)).view(len(z), 2, BINS)
+
+
+def _found(pixels: NDArray[np.int64], domains: NDArray[np.str_]) -> dict[str, float | None]:
+    """Returns how much foreground of every domain is found, whatever the threshold.
+
+    Args:
+        pixels: background and foreground of every image by the bin of their logit, (N, 2, BINS).
+        domains: of the images.
+    """
+    found = {}
+    for name in sorted(set(domains.tolist())):
+        negative, positive = pixels[domains == name].sum(0)[:, ::-1]  # the most probable first
+        total, every = positive.sum(), positive.sum() + negative.sum()
+        left = total - np.concatenate([[0], np.cumsum(positive + negative)[:-1]])
+        taken = np.clip(left / np.maximum(positive + negative, 1), 0, 1)  # of the last bin as many as are still wanted
+        share = total / every
+        found[name] = float(((positive * taken).sum() / total - share) / (1 - share)) if 0 < share < 1 else None
+    return found
 
 
 def _foreground(pixels: NDArray[np.int64], domains: NDArray[np.str_]) -> dict[str, float | None]:
@@ -247,6 +315,9 @@ class ClassificationTask:
 
     def check(self, store: ImageStore, parts: Mapping[str, Manifest]) -> None:
         """Accepts all images: what could be wrong is in the manifest, see the constructor."""
+
+    def begin(self, biases: Iterable[nn.Parameter], training: Batches) -> None:
+        """Leaves the heads as they are: every loss of findings weighs the rare in its own way."""
 
 
 def _check_can_be_scored(manifest: Manifest) -> None:

@@ -112,7 +112,7 @@ def test_without_a_guard_a_collapse_is_told_and_nothing_is_done(recipe, tmp_path
 def test_candidates_of_the_last_healthy_epoch_go_to_the_next_stage(recipe, tmp_path, ill_from):
     keep = {"normal": 2}
     two = changed(
-        recipe, "search.guard={}", "search.arch_lr=0.3", "space.operations={}",
+        recipe, "seed=1", "search.guard={}", "search.arch_lr=0.3", "space.operations={}",
         f"search.stages=[{{depth: 3, epochs: 2, batch: 4, keep: {json.dumps(keep)}}}, "
         "{depth: 3, epochs: 1, batch: 4}]",
     )  # fmt: skip
@@ -133,7 +133,8 @@ def test_a_supernet_without_foreground_is_an_error_of_the_search(recipe, tmp_pat
     validate = SegmentationTask.validate
 
     def blind(task, forward, batches):
-        return {**validate(task, forward, batches), "val_foreground_by_domain": {"blobs": 0.0}}
+        blind_values = {"val_foreground_by_domain": {"blobs": 0.0}, "val_found_by_domain": {"blobs": 0.05}}
+        return {**validate(task, forward, batches), **blind_values}
 
     monkeypatch.setattr(SegmentationTask, "validate", blind)
     with pytest.raises(MedartsError, match=r"predicts no foreground on blobs.*Raise search.lr"):
@@ -148,6 +149,8 @@ def test_foreground_of_a_data_set_is_predicted_pixels_over_true_ones(recipe, tmp
     share = record["val_foreground_by_domain"]["blobs"]
     assert share == 0 or share > 0.001
     assert guard.without_foreground({"val_foreground_by_domain": {"a": 0.001, "b": 0.5, "c": None}}) == ["a"]
+    held_down = {"val_foreground_by_domain": {"a": 0.0, "b": 0.0}, "val_found_by_domain": {"a": 0.6, "b": 0.05}}
+    assert guard.without_foreground(held_down) == ["b"]
     assert guard.without_foreground({"val_auroc": 0.5}) == []
 
 

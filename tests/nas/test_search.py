@@ -35,8 +35,10 @@ def changed(recipe: Recipe, *changes: str) -> Recipe:
 
 def fresh_supernet(recipe: Recipe, stage: int, candidates=None) -> NasWdanSupernet:
     seed_torch(recipe.seed, "supernet", stage)
-    space = NasWdan(recipe.space, in_channels=3, outputs=1)
-    return space.supernet(recipe.search.stages[stage], candidates)
+    supernet = NasWdan(recipe.space, in_channels=3, outputs=1).supernet(recipe.search.stages[stage], candidates)
+    search = prepare_search(recipe)
+    search.task.begin(supernet.output_biases, search.data.weights)
+    return supernet
 
 
 def lines(run: Path, journal: str) -> list[dict]:

@@ -12,6 +12,7 @@ from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
+from medarts.models import create_model
 from medarts.tasks import SegmentationTask
 
 SIZE = 16
@@ -97,3 +98,38 @@ def test_later_heads_weigh_more() -> None:
     each = [loss(head, decay=1) for head in heads]
     assert loss(*heads, decay=1) == pytest.approx(sum(each) / 3)
     assert loss(*heads, decay=0.5) == pytest.approx((each[0] / 4 + each[1] / 2 + each[2]) / 1.75)
+
+
+def test_heads_begin_at_the_share_of_every_class() -> None:
+    store = store_of([[PRESENT, EMPTY], [EMPTY, PRESENT], [PRESENT, PRESENT], [EMPTY, EMPTY]], domains="aaaa")
+    batches = Batches(store, store.manifest, batch=2, name="training set", device=torch.device("cpu"))
+    for classes, wanted in ((1, [1 / SIZE]), (3, [1 - 1 / SIZE, 1 / 2 / SIZE, 1 / 2 / SIZE])):
+        bias = torch.nn.Parameter(torch.ones(classes))
+        SegmentationTask(DataSettings.model_construct(classes=classes), loss="dice").begin([bias], batches)
+        predicted = bias.sigmoid() if classes == 1 else bias.softmax(0)
+        torch.testing.assert_close(predicted, torch.tensor(wanted))
+
+
+@pytest.mark.parametrize("model", ["unet", "attention-unet", "multiresunet", "r2unet", "unetpp", "resenc-unet"])
+def test_every_head_of_a_baseline_has_a_bias_to_begin_with(model) -> None:
+    network = create_model(model, in_channels=1, outputs=2, width=4)
+    assert [bias.shape for bias in network.output_biases] == [(2,)] * len(network.heads)
+
+
+def test_foreground_that_is_ranked_high_is_found_whatever_the_threshold() -> None:
+    task = SegmentationTask(DataSettings.model_construct(classes=1), loss="dice")
+    store = store_of([[PRESENT], [PRESENT], [EMPTY]], domains="abc")
+    batches = Batches(store, store.manifest, batch=2, name="val", device=torch.device("cpu"))
+
+    def found(logits: torch.Tensor) -> list[float | None]:
+        values = task.validate(lambda images, **_: [logits.expand(len(images), 1, -1, -1)], batches)
+        assert values["val_foreground_by_domain"]["a"] == 0.0
+        return list(values["val_found_by_domain"].values())
+
+    flat, row, half = (torch.full((SIZE, SIZE), -5.0) for _ in range(3))
+    row[1], half[1, : SIZE // 2] = -4.0, -4.0
+    assert found(flat) == pytest.approx([0.0, 0.0, None])
+    assert found(row) == pytest.approx([1.0, 1.0, None])
+    # Of the other half of the row, as much as of all that is as probable.
+    recall, share = 0.5 + 0.5 * 8 / (SIZE**2 - 8), 1 / SIZE
+    assert found(half) == pytest.approx([(recall - share) / (1 - share)] * 2 + [None])

@@ -1,9 +1,9 @@
 """What the baselines for masks have in common: sizes that they take, heads that can be used alone, their frame."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import compress
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -133,6 +133,11 @@ class EncoderDecoder(BaselineNetwork):
         self.head_convs = nn.ModuleList(nn.Conv2d(widths[level], outputs, 1) for level in head_levels)
         self._lay_out()
 
+    @property
+    def output_biases(self) -> tuple[nn.Parameter, ...]:
+        """The biases of the heads."""
+        return biases_of(self.head_convs)
+
     def take_away(self, parts: Sequence[str], heads: Sequence[str] | None = None) -> None:
         """Takes heads away, and the upper steps of the decoder where the last of them went.
 
@@ -161,6 +166,11 @@ class EncoderDecoder(BaselineNetwork):
             if len(logits) == len(wanted):
                 break
         return logits
+
+
+def biases_of(convs: Iterable[nn.Module]) -> tuple[nn.Parameter, ...]:
+    """Returns the biases of convolutions that give logits."""
+    return tuple(cast(nn.Parameter, conv.bias) for conv in convs)
 
 
 def widths_of(width: int, depth: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from medarts.config.section import Flag
 from medarts.models import register_model
-from medarts.models.baseline import BaselineNetwork, WidthAndDepth, widths_of
+from medarts.models.baseline import BaselineNetwork, WidthAndDepth, biases_of, widths_of
 from medarts.models.blocks import double_conv, norm_maker
 from medarts.network.layers import Norm
 
@@ -56,6 +56,11 @@ class UNetPP(BaselineNetwork):
                 self.nodes[_key(level, place)] = double_conv(read, width, make_norm=make_norm)
         self.head_convs = nn.ModuleDict({str(end): nn.Conv2d(widths[0], outputs, 1) for end in self.ends})
         self._lay_out()
+
+    @property
+    def output_biases(self) -> tuple[nn.Parameter, ...]:
+        """The biases of the heads."""
+        return biases_of(self.head_convs.values())
 
     def take_away(self, parts: Sequence[str], heads: Sequence[str] | None = None) -> None:
         """Takes heads away, and the nodes that only later heads need; smaller images are taken then.

@@ -25,6 +25,9 @@ from medarts.spaces.genotype import Genotype
 LEAST_FOREGROUND = 0.01
 """Predicted foreground of a data set, as a part of the true one, below which the supernet predicts none."""
 
+LEAST_FOUND = 0.1
+"""Foreground of a data set among its most probable pixels, from 0 for chance to 1, below which it is not found."""
+
 DISTANCE = 0.01
 """Length of the step in the architecture by which second derivatives are measured, as in `medarts.nas.gradients`."""
 
@@ -88,9 +91,19 @@ def illness(genotype: Genotype, values: Mapping[str, Any], *, free: Collection[s
 
 
 def without_foreground(values: Mapping[str, Any]) -> list[str]:
-    """Returns the data sets on which a network predicts no foreground, by the values of its validation."""
+    """Returns the data sets on which a network predicts no foreground, by the values of its validation.
+
+    Where foreground is rare, cross-entropy holds all probabilities below the threshold long after the network has found
+    it; its losses then say what operations are worth. So a network that ranks the pixels of the foreground high is none
+    of these.
+    """
     shares: Mapping[str, float | None] = values.get("val_foreground_by_domain", {})
-    return [name for name, share in shares.items() if share is not None and share < LEAST_FOREGROUND]
+    found: Mapping[str, float | None] = values.get("val_found_by_domain", {})
+    return [
+        name
+        for name, share in shares.items()
+        if share is not None and share < LEAST_FOREGROUND and (found.get(name) or 0.0) < LEAST_FOUND
+    ]
 
 
 def advice(settings: GuardSettings | None, *, blind: bool) -> str:

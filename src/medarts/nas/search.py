@@ -256,6 +256,7 @@ class Search(Job[SearchState]):
         settings, number = self.recipe.search, self.state.stage
         seed_torch(self.recipe.seed, "supernet", number)
         self.supernet = self.space.supernet(settings.stages[number], self.state.candidates)
+        self.task.begin(self.supernet.output_biases, self.data.weights)
         self.supernet.relaxation = make_relaxation(settings.relaxation)
         if self.selection.about["stepwise"]:
             self.supernet.decisions(self.recipe.derive)  # refused now, not when all stages have been trained

@@ -36,6 +36,15 @@ class Network(nn.Module, ABC):
     def heads(self) -> tuple[str, ...]:
         """The names of the heads, early to last."""
 
+    @property
+    def output_biases(self) -> tuple[nn.Parameter, ...]:
+        """What every head adds to its logits, one value an output.
+
+        A training from scratch sets them to what the masks show on average, see `medarts.tasks`. The default has none:
+        the heads of such a network begin as its constructor made them.
+        """
+        return ()
+
     @abstractmethod
     def check_size(self, size: int) -> None:
         """Refuses images of a height and width that the network cannot take.

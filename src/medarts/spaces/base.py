@@ -198,6 +198,11 @@ class Supernet(nn.Module, ABC):
     def forward_heads(self, x_bchw: Tensor) -> list[Tensor]:
         """Returns the logits of every head that counts in the loss, first to last."""
 
+    @property
+    def output_biases(self) -> tuple[nn.Parameter, ...]:
+        """What every head adds to its logits, see ``Network.output_biases``."""
+        return ()
+
     @abstractmethod
     def architecture(self) -> list[nn.Parameter]:
         """Returns the architecture parameters (alphas, betas)."""

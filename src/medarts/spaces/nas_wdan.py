@@ -561,6 +561,11 @@ class NasWdanFrame(nn.Module):
         size = x_bchw.shape[-2:]
         return [F.interpolate(self.heads[node_key(node)](states[node]), size=size, mode="bilinear") for node in wanted]
 
+    @property
+    def output_biases(self) -> tuple[nn.Parameter, ...]:
+        """The shifts of the heads."""
+        return tuple(cast(Head, head).shift for head in self.heads.values())
+
     def take_away(self, cells: Sequence[str], heads: tuple[Node, ...]) -> None:
         """Takes cells, and heads but those of the nodes ``heads``, away, with all that no kept head needs any more.
 
@@ -831,6 +836,11 @@ class NasWdanSupernet(Supernet):
         self._discrete: MixtureWeights | None = None
         # PyTorch's annotations do not know that modules take a memory format alone.
         nn.Module.to(self, memory_format=backend.memory_format)  # type: ignore[call-overload]
+
+    @property
+    def output_biases(self) -> tuple[nn.Parameter, ...]:
+        """The shifts of the heads."""
+        return self.frame.output_biases
 
     def architecture(self) -> list[nn.Parameter]:
         """Returns alphas, betas and gammas."""
@@ -1219,6 +1229,11 @@ class NasWdanNetwork(OnLattice):
     def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:
         """Returns the logits of heads, each BKHW at the size of the input; cells that they do not need are not run."""
         return self.frame.run(x_bchw, _run_cell, heads=self.nodes_of(heads))
+
+    @property
+    def output_biases(self) -> tuple[nn.Parameter, ...]:
+        """The shifts of the heads."""
+        return self.frame.output_biases
 
     @property
     def removable_parts(self) -> tuple[str, ...]:

@@ -418,14 +418,17 @@ def prepare_training(
     if isinstance(initial, TrainedNetwork):
         initial = initial_weights_of(initial, recipe)
         inform(initial.summary)
-    if initial is not None and initial.weights:
-        initial.fill(network, architecture)
     check_sizes(recipe, network)
     training, validation = manifest.of_split("train"), manifest.of_split("val")
     check_fills_a_batch(training, recipe.train.batch, name="training set")
     store = data if data is not None else open_store(manifest, recipe.data, threads=recipe.compute.threads)
     task.check(store, {"training": training, "validation": validation})
     device = fabric.device
+    learned = Batches(store, training, batch=recipe.train.batch, name="training set", device=device)
+    if initial_weights(architecture) is None:
+        task.begin(network.output_biases, learned)
+    if initial is not None and initial.weights:
+        initial.fill(network, architecture)
     return make(
         recipe,
         fabric=fabric,
@@ -433,7 +436,7 @@ def prepare_training(
         network=network,
         task=task,
         store=store,
-        training=Batches(store, training, batch=recipe.train.batch, name="training set", device=device),
+        training=learned,
         validation=Batches(store, validation, batch=recipe.evaluation.batch, name="validation set", device=device),
         initial=initial,
     )
