@@ -1,6 +1,6 @@
 """What a network is asked to do: the loss over heads and mixed targets, and the score of a pass over images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np

@@ -63,7 +63,8 @@ def epochs_of(run: Path) -> Numbers:
     """Returns losses, learning rate and scores of every epoch."""
     found: Numbers = {}
     for record in _journal(run / "metrics.jsonl"):
-        record.pop("val_foreground_by_domain", None)  # the frozen program did not count it
+        for name in ("val_foreground_by_domain", "val_found_by_domain"):
+            record.pop(name, None)  # the frozen program did not count them
         place = "/".join(f"{part} {record.pop(part)}" for part in ("stage", "epoch") if part in record)
         found |= {f"{place}/{name}": value for name, value in _flat(record)}
     return found
