@@ -17,19 +17,14 @@ was stopped is done again. `--minutes` begins none after that time. benchmarks/t
 import argparse
 import itertools
 import json
-import multiprocessing
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-import torch
 from _running import note
+from _trainings import append_line, in_processes, read_lines, train_and_test
 
 import medarts
 from medarts.benchmarks.table import GENOTYPES, TRAININGS
@@ -73,21 +68,12 @@ def main() -> None:
         train(arguments.table, jobs=arguments.jobs, minutes=arguments.minutes)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def append(path: Path, about: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(about, separators=(",", ":")) + "\n")
-
-
 # --- genotypes --------------------------------------------------------------------------------------------------
 
 
 def sample(table: Path, genotypes: int) -> None:
     """Adds random genotypes, each scaled to its budget, with what they cost."""
-    for number in range(len(read(table / GENOTYPES)), genotypes):
+    for number in range(len(read_lines(table / GENOTYPES)), genotypes):
         width = BUDGETS[number % len(BUDGETS)]
         for attempt in itertools.count():
             drawn = NasWdan.sample(NasWdanSettings(), seed=seed_of(number, "table", attempt))
@@ -104,7 +90,7 @@ def sample(table: Path, genotypes: int) -> None:
             "parameters": found.cost.parameters, "flops": flops, "latency_ratio": round(ratio, 3),
             "latency_ms": round(milliseconds, 3),
         }  # fmt: skip
-        append(table / GENOTYPES, about)
+        append_line(table / GENOTYPES, about)
         channels = found.network.settings["init_channel"]
         note(f"{number}: {attempt + 1} sampled, C = {channels}, {ratio:.2f} of U-Net {width}")
 
@@ -130,42 +116,21 @@ def trainings(genotypes: int) -> Iterator[Training]:
 
 
 def train(table: Path, *, jobs: int, minutes: float) -> None:
-    genotypes = {line["number"]: json.dumps(line["genotype"]) for line in read(table / GENOTYPES)}
-    done = {Training(line["number"], line["set"], line["seed"]) for line in read(table / TRAININGS)}
-    left = iter([training for training in trainings(len(genotypes)) if training not in done])
-    end = time.monotonic() + 60 * minutes
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = {pool.submit(trained, one, genotypes[one.number]) for one in itertools.islice(left, jobs)}
-        while waiting:
-            ended = next(as_completed(waiting))
-            waiting.remove(ended)
-            if time.monotonic() < end:
-                waiting |= {pool.submit(trained, one, genotypes[one.number]) for one in itertools.islice(left, 1)}
-            about = ended.result()
-            append(table / TRAININGS, about)
-            curve = about["val_dice"]
-            note(f"{about['number']}, {about['set']}, seed {about['seed']}: {curve[-1]:.3f} {about['test_dice']:.3f}, "
-                 f"{about['seconds']:.0f} s")  # fmt: skip
+    genotypes = {line["number"]: json.dumps(line["genotype"]) for line in read_lines(table / GENOTYPES)}
+    done = {Training(line["number"], line["set"], line["seed"]) for line in read_lines(table / TRAININGS)}
+    left = [(one, genotypes[one.number]) for one in trainings(len(genotypes)) if one not in done]
+    for about in in_processes(trained, left, jobs=jobs, minutes=minutes):
+        append_line(table / TRAININGS, about)
+        note(f"{about['number']}, {about['set']}, seed {about['seed']}: {about['val_dice'][-1]:.3f} "
+             f"{about['test_dice']:.3f}, {about['seconds']:.0f} s")  # fmt: skip
 
 
-def trained(training: Training, genotype: str) -> dict[str, Any]:
-    """Trains and tests a network, and returns its curve and the test Dice."""
+def trained(case: tuple[Training, str]) -> dict[str, Any]:
+    """Trains and tests the network of a genotype, and returns its line."""
+    training, genotype = case
     network: Genotype = from_json(genotype, origin=GENOTYPES)
-    with tempfile.TemporaryDirectory() as folder:
-        changes = [f"seed={training.seed}", f"train.norm={NORM}"]
-        run = medarts.train(network, RECIPE, data=training.set, changes=changes, out=Path(folder) / "run")
-        medarts.evaluate(run)
-        curve, timing = (
-            pd.read_json(run.path / name, lines=True, dtype=False) for name in ("metrics.jsonl", "timing.jsonl")
-        )
-        summary = pd.read_csv(run.path / "scores" / "test" / "summary.csv")
-    (dice,) = summary[(summary["dataset"] == training.set) & (summary["metric"] == "dice")]["value"]
-    return {
-        **training._asdict(),
-        **{name: [round(value, 4) for value in curve[name]] for name in ("train_loss", "val_loss", "val_dice")},
-        "test_dice": round(float(dice), 4), "seconds": round(float(timing["seconds"].sum()), 1),
-    }  # fmt: skip
+    changes = [f"seed={training.seed}", f"train.norm={NORM}"]
+    return {**training._asdict(), **train_and_test(network, RECIPE, data=training.set, changes=changes)}
 
 
 if __name__ == "__main__":
