@@ -15,6 +15,14 @@ from medarts.engine import device
 
 IMAGES = 24
 
+LONG = ("test_golden_*.py", "test_units.py", "test_job.py", "test_graphs*.py", "test_examples.py", "test_demo.py")
+"""Files with the longest tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest tests first, as a file is run by one process: the others are done when one of them is not."""
+    items.sort(key=lambda item: not any(item.path.match(pattern) for pattern in LONG))
+
 
 def write_folder_data(root: Path, *, images: int = IMAGES, size: int = 32, seed: int = 0) -> Path:
     """Writes images of bright discs with their masks and splits.csv; two images a patient, 3/4 of them to train."""

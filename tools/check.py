@@ -14,7 +14,7 @@ CHECKS = (
     "ruff format --check .",
     "mypy",
     "lint-imports",
-    "pytest -n auto --dist loadfile",
+    "pytest -n auto --dist loadfile --no-loadscope-reorder",  # tests/conftest.py has an order
 )
 
 

@@ -87,11 +87,11 @@ BASELINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 ZOO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "alpha0_5_stage1_double_deep_ep80": ({"init_channel": 4}, {"in_channels": 3}),
     "alpha0_5_stage1_nodouble_deep_ep80": ({"init_channel": 4, "norm": "batch"}, {"window": (0.0, 180.0)}),
-    "layer7_double_deep": ({"init_channel": 4, "norm": "batch"}, {"outputs": 4, "percentiles": (2.0, 98.0)}),
-    "stage0_double_deep_ep80_newim": ({"init_channel": 4, "norm": "batch"}, {"head": "average"}),
-    "stage1_layer9_110epoch_double_deep_final": ({"init_channel": 4, "norm": "batch"}, {}),
+    "layer7_double_deep": (
+        {"init_channel": 4},
+        {"in_channels": 3, "outputs": 4, "percentiles": (2.0, 98.0), "head": "average"},
+    ),
     "chestxray14_first_order": ({"init_channel": 4, "layers": 5}, {"outputs": 5, "size": 64}),
     "darts_v2": ({"init_channel": 4, "layers": 5}, {"outputs": 5, "percentiles": (1.0, 99.0)}),
 }

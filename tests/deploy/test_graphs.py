@@ -12,11 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.deploy.engines_of_tests import findings_info
-from tests.deploy.networks_of_tests import BASELINES, ZOO, check_exported, deployable
+from tests.deploy.networks_of_tests import BASELINES, check_exported, deployable
 from torch import Tensor, nn
 
 import medarts
-from medarts import list_models
 from medarts.deploy.deployable import Deployable, TorchEngine
 from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.deploy.graphs import network_to_onnx, to_onnx
@@ -24,10 +23,11 @@ from medarts.deploy.info import ModelInfo
 from medarts.deploy.model import TrainedModel
 from medarts.deploy.quantization import quantized
 from medarts.network import FindingNetwork
+from medarts.registry import models
 
 
-def test_every_network_is_here() -> None:
-    assert {*BASELINES, *ZOO} == {*list_models()}
+def test_every_baseline_is_here() -> None:
+    assert {*BASELINES} == {*models.names()}
 
 
 @pytest.mark.parametrize("name", BASELINES)

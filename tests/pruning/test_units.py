@@ -28,7 +28,7 @@ from medarts.pruning.units import (
     zero_filters,
 )
 from medarts.registry import models
-from medarts.spaces import load_genotype, zoo
+from medarts.spaces import load_genotype
 from medarts.spaces.nas_wdan import all_paths, operations_of, to_kept
 from medarts.spaces.nas_wdan_operations import TRANSITIONS
 
@@ -129,23 +129,31 @@ def check_exported(network, image):
     assert largest_difference([torch.from_numpy(logits)], [network(images).detach()]) < 1e-4
 
 
+EXPORTED = ("multiresunet", "resenc-unet")
+"""Baselines with convolutions of all kinds. What others are exported as, tests of exports hold."""
+
+ZOO = ("layer7_double_deep", "darts_v2", "chestxray14_first_order")
+"""One of each space and stem, as tracing takes long; all operations have tests of their own below."""
+
+
 @pytest.mark.parametrize("name", models.names())
-def test_the_cut_baseline_computes_what_the_masked_one_does_also_exported(name):
+def test_the_cut_baseline_computes_what_the_masked_one_does(name):
     torch.manual_seed(0)
     network = tiny(name)
     found, image = check(network)
     assert {*found.fixed.values()} <= {"outputs of the network", "one channel"}
-    check_exported(network, image)
+    if name in EXPORTED:
+        check_exported(network, image)
 
 
-@pytest.mark.parametrize("name", zoo())
+@pytest.mark.parametrize("name", ZOO)
 def test_the_cut_network_of_the_zoo_computes_what_the_masked_one_does(name):
     torch.manual_seed(0)
     found, _ = check(create_model(name, outputs=2, init_channel=4), part=0.6)
     assert {*found.fixed.values()} <= {"outputs of the network", "one channel"}
 
 
-@pytest.mark.parametrize("name", zoo())
+@pytest.mark.parametrize("name", ZOO)
 def test_the_cut_network_of_the_zoo_is_exported_as_it_is(name):
     """Its own operations, in fewer cells and nodes, as tracing takes most of the time."""
     torch.manual_seed(0)
