@@ -21,6 +21,7 @@ from medarts.evaluation.deciding import shown_ways
 from medarts.evaluation.scores import Scores, excluded, vanished
 from medarts.evaluation.summary import YOUDEN, without_repetition
 from medarts.metrics import metrics_of
+from medarts.pool.result import Retrained, read_retrained
 from medarts.profiling.budget import read_kept
 from medarts.profiling.cost import Cost
 from medarts.profiling.plan import Plan
@@ -69,21 +70,18 @@ def show_examination(examination: Examination) -> None:
 def show_plan(plan: Plan) -> None:
     """Prints the estimates of every stage, of every rung of a search by training, and of the training after it."""
     table = Table(*columns("", "parameters", "images\nat once", "accumulate", "peak\nmemory", "time"))
-    by_training = plan.candidate is not None
-    noun = "search" if not by_training else "supernet" if plan.supernets == 1 else f"{plan.supernets} supernets"
-    rows = [(f"{noun}, stage {n}", trial, plan.supernets * trial.seconds) for n, trial in enumerate(plan.stages, 1)]
-    selection = plan.supernets * sum(trial.selection_seconds for trial in plan.stages)
+    rows = [*zip(plan.stage_names, plan.stages, plan.stage_seconds, strict=True)]
     if plan.candidate is not None:
         rows.append(("candidate, typical", plan.candidate, plan.candidate.seconds))
     for name, trial, seconds in (*rows, ("training, typical", plan.training, plan.training.seconds)):
         counts = [f"{number:,}" for number in (trial.parameters, trial.images_at_once, trial.accumulate)]
         table.add_row(name, *counts, f"{trial.memory_mb:,.0f} MB", _time(seconds))
     show_table(console, table)
-    if selection:
-        console.print(f"selection: {_time(selection)}", highlight=False)
+    if plan.selection_seconds:
+        console.print(f"selection: {_time(plan.selection_seconds)}", highlight=False)
     if plan.rungs:
         _show_rungs(plan)
-    at_once = ", with one training at a time" if by_training else ""
+    at_once = ", with one training at a time" if plan.candidate is not None else ""
     console.print(f"search in all: {_time(plan.search_seconds)}{at_once}", highlight=False)
     if plan.budget_mb is not None:
         fitting = (("search RECIPE", plan.search_changes), ("train RUN", plan.training_changes))
@@ -99,6 +97,8 @@ def _show_rungs(plan: Plan) -> None:
     for rung in plan.rungs:
         numbers = (f"{rung.candidates:,}", f"{rung.epochs:,}")
         table.add_row(f"generation {rung.generation}, to epoch {rung.epoch}", *numbers, _time(rung.seconds))
+    if plan.retrained:
+        table.add_row("winner retrained", str(plan.retrained), "", _time(plan.retrained_seconds))
     show_table(console, table)
 
 
@@ -112,7 +112,20 @@ def show_search(run: RunDirectory) -> None:
     if "candidate" in summary:
         chosen = f"{summary['candidate']} ({summary['source']}), validation {summary['score']}"
         console.print(f"chosen: {chosen} {summary['best_score']:.3f}", highlight=False)
+        _show_retrained(read_retrained(run), score=summary["score"])
     show_kept(run)
+
+
+def _show_retrained(retrained: Retrained | None, *, score: str) -> None:
+    """Prints the scores of the trainings of the winner, if there are any."""
+    if retrained is None:
+        return
+    scores = ", ".join(f"{value:.3f} (seed {seed})" for seed, value in retrained.scores.items())
+    spread = "" if math.isnan(retrained.spread) else f" ± {retrained.spread:.3f}"
+    if scores:
+        console.print(f"retrained: best validation {score} {retrained.mean:.3f}{spread}: {scores}", highlight=False)
+    for seed, reason in retrained.failures.items():
+        say(f"retrained with seed {seed}: failed: {reason}", to=console)
 
 
 def show_kept(run: RunDirectory) -> None:

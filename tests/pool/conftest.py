@@ -40,7 +40,8 @@ def recipe(blobs: Path) -> Recipe:
             "search": {
                 "method": "pool",
                 "select": {
-                    "candidates": 3, "rungs": [1, 2], "keep": 0.5, "neighbours": 2, "supernets": 1, "checkpoints": 1,
+                    "candidates": 3, "rungs": [1, 2], "keep": 0.5, "neighbours": 2, "checkpoints": 1,
+                    "supernets": [{"relaxation": "gumbel"}],
                 },
                 "stages": [{"depth": 3, "epochs": 2, "batch": 4}],
                 "arch_after": 0,

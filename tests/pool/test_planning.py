@@ -42,14 +42,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_supernets_and_rungs(recipe: Recipe) -> None:
-    planned = search.plan(changed(recipe, "search.select.candidates=4", "search.select.supernets=2"))
-    (stage,) = planned.stages
+    given = ("search.select.candidates=4", "search.select.supernets=[{}, {}, {lr: 0.1}]", "search.select.retrain=3")
+    planned = search.plan(changed(recipe, *given))
+    assert planned.stage_names == ("2 supernets, stage 1", "supernet 3 (lr 0.1), stage 1")
+    stage, _ = planned.stages
     assert stage.seconds == 2 * 2 * 2.0 + (2 + 2) * 7.0  # two epochs of two steps, and two validations at the end
     per_epoch = 2 * 5.0 + 7.0
     assert [(rung.generation, rung.epoch, rung.candidates, rung.seconds) for rung in planned.rungs] == [
         (1, 1, 4, 4 * per_epoch), (1, 2, 2, 2 * per_epoch), (2, 1, 2, 2 * per_epoch), (2, 2, 1, per_epoch),
     ]  # fmt: skip
-    assert planned.search_seconds == 2 * stage.seconds + 9 * per_epoch
+    assert planned.search_seconds == 3 * stage.seconds + 9 * per_epoch + 3 * planned.training.seconds
     assert planned.training.seconds == 9 * per_epoch
     assert '"epoch": 2, "candidates": 2' in planned.to_json()
 

@@ -40,7 +40,8 @@ def test_a_pool_has_genotypes_of_supernets_random_ones_and_neighbours(pool: RunD
     ]  # fmt: skip
     finalists = sorted((each for each in found[:3] if 2 in each.scores), key=lambda each: -each.scores[2])
     assert [each.parent for each in found[3:]] == [each.name for each in finalists]
-    assert found[0].origin == "supernet 1, as it was chosen"
+    assert found[0].origin == "supernet 1 (relaxation gumbel), as it was chosen"
+    assert RunDirectory(trainings.folder_of_supernet(pool, 1)).recipe.search.relaxation.name == "gumbel"
     assert [each.genotype.provenance["of"] for each in found[3:]] == [each.genotype.name for each in finalists]
     assert len({space_of(each.genotype).fingerprint(each.genotype) for each in found}) == 5
 
@@ -106,6 +107,37 @@ def test_the_computing_that_a_control_may_have(pool: RunDirectory, recipe: Recip
 def test_another_seed_gives_another_search(control: RunDirectory, recipe: Recipe, tmp_path: Path) -> None:
     other = search.start(random_of(recipe, "seed=1", "search.select.rungs=[1]"), tmp_path / "run")
     assert not {each.origin for each in read_candidates(control)} & {each.origin for each in read_candidates(other)}
+
+
+def test_the_winner_is_trained_with_several_seeds(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, medarts: Any
+) -> None:
+    """As `medarts train` would train it; and after a kill the rest of it."""
+    given = random_of(
+        recipe, "search.select.candidates=1", "search.select.rungs=[1]", "search.select.retrain=2", "train.epochs=2",
+        "search.select.norms=[batch]",
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        failing(patch, {"2": RunError("The disk is full.", fix="")})
+        with pytest.raises(RunError, match="The disk is full"):
+            search.start(given, tmp_path / "run")
+    run = search.resume(tmp_path / "run")
+    scores = {str(seed): best for seed, best in enumerate(best_scores(run, 2))}
+    assert run.read_json("summary.json")["retrained"] == {"scores": scores, "failures": {}}
+    status, _, errors = medarts("train", run.path, "--out", "alone")
+    assert status == 0, errors
+    for name in ("metrics.jsonl", "summary.json", "genotype.json", "recipe.yaml"):
+        assert (run.path / "retrained" / "1" / name).read_bytes() == Path("alone", name).read_bytes(), name
+    assert compute_of(run).epochs == 1  # what it was chosen by
+    assert planned_epochs(given) == 1 + 2 * 2
+    status, output, _ = medarts("search", "--resume", run.path)
+    mean = sum(scores.values()) / 2
+    assert f"retrained: best validation dice {mean:.3f} ± " in output
+
+
+def best_scores(run: RunDirectory, number: int) -> list[float]:
+    folders = [trainings.folder_of_retraining(run, each) for each in range(1, number + 1)]
+    return [RunDirectory(folder).read_json("summary.json")["best_score"] for folder in folders]
 
 
 # --- failures --------------------------------------------------------------------------------------------------------
@@ -225,6 +257,12 @@ def test_a_supernet_that_fails_is_on_record(recipe: Recipe, tmp_path: Path, monk
             ["budget.size=24", "space.choices.depth=[3]", "search.stages.0.depth=4"],
             r"search.stages.0 cannot be measured at budget.size 24",
         ),
+        (
+            ["search.select.supernets=[{relaxation: gumbl}]"],
+            r"^search.select.supernets.0: search.relaxation.name cannot be 'gumbl'",
+        ),
+        (["search.select.supernets=[{}, {method: random}]"], r"select.supernets.1.method is not for one supernet"),
+        (["search.select.supernets=[{arch_after: 0}, {stages: [{depth: 9}]}]"], r"16 .*depth 9"),
         (["train.model=unet"], r"train.model is the baseline unet, but search.method=pool trains genotypes"),
     ],
 )
@@ -246,6 +284,8 @@ def test_wrong_values_are_refused_before_anything_is_trained(
         ("search.select.norms=[group, group]", "norms names one twice"),
         ("train.warmup_epochs=2", r"train.warmup_epochs 2 leave nothing of the 2 epochs of the last rung"),
         ("search.method=best", "search.method"),
+        ("search.select.supernets=-1", r"search.select.supernets: write a number of supernets, 0 to 100, or a list"),
+        ("search.select.supernets=[]", r"search.select.supernets: write a number of supernets"),
     ],
 )
 def test_recipes_that_contradict_themselves(recipe: Recipe, change: str, says: str) -> None:

@@ -55,7 +55,8 @@ def run(small_recipe: Recipe, tmp_path: Path) -> RunDirectory:
 def finish(run: RunDirectory) -> None:
     NasWdan.sample(run.recipe.space, seed=0).save(run.path / "genotype.json")
     (run.path / "timing.jsonl").write_text(TIMING)
-    run.write_json("summary.json", {"score": "dice", "best_score": 0.8, "candidate": "2-01"})
+    retrained = {"scores": {"0": 0.75, "1": 0.79}, "failures": {"2": "Memory ran out."}}
+    run.write_json("summary.json", {"score": "dice", "best_score": 0.8, "candidate": "2-01", "retrained": retrained})
     run.finish()
 
 
@@ -71,6 +72,8 @@ def test_what_became_of_every_candidate(run: RunDirectory) -> None:
     assert "took 30 s; as much computing by random search is search.method=random search.select.epochs=14" in text
     assert "2-01 neighbour 1-01: norm: group -&gt; batch 0.600 0.800 6.70 12.3 as published last rung" in text
     assert "MFLOPs (≤ 8)" in text
+    assert "best validation Dice, mean 0.770, standard deviation 0.028." in text
+    assert "2 – Memory ran out." in text
     assert "dropped after epoch 2" in text
     assert "failed: Memory &lt;ran&gt; out." in text
     assert text.index("2-01 neighbour") < text.index("1-01 supernet") < text.index("1-02 random")

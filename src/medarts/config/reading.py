@@ -121,8 +121,12 @@ def deciding_values(recipe: Recipe) -> dict[str, Any]:
     _leave_out_unset(recipe, values)
     if recipe.search.method != "supernet":
         # They decide such a search at their defaults, too, and no run is older than they are.
-        values["search"]["select"] = recipe.search.select.model_dump(mode="json")
-        values["space"] |= recipe.space.model_dump(mode="json", include={"choices"})
+        search, space = recipe.search.model_dump(mode="json"), recipe.space.model_dump(mode="json")
+        values["search"]["select"] = search["select"]
+        _leave_out_unset(recipe.search.select, values["search"]["select"])
+        if "choices" in space:
+            values["space"]["choices"] = space["choices"]
+            _leave_out_unset(getattr(recipe.space, "choices"), values["space"]["choices"])  # noqa: B009
     return values
 
 

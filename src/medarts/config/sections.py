@@ -136,6 +136,25 @@ class SupernetSettings(Section):
     skip_dropout: Annotated[Fraction, LATER] = 0.0
 
 
+def _supernets(value: Any) -> Any:
+    """Refuses what is neither a number of supernets nor a list of what they differ in."""
+    is_number = type(value) is int and 0 <= value <= _MOST_SUPERNETS
+    is_list = (
+        isinstance(value, list | tuple)
+        and 0 < len(value) <= _MOST_SUPERNETS
+        and all(isinstance(each, Mapping) for each in value)
+    )
+    if not (is_number or is_list):
+        raise ValueError(
+            f"write a number of supernets, 0 to {_MOST_SUPERNETS}, or a list of what each has of its own in the "
+            "section search, such as [{relaxation: softmax}, {relaxation: gumbel}]"
+        )
+    return value
+
+
+_MOST_SUPERNETS = 100
+
+
 class SelectSettings(Section):
     """Choosing by training: at every rung the better candidates are kept and trained on (successive halving).
 
@@ -146,10 +165,14 @@ class SelectSettings(Section):
         keep: share of the candidates that go on from a rung to the next.
         generations: of pool: number of generations. Later ones hold neighbours of the best so far.
         neighbours: of pool: candidates of every later generation.
-        supernets: of pool: searches of supernets, each with a seed of its own, whose genotypes are candidates.
+        supernets: of pool: searches of supernets, each with a seed of its own, whose genotypes are candidates. It is a
+            number, or a list with a mapping for each of what it has of its own in the section search, such as
+            [{relaxation: softmax}, {relaxation: gumbel, arch_lr: 0.01}].
         checkpoints: of pool: genotypes of each of these searches, taken along it, the last one included.
         norms: kinds of norms that candidates may have. Default: train.norm.
         epochs: of random: as many candidates as this number of epochs of training allows. Default: ``candidates``.
+        retrain: trainings of the winner by ``train`` at the end, with the seed of the recipe and those after it. They
+            choose nothing: their mean is the score to expect, as that by which the winner was chosen is too high.
     """
 
     candidates: Annotated[Whole, Field(ge=1, le=100_000)] = 16
@@ -157,10 +180,16 @@ class SelectSettings(Section):
     keep: Annotated[Number, Field(gt=0, lt=1)] = 0.33
     generations: Annotated[Whole, Field(ge=1, le=1000)] = 2
     neighbours: Annotated[Whole, Field(ge=1, le=100_000)] = 8
-    supernets: Annotated[Whole, Field(ge=0, le=100)] = 2
+    supernets: Annotated[Whole | tuple[dict[str, Any], ...], BeforeValidator(_supernets)] = 2
     checkpoints: Annotated[Whole, Field(ge=1, le=100)] = 3
     norms: Annotated[tuple[NormName, ...], Field(max_length=2)] = ()
     epochs: Annotated[Whole, Field(ge=1, le=10_000_000)] | None = None
+    retrain: Annotated[Annotated[Whole, Field(ge=0, le=100)], LATER] = 0
+
+    @property
+    def variants(self) -> tuple[Mapping[str, Any], ...]:
+        """What every supernet has of its own in the section search."""
+        return ({},) * self.supernets if isinstance(self.supernets, int) else self.supernets
 
     @model_validator(mode="after")
     def _fits_together(self) -> "SelectSettings":

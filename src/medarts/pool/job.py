@@ -2,7 +2,7 @@
 
     for every generation:   draw its candidates: random genotypes and those of supernets, later neighbours of the best
         for every rung:     train those that are left up to it, note their scores, keep the best
-    the genotype of the best in the last rung is the result
+    the genotype of the best in the last rung is the result; its network is trained by the recipe, if that is wanted
 
 The run is of the kind "search", as that of a supernet. What was drawn and scored stands in its candidates.jsonl, which
 is written as a whole when a generation is drawn and when a rung is done. In between, the runs of the candidates
@@ -32,7 +32,8 @@ from medarts.pool.candidates import Candidate, read_candidates, write_candidates
 from medarts.pool.drawing import Drawing, Proposal
 from medarts.pool.halving import best, sizes
 from medarts.pool.preparing import Prepared, numbers_of_candidates, planned_epochs, prepare
-from medarts.pool.result import compute_of, write_failures, write_result, write_timing
+from medarts.pool.result import Retrained, compute_of, write_failures, write_genotype, write_summary, write_timing
+from medarts.spaces.genotype import Genotype
 from medarts.system.console import Bar, inform, progress_bar
 from medarts.system.files import exists
 from medarts.system.memory import OutOfMemoryError
@@ -217,7 +218,9 @@ class _Search:
         self.select = self.recipe.search.select
         self.candidates = {each.name: each for each in read_candidates(run)}
         self.numbers = numbers_of_candidates(self.recipe)
-        self.supernets = self.select.supernets if self.recipe.search.method == "pool" else 0
+        number = len(self.select.variants) if self.recipe.search.method == "pool" else 0
+        self.supernets = range(1, number + 1)
+        self.planned = planned_epochs(self.recipe)
         self.began = time.monotonic(), _epochs_done(self.run)
 
     def run_to_end(self) -> None:
@@ -227,13 +230,39 @@ class _Search:
                 if not self._members(generation):
                     self._draw(generation)
                 self._halve(generation)
+            winner = self._finalists()[0]
+            genotype = write_genotype(self.run, self.recipe, winner)
+            retrained = self._retrained(winner, genotype) if self.select.retrain else None
         except InterruptedRunError:
             raise InterruptedRunError(
                 f"Stopped; {self.run.path} is saved.", fix=f"Resume with: {_command(self.run.path)}"
             ) from None
-        write_result(self.run, self.recipe, self._finalists()[0], score=self.score)
-        write_timing(self.run, self.candidates.values(), supernets=self.supernets)
+        write_summary(self.run, self.recipe, winner, score=self.score, retrained=retrained)
+        numbers = {"supernets": len(self.supernets), "retrained": self.select.retrain}
+        write_timing(self.run, self.candidates.values(), **numbers)
         inform(self._compute_in_words())
+
+    def _retrained(self, winner: Candidate, genotype: Genotype) -> Retrained:
+        """Trains the winner by the recipe, with several seeds."""
+        scores, failures = dict[int, float](), dict[int, str]()
+        numbers = range(1, self.select.retrain + 1)
+        seeds = {str(number): trainings.recipe_of_retraining(self.recipe, winner, number).seed for number in numbers}
+        works = [
+            trainings.retraining(self.run, self.recipe, winner, genotype, number, images=self.images)
+            for number in numbers
+        ]
+        for ended in self.executor.ends(works, meanwhile=self._show):
+            seed = seeds[ended.name]
+            folder = trainings.folder_of_retraining(self.run, int(ended.name))
+            if ended.error is not None:
+                failures[seed] = str(_of_the_candidate(ended.error))
+            elif (score := RunDirectory(folder).read_json("summary.json")["best_score"]) is None:
+                failures[seed] = "Its validation score never was a finite number."
+            else:
+                scores[seed] = float(score)
+            became = failures.get(seed) or f"{self.score.removeprefix('val_')} {scores[seed]:.3f}"
+            inform(f"{winner.name} retrained with seed {seed}: {became}; {self._left()}")
+        return Retrained(dict(sorted(scores.items())), dict(sorted(failures.items())))
 
     def _members(self, generation: int) -> list[Candidate]:
         return [each for each in self.candidates.values() if each.generation == generation]
@@ -255,27 +284,24 @@ class _Search:
         if not self.supernets:
             return []
         drawing.check_budget()
-        works = [
-            trainings.supernet(self.run, self.recipe, number, images=self.images)
-            for number in range(1, self.supernets + 1)
-        ]
+        works = [trainings.supernet(self.run, self.recipe, number, images=self.images) for number in self.supernets]
         failures: dict[str, MedartsError] = {}
         for ended in self.executor.ends(works, meanwhile=self._show):
             if ended.error is not None:
                 failures[ended.name] = _of_the_candidate(ended.error)
             state = "is searched" if ended.error is None else f"failed: {ended.error}"
-            inform(f"supernet {ended.name} {state}; {self._left()}")
+            inform(f"{trainings.name_of_supernet(self.recipe, int(ended.name))} {state}; {self._left()}")
         if len(failures) == len(works):
             raise RunError(f"All supernets failed, the first one: {failures['1']}", fix="Correct it in a new search.")
         write_failures(self.run, {name: str(failures[name]) for name in sorted(failures, key=int)})
         return [
             proposal
-            for number in range(1, self.supernets + 1)
+            for number in self.supernets
             if str(number) not in failures
             for proposal in drawing.along(
                 RunDirectory.open(trainings.folder_of_supernet(self.run, number)),
                 number=self.select.checkpoints,
-                called=f"supernet {number}",
+                called=trainings.name_of_supernet(self.recipe, number),
             )
         ]
 
@@ -340,12 +366,12 @@ class _Search:
 
     def _show(self) -> None:
         done = _epochs_done(self.run)
-        self.bar.reach(done, max(done, planned_epochs(self.recipe)))
+        self.bar.reach(done, max(done, self.planned))
 
     def _left(self) -> str:
         """Returns the epochs that are left in words, with the time that they take at the pace so far."""
         done = _epochs_done(self.run)
-        left = max(0, planned_epochs(self.recipe) - done)
+        left = max(0, self.planned - done)
         minutes = left * (time.monotonic() - self.began[0]) / max(1, done - self.began[1]) / 60
         return f"epochs in all {left}, about {math.ceil(minutes)} min"
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
 
 from medarts.config import BatchSettings, NormName, Recipe
 from medarts.data.store import ImageStore, images_for_processes
@@ -17,7 +19,7 @@ from medarts.pool import trainings
 from medarts.pool.drawing import Drawing
 from medarts.pool.halving import sizes
 from medarts.pool.preparing import numbers_of_candidates, prepare
-from medarts.profiling.plan import STEPS, Attempt, Plan, Rung, stages_of, tried
+from medarts.profiling.plan import STEPS, Attempt, Plan, Rung, StageAttempt, stages_of, tried
 from medarts.spaces.genotype import Genotype
 from medarts.training.trainer import prepare_training
 
@@ -39,27 +41,55 @@ def plan_by_training(recipe: Recipe, *, budget_mb: float | None = None, data: Im
     """
     recipe = prepare(recipe, data=data).recipe
     select, numbers = recipe.search.select, numbers_of_candidates(recipe)
-    supernets = select.supernets if recipe.search.method == "pool" else 0
     began = time.perf_counter()
     drawn = Drawing(recipe, ()).first(min(TRIED, numbers[0]), ())
     drawing_seconds = (time.perf_counter() - began) / len(drawn) * sum(numbers)
     with images_for_processes(data) as images:
-        stages = stages_of(trainings.recipe_of_supernet(recipe, 1), images) if supernets else []
+        stages = _stages(recipe, images)
         networks = tuple((each.genotype, each.norm) for each in drawn)
         candidates = _CandidatesAttempt(trainings.recipe_of_candidates(recipe), images, networks)
-        *of_stages, candidate = tried([*stages, candidates], budget_mb=budget_mb)
-    changes = tuple(each.change for each in (*of_stages, candidate) if each.change)
+        *of_stages, candidate = tried([*(each.attempt for each in stages), candidates], budget_mb=budget_mb)
     per_epoch = candidate.trial.seconds / select.rungs[-1]
     return Plan(
         stages=tuple(each.trial for each in of_stages),
+        stage_names=tuple(each.name for each in stages),
         training=replace(candidate.trial, seconds=per_epoch * recipe.train.epochs),
         budget_mb=budget_mb,
-        search_changes=changes,
-        supernets=supernets,
+        search_changes=tuple(dict.fromkeys(each.change for each in (*of_stages, candidate) if each.change)),
+        supernets=tuple(each.supernets for each in stages),
+        retrained=select.retrain,
         candidate=candidate.trial,
         drawing_seconds=drawing_seconds,
         rungs=tuple(_rungs(numbers, select.rungs, select.keep, per_epoch)),
     )
+
+
+class _Stage(NamedTuple):
+    """A stage of supernets that are equal but for their seed.
+
+    Attributes:
+        name: of the stage.
+        attempt: of one of them.
+        supernets: how many there are.
+    """
+
+    name: str
+    attempt: StageAttempt
+    supernets: int
+
+
+def _stages(recipe: Recipe, images: Path | None) -> list[_Stage]:
+    variants = list(recipe.search.select.variants) if recipe.search.method == "pool" else []
+    found = []
+    for number, changes in enumerate(variants):
+        alike = variants.count(changes)
+        if changes in variants[:number]:
+            continue
+        place = f"search.select.supernets.{number}" if "stages" in changes else "search"
+        name = f"{alike} supernets" if alike > 1 else trainings.name_of_supernet(recipe, number + 1)
+        attempts = stages_of(trainings.recipe_of_supernet(recipe, number + 1), images, place=place)
+        found += [_Stage(f"{name}, stage {stage}", attempt, alike) for stage, attempt in enumerate(attempts, 1)]
+    return found
 
 
 def _rungs(numbers: Sequence[int], rungs: Sequence[int], keep: float, per_epoch: float) -> list[Rung]:

@@ -51,15 +51,15 @@ def prepare(recipe: Recipe, *, data: ImageStore | None = None) -> Prepared:
     if recipe.search.method == "pool":
         if recipe.search.select.generations > 1:
             drawing.space.neighbour(sample, recipe.space, seed=0)
-        if recipe.search.select.supernets:
-            prepare_search(trainings.recipe_of_supernet(recipe, 1), data=data)
+        for of_supernet in supernets_of(recipe):
+            prepare_search(of_supernet, data=data)
     for norm in drawing.norms:
         train = recipe.train.model_copy(update={"norm": norm})
         tried = trainings.recipe_of_candidates(recipe.model_copy(update={"train": train}))
         training = prepare_training(tried, sample, data=data)
     recipe = recipe.model_copy(update={"data": training.recipe.data})
-    if recipe.search.method == "pool" and recipe.search.select.supernets:
-        check_stages(recipe, space)
+    for of_supernet in supernets_of(recipe):
+        check_stages(of_supernet, space)
     return Prepared(recipe, training)
 
 
@@ -116,10 +116,10 @@ def numbers_of_candidates(recipe: Recipe) -> list[int]:
             "search.select.epochs sets the number of candidates of method random alone.",
             fix="Leave it out, or use search.method=random.",
         )
-    searched = select.supernets * select.checkpoints
+    searched = len(select.variants) * select.checkpoints
     if searched > select.candidates:
         raise RecipeError(
-            f"search.select has {select.candidates} candidates, but {select.supernets} supernets with "
+            f"search.select has {select.candidates} candidates, but {len(select.variants)} supernets with "
             f"{select.checkpoints} checkpoints give {searched}.",
             fix="Raise search.select.candidates, or lower supernets or checkpoints.",
         )
@@ -129,9 +129,25 @@ def numbers_of_candidates(recipe: Recipe) -> list[int]:
     return [select.candidates, *[select.neighbours] * (select.generations - 1)]
 
 
+def supernets_of(recipe: Recipe) -> list[Recipe]:
+    """Returns the recipes of all supernets of a search by training; those that are equal but for their seed once.
+
+    Raises:
+        RecipeError: what one has of its own does not fit the section search.
+    """
+    found: list[Recipe] = []
+    variants = recipe.search.select.variants if recipe.search.method == "pool" else ()
+    for number, changes in enumerate(variants):
+        if changes not in variants[:number]:
+            found.append(trainings.recipe_of_supernet(recipe, number + 1))
+    return found
+
+
 def planned_epochs(recipe: Recipe) -> int:
     """Returns the epochs of all trainings and supernets, where none fails."""
     select = recipe.search.select
-    searched = sum(stage.epochs for stage in recipe.search.stages) if recipe.search.method == "pool" else 0
-    numbers = numbers_of_candidates(recipe)
-    return sum(epochs_of(number, select.rungs, select.keep) for number in numbers) + select.supernets * searched
+    variants = select.variants if recipe.search.method == "pool" else ()
+    of_supernets = [trainings.recipe_of_supernet(recipe, number) for number in range(1, len(variants) + 1)]
+    searched = sum(stage.epochs for each in of_supernets for stage in each.search.stages)
+    trained = sum(epochs_of(number, select.rungs, select.keep) for number in numbers_of_candidates(recipe))
+    return trained + searched + select.retrain * recipe.train.epochs

@@ -1,12 +1,16 @@
 """The result of a search by training: the genotype of the winner, its summary, and the computing that it took.
 
-timing.jsonl has a line for every supernet, and for every candidate one for each rung that it was trained to.
+timing.jsonl has a line for every supernet, for every candidate one for each rung that it was trained to, and one for
+every training of the winner.
 """
 
 import json
+import math
+import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from medarts.config import Recipe
@@ -15,6 +19,7 @@ from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.pool import trainings
 from medarts.pool.candidates import Candidate
 from medarts.profiling.budget import kept
+from medarts.spaces.genotype import Genotype
 from medarts.system.files import exists, write_whole
 
 TIMING = "timing.jsonl"
@@ -56,20 +61,63 @@ def compute_of(run: RunDirectory) -> Compute:
     """
     epochs, seconds = {True: 0, False: 0}, {True: 0.0, False: 0.0}
     for line in run.read_journal(TIMING, numbers=("epochs", "seconds")):
+        if "retrained" in line:
+            continue  # the choice was made before
         of_supernet = "supernet" in line
         epochs[of_supernet] += line["epochs"]
         seconds[of_supernet] += line["seconds"]
     return Compute(epochs[False], seconds[False], epochs[True], seconds[True])
 
 
-def write_result(run: RunDirectory, recipe: Recipe, winner: Candidate, *, score: str) -> None:
-    """Writes the genotype of the best candidate, and the summary.
+@dataclass(frozen=True)
+class Retrained:
+    """The trainings of the winner by the recipe.
+
+    Attributes:
+        scores: seed -> best validation score.
+        failures: seed -> why it has none.
+    """
+
+    scores: Mapping[int, float]
+    failures: Mapping[int, str]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the scores; NaN where there is none."""
+        return statistics.fmean(self.scores.values()) if self.scores else math.nan
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the scores; NaN of fewer than two."""
+        return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else math.nan
+
+    def as_json(self) -> dict[str, dict[str, Any]]:
+        """Returns the trainings as summary.json has them."""
+        return {
+            "scores": {str(seed): score for seed, score in self.scores.items()},
+            "failures": {str(seed): reason for seed, reason in self.failures.items()},
+        }
+
+
+def read_retrained(run: RunDirectory) -> Retrained | None:
+    """Returns the trainings of the winner of a finished search; None where there are none.
+
+    Raises:
+        RunError: summary.json is damaged.
+    """
+    content = run.read_json("summary.json").get("retrained")
+    if content is None:
+        return None
+    return Retrained(*({int(seed): value for seed, value in content[key].items()} for key in ("scores", "failures")))
+
+
+def write_genotype(run: RunDirectory, recipe: Recipe, winner: Candidate) -> Genotype:
+    """Writes the genotype of the best candidate, and returns it.
 
     Args:
         run: of the search.
         recipe: of it.
         winner: the best in the last rung.
-        score: key of what it was chosen by, such as "val_dice".
     """
     facts = run.facts
     provenance: dict[str, str | int | float] = {
@@ -81,9 +129,25 @@ def write_result(run: RunDirectory, recipe: Recipe, winner: Candidate, *, score:
         "method": recipe.search.method,
         "candidate": winner.name,
     }
+    genotype = replace(winner.genotype, name=facts["name"], provenance=provenance)
+    genotype.save(run.path / "genotype.json")
+    return genotype
+
+
+def write_summary(
+    run: RunDirectory, recipe: Recipe, winner: Candidate, *, score: str, retrained: Retrained | None
+) -> None:
+    """Writes the summary.
+
+    Args:
+        run: of the search.
+        recipe: of it.
+        winner: the best in the last rung.
+        score: key of what it was chosen by, such as "val_dice".
+        retrained: its trainings by the recipe; None where there are none.
+    """
     budget = recipe.budget.at(recipe.data.size)
     outputs = {"in_channels": recipe.data.in_channels, "outputs": recipe.data.outputs}
-    replace(winner.genotype, name=facts["name"], provenance=provenance).save(run.path / "genotype.json")
     run.write_json(
         "summary.json",
         {
@@ -94,6 +158,7 @@ def write_result(run: RunDirectory, recipe: Recipe, winner: Candidate, *, score:
             "norm": winner.norm,
             "supernet_failures": read_failures(run),
             **({"budget": kept(budget, winner.cost, **outputs)} if budget.limited else {}),
+            **({"retrained": retrained.as_json()} if retrained is not None else {}),
         },
     )
 
@@ -119,21 +184,26 @@ def read_failures(run: RunDirectory) -> dict[str, str]:
     return {str(name): str(reason) for name, reason in run.read_json(FAILURES)["failures"].items()}
 
 
-def write_timing(run: RunDirectory, candidates: Iterable[Candidate], *, supernets: int) -> None:
-    """Writes the epochs and seconds of every supernet and candidate, by their runs.
+def write_timing(run: RunDirectory, candidates: Iterable[Candidate], *, supernets: int, retrained: int) -> None:
+    """Writes the epochs and seconds of every supernet, candidate and training of the winner, by their runs.
 
     Args:
         run: of the search.
         candidates: all of them.
         supernets: number of supernets.
+        retrained: number of trainings of the winner.
     """
-    lines: list[dict[str, Any]] = []
-    for number in range(1, supernets + 1):
-        folder = trainings.folder_of_supernet(run, number)
-        seconds = trainings.seconds_of(folder, 0)
-        lines.append({"supernet": number, "epochs": epochs_done(folder), "seconds": seconds})
+    lines = [_line_of(trainings.folder_of_supernet(run, number), supernet=number) for number in range(1, supernets + 1)]
     lines += [line for candidate in candidates for line in _lines_of(run, candidate)]
+    lines += [
+        _line_of(trainings.folder_of_retraining(run, number), retrained=number) for number in range(1, retrained + 1)
+    ]
     write_whole(run.path / TIMING, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _line_of(folder: Path, **name: int) -> dict[str, Any]:
+    """Returns the line of a whole run."""
+    return {**name, "epochs": epochs_done(folder), "seconds": trainings.seconds_of(folder, 0)}
 
 
 def _lines_of(run: RunDirectory, candidate: Candidate) -> Iterator[dict[str, Any]]:

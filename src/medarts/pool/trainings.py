@@ -2,11 +2,13 @@
 
     candidates/1-01/    the training of a candidate, paused where it was not kept
     supernets/1/        a search of a supernet
+    retrained/1/        a training of the winner by the recipe
     logs/               what their processes have printed
 
 Each of them is a run as any other, which the engine resumes bit for bit. Processes get plain values.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -17,7 +19,7 @@ from medarts.config import Recipe, parse
 from medarts.data.store import read_images
 from medarts.engine.changes import changes_on_the_way
 from medarts.engine.directory import RunDirectory, is_begun
-from medarts.errors import RunError
+from medarts.errors import RecipeError, RunError
 from medarts.nas.search import resume_search, start_search
 from medarts.pool.candidates import Candidate
 from medarts.pool.drawing import SEEDS
@@ -38,9 +40,14 @@ def folder_of_supernet(run: RunDirectory, number: int) -> Path:
     return run.path / "supernets" / str(number)
 
 
+def folder_of_retraining(run: RunDirectory, number: int) -> Path:
+    """Returns the folder of a training of the winner, from 1 on."""
+    return run.path / "retrained" / str(number)
+
+
 def folders(run: RunDirectory) -> list[Path]:
     """Returns the folders of all runs that a search has begun."""
-    return [path for kind in ("supernets", "candidates") for path in sorted((run.path / kind).glob("*"))]
+    return [path for kind in ("supernets", "candidates", "retrained") for path in sorted((run.path / kind).glob("*"))]
 
 
 def recipe_of_candidates(recipe: Recipe) -> Recipe:
@@ -55,9 +62,49 @@ def recipe_of_candidates(recipe: Recipe) -> Recipe:
 
 
 def recipe_of_supernet(recipe: Recipe, number: int) -> Recipe:
-    """Returns the recipe of the search of a supernet, from 1 on."""
+    """Returns the recipe of the search of a supernet, from 1 on.
+
+    Raises:
+        RecipeError: what it has of its own does not fit the section search.
+    """
+    changes = recipe.search.select.variants[number - 1]
     search = recipe.search.model_copy(update={"method": "supernet"})
-    return recipe.model_copy(update={"seed": seed_of(recipe.seed, "supernet", number) % SEEDS, "search": search})
+    own = recipe.model_copy(update={"seed": seed_of(recipe.seed, "supernet", number) % SEEDS, "search": search})
+    if not changes:
+        return own
+    field = f"search.select.supernets.{number - 1}"
+    if refused := [name for name in ("method", "select") if name in changes]:
+        raise RecipeError(f"{field}.{refused[0]} is not for one supernet.", fix="Leave it out.")
+    content = own.model_dump(mode="json")
+    return parse({**content, "search": _changed(content["search"], changes)}, origin=field)
+
+
+def _changed(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a section with changes; what is chosen by another name begins with that one's defaults."""
+    changed = dict(section)
+    for key, value in changes.items():
+        before = section.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            is_same = value.get("name") in (None, before.get("name"))
+            changed[key] = _changed(before, value) if is_same else value
+        else:
+            changed[key] = value
+    return changed
+
+
+def name_of_supernet(recipe: Recipe, number: int) -> str:
+    """Returns what a supernet is called on pages: its number, from 1 on, and what it has of its own."""
+    changes = recipe.search.select.variants[number - 1]
+    words = ", ".join(
+        f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in changes.items()
+    )
+    return f"supernet {number}" + (f" ({words})" if words else "")
+
+
+def recipe_of_retraining(recipe: Recipe, winner: Candidate, number: int) -> Recipe:
+    """Returns the recipe of a training of the winner, from 1 on; that of the first is `medarts train` of the search."""
+    train = recipe.train.model_copy(update={"norm": winner.norm})
+    return recipe.model_copy(update={"seed": (recipe.seed + number - 1) % SEEDS, "train": train})
 
 
 def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: int, images: Path | None) -> Work:
@@ -74,6 +121,24 @@ def training(run: RunDirectory, recipe: Recipe, candidate: Candidate, *, rung: i
     folder, content = folder_of_candidate(run, candidate.name), recipe.model_dump(mode="json")
     do = partial(_train, folder, content, candidate.genotype, rung=rung, images=images)
     return Work(candidate.name, do, run.path / "logs" / f"{candidate.name}.log")
+
+
+def retraining(
+    run: RunDirectory, recipe: Recipe, winner: Candidate, genotype: Genotype, number: int, *, images: Path | None
+) -> Work:
+    """Returns a training of the winner, from 1 on; see `training`.
+
+    Args:
+        run: the search.
+        recipe: of it.
+        winner: the best candidate.
+        genotype: of the winner, as the search returns it.
+        number: of the training.
+        images: those in memory.
+    """
+    content = recipe_of_retraining(recipe, winner, number).model_dump(mode="json")
+    do = partial(_train, folder_of_retraining(run, number), content, genotype, rung=None, images=images)
+    return Work(str(number), do, run.path / "logs" / f"retrained-{number}.log")
 
 
 def supernet(run: RunDirectory, recipe: Recipe, number: int, *, images: Path | None) -> Work:
@@ -113,8 +178,13 @@ def seconds_of(run: Path, first: int, last: int | None = None) -> float:
     return float(sum(line["seconds"] for line in lines[first:last]))
 
 
-def _train(folder: Path, recipe: Mapping[str, Any], genotype: Genotype, *, rung: int, images: Path | None) -> None:
-    """Trains a candidate up to a rung, unless another process, left by a search that was killed, is still saving."""
+def _train(
+    folder: Path, recipe: Mapping[str, Any], genotype: Genotype, *, rung: int | None, images: Path | None
+) -> None:
+    """Trains a network up to a rung, or to its end.
+
+    It waits while another process, left by a search that was killed, is still saving.
+    """
     with lock.held_alone(folder, "search", patience=PATIENCE):
         parsed, data = parse(dict(recipe), origin=folder.name), read_images(images)
         if is_begun(folder):

@@ -57,25 +57,30 @@ class Plan:
     """The estimates of a recipe.
 
     Attributes:
-        stages: one estimate a stage of the search; of a search by training, of each of its supernets.
+        stages: one estimate a stage of the search; of a search by training, of all supernets that differ in more than
+            their seed.
+        stage_names: what each stage is called.
         training: of the training on all data of the recipe at its size, of its model or, at its C, of a network
             derived from an untrained supernet; the searched network may have cheaper or dearer operations. Of a search
             by training it is that of random candidates.
         budget_mb: memory that each of them fits into; None where there was no budget.
         search_changes: what makes the recipe's search the planned one, as key.path=value.
         training_changes: the same for its training.
-        supernets: how many are searched.
+        supernets: how many are searched of each stage.
         candidate: of a search by training: one training to the last rung, the mean of a few random candidates.
+        retrained: of a search by training: how often its winner is trained at the end.
         drawing_seconds: of a search by training: what finding all candidates takes, with what is measured of them.
         rungs: of a search by training: all its trainings, in their order.
     """
 
     stages: tuple[Trial, ...]
+    stage_names: tuple[str, ...]
     training: Trial
     budget_mb: float | None = None
     search_changes: tuple[str, ...] = ()
     training_changes: tuple[str, ...] = ()
-    supernets: int = 1
+    supernets: tuple[int, ...] = ()
+    retrained: int = 0
     candidate: Trial | None = None
     drawing_seconds: float = 0.0
     rungs: tuple[Rung, ...] = ()
@@ -83,8 +88,27 @@ class Plan:
     @property
     def search_seconds(self) -> float:
         """Time of the search."""
-        of_one = sum(stage.seconds + stage.selection_seconds for stage in self.stages)
-        return self.supernets * of_one + self.drawing_seconds + sum(rung.seconds for rung in self.rungs)
+        by_training = self.drawing_seconds + sum(rung.seconds for rung in self.rungs) + self.retrained_seconds
+        return sum(self.stage_seconds) + self.selection_seconds + by_training
+
+    @property
+    def stage_seconds(self) -> list[float]:
+        """Time of each stage, of all supernets that have it."""
+        return [number * stage.seconds for number, stage in zip(self._numbers, self.stages, strict=True)]
+
+    @property
+    def selection_seconds(self) -> float:
+        """Time of choosing the genotypes of all supernets."""
+        return sum(number * stage.selection_seconds for number, stage in zip(self._numbers, self.stages, strict=True))
+
+    @property
+    def retrained_seconds(self) -> float:
+        """Time of the trainings of the winner of a search by training."""
+        return self.retrained * self.training.seconds
+
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        return self.supernets or (1,) * len(self.stages)
 
     @property
     def search_memory_mb(self) -> float:
@@ -96,6 +120,7 @@ class Plan:
         """Returns the plan as JSON."""
         by_training = {
             "supernets": self.supernets,
+            "retrained": self.retrained,
             "candidate": asdict(self.candidate) if self.candidate is not None else None,
             "drawing_seconds": self.drawing_seconds,
             "rungs": [asdict(rung) for rung in self.rungs],
@@ -137,6 +162,7 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
         *stages, training = tried(attempts, budget_mb=budget_mb)
     return Plan(
         stages=tuple(each.trial for each in stages),
+        stage_names=tuple(f"search, stage {number}" for number in range(1, len(stages) + 1)),
         training=training.trial,
         budget_mb=budget_mb,
         search_changes=tuple(each.change for each in stages if each.change),
@@ -176,12 +202,13 @@ class Attempt(ABC):
         """Returns what it takes, with images in memory if there are any."""
 
     def change(self, parts: int) -> str:
-        """Returns the change of the recipe that splits the batches into that many parts."""
+        """Returns the change of the user's recipe that splits the batches into that many parts."""
         return f"{self.section}.accumulate={parts}"
 
     def in_parts(self, parts: int) -> Self:
         """Returns the same with the batches split into that many parts."""
-        content = apply_overrides(self.recipe.model_dump(mode="json"), [self.change(parts)])
+        change = f"{self.section}.accumulate={parts}"
+        content = apply_overrides(self.recipe.model_dump(mode="json"), [change])
         return replace(self, recipe=parse(content))
 
     def __call__(self) -> Trial:
@@ -196,9 +223,11 @@ class StageAttempt(Attempt):
 
     Attributes:
         stage: its number, from 0.
+        place: of its section search in the recipe that the user has.
     """
 
     stage: int
+    place: str = "search"
 
     @property
     def name(self) -> str:
@@ -214,6 +243,10 @@ class StageAttempt(Attempt):
     def section(self) -> str:
         """Where the stage is in the recipe."""
         return f"search.stages.{self.stage}"
+
+    def change(self, parts: int) -> str:
+        """Returns the change of the user's recipe that splits the batches into that many parts."""
+        return f"{self.place}.stages.{self.stage}.accumulate={parts}"
 
     def measure(self, data: ImageStore | None) -> Trial:
         """Tries the stage."""
@@ -254,9 +287,9 @@ class TrainingAttempt(Attempt):
         return try_training(self.recipe, genotype, steps=STEPS, data=data)
 
 
-def stages_of(recipe: Recipe, images: Path | None) -> list[StageAttempt]:
-    """Returns the attempts of all stages of the search of a supernet."""
-    return [StageAttempt(recipe, images, stage) for stage in range(len(recipe.search.stages))]
+def stages_of(recipe: Recipe, images: Path | None, *, place: str = "search") -> list[StageAttempt]:
+    """Returns the attempts of all stages of the search of a supernet; see `StageAttempt`."""
+    return [StageAttempt(recipe, images, stage, place) for stage in range(len(recipe.search.stages))]
 
 
 class Tried(NamedTuple):

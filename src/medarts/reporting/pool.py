@@ -1,5 +1,6 @@
 """Searches by training on their page: the best score over the computing, and what became of every candidate."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -11,7 +12,7 @@ from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.pool import trainings
 from medarts.pool.candidates import Candidate, read_candidates
 from medarts.pool.halving import incumbents, trained_epochs
-from medarts.pool.result import compute_of, read_failures
+from medarts.pool.result import compute_of, read_failures, read_retrained
 from medarts.profiling.budget import QUANTITIES
 from medarts.reporting.style import INK, MUTED, PALETTE, inline_svg, styled
 from medarts.reporting.tables import Column, Content, Table, decimals, label_of, significant, table
@@ -53,10 +54,32 @@ def pool_of(run: RunDirectory) -> Content | None:
         "candidates": len(candidates),
         "compute": compute,
         "supernet_failures": read_failures(run),
+        "retrained": _retrained(run) if run.facts["finished"] else None,
         "svg": inline_svg(plot, f"best validation {score} over the training done"),
         "finalists": make("candidates that came to the last rung", finalists) if finalists else None,
         "dropped": make("candidates that were dropped", others) if others else None,
     }
+
+
+def _retrained(run: RunDirectory) -> Content | None:
+    """Returns what became of the trainings of the winner; None where there are none."""
+    retrained = read_retrained(run)
+    if retrained is None:
+        return None
+    seeds = sorted([*retrained.scores, *retrained.failures])
+    rows = [
+        {"seed": seed, "score": retrained.scores.get(seed), "end": retrained.failures.get(seed, "")} for seed in seeds
+    ]
+    columns = {
+        "seed": Column("seed", "ascending"),
+        "score": Column("best validation score", form=decimals),
+        "end": Column("failure", words=True),
+    }
+    if not retrained.failures:
+        del columns["end"]
+    shown = table(pd.DataFrame(rows), columns, caption="trainings of the winner")
+    mean, spread = (None if math.isnan(each) else each for each in (retrained.mean, retrained.spread))
+    return {"mean": decimals(mean), "spread": decimals(spread), "table": shown}
 
 
 def _unscored(run: RunDirectory, candidates: Sequence[Candidate]) -> dict[str, int]:
