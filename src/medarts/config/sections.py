@@ -138,7 +138,7 @@ class SupernetSettings(Section):
 
 def _supernets(value: Any) -> Any:
     """Refuses what is neither a number of supernets nor a list of what they differ in."""
-    is_number = type(value) is int and 0 <= value <= _MOST_SUPERNETS
+    is_number = type(value) is int and 0 <= value <= _MOST_SUPERNETS  # here, so that there is one message
     is_list = (
         isinstance(value, list | tuple)
         and 0 < len(value) <= _MOST_SUPERNETS
@@ -180,7 +180,9 @@ class SelectSettings(Section):
     keep: Annotated[Number, Field(gt=0, lt=1)] = 0.33
     generations: Annotated[Whole, Field(ge=1, le=1000)] = 2
     neighbours: Annotated[Whole, Field(ge=1, le=100_000)] = 8
-    supernets: Annotated[Whole | tuple[dict[str, Any], ...], BeforeValidator(_supernets)] = 2
+    supernets: Annotated[
+        Annotated[Whole, Field(ge=0, le=_MOST_SUPERNETS)] | tuple[dict[str, Any], ...], BeforeValidator(_supernets)
+    ] = 2
     checkpoints: Annotated[Whole, Field(ge=1, le=100)] = 3
     norms: Annotated[tuple[NormName, ...], Field(max_length=2)] = ()
     epochs: Annotated[Whole, Field(ge=1, le=10_000_000)] | None = None
