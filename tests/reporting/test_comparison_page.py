@@ -200,7 +200,7 @@ def test_methods_and_the_budget_of_all_networks(tmp_path: Path, capsys: pytest.C
     page = write_comparison(Comparison.read(tmp_path), tmp_path).read_text(encoding="utf-8")
     words = words_of(page)
     for text in (
-        "Budget of all networks: ONNX ms ≤ 2.40 (128 × 128 pixels, 1 thread).", "ONNX ms (≤ 2.40)", "2.31",
+        "Budget of all networks: latency, ms ≤ 2.40 (128 × 128 pixels, 1 thread).", "latency, ms (≤ 2.40)", "2.31",
         "baseline, lr=0.002", "mean rank of pool", "(dashed: pool)", "pool isic 0.735 0.012 0.710 to 0.730 2 2.20 60.0",
         "pool SD 0.012 drawn SD 0.012 isic +0.022 +0.010 to +0.030",
     ):  # fmt: skip
@@ -211,7 +211,7 @@ def test_methods_and_the_budget_of_all_networks(tmp_path: Path, capsys: pytest.C
     terminal.show_comparison(made_up)
     said = " ".join(capsys.readouterr().out.split())
     assert "isic, differences to pool" in said
-    assert "Budget of all networks: ONNX ms ≤ 2.40" in said
+    assert "Budget of all networks: latency, ms ≤ 2.40" in said
 
 
 def test_a_column_is_one_entry_of_a_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model
 from medarts.config.explaining import explain
 from medarts.config.reading import apply_overrides, expand, parse, read_mapping
 from medarts.config.section import MOST_NETWORKS, Channels, Name, Section, Seed, Text, Whole
-from medarts.config.sections import BudgetSettings, Recipe
+from medarts.config.sections import Recipe
 from medarts.config.yaml_text import write_yaml
 from medarts.errors import RecipeError, did_you_mean, shortened
 from medarts.registry import Choice, Settings, models
@@ -475,9 +475,8 @@ def search_recipe(study: Study, name: str) -> Recipe:
     where = f"networks.{study.networks.index(entry)}.changes"
     values = {} if entry.search_seeds is None else {"seed": entry.search_seeds[entry.names.index(name)]}
     recipe = _changed(study.recipe, entry.searched_on or (), entry.changes, where=where, values=values)
-    if recipe.search.method == "supernet":  # whose genotype has no size yet; the study scales it
-        return recipe.model_copy(update={"budget": BudgetSettings()})
-    if others := sorted({*recipe.search.select.norms} - {recipe.train.norm}):
+    others = sorted({*recipe.search.select.norms} - {recipe.train.norm})
+    if others and recipe.search.method != "supernet":
         raise RecipeError(
             f"{where}: candidates may have {others[0]} norms (search.select.norms), but the study trains all networks "
             f"with train.norm {recipe.train.norm}.",

@@ -11,6 +11,7 @@ from medarts.comparison.compare import Comparison
 from medarts.comparison.costs import latency_columns
 from medarts.comparison.overall import OVERALL
 from medarts.evaluation.stats import ALPHA
+from medarts.profiling.budget import QUANTITIES
 from medarts.profiling.cost import BACKENDS
 from medarts.reporting.tables import Column, Table, counted, decimals, p_text, significant, table
 from medarts.study.generalize import Generalization
@@ -162,18 +163,16 @@ def budget_text(comparison: Comparison) -> str:
     budget = comparison.about["budget"]
     if budget is None:
         return ""
-    limits = [f"{AMOUNTS[name]} ≤ {significant(most)}" for name, most in budget["limits"].items()]
+    limits = [f"{title} ≤ {most}" for _, title, most in _limits(comparison)]
     measured = f"{budget['size']} × {budget['size']} pixels, {counted(budget['threads'], 'thread')}"
     return f"Budget of all networks: {', '.join(limits)} ({measured})."
 
 
-AMOUNTS = {
-    "parameters": "parameters",
-    "flops": "FLOPs",
-    "latency_ms": "ONNX ms",
-    "memory_mb": "MB of memory",
-}
-"""Titles of what a budget can limit."""
+def _limits(comparison: Comparison) -> Iterator[tuple[str, str, str]]:
+    """Yields name, title and value of what the budget limits, in the unit of the title."""
+    for name, most in (comparison.about["budget"] or {"limits": {}})["limits"].items():
+        title, unit = QUANTITIES[name]
+        yield name, title, significant(most / unit)
 
 
 def network_table(comparison: Comparison, group: str, *, brief: bool = False) -> Table:
@@ -183,11 +182,11 @@ def network_table(comparison: Comparison, group: str, *, brief: bool = False) ->
     words_of: dict[str, list[dict[str, Any]]] = {
         "metrics": [{"metric": name, **one} for name, one in metrics.items() if name != main],
         "threads": [{"n": threads} for threads in _threads(frame)[1:]],
-        "limits": [
-            {"limit": name, "amount": AMOUNTS[name], "most": significant(most)}
-            for name, most in (comparison.about["budget"] or {"limits": {}})["limits"].items()
-        ],
+        "limits": [{"limit": name, "amount": title, "most": most} for name, title, most in _limits(comparison)],
     }
+    for name, (_, unit) in QUANTITIES.items():
+        if f"budget_{name}" in frame:
+            frame[f"budget_{name}"] /= unit
     for one in COLUMNS:
         if (brief and one.each != "brief") or (one.each == "known" and frame[one.value].isna().all()):
             continue
