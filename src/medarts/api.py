@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from medarts.profiling.cost import Cost
     from medarts.profiling.plan import Plan
     from medarts.study.generalize import Generalization
+    from medarts.study.planning import StudyPlan
     from medarts.training.trained import TrainedNetwork
 
 # Rooms that bring PyTorch and other large libraries are imported by the verbs that need them.
@@ -452,6 +453,23 @@ def benchmark(
     return compare(folder)
 
 
+def plan_study(study: Study | Path | str, *, changes: Changes = (), out: Path | str | None = None) -> "StudyPlan":
+    """Estimates the time of all searches and trainings of a study from a few trial steps.
+
+    Args:
+        study: as in `benchmark`.
+        changes: changes of the study.
+        out: folder of the study, which need not exist. Default: runs/NAME, the name of the file.
+
+    Raises:
+        MedartsError: data, a recipe or a network does not fit.
+    """
+    from medarts.study.planning import plan_study as plan_all
+
+    chosen = _study(study, changes)
+    return plan_all(chosen, Path("runs") / Path(chosen.file).stem if out is None else Path(out))
+
+
 def generalize(
     study: Study | Path | str, *, changes: Changes = (), out: Path | str | None = None, jobs: int = 1
 ) -> "Generalization":
@@ -794,13 +812,17 @@ def pack(
     return pack_run(opened, usual_file(opened) if out is None else Path(out), domain=domain, examples=examples)
 
 
+def _study(study: Study | Path | str, changes: Iterable[str]) -> Study:
+    if not isinstance(study, Study | Path | str):
+        raise RecipeError(f"{quoted(study)} is not a study.", fix="Give a YAML file.")
+    return study if isinstance(study, Study) else load_study(Path(study), _changes(changes))
+
+
 def _run_study(study: Study | Path | str, changes: Iterable[str], out: Path | str | None, jobs: int) -> Path:
     """Trains what a study lacks, and returns its folder."""
     from medarts.study.benchmark import benchmark as run_study
 
-    if not isinstance(study, Study | Path | str):
-        raise RecipeError(f"{quoted(study)} is not a study.", fix="Give a YAML file.")
-    chosen = study if isinstance(study, Study) else load_study(Path(study), _changes(changes))
+    chosen = _study(study, changes)
     folder = _folder(out, Path(chosen.file).stem)
     run_study(chosen, folder, jobs=jobs)
     return folder

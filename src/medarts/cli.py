@@ -146,15 +146,24 @@ def plan(
     memory_mb: Megabytes = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate the parameters, peak memory and time of a recipe from a few trial steps.
+    """Estimate the parameters, peak memory and time of a recipe from a few trial steps, or the time of a study.
 
     Args:
-        recipe: The recipe (YAML).
+        recipe: The recipe, or the study of a benchmark (YAML).
         changes: Changes to the recipe, such as space.init_channel=8.
         memory_mb: Memory budget in megabytes. Batches are split until they fit, and the changes are printed.
     """
     from medarts import api, terminal
+    from medarts.config.study import is_study
 
+    if is_study(recipe):
+        _expect(memory_mb is None, "medarts plan STUDY [KEY=VALUE ...]")
+        of_study = api.plan_study(recipe, changes=changes)
+        if as_json:
+            print(of_study.to_json())
+        else:
+            terminal.show_study_plan(of_study)
+        return
     check_number("memory_mb", memory_mb, low=1, high=100_000_000)
     planned = api.plan(recipe, changes=changes, memory_mb=memory_mb)
     if as_json:

@@ -38,6 +38,7 @@ from medarts.reporting.comparison_tables import (
 from medarts.reporting.tables import Table as PageTable
 from medarts.reporting.tables import counted
 from medarts.study.generalize import Generalization
+from medarts.study.planning import StudyPlan
 from medarts.system.console import columns, make_console, name_column, say, show_table
 from medarts.system.names import printable
 
@@ -100,6 +101,15 @@ def _show_rungs(plan: Plan) -> None:
     if plan.retrained:
         table.add_row("winner retrained", str(plan.retrained), "", _time(plan.retrained_seconds))
     show_table(console, table)
+
+
+def show_study_plan(plan: StudyPlan) -> None:
+    """Prints how long the runs of a study will take."""
+    table = Table(name_column(""), *columns("runs", "time of each", "of all"))
+    for part in plan.parts:
+        table.add_row(printable(part.name), f"{part.runs:,}", _time(part.seconds), _time(part.runs * part.seconds))
+    show_table(console, table)
+    console.print(f"{counted(plan.runs, 'run')}: {_time(plan.seconds)}, one after the other", highlight=False)
 
 
 def _time(seconds: float) -> str:

@@ -411,6 +411,15 @@ def _require(name: str, known: Iterable[str], where: str, *, noun: str) -> None:
         raise ValueError(f"{where}: there is no {noun} '{name}'. {did_you_mean(name, choices)}")
 
 
+def is_study(path: Path) -> bool:
+    """Whether a YAML file is a study and not a recipe.
+
+    Raises:
+        RecipeError: it is missing, or no YAML.
+    """
+    return "networks" in read_mapping(path, noun="recipe")
+
+
 def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:
     """Reads a study from a YAML file.
 

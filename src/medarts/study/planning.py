@@ -1,0 +1,141 @@
+"""What a study will take: its searches and its trainings, from a few trial steps of each.
+
+The time of scoring and comparing is not in it.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from medarts.config import SPLITS, Recipe
+from medarts.config.study import NetworkEntry, Study, group_recipe, search_recipe, training_recipe
+from medarts.data.opening import open_manifest, with_findings
+from medarts.data.store import ImageStore
+from medarts.engine.device import preserved_process_state
+from medarts.engine.engine import Trial
+from medarts.models import Architecture
+from medarts.pool import search
+from medarts.profiling.budget import BudgetError
+from medarts.profiling.plan import STEPS, TrainingAttempt, tried
+from medarts.registry import Settings
+from medarts.spaces.genotype import Genotype
+from medarts.study.jobs import Layout
+from medarts.study.networks import Networks
+from medarts.system.console import inform
+from medarts.training.trainer import try_training
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Runs of a study that take about as long as each other.
+
+    Attributes:
+        name: such as "search of pool", or "unet on isic".
+        runs: their number.
+        seconds: of each of them.
+    """
+
+    name: str
+    runs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The estimates of a study.
+
+    Attributes:
+        parts: its runs; those of networks that are over the budget are left out.
+    """
+
+    parts: tuple[Part, ...]
+
+    @property
+    def runs(self) -> int:
+        """The number of runs."""
+        return sum(part.runs for part in self.parts)
+
+    @property
+    def seconds(self) -> float:
+        """Time of all runs, one after the other."""
+        return math.fsum(part.runs * part.seconds for part in self.parts)
+
+    def to_json(self) -> str:
+        """Returns the plan as JSON."""
+        return json.dumps({"seconds": self.seconds, "runs": self.runs, "parts": [asdict(part) for part in self.parts]})
+
+
+@preserved_process_state()
+def plan_study(study: Study, out: Path) -> StudyPlan:
+    """Estimates what the searches and the trainings of a study will take, whatever has been done of it.
+
+    A network that is not known before its search is planned as a typical one of its space. Of random ones, and of
+    searches that differ in their seed alone, one is tried for all.
+
+    Args:
+        study: the study.
+        out: its folder, which need not exist: networks that were searched or scaled there are taken from it.
+
+    Raises:
+        MedartsError: data, a recipe or a network does not fit.
+    """
+    recipes = {}
+    for group in study.trained_on:
+        recipe = group_recipe(study, group, seed=group.seeds[0])
+        recipes[group.name] = with_findings(recipe, open_manifest(recipe.data, needs=SPLITS))
+    networks = Networks(study, Layout(out), next(iter(recipes.values())).data)
+    known = {entry.name: network for entry in study.networks for network in _known(networks, entry)}
+    parts = []
+    for entry in study.networks:
+        if entry.searched_on is not None:
+            planned = search.plan(search_recipe(study, entry.names[0]))
+            parts.append(Part(f"search of {entry.name}", len(entry.names), planned.search_seconds))
+    attempts = {}
+    for group in study.trained_on:
+        there = set(study.networks_of(group))
+        for entry in study.networks:
+            names = [name for name in entry.names if name in there]
+            if names and entry.name in known:
+                recipe = training_recipe(study, recipes[group.name], names[0])
+                attempt = _attempt(recipe, known[entry.name])
+                attempts[f"{entry.name} on {group.name}"] = len(names) * len(group.seeds), attempt
+    trials = tried([attempt for _, attempt in attempts.values()], budget_mb=None)
+    for (name, (runs, _)), one in zip(attempts.items(), trials, strict=True):
+        parts.append(Part(name, runs, one.trial.seconds))
+    return StudyPlan(tuple(parts))
+
+
+def _known(networks: Networks, entry: NetworkEntry) -> Iterator[Architecture | None]:
+    """Yields the first network of an entry; None where it is not searched yet, nothing where it is over the budget."""
+    if entry.searched_on is not None:
+        yield None
+        return
+    try:
+        yield networks.architecture(entry.names[0])
+    except BudgetError as error:
+        inform(f"{error}")
+
+
+@dataclass(frozen=True, slots=True)
+class _NetworkAttempt(TrainingAttempt):
+    """The training of a genotype.
+
+    Attributes:
+        genotype: of it.
+    """
+
+    genotype: Genotype
+
+    def measure(self, data: ImageStore | None) -> Trial:
+        """Tries the training."""
+        return try_training(self.recipe, self.genotype, steps=STEPS, data=data)
+
+
+def _attempt(recipe: Recipe, network: Architecture | None) -> TrainingAttempt:
+    model = network if isinstance(network, Settings) else None
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"model": model})})
+    if isinstance(network, Genotype):
+        return _NetworkAttempt(recipe, None, network)
+    return TrainingAttempt(recipe, None)

@@ -1,0 +1,71 @@
+"""How long a study will take: every run is counted once, at the time of one like it."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from medarts import cli, terminal
+from medarts.engine.engine import Trial
+from medarts.errors import RecipeError
+from medarts.profiling.plan import Tried
+from medarts.study import planning as module
+from medarts.study.planning import Part, StudyPlan
+
+
+@pytest.fixture
+def path(folder_data: Path, tmp_path: Path) -> Path:
+    sources = [{"kind": "folder", "path": str(folder_data), "name": "blobs"}]
+    recipe = {
+        "data": {"sources": sources, "size": 16, "cache": str(tmp_path)},
+        "space": {"choices": {"depth": [3], "intermediate_nodes": [2], "double_down_channel": [False]}},
+        "search": {"stages": [{"depth": 3, "epochs": 1, "batch": 4}], "arch_after": 0},
+        "budget": {"parameters": 30_000},
+    }
+    networks = [
+        {"name": "mix", "searched_on": "blobs", "search_seeds": [3, 4, 5]},
+        {"random": 2},
+        {"model": {"name": "unet", "depth": 2}, "train": ["train.lr=0.02"]},
+        {"name": "deep", "model": {"name": "unet", "depth": 5}},
+    ]
+    groups = [{"data": "blobs", "seeds": [0, 1]}, {"name": "again", "data": "blobs", "networks": ["unet", "mix-2"]}]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"recipe": recipe, "networks": networks, "trained_on": groups}))
+    return tmp_path / "study.yaml"
+
+
+def test_every_run_is_planned_and_of_runs_that_are_alike_one_is_tried(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def tried(attempts: list[Any], *, budget_mb: float | None) -> list[Tried]:
+        asked.extend(attempts)
+        return [Tried(Trial(1, 10.0 * place, 1.0, 1, 1), "") for place, _ in enumerate(attempts, 1)]
+
+    monkeypatch.setattr(module, "tried", tried)
+    monkeypatch.setattr("medarts.pool.search.plan", lambda recipe: SimpleNamespace(search_seconds=100.0 + recipe.seed))
+    monkeypatch.chdir(path.parent)
+    cli.plan(path, as_json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["parts"] == [
+        {"name": "search of mix", "runs": 3, "seconds": 103.0},
+        {"name": "mix on blobs", "runs": 6, "seconds": 10.0},
+        {"name": "random on blobs", "runs": 4, "seconds": 20.0},
+        {"name": "unet on blobs", "runs": 2, "seconds": 30.0},
+        {"name": "mix on again", "runs": 1, "seconds": 40.0},
+        {"name": "unet on again", "runs": 1, "seconds": 50.0},
+    ]
+    assert "deep: The narrowest network of model 'unet' is over the budget" in said.err
+    assert [type(each).__name__ for each in asked[:3]] == ["TrainingAttempt", "_NetworkAttempt", "TrainingAttempt"]
+    assert (asked[2].recipe.train.model.depth, asked[2].recipe.train.lr) == (2, 0.02)
+    assert not (path.parent / "runs").exists(), "a plan leaves nothing behind"
+    assert asked[1].measure(None).seconds > 0
+    terminal.show_study_plan(StudyPlan((Part("search of mix", 3, 103.0), Part("unet on again", 1, 50.0))))
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "search of mix 3 0:01:43 0:05:09" in shown
+    assert "4 runs: 0:05:59, one after the other" in shown
+    with pytest.raises(RecipeError, match="medarts plan STUDY"):
+        cli.plan(path, memory_mb=100)
