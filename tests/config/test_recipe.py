@@ -14,7 +14,7 @@ from medarts import registry
 from medarts.config import Recipe, apply_overrides, fingerprint, load, parse, to_yaml
 from medarts.config.data import MaskSourceSettings
 from medarts.config.reading import deciding_values, fingerprint_without_seed
-from medarts.config.study import Study, load_study
+from medarts.config.study import Study, is_study, load_study
 from medarts.errors import RecipeError
 from medarts.models.unet import UNetSettings
 from medarts.spaces.nas_wdan import NasWdanSettings
@@ -645,7 +645,7 @@ def test_a_key_of_later_versions_takes_part_where_it_is_set_alone() -> None:
 def test_ready_recipes_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MEDARTS_DATA", "MEDARTS_PHANTOMS"):
         monkeypatch.setenv(name, "/data")
-    study = load_study(path) if path.stem.startswith("benchmark") else None
+    study = load_study(path) if is_study(path) else None
     recipe = load(path) if study is None else study.recipe
     assert path.read_text(encoding="utf-8").startswith("#"), "says what it reproduces"
     assert recipe.note if study is None else study.note
