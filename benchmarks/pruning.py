@@ -8,7 +8,9 @@ recipes/norm-cpu.yaml with EPOCHS epochs and the learning rate that suits each, 
 and 30 % of their FLOPs, and fine-tunes. 50 % are done with two seeds: each prunes a network of its own. The control is
 the whole network, fine-tuned as long. `medarts compare` then measures Dice, parameters, FLOPs, and latency side by side
 in ONNX Runtime, and writes a page for each network and data set.
-`--part seeds` is a quick table of both seeds. Finished runs are kept, interrupted ones continued.
+`--part seeds` is a quick table of both seeds at half of the FLOPs, `--part rates` one of all rates with the first seed,
+with the latency of each network as a budget measures it. `--seeds` and `--rates` leave others out. Finished runs are
+kept, interrupted ones continued.
 """
 
 import argparse
@@ -27,12 +29,14 @@ from _running import medarts, note
 from safetensors.torch import load_file
 
 from medarts import evaluate
+from medarts.config import BudgetSettings
 from medarts.data.batches import Batches
 from medarts.data.opening import open_data
 from medarts.data.reading import MaskState
 from medarts.engine.directory import INITIAL_WEIGHTS, RunDirectory
 from medarts.evaluation.stats import bootstrap_means, percentile_interval
 from medarts.metrics.masks import mask_scores
+from medarts.profiling.budget import BudgetCost, measure
 from medarts.system.files import write_whole
 from medarts.training.trained import TrainedNetwork, architecture_of
 
@@ -79,15 +83,23 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--part", nargs="+", choices=("prune", "seeds", "compare"), default=("prune", "compare"))
+    parts = ("prune", "seeds", "rates", "compare")
+    parser.add_argument("--part", nargs="+", choices=parts, default=("prune", "compare"))
+    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=SEEDS)
+    parser.add_argument("--rates", nargs="+", type=float, choices=RATES, default=RATES)
     parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     arguments = parser.parse_args()
     pairs = [*itertools.product(arguments.networks, arguments.sets)]
     if "prune" in arguments.part:
         with ThreadPoolExecutor(arguments.jobs) as pool:
             for cases in (originals(pairs), prunings(pairs)):
-                for done in pool.map(lambda case: make(arguments.folder, case), [*cases]):
+                wanted = [
+                    each for each in cases if each.seed in arguments.seeds and each.keep in (*arguments.rates, 1.0)
+                ]
+                for done in pool.map(lambda case: make(arguments.folder, case), wanted):
                     note(done)
+    if "rates" in arguments.part:
+        print("\n".join(table_of_rates(arguments.folder, pairs)))
     if "seeds" in arguments.part:
         print("\n".join(table_of_seeds(arguments.folder, pairs)))
     if "compare" in arguments.part:
@@ -200,9 +212,52 @@ def table_of_seeds(folder: Path, pairs: Sequence[tuple[str, str]]) -> Iterator[s
                 continue
             differences = [mine["value"] - of_whole["value"] for mine, of_whole in zip(scores, whole, strict=True)]
             mean = sum(differences) / len(SEEDS)
-            low, high = percentile_interval(bootstrap_means(mean, [*scores[0]["patient"]], draws=2000, seed=0))
+            low, high = _interval(mean, scores[0]["patient"])
             by_seed = _each([of.mean() for of in differences], "+")
             yield f"{line} {by_seed} | {mean.mean():+.3f} ({low:+.3f} to {high:+.3f}) |"
+
+
+def table_of_rates(folder: Path, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yields a row for each method and rate with the first seed, the largest rate first.
+
+    Intervals are of bootstraps over patients, those of differences to the whole network neither tested nor corrected.
+    """
+    for network, data in pairs:
+        yield (
+            "| method | FLOPs | Dice after the cut | fine-tuned | difference | parameters | ms | times faster |\n"
+            "| --- | --- | --- | --- | --- | --- | --- | --- |"
+        )
+        whole = folder / Case(network, data, SEEDS[0], CONTROL).name
+        of_whole, cost_of_whole = dice_of(whole), cost_of(whole)
+        cases = [Case(network, data, SEEDS[0], method, keep) for keep in RATES for method in METHODS[network]]
+        for run in (whole, *(folder / case.name for case in cases)):
+            if not (run / "summary.json").exists():
+                continue
+            scores, cost = dice_of(run), cost_of(run)
+            method = CONTROL if run == whole else run.name.split("-")[3]
+            tuned = (scores["value"].mean(), *_interval(scores["value"], scores["patient"]))
+            gap = scores["value"] - of_whole["value"]
+            low, high = _interval(gap, scores["patient"])
+            difference = "" if run == whole else f"{gap.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+            ms, ms_of_whole = cost.amounts["latency_ms"], cost_of_whole.amounts["latency_ms"]
+            yield (
+                f"| {method} | {cost.flops / cost_of_whole.flops:.0%} | {_with_interval(*before(run))} | "
+                f"{_with_interval(*tuned)} | {difference} | {cost.parameters:,} | {ms:.2f} | {ms_of_whole / ms:.2f} |"
+            )
+        yield f"{network}, {data}\n"
+
+
+def cost_of(run: Path) -> BudgetCost:
+    """Returns what the network of a run costs, its latency at the size of its training as a budget measures it."""
+    opened = RunDirectory.open(run, kind="train")
+    data = opened.recipe.data
+    budget = BudgetSettings(latency_ms=1e9, size=data.size)
+    about = {"in_channels": data.in_channels, "outputs": data.outputs}
+    return measure(architecture_of(opened), budget, **about, norm=opened.recipe.train.norm)
+
+
+def _interval(values: pd.Series, patients: pd.Series) -> tuple[float, float]:
+    return percentile_interval(bootstrap_means(values, [*patients], draws=2000, seed=0))
 
 
 def dice_of(run: Path) -> pd.DataFrame:
