@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
-from medarts.config import Recipe, apply_overrides, parse
+from medarts.config import Recipe, StageSettings, apply_overrides, parse
 from medarts.engine import checkpoint
 from medarts.errors import RecipeError
 from medarts.nas.regularizers import (
@@ -13,13 +13,16 @@ from medarts.nas.regularizers import (
     beta_decay,
     dirichlet_kl,
     entropy,
+    latency,
     path_entropy,
     register_regularizer,
     zero_one,
 )
-from medarts.nas.search import Search, prepare_search, start_search
+from medarts.nas.search import Search, prepare_search, resume_search, start_search
 from medarts.registry import regularizers
-from medarts.spaces.nas_wdan import NasWdan
+from medarts.spaces.darts import Darts, DartsChoices, DartsSettings
+from medarts.spaces.genotype import load_genotype
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 from medarts.spaces.nas_wdan_operations import TRANSITIONS
 
 
@@ -230,3 +233,109 @@ def test_what_is_no_regularizer_is_refused(recipe):
         changed(recipe, "search.regularizers=[entropie]")
     with pytest.raises(RecipeError, match=r"search\.regularizers\.0\.strength is not a key"):
         changed(recipe, "search.regularizers=[{name: entropy, strength: 1}]")
+
+
+# --- expected latency ------------------------------------------------------------------------------------------------
+
+
+def one_darts() -> tuple[Darts, StageSettings]:
+    settings = DartsSettings(stem="cifar", intermediate_nodes=1, search_channel=4, init_channel=6, layers=5)
+    return Darts(settings, in_channels=3, outputs=1), StageSettings(depth=3)
+
+
+def one_nas_wdan() -> tuple[NasWdan, StageSettings]:
+    return NasWdan(NasWdanSettings(init_channel=4, intermediate_nodes=3), in_channels=3, outputs=1), StageSettings(
+        depth=3
+    )
+
+
+def test_expected_latency_of_a_decided_supernet_is_that_of_the_operations_of_its_network():
+    """With one node, both edges of which are kept; the network has other cells and another C than the supernet."""
+    space, stage = one_darts()
+    genotype = Darts.sample(
+        space.settings.model_copy(update={"choices": DartsChoices(layers=(5,), intermediate_nodes=(1,))}), seed=0
+    )
+    priced = space.operation_pieces(stage, size=32, norm=None)
+    ms = {piece: 1.0 + len(piece.key) + piece.shapes[0][0] for each in priced.values() for piece in each}
+    supernet = space.supernet(stage, None)
+    supernet.costs = {key: sum(number * ms[piece] for piece, number in each.items()) for key, each in priced.items()}
+    with torch.no_grad():
+        for kind, cell in genotype.cells.items():
+            for row, (name, _) in enumerate(cell[0]):
+                supernet.alphas[kind][row, supernet.candidates[kind][row].index(name)] = 50.0
+    network = Darts.pieces(genotype.with_settings(init_channel=6), in_channels=3, outputs=1, size=32)
+    expected = sum(number * ms[piece] for piece, number in network.items() if piece in ms)
+    assert supernet.expected_cost().item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("make", [one_darts, one_nas_wdan])
+def test_slow_operations_lose_alpha(make):
+    space, stage = make()
+    supernet = space.supernet(stage, None)
+    supernet.costs = {key: 3.0 if "conv" in key else 0.5 for key in space.operation_pieces(stage, size=32, norm=None)}
+    optimizer = torch.optim.Adam(supernet.architecture(), lr=0.1)
+    before = latency(supernet, 0.5).item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        latency(supernet, 0.5).backward()
+        optimizer.step()
+    assert latency(supernet, 0.5).item() < 0.5 * before
+    for kind, rows in supernet.candidates.items():
+        for names, weights in zip(rows, supernet.alphas[kind].softmax(1).tolist(), strict=True):
+            slow = [weight for name, weight in zip(names, weights, strict=True) if "conv" in name]
+            assert slow
+            assert max(slow) < min(set(weights) - set(slow))
+
+
+class Ones(dict):
+    """Has 1 for every key."""
+
+    def get(self, key, default=None):
+        return 1.0
+
+
+def test_every_node_counts_one_path_and_two_edges():
+    space, stage = one_nas_wdan()
+    supernet = space.supernet(stage, None)
+    supernet.costs = Ones()
+    assert supernet.expected_cost().item() == pytest.approx(2 * 3 * len(supernet.paths))
+
+
+def test_a_search_under_a_budget_of_latency_and_its_continuation(recipe, tmp_path, monkeypatch):
+    given = changed(
+        recipe, "search.arch_after=0", "search.arch_lr=0.5", "budget.latency_ms=5",
+        "search.regularizers=[{name: latency, weight: 100}]",
+    )  # fmt: skip
+
+    def price(slow):
+        def prices(space, stage, recipe):
+            pieces = space.operation_pieces(stage, size=16, norm=None)
+            return {key: 1.0 if slow in key else 0.01 for key in pieces}
+
+        return prices
+
+    run = start_search(given, tmp_path / "whole" / "run", price=price("conv"))
+    names = {name for cell in load_genotype(run.path).cells.values() for edges in cell for name, _ in edges}
+    assert not [name for name in names if "conv" in name]
+    step = Search._step
+
+    def fail(job):
+        if job.position == (0, 1, 1):
+            raise KeyboardInterrupt
+        step(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "_step", fail)
+        with pytest.raises(KeyboardInterrupt):
+            start_search(given, tmp_path / "run", price=price("conv"))
+    again = resume_search(tmp_path / "run", price=price("pool"))  # what was measured first counts
+    for name in ("metrics.jsonl", "architecture.jsonl", "genotype.json"):
+        assert (again.path / name).read_bytes() == (run.path / name).read_bytes()
+
+
+def test_expected_latency_needs_a_budget_of_it(recipe):
+    given = changed(recipe, "search.regularizers=[latency]", "budget.flops=1e9")
+    with pytest.raises(
+        RecipeError, match=r"latency that the budget allows, which is not limited\. Give budget\.latency_ms"
+    ):
+        prepare_search(given)

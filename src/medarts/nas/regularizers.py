@@ -48,6 +48,7 @@ def register_regularizer(
     settings: type[RegularizerSettings] = RegularizerSettings,
     relaxations: tuple[str, ...] = (),
     paths: bool = False,
+    costs: bool = False,
 ) -> Callable[[R], R]:
     """Returns a decorator that registers a regularizer under a name.
 
@@ -59,8 +60,9 @@ def register_regularizer(
         settings: class of its settings.
         relaxations: those that it is for; searches with another are refused. Default: all.
         paths: whether it is for paths, so that searches in a space without them are refused.
+        costs: whether it reads ``Supernet.costs``, the latencies of operations as shares of the budget.
     """
-    return regularizers.register(name, settings=settings, of=of, relaxations=relaxations, paths=paths)
+    return regularizers.register(name, settings=settings, of=of, relaxations=relaxations, paths=paths, costs=costs)
 
 
 def check_regularizers(chosen: Sequence[Settings], *, relaxation: str, has_paths: bool) -> None:
@@ -108,6 +110,26 @@ def path_entropy(supernet: Supernet, progress: float) -> Tensor:
     too; here it grows linearly, and the derivation takes the strongest path or paths of each node.
     """
     return progress * torch.stack([_entropies(supernet, betas) for betas in supernet.path_logits()]).mean()
+
+
+class LatencySettings(RegularizerSettings):
+    """Expected latency.
+
+    Attributes:
+        weight: what a network that is as slow as the budget allows adds to the loss.
+    """
+
+    weight: Weight = 1.0
+
+
+@register_regularizer("latency", settings=LatencySettings, costs=True)
+def latency(supernet: Supernet, progress: float) -> Tensor:
+    """Expected latency of the operations of the derived network, exported, as a share of the budget's.
+
+    Every candidate counts by its preference with what its pieces take in the table of latencies, at the C of the
+    recipe. Source: ProxylessNAS (arXiv 1812.00332, section 3.2.2), whose sum over edges is that of one path.
+    """
+    return supernet.expected_cost()
 
 
 class BetaDecaySettings(RegularizerSettings):

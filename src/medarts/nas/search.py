@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medarts.config import BatchSettings, GuardSettings, Recipe
+from medarts.config import BatchSettings, GuardSettings, Recipe, StageSettings
 from medarts.config.reading import fingerprint_without_seed
 from medarts.data.batches import Batches, Mixture, check_fills_a_batch, mix, smallest_batch
 from medarts.data.opening import open_manifest, with_findings
@@ -57,6 +57,18 @@ names of the outputs."""
 def as_chosen(genotype: Genotype, recipe: Recipe) -> tuple[Genotype, Mapping[str, Any]]:
     """Returns the genotype as it was chosen."""
     return genotype, {}
+
+
+Price = Callable[[SearchSpace, StageSettings, Recipe], Mapping[str, float]]
+"""What operations cost in the networks of a stage, by the keys of ``SearchSpace.operation_pieces``."""
+
+
+def unpriced(space: SearchSpace, stage: StageSettings, recipe: Recipe) -> Mapping[str, float]:
+    """Refuses a search that needs costs of operations, which measurements give."""
+    raise RecipeError(
+        "A regularizer of search.regularizers needs the latency of operations, which is not measured here.",
+        fix="Search with medarts search or medarts.search, or leave it out.",
+    )
 
 
 HALVES = ("weight half", "alpha half")
@@ -120,6 +132,7 @@ class Search(Job[SearchState]):
         store: the images.
         data: those of every stage.
         deliver: what becomes of the genotype.
+        price: what operations cost, for regularizers of costs.
     """
 
     kind = "search"
@@ -136,11 +149,12 @@ class Search(Job[SearchState]):
         store: ImageStore,
         data: list[StageData],
         deliver: Deliver = as_chosen,
+        price: Price = unpriced,
     ) -> None:
         super().__init__(recipe, fabric=fabric, task=task, store=store, state=SearchState())
         self.space = space
         self.stage_data = data
-        self.deliver = deliver
+        self.deliver, self.price = deliver, price
         chosen = recipe.search.gradient
         self.gradient = bound(gradients.get(chosen.name), settings=chosen)
         self.selection = selections.entry(recipe.derive.select.name)
@@ -261,6 +275,8 @@ class Search(Job[SearchState]):
         if self.selection.about["stepwise"]:
             self.supernet.decisions(self.recipe.derive)  # refused now, not when all stages have been trained
             self.supernet.restriction = restriction_of(self.state.made)
+        if self._has_costs:
+            self.supernet.costs = self.price(self.space, settings.stages[number], self.recipe)
         # Walking over the modules of a supernet takes long enough to be felt in every step.
         self.weights, self.architecture = self.supernet.weights(), self.supernet.architecture()
         self.model, self.weight_optimizer, self.architecture_optimizer = self.fabric.setup(
@@ -274,17 +290,25 @@ class Search(Job[SearchState]):
             ),
         )
 
+    @property
+    def _has_costs(self) -> bool:
+        """Whether a regularizer reads what operations cost."""
+        return any(regularizers.entry(each.name).about["costs"] for each in self.recipe.search.regularizers)
+
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of both optimizers."""
+        """Returns the state of both optimizers, and what operations cost, as they would not be measured the same."""
         return {
             "weight_optimizer": self.weight_optimizer.state_dict(),
             "architecture_optimizer": self.architecture_optimizer.state_dict(),
+            **({"costs": dict(self.supernet.costs)} if self._has_costs else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over the state of both optimizers."""
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])
         self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
+        if self._has_costs:
+            self.supernet.costs = state["costs"]
 
     def begin_epoch(self) -> None:
         """Sets the learning rate of the epoch and the order of its images."""
@@ -571,7 +595,7 @@ class Search(Job[SearchState]):
 
 
 def start_search(
-    recipe: Recipe, out: Path, *, data: ImageStore | None = None, deliver: Deliver = as_chosen
+    recipe: Recipe, out: Path, *, data: ImageStore | None = None, deliver: Deliver = as_chosen, price: Price = unpriced
 ) -> RunDirectory:
     """Searches a genotype by a recipe, in a new run directory.
 
@@ -580,15 +604,21 @@ def start_search(
         out: folder of the run, new or empty.
         data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
         deliver: what becomes of the genotype.
+        price: what operations cost, for regularizers of costs.
 
     Raises:
         MedartsError: see `medarts.engine.engine.start`.
     """
-    return start(Search, recipe, out, lambda: prepare_search(recipe, data=data, deliver=deliver))
+    return start(Search, recipe, out, lambda: prepare_search(recipe, data=data, deliver=deliver, price=price))
 
 
 def resume_search(
-    path: Path, changes: Iterable[str] = (), *, data: ImageStore | None = None, deliver: Deliver = as_chosen
+    path: Path,
+    changes: Iterable[str] = (),
+    *,
+    data: ImageStore | None = None,
+    deliver: Deliver = as_chosen,
+    price: Price = unpriced,
 ) -> RunDirectory:
     """Resumes a search from its last checkpoint; a finished one is left as it is, unless it is to be longer.
 
@@ -596,19 +626,22 @@ def resume_search(
         path: its folder.
         changes: changes of its recipe as key.path=value; see `medarts.engine.changes` for those that are possible.
         data: the images of a search that was started with ``data``.
-        deliver: as it was started with.
+        deliver: as it was started with, as is ``price``.
+        price: what operations cost.
 
     Raises:
         MedartsError: see `medarts.engine.engine.resume`.
     """
 
     def prepare(recipe: Recipe, run: RunDirectory) -> Search:
-        return prepare_search(recipe, run, data=data, deliver=deliver)
+        return prepare_search(recipe, run, data=data, deliver=deliver, price=price)
 
     return resume(Search, path, changes, prepare, data=data)
 
 
-def try_search(recipe: Recipe, stage: int, *, steps: int, data: ImageStore | None = None) -> Trial:
+def try_search(
+    recipe: Recipe, stage: int, *, steps: int, data: ImageStore | None = None, price: Price = unpriced
+) -> Trial:
     """Times a few steps of a stage of a search; those before it pass on the candidates of an untrained supernet.
 
     Args:
@@ -616,11 +649,12 @@ def try_search(recipe: Recipe, stage: int, *, steps: int, data: ImageStore | Non
         stage: the stage, from 0.
         steps: timed steps, after one that warms up.
         data: the images, in place of the sources of the recipe.
+        price: what operations cost, for regularizers of costs.
 
     Raises:
         MedartsError: data, recipe or device do not fit.
     """
-    job = prepare_search(recipe, data=data)
+    job = prepare_search(recipe, data=data, price=price)
     for number in range(stage):
         job.set_up()
         kept = job.supernet.strongest(recipe.search.stages[number].keep)
@@ -634,6 +668,7 @@ def prepare_search(
     *,
     data: ImageStore | None = None,
     deliver: Deliver = as_chosen,
+    price: Price = unpriced,
 ) -> Search:
     """Looks at everything that can be wrong, what is quick to see first, and reads the images last.
 
@@ -642,6 +677,7 @@ def prepare_search(
         run: the run to resume, unless it is new.
         data: the images, in place of the sources of the recipe.
         deliver: what becomes of the genotype.
+        price: what operations cost, for regularizers of costs.
 
     Raises:
         MedartsError: data, recipe or device do not fit, or the data of the run have changed.
@@ -675,7 +711,7 @@ def prepare_search(
             for half, name in zip(halves, HALVES, strict=True)
         )
         stages.append(StageData(weights, architecture, validated_batches))
-    return Search(recipe, fabric=fabric, space=space, task=task, store=store, data=stages, deliver=deliver)
+    return Search(recipe, fabric=fabric, space=space, task=task, store=store, data=stages, deliver=deliver, price=price)
 
 
 def _check_relaxation(recipe: Recipe) -> None:
@@ -726,6 +762,14 @@ def _check_settings(recipe: Recipe) -> None:
     Raises:
         RecipeError: names them.
     """
+    for each in recipe.search.regularizers:
+        is_limited = recipe.budget.latency_ms is not None or recipe.budget.latency_of is not None
+        if regularizers.entry(each.name).about["costs"] and not is_limited:
+            raise RecipeError(
+                f"The regularizer {each.name} of search.regularizers is a share of the latency that the budget allows, "
+                "which is not limited.",
+                fix="Give budget.latency_ms or budget.latency_of, or leave it out.",
+            )
     settings, precision = recipe.search, recipe.compute.precision
     gradient, selection = gradients.entry(settings.gradient.name), recipe.derive.select.name
     if precision != "fp32":

@@ -14,6 +14,7 @@ from medarts.pool.planning import plan_by_training
 from medarts.pool.preparing import planned_epochs, prepare
 from medarts.profiling.plan import Plan
 from medarts.profiling.plan import plan as plan_supernet
+from medarts.profiling.prices import prices
 
 MOST_JOBS = 64
 
@@ -33,7 +34,7 @@ def start(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageStore | None =
     """
     if _is_of_supernet(recipe, jobs):
         check_budget(recipe, data=data)
-        return start_search(recipe, out, data=data, deliver=within_budget)
+        return start_search(recipe, out, data=data, deliver=within_budget, price=prices)
     return start_by_training(recipe, out, jobs=jobs, data=data)
 
 
@@ -50,7 +51,7 @@ def resume(path: Path, changes: Iterable[str] = (), *, jobs: int = 1, data: Imag
         MedartsError: see `resume_search` and `resume_by_training`.
     """
     if _is_of_supernet(RunDirectory.open(path, kind="search").recipe_file(), jobs):
-        return resume_search(path, changes, data=data, deliver=within_budget)
+        return resume_search(path, changes, data=data, deliver=within_budget, price=prices)
     return resume_by_training(path, changes, jobs=jobs, data=data)
 
 

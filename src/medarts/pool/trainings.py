@@ -23,6 +23,7 @@ from medarts.errors import RecipeError, RunError
 from medarts.nas.search import resume_search, start_search
 from medarts.pool.candidates import Candidate
 from medarts.pool.drawing import SEEDS
+from medarts.profiling.prices import prices
 from medarts.spaces.genotype import Genotype
 from medarts.system import lock
 from medarts.system.randomness import seed_of
@@ -198,6 +199,6 @@ def _search(folder: Path, recipe: Mapping[str, Any], *, images: Path | None) -> 
     with lock.held_alone(folder, "search", patience=PATIENCE):
         parsed, data = parse(dict(recipe), origin=f"supernet {folder.name}"), read_images(images)
         if is_begun(folder):
-            resume_search(folder, changes_on_the_way(RunDirectory(folder), parsed), data=data)
+            resume_search(folder, changes_on_the_way(RunDirectory(folder), parsed), data=data, price=prices)
         else:
-            start_search(parsed, folder, data=data)
+            start_search(parsed, folder, data=data, price=prices)

@@ -21,6 +21,7 @@ from medarts.errors import RecipeError
 from medarts.nas.search import prepare_search, try_search
 from medarts.profiling.budget import fit
 from medarts.profiling.parts import fewest_parts
+from medarts.profiling.prices import prices
 from medarts.spaces import make_space
 from medarts.system.console import Bar, progress_bar
 from medarts.system.memory import keep_freed_memory
@@ -250,7 +251,7 @@ class StageAttempt(Attempt):
 
     def measure(self, data: ImageStore | None) -> Trial:
         """Tries the stage."""
-        return try_search(self.recipe, self.stage, steps=STEPS, data=data)
+        return try_search(self.recipe, self.stage, steps=STEPS, data=data, price=prices)
 
 
 @dataclass(frozen=True, slots=True)

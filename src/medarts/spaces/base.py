@@ -15,11 +15,12 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, compress
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
@@ -160,8 +161,10 @@ class Supernet(nn.Module, ABC):
         relaxation: how the architecture parameters become weights of its mixture.
         auxiliary_skip: b; every edge carries b times its state beside its operations (DARTS-), with 0 it does not.
         restriction: what ``forward`` and ``derive`` leave out; see ``decisions``.
+        costs: what operations cost, by the keys of ``SearchSpace.operation_pieces``.
     """
 
+    costs: Mapping[str, float] = MappingProxyType({})
     relaxation: Relaxation = Softmax()
     auxiliary_skip: float = 0.0
     restriction: Restriction = NOTHING
@@ -188,6 +191,14 @@ class Supernet(nn.Module, ABC):
     def path_logits(self) -> list[Tensor]:
         """Returns the logits of the paths into every node that has a choice; none in spaces without paths."""
         return []
+
+    def expected_cost(self) -> Tensor:
+        """Returns what the operations of a derived network are expected to cost, by ``costs``; differentiable.
+
+        Every node of a cell has as many edges as deriving keeps, each node of a lattice one path, and each of these is
+        one of the candidates by their preferences.
+        """
+        raise NotImplementedError
 
     def forward(self, x_bchw: Tensor, *, all_heads: bool = False) -> Tensor | list[Tensor]:
         """Returns the logits of the last head, or of every head that counts in the loss, as ``Network`` does."""
@@ -496,6 +507,18 @@ class SearchSpace(ABC):
         """
         return None
 
+    def operation_pieces(self, stage: StageSettings, *, size: int, norm: Norm | None) -> Mapping[str, Counter[Piece]]:
+        """Returns the pieces that a derived network has of an operation where its supernet chooses it, by a key.
+
+        Without C being scaled. Those that cost nothing are left out. Empty where supernets have no ``expected_cost``.
+
+        Args:
+            stage: of the search.
+            size: height and width of the images.
+            norm: kind of all norms. Default: that of the paper.
+        """
+        return {}
+
     @classmethod
     def published_outputs(cls, genotype: Genotype) -> int:
         """Returns the outputs of the published network, with which costs are measured by default."""
@@ -731,6 +754,21 @@ def restricted(weights: CellWeights, restriction: Restriction, *, kind: str, pla
         operations.append(scale.expand(len(chosen)) if decided else weights.operations[edge][chosen])
         bypass.append(scale)
     return CellWeights(weights.edges, tuple(names), tuple(operations), torch.stack(bypass), weights.skip)
+
+
+def expected_of_cell(weights: CellWeights, cost: Callable[[str, int], float]) -> Tensor:
+    """Returns what the operations of a cell are expected to cost.
+
+    Args:
+        weights: preferences of the candidates.
+        cost: of an operation and the state that its edge reads.
+    """
+    into = Counter(node for node, _ in weights.edges)
+    terms = []
+    for (node, state), names, operations in zip(weights.edges, weights.candidates, weights.operations, strict=True):
+        costs = operations.new_tensor([cost(name, state) for name in names])
+        terms.append((operations * costs).sum() * min(1.0, EDGES_PER_NODE / into[node]))
+    return torch.stack(terms).sum()
 
 
 def edge_weights(edges: Edges, gamma: Tensor) -> Tensor:

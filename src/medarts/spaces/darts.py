@@ -54,6 +54,7 @@ from medarts.spaces.base import (
     check_candidates,
     derive_cell,
     edge_labels,
+    expected_of_cell,
     gammas_snapshot,
     initial,
     leaving,
@@ -539,6 +540,11 @@ operations that it does not know run as in the reference."""
 # The supernet and what is derived from it
 
 
+def operation_key(kind: str, name: str, stride: int) -> str:
+    """Returns the key of an operation in all cells of a kind; see `SearchSpace.operation_pieces`."""
+    return f"{kind} {name} of stride {stride}"
+
+
 class DartsSupernet(Supernet):
     """The supernet of one stage.
 
@@ -622,6 +628,19 @@ class DartsSupernet(Supernet):
     def preferences(self) -> dict[Kind, CellWeights]:
         """Returns how strongly the architecture prefers each candidate, without chance and with none left out."""
         return self._mixture([self.relaxation.preferences(rows) for rows in self.alphas.values()])
+
+    def expected_cost(self) -> Tensor:
+        """Returns what the operations of a derived network are expected to cost; see `Supernet.expected_cost`."""
+        cells = [
+            expected_of_cell(
+                weights,
+                lambda name, state, kind=kind: self.costs.get(  # type: ignore[misc]
+                    operation_key(kind, name, stride_of(kind, state)), 0.0
+                ),
+            )
+            for kind, weights in self.preferences().items()
+        ]
+        return torch.stack(cells).sum()
 
     def decisions(self, settings: DeriveSettings) -> list[Decision]:
         """Returns the operation of every edge of a kind of cell, then the edges into every node."""
@@ -1027,6 +1046,12 @@ class Darts(SearchSpace):
             outputs=self.outputs,
             supernet=self.supernet_settings,
         )
+
+    def operation_pieces(self, stage: StageSettings, *, size: int, norm: Norm | None) -> Mapping[str, Counter[Piece]]:
+        """Returns all pieces of an operation of a kind of cell and stride, of the network that is derived."""
+        from medarts.spaces.darts_pieces import operation_pieces
+
+        return operation_pieces(self.settings, size=size)
 
     @classmethod
     def settings_of(cls, genotype: Genotype) -> DartsSettings:

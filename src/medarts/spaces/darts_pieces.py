@@ -6,9 +6,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from medarts.network.layers import pooled_logits
-from medarts.spaces.darts import STEM_MULTIPLIER, Stem, check, make_stem, positions
+from medarts.spaces.darts import STEM_MULTIPLIER, DartsSettings, Stem, check, make_stem, operation_key, positions
 from medarts.spaces.darts_operations import IN_NETWORK, OPERATIONS, Kind, make_operation, preprocess, stride_of
-from medarts.spaces.genotype import Genotype
+from medarts.spaces.genotype import NONE, Genotype
 from medarts.spaces.pieces import Piece, joined
 
 SKIP = "skip_connect"
@@ -59,6 +59,29 @@ def pieces(genotype: Genotype, *, in_channels: int, outputs: int, size: int) -> 
         found[joined(nodes, c, own)] += 1
         s0_size, s1_size = s1_size, own
     found[classifier_piece(nodes * last, outputs, size=s1_size)] += 1
+    return found
+
+
+def operation_pieces(settings: DartsSettings, *, size: int) -> dict[str, Counter[Piece]]:
+    """Returns the pieces of every operation of a kind of cell and stride in the whole network, by `operation_key`."""
+    found: dict[str, Counter[Piece]] = {}
+    given = _halved(size, 2 if settings.stem == "chest" else 0)
+    for position in positions(
+        settings.stem,
+        layers=settings.layers,
+        init_channel=settings.init_channel,
+        intermediate_nodes=settings.intermediate_nodes,
+    ):
+        kind, own = position.kind, _halved(given, position.kind == "reduce")
+        for stride in {stride_of(kind, state) for state in (0, 2)}:
+            for name in settings.operations.get(kind, OPERATIONS[kind].published):
+                if name == NONE or (name == SKIP and stride == 1):
+                    continue
+                piece = operation_piece(
+                    kind, name, position.channels, size=given if stride == 2 else own, stride=stride
+                )
+                found.setdefault(operation_key(kind, name, stride), Counter())[piece] += 1
+        given = own
     return found
 
 

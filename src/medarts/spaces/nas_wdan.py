@@ -57,6 +57,7 @@ from medarts.spaces.base import (
     check_candidates,
     derive_cell,
     edge_labels,
+    expected_of_cell,
     gammas_snapshot,
     initial,
     leaving,
@@ -768,6 +769,11 @@ def derive_paths(betas: Mapping[Node, Mapping[Transition, float]], settings: Der
     return kept
 
 
+def operation_key(kind: Transition, name: str, level: int) -> str:
+    """Returns the key of an operation of a set in the cells of a level; see `SearchSpace.operation_pieces`."""
+    return f"{kind} {name} at level {level}"
+
+
 @dataclass(frozen=True, slots=True)
 class MixtureWeights:
     """The weights of a forward pass.
@@ -878,6 +884,26 @@ class NasWdanSupernet(Supernet):
             for row, possible in zip(self.betas, self.paths.values(), strict=True)
             if len(possible) > 1
         ]
+
+    def expected_cost(self) -> Tensor:
+        """Returns what the operations of a derived network are expected to cost; see `Supernet.expected_cost`."""
+        weights = self.preferences()
+        cells = {
+            (kind, level): expected_of_cell(
+                weights.cells[kind],
+                lambda name, state, kind=kind, level=level: self.costs.get(  # type: ignore[misc]
+                    operation_key(set_of_edge(kind, state), name, level), 0.0
+                ),
+            )
+            for kind, level in {(kind, node.level) for node, row in weights.transitions.items() for kind in row}
+        }
+        return torch.stack(
+            [
+                weight * cells[kind, node.level]
+                for node, row in weights.transitions.items()
+                for kind, weight in row.items()
+            ]
+        ).sum()
 
     def _logits(self) -> list[Tensor]:
         return [*self.alphas.values(), *self.path_logits()]
@@ -1558,22 +1584,31 @@ class NasWdan(SearchSpace):
     def supernet(self, stage: StageSettings, candidates: Candidates | None) -> NasWdanSupernet:
         """Returns a fresh supernet of the depth of ``stage``."""
         return NasWdanSupernet(
-            LatticeSettings(
-                depth=stage.depth,
-                init_channel=self.settings.init_channel,
-                double_down_channel=self.settings.double_down_channel,
-                intermediate_nodes=self.settings.intermediate_nodes,
-                shuffle_groups=self.settings.shuffle_groups,
-                deep_supervision=self.settings.deep_supervision,
-                dropout_prob=self.settings.dropout_prob,
-                stem_stride=self.settings.stem_stride,
-            ),
+            self._lattice(stage),
             operations=self.settings.operations,
             candidates=candidates,
             in_channels=self.in_channels,
             outputs=self.outputs,
             supernet=self.supernet_settings,
         )
+
+    def _lattice(self, stage: StageSettings) -> LatticeSettings:
+        return LatticeSettings(
+            depth=stage.depth,
+            init_channel=self.settings.init_channel,
+            double_down_channel=self.settings.double_down_channel,
+            intermediate_nodes=self.settings.intermediate_nodes,
+            shuffle_groups=self.settings.shuffle_groups,
+            deep_supervision=self.settings.deep_supervision,
+            dropout_prob=self.settings.dropout_prob,
+            stem_stride=self.settings.stem_stride,
+        )
+
+    def operation_pieces(self, stage: StageSettings, *, size: int, norm: Norm | None) -> Mapping[str, Counter[Piece]]:
+        """Returns the piece of every operation of a set in the cells of a level."""
+        from medarts.spaces.nas_wdan_pieces import operation_pieces
+
+        return operation_pieces(self._lattice(stage), self.settings.operations, size=size, norm=norm or "group")
 
     @classmethod
     def settings_of(cls, genotype: Genotype) -> NasWdanSettings:

@@ -1,17 +1,21 @@
 """The pieces of a network of nas-wdan, of which its latency is the sum: see ``medarts.spaces.pieces``."""
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 
 from medarts.network.layers import Norm
-from medarts.spaces.genotype import Genotype
+from medarts.spaces.genotype import NONE, Genotype
 from medarts.spaces.nas_wdan import (
     STEM,
     STEM_CHANNELS,
     Head,
+    LatticeSettings,
+    all_paths,
     check,
     lattice_inputs,
     make_stem,
+    operation_key,
     paths_of,
     reaching,
     size_at,
@@ -67,6 +71,29 @@ def pieces(genotype: Genotype, *, in_channels: int, outputs: int, size: int, nor
             found[joined(nodes, c, own)] += 1
         if len(transitions) > 1:
             found[summed(nodes * c, own)] += len(transitions) - 1
+    return found
+
+
+def operation_pieces(
+    lattice: LatticeSettings, operations: Mapping[str, tuple[str, ...]], *, size: int, norm: Norm
+) -> dict[str, Counter[Piece]]:
+    """Returns the piece of every operation of a set in the cells of a level, by `operation_key`.
+
+    Args:
+        lattice: of the supernet.
+        operations: set -> its candidates, for sets that have others than the published.
+        size: height and width of the images.
+        norm: kind of all norms.
+    """
+    of = OperationSettings(affine=True, norm=norm, shuffle_groups=lattice.shuffle_groups)
+    found = {}
+    for node, transitions in all_paths(lattice.depth).items():
+        for kind in {set_of_edge(transition, state) for transition in transitions for state in (0, 1)}:
+            given = size_at(lattice_inputs(node, kind)[1].level, length=size, stem_stride=lattice.stem_stride)
+            for name in operations.get(kind, OPERATIONS[kind].published):
+                if name not in (NONE, IDENTITY):
+                    piece = operation_piece(kind, name, lattice.widths[node.level], size=given, of=of)
+                    found[operation_key(kind, name, node.level)] = Counter([piece])
     return found
 
 
