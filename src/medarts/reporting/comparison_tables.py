@@ -256,7 +256,7 @@ def methods_table(comparison: Comparison) -> Table | None:
     columns = {
         "method": Column("method", "ascending", words=True),
         "group": Column("data set", "ascending", words=True),
-        "mean": Column(f"mean {title_of_score(comparison)}", sorted="descending", form=decimals),
+        "mean": Column(f"mean {title_of_score(comparison)}", form=decimals),
         "deviation": Column("SD of networks", "ascending", form=decimals, below=("lowest", "highest")),
         "networks": Column("networks", form="g"),
         "latency_ms_1": Column("ONNX ms, 1 thread", "ascending", form=significant),
@@ -283,7 +283,7 @@ def random_table(comparison: Comparison) -> Table | None:
         differences[f"{side}_deviation"] = [deviations.get(place) for place in places]
     return difference_table(
         differences,
-        {"network": "searched", "reference": "against", "group": "data set"},
+        {"network": "network", "reference": "against", "group": "data set"},
         caption="What the search adds",
         below={"network": "network_deviation", "reference": "reference_deviation"},
     )
