@@ -10,6 +10,8 @@ from medarts.config.yaml_text import read_yaml
 from medarts.data.synthetic import write_chest_phantoms, write_phantoms
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.scores import Scores
+from medarts.nas.guard import verdict
+from medarts.system.console import inform
 
 IMAGES, SIZE = 100, 96
 FILMS, FILM_SIZE = 600, 64
@@ -32,6 +34,7 @@ def demo(out: Path, task: Task = "segmentation") -> tuple[Path, Scores]:
     api.report(searched)
     trained = _run(out / "train", lambda path: api.train(searched, recipe, out=path))
     scores = api.evaluate(trained)
+    inform(verdict(searched.read_json("summary.json")))
     return api.report(trained), scores
 
 

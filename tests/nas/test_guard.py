@@ -14,7 +14,7 @@ from medarts.errors import MedartsError, RecipeError
 from medarts.nas import guard
 from medarts.nas.search import Search, resume_search, start_search
 from medarts.spaces.genotype import Genotype, load_genotype
-from medarts.spaces.nas_wdan import NasWdan
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSupernet
 from medarts.tasks import SegmentationTask
 
 
@@ -78,6 +78,8 @@ def test_a_collapse_is_told_and_the_last_healthy_genotype_returned(recipe, tmp_p
     assert "Stage 1 of the search has collapsed: 83% of the genotype's operations are identity or pooling" in said
     assert "Epoch 2, the last healthy one, counts instead." in said
     assert "derive.select=perturbation" in said
+    assert "The genotype has not collapsed: 0 of 6 operations (0%) are identity or pooling" in said
+    assert "the guard went back to epoch 2." in said
     gap = summary["gap"]
     assert gap == pytest.approx(summary["supernet"] - summary["discrete"])
 
@@ -93,11 +95,32 @@ def test_stop_ends_the_stage_there_and_continue_goes_on(recipe, tmp_path, ill_fr
     assert json.loads((went_on / "summary.json").read_text())["collapse"]
 
 
+def test_a_search_that_never_was_healthy_gets_other_operations(recipe, tmp_path, monkeypatch, capsys):
+    derive = NasWdanSupernet.derive
+
+    def derived(supernet, settings, **options):
+        with torch.no_grad():  # alphas that prefer identity and pooling
+            for kind, alphas in supernet.alphas.items():
+                for row, names in zip(alphas, supernet.candidates[kind], strict=True):
+                    row.add_(9 * torch.tensor([name in NasWdan.free for name in names]))
+        return derive(supernet, settings, **options)
+
+    monkeypatch.setattr(NasWdanSupernet, "derive", derived)
+    run = start_search(changed(recipe, "search.guard={identity: 0.4}"), tmp_path / "run").path
+    last = lines(run, "architecture.jsonl")[-1]
+    assert last["signals"]["identity"] > 0.4 >= guard.free_share(load_genotype(run), NasWdan.free)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["limited"]
+    assert "returned_epoch" not in summary
+    said = " ".join(capsys.readouterr().err.split())
+    assert "No epoch was healthy, so the last one counts, with other operations in place of its weakest" in said
+
+
 def test_a_search_that_recovers_is_returned_as_it_is(recipe, tmp_path, ill_from, capsys):
     ill_from(1, until=3)
     run = start_search(changed(recipe, "search.guard={}"), tmp_path / "run").path
     assert "collapse" not in json.loads((run / "summary.json").read_text())
-    assert "collapsed" not in capsys.readouterr().err
+    assert "has collapsed" not in capsys.readouterr().err
 
 
 def test_without_a_guard_a_collapse_is_told_and_nothing_is_done(recipe, tmp_path, ill_from, capsys):

@@ -1,7 +1,6 @@
 """Relaxations: what weights they give, with which gradients, and that both backends run them alike, in both spaces."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 
 from medarts.config import DeriveSettings, SupernetSettings
 from medarts.spaces import darts, nas_wdan
-from medarts.spaces.base import CellWeights, Supernet, derive_cell
+from medarts.spaces.base import CellWeights, Limit, Supernet, derive_cell
 from medarts.spaces.darts import DartsSettings, DartsSupernet
-from medarts.spaces.genotype import NONE
+from medarts.spaces.genotype import NONE, Cell
 from medarts.spaces.nas_wdan import LatticeSettings, NasWdanSupernet
 from medarts.spaces.relaxations import (
     Dirichlet,
@@ -333,14 +332,20 @@ def test_the_weakest_skips_make_way() -> None:
     rows = [[0.1, 0.6, 0.3], [0.1, 0.5, 0.4], [0.1, 0.7, 0.2], [0.0, 0.4, 0.1], [0.2, 0.8, 0.0]]
     free = ((("skip", 0), ("skip", 1)), (("skip", 2), ("skip", 0)))
     weights = [row[: len(of)] for row, of in zip(rows, names, strict=True)]
-    derive = partial(derive_cell, edges, names, weights, competing=False, skip="skip")
+
+    def derive(*most: int, limited: frozenset[str] = frozenset({"skip"})) -> Cell:
+        return derive_cell(edges, names, weights, competing=False, limits=[Limit(limited, each) for each in most])
+
     assert derive() == free
-    assert derive(most_skips=4) == free
-    assert derive(most_skips=3) == ((("skip", 0), ("conv", 1)), (("skip", 2), ("skip", 0)))
-    assert derive(most_skips=2) == ((("conv", 1), ("conv", 0)), (("skip", 2), ("skip", 0)))
+    assert derive(4) == free
+    assert derive(3) == ((("skip", 0), ("conv", 1)), (("skip", 2), ("skip", 0)))
+    assert derive(2) == ((("conv", 1), ("conv", 0)), (("skip", 2), ("skip", 0)))
     # The weakest now is that of edge (1, 0); (1, 1) takes its place, with its skip first and then without.
-    assert derive(most_skips=1) == ((("conv", 1), ("conv", 0)), (("skip", 2), ("conv", 0)))
-    assert derive(most_skips=0) == derive(most_skips=1)  # an edge of none and skip has nothing else
+    assert derive(1) == ((("conv", 1), ("conv", 0)), (("skip", 2), ("conv", 0)))
+    assert derive(0) == derive(1)  # an edge of none and skip has nothing else
+    assert derive(4, 2) == derive(2)
+    everything = frozenset({"skip", "conv"})
+    assert derive(0, limited=everything) == free  # nothing else to take
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -15,6 +15,7 @@ from medarts.nas.selection import Made
 from medarts.spaces.decisions import Decision, Restriction
 from medarts.spaces.genotype import Genotype
 from medarts.system.console import inform
+from medarts.system.randomness import seed_torch
 
 if TYPE_CHECKING:
     from medarts.nas.search import Search
@@ -63,6 +64,7 @@ class Deciding:
         search.supernet.restriction = replace(restriction, without=without)
         search.model.eval()
         parts = search.fixed_subset(batches)
+        seed_torch(self.seed, "selection")  # operations that draw, as noise does, draw alike for all options
         losses = [float(search.task.loss(search.model(part.images, all_heads=True), part)) for part in parts]
         search.supernet.restriction = restriction
         value = sum(losses) / len(losses)

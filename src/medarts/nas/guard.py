@@ -35,10 +35,16 @@ Rows = Sequence[Sequence[float]]
 """Weights that compete: of the candidates of every edge."""
 
 
+def free_operations(genotype: Genotype, free: Collection[str]) -> tuple[int, int]:
+    """Returns how many operations of a genotype are among ``free``, and how many it has."""
+    operations = [name for cell in genotype.cells.values() for node in cell for name, _ in node]
+    return sum(name in free for name in operations), len(operations)
+
+
 def free_share(genotype: Genotype, free: Collection[str]) -> float:
     """Returns the share of operations of a genotype that are among ``free``, 0 to 1."""
-    operations = [name for cell in genotype.cells.values() for node in cell for name, _ in node]
-    return sum(name in free for name in operations) / len(operations)
+    number, of = free_operations(genotype, free)
+    return number / of
 
 
 def alpha_rows(snapshot: Mapping[str, Any]) -> list[list[float]]:
@@ -117,6 +123,23 @@ def advice(settings: GuardSettings | None, *, blind: bool) -> str:
         return "Raise search.lr or the epochs, or use search.loss=bce_dice or data.sampling=equal."
     guard = "" if settings is not None else "search.guard={}, "
     return f"Use {guard}derive.select=perturbation or a regularizer, or lower search.arch_lr."
+
+
+def verdict(stage: Mapping[str, Any]) -> str:
+    """Returns whether the genotype of a search has collapsed, and what the guard did, in one line.
+
+    Args:
+        stage: the last one in summary.json.
+    """
+    number, of = stage["free_operations"]
+    state = "has not collapsed" if stage["is_healthy"] else "has collapsed"
+    if "returned_epoch" in stage:
+        done = f"the guard went back to epoch {stage['returned_epoch'] + 1}"
+    elif "limited" in stage:
+        done = "the guard put other operations in place of the weakest of them"
+    else:
+        done = "the guard changed nothing" if stage["is_guarded"] else "there was no guard"
+    return f"The genotype {state}: {number} of {of} operations ({number / of:.0%}) are identity or pooling; {done}."
 
 
 def largest_eigenvalue(

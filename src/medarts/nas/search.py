@@ -45,7 +45,7 @@ from medarts.spaces import make_space
 from medarts.spaces.base import Candidates, SearchSpace
 from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.relaxations import Draw, Relaxation, make_relaxation
-from medarts.system.console import warn
+from medarts.system.console import inform, warn
 from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
 
@@ -488,13 +488,24 @@ class Search(Job[SearchState]):
         continuous, is_last = state.continuous, state.stage == len(stages) - 1
         candidates = self.supernet.strongest(stages[state.stage].keep)
         genotype = self._selected() if is_last else self.derive()
-        collapse = self._illness(genotype, continuous) if self.epochs > self.recipe.search.arch_after else None
+        decides = self.epochs > self.recipe.search.arch_after or (is_last and self.selection.about["stepwise"])
+        collapse = self._illness(genotype, continuous) if decides else None
         outcome: dict[str, Any] = {}
         if collapse is not None:
             outcome = {"collapse": collapse}
-            if (healthy := self._settle(collapse, is_last=is_last)) is not None:
+            limited = self._limited(continuous) if is_last else None
+            if (healthy := self._settle(collapse, is_last=is_last, limited=limited)) is not None:
                 genotype = from_json(healthy["genotype"], origin="the last healthy epoch")
                 candidates, outcome["returned_epoch"] = healthy["candidates"], healthy["epoch"]
+            elif limited is not None:
+                genotype, outcome["limited"] = limited, True
+        if is_last:
+            outcome |= {
+                "is_healthy": self._illness(genotype, continuous) is None,
+                "is_guarded": self.recipe.search.guard is not None,
+                "free_operations": guard.free_operations(genotype, self.space.free),
+            }
+            inform(guard.verdict(outcome))
         discrete = self._discretised(genotype)
         delivered: Mapping[str, Any] = {}
         if is_last:
@@ -516,8 +527,26 @@ class Search(Job[SearchState]):
         self.directory.write_json("summary.json", {**state.gaps[-1], "stages": state.gaps, **selection, **delivered})
         self.save()
 
-    def _settle(self, collapse: str, *, is_last: bool) -> dict[str, Any] | None:
+    def _limited(self, continuous: Mapping[str, Any]) -> Genotype | None:
+        """Returns the genotype with no more identity and pooling than is healthy, for a search that never was healthy.
+
+        None where the guard is to do nothing, an epoch was healthy, or the genotype is not healthy like that either.
+        """
+        settings = self.recipe.search.guard
+        if settings is None or settings.action == "continue" or self.state.healthy is not None:
+            return None
+        self.supernet.limited = (self.space.free, settings.identity)
+        genotype = self.derive()
+        self.supernet.limited = None
+        return genotype if self._illness(genotype, continuous) is None else None
+
+    def _settle(self, collapse: str, *, is_last: bool, limited: Genotype | None) -> dict[str, Any] | None:
         """Tells of a collapse, and returns the epoch to go back to; None where none is healthy, or none is wanted.
+
+        Args:
+            collapse: what has happened.
+            is_last: whether this is the last stage.
+            limited: what counts where no epoch was healthy.
 
         Raises:
             MedartsError: the search ends with a supernet that predicts no foreground, and never was healthy.
@@ -533,7 +562,10 @@ class Search(Job[SearchState]):
             warn(f"{what} {fix}")
             return None
         if healthy is None:
-            warn(f"{what} No epoch was healthy, so the last one counts. {fix}")
+            counts = "the last one counts"
+            if limited is not None:
+                counts += ", with other operations in place of its weakest identity and pooling"
+            warn(f"{what} No epoch was healthy, so {counts}. {fix}")
             return None
         warn(f"{what} Epoch {healthy['epoch'] + 1}, the last healthy one, counts instead. {fix}")
         return healthy

@@ -11,6 +11,7 @@ from typing import Any
 
 from medarts.engine.directory import Record, RunDirectory
 from medarts.errors import RunError
+from medarts.nas.guard import verdict
 from medarts.reporting.tables import Content, decimals, label_of, reading
 
 _COPY = "Copy the run again."
@@ -155,6 +156,8 @@ def _verdicts(run: RunDirectory, history: History) -> list[str]:
                 counted = "Its last epoch counts" if back is None else f"Epoch {back + 1} counts instead"
                 text = f"Stage {number} collapsed: {stage['collapse']}. {counted}."
             verdicts.append(text)
+            if "free_operations" in stage:
+                verdicts.append(verdict(stage))
     return verdicts
 
 

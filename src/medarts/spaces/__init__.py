@@ -44,7 +44,7 @@ def register_space(name: str, *, settings: type[Settings], default: bool = False
     return add
 
 
-def register_operation(space: str, kind: str, name: str, builder: Callable[..., Any]) -> None:
+def register_operation(space: str, kind: str, name: str, builder: Callable[..., Any], *, free: bool = False) -> None:
     """Adds a candidate operation to a set of a search space.
 
     Genotypes can have it from then on. Searches have it where their recipe names it among the candidates
@@ -57,6 +57,8 @@ def register_operation(space: str, kind: str, name: str, builder: Callable[..., 
         name: of the operation.
         builder: makes the module of an edge. In nas-wdan from (channels, OperationSettings); down operations halve
             height and width exactly, up operations double them. In darts from (channels, stride, OperationSettings).
+        free: it learns nothing, as identity and pooling; a genotype of too many such has collapsed, see
+            `medarts.nas.guard`.
 
     Raises:
         RecipeError: there is no such space.
@@ -69,6 +71,9 @@ def register_operation(space: str, kind: str, name: str, builder: Callable[..., 
     if kind not in sets:
         raise ValueError(f"{space} has no set of operations '{kind}'. {did_you_mean(kind, sets)}")
     sets[kind].add(name, builder)
+    if free:
+        known = spaces.get(space)
+        known.free = known.free | {name}
 
 
 def space_of(genotype: Genotype) -> "type[SearchSpace]":

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, compress
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -154,6 +154,13 @@ def check_candidates(sets: Mapping[str, Operations[Any]], chosen: Mapping[str, t
             raise ValueError(f"operations.{kind} must name at least one operation beside none, and each once")
 
 
+class Limit(NamedTuple):
+    """The most of some operations that a cell may have."""
+
+    names: frozenset[str]
+    most: int
+
+
 class Supernet(nn.Module, ABC):
     """A continuous network: weights, and architecture parameters that weigh its operations and paths.
 
@@ -162,12 +169,15 @@ class Supernet(nn.Module, ABC):
         auxiliary_skip: b; every edge carries b times its state beside its operations (DARTS-), with 0 it does not.
         restriction: what ``forward`` and ``derive`` leave out; see ``decisions``.
         costs: what operations cost, by the keys of ``SearchSpace.operation_pieces``.
+        limited: names of operations, and the largest share of them among those of every cell that ``derive`` keeps;
+            None allows any.
     """
 
     costs: Mapping[str, float] = MappingProxyType({})
     relaxation: Relaxation = Softmax()
     auxiliary_skip: float = 0.0
     restriction: Restriction = NOTHING
+    limited: tuple[frozenset[str], float] | None = None
     _draw: Draw | None = None
 
     @contextmanager
@@ -230,6 +240,21 @@ class Supernet(nn.Module, ABC):
         Args:
             keep: set -> N; sets not named keep all.
         """
+
+    def limits(self, edges: "Edges", *, skip: str, skips: int | None) -> list[Limit]:
+        """Returns the limits of a cell with these edges, for ``derive_cell``.
+
+        Args:
+            edges: (node, state) of every edge.
+            skip: name of the skip.
+            skips: the most skips of a cell, see ``DeriveSettings``.
+        """
+        found = [] if skips is None else [Limit(frozenset({skip}), skips)]
+        if self.limited is not None:
+            names, share = self.limited
+            kept = sum(min(EDGES_PER_NODE, number) for number in Counter(node for node, _ in edges).values())
+            found.append(Limit(names, int(share * kept)))
+        return found
 
     @abstractmethod
     def derive(self, settings: DeriveSettings, *, name: str, provenance: Mapping[str, Any]) -> Genotype:
@@ -608,8 +633,7 @@ def derive_cell(
     weights: Sequence[Sequence[float]],
     *,
     competing: bool = True,
-    skip: str = "",
-    most_skips: int | None = None,
+    limits: Sequence[Limit] = (),
 ) -> Cell:
     """Returns for every node its two strongest edges, each with its strongest operation.
 
@@ -622,25 +646,34 @@ def derive_cell(
         candidates: operations of every edge.
         weights: how strongly each is preferred.
         competing: whether the weights of an edge share a sum of 1.
-        skip: name of the operation that passes on what it reads.
-        most_skips: the most of these in the cell. While there are more, the weakest is taken from its edge, unless that
-            has no other operation (P-DARTS, arXiv 1904.12760, section 3.3, which limits normal cells alone; here every
-            kind of cell is limited). None allows any number.
+        limits: of operations, such as skips. While there are more of them in the cell, they are taken from the edge
+            where they are weakest, unless that has no others (P-DARTS, arXiv 1904.12760, section 3.3, which limits
+            skips in normal cells alone; here every kind of cell is limited).
     """
     rows = [list(row) for row in weights]
     while True:
         nodes = _strongest_edges(edges, candidates, rows, competing=competing)
-        skips = [
-            (strength, edges.index((node, state)))
-            for node, kept in enumerate(nodes)
-            for strength, (name, state) in kept
-            if name == skip
-        ]
-        replaceable = [(strength, edge) for strength, edge in skips if {*candidates[edge]} - {NONE, skip}]
-        if most_skips is None or len(skips) <= most_skips or not replaceable:
-            return tuple(tuple(edge for _, edge in kept) for kept in nodes)
-        _, weakest = min(replaceable)
-        rows[weakest][candidates[weakest].index(skip)] = -1.0  # below all others
+        too_many = (_weakest_beyond(limit, nodes, edges, candidates) for limit in limits)
+        edge, names = next(filter(None, too_many), (None, frozenset[str]()))
+        if edge is None:
+            return tuple(tuple(kept_edge for _, kept_edge in kept) for kept in nodes)
+        for place, name in enumerate(candidates[edge]):
+            if name in names:
+                rows[edge][place] = -1.0  # below all others
+
+
+def _weakest_beyond(
+    limit: Limit, nodes: list[list[tuple[float, Edge]]], edges: Edges, candidates: Sequence[tuple[str, ...]]
+) -> tuple[int, frozenset[str]] | None:
+    """Returns the edge that limited operations are taken from, and these; None where there are not too many of them."""
+    limited = [
+        (strength, edges.index((node, state)))
+        for node, kept in enumerate(nodes)
+        for strength, (name, state) in kept
+        if name in limit.names
+    ]
+    replaceable = [(strength, edge) for strength, edge in limited if {*candidates[edge]} - {NONE, *limit.names}]
+    return (min(replaceable)[1], limit.names) if len(limited) > limit.most and replaceable else None
 
 
 def _strongest_edges(

@@ -695,8 +695,7 @@ class DartsSupernet(Supernet):
                 of_kind.candidates,
                 [w.tolist() for w in of_kind.operations],
                 competing=self.relaxation.competing,
-                skip=SKIP,
-                most_skips=settings.skips,
+                limits=self.limits(self.edges, skip=SKIP, skips=settings.skips),
             )
             for kind, of_kind in weights.items()
         }

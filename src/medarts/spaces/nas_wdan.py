@@ -992,8 +992,7 @@ class NasWdanSupernet(Supernet):
                 of_kind.candidates,
                 [w.tolist() for w in of_kind.operations],
                 competing=self.relaxation.competing,
-                skip=SKIP,
-                most_skips=settings.skips,
+                limits=self.limits(self.edges, skip=SKIP, skips=settings.skips),
             )
             for transition, of_kind in weights.cells.items()
         }
