@@ -34,16 +34,18 @@ def assert_equal_searches(run: RunDirectory, other: RunDirectory) -> None:
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("at", [2, 13], ids=["supernet", "second generation"])
-def test_killed_in_a_training(
-    pool: RunDirectory, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+def test_killed_in_a_supernet_and_in_the_second_generation(
+    pool: RunDirectory, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Job, "_step", ending(Job._step, at, KilledError()))
-        with pytest.raises(KilledError):
-            search.start(recipe, tmp_path / "run")
-    assert not RunDirectory(tmp_path / "run").facts["finished"]
-    assert_equal_searches(pool, search.resume(tmp_path / "run"))
+    path = tmp_path / "run"
+    for go_on, at in ((lambda: search.start(recipe, path), 2), (lambda: search.resume(path), 16)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Job, "_step", ending(Job._step, at, KilledError()))
+            with pytest.raises(KilledError):
+                go_on()
+    assert not RunDirectory(path).facts["finished"]
+    assert {each.generation for each in read_candidates(RunDirectory(path))} == {1, 2}
+    assert_equal_searches(pool, search.resume(path))
 
 
 def ending(step: Callable[[Job], None], at: int, error: BaseException) -> Callable[[Job], None]:
@@ -60,30 +62,10 @@ def ending(step: Callable[[Job], None], at: int, error: BaseException) -> Callab
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("written", [False, True], ids=["before", "after"])
-def test_killed_where_a_rung_is_written(
-    control: RunDirectory, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
-) -> None:
-    def kill(*given: object) -> None:
-        if (tmp_path / "run" / "candidates").exists():  # a rung was trained
-            if written:
-                candidates.write_candidates(*given)
-            raise KilledError
-        candidates.write_candidates(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(job, "write_candidates", kill)
-        with pytest.raises(KilledError):
-            search.start(random_of(recipe), tmp_path / "run")
-    assert {1 in each.scores for each in read_candidates(RunDirectory(tmp_path / "run"))} == {written}
-    assert_equal_searches(control, search.resume(tmp_path / "run"))
-
-
-@pytest.mark.usefixtures("here")
-def test_stopped_by_ctrl_c(
+def test_stopped_by_ctrl_c_and_killed_where_a_rung_is_written(
     control: RunDirectory, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = []
+    path, steps = tmp_path / "run", []
 
     def stop(job: Job) -> None:
         step(job)
@@ -95,10 +77,22 @@ def test_stopped_by_ctrl_c(
     with monkeypatch.context() as patch:
         patch.setattr(Job, "_step", stop)
         with pytest.raises(InterruptedRunError) as caught:
-            search.start(random_of(recipe), tmp_path / "run")
-    command = f"medarts search --resume {tmp_path / 'run'}"
-    assert str(caught.value) == f"Stopped; {tmp_path / 'run'} is saved. Resume with: {command}"
-    assert_equal_searches(control, search.resume(tmp_path / "run"))
+            search.start(random_of(recipe), path)
+    assert str(caught.value) == f"Stopped; {path} is saved. Resume with: medarts search --resume {path}"
+
+    for written in (False, True):
+
+        def kill(*given: Any, written: bool = written) -> None:
+            if written:
+                candidates.write_candidates(*given)
+            raise KilledError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(job, "write_candidates", kill)
+            with pytest.raises(KilledError):
+                search.resume(path)
+        assert {1 in each.scores for each in read_candidates(RunDirectory(path))} == {written}
+    assert_equal_searches(control, search.resume(path))
 
 
 def test_several_processes_of_which_one_is_killed_give_the_same(
