@@ -177,7 +177,7 @@ class Fitting:
     def _digest(self, asked: Mapping[str, Any]) -> str:
         content = {
             "asked": asked,
-            "budget": self._budget.model_dump(mode="json"),
+            "budget": self._budget.model_dump(mode="json", exclude_none=True),  # whatever limits are added later
             "norm": self._recipe.train.norm,
             **self._shape,
         }
