@@ -82,7 +82,7 @@ def test_a_data_set_is_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             read.append(index)
             return super().__getitem__(index)
 
-    def start(recipe: Any, folder: Path, *, data: ImageStore) -> int:
+    def start(recipe: Any, folder: Path, *, data: ImageStore, **_: Any) -> int:
         return len(data.images)
 
     monkeypatch.setattr("medarts.pool.search.start_search", start)
