@@ -83,6 +83,7 @@ BASELINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "attention-r2unet": ({"width": 4, "depth": 3}, {"head": "average"}),
     "resenc-unet": ({"width": 4, "depth": 4, "deep_supervision": True}, {"percentiles": (0.5, 99.5), "in_channels": 3}),
     "unetpp": ({"width": 4, "depth": 3}, {"in_channels": 3, "head": "average"}),
+    "mednext": ({"width": 4, "depth": 2}, {"in_channels": 3}),
     "chexnet": ({}, {"outputs": 14, "size": 64}),
 }
 

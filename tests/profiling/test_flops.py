@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medarts.models import architecture_named, build_network, without_weights
 from medarts.profiling.flops import FlopCounter
 
-BASELINES = ("unet", "attention-unet", "multiresunet", "r2unet", "unetpp", "resenc-unet")
+BASELINES = ("unet", "attention-unet", "multiresunet", "r2unet", "unetpp", "resenc-unet", "mednext")
 NAMES = (*BASELINES, "layer7_double_deep", "darts_v2", "chestxray14_first_order")
 
 

@@ -29,6 +29,7 @@ from medarts.pruning.graph import (
     is_concatenation,
     is_depthwise,
     is_flattening,
+    norms_each_channel,
     parts_of,
     shape_of,
     traced,
@@ -163,7 +164,8 @@ class _Channels:
         if isinstance(module, nn.Parameter):
             numbers = self._of_parameter(module)
         elif isinstance(module, nn.GroupNorm):
-            numbers = self._layer(module, "both", module.num_channels, module.num_groups)
+            groups = 1 if norms_each_channel(module) else module.num_groups
+            numbers = self._layer(module, "both", module.num_channels, groups)
         elif isinstance(module, NORMS_OF_CHANNELS):
             numbers = self._layer(module, "both", module.num_features)
         elif isinstance(module, nn.PReLU) and module.num_parameters > 1:

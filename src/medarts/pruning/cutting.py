@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from medarts.errors import RunError
 from medarts.network import Network
 from medarts.pruning.channels import Removals, Side, Unit
-from medarts.pruning.graph import CONVOLUTIONS, LAYERS, NORMS_OF_CHANNELS, AnyConv, all_outputs, traceable
+from medarts.pruning.graph import (
+    CONVOLUTIONS,
+    LAYERS,
+    NORMS_OF_CHANNELS,
+    AnyConv,
+    all_outputs,
+    norms_each_channel,
+    traceable,
+)
 
 TOLERANCE = 1e-5
 """Largest difference of an output of the cut network from the masked one, as a part of the largest output."""
@@ -134,7 +142,8 @@ def _masked_module(module: nn.Module, channels: Sequence[int]) -> Iterator[None]
         with _zeroed(module, channels):
             yield
         return
-    masked_output = _normed_without if isinstance(module, nn.GroupNorm) else _without
+    masks_input = isinstance(module, nn.GroupNorm) and not norms_each_channel(module)
+    masked_output = _normed_without if masks_input else _without
     handle = module.register_forward_hook(partial(masked_output, channels))
     try:
         yield
@@ -216,11 +225,14 @@ def _shrink_depthwise(conv: AnyConv, channels: Sequence[int]) -> None:
 
 def _shrink_others(module: Any, channels: Sequence[int]) -> None:
     """Removes channels of a norm, or of a module with parameters of its own."""
+    each_channel = isinstance(module, nn.GroupNorm) and norms_each_channel(module)
     for name, tensor, axis in list(_own(module)):
         _keep(module, name, axis, _others(channels, tensor.shape[axis]))
     for size in ("num_features", "num_channels", "num_parameters"):
         if isinstance(module, LAYERS) and hasattr(module, size):
             setattr(module, size, getattr(module, size) - len(channels))
+    if each_channel:
+        module.num_groups = module.num_channels
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Tensor, int]]:

@@ -187,6 +187,11 @@ def is_depthwise(conv: AnyConv) -> bool:
     return conv.groups > 1 and conv.groups == conv.in_channels
 
 
+def norms_each_channel(norm: nn.GroupNorm) -> bool:
+    """Whether a group norm has a group for each channel, so that channels do not depend on each other."""
+    return norm.num_groups == norm.num_channels
+
+
 def _axis(saved: int, rank: int) -> int:
     """Returns an axis as it counts from the front; autograd keeps negative ones as unsigned integers."""
     return (saved if saved < 2**63 else saved - 2**64) % rank
