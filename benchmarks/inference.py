@@ -30,7 +30,7 @@ from medarts.network.inference import for_inference, shipped
 from medarts.network.layers import Norm
 from medarts.registry import models
 from medarts.spaces.genotype import load_genotype as load
-from medarts.spaces.nas_wdan import NasWdanNetwork
+from medarts.spaces.nas_wdan.network import NasWdanNetwork
 
 ISIC = "stage1_layer9_110epoch_double_deep_final"
 CVC = "layer7_double_deep"

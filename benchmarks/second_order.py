@@ -30,8 +30,10 @@ from medarts.engine.device import make_fabric, peak_memory_mb
 from medarts.nas.gradients import Objective, first_order
 from medarts.registry import gradients
 from medarts.spaces.base import Supernet
-from medarts.spaces.darts import DartsSettings, DartsSupernet
-from medarts.spaces.nas_wdan import LatticeSettings, NasWdanSupernet
+from medarts.spaces.darts import DartsSettings
+from medarts.spaces.darts.supernet import DartsSupernet
+from medarts.spaces.nas_wdan.settings import LatticeSettings
+from medarts.spaces.nas_wdan.supernet import NasWdanSupernet
 
 TARGETS = {"time_ratio": 2.7, "memory_ratio": 1.3}
 BATCH = {"nas-wdan": 2, "darts": 4}

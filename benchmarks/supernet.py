@@ -32,10 +32,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from medarts.config import ComputeSettings, SupernetSettings
 from medarts.engine.device import make_fabric, peak_memory_mb
 from medarts.nas.gradients import first_order
-from medarts.spaces import darts, nas_wdan
 from medarts.spaces.base import Supernet
-from medarts.spaces.darts import DartsSettings, DartsSupernet
-from medarts.spaces.nas_wdan import LatticeSettings, NasWdanSupernet
+from medarts.spaces.darts import DartsSettings
+from medarts.spaces.darts import supernet as darts
+from medarts.spaces.darts.supernet import DartsSupernet
+from medarts.spaces.nas_wdan import supernet as nas_wdan
+from medarts.spaces.nas_wdan.settings import LatticeSettings
+from medarts.spaces.nas_wdan.supernet import NasWdanSupernet
 
 DEFAULTS = {"nas-wdan": {"depth": 4, "batch": 2}, "darts": {"depth": 12, "batch": 4}}
 FINDINGS = 14

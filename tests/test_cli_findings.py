@@ -13,7 +13,7 @@ from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.models.chexnet import CheXNet
 from medarts.spaces.darts import DartsSettings
-from medarts.spaces.darts_text import to_text
+from medarts.spaces.darts.text import to_text
 from medarts.spaces.genotype import load_genotype
 
 PUBLISHED = "chestxray14_first_order"

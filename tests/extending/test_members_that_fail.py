@@ -15,7 +15,7 @@ from medarts.errors import MedartsError
 from medarts.losses import make_loss
 from medarts.metrics.masks import mask_scores
 from medarts.registry import losses, metrics, regularizers
-from medarts.spaces.nas_wdan_operations import OPERATIONS, OperationSettings, make_operation
+from medarts.spaces.nas_wdan.operations import OPERATIONS, OperationSettings, make_operation
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from medarts.network import Network
 from medarts.network.inference import for_inference
 from medarts.network.layers import Norm
 from medarts.network.packed import Convolution
-from medarts.spaces.darts import DartsNetwork
+from medarts.spaces.darts.network import DartsNetwork
 from medarts.spaces.genotype import load_genotype as load
 
 KINDS: dict[type, type] = {

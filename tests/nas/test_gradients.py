@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from medarts.nas.gradients import Objective, first_order
 from medarts.registry import gradients
-from medarts.spaces import darts, nas_wdan
 from medarts.spaces.base import Supernet
-from medarts.spaces.darts import DartsSettings, DartsSupernet
-from medarts.spaces.nas_wdan import LatticeSettings, NasWdanSupernet
+from medarts.spaces.darts import DartsSettings
+from medarts.spaces.darts import supernet as darts
+from medarts.spaces.darts.supernet import DartsSupernet
+from medarts.spaces.nas_wdan import supernet as nas_wdan
+from medarts.spaces.nas_wdan.settings import LatticeSettings
+from medarts.spaces.nas_wdan.supernet import NasWdanSupernet
 
 FABRIC = Fabric(accelerator="cpu", devices=1)
 SGD = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.02}

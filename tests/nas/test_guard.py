@@ -14,7 +14,8 @@ from medarts.errors import MedartsError, RecipeError
 from medarts.nas import guard
 from medarts.nas.search import Search, resume_search, start_search
 from medarts.spaces.genotype import Genotype, load_genotype
-from medarts.spaces.nas_wdan import NasWdan, NasWdanSupernet
+from medarts.spaces.nas_wdan import NasWdan
+from medarts.spaces.nas_wdan.supernet import NasWdanSupernet
 from medarts.tasks import SegmentationTask
 
 

@@ -20,10 +20,11 @@ from medarts.nas.regularizers import (
 )
 from medarts.nas.search import Search, prepare_search, resume_search, start_search
 from medarts.registry import regularizers
-from medarts.spaces.darts import Darts, DartsChoices, DartsSettings
+from medarts.spaces.darts import Darts, DartsSettings
+from medarts.spaces.darts.settings import DartsChoices
 from medarts.spaces.genotype import load_genotype
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
-from medarts.spaces.nas_wdan_operations import TRANSITIONS
+from medarts.spaces.nas_wdan.operations import TRANSITIONS
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from medarts.errors import DivergedError
 from medarts.metrics.masks import mask_scores
 from medarts.nas.search import Search, prepare_search, start_search
 from medarts.spaces.genotype import load_genotype
-from medarts.spaces.nas_wdan import NasWdan, NasWdanSupernet
+from medarts.spaces.nas_wdan import NasWdan
+from medarts.spaces.nas_wdan.supernet import NasWdanSupernet
 from medarts.system.randomness import seed_torch
 
 

@@ -18,7 +18,8 @@ from medarts.nas.deciding import Deciding, Rehearsal
 from medarts.nas.search import start_search, try_search
 from medarts.profiling.cost import count_parameters
 from medarts.profiling.plan import plan
-from medarts.spaces.nas_wdan import NasWdan, NasWdanNetwork
+from medarts.spaces.nas_wdan import NasWdan
+from medarts.spaces.nas_wdan.network import NasWdanNetwork
 from medarts.training.trainer import start_training, try_training
 
 

@@ -30,7 +30,8 @@ from medarts.pruning.latency import Latency
 from medarts.pruning.method import make_method
 from medarts.registry import criteria
 from medarts.spaces import load_genotype
-from medarts.spaces.nas_wdan import NasWdanNetwork, all_paths, to_kept
+from medarts.spaces.nas_wdan.lattice import all_paths, to_kept
+from medarts.spaces.nas_wdan.network import NasWdanNetwork
 from medarts.tasks import SegmentationTask
 from medarts.training.trainer import Training
 

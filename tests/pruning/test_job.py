@@ -27,7 +27,7 @@ from medarts.pruning import job as pruning_job
 from medarts.pruning.record import read_record
 from medarts.pruning.sparse_training import SparseTraining
 from medarts.reporting.page import write_report
-from medarts.spaces.nas_wdan import all_paths, to_kept
+from medarts.spaces.nas_wdan.lattice import all_paths, to_kept
 from medarts.system import files as files_module
 from medarts.system.files import read_whole
 from medarts.system.process import InterruptedRunError

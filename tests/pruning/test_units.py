@@ -29,8 +29,9 @@ from medarts.pruning.units import (
 )
 from medarts.registry import models
 from medarts.spaces import load_genotype
-from medarts.spaces.nas_wdan import all_paths, operations_of, to_kept
-from medarts.spaces.nas_wdan_operations import TRANSITIONS
+from medarts.spaces.nas_wdan.genotypes import operations_of
+from medarts.spaces.nas_wdan.lattice import all_paths, to_kept
+from medarts.spaces.nas_wdan.operations import TRANSITIONS
 
 TINY = {"chexnet": {}, "multiresunet": {"width": 6, "depth": 3}, "resenc-unet": {"width": 4, "depth": 4}}
 

@@ -10,7 +10,7 @@ from medarts.reporting.drawings import describe, draw_cell, drawings, save_drawi
 from medarts.reporting.style import PALETTE, inline_svg
 from medarts.spaces import space_of
 from medarts.spaces.base import SearchSpace
-from medarts.spaces.darts_text import from_text
+from medarts.spaces.darts.text import from_text
 from medarts.spaces.genotype import Genotype, zoo
 from medarts.spaces.genotype import load_genotype as load
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings

@@ -16,7 +16,7 @@ from medarts.evaluation.summary import summarized
 from medarts.models.chexnet import CheXNetSettings
 from medarts.reporting.page import write_report
 from medarts.spaces.darts import Darts
-from medarts.spaces.darts_text import to_text
+from medarts.spaces.darts.text import to_text
 from medarts.spaces.genotype import Genotype, zoo
 from medarts.spaces.genotype import load_genotype as load
 

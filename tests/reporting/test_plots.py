@@ -15,7 +15,7 @@ from medarts.profiling.latency import Timing
 from medarts.reporting.journals import Panel, weight_panels
 from medarts.reporting.plots import plot_costs, plot_curves, plot_weights, rank_correlation
 from medarts.spaces.darts import Darts, DartsSettings
-from medarts.spaces.darts_operations import OPERATIONS
+from medarts.spaces.darts.operations import OPERATIONS
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 
 NORMALISED = SupernetSettings(edge_normalisation=True)

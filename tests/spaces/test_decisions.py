@@ -8,11 +8,12 @@ import torch
 
 from medarts.config import DeriveSettings, StageSettings, SupernetSettings
 from medarts.errors import RecipeError
-from medarts.spaces import darts, nas_wdan
 from medarts.spaces.base import SearchSpace, Supernet
 from medarts.spaces.darts import Darts, DartsSettings
+from medarts.spaces.darts import supernet as darts
 from medarts.spaces.decisions import Decision, Restriction
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
+from medarts.spaces.nas_wdan import supernet as nas_wdan
 
 PERTURBATION = DeriveSettings(select="perturbation")
 BACKENDS = {

@@ -11,10 +11,11 @@ import pytest
 
 from medarts.errors import GenotypeError, RecipeError
 from medarts.spaces import genotype_with, space_settings
-from medarts.spaces.darts_text import to_text
+from medarts.spaces.darts.text import to_text
 from medarts.spaces.genotype import Genotype, KeptCells, from_json, zoo
 from medarts.spaces.genotype import load_genotype as load
-from medarts.spaces.nas_wdan import LatticeSettings, check, paths_of
+from medarts.spaces.nas_wdan.genotypes import check, paths_of
+from medarts.spaces.nas_wdan.settings import LatticeSettings
 from medarts.system.names import name_of
 
 NAS_WDAN = (

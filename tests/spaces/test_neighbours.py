@@ -16,20 +16,13 @@ from medarts.errors import GenotypeError, RecipeError
 from medarts.models import build_network
 from medarts.spaces import load_genotype, space_settings
 from medarts.spaces.base import SearchSpace
-from medarts.spaces.darts import Darts, DartsChoices, DartsSettings
+from medarts.spaces.darts import Darts, DartsSettings
+from medarts.spaces.darts.settings import DartsChoices
 from medarts.spaces.genotype import Genotype, KeptCells, from_json
-from medarts.spaces.nas_wdan import (
-    LatticeSettings,
-    NasWdan,
-    NasWdanChoices,
-    NasWdanSettings,
-    all_paths,
-    head_nodes,
-    kept_paths,
-    paths_of,
-    reaching,
-    to_kept,
-)
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
+from medarts.spaces.nas_wdan.genotypes import kept_paths, paths_of
+from medarts.spaces.nas_wdan.lattice import all_paths, head_nodes, reaching, to_kept
+from medarts.spaces.nas_wdan.settings import LatticeSettings, NasWdanChoices
 
 LATTICE, STACK = NasWdanSettings(init_channel=4), DartsSettings(init_channel=4, choices=DartsChoices(layers=(4, 5, 8)))
 SPACES: list[tuple[type[SearchSpace], Any]] = [(NasWdan, LATTICE), (Darts, STACK)]

@@ -13,11 +13,14 @@ from medarts.errors import GenotypeError
 from medarts.models import create_model
 from medarts.network.inference import shipped
 from medarts.profiling.cost import count_flops
-from medarts.spaces import darts, nas_wdan, random_genotype, register_operation, space_settings
+from medarts.spaces import random_genotype, register_operation, space_settings
 from medarts.spaces.base import Supernet
 from medarts.spaces.darts import Darts, DartsSettings
+from medarts.spaces.darts import supernet as darts
 from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
+from medarts.spaces.nas_wdan import supernet as nas_wdan
+from medarts.spaces.nas_wdan.settings import LatticeSettings
 
 
 class Scaled(nn.Module):
@@ -69,7 +72,7 @@ def supernets(space: str, operations: dict[str, tuple[str, ...]], **supernet: An
                 )
             )
         else:
-            lattice = nas_wdan.LatticeSettings(3, 8, True, 3)
+            lattice = LatticeSettings(3, 8, True, 3)
             made.append(
                 nas_wdan.NasWdanSupernet(
                     lattice, operations=operations, supernet=settings, backend=getattr(nas_wdan, backend)

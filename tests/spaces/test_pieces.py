@@ -9,7 +9,8 @@ from medarts.profiling.flops import FlopCounter
 from medarts.spaces import load_genotype, space_of
 from medarts.spaces.darts import Darts, DartsSettings
 from medarts.spaces.genotype import Genotype
-from medarts.spaces.nas_wdan import NasWdan, NasWdanChoices, NasWdanSettings
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
+from medarts.spaces.nas_wdan.settings import NasWdanChoices
 from medarts.spaces.pieces import Piece
 
 GENOTYPES = {
@@ -53,8 +54,8 @@ def test_norms_make_other_pieces() -> None:
 
 
 def test_operations_of_users_are_not_kept_for_another_day() -> None:
-    from medarts.spaces.nas_wdan_operations import OperationSettings
-    from medarts.spaces.nas_wdan_pieces import operation_piece
+    from medarts.spaces.nas_wdan.operations import OperationSettings
+    from medarts.spaces.nas_wdan.pieces import operation_piece
 
     of = OperationSettings(affine=True)
     assert operation_piece("normal", "conv", 4, size=8, of=of).lasts

@@ -8,12 +8,12 @@ import torch
 
 from medarts.errors import GenotypeError
 from medarts.models import build_network
-from medarts.spaces import nas_wdan as lattice
-from medarts.spaces import nas_wdan_operations, random_genotype, space_settings
-from medarts.spaces.darts_operations import OPERATIONS
+from medarts.spaces import random_genotype, space_settings
+from medarts.spaces.darts.operations import OPERATIONS
 from medarts.spaces.genotype import Genotype, from_json, zoo
 from medarts.spaces.genotype import load_genotype as load
-from medarts.spaces.nas_wdan import paths_of
+from medarts.spaces.nas_wdan import lattice, operations
+from medarts.spaces.nas_wdan.genotypes import paths_of
 
 NAS_WDAN, DARTS = "stage0_double_deep_ep80_newim", "darts_v2"
 
@@ -80,11 +80,11 @@ def assert_uniform(counts: Counter, of: int) -> None:
 
 def test_operations_and_states_of_nas_wdan_are_uniform() -> None:
     found = [random_genotype(nas_wdan(transitions=2), seed=seed) for seed in range(600)]
-    changing = nas_wdan_operations.OPERATIONS
-    for transition, operations in changing.items():
+    changing = operations.OPERATIONS
+    for transition, names in changing.items():
         cells = [drawn.cells[transition] for drawn in found]
         edges = [edge for cell in cells for node in cell for edge in node]
-        assert_uniform(Counter(name for name, state in edges if state == 1), len(operations))
+        assert_uniform(Counter(name for name, state in edges if state == 1), len(names))
         assert_uniform(Counter(name for name, state in edges if state != 1), len(changing["normal"]))
         pairs = Counter(tuple(sorted(state for _, state in cell[3])) for cell in cells)
         assert_uniform(pairs, 10)  # two of the five states before node 3

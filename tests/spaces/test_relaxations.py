@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from medarts.config import DeriveSettings, SupernetSettings
-from medarts.spaces import darts, nas_wdan
 from medarts.spaces.base import CellWeights, Limit, Supernet, derive_cell
-from medarts.spaces.darts import DartsSettings, DartsSupernet
+from medarts.spaces.darts import DartsSettings
+from medarts.spaces.darts import supernet as darts
+from medarts.spaces.darts.supernet import DartsSupernet
 from medarts.spaces.genotype import NONE, Cell
-from medarts.spaces.nas_wdan import LatticeSettings, NasWdanSupernet
+from medarts.spaces.nas_wdan import supernet as nas_wdan
+from medarts.spaces.nas_wdan.settings import LatticeSettings
+from medarts.spaces.nas_wdan.supernet import NasWdanSupernet
 from medarts.spaces.relaxations import (
     Dirichlet,
     Draw,

@@ -11,7 +11,9 @@ from medarts.errors import RunError
 from medarts.network.inference import for_inference
 from medarts.network.layers import Norm
 from medarts.spaces.genotype import Genotype, load_genotype, zoo
-from medarts.spaces.nas_wdan import NasWdan, NasWdanNetwork, all_paths, cell_key, head_name
+from medarts.spaces.nas_wdan import NasWdan
+from medarts.spaces.nas_wdan.lattice import all_paths, cell_key, head_name
+from medarts.spaces.nas_wdan.network import NasWdanNetwork
 
 LATTICES = [name for name in zoo() if load_genotype(name).space == "nas-wdan"]
 WIDTHS = dict(zip(LATTICES, (2, 3, 4, 2, 3), strict=True))

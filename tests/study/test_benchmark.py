@@ -24,10 +24,10 @@ from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.errors import DivergedError, MedartsError, RecipeError, RunError
 from medarts.models import scaled
 from medarts.models.unet import UNetSettings
-from medarts.spaces import nas_wdan as lattice
 from medarts.spaces import random_genotype, space_settings
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load_genotype as load
+from medarts.spaces.nas_wdan import lattice
 from medarts.study import benchmark as module
 from medarts.study import networks as of_networks
 from medarts.study.benchmark import available_runs, benchmark, with_threads

@@ -12,7 +12,8 @@ from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RecipeError, RunError
 from medarts.models.chexnet import CheXNet, CheXNetSettings
-from medarts.spaces.darts import Darts, DartsNetwork, DartsSettings
+from medarts.spaces.darts import Darts, DartsSettings
+from medarts.spaces.darts.network import DartsNetwork
 from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.system.randomness import seed_torch
 from medarts.tasks import ClassificationTask

@@ -16,7 +16,8 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, DivergedError, GenotypeError, RecipeError, RunError
 from medarts.models import network_of
 from medarts.spaces.genotype import Genotype, load_genotype
-from medarts.spaces.nas_wdan import NasWdan, NasWdanNetwork
+from medarts.spaces.nas_wdan import NasWdan
+from medarts.spaces.nas_wdan.network import NasWdanNetwork
 from medarts.system.memory import OutOfMemoryError
 from medarts.system.randomness import seed_torch
 from medarts.tasks import SegmentationTask

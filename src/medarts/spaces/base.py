@@ -437,7 +437,8 @@ class SearchSpace(ABC):
             RecipeError: the settings leave nothing to change.
 
         >>> from medarts.spaces.genotype import load_genotype
-        >>> from medarts.spaces.darts import Darts, DartsSettings
+        >>> from medarts.spaces.darts.space import Darts
+        >>> from medarts.spaces.darts.settings import DartsSettings
         >>> Darts.neighbour(load_genotype("darts_v2"), DartsSettings(), seed=0).provenance["change"]
         'normal cell, node 3: dil_conv_3x3 from node 0 -> dil_conv_3x3 from node 1'
         """

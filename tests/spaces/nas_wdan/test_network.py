@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from medarts.errors import GenotypeError, RecipeError
-from medarts.spaces import nas_wdan as lattice
 from medarts.spaces.genotype import Genotype, KeptCells, zoo
 from medarts.spaces.genotype import load_genotype as load
-from medarts.spaces.nas_wdan import NasWdanCell, NasWdanNetwork
-from medarts.spaces.nas_wdan_operations import TRANSITIONS, OperationSettings, Transition
+from medarts.spaces.nas_wdan import lattice
+from medarts.spaces.nas_wdan.network import NasWdanCell, NasWdanNetwork
+from medarts.spaces.nas_wdan.operations import TRANSITIONS, OperationSettings, Transition
 
 # Source: the figures published with NAS-WDAN / MixSearch.
 PARAMETERS = {

@@ -10,24 +10,15 @@ from torch import Tensor, nn
 
 from medarts.config import DeriveSettings, StageSettings
 from medarts.errors import GenotypeError
-from medarts.spaces import nas_wdan as lattice
 from medarts.spaces.base import Candidates, CellWeights, cell_edges, derive_cell
 from medarts.spaces.genotype import NONE, Genotype
-from medarts.spaces.nas_wdan import (
-    LatticeSettings,
-    MixedCell,
-    NasWdan,
-    NasWdanCell,
-    NasWdanNetwork,
-    NasWdanSettings,
-    NasWdanSupernet,
-    Node,
-    check,
-    derive_paths,
-    mix_reference,
-    paths_of,
-)
-from medarts.spaces.nas_wdan_operations import OPERATIONS, TRANSITIONS, OperationSettings, Transition
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings, lattice
+from medarts.spaces.nas_wdan.genotypes import check, paths_of
+from medarts.spaces.nas_wdan.lattice import Node
+from medarts.spaces.nas_wdan.network import NasWdanCell, NasWdanNetwork
+from medarts.spaces.nas_wdan.operations import OPERATIONS, TRANSITIONS, OperationSettings, Transition
+from medarts.spaces.nas_wdan.settings import LatticeSettings
+from medarts.spaces.nas_wdan.supernet import MixedCell, NasWdanSupernet, derive_paths, mix_reference
 
 SMALL = LatticeSettings(depth=3, init_channel=4, double_down_channel=True, intermediate_nodes=2)
 KEEP = {"down": 4, "normal": 4, "up": 2}

@@ -11,11 +11,11 @@ from medarts.errors import RecipeError
 from medarts.network.inference import for_inference
 from medarts.network.layers import ChannelShuffle, Norm
 from medarts.network.packed import Form, NormedConvolution
-from medarts.spaces.fused.nas_wdan_inference import InferenceCell, NasWdanInference
 from medarts.spaces.genotype import NONE, Cell, Genotype, KeptCells, zoo
 from medarts.spaces.genotype import load_genotype as load
-from medarts.spaces.nas_wdan import NasWdanCell, NasWdanNetwork
-from medarts.spaces.nas_wdan_operations import (
+from medarts.spaces.nas_wdan.inference import InferenceCell, NasWdanInference
+from medarts.spaces.nas_wdan.network import NasWdanCell, NasWdanNetwork
+from medarts.spaces.nas_wdan.operations import (
     OPERATIONS,
     TRANSITIONS,
     OperationSettings,

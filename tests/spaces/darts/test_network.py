@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from medarts.errors import GenotypeError, RecipeError
-from medarts.spaces.darts import AuxiliaryHead, DartsCell, DartsNetwork, Position, check, drop_path
-from medarts.spaces.darts_operations import IN_NETWORK, FactorizedReduce
+from medarts.spaces.darts.frame import AuxiliaryHead, Position
+from medarts.spaces.darts.genotypes import check
+from medarts.spaces.darts.network import DartsCell, DartsNetwork, drop_path
+from medarts.spaces.darts.operations import IN_NETWORK, FactorizedReduce
 from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.genotype import load_genotype as load
 

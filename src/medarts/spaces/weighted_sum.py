@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from medarts.spaces.fused.kernels import (
+from medarts.spaces.kernels import (
     Kernels,
     NormState,
     norm,

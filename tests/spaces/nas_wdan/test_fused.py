@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from medarts.config import SupernetSettings
 from medarts.config.sections import DeriveSettings
 from medarts.errors import RecipeError
-from medarts.spaces import nas_wdan_operations
 from medarts.spaces.base import Candidates
-from medarts.spaces.fused.kernels import (
+from medarts.spaces.kernels import (
     Dense,
     Kernels,
     NormState,
@@ -24,19 +23,13 @@ from medarts.spaces.fused.kernels import (
     to_bchw,
     to_bhwc,
 )
-from medarts.spaces.fused.nas_wdan import CONVOLUTIONS, Leaving, preprocess_together
-from medarts.spaces.fused.weighted_sum import Chain, Kind, Normed, Product, weighted_sum
-from medarts.spaces.nas_wdan import (
-    FUSED,
-    REFERENCE,
-    Backend,
-    LatticeSettings,
-    NasWdan,
-    NasWdanSettings,
-    NasWdanSupernet,
-    read_each,
-)
-from medarts.spaces.nas_wdan_operations import OPERATIONS, TRANSITIONS, OperationSettings
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings, operations
+from medarts.spaces.nas_wdan.frame import read_each
+from medarts.spaces.nas_wdan.fused import CONVOLUTIONS, Leaving, preprocess_together
+from medarts.spaces.nas_wdan.operations import OPERATIONS, TRANSITIONS, OperationSettings
+from medarts.spaces.nas_wdan.settings import LatticeSettings
+from medarts.spaces.nas_wdan.supernet import FUSED, REFERENCE, Backend, NasWdanSupernet
+from medarts.spaces.weighted_sum import Chain, Kind, Normed, Product, weighted_sum
 
 EXACT = 1e-9
 SMALL = LatticeSettings(depth=3, init_channel=8, double_down_channel=True, intermediate_nodes=3)
@@ -44,7 +37,7 @@ SMALL = LatticeSettings(depth=3, init_channel=8, double_down_channel=True, inter
 
 def make_operation(name: str, channels: int, settings: OperationSettings) -> nn.Module:
     kind = next(kind for kind in TRANSITIONS if name in OPERATIONS[kind])
-    return nas_wdan_operations.make_operation(kind, name, channels, settings)
+    return operations.make_operation(kind, name, channels, settings)
 
 
 def pair(

@@ -21,12 +21,12 @@ from torch.autograd.function import once_differentiable
 
 from medarts.network.layers import ChannelShuffle, group_norm
 from medarts.spaces.base import CellWeights, leaving
-from medarts.spaces.fused.kernels import Dense, Kernels, Separable, Shuffled, split_channels, to_bchw, to_bhwc
-from medarts.spaces.fused.weighted_sum import Chain, Kind, Normed, Product, weighted_sum
+from medarts.spaces.kernels import Dense, Kernels, Separable, Shuffled, split_channels, to_bchw, to_bhwc
+from medarts.spaces.weighted_sum import Chain, Kind, Normed, Product, weighted_sum
 
 if TYPE_CHECKING:
-    from medarts.spaces.nas_wdan import MixedCell
-    from medarts.spaces.nas_wdan_operations import SqueezeExcite
+    from medarts.spaces.nas_wdan.operations import SqueezeExcite
+    from medarts.spaces.nas_wdan.supernet import MixedCell
 
 Operations = Sequence[nn.Module]
 """The operation of one kind on every edge that has it."""

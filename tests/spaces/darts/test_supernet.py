@@ -10,24 +10,15 @@ from torch import Tensor, nn
 
 from medarts.config import DeriveSettings, StageSettings, SupernetSettings
 from medarts.errors import GenotypeError, RecipeError
-from medarts.spaces import darts_operations as operations
 from medarts.spaces import space_settings
 from medarts.spaces.base import Candidates, CellWeights, cell_edges
-from medarts.spaces.darts import (
-    REFERENCE,
-    Darts,
-    DartsNetwork,
-    DartsSettings,
-    DartsSupernet,
-    MixedCell,
-    Stem,
-    check,
-    last_size,
-    mix_reference,
-    positions,
-    reductions,
-)
-from medarts.spaces.darts_operations import IN_SUPERNET, KINDS, Kind
+from medarts.spaces.darts import Darts, DartsSettings, operations
+from medarts.spaces.darts.frame import last_size, positions, reductions
+from medarts.spaces.darts.genotypes import check
+from medarts.spaces.darts.network import DartsNetwork
+from medarts.spaces.darts.operations import IN_SUPERNET, KINDS, Kind
+from medarts.spaces.darts.settings import Stem
+from medarts.spaces.darts.supernet import REFERENCE, DartsSupernet, MixedCell, mix_reference
 from medarts.spaces.genotype import NONE, from_json
 
 CIFAR = DartsSettings(stem="cifar", search_channel=4, init_channel=4, layers=4, intermediate_nodes=2, drop_path_prob=0)

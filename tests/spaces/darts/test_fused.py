@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from medarts.config import DeriveSettings, SupernetSettings
 from medarts.spaces.base import Candidates
-from medarts.spaces.darts import FUSED, REFERENCE, Backend, DartsSettings, DartsSupernet, least_layers
-from medarts.spaces.darts_operations import IN_SUPERNET, KINDS, OPERATIONS, make_operation
-from medarts.spaces.fused.darts import Leaving, add_products, separable
+from medarts.spaces.darts import DartsSettings
+from medarts.spaces.darts.fused import Leaving, add_products, separable
+from medarts.spaces.darts.operations import IN_SUPERNET, KINDS, OPERATIONS, make_operation
+from medarts.spaces.darts.settings import least_layers
+from medarts.spaces.darts.supernet import FUSED, REFERENCE, Backend, DartsSupernet
 
 EXACT = 1e-9
 CIFAR = DartsSettings(stem="cifar", search_channel=8, intermediate_nodes=3)

@@ -3,10 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medarts.errors import RecipeError
-from medarts.spaces import nas_wdan as lattice
 from medarts.spaces.genotype import KeptCells
-from medarts.spaces.nas_wdan import STEM, Node, Paths
-from medarts.spaces.nas_wdan_operations import TRANSITIONS, Transition
+from medarts.spaces.nas_wdan import lattice
+from medarts.spaces.nas_wdan.lattice import STEM, Node, Paths
+from medarts.spaces.nas_wdan.operations import TRANSITIONS, Transition
 
 D, N, U = "down", "normal", "up"
 

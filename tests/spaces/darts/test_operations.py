@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medarts.spaces.darts_operations import (
+from medarts.spaces.darts.operations import (
     IN_NETWORK,
     IN_SUPERNET,
     OPERATIONS,

@@ -6,22 +6,11 @@ from functools import partial
 
 from medarts.network.layers import Norm
 from medarts.spaces.genotype import NONE, Genotype
-from medarts.spaces.nas_wdan import (
-    STEM,
-    STEM_CHANNELS,
-    Head,
-    LatticeSettings,
-    all_paths,
-    check,
-    lattice_inputs,
-    make_stem,
-    operation_key,
-    paths_of,
-    reaching,
-    size_at,
-)
-from medarts.spaces.nas_wdan import head_nodes as nodes_with_heads
-from medarts.spaces.nas_wdan_operations import (
+from medarts.spaces.nas_wdan.frame import STEM_CHANNELS, Head, make_stem
+from medarts.spaces.nas_wdan.genotypes import check, paths_of
+from medarts.spaces.nas_wdan.lattice import STEM, all_paths, lattice_inputs, reaching, size_at
+from medarts.spaces.nas_wdan.lattice import head_nodes as nodes_with_heads
+from medarts.spaces.nas_wdan.operations import (
     OPERATIONS,
     OperationSettings,
     Transition,
@@ -29,6 +18,8 @@ from medarts.spaces.nas_wdan_operations import (
     preprocess,
     set_of_edge,
 )
+from medarts.spaces.nas_wdan.settings import LatticeSettings
+from medarts.spaces.nas_wdan.supernet import operation_key
 from medarts.spaces.pieces import Piece, Resized, joined, summed
 
 IDENTITY = "identity"

@@ -20,19 +20,11 @@ from torch import Tensor, nn
 
 from medarts.network.layers import ChannelShuffle
 from medarts.network.packed import AnyConv, AnyNorm
-from medarts.spaces.fused.kernels import to_bchw, to_bhwc
-from medarts.spaces.fused.nas_wdan import KNOWN
-from medarts.spaces.nas_wdan import (
-    STEM,
-    Head,
-    NasWdanCell,
-    NasWdanNetwork,
-    Node,
-    OnLattice,
-    cell_key,
-    node_key,
-    size_at,
-)
+from medarts.spaces.kernels import to_bchw, to_bhwc
+from medarts.spaces.nas_wdan.frame import Head
+from medarts.spaces.nas_wdan.fused import KNOWN
+from medarts.spaces.nas_wdan.lattice import STEM, Node, cell_key, node_key, size_at
+from medarts.spaces.nas_wdan.network import NasWdanCell, NasWdanNetwork, OnLattice
 
 Key = TypeVar("Key")
 
@@ -195,7 +187,7 @@ class Readers:
     """The preprocessing of all cells that read a node of the lattice.
 
     Args:
-        modules: cell and input -> its ReLU, 1x1 convolution and norm; see ``nas_wdan_operations.preprocess``.
+        modules: cell and input -> its ReLU, 1x1 convolution and norm; see ``operations.preprocess``.
     """
 
     def __init__(self, modules: Mapping[tuple[str, int], nn.Sequential]) -> None:

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medarts.errors import GenotypeError
-from medarts.spaces.darts import check
-from medarts.spaces.darts_operations import OPERATIONS
-from medarts.spaces.darts_text import from_text, to_text
+from medarts.spaces.darts.genotypes import check
+from medarts.spaces.darts.operations import OPERATIONS
+from medarts.spaces.darts.text import from_text, to_text
 from medarts.spaces.genotype import Cell, Genotype
 from medarts.spaces.genotype import load_genotype as load
 

@@ -18,19 +18,9 @@ from torch import Tensor, nn
 from medarts.network import InferenceForm
 from medarts.network.layers import ChannelShuffle
 from medarts.network.packed import AnyConv, AnyNorm, Convolution, Form, NormedConvolution
-from medarts.spaces.nas_wdan import (
-    STEM,
-    Head,
-    NasWdanCell,
-    NasWdanNetwork,
-    Node,
-    OnLattice,
-    cell_key,
-    lattice_inputs,
-    node_key,
-    reaching,
-    size_at,
-)
+from medarts.spaces.nas_wdan.frame import Head
+from medarts.spaces.nas_wdan.lattice import STEM, Node, cell_key, lattice_inputs, node_key, reaching, size_at
+from medarts.spaces.nas_wdan.network import NasWdanCell, NasWdanNetwork, OnLattice
 
 REACH = 4
 """Layers back to the oldest node that a cell reads."""

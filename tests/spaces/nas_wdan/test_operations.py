@@ -4,9 +4,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medarts.network.layers import ChannelShuffle, group_norm
-from medarts.spaces import nas_wdan_operations
 from medarts.spaces.genotype import NONE
-from medarts.spaces.nas_wdan_operations import (
+from medarts.spaces.nas_wdan import operations
+from medarts.spaces.nas_wdan.operations import (
     OPERATIONS,
     TRANSITIONS,
     OperationSettings,
@@ -21,7 +21,7 @@ WITHOUT_NORM = {"identity", "cweight", "avg_pool", "max_pool"}
 
 
 def make_operation(name: str, channels: int, settings: OperationSettings) -> nn.Module:
-    return nas_wdan_operations.make_operation(SET_OF[name], name, channels, settings)
+    return operations.make_operation(SET_OF[name], name, channels, settings)
 
 
 def weights_of(operation: nn.Module) -> list[Tensor]:

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from medarts.spaces.base import CellWeights, leaving
-from medarts.spaces.darts_operations import SKIP
-from medarts.spaces.fused.kernels import split_channels, to_bchw, to_bhwc
+from medarts.spaces.darts.operations import SKIP
+from medarts.spaces.kernels import split_channels, to_bchw, to_bhwc
 
 if TYPE_CHECKING:
-    from medarts.spaces.darts import MixedCell
-    from medarts.spaces.darts_operations import FactorizedReduce
+    from medarts.spaces.darts.operations import FactorizedReduce
+    from medarts.spaces.darts.supernet import MixedCell
 
 CONVOLUTIONS = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
 POOLS = ("max_pool_3x3", "avg_pool_3x3")

@@ -6,8 +6,11 @@ from functools import partial
 from torch import Tensor, nn
 
 from medarts.network.layers import pooled_logits
-from medarts.spaces.darts import STEM_MULTIPLIER, DartsSettings, Stem, check, make_stem, operation_key, positions
-from medarts.spaces.darts_operations import IN_NETWORK, OPERATIONS, Kind, make_operation, preprocess, stride_of
+from medarts.spaces.darts.frame import STEM_MULTIPLIER, make_stem, positions
+from medarts.spaces.darts.genotypes import check
+from medarts.spaces.darts.operations import IN_NETWORK, OPERATIONS, Kind, make_operation, preprocess, stride_of
+from medarts.spaces.darts.settings import DartsSettings, Stem
+from medarts.spaces.darts.supernet import operation_key
 from medarts.spaces.genotype import NONE, Genotype
 from medarts.spaces.pieces import Piece, joined
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from medarts.network import Network
 from medarts.network.layers import Norm
-from medarts.spaces import nas_wdan, register_operation
-from medarts.spaces.fused.nas_wdan_training import NasWdanTraining
+from medarts.spaces import register_operation
 from medarts.spaces.genotype import NONE, Cell, Genotype, KeptCells, zoo
 from medarts.spaces.genotype import load_genotype as load
-from medarts.spaces.nas_wdan import NasWdanNetwork
-from medarts.spaces.nas_wdan_operations import OPERATIONS, TRANSITIONS, Transition, set_of_edge
+from medarts.spaces.nas_wdan import settings as nas_wdan
+from medarts.spaces.nas_wdan.network import NasWdanNetwork
+from medarts.spaces.nas_wdan.operations import OPERATIONS, TRANSITIONS, Transition, set_of_edge
+from medarts.spaces.nas_wdan.training import NasWdanTraining
 from medarts.spaces.sampling import random_cells
 
 NORMS: tuple[Norm, ...] = ("group", "batch")

@@ -12,8 +12,9 @@ import warnings
 from typing import cast
 
 from medarts.errors import GenotypeError, did_you_mean
-from medarts.spaces.darts import SPACE, NetworkSettings, Stem, check
-from medarts.spaces.darts_operations import KINDS, OPERATIONS, Kind
+from medarts.spaces.darts.genotypes import check
+from medarts.spaces.darts.operations import KINDS, OPERATIONS, Kind
+from medarts.spaces.darts.settings import SPACE, NetworkSettings, Stem
 from medarts.spaces.genotype import EDGES_PER_NODE, Cell, Edge, Genotype
 from medarts.system.names import NAME
 

@@ -1,0 +1,193 @@
+"""What the supernet and the derived network share: stem, cells on the lattice, heads."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medarts.network.layers import Norm, make_norm
+from medarts.spaces.nas_wdan.lattice import STEM, Node, cell_key, lattice_inputs, node_key, reaching, without_cells
+from medarts.spaces.nas_wdan.operations import Transition
+
+STEM_CHANNELS = (32, 64)
+HEAD_DROPOUT = 0.1
+
+CellMaker = Callable[[Transition, int | None, int, int], nn.Module]
+"""(transition, channels of s0 or None where absent, channels of s1, c) -> cell that gives nodes x c channels."""
+
+CellRunner = Callable[[Node, Transition, nn.Module, Tensor | None, Tensor], Tensor]
+"""(node, transition, cell, s0 and s1 as read) -> the cell's output, weighted where paths have weights."""
+
+Read = Callable[[Tensor, Sequence[nn.Module]], list[Tensor]]
+"""(a node's state, the preprocessing of every cell that reads it) -> what each of them gets."""
+
+
+def read_each(state_bchw: Tensor, inputs: Sequence[nn.Module]) -> list[Tensor]:
+    """Puts a state through the preprocessing of every cell that reads it, one by one."""
+    return [module(state_bchw) for module in inputs]
+
+
+def node_shape(transition: Transition, channels: int, s1_bchw: Tensor) -> tuple[int, int, int, int]:
+    """Returns the shape of a cell's node with that many channels; ``s1_bchw`` is the cell's second input."""
+    b, _, h, w = s1_bchw.shape
+    if transition == "down":
+        return b, channels, h // 2, w // 2
+    if transition == "up":
+        return b, channels, h * 2, w * 2
+    return b, channels, h, w
+
+
+def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int, affine: bool, norm: Norm) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+        make_norm(norm, out_channels, affine=affine),
+        nn.ReLU(),
+    )
+
+
+def make_stem(in_channels: int, *, affine: bool, norm: Norm, stride: int = 2) -> nn.Sequential:
+    """Returns the two convolutions before the first cell; the second has the stride."""
+    return nn.Sequential(
+        _conv_norm_relu(in_channels, STEM_CHANNELS[0], stride=1, affine=affine, norm=norm),
+        _conv_norm_relu(STEM_CHANNELS[0], STEM_CHANNELS[1], stride=stride, affine=affine, norm=norm),
+    )
+
+
+class Head(nn.Module):
+    """A 1x1 convolution without bias, then a scale and a shift of each class's logit.
+
+    The published head counts a norm's scale and shift for each class. A norm itself would give every image
+    logits of the same mean and spread, whatever its share of foreground; so scale and shift alone are applied.
+    """
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(HEAD_DROPOUT)
+        self.conv = nn.Conv2d(channels, outputs, 1, bias=False)
+        self.scale = nn.Parameter(torch.ones(outputs))
+        self.shift = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        """Returns logits, one channel a class, at the size of the input."""
+        logits: Tensor = self.conv(self.dropout(x_bchw))
+        return logits * self.scale[:, None, None] + self.shift[:, None, None]
+
+
+class NasWdanFrame(nn.Module):
+    """Stem, one cell for every kept transition, and a 1x1 head on each of ``heads``.
+
+    Args:
+        paths: the transitions into every node.
+        heads: nodes that carry a head.
+        make_cell: builds the cell of a transition.
+        widths: c of every level.
+        intermediate_nodes: nodes of a cell; its output has that many times c channels.
+        in_channels: channels of the images.
+        outputs: channels of the logits.
+        affine: whether the stem's norms have a scale and a shift.
+        norm: the kind of the stem's norms.
+        stem_stride: of the stem.
+    """
+
+    def __init__(
+        self,
+        *,
+        paths: Mapping[Node, tuple[Transition, ...]],
+        heads: tuple[Node, ...],
+        make_cell: CellMaker,
+        widths: tuple[int, ...],
+        intermediate_nodes: int,
+        in_channels: int,
+        outputs: int,
+        affine: bool,
+        norm: Norm = "group",
+        stem_stride: int = 2,
+    ) -> None:
+        super().__init__()
+        self.paths = dict(paths)
+        self.head_nodes = heads
+        self.stem = make_stem(in_channels, affine=affine, norm=norm, stride=stem_stride)
+        channels = {node: intermediate_nodes * widths[node.level] for node in self.paths}
+        channels[STEM] = STEM_CHANNELS[1]
+        self.cells = nn.ModuleDict()
+        for node, transitions in self.paths.items():
+            for transition in transitions:
+                s0, s1 = lattice_inputs(node, transition)
+                cell = make_cell(transition, channels.get(s0), channels[s1], widths[node.level])
+                self.cells[cell_key(node, transition)] = cell
+        self.heads = nn.ModuleDict({node_key(node): Head(channels[node], outputs) for node in heads})
+
+    def run(
+        self,
+        x_bchw: Tensor,
+        run_cell: CellRunner,
+        *,
+        heads: tuple[Node, ...] | None = None,
+        paths: Mapping[Node, tuple[Transition, ...]] | None = None,
+        read: Read = read_each,
+    ) -> list[Tensor]:
+        """Returns the logits of the heads, first to last, each resized to the input's size.
+
+        Args:
+            x_bchw: images.
+            run_cell: how a cell is run.
+            heads: the heads that are wanted; cells that none of them needs are not run. None wants all.
+            paths: the cells that may be run, at least one of every node. None allows all.
+            read: how cells read a node.
+        """
+        wanted = self.head_nodes if heads is None else heads
+        paths = reaching(self.paths if paths is None else paths, wanted)
+        states: dict[Node, Tensor] = {}
+        inputs: dict[tuple[str, int], Tensor] = {}
+
+        def settle(node: Node, state: Tensor) -> None:
+            """Lets all cells read a node that will, and keeps its state where it has a head."""
+            if node in wanted:
+                states[node] = state
+            readers = self.readers(node, paths)
+            if readers:
+                parts = read(state, [self.cells[cell].get_submodule(f"input{slot}") for cell, slot in readers])
+                inputs.update(zip(readers, parts, strict=True))
+
+        settle(STEM, self.stem(x_bchw))
+        for node, transitions in paths.items():
+            total: Tensor | None = None
+            for transition in transitions:
+                key = cell_key(node, transition)
+                output = run_cell(node, transition, self.cells[key], inputs.pop((key, 0), None), inputs.pop((key, 1)))
+                total = output if total is None else total + output
+            assert total is not None
+            settle(node, total)
+        size = x_bchw.shape[-2:]
+        return [F.interpolate(self.heads[node_key(node)](states[node]), size=size, mode="bilinear") for node in wanted]
+
+    @property
+    def output_biases(self) -> tuple[nn.Parameter, ...]:
+        """The shifts of the heads."""
+        return tuple(cast(Head, head).shift for head in self.heads.values())
+
+    def take_away(self, cells: Sequence[str], heads: tuple[Node, ...]) -> None:
+        """Takes cells, and heads but those of the nodes ``heads``, away, with all that no kept head needs any more.
+
+        Raises:
+            RunError: there is no such cell, or a node that is read or has a head would keep none.
+        """
+        self.paths = without_cells(self.paths, cells, heads)
+        self.head_nodes = heads
+        kept = {cell_key(node, transition) for node, transitions in self.paths.items() for transition in transitions}
+        for key in [*self.cells.keys() - kept]:
+            del self.cells[key]
+        for key in [*self.heads.keys() - {*map(node_key, heads)}]:
+            del self.heads[key]
+
+    def readers(self, node: Node, paths: Mapping[Node, tuple[Transition, ...]]) -> list[tuple[str, int]]:
+        """Returns (cell, input) of all that read a node."""
+        return [
+            (cell_key(reader, transition), slot)
+            for reader, transitions in paths.items()
+            for transition in transitions
+            for slot, source in enumerate(lattice_inputs(reader, transition))
+            if source == node
+        ]
