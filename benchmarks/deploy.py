@@ -9,7 +9,7 @@ milliseconds are medians after passes that warm up, with the interquartile range
 
 Dice: networks are trained at 96 px by recipes/norm-cpu.yaml, exported, and the test images are predicted by the
 exported files themselves, at 96 px. U-Net and the searched network have the better one of two learning rates
-(benchmarks/norm.py), other networks that of their kind. Finished runs in FOLDER are kept, interrupted ones resumed.
+(docs/results.md), other networks that of their kind. Finished runs in FOLDER are kept, interrupted ones resumed.
 """
 
 import argparse

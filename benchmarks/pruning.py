@@ -223,11 +223,14 @@ def table_of_rates(folder: Path, pairs: Sequence[tuple[str, str]]) -> Iterator[s
     Intervals are of bootstraps over patients, those of differences to the whole network neither tested nor corrected.
     """
     for network, data in pairs:
+        whole = folder / Case(network, data, SEEDS[0], CONTROL).name
+        if not (whole / "summary.json").exists():
+            continue
         yield (
+            f"{network}, {data}:\n\n"
             "| method | FLOPs | Dice after the cut | fine-tuned | difference | parameters | ms | times faster |\n"
             "| --- | --- | --- | --- | --- | --- | --- | --- |"
         )
-        whole = folder / Case(network, data, SEEDS[0], CONTROL).name
         of_whole, cost_of_whole = dice_of(whole), cost_of(whole)
         cases = [Case(network, data, SEEDS[0], method, keep) for keep in RATES for method in METHODS[network]]
         for run in (whole, *(folder / case.name for case in cases)):
@@ -244,7 +247,7 @@ def table_of_rates(folder: Path, pairs: Sequence[tuple[str, str]]) -> Iterator[s
                 f"| {method} | {cost.flops / cost_of_whole.flops:.0%} | {_with_interval(*before(run))} | "
                 f"{_with_interval(*tuned)} | {difference} | {cost.parameters:,} | {ms:.2f} | {ms_of_whole / ms:.2f} |"
             )
-        yield f"{network}, {data}\n"
+        yield ""
 
 
 def cost_of(run: Path) -> BudgetCost:

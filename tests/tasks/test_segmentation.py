@@ -13,6 +13,7 @@ from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
 from medarts.models import create_model
+from medarts.registry import models
 from medarts.tasks import SegmentationTask
 
 SIZE = 16
@@ -110,9 +111,7 @@ def test_heads_begin_at_the_share_of_every_class() -> None:
         torch.testing.assert_close(predicted, torch.tensor(wanted))
 
 
-@pytest.mark.parametrize(
-    "model", ["unet", "attention-unet", "multiresunet", "r2unet", "unetpp", "resenc-unet", "mednext"]
-)
+@pytest.mark.parametrize("model", models.names(task="segmentation"))
 def test_every_head_of_a_baseline_has_a_bias_to_begin_with(model) -> None:
     network = create_model(model, in_channels=1, outputs=2, width=4)
     assert [bias.shape for bias in network.output_biases] == [(2,)] * len(network.heads)
