@@ -9,11 +9,16 @@ import pytest
 import yaml
 
 from medarts import cli, terminal
+from medarts.config.study import load_study
+from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Trial
 from medarts.errors import RecipeError
 from medarts.profiling.plan import Tried
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 from medarts.study import planning as module
-from medarts.study.planning import Part, StudyPlan
+from medarts.study.jobs import Layout
+from medarts.study.planning import Part, StudyPlan, plan_study
 
 
 @pytest.fixture
@@ -36,17 +41,23 @@ def path(folder_data: Path, tmp_path: Path) -> Path:
     return tmp_path / "study.yaml"
 
 
-def test_every_run_is_planned_and_of_runs_that_are_alike_one_is_tried(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[Any] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Returns the list of the trainings that are to be tried, which are not."""
+    found: list[Any] = []
 
     def tried(attempts: list[Any], *, budget_mb: float | None) -> list[Tried]:
-        asked.extend(attempts)
+        found.extend(attempts)
         return [Tried(Trial(1, 10.0 * place, 1.0, 1, 1), "") for place, _ in enumerate(attempts, 1)]
 
     monkeypatch.setattr(module, "tried", tried)
     monkeypatch.setattr("medarts.pool.search.plan", lambda recipe: SimpleNamespace(search_seconds=100.0 + recipe.seed))
+    return found
+
+
+def test_every_run_is_planned_and_of_runs_that_are_alike_one_is_tried(
+    path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(path.parent)
     cli.plan(path, as_json=True)
     said = capsys.readouterr()
@@ -69,3 +80,37 @@ def test_every_run_is_planned_and_of_runs_that_are_alike_one_is_tried(
     assert "4 runs: 0:05:59, one after the other" in shown
     with pytest.raises(RecipeError, match="medarts plan STUDY"):
         cli.plan(path, memory_mb=100)
+
+
+def test_networks_that_take_their_size_from_a_search_are_typical_ones_until_it_has_finished(
+    path: Path, asked: list[Any], tmp_path: Path
+) -> None:
+    content = yaml.safe_load(path.read_text())
+    content["recipe"] |= {"space": {"init_channel": 4, "intermediate_nodes": 2}, "budget": {}}
+    genotype = NasWdan.sample(NasWdanSettings(choices={"depth": [3], "intermediate_nodes": [2]}), seed=1)
+    genotype.save(tmp_path / "own.json")
+    content["networks"] = [  # as in recipes/benchmark-cpu.yaml
+        {"name": "mix", "searched_on": "blobs", "parameters": 20_000},
+        {"random": 2, "like": "mix"},
+        {"genotype": "own.json", "parameters": "mix"},
+        {"model": {"name": "unet", "depth": 2}},
+    ]
+    content["trained_on"] = [{"data": "blobs"}]
+    path.write_text(yaml.safe_dump(content))
+    study, out = load_study(path), tmp_path / "out"
+    runs = {"search of mix": 1, "mix on blobs": 1, "random on blobs": 2, "own on blobs": 1, "unet on blobs": 1}
+    assert {part.name: part.runs for part in plan_study(study, out).parts} == runs
+    assert [getattr(each, "genotype", None) for each in asked] == [None] * 4
+    asked.clear()
+    run = RunDirectory.create(
+        Layout(out).search("mix").run, study.recipe, kind="search", data_fingerprint="", environment={}
+    )
+    genotype.save(run.path / "genotype.json")
+    plan_study(study, out)
+    assert [getattr(each, "genotype", None) for each in asked] == [None] * 4, "it has not finished"
+    asked.clear()
+    run.finish()
+    assert {part.name: part.runs for part in plan_study(study, out).parts} == runs
+    assert [getattr(each, "genotype", None) is not None for each in asked] == [True, True, True, False]
+    mixed: Genotype = asked[0].genotype
+    assert (mixed.cells, mixed.name, asked[1].genotype.name) == (genotype.cells, "mix", "random-1")

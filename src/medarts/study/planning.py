@@ -5,12 +5,11 @@ The time of scoring and comparing is not in it.
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from medarts.config import SPLITS, Recipe
-from medarts.config.study import NetworkEntry, Study, group_recipe, search_recipe, training_recipe
+from medarts.config.study import Study, group_recipe, search_recipe, training_recipe
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import ImageStore
 from medarts.engine.device import preserved_process_state
@@ -21,8 +20,8 @@ from medarts.profiling.budget import BudgetError
 from medarts.profiling.plan import STEPS, TrainingAttempt, tried
 from medarts.registry import Settings
 from medarts.spaces.genotype import Genotype
-from medarts.study.jobs import Layout
-from medarts.study.networks import Networks
+from medarts.study.jobs import Layout, is_finished
+from medarts.study.networks import Networks, searches_of
 from medarts.system.console import inform
 from medarts.training.trainer import try_training
 
@@ -71,8 +70,9 @@ class StudyPlan:
 def plan_study(study: Study, out: Path) -> StudyPlan:
     """Estimates what the searches and the trainings of a study will take, whatever has been done of it.
 
-    A network that is not known before its search is planned as a typical one of its space. Of random ones, and of
-    searches that differ in their seed alone, one is tried for all.
+    A network that is not known before a search has finished, its own or that of the network whose size it takes, is
+    planned as a typical one of the recipe's space, at its C. Of random ones, and of searches that differ in their seed
+    alone, one is tried for all.
 
     Args:
         study: the study.
@@ -85,8 +85,18 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
     for group in study.trained_on:
         recipe = group_recipe(study, group, seed=group.seeds[0])
         recipes[group.name] = with_findings(recipe, open_manifest(recipe.data, needs=SPLITS))
-    networks = Networks(study, Layout(out), next(iter(recipes.values())).data)
-    known = {entry.name: network for entry in study.networks for network in _known(networks, entry)}
+    layout = Layout(out)
+    networks = Networks(study, layout, next(iter(recipes.values())).data)
+    known: dict[str, Architecture | None] = {}
+    for entry in study.networks:
+        searches = searches_of(study, entry.names[0])
+        if not all(is_finished(layout.search(name).run, scored=False) for name in searches):
+            known[entry.name] = None
+            continue
+        try:
+            known[entry.name] = networks.architecture(entry.names[0])
+        except BudgetError as error:
+            inform(f"{error}")
     parts = []
     for entry in study.networks:
         if entry.searched_on is not None:
@@ -105,17 +115,6 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
     for (name, (runs, _)), one in zip(attempts.items(), trials, strict=True):
         parts.append(Part(name, runs, one.trial.seconds))
     return StudyPlan(tuple(parts))
-
-
-def _known(networks: Networks, entry: NetworkEntry) -> Iterator[Architecture | None]:
-    """Yields the first network of an entry; None where it is not searched yet, nothing where it is over the budget."""
-    if entry.searched_on is not None:
-        yield None
-        return
-    try:
-        yield networks.architecture(entry.names[0])
-    except BudgetError as error:
-        inform(f"{error}")
 
 
 @dataclass(frozen=True, slots=True)
