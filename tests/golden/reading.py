@@ -87,7 +87,7 @@ def architecture_of(run: Path) -> Numbers:
 def summary_of(run: Path) -> Numbers:
     """Returns the best epoch of a training, or the scores with and without the supernet of a search."""
     found = {name: value for name, value in _flat(_json(run / "summary.json")) if isinstance(value, int | float)}
-    later = ("is_healthy", "is_guarded", "free_operations")  # the frozen program did not write them
+    later = ("is_guarded", "free_operations")  # the frozen program did not write them
     return {name: value for name, value in found.items() if not any(part in name for part in later)}
 
 

@@ -1,6 +1,8 @@
 """The guard: signals that are right, collapse that is detected, and what is done about it."""
 
 import json
+import re
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,8 @@ def test_a_search_that_never_was_healthy_gets_other_operations(recipe, tmp_path,
     assert "returned_epoch" not in summary
     said = " ".join(capsys.readouterr().err.split())
     assert "No epoch was healthy, so the last one counts, with other operations in place of its weakest" in said
+    assert "Its last epoch counts, with other operations in place of its weakest" in guard.ending(summary, 1)
+    assert "has not collapsed" in guard.verdict(summary)
 
 
 def test_a_search_that_recovers_is_returned_as_it_is(recipe, tmp_path, ill_from, capsys):
@@ -153,14 +157,37 @@ def test_candidates_of_the_last_healthy_epoch_go_to_the_next_stage(recipe, tmp_p
     assert [sorted(names) for names in third["operations"]] == strongest(first) != strongest(second)
 
 
-def test_a_supernet_without_foreground_is_an_error_of_the_search(recipe, tmp_path, monkeypatch):
-    validate = SegmentationTask.validate
+def blind_from(monkeypatch: pytest.MonkeyPatch, *, validation: int) -> None:
+    """Makes the supernet predict no foreground from a validation on, counted from 0; before, it predicts all of it."""
+    validate, validations = SegmentationTask.validate, count()
 
     def blind(task, forward, batches):
-        blind_values = {"val_foreground_by_domain": {"blobs": 0.0}, "val_found_by_domain": {"blobs": 0.05}}
-        return {**validate(task, forward, batches), **blind_values}
+        is_blind = next(validations) >= validation
+        values = {
+            "val_foreground_by_domain": {"blobs": 0.0 if is_blind else 1.0},
+            "val_found_by_domain": {"blobs": 0.05},
+        }
+        return {**validate(task, forward, batches), **values}
 
     monkeypatch.setattr(SegmentationTask, "validate", blind)
+
+
+def test_a_supernet_that_goes_blind_gives_its_last_genotype_with_sight(recipe, tmp_path, ill_from, monkeypatch, capsys):
+    ill_from(5)  # none of its four epochs: all that is wrong is the foreground
+    blind_from(monkeypatch, validation=2)
+    run = start_search(changed(recipe, "search.guard={}"), tmp_path / "run").path
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["collapse"], summary["returned_epoch"]) == ("the supernet predicts no foreground on blobs", 1)
+    told = guard.verdict(summary)
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert re.fullmatch(r"The genotype has not collapsed: 0 of 6 operations .*; the guard went back to epoch 2\.", told)
+    alone = {name: value for name, value in summary.items() if name != "returned_epoch"} | {"is_guarded": False}
+    told = "The search has collapsed: the supernet predicts no foreground on blobs; there was no guard."
+    assert guard.verdict(alone) == told
+
+
+def test_a_supernet_without_foreground_is_an_error_of_the_search(recipe, tmp_path, monkeypatch):
+    blind_from(monkeypatch, validation=0)
     with pytest.raises(MedartsError, match=r"predicts no foreground on blobs.*Raise search.lr"):
         start_search(changed(recipe, "search.guard={}"), tmp_path / "run")
     with pytest.raises(MedartsError, match="predicts no foreground"):  # resumed, it says so again

@@ -125,21 +125,48 @@ def advice(settings: GuardSettings | None, *, blind: bool) -> str:
     return f"Use {guard}derive.select=perturbation or a regularizer, or lower search.arch_lr."
 
 
+LIMITED = "with other operations in place of its weakest identity and pooling"
+"""How the last epoch counts where none was healthy, but its genotype could be made so."""
+
+
+def ending(stage: Mapping[str, Any], number: int) -> str:
+    """Returns whether a stage of a search has ended healthy, and else what counts in place of its end, in a sentence.
+
+    Args:
+        stage: from summary.json.
+        number: of the stage, from 1.
+    """
+    if "collapse" not in stage:
+        return f"Stage {number} ended healthy."
+    counted = "Its last epoch counts"
+    if "returned_epoch" in stage:
+        counted = f"Epoch {stage['returned_epoch'] + 1} counts instead"
+    elif "limited" in stage:
+        counted += f", {LIMITED}"
+    return f"Stage {number} collapsed: {stage['collapse']}. {counted}."
+
+
 def verdict(stage: Mapping[str, Any]) -> str:
-    """Returns whether the genotype of a search has collapsed, and what the guard did, in one line.
+    """Returns whether a search has collapsed and why, or how healthy its genotype is, and what the guard did.
+
+    What the guard returns is healthy, whatever became of the epochs after it.
 
     Args:
         stage: the last one in summary.json.
     """
-    number, of = stage["free_operations"]
-    state = "has not collapsed" if stage["is_healthy"] else "has collapsed"
+    if "collapse" in stage and not {"returned_epoch", "limited"} & stage.keys():
+        state = f"The search has collapsed: {stage['collapse']}"
+    else:
+        number, of = stage["free_operations"]
+        share = f"{number} of {of} operations ({number / of:.0%})"
+        state = f"The genotype has not collapsed: {share} are identity or pooling"
     if "returned_epoch" in stage:
         done = f"the guard went back to epoch {stage['returned_epoch'] + 1}"
     elif "limited" in stage:
         done = "the guard put other operations in place of the weakest of them"
     else:
         done = "the guard changed nothing" if stage["is_guarded"] else "there was no guard"
-    return f"The genotype {state}: {number} of {of} operations ({number / of:.0%}) are identity or pooling; {done}."
+    return f"{state}; {done}."
 
 
 def largest_eigenvalue(

@@ -501,7 +501,6 @@ class Search(Job[SearchState]):
                 genotype, outcome["limited"] = limited, True
         if is_last:
             outcome |= {
-                "is_healthy": self._illness(genotype, continuous) is None,
                 "is_guarded": self.recipe.search.guard is not None,
                 "free_operations": guard.free_operations(genotype, self.space.free),
             }
@@ -564,7 +563,7 @@ class Search(Job[SearchState]):
         if healthy is None:
             counts = "the last one counts"
             if limited is not None:
-                counts += ", with other operations in place of its weakest identity and pooling"
+                counts += f", {guard.LIMITED}"
             warn(f"{what} No epoch was healthy, so {counts}. {fix}")
             return None
         warn(f"{what} Epoch {healthy['epoch'] + 1}, the last healthy one, counts instead. {fix}")

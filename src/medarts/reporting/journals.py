@@ -11,7 +11,7 @@ from typing import Any
 
 from medarts.engine.directory import Record, RunDirectory
 from medarts.errors import RunError
-from medarts.nas.guard import verdict
+from medarts.nas.guard import ending, verdict
 from medarts.reporting.tables import Content, decimals, label_of, reading
 
 _COPY = "Copy the run again."
@@ -150,12 +150,7 @@ def _verdicts(run: RunDirectory, history: History) -> list[str]:
     verdicts = []
     with reading(run.path / "summary.json", fix=_COPY):
         for number, stage in enumerate(history.summary["stages"], 1):
-            text = f"Stage {number} ended healthy."
-            if "collapse" in stage:
-                back = stage.get("returned_epoch")
-                counted = "Its last epoch counts" if back is None else f"Epoch {back + 1} counts instead"
-                text = f"Stage {number} collapsed: {stage['collapse']}. {counted}."
-            verdicts.append(text)
+            verdicts.append(ending(stage, number))
             if "free_operations" in stage:
                 verdicts.append(verdict(stage))
     return verdicts
