@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from medarts.config import to_yaml
+from medarts.config import Recipe, to_yaml
 from medarts.config.reading import first_difference
 from medarts.config.study import GroupEntry, NetworkEntry, Study, group_recipe, load_study, search_recipe, study_to_yaml
 from medarts.errors import RecipeError
@@ -66,6 +66,32 @@ def test_recipes_of_groups_and_searches(path: Path) -> None:
     assert [source.domain for source in searched.data.sources] == ["a", "b"]
     assert searched.search.stages[0].epochs == 20
     assert (searched.train, searched.data.size) == (study.recipe.train, 32)
+
+
+def test_searches_of_a_study_keep_to_its_budget_and_norm(path: Path) -> None:
+    def searched(changes: str, budget: str = "{flops: 1e9}") -> Recipe:
+        networks = f"[{{name: mix, searched_on: [a], changes: {changes}}}]"
+        given = [
+            f"networks={networks}",
+            "trained_on=[{data: [a]}]",
+            f"recipe.budget={budget}",
+            "recipe.train.norm=batch",
+        ]
+        return search_recipe(load_study(path, given), "mix")
+
+    same, smaller = searched("[]"), searched("[data.size=16]")
+    assert (same.budget.size, same.data.size) == (None, 32), "as in searches of older studies"
+    assert (smaller.budget.size, smaller.data.size, smaller.budget.flops) == (32, 16, 1e9)
+    assert searched("[data.size=16]", "{flops: 1e9, size: 64}").budget.size == 64
+    for change in ("budget.parameters=90000", "'budget={}'", "train.norm=group", "'train={epochs: 3}'"):
+        with pytest.raises(
+            RecipeError, match=r"networks\.0: changes cannot set .*, as recipe\.budget gives all networks"
+        ):
+            searched(f"[{change}]")
+    own = searched("[train.norm=group, budget.flops=2]", "{}")
+    assert (own.train.norm, own.budget.flops) == ("group", 2)
+    with pytest.raises(RecipeError, match=r"norms of kind group .* with batch"):
+        searched("[train.norm=group, search.method=random]", "{}")
 
 
 def test_changes_of_the_command_line(path: Path) -> None:
@@ -192,7 +218,7 @@ def test_every_option_is_explained_where_it_stands() -> None:
         ("recipe.budget.flops=1e9", "networks.1: parameters and recipe.budget exclude each other"),
         (
             "networks.0.changes=['search.method=pool', 'search.select.norms=[group]']",
-            "networks.0.changes: .* group norms",
+            "networks.0.changes: .* norms of kind group .* trains all networks with None",
         ),
         ("recipe.train.epoch=3", "recipe: train.epoch is not a key of a recipe"),
         ("recipe=null", "recipe: .*given: None"),

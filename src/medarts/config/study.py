@@ -47,6 +47,10 @@ OWN = tuple(
 """Fields of a recipe that a network can have for itself: how its weights are optimized. What it is trained on and for
 how long is the same for all networks, or they could not be compared."""
 
+SIZING = ("budget", "train.norm")
+"""Parts of a recipe with a budget that are the same for all searches and trainings: what sizes of networks follow
+from."""
+
 MOST_TRAININGS = 10_000
 
 FREE = ("data.sampling", "data.augmentation")
@@ -383,7 +387,7 @@ def _check_sizes(study: Study) -> None:
 
 
 def _check_budget(study: Study) -> None:
-    """Refuses sizes beside a budget, which gives all networks theirs, and random networks without any size."""
+    """Refuses sizes and changes beside a budget, by which all networks get their size, and random ones without any."""
     has_budget = bool(study.recipe.budget.limited)
     for number, entry in enumerate(study.networks):
         given = [name for name in ("like", "init_channel", "parameters") if getattr(entry, name) is not None]
@@ -397,12 +401,15 @@ def _check_budget(study: Study) -> None:
                 f"networks.{number}: random and like go together where recipe.budget limits nothing: "
                 "{random: 3, like: NAME}"
             )
-    for number, group in enumerate(study.trained_on):
-        if has_budget and any(_within("train.norm", [_key_of(change)]) for change in group.changes):
-            raise ValueError(
-                f"trained_on.{number}: changes cannot set train.norm, as recipe.budget gives networks their size with "
-                "the norms of recipe.train.norm"
-            )
+    changed = [(f"trained_on.{number}", group.changes) for number, group in enumerate(study.trained_on)]
+    changed += [(f"networks.{number}", entry.changes) for number, entry in enumerate(study.networks)]
+    for where, changes in changed if has_budget else ():
+        for key in map(_key_of, changes):
+            if _within(key, SIZING) or any(_within(field, [key]) for field in SIZING):
+                raise ValueError(
+                    f"{where}: changes cannot set {key}, as recipe.budget gives all networks their size, with the "
+                    "norms of recipe.train.norm; change these for all"
+                )
 
 
 def _require(name: str, known: Iterable[str], where: str, *, noun: str) -> None:
@@ -479,18 +486,25 @@ def group_recipe(study: Study, group: GroupEntry, *, seed: int) -> Recipe:
 
 
 def search_recipe(study: Study, name: str) -> Recipe:
-    """Returns the recipe of the search of a network that is ``searched_on`` data sets."""
+    """Returns the recipe of the search of a network that is ``searched_on`` data sets.
+
+    Costs are those of an image of the study's size, whatever the size of the images of the search.
+    """
     entry = study.entry_of(name)
     where = f"networks.{study.networks.index(entry)}.changes"
     values = {} if entry.search_seeds is None else {"seed": entry.search_seeds[entry.names.index(name)]}
     recipe = _changed(study.recipe, entry.searched_on or (), entry.changes, where=where, values=values)
-    others = sorted({*recipe.search.select.norms} - {recipe.train.norm})
-    if others and recipe.search.method != "supernet":
-        raise RecipeError(
-            f"{where}: candidates may have {others[0]} norms (search.select.norms), but the study trains all networks "
-            f"with train.norm {recipe.train.norm}.",
-            fix="Leave search.select.norms out.",
-        )
+    if recipe.search.method != "supernet":
+        trained = study.recipe.train.norm
+        others = [norm for norm in recipe.search.select.norms or (recipe.train.norm,) if norm != trained]
+        if others:
+            raise RecipeError(
+                f"{where}: candidates would have norms of kind {others[0]} (search.select.norms, train.norm), but "
+                f"the study trains all networks with {trained} (recipe.train.norm).",
+                fix="Leave both out of the changes, and give recipe.train.norm.",
+            )
+    if recipe.data.size != study.recipe.data.size and study.recipe.budget.limited:
+        recipe = recipe.model_copy(update={"budget": recipe.budget.at(study.recipe.data.size)})
     return recipe
 
 
