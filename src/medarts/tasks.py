@@ -198,9 +198,13 @@ class SegmentationTask:
         """
         number = len(training.indices)
         some = training.indices[np.linspace(0, number - 1, min(number, IMAGES_COUNTED), dtype=np.int64)]
-        targets = training.store.targets[some]
-        counts = np.bincount(targets.ravel(), minlength=self.classes)
-        shares = np.array([(targets != 0).mean()]) if self.classes == 1 else counts / counts.sum()
+        masks = (training.store.targets[index] for index in some)  # one at a time: counting widens a mask to int64
+        if self.classes == 1:
+            counts = np.array([[np.count_nonzero(mask), mask.size] for mask in masks]).sum(0)
+            shares = counts[:1] / counts[1]
+        else:
+            counts = np.array([np.bincount(mask.ravel(), minlength=self.classes) for mask in masks]).sum(0)
+            shares = counts / counts.sum()
         shares = shares.clip(LEAST_SHARE, 1 - LEAST_SHARE)
         logits = np.log(shares / (1 - shares)) if self.classes == 1 else np.log(shares)
         with torch.no_grad():

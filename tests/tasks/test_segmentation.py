@@ -1,5 +1,7 @@
 """The score of a pass over images, where masks vanish and classes have no examples."""
 
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,10 +105,18 @@ def test_later_heads_weigh_more() -> None:
 
 def test_heads_begin_at_the_share_of_every_class() -> None:
     store = store_of([[PRESENT, EMPTY], [EMPTY, PRESENT], [PRESENT, PRESENT], [EMPTY, EMPTY]], domains="aaaa")
-    batches = Batches(store, store.manifest, batch=2, name="training set", device=torch.device("cpu"))
+    masks = np.asarray(store.targets).repeat(32, 1).repeat(32, 2)
+    batches = Batches(
+        replace(store, targets=masks), store.manifest, batch=2, name="training set", device=torch.device("cpu")
+    )
     for classes, wanted in ((1, [1 / SIZE]), (3, [1 - 1 / SIZE, 1 / 2 / SIZE, 1 / 2 / SIZE])):
         bias = torch.nn.Parameter(torch.ones(classes))
-        SegmentationTask(DataSettings.model_construct(classes=classes), loss="dice").begin([bias], batches)
+        task = SegmentationTask(DataSettings.model_construct(classes=classes), loss="dice")
+        tracemalloc.start()
+        task.begin([bias], batches)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1.5 * 8 * masks[0].size  # one mask at a time, widened to int64
         predicted = bias.sigmoid() if classes == 1 else bias.softmax(0)
         torch.testing.assert_close(predicted, torch.tensor(wanted))
 
