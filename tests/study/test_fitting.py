@@ -1,11 +1,13 @@
 """Networks of a study scaled to its budget: all of them, once, and none that is over it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import yaml
+from pydantic import create_model
 
+from medarts.config.section import LATER, Section
 from medarts.config.study import Study, load_study
 from medarts.errors import RunError
 from medarts.models import Architecture, scaled
@@ -84,6 +86,30 @@ def test_what_was_chosen_is_not_chosen_again(tmp_path: Path, monkeypatch: pytest
     Layout(tmp_path).sized.write_text('{"unet": {}}')
     with pytest.raises(RunError, match=r"budget\.json is damaged .* or remove it"):
         networks_of(study(tmp_path, UNET), tmp_path)
+
+
+def with_a_later_field(section: Section) -> Section:
+    """Returns a section that has got another field, at its default."""
+    added: dict[str, Any] = {"added": (Annotated[bool, LATER], True)}
+    return create_model("Later", __base__=type(section), **added).model_validate(section.model_dump())
+
+
+def test_fields_that_come_later_do_not_change_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = study(tmp_path, UNET, {"random": 2})
+    found = all_of(one, tmp_path)
+    space = with_a_later_field(one.recipe.space)
+    changed = {
+        "budget": with_a_later_field(one.recipe.budget),
+        "space": space.model_copy(update={"choices": with_a_later_field(getattr(one.recipe.space, "choices"))}),  # noqa: B009
+    }
+    recipe = one.recipe.model_copy(update=changed)
+    unet = one.networks[0].model_copy(update={"model": with_a_later_field(one.networks[0].model)})
+    later = one.model_copy(update={"recipe": recipe, "networks": (unet, one.networks[1])})
+    monkeypatch.setattr(module, "fit", None)
+    monkeypatch.setattr(module, "Drawing", None)
+    assert all_of(later, tmp_path) == found
 
 
 def test_a_network_that_is_over_the_budget_at_every_width(tmp_path: Path) -> None:

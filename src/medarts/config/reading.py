@@ -121,13 +121,29 @@ def deciding_values(recipe: Recipe) -> dict[str, Any]:
     _leave_out_unset(recipe, values)
     if recipe.search.method != "supernet":
         # They decide such a search at their defaults, too, and no run is older than they are.
-        search, space = recipe.search.model_dump(mode="json"), recipe.space.model_dump(mode="json")
-        values["search"]["select"] = search["select"]
-        _leave_out_unset(recipe.search.select, values["search"]["select"])
-        if "choices" in space:
-            values["space"]["choices"] = space["choices"]
-            _leave_out_unset(getattr(recipe.space, "choices"), values["space"]["choices"])  # noqa: B009
+        values["search"]["select"] = values_of(recipe.search.select)
+        values["space"] = values_of_drawing(recipe.space)
     return values
+
+
+def values_of(section: Section, *, exclude_none: bool = False) -> dict[str, Any]:
+    """Returns the values of a section as JSON has them, without what came later (`medarts.config.section.LATER`) and
+    has its default.
+
+    Args:
+        section: a section of a recipe, or the settings of what is registered.
+        exclude_none: None is left out, too.
+    """
+    values = section.model_dump(mode="json", exclude_none=exclude_none)
+    _leave_out_unset(section, values)
+    return values
+
+
+def values_of_drawing(space: Section) -> dict[str, Any]:
+    """Returns what decides which networks are drawn from a space: its values, and its choices at their defaults too."""
+    values = values_of(space)
+    choices = getattr(space, "choices", None)
+    return values if choices is None else values | {"choices": values_of(choices)}
 
 
 def _leave_out_unset(section: Any, values: Any) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from medarts.config import Recipe
+from medarts.config.reading import values_of, values_of_drawing
 from medarts.config.study import NetworkEntry
 from medarts.errors import RunError
 from medarts.models import scaled
@@ -140,7 +141,7 @@ class Fitting:
             BudgetError: there are not as many within the budget.
         """
         seed = seed_of(self._recipe.seed, "study", entry.name) % SEEDS
-        of = self._digest({"space": self._recipe.space.model_dump(mode="json"), "seed": seed})
+        of = self._digest({"space": values_of_drawing(self._recipe.space), "seed": seed})
         known = [one for name in entry.names if (one := self._known.get(name)) is not None and one.of == of]
         if len(known) < len(entry.names):
             drawn = self._drawn(len(entry.names), seed)
@@ -175,9 +176,10 @@ class Fitting:
             write_whole(self._path, json.dumps(content, indent=1) + "\n")
 
     def _digest(self, asked: Mapping[str, Any]) -> str:
+        """Returns a digest of what was asked for and the budget, which later fields of either do not change."""
         content = {
             "asked": asked,
-            "budget": self._budget.model_dump(mode="json", exclude_none=True),  # whatever limits are added later
+            "budget": values_of(self._budget, exclude_none=True),
             "norm": self._recipe.train.norm,
             **self._shape,
         }
@@ -188,6 +190,6 @@ def _widthless(network: Genotype | Settings) -> dict[str, Any]:
     """Returns what is equal for networks that differ in their width alone."""
     narrowest = scaled(network)[0]
     if isinstance(narrowest, Settings):
-        return narrowest.model_dump(mode="json")
+        return values_of(narrowest)
     content: dict[str, Any] = json.loads(replace(narrowest, provenance={}).to_json())
     return content | {"name": ""}
