@@ -14,7 +14,8 @@ from medarts.comparison.measures import Measures
 from medarts.evaluation.stats import Contrast, as_repeats, mean_of_contrasts
 
 RANDOM = "random of its size"
-"""What a searched network is compared with beside the reference: the mean of random networks sampled like it."""
+"""What a searched network is compared with beside the reference: the mean of random networks sampled like it, or within
+the same budget."""
 
 Contrasts = dict[str, dict[tuple[str, str], Contrast]]
 """By family of tests the contrasts of networks, by what is compared with what."""
@@ -42,7 +43,7 @@ class Design:
     """What is known of the networks of a comparison.
 
     Attributes:
-        controls: by network the names of the random networks sampled like it.
+        controls: by network the names of the random networks sampled like it, or within the same budget.
         methods: by name the networks that stand for one method, at least two of each.
         own: by network the changes of the recipe that its trainings alone have, as key.path=value.
         search_seconds: by network how long its search took.

@@ -121,10 +121,11 @@ def _with_scores(
 def design_of(study: Study, layout: Layout) -> Design:
     """Returns what a study knows of its networks, those that are not trained yet included."""
     methods = {entry.name: entry.names for entry in study.networks if entry.is_several and entry.like is None}
+    methods |= repeated(repeated_searches(study))
     searched = {name for entry in study.networks if entry.searched_on is not None for name in entry.names}
     return Design(
-        controls=_sampled_like(study),
-        methods=methods | repeated(repeated_searches(study)),
+        controls=_sampled_like(study) | _sampled_within_budget(study, methods),
+        methods=methods,
         own={name: entry.train for entry in study.networks for name in entry.names if entry.train},
         search_seconds={
             name: seconds for name in searched if (seconds := _seconds_of(layout.search(name).run)) is not None
@@ -160,6 +161,17 @@ def _sampled_like(study: Study) -> dict[str, tuple[str, ...]]:
         if entry.like is not None:
             sampled[entry.like] = (*sampled.get(entry.like, ()), *entry.names)
     return sampled
+
+
+def _sampled_within_budget(study: Study, methods: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Returns the random networks within the budget for every genotype that belongs to no method, as methods are
+    compared with that of random networks."""
+    sampled = tuple(
+        name for entry in study.networks if entry.random is not None and entry.like is None for name in entry.names
+    )
+    of_methods = {name for names in methods.values() for name in names}
+    alone = [entry.name for entry in study.networks if entry.is_genotype and not {*entry.names} & of_methods]
+    return dict.fromkeys(alone, sampled) if sampled else {}
 
 
 def repeated_searches(study: Study) -> list[tuple[str, ...]]:

@@ -1,0 +1,36 @@
+"""What a comparison learns from the file of a study, and from its folder."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medarts.config.study import Study, load_study
+from medarts.study.comparing import design_of
+from medarts.study.jobs import Layout
+
+
+def study(folder: Path, *networks: dict[str, Any], **recipe: Any) -> Study:
+    data = {"sources": [{"kind": "folder", "path": "/data/a", "name": "a"}], "size": 32}
+    content = {"recipe": {"data": data, **recipe}, "networks": networks, "trained_on": [{"data": "a"}]}
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+    return load_study(folder / "study.yaml")
+
+
+UNET = {"model": {"name": "unet", "width": 8}}
+BUDGET = {"parameters": 80_000}
+
+
+def test_random_networks_within_the_budget_are_the_controls_of_what_was_searched_once(tmp_path: Path) -> None:
+    once, random = {"name": "once", "searched_on": "a"}, {"random": 2}
+    often = {"name": "often", "searched_on": "a", "search_seeds": [0, 1], "changes": ["search.lr=0.1"]}
+    twice = [{"name": f"s{seed}", "searched_on": "a", "changes": [f"seed={seed}", "search.lr=0.3"]} for seed in (1, 2)]
+    known = {"name": "known", "genotype": "layer7_double_deep"}
+    more = {"name": "more", "random": 1}
+    design = design_of(study(tmp_path, once, often, *twice, known, UNET, random, more, budget=BUDGET), Layout(tmp_path))
+    sampled = ("random-1", "random-2", "more-1")
+    assert design.controls == {"once": sampled, "known": sampled}, "methods are compared with random as a method"
+    assert [*design.methods.values()] == [("often-1", "often-2"), ("random-1", "random-2"), ("more-1",), ("s1", "s2")]
+    assert design_of(study(tmp_path, once, UNET, budget=BUDGET), Layout(tmp_path)).controls == {}
+    like = design_of(study(tmp_path, once, known, {"random": 2, "like": "once"}), Layout(tmp_path))
+    assert like.controls == {"once": ("random-1", "random-2")}
