@@ -1,11 +1,13 @@
 """What a comparison learns from the file of a study, and from its folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from medarts.config.study import Study, load_study
+from medarts.config.study import Study, load_study, search_recipe
+from medarts.engine.directory import RunDirectory
 from medarts.study.comparing import design_of
 from medarts.study.jobs import Layout
 
@@ -34,3 +36,26 @@ def test_random_networks_within_the_budget_are_the_controls_of_what_was_searched
     assert design_of(study(tmp_path, once, UNET, budget=BUDGET), Layout(tmp_path)).controls == {}
     like = design_of(study(tmp_path, once, known, {"random": 2, "like": "once"}), Layout(tmp_path))
     assert like.controls == {"once": ("random-1", "random-2")}
+
+
+def test_the_time_of_a_search_is_that_of_the_choice_by_every_method(tmp_path: Path) -> None:
+    one = study(
+        tmp_path,
+        {"name": "supernet", "searched_on": "a"},
+        {"name": "pool", "searched_on": "a", "changes": ["search.method=pool"]},
+        {"name": "begun", "searched_on": "a", "changes": ["search.lr=0.1"]},
+        train={"epochs": 100},
+    )
+    epoch = {"epochs": 1, "seconds": 20.0}
+    timing: dict[str, list[dict[str, Any]]] = {
+        "supernet": [{"stage": 0, "epoch": number, "seconds": 2.0, "peak_memory_mb": 1.0} for number in range(3)],
+        "pool": [{"supernet": 1, **epoch}, {"candidate": "c", "to": 1, **epoch}, {"retrained": 1, **epoch}],
+        "begun": [{"stage": 0, "epoch": 0, "seconds": 2.0, "peak_memory_mb": 1.0}],
+    }
+    for name, lines in timing.items():
+        path, recipe = Layout(tmp_path).search(name).run, search_recipe(one, name)
+        run = RunDirectory.create(path, recipe, kind="search", data_fingerprint="", environment={})
+        (path / "timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if name != "begun":
+            run.finish()
+    assert design_of(one, Layout(tmp_path)).search_seconds == {"supernet": 6.0, "pool": 40.0}

@@ -46,7 +46,7 @@ class Design:
         controls: by network the names of the random networks sampled like it, or within the same budget.
         methods: by name the networks that stand for one method, at least two of each.
         own: by network the changes of the recipe that its trainings alone have, as key.path=value.
-        search_seconds: by network how long its search took.
+        search_seconds: by network how long its search took to choose it, see `medarts.pool.result.Compute`.
         budget: of all networks; None where there was none.
     """
 

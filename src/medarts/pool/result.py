@@ -28,7 +28,11 @@ FAILURES = "supernets.json"
 
 @dataclass(frozen=True)
 class Compute:
-    """The computing of a search by training.
+    """The computing that the choice of a genotype took, by any method of search: epochs with their validation.
+
+    Trainings of the winner, after the choice, are no part of it. Nor is what stands in no timing.jsonl: drawing
+    candidates and measuring them, and, behind the last epoch of a supernet, the selection with its tuning. What is
+    planned, see `medarts.profiling.plan.Plan.search_seconds`, has all of these.
 
     Attributes:
         epochs: of all trainings of candidates.
@@ -43,6 +47,11 @@ class Compute:
     supernet_seconds: float
 
     @property
+    def all_seconds(self) -> float:
+        """Seconds of trainings of candidates and of searches of supernets, added up."""
+        return self.seconds + self.supernet_seconds
+
+    @property
     def supernets_in_epochs(self) -> int:
         """Epochs of training of candidates that take as long as the supernets."""
         return round(self.supernet_seconds * self.epochs / self.seconds)
@@ -54,11 +63,14 @@ class Compute:
 
 
 def compute_of(run: RunDirectory) -> Compute:
-    """Returns the computing of a search that has finished.
+    """Returns the computing of a search that has finished, by whatever method.
 
     Raises:
-        RunError: its timing.jsonl is damaged.
+        RunError: its recipe or timing.jsonl is damaged.
     """
+    if run.recipe.search.method == "supernet":
+        lines = run.read_journal(TIMING, numbers=("seconds",))
+        return Compute(0, 0.0, len(lines), math.fsum(line["seconds"] for line in lines))
     epochs, seconds = {True: 0, False: 0}, {True: 0.0, False: 0.0}
     for line in run.read_journal(TIMING, numbers=("epochs", "seconds")):
         if "retrained" in line:

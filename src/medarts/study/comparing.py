@@ -17,6 +17,7 @@ from medarts.data.store import ImageStore
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError, did_you_mean
 from medarts.evaluation.evaluate import current_scores
+from medarts.pool.result import compute_of
 from medarts.study.benchmark import available_runs
 from medarts.study.fitting import read_sized
 from medarts.study.jobs import Layout, is_finished
@@ -135,11 +136,10 @@ def design_of(study: Study, layout: Layout) -> Design:
 
 
 def _seconds_of(search: Path) -> float | None:
-    """Returns how long a search took, all of its trainings together; None where it has not finished."""
+    """Returns how long a search took to choose; None where it has not finished, or cannot be read."""
     with suppress(MedartsError):
         if is_finished(search, scored=False):
-            lines = RunDirectory(search).read_journal("timing.jsonl", numbers=("seconds",))
-            return float(sum(line["seconds"] for line in lines))
+            return compute_of(RunDirectory(search)).all_seconds
     return None
 
 
