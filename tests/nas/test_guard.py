@@ -70,7 +70,14 @@ def _named(kind: str, state: int, *, ill: bool) -> str:
 
 def test_a_collapse_is_told_and_the_last_healthy_genotype_returned(recipe, tmp_path, ill_from, capsys):
     ill_from(2)
-    run = start_search(changed(recipe, "search.guard={}"), tmp_path / "run").path
+    saved = []
+
+    def deliver(genotype: Genotype, _: Recipe) -> tuple[Genotype, dict[str, Any]]:
+        saved.append(load_genotype(tmp_path / "run"))  # the chosen one, as a budget may yet refuse it
+        return genotype, {}
+
+    run = start_search(changed(recipe, "search.guard={}"), tmp_path / "run", deliver=deliver).path
+    assert saved == [load_genotype(run)]
     records = lines(run, "architecture.jsonl")
     assert [record["signals"]["identity"] > 0.5 for record in records] == [False, False, True, True]
     genotype, summary = load_genotype(run), json.loads((run / "summary.json").read_text())

@@ -5,24 +5,29 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from medarts.config import Recipe
 from medarts.config.reading import deciding_values, fingerprint
 from medarts.config.sections import SearchSettings
+from medarts.data.store import open_store
 from medarts.engine.directory import RunDirectory, epochs_done
 from medarts.errors import DataError, DivergedError, MedartsError, RecipeError, RunError
 from medarts.models import scaled
 from medarts.nas.search import Search
 from medarts.pool import search, trainings
 from medarts.pool.candidates import Candidate, read_candidates
+from medarts.pool.delivery import within_budget
 from medarts.pool.preparing import numbers_of_candidates, planned_epochs
 from medarts.pool.result import compute_of
 from medarts.profiling.budget import measure
+from medarts.profiling.plan import TrainingAttempt
 from medarts.reporting.page import write_report
 from medarts.spaces import space_of
 from medarts.spaces.genotype import load_genotype
+from medarts.spaces.nas_wdan import NasWdan
 from medarts.system.memory import OutOfMemoryError
 from medarts.system.workers import ProcessEndedError
 from medarts.training.trainer import Training, start_training
@@ -312,9 +317,14 @@ def test_several_jobs_need_several_trainings(recipe: Recipe, tmp_path: Path) -> 
         search.start(recipe, tmp_path / "run", jobs=0)
 
 
-def test_the_genotype_of_a_supernet_is_scaled_to_the_budget(recipe: Recipe, tmp_path: Path, medarts: Any) -> None:
+def test_the_genotype_of_a_supernet_is_scaled_to_the_budget(
+    recipe: Recipe, tmp_path: Path, medarts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = changed(recipe, "search.method=supernet", "search.stages.0.epochs=1")
+    opened = Mock(side_effect=open_store)
+    monkeypatch.setattr("medarts.nas.search.open_store", opened)
     run = search.start(given, tmp_path / "run")
+    opened.assert_called_once()
     found, budget = load_genotype(run.path), given.budget.at(16)
     cost = measure(found, budget, in_channels=3, outputs=1)
     assert run.read_json("summary.json")["budget"] == {"flops": {"limit": 4e6, "measured": cost.flops}}
@@ -328,10 +338,17 @@ def test_the_genotype_of_a_supernet_is_scaled_to_the_budget(recipe: Recipe, tmp_
 
 def test_a_budget_that_no_genotype_of_a_supernet_meets(recipe: Recipe, tmp_path: Path) -> None:
     given = changed(recipe, "search.method=supernet", "budget.flops=1000")
-    for do in (search.check, lambda given: search.start(given, tmp_path / "run")):
-        with pytest.raises(RecipeError, match="narrowest network of genotype 'untrained' is over the budget: fl"):
+    of_plan = TrainingAttempt(given, None)
+    says = "narrowest network of genotype 'untrained', reduced as far as it can be, is over the budget: fl"
+    for do in (search.check, lambda given: search.start(given, tmp_path / "run"), lambda _: of_plan.measure(None)):
+        with pytest.raises(RecipeError, match=says):
             do(given)
     assert not (tmp_path / "run").exists()
+    chosen = NasWdan.sample(given.space, seed=0)  # another than that which was tried at the start may be over
+    with pytest.raises(
+        RecipeError, match=r"over the budget: flops .* genotype\.json of the run has it as it was chosen"
+    ):
+        within_budget(chosen, given)
 
 
 def test_older_recipes_keep_their_fingerprints(recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ from medarts.models.multiresunet import MultiResUNetSettings
 from medarts.models.unet import UNetSettings
 from medarts.models.unetpp import UNetPPSettings
 from medarts.profiling import budget as module
-from medarts.profiling.budget import BudgetCost, Fitted, fit, fit_reduced, measure, unmet
+from medarts.profiling.budget import BudgetCost, Fitted, fit, fit_reduced, measure, unmet, unmet_reduced
 from medarts.profiling.cost import count_parameters
 from medarts.profiling.latency import usable_cores
 from medarts.profiling.reference import Latency
@@ -281,4 +281,7 @@ def test_what_is_taken_away_is_as_little_as_is_enough(name: str) -> None:
     assert fit_reduced(genotype, budget(flops=flops[0]), space=settings, **about) == Fitted(
         forms[0], BudgetCost(measure(forms[0], budget(flops=1e9), **about).parameters, flops[0])
     )
-    assert fit_reduced(genotype, budget(flops=flops[-1] - 1), space=settings, **about) is None
+    small = budget(flops=flops[-1] // 2)
+    assert fit_reduced(genotype, small, space=settings, **about) is None
+    says = f"reduced as far as it can be, is over the budget: flops {flops[-1]:,.4g} of {flops[-1] // 2:,.4g}"
+    assert says in str(unmet_reduced(genotype, small, space=settings, **about))

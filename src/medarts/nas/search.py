@@ -508,8 +508,10 @@ class Search(Job[SearchState]):
         discrete = self._discretised(genotype)
         delivered: Mapping[str, Any] = {}
         if is_last:
+            file = self.directory.path / "genotype.json"
+            genotype.save(file)  # as what is to become of it may be refused
             genotype, delivered = self.deliver(genotype, self.recipe)
-            genotype.save(self.directory.path / "genotype.json")
+            genotype.save(file)
         state.gaps.append(
             {
                 "score": score.removeprefix("val_"),
@@ -626,7 +628,13 @@ class Search(Job[SearchState]):
 
 
 def start_search(
-    recipe: Recipe, out: Path, *, data: ImageStore | None = None, deliver: Deliver = as_chosen, price: Price = unpriced
+    recipe: Recipe,
+    out: Path,
+    *,
+    data: ImageStore | None = None,
+    deliver: Deliver = as_chosen,
+    price: Price = unpriced,
+    check: Callable[[Search], None] | None = None,
 ) -> RunDirectory:
     """Searches a genotype by a recipe, in a new run directory.
 
@@ -636,11 +644,19 @@ def start_search(
         data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
         deliver: what becomes of the genotype.
         price: what operations cost, for regularizers of costs.
+        check: looks at the prepared search, and refuses it before anything is written.
 
     Raises:
-        MedartsError: see `medarts.engine.engine.start`.
+        MedartsError: of ``check``, or see `medarts.engine.engine.start`.
     """
-    return start(Search, recipe, out, lambda: prepare_search(recipe, data=data, deliver=deliver, price=price))
+
+    def prepare() -> Search:
+        search = prepare_search(recipe, data=data, deliver=deliver, price=price)
+        if check is not None:
+            check(search)
+        return search
+
+    return start(Search, recipe, out, prepare)
 
 
 def resume_search(

@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from medarts.config import Recipe
-from medarts.data.store import ImageStore
-from medarts.nas.search import prepare_search
+from medarts.nas.search import Search
 from medarts.pool.preparing import check_stages
-from medarts.profiling.budget import Fitted, fit_reduced, kept, unmet
-from medarts.spaces import make_space
+from medarts.profiling.budget import BudgetError, fit_to_recipe, kept
+from medarts.profiling.plan import untrained_genotype
 from medarts.spaces.genotype import Genotype
 from medarts.system.console import inform
-from medarts.system.randomness import seed_torch
 
 
 def within_budget(genotype: Genotype, recipe: Recipe) -> tuple[Genotype, Mapping[str, Any]]:
@@ -24,42 +22,33 @@ def within_budget(genotype: Genotype, recipe: Recipe) -> tuple[Genotype, Mapping
         recipe: of the search, with the names of its outputs.
 
     Raises:
-        RecipeError: what is left of it in the end is over.
+        BudgetError: what is left of it in the end is over.
     """
     if not recipe.budget.limited:
         return genotype, {}
-    fitted = _fitted(genotype, recipe)
+    try:
+        fitted = fit_to_recipe(genotype, recipe)
+    except BudgetError as error:
+        raise BudgetError(
+            f"{error.problem} genotype.json of the run has it as it was chosen.",
+            fix="Train it as it is, or search again with a larger budget.",
+        ) from error
     if fitted.reduced:
         inform(f"The genotype was over the budget at every width. It was reduced: {'; '.join(fitted.reduced)}.")
-    return fitted.network, {"budget": kept(recipe.budget.at(recipe.data.size), fitted.cost, **_about(recipe))}
+    limits = recipe.budget.at(recipe.data.size)
+    about = {"in_channels": recipe.data.in_channels, "outputs": recipe.data.outputs}
+    return fitted.network, {"budget": kept(limits, fitted.cost, **about)}
 
 
-def check_budget(recipe: Recipe, *, data: ImageStore | None = None) -> None:
+def check_budget(search: Search) -> None:
     """Refuses a budget that the genotype of the untrained supernet does not meet, before the long work.
 
     Args:
-        recipe: of the search of a supernet.
-        data: the images, in place of the sources of the recipe.
+        search: of a supernet, as `prepare_search` makes it.
 
     Raises:
-        MedartsError: it does not, or see `prepare_search`.
+        MedartsError: it does not.
     """
-    if not recipe.budget.limited:
-        return
-    search = prepare_search(recipe, data=data)
-    check_stages(search.recipe, search.space)
-    seed_torch(recipe.seed, "budget")
-    supernet = make_space(search.recipe).supernet(recipe.search.stages[-1], None)
-    _fitted(supernet.derive(recipe.derive, name="untrained", provenance={}), search.recipe)
-
-
-def _fitted(genotype: Genotype, recipe: Recipe) -> Fitted[Genotype]:
-    budget, about = recipe.budget.at(recipe.data.size), _about(recipe)
-    fitted = fit_reduced(genotype, budget, space=recipe.space, **about, norm=recipe.train.norm)
-    if fitted is None:
-        raise unmet(genotype, budget, **about, norm=recipe.train.norm)
-    return fitted
-
-
-def _about(recipe: Recipe) -> dict[str, int]:
-    return {"in_channels": recipe.data.in_channels, "outputs": recipe.data.outputs}
+    if search.recipe.budget.limited:
+        check_stages(search.recipe, search.space)
+        untrained_genotype(search.recipe)

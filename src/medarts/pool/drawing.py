@@ -14,7 +14,7 @@ from medarts.config import NormName, Recipe
 from medarts.engine.directory import RunDirectory
 from medarts.nas import guard
 from medarts.pool.candidates import Candidate, Source
-from medarts.profiling.budget import Fitted, fit, fit_reduced, measure, unmet
+from medarts.profiling.budget import BudgetError, Fitted, fit, fit_reduced, measure, unmet, unmet_reduced
 from medarts.registry import spaces
 from medarts.spaces.base import SearchSpace
 from medarts.spaces.genotype import Genotype, from_json, load_genotype
@@ -77,7 +77,7 @@ class Drawing:
         found += self._candidates(1, number, self._random(), found, endless=True)
         if not found:
             assert self._over is not None  # as no network was known before
-            raise unmet(self._over.genotype, self._budget, **self._outputs, norm=self._over.norm)
+            raise self._unmet(self._over)
         return found
 
     def check_budget(self) -> None:
@@ -91,7 +91,7 @@ class Drawing:
             if self._fitted(proposal) is not None:
                 return
             if number == MISSES:
-                raise unmet(proposal.genotype, self._budget, **self._outputs, norm=proposal.norm)
+                raise self._unmet(proposal)
 
     def later(self, generation: int, number: int, parents: Sequence[Candidate]) -> list[Candidate]:
         """Returns a later generation: neighbours of candidates, as many of each; none where no new one is found.
@@ -219,12 +219,19 @@ class Drawing:
         What a supernet or a parent has given is reduced where no width is within; in place of a random genotype there
         is another.
         """
-        if self._budget.limited and proposal.source == "random":
-            return fit(proposal.genotype, self._budget, **self._outputs, norm=proposal.norm)
-        if self._budget.limited:
-            given: Any = {**self._outputs, "norm": proposal.norm, "space": self.recipe.space}
-            return fit_reduced(proposal.genotype, self._budget, **given)
-        return Fitted(proposal.genotype, measure(proposal.genotype, self._budget, **self._outputs, norm=proposal.norm))
+        given: Any = {**self._outputs, "norm": proposal.norm}
+        if not self._budget.limited:
+            return Fitted(proposal.genotype, measure(proposal.genotype, self._budget, **given))
+        if proposal.source == "random":
+            return fit(proposal.genotype, self._budget, **given)
+        return fit_reduced(proposal.genotype, self._budget, space=self.recipe.space, **given)
+
+    def _unmet(self, proposal: Proposal) -> BudgetError:
+        """Returns the error of a budget that a proposal exceeds, reduced as `_fitted` reduces it."""
+        given: Any = {**self._outputs, "norm": proposal.norm}
+        if proposal.source == "random":
+            return unmet(proposal.genotype, self._budget, **given)
+        return unmet_reduced(proposal.genotype, self._budget, space=self.recipe.space, **given)
 
     def _identity(self, genotype: Genotype, norm: NormName | None) -> tuple[str, NormName | None]:
         """Returns what is equal for equal networks; a width does not count that the budget is going to choose."""

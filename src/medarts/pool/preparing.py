@@ -52,11 +52,12 @@ def prepare(recipe: Recipe, *, data: ImageStore | None = None) -> Prepared:
         if recipe.search.select.generations > 1:
             drawing.space.neighbour(sample, recipe.space, seed=0)
         for of_supernet in supernets_of(recipe):
-            prepare_search(of_supernet, data=data)
+            data = prepare_search(of_supernet, data=data).store  # opening a store reads all of it
     for norm in drawing.norms:
         train = recipe.train.model_copy(update={"norm": norm})
         tried = trainings.recipe_of_candidates(recipe.model_copy(update={"train": train}))
         training = prepare_training(tried, sample, data=data)
+        data = training.store
     recipe = recipe.model_copy(update={"data": training.recipe.data})
     for of_supernet in supernets_of(recipe):
         check_stages(of_supernet, space)

@@ -33,8 +33,7 @@ def start(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageStore | None =
         MedartsError: see `start_search` and `start_by_training`.
     """
     if _is_of_supernet(recipe, jobs):
-        check_budget(recipe, data=data)
-        return start_search(recipe, out, data=data, deliver=within_budget, price=prices)
+        return start_search(recipe, out, data=data, deliver=within_budget, price=prices, check=check_budget)
     return start_by_training(recipe, out, jobs=jobs, data=data)
 
 
@@ -62,8 +61,7 @@ def check(recipe: Recipe) -> None:
         MedartsError: data, recipe or device do not fit.
     """
     if _is_of_supernet(recipe, 1):
-        prepare_search(recipe)
-        check_budget(recipe)
+        check_budget(prepare_search(recipe))
     else:
         prepare(recipe)
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
-from medarts.config import BudgetSettings, NormName
+from medarts.config import BudgetSettings, NormName, Recipe
 from medarts.deploy.engines import OnnxRuntimeEngine
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, check_number
@@ -188,6 +188,26 @@ def fit_reduced(
     return replace(fitted, network=replace(fitted.network, provenance=provenance), reduced=reduced)
 
 
+def fit_to_recipe(genotype: Genotype, recipe: Recipe) -> Fitted[Genotype]:
+    """Returns a genotype with the largest width that stays within the budget of a recipe, reduced where it has to be.
+
+    Args:
+        genotype: as in `fit_reduced`.
+        recipe: with a budget, and with the names of its outputs.
+
+    Raises:
+        BudgetError: what is left of it in the end is over.
+        MedartsError: see `fit`.
+    """
+    budget = recipe.budget.at(recipe.data.size)
+    about: dict[str, Any] = {"in_channels": recipe.data.in_channels, "outputs": recipe.data.outputs}
+    given: dict[str, Any] = {**about, "space": recipe.space, "norm": recipe.train.norm}
+    fitted = fit_reduced(genotype, budget, **given)
+    if fitted is None:
+        raise unmet_reduced(genotype, budget, **given)
+    return fitted
+
+
 def measure(
     architecture: Architecture, budget: BudgetSettings, *, in_channels: int, outputs: int, norm: NormName | None = None
 ) -> BudgetCost:
@@ -261,6 +281,37 @@ def unmet(
 
     The arguments are those of ``fit``, which has returned None.
     """
+    return _unmet(network, budget, in_channels, outputs, norm)
+
+
+def unmet_reduced(
+    genotype: Genotype,
+    budget: BudgetSettings,
+    *,
+    space: Settings,
+    in_channels: int,
+    outputs: int,
+    norm: NormName | None = None,
+) -> BudgetError:
+    """Returns the error of a budget that a genotype exceeds however it is reduced, with what is left of it in the end.
+
+    The arguments are those of ``fit_reduced``, which has returned None.
+    """
+    reductions = list(space_of(genotype).reductions(genotype, space))
+    if not reductions:
+        return _unmet(genotype, budget, in_channels, outputs, norm)
+    return _unmet(reductions[-1].genotype, budget, in_channels, outputs, norm, how=", reduced as far as it can be,")
+
+
+def _unmet(
+    network: Architecture,
+    budget: BudgetSettings,
+    in_channels: int,
+    outputs: int,
+    norm: NormName | None,
+    *,
+    how: str = "",
+) -> BudgetError:
     budget, narrowest = in_numbers(budget, in_channels=in_channels, outputs=outputs), scaled(network)[0]
     cost = measure(narrowest, budget, in_channels=in_channels, outputs=outputs, norm=norm)
     kind = "genotype" if isinstance(network, Genotype) else "model"
@@ -270,7 +321,7 @@ def unmet(
         if cost.amounts[name] > limit
     ]
     return BudgetError(
-        f"The narrowest network of {kind} '{network.name}' is over the budget: {', '.join(over)}.",
+        f"The narrowest network of {kind} '{network.name}'{how} is over the budget: {', '.join(over)}.",
         fix="Raise the budget, or lower budget.size.",
     )
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from medarts.config import BatchSettings, Recipe, apply_overrides, parse
 from medarts.data.store import ImageStore, images_for_processes, read_images
@@ -19,10 +19,11 @@ from medarts.engine.device import preserved_process_state
 from medarts.engine.engine import Trial
 from medarts.errors import RecipeError
 from medarts.nas.search import prepare_search, try_search
-from medarts.profiling.budget import fit
+from medarts.profiling.budget import fit_to_recipe
 from medarts.profiling.parts import fewest_parts
 from medarts.profiling.prices import prices
 from medarts.spaces import make_space
+from medarts.spaces.genotype import Genotype
 from medarts.system.console import Bar, progress_bar
 from medarts.system.memory import keep_freed_memory
 from medarts.system.process import in_new_process
@@ -155,11 +156,13 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
 
     Raises:
         MedartsError: data, recipe or device do not fit.
-        RecipeError: one image at once takes more than the budget, or more memory than there is.
+        RecipeError: one image at once takes more than the budget, or more memory than there is; or no network is within
+            the budget of the recipe.
     """
     recipe = prepare_search(recipe, data=data).recipe  # errors and the cache come first, in this process
+    genotype = untrained_genotype(recipe) if recipe.train.model is None else None
     with images_for_processes(data) as images:
-        attempts = [*stages_of(recipe, images), TrainingAttempt(recipe, images)]
+        attempts = [*stages_of(recipe, images), TrainingAttempt(recipe, images, genotype)]
         *stages, training = tried(attempts, budget_mb=budget_mb)
     return Plan(
         stages=tuple(each.trial for each in stages),
@@ -256,7 +259,13 @@ class StageAttempt(Attempt):
 
 @dataclass(frozen=True, slots=True)
 class TrainingAttempt(Attempt):
-    """The training of the recipe's model, or of a network derived from an untrained supernet."""
+    """The training of the recipe's model, or of a genotype.
+
+    Attributes:
+        genotype: Default: one of the untrained supernet, which is then found in the process that tries it.
+    """
+
+    genotype: Genotype | None = None
 
     @property
     def name(self) -> str:
@@ -277,15 +286,23 @@ class TrainingAttempt(Attempt):
         """Tries the training."""
         if self.recipe.train.model is not None:
             return try_training(self.recipe, self.recipe.train.model, steps=STEPS, data=data)
-        seed_torch(self.recipe.seed, "plan")
-        supernet = make_space(self.recipe).supernet(self.recipe.search.stages[-1], None)
-        genotype = supernet.derive(self.recipe.derive, name="plan", provenance={})
-        if self.recipe.budget.limited:
-            data_of, budget = self.recipe.data, self.recipe.budget.at(self.recipe.data.size)
-            about: dict[str, Any] = {"in_channels": data_of.in_channels, "outputs": data_of.outputs}
-            fitted = fit(genotype, budget, **about, norm=self.recipe.train.norm)
-            genotype = genotype if fitted is None else fitted.network
+        genotype = self.genotype or untrained_genotype(self.recipe)
         return try_training(self.recipe, genotype, steps=STEPS, data=data)
+
+
+def untrained_genotype(recipe: Recipe) -> Genotype:
+    """Returns a genotype of the supernet of the last stage before any training, within the budget of the recipe.
+
+    Args:
+        recipe: of the search of a supernet, with the names of its outputs.
+
+    Raises:
+        BudgetError: it is over the budget, however narrow and reduced.
+    """
+    seed_torch(recipe.seed, "plan")
+    supernet = make_space(recipe).supernet(recipe.search.stages[-1], None)
+    genotype = supernet.derive(recipe.derive, name="untrained", provenance={})
+    return fit_to_recipe(genotype, recipe).network if recipe.budget.limited else genotype
 
 
 def stages_of(recipe: Recipe, images: Path | None, *, place: str = "search") -> list[StageAttempt]:
