@@ -7,14 +7,17 @@ import pytest
 import yaml
 from pydantic import create_model
 
+from medarts.config import BudgetSettings
 from medarts.config.section import LATER, Section
 from medarts.config.study import Study, load_study
 from medarts.errors import RunError
 from medarts.models import Architecture, scaled
-from medarts.profiling.budget import BudgetError
+from medarts.profiling.budget import BudgetCost, BudgetError, Fitted
+from medarts.profiling.reference import Latency
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 from medarts.study import fitting as module
+from medarts.study.comparing import design_of
 from medarts.study.fitting import read_sized
 from medarts.study.jobs import Layout
 from medarts.study.networks import Networks, parameters_of
@@ -65,9 +68,10 @@ def test_every_network_is_the_widest_within_the_budget(tmp_path: Path) -> None:
     assert all(isinstance(each, Genotype) and each.settings["depth"] == 3 for each in drawn)
     assert len({str(each.cells) for each in drawn}) == 3
     kept = read_sized(Layout(tmp_path).sized)
-    assert kept.keys() == found.keys()
-    assert all(one.cost.parameters == count(found[name]) for name, one in kept.items())
-    assert kept["unet"].limits == {"parameters": LIMIT}
+    assert kept is not None
+    assert kept.networks.keys() == found.keys()
+    assert all(one.cost.parameters == count(found[name]) for name, one in kept.networks.items())
+    assert kept.limits == {"parameters": LIMIT}
 
 
 def test_what_was_chosen_is_not_chosen_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +90,36 @@ def test_what_was_chosen_is_not_chosen_again(tmp_path: Path, monkeypatch: pytest
     Layout(tmp_path).sized.write_text('{"unet": {}}')
     with pytest.raises(RunError, match=r"budget\.json is damaged .* or remove it"):
         networks_of(study(tmp_path, UNET), tmp_path)
+
+
+def test_a_limit_that_is_measured_is_measured_once_for_all_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, scaled_to = iter([5.0, 7.0]), list[float]()
+
+    def in_numbers(budget: BudgetSettings, **_: Any) -> BudgetSettings:
+        return budget.model_copy(update={"latency_of": None, "latency_ms": next(measured)})
+
+    def fit(network: Architecture, budget: BudgetSettings, **_: Any) -> Fitted[Architecture]:
+        assert budget.latency_of is None
+        scaled_to.append(budget.limits["latency_ms"])
+        return Fitted(network, BudgetCost(1, 1, latency=Latency(4.0, 4.0, 0.1, 1.0)))
+
+    monkeypatch.setattr(module, "in_numbers", in_numbers)
+    monkeypatch.setattr(module, "fit", fit)
+    budget, other = {"latency_of": {"name": "unet", "width": 8}}, {"latency_of": {"name": "unet", "width": 16}}
+    networks_of(study(tmp_path, UNET, budget=budget), tmp_path)  # measures, though nothing is scaled yet
+    one = study(tmp_path, UNET, GENOTYPE, budget=budget)
+    all_of(one, tmp_path)
+    compared = design_of(one, Layout(tmp_path)).budget
+    assert compared is not None
+    assert (scaled_to, compared.limits) == ([5.0, 5.0], {"latency_ms": 5.0})
+    assert {name: amounts["latency_ms"] for name, amounts in compared.amounts.items()} == {"unet": 4.0, "own": 4.0}
+    two = study(tmp_path, UNET, GENOTYPE, budget=other)
+    networks_of(two, tmp_path).architecture("unet")
+    compared = design_of(two, Layout(tmp_path)).budget
+    assert compared is not None
+    assert (compared.limits, [*compared.amounts]) == ({"latency_ms": 7.0}, ["unet"]), "own is of another budget"
 
 
 def with_a_later_field(section: Section) -> Section:

@@ -145,13 +145,13 @@ def _seconds_of(search: Path) -> float | None:
 
 def _budget(study: Study, layout: Layout) -> Budget | None:
     """Returns the budget of a study and what its networks were measured to cost; None where it has none."""
-    sized = read_sized(layout.sized) if study.recipe.budget.limited else {}
-    if not sized:
+    sized = read_sized(layout.sized) if study.recipe.budget.limited else None
+    if sized is None:
         return None
     settings = study.recipe.budget.at(study.recipe.data.size)
     assert settings.size is not None
-    limits = next(iter(sized.values())).limits
-    return Budget(limits, settings.size, settings.threads, {name: one.cost.amounts for name, one in sized.items()})
+    amounts = {name: one.cost.amounts for name, one in sized.networks.items()}
+    return Budget(sized.limits, settings.size, settings.threads, amounts)
 
 
 def _sampled_like(study: Study) -> dict[str, tuple[str, ...]]:

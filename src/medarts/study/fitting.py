@@ -1,19 +1,22 @@
 """Networks of a study scaled to its budget, each once: what was measured and chosen is kept in a file of the study.
 
-    {"unet": {"of": "<digest of what was asked for>", "limits": {"latency_ms": 2.4}, "model": {"name": "unet", ...},
-              "genotype": null, "cost": {...}}, ...}
+    {"of": "<digest of the budget>", "limits": {"latency_ms": 2.4},
+     "networks": {"unet": {"of": "<digest of what was asked for>", "model": {"name": "unet", ...}, "genotype": null,
+                           "cost": {...}}, ...}}
 
-Latency is measured, so that a network that was scaled again could be of another width than its first trainings.
+Latency is measured, so that a network that was scaled again could be of another width than its first trainings, and a
+limit that is the latency of a network (``latency_of``) another one for every network.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from medarts.config import Recipe
+from medarts.config import BudgetSettings, Recipe
 from medarts.config.reading import values_of, values_of_drawing
 from medarts.config.study import NetworkEntry
 from medarts.errors import RunError
@@ -38,19 +41,16 @@ class Sized:
         of: digest of what was asked for: the network without its width, and the budget.
         network: at its width.
         cost: as measured.
-        limits: of the budget, in numbers.
     """
 
     of: str
     network: Genotype | Settings
     cost: BudgetCost
-    limits: Mapping[str, float]
 
     def as_json(self) -> dict[str, Any]:
         """Returns it as what JSON can hold."""
         return {
             "of": self.of,
-            "limits": dict(self.limits),
             "model": self.network.model_dump(mode="json") if isinstance(self.network, Settings) else None,
             "genotype": json.loads(self.network.to_json()) if isinstance(self.network, Genotype) else None,
             "cost": self.cost.as_json(),
@@ -64,20 +64,37 @@ class Sized:
             network = models.choose(content["model"])
         else:
             network = from_json(json.dumps(content["genotype"]), origin=origin)
-        return cls(content["of"], network, BudgetCost.read(content["cost"]), content["limits"])
+        return cls(content["of"], network, BudgetCost.read(content["cost"]))
 
 
-def read_sized(path: Path) -> dict[str, Sized]:
-    """Returns the networks of a study that were scaled to its budget, by name; none without the file.
+@dataclass(frozen=True)
+class SizedNetworks:
+    """What the budget of a study has made of its networks.
+
+    Attributes:
+        of: digest of the budget.
+        limits: of it, in numbers, the same for all networks.
+        networks: those that were scaled so far, by name.
+    """
+
+    of: str
+    limits: Mapping[str, float]
+    networks: Mapping[str, Sized]
+
+
+def read_sized(path: Path) -> SizedNetworks | None:
+    """Returns what the budget of a study has made of its networks; None without the file.
 
     Raises:
         RunError: it is damaged.
     """
     if not exists(path):
-        return {}
+        return None
     try:
         content = json.loads(read_whole(path))
-        return {str(name): Sized.read(one, origin=str(path)) for name, one in content.items()}
+        limits = {str(name): float(limit) for name, limit in content["limits"].items()}
+        networks = {str(name): Sized.read(one, origin=str(path)) for name, one in content["networks"].items()}
+        return SizedNetworks(str(content["of"]), limits, networks)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunError(
@@ -89,6 +106,8 @@ def read_sized(path: Path) -> dict[str, Sized]:
 class Fitting:
     """Scales networks of a study to its budget.
 
+    What the file has of another budget is not used, and left out when it is written.
+
     Args:
         recipe: of the study, with the names of its outputs.
         path: of the file, which is written from `keep` on.
@@ -99,7 +118,10 @@ class Fitting:
         self._budget = recipe.budget.at(recipe.data.size)
         self._shape = {"in_channels": recipe.data.in_channels, "outputs": recipe.data.outputs}
         self._path = path
-        self._known = read_sized(path) if self.is_needed else {}
+        self._of = self._digest({})
+        kept = read_sized(path) if self.is_needed else None
+        self._kept = kept if kept is not None and kept.of == self._of else None
+        self._known = {} if self._kept is None else dict(self._kept.networks)
         self._keeps = False
 
     @property
@@ -107,8 +129,19 @@ class Fitting:
         """Whether there is a budget."""
         return bool(self._budget.limited)
 
+    @cached_property
+    def _limited(self) -> BudgetSettings:
+        """The budget in numbers, those of an earlier call if there was one."""
+        if self._kept is None:
+            return in_numbers(self._budget, **self._shape)
+        return self._budget.model_copy(update={"latency_of": None, **self._kept.limits})
+
     def keep(self) -> None:
-        """Writes what was scaled so far, and from now on whatever is."""
+        """Writes the limits and what was scaled so far, and from now on whatever is.
+
+        Raises:
+            MedartsError: the latency that is a limit cannot be measured.
+        """
         self._keeps = True
         self._write()
 
@@ -126,9 +159,9 @@ class Fitting:
         of, norm = self._digest(_widthless(network)), self._recipe.train.norm
         known = self._known.get(name)
         if known is None or known.of != of:
-            found = fit(network, self._budget, **self._shape, norm=norm)
+            found = fit(network, self._limited, **self._shape, norm=norm)
             if found is None:
-                raise unmet(network, self._budget, **self._shape, norm=norm)
+                raise unmet(network, self._limited, **self._shape, norm=norm)
             known = self._add(name, of, found.network, found.cost)
         return cast(N, known.network)
 
@@ -153,7 +186,8 @@ class Fitting:
         """Returns random candidates, as a search by training draws them."""
         select = self._recipe.search.select.model_copy(update={"norms": ()})  # all have that of the training
         search = self._recipe.search.model_copy(update={"select": select})
-        found = Drawing(self._recipe.model_copy(update={"seed": seed, "search": search}), ()).first(number, ())
+        recipe = self._recipe.model_copy(update={"seed": seed, "search": search, "budget": self._limited})
+        found = Drawing(recipe, ()).first(number, ())
         if len(found) < number:
             raise BudgetError(
                 f"Only {len(found)} different random genotypes within the budget were found; {number} are needed.",
@@ -162,18 +196,19 @@ class Fitting:
         return found
 
     def _add(self, name: str, of: str, network: Genotype | Settings, cost: BudgetCost) -> Sized:
-        limits = in_numbers(self._budget, **self._shape).limits
-        sized = self._known[name] = Sized(of, network, cost, limits)
-        shown = ", ".join(f"{key} {cost.amounts[key]:,.4g} of {limit:,.4g}" for key, limit in limits.items())
+        sized = self._known[name] = Sized(of, network, cost)
+        shown = ", ".join(
+            f"{key} {cost.amounts[key]:,.4g} of {limit:,.4g}" for key, limit in self._limited.limits.items()
+        )
         inform(f"{name}: {shown}")
         if self._keeps:
             self._write()
         return sized
 
     def _write(self) -> None:
-        if self._known:
-            content = {name: one.as_json() for name, one in self._known.items()}
-            write_whole(self._path, json.dumps(content, indent=1) + "\n")
+        networks = {name: one.as_json() for name, one in self._known.items()}
+        content = {"of": self._of, "limits": self._limited.limits, "networks": networks}
+        write_whole(self._path, json.dumps(content, indent=1) + "\n")
 
     def _digest(self, asked: Mapping[str, Any]) -> str:
         """Returns a digest of what was asked for and the budget, which later fields of either do not change."""

@@ -191,8 +191,8 @@ def prepare(study: Study, out: Path) -> Plan:
             with _named(study, study.entry_of(name)):
                 search.check(step.recipe)
     out.mkdir(parents=True, exist_ok=True)
+    networks.keep()  # measures, which may fail, before it writes
     write_whole(layout.study, study_to_yaml(study))
-    networks.keep()
     return plan
 
 
