@@ -90,7 +90,7 @@ def test_networks_that_take_their_size_from_a_search_are_typical_ones_until_it_h
     genotype = NasWdan.sample(NasWdanSettings(choices={"depth": [3], "intermediate_nodes": [2]}), seed=1)
     genotype.save(tmp_path / "own.json")
     content["networks"] = [  # as in recipes/benchmark-cpu.yaml
-        {"name": "mix", "searched_on": "blobs", "parameters": 20_000},
+        {"name": "mix", "searched_on": "blobs", "parameters": 20_000, "changes": ["space.init_channel=6"]},
         {"random": 2, "like": "mix"},
         {"genotype": "own.json", "parameters": "mix"},
         {"model": {"name": "unet", "depth": 2}},
@@ -101,6 +101,7 @@ def test_networks_that_take_their_size_from_a_search_are_typical_ones_until_it_h
     runs = {"search of mix": 1, "mix on blobs": 1, "random on blobs": 2, "own on blobs": 1, "unet on blobs": 1}
     assert {part.name: part.runs for part in plan_study(study, out).parts} == runs
     assert [getattr(each, "genotype", None) for each in asked] == [None] * 4
+    assert [each.recipe.space.init_channel for each in asked[:3]] == [6, 6, 4]
     asked.clear()
     run = RunDirectory.create(
         Layout(out).search("mix").run, study.recipe, kind="search", data_fingerprint="", environment={}

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from medarts.config import SPLITS, Recipe
-from medarts.config.study import Study, group_recipe, search_recipe, training_recipe
+from medarts.config.study import NetworkEntry, Study, group_recipe, search_recipe, training_recipe
 from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import ImageStore
 from medarts.engine.device import preserved_process_state
@@ -71,8 +71,8 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
     """Estimates what the searches and the trainings of a study will take, whatever has been done of it.
 
     A network that is not known before a search has finished, its own or that of the network whose size it takes, is
-    planned as a typical one of the recipe's space, at its C. Of random ones, and of searches that differ in their seed
-    alone, one is tried for all.
+    planned as a typical one of the space of that search, at the C of its recipe. Of random ones, and of searches that
+    differ in their seed alone, one is tried for all.
 
     Args:
         study: the study.
@@ -109,12 +109,22 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
             names = [name for name in entry.names if name in there]
             if names and entry.name in known:
                 recipe = training_recipe(study, recipes[group.name], names[0])
-                attempt = _attempt(recipe, known[entry.name])
+                network = known[entry.name]
+                attempt = _attempt(recipe if network is not None else _as_searched(study, entry, recipe), network)
                 attempts[f"{entry.name} on {group.name}"] = len(names) * len(group.seeds), attempt
     trials = tried([attempt for _, attempt in attempts.values()], budget_mb=None)
     for (name, (runs, _)), one in zip(attempts.items(), trials, strict=True):
         parts.append(Part(name, runs, one.trial.seconds))
     return StudyPlan(tuple(parts))
+
+
+def _as_searched(study: Study, entry: NetworkEntry, recipe: Recipe) -> Recipe:
+    """Returns the recipe of a training with the space and the stages of the search behind its network."""
+    source = entry if entry.like is None else study.entry_of(entry.like)
+    if source.searched_on is None:
+        return recipe
+    search_of = search_recipe(study, source.names[0])
+    return recipe.model_copy(update={name: getattr(search_of, name) for name in ("space", "search", "derive")})
 
 
 @dataclass(frozen=True, slots=True)
