@@ -104,7 +104,12 @@ def assert_equal_runs(run: Path, other: Path) -> None:
     "changes",
     [
         (),
-        ("search.arch_after=0", "space.dropout_prob=0.3", "search.mixing.images=3"),
+        (
+            "search.arch_after=0",
+            "space.dropout_prob=0.3",
+            "search.mixing.images=3",
+            "search.regularizers=[beta_decay]",
+        ),
         ("search.arch_after=0", "space.dropout_prob=0.3", "search.stages.1.accumulate=3"),
         ("search.arch_after=0", "space.dropout_prob=0.3", "search.gradient=second_order"),
         ("search.arch_after=0", "search.relaxation=gumbel", "search.stages.1.accumulate=2"),
