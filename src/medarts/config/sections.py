@@ -172,7 +172,8 @@ class SelectSettings(Section):
         norms: kinds of norms that candidates may have. Default: train.norm.
         epochs: of random: as many candidates as this number of epochs of training allows. Default: ``candidates``.
         retrain: trainings of the winner by ``train`` at the end, with the seed of the recipe and those after it. They
-            choose nothing: their mean is the score to expect, as that by which the winner was chosen is too high.
+            choose nothing: their mean is free of the luck of the seed by which the winner was chosen, but still of the
+            best epoch on the images that chose it. The score to report is that of ``medarts evaluate``.
     """
 
     candidates: Annotated[Whole, Field(ge=1, le=100_000)] = 16
