@@ -36,10 +36,9 @@ from medarts.reporting.comparison_tables import (
     retrained_table,
 )
 from medarts.reporting.tables import Table as PageTable
-from medarts.reporting.tables import counted
 from medarts.study.generalize import Generalization
 from medarts.study.planning import StudyPlan
-from medarts.system.console import columns, make_console, name_column, say, show_table
+from medarts.system.console import columns, counted, make_console, name_column, say, show_table
 from medarts.system.names import printable
 
 console = make_console()

@@ -116,6 +116,6 @@ def test_a_genotype_of_a_supernet_that_no_width_brings_within_is_reduced(recipe:
     drawing = Drawing(changed(wide, f"budget.flops={cost.flops - 1}"), ())
     (found,) = drawing.first(1, [Proposal(genotype, None, "supernet", "supernet 1")])
     assert found.cost.flops < cost.flops
-    assert found.origin == "supernet 1; reduced in 1 steps"
+    assert found.origin == "supernet 1; reduced in 1 step"
     assert drawing._new(Proposal(genotype, None, "random", "seed 1")) is None
     assert drawing._new(Proposal(found.genotype, None, "supernet", "supernet 2")) is None  # known by now

@@ -18,7 +18,7 @@ from medarts.profiling.budget import BudgetError, Fitted, fit, fit_reduced, meas
 from medarts.registry import spaces
 from medarts.spaces.base import SearchSpace
 from medarts.spaces.genotype import Genotype, from_json, load_genotype
-from medarts.system.console import inform
+from medarts.system.console import counted, inform
 from medarts.system.randomness import seed_of
 
 MISSES = 20
@@ -178,7 +178,7 @@ class Drawing:
                 break
             if endless and misses == MISSES:
                 inform(
-                    f"Generation {generation} has {place} candidates in place of {number}: "
+                    f"Generation {generation} has {counted(place, 'candidate')} in place of {number}: "
                     f"{MISSES} proposals in a row gave no new network within the budget."
                 )
                 break
@@ -187,7 +187,9 @@ class Drawing:
                 misses += 1
                 continue
             misses, name = 0, f"{generation}-{place + 1:02d}"
-            origin = proposal.origin + (f"; reduced in {len(fitted.reduced)} steps" if fitted.reduced else "")
+            origin = proposal.origin
+            if fitted.reduced:
+                origin += f"; reduced in {counted(len(fitted.reduced), 'step')}"
             made = (proposal.source, origin, fitted.network, proposal.norm, fitted.cost, proposal.parent)
             found.append(Candidate(name, *made))
         return found

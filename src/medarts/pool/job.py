@@ -34,7 +34,7 @@ from medarts.pool.halving import best, sizes
 from medarts.pool.preparing import Prepared, numbers_of_candidates, planned_epochs, prepare
 from medarts.pool.result import Retrained, compute_of, write_failures, write_genotype, write_summary, write_timing
 from medarts.spaces.genotype import Genotype
-from medarts.system.console import Bar, inform, progress_bar
+from medarts.system.console import Bar, counted, inform, progress_bar
 from medarts.system.files import exists
 from medarts.system.memory import OutOfMemoryError
 from medarts.system.process import InterruptedRunError, Interruption, interruption
@@ -373,12 +373,13 @@ class _Search:
         done = _epochs_done(self.run)
         left = max(0, self.planned - done)
         minutes = left * (time.monotonic() - self.began[0]) / max(1, done - self.began[1]) / 60
-        return f"epochs in all {left}, about {math.ceil(minutes)} min"
+        return f"{counted(left, 'epoch')} left, about {math.ceil(minutes)} min"
 
     def _compute_in_words(self) -> str:
         """Returns what the search has taken, and how many epochs of training a control may have."""
         compute = compute_of(self.run)
-        words = f"Trained {len(self.candidates)} candidates for {compute.epochs} epochs in {compute.seconds:,.0f} s."
+        trained, epochs = counted(len(self.candidates), "candidate"), counted(compute.epochs, "epoch")
+        words = f"Trained {trained} for {epochs} in {compute.seconds:,.0f} s."
         if self.supernets:
             words += (
                 f" The supernets took {compute.supernet_seconds:,.0f} s. As much computing by random search: "

@@ -38,7 +38,8 @@ from medarts.reporting.plots import name_points, write_beside
 from medarts.reporting.pruning import plot_tradeoffs
 from medarts.reporting.score_plots import PREDICTED, TRUE
 from medarts.reporting.style import INK, MUTED, PALETTE, inline_svg, legible, render, styled
-from medarts.reporting.tables import Content, card, counted, decimals
+from medarts.reporting.tables import Content, card, decimals
+from medarts.system.console import counted
 from medarts.system.files import write_whole
 
 

@@ -13,8 +13,9 @@ from medarts.comparison.overall import OVERALL
 from medarts.evaluation.stats import ALPHA
 from medarts.profiling.budget import QUANTITIES
 from medarts.profiling.cost import BACKENDS
-from medarts.reporting.tables import Column, Table, counted, decimals, p_text, significant, table
+from medarts.reporting.tables import Column, Table, decimals, p_text, significant, table
 from medarts.study.generalize import Generalization
+from medarts.system.console import counted
 
 KINDS: Mapping[Kind, tuple[str, str]] = {
     "searched": ("blue", "o"),

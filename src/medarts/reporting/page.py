@@ -36,7 +36,6 @@ from medarts.reporting.tables import (
     Content,
     Table,
     card,
-    counted,
     read_json,
     reading,
     share,
@@ -46,7 +45,7 @@ from medarts.reporting.tables import (
 from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load_genotype as load
-from medarts.system.console import warn
+from medarts.system.console import counted, warn
 from medarts.system.files import UNFINISHED, exists, write_whole
 from medarts.training.trained import structure_in
 

@@ -18,7 +18,8 @@ from medarts.engine.directory import Record
 from medarts.profiling.cost import Cost
 from medarts.reporting.journals import Panel, scores_of
 from medarts.reporting.style import CYCLE, INK, MUTED, PALETTE, colors_of, legible, styled
-from medarts.reporting.tables import counted, label_of
+from medarts.reporting.tables import label_of
+from medarts.system.console import counted
 
 _DASHES = (0, (4, 3))
 _MOST_COLORS = 8

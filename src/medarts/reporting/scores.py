@@ -39,7 +39,8 @@ from medarts.reporting.score_plots import (
     plot_summary,
 )
 from medarts.reporting.style import inline_png, inline_svg
-from medarts.reporting.tables import Content, card, counted, decimals, listed, share
+from medarts.reporting.tables import Content, card, decimals, listed, share
+from medarts.system.console import counted
 from medarts.system.files import open_file
 
 FILES = ("summary.csv", "scores.csv", "scores.json")

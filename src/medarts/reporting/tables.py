@@ -87,15 +87,6 @@ def p_text(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def counted(count: int, noun: str) -> str:
-    """Writes a number of things whose plural ends in s.
-
-    >>> counted(1, "patient"), counted(1200, "image")
-    ('1 patient', '1,200 images')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def share(part: int, whole: int) -> str | None:
     """Writes a part as per cent of the whole; None where there is nothing to be a part of."""
     return f"{100 * part / whole:.1f} %" if whole else None

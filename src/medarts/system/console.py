@@ -108,6 +108,15 @@ def columns(*titles: str) -> list[Column]:
 console = make_console(stderr=True)
 
 
+def counted(count: int, noun: str) -> str:
+    """Writes a number of things whose plural ends in s.
+
+    >>> counted(1, "patient"), counted(1200, "image")
+    ('1 patient', '1,200 images')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def inform(text: str) -> None:
     """Prints a text about the current work on standard error, above a progress bar; see ``system.console.say``."""
     say(text, to=console)
