@@ -166,9 +166,9 @@ def _sampled_like(study: Study) -> dict[str, tuple[str, ...]]:
 def _sampled_within_budget(study: Study, methods: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Returns the random networks within the budget for every genotype that belongs to no method, as methods are
     compared with that of random networks."""
-    sampled = tuple(
-        name for entry in study.networks if entry.random is not None and entry.like is None for name in entry.names
-    )
+    if not study.recipe.budget.limited:
+        return {}
+    sampled = tuple(name for entry in study.networks if entry.random is not None for name in entry.names)
     of_methods = {name for names in methods.values() for name in names}
     alone = [entry.name for entry in study.networks if entry.is_genotype and not {*entry.names} & of_methods]
     return dict.fromkeys(alone, sampled) if sampled else {}
