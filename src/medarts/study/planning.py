@@ -11,19 +11,16 @@ from pathlib import Path
 from medarts.config import SPLITS, Recipe
 from medarts.config.study import NetworkEntry, Study, group_recipe, search_recipe, training_recipe
 from medarts.data.opening import open_manifest, with_findings
-from medarts.data.store import ImageStore
 from medarts.engine.device import preserved_process_state
-from medarts.engine.engine import Trial
 from medarts.models import Architecture
 from medarts.pool import search
 from medarts.profiling.budget import BudgetError
-from medarts.profiling.plan import STEPS, TrainingAttempt, tried
+from medarts.profiling.plan import TrainingAttempt, tried
 from medarts.registry import Settings
 from medarts.spaces.genotype import Genotype
 from medarts.study.jobs import Layout, is_finished
 from medarts.study.networks import Networks, searches_of
 from medarts.system.console import inform
-from medarts.training.trainer import try_training
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,24 +124,7 @@ def _as_searched(study: Study, entry: NetworkEntry, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={name: getattr(search_of, name) for name in ("space", "search", "derive")})
 
 
-@dataclass(frozen=True, slots=True)
-class _NetworkAttempt(TrainingAttempt):
-    """The training of a genotype.
-
-    Attributes:
-        genotype: of it.
-    """
-
-    genotype: Genotype
-
-    def measure(self, data: ImageStore | None) -> Trial:
-        """Tries the training."""
-        return try_training(self.recipe, self.genotype, steps=STEPS, data=data)
-
-
 def _attempt(recipe: Recipe, network: Architecture | None) -> TrainingAttempt:
     model = network if isinstance(network, Settings) else None
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"model": model})})
-    if isinstance(network, Genotype):
-        return _NetworkAttempt(recipe, None, network)
-    return TrainingAttempt(recipe, None)
+    return TrainingAttempt(recipe, None, network if isinstance(network, Genotype) else None)
