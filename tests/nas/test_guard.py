@@ -193,9 +193,10 @@ def test_a_supernet_that_goes_blind_gives_its_last_genotype_with_sight(recipe, t
     assert guard.verdict(alone) == told
 
 
-def test_a_supernet_without_foreground_is_an_error_of_the_search(recipe, tmp_path, monkeypatch):
+def test_a_supernet_without_foreground_is_an_error_of_the_search(recipe, tmp_path, ill_from, monkeypatch):
+    ill_from(2)  # identity and pooling beside it change nothing
     blind_from(monkeypatch, validation=0)
-    with pytest.raises(MedartsError, match=r"predicts no foreground on blobs.*Raise search.lr"):
+    with pytest.raises(MedartsError, match=r"predicts no foreground on blobs, and 83% of .*Raise search.lr"):
         start_search(changed(recipe, "search.guard={}"), tmp_path / "run")
     with pytest.raises(MedartsError, match="predicts no foreground"):  # resumed, it says so again
         resume_search(tmp_path / "run")

@@ -89,11 +89,12 @@ def illness(genotype: Genotype, values: Mapping[str, Any], *, free: Collection[s
         free: names of identity, skips and pooling.
         limit: largest share of them.
     """
-    share = free_share(genotype, free)
-    if share > limit:
-        return f"{share:.0%} of the genotype's operations are identity or pooling (limit {limit:.0%})"
-    silent = without_foreground(values)
-    return f"the supernet predicts no foreground on {', '.join(silent)}" if silent else None
+    reasons = []
+    if silent := without_foreground(values):
+        reasons.append(f"the supernet predicts no foreground on {', '.join(silent)}")
+    if (share := free_share(genotype, free)) > limit:
+        reasons.append(f"{share:.0%} of the genotype's operations are identity or pooling (limit {limit:.0%})")
+    return ", and ".join(reasons) or None
 
 
 def without_foreground(values: Mapping[str, Any]) -> list[str]:
