@@ -19,8 +19,6 @@ Numbers that were frozen anew, because their method was changed deliberately:
   another order, which grows over some steps as it does on another machine. With both switched off the masks and the
   benchmark gave the frozen numbers of before. Frozen as a whole, on another machine; searches have the numbers of
   before.
-* Trainings and searches of masks, and what follows from them. Heads begin at the share of foreground, without which
-  foreground of 2 % was not learned. Frozen as a whole; findings have the numbers of before.
 """
 
 import argparse

@@ -103,13 +103,13 @@ def test_later_heads_weigh_more() -> None:
     assert loss(*heads, decay=0.5) == pytest.approx((each[0] / 4 + each[1] / 2 + each[2]) / 1.75)
 
 
-def test_heads_begin_at_the_share_of_every_class() -> None:
-    store = store_of([[PRESENT, EMPTY], [EMPTY, PRESENT], [PRESENT, PRESENT], [EMPTY, EMPTY]], domains="aaaa")
+def test_heads_begin_at_the_share_of_every_class_where_one_is_rare() -> None:
+    store = store_of([[PRESENT, EMPTY], [EMPTY, PRESENT], [EMPTY, EMPTY], [EMPTY, EMPTY]], domains="aaaa")
     masks = np.asarray(store.targets).repeat(32, 1).repeat(32, 2)
     batches = Batches(
         replace(store, targets=masks), store.manifest, batch=2, name="training set", device=torch.device("cpu")
     )
-    for classes, wanted in ((1, [1 / SIZE]), (3, [1 - 1 / SIZE, 1 / 2 / SIZE, 1 / 2 / SIZE])):
+    for classes, wanted in ((1, [1 / 2 / SIZE]), (3, [1 - 1 / 2 / SIZE, 1 / 4 / SIZE, 1 / 4 / SIZE])):
         bias = torch.nn.Parameter(torch.ones(classes))
         task = SegmentationTask(DataSettings.model_construct(classes=classes), loss="dice")
         tracemalloc.start()
@@ -119,6 +119,10 @@ def test_heads_begin_at_the_share_of_every_class() -> None:
         assert peak < 1.5 * 8 * masks[0].size  # one mask at a time, widened to int64
         predicted = bias.sigmoid() if classes == 1 else bias.softmax(0)
         torch.testing.assert_close(predicted, torch.tensor(wanted))
+        common = replace(store, targets=np.stack([masks[0] | masks[1]] * 4))
+        task.begin([bias], Batches(common, store.manifest, batch=2, name="training set", device=torch.device("cpu")))
+        left = bias.sigmoid() if classes == 1 else bias.softmax(0)
+        torch.testing.assert_close(left, torch.tensor(wanted))
 
 
 @pytest.mark.parametrize("model", models.names(task="segmentation"))
