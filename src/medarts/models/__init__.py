@@ -13,8 +13,7 @@ from medarts.errors import RecipeError, did_you_mean, quoted
 from medarts.models.pruned import FILE as STRUCTURE
 from medarts.models.pruned import Pruned, read_pruned
 from medarts.registry import Settings, models
-from medarts.spaces import load_genotype, space_of, zoo
-from medarts.spaces.base import WIDTHS
+from medarts.spaces import WIDTHS, load_genotype, space_of, zoo
 from medarts.spaces.genotype import Genotype
 from medarts.system.files import exists
 
@@ -204,7 +203,7 @@ def published_size(architecture: Architecture) -> int:
 def scaled(architecture: A) -> tuple[A, ...]:
     """Returns a network with every width to which a budget can scale it, the narrowest first.
 
-    A baseline has the widths of `medarts.spaces.base.WIDTHS` that its settings allow. What has no width, or is pruned,
+    A baseline has the widths of `medarts.spaces.WIDTHS` that its settings allow. What has no width, or is pruned,
     or begins with weights of a file, stays as it is.
 
     >>> [settings.width for settings in scaled(architecture_named("multiresunet"))][:4]

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from medarts.config import Recipe
     from medarts.spaces.base import SearchSpace
 
+WIDTHS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+"""Values of C to which networks are scaled: steps of 10 to 25 %, and every number where that is less than one."""
+
 __all__ = [
     "genotype_with",
     "load_genotype",

@@ -51,9 +51,6 @@ AS_DERIVED = SupernetSettings()
 
 INITIAL_SPREAD = 1e-3
 
-WIDTHS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
-"""Values of C to which networks are scaled: steps of 10 to 25 %, and every number where that is less than one."""
-
 _TRIED_SIZE = 16
 """Pixels; large enough for dilated kernels, small enough to take no time."""
 

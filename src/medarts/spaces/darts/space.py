@@ -12,8 +12,8 @@ from medarts.config.data import Task
 from medarts.errors import RecipeError
 from medarts.network import check_batch_norms
 from medarts.network.layers import Norm
-from medarts.spaces import register_space
-from medarts.spaces.base import AS_DERIVED, WIDTHS, Candidates, SearchSpace
+from medarts.spaces import WIDTHS, register_space
+from medarts.spaces.base import AS_DERIVED, Candidates, SearchSpace
 from medarts.spaces.darts.frame import check_size, last_size
 from medarts.spaces.darts.genotypes import check
 from medarts.spaces.darts.network import DartsNetwork

@@ -12,8 +12,8 @@ from medarts.config import StageSettings, SupernetSettings
 from medarts.config.data import Task
 from medarts.errors import RecipeError, did_you_mean
 from medarts.network.layers import Norm
-from medarts.spaces import register_space
-from medarts.spaces.base import AS_DERIVED, WIDTHS, Candidates, SearchSpace
+from medarts.spaces import WIDTHS, register_space
+from medarts.spaces.base import AS_DERIVED, Candidates, SearchSpace
 from medarts.spaces.genotype import RANDOM, Cell, Genotype
 from medarts.spaces.lattice import Lattice, Path
 from medarts.spaces.nas_wdan.genotypes import (
