@@ -10,9 +10,10 @@ is not repeated.
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ class Variant(NamedTuple):
     """
 
     changes: tuple[str, ...] = ()
-    settings: dict[str, Any] | None = {}  # noqa: RUF012  # nothing changes it
+    settings: Mapping[str, Any] | None = MappingProxyType({})
 
 
 BASE = "as the table: batch norm, lr 0.005, moving average 0.99"
