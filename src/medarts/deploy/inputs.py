@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medarts.data.formats import Kind, image_count, is_image, kind_of, nifti, raw_image, suffix_of
+from medarts.data.formats import Kind, image_count, is_image, kind_of, raw_image, spacing_of, suffix_of
 from medarts.data.formats.dicom import recognises
-from medarts.data.formats.raw import Raw, explained
-from medarts.data.formats.series import Header, Spacing, header_of, spacing_of, spacing_of_frames, stacks
+from medarts.data.formats.raw import Raw, Spacing
+from medarts.data.formats.series import Header, header_of, spacing_of_stack, stacks
 from medarts.deploy.info import ModelInfo
 from medarts.errors import DataError
 from medarts.system.console import progress_bar
@@ -45,7 +45,7 @@ class Source:
             the sources found together.
         kind: "raster" (PNG, JPEG, BMP, TIFF), "nifti" or "dicom".
         files: its files, those of a DICOM series in the order of its slices; as texts, which take less memory.
-        stack_spacing: of the slices of DICOM files; None for other kinds. See `spacing`.
+        stack_spacing: of a DICOM series of several files; None for a single file, which says its own. See `spacing`.
     """
 
     name: str
@@ -71,22 +71,12 @@ class Source:
     def spacing(self) -> Spacing:
         """The distances of rows, columns and slices in mm, None where unknown. Reads the header.
 
-        Resolutions of PNG and TIFF files are those of prints and screens, and ignored; so are the distances at the
-        detector of an X-ray (ImagerPixelSpacing). That of slices is known of NIfTI volumes and of DICOM stacks with
-        even steps.
+        See `medarts.data.formats.spacing_of`; that of slices is also known of DICOM stacks with even steps.
 
         Raises:
             DataError: the file is missing or damaged.
         """
-        path = self.path(0)
-        if self.kind == "raster":
-            return None, None, None
-        if self.kind == "nifti":
-            with explained(path):
-                return nifti.voxel_size(path)
-        if len(self.files) == 1 and self.count > 1:
-            return spacing_of_frames(path)
-        return self.stack_spacing or (None, None, None)
+        return spacing_of(self.path(0)) if self.stack_spacing is None else self.stack_spacing
 
     def path(self, index: int) -> Path:
         """Returns the file of a slice."""
@@ -289,12 +279,13 @@ def _sources(chosen: _Chosen) -> Iterator[tuple[Source, str | None]]:
         if header is not None and header.series:
             series.setdefault(header.series, []).append(header)
         elif header is not None or full in chosen.named:
-            yield Source("", "dicom", (name,), spacing_of([header]) if header else None), None
+            yield Source("", "dicom", (name,)), None
     for headers in series.values():
         for stack in stacks(headers):
             number = stack[0].series_number
             note = None if number is None else f"series-{number}"
-            yield Source("", "dicom", tuple(str(each.path) for each in stack), spacing_of(stack)), note
+            spacing = spacing_of_stack(stack) if len(stack) > 1 else None
+            yield Source("", "dicom", tuple(str(each.path) for each in stack), spacing), note
 
 
 def _with_progress(files: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.data.formats.series import Spacing
+from medarts.data.formats.raw import Spacing
 from medarts.deploy.engines import Outputs
 from medarts.deploy.info import ModelInfo
 from medarts.errors import RunError

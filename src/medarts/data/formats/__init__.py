@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 
 from medarts.data.formats import dicom, nifti, raster
-from medarts.data.formats.raw import Raw, Wanted, explained
+from medarts.data.formats.raw import Raw, Spacing, Wanted, explained
+from medarts.data.formats.series import spacing_of_frames
 from medarts.errors import DataError
 
 Reader = Callable[[Path, Wanted], Raw]
@@ -124,6 +125,27 @@ def kind_of(path: Path) -> Kind:
     """
     with explained(path):
         return _KINDS[_reader_of(path)]
+
+
+def spacing_of(path: Path) -> Spacing:
+    """Returns the distances of rows, columns and slices of what ``raw_image`` gives, in mm; reads the header alone.
+
+    None stands for what the file does not say. A DICOM file of one slice says nothing of its neighbours: see
+    ``medarts.data.formats.series``. The distances at the detector of an X-ray (ImagerPixelSpacing) are not those in the
+    patient, and resolutions of PNG and JPEG files are those of prints and screens; both are ignored. Those of TIFF
+    files count unless they are among the usual ones of prints.
+
+    Raises:
+        DataError: the file is missing, damaged or of an unknown format.
+    """
+    with explained(path):
+        reader = _reader_of(path)
+        if reader is nifti.read:
+            return nifti.voxel_size(path)
+        if reader is dicom.read:
+            return spacing_of_frames(path)
+        found = raster.spacing_of_tiff(path) if reader is raster.read_tiff else None
+    return found or (None, None, None)
 
 
 def check_grids(image: Path, mask: Path) -> None:

@@ -1,5 +1,6 @@
 """PNG, JPEG, BMP and what else Pillow knows by content; TIFF by tifffile, which keeps all bits, or by Pillow."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,7 +32,17 @@ _SIXTEEN_BITS = ("RGB;16B", "RGBA;16B", "LA;16B")  # big-endian modes of which P
 _COMPRESSIONS = {1, 8, 32946}  # none and deflate, which tifffile decodes without another package
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB = 0, 1, 2  # photometric interpretations
 _SIGNED = 2  # sample format
-_ORIENTATION = 274  # tag
+_ORIENTATION, _RESOLUTIONS, _UNIT = 274, (283, 282), 296  # tags; resolutions of rows and columns
+_SWAPPED = (5, 6, 7, 8)  # orientations that exchange rows and columns
+_MM = {2: 25.4, 3: 10.0}  # of the units inch and centimetre
+_IMAGEJ_MM = {
+    **{"nm": 1e-6, "micron": 1e-3, "microns": 1e-3, "um": 1e-3, "\xb5m": 1e-3, "\u03bcm": 1e-3},
+    **{"mm": 1.0, "cm": 10.0, "inch": 25.4, "m": 1000.0},
+}
+_OF_PRINTS = (72, 75, 90, 96, 100, 120, 144, 150, 180, 200, 240, 250, 300, 350, 360, 400, 500, 600, 720, 1200, 2400)
+"""Pixels an inch that programs and scanners write for screens and prints, whatever the image shows."""
+_ROUNDED = 2e-4
+"""Share by which such a number may be off: 300 an inch are written as 118.11 a centimetre."""
 
 # JPEG
 _RUN = bytes(64)
@@ -159,6 +170,51 @@ def page_count(path: Path) -> int:
         raise ValueError(str(error)) from None
 
 
+def spacing_of_tiff(path: Path) -> tuple[float, float, float | None] | None:
+    """Returns the distances of rows, columns and pages in mm; None where they are not known. Reads the header alone.
+
+    They come from the resolution tags, in inches or centimetres, or in the unit that ImageJ names in the description,
+    which also holds the distance of pages. A resolution of screens and prints (`_OF_PRINTS`) says nothing of what the
+    image shows.
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page, about = file.pages[0], file.imagej_metadata or {}
+            resolutions = [_resolution(page.tags.get(tag)) for tag in _RESOLUTIONS]
+            unit = _IMAGEJ_MM.get(str(about.get("unit", "")).replace("\\u00B5", "\xb5"))
+            turned = _orientation(page) in _SWAPPED
+            is_inches = unit is None
+            if is_inches:
+                tag = page.tags.get(_UNIT)
+                unit = _MM.get(int(tag.value) if tag is not None else 2)  # inches where the tag is missing
+    except tifffile.TiffFileError as error:
+        raise ValueError(str(error)) from None
+    if unit is None or None in resolutions:
+        return None
+    row, column = (unit / resolution for resolution in resolutions if resolution is not None)
+    if is_inches and any(_is_of_prints(25.4 / size) for size in (row, column)):
+        return None
+    between = about.get("spacing")
+    depth = abs(between) * unit if not is_inches and isinstance(between, int | float) and between else None
+    return (column, row, depth) if turned else (row, column, depth)
+
+
+def _resolution(tag: Any) -> float | None:
+    """Returns the pixels of a unit; None where the tag is missing or holds no number above 0."""
+    try:
+        above, below = tag.value
+        found = float(above) / float(below)
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return found if 0 < found < math.inf else None
+
+
+def _is_of_prints(an_inch: float) -> bool:
+    return any(abs(an_inch - usual) <= _ROUNDED * usual for usual in (1, *_OF_PRINTS))
+
+
 def _is_colour_by_page(file: Any) -> bool:
     """Tells whether the pages are the channels of one image, as microscopes store them."""
     return bool(file.series[0].axes == "CYX" and file.pages[0].compression in _COMPRESSIONS)
@@ -215,12 +271,16 @@ def _turned(values: Array, page: Any) -> Array:
 
     5 to 8 are mirrored along the main diagonal first, so that all that is left are flips.
     """
-    tag = page.tags.get(_ORIENTATION)
-    orientation = int(tag.value) if tag is not None else 1
-    if orientation in (5, 6, 7, 8):
+    orientation = _orientation(page)
+    if orientation in _SWAPPED:
         values = values.swapaxes(0, 1)
     flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
     return np.flip(values, flips) if flips else values
+
+
+def _orientation(page: Any) -> int:
+    tag = page.tags.get(_ORIENTATION)
+    return int(tag.value) if tag is not None else 1
 
 
 def _require_coded(path: Path) -> None:

@@ -17,6 +17,8 @@ from PIL import Image
 from medarts.errors import DataError
 
 Array = NDArray[Any]
+Spacing = tuple[float | None, float | None, float | None]
+"""Distances of rows, columns and slices in mm; None where unknown."""
 
 MOST_PIXELS = 178_956_970
 """Pixels of the largest image that is read, Pillow's own limit: 0.5 GB of 8-bit colour, 2 GB once it is floats."""

@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from medarts.data.formats.dicom import attribute, opened
-from medarts.data.formats.raw import explained
-
-Spacing = tuple[float | None, float | None, float | None]
-"""Distances of rows, columns and slices in mm; None where unknown."""
+from medarts.data.formats.raw import Spacing, explained
 
 _TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "FrameOfReferenceUID"),
@@ -114,16 +111,14 @@ def stacks(headers: Iterable[Header]) -> list[list[Header]]:
     return [*alone, *(part for stack in placed for part in _one_at_a_place(stack))]
 
 
-def spacing_of(stack: Sequence[Header]) -> Spacing:
-    """Returns the distances in a stack; that of slices only where it is one."""
+def spacing_of_stack(stack: Sequence[Header]) -> Spacing:
+    """Returns the distances in a stack of several files."""
     row, column = stack[0].spacing or (None, None)
-    if len(stack) == 1:
-        return row, column, None
     return row, column, _distance([_depth(each) for each in stack])
 
 
 def spacing_of_frames(path: Path) -> Spacing:
-    """Returns the distances in a file with several frames.
+    """Returns the distances in a file; that of slices where it has several frames, evenly apart.
 
     Raises:
         DataError: it is missing or damaged.
