@@ -139,6 +139,7 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
     targets: list[NDArray[np.uint8]] = []
     values: list[NDArray[np.uint8]] = []  # of every target as given, of which resizing may lose some
     digests: list[tuple[str, str]] = []
+    sizes: list[tuple[int, ...]] = []
     for number, (image, target) in enumerate(items):
         image_hwc = as_hwc(image, layout, number)
         side = _side(image_hwc, number) if options.get("size") is None else wanted.size
@@ -152,6 +153,7 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
         images.append(made.astype(np.float16))
         targets.append(resize_mask(read, side) if read.ndim == 2 else read)
         values.append(np.unique(read))
+        sizes.append(image_hwc.shape[:2])
         digests.append((_digest(image), _digest(target)))
     if not images:
         raise DataError(f"The data set {name} is empty.", fix="Give at least one image for training.")
@@ -176,7 +178,7 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
         truths = np.stack(
             [mask_states(each, mask, classes=outputs) for each, mask in zip(values, targets, strict=True)]
         )
-    store = ImageStore(manifest, np.stack(images), stacked, truths)
+    store = ImageStore(manifest, np.stack(images), stacked, truths, sizes=np.array(sizes, np.int32))
     with _as_in_a_recipe(DataSettings):  # what the arrays themselves decide
         DataSettings.model_validate(data_section(store))
     return store

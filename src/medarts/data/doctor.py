@@ -10,12 +10,12 @@ import numpy as np
 
 from medarts.config import SPLITS, DataSettings, SourceSettings, Split
 from medarts.data.examination import Examination, Finding, Level, Summary, common, first_of, kind_of
-from medarts.data.formats import raw_image
 from medarts.data.formats.raw import Raw
-from medarts.data.images import Image, fit_channels, scale
+from medarts.data.images import Image, scale
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import DomainLevels, Mask, MaskLevel, ReadMask, classify, stored_mask
 from medarts.data.opening import DIVIDED, Survey, advice, survey
+from medarts.data.parts import read_parts, stacked
 from medarts.data.reading import (
     check_classes,
     check_labels,
@@ -271,18 +271,19 @@ def _error(sample: Sample, path: Path, error: DataError) -> Finding:
 
 
 def _image(sample: Sample, rules: ReadingRules, needs: DataSettings | None, findings: list[Finding]) -> Raw | None:
-    name = str(sample.image)
-    raw = None
+    parts: list[tuple[Path, Raw]] = []
     try:
-        raw = raw_image(sample.image, sample.slice_index)
-        image = scale(raw, rules, path=sample.image)
+        for part in read_parts(sample):
+            parts.append(part)
+        scaled = [scale(raw, rules, path=path) for path, raw in parts]
         if needs:
-            fit_channels(image, needs.in_channels, path=sample.image)
+            stacked(parts, rules, channels=needs.in_channels)
     except DataError as error:
         findings.append(_error(sample, sample.image, error))
-        return raw
-    findings += [Finding("warning", name, problem, fix) for problem, fix in _image_doubts(raw, image, rules)]
-    return raw
+        return parts[0][1] if parts else None
+    for (path, raw), image in zip(parts, scaled, strict=True):
+        findings += [Finding("warning", str(path), problem, fix) for problem, fix in _image_doubts(raw, image, rules)]
+    return parts[0][1]
 
 
 def _image_doubts(raw: Raw, image: Image, rules: ReadingRules) -> Iterator[tuple[str, str]]:

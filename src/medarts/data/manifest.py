@@ -46,6 +46,9 @@ class Sample:
         split: "train", "val" or "test".
         slice_index: the slice along the last axis, for volumes (NIfTI); None for 2-D files.
         findings: names of what the image shows; empty for images with masks, and where nothing is found.
+        more: further files of the same size, whose channels follow those of ``image``.
+        series: where the slices of a volume are files, all of these in their order, ``image`` among them; empty for
+            other files.
     """
 
     key: str
@@ -56,11 +59,14 @@ class Sample:
     split: Split
     slice_index: int | None = None
     findings: tuple[str, ...] = ()
+    more: tuple[Path, ...] = ()
+    series: tuple[Path, ...] = field(default=(), repr=False)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Its files."""
-        return (self.image,) if self.mask is None else (self.image, self.mask)
+        """Its files; slices of its series that are samples themselves are none of them."""
+        mask = () if self.mask is None else (self.mask,)
+        return (self.image, *mask, *self.more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +127,23 @@ class Manifest:
     def to_csv(self) -> str:
         """Returns one row a sample: key, domain, patient, split, image, mask, slice, findings, digests of its files.
 
+        Where a sample has more files of channels, two columns name these, divided by "|", and their digests.
+
         Bytes of names that are not UTF-8 are surrogates, as everywhere in Python; write it with ``surrogateescape``.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         names = ["key", "domain", "patient", "split", "image", "mask", "slice", "findings"]
-        writer.writerow([*names, "image_digest", "mask_digest"])
+        several = any(sample.more for sample in self.samples)
+        writer.writerow([*names, "image_digest", "mask_digest", *(["more", "more_digests"] if several else [])])
         for sample in self.samples:
             about = (sample.key, sample.domain, sample.patient, sample.split)
             number = "" if sample.slice_index is None else sample.slice_index
             digests = (self._digests[sample.image], "" if sample.mask is None else self._digests[sample.mask])
-            writer.writerow((*about, sample.image, sample.mask or "", number, "|".join(sample.findings), *digests))
+            cells = [*about, sample.image, sample.mask or "", number, "|".join(sample.findings), *digests]
+            if several:
+                cells += ["|".join(map(str, sample.more)), "|".join(self._digests[path] for path in sample.more)]
+            writer.writerow(cells)
         return text.getvalue()
 
     def fingerprint(self) -> str:
@@ -152,7 +164,9 @@ class Manifest:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(repr((sorted(self.rules.items()), self.findings)).encode())
         for sample in self.samples:
-            about = (sample.domain, sample.key, sample.patient, sample.split, sample.slice_index, sample.findings)
+            about: tuple[object, ...] = (sample.domain, sample.key, sample.patient, sample.split)
+            about += (sample.slice_index, sample.findings)
+            about += (("more", len(sample.more)),) if sample.more else ()
             digest.update(repr((about, [self._digests[path] for path in sample.files])).encode())
         return digest.hexdigest()[:16]
 

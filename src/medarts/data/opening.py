@@ -371,7 +371,18 @@ def _complete(pairs: list[Pair], settings: SourceSettings) -> list[Sample]:
     patients = [str(pair.patient) for pair in pairs]
     splits = complete_splits(patients, [pair.split for pair in pairs], fractions=settings.fractions, seed=SPLIT_SEED)
     return [
-        Sample(pair.key, pair.image, pair.mask, patient, settings.domain, split, pair.slice_index, pair.findings)
+        Sample(
+            pair.key,
+            pair.image,
+            pair.mask,
+            patient,
+            settings.domain,
+            split,
+            pair.slice_index,
+            pair.findings,
+            more=pair.more,
+            series=pair.series,
+        )
         for pair, patient, split in zip(pairs, patients, splits, strict=True)
     ]
 

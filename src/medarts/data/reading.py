@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from medarts.data.formats import raw_image
-from medarts.data.images import Image, fit_channels, scale
+from medarts.data.images import Image
 from medarts.data.manifest import ReadingRules, Sample
 from medarts.data.masks import Mask, MaskLevel, read_mask
+from medarts.data.parts import read_parts, stacked
 from medarts.errors import DataError
 
 
@@ -43,34 +43,34 @@ class Pair(NamedTuple):
     levels: tuple[MaskLevel, ...]
 
 
-def read_pair(sample: Sample, rules: ReadingRules, *, channels: int) -> Pair:
-    """Reads an image and its mask.
+def read_pair(sample: Sample, rules: ReadingRules, *, channels: int, context: int = 0) -> Pair:
+    """Reads an image, see `read_image`, and its mask.
 
     Raises:
         DataError: a file cannot be read, does not fit the rules, or the two differ in size.
     """
-    image = read_image(sample, rules, channels=channels)
+    image = read_image(sample, rules, channels=channels, context=context)
     mask, levels = read_mask(sample, rules)
     check_sizes(sample, image.shape, mask.shape)
     return Pair(image, mask, levels)
 
 
-def read_image(sample: Sample, rules: ReadingRules, *, channels: int) -> Image:
-    """Reads the image of a sample.
+def read_image(sample: Sample, rules: ReadingRules, *, channels: int, context: int = 0) -> Image:
+    """Reads the image of a sample; channels of further files follow those of the first.
 
     Args:
-        channels: channels wanted. Grey is repeated, colour becomes its luma (ITU-R BT.601) where 1 is wanted,
-            equal numbers are kept.
+        channels: channels wanted. Of a single file grey is repeated and colour becomes its luma (ITU-R BT.601) where 1
+            is wanted; other numbers have to be equal.
+        context: neighbouring slices on either side whose channels are taken too.
 
     Returns:
         float32 (H, W, channels) in 0..1.
 
     Raises:
-        DataError: the file cannot be read, its range is unknown and the rules give none, or its channels do not
-            fit.
+        DataError: a file cannot be read or has another size than the first, its range is unknown and the rules give
+            none, or the channels do not fit.
     """
-    raw = raw_image(sample.image, sample.slice_index)
-    return fit_channels(scale(raw, rules, path=sample.image), channels, path=sample.image)
+    return stacked([*read_parts(sample, context=context)], rules, channels=channels)
 
 
 def check_sizes(sample: Sample, image: tuple[int, ...], mask: tuple[int, ...]) -> None:

@@ -24,12 +24,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from medarts.config import DataSettings
 from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, use
 from medarts.data.digests import digests_read
+from medarts.data.geometry import Framing, squashed
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.masks import DomainLevels, MaskLevel
 from medarts.data.reading import MaskState, check_classes, mask_states, read_image, read_pair, resize_image, resize_mask
@@ -62,7 +63,7 @@ _Forms = Mapping[str, Mapping[str, Any]]
 class _Read(NamedTuple):
     """What a sample gives the store."""
 
-    rows: tuple[NDArray[Any], ...]
+    rows: tuple[ArrayLike, ...]
     lost: bool = False
     levels: tuple[MaskLevel, ...] = ()
 
@@ -77,6 +78,7 @@ class ImageStore:
         targets: uint8: class indices of masks, sample x height x width, or labels, sample x finding.
         truths: uint8, sample x foreground class: a `MaskState`, what the mask has of the class; no column for findings.
         held: keeps other processes from removing the store.
+        sizes: int32, sample x 2: height and width of the image in its file, in pixels. Default: those of the store.
     """
 
     manifest: Manifest
@@ -84,6 +86,13 @@ class ImageStore:
     targets: Rows
     truths: NDArray[np.uint8]
     held: FileLock | None = field(default=None, repr=False, compare=False)
+    sizes: NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
+
+    def framing(self, index: int) -> Framing:
+        """Returns where the image of a sample, as in its file, lies in the stored one."""
+        size = self.images.shape[-1]
+        height, width = (size, size) if self.sizes is None else self.sizes[index].tolist()
+        return squashed(height, width, size=size)
 
     @property
     def vanished(self) -> NDArray[np.bool_]:
@@ -111,6 +120,7 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
             differ in their foreground, the disk is full, or the cache cannot be written.
     """
     form = f"{settings.size}px-{settings.in_channels}ch" + ("" if manifest.findings else f"-{settings.classes}cl")
+    form += "-squash"
     folder = cache_folder(settings) / f"v{FORMAT}-{manifest.fingerprint()}-{form}"
     forms = _forms_of(manifest, settings)
     try:
@@ -176,16 +186,20 @@ def read_images(path: Path | None) -> ImageStore | None:
 
 
 def _opened(folder: Path, manifest: Manifest, *, held: FileLock | None) -> ImageStore:
-    images = StoredRows(folder / "images.npy")
+    images, sizes = StoredRows(folder / "images.npy"), np.asarray(StoredRows(folder / "sizes.npy"))
     if manifest.findings:
-        return ImageStore(manifest, images, manifest.labels(), np.zeros((len(manifest.samples), 0), np.uint8), held)
+        truths = np.zeros((len(manifest.samples), 0), np.uint8)
+        return ImageStore(manifest, images, manifest.labels(), truths, held, sizes)
     masks, truths = StoredRows(folder / "masks.npy"), np.asarray(StoredRows(folder / "truths.npy"))
-    return ImageStore(manifest, images, masks, truths, held)
+    return ImageStore(manifest, images, masks, truths, held, sizes)
 
 
 def _forms_of(manifest: Manifest, settings: DataSettings) -> _Forms:
     number, size = len(manifest.samples), settings.size
-    forms = {"images.npy": {"dtype": "float16", "shape": [number, settings.in_channels, size, size]}}
+    forms = {
+        "images.npy": {"dtype": "float16", "shape": [number, settings.in_channels, size, size]},
+        "sizes.npy": {"dtype": "int32", "shape": [number, 2]},
+    }
     if not manifest.findings:
         forms["masks.npy"] = {"dtype": "uint8", "shape": [number, size, size]}
         forms["truths.npy"] = {"dtype": "uint8", "shape": [number, max(settings.classes - 1, 1)]}
@@ -283,12 +297,13 @@ def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
     rules, size = manifest.rules[sample.domain], settings.size
     if sample.mask is None:
         image_hwc = read_image(sample, rules, channels=settings.in_channels)
-        return _Read((resize_image(image_hwc, size),))
+        return _Read((resize_image(image_hwc, size), image_hwc.shape[:2]))
     image_hwc, mask_hw, levels = read_pair(sample, rules, channels=settings.in_channels)
     check_classes(sample, mask_hw, settings.classes)
     resized = resize_mask(mask_hw, size)
     truths = mask_states(mask_hw, resized, classes=settings.classes)
-    return _Read((resize_image(image_hwc, size), resized, truths), bool((truths == MaskState.VANISHED).any()), levels)
+    rows = (resize_image(image_hwc, size), image_hwc.shape[:2], resized, truths)
+    return _Read(rows, bool((truths == MaskState.VANISHED).any()), levels)
 
 
 def _check_disk(cache: Path, needed: int) -> None:

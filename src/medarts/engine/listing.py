@@ -15,7 +15,7 @@ Listing = dict[ImageName, dict[str, str]]
 """The cells of every image by their columns."""
 
 _ABOUT = ("split", "patient", "findings")
-_FILES = {"image": "image_digest", "mask": "mask_digest"}
+_FILES = {"image": "image_digest", "mask": "mask_digest", "more": "more_digests"}
 _MOST = 3
 """Names of one message."""
 
@@ -64,13 +64,19 @@ def about(cells: Mapping[str, str]) -> dict[str, str]:
 def changed_files(before: Listing, now: Listing) -> list[str]:
     """Returns the files of images in both listings whose contents differ, by the names of the second."""
     found = {
-        cells[file]: None
+        path: None
         for name, cells in now.items()
         if name in before
-        for file, digest in _FILES.items()
-        if cells.get(digest) and before[name].get(digest) and cells[digest] != before[name][digest]
+        for file, digests in _FILES.items()
+        if cells.get(digests) and before[name].get(digests)
+        for path, old, new in zip(*map(_each, (cells[file], before[name][digests], cells[digests])), strict=False)
+        if old != new
     }
     return list(found)
+
+
+def _each(cell: str) -> list[str]:
+    return cell.split("|")
 
 
 def change_words(before: Listing, now: Listing) -> str:

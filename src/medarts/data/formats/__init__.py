@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from medarts.data.formats import dicom, nifti, raster
+from medarts.data.formats.grid import GridError
 from medarts.data.formats.raw import Raw, Spacing, Wanted, explained
 from medarts.data.formats.series import spacing_of_frames
 from medarts.errors import DataError
@@ -61,7 +62,7 @@ def is_volume(path: Path) -> bool:
     return suffix_of(path) in (".nii", ".nii.gz")
 
 
-def raw_image(path: Path, slice_index: int | None = None) -> Raw:
+def raw_image(path: Path, slice_index: int | None = None, *, beside: Path | None = None) -> Raw:
     """Reads an image file.
 
     The orientation that EXIF or a TIFF tag asks for is applied. A NIfTI slice is turned as DICOM shows it: columns run
@@ -71,13 +72,20 @@ def raw_image(path: Path, slice_index: int | None = None) -> Raw:
     Args:
         slice_index: slice along the last axis of a NIfTI volume as stored, frame of a DICOM, or page of a TIFF;
             None for files with a single image.
+        beside: another file of the same image. Where both say how they lie in space, this one is brought into the
+            order of the other, whose slice it then is that is given.
 
     Raises:
         DataError: the file is missing, no regular file, damaged, truncated, too large, of an unknown format, without
             pixels, compressed in a way that needs a plugin, a stack without slice_index, or holds values that are not
-            finite.
+            finite; or it does not lie on the grid of the other.
     """
-    return _read(path, Wanted(slice_index))
+    try:
+        return _read(path, Wanted(slice_index, image=beside))
+    except GridError as error:
+        if beside is None:
+            raise
+        raise DataError(error.problem, fix="Resample both to one grid; their channels are stacked.") from None
 
 
 def raw_mask(path: Path, slice_index: int | None = None, *, indices: bool, image: Path | None = None) -> Raw:

@@ -79,7 +79,8 @@ class Wanted:
     Attributes:
         index: slice, frame or page; None for files with a single image.
         indices: return the indices of a coloured palette instead of its colours.
-        image: for a mask, the image it belongs to, whose grid it must lie on; None for images.
+        image: for a mask, the image it belongs to, and for a further file of an image its first one, on whose grid it
+            must lie; None for others.
     """
 
     index: int | None = None

@@ -72,6 +72,8 @@ class Pair:
         split: split of an official download; None where it has none.
         slice_index: slice of a volume.
         findings: names of what the image shows.
+        more: further files of the same size, whose channels follow those of ``image``.
+        series: where the slices of a volume are files, all of these in their order; empty for other files.
     """
 
     key: str
@@ -81,6 +83,8 @@ class Pair:
     split: Split | None = None
     slice_index: int | None = None
     findings: tuple[str, ...] = ()
+    more: tuple[Path, ...] = ()
+    series: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,8 +103,11 @@ def _series(patient: str, prefix: str, slices: Path, masks: Path) -> tuple[list[
         count = f"{patient}/{prefix}".rstrip("/") + f" has {len(images)} slices and {len(drawn.images)} masks"
         faults.append(Fault(slices, "slices and masks differ in number", "Download the patient again.", count))
         return faults, []
+    series = tuple(images)
     paired = enumerate(zip(images, drawn.images, strict=True))
-    return faults, [Pair(f"{patient}/{prefix}{n:03d}", image, mask, patient) for n, (image, mask) in paired]
+    return faults, [
+        Pair(f"{patient}/{prefix}{n:03d}", image, mask, patient, series=series) for n, (image, mask) in paired
+    ]
 
 
 def _rules(settings: ChaosSettings, kind: str) -> ReadingRules:

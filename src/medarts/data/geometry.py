@@ -1,0 +1,75 @@
+"""Where an image of any size lies in what a network sees; prediction needs this without PyTorch.
+
+framing = fitted(300, 400, size=256)             # 192 x 256, between 32 rows of padding above and below
+padded(resized, framing, (256, 256), fill=0)
+framing.inside(probabilities)                    # without the padding, to be enlarged to 300 x 400
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """Where the pixels of an image's file are in the image that a network sees; all lengths in pixels.
+
+    Attributes:
+        height: of the image in its file.
+        width: of the image in its file.
+        rows: of the resized image.
+        columns: of the resized image.
+        top: first row of the resized image; those above it, and below its last, are padding.
+        left: first column of the resized image.
+    """
+
+    height: int
+    width: int
+    rows: int
+    columns: int
+    top: int = 0
+    left: int = 0
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The rows and columns of the image in what a network sees."""
+        return slice(self.top, self.top + self.rows), slice(self.left, self.left + self.columns)
+
+    @property
+    def is_resized(self) -> bool:
+        """Whether the image has another size than in its file."""
+        return (self.rows, self.columns) != (self.height, self.width)
+
+    def inside(self, values: Any) -> Any:
+        """Returns the part of an array or tensor (..., H, W) that shows the image, without padding."""
+        return values[(..., *self.window)]
+
+
+def squashed(height: int, width: int, *, size: int) -> Framing:
+    """Returns the framing of an image that is stretched to a square."""
+    return Framing(height, width, size, size)
+
+
+def fitted(height: int, width: int, *, size: int) -> Framing:
+    """Returns the framing of an image whose longer side becomes that of a square, in the middle of it.
+
+    >>> fitted(300, 400, size=256)
+    Framing(height=300, width=400, rows=192, columns=256, top=32, left=0)
+    >>> fitted(64, 64, size=32) == squashed(64, 64, size=32)
+    True
+    """
+    longer = max(height, width)
+    # Whole numbers, rounded half up: an exported graph computes the same.
+    rows, columns = (max(1, (2 * side * size + longer) // (2 * longer)) for side in (height, width))
+    return Framing(height, width, rows, columns, (size - rows) // 2, (size - columns) // 2)
+
+
+def padded(values: NDArray[Any], framing: Framing, shape: tuple[int, int], *, fill: float) -> NDArray[Any]:
+    """Returns a resized image or mask (..., rows, columns) in its place within height and width of ``shape``."""
+    if values.shape[-2:] == shape:
+        return values
+    found = np.full((*values.shape[:-2], *shape), fill, values.dtype)
+    found[(..., *framing.window)] = values
+    return found
