@@ -563,7 +563,7 @@ def test_splits_under_another_name_are_not_passed_over(tmp_path, name):
 
 
 def test_tables_that_are_not_read_are_doubts(tmp_path):
-    names = ["Labels.CSV", "dataset.json", "meta.tsv", "people.xlsx"]
+    names = ["Labels.CSV", "data.json", "meta.tsv", "people.xlsx"]
     for name in (*names, "readme.txt", ".hidden.csv", "~$people.xlsx"):
         touch(plain_folder(tmp_path) / name)
     found = survey(make_source(kind="folder", path=tmp_path))

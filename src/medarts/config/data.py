@@ -6,8 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from medarts.config.patterns import PatientPattern
 from medarts.config.section import (
     LARGEST_SIZE,
+    LATER,
     MOST_OUTPUTS,
     Flag,
     Fraction,
@@ -59,6 +61,9 @@ class SourceSettings(Section):
         window: (low, high) in stored units (Hounsfield for CT) mapped to 0..1.
         percentiles: (low, high) percentiles of an image mapped to 0..1, instead of a window.
         fractions: (validation, test) fractions of the patients where the source brings no splits.csv.
+        patients: which part of the names of images is the patient, such as "{patient}_{n}", {n} being digits and * any
+            text. Default: as the layout says it, else every image is its own patient. A column of splits.csv decides
+            over it.
     """
 
     task: ClassVar[Task] = "segmentation"
@@ -73,6 +78,7 @@ class SourceSettings(Section):
     window: tuple[Intensity, Intensity] | None = None
     percentiles: tuple[Percentile, Percentile] | None = None
     fractions: tuple[Fraction, Fraction] = (0.1, 0.2)
+    patients: Annotated[PatientPattern | None, LATER] = None
 
     @property
     def domain(self) -> str:

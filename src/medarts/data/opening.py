@@ -9,6 +9,7 @@ from medarts.config import DataSettings, FindingSourceSettings, Recipe, SourceSe
 from medarts.data.contents import composed, file_named, stem_of, tables_in
 from medarts.data.examination import first_of
 from medarts.data.manifest import Manifest, Sample, join
+from medarts.data.patterns import PathPattern
 from medarts.data.reading import check_labels
 from medarts.data.sampling import sample_patients
 from medarts.data.sources import (
@@ -21,9 +22,11 @@ from medarts.data.sources import (
     NOT_READ,
     OTHER_NAME,
     RENAMED,
+    STRAY,
     TABLES,
     UNNAMED,
     UNUSED,
+    WITHOUT_MASKS,
     Fault,
     Listing,
     Pair,
@@ -120,10 +123,11 @@ def survey(settings: SourceSettings, *, findings: tuple[str, ...] | None = None)
     path = file_named(settings.path, SPLITS_CSV)
     rows, faults = _table(path, lambda: _names(listing, settings)) if path and settings.reads_splits_csv else (None, [])
     misnamed, unread = _unread_tables(settings, path)
-    samples, split_faults = _samples(listing.pairs, rows, settings)
+    pairs, unnamed_patients = _of_patients(listing.pairs, settings)
+    samples, split_faults = _samples(pairs, rows, settings)
     if settings.task == "classification" or (rows and rows.grouped):  # whose tables name the patients
         split_faults += _divided(samples, rows.path if rows else settings.path)
-    faults = [*expected, *faults, *misnamed, *split_faults]
+    faults = [*expected, *faults, *misnamed, *unnamed_patients, *split_faults]
     doubts += [*_alike(samples, rows, settings), *unread]
     if isinstance(settings, FindingSourceSettings) and settings.images is not None and not faults:
         samples = sample_patients(samples, images=settings.images, seed=SPLIT_SEED)
@@ -261,7 +265,8 @@ def _without_images(settings: SourceSettings, doubts: Iterable[Fault]) -> DataEr
 
 def _sorted_out(faults: Iterable[Fault], settings: SourceSettings) -> tuple[list[Fault], list[Fault]]:
     """Divides what a source noted into faults and doubts."""
-    allowed = {UNNAMED, LEFT_OUT, ALONE, RENAMED, UNUSED, NOT_READ, IRREGULAR, FOLDERS, OTHER_NAME}
+    allowed = {UNNAMED, LEFT_OUT, ALONE, RENAMED, UNUSED, NOT_READ, IRREGULAR, FOLDERS}
+    allowed |= {OTHER_NAME, STRAY, WITHOUT_MASKS}
     allowed |= {MISSING} if isinstance(settings, FindingSourceSettings) and settings.partial else set()
     sorted_out: tuple[list[Fault], list[Fault]] = [], []
     for fault in faults:
@@ -318,6 +323,25 @@ def _unread_tables(settings: SourceSettings, splits: Path | None) -> tuple[list[
     unread_fix = f"Splits are read from {SPLITS_CSV}, findings from labels.csv. Remove what is not meant to be read."
     unread = [Fault(path, TABLES, unread_fix, path.name) for path in found if path not in near]
     return [Fault(path, MISNAMED, fix) for path in near], unread
+
+
+def _of_patients(pairs: Sequence[Pair], settings: SourceSettings) -> tuple[Sequence[Pair], list[Fault]]:
+    """Returns the pairs with the patients that the names of their images say, where the recipe has a pattern of them.
+
+    A pair of no such name keeps its own.
+    """
+    if settings.patients is None:
+        return pairs, []
+    pattern = PathPattern(settings.patients)
+    patients = [next(pattern.readings(stem_of(pair.image)), {}).get("patient") for pair in pairs]
+    fix = f"Correct data.sources.N.patients ('{settings.patients}'), or the names."
+    faults = [
+        Fault(pair.image, "image whose name does not say its patient", fix, pair.image.name)
+        for pair, patient in zip(pairs, patients, strict=True)
+        if patient is None
+    ]
+    named = zip(pairs, patients, strict=True)
+    return [pair if patient is None else replace(pair, patient=patient) for pair, patient in named], faults
 
 
 def _samples(

@@ -28,9 +28,11 @@ FOLDERS = "folders that are not read"
 TABLES = "tables that are not read"
 MISNAMED = "table that is read under the name splits.csv alone"
 OTHER_NAME = "file that is not named as a mask"
+STRAY = "file that is named neither as an image nor as a mask"
+WITHOUT_MASKS = "images of a split without masks, which are left out"
 _STACKS = {".dcm", ".nii", ".nii.gz"}
 _IRREGULAR_FIX = "Replace it with the image file itself."
-_PAIR_FIX = "Add the missing files or take these out."
+PAIR_FIX = "Add the missing files or take these out."
 MISSING = "image not in the folder"
 UNNAMED = "image that the table does not name"
 LEFT_OUT = "row left out by its split"
@@ -266,7 +268,7 @@ def _alone(
     for name in sorted(here.keys() - there.keys(), key=natural):
         partner = unread.get(name)
         if partner is None:
-            faults.append(Fault(here[name], IMAGE_ALONE if missing == "mask" else MASK_ALONE, _PAIR_FIX))
+            faults.append(Fault(here[name], IMAGE_ALONE if missing == "mask" else MASK_ALONE, PAIR_FIX))
         else:
             faults.append(unreadable(partner, missing))
     return faults

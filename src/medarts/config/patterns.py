@@ -1,0 +1,44 @@
+"""Patterns of paths in recipes: what may be written; ``medarts.data.patterns`` reads files by them."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from medarts.config.section import Text
+
+FIELDS = ("split", "patient", "name", "class", "channel", "n")
+
+
+def _checked(text: str) -> str:
+    """Refuses what is no pattern of paths within a folder."""
+    if text.startswith("/") or text.endswith("/") or ".." in text.split("/") or "\\" in text or "//" in text:
+        raise ValueError(f"'{text}' is not a path from the folder; write it as in images/{{name}}")
+    unknown = [field for field in re.findall(r"\{([^}]*)\}", text) if field not in FIELDS]
+    if unknown:
+        known = ", ".join(f"{{{field}}}" for field in FIELDS)
+        raise ValueError(f"'{{{unknown[0]}}}' in '{text}' is not a field; there are {known}")
+    if text.count("{") != text.count("}"):
+        raise ValueError(f"'{text}' has a bracket that is not closed; write fields as in {{name}}")
+    if re.search(r"\}\{", text):
+        raise ValueError(f"'{text}' has two fields with nothing between them; their ends would be unknown")
+    return text
+
+
+def _of_images(text: str) -> str:
+    if not re.search(r"\{(name|patient)\}", _checked(text)):
+        raise ValueError(f"'{text}' names no image; write {{name}}, or {{patient}}, where names differ")
+    return text
+
+
+def _of_patients(text: str) -> str:
+    if "{patient}" not in _checked(text) or "/" in text:
+        raise ValueError(f"'{text}' is no pattern of the names of files with {{patient}} in it")
+    return text
+
+
+FilePattern = Annotated[Text, AfterValidator(_of_images)]
+"""A pattern of the files of a data set."""
+
+PatientPattern = Annotated[Text, AfterValidator(_of_patients)]
+"""A pattern of the names of images, without their suffix, that says which part of them is the patient."""

@@ -1,0 +1,70 @@
+"""Patterns of paths: how names are read, and which patterns are refused."""
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from medarts.config.patterns import FilePattern, PatientPattern
+from medarts.data.patterns import PathPattern
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "values"),
+    [
+        ("images/{name}", "Images/a_1", {"name": "a_1"}),
+        ("{split}/images/{name}", "Validation/images/x", {"split": "Validation", "name": "x"}),
+        (
+            "images{split}/{name}_{channel}",
+            "imagesTr/BRATS_001_0003",
+            {"split": "Tr", "name": "BRATS_001", "channel": "0003"},
+        ),
+        ("{patient}_{n}", "anna_lee_007", {"patient": "anna_lee", "n": "007"}),
+        ("{patient}_*", "p7_left_eye", {"patient": "p7"}),
+        ("{patient}/{name}", "7/slice_3", {"patient": "7", "name": "slice_3"}),
+        ("sub-{patient}/**/sub-{patient}_{name}", "sub-01/ses-1/anat/sub-01_T1w", {"patient": "01", "name": "T1w"}),
+        ("**/{name}_seg", "a_seg", {"name": "a"}),
+    ],
+)
+def test_names_are_read_in_the_usual_way_first(pattern, path, values):
+    assert next(PathPattern(pattern).readings(path)) == values
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("{split}/{name}", "images/x"),
+        ("{patient}_{n}", "p_7b"),
+        ("sub-{patient}/sub-{patient}", "sub-1/sub-2"),
+        ("images/{name}", "images/deeper/x"),
+        ("images/*", "images/deeper/x"),
+    ],
+)
+def test_other_paths_do_not_fit(pattern, path):
+    assert list(PathPattern(pattern).readings(path)) == []
+
+
+def test_every_reading_of_a_class_is_offered():
+    readings = list(PathPattern("{name}_{class}").readings("a_left_kidney"))
+    assert {"name": "a", "class": "left_kidney"} in readings
+    assert {"name": "a_left", "class": "kidney"} in readings
+
+
+@pytest.mark.parametrize(
+    ("pattern", "problem"),
+    [
+        ("/images/{name}", "not a path from the folder"),
+        ("../{name}", "not a path from the folder"),
+        ("images/{nme}", "'{nme}' .*is not a field; there are {split}, {patient}"),
+        ("images/{name", "bracket that is not closed"),
+        ("{patient}{name}", "nothing between them"),
+        ("images/*", "names no image"),
+    ],
+)
+def test_what_is_no_pattern_is_refused(pattern, problem):
+    with pytest.raises(ValidationError, match=problem):
+        TypeAdapter(FilePattern).validate_python(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["{name}_{n}", "{patient}/{n}"])
+def test_a_pattern_of_patients_names_them_within_the_name_of_a_file(pattern):
+    with pytest.raises(ValidationError, match=r"no pattern of the names of files with \{patient\}"):
+        TypeAdapter(PatientPattern).validate_python(pattern)
