@@ -113,10 +113,10 @@ class SegmentationTask:
         threshold: float = 0.5,
         head_decay: float = 1.0,
     ) -> None:
-        self.classes = data.classes
+        self.classes = data.outputs
         self.threshold = threshold
         self.head_decay = head_decay
-        self._loss = make_loss(loss, task="segmentation", outputs=data.classes, field=field)
+        self._loss = make_loss(loss, task="segmentation", outputs=data.outputs, field=field)
 
     def loss(self, outputs: Sequence[Tensor], mixture: Mixture) -> Tensor:
         """Returns the weighted mean over the heads and images; each mixed target counts by its share lam."""

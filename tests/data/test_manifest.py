@@ -121,3 +121,23 @@ def test_the_list_has_slices_and_names_that_are_not_utf8(tmp_path, monkeypatch):
     assert (rows[2]["mask"], rows[2]["findings"]) == ("", "Mass|Fat")
     of_volume, of_flat = (hashlib.blake2b(content, digest_size=16).hexdigest() for content in (b"volume", b"flat"))
     assert [(row["image_digest"], row["mask_digest"]) for row in rows] == [(of_volume, of_volume)] * 2 + [(of_flat, "")]
+
+
+def test_one_mask_file_a_class_is_part_of_the_identity(folder_data):
+    manifest = listed(folder_data)
+    first, second = manifest.samples[:2]
+
+    def of(*class_masks: tuple[str, Path]) -> Manifest:
+        sample = replace(first, mask=class_masks[0][1], class_masks=class_masks)
+        return replace(manifest, samples=(sample, *manifest.samples[1:]))
+
+    liver, tumour = ("liver", first.mask), ("tumour", second.mask)
+    both = of(liver, tumour)
+    assert both.samples[0].files == (first.image, first.mask, second.mask)
+    fingerprints = {
+        each.fingerprint() for each in (manifest, both, of(tumour, liver), of(("spleen", first.mask), tumour))
+    }
+    assert len(fingerprints) == 4
+    (row,) = [row for row in csv.DictReader(both.to_csv().splitlines()) if row["key"] == first.key]
+    assert row["mask"] == f"{first.mask}|{second.mask}"
+    assert len(set(row["mask_digest"].split("|"))) == 2

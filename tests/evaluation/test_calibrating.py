@@ -62,7 +62,8 @@ def fitted(logits: np.ndarray, targets: np.ndarray, truths: np.ndarray | None = 
             for at in range(0, len(logits), 2)
         ),
     )
-    return fit_masks(Given(), batches, classes=classes, head="last")
+    names = ("foreground",) if classes == 1 else tuple(f"class {n}" for n in range(1, classes))
+    return fit_masks(Given(), batches, names=names, head="last")
 
 
 def of_one_class(scale: float) -> tuple[np.ndarray, np.ndarray]:

@@ -54,7 +54,7 @@ def run(recipe: Recipe, tmp_path: Path) -> RunDirectory:
 def trained(recipe: Recipe, out: Path) -> RunDirectory:
     settings = changed(recipe, "space.intermediate_nodes=2")
     seed_torch(0, "genotype")
-    space = NasWdan(settings.space, in_channels=recipe.data.in_channels, outputs=recipe.data.classes)
+    space = NasWdan(settings.space, in_channels=recipe.data.in_channels, outputs=recipe.data.outputs)
     supernet = space.supernet(settings.search.stages[0], None)
     return start_training(recipe, supernet.derive(recipe.derive, name="small", provenance={}), out)
 

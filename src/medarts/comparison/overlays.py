@@ -114,7 +114,7 @@ def _predict(candidate: Candidate, batches: Batches) -> NDArray[np.uint8]:
     dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     about = {"in_channels": recipe.data.in_channels, "size": recipe.data.size}
     model = shipped(network.to(batches.device), **about, dtype=dtype)
-    classes, threshold = recipe.data.classes, recipe.evaluation.threshold
+    classes, threshold = recipe.data.outputs, recipe.evaluation.threshold
     with torch.inference_mode():
         logits = [model(batch.images) for batch in batches.all()]
         return predicted_classes(torch.cat(logits), classes=classes, threshold=threshold).cpu().numpy()

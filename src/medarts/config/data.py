@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from medarts.config.patterns import PatientPattern
 from medarts.config.section import (
@@ -25,6 +25,12 @@ from medarts.registry import Choice, sources
 RESERVED = ("all", "mean of data sets")
 """Rows of tables beside those of the domains."""
 
+BACKGROUND, IGNORED = "background", "ignore"
+"""Words for what is no class of its own: pixels of none, and pixels that count for nothing."""
+
+_NO_CLASSES = (BACKGROUND, IGNORED, "foreground", "mean of classes")
+"""Names that tables and labels use for something else."""
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -35,6 +41,32 @@ Percentile = Annotated[Number, Field(ge=0, le=100)]
 Label = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 """A value of a mask file. In JSON, and so in the recipe of a run, keys are texts of digits."""
 Class = Annotated[Whole, Field(ge=0, lt=MOST_OUTPUTS)]
+
+
+def _checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuses names of classes that are empty, mean something else, or cannot be told apart."""
+    names = tuple(name.strip() for name in names)
+    for name in names:
+        if not name.isprintable() or not name:
+            raise ValueError(f"{quoted(name)} is no name of a class; use printable characters")
+        if name.casefold() in _NO_CLASSES:
+            raise ValueError(f"no class can be called '{name}', which means something else; name the foreground alone")
+    if len({name.casefold() for name in names}) < len(names):
+        raise ValueError(f"{', '.join(names)} name a class twice")
+    return names
+
+
+ClassNames = Annotated[
+    tuple[Annotated[Text, Field(max_length=80)], ...],
+    Field(min_length=1, max_length=MOST_OUTPUTS - 1),
+    AfterValidator(_checked_names),
+]
+
+Classes = Annotated[
+    Annotated[Whole, Field(ge=1, le=MOST_OUTPUTS), Tag("number")] | Annotated[ClassNames, Tag("names")],
+    Discriminator(lambda given: "names" if isinstance(given, list | tuple) else "number"),
+]
+"""The number of outputs of a segmentation, or the names of its foreground classes."""
 
 
 def _read_labels(given: Any) -> Any:
@@ -174,8 +206,9 @@ class DataSettings(Section):
         sources: the data sets; several are joined to one.
         size: height and width of the images, in pixels.
         in_channels: channels of the images; grey images are repeated, colour images become luma where 1.
-        classes: outputs of a segmentation. 1: foreground or not (sigmoid). K >= 2: K exclusive classes of which
-            0 is background (softmax).
+        classes: what is segmented: the names of the foreground classes, such as [liver, tumour], which tables, pages
+            and predictions show; or the number of outputs, with classes called by number. One name, or 1: foreground or
+            not (sigmoid). Several names, or K >= 2: exclusive classes of which 0 is background (softmax).
         findings: outputs of a classification (sigmoid, several at once), by name and in order. Default: those of
             the sources.
         sampling: by_size draws every image once an epoch; equal draws equally many of every domain; foreground equally
@@ -189,7 +222,7 @@ class DataSettings(Section):
     sources: Annotated[tuple[AnySource, ...], Field(min_length=1, max_length=100)]
     size: Annotated[Whole, Field(ge=16, le=LARGEST_SIZE)] = 256
     in_channels: Annotated[Whole, Field(ge=1, le=64)] = 3
-    classes: Annotated[Whole, Field(ge=1, le=MOST_OUTPUTS)] = 1
+    classes: Classes = 1
     findings: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST_OUTPUTS)] | None = None
     sampling: Literal["by_size", "equal", "foreground"] = "by_size"
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -202,13 +235,33 @@ class DataSettings(Section):
         return self.sources[0].task
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the foreground classes of a segmentation, in the order of their indices, from 1 on."""
+        if isinstance(self.classes, tuple):
+            return self.classes
+        if self.classes == 1:
+            return ("foreground",)
+        return tuple(f"class {index}" for index in range(1, self.classes))
+
+    @property
     def outputs(self) -> int:
         """The number of outputs of the networks."""
         if self.task == "segmentation":
-            return self.classes
+            if isinstance(self.classes, int):
+                return self.classes
+            return 1 if len(self.classes) == 1 else len(self.classes) + 1
         if self.findings is None:
             raise ValueError("the findings of the sources have not been read; see medarts.data.opening.with_findings")
         return len(self.findings)
+
+    def has_outputs_of(self, other: "DataSettings") -> bool:
+        """Whether the outputs of a network mean the same for these data as for others.
+
+        Classes that are given by number may be any.
+        """
+        named = isinstance(self.classes, tuple) and isinstance(other.classes, tuple)
+        alike = self.classes == other.classes if named else True
+        return alike and (self.outputs, self.findings) == (other.outputs, other.findings)
 
     @model_validator(mode="after")
     def _one_task(self) -> "DataSettings":

@@ -173,7 +173,7 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
     if names:
         truths = np.zeros((len(images), 0), np.uint8)
     else:
-        given = None if options.get("classes") is None else wanted.classes
+        given = None if options.get("classes") is None else wanted.outputs
         outputs = _outputs(given, int(max(each.max() for each in values)))
         truths = np.stack(
             [mask_states(each, mask, classes=outputs) for each, mask in zip(values, targets, strict=True)]

@@ -110,7 +110,7 @@ def _of_listing(found: Survey, settings: SourceSettings, needs: DataSettings | N
     """Yields what is wrong before any file is opened."""
     if needs:
         try:
-            check_labels(settings.domain, found.manifest.rules[settings.domain], needs.classes)
+            check_labels(settings.domain, found.manifest.rules[settings.domain], needs.outputs)
         except DataError as error:
             yield Finding("error", str(settings.path), error.problem, error.fix)
     kinds: tuple[tuple[Level, tuple[Fault, ...]], ...] = (("error", found.faults), ("warning", found.doubts))
@@ -155,7 +155,7 @@ def _of_classes(
     own = [look for look in looks if look.sample.domain == settings.domain and look.classes is not None]
     labels = manifest.rules[settings.domain].labels
     expected = {1} if labels is None else {index for _, index in labels if index > 0}
-    expected |= set(range(1, needs.classes)) if needs else set()
+    expected |= set(range(1, needs.outputs)) if needs else set()
     never: dict[str, list[Split]] = {}
     lost: dict[str, list[Split]] = {}
     for split in SPLITS:
@@ -247,7 +247,7 @@ def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> _L
 def _resized(sample: Sample, mask: Mask, needs: DataSettings, findings: list[Finding]) -> Mask:
     """Returns the mask as networks see it, and notes the classes that it loses or for which there is no output."""
     try:
-        check_classes(sample, mask, needs.classes)
+        check_classes(sample, mask, needs.outputs)
     except DataError as error:
         findings.append(_error(sample, sample.files[-1], error))
     resized = resize_mask(mask, needs.size)

@@ -40,7 +40,7 @@ class Sample:
     Attributes:
         key: name of the sample, unique within its domain ("ISIC_0000001", "CT/3/017").
         image: file of the image.
-        mask: file of the mask; None for images with findings.
+        mask: file of the mask, or of its first class; None for images with findings.
         patient: whatever must stay on one side of a split: a patient, a video sequence, a lesion.
         domain: name of the data set the sample comes from.
         split: "train", "val" or "test".
@@ -49,6 +49,7 @@ class Sample:
         more: further files of the same size, whose channels follow those of ``image``.
         series: where the slices of a volume are files, all of these in their order, ``image`` among them; empty for
             other files.
+        class_masks: name and file of every class, where each has a mask file of its own; else empty.
     """
 
     key: str
@@ -61,12 +62,19 @@ class Sample:
     findings: tuple[str, ...] = ()
     more: tuple[Path, ...] = ()
     series: tuple[Path, ...] = field(default=(), repr=False)
+    class_masks: tuple[tuple[str, Path], ...] = ()
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """The files of its mask: one, or one a class; none for images with findings."""
+        if self.class_masks:
+            return tuple(path for _, path in self.class_masks)
+        return () if self.mask is None else (self.mask,)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Its files; slices of its series that are samples themselves are none of them."""
-        mask = () if self.mask is None else (self.mask,)
-        return (self.image, *mask, *self.more)
+        return (self.image, *self.masks, *self.more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +147,9 @@ class Manifest:
         for sample in self.samples:
             about = (sample.key, sample.domain, sample.patient, sample.split)
             number = "" if sample.slice_index is None else sample.slice_index
-            digests = (self._digests[sample.image], "" if sample.mask is None else self._digests[sample.mask])
-            cells = [*about, sample.image, sample.mask or "", number, "|".join(sample.findings), *digests]
+            masks = "|".join(map(str, sample.masks))
+            digests = (self._digests[sample.image], "|".join(self._digests[path] for path in sample.masks))
+            cells = [*about, sample.image, masks, number, "|".join(sample.findings), *digests]
             if several:
                 cells += ["|".join(map(str, sample.more)), "|".join(self._digests[path] for path in sample.more)]
             writer.writerow(cells)
@@ -167,6 +176,7 @@ class Manifest:
             about: tuple[object, ...] = (sample.domain, sample.key, sample.patient, sample.split)
             about += (sample.slice_index, sample.findings)
             about += (("more", len(sample.more)),) if sample.more else ()
+            about += (("classes", *(name for name, _ in sample.class_masks)),) if sample.class_masks else ()
             digest.update(repr((about, [self._digests[path] for path in sample.files])).encode())
         return digest.hexdigest()[:16]
 

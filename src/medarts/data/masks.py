@@ -28,6 +28,9 @@ from medarts.errors import DataError
 
 Mask = NDArray[np.uint8]
 
+IGNORE = 255
+"""Class index of pixels that neither losses nor metrics count."""
+
 NEAR = 32 / 255
 """Parts of the range by which values may differ and still be one; colours of palettes differ by 64 of 255 or more."""
 

@@ -167,7 +167,7 @@ def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...], data: Ima
     else:
         manifest = open_sources(settings.sources, findings=settings.findings)
         for domain, rules in manifest.rules.items():
-            check_labels(domain, rules, settings.classes)
+            check_labels(domain, rules, settings.outputs)
     for split in needs:
         if not manifest.of_split(split).samples:
             raise DataError(
@@ -406,6 +406,7 @@ def _complete(pairs: list[Pair], settings: SourceSettings) -> list[Sample]:
             pair.findings,
             more=pair.more,
             series=pair.series,
+            class_masks=pair.class_masks,
         )
         for pair, patient, split in zip(pairs, patients, splits, strict=True)
     ]

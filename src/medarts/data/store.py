@@ -119,7 +119,7 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
         DataError: a file cannot be read, its mask has another size, a label is out of range, masks without labels
             differ in their foreground, the disk is full, or the cache cannot be written.
     """
-    form = f"{settings.size}px-{settings.in_channels}ch" + ("" if manifest.findings else f"-{settings.classes}cl")
+    form = f"{settings.size}px-{settings.in_channels}ch" + ("" if manifest.findings else f"-{settings.outputs}cl")
     form += "-squash"
     folder = cache_folder(settings) / f"v{FORMAT}-{manifest.fingerprint()}-{form}"
     forms = _forms_of(manifest, settings)
@@ -202,7 +202,7 @@ def _forms_of(manifest: Manifest, settings: DataSettings) -> _Forms:
     }
     if not manifest.findings:
         forms["masks.npy"] = {"dtype": "uint8", "shape": [number, size, size]}
-        forms["truths.npy"] = {"dtype": "uint8", "shape": [number, max(settings.classes - 1, 1)]}
+        forms["truths.npy"] = {"dtype": "uint8", "shape": [number, max(settings.outputs - 1, 1)]}
     return forms
 
 
@@ -254,7 +254,7 @@ def _write(folder: Path, manifest: Manifest, settings: DataSettings, forms: _For
             writer.finish()
     if lost:
         names = ", ".join([*(sample.key for sample in lost[:_NAMED]), *["..."] * (len(lost) > _NAMED)])
-        what = "all foreground" if settings.classes == 1 else "a class"
+        what = "all foreground" if settings.outputs == 1 else "a class"
         inform(
             f"{len(lost)} of {number} masks lose {what} at data.size {settings.size} ({names}). Raise data.size: what "
             "is too small to be seen scores 0."
@@ -299,9 +299,9 @@ def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
         image_hwc = read_image(sample, rules, channels=settings.in_channels)
         return _Read((resize_image(image_hwc, size), image_hwc.shape[:2]))
     image_hwc, mask_hw, levels = read_pair(sample, rules, channels=settings.in_channels)
-    check_classes(sample, mask_hw, settings.classes)
+    check_classes(sample, mask_hw, settings.outputs)
     resized = resize_mask(mask_hw, size)
-    truths = mask_states(mask_hw, resized, classes=settings.classes)
+    truths = mask_states(mask_hw, resized, classes=settings.outputs)
     rows = (resize_image(image_hwc, size), image_hwc.shape[:2], resized, truths)
     return _Read(rows, bool((truths == MaskState.VANISHED).any()), levels)
 

@@ -7,6 +7,7 @@ import torch
 
 import medarts
 from medarts.config import Recipe, fingerprint
+from medarts.config.data import BACKGROUND
 from medarts.data.manifest import ReadingRules
 from medarts.deploy.calibration import kept_calibration
 from medarts.deploy.deployable import Deployable
@@ -48,7 +49,9 @@ def info_of(run: RunDirectory, network: Network, *, domain: str | None, head: st
     if data.task == "classification":
         outputs = tuple(data.findings or ())
     else:
-        outputs = ("foreground",) if data.classes == 1 else tuple(f"class {n}" for n in range(data.classes))
+        outputs = data.class_names
+        if data.outputs > 1:
+            outputs = ("class 0" if isinstance(data.classes, int) else BACKGROUND, *outputs)
     return ModelInfo(
         name=run.facts["network"],
         task=data.task,

@@ -12,6 +12,7 @@ Of findings, temperature and thresholds are those of scores. What was fitted is 
 the weights or the rules are others. The images cannot be others: a run whose images have changed is refused.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,21 +86,20 @@ def calibration_of(
         found = _of_findings(network, batches, recipe)
     else:
         used = as_shipped(network, recipe) if model is None else model
-        found = fit_masks(used, batches, classes=recipe.data.classes, head=chosen)
+        found = fit_masks(used, batches, names=recipe.data.class_names, head=chosen)
     keep_calibration(run, found, head=head)
     return found
 
 
-def fit_masks(model: nn.Module, batches: Batches, *, classes: int, head: str) -> Calibration:
+def fit_masks(model: nn.Module, batches: Batches, *, names: Sequence[str], head: str) -> Calibration:
     """Fits the temperature and thresholds of masks.
 
     Args:
         model: the network as shipped for inference.
         batches: the validation images.
-        classes: outputs of the network, as in the recipe.
+        names: of the foreground classes, in the order of their indices.
         head: its head, or "average".
     """
-    names = ["foreground"] if classes == 1 else [f"class {number}" for number in range(1, classes)]
     truths = batches.store.truths[batches.indices]
     slopes = np.zeros(len(TEMPERATURES_TRIED))
     dice: list[Floats] = []

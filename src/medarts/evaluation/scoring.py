@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medarts.config import Recipe
+from medarts.config import DataSettings, Recipe
 from medarts.data.batches import Batch, Batches
 from medarts.data.reading import MaskState
 from medarts.errors import RunError
@@ -60,7 +60,7 @@ def score_masks(
     with progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar, torch.inference_mode():
         for batch in batches.all():
             logits = model(batch.images, head)
-            rows += _mask_rows(batch, batches, _classes_of(logits, recipe), recipe.data.classes)
+            rows += _mask_rows(batch, batches, _classes_of(logits, recipe), recipe.data)
             others.add(batch, logits)
             bar.advance(len(batch.images))
     scores = summarized(
@@ -80,17 +80,17 @@ def score_masks(
 
 def _classes_of(logits: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
     """Returns the predicted class indices of a batch (B, H, W)."""
-    predicted = predicted_classes(logits, classes=recipe.data.classes, threshold=recipe.evaluation.threshold)
+    predicted = predicted_classes(logits, classes=recipe.data.outputs, threshold=recipe.evaluation.threshold)
     indices: NDArray[np.uint8] = predicted.cpu().numpy()
     return indices
 
 
 def _mask_rows(
-    batch: Batch, batches: Batches, predictions: NDArray[np.uint8], classes: int
+    batch: Batch, batches: Batches, predictions: NDArray[np.uint8], data: DataSettings
 ) -> Iterator[tuple[Any, ...]]:
     """Yields the rows of every image, foreground class and metric."""
     targets = batch.targets.cpu().numpy()
-    names = {1: "foreground"} if classes == 1 else {number: f"class {number}" for number in range(1, classes)}
+    names = dict(enumerate(data.class_names, 1))
     for row, index in enumerate(batch.indices):
         sample = batches.store.manifest.samples[index]
         for (number, name), truth in zip(names.items(), batch.truths[row].tolist(), strict=True):

@@ -127,8 +127,7 @@ def _resolved(source: TrainedNetwork, recipe: Recipe) -> Recipe:
     Raises:
         RecipeError: it does not fit the network.
     """
-    old, new = source.recipe.data, recipe.data
-    if (old.outputs, old.findings) != (new.outputs, new.findings):
+    if not recipe.data.has_outputs_of(source.recipe.data):
         raise RecipeError(
             f"{source.origin} was trained for other classes or findings than the data have, and pruning keeps heads.",
             fix="Fine-tune it on these data first: medarts train --from.",

@@ -102,9 +102,7 @@ def initial_weights_of(trained: TrainedNetwork, recipe: Recipe) -> InitialWeight
         trained: the trained network.
         recipe: of the new training, with the names of its outputs.
     """
-    old, new = trained.recipe.data, recipe.data
-    same = (old.outputs, old.findings) == (new.outputs, new.findings)
-    replaced = () if same else _of_the_outputs(trained, recipe)
+    replaced = () if recipe.data.has_outputs_of(trained.recipe.data) else _of_the_outputs(trained, recipe)
     return InitialWeights(trained.architecture.name, of_weights(trained.weights), replaced, trained.weights)
 
 

@@ -69,13 +69,14 @@ class Pair:
     Attributes:
         key: name of the sample, unique within the data set.
         image: file of the image.
-        mask: file of the mask; None for images with findings.
+        mask: file of the mask, or of its first class; None for images with findings.
         patient: patient or sequence as the layout tells it; None where only splits.csv can.
         split: split of an official download; None where it has none.
         slice_index: slice of a volume.
         findings: names of what the image shows.
         more: further files of the same size, whose channels follow those of ``image``.
         series: where the slices of a volume are files, all of these in their order; empty for other files.
+        class_masks: name and file of every class, where each has a mask file of its own; else empty.
     """
 
     key: str
@@ -87,6 +88,7 @@ class Pair:
     findings: tuple[str, ...] = ()
     more: tuple[Path, ...] = ()
     series: tuple[Path, ...] = ()
+    class_masks: tuple[tuple[str, Path], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
