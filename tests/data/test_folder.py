@@ -88,7 +88,7 @@ def test_folders_that_no_pattern_reaches_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"image": "{split}/{name}"}, "cannot be paired; give both the same of {name}, {patient} and {split}"),
+        ({"image": "{split}/{name}"}, "cannot be paired; give both the same of {name}, {patient}, {group} and {split}"),
         ({"image": "images/{name}_{class}"}, "{class} is for masks and {channel} for images"),
         ({"channels": ["T1"]}, "has no {channel}"),
         ({"image": "{patient}/{name}", "mask": "{patient}/{name}_m", "patients": "{patient}_*"}, "keep one of them"),

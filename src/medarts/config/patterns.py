@@ -7,7 +7,7 @@ from pydantic import AfterValidator
 
 from medarts.config.section import Text
 
-FIELDS = ("split", "patient", "name", "class", "channel", "n")
+FIELDS = ("split", "patient", "group", "name", "class", "channel", "n")
 
 
 def _checked(text: str) -> str:

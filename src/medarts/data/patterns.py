@@ -2,7 +2,7 @@
 
 A pattern is a path from the folder of a data set, without the suffix of the files. In it
 
-- ``{name}``, ``{patient}``, ``{class}`` and ``{channel}`` stand for a part of a name, and are read from it;
+- ``{name}``, ``{patient}``, ``{group}``, ``{class}`` and ``{channel}`` stand for a part of a name that is read from it;
 - ``{split}`` stands for a word for training, validation or test, such as train, valid or Ts;
 - ``{n}`` stands for digits, ``*`` for anything within a name, and ``**/`` for any folders, or none.
 

@@ -5,7 +5,7 @@ a data set refuses any fault, while the doctor reports them all.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -119,6 +119,24 @@ def register_source(kind: str, *, settings: type[SourceSettings]) -> "Callable[[
     return sources.register(kind, settings=settings)
 
 
+class AmbiguousLayoutError(DataError):
+    """A folder can be read in several ways.
+
+    Args:
+        path: the folder.
+        choices: the sources that each way needs, the likeliest first.
+    """
+
+    def __init__(self, path: Path, choices: Sequence[tuple[SourceSettings, ...]], told: Sequence[str]) -> None:
+        listed = "; ".join(f"({number}) {text}" for number, text in enumerate(told, start=1))
+        super().__init__(
+            f"{path} can be read in {len(choices)} ways: {listed}.",
+            fix="medarts init asks which one is meant; or write the source into a recipe.",
+        )
+        self.choices = tuple(choices)
+        self.told = tuple(told)
+
+
 class Source(ABC):
     """A kind of data set: how its folder is recognised and what is in it.
 
@@ -150,7 +168,11 @@ class Source(ABC):
     split_fix: ClassVar[str] = "Set the source's fractions above 0, or write a splits.csv."
 
     def recognise(self, path: Path) -> tuple[SourceSettings, ...]:
-        """Returns the settings that read a folder given to ``--data``; none where it has another layout."""
+        """Returns the settings that read a folder given to ``--data``; none where it has another layout.
+
+        Raises:
+            AmbiguousLayoutError: there are several ways to read it.
+        """
         return ()
 
     @abstractmethod

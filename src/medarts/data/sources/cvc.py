@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from medarts.config import MaskSourceSettings
-from medarts.data.contents import contents_of
+from medarts.data.contents import contents_of, listed, stem_of
 from medarts.data.sources import Listing, Pair, Source, pair_by_name, register_source, require_folder, rules_of
 
 IMAGES, MASKS = "Original", "Ground Truth"
@@ -36,7 +36,10 @@ class Cvc(Source):
     tables = ("metadata.csv", "class_dict.csv")
 
     def recognise(self, path: Path) -> tuple[CvcSettings, ...]:
-        return (CvcSettings(path=path),) if (path / IMAGES).is_dir() or (path / MASKS).is_dir() else ()
+        present = [listed(path / name) for name in (IMAGES, MASKS) if (path / name).is_dir()]
+        others = sum(sequence_of(stem_of(file)) is None for contents in present for file in contents.images)
+        few = 2 * others <= sum(len(contents.images) for contents in present)  # else it is another set in such folders
+        return (CvcSettings(path=path),) if present and few and (path / IMAGES).is_dir() else ()
 
     def find(self, settings: CvcSettings, findings: tuple[str, ...] | None = None) -> Listing:
         images = contents_of(require_folder(settings.path / IMAGES, layout=LAYOUT))

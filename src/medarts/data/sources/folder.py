@@ -3,8 +3,9 @@
 A NIfTI volume becomes its slices along the last axis, "name/000" onwards, and one patient.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,8 +15,9 @@ from medarts.config import MaskSourceSettings
 from medarts.config.patterns import FilePattern
 from medarts.config.section import LATER, Text
 from medarts.data.contents import Contents, composed, file_named, listed
-from medarts.data.formats import check_grids, is_volume, slice_count
+from medarts.data.formats import check_grids, is_volume, slice_count, suffix_of
 from medarts.data.formats.grid import GridError
+from medarts.data.layouts import Layout, layouts_of
 from medarts.data.patterns import PathPattern, split_of
 from medarts.data.sources import (
     IMAGE_ALONE,
@@ -23,13 +25,13 @@ from medarts.data.sources import (
     PAIR_FIX,
     STRAY,
     WITHOUT_MASKS,
+    AmbiguousLayoutError,
     Fault,
     Listing,
     Pair,
     Source,
     domain_of,
     passed_over,
-    percentiles_of,
     register_source,
     require_folder,
     rules_of,
@@ -42,7 +44,7 @@ from medarts.errors import DataError
 IMAGE, MASK = "images/{name}", "masks/{name}"
 LAYOUT = "images/ and masks/ with files of the same name, and optionally splits.csv"
 
-_KEY = ("split", "patient", "name")
+_KEY = ("split", "patient", "group", "name")
 """Fields that tell one image from another."""
 
 Key = tuple[str, ...]
@@ -51,12 +53,13 @@ Key = tuple[str, ...]
 class FolderSettings(MaskSourceSettings):
     """Images and masks whose paths have patterns; the other settings are those of ``MaskSourceSettings``.
 
-    In a pattern, {name}, {patient}, {class} and {channel} are parts of names, {split} is a word such as train, valid or
-    Ts, {n} are digits, * is any text, and ``**/`` any folders. Suffixes are left out, unless they tell the two apart.
+    In a pattern, {name}, {patient}, {group}, {class} and {channel} are parts of names, {split} is a word such as train,
+    valid or Ts, {n} are digits, * is any text, and ``**/`` any folders. Suffixes are left out, unless they tell the two
+    apart.
 
     Attributes:
         image: pattern of the images, from the folder.
-        mask: pattern of the masks; an image belongs to the mask of the same {name}, {patient} and {split}.
+        mask: pattern of the masks; an image belongs to the mask of the same {name}, {patient}, {group} and {split}.
         channels: values of {channel} in the order of the channels. Default: all, in natural order.
     """
 
@@ -75,7 +78,7 @@ class FolderSettings(MaskSourceSettings):
         if set(images) & set(_KEY) != set(masks) & set(_KEY):
             raise ValueError(
                 f"image '{self.image}' and mask '{self.mask}' cannot be paired; give both the same of {{name}}, "
-                "{patient} and {split}"
+                "{patient}, {group} and {split}"
             )
         if "class" in images or "channel" in masks:
             raise ValueError("{class} is for masks and {channel} for images")
@@ -86,6 +89,13 @@ class FolderSettings(MaskSourceSettings):
         if self.image == self.mask:
             raise ValueError(f"image and mask are both '{self.image}'")
         return self
+
+
+_MOST_WAYS = 9
+"""Ways to read a folder that are offered."""
+
+_STACKS = {".dcm", ".nii", ".nii.gz"}
+"""Formats whose types do not say what is black and white."""
 
 
 @dataclass(slots=True)
@@ -114,10 +124,16 @@ class Folder(Source):
     is_general = True
 
     def recognise(self, path: Path) -> tuple[FolderSettings, ...]:
-        images = (path / "images").is_dir() and file_named(path, TABLE) is None
-        if not (images or (path / "masks").is_dir()):
+        images, masks = ((path / name).is_dir() for name in ("images", "masks"))
+        if file_named(path, TABLE) is not None and not masks:
             return ()
-        return (FolderSettings(path=path, name=domain_of(path), percentiles=percentiles_of(path)),)
+        found = layouts_of(path)
+        if any(len(alternatives) > 1 for alternatives in found):
+            ways = list(islice(product(*found), _MOST_WAYS))
+            raise AmbiguousLayoutError(path, [_settings(path, way) for way in ways], [_told(way) for way in ways])
+        if not found and not (images or masks):
+            return ()
+        return _settings(path, [alternatives[0] for alternatives in found] or [None])
 
     def find(self, settings: FolderSettings, findings: tuple[str, ...] | None = None) -> Listing:
         found = _found(settings)
@@ -130,6 +146,27 @@ class Folder(Source):
                 pairs += slices
                 faults += fault
         return Listing(tuple(pairs), tuple(faults), rules_of(settings))
+
+
+def _settings(path: Path, layouts: Sequence[Layout | None]) -> tuple[FolderSettings, ...]:
+    """Returns the sources of layouts; of None, of folders that are named as usual and are not complete."""
+    made = []
+    for number, layout in enumerate(layouts, start=1):
+        stacks = layout is not None and any(suffix_of(file) in _STACKS for file in layout.images)
+        made.append(
+            FolderSettings(
+                path=path,
+                name=domain_of(path) + (f"-{number}" if number > 1 else ""),
+                percentiles=(0.5, 99.5) if stacks else None,
+                image=IMAGE if layout is None else layout.image,
+                mask=MASK if layout is None else layout.mask,
+            )
+        )
+    return tuple(made)
+
+
+def _told(layouts: Sequence[Layout]) -> str:
+    return ", ".join(f"images {layout.image} with masks {layout.mask}" for layout in layouts)
 
 
 def _found(settings: FolderSettings) -> _Found:
@@ -244,7 +281,7 @@ def _pair(key: Key, found: _Found, channels: tuple[str, ...], settings: FolderSe
     fields = [field for field in PathPattern(settings.image).fields if field in _KEY]
     values = dict(zip(fields, key, strict=True))
     name = "/".join(key)
-    image, *_ = [found.images[key][channel] for channel in channels]
+    image, *more = [found.images[key][channel] for channel in channels]
     classes = tuple(sorted(found.masks[key].items(), key=lambda each: natural(each[0])))
     return Pair(
         name,
@@ -252,6 +289,8 @@ def _pair(key: Key, found: _Found, channels: tuple[str, ...], settings: FolderSe
         classes[0][1],
         patient=values.get("patient", name),
         split=split_of(values.get("split", "")),
+        more=tuple(more),
+        class_masks=classes if classes[0][0] else (),
     )
 
 

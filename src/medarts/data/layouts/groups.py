@@ -1,0 +1,253 @@
+"""The files of a folder by the places where they lie: folders that differ in a split, a patient or a group are one."""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from medarts.data.contents import composed
+from medarts.data.formats import is_image, suffix_of
+from medarts.data.patterns import split_of
+from medarts.data.splits import natural
+
+Role = Literal["image", "mask"]
+
+_MASKS = {
+    "mask", "masks", "label", "labels", "gt", "gts", "truth", "truths", "groundtruth", "groundtruths", "annotation",
+    "annotations", "annot", "ground", "seg", "segs", "segm", "segmentation", "segmentations", "dseg", "contour",
+    "contours", "roi", "rois", "manual", "target", "targets",
+}  # fmt: skip
+_IMAGES = {
+    "image", "images", "img", "imgs", "original", "originals", "data", "input", "inputs", "frame", "frames", "photo",
+    "photos", "picture", "pictures", "scan", "scans", "raw", "dicom",
+}  # fmt: skip
+_NEARLY_ALL = 0.9
+
+_VISIT = re.compile(r"(ses|session|visit|exam|study|series|time|day)[-_ ]?\d", re.IGNORECASE)
+"""Folders of one patient that are not of different kinds, even where every patient has them."""
+
+_TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+
+def tokens(name: str) -> list[str]:
+    """Returns the words and numbers of a name.
+
+    >>> tokens("ISIC-2017_Training_Part1_GroundTruth"), tokens("imagesTr")
+    (['ISIC', '2017', 'Training', 'Part', '1', 'Ground', 'Truth'], ['images', 'Tr'])
+    """
+    return _TOKEN.findall(name)
+
+
+def role_of(name: str) -> Role | None:
+    """Returns what the words of a name say it is; a mask where both are named."""
+    words = {word.lower() for word in tokens(name)}
+    return "mask" if words & _MASKS else "image" if words & _IMAGES else None
+
+
+@dataclass(frozen=True)
+class File:
+    """An image file in a group.
+
+    Attributes:
+        path: from the root.
+        values: what its folders say: split, patient, group, class.
+    """
+
+    path: Path
+    values: Mapping[str, str]
+
+    @cached_property
+    def stem(self) -> str:
+        """The name without its suffix, as it is compared."""
+        return composed(self.path.name[: len(self.path.name) - len(suffix_of(self.path))])
+
+
+@dataclass
+class Group:
+    """The image files of one kind of folder.
+
+    Attributes:
+        template: the folders as the beginning of a pattern, "" or ending in "/".
+        suffix: of all files, where other files of these folders have the same names; "" where it says nothing.
+        files: in natural order of their paths.
+    """
+
+    template: str
+    suffix: str = ""
+    files: list[File] = field(default_factory=list)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields of the template."""
+        return frozenset(re.findall(r"\{(\w+)\}", self.template))
+
+    @property
+    def role(self) -> Role | None:
+        """What its deepest folder with a word for it says, else nearly all names of its files; None without words."""
+        parts = [re.sub(r"\{\w+\}", "", part) for part in self.template.split("/")[:-1]]
+        by_folder = next((role for part in reversed(parts) if (role := role_of(part))), None)
+        if by_folder is None and sum(role_of(file.stem) == "mask" for file in self.files) > _NEARLY_ALL * len(
+            self.files
+        ):
+            return "mask"
+        return by_folder
+
+
+@dataclass
+class _Node:
+    """Folders that are one in a pattern, with what led to each."""
+
+    folders: list[tuple[Path, Mapping[str, str]]]
+    template: str = ""
+    in_masks: bool = False
+
+
+def groups_of(root: Path) -> list[Group]:
+    """Returns the image files below a folder by the kinds of folders they lie in, in the order of the templates."""
+    tree = _tree(root)
+    groups: dict[str, Group] = {}
+    nodes = [_Node([(Path(), {})])]
+    while nodes:
+        node = nodes.pop()
+        for folder, values in node.folders:
+            for name in tree[folder][1]:
+                group = groups.setdefault(node.template, Group(node.template))
+                group.files.append(File(folder / name, values))
+        nodes += _inner(node, tree)
+    found = [part for group in groups.values() for part in _by_suffix(group)]
+    for group in found:
+        group.files.sort(key=lambda file: natural(file.path.as_posix()))
+    return sorted(found, key=lambda group: (group.template, group.suffix))
+
+
+def _tree(root: Path) -> dict[Path, tuple[list[str], list[str]]]:
+    """Returns the folders below a root that hold images at any depth, as (folders, image files) of each."""
+    tree: dict[Path, tuple[list[str], list[str]]] = {}
+    for at, inner, names in os.walk(root, topdown=False):
+        folder = Path(at).relative_to(root)
+        files = [name for name in names if is_image(Path(name))]
+        kept = [name for name in inner if not name.startswith(".") and folder / name in tree]
+        if files or kept:
+            tree[folder] = (sorted(kept, key=natural), files)
+    return tree or {Path(): ([], [])}
+
+
+def _inner(node: _Node, tree: Mapping[Path, tuple[list[str], list[str]]]) -> list[_Node]:
+    """Returns the folders in those of a node, with those that are one put together."""
+    places: dict[str, list[tuple[Path, Mapping[str, str]]]] = defaultdict(list)
+    for folder, values in node.folders:
+        for name in tree[folder][0]:
+            places[name].append((folder, values))
+    templates = dict(_templates(node, places, tree))
+    merged: dict[str, _Node] = {}
+    for name, (template, values) in templates.items():
+        masks = node.in_masks or role_of(template) == "mask"
+        inner = merged.setdefault(template, _Node([], f"{node.template}{template}/", masks))
+        inner.folders += [(folder / name, {**before, **values}) for folder, before in places[name]]
+    return list(merged.values())
+
+
+def _templates(
+    node: _Node,
+    places: Mapping[str, list[tuple[Path, Mapping[str, str]]]],
+    tree: Mapping[Path, tuple[list[str], list[str]]],
+) -> Iterator[tuple[str, tuple[str, dict[str, str]]]]:
+    """Yields for every name of a folder its part of a pattern and the values of fields that it has."""
+    by_split: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in places if "{split}" not in node.template else ():
+        for template, word in _with_split(name):
+            by_split[template][name] = word
+    done: set[str] = set()
+    for template, words in by_split.items():
+        if len({split_of(word) for word in words.values()}) > 1:
+            yield from ((name, (template, {"split": word})) for name, word in words.items() if name not in done)
+            done |= words.keys()
+    rest = [name for name in places if name not in done]
+    half = len(node.folders) / 2 if len(node.folders) > 1 else len(node.folders)
+    common = {name for name in rest if role_of(name) or (len(places[name]) > half and not _VISIT.match(name))}
+    yield from ((name, (composed(name), {})) for name in rest if name in common)
+    free = [name for name in rest if name not in common]
+    numbered = [name for name in free if any(letter.isdigit() for letter in name)]
+    if 2 * len(numbered) > len(free):  # the others are of other kinds
+        yield from ((name, (composed(name), {})) for name in free if name not in numbered)
+        free = numbered
+    kind = _variable(node, free, places, tree)
+    for name in free:
+        if kind is None:
+            yield name, (composed(name), {})
+        else:
+            before = _shared_start(free) if kind != "class" else ""
+            yield name, (f"{before}{{{kind}}}", {kind: composed(name)[len(before) :]})
+
+
+def _variable(
+    node: _Node,
+    names: list[str],
+    places: Mapping[str, list[tuple[Path, Mapping[str, str]]]],
+    tree: Mapping[Path, tuple[list[str], list[str]]],
+) -> str | None:
+    """Returns the field that names of folders are values of; None where each is a kind of folder of its own."""
+    if len(names) < 2:
+        return None
+    stems = {
+        name: Counter(Path(file).stem for folder, _ in places[name] for file in _files(folder / name, tree))
+        for name in names
+    }
+    masks = {name for name, each in stems.items() if sum(role_of(stem) == "mask" for stem in each) > len(each) / 2}
+    if masks and len(masks) < len(names):
+        return None
+    shared = sum(1 for count in sum((Counter(set(each)) for each in stems.values()), Counter()).values() if count > 1)
+    alike = 2 * shared > len(set().union(*stems.values()))
+    if alike and node.in_masks:
+        return "class"
+    numbered = sum(any(letter.isdigit() for letter in name) for name in names)
+    free = [field for field in ("patient", "group") if f"{{{field}}}" not in node.template]
+    if 2 * numbered > len(names) and free:
+        return free[0]
+    return "group" if not alike and "group" in free else None
+
+
+def _files(folder: Path, tree: Mapping[Path, tuple[list[str], list[str]]]) -> Iterator[str]:
+    inner, files = tree[folder]
+    yield from files
+    for name in inner:
+        yield from _files(folder / name, tree)
+
+
+def _with_split(name: str) -> Iterator[tuple[str, str]]:
+    """Yields a name with {split} in place of each word of it that is one, and this word."""
+    for found in _TOKEN.finditer(name):
+        if split_of(found[0]):
+            yield composed(f"{name[: found.start()]}{{split}}{name[found.end() :]}"), found[0]
+
+
+def _shared_start(names: Iterable[str]) -> str:
+    """Returns what names begin with, such as "sub-"; "" where that would cut a word or a number.
+
+    >>> _shared_start(["sub-01", "sub-02"]), _shared_start(["p10", "p11"])
+    ('sub-', '')
+    """
+    found = re.match(r".*[-_. ]", start_of([composed(name) for name in names]))
+    return found[0] if found else ""
+
+
+def start_of(texts: Sequence[str]) -> str:
+    """Returns what all texts begin with."""
+    low, high = min(texts), max(texts)
+    return low[: next((n for n, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))]
+
+
+def _by_suffix(group: Group) -> list[Group]:
+    """Divides a group by the suffixes of its files where most names appear with several of them."""
+    names = Counter((file.path.parent, file.stem) for file in group.files)
+    if 2 * sum(count > 1 for count in names.values()) <= len(names):
+        return [group]
+    parts: dict[str, Group] = {}
+    for file in group.files:
+        suffix = suffix_of(file.path)
+        parts.setdefault(suffix, Group(group.template, suffix)).files.append(file)
+    return list(parts.values())

@@ -1,0 +1,160 @@
+"""Layouts recognised by structure: what the patterns are, what is asked, and what is never guessed."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.data.layouts_of_tests import CASES, LAYOUTS, put
+
+from medarts.data import opening
+from medarts.data.layouts import layouts_of
+from medarts.data.opening import survey
+from medarts.data.sources import AmbiguousLayoutError
+from medarts.data.sources.folder import FolderSettings
+
+PATTERNS = {
+    "images_and_masks": ("Images/{name}", "Ground Truth/{name}"),
+    "nested": ("archive/data/imgs/{name}", "archive/data/annotations/{name}_segmentation"),
+    "split_folders": ("{split}/images/{name}", "{split}/labels/{name}"),
+    "roles_then_splits": ("images/{split}/{name}", "masks/{split}/{name}"),
+    "beside_by_suffix": ("{name}", "{name}_mask"),
+    "beside_by_prefix": ("img_{name}", "mask_{name}"),
+    "beside_by_format": ("{name}.jpg", "{name}.png"),
+    "without_words": ("a/{name}", "b/{name}"),
+    "folder_per_patient": ("{patient}/{name}", "{patient}/{name}_seg"),
+    "nnunet": ("imagesTr/{name}_{channel}", "labelsTr/{name}"),
+    "decathlon": ("imagesTr/{name}", "labelsTr/{name}"),
+    "bids": ("sub-{patient}/anat/{name}_T1w", "derivatives/manual/sub-{patient}/anat/{name}_dseg"),
+    "file_per_class": ("images/{name}", "masks/{name}_{class}"),
+    "folder_per_class": ("images/{name}", "masks/{class}/{name}"),
+}
+
+
+@pytest.mark.parametrize(("layout", "patterns"), PATTERNS.items())
+def test_layouts_are_recognised_by_their_structure(tmp_path, layout, patterns):
+    LAYOUTS[layout](tmp_path)
+    (source,) = recognise(tmp_path)
+    assert (source.image, source.mask) == patterns
+    found = survey(source)
+    assert found.faults == ()
+    images = {sample.image for sample in found.manifest.samples}
+    assert len(images) == {"split_folders": 8, "nnunet": 6, "decathlon": 6, "bids": 6}.get(layout, len(CASES))
+
+
+def recognise(path: Path) -> tuple[FolderSettings, ...]:
+    found = opening.recognise(path)
+    return tuple(source for source in found if isinstance(source, FolderSettings))
+
+
+def names(root: Path, *paths: str) -> Path:
+    """Makes empty files, which is all that names need."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def patterns_of(root: Path) -> list[list[tuple[str, str]]]:
+    return [[(layout.image, layout.mask) for layout in ways] for ways in layouts_of(root)]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "patterns"),
+    [
+        ("{p}/image.nii", "{p}/label.nii", ("{patient}/image", "{patient}/label")),
+        ("Data/{p}/scan.png", "Data/{p}/scan_gt.png", ("Data/{patient}/{name}", "Data/{patient}/{name}_gt")),
+        (
+            "{p}/ses-1/{p}_T1.png",
+            "{p}/ses-1/{p}_T1_mask.png",
+            ("{patient}/ses-1/{name}", "{patient}/ses-1/{name}_mask"),
+        ),
+        ("img/{p}.png", "img/{p}Mask.png", ("img/{name}", "img/{name}Mask")),
+        ("JPEGImages/{p}.jpg", "SegmentationClass/{p}.png", ("JPEGImages/{name}", "SegmentationClass/{name}")),
+        ("x/IMG {p}.png", "y/MASK {p}.png", ("x/IMG {name}", "y/MASK {name}")),
+        ("{p}_image.png", "{p}_label.png", ("{name}_image", "{name}_label")),
+    ],
+)
+def test_other_names_for_the_same_structure(tmp_path, image, mask, patterns):
+    for patient in ("c01", "c02", "c03", "c11"):
+        names(tmp_path, image.format(p=patient), mask.format(p=patient))
+    assert patterns_of(tmp_path) == [[patterns]]
+
+
+def test_folders_of_a_diagnosis_are_no_patients(tmp_path):
+    for kind, count in (("benign", 5), ("malignant", 4)):
+        names(tmp_path, *(f"{kind}/{kind} ({n}){end}.png" for n in range(count) for end in ("", "_mask")))
+    assert patterns_of(tmp_path) == [[("{group}/{name}", "{group}/{name}_mask")]]
+    (source,) = recognise(tmp_path)
+    assert {sample.key for sample in survey(source).manifest.samples} >= {
+        "benign/benign (0)",
+        "malignant/malignant (3)",
+    }
+
+
+def test_visits_are_within_their_patient(tmp_path):
+    for patient in range(1, 5):
+        for visit in (1, 2):
+            start = f"sub-{patient}/ses-{visit}/sub-{patient}_ses-{visit}"
+            names(tmp_path, f"{start}_T1w.nii.gz", f"{start}_mask.nii.gz")
+    (source,) = recognise(tmp_path)
+    assert (source.image, source.mask) == (
+        "sub-{patient}/ses-{group}/{name}_T1w",
+        "sub-{patient}/ses-{group}/{name}_mask",
+    )
+
+
+def test_channels_and_masks_of_a_patient(tmp_path):
+    for patient in ("BraTS_001", "BraTS_002", "BraTS_010"):
+        names(tmp_path, *(f"{patient}/{patient}_{kind}.nii.gz" for kind in ("flair", "t1", "t1ce", "t2", "seg")))
+    assert patterns_of(tmp_path) == [[("BraTS_{patient}/{name}_{channel}", "BraTS_{patient}/{name}_seg")]]
+
+
+def test_two_sets_of_masks_are_a_choice(tmp_path):
+    for n in range(4):
+        names(tmp_path, f"images/{n}.png", f"masks_first/{n}.png", f"masks_second/{n}.png")
+    with pytest.raises(
+        AmbiguousLayoutError, match=r"2 ways: \(1\) images images/\{name\} with masks masks_first"
+    ) as found:
+        recognise(tmp_path)
+    assert [source.model_dump()["mask"] for (source,) in found.value.choices] == [
+        "masks_first/{name}",
+        "masks_second/{name}",
+    ]
+
+
+def test_content_decides_where_names_do_not_and_nothing_is_guessed(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (4, 32, 32), dtype=np.uint8)
+    for n in range(4):
+        put(tmp_path / "clear" / f"{n}_b.png", noise[n])
+        put(tmp_path / "clear" / f"{n}_a.png", np.where(noise[n] > 99, 255, 0).astype(np.uint8))
+        for folder in "xy":
+            put(tmp_path / "unclear" / folder / f"{n}.png", noise[n])
+    assert patterns_of(tmp_path / "clear") == [[("{name}_b", "{name}_a")]]
+    assert patterns_of(tmp_path / "unclear") == []
+    put(tmp_path / "unclear/x/0.png", np.zeros((32, 32), np.uint8))
+    for n in range(4):
+        Image.fromarray(noise[n] // 64).save(tmp_path / f"unclear/x/{n}.png")
+        Image.fromarray(noise[n] // 64).save(tmp_path / f"unclear/y/{n}.png")
+    with pytest.raises(AmbiguousLayoutError, match=re.escape("images y/{name} with masks x/{name}")):
+        recognise(tmp_path / "unclear")
+
+
+def test_two_sets_in_one_folder_are_two_sources(tmp_path):
+    for n in range(6):
+        names(tmp_path, f"first/images/{n}.png", f"first/masks/{n}.png")
+        names(tmp_path, f"second/img/s{n}.png", f"second/img/s{n}_mask.png")
+    found = recognise(tmp_path)
+    assert [(source.domain, source.image) for source in found] == [
+        (tmp_path.name, "{group}/img/{name}"),
+        (f"{tmp_path.name}-2", "{group}/images/{name}"),
+    ]
+
+
+def test_hidden_files_and_copies_of_a_mac_are_no_images(tmp_path):
+    for n in range(4):
+        names(
+            tmp_path, f"imagesTr/{n}.nii.gz", f"imagesTr/._{n}.nii.gz", f"labelsTr/{n}.nii.gz", f"__MACOSX/._{n}.nii.gz"
+        )
+    assert patterns_of(tmp_path) == [[("imagesTr/{name}", "labelsTr/{name}")]]
