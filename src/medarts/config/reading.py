@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from medarts.config.explaining import explain
-from medarts.config.section import Section, is_unset
+from medarts.config.section import Section, as_before, is_unset
 from medarts.config.sections import Recipe, SearchSettings, with_published_defaults
 from medarts.config.yaml_text import YamlError, read_yaml, unshared, write_yaml
 from medarts.errors import RecipeError, quoted, shortened
@@ -26,17 +26,20 @@ _NUMBER = "[0-9]{1,9}"
 """Of an item of a list, or a label, in a change."""
 
 
-def load(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+def load(path: Path, overrides: Iterable[str] = (), *, kept: bool = False) -> Recipe:
     """Reads a recipe from a YAML file.
 
     Args:
         path: the file.
         overrides: changes as ``key.path=value``, the value in YAML.
+        kept: whether a run keeps it: what it lacks, an older medarts has left out; see
+            ``medarts.config.section.Before``.
 
     Raises:
         RecipeError: the file is missing or no YAML, or a key or value is wrong.
     """
     content = read_mapping(path, noun="recipe")
+    content = as_before(content, Recipe) if kept else content
     return parse(apply_overrides(content, overrides), origin=str(path))
 
 

@@ -5,14 +5,16 @@ upper bound, far above what makes sense, so that a typing error is refused at on
 memory or the time of the machine.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, Strict, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, Field, Strict, TypeAdapter
 
 from medarts.registry import Section, Settings
 from medarts.system.names import NAME
 
-__all__ = ["LATER", "Section", "Settings", "is_unset"]
+__all__ = ["LATER", "Before", "Section", "Settings", "as_before", "is_unset"]
 
 
 class _Later:
@@ -26,9 +28,37 @@ Its default is what medarts did before. At its default it takes no part in finge
 resumed and compared."""
 
 
+@dataclass(frozen=True)
+class Before:
+    """Marks a field that came after runs had been made, and whose default is not what medarts did before:
+    ``Annotated[Literal["new", "old"], Before("old")] = "new"``.
+
+    Runs without the field have this value; at it, the field takes no part in fingerprints. See `as_before`.
+    """
+
+    value: Any
+
+
+def as_before(content: Mapping[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+    """Returns the values of a section, written by an older medarts, with the fields marked `Before` that they lack."""
+    filled = dict(content)
+    for name, field in section.model_fields.items():
+        values = [mark.value for mark in field.metadata if isinstance(mark, Before)]
+        if values and name not in filled:
+            filled[name] = values[0]
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            given = filled.get(name, {})
+            if isinstance(given, Mapping) and (inner := as_before(given, field.annotation)):
+                filled[name] = inner
+    return filled
+
+
 def is_unset(section: Section, name: str) -> bool:
-    """Whether a field of a section came later, see `LATER`, and has its default."""
+    """Whether a field of a section came later, see `LATER` and `Before`, and has the value of runs without it."""
     field = type(section).model_fields[name]
+    values = [mark.value for mark in field.metadata if isinstance(mark, Before)]
+    if values:
+        return bool(getattr(section, name) == values[0])
     if LATER not in field.metadata:
         return False
     kind: Any = Annotated[field.annotation, *field.metadata]
@@ -56,6 +86,8 @@ Rate = Annotated[Number, Field(gt=0.0, le=100.0)]
 Weight = Annotated[Number, Field(ge=0.0, le=100.0)]
 """A weight decay, or the share of something in a loss."""
 Norm = Annotated[Number, Field(ge=0.0, le=1e6)]
+Tolerance = Annotated[Number, Field(ge=0, le=10_000)]
+"""A distance up to which two things count as one."""
 Epochs = Annotated[Whole, Field(ge=1, le=100_000)]
 Duration = Annotated[Whole, Field(ge=0, le=100_000)]
 """Epochs, or none."""

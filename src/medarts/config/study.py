@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model
 
 from medarts.config.explaining import explain
 from medarts.config.reading import apply_overrides, expand, parse, read_mapping
-from medarts.config.section import MOST_NETWORKS, Channels, Name, Section, Seed, Text, Whole
+from medarts.config.section import MOST_NETWORKS, Channels, Name, Section, Seed, Text, Whole, as_before
 from medarts.config.sections import Recipe
 from medarts.config.yaml_text import write_yaml
 from medarts.errors import RecipeError, did_you_mean, shortened
@@ -427,10 +427,11 @@ def is_study(path: Path) -> bool:
     return "networks" in read_mapping(path, noun="recipe")
 
 
-def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:
+def load_study(path: Path, overrides: Iterable[str] = (), *, kept: bool = False) -> Study:
     """Reads a study from a YAML file.
 
     Args:
+        kept: whether it is that of a folder of a study, see ``medarts.config.load``.
         overrides: changes as ``key.path=value``, such as ``recipe.train.epochs=2``, the value in YAML.
 
     Raises:
@@ -449,7 +450,8 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> Study:
         origin = expand(content["recipe"], origin, folder=path.parent)
         content["recipe"] = read_mapping(Path(origin), noun="recipe")
     if isinstance(content.get("recipe"), dict):
-        content["recipe"] = parse(apply_overrides(content["recipe"], of_recipe), origin=origin)
+        given = as_before(content["recipe"], Recipe) if kept else content["recipe"]
+        content["recipe"] = parse(apply_overrides(given, of_recipe), origin=origin)
     if isinstance(content.get("networks"), list):
         content["networks"] = [
             _with_paths(entry, f"{path}: networks.{number}", folder=path.parent) if isinstance(entry, dict) else entry

@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from safetensors.torch import load as load_tensors
 
 from medarts.config import Recipe, parse
+from medarts.config.section import as_before
 from medarts.config.yaml_text import YamlError, read_yaml
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.info import ModelInfo
@@ -207,7 +208,7 @@ def _recipe(content: bytes, path: Path) -> Recipe:
         raise _DamagedError(f"{RECIPE} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise _DamagedError(f"{RECIPE} holds no keys")
-    recipe = parse(values, origin=f"{path}: {RECIPE}")
+    recipe = parse(as_before(values, Recipe), origin=f"{path}: {RECIPE}")
     # A recipe from elsewhere must not name files of this machine.
     if not all(source.is_in_memory for source in recipe.data.sources) or recipe.data.cache is not None:
         raise _DamagedError(f"{RECIPE} names data on a disk")

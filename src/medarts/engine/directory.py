@@ -245,7 +245,7 @@ class RunDirectory(os.PathLike[str]):
 
     def recipe_file(self) -> Recipe:
         """Reads the file of the recipe, whether or not it was edited."""
-        return load(self.path / "recipe.yaml")
+        return load(self.path / "recipe.yaml", kept=True)
 
     def differences(self, recipe: Recipe) -> Iterator[tuple[str, Any, Any]]:
         """Yields the values that decide the run and are others in a recipe: field, value of the run, and other.

@@ -141,7 +141,7 @@ def architecture_named(name: str) -> Architecture:
     if exists(Path(name) / STRUCTURE):
         from medarts.config import load  # not above: the recipe looks up the models
 
-        return read_pruned(Path(name), load(Path(name) / "recipe.yaml").train.model or load_genotype(name))
+        return read_pruned(Path(name), load(Path(name) / "recipe.yaml", kept=True).train.model or load_genotype(name))
     if name in zoo() or "/" in name or "\\" in name or Path(name).suffix or Path(name).exists():
         return load_genotype(name)
     raise RecipeError(f"There is no network '{name}'.", fix=did_you_mean(name, (*models.names(), *zoo())))

@@ -62,7 +62,7 @@ def available_runs(out: Path) -> dict[str, Group]:
     layout = Layout(out)
     if not layout.study.is_file():
         raise RunError(f"{out} holds no study.", fix="Give the folder of a benchmark.")
-    study = load_study(layout.study)
+    study = load_study(layout.study, kept=True)
     found = {}
     for group in study.trained_on:
         candidates: list[Candidate] = []
@@ -189,7 +189,7 @@ def with_threads(study: Study, before: Path, *, jobs: int) -> Study:
         return study
     cores, threads = torch.get_num_threads(), 0
     if before.is_file():
-        threads = load_study(before).recipe.compute.threads
+        threads = load_study(before, kept=True).recipe.compute.threads
     if not threads:
         threads = max(1, cores // jobs)
         if jobs > 1:

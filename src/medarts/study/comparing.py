@@ -74,7 +74,7 @@ def compare_study(study: Path, *, reference: str | None = None, split: Part = "t
         RunError: there is no study, none of its runs has finished or can be read, or it has no such network.
     """
     finished = available_runs(study)
-    settings, layout = load_study(Layout(study).study), Layout(study)
+    settings, layout = load_study(Layout(study).study, kept=True), Layout(study)
     if not any(group.candidates for group in finished.values()):
         raise RunError(f"No run of {study} has finished yet.", fix="Continue it; see failures/ for the reasons.")
     design = design_of(settings, layout)

@@ -99,7 +99,7 @@ def generalize(out: Path) -> Generalization:
     """
     groups = {name: group.without_damaged(read_files) for name, group in available_runs(out).items()}
     layout = Layout(out)
-    study = load_study(layout.study)
+    study = load_study(layout.study, kept=True)
     check_writable(out)
     table, untested = score_everything(study, groups)
     return put_together(
