@@ -67,7 +67,7 @@ def test_images_and_masks_are_resized_together() -> None:
     images[:, :, 40:], masks[:, :, 40:] = 255, 1
     masks[0] = 0
     masks[0, 0, 0] = 1
-    store = from_arrays(images, masks, size=20)
+    store = from_arrays(images, masks, size=20, resize="squash")
     assert store.images.shape == (4, 1, 20, 20)
     assert store.targets[1].tolist() == [[0] * 10 + [1] * 10] * 20
     assert store.truths[:, 0].tolist() == [MaskState.VANISHED, *[MaskState.PRESENT] * 3]

@@ -13,6 +13,8 @@ from PIL import Image
 
 from medarts.config import DataSettings, Recipe, SourceSettings, make_source
 from medarts.data import store as filling
+from medarts.data.geometry import fitted
+from medarts.data.masks import IGNORE
 from medarts.data.opening import choose_sources, open_data, open_sources
 from medarts.data.reading import read_pair
 from medarts.data.store import ImageStore, open_store
@@ -119,7 +121,7 @@ def test_two_folders_with_files_of_the_same_names_and_sizes(tmp_path: Path) -> N
     assert np.min(stores[1].images) == pytest.approx(200 / 255, abs=1e-3)
 
 
-def test_images_are_resized_smoothly_and_masks_to_nearest(tmp_path: Path) -> None:
+def test_images_are_resized_smoothly_and_masks_to_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     board = (np.indices((64, 48)).sum(0) % 2 * 255).astype(np.uint8)  # a chess board of single pixels
@@ -129,12 +131,22 @@ def test_images_are_resized_smoothly_and_masks_to_nearest(tmp_path: Path) -> Non
         Image.fromarray(board).save(tmp_path / "images" / f"{name}.png")
         Image.fromarray(halves).save(tmp_path / "masks" / f"{name}.png")
     source = make_source(kind="folder", path=tmp_path)
-    store = opened(DataSettings(sources=(source,), size=16, in_channels=1, cache=tmp_path / "cache"))
+    data = DataSettings(sources=(source,), size=16, in_channels=1, resize="squash", cache=tmp_path / "cache")
+    store = opened(data)
+    assert "3 of 3 images are not square and were stretched to 16 x 16 pixels" in capsys.readouterr().err
     assert store.images.shape == (3, 1, 16, 16)
     inner = store.images[0][0, 2:-2, 2:-2]
     np.testing.assert_allclose(inner, 0.5, atol=0.06)  # without antialiasing: 0 or 1
     expected = np.repeat([0, 1], 8)[:, None] * np.ones((1, 16), int)
     np.testing.assert_array_equal(store.targets[0], expected)
+
+    fit = opened(data.model_copy(update={"resize": "fit"}))
+    assert "stretched" not in capsys.readouterr().err
+    assert fit.framing(0) == fitted(64, 48, size=16)
+    expected[:, :2] = expected[:, 14:] = IGNORE
+    np.testing.assert_array_equal(fit.targets[0], expected)
+    np.testing.assert_array_equal(fit.images[0][0, :, [0, 1, 14, 15]], 0)
+    np.testing.assert_allclose(fit.images[0][0, 2:-2, 4:-4], 0.5, atol=0.06)
 
 
 def labelled(root: Path, *values: int) -> SourceSettings:
@@ -226,6 +238,8 @@ IN_ANOTHER_PROCESS = """
 import sys
 from pathlib import Path
 from medarts.data import store as filling
+from medarts.data.geometry import fitted
+from medarts.data.masks import IGNORE
 from medarts.data.opening import open_sources
 from medarts.data.store import open_store
 from medarts.config import DataSettings

@@ -61,7 +61,13 @@ def largest_difference(one: Deployable, content: bytes, engine: Callable[..., En
     """Returns how far an engine is from PyTorch on parts of odd sizes, alone and in batches."""
     differences = []
     exported, built = engine(content, threads=1), TorchEngine(one)
-    for number, height, width in ((1, 137, 161), (3, one.info.size, one.info.size), (2, 50, 19), (1, 301, 287)):
+    for number, height, width in (
+        (1, 137, 161),
+        (3, one.info.size, one.info.size),
+        (2, 50, 19),
+        (1, 301, 287),
+        (1, 3, 160),
+    ):
         starts = [(17 * row, 23 * row) for row in range(number)]
         parts = [photo()[top : top + height, left : left + width, : one.info.in_channels] for top, left in starts]
         images = np.stack(parts).transpose(0, 3, 1, 2).astype(np.float32)
@@ -77,18 +83,24 @@ def largest_difference(one: Deployable, content: bytes, engine: Callable[..., En
 BASELINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # Settings of the network; outputs, scaling and size.
     "unet": ({"width": 4, "depth": 3}, {"window": (20.0, 200.0)}),
-    "attention-unet": ({"width": 4, "depth": 3}, {"outputs": 3, "in_channels": 3}),
+    "attention-unet": ({"width": 4, "depth": 3}, {"outputs": 3, "in_channels": 3, "resize": "fit"}),
     "multiresunet": ({"width": 4, "depth": 3}, {"percentiles": (1.0, 99.0)}),
     "r2unet": ({"width": 4, "depth": 3}, {}),
     "attention-r2unet": ({"width": 4, "depth": 3}, {"head": "average"}),
-    "resenc-unet": ({"width": 4, "depth": 4, "deep_supervision": True}, {"percentiles": (0.5, 99.5), "in_channels": 3}),
+    "resenc-unet": (
+        {"width": 4, "depth": 4, "deep_supervision": True},
+        {"percentiles": (0.5, 99.5), "in_channels": 3, "resize": "fit"},
+    ),
     "unetpp": ({"width": 4, "depth": 3}, {"in_channels": 3, "head": "average"}),
     "mednext": ({"width": 4, "depth": 2}, {"in_channels": 3}),
-    "chexnet": ({}, {"outputs": 14, "size": 64}),
+    "chexnet": ({}, {"outputs": 14, "size": 64, "resize": "fit"}),
 }
 
 ZOO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "alpha0_5_stage1_nodouble_deep_ep80": ({"init_channel": 4, "norm": "batch"}, {"window": (0.0, 180.0)}),
+    "alpha0_5_stage1_nodouble_deep_ep80": (
+        {"init_channel": 4, "norm": "batch"},
+        {"window": (0.0, 180.0), "resize": "fit"},
+    ),
     "layer7_double_deep": (
         {"init_channel": 4},
         {"in_channels": 3, "outputs": 4, "percentiles": (2.0, 98.0), "head": "average"},

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import medarts
+from medarts.data.reading import unframed
 from medarts.deploy.model import TrainedModel
 from medarts.engine.directory import RunDirectory
 from medarts.training.trained import load_network
@@ -164,6 +165,20 @@ def test_predictions_are_those_that_are_scored(run_on: Callable[..., RunDirector
         scored = torch.sigmoid(network.eval()(torch.from_numpy(data.images[:].astype(np.float32))))
         scored = F.interpolate(scored, size=(48, 48), mode="bilinear", antialias=True)[:, 0]
     assert np.allclose(model.predict(images), scored.numpy(), atol=1e-6)
+
+
+def test_predictions_of_padded_images_are_those_that_are_scored(run_on: Callable[..., RunDirectory]) -> None:
+    images = GENERATOR.random((20, 30, 48)).astype(np.float32)
+    data = medarts.from_arrays(images, images > 0.5, size=32)
+    run = medarts.train(None, RECIPE, data=data, out=run_on("grey", GREY, GREY > 128).path.parent / "padded")
+    assert run.recipe.data.resize == "fit"
+    model, network = medarts.load(run.path), load_network(run).eval()
+    with torch.inference_mode():
+        scored = torch.sigmoid(network(torch.from_numpy(data.images[:].astype(np.float32))))
+        expected = torch.cat([unframed(scored[n : n + 1], data.framing(n)) for n in range(20)])
+    found = model.predict(images)
+    assert found.shape == (20, 30, 48)
+    assert np.allclose(found, expected[:, 0].numpy(), atol=1e-6)
 
 
 def test_a_dice_of_predictions_is_that_of_evaluate(run_on: Callable[..., RunDirectory], grey: TrainedModel) -> None:

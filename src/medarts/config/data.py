@@ -11,6 +11,7 @@ from medarts.config.section import (
     LARGEST_SIZE,
     LATER,
     MOST_OUTPUTS,
+    Before,
     Flag,
     Fraction,
     Name,
@@ -35,6 +36,8 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 Task = Literal["segmentation", "classification"]
+
+Resize = Literal["fit", "squash"]
 
 Intensity = Annotated[Number, Field(ge=-1e9, le=1e9)]
 Percentile = Annotated[Number, Field(ge=0, le=100)]
@@ -204,7 +207,9 @@ class DataSettings(Section):
 
     Attributes:
         sources: the data sets; several are joined to one.
-        size: height and width of the images, in pixels.
+        size: height and width of what networks see, in pixels.
+        resize: how images get this size: fit keeps their aspect ratio and pads what is left, squash stretches them to a
+            square.
         in_channels: channels of the images; grey images are repeated, colour images become luma where 1.
         classes: what is segmented: the names of the foreground classes, such as [liver, tumour], which tables, pages
             and predictions show; or the number of outputs, with classes called by number. One name, or 1: foreground or
@@ -221,6 +226,7 @@ class DataSettings(Section):
 
     sources: Annotated[tuple[AnySource, ...], Field(min_length=1, max_length=100)]
     size: Annotated[Whole, Field(ge=16, le=LARGEST_SIZE)] = 256
+    resize: Annotated[Resize, Before("squash")] = "fit"
     in_channels: Annotated[Whole, Field(ge=1, le=64)] = 3
     classes: Classes = 1
     findings: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST_OUTPUTS)] | None = None

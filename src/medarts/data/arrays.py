@@ -15,12 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
 from medarts.config import DataSettings, Split
+from medarts.config.data import Resize
 from medarts.config.explaining import explain
 from medarts.config.section import MOST_OUTPUTS, Section
 from medarts.data.digests import new_digest
+from medarts.data.geometry import framed, padded, squashed
 from medarts.data.images import Layout, as_array, as_hwc, scaled
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.reading import mask_states, resize_image, resize_mask
+from medarts.data.masks import IGNORE
+from medarts.data.reading import frame_image, mask_states, resize_mask
 from medarts.data.sources.arrays import ArraysSettings
 from medarts.data.splits import SPLIT_SEED, complete_splits, divided, split_named
 from medarts.data.store import ImageStore
@@ -29,6 +32,8 @@ from medarts.errors import DataError, did_you_mean, quoted
 _OF_SOURCE = ("name", "window", "percentiles", "fractions")
 """Options that are those of a source on disk, too."""
 
+_OF_DATA = ("size", "resize", "classes")
+"""Options that are those of the section ``data`` of a recipe."""
 
 _SCALING = "Give window=(low, high) or percentiles=(0.5, 99.5), or uint8, uint16 or floats in 0..1."
 
@@ -41,6 +46,7 @@ class Options(TypedDict, total=False):
     findings: Sequence[str] | None
     classes: int | None
     size: int | None
+    resize: Resize | None
     channels: Layout | None
     window: tuple[float, float] | None
     percentiles: tuple[float, float] | None
@@ -62,6 +68,7 @@ def from_arrays(images: ArrayLike, targets: ArrayLike, **options: Unpack[Options
         findings: names of the F labels. Default: "finding 1" and so on.
         classes: outputs of a segmentation, see ``data.classes`` of a recipe. Default: from the masks.
         size: height and width that networks see, in pixels. Default: that of the images, which must be square.
+        resize: how images get that size, "fit" or "squash"; see ``data.resize`` of a recipe. Default: "fit".
         channels: axis of the channels, "first" or "last". Default: the one of 1 to 4 entries.
         window: (low, high) values that become 0 and 1.
         percentiles: (low, high) percentiles of each image that become 0 and 1.
@@ -104,7 +111,10 @@ def from_dataset(dataset: "torch.utils.data.Dataset[Any]", **options: Unpack[Opt
 
 
 def data_section(store: ImageStore) -> dict[str, Any]:
-    """Returns the section ``data`` of a recipe for a store in memory: source, size, channels and outputs."""
+    """Returns the section ``data`` of a recipe for a store in memory: source, size, channels and outputs.
+
+    How images were resized is left out where they are square, as that is all the same then.
+    """
     manifest = store.manifest
     (name,) = manifest.domains
     rules = manifest.rules[name]
@@ -120,7 +130,15 @@ def data_section(store: ImageStore) -> dict[str, Any]:
         "path": str(Path.cwd()),
         **{key: list(value) for key, value in scaling.items() if value is not None},
     }
-    return {"sources": [source], "size": store.images.shape[2], "in_channels": store.images.shape[1], **outputs}
+    square = store.sizes is None or bool((store.sizes[:, 0] == store.sizes[:, 1]).all())
+    resize = {} if square else {"resize": store.resize}
+    return {
+        "sources": [source],
+        "size": store.images.shape[2],
+        "in_channels": store.images.shape[1],
+        **resize,
+        **outputs,
+    }
 
 
 def _items(dataset: Any) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
@@ -137,13 +155,14 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
     name, rules = settings.domain, ReadingRules(settings.window, settings.percentiles)
     images: list[NDArray[np.float16]] = []
     targets: list[NDArray[np.uint8]] = []
-    values: list[NDArray[np.uint8]] = []  # of every target as given, of which resizing may lose some
+    values: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []  # of every target as given, and resized
     digests: list[tuple[str, str]] = []
     sizes: list[tuple[int, ...]] = []
     for number, (image, target) in enumerate(items):
         image_hwc = as_hwc(image, layout, number)
         side = _side(image_hwc, number) if options.get("size") is None else wanted.size
-        made = resize_image(scaled(image_hwc, rules, number, fix=_SCALING), side)
+        framing = framed(*image_hwc.shape[:2], size=side, resize=wanted.resize)
+        made = frame_image(scaled(image_hwc, rules, number, fix=_SCALING), framing, size=side)
         read = _labels(target, number) if target.ndim < 2 else _mask(target, image_hwc, number)
         if images and (made.shape != images[0].shape or read.ndim != targets[0].ndim):
             raise DataError(
@@ -151,10 +170,13 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
                 fix="Give size to resize all images, equally many channels, and either masks or labels.",
             )
         images.append(made.astype(np.float16))
-        targets.append(resize_mask(read, side) if read.ndim == 2 else read)
-        values.append(np.unique(read))
+        resized = resize_mask(read, (framing.rows, framing.columns)) if read.ndim == 2 else read
+        targets.append(padded(resized, framing, (side, side), fill=IGNORE) if read.ndim == 2 else read)
+        values.append((np.unique(read), np.unique(resized)))
         sizes.append(image_hwc.shape[:2])
-        digests.append((_digest(image), _digest(target)))
+        # Runs of before stretched all images: others have to be other data to them.
+        form = "" if framing == squashed(*image_hwc.shape[:2], size=side) else wanted.resize
+        digests.append((_digest(image, form), _digest(target)))
     if not images:
         raise DataError(f"The data set {name} is empty.", fix="Give at least one image for training.")
     stacked = np.stack(targets)
@@ -174,11 +196,10 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
         truths = np.zeros((len(images), 0), np.uint8)
     else:
         given = None if options.get("classes") is None else wanted.outputs
-        outputs = _outputs(given, int(max(each.max() for each in values)))
-        truths = np.stack(
-            [mask_states(each, mask, classes=outputs) for each, mask in zip(values, targets, strict=True)]
-        )
-    store = ImageStore(manifest, np.stack(images), stacked, truths, sizes=np.array(sizes, np.int32))
+        outputs = _outputs(given, int(max(given.max() for given, _ in values)))
+        truths = np.stack([mask_states(*each, classes=outputs) for each in values])
+    held_sizes = np.array(sizes, np.int32)
+    store = ImageStore(manifest, np.stack(images), stacked, truths, sizes=held_sizes, resize=wanted.resize)
     with _as_in_a_recipe(DataSettings):  # what the arrays themselves decide
         DataSettings.model_validate(data_section(store))
     return store
@@ -193,7 +214,9 @@ def _checked(options: Options) -> DataSettings:
     with _as_in_a_recipe(ArraysSettings):
         source = ArraysSettings(**{key: given[key] for key in _OF_SOURCE if key in given})
     with _as_in_a_recipe(DataSettings):
-        return DataSettings(sources=(source,), **{key: given[key] for key in ("size", "classes") if key in given})
+        return DataSettings(
+            sources=(source,), **{key: given[key] for key in ("size", "resize", "classes") if key in given}
+        )
 
 
 @contextmanager
@@ -324,8 +347,8 @@ def _split(word: str) -> Split:
     return split
 
 
-def _digest(values: NDArray[Any]) -> str:
+def _digest(values: NDArray[Any], form: str = "") -> str:
     digest = new_digest()
-    digest.update(f"{values.shape} {values.dtype.str}".encode())
+    digest.update(f"{values.shape} {values.dtype.str}{form}".encode())
     digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ import numpy as np
 from medarts.config import SPLITS, DataSettings, SourceSettings, Split
 from medarts.data.examination import Examination, Finding, Level, Summary, common, first_of, kind_of
 from medarts.data.formats.raw import Raw
+from medarts.data.geometry import framed
 from medarts.data.images import Image, scale
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import DomainLevels, Mask, MaskLevel, ReadMask, classify, stored_mask
@@ -250,7 +251,8 @@ def _resized(sample: Sample, mask: Mask, needs: DataSettings, findings: list[Fin
         check_classes(sample, mask, needs.outputs)
     except DataError as error:
         findings.append(_error(sample, sample.files[-1], error))
-    resized = resize_mask(mask, needs.size)
+    framing = framed(*mask.shape, size=needs.size, resize=needs.resize)
+    resized = resize_mask(mask, (framing.rows, framing.columns))
     findings += [
         Finding("warning", str(sample.mask), f"Class {index} vanishes at data.size {needs.size}.", _SIZE_FIX)
         for index in vanished_classes(mask, resized)

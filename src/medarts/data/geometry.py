@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LEAST = 2
+"""Rows or columns of a resized image: ONNX Runtime enlarges a single column to something else than PyTorch does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Framing:
@@ -61,9 +64,14 @@ def fitted(height: int, width: int, *, size: int) -> Framing:
     True
     """
     longer = max(height, width)
-    # Whole numbers, rounded half up: an exported graph computes the same.
-    rows, columns = (max(1, (2 * side * size + longer) // (2 * longer)) for side in (height, width))
+    # Whole numbers, rounded half up, as an exported graph computes them too.
+    rows, columns = (max(LEAST, (2 * side * size + longer) // (2 * longer)) for side in (height, width))
     return Framing(height, width, rows, columns, (size - rows) // 2, (size - columns) // 2)
+
+
+def framed(height: int, width: int, *, size: int, resize: str) -> Framing:
+    """Returns the framing of an image by the rule of a recipe, "fit" or "squash"."""
+    return (fitted if resize == "fit" else squashed)(height, width, size=size)
 
 
 def padded(values: NDArray[Any], framing: Framing, shape: tuple[int, int], *, fill: float) -> NDArray[Any]:

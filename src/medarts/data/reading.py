@@ -7,10 +7,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
+from medarts.data.geometry import Framing, padded
 from medarts.data.images import Image
 from medarts.data.manifest import ReadingRules, Sample
-from medarts.data.masks import Mask, MaskLevel, read_mask
+from medarts.data.masks import IGNORE, Mask, MaskLevel, read_mask
 from medarts.data.parts import read_parts, stacked
 from medarts.errors import DataError
 
@@ -103,19 +105,46 @@ def check_labels(domain: str, rules: ReadingRules, classes: int) -> None:
         )
 
 
-def resize_image(image_hwc: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Returns an image (H, W, channels) in 0..1 as (channels, size, size): bilinear, antialiased, stretched."""
+def resize_image(image_hwc: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Returns an image (H, W, channels) in 0..1 as (channels, *shape): bilinear, antialiased."""
     image = torch.from_numpy(np.ascontiguousarray(image_hwc)).permute(2, 0, 1)[None]
-    resized = F.interpolate(image, size=(size, size), mode="bilinear", antialias=True)[0].clamp(0, 1)
+    resized = F.interpolate(image, size=shape, mode="bilinear", antialias=True)[0].clamp(0, 1)
     chw: NDArray[np.float32] = resized.numpy()
     return chw
 
 
-def resize_mask(mask_hw: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Returns class indices (H, W) as (size, size), each pixel taken from the one nearest to its centre."""
+def resize_mask(mask_hw: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Returns class indices (H, W) as ``shape``, each pixel taken from the one nearest to its centre."""
     mask = torch.from_numpy(np.ascontiguousarray(mask_hw))[None, None]
-    resized: NDArray[np.uint8] = F.interpolate(mask, size=(size, size), mode="nearest-exact")[0, 0].numpy()
+    resized: NDArray[np.uint8] = F.interpolate(mask, size=shape, mode="nearest-exact")[0, 0].numpy()
     return resized
+
+
+def frame_image(image_hwc: NDArray[np.float32], framing: Framing, *, size: int) -> NDArray[np.float32]:
+    """Returns an image (H, W, channels) in 0..1 as networks see it, (channels, size, size); padding is 0."""
+    resized = resize_image(image_hwc, (framing.rows, framing.columns))
+    return padded(resized, framing, (size, size), fill=0)
+
+
+def frame_mask(
+    mask_hw: NDArray[np.uint8], framing: Framing, *, size: int, classes: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Returns class indices (H, W) as networks learn them, (size, size), and what became of each class, `mask_states`.
+
+    Padding counts neither as background nor as a class (`IGNORE`).
+    """
+    resized = resize_mask(mask_hw, (framing.rows, framing.columns))
+    states = mask_states(mask_hw, resized, classes=classes)
+    return padded(resized, framing, (size, size), fill=IGNORE), states
+
+
+def unframed(values: Tensor, framing: Framing) -> Tensor:
+    """Returns probabilities as networks give them (B, K, size, size) at the size of the file (B, K, height, width)."""
+    inside: Tensor = framing.inside(values)
+    if not framing.is_resized:
+        return inside
+    shape = (framing.height, framing.width)
+    return F.interpolate(inside, size=shape, mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def vanished_classes(mask_hw: NDArray[np.uint8], resized_hw: NDArray[np.uint8]) -> tuple[int, ...]:

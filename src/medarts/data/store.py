@@ -28,12 +28,13 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from medarts.config import DataSettings
+from medarts.config.data import Resize
 from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, use
 from medarts.data.digests import digests_read
-from medarts.data.geometry import Framing, squashed
+from medarts.data.geometry import Framing, framed
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.masks import DomainLevels, MaskLevel
-from medarts.data.reading import MaskState, check_classes, mask_states, read_image, read_pair, resize_image, resize_mask
+from medarts.data.reading import MaskState, check_classes, frame_image, frame_mask, read_image, read_pair
 from medarts.data.rows import Rows, RowWriter, StoredRows
 from medarts.errors import DataError
 from medarts.system.cached import user_cache
@@ -61,9 +62,17 @@ _Forms = Mapping[str, Mapping[str, Any]]
 
 
 class _Read(NamedTuple):
-    """What a sample gives the store."""
+    """What a sample gives the store.
+
+    Attributes:
+        rows: of the arrays, in the order of their forms.
+        is_stretched: the image has lost its aspect ratio.
+        lost: the mask has lost a class.
+        levels: see ``medarts.data.masks``.
+    """
 
     rows: tuple[ArrayLike, ...]
+    is_stretched: bool = False
     lost: bool = False
     levels: tuple[MaskLevel, ...] = ()
 
@@ -79,6 +88,7 @@ class ImageStore:
         truths: uint8, sample x foreground class: a `MaskState`, what the mask has of the class; no column for findings.
         held: keeps other processes from removing the store.
         sizes: int32, sample x 2: height and width of the image in its file, in pixels. Default: those of the store.
+        resize: how images got the size of the store.
     """
 
     manifest: Manifest
@@ -87,12 +97,13 @@ class ImageStore:
     truths: NDArray[np.uint8]
     held: FileLock | None = field(default=None, repr=False, compare=False)
     sizes: NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
+    resize: Resize = "squash"
 
     def framing(self, index: int) -> Framing:
         """Returns where the image of a sample, as in its file, lies in the stored one."""
         size = self.images.shape[-1]
         height, width = (size, size) if self.sizes is None else self.sizes[index].tolist()
-        return squashed(height, width, size=size)
+        return framed(height, width, size=size, resize=self.resize)
 
     @property
     def vanished(self) -> NDArray[np.bool_]:
@@ -109,8 +120,8 @@ class ImageStore:
 def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) -> ImageStore:
     """Returns the store of a manifest, made now or found in the cache.
 
-    Images are resized to a square with antialiased bilinear, masks with nearest-neighbour interpolation. A store whose
-    arrays are not those that were written is made again.
+    Images are resized, by the rule ``data.resize``, with antialiased bilinear, masks with nearest-neighbour
+    interpolation. A store whose arrays are not those that were written is made again.
 
     Args:
         threads: files read at a time; 0: as many as there are cores. Fewer where images are large.
@@ -120,7 +131,7 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
             differ in their foreground, the disk is full, or the cache cannot be written.
     """
     form = f"{settings.size}px-{settings.in_channels}ch" + ("" if manifest.findings else f"-{settings.outputs}cl")
-    form += "-squash"
+    form += f"-{settings.resize}"
     folder = cache_folder(settings) / f"v{FORMAT}-{manifest.fingerprint()}-{form}"
     forms = _forms_of(manifest, settings)
     try:
@@ -131,10 +142,10 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
                     inform(f"The stored images in {folder} are damaged ({problem}); they are read again.")
                     discard(folder)
                 _fill(folder, manifest, settings, threads=threads)
-            return _opened(folder, manifest, held=use(folder.parent, folder.name))
+            return _opened(folder, manifest, settings, held=use(folder.parent, folder.name))
     except OSError as error:
         if _problem(folder, forms) is None:  # a cache that may be read, made by somebody else
-            return _opened(folder, manifest, held=None)
+            return _opened(folder, manifest, settings, held=None)
         raise DataError(
             f"The cache {folder.parent} cannot be written ({error.strerror or error}).",
             fix="Set data.cache to a folder that can be written, on a disk with room.",
@@ -185,13 +196,13 @@ def read_images(path: Path | None) -> ImageStore | None:
     return store
 
 
-def _opened(folder: Path, manifest: Manifest, *, held: FileLock | None) -> ImageStore:
+def _opened(folder: Path, manifest: Manifest, settings: DataSettings, *, held: FileLock | None) -> ImageStore:
     images, sizes = StoredRows(folder / "images.npy"), np.asarray(StoredRows(folder / "sizes.npy"))
     if manifest.findings:
         truths = np.zeros((len(manifest.samples), 0), np.uint8)
-        return ImageStore(manifest, images, manifest.labels(), truths, held, sizes)
+        return ImageStore(manifest, images, manifest.labels(), truths, held, sizes, settings.resize)
     masks, truths = StoredRows(folder / "masks.npy"), np.asarray(StoredRows(folder / "truths.npy"))
-    return ImageStore(manifest, images, masks, truths, held, sizes)
+    return ImageStore(manifest, images, masks, truths, held, sizes, settings.resize)
 
 
 def _forms_of(manifest: Manifest, settings: DataSettings) -> _Forms:
@@ -237,6 +248,7 @@ def _write(folder: Path, manifest: Manifest, settings: DataSettings, forms: _For
     """Writes the arrays, says which masks have lost classes, and returns the digests of the files."""
     number = len(manifest.samples)
     lost: list[Sample] = []
+    stretched = 0
     levels = {domain: DomainLevels() for domain in manifest.domains}
     with ExitStack() as stack:
         bar = stack.enter_context(progress_bar("reading images", number))
@@ -246,12 +258,18 @@ def _write(folder: Path, manifest: Manifest, settings: DataSettings, forms: _For
                 writer.append(row)
             if read.lost:
                 lost.append(sample)
+            stretched += read.is_stretched
             levels[sample.domain].add(read.levels)
             if (problem := levels[sample.domain].problem(sample.domain)) is not None:
                 raise problem
             bar.advance()
         for writer in writers.values():
             writer.finish()
+    if stretched:
+        inform(
+            f"{stretched:,} of {number:,} images are not square and were stretched to {settings.size} x "
+            f"{settings.size} pixels (data.resize: squash)."
+        )
     if lost:
         names = ", ".join([*(sample.key for sample in lost[:_NAMED]), *["..."] * (len(lost) > _NAMED)])
         what = "all foreground" if settings.outputs == 1 else "a class"
@@ -295,15 +313,20 @@ def _cores() -> int:
 
 def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
     rules, size = manifest.rules[sample.domain], settings.size
+    mask_hw, levels = None, ()
     if sample.mask is None:
         image_hwc = read_image(sample, rules, channels=settings.in_channels)
-        return _Read((resize_image(image_hwc, size), image_hwc.shape[:2]))
-    image_hwc, mask_hw, levels = read_pair(sample, rules, channels=settings.in_channels)
-    check_classes(sample, mask_hw, settings.outputs)
-    resized = resize_mask(mask_hw, size)
-    truths = mask_states(mask_hw, resized, classes=settings.outputs)
-    rows = (resize_image(image_hwc, size), image_hwc.shape[:2], resized, truths)
-    return _Read(rows, bool((truths == MaskState.VANISHED).any()), levels)
+    else:
+        image_hwc, mask_hw, levels = read_pair(sample, rules, channels=settings.in_channels)
+        check_classes(sample, mask_hw, settings.outputs)
+    height, width = image_hwc.shape[:2]
+    framing = framed(height, width, size=size, resize=settings.resize)
+    rows: tuple[ArrayLike, ...] = frame_image(image_hwc, framing, size=size), (height, width)
+    lost = False
+    if mask_hw is not None:
+        mask, truths = frame_mask(mask_hw, framing, size=size, classes=settings.outputs)
+        rows, lost = (*rows, mask, truths), bool((truths == MaskState.VANISHED).any())
+    return _Read(rows, settings.resize == "squash" and height != width, lost, levels)
 
 
 def _check_disk(cache: Path, needed: int) -> None:

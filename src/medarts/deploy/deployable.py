@@ -4,10 +4,14 @@ This is the meaning of every deployed form: runs predict with it, `medarts expor
 files are verified against it.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medarts.data.geometry import LEAST
 from medarts.deploy.engines import Floats, Outputs, failed
 from medarts.deploy.info import ModelInfo
 from medarts.network import Network
@@ -58,8 +62,10 @@ class Deployable(nn.Module):
         # Multiplied, not divided, as training does: the two round differently. An image of equal percentiles is 0.
         x = torch.where(width > 0, (image_bchw - low) * torch.where(width > 0, width, 1.0).reciprocal(), 0.0)
         x = x.clamp(0, 1)
-        size = (self.info.size, self.info.size)
         # Not rounded to float16 as in stores of images: what differs by 1e-7 between two runtimes would differ by 5e-4.
+        if self.info.resize == "fit":
+            return _fitted(x, self.info.size)
+        size = (self.info.size, self.info.size)
         return F.interpolate(x, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
     def _masks(self, logits: Tensor, image_bchw: Tensor) -> tuple[Tensor, ...]:
@@ -67,6 +73,8 @@ class Deployable(nn.Module):
         probabilities = torch.sigmoid(logits) if binary else torch.softmax(logits, 1)
         # Probabilities are resized, not logits: those of exclusive classes still add up to one.
         size = image_bchw.shape[-2:]
+        if self.info.resize == "fit":
+            probabilities = _inside(probabilities, size, self.info.size)
         own = F.interpolate(probabilities, size=size, mode="bilinear", antialias=True).clamp(0, 1)
         mask = own[:, 0] >= self.info.threshold if binary else own.argmax(1)
         return own, mask.to(torch.uint8)
@@ -75,6 +83,38 @@ class Deployable(nn.Module):
         temperature = 1.0 if self.info.calibration is None else self.info.calibration.temperature
         calibrated = torch.sigmoid(logits / temperature)
         return logits, torch.sigmoid(logits), calibrated, (calibrated >= self.thresholds).to(torch.uint8)
+
+
+def _fitted(images_bchw: Tensor, size: int) -> Tensor:
+    """Returns images resized with their aspect ratio kept, padded with 0 to a square; see ``fitted`` of the data."""
+    (rows, columns), (top, left) = _place(*images_bchw.shape[-2:], size)
+    y = F.interpolate(images_bchw, size=(rows, columns), mode="bilinear", antialias=True).clamp(0, 1)
+    # By indices, as an exported graph is one for all sizes of images, and padding would be a case for each side.
+    row, column = (torch.arange(size, device=y.device) - start for start in (top, left))
+    inside = ((row >= 0) & (row < rows))[:, None] & (column >= 0) & (column < columns)
+    one = torch.ones((), dtype=torch.int64, device=y.device)
+    y = y.index_select(2, row.clamp(min=0).minimum(one * (rows - 1)))
+    y = y.index_select(3, column.clamp(min=0).minimum(one * (columns - 1)))
+    return torch.where(inside, y, 0.0)
+
+
+def _inside(values_bkhw: Tensor, shape: Sequence[int], size: int) -> Tensor:
+    """Returns the part of a square that shows an image of a shape, without the padding of `_fitted`."""
+    (rows, columns), (top, left) = _place(*shape, size)
+    row, column = (torch.arange(length, device=values_bkhw.device) for length in (rows, columns))
+    return values_bkhw.index_select(2, row + top).index_select(3, column + left)
+
+
+def _place(height: int, width: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns rows, columns and place of a fitted image as ``medarts.data.geometry.fitted`` does, also of symbols."""
+    longer = _larger(height, width)
+    rows, columns = (_larger((2 * side * size + longer) // (2 * longer), LEAST) for side in (height, width))
+    return (rows, columns), ((size - rows) // 2, (size - columns) // 2)
+
+
+def _larger(one: Any, other: Any) -> Any:
+    """Returns the larger of two lengths, which are tensors where TorchScript traces them."""
+    return one.clamp(min=other) if isinstance(one, Tensor) else torch.sym_max(one, other)
 
 
 def output_names(info: ModelInfo) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from medarts.config import Task
+from medarts.config.data import Resize
 from medarts.config.section import Section
 
 METADATA = "medarts"
@@ -90,7 +91,8 @@ class ModelInfo(Section):
         task: segmentation or classification.
         outputs: names of the findings; of masks "foreground" alone, or one for each class, the first is background.
         in_channels: 1 for grey images, 3 for colour.
-        size: height and width in pixels at which the network sees images; they are stretched to it.
+        size: height and width in pixels at which the network sees images.
+        resize: how they get it: stretched (squash), or with their aspect ratio kept and padded (fit).
         head: the head that gives the output; "average" is the mean of the logits of all.
         window: (low, high) stored values that become 0 and 1; None without.
         percentiles: (low, high) percentiles of an image that become 0 and 1; None without. With neither, the range of
@@ -109,6 +111,7 @@ class ModelInfo(Section):
     outputs: tuple[str, ...]
     in_channels: int
     size: int
+    resize: Resize = "squash"
     head: str
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None

@@ -223,6 +223,7 @@ def _check_info(info: ModelInfo, recipe: Recipe) -> None:
         ("in_channels", info.in_channels, data.in_channels),
         ("number of outputs", len(info.outputs), data.outputs),
         ("size", info.size, data.size),
+        ("resize", info.resize, data.resize),
     ):
         if said != meant:
             raise _DamagedError(f"{MODEL} has the {name} {said}, but {RECIPE} {meant}")

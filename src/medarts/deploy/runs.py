@@ -58,6 +58,7 @@ def info_of(run: RunDirectory, network: Network, *, domain: str | None, head: st
         outputs=outputs,
         in_channels=data.in_channels,
         size=data.size,
+        resize=data.resize,
         head=head,
         window=rules.window,
         percentiles=rules.percentiles,

@@ -67,6 +67,7 @@ def card_of(
         "preprocessing": {
             "channels": info.in_channels,
             "size": info.size,
+            "resize": info.resize,
             "window": info.window,
             "percentiles": info.percentiles,
             "expected_range": info.expected_range,
