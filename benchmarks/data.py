@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
-    settings = DataSettings(sources=choose_sources([str(arguments.data)]), size=arguments.size)
+    settings = DataSettings(sources=choose_sources([str(arguments.data)]), size=arguments.size, resize="squash")
     began = time.perf_counter()
     store = open_data(settings, needs=("train",))
     opening = time.perf_counter() - began

@@ -33,7 +33,7 @@ from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, u
 from medarts.data.digests import digests_read
 from medarts.data.geometry import Framing, framed
 from medarts.data.manifest import Manifest, Sample
-from medarts.data.masks import DomainLevels, MaskLevel
+from medarts.data.masks import DomainLevels, Mask, MaskLevel
 from medarts.data.reading import MaskState, check_classes, frame_image, frame_mask, read_image, read_pair
 from medarts.data.rows import Rows, RowWriter, StoredRows
 from medarts.errors import DataError
@@ -313,7 +313,8 @@ def _cores() -> int:
 
 def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
     rules, size = manifest.rules[sample.domain], settings.size
-    mask_hw, levels = None, ()
+    mask_hw: Mask | None = None
+    levels: tuple[MaskLevel, ...] = ()
     if sample.mask is None:
         image_hwc = read_image(sample, rules, channels=settings.in_channels)
     else:

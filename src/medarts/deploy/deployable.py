@@ -87,7 +87,7 @@ class Deployable(nn.Module):
 
 def _fitted(images_bchw: Tensor, size: int) -> Tensor:
     """Returns images resized with their aspect ratio kept, padded with 0 to a square; see ``fitted`` of the data."""
-    (rows, columns), (top, left) = _place(*images_bchw.shape[-2:], size)
+    (rows, columns), (top, left) = _place(images_bchw.shape[-2:], size)
     y = F.interpolate(images_bchw, size=(rows, columns), mode="bilinear", antialias=True).clamp(0, 1)
     # By indices, as an exported graph is one for all sizes of images, and padding would be a case for each side.
     row, column = (torch.arange(size, device=y.device) - start for start in (top, left))
@@ -100,21 +100,23 @@ def _fitted(images_bchw: Tensor, size: int) -> Tensor:
 
 def _inside(values_bkhw: Tensor, shape: Sequence[int], size: int) -> Tensor:
     """Returns the part of a square that shows an image of a shape, without the padding of `_fitted`."""
-    (rows, columns), (top, left) = _place(*shape, size)
+    (rows, columns), (top, left) = _place(shape, size)
     row, column = (torch.arange(length, device=values_bkhw.device) for length in (rows, columns))
     return values_bkhw.index_select(2, row + top).index_select(3, column + left)
 
 
-def _place(height: int, width: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _place(shape: Sequence[int], size: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Returns rows, columns and place of a fitted image as ``medarts.data.geometry.fitted`` does, also of symbols."""
-    longer = _larger(height, width)
-    rows, columns = (_larger((2 * side * size + longer) // (2 * longer), LEAST) for side in (height, width))
+    longer = _larger(*shape)
+    rows, columns = (_larger((2 * side * size + longer) // (2 * longer), LEAST) for side in shape)
     return (rows, columns), ((size - rows) // 2, (size - columns) // 2)
 
 
 def _larger(one: Any, other: Any) -> Any:
     """Returns the larger of two lengths, which are tensors where TorchScript traces them."""
-    return one.clamp(min=other) if isinstance(one, Tensor) else torch.sym_max(one, other)
+    if isinstance(one, Tensor):
+        return one.clamp(min=other)
+    return torch.sym_max(one, other)  # type: ignore[no-untyped-call]
 
 
 def output_names(info: ModelInfo) -> tuple[str, ...]:
