@@ -589,13 +589,13 @@ def doctor(data: Path | str) -> "Examination":
         MedartsError: there is neither, or the layout is not known.
     """
     from medarts.data.doctor import examine
-    from medarts.data.opening import choose_sources
+    from medarts.data.opening import choose_sources, is_list
     from medarts.system.console import progress_bar
 
     if not isinstance(data, str | Path):
         raise DataError(f"{quoted(data)} is not a folder.", fix="Give the folder of a data set, or a recipe.")
     with progress_bar("doctor", 0) as bar:
-        if exists(Path(data)) and not Path(data).is_dir():
+        if exists(Path(data)) and not Path(data).is_dir() and not is_list(Path(data)):
             settings = load_recipe(Path(data)).data
             return examine(settings.sources, needs=settings, progress=bar.reach)
         return examine(choose_sources([str(data)]), progress=bar.reach)

@@ -8,6 +8,7 @@ from pathlib import Path
 from medarts.config import DataSettings, FindingSourceSettings, Recipe, SourceSettings, Split
 from medarts.data.contents import composed, file_named, stem_of, tables_in
 from medarts.data.examination import first_of
+from medarts.data.formats import suffix_of
 from medarts.data.manifest import Manifest, Sample, join
 from medarts.data.patterns import PathPattern
 from medarts.data.reading import check_labels
@@ -209,7 +210,7 @@ def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()
     for word in words:
         if word in by_name:
             chosen.append(by_name[word])
-        elif Path(word).is_dir():
+        elif Path(word).is_dir() or is_list(Path(word)):
             chosen += [_renamed(source, chosen) for source in recognise(Path(word))]
         else:
             fix = did_you_mean(word, by_name) if by_name else "Give the folder of a data set."
@@ -217,16 +218,24 @@ def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()
     return tuple(chosen)
 
 
+def is_list(path: Path) -> bool:
+    """Tells whether a path is that of a file that can name the images of a data set."""
+    return suffix_of(path) in (".csv", ".tsv", ".json") and path.is_file()
+
+
 def recognise(path: Path) -> tuple[SourceSettings, ...]:
-    """Returns the settings that read a folder, recognised by its layout: usually one source.
+    """Returns the settings that read a folder, or a list of images, recognised by its layout: usually one source.
 
     Raises:
         DataError: there is no such folder, or it has none of the known layouts.
+        AmbiguousLayoutError: it can be read in several ways.
     """
     every = {kind: _source(kind) for kind in sorted(registered.names())}
     known = "; ".join(f"{kind}: {source.layout}" for kind, source in every.items() if source.layout)
-    require_folder(path, layout=known)
-    for source in sorted(every.values(), key=lambda source: source.is_general):
+    if not is_list(path):
+        require_folder(path, layout=known)
+    fitting = [source for source in every.values() if source.takes_files or path.is_dir()]
+    for source in sorted(fitting, key=lambda source: source.is_general):
         if found := source.recognise(path):
             return found
     raise DataError(f"{path} has no known layout.", fix=f"Known: {known}.")
@@ -381,6 +390,8 @@ def _placed(pair: Pair, rows: SplitTable | None, settings: SourceSettings) -> Pa
 
 def _paths(pair: Pair, settings: SourceSettings) -> tuple[str, ...]:
     """Returns what splits.csv may call an image beside its key: its path from the folder, in either spelling."""
+    if not pair.image.is_relative_to(settings.path):
+        return ()
     path = composed(without_suffix(pair.image.relative_to(settings.path).as_posix()))
     return path, path.replace("/", "\\")
 

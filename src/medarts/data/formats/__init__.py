@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from medarts.data.formats import dicom, nifti, raster
+from medarts.data.formats import coco, dicom, nifti, raster
 from medarts.data.formats.grid import GridError
 from medarts.data.formats.raw import Raw, Spacing, Wanted, explained
 from medarts.data.formats.series import spacing_of_frames
@@ -37,6 +37,8 @@ _FORMATS: tuple[tuple[Callable[[bytes], bool], Reader], ...] = (
     (raster.recognises_tiff, raster.read_tiff),
     (nifti.recognises, nifti.read),
 )
+_ANNOTATIONS = {".json": coco.read}
+"""Formats of masks alone."""
 _KINDS: dict[Reader, Kind] = {
     dicom.read: "dicom",
     nifti.read: "nifti",
@@ -100,6 +102,8 @@ def raw_mask(path: Path, slice_index: int | None = None, *, indices: bool, image
 
     Raises:
         DataError: as in ``raw_image``, or the mask does not lie on the grid of the image.
+
+    Annotations of many images in one JSON file (COCO) become the mask of ``image``.
     """
     return _read(path, Wanted(slice_index, indices, image))
 
@@ -192,6 +196,8 @@ def _reader_of(path: Path) -> Reader:
         if recognises(head):
             return read
     suffix = suffix_of(path)
+    if suffix in _ANNOTATIONS:
+        return _ANNOTATIONS[suffix]
     if suffix not in _READERS:
         raise DataError(f"{path} is of no known format.", fix=f"Known: {', '.join(sorted(_READERS))}.")
     if not head:

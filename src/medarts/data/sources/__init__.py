@@ -159,16 +159,18 @@ class Source(ABC):
         layout: what the folder holds, for errors.
         tables: patterns of the tables that are read, and of those of a download that are rightly not.
         is_general: the layout is recognised where no other is.
+        takes_files: a file can be given in place of the folder, such as a list.
         split_fix: what to do where a split has no images.
     """
 
     layout: ClassVar[str]
     tables: ClassVar[tuple[str, ...]] = ()
     is_general: ClassVar[bool] = False
+    takes_files: ClassVar[bool] = False
     split_fix: ClassVar[str] = "Set the source's fractions above 0, or write a splits.csv."
 
     def recognise(self, path: Path) -> tuple[SourceSettings, ...]:
-        """Returns the settings that read a folder given to ``--data``; none where it has another layout.
+        """Returns the settings that read a folder, or file, given to ``--data``; none where it has another layout.
 
         Raises:
             AmbiguousLayoutError: there are several ways to read it.

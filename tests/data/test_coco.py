@@ -1,0 +1,125 @@
+"""COCO annotations: rasterised polygons and run lengths, categories as classes, splits."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.path import Path as Outline
+from PIL import Image
+from tests.data.layouts_of_tests import LAYOUTS, cases
+
+from medarts.data.formats.coco import read_annotations
+from medarts.data.formats.polygons import fill, fill_all
+from medarts.data.masks import read_mask
+from medarts.data.opening import open_sources, recognise, survey
+from medarts.errors import DataError
+
+SHAPE = (12, 16)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_polygons_are_filled_as_matplotlib_fills_them(seed):
+    generator = np.random.default_rng(seed)
+    ring = generator.uniform(-3, 19, (7, 2))  # which crosses itself, and leaves the image
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    centres = np.stack([columns.ravel() + 0.5, rows.ravel() + 0.5], axis=1)
+    inside = np.zeros(len(centres), dtype=bool)
+    for n in range(1, len(ring) - 1):  # even-odd: the triangles of a fan, each of which turns its pixels
+        triangle = ring[[0, n, n + 1]]
+        inside ^= Outline(triangle).contains_points(centres)
+    assert np.array_equal(fill(ring, SHAPE), inside.reshape(SHAPE))
+
+
+def test_parts_are_joined_and_holes_are_cut():
+    left, right = [(1, 1), (5, 1), (5, 9), (1, 9)], [(8, 2), (15, 2), (15, 11), (8, 11)]
+    hole, island = [(9, 3), (14, 3), (14, 10), (9, 10)], [(11, 5), (12, 5), (12, 6), (11, 6)]
+    mask = fill_all([left, island, right, hole], SHAPE)
+    assert mask.sum() == 4 * 8 + 7 * 9 - 5 * 7 + 1
+    assert mask[5, 11]
+    assert not mask[4, 10]
+
+
+def annotated(root: Path, segmentation: object, *, second: object = None) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    annotations = [{"id": 1, "image_id": 5, "category_id": 0, "segmentation": segmentation}]
+    if second is not None:
+        annotations.append({"id": 2, "image_id": 5, "category_id": 4, "segmentation": second})
+    for n in range(4):
+        Image.new("L", SHAPE[::-1], n).save(root / f"{n}.png")
+    content = {
+        "images": [{"id": 5 + n, "file_name": f"{n}.png", "height": SHAPE[0], "width": SHAPE[1]} for n in range(4)],
+        "annotations": annotations,
+        "categories": [{"id": 0, "name": "a"}, {"id": 2, "name": "never drawn"}, {"id": 4, "name": "b"}],
+    }
+    (root / "annotations.json").write_text(json.dumps(content))
+    return root
+
+
+def masks(root: Path) -> list[np.ndarray]:
+    manifest = open_sources(recognise(root))
+    return [read_mask(sample, manifest.rules[sample.domain]).classes for sample in manifest.samples]
+
+
+def test_categories_are_classes_and_the_smaller_object_is_on_top(tmp_path):
+    large, small = [[1, 1, 11, 1, 11, 11, 1, 11]], [[4, 4, 6, 4, 6, 6, 4, 6]]
+    first, *others = masks(annotated(tmp_path, small, second=large))
+    assert Counter(first.ravel().tolist()) == {0: 12 * 16 - 100, 2: 96, 1: 4}
+    assert all(not other.any() for other in others)  # images without objects are background
+
+
+def encoded(counts: list[int]) -> str:
+    """Writes run lengths as COCO does, see maskApi.c of cocoapi: differences to the last but one from the third on."""
+    letters = []
+    for n, count in enumerate(counts):
+        value = count - (counts[n - 2] if n > 2 else 0)
+        more = True
+        while more:
+            code = value & 0x1F
+            value >>= 5
+            more = value != -1 if code & 0x10 else value != 0
+            letters.append(chr((code | (0x20 if more else 0)) + 48))
+    return "".join(letters)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_run_lengths_go_down_the_columns(tmp_path, compressed):
+    mask = np.random.default_rng(1).random(SHAPE) > 0.7
+    mask[:, 3:9] = False  # a run of more than 31
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], flat, [not flat[-1]]])))
+    counts = np.diff(np.concatenate([[0], changes])).tolist()
+    runs = {"size": list(SHAPE), "counts": encoded(counts) if compressed else counts}
+    assert np.array_equal(masks(annotated(tmp_path, runs))[0], mask.astype(np.uint8))
+
+
+def test_a_file_for_each_split_beside_its_images(tmp_path):
+    for split in ("train", "valid", "test"):
+        folder = annotated(tmp_path / split, [[1, 1, 5, 1, 5, 5]])
+        (folder / "annotations.json").rename(folder / "_annotations.coco.json")
+    (source,) = recognise(tmp_path)
+    assert source.model_dump()["annotations"] == "{split}/_annotations.coco.json"
+    assert Counter(sample.split for sample in open_sources([source]).samples) == {"train": 4, "val": 4, "test": 4}
+
+
+def test_annotations_lead_to_the_masks_that_they_were_drawn_from(tmp_path):
+    LAYOUTS["coco"](tmp_path)
+    manifest = open_sources(recognise(tmp_path))
+    truth = {name: classes for name, _, classes in cases()}
+    for sample in manifest.samples:
+        drawn = read_mask(sample, manifest.rules[sample.domain]).classes
+        assert drawn[truth[sample.image.stem] > 0].all()  # boxes around the ellipses
+    assert read_annotations(tmp_path / "annotations/instances.json").categories == {3: "liver", 7: "tumour"}
+
+
+def test_a_missing_image_and_categories_that_change_are_refused(tmp_path):
+    root = annotated(tmp_path / "one", [[1, 1, 5, 1, 5, 5]])
+    (root / "2.png").unlink()
+    assert [fault.detail for fault in survey(recognise(root)[0]).faults] == ["2.png"]
+    for split in ("train", "test"):
+        annotated(tmp_path / "two" / split, [[1, 1, 5, 1, 5, 5]])
+    content = json.loads((tmp_path / "two/test/annotations.json").read_text().replace('"name": "a"', '"name": "c"'))
+    (tmp_path / "two/test/annotations.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"category 0 '[ac]', another file '[ac]'"):
+        open_sources(recognise(tmp_path / "two"))
