@@ -243,7 +243,7 @@ SPOILT = {
     "label out of range": (
         lambda data: None,
         ("data.sources.0.labels={255: 3}", "data.classes=3", "search.loss=ce", "train.loss=ce"),
-        ("masks/blob_00.png holds class 3", "data.classes 3 allows 0 to 2", "data.classes=4"),
+        ("masks/blob_00.png holds class 3", "data.classes allows 0 to 2", "data.classes=4"),
     ),
     "label not named": (
         lambda data: None,

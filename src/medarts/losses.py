@@ -19,7 +19,7 @@ In a recipe that is ``train.loss: {name: power_error, power: 1.0}``, or the bare
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from medarts.config.data import Task
 from medarts.config.section import Number
+from medarts.data.masks import IGNORE
 from medarts.errors import MedartsError, RecipeError
 from medarts.registry import Settings, bound, calling, losses
 
@@ -37,12 +38,16 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits and targets of a batch -> the loss of every image (B,)."""
 
 Outputs = Literal["binary", "exclusive", "any"]
-"""For which outputs of a segmentation a loss is: one class (sigmoid), several exclusive ones (softmax), or both."""
+"""For which outputs of a segmentation a loss is: one class (sigmoid), several exclusive ones (softmax), or both. Of
+classes that may overlap, each is one class."""
 
 L = TypeVar("L", bound=Callable[..., Tensor])
 
 SMOOTHING = 1.0
 """Pixels added to numerator and denominator of Dice: an empty mask with an empty prediction has loss 0."""
+
+SURE = 30.0
+"""Logit by which ignored pixels are background: their probability of foreground, 1e-13, adds nothing to a sum."""
 
 FOCAL_GAMMA = 2.0
 FOCAL_ALPHA = 0.25
@@ -61,11 +66,16 @@ def register_loss(
     The function gets logits in float32 (float64 if the network computes in it), also inside autocast, and
 
     * for segmentation, logits (B, K, H, W) and class indices (B, H, W) of any integer type. With one class, K = 1 and
-      every index but 0 is foreground; otherwise there are K exclusive classes of which 0 is background.
+      every index but 0 is foreground; otherwise there are K exclusive classes of which 0 is background. Of classes
+      that may overlap it gets each by itself, as one class, and their mean is taken.
     * for classification, logits (B, F) and labels (B, F), 0 or 1, in the type of the logits.
 
     If it has a parameter ``settings``, it gets its settings; if it has one called ``prevalence``, the share of the
     training images that show each finding, (F,) in float64.
+
+    Pixels that are ignored come as background of which the network is sure: they add nothing to sums over probabilities
+    or losses, and have no gradient. A mean over pixels is to be over the others: a loss with a parameter ``counted``
+    gets where they are, boolean (B, H, W), or None where all pixels count.
 
     Args:
         name: in recipes.
@@ -77,14 +87,24 @@ def register_loss(
 
 
 def make_loss(
-    loss: Settings | str, *, task: Task, outputs: int, prevalence: ArrayLike | None = None, field: str = "loss"
+    loss: Settings | str,
+    *,
+    task: Task,
+    outputs: int,
+    overlap: bool = False,
+    prevalence: ArrayLike | None = None,
+    field: str = "loss",
 ) -> Loss:
-    """Returns the loss that a recipe names, which takes logits of any precision; see `register_loss`.
+    """Returns the loss that a recipe names, which takes logits of any precision and stored targets.
+
+    Targets of masks are class indices (B, H, W) or, of classes that may overlap, 0 and 1 of each (B, K, H, W); pixels
+    of `medarts.data.masks.IGNORE` count nothing. See `register_loss`.
 
     Args:
         loss: its settings, or its name alone.
         task: of the data.
         outputs: number K of classes, or F of findings.
+        overlap: whether the classes may overlap.
         prevalence: share of the training images that show each finding (F,), 0..1.
         field: of the recipe that names the loss, for errors.
 
@@ -94,16 +114,19 @@ def make_loss(
     """
     entry = losses.entry(loss if isinstance(loss, str) else loss.name, where=field)
     settings = losses.choose(loss)
+    kind: Outputs = "binary" if outputs == 1 or overlap else "exclusive"
     if entry.about["task"] not in (None, task):
         noun = {"segmentation": "masks", "classification": "findings"}
         raise RecipeError(
             f"{field} '{entry.name}' is a loss of {noun[entry.about['task']]}, not of {noun[task]}.",
-            fix=f"Use one of {', '.join(_names(task, outputs))}.",
+            fix=f"Use one of {', '.join(_names(task, kind))}.",
         )
-    if task == "segmentation" and entry.about["outputs"] not in ("any", _kind(outputs)):
+    if task == "segmentation" and entry.about["outputs"] not in ("any", kind):
+        several = "classes that may overlap" if overlap else f"{outputs} exclusive classes, of which one is background"
+        what = "data.classes 1" if outputs == 1 else several
         raise RecipeError(
-            f"{field} '{entry.name}' does not fit data.classes {outputs}.",
-            fix=f"Use one of {', '.join(_names(task, outputs))}.",
+            f"{field} '{entry.name}' does not fit {what}.",
+            fix=f"Use one of {', '.join(_names(task, kind))}.",
         )
     function = bound(entry.member, settings=settings, prevalence=prevalence)
 
@@ -112,12 +135,33 @@ def make_loss(
         # on, and with it the loss of confident mistakes; and autocast forbids BCE.
         with torch.autocast(logits.device.type, enabled=False):
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            with calling("loss", entry.name):
-                value = function(wide, targets if task == "segmentation" else targets.to(wide.dtype))
-        _check_values(entry.name, value, logits)
-        return cast(Tensor, value)
+            if task == "segmentation":
+                return _of_masks(entry.name, function, wide, targets)
+            return _called(entry.name, function, wide, targets.to(wide.dtype))
 
     return of_images
+
+
+def _of_masks(name: str, function: Loss, logits: Tensor, targets: Tensor) -> Tensor:
+    """Returns the loss of every image (B,): of overlapping classes the mean of each, without ignored pixels."""
+    if targets.ndim == 4:
+        one_each = _of_masks(name, function, logits.flatten(0, 1).unsqueeze(1), targets.flatten(0, 1))
+        return one_each.view(logits.shape[:2]).mean(1)
+    ignored = targets == IGNORE
+    if not ignored.any():
+        return _called(name, function, logits, targets)
+    sure = logits.new_full((logits.shape[1],), -SURE)
+    if len(sure) > 1:
+        sure[0] = SURE
+    logits = torch.where(ignored.unsqueeze(1), sure.view(1, -1, 1, 1), logits)
+    return _called(name, bound(function, counted=~ignored), logits, targets.masked_fill(ignored, 0))
+
+
+def _called(name: str, function: Loss, logits: Tensor, targets: Tensor) -> Tensor:
+    with calling("loss", name):
+        value = function(logits, targets)
+    _check_values(name, value, logits)
+    return value
 
 
 def _check_values(name: str, value: Any, logits: Tensor) -> None:
@@ -132,16 +176,12 @@ def _check_values(name: str, value: Any, logits: Tensor) -> None:
         raise MedartsError(f"The loss '{name}' has no gradient.", fix="Compute it from the logits by torch functions.")
 
 
-def _kind(outputs: int) -> Outputs:
-    return "binary" if outputs == 1 else "exclusive"
-
-
-def _names(task: Task, outputs: int) -> list[str]:
+def _names(task: Task, outputs: Outputs) -> list[str]:
     """Returns the losses that fit."""
     entries = [losses.entry(name) for name in losses.names()]
     fitting = [entry for entry in entries if entry.about["task"] in (None, task)]
     if task == "segmentation":
-        fitting = [entry for entry in fitting if entry.about["outputs"] in ("any", _kind(outputs))]
+        fitting = [entry for entry in fitting if entry.about["outputs"] in ("any", outputs)]
     return [entry.name for entry in fitting]
 
 
@@ -149,27 +189,35 @@ def _names(task: Task, outputs: int) -> list[str]:
 
 
 @register_loss("bce_logits", outputs="binary")
-def bce_logits(logits: Tensor, targets: Tensor) -> Tensor:
+def bce_logits(logits: Tensor, targets: Tensor, *, counted: Tensor | None = None) -> Tensor:
     """Binary cross-entropy, -y log p - (1 - y) log(1 - p), mean over pixels or findings."""
     of_targets = logits[:, 0] if logits.ndim == 4 else logits
     true = (targets != 0).to(logits.dtype)
-    return F.binary_cross_entropy_with_logits(of_targets, true, reduction="none").mean(tuple(range(1, true.ndim)))
+    return _mean(F.binary_cross_entropy_with_logits(of_targets, true, reduction="none"), counted)
+
+
+def _mean(values: Tensor, counted: Tensor | None) -> Tensor:
+    """Returns the mean of every image (B,), over the pixels that count."""
+    axes = tuple(range(1, values.ndim))
+    if counted is None:
+        return values.mean(axes)
+    return (values * counted).sum(axes) / counted.sum(axes).clamp(min=1)
 
 
 # Losses of masks
 
 
 @register_loss("bce", task="segmentation", outputs="binary")
-def bce(logits: Tensor, target: Tensor) -> Tensor:
+def bce(logits: Tensor, target: Tensor, *, counted: Tensor | None = None) -> Tensor:
     """Binary cross-entropy after a sigmoid: the loss of a pixel is at most 100, a saturated one has no gradient."""
     mask = (target != 0).to(logits.dtype)
-    return F.binary_cross_entropy(logits[:, 0].sigmoid(), mask, reduction="none").mean((1, 2))
+    return _mean(F.binary_cross_entropy(logits[:, 0].sigmoid(), mask, reduction="none"), counted)
 
 
 @register_loss("ce", task="segmentation", outputs="exclusive")
-def ce(logits: Tensor, target: Tensor) -> Tensor:
+def ce(logits: Tensor, target: Tensor, *, counted: Tensor | None = None) -> Tensor:
     """Cross-entropy over all classes, mean over pixels."""
-    return F.cross_entropy(logits, target.long(), reduction="none").mean((1, 2))
+    return _mean(F.cross_entropy(logits, target.long(), reduction="none"), counted)
 
 
 # MONAI's DiceLoss gives the same numbers (the tests compare them), but takes 1.5 s to import and twice the
@@ -192,15 +240,15 @@ def soft_dice(logits: Tensor, target: Tensor) -> Tensor:
 
 
 @register_loss("bce_dice", task="segmentation", outputs="binary")
-def bce_dice(logits: Tensor, target: Tensor) -> Tensor:
+def bce_dice(logits: Tensor, target: Tensor, *, counted: Tensor | None = None) -> Tensor:
     """0.5 binary cross-entropy + Dice (MixSearch, retraining)."""
-    return 0.5 * bce_logits(logits, target) + dice(logits, target)
+    return 0.5 * bce_logits(logits, target, counted=counted) + dice(logits, target)
 
 
 @register_loss("ce_dice", task="segmentation", outputs="exclusive")
-def ce_dice(logits: Tensor, target: Tensor) -> Tensor:
+def ce_dice(logits: Tensor, target: Tensor, *, counted: Tensor | None = None) -> Tensor:
     """Cross-entropy + Dice."""
-    return ce(logits, target) + dice(logits, target)
+    return ce(logits, target, counted=counted) + dice(logits, target)
 
 
 class TverskySettings(Settings):

@@ -11,11 +11,18 @@ from torch import Tensor, nn
 from medarts.config import DataSettings, Recipe
 from medarts.data.batches import Batches, Mixture
 from medarts.data.manifest import Manifest
+from medarts.data.masks import IGNORE
 from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
 from medarts.losses import make_loss
-from medarts.metrics.masks import dice_per_image, predicted_classes, shown_classes
+from medarts.metrics.masks import (
+    counted_pixels,
+    dice_per_image,
+    foreground_masks,
+    predicted_classes,
+    shown_classes,
+)
 from medarts.metrics.ranking import auroc
 from medarts.registry import Settings
 
@@ -95,10 +102,10 @@ class SegmentationTask:
     """What a network for segmentation is asked to do.
 
     Args:
-        data: number of classes.
+        data: the classes.
         loss: settings of the loss, or its name.
         field: of the recipe that names it, for errors.
-        threshold: probability from which a pixel is foreground (one class).
+        threshold: probability from which a pixel is foreground (one class, or each of those that may overlap).
         head_decay: weight of a head in the loss as a share of that of the next one; 1 weighs all alike.
     """
 
@@ -113,10 +120,10 @@ class SegmentationTask:
         threshold: float = 0.5,
         head_decay: float = 1.0,
     ) -> None:
-        self.classes = data.outputs
+        self.classes, self.overlap, self.names = data.outputs, data.overlap, data.class_names
         self.threshold = threshold
         self.head_decay = head_decay
-        self._loss = make_loss(loss, task="segmentation", outputs=data.outputs, field=field)
+        self._loss = make_loss(loss, task="segmentation", outputs=data.outputs, overlap=data.overlap, field=field)
 
     def loss(self, outputs: Sequence[Tensor], mixture: Mixture) -> Tensor:
         """Returns the weighted mean over the heads and images; each mixed target counts by its share lam."""
@@ -152,9 +159,15 @@ class SegmentationTask:
             losses += [float(self.loss(outputs, plain))] * len(batch.images)
             logits, targets = outputs[-1], batch.targets
             dice.append(dice_per_image(logits, targets, batch.truths, classes=self.classes, threshold=self.threshold))
-            predicted = predicted_classes(logits, classes=self.classes, threshold=self.threshold)
-            foreground.append(torch.stack([(each != 0).sum((1, 2)) for each in (predicted, targets)], 1).cpu())
-            ranked.append(_by_logit(logits, targets).cpu())
+            true = self._any_class(targets)
+            predicted = self._any_class(
+                predicted_classes(logits, classes=self.classes, threshold=self.threshold, overlap=self.overlap)
+            )
+            counted = counted_pixels(targets)
+            if counted is not None:  # of overlapping classes one that is there makes foreground of an ignored pixel
+                predicted &= (counted := counted.all(1) | true)
+            foreground.append(torch.stack([each.sum((1, 2)) for each in (predicted, true)], 1).cpu())
+            ranked.append(_by_logit(logits, true, counted, overlap=self.overlap).cpu())
             indices += batch.indices.tolist()
         domains = [batches.store.manifest.samples[index].domain for index in indices]
         shown = shown_classes(batches.store.truths[indices], domains)
@@ -170,6 +183,10 @@ class SegmentationTask:
             "val_foreground_by_domain": _foreground(torch.cat(foreground).numpy(), np.asarray(domains)),
             "val_found_by_domain": _found(torch.cat(ranked).numpy(), np.asarray(domains)),
         }
+
+    def _any_class(self, targets: Tensor) -> Tensor:
+        """Returns where targets show any foreground (B, H, W)."""
+        return foreground_masks(targets, classes=self.classes).any(1)
 
     def check(self, store: ImageStore, parts: Mapping[str, Manifest]) -> None:
         """Refuses parts of the data in which no mask shows anything at the size of the store.
@@ -204,29 +221,39 @@ class SegmentationTask:
         number = len(training.indices)
         some = training.indices[np.linspace(0, number - 1, min(number, IMAGES_COUNTED), dtype=np.int64)]
         masks = (training.store.targets[index] for index in some)  # one at a time: counting widens a mask to int64
-        if self.classes == 1:
-            counts = np.array([[np.count_nonzero(mask), mask.size] for mask in masks]).sum(0)
-            shares = counts[:1] / counts[1]
-        else:
-            counts = np.array([np.bincount(mask.ravel(), minlength=self.classes) for mask in masks]).sum(0)
+        exclusive = self.classes > 1 and not self.overlap
+        if exclusive:
+            counts = np.array([np.bincount(mask[mask != IGNORE], minlength=self.classes) for mask in masks]).sum(0)
             shares = counts / counts.sum()
-        if shares[-self.classes + 1 :].min() >= RARE:
+        else:
+            planes = (mask.reshape(self.classes, -1) for mask in masks)
+            of_each = np.array([[((p != 0) & (p != IGNORE)).sum(1), (p != IGNORE).sum(1)] for p in planes]).sum(0)
+            shares = of_each[0] / of_each[1].clip(1)
+        if shares[1 if exclusive else 0 :].min() >= RARE:
             return
         shares = shares.clip(LEAST_SHARE, 1 - LEAST_SHARE)
-        logits = np.log(shares / (1 - shares)) if self.classes == 1 else np.log(shares)
+        logits = np.log(shares) if exclusive else np.log(shares / (1 - shares))
         with torch.no_grad():
             for bias in biases:
                 bias.copy_(torch.from_numpy(logits))
 
 
-def _by_logit(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns how many pixels of every image are background and foreground in each bin of logits, (B, 2, BINS)."""
+def _by_logit(logits: Tensor, shown: Tensor, counted: Tensor | None, *, overlap: bool) -> Tensor:
+    """Returns how many pixels of every image are background and foreground in each bin of logits, (B, 2, BINS).
+
+    Args:
+        logits: (B, K, H, W).
+        shown: where there is foreground (B, H, W).
+        counted: pixels that count (B, H, W); None: all.
+        overlap: the classes may overlap; the logit of foreground is the largest of theirs.
+    """
     z = logits.float()
-    foreground = z[:, 0] if z.shape[1] == 1 else z[:, 1:].logsumexp(1) - z[:, 0]
+    foreground = z.amax(1) if overlap or z.shape[1] == 1 else z[:, 1:].logsumexp(1) - z[:, 0]
     places = ((foreground + LARGEST_LOGIT) * (BINS / (2 * LARGEST_LOGIT))).long().clamp(0, BINS - 1)
     images = torch.arange(len(z), device=z.device)[:, None, None]
-    places = places + BINS * ((targets != 0).long() + 2 * images)
-    return places.flatten().bincount(minlength=2 * BINS * len(z)).view(len(z), 2, BINS)
+    places = places + BINS * (shown.long() + 2 * images)
+    places = places.flatten() if counted is None else places[counted]
+    return places.bincount(minlength=2 * BINS * len(z)).view(len(z), 2, BINS)
 
 
 def _found(pixels: NDArray[np.int64], domains: NDArray[np.str_]) -> dict[str, float | None]:

@@ -125,11 +125,11 @@ def test_without_preadv_rows_are_read_in_turn(settings, monkeypatch):
 
 
 def test_files_that_change_while_they_are_read_make_no_store(settings, folder_data, monkeypatch):
-    def changing(sample, rules, *, channels):
+    def changing(sample, rules, **about):
         if sample.key == "blob_20":
             path = folder_data / "masks" / "blob_03.png"
             Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-        return read_pair(sample, rules, channels=channels)
+        return read_pair(sample, rules, **about)
 
     with monkeypatch.context() as patch:
         patch.setattr(filling, "read_pair", changing)
@@ -265,11 +265,11 @@ def test_large_images_are_read_one_at_a_time(settings, folder_data, monkeypatch)
     inside: list[str] = []
     most: list[int] = []
 
-    def watched(sample, rules, *, channels):
+    def watched(sample, rules, **about):
         inside.append(sample.key)
         most.append(len(inside))
         try:
-            return read_pair(sample, rules, channels=channels)
+            return read_pair(sample, rules, **about)
         finally:
             inside.remove(sample.key)
 

@@ -253,11 +253,11 @@ def test_what_a_recipe_has_no_room_for_is_named(tmp_path):
     source = make_source(kind="folder", path=tmp_path, labels={1: 1, 2: 2})
     result = examine([source], needs=DataSettings(sources=(source,), size=64))
     (group,) = [group for group in result.groups if group.level == "error"]
-    assert group.line.startswith("holds class 2, data.classes 1 allows 0 to 1 (10): ")
+    assert group.line.startswith("holds class 2, data.classes allows 0 to 1, foreground (10): ")
     (tmp_path / "bare").mkdir()
     bare = make_source(kind="folder", path=sound_folder(tmp_path / "bare"))
     result = examine([bare], needs=DataSettings(sources=(bare,), classes=3))
-    assert any("'folder' does not say which value of its masks is which class" in f.text for f in result.findings)
+    assert any("'folder' does not say which value of its masks is which" in f.text for f in result.findings)
 
 
 def test_channels_that_a_recipe_has_no_room_for_are_named(tmp_path):

@@ -79,7 +79,7 @@ def test_a_mask_has_its_area_when_it_comes_back(height, width, y, x, radius):
     distance = radius * min(height, width)
     disc = (rows - y * height) ** 2 + (columns - x * width) ** 2 < distance**2
     framing = fitted(height, width, size=96)
-    mask, _ = frame_mask(disc.astype(np.uint8), framing, size=96, classes=1)
+    mask, _ = frame_mask(disc.astype(np.uint8), framing, size=96, number=1)
     back = unframed(torch.from_numpy((mask == 1).astype(np.float32))[None, None], framing)
     assert back.shape == (1, 1, height, width)
     pixel = max(1.0, height / framing.rows, width / framing.columns)  # of the coarser of both, in pixels of the file

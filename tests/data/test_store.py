@@ -45,9 +45,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of the samples that were read from their files."""
     read: list[str] = []
 
-    def counted(sample, rules, *, channels):
+    def counted(sample, rules, **about):
         read.append(sample.key)
-        return read_pair(sample, rules, channels=channels)
+        return read_pair(sample, rules, **about)
 
     monkeypatch.setattr(filling, "read_pair", counted)
     return read
@@ -163,7 +163,9 @@ def test_label_out_of_range_names_file_and_classes(
     settings: DataSettings, folder_data: Path, classes: int, labels: tuple[int, ...]
 ) -> None:
     source = labelled(folder_data, *labels)
-    with pytest.raises(DataError, match=rf"blob_00\.png holds class {max(labels)}, data.classes {classes}") as caught:
+    with pytest.raises(
+        DataError, match=rf"blob_00\.png holds class {max(labels)}, data.classes allows 0 to {max(classes - 1, 1)}"
+    ) as caught:
         opened(changed(settings, sources=[source.model_dump()], classes=classes))
     assert f"data.classes={max(labels) + 1}" in caught.value.fix
     assert caches(settings) == []
@@ -213,11 +215,11 @@ def test_who_comes_while_a_store_is_made_waits_for_it(settings: DataSettings, re
     half_done, go_on = threading.Event(), threading.Event()
     counted = vars(filling)["read_pair"]
 
-    def slow(sample, rules, *, channels):
+    def slow(sample, rules, **about):
         if sample.key == "blob_12":
             half_done.set()
             assert go_on.wait(20)
-        return counted(sample, rules, channels=channels)
+        return counted(sample, rules, **about)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
         patch.setattr(filling, "read_pair", slow)
@@ -245,11 +247,11 @@ from medarts.data.store import open_store
 from medarts.config import DataSettings
 settings = DataSettings.model_validate_json(Path(sys.argv[1]).read_text())
 real = filling.read_pair
-def slow(sample, rules, *, channels):
+def slow(sample, rules, **about):
     if sample.key == sys.argv[2]:
         print("half done", flush=True)
         sys.stdin.readline()
-    return real(sample, rules, channels=channels)
+    return real(sample, rules, **about)
 filling.read_pair = slow
 store = open_store(open_sources(settings.sources), settings)
 print("opened", flush=True)

@@ -22,6 +22,9 @@ SIZE = 16
 EMPTY, PRESENT, VANISHED = MaskState
 
 
+SOURCES = (make_source(kind="folder", path="nowhere"),)
+
+
 def store_of(truths: list[list[int]], *, domains: str) -> ImageStore:
     """Images whose masks have, of each class that is present, a row of pixels of its own."""
     samples = tuple(
@@ -80,7 +83,7 @@ def test_a_domain_without_any_class_has_no_score() -> None:
 
 def test_parts_whose_masks_show_nothing_are_refused() -> None:
     part = {"training": store_of([[EMPTY], [VANISHED]], domains="aa").manifest}
-    check = SegmentationTask(DataSettings.model_construct(classes=1), loss="dice").check
+    check = SegmentationTask(DataSettings(sources=SOURCES, classes=1), loss="dice").check
     emptied = r"All masks of the training images are empty once .* data\.size 16\. Raise data\.size"
     with pytest.raises(DataError, match=emptied):
         check(store_of([[EMPTY], [VANISHED]], domains="aa"), part)
@@ -111,7 +114,7 @@ def test_heads_begin_at_the_share_of_every_class_where_one_is_rare() -> None:
     )
     for classes, wanted in ((1, [1 / 2 / SIZE]), (3, [1 - 1 / 2 / SIZE, 1 / 4 / SIZE, 1 / 4 / SIZE])):
         bias = torch.nn.Parameter(torch.ones(classes))
-        task = SegmentationTask(DataSettings.model_construct(classes=classes), loss="dice")
+        task = SegmentationTask(DataSettings(sources=SOURCES, classes=classes), loss="dice")
         tracemalloc.start()
         task.begin([bias], batches)
         _, peak = tracemalloc.get_traced_memory()
@@ -132,7 +135,7 @@ def test_every_head_of_a_baseline_has_a_bias_to_begin_with(model) -> None:
 
 
 def test_foreground_that_is_ranked_high_is_found_whatever_the_threshold() -> None:
-    task = SegmentationTask(DataSettings.model_construct(classes=1), loss="dice")
+    task = SegmentationTask(DataSettings(sources=SOURCES, classes=1), loss="dice")
     store = store_of([[PRESENT], [PRESENT], [EMPTY]], domains="abc")
     batches = Batches(store, store.manifest, batch=2, name="val", device=torch.device("cpu"))
 

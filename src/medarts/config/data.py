@@ -20,7 +20,7 @@ from medarts.config.section import (
     Text,
     Whole,
 )
-from medarts.errors import quoted
+from medarts.errors import did_you_mean, quoted
 from medarts.registry import Choice, sources
 
 RESERVED = ("all", "mean of data sets")
@@ -43,7 +43,11 @@ Intensity = Annotated[Number, Field(ge=-1e9, le=1e9)]
 Percentile = Annotated[Number, Field(ge=0, le=100)]
 Label = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 """A value of a mask file. In JSON, and so in the recipe of a run, keys are texts of digits."""
-Class = Annotated[Whole, Field(ge=0, lt=MOST_OUTPUTS)]
+LabelOf = Annotated[
+    Annotated[Whole, Field(ge=0, lt=MOST_OUTPUTS), Tag("index")] | Annotated[str, Field(max_length=80), Tag("name")],
+    Discriminator(lambda given: "name" if isinstance(given, str) else "index"),
+]
+"""What a value of a mask means: the index or name of a class, `BACKGROUND` or `IGNORED`."""
 
 
 def _checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -146,11 +150,11 @@ class MaskSourceSettings(SourceSettings):
     """A data set of images with masks.
 
     Attributes:
-        labels: value in the mask file: class index, 0 being background; without it a mask is foreground above
-            half its range.
+        labels: value in the mask file: name or index of its class, background (or 0), or ignore for pixels that neither
+            loss nor scores count; without it a mask is foreground above half its range.
     """
 
-    labels: Annotated[dict[Label, Class], BeforeValidator(_read_labels), Field(max_length=65_536)] | None = None
+    labels: Annotated[dict[Label, LabelOf], BeforeValidator(_read_labels), Field(max_length=65_536)] | None = None
 
 
 class FindingSourceSettings(SourceSettings):
@@ -214,6 +218,8 @@ class DataSettings(Section):
         classes: what is segmented: the names of the foreground classes, such as [liver, tumour], which tables, pages
             and predictions show; or the number of outputs, with classes called by number. One name, or 1: foreground or
             not (sigmoid). Several names, or K >= 2: exclusive classes of which 0 is background (softmax).
+        overlap: a pixel may be of several classes, each of which has an output of its own (sigmoid). The classes are
+            named.
         findings: outputs of a classification (sigmoid, several at once), by name and in order. Default: those of
             the sources.
         sampling: by_size draws every image once an epoch; equal draws equally many of every domain; foreground equally
@@ -229,6 +235,7 @@ class DataSettings(Section):
     resize: Annotated[Resize, Before("squash")] = "fit"
     in_channels: Annotated[Whole, Field(ge=1, le=64)] = 3
     classes: Classes = 1
+    overlap: Annotated[Flag, LATER] = False
     findings: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST_OUTPUTS)] | None = None
     sampling: Literal["by_size", "equal", "foreground"] = "by_size"
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -255,7 +262,7 @@ class DataSettings(Section):
         if self.task == "segmentation":
             if isinstance(self.classes, int):
                 return self.classes
-            return 1 if len(self.classes) == 1 else len(self.classes) + 1
+            return len(self.classes) if self.overlap or len(self.classes) == 1 else len(self.classes) + 1
         if self.findings is None:
             raise ValueError("the findings of the sources have not been read; see medarts.data.opening.with_findings")
         return len(self.findings)
@@ -267,7 +274,8 @@ class DataSettings(Section):
         """
         named = isinstance(self.classes, tuple) and isinstance(other.classes, tuple)
         alike = self.classes == other.classes if named else True
-        return alike and (self.outputs, self.findings) == (other.outputs, other.findings)
+        mine, others = ((data.outputs, data.findings, data.overlap) for data in (self, other))
+        return alike and mine == others
 
     @model_validator(mode="after")
     def _one_task(self) -> "DataSettings":
@@ -278,8 +286,27 @@ class DataSettings(Section):
             raise ValueError("findings are for sources with findings; the outputs of a segmentation are its classes")
         if tasks == {"classification"} and self.classes != 1:
             raise ValueError("classes are for masks; name the outputs of a classification in findings")
+        if self.overlap and not (isinstance(self.classes, tuple) and len(self.classes) > 1):
+            raise ValueError("overlap is for several classes; name them, as in classes: [liver, tumour]")
         if self.findings is not None and len(set(self.findings)) < len(self.findings):
             raise ValueError(f"findings {self.findings} name one twice")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_name_classes(self) -> "DataSettings":
+        known = (*self.class_names, BACKGROUND, IGNORED)
+        for source in self.sources:
+            labels = source.labels if isinstance(source, MaskSourceSettings) else None
+            named = [name for name in (labels or {}).values() if isinstance(name, str)]
+            for name in named:
+                if name in known:
+                    continue
+                if isinstance(self.classes, tuple):
+                    fix = did_you_mean(name, known)
+                else:
+                    classes = dict.fromkeys(name for name in named if name not in known)
+                    fix = f"Set classes: [{', '.join(classes)}]."
+                raise ValueError(f"the labels of source '{source.domain}' name the class {quoted(name)}. {fix}")
         return self
 
     @model_validator(mode="after")

@@ -19,11 +19,11 @@ from medarts.config.data import Resize
 from medarts.config.explaining import explain
 from medarts.config.section import MOST_OUTPUTS, Section
 from medarts.data.digests import new_digest
-from medarts.data.geometry import framed, padded, squashed
+from medarts.data.geometry import Framing, framed, squashed
 from medarts.data.images import Layout, as_array, as_hwc, scaled
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import IGNORE
-from medarts.data.reading import frame_image, mask_states, resize_mask
+from medarts.data.reading import classes_in, frame_image, frame_mask
 from medarts.data.sources.arrays import ArraysSettings
 from medarts.data.splits import SPLIT_SEED, complete_splits, divided, split_named
 from medarts.data.store import ImageStore
@@ -44,7 +44,8 @@ class Options(TypedDict, total=False):
     patients: Sequence[str | int] | None
     splits: Sequence[str] | None
     findings: Sequence[str] | None
-    classes: int | None
+    classes: int | Sequence[str] | None
+    ignore: int | None
     size: int | None
     resize: Resize | None
     channels: Layout | None
@@ -60,13 +61,16 @@ def from_arrays(images: ArrayLike, targets: ArrayLike, **options: Unpack[Options
     Args:
         images: N x H x W (grey), N x H x W x C or N x C x H x W. Floats in 0..1, uint8 (0..255) or uint16 (0..65535);
             other values need a window or percentiles.
-        targets: masks, N x H x W, of booleans or class indices (0 is background); or labels, N x F, of 0 and 1.
+        targets: masks, N x H x W, of booleans or class indices (0 is background), or N x K x H x W, of 0 and 1 of K
+            classes that may overlap; or labels, N x F, of 0 and 1.
 
     Keyword Args:
         patients: what must stay on one side of a split, for each image. Default: every image is a patient.
         splits: "train", "val" or "test" for each image. Default: sampled by patient.
         findings: names of the F labels. Default: "finding 1" and so on.
-        classes: outputs of a segmentation, see ``data.classes`` of a recipe. Default: from the masks.
+        classes: names of the foreground classes, or the number of outputs, see ``data.classes`` of a recipe. Default:
+            from the masks. Classes that may overlap are named.
+        ignore: value of masks that marks pixels which neither loss nor scores count. Default: there are none.
         size: height and width that networks see, in pixels. Default: that of the images, which must be square.
         resize: how images get that size, "fit" or "squash"; see ``data.resize`` of a recipe. Default: "fit".
         channels: axis of the channels, "first" or "last". Default: the one of 1 to 4 entries.
@@ -123,7 +127,8 @@ def data_section(store: ImageStore) -> dict[str, Any]:
         outputs: dict[str, Any] = {"findings": list(manifest.findings)}
     else:
         columns = store.truths.shape[1]
-        outputs = {"classes": 1 if columns == 1 else columns + 1}
+        outputs = {"classes": list(store.class_names) or (1 if columns == 1 else columns + 1)}
+        outputs |= {"overlap": True} if len(store.targets.shape) == 4 else {}
     source = {
         "kind": "labelled-arrays" if manifest.findings else "arrays",
         "name": name,
@@ -155,7 +160,7 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
     name, rules = settings.domain, ReadingRules(settings.window, settings.percentiles)
     images: list[NDArray[np.float16]] = []
     targets: list[NDArray[np.uint8]] = []
-    values: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []  # of every target as given, and resized
+    framings: list[Framing] = []
     digests: list[tuple[str, str]] = []
     sizes: list[tuple[int, ...]] = []
     for number, (image, target) in enumerate(items):
@@ -163,24 +168,33 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
         side = _side(image_hwc, number) if options.get("size") is None else wanted.size
         framing = framed(*image_hwc.shape[:2], size=side, resize=wanted.resize)
         made = frame_image(scaled(image_hwc, rules, number, fix=_SCALING), framing, size=side)
-        read = _labels(target, number) if target.ndim < 2 else _mask(target, image_hwc, number)
+        if target.ndim < 2:
+            read = _labels(target, number)
+        else:
+            read = _mask(target, image_hwc, number, ignore=options.get("ignore"))
         if images and (made.shape != images[0].shape or read.ndim != targets[0].ndim):
             raise DataError(
                 f"Item {number} differs from those before: image {image.shape}, target {target.shape}.",
                 fix="Give size to resize all images, equally many channels, and either masks or labels.",
             )
         images.append(made.astype(np.float16))
-        resized = resize_mask(read, (framing.rows, framing.columns)) if read.ndim == 2 else read
-        targets.append(padded(resized, framing, (side, side), fill=IGNORE) if read.ndim == 2 else read)
-        values.append((np.unique(read), np.unique(resized)))
+        targets.append(read)
+        framings.append(framing)
         sizes.append(image_hwc.shape[:2])
         # Runs of before stretched all images: others have to be other data to them.
         form = "" if framing == squashed(*image_hwc.shape[:2], size=side) else wanted.resize
         digests.append((_digest(image, form), _digest(target)))
     if not images:
         raise DataError(f"The data set {name} is empty.", fix="Give at least one image for training.")
-    stacked = np.stack(targets)
-    names = _finding_names(options, stacked)
+    names = _finding_names(options, targets[0])
+    classes: tuple[str, ...] = ()
+    if names:
+        stacked, truths = np.stack(targets), np.zeros((len(images), 0), np.uint8)
+    else:
+        classes = _class_names(options, wanted, targets)
+        number, side = len(classes) or _number(options, wanted, targets), images[0].shape[-1]
+        seen = [frame_mask(mask, at, size=side, number=number) for mask, at in zip(targets, framings, strict=True)]
+        stacked, truths = (np.stack(each) for each in zip(*seen, strict=True))
     shown = [tuple(each for each, found in zip(names, row, strict=True) if found) for row in stacked] if names else []
     samples: list[Sample] = []
     held: dict[Path, str] = {}
@@ -192,14 +206,8 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
         samples.append(Sample(key, Path(name, "images", key), mask, patient, name, split, findings=found))
         held |= zip(samples[-1].files, digests[number], strict=False)  # labels are in the manifest itself
     manifest = Manifest(tuple(samples), {name: rules}, names, digests=held)
-    if names:
-        truths = np.zeros((len(images), 0), np.uint8)
-    else:
-        given = None if options.get("classes") is None else wanted.outputs
-        outputs = _outputs(given, int(max(given.max() for given, _ in values)))
-        truths = np.stack([mask_states(*each, classes=outputs) for each in values])
-    held_sizes = np.array(sizes, np.int32)
-    store = ImageStore(manifest, np.stack(images), stacked, truths, sizes=held_sizes, resize=wanted.resize)
+    about: dict[str, Any] = {"sizes": np.array(sizes, np.int32), "resize": wanted.resize, "class_names": classes}
+    store = ImageStore(manifest, np.stack(images), stacked, truths, **about)
     with _as_in_a_recipe(DataSettings):  # what the arrays themselves decide
         DataSettings.model_validate(data_section(store))
     return store
@@ -244,15 +252,44 @@ def _side(image_hwc: NDArray[Any], number: int) -> int:
     return int(height)
 
 
-def _mask(mask: NDArray[Any], image_hwc: NDArray[Any], number: int) -> NDArray[np.uint8]:
-    if mask.shape != image_hwc.shape[:2]:
+def _class_names(options: Options, wanted: DataSettings, targets: Sequence[NDArray[np.uint8]]) -> tuple[str, ...]:
+    """Returns the names of the classes; none where they have none."""
+    given = wanted.class_names if isinstance(wanted.classes, tuple) else ()
+    if targets[0].ndim == 3 and len(given) != len(targets[0]):
+        raise DataError(
+            f"There are masks of {len(targets[0])} classes that may overlap, and the classes {options.get('classes')}.",
+            fix='Name each, as in classes=["liver", "tumour"].',
+        )
+    highest = max(max(classes_in(mask), default=0) for mask in targets)
+    if given and highest > len(given):
+        raise DataError(f"The masks hold class {highest}, and classes names {len(given)}.", fix="Name the others, too.")
+    return given
+
+
+def _number(options: Options, wanted: DataSettings, targets: Sequence[NDArray[np.uint8]]) -> int:
+    """Returns the number of foreground classes that have no names."""
+    given = None if options.get("classes") is None else wanted.outputs
+    outputs = _outputs(given, max(max(classes_in(mask), default=0) for mask in targets))
+    return max(outputs - 1, 1)
+
+
+def _mask(mask: NDArray[Any], image_hwc: NDArray[Any], number: int, *, ignore: int | None) -> NDArray[np.uint8]:
+    if mask.shape[-2:] != image_hwc.shape[:2] or mask.ndim > 3:
         raise DataError(
             f"Mask {number} has the shape {mask.shape}, its image {image_hwc.shape[0]} x {image_hwc.shape[1]} pixels.",
-            fix="Give masks H x W of the size of their images, without an axis of channels.",
+            fix="Give masks H x W of the size of their images, or K x H x W of K classes that may overlap.",
         )
     if mask.dtype.kind == "f":
         raise DataError(f"Mask {number} holds {mask.dtype} values.", fix="Give booleans or class indices: masks > 0.5.")
+    if ignore is not None:
+        kept = _mask(np.where(mask == ignore, 0, mask), image_hwc, number, ignore=None)
+        return np.where(mask == ignore, np.uint8(IGNORE), kept)
     low, high = int(mask.min()), int(mask.max())
+    if mask.ndim == 3 and (low < 0 or high > 1):
+        raise DataError(
+            f"Mask {number} of classes that may overlap holds values from {low} to {high}.",
+            fix="Give 0 and 1 for each class, K x H x W; or class indices, H x W.",
+        )
     if low < 0 or high >= MOST_OUTPUTS:
         raise DataError(
             f"Mask {number} holds values from {low} to {high}; class indices go from 0 to {MOST_OUTPUTS - 1}.",
@@ -271,16 +308,16 @@ def _labels(labels: NDArray[Any], number: int) -> NDArray[np.uint8]:
     return row.astype(np.uint8)
 
 
-def _finding_names(options: Options, targets: NDArray[np.uint8]) -> tuple[str, ...]:
+def _finding_names(options: Options, target: NDArray[np.uint8]) -> tuple[str, ...]:
     """Returns the names of the labels; none for masks."""
     given = options.get("findings")
-    if targets.ndim == 3:
+    if target.ndim > 1:
         if given is not None:
             raise DataError("findings are names of labels, but the targets are masks.", fix="Leave findings out.")
         return ()
     if options.get("classes") is not None:
         raise DataError("classes are those of masks, but the targets are labels.", fix="Leave classes out.")
-    number = targets.shape[1]
+    number = len(target)
     names = tuple(f"finding {n}" for n in range(1, number + 1)) if given is None else _each("findings", given)
     if len(names) != number or len(set(names)) != number:
         raise DataError(f"There are {number} columns of labels and the findings {names}.", fix="Name each column once.")

@@ -49,7 +49,8 @@ class Batch:
 
     Attributes:
         images: BCHW, float32, 0..1.
-        targets: uint8: class indices, BHW, or labels of findings, BF.
+        targets: uint8: class indices, BHW; 0 and 1 of classes that may overlap, BCHW; or labels of findings, BF. Pixels
+            of `medarts.data.masks.IGNORE` count nothing.
         indices: positions in the store.
         truths: uint8: what the masks have of every foreground class, a `MaskState` each, BC; C is 0 for findings.
     """
@@ -143,7 +144,7 @@ def augment(images: Tensor, targets: Tensor, settings: AugmentationSettings, *, 
 
     Args:
         images: BCHW, float32, 0..1, square.
-        targets: masks, BHW, uint8, class indices; or labels of whole images, BF, which stay as they are.
+        targets: masks, BHW or BCHW, uint8, see `Batch`; or labels of whole images, BF, which stay as they are.
 
     Returns:
         Images in 0..1 and targets, of the same shapes. Masks are moved by nearest neighbour; what comes in from
@@ -173,7 +174,7 @@ class Mixture:
 
     Attributes:
         images: BCHW.
-        parts: (lam, targets BHW or BF) of every image that went in; the lam sum to 1.
+        parts: (lam, targets as in `Batch`) of every image that went in; the lam sum to 1.
     """
 
     images: Tensor
@@ -206,7 +207,7 @@ def mix(images: Tensor, targets: Tensor, settings: MixingSettings, *, seed: int)
 
     Args:
         images: BCHW.
-        targets: BHW or BF.
+        targets: as in `Batch`.
         settings: alpha and the number of images; alpha 0 returns the batch as it is.
     """
     if settings.alpha == 0:
@@ -254,8 +255,8 @@ def _where(
     chosen: Tensor, images: Tensor, targets: Tensor, change: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     images = torch.where(chosen.view(-1, 1, 1, 1), change(images), images)
-    if targets.ndim == 3:
-        targets = torch.where(chosen.view(-1, 1, 1), change(targets), targets)
+    if targets.ndim > 2:
+        targets = torch.where(chosen.view(-1, *[1] * (targets.ndim - 1)), change(targets), targets)
     return images, targets
 
 
@@ -272,9 +273,9 @@ def _warp(images: Tensor, targets: Tensor, settings: AugmentationSettings, dice:
         shift = torch.stack([dice.number(settings.shift).view(b) * side for side in (w, h)], dim=1)
     matrix = get_affine_matrix2d(shift, centre, scale, angle)[:, :2]
     warped = warp_affine(images, matrix, (h, w), padding_mode="border", align_corners=True)
-    if targets.ndim != 3:
+    if targets.ndim == 2:
         return warped, targets
     labels = warp_affine(
-        targets[:, None].float(), matrix, (h, w), mode="nearest", padding_mode="zeros", align_corners=True
+        targets.reshape(b, -1, h, w).float(), matrix, (h, w), mode="nearest", padding_mode="zeros", align_corners=True
     )
-    return warped, labels[:, 0].round().to(targets.dtype)
+    return warped, labels.reshape(targets.shape).round().to(targets.dtype)

@@ -14,13 +14,23 @@ from medarts.data.formats.raw import Raw
 from medarts.data.geometry import framed
 from medarts.data.images import Image, scale
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.masks import DomainLevels, Mask, MaskLevel, ReadMask, classify, stored_mask
+from medarts.data.masks import (
+    IGNORE,
+    DomainLevels,
+    Mask,
+    MaskLevel,
+    ReadMask,
+    check_classes,
+    classify,
+    read_mask,
+    stored_mask,
+)
 from medarts.data.opening import DIVIDED, Survey, advice, survey
 from medarts.data.parts import read_parts, stacked
 from medarts.data.reading import (
-    check_classes,
     check_labels,
     check_sizes,
+    classes_in,
     resize_mask,
     vanished_classes,
 )
@@ -87,7 +97,8 @@ def examine(
     surveys: list[tuple[Survey, SourceSettings]] = []
     for settings in sources:
         try:
-            surveys.append((survey(settings, findings=needs.findings if needs else None), settings))
+            findings, classes = (needs.findings, needs.class_names) if needs else (None, ())
+            surveys.append((survey(settings, findings=findings, classes=classes), settings))
         except DataError as error:
             found.append(Finding("error", str(settings.path), error.problem, error.fix))
             continue
@@ -111,7 +122,7 @@ def _of_listing(found: Survey, settings: SourceSettings, needs: DataSettings | N
     """Yields what is wrong before any file is opened."""
     if needs:
         try:
-            check_labels(settings.domain, found.manifest.rules[settings.domain], needs.outputs)
+            check_labels(found.manifest, needs)
         except DataError as error:
             yield Finding("error", str(settings.path), error.problem, error.fix)
     kinds: tuple[tuple[Level, tuple[Fault, ...]], ...] = (("error", found.faults), ("warning", found.doubts))
@@ -156,7 +167,9 @@ def _of_classes(
     own = [look for look in looks if look.sample.domain == settings.domain and look.classes is not None]
     labels = manifest.rules[settings.domain].labels
     expected = {1} if labels is None else {index for _, index in labels if index > 0}
-    expected |= set(range(1, needs.outputs)) if needs else set()
+    names = needs.class_names if needs and isinstance(needs.classes, tuple) else _names_of(own)
+    expected |= set(range(1, len(names) + 1) if names else range(1, needs.outputs) if needs else ())
+    expected -= {IGNORE}
     never: dict[str, list[Split]] = {}
     lost: dict[str, list[Split]] = {}
     for split in SPLITS:
@@ -164,10 +177,11 @@ def _of_classes(
         shown = frozenset[int]().union(*(look.classes or () for look in part))
         kept = frozenset[int]().union(*(look.kept or () for look in part))
         for index in sorted(expected) if part else ():
+            name = names[index - 1] if index <= len(names) else str(index)
             if index not in shown:
-                never.setdefault(str(index), []).append(split)
+                never.setdefault(name, []).append(split)
             elif needs and index not in kept:
-                lost.setdefault(str(index), []).append(split)
+                lost.setdefault(name, []).append(split)
     yield from _in_splits(settings, "classes that no mask of a split shows", _NEVER_FIX, never)
     if needs:
         problem = f"classes that no mask of a split shows at data.size {needs.size}"
@@ -225,7 +239,7 @@ def _slices(numbers: Sequence[int]) -> str:
 def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> _Look:
     findings: list[Finding] = []
     raw = _image(sample, rules, needs, findings)
-    mask, levels = _mask(sample, rules, findings) or (None, ())
+    mask, levels = _mask(sample, rules, needs, findings) or (None, ())
     if raw is not None and mask is not None:
         try:
             check_sizes(sample, raw.values.shape, mask.shape)
@@ -238,7 +252,7 @@ def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> _L
         tuple(findings),
         size=raw.values.shape[:2] if raw is not None else None,
         digest=_digest(raw) if raw is not None and varied else None,
-        foreground=None if mask is None else float(np.count_nonzero(mask) / mask.size),
+        foreground=None if mask is None else _foreground(mask),
         levels=levels,
         classes=_classes(mask),
         kept=_classes(resized),
@@ -248,20 +262,34 @@ def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> _L
 def _resized(sample: Sample, mask: Mask, needs: DataSettings, findings: list[Finding]) -> Mask:
     """Returns the mask as networks see it, and notes the classes that it loses or for which there is no output."""
     try:
-        check_classes(sample, mask, needs.outputs)
+        if not needs.overlap:
+            check_classes(sample, mask, needs.class_names)
     except DataError as error:
-        findings.append(_error(sample, sample.files[-1], error))
-    framing = framed(*mask.shape, size=needs.size, resize=needs.resize)
-    resized = resize_mask(mask, (framing.rows, framing.columns))
-    findings += [
-        Finding("warning", str(sample.mask), f"Class {index} vanishes at data.size {needs.size}.", _SIZE_FIX)
-        for index in vanished_classes(mask, resized)
-    ]
+        findings.append(_error(sample, sample.masks[0], error))
+    framing = framed(*mask.shape[-2:], size=needs.size, resize=needs.resize)
+    resized = resize_mask(mask, (framing.rows, framing.columns), several=len(needs.class_names) > 1)
+    names = needs.class_names if isinstance(needs.classes, tuple) else ()
+    for index in vanished_classes(mask, resized):
+        name = f"Class {names[index - 1] if index <= len(names) else index}"
+        findings.append(Finding("warning", str(sample.mask), f"{name} vanishes at data.size {needs.size}.", _SIZE_FIX))
     return resized
 
 
 def _classes(mask: Mask | None) -> frozenset[int] | None:
-    return None if mask is None else frozenset(int(index) for index in np.unique(mask) if index > 0)
+    return None if mask is None else classes_in(mask)
+
+
+def _foreground(mask: Mask) -> float:
+    """Returns the part of the pixels that count and are of any class; 0 where none counts."""
+    shown, counted = (mask != 0) & (mask != IGNORE), mask != IGNORE
+    if mask.ndim == 3:
+        shown, counted = shown.any(0), (counted | shown.any(0)).all(0)
+    return float(shown.sum() / max(int(counted.sum()), 1))
+
+
+def _names_of(looks: Iterable[_Look]) -> tuple[str, ...]:
+    """Returns the classes that have mask files of their own, in the order in which they are found."""
+    return tuple(dict.fromkeys(name for look in looks for name, _ in look.sample.class_masks))
 
 
 def _error(sample: Sample, path: Path, error: DataError) -> Finding:
@@ -308,10 +336,12 @@ def _image_doubts(raw: Raw, image: Image, rules: ReadingRules) -> Iterator[tuple
         yield "Grey values are stored inverted (MONOCHROME1 or MinIsWhite).", "None needed: they are turned."
 
 
-def _mask(sample: Sample, rules: ReadingRules, findings: list[Finding]) -> ReadMask | None:
+def _mask(sample: Sample, rules: ReadingRules, needs: DataSettings | None, findings: list[Finding]) -> ReadMask | None:
     if sample.mask is None:
         return None
     try:
+        if sample.class_masks:
+            return _mask_of_classes(sample, rules, needs)
         raw = stored_mask(sample, rules)
         found = classify(raw, rules, path=sample.mask)
     except DataError as error:
@@ -322,8 +352,16 @@ def _mask(sample: Sample, rules: ReadingRules, findings: list[Finding]) -> ReadM
     return found
 
 
+def _mask_of_classes(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> ReadMask:
+    """Reads a mask that has a file for every class; without a recipe these may overlap."""
+    if needs is not None:
+        return read_mask(sample, rules, names=needs.class_names, overlap=needs.overlap)
+    names = [name for name, _ in sample.class_masks]
+    return read_mask(sample, rules, names=names, overlap=True)
+
+
 def _mask_doubts(raw: Raw, mask: Mask, rules: ReadingRules) -> Iterator[tuple[str, str]]:
-    if not mask.any():
+    if not classes_in(mask):
         yield "The mask is empty.", "Check that nothing is to be found in the image."
     elif mask.all():
         yield "The mask covers the whole image.", "Check that it is the right file."

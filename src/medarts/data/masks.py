@@ -12,8 +12,8 @@ foreground and background alike:
 - Only values that fill some area count. A soft spot has a peak of any value, and JPEG makes blocks of any value.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +58,7 @@ class MaskLevel:
         foreground: it is read as foreground.
         label: the number that a label of the source would name, None where none can.
         exact: the file has no noise and no smooth edges.
+        of: the class whose mask the file is, where every class has a file of its own.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class MaskLevel:
     foreground: bool
     label: int | None
     exact: bool
+    of: str = ""
 
     @property
     def name(self) -> str:
@@ -83,16 +85,16 @@ class DomainLevels:
 
     def __init__(self) -> None:
         self._groups: list[dict[int | None, MaskLevel]] = []  # near each other, the first of every label
-        self._sides: dict[tuple[int, bool], MaskLevel] = {}  # of exact files, by label and side
+        self._sides: dict[tuple[str, int, bool], MaskLevel] = {}  # of exact files, by class, label and side
 
     def add(self, levels: Iterable[MaskLevel]) -> None:
         """Adds the levels of a mask."""
         for level in levels:
             if level.exact and level.label is not None:
-                self._sides.setdefault((level.label, level.foreground), level)
+                self._sides.setdefault((level.of, level.label, level.foreground), level)
             for group in self._groups:
                 first = next(iter(group.values()))
-                if first.foreground == level.foreground and first.is_near(level):
+                if (first.of, first.foreground) == (level.of, level.foreground) and first.is_near(level):
                     group.setdefault(level.label, level)
                     break
             else:
@@ -100,12 +102,15 @@ class DomainLevels:
 
     def problem(self, domain: str) -> DataError | None:
         """Returns what is wrong with the masks of a domain, None where they are binary as far as they were added."""
-        for foreground in (True, False):
-            groups = [group for group in self._groups if next(iter(group.values())).foreground == foreground]
-            if len(groups) > 1:
-                return self._several([next(iter(group.values())) for group in groups], domain)
-        for (label, foreground), level in self._sides.items():
-            other = self._sides.get((label, not foreground))
+        sides: dict[tuple[str, bool], list[MaskLevel]] = {}
+        for group in self._groups:
+            first = next(iter(group.values()))
+            sides.setdefault((first.of, not first.foreground), []).append(first)
+        for _, levels in sorted(sides.items(), key=lambda side: side[0]):
+            if len(levels) > 1:
+                return self._several(levels, domain)
+        for (of, label, foreground), level in self._sides.items():
+            other = self._sides.get((of, label, not foreground))
             if foreground and other is not None:
                 return DataError(
                     f"The value {level.name} is the foreground of some masks of {domain} ({level.path}) and the "
@@ -152,7 +157,8 @@ class ReadMask(NamedTuple):
     """A mask, and what it takes to tell whether the masks of a domain are alike.
 
     Attributes:
-        classes: uint8 (H, W): 0 background, 1.. the classes.
+        classes: uint8 (H, W): 0 background, 1.. the classes; or 0 and 1 of classes that may overlap (K, H, W). Ignored
+            pixels are `IGNORE`.
         levels: the values that it holds where it was read without labels; see `DomainLevels`.
     """
 
@@ -160,20 +166,35 @@ class ReadMask(NamedTuple):
     levels: tuple[MaskLevel, ...] = ()
 
 
-def read_mask(sample: Sample, rules: ReadingRules) -> ReadMask:
+def read_mask(sample: Sample, rules: ReadingRules, *, names: Sequence[str] = (), overlap: bool = False) -> ReadMask:
     """Reads the mask of a sample, in the order of its image.
 
+    Where every class has a file of its own, each is read as a mask of one class; a class without a file is not there.
+
+    Args:
+        sample: with its file or files.
+        rules: how they are read.
+        names: of the foreground classes, in the order of their indices; needed for several files, and for overlap.
+        overlap: a pixel may be of several classes.
+
     Raises:
-        DataError: the file cannot be read, does not lie on the grid of the image, holds a value that the labels do not
-            name, or more than two classes without labels.
+        DataError: a file cannot be read, does not lie on the grid of the image, holds a value that the labels do not
+            name, or more than two classes without labels; of several files, one is of no known class, or a pixel is of
+            two classes and may not.
     """
     if sample.mask is None:
         raise ValueError(f"{sample.key} has findings, no mask")
-    return classify(stored_mask(sample, rules), rules, path=sample.mask)
+    if sample.class_masks:
+        return _of_files(sample, rules, names=names, overlap=overlap)
+    found = classify(stored_mask(sample, rules), rules, path=sample.mask)
+    if not overlap:
+        return found
+    check_classes(sample, found.classes, names)
+    return found._replace(classes=_separated(found.classes, len(names)))
 
 
 def stored_mask(sample: Sample, rules: ReadingRules) -> Raw:
-    """Reads the mask of a sample as stored, in the order of its image.
+    """Reads the mask of a sample, or that of its first class, as stored, in the order of its image.
 
     Raises:
         DataError: the file cannot be read, or does not lie on the grid of the image.
@@ -181,6 +202,77 @@ def stored_mask(sample: Sample, rules: ReadingRules) -> Raw:
     if sample.mask is None:
         raise ValueError(f"{sample.key} has findings, no mask")
     return raw_mask(sample.mask, sample.slice_index, indices=rules.labels is not None, image=sample.image)
+
+
+def check_classes(sample: Sample, mask: Mask, names: Sequence[str]) -> None:
+    """Raises a DataError where a mask holds the index of a class that is none.
+
+    Args:
+        sample: it belongs to.
+        mask: class indices (H, W).
+        names: of the foreground classes.
+    """
+    found = int(mask[mask != IGNORE].max(initial=0))
+    if found > len(names):
+        raise DataError(
+            f"{sample.mask} holds class {found}, data.classes allows 0 to {len(names)}, {_in_words(names)}.",
+            fix=f"Set data.classes={found + 1}, or map its values with the source's 'labels'.",
+        )
+
+
+def _in_words(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _separated(indices: Mask, number: int) -> Mask:
+    """Returns class indices (H, W) as a mask of every class (K, H, W); what is ignored is so in all."""
+    planes: Mask = (indices == np.arange(1, number + 1).reshape(-1, 1, 1)).astype(np.uint8)
+    planes[:, indices == IGNORE] = IGNORE
+    return planes
+
+
+def _of_files(sample: Sample, rules: ReadingRules, *, names: Sequence[str], overlap: bool) -> ReadMask:
+    """Reads a mask that has a file for every class, each with all that is not background in it as its class."""
+    planes: dict[str, Mask] = {}
+    levels: list[MaskLevel] = []
+    for name, path in sample.class_masks:
+        if name not in names:
+            raise DataError(
+                f"{path} is a mask of '{name}', and data.classes has {_in_words(names)}.",
+                fix=f"Name the classes: data.classes=[{', '.join(each for each, _ in sample.class_masks)}].",
+            )
+        raw = raw_mask(path, sample.slice_index, indices=rules.labels is not None, image=sample.image)
+        read = classify(raw, rules, path=path)
+        planes[name] = np.where(read.classes == IGNORE, np.uint8(IGNORE), np.minimum(read.classes, np.uint8(1)))
+        levels += (replace(level, of=name) for level in read.levels)
+        first = sample.class_masks[0]
+        if planes[name].shape != planes[first[0]].shape:
+            one, other = (" x ".join(map(str, planes[each].shape)) for each in (name, first[0]))
+            raise DataError(
+                f"{path} is {one} pixels but {first[1]}, of the same image, is {other}.", fix="Save both in one size."
+            )
+    empty = np.zeros_like(next(iter(planes.values())))
+    whole = np.stack([planes.get(name, empty) for name in names])
+    return ReadMask(whole if overlap else _joined(whole, sample, names), tuple(levels))
+
+
+def _joined(planes: Mask, sample: Sample, names: Sequence[str]) -> Mask:
+    """Returns the class of every pixel; what is ignored in one file is of no other class only if none shows it.
+
+    Raises:
+        DataError: a pixel is of two classes.
+    """
+    shown = planes == 1
+    if (several := shown.sum(0) > 1).any():
+        paths = dict(sample.class_masks)
+        row, column = np.argwhere(several)[0]
+        one, other = (names[index] for index in np.flatnonzero(shown[:, row, column])[:2])
+        raise DataError(
+            f"{paths[one]} and {paths[other]} overlap in {int(several.sum())} pixels.",
+            fix="Set data.overlap=true, so that a pixel may be of several classes, or correct the masks.",
+        )
+    indices = np.where(shown.any(0), shown.argmax(0) + 1, 0)
+    return np.where((planes == IGNORE).any(0) & ~shown.any(0), IGNORE, indices).astype(np.uint8)
 
 
 def classify(raw: Raw, rules: ReadingRules, *, path: Path) -> ReadMask:

@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from medarts.config import DataSettings, FindingSourceSettings, Recipe, SourceSettings, Split
+from medarts.config import DataSettings, FindingSourceSettings, MaskSourceSettings, Recipe, SourceSettings, Split
+from medarts.config.data import BACKGROUND, IGNORED
 from medarts.data.contents import composed, file_named, stem_of, tables_in
 from medarts.data.examination import first_of
 from medarts.data.formats import suffix_of
 from medarts.data.manifest import Manifest, Sample, join
+from medarts.data.masks import IGNORE
 from medarts.data.patterns import PathPattern
 from medarts.data.reading import check_labels
 from medarts.data.sampling import sample_patients
@@ -49,7 +51,7 @@ from medarts.data.splits import (
     without_suffix,
 )
 from medarts.data.store import ImageStore, open_store
-from medarts.errors import DataError, did_you_mean
+from medarts.errors import DataError, did_you_mean, quoted
 from medarts.registry import sources as registered
 
 DIVIDED = "patient in two splits"
@@ -73,7 +75,9 @@ class Survey:
     doubts: tuple[Fault, ...] = ()
 
 
-def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...] | None = None) -> Manifest:
+def open_sources(
+    sources: Iterable[SourceSettings], *, findings: tuple[str, ...] | None = None, classes: tuple[str, ...] = ()
+) -> Manifest:
     """Lists the data sets and joins them into one manifest; no image is opened.
 
     Splits come from ``splits.csv`` (its name in any case) in the folder of the set, else from the official parts of
@@ -82,6 +86,7 @@ def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...]
 
     Args:
         findings: what is looked for, in this order; None takes those of the sources, which must then be the same.
+        classes: names of the foreground classes of masks, which labels may use.
 
     Raises:
         DataError: two sets have one name, a folder is missing or empty, an image has no mask or a mask no image,
@@ -96,7 +101,7 @@ def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...]
             raise DataError(
                 f"Two data sets have the name '{settings.domain}', the second being {settings.path}.", fix=fix
             )
-        found = survey(settings, findings=findings)
+        found = survey(settings, findings=findings, classes=classes)
         refuse(settings, found.faults)
         manifests.append(found.manifest)
     if findings is None:
@@ -105,17 +110,20 @@ def open_sources(sources: Iterable[SourceSettings], *, findings: tuple[str, ...]
     return join(manifests)
 
 
-def survey(settings: SourceSettings, *, findings: tuple[str, ...] | None = None) -> Survey:
+def survey(
+    settings: SourceSettings, *, findings: tuple[str, ...] | None = None, classes: tuple[str, ...] = ()
+) -> Survey:
     """Lists one data set with its faults, for the doctor.
 
     Args:
         findings: what is looked for, in this order; None looks for all that its table has.
+        classes: names of the foreground classes of masks, which labels may use.
 
     Raises:
         DataError: the folder is missing, has another layout, or holds no images at all; or the source does not know
             one of the findings.
     """
-    source = _source(settings.kind)
+    source, settings = _source(settings.kind), with_class_indices(settings, classes)
     require_folder(settings.path, layout=source.layout)
     listing = source.find(settings, findings)
     expected, doubts = _sorted_out(listing.faults, settings)
@@ -166,9 +174,8 @@ def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...], data: Ima
     if data is not None:
         manifest = data.manifest
     else:
-        manifest = open_sources(settings.sources, findings=settings.findings)
-        for domain, rules in manifest.rules.items():
-            check_labels(domain, rules, settings.outputs)
+        manifest = open_sources(settings.sources, findings=settings.findings, classes=settings.class_names)
+        check_labels(manifest, settings)
     for split in needs:
         if not manifest.of_split(split).samples:
             raise DataError(
@@ -255,6 +262,30 @@ def refuse(settings: SourceSettings, faults: Iterable[Fault]) -> None:
         + (f" There are {others:,} faults of other kinds; medarts doctor lists all." if others else ""),
         fix=alike[0].fix,
     )
+
+
+def with_class_indices(settings: SourceSettings, classes: Sequence[str]) -> SourceSettings:
+    """Returns the settings of a source whose labels say indices in place of names.
+
+    Args:
+        settings: of the source.
+        classes: names of the foreground classes, in the order of their indices.
+
+    Raises:
+        DataError: a label names another class.
+    """
+    if not isinstance(settings, MaskSourceSettings) or settings.labels is None:
+        return settings
+    indices = {BACKGROUND: 0, IGNORED: IGNORE} | {name: index for index, name in enumerate(classes, 1)}
+    labels = {}
+    for value, name in settings.labels.items():
+        if isinstance(name, str) and name not in indices:
+            raise DataError(
+                f"The labels of source '{settings.domain}' name the class {quoted(name)}.",
+                fix=did_you_mean(name, indices),
+            )
+        labels[value] = indices[name] if isinstance(name, str) else name
+    return settings.model_copy(update={"labels": labels})
 
 
 def _source(kind: str) -> Source:

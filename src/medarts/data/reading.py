@@ -1,5 +1,6 @@
 """Images as float32 HWC in 0..1, and with their masks, by the rules of their domain; both at the size of networks."""
 
+from collections.abc import Collection, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -9,12 +10,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medarts.config import DataSettings
 from medarts.data.geometry import Framing, padded
 from medarts.data.images import Image
-from medarts.data.manifest import ReadingRules, Sample
+from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import IGNORE, Mask, MaskLevel, read_mask
 from medarts.data.parts import read_parts, stacked
 from medarts.errors import DataError
+
+_LEAST_SHARE = 1e-4
+"""Shares of a pixel that differ by less are equal."""
 
 
 class MaskState(IntEnum):
@@ -36,7 +41,7 @@ class Pair(NamedTuple):
 
     Attributes:
         image: float32 (H, W, channels) in 0..1.
-        mask: uint8 (H, W), 0 being background.
+        mask: uint8 (H, W), 0 being background, or (K, H, W), see `medarts.data.masks.ReadMask`.
         levels: the values of the mask where it was read without labels; see ``medarts.data.masks``.
     """
 
@@ -45,14 +50,22 @@ class Pair(NamedTuple):
     levels: tuple[MaskLevel, ...]
 
 
-def read_pair(sample: Sample, rules: ReadingRules, *, channels: int, context: int = 0) -> Pair:
-    """Reads an image, see `read_image`, and its mask.
+def read_pair(
+    sample: Sample,
+    rules: ReadingRules,
+    *,
+    channels: int,
+    context: int = 0,
+    names: Sequence[str] = (),
+    overlap: bool = False,
+) -> Pair:
+    """Reads an image, see `read_image`, and its mask, see `medarts.data.masks.read_mask`.
 
     Raises:
         DataError: a file cannot be read, does not fit the rules, or the two differ in size.
     """
     image = read_image(sample, rules, channels=channels, context=context)
-    mask, levels = read_mask(sample, rules)
+    mask, levels = read_mask(sample, rules, names=names, overlap=overlap)
     check_sizes(sample, image.shape, mask.shape)
     return Pair(image, mask, levels)
 
@@ -76,33 +89,28 @@ def read_image(sample: Sample, rules: ReadingRules, *, channels: int, context: i
 
 
 def check_sizes(sample: Sample, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
-    """Raises a DataError where image and mask of a sample differ in height or width."""
-    if image[:2] != mask[:2]:
+    """Raises a DataError where image (H, W, ...) and mask (..., H, W) of a sample differ in height or width."""
+    if image[:2] != mask[-2:]:
         raise DataError(
-            f"{sample.image} is {image[0]} x {image[1]} pixels but its mask {sample.mask} is {mask[0]} x {mask[1]}.",
+            f"{sample.image} is {image[0]} x {image[1]} pixels but its mask {sample.mask} is {mask[-2]} x {mask[-1]}.",
             fix="Put the mask that belongs to the image there, or resize it (nearest neighbour).",
         )
 
 
-def check_classes(sample: Sample, mask: Mask, classes: int) -> None:
-    """Raises a DataError where a mask holds a class that ``data.classes`` has no output for."""
-    largest = 1 if classes == 1 else classes - 1
-    found = int(mask.max())
-    if found > largest:
-        raise DataError(
-            f"{sample.mask} holds class {found}, data.classes {classes} allows 0 to {largest}.",
-            fix=f"Set data.classes={found + 1}, or map its values with the source's 'labels'.",
-        )
-
-
-def check_labels(domain: str, rules: ReadingRules, classes: int) -> None:
-    """Raises a DataError where there are several classes and no labels that tell them apart."""
-    if classes > 1 and rules.labels is None:
-        raise DataError(
-            f"data.classes is {classes}, but the source '{domain}' does not say which value of its masks is which "
-            "class.",
-            fix="Give the source labels, such as {128: 1, 255: 2}, or set data.classes to 1.",
-        )
+def check_labels(manifest: Manifest, data: DataSettings) -> None:
+    """Raises a DataError where masks are of several classes and nothing tells which pixels are of which class."""
+    if manifest.findings or data.outputs == 1:
+        return
+    told = {sample.domain for sample in manifest.samples if sample.class_masks}
+    for domain, rules in manifest.rules.items():
+        if rules.labels is None and domain not in told:
+            words = data.classes if isinstance(data.classes, tuple) else range(1, data.classes)
+            labels = ", ".join(f"{value}: {word}" for value, word in zip((128, 255), words, strict=False))
+            raise DataError(
+                f"There are several classes ({', '.join(data.class_names)}), but the source '{domain}' does not say "
+                "which value of its masks is which.",
+                fix=f"Give the source labels, such as {{{labels}}}; medarts doctor lists the values.",
+            )
 
 
 def resize_image(image_hwc: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -113,8 +121,27 @@ def resize_image(image_hwc: NDArray[np.float32], shape: tuple[int, int]) -> NDAr
     return chw
 
 
-def resize_mask(mask_hw: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Returns class indices (H, W) as ``shape``, each pixel taken from the one nearest to its centre."""
+def resize_mask(mask: NDArray[np.uint8], shape: tuple[int, int], *, several: bool = False) -> NDArray[np.uint8]:
+    """Returns a mask (..., H, W) as (..., *shape), without a value that it did not have.
+
+    Of one class each pixel is taken from the one nearest to its centre. Of several it goes to the class that covers
+    most of it (antialiased bilinear, as images are resized), so that borders are smooth and lie where they were. A
+    class that is narrower than a pixel covers most of none, and has less than its share of the pixels then: it gets as
+    many as it lacks, those that it covers most.
+
+    Args:
+        mask: class indices, or 0 and 1 of classes that may overlap; `IGNORE` is resized as a class is.
+        shape: height and width of the result.
+        several: there are several classes.
+    """
+    if several:
+        planes = mask.reshape(-1, *mask.shape[-2:])
+        made = np.stack([_by_coverage(plane, shape) for plane in planes])
+        return made.reshape(*mask.shape[:-2], *shape)
+    return _nearest(mask, shape)
+
+
+def _nearest(mask_hw: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
     mask = torch.from_numpy(np.ascontiguousarray(mask_hw))[None, None]
     resized: NDArray[np.uint8] = F.interpolate(mask, size=shape, mode="nearest-exact")[0, 0].numpy()
     return resized
@@ -127,14 +154,20 @@ def frame_image(image_hwc: NDArray[np.float32], framing: Framing, *, size: int) 
 
 
 def frame_mask(
-    mask_hw: NDArray[np.uint8], framing: Framing, *, size: int, classes: int
+    mask: NDArray[np.uint8], framing: Framing, *, size: int, number: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Returns class indices (H, W) as networks learn them, (size, size), and what became of each class, `mask_states`.
+    """Returns a mask (..., H, W) as networks learn it, (..., size, size), and what became of each class, `mask_states`.
 
     Padding counts neither as background nor as a class (`IGNORE`).
+
+    Args:
+        mask: class indices, or 0 and 1 of classes that may overlap.
+        framing: of its image.
+        size: height and width that networks see.
+        number: of foreground classes.
     """
-    resized = resize_mask(mask_hw, (framing.rows, framing.columns))
-    states = mask_states(mask_hw, resized, classes=classes)
+    resized = resize_mask(mask, (framing.rows, framing.columns), several=number > 1)
+    states = mask_states(classes_in(mask), resized, number=number)
     return padded(resized, framing, (size, size), fill=IGNORE), states
 
 
@@ -147,19 +180,62 @@ def unframed(values: Tensor, framing: Framing) -> Tensor:
     return F.interpolate(inside, size=shape, mode="bilinear", antialias=True).clamp(0, 1)
 
 
-def vanished_classes(mask_hw: NDArray[np.uint8], resized_hw: NDArray[np.uint8]) -> tuple[int, ...]:
-    """Returns the foreground classes that a mask has and its resized form lacks, in ascending order.
+def _by_coverage(mask_hw: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resizes a mask of several classes, see `resize_mask`."""
+    values, areas = np.unique(mask_hw, return_counts=True)
+    if len(values) == 1:
+        return np.full(shape, values[0])
+    coverage = np.stack([_covered(mask_hw == value, shape) for value in values])
+    found = coverage.argmax(0)  # the first, which is background, where several cover as much
+    for place in np.argsort(-areas, kind="stable"):  # the smallest last, so that it keeps what it gets
+        if values[place] == 0:
+            continue
+        wanted = max(1, round(areas[place] / mask_hw.size * shape[0] * shape[1]))
+        _add(found, int(place), coverage[place], wanted - np.count_nonzero(found == place))
+    return np.asarray(values[found])
+
+
+def _covered(inside_hw: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Returns the share of every pixel of the result that an area covers."""
+    mask = torch.from_numpy(inside_hw.astype(np.float32))[None, None]
+    share: NDArray[np.float32] = F.interpolate(mask, size=shape, mode="bilinear", antialias=True)[0, 0].numpy()
+    return share
+
+
+def _add(found: NDArray[np.intp], place: int, share: NDArray[np.float32], lacking: int) -> None:
+    """Gives a class the pixels that it lacks, those of the largest share; of equal ones some, evenly spread."""
+    others = np.flatnonzero((found != place) & (share > _LEAST_SHARE))
+    if lacking <= 0 or not len(others):
+        return
+    shares = share.ravel()[others]
+    last = np.sort(shares)[-min(lacking, len(others))]
+    above, equal = others[shares > last + _LEAST_SHARE], others[np.abs(shares - last) <= _LEAST_SHARE]
+    spread = np.linspace(0, len(equal) - 1, min(lacking - len(above), len(equal))).round().astype(np.intp)
+    found.ravel()[np.concatenate([above, equal[spread]])] = place
+
+
+def classes_in(mask: NDArray[np.uint8]) -> frozenset[int]:
+    """Returns the foreground classes of a mask, class indices (H, W) or a mask of each (K, H, W)."""
+    if mask.ndim == 3:
+        return frozenset(index for index, plane in enumerate(mask, 1) if (plane == 1).any())
+    return frozenset(int(index) for index in np.unique(mask) if index not in (0, IGNORE))
+
+
+def vanished_classes(mask: NDArray[np.uint8], resized: NDArray[np.uint8]) -> tuple[int, ...]:
+    """Returns the foreground classes that a mask has and its resized form lacks, in ascending order."""
+    return tuple(sorted(classes_in(mask) - classes_in(resized)))
+
+
+def mask_states(shown: Collection[int], resized: NDArray[np.uint8], *, number: int) -> NDArray[np.uint8]:
+    """Returns a `MaskState` for every foreground class, (C,).
 
     Args:
-        mask_hw: class indices as the file has them (H, W); 0 is background.
+        shown: the foreground classes that the mask has in its file.
+        resized: the mask as it is stored.
+        number: of foreground classes.
     """
-    lost = np.setdiff1d(mask_hw, resized_hw)
-    return tuple(int(index) for index in lost if index != 0)
-
-
-def mask_states(mask_hw: NDArray[np.uint8], resized_hw: NDArray[np.uint8], *, classes: int) -> NDArray[np.uint8]:
-    """Returns a `MaskState` for every foreground class, (C,): one where ``classes`` is 1, else those from 1 on."""
-    truths = np.full(max(classes - 1, 1), MaskState.EMPTY, dtype=np.uint8)
-    truths[[index - 1 for index in np.unique(resized_hw).tolist() if index]] = MaskState.PRESENT
-    truths[[index - 1 for index in vanished_classes(mask_hw, resized_hw)]] = MaskState.VANISHED
+    truths = np.full(number, MaskState.EMPTY, dtype=np.uint8)
+    kept = classes_in(resized)
+    truths[[index - 1 for index in kept]] = MaskState.PRESENT
+    truths[[index - 1 for index in shown if index not in kept]] = MaskState.VANISHED
     return truths

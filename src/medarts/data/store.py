@@ -6,6 +6,7 @@ the fingerprint of its manifest and is not believed: its arrays have digests, an
 whenever it is opened.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -33,8 +34,8 @@ from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, u
 from medarts.data.digests import digests_read
 from medarts.data.geometry import Framing, framed
 from medarts.data.manifest import Manifest, Sample
-from medarts.data.masks import DomainLevels, Mask, MaskLevel
-from medarts.data.reading import MaskState, check_classes, frame_image, frame_mask, read_image, read_pair
+from medarts.data.masks import DomainLevels, Mask, MaskLevel, check_classes
+from medarts.data.reading import MaskState, frame_image, frame_mask, read_image, read_pair
 from medarts.data.rows import Rows, RowWriter, StoredRows
 from medarts.errors import DataError
 from medarts.system.cached import user_cache
@@ -84,11 +85,14 @@ class ImageStore:
     Attributes:
         manifest: the samples, in the order of the arrays.
         images: float16, sample x channel x height x width, 0..1.
-        targets: uint8: class indices of masks, sample x height x width, or labels, sample x finding.
+        targets: uint8: class indices of masks, sample x height x width; of classes that may overlap 0 and 1 of each,
+            sample x class x height x width; or labels, sample x finding. `medarts.data.masks.IGNORE` marks pixels that
+            count nothing.
         truths: uint8, sample x foreground class: a `MaskState`, what the mask has of the class; no column for findings.
         held: keeps other processes from removing the store.
         sizes: int32, sample x 2: height and width of the image in its file, in pixels. Default: those of the store.
         resize: how images got the size of the store.
+        class_names: of the foreground classes of masks in memory, where they were named.
     """
 
     manifest: Manifest
@@ -98,6 +102,7 @@ class ImageStore:
     held: FileLock | None = field(default=None, repr=False, compare=False)
     sizes: NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
     resize: Resize = "squash"
+    class_names: tuple[str, ...] = ()
 
     def framing(self, index: int) -> Framing:
         """Returns where the image of a sample, as in its file, lies in the stored one."""
@@ -120,8 +125,8 @@ class ImageStore:
 def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) -> ImageStore:
     """Returns the store of a manifest, made now or found in the cache.
 
-    Images are resized, by the rule ``data.resize``, with antialiased bilinear, masks with nearest-neighbour
-    interpolation. A store whose arrays are not those that were written is made again.
+    Images are resized, by the rule ``data.resize``, with antialiased bilinear interpolation, masks as `resize_mask`
+    does. A store whose arrays are not those that were written is made again.
 
     Args:
         threads: files read at a time; 0: as many as there are cores. Fewer where images are large.
@@ -130,7 +135,8 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
         DataError: a file cannot be read, its mask has another size, a label is out of range, masks without labels
             differ in their foreground, the disk is full, or the cache cannot be written.
     """
-    form = f"{settings.size}px-{settings.in_channels}ch" + ("" if manifest.findings else f"-{settings.outputs}cl")
+    form = f"{settings.size}px-{settings.in_channels}ch"
+    form += "" if manifest.findings else _classes_of(manifest, settings)
     form += f"-{settings.resize}"
     folder = cache_folder(settings) / f"v{FORMAT}-{manifest.fingerprint()}-{form}"
     forms = _forms_of(manifest, settings)
@@ -150,6 +156,16 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
             f"The cache {folder.parent} cannot be written ({error.strerror or error}).",
             fix="Set data.cache to a folder that can be written, on a disk with room.",
         ) from error
+
+
+def _classes_of(manifest: Manifest, settings: DataSettings) -> str:
+    """Returns the part of a store's name that tells masks of the same files apart."""
+    form = f"-{settings.outputs}cl"
+    if len(settings.class_names) > 1:
+        form += "-overlap" if settings.overlap else "-coverage"  # before, they were resized to the nearest
+    if any(sample.class_masks for sample in manifest.samples):  # whose order is that of the names
+        form += f"-{hashlib.sha256(repr(settings.class_names).encode()).hexdigest()[:8]}"
+    return form
 
 
 def cache_folder(settings: DataSettings) -> Path:
@@ -212,8 +228,9 @@ def _forms_of(manifest: Manifest, settings: DataSettings) -> _Forms:
         "sizes.npy": {"dtype": "int32", "shape": [number, 2]},
     }
     if not manifest.findings:
-        forms["masks.npy"] = {"dtype": "uint8", "shape": [number, size, size]}
-        forms["truths.npy"] = {"dtype": "uint8", "shape": [number, max(settings.outputs - 1, 1)]}
+        each = [len(settings.class_names)] if settings.overlap else []
+        forms["masks.npy"] = {"dtype": "uint8", "shape": [number, *each, size, size]}
+        forms["truths.npy"] = {"dtype": "uint8", "shape": [number, len(settings.class_names)]}
     return forms
 
 
@@ -313,19 +330,23 @@ def _cores() -> int:
 
 def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
     rules, size = manifest.rules[sample.domain], settings.size
-    mask_hw: Mask | None = None
+    mask_read: Mask | None = None
     levels: tuple[MaskLevel, ...] = ()
     if sample.mask is None:
         image_hwc = read_image(sample, rules, channels=settings.in_channels)
     else:
-        image_hwc, mask_hw, levels = read_pair(sample, rules, channels=settings.in_channels)
-        check_classes(sample, mask_hw, settings.outputs)
+        names, overlap = settings.class_names, settings.overlap
+        image_hwc, mask_read, levels = read_pair(
+            sample, rules, channels=settings.in_channels, names=names, overlap=overlap
+        )
+        if not overlap:
+            check_classes(sample, mask_read, names)
     height, width = image_hwc.shape[:2]
     framing = framed(height, width, size=size, resize=settings.resize)
     rows: tuple[ArrayLike, ...] = frame_image(image_hwc, framing, size=size), (height, width)
     lost = False
-    if mask_hw is not None:
-        mask, truths = frame_mask(mask_hw, framing, size=size, classes=settings.outputs)
+    if mask_read is not None:
+        mask, truths = frame_mask(mask_read, framing, size=size, number=len(settings.class_names))
         rows, lost = (*rows, mask, truths), bool((truths == MaskState.VANISHED).any())
     return _Read(rows, settings.resize == "squash" and height != width, lost, levels)
 

@@ -59,12 +59,22 @@ class Confusion:
     tn: Tensor
 
     @classmethod
-    def of(cls, predicted: Tensor, true: Tensor) -> "Confusion":
-        """Counts the pixels of boolean masks (..., H, W); the counts have shape (...) and lie on the CPU."""
-        # One transfer of three numbers a mask, as not every device knows the float64 of the ratios.
-        sums = torch.stack([mask.sum((-2, -1)) for mask in (predicted & true, predicted, true)]).cpu()
+    def of(cls, predicted: Tensor, true: Tensor, counted: Tensor | None = None) -> "Confusion":
+        """Counts the pixels of boolean masks (..., H, W); the counts have shape (...) and lie on the CPU.
+
+        Args:
+            predicted: the predicted masks.
+            true: the true masks.
+            counted: boolean, of a shape that broadcasts to theirs: pixels that count. Default: all.
+        """
+        if counted is not None:
+            predicted, true, counted = predicted & counted, true & counted, counted.expand_as(true)
+        # One transfer of a few numbers a mask, as not every device knows the float64 of the ratios.
+        masks = (predicted & true, predicted, true) if counted is None else (predicted & true, predicted, true, counted)
+        sums = torch.stack([mask.sum((-2, -1)) for mask in masks]).cpu()
         tp, fp, fn = sums[0], sums[1] - sums[0], sums[2] - sums[0]
-        return cls(tp=tp, fp=fp, fn=fn, tn=true.shape[-2] * true.shape[-1] - tp - fp - fn)
+        total = true.shape[-2] * true.shape[-1] if counted is None else sums[3]
+        return cls(tp=tp, fp=fp, fn=fn, tn=total - tp - fp - fn)
 
     def ratio(self, part: Tensor, whole: Tensor) -> Tensor:
         """Returns part / whole, float64; where whole is 0, 1 for equal masks and 0 for others."""
@@ -83,24 +93,35 @@ class MaskPair:
         predicted: predicted mask (H, W).
         true: true mask (H, W).
         spacing: height and width of a pixel, for distances in its unit. Default: distances are in pixels.
+        counted: pixels that count (H, W); in the others both masks are empty, as outside the image. Default: all.
 
     Raises:
         ValueError: the masks differ in size, or are not boolean.
     """
 
-    def __init__(self, predicted: BoolMask, true: BoolMask, *, spacing: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self,
+        predicted: BoolMask,
+        true: BoolMask,
+        *,
+        spacing: tuple[float, float] | None = None,
+        counted: BoolMask | None = None,
+    ) -> None:
         if predicted.shape != true.shape or not predicted.dtype == true.dtype == np.bool_:
             raise ValueError(
                 f"two boolean masks of one size are needed, not {predicted.dtype} {predicted.shape} "
                 f"and {true.dtype} {true.shape}"
             )
-        self.predicted, self.true, self.spacing = predicted, true, spacing
+        if counted is not None:
+            predicted, true = predicted & counted, true & counted
+        self.predicted, self.true, self.spacing, self.counted = predicted, true, spacing, counted
 
     @cached_property
     def confusion(self) -> Confusion:
         """Counts of pixels."""
         # Copies, as torch takes neither flipped nor read-only views.
-        return Confusion.of(torch.from_numpy(self.predicted.copy()), torch.from_numpy(self.true.copy()))
+        counted = None if self.counted is None else torch.from_numpy(self.counted.copy())
+        return Confusion.of(torch.from_numpy(self.predicted.copy()), torch.from_numpy(self.true.copy()), counted)
 
     @cached_property
     def surface_distances(self) -> tuple[Floats, Floats] | None:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medarts.data.masks import IGNORE
 from medarts.data.reading import MaskState
 from medarts.metrics import BoolMask, Confusion, Floats, MaskPair, metrics_of, register_metric
 
@@ -20,6 +21,9 @@ CONVENTIONS: dict[str, str] = {
     "vanished masks": (
         "A class that the file of a mask has, and that is lost when the mask is resized to the evaluated size, cannot "
         "be found: its dice, jaccard, precision, recall and f1 are 0, its distances undefined."
+    ),
+    "ignored pixels": (
+        "Pixels that the labels of a data set ignore count in no score. Distances are those of the masks without them."
     ),
     "excluded classes": (
         "A class that no image of a data set shows is excluded there: of it dice, jaccard, precision, recall, f1 and "
@@ -130,7 +134,12 @@ def _without_surface(masks: MaskPair) -> float:
 
 
 def mask_scores(
-    predicted: BoolMask, true: BoolMask, *, vanished: bool = False, spacing: tuple[float, float] | None = None
+    predicted: BoolMask,
+    true: BoolMask,
+    *,
+    vanished: bool = False,
+    spacing: tuple[float, float] | None = None,
+    counted: BoolMask | None = None,
 ) -> dict[str, float]:
     """Returns all registered metrics of one mask by name; nan where undefined.
 
@@ -139,11 +148,12 @@ def mask_scores(
         true: true mask (H, W).
         vanished: the true mask was lost by resizing; it is empty. See `CONVENTIONS`.
         spacing: height and width of a pixel, for distances in its unit. Default: distances are in pixels.
+        counted: pixels that count (H, W). Default: all.
 
     Raises:
         ValueError: the masks differ in size, or are not boolean.
     """
-    masks, found = MaskPair(predicted, true, spacing=spacing), {}
+    masks, found = MaskPair(predicted, true, spacing=spacing, counted=counted), {}
     for one in metrics_of("segmentation"):
         if vanished and one.needs_examples:
             found[one.name] = 0.0 if one.larger_is_better else math.nan
@@ -152,28 +162,47 @@ def mask_scores(
     return found
 
 
-def predicted_classes(logits: Tensor, *, classes: int, threshold: float = 0.5) -> Tensor:
-    """Returns the predicted class indices, uint8 (B, H, W).
+def predicted_classes(logits: Tensor, *, classes: int, threshold: float = 0.5, overlap: bool = False) -> Tensor:
+    """Returns what is predicted in the form of targets: class indices, uint8 (B, H, W).
 
     Args:
         logits: (B, K, H, W).
         classes: outputs of the network, as in the recipe.
         threshold: probability from which a pixel is foreground (one class); with several, the
             class of the largest logit is taken.
+        overlap: classes may overlap; 0 or 1 for each is returned, uint8 (B, K, H, W), by the threshold.
     """
+    if overlap:
+        return (logits.float().sigmoid() >= threshold).to(torch.uint8)
     if classes == 1:
         return (logits[:, 0].float().sigmoid() >= threshold).to(torch.uint8)
     return logits.argmax(1).to(torch.uint8)
 
 
-def foreground_masks(indices: Tensor, *, classes: int) -> Tensor:
-    """Returns boolean masks (B, C, H, W) of the foreground classes of class indices (B, H, W).
+def foreground_masks(targets: Tensor, *, classes: int) -> Tensor:
+    """Returns boolean masks (B, C, H, W) of the foreground classes of targets, without ignored pixels.
 
-    C is 1 with one class (every index but 0) and ``classes`` - 1 otherwise (indices 1, 2, ...).
+    Args:
+        targets: class indices (B, H, W), or 0 and 1 of classes that may overlap (B, K, H, W).
+        classes: outputs of the network. Of class indices C is 1 with one (every index but 0) and ``classes`` - 1
+            otherwise (indices 1, 2, ...).
     """
+    if targets.ndim == 4:
+        return targets == 1
     if classes == 1:
-        return (indices != 0).unsqueeze(1)
-    return indices.unsqueeze(1) == torch.arange(1, classes, device=indices.device).view(1, -1, 1, 1)
+        return ((targets != 0) & (targets != IGNORE)).unsqueeze(1)
+    return targets.unsqueeze(1) == torch.arange(1, classes, device=targets.device).view(1, -1, 1, 1)
+
+
+def counted_pixels(targets: Tensor) -> Tensor | None:
+    """Returns the pixels that are not ignored, boolean (B, 1, H, W), or (B, K, H, W) of classes that may overlap.
+
+    None where all count, which spares the counting.
+    """
+    counted = targets != IGNORE
+    if counted.all():
+        return None
+    return counted if targets.ndim == 4 else counted.unsqueeze(1)
 
 
 def dice_per_image(
@@ -183,14 +212,15 @@ def dice_per_image(
 
     Args:
         logits: (B, K, H, W).
-        targets: class indices (B, H, W).
+        targets: class indices (B, H, W), or 0 and 1 of classes that may overlap (B, K, H, W).
         truths: a `MaskState` for every image and foreground class, (B, C).
         classes: outputs of the network, as in the recipe.
         threshold: probability from which a pixel is foreground (one class).
     """
-    predicted = predicted_classes(logits, classes=classes, threshold=threshold)
-    masks = (foreground_masks(indices, classes=classes) for indices in (predicted, targets))
-    return np.where(truths == MaskState.VANISHED, 0.0, Confusion.of(*masks).dice().numpy())
+    predicted = predicted_classes(logits, classes=classes, threshold=threshold, overlap=targets.ndim == 4)
+    found, true = (foreground_masks(each, classes=classes) for each in (predicted, targets))
+    counts = Confusion.of(found, true, counted_pixels(targets))
+    return np.where(truths == MaskState.VANISHED, 0.0, counts.dice().numpy())
 
 
 def shown_classes(truths: NDArray[np.uint8], domains: Sequence[str]) -> NDArray[np.bool_]:

@@ -259,7 +259,8 @@ def rules_of(settings: SourceSettings, *, defaults: ReadingRules | None = None) 
     given = settings.window is not None or settings.percentiles is not None
     labels = defaults.labels
     if isinstance(settings, MaskSourceSettings) and settings.labels is not None:
-        labels = tuple(sorted(settings.labels.items()))
+        # names of classes have become indices, see medarts.data.opening.survey
+        labels = tuple(sorted((value, int(index)) for value, index in settings.labels.items()))
         if any(not 0 <= value <= 65535 for value, _ in labels):
             raise DataError(
                 f"The labels {settings.labels} of source {settings.domain} are out of range.",
