@@ -7,6 +7,8 @@ import numpy as np
 
 import medarts as library
 from medarts.engine.directory import RunDirectory
+from medarts.errors import MedartsError
+from medarts.system.workers import Ended, Work
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 32, 32)).astype(np.uint8)
 LABELS = np.stack([np.arange(20) % 2, np.arange(20) // 2 % 2], 1)
@@ -24,3 +26,29 @@ def of_findings(out: Path, *, auxiliary: bool) -> RunDirectory:
     run = library.train(genotype, recipe, data=(GREY, LABELS), out=out)
     library.evaluate(run, data=(GREY, LABELS))
     return run
+
+
+class InThisProcess:
+    """Stands for `medarts.system.workers.Workers`, and does all work in this process, one after the other."""
+
+    def __init__(self, *, reused: bool = False) -> None:
+        self.ended: list[Ended] = []
+
+    def __enter__(self) -> "InThisProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Has nothing to stop."""
+
+    def start(self, work: Work) -> None:
+        """Does it."""
+        try:
+            work.do()
+            self.ended.append(Ended(work.name))
+        except MedartsError as error:
+            self.ended.append(Ended(work.name, error))
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """Returns what was done."""
+        ended, self.ended = self.ended, []
+        return ended

@@ -19,6 +19,7 @@ from medarts.deploy.info import is_package
 from medarts.engine.directory import RunDirectory, path_of
 from medarts.errors import DataError, RecipeError, RunError, did_you_mean, quoted
 from medarts.models import architecture_named
+from medarts.models.ensemble import Ensemble
 from medarts.registry import Settings, criteria, models
 from medarts.spaces import genotype_with, load_genotype, space_of, zoo
 from medarts.spaces.genotype import Genotype
@@ -106,8 +107,9 @@ def train(
     init_channel: int | None = None,
     changes: Changes = (),
     out: Path | str | None = None,
+    jobs: int = 1,
 ) -> RunDirectory:
-    """Trains a network from scratch, or fine-tunes a trained one.
+    """Trains a network from scratch, or fine-tunes a trained one; with ``data.folds`` one for each fold.
 
     Args:
         network: a finished search, a genotype (its name, file or value), or a baseline (its name or settings).
@@ -119,7 +121,9 @@ def train(
         data: as in `search`.
         init_channel: C of a genotype's network. Default: the genotype's own.
         changes: changes of the recipe; those of ``space`` are settings of the genotype.
-        out: folder of the run, new or empty. Default: runs/NETWORK-DATA.
+        out: folder of the run, new or empty. Default: runs/NETWORK-DATA. Of folds it may be begun: the same call goes
+            on.
+        jobs: trainings that run in parallel, for folds.
 
     Returns:
         The run; `evaluate` scores it, `load` makes it predict.
@@ -129,6 +133,7 @@ def train(
         DivergedError: a loss became NaN or infinite.
         InterruptedRunError: Ctrl-C; `resume` continues the run.
     """
+    from medarts.study.folds import train_folds
     from medarts.training.trainer import start_training
 
     changes = _changes(changes)
@@ -157,6 +162,10 @@ def train(
     chosen = _recipe(base, given, changes)
     architecture = _architecture(network, searched, chosen, init_channel=init_channel, changes=changes)
     domains = "-".join(source.domain for source in chosen.data.sources)
+    if chosen.data.is_divided and _store(given) is None:
+        folder = _folder(out, f"{architecture.name}-{domains}-{chosen.data.folds}-folds")
+        return train_folds(chosen, architecture, folder, jobs=jobs)
+    _check_one_job(jobs)
     return start_training(chosen, architecture, _folder(out, f"{architecture.name}-{domains}"), data=_store(given))
 
 
@@ -251,12 +260,14 @@ def resume(
         changes: changes of its recipe, such as ``"train.epochs=200"`` or ``"compute.threads=8"``; whatever would make
             it another experiment is refused.
         data: the images, for a run that was started with images in memory; a finished one needs them only to be longer.
-        jobs: trainings at a time, for searches by the methods pool and random.
+        jobs: trainings at a time, for searches by the methods pool and random, and for folds.
 
     Raises:
         RunError: there is no run, another process is working on it, or its data or recipe have changed.
     """
     from medarts.pool.search import resume as resume_search
+    from medarts.study.folds import resume_folds
+    from medarts.training.trained import is_ensemble
     from medarts.training.trainer import resume_training
 
     path, given = path_of(run), _in_memory(data)
@@ -265,8 +276,11 @@ def resume(
     found = RunDirectory.open(path).facts["kind"] if kind is None else kind
     if found not in verbs:
         raise RunError(f"There is no kind of run {quoted(kind)}.", fix=did_you_mean(str(kind), verbs))
-    if found == "train" and jobs != 1:
-        raise RecipeError(f"jobs is {jobs}, but a training is one job.", fix="Leave jobs out.")
+    if found == "train":
+        opened = RunDirectory.open(path, kind="train")
+        if is_ensemble(opened):
+            return resume_folds(path, _changes(changes), jobs=jobs)
+        _check_one_job(jobs)
     return verbs[found](path, _changes(changes), data=given)
 
 
@@ -840,6 +854,12 @@ def _figure(figure: Path | str, names: Sequence[Path | str], *, repeats: int) ->
     return Path(figure)
 
 
+def _check_one_job(jobs: int) -> None:
+    """Refuses several jobs where there is one."""
+    if jobs != 1:
+        raise RecipeError(f"jobs is {jobs}, but a training is one job.", fix="Leave jobs out, or divide data.folds=5.")
+
+
 def _architecture(
     network: Any, searched: RunDirectory | None, recipe: Recipe, *, init_channel: int | None, changes: Sequence[str]
 ) -> "Architecture":
@@ -898,6 +918,11 @@ def _fine_tune(
 
 def _kept_network(changes: list[str], trained: "TrainedNetwork", verb: str) -> list[str]:
     """Returns changes of a recipe; refuses those that would change the network that is fine-tuned or pruned."""
+    if isinstance(trained.architecture, Ensemble):
+        raise RunError(
+            f"{trained.origin} is an ensemble of {trained.architecture.members} networks, which are {verb} one by one.",
+            fix=f"Give one of them, such as {Path(trained.origin) / 'folds' / '1'}.",
+        )
     for change in changes:
         if change.startswith(("train.model", "space.")):
             raise RecipeError(

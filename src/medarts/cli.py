@@ -202,7 +202,9 @@ def search(
 
 
 def train(
-    words: Positional[Annotated[tuple[str, ...], arg(metavar="[RUN] [KEY=VALUE ...]", help_behavior_hint="")]] = (),
+    words: Positional[
+        Annotated[tuple[str, ...], arg(metavar="[RUN|RECIPE] [KEY=VALUE ...]", help_behavior_hint="")]
+    ] = (),
     *,
     genotype: Annotated[str | None, arg(metavar="GENOTYPE", help_behavior_hint="")] = None,
     model: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None,
@@ -211,14 +213,16 @@ def train(
     data: DataSets = (),
     init_channel: Channel = None,
     out: Folder = None,
+    jobs: Annotated[int, arg(metavar="N")] = 1,
     resume: Run = None,
 ) -> None:
     """Train the network of a search (RUN), a genotype (--genotype) or a baseline (--model), or fine-tune one (--from).
 
-    A run stopped with Ctrl-C can be resumed.
+    With data.folds=5 a network is trained for each of five folds, and all are used as one. A run stopped with Ctrl-C
+    can be resumed.
 
     Args:
-        words: Search run, then changes to its recipe, such as data.size=128.
+        words: Search run, or recipe with train.model, then changes, such as data.size=128.
         genotype: Genotype from the zoo, a file or a run. Default: the one RUN found.
         model: Baseline, instead of a genotype, such as unet for masks or chexnet for findings; a wrong name lists all.
             Set its options with train.model.width=16 and the like; train.model.weights=FILE initialises chexnet.
@@ -228,10 +232,11 @@ def train(
         data: Data sets to train on, as names in the recipe or folders. Default: all of the recipe.
         init_channel: Initial channels C of the network. Default: the genotype's.
         out: Folder of the new run. Default: runs/<network>-<data>.
+        jobs: Folds that are trained in parallel.
         resume: Training run to resume. Only paths, the note, device and threads, and the parts of a batch
             (train.accumulate=2) can be changed, and train.epochs raised.
     """
-    from medarts import api
+    from medarts import api, terminal
     from medarts.engine.directory import RunDirectory
     from medarts.spaces import load_genotype
 
@@ -240,15 +245,18 @@ def train(
         others = (genotype, model, recipe, from_, init_channel, out)
         alone = not (files or data) and all(other is None for other in others)
         _expect(alone, "medarts train --resume RUN [KEY=VALUE ...]")
-        run = api.resume(resume, kind="train", changes=changes)
+        run = api.resume(resume, kind="train", changes=changes, jobs=jobs)
     else:
         _expect(
             len(files) <= 1
             and bool(files or genotype or model or recipe or from_)
             and not (genotype and model)
             and not (from_ and (files or genotype or model)),
-            "medarts train RUN [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME|--from RUN --data FOLDER",
+            "medarts train RUN|RECIPE [KEY=VALUE ...], or medarts train --genotype NAME|--model NAME|--from RUN --data "
+            "FOLDER",
         )
+        if files and Path(files[0]).is_file():  # a recipe, whose network is train.model, --genotype or --model
+            recipe, files = Path(files[0]), []
         searched = RunDirectory.open(Path(files[0]), kind="search") if files else None
         base = recipe if recipe is not None or searched is None else api.recipe_after(searched)
         if model is not None:
@@ -261,7 +269,9 @@ def train(
             init_channel=init_channel,
             changes=changes,
             out=out,
+            jobs=jobs,
         )
+    terminal.show_training(run)
     say(str(run.path))
 
 

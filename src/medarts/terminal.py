@@ -36,10 +36,12 @@ from medarts.reporting.comparison_tables import (
     retrained_table,
 )
 from medarts.reporting.tables import Table as PageTable
+from medarts.study.folds import read_fold_scores
 from medarts.study.generalize import Generalization
 from medarts.study.planning import StudyPlan
 from medarts.system.console import columns, counted, make_console, name_column, say, show_table
 from medarts.system.names import printable
+from medarts.training.trained import is_ensemble
 
 console = make_console()
 
@@ -123,6 +125,31 @@ def show_search(run: RunDirectory) -> None:
         console.print(f"chosen: {chosen} {summary['best_score']:.3f}", highlight=False)
         _show_retrained(read_retrained(run), score=summary["score"])
     show_kept(run)
+
+
+def show_training(run: RunDirectory) -> None:
+    """Prints the scores of the networks of all folds; nothing for a training of one network."""
+    found = read_fold_scores(run) if is_ensemble(run) else None
+    if found is None:
+        return
+    titles = ("images", "patients", "best\nepoch", *(one.title for one in found.metrics))
+    table = Table(*columns("fold", *titles))
+
+    def cells(values: Mapping[Any, Any]) -> list[str]:
+        return [_digits(values[one.name], one.limits) for one in found.metrics]
+
+    for row in found.folds.to_dict("records"):
+        about = [f"{row[name]:,d}" for name in ("fold", "images", "patients", "best_epoch")]
+        table.add_row(*about, *cells(row))
+    images, patients = (f"{int(found.folds[name].sum()):,d}" for name in ("images", "patients"))
+    table.add_row("all", images, patients, "", *cells(found.pooled))
+    table.add_row("SD of folds", "", "", "", *cells(found.spread))
+    show_table(console, table)
+    say("Each image is scored by the network that has not seen it. With intervals: medarts evaluate", to=console)
+
+
+def _digits(value: float, limits: tuple[float, float]) -> str:
+    return "–" if math.isnan(value) else f"{value:.{3 if limits[1] == 1 else 1}f}"
 
 
 def _show_retrained(retrained: Retrained | None, *, score: str) -> None:

@@ -15,6 +15,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import Listing, about, changed_files, counted_names, read_listing
 from medarts.errors import MedartsError, RunError
 from medarts.models import Architecture, initial_weights
+from medarts.models.ensemble import Ensemble
 from medarts.models.pruned import Pruned
 from medarts.network.structure import Structure
 from medarts.pruning.record import FILE as PRUNING
@@ -81,13 +82,14 @@ class Candidate:
     @cached_property
     def kind(self) -> Kind:
         """Where the network comes from, by the provenance of its genotype."""
-        if isinstance(self.architecture, Pruned):
+        network = self.architecture.base if isinstance(self.architecture, Ensemble) else self.architecture
+        if isinstance(network, Pruned):
             return "pruned"
-        if not isinstance(self.architecture, Genotype):
+        if not isinstance(network, Genotype):
             return "baseline"
-        if self.architecture.provenance.get("source") == RANDOM:
+        if network.provenance.get("source") == RANDOM:
             return "random"
-        published = any(load_genotype(name).provenance == self.architecture.provenance for name in zoo())
+        published = any(load_genotype(name).provenance == network.provenance for name in zoo())
         return "published" if published else "searched"
 
 
@@ -263,6 +265,8 @@ def _nameless(architecture: Architecture) -> Architecture:
         structure = Structure() if architecture.history else architecture.structure
         base = cast(Genotype | Settings, _nameless(architecture.base))
         return replace(architecture, name="", base=base, structure=structure)
+    if isinstance(architecture, Ensemble):
+        return replace(architecture, base=cast(Genotype | Settings, _nameless(architecture.base)))
     return replace(architecture, name="", provenance={}) if isinstance(architecture, Genotype) else architecture
 
 

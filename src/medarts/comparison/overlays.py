@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from medarts.comparison.candidates import Candidate
-from medarts.config import Split
+from medarts.comparison.candidates import Candidate, listed_samples
+from medarts.config import Recipe, Split
 from medarts.data.batches import Batches
 from medarts.data.manifest import Part
 from medarts.data.opening import open_manifest
@@ -18,9 +18,10 @@ from medarts.data.store import ImageStore, open_store
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.listing import ImageName
 from medarts.metrics.masks import predicted_classes
+from medarts.network import Network
 from medarts.network.inference import shipped
 from medarts.system.console import progress_bar
-from medarts.training.trained import load_network
+from medarts.training.trained import folds_of, is_ensemble, load_network
 
 IMAGES = 8
 IMAGES_A_PATIENT = 3
@@ -110,7 +111,21 @@ def from_arrays(arrays: dict[str, NDArray[Any]], number: int) -> Overlays | None
 def _predict(candidate: Candidate, batches: Batches) -> NDArray[np.uint8]:
     """Returns the predicted class indices of all images (N, H, W), in the order of the batches."""
     lowest = min(range(len(candidate.seeds)), key=candidate.seeds.__getitem__)
-    recipe, network = candidate.recipes[lowest], load_network(candidate.runs[lowest])
+    run, recipe = candidate.runs[lowest], candidate.recipes[lowest]
+    if not is_ensemble(run):
+        return _predicted(load_network(run), recipe, batches)
+    # Each image by the network that has not seen it, as it is scored.
+    named = [(sample.domain, sample.key) for sample in (batches.store.manifest.samples[i] for i in batches.indices)]
+    folds = [(_predicted(load_network(fold), recipe, batches), listed_samples(fold)) for fold in folds_of(run)]
+    return np.stack(
+        [
+            next(found[row] for found, listed in folds if listed[name]["split"] == "test")
+            for row, name in enumerate(named)
+        ]
+    )
+
+
+def _predicted(network: Network, recipe: Recipe, batches: Batches) -> NDArray[np.uint8]:
     dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     about = {"in_channels": recipe.data.in_channels, "size": recipe.data.size}
     model = shipped(network.to(batches.device), **about, dtype=dtype)

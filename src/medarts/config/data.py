@@ -206,6 +206,9 @@ class AugmentationSettings(Section):
     gamma: Fraction = 0.0
 
 
+_MOST_FOLDS = 100
+
+
 class DataSettings(Section):
     """What the networks see.
 
@@ -225,6 +228,10 @@ class DataSettings(Section):
         sampling: by_size draws every image once an epoch; equal draws equally many of every domain; foreground equally
             many of every class (or finding) and of images without any, an image counting for the rarest that it shows.
             It holds for training and for both halves of a search.
+        folds: number of folds, for small data (cross-validation): the patients are divided into as many parts, which
+            replace the splits of the data. Training makes a network for each fold, and all are used as one, by the mean
+            of their probabilities.
+        fold: the fold, from 1 on, whose images are the test set: one network is trained, on the rest. Default: all.
         augmentation: random changes of training batches.
         cache: folder of the resized images. Default: the user's cache folder.
         cache_gb: gigabytes that the folder may take; the images longest unused are removed first, those in use never.
@@ -238,6 +245,8 @@ class DataSettings(Section):
     overlap: Annotated[Flag, LATER] = False
     findings: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST_OUTPUTS)] | None = None
     sampling: Literal["by_size", "equal", "foreground"] = "by_size"
+    folds: Annotated[Annotated[Whole, Field(ge=2, le=_MOST_FOLDS)] | None, LATER] = None
+    fold: Annotated[Annotated[Whole, Field(ge=1, le=_MOST_FOLDS)] | None, LATER] = None
     augmentation: AugmentationSettings = AugmentationSettings()
     cache: Path | None = None
     cache_gb: Annotated[Number, Field(gt=0, le=1_000_000)] = 50.0
@@ -266,6 +275,19 @@ class DataSettings(Section):
         if self.findings is None:
             raise ValueError("the findings of the sources have not been read; see medarts.data.opening.with_findings")
         return len(self.findings)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether the images belong to several trainings, one a fold."""
+        return self.folds is not None and self.fold is None
+
+    def of_fold(self, fold: int) -> "DataSettings":
+        """Returns the data of the training that holds out a fold, from 1 on."""
+        return self.model_copy(update={"fold": fold})
+
+    def elsewhere(self, sources: tuple[SourceSettings, ...]) -> "DataSettings":
+        """Returns the same reading of other data sets, with their own splits."""
+        return self.model_copy(update={"sources": sources, "folds": None, "fold": None})
 
     def has_outputs_of(self, other: "DataSettings") -> bool:
         """Whether the outputs of a network mean the same for these data as for others.
@@ -307,6 +329,14 @@ class DataSettings(Section):
                     classes = dict.fromkeys(name for name in named if name not in known)
                     fix = f"Set classes: [{', '.join(classes)}]."
                 raise ValueError(f"the labels of source '{source.domain}' name the class {quoted(name)}. {fix}")
+        return self
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_them(self) -> "DataSettings":
+        if self.fold is not None and self.folds is None:
+            raise ValueError(f"fold is {self.fold}, but there are no folds; give their number in folds")
+        if self.fold is not None and self.folds is not None and self.fold > self.folds:
+            raise ValueError(f"fold is {self.fold}, but there are {self.folds} folds; use 1 to {self.folds}")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from medarts.config import DataSettings, FindingSourceSettings, MaskSourceSettin
 from medarts.config.data import BACKGROUND, IGNORED
 from medarts.data.contents import composed, file_named, stem_of, tables_in
 from medarts.data.examination import first_of
+from medarts.data.folds import divided_into
 from medarts.data.formats import suffix_of
 from medarts.data.manifest import Manifest, Sample, join
 from medarts.data.masks import IGNORE
@@ -51,7 +52,7 @@ from medarts.data.splits import (
     without_suffix,
 )
 from medarts.data.store import ImageStore, open_store
-from medarts.errors import DataError, did_you_mean, quoted
+from medarts.errors import DataError, RecipeError, did_you_mean, quoted
 from medarts.registry import sources as registered
 
 DIVIDED = "patient in two splits"
@@ -170,12 +171,17 @@ def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...], data: Ima
 
     Raises:
         DataError: a folder, a mask or a split is missing, or masks of several classes have no labels.
+        RecipeError: the images are divided into folds, and what is asked for has one training set.
     """
+    _check_folds(settings, needs, in_memory=data is not None)
     if data is not None:
         manifest = data.manifest
     else:
         manifest = open_sources(settings.sources, findings=settings.findings, classes=settings.class_names)
         check_labels(manifest, settings)
+        if settings.folds is not None:
+            fractions = {source.domain: source.fractions[0] for source in settings.sources}
+            manifest = divided_into(manifest, settings.folds, fold=settings.fold, fractions=fractions, seed=SPLIT_SEED)
     for split in needs:
         if not manifest.of_split(split).samples:
             raise DataError(
@@ -183,6 +189,20 @@ def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...], data: Ima
                 fix=advice(settings.sources[0], split, manifest.samples),
             )
     return manifest
+
+
+def _check_folds(settings: DataSettings, needs: tuple[Split, ...], *, in_memory: bool) -> None:
+    """Refuses folds where there is to be one training set, and of images that are on no disk."""
+    if settings.folds is not None and in_memory:
+        raise RecipeError(
+            "Images in memory are not divided into folds.", fix="Save them in a folder (see from_arrays)."
+        )
+    if settings.is_divided and set(needs) - {"test"}:
+        raise RecipeError(
+            f"data.folds is {settings.folds}: every image is held out in one of as many trainings, so that there is no "
+            "single training set.",
+            fix="Leave data.folds out here, as it is for medarts train; or take the images of one fold: data.fold=1.",
+        )
 
 
 def with_findings(recipe: Recipe, manifest: Manifest) -> Recipe:

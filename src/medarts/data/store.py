@@ -32,6 +32,7 @@ from medarts.config import DataSettings
 from medarts.config.data import Resize
 from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, use
 from medarts.data.digests import digests_read
+from medarts.data.folds import undivided
 from medarts.data.geometry import Framing, framed
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.masks import DomainLevels, Mask, MaskLevel, check_classes
@@ -138,7 +139,9 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
     form = f"{settings.size}px-{settings.in_channels}ch"
     form += "" if manifest.findings else _classes_of(manifest, settings)
     form += f"-{settings.resize}"
-    folder = cache_folder(settings) / f"v{FORMAT}-{manifest.fingerprint()}-{form}"
+    # Every fold has the same images: they are stored once.
+    stored = manifest.fingerprint() if settings.fold is None else undivided(manifest).fingerprint()
+    folder = cache_folder(settings) / f"v{FORMAT}-{stored}-{form}"
     forms = _forms_of(manifest, settings)
     try:
         with alone(folder.parent, folder.name):

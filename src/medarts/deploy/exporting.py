@@ -97,6 +97,11 @@ def export_run(
             network differs from PyTorch, or loses too much in int8.
         DataError: the images are gone or cannot be read, or the data sets of the run differ in their scaling.
     """
+    if form == "int8" and run.recipe.data.is_divided:
+        raise RunError(
+            f"Int8 needs validation images that no network of {run.path} has learned from, which folds do not leave.",
+            fix=f"Export it in float, or one of its networks: {run.path / 'folds' / '1'}.",
+        )
     deployable = deployable_of(run, checkpoint=checkpoint, domain=domain, head=head)
     path = _place(run, deployable, form) if out is None else out
     _check_free(path, force=force)

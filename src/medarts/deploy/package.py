@@ -8,6 +8,7 @@ A package is a ZIP file without compression whose name ends in ``.medarts``:
     recipe.yaml          by which it was trained, without paths; with the settings of a baseline
     genotype.json        of a derived network
     structure.json       what was cut away of a pruned one
+    ensemble.json        of the networks of all folds
     scores.json          means with intervals
     card.json            the model card, in numbers
     MODEL_CARD.md        the model card, to read
@@ -38,6 +39,8 @@ from medarts.deploy.deployable import Deployable
 from medarts.deploy.info import ModelInfo
 from medarts.errors import MedartsError, RunError
 from medarts.models import Architecture, without_weights
+from medarts.models.ensemble import FILE as ENSEMBLE
+from medarts.models.ensemble import ensemble_from_json
 from medarts.models.pruned import FILE as STRUCTURE
 from medarts.models.pruned import pruned_from_json
 from medarts.spaces.genotype import Genotype, from_json
@@ -198,7 +201,7 @@ def _check(entries: list[zipfile.ZipInfo], names: list[str], size: int) -> None:
 
 
 def _is_known(name: str) -> bool:
-    return name in (*_NEEDED, GENOTYPE, STRUCTURE) or _EXAMPLE.fullmatch(name) is not None
+    return name in (*_NEEDED, GENOTYPE, STRUCTURE, ENSEMBLE) or _EXAMPLE.fullmatch(name) is not None
 
 
 def _recipe(content: bytes, path: Path) -> Recipe:
@@ -231,12 +234,14 @@ def _check_info(info: ModelInfo, recipe: Recipe) -> None:
 
 def _architecture(files: Mapping[str, bytes], recipe: Recipe, path: Path) -> Architecture:
     base = recipe.train.model or _genotype(files, path)
-    if STRUCTURE not in files:
-        return without_weights(base)
     try:
-        return without_weights(pruned_from_json(files[STRUCTURE], base, origin=STRUCTURE))
+        if ENSEMBLE in files:
+            return without_weights(ensemble_from_json(files[ENSEMBLE], base, origin=ENSEMBLE))
+        if STRUCTURE in files:
+            return without_weights(pruned_from_json(files[STRUCTURE], base, origin=STRUCTURE))
     except RunError as error:
         raise _DamagedError(error.problem.rstrip(".")) from None
+    return without_weights(base)
 
 
 def _genotype(files: Mapping[str, bytes], path: Path) -> Genotype:

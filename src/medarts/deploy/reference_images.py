@@ -42,7 +42,7 @@ class Example:
 
 
 def of_run(run: RunDirectory, *, domain: str | None) -> list[Example]:
-    """Returns training and validation images of a run.
+    """Returns training and validation images of a run; of a run of all folds images of all.
 
     Args:
         run: a training run.
@@ -55,6 +55,8 @@ def of_run(run: RunDirectory, *, domain: str | None) -> list[Example]:
     manifest = open_manifest(run.recipe.data, needs=())
     if domain is not None:
         manifest = manifest.where(lambda sample: sample.domain == domain)
+    if run.recipe.data.is_divided:
+        return [_of_sample(sample) for sample in spread(manifest.samples, OF_TRAINING + OF_VALIDATION)]
     parts = ((manifest.of_split("train"), OF_TRAINING), (manifest.of_split("val"), OF_VALIDATION))
     return [_of_sample(sample) for part, number in parts for sample in spread(part.samples, number)]
 

@@ -96,4 +96,6 @@ def _counts(run: RunDirectory) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for (domain, split), number in sorted(counts.items()):
         found.setdefault(domain, {})[split] = number
+    if run.recipe.data.is_divided:  # what is tested in one fold is learned from in the others
+        found = {domain: {"train": of["test"], **of} for domain, of in found.items()}
     return found

@@ -8,6 +8,7 @@ architecture.jsonl one line an epoch of a search: alphas, betas, the genotype so
 timing.jsonl       one line an epoch: seconds and peak memory
 genotype.json      the genotype that was found, or that is trained
 structure.json     what was cut away of a pruned network
+ensemble.json      of a training of all folds: how many networks are one; folds/ has their runs
 initial.safetensors  the weights that a fine-tuning begins with
 pruning.json       how the network was pruned; prune.json and steps/ are of the pruning itself
 checkpoints/       last, the end of the epoch before it, and best
@@ -59,7 +60,7 @@ _DIGESTED = ("metrics.jsonl", "architecture.jsonl")
 """Those whose bytes are equal for a resumed and an uninterrupted run; seconds are not."""
 
 INITIAL_WEIGHTS = "initial.safetensors"
-_FIRST = ("recipe.yaml", "manifest.csv", "genotype.json", "structure.json", INITIAL_WEIGHTS)
+_FIRST = ("recipe.yaml", "manifest.csv", "genotype.json", "structure.json", "ensemble.json", INITIAL_WEIGHTS)
 _BEGUN = {f"{prefix}{name}" for name in _FIRST for prefix in ("", UNFINISHED)} | {f"{UNFINISHED}run.json"} | lock.FILES
 """What a run that was killed before run.json stood may have left."""
 

@@ -38,7 +38,7 @@ from medarts.engine.device import environment, peak_memory_mb, preserved_process
 from medarts.engine.directory import RunDirectory
 from medarts.engine.tensorboard import write_events
 from medarts.errors import DivergedError, RunError
-from medarts.system.console import Bar, inform, progress_bar
+from medarts.system.console import Bar, has_lines, in_words, inform, progress_bar
 from medarts.system.memory import FEWER_AT_ONCE, is_out_of_memory, memory_named, smaller_parts
 from medarts.system.process import InterruptedRunError, Interruption, interruption
 from medarts.tasks import Task
@@ -120,6 +120,7 @@ class Job(ABC, Generic[State]):
         self.run: RunDirectory | None = None
         self.pause: int | None = None
         self._stop = Interruption()
+        self._clock = 0.0, 0
 
     # What a job supplies.
 
@@ -281,7 +282,8 @@ class Job(ABC, Generic[State]):
             with restoring(point):
                 self.state = restored(type(self.state), point.state["loop"])
         done, total = self.progress
-        with interruption() as stop, progress_bar(self.kind, total, done=done) as bar:
+        self._clock = time.perf_counter(), done
+        with interruption() as stop, progress_bar(self.kind, total, done=done, is_told=False) as bar:
             self._stop = stop
             for stage in self.stages_left:
                 with memory_named(self.title, fix=self.memory_fix(self.recipe, stage)):
@@ -324,8 +326,19 @@ class Job(ABC, Generic[State]):
         self.save()
         if stop.requested:
             self._leave()
-        label = " ".join(f"{name} {self.counters[name] + (name == 'stage')}" for name in counters)
-        bar.note(f"{label}: {self.task.score} {values[self.task.score]:.3f}")
+        self._tell_epoch(journals, bar)
+
+    def _tell_epoch(self, journals: Mapping[str, Mapping[str, Any]], bar: Bar) -> None:
+        """Shows the score of an epoch that is done beside the bar, or writes a line where there is none."""
+        stage = [f"stage {self.counters['stage'] + 1}"] if "stage" in self.counters else []
+        words = " ".join((*stage, f"epoch {self.state.epoch}"))
+        bar.describe(f"{words}: {self.task.score} {journals['metrics.jsonl'][self.task.score]:.3f}")
+        if has_lines():
+            began, before = self._clock
+            done, total = self.progress
+            left = (time.perf_counter() - began) / max(1, done - before) * (total - done)
+            where = " ".join((self.kind, *stage))
+            inform(epoch_line(where, self.state.epoch, self.epochs, journals, self.task.score, left=left))
 
     def _step(self) -> None:
         self.step()
@@ -510,6 +523,33 @@ def resume(
             go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
             job.run_in(run)
     return run
+
+
+def epoch_line(
+    name: str, epoch: int, epochs: int, journals: Mapping[str, Mapping[str, Any]], score: str, *, left: float | None
+) -> str:
+    """Returns the line that tells an epoch where there is no progress bar.
+
+    Args:
+        name: of the work.
+        epoch: the one that is done, from 1 on.
+        epochs: in all.
+        journals: its lines of metrics.jsonl and timing.jsonl.
+        score: key of the validation score.
+        left: seconds until the work is done; None where that is not known.
+    """
+    metrics, seconds = journals["metrics.jsonl"], journals["timing.jsonl"]["seconds"]
+    loss = metrics.get("train_loss")
+    parts = [f"loss {loss:.3f}"] * isinstance(loss, float) + [
+        f"{score} {_shown(metrics.get(score))}",
+        in_words(seconds),
+    ]
+    parts += [f"about {in_words(left)} left"] if left else []
+    return f"{name} epoch {epoch}/{epochs}: {', '.join(parts)}"
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) else "undefined"
 
 
 def median_seconds(work: Callable[[], object], *, repeats: int) -> float:

@@ -31,6 +31,7 @@ from medarts.deploy.info import MASK_THRESHOLD, Calibration
 from medarts.engine.changes import check_places
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
+from medarts.evaluation.folds import joined_calibration
 from medarts.evaluation.scoring import calibrate, predict_findings
 from medarts.metrics import Confusion
 from medarts.metrics.calibration import TEMPERATURES
@@ -38,7 +39,7 @@ from medarts.metrics.masks import shown_classes
 from medarts.network import FindingNetwork, Network
 from medarts.network.inference import shipped
 from medarts.system.console import progress_bar
-from medarts.training.trained import load_network
+from medarts.training.trained import folds_of, is_ensemble, load_network
 
 FOUND_ON: Split = "val"
 """Split that everything is fitted to."""
@@ -58,6 +59,8 @@ def calibration_of(
 ) -> Calibration:
     """Returns what was fitted to the validation images of a training run for its best checkpoint, fitting it if needed.
 
+    That of an ensemble is made of those of its folds, see `medarts.evaluation.folds`.
+
     Args:
         run: the training run.
         head: an earlier head, or "average". Default: the last.
@@ -71,6 +74,10 @@ def calibration_of(
     kept = kept_calibration(run, head=head)
     if kept is not None:
         return kept
+    if is_ensemble(run):
+        found = joined_calibration([calibration_of(fold, head=head) for fold in folds_of(run)])
+        keep_calibration(run, found, head=head)
+        return found
     recipe = run.recipe
     if data is None:
         store = open_store(own_manifest(run, (FOUND_ON,)), recipe.data, threads=recipe.compute.threads)

@@ -25,6 +25,7 @@ from medarts.errors import DataError, MedartsError, RunError
 from medarts.evaluation.calibrating import FOUND_ON, as_shipped, calibration_of, own_manifest
 from medarts.evaluation.deciding import OtherWays, flops_of
 from medarts.evaluation.files import Fingerprints, of_images, of_metrics
+from medarts.evaluation.folds import fitted_on_folds, pooled_examples, pooled_scores
 from medarts.evaluation.scores import Calibration as Fitted
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.scoring import score_findings, score_masks
@@ -33,7 +34,7 @@ from medarts.metrics import definitions
 from medarts.metrics.masks import CONVENTIONS
 from medarts.network import AVERAGE, FindingNetwork, Network
 from medarts.system.console import progress_bar, warn
-from medarts.training.trained import checkpoint_of, load_network
+from medarts.training.trained import checkpoint_of, folder_of_fold, folds_of, is_ensemble, load_network
 
 FOLDER_DIGITS = 8
 """Hexadecimal digits in the names of folders of scores on other data sets."""
@@ -51,6 +52,8 @@ def evaluate(
     flip: bool = False,
 ) -> Scores:
     """Scores the best checkpoint of a training run, and writes the scores into a folder of ``scores`` of the run.
+
+    A run of all folds scores each of its images by the network of the fold that holds the image out.
 
     Masks are scored at the size of the recipe, for every image and class, and then averaged. Findings are scored over
     all images of a data set; their thresholds and temperature come from the validation images of the run. So do those
@@ -124,7 +127,7 @@ def evaluate_package(
     if isinstance(network, FindingNetwork):
         head = None  # it has one
     needs: tuple[Split, ...] = () if split == "all" else (split,)
-    store = data or open_data(recipe.data.model_copy(update={"sources": sources}), needs=needs)
+    store = data or open_data(recipe.data.elsewhere(sources), needs=needs)
     part = store.manifest.part(split)
     batches = Batches(store, part, batch=recipe.evaluation.batch, name=split, device=fabric.device)
     images = of_images([(store, split)])
@@ -176,6 +179,13 @@ def _evaluate(
     recipe = run.recipe
     _check_task(recipe.data.task, sources or ())
     run.check_files()
+    if is_ensemble(run) and sources is None:
+        if heads or flip:
+            raise RunError(
+                "Heads and mirrored images are scored for single networks.",
+                fix=f"Leave heads and flip out, or evaluate one fold: {folder_of_fold(run.path, 1)}.",
+            )
+        return _out_of_fold(run, split, head)
     fabric = make_fabric(recipe.compute)
     network = load_network(run)
     weights = of_weights(network.state_dict())
@@ -198,8 +208,23 @@ def _evaluate(
         ways = _other_ways(network, model, recipe, info, heads=heads, flip=flip)
         return score_masks(model, batches, recipe, head=chosen, folder=folder, made_of=made_of, others=ways)
     _check_masks_alone(heads=heads, flip=flip)
-    (validation,) = others
+    validation = others[0] if others else fitted_on_folds(calibration_of(run), recipe)
     return score_findings(network, batches, recipe, validation=validation, folder=folder, made_of=made_of)
+
+
+def _out_of_fold(run: RunDirectory, split: Part, head: str | None) -> Scores:
+    """Scores every image of a run of all folds by the network that has neither learned from it nor was chosen by it."""
+    folds = folds_of(run)
+    images = of_images(_looked_at(run, None, split))
+    scores = [
+        (_kept(fold, "test", None, None) if head is None else None) or evaluate(fold.path, split="test", head=head)
+        for fold in folds
+    ]
+    made_of = Fingerprints(images, of_weights(checkpoint_of(run).weights), _metrics(run.recipe))
+    pooled = pooled_scores(scores, run.recipe, split=split, made_of=made_of)
+    examples = [scores_folder(fold, "test", "", head=head) for fold in folds]
+    pooled.write(scores_folder(run, split, images, head=head), examples=pooled_examples(examples))
+    return pooled
 
 
 def _other_ways(
@@ -294,14 +319,14 @@ def _looked_at(
     """
     recipe = run.recipe
     if data is not None:
-        if recipe.data.task == "segmentation":
+        if recipe.data.task == "segmentation" or is_ensemble(run):
             return [(data, split)]
         own = data if sources is None else open_store(own_manifest(run, (FOUND_ON,)), recipe.data)
         return [(data, split), (own, FOUND_ON)]
-    settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
+    settings = recipe.data if sources is None else recipe.data.elsewhere(sources)
     threads = recipe.compute.threads
     needs: tuple[Split, ...] = () if split == "all" else (split,)
-    if recipe.data.task == "segmentation":
+    if recipe.data.task == "segmentation" or is_ensemble(run):
         manifest = own_manifest(run, needs) if sources is None else open_manifest(settings, needs=needs)
         return [(open_store(manifest, settings, threads=threads), split)]
     own = open_store(own_manifest(run, (*needs, FOUND_ON)), recipe.data, threads=threads)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pydantic import ValidationError
 
 from medarts.errors import RecipeError, did_you_mean, quoted
+from medarts.models.ensemble import FILE as ENSEMBLE
+from medarts.models.ensemble import Ensemble, read_ensemble
 from medarts.models.pruned import FILE as STRUCTURE
 from medarts.models.pruned import Pruned, read_pruned
 from medarts.registry import Settings, models
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     from medarts.network import Network
     from medarts.network.layers import Norm
 
-Architecture = Genotype | Settings | Pruned
-"""A genotype, the settings of a baseline, or what was pruned of one of them; all have a name."""
+Architecture = Genotype | Settings | Pruned | Ensemble
+"""A genotype, the settings of a baseline, what was pruned of one of them, or several of one; all have a name."""
 
 A = TypeVar("A", bound=Architecture)
 Model = TypeVar("Model", bound=Callable[..., "Network"])
@@ -103,7 +105,7 @@ def create_model(
         if not isinstance(number, int) or number < 1:
             raise RecipeError(f"{name} is {quoted(number)}.", fix="Give a whole number from 1.")
     chosen = architecture_named(str(architecture)) if isinstance(architecture, str | Path) else architecture
-    if not isinstance(chosen, Genotype | Settings | Pruned):
+    if not isinstance(chosen, Genotype | Settings | Pruned | Ensemble):
         raise RecipeError(f"{quoted(chosen)} is not a network.", fix="Give a name of list_models(), or a genotype.")
     if settings:
         chosen = _with_settings(chosen, settings)
@@ -114,6 +116,8 @@ def create_model(
 def _with_settings(model: Architecture, changes: dict[str, Any]) -> Architecture:
     if isinstance(model, Pruned):
         raise RecipeError(f"{model.name} is pruned, and keeps its settings.", fix=f"Leave {min(changes)} out.")
+    if isinstance(model, Ensemble):
+        raise RecipeError(f"{model.name} is trained, and keeps its settings.", fix=f"Leave {min(changes)} out.")
     if isinstance(model, Genotype):
         return model.with_settings(**changes)
     kind = type(model)
@@ -138,10 +142,11 @@ def architecture_named(name: str) -> Architecture:
     """
     if name in models:
         return cast(Settings, models.choose(name))
-    if exists(Path(name) / STRUCTURE):
-        from medarts.config import load  # not above: the recipe looks up the models
+    for file, read in ((STRUCTURE, read_pruned), (ENSEMBLE, read_ensemble)):
+        if exists(Path(name) / file):
+            from medarts.config import load  # not above: the recipe looks up the models
 
-        return read_pruned(Path(name), load(Path(name) / "recipe.yaml", kept=True).train.model or load_genotype(name))
+            return read(Path(name), load(Path(name) / "recipe.yaml", kept=True).train.model or load_genotype(name))
     if name in zoo() or "/" in name or "\\" in name or Path(name).suffix or Path(name).exists():
         return load_genotype(name)
     raise RecipeError(f"There is no network '{name}'.", fix=did_you_mean(name, (*models.names(), *zoo())))
@@ -156,6 +161,11 @@ def build_network(
         network = build_network(without_weights(architecture.base), **options)
         architecture.cut(network, in_channels=in_channels, outputs=outputs)
         return network
+    if isinstance(architecture, Ensemble):
+        from medarts.network.ensemble import ensemble_of  # which needs PyTorch
+
+        members = [build_network(without_weights(architecture.base), **options) for _ in range(architecture.members)]
+        return ensemble_of(members, exclusive=architecture.exclusive)
     if isinstance(architecture, Genotype):
         return space_of(architecture).network(architecture, **options)
     model = models.get(architecture.name)
@@ -175,7 +185,7 @@ def network_of(recipe: "Recipe", architecture: Architecture) -> "Network":
 
 def task_of(architecture: Architecture) -> "Task":
     """Returns what a network is for."""
-    if isinstance(architecture, Pruned):
+    if isinstance(architecture, Pruned | Ensemble):
         return task_of(architecture.base)
     if isinstance(architecture, Genotype):
         return space_of(architecture).task
@@ -184,7 +194,7 @@ def task_of(architecture: Architecture) -> "Task":
 
 def published_outputs(architecture: Architecture) -> int:
     """Returns the outputs of the published network, such as the 14 findings of ChestX-ray14."""
-    if isinstance(architecture, Pruned):
+    if isinstance(architecture, Pruned | Ensemble):
         return published_outputs(architecture.base)
     if isinstance(architecture, Genotype):
         return space_of(architecture).published_outputs(architecture)
@@ -193,7 +203,7 @@ def published_outputs(architecture: Architecture) -> int:
 
 def published_size(architecture: Architecture) -> int:
     """Returns the height and width of the images of the published network, in pixels."""
-    if isinstance(architecture, Pruned):
+    if isinstance(architecture, Pruned | Ensemble):
         return published_size(architecture.base)
     if isinstance(architecture, Genotype):
         return space_of(architecture).published_size(architecture)
@@ -211,7 +221,7 @@ def scaled(architecture: A) -> tuple[A, ...]:
     """
     if isinstance(architecture, Genotype):
         return cast("tuple[A, ...]", space_of(architecture).scaled(architecture))
-    field = None if isinstance(architecture, Pruned) else models.entry(architecture.name).about["width"]
+    field = None if isinstance(architecture, Pruned | Ensemble) else models.entry(architecture.name).about["width"]
     if field is None or initial_weights(architecture) is not None:
         return (architecture,)
     assert isinstance(architecture, Settings)
@@ -229,7 +239,7 @@ def initial_weights(architecture: Architecture) -> Path | None:
 
 def without_weights(architecture: Architecture) -> Architecture:
     """Returns the architecture to fill with weights of its own, not with those it began with."""
-    if isinstance(architecture, Pruned):
+    if isinstance(architecture, Pruned | Ensemble):
         return replace(architecture, base=cast(Genotype | Settings, without_weights(architecture.base)))
     if isinstance(architecture, Genotype) or initial_weights(architecture) is None:
         return architecture

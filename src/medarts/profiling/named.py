@@ -13,6 +13,7 @@ from medarts.deploy.package import open_package
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, check_number
 from medarts.models import Architecture, architecture_named, published_outputs, published_size, task_of
+from medarts.models.ensemble import Ensemble
 from medarts.models.pruned import Pruned
 from medarts.profiling.cost import Cost, measure_costs
 from medarts.profiling.latency import usable_cores, usual_threads
@@ -109,7 +110,7 @@ def _named(name: str | Path, run: RunDirectory | None) -> Architecture:
 
 
 def _architecture(model: Architecture, *, init_channel: int | None, changes: Sequence[str]) -> Architecture:
-    if isinstance(model, Pruned):
+    if isinstance(model, Pruned | Ensemble):
         return model
     if isinstance(model, Genotype):
         return genotype_with(model, init_channel=init_channel, changes=changes)
@@ -124,9 +125,10 @@ def _architecture(model: Architecture, *, init_channel: int | None, changes: Seq
 def _check_changes(
     architectures: Mapping[str, Architecture], *, init_channel: int | None, changes: Sequence[str]
 ) -> None:
-    """Refuses changes of what none of the networks has; a pruned one keeps its settings."""
+    """Refuses changes of what none of the networks has; pruned ones and ensembles keep theirs."""
     names = ", ".join(architectures)
-    are_genotypes = {isinstance(each, Genotype) for each in architectures.values() if not isinstance(each, Pruned)}
+    own = [each for each in architectures.values() if not isinstance(each, Pruned | Ensemble)]
+    are_genotypes = {isinstance(each, Genotype) for each in own}
     if init_channel is not None and True not in are_genotypes:
         raise RecipeError(f"{names} has no init_channel.", fix="Leave init_channel out.")
     valid = {"space": True in are_genotypes, "model": False in are_genotypes}

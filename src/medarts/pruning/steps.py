@@ -7,6 +7,7 @@ import torch
 
 from medarts.config import KeepSettings, Recipe
 from medarts.models import Architecture, build_network, without_weights
+from medarts.models.ensemble import Ensemble
 from medarts.models.pruned import Pruned
 from medarts.network import Network
 from medarts.network.structure import Structure, structure_of
@@ -77,7 +78,7 @@ def _architecture(training: Training, taken: Taken, *, name: str, history: tuple
     before = given.structure if isinstance(given, Pruned) else Structure()
     heads = before.heads if taken.heads is None else taken.heads
     base = without_weights(given.base if isinstance(given, Pruned) else given)
-    assert not isinstance(base, Pruned)
+    assert not isinstance(base, Pruned | Ensemble)
     with torch.device("meta"):
         built = _built(base, training.recipe)
     left = None if heads == built.heads else heads

@@ -92,7 +92,7 @@ def read_curves(run: RunDirectory, history: History) -> Content | None:
     best = None
     if summary is not None and run.facts["kind"] == "train":
         with reading(run.path / "summary.json", fix=_COPY):
-            best = int(summary["best_epoch"]) + 1
+            best = None if summary["best_epoch"] is None else int(summary["best_epoch"]) + 1  # folds have their own
     return {
         "score": label_of(score), "epochs": len(records), "highest": decimals(highest), "svg": svg, "best": best,
     }  # fmt: skip

@@ -45,9 +45,10 @@ from medarts.reporting.tables import (
 from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load_genotype as load
+from medarts.study.folds import read_fold_scores
 from medarts.system.console import counted, warn
 from medarts.system.files import UNFINISHED, exists, write_whole
-from medarts.training.trained import structure_in
+from medarts.training.trained import is_ensemble, structure_in
 
 T = TypeVar("T")
 
@@ -102,6 +103,7 @@ def _content(run: RunDirectory) -> Content:
         "signals": read_signals(run, history),
         "gaps": _gaps(read_gaps(run, history)),
         "genotype": _genotype(genotype, structure_in(run)) if genotype else None,
+        "folds": _folds(run),
         "pruning": pruning_of(run) if exists(run.path / PRUNING) else None,
         "architecture": read_architecture(run, history),
         "cost": _cost(cost) if cost else None,
@@ -188,6 +190,27 @@ def _findings(samples: pd.DataFrame, findings: tuple[str, ...]) -> Table:
         split: Column(_SPLIT_TITLES[split], form=",d", below=f"{split}_share") for split in SPLITS
     }
     return table(pd.DataFrame(rows.values()), columns, caption="findings")
+
+
+def _folds(run: RunDirectory) -> Content | None:
+    """Returns a table of the scores of every fold, of all images together, and the spread between folds."""
+    found = read_fold_scores(run) if run.facts["kind"] == "train" and is_ensemble(run) else None
+    if found is None:
+        return None
+    about = {"fold": Column("fold", sorted="ascending", first="ascending")}
+    about |= {name: Column(name, form=",d") for name in ("images", "patients")}
+    about |= {"best_epoch": Column("best epoch", form=",d")}
+    scores = {one.name: Column(one.title, form=".3f" if one.limits[1] == 1 else ".1f") for one in found.metrics}
+    spread = [
+        {"title": one.title, "pooled": found.pooled[one.name], "sd": found.spread[one.name]} for one in found.metrics
+    ]
+    titles = {"title": Column("score", words=True)}
+    titles |= {"pooled": Column("all images", form=".3f"), "sd": Column("SD between folds", form=".3f")}
+    return {
+        "number": len(found.folds),
+        "table": table(found.folds, about | scores, caption="folds"),
+        "pooled": table(pd.DataFrame(spread), titles, caption="all folds"),
+    }
 
 
 def _gaps(gaps: Content | None) -> Content | None:

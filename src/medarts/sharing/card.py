@@ -15,6 +15,7 @@ from medarts.evaluation.stats import FEW_PATIENTS
 from medarts.evaluation.summary import ALL, MEAN_OF_CLASSES, MEAN_OF_DATASETS, MEAN_OF_FINDINGS, MEAN_OF_FREQUENT
 from medarts.metrics import Metric, metrics_of
 from medarts.models import Architecture
+from medarts.models.ensemble import Ensemble
 from medarts.models.pruned import Pruned
 from medarts.profiling.cost import Cost
 from medarts.spaces.genotype import Genotype
@@ -124,6 +125,8 @@ def card_text(card: Mapping[str, Any]) -> str:
 def _kind(architecture: Architecture) -> str:
     if isinstance(architecture, Pruned):
         return f"{_kind(architecture.base)}, pruned"
+    if isinstance(architecture, Ensemble):
+        return f"{_kind(architecture.base)}, ensemble of {architecture.members} folds"
     return f"derived, {architecture.space}" if isinstance(architecture, Genotype) else "baseline"
 
 

@@ -35,6 +35,8 @@ from medarts.evaluation.files import EXAMPLES
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.stats import LEVEL
 from medarts.models import Architecture
+from medarts.models.ensemble import FILE as ENSEMBLE
+from medarts.models.ensemble import Ensemble
 from medarts.models.pruned import FILE as STRUCTURE
 from medarts.models.pruned import Pruned
 from medarts.profiling.cost import Cost, measure_costs
@@ -141,9 +143,9 @@ def _content(
         **{f"examples/{number}.png": picture for number, picture in enumerate(pictures, 1)},
     }
     shared = _shared_architecture(trained.architecture, info)
-    base = shared.base if isinstance(shared, Pruned) else shared
-    if isinstance(shared, Pruned):
-        files[STRUCTURE] = shared.to_json().encode()
+    base = shared.base if isinstance(shared, Pruned | Ensemble) else shared
+    if isinstance(shared, Pruned | Ensemble):
+        files[STRUCTURE if isinstance(shared, Pruned) else ENSEMBLE] = shared.to_json().encode()
     if isinstance(base, Genotype):
         files[package.GENOTYPE] = base.to_json().encode() + b"\n"
     return package_bytes(files)
@@ -191,6 +193,8 @@ def _shared_architecture(architecture: Architecture, info: ModelInfo) -> Archite
         # By default its name begins with that of what was pruned.
         rest = architecture.name.removeprefix(base.name) if architecture.name.startswith(base.name) else "-pruned"
         return replace(architecture, name=f"{shared.name}{rest}", base=shared)
+    if isinstance(architecture, Ensemble):
+        return replace(architecture, base=cast(Genotype | Settings, _shared_architecture(architecture.base, info)))
     if not isinstance(architecture, Genotype):
         return architecture
     if architecture.name in zoo() and load_genotype(architecture.name).cells == architecture.cells:
@@ -282,6 +286,8 @@ def _subjects(run: RunDirectory, names: _Names) -> dict[str, dict[str, Subjects]
         splits = found.setdefault(names.datasets.get(domain, domain), {})
         images, patients = splits.get(about["split"], (0, set()))
         splits[about["split"]] = images + 1, patients | {about["patient"]}
+    if run.recipe.data.is_divided:  # whoever is tested in one fold is learned from in the others
+        found = {domain: {"train": splits["test"], **splits} for domain, splits in found.items()}
     return {
         domain: {split: Subjects(splits[split][0], len(splits[split][1])) for split in SPLITS if split in splits}
         for domain, splits in found.items()

@@ -90,11 +90,13 @@ class Job:
         paths: of the run.
         recipe: what it does.
         architecture: what is trained; None for a search.
+        changes: of the recipe of a training that has begun, with which it goes on.
     """
 
     paths: RunPaths
     recipe: Recipe
     architecture: Architecture | None
+    changes: tuple[str, ...] = ()
 
 
 def damage_of(run: Path, *, kind: Kind) -> str:
@@ -136,8 +138,8 @@ def do(job: Job) -> None:
         return
     if not is_begun(path):
         start_training(job.recipe, job.architecture, path)
-    elif not is_finished(path, scored=False):
-        resume_training(path)
+    elif job.changes or not is_finished(path, scored=False):
+        resume_training(path, job.changes)
     if not is_finished(path, scored=True):
         evaluate(path, split="test")
 
@@ -147,12 +149,14 @@ def work_of(job: Job) -> Work:
     # As plain values: classes of registered settings are made when they are registered, and cannot be pickled.
     recipe = job.recipe.model_dump(mode="json")
     genotype = job.architecture if isinstance(job.architecture, Genotype) else None
-    do_it = partial(_do_alone, job.paths, recipe, genotype, is_search=job.architecture is None)
+    do_it = partial(_do_alone, job.paths, recipe, genotype, job.changes, is_search=job.architecture is None)
     return Work(job.paths.name, do_it, job.paths.log)
 
 
-def _do_alone(paths: RunPaths, recipe: dict[str, Any], genotype: Genotype | None, *, is_search: bool) -> None:
+def _do_alone(
+    paths: RunPaths, recipe: dict[str, Any], genotype: Genotype | None, changes: tuple[str, ...], *, is_search: bool
+) -> None:
     """Does a job unless another process is at it: one that a killed benchmark has left may still be saving."""
     with lock.held_alone(paths.run, "benchmark", patience=PATIENCE):
         read = parse(recipe, origin=paths.name)
-        do(Job(paths, read, None if is_search else genotype or read.train.model))
+        do(Job(paths, read, None if is_search else genotype or read.train.model, changes))

@@ -3,6 +3,7 @@
 import codecs
 import io
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -132,33 +133,105 @@ def be_quiet(quiet: bool) -> None:
     console.quiet = quiet
 
 
-class Bar:
-    """A progress bar."""
+def in_words(seconds: float) -> str:
+    """Writes a length of time, to two units at most.
 
-    def __init__(self, progress: Progress, title: str, total: int) -> None:
+    >>> in_words(0.84), in_words(7.2), in_words(95), in_words(3700), in_words(200_000)
+    ('0.8 s', '7 s', '1 min 35 s', '1 h 1 min', '2 d 7 h')
+    """
+    if seconds < 3:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for large, small, unit, below in ((86_400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s")):
+        if whole >= large:
+            rest = whole % large // small
+            return f"{whole // large} {unit}" + (f" {rest} {below}" if rest else "")
+    return f"{whole} s"
+
+
+def has_lines() -> bool:
+    """Whether progress is told in lines, as in a pipe or a log; a terminal has a bar."""
+    return not console.is_terminal
+
+
+SECONDS_A_LINE = 10.0
+"""Seconds between two lines of progress of short work."""
+
+MOST_SECONDS_A_LINE = 60.0
+"""The same where the next tenth of the work is still far."""
+
+
+class Bar:
+    """A progress bar, or lines of progress where there is no terminal.
+
+    Args:
+        progress: draws it.
+        title: of the work.
+        total: its steps.
+        is_told: whether it writes lines; work that tells its own, such as epochs, does not.
+    """
+
+    def __init__(self, progress: Progress, title: str, total: int, *, is_told: bool) -> None:
         self._progress = progress
         self._title = printable(title)
         self._task = progress.add_task(self._title, total=total)
+        self._done, self._total, self._is_told = 0, total, is_told and has_lines()
+        self._began = self._told = time.monotonic()
+        self._first = self._at_line = 0
+
+    def begin_at(self, done: int) -> None:
+        """Counts steps that were done before."""
+        self.reach(done, self._total)
+        self._first = self._at_line = done
 
     def advance(self, number: int = 1) -> None:
         """Moves the bar on by a number of steps."""
-        self._progress.advance(self._task, number)
+        self.reach(self._done + number, self._total)
 
     def reach(self, done: int, total: int) -> None:
         """Shows ``done`` of ``total`` steps."""
+        self._done, self._total = done, total
         self._progress.update(self._task, completed=done, total=total)
+        if self._is_told:
+            self._tell()
 
     def note(self, text: str) -> None:
         """Shows a remark beside the title; in a log, where there is no bar, it is a line of its own."""
         line = f"{self._title} {printable(text)}"
-        if not console.is_terminal:
+        if has_lines():
             inform(line)
         self._progress.update(self._task, description=line)
 
+    def describe(self, text: str) -> None:
+        """Shows a remark beside the title; nothing where there is no bar."""
+        self._progress.update(self._task, description=f"{self._title} {printable(text)}")
+
+    def _tell(self) -> None:
+        """Writes a line after some seconds and a tenth of the work, or after more seconds; none of short work."""
+        now = time.monotonic()
+        waited, moved = now - self._told, self._done - self._at_line
+        if waited < SECONDS_A_LINE or (10 * moved < self._total and waited < MOST_SECONDS_A_LINE):
+            return
+        self._told, self._at_line = now, self._done
+        line, done = f"{self._title}: {self._done:,} of {self._total:,}, {in_words(now - self._began)}", self._done
+        if done > self._first:
+            left = (now - self._began) / (done - self._first) * (self._total - done)
+            line += f", about {in_words(left)} left"
+        inform(line)
+
 
 @contextmanager
-def progress_bar(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
-    """Shows a bar of ``total`` steps of which ``done`` are behind."""
+def progress_bar(title: str, total: int, *, done: int = 0, is_told: bool = True) -> Iterator[Bar]:
+    """Shows a bar of ``total`` steps of which ``done`` are behind.
+
+    Without a terminal, as in a pipe, there is a line about every ten seconds or tenth of the work instead.
+
+    Args:
+        title: of the work.
+        total: its steps.
+        done: steps behind.
+        is_told: whether there are such lines; work that writes lines of its own needs none.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -167,9 +240,7 @@ def progress_bar(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    # Where nobody looks, as in a log, a bar would be one more line beside an error.
-    silent = not console.is_terminal
-    with Progress(*columns, console=console, speed_estimate_period=120, disable=silent) as progress:
-        bar = Bar(progress, title, total)
-        bar.advance(done)
+    with Progress(*columns, console=console, speed_estimate_period=120, disable=has_lines()) as progress:
+        bar = Bar(progress, title, total, is_told=is_told)
+        bar.begin_at(done)
         yield bar

@@ -1,16 +1,20 @@
 """What a training has trained: recipe, architecture and weights, whether they are in a run or came in one file."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from medarts.config import Recipe
 from medarts.engine import checkpoint
-from medarts.engine.checkpoint import Checkpoint
+from medarts.engine.checkpoint import Checkpoint, of_weights
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.models import Architecture, network_of, without_weights
+from medarts.models.ensemble import FILE as ENSEMBLE
+from medarts.models.ensemble import read_ensemble
 from medarts.models.pruned import FILE as STRUCTURE
 from medarts.models.pruned import Pruned, read_pruned
 from medarts.network import Network
@@ -83,11 +87,52 @@ def architecture_of(run: RunDirectory, recipe: Recipe | None = None) -> Architec
         GenotypeError, RunError: its genotype, or what was cut away of its network, is missing or damaged.
     """
     base = (recipe or run.recipe).train.model or load_genotype(run.path)
+    if is_ensemble(run):
+        ensemble = read_ensemble(run.path, base)
+        run.check_files(ENSEMBLE)
+        return ensemble
     if STRUCTURE not in run.facts["files"]:
         return base
     pruned = read_pruned(run.path, base)
     run.check_files(STRUCTURE)  # last, as all other errors say more
     return pruned
+
+
+def is_ensemble(run: RunDirectory) -> bool:
+    """Whether a run is that of all folds, whose network is an ensemble."""
+    return ENSEMBLE in run.facts["files"]
+
+
+def folds_of(run: RunDirectory) -> list[RunDirectory]:
+    """Returns the trainings of the folds of a run, in their order.
+
+    Raises:
+        RunError: one is missing, or is no longer the one whose network is in the ensemble.
+    """
+    folds = run.recipe.data.folds or 0
+    found = [RunDirectory.open(folder_of_fold(run.path, fold), kind="train") for fold in range(1, folds + 1)]
+    point = checkpoint.load(run.checkpoints, "best")
+    for number, fold in enumerate(found):
+        if point is None:
+            break
+        start = member_prefix(number)
+        own = {name.removeprefix(start): of for name, of in point.weights.items() if name.startswith(start)}
+        if of_weights(own) != of_weights(checkpoint_of(fold).weights):
+            raise RunError(
+                f"{fold.path} was trained on after its network became part of {run.path}.",
+                fix=f"Take over its new weights: medarts train --resume {shlex.quote(str(run.path))}",
+            )
+    return found
+
+
+def folder_of_fold(run: Path, fold: int) -> Path:
+    """Returns the folder of the training of a fold, from 1 on."""
+    return run / "folds" / str(fold)
+
+
+def member_prefix(member: int) -> str:
+    """Returns what the names of the weights of a member of an ensemble begin with."""
+    return f"members.{member}."
 
 
 def structure_in(run: RunDirectory) -> Structure | None:
@@ -128,6 +173,8 @@ def checkpoint_of(run: RunDirectory, kind: str = "best") -> Checkpoint:
     point = checkpoint.load(run.checkpoints, kind)
     if point is None:
         facts = run.facts
+        if kind != "best" and is_ensemble(run):
+            raise RunError(f"{run.path} has the best weights of every fold alone.", fix="Leave checkpoint out.")
         if facts["finished"] or facts["kind"] == "prune":  # no command trains the one before a cut by itself
             raise RunError(f"{run.path} has no checkpoint.", fix="Copy the run again.")
         raise RunError(f"{run.path} has no checkpoint yet.", fix=f"Train it: medarts train --resume {run.path}")

@@ -28,6 +28,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, backward, cosine, resume, start
 from medarts.errors import RecipeError, RunError
 from medarts.models import Architecture, initial_weights, network_of, task_of, without_weights
+from medarts.models.ensemble import Ensemble
 from medarts.models.pruned import FILE as STRUCTURE
 from medarts.models.pruned import Pruned
 from medarts.network import Network
@@ -310,18 +311,22 @@ def start_training(
     """
     if initial is not None:
         recipe = with_its_norm(recipe, initial)
-    changes: dict[str, Any]
-    base = architecture.base if isinstance(architecture, Pruned) else architecture
-    if isinstance(base, Genotype):
-        changes = {"space": space_settings(base), "train": recipe.train.model_copy(update={"model": None})}
-    else:
-        changes = {"train": recipe.train.model_copy(update={"model": base})}
-    recipe = recipe.model_copy(update=changes)
+    recipe = that_trains(recipe, architecture)
 
     def prepare() -> Training:
         return _paused(prepare_training(recipe, architecture, data=data, initial=initial), pause)
 
     return start(Training, recipe, out, prepare)
+
+
+def that_trains(recipe: Recipe, architecture: Architecture) -> Recipe:
+    """Returns a recipe with the space of a genotype, or with a baseline as its model."""
+    base = architecture.base if isinstance(architecture, Pruned | Ensemble) else architecture
+    if isinstance(base, Genotype):
+        changes = {"space": space_settings(base), "train": recipe.train.model_copy(update={"model": None})}
+    else:
+        changes = {"train": recipe.train.model_copy(update={"model": base})}
+    return recipe.model_copy(update=changes)
 
 
 def resume_training(

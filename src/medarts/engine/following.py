@@ -1,0 +1,69 @@
+"""Runs of other processes, followed by their journals: a line for every epoch that they have done.
+
+It is for a process that waits for others and has no terminal: there a bar shows how far all of them are.
+"""
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from medarts.engine.directory import RunDirectory, epochs_done, is_begun
+from medarts.engine.engine import epoch_line
+from medarts.errors import MedartsError
+from medarts.system.console import has_lines, inform
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A run that another process is at.
+
+    Attributes:
+        name: of the run in lines.
+        path: its folder.
+        epochs: in all, of the stages of a search together.
+    """
+
+    name: str
+    path: Path
+    epochs: int
+
+
+class Follower:
+    """Tells what runs have done since it looked last.
+
+    Args:
+        runs: all runs that may be at work; what they have done by now is not told.
+    """
+
+    def __init__(self, runs: Iterable[Followed]) -> None:
+        self._runs = list(runs)
+        self._told = {run.path: epochs_done(run.path) for run in self._runs} if has_lines() else {}
+        self._began = time.monotonic()
+        self._before = sum(self._told.values())
+
+    def tell(self) -> None:
+        """Writes a line for every new epoch of every run; nothing on a terminal."""
+        if not has_lines():
+            return
+        for run in self._runs:
+            if epochs_done(run.path) > self._told[run.path] and is_begun(run.path):
+                with suppress(MedartsError):  # whoever needs the run will say what is damaged
+                    self._tell_run(run)
+
+    def _tell_run(self, run: Followed) -> None:
+        directory = RunDirectory(run.path)
+        metrics, timing = (directory.read_journal(f"{name}.jsonl") for name in ("metrics", "timing"))
+        for number in range(self._told[run.path], min(len(metrics), len(timing))):
+            self._told[run.path] = number + 1
+            line = metrics[number]
+            score = next(key for key in line if key.startswith("val_") and key != "val_loss" and "_by_" not in key)
+            journals = {"metrics.jsonl": line, "timing.jsonl": timing[number]}
+            inform(epoch_line(run.name, number + 1, run.epochs, journals, score, left=self._left()))
+
+    def _left(self) -> float | None:
+        """Returns the seconds until all runs have done all epochs, at the pace so far."""
+        done = sum(self._told.values()) - self._before
+        total = sum(max(run.epochs, self._told[run.path]) for run in self._runs) - self._before
+        return (time.monotonic() - self._began) / done * (total - done) if done else None
