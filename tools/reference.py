@@ -7,23 +7,28 @@ docstring of its section. Sections that are chosen by name, such as the loss or 
 so a member that registers itself is listed without an edit here.
 """
 
-import inspect
 import os
 import re
 import subprocess
 import sys
-import textwrap
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 import medarts
 from medarts.config import Recipe, study
+from medarts.config.reference import (
+    choices_of,
+    chosen_by,
+    default_of,
+    described,
+    first_line,
+    items_of,
+    nested,
+    shown,
+    type_of,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,139 +49,6 @@ The file of `medarts benchmark` and `medarts generalize`: a recipe, the networks
 on.
 """
 
-FAR = 1e6
-BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-NAMES = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
-
-
-def described(section: type[BaseModel]) -> tuple[str, dict[str, str]]:
-    """Returns the summary of a section and the meaning of its keys, from the docstrings of the class and its bases."""
-    meanings: dict[str, str] = {}
-    for base in reversed(section.__mro__):
-        _, _, attributes = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Attributes:\n")
-        block = textwrap.dedent(attributes.split("\n\n")[0])
-        for key, meaning in re.findall(r"^(\w+): (.*(?:\n +.*)*)", block, flags=re.MULTILINE):
-            meanings[key] = " ".join(meaning.split()).replace("``", "`")
-    return described_text(section.__doc__), meanings
-
-
-def described_text(docstring: str | None) -> str:
-    """Returns the first paragraph of a docstring in one line, as Markdown."""
-    return inspect.cleandoc(docstring or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
-
-
-def is_section(kind: Any) -> bool:
-    """Returns whether a type is a section of a recipe."""
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def members(kind: Any) -> list[Any]:
-    """Returns the types of a union without None, or the type itself; annotations are removed."""
-    if get_origin(kind) is Annotated:
-        return members(get_args(kind)[0])
-    if get_origin(kind) in (Union, types.UnionType):
-        return [found for part in get_args(kind) if part is not type(None) for found in members(part)]
-    return [kind]
-
-
-def limits(metadata: Any) -> str:
-    """Returns the range that annotations set, such as "≥ 1, ≤ 200", without bounds that only catch typing errors."""
-    found = []
-    for item in metadata:
-        inner = item.metadata if isinstance(item, FieldInfo) else [item]
-        for bound in inner:
-            for name, sign in BOUNDS:
-                value = getattr(bound, name, None)
-                if isinstance(value, int | float) and abs(value) < FAR:
-                    found.append(f"{sign} {value:g}")
-    return ", ".join(found)
-
-
-def named(kind: Any, metadata: Any = ()) -> str:  # noqa: PLR0911
-    """Returns a type in words, with its range."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return named(arguments[0], [*arguments[1:], *metadata])
-    if origin is Literal:
-        return ", ".join(f"`{value}`" for value in arguments)
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(named(part, metadata) for part in arguments if part is not type(None)))
-    if origin in (tuple, list):
-        each = [part for part in arguments if part is not Ellipsis]
-        many = Ellipsis in arguments or origin is list
-        return (
-            f"list of {named(each[0]).replace('section', 'sections')}" if many else f"[{', '.join(map(named, each))}]"
-        )
-    if origin is dict:
-        return f"{{{named(arguments[0])}: {named(arguments[1])}}}"
-    if is_section(kind):
-        return "section"
-    return f"{NAMES.get(kind, getattr(kind, '__name__', str(kind)))} {limits(metadata)}".strip()
-
-
-def shown(default: Any) -> str:  # noqa: PLR0911
-    """Returns a default as it would be written in a recipe."""
-    if default is PydanticUndefined:
-        return "**required**"
-    if default is None or default == "":
-        return "–"
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    if isinstance(default, BaseModel):
-        chosen = getattr(default, "name", None)
-        return f"`{chosen}`" if isinstance(chosen, str) and chosen else "see below"
-    if isinstance(default, tuple | list | Mapping):
-        if not default:
-            return "empty"
-        if any(isinstance(item, BaseModel) for item in default):
-            return f"{len(default)} entries"
-        return f"`{default if isinstance(default, Mapping) else list(default)}`"
-    return f"`{default}`"
-
-
-def default_of(field: FieldInfo) -> Any:
-    """Returns the default of a field, made where it is made anew for each section."""
-    return field.default_factory() if field.default_factory is not None else field.default  # type: ignore[call-arg]
-
-
-def chosen_from(field: FieldInfo) -> Any:
-    """Returns the registry that a section is chosen from, or None."""
-    is_union = get_origin(field.annotation) in (Union, types.UnionType)
-    parts = get_args(field.annotation) if is_union else ()
-    candidates = [*field.metadata, *(item for part in parts for item in get_args(part))]
-    return next((item.registry for item in candidates if hasattr(item, "registry")), None)
-
-
-def listed_from(field: FieldInfo) -> Any:
-    """Returns the registry that the items of a list are chosen from, or None."""
-    for kind in members(field.annotation):
-        if get_origin(kind) in (tuple, list):
-            return next((item.registry for item in get_args(get_args(kind)[0])[1:] if hasattr(item, "registry")), None)
-    return None
-
-
-def chosen_by(section: type[BaseModel]) -> str | None:
-    """Returns the key whose only value tells a section from its alternatives, or None."""
-    for key in ("name", "kind"):
-        field = section.model_fields.get(key)
-        if field is not None and get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
-            return key
-    return None
-
-
-def nested(path: str, field: FieldInfo) -> Iterator[tuple[str, type[BaseModel]]]:
-    """Yields the sections below a field with their paths."""
-    registry, listed = chosen_from(field), listed_from(field)
-    for kind in members(field.annotation):
-        if is_section(kind) and registry is None:
-            yield path, kind
-        arguments = [part for part in get_args(kind) if part is not Ellipsis]
-        if get_origin(kind) in (tuple, list) and arguments and listed is None:
-            yield from ((f"{path}.N", part) for part in members(arguments[0]) if is_section(part))
-    for members_of, place in ((registry, path), (listed, f"{path}.N")):
-        if members_of is not None:
-            yield from ((place, members_of.entry(name).settings) for name in members_of.names())
-
 
 def written(path: str, section: type[BaseModel], *, seen: dict[type[BaseModel], str]) -> Iterator[str]:
     """Yields the lines of a section and of all sections below it that were not seen elsewhere."""
@@ -188,8 +60,8 @@ def written(path: str, section: type[BaseModel], *, seen: dict[type[BaseModel], 
     if fields:
         yield "| key | type | default | meaning |\n| --- | --- | --- | --- |"
     for key, field in fields.items():
-        registry, default = chosen_from(field), default_of(field)
-        kind = f"section, {registry.noun}" if registry is not None else named(field.annotation, field.metadata)
+        registry, default = choices_of(field), default_of(field)
+        kind = f"section, {registry.noun}" if registry is not None else type_of(field.annotation, field.metadata)
         below = any(nested("", field)) and isinstance(default, BaseModel)
         meaning = meanings.get(key, "").replace("|", "\\|")
         yield f"| `{key}` | {kind} | {'see below' if below else shown(default)} | {meaning} |"
@@ -197,7 +69,7 @@ def written(path: str, section: type[BaseModel], *, seen: dict[type[BaseModel], 
         inside = list(nested(f"{path}.{key}".lstrip("."), field))
         if not inside:
             continue
-        place, registry = inside[0][0], chosen_from(field) or listed_from(field)
+        place, registry = inside[0][0], choices_of(field) or items_of(field)
         new = [inner for _, inner in inside if inner not in seen]
         if not new and registry is not None:
             yield f"\n## `{place}`\n\nThe same choices as in `{seen[inside[0][1]]}`."
@@ -208,12 +80,6 @@ def written(path: str, section: type[BaseModel], *, seen: dict[type[BaseModel], 
         for inner in new:
             if registry is None or set(inner.model_fields) - {registry.key}:
                 yield from written(place, inner, seen=seen)
-
-
-def first_line(entry: Any) -> str:
-    """Returns what a member of a registry is: of a function its own docstring, of a class that of its settings."""
-    own = entry.settings if isinstance(entry.member, type) else entry.member
-    return described_text(own.__doc__).replace("|", "\\|")
 
 
 def page() -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         generalize,
+        init,
         pack,
         plan,
         plan_study,
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "medarts.api": (
-        "benchmark", "compare", "cost", "doctor", "evaluate", "export", "generalize", "pack", "plan", "plan_study",
-        "predict", "prune", "report", "resume", "search", "show", "train",
+        "benchmark", "compare", "cost", "doctor", "evaluate", "export", "generalize", "init", "pack", "plan",
+        "plan_study", "predict", "prune", "report", "resume", "search", "show", "train",
     ),
     "medarts.data.arrays": ("from_arrays", "from_dataset"),
     "medarts.data.sources": ("register_source",),
@@ -73,8 +74,8 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "MedartsError", "Settings", "__version__", "benchmark", "compare", "cost", "create_model", "doctor", "evaluate",
-    "export", "from_arrays", "from_dataset", "generalize", "list_models", "load", "load_genotype", "pack", "plan",
-    "plan_study", "predict", "prune", "register_criterion", "register_loss", "register_metric", "register_model",
+    "export", "from_arrays", "from_dataset", "generalize", "init", "list_models", "load", "load_genotype", "pack",
+    "plan", "plan_study", "predict", "prune", "register_criterion", "register_loss", "register_metric", "register_model",
     "register_operation", "register_regularizer", "register_relaxation", "register_selection", "register_source",
     "register_space", "report", "resume", "search", "show", "train",
 ]  # fmt: skip

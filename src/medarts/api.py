@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from medarts.models import Architecture
     from medarts.profiling.cost import Cost
     from medarts.profiling.plan import Plan
+    from medarts.proposal import Ask, Proposal
     from medarts.study.generalize import Generalization
     from medarts.study.planning import StudyPlan
     from medarts.training.trained import TrainedNetwork
@@ -591,6 +592,58 @@ def plan(
 
     given = _given(data)
     return plan_recipe(_recipe(recipe, given, changes), budget_mb=memory_mb, data=_store(given))
+
+
+def init(
+    *data: Path | str,
+    out: Path | str = "recipe.yaml",
+    task: Task | None = None,
+    minutes: float = 60,
+    measure: bool = True,
+    force: bool = False,
+    changes: Changes = (),
+    ask: "Ask | None" = None,
+) -> "Proposal":
+    """Looks at data sets and writes a first recipe for them, with the reasons for its settings.
+
+    Layout, splits, patients and classes are read from the names and from some of the files. What they do not say is
+    asked, at most two questions. Beside the recipe lies a schema, by which editors know its keys.
+
+    Args:
+        data: folders, or lists of images (CSV, JSON).
+        out: the recipe.
+        task: what is to be learned, where a folder has both masks and findings.
+        minutes: what the search and the training may take together, as measured on this machine.
+        measure: run some steps to measure that; otherwise the epochs follow the number of images alone.
+        force: replace a recipe that is there.
+        changes: changes of the recipe, such as ``"data.size=96"``.
+        ask: answers questions, see `medarts.proposal.Question`. Default: an ambiguous layout is an error, and other
+            questions have their usual answer.
+
+    Raises:
+        MedartsError: a layout is not known or ambiguous, files do not fit together, or the recipe is there already.
+    """
+    from medarts.config.reference import schema_of_recipes
+    from medarts.proposal import propose
+    from medarts.proposal.writing import SCHEMA, write_recipe
+
+    recipe = Path(out)
+    if not data:
+        raise DataError("There are no data to look at.", fix="Give the folder of a data set.")
+    if exists(recipe) and not force:
+        raise RecipeError(f"{recipe} exists already.", fix="Choose another name (out), or replace it (force).")
+    check_writable(recipe, kind="file")
+    found = propose(
+        [Path(path) for path in data],
+        ask=ask or (lambda question: None),
+        task=task,
+        minutes=minutes,
+        measure=measure,
+        changes=_changes(changes),
+    )
+    write_whole(recipe, write_recipe(found.draft))
+    write_whole(recipe.parent / SCHEMA, json.dumps(schema_of_recipes(), indent=1) + "\n")
+    return found
 
 
 def doctor(data: Path | str) -> "Examination":

@@ -63,6 +63,16 @@ def write_yaml(content: Any) -> str:
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def write_flow(content: Any) -> str:
+    """Returns YAML text of one line that ``read_yaml`` reads as the same content.
+
+    >>> write_flow({"labels": {0: 0, 255: 1}, "name": "on"})
+    '{labels: {0: 0, 255: 1}, name: on}'
+    """
+    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**9)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 class _Refusal(yaml.MarkedYAMLError):
     """An error of this module, whose message is whole."""
 

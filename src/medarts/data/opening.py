@@ -1,11 +1,11 @@
 """From the sources of a recipe, or the folders of ``--data``, to a manifest that can be used and to its images."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from medarts.config import DataSettings, FindingSourceSettings, MaskSourceSettings, Recipe, SourceSettings, Split
+from medarts.config import DataSettings, FindingSourceSettings, MaskSourceSettings, Recipe, SourceSettings, Split, Task
 from medarts.config.data import BACKGROUND, IGNORED
 from medarts.data.contents import composed, file_named, stem_of, tables_in
 from medarts.data.examination import first_of
@@ -238,7 +238,7 @@ def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()
         if word in by_name:
             chosen.append(by_name[word])
         elif Path(word).is_dir() or is_list(Path(word)):
-            chosen += [_renamed(source, chosen) for source in recognise(Path(word))]
+            chosen += [renamed(source, chosen) for source in recognise(Path(word))]
         else:
             fix = did_you_mean(word, by_name) if by_name else "Give the folder of a data set."
             raise DataError(f"'{word}' is neither a data set of the recipe nor a folder.", fix=fix)
@@ -250,8 +250,12 @@ def is_list(path: Path) -> bool:
     return suffix_of(path) in (".csv", ".tsv", ".json") and path.is_file()
 
 
-def recognise(path: Path) -> tuple[SourceSettings, ...]:
+def recognise(path: Path, *, task: Task | None = None) -> tuple[SourceSettings, ...]:
     """Returns the settings that read a folder, or a list of images, recognised by its layout: usually one source.
+
+    Args:
+        path: the folder or list.
+        task: what its images are for. Default: either.
 
     Raises:
         DataError: there is no such folder, or it has none of the known layouts.
@@ -263,9 +267,10 @@ def recognise(path: Path) -> tuple[SourceSettings, ...]:
         require_folder(path, layout=known)
     fitting = [source for source in every.values() if source.takes_files or path.is_dir()]
     for source in sorted(fitting, key=lambda source: source.is_general):
-        if found := source.recognise(path):
+        found = source.recognise(path)
+        if found and task in (None, found[0].task):
             return found
-    raise DataError(f"{path} has no known layout.", fix=f"Known: {known}.")
+    raise DataError(f"{path} has no known layout{f' for {task}' if task else ''}.", fix=f"Known: {known}.")
 
 
 def refuse(settings: SourceSettings, faults: Iterable[Fault]) -> None:
@@ -311,6 +316,11 @@ def with_class_indices(settings: SourceSettings, classes: Sequence[str]) -> Sour
 def _source(kind: str) -> Source:
     source: Source = registered.get(kind)()
     return source
+
+
+def names_of_values(settings: SourceSettings) -> Mapping[int, str]:
+    """Returns the names of the classes by the values of the masks, where the data set says them; see `Source`."""
+    return _source(settings.kind).names_of_values(settings)
 
 
 def _without_images(settings: SourceSettings, doubts: Iterable[Fault]) -> DataError:
@@ -517,7 +527,7 @@ def _doubts(listing: Listing, rows: SplitTable | None, settings: SourceSettings)
     ]
 
 
-def _renamed(source: SourceSettings, others: Iterable[SourceSettings]) -> SourceSettings:
+def renamed(source: SourceSettings, others: Iterable[SourceSettings]) -> SourceSettings:
     """Returns a source with a number at its name where another folder has the same name."""
     paths = {other.domain: other.path.resolve() for other in others}
     if paths.get(source.domain, source.path.resolve()) == source.path.resolve():

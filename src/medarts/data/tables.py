@@ -1,13 +1,15 @@
-"""CSV files: splits.csv, labels.csv and the tables of downloads."""
+"""CSV and JSON files: splits.csv, labels.csv, lists, and the tables of downloads."""
 
 import codecs
 import csv
 import io
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medarts.errors import DataError
 
@@ -97,6 +99,21 @@ def read_table(path: Path) -> Table:
             fix='Close or remove it; a quote within a cell is written twice ("").',
         ) from None
     return Table(path, columns, dict(zip(columns, cells, strict=True)), lines, frozenset(overlong))
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        DataError: it is missing or no JSON.
+    """
+    require_regular(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {error.strerror}.", fix="Restore it.") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {error}.", fix="Correct or restore it.") from None
 
 
 def _text(path: Path) -> str:

@@ -177,6 +177,10 @@ class Source(ABC):
         """
         return ()
 
+    def names_of_values(self, settings: Any) -> Mapping[int, str]:
+        """Returns the names of the foreground classes by the values of the masks, where the data set says them."""
+        return {}
+
     @abstractmethod
     def find(self, settings: Any, findings: tuple[str, ...] | None = None) -> Listing:
         """Lists the images with all that is wrong; opens none of them.

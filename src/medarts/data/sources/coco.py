@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -69,6 +69,10 @@ class Coco(Source):
             names = " and ".join(file.as_posix() for file in found)
             raise DataError(f"{root} holds several files of annotations: {names}.", fix="Give the one that is meant.")
         return tuple(CocoSettings(path=root, name=domain_of(root), annotations=file.as_posix()) for file in found)
+
+    def names_of_values(self, settings: CocoSettings) -> Mapping[int, str]:
+        parts = [(read_annotations(file), word) for file, word in _files(settings)]
+        return {number + 1: name for number, name in categories_of(parts).items()}
 
     def find(self, settings: CocoSettings, findings: tuple[str, ...] | None = None) -> Listing:
         parts = [(read_annotations(file), word) for file, word in _files(settings)]

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from medarts.config import MaskSourceSettings
+from medarts.config.data import IGNORED
 from medarts.config.patterns import FilePattern
 from medarts.config.section import LATER, Text
 from medarts.data.contents import Contents, composed, file_named, listed
@@ -38,6 +39,7 @@ from medarts.data.sources import (
 )
 from medarts.data.sources.table import NAME as TABLE
 from medarts.data.splits import natural
+from medarts.data.tables import read_json
 from medarts.data.volumes import slices_of
 from medarts.errors import DataError
 
@@ -134,6 +136,18 @@ class Folder(Source):
         if not found and not (images or masks):
             return ()
         return _settings(path, [alternatives[0] for alternatives in found] or [None])
+
+    def names_of_values(self, settings: FolderSettings) -> Mapping[int, str]:
+        """Reads ``dataset.json``: of nnU-Net name: value, of the Medical Segmentation Decathlon value: name."""
+        path = file_named(settings.path, "dataset.json")
+        content = read_json(path) if path else {}
+        labels = content.get("labels") if isinstance(content, dict) else None
+        named: dict[int, str] = {}
+        for one, other in labels.items() if isinstance(labels, dict) else ():
+            value, name = (one, other) if str(one).isdecimal() else (other, one)
+            if str(value).isdecimal() and int(value) > 0 and str(name).lower() != IGNORED:
+                named[int(value)] = str(name)
+        return dict(sorted(named.items()))
 
     def find(self, settings: FolderSettings, findings: tuple[str, ...] | None = None) -> Listing:
         found = _found(settings)

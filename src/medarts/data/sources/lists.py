@@ -3,7 +3,6 @@
 JSON: a list of entries, or a list for each split, as MONAI and the Medical Segmentation Decathlon have them.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ from medarts.data.sources import (
     unreadable,
 )
 from medarts.data.splits import group_columns, is_doubtful, split_named, without_suffix
-from medarts.data.tables import read_table, require_regular
+from medarts.data.tables import read_json, read_table
 from medarts.data.volumes import slices_of
 from medarts.errors import DataError
 
@@ -283,21 +282,6 @@ def _read(path: Path, split: str) -> _Entries:
     rows = [{key: str(value) for key, value in row.items() if isinstance(value, str | int)} for row, _ in parts]
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
     return _Entries(path, columns, rows, [split or word for _, word in parts])
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        DataError: it is missing or no JSON.
-    """
-    require_regular(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be opened: {error.strerror}.", fix="Restore it.") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {error}.", fix="Correct or restore it.") from None
 
 
 def _parts(path: Path, content: Any) -> Sequence[tuple[dict[str, Any], str]]:

@@ -1,0 +1,56 @@
+"""Patients in the names of files: a pattern that puts images together, where names look as if they say it."""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from medarts.data.patterns import PathPattern
+
+_SEPARATORS = "_-. "
+_FEWEST = 5
+"""Patients below which a part of names is more likely a site or a class."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPatients:
+    """Patients as names seem to say them.
+
+    Attributes:
+        pattern: what ``patients`` of a source would be.
+        patients: their number.
+        images: number of names.
+        example: a patient with several images.
+    """
+
+    pattern: str
+    patients: int
+    images: int
+    example: str
+
+    @property
+    def text(self) -> str:
+        """What was found, in words."""
+        return f"'{self.pattern}' gives {self.patients:,} patients of {self.images:,} images, such as '{self.example}'"
+
+
+def patients_in(names: Collection[str]) -> NamedPatients | None:
+    """Returns the pattern by which names, without suffix, fall into patients; None where none does.
+
+    Every name has the pattern, there are at least five patients, and most of them have several images.
+
+    >>> found = patients_in([f"p{patient}_{n}" for patient in range(8) for n in range(3)])
+    >>> found.text
+    "'{patient}_{n}' gives 8 patients of 24 images, such as 'p0'"
+    >>> patients_in([f"ISIC_{n:07d}" for n in range(30)])
+    """
+    ends = ("{n}", "*")
+    for text in (f"{{patient}}{mark}{end}" for end in ends for mark in _SEPARATORS):
+        pattern = PathPattern(text)
+        found = [next(pattern.readings(name), {}).get("patient") for name in names]
+        if not found or None in found:
+            continue
+        counts = Counter(patient for patient in found if patient)
+        several = sum(count > 1 for count in counts.values())
+        if _FEWEST <= len(counts) < len(found) and 2 * several > len(counts):
+            return NamedPatients(text, len(counts), len(found), max(sorted(counts), key=counts.__getitem__))
+    return None

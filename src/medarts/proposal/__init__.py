@@ -1,0 +1,185 @@
+"""A first recipe for data as people have them: what their files show, and the settings that fit."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from medarts.config import Recipe, SourceSettings, Task, apply_overrides, parse
+from medarts.data.opening import open_manifest, recognise, refuse, renamed, survey, with_findings
+from medarts.data.sources import AmbiguousLayoutError
+from medarts.data.store import open_store
+from medarts.errors import DataError
+from medarts.pool.search import plan
+from medarts.proposal.looking import OPENED, Look, look_at
+from medarts.proposal.settings import Draft, draft_for
+from medarts.system.console import progress_bar
+
+MINUTES = 60
+"""Minutes that a search and a training may take where nothing else is said."""
+
+MOST_QUESTIONS = 2
+
+_TRIED = 96
+"""Training images that the time is measured on."""
+
+_MOST_TIMES = 4.0
+"""Times the usual number of epochs that a long budget is used for."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something that files do not say.
+
+    Attributes:
+        text: the question.
+        choices: the possible answers; the first is the usual one.
+        needed: without an answer there is an error; else the first choice is taken.
+    """
+
+    text: str
+    choices: tuple[str, ...]
+    needed: bool = False
+
+
+Ask = Callable[[Question], int | None]
+"""Asks a question; returns the number of the choice, None where nobody answers."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What was understood of data sets, and a recipe for them.
+
+    Attributes:
+        looks: what each data set is.
+        draft: the recipe with its reasons.
+        recipe: the same, checked.
+        answers: questions, and what was taken for an answer.
+        minutes: expected times of the search and of the training; None where they were not measured.
+    """
+
+    looks: tuple[Look, ...]
+    draft: Draft
+    recipe: Recipe
+    answers: tuple[tuple[str, str], ...]
+    minutes: tuple[float, float] | None = None
+
+
+def propose(
+    paths: Sequence[Path],
+    *,
+    ask: Ask,
+    task: Task | None = None,
+    minutes: float = MINUTES,
+    measure: bool = True,
+    changes: Sequence[str] = (),
+) -> Proposal:
+    """Looks at data sets and proposes a recipe.
+
+    Args:
+        paths: folders, or lists of images.
+        ask: answers what files do not say; at most two questions.
+        task: what is to be learned, where a folder has both masks and findings. Default: as recognised.
+        minutes: that the search and the training may take together, as measured.
+        measure: run some steps to measure the time; otherwise the epochs follow the number of images alone.
+        changes: changes of the recipe, such as ``"data.size=96"``.
+
+    Raises:
+        DataError: a layout is not known or ambiguous, or files do not fit together.
+    """
+    answers: list[tuple[str, str]] = []
+    looks = _with_patients(_looks(_sources(paths, task, ask, answers)), ask, answers)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    draft, recipe = _drafted(looks, device, 1.0, changes)
+    if not measure:
+        return Proposal(looks, draft, recipe, tuple(answers))
+    taken = _measured(recipe)
+    factor = 60 * minutes / sum(taken)
+    draft, scaled = _drafted(looks, device, min(factor, _MOST_TIMES), changes)
+    search, train = (
+        seconds * after / before / 60
+        for seconds, before, after in zip(taken, _epochs(recipe), _epochs(scaled), strict=True)
+    )
+    return Proposal(looks, draft, scaled, tuple(answers), (search, train))
+
+
+def _drafted(looks: Sequence[Look], device: str, factor: float, changes: Sequence[str]) -> tuple[Draft, Recipe]:
+    draft = draft_for(looks, device=device, factor=factor)
+    draft.content = apply_overrides(draft.content, changes)
+    changed = {change.partition("=")[0] for change in changes}
+    draft.reasons = {path: reason for path, reason in draft.reasons.items() if path not in changed}
+    return draft, parse(draft.content)
+
+
+def _sources(
+    paths: Sequence[Path], task: Task | None, ask: Ask, answers: list[tuple[str, str]]
+) -> list[SourceSettings]:
+    """Returns the sources of paths, with an answer to what is ambiguous."""
+    sources: list[SourceSettings] = []
+    for path in paths:
+        try:
+            found = recognise(path, task=task)
+        except AmbiguousLayoutError as ambiguous:
+            question = Question(f"Which files of {path} are images and masks?", ambiguous.told, needed=True)
+            number = ask(question) if not answers else 0
+            if number is None:
+                raise
+            found = ambiguous.choices[number]
+            answers.append((question.text, question.choices[number]))
+        sources += [renamed(source, sources) for source in found]
+    if len({source.task for source in sources}) > 1:
+        raise DataError(
+            "Some of the data have masks, others findings.", fix="Give one kind at a time, or choose with --task."
+        )
+    return sources
+
+
+def _looks(sources: Sequence[SourceSettings]) -> list[Look]:
+    surveys = []
+    for settings in sources:
+        found = survey(settings)
+        refuse(settings, found.faults)
+        surveys.append((settings, found))
+    total = sum(min(len(found.manifest.samples), OPENED) for _, found in surveys)
+    with progress_bar("looking", total) as bar:
+        return [look_at(settings, found, progress=bar.advance) for settings, found in surveys]
+
+
+def _with_patients(looks: Sequence[Look], ask: Ask, answers: list[tuple[str, str]]) -> tuple[Look, ...]:
+    """Returns the looks with patients by names where the answer is that names say them."""
+    done: list[Look] = []
+    for look in looks:
+        if look.patients is None:
+            done.append(look)
+            continue
+        question = Question(
+            f"Do names of {look.settings.domain} say the patient? {look.patients.text}.",
+            ("yes, keep the images of a patient in one split", "no, every image is of another patient"),
+        )
+        number = (ask(question) if len(answers) < MOST_QUESTIONS else 0) or 0
+        answers.append((question.text, question.choices[number]))
+        if number == 0:
+            settings = look.settings.model_copy(update={"patients": look.patients.pattern})
+            done.append(replace(look, settings=settings, manifest=survey(settings).manifest))
+        else:
+            done.append(look)
+    return tuple(done)
+
+
+def _measured(recipe: Recipe) -> tuple[float, float]:
+    """Returns the seconds of the search and of the training, measured on a part of the images."""
+    whole = open_manifest(recipe.data, needs=("train",))
+    recipe = with_findings(recipe, whole)
+    train = whole.of_split("train").samples
+    kept = {sample.key for sample in train[:: max(1, len(train) // _TRIED)][:_TRIED]}
+    kept |= {sample.key for sample in whole.of_split("val").samples[:_TRIED]}
+    part = whole.where(lambda sample: sample.key in kept)
+    store = open_store(part, recipe.data)
+    planned = plan(recipe, data=store)
+    factor = len(train) / len(part.of_split("train").samples)
+    return planned.search_seconds * factor, planned.training.seconds * factor
+
+
+def _epochs(recipe: Recipe) -> tuple[int, int]:
+    return sum(stage.epochs for stage in recipe.search.stages), recipe.train.epochs

@@ -1,0 +1,175 @@
+"""Settings that fit data sets, each with its reason."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from medarts.config import SourceSettings
+from medarts.errors import DataError
+from medarts.proposal.looking import Look
+
+_SIZES = (32, 48, 64, 96, 128, 192, 256)
+"""Sizes that lattices of a depth of 4 can halve often enough."""
+
+_LARGEST = {"cpu": 128, "cuda": 256}
+_OF_FINDINGS = 64
+"""Size of images with findings on a CPU, as in recipes/chestxray14-cpu.yaml."""
+
+_RARE = 0.01
+"""Share of foreground below which most batches would show next to none."""
+
+_EMPTY = 0.3
+"""Share of images without foreground from which they are drawn less often."""
+
+_SEARCH_STEPS, _TRAIN_STEPS = 400, 1500
+"""Steps of a stage of a search, and of a training, with which recipes/ came to their scores."""
+
+_FEWEST_EPOCHS, _MOST_EPOCHS = 2, 400
+
+
+@dataclass
+class Draft:
+    """A recipe on its way.
+
+    Attributes:
+        content: the recipe as it is written.
+        reasons: path of a key -> why it has its value.
+    """
+
+    content: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def put(self, path: str, value: Any, reason: str = "") -> None:
+        """Sets a value by its path, such as "data.size"."""
+        *sections, key = path.split(".")
+        section = self.content
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[key] = value
+        if reason:
+            self.reasons[path] = reason
+
+
+def draft_for(looks: Sequence[Look], *, device: str, factor: float = 1.0) -> Draft:
+    """Returns the recipe for data sets.
+
+    Args:
+        looks: what they are.
+        device: "cuda" or "cpu".
+        factor: times as many epochs as usual.
+    """
+    draft = Draft()
+    draft.put("data.sources", [_source(look.settings) for look in looks])
+    train = sum(sample.split == "train" for look in looks for sample in look.manifest.samples)
+    if looks[0].settings.task == "segmentation":
+        _put_masks(draft, looks, device)
+        _put_search_of_masks(draft, train, factor)
+    else:
+        _put_findings(draft, looks, device)
+        _put_search_of_findings(draft, train, factor)
+    return draft
+
+
+def _source(settings: SourceSettings) -> dict[str, Any]:
+    return {"kind": settings.kind} | settings.model_dump(mode="json", exclude_defaults=True)
+
+
+def _put_masks(draft: Draft, looks: Sequence[Look], device: str) -> None:
+    _put_size(draft, looks, _LARGEST[device], device)
+    names = {look.names for look in looks}
+    classes = max(look.classes for look in looks)
+    if len(names) > 1 and () not in names:
+        told = "; ".join(f"{look.settings.domain}: {', '.join(look.names)}" for look in looks)
+        raise DataError(f"The data sets have different classes ({told}).", fix="Write a recipe for each.")
+    if () not in names:
+        draft.put("data.classes", list(looks[0].names), "foreground classes")
+    elif classes > 1:
+        draft.put("data.classes", classes + 1, "background and the values of the masks; or their names, [a, b]")
+    if _is_rare(looks):
+        foreground, empty = _mean_foreground(looks), _mean_empty(looks)
+        why = f"foreground is {foreground:.1%} of the pixels, {empty:.0%} of the images have none"
+        draft.put("data.sampling", "foreground", why)
+    elif len(looks) > 1:
+        draft.put("data.sampling", "equal", "all data sets count the same")
+    loss = "ce_dice" if classes > 1 else "bce_dice"
+    draft.put("search.loss", loss, "cross-entropy alone leaves small objects background")
+    draft.put("train.loss", loss)
+
+
+def _put_size(draft: Draft, looks: Sequence[Look], largest: int, device: str) -> None:
+    sides = Counter[int]()
+    for look in looks:
+        sides.update({max(size): count for size, count in look.sizes.items()})
+    middle = sorted(sides.elements())[sides.total() // 2]
+    size = max((each for each in _SIZES if each <= min(middle, largest)), default=_SIZES[0])
+    where = (
+        "of the images" if size >= middle else f"images have {middle} px; larger ones take longer on a {device.upper()}"
+    )
+    draft.put("data.size", size, where)
+    channels = max(look.channels for look in looks)
+    draft.put("data.in_channels", channels, "grey" if channels == 1 else "colour" if channels == 3 else "")
+
+
+def _put_search_of_masks(draft: Draft, train: int, factor: float) -> None:
+    batch = min(max(train // 8, 1), 12)
+    stage = _epochs(_SEARCH_STEPS, train / 2, batch, factor)
+    draft.put("space", {"init_channel": 8, "double_down_channel": False}, "a small network; 16 is slower and better")
+    stages = [
+        {"depth": 3, "epochs": stage, "batch": batch, "keep": {"down": 4, "normal": 4, "up": 2}},
+        {"depth": 4, "epochs": stage, "batch": batch},
+    ]
+    draft.put("search.stages", stages, f"half of {train:,} training images in each epoch")
+    draft.put("search.lr", 0.2)
+    draft.put("search.arch_lr", 0.02, "so few steps leave alphas near uniform at smaller rates")
+    draft.put("search.arch_after", max(1, stage // 5) if stage > 2 else 0)
+    draft.put("search.regularizers", ["beta_decay"], "without it, identity takes over")
+    draft.put("search.supernet", {"auxiliary_skip": 0.5})
+    draft.put("search.mixing", {"alpha": 0.0})
+    _put_training(draft, train, min(max(train // 8, 1), 8), factor)
+    draft.put("train.norm", "batch", "learns faster than the published group norm in so few steps")
+
+
+def _put_findings(draft: Draft, looks: Sequence[Look], device: str) -> None:
+    _put_size(draft, looks, _OF_FINDINGS if device == "cpu" else _LARGEST[device], device)
+
+
+def _put_search_of_findings(draft: Draft, train: int, factor: float) -> None:
+    batch = min(max(train // 8, 1), 16)
+    stage = _epochs(_SEARCH_STEPS, train / 2, batch, factor)
+    draft.put("space", {"name": "darts", "search_channel": 8, "init_channel": 12, "layers": 6, "drop_path_prob": 0.1})
+    draft.put("search.stages", [{"depth": 6, "epochs": stage, "batch": batch}])
+    draft.put("search.lr", 0.1)
+    draft.put("search.arch_lr", 0.01, "so few steps leave alphas near uniform at smaller rates")
+    draft.put("search.arch_after", max(1, stage // 5) if stage > 2 else 0)
+    _put_training(draft, train, batch, factor)
+
+
+def _put_training(draft: Draft, train: int, batch: int, factor: float) -> None:
+    epochs = _epochs(_TRAIN_STEPS, train, batch, factor)
+    draft.put("train.epochs", epochs, f"{math.ceil(train / batch):,} steps each")
+    draft.put("train.batch", batch)
+    draft.put("train.optimizer", "adamw")
+    draft.put("train.lr", 0.003)
+    draft.put("train.weight_decay", 0.01)
+    draft.put("train.schedule", "cosine")
+    draft.put("train.warmup_epochs", 1)
+    draft.put("train.ema", 0.98)
+
+
+def _epochs(steps: int, images: float, batch: int, factor: float) -> int:
+    needed = round(factor * steps / max(images / batch, 1))
+    return min(max(needed, _FEWEST_EPOCHS), _MOST_EPOCHS)
+
+
+def _is_rare(looks: Sequence[Look]) -> bool:
+    return _mean_foreground(looks) < _RARE or _mean_empty(looks) > _EMPTY
+
+
+def _mean_foreground(looks: Sequence[Look]) -> float:
+    return sum(look.foreground for look in looks) / len(looks)
+
+
+def _mean_empty(looks: Sequence[Look]) -> float:
+    return sum(look.empty for look in looks) / len(looks)
