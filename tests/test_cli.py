@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from tests.data.layouts_of_tests import LAYOUTS
 
 from medarts import cli
 from medarts.config import Recipe, apply_overrides, load, parse, to_yaml
@@ -110,6 +111,8 @@ ARGUMENTS = {
         "--decision",
         "--force",
     ),
+    "init": ("DATA", "KEY=VALUE", "--out", "--task", "--budget", "--yes", "--no-plan", "--force"),
+    "recipe": ("KEY", "--schema"),
     "show": ("GENOTYPE|RUN", "--out"),
     "cost": ("GENOTYPE|RUN|MODEL", "KEY=VALUE", "--size", "--threads", "--batch", "--repeats", "--figure", "--json"),
     "compare": ("RUN", "--against", "--split", "--out"),
@@ -715,3 +718,22 @@ def test_choices_of_options_are_those_of_the_library() -> None:
     """The command line states them itself, as it imports little."""
     assert get_args(cli.Decision) == RULES
     assert get_args(cli.Engine) == tuple(ENGINES)
+
+
+def test_init_writes_a_recipe_in_a_pipe_and_says_what_is_next(medarts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    LAYOUTS["beside_by_suffix"](tmp_path / "my data")
+    status, output, errors = medarts("init", "my data", "data.size=16", "--no-plan")
+    assert status == 0, errors
+    assert "mask {name}_mask" in output
+    assert "'{patient}_{n}' gives 6 patients of 12 images, such as '1'. Taken: yes" in output
+    assert output.endswith("  medarts search recipe.yaml\n  medarts train runs/recipe\n")
+    assert load(tmp_path / "recipe.yaml").data.size == 16
+    refused(medarts("init", "my data"), "recipe.yaml exists already.", "--force")
+
+
+def test_recipe_explains_keys_and_prints_the_schema(medarts):
+    status, output, _ = medarts("recipe", "data.size")
+    assert (status, output.splitlines()[0]) == (0, "data.size: integer ≥ 16, ≤ 4096, default 256")
+    assert json.loads(medarts("recipe", "--schema")[1])["properties"]["data"]["required"] == ["sources"]
+    refused(medarts("recipe", "data.sise"), "'data.sise' is not a key of a recipe", "size")

@@ -75,9 +75,9 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 __all__ = [
     "MedartsError", "Settings", "__version__", "benchmark", "compare", "cost", "create_model", "doctor", "evaluate",
     "export", "from_arrays", "from_dataset", "generalize", "init", "list_models", "load", "load_genotype", "pack",
-    "plan", "plan_study", "predict", "prune", "register_criterion", "register_loss", "register_metric", "register_model",
-    "register_operation", "register_regularizer", "register_relaxation", "register_selection", "register_source",
-    "register_space", "report", "resume", "search", "show", "train",
+    "plan", "plan_study", "predict", "prune", "register_criterion", "register_loss", "register_metric",
+    "register_model", "register_operation", "register_regularizer", "register_relaxation", "register_selection",
+    "register_source", "register_space", "report", "resume", "search", "show", "train",
 ]  # fmt: skip
 
 

@@ -107,6 +107,68 @@ def phantoms(
         say(f"{source.kind}: {source.path}")
 
 
+def init(
+    words: Positional[
+        Annotated[tuple[str, ...], arg(metavar="DATA [DATA ...] [KEY=VALUE ...]", help_behavior_hint="")]
+    ],
+    *,
+    out: Annotated[Path, arg(metavar="FILE", help_behavior_hint="")] = Path("recipe.yaml"),
+    task: Annotated[Task | None, arg(help_behavior_hint="")] = None,
+    budget: Annotated[int, arg(metavar="MINUTES", help_behavior_hint="")] = 60,
+    yes: Switch = False,
+    no_plan: Switch = False,
+    force: Switch = False,
+) -> None:
+    """Look at data and write a first recipe for them: layout, splits, patients, classes, and settings that fit.
+
+    Args:
+        words: Folders, or lists of images (CSV, JSON), then changes to the recipe, such as data.size=96.
+        out: The recipe. Default: recipe.yaml.
+        task: What is to be learned, where a folder has both masks and findings.
+        budget: Minutes that the search and the training may take together, as measured here. Default: 60.
+        yes: Ask nothing and take the usual answers.
+        no_plan: Do not measure how long it will take.
+        force: Replace a recipe that exists.
+    """
+    from medarts import api, terminal
+
+    check_number("budget", budget, low=1, high=100_000)
+    data, changes = split(words)
+    _expect(bool(data), "medarts init DATA [DATA ...] [KEY=VALUE ...]")
+    found = api.init(
+        *data,
+        out=out,
+        task=task,
+        minutes=budget,
+        measure=not no_plan,
+        force=force,
+        changes=changes,
+        ask=(lambda question: 0) if yes else terminal.ask,
+    )
+    terminal.show_proposal(found, out)
+
+
+def recipe(
+    key: Positional[Annotated[str | None, arg(metavar="[KEY]", help_behavior_hint="")]] = None,
+    *,
+    schema: Switch = False,
+) -> None:
+    """Explain the keys of recipes: type, range, default and meaning.
+
+    Args:
+        key: Key or section, such as data.size or data.sources.folder. Default: all sections.
+        schema: Print a JSON schema of recipes, for editors.
+    """
+    from medarts import terminal
+    from medarts.config.reference import keys_of, schema_of_recipes
+
+    _expect(not (schema and key), "medarts recipe [KEY], or medarts recipe --schema")
+    if schema:
+        print(json.dumps(schema_of_recipes(), indent=1))
+    else:
+        terminal.show_keys(keys_of(key or ""))
+
+
 def doctor(
     data: Positional[Annotated[str, arg(metavar="DATA", help_behavior_hint="")]],
     *,
@@ -700,6 +762,8 @@ def cache(
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "phantoms": phantoms,
+    "init": init,
+    "recipe": recipe,
     "doctor": doctor,
     "plan": plan,
     "search": search,

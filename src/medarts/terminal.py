@@ -2,6 +2,8 @@
 
 import math
 import shlex
+import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -13,8 +15,9 @@ from rich.table import Column, Table
 from medarts.comparison.compare import Comparison
 from medarts.comparison.overall import OVERALL
 from medarts.config import SPLITS
+from medarts.config.reference import Key
 from medarts.data.cache import CachedStore
-from medarts.data.examination import Examination
+from medarts.data.examination import SHOWN, Examination
 from medarts.deploy.info import is_package
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.deciding import shown_ways
@@ -25,6 +28,8 @@ from medarts.pool.result import Retrained, read_retrained
 from medarts.profiling.budget import read_kept
 from medarts.profiling.cost import Cost
 from medarts.profiling.plan import Plan
+from medarts.proposal import Proposal, Question
+from medarts.proposal.describing import described
 from medarts.pruning.record import read_record
 from medarts.reporting.comparison_tables import (
     budget_text,
@@ -67,6 +72,52 @@ def show_examination(examination: Examination) -> None:
             show_table(console, positives)
     errors, warnings = (examination.count(level) for level in ("error", "warning"))
     console.print(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}", highlight=False)
+
+
+def ask(question: Question) -> int | None:
+    """Asks a question on the terminal; where there is none, nobody answers."""
+    if not sys.stdin.isatty():
+        return None
+    say(question.text, to=sys.stderr)
+    for number, choice in enumerate(question.choices, start=1):
+        say(f"  {number}. {choice}", to=sys.stderr)
+    while True:
+        print(f"1 to {len(question.choices)} [1]: ", end="", file=sys.stderr, flush=True)
+        answer = input().strip() or "1"
+        if answer.isdecimal() and 1 <= int(answer) <= len(question.choices):
+            return int(answer) - 1
+
+
+def show_proposal(proposal: Proposal, recipe: Path) -> None:
+    """Prints what was understood of the data, and the commands that come next."""
+    for look in proposal.looks:
+        table = Table(name_column(printable(look.settings.domain)), Column(overflow="fold"), show_header=True)
+        for name, text in described(look):
+            table.add_row(name, printable(text))
+        show_table(console, table)
+        for doubt in look.doubts[:SHOWN]:
+            say(f"not used: {doubt}", to=console)
+        if len(look.doubts) > SHOWN:
+            say(f"not used: {len(look.doubts) - SHOWN:,} more, see medarts doctor", to=console)
+    for question, answer in proposal.answers:
+        say(f"{question} Taken: {answer}.", to=console)
+    say(f"{recipe} is written. Next:", to=console)
+    search, train = ("", "") if proposal.minutes is None else (f"  # about {_minutes(m)}" for m in proposal.minutes)
+    say(f"  medarts search {shlex.quote(str(recipe))}{search}", to=console)
+    say(f"  medarts train {shlex.quote(str(Path('runs') / recipe.stem))}{train}", to=console)
+
+
+def _minutes(minutes: float) -> str:
+    return f"{max(minutes, 1):.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def show_keys(keys: Sequence[Key]) -> None:
+    """Prints what keys of a recipe mean."""
+    for key in keys:
+        about = ", ".join(filter(None, (key.kind, f"default {key.default}" if key.default not in ("", "–") else "")))
+        say(f"{key.path}: {about}", to=console)
+        for line in textwrap.wrap(key.meaning, max(console.width - 4, 20), break_long_words=False):
+            say(f"    {line}", to=console)
 
 
 def show_plan(plan: Plan) -> None:

@@ -265,9 +265,14 @@ def _schema(section: type[BaseModel], definitions: dict[str, Any]) -> dict[str, 
 
 
 def _schema_of_field(field: FieldInfo, definitions: dict[str, Any]) -> dict[str, Any]:
+    found = _schema_of_value(field, definitions)
+    optional = field.default is None and ("$ref" in found or found.get("type") == "object")
+    return {"anyOf": [found, {"type": "null"}]} if optional else found
+
+
+def _schema_of_value(field: FieldInfo, definitions: dict[str, Any]) -> dict[str, Any]:
     if (registry := choices_of(field)) is not None:
-        chosen = _schema_of_choice(registry, definitions)
-        return chosen if field.default is not None else {"anyOf": [chosen, {"type": "null"}]}
+        return _schema_of_choice(registry, definitions)
     if (registry := items_of(field)) is not None:
         return {"type": "array", "items": _schema_of_choice(registry, definitions)}
     inner = [(place, section) for place, section in nested("", field)]

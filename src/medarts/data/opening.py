@@ -124,7 +124,8 @@ def survey(
         DataError: the folder is missing, has another layout, or holds no images at all; or the source does not know
             one of the findings.
     """
-    source, settings = _source(settings.kind), with_class_indices(settings, classes)
+    source = _source(settings.kind)
+    settings = with_class_indices(_with_labels(settings, source, classes), classes)
     require_folder(settings.path, layout=source.layout)
     listing = source.find(settings, findings)
     expected, doubts = _sorted_out(listing.faults, settings)
@@ -287,6 +288,16 @@ def refuse(settings: SourceSettings, faults: Iterable[Fault]) -> None:
         + (f" There are {others:,} faults of other kinds; medarts doctor lists all." if others else ""),
         fix=alike[0].fix,
     )
+
+
+def _with_labels(settings: SourceSettings, source: Source, classes: Sequence[str]) -> SourceSettings:
+    """Returns the settings with the labels that the data set says by itself, where the recipe names its classes."""
+    if not isinstance(settings, MaskSourceSettings) or settings.labels is not None or not settings.path.is_dir():
+        return settings
+    named = source.names_of_values(settings) if classes else {}
+    if not named or not set(classes).issuperset(named.values()):
+        return settings
+    return settings.model_copy(update={"labels": dict(named)})
 
 
 def with_class_indices(settings: SourceSettings, classes: Sequence[str]) -> SourceSettings:

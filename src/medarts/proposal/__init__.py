@@ -161,7 +161,7 @@ def _with_patients(looks: Sequence[Look], ask: Ask, answers: list[tuple[str, str
         answers.append((question.text, question.choices[number]))
         if number == 0:
             settings = look.settings.model_copy(update={"patients": look.patients.pattern})
-            done.append(replace(look, settings=settings, manifest=survey(settings).manifest))
+            done.append(replace(look, settings=settings, manifest=survey(settings, classes=look.names).manifest))
         else:
             done.append(look)
     return tuple(done)

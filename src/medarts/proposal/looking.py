@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.config import SourceSettings
+from medarts.config.data import IGNORED
 from medarts.data.contents import stem_of
 from medarts.data.formats import raw_image, raw_mask, spacing_of
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import DomainLevels, classify
 from medarts.data.opening import Survey, names_of_values
 from medarts.data.patients import NamedPatients, patients_in
+from medarts.data.splits import natural
 from medarts.errors import DataError
 
 OPENED = 48
@@ -38,6 +40,7 @@ class Look:
         spacing: distances of rows and columns in mm of the first file that says them; None without.
         names: names of the foreground classes in their order; empty where only their number is known.
         classes: number of the foreground classes.
+        overlap: pixels of opened images are of several classes.
         shown: class index, from 1 -> opened masks that show it.
         foreground: mean share of the pixels that is not background.
         empty: share of the opened masks without foreground.
@@ -53,6 +56,7 @@ class Look:
     spacing: tuple[float, float] | None = None
     names: tuple[str, ...] = ()
     classes: int = 1
+    overlap: bool = False
     shown: Counter[int] = field(default_factory=Counter)
     foreground: float = 0.0
     empty: float = 0.0
@@ -84,10 +88,11 @@ def look_at(settings: SourceSettings, found: Survey, *, progress: Callable[[], N
     if not look.patients_known and settings.patients is None:
         look.patients = patients_in([stem_of(path) for path in {sample.image for sample in found.manifest.samples}])
     drawn: list[tuple[Sample, list[NDArray[np.int64]]]] = []
+    named = bool(names_of_values(settings))
     for sample in samples:
         _look_at_image(look, sample)
         if sample.mask is not None:
-            drawn.append((sample, _values(sample, found.manifest.rules[sample.domain])))
+            drawn.append((sample, _values(sample, found.manifest.rules[sample.domain], named=named)))
         progress()
     if drawn:
         _tell_classes(look, drawn)
@@ -110,22 +115,21 @@ def _look_at_image(look: Look, sample: Sample) -> None:
         look.spacing = None if row is None or column is None else (row, column)
 
 
-def _values(sample: Sample, rules: ReadingRules) -> list[NDArray[np.int64]]:
+def _values(sample: Sample, rules: ReadingRules, *, named: bool) -> list[NDArray[np.int64]]:
     """Returns the classes of every pixel where the rules say them, else the values of its masks.
 
     A mask with noise, as of JPEG, is read as foreground and background.
     """
-    values = []
-    paths = [path for _, path in sample.class_masks] or [sample.files[-1] if sample.mask is None else sample.mask]
-    for path in paths:
+    values: list[NDArray[np.int64]] = []
+    for path in sample.masks:
         raw = raw_mask(path, sample.slice_index, indices=True, image=sample.image)
-        if rules.labels is not None or sample.class_masks:
+        if sample.class_masks or (rules.labels is not None and not named):
             values.append(classify(raw, rules, path=path).classes.astype(np.int64))
             continue
         first = raw.values[..., 0]
         coloured = any(not np.array_equal(first, raw.values[..., n]) for n in range(1, raw.values.shape[2]))
         few = len(np.unique(first)) <= _MOST_CLASSES and np.array_equal(first, np.rint(first)) and not raw.lossy
-        if coloured or not few:
+        if not named and (coloured or not few):
             values.append(classify(raw, rules, path=path).classes.astype(np.int64) * _VOID)
         else:
             values.append(first.astype(np.int64))
@@ -135,32 +139,33 @@ def _values(sample: Sample, rules: ReadingRules) -> list[NDArray[np.int64]]:
 def _tell_classes(look: Look, drawn: Sequence[tuple[Sample, list[NDArray[np.int64]]]]) -> None:
     """Notes the classes of the masks, and the labels that the source needs to read them."""
     rules = look.manifest.rules[look.settings.domain]
-    files = [name for name, _ in drawn[0][0].class_masks]
+    files = sorted({name for sample in look.manifest.samples for name, _ in sample.class_masks}, key=natural)
     named = names_of_values(look.settings)
-    labels: Mapping[int, int]
+    indices: dict[int, int] = {}
     if files:
         look.names, look.classes = tuple(files), len(files)
+    elif named:
+        indices = {value: index for index, value in enumerate(named, start=1)}
+        look.names, look.classes = tuple(named.values()), len(named)
+        look.settings = look.settings.model_copy(update={"labels": dict(named)})
     elif rules.labels is not None:
         look.classes = max(index for _, index in rules.labels)
-        look.names = tuple(named.values()) if len(named) == look.classes else ()
     else:
         found = sorted({int(value) for _, masks in drawn for mask in masks for value in np.unique(mask)} - {0})
-        labels = _labels(found, named)
-        look.names = tuple(named[value] for value in labels if value in named) if named else ()
-        if len(labels) > 1 or not _is_binary(drawn, rules):
-            look.settings = look.settings.model_copy(update={"labels": dict(labels)})
-        look.classes = max((index for index in labels.values()), default=1)
-    _count(look, drawn, files, rules)
+        indices, ignored = _labels(found)
+        if len(indices) > 1 or ignored or not _is_binary(drawn, rules):
+            labels = indices | dict.fromkeys(ignored, IGNORED)
+            look.settings = look.settings.model_copy(update={"labels": labels})
+        look.classes = max(len(indices), 1)
+    read = {index: index for index in range(1, look.classes + 1)} if rules.labels is not None and not named else indices
+    _count(look, drawn, files, read)
 
 
-def _labels(values: Sequence[int], named: Mapping[int, str]) -> dict[int, int]:
-    """Returns the class of every value: those that the data set names, else those that occur."""
-    if named:
-        return {value: index for index, value in enumerate(sorted(named), start=1)}
+def _labels(values: Sequence[int]) -> tuple[dict[int, int], list[int]]:
+    """Returns the class of every value that occurs, and the values that mark pixels of no class."""
     void = len(values) > 2 and values[-1] == _VOID and values[-2] < _VOID // 4
     kept = values[:-1] if void else values
-    labels = {value: index for index, value in enumerate(kept, start=1)}
-    return labels | ({_VOID: 0} if void else {})
+    return {value: index for index, value in enumerate(kept, start=1)}, [_VOID] if void else []
 
 
 def _is_binary(drawn: Sequence[tuple[Sample, object]], rules: ReadingRules) -> bool:
@@ -177,23 +182,26 @@ def _is_binary(drawn: Sequence[tuple[Sample, object]], rules: ReadingRules) -> b
 
 
 def _count(
-    look: Look, drawn: Sequence[tuple[Sample, list[NDArray[np.int64]]]], files: Sequence[str], rules: ReadingRules
+    look: Look,
+    drawn: Sequence[tuple[Sample, list[NDArray[np.int64]]]],
+    files: Sequence[str],
+    indices: Mapping[int, int],
 ) -> None:
-    """Counts the opened masks that show a class, and how much of them is foreground."""
-    labels = getattr(look.settings, "labels", None)
+    """Counts the opened masks that show a class, and how much of them is foreground.
+
+    Args:
+        files: names of the classes, where each has a mask file of its own.
+        indices: value -> index of its class, where one file has all.
+    """
     shares: list[float] = []
     for sample, masks in drawn:
-        any_class = np.zeros(masks[0].shape, dtype=bool)
-        for number, mask in enumerate(masks):
-            for value in np.unique(mask[mask != 0]):
-                if files:
-                    index = files.index(sample.class_masks[number][0]) + 1
-                elif rules.labels is not None:
-                    index = int(value)
-                else:
-                    index = labels.get(int(value), 0) if labels else 1
-                look.shown[index] += index > 0
-                any_class |= (mask == value) & (index > 0)
-        shares.append(float(any_class.mean()))
+        if files:
+            layers = {files.index(sample.class_masks[n][0]) + 1: mask > 0 for n, mask in enumerate(masks)}
+        else:
+            layers = {index: masks[0] == value for value, index in indices.items()}
+        shown = np.sum([layer.astype(np.int64) for layer in layers.values()], axis=0) if layers else masks[0]
+        look.shown.update(index for index, layer in layers.items() if layer.any())
+        look.overlap |= bool((shown > 1).any()) and bool(files)
+        shares.append(float((shown > 0).mean()))
     look.foreground = float(np.mean(shares))
     look.empty = sum(share == 0 for share in shares) / len(shares)

@@ -60,7 +60,7 @@ def draft_for(looks: Sequence[Look], *, device: str, factor: float = 1.0) -> Dra
         device: "cuda" or "cpu".
         factor: times as many epochs as usual.
     """
-    draft = Draft()
+    draft = Draft({section: {} for section in ("data", "space", "search", "train")})
     draft.put("data.sources", [_source(look.settings) for look in looks])
     train = sum(sample.split == "train" for look in looks for sample in look.manifest.samples)
     if looks[0].settings.task == "segmentation":
@@ -73,7 +73,10 @@ def draft_for(looks: Sequence[Look], *, device: str, factor: float = 1.0) -> Dra
 
 
 def _source(settings: SourceSettings) -> dict[str, Any]:
-    return {"kind": settings.kind} | settings.model_dump(mode="json", exclude_defaults=True)
+    """Returns what differs from the defaults, as a recipe has it: values of masks are numbers there."""
+    values = {"kind": settings.kind} | settings.model_dump(mode="json", exclude_defaults=True)
+    labels = values.get("labels")
+    return values if labels is None else values | {"labels": {int(value): name for value, name in labels.items()}}
 
 
 def _put_masks(draft: Draft, looks: Sequence[Look], device: str) -> None:
@@ -85,6 +88,8 @@ def _put_masks(draft: Draft, looks: Sequence[Look], device: str) -> None:
         raise DataError(f"The data sets have different classes ({told}).", fix="Write a recipe for each.")
     if () not in names:
         draft.put("data.classes", list(looks[0].names), "foreground classes")
+        if any(look.overlap for look in looks):
+            draft.put("data.overlap", True, "some pixels are of several classes")
     elif classes > 1:
         draft.put("data.classes", classes + 1, "background and the values of the masks; or their names, [a, b]")
     if _is_rare(looks):
@@ -93,7 +98,8 @@ def _put_masks(draft: Draft, looks: Sequence[Look], device: str) -> None:
         draft.put("data.sampling", "foreground", why)
     elif len(looks) > 1:
         draft.put("data.sampling", "equal", "all data sets count the same")
-    loss = "ce_dice" if classes > 1 else "bce_dice"
+    exclusive = classes > 1 and not any(look.overlap for look in looks)
+    loss = "ce_dice" if exclusive else "bce_dice"
     draft.put("search.loss", loss, "cross-entropy alone leaves small objects background")
     draft.put("train.loss", loss)
 
@@ -104,16 +110,14 @@ def _put_size(draft: Draft, looks: Sequence[Look], largest: int, device: str) ->
         sides.update({max(size): count for size, count in look.sizes.items()})
     middle = sorted(sides.elements())[sides.total() // 2]
     size = max((each for each in _SIZES if each <= min(middle, largest)), default=_SIZES[0])
-    where = (
-        "of the images" if size >= middle else f"images have {middle} px; larger ones take longer on a {device.upper()}"
-    )
-    draft.put("data.size", size, where)
+    longer = f"images have {middle} px, which take longer on a {'GPU' if device == 'cuda' else 'CPU'}"
+    draft.put("data.size", size, "as the images" if size >= middle else longer)
     channels = max(look.channels for look in looks)
     draft.put("data.in_channels", channels, "grey" if channels == 1 else "colour" if channels == 3 else "")
 
 
 def _put_search_of_masks(draft: Draft, train: int, factor: float) -> None:
-    batch = min(max(train // 8, 1), 12)
+    batch = _batch(train, 12)
     stage = _epochs(_SEARCH_STEPS, train / 2, batch, factor)
     draft.put("space", {"init_channel": 8, "double_down_channel": False}, "a small network; 16 is slower and better")
     stages = [
@@ -127,7 +131,7 @@ def _put_search_of_masks(draft: Draft, train: int, factor: float) -> None:
     draft.put("search.regularizers", ["beta_decay"], "without it, identity takes over")
     draft.put("search.supernet", {"auxiliary_skip": 0.5})
     draft.put("search.mixing", {"alpha": 0.0})
-    _put_training(draft, train, min(max(train // 8, 1), 8), factor)
+    _put_training(draft, train, _batch(train, 8), factor)
     draft.put("train.norm", "batch", "learns faster than the published group norm in so few steps")
 
 
@@ -136,7 +140,7 @@ def _put_findings(draft: Draft, looks: Sequence[Look], device: str) -> None:
 
 
 def _put_search_of_findings(draft: Draft, train: int, factor: float) -> None:
-    batch = min(max(train // 8, 1), 16)
+    batch = _batch(train, 16)
     stage = _epochs(_SEARCH_STEPS, train / 2, batch, factor)
     draft.put("space", {"name": "darts", "search_channel": 8, "init_channel": 12, "layers": 6, "drop_path_prob": 0.1})
     draft.put("search.stages", [{"depth": 6, "epochs": stage, "batch": batch}])
@@ -156,6 +160,11 @@ def _put_training(draft: Draft, train: int, batch: int, factor: float) -> None:
     draft.put("train.schedule", "cosine")
     draft.put("train.warmup_epochs", 1)
     draft.put("train.ema", 0.98)
+
+
+def _batch(train: int, largest: int) -> int:
+    """Returns a batch that leaves several steps for an epoch of few images."""
+    return min(max(train // 8, 2), largest)
 
 
 def _epochs(steps: int, images: float, batch: int, factor: float) -> int:

@@ -13,8 +13,11 @@ _HEAD = f"""# yaml-language-server: $schema={SCHEMA}
 # Written by medarts init. What a key means: medarts recipe KEY; all keys: medarts recipe
 """
 
-_COLUMN = 64
+_COLUMN = 48
 """Column of reasons, where the value leaves room."""
+
+
+_LONGEST = 100
 
 
 def write_recipe(draft: Draft) -> str:
@@ -26,7 +29,7 @@ def _section(content: Mapping[str, Any], path: str, reasons: Mapping[str, str], 
     for key, value in content.items():
         where = f"{path}.{key}".lstrip(".")
         start = f"{'  ' * depth}{key}:"
-        if isinstance(value, Mapping) and depth == 0 and not _is_short(value):
+        if isinstance(value, Mapping) and depth == 0 and not (key == "space" and _is_short(value)):
             yield _with_reason(start, reasons.get(where, ""))
             yield from _section(value, where, reasons, depth + 1)
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
@@ -39,7 +42,7 @@ def _section(content: Mapping[str, Any], path: str, reasons: Mapping[str, str], 
 
 def _item(item: Mapping[str, Any], path: str, reasons: Mapping[str, str], depth: int) -> Iterator[str]:
     """Yields an item of a list: in one line where it is short, else a line a key."""
-    if _is_short(item):
+    if "path" not in item and len(write_flow(item)) < _LONGEST:
         yield f"{'  ' * depth}- {write_flow(item)}"
         return
     for number, line in enumerate(_section(item, path, reasons, depth + 1)):
@@ -47,7 +50,7 @@ def _item(item: Mapping[str, Any], path: str, reasons: Mapping[str, str], depth:
 
 
 def _is_short(value: Mapping[str, Any]) -> bool:
-    return len(write_flow(value)) < _COLUMN and not any(isinstance(each, Mapping | list) for each in value.values())
+    return len(write_flow(value)) < _LONGEST and not any(isinstance(each, Mapping | list) for each in value.values())
 
 
 def _with_reason(line: str, reason: str) -> str:

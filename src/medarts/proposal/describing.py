@@ -1,0 +1,47 @@
+"""What was understood of a data set, as rows of a table."""
+
+from collections.abc import Iterator
+
+from medarts.config import SPLITS
+from medarts.proposal.looking import Look
+from medarts.system.console import counted
+
+_MOST_SIZES = 3
+
+
+def described(look: Look) -> Iterator[tuple[str, str]]:
+    """Yields a name and what it is, for everything that is known of a data set."""
+    samples = look.manifest.samples
+    yield "layout", _layout(look)
+    volumes = f", slices of {counted(look.volumes, 'volume')}" if look.volumes else ""
+    yield "images", f"{len(samples):,}{volumes}; {look.opened:,} of them opened"
+    patients = len({sample.patient for sample in samples})
+    unknown = "not known: every image counts as a patient, so that intervals may be too narrow"
+    yield "patients", f"{patients:,}" if look.patients_known else unknown
+    yield "splits", ", ".join(f"{split} {sum(sample.split == split for sample in samples):,}" for split in SPLITS)
+    if look.settings.task == "segmentation":
+        yield "classes", _classes(look)
+        yield "foreground", f"{look.foreground:.1%} of the pixels; none in {look.empty:.0%} of the images"
+    else:
+        labels = look.manifest.labels().sum(axis=0)
+        yield "findings", ", ".join(f"{name} {n:,}" for name, n in zip(look.manifest.findings, labels, strict=True))
+    sizes = [f"{height} x {width}" for (height, width), _ in look.sizes.most_common(_MOST_SIZES)]
+    more = f" and {len(look.sizes) - _MOST_SIZES} more" if len(look.sizes) > _MOST_SIZES else ""
+    yield "sizes", f"{', '.join(sizes)}{more}; {counted(look.channels, 'channel')}"
+    spacing = (
+        "not known" if look.spacing is None else " x ".join(f"{distance:.3g}" for distance in look.spacing) + " mm"
+    )
+    yield "spacing", spacing
+
+
+def _layout(look: Look) -> str:
+    settings = look.settings.model_dump()
+    parts = {"folder": ("image", "mask"), "list": ("table",), "coco": ("annotations",)}.get(look.settings.kind, ())
+    return ", ".join((look.settings.kind, *(f"{name} {settings[name]}" for name in parts)))
+
+
+def _classes(look: Look) -> str:
+    names = look.names or [
+        f"class {index}" if look.classes > 1 else "foreground" for index in range(1, look.classes + 1)
+    ]
+    return ", ".join(f"{name} in {look.shown[index]:,}" for index, name in enumerate(names, start=1))

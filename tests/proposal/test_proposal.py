@@ -1,0 +1,175 @@
+"""From a folder to a recipe that trains, for every layout, without an edited line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.data.layouts_of_tests import CASES, LAYOUTS, put
+
+import medarts
+from medarts.config import load
+from medarts.data.opening import open_manifest
+from medarts.errors import DataError, RecipeError
+
+SMALLEST = [
+    "space={init_channel: 2, double_down_channel: false}",
+    "search.stages=[{depth: 3, epochs: 1, batch: 2}]",
+    "search.arch_after=0",
+    "train.epochs=1",
+    "train.warmup_epochs=0",
+    "data.size=16",
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_searched_and_trained_on_as_it_is(tmp_path, monkeypatch, layout):
+    LAYOUTS[layout](tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    found = medarts.init("data", measure=False)
+    recipe = load(Path("recipe.yaml"))
+    assert recipe == found.recipe
+    samples = open_manifest(recipe.data, needs=("train", "val", "test")).samples
+    count = {"split_folders": 8, "nnunet": 6, "decathlon": 6, "bids": 6}.get(layout, len(CASES))
+    assert len({sample.image for sample in samples}) == count
+    searched = medarts.search("recipe.yaml", changes=SMALLEST)
+    assert medarts.train(searched).facts["finished"]
+
+
+def test_the_recipe_says_what_was_understood(tmp_path, monkeypatch):
+    LAYOUTS["nnunet"](tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    recipe = medarts.init("data", measure=False).recipe
+    (source,) = recipe.data.sources
+    assert source.model_dump()["labels"] == {1: "liver", 2: "tumour"}
+    assert (recipe.data.classes, recipe.data.in_channels, recipe.data.size) == (("liver", "tumour"), 2, 32)
+    assert (recipe.search.loss.name, recipe.train.loss.name) == ("ce_dice", "ce_dice")
+    text = Path("recipe.yaml").read_text()
+    assert text.startswith("# yaml-language-server: $schema=recipe.schema.json\n")
+    assert json.loads(Path("recipe.schema.json").read_text())["required"] == ["data"]
+    assert "# half of 12 training images in each epoch" in text
+
+
+def grey(root: Path, masks: list[np.ndarray]) -> Path:
+    noise = np.random.default_rng(0).integers(0, 255, (len(masks), 32, 32), dtype=np.uint8)
+    for n, mask in enumerate(masks):
+        put(root / "images" / f"{n}.png", noise[n])
+        put(root / "masks" / f"{n}.png", mask)
+    return root
+
+
+def square(*values: int) -> np.ndarray:
+    mask = np.zeros((32, 32), np.uint8)
+    for n, value in enumerate(values):
+        mask[8 * n : 8 * n + 8, :8] = value
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "classes"),
+    [
+        ((255,), None, 1),
+        ((1,), None, 1),
+        ((38,), {38: 1}, 1),
+        ((85, 170), {85: 1, 170: 2}, 3),
+        ((1, 2, 255), {1: 1, 2: 2, 255: "ignore"}, 3),
+    ],
+)
+def test_classes_are_the_values_of_masks(tmp_path, monkeypatch, values, labels, classes):
+    monkeypatch.chdir(tmp_path)
+    grey(tmp_path / "data", [square(*values)] * 6)
+    data = medarts.init("data", measure=False).recipe.data
+    assert (data.sources[0].model_dump()["labels"], data.outputs) == (labels, classes)
+
+
+def test_classes_that_overlap_in_their_files_may_overlap(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for n in range(6):
+        put(tmp_path / "data/images" / f"{n}.png", square(3))
+        for organ, mask in (("liver", square(255, 255)), ("tumour", square(255))):
+            put(tmp_path / f"data/masks/{organ}/{n}.png", mask)
+    recipe = medarts.init("data", measure=False).recipe
+    assert (recipe.data.classes, recipe.data.overlap) == (("liver", "tumour"), True)
+    assert recipe.train.loss.name == "bce_dice"
+
+
+def test_rare_foreground_is_drawn_more_often(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = np.zeros((32, 32), np.uint8)
+    tiny[3:5, 3:5] = 255
+    assert medarts.init(grey(tmp_path / "a", [tiny] * 6), measure=False).recipe.data.sampling == "foreground"
+    common = medarts.init(grey(tmp_path / "b", [square(255, 255)] * 6), measure=False, out="b.yaml").recipe
+    assert common.data.sampling == "by_size"
+
+
+def test_two_data_sets_become_two_sources(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        grey(tmp_path / name, [square(255)] * 6)
+    data = medarts.init("a", "b", measure=False).recipe.data
+    assert [source.domain for source in data.sources] == ["a", "b"]
+    assert data.sampling == "equal"
+
+
+def test_a_recipe_is_never_replaced_unasked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grey(tmp_path / "data", [square(255)] * 6)
+    Path("recipe.yaml").write_text("mine")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml exists already\. Choose another name \(out\), or replace it"):
+        medarts.init("data", measure=False)
+    assert Path("recipe.yaml").read_text() == "mine"
+    medarts.init("data", measure=False, force=True, changes="data.size=16")
+    assert load(Path("recipe.yaml")).data.size == 16
+
+
+def test_what_files_do_not_say_is_asked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for patient in range(6):
+        for n in range(2):
+            put(tmp_path / f"data/images/{patient}_{n}.png", square(3))
+            for kind in ("masks_first", "masks_second"):
+                put(tmp_path / f"data/{kind}/{patient}_{n}.png", square(255))
+    asked: list[str] = []
+
+    def second(question):
+        asked.append(question.text)
+        return 1
+
+    with pytest.raises(DataError, match="2 ways"):
+        medarts.init("data", measure=False)
+    source = medarts.init("data", measure=False, ask=second).recipe.data.sources[0].model_dump()
+    assert (source["mask"], source["patients"]) == ("masks_second/{name}", None)
+    assert len(asked) == 2
+    assert "gives 6 patients of 12 images" in asked[1]
+    usual = medarts.init("data", measure=False, force=True, ask=lambda question: 0).recipe.data.sources[0].model_dump()
+    assert (usual["mask"], usual["patients"]) == ("masks_first/{name}", "{patient}_{n}")
+
+
+def test_the_budget_decides_the_epochs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grey(tmp_path / "data", [square(255)] * 8)
+    monkeypatch.setattr("medarts.proposal.plan", lambda recipe, data: _Planned(recipe))
+    short, long = (medarts.init("data", minutes=minutes, out=f"{minutes}.yaml") for minutes in (10, 1000))
+    assert short.recipe.train.epochs < long.recipe.train.epochs
+    assert 8 < sum(short.minutes or ()) < 12
+
+
+class _Planned:
+    """Ten seconds for an epoch, whatever the recipe."""
+
+    def __init__(self, recipe):
+        self.search_seconds = 10 * sum(stage.epochs for stage in recipe.search.stages)
+        self.training = type("Trial", (), {"seconds": 10 * recipe.train.epochs})
+
+
+def test_findings_of_a_table_become_a_recipe_of_findings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = ["image,patient,a,b"]
+    for n in range(12):
+        put(tmp_path / f"data/images/{n}.png", square(n + 1))
+        rows.append(f"{n}.png,p{n // 2},{n % 2},{n % 3 == 0:d}")
+    (tmp_path / "data/labels.csv").write_text("\n".join(rows))
+    found = medarts.init("data", measure=False)
+    assert (found.recipe.data.task, found.recipe.space.name) == ("classification", "darts")
+    with pytest.raises(DataError, match="no known layout for segmentation"):
+        medarts.init("data", measure=False, task="segmentation", force=True)
