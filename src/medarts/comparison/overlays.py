@@ -109,7 +109,7 @@ def from_arrays(arrays: dict[str, NDArray[Any]], number: int) -> Overlays | None
 
 
 def _predict(candidate: Candidate, batches: Batches) -> NDArray[np.uint8]:
-    """Returns the predicted class indices of all images (N, H, W), in the order of the batches."""
+    """Returns what is predicted for all images in the form of targets, in the order of the batches."""
     lowest = min(range(len(candidate.seeds)), key=candidate.seeds.__getitem__)
     run, recipe = candidate.runs[lowest], candidate.recipes[lowest]
     if not is_ensemble(run):
@@ -129,7 +129,8 @@ def _predicted(network: Network, recipe: Recipe, batches: Batches) -> NDArray[np
     dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
     about = {"in_channels": recipe.data.in_channels, "size": recipe.data.size}
     model = shipped(network.to(batches.device), **about, dtype=dtype)
-    classes, threshold = recipe.data.outputs, recipe.evaluation.threshold
+    data, threshold = recipe.data, recipe.evaluation.threshold
     with torch.inference_mode():
         logits = [model(batch.images) for batch in batches.all()]
-        return predicted_classes(torch.cat(logits), classes=classes, threshold=threshold).cpu().numpy()
+        found = predicted_classes(torch.cat(logits), classes=data.outputs, threshold=threshold, overlap=data.overlap)
+        return found.cpu().numpy()

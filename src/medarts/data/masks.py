@@ -220,6 +220,18 @@ def check_classes(sample: Sample, mask: Mask, names: Sequence[str]) -> None:
         )
 
 
+def planes_of(mask: Mask) -> list[tuple[int, NDArray[np.bool_]]]:
+    """Returns the foreground classes that a mask shows, each with where it does (H, W).
+
+    Args:
+        mask: class indices (H, W), or 0 and 1 of classes that may overlap (K, H, W).
+    """
+    if mask.ndim == 3:
+        planes = [(index, plane == 1) for index, plane in enumerate(mask, 1)]
+        return [(index, plane) for index, plane in planes if plane.any()]
+    return [(int(index), mask == index) for index in np.unique(mask) if index not in (0, IGNORE)]
+
+
 def _in_words(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 

@@ -14,7 +14,7 @@ from medarts.config import DataSettings
 from medarts.data.geometry import Framing, padded
 from medarts.data.images import Image
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.masks import IGNORE, Mask, MaskLevel, read_mask
+from medarts.data.masks import IGNORE, Mask, MaskLevel, planes_of, read_mask
 from medarts.data.parts import read_parts, stacked
 from medarts.errors import DataError
 
@@ -216,9 +216,7 @@ def _add(found: NDArray[np.intp], place: int, share: NDArray[np.float32], lackin
 
 def classes_in(mask: NDArray[np.uint8]) -> frozenset[int]:
     """Returns the foreground classes of a mask, class indices (H, W) or a mask of each (K, H, W)."""
-    if mask.ndim == 3:
-        return frozenset(index for index, plane in enumerate(mask, 1) if (plane == 1).any())
-    return frozenset(int(index) for index in np.unique(mask) if index not in (0, IGNORE))
+    return frozenset(index for index, _ in planes_of(mask))
 
 
 def vanished_classes(mask: NDArray[np.uint8], resized: NDArray[np.uint8]) -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """From probabilities to a mask: three rules, each for one foreground class or for several exclusive ones.
 
+Of classes that may overlap, each is decided as one foreground class by itself.
+
 * ``threshold``: pixels whose probability reaches ``info.threshold``; of several classes the most probable one.
 * ``validation``: pixels whose probability reaches the threshold of the largest mean Dice on the validation images. Of
   several classes each has its own; a pixel that several reach goes to the most probable of these, one that none reaches
@@ -51,7 +53,7 @@ Mask = NDArray[np.uint8]
 
 
 def decide(probabilities: Floats, info: ModelInfo, rule: Rule) -> Mask:
-    """Returns the class of each pixel (H, W), 0 for background.
+    """Returns the class of each pixel (H, W), 0 for background; of classes that may overlap 0 or 1 of each (K, H, W).
 
     Args:
         probabilities: float32 (H, W) or (K, H, W) in 0..1, as the network gives them, without temperature.
@@ -69,12 +71,20 @@ def decide(probabilities: Floats, info: ModelInfo, rule: Rule) -> Mask:
             f"The probabilities have the shape {probabilities.shape}, but the network has {len(info.outputs)} outputs.",
             fix="Give those of one image, K x H x W.",
         )
-    if rule == "threshold":
-        mask: Mask = (kxhxw[0] >= info.threshold if len(kxhxw) == 1 else kxhxw.argmax(0)).astype(np.uint8)
+    if rule == "threshold" and info.exclusive:
+        mask: Mask = kxhxw.argmax(0).astype(np.uint8)
         return mask
-    assert info.calibration is not None  # checked above
-    called = _reaching(kxhxw, info) if rule == "validation" else _dice_optimal(kxhxw, info.calibration.temperature)
+    called = _called(kxhxw, info, rule)
+    if info.overlap:
+        return called.astype(np.uint8)
     return _exclusive(called, kxhxw[-len(called) :])
+
+
+def _called(probabilities_khw: Floats, info: ModelInfo, rule: Rule) -> NDArray[np.bool_]:
+    """Returns where each foreground class is called, by itself (C, H, W)."""
+    if rule == "threshold":
+        return np.asarray(probabilities_khw >= info.threshold)
+    return _reaching(probabilities_khw, info) if rule == "validation" else _dice_optimal(probabilities_khw, info)
 
 
 def check_rule(rule: str, info: ModelInfo) -> None:
@@ -105,17 +115,18 @@ def check_rule(rule: str, info: ModelInfo) -> None:
         )
 
 
-def calibrated(probabilities_khw: Floats, temperature: float) -> Floats:
+def calibrated(probabilities_khw: Floats, temperature: float, *, overlap: bool = False) -> Floats:
     """Returns probabilities after a temperature: sigmoid or softmax of the logits divided by it.
 
     Args:
         probabilities_khw: (1, H, W) of one class, else those of all exclusive classes, which add up to one.
         temperature: above 0.
+        overlap: the classes may overlap, and each has a probability of its own.
     """
     if temperature == 1:
         return probabilities_khw
     powers = probabilities_khw ** np.float32(1 / temperature)
-    of_others = (1 - probabilities_khw) ** np.float32(1 / temperature) if len(powers) == 1 else None
+    of_others = (1 - probabilities_khw) ** np.float32(1 / temperature) if overlap or len(powers) == 1 else None
     found: Floats = powers / (powers.sum(0) if of_others is None else powers + of_others)
     return found
 
@@ -187,16 +198,18 @@ def _reaching(probabilities_khw: Floats, info: ModelInfo) -> NDArray[np.bool_]:
     for number, name in enumerate(info.foreground, first):
         threshold = thresholds[name]
         if threshold is None:
-            called.append(probabilities_khw.argmax(0) == number)
+            alone = probabilities_khw[number] >= info.threshold
+            called.append(alone if not info.exclusive else probabilities_khw.argmax(0) == number)
         else:
             called.append(probabilities_khw[number] >= threshold)
     return np.stack(called)
 
 
-def _dice_optimal(probabilities_khw: Floats, temperature: float) -> NDArray[np.bool_]:
+def _dice_optimal(probabilities_khw: Floats, info: ModelInfo) -> NDArray[np.bool_]:
     """Returns the masks of the largest expected Dice of all foreground classes."""
-    first = 0 if len(probabilities_khw) == 1 else 1
-    return np.stack([dice_optimal(each) for each in calibrated(probabilities_khw, temperature)[first:]])
+    assert info.calibration is not None  # see `check_rule`
+    found = calibrated(probabilities_khw, info.calibration.temperature, overlap=info.overlap)
+    return np.stack([dice_optimal(each) for each in found[1 if info.exclusive else 0 :]])
 
 
 def _exclusive(called: NDArray[np.bool_], probabilities: Floats) -> Mask:

@@ -69,14 +69,15 @@ class Deployable(nn.Module):
         return F.interpolate(x, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
     def _masks(self, logits: Tensor, image_bchw: Tensor) -> tuple[Tensor, ...]:
-        binary = len(self.info.outputs) == 1
-        probabilities = torch.sigmoid(logits) if binary else torch.softmax(logits, 1)
+        probabilities = torch.softmax(logits, 1) if self.info.exclusive else torch.sigmoid(logits)
         # Probabilities are resized, not logits: those of exclusive classes still add up to one.
         size = image_bchw.shape[-2:]
         if self.info.resize == "fit":
             probabilities = _inside(probabilities, size, self.info.size)
         own = F.interpolate(probabilities, size=size, mode="bilinear", antialias=True).clamp(0, 1)
-        mask = own[:, 0] >= self.info.threshold if binary else own.argmax(1)
+        mask = own.argmax(1) if self.info.exclusive else own >= self.info.threshold
+        if not self.info.exclusive and not self.info.overlap:
+            mask = mask[:, 0]
         return own, mask.to(torch.uint8)
 
     def _findings(self, logits: Tensor) -> tuple[Tensor, ...]:

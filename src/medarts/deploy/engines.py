@@ -2,7 +2,8 @@
 
 An engine takes images as stored and returns every output of the network by name:
 
-* masks: ``probabilities`` float32 (B, K, H, W) at the size of the images, ``mask`` uint8 (B, H, W), class indices;
+* masks: ``probabilities`` float32 (B, K, H, W) at the size of the images, ``mask`` uint8 (B, H, W), class indices,
+  or (B, K, H, W), 0 or 1, of classes that may overlap;
 * findings: ``logits`` float32 (B, F), ``probabilities`` of the network as trained, ``calibrated`` ones, and
   ``decisions`` uint8 (B, F), by Youden's threshold on the calibrated ones (0.5 for findings without).
 """

@@ -89,7 +89,9 @@ class ModelInfo(Section):
         format: version of this description.
         name: of the network.
         task: segmentation or classification.
-        outputs: names of the findings; of masks "foreground" alone, or one for each class, the first is background.
+        outputs: names of the findings; of masks that of one class, those of classes that may overlap, or those of
+            exclusive classes of which the first is background.
+        overlap: of masks: the classes may overlap, each has a probability of its own.
         in_channels: 1 for grey images, 3 for colour.
         size: height and width in pixels at which the network sees images.
         resize: how they get it: stretched (squash), or with their aspect ratio kept and padded (fit).
@@ -109,6 +111,7 @@ class ModelInfo(Section):
     name: str
     task: Task
     outputs: tuple[str, ...]
+    overlap: bool = False
     in_channels: int
     size: int
     resize: Resize = "squash"
@@ -125,7 +128,12 @@ class ModelInfo(Section):
     @property
     def foreground(self) -> tuple[str, ...]:
         """The outputs that a mask can show: all but the background."""
-        return self.outputs if len(self.outputs) == 1 or self.task == "classification" else self.outputs[1:]
+        return self.outputs[1:] if self.exclusive else self.outputs
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the outputs are classes of which every pixel has one, the first being background (softmax)."""
+        return self.task == "segmentation" and len(self.outputs) > 1 and not self.overlap
 
     @property
     def finding_thresholds(self) -> tuple[float, ...]:

@@ -83,7 +83,7 @@ class TrainedModel:
             batch: images in one pass of the network, at least 1.
 
         Returns:
-            float32 in 0..1. Masks with one class: H x W, at the image's own size; with K exclusive classes: K x H x W.
+            float32 in 0..1. Masks with one class: H x W, at the image's own size; with K classes: K x H x W.
             Findings: one probability for each of ``info.outputs``, without the temperature that was found on the
             validation images. A stack gives an array with N in front, a list of images a list.
 
@@ -377,7 +377,8 @@ def _fits(found: dict[str, Shape], info: ModelInfo) -> bool:
     if info.percentiles is not None:
         wanted[LIMITS] = (None, 2)
     if info.task == "segmentation":
-        wanted |= {"probabilities": (None, number, None, None), "mask": (None, None, None)}
+        mask = (None, number, None, None) if info.overlap else (None, None, None)
+        wanted |= {"probabilities": (None, number, None, None), "mask": mask}
     else:
         wanted |= dict.fromkeys(("logits", "probabilities", "calibrated", "decisions"), (None, number))
     return found.keys() == wanted.keys() and all(

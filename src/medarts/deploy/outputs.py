@@ -14,6 +14,8 @@
 | DICOM file, frames or series | NAME.dcm: DICOM-SEG, a segment for each class | NAME_probabilities.npz |
 | DICOM that a DICOM-SEG cannot refer to | as PNG, or TIFF for several frames | as these |
 
+Classes that may overlap have files of their own, NAME_CLASS, each as that of one class.
+
 Probabilities of several classes beside PNG and TIFF are NAME_probabilities.npz. Such an archive holds ``outputs``, the
 names of the classes, and ``probabilities``, float32 (K, H, W), or ``slice_0000`` and so on in the order of the slices.
 Masks of images that EXIF or a TIFF tag turns are upright, as the image is shown.
@@ -30,6 +32,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -46,12 +49,38 @@ from medarts.deploy.inputs import PROBABILITIES, Source
 from medarts.deploy.overlays import COLOURS
 from medarts.errors import DataError
 from medarts.system.files import UNFINISHED, make_folder, whole, writing
+from medarts.system.names import name_of, portable
 
 Mask = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
 
 _IN_MEMORY = 32 * 2**20
 """Bytes of masks or probabilities of one source that are held; what is more waits on the disk."""
+
+
+def open_outputs(source: Source, folder: Path, info: ModelInfo, *, probabilities: bool = False) -> tuple["Output", ...]:
+    """Returns where the masks of a source go: one place, or of classes that may overlap one each, NAME_CLASS.
+
+    Args:
+        source: see `open_output`.
+        folder: see there.
+        info: see there.
+        probabilities: see there.
+
+    Raises:
+        DataError, MedartsError: as there.
+    """
+    if not info.overlap:
+        return (open_output(source, folder, info, probabilities=probabilities),)
+    return tuple(
+        open_output(
+            replace(source, name=f"{source.name}_{name_of(Path(portable(name)))}"),
+            folder,
+            info.model_copy(update={"outputs": (name,), "overlap": False}),
+            probabilities=probabilities,
+        )
+        for name in info.outputs
+    )
 
 
 def open_output(source: Source, folder: Path, info: ModelInfo, *, probabilities: bool = False) -> "Output":

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from medarts.data.masks import planes_of
+
 COLOURS = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
@@ -22,15 +24,15 @@ def overlay_png(image_chw: NDArray[np.floating], limits: NDArray[np.floating], m
     Args:
         image_chw: grey or colour (C, H, W).
         limits: the values that are shown black and white.
-        mask: class indices (H, W), 0 being background.
+        mask: class indices (H, W), 0 being background, or 0 and 1 of classes that may overlap (K, H, W).
     """
     low, high = map(float, limits)
     grey = (image_chw - low) * (255 / (high - low)) if high > low else np.zeros_like(image_chw)
     shown = np.moveaxis(np.clip(grey, 0, 255).round().astype(np.uint8), 0, -1)
     rgb = shown.copy() if shown.shape[-1] == 3 else np.repeat(shown[..., :1], 3, axis=2)
-    thickness = max(1, round(min(mask.shape) / _THIN))
-    for index in range(1, int(mask.max(initial=0)) + 1):
-        rgb[_contour(mask == index, thickness)] = COLOURS[(index - 1) % len(COLOURS)]
+    thickness = max(1, round(min(mask.shape[-2:]) / _THIN))
+    for index, plane in planes_of(mask):
+        rgb[_contour(plane, thickness)] = COLOURS[(index - 1) % len(COLOURS)]
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "PNG")
     return buffer.getvalue()

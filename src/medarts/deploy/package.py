@@ -225,6 +225,7 @@ def _check_info(info: ModelInfo, recipe: Recipe) -> None:
         ("task", info.task, data.task),
         ("in_channels", info.in_channels, data.in_channels),
         ("number of outputs", len(info.outputs), data.outputs),
+        ("overlap", info.overlap, data.overlap),
         ("size", info.size, data.size),
         ("resize", info.resize, data.resize),
     ):

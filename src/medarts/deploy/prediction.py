@@ -9,13 +9,14 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medarts.deploy.components import Mask, largest_components
 from medarts.deploy.decisions import Rule, check_rule, decide
@@ -24,7 +25,7 @@ from medarts.deploy.history import SOURCES, History, Predicted, state_of
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.inputs import OVERLAY, Source, check_kind, find
 from medarts.deploy.model import Prepared, TrainedModel, check_finite
-from medarts.deploy.outputs import check_name, open_output
+from medarts.deploy.outputs import check_name, open_outputs
 from medarts.deploy.overlays import overlay_png
 from medarts.deploy.passes import Mirrored, Windowed
 from medarts.deploy.tables import (
@@ -319,19 +320,26 @@ class _Job:
     def _write_masks(self, source: Source, outputs: Iterable[Outputs]) -> list[Row]:
         count, classes = source.count, len(self._info.foreground)
         pixels = []
-        with open_output(source, self._folder, self._info, probabilities=self._options.probabilities) as output:
+        with ExitStack() as stack:
+            opened = open_outputs(source, self._folder, self._info, probabilities=self._options.probabilities)
+            places = [stack.enter_context(place) for place in opened]
             if self._options.overlay:
                 check_name(self._overlay(source, 0, several=count > 1), self._folder, source)
             for index, (mask, probabilities) in enumerate(self._decided(source, outputs, count)):
-                output.add(mask, probabilities)
-                pixels.append(np.bincount(mask.ravel(), minlength=classes + 1)[1:])
+                for number, place in enumerate(places):
+                    if self._info.overlap:
+                        place.add(mask[number], None if probabilities is None else probabilities[number : number + 1])
+                    else:
+                        place.add(mask, probabilities)
+                pixels.append(_pixels(mask, classes))
                 if self._options.overlay:
                     self._write_overlay(source, index, mask, several=count > 1)
             rows = mask_rows(pixels, self._info, source.spacing)
-            output.finish()
-            self._results += output.paths
-        if output.note is not None:
-            self._notes.setdefault(output.note, []).append(source.name)
+            for place in places:
+                place.finish()
+                self._results += place.paths
+        for note in {place.note for place in places if place.note is not None}:
+            self._notes.setdefault(note, []).append(source.name)
         return rows
 
     def _decided(self, source: Source, outputs: Iterable[Outputs], count: int) -> Iterator[tuple[Mask, Floats | None]]:
@@ -341,11 +349,11 @@ class _Job:
         if not self._options.largest:
             yield from decided
         elif count == 1 or source.kind == "raster":
-            yield from ((largest_components(mask), each) for mask, each in decided)
+            yield from ((_largest(mask, overlap=self._info.overlap), each) for mask, each in decided)
         else:  # in space
             keeps = self._options.probabilities
             masks, kept = zip(*((mask, each if keeps else None) for mask, each in decided), strict=True)
-            yield from zip(largest_components(np.stack(masks)), kept, strict=True)
+            yield from zip(_largest(np.stack(masks), overlap=self._info.overlap), kept, strict=True)
 
     def _write_overlay(self, source: Source, index: int, mask: Mask, *, several: bool) -> None:
         # Read again: what is drawn is known when all slices are predicted, which are too many to be kept.
@@ -387,6 +395,20 @@ class _Job:
     @property
     def _batch(self) -> int:
         return self._options.batch
+
+
+def _pixels(mask: Mask, classes: int) -> NDArray[np.int64]:
+    """Returns the number of pixels of each foreground class."""
+    if mask.ndim == 3:
+        return np.asarray(mask.reshape(classes, -1).sum(1, dtype=np.int64))
+    return np.asarray(np.bincount(mask.ravel(), minlength=classes + 1)[1:])
+
+
+def _largest(mask: Mask, *, overlap: bool) -> Mask:
+    """Returns only the largest connected component of each class; classes that may overlap are the third last axis."""
+    if not overlap:
+        return largest_components(mask)
+    return np.stack([largest_components(each) for each in np.moveaxis(mask, -3, 0)], axis=-3)
 
 
 def _named_as_before(sources: list[Source], finished: dict[str, str]) -> list[Source]:

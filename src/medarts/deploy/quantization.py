@@ -80,7 +80,7 @@ def score(engine: Engine, recipe: Recipe, info: ModelInfo, store: ImageStore) ->
         if info.task == "classification":
             return torch.from_numpy(found["logits"])
         logits = torch.from_numpy(found["probabilities"]).clamp(1e-7, 1 - 1e-7)
-        logits = logits.logit() if len(info.outputs) == 1 else logits.log()
+        logits = logits.log() if info.exclusive else logits.logit()
         return [logits] if all_heads else logits
 
     return float(task.validate(forward, batches)[task.score])

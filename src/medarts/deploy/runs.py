@@ -50,12 +50,13 @@ def info_of(run: RunDirectory, network: Network, *, domain: str | None, head: st
         outputs = tuple(data.findings or ())
     else:
         outputs = data.class_names
-        if data.outputs > 1:
+        if data.outputs > 1 and not data.overlap:
             outputs = ("class 0" if isinstance(data.classes, int) else BACKGROUND, *outputs)
     return ModelInfo(
         name=run.facts["network"],
         task=data.task,
         outputs=outputs,
+        overlap=data.overlap,
         in_channels=data.in_channels,
         size=data.size,
         resize=data.resize,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from medarts.config import Recipe, Split
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest
+from medarts.data.masks import IGNORE
 from medarts.data.opening import open_manifest
 from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore, open_store
@@ -35,7 +36,7 @@ from medarts.evaluation.folds import joined_calibration
 from medarts.evaluation.scoring import calibrate, predict_findings
 from medarts.metrics import Confusion
 from medarts.metrics.calibration import TEMPERATURES
-from medarts.metrics.masks import shown_classes
+from medarts.metrics.masks import counted_pixels, foreground_masks, shown_classes
 from medarts.network import FindingNetwork, Network
 from medarts.network.inference import shipped
 from medarts.system.console import progress_bar
@@ -158,14 +159,22 @@ def _of_findings(network: FindingNetwork, validation: Batches, recipe: Recipe) -
     return Calibration(temperature=found.temperature, thresholds=thresholds)
 
 
-def _slopes(logits_bkhw: Tensor, targets_bhw: Tensor) -> Floats:
+def _are_single(logits_bkhw: Tensor, targets: Tensor) -> bool:
+    """Whether every output is a class by itself (sigmoid): one class, or classes that may overlap."""
+    return logits_bkhw.shape[1] == 1 or targets.ndim == 4
+
+
+def _slopes(logits_bkhw: Tensor, targets: Tensor) -> Floats:
     """Returns the derivative of the summed cross-entropy by 1/T, at all temperatures that are tried."""
     slopes = np.empty(len(TEMPERATURES_TRIED))
-    single = logits_bkhw.shape[1] == 1
+    counted = counted_pixels(targets)
+    if counted is not None:  # a logit of 0 adds nothing to either sum
+        logits_bkhw, targets = logits_bkhw * counted, targets.masked_fill(targets == IGNORE, 0)
+    single = _are_single(logits_bkhw, targets)
     if single:
-        true = (logits_bkhw[:, 0] * (targets_bhw != 0)).sum(dtype=torch.float64)
+        true = (logits_bkhw * foreground_masks(targets, classes=1)).sum(dtype=torch.float64)
     else:
-        true = logits_bkhw.gather(1, targets_bhw[:, None].long()).sum(dtype=torch.float64)
+        true = logits_bkhw.gather(1, targets[:, None].long()).sum(dtype=torch.float64)
     for place, temperature in enumerate(TEMPERATURES_TRIED.tolist()):
         scaled = logits_bkhw / temperature
         probabilities = torch.sigmoid(scaled) if single else torch.softmax(scaled, 1)
@@ -183,14 +192,12 @@ def _temperature(slopes: Floats) -> float:
     return float(np.exp(np.interp(0.0, slopes[::-1], np.log(TEMPERATURES_TRIED)[::-1])))
 
 
-def _dice_by_threshold(logits_bkhw: Tensor, targets_bhw: Tensor, truths: NDArray[np.uint8]) -> Floats:
+def _dice_by_threshold(logits_bkhw: Tensor, targets: Tensor, truths: NDArray[np.uint8]) -> Floats:
     """Returns Dice of every image, foreground class and threshold, each class by itself (B, C, thresholds)."""
-    if logits_bkhw.shape[1] == 1:
-        probabilities, true = torch.sigmoid(logits_bkhw), (targets_bhw != 0)[:, None]
-    else:
-        probabilities = torch.softmax(logits_bkhw, 1)[:, 1:]
-        true = targets_bhw[:, None] == torch.arange(1, logits_bkhw.shape[1]).view(1, -1, 1, 1)
-    dice = [Confusion.of(probabilities >= threshold, true).dice().numpy() for threshold in THRESHOLDS]
+    single = _are_single(logits_bkhw, targets)
+    probabilities = torch.sigmoid(logits_bkhw) if single else torch.softmax(logits_bkhw, 1)[:, 1:]
+    true, counted = foreground_masks(targets, classes=logits_bkhw.shape[1]), counted_pixels(targets)
+    dice = [Confusion.of(probabilities >= threshold, true, counted).dice().numpy() for threshold in THRESHOLDS]
     return np.where((truths == MaskState.VANISHED)[..., None], 0.0, np.stack(dice, -1))
 
 

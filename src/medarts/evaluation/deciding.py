@@ -29,7 +29,7 @@ from medarts.errors import MedartsError
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.summary import of_differences, summarized, without_repetition
 from medarts.metrics import Confusion
-from medarts.metrics.masks import foreground_masks
+from medarts.metrics.masks import counted_pixels, foreground_masks
 from medarts.network import AVERAGE, Network
 from medarts.profiling.cost import count_flops
 
@@ -78,17 +78,20 @@ class OtherWays:
             batch: the images and masks.
             logits: those that are scored, (B, K, H, W).
         """
-        probabilities = {(self._info.head, 1): probabilities_of(logits)}
+        overlap = self._info.overlap
+        probabilities = {(self._info.head, 1): probabilities_of(logits, overlap=overlap)}
         if len(self._flops) > 1:
             every = self._model(batch.images, all_heads=True)
             names = [name for name in self._flops if name != AVERAGE]
             probabilities |= {
-                (name, 1): probabilities_of(each)
+                (name, 1): probabilities_of(each, overlap=overlap)
                 for name, each in zip([*names, AVERAGE], [*every, torch.stack(every).mean(0)], strict=True)
             }
         passes = len(MIRRORS)
         if any(way.passes == passes for way in self._values):
-            probabilities[self._info.head, passes] = mirrored(self._model, batch.images, self._info.head)
+            probabilities[self._info.head, passes] = mirrored(
+                self._model, batch.images, self._info.head, overlap=overlap
+            )
         for way, found in self._values.items():
             found.append(self._scored(probabilities[way.head, way.passes].cpu(), batch, way.decision))
 
@@ -113,8 +116,9 @@ class OtherWays:
         """Returns the metrics of every image and foreground class, (B, C, metrics)."""
         classes = len(self._info.outputs)
         decided = np.stack([decide(each, self._info, rule) for each in probabilities.numpy()])
-        both = (foreground_masks(of, classes=classes) for of in (torch.from_numpy(decided), batch.targets.cpu()))
-        counts = Confusion.of(*both)
+        targets = batch.targets.cpu()
+        found, true = (foreground_masks(of, classes=classes) for of in (torch.from_numpy(decided), targets))
+        counts = Confusion.of(found, true, counted_pixels(targets))
         values = torch.stack([counts.dice(), counts.ratio(counts.tp, counts.tp + counts.fp + counts.fn)], -1).numpy()
         return np.where((batch.truths == MaskState.VANISHED)[..., None], 0.0, values)
 
@@ -175,18 +179,19 @@ def flops_of(network: Network, recipe: Recipe, heads: Sequence[str]) -> dict[str
     }
 
 
-def probabilities_of(logits_bkhw: Tensor) -> Tensor:
-    """Returns the probabilities of one class, or of exclusive ones, float32."""
+def probabilities_of(logits_bkhw: Tensor, *, overlap: bool = False) -> Tensor:
+    """Returns the probabilities of one class, of exclusive ones, or of those that may overlap, float32."""
     values = logits_bkhw.float()
-    return torch.sigmoid(values) if values.shape[1] == 1 else torch.softmax(values, 1)
+    return torch.sigmoid(values) if overlap or values.shape[1] == 1 else torch.softmax(values, 1)
 
 
-def mirrored(model: nn.Module, images_bchw: Tensor, head: str) -> Tensor:
+def mirrored(model: nn.Module, images_bchw: Tensor, head: str, *, overlap: bool = False) -> Tensor:
     """Returns the mean probabilities of images and their mirrored copies."""
 
     def passes() -> Iterator[Tensor]:
         for axes in MIRRORS:
-            yield torch.flip(probabilities_of(model(torch.flip(images_bchw, axes), head)), axes)
+            logits = model(torch.flip(images_bchw, axes), head)
+            yield torch.flip(probabilities_of(logits, overlap=overlap), axes)
 
     return torch.stack([*passes()]).mean(0)
 

@@ -22,7 +22,7 @@ from medarts.evaluation.files import Fingerprints
 from medarts.evaluation.scores import Calibration, Scores, image_values, table_of
 from medarts.evaluation.summary import SENSITIVE, YOUDEN, summarized
 from medarts.metrics.calibration import fit_temperature, probabilities_of
-from medarts.metrics.masks import mask_scores, predicted_classes
+from medarts.metrics.masks import counted_pixels, foreground_masks, mask_scores, predicted_classes
 from medarts.metrics.ranking import threshold_for_sensitivity, threshold_youden
 from medarts.network import FindingNetwork
 from medarts.system.console import progress_bar
@@ -79,8 +79,9 @@ def score_masks(
 
 
 def _classes_of(logits: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
-    """Returns the predicted class indices of a batch (B, H, W)."""
-    predicted = predicted_classes(logits, classes=recipe.data.outputs, threshold=recipe.evaluation.threshold)
+    """Returns what is predicted for a batch in the form of its targets."""
+    data, threshold = recipe.data, recipe.evaluation.threshold
+    predicted = predicted_classes(logits, classes=data.outputs, threshold=threshold, overlap=data.overlap)
     indices: NDArray[np.uint8] = predicted.cpu().numpy()
     return indices
 
@@ -89,13 +90,19 @@ def _mask_rows(
     batch: Batch, batches: Batches, predictions: NDArray[np.uint8], data: DataSettings
 ) -> Iterator[tuple[Any, ...]]:
     """Yields the rows of every image, foreground class and metric."""
-    targets = batch.targets.cpu().numpy()
-    names = dict(enumerate(data.class_names, 1))
+    targets = batch.targets.cpu()
+    both = (foreground_masks(of, classes=data.outputs) for of in (torch.from_numpy(predictions), targets))
+    predicted, true = (masks.numpy() for masks in both)
+    pixels = counted_pixels(targets)
+    counted = None if pixels is None else pixels.expand(true.shape).numpy()
     for row, index in enumerate(batch.indices):
         sample = batches.store.manifest.samples[index]
-        for (number, name), truth in zip(names.items(), batch.truths[row].tolist(), strict=True):
+        for number, (name, truth) in enumerate(zip(data.class_names, batch.truths[row].tolist(), strict=True)):
             found = mask_scores(
-                predictions[row] == number, targets[row] == number, vanished=truth == MaskState.VANISHED
+                predicted[row, number],
+                true[row, number],
+                vanished=truth == MaskState.VANISHED,
+                counted=None if counted is None else counted[row, number],
             )
             for metric, value in found.items():
                 yield sample.domain, sample.key, sample.patient, name, _TRUTHS[truth], metric, value

@@ -21,6 +21,7 @@ from PIL import Image
 from medarts.comparison.candidates import Kind
 from medarts.comparison.compare import NAME, TABLES, Comparison
 from medarts.comparison.overall import OVERALL
+from medarts.data.masks import planes_of
 from medarts.reporting.comparison_tables import (
     KINDS,
     budget_text,
@@ -184,18 +185,16 @@ def inline_jpeg(image_hwc: NDArray[Any]) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def outline(mask_hw: NDArray[Any]) -> str:
+def outline(mask: NDArray[Any]) -> str:
     """Returns the outlines of all classes of a mask as the data of an SVG path; empty where it shows none.
 
     The path is in `SCALE` units a pixel, from the upper left corner of the image. A region that is cut by the border
     is closed along it.
 
     Args:
-        mask_hw: class indices, 0 is ground.
+        mask: class indices (H, W), 0 is ground; or 0 and 1 of classes that may overlap (K, H, W).
     """
-    padded = np.pad(mask_hw, 1)
-    classes = np.unique(mask_hw[mask_hw > 0])
-    return "".join(_path(line) for value in classes for line in _lines(padded == value))
+    return "".join(_path(line) for _, shown in planes_of(mask) for line in _lines(np.pad(shown, 1)))
 
 
 def _lines(inside_hw: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
+from medarts.data.masks import planes_of
 from medarts.evaluation.summary import MEAN_OF_CLASSES, MEAN_OF_DATASETS, MEAN_OF_FINDINGS, MEAN_OF_FREQUENT
 from medarts.reporting.plots import write_beside
 from medarts.reporting.style import INK, MUTED, PALETTE, legible, styled
@@ -210,20 +211,20 @@ def plot_cam(image_hwc: NDArray[Any], cam_hw: NDArray[Any]) -> Figure:
 
 
 @styled
-def plot_example(image_hwc: NDArray[Any], target_hw: NDArray[Any], predicted_hw: NDArray[Any]) -> Figure:
+def plot_example(image_hwc: NDArray[Any], target: NDArray[Any], predicted: NDArray[Any]) -> Figure:
     """Draws an image with the outlines of its true and its predicted mask, two inches wide.
 
     Args:
         image_hwc: 0..1, one or three channels (others: the first).
-        target_hw: class indices.
-        predicted_hw: class indices.
+        target: class indices (H, W), or 0 and 1 of classes that may overlap (K, H, W).
+        predicted: the same.
     """
     figure = Figure(figsize=(2.4, 2.4))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     grey = image_hwc.shape[2] != 3
     axes.imshow(image_hwc[..., 0] if grey else image_hwc, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    for mask, color, style in ((target_hw, TRUE, "solid"), (predicted_hw, PREDICTED, "dashed")):
-        for value in np.unique(mask[mask > 0]):
-            axes.contour(mask == value, levels=[0.5], colors=[color], linewidths=1.3, linestyles=style)
+    for mask, color, style in ((target, TRUE, "solid"), (predicted, PREDICTED, "dashed")):
+        for _, shown in planes_of(mask):
+            axes.contour(shown, levels=[0.5], colors=[color], linewidths=1.3, linestyles=style)
     return figure

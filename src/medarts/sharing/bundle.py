@@ -195,7 +195,7 @@ def inference(info: ModelInfo) -> dict[str, Any]:
     swap = {"_target_": "Transposed", "indices": [0, 2, 1]}  # MONAI reads and writes pictures as (width, height)
     mode = "L" if grey else "RGB"
     if masks:
-        decide = {"threshold": info.threshold} if len(info.outputs) == 1 else {"argmax": True}
+        decide = {"argmax": True} if info.exclusive else {"threshold": info.threshold}
         after = [
             {"_target_": "AsDiscreted", "keys": "pred", **decide},
             {**swap, "keys": "pred"},
@@ -205,7 +205,7 @@ def inference(info: ModelInfo) -> dict[str, Any]:
                 "meta_keys": "image_meta_dict",
                 "output_dir": "@output_dir",
                 "output_postfix": "mask",
-                "output_ext": ".png",
+                "output_ext": ".nii.gz" if info.overlap else ".png",  # a channel for each class, which PNG lacks
                 "output_dtype": "$numpy.uint8",
                 "scale": 255 if len(info.outputs) == 1 else None,
                 "resample": False,
