@@ -52,8 +52,12 @@ def problem(*masks: np.ndarray | Raw) -> DataError | None:
         ((drawn(128), drawn(255), drawn(192)), "128 (0.png), 192 (2.png), 255 (1.png)", "{128: 1, 192: 2, 255: 3}"),
         ((drawn(1), drawn(128), drawn(255)), "1 (0.png)", "{1: 1, 128: 2, 255: 1}"),
         ((drawn(255), drawn(255, ground=100)), "background values.* 0 (0.png), 100 (1.png)", "{100: 1, 255: 2}"),
-        ((drawn(RED), drawn(GREEN)), "foreground colours.* (0, 255, 0) (1.png), (255, 0, 0) (0.png)", "one palette"),
-        ((drawn(WHITE), drawn(RED)), "255 (0.png)", "one palette"),
+        (
+            (drawn(RED), drawn(GREEN)),
+            "foreground colours.* (0, 255, 0) (1.png), (255, 0, 0) (0.png)",
+            '"#00ff00": 1, "#ff0000": 2',
+        ),
+        ((drawn(WHITE), drawn(RED)), "255 (0.png)", '"#ff0000": 1, "#ffffff": 2'),
         (
             (jpeg(drawn(RED, radius=16)), jpeg(drawn(GREEN, radius=16))),
             "foreground colours",

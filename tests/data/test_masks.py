@@ -207,9 +207,7 @@ def test_several_colours_are_named_however_dark():
     stored = np.zeros((64, 64, 3), np.uint8)
     stored[drawn()] = (255, 0, 0)
     stored[drawn(radius=3)] = (0, 100, 0)
-    with pytest.raises(
-        DataError, match=r"colours 0, \(0, 100, 0\), \(255, 0, 0\), more than .*grey values or as indices"
-    ):
+    with pytest.raises(DataError, match=r"colours 0, \(0, 100, 0\), \(255, 0, 0\), more than .*Give the source labels"):
         read(stored)
     np.testing.assert_array_equal(read(stored * np.array([1, 0, 0], np.uint8)), drawn() & ~drawn(radius=3))
 

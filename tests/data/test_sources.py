@@ -277,7 +277,7 @@ def test_volumes_become_slices_of_one_patient(tmp_path):
         ("a/002", "a", "train", 2),
         ("b/000", "b", "test", 0),
     ]
-    image, mask, _ = read_pair(found.samples[1], found.rules["folder"], channels=1)
+    image, mask, *_ = read_pair(found.samples[1], found.rules["folder"], channels=1)
     np.testing.assert_array_equal(mask, image[..., 0] > 30 / 59)
     nibabel.save(nibabel.Nifti1Image(volume[..., :2], np.eye(4)), tmp_path / "masks/b.nii")
     with pytest.raises(DataError, match=r"b\.nii\.gz has 3 slices and b\.nii has 2"):
@@ -490,7 +490,7 @@ def test_real_sets(kind, name, counts, patients):
     assert tuple(len(found.of_split(split).samples) for split in ("train", "val", "test")) == counts
     assert len({s.patient for s in found.samples}) == patients
     for sample in found.samples[:: len(found.samples) // 3]:
-        image, mask, _ = read_pair(sample, found.rules[kind], channels=3)
+        image, mask, *_ = read_pair(sample, found.rules[kind], channels=3)
         assert image.shape == (*mask.shape, 3)
         assert 0 <= image.min() < image.max() <= 1
         assert mask.max() <= 1
@@ -502,7 +502,7 @@ def test_the_real_liver_is_bright_under_its_mask():
     found = opened(Path(os.environ["MEDARTS_DATA"]) / "chaos", "chaos")
     middle = [s for s in found.samples if 20 <= int(s.key[-3:]) <= 30]
     for sample in middle:
-        image, mask, _ = read_pair(sample, found.rules["chaos"], channels=1)
+        image, mask, *_ = read_pair(sample, found.rules["chaos"], channels=1)
         inside = image[..., 0][mask == 1] * 400 - 160
         assert 120 < np.median(inside) < 160
         assert image[..., 0][mask == 0].mean() * 400 - 160 < 60

@@ -48,7 +48,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def test_a_run_scores_predicts_and_exports_every_class_by_itself(recipe: Recipe, tmp_path: Path) -> None:
-    run = medarts.train(recipe, out=tmp_path / "run")
+    run = medarts.train(recipe=recipe, out=tmp_path / "run")
     scores = medarts.evaluate(run)
     assert set(scores.table["class"]) == {*NAMES}
     info = medarts.load(run.path).info

@@ -43,6 +43,8 @@ Intensity = Annotated[Number, Field(ge=-1e9, le=1e9)]
 Percentile = Annotated[Number, Field(ge=0, le=100)]
 Label = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 """A value of a mask file. In JSON, and so in the recipe of a run, keys are texts of digits."""
+Colour = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
+"""A colour of a mask file."""
 LabelOf = Annotated[
     Annotated[Whole, Field(ge=0, lt=MOST_OUTPUTS), Tag("index")] | Annotated[str, Field(max_length=80), Tag("name")],
     Discriminator(lambda given: "name" if isinstance(given, str) else "index"),
@@ -77,17 +79,42 @@ Classes = Annotated[
 
 
 def _read_labels(given: Any) -> Any:
-    """Refuses keys that are not whole numbers, and those that are the same number."""
+    """Refuses keys that are neither whole numbers nor colours, and those that are the same."""
     if not isinstance(given, dict):
         return given
-    read: dict[int, Any] = {}
+    read: dict[int | str, Any] = {}
     for key, value in given.items():
-        if type(key) is not int and not (isinstance(key, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,9}", key)):
-            raise ValueError(f"{quoted(key)} is not a value of a mask; write whole numbers, as in {{255: 1}}")
-        if int(key) in read:
-            raise ValueError(f"{int(key)} appears twice")
-        read[int(key)] = value
+        known = _label(key)
+        if known is None:
+            raise ValueError(
+                f"{quoted(key)} is not a value of a mask; write whole numbers, as in {{255: 1}}, or colours in quotes, "
+                'as in {"#ff0000": 1}'
+            )
+        if known in read:
+            raise ValueError(f"{known} appears twice")
+        read[known] = value
     return read
+
+
+def _label(key: Any) -> int | str | None:
+    """Returns a key of labels as a number, or as a colour of six digits; None where it is neither."""
+    if type(key) is int:
+        return key
+    if not isinstance(key, str):
+        return None
+    if re.fullmatch(r"0|-?[1-9][0-9]{0,9}", key):
+        return int(key)
+    if re.fullmatch(r"#[0-9a-fA-F]{3}", key):
+        key = "#" + "".join(2 * digit for digit in key[1:])
+    return key.lower() if re.fullmatch(r"#[0-9a-fA-F]{6}", key) else None
+
+
+Labels = Annotated[
+    Annotated[dict[Label | Colour, LabelOf], BeforeValidator(_read_labels), Field(max_length=65_536), Tag("mapping")]
+    | Annotated[Literal["auto"], Tag("word")],
+    Discriminator(lambda given: "word" if isinstance(given, str) else "mapping"),
+]
+"""What the values of masks mean. The word is refused where masks are read: only a person knows."""
 
 
 class SourceSettings(Section):
@@ -150,11 +177,12 @@ class MaskSourceSettings(SourceSettings):
     """A data set of images with masks.
 
     Attributes:
-        labels: value in the mask file: name or index of its class, background (or 0), or ignore for pixels that neither
-            loss nor scores count; without it a mask is foreground above half its range.
+        labels: value or colour ("#ff0000") in the mask file: name or index of its class, background (or 0), or ignore
+            for pixels that neither loss nor scores count; without it a mask is foreground above half its range.
+            medarts doctor prints the block for the values that it finds.
     """
 
-    labels: Annotated[dict[Label, LabelOf], BeforeValidator(_read_labels), Field(max_length=65_536)] | None = None
+    labels: Labels | None = None
 
 
 class FindingSourceSettings(SourceSettings):
@@ -319,7 +347,8 @@ class DataSettings(Section):
         known = (*self.class_names, BACKGROUND, IGNORED)
         for source in self.sources:
             labels = source.labels if isinstance(source, MaskSourceSettings) else None
-            named = [name for name in (labels or {}).values() if isinstance(name, str)]
+            given = labels.values() if isinstance(labels, dict) else ()
+            named = [name for name in given if isinstance(name, str)]
             for name in named:
                 if name in known:
                     continue

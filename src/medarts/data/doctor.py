@@ -23,6 +23,7 @@ from medarts.data.masks import (
     check_classes,
     classify,
     read_mask,
+    snapped_words,
     stored_mask,
 )
 from medarts.data.opening import DIVIDED, Survey, advice, survey
@@ -59,6 +60,7 @@ class _Look:
         levels: the values of a mask without labels.
         classes: those that the mask shows, without background.
         kept: those that it still shows at the size of the recipe.
+        snapped: share of the mask's pixels that are of no labelled colour exactly.
     """
 
     sample: Sample
@@ -69,6 +71,7 @@ class _Look:
     levels: tuple[MaskLevel, ...] = ()
     classes: frozenset[int] | None = None
     kept: frozenset[int] | None = None
+    snapped: float = 0.0
 
 
 def examine(
@@ -196,14 +199,18 @@ def _in_splits(
         yield Finding("warning", str(settings.path), problem, fix, f"{name} in {', '.join(splits)}")
 
 
-def _of_levels(settings: SourceSettings, looks: Iterable[_Look]) -> Iterator[Finding]:
-    """Yields what the masks of a source without labels do not have in common."""
+def _of_levels(settings: SourceSettings, looks: Sequence[_Look]) -> Iterator[Finding]:
+    """Yields what the masks of a source without labels do not have in common, and how many pixels fit none nearly."""
     levels = DomainLevels()
     for look in looks:
         if look.sample.domain == settings.domain:
             levels.add(look.levels)
     if (problem := levels.problem(settings.domain)) is not None:
         yield Finding("error", str(settings.path), problem.problem, problem.fix)
+    shares = [look.snapped for look in looks if look.sample.domain == settings.domain and look.classes is not None]
+    if any(shares):
+        fix = "Save masks without JPEG, and resize them to the nearest, where you can."
+        yield Finding("warning", str(settings.path), snapped_words(shares), fix)
 
 
 def _of_files(looks: Iterable[_Look]) -> Iterator[Finding]:
@@ -239,7 +246,7 @@ def _slices(numbers: Sequence[int]) -> str:
 def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> _Look:
     findings: list[Finding] = []
     raw = _image(sample, rules, needs, findings)
-    mask, levels = _mask(sample, rules, needs, findings) or (None, ())
+    mask, levels, snapped = _mask(sample, rules, needs, findings) or (None, (), 0)
     if raw is not None and mask is not None:
         try:
             check_sizes(sample, raw.values.shape, mask.shape)
@@ -256,6 +263,7 @@ def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> _L
         levels=levels,
         classes=_classes(mask),
         kept=_classes(resized),
+        snapped=0.0 if mask is None else snapped / (mask.shape[-2] * mask.shape[-1]),
     )
 
 

@@ -85,13 +85,13 @@ class ReadingRules:
         window: (low, high) in stored units (Hounsfield for CT) mapped to 0..1 and clipped; None where the file's
             own range is used (8 bit: 0..255, 16 bit: 0..65535).
         percentiles: (low, high) percentiles of the image mapped to 0..1, instead of a window (MR).
-        labels: value in the mask file -> class index (0 is background). None: any value above half of the file's
-            range is foreground 1 (binary masks stored as 0/255, 0/1 or noisy JPEG-like grey).
+        labels: value in the mask file, or its colour ("#ff0000") -> class index (0 is background). None: any value
+            above half of the file's range is foreground 1 (binary masks stored as 0/255, 0/1 or noisy JPEG-like grey).
     """
 
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
-    labels: tuple[tuple[int, int], ...] | None = None
+    labels: tuple[tuple[int | str, int], ...] | None = None
 
 
 @dataclass(frozen=True)

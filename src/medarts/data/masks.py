@@ -12,7 +12,7 @@ foreground and background alike:
 - Only values that fill some area count. A soft spot has a peak of any value, and JPEG makes blocks of any value.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,18 @@ _INDEX = 64
 """Values below it are taken for class indices where the only other value is the highest one, a mark for void."""
 
 _SHOWN = 8
+
+_LISTED = 16
+"""Distinct colours beside those of labels that a mask without noise and smooth edges has at most."""
+
+NEAR_LABEL = 48
+"""Levels of 255 by which a colour may differ from that of a label, in every channel, and still be it."""
+
+_FLAT = 16
+"""Levels of 255 that the colours around a pixel span at most in an area of one colour, and seldom on an edge."""
+
+_FAR = 0.25
+"""Share of the pixels of a mask that may be far from all labels; the edges of all but the smallest objects are less."""
 
 _BLOCK = 64
 """Pixels of a block of JPEG, which may be flat and of any value where it holds a part of something small."""
@@ -136,8 +148,14 @@ class DomainLevels:
         first = "" if all(level.exact for level in every) else "Save the masks without JPEG noise and smooth edges. "
         labels = self._labels()
         if labels is None:
-            return f"{first}Save the classes as grey values or as indices of one palette, and give the source labels."
+            return f"{first}Give the source labels, such as {self._colour_labels()}."
         return f"{first}Give the source labels, such as {labels}."
+
+    def _colour_labels(self) -> str:
+        """Returns a class for every colour, black being background, as a recipe has them."""
+        firsts = [next(iter(group.values())) for group in self._groups]
+        colours = sorted({tuple(round(255 * part) for part in level.colour) for level in firsts})
+        return labels_text([bytes(colour) for colour in colours])
 
     def _labels(self) -> dict[int, int] | None:
         """Returns a class for every value, the black ones being background; None where numbers do not tell them."""
@@ -160,10 +178,12 @@ class ReadMask(NamedTuple):
         classes: uint8 (H, W): 0 background, 1.. the classes; or 0 and 1 of classes that may overlap (K, H, W). Ignored
             pixels are `IGNORE`.
         levels: the values that it holds where it was read without labels; see `DomainLevels`.
+        snapped: pixels that are of no labelled colour exactly, and count as of the nearest.
     """
 
     classes: Mask
     levels: tuple[MaskLevel, ...] = ()
+    snapped: int = 0
 
 
 def read_mask(sample: Sample, rules: ReadingRules, *, names: Sequence[str] = (), overlap: bool = False) -> ReadMask:
@@ -201,7 +221,12 @@ def stored_mask(sample: Sample, rules: ReadingRules) -> Raw:
     """
     if sample.mask is None:
         raise ValueError(f"{sample.key} has findings, no mask")
-    return raw_mask(sample.mask, sample.slice_index, indices=rules.labels is not None, image=sample.image)
+    return raw_mask(sample.mask, sample.slice_index, indices=_by_index(rules), image=sample.image)
+
+
+def _by_index(rules: ReadingRules) -> bool:
+    """Whether the labels are for the indices of palettes: they are numbers, and no colours."""
+    return rules.labels is not None and not any(isinstance(value, str) for value, _ in rules.labels)
 
 
 def check_classes(sample: Sample, mask: Mask, names: Sequence[str]) -> None:
@@ -247,16 +272,18 @@ def _of_files(sample: Sample, rules: ReadingRules, *, names: Sequence[str], over
     """Reads a mask that has a file for every class, each with all that is not background in it as its class."""
     planes: dict[str, Mask] = {}
     levels: list[MaskLevel] = []
+    snapped = 0
     for name, path in sample.class_masks:
         if name not in names:
             raise DataError(
                 f"{path} is a mask of '{name}', and data.classes has {_in_words(names)}.",
                 fix=f"Name the classes: data.classes=[{', '.join(each for each, _ in sample.class_masks)}].",
             )
-        raw = raw_mask(path, sample.slice_index, indices=rules.labels is not None, image=sample.image)
+        raw = raw_mask(path, sample.slice_index, indices=_by_index(rules), image=sample.image)
         read = classify(raw, rules, path=path)
         planes[name] = np.where(read.classes == IGNORE, np.uint8(IGNORE), np.minimum(read.classes, np.uint8(1)))
         levels += (replace(level, of=name) for level in read.levels)
+        snapped += read.snapped
         first = sample.class_masks[0]
         if planes[name].shape != planes[first[0]].shape:
             one, other = (" x ".join(map(str, planes[each].shape)) for each in (name, first[0]))
@@ -265,7 +292,7 @@ def _of_files(sample: Sample, rules: ReadingRules, *, names: Sequence[str], over
             )
     empty = np.zeros_like(next(iter(planes.values())))
     whole = np.stack([planes.get(name, empty) for name in names])
-    return ReadMask(whole if overlap else _joined(whole, sample, names), tuple(levels))
+    return ReadMask(whole if overlap else _joined(whole, sample, names), tuple(levels), snapped)
 
 
 def _joined(planes: Mask, sample: Sample, names: Sequence[str]) -> Mask:
@@ -293,7 +320,9 @@ def classify(raw: Raw, rules: ReadingRules, *, path: Path) -> ReadMask:
     Without labels, a pixel is foreground where its brightest channel is above half of the type's range, or above
     0.5 in a mask that holds nothing above 1. The noise of JPEG and smooth edges are allowed; a mask with a third value
     or a second colour of its own is refused, as is one of values in between. With labels, 0 is background unless they
-    say otherwise, and a value is the whole number within 0.001 of it.
+    say otherwise, and a value is the whole number within 0.001 of it. With colours among the labels, black is
+    background, a number is that grey, and a pixel is of the nearest colour, see `_by_colour`; so it is with labels of
+    greys that are far enough apart in JPEG files.
 
     Raises:
         DataError: a value that the labels do not name, no labels where they are needed, or a mask that is in the
@@ -305,14 +334,133 @@ def classify(raw: Raw, rules: ReadingRules, *, path: Path) -> ReadMask:
             fix="Save the alpha channel as a grey mask (with Pillow: image.getchannel('A')).",
         )
     coloured = _is_coloured(raw.values)
+    if rules.labels is not None and (not _by_index(rules) or (not coloured and _are_apart(raw, rules.labels))):
+        return _by_colour(raw, rules.labels, path)
     if rules.labels is None:
         return _foreground(_whole(raw.values if coloured else raw.values[..., :1]), raw, path)
     if coloured:
+        found = find_regions(raw.values, limits=raw.range, lossy=raw.lossy)
         raise DataError(
-            f"{path} is a coloured mask, but the source has labels.",
-            fix="Save the classes as grey values or as indices of a palette.",
+            f"{path} is coloured ({_listed(found)}), but the labels of the source are numbers.",
+            fix='Give the colours as labels, such as {"#ff0000": 1}; medarts doctor lists them.',
         )
-    return ReadMask(_looked_up(raw.values[..., 0], {0: 0} | dict(rules.labels), raw, path))
+    labels = {value: index for value, index in rules.labels if isinstance(value, int)}
+    return ReadMask(_looked_up(raw.values[..., 0], {0: 0} | labels, raw, path))
+
+
+def colour_of(value: int | str) -> tuple[int, int, int]:
+    """Returns red, green and blue of a label: a colour, or a number that stands for a grey.
+
+    >>> colour_of("#ff8000"), colour_of(7)
+    ((255, 128, 0), (7, 7, 7))
+    """
+    if isinstance(value, int):
+        return value, value, value
+    red, green, blue = bytes.fromhex(value[1:])
+    return red, green, blue
+
+
+def _are_apart(raw: Raw, labels: Sequence[tuple[int | str, int]]) -> bool:
+    """Whether a file is compressed with loss, and its labels so far apart that each value is near one alone."""
+    values = np.sort([0, *(value for value, _ in labels if isinstance(value, int))])
+    steps = np.diff(np.unique(values))
+    return raw.lossy and raw.range == (0.0, 255.0) and len(steps) > 0 and bool(steps.min() > 2 * NEAR_LABEL)
+
+
+def snapped_words(shares: Sequence[float]) -> str:
+    """Returns how much of the masks of a data set is of no labelled colour exactly, as a sentence.
+
+    Args:
+        shares: of the pixels of every mask.
+
+    >>> snapped_words([0.0, 0.02, 0.04])
+    '2.0% of the mask pixels (in 2 of 3 masks) are of no labelled colour and count as of the nearest.'
+    """
+    share = sum(shares) / len(shares)
+    number = sum(each > 0 for each in shares)
+    return (
+        f"{share:.1%} of the mask pixels (in {number} of {len(shares)} masks) are of no labelled colour and count as "
+        "of the nearest."
+    )
+
+
+def _by_colour(raw: Raw, labels: Sequence[tuple[int | str, int]], path: Path) -> ReadMask:
+    """Returns the classes of a mask by the nearest labelled colour.
+
+    JPEG and resizing change colours, slightly within an area and to anything between two colours at its edge. So a
+    pixel farther than `NEAR_LABEL` from all labels is taken for an edge, unless it lies in an area of one colour, or
+    the file has so few colours that it has no such edges; and unless such pixels are more than `_FAR` of all.
+
+    Raises:
+        DataError: there is a colour that the labels do not name.
+    """
+    known = {colour_of(value): index for value, index in (("#000000", 0), *labels)}
+    table = np.array([*known], np.int16)
+    rgb = _rgb(raw, path)
+    codes = (rgb.astype(np.uint32) * np.array([1 << 16, 1 << 8, 1], np.uint32)).sum(2, dtype=np.uint32)
+    classes = np.zeros(codes.shape, np.uint8)
+    exact = np.zeros(codes.shape, np.bool_)
+    for colour, index in known.items():
+        here = codes == (colour[0] << 16 | colour[1] << 8 | colour[2])
+        classes[here] = index
+        exact |= here
+    if exact.all():
+        return ReadMask(classes)
+    others, places = np.unique(codes[~exact], return_inverse=True)
+    colours = np.stack([others >> 16, others >> 8 & 255, others & 255], 1).astype(np.int16)
+    apart = np.abs(colours[:, None] - table[None]).max(2)
+    classes[~exact] = np.array([*known.values()], np.uint8)[apart.argmin(1)][places]
+    far = np.zeros(codes.shape, np.bool_)
+    far[~exact] = (apart.min(1) > NEAR_LABEL)[places]
+    if far.any():
+        noisy = raw.lossy or len(others) > _LISTED
+        _refuse_colours(rgb, codes, far, noisy=noisy, known=known, path=path)
+    return ReadMask(classes, snapped=int((~exact).sum()))
+
+
+def _rgb(raw: Raw, path: Path) -> NDArray[np.uint8]:
+    """Returns a mask as red, green and blue in levels of 255; a grey one has all three alike."""
+    if raw.range is None:
+        raise DataError(
+            f"{path} stores {raw.values.dtype} values, which are no colours.",
+            fix="Give the labels of the source as numbers, or save the mask in 8 bits.",
+        )
+    low, high = raw.range
+    values = raw.values[..., :3] if raw.values.shape[2] >= 3 else raw.values[..., :1]
+    if (low, high) != (0.0, 255.0):
+        values = np.rint((values.astype(np.float64) - low) * (255 / (high - low)))
+    values = (255 - values if raw.inverted else values).astype(np.uint8)
+    return np.asarray(np.broadcast_to(values, (*values.shape[:2], 3)))
+
+
+def _refuse_colours(
+    rgb: NDArray[np.uint8],
+    codes: NDArray[np.uint32],
+    far: NDArray[np.bool_],
+    *,
+    noisy: bool,
+    known: Collection[tuple[int, int, int]],
+    path: Path,
+) -> None:
+    """Raises a DataError where pixels far from all labels are of a colour of their own, see `_by_colour`."""
+    from scipy import ndimage
+
+    own = far
+    if noisy:
+        around = (3, 3, 1)
+        spans = ndimage.maximum_filter(rgb, around) - ndimage.minimum_filter(rgb, around)
+        own = far & (spans.max(2) <= _FLAT)
+        if own.sum() < _BLOCK and far.mean() <= _FAR:
+            return
+        own = own if own.any() else far
+    held, counts = np.unique(codes[own], return_counts=True)
+    first = [f"#{code:06x}" for code in held[np.argsort(-counts, kind="stable")][:3].tolist()]
+    labels = ", ".join("#" + bytes(colour).hex() for colour in [*known][:_SHOWN])
+    raise DataError(
+        f"{path} holds the {'colours' if len(first) > 1 else 'colour'} {', '.join(first)} in {int(own.sum())} pixels; "
+        f"the labels of the source know {labels}.",
+        fix="Add them to the labels, as a class, background or ignore; medarts doctor lists all.",
+    )
 
 
 def _is_coloured(values: NDArray[Any]) -> bool:
@@ -408,7 +556,7 @@ def _advice(regions: Regions, raw: Raw) -> str:
     first = "" if regions.every else "Save it without JPEG noise and smooth edges. "
     if any(len(set(region.value)) > 1 for region in found):
         if raw.palette is None:
-            return f"{first}Save its classes as grey values or as indices of a palette, and give the source labels."
+            return f"{first}Give the source labels, such as {_colour_labels(found, raw)}."
         found = _indexed(found, raw.palette)
     labels = {} if any(region.value[0] != int(region.value[0]) for region in found) else _labels(found, raw)
     if not labels:
@@ -416,6 +564,23 @@ def _advice(regions: Regions, raw: Raw) -> str:
     if labels == {1: 1, 255: 0}:  # what JPEG of the best quality, saved again as PNG, can leave too
         return "Give the source labels, such as {1: 1, 255: 0}, or {1: 0, 255: 1} where 1 is noise."
     return f"{first}Give the source labels, such as {labels}."
+
+
+def _colour_labels(found: tuple[Region, ...], raw: Raw) -> str:
+    """Returns labels for the colours of regions, the black one being background, as a recipe has them."""
+    low, high = raw.range or (0.0, 255.0)
+    levels = [[round((part - low) * 255 / (high - low)) for part in region.value[:3]] for region in found]
+    return labels_text([bytes(level) for level in levels])
+
+
+def labels_text(colours: Sequence[bytes]) -> str:
+    """Returns labels for colours as a recipe has them, black being background.
+
+    >>> labels_text([bytes([0, 0, 0]), bytes([255, 0, 0])])
+    '{"#000000": 0, "#ff0000": 1}'
+    """
+    numbers = iter(range(1, len(colours) + 1))
+    return "{" + ", ".join(f'"#{colour.hex()}": {next(numbers) if any(colour) else 0}' for colour in colours) + "}"
 
 
 def _indexed(found: tuple[Region, ...], palette: NDArray[np.uint8]) -> tuple[Region, ...]:

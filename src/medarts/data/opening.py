@@ -312,6 +312,11 @@ def with_class_indices(settings: SourceSettings, classes: Sequence[str]) -> Sour
     """
     if not isinstance(settings, MaskSourceSettings) or settings.labels is None:
         return settings
+    if settings.labels == "auto":
+        raise DataError(
+            f"The labels of source '{settings.domain}' are auto, but only you know which value means what.",
+            fix="Run medarts doctor on the recipe: it prints the labels block to fill in.",
+        )
     indices = {BACKGROUND: 0, IGNORED: IGNORE} | {name: index for index, name in enumerate(classes, 1)}
     labels = {}
     for value, name in settings.labels.items():

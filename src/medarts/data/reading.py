@@ -43,11 +43,13 @@ class Pair(NamedTuple):
         image: float32 (H, W, channels) in 0..1.
         mask: uint8 (H, W), 0 being background, or (K, H, W), see `medarts.data.masks.ReadMask`.
         levels: the values of the mask where it was read without labels; see ``medarts.data.masks``.
+        snapped: share of the mask's pixels that are of no labelled colour exactly.
     """
 
     image: Image
     mask: Mask
     levels: tuple[MaskLevel, ...]
+    snapped: float = 0.0
 
 
 def read_pair(
@@ -65,9 +67,9 @@ def read_pair(
         DataError: a file cannot be read, does not fit the rules, or the two differ in size.
     """
     image = read_image(sample, rules, channels=channels, context=context)
-    mask, levels = read_mask(sample, rules, names=names, overlap=overlap)
+    mask, levels, snapped = read_mask(sample, rules, names=names, overlap=overlap)
     check_sizes(sample, image.shape, mask.shape)
-    return Pair(image, mask, levels)
+    return Pair(image, mask, levels, snapped / (mask.shape[-2] * mask.shape[-1]))
 
 
 def read_image(sample: Sample, rules: ReadingRules, *, channels: int, context: int = 0) -> Image:

@@ -35,7 +35,7 @@ from medarts.data.digests import digests_read
 from medarts.data.folds import undivided
 from medarts.data.geometry import Framing, framed
 from medarts.data.manifest import Manifest, Sample
-from medarts.data.masks import DomainLevels, Mask, MaskLevel, check_classes
+from medarts.data.masks import DomainLevels, Mask, MaskLevel, check_classes, snapped_words
 from medarts.data.reading import MaskState, frame_image, frame_mask, read_image, read_pair
 from medarts.data.rows import Rows, RowWriter, StoredRows
 from medarts.errors import DataError
@@ -77,6 +77,7 @@ class _Read(NamedTuple):
     is_stretched: bool = False
     lost: bool = False
     levels: tuple[MaskLevel, ...] = ()
+    snapped: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,7 @@ def _write(folder: Path, manifest: Manifest, settings: DataSettings, forms: _For
     """Writes the arrays, says which masks have lost classes, and returns the digests of the files."""
     number = len(manifest.samples)
     lost: list[Sample] = []
+    snapped: dict[str, list[float]] = {}
     stretched = 0
     levels = {domain: DomainLevels() for domain in manifest.domains}
     with ExitStack() as stack:
@@ -279,12 +281,16 @@ def _write(folder: Path, manifest: Manifest, settings: DataSettings, forms: _For
             if read.lost:
                 lost.append(sample)
             stretched += read.is_stretched
+            snapped.setdefault(sample.domain, []).append(read.snapped)
             levels[sample.domain].add(read.levels)
             if (problem := levels[sample.domain].problem(sample.domain)) is not None:
                 raise problem
             bar.advance()
         for writer in writers.values():
             writer.finish()
+    for domain, shares in snapped.items():
+        if any(shares):
+            inform(f"{domain}: {snapped_words(shares)}")
     if stretched:
         inform(
             f"{stretched:,} of {number:,} images are not square and were stretched to {settings.size} x "
@@ -335,11 +341,12 @@ def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
     rules, size = manifest.rules[sample.domain], settings.size
     mask_read: Mask | None = None
     levels: tuple[MaskLevel, ...] = ()
+    snapped = 0.0
     if sample.mask is None:
         image_hwc = read_image(sample, rules, channels=settings.in_channels)
     else:
         names, overlap = settings.class_names, settings.overlap
-        image_hwc, mask_read, levels = read_pair(
+        image_hwc, mask_read, levels, snapped = read_pair(
             sample, rules, channels=settings.in_channels, names=names, overlap=overlap
         )
         if not overlap:
@@ -351,7 +358,7 @@ def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
     if mask_read is not None:
         mask, truths = frame_mask(mask_read, framing, size=size, number=len(settings.class_names))
         rows, lost = (*rows, mask, truths), bool((truths == MaskState.VANISHED).any())
-    return _Read(rows, settings.resize == "squash" and height != width, lost, levels)
+    return _Read(rows, settings.resize == "squash" and height != width, lost, levels, snapped)
 
 
 def _check_disk(cache: Path, needed: int) -> None:

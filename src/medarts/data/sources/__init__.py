@@ -264,8 +264,9 @@ def rules_of(settings: SourceSettings, *, defaults: ReadingRules | None = None) 
     labels = defaults.labels
     if isinstance(settings, MaskSourceSettings) and settings.labels is not None:
         # names of classes have become indices, see medarts.data.opening.survey
-        labels = tuple(sorted((value, int(index)) for value, index in settings.labels.items()))
-        if any(not 0 <= value <= 65535 for value, _ in labels):
+        meanings = {} if settings.labels == "auto" else settings.labels
+        labels = tuple(sorted(((value, int(index)) for value, index in meanings.items()), key=_numbers_first))
+        if any(not 0 <= value <= 65535 for value, _ in labels if isinstance(value, int)):
             raise DataError(
                 f"The labels {settings.labels} of source {settings.domain} are out of range.",
                 fix="Values go from 0 to 65535.",
@@ -275,6 +276,11 @@ def rules_of(settings: SourceSettings, *, defaults: ReadingRules | None = None) 
         percentiles=settings.percentiles if given else defaults.percentiles,
         labels=labels,
     )
+
+
+def _numbers_first(label: tuple[int | str, int]) -> tuple[bool, int, str]:
+    value, _ = label
+    return (True, 0, value) if isinstance(value, str) else (False, value, "")
 
 
 def _by_name(paths: Iterable[Path], name_of: Callable[[Path], str]) -> tuple[dict[str, Path], list[Fault]]:
