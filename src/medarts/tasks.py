@@ -201,6 +201,8 @@ class SegmentationTask:
         for name, part in parts.items():
             truths = store.truths[store.indices(part)]
             if (truths == MaskState.PRESENT).any():
+                if name == "training":
+                    self._check_every_class(truths, part)
                 continue
             size = store.images.shape[-1]
             if (truths == MaskState.VANISHED).any():
@@ -209,6 +211,27 @@ class SegmentationTask:
                     fix="Raise data.size, or crop the images around the objects.",
                 )
             raise DataError(f"All masks of the {name} images are empty.", fix="Add images with objects to that split.")
+
+    def _check_every_class(self, truths: NDArray[np.uint8], training: Manifest) -> None:
+        """Refuses training images whose masks never show one of the classes."""
+        shown = (truths == MaskState.PRESENT).any(0)
+        if shown.all():
+            return
+        number = int(np.flatnonzero(~shown)[0])
+        labels = [
+            str(value) for rules in training.rules.values() for value, of in rules.labels or () if of == number + 1
+        ]
+        values = f" (labels {', '.join(dict.fromkeys(labels))})" if labels else ""
+        found = ", ".join(name for name, is_shown in zip(self.names, shown, strict=True) if is_shown)
+        if (truths[:, number] == MaskState.VANISHED).any():
+            raise DataError(
+                f"The class '{self.names[number]}' is lost in all masks of the training images by resizing.",
+                fix="Raise data.size, or crop the images around the objects.",
+            )
+        raise DataError(
+            f"No mask of the training images shows the class '{self.names[number]}'{values}, only {found}.",
+            fix="Correct the labels of the source, add images that show it, or leave it out of data.classes.",
+        )
 
     def begin(self, biases: Iterable[nn.Parameter], training: Batches) -> None:
         """Makes the heads of a new network predict every class with the probability that the masks show it.

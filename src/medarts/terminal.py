@@ -70,6 +70,10 @@ def show_examination(examination: Examination) -> None:
             for finding, shown in summary.findings.items():
                 positives.add_row(printable(finding), *[str(shown[split]) for split in SPLITS])
             show_table(console, positives)
+        if summary.labels:
+            say(f"{summary.domain}: values of the masks, for its source in a recipe and data.classes:", to=console)
+            for line in summary.labels:
+                console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
     errors, warnings = (examination.count(level) for level in ("error", "warning"))
     console.print(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}", highlight=False)
 

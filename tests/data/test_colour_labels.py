@@ -5,14 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-from medarts.config import DataSettings, parse
+from medarts.config import DataSettings, make_source, parse
+from medarts.data.doctor import examine
 from medarts.data.manifest import ReadingRules, Sample
 from medarts.data.masks import ReadMask, read_mask
 from medarts.data.opening import open_manifest, with_class_indices
 from medarts.data.store import open_store
 from medarts.errors import DataError, RecipeError
+from medarts.tasks import SegmentationTask
 
 COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 100, 0]], np.uint8)
 LABELS: dict[int | str, int] = {"#ff0000": 1, "#006400": 2}
@@ -172,3 +175,48 @@ def test_the_share_of_snapped_pixels_is_reported_once_a_set(
     reported = [line for line in capsys.readouterr().err.splitlines() if "no labelled colour" in line]
     assert len(reported) == 1
     assert reported[0].startswith("folder: ")
+
+
+# What the doctor proposes
+
+
+def coloured(folder_data: Path) -> Path:
+    for path in sorted((folder_data / "masks").iterdir()):
+        mask = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
+        mask[2:8, 2:8] = 2
+        saved(path, mask)
+    return folder_data
+
+
+def test_the_doctor_prints_labels_that_the_next_recipe_takes(folder_data: Path, medarts: Any, tmp_path: Path) -> None:
+    status, output, _ = medarts("doctor", coloured(folder_data), "--out", tmp_path / "found.csv")
+    assert status == 1
+    lines = [line[4:] for line in output.splitlines() if line.startswith("    ")]
+    block = yaml.safe_load("\n".join(lines))
+    assert block == {"classes": 3, "labels": {"#000000": "background", "#006400": 1, "#ff0000": 2}}
+    assert all("% of the pixels, in" in line for line in lines[2:])
+    source = {"kind": "folder", "path": str(folder_data), "labels": block["labels"]}
+    settings = parse({"data": {"sources": [source], "classes": block["classes"], "size": 32}}).data
+    assert not examine(settings.sources, needs=settings).failed
+
+
+def test_the_doctor_takes_a_recipe_whose_labels_are_to_be_found_out(folder_data: Path) -> None:
+    settings = section(coloured(folder_data), labels="auto")
+    found = examine(settings.sources, needs=settings)
+    assert any("are auto" in finding.problem for finding in found.findings)
+    assert '"#006400": 1' in "\n".join(found.summaries[0].labels)
+
+
+def test_binary_masks_need_no_labels(folder_data: Path) -> None:
+    (summary,) = examine([make_source(kind="folder", path=folder_data)]).summaries
+    assert summary.labels == ()
+
+
+def test_a_class_that_no_training_mask_shows_is_an_error(folder_data: Path, tmp_path: Path) -> None:
+    labels = {"#000000": "background", "#ff0000": "tumour", "#006400": "tumour", "#0000ff": "vessel"}
+    settings = section(coloured(folder_data), labels=labels).model_copy(update={"cache": tmp_path / "cache"})
+    store = open_store(open_manifest(settings, needs=()), settings)
+    task = SegmentationTask(settings, loss="ce_dice")
+    with pytest.raises(DataError, match=r"shows the class 'vessel' \(labels #0000ff\), only tumour"):
+        task.check(store, {"training": store.manifest.of_split("train")})
+    task.check(store, {"validation": store.manifest.of_split("val")})

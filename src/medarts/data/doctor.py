@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medarts.config import SPLITS, DataSettings, SourceSettings, Split
+from medarts.config import SPLITS, DataSettings, MaskSourceSettings, SourceSettings, Split
 from medarts.data.examination import Examination, Finding, Level, Summary, common, first_of, kind_of
 from medarts.data.formats.raw import Raw
 from medarts.data.geometry import framed
@@ -28,6 +28,7 @@ from medarts.data.masks import (
 )
 from medarts.data.opening import DIVIDED, Survey, advice, survey
 from medarts.data.parts import read_parts, stacked
+from medarts.data.proposal import MaskValues
 from medarts.data.reading import (
     check_labels,
     check_sizes,
@@ -98,7 +99,12 @@ def examine(
     """
     found: list[Finding] = []
     surveys: list[tuple[Survey, SourceSettings]] = []
-    for settings in sources:
+    for given in sources:
+        settings = given
+        if isinstance(given, MaskSourceSettings) and given.labels == "auto":
+            settings = given.model_copy(update={"labels": None})
+            fix = "Replace the word by the labels below, and name the classes."
+            found.append(Finding("error", str(given.path), f"The labels of source '{given.domain}' are auto.", fix))
         try:
             findings, classes = (needs.findings, needs.class_names) if needs else (None, ())
             surveys.append((survey(settings, findings=findings, classes=classes), settings))
@@ -108,9 +114,10 @@ def examine(
         found += _of_listing(*surveys[-1], needs)
     total = sum(len(each.manifest.samples) for each, _ in surveys)
     looks: list[_Look] = []
+    values = {settings.domain: MaskValues() for _, settings in surveys}
     for each, _ in surveys:
         for sample in each.manifest.samples:
-            looks.append(_look(sample, each.manifest.rules[sample.domain], needs))
+            looks.append(_look(sample, each.manifest.rules[sample.domain], needs, values[sample.domain]))
             if progress:
                 progress(len(looks), total)
     found += _of_files(looks)
@@ -118,7 +125,7 @@ def examine(
     for each, settings in surveys:
         found += _of_levels(settings, looks)
         found += _of_classes(each.manifest, settings, looks, needs)
-    return Examination(tuple(found), tuple(_summary(each.manifest, looks) for each, _ in surveys))
+    return Examination(tuple(found), tuple(_summary(each.manifest, looks, values) for each, _ in surveys))
 
 
 def _of_listing(found: Survey, settings: SourceSettings, needs: DataSettings | None) -> Iterator[Finding]:
@@ -243,10 +250,10 @@ def _slices(numbers: Sequence[int]) -> str:
     return f"slice{'s' if len(numbers) > 1 else ''} {first_of(named)}"
 
 
-def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> _Look:
+def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None, values: MaskValues) -> _Look:
     findings: list[Finding] = []
     raw = _image(sample, rules, needs, findings)
-    mask, levels, snapped = _mask(sample, rules, needs, findings) or (None, (), 0)
+    mask, levels, snapped = _mask(sample, rules, needs, findings, values) or (None, (), 0)
     if raw is not None and mask is not None:
         try:
             check_sizes(sample, raw.values.shape, mask.shape)
@@ -344,13 +351,21 @@ def _image_doubts(raw: Raw, image: Image, rules: ReadingRules) -> Iterator[tuple
         yield "Grey values are stored inverted (MONOCHROME1 or MinIsWhite).", "None needed: they are turned."
 
 
-def _mask(sample: Sample, rules: ReadingRules, needs: DataSettings | None, findings: list[Finding]) -> ReadMask | None:
+def _mask(
+    sample: Sample,
+    rules: ReadingRules,
+    needs: DataSettings | None,
+    findings: list[Finding],
+    values: MaskValues,
+) -> ReadMask | None:
     if sample.mask is None:
         return None
     try:
         if sample.class_masks:
             return _mask_of_classes(sample, rules, needs)
         raw = stored_mask(sample, rules)
+        if rules.labels is None:
+            values.add(raw)
         found = classify(raw, rules, path=sample.mask)
     except DataError as error:
         findings.append(_error(sample, sample.mask, error))
@@ -402,7 +417,7 @@ def _duplicates(looks: Iterable[_Look]) -> Iterator[Finding]:
             )
 
 
-def _summary(manifest: Manifest, looks: Iterable[_Look]) -> Summary:
+def _summary(manifest: Manifest, looks: Iterable[_Look], values: Mapping[str, MaskValues]) -> Summary:
     (domain,) = manifest.domains
     own = [look for look in looks if look.sample.domain == domain]
     positives = {split: manifest.of_split(split).labels().sum(axis=0) for split in SPLITS}
@@ -419,6 +434,7 @@ def _summary(manifest: Manifest, looks: Iterable[_Look]) -> Summary:
             finding: {split: int(positives[split][n]) for split in SPLITS}
             for n, finding in enumerate(manifest.findings)
         },
+        labels=tuple(values[domain].block()) if values[domain].are_several else (),
     )
 
 

@@ -105,6 +105,7 @@ class Summary:
         sizes: "height x width" -> readable images of that size, the most frequent first.
         foreground: mean part of the pixels that is not background, over the readable masks; None without one.
         findings: what the images could show -> images of every split that show it; empty for images with masks.
+        labels: lines for the recipe that name the values of masks of several classes; empty where labels are given.
     """
 
     domain: str
@@ -114,6 +115,7 @@ class Summary:
     sizes: dict[str, int]
     foreground: float | None
     findings: dict[str, dict[Split, int]]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
