@@ -153,6 +153,7 @@ class SegmentationTask:
         indices: list[int] = []
         foreground: list[Tensor] = []
         ranked: list[Tensor] = []
+        forward = batches.over_images(forward)
         for batch in batches.all():
             outputs = forward(batch.images, all_heads=True)
             plain = Mixture(batch.images, ((1.0, batch.targets),))
@@ -204,7 +205,7 @@ class SegmentationTask:
                 if name == "training":
                     self._check_every_class(truths, part)
                 continue
-            size = store.images.shape[-1]
+            size = store.size
             if (truths == MaskState.VANISHED).any():
                 raise DataError(
                     f"All masks of the {name} images are empty once resized to data.size {size}.",

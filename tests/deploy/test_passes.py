@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from tests.deploy.engines_of_tests import FindingsEngine, PixelEngine, findings_info, masks_info
 
-from medarts.deploy.passes import Mirrored, Windowed, blended, starts
+from medarts.data.windows import blended, starts
+from medarts.deploy.passes import Mirrored, Windowed
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(0, 256, (3, 1, 50, 70)).astype(np.float32)

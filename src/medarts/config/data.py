@@ -37,7 +37,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 Task = Literal["segmentation", "classification"]
 
-Resize = Literal["fit", "squash"]
+Resize = Literal["fit", "squash", "patches"]
 
 Intensity = Annotated[Number, Field(ge=-1e9, le=1e9)]
 Percentile = Annotated[Number, Field(ge=0, le=100)]
@@ -237,6 +237,23 @@ class AugmentationSettings(Section):
 _MOST_FOLDS = 100
 
 
+class CropSampling(Section):
+    """How crops are drawn from the images of an epoch.
+
+    Attributes:
+        foreground: share of the crops that contain a random foreground pixel, of a random class that the image shows.
+    """
+
+    foreground: Annotated[Number, Field(ge=0, le=1)] = 0.33
+
+
+Sampling = Annotated[
+    Annotated[Literal["by_size", "equal", "foreground"], Tag("images")] | Annotated[CropSampling, Tag("crops")],
+    Discriminator(lambda given: "crops" if isinstance(given, dict | CropSampling) else "images"),
+]
+"""Which images an epoch shows, or how its crops are drawn."""
+
+
 class DataSettings(Section):
     """What the networks see.
 
@@ -244,7 +261,13 @@ class DataSettings(Section):
         sources: the data sets; several are joined to one.
         size: height and width of what networks see, in pixels.
         resize: how images get this size: fit keeps their aspect ratio and pads what is left, squash stretches them to a
-            square.
+            square, patches crops it from images of any size at their own resolution (for masks); an epoch has as many
+            crops as tiles of that size cover the images, and predictions slide over an image.
+        scale: factor by which images are shrunk before patches are cropped.
+        spacing_mm: height and width of a pixel, in mm, to which images are resized before patches are cropped, so that
+            those of all scanners have one; the files have to say theirs.
+        context: neighbouring slices on either side of a slice that become further channels: of grey volumes 2 x context
+            + 1 in all. At the ends of a volume the last slice is repeated.
         in_channels: channels of the images; grey images are repeated, colour images become luma where 1.
         classes: what is segmented: the names of the foreground classes, such as [liver, tumour], which tables, pages
             and predictions show; or the number of outputs, with classes called by number. One name, or 1: foreground or
@@ -255,7 +278,8 @@ class DataSettings(Section):
             the sources.
         sampling: by_size draws every image once an epoch; equal draws equally many of every domain; foreground equally
             many of every class (or finding) and of images without any, an image counting for the rarest that it shows.
-            It holds for training and for both halves of a search.
+            It holds for training and for both halves of a search. For patches also {foreground: 0.33}, the share of
+            crops that contain a random foreground pixel, of a random class that the image shows.
         folds: number of folds, for small data (cross-validation): the patients are divided into as many parts, which
             replace the splits of the data. Training makes a network for each fold, and all are used as one, by the mean
             of their probabilities.
@@ -268,11 +292,14 @@ class DataSettings(Section):
     sources: Annotated[tuple[AnySource, ...], Field(min_length=1, max_length=100)]
     size: Annotated[Whole, Field(ge=16, le=LARGEST_SIZE)] = 256
     resize: Annotated[Resize, Before("squash")] = "fit"
+    scale: Annotated[Number, Field(gt=0, le=1), LATER] = 1.0
+    spacing_mm: Annotated[Annotated[Number, Field(gt=0, le=100)] | None, LATER] = None
+    context: Annotated[Annotated[Whole, Field(ge=0, le=10)], LATER] = 0
     in_channels: Annotated[Whole, Field(ge=1, le=64)] = 3
     classes: Classes = 1
     overlap: Annotated[Flag, LATER] = False
     findings: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST_OUTPUTS)] | None = None
-    sampling: Literal["by_size", "equal", "foreground"] = "by_size"
+    sampling: Sampling = "by_size"
     folds: Annotated[Annotated[Whole, Field(ge=2, le=_MOST_FOLDS)] | None, LATER] = None
     fold: Annotated[Annotated[Whole, Field(ge=1, le=_MOST_FOLDS)] | None, LATER] = None
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -366,6 +393,30 @@ class DataSettings(Section):
             raise ValueError(f"fold is {self.fold}, but there are no folds; give their number in folds")
         if self.fold is not None and self.folds is not None and self.fold > self.folds:
             raise ValueError(f"fold is {self.fold}, but there are {self.folds} folds; use 1 to {self.folds}")
+        return self
+
+    @model_validator(mode="after")
+    def _patches_alone(self) -> "DataSettings":
+        if self.resize == "patches":
+            if self.task != "segmentation":
+                raise ValueError("resize: patches is for masks; findings are those of whole images, use fit")
+            if self.spacing_mm is not None and self.scale != 1:
+                raise ValueError("scale and spacing_mm exclude each other; keep one of them")
+            return self
+        given = {"scale": self.scale != 1, "spacing_mm": self.spacing_mm is not None}
+        given["sampling.foreground"] = isinstance(self.sampling, CropSampling)
+        for name in (name for name, is_given in given.items() if is_given):
+            raise ValueError(f"{name} is for resize: patches; leave it out, or set resize: patches")
+        return self
+
+    @model_validator(mode="after")
+    def _context_fits(self) -> "DataSettings":
+        slices = 2 * self.context + 1
+        if self.in_channels % slices:
+            raise ValueError(
+                f"context {self.context} takes {slices} slices, which give {slices} channels (of grey volumes) or a "
+                f"multiple, not in_channels {self.in_channels}; set in_channels to {slices}"
+            )
         return self
 
     @model_validator(mode="after")

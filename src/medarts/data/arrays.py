@@ -14,16 +14,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
-from medarts.config import DataSettings, Split
+from medarts.config import DataSettings, SourceSettings, Split
 from medarts.config.data import Resize
 from medarts.config.explaining import explain
 from medarts.config.section import MOST_OUTPUTS, Section
+from medarts.data.crops import Crops, RaggedArrays, places_of
 from medarts.data.digests import new_digest
-from medarts.data.geometry import Framing, framed, squashed
+from medarts.data.geometry import Framing, squashed
 from medarts.data.images import Layout, as_array, as_hwc, scaled
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import IGNORE
-from medarts.data.reading import classes_in, frame_image, frame_mask
+from medarts.data.reading import classes_in, frame_image, frame_mask, framing_of
 from medarts.data.sources.arrays import ArraysSettings
 from medarts.data.splits import SPLIT_SEED, complete_splits, divided, split_named
 from medarts.data.store import ImageStore
@@ -72,7 +73,7 @@ def from_arrays(images: ArrayLike, targets: ArrayLike, **options: Unpack[Options
             from the masks. Classes that may overlap are named.
         ignore: value of masks that marks pixels which neither loss nor scores count. Default: there are none.
         size: height and width that networks see, in pixels. Default: that of the images, which must be square.
-        resize: how images get that size, "fit" or "squash"; see ``data.resize`` of a recipe. Default: "fit".
+        resize: how images get that size, "fit", "squash" or "patches"; see ``data.resize`` of a recipe. Default: "fit".
         channels: axis of the channels, "first" or "last". Default: the one of 1 to 4 entries.
         window: (low, high) values that become 0 and 1.
         percentiles: (low, high) percentiles of each image that become 0 and 1.
@@ -136,10 +137,10 @@ def data_section(store: ImageStore) -> dict[str, Any]:
         **{key: list(value) for key, value in scaling.items() if value is not None},
     }
     square = store.sizes is None or bool((store.sizes[:, 0] == store.sizes[:, 1]).all())
-    resize = {} if square else {"resize": store.resize}
+    resize = {} if square and store.crops is None else {"resize": store.resize}
     return {
         "sources": [source],
-        "size": store.images.shape[2],
+        "size": store.size,
         "in_channels": store.images.shape[1],
         **resize,
         **outputs,
@@ -158,6 +159,7 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
     wanted = _checked(options)
     settings, layout = wanted.sources[0], options.get("channels")
     name, rules = settings.domain, ReadingRules(settings.window, settings.percentiles)
+    patches = wanted.resize == "patches"
     images: list[NDArray[np.float16]] = []
     targets: list[NDArray[np.uint8]] = []
     framings: list[Framing] = []
@@ -165,14 +167,17 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
     sizes: list[tuple[int, ...]] = []
     for number, (image, target) in enumerate(items):
         image_hwc = as_hwc(image, layout, number)
-        side = _side(image_hwc, number) if options.get("size") is None else wanted.size
-        framing = framed(*image_hwc.shape[:2], size=side, resize=wanted.resize)
-        made = frame_image(scaled(image_hwc, rules, number, fix=_SCALING), framing, size=side)
+        height, width = image_hwc.shape[:2]
+        side = _side(image_hwc, number) if options.get("size") is None and not patches else wanted.size
+        framing = framing_of(Path(f"Image {number}"), height, width, wanted.model_copy(update={"size": side}))
+        image_scaled = scaled(image_hwc, rules, number, fix=_SCALING)
+        made = frame_image(image_scaled, framing, size=None if patches else side)
         if target.ndim < 2:
             read = _labels(target, number)
         else:
             read = _mask(target, image_hwc, number, ignore=options.get("ignore"))
-        if images and (made.shape != images[0].shape or read.ndim != targets[0].ndim):
+        alike = slice(0, 1 if patches else None)
+        if images and (made.shape[alike] != images[0].shape[alike] or read.ndim != targets[0].ndim):
             raise DataError(
                 f"Item {number} differs from those before: image {image.shape}, target {target.shape}.",
                 fix="Give size to resize all images, equally many channels, and either masks or labels.",
@@ -180,37 +185,59 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
         images.append(made.astype(np.float16))
         targets.append(read)
         framings.append(framing)
-        sizes.append(image_hwc.shape[:2])
+        sizes.append((height, width))
         # Runs of before stretched all images: others have to be other data to them.
-        form = "" if framing == squashed(*image_hwc.shape[:2], size=side) else wanted.resize
+        form = "" if framing == squashed(height, width, size=side) else wanted.resize
         digests.append((_digest(image, form), _digest(target)))
     if not images:
         raise DataError(f"The data set {name} is empty.", fix="Give at least one image for training.")
     names = _finding_names(options, targets[0])
     classes: tuple[str, ...] = ()
-    if names:
-        stacked, truths = np.stack(targets), np.zeros((len(images), 0), np.uint8)
-    else:
+    truths = np.zeros((len(images), 0), np.uint8)
+    if names and patches:
+        raise DataError("Patches are for masks, but the targets are labels.", fix='Leave resize="patches" out.')
+    if not names:
         classes = _class_names(options, wanted, targets)
-        number, side = len(classes) or _number(options, wanted, targets), images[0].shape[-1]
+        number, side = len(classes) or _number(options, wanted, targets), None if patches else images[0].shape[-1]
         seen = [frame_mask(mask, at, size=side, number=number) for mask, at in zip(targets, framings, strict=True)]
-        stacked, truths = (np.stack(each) for each in zip(*seen, strict=True))
-    shown = [tuple(each for each, found in zip(names, row, strict=True) if found) for row in stacked] if names else []
+        targets, truths = [mask for mask, _ in seen], np.stack([of for _, of in seen])
+    about: dict[str, Any] = {"sizes": np.array(sizes, np.int32), "resize": wanted.resize, "class_names": classes}
+    if patches:
+        about["crops"] = _crops(images, targets, size=wanted.size, classes=truths.shape[1])
+    manifest = _manifest(targets, names, digests, options, settings)
+    stacked = (about["crops"].images, about["crops"].masks) if patches else (np.stack(images), np.stack(targets))
+    store = ImageStore(manifest, *stacked, truths, **about)
+    with _as_in_a_recipe(DataSettings):  # what the arrays themselves decide
+        DataSettings.model_validate(data_section(store))
+    return store
+
+
+def _manifest(
+    targets: list[NDArray[np.uint8]],
+    names: tuple[str, ...],
+    digests: list[tuple[str, str]],
+    options: Options,
+    settings: SourceSettings,
+) -> Manifest:
+    """Returns the manifest of images with their targets and digests."""
+    name, rules = settings.domain, ReadingRules(settings.window, settings.percentiles)
+    shown = [tuple(each for each, found in zip(names, row, strict=True) if found) for row in targets] if names else []
     samples: list[Sample] = []
     held: dict[Path, str] = {}
-    placed = _placed(len(images), options.get("patients"), options.get("splits"), settings.fractions)
+    placed = _placed(len(targets), options.get("patients"), options.get("splits"), settings.fractions)
     for number, (patient, split) in enumerate(placed):
         key = f"{number:06d}"
         mask = None if names else Path(name, "targets", key)
         found = shown[number] if names else ()
         samples.append(Sample(key, Path(name, "images", key), mask, patient, name, split, findings=found))
         held |= zip(samples[-1].files, digests[number], strict=False)  # labels are in the manifest itself
-    manifest = Manifest(tuple(samples), {name: rules}, names, digests=held)
-    about: dict[str, Any] = {"sizes": np.array(sizes, np.int32), "resize": wanted.resize, "class_names": classes}
-    store = ImageStore(manifest, np.stack(images), stacked, truths, **about)
-    with _as_in_a_recipe(DataSettings):  # what the arrays themselves decide
-        DataSettings.model_validate(data_section(store))
-    return store
+    return Manifest(tuple(samples), {name: rules}, names, digests=held)
+
+
+def _crops(images: list[NDArray[np.float16]], masks: list[NDArray[np.uint8]], *, size: int, classes: int) -> Crops:
+    places, counts = zip(*(places_of(mask, classes) for mask in masks), strict=True)
+    shapes = np.array([mask.shape[-2:] for mask in masks], np.int32)
+    return Crops(size, RaggedArrays(images), RaggedArrays(masks), shapes, np.stack(counts), RaggedArrays([*places]))
 
 
 def _checked(options: Options) -> DataSettings:

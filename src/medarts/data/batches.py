@@ -15,6 +15,7 @@ is mixup (Zhang et al. 2018).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +23,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medarts.config import AugmentationSettings, MixingSettings
+from medarts.config.data import CropSampling
+from medarts.data.crops import with_places
 from medarts.data.manifest import Manifest
 from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
+from medarts.data.windows import corners, enlarging
 from medarts.errors import DataError
 from medarts.system.randomness import seed_of
 
 
-def check_fills_a_batch(part: Manifest, batch: int, *, name: str) -> None:
-    """Refuses a part of the data that does not fill one batch."""
-    if len(part.samples) < batch:
+def number_drawn(store: ImageStore, indices: NDArray[np.int64]) -> int:
+    """Returns how many images, or crops of images with sizes of their own, an epoch has."""
+    return len(indices) if store.crops is None else int(store.crops.tiles[indices].sum())
+
+
+def check_fills_a_batch(part: Manifest, batch: int, *, name: str, store: ImageStore | None = None) -> None:
+    """Refuses a part of the data that does not fill one batch.
+
+    Args:
+        part: the part.
+        batch: images of a batch.
+        name: of the part.
+        store: the images, where crops are counted. Default: whole images are.
+    """
+    number = len(part.samples) if store is None else number_drawn(store, store.indices(part))
+    if number < batch:
+        what = "images" if store is None or store.crops is None else "patches"
         raise DataError(
-            f"The images of the {name} are {len(part.samples)}, fewer than a batch of {batch}.",
+            f"The {what} of the {name} are {number}, fewer than a batch of {batch}.",
             fix="Lower the batch size, or add images.",
         )
 
@@ -77,26 +95,38 @@ class Batches:
         self.name = name
         self.device = device
 
-    def order(self, epoch: int, *, seed: int, sampling: str) -> NDArray[np.int64]:
-        """Returns the positions of an epoch's images, in the order in which they are drawn.
+    def order(self, epoch: int, *, seed: int, sampling: str | CropSampling) -> NDArray[np.int64]:
+        """Returns the positions of an epoch's images, in the order in which they are drawn; of crops see `with_places`.
 
         Args:
             seed: seed of the run.
             sampling: by_size: every image once. equal: as many images, the domains in equal parts, the images of a
                 small domain more than once. foreground: the same with what images show (``rarest_shown``) for domains.
+                A share of crops with foreground: by_size, but for these.
         """
         generator = np.random.default_rng(seed_of(seed, "order", self.name, epoch))
-        if sampling == "by_size":
-            return generator.permutation(self.indices)
+        crops = self.store.crops
+        if crops is None:
+            return self._drawn(self.indices, sampling, generator)
+        drawn = self._drawn(np.repeat(self.indices, crops.tiles[self.indices]), sampling, generator)
+        share = sampling.foreground if isinstance(sampling, CropSampling) else 0.0
+        return with_places(drawn, crops, self.indices, generator, share=share)
+
+    def _drawn(
+        self, pool: NDArray[np.int64], sampling: str | CropSampling, generator: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Returns as many images as a pool has, in which each is as often as it has crops."""
+        if sampling == "by_size" or isinstance(sampling, CropSampling):
+            return generator.permutation(pool)
         groups = self.domains if sampling == "equal" else self.rarest_shown
         names = np.unique(groups)
-        share = -(-len(self.indices) // len(names))
+        share = -(-len(pool) // len(names))
         drawn = []
         for name in names:
-            members = self.indices[groups == name]
+            members = pool[np.isin(pool, self.indices[groups == name])]
             rounds = [generator.permutation(members) for _ in range(-(-share // len(members)))]
             drawn.append(np.concatenate(rounds)[:share])
-        return generator.permutation(np.concatenate(drawn))[: len(self.indices)]
+        return generator.permutation(np.concatenate(drawn))[: len(pool)]
 
     @cached_property
     def rarest_shown(self) -> NDArray[np.int64]:
@@ -111,7 +141,7 @@ class Batches:
     @property
     def steps(self) -> int:
         """Whole batches of an epoch; a smaller rest is left for another epoch's order."""
-        return len(self.indices) // self.batch
+        return number_drawn(self.store, self.indices) // self.batch
 
     def training(self, order: NDArray[np.int64], step: int, *, settings: AugmentationSettings, seed: int) -> Batch:
         """Returns the augmented batch of a step; steps beyond the last start over."""
@@ -128,15 +158,66 @@ class Batches:
         """Yields every image once, unchanged, in the order of the manifest.
 
         The sizes of the batches differ by at most one: norms that use the statistics of a batch would make of a rest of
-        one image something else than of the others.
+        one image something else than of the others. Images with sizes of their own come one by one, whole; networks see
+        them by `over_images`.
         """
+        if self.store.crops is not None:
+            for index in self.indices:
+                yield self._whole(index)
+            return
         for indices in np.array_split(self.indices, -(-len(self.indices) // self.batch)):
             yield self._load(indices)
 
+    def over_images(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a network that takes the images of `all`, in tiles where they have sizes of their own."""
+        return forward if self.store.crops is None else tiled(forward, self.store.size, batch=self.batch)
+
+    def _whole(self, index: np.int64) -> Batch:
+        image, mask = (
+            torch.from_numpy(of[index][None]).to(self.device) for of in (self.store.images, self.store.targets)
+        )
+        return Batch(image.float(), mask, np.array([index]), self.store.truths[[index]])
+
     def _load(self, indices: NDArray[np.int64]) -> Batch:
+        if self.store.crops is not None:
+            arrays = self.store.crops.images_and_masks(indices)
+            crops, masks = (torch.from_numpy(of).to(self.device) for of in arrays)
+            return Batch(crops.float(), masks, indices[:, 0], self.store.truths[indices[:, 0]])
         images = torch.from_numpy(self.store.images[indices]).to(self.device).float()
         targets = torch.from_numpy(self.store.targets[indices]).to(self.device)
         return Batch(images, targets, indices, self.store.truths[indices])
+
+
+def tiled(forward: Callable[..., Any], window: int, *, batch: int) -> Callable[..., Any]:
+    """Returns a network of images of one size as one of an image of any size, seen in as few tiles as cover it.
+
+    Args:
+        forward: gives a tensor (B, K, window, window), or several.
+        window: height and width that it takes.
+        batch: tiles at a time, at most; numbers differ by at most one, see `Batches.all`.
+    """
+
+    def over(image_1chw: Tensor, *more: Any, **options: Any) -> Any:
+        height, width = image_1chw.shape[-2:]
+        framing, (tall, wide) = enlarging(height, width, window)
+        image = image_1chw.new_zeros(*image_1chw.shape[:2], tall, wide)
+        image[(..., *framing.window)] = image_1chw
+        places = corners(tall, wide, window, step=window)
+        found: list[Tensor] = []
+        is_one = False
+        for part in np.array_split(np.array(places), -(-len(places) // batch)):
+            tiles = torch.cat([image[..., top : top + window, left : left + window] for top, left in part.tolist()])
+            outputs = forward(tiles, *more, **options)
+            is_one = isinstance(outputs, Tensor)
+            outputs = [outputs] if is_one else outputs
+            found = found or [each.new_empty(1, each.shape[1], tall, wide) for each in outputs]
+            for whole, each in zip(found, outputs, strict=True):
+                for (top, left), tile in zip(part.tolist(), each, strict=True):
+                    whole[0, :, top : top + window, left : left + window] = tile
+        found = [framing.inside(whole) for whole in found]
+        return found[0] if is_one else found
+
+    return over
 
 
 def augment(images: Tensor, targets: Tensor, settings: AugmentationSettings, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,6 @@ import numpy as np
 from medarts.config import SPLITS, DataSettings, MaskSourceSettings, SourceSettings, Split
 from medarts.data.examination import Examination, Finding, Level, Summary, common, first_of, kind_of
 from medarts.data.formats.raw import Raw
-from medarts.data.geometry import framed
 from medarts.data.images import Image, scale
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import (
@@ -33,6 +32,7 @@ from medarts.data.reading import (
     check_labels,
     check_sizes,
     classes_in,
+    framing_of,
     resize_mask,
     vanished_classes,
 )
@@ -281,7 +281,11 @@ def _resized(sample: Sample, mask: Mask, needs: DataSettings, findings: list[Fin
             check_classes(sample, mask, needs.class_names)
     except DataError as error:
         findings.append(_error(sample, sample.masks[0], error))
-    framing = framed(*mask.shape[-2:], size=needs.size, resize=needs.resize)
+    try:
+        framing = framing_of(sample.image, *mask.shape[-2:], needs)
+    except DataError as error:
+        findings.append(_error(sample, sample.image, error))
+        return mask
     resized = resize_mask(mask, (framing.rows, framing.columns), several=len(needs.class_names) > 1)
     names = needs.class_names if isinstance(needs.classes, tuple) else ()
     for index in vanished_classes(mask, resized):
@@ -322,7 +326,8 @@ def _image(sample: Sample, rules: ReadingRules, needs: DataSettings | None, find
             parts.append(part)
         scaled = [scale(raw, rules, path=path) for path, raw in parts]
         if needs:
-            stacked(parts, rules, channels=needs.in_channels)
+            seen = [*read_parts(sample, context=needs.context)] if needs.context else parts
+            stacked(seen, rules, channels=needs.in_channels)
     except DataError as error:
         findings.append(_error(sample, sample.image, error))
         return parts[0][1] if parts else None

@@ -6,10 +6,16 @@ framing.inside(probabilities)                    # without the padding, to be en
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from medarts.errors import DataError
+
+MOST_ZOOM = 8.0
+"""Factor up to which images are enlarged; more is a typing error."""
 
 LEAST = 2
 """Rows or columns of a resized image: ONNX Runtime enlarges a single column to something else than PyTorch does."""
@@ -69,8 +75,39 @@ def fitted(height: int, width: int, *, size: int) -> Framing:
     return Framing(height, width, rows, columns, (size - rows) // 2, (size - columns) // 2)
 
 
+def scaled(height: int, width: int, *, factors: tuple[float, float]) -> Framing:
+    """Returns the framing of an image whose height and width are multiplied, without padding."""
+    rows, columns = (max(1, round(side * factor)) for side, factor in zip((height, width), factors, strict=True))
+    return Framing(height, width, rows, columns)
+
+
+def zoom(path: Path, spacing: tuple[float | None, ...], wanted: float) -> tuple[float, float]:
+    """Returns the factors of height and width by which an image gets pixels of a size.
+
+    Args:
+        path: names the image in errors.
+        spacing: height and width of its pixels in mm, None where unknown.
+        wanted: both, in mm.
+
+    Raises:
+        DataError: they are unknown, or the image would be enlarged beyond reason.
+    """
+    height, width = spacing[:2]
+    if height is None or width is None:
+        raise DataError(
+            f"{path} does not say the size of its pixels, which data.spacing_mm {wanted:g} needs.",
+            fix="Use data.scale instead, or files that say it (DICOM, NIfTI, TIFF).",
+        )
+    if max(height, width) > MOST_ZOOM * wanted:
+        raise DataError(
+            f"{path} has pixels of {height:g} x {width:g} mm, many times larger than data.spacing_mm {wanted:g}.",
+            fix="Choose a size near that of the images; it is in mm.",
+        )
+    return height / wanted, width / wanted
+
+
 def framed(height: int, width: int, *, size: int, resize: str) -> Framing:
-    """Returns the framing of an image by the rule of a recipe, "fit" or "squash"."""
+    """Returns the framing of an image in a square by the rule of a recipe, "fit" or "squash"."""
     return (fitted if resize == "fit" else squashed)(height, width, size=size)
 
 

@@ -73,6 +73,17 @@ def limits_of(raw: Raw, rules: ReadingRules, path: Path) -> tuple[float, float]:
     return raw.range
 
 
+def resized(image_chw: Image, shape: tuple[int, int]) -> Image:
+    """Returns an image (C, H, W) of any values at another height and width: bilinear, antialiased, as in training."""
+    if image_chw.shape[1:] == shape:
+        return image_chw
+    from PIL import Image as Pillow
+
+    height, width = shape
+    planes = [Pillow.fromarray(plane).resize((width, height), Pillow.Resampling.BILINEAR) for plane in image_chw]
+    return np.stack([np.asarray(plane, np.float32) for plane in planes])
+
+
 def as_array(values: Any, what: str) -> NDArray[Any]:
     """Returns tensors, on whatever device, and all else that NumPy takes, as an array of numbers."""
     if values is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from enum import IntEnum
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medarts.config import DataSettings
-from medarts.data.geometry import Framing, padded
+from medarts.data.formats import spacing_of
+from medarts.data.geometry import Framing, framed, padded, scaled, zoom
 from medarts.data.images import Image
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import IGNORE, Mask, MaskLevel, planes_of, read_mask
@@ -149,14 +151,40 @@ def _nearest(mask_hw: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.u
     return resized
 
 
-def frame_image(image_hwc: NDArray[np.float32], framing: Framing, *, size: int) -> NDArray[np.float32]:
-    """Returns an image (H, W, channels) in 0..1 as networks see it, (channels, size, size); padding is 0."""
-    resized = resize_image(image_hwc, (framing.rows, framing.columns))
-    return padded(resized, framing, (size, size), fill=0)
+def framing_of(path: Path, height: int, width: int, settings: DataSettings) -> Framing:
+    """Returns where an image lies in what is stored of it; images that patches are cropped from are not padded.
+
+    Args:
+        path: its file, which has to say the size of its pixels where the recipe asks for another.
+        height: of the image in its file.
+        width: of the image in its file.
+        settings: the rule, the size, and how images are scaled before patches are cropped.
+
+    Raises:
+        DataError: the file does not say the size of its pixels, or the image would be enlarged beyond reason.
+    """
+    if settings.resize != "patches":
+        return framed(height, width, size=settings.size, resize=settings.resize)
+    if settings.spacing_mm is None:
+        return scaled(height, width, factors=(settings.scale, settings.scale))
+    return scaled(height, width, factors=zoom(path, spacing_of(path), settings.spacing_mm))
+
+
+def frame_image(image_hwc: NDArray[np.float32], framing: Framing, *, size: int | None) -> NDArray[np.float32]:
+    """Returns an image (H, W, channels) in 0..1 as networks see it, (channels, size, size); padding is 0.
+
+    Args:
+        image_hwc: the image.
+        framing: how it is framed.
+        size: of the square; None without padding.
+    """
+    shape = (framing.rows, framing.columns)
+    resized = resize_image(image_hwc, shape)
+    return padded(resized, framing, shape if size is None else (size, size), fill=0)
 
 
 def frame_mask(
-    mask: NDArray[np.uint8], framing: Framing, *, size: int, number: int
+    mask: NDArray[np.uint8], framing: Framing, *, size: int | None, number: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Returns a mask (..., H, W) as networks learn it, (..., size, size), and what became of each class, `mask_states`.
 
@@ -165,12 +193,13 @@ def frame_mask(
     Args:
         mask: class indices, or 0 and 1 of classes that may overlap.
         framing: of its image.
-        size: height and width that networks see.
+        size: height and width that networks see; None without padding.
         number: of foreground classes.
     """
-    resized = resize_mask(mask, (framing.rows, framing.columns), several=number > 1)
+    shape = (framing.rows, framing.columns)
+    resized = resize_mask(mask, shape, several=number > 1)
     states = mask_states(classes_in(mask), resized, number=number)
-    return padded(resized, framing, (size, size), fill=IGNORE), states
+    return padded(resized, framing, shape if size is None else (size, size), fill=IGNORE), states
 
 
 def unframed(values: Tensor, framing: Framing) -> Tensor:

@@ -6,6 +6,7 @@ is written over, values change without a word; and what was read of it counts as
 
 import errno
 import io
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -30,55 +31,24 @@ class Rows(Protocol):
         """Returns a row, or those of a list, an array of indices or a slice."""
 
 
-class StoredRows:
-    """The rows of a ``.npy`` file in C order.
-
-    Args:
-        path: the file; it stays open as long as the object lives, also where it is removed meanwhile.
-    """
+class _StoredFile:
+    """A file that is read in parts; it stays open as long as the object lives, also where it is removed meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("rb", buffering=0)
         self._one_reads = threading.Lock()
-        try:
-            version = np.lib.format.read_magic(self._file)
-            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            self.shape, in_columns, self.dtype = header[version](self._file)
-        except (KeyError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} has no header of an array") from error
-        if in_columns or not self.shape or self.dtype.hasobject:
-            raise ValueError(f"{path} is not an array of rows")
-        self._begin = self._file.tell()
         self._seen = self._stamp()
-        if self._seen[0] != self._begin + self.nbytes:
-            raise ValueError(f"{path} is not as long as its header says")
 
-    @property
-    def nbytes(self) -> int:
-        """The size of the values in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+    def _fill(self, part: memoryview, start: int) -> None:
+        """Fills a part of an array with the bytes from ``start`` on."""
+        if self._read_into(part, start) < len(part):
+            raise self._changed()
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        """Returns a row, or those of a list, an array of indices or a slice, in memory of their own."""
-        wanted = np.arange(len(self))[rows]
-        found = np.empty((wanted.size, *self.shape[1:]), self.dtype)
-        length = self.nbytes // max(len(self), 1)
-        content = found.reshape(-1).view(np.uint8).data
-        for place, row in enumerate(wanted.ravel().tolist()):
-            part = content[place * length : (place + 1) * length]
-            if self._read_into(part, self._begin + row * length) < length:
-                raise self._changed()
+    def _check(self) -> None:
+        """Refuses a file that was written to since it was opened."""
         if self._stamp() != self._seen:
             raise self._changed()
-        return found.reshape(*wanted.shape, *self.shape[1:])
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """Returns all rows."""
-        return np.asarray(self[:], dtype=dtype)
 
     def _read_into(self, part: memoryview, start: int) -> int:
         """Fills a part of an array with the bytes from ``start`` on, and returns how many there were."""
@@ -98,6 +68,128 @@ class StoredRows:
             f"{self._path} was changed while it was in use.",
             fix="Run the command again, with --resume for a run that has begun; the images are then read anew.",
         )
+
+
+class StoredRows(_StoredFile):
+    """The rows of a ``.npy`` file in C order.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            version = np.lib.format.read_magic(self._file)
+            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            self.shape, in_columns, self.dtype = header[version](self._file)
+        except (KeyError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} has no header of an array") from error
+        if in_columns or not self.shape or self.dtype.hasobject:
+            raise ValueError(f"{path} is not an array of rows")
+        self._begin = self._file.tell()
+        if self._seen[0] != self._begin + self.nbytes:
+            raise ValueError(f"{path} is not as long as its header says")
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the values in bytes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        """Returns a row, or those of a list, an array of indices or a slice, in memory of their own."""
+        wanted = np.arange(len(self))[rows]
+        found = np.empty((wanted.size, *self.shape[1:]), self.dtype)
+        length = self.nbytes // max(len(self), 1)
+        content = found.reshape(-1).view(np.uint8).data
+        for place, row in enumerate(wanted.ravel().tolist()):
+            part = content[place * length : (place + 1) * length]
+            self._fill(part, self._begin + row * length)
+        self._check()
+        return found.reshape(*wanted.shape, *self.shape[1:])
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """Returns all rows."""
+        return np.asarray(self[:], dtype=dtype)
+
+
+class StoredRagged(_StoredFile):
+    """Arrays (..., H, W) of several sizes, one after the other in a file without header.
+
+    Args:
+        path: the file.
+        dtype: of the values.
+        lead: sizes of the axes before height and width.
+        shapes: height and width of each array, (N, 2).
+    """
+
+    def __init__(self, path: Path, dtype: DTypeLike, lead: Sequence[int], shapes: NDArray[np.integer[Any]]) -> None:
+        super().__init__(path)
+        self.dtype, self._lead = np.dtype(dtype), tuple(lead)
+        self._shapes = shapes.astype(np.int64)
+        sizes = self._shapes.prod(1) * math.prod(self._lead) * self.dtype.itemsize
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        if self._seen[0] != self._starts[-1]:
+            raise ValueError(f"{path} is not as long as the shapes of its arrays say")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of arrays, and the sizes of the axes before height and width."""
+        return len(self._shapes), *self._lead
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        """Returns a whole array, in memory of its own."""
+        height, width = self._shapes[row].tolist()
+        return self.crop(row, 0, 0, height, width)
+
+    def crop(self, row: int, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """Returns a part of an array, which lies within it; its rows are read in full."""
+        tall, wide = self._shapes[row].tolist()
+        found = np.empty((*self._lead, height, wide), self.dtype)
+        content, length = found.reshape(-1).view(np.uint8).data, height * wide * self.dtype.itemsize
+        for plane in range(math.prod(self._lead) if length else 0):
+            start = int(self._starts[row]) + (plane * tall + top) * wide * self.dtype.itemsize
+            self._fill(content[plane * length : (plane + 1) * length], start)
+        self._check()
+        return found[..., left : left + width]
+
+
+class RaggedWriter:
+    """Writes arrays of several sizes one after the other, and makes the digest of the file on the way.
+
+    Raises:
+        OSError: the file cannot be made, or there is no room.
+    """
+
+    def __init__(self, path: Path, *, dtype: DTypeLike) -> None:
+        self.dtype = np.dtype(dtype)
+        self._digest = new_digest()
+        self._file = path.open("xb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    @property
+    def digest(self) -> str:
+        """The digest of what was written so far, that of ``medarts.data.digests``."""
+        return self._digest.hexdigest()
+
+    def append(self, row: ArrayLike) -> None:
+        """Writes the next array."""
+        content = np.ascontiguousarray(row, self.dtype).tobytes()
+        self._digest.update(content)
+        self._file.write(content)
+
+    def finish(self) -> None:
+        """Waits until everything is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
 
 class RowWriter:

@@ -31,13 +31,14 @@ from PIL import Image
 from medarts.config import DataSettings
 from medarts.config.data import Resize
 from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, use
+from medarts.data.crops import Crops, places_of
 from medarts.data.digests import digests_read
 from medarts.data.folds import undivided
 from medarts.data.geometry import Framing, framed
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.masks import DomainLevels, Mask, MaskLevel, check_classes, snapped_words
-from medarts.data.reading import MaskState, frame_image, frame_mask, read_image, read_pair
-from medarts.data.rows import Rows, RowWriter, StoredRows
+from medarts.data.reading import MaskState, frame_image, frame_mask, framing_of, read_image, read_pair
+from medarts.data.rows import RaggedWriter, Rows, RowWriter, StoredRagged, StoredRows
 from medarts.errors import DataError
 from medarts.system.cached import user_cache
 from medarts.system.console import inform, progress_bar
@@ -82,11 +83,12 @@ class _Read(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The images of a manifest at one size.
+    """The images of a manifest, at one size or, where patches are cropped from them, at sizes of their own.
 
     Attributes:
         manifest: the samples, in the order of the arrays.
-        images: float16, sample x channel x height x width, 0..1.
+        images: float16, sample x channel x height x width, 0..1. Of images and masks with sizes of their own one is
+            taken at a time.
         targets: uint8: class indices of masks, sample x height x width; of classes that may overlap 0 and 1 of each,
             sample x class x height x width; or labels, sample x finding. `medarts.data.masks.IGNORE` marks pixels that
             count nothing.
@@ -95,6 +97,7 @@ class ImageStore:
         sizes: int32, sample x 2: height and width of the image in its file, in pixels. Default: those of the store.
         resize: how images got the size of the store.
         class_names: of the foreground classes of masks in memory, where they were named.
+        crops: what crops of images with sizes of their own are made of; None where all have one.
     """
 
     manifest: Manifest
@@ -105,10 +108,24 @@ class ImageStore:
     sizes: NDArray[np.int32] | None = field(default=None, repr=False, compare=False)
     resize: Resize = "squash"
     class_names: tuple[str, ...] = ()
+    crops: Crops | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Height and width of what networks see, in pixels."""
+        return self.images.shape[-1] if self.crops is None else self.crops.size
+
+    @property
+    def form(self) -> list[int | str]:
+        """What beside the data decides what is stored: channels, size, number of classes, and the way of resizing."""
+        form: list[int | str] = [self.images.shape[1], self.size, self.size, self.truths.shape[1]]
+        return form if self.resize == "squash" else [*form, self.resize]
 
     def framing(self, index: int) -> Framing:
         """Returns where the image of a sample, as in its file, lies in the stored one."""
-        size = self.images.shape[-1]
+        if self.crops is not None and self.sizes is not None:
+            return Framing(*self.sizes[index].tolist(), *self.crops.shapes[index].tolist())
+        size = self.size
         height, width = (size, size) if self.sizes is None else self.sizes[index].tolist()
         return framed(height, width, size=size, resize=self.resize)
 
@@ -137,9 +154,12 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
         DataError: a file cannot be read, its mask has another size, a label is out of range, masks without labels
             differ in their foreground, the disk is full, or the cache cannot be written.
     """
-    form = f"{settings.size}px-{settings.in_channels}ch"
+    patches = settings.resize == "patches"  # which are cropped from what is stored, whatever their size
+    form = f"{'whole' if patches else f'{settings.size}px'}-{settings.in_channels}ch"
     form += "" if manifest.findings else _classes_of(manifest, settings)
-    form += f"-{settings.resize}"
+    form += f"-{settings.resize}" + (f"-{settings.context}ctx" if settings.context else "")
+    if patches:
+        form += f"-{settings.scale:g}x" if settings.spacing_mm is None else f"-{settings.spacing_mm:g}mm"
     # Every fold has the same images: they are stored once.
     stored = manifest.fingerprint() if settings.fold is None else undivided(manifest).fingerprint()
     folder = cache_folder(settings) / f"v{FORMAT}-{stored}-{form}"
@@ -217,7 +237,10 @@ def read_images(path: Path | None) -> ImageStore | None:
 
 
 def _opened(folder: Path, manifest: Manifest, settings: DataSettings, *, held: FileLock | None) -> ImageStore:
-    images, sizes = StoredRows(folder / "images.npy"), np.asarray(StoredRows(folder / "sizes.npy"))
+    sizes = np.asarray(StoredRows(folder / "sizes.npy"))
+    if settings.resize == "patches":
+        return _opened_crops(folder, manifest, settings, held=held, sizes=sizes)
+    images = StoredRows(folder / "images.npy")
     if manifest.findings:
         truths = np.zeros((len(manifest.samples), 0), np.uint8)
         return ImageStore(manifest, images, manifest.labels(), truths, held, sizes, settings.resize)
@@ -225,8 +248,35 @@ def _opened(folder: Path, manifest: Manifest, settings: DataSettings, *, held: F
     return ImageStore(manifest, images, masks, truths, held, sizes, settings.resize)
 
 
+def _opened_crops(
+    folder: Path, manifest: Manifest, settings: DataSettings, *, held: FileLock | None, sizes: NDArray[np.int32]
+) -> ImageStore:
+    shapes, truths, counts = (np.asarray(StoredRows(folder / f"{name}.npy")) for name in ("shapes", "truths", "counts"))
+    forms = _forms_of(manifest, settings)
+
+    def ragged(name: str, shapes: NDArray[np.integer[Any]]) -> StoredRagged:
+        return StoredRagged(folder / name, forms[name]["dtype"], forms[name]["lead"], shapes)
+
+    images, masks = ragged("images.bin", shapes), ragged("masks.bin", shapes)
+    places = ragged("places.bin", np.stack([counts.sum(1), np.full(len(counts), 2)], axis=1))
+    crops = Crops(settings.size, images, masks, shapes, counts, places)
+    return ImageStore(manifest, images, masks, truths, held, sizes, settings.resize, crops=crops)
+
+
 def _forms_of(manifest: Manifest, settings: DataSettings) -> _Forms:
+    """Returns the forms of the arrays, in the order of `_Read.rows`: files of rows, and of arrays of several sizes."""
     number, size = len(manifest.samples), settings.size
+    if settings.resize == "patches":
+        classes = [number, len(settings.class_names)]
+        return {
+            "images.bin": {"dtype": "float16", "lead": [settings.in_channels]},
+            "sizes.npy": {"dtype": "int32", "shape": [number, 2]},
+            "masks.bin": {"dtype": "uint8", "lead": classes[1:] if settings.overlap else []},
+            "truths.npy": {"dtype": "uint8", "shape": classes},
+            "shapes.npy": {"dtype": "int32", "shape": [number, 2]},
+            "places.bin": {"dtype": "int32", "lead": []},
+            "counts.npy": {"dtype": "int32", "shape": classes},
+        }
     forms = {
         "images.npy": {"dtype": "float16", "shape": [number, settings.in_channels, size, size]},
         "sizes.npy": {"dtype": "int32", "shape": [number, 2]},
@@ -241,7 +291,7 @@ def _forms_of(manifest: Manifest, settings: DataSettings) -> _Forms:
 def _fill(folder: Path, manifest: Manifest, settings: DataSettings, *, threads: int) -> None:
     """Makes a store, whose lock is held and whose folder is not there yet; raises as `open_store` does, and OSError."""
     forms = _forms_of(manifest, settings)
-    needed = sum(math.prod(form["shape"]) * np.dtype(form["dtype"]).itemsize for form in forms.values())
+    needed = _bytes_of(manifest, settings, forms)
     make_room(folder.parent, needed, limit=round(settings.cache_gb * 1e9), keep=folder.name)
     _check_disk(folder.parent, needed)
     unfinished = unfinished_of(folder)
@@ -274,7 +324,7 @@ def _write(folder: Path, manifest: Manifest, settings: DataSettings, forms: _For
     levels = {domain: DomainLevels() for domain in manifest.domains}
     with ExitStack() as stack:
         bar = stack.enter_context(progress_bar("reading images", number))
-        writers = {name: stack.enter_context(RowWriter(folder / name, **form)) for name, form in forms.items()}
+        writers = {name: stack.enter_context(_writer(folder / name, form)) for name, form in forms.items()}
         for sample, read in zip(manifest.samples, _read_all(manifest, settings, threads=threads), strict=True):
             for writer, row in zip(writers.values(), read.rows, strict=True):
                 writer.append(row)
@@ -299,11 +349,25 @@ def _write(folder: Path, manifest: Manifest, settings: DataSettings, forms: _For
     if lost:
         names = ", ".join([*(sample.key for sample in lost[:_NAMED]), *["..."] * (len(lost) > _NAMED)])
         what = "all foreground" if settings.outputs == 1 else "a class"
-        inform(
-            f"{len(lost)} of {number} masks lose {what} at data.size {settings.size} ({names}). Raise data.size: what "
-            "is too small to be seen scores 0."
-        )
+        where, fix = f"at data.size {settings.size}", "Raise data.size"
+        if settings.resize == "patches":
+            where, fix = "by shrinking", "Raise data.scale" if settings.spacing_mm is None else "Lower data.spacing_mm"
+        inform(f"{len(lost)} of {number} masks lose {what} {where} ({names}). {fix}: what cannot be seen scores 0.")
     return {name: writer.digest for name, writer in writers.items()}
+
+
+def _writer(path: Path, form: Mapping[str, Any]) -> RowWriter | RaggedWriter:
+    return RowWriter(path, **form) if "shape" in form else RaggedWriter(path, dtype=form["dtype"])
+
+
+def _bytes_of(manifest: Manifest, settings: DataSettings, forms: _Forms) -> int:
+    """Returns the size of a store; that of images of several sizes is an estimate, made from headers."""
+    rows = (form for form in forms.values() if "shape" in form)
+    known = sum(math.prod(form["shape"]) * np.dtype(form["dtype"]).itemsize for form in rows)
+    if settings.resize != "patches":
+        return known
+    pixels = sum(pixels_of(sample.image) for sample in manifest.samples) * settings.scale**2
+    return known + round(pixels * (2 * settings.in_channels + 1))
 
 
 def _read_all(manifest: Manifest, settings: DataSettings, *, threads: int) -> Iterator[_Read]:
@@ -322,7 +386,7 @@ def _read_all(manifest: Manifest, settings: DataSettings, *, threads: int) -> It
             for sample in manifest.samples:
                 if len(waiting) == 2 * workers:
                     yield waiting.popleft().result()
-                pixels = pixels_of(sample.image)
+                pixels = pixels_of(sample.image) * (1 + len(sample.more)) * (1 + 2 * settings.context)
                 gate.enter(pixels)
                 waiting.append(pool.submit(work, sample, pixels))
             while waiting:
@@ -338,26 +402,28 @@ def _cores() -> int:
 
 
 def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
-    rules, size = manifest.rules[sample.domain], settings.size
+    rules = manifest.rules[sample.domain]
+    about = {"channels": settings.in_channels, "context": settings.context}
     mask_read: Mask | None = None
     levels: tuple[MaskLevel, ...] = ()
     snapped = 0.0
     if sample.mask is None:
-        image_hwc = read_image(sample, rules, channels=settings.in_channels)
+        image_hwc = read_image(sample, rules, **about)
     else:
         names, overlap = settings.class_names, settings.overlap
-        image_hwc, mask_read, levels, snapped = read_pair(
-            sample, rules, channels=settings.in_channels, names=names, overlap=overlap
-        )
+        image_hwc, mask_read, levels, snapped = read_pair(sample, rules, **about, names=names, overlap=overlap)
         if not overlap:
             check_classes(sample, mask_read, names)
     height, width = image_hwc.shape[:2]
-    framing = framed(height, width, size=size, resize=settings.resize)
+    framing = framing_of(sample.image, height, width, settings)
+    size = None if settings.resize == "patches" else settings.size
     rows: tuple[ArrayLike, ...] = frame_image(image_hwc, framing, size=size), (height, width)
     lost = False
     if mask_read is not None:
         mask, truths = frame_mask(mask_read, framing, size=size, number=len(settings.class_names))
         rows, lost = (*rows, mask, truths), bool((truths == MaskState.VANISHED).any())
+        if size is None:
+            rows = (*rows, mask.shape[-2:], *places_of(mask, len(truths)))
     return _Read(rows, settings.resize == "squash" and height != width, lost, levels, snapped)
 
 

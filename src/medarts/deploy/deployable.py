@@ -45,7 +45,8 @@ class Deployable(nn.Module):
 
         Args:
             image_bchw: values as stored, float32.
-            limits_b2: for networks with percentiles: the values that become 0 and 1; nan for those of each image.
+            limits_b2: for networks with percentiles: the values that become 0 and 1, of each part of an image; nan for
+                those of each image.
         """
         x = self._as_seen(image_bchw, limits_b2)
         logits = _logits(self.network, x, self.info.head)
@@ -55,26 +56,37 @@ class Deployable(nn.Module):
         """Returns images as the network was trained on them: 0..1, at its size."""
         limits = self.limits
         if self.info.percentiles is not None:
-            own = torch.stack([_percentile(image_bchw, percentage) for percentage in self.info.percentiles], 1)
+            parts = image_bchw.split(self.info.channels_of_parts, 1)
+            own = torch.stack([_percentile(part, of) for part in parts for of in self.info.percentiles], 1)
             limits = own if limits_b2 is None else torch.where(torch.isnan(limits_b2), own, limits_b2)
-        low, high = limits[:, :1, None, None], limits[:, 1:, None, None]
+        low, high = (self._of_channels(limits[:, side::2])[:, :, None, None] for side in (0, 1))
         width = high - low
         # Multiplied, not divided, as training does: the two round differently. An image of equal percentiles is 0.
         x = torch.where(width > 0, (image_bchw - low) * torch.where(width > 0, width, 1.0).reciprocal(), 0.0)
         x = x.clamp(0, 1)
         # Not rounded to float16 as in stores of images: what differs by 1e-7 between two runtimes would differ by 5e-4.
+        if self.info.resize == "patches":
+            return x
         if self.info.resize == "fit":
             return _fitted(x, self.info.size)
         size = (self.info.size, self.info.size)
         return F.interpolate(x, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
+    def _of_channels(self, values_bp: Tensor) -> Tensor:
+        """Returns values of the parts of an image as values of its channels; those of all channels stay."""
+        if values_bp.shape[1] == 1:
+            return values_bp
+        channels = self.info.channels_of_parts
+        return torch.cat([values_bp[:, at : at + 1].expand(-1, number) for at, number in enumerate(channels)], 1)
+
     def _masks(self, logits: Tensor, image_bchw: Tensor) -> tuple[Tensor, ...]:
         probabilities = torch.softmax(logits, 1) if self.info.exclusive else torch.sigmoid(logits)
         # Probabilities are resized, not logits: those of exclusive classes still add up to one.
-        size = image_bchw.shape[-2:]
-        if self.info.resize == "fit":
-            probabilities = _inside(probabilities, size, self.info.size)
-        own = F.interpolate(probabilities, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+        own = probabilities
+        if self.info.resize != "patches":
+            size = image_bchw.shape[-2:]
+            own = _inside(own, size, self.info.size) if self.info.resize == "fit" else own
+            own = F.interpolate(own, size=size, mode="bilinear", antialias=True).clamp(0, 1)
         mask = own.argmax(1) if self.info.exclusive else own >= self.info.threshold
         if not self.info.exclusive and not self.info.overlap:
             mask = mask[:, 0]

@@ -21,7 +21,7 @@ from medarts.system.process import kept_signal_stack
 
 IMAGE, LIMITS = "image", "limits"
 """Inputs: float32 (B, C, H, W), values as stored; float32 (B, 2), for networks with percentiles alone: the values that
-become 0 and 1, nan for the percentiles of each image."""
+become 0 and 1, nan for the percentiles of each image; of images of several files or slices a pair for each of these."""
 
 Floats = NDArray[np.float32]
 Outputs = dict[str, NDArray[Any]]

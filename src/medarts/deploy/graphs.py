@@ -215,9 +215,11 @@ def _inputs(info: ModelInfo) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], 
     # One is a size like any other, though PyTorch would make a case of its own of it.
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
     axes = {0: batch, 2: height, 3: width}
+    if info.resize == "patches":  # windows have one size
+        image, axes = torch.zeros(2, info.in_channels, info.size, info.size), {0: batch}
     if info.percentiles is None:
         return (image,), (axes,)
-    return (image, torch.full((2, 2), torch.nan)), (axes, {0: batch})
+    return (image, torch.full((2, 2 * len(info.channels_of_parts)), torch.nan)), (axes, {0: batch})
 
 
 def _program(module: nn.Module, arguments: tuple[Any, ...], shapes: tuple[Any, ...]) -> Any:

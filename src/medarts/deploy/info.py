@@ -94,7 +94,12 @@ class ModelInfo(Section):
         overlap: of masks: the classes may overlap, each has a probability of its own.
         in_channels: 1 for grey images, 3 for colour.
         size: height and width in pixels at which the network sees images.
-        resize: how they get it: stretched (squash), or with their aspect ratio kept and padded (fit).
+        resize: how they get it: stretched (squash), with their aspect ratio kept and padded (fit), or in windows that are
+            blended (patches); an exported network takes single windows then.
+        scale: factor by which images are shrunk before windows.
+        spacing_mm: height and width of a pixel in mm to which images are resized before windows; None for any.
+        context: neighbouring slices on either side of one, which are further channels.
+        parts: channels of each file, or slice of one, that an image consists of; empty for a single one.
         head: the head that gives the output; "average" is the mean of the logits of all.
         window: (low, high) stored values that become 0 and 1; None without.
         percentiles: (low, high) percentiles of an image that become 0 and 1; None without. With neither, the range of
@@ -115,6 +120,10 @@ class ModelInfo(Section):
     in_channels: int
     size: int
     resize: Resize = "squash"
+    scale: float = 1.0
+    spacing_mm: float | None = None
+    context: int = 0
+    parts: tuple[int, ...] = ()
     head: str
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
@@ -124,6 +133,21 @@ class ModelInfo(Section):
     threshold: float = 0.5
     calibration: Calibration | None = None
     provenance: Provenance
+
+    @property
+    def channels_of_parts(self) -> tuple[int, ...]:
+        """The channels of each file, or slice of one, that an image consists of."""
+        return self.parts or (self.in_channels,)
+
+    @property
+    def files(self) -> int:
+        """The number of files of an image."""
+        return len(self.channels_of_parts) // (2 * self.context + 1)
+
+    @property
+    def black(self) -> float:
+        """The value that becomes 0, but for percentiles, whose values differ from image to image."""
+        return (self.window or self.expected_range)[0]
 
     @property
     def foreground(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Nothing here imports PyTorch unless a training run is loaded: an exported networ
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby, islice
 from numbers import Number
 from pathlib import Path
@@ -14,11 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
-from medarts.data.formats.raw import Raw
-from medarts.data.images import Layout, as_array, as_hwc, as_raw, fit_channels, limits_of
+from medarts.data.formats.raw import Raw, Spacing
+from medarts.data.geometry import scaled, zoom
+from medarts.data.images import Layout, as_array, as_hwc, as_raw, fit_channels, limits_of, resized
 from medarts.data.manifest import ReadingRules
+from medarts.data.parts import neighbours
 from medarts.deploy.engines import ENGINES, IMAGE, LIMITS, Engine, Outputs, Runtime, Shape
 from medarts.deploy.info import METADATA, ModelInfo, is_package
+from medarts.deploy.passes import Patchwise
 from medarts.errors import OF_TRAINING, DataError, RunError, check_number, did_you_mean, not_installed, quoted
 from medarts.system.files import exists
 
@@ -38,11 +42,13 @@ class Prepared(NamedTuple):
 
     Attributes:
         values: float32 (C, H, W), as stored.
-        limits: float32 (2,), the values that become 0 and 1.
+        limits: float32 (2 x parts,), the values that become 0 and 1, of each of the files or slices that it consists of.
+        shape: height and width of its file, which those of the values differ from where the network asks for a scale.
     """
 
     values: NDArray[np.float32]
     limits: NDArray[np.float32]
+    shape: tuple[int, int]
 
 
 class TrainedModel:
@@ -67,7 +73,12 @@ class TrainedModel:
         self.digest = digest
 
     def predict(
-        self, images: ArrayLike | Path | Sequence[ArrayLike | Path], *, channels: Layout | None = None, batch: int = 8
+        self,
+        images: ArrayLike | Path | Sequence[ArrayLike | Path],
+        *,
+        channels: Layout | None = None,
+        batch: int = 8,
+        spacing: tuple[float, float] | None = None,
     ) -> Any:
         """Returns the probabilities of one image, of a stack, or of a list of images of any sizes.
 
@@ -80,7 +91,12 @@ class TrainedModel:
                 Default: the one of 1 to 4 entries. Without it an array of three axes is one image if its last axis, or,
                 for a network of several channels, its first, is as long as an image has channels; else it is a stack of
                 grey images. So N x H x W is always a stack for a network of grey images.
-            batch: images in one pass of the network, at least 1.
+            batch: images, or windows of them, in one pass of the network, at least 1.
+            spacing: height and width of a pixel of arrays in mm, for networks that were trained at one (``spacing_mm``).
+
+        For a network of several files (``info.files``) an array has the channels of all, one after the other; a path is
+        that of the first file, or a folder with the files NAME_0000, NAME_0001 and so on of an image. For one with
+        context (``info.context``) a stack N x H x W is a volume, whose slices are neighbours.
 
         Returns:
             float32 in 0..1. Masks with one class: H x W, at the image's own size; with K classes: K x H x W.
@@ -97,22 +113,45 @@ class TrainedModel:
         if isinstance(images, str | Path):
             return self._predict_file(Path(images), batch)
         if isinstance(images, list | tuple) and not all(isinstance(each, list | tuple | Number) for each in images):
-            return self._predict_each(images, channels, batch)
+            return self._predict_each(images, channels, batch, spacing)
         array = as_array(images, "images")
         if self._is_one(array, channels):
-            return self._predict([array], channels, batch)[0]
-        return np.stack(self._predict(list(array), channels, batch))
+            return self._predict([array], channels, batch, spacing)[0]
+        if array.ndim == 3 and self.info.context:
+            array, channels = _with_neighbours(array, self.info.context), "last"
+        return np.stack(self._predict(list(array), channels, batch, spacing))
 
-    def prepare(self, raw: Raw, *, path: Path) -> Prepared:
+    def prepare(self, parts: Sequence[Raw], *, path: Path, spacing: Spacing = (None, None, None)) -> Prepared:
         """Returns an image as the engine takes it.
 
         Args:
-            raw: the image as stored.
+            parts: the image as stored; or its files, or neighbouring slices, in the order of their channels.
             path: names it in errors.
+            spacing: height and width of a pixel in mm, for networks that were trained at one.
 
         Raises:
-            DataError: its channels do not fit, or its type does not say what is black and white.
+            DataError: its channels do not fit, its type does not say what is black and white, or its spacing is needed
+                and unknown.
         """
+        info, wanted = self.info, self.info.channels_of_parts
+        if len(parts) != len(wanted) or len({raw.values.shape[:2] for raw in parts}) > 1:
+            shapes = " and ".join(str(raw.values.shape) for raw in parts)
+            raise DataError(
+                f"{path} consists of {len(parts)} files or slices ({shapes}), but {info.name} takes {len(wanted)} of one "
+                "size.",
+                fix="Give images like those of the training.",
+            )
+        every = [self._part(raw, number, path) for raw, number in zip(parts, wanted, strict=True)]
+        values = np.concatenate([each for each, _ in every])
+        height, width = values.shape[1:]
+        framing = scaled(height, width, factors=(info.scale, info.scale))
+        if info.spacing_mm is not None:
+            framing = scaled(height, width, factors=zoom(path, spacing, info.spacing_mm))
+        values = np.ascontiguousarray(resized(values, (framing.rows, framing.columns)))
+        return Prepared(values, np.concatenate([limits for _, limits in every]), (height, width))
+
+    def _part(self, raw: Raw, channels: int, path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns the values (C, H, W) of a file or slice of an image, and those that become 0 and 1."""
         info = self.info
         try:
             low, high = limits_of(raw, ReadingRules(info.window, info.percentiles), path)
@@ -126,14 +165,14 @@ class TrainedModel:
             values = low + high - values
         if raw.padding is not None:
             values[raw.padding] = low
-        values = fit_channels(values, info.in_channels, path=path)
+        values = fit_channels(values, channels, path=path)
         if info.window is None and info.percentiles is None:
             # The graph scales by the range of the training images; another type has another range.
             start, end = info.expected_range
             if (low, high) != (start, end):
                 values = (values - low) * ((end - start) / (high - low)) + start
         chw = np.ascontiguousarray(np.moveaxis(values, -1, 0), dtype=np.float32)
-        return Prepared(chw, np.array([low, high], np.float32))
+        return chw, np.array([low, high], np.float32)
 
     def run(self, images: Iterable[Prepared], *, batch: int) -> Iterator[Outputs]:
         """Yields all outputs of each image; images of equal sizes that follow each other share a pass.
@@ -142,12 +181,16 @@ class TrainedModel:
             images: are taken as needed: no more than a batch is held.
             batch: images in one pass of the network, at least 1.
         """
+        patches = self.info.resize == "patches"
+        engine: Engine = Patchwise(self.engine, self.info, batch=batch) if patches else self.engine
         for _, alike in groupby(images, key=lambda each: each.values.shape):
-            while part := list(islice(alike, batch)):
-                found = self.engine.run(
-                    np.stack([each.values for each in part]), np.stack([each.limits for each in part])
-                )
-                yield from ({name: values[row] for name, values in found.items()} for row in range(len(part)))
+            while part := list(islice(alike, 1 if patches else batch)):
+                found = engine.run(np.stack([each.values for each in part]), np.stack([each.limits for each in part]))
+                for row, image in enumerate(part):
+                    outputs = {name: values[row] for name, values in found.items()}
+                    if patches and image.shape != outputs["probabilities"].shape[1:]:
+                        outputs["probabilities"] = np.clip(resized(outputs["probabilities"], image.shape), 0, 1)
+                    yield outputs
 
     def _is_one(self, array: NDArray[Any], channels: Layout | None) -> bool:
         """Tells whether an array is one image, not a stack of images.
@@ -179,7 +222,9 @@ class TrainedModel:
             )
         return first or last
 
-    def _predict_each(self, images: Sequence[Any], channels: Layout | None, batch: int) -> list[Probabilities]:
+    def _predict_each(
+        self, images: Sequence[Any], channels: Layout | None, batch: int, spacing: tuple[float, float] | None
+    ) -> list[Probabilities]:
         """Returns the probabilities of arrays, which share passes where they follow each other, and of files."""
         found: list[Probabilities] = []
         numbered = enumerate(images)
@@ -188,14 +233,14 @@ class TrainedModel:
                 found += (self._predict_file(Path(path), batch) for _, path in part)
             else:
                 arrays = [as_array(image, f"Image {number}") for number, image in part]
-                found += self._predict(arrays, channels, batch)
+                found += self._predict(arrays, channels, batch, spacing)
         return found
 
     def _predict_file(self, path: Path, batch: int) -> Probabilities:
         """Returns the probabilities of an image, or of all slices of a volume or series."""
         from medarts.deploy.inputs import check_kind, find
 
-        sources = find([path])
+        sources = find([path], files=self.info.files)
         if len(sources) > 1:
             raise DataError(
                 f"{path} holds {len(sources)} images or series.",
@@ -204,10 +249,11 @@ class TrainedModel:
         source = sources[0]
 
         def slices() -> Iterator[Prepared]:
-            for index in range(count):
-                raw = source.read(index)
-                check_kind(raw, self.info, source.path(index))
-                yield self.prepare(raw, path=source.path(index))
+            spacing = source.spacing
+            for index, parts in enumerate(source.images(self.info)):
+                for raw in parts:
+                    check_kind(raw, self.info, source.path(index))
+                yield self.prepare(parts, path=source.path(index), spacing=spacing)
 
         count = source.count
         found = [self._shown(each, str(path)) for each in self.run(slices(), batch=batch)]
@@ -223,18 +269,39 @@ class TrainedModel:
         found: Probabilities = outputs["probabilities"]
         return found[0] if self.info.task == "segmentation" and len(found) == 1 else found
 
-    def _predict(self, images: list[NDArray[Any]], channels: Layout | None, batch: int) -> list[Probabilities]:
+    def _predict(
+        self, images: list[NDArray[Any]], channels: Layout | None, batch: int, spacing: tuple[float, float] | None
+    ) -> list[Probabilities]:
         if not images:
             raise DataError("There are no images.", fix="Give at least one.")
-        read = [self._read(image, channels, number) for number, image in enumerate(images)]
+        read = [self._read(image, channels, number, spacing) for number, image in enumerate(images)]
         return [self._shown(each, f"image {row}") for row, each in enumerate(self.run(read, batch=batch))]
 
-    def _read(self, image: NDArray[Any], channels: Layout | None, number: int) -> Prepared:
-        raw = as_raw(as_hwc(image, channels, number), number)
+    def _read(
+        self, image: NDArray[Any], channels: Layout | None, number: int, spacing: tuple[float, float] | None
+    ) -> Prepared:
+        raw, wanted, path = as_raw(as_hwc(image, channels, number), number), self.info.parts, Path(f"Image {number}")
+        if spacing is None and self.info.spacing_mm is not None:
+            raise DataError(
+                f"{path} does not say the size of its pixels, which {self.info.name} needs.",
+                fix="Give spacing=(height, width) of a pixel in mm.",
+            )
+        parts = [raw]
+        if wanted and raw.values.shape[2] == sum(wanted):
+            ends = np.cumsum(wanted)[:-1].tolist()
+            parts = [replace(raw, values=values) for values in np.split(raw.values, ends, axis=2)]
         try:
-            return self.prepare(raw, path=Path(f"Image {number}"))
+            return self.prepare(parts, path=path, spacing=(*(spacing or (None, None)), None))
         except DataError as error:
             raise DataError(error.problem, fix=_SCALING if raw.range is None else error.fix) from None
+
+
+def _with_neighbours(volume_nhw: NDArray[Any], context: int) -> NDArray[Any]:
+    """Returns the slices of a volume with their neighbours as channels, (N, H, W, 2 x context + 1)."""
+    number = len(volume_nhw)
+    return np.stack([volume_nhw[neighbours(place, number, context=context)] for place in range(number)]).transpose(
+        0, 2, 3, 1
+    )
 
 
 def check_finite(outputs: Outputs, info: ModelInfo, what: str) -> None:
@@ -375,7 +442,7 @@ def _fits(found: dict[str, Shape], info: ModelInfo) -> bool:
     number = len(info.outputs)
     wanted: dict[str, Shape] = {IMAGE: (None, info.in_channels, None, None)}
     if info.percentiles is not None:
-        wanted[LIMITS] = (None, 2)
+        wanted[LIMITS] = (None, 2 * len(info.channels_of_parts))
     if info.task == "segmentation":
         mask = (None, number, None, None) if info.overlap else (None, None, None)
         wanted |= {"probabilities": (None, number, None, None), "mask": mask}

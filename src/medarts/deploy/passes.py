@@ -3,13 +3,12 @@
 Windows overlap by half and are blended by a Gaussian.
 """
 
-import math
-from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
+from medarts.data.geometry import padded
+from medarts.data.windows import blended, enlarging
 from medarts.deploy.engines import Engine, Floats, Outputs
 from medarts.deploy.info import ModelInfo
 
@@ -18,12 +17,6 @@ MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 _OF_FINDINGS = MIRRORS[:2]
 """A chest has no other symmetry."""
-
-_SIGMA = 1 / 8
-"""Of the Gaussian, in sides of the window."""
-
-_LEAST = 1e-3
-"""Weight of the corners of a window, where its middle has 1: an image's own corners lie in no other."""
 
 
 class Mirrored:
@@ -61,6 +54,43 @@ class Mirrored:
         return means
 
 
+class Patchwise:
+    """Predicts images of any size by a network of windows of one size; smaller images are padded.
+
+    Args:
+        engine: what runs the network.
+        info: of the network.
+        batch: windows in one pass.
+    """
+
+    def __init__(self, engine: Engine, info: ModelInfo, *, batch: int) -> None:
+        self._engine = engine
+        self._info = info
+        self._batch = batch
+        self.name = engine.name
+
+    def run(self, images_bchw: Floats, limits_b2: Floats) -> Outputs:
+        """Returns the probabilities; limits are those of the whole images."""
+        every = [self._one(*each) for each in zip(images_bchw, limits_b2, strict=True)]
+        return {"probabilities": np.stack(every)}
+
+    def _one(self, image_chw: Floats, limits: Floats) -> Floats:
+        framing, shape = enlarging(*image_chw.shape[1:], self._info.size)
+        # What becomes 0, as the padding of training.
+        black = np.repeat(limits[::2], self._info.channels_of_parts) if self._info.percentiles else self._info.black
+        image = padded(image_chw, framing, shape, fill=0)
+        outside = np.ones(shape, bool)
+        outside[framing.window] = False
+        image = np.where(outside, np.broadcast_to(black, len(image)).astype(np.float32)[:, None, None], image)
+
+        def windows(tiles: Floats) -> Floats:
+            found: Floats = self._engine.run(tiles, np.tile(limits, (len(tiles), 1)))["probabilities"]
+            return found
+
+        found: Floats = framing.inside(blended(image, self._info.size, windows, batch=self._batch))
+        return np.ascontiguousarray(found)
+
+
 class Windowed:
     """Predicts masks of images that are larger than a window in overlapping windows; others whole.
 
@@ -90,54 +120,3 @@ class Windowed:
     def _tiles(self, limits: Floats, tiles: Floats) -> Floats:
         found: Floats = self._engine.run(tiles, np.tile(limits, (len(tiles), 1)))["probabilities"]
         return found
-
-
-def blended(
-    image_chw: Floats, window: int, probabilities: Callable[[Floats], Floats], *, batch: int
-) -> NDArray[np.float32]:
-    """Returns the probabilities (K, H, W) of an image, blended from those of windows.
-
-    Along an axis on which the image is shorter than the window, windows are as long as the image.
-
-    Args:
-        image_chw: the image.
-        window: height and width of the windows in pixels.
-        probabilities: of windows (B, C, h, w), as (B, K, h, w).
-        batch: windows at a time.
-    """
-    height, width = image_chw.shape[1:]
-    tall, wide = min(window, height), min(window, width)
-    corners = [(top, left) for top in starts(height, tall) for left in starts(width, wide)]
-    weights = np.maximum(np.outer(_gaussian(tall), _gaussian(wide)), _LEAST).astype(np.float32)
-    total = np.zeros((height, width), np.float32)
-    found: NDArray[np.float32] | None = None
-    for part in _parts(corners, batch):
-        tiles = np.stack([image_chw[:, top : top + tall, left : left + wide] for top, left in part])
-        for (top, left), tile in zip(part, probabilities(tiles), strict=True):
-            if found is None:
-                found = np.zeros((len(tile), height, width), np.float32)
-            found[:, top : top + tall, left : left + wide] += weights * tile
-            total[top : top + tall, left : left + wide] += weights
-    assert found is not None
-    found /= total
-    return np.clip(found, 0, 1, out=found)
-
-
-def starts(length: int, window: int) -> list[int]:
-    """Returns where the windows along an axis begin: evenly, each at most half a window after the one before.
-
-    >>> starts(256, 128), starts(300, 128), starts(128, 128)
-    ([0, 64, 128], [0, 57, 114, 172], [0])
-    """
-    steps = math.ceil((length - window) / max(window // 2, 1))
-    return [int(start) for start in np.linspace(0, length - window, steps + 1)]
-
-
-def _gaussian(length: int) -> NDArray[np.float64]:
-    distance = (np.arange(length) - (length - 1) / 2) / (_SIGMA * length)
-    return np.exp(-(distance**2) / 2)
-
-
-def _parts(corners: list[tuple[int, int]], batch: int) -> Iterator[list[tuple[int, int]]]:
-    for begin in range(0, len(corners), batch):
-        yield corners[begin : begin + batch]

@@ -60,8 +60,7 @@ def of_images(parts: Iterable[tuple[ImageStore, Part]]) -> str:
     """
     digest = hashlib.sha256()
     for store, name in parts:
-        form = [STORE_FORMAT, *store.images.shape[1:], store.truths.shape[1]]
-        form += [] if store.resize == "squash" else [store.resize]
+        form = [STORE_FORMAT, *store.form]
         digest.update(json.dumps([store.manifest.part(name).fingerprint(), form]).encode())
     return digest.hexdigest()[:DIGITS]
 

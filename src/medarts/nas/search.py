@@ -739,14 +739,17 @@ def prepare_search(
     task = make_task(recipe, manifest, loss=recipe.search.loss, field="search.loss")
     space = make_space(recipe)
     training, validation = manifest.of_split("train"), manifest.of_split("val")
-    validated = smallest_batch(len(validation.samples), recipe.evaluation.batch)
+    patches = recipe.data.resize == "patches"
+    validated = 1 if patches else smallest_batch(len(validation.samples), recipe.evaluation.batch)
     for stage in recipe.search.stages:
         space.check(stage, recipe.data.size, fewest=min(stage.batch // stage.accumulate, validated))
     halves = halve(training, portion=recipe.search.train_portion, seed=seed_of(recipe.seed, "halves"))
     largest = max(stage.batch for stage in recipe.search.stages)
-    for half, name in zip(halves, HALVES, strict=True):
+    for half, name in zip(halves, HALVES, strict=True) if not patches else ():  # whose number is not known yet
         check_fills_a_batch(half, largest, name=name)
     store = data if data is not None else open_store(manifest, recipe.data, threads=recipe.compute.threads)
+    for half, name in zip(halves, HALVES, strict=True):
+        check_fills_a_batch(half, largest, name=name, store=store)
     task.check(store, {"training": training, "validation": validation})
     validated_batches = Batches(
         store, validation, batch=recipe.evaluation.batch, name="validation set", device=fabric.device

@@ -156,7 +156,7 @@ def loss_over(batches: Batches, task: Task, *, images: int, seed: int) -> Loss:
         total = 0.0
         for batch in drawn.all():
             plain = Mixture(batch.images, ((1.0, batch.targets),))
-            logits = network.forward_heads(batch.images, network.heads[-1:])
+            logits = drawn.over_images(network.forward_heads)(batch.images, network.heads[-1:])
             total += float(task.loss(logits, plain)) * len(batch.images)
         return total / len(drawn.indices)
 

@@ -425,8 +425,10 @@ def prepare_training(
         inform(initial.summary)
     check_sizes(recipe, network)
     training, validation = manifest.of_split("train"), manifest.of_split("val")
-    check_fills_a_batch(training, recipe.train.batch, name="training set")
+    if recipe.data.resize != "patches":  # whose number is not known yet
+        check_fills_a_batch(training, recipe.train.batch, name="training set")
     store = data if data is not None else open_store(manifest, recipe.data, threads=recipe.compute.threads)
+    check_fills_a_batch(training, recipe.train.batch, name="training set", store=store)
     task.check(store, {"training": training, "validation": validation})
     device = fabric.device
     learned = Batches(store, training, batch=recipe.train.batch, name="training set", device=device)
