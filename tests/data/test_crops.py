@@ -185,7 +185,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, changes: d
 def test_labels_have_no_patches() -> None:
     images = [(np.zeros((20, 20), np.uint8), np.array([1, 0])) for _ in range(4)]
     with pytest.raises(MedartsError, match="Patches are for masks"):
-        from_dataset(images, size=SIZE, resize="patches")  # type: ignore[arg-type]  # a list has a length and items
+        from_dataset(images, size=SIZE, resize="patches")
 
 
 def test_a_recipe_of_images_in_memory_says_that_they_are_cropped(store: ImageStore) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.deploy.engines_of_tests import masks_info
 
 import medarts
 from medarts.deploy import exporting, quantization
@@ -188,12 +189,12 @@ def test_a_loss_is_allowed_in_int8_alone(run: RunDirectory) -> None:
 def test_bad_images_are_left_out_and_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.png").write_bytes(b"")
     (tmp_path / "worse.png").write_text("no image")
-    found = of_files([tmp_path, *sorted((folder / "images").iterdir())[:3]])
+    found = of_files([tmp_path, *sorted((folder / "images").iterdir())[:3]], masks_info())
     assert [example.name.name for example in found] == ["00.png", "01.png", "02.png"]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in lines] == ["skipped", "skipped"]
     with pytest.raises(medarts.MedartsError, match=r"bad\.png .*nor can 1 more"):
-        of_files([tmp_path])
+        of_files([tmp_path], masks_info())
 
 
 def test_a_run_is_loaded_where_pytorch_is_installed(run: RunDirectory) -> None:

@@ -126,7 +126,7 @@ def test_monai_gives_from_files_what_medarts_gives(kind: str, bundle_of: Any, tm
         with torch.inference_mode():
             item["pred"] = network(item["image"][None])[0]
         model = library.load(package.path)
-        outputs = next(model.run([model._read(raw, None, 0)], batch=1))
+        outputs = next(model.run([model._read(raw, None, 0, None)], batch=1))
         wanted = outputs["probabilities" if package.info.task == "segmentation" else "calibrated"]
         assert np.allclose(np.asarray(item["pred"]), wanted, atol=1e-5)
         after(item)

@@ -17,9 +17,10 @@ from medarts.data.opening import open_manifest
 from medarts.data.store import ImageStore, open_store
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.listing import ImageName
+from medarts.evaluation.calibrating import as_shipped
+from medarts.evaluation.sliding import shown
 from medarts.metrics.masks import predicted_classes
 from medarts.network import Network
-from medarts.network.inference import shipped
 from medarts.system.console import progress_bar
 from medarts.training.trained import folds_of, is_ensemble, load_network
 
@@ -83,16 +84,16 @@ def predict_overlays(
     batches = Batches(store, part, batch=recipe.evaluation.batch, name=split, device=device)
     positions = {(sample.domain, sample.key): position for position, sample in enumerate(part.samples)}
     order = [positions[name] for name in images]
+    predictions = []
     with progress_bar("overlays", len(candidates)) as bar:
-        predictions = []
         for candidate in candidates:
-            predictions.append(_predict(candidate, batches)[order])
+            found = _predict(candidate, batches)
+            predictions.append([found[position] for position in order])
             bar.advance()
     rows = batches.indices[order]
+    every = [shown(store, rows, of_candidate) for of_candidate in predictions]
     return Overlays(
-        images=store.images[rows].transpose(0, 2, 3, 1).astype(np.float32),
-        targets=np.asarray(store.targets[rows]),
-        predictions=np.stack(predictions, axis=1),
+        images=every[0][0], targets=every[0][1], predictions=np.stack([predicted for *_, predicted in every], axis=1)
     )
 
 
@@ -108,8 +109,8 @@ def from_arrays(arrays: dict[str, NDArray[Any]], number: int) -> Overlays | None
     return Overlays(**{part: arrays[f"{number}_{part}"] for part in PARTS})
 
 
-def _predict(candidate: Candidate, batches: Batches) -> NDArray[np.uint8]:
-    """Returns what is predicted for all images in the form of targets, in the order of the batches."""
+def _predict(candidate: Candidate, batches: Batches) -> list[NDArray[np.uint8]]:
+    """Returns the predicted classes of every image, in the order of the batches."""
     lowest = min(range(len(candidate.seeds)), key=candidate.seeds.__getitem__)
     run, recipe = candidate.runs[lowest], candidate.recipes[lowest]
     if not is_ensemble(run):
@@ -117,20 +118,14 @@ def _predict(candidate: Candidate, batches: Batches) -> NDArray[np.uint8]:
     # Each image by the network that has not seen it, as it is scored.
     named = [(sample.domain, sample.key) for sample in (batches.store.manifest.samples[i] for i in batches.indices)]
     folds = [(_predicted(load_network(fold), recipe, batches), listed_samples(fold)) for fold in folds_of(run)]
-    return np.stack(
-        [
-            next(found[row] for found, listed in folds if listed[name]["split"] == "test")
-            for row, name in enumerate(named)
-        ]
-    )
+    return [
+        next(found[row] for found, listed in folds if listed[name]["split"] == "test") for row, name in enumerate(named)
+    ]
 
 
-def _predicted(network: Network, recipe: Recipe, batches: Batches) -> NDArray[np.uint8]:
-    dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
-    about = {"in_channels": recipe.data.in_channels, "size": recipe.data.size}
-    model = shipped(network.to(batches.device), **about, dtype=dtype)
-    data, threshold = recipe.data, recipe.evaluation.threshold
+def _predicted(network: Network, recipe: Recipe, batches: Batches) -> list[NDArray[np.uint8]]:
+    model, data = as_shipped(network.to(batches.device), recipe), recipe.data
+    about: dict[str, Any] = {"classes": data.outputs, "threshold": recipe.evaluation.threshold, "overlap": data.overlap}
     with torch.inference_mode():
-        logits = [model(batch.images) for batch in batches.all()]
-        found = predicted_classes(torch.cat(logits), classes=data.outputs, threshold=threshold, overlap=data.overlap)
-        return found.cpu().numpy()
+        every = (predicted_classes(model(batch.images), **about) for batch in batches.all())
+        return [each for of_batch in every for each in of_batch.cpu().numpy()]

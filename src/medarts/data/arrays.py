@@ -198,15 +198,15 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
         raise DataError("Patches are for masks, but the targets are labels.", fix='Leave resize="patches" out.')
     if not names:
         classes = _class_names(options, wanted, targets)
-        number, side = len(classes) or _number(options, wanted, targets), None if patches else images[0].shape[-1]
-        seen = [frame_mask(mask, at, size=side, number=number) for mask, at in zip(targets, framings, strict=True)]
+        number, stored = len(classes) or _number(options, wanted, targets), None if patches else images[0].shape[-1]
+        seen = [frame_mask(mask, at, size=stored, number=number) for mask, at in zip(targets, framings, strict=True)]
         targets, truths = [mask for mask, _ in seen], np.stack([of for _, of in seen])
     about: dict[str, Any] = {"sizes": np.array(sizes, np.int32), "resize": wanted.resize, "class_names": classes}
     if patches:
         about["crops"] = _crops(images, targets, size=wanted.size, classes=truths.shape[1])
     manifest = _manifest(targets, names, digests, options, settings)
-    stacked = (about["crops"].images, about["crops"].masks) if patches else (np.stack(images), np.stack(targets))
-    store = ImageStore(manifest, *stacked, truths, **about)
+    held: tuple[Any, Any] = (np.stack(images), np.stack(targets)) if not patches else about["crops"].arrays
+    store = ImageStore(manifest, held[0], held[1], truths, **about)
     with _as_in_a_recipe(DataSettings):  # what the arrays themselves decide
         DataSettings.model_validate(data_section(store))
     return store

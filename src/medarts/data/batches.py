@@ -199,7 +199,7 @@ def tiled(forward: Callable[..., Any], window: int, *, batch: int) -> Callable[.
 
     def over(image_1chw: Tensor, *more: Any, **options: Any) -> Any:
         height, width = image_1chw.shape[-2:]
-        framing, (tall, wide) = enlarging(height, width, window)
+        framing, (tall, wide) = enlarging((height, width), window)
         image = image_1chw.new_zeros(*image_1chw.shape[:2], tall, wide)
         image[(..., *framing.window)] = image_1chw
         places = corners(tall, wide, window, step=window)

@@ -72,6 +72,11 @@ class Crops:
     places: Ragged
 
     @property
+    def arrays(self) -> tuple[Ragged, Ragged]:
+        """The images and their masks."""
+        return self.images, self.masks
+
+    @property
     def tiles(self) -> NDArray[np.int64]:
         """The number of tiles that cover each image, (N,)."""
         return np.asarray((-(-self.shapes // self.size)).prod(1), np.int64)
@@ -87,10 +92,18 @@ class Crops:
             height, width = self.shapes[row].tolist()
             tall, wide = min(height, self.size), min(width, self.size)
             part = (row, *self.corner(row, on_foreground=bool(on_foreground), number=number), tall, wide)
-            framing, shape = enlarging(tall, wide, self.size)
+            framing, shape = enlarging((tall, wide), self.size)
             images.append(padded(self.images.crop(*part), framing, shape, fill=0))
             masks.append(padded(self.masks.crop(*part), framing, shape, fill=IGNORE))
         return np.stack(images), np.stack(masks)
+
+    def middle(self, row: int) -> NDArray[np.float16]:
+        """Returns the crop (C, size, size) in the middle of an image."""
+        height, width = self.shapes[row].tolist()
+        tall, wide = min(height, self.size), min(width, self.size)
+        framing, shape = enlarging((tall, wide), self.size)
+        crop = self.images.crop(row, (height - tall) // 2, (width - wide) // 2, tall, wide)
+        return padded(crop, framing, shape, fill=0)
 
     def corner(self, row: int, *, on_foreground: bool, number: int) -> tuple[int, int]:
         """Returns the upper left corner of a crop.

@@ -282,7 +282,7 @@ def _resized(sample: Sample, mask: Mask, needs: DataSettings, findings: list[Fin
     except DataError as error:
         findings.append(_error(sample, sample.masks[0], error))
     try:
-        framing = framing_of(sample.image, *mask.shape[-2:], needs)
+        framing = framing_of(sample.image, mask.shape[-2], mask.shape[-1], needs)
     except DataError as error:
         findings.append(_error(sample, sample.image, error))
         return mask

@@ -84,6 +84,13 @@ def read_parts(sample: Sample, *, context: int = 0) -> Iterator[tuple[Path, Raw]
         yield part.path, raw
 
 
+def channels_of(sample: Sample, *, context: int = 0) -> tuple[int, ...]:
+    """Returns the channels of each part of an image; of an image of one part, which is not read, nothing."""
+    if not context and not sample.more:
+        return ()
+    return tuple(raw.values.shape[2] for _, raw in read_parts(sample, context=context))
+
+
 def stacked(parts: Sequence[tuple[Path, Raw]], rules: ReadingRules, *, channels: int) -> Image:
     """Returns the parts of an image as one, each scaled by itself.
 

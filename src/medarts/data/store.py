@@ -129,6 +129,11 @@ class ImageStore:
         height, width = (size, size) if self.sizes is None else self.sizes[index].tolist()
         return framed(height, width, size=size, resize=self.resize)
 
+    def seen(self, index: int) -> NDArray[np.float16]:
+        """Returns an image as networks see it, (C, size, size); of one with a size of its own the middle."""
+        image: NDArray[np.float16] = self.images[index] if self.crops is None else self.crops.middle(index)
+        return image
+
     @property
     def vanished(self) -> NDArray[np.bool_]:
         """True where a mask has a class in its file and lost it by resizing, sample x foreground class."""
@@ -324,7 +329,10 @@ def _write(folder: Path, manifest: Manifest, settings: DataSettings, forms: _For
     levels = {domain: DomainLevels() for domain in manifest.domains}
     with ExitStack() as stack:
         bar = stack.enter_context(progress_bar("reading images", number))
-        writers = {name: stack.enter_context(_writer(folder / name, form)) for name, form in forms.items()}
+        writers: dict[str, RowWriter | RaggedWriter] = {}
+        for name, form in forms.items():
+            writers[name] = _writer(folder / name, form)
+            stack.enter_context(writers[name])
         for sample, read in zip(manifest.samples, _read_all(manifest, settings, threads=threads), strict=True):
             for writer, row in zip(writers.values(), read.rows, strict=True):
                 writer.append(row)

@@ -88,8 +88,14 @@ def parts(items: Sequence[Corner], batch: int) -> Iterator[Sequence[Corner]]:
         yield items[begin : begin + batch]
 
 
-def enlarging(height: int, width: int, window: int) -> tuple[Framing, tuple[int, int]]:
-    """Returns where an image lies, in the middle, once it is padded to at least a window, and height and width then."""
+def enlarging(shape: Sequence[int], window: int) -> tuple[Framing, tuple[int, int]]:
+    """Returns where an image lies, in the middle, once it is padded to at least a window, and height and width then.
+
+    Args:
+        shape: height and width of the image.
+        window: height and width of the window.
+    """
+    height, width = shape
     tall, wide = max(height, window), max(width, window)
     return Framing(height, width, height, width, (tall - height) // 2, (wide - width) // 2), (tall, wide)
 

@@ -56,7 +56,7 @@ class Deployable(nn.Module):
         """Returns images as the network was trained on them: 0..1, at its size."""
         limits = self.limits
         if self.info.percentiles is not None:
-            parts = image_bchw.split(self.info.channels_of_parts, 1)
+            parts = torch.split(image_bchw, [*self.info.channels_of_parts], 1)
             own = torch.stack([_percentile(part, of) for part in parts for of in self.info.percentiles], 1)
             limits = own if limits_b2 is None else torch.where(torch.isnan(limits_b2), own, limits_b2)
         low, high = (self._of_channels(limits[:, side::2])[:, :, None, None] for side in (0, 1))

@@ -167,7 +167,7 @@ def examples_for(package: Package, images: Sequence[Path | str] | None, data: Im
         DataError: none are given.
     """
     if images is not None:
-        return of_files(images)
+        return of_files(images, package.info)
     if data is None:
         raise DataError(
             f"{package.path} has no images; an exported network is verified on some.",
@@ -220,7 +220,7 @@ def _examples(
     domain: str | None,
 ) -> list[Example]:
     if images is not None:
-        return of_files(images)
+        return of_files(images, info)
     return of_run(run, domain=domain) if data is None else of_store(data, info)
 
 

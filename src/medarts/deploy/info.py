@@ -94,8 +94,8 @@ class ModelInfo(Section):
         overlap: of masks: the classes may overlap, each has a probability of its own.
         in_channels: 1 for grey images, 3 for colour.
         size: height and width in pixels at which the network sees images.
-        resize: how they get it: stretched (squash), with their aspect ratio kept and padded (fit), or in windows that are
-            blended (patches); an exported network takes single windows then.
+        resize: how they get it: stretched (squash), with their aspect ratio kept and padded (fit), or in windows that
+            are blended (patches); an exported network takes single windows then.
         scale: factor by which images are shrunk before windows.
         spacing_mm: height and width of a pixel in mm to which images are resized before windows; None for any.
         context: neighbouring slices on either side of one, which are further channels.

@@ -11,6 +11,7 @@ Finding reads headers of DICOM files alone, so its memory does not grow with the
 import glob
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from medarts.data.formats import Kind, image_count, is_image, kind_of, raw_image
 from medarts.data.formats.dicom import recognises
 from medarts.data.formats.raw import Raw, Spacing
 from medarts.data.formats.series import Header, header_of, spacing_of_stack, stacks
+from medarts.data.parts import neighbours
 from medarts.deploy.info import ModelInfo
 from medarts.errors import DataError
 from medarts.system.console import progress_bar
@@ -29,6 +31,8 @@ PROBABILITIES, OVERLAY = "_probabilities", "_overlay"
 """End the names of files of probabilities, and of overlays or their folder."""
 
 _MAGIC = frozenset("*?[")
+_NUMBER = re.compile(r"_[0-9]{4}$")
+"""Ends the name of a file of an image of several."""
 _PREAMBLE = 132
 _MANY = 200
 """Headers that take a second or more on a slow disk."""
@@ -46,17 +50,19 @@ class Source:
         kind: "raster" (PNG, JPEG, BMP, TIFF), "nifti" or "dicom".
         files: its files, those of a DICOM series in the order of its slices; as texts, which take less memory.
         stack_spacing: of a DICOM series of several files; None for a single file, which says its own. See `spacing`.
+        more: further files of the same image or volume, whose channels follow those of the first.
     """
 
     name: str
     kind: Kind
     files: tuple[str, ...]
     stack_spacing: Spacing | None = None
+    more: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """The paths of its files."""
-        return tuple(map(Path, self.files))
+        return tuple(map(Path, self.files + self.more))
 
     @property
     def count(self) -> int:
@@ -82,6 +88,44 @@ class Source:
         """Returns the file of a slice."""
         return Path(self.files[index if len(self.files) > 1 else 0])
 
+    def images(self, info: ModelInfo) -> Iterator[list[Raw]]:
+        """Yields every slice as a network takes it: all files of the image, and the neighbours of the slice.
+
+        Raises:
+            DataError: the image has another number of files; or see `read`.
+        """
+        self._check_files(info)
+        held: dict[tuple[str | None, int], Raw] = {}
+        for index in range(count := self.count):
+            near = neighbours(index, count, context=info.context)
+            held = {place: raw for place, raw in held.items() if place[1] in near}  # slices of a volume are read once
+            yield [self._held(held, path, number) for path in (None, *self.more) for number in near]
+
+    def image(self, index: int, info: ModelInfo) -> list[Raw]:
+        """Reads one slice as `images` yields it."""
+        self._check_files(info)
+        near = neighbours(index, self.count, context=info.context)
+        held: dict[tuple[str | None, int], Raw] = {}
+        return [self._held(held, path, number) for path in (None, *self.more) for number in near]
+
+    def _held(self, held: dict[tuple[str | None, int], Raw], path: str | None, number: int) -> Raw:
+        """Returns a slice of a further file, or of the first where ``path`` is None."""
+        if (path, number) not in held:
+            if path is None:
+                held[path, number] = self.read(number)
+            else:
+                single = None if self.count == 1 else number
+                held[path, number] = raw_image(Path(path), single, beside=self.path(0))
+        return held[path, number]
+
+    def _check_files(self, info: ModelInfo) -> None:
+        if 1 + len(self.more) != info.files:
+            fix = f"Put all {info.files} files of an image into one folder, as NAME_0000 to NAME_{info.files - 1:04}."
+            raise DataError(
+                f"{self.path(0)} is one of {1 + len(self.more)} files of an image; {info.name} takes {info.files}.",
+                fix=fix,
+            )
+
     def read(self, index: int) -> Raw:
         """Reads a slice as the training does, in the same orientation.
 
@@ -92,7 +136,7 @@ class Source:
         return raw_image(self.path(index), None if single else index)
 
 
-def find(paths: Sequence[str | Path], *, leave_out: Path | None = None) -> list[Source]:
+def find(paths: Sequence[str | Path], *, leave_out: Path | None = None, files: int = 1) -> list[Source]:
     """Returns all that can be predicted on, sorted by name.
 
     Files of one DICOM series that have equal sizes and orientations are one source, in the order of their positions;
@@ -105,6 +149,8 @@ def find(paths: Sequence[str | Path], *, leave_out: Path | None = None) -> list[
             segmentations, are left out. A file that is named is kept, whatever it is, even if there is none: reading it
             says what is wrong.
         leave_out: a folder whose files are not taken, such as that of the results.
+        files: files of an image. Where there are several, NAME_0000.png, NAME_0001.png and so on, of any format but
+            DICOM, are one source called NAME.
 
     Raises:
         DataError: a folder cannot be read, a folder or pattern holds no images, or there are no paths.
@@ -114,7 +160,7 @@ def find(paths: Sequence[str | Path], *, leave_out: Path | None = None) -> list[
         chosen.add(Path(path).expanduser())
     if not chosen.files:
         raise DataError("There are no images.", fix="Give files, folders or patterns.")
-    return _named(list(_sources(chosen)), chosen.base())
+    return _named(list(_sources(chosen, files)), chosen.base())
 
 
 def check_kind(raw: Raw, info: ModelInfo, path: Path) -> None:
@@ -260,15 +306,19 @@ def _may_be_image(path: Path) -> bool:
         return False
 
 
-def _sources(chosen: _Chosen) -> Iterator[tuple[Source, str | None]]:
+def _sources(chosen: _Chosen, files: int) -> Iterator[tuple[Source, str | None]]:
     """Yields sources, yet without their names, and what tells a series from others in its folder."""
     dicom: list[tuple[str, str]] = []
+    others: dict[str, list[tuple[str, Kind]]] = {}
     for full, name in chosen.files.items():
         kind = _kind(Path(name))
         if kind == "dicom":
             dicom.append((full, name))
         else:
-            yield Source("", kind, (name,)), None
+            others.setdefault(_numberless(full) if files > 1 else full, []).append((name, kind))
+    for together in others.values():
+        (first, kind), *more = sorted(together)
+        yield Source("", kind, (first,), more=tuple(name for name, _ in more)), None
     series: dict[str, list[Header]] = {}
     for full, name in _with_progress(dicom):
         try:
@@ -286,6 +336,12 @@ def _sources(chosen: _Chosen) -> Iterator[tuple[Source, str | None]]:
             note = None if number is None else f"series-{number}"
             spacing = spacing_of_stack(stack) if len(stack) > 1 else None
             yield Source("", "dicom", tuple(str(each.path) for each in stack), spacing), note
+
+
+def _numberless(path: str) -> str:
+    """Returns a path without the number of the file, as in NAME_0001.nii.gz; the path itself where it has none."""
+    suffix = path[len(path) - len(suffix_of(Path(path))) :]
+    return _NUMBER.sub("", path[: len(path) - len(suffix)]) + suffix
 
 
 def _with_progress(files: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -346,7 +402,8 @@ def _name(source: Source, base: str | None) -> str:
         folder = _common(_folder(_full(each)) for each in source.paths)
         return _relative(folder, base) or name_of(Path(folder))
     name, suffix = _relative(full, base), _suffix(source)
-    return name.removesuffix(name[-len(suffix) :]) if suffix else name
+    name = name.removesuffix(name[-len(suffix) :]) if suffix else name
+    return _NUMBER.sub("", name) if source.more else name
 
 
 def _suffixed(name: str, source: Source, note: str | None) -> str:

@@ -42,7 +42,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         values: float32 (C, H, W), as stored.
-        limits: float32 (2 x parts,), the values that become 0 and 1, of each of the files or slices that it consists of.
+        limits: float32 (2 x parts,), the values that become 0 and 1, of each file or slice that it consists of.
         shape: height and width of its file, which those of the values differ from where the network asks for a scale.
     """
 
@@ -92,7 +92,7 @@ class TrainedModel:
                 for a network of several channels, its first, is as long as an image has channels; else it is a stack of
                 grey images. So N x H x W is always a stack for a network of grey images.
             batch: images, or windows of them, in one pass of the network, at least 1.
-            spacing: height and width of a pixel of arrays in mm, for networks that were trained at one (``spacing_mm``).
+            spacing: height and width of a pixel of arrays in mm, for networks with ``info.spacing_mm``.
 
         For a network of several files (``info.files``) an array has the channels of all, one after the other; a path is
         that of the first file, or a folder with the files NAME_0000, NAME_0001 and so on of an image. For one with
@@ -137,8 +137,8 @@ class TrainedModel:
         if len(parts) != len(wanted) or len({raw.values.shape[:2] for raw in parts}) > 1:
             shapes = " and ".join(str(raw.values.shape) for raw in parts)
             raise DataError(
-                f"{path} consists of {len(parts)} files or slices ({shapes}), but {info.name} takes {len(wanted)} of one "
-                "size.",
+                f"{path} consists of {len(parts)} files or slices ({shapes}), but {info.name} takes {len(wanted)} of "
+                "one size.",
                 fix="Give images like those of the training.",
             )
         every = [self._part(raw, number, path) for raw, number in zip(parts, wanted, strict=True)]
@@ -149,6 +149,16 @@ class TrainedModel:
             framing = scaled(height, width, factors=zoom(path, spacing, info.spacing_mm))
         values = np.ascontiguousarray(resized(values, (framing.rows, framing.columns)))
         return Prepared(values, np.concatenate([limits for _, limits in every]), (height, width))
+
+    def shown(self, parts: Sequence[Raw], *, path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns what overlays show of an image at the size of its file: values (C, H, W), limits of black and white.
+
+        Of several files the first, of neighbouring slices the one in their middle.
+        """
+        info = self.info
+        values, limits = self._part(parts[info.context], info.channels_of_parts[info.context], path)
+        fixed = np.array(info.window or info.expected_range, np.float32)
+        return values, limits if info.percentiles is not None else fixed
 
     def _part(self, raw: Raw, channels: int, path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns the values (C, H, W) of a file or slice of an image, and those that become 0 and 1."""

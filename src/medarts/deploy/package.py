@@ -228,6 +228,9 @@ def _check_info(info: ModelInfo, recipe: Recipe) -> None:
         ("overlap", info.overlap, data.overlap),
         ("size", info.size, data.size),
         ("resize", info.resize, data.resize),
+        ("scale", info.scale, data.scale),
+        ("spacing_mm", info.spacing_mm, data.spacing_mm),
+        ("context", info.context, data.context),
     ):
         if said != meant:
             raise _DamagedError(f"{MODEL} has the {name} {said}, but {RECIPE} {meant}")

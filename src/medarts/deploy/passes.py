@@ -75,7 +75,7 @@ class Patchwise:
         return {"probabilities": np.stack(every)}
 
     def _one(self, image_chw: Floats, limits: Floats) -> Floats:
-        framing, shape = enlarging(*image_chw.shape[1:], self._info.size)
+        framing, shape = enlarging(image_chw.shape[1:], self._info.size)
         # What becomes 0, as the padding of training.
         black = np.repeat(limits[::2], self._info.channels_of_parts) if self._info.percentiles else self._info.black
         image = padded(image_chw, framing, shape, fill=0)

@@ -89,6 +89,11 @@ class Options:
         """
         check_number("batch", self.batch, low=1, high=_MOST_IMAGES)
         check_number("window", self.window, low=_SMALLEST_WINDOW, high=_LARGEST_WINDOW)
+        if info.resize == "patches" and self.window is not None:
+            raise RecipeError(
+                f"{info.name} was trained on patches, and predicts images in windows of their size, {info.size} px.",
+                fix="Leave window out.",
+            )
         if info.task == "segmentation":
             check_rule(self.decision, info)
             return
@@ -145,7 +150,7 @@ def predict_files(
         MedartsError: there are no images, or the options do not fit the network.
     """
     options.check(model.info)
-    sources = find(paths, leave_out=folder)
+    sources = find(paths, leave_out=folder, files=model.info.files)
     _refuse_inputs(sources, folder)
     make_folder(folder)
     with lock.held(folder, "predict"):
@@ -240,7 +245,7 @@ class _Job:
             self._states[source.name] = state_of(source.paths)  # before it is read
             try:
                 count = source.count
-                image = self._prepared(source, 0) if count == 1 else None
+                image = next(self._prepared(source)) if count == 1 else None
             except DataError as error:
                 self._skip(source, error)
                 steps.advance(self._steps[source.name])
@@ -251,7 +256,7 @@ class _Job:
             if image is not None:
                 group.append((source, image))
             else:
-                slices = self._slices(source, count, asked, steps)
+                slices = self._slices(source, asked, steps)
                 self._write(source, self._model.run(slices, batch=self._batch), journal)
         self._finish(group, journal, asked, steps)
 
@@ -279,22 +284,26 @@ class _Job:
             self._write(source, [outputs], journal)
             steps.advance(self._steps[source.name])
 
-    def _slices(self, source: Source, count: int, asked: Interruption, steps: _Steps) -> Iterator[Prepared]:
+    def _slices(self, source: Source, asked: Interruption, steps: _Steps) -> Iterator[Prepared]:
         left = self._steps[source.name]
         try:
-            for index in range(count):
+            self._stop_if(asked)
+            for image in self._prepared(source):
+                yield image
                 self._stop_if(asked)
-                yield self._prepared(source, index)
                 if left > 1:
                     left -= 1
                     steps.advance()
         finally:  # also where a slice is bad
             steps.advance(left)
 
-    def _prepared(self, source: Source, index: int) -> Prepared:
-        raw = source.read(index)
-        check_kind(raw, self._info, source.path(index))
-        return self._model.prepare(raw, path=source.path(index))
+    def _prepared(self, source: Source) -> Iterator[Prepared]:
+        """Yields the slices of a source as the network takes them."""
+        spacing = source.spacing if self._info.spacing_mm is not None else (None, None, None)
+        for index, parts in enumerate(source.images(self._info)):
+            for raw in parts:
+                check_kind(raw, self._info, source.path(index))
+            yield self._model.prepare(parts, path=source.path(index), spacing=spacing)
 
     def _write(self, source: Source, outputs: Iterable[Outputs], journal: Journal) -> None:
         """Writes all that belongs to a source, its rows last; skips it where it cannot be predicted."""
@@ -357,11 +366,10 @@ class _Job:
 
     def _write_overlay(self, source: Source, index: int, mask: Mask, *, several: bool) -> None:
         # Read again: what is drawn is known when all slices are predicted, which are too many to be kept.
-        image, info = self._prepared(source, index), self._info
-        limits = image.limits if info.percentiles is not None else np.array(info.window or info.expected_range)
+        values, limits = self._model.shown(source.image(index, self._info), path=source.path(index))
         path = self._overlay(source, index, several=several)
         make_folder(path.parent)
-        write_whole(path, overlay_png(image.values, limits, mask))
+        write_whole(path, overlay_png(values, limits, mask))
         self._results.append(path)
 
     def _overlay(self, source: Source, index: int, *, several: bool) -> Path:
@@ -433,6 +441,9 @@ def _record(model: TrainedModel, options: Options) -> dict[str, Any]:
     """Returns what decides the results, as JSON has it."""
     network = model.info.model_dump(mode="json")
     del network["provenance"]["created"]  # of a run, it is today
+    for name in ("resize", "scale", "spacing_mm", "context", "parts"):  # which came later
+        if getattr(model.info, name) == ModelInfo.model_fields[name].default:
+            del network[name]
     chosen = {name: value for name, value in asdict(options).items() if name != "batch"}
     network["file"] = model.digest  # which in 8-bit integers is another, with the same description
     return {"format": 1, "network": network, "engine": model.engine.name, "options": chosen}

@@ -90,7 +90,8 @@ def as_stored(images_bchw: Floats, info: ModelInfo) -> tuple[Floats, Floats]:
     """Returns images of 0..1 as an exported network takes them, and the values that become 0 and 1."""
     low, high = info.window or info.expected_range
     images = (images_bchw * (high - low) + low).astype(np.float32)
-    return images, np.tile(np.array([[low, high]], np.float32), (len(images), 1))
+    limits = np.array([low, high] * len(info.channels_of_parts), np.float32)
+    return images, np.tile(limits, (len(images), 1))
 
 
 class _Reader:
@@ -105,7 +106,7 @@ class _Reader:
     @staticmethod
     def _all(store: ImageStore, info: ModelInfo) -> Iterator[dict[str, Floats]]:
         for index in spread(store.indices(store.manifest.of_split("val")).tolist(), CALIBRATED_ON):
-            image, limits = as_stored(store.images[np.array([index])].astype(np.float32), info)
+            image, limits = as_stored(store.seen(index)[None].astype(np.float32), info)
             yield {IMAGE: image} if info.percentiles is None else {IMAGE: image, LIMITS: limits}
 
 

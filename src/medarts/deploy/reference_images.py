@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.data.formats import raw_image
-from medarts.data.formats.raw import Raw
+from medarts.data.formats import spacing_of
+from medarts.data.formats.raw import Raw, Spacing
 from medarts.data.images import limits_of
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.opening import open_manifest
+from medarts.data.parts import read_parts
 from medarts.data.store import ImageStore
 from medarts.deploy.info import ImageKind, ModelInfo
 from medarts.deploy.inputs import Source, find
@@ -32,12 +33,12 @@ class Example:
 
     Attributes:
         name: names it in errors.
-        read: gives it as stored.
+        read: gives it as stored, by its files and neighbouring slices.
         spacing: gives height and width of a pixel in mm; None where unknown.
     """
 
     name: Path
-    read: Callable[[], Raw]
+    read: Callable[[], list[Raw]]
     spacing: Callable[[], tuple[float, float] | None] = lambda: None
 
 
@@ -55,10 +56,11 @@ def of_run(run: RunDirectory, *, domain: str | None) -> list[Example]:
     manifest = open_manifest(run.recipe.data, needs=())
     if domain is not None:
         manifest = manifest.where(lambda sample: sample.domain == domain)
+    context = run.recipe.data.context
     if run.recipe.data.is_divided:
-        return [_of_sample(sample) for sample in spread(manifest.samples, OF_TRAINING + OF_VALIDATION)]
+        return [_of_sample(sample, context) for sample in spread(manifest.samples, OF_TRAINING + OF_VALIDATION)]
     parts = ((manifest.of_split("train"), OF_TRAINING), (manifest.of_split("val"), OF_VALIDATION))
-    return [_of_sample(sample) for part, number in parts for sample in spread(part.samples, number)]
+    return [_of_sample(sample, context) for part, number in parts for sample in spread(part.samples, number)]
 
 
 def check_present(run: RunDirectory, data: ImageStore | None = None) -> None:
@@ -82,16 +84,20 @@ def check_present(run: RunDirectory, data: ImageStore | None = None) -> None:
         )
 
 
-def of_files(paths: Sequence[Path | str]) -> list[Example]:
+def of_files(paths: Sequence[Path | str], info: ModelInfo) -> list[Example]:
     """Returns images of files and folders; those that cannot be read are reported on standard error and left out.
+
+    Args:
+        paths: see ``medarts.deploy.inputs.find``.
+        info: of the network, which says how many files an image has.
 
     Raises:
         DataError: there are none, or none can be read.
     """
     found, bad = [], []
-    for source in spread(find(paths), OF_FILES):
+    for source in spread(find(paths, files=info.files), OF_FILES):
         try:
-            example = _of_source(source)
+            example = _of_source(source, info)
             example.read()
         except DataError as error:
             bad.append(error)
@@ -110,9 +116,10 @@ def of_store(store: ImageStore, info: ModelInfo) -> list[Example]:
     manifest: Manifest = store.manifest
     low, high = info.window or info.expected_range
 
-    def read(index: int) -> Raw:
-        image = np.moveaxis(store.images[np.array([index])][0], 0, -1).astype(np.float32)
-        return Raw(image * (high - low) + low, (low, high))
+    def read(index: int) -> list[Raw]:
+        image = np.moveaxis(store.images[index], 0, -1).astype(np.float32) * (high - low) + low
+        ends = np.cumsum(info.channels_of_parts)[:-1].tolist()
+        return [Raw(part, (low, high)) for part in np.split(image, ends, axis=2)]
 
     chosen = spread(range(len(manifest.samples)), OF_FILES)
     return [Example(manifest.samples[index].image, partial(read, index)) for index in chosen]
@@ -127,9 +134,9 @@ def observed(info: ModelInfo, examples: Iterable[Example]) -> ModelInfo:
     kinds: Counter[ImageKind] = Counter()
     limits, spacings = [], []
     for example in examples:
-        raw = example.read()
-        kinds[ImageKind(channels=raw.values.shape[2], dtype=str(raw.values.dtype), range=raw.range)] += 1
-        limits.append(limits_of(raw, ReadingRules(info.window, info.percentiles), example.name))
+        for raw in example.read():
+            kinds[ImageKind(channels=raw.values.shape[2], dtype=str(raw.values.dtype), range=raw.range)] += 1
+            limits.append(limits_of(raw, ReadingRules(info.window, info.percentiles), example.name))
         if (spacing := example.spacing()) is not None:
             spacings.append(spacing)
     if info.window or info.percentiles:
@@ -154,19 +161,19 @@ def spread(items: Sequence[Any], number: int) -> list[Any]:
     return [items[place] for place in places]
 
 
-def _of_sample(sample: Sample) -> Example:
+def _of_sample(sample: Sample, context: int) -> Example:
     return Example(
         sample.image,
-        lambda: raw_image(sample.image, sample.slice_index),
-        lambda: _within(find([sample.image])[0]),
+        lambda: [raw for _, raw in read_parts(sample, context=context)],
+        lambda: _in_plane(spacing_of(sample.image)),
     )
 
 
-def _of_source(source: Source) -> Example:
+def _of_source(source: Source, info: ModelInfo) -> Example:
     middle = source.count // 2
-    return Example(source.path(middle), lambda: source.read(middle), lambda: _within(source))
+    return Example(source.path(middle), lambda: source.image(middle, info), lambda: _in_plane(source.spacing))
 
 
-def _within(source: Source) -> tuple[float, float] | None:
-    height, width, _ = source.spacing
+def _in_plane(spacing: Spacing) -> tuple[float, float] | None:
+    height, width, _ = spacing
     return None if height is None or width is None else (height, width)

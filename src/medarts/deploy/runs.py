@@ -17,7 +17,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
 from medarts.errors import DataError, quoted
 from medarts.network import Network
-from medarts.training.trained import load_network
+from medarts.training.trained import folds_of, is_ensemble, load_network
 
 
 def deployable_of(
@@ -63,7 +63,7 @@ def info_of(run: RunDirectory, network: Network, *, domain: str | None, head: st
         scale=data.scale,
         spacing_mm=data.spacing_mm,
         context=data.context,
-        parts=tuple(run.facts.get("parts", ())),
+        parts=tuple((folds_of(run)[0] if is_ensemble(run) else run).facts.get("parts", ())),
         head=head,
         window=rules.window,
         percentiles=rules.percentiles,

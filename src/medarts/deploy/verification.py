@@ -36,7 +36,8 @@ class Verification:
 def verify(deployable: Deployable, exported: Engine, examples: Sequence[Example]) -> Verification:
     """Compares an exported network with the network in PyTorch.
 
-    Every image is predicted at its own size, and as a part of odd height and width in a batch with others.
+    Every image is predicted at its own size, and as a part of odd height and width in a batch with others; of networks
+    that take windows of one size, a window of every image.
 
     Args:
         deployable: the network in PyTorch.
@@ -67,17 +68,28 @@ def verify(deployable: Deployable, exported: Engine, examples: Sequence[Example]
 def _batches(model: TrainedModel, examples: Sequence[Example]) -> Iterator[tuple[Floats, Floats]]:
     waiting: list[Prepared] = []
     for number, example in enumerate(examples, 1):
-        image = model.prepare(example.read(), path=example.name)
+        spacing = (*(example.spacing() or (None, None)), None)
+        image = model.prepare(example.read(), path=example.name, spacing=spacing)
+        if model.info.resize == "patches":
+            image = image._replace(values=_window(image.values, model.info.size))
         yield image.values[None], image.limits[None]
         waiting.append(image)
         if len(waiting) == _TOGETHER or number == len(examples):
-            yield _cut(waiting)
+            yield _cut(waiting, odd=model.info.resize != "patches")
             waiting = []
 
 
-def _cut(images: Sequence[Prepared]) -> tuple[Floats, Floats]:
-    """Returns the upper left parts of images, of one odd size, with the limits of the parts."""
+def _window(image_chw: Floats, size: int) -> Floats:
+    """Returns the middle of an image, repeated where it is smaller than a window."""
+    top, left = (max(0, (side - size) // 2) for side in image_chw.shape[1:])
+    rows = np.take(image_chw, range(top, top + size), 1, mode="wrap")
+    return np.ascontiguousarray(np.take(rows, range(left, left + size), 2, mode="wrap"))
+
+
+def _cut(images: Sequence[Prepared], *, odd: bool) -> tuple[Floats, Floats]:
+    """Returns the upper left parts of images, of one (odd) size, with the limits of the parts."""
     height, width = (min(image.values.shape[axis] for image in images) for axis in (1, 2))
-    height, width = max(1, (height - 1) // 2 * 2 - 1), max(1, (width - 3) // 2 * 2 - 1)
+    if odd:
+        height, width = max(1, (height - 1) // 2 * 2 - 1), max(1, (width - 3) // 2 * 2 - 1)
     parts = [image.values[:, :height, :width] for image in images]
-    return np.stack(parts), np.full((len(parts), 2), np.nan, np.float32)
+    return np.stack(parts), np.full((len(parts), len(images[0].limits)), np.nan, np.float32)

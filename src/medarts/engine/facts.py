@@ -71,6 +71,7 @@ class _Facts(_Part):
     network: _Name = "-"
     weights_fingerprint: str | None = None
     initial: _Initial | None = None
+    parts: list[Annotated[int, Field(ge=1)]] = []
     changes: list[_Change] = []
 
 

@@ -34,6 +34,7 @@ from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.folds import joined_calibration
 from medarts.evaluation.scoring import calibrate, predict_findings
+from medarts.evaluation.sliding import Sliding
 from medarts.metrics import Confusion
 from medarts.metrics.calibration import TEMPERATURES
 from medarts.metrics.masks import counted_pixels, foreground_masks, shown_classes
@@ -128,11 +129,16 @@ def fit_masks(model: nn.Module, batches: Batches, *, names: Sequence[str], head:
     return Calibration(temperature=temperature, thresholds={MASK_THRESHOLD: thresholds})
 
 
-def as_shipped(network: Network, recipe: Recipe) -> Network:
-    """Returns a network for masks in the form that it is used in."""
+def as_shipped(network: Network, recipe: Recipe) -> nn.Module:
+    """Returns a network for masks in the form that it is used in, on images as they are stored."""
     # fp16 is for training: inference keeps the range of its weights.
     dtype = torch.bfloat16 if recipe.compute.precision == "bf16" else None
-    return shipped(network, in_channels=recipe.data.in_channels, size=recipe.data.size, dtype=dtype)
+    data = recipe.data
+    form = shipped(network, in_channels=data.in_channels, size=data.size, dtype=dtype)
+    if data.resize != "patches":
+        return form
+    exclusive = data.outputs > 1 and not data.overlap
+    return Sliding(form, data.size, batch=recipe.evaluation.batch, exclusive=exclusive)
 
 
 def own_manifest(run: RunDirectory, needs: tuple[Split, ...]) -> Manifest:

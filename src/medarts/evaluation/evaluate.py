@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from torch import nn
 
 from medarts.config import Recipe, SourceSettings, Split, Task
 from medarts.config.data import make_source
@@ -228,7 +229,7 @@ def _out_of_fold(run: RunDirectory, split: Part, head: str | None) -> Scores:
 
 
 def _other_ways(
-    network: Network, model: Network, recipe: Recipe, info: ModelInfo, *, heads: bool, flip: bool
+    network: Network, model: nn.Module, recipe: Recipe, info: ModelInfo, *, heads: bool, flip: bool
 ) -> OtherWays:
     beside = (*network.heads, AVERAGE) if heads and len(network.heads) > 1 else (info.head,)
     return OtherWays(model, info, flops=flops_of(network, recipe, beside), flip=flip)
@@ -241,7 +242,7 @@ def _check_masks_alone(*, heads: bool, flip: bool) -> None:
 
 def _calibration(
     run: RunDirectory,
-    model: Network,
+    model: nn.Module,
     store: ImageStore,
     sources: tuple[SourceSettings, ...] | None,
     head: str | None,

@@ -20,6 +20,7 @@ from medarts.errors import RunError
 from medarts.evaluation.deciding import OtherWays
 from medarts.evaluation.files import Fingerprints
 from medarts.evaluation.scores import Calibration, Scores, image_values, table_of
+from medarts.evaluation.sliding import shown
 from medarts.evaluation.summary import SENSITIVE, YOUDEN, summarized
 from medarts.metrics.calibration import fit_temperature, probabilities_of
 from medarts.metrics.masks import counted_pixels, foreground_masks, mask_scores, predicted_classes
@@ -128,13 +129,14 @@ def _mask_examples(
     part = batches.store.manifest.where(lambda sample: (sample.domain, sample.key) in set(chosen))
     few = Batches(batches.store, part, batch=batches.batch, name=batches.name, device=batches.device)
     with torch.inference_mode():
-        predictions = np.concatenate([_classes_of(model(batch.images, head), recipe) for batch in few.all()])
+        predictions = [each for batch in few.all() for each in _classes_of(model(batch.images, head), recipe)]
     position = {(sample.domain, sample.key): row for row, sample in enumerate(part.samples)}
     rows = [position[name] for name in chosen]
+    images, targets, predicted = shown(batches.store, few.indices[rows], [predictions[row] for row in rows])
     return {
-        "images": batches.store.images[few.indices[rows]].transpose(0, 2, 3, 1).astype(np.float32),
-        "targets": batches.store.targets[few.indices[rows]],
-        "predictions": predictions[rows],
+        "images": images,
+        "targets": targets,
+        "predictions": predicted,
         "titles": np.asarray(titles),
         "domains": np.asarray([dataset for dataset, _ in chosen]),
     }

@@ -101,6 +101,12 @@ def write_bundle(package: Package, onnx: bytes, folder: Path, *, head: str | Non
     if exists(folder):
         raise RunError(f"{folder} exists already.", fix="Choose another folder.")
     deployable = package.deployable(head)
+    if deployable.info.resize == "patches" or deployable.info.parts:
+        raise RunError(
+            f"{package.path} has a network of patches, several files or neighbouring slices, which the inferer of a "
+            "bundle does not know.",
+            fix="Export it as ONNX (medarts export).",
+        )
     wrapped = _Probabilities(deployable).eval()
     script = _scripted(wrapped)
     files: dict[str, bytes] = {

@@ -21,6 +21,7 @@ from medarts.config import BatchSettings, Recipe
 from medarts.config import Task as TaskName
 from medarts.data.batches import Batches, check_fills_a_batch, mix
 from medarts.data.opening import open_manifest, with_findings
+from medarts.data.parts import channels_of
 from medarts.data.store import ImageStore, open_store
 from medarts.engine import checkpoint
 from medarts.engine.device import make_fabric
@@ -72,6 +73,7 @@ class Training(Job[TrainingState]):
         training: those to learn from.
         validation: those to choose by.
         initial: the trained weights that it begins with, which the network has already. Default: from scratch.
+        parts: channels of each file, or slice of one, that an image consists of.
     """
 
     kind = "train"
@@ -89,6 +91,7 @@ class Training(Job[TrainingState]):
         training: Batches,
         validation: Batches,
         initial: InitialWeights | None = None,
+        parts: tuple[int, ...] = (),
     ) -> None:
         super().__init__(recipe, fabric=fabric, task=task, store=store, state=TrainingState())
         self.architecture = architecture
@@ -96,6 +99,7 @@ class Training(Job[TrainingState]):
         self.training = training
         self.validation = validation
         self.initial = initial
+        self.parts = parts
         self.averaged = MovingAverage(network, decay=recipe.train.ema) if recipe.train.ema else None
 
     @staticmethod
@@ -116,10 +120,11 @@ class Training(Job[TrainingState]):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The name of the network, and the fingerprint of the weights it begins with."""
+        """The name of the network, the fingerprint of its first weights, and the parts of images that have several."""
         return {
             "network": self.architecture.name,
             "weights_fingerprint": _weights_fingerprint(self.architecture),
+            **({} if len(self.parts) < 2 else {"parts": [*self.parts]}),
             **({} if self.initial is None else self.initial.facts),
         }
 
@@ -446,6 +451,7 @@ def prepare_training(
         training=learned,
         validation=Batches(store, validation, batch=recipe.evaluation.batch, name="validation set", device=device),
         initial=initial,
+        parts=() if data is not None else channels_of(manifest.samples[0], context=recipe.data.context),
     )
 
 
