@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         export,
         generalize,
         init,
+        noise,
         pack,
         plan,
         plan_study,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "medarts.api": (
-        "benchmark", "compare", "cost", "doctor", "evaluate", "export", "generalize", "init", "pack", "plan",
+        "benchmark", "compare", "cost", "doctor", "evaluate", "export", "generalize", "init", "noise", "pack", "plan",
         "plan_study", "predict", "prune", "report", "resume", "search", "show", "train",
     ),
     "medarts.data.arrays": ("from_arrays", "from_dataset"),
@@ -74,8 +75,8 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "MedartsError", "Settings", "__version__", "benchmark", "compare", "cost", "create_model", "doctor", "evaluate",
-    "export", "from_arrays", "from_dataset", "generalize", "init", "list_models", "load", "load_genotype", "pack",
-    "plan", "plan_study", "predict", "prune", "register_criterion", "register_loss", "register_metric",
+    "export", "from_arrays", "from_dataset", "generalize", "init", "list_models", "load", "load_genotype", "noise",
+    "pack", "plan", "plan_study", "predict", "prune", "register_criterion", "register_loss", "register_metric",
     "register_model", "register_operation", "register_regularizer", "register_relaxation", "register_selection",
     "register_source", "register_space", "report", "resume", "search", "show", "train",
 ]  # fmt: skip

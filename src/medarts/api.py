@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from medarts.profiling.plan import Plan
     from medarts.proposal import Ask, Proposal
     from medarts.study.generalize import Generalization
+    from medarts.study.noise import Noise
     from medarts.study.planning import StudyPlan
     from medarts.training.trained import TrainedNetwork
 
@@ -243,6 +244,30 @@ def prune(
         run=source if given is None else None,
         data=_store(given),
     )
+
+
+def noise(run: RunDirectory | Path | str, *, seeds: int = 3, jobs: int = 1) -> "Noise":
+    """Trains the network of a run again with other seeds, and says by how much scores differ by chance.
+
+    The trainings are in the folder noise/ of the run. The same call goes on where it was stopped; with more seeds it
+    adds the others.
+
+    Args:
+        run: a finished training run, from scratch.
+        seeds: trainings beside that of the run.
+        jobs: trainings that run in parallel.
+
+    Returns:
+        Of each metric the spread between seeds and between patients, and the smallest difference that is more than
+        chance; see `medarts.study.noise`.
+
+    Raises:
+        RunError: the run does not fit, or a training failed.
+        InterruptedRunError: Ctrl-C; the same call goes on.
+    """
+    from medarts.study.noise import measure_noise
+
+    return measure_noise(path_of(run), seeds=seeds, jobs=jobs)
 
 
 def resume(

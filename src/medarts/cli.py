@@ -623,6 +623,32 @@ def benchmark(
     sys.exit(1 if found.about["missing"] else 0)
 
 
+def noise(
+    run: Positional[RunFolder],
+    *,
+    seeds: Annotated[int, arg(metavar="N")] = 3,
+    jobs: Annotated[int, arg(metavar="N")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train a run's recipe again with other seeds, and tell which differences between networks are more than chance.
+
+    The trainings are in RUN/noise. After Ctrl-C the same command resumes.
+
+    Args:
+        run: Finished training run.
+        seeds: Trainings beside that of the run.
+        jobs: Trainings that run in parallel.
+    """
+    from medarts import api, terminal
+
+    check_number("jobs", jobs, low=1, high=MOST_JOBS)
+    found = api.noise(run, seeds=seeds, jobs=jobs)
+    if as_json:
+        print(found.to_json())
+    else:
+        terminal.show_noise(found)
+
+
 def generalize(
     recipe: Positional[Annotated[Path, arg(metavar="RECIPE|FOLDER", help_behavior_hint="")]],
     changes: Positional[Changes] = (),
@@ -776,6 +802,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": compare,
     "benchmark": benchmark,
     "generalize": generalize,
+    "noise": noise,
     "report": report,
     "export": export,
     "pack": pack,

@@ -36,6 +36,7 @@ from medarts.reporting.comparison_tables import (
     claim_tables,
     methods_table,
     network_table,
+    noise_lines,
     random_table,
     reference_of,
     retrained_table,
@@ -43,6 +44,7 @@ from medarts.reporting.comparison_tables import (
 from medarts.reporting.tables import Table as PageTable
 from medarts.study.folds import read_fold_scores
 from medarts.study.generalize import Generalization
+from medarts.study.noise import Noise
 from medarts.study.planning import StudyPlan
 from medarts.system.console import columns, counted, make_console, name_column, say, show_table
 from medarts.system.names import printable
@@ -201,6 +203,22 @@ def show_training(run: RunDirectory) -> None:
     table.add_row("SD of folds", "", "", "", *cells(found.spread))
     show_table(console, table)
     say("Each image is scored by the network that has not seen it. With intervals: medarts evaluate", to=console)
+
+
+def show_noise(noise: Noise) -> None:
+    """Prints how much each metric differs by chance."""
+    titles = [f"{number} training{'s' * (number > 1)}\nof each" for number in noise.metrics[0].smallest]
+    table = Table(*columns("", "mean", "SD of\nseeds", "SE of\npatients", *titles))
+    for one in noise.metrics:
+        numbers = (one.mean, one.between_seeds, one.between_patients, *one.smallest.values())
+        table.add_row(one.title, *("–" if math.isnan(number) else f"{number:.3g}" for number in numbers))
+    show_table(console, table)
+    say(
+        f"{noise.network}, {counted(len(noise.seeds), 'training')} by one recipe, {counted(noise.images, 'image')} of "
+        f"{counted(noise.patients, 'patient')}. The last columns: the smallest difference between two networks that is "
+        "more than chance, 95 %.",
+        to=console,
+    )
 
 
 def _digits(value: float, limits: tuple[float, float]) -> str:
@@ -418,6 +436,8 @@ def show_comparison(comparison: Comparison, *, failures: Path | None = None) -> 
             _print_table(shown)
     if budget := budget_text(comparison):
         say(budget, to=console)
+    for line in noise_lines(comparison):
+        say(line, to=console)
     missing = comparison.about["missing"]
     show_missing(missing)
     console.print(

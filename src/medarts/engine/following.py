@@ -34,14 +34,23 @@ class Follower:
     """Tells what runs have done since it looked last.
 
     Args:
-        runs: all runs that may be at work; what they have done by now is not told.
+        runs: runs that may be at work; what they have done by now is not told.
+        total: epochs that all runs will do together, where others come later. Default: those of ``runs``.
     """
 
-    def __init__(self, runs: Iterable[Followed]) -> None:
+    def __init__(self, runs: Iterable[Followed], *, total: int | None = None) -> None:
         self._runs = list(runs)
         self._told = {run.path: epochs_done(run.path) for run in self._runs} if has_lines() else {}
+        self._total = total
         self._began = time.monotonic()
         self._before = sum(self._told.values())
+
+    def follow(self, runs: Iterable[Followed]) -> None:
+        """Follows further runs too, from their first epoch on; those that are followed already stay as they are."""
+        for run in runs if has_lines() else ():
+            if run.path not in self._told:
+                self._runs.append(run)
+                self._told[run.path] = 0
 
     def tell(self) -> None:
         """Writes a line for every new epoch of every run; nothing on a terminal."""
@@ -65,5 +74,6 @@ class Follower:
     def _left(self) -> float | None:
         """Returns the seconds until all runs have done all epochs, at the pace so far."""
         done = sum(self._told.values()) - self._before
-        total = sum(max(run.epochs, self._told[run.path]) for run in self._runs) - self._before
-        return (time.monotonic() - self._began) / done * (total - done) if done else None
+        of_these = sum(max(run.epochs, self._told[run.path]) for run in self._runs)
+        left = (of_these if self._total is None else self._total) - self._before - done
+        return (time.monotonic() - self._began) / done * max(0, left) if done else None

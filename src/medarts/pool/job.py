@@ -26,6 +26,7 @@ from medarts.data.store import ImageStore, images_for_processes
 from medarts.engine.changes import changed_recipe, check_places, go_on, with_its_threads
 from medarts.engine.device import environment, preserved_process_state
 from medarts.engine.directory import RunDirectory, epochs_done
+from medarts.engine.following import Followed, Follower
 from medarts.errors import DivergedError, GenotypeError, MedartsError, RecipeError, RunError
 from medarts.pool import trainings
 from medarts.pool.candidates import Candidate, read_candidates, write_candidates
@@ -125,7 +126,7 @@ def _do(run: RunDirectory, prepared: Prepared, *, jobs: int, data: ImageStore | 
     with (
         images_for_processes(data) as images,
         interruption() as stop,
-        progress_bar("search", epochs, done=min(done, epochs)) as bar,
+        progress_bar("search", epochs, done=min(done, epochs), is_told=False) as bar,
         Workers(reused=True) as workers,
     ):
         _Search(run, prepared, _Executor(workers, stop, jobs), images=images, bar=bar).run_to_end()
@@ -222,6 +223,7 @@ class _Search:
         self.supernets = range(1, number + 1)
         self.planned = planned_epochs(self.recipe)
         self.began = time.monotonic(), _epochs_done(self.run)
+        self.follower = Follower(self._followed(), total=self.planned)
 
     def run_to_end(self) -> None:
         """Does it, and writes the result."""
@@ -364,7 +366,21 @@ class _Search:
         scores = {name: each.scores[last] for name, each in self.candidates.items() if last in each.scores}
         return [self.candidates[name] for name in best(scores, len(scores))]
 
+    def _followed(self) -> list[Followed]:
+        """Returns all trainings and searches of supernets that have begun, for their lines."""
+        epochs = {
+            "candidates": self.select.rungs[-1],
+            "supernets": sum(stage.epochs for stage in self.recipe.search.stages),
+            "retrained": self.recipe.train.epochs,
+        }
+        return [
+            Followed(f"{path.parent.name}/{path.name}", path, epochs[path.parent.name])
+            for path in trainings.folders(self.run)
+        ]
+
     def _show(self) -> None:
+        self.follower.follow(self._followed())
+        self.follower.tell()
         done = _epochs_done(self.run)
         self.bar.reach(done, max(done, self.planned))
 

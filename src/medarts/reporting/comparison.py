@@ -30,6 +30,7 @@ from medarts.reporting.comparison_tables import (
     missing_table,
     network_frame,
     network_table,
+    noise_lines,
     random_table,
     reference_of,
     scores_by_group,
@@ -52,6 +53,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
     content = {
         "title": about["title"],
         "note": about["note"],
+        "noise": noise_lines(comparison),
         "score": title_of_score(comparison),
         "cards": _cards(comparison, groups[0]),
         "sections": [_section(comparison, group, number) for number, group in enumerate(groups)],

@@ -132,6 +132,16 @@ def network_frame(comparison: Comparison, group: str) -> pd.DataFrame:
     return frame
 
 
+def noise_lines(comparison: Comparison) -> list[str]:
+    """Returns a line for each network of which it is known how much its trainings differ by chance."""
+    title = title_of_score(comparison)
+    return [
+        f"{one['network']}: trained {one['trainings']} times by one recipe, {title} differs by chance by up to "
+        f"{one['smallest']:.3g} (95 %, {counted(one['of_each'], 'training')} of each network); less means nothing."
+        for one in comparison.about.get("noise", ())
+    ]
+
+
 def title_of_score(comparison: Comparison) -> str:
     """Returns the title of the main score."""
     return str(comparison.about["metrics"][comparison.about["score"]]["title"])

@@ -9,6 +9,7 @@ import torch
 from medarts.comparison.candidates import Candidate, Group, Missing
 from medarts.config.study import Study, load_study
 from medarts.engine.directory import RunDirectory, epochs_done, is_begun
+from medarts.engine.following import Followed, Follower
 from medarts.errors import MedartsError, RecipeError, RunError
 from medarts.spaces.genotype import Genotype
 from medarts.study.jobs import Job, Layout, RunPaths, damage_of, is_finished, work_of
@@ -47,7 +48,7 @@ def benchmark(study: Study, out: Path, *, jobs: int = 1) -> None:
         for name, reason in plan.damaged.items():
             inform(f"{name} is left out: {reason}")
         total = sum(step.epochs for step in plan.steps)
-        with interruption() as stop, progress_bar(out.name, total) as bar, Workers() as workers:
+        with interruption() as stop, progress_bar(out.name, total, is_told=False) as bar, Workers() as workers:
             _Runs(plan, workers, bar).do(stop, at_once=jobs)
         left = sum(not step.is_finished for step in plan.steps)
         if stop.requested and left:
@@ -114,6 +115,7 @@ class _Runs:
         self.bar = bar
         self.waiting = [step for step in plan.steps if not step.is_finished]
         self.running: dict[str, Step] = {}
+        self.follower = Follower(Followed(step.paths.name, step.paths.run, step.epochs) for step in self.waiting)
 
     def do(self, stop: Interruption, *, at_once: int) -> None:
         """Does all runs that can be done, until asked to stop."""
@@ -174,6 +176,7 @@ class _Runs:
         inform(f"{step.paths.name} failed: {reason}")
 
     def _show(self) -> None:
+        self.follower.tell()
         open_ones = (*self.waiting, *self.running.values())
         left = sum(max(0, step.epochs - epochs_done(step.paths.run)) for step in open_ones)
         total = sum(step.epochs for step in self.plan.steps)

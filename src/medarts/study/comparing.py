@@ -2,11 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from medarts.comparison.candidates import Group, check_comparable, group_runs, read_files, repeats_by_provenance
+from medarts.comparison.candidates import (
+    Candidate,
+    Group,
+    check_comparable,
+    group_runs,
+    read_files,
+    repeats_by_provenance,
+)
 from medarts.comparison.compare import Comparison, reference_of
 from medarts.comparison.compare import compare as compare_groups
 from medarts.comparison.costs import costs_of_groups
@@ -21,6 +30,7 @@ from medarts.pool.result import compute_of
 from medarts.study.benchmark import available_runs
 from medarts.study.fitting import read_sized
 from medarts.study.jobs import Layout, is_finished
+from medarts.study.noise import read_noise
 from medarts.system.console import progress_bar
 
 
@@ -49,7 +59,7 @@ def compare_runs(
             scores[run] = current_scores(run, split, data=data)
             bar.advance()
     name = ", ".join(dict.fromkeys(source.domain for source in group.candidates[0].recipes[0].data.sources))
-    return compare_groups(
+    compared = compare_groups(
         {name: group},
         title=f"Comparison on {name}",
         scores=scores,
@@ -59,6 +69,23 @@ def compare_runs(
         split=split,
         data=data,
     )
+    return replace(compared, about=compared.about | {"noise": _noise_of(group.candidates, compared, split)})
+
+
+def _noise_of(candidates: Sequence[Candidate], compared: Comparison, split: Part) -> list[dict[str, Any]]:
+    """Returns what two trainings of one network differ by in the main score, of the networks of which it is known."""
+    found = []
+    for candidate in candidates:
+        known = (read_noise(run) for run in candidate.runs)
+        for noise in (each for each in known if each is not None and each.split == split):
+            of_score = next((one for one in noise.metrics if one.metric == compared.about["score"]), None)
+            if of_score is not None:
+                number = len(candidate.runs)
+                largest = max((n for n in of_score.smallest if n <= number), default=1)
+                about = {"network": candidate.name, "trainings": len(noise.seeds), "of_each": largest}
+                found.append({**about, "smallest": of_score.smallest[largest]})
+                break
+    return found
 
 
 def compare_study(study: Path, *, reference: str | None = None, split: Part = "test") -> Comparison:

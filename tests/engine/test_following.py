@@ -1,0 +1,64 @@
+"""Runs of other processes, told line by line where there is no terminal."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medarts.engine.following import Followed, Follower
+from medarts.system import console
+
+
+def write_epochs(run: Path, number: int) -> None:
+    run.mkdir(exist_ok=True)
+    (run / "run.json").write_text("{}")
+    metrics = [{"epoch": n, "train_loss": 1 / (n + 1), "val_loss": 0.5, "val_dice": n / 10} for n in range(number)]
+    timing = [{"epoch": n, "seconds": 2.5, "peak_memory_mb": 1.0} for n in range(number)]
+    for name, lines in (("metrics", metrics), ("timing", timing)):
+        (run / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_every_epoch_is_told_once_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = (Followed(name, tmp_path / name, 4) for name in ("isic/unet/seed-0", "fold 2"))
+    one = Followed("isic/unet/seed-0", tmp_path / "one", 4)
+    write_epochs(one.path, 1)
+    follower = Follower([one])
+    follower.tell()
+    assert capsys.readouterr().err == "", "what was done before is not told"
+    write_epochs(one.path, 3)
+    follower.follow([one, two])
+    write_epochs(two.path, 1)
+    for _ in range(2):
+        follower.tell()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(", about")[0] for line in lines] == [
+        "isic/unet/seed-0 epoch 2/4: loss 0.500, val_dice 0.100, 2.5 s",
+        "isic/unet/seed-0 epoch 3/4: loss 0.333, val_dice 0.200, 2.5 s",
+        "fold 2 epoch 1/4: loss 1.000, val_dice 0.000, 2.5 s",
+    ]
+    assert all(line.endswith(" left") for line in lines)
+
+
+def test_long_work_is_told_every_ten_seconds_or_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    with console.progress_bar("reading images", 1000, done=100) as bar:
+        for _ in range(90):
+            clock[0] += 1.0
+            bar.advance(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "reading images: 200 of 1,000, 10 s, about 1 min 20 s left"
+    assert len(lines) == 9
+    assert not any(sign in "".join(lines) for sign in "\r\x1b")
+    with console.progress_bar("reading images", 1_000_000) as bar:
+        for _ in range(180):
+            clock[0] += 1.0
+            bar.advance(1)
+    assert len(capsys.readouterr().err.splitlines()) == 3, "slow work is told once a minute"
+    with console.progress_bar("short", 10) as bar:
+        for _ in range(10):
+            clock[0] += 0.5
+            bar.advance()
+    assert capsys.readouterr().err == ""
