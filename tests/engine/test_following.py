@@ -1,6 +1,7 @@
 """Runs of other processes, told line by line where there is no terminal."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_long_work_is_told_every_ten_seconds_or_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     with console.progress_bar("reading images", 1000, done=100) as bar:
         for _ in range(90):
             clock[0] += 1.0
