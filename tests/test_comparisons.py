@@ -60,7 +60,7 @@ def study(small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         reference="wide", names=("unet", "wide", "gone"), note="", networks=(own, drawn), recipe=recipe
     )
     monkeypatch.setattr(comparing, "available_runs", lambda _: groups)
-    monkeypatch.setattr(comparing, "load_study", lambda _: settings)
+    monkeypatch.setattr(comparing, "load_study", lambda *_, **__: settings)
     folder = tmp_path / "study"
     folder.mkdir()
     (folder / "study.yaml").touch()

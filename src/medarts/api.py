@@ -17,7 +17,7 @@ from medarts.config.reading import read_mapping
 from medarts.config.study import Study, load_study
 from medarts.deploy.info import is_package
 from medarts.engine.directory import RunDirectory, path_of
-from medarts.errors import DataError, RecipeError, RunError, did_you_mean, quoted
+from medarts.errors import DataError, RecipeError, RunError, check_number, did_you_mean, quoted
 from medarts.models import architecture_named
 from medarts.models.ensemble import Ensemble
 from medarts.registry import Settings, criteria, models
@@ -318,6 +318,8 @@ def evaluate(
     head: str | None = None,
     heads: bool = False,
     flip: bool = False,
+    by: str | None = None,
+    worst: int = 12,
 ) -> "Scores":
     """Scores a trained network: every image by itself, then means with 95 % intervals over patients.
 
@@ -330,6 +332,9 @@ def evaluate(
         head: an early, faster head, such as "4,0", or "average", the mean of all. Default: the last.
         heads: whether ``decisions`` says what every head of a network for masks gives.
         flip: whether it says what the mean over mirrored copies of the images gives, in four passes.
+        by: column of ``splits.csv``, or of another table of the data, such as centre or device, by which images are
+            grouped; ``groups`` has their scores. Default: the column group, if there is.
+        worst: images in the gallery of the worst on the page.
 
     Raises:
         MedartsError: the run has no checkpoint, or the data or the head do not fit.
@@ -340,6 +345,7 @@ def evaluate(
     from medarts.evaluation.evaluate import evaluate as evaluate_run
     from medarts.evaluation.evaluate import evaluate_package
 
+    check_number("worst", worst, low=0, high=1000)
     given = _given(data)
     if is_package(run):
         return evaluate_package(
@@ -350,6 +356,8 @@ def evaluate(
             data=_store(given),
             heads=heads,
             flip=flip,
+            by=by,
+            worst=worst,
         )
     opened = RunDirectory.open(path_of(run), kind="train")
     sources = choose_sources(given, known=opened.recipe.data.sources) if isinstance(given, tuple) else None
@@ -361,6 +369,8 @@ def evaluate(
         data=_store(given),
         heads=heads,
         flip=flip,
+        by=by,
+        worst=worst,
     )
 
 
@@ -426,7 +436,7 @@ def compare(
     runs: Sequence[RunDirectory | Path | str] | RunDirectory | Path | str,
     *,
     against: str | None = None,
-    data: "ImageStore | Dataset[Any] | tuple[Any, Any] | None" = None,
+    data: "DataLike | None" = None,
     split: str = "test",
     out: Path | str | None = None,
 ) -> "Comparison":
@@ -437,7 +447,8 @@ def compare(
             seeds count as one, and those whose searches differ in their seed alone are also compared as repeats of one
             method. Or the folder of a study, whose finished runs are compared.
         against: network with which the others are compared. Default: that of the first run, or that of the study.
-        data: the images, for runs that were started with images in memory.
+        data: other data sets to compare on: folders, or names in the recipe of the runs. Data of which no network was
+            trained on any image are marked as external. Or the images of runs that were started with images in memory.
         split: train, val, test, or all.
         out: folder of the tables and of report.html. Default: runs/comparison, or comparison/ in the study.
 
@@ -454,7 +465,7 @@ def compare(
     for path in filter(is_package, paths):
         raise RunError(f"{path} is packed, without scores of single images.", fix="Compare the run it was made of.")
     part = part_named(split)
-    given = _in_memory(data)
+    given = _given(data)
     of_study = len(paths) == 1 and Layout(paths[0]).study.is_file()
     if of_study and given is not None:
         raise DataError("A study is on its own data sets.", fix="Leave data out.")
@@ -465,7 +476,13 @@ def compare(
     found = (
         compare_study(paths[0], reference=against, split=part)
         if of_study
-        else compare_runs(paths, reference=against, split=part, data=given)
+        else compare_runs(
+            paths,
+            reference=against,
+            split=part,
+            data=_store(given),
+            words=given if isinstance(given, tuple) else (),
+        )
     )
     found.write(folder)
     write_comparison(found, folder)

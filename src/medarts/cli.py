@@ -402,6 +402,8 @@ def evaluate(
     head: Annotated[str | None, arg(metavar="HEAD", help_behavior_hint="")] = None,
     heads: Switch = False,
     flip: Switch = False,
+    by: Annotated[str | None, arg(metavar="COLUMN", help_behavior_hint="")] = None,
+    worst: Annotated[int, arg(metavar="N")] = 12,
 ) -> None:
     """Score a trained network image by image, and average with 95 % confidence intervals over patients.
 
@@ -414,12 +416,15 @@ def evaluate(
         head: Earlier, faster head, such as 4,0, or average, the mean of all. Default: the last.
         heads: Also score masks of every head and of their average.
         flip: Also score masks averaged over mirrored copies of each image (four passes).
+        by: Column of splits.csv or another table of the data, such as centre, by which scores are grouped. Default:
+            group, if there is such a column.
+        worst: Images in the gallery of the worst on the page of the run.
     """
     from medarts import api, terminal
     from medarts.deploy.info import is_package
     from medarts.evaluation.evaluate import folder_of_package
 
-    scores = api.evaluate(run, data=data or None, split=split, head=head, heads=heads, flip=flip)
+    scores = api.evaluate(run, data=data or None, split=split, head=head, heads=heads, flip=flip, by=by, worst=worst)
     terminal.show_scores(scores, folder=f"{folder_of_package(run)}/" if is_package(run) else "scores/")
 
 
@@ -573,6 +578,7 @@ def compare(
     runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN [RUN ...]", help_behavior_hint="")]],
     *,
     against: Annotated[str | None, arg(metavar="NETWORK", help_behavior_hint="")] = None,
+    data: DataSets = (),
     split: Annotated[str, arg(metavar="SPLIT")] = "test",
     out: Folder = None,
 ) -> None:
@@ -584,6 +590,8 @@ def compare(
         runs: Training runs; seeds of one network are grouped. Or the folder of a benchmark, finished or not.
         against: Network that the others are compared with. Default: that of the first run, or the benchmark's
             reference.
+        data: Other data sets to compare on, as folders or names in the recipe of the runs; those that no network was
+            trained on are marked as external. Default: those of the runs.
         split: train, val, test, or all for every image.
         out: Folder of the comparison. Default: runs/comparison, or comparison/ in the benchmark.
     """
@@ -591,7 +599,7 @@ def compare(
 
     of_study = len(runs) == 1 and (runs[0] / "study.yaml").is_file()
     folder = out or (runs[0] / "comparison" if of_study else Path("runs") / "comparison")
-    found = api.compare(runs, against=against, split=split, out=folder)
+    found = api.compare(runs, against=against, data=data or None, split=split, out=folder)
     terminal.show_comparison(found, failures=runs[0] / "failures" if of_study else None)
     say(str(folder / PAGE))
 

@@ -22,7 +22,13 @@ from medarts.deploy.info import is_package
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.deciding import shown_ways
 from medarts.evaluation.scores import Scores, excluded, vanished
-from medarts.evaluation.summary import YOUDEN, without_repetition
+from medarts.evaluation.summary import (
+    MEAN_OF_CLASSES,
+    MEAN_OF_DATASETS,
+    MEAN_OF_FINDINGS,
+    YOUDEN,
+    without_repetition,
+)
 from medarts.metrics import metrics_of
 from medarts.pool.result import Retrained, read_retrained
 from medarts.profiling.budget import read_kept
@@ -41,6 +47,7 @@ from medarts.reporting.comparison_tables import (
     reference_of,
     retrained_table,
 )
+from medarts.reporting.score_tables import apart, titled, unit_text
 from medarts.reporting.tables import Table as PageTable
 from medarts.study.folds import read_fold_scores
 from medarts.study.generalize import Generalization
@@ -284,33 +291,67 @@ def show_scores(scores: Scores, *, folder: str = "scores/") -> None:
     """
     assert scores.summary is not None
     summary = without_repetition(scores.summary)
-    metrics = [one for one in metrics_of(scores.task) if one.compared]
-    of_findings = scores.task == "classification"
     several = [name for name in ("dataset", "class") if summary[name].nunique() > 1 or name == "dataset"]
+    _show_summary(summary, scores, several, counts="positive")
+    if scores.volumes is not None:
+        console.print("Volumes, scored in three dimensions:")
+        _show_summary(without_repetition(scores.volumes), scores, several, counts="positive")
+    if scores.groups is not None:
+        console.print(f"By {scores.about['by']}:")
+        means = scores.groups["class"].isin([MEAN_OF_CLASSES, MEAN_OF_FINDINGS])
+        rows = without_repetition(scores.groups[means] if means.any() else scores.groups)
+        rows = rows[rows["dataset"] != MEAN_OF_DATASETS]
+        keys = ["group", *(["dataset"] if rows["dataset"].nunique() > 1 else [])]
+        _show_summary(rows, scores, keys, counts="images")
+        for kind, words in apart(scores):
+            say(f"{kind.capitalize()} difference of Dice: {words}.", to=console)
+    if scores.decisions is not None:
+        _show_decisions(scores.decisions)
+    _show_remarks(scores, summary)
+    head = "" if scores.head is None else f", head {scores.head}"
+    if scores.external:
+        say(f"External, not trained on: {', '.join(scores.external)}.", to=console)
+    console.print(f"Split {scores.split}{head}; 95 % intervals over patients. All values: {folder}")
+
+
+def _show_summary(rows: pd.DataFrame, scores: Scores, keys: list[str], *, counts: str) -> None:
+    """Prints a table with a row for every value of the columns ``keys``."""
+    there = {*rows["metric"]}
+    metrics = [one for one in metrics_of(scores.task) if one.compared and one.name in there]
+    of_findings = scores.task == "classification"
     points = ("sens.", "spec.") if of_findings else ()
     titles = {"dataset": "data set", "class": "finding" if of_findings else "class"}
-    names = [name_column(titles[name]) for name in several]
-    table = Table(*names, *columns("positive", *(one.title for one in metrics), *points))
-    for _, row in summary.groupby(["dataset", "class"], sort=False):
+    names = [name_column(titles.get(name, name)) for name in keys]
+    table = Table(*names, *columns(counts, *(titled(one, rows) for one in metrics), *points))
+    for _, row in rows.groupby([*dict.fromkeys((*keys, "dataset", "class"))], sort=False):
         cells: Any = row.set_index("metric")
         about = row.iloc[0]
         values = [_with_interval(cells.loc[one.name], digits=3 if one.limits[1] == 1 else 1) for one in metrics]
         at = [
             _number(cells.loc[f"{YOUDEN}_{ratio}", "value"]) for ratio in ("sensitivity", "specificity") if of_findings
         ]
-        counts = f"{about['positives']} of {about['images']}" if about["classes"] == 1 else ""
-        table.add_row(*(printable(str(about[name])) for name in several), counts, *values, *at)
+        positive = f"{about['positives']} of {about['images']}" if about["classes"] == 1 else ""
+        count = positive if counts == "positive" else f"{about['images']:,}"
+        table.add_row(*(printable(str(about[name])) for name in keys), count, *values, *at)
     show_table(console, table)
-    if scores.decisions is not None:
-        _show_decisions(scores.decisions)
+
+
+def _show_remarks(scores: Scores, summary: pd.DataFrame) -> None:
+    """Prints what is left out of the means, what has none, and what was found where there is nothing."""
+    rates = summary[(summary["metric"] == "false_positive") & (summary["images"] > 0)]
+    for row in rates[rates["dataset"] != MEAN_OF_DATASETS].to_dict("records"):
+        where = f"{row['dataset']}, {row['class']}" if summary["class"].nunique() > 1 else str(row["dataset"])
+        found = round(row["value"] * row["images"])
+        say(f"{where}: something was found in {found} of {row['images']:,} images with an empty truth.", to=console)
+    for unit in dict.fromkeys(summary["unit"]):
+        if " and " in unit:
+            say(f"Images differ in their unit ({unit_text(unit)}), so these scores have no mean.", to=console)
     for dataset, classes in excluded(scores.table).items():
         named = "; ".join(f"{name} ({reason})" for name, reason in classes.items())
         say(f"{dataset}: excluded from the means: {named}.", to=console)
     for dataset, counts_of in vanished(scores.table).items():
         lost = ", ".join(f"{name} in {counted(number, 'image')}" for name, number in counts_of.items())
         say(f"{dataset}: lost by resizing, and scored 0: {lost}. A larger data.size would show it.", to=console)
-    head = "" if scores.head is None else f", head {scores.head}"
-    console.print(f"Split {scores.split}{head}; 95 % intervals over patients. All values: {folder}")
 
 
 def _show_decisions(decisions: pd.DataFrame) -> None:

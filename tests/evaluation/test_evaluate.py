@@ -21,7 +21,7 @@ from medarts.data.opening import open_data, open_manifest
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError
-from medarts.evaluation import scoring
+from medarts.evaluation.deciding import OtherWays
 from medarts.evaluation.evaluate import evaluate, scores_folder
 from medarts.evaluation.scores import Scores, vanished
 from medarts.reporting.page import write_report
@@ -42,7 +42,9 @@ def accept_data(run: RunDirectory) -> None:
 
 @pytest.fixture
 def recipe(small_recipe: Recipe) -> Recipe:
-    return changed(small_recipe, "data.size=16", "train.optimizer=adamw", "train.lr=0.01")
+    """Of images that are scored as the network sees them; see ``test_own_size.py`` for others."""
+    scored = "evaluation.resolution=network"
+    return changed(small_recipe, "data.size=16", "train.optimizer=adamw", "train.lr=0.01", scored)
 
 
 @pytest.fixture
@@ -137,33 +139,35 @@ def test_files(run):
         rows = list(csv.DictReader(file))
     assert list(dict.fromkeys(row["image"] for row in rows)) == ["blob_22", "blob_23"]
     with np.load(folder / "examples.npz") as examples:
-        assert examples["images"].shape == (3, 16, 16, 3)  # best, median and worst
-        assert examples["predictions"].shape == examples["targets"].shape == (3, 16, 16)
+        assert examples["images"].shape == (5, 16, 16, 3)  # best, median and worst, and both in the gallery
+        assert examples["predictions"].shape == examples["targets"].shape == (5, 16, 16)
+        assert examples["of_gallery"].tolist() == [False] * 3 + [True] * 2
         assert 0 <= examples["images"].min() < examples["images"].max() <= 1
-        best, _, worst = (
+        best, _, worst, *gallery = (
             dice(predicted == 1, true == 1)
             for predicted, true in zip(examples["predictions"], examples["targets"], strict=True)
         )
         assert best == max(score.metrics["dice"] for score in images_of(scores))
         assert worst == min(score.metrics["dice"] for score in images_of(scores))
+        assert gallery == [worst, best]
         assert "best" in str(examples["titles"][0])
 
 
 def test_predictions_are_not_kept_in_memory(run, monkeypatch):
-    """Those of a batch are let go before those of the next are made."""
+    """That of an image is let go before the next but one is made."""
     alive: list[weakref.ref] = []
     most: list[int] = []
-    real = scoring._classes_of
+    real = OtherWays.add
 
     def watched(*arguments, **options):
         most.append(sum(one() is not None for one in alive))
-        predictions = real(*arguments, **options)
-        alive.append(weakref.ref(predictions))
-        return predictions
+        predicted = real(*arguments, **options)
+        alive.append(weakref.ref(predicted))
+        return predicted
 
-    monkeypatch.setattr(scoring, "_classes_of", watched)
+    monkeypatch.setattr(OtherWays, "add", watched)
     evaluate(run.path, split="all")
-    assert len(most) > 5
+    assert len(most) == 24
     assert max(most) <= 1
 
 

@@ -365,3 +365,49 @@ def test_a_metric_of_a_user_is_in_the_summary_with_its_interval():
     probabilities = probabilities_of(films.logits[:, 0], scores.calibration.temperature)
     assert row.value == pytest.approx(np.mean((probabilities - films.labels[:, 0]) ** 2))
     assert row.low < row.value < row.high
+
+
+def test_metrics_of_empty_truths_are_of_these_images_alone() -> None:
+    rows = []
+    for number, (truth, found) in enumerate([("present", NAN), ("empty", 1.0), ("empty", 0.0), ("empty", 0.0)]):
+        about = ("ct", f"i{number}", f"p{number}", "foreground", truth)
+        rows += [(*about, "dice", 0.5), (*about, "false_positive", found)]
+        rows += [(*about, "false_area", found * 40, "image", "mm2")]
+    scores = summarized(Scores(table_of(rows), "test", draws=50))
+    rate, area = (row_of(scores, "ct", metric=name) for name in ("false_positive", "false_area"))
+    assert (rate.value, rate.images, rate.patients, rate.undefined) == (pytest.approx(1 / 3), 3, 3, 0)
+    assert (area.value, area.unit) == (pytest.approx(40 / 3), "mm2")
+    assert row_of(scores, "ct").images == 4
+
+
+def test_values_in_mm_and_in_pixels_have_no_common_mean() -> None:
+    rows = [
+        (
+            dataset,
+            f"i{n}",
+            f"p{n}",
+            "foreground",
+            "present",
+            "hd95",
+            2.0,
+            "image",
+            "mm" if dataset == "a" or n else "px",
+        )
+        for dataset in ("a", "b")
+        for n in range(3)
+    ]
+    scores = summarized(Scores(table_of(rows), "test", draws=50))
+    own, mixed, together = (row_of(scores, name, metric="hd95") for name in ("a", "b", ALL))
+    assert (own.value, own.unit) == (2.0, "mm")
+    assert math.isnan(mixed.value)
+    assert math.isnan(together.value)
+    assert {*mixed.unit.split(" and ")} == {"mm", "px"}
+
+
+def test_volumes_have_a_summary_of_their_own() -> None:
+    rows = [("ct", f"v/{n}", "v", "foreground", "present", "dice", 0.2) for n in range(4)]
+    rows += [("ct", "v", "v", "foreground", "present", "dice", 0.6, "volume", "")]
+    scores = summarized(Scores(table_of(rows), "test", draws=50))
+    assert (row_of(scores, "ct").value, row_of(scores, "ct").images) == (pytest.approx(0.2), 4)
+    (volume,) = scores.volumes[scores.volumes["dataset"] == "ct"].to_dict("records")
+    assert (volume["value"], volume["images"]) == (0.6, 1)

@@ -22,6 +22,8 @@ SECTIONS = ("image scores", "means", "differences", "p values", "intervals", "ra
 
 Sections = dict[str, Numbers]
 
+_LATER = ("nsd", "false_positive", "false_area")
+"""The frozen program had none of these metrics."""
 _INTERVAL = {"low", "high"}
 _P = {"p", "p_corrected"}
 _FROZEN_METRICS = ("dice", "jaccard", "hd95", "auroc", "average_precision")
@@ -99,7 +101,7 @@ def image_scores(run: Path) -> Numbers:
     found: Numbers = {}
     for folder in _scores_of(run):
         for row in _rows(folder, "scores.csv"):
-            if row["metric"] not in ("specificity", "f1", "accuracy"):
+            if row["metric"] not in ("specificity", "f1", "accuracy", *_LATER):
                 name = "/".join((_split_of(folder), row["dataset"], row["image"], row["class"], row["metric"]))
                 found[name] = _number(row["value"])
     return found
@@ -118,6 +120,8 @@ def mean_scores(run: Path) -> Sections:
         for row in _rows(folder, "summary.csv"):
             name = "/".join((_split_of(folder), _MEANS.get(row["dataset"], row["dataset"]), row["class"]))
             value = _number(row["value"])
+            if row["metric"] in _LATER:
+                continue
             if is_of_masks or row["metric"] in _FINDING_METRICS:
                 parts = {part: _number(row[part]) for part in ("low", "high", "undefined")}
                 _sort_in(found, f"{name}/{row['metric']}", {"mean": value, **parts})

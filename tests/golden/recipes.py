@@ -13,7 +13,7 @@ Words = list[str]
 """A command, without the name of the program."""
 
 COMPUTE = {"device": "cpu", "threads": 1}
-EVALUATION = {"batch": 8, "bootstrap": 200}
+EVALUATION = {"batch": 8, "bootstrap": 200, "resolution": "network"}
 STRONG = {
     "flip": True,
     "transpose": True,

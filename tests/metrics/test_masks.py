@@ -18,6 +18,9 @@ from medarts.metrics.masks import (
 )
 
 OVERLAP = ("dice", "jaccard", "precision", "recall", "specificity", "f1", "accuracy")
+PERFECT = dict.fromkeys((*OVERLAP, "nsd"), 1.0) | {"hd95": 0.0, "assd": 0.0}
+OF_SHOWN = dict.fromkeys(("false_positive", "false_area"), math.nan)
+"""Of what is there nothing can be found falsely."""
 masks = hnp.arrays(bool, (9, 7))
 
 
@@ -48,8 +51,9 @@ def test_overlap_of_a_hand_computed_case():
         "accuracy": 6 / 8,
         "hd95": 0.9,  # both ways 0, 0 and 1, of which 0.9 is the interpolated 95th percentile
         "assd": 2 / 6,
+        "nsd": 1.0,
     }
-    assert scores == pytest.approx(expected)
+    assert scores == pytest.approx(expected | OF_SHOWN, nan_ok=True)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -97,13 +101,13 @@ def test_distances_of_shifted_squares_are_known_and_scale_with_the_spacing():
 def test_empty_masks_count_as_documented():
     empty, some = np.zeros((4, 4), dtype=bool), np.eye(4, dtype=bool)
     both = mask_scores(empty, empty)
-    assert both == dict.fromkeys(OVERLAP, 1.0) | {"hd95": 0.0, "assd": 0.0}
+    assert both == PERFECT | {"false_positive": 0.0, "false_area": 0.0}
     for scores in (mask_scores(empty, some), mask_scores(some, empty)):
-        assert all(scores[name] == 0 for name in ("dice", "jaccard", "precision", "recall", "f1"))
+        assert all(scores[name] == 0 for name in ("dice", "jaccard", "precision", "recall", "f1", "nsd"))
         assert math.isnan(scores["hd95"])
         assert math.isnan(scores["assd"])
     full = np.ones((4, 4), dtype=bool)
-    assert mask_scores(full, full) == both
+    assert mask_scores(full, full) == pytest.approx(PERFECT | OF_SHOWN, nan_ok=True)
     assert mask_scores(some, full)["specificity"] == 0  # no negative pixel, and the masks differ
 
 
@@ -113,7 +117,7 @@ def test_ranges_symmetries_and_identities(predicted, true):
     scores, reverse = mask_scores(predicted, true), mask_scores(true, predicted)
     assert set(scores) == set(definitions("segmentation"))
     assert all(0 <= scores[name] <= 1 for name in OVERLAP)
-    for name in ("dice", "jaccard", "f1", "accuracy", "hd95", "assd"):
+    for name in ("dice", "jaccard", "f1", "accuracy", "hd95", "assd", "nsd"):
         assert scores[name] == pytest.approx(reverse[name], nan_ok=True), name
     assert scores["precision"] == reverse["recall"]
     assert scores["dice"] == pytest.approx(scores["f1"])
@@ -126,7 +130,8 @@ def test_ranges_symmetries_and_identities(predicted, true):
 @settings(max_examples=20, deadline=None)
 @given(mask=masks)
 def test_a_mask_against_itself_is_perfect(mask):
-    assert mask_scores(mask, mask) == dict.fromkeys(OVERLAP, 1.0) | {"hd95": 0.0, "assd": 0.0}
+    false = OF_SHOWN if mask.any() else dict.fromkeys(OF_SHOWN, 0.0)
+    assert mask_scores(mask, mask) == pytest.approx(PERFECT | false, nan_ok=True)
 
 
 def test_flipped_and_read_only_views_are_taken_without_a_warning():
@@ -135,7 +140,7 @@ def test_flipped_and_read_only_views_are_taken_without_a_warning():
     view.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert mask_scores(flipped, view) == pytest.approx(mask_scores(predicted, true))
+        assert mask_scores(flipped, view) == pytest.approx(mask_scores(predicted, true), nan_ok=True)
 
 
 def test_masks_of_another_size_or_type_are_refused():

@@ -5,7 +5,7 @@ What may be compared is checked first; then runs are scored, and everything foun
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from medarts.comparison.overall import (
 from medarts.comparison.overlays import Overlays, as_arrays, from_arrays, most_differing, predict_overlays
 from medarts.comparison.prunings import TEXTS, pruning_columns
 from medarts.comparison.result import read_result, write_result
-from medarts.config import ComputeSettings
+from medarts.config import ComputeSettings, SourceSettings
 from medarts.data.manifest import Part
 from medarts.data.store import ImageStore
 from medarts.engine.device import environment, make_fabric, preserved_process_state
@@ -50,11 +50,12 @@ class Comparison:
 
     Attributes:
         about: title, note, task, main score, metrics, split, machine; ``groups``: by name data sets, images, patients,
+            external (data sets of which no network was trained on any image), units of metrics,
             size, reference, excluded classes and networks with kind, seeds, runs and changes of the recipe of their
             own; ``missing``: planned runs that could not be compared; ``methods``: by name the networks that stand for
             one; ``budget``: limits, size and threads of the one that all networks were scaled to, None without.
-        networks: group, network, metric, mean, low, high, undefined values left out, patients, seeds, and the rank by
-            the main score. The group `OVERALL` holds means over all groups of one data set.
+        networks: group, network, metric, mean, low, high, undefined values left out, unit, patients, seeds, and the
+            rank by the main score. The group `OVERALL` holds means over all groups of one data set.
         seeds: group, network, seed, metric, value.
         differences: family, group, network, reference, metric, difference, low, high, p, p_corrected, patients, seeds,
             verdict. Each family and group is corrected by itself: "reference" compares every network with the
@@ -115,6 +116,8 @@ def compare(
     split: Part = "test",
     note: str = "",
     data: ImageStore | None = None,
+    sources: tuple[SourceSettings, ...] | None = None,
+    external: Collection[str] = (),
 ) -> Comparison:
     """Compares networks on groups of data sets.
 
@@ -132,6 +135,8 @@ def compare(
         split: the images.
         note: a remark for readers.
         data: the images of runs that were started with arrays.
+        sources: other data sets that were scored. Default: those of the runs.
+        external: those of which no network was trained on any image.
 
     Raises:
         RunError: the runs may not be compared, there is none, or no such reference.
@@ -154,7 +159,7 @@ def compare(
     main = found[0].measures.metrics[0].name
     joined["costs"] = _with_overall_costs(joined["costs"], joined["networks"], main)
     methods = methods_table(joined["networks"], joined["costs"], design, metric=main)
-    differing, overlays = _most_differing(joined["images"], available, split=split, data=data)
+    differing, overlays = _most_differing(joined["images"], available, split=split, data=data, sources=sources)
     about = {
         "title": title,
         "note": note,
@@ -163,7 +168,7 @@ def compare(
         "split": split,
         "machine": _machine(),
         "groups": {name: {"networks": {}} for name in groups}
-        | {one.group: _about(one, available[one.group], planned.get(one.group), design) for one in found},
+        | {one.group: _about(one, available[one.group], planned.get(one.group), design, external) for one in found},
         "methods": {name: [*networks] for name, networks in design.methods.items()},
         "budget": None
         if design.budget is None
@@ -220,6 +225,7 @@ def _tables(found: Found, group: Group, costs: Mapping[str, Cost], design: Desig
             "network": network,
             "metric": metric,
             **score_cells(measured),
+            "unit": measures.units.get(metric, ""),
             "patients": measures.patients,
             "seeds": len(measured.by_seed),
         }
@@ -296,13 +302,22 @@ def _with_overall_costs(costs: pd.DataFrame, networks: pd.DataFrame, metric: str
 
 
 def _most_differing(
-    images: pd.DataFrame, groups: Mapping[str, Group], *, split: Part, data: ImageStore | None
+    images: pd.DataFrame,
+    groups: Mapping[str, Group],
+    *,
+    split: Part,
+    data: ImageStore | None,
+    sources: tuple[SourceSettings, ...] | None,
 ) -> tuple[pd.DataFrame, dict[str, Overlays]]:
     """Returns the images on which the networks of a group differ most, and their overlays by group."""
     differing = {name: most_differing(images[images.group == name]) for name in groups}
     overlays = {
         name: predict_overlays(
-            groups[name].candidates, [*zip(of.dataset, of.image, strict=True)], split=split, data=data
+            groups[name].candidates,
+            [*zip(of.dataset, of.image, strict=True)],
+            split=split,
+            data=data,
+            sources=sources,
         )
         for name, of in differing.items()
         if len(of)
@@ -324,12 +339,16 @@ def _shared(groups: Iterable[Group], measures: Measures) -> dict[str, Any]:
     }
 
 
-def _about(found: Found, group: Group, planned: str | None, design: Design) -> dict[str, Any]:
+def _about(
+    found: Found, group: Group, planned: str | None, design: Design, external: Collection[str]
+) -> dict[str, Any]:
     measures = found.measures
     return {
         "datasets": [*measures.datasets],
         "images": len(measures.images),
         "patients": measures.patients,
+        "external": [name for name in measures.datasets if name in external],
+        "units": measures.units,
         "size": group.candidates[0].recipes[0].data.size,
         "reference": found.reference,
         "planned_reference": planned,

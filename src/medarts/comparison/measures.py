@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from medarts.errors import RunError
-from medarts.evaluation.scores import excluded, image_values
+from medarts.evaluation.scores import excluded, image_values, of_images, units_of
 from medarts.evaluation.stats import (
     FEW_PATIENTS,
     UNDEFINED,
@@ -93,6 +93,7 @@ class Measures(ABC):
         datasets: of the images.
         patients: their number; patient "1" of two data sets is two people.
         excluded: by data set the classes that no image shows, or the findings that all or none show. They are left out.
+        units: of the metrics that have one; where images differ in it, all of them, and the metric is undefined.
         seed: of bootstrap and permutation tests.
     """
 
@@ -100,6 +101,7 @@ class Measures(ABC):
     metrics: tuple[Metric, ...]
     images: pd.DataFrame
     excluded: dict[str, tuple[str, ...]]
+    units: dict[str, str]
     seed: int
 
     @property
@@ -170,6 +172,7 @@ class MaskMeasures(Measures):
         scored = set(table.metric.unique())
         self.metrics = tuple(one for one in metrics_of("segmentation") if one.compared and one.name in scored)
         self.excluded = {dataset: tuple(classes) for dataset, classes in excluded(table).items()}
+        self.units = {name: " and ".join(units) for name, units in units_of(of_images(table)).items() if any(units)}
         values = image_values(table)
         counted = values[(values.metric == self.metrics[0].name) & values.value.notna()]
         if counted.empty:
@@ -235,7 +238,7 @@ class FindingMeasures(Measures):
 
     def __init__(self, table: pd.DataFrame, *, draws: int, seed: int) -> None:
         self.seed, self.metrics = seed, tuple(one for one in metrics_of("classification") if one.compared)
-        self.networks = tuple(map(str, table.network.unique()))
+        self.networks, self.units = tuple(map(str, table.network.unique())), {}
         first = table[(table.network == table.network.iloc[0]) & (table.seed == table.seed.iloc[0])]
         self.images = first[["dataset", "image", "patient"]].drop_duplicates().reset_index(drop=True)
         names = pd.MultiIndex.from_frame(self.images[["dataset", "image"]])

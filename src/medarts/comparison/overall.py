@@ -1,5 +1,6 @@
 """Several groups of data sets together: which of them count, and the means, ranks and differences of networks."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,7 +107,7 @@ def overall_tables(found: Sequence[Found]) -> dict[str, list[pd.DataFrame]]:
             "group": OVERALL,
             "network": network,
             "metric": metric,
-            **score_cells(mean_measured({name: by_group[name].measured[network][metric] for name in groups})),
+            **_mean_cells({name: by_group[name] for name in groups}, network, metric),
             "patients": patients,
             "seeds": min(len(by_group[name].measured[network][metric].by_seed) for name in groups),
             "rank": ranks[network],
@@ -119,6 +120,14 @@ def overall_tables(found: Sequence[Found]) -> dict[str, list[pd.DataFrame]]:
         for family, contrasts in _contrasts_over([by_group[name] for name in groups]).items()
     ]
     return {"networks": [pd.DataFrame(networks)], "differences": differences}
+
+
+def _mean_cells(found: Mapping[str, Found], network: str, metric: str) -> dict[str, Any]:
+    """Returns the mean of a metric over groups as cells; without a mean where groups differ in its unit."""
+    units = {one.measures.units.get(metric, "") for one in found.values()}
+    measured = mean_measured({name: one.measured[network][metric] for name, one in found.items()})
+    cells = score_cells(measured) if len(units) == 1 else dict.fromkeys(("mean", "low", "high"), math.nan)
+    return {**cells, "undefined": measured.undefined, "unit": " and ".join(sorted(units))}
 
 
 def _contrasts_over(found: Sequence[Found]) -> dict[str, dict[tuple[str, str], Contrast]]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from medarts.comparison.candidates import Candidate, listed_samples
-from medarts.config import Recipe, Split
+from medarts.config import Recipe, SourceSettings, Split
 from medarts.data.batches import Batches
 from medarts.data.manifest import Part
 from medarts.data.opening import open_manifest
@@ -64,7 +64,12 @@ def most_differing(images: pd.DataFrame) -> pd.DataFrame:
 
 @preserved_process_state()
 def predict_overlays(
-    candidates: Sequence[Candidate], images: Sequence[ImageName], *, split: Part, data: ImageStore | None = None
+    candidates: Sequence[Candidate],
+    images: Sequence[ImageName],
+    *,
+    split: Part,
+    data: ImageStore | None = None,
+    sources: tuple[SourceSettings, ...] | None = None,
 ) -> Overlays:
     """Lets the run of the lowest seed of every network predict some images.
 
@@ -72,12 +77,15 @@ def predict_overlays(
         images: data set and name of at least one image of the split; the overlays have their order.
         split: the split.
         data: the images of runs that were started with arrays.
+        sources: other data sets than those of the runs.
     """
     recipe = candidates[0].recipes[0]
     needs: tuple[Split, ...] = () if split == "all" else (split,)
-    manifest = open_manifest(recipe.data, needs=needs, data=data)
-    candidates[0].runs[0].check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
-    store = data if data is not None else open_store(manifest, recipe.data, threads=recipe.compute.threads)
+    settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
+    manifest = open_manifest(settings, needs=needs, data=data)
+    if sources is None:
+        candidates[0].runs[0].check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
+    store = data if data is not None else open_store(manifest, settings, threads=recipe.compute.threads)
     wanted = set(images)
     part = store.manifest.where(lambda sample: (sample.domain, sample.key) in wanted)
     device = make_fabric(recipe.compute).device
@@ -87,7 +95,7 @@ def predict_overlays(
     predictions = []
     with progress_bar("overlays", len(candidates)) as bar:
         for candidate in candidates:
-            found = _predict(candidate, batches)
+            found = _predict(candidate, batches, of_run=sources is None)
             predictions.append([found[position] for position in order])
             bar.advance()
     rows = batches.indices[order]
@@ -109,11 +117,17 @@ def from_arrays(arrays: dict[str, NDArray[Any]], number: int) -> Overlays | None
     return Overlays(**{part: arrays[f"{number}_{part}"] for part in PARTS})
 
 
-def _predict(candidate: Candidate, batches: Batches) -> list[NDArray[np.uint8]]:
-    """Returns the predicted classes of every image, in the order of the batches."""
+def _predict(candidate: Candidate, batches: Batches, *, of_run: bool) -> list[NDArray[np.uint8]]:
+    """Returns the predicted classes of every image, in the order of the batches.
+
+    Args:
+        candidate: the network.
+        batches: the images.
+        of_run: whether they are those of its runs.
+    """
     lowest = min(range(len(candidate.seeds)), key=candidate.seeds.__getitem__)
     run, recipe = candidate.runs[lowest], candidate.recipes[lowest]
-    if not is_ensemble(run):
+    if not is_ensemble(run) or not of_run:
         return _predicted(load_network(run), recipe, batches)
     # Each image by the network that has not seen it, as it is scored.
     named = [(sample.domain, sample.key) for sample in (batches.store.manifest.samples[i] for i in batches.indices)]

@@ -102,7 +102,7 @@ def _table(content: bytes) -> pd.DataFrame:
 TEXT = frozenset(
     (
         *("group", "network", "reference", "metric", "dataset", "image", "patient", "family", "verdict", "kind"),
-        *("began_from", "method", "settings", "pruned_from", "target"),
+        *("began_from", "method", "settings", "pruned_from", "target", "unit"),
         *("claim", "common", "several", "single", "relation", "mark", "field"),
     )
 )

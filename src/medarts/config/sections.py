@@ -16,6 +16,7 @@ from medarts.config.section import (
     LATER,
     MOST_LAYERS,
     Batch,
+    Before,
     Duration,
     Epochs,
     Flag,
@@ -27,6 +28,7 @@ from medarts.config.section import (
     Seed,
     Settings,
     Text,
+    Tolerance,
     Weight,
     Whole,
 )
@@ -509,12 +511,19 @@ class EvaluationSettings(Section):
         threshold: probability from which a pixel is foreground (one class of masks).
         bootstrap: draws of the bootstrap over patients.
         sensitivity: at which a second threshold of each finding is chosen, beside Youden's.
+        resolution: where masks are scored: file, at the size of each mask's file, with distances in mm where the
+            spacing is known; or network, at data.size, with distances in pixels of that size.
+        tolerance_mm: of the normalised surface distance, in mm, where the spacing is known.
+        tolerance_px: of the same in pixels, where it is not.
     """
 
     batch: Batch = 16
     threshold: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     bootstrap: Annotated[Whole, Field(ge=100, le=100_000)] = 2000
     sensitivity: Annotated[Number, Field(gt=0, lt=1)] = 0.9
+    resolution: Annotated[Literal["file", "network"], Before("network")] = "file"
+    tolerance_mm: Annotated[Tolerance, LATER] = 2.0
+    tolerance_px: Annotated[Tolerance, LATER] = 2.0
 
 
 class ComputeSettings(Section):

@@ -192,6 +192,7 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
     if not images:
         raise DataError(f"The data set {name} is empty.", fix="Give at least one image for training.")
     names = _finding_names(options, targets[0])
+    given = tuple(targets)  # before they are resized
     classes: tuple[str, ...] = ()
     truths = np.zeros((len(images), 0), np.uint8)
     if names and patches:
@@ -202,6 +203,7 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
         seen = [frame_mask(mask, at, size=stored, number=number) for mask, at in zip(targets, framings, strict=True)]
         targets, truths = [mask for mask, _ in seen], np.stack([of for _, of in seen])
     about: dict[str, Any] = {"sizes": np.array(sizes, np.int32), "resize": wanted.resize, "class_names": classes}
+    about["given"] = () if names else given
     if patches:
         about["crops"] = _crops(images, targets, size=wanted.size, classes=truths.shape[1])
     manifest = _manifest(targets, names, digests, options, settings)

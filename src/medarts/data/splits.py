@@ -34,7 +34,7 @@ FEWEST = 3
 
 _ID_WORDS = ("", "id", "uid", "name", "no", "nr", "num", "number", "code", "key")
 _GROUP_COLUMNS = {f"{group}{word}": rank for rank, group in enumerate(GROUPS) for word in _ID_WORDS}
-_IDENTIFYING = {*_ID_WORDS[1:], "pid", "mrn", "identifier", "group", "family", "donor", "animal", "mouse"}
+_IDENTIFYING = {*_ID_WORDS[1:], "pid", "mrn", "identifier", "family", "donor", "animal", "mouse"}
 _IDENTIFYING |= {"study", "exam", "visit", "series", "scan", "volume", "slide"}
 _OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _FEW_PATIENTS = 4  # below it a half of whole patients is too lopsided

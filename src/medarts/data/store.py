@@ -15,7 +15,7 @@ import shutil
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -98,6 +98,7 @@ class ImageStore:
         resize: how images got the size of the store.
         class_names: of the foreground classes of masks in memory, where they were named.
         crops: what crops of images with sizes of their own are made of; None where all have one.
+        given: of data in memory the masks as they were given, uint8; None where files are read.
     """
 
     manifest: Manifest
@@ -109,6 +110,7 @@ class ImageStore:
     resize: Resize = "squash"
     class_names: tuple[str, ...] = ()
     crops: Crops | None = field(default=None, repr=False, compare=False)
+    given: Sequence[Mask] | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:

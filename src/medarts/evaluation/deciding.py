@@ -8,7 +8,7 @@ see ``medarts.profiling.cost``), ``decision`` (see ``medarts.deploy.decisions``)
 ``value``, ``low``, ``high``, ``gain``, ``gain_low``, ``gain_high``, ``images`` and ``patients``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,10 +26,10 @@ from medarts.deploy.decisions import RULES, Rule, check_rule, decide
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.passes import MIRRORS
 from medarts.errors import MedartsError
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.scores import Scores, of_images
 from medarts.evaluation.summary import of_differences, summarized, without_repetition
-from medarts.metrics import Confusion
-from medarts.metrics.masks import counted_pixels, foreground_masks
+from medarts.evaluation.truths import Truth, Truths
+from medarts.metrics import MaskPair
 from medarts.network import AVERAGE, Network
 from medarts.profiling.cost import count_flops
 
@@ -43,6 +43,7 @@ COLUMNS = (
 )  # fmt: skip
 
 Floats = NDArray[np.floating[Any]]
+Decided = NDArray[np.uint8]
 
 
 class Way(NamedTuple):
@@ -71,36 +72,47 @@ class OtherWays:
             **({Way(info.head, len(MIRRORS), "threshold"): []} if flip else {}),
         }
 
-    def add(self, batch: Batch, logits: Tensor) -> None:
-        """Scores a batch.
+    def probabilities(self, batch: Batch, logits: Tensor) -> dict[tuple[str, int], Tensor]:
+        """Returns the probabilities of a batch by head and number of passes, (B, K, H, W); first the scored ones.
 
         Args:
-            batch: the images and masks.
+            batch: the images.
             logits: those that are scored, (B, K, H, W).
         """
         overlap = self._info.overlap
-        probabilities = {(self._info.head, 1): probabilities_of(logits, overlap=overlap)}
+        found = {(self._info.head, 1): probabilities_of(logits, overlap=overlap)}
         if len(self._flops) > 1:
             every = self._model(batch.images, all_heads=True)
             names = [name for name in self._flops if name != AVERAGE]
-            probabilities |= {
+            found |= {
                 (name, 1): probabilities_of(each, overlap=overlap)
                 for name, each in zip([*names, AVERAGE], [*every, torch.stack(every).mean(0)], strict=True)
             }
         passes = len(MIRRORS)
         if any(way.passes == passes for way in self._values):
-            probabilities[self._info.head, passes] = mirrored(
-                self._model, batch.images, self._info.head, overlap=overlap
-            )
+            found[self._info.head, passes] = mirrored(self._model, batch.images, self._info.head, overlap=overlap)
+        return {key: of_batch.cpu() for key, of_batch in found.items()}
+
+    def add(self, probabilities: Mapping[tuple[str, int], Floats], truth: Truth, truths: Truths) -> Decided:
+        """Scores an image, and returns its mask by the way of the scores.
+
+        Args:
+            probabilities: of the image by head and number of passes, (K, H, W) at the size of the true mask.
+            truth: the true mask.
+            truths: what knows its classes.
+        """
         for way, found in self._values.items():
-            found.append(self._scored(probabilities[way.head, way.passes].cpu(), batch, way.decision))
+            decided = decide(probabilities[way.head, way.passes], self._info, way.decision)
+            found.append(self._scored(decided, truth, truths))
+        return decide(probabilities[self._info.head, 1], self._info, "threshold")
 
     def summary(self, scores: Scores) -> pd.DataFrame:
         """Returns the table of all ways, first that of the scores."""
-        base = scores.table[scores.table["metric"].isin(METRICS)]
+        base = of_images(scores.table)
+        base = base[base["metric"].isin(METRICS)]
         found = [self._rows(scores, base, base, Way(self._info.head, 1, "threshold"))]
         for way, values in self._values.items():
-            found.append(self._rows(scores, base, base.assign(value=np.concatenate(values).ravel()), way))
+            found.append(self._rows(scores, base, base.assign(value=np.stack(values).ravel()), way))
         return pd.concat(found, ignore_index=True)
 
     def _rows(self, scores: Scores, base: pd.DataFrame, table: pd.DataFrame, way: Way) -> pd.DataFrame:
@@ -112,15 +124,15 @@ class OtherWays:
         about |= way._asdict() | {"flops": float(self._flops[way.head] * way.passes)}
         return found.assign(**about)[[*COLUMNS]]
 
-    def _scored(self, probabilities: Tensor, batch: Batch, rule: Rule) -> Floats:
-        """Returns the metrics of every image and foreground class, (B, C, metrics)."""
-        classes = len(self._info.outputs)
-        decided = np.stack([decide(each, self._info, rule) for each in probabilities.numpy()])
-        targets = batch.targets.cpu()
-        found, true = (foreground_masks(of, classes=classes) for of in (torch.from_numpy(decided), targets))
-        counts = Confusion.of(found, true, counted_pixels(targets))
-        values = torch.stack([counts.dice(), counts.ratio(counts.tp, counts.tp + counts.fp + counts.fn)], -1).numpy()
-        return np.where((batch.truths == MaskState.VANISHED)[..., None], 0.0, values)
+    def _scored(self, decided: Decided, truth: Truth, truths: Truths) -> Floats:
+        """Returns the metrics of every foreground class of an image, (C, metrics)."""
+        values = np.zeros((len(truth.states), len(METRICS)))
+        for number, state in enumerate(truth.states):
+            if state != MaskState.VANISHED:
+                pair = truths.mask(decided, number), truths.mask(truth.stored, number)
+                of = MaskPair(*pair, counted=truths.counted(truth.stored, number)).confusion
+                values[number] = of.dice().item(), of.ratio(of.tp, of.tp + of.fp + of.fn).item()
+        return values
 
 
 class Shown(NamedTuple):

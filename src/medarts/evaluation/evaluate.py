@@ -3,7 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -12,7 +14,8 @@ from medarts.config import Recipe, SourceSettings, Split, Task
 from medarts.config.data import make_source
 from medarts.data.arrays import data_section
 from medarts.data.batches import Batches
-from medarts.data.manifest import Part
+from medarts.data.groups import COLUMN, groups_of
+from medarts.data.manifest import Manifest, Part
 from medarts.data.opening import open_data, open_manifest
 from medarts.data.store import ImageStore, open_store
 from medarts.deploy.info import Calibration, ModelInfo
@@ -21,7 +24,7 @@ from medarts.deploy.runs import info_of
 from medarts.engine.checkpoint import of_weights
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
-from medarts.engine.listing import read_listing
+from medarts.engine.listing import Listing, listing_of, read_listing
 from medarts.errors import DataError, MedartsError, RunError
 from medarts.evaluation.calibrating import FOUND_ON, as_shipped, calibration_of, own_manifest
 from medarts.evaluation.deciding import OtherWays, flops_of
@@ -29,8 +32,9 @@ from medarts.evaluation.files import Fingerprints, of_images, of_metrics
 from medarts.evaluation.folds import fitted_on_folds, pooled_examples, pooled_scores
 from medarts.evaluation.scores import Calibration as Fitted
 from medarts.evaluation.scores import Scores
-from medarts.evaluation.scoring import score_findings, score_masks
+from medarts.evaluation.scoring import WORST, Extras, score_findings, score_masks
 from medarts.evaluation.summary import DEFINITIONS
+from medarts.evaluation.truths import described
 from medarts.metrics import definitions
 from medarts.metrics.masks import CONVENTIONS
 from medarts.network import AVERAGE, FindingNetwork, Network
@@ -39,6 +43,26 @@ from medarts.training.trained import checkpoint_of, folder_of_fold, folds_of, is
 
 FOLDER_DIGITS = 8
 """Hexadecimal digits in the names of folders of scores on other data sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is scored and shown beside; see `evaluate`."""
+
+    heads: bool
+    flip: bool
+    by: str | None
+    worst: int
+
+    def extras(
+        self, recipe: Recipe, sources: tuple[SourceSettings, ...] | None, store: ImageStore, known: Listing | None
+    ) -> Extras:
+        """Returns groups and external data sets; ``known`` are the images that the network was trained beside."""
+        wanted = recipe.data.sources if sources is None else sources
+        samples = [] if store.given is not None else store.manifest.samples
+        groups = groups_of(wanted, samples, column=self.by)
+        external = None if known is None else external_sets(store.manifest, known)
+        return Extras(groups, self.by or (COLUMN if groups else None), external, self.worst)
 
 
 @preserved_process_state()
@@ -51,14 +75,17 @@ def evaluate(
     data: ImageStore | None = None,
     heads: bool = False,
     flip: bool = False,
+    by: str | None = None,
+    worst: int = WORST,
 ) -> Scores:
     """Scores the best checkpoint of a training run, and writes the scores into a folder of ``scores`` of the run.
 
     A run of all folds scores each of its images by the network of the fold that holds the image out.
 
-    Masks are scored at the size of the recipe, for every image and class, and then averaged. Findings are scored over
-    all images of a data set; their thresholds and temperature come from the validation images of the run. So do those
-    of masks by which other decisions are scored beside, see ``medarts.evaluation.deciding``.
+    Masks are scored at the size of their files, or at that of the recipe where this says so (evaluation.resolution),
+    for every image and class, and then averaged; slices also as the volumes that they belong to. Findings are scored
+    over all images of a data set; their thresholds and temperature come from the validation images of the run. So do
+    those of masks by which other decisions are scored beside, see ``medarts.evaluation.deciding``.
 
     Args:
         path: the training run.
@@ -69,6 +96,8 @@ def evaluate(
         data: images in memory: those of the run, or others, which are scored as another data set; ``sources`` is None.
         heads: whether all heads of a network for masks, and their average, are scored beside.
         flip: whether masks from the mean over mirrored copies of the images are scored beside.
+        by: column of a table of the data by whose values images are grouped. Default: the column group, if there is.
+        worst: images of the gallery.
 
     Raises:
         RunError: the run has no checkpoint yet, or no such head; its recipe was edited, or its data have changed; or
@@ -79,7 +108,7 @@ def evaluate(
     with run.at_work("evaluate"):
         if data is not None and data.manifest.fingerprint() != run.facts["data_fingerprint"]:
             sources = sources_in_memory(run.recipe, data, of=str(run.path))
-        return _evaluate(run, sources, split, head, data, heads=heads, flip=flip)
+        return _evaluate(run, sources, split, head, data, asked=_Asked(heads, flip, by, worst))
 
 
 def folder_of_package(path: Path) -> Path:
@@ -97,6 +126,8 @@ def evaluate_package(
     data: ImageStore | None = None,
     heads: bool = False,
     flip: bool = False,
+    by: str | None = None,
+    worst: int = WORST,
 ) -> Scores:
     """Scores a packed network on images that are given, and writes the scores into a folder beside its file.
 
@@ -111,6 +142,8 @@ def evaluate_package(
         data: images in memory, instead of ``sources``.
         heads: see `evaluate`.
         flip: see `evaluate`.
+        by: see `evaluate`.
+        worst: see `evaluate`.
 
     Raises:
         DataError: no images are given, or they do not fit.
@@ -135,17 +168,19 @@ def evaluate_package(
     made_of = Fingerprints(images, package.info.provenance.weights, _metrics(recipe))
     folder = folder_of_package(package.path) / _folder_name(split, images, sources, head)
     network = network.to(fabric.device)
+    asked = _Asked(heads, flip, by, worst)
+    about: Any = {"folder": folder, "made_of": made_of, "extras": asked.extras(recipe, sources, store, None)}
     if not isinstance(network, FindingNetwork):
         info = package.deployable(head).info
         model = as_shipped(network, recipe)
         ways = _other_ways(network, model, recipe, info, heads=heads, flip=flip)
-        return score_masks(model, batches, recipe, head=chosen, folder=folder, made_of=made_of, others=ways)
+        return score_masks(model, batches, recipe, head=chosen, others=ways, **about)
     _check_masks_alone(heads=heads, flip=flip)
     fitted = package.info.calibration
     if fitted is None:
         raise RunError(f"{origin} has no thresholds of its findings.", fix="Have it packed again.")
     known = Fitted(fitted.temperature, recipe.evaluation.sensitivity, fitted.thresholds, {})
-    return score_findings(network, batches, recipe, validation=known, folder=folder, made_of=made_of)
+    return score_findings(network, batches, recipe, validation=known, **about)
 
 
 def sources_in_memory(recipe: Recipe, data: ImageStore, *, of: str) -> tuple[SourceSettings, ...]:
@@ -174,19 +209,18 @@ def _evaluate(
     head: str | None,
     data: ImageStore | None,
     *,
-    heads: bool,
-    flip: bool,
+    asked: _Asked,
 ) -> Scores:
     recipe = run.recipe
     _check_task(recipe.data.task, sources or ())
     run.check_files()
     if is_ensemble(run) and sources is None:
-        if heads or flip:
+        if asked.heads or asked.flip:
             raise RunError(
                 "Heads and mirrored images are scored for single networks.",
                 fix=f"Leave heads and flip out, or evaluate one fold: {folder_of_fold(run.path, 1)}.",
             )
-        return _out_of_fold(run, split, head)
+        return _out_of_fold(run, split, head, asked)
     fabric = make_fabric(recipe.compute)
     network = load_network(run)
     weights = of_weights(network.state_dict())
@@ -201,24 +235,42 @@ def _evaluate(
     made_of = Fingerprints(of_images(looked_at), weights, _metrics(recipe))
     folder = scores_folder(run, split, made_of.images, sources=sources, head=head)
     network = network.to(fabric.device)
+    known = read_listing(run.path / "manifest.csv")
+    extras = asked.extras(recipe, sources, looked_at[0][0], known if sources is not None else None)
+    about: Any = {"folder": folder, "made_of": made_of, "extras": extras}
     if not isinstance(network, FindingNetwork):
         model = as_shipped(network, recipe)
         # Scaling, the one thing of it that may differ between data sets, is no matter here: images come scaled.
         info = info_of(run, network, domain=recipe.data.sources[0].domain, head=chosen)
         info = info.model_copy(update={"calibration": _calibration(run, model, looked_at[0][0], sources, head)})
-        ways = _other_ways(network, model, recipe, info, heads=heads, flip=flip)
-        return score_masks(model, batches, recipe, head=chosen, folder=folder, made_of=made_of, others=ways)
-    _check_masks_alone(heads=heads, flip=flip)
+        ways = _other_ways(network, model, recipe, info, heads=asked.heads, flip=asked.flip)
+        return score_masks(model, batches, recipe, head=chosen, others=ways, **about)
+    _check_masks_alone(heads=asked.heads, flip=asked.flip)
     validation = others[0] if others else fitted_on_folds(calibration_of(run), recipe)
-    return score_findings(network, batches, recipe, validation=validation, folder=folder, made_of=made_of)
+    return score_findings(network, batches, recipe, validation=validation, **about)
 
 
-def _out_of_fold(run: RunDirectory, split: Part, head: str | None) -> Scores:
+def external_sets(manifest: Manifest, known: Listing) -> tuple[str, ...]:
+    """Returns the data sets that share no image with those that a network was trained beside, by their content.
+
+    Args:
+        manifest: the images that are scored.
+        known: what the network's run lists.
+    """
+    seen = {cells["image_digest"] for cells in known.values()}
+    shared = {name for (name, _), cells in listing_of(manifest.to_csv().splitlines()).items()
+              if cells["image_digest"] in seen}  # fmt: skip
+    return tuple(name for name in manifest.domains if name not in shared)
+
+
+def _out_of_fold(run: RunDirectory, split: Part, head: str | None, asked: _Asked) -> Scores:
     """Scores every image of a run of all folds by the network that has neither learned from it nor was chosen by it."""
     folds = folds_of(run)
     images = of_images(_looked_at(run, None, split))
+    as_usual = head is None and asked.by is None
     scores = [
-        (_kept(fold, "test", None, None) if head is None else None) or evaluate(fold.path, split="test", head=head)
+        (_kept(fold, "test", None, None) if as_usual else None)
+        or evaluate(fold.path, split="test", head=head, by=asked.by, worst=asked.worst)
         for fold in folds
     ]
     made_of = Fingerprints(images, of_weights(checkpoint_of(run).weights), _metrics(run.recipe))
@@ -306,7 +358,8 @@ def fingerprints_now(
 
 
 def _metrics(recipe: Recipe) -> str:
-    rules = CONVENTIONS if recipe.data.task == "segmentation" else {}
+    of_masks = recipe.data.task == "segmentation"
+    rules = {**CONVENTIONS, "scored": json.dumps(described(recipe.evaluation))} if of_masks else {}
     return of_metrics({**definitions(recipe.data.task), **rules, **DEFINITIONS})
 
 

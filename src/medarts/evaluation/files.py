@@ -28,7 +28,7 @@ EXAMPLES = "examples.npz"
 _BEFORE = ".before"
 """The scores that are replaced, until the new ones are in their place."""
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when the files mean something else."""
 
 DIGITS = 16

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medarts.config import Recipe
 from medarts.deploy.info import Calibration
 from medarts.evaluation.files import EXAMPLES, Fingerprints
+from medarts.evaluation.grouping import with_groups
 from medarts.evaluation.scores import Calibration as Fitted
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.summary import ALL, MEAN_OF_DATASETS, summarized
@@ -54,15 +55,18 @@ def pooled_scores(of_folds: Sequence[Scores], recipe: Recipe, *, split: str, mad
         tables = [_as_probable(each.table, one.temperature) for each, one in zip(of_folds, calibrations, strict=True)]
         calibration = _pooled_calibration(calibrations)
     table = pd.concat(tables, ignore_index=True).sort_values(["dataset", "image"], kind="stable", ignore_index=True)
-    return summarized(
-        Scores(
-            table=table,
-            split=split,
-            head=first.head,
-            draws=recipe.evaluation.bootstrap,
-            seed=recipe.seed,
-            made_of=made_of,
-            calibration=calibration,
+    return with_groups(
+        summarized(
+            Scores(
+                table=table,
+                split=split,
+                head=first.head,
+                draws=recipe.evaluation.bootstrap,
+                seed=recipe.seed,
+                made_of=made_of,
+                calibration=calibration,
+                about=first.about,
+            )
         )
     )
 

@@ -1,9 +1,11 @@
 """The long table of scores: a row for every image, class and metric, from which everything else is made.
 
+Where images are slices, a row for every volume, class and metric follows them.
+
 Columns:
 
 * ``dataset``: name of the data set.
-* ``image``: name of the image, unique within its data set.
+* ``image``: name of the image, or of the volume, unique within its data set.
 * ``patient``: its patient, unique within its data set.
 * ``class``: the class of a mask, or the finding.
 * ``truth``: what the image truly has of it: "present", "empty", or "vanished" for a class that was lost when the mask
@@ -11,6 +13,10 @@ Columns:
 * ``metric``: of masks every metric of an image, as "dice"; of findings "label" (0 or 1), "logit" and "probability"
   (after temperature), from which the metrics of a whole set are computed.
 * ``value``: nan where undefined.
+* ``kind``: "image" or "volume".
+* ``unit``: of the value: "mm" or "px" of distances, "mm2", "mm3" or "px" of areas and volumes, "at 2 mm" of shares
+  within a tolerance; empty of others. Values of different units are not averaged together.
+* ``group``: what the image belongs to by a column of its data set's table, such as a centre or a device; may be empty.
 
 Where scores of several runs are loaded, ``network``, ``seed`` and ``split`` come first:
 
@@ -19,8 +25,8 @@ Where scores of several runs are loaded, ``network``, ``seed`` and ``split`` com
 """
 
 import csv
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +40,22 @@ from medarts.evaluation.stats import LEVEL
 from medarts.metrics import Task, definitions, metrics_of
 from medarts.system.files import open_file
 
-COLUMNS = ("dataset", "image", "patient", "class", "truth", "metric", "value")
+COLUMNS = ("dataset", "image", "patient", "class", "truth", "metric", "value", "kind", "unit", "group")
 """Of the table of one run."""
+
+_USUAL = {"kind": "image", "unit": "", "group": ""}
+"""Of rows that end before."""
 
 RUN_COLUMNS = ("network", "seed", "split")
 """What is added where several runs are loaded."""
 
-DECISIONS = "decisions.csv"
+DECISIONS, VOLUMES, GROUPS, BETWEEN = "decisions.csv", "volumes.csv", "groups.csv", "between_groups.csv"
 
 TRUTHS = ("present", "empty", "vanished")
 
-_TEXTS = ("dataset", "image", "patient", "class", "truth", "metric", "head", "decision")
+_TEXTS = (
+    *("dataset", "image", "patient", "class", "truth", "metric", "kind", "unit", "group", "other", "head", "decision"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,11 @@ class Scores:
         calibration: of a network for findings.
         summary: means with intervals, see ``medarts.evaluation.summary``.
         decisions: of masks, what other ways from the network to them gain, see ``medarts.evaluation.deciding``.
+        volumes: the summary of volumes; None where no image is a slice.
+        groups: the summary of every group, with the column ``group``; None without groups.
+        between: differences between groups, see ``medarts.evaluation.grouping``.
+        about: of masks how they were scored (resolution, tolerances), and what the groups are (by).
+        external: data sets of which the network was not trained on any image; None where that is not known.
     """
 
     table: pd.DataFrame
@@ -92,11 +108,32 @@ class Scores:
     calibration: Calibration | None = None
     summary: pd.DataFrame | None = None
     decisions: pd.DataFrame | None = None
+    volumes: pd.DataFrame | None = None
+    groups: pd.DataFrame | None = None
+    between: pd.DataFrame | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    external: tuple[str, ...] | None = None
 
     @property
     def task(self) -> Task:
         """What the network does."""
         return "segmentation" if self.calibration is None else "classification"
+
+    @property
+    def _tables(self) -> dict[str, pd.DataFrame | None]:
+        """The tables made of the long one, by the names of their files."""
+        return {
+            "summary.csv": self.summary,
+            DECISIONS: self.decisions,
+            VOLUMES: self.volumes,
+            GROUPS: self.groups,
+            BETWEEN: self.between,
+        }
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the tables that are written, and of the file that says what was scored."""
+        return (*(name for name, table in self._tables.items() if table is not None), "scores.csv", "scores.json")
 
     def write(self, folder: Path, *, examples: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Writes the scores into a folder, in place of earlier ones; a kill or a full disk leaves those.
@@ -104,6 +141,8 @@ class Scores:
         * ``scores.csv``: the long table; undefined values are empty.
         * ``summary.csv``: means with intervals.
         * ``decisions.csv``: of masks, those of other decisions, heads and passes.
+        * ``volumes.csv``: means of volumes, where images are slices.
+        * ``groups.csv`` and ``between_groups.csv``: means of groups and their differences, where there are groups.
         * ``examples.npz``: the examples.
         * ``scores.json``, last: what was scored, what was fitted, and digests of the other files.
 
@@ -116,10 +155,9 @@ class Scores:
         """
         files: dict[str, str | bytes] = {} if examples is None else {EXAMPLES: npz_bytes(examples)}
         files["scores.csv"] = _csv(self.table)
-        if self.summary is not None:
-            files["summary.csv"] = _csv(self.summary)
-        if self.decisions is not None:
-            files[DECISIONS] = _csv(self.decisions)
+        for name, table in self._tables.items():
+            if table is not None:
+                files[name] = _csv(table)
         content = {
             "task": self.task,
             "split": self.split,
@@ -131,6 +169,8 @@ class Scores:
             "vanished": vanished(self.table),
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "metrics": definitions(self.task),
+            "about": dict(self.about),
+            "external": None if self.external is None else list(self.external),
         }
         write_files(folder, content, files)
 
@@ -153,8 +193,9 @@ class Scores:
                 seed=int(content["bootstrap"]["seed"]),
                 made_of=None if made_of is None else Fingerprints(**made_of),
                 calibration=None if calibration is None else Calibration(**calibration),
-                summary=read_summary(folder) if "summary.csv" in content["files"] else None,
-                decisions=_read_decisions(folder) if DECISIONS in content["files"] else None,
+                about=content["about"],
+                external=None if content["external"] is None else tuple(content["external"]),
+                **_read_tables(folder, content["files"]),
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise RunError(f"{folder} holds no scores ({error!r}).", fix=again(folder)) from error
@@ -166,8 +207,21 @@ def read_summary(folder: Path) -> pd.DataFrame:
     Raises:
         OSError, ValueError: it cannot be read.
     """
+    return _read_summary(folder / "summary.csv")
+
+
+def _read_tables(folder: Path, files: Collection[str]) -> dict[str, pd.DataFrame | None]:
+    names = {"summary": "summary.csv", "volumes": VOLUMES, "groups": GROUPS}
+    found = {key: _read_summary(folder / name) if name in files else None for key, name in names.items()}
+    found["decisions"] = _read_decisions(folder) if DECISIONS in files else None
+    numbers = ("value", "low", "high")
+    found["between"] = _read_csv(folder / BETWEEN, numbers=numbers) if BETWEEN in files else None
+    return found
+
+
+def _read_summary(path: Path) -> pd.DataFrame:
     counts = ("classes", "images", "patients", "positives", "undefined")
-    summary = _read_csv(folder / "summary.csv", numbers=("value", "low", "high", *counts))
+    summary = _read_csv(path, numbers=("value", "low", "high", *counts))
     return summary.astype(dict.fromkeys(counts, np.int64))
 
 
@@ -210,9 +264,21 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def table_of(rows: Iterable[Iterable[Any]]) -> pd.DataFrame:
-    """Returns a table of rows of `COLUMNS`."""
-    table = pd.DataFrame([*map(tuple, rows)], columns=[*COLUMNS])
+    """Returns a table of rows of `COLUMNS`; the last three may be left out, of images without unit and group."""
+    usual = tuple(_USUAL.values())
+    first = len(COLUMNS) - len(usual)
+    table = pd.DataFrame([(*row, *usual[len(row) - first :]) for row in map(tuple, rows)], columns=[*COLUMNS])
     return table.astype({name: str if name != "value" else np.float64 for name in COLUMNS})
+
+
+def of_images(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of images, without those of the volumes that they are slices of."""
+    return table[table["kind"] == "image"] if "kind" in table else table
+
+
+def of_volumes(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of volumes."""
+    return table[table["kind"] == "volume"]
 
 
 def excluded(table: pd.DataFrame) -> dict[str, dict[str, str]]:
@@ -221,7 +287,7 @@ def excluded(table: pd.DataFrame) -> dict[str, dict[str, str]]:
     A class of masks that no image of a data set shows is excluded there ("no positives"), and so is a finding that no
     image shows, or every image ("no negatives"). Data sets without such are absent.
     """
-    images = table.drop_duplicates(["dataset", "image", "class"])
+    images = of_images(table).drop_duplicates(["dataset", "image", "class"])
     findings = bool((table["metric"] == "label").any())
     found: dict[str, dict[str, str]] = {}
     for key, truths in images.groupby(["dataset", "class"], sort=False)["truth"]:
@@ -236,7 +302,7 @@ def excluded(table: pd.DataFrame) -> dict[str, dict[str, str]]:
 
 def vanished(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Returns for every data set the number of images in which resizing lost a class, by class; without those of 0."""
-    images = table.drop_duplicates(["dataset", "image", "class"])
+    images = of_images(table).drop_duplicates(["dataset", "image", "class"])
     found: dict[str, dict[str, int]] = {}
     for key, rows in images[images["truth"] == "vanished"].groupby(["dataset", "class"], sort=False):
         dataset, name = map(str, key)
@@ -247,7 +313,7 @@ def vanished(table: pd.DataFrame) -> dict[str, dict[str, int]]:
 def counted(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the values of masks as they enter means: nan in data sets that exclude the class.
 
-    Metrics that count correct background too, as accuracy does, stay.
+    Metrics that count correct background too, as accuracy does, stay. The rows of volumes count like their images.
     """
     out = [(dataset, name) for dataset, names in excluded(table).items() for name in names]
     if not out:
@@ -260,8 +326,24 @@ def counted(table: pd.DataFrame) -> pd.DataFrame:
 def image_values(table: pd.DataFrame) -> pd.DataFrame:
     """Returns a value of every image of masks and metric: the mean over its classes, of those defined and counted.
 
-    The columns are those of the table without ``class`` and ``truth``; the order of images is kept.
+    The columns are dataset, image, patient, metric and value, and those of runs; the order of images is kept. A metric
+    whose unit is not the same in all images is undefined.
     """
+    table = of_images(table)
     by = [*(name for name in RUN_COLUMNS if name in table), "dataset", "image", "patient", "metric"]
-    means: pd.DataFrame = counted(table).groupby(by, sort=False)["value"].mean().reset_index()
+    means: pd.DataFrame = without_mixed_units(counted(table)).groupby(by, sort=False)["value"].mean().reset_index()
     return means
+
+
+def without_mixed_units(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table in which the metrics with several units are undefined: mm and pixels have no mean."""
+    mixed = [name for name, units in units_of(table).items() if len(units) > 1]
+    return table.assign(value=table["value"].where(~table["metric"].isin(mixed))) if mixed else table
+
+
+def units_of(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Returns the units of every metric of a table."""
+    if "unit" not in table:
+        return {}
+    pairs = table[["metric", "unit"]].drop_duplicates()
+    return {str(name): tuple(of["unit"]) for name, of in pairs.groupby("metric", sort=False)}

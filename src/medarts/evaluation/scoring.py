@@ -1,8 +1,7 @@
 """What a network predicts for every image, scored, with examples for the page and Grad-CAM."""
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medarts.config import DataSettings, Recipe
-from medarts.data.batches import Batch, Batches
+from medarts.config import Recipe
+from medarts.data.batches import Batches
+from medarts.data.manifest import Sample
 from medarts.data.reading import MaskState
 from medarts.errors import RunError
 from medarts.evaluation.deciding import OtherWays
 from medarts.evaluation.files import Fingerprints
-from medarts.evaluation.scores import Calibration, Scores, image_values, table_of
+from medarts.evaluation.grouping import with_groups
+from medarts.evaluation.scores import Calibration, Scores, image_values, of_images, table_of
 from medarts.evaluation.sliding import shown
 from medarts.evaluation.summary import SENSITIVE, YOUDEN, summarized
+from medarts.evaluation.truths import Truth, Truths, described
+from medarts.evaluation.volumes import Volumes
+from medarts.metrics import metrics_of
 from medarts.metrics.calibration import fit_temperature, probabilities_of
-from medarts.metrics.masks import counted_pixels, foreground_masks, mask_scores, predicted_classes
+from medarts.metrics.masks import predicted_classes
 from medarts.metrics.ranking import threshold_for_sensitivity, threshold_youden
 from medarts.network import FindingNetwork
 from medarts.system.console import progress_bar
@@ -33,7 +37,27 @@ Labels = NDArray[np.uint8]
 
 EXAMPLES = ("best", "median", "worst")
 
+WORST, WORST_OF_PATIENT = 12, 3
+"""Images of the gallery, and at most of one patient: more would be neighbours, frames of a video or slices."""
+
 _TRUTHS = {MaskState.EMPTY: "empty", MaskState.PRESENT: "present", MaskState.VANISHED: "vanished"}
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What scores say beside those of single images.
+
+    Attributes:
+        groups: of images, by data set and name; images without one are in none.
+        by: name of the column that the groups come from; None for the usual one.
+        external: data sets of which the network was not trained on any image; None where that is not known.
+        worst: images with the worst scores in the gallery of the page.
+    """
+
+    groups: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    by: str | None = None
+    external: tuple[str, ...] | None = None
+    worst: int = WORST
 
 
 def score_masks(
@@ -45,38 +69,131 @@ def score_masks(
     folder: Path,
     made_of: Fingerprints,
     others: OtherWays,
+    extras: Extras,
 ) -> Scores:
     """Scores the masks that a network predicts, and writes scores and examples.
 
     Args:
         model: the network as shipped for inference.
         batches: the images; their name is that of the split.
-        recipe: classes, threshold and bootstrap.
+        recipe: classes, threshold, resolution and bootstrap.
         head: the head to use.
         folder: gets the files.
         made_of: of the images, the network's weights and the metrics.
         others: other decisions, heads and passes, which are scored beside.
+        extras: groups and the like.
     """
+    truths = Truths(batches.store, recipe)
+    volumes = Volumes(truths, batches.indices.tolist(), recipe.data.class_names)
     rows: list[tuple[Any, ...]] = []
+    of_volumes: list[tuple[Any, ...]] = []
     with progress_bar(f"evaluate {batches.name}", len(batches.indices)) as bar, torch.inference_mode():
         for batch in batches.all():
-            logits = model(batch.images, head)
-            rows += _mask_rows(batch, batches, _classes_of(logits, recipe), recipe.data)
-            others.add(batch, logits)
-            bar.advance(len(batch.images))
-    scores = summarized(
-        Scores(
-            table=table_of(rows),
-            split=batches.name,
-            head=head,
-            draws=recipe.evaluation.bootstrap,
-            seed=recipe.seed,
-            made_of=made_of,
+            probabilities = others.probabilities(batch, model(batch.images, head))
+            for place, index in enumerate(batch.indices.tolist()):
+                truth = truths.of(index)
+                own = {key: truths.at_its_size(index, of[place]).numpy() for key, of in probabilities.items()}
+                decided = others.add(own, truth, truths)
+                sample = batches.store.manifest.samples[index]
+                group = extras.groups.get((sample.domain, sample.key), "")
+                of_image = _mask_rows(sample, truths, decided, truth, recipe.data.class_names)
+                rows += ((*row, group) for row in of_image)
+                of_volumes += ((*row, group) for row in volumes.add(index, decided, truth))
+                bar.advance()
+    scores = with_groups(
+        summarized(
+            Scores(
+                table=table_of([*rows, *of_volumes]),
+                split=batches.name,
+                head=head,
+                draws=recipe.evaluation.bootstrap,
+                seed=recipe.seed,
+                made_of=made_of,
+                about={**described(recipe.evaluation), "by": extras.by},
+                external=extras.external,
+            )
         )
     )
     scores = replace(scores, decisions=others.summary(scores))
-    scores.write(folder, examples=_mask_examples(model, batches, recipe, scores.table, head=head))
+    scores.write(folder, examples=_mask_examples(model, batches, recipe, scores.table, head=head, worst=extras.worst))
     return scores
+
+
+def _mask_rows(
+    sample: Sample, truths: Truths, decided: NDArray[np.uint8], truth: Truth, names: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yields the rows of an image, of every foreground class and metric."""
+    metrics = metrics_of("segmentation")
+    for number, (name, state) in enumerate(zip(names, truth.states.tolist(), strict=True)):
+        vanished = state == MaskState.VANISHED
+        found = truths.scores(decided, truth.stored, number, vanished=vanished, spacing=truth.spacing)
+        about = (sample.domain, sample.key, sample.patient, name, _TRUTHS[state])
+        for one in metrics:
+            unit = truths.unit(one, truth.spacing, axes=2)
+            yield *about, one.name, found[one.name], "image", unit
+
+
+def _mask_examples(
+    model: nn.Module, batches: Batches, recipe: Recipe, table: pd.DataFrame, *, head: str, worst: int
+) -> dict[str, NDArray[Any]] | None:
+    """Returns the best, the median and the worst image of every data set, and the worst of all, for the report.
+
+    Images of an empty truth are none of them. They are predicted again, so that the predictions of all images need not
+    be kept until the scores are known. None where no image shows a class.
+    """
+    chosen = examples_of(table, worst=worst)
+    if chosen.empty:
+        return None
+    names = [*zip(chosen["dataset"], chosen["image"], strict=True)]
+    part = batches.store.manifest.where(lambda sample: (sample.domain, sample.key) in set(names))
+    few = Batches(batches.store, part, batch=batches.batch, name=batches.name, device=batches.device)
+    with torch.inference_mode():
+        predictions = [each for batch in few.all() for each in _classes_of(model(batch.images, head), recipe)]
+    position = {(sample.domain, sample.key): row for row, sample in enumerate(part.samples)}
+    rows = [position[name] for name in names]
+    places = few.indices[rows]
+    images, targets, predicted = shown(batches.store, places, [predictions[row] for row in rows])
+    framings = [batches.store.framing(place) for place in places.tolist()]
+    return {
+        "images": images,
+        "targets": targets,
+        "predictions": predicted,
+        "titles": np.asarray(chosen["title"], dtype=np.str_),
+        "domains": np.asarray(chosen["dataset"], dtype=np.str_),
+        "of_gallery": np.asarray(chosen["of_gallery"], dtype=np.bool_),
+        # Of the file over that of what is stored: 1 where the image is not stretched.
+        "stretch": np.array([(of.width / of.columns) / (of.height / of.rows) for of in framings]),
+    }
+
+
+def examples_of(table: pd.DataFrame, *, worst: int) -> pd.DataFrame:
+    """Returns the images that pages show, by their mean Dice over classes: best, median and worst, and the gallery.
+
+    Args:
+        table: the long table.
+        worst: images of the gallery: the worst of all data sets, of one patient at most `WORST_OF_PATIENT`.
+
+    Returns:
+        dataset, image, title, and of_gallery: whether it is in the gallery.
+    """
+    table = of_images(table)
+    shows = table.loc[table["truth"] != "empty", ["dataset", "image"]].drop_duplicates()
+    values = image_values(table[table["metric"] == "dice"]).merge(shows, on=["dataset", "image"])
+    values = values[values["value"].notna()]
+    rows: list[tuple[str, str, str, bool]] = []
+
+    def add(title: str, of: pd.Series, *, of_gallery: bool) -> None:
+        words = [of["dataset"], *([title] if title else []), of["image"], f"Dice {of['value']:.3f}"]
+        rows.append((of["dataset"], of["image"], " · ".join(map(str, words)), of_gallery))
+
+    for _, of_set in values.sort_values("dataset", kind="stable").groupby("dataset"):
+        ranked = of_set.sort_values(["value", "image"], ascending=[False, True])
+        for title, place in zip(EXAMPLES, (0, len(ranked) // 2, -1), strict=True):
+            add(title, ranked.iloc[place], of_gallery=False)
+    ranked = values.sort_values(["value", "dataset", "image"])
+    for _, of in ranked.groupby(["dataset", "patient"], sort=False).head(WORST_OF_PATIENT).head(worst).iterrows():
+        add("", of, of_gallery=True)
+    return pd.DataFrame(rows, columns=["dataset", "image", "title", "of_gallery"])
 
 
 def _classes_of(logits: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
@@ -87,61 +204,6 @@ def _classes_of(logits: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
     return indices
 
 
-def _mask_rows(
-    batch: Batch, batches: Batches, predictions: NDArray[np.uint8], data: DataSettings
-) -> Iterator[tuple[Any, ...]]:
-    """Yields the rows of every image, foreground class and metric."""
-    targets = batch.targets.cpu()
-    both = (foreground_masks(of, classes=data.outputs) for of in (torch.from_numpy(predictions), targets))
-    predicted, true = (masks.numpy() for masks in both)
-    pixels = counted_pixels(targets)
-    counted = None if pixels is None else pixels.expand(true.shape).numpy()
-    for row, index in enumerate(batch.indices):
-        sample = batches.store.manifest.samples[index]
-        for number, (name, truth) in enumerate(zip(data.class_names, batch.truths[row].tolist(), strict=True)):
-            found = mask_scores(
-                predicted[row, number],
-                true[row, number],
-                vanished=truth == MaskState.VANISHED,
-                counted=None if counted is None else counted[row, number],
-            )
-            for metric, value in found.items():
-                yield sample.domain, sample.key, sample.patient, name, _TRUTHS[truth], metric, value
-
-
-def _mask_examples(
-    model: nn.Module, batches: Batches, recipe: Recipe, table: pd.DataFrame, *, head: str
-) -> dict[str, NDArray[Any]]:
-    """Returns the images with the best, the median and the worst Dice of every data set, for the report.
-
-    They are predicted again, so that the predictions of all images need not be kept until the scores are known.
-    """
-    values = image_values(table[table["metric"] == "dice"])
-    chosen: list[tuple[str, str]] = []
-    titles: list[str] = []
-    for dataset, of_set in values.sort_values("dataset", kind="stable").groupby("dataset"):
-        ranked = of_set.sort_values(["value", "image"], ascending=[False, True], na_position="last")
-        for title, place in zip(EXAMPLES, (0, len(ranked) // 2, -1), strict=True):
-            image, dice = str(ranked["image"].iloc[place]), float(ranked["value"].iloc[place])
-            chosen.append((str(dataset), image))
-            worth = "undefined" if math.isnan(dice) else f"{dice:.3f}"
-            titles.append(f"{dataset} · {title} · {image} · Dice {worth}")
-    part = batches.store.manifest.where(lambda sample: (sample.domain, sample.key) in set(chosen))
-    few = Batches(batches.store, part, batch=batches.batch, name=batches.name, device=batches.device)
-    with torch.inference_mode():
-        predictions = [each for batch in few.all() for each in _classes_of(model(batch.images, head), recipe)]
-    position = {(sample.domain, sample.key): row for row, sample in enumerate(part.samples)}
-    rows = [position[name] for name in chosen]
-    images, targets, predicted = shown(batches.store, few.indices[rows], [predictions[row] for row in rows])
-    return {
-        "images": images,
-        "targets": targets,
-        "predictions": predicted,
-        "titles": np.asarray(titles),
-        "domains": np.asarray([dataset for dataset, _ in chosen]),
-    }
-
-
 def score_findings(
     network: FindingNetwork,
     batches: Batches,
@@ -150,6 +212,7 @@ def score_findings(
     validation: Batches | Calibration,
     folder: Path,
     made_of: Fingerprints,
+    extras: Extras,
 ) -> Scores:
     """Scores the findings that a network predicts, and writes scores and examples.
 
@@ -160,6 +223,7 @@ def score_findings(
         validation: images by which thresholds and temperature are chosen, or what was chosen before.
         folder: gets the files.
         made_of: of all of these images, the network's weights and the metrics.
+        extras: groups and the like.
     """
     network.eval()
     findings = batches.store.manifest.findings
@@ -170,14 +234,20 @@ def score_findings(
         of_validation = predict_findings(network, validation, recipe)
         calibration = calibrate(*of_validation, findings=findings, sensitivity=recipe.evaluation.sensitivity)
     about = [(sample.domain, sample.key, sample.patient) for sample in _samples(batches)]
-    scores = summarized(
-        Scores(
-            table=finding_table(about, findings, logits, labels, temperature=calibration.temperature),
-            split=batches.name,
-            draws=recipe.evaluation.bootstrap,
-            seed=recipe.seed,
-            made_of=made_of,
-            calibration=calibration,
+    table = finding_table(about, findings, logits, labels, temperature=calibration.temperature)
+    groups = [extras.groups.get(name, "") for name in zip(table["dataset"], table["image"], strict=True)]
+    scores = with_groups(
+        summarized(
+            Scores(
+                table=table.assign(group=groups),
+                split=batches.name,
+                draws=recipe.evaluation.bootstrap,
+                seed=recipe.seed,
+                made_of=made_of,
+                calibration=calibration,
+                about={"by": extras.by},
+                external=extras.external,
+            )
         )
     )
     probabilities = probabilities_of(logits, calibration.temperature)

@@ -1,13 +1,15 @@
 """The summary of a run's scores: means with intervals over patients, a row for every data set, class and metric.
 
 Columns: ``dataset``, ``class``, ``metric``, ``value``, the ends ``low`` and ``high`` of its 95 % interval, and
-``classes`` (how many are averaged), ``images``, ``patients``, ``positives`` (images that truly show the class) and
-``undefined``: images without a value, of masks, or resamples of the patients without a value, of findings.
+``classes`` (how many are averaged), ``images``, ``patients``, ``positives`` (images that truly show the class),
+``undefined``: images without a value, of masks, or resamples of the patients without a value, of findings, and ``unit``
+of the value (see ``medarts.evaluation.scores``). Of metrics of images with an empty truth, images and patients are
+these alone. Where the unit is not the same for all images, all units are named, and there is no mean.
 """
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medarts.evaluation.scores import Calibration, Scores, counted
+from medarts.evaluation.scores import Calibration, Scores, counted, of_images, of_volumes
 from medarts.evaluation.stats import (
     FEW_PATIENTS,
     LEVEL,
@@ -61,11 +63,24 @@ DEFINITIONS: dict[str, str] = {
     YOUDEN: "Threshold at which sensitivity + specificity is largest on the validation images.",
     SENSITIVE: "Largest threshold that reaches the chosen sensitivity on the validation images.",
     "threshold": "Probability after temperature from which an image counts as positive.",
+    "units": (
+        "Distances and areas are in mm where the files of all images say their spacing. Images with and without "
+        "spacing have no common mean."
+    ),
+    "volumes": (
+        "Slices of one file or series put together and scored in three dimensions. Distances are undefined where "
+        "slices in between are not scored."
+    ),
+    "empty truths": (
+        "Images that do not show the class are in the means: Dice and the other ratios are 1 where nothing was found "
+        "and 0 otherwise. False positives and the falsely found area are of these images alone."
+    ),
 }
 """What the rows and intervals mean."""
 
 COLUMNS = (
     "dataset", "class", "metric", "value", "low", "high", "classes", "images", "patients", "positives", "undefined",
+    "unit",
 )  # fmt: skip
 
 
@@ -76,41 +91,80 @@ def summarized(scores: Scores) -> Scores:
     several classes, the class `MEAN_OF_CLASSES` comes first. Of findings, the rows of each data set, and of `ALL` where
     there are several, begin with the means over findings.
     """
-    rows = _mask_rows(scores) if scores.calibration is None else _finding_rows(scores, scores.calibration)
-    return replace(scores, summary=pd.DataFrame([*rows], columns=[*COLUMNS]))
+    if scores.calibration is not None:
+        rows = _finding_rows(scores.table, scores.calibration, draws=scores.draws, seed=scores.seed)
+        return replace(scores, summary=_frame(rows))
+    values = counted(scores.table)
+    volumes = of_volumes(values)
+    return replace(
+        scores,
+        summary=_frame(_mask_rows(of_images(values), scores)),
+        volumes=_frame(_mask_rows(volumes, scores)) if len(volumes) else None,
+    )
+
+
+def summary_of(scores: Scores, table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the summary of some of the images of scores, which are taken for all there are.
+
+    Args:
+        scores: draws and seed of the bootstrap, and what was fitted.
+        table: rows of its table.
+    """
+    if scores.calibration is None:
+        return _frame(_mask_rows(counted(of_images(table)), scores))
+    return _frame(_finding_rows(table, scores.calibration, draws=scores.draws, seed=scores.seed))
 
 
 def of_differences(scores: Scores) -> pd.DataFrame:
     """Returns the summary of masks whose table holds differences between two scores of the same images."""
-    return pd.DataFrame([*_mask_rows(scores, limits=(-1.0, 1.0))], columns=[*COLUMNS])
+    return _frame(_mask_rows(counted(scores.table), scores, limits=(-1.0, 1.0)))
 
 
-def _mask_rows(scores: Scores, *, limits: tuple[float, float] | None = None) -> Iterator[tuple[Any, ...]]:
-    """Yields the rows of masks; ``limits`` are those of the values, and those of the metric by default."""
-    values = counted(scores.table)
-    if values["class"].nunique() > 1:
+def _frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
+    return pd.DataFrame([*rows], columns=[*COLUMNS])
+
+
+def _mask_rows(
+    values: pd.DataFrame, scores: Scores, *, limits: tuple[float, float] | None = None
+) -> Iterator[tuple[Any, ...]]:
+    """Yields the rows of masks.
+
+    Args:
+        values: rows of the long table as they enter means.
+        scores: draws and seed of the bootstrap.
+        limits: of the values. Default: those of the metric.
+    """
+    classes = values["class"].nunique()
+    if classes > 1:
         values = pd.concat([_mean_of_classes(values), values])
     for name, of_class in values.groupby("class", sort=False):
         sets = [of_set for _, of_set in of_class.groupby("dataset", sort=False)]
         groups = {str(one["dataset"].iloc[0]): [one] for one in sets}
         for dataset, of_groups in (groups | {ALL: [of_class], MEAN_OF_DATASETS: sets}).items():
-            whole = pd.concat(of_groups).drop_duplicates(["dataset", "image"])
-            counts = (
-                1 if name != MEAN_OF_CLASSES else scores.table["class"].nunique(),
-                len(whole),
-                len(whole.drop_duplicates(["dataset", "patient"])),
-                int((whole["truth"] != "empty").sum()),
-            )
             for of_metric in values["metric"].unique():
                 columns = [one[one["metric"] == of_metric] for one in of_groups]
                 of = metric(of_metric) if limits is None else replace(metric(of_metric), limits=limits)
                 value, interval, undefined = _mean(columns, of, draws=scores.draws, seed=scores.seed)
-                yield dataset, name, of_metric, value, *interval, *counts, undefined
+                whole = pd.concat(columns)
+                units = [*whole["unit"].unique()]
+                if len(units) > 1:
+                    value, interval = math.nan, UNDEFINED
+                counts = _counts(whole, of, classes=1 if name != MEAN_OF_CLASSES else classes)
+                yield dataset, name, of_metric, value, *interval, *counts, undefined, " and ".join(units)
+
+
+def _counts(rows: pd.DataFrame, of: Metric, *, classes: int) -> tuple[int, int, int, int]:
+    """Returns the numbers of classes, images, patients and positives of the rows of a class and metric."""
+    if of.of_empty:
+        rows = rows[rows["value"].notna()]
+    images = rows.drop_duplicates(["dataset", "image"])
+    patients = len(images.drop_duplicates(["dataset", "patient"]))
+    return classes, len(images), patients, int((images["truth"] != "empty").sum())
 
 
 def _mean_of_classes(values: pd.DataFrame) -> pd.DataFrame:
     """Returns the mean over the classes of every image and metric, as rows of a class of its own."""
-    by = ["dataset", "image", "patient", "metric"]
+    by = ["dataset", "image", "patient", "metric", "unit"]
     found = values.groupby(by, sort=False, as_index=False).agg(value=("value", "mean"), truth=("truth", "max"))
     shows = values.assign(shown=values["truth"] != "empty").groupby(by, sort=False)["shown"].any().to_numpy()
     return found.assign(truth=np.where(shows, "present", "empty"), **{"class": MEAN_OF_CLASSES})
@@ -118,8 +172,11 @@ def _mean_of_classes(values: pd.DataFrame) -> pd.DataFrame:
 
 def _mean(groups: Sequence[pd.DataFrame], of: Metric, *, draws: int, seed: int) -> tuple[float, Interval, int]:
     """Returns the mean of the groups' means, with its interval, and the number of values left out."""
-    undefined = int(sum(group["value"].isna().sum() for group in groups))
-    shows = [not of.needs_examples or bool((group["truth"] != "empty").any()) for group in groups]
+    undefined = 0 if of.of_empty else int(sum(group["value"].isna().sum() for group in groups))
+    if of.of_empty:
+        shows = [bool(group["value"].notna().any()) for group in groups]
+    else:
+        shows = [not of.needs_examples or bool((group["truth"] != "empty").any()) for group in groups]
     # The mean of data sets is over those that show the class. A seed of its own for every data set: equal draws would
     # make independent data sets move together.
     kept = [(place, group) for place, group in enumerate(groups) if shows[place] or not any(shows)]
@@ -138,12 +195,12 @@ def _mean(groups: Sequence[pd.DataFrame], of: Metric, *, draws: int, seed: int) 
     return value, jackknife_interval(value, left_out, limits=of.limits), undefined
 
 
-def _finding_rows(scores: Scores, calibration: Calibration) -> Iterator[tuple[Any, ...]]:
-    datasets = [*scores.table["dataset"].unique()]
+def _finding_rows(table: pd.DataFrame, calibration: Calibration, *, draws: int, seed: int) -> Iterator[tuple[Any, ...]]:
+    datasets = [*table["dataset"].unique()]
     for dataset in [*datasets, ALL] if len(datasets) > 1 else datasets:
-        rows = scores.table if dataset == ALL else scores.table[scores.table["dataset"] == dataset]
-        for row in _Findings.of(rows, calibration, draws=scores.draws, seed=scores.seed).rows():
-            yield dataset, *row
+        rows = table if dataset == ALL else table[table["dataset"] == dataset]
+        for row in _Findings.of(rows, calibration, draws=draws, seed=seed).rows():
+            yield dataset, *row, ""
 
 
 @dataclass(frozen=True, eq=False)

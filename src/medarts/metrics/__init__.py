@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from medarts.registry import calling, metrics
 
 BoolMask = NDArray[np.bool_]
 Floats = NDArray[np.floating[Any]]
+Measures = Literal["ratio", "length", "size", "share within"]
 Task = Literal["segmentation", "classification"]
 
 MAIN: dict[Task, str] = {"segmentation": "dice", "classification": "auroc"}
@@ -86,14 +87,27 @@ class Confusion:
         return self.ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
 
+class Tolerance(NamedTuple):
+    """The distance up to which two surfaces count as one.
+
+    Attributes:
+        mm: where the spacing is known.
+        px: where it is not.
+    """
+
+    mm: float = 2.0
+    px: float = 2.0
+
+
 class MaskPair:
-    """A predicted and a true mask of one image and class, with what several metrics need of them.
+    """A predicted and a true mask of one image or volume and class, with what several metrics need of them.
 
     Args:
-        predicted: predicted mask (H, W).
-        true: true mask (H, W).
-        spacing: height and width of a pixel, for distances in its unit. Default: distances are in pixels.
-        counted: pixels that count (H, W); in the others both masks are empty, as outside the image. Default: all.
+        predicted: predicted mask (H, W), or (slices, H, W) of a volume.
+        true: true mask of the same shape.
+        spacing: distances of pixels along the axes in mm. Default: distances are in pixels.
+        counted: the pixels that count, of the same shape; those that do not are in neither mask. Default: all.
+        tolerance: of the normalised surface distance.
 
     Raises:
         ValueError: the masks differ in size, or are not boolean.
@@ -104,42 +118,60 @@ class MaskPair:
         predicted: BoolMask,
         true: BoolMask,
         *,
-        spacing: tuple[float, float] | None = None,
+        spacing: tuple[float, ...] | None = None,
         counted: BoolMask | None = None,
+        tolerance: Tolerance = Tolerance(),  # noqa: B008  # immutable
     ) -> None:
         if predicted.shape != true.shape or not predicted.dtype == true.dtype == np.bool_:
             raise ValueError(
                 f"two boolean masks of one size are needed, not {predicted.dtype} {predicted.shape} "
                 f"and {true.dtype} {true.shape}"
             )
-        if counted is not None:
+        if counted is not None and not counted.all():
             predicted, true = predicted & counted, true & counted
         self.predicted, self.true, self.spacing, self.counted = predicted, true, spacing, counted
+        self.tolerance = tolerance.px if spacing is None else tolerance.mm
 
     @cached_property
     def confusion(self) -> Confusion:
         """Counts of pixels."""
         # Copies, as torch takes neither flipped nor read-only views.
-        counted = None if self.counted is None else torch.from_numpy(self.counted.copy())
-        return Confusion.of(torch.from_numpy(self.predicted.copy()), torch.from_numpy(self.true.copy()), counted)
+        # A volume is one tall image to what is counted.
+        flat = (-1, self.true.shape[-1])
+        predicted, true = (torch.from_numpy(mask.reshape(flat).copy()) for mask in (self.predicted, self.true))
+        counted = None if self.counted is None else torch.from_numpy(self.counted.reshape(flat).copy())
+        return Confusion.of(predicted, true, counted)
 
     @cached_property
     def surface_distances(self) -> tuple[Floats, Floats] | None:
         """Distances of the predicted boundary's pixels to the true boundary, and the reverse; None with an empty mask.
 
-        The boundary is the pixels of a mask with a 4-neighbour outside it; outside the image counts as outside the
-        mask. MONAI gives the same distances (the tests compare them), but finds them anew for every metric.
+        The boundary is the pixels of a mask with a neighbour outside it, of the 4 in an image and the 6 in a volume;
+        outside the image counts as outside the mask. MONAI gives the same distances (the tests compare them), but finds
+        them anew for every metric.
         """
         if not self.predicted.any() or not self.true.any():
             return None
-        from scipy.ndimage import binary_erosion
         from scipy.spatial import KDTree
 
         # For masks of a few pieces, trees of the boundaries' points are several times faster than distance maps.
-        scale = np.array(self.spacing or (1.0, 1.0))
-        predicted_edge = np.argwhere(self.predicted & ~binary_erosion(self.predicted)) * scale
-        true_edge = np.argwhere(self.true & ~binary_erosion(self.true)) * scale
+        scale = np.array(self.spacing or [1.0] * self.true.ndim)
+        predicted_edge, true_edge = (_boundary(mask) * scale for mask in (self.predicted, self.true))
         return KDTree(true_edge).query(predicted_edge)[0], KDTree(predicted_edge).query(true_edge)[0]
+
+
+def _boundary(mask: BoolMask) -> NDArray[np.intp]:
+    """Returns the indices (N, axes) of the boundary of a mask that is not empty."""
+    from scipy.ndimage import binary_erosion
+
+    window = []
+    for axis in range(mask.ndim):  # of what the mask fills alone, as most of an image is background
+        filled = np.flatnonzero(mask.any(tuple(other for other in range(mask.ndim) if other != axis)))
+        window.append(slice(int(filled[0]), int(filled[-1]) + 1))
+    inside = mask[tuple(window)]
+    start = np.array([part.start for part in window])
+    edge: NDArray[np.intp] = np.argwhere(inside & ~binary_erosion(inside)) + start
+    return edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +187,28 @@ class Metric:
     larger_is_better: bool
     limits: tuple[float, float]
     needs_examples: bool
+    measures: Measures
+    of_empty: bool
     compared: bool
     bootstrap: bool
     scores: Literal["logit", "probability"]
     weighted: Callable[..., Floats] | None
+
+    def unit(self, *, axes: int, in_mm: bool, tolerance: Tolerance) -> str:
+        """Returns the unit of its values: mm or px, mm2 or mm3 of sizes, "at 2 mm" of shares within; "" for ratios.
+
+        Values of different units are not averaged together.
+
+        Args:
+            axes: 2 for images, 3 for volumes.
+            in_mm: whether the spacing is known.
+            tolerance: of shares within one.
+        """
+        if self.measures == "ratio":
+            return ""
+        if self.measures == "share within":
+            return f"at {tolerance.mm:g} mm" if in_mm else f"at {tolerance.px:g} px"
+        return f"mm{axes if self.measures == 'size' else ''}" if in_mm else "px"
 
     def __call__(self, *given: Any) -> float:
         """Returns the metric of a `MaskPair`, or of scores and labels; nan where it is undefined.
@@ -187,6 +237,8 @@ def register_metric(
     larger_is_better: bool = True,
     limits: tuple[float, float] = (0.0, 1.0),
     needs_examples: bool = True,
+    measures: Measures = "ratio",
+    of_empty: bool = False,
     compared: bool = True,
     bootstrap: bool = True,
     scores: Literal["logit", "probability"] = "logit",
@@ -207,6 +259,10 @@ def register_metric(
         limits: least and largest possible value.
         needs_examples: of masks: whether it says something of a class only where some image of the data set shows it.
             A class lost by resizing then counts 0, or as undefined where smaller is better.
+        measures: of masks: "length", in mm where the spacing of the file is known and else in pixels, "size", of an
+            area or a volume, likewise, "share within" the tolerance of surface distances, or "ratio", without unit.
+        of_empty: of masks: whether it is that of images with an empty truth alone, shown apart from others; the
+            function returns nan for others.
         compared: whether comparisons show it.
         bootstrap: whether it gets an interval over patients.
         scores: of findings: what the function is given, logits or probabilities after temperature.
@@ -224,6 +280,8 @@ def register_metric(
         larger_is_better=larger_is_better,
         limits=limits,
         needs_examples=needs_examples,
+        measures=measures,
+        of_empty=of_empty,
         compared=compared,
         bootstrap=bootstrap,
         scores=scores,

@@ -10,24 +10,24 @@ from torch import Tensor
 
 from medarts.data.masks import IGNORE
 from medarts.data.reading import MaskState
-from medarts.metrics import BoolMask, Confusion, Floats, MaskPair, metrics_of, register_metric
+from medarts.metrics import BoolMask, Confusion, Floats, MaskPair, Tolerance, metrics_of, register_metric
 
 CONVENTIONS: dict[str, str] = {
     "empty masks": (
         "A ratio without denominator is 1 where prediction and truth are equal and 0 otherwise: both empty "
-        "give dice, jaccard, precision and recall 1, one empty gives 0. Distances are 0 where both are empty "
+        "give dice, jaccard, precision, recall and nsd 1, one empty gives 0. Distances are 0 where both are empty "
         "and undefined where one is; undefined values are left out of the means and counted."
     ),
     "vanished masks": (
         "A class that the file of a mask has, and that is lost when the mask is resized to the evaluated size, cannot "
-        "be found: its dice, jaccard, precision, recall and f1 are 0, its distances undefined."
+        "be found: its dice, jaccard, precision, recall, f1 and nsd are 0, its distances undefined."
     ),
     "ignored pixels": (
         "Pixels that the labels of a data set ignore count in no score. Distances are those of the masks without them."
     ),
     "excluded classes": (
-        "A class that no image of a data set shows is excluded there: of it dice, jaccard, precision, recall, f1 and "
-        "distances are undefined, and left out of the mean of classes."
+        "A class that no image of a data set shows is excluded there: of it dice, jaccard, precision, recall, f1, nsd "
+        "and distances are undefined, and left out of the mean of classes."
     ),
 }
 """How empty masks, those that vanish and classes without examples count."""
@@ -94,68 +94,33 @@ def accuracy(masks: MaskPair) -> float:
     return of.ratio(of.tp + of.tn, of.tp + of.fp + of.fn + of.tn).item()
 
 
-@register_metric(
-    "hd95",
-    task="segmentation",
-    title="HD95",
-    definition=(
-        "Symmetric 95th percentile Hausdorff distance: the larger of the two directed 95th percentiles "
-        "(linear interpolation) of the distances from every boundary pixel of one mask to the nearest of "
-        "the other; in pixels of the evaluated size, or in the unit of the spacing where one was given."
-    ),
-    larger_is_better=False,
-    limits=(0.0, math.inf),
-)
-def hd95(masks: MaskPair) -> float:
-    """Returns the larger of the two directed 95th percentiles of the surface distances."""
-    if masks.surface_distances is None:
-        return _without_surface(masks)
-    return float(max(np.percentile(directed, 95) for directed in masks.surface_distances))
-
-
-@register_metric(
-    "assd",
-    task="segmentation",
-    title="ASSD",
-    definition="Average symmetric surface distance: mean over the distances of both directions; unit as hd95.",
-    larger_is_better=False,
-    limits=(0.0, math.inf),
-    compared=False,
-)
-def assd(masks: MaskPair) -> float:
-    """Returns the mean of the surface distances of both directions."""
-    if masks.surface_distances is None:
-        return _without_surface(masks)
-    return float(np.concatenate(masks.surface_distances).mean())
-
-
-def _without_surface(masks: MaskPair) -> float:
-    return 0.0 if masks.predicted.any() == masks.true.any() else math.nan
-
-
 def mask_scores(
     predicted: BoolMask,
     true: BoolMask,
     *,
     vanished: bool = False,
-    spacing: tuple[float, float] | None = None,
+    spacing: tuple[float, ...] | None = None,
     counted: BoolMask | None = None,
+    tolerance: Tolerance = Tolerance(),  # noqa: B008  # immutable
 ) -> dict[str, float]:
     """Returns all registered metrics of one mask by name; nan where undefined.
 
     Args:
-        predicted: predicted mask (H, W).
-        true: true mask (H, W).
+        predicted: predicted mask (H, W), or (slices, H, W) of a volume.
+        true: true mask of the same shape.
         vanished: the true mask was lost by resizing; it is empty. See `CONVENTIONS`.
-        spacing: height and width of a pixel, for distances in its unit. Default: distances are in pixels.
-        counted: pixels that count (H, W). Default: all.
+        spacing: distances of pixels along the axes in mm. Default: distances are in pixels.
+        counted: the pixels that count. Default: all.
+        tolerance: of the normalised surface distance.
 
     Raises:
         ValueError: the masks differ in size, or are not boolean.
     """
-    masks, found = MaskPair(predicted, true, spacing=spacing, counted=counted), {}
+    masks, found = MaskPair(predicted, true, spacing=spacing, counted=counted, tolerance=tolerance), {}
     for one in metrics_of("segmentation"):
-        if vanished and one.needs_examples:
+        if vanished and one.of_empty:
+            found[one.name] = math.nan
+        elif vanished and one.needs_examples:
             found[one.name] = 0.0 if one.larger_is_better else math.nan
         else:
             found[one.name] = one(masks)

@@ -108,7 +108,7 @@ def _section(comparison: Comparison, group: str, number: int) -> Content:
     return {
         "id": f"set-{number}",
         "name": group,
-        "about": None if of_group is None else of_group | {"split": about["split"]},
+        "about": None if of_group is None else {"external": []} | of_group | {"split": about["split"]},
         "reference": reference,
         "began": frame[frame.began_from != ""][["network", "began_from"]].to_dict("records"),
         "table": network_table(comparison, group),

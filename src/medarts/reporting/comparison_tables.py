@@ -13,6 +13,7 @@ from medarts.comparison.overall import OVERALL
 from medarts.evaluation.stats import ALPHA
 from medarts.profiling.budget import QUANTITIES
 from medarts.profiling.cost import BACKENDS
+from medarts.reporting.score_tables import unit_text
 from medarts.reporting.tables import Column, Table, decimals, p_text, significant, table
 from medarts.study.generalize import Generalization
 from medarts.system.console import counted
@@ -111,6 +112,7 @@ def network_frame(comparison: Comparison, group: str) -> pd.DataFrame:
     frame = networks[networks.metric == comparison.about["score"]].rename(columns={"mean": "score"})
     for metric, of in networks.groupby("metric", sort=False):
         frame[metric] = of["mean"]
+        frame[f"unit_{metric}"] = of.get("unit", "")
         frame[f"below_{metric}"] = [f"{count:g} undefined" if count else None for count in of.undefined]
     differences = _with_seed_mark(differences[differences.family == "reference"]).rename(
         columns={"low": "low_difference", "high": "high_difference"}
@@ -191,7 +193,11 @@ def network_table(comparison: Comparison, group: str, *, brief: bool = False) ->
     frame, columns = network_frame(comparison, group), {}
     metrics, main = comparison.about["metrics"], comparison.about["score"]
     words_of: dict[str, list[dict[str, Any]]] = {
-        "metrics": [{"metric": name, **one} for name, one in metrics.items() if name != main],
+        "metrics": [
+            {"metric": name, **one, "title": _with_unit(one["title"], frame, name)}
+            for name, one in metrics.items()
+            if name != main
+        ],
         "threads": [{"n": threads} for threads in _threads(frame)[1:]],
         "limits": [{"limit": name, "amount": title, "most": most} for name, title, most in _limits(comparison)],
     }
@@ -211,8 +217,16 @@ def network_table(comparison: Comparison, group: str, *, brief: bool = False) ->
             if not isinstance(one.value, str):
                 frame[key] = one.value(frame)
             columns[key] = column
-    note = _seed_note(frame.seed_mark)
-    return table(frame, columns, caption=f"Networks compared on {group}", note=note)
+    notes = [_seed_note(frame.seed_mark)]
+    if any(" and " in str(unit) for name in metrics for unit in frame[f"unit_{name}"]):
+        notes.append("Images differ in the unit of a metric, which has no mean.")
+    return table(frame, columns, caption=f"Networks compared on {group}", note=" ".join(filter(None, notes)))
+
+
+def _with_unit(title: str, frame: pd.DataFrame, metric: str) -> str:
+    """Returns the header of a metric with its unit; where images differ in it, with all units, and no number below."""
+    units = [unit for unit in frame[f"unit_{metric}"].dropna().unique() if unit]
+    return f"{title}, {unit_text(units[0])}" if units else title
 
 
 def latency_table(comparison: Comparison, group: str) -> Table:

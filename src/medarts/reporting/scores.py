@@ -10,7 +10,7 @@ import pandas as pd
 
 from medarts.evaluation.deciding import shown_ways
 from medarts.evaluation.files import EXAMPLES, read_files
-from medarts.evaluation.scores import DECISIONS, Scores, excluded, vanished
+from medarts.evaluation.scores import Scores, excluded, vanished
 from medarts.evaluation.summary import (
     ALL,
     DEFINITIONS,
@@ -38,12 +38,12 @@ from medarts.reporting.score_plots import (
     plot_roc,
     plot_summary,
 )
+from medarts.reporting.score_tables import apart, empties_table, groups_table, titled, unit_text, volumes_table
 from medarts.reporting.style import inline_png, inline_svg
 from medarts.reporting.tables import Content, card, decimals, listed, share
 from medarts.system.console import counted
 from medarts.system.files import open_file
 
-FILES = ("summary.csv", "scores.csv", "scores.json")
 CURVE_POINTS = 200
 
 
@@ -60,9 +60,12 @@ def read_run_scores(folder: Path) -> Content:
         "checkpoint": scores.checkpoint,
         "head": scores.head,
         "draws": f"{scores.draws:,}",
-        "metrics": [one.title for one in metrics],
         "definitions": {one.title: one.definition for one in metrics} | DEFINITIONS,
-        "files": FILES if scores.decisions is None else (*FILES[:1], DECISIONS, *FILES[1:]),
+        "files": scores.files,
+        "external": listed([*scores.external]) if scores.external else "",
+        "by": scores.about.get("by"),
+        "by_group": groups_table(scores),
+        "apart": apart(scores),
     }
     if scores.task == "segmentation":
         return content | _masks(scores, summary, main, metrics, folder if has_examples else None)
@@ -75,11 +78,18 @@ def _masks(
     several_sets = summary["dataset"].nunique() > 1
     overall = main[(main["dataset"] == MEAN_OF_DATASETS) | (not several_sets)].iloc[0]
     name = f"Dice, {scores.split}{', mean of data sets' if several_sets else ''}"
+    name += ", external" if scores.external and {*scores.external} >= {*scores.table["dataset"]} else ""
     cell = _cell(overall)
+    metrics_of_all = [one for one in metrics if not one.of_empty]
     return {
         "template": "mask_scores.html",
         "card": card(name, cell["mean"], cell["interval"]),
         "definitions": {one.title: one.definition for one in metrics} | CONVENTIONS | DEFINITIONS,
+        "metrics": [titled(one, summary) for one in metrics_of_all],
+        "resolution": scores.about["resolution"],
+        "mixed": [unit_text(unit) for unit in summary["unit"].unique() if " and " in unit],
+        "volumes": volumes_table(scores),
+        "empties": empties_table(scores),
         "several": summary["class"].nunique() > 1,
         "several_sets": several_sets,
         "excluded": [f"{listed([*names])} of {dataset}" for dataset, names in excluded(scores.table).items()],
@@ -95,13 +105,13 @@ def _masks(
                 "class": name,
                 "images": row["images"].iloc[0],
                 "patients": row["patients"].iloc[0],
-                "cells": [_cell(cells.loc[one.name]) for one in metrics if one.name in cells.index],
+                "cells": [_cell(cells.loc[one.name]) for one in metrics_of_all if one.name in cells.index],
             }
             for (dataset, name), row in summary.groupby(["dataset", "class"], sort=False)
             for cells in [row.set_index("metric")]
         ],
         "ways": [] if scores.decisions is None else _ways(scores.decisions),
-        "examples": _mask_examples(examples),
+        **_mask_examples(examples),
         "true_color": TRUE,
         "predicted_color": PREDICTED,
     }
@@ -127,15 +137,17 @@ def _difference(value: float, low: float, high: float) -> Content:
     return {"mean": mean, "interval": None if math.isnan(low) else f"{low:+.3f} to {high:+.3f}"}
 
 
-def _mask_examples(folder: Path | None) -> list[Content]:
+def _mask_examples(folder: Path | None) -> Content:
+    """Returns the pictures of the best, median and worst images, and those of the gallery."""
+    found: Content = {"examples": [], "gallery": []}
     if folder is None:
-        return []
+        return found
     with open_file(folder / EXAMPLES) as file, np.load(file) as arrays:
-        rows = zip(arrays["images"], arrays["targets"], arrays["predictions"], arrays["titles"], strict=True)
-        return [
-            {"title": str(title), "picture": inline_png(plot_example(image, target, predicted))}
-            for image, target, predicted, title in rows
-        ]
+        columns = (arrays[name] for name in ("images", "targets", "predictions", "stretch", "titles", "of_gallery"))
+        for image, target, predicted, stretch, title, of_gallery in zip(*columns, strict=True):
+            picture = inline_png(plot_example(image, target, predicted, stretch=float(stretch)))
+            found["gallery" if of_gallery else "examples"].append({"title": str(title), "picture": picture})
+    return found
 
 
 def _findings(

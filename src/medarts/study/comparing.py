@@ -1,6 +1,6 @@
 """Runs side by side: those that are named, or all of a study as far as they have finished."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +22,12 @@ from medarts.comparison.costs import costs_of_groups
 from medarts.comparison.design import Budget, Design, repeated
 from medarts.config.study import Study, load_study
 from medarts.data.manifest import Part
+from medarts.data.opening import choose_sources, open_manifest
 from medarts.data.store import ImageStore
 from medarts.engine.directory import RunDirectory
+from medarts.engine.listing import ImageName, read_listing
 from medarts.errors import MedartsError, RunError, did_you_mean
-from medarts.evaluation.evaluate import current_scores
+from medarts.evaluation.evaluate import current_scores, external_sets
 from medarts.pool.result import compute_of
 from medarts.study.benchmark import available_runs
 from medarts.study.fitting import read_sized
@@ -35,7 +37,12 @@ from medarts.system.console import progress_bar
 
 
 def compare_runs(
-    paths: Sequence[Path], *, reference: str | None = None, split: Part = "test", data: ImageStore | None = None
+    paths: Sequence[Path],
+    *,
+    reference: str | None = None,
+    split: Part = "test",
+    data: ImageStore | None = None,
+    words: tuple[str, ...] = (),
 ) -> Comparison:
     """Compares training runs with one recipe, one split and the same seeds.
 
@@ -46,19 +53,28 @@ def compare_runs(
         reference: name of the network with which the others are compared. Default: that of the first run.
         split: the split, or all images.
         data: the images of runs that were started with arrays.
+        words: other data sets to compare on: folders, or names in the recipe of the runs.
     """
     group = Group(group_runs(paths))
     reference_of(group, reference)
     check_comparable(group.candidates)
+    recipe = group.candidates[0].recipes[0]
+    sources = choose_sources(words, known=recipe.data.sources) if words else None
     runs = [run for candidate in group.candidates for run in candidate.runs]
     scores: dict[RunDirectory, pd.DataFrame] = {}
     for run in runs:
         read_files(run)
     with progress_bar("scores", len(runs)) as bar:
         for run in runs:
-            scores[run] = current_scores(run, split, data=data)
+            scores[run] = current_scores(run, split, sources=sources, data=data)
             bar.advance()
-    name = ", ".join(dict.fromkeys(source.domain for source in group.candidates[0].recipes[0].data.sources))
+    external: tuple[str, ...] = ()
+    if sources is not None:
+        manifest = open_manifest(recipe.data.model_copy(update={"sources": sources}), needs=())
+        seen = {name: cells for run in runs for name, cells in _listed(run)}
+        external = external_sets(manifest, seen)
+    domains = [source.domain for source in sources or recipe.data.sources]
+    name = ", ".join(f"{domain} (external)" if domain in external else domain for domain in dict.fromkeys(domains))
     compared = compare_groups(
         {name: group},
         title=f"Comparison on {name}",
@@ -68,6 +84,8 @@ def compare_runs(
         design=Design(methods=repeated(repeats_by_provenance(group.candidates))),
         split=split,
         data=data,
+        sources=sources,
+        external=external,
     )
     return replace(compared, about=compared.about | {"noise": _noise_of(group.candidates, compared, split)})
 
@@ -86,6 +104,12 @@ def _noise_of(candidates: Sequence[Candidate], compared: Comparison, split: Part
                 found.append({**about, "smallest": of_score.smallest[largest]})
                 break
     return found
+
+
+def _listed(run: RunDirectory) -> Iterator[tuple[ImageName, dict[str, str]]]:
+    """Yields the images that a run was trained beside, under names that those of other runs do not have."""
+    for (domain, key), cells in read_listing(run.path / "manifest.csv").items():
+        yield (f"{run.path}/{domain}", key), cells
 
 
 def compare_study(study: Path, *, reference: str | None = None, split: Part = "test") -> Comparison:

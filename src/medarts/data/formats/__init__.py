@@ -5,7 +5,7 @@ are known in this package alone, so that the readers and the doctor see the same
 files are images, the content of a file how it is read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 from medarts.data.formats import coco, dicom, nifti, raster
 from medarts.data.formats.grid import GridError
 from medarts.data.formats.raw import Raw, Spacing, Wanted, explained
-from medarts.data.formats.series import spacing_of_frames
+from medarts.data.formats.series import header_of, spacing_of_frames, spacing_of_stack
 from medarts.errors import DataError
 
 Reader = Callable[[Path, Wanted], Raw]
@@ -158,6 +158,22 @@ def spacing_of(path: Path) -> Spacing:
             return spacing_of_frames(path)
         found = raster.spacing_of_tiff(path) if reader is raster.read_tiff else None
     return found or (None, None, None)
+
+
+def spacing_of_files(paths: Sequence[Path]) -> Spacing:
+    """Returns the distances in a volume that is one file, or whose slices are files; see ``spacing_of``.
+
+    That of slices is known of DICOM files with even steps.
+
+    Raises:
+        DataError: a file is missing, damaged or of an unknown format.
+    """
+    row, column, between = spacing_of(paths[0])
+    if len(paths) == 1 or kind_of(paths[0]) != "dicom":
+        return row, column, between if len(paths) == 1 else None
+    headers = [header for path in paths if (header := header_of(path)) is not None]
+    placed = len(headers) == len(paths) and all(header.position and header.orientation for header in headers)
+    return row, column, spacing_of_stack(headers)[2] if placed else None
 
 
 def check_grids(image: Path, mask: Path) -> None:
