@@ -152,6 +152,11 @@ class SourceSettings(Section):
         return self.name or self.kind
 
     @property
+    def own_tables(self) -> tuple[str, ...]:
+        """Names of tables that it reads beside those of its kind."""
+        return ()
+
+    @property
     def reads_splits_csv(self) -> bool:
         """Whether a ``splits.csv`` in the folder decides the splits."""
         return not self.is_in_memory

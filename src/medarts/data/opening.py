@@ -401,7 +401,7 @@ def _table(path: Path, names: Callable[[], set[str]]) -> tuple[SplitTable | None
 def _unread_tables(settings: SourceSettings, splits: Path | None) -> tuple[list[Fault], list[Fault]]:
     """Returns the tables that are called nearly as splits.csv where there is none, and the others that are not read."""
     expected = splits is None and settings.reads_splits_csv
-    found = tables_in(settings.path, known=(SPLITS_CSV, *_source(settings.kind).tables))
+    found = tables_in(settings.path, known=(SPLITS_CSV, *_source(settings.kind).tables, *settings.own_tables))
     # Named as splits.csv is, but for the plural, the suffix or a second suffix.
     near = [path for path in found if path.name.strip().casefold().partition(".")[0].strip() in ("split", "splits")]
     near = near if expected else []

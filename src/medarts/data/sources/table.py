@@ -1,16 +1,21 @@
 """Any images whose findings are in a table: ``labels.csv``, one row an image, one column a finding.
 
 Columns: ``image`` (path from the folder, or from its ``images/``); ``patient`` (optional); ``split`` (optional: train,
-val or test, anything else leaves the image out); and any others, each a finding with 0 or 1.
+val or test, anything else leaves the image out); and any others, each a finding with 0 or 1. In place of these a column
+of labels may name what an image shows, such as "Mass|Nodule" or "No Finding".
+
+Tables as they are published are read by the settings of the source: ``file`` is their name, ``columns`` says which
+columns these are, and ``uncertain`` what -1 means.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
 from medarts.config import FindingSourceSettings
+from medarts.config.section import LATER, Section, Text
 from medarts.data.contents import Contents, composed, file_named, listed, stem_of
 from medarts.data.sources import (
     ALONE,
@@ -42,15 +47,27 @@ from medarts.data.splits import (
     without_suffix,
 )
 from medarts.data.tables import Table, read_table
-from medarts.errors import DataError
+from medarts.errors import DataError, did_you_mean
 
 NAME = "labels.csv"
 IMAGES = "images"
 BAD_VALUE = "value that is neither 0 nor 1"
 LAYOUT = f"{NAME} with the columns image, patient, split and one a finding; images in {IMAGES}/ or beside it"
 
+LABELS = ("Finding Labels", "labels", "findings")
+"""Names of a column of labels, in any case."""
+
+_SEPARATORS = ("|", ";", ",")
+"""What may stand between labels; the first of these that is in the column does."""
+
+_NOTHING = frozenset({"", "no finding", "no findings", "none", "normal"})
+"""Labels of images that show nothing."""
+
+_UNCERTAIN = ("-1", "-1.0")
+
 _RESERVED = ("image", "split")
 _VALUES = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+_ABOUT_IMAGES = ("image", "patient", "split")
 _ALSO_FINDINGS = ("case", "lesion")  # names of patients, unless the column holds 0 and 1 alone
 
 
@@ -129,7 +146,11 @@ class _Files:
 
     def _places(self, name: str) -> Iterator[tuple[_Folder, str]]:
         """Yields the folders in which an image may be, and its name there."""
-        for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
+        spellings = [name, name.replace("\\", "/")]
+        first, _, rest = spellings[1].partition("/")
+        if rest and first.casefold() == self.root.resolve().name.casefold():  # a path from the folder above
+            spellings.append(rest)
+        for spelled in dict.fromkeys(spellings):
             if _is_inside(spelled):
                 for path in (self.root / spelled, self.root / IMAGES / spelled):
                     yield self._listed(path.parent), path.name
@@ -144,10 +165,43 @@ class _Files:
         return self.folders[path]
 
 
+class ColumnSettings(Section):
+    """What the columns of a table are called.
+
+    Attributes:
+        image: of the path or name of the image. Default: image.
+        patient: of the patient. Default: patient, subject_id and the like.
+        split: of the split. Default: split.
+        labels: of the labels that an image has, in one cell. Default: Finding Labels, labels or findings.
+    """
+
+    image: Text | None = None
+    patient: Text | None = None
+    split: Text | None = None
+    labels: Text | None = None
+
+
 class TableSettings(FindingSourceSettings):
-    """Images with a table of findings; see ``FindingSourceSettings``."""
+    """Images with a table of findings; see ``FindingSourceSettings``.
+
+    Attributes:
+        file: name of the table in the folder.
+        columns: names of its columns, such as {image: Path, patient: subject_id}.
+        separator: what stands between the labels of a cell. Default: the first of | ; , that the column holds.
+        uncertain: what a finding of -1 counts as, as in CheXpert; an empty cell, which is not mentioned, is then
+            negative. Default: both are refused.
+    """
 
     kind: Literal["table"] = "table"
+    file: Annotated[Text, LATER] = NAME
+    columns: Annotated[ColumnSettings, LATER] = ColumnSettings()
+    separator: Annotated[Text | None, LATER] = None
+    uncertain: Annotated[Literal["negative", "positive"] | None, LATER] = None
+
+    @property
+    def own_tables(self) -> tuple[str, ...]:
+        """The table that it reads."""
+        return (self.file,)
 
 
 @register_source("table", settings=TableSettings)
@@ -170,7 +224,9 @@ class TableSource(Source):
         return (TableSettings(path=path, name=domain_of(path), percentiles=percentiles_of(path)),)
 
     def find(self, settings: TableSettings, findings: tuple[str, ...] | None = None) -> Listing:
-        table = read_table(file_named(settings.path, NAME) or settings.path / NAME)
+        table = _as_written_here(
+            read_table(file_named(settings.path, settings.file) or settings.path / settings.file), settings
+        )
         columns = _columns(table, findings)
         rows = _rows(table)
         split = None if file_named(settings.path, SPLITS_CSV) else columns.split
@@ -185,6 +241,82 @@ class TableSource(Source):
         faults = _wrong_values(kept, columns, table.path) + faults + _doubts(rows, columns, split, table)
         faults += [unnamed(table.path, name) for name in files.others(named)]
         return Listing(tuple(pairs), (*faults, *files.passed_over(named)), rules_of(settings), columns.findings)
+
+
+def _as_written_here(table: Table, settings: TableSettings) -> Table:
+    """Returns a published table as one with the columns image, patient and split, and one for each finding with 0 or 1.
+
+    Raises:
+        DataError: it lacks a column that the settings name, or no column says what an image shows.
+    """
+    given = {name: column for name, column in settings.columns if column is not None}
+    found = {name: _named(table, column, field=f"columns.{name}") for name, column in given.items()}
+    labels = found.pop("labels", None) or _labels_of(table, taken=found.values())
+    table = _renamed_columns(table, {column: name for name, column in found.items()})
+    if labels is not None:
+        return _with_findings_of(table, labels, separator=settings.separator)
+    return table if settings.uncertain is None else _decided(table, positive=settings.uncertain == "positive")
+
+
+def _named(table: Table, column: str, *, field: str) -> str:
+    found = table.column(column)
+    if found is None:
+        fix = f"Correct {field} of the source. {did_you_mean(column, table.columns)}"
+        raise DataError(f"{table.path} has no column {column}.", fix=fix)
+    return found
+
+
+def _labels_of(table: Table, *, taken: Iterable[str]) -> str | None:
+    """Returns the column of labels, by its name; None where that is a finding with 0 and 1, or there is none."""
+    column = table.column(*LABELS)
+    if column is None or column in taken or all(cell.lower() in _VALUES for cell in table.cells[column]):
+        return None
+    return column
+
+
+def _renamed_columns(table: Table, names: Mapping[str, str]) -> Table:
+    """Returns a table with other names of some columns; one that has such a name by itself loses it."""
+    kept = [column for column in table.columns if column in names or column.casefold() not in names.values()]
+    cells = {names.get(column, column): table.cells[column] for column in kept}
+    return replace(table, columns=tuple(names.get(column, column) for column in kept), cells=cells)
+
+
+def _with_findings_of(table: Table, column: str, *, separator: str | None) -> Table:
+    """Returns a table with a column for each label in place of the column of labels, in alphabetical order.
+
+    Other columns than those of image, patient and split tell something else, and are left out.
+    """
+    cells = table.cells[column]
+    mark = separator or next((each for each in _SEPARATORS if any(each in cell for cell in cells)), _SEPARATORS[0])
+    rows = [_labels_in(cell, mark) for cell in cells]
+    findings = sorted(set().union(*rows)) if rows else []
+    groups = group_columns(table.columns)
+    kept = [name for name in table.columns if name.casefold() in (*_RESERVED, "patient") or name in groups]
+    own = {name: table.cells[name] for name in kept}
+    of_findings = {name: ["1" if name in row else "0" for row in rows] for name in findings}
+    return replace(table, columns=(*kept, *findings), cells=own | of_findings)
+
+
+def _labels_in(cell: str, separator: str) -> frozenset[str]:
+    """Returns the labels of a cell, also of one written as a list of Python, as those of PadChest are.
+
+    >>> sorted(_labels_in("['pleural effusion', 'nodule']", ","))
+    ['nodule', 'pleural effusion']
+    """
+    inner = cell[1:-1] if cell.startswith("[") and cell.endswith("]") else cell
+    labels = (label.strip().strip("'\"").strip() for label in inner.split(separator))
+    return frozenset(label for label in labels if label.casefold() not in _NOTHING)
+
+
+def _decided(table: Table, *, positive: bool) -> Table:
+    """Returns a table with 0 or 1 for what is uncertain, and 0 for what is not mentioned."""
+    decided = dict.fromkeys(_UNCERTAIN, "1" if positive else "0") | {"": "0"}
+    about = {*group_columns(table.columns), *(name for name in table.columns if name.casefold() in _ABOUT_IMAGES)}
+    cells = {
+        name: column if name in about else [decided.get(cell, cell) for cell in column]
+        for name, column in table.cells.items()
+    }
+    return replace(table, cells=cells)
 
 
 def _is_inside(name: str) -> bool:
@@ -316,6 +448,8 @@ def _wrong_values(rows: Iterable[_Row], columns: _Columns, table: Path) -> list[
             if row.cells[name].lower() not in _VALUES:
                 found.setdefault((name, row.cells[name]), []).append(row.line)
     fix = "Write 0 or 1 for every finding, or name those to use in data.findings."
+    if any(value in ("", *_UNCERTAIN) for _, value in found):
+        fix += " Where -1 is uncertain and an empty cell not mentioned, set uncertain: negative (or positive)."
     return [
         Fault(table, BAD_VALUE, fix, f"{_rows_named(lines)}, column {name}: '{value}'", len(lines))
         for (name, value), lines in found.items()

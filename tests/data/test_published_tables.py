@@ -1,0 +1,96 @@
+"""Tables of findings as they are published: CheXpert, ChestX-ray14, PadChest and MIMIC by their columns."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medarts.config.data import make_source
+from medarts.data.manifest import Manifest
+from medarts.data.opening import open_sources
+from medarts.errors import DataError
+
+
+def write(folder: Path, names: list[str], table: str, *, file: str = "labels.csv", encoding: str = "utf-8") -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
+    (folder / file).write_bytes(table.encode(encoding))
+    return folder
+
+
+def shown(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    return {sample.key: sample.findings for sample in manifest.samples}
+
+
+def opened(folder: Path, findings: tuple[str, ...] | None = None, **settings: Any) -> Manifest:
+    return open_sources([make_source("table", folder, **settings)], findings=findings)
+
+
+CHEXPERT = (
+    "Path,Sex,Age,No Finding,Edema,Fracture\n"
+    "CheXpert-small/train/patient1/study1/view1.png,F,60,1.0,,\n"
+    "CheXpert-small/train/patient2/study1/view1.png,M,61,,-1.0,1.0\n"
+    "CheXpert-small/train/patient3/study1/view1.png,M,62,,1.0,0.0\n"
+)
+
+
+@pytest.mark.parametrize(("policy", "of_second"), [("negative", ("Fracture",)), ("positive", ("Edema", "Fracture"))])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_chexpert_has_blanks_and_uncertain_findings(
+    tmp_path: Path, policy: str, of_second: tuple[str, ...], ends: str
+) -> None:
+    names = [f"train/patient{n}/study1/view1.png" for n in (1, 2, 3)]
+    table = CHEXPERT.replace("\n", ends)
+    folder = write(tmp_path / "CheXpert-small", names, table, file="train.csv", encoding="utf-8-sig")
+    settings = {"file": "train.csv", "columns": {"image": "Path"}}
+    found = opened(folder, ("Edema", "Fracture"), **settings, uncertain=policy)
+    assert [*shown(found).values()] == [(), of_second, ("Edema",)]
+    with pytest.raises(DataError, match=r"row 2, column Edema: ''.*uncertain: negative"):
+        opened(folder, ("Edema", "Fracture"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("labels"),
+    [
+        ("Mass|Nodule", "No Finding", "Nodule"),
+        ("Mass; Nodule", "", "Nodule"),
+        ('"Mass,Nodule"', "normal", "Nodule"),
+        ("\"['Mass', 'Nodule']\"", "['normal']", "['Nodule']"),
+    ],
+)
+def test_labels_of_a_cell_are_findings(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    rows = "".join(f"{n}.png,{n},{cell},44\n" for n, cell in enumerate(labels))
+    folder = write(tmp_path / "d", [f"images/{n}.png" for n in range(3)], f"image,patient,Finding Labels,Age\n{rows}")
+    found = opened(folder)
+    assert found.findings == ("Mass", "Nodule")
+    assert [*shown(found).values()] == [("Mass", "Nodule"), (), ("Nodule",)]
+
+
+def test_columns_by_name_and_semicolons_between_cells(tmp_path: Path) -> None:
+    table = "ImageID;PatientID;Labels;Projection\na.png;p1;\"['nodule', 'mass']\";PA\nb.png;p1;['normal'];PA\n"
+    folder = write(tmp_path / "padchest", ["a.png", "b.png"], table, file="PADCHEST.csv")
+    columns = {"image": "ImageID", "patient": "PatientID", "labels": "Labels"}
+    found = opened(folder, file="PADCHEST.csv", columns=columns)
+    assert shown(found) == {"a": ("mass", "nodule"), "b": ()}
+    assert {sample.patient for sample in found.samples} == {"p1"}
+    with pytest.raises(DataError, match=r"has no column ImageId2.*columns\.image"):
+        opened(folder, file="PADCHEST.csv", columns={"image": "ImageId2"})
+
+
+def test_mimic_names_images_and_patients_by_its_own_columns(tmp_path: Path) -> None:
+    table = "subject_id,study_id,dicom_id,Atelectasis,Edema\n10,50,aa,1.0,\n11,51,bb,-1.0,0.0\n"
+    folder = write(tmp_path / "mimic", ["images/aa.png", "images/bb.png"], table)
+    columns = {"image": "dicom_id", "patient": "subject_id"}
+    found = opened(folder, ("Atelectasis", "Edema"), columns=columns, uncertain="positive")
+    assert shown(found) == {"aa": ("Atelectasis",), "bb": ("Atelectasis",)}
+    assert [sample.patient for sample in found.samples] == ["10", "11"]
+
+
+def test_a_wrong_value_names_its_row_and_column(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", ["a.png", "b.png"], "image,patient,Edema\na.png,1,0\nb.png,2,maybe\n")
+    with pytest.raises(DataError, match=r"row 3, column Edema: 'maybe'"):
+        opened(folder, uncertain="negative")
