@@ -118,6 +118,7 @@ ARGUMENTS = {
     "compare": ("RUN", "--against", "--split", "--out"),
     "benchmark": ("RECIPE", "KEY=VALUE", "--out", "--jobs"),
     "generalize": ("RECIPE|FOLDER", "KEY=VALUE", "--out", "--jobs"),
+    "noise": ("RUN", "--seeds", "--jobs", "--json"),
     "report": ("RUN",),
     "pack": ("RUN", "--out"),
     "cache": ("FOLDER", "--clear"),

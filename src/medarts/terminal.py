@@ -139,7 +139,8 @@ def show_plan(plan: Plan) -> None:
     rows = [*zip(plan.stage_names, plan.stages, plan.stage_seconds, strict=True)]
     if plan.candidate is not None:
         rows.append(("candidate, typical", plan.candidate, plan.candidate.seconds))
-    for name, trial, seconds in (*rows, ("training, typical", plan.training, plan.training.seconds)):
+    training = "training, typical" if plan.folds == 1 else f"training, typical, {plan.folds} folds"
+    for name, trial, seconds in (*rows, (training, plan.training, plan.training_seconds)):
         counts = [f"{number:,}" for number in (trial.parameters, trial.images_at_once, trial.accumulate)]
         table.add_row(name, *counts, f"{trial.memory_mb:,.0f} MB", _time(seconds))
     show_table(console, table)
@@ -149,6 +150,10 @@ def show_plan(plan: Plan) -> None:
         _show_rungs(plan)
     at_once = ", with one training at a time" if plan.candidate is not None else ""
     console.print(f"search in all: {_time(plan.search_seconds)}{at_once}", highlight=False)
+    say(f"search and training: {_time(plan.seconds)}, without reading images and scoring the test set", to=console)
+    if plan.is_busy:
+        load = f"load {plan.load:.1f} on {counted(plan.cores, 'core')}"
+        say(f"The machine is busy ({load}): an idle one takes less time.", to=console)
     if plan.budget_mb is not None:
         fitting = (("search RECIPE", plan.search_changes), ("train RUN", plan.training_changes))
         console.print(f"To stay within {plan.budget_mb:,.0f} MB:")

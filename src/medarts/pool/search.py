@@ -1,6 +1,8 @@
 """Searches of all methods: the one place that knows which method of a recipe is done by what."""
 
+import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from medarts.config import Recipe
@@ -12,6 +14,7 @@ from medarts.pool.delivery import check_budget, within_budget
 from medarts.pool.job import resume_by_training, start_by_training
 from medarts.pool.planning import plan_by_training
 from medarts.pool.preparing import planned_epochs, prepare
+from medarts.profiling.latency import usable_cores
 from medarts.profiling.plan import Plan
 from medarts.profiling.plan import plan as plan_supernet
 from medarts.profiling.prices import prices
@@ -77,9 +80,13 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
     Raises:
         MedartsError: data, recipe or device do not fit, or nothing fits into the memory.
     """
-    if _is_of_supernet(recipe, 1):
-        return plan_supernet(recipe, budget_mb=budget_mb, data=data)
-    return plan_by_training(recipe, budget_mb=budget_mb, data=data)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before the trials, which are load themselves
+    folds = recipe.data.folds if recipe.data.is_divided else None
+    if folds is not None:  # all folds take about as long
+        recipe = recipe.model_copy(update={"data": recipe.data.of_fold(1)})
+    of_method = plan_supernet if _is_of_supernet(recipe, 1) else plan_by_training
+    planned = of_method(recipe, budget_mb=budget_mb, data=data)
+    return replace(planned, folds=folds or 1, load=load, cores=usable_cores())
 
 
 def epochs_of(recipe: Recipe) -> int:

@@ -32,6 +32,9 @@ from medarts.training.trainer import try_training
 
 STEPS = 3
 
+BUSY = 0.5
+"""Load of a core, before any trial, from which the estimates are called too long."""
+
 LOWER = "data.size, the channels of the space, the depth or evaluation.batch"
 
 
@@ -73,6 +76,9 @@ class Plan:
         retrained: of a search by training: how often its winner is trained at the end.
         drawing_seconds: of a search by training: what finding all candidates takes, with what is measured of them.
         rungs: of a search by training: all its trainings, in their order.
+        folds: how often the training is done, once for each fold.
+        load: processes that ran or waited to run when the trials began; None where the system does not say.
+        cores: of the CPU that may be used.
     """
 
     stages: tuple[Trial, ...]
@@ -86,6 +92,24 @@ class Plan:
     candidate: Trial | None = None
     drawing_seconds: float = 0.0
     rungs: tuple[Rung, ...] = ()
+    folds: int = 1
+    load: float | None = None
+    cores: int = 1
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether other work made the trials, and so the estimates, longer than they are on an idle machine."""
+        return self.load is not None and self.load > BUSY * self.cores
+
+    @property
+    def training_seconds(self) -> float:
+        """Time of the trainings of all folds."""
+        return self.folds * self.training.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time of the search and of the trainings after it."""
+        return self.search_seconds + self.training_seconds
 
     @property
     def search_seconds(self) -> float:
@@ -136,7 +160,10 @@ class Plan:
                     "changes": self.search_changes,
                     **(by_training if self.candidate is not None else {}),
                 },
-                "training": {**asdict(self.training), "changes": self.training_changes},
+                "training": {**asdict(self.training), "changes": self.training_changes, "folds": self.folds},
+                "seconds": self.seconds,
+                "load": self.load,
+                "cores": self.cores,
                 "budget_mb": self.budget_mb,
             }
         )

@@ -214,7 +214,7 @@ class Bar:
             return
         self._told, self._at_line = now, self._done
         line, done = f"{self._title}: {self._done:,} of {self._total:,}, {in_words(now - self._began)}", self._done
-        if done > self._first:
+        if self._first < done < self._total:
             left = (now - self._began) / (done - self._first) * (self._total - done)
             line += f", about {in_words(left)} left"
         inform(line)
