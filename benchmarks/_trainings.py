@@ -49,7 +49,7 @@ def train_and_test(network: Any, recipe: Path, *, data: str, changes: Sequence[s
 def in_processes(
     work: Callable[[Case], dict[str, Any]], cases: Iterable[Case], *, jobs: int, minutes: float = float("inf")
 ) -> Iterator[dict[str, Any]]:
-    """Yields what comes of each case as it ends; begins none after some minutes.
+    """Yields what comes of each case as it ends; begins none after some minutes: with 0, none at all.
 
     Args:
         work: done in a process of one thread.
@@ -60,7 +60,7 @@ def in_processes(
     left, end = iter(cases), time.monotonic() + 60 * minutes
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = {pool.submit(work, case) for case in islice(left, jobs)}
+        waiting = {pool.submit(work, case) for case in islice(left, jobs if minutes > 0 else 0)}
         while waiting:
             ended = next(as_completed(waiting))
             waiting.remove(ended)

@@ -3,6 +3,7 @@
     export MEDARTS_DATA=/folder/with/the/data/sets
     python benchmarks/table.py FOLDER sample                   # genotypes, scaled to a latency
     python benchmarks/table.py FOLDER train [--jobs 2] [--minutes 60]
+    python benchmarks/table.py FOLDER search [--jobs 2]        # supernets, by recipes/table-supernet-cpu.yaml
 
 Genotypes are random in everything: cells, paths, depth of the lattice (3 to 5), nodes of a cell (2 to 4), doubled
 channels or not, all heads or the last. C is the largest with which the exported network is not slower than the U-Net of
@@ -10,8 +11,12 @@ its budget (width 8 or 16, 128 px, one thread of ONNX Runtime); where C = 2 is t
 Each is trained from scratch on every data set by recipes/table-cpu.yaml: first all with one seed, then the first
 REPEATED with two more, then the others with a second.
 
-Both add lines to files in FOLDER, which `medarts.benchmarks.read_table` reads, and skip what is there: a training that
-was stopped is done again. `--minutes` begins none after that time. benchmarks/table_analysis.py says what they show.
+What a supernet thinks of the operation of each edge, by its alphas and by what it loses without, is kept to be tried on
+the table as a rule.
+
+All add lines to files in FOLDER, which `medarts.benchmarks.read_table` reads, and skip what is there: a training that
+was stopped is done again, a search goes on. `--minutes` begins none after that time. benchmarks/table_analysis.py says
+what they show.
 """
 
 import argparse
@@ -27,7 +32,7 @@ from _running import note
 from _trainings import append_line, in_processes, read_lines, train_and_test
 
 import medarts
-from medarts.benchmarks.table import GENOTYPES, TRAININGS
+from medarts.benchmarks.table import GENOTYPES, SUPERNETS, TRAININGS
 from medarts.config import BudgetSettings
 from medarts.models.unet import UNetSettings
 from medarts.profiling.budget import fit, measure
@@ -37,7 +42,8 @@ from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 from medarts.system.randomness import seed_of
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "table-cpu.yaml"
-NUMBER, REPEATED = 120, 20
+SUPERNET = RECIPE.with_name("table-supernet-cpu.yaml")
+NUMBER, REPEATED, SEARCHES = 120, 20, 3
 SETS = ("isic", "cvc")
 BUDGETS = (8, 16)
 """Widths of the U-Nets whose latency at LATENCY_SIZE is a budget."""
@@ -56,7 +62,7 @@ class Training(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, metavar="FOLDER", help="of the table")
-    parser.add_argument("part", choices=("sample", "train"))
+    parser.add_argument("part", choices=("sample", "train", "search"))
     parser.add_argument("--genotypes", type=int, default=NUMBER)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each on one thread")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after that time")
@@ -64,8 +70,10 @@ def main() -> None:
     arguments.table.mkdir(parents=True, exist_ok=True)
     if arguments.part == "sample":
         sample(arguments.table, arguments.genotypes)
-    else:
+    elif arguments.part == "train":
         train(arguments.table, jobs=arguments.jobs, minutes=arguments.minutes)
+    else:
+        search(arguments.table, jobs=arguments.jobs, minutes=arguments.minutes)
 
 
 # --- genotypes --------------------------------------------------------------------------------------------------
@@ -131,6 +139,39 @@ def trained(case: tuple[Training, str]) -> dict[str, Any]:
     network: Genotype = from_json(genotype, origin=GENOTYPES)
     changes = [f"seed={training.seed}", f"train.norm={NORM}"]
     return {**training._asdict(), **train_and_test(network, RECIPE, data=training.set, changes=changes)}
+
+
+# --- supernets --------------------------------------------------------------------------------------------------
+
+
+def search(table: Path, *, jobs: int, minutes: float) -> None:
+    done = {line["seed"] for line in read_lines(table / SUPERNETS)}
+    left = [(seed, table / f"search-{seed}") for seed in range(SEARCHES) if seed not in done]
+    for about in in_processes(searched, left, jobs=jobs, minutes=minutes):
+        append_line(table / SUPERNETS, about)
+        note(f"supernet {about['seed']}: {about['seconds']:.0f} s")
+
+
+def searched(case: tuple[int, Path]) -> dict[str, Any]:
+    """Searches, or goes on with a search, and returns what the supernet thinks of every operation."""
+    seed, folder = case
+    run = medarts.resume(folder) if folder.exists() else medarts.search(SUPERNET, out=folder, changes=[f"seed={seed}"])
+    alphas = read_lines(run.path / "architecture.jsonl")[-1]["alphas"]
+    summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+    losses: dict[str, dict[str, float]] = {
+        made["decision"].removeprefix("operation "): made["losses"]
+        for made in summary["selection"]
+        if made["decision"].startswith("operation ")
+    }
+    return {
+        "seed": seed, "seconds": round(sum(line["seconds"] for line in read_lines(run.path / "timing.jsonl")), 1),
+        "alphas": {
+            f"{kind} {edge}": dict(zip(names, weights, strict=True))
+            for kind, of in alphas.items()
+            for edge, names, weights in zip(of["edges"], of["operations"], of["weights"], strict=True)
+        },
+        "losses": losses,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ the table. Intervals are bootstrap intervals over genotypes, 95 %.
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from scipy import stats
 
 from medarts.benchmarks import Outcome, Rule, Table, Trials, read_table, simulate
 from medarts.reporting.style import CYCLE, MUTED, save
+from medarts.spaces.nas_wdan.operations import Transition, set_of_edge
 
 DRAWS = 500
 COSTS = ("flops", "parameters", "latency_ratio", "init_channel")
@@ -204,10 +206,16 @@ def outcomes(table: Table) -> Outcomes:
 
 def rules_of(table: Table) -> dict[str, Rule]:
     last = table.last_epoch
+    supernets = {
+        f"{name}, supernet {about['seed']}": by_supernet(table, about[kind], reading)
+        for name, kind, reading in (("largest alphas", "alphas", np.log), ("most missed", "losses", _standardised))
+        for about in table.supernets
+    }
     return {
         "first of the pool": lambda trials: trials.candidates[0],
         "most FLOPs": by_cost("flops"),
         "most parameters": by_cost("parameters"),
+        **supernets,
         f"best after {last // 6} epochs": best_after(last // 6),
         f"best after {last} epochs": best_after(last),
         f"halving, rungs {last // 6}, {last // 2}, {last}": halving((last // 6, last // 2, last), keep=1 / 3),
@@ -219,6 +227,37 @@ def by_cost(cost: str) -> Rule:
         return max(trials.candidates, key=lambda number: float(trials.table.networks.at[number, cost]))
 
     return rule
+
+
+def by_supernet(table: Table, about: dict[str, dict[str, float]], reading: Callable[[Floats], Floats]) -> Rule:
+    """Takes the genotype of whose operations a supernet thinks best, on average over its edges.
+
+    Args:
+        table: with the genotypes.
+        about: by edge and operation, what the supernet says.
+        reading: makes values of different edges comparable.
+    """
+    worth = {
+        edge: dict(zip(row, reading(np.array([*row.values()])).tolist(), strict=True))
+        for edge, row in about.items()
+        if row
+    }
+    opinion = {}
+    for number, genotype in table.genotypes.items():
+        found = [
+            worth[edge][name]
+            for transition, cell in genotype.cells.items()
+            for node, edges in enumerate(cell)
+            for name, state in edges
+            if (edge := f"{set_of_edge(cast('Transition', transition), state)} {node}<-{state}") in worth
+        ]
+        opinion[number] = float(np.mean(found))
+    return lambda trials: max(trials.candidates, key=lambda number: opinion[number])
+
+
+def _standardised(values: Floats) -> Floats:
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > 0 else np.zeros_like(values)
 
 
 def best_after(epochs: int) -> Rule:

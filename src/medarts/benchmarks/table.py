@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any, cast
 
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 from medarts.errors import MedartsError
 from medarts.spaces.genotype import NONE, Genotype, from_json
 
-GENOTYPES, TRAININGS = "genotypes.jsonl", "trainings.jsonl"
+GENOTYPES, TRAININGS, SUPERNETS = "genotypes.jsonl", "trainings.jsonl", "supernets.jsonl"
+PUBLISHED = "nas_wdan"
+"""Folder of the table that comes with the package."""
 _KEY = ["number", "set", "seed"]
 _CURVES = ["train_loss", "val_loss", "val_dice"]
 
@@ -36,12 +39,15 @@ class Table:
             ``val_loss``, ``val_dice``.
         trainings: a row for each training: ``number``, ``set``, ``seed``, ``val_dice`` at the end, ``test_dice``,
             ``seconds``.
+        supernets: what each of some supernets thinks of the operations of an edge, by its name: ``alphas``, their
+            weights, and ``losses``, those of the supernet without them.
     """
 
     genotypes: Mapping[int, Genotype]
     networks: pd.DataFrame
     epochs: pd.DataFrame
     trainings: pd.DataFrame
+    supernets: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -82,6 +88,21 @@ class Table:
         return dict(self.trainings.groupby(["number", "seed"])["test_dice"].mean())
 
 
+def load_table() -> Table:
+    """Returns the table that comes with the package: 120 random nas-wdan networks, trained on ISIC and CVC-ClinicDB.
+
+    ``benchmarks/table.py`` says how it was made. Not all of its trainings are done yet.
+
+    >>> table = load_table()
+    >>> len(table.genotypes), sorted(table.sets), table.last_epoch
+    (120, ['cvc', 'isic'], 12)
+    >>> best = table.trainings.groupby("number")["test_dice"].mean().idxmax()
+    >>> sorted(table.genotypes[best].cells)
+    ['down', 'normal', 'up']
+    """
+    return read_table(files(__package__) / PUBLISHED)
+
+
 def read_table(folder: Traversable) -> Table:
     """Reads a table from its folder.
 
@@ -112,6 +133,7 @@ def read_table(folder: Traversable) -> Table:
         pd.DataFrame(rows).set_index("number").sort_index(),
         pd.DataFrame(epochs),
         pd.DataFrame(ends),
+        tuple(_lines(folder / SUPERNETS)) if (folder / SUPERNETS).is_file() else (),
     )
 
 

@@ -175,7 +175,8 @@ def _measured(recipe: Recipe) -> tuple[float, float]:
     kept = {sample.key for sample in train[:: max(1, len(train) // _TRIED)][:_TRIED]}
     kept |= {sample.key for sample in whole.of_split("val").samples[:_TRIED]}
     part = whole.where(lambda sample: sample.key in kept)
-    store = open_store(part, recipe.data)
+    stored = open_store(part, recipe.data)
+    store = replace(stored, images=stored.images[:], targets=stored.targets[:], held=None)  # few: for processes
     planned = plan(recipe, data=store)
     factor = len(train) / len(part.of_split("train").samples)
     return planned.search_seconds * factor, planned.training.seconds * factor
