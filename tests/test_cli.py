@@ -730,7 +730,7 @@ def test_init_writes_a_recipe_in_a_pipe_and_says_what_is_next(medarts, tmp_path,
     assert "'{patient}_{n}' gives 6 patients of 12 images, such as '1'. Taken: yes" in output
     assert output.endswith("  medarts search recipe.yaml\n  medarts train runs/recipe\n")
     assert load(tmp_path / "recipe.yaml").data.size == 16
-    refused(medarts("init", "my data"), "recipe.yaml exists already.", "--force")
+    refused(medarts("init", "my data"), "recipe.yaml exists already.", "replace it (force)")
 
 
 def test_recipe_explains_keys_and_prints_the_schema(medarts):
