@@ -21,7 +21,7 @@ from medarts.data.examination import SHOWN, Examination
 from medarts.deploy.info import is_package
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.deciding import shown_ways
-from medarts.evaluation.scores import Scores, excluded, vanished
+from medarts.evaluation.scores import IMAGES_AS_PATIENTS, Scores, excluded, vanished, without_patients
 from medarts.evaluation.summary import (
     MEAN_OF_CLASSES,
     MEAN_OF_DATASETS,
@@ -357,6 +357,8 @@ def _show_remarks(scores: Scores, summary: pd.DataFrame) -> None:
     for dataset, counts_of in vanished(scores.table).items():
         lost = ", ".join(f"{name} in {counted(number, 'image')}" for name, number in counts_of.items())
         say(f"{dataset}: lost by resizing, and scored 0: {lost}. A larger data.size would show it.", to=console)
+    if unknown := without_patients(scores.table):
+        say(f"{', '.join(unknown)}: {IMAGES_AS_PATIENTS}", to=console)
 
 
 def _show_decisions(decisions: pd.DataFrame) -> None:
@@ -476,6 +478,8 @@ def show_comparison(comparison: Comparison, *, failures: Path | None = None) -> 
             say(f"The planned reference {planned} has no finished run.", to=console)
         for dataset, classes in about.get("excluded", {}).items():
             say(f"{dataset}: excluded from the means: {', '.join(classes)}.", to=console)
+        if unknown := about.get("without_patients"):
+            say(f"{', '.join(unknown)}: {IMAGES_AS_PATIENTS}", to=console)
     for title, shown in (("Methods", methods_table(comparison)), ("What the search adds", random_table(comparison))):
         if shown is not None:
             _title(title)

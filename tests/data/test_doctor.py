@@ -361,3 +361,17 @@ def test_real_sets_are_healthy(name):
         assert warnings == ["The mask is empty."] * 7
     else:
         assert warnings == []
+
+
+def test_patients_in_names_are_proposed_where_nothing_else_says_them(tmp_path):
+    sound_folder(tmp_path)
+    (tmp_path / "splits.csv").unlink()
+    for kind, suffix in (("images", "png"), ("masks", "png")):
+        for n in range(10):
+            (tmp_path / f"{kind}/{n}.{suffix}").rename(tmp_path / f"{kind}/p{n // 2}_{n % 2}.{suffix}")
+    found = [finding for finding in examine(recognise(tmp_path)).findings if "patient" in finding.problem]
+    assert [finding.detail for finding in found] == ["'{patient}_{n}' gives 5 patients of 10 images, such as 'p0'"]
+    settings = recognise(tmp_path)[0].model_copy(update={"patients": "{patient}_{n}"})
+    result = examine([settings])
+    assert result.summaries[0].patients == 5
+    assert not [finding for finding in result.findings if "patient" in finding.problem]

@@ -93,6 +93,23 @@ def test_folders_of_a_diagnosis_are_no_patients(tmp_path):
     }
 
 
+def test_a_set_to_train_on_beside_several_to_test_on(tmp_path):
+    for n in range(6):
+        names(tmp_path, f"TrainDataset/image/{n}.png", f"TrainDataset/masks/{n}.png")
+        for centre in ("A", "B"):
+            names(tmp_path, f"TestDataset/{centre}/images/{n}.png", f"TestDataset/{centre}/masks/{n}.png")
+    assert patterns_of(tmp_path) == [
+        [("{split}Dataset/{group}/images/{name}", "{split}Dataset/{group}/masks/{name}")],
+        [("TrainDataset/image/{name}", "TrainDataset/masks/{name}")],  # so that its splits are sampled
+    ]
+
+
+def test_words_that_all_files_share_say_nothing(tmp_path):
+    for kind in ("benign", "normal"):
+        names(tmp_path, *(f"Dataset_with_GT/{kind}/{kind} ({n}){end}.png" for n in range(4) for end in ("", "_mask")))
+    assert patterns_of(tmp_path) == [[("Dataset_with_GT/{group}/{name}", "Dataset_with_GT/{group}/{name}_mask")]]
+
+
 def test_visits_are_within_their_patient(tmp_path):
     for patient in range(1, 5):
         for visit in (1, 2):

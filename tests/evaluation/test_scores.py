@@ -11,7 +11,7 @@ import pytest
 from medarts.errors import RunError
 from medarts.evaluation import files
 from medarts.evaluation.files import of_metrics
-from medarts.evaluation.scores import Scores, counted, excluded, image_values, table_of, vanished
+from medarts.evaluation.scores import Scores, counted, excluded, image_values, table_of, vanished, without_patients
 from medarts.evaluation.scoring import calibrate, finding_table
 from medarts.evaluation.summary import summarized
 from medarts.metrics import definitions, register_metric
@@ -224,3 +224,11 @@ def test_outputs_that_are_not_finite_are_refused():
     logits[1] = math.nan
     with pytest.raises(RunError, match="1 of 3 images are not finite"):
         finding_table([("d", "a", "p")] * 3, ["x", "y"], logits, np.zeros((3, 2), np.uint8), temperature=1.0)
+
+
+def test_data_sets_in_which_images_count_as_patients_are_named():
+    table = pd.DataFrame(
+        [("a", "1", "1"), ("a", "2", "2"), ("b", "1", "p"), ("b", "2", "p"), ("c", "1", "1"), ("c", "2", "p")],
+        columns=["dataset", "image", "patient"],
+    )
+    assert without_patients(table) == ("a",)

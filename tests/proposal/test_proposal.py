@@ -1,6 +1,7 @@
 """From a folder to a recipe that trains, for every layout, without an edited line."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,16 @@ def test_two_data_sets_become_two_sources(tmp_path, monkeypatch):
     assert data.sampling == "equal"
 
 
+def test_sets_without_training_images_are_left_for_evaluation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grey(tmp_path / "data/train", [square(255)] * 6)
+    for centre in "xy":
+        grey(tmp_path / "data/test" / centre, [square(255)] * 2)
+    found = medarts.init("data", measure=False)
+    assert [source.model_dump()["image"] for source in found.recipe.data.sources] == ["train/images/{name}"]
+    assert "left out of the recipe" in found.answers[0][1]
+
+
 def test_a_recipe_is_never_replaced_unasked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grey(tmp_path / "data", [square(255)] * 6)
@@ -148,7 +159,12 @@ def test_what_files_do_not_say_is_asked(tmp_path, monkeypatch):
 def test_the_budget_decides_the_epochs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grey(tmp_path / "data", [square(255)] * 8)
-    monkeypatch.setattr("medarts.proposal.plan", lambda recipe, data: _Planned(recipe))
+
+    def planned(recipe, data):
+        pickle.dumps(data)  # as trials in processes of their own need it
+        return _Planned(recipe)
+
+    monkeypatch.setattr("medarts.proposal.plan", planned)
     short, long = (medarts.init("data", minutes=minutes, out=f"{minutes}.yaml") for minutes in (10, 1000))
     assert short.recipe.train.epochs < long.recipe.train.epochs
     assert 8 < sum(short.minutes or ()) < 12

@@ -34,6 +34,7 @@ from medarts.data.store import ImageStore
 from medarts.engine.device import environment, make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError, did_you_mean
+from medarts.evaluation.scores import without_patients
 from medarts.profiling.cost import Cost
 
 NOTHING_KNOWN = Design()
@@ -353,6 +354,7 @@ def _about(
         "reference": found.reference,
         "planned_reference": planned,
         "excluded": measures.excluded,
+        "without_patients": [*without_patients(measures.images)],
         "networks": {
             candidate.name: {
                 "kind": candidate.kind,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medarts.config import SPLITS, DataSettings, MaskSourceSettings, SourceSettings, Split
+from medarts.data.contents import stem_of
 from medarts.data.examination import Examination, Finding, Level, Summary, common, first_of, kind_of
 from medarts.data.formats.raw import Raw
 from medarts.data.images import Image, scale
@@ -27,6 +28,7 @@ from medarts.data.masks import (
 )
 from medarts.data.opening import DIVIDED, Survey, advice, survey
 from medarts.data.parts import read_parts, stacked
+from medarts.data.patients import patients_in
 from medarts.data.proposal import MaskValues
 from medarts.data.reading import (
     check_labels,
@@ -144,6 +146,7 @@ def _of_listing(found: Survey, settings: SourceSettings, needs: DataSettings | N
         for patient, splits in divided((sample.patient, sample.split) for sample in samples).items():
             detail = f"{patient} in {' and '.join(splits)}"
             yield Finding("warning", path, DIVIDED, "Scores will be better than on new patients.", detail)
+    yield from _of_patients(found.manifest, settings)
     present = {sample.split for sample in samples}
     for split in SPLITS if samples or not found.faults else ():
         if split not in present:
@@ -151,6 +154,16 @@ def _of_listing(found: Survey, settings: SourceSettings, needs: DataSettings | N
             fix = "Put the errors above right first." if found.faults else advice(settings, split, samples)
             yield Finding(level, path, f"There are no images in the split {split}.", fix)
     yield from _of_labels(found.manifest, settings)
+
+
+def _of_patients(manifest: Manifest, settings: SourceSettings) -> Iterator[Finding]:
+    """Yields the pattern by which names may say the patients, where nothing else does."""
+    if settings.patients is not None or any(sample.patient != sample.key for sample in manifest.samples):
+        return
+    named = patients_in([stem_of(image) for image in {sample.image for sample in manifest.samples}])
+    if named is not None:
+        fix = f"If names say it, give the source patients: '{named.pattern}'; else add a splits.csv with patients."
+        yield Finding("warning", str(settings.path), "Every image counts as a patient.", fix, named.text)
 
 
 def _of_labels(manifest: Manifest, settings: SourceSettings) -> Iterator[Finding]:

@@ -51,6 +51,7 @@ RUN_COLUMNS = ("network", "seed", "split")
 
 DECISIONS, VOLUMES, GROUPS, BETWEEN = "decisions.csv", "volumes.csv", "groups.csv", "between_groups.csv"
 
+IMAGES_AS_PATIENTS = "patients are not known; every image counts as one, and intervals may be too narrow."
 TRUTHS = ("present", "empty", "vanished")
 
 _TEXTS = (
@@ -167,6 +168,7 @@ class Scores:
             "bootstrap": {"draws": self.draws, "seed": self.seed, "level": LEVEL},
             "excluded": excluded(self.table),
             "vanished": vanished(self.table),
+            "without_patients": [*without_patients(self.table)],
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "metrics": definitions(self.task),
             "about": dict(self.about),
@@ -308,6 +310,15 @@ def vanished(table: pd.DataFrame) -> dict[str, dict[str, int]]:
         dataset, name = map(str, key)
         found.setdefault(dataset, {})[name] = len(rows)
     return found
+
+
+def without_patients(table: pd.DataFrame) -> tuple[str, ...]:
+    """Returns the data sets in which nothing says who the patients are, so that every image counts as one.
+
+    There the name of a patient is that of its image.
+    """
+    alone = (table["image"] == table["patient"]).groupby(table["dataset"], sort=False).all()
+    return tuple(str(dataset) for dataset, is_alone in alone.items() if is_alone)
 
 
 def counted(table: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from medarts.data.sources import AmbiguousLayoutError
 from medarts.data.store import open_store
 from medarts.errors import DataError
 from medarts.pool.search import plan
+from medarts.proposal.describing import described_layout
 from medarts.proposal.looking import OPENED, Look, look_at
 from medarts.proposal.settings import Draft, draft_for
 from medarts.system.console import progress_bar
@@ -89,7 +90,7 @@ def propose(
         DataError: a layout is not known or ambiguous, or files do not fit together.
     """
     answers: list[tuple[str, str]] = []
-    looks = _with_patients(_looks(_sources(paths, task, ask, answers)), ask, answers)
+    looks = _with_patients(_trained_on(_looks(_sources(paths, task, ask, answers)), answers), ask, answers)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     draft, recipe = _drafted(looks, device, 1.0, changes)
     if not measure:
@@ -122,7 +123,7 @@ def _sources(
             found = recognise(path, task=task)
         except AmbiguousLayoutError as ambiguous:
             question = Question(f"Which files of {path} are images and masks?", ambiguous.told, needed=True)
-            number = ask(question) if not answers else 0
+            number = ask(question) if len(answers) < MOST_QUESTIONS else None
             if number is None:
                 raise
             found = ambiguous.choices[number]
@@ -146,9 +147,20 @@ def _looks(sources: Sequence[SourceSettings]) -> list[Look]:
         return [look_at(settings, found, progress=bar.advance) for settings, found in surveys]
 
 
+def _trained_on(looks: list[Look], answers: list[tuple[str, str]]) -> list[Look]:
+    """Returns the looks at data sets with training images; the others are for `evaluate` with their own data."""
+    kept = [look for look in looks if any(sample.split == "train" for sample in look.manifest.samples)]
+    for look in looks if kept else ():
+        if look not in kept:
+            text = f"{look.settings.domain} has no training images ({described_layout(look)})."
+            answers.append((text, "left out of the recipe; medarts evaluate RUN --data scores on it"))
+    return kept or looks
+
+
 def _with_patients(looks: Sequence[Look], ask: Ask, answers: list[tuple[str, str]]) -> tuple[Look, ...]:
     """Returns the looks with patients by names where the answer is that names say them."""
     done: list[Look] = []
+    asked = len(answers)
     for look in looks:
         if look.patients is None:
             done.append(look)
@@ -157,7 +169,8 @@ def _with_patients(looks: Sequence[Look], ask: Ask, answers: list[tuple[str, str
             f"Do names of {look.settings.domain} say the patient? {look.patients.text}.",
             ("yes, keep the images of a patient in one split", "no, every image is of another patient"),
         )
-        number = (ask(question) if len(answers) < MOST_QUESTIONS else 0) or 0
+        number = (ask(question) if asked < MOST_QUESTIONS else 0) or 0
+        asked += 1
         answers.append((question.text, question.choices[number]))
         if number == 0:
             settings = look.settings.model_copy(update={"patients": look.patients.pattern})

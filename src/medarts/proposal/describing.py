@@ -12,7 +12,7 @@ _MOST_SIZES = 3
 def described(look: Look) -> Iterator[tuple[str, str]]:
     """Yields a name and what it is, for everything that is known of a data set."""
     samples = look.manifest.samples
-    yield "layout", _layout(look)
+    yield "layout", described_layout(look)
     volumes = f", slices of {counted(look.volumes, 'volume')}" if look.volumes else ""
     yield "images", f"{len(samples):,}{volumes}; {look.opened:,} of them opened"
     patients = len({sample.patient for sample in samples})
@@ -34,7 +34,8 @@ def described(look: Look) -> Iterator[tuple[str, str]]:
     yield "spacing", spacing
 
 
-def _layout(look: Look) -> str:
+def described_layout(look: Look) -> str:
+    """Returns the kind of a data set with the patterns or files that were recognised."""
     settings = look.settings.model_dump()
     parts = {"folder": ("image", "mask"), "list": ("table",), "coco": ("annotations",)}.get(look.settings.kind, ())
     return ", ".join((look.settings.kind, *(f"{name} {settings[name]}" for name in parts)))

@@ -22,6 +22,7 @@ from medarts.comparison.candidates import Kind
 from medarts.comparison.compare import NAME, TABLES, Comparison
 from medarts.comparison.overall import OVERALL
 from medarts.data.masks import planes_of
+from medarts.evaluation.scores import IMAGES_AS_PATIENTS
 from medarts.reporting.comparison_tables import (
     KINDS,
     budget_text,
@@ -69,6 +70,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
             for name, network in about["groups"][group]["networks"].items()
         ],
         "files": [f"{NAME}.json", *(f"{name}.csv" for name in TABLES)],
+        "images_as_patients": IMAGES_AS_PATIENTS,
         "kinds": {kind: color for kind, (color, _) in KINDS.items()},
         "true_color": TRUE,
         "predicted_color": PREDICTED,

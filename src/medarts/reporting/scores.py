@@ -10,7 +10,7 @@ import pandas as pd
 
 from medarts.evaluation.deciding import shown_ways
 from medarts.evaluation.files import EXAMPLES, read_files
-from medarts.evaluation.scores import Scores, excluded, vanished
+from medarts.evaluation.scores import IMAGES_AS_PATIENTS, Scores, excluded, vanished, without_patients
 from medarts.evaluation.summary import (
     ALL,
     DEFINITIONS,
@@ -92,6 +92,7 @@ def _masks(
         "empties": empties_table(scores),
         "several": summary["class"].nunique() > 1,
         "several_sets": several_sets,
+        "without_patients": _without_patients(scores),
         "excluded": [f"{listed([*names])} of {dataset}" for dataset, names in excluded(scores.table).items()],
         "vanished": [
             f"{name} in {counted(number, 'image')} of {dataset}"
@@ -161,6 +162,7 @@ def _findings(
         "card": card(f"mean AUROC, {scores.split}", overall["mean"], overall["interval"]),
         "definitions": {one.title: one.definition for one in metrics}
         | ranking.DEFINITIONS | calibration.DEFINITIONS | DEFINITIONS,
+        "without_patients": _without_patients(scores),
         "metrics": [one.title for one in metrics if one.bootstrap],
         "sensitivity": f"sensitivity {scores.calibration.sensitivity:g}",
         "temperature": f"{scores.calibration.temperature:.2f}",
@@ -171,6 +173,12 @@ def _findings(
         "reliability": _reliability(scores),
         "examples": _finding_examples(examples),
     }  # fmt: skip
+
+
+def _without_patients(scores: Scores) -> str:
+    """Returns the sentence about data sets whose patients are not known; "" without such."""
+    unknown = without_patients(scores.table)
+    return f"{', '.join(unknown)}: {IMAGES_AS_PATIENTS}" if unknown else ""
 
 
 def _group(rows: pd.DataFrame, metrics: tuple[Metric, ...], *, split: str) -> Content:

@@ -14,7 +14,7 @@ import numpy as np
 from medarts.data.formats import image_count, raw_image
 from medarts.data.layouts.affixes import Pairing, pair, series_of
 from medarts.data.layouts.groups import Group, groups_of
-from medarts.data.patterns import PathPattern
+from medarts.data.patterns import PathPattern, split_of
 from medarts.errors import DataError
 
 _KEY = ("split", "patient", "group")
@@ -135,11 +135,21 @@ def _within(root: Path, group: Group) -> Iterator[Layout]:
 
 def _across(image: Group, mask: Group, *, sure: bool) -> Iterator[Layout]:
     """Yields the layout of images and masks of different folders, or of different formats."""
-    for one, other in _alike(image, mask):
+    for one, other in _alike(*_without_split(image, mask)):
         fields = sorted(one.fields & set(_KEY))
         found = pair(series_of(one.files, fields=fields), series_of(other.files, fields=fields))
         if found is not None:
             yield from _layout(one, other, found, fields, sure=sure)
+
+
+def _without_split(image: Group, mask: Group) -> tuple[Group, Group]:
+    """Returns the two groups without their split where all is for training, so that splits are sampled."""
+    if "split" not in image.fields & mask.fields:
+        return image, mask
+    words = {file.values["split"] for group in (image, mask) for file in group.files}
+    if {split_of(word) for word in words} != {"train"} or len(words) > 1:
+        return image, mask
+    return _of_splits(image)[0], _of_splits(mask)[0]
 
 
 def _alike(image: Group, mask: Group) -> Iterator[tuple[Group, Group]]:
@@ -159,7 +169,8 @@ def _of_splits(group: Group) -> list[Group]:
         Group(
             group.template.replace("{split}", word),
             group.suffix,
-            [replace(file, values={**file.values}) for file in group.files if file.values["split"] == word],
+            [file for file in group.files if file.values["split"] == word],
+            group.shared,
         )
         for word in words
     ]

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -72,6 +73,7 @@ class Group:
 
     Attributes:
         template: the folders as the beginning of a pattern, "" or ending in "/".
+        shared: number of folders that all image files lie in, whose names tell nothing apart.
         suffix: of all files, where other files of these folders have the same names; "" where it says nothing.
         files: in natural order of their paths.
     """
@@ -79,6 +81,7 @@ class Group:
     template: str
     suffix: str = ""
     files: list[File] = field(default_factory=list)
+    shared: int = 0
 
     @property
     def fields(self) -> frozenset[str]:
@@ -88,7 +91,7 @@ class Group:
     @property
     def role(self) -> Role | None:
         """What its deepest folder with a word for it says, else nearly all names of its files; None without words."""
-        parts = [re.sub(r"\{\w+\}", "", part) for part in self.template.split("/")[:-1]]
+        parts = [re.sub(r"\{\w+\}", "", part) for part in self.template.split("/")[self.shared : -1]]
         by_folder = next((role for part in reversed(parts) if (role := role_of(part))), None)
         if by_folder is None and sum(role_of(file.stem) == "mask" for file in self.files) > _NEARLY_ALL * len(
             self.files
@@ -119,9 +122,18 @@ def groups_of(root: Path) -> list[Group]:
                 group.files.append(File(folder / name, values))
         nodes += _inner(node, tree)
     found = [part for group in groups.values() for part in _by_suffix(group)]
+    shared = _shared_folders(found)
     for group in found:
+        group.shared = shared
         group.files.sort(key=lambda file: natural(file.path.as_posix()))
     return sorted(found, key=lambda group: (group.template, group.suffix))
+
+
+def _shared_folders(groups: Sequence[Group]) -> int:
+    """Returns the number of folders at the beginning of all templates."""
+    parts = [group.template.split("/")[:-1] for group in groups]
+    alike = (len(set(names)) == 1 for names in zip(*parts, strict=False))
+    return sum(1 for _ in takewhile(bool, alike))
 
 
 def _tree(root: Path) -> dict[Path, tuple[list[str], list[str]]]:
@@ -197,18 +209,27 @@ def _variable(
         name: Counter(Path(file).stem for folder, _ in places[name] for file in _files(folder / name, tree))
         for name in names
     }
-    masks = {name for name, each in stems.items() if sum(role_of(stem) == "mask" for stem in each) > len(each) / 2}
+    drawn = {name: sum(role_of(stem) == "mask" for stem in each) for name, each in stems.items()}
+    masks = {name for name, count in drawn.items() if count > _NEARLY_ALL * len(stems[name])}
     if masks and len(masks) < len(names):
         return None
     shared = sum(1 for count in sum((Counter(set(each)) for each in stems.values()), Counter()).values() if count > 1)
     alike = 2 * shared > len(set().union(*stems.values()))
     if alike and node.in_masks:
         return "class"
+    complete = all({"image", "mask"} <= _roles_in(places[name], name, tree) for name in names)
     numbered = sum(any(letter.isdigit() for letter in name) for name in names)
     free = [field for field in ("patient", "group") if f"{{{field}}}" not in node.template]
     if 2 * numbered > len(names) and free:
         return free[0]
-    return "group" if not alike and "group" in free else None
+    return "group" if (complete or not alike) and "group" in free else None
+
+
+def _roles_in(
+    places: Sequence[tuple[Path, Mapping[str, str]]], name: str, tree: Mapping[Path, tuple[list[str], list[str]]]
+) -> set[Role | None]:
+    """Returns what the folders in folders of a name say they are."""
+    return {role_of(inner) for folder, _ in places for inner in tree[folder / name][0]}
 
 
 def _files(folder: Path, tree: Mapping[Path, tuple[list[str], list[str]]]) -> Iterator[str]:
