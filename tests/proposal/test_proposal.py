@@ -83,6 +83,16 @@ def test_classes_are_the_values_of_masks(tmp_path, monkeypatch, values, labels, 
     assert (data.sources[0].model_dump()["labels"], data.outputs) == (labels, classes)
 
 
+def test_colours_of_masks_are_classes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mask = np.zeros((32, 32, 3), np.uint8)
+    mask[:8], mask[8:16] = (255, 0, 0), (0, 255, 0)
+    grey(tmp_path / "data", [mask] * 6)
+    data = medarts.init("data", measure=False).recipe.data
+    assert data.sources[0].model_dump(mode="json")["labels"] == {"#00ff00": 1, "#ff0000": 2}
+    assert data.outputs == 3
+
+
 def test_classes_that_overlap_in_their_files_may_overlap(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for n in range(6):

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ OPENED = 48
 """Images of a data set that are opened."""
 
 _MOST_CLASSES = 64
+_COLOURED = 1 << 24
+"""Number of black among the colours, beyond those of grey values."""
+
 _VOID = 255
 """Value that marks borders and unclear regions beside class indices, as in PASCAL VOC."""
 
@@ -129,11 +133,28 @@ def _values(sample: Sample, rules: ReadingRules, *, named: bool) -> list[NDArray
         first = raw.values[..., 0]
         coloured = any(not np.array_equal(first, raw.values[..., n]) for n in range(1, raw.values.shape[2]))
         few = len(np.unique(first)) <= _MOST_CLASSES and np.array_equal(first, np.rint(first)) and not raw.lossy
-        if not named and (coloured or not few):
+        colours = _colours(raw.values) if coloured and not raw.lossy else None
+        if not named and colours is not None:
+            values.append(colours)
+        elif not named and (coloured or not few):
             values.append(classify(raw, rules, path=path).classes.astype(np.int64) * _VOID)
         else:
             values.append(first.astype(np.int64))
     return values
+
+
+def _colours(values: NDArray[Any]) -> NDArray[np.int64] | None:
+    """Returns the colours of a mask of 8 bits as numbers from `_COLOURED` on, black as 0; None where there are many."""
+    if values.dtype != np.uint8 or values.shape[2] < 3:
+        return None
+    red, green, blue = (values[..., n].astype(np.int64) for n in range(3))
+    numbers = red << 16 | green << 8 | blue
+    return np.where(numbers > 0, numbers + _COLOURED, 0) if len(np.unique(numbers)) <= _MOST_CLASSES else None
+
+
+def _key_of(value: int) -> int | str:
+    """Returns a value of a mask as labels have it."""
+    return f"#{value - _COLOURED:06x}" if value >= _COLOURED else value
 
 
 def _tell_classes(look: Look, drawn: Sequence[tuple[Sample, list[NDArray[np.int64]]]]) -> None:
@@ -151,10 +172,16 @@ def _tell_classes(look: Look, drawn: Sequence[tuple[Sample, list[NDArray[np.int6
     elif rules.labels is not None:
         look.classes = max(index for _, index in rules.labels)
     else:
+        if any((mask >= _COLOURED).any() for _, masks in drawn for mask in masks):
+            # a grey of a file without colours is a colour, too
+            drawn = [
+                (each, [np.where((mask > 0) & (mask < _COLOURED), mask * 0x010101 + _COLOURED, mask) for mask in masks])
+                for each, masks in drawn
+            ]
         found = sorted({int(value) for _, masks in drawn for mask in masks for value in np.unique(mask)} - {0})
         indices, ignored = _labels(found)
         if len(indices) > 1 or ignored or not _is_binary(drawn, rules):
-            labels = indices | dict.fromkeys(ignored, IGNORED)
+            labels = {_key_of(value): index for value, index in indices.items()} | dict.fromkeys(ignored, IGNORED)
             look.settings = look.settings.model_copy(update={"labels": labels})
         look.classes = max(len(indices), 1)
     read = {index: index for index in range(1, look.classes + 1)} if rules.labels is not None and not named else indices

@@ -76,7 +76,14 @@ def _source(settings: SourceSettings) -> dict[str, Any]:
     """Returns what differs from the defaults, as a recipe has it: values of masks are numbers there."""
     values = {"kind": settings.kind} | settings.model_dump(mode="json", exclude_defaults=True)
     labels = values.get("labels")
-    return values if labels is None else values | {"labels": {int(value): name for value, name in labels.items()}}
+    return (
+        values if labels is None else values | {"labels": {_as_number(value): name for value, name in labels.items()}}
+    )
+
+
+def _as_number(value: str) -> int | str:
+    """Returns a key of labels as people write it: JSON has texts of digits."""
+    return int(value) if str(value).lstrip("-").isdecimal() else value
 
 
 def _put_masks(draft: Draft, looks: Sequence[Look], device: str) -> None:
