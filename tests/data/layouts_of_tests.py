@@ -8,6 +8,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from PIL import Image
+from tests.data.dicom_sets_of_tests import segmentation
+from tests.deploy.dicoms import write_series
 
 SIZE = 32
 CASES = [(patient, number) for patient in range(1, 7) for number in range(2)]
@@ -195,11 +197,31 @@ def _json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
+def dicom(root: Path) -> None:
+    """Series in folders of patients, with a segmentation of each."""
+    for patient in range(1, 7):
+        values, classes = volume(patient)
+        masks = np.moveaxis(classes, -1, 0)
+        uid = f"1.2.9.{patient}"
+        uids = {
+            "SeriesInstanceUID": uid,
+            "StudyInstanceUID": f"{uid}.0",
+            "FrameOfReferenceUID": f"{uid}.1",
+        }
+        folder = root / f"{patient}" / "MR"
+        files = write_series(
+            folder, np.moveaxis(values, -1, 0), seed=patient, root=f"{uid}.2", PatientID=f"p{patient}", **uids,
+            SliceThickness=2.5,
+        )  # fmt: skip
+        named = {"liver": (masks == 1).astype(np.uint8), "tumour": (masks == 2).astype(np.uint8)}
+        segmentation(root / f"{patient}" / "masks", files, named)
+
+
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     make.__name__: make
     for make in (
         *(images_and_masks, nested, split_folders, roles_then_splits, beside_by_suffix, beside_by_prefix),
         *(beside_by_format, without_words, folder_per_patient, nnunet, decathlon, bids, csv_list, json_list, coco),
-        *(file_per_class, folder_per_class),
+        *(file_per_class, folder_per_class, dicom),
     )
 }

@@ -23,6 +23,8 @@ from pydicom.uid import (
 )
 
 from medarts.data.formats import raw_mask
+from medarts.data.masks import read_mask
+from medarts.data.opening import open_sources, recognise
 from medarts.deploy.info import ModelInfo, Provenance
 from medarts.deploy.inputs import Source, find
 from medarts.deploy.outputs import Output, open_output
@@ -239,6 +241,19 @@ def test_a_segmentation_fills_the_space_that_it_was_found_in(tmp_path: Path, ori
     found = np.argwhere(np.asarray(volume.array))
     points = (volume.affine @ np.c_[found, np.ones(len(found))].T).T[:, :3]
     assert same_points(points, places_of(paths))
+
+
+@pytest.mark.parametrize("about", [info(), MULTI], ids=["one", "several"])
+def test_a_segmentation_can_be_learned_from_voxel_for_voxel(tmp_path: Path, about: ModelInfo) -> None:
+    paths = write_series(tmp_path / "scan", VOLUME, orientation=OBLIQUE)
+    classes = bright if about is not MULTI else lambda values: np.digitize(values, (0, 60)).astype(np.uint8)
+    predict(find([tmp_path / "scan"])[0], tmp_path / "scan", about, classes=classes)
+    manifest = open_sources(recognise(tmp_path / "scan"))
+    assert [sample.image for sample in manifest.samples] == paths
+    for sample, plane in zip(manifest.samples, VOLUME, strict=True):
+        names = about.foreground if about is MULTI else ("foreground",)
+        found = read_mask(sample, manifest.rules[sample.domain], names=names).classes
+        assert np.array_equal(found, classes(plane))
 
 
 def test_every_class_is_a_segment(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_every_layout_is_searched_and_trained_on_as_it_is(tmp_path, monkeypatch,
     recipe = load(Path("recipe.yaml"))
     assert recipe == found.recipe
     samples = open_manifest(recipe.data, needs=("train", "val", "test")).samples
-    count = {"split_folders": 8, "nnunet": 6, "decathlon": 6, "bids": 6}.get(layout, len(CASES))
+    count = {"split_folders": 8, "nnunet": 6, "decathlon": 6, "bids": 6, "dicom": 18}.get(layout, len(CASES))
     assert len({sample.image for sample in samples}) == count
     searched = medarts.search("recipe.yaml", changes=SMALLEST)
     assert medarts.train(searched).facts["finished"]

@@ -87,11 +87,13 @@ class ReadingRules:
         percentiles: (low, high) percentiles of the image mapped to 0..1, instead of a window (MR).
         labels: value in the mask file, or its colour ("#ff0000") -> class index (0 is background). None: any value
             above half of the file's range is foreground 1 (binary masks stored as 0/255, 0/1 or noisy JPEG-like grey).
+        segments: name of a segment or region in DICOM, as it is compared -> class; empty for other masks.
     """
 
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
     labels: tuple[tuple[int | str, int], ...] | None = None
+    segments: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # fingerprints are made of the others' repr
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,8 @@ class Manifest:
     @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256(repr((sorted(self.rules.items()), self.findings)).encode())
+        segments = {domain: rules.segments for domain, rules in sorted(self.rules.items()) if rules.segments}
+        digest.update(repr(segments).encode() if segments else b"")
         for sample in self.samples:
             about: tuple[object, ...] = (sample.domain, sample.key, sample.patient, sample.split)
             about += (sample.slice_index, sample.findings)

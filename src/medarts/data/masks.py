@@ -224,6 +224,22 @@ def stored_mask(sample: Sample, rules: ReadingRules) -> Raw:
     return raw_mask(sample.mask, sample.slice_index, indices=_by_index(rules), image=sample.image)
 
 
+def raw_of_class(sample: Sample, rules: ReadingRules, name: str, path: Path) -> Raw:
+    """Reads the mask of one class of a sample as stored, in the order of its image.
+
+    Args:
+        sample: with a mask file for every class; files of segments that have names may be the same.
+        rules: how it is read.
+        name: of the class.
+        path: of its file.
+
+    Raises:
+        DataError: the file cannot be read, or does not lie on the grid of the image.
+    """
+    segments = tuple(segment for segment, of in rules.segments if of == name)
+    return raw_mask(path, sample.slice_index, indices=_by_index(rules), image=sample.image, segments=segments)
+
+
 def _by_index(rules: ReadingRules) -> bool:
     """Whether the labels are for the indices of palettes: they are numbers, and no colours."""
     return rules.labels is not None and not any(isinstance(value, str) for value, _ in rules.labels)
@@ -279,8 +295,7 @@ def _of_files(sample: Sample, rules: ReadingRules, *, names: Sequence[str], over
                 f"{path} is a mask of '{name}', and data.classes has {_in_words(names)}.",
                 fix=f"Name the classes: data.classes=[{', '.join(each for each, _ in sample.class_masks)}].",
             )
-        raw = raw_mask(path, sample.slice_index, indices=_by_index(rules), image=sample.image)
-        read = classify(raw, rules, path=path)
+        read = classify(raw_of_class(sample, rules, name, path), rules, path=path)
         planes[name] = np.where(read.classes == IGNORE, np.uint8(IGNORE), np.minimum(read.classes, np.uint8(1)))
         levels += (replace(level, of=name) for level in read.levels)
         snapped += read.snapped

@@ -356,7 +356,7 @@ def _sorted_out(faults: Iterable[Fault], settings: SourceSettings) -> tuple[list
     allowed |= {MISSING} if isinstance(settings, FindingSourceSettings) and settings.partial else set()
     sorted_out: tuple[list[Fault], list[Fault]] = [], []
     for fault in faults:
-        sorted_out[fault.problem in allowed].append(fault)
+        sorted_out[fault.doubt or fault.problem in allowed].append(fault)
     return sorted_out
 
 

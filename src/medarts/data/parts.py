@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medarts.data.formats import image_count, raw_image
+from medarts.data.formats import raw_image, slices_around
 from medarts.data.formats.raw import Raw
 from medarts.data.images import Image, fit_channels, scale
 from medarts.data.manifest import ReadingRules, Sample
@@ -51,8 +51,9 @@ def parts_of(sample: Sample, *, context: int = 0) -> list[Part]:
             f"{sample.image} is no slice of a volume, so it has no neighbours.",
             fix="Set data.context to 0, or give volumes (NIfTI) or series.",
         )
-    numbers = neighbours(sample.slice_index, image_count(sample.image), context=context)
-    return [Part(path, number, beside) for path, beside in files for number in numbers]
+    run = slices_around(sample.image, sample.slice_index)
+    numbers = neighbours(run.index(sample.slice_index), len(run), context=context)
+    return [Part(path, run[number], beside) for path, beside in files for number in numbers]
 
 
 def neighbours(place: int, count: int, *, context: int) -> list[int]:

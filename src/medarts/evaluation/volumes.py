@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medarts.data.formats import spacing_of_files
+from medarts.data.formats import slices_around, spacing_of_files
 from medarts.data.manifest import Sample
 from medarts.data.reading import MaskState
 from medarts.evaluation.truths import Stored, Truth, Truths
@@ -65,15 +65,16 @@ class Volumes:
             yield from self._rows(volume)
 
     def _rows(self, volume: _Volume) -> Iterator[tuple[Any, ...]]:
-        first, places = volume.members[0], sorted(volume.slices)
-        decided, true = (np.stack([part(volume.slices[place]) for place in places]) for part in (_decided, _stored))
+        first, slices = volume.members[0], _in_order(volume)
+        places = sorted(slices)
+        decided, true = (np.stack([part(slices[place]) for place in places]) for part in (_decided, _stored))
         has_gaps = places[-1] - places[0] + 1 > len(places)
-        in_mm = volume.slices[places[0]][1].spacing is not None
+        in_mm = slices[places[0]][1].spacing is not None
         spacing = _spacing(first) if in_mm else None
         metrics = metrics_of("segmentation")
         for number, name in enumerate(self._names):
             found = self._truths.scores(decided, true, number, vanished=False, spacing=spacing)
-            shown = any(truth.states[number] != MaskState.EMPTY for _, truth in volume.slices.values())
+            shown = any(truth.states[number] != MaskState.EMPTY for _, truth in slices.values())
             for one in metrics:
                 undefined = has_gaps and one.measures in ("length", "share within")
                 value = math.nan if undefined else found[one.name]
@@ -92,8 +93,17 @@ def _stored(of_slice: tuple[Stored, Truth]) -> Stored:
 def _volume_of(sample: Sample) -> Hashable:
     """Returns what the slices of a volume have in common; None for an image that is no slice."""
     if sample.slice_index is not None:
-        return sample.domain, sample.image
+        return sample.domain, sample.image, sample.key.rpartition("/")[0]  # a file may hold volumes of several times
     return (sample.domain, sample.series) if len(sample.series) > 1 else None
+
+
+def _in_order(volume: _Volume) -> dict[int, tuple[Stored, Truth]]:
+    """Returns the slices by their places in the volume; frames of a DICOM file may be in another order."""
+    first = volume.members[0]
+    if first.slice_index is None:
+        return volume.slices
+    run = slices_around(first.image, first.slice_index)
+    return {run.index(number): of_slice for number, of_slice in volume.slices.items()}
 
 
 def _place(sample: Sample) -> int:

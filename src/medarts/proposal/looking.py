@@ -13,7 +13,7 @@ from medarts.config.data import IGNORED
 from medarts.data.contents import stem_of
 from medarts.data.formats import raw_image, raw_mask, spacing_of
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.masks import DomainLevels, classify
+from medarts.data.masks import DomainLevels, classify, raw_of_class
 from medarts.data.opening import Survey, names_of_values
 from medarts.data.patients import NamedPatients, patients_in
 from medarts.data.splits import natural
@@ -25,6 +25,9 @@ OPENED = 48
 _MOST_CLASSES = 64
 _COLOURED = 1 << 24
 """Number of black among the colours, beyond those of grey values."""
+
+_UNNAMED = ("foreground",)
+"""The class of networks, and so of the segmentations that they write, where it has no name."""
 
 _VOID = 255
 """Value that marks borders and unclear regions beside class indices, as in PASCAL VOC."""
@@ -73,8 +76,9 @@ class Look:
 
     @property
     def volumes(self) -> int:
-        """Number of files whose slices are the images."""
-        return len({sample.image for sample in self.manifest.samples if sample.slice_index is not None})
+        """Number of files, or series of files, whose slices are the images."""
+        files = {sample.image for sample in self.manifest.samples if sample.slice_index is not None}
+        return len(files) + len({sample.series[0] for sample in self.manifest.samples if sample.series})
 
 
 def look_at(settings: SourceSettings, found: Survey, *, progress: Callable[[], None]) -> Look:
@@ -124,10 +128,15 @@ def _values(sample: Sample, rules: ReadingRules, *, named: bool) -> list[NDArray
 
     A mask with noise, as of JPEG, is read as foreground and background.
     """
+    if sample.class_masks:
+        read = [
+            classify(raw_of_class(sample, rules, name, path), rules, path=path) for name, path in sample.class_masks
+        ]
+        return [each.classes.astype(np.int64) for each in read]
     values: list[NDArray[np.int64]] = []
     for path in sample.masks:
         raw = raw_mask(path, sample.slice_index, indices=True, image=sample.image)
-        if sample.class_masks or (rules.labels is not None and not named):
+        if rules.labels is not None and not named:
             values.append(classify(raw, rules, path=path).classes.astype(np.int64))
             continue
         first = raw.values[..., 0]
@@ -164,7 +173,7 @@ def _tell_classes(look: Look, drawn: Sequence[tuple[Sample, list[NDArray[np.int6
     named = names_of_values(look.settings)
     indices: dict[int, int] = {}
     if files:
-        look.names, look.classes = tuple(files), len(files)
+        look.names, look.classes = () if tuple(files) == _UNNAMED else tuple(files), len(files)
     elif named:
         indices = {value: index for index, value in enumerate(named, start=1)}
         look.names, look.classes = tuple(named.values()), len(named)

@@ -44,7 +44,7 @@ def grey_under_mask(image, mask):
     inside, outside = [], []
     for index in range(SHAPE[2]):
         sample = Sample("k", image, mask, "p", "d", "train", index)
-        values, classes, _ = read_pair(sample, ReadingRules(window=(0, 150)), channels=1)
+        values, classes, *_ = read_pair(sample, ReadingRules(window=(0, 150)), channels=1)
         inside += values[classes == 1, 0].tolist()
         outside += values[classes == 0, 0].tolist()
     assert len(inside) == 19

@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
-from medarts.data.formats import coco, dicom, nifti, raster
+from medarts.data.formats import coco, dicom, drawings, nifti, raster
 from medarts.data.formats.grid import GridError
 from medarts.data.formats.raw import Raw, Spacing, Wanted, explained
-from medarts.data.formats.series import header_of, spacing_of_frames, spacing_of_stack
+from medarts.data.formats.series import header_of, run_of, spacing_of_frames, spacing_of_stack
 from medarts.errors import DataError
 
 Reader = Callable[[Path, Wanted], Raw]
@@ -90,7 +90,14 @@ def raw_image(path: Path, slice_index: int | None = None, *, beside: Path | None
         raise DataError(error.problem, fix="Resample both to one grid; their channels are stacked.") from None
 
 
-def raw_mask(path: Path, slice_index: int | None = None, *, indices: bool, image: Path | None = None) -> Raw:
+def raw_mask(
+    path: Path,
+    slice_index: int | None = None,
+    *,
+    indices: bool,
+    image: Path | None = None,
+    segments: tuple[str, ...] = (),
+) -> Raw:
     """Reads a mask file, as ``raw_image`` does.
 
     Args:
@@ -99,13 +106,14 @@ def raw_mask(path: Path, slice_index: int | None = None, *, indices: bool, image
             colours. A grey palette is a grey image either way.
         image: the image the mask belongs to. Where both say how they lie in space, the mask is brought into the order
             of the image.
+        segments: of a DICOM segmentation or structure set, the segments or regions that are drawn, as 0 and 1.
 
     Raises:
         DataError: as in ``raw_image``, or the mask does not lie on the grid of the image.
 
     Annotations of many images in one JSON file (COCO) become the mask of ``image``.
     """
-    return _read(path, Wanted(slice_index, indices, image))
+    return _read(path, Wanted(slice_index, indices, image, segments))
 
 
 def slice_count(path: Path) -> int | None:
@@ -127,6 +135,18 @@ def image_count(path: Path) -> int:
         if reader is dicom.read:
             return dicom.frame_count(path)
         return raster.page_count(path) if reader is raster.read_tiff else 1
+
+
+def slices_around(path: Path, slice_index: int) -> tuple[int, ...]:
+    """Returns the slices of a file among which one has its neighbours, in the order of space; reads the headers alone.
+
+    Raises:
+        DataError: it is missing, damaged or of an unknown format.
+    """
+    with explained(path):
+        if _reader_of(path) is dicom.read and (found := run_of(path, slice_index)):
+            return found
+    return tuple(range(image_count(path)))
 
 
 def kind_of(path: Path) -> Kind:
@@ -189,7 +209,7 @@ def check_grids(image: Path, mask: Path) -> None:
 
 def _read(path: Path, wanted: Wanted) -> Raw:
     with explained(path):
-        raw = _reader_of(path)(path, wanted)
+        raw = (drawings.read if wanted.segments else _reader_of(path))(path, wanted)
     kind = raw.values.dtype.kind
     if kind not in "buif":
         raise DataError(f"{path} holds {raw.values.dtype} values.", fix="Save real numbers: magnitudes, for instance.")

@@ -36,6 +36,28 @@ def recognises(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
+def is_dicom(path: Path) -> bool:
+    """Tells whether a file has the preamble of DICOM; False where it cannot be read."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return recognises(file.read(132))
+    except OSError:
+        return False
+
+
+def object_name(path: Path) -> str:
+    """Returns what a DICOM file is in the words of the standard, such as "RT Plan Storage"."""
+    with explained(path):
+        return object_of(opened(path, pixels=False, tags=["SOPClassUID"]))
+
+
+def object_of(dataset: Any) -> str:
+    """Returns what a data set is in the words of the standard."""
+    return getattr(dataset.get("SOPClassUID"), "name", "") or "object of an unknown class"
+
+
 def read(path: Path, wanted: Wanted) -> Raw:
     """Reads a frame after its modality transform; a mask must lie where its image does, where both say so."""
     from pydicom.errors import BytesLengthException
@@ -54,15 +76,16 @@ def frame_count(path: Path) -> int:
 def _image(path: Path, wanted: Wanted) -> Raw:
     dataset = opened(path) if wanted.index is None else _held(path)
     if not any(name in dataset for name in _PIXELS):
-        kind = getattr(dataset.get("SOPClassUID"), "name", "") or "object of an unknown class"
-        raise DataError(f"{path} holds no pixels: it is a DICOM {kind}.", fix="Take it out, or export it as an image.")
+        raise DataError(
+            f"{path} holds no pixels: it is a DICOM {object_of(dataset)}.", fix="Take it out, or export it as an image."
+        )
     for name in _SINGLE:
         _require_single(path, name, dataset.get(name))
     index = only(path, int(dataset.get("NumberOfFrames") or 1), wanted.index)
     check_pixels(path, int(dataset.Rows), int(dataset.Columns))
     if wanted.image is not None:
         _check_place(path, dataset, index, wanted)
-    stored = _decoded(path, dataset, index)
+    stored = decoded(path, dataset, index)
     _check_header(path, dataset)
     if dataset.PhotometricInterpretation == "PALETTE COLOR" and not (wanted.indices and _is_coloured(dataset)):
         return _looked_up(stored, dataset)
@@ -112,7 +135,10 @@ def _cached(path: Path, *_changed: int) -> Any:
     return opened(path)
 
 
-def _decoded(path: Path, dataset: Any, index: int) -> Array:
+def decoded(path: Path, dataset: Any, index: int) -> Array:
+    """Returns the stored values of a frame; raises a DataError where its compression needs a plugin."""
+    if dataset.get("BitsAllocated") == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return _unpacked(dataset, index)
     from pydicom.pixels import pixel_array
 
     try:
@@ -130,6 +156,16 @@ def _decoded(path: Path, dataset: Any, index: int) -> Array:
                 f"{path} is compressed in an unknown way ({syntax}).", fix="Decompress it (gdcmconv --raw)."
             ) from None
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def _unpacked(dataset: Any, index: int) -> Array:
+    """Returns a frame of single bits, which may begin within a byte; pydicom 3.0 cuts such frames short."""
+    shape = (int(dataset.Rows), int(dataset.Columns))
+    pixels = shape[0] * shape[1]
+    first = index * pixels
+    content = dataset.PixelData[first // 8 : -(-(first + pixels) // 8)]
+    bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+    return bits[first % 8 :][:pixels].reshape(shape)
 
 
 def _require_single(path: Path, name: str, value: Any) -> None:

@@ -81,11 +81,13 @@ class Wanted:
         indices: return the indices of a coloured palette instead of its colours.
         image: for a mask, the image it belongs to, and for a further file of an image its first one, on whose grid it
             must lie; None for others.
+        segments: of a mask in DICOM, the segments or regions that are drawn, see ``medarts.data.formats.drawings``.
     """
 
     index: int | None = None
     indices: bool = False
     image: Path | None = None
+    segments: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager

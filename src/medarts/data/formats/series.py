@@ -1,11 +1,13 @@
 """DICOM files that belong together: what their headers say, and the slices of a series in the order of space."""
 
+import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medarts.data.formats.dicom import attribute, opened
 from medarts.data.formats.raw import Spacing, explained
@@ -14,7 +16,11 @@ _TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "FrameOfReferenceUID"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
+    *("PatientID", "PatientName", "ClinicalTrialSubjectID", "StudyInstanceUID", "SeriesDescription", "Modality"),
 )
+_ANONYMOUS = {"", "0", "anon", "anonym", "anonymous", "anonymised", "anonymized", "deidentified", "none", "unknown"}
+"""What takes the place of a patient's name where all have the same."""
+
 _NO_IMAGES = ("1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Media directories and segmentations: masks, not what masks are made of."""
 
@@ -43,6 +49,10 @@ class Header:
         orientation: direction cosines of rows and columns; None without.
         position: of the first pixel in mm; None without.
         spacing: distances of rows and columns in mm; None without.
+        patient: number or name of the patient or subject, "" where all seem to have the same.
+        study: StudyInstanceUID, "" without.
+        title: description of the series, or its modality.
+        frame: index of a frame, where the file has several; see `frames_of`.
     """
 
     path: Path
@@ -55,6 +65,32 @@ class Header:
     orientation: tuple[float, ...] | None
     position: tuple[float, ...] | None
     spacing: tuple[float, ...] | None
+    patient: str = ""
+    study: str = ""
+    title: str = ""
+    frame: int | None = None
+
+    @property
+    def frame_of_reference(self) -> str:
+        """FrameOfReferenceUID, "" without."""
+        return self.format[3]
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it says where its pixels lie."""
+        return self.orientation is not None and self.position is not None
+
+    @property
+    def depth(self) -> float:
+        """The place along the normal of the slice in mm, of one that is placed."""
+        return float(np.dot(self.normal, np.asarray(self.position)))
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """The direction across the slice, of one that is placed."""
+        orientation = np.asarray(self.orientation, dtype=np.float64)
+        normal: NDArray[np.float64] = np.cross(orientation[:3], orientation[3:])
+        return normal
 
 
 def header_of(path: Path) -> Header | None:
@@ -64,41 +100,102 @@ def header_of(path: Path) -> Header | None:
         DataError: it is missing or damaged.
     """
     with explained(path):
-        dataset = opened(path, pixels=False, tags=_TAGS)
-        if "Rows" not in dataset or dataset.get("SOPClassUID") in _NO_IMAGES:
-            return None
-        return Header(
-            path=path,
-            series=str(dataset.get("SeriesInstanceUID") or ""),
-            series_number=_whole(dataset.get("SeriesNumber")),
-            instance=str(dataset.get("SOPInstanceUID") or ""),
-            number=_whole(dataset.get("InstanceNumber")) or 0,
-            frames=_whole(dataset.get("NumberOfFrames")) or 1,
-            format=(
-                int(dataset.Rows),
-                int(dataset.get("Columns") or 0),
-                _whole(dataset.get("SamplesPerPixel")) or 1,
-                str(dataset.get("FrameOfReferenceUID") or ""),
-            ),
-            orientation=_numbers(dataset.get("ImageOrientationPatient"), 6),
-            position=_numbers(dataset.get("ImagePositionPatient"), 3),
-            spacing=_spacing(dataset.get("PixelSpacing")),
+        about = path.stat()
+        return _header_of(path, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _header_of(path: Path, *_changed: int) -> Header | None:
+    dataset = opened(path, pixels=False, tags=_TAGS)
+    if "Rows" not in dataset or dataset.get("SOPClassUID") in _NO_IMAGES:
+        return None
+    return Header(
+        path=path,
+        series=str(dataset.get("SeriesInstanceUID") or ""),
+        series_number=_whole(dataset.get("SeriesNumber")),
+        instance=str(dataset.get("SOPInstanceUID") or ""),
+        number=_whole(dataset.get("InstanceNumber")) or 0,
+        frames=_whole(dataset.get("NumberOfFrames")) or 1,
+        format=(
+            int(dataset.Rows),
+            int(dataset.get("Columns") or 0),
+            _whole(dataset.get("SamplesPerPixel")) or 1,
+            str(dataset.get("FrameOfReferenceUID") or ""),
+        ),
+        orientation=_numbers(dataset.get("ImageOrientationPatient"), 6),
+        position=_numbers(dataset.get("ImagePositionPatient"), 3),
+        spacing=_spacing(dataset.get("PixelSpacing")),
+        patient=_patient(dataset),
+        study=str(dataset.get("StudyInstanceUID") or ""),
+        title=str(dataset.get("SeriesDescription") or dataset.get("Modality") or ""),
+    )
+
+
+def frames_of(header: Header) -> list[Header]:
+    """Returns a header for every frame of a file of several; of a file with one, the header with its place.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    if header.frames == 1 and header.is_placed:
+        return [header]
+    with explained(header.path):
+        about = header.path.stat()
+        return [*_frames_of(header, about.st_mtime_ns, about.st_size)]
+
+
+@functools.lru_cache(maxsize=64)
+def _frames_of(header: Header, *_changed: int) -> tuple[Header, ...]:
+    dataset = opened(header.path, pixels=False)
+
+    def numbers(frame: int, sequence: str, name: str, count: int) -> tuple[float, ...] | None:
+        return _numbers(attribute(dataset, frame, sequence, name), count)
+
+    return tuple(
+        replace(
+            header,
+            frame=frame if header.frames > 1 else None,
+            number=frame if header.frames > 1 else header.number,
+            frames=1,
+            orientation=numbers(frame, "PlaneOrientationSequence", "ImageOrientationPatient", 6),
+            position=numbers(frame, "PlanePositionSequence", "ImagePositionPatient", 3),
+            spacing=_spacing(attribute(dataset, frame, "PixelMeasuresSequence", "PixelSpacing")),
         )
+        for frame in range(header.frames)
+    )
+
+
+def run_of(path: Path, frame: int) -> tuple[int, ...]:
+    """Returns the frames of a file among which one has its neighbours, in the order of space.
+
+    Of several orientations or times these are the frames of its own. Frames that do not say where they lie are in the
+    order of the file.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    header = header_of(path)
+    frames = [] if header is None else frames_of(header)
+    found = next((stack for stack in stacks(frames) if any(each.frame == frame for each in stack)), [])
+    return tuple(each.frame for each in found if each.frame is not None)
 
 
 def stacks(headers: Iterable[Header]) -> list[list[Header]]:
     """Returns the files of one series as stacks of equal size and orientation, each in the order of space.
 
     A stack has one slice at a place: of several times or echoes, the first of each place by InstanceNumber are one
-    stack, the second another. Files with several frames or without a place in space are stacks of their own. Of a slice
-    that was copied one is taken.
+    stack, the second another. Files with several frames or without a place in space are stacks of their own; frames
+    of a file (`frames_of`) without a place are one, in their order. Of a slice that was copied one is taken.
     """
     alone: list[list[Header]] = []
     placed: list[list[Header]] = []
     seen = set()
     for each in headers:
-        if each.frames > 1 or each.orientation is None or each.position is None:
-            alone.append([each])
+        if each.frames > 1 or not each.is_placed:
+            if each.frame and alone and alone[-1][0].path == each.path:
+                alone[-1].append(each)
+            else:
+                alone.append([each])
             continue
         copy = (each.instance, each.position, each.number)
         if each.instance and copy in seen:
@@ -114,7 +211,7 @@ def stacks(headers: Iterable[Header]) -> list[list[Header]]:
 def spacing_of_stack(stack: Sequence[Header]) -> Spacing:
     """Returns the distances in a stack of several files."""
     row, column = stack[0].spacing or (None, None)
-    return row, column, _distance([_depth(each) for each in stack])
+    return row, column, _distance([each.depth for each in stack])
 
 
 def spacing_of_frames(path: Path) -> Spacing:
@@ -142,8 +239,8 @@ def spacing_of_frames(path: Path) -> Spacing:
 def _one_at_a_place(stack: list[Header]) -> list[list[Header]]:
     parts: list[list[Header]] = []
     number, last = 0, -np.inf
-    for each in sorted(stack, key=lambda each: (round(_depth(each) / _SAME_PLACE), each.number, each.instance)):
-        depth = _depth(each)
+    for each in sorted(stack, key=lambda each: (round(each.depth / _SAME_PLACE), each.number, each.instance)):
+        depth = each.depth
         number = number + 1 if depth - last <= 2 * _SAME_PLACE else 0
         last = depth
         if number == len(parts):
@@ -158,12 +255,6 @@ def _is_of(one: Header, first: Header) -> bool:
     return bool(np.allclose(one.orientation or (), first.orientation or (), rtol=0, atol=_SAME_DIRECTION))
 
 
-def _depth(header: Header) -> float:
-    """Returns the place along the normal of the slices in mm."""
-    orientation = np.asarray(header.orientation)
-    return float(np.dot(np.cross(orientation[:3], orientation[3:]), np.asarray(header.position)))
-
-
 def _distance(depths: Sequence[float]) -> float | None:
     """Returns the distance of slices; None where they are not evenly apart, or some at one place."""
     steps = np.diff(np.sort(depths))
@@ -171,6 +262,14 @@ def _distance(depths: Sequence[float]) -> float | None:
         return None
     middle = float(np.median(steps))
     return middle if np.abs(steps - middle).max() <= _EVEN * middle else None
+
+
+def _patient(dataset: Any) -> str:
+    for name in ("PatientID", "ClinicalTrialSubjectID", "PatientName"):
+        found = " ".join(str(dataset.get(name) or "").replace("^", " ").split())
+        if found.casefold() not in _ANONYMOUS:
+            return found
+    return ""
 
 
 def _whole(value: Any) -> int | None:

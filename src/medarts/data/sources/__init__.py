@@ -53,6 +53,7 @@ class Fault:
         fix: what to do about it.
         detail: what is particular to this one.
         count: how many there are of it.
+        doubt: the data can be used nevertheless.
     """
 
     file: Path
@@ -60,6 +61,7 @@ class Fault:
     fix: str
     detail: str = ""
     count: int = 1
+    doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +277,7 @@ def rules_of(settings: SourceSettings, *, defaults: ReadingRules | None = None) 
         window=settings.window if given else defaults.window,
         percentiles=settings.percentiles if given else defaults.percentiles,
         labels=labels,
+        segments=defaults.segments,
     )
 
 
