@@ -44,7 +44,7 @@ def series(
     folder: Path, *, patient: str = "p1", orientation: Sequence[float] = AXIAL, slices: int = 4, number: int = 4
 ) -> list[Path]:
     """Writes slices on which the ellipse is bright, in an order of names that is not that of space."""
-    noise = np.random.default_rng(len(patient) + number).integers(0, 40, (slices, *SHAPE), dtype=np.int16)
+    noise = np.random.default_rng(sum(map(ord, patient)) + number).integers(0, 40, (slices, *SHAPE), dtype=np.int16)
     volume = noise + 100 * ellipse().astype(np.int16)
     root = f"1.2.3.{sum(map(ord, patient))}.{number}"
     uids = {"SeriesInstanceUID": root, "StudyInstanceUID": f"{root}.0", "FrameOfReferenceUID": f"{root}.1"}
@@ -121,8 +121,8 @@ def contour(header: Any, points: NDArray[np.float64], *, refer: bool) -> Dataset
     return made
 
 
-def enhanced(path: Path, images: Sequence[Path], order: Sequence[int]) -> Path:
-    """Writes slices as one enhanced object, with frames in an order of its own and a rescale for each."""
+def enhanced(path: Path, images: Sequence[Path], order: Sequence[int], *, slope: int = 1) -> Path:
+    """Writes slices as one enhanced object, with frames in an order of its own; each is ``slope`` steeper."""
     headers = [pydicom.dcmread(images[number]) for number in order]
     data: FileDataset = dataset(
         np.stack([header.pixel_array for header in headers]), instance=f"{headers[0].SeriesInstanceUID}.7"
@@ -139,7 +139,7 @@ def enhanced(path: Path, images: Sequence[Path], order: Sequence[int]) -> Path:
     data.PerFrameFunctionalGroupsSequence = [
         item(
             PlanePositionSequence=[item(ImagePositionPatient=header.ImagePositionPatient)],
-            PixelValueTransformationSequence=[item(RescaleSlope=1 + n, RescaleIntercept=n, RescaleType="US")],
+            PixelValueTransformationSequence=[item(RescaleSlope=1 + slope * n, RescaleIntercept=slope * n)],
         )
         for n, header in enumerate(headers)
     ]

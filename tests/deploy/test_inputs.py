@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from tests.data.dicom_sets_of_tests import enhanced, series
 
 from medarts.data.formats.raw import Raw
 from medarts.deploy.info import ImageKind, ModelInfo, Provenance
@@ -222,6 +223,17 @@ def test_frames_and_pages_are_slices_of_one_source(tmp_path: Path) -> None:
     for source in find([tmp_path]):
         assert source.count == 5
         assert np.array_equal([source.read(n).values[..., 0] for n in range(5)], VOLUME)
+
+
+def test_neighbours_of_a_frame_are_those_in_space(tmp_path: Path) -> None:
+    images = series(tmp_path / "files")
+    whole = enhanced(tmp_path / "whole.dcm", images, (2, 0, 3, 1), slope=0)
+    sources = [find([path])[0] for path in (tmp_path / "files", whole)]
+    about = ModelInfo.model_construct(name="net", context=1, parts=(1, 1, 1))
+    one, other = ([[raw.values for raw in raws] for raws in source.images(about)] for source in sources)
+    for frame, number in enumerate((2, 0, 3, 1)):
+        assert np.array_equal(other[frame], one[number])
+        assert np.array_equal([raw.values for raw in sources[1].image(frame, about)], one[number])
 
 
 def test_a_volume_is_read_as_in_training_and_knows_its_spacing(tmp_path: Path) -> None:

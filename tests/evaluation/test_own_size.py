@@ -5,11 +5,15 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
+import pydicom
 import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from tests.conftest import write_folder_data
+from tests.data.dicom_sets_of_tests import ellipse as dicom_ellipse
+from tests.data.dicom_sets_of_tests import enhanced, segmentation, series
 from tests.deploy.dicoms import AXIAL, OBLIQUE, dataset, write
 
 import medarts
@@ -153,6 +157,25 @@ def test_slices_are_put_together_and_scored_in_mm(run: RunDirectory, tmp_path: P
     assert of_slice["assd"][0] == pytest.approx(mask_scores(predicted[2], true[2], spacing=(ROW, COLUMN))["assd"])
     assert scores.volumes is not None
     assert scores.volumes.set_index(["dataset", "metric"]).loc[("others", "dice"), "images"] == 1
+
+
+def test_frames_of_an_enhanced_object_are_put_together_in_the_order_of_space(run: RunDirectory, tmp_path: Path) -> None:
+    images = series(tmp_path / "files", slices=5)
+    enhanced(tmp_path / "frames" / "whole", images, (2, 0, 4, 3, 1), slope=0)
+    masks = np.stack([dicom_ellipse(scale) for scale in (0.6, 0.8, 1.0, 0.9, 0.4)])
+    path = segmentation(tmp_path / "files" / "seg.dcm", images, {"foreground": masks})
+    data = pydicom.dcmread(path)
+    del data.ReferencedSeriesSequence
+    for group in data.PerFrameFunctionalGroupsSequence:
+        del group.DerivationImageSequence
+    data.save_as(tmp_path / "frames" / "seg.dcm")
+    tables = []
+    for name in ("files", "frames"):
+        source = make_source(kind="dicom", path=tmp_path / name, name="others", window=(0, 140), fractions=(0, 0))
+        tables.append(evaluate(run.path, sources=(source,), split="all").table)
+    found = [of_volumes(table).set_index("metric")["value"] for table in tables]
+    assert found[0]["hd95"] > 0
+    pd.testing.assert_series_equal(*found)
 
 
 def test_a_volume_with_a_gap_has_overlap_and_no_distances(run: RunDirectory, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from medarts.data.reading import (
     vanished_classes,
 )
 from medarts.data.sources import Fault
-from medarts.data.splits import divided
+from medarts.data.splits import divided, natural
 from medarts.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -118,8 +118,9 @@ def examine(
     looks: list[_Look] = []
     values = {settings.domain: MaskValues() for _, settings in surveys}
     for each, _ in surveys:
+        names = _names_of(each.manifest.samples)
         for sample in each.manifest.samples:
-            looks.append(_look(sample, each.manifest.rules[sample.domain], needs, values[sample.domain]))
+            looks.append(_look(sample, each.manifest.rules[sample.domain], needs, values[sample.domain], names))
             if progress:
                 progress(len(looks), total)
     found += _of_files(looks)
@@ -190,7 +191,8 @@ def _of_classes(
     own = [look for look in looks if look.sample.domain == settings.domain and look.classes is not None]
     labels = manifest.rules[settings.domain].labels
     expected = {1} if labels is None else {index for _, index in labels if index > 0}
-    names = needs.class_names if needs and isinstance(needs.classes, tuple) else _names_of(own)
+    named = needs is not None and isinstance(needs.classes, tuple)
+    names = needs.class_names if needs and named else _names_of(manifest.samples)
     expected |= set(range(1, len(names) + 1) if names else range(1, needs.outputs) if needs else ())
     expected -= {IGNORE}
     never: dict[str, list[Split]] = {}
@@ -263,10 +265,12 @@ def _slices(numbers: Sequence[int]) -> str:
     return f"slice{'s' if len(numbers) > 1 else ''} {first_of(named)}"
 
 
-def _look(sample: Sample, rules: ReadingRules, needs: DataSettings | None, values: MaskValues) -> _Look:
+def _look(
+    sample: Sample, rules: ReadingRules, needs: DataSettings | None, values: MaskValues, names: Sequence[str]
+) -> _Look:
     findings: list[Finding] = []
     raw = _image(sample, rules, needs, findings)
-    mask, levels, snapped = _mask(sample, rules, needs, findings, values) or (None, (), 0)
+    mask, levels, snapped = _mask(sample, rules, needs, findings, values, names=names) or (None, (), 0)
     if raw is not None and mask is not None:
         try:
             check_sizes(sample, raw.values.shape, mask.shape)
@@ -319,9 +323,9 @@ def _foreground(mask: Mask) -> float:
     return float(shown.sum() / max(int(counted.sum()), 1))
 
 
-def _names_of(looks: Iterable[_Look]) -> tuple[str, ...]:
-    """Returns the classes that have mask files of their own, in the order in which they are found."""
-    return tuple(dict.fromkeys(name for look in looks for name, _ in look.sample.class_masks))
+def _names_of(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """Returns the classes that have mask files of their own, in natural order; some samples may lack one."""
+    return tuple(sorted({name for sample in samples for name, _ in sample.class_masks}, key=natural))
 
 
 def _error(sample: Sample, path: Path, error: DataError) -> Finding:
@@ -375,12 +379,14 @@ def _mask(
     needs: DataSettings | None,
     findings: list[Finding],
     values: MaskValues,
+    *,
+    names: Sequence[str],
 ) -> ReadMask | None:
     if sample.mask is None:
         return None
     try:
         if sample.class_masks:
-            return _mask_of_classes(sample, rules, needs)
+            return _mask_of_classes(sample, rules, needs, names)
         raw = stored_mask(sample, rules)
         if rules.labels is None:
             values.add(raw)
@@ -393,11 +399,10 @@ def _mask(
     return found
 
 
-def _mask_of_classes(sample: Sample, rules: ReadingRules, needs: DataSettings | None) -> ReadMask:
+def _mask_of_classes(sample: Sample, rules: ReadingRules, needs: DataSettings | None, names: Sequence[str]) -> ReadMask:
     """Reads a mask that has a file for every class; without a recipe these may overlap."""
     if needs is not None:
         return read_mask(sample, rules, names=needs.class_names, overlap=needs.overlap)
-    names = [name for name, _ in sample.class_masks]
     return read_mask(sample, rules, names=names, overlap=True)
 
 

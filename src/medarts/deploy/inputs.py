@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medarts.data.formats import Kind, image_count, is_image, kind_of, raw_image, spacing_of, suffix_of
+from medarts.data.formats import Kind, image_count, is_image, kind_of, raw_image, slices_around, spacing_of, suffix_of
 from medarts.data.formats.dicom import recognises
 from medarts.data.formats.raw import Raw, Spacing
 from medarts.data.formats.series import Header, header_of, spacing_of_stack, stacks
@@ -96,17 +96,23 @@ class Source:
         """
         self._check_files(info)
         held: dict[tuple[str | None, int], Raw] = {}
-        for index in range(count := self.count):
-            near = neighbours(index, count, context=info.context)
+        for index in range(self.count):
+            near = self._near(index, info.context)
             held = {place: raw for place, raw in held.items() if place[1] in near}  # slices of a volume are read once
             yield [self._held(held, path, number) for path in (None, *self.more) for number in near]
 
     def image(self, index: int, info: ModelInfo) -> list[Raw]:
         """Reads one slice as `images` yields it."""
         self._check_files(info)
-        near = neighbours(index, self.count, context=info.context)
+        near = self._near(index, info.context)
         held: dict[tuple[str | None, int], Raw] = {}
         return [self._held(held, path, number) for path in (None, *self.more) for number in near]
+
+    def _near(self, index: int, context: int) -> list[int]:
+        """Returns a slice with its neighbours in space; frames of a DICOM file may be in another order."""
+        single = context > 0 and len(self.files) == 1
+        run = slices_around(self.path(0), index) if single else range(self.count)
+        return [run[place] for place in neighbours(run.index(index), len(run), context=context)]
 
     def _held(self, held: dict[tuple[str | None, int], Raw], path: str | None, number: int) -> Raw:
         """Returns a slice of a further file, or of the first where ``path`` is None."""
