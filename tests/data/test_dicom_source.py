@@ -23,6 +23,7 @@ from tests.deploy.dicoms import AXIAL, NEGATIVE, OBLIQUE
 
 import medarts
 from medarts.config import make_source
+from medarts.data.formats import slices_around
 from medarts.data.masks import read_mask
 from medarts.data.opening import Survey, open_sources, survey
 from medarts.data.parts import parts_of
@@ -154,6 +155,17 @@ def test_an_enhanced_object_is_its_slices_bit_for_bit(tmp_path):
             assert raws[0][0].dtype == raws[1][0].dtype
 
 
+def test_frames_of_one_place_are_in_the_order_of_their_file(tmp_path):
+    images = series(tmp_path / "scan")
+    segmentation(tmp_path / "seg.dcm", images, {"tumour": np.stack([ellipse()] * 4)})
+    data = pydicom.dcmread(images[0])  # as of a dose, whose frames have no positions of their own
+    data.NumberOfFrames, data.PixelData, data.SOPInstanceUID = 3, 3 * data.PixelData, "1.2.8.1"
+    data.SeriesInstanceUID, data.SeriesNumber = "1.2.8", 9
+    data.save_as(tmp_path / "dose.dcm")
+    assert doubts_of(tmp_path) == {"series without masks, which are left out": "p1/9 (CT, 3 slices)"}
+    assert slices_around(tmp_path / "dose.dcm", 1) == (0, 1, 2)
+
+
 def test_frames_refer_to_frames_of_an_enhanced_object(tmp_path):
     images = series(tmp_path / "scan")
     whole = enhanced(tmp_path / "whole.dcm", images, (2, 0, 3, 1))
@@ -265,6 +277,28 @@ def test_what_init_says_of_it(tmp_path, monkeypatch):
     (source,) = recipe.data.sources
     assert (source.kind, recipe.data.classes) == ("dicom", ("liver", "tumour"))
     assert "percentiles: [0.5, 99.5]" in Path("recipe.yaml").read_text()
+
+
+def test_init_sees_an_overlap_in_a_slice_that_it_did_not_open(tmp_path, monkeypatch):
+    for number in range(4):
+        images = series(tmp_path / f"data/{number}", patient=f"p{number}")
+        there = pydicom.dcmread(images[-1]).SOPInstanceUID if number == 2 else ""
+
+        def spot(header, there=there):
+            return [outline(header, scale=0.3)] if header.SOPInstanceUID == there else []
+
+        structures(tmp_path / f"data/{number}/RS", images, {"liver": lambda header: [outline(header)], "tumour": spot})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("medarts.proposal.looking.OPENED", 4)  # of 16, the last of all but the third patient
+    assert medarts.init("data", measure=False).recipe.data.overlap
+
+
+def test_label_maps_are_read(tmp_path):
+    images = series(tmp_path / "scan", orientation=OBLIQUE)
+    truth = np.stack([ellipse(scale) + ellipse(scale / 2) for scale in (1.0, 0.5, 0.0, 0.8)])
+    masks = {"liver": (truth == 1).astype(np.uint8), "tumour": (truth == 2).astype(np.uint8)}
+    segmentation(tmp_path / "seg.dcm", images, masks, kind="LABELMAP")
+    assert np.array_equal(drawn(tmp_path, names=("liver", "tumour")), truth)
 
 
 def test_other_folders_are_not_taken_for_it(tmp_path):

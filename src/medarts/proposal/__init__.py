@@ -144,7 +144,22 @@ def _looks(sources: Sequence[SourceSettings]) -> list[Look]:
         surveys.append((settings, found))
     total = sum(min(len(found.manifest.samples), OPENED) for _, found in surveys)
     with progress_bar("looking", total) as bar:
-        return [look_at(settings, found, progress=bar.advance) for settings, found in surveys]
+        looks = [look_at(settings, found, progress=bar.advance) for settings, found in surveys]
+    for look in looks:
+        _look_for_overlap(look)
+    return looks
+
+
+def _look_for_overlap(look: Look) -> None:
+    """Looks at the other masks, too, where classes are drawn in one file and may overlap in a few slices alone."""
+    if look.overlap or len(look.names) < 2 or not look.manifest.rules[look.settings.domain].segments:
+        return
+    with progress_bar("looking for overlap", len(look.manifest.samples)) as bar:
+        for sample in look.manifest.samples:
+            if look.overlaps(sample):
+                look.overlap = True
+                return
+            bar.advance()
 
 
 def _trained_on(looks: list[Look], answers: list[tuple[str, str]]) -> list[Look]:

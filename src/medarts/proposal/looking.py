@@ -80,6 +80,11 @@ class Look:
         files = {sample.image for sample in self.manifest.samples if sample.slice_index is not None}
         return len(files) + len({sample.series[0] for sample in self.manifest.samples if sample.series})
 
+    def overlaps(self, sample: Sample) -> bool:
+        """Tells whether a pixel of a sample is of several classes that have masks of their own."""
+        masks = _values(sample, self.manifest.rules[sample.domain], named=False)
+        return len(masks) > 1 and bool((np.sum([mask > 0 for mask in masks], axis=0) > 1).any())
+
 
 def look_at(settings: SourceSettings, found: Survey, *, progress: Callable[[], None]) -> Look:
     """Opens some files of a data set, spread over all.

@@ -137,14 +137,14 @@ def _cached(path: Path, *_changed: int) -> Any:
 
 def decoded(path: Path, dataset: Any, index: int) -> Array:
     """Returns the stored values of a frame; raises a DataError where its compression needs a plugin."""
-    if dataset.get("BitsAllocated") == 1 and not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if dataset.get("BitsAllocated") == 1 and syntax.is_little_endian and not syntax.is_encapsulated:
         return _unpacked(dataset, index)
     from pydicom.pixels import pixel_array
 
     try:
         return np.asarray(pixel_array(dataset, index=index))
     except (NotImplementedError, RuntimeError) as error:  # of pydicom, where no decoder is installed or one fails
-        syntax = dataset.file_meta.TransferSyntaxUID
         if "missing dependencies" in str(error):
             plugin = _PLUGINS.get(str(syntax))
             problem = f"{path} is compressed as {syntax.name}, which needs a plugin."

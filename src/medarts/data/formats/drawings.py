@@ -109,10 +109,11 @@ class Drawing(ABC):
 
     def on(self, slice_: Header) -> list[Mark]:
         """Returns the frames or contours that belong to a slice."""
-        here = self._on_plane(slice_)
         if not self.refers_to(slice_):
-            return here
+            return self._on_plane(slice_)
         own = self._of_instance.get(slice_.instance, []) if slice_.instance else []
+        unclear = slice_.frame is not None and any(mark.frame is None for mark in own)
+        here = self._on_plane(slice_) if unclear or "" in self._of_instance else []
         if slice_.frame is not None:
             own = [mark for mark in own if mark.frame == slice_.frame or (mark.frame is None and mark in here)]
         return [*own, *(mark for mark in here if not mark.instance)]
@@ -131,6 +132,16 @@ class Drawing(ABC):
         Raises:
             DataError: they cannot be brought onto its pixels.
         """
+
+
+def is_drawing(path: Path) -> bool:
+    """Tells whether a DICOM file is a segmentation or structure set; reads the header alone.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    with explained(path):
+        return _class_of(path) in (*_SEGMENTATIONS, _STRUCTURES)
 
 
 def drawing_of(path: Path) -> Drawing | None:
@@ -316,10 +327,14 @@ class Structures(Drawing):
 
 @functools.lru_cache(maxsize=4)
 def _drawing_of(path: Path, *_changed: int) -> Drawing | None:
-    kind = opened(path, pixels=False, tags=["SOPClassUID"]).get("SOPClassUID")
+    kind = _class_of(path)
     if kind in _SEGMENTATIONS:
         return Segmentation(path, opened(path))
     return Structures(path, opened(path)) if kind == _STRUCTURES else None
+
+
+def _class_of(path: Path) -> str:
+    return str(opened(path, pixels=False, tags=["SOPClassUID"]).get("SOPClassUID") or "")
 
 
 def _slice(image: Path, index: int | None) -> Header | None:
@@ -343,7 +358,7 @@ def _points(contour: Any) -> Places:
     """Returns the points of a contour, (n, 3); their text is parsed at once, as there may be millions."""
     stored = contour.get_item("ContourData")
     value = None if stored is None else stored.value
-    numbers = value.split(b"\\") if isinstance(value, bytes) else value or ()
+    numbers = value.split(b"\\") if isinstance(value, bytes) and value else value or ()
     return np.array(numbers, dtype=np.float64).reshape(-1, 3)
 
 

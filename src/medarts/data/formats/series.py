@@ -147,6 +147,10 @@ def frames_of(header: Header) -> list[Header]:
 @functools.lru_cache(maxsize=64)
 def _frames_of(header: Header, *_changed: int) -> tuple[Header, ...]:
     dataset = opened(header.path, pixels=False)
+    if header.frames > 1 and "PerFrameFunctionalGroupsSequence" not in dataset:  # the place is that of the first alone
+        return tuple(
+            replace(header, frame=frame, number=frame, frames=1, position=None) for frame in range(header.frames)
+        )
 
     def numbers(frame: int, sequence: str, name: str, count: int) -> tuple[float, ...] | None:
         return _numbers(attribute(dataset, frame, sequence, name), count)

@@ -19,7 +19,7 @@ from medarts.config.section import Text
 from medarts.data.contents import composed
 from medarts.data.formats import is_image, suffix_of
 from medarts.data.formats.dicom import is_dicom, object_name
-from medarts.data.formats.drawings import Drawing, Mark, drawing_of, key_of, off_plane, tolerance
+from medarts.data.formats.drawings import Drawing, Mark, drawing_of, is_drawing, key_of, off_plane, tolerance
 from medarts.data.formats.series import Header, frames_of, header_of, stacks
 from medarts.data.manifest import ReadingRules
 from medarts.data.sources import Fault, Listing, Pair, Source, domain_of, register_source, rules_of
@@ -233,7 +233,7 @@ def _files(root: Path) -> tuple[list[Path], list[Path]]:
 
 def _is_drawing(path: Path) -> bool:
     try:
-        return header_of(path) is None and drawing_of(path) is not None
+        return is_drawing(path)
     except DataError:
         return False
 
@@ -248,7 +248,7 @@ def _opened(files: Sequence[Path], root: Path) -> _Objects:
                 header = header_of(path)
                 if header is not None:
                     headers[header.series or str(path)] += frames_of(header)
-                elif drawing_of(path) is not None:
+                elif is_drawing(path):
                     objects.drawings.append(path)
                 else:
                     objects.others[object_name(path)] += 1
@@ -270,7 +270,10 @@ def _opened(files: Sequence[Path], root: Path) -> _Objects:
 
 def _attach(path: Path, objects: _Objects, names: _Names, drawn: dict[int, _Drawn]) -> list[Fault]:
     """Notes the stacks that a segmentation or structure set belongs to; returns what lies on none of their slices."""
-    drawing = drawing_of(path)
+    try:
+        drawing = drawing_of(path)
+    except DataError as error:
+        return [Fault(path, "masks that cannot be read", error.fix, error.problem.rstrip("."))]
     if drawing is None or not drawing.marks:
         fix = "Draw something, or take the file out."
         return [Fault(path, "masks without a frame or contour, which are left out", fix, path.name, doubt=True)]
