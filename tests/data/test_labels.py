@@ -129,7 +129,8 @@ def test_the_store_serves_images_and_labels_and_writes_no_masks(finding_recipe: 
         image = np.asarray(Image.open(sample.image)) / 255
         np.testing.assert_allclose(store.images[position][0], image, atol=5e-4)
     (folder,) = finding_recipe.data.cache.glob("v*")
-    assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "store.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "sizes.npy", "store.json"]
+    np.testing.assert_array_equal(store.sizes, np.full((32, 2), 32))
     assert "cl" not in folder.name.rsplit("-", 1)[1]
 
 

@@ -78,7 +78,8 @@ def _add_scores(path: Path) -> None:
         for number in range(4)
         for metric, value in (("dice", 0.5 + 0.1 * number), ("hd95", float("nan") if number else 2.0))
     ]
-    scores = summarized(Scores(table_of(rows), "test", head="4,0", draws=100))
+    about = {"resolution": "file", "tolerance_mm": 2.0, "tolerance_px": 2.0, "by": None}
+    scores = summarized(Scores(table_of(rows), "test", head="4,0", draws=100, about=about))
     square = np.zeros((1, 16, 16), np.uint8)
     square[:, 4:9, 4:9] = 1
     examples = {

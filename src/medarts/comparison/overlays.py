@@ -81,7 +81,7 @@ def predict_overlays(
     """
     recipe = candidates[0].recipes[0]
     needs: tuple[Split, ...] = () if split == "all" else (split,)
-    settings = recipe.data if sources is None else recipe.data.model_copy(update={"sources": sources})
+    settings = recipe.data if sources is None else recipe.data.elsewhere(sources)
     manifest = open_manifest(settings, needs=needs, data=data)
     if sources is None:
         candidates[0].runs[0].check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
