@@ -293,6 +293,26 @@ def test_init_sees_an_overlap_in_a_slice_that_it_did_not_open(tmp_path, monkeypa
     assert medarts.init("data", measure=False).recipe.data.overlap
 
 
+def test_a_recipe_takes_the_classes_that_it_names(tmp_path):
+    images = series(tmp_path / "x")
+    regions = {"Tumour": lambda header: [outline(header)], "BODY": lambda header: [outline(header, scale=1.3)]}
+    structures(tmp_path / "RS.dcm", images, regions)
+    others = series(tmp_path / "y", patient="p2")
+    segmentation(tmp_path / "seg.dcm", others, {"body": np.stack([ellipse()] * 4)})
+    settings = make_source("dicom", tmp_path, percentiles=(1, 99))
+    result = survey(settings, classes=("tumour",))
+    assert {sample.patient for sample in result.manifest.samples} == {"p1"}
+    rules = result.manifest.rules["dicom"]
+    for sample in result.manifest.samples:
+        assert np.array_equal(read_mask(sample, rules, names=("tumour",)).classes, ellipse())
+    doubts = {doubt.problem: (doubt.detail, doubt.count) for doubt in result.doubts}
+    assert doubts["classes that the recipe does not name"] == ("BODY", 1)
+    assert doubts["slices of series without a class of the recipe, which are left out"] == ("", 4)
+    (sample, *_) = survey(settings, classes=("liver",)).manifest.samples
+    with pytest.raises(DataError, match=r"is a mask of 'BODY', and data.classes has liver"):
+        read_mask(sample, rules, names=("liver",))
+
+
 def test_label_maps_are_read(tmp_path):
     images = series(tmp_path / "scan", orientation=OBLIQUE)
     truth = np.stack([ellipse(scale) + ellipse(scale / 2) for scale in (1.0, 0.5, 0.0, 0.8)])

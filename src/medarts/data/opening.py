@@ -127,7 +127,7 @@ def survey(
     source = _source(settings.kind)
     settings = with_class_indices(_with_labels(settings, source, classes), classes)
     require_folder(settings.path, layout=source.layout)
-    listing = source.find(settings, findings)
+    listing = source.in_classes(source.find(settings, findings), classes)
     expected, doubts = _sorted_out(listing.faults, settings)
     if not listing.pairs and not expected:
         raise _without_images(settings, doubts)

@@ -183,6 +183,15 @@ class Source(ABC):
         """Returns the names of the foreground classes by the values of the masks, where the data set says them."""
         return {}
 
+    def in_classes(self, listing: Listing, classes: Sequence[str]) -> Listing:
+        """Returns a listing with the masks of the classes that a recipe names, where files hold more of them by name.
+
+        Args:
+            listing: as found.
+            classes: names of the foreground classes; none without a recipe.
+        """
+        return listing
+
     @abstractmethod
     def find(self, settings: Any, findings: tuple[str, ...] | None = None) -> Listing:
         """Lists the images with all that is wrong; opens none of them.

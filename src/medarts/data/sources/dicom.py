@@ -7,7 +7,7 @@ frames of enhanced objects too; masks belong to the images that they refer to, s
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -123,6 +123,27 @@ class Dicom(Source):
         rules = rules_of(settings, defaults=ReadingRules(segments=names.rules))
         return Listing(tuple(pairs), tuple(faults), rules)
 
+    def in_classes(self, listing: Listing, classes: Sequence[str]) -> Listing:
+        """Returns the masks of the classes that a recipe names, in any case; those of others are left out."""
+        named = {key_of(name): name for name in classes}
+        drawn = {key_of(name): name for _, name in listing.rules.segments}
+        if not named.keys() & drawn.keys():  # reading a mask says so
+            return listing
+        pairs = []
+        for pair in listing.pairs:
+            kept = tuple((named[key_of(name)], path) for name, path in pair.class_masks if key_of(name) in named)
+            pairs += [replace(pair, mask=kept[0][1], class_masks=kept)] if kept else []
+        root = listing.pairs[0].image.parent
+        fix = "Name them in data.classes to learn them."
+        others = [drawn[key] for key in drawn if key not in named]
+        faults = [Fault(root, "classes that the recipe does not name", fix, name, doubt=True) for name in others]
+        if without := len(listing.pairs) - len(pairs):
+            problem = "slices of series without a class of the recipe, which are left out"
+            faults.append(Fault(root, problem, "Draw the classes there, if they show any.", "", without, doubt=True))
+        segments = tuple((key, named[key_of(of)]) for key, of in listing.rules.segments if key_of(of) in named)
+        rules = replace(listing.rules, segments=segments)
+        return replace(listing, pairs=tuple(pairs), faults=(*listing.faults, *faults), rules=rules)
+
 
 class _Names:
     """The classes of segments and regions.
@@ -135,6 +156,7 @@ class _Names:
         self._given = None if given is None else {key_of(name): of.strip() for name, of in given.items()}
         self._spelled = {key_of(name): name for name in given or ()}
         self._classes: dict[str, str] = {}
+        self._found: dict[str, str] = {}
         self._left_out: Counter[str] = Counter()
 
     @property
@@ -145,6 +167,7 @@ class _Names:
     def class_of(self, name: str) -> str | None:
         """Returns the class of a name; None where it is left out."""
         key = key_of(name)
+        name = self._found.setdefault(key, name)
         found = self._given.get(key) if self._given is not None else None if key in _NOT_DRAWN else name
         if found is None:
             self._left_out[name] += 1
@@ -158,7 +181,7 @@ class _Names:
             yield Fault(root, "segments that are left out", fix, name, number, doubt=True)
         for key, name in self._spelled.items():
             if key not in self._classes:
-                fix = f"There are: {', '.join(sorted({*self._classes, *self._left_out}))}."
+                fix = f"There are: {', '.join(sorted(self._found.values(), key=natural))}."
                 yield Fault(root, "segment of the recipe that no file has", fix, name)
         if _FOREGROUND in self._classes.values() and len(set(self._classes.values())) > 1:
             fix = "Say of which class it is: segments: {foreground: liver} in the source, with all others."
