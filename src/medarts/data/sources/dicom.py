@@ -17,20 +17,16 @@ from pydantic import Field, model_validator
 from medarts.config import MaskSourceSettings
 from medarts.config.section import Text
 from medarts.data.contents import composed
-from medarts.data.formats import is_image, suffix_of
-from medarts.data.formats.dicom import is_dicom, object_name
+from medarts.data.dicom_files import DicomFiles, dicom_files, read_headers
 from medarts.data.formats.drawings import Drawing, Mark, drawing_of, is_drawing, key_of, off_plane, tolerance
-from medarts.data.formats.series import Header, frames_of, header_of, stacks
+from medarts.data.formats.series import Header, header_of
 from medarts.data.manifest import ReadingRules
 from medarts.data.sources import Fault, Listing, Pair, Source, domain_of, register_source, rules_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
-from medarts.system.console import counted, progress_bar
+from medarts.system.console import counted
 
 LAYOUT = "DICOM series in any folders, with DICOM segmentations (SEG) or structure sets (RTSTRUCT)"
-
-_MANY = 200
-"""Files from which reading their headers is shown."""
 
 _GAP = 1.5
 """Times the usual distance of slices from which some are missing."""
@@ -42,9 +38,6 @@ _FOREGROUND = "foreground"
 """The segment of networks that have one class without a name."""
 
 _PERCENTILES = (0.5, 99.5)
-
-_NOTES = {".csv", ".tsv", ".json", ".txt", ".md", ".pdf", ".xml", ".html", ".xlsx", ".zip", ".log"}
-"""Files that are not opened to see whether they are DICOM."""
 
 
 class DicomSettings(MaskSourceSettings):
@@ -63,23 +56,6 @@ class DicomSettings(MaskSourceSettings):
         if self.labels is not None:
             raise ValueError("labels are for values of mask files; name the classes of segments in segments")
         return self
-
-
-@dataclass
-class _Objects:
-    """The DICOM files of a folder.
-
-    Attributes:
-        series: SeriesInstanceUID -> its stacks; files without one are series of their own.
-        drawings: segmentations and structure sets.
-        others: kinds of files that are neither, with their number.
-        faults: what was noted.
-    """
-
-    series: dict[str, list[list[Header]]] = field(default_factory=dict)
-    drawings: list[Path] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
-    faults: list[Fault] = field(default_factory=list)
 
 
 @dataclass
@@ -102,14 +78,14 @@ class Dicom(Source):
     layout = LAYOUT
 
     def recognise(self, path: Path) -> tuple[DicomSettings, ...]:
-        files, _ = _files(path)
+        files, _ = dicom_files(path)
         if not any(_is_drawing(file) for file in files):
             return ()
         return (DicomSettings(path=path, name=domain_of(path), percentiles=_PERCENTILES),)
 
     def find(self, settings: DicomSettings, findings: tuple[str, ...] | None = None) -> Listing:
-        files, unread = _files(settings.path)
-        objects = _opened(files, settings.path)
+        files, unread = dicom_files(settings.path)
+        objects = read_headers(files, settings.path)
         names = _Names(settings.segments)
         drawn: dict[int, _Drawn] = {}
         for path in objects.drawings:
@@ -195,7 +171,7 @@ class _Keys:
         faults: the patients that are folders.
     """
 
-    def __init__(self, root: Path, objects: _Objects) -> None:
+    def __init__(self, root: Path, objects: DicomFiles) -> None:
         every = [stack for found in objects.series.values() for stack in sorted(found, key=len, reverse=True)]
         parents = {stack[0].path.parent for stack in every} or {root}
         self._shared = len(Path(os.path.commonpath(parents)).relative_to(root).parts)
@@ -237,61 +213,14 @@ class _Keys:
             yield Pair(key, each.path, masks[0][1], patient, slice_index=each.frame, series=series, class_masks=masks)
 
 
-def _files(root: Path) -> tuple[list[Path], list[Path]]:
-    """Returns the DICOM files below a folder, by their content or suffix, and the images of other formats."""
-    found: list[Path] = []
-    others: list[Path] = []
-    for folder, inner, names in os.walk(root):
-        inner[:] = sorted((name for name in inner if not name.startswith(".")), key=natural)
-        for name in sorted(names, key=natural):
-            path = Path(folder) / name
-            if name.startswith(".") or name.upper() == "DICOMDIR" or suffix_of(path) in _NOTES:
-                continue
-            if suffix_of(path) == ".dcm" or (not is_image(path) and is_dicom(path)):
-                found.append(path)
-            elif is_image(path):
-                others.append(path)
-    return found, others
-
-
 def _is_drawing(path: Path) -> bool:
     try:
-        return is_drawing(path)
+        return header_of(path) is None and is_drawing(path)
     except DataError:
         return False
 
 
-def _opened(files: Sequence[Path], root: Path) -> _Objects:
-    """Reads the headers of files and puts the slices of every series in order."""
-    objects = _Objects()
-    headers: dict[str, list[Header]] = defaultdict(list)
-    with progress_bar("read headers", len(files), is_told=len(files) > _MANY) as bar:
-        for path in files:
-            try:
-                header = header_of(path)
-                if header is not None:
-                    headers[header.series or str(path)] += frames_of(header)
-                elif is_drawing(path):
-                    objects.drawings.append(path)
-                else:
-                    objects.others[object_name(path)] += 1
-            except DataError as error:
-                detail = error.problem.rstrip(".")
-                objects.faults.append(Fault(path, "DICOM file that cannot be read", error.fix, detail))
-            bar.advance()
-    for series, found in headers.items():
-        objects.series[series] = stacks(found)
-        kept = {id(each) for stack in objects.series[series] for each in stack}
-        fix = "One of them is read; remove the others."
-        objects.faults += [
-            Fault(each.path, "copy of a slice", fix, str(each.path.relative_to(root)), doubt=True)
-            for each in found
-            if id(each) not in kept
-        ]
-    return objects
-
-
-def _attach(path: Path, objects: _Objects, names: _Names, drawn: dict[int, _Drawn]) -> list[Fault]:
+def _attach(path: Path, objects: DicomFiles, names: _Names, drawn: dict[int, _Drawn]) -> list[Fault]:
     """Notes the stacks that a segmentation or structure set belongs to; returns what lies on none of their slices."""
     try:
         drawing = drawing_of(path)
@@ -352,7 +281,7 @@ def _by(apart: Sequence[float]) -> str:
     return f", up to {max(apart):.2f} mm away" if max(apart) else ""
 
 
-def _stacks_of(drawing: Drawing, objects: _Objects) -> list[list[list[Header]]]:
+def _stacks_of(drawing: Drawing, objects: DicomFiles) -> list[list[list[Header]]]:
     """Returns the stacks that masks may lie on: those that they refer to, else those of each series that they fit."""
     own = [stack for series in sorted(drawing.series) for stack in objects.series.get(series, [])]
     if own:
@@ -403,7 +332,7 @@ def _gaps(stack: Sequence[Header], keys: _Keys) -> Iterator[Fault]:
         yield Fault(stack[number].path, "gap between the slices of a series", fix, detail, doubt=True)
 
 
-def _without_masks(objects: _Objects, drawn: Mapping[int, _Drawn], keys: _Keys) -> Iterator[Fault]:
+def _without_masks(objects: DicomFiles, drawn: Mapping[int, _Drawn], keys: _Keys) -> Iterator[Fault]:
     fix = "Add their segmentations, or use them with medarts predict."
     for found in objects.series.values():
         for stack in found:
@@ -413,7 +342,7 @@ def _without_masks(objects: _Objects, drawn: Mapping[int, _Drawn], keys: _Keys) 
                 yield Fault(stack[0].path, "series without masks, which are left out", fix, detail, doubt=True)
 
 
-def _unread(root: Path, objects: _Objects, others: Sequence[Path]) -> Iterator[Fault]:
+def _unread(root: Path, objects: DicomFiles, others: Sequence[Path]) -> Iterator[Fault]:
     for kind, number in objects.others.items():
         fix = "None needed, if they are not meant as masks."
         yield Fault(root, "DICOM files that are neither images nor masks", fix, kind, number, doubt=True)
