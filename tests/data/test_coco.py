@@ -1,6 +1,7 @@
 """COCO annotations: rasterised polygons and run lengths, categories as classes, splits."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from medarts.data.formats.coco import read_annotations
 from medarts.data.formats.polygons import fill, fill_all
 from medarts.data.masks import read_mask
 from medarts.data.opening import open_sources, recognise, survey
+from medarts.data.sources import AmbiguousLayoutError
 from medarts.errors import DataError
 
 SHAPE = (12, 16)
@@ -123,3 +125,32 @@ def test_a_missing_image_and_categories_that_change_are_refused(tmp_path):
     (tmp_path / "two/test/annotations.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"category 0 '[ac]', another file '[ac]'"):
         open_sources(recognise(tmp_path / "two"))
+
+
+def test_several_files_of_annotations_are_a_choice(tmp_path):
+    root = annotated(tmp_path, [[1, 1, 5, 1, 5, 5]])
+    shutil.copy(root / "annotations.json", root / "second.json")
+    with pytest.raises(AmbiguousLayoutError) as raised:
+        recognise(root)
+    assert raised.value.told == ("the annotations annotations.json", "the annotations second.json")
+    for kind in ("images", "masks"):
+        (root / kind).mkdir()
+        shutil.copy(root / "0.png", root / kind)
+    assert [source.kind for source in recognise(root)] == ["folder"]
+
+
+def test_categories_are_classes_by_their_names(tmp_path):
+    large, small = [[1, 1, 11, 1, 11, 11, 1, 11]], [[4, 4, 6, 4, 6, 6, 4, 6]]
+    source = recognise(annotated(tmp_path, small, second=large))
+
+    def first(*classes: str) -> Counter[int]:
+        manifest = open_sources(source, classes=classes)
+        return Counter(read_mask(manifest.samples[0], manifest.rules[manifest.domains[0]]).classes.ravel().tolist())
+
+    assert first("b", "a") == {0: 92, 1: 96, 2: 4}
+    assert first("b", "c", "a") == {0: 92, 1: 96, 3: 4}
+    assert first("class 1", "class 2") == {0: 92, 2: 96, 1: 4}  # which have no names
+    with pytest.raises(DataError, match=r"has the class 'b', which the recipe does not name\..*5: background"):
+        first("a")
+    with pytest.raises(DataError, match=r"has the classes 'a', 'b', which"):
+        first("A", "B")

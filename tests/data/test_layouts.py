@@ -1,5 +1,6 @@
 """Layouts recognised by structure: what the patterns are, what is asked, and what is never guessed."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from tests.data.layouts_of_tests import CASES, LAYOUTS, put
 
 from medarts.data import opening
 from medarts.data.layouts import layouts_of
-from medarts.data.opening import survey
+from medarts.data.masks import IGNORE
+from medarts.data.opening import open_sources, survey
 from medarts.data.sources import AmbiguousLayoutError
 from medarts.data.sources.folder import FolderSettings
 
@@ -175,3 +177,13 @@ def test_hidden_files_and_copies_of_a_mac_are_no_images(tmp_path):
             tmp_path, f"imagesTr/{n}.nii.gz", f"imagesTr/._{n}.nii.gz", f"labelsTr/{n}.nii.gz", f"__MACOSX/._{n}.nii.gz"
         )
     assert patterns_of(tmp_path) == [[("imagesTr/{name}", "labelsTr/{name}")]]
+
+
+def test_pixels_that_nnunet_ignores_are_ignored(tmp_path):
+    LAYOUTS["nnunet"](tmp_path)
+    about = json.loads((tmp_path / "dataset.json").read_text())
+    about["labels"] = {"background": 0, "liver": 1, "ignore": 2}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    for classes in (("liver",), (), ("foreground",)):
+        manifest = open_sources(opening.recognise(tmp_path), classes=classes)
+        assert manifest.rules[manifest.domains[0]].labels == ((1, 1), (2, IGNORE))

@@ -9,6 +9,7 @@ from tests.data.layouts_of_tests import CASES, LAYOUTS
 
 from medarts.config import make_source
 from medarts.data.opening import choose_sources, open_sources, recognise, survey
+from medarts.data.sources import AmbiguousLayoutError
 from medarts.errors import DataError
 
 
@@ -87,3 +88,47 @@ def test_the_training_entries_of_a_challenge_are_divided(tmp_path):
     (tmp_path / "d.json").write_text("{")
     with pytest.raises(DataError, match=r"d\.json is not valid JSON"):
         opened(tmp_path, table="d.json")
+
+
+def paths(numbers: range) -> list[str]:
+    return [f"scans/{n}.png,drawn/{n}.png" for n in numbers]
+
+
+def test_folds_of_another_tool_are_no_splits(tmp_path):
+    write(files(tmp_path) / "t.csv", "image,mask,fold", *(f"{pair},{n}" for n, pair in enumerate(paths(range(4)))))
+    assert len(opened(tmp_path, table="t.csv")) == 4
+    entries = [{"image": f"scans/{n}.png", "label": f"drawn/{n}.png", "fold": n % 2} for n in range(4)]
+    (tmp_path / "t.json").write_text(json.dumps({"training": entries}), encoding="utf-8")
+    assert len(opened(tmp_path, table="t.json")) == 4
+
+
+def test_a_column_without_splits_is_not_that_of_the_splits(tmp_path):
+    write(files(tmp_path) / "t.csv", "image,mask,set", *(f"{pair},hospital" for pair in paths(range(4))))
+    assert len(opened(tmp_path, table="t.csv")) == 4
+    with pytest.raises(DataError, match=r"'hospital' is not a split\. Write train, val or test in the column set\."):
+        opened(tmp_path, table="t.csv", split="set")
+
+
+@pytest.mark.parametrize("name", ["patient", "split"])
+def test_a_column_that_the_list_lacks_is_refused(tmp_path, name):
+    write(files(tmp_path) / "t.csv", "image,mask,patient", *(f"{pair},p" for pair in paths(range(4))))
+    with pytest.raises(DataError, match="has no column pateint; its columns are image, mask, patient"):
+        opened(tmp_path, table="t.csv", **{name: "pateint"})
+
+
+def test_several_lists_are_a_choice_only_where_folders_say_nothing(tmp_path):
+    root = files(tmp_path)
+    for name in ("first.csv", "second.csv"):
+        write(root / name, "image,mask", *(f"scans/{n}.png,drawn/{'abcd'[n]}.png" for n in range(4)))
+    for n in range(4):
+        (root / f"drawn/{n}.png").rename(root / f"drawn/{'abcd'[n]}.png")
+    with pytest.raises(AmbiguousLayoutError) as raised:
+        recognise(root)
+    assert raised.value.told == ("the list first.csv", "the list second.csv")
+    assert [source.model_dump()["table"] for (source,) in raised.value.choices] == ["first.csv", "second.csv"]
+    with pytest.raises(DataError, match="no known layout for classification"):
+        recognise(root, task="classification")
+    for name in ("images/0.png", "masks/0.png"):
+        (root / name).parent.mkdir()
+        (root / name).touch()
+    assert [source.kind for source in recognise(root)] == ["folder"]

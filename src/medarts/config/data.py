@@ -1,6 +1,7 @@
 """The data section of a recipe: sources, augmentation, size."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -259,6 +260,19 @@ Sampling = Annotated[
 """Which images an epoch shows, or how its crops are drawn."""
 
 
+def are_unnamed(classes: Sequence[str]) -> bool:
+    """Tells whether the names of foreground classes are those that a recipe without names gives them.
+
+    >>> are_unnamed(["class 1", "class 2"]), are_unnamed(["liver"])
+    (True, False)
+    """
+    return tuple(classes) in ((), ("foreground",), _numbered(len(classes)))
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"class {index}" for index in range(1, count + 1))
+
+
 class DataSettings(Section):
     """What the networks see.
 
@@ -321,9 +335,7 @@ class DataSettings(Section):
         """The names of the foreground classes of a segmentation, in the order of their indices, from 1 on."""
         if isinstance(self.classes, tuple):
             return self.classes
-        if self.classes == 1:
-            return ("foreground",)
-        return tuple(f"class {index}" for index in range(1, self.classes))
+        return ("foreground",) if self.classes == 1 else _numbered(self.classes - 1)
 
     @property
     def outputs(self) -> int:

@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 
 from medarts.config import DataSettings, FindingSourceSettings, MaskSourceSettings, Recipe, SourceSettings, Split, Task
-from medarts.config.data import BACKGROUND, IGNORED
+from medarts.config.data import BACKGROUND, IGNORED, are_unnamed
 from medarts.data.contents import composed, file_named, stem_of, tables_in
 from medarts.data.examination import first_of
 from medarts.data.folds import divided_into
@@ -31,6 +31,7 @@ from medarts.data.sources import (
     UNNAMED,
     UNUSED,
     WITHOUT_MASKS,
+    AmbiguousLayoutError,
     Fault,
     Listing,
     Pair,
@@ -267,10 +268,18 @@ def recognise(path: Path, *, task: Task | None = None) -> tuple[SourceSettings, 
     if not is_list(path):
         require_folder(path, layout=known)
     fitting = [source for source in every.values() if source.takes_files or path.is_dir()]
+    ways: list[tuple[tuple[SourceSettings, ...], str]] = []
     for source in sorted(fitting, key=lambda source: source.is_general):
-        found = source.recognise(path)
+        try:
+            found = source.recognise(path)
+        except AmbiguousLayoutError as ambiguous:  # unless another source knows what the folder is
+            ways += zip(ambiguous.choices, ambiguous.told, strict=True)
+            continue
         if found and task in (None, found[0].task):
             return found
+    ways = [(choice, told) for choice, told in ways if task in (None, choice[0].task)]
+    if ways:
+        raise AmbiguousLayoutError(path, [choice for choice, _ in ways], [told for _, told in ways])
     raise DataError(f"{path} has no known layout{f' for {task}' if task else ''}.", fix=f"Known: {known}.")
 
 
@@ -294,10 +303,29 @@ def _with_labels(settings: SourceSettings, source: Source, classes: Sequence[str
     """Returns the settings with the labels that the data set says by itself, where the recipe names its classes."""
     if not isinstance(settings, MaskSourceSettings) or settings.labels is not None or not settings.path.is_dir():
         return settings
-    named = source.names_of_values(settings) if classes else {}
-    if not named or not set(classes).issuperset(named.values()):
+    named = source.names_of_values(settings)
+    if not named:
         return settings
+    shown = [name for name in named.values() if name not in (BACKGROUND, IGNORED)]
+    others = [name for name in shown if name not in classes]
+    unnamed = are_unnamed(classes) or len(classes) == len(shown) == 1
+    if len(others) == len(shown) and unnamed:  # values in the order of the classes, if there is more than one
+        return settings if len(shown) == len(named) else settings.model_copy(update={"labels": _in_order(named)})
+    if others:
+        values = ", ".join(f"{value}: background" for value, name in named.items() if name in others)
+        raise DataError(
+            f"{settings.path} has the {'class' if len(others) == 1 else 'classes'} "
+            f"{', '.join(map(quoted, others))}, which the recipe does not name.",
+            fix=f"Add {'it' if len(others) == 1 else 'them'} to data.classes; or give the source labels for all, "
+            f"with {values} for what is not looked for.",
+        )
     return settings.model_copy(update={"labels": dict(named)})
+
+
+def _in_order(named: Mapping[int, str]) -> dict[int, int | str]:
+    """Returns labels by which the classes have their indices in the order of their values."""
+    indices = count(1)
+    return {value: name if name in (BACKGROUND, IGNORED) else next(indices) for value, name in named.items()}
 
 
 def with_class_indices(settings: SourceSettings, classes: Sequence[str]) -> SourceSettings:
@@ -335,7 +363,7 @@ def _source(kind: str) -> Source:
 
 
 def names_of_values(settings: SourceSettings) -> Mapping[int, str]:
-    """Returns the names of the classes by the values of the masks, where the data set says them; see `Source`."""
+    """Returns what the values of masks mean, where the data set says it; see `Source.names_of_values`."""
     return _source(settings.kind).names_of_values(settings)
 
 

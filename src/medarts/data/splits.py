@@ -139,10 +139,16 @@ def group_columns(columns: Iterable[str]) -> tuple[str, ...]:
     return tuple(column for _, column in found)
 
 
-def without_splits(path: Path, words: Iterable[str]) -> DataError:
-    """Returns the error of a table of which no row has a split."""
+def without_splits(path: Path, words: Iterable[str], *, column: str = "split") -> DataError:
+    """Returns the error of a table of which no row has a split.
+
+    Args:
+        path: the table.
+        words: the cells of the column.
+        column: its name.
+    """
     doubtful = list(dict.fromkeys(word for word in words if is_doubtful(word)))
-    fix = "Write train, val or test in the column split."
+    fix = f"Write train, val or test in the column {column}."
     if not doubtful:
         return DataError(f"{path} leaves every image out.", fix=fix)
     shown = ", ".join(f"'{word}'" for word in doubtful[:4]) + (", ..." if len(doubtful) > 4 else "")

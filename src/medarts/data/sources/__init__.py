@@ -180,7 +180,10 @@ class Source(ABC):
         return ()
 
     def names_of_values(self, settings: Any) -> Mapping[int, str]:
-        """Returns the names of the foreground classes by the values of the masks, where the data set says them."""
+        """Returns the names of the foreground classes by the values of the masks, where the data set says them.
+
+        That of a value whose pixels count nothing is ``medarts.config.data.IGNORED``.
+        """
         return {}
 
     def in_classes(self, listing: Listing, classes: Sequence[str]) -> Listing:

@@ -15,7 +15,17 @@ from medarts.data.formats import is_image, suffix_of
 from medarts.data.formats.coco import Annotations, is_annotations, read_annotations
 from medarts.data.manifest import ReadingRules
 from medarts.data.patterns import PathPattern, split_of
-from medarts.data.sources import Fault, Listing, Pair, Source, domain_of, missing, register_source, rules_of
+from medarts.data.sources import (
+    AmbiguousLayoutError,
+    Fault,
+    Listing,
+    Pair,
+    Source,
+    domain_of,
+    missing,
+    register_source,
+    rules_of,
+)
 from medarts.data.splits import without_suffix
 from medarts.errors import DataError
 
@@ -66,9 +76,9 @@ class Coco(Source):
         if len(found) > 1 and len(shared) == 1:
             return (CocoSettings(path=root, name=domain_of(root), annotations=shared[0]),)
         if len(found) > 1:
-            names = " and ".join(file.as_posix() for file in found)
-            raise DataError(f"{root} holds several files of annotations: {names}.", fix="Give the one that is meant.")
-        return tuple(CocoSettings(path=root, name=domain_of(root), annotations=file.as_posix()) for file in found)
+            told = [f"the annotations {file.as_posix()}" for file in found]
+            raise AmbiguousLayoutError(root, [(_settings(root, file),) for file in found], told)
+        return tuple(_settings(root, file) for file in found)
 
     def names_of_values(self, settings: CocoSettings) -> Mapping[int, str]:
         parts = [(read_annotations(file), word) for file, word in _files(settings)]
@@ -91,6 +101,10 @@ class Coco(Source):
                     )
         rules = ReadingRules(labels=tuple((number + 1, n) for n, number in enumerate(categories_of(parts), start=1)))
         return Listing(tuple(pairs), tuple(faults), rules_of(settings, defaults=rules))
+
+
+def _settings(root: Path, file: Path) -> CocoSettings:
+    return CocoSettings(path=root, name=domain_of(root), annotations=file.as_posix())
 
 
 def categories_of(parts: list[tuple[Annotations, str]]) -> dict[int, str]:

@@ -145,8 +145,8 @@ class Folder(Source):
         named: dict[int, str] = {}
         for one, other in labels.items() if isinstance(labels, dict) else ():
             value, name = (one, other) if str(one).isdecimal() else (other, one)
-            if str(value).isdecimal() and int(value) > 0 and str(name).lower() != IGNORED:
-                named[int(value)] = str(name)
+            if str(value).isdecimal() and int(value) > 0:
+                named[int(value)] = IGNORED if str(name).lower() == IGNORED else str(name)
         return dict(sorted(named.items()))
 
     def find(self, settings: FolderSettings, findings: tuple[str, ...] | None = None) -> Listing:

@@ -21,6 +21,7 @@ from medarts.data.formats import is_image, suffix_of
 from medarts.data.patterns import PathPattern, split_of
 from medarts.data.sources import (
     TWICE,
+    AmbiguousLayoutError,
     Fault,
     Listing,
     Pair,
@@ -31,7 +32,7 @@ from medarts.data.sources import (
     rules_of,
     unreadable,
 )
-from medarts.data.splits import group_columns, is_doubtful, split_named, without_suffix
+from medarts.data.splits import group_columns, is_doubtful, split_named, without_splits, without_suffix
 from medarts.data.tables import read_json, read_table
 from medarts.data.volumes import slices_of
 from medarts.errors import DataError
@@ -40,7 +41,7 @@ LAYOUT = "a CSV or JSON file with the paths of images and masks"
 
 _IMAGE = {"image", "images", "img", "scan", "input", "file", "path", "filename", ""}
 _MASK = {"mask", "masks", "label", "labels", "seg", "segmentation", "annotation", "gt", "groundtruth", "target"}
-_SPLIT = {"split", "set", "subset", "partition", "phase", "usage", "fold"}
+_SPLIT = {"split", "set", "subset", "partition", "phase", "usage"}
 _ENDS = re.compile(r"(paths?|files?|names?|filenames?)$")
 GONE = "entry whose file is not there"
 _TABLES = (".csv", ".tsv", ".json")
@@ -152,9 +153,9 @@ class ListSource(Source):
         if len(lists) > 1 and None not in words and len({file.suffix for file in lists}) == 1:
             return (ListSettings(path=root, name=domain_of(root), table=f"{{split}}{lists[0].suffix}"),)
         if len(lists) > 1:
-            names = " and ".join(file.name for file in lists)
-            raise DataError(f"{root} holds several lists: {names}.", fix="Give the file of the one that is meant.")
-        return tuple(ListSettings(path=root, name=domain_of(root), table=file.name) for file in lists)
+            told = [f"the list {file.name}" for file in lists]
+            raise AmbiguousLayoutError(root, [(_settings(root, file),) for file in lists], told)
+        return tuple(_settings(root, file) for file in lists)
 
     def find(self, settings: ListSettings, findings: tuple[str, ...] | None = None) -> Listing:
         pairs: list[Pair] = []
@@ -174,6 +175,10 @@ class ListSource(Source):
                     pairs += slices
                     faults += fault
         return Listing(tuple(pairs), tuple(faults), rules_of(settings))
+
+
+def _settings(root: Path, file: Path) -> ListSettings:
+    return ListSettings(path=root, name=domain_of(root), table=file.name)
 
 
 def _tables(settings: ListSettings) -> Iterator[tuple[Path, str]]:
@@ -200,12 +205,12 @@ def _pairs(entries: _Entries, files: _Files, settings: ListSettings) -> Iterator
                 f"{entries.path} has no column of the {what}s; its columns are {', '.join(entries.columns)}.",
                 fix=f"Name it in {what} of the source.",
             )
-    patient = settings.patient or next(iter(group_columns(entries.columns)), None)
-    split = _column(entries, settings.split, _SPLIT)
+    patient = _given(entries, settings.patient) or next(iter(group_columns(entries.columns)), None)
+    split = _split_column(entries, settings)
     for row, told in zip(entries.rows, entries.splits, strict=True):
         word = row.get(split or "", "") or told
         if word and split_named(word) is None and split_of(word) is None:
-            if is_doubtful(word) and not word.isdecimal():
+            if is_doubtful(word):
                 yield left_out(entries.path, row[str(image)], word)
             continue
         found = [_file(row, str(column), files, entries.path) for column in (image, mask)]
@@ -217,6 +222,17 @@ def _pairs(entries: _Entries, files: _Files, settings: ListSettings) -> Iterator
             key = _key(paths[0], settings.path)
             whole = row.get(patient or "", "") or key
             yield Pair(key, paths[0], paths[1], patient=whole, split=_split(word))
+
+
+def _split_column(entries: _Entries, settings: ListSettings) -> str | None:
+    """Returns the column of the splits; one that is only called as usual has to hold words for them."""
+    split = _column(entries, settings.split, _SPLIT)
+    words = [word for row in entries.rows if (word := row.get(split or "", ""))]
+    if not any(is_doubtful(word) for word in words) or any(_split(word) for word in words):
+        return split
+    if settings.split is not None:
+        raise without_splits(entries.path, words, column=settings.split)
+    return None
 
 
 def _split(word: str) -> Split | None:
@@ -241,14 +257,17 @@ def _key(image: Path, root: Path) -> str:
 
 def _column(entries: _Entries, given: str | None, usual: set[str]) -> str | None:
     """Returns the column that a recipe names, else one that is called as usual; None without one."""
-    if given is not None:
-        if given not in entries.columns:
-            raise DataError(
-                f"{entries.path} has no column {given}; its columns are {', '.join(entries.columns)}.",
-                fix="Correct the name of the column in the source.",
-            )
-        return given
-    return next((column for column in entries.columns if _plain(column) in usual), None)
+    return _given(entries, given) or next((column for column in entries.columns if _plain(column) in usual), None)
+
+
+def _given(entries: _Entries, column: str | None) -> str | None:
+    """Returns the column that a recipe names; refuses one that the list does not have."""
+    if column is not None and column not in entries.columns:
+        raise DataError(
+            f"{entries.path} has no column {column}; its columns are {', '.join(entries.columns)}.",
+            fix="Correct the name of the column in the source.",
+        )
+    return column
 
 
 def _plain(column: str) -> str:
