@@ -64,7 +64,7 @@ def problem(*masks: np.ndarray | Raw) -> DataError | None:
             "Save the masks without JPEG",
         ),
         ((jpeg(drawn(255)), jpeg(drawn(160, radius=16))), "foreground values", "Save the masks without JPEG"),
-        ((drawn(1), drawn(255), drawn(255, ground=1)), "value 1 is the foreground", "{1: 1, 255: 0} where 255"),
+        ((drawn(1), drawn(255), drawn(255, ground=1)), "value 1 is the foreground", "{1: 1, 255: ignore} where 255"),
     ],
 )
 def test_files_that_differ_are_several_classes(masks, words, fix):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from medarts.data.formats.raw import Raw
 from medarts.data.manifest import ReadingRules, Sample
-from medarts.data.masks import classify, read_mask
+from medarts.data.masks import IGNORE, classify, read_mask
 from medarts.errors import DataError
 
 
@@ -150,8 +150,8 @@ def test_white_that_rounding_made_254_is_white():
         ((0, 128, 255), "{128: 1, 255: 2}"),
         ((255, 128, 0), "{0: 1, 128: 2, 255: 0}"),  # of optic disc and cup: white is the ground
         ((0, 200, 100), "{100: 1, 200: 2}"),
-        ((0, 1, 255), "{1: 1, 255: 0}"),
-        ((0, 15, 255), "{15: 1, 255: 0}"),
+        ((0, 1, 255), "{1: 1, 255: ignore}"),
+        ((0, 15, 255), "{15: 1, 255: ignore}"),
     ],
 )
 @pytest.mark.parametrize("radius", [1, 2, 6])
@@ -162,7 +162,8 @@ def test_three_values_are_refused_whatever_their_area(values, labels, radius):
     with pytest.raises(DataError, match=r"m\.png holds the values") as caught:
         read(stored)
     assert f"Give the source labels, such as {labels}" in caught.value.fix
-    given = {int(value): int(index) for value, index in (pair.split(":") for pair in labels[1:-1].split(","))}
+    pairs = [pair.split(": ") for pair in labels[1:-1].split(", ")]
+    given = {int(value): IGNORE if index == "ignore" else int(index) for value, index in pairs}
     assert set(np.unique(read(stored, labels=given))) == {0, *given.values()}
 
 
@@ -170,11 +171,13 @@ def test_a_class_with_a_void_border_is_not_its_border():
     # As in index masks with a palette: 1 is the object, 255 a line around it that counts for nothing.
     stored = np.where(drawn(), 255, 0).astype(np.uint8)
     stored[drawn(radius=16)] = 1
-    with pytest.raises(DataError, match=r"values 0, 1, 255.* \{1: 1, 255: 0\}, or \{1: 0, 255: 1\} where 1 is noise"):
+    with pytest.raises(
+        DataError, match=r"values 0, 1, 255.* \{1: 1, 255: ignore\}, or \{1: 0, 255: 1\} where 1 is noise"
+    ):
         read(stored)
     np.testing.assert_array_equal(read(stored, labels={1: 1, 255: 0}), drawn(radius=16))
     stored[5:9, 5:9] = 2
-    with pytest.raises(DataError, match=r"such as \{1: 1, 2: 2, 255: 0\}"):
+    with pytest.raises(DataError, match=r"such as \{1: 1, 2: 2, 255: ignore\}"):
         read(stored)
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.data.layouts_of_tests import CASES, LAYOUTS, put
 
 import medarts
 from medarts.config import load
-from medarts.data.opening import open_manifest
+from medarts.data.opening import open_data, open_manifest
 from medarts.errors import DataError, RecipeError
 
 SMALLEST = [
@@ -81,6 +82,72 @@ def test_classes_are_the_values_of_masks(tmp_path, monkeypatch, values, labels, 
     grey(tmp_path / "data", [square(*values)] * 6)
     data = medarts.init("data", measure=False).recipe.data
     assert (data.sources[0].model_dump()["labels"], data.outputs) == (labels, classes)
+
+
+def initialised(root: Path) -> tuple[object, int]:
+    """Returns the labels and outputs of the recipe for a folder."""
+    data = medarts.init(root, measure=False).recipe.data
+    open_manifest(data, needs=("train",))
+    open_data(data, needs=("train",))
+    return data.sources[0].model_dump(mode="json")["labels"], data.outputs
+
+
+def disc(size: int, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[:size, :size]
+    return np.asarray(np.hypot(rows - size / 2, columns - size / 2) < radius)
+
+
+def test_smooth_edges_are_no_classes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    large = Image.fromarray(disc(100, 30).astype(np.uint8) * 255)
+    mask = np.asarray(large.resize((32, 32), Image.Resampling.BILINEAR))
+    assert len(np.unique(mask)) > 3
+    assert initialised(grey(tmp_path / "data", [mask] * 6)) == (None, 1)
+
+
+def test_masks_of_two_programs_are_of_one_class(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = initialised(grey(tmp_path / "data", [square(1)] * 4 + [square(255)] * 4))
+    assert found == (None, 1)
+
+
+def test_one_class_with_a_border_that_is_void(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mask = np.where(disc(32, 11), 255, 0).astype(np.uint8)
+    mask[disc(32, 9)] = 1
+    assert initialised(grey(tmp_path / "data", [mask] * 6)) == ({"1": 1, "255": "ignore"}, 1)
+
+
+def test_classes_may_be_thin(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mask = square(1, 2, 3)
+    mask[:, 20], mask[:, 24] = 4, 5
+    assert initialised(grey(tmp_path / "data", [mask] * 6)) == ({str(n): n for n in range(1, 6)}, 6)
+
+
+def test_colours_in_jpeg_are_classes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mask = np.zeros((64, 64, 3), np.uint8)
+    mask[:32, :32], mask[32:, 32:] = (250, 0, 0), (0, 250, 0)
+    root = grey(tmp_path / "data", [square(255)] * 6)
+    for n in range(6):
+        put(root / "images" / f"{n}.png", np.full((64, 64), n, np.uint8))
+        (root / "masks" / f"{n}.png").unlink()
+        Image.fromarray(mask).save(root / "masks" / f"{n}.jpg", quality=90, subsampling=0)
+    labels, outputs = initialised(root)
+    assert isinstance(labels, dict)
+    assert (list(labels.values()), outputs) == ([1, 2], 3)
+
+
+def test_what_nnunet_ignores_is_ignored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    LAYOUTS["nnunet"](tmp_path / "data")
+    about = json.loads((tmp_path / "data/dataset.json").read_text())
+    about["labels"] = {"background": 0, "liver": 1, "ignore": 2}
+    (tmp_path / "data/dataset.json").write_text(json.dumps(about))
+    data = medarts.init("data", measure=False).recipe.data
+    assert (data.classes, data.sources[0].model_dump()["labels"]) == (("liver",), {1: "liver", 2: "ignore"})
+    open_data(data, needs=("train",))
 
 
 def test_colours_of_masks_are_classes(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import numpy as np
 from medarts.config import SPLITS, DataSettings, MaskSourceSettings, SourceSettings, Split
 from medarts.data.contents import stem_of
 from medarts.data.examination import Examination, Finding, Level, Summary, common, first_of, kind_of
+from medarts.data.formats import raw_mask
 from medarts.data.formats.raw import Raw
 from medarts.data.images import Image, scale
 from medarts.data.manifest import Manifest, ReadingRules, Sample
@@ -389,7 +390,8 @@ def _mask(
             return _mask_of_classes(sample, rules, needs, names)
         raw = stored_mask(sample, rules)
         if rules.labels is None:
-            values.add(raw)
+            indexed = raw.palette is not None  # whose indices labels name
+            values.add(raw_mask(sample.mask, sample.slice_index, indices=True, image=sample.image) if indexed else raw)
         found = classify(raw, rules, path=sample.mask)
     except DataError as error:
         findings.append(_error(sample, sample.mask, error))

@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medarts.config.data import BACKGROUND, IGNORED
 from medarts.data.formats import raw_mask
 from medarts.data.formats.raw import Raw
 from medarts.data.manifest import ReadingRules, Sample
+from medarts.data.meanings import labels_of, meanings_of
 from medarts.data.regions import Region, Regions, find_regions, surrounded
 from medarts.errors import DataError
 
@@ -37,9 +39,6 @@ NEAR = 32 / 255
 _UNKNOWN = -1
 _WHOLE = 1e-3
 """How near a stored value must be to a whole number to be that number: scaled and averaged masks are off by less."""
-
-_INDEX = 64
-"""Values below it are taken for class indices where the only other value is the highest one, a mark for void."""
 
 _SHOWN = 8
 
@@ -127,8 +126,8 @@ class DomainLevels:
                 return DataError(
                     f"The value {level.name} is the foreground of some masks of {domain} ({level.path}) and the "
                     f"background of others ({other.path}).",
-                    fix=f"Give the source labels, such as {{{label}: 1, 255: 2}}, or {{{label}: 1, 255: 0}} where 255 "
-                    "marks no class.",
+                    fix=f"Give the source labels, such as {{{label}: 1, 255: 2}}, or {{{label}: 1, 255: ignore}} where "
+                    "255 marks no class.",
                 )
         return None
 
@@ -573,12 +572,14 @@ def _advice(regions: Regions, raw: Raw) -> str:
         if raw.palette is None:
             return f"{first}Give the source labels, such as {_colour_labels(found, raw)}."
         found = _indexed(found, raw.palette)
-    labels = {} if any(region.value[0] != int(region.value[0]) for region in found) else _labels(found, raw)
+    labels = {} if any(region.value[0] != int(region.value[0]) for region in found) else _labels(found)
     if not labels:
         return f"{first}Save its classes as whole numbers, and give the source labels."
-    if labels == {1: 1, 255: 0}:  # what JPEG of the best quality, saved again as PNG, can leave too
-        return "Give the source labels, such as {1: 1, 255: 0}, or {1: 0, 255: 1} where 1 is noise."
-    return f"{first}Give the source labels, such as {labels}."
+    noise = ""
+    if labels == {1: 1, 255: IGNORED}:  # what JPEG of the best quality, saved again as PNG, can leave too
+        noise = ", or {1: 0, 255: 1} where 1 is noise"
+    text = ", ".join(f"{value}: {meaning}" for value, meaning in labels.items())
+    return f"{first}Give the source labels, such as {{{text}}}{noise}."
 
 
 def _colour_labels(found: tuple[Region, ...], raw: Raw) -> str:
@@ -605,21 +606,12 @@ def _indexed(found: tuple[Region, ...], palette: NDArray[np.uint8]) -> tuple[Reg
     return tuple(Region((float(index),), region.pixels) for index, region in pairs)
 
 
-def _labels(found: tuple[Region, ...], raw: Raw) -> dict[int, int]:
-    """Returns the likely classes of values: a lone highest value is void, else the ground may be white."""
-    values = [int(region.value[0]) for region in found]
-    if not any(values):
+def _labels(found: Sequence[Region]) -> dict[int, int | str]:
+    """Returns the likely classes of values, 0 for background."""
+    pixels = {int(region.value[0]): region.pixels for region in found}
+    if not any(pixels):
         return {}
-    largest = int(max(found, key=lambda region: region.pixels).value[0])
-    highest = raw.range is not None and values[-1] == raw.range[1]
-    void = highest and len(values) > 2 and values[0] == 0 and values[-2] < _INDEX
-    if void or (values[0] == 0 and not (highest and largest == values[-1])) or len(values) == 1:
-        ground = {0}
-    else:
-        ground = {largest}
-    ground |= {values[-1]} if void else set()
-    classes = iter(range(1, len(values) + 1))
-    return {value: 0 if value in ground else next(classes) for value in values if value != 0 or 0 not in ground}
+    return {value: 0 if meaning == BACKGROUND else meaning for value, meaning in labels_of(meanings_of(pixels)).items()}
 
 
 def _looked_up(values: NDArray[Any], labels: dict[int, int], raw: Raw, path: Path) -> Mask:

@@ -1,9 +1,11 @@
-"""The block of labels that the doctor proposes for masks whose values nobody has named.
+"""The labels that the doctor and init propose for masks whose values nobody has named.
 
 >>> seen = MaskValues()
 >>> values = np.zeros((4, 4, 1), np.uint8)
 >>> values[:2], values[3] = 3, 255
 >>> seen.add(Raw(values, (0.0, 255.0)))
+>>> seen.labels
+{3: 1, 255: 'ignore'}
 >>> print("\\n".join(seen.block()))
 classes: 1
 labels:
@@ -12,17 +14,17 @@ labels:
   255: ignore    # 25.0% of the pixels, in 1 of 1 masks
 """
 
+from collections import Counter
+
 import numpy as np
 
 from medarts.data.formats.raw import Raw
 from medarts.data.masks import NEAR_LABEL
+from medarts.data.meanings import are_indices, labels_of, meanings_of
 from medarts.data.regions import find_regions
 
 _MOST = 64
 """Values above which a set holds no classes but photographs."""
-
-_INDEX = 64
-"""Values below it are class indices, beside which 255 is a mark for pixels that are of none."""
 
 Value = tuple[int, ...]
 """A grey value, or red, green and blue in levels of 255."""
@@ -32,21 +34,17 @@ class MaskValues:
     """The values that fill areas of the masks of a data set, as they are added."""
 
     def __init__(self) -> None:
-        self._pixels: dict[Value, int] = {}
-        self._masks: dict[Value, int] = {}
+        self._pixels: Counter[Value] = Counter()
+        self._masks: Counter[Value] = Counter()
         self._number = self._total = 0
 
     def add(self, raw: Raw) -> None:
         """Adds a mask as stored."""
-        values = raw.values if _is_coloured(raw) else raw.values[..., :1]
-        found = find_regions(values, limits=raw.range, lossy=raw.lossy)
-        seen: dict[Value, int] = {}
-        for region in found.found:
-            value = self._known(tuple(round(part) for part in region.value[:3]), exact=not raw.lossy)
-            seen[value] = seen.get(value, 0) + region.pixels
-        for value, pixels in seen.items():
-            self._pixels[value] = self._pixels.get(value, 0) + pixels
-            self._masks[value] = self._masks.get(value, 0) + 1
+        seen: Counter[Value] = Counter()
+        for value, pixels in _values_of(raw).items():
+            seen[self._known(value, exact=not raw.lossy)] += pixels
+        self._pixels.update(seen)
+        self._masks.update(seen.keys())
         self._number += 1
         self._total += raw.values.shape[0] * raw.values.shape[1]
 
@@ -66,32 +64,57 @@ class MaskValues:
         """Whether there are more values than a background and one class have, and few enough to be classes."""
         return 2 < len(self._pixels) <= _MOST
 
+    @property
+    def labels(self) -> dict[int | str, int | str]:
+        """Labels for the source, see `medarts.data.meanings`; none where there are too many values for classes."""
+        if len(self._pixels) > _MOST:
+            return {}
+        return {self._key(value): meaning for value, meaning in labels_of(self._meanings()).items()}
+
     def block(self) -> list[str]:
         """Returns lines for a recipe: the number of classes, and what each value would be."""
-        values = sorted(self._pixels)
-        if any(len(value) > 1 for value in values):  # a grey is a colour beside others
-            values = sorted({value * 3 if len(value) == 1 else value for value in values})
-        greys = [value[0] for value in values if len(value) == 1]
-        void = len(greys) > 2 and greys[-1] == 255 and greys[-2] < _INDEX
-        ground = values[0] if not any(values[0]) else max(values, key=self._of)
-        lines, number = [], 0
-        for value in values:
-            if value == ground:
-                meaning = "background"
-            elif void and value == (255,):
-                meaning = "ignore"
-            else:
-                number += 1
-                meaning = str(number)
-            key = str(value[0]) if len(value) == 1 else f'"#{bytes(value).hex()}"'
-            share = self._of(value) / max(self._total, 1)
-            masks = f"in {self._masks.get(value, self._masks.get(value[:1], 0))} of {self._number} masks"
-            lines.append(f"  {key}: {meaning}    # {share:.1%} of the pixels, {masks}")
+        lines = []
+        meanings = self._meanings()
+        pixels, masks = self._by_number(self._pixels), self._by_number(self._masks)
+        for value, meaning in meanings.items():
+            key = self._key(value)
+            share = f"{pixels[value] / max(self._total, 1):.1%} of the pixels"
+            written = key if isinstance(key, int) else f'"{key}"'
+            lines.append(f"  {written}: {meaning}    # {share}, in {masks[value]} of {self._number} masks")
+        number = sum(isinstance(meaning, int) for meaning in meanings.values())
         return [f"classes: {number + 1 if number > 1 else 1}", "labels:", *lines]
 
-    def _of(self, value: Value) -> int:
-        return self._pixels.get(value, self._pixels.get(value[:1], 0))
+    def _meanings(self) -> dict[int, int | str]:
+        return meanings_of(self._by_number(self._pixels), colours=self._are_coloured)
+
+    @property
+    def _are_coloured(self) -> bool:
+        return any(len(value) > 1 for value in self._pixels)
+
+    def _by_number(self, counts: Counter[Value]) -> Counter[int]:
+        """Returns counts by grey values or, where there are colours, by colours of 24 bits, which greys are too."""
+        numbers: Counter[int] = Counter()
+        for value, count in counts.items():
+            rgb = value * 3 if len(value) == 1 else value
+            numbers[rgb[0] << 16 | rgb[1] << 8 | rgb[2] if self._are_coloured else value[0]] += count
+        return numbers
+
+    def _key(self, number: int) -> int | str:
+        return f"#{number:06x}" if self._are_coloured else number
 
 
-def _is_coloured(raw: Raw) -> bool:
-    return any(not np.array_equal(raw.values[..., 0], raw.values[..., n]) for n in range(1, raw.values.shape[2]))
+def _values_of(raw: Raw) -> dict[Value, int]:
+    """Returns the values of a mask that stand for something of their own, with their pixels; of indices all."""
+    coloured = any(not np.array_equal(raw.values[..., 0], raw.values[..., n]) for n in range(1, raw.values.shape[2]))
+    values = raw.values if coloured else raw.values[..., :1]
+    found = find_regions(values, limits=raw.range, lossy=raw.lossy).found
+    scale = 255 / raw.range[1] if coloured and raw.range is not None else 1.0
+    regions = {tuple(round(part * scale) for part in region.value[:3]): region.pixels for region in found}
+    if coloured or raw.lossy:
+        return regions
+    distinct, counts = np.unique(values, return_counts=True)
+    # Thin classes surround none of their own pixels; but a 1 beside 0 and 255 alone may be noise.
+    indices = len(distinct) <= _MOST and are_indices(distinct.tolist()) and (len(found) > 2 or distinct[-1] < 255)
+    if not indices or not np.array_equal(distinct, np.rint(distinct)):
+        return regions
+    return {(int(value),): int(count) for value, count in zip(distinct, counts, strict=True)}
