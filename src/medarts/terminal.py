@@ -118,6 +118,8 @@ def show_proposal(proposal: Proposal, recipe: Path) -> None:
     search, train = ("", "") if proposal.minutes is None else (f"  # about {_minutes(m)}" for m in proposal.minutes)
     say(f"  medarts search {shlex.quote(str(recipe))}{search}", to=console)
     say(f"  medarts train {shlex.quote(str(Path('runs') / recipe.stem))}{train}", to=console)
+    if proposal.measured is not None:
+        _say_busy(proposal.measured)
 
 
 def _minutes(minutes: float) -> str:
@@ -151,14 +153,18 @@ def show_plan(plan: Plan) -> None:
     at_once = ", with one training at a time" if plan.candidate is not None else ""
     console.print(f"search in all: {_time(plan.search_seconds)}{at_once}", highlight=False)
     say(f"search and training: {_time(plan.seconds)}, without reading images and scoring the test set", to=console)
-    if plan.is_busy:
-        load = f"load {plan.load:.1f} on {counted(plan.cores, 'core')}"
-        say(f"The machine is busy ({load}): an idle one takes less time.", to=console)
+    _say_busy(plan)
     if plan.budget_mb is not None:
         fitting = (("search RECIPE", plan.search_changes), ("train RUN", plan.training_changes))
         console.print(f"To stay within {plan.budget_mb:,.0f} MB:")
         for words, changes in fitting:
             say(" ".join(("  medarts", words, *changes)), to=console)
+
+
+def _say_busy(plan: Plan) -> None:
+    if plan.is_busy:
+        load = f"load {plan.load:.1f} on {counted(plan.cores, 'core')}"
+        say(f"The machine is busy ({load}): an idle one takes less time.", to=console)
 
 
 def _show_rungs(plan: Plan) -> None:

@@ -247,6 +247,27 @@ def test_the_budget_decides_the_epochs(tmp_path, monkeypatch):
     assert 8 < sum(short.minutes or ()) < 12
 
 
+@pytest.mark.parametrize("change", ["data.resize=patches", "data.folds=3"])
+def test_patches_and_folds_are_measured_too(tmp_path, monkeypatch, change):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        grey(tmp_path / name, [square(255)] * 8)
+    kept = []
+
+    def planned(recipe, data):
+        again = pickle.loads(pickle.dumps(data))
+        np.testing.assert_array_equal(again.images[3], data.images[3])
+        assert recipe.data.folds is None
+        kept.append([(sample.domain, sample.key) for sample in data.manifest.samples])
+        return _Planned(recipe)
+
+    monkeypatch.setattr("medarts.proposal.plan", planned)
+    monkeypatch.setattr("medarts.proposal._TRIED", 2)
+    found = medarts.init("a", "b", changes=["data.size=16", change], minutes=10)
+    assert len(kept[0]) == 4  # the same names in both folders are different images
+    assert 8 < sum(found.minutes or ()) < 12
+
+
 class _Planned:
     """Ten seconds for an epoch, whatever the recipe."""
 

@@ -32,7 +32,10 @@ class Rows(Protocol):
 
 
 class _StoredFile:
-    """A file that is read in parts; it stays open as long as the object lives, also where it is removed meanwhile."""
+    """A file that is read in parts; it stays open as long as the object lives, also where it is removed meanwhile.
+
+    Another process that gets the object opens the file anew, which must still be there.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -91,6 +94,9 @@ class StoredRows(_StoredFile):
         if self._seen[0] != self._begin + self.nbytes:
             raise ValueError(f"{path} is not as long as its header says")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._path,)
+
     @property
     def nbytes(self) -> int:
         """The size of the values in bytes."""
@@ -134,6 +140,9 @@ class StoredRagged(_StoredFile):
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         if self._seen[0] != self._starts[-1]:
             raise ValueError(f"{path} is not as long as the shapes of its arrays say")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._path, self.dtype, self._lead, self._shapes)
 
     @property
     def shape(self) -> tuple[int, ...]:

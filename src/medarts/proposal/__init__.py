@@ -12,6 +12,7 @@ from medarts.data.sources import AmbiguousLayoutError
 from medarts.data.store import open_store
 from medarts.errors import DataError
 from medarts.pool.search import plan
+from medarts.profiling.plan import Plan
 from medarts.proposal.describing import described_layout
 from medarts.proposal.looking import OPENED, Look, look_at
 from medarts.proposal.settings import Draft, draft_for
@@ -57,7 +58,8 @@ class Proposal:
         draft: the recipe with its reasons.
         recipe: the same, checked.
         answers: questions, and what was taken for an answer.
-        minutes: expected times of the search and of the training; None where they were not measured.
+        minutes: expected times of the search and of the training, of all folds; None where they were not measured.
+        measured: what a part of the images took, and how busy the machine was; None where nothing was measured.
     """
 
     looks: tuple[Look, ...]
@@ -65,6 +67,7 @@ class Proposal:
     recipe: Recipe
     answers: tuple[tuple[str, str], ...]
     minutes: tuple[float, float] | None = None
+    measured: Plan | None = None
 
 
 def propose(
@@ -95,14 +98,14 @@ def propose(
     draft, recipe = _drafted(looks, device, 1.0, changes)
     if not measure:
         return Proposal(looks, draft, recipe, tuple(answers))
-    taken = _measured(recipe)
+    taken, measured = _measured(recipe)
     factor = 60 * minutes / sum(taken)
     draft, scaled = _drafted(looks, device, min(factor, _MOST_TIMES), changes)
     search, train = (
         seconds * after / before / 60
         for seconds, before, after in zip(taken, _epochs(recipe), _epochs(scaled), strict=True)
     )
-    return Proposal(looks, draft, scaled, tuple(answers), (search, train))
+    return Proposal(looks, draft, scaled, tuple(answers), (search, train), measured)
 
 
 def _drafted(looks: Sequence[Look], device: str, factor: float, changes: Sequence[str]) -> tuple[Draft, Recipe]:
@@ -195,19 +198,20 @@ def _with_patients(looks: Sequence[Look], ask: Ask, answers: list[tuple[str, str
     return tuple(done)
 
 
-def _measured(recipe: Recipe) -> tuple[float, float]:
-    """Returns the seconds of the search and of the training, measured on a part of the images."""
-    whole = open_manifest(recipe.data, needs=("train",))
-    recipe = with_findings(recipe, whole)
+def _measured(recipe: Recipe) -> tuple[tuple[float, float], Plan]:
+    """Returns the seconds of the search and of the trainings, and the measurement on a part of the images."""
+    folds = (recipe.data.folds or 1) if recipe.data.is_divided else 1
+    whole = open_manifest(recipe.data.of_fold(1) if folds > 1 else recipe.data, needs=("train",))
+    settings = recipe.data.elsewhere(recipe.data.sources)  # the part is what a fold leaves, and is not divided again
+    recipe = with_findings(recipe.model_copy(update={"data": settings}), whole)
     train = whole.of_split("train").samples
-    kept = {sample.key for sample in train[:: max(1, len(train) // _TRIED)][:_TRIED]}
-    kept |= {sample.key for sample in whole.of_split("val").samples[:_TRIED]}
-    part = whole.where(lambda sample: sample.key in kept)
-    stored = open_store(part, recipe.data)
-    store = replace(stored, images=stored.images[:], targets=stored.targets[:], held=None)  # few: for processes
-    planned = plan(recipe, data=store)
+    tried = (*train[:: max(1, len(train) // _TRIED)][:_TRIED], *whole.of_split("val").samples[:_TRIED])
+    kept = {(sample.domain, sample.key) for sample in tried}
+    part = whole.where(lambda sample: (sample.domain, sample.key) in kept)
+    stored = open_store(part, settings)
+    measured = plan(recipe, data=replace(stored, held=None))  # held here, while other processes read it
     factor = len(train) / len(part.of_split("train").samples)
-    return planned.search_seconds * factor, planned.training.seconds * factor
+    return (measured.search_seconds * factor, folds * measured.training.seconds * factor), measured
 
 
 def _epochs(recipe: Recipe) -> tuple[int, int]:
