@@ -88,6 +88,8 @@ def _add_scores(path: Path) -> None:
         "predictions": np.zeros_like(square),
         "titles": np.asarray(["blobs · best · k3 · Dice 0.8"]),
         "domains": np.asarray(["blobs"]),
+        "of_gallery": np.asarray([False]),
+        "stretch": np.ones(1),
     }
     scores.write(path / "scores" / "test", examples=examples)
 
