@@ -12,7 +12,7 @@ from medarts.config import DataSettings, Recipe
 from medarts.data.batches import Batches, Mixture
 from medarts.data.manifest import Manifest
 from medarts.data.masks import IGNORE
-from medarts.data.reading import MaskState
+from medarts.data.reading import MaskState, shrinking
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
 from medarts.losses import make_loss
@@ -123,6 +123,7 @@ class SegmentationTask:
         self.classes, self.overlap, self.names = data.outputs, data.overlap, data.class_names
         self.threshold = threshold
         self.head_decay = head_decay
+        self._shrinking = shrinking(data)
         self._loss = make_loss(loss, task="segmentation", outputs=data.outputs, overlap=data.overlap, field=field)
 
     def loss(self, outputs: Sequence[Tensor], mixture: Mixture) -> Tensor:
@@ -199,17 +200,17 @@ class SegmentationTask:
         Raises:
             DataError: there is such a part.
         """
+        where, fix = self._shrinking
         for name, part in parts.items():
             truths = store.truths[store.indices(part)]
             if (truths == MaskState.PRESENT).any():
                 if name == "training":
                     self._check_every_class(truths, part)
                 continue
-            size = store.size
             if (truths == MaskState.VANISHED).any():
                 raise DataError(
-                    f"All masks of the {name} images are empty once resized to data.size {size}.",
-                    fix="Raise data.size, or crop the images around the objects.",
+                    f"All masks of the {name} images are empty once resized {where}.",
+                    fix=f"{fix}, or crop the images around the objects.",
                 )
             raise DataError(f"All masks of the {name} images are empty.", fix="Add images with objects to that split.")
 
@@ -225,9 +226,10 @@ class SegmentationTask:
         values = f" (labels {', '.join(dict.fromkeys(labels))})" if labels else ""
         found = ", ".join(name for name, is_shown in zip(self.names, shown, strict=True) if is_shown)
         if (truths[:, number] == MaskState.VANISHED).any():
+            where, fix = self._shrinking
             raise DataError(
-                f"The class '{self.names[number]}' is lost in all masks of the training images by resizing.",
-                fix="Raise data.size, or crop the images around the objects.",
+                f"The class '{self.names[number]}' is lost in all masks of the training images {where}.",
+                fix=f"{fix}, or crop the images around the objects.",
             )
         raise DataError(
             f"No mask of the training images shows the class '{self.names[number]}'{values}, only {found}.",

@@ -129,6 +129,16 @@ def test_the_fingerprint_is_that_of_the_values() -> None:
     assert len(labelled) == 2
 
 
+def test_ignored_pixels_are_part_of_the_fingerprint() -> None:
+    masks = np.where(MASKS, 1, 0)
+    masks[:, 0] = 9
+    zeros = np.where(masks == 9, 0, masks)
+    found = [from_arrays(IMAGES, of, ignore=ignore).manifest.fingerprint() for of, ignore in ((masks, 9), (zeros, 9))]
+    assert found[0] != found[1]
+    with_another_value = np.where(masks == 9, 7, masks)
+    assert from_arrays(IMAGES, with_another_value, ignore=7).manifest.fingerprint() == found[0]
+
+
 def test_the_manifest_can_be_written() -> None:
     lines = from_arrays(IMAGES, MASKS).manifest.to_csv().splitlines()
     assert len(lines) == 21

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from medarts.config import AugmentationSettings, MixingSettings
 from medarts.data.batches import Mixture, augment, mix, mixing_weights
+from medarts.data.masks import IGNORE
 
 OFF: dict[str, Any] = {
     "flip": False, "transpose": False, "rotate": 0.0, "scale": 0.0, "brightness": 0.0, "contrast": 0.0, "gamma": 0.0
@@ -139,6 +140,16 @@ def test_outside_the_image_masks_are_background_and_images_their_border() -> Non
     torch.testing.assert_close(changed, images)
     assert (moved[:, 0, 0] == 0).any()
     assert (moved[:, 16, 16] == 1).all()
+
+
+def test_what_comes_in_from_outside_may_count_nothing() -> None:
+    images, masks = torch.full((8, 1, 32, 32), 0.7), torch.ones(8, 2, 32, 32, dtype=torch.uint8)
+    masks[:, 0, 10:20] = IGNORE
+    strong = settings(scale=0.5, shift=0.2, rotate=20.0)
+    background = augment(images, masks, strong, seed=0)[1]
+    ignored = augment(images, masks, strong, seed=0, outside=IGNORE)[1]
+    assert (background == 0).any()
+    assert torch.equal(ignored, torch.where(background == 0, IGNORE, background).to(torch.uint8))
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.5])

@@ -1,6 +1,7 @@
 """Crops of images with sizes of their own: where they lie, and that a resumed epoch has the same ones."""
 
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from medarts.config import AugmentationSettings, DataSettings, make_source
 from medarts.config.data import CropSampling
-from medarts.data.arrays import data_section, from_dataset
+from medarts.data.arrays import data_section, from_arrays, from_dataset
 from medarts.data.batches import Batches
 from medarts.data.masks import IGNORE
 from medarts.data.opening import open_data
@@ -100,6 +101,17 @@ def test_crops_depend_on_seed_epoch_and_step_alone(batches: Batches) -> None:
     assert not any(map(torch.equal, crops(2), crops(2, seed=1)))
 
 
+@pytest.mark.parametrize("resize", ["patches", "fit", "squash"])
+def test_what_augmentation_moves_in_is_no_background_unless_images_are_stretched(batches: Batches, resize: str) -> None:
+    shifted = PLAIN.model_copy(update={"shift": 0.5})
+    order = np.array([[1, 0, number] for number in range(40)])  # an image larger than a crop
+    plain, moved = (
+        batches.training(order, 0, settings=settings, seed=0, resize=resize).targets for settings in (PLAIN, shifted)
+    )
+    outside = (moved == IGNORE).sum() - (plain == IGNORE).sum()
+    assert (outside > 0) == (resize != "squash")
+
+
 def test_images_are_seen_whole_in_tiles(store: ImageStore, batches: Batches) -> None:
     """A network that returns its image gives the image back, whatever its size; all heads are put together."""
 
@@ -186,6 +198,14 @@ def test_labels_have_no_patches() -> None:
     images = [(np.zeros((20, 20), np.uint8), np.array([1, 0])) for _ in range(4)]
     with pytest.raises(MedartsError, match="Patches are for masks"):
         from_dataset(images, size=SIZE, resize="patches")
+
+
+def test_a_recipe_of_overlapping_classes_in_memory_says_so_of_patches_too() -> None:
+    masks = np.zeros((4, 2, 20, 24), np.uint8)
+    masks[:, :, 5:9, 5:9] = 1
+    about: Any = {"size": SIZE, "resize": "patches", "classes": ["disc", "core"]}
+    section = data_section(from_arrays(np.zeros((4, 20, 24), np.uint8), masks, **about))
+    assert (section["overlap"], section["classes"]) == (True, ["disc", "core"])
 
 
 def test_a_recipe_of_images_in_memory_says_that_they_are_cropped(store: ImageStore) -> None:

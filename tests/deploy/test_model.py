@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from tests.deploy.engines_of_tests import PixelEngine, masks_info
 
 import medarts
+from medarts.data.formats import raw_image
+from medarts.data.opening import open_data
 from medarts.data.reading import unframed
 from medarts.deploy.model import TrainedModel
 from medarts.engine.directory import RunDirectory
@@ -91,6 +95,15 @@ def test_three_axes_are_an_image_if_one_has_the_channels_of_the_network(
     colour: TrainedModel, images: Any, shape: tuple[int, ...]
 ) -> None:
     assert colour.predict(images).shape == shape
+
+
+@pytest.mark.parametrize("slices", [2, 3, 5])
+def test_three_axes_are_a_volume_for_a_network_with_context(slices: int) -> None:
+    """Even where the slices are as many as the channels."""
+    model = TrainedModel(masks_info(in_channels=3, context=1, parts=(1, 1, 1)), PixelEngine())
+    volume = np.full((slices, 8, 3), 51, np.uint8)
+    assert model.predict(volume).shape == (slices, 8, 3)
+    assert model.predict(np.zeros((3, 8, 9), np.uint8), channels="first").shape == (8, 9)
 
 
 def test_axes_that_tell_nothing_are_asked_for(colour: TrainedModel) -> None:
@@ -179,6 +192,26 @@ def test_predictions_of_padded_images_are_those_that_are_scored(run_on: Callable
     found = model.predict(images)
     assert found.shape == (20, 30, 48)
     assert np.allclose(found, expected[:, 0].numpy(), atol=1e-6)
+
+
+def test_predictions_of_shrunk_patches_are_those_that_are_scored(tmp_path: Path) -> None:
+    """Values beyond the window are clipped before an image is resized, which edges show."""
+    generator = np.random.default_rng(1)
+    for folder in ("images", "masks"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    masks = np.kron(generator.integers(0, 2, (8, 10, 12)), np.ones((1, 4, 4), int)).astype(np.uint8)
+    for number, mask in enumerate(masks):
+        Image.fromarray(255 * mask).save(tmp_path / "set" / "images" / f"{number}.png")
+        Image.fromarray(255 * mask).save(tmp_path / "set" / "masks" / f"{number}.png")
+    source = {"kind": "folder", "path": str(tmp_path / "set"), "window": [100, 130], "fractions": [0.25, 0.25]}
+    data = {"sources": [source], "size": 16, "resize": "patches", "scale": 0.6, "in_channels": 1}
+    run = medarts.train(None, {**RECIPE, "data": {**data, "cache": str(tmp_path / "cache")}}, out=tmp_path / "run")
+    model, store = medarts.load(run.path), open_data(run.recipe.data, needs=())
+    for index, sample in enumerate(store.manifest.samples):
+        raw = raw_image(sample.image)
+        prepared = model.prepare([raw], path=sample.image)
+        low, high = prepared.limits
+        np.testing.assert_allclose((prepared.values - low) / (high - low), store.images[index], atol=2e-3)
 
 
 def test_a_dice_of_predictions_is_that_of_evaluate(run_on: Callable[..., RunDirectory], grey: TrainedModel) -> None:

@@ -640,6 +640,22 @@ def test_the_record_names_the_network_and_the_options_but_no_day(model: TrainedM
     assert record["options"]["flip"] is True
 
 
+def test_a_folder_of_before_is_continued(model: TrainedModel, tmp_path: Path) -> None:
+    """Its record lacks the fields that came later, whatever they are."""
+    first = ("format", "name", "task", "outputs", "in_channels", "size", "head", "window", "percentiles", "kinds",
+             "expected_range", "spacing", "threshold", "calibration", "provenance", "file")  # fmt: skip
+    out = tmp_path / "out"
+    predict_files(model, [save_png(tmp_path / "a.png")], out)
+    path = out / "prediction.json"
+    record = json.loads(path.read_text())
+    record["network"] = {name: record["network"][name] for name in first}
+    path.write_text(json.dumps(record))
+    assert predict_files(model, [tmp_path / "a.png", save_png(tmp_path / "b.png")], out).predicted == 1
+    overlapping = TrainedModel(masks_info(outputs=("a", "b"), overlap=True), PixelEngine(2))
+    with pytest.raises(MedartsError, match="another network"):
+        predict_files(overlapping, [tmp_path / "a.png"], out)
+
+
 def test_a_path_is_predicted_as_its_array(model: TrainedModel, images: Path) -> None:
     image = np.asarray(Image.open(images / "0" / "0.png"))
     expected = model.predict(image)

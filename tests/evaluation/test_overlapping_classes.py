@@ -13,6 +13,7 @@ from medarts.config import Recipe, apply_overrides, parse
 from medarts.data.arrays import from_arrays
 from medarts.data.batches import Batches
 from medarts.data.masks import IGNORE
+from medarts.errors import DataError
 from medarts.evaluation.calibrating import fit_masks
 from medarts.metrics.masks import mask_scores
 from medarts.tasks import SegmentationTask
@@ -62,6 +63,9 @@ def test_a_run_scores_predicts_and_exports_every_class_by_itself(recipe: Recipe,
         with (tmp_path / "masks" / "predictions.csv").open() as file:
             (row,) = [row for row in csv.DictReader(file) if row["class"] == name]
         assert int(row["pixels"]) == (mask == 255).sum()
+    arrays = np.zeros((4, 16, 16), np.uint8)
+    with pytest.raises(DataError, match=r"The classes of the images exclude each other.*N x K x H x W"):
+        medarts.evaluate(run, data=from_arrays(arrays, arrays, classes=[*NAMES]))
     exported = medarts.export(run, images=[image]).path
     one, other = (medarts.load(path).predict(image) for path in (run.path, exported))
     assert one.shape == (2, 24, 24)

@@ -77,6 +77,39 @@ def test_scores_are_of_images_that_neither_trained_nor_chose(folds: RunDirectory
         np.testing.assert_array_equal(pooled, expected)
 
 
+def test_the_gallery_is_the_worst_of_all_folds(folds: RunDirectory, tmp_path: Path) -> None:
+    run = RunDirectory.open(shutil.copytree(folds.path, tmp_path / "run"))
+    scores = library.evaluate(run, worst=3)
+    dice = image_values(scores.table).query("metric == 'dice'").sort_values(["value", "image"])
+    with np.load(run.path / "scores" / "test" / "examples.npz") as arrays:
+        titles, of_gallery = arrays["titles"].tolist(), arrays["of_gallery"]
+        shown = dict(zip(titles, zip(arrays["targets"], arrays["predictions"], strict=True), strict=True))
+    assert [title.split(" · ")[1:3] for title in titles[:3]] == [
+        ["blobs", name] for name in ("best", "median", "worst")
+    ]
+    assert [title.split(" · ")[2] for title in titles[3:]] == dice["image"].head(3).tolist()
+    assert of_gallery.tolist() == [False] * 3 + [True] * 3
+    for title, (target, predicted) in shown.items():
+        own = 2 * (target & predicted).sum() / (target.sum() + predicted.sum())
+        assert own == pytest.approx(float(title.rsplit("Dice ")[1]), abs=1e-3), title
+
+
+def test_groups_that_were_asked_for_once_are_not_those_of_the_next_call(folds: RunDirectory, tmp_path: Path) -> None:
+    root = tmp_path / "again"
+    shutil.copytree(folds.path.parent, root)
+    table = folds.path.parent / "data" / "splits.csv"
+    lines = table.read_text().splitlines()
+    try:
+        rows = [f"{line},{'centre' if n == 0 else 'ab'[n % 2]}" for n, line in enumerate(lines)]
+        table.write_text("\n".join(rows) + "\n")
+        run = RunDirectory.open(root / "run")
+        assert library.evaluate(run, by="centre").groups is not None
+        plain = library.evaluate(run)
+        assert (plain.groups, plain.about["by"]) == (None, None)
+    finally:
+        table.write_text("\n".join(lines) + "\n")
+
+
 def test_the_spread_is_that_between_folds(folds: RunDirectory) -> None:
     found = read_fold_scores(folds)
     assert found is not None

@@ -83,7 +83,8 @@ def test_a_domain_without_any_class_has_no_score() -> None:
 
 def test_parts_whose_masks_show_nothing_are_refused() -> None:
     part = {"training": store_of([[EMPTY], [VANISHED]], domains="aa").manifest}
-    check = SegmentationTask(DataSettings(sources=SOURCES, classes=1), loss="dice").check
+    settings = DataSettings(sources=SOURCES, classes=1, size=16)
+    check = SegmentationTask(settings, loss="dice").check
     emptied = r"All masks of the training images are empty once .* data\.size 16\. Raise data\.size"
     with pytest.raises(DataError, match=emptied):
         check(store_of([[EMPTY], [VANISHED]], domains="aa"), part)

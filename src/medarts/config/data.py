@@ -338,6 +338,11 @@ class DataSettings(Section):
         return ("foreground",) if self.classes == 1 else _numbered(self.classes - 1)
 
     @property
+    def names_classes(self) -> bool:
+        """Whether the foreground classes are named, and not given by number."""
+        return isinstance(self.classes, tuple)
+
+    @property
     def outputs(self) -> int:
         """The number of outputs of the networks."""
         if self.task == "segmentation":

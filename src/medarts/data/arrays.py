@@ -129,7 +129,7 @@ def data_section(store: ImageStore) -> dict[str, Any]:
     else:
         columns = store.truths.shape[1]
         outputs = {"classes": list(store.class_names) or (1 if columns == 1 else columns + 1)}
-        outputs |= {"overlap": True} if len(store.targets.shape) == 4 else {}
+        outputs |= {"overlap": True} if store.overlap else {}
     source = {
         "kind": "labelled-arrays" if manifest.findings else "arrays",
         "name": name,
@@ -188,7 +188,8 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
         sizes.append((height, width))
         # Runs of before stretched all images: others have to be other data to them.
         form = "" if framing == squashed(height, width, size=side) else wanted.resize
-        digests.append((_digest(image, form), _digest(target)))
+        # What is ignored changes what masks mean; without it they are digested as given, as they always were.
+        digests.append((_digest(image, form), _digest(target if options.get("ignore") is None else read)))
     if not images:
         raise DataError(f"The data set {name} is empty.", fix="Give at least one image for training.")
     names = _finding_names(options, targets[0])
@@ -203,7 +204,7 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
         seen = [frame_mask(mask, at, size=stored, number=number) for mask, at in zip(targets, framings, strict=True)]
         targets, truths = [mask for mask, _ in seen], np.stack([of for _, of in seen])
     about: dict[str, Any] = {"sizes": np.array(sizes, np.int32), "resize": wanted.resize, "class_names": classes}
-    about["given"] = () if names else given
+    about |= {"given": () if names else given, "overlap": not names and given[0].ndim == 3}
     if patches:
         about["crops"] = _crops(images, targets, size=wanted.size, classes=truths.shape[1])
     manifest = _manifest(targets, names, digests, options, settings)

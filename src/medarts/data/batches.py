@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medarts.config import AugmentationSettings, MixingSettings
-from medarts.config.data import CropSampling
+from medarts.config.data import CropSampling, Resize
 from medarts.data.crops import with_places
 from medarts.data.manifest import Manifest
+from medarts.data.masks import IGNORE
 from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
 from medarts.data.windows import corners, enlarging
@@ -143,10 +144,28 @@ class Batches:
         """Whole batches of an epoch; a smaller rest is left for another epoch's order."""
         return number_drawn(self.store, self.indices) // self.batch
 
-    def training(self, order: NDArray[np.int64], step: int, *, settings: AugmentationSettings, seed: int) -> Batch:
-        """Returns the augmented batch of a step; steps beyond the last start over."""
+    def training(
+        self,
+        order: NDArray[np.int64],
+        step: int,
+        *,
+        settings: AugmentationSettings,
+        seed: int,
+        resize: Resize = "squash",
+    ) -> Batch:
+        """Returns the augmented batch of a step; steps beyond the last start over.
+
+        Args:
+            order: of the images.
+            step: number of the batch in it.
+            settings: the changes.
+            seed: of the changes.
+            resize: that of the recipe. What comes in from outside is background where images are stretched, as it was
+                in the runs of before; else it counts nothing: it may lie within an object, or in padding.
+        """
         batch = self.unchanged(order, step)
-        images, targets = augment(batch.images, batch.targets, settings, seed=seed)
+        outside = 0 if resize == "squash" else IGNORE
+        images, targets = augment(batch.images, batch.targets, settings, seed=seed, outside=outside)
         return Batch(images, targets, batch.indices, batch.truths)
 
     def unchanged(self, order: NDArray[np.int64], step: int) -> Batch:
@@ -220,16 +239,20 @@ def tiled(forward: Callable[..., Any], window: int, *, batch: int) -> Callable[.
     return over
 
 
-def augment(images: Tensor, targets: Tensor, settings: AugmentationSettings, *, seed: int) -> tuple[Tensor, Tensor]:
+def augment(
+    images: Tensor, targets: Tensor, settings: AugmentationSettings, *, seed: int, outside: int = 0
+) -> tuple[Tensor, Tensor]:
     """Changes every image of a batch at random, its mask with it; each change comes with probability one half.
 
     Args:
         images: BCHW, float32, 0..1, square.
         targets: masks, BHW or BCHW, uint8, see `Batch`; or labels of whole images, BF, which stay as they are.
+        settings: the changes.
+        seed: decides all.
+        outside: what masks are where the image has moved away, and repeats its border.
 
     Returns:
-        Images in 0..1 and targets, of the same shapes. Masks are moved by nearest neighbour; what comes in from
-        outside the image is background.
+        Images in 0..1 and targets, of the same shapes. Masks are moved by nearest neighbour.
     """
     dice = _Dice(seed, len(images), images.device)
     if settings.flip:
@@ -239,7 +262,7 @@ def augment(images: Tensor, targets: Tensor, settings: AugmentationSettings, *, 
     if settings.transpose:
         images, targets = _where(dice.coin(), images, targets, lambda x: x.transpose(-1, -2))
     if settings.rotate or settings.scale or settings.shift:
-        images, targets = _warp(images, targets, settings, dice)
+        images, targets = _warp(images, targets, settings, dice, outside=outside)
     if settings.gamma:
         images = images ** (1 + dice.number(settings.gamma))
     if settings.contrast:
@@ -341,8 +364,10 @@ def _where(
     return images, targets
 
 
-def _warp(images: Tensor, targets: Tensor, settings: AugmentationSettings, dice: _Dice) -> tuple[Tensor, Tensor]:
-    """Moves, rotates and zooms about the centre; images take their border's colour outside, masks background."""
+def _warp(
+    images: Tensor, targets: Tensor, settings: AugmentationSettings, dice: _Dice, *, outside: int
+) -> tuple[Tensor, Tensor]:
+    """Moves, rotates and zooms about the centre; outside, images take their border's colour, masks what is given."""
     from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 
     b, _, h, w = images.shape
@@ -356,7 +381,7 @@ def _warp(images: Tensor, targets: Tensor, settings: AugmentationSettings, dice:
     warped = warp_affine(images, matrix, (h, w), padding_mode="border", align_corners=True)
     if targets.ndim == 2:
         return warped, targets
-    labels = warp_affine(
-        targets.reshape(b, -1, h, w).float(), matrix, (h, w), mode="nearest", padding_mode="zeros", align_corners=True
-    )
-    return warped, labels.reshape(targets.shape).round().to(targets.dtype)
+    counted = targets.reshape(b, -1, h, w).float() + 1  # 0 is outside
+    moved = warp_affine(counted, matrix, (h, w), mode="nearest", padding_mode="zeros", align_corners=True).round()
+    labels = torch.where(moved == 0, outside, moved - 1)
+    return warped, labels.reshape(targets.shape).to(targets.dtype)

@@ -37,6 +37,7 @@ from medarts.data.reading import (
     classes_in,
     framing_of,
     resize_mask,
+    shrinking,
     vanished_classes,
 )
 from medarts.data.sources import Fault
@@ -48,7 +49,6 @@ _TINY_PART = 1 / 16  # an image of 12 bits in a file of 16 uses this part of its
 _FLAT = 1 / 255  # contrast below one grey level of 8 bits
 _GREY_PART = 0.05  # of a binary mask; anti-aliased edges and JPEG noise stay below it
 _NEVER_FIX = "What no image shows can be neither learnt nor scored."
-_SIZE_FIX = "Raise data.size, or crop the images before."
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +210,9 @@ def _of_classes(
                 lost.setdefault(name, []).append(split)
     yield from _in_splits(settings, "classes that no mask of a split shows", _NEVER_FIX, never)
     if needs:
-        problem = f"classes that no mask of a split shows at data.size {needs.size}"
-        yield from _in_splits(settings, problem, f"{_NEVER_FIX} {_SIZE_FIX}", lost)
+        where, fix = shrinking(needs)
+        problem = f"classes that no mask of a split shows {where}"
+        yield from _in_splits(settings, problem, f"{_NEVER_FIX} {fix}, or crop the images before.", lost)
 
 
 def _in_splits(
@@ -296,7 +297,7 @@ def _resized(sample: Sample, mask: Mask, needs: DataSettings, findings: list[Fin
     """Returns the mask as networks see it, and notes the classes that it loses or for which there is no output."""
     try:
         if not needs.overlap:
-            check_classes(sample, mask, needs.class_names)
+            check_classes(sample, mask, needs.class_names, named=needs.names_classes)
     except DataError as error:
         findings.append(_error(sample, sample.masks[0], error))
     try:
@@ -306,9 +307,12 @@ def _resized(sample: Sample, mask: Mask, needs: DataSettings, findings: list[Fin
         return mask
     resized = resize_mask(mask, (framing.rows, framing.columns), several=len(needs.class_names) > 1)
     names = needs.class_names if isinstance(needs.classes, tuple) else ()
+    where, fix = shrinking(needs)
     for index in vanished_classes(mask, resized):
         name = f"Class {names[index - 1] if index <= len(names) else index}"
-        findings.append(Finding("warning", str(sample.mask), f"{name} vanishes at data.size {needs.size}.", _SIZE_FIX))
+        findings.append(
+            Finding("warning", str(sample.mask), f"{name} vanishes {where}.", f"{fix}, or crop the images before.")
+        )
     return resized
 
 

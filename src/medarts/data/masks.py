@@ -208,7 +208,7 @@ def read_mask(sample: Sample, rules: ReadingRules, *, names: Sequence[str] = (),
     found = classify(stored_mask(sample, rules), rules, path=sample.mask)
     if not overlap:
         return found
-    check_classes(sample, found.classes, names)
+    check_classes(sample, found.classes, names, named=True)
     return found._replace(classes=_separated(found.classes, len(names)))
 
 
@@ -244,19 +244,21 @@ def _by_index(rules: ReadingRules) -> bool:
     return rules.labels is not None and not any(isinstance(value, str) for value, _ in rules.labels)
 
 
-def check_classes(sample: Sample, mask: Mask, names: Sequence[str]) -> None:
+def check_classes(sample: Sample, mask: Mask, names: Sequence[str], *, named: bool) -> None:
     """Raises a DataError where a mask holds the index of a class that is none.
 
     Args:
         sample: it belongs to.
         mask: class indices (H, W).
         names: of the foreground classes.
+        named: whether the recipe names them, not their number alone.
     """
     found = int(mask[mask != IGNORE].max(initial=0))
     if found > len(names):
+        more = "Name the others in data.classes, too" if named else f"Set data.classes={found + 1}"
         raise DataError(
             f"{sample.mask} holds class {found}, data.classes allows 0 to {len(names)}, {_in_words(names)}.",
-            fix=f"Set data.classes={found + 1}, or map its values with the source's 'labels'.",
+            fix=f"{more}, or map its values with the source's 'labels'.",
         )
 
 

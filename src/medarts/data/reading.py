@@ -170,6 +170,20 @@ def framing_of(path: Path, height: int, width: int, settings: DataSettings) -> F
     return scaled(height, width, factors=zoom(path, spacing_of(path), settings.spacing_mm))
 
 
+def shrinking(settings: DataSettings) -> tuple[str, str]:
+    """Returns, in words, the setting by which small objects vanish from masks, and the change that keeps them.
+
+    >>> from medarts.config import make_source
+    >>> shrinking(DataSettings(sources=(make_source("folder", "."),), size=64))
+    ('at data.size 64', 'Raise data.size')
+    """
+    if settings.resize != "patches":
+        return f"at data.size {settings.size}", "Raise data.size"
+    if settings.spacing_mm is None:
+        return f"at data.scale {settings.scale:g}", "Raise data.scale"
+    return f"at data.spacing_mm {settings.spacing_mm:g}", "Lower data.spacing_mm"
+
+
 def frame_image(image_hwc: NDArray[np.float32], framing: Framing, *, size: int | None) -> NDArray[np.float32]:
     """Returns an image (H, W, channels) in 0..1 as networks see it, (channels, size, size); padding is 0.
 

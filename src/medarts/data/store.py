@@ -37,7 +37,7 @@ from medarts.data.folds import undivided
 from medarts.data.geometry import Framing, framed
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.masks import DomainLevels, Mask, MaskLevel, check_classes, snapped_words
-from medarts.data.reading import MaskState, frame_image, frame_mask, framing_of, read_image, read_pair
+from medarts.data.reading import MaskState, frame_image, frame_mask, framing_of, read_image, read_pair, shrinking
 from medarts.data.rows import RaggedWriter, Rows, RowWriter, StoredRagged, StoredRows
 from medarts.errors import DataError
 from medarts.system.cached import user_cache
@@ -98,6 +98,7 @@ class ImageStore:
         resize: how images got the size of the store.
         class_names: of the foreground classes of masks in memory, where they were named.
         crops: what crops of images with sizes of their own are made of; None where all have one.
+        overlap: the classes of masks may overlap.
         given: of data in memory the masks as they were given, uint8; None where files are read.
     """
 
@@ -110,6 +111,7 @@ class ImageStore:
     resize: Resize = "squash"
     class_names: tuple[str, ...] = ()
     crops: Crops | None = field(default=None, repr=False, compare=False)
+    overlap: bool = False
     given: Sequence[Mask] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -252,7 +254,7 @@ def _opened(folder: Path, manifest: Manifest, settings: DataSettings, *, held: F
         truths = np.zeros((len(manifest.samples), 0), np.uint8)
         return ImageStore(manifest, images, manifest.labels(), truths, held, sizes, settings.resize)
     masks, truths = StoredRows(folder / "masks.npy"), np.asarray(StoredRows(folder / "truths.npy"))
-    return ImageStore(manifest, images, masks, truths, held, sizes, settings.resize)
+    return ImageStore(manifest, images, masks, truths, held, sizes, settings.resize, overlap=settings.overlap)
 
 
 def _opened_crops(
@@ -267,7 +269,8 @@ def _opened_crops(
     images, masks = ragged("images.bin", shapes), ragged("masks.bin", shapes)
     places = ragged("places.bin", np.stack([counts.sum(1), np.full(len(counts), 2)], axis=1))
     crops = Crops(settings.size, images, masks, shapes, counts, places)
-    return ImageStore(manifest, images, masks, truths, held, sizes, settings.resize, crops=crops)
+    about: Any = {"crops": crops, "overlap": settings.overlap}
+    return ImageStore(manifest, images, masks, truths, held, sizes, settings.resize, **about)
 
 
 def _forms_of(manifest: Manifest, settings: DataSettings) -> _Forms:
@@ -359,9 +362,7 @@ def _write(folder: Path, manifest: Manifest, settings: DataSettings, forms: _For
     if lost:
         names = ", ".join([*(sample.key for sample in lost[:_NAMED]), *["..."] * (len(lost) > _NAMED)])
         what = "all foreground" if settings.outputs == 1 else "a class"
-        where, fix = f"at data.size {settings.size}", "Raise data.size"
-        if settings.resize == "patches":
-            where, fix = "by shrinking", "Raise data.scale" if settings.spacing_mm is None else "Lower data.spacing_mm"
+        where, fix = shrinking(settings)
         inform(f"{len(lost)} of {number} masks lose {what} {where} ({names}). {fix}: what cannot be seen scores 0.")
     return {name: writer.digest for name, writer in writers.items()}
 
@@ -423,7 +424,7 @@ def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
         names, overlap = settings.class_names, settings.overlap
         image_hwc, mask_read, levels, snapped = read_pair(sample, rules, **about, names=names, overlap=overlap)
         if not overlap:
-            check_classes(sample, mask_read, names)
+            check_classes(sample, mask_read, names, named=settings.names_classes)
     height, width = image_hwc.shape[:2]
     framing = framing_of(sample.image, height, width, settings)
     size = None if settings.resize == "patches" else settings.size

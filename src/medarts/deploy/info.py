@@ -6,13 +6,13 @@ person, a file or a folder.
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from medarts.config import Task
 from medarts.config.data import Resize
-from medarts.config.section import Section
+from medarts.config.section import LATER, Section
 
 METADATA = "medarts"
 """The key of a description in the metadata of an ONNX file."""
@@ -116,14 +116,14 @@ class ModelInfo(Section):
     name: str
     task: Task
     outputs: tuple[str, ...]
-    overlap: bool = False
+    overlap: Annotated[bool, LATER] = False
     in_channels: int
     size: int
-    resize: Resize = "squash"
-    scale: float = 1.0
-    spacing_mm: float | None = None
-    context: int = 0
-    parts: tuple[int, ...] = ()
+    resize: Annotated[Resize, LATER] = "squash"
+    scale: Annotated[float, LATER] = 1.0
+    spacing_mm: Annotated[float | None, LATER] = None
+    context: Annotated[int, LATER] = 0
+    parts: Annotated[tuple[int, ...], LATER] = ()
     head: str
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None

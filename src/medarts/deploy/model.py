@@ -96,7 +96,8 @@ class TrainedModel:
 
         For a network of several files (``info.files``) an array has the channels of all, one after the other; a path is
         that of the first file, or a folder with the files NAME_0000, NAME_0001 and so on of an image. For one with
-        context (``info.context``) a stack N x H x W is a volume, whose slices are neighbours.
+        context (``info.context``) an array of three axes is always a volume N x H x W, whose slices are neighbours,
+        unless ``channels`` is given.
 
         Returns:
             float32 in 0..1. Masks with one class: H x W, at the image's own size; with K classes: K x H x W.
@@ -216,6 +217,8 @@ class TrainedModel:
             )
         if array.ndim != 3 or channels is not None:
             return array.ndim != 4
+        if self.info.context:
+            return False
         if array.shape[-1] in (2, 4) and array.shape[0] > 4:  # no stack: images so narrow are none
             raise DataError(
                 f"images has the shape {array.shape}, which is that of an image with an alpha channel.",

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medarts.config.section import is_unset
 from medarts.deploy.components import Mask, largest_components
 from medarts.deploy.decisions import Rule, check_rule, decide
 from medarts.deploy.engines import Engine, Floats, Outputs
@@ -441,8 +442,8 @@ def _record(model: TrainedModel, options: Options) -> dict[str, Any]:
     """Returns what decides the results, as JSON has it."""
     network = model.info.model_dump(mode="json")
     del network["provenance"]["created"]  # of a run, it is today
-    for name in ("resize", "scale", "spacing_mm", "context", "parts"):  # which came later
-        if getattr(model.info, name) == ModelInfo.model_fields[name].default:
+    for name in ModelInfo.model_fields:
+        if is_unset(model.info, name):  # folders of before do not have it
             del network[name]
     chosen = {name: value for name, value in asdict(options).items() if name != "batch"}
     network["file"] = model.digest  # which in 8-bit integers is another, with the same description

@@ -83,10 +83,11 @@ class OtherWays:
         found = {(self._info.head, 1): probabilities_of(logits, overlap=overlap)}
         if len(self._flops) > 1:
             every = self._model(batch.images, all_heads=True)
-            names = [name for name in self._flops if name != AVERAGE]
+            # The average is asked for: of windows, the blend of an average is not the average of blends.
+            every = [*every, self._model(batch.images, AVERAGE)]
+            names = [*(name for name in self._flops if name != AVERAGE), AVERAGE]
             found |= {
-                (name, 1): probabilities_of(each, overlap=overlap)
-                for name, each in zip([*names, AVERAGE], [*every, torch.stack(every).mean(0)], strict=True)
+                (name, 1): probabilities_of(each, overlap=overlap) for name, each in zip(names, every, strict=True)
             }
         passes = len(MIRRORS)
         if any(way.passes == passes for way in self._values):

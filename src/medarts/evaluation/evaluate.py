@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -29,10 +30,10 @@ from medarts.errors import DataError, MedartsError, RunError
 from medarts.evaluation.calibrating import FOUND_ON, as_shipped, calibration_of, own_manifest
 from medarts.evaluation.deciding import OtherWays, flops_of
 from medarts.evaluation.files import Fingerprints, of_images, of_metrics
-from medarts.evaluation.folds import fitted_on_folds, pooled_examples, pooled_scores
+from medarts.evaluation.folds import fitted_on_folds, joined, pooled_examples, pooled_scores
 from medarts.evaluation.scores import Calibration as Fitted
 from medarts.evaluation.scores import Scores
-from medarts.evaluation.scoring import WORST, Extras, score_findings, score_masks
+from medarts.evaluation.scoring import WORST, Extras, examples_of, mask_examples, score_findings, score_masks
 from medarts.evaluation.summary import DEFINITIONS
 from medarts.evaluation.truths import described
 from medarts.metrics import definitions
@@ -192,6 +193,13 @@ def sources_in_memory(recipe: Recipe, data: ImageStore, *, of: str) -> tuple[Sou
         of: names the run or package in errors.
     """
     wanted, given = recipe.data, data_section(data)
+    if data.overlap != wanted.overlap:
+        form = "N x K x H x W, of 0 and 1 of each class" if wanted.overlap else "N x H x W, of class indices"
+        raise DataError(
+            f"The classes of the images {'may overlap' if data.overlap else 'exclude each other'}, those of the "
+            f"network of {of} {'may overlap' if wanted.overlap else 'do not overlap'}.",
+            fix=f"Give masks {form}.",
+        )
     for key, value in given.items():
         own = getattr(wanted, key)
         if key != "sources" and value != (list(own) if isinstance(own, tuple) else own):
@@ -267,17 +275,52 @@ def _out_of_fold(run: RunDirectory, split: Part, head: str | None, asked: _Asked
     """Scores every image of a run of all folds by the network that has neither learned from it nor was chosen by it."""
     folds = folds_of(run)
     images = of_images(_looked_at(run, None, split))
-    as_usual = head is None and asked.by is None
-    scores = [
-        (_kept(fold, "test", None, None) if as_usual else None)
-        or evaluate(fold.path, split="test", head=head, by=asked.by, worst=asked.worst)
-        for fold in folds
-    ]
+    scores = [_of_fold(fold, head, asked) for fold in folds]
     made_of = Fingerprints(images, of_weights(checkpoint_of(run).weights), _metrics(run.recipe))
     pooled = pooled_scores(scores, run.recipe, split=split, made_of=made_of)
-    examples = [scores_folder(fold, "test", "", head=head) for fold in folds]
-    pooled.write(scores_folder(run, split, images, head=head), examples=pooled_examples(examples))
+    if run.recipe.data.task == "segmentation":
+        examples = _examples_of_folds(folds, scores, examples_of(pooled.table, worst=asked.worst), head)
+    else:
+        examples = pooled_examples([scores_folder(fold, "test", "", head=head) for fold in folds])
+    pooled.write(scores_folder(run, split, images, head=head), examples=examples)
     return pooled
+
+
+def _of_fold(fold: RunDirectory, head: str | None, asked: _Asked) -> Scores:
+    """Returns the scores of a fold: those that it has, if they have the groups that are asked for."""
+    kept = _kept(fold, "test", None, None) if head is None else None
+    if kept is not None and (kept.about["by"] or COLUMN) == (asked.by or COLUMN):
+        return kept
+    return evaluate(fold.path, split="test", head=head, by=asked.by, worst=asked.worst)
+
+
+def _examples_of_folds(
+    folds: Sequence[RunDirectory], scores: Sequence[Scores], chosen: pd.DataFrame, head: str | None
+) -> dict[str, Any] | None:
+    """Returns images of all folds for the report, each with what the network predicts that has not seen it.
+
+    Args:
+        folds: the trainings.
+        scores: of the test images of each.
+        chosen: rows of `examples_of`, of the images of all folds.
+        head: the head to use.
+    """
+    found, rows = [], []
+    for number, (fold, of_fold) in enumerate(zip(folds, scores, strict=True), 1):
+        names = {*zip(of_fold.table["dataset"], of_fold.table["image"], strict=True)}
+        own = [name in names for name in zip(chosen["dataset"], chosen["image"], strict=True)]
+        if not any(own):
+            continue
+        network, recipe = load_network(fold), fold.recipe
+        device = make_fabric(recipe.compute).device
+        store, part = _looked_at(fold, None, "test")[0]
+        batches = Batches(store, store.manifest.part(part), batch=recipe.evaluation.batch, name=part, device=device)
+        titled = chosen[own].assign(title=f"fold {number} · " + chosen["title"])
+        model = as_shipped(network.to(device), recipe)
+        found.append(mask_examples(model, batches, recipe, titled, head=network.head_named(head)))
+        rows += np.flatnonzero(own).tolist()
+    order = np.argsort(rows)
+    return {name: values[order] for name, values in joined(found).items()} if found else None
 
 
 def _other_ways(
@@ -462,6 +505,7 @@ def current_scores(
 def _kept(
     run: RunDirectory, split: Part, sources: tuple[SourceSettings, ...] | None, data: ImageStore | None
 ) -> Scores | None:
+    """Returns the scores that a run has where they are those of now, whatever their groups and examples."""
     if not (run.path / "scores").is_dir():
         return None
     now = fingerprints_now(run, split, sources=sources, data=data)

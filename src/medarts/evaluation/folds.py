@@ -4,7 +4,7 @@ Of findings, logits of different networks are put into one ranking: each is divi
 first. Thresholds are the medians of those that the networks have from their validation images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
@@ -72,20 +72,25 @@ def pooled_scores(of_folds: Sequence[Scores], recipe: Recipe, *, split: str, mad
 
 
 def pooled_examples(folders: Sequence[Path]) -> dict[str, NDArray[Any]] | None:
-    """Returns the examples of all folds, one fold after the other; None where one has none.
+    """Returns the examples of the findings of all folds, one fold after the other; None where none has any.
 
     Args:
         folders: the scores of every fold.
     """
-    if not all((folder / EXAMPLES).is_file() for folder in folders):
-        return None
     found: list[dict[str, NDArray[Any]]] = []
     for number, folder in enumerate(folders, 1):
+        if not (folder / EXAMPLES).is_file():  # no image of the fold shows a finding
+            continue
         with np.load(folder / EXAMPLES, allow_pickle=False) as arrays:
             held = {name: arrays[name] for name in arrays.files}
         held["titles"] = np.asarray([f"fold {number} · {title}" for title in held["titles"].tolist()])
         found.append(held)
-    return {name: np.concatenate([held[name] for held in found]) for name in found[0]}
+    return joined(found) if found else None
+
+
+def joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Returns arrays of the same names, at least one set of them, one behind the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def main_scores(scores: Scores) -> dict[str, float]:

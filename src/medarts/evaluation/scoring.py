@@ -115,7 +115,8 @@ def score_masks(
         )
     )
     scores = replace(scores, decisions=others.summary(scores))
-    scores.write(folder, examples=_mask_examples(model, batches, recipe, scores.table, head=head, worst=extras.worst))
+    chosen = examples_of(scores.table, worst=extras.worst)
+    scores.write(folder, examples=None if chosen.empty else mask_examples(model, batches, recipe, chosen, head=head))
     return scores
 
 
@@ -133,17 +134,20 @@ def _mask_rows(
             yield *about, one.name, found[one.name], "image", unit
 
 
-def _mask_examples(
-    model: nn.Module, batches: Batches, recipe: Recipe, table: pd.DataFrame, *, head: str, worst: int
-) -> dict[str, NDArray[Any]] | None:
-    """Returns the best, the median and the worst image of every data set, and the worst of all, for the report.
+def mask_examples(
+    model: nn.Module, batches: Batches, recipe: Recipe, chosen: pd.DataFrame, *, head: str
+) -> dict[str, NDArray[Any]]:
+    """Returns images for the report, with their masks and those that a network predicts.
 
-    Images of an empty truth are none of them. They are predicted again, so that the predictions of all images need not
-    be kept until the scores are known. None where no image shows a class.
+    They are predicted again, so that the predictions of all images need not be kept until the scores are known.
+
+    Args:
+        model: the network as shipped for inference.
+        batches: images, those that were chosen among them.
+        recipe: classes and threshold.
+        chosen: at least one row of `examples_of`.
+        head: the head to use.
     """
-    chosen = examples_of(table, worst=worst)
-    if chosen.empty:
-        return None
     names = [*zip(chosen["dataset"], chosen["image"], strict=True)]
     part = batches.store.manifest.where(lambda sample: (sample.domain, sample.key) in set(names))
     few = Batches(batches.store, part, batch=batches.batch, name=batches.name, device=batches.device)
@@ -168,6 +172,8 @@ def _mask_examples(
 
 def examples_of(table: pd.DataFrame, *, worst: int) -> pd.DataFrame:
     """Returns the images that pages show, by their mean Dice over classes: best, median and worst, and the gallery.
+
+    Images of an empty truth are none of them.
 
     Args:
         table: the long table.

@@ -389,7 +389,8 @@ class Search(Job[SearchState]):
         """Returns the loss on a step's batch of a half, the same function however often it is called."""
         state, recipe = self.state, self.recipe
         where = (half.name, state.stage, epoch, step)
-        batch = half.training(order, step, settings=recipe.data.augmentation, seed=seed_of(recipe.seed, *where))
+        data, seed = recipe.data, seed_of(recipe.seed, *where)
+        batch = half.training(order, step, settings=data.augmentation, seed=seed, resize=data.resize)
         mixture = mix(batch.images, batch.targets, recipe.search.mixing, seed=seed_of(recipe.seed, "mixing", *where))
         parts = mixture.split(recipe.search.stages[state.stage].accumulate)
         progress, settings = self.stage_progress, recipe.search

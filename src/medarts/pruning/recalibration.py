@@ -39,7 +39,8 @@ def recalibrate(training: Training, network: Network, *, batches: int = BATCHES)
             norm.train()
         for step in range(min(batches, training.steps)):
             seed = seed_of(recipe.seed, "statistics", step)
-            batch = training.training.training(order, step, settings=recipe.data.augmentation, seed=seed)
+            data = recipe.data
+            batch = training.training.training(order, step, settings=data.augmentation, seed=seed, resize=data.resize)
             for images in batch.images.chunk(recipe.train.accumulate):
                 parts += 1
                 for norm in norms:

@@ -225,8 +225,9 @@ class Training(Job[TrainingState]):
             step: number of the batch in it.
             where: seeds all that is random, with the seed of the recipe.
         """
-        settings, seed = self.recipe.train, self.recipe.seed
-        batch = self.training.training(order, step, settings=self.recipe.data.augmentation, seed=seed_of(seed, *where))
+        settings, seed, data = self.recipe.train, self.recipe.seed, self.recipe.data
+        changes: Any = {"settings": data.augmentation, "resize": data.resize, "seed": seed_of(seed, *where)}
+        batch = self.training.training(order, step, **changes)
         mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(seed, "mixing", *where))
         seed_torch(seed, "dropout", *where)
         for share, part in mixture.split(settings.accumulate):
