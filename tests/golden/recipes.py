@@ -158,7 +158,7 @@ def benchmark(folder: Path) -> list[Words]:
 
 def _mask_data(folder: Path) -> dict[str, Any]:
     sources = [{"kind": "folder", "path": str(folder / "data" / name), "name": name} for name in ("polyps", "cells")]
-    return {"sources": sources, "size": 32, "cache": str(folder / "cache")}
+    return {"sources": sources, "size": 32, "resize": "squash", "cache": str(folder / "cache")}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> str:
