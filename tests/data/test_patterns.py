@@ -66,5 +66,5 @@ def test_what_is_no_pattern_is_refused(pattern, problem):
 
 @pytest.mark.parametrize("pattern", ["{name}_{n}", "{patient}/{n}"])
 def test_a_pattern_of_patients_names_them_within_the_name_of_a_file(pattern):
-    with pytest.raises(ValidationError, match=r"no pattern of the names of files with \{patient\}"):
+    with pytest.raises(ValidationError, match=r"no pattern with \{patient\}"):
         TypeAdapter(PatientPattern).validate_python(pattern)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from medarts.config.data import make_source
 from medarts.data.manifest import Manifest
-from medarts.data.opening import open_sources
+from medarts.data.opening import open_sources, survey
 from medarts.errors import DataError
 
 
@@ -94,3 +94,20 @@ def test_a_wrong_value_names_its_row_and_column(tmp_path: Path) -> None:
     folder = write(tmp_path / "d", ["a.png", "b.png"], "image,patient,Edema\na.png,1,0\nb.png,2,maybe\n")
     with pytest.raises(DataError, match=r"row 3, column Edema: 'maybe'"):
         opened(folder, uncertain="negative")
+
+
+def test_the_patient_is_a_folder_of_the_path(tmp_path: Path) -> None:
+    names = [f"train/patient{n // 2}/study{n % 2}/view1.png" for n in range(12)]
+    rows = "".join(f"CheXpert-small/{name},1.0\n" for name in names)
+    folder = write(tmp_path / "CheXpert-small", names, f"Path,Edema\n{rows}", file="train.csv")
+    settings: dict[str, Any] = {"file": "train.csv", "columns": {"image": "Path"}}
+    found = survey(make_source("table", folder, **settings, patients="**/{patient}/*/*"))
+    assert (found.faults, found.doubts) == ((), ())
+    splits: dict[str, set[str]] = {}
+    for sample in found.manifest.samples:
+        splits.setdefault(sample.patient, set()).add(sample.split)
+    assert sorted(splits) == [f"patient{n}" for n in range(6)]
+    assert all(len(split) == 1 for split in splits.values())
+    (first, *_) = survey(make_source("table", folder, **settings, patients="test/{patient}/*/*")).faults
+    assert first.problem == "image whose path does not say its patient"
+    assert first.detail == "train/patient0/study0/view1"

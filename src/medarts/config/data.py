@@ -129,8 +129,8 @@ class SourceSettings(Section):
         percentiles: (low, high) percentiles of an image mapped to 0..1, instead of a window.
         fractions: (validation, test) fractions of the patients where the source brings no splits.csv.
         patients: which part of the names of images is the patient, such as "{patient}_{n}", {n} being digits and * any
-            text. Default: as the layout says it, else every image is its own patient. A column of splits.csv decides
-            over it.
+            text; with a slash, of their paths from the folder, such as "**/{patient}/*". Default: as the layout says
+            it, else every image is its own patient. A column of splits.csv decides over it.
     """
 
     task: ClassVar[Task] = "segmentation"

@@ -32,8 +32,10 @@ def _of_images(text: str) -> str:
 
 
 def _of_patients(text: str) -> str:
-    if "{patient}" not in _checked(text) or "/" in text:
-        raise ValueError(f"'{text}' is no pattern of the names of files with {{patient}} in it")
+    if "{patient}" not in _checked(text):
+        raise ValueError(
+            f"'{text}' is no pattern with {{patient}} in it; write it as in {{patient}}_*, or {{patient}}/*"
+        )
     return text
 
 
@@ -41,4 +43,4 @@ FilePattern = Annotated[Text, AfterValidator(_of_images)]
 """A pattern of the files of a data set."""
 
 PatientPattern = Annotated[Text, AfterValidator(_of_patients)]
-"""A pattern of the names of images, without their suffix, that says which part of them is the patient."""
+"""A pattern that says which part of the names of images, or with a slash of their paths, is the patient; no suffix."""

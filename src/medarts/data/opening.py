@@ -140,6 +140,8 @@ def survey(
     if settings.task == "classification" or (rows and rows.grouped):  # whose tables name the patients
         split_faults += _divided(samples, rows.path if rows else settings.path)
     faults = [*expected, *faults, *misnamed, *unnamed_patients, *split_faults]
+    if settings.patients is not None:  # which says what the table does not
+        doubts = [doubt for doubt in doubts if doubt.problem != ALONE]
     doubts += [*_alike(samples, rows, settings), *unread]
     if isinstance(settings, FindingSourceSettings) and settings.images is not None and not faults:
         samples = sample_patients(samples, images=settings.images, seed=SPLIT_SEED)
@@ -440,22 +442,31 @@ def _unread_tables(settings: SourceSettings, splits: Path | None) -> tuple[list[
 
 
 def _of_patients(pairs: Sequence[Pair], settings: SourceSettings) -> tuple[Sequence[Pair], list[Fault]]:
-    """Returns the pairs with the patients that the names of their images say, where the recipe has a pattern of them.
+    """Returns the pairs with the patients that names or paths of images say, where the recipe has a pattern of them.
 
     A pair of no such name keeps its own.
     """
     if settings.patients is None:
         return pairs, []
     pattern = PathPattern(settings.patients)
-    patients = [next(pattern.readings(stem_of(pair.image)), {}).get("patient") for pair in pairs]
+    by_path = "/" in settings.patients
+    names = [pattern.named(_path_of(pair.image, settings)) if by_path else stem_of(pair.image) for pair in pairs]
+    patients = [next(pattern.readings(name), {}).get("patient") for name in names]
     fix = f"Correct data.sources.N.patients ('{settings.patients}'), or the names."
+    problem = f"image whose {'path' if by_path else 'name'} does not say its patient"
     faults = [
-        Fault(pair.image, "image whose name does not say its patient", fix, pair.image.name)
-        for pair, patient in zip(pairs, patients, strict=True)
+        Fault(pair.image, problem, fix, name if by_path else pair.image.name)
+        for pair, name, patient in zip(pairs, names, patients, strict=True)
         if patient is None
     ]
     named = zip(pairs, patients, strict=True)
     return [pair if patient is None else replace(pair, patient=patient) for pair, patient in named], faults
+
+
+def _path_of(image: Path, settings: SourceSettings) -> Path:
+    """Returns the path of an image from the folder of its data set; of one that lies elsewhere, the whole."""
+    inside = image.is_relative_to(settings.path)
+    return image.relative_to(settings.path) if inside else Path(*image.resolve().parts[1:])
 
 
 def _samples(
