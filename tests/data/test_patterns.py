@@ -64,7 +64,9 @@ def test_what_is_no_pattern_is_refused(pattern, problem):
         TypeAdapter(FilePattern).validate_python(pattern)
 
 
-@pytest.mark.parametrize("pattern", ["{name}_{n}", "{patient}/{n}"])
-def test_a_pattern_of_patients_names_them_within_the_name_of_a_file(pattern):
-    with pytest.raises(ValidationError, match=r"no pattern with \{patient\}"):
+@pytest.mark.parametrize(
+    ("pattern", "problem"), [("{name}_{n}", r"no pattern with \{patient\}"), ("/{patient}/*", "not a path")]
+)
+def test_a_pattern_of_patients_names_them(pattern, problem):
+    with pytest.raises(ValidationError, match=problem):
         TypeAdapter(PatientPattern).validate_python(pattern)
