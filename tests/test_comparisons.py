@@ -1,5 +1,6 @@
 """Comparisons of a benchmark from its runs to page, terminal and exit status."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,13 +138,21 @@ def test_a_damaged_run_is_missing_and_the_rest_is_compared(
         api.compare(study)
 
 
+@dataclass
+class Compared:
+    """What stands for a comparison."""
+
+    about: dict[str, Any] = field(default_factory=dict)
+
+
 def test_runs_outside_a_study_are_compared_with_the_searches_that_they_repeat(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(comparing, "repeats_by_provenance", lambda candidates: [tuple(one.name for one in candidates)])
-    monkeypatch.setattr(comparing, "compare_groups", lambda groups, **options: given.update(options))
+    monkeypatch.setattr(comparing, "compare_groups", lambda groups, **options: given.update(options) or Compared())
     monkeypatch.setattr(comparing, "costs_of_groups", lambda _: [])
+    monkeypatch.setattr(comparing, "_noise_of", lambda *_: [])
     comparing.compare_runs([study.parent / "4", study.parent / "8"])
     assert given["design"].methods == {"2 searches: unet (4), unet (8)": ("unet (4)", "unet (8)")}
 

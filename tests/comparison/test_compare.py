@@ -68,7 +68,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.fixture
 def recipe(small_recipe: Recipe) -> Recipe:
-    return changed(small_recipe, "data.size=16", "train.epochs=1", "train.optimizer=adamw", "train.lr=0.01")
+    of_network = "evaluation.resolution=network"  # at which overlays are drawn
+    return changed(small_recipe, "data.size=16", of_network, "train.epochs=1", "train.optimizer=adamw", "train.lr=0.01")
 
 
 @pytest.fixture

@@ -44,8 +44,8 @@ def problems(schema: dict[str, Any], content: Any, definitions: dict[str, Any]) 
     """Checks what the schema says of keys: a small part of JSON schema, enough for sections."""
     if "$ref" in schema:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
-    if "anyOf" in schema:
-        found = [problems(each, content, definitions) for each in schema["anyOf"]]
+    if "anyOf" in schema or "oneOf" in schema:
+        found = [problems(each, content, definitions) for each in schema.get("anyOf", schema.get("oneOf", []))]
         return [] if any(not each for each in found) else min(found, key=len)
     if isinstance(content, dict) and schema.get("type") == "object" and "properties" in schema:
         wrong = [key for key in content if key not in schema["properties"]]

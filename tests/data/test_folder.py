@@ -103,7 +103,8 @@ def test_patterns_that_contradict_each_other_are_refused(tmp_path, settings, pro
 def test_patterns_leave_the_fingerprint_of_older_recipes_alone():
     def of(**settings):
         sources = [{"kind": "folder", "path": "x", **settings}]
-        return fingerprint(parse({"data": {"sources": sources, "resize": "squash"}}))
+        of_older = {"data": {"sources": sources, "resize": "squash"}, "evaluation": {"resolution": "network"}}
+        return fingerprint(parse(of_older))
 
     assert of() == of(image="images/{name}", mask="masks/{name}") == "6a352eb73580c922"
     assert of() != of(mask="labels/{name}")

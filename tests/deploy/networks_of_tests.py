@@ -76,7 +76,8 @@ def largest_difference(one: Deployable, content: bytes, engine: Callable[..., En
         found, wanted = exported.run(images, limits), built.run(images, limits)
         assert list(found) == list(one.output_names)
         differences.append(np.abs(found["probabilities"] - wanted["probabilities"]).max())
-        assert np.ptp(wanted["probabilities"]) > 1e-3, "all probabilities are the same"
+        if min(height, width) > 3:  # a strip may be all of one colour
+            assert np.ptp(wanted["probabilities"]) > 1e-3, "all probabilities are the same"
     return float(max(differences))
 
 

@@ -5,7 +5,7 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Union
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 from medarts.errors import did_you_mean, quoted, shortened
 from medarts.registry import UNKNOWN, UNNAMED, Choice
@@ -124,7 +124,7 @@ def _inside(here: Any, part: int | str) -> tuple[Any, bool]:
             return None, True
         return next((one for one in field.metadata if isinstance(one, Choice)), _bare(field.annotation)), True
     if _is_union(here):
-        return next((option for option in map(_bare, typing.get_args(here)) if _is_named(option, part)), None), False
+        return next((_bare(option) for option in typing.get_args(here) if _is_named(option, part)), None), False
     items = [item for item in typing.get_args(here) if item is not Ellipsis]
     last = items[-1] if items else None  # of a mapping its values; items of a tuple are of one type, wherever needed
     return _bare(last), True
@@ -152,4 +152,9 @@ def _is_union(annotation: Any) -> bool:
 
 
 def _is_named(option: Any, name: int | str) -> bool:
-    return _is_section(option) and option.model_fields["name"].default == name
+    """Returns whether pydantic calls one of several types so: by its tag, else by the name that the section has."""
+    tags = [one.tag for one in getattr(option, "__metadata__", ()) if isinstance(one, Tag)]
+    if tags:
+        return name in tags
+    section = _bare(option)
+    return _is_section(section) and "name" in section.model_fields and section.model_fields["name"].default == name

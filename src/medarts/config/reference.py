@@ -284,7 +284,10 @@ def _schema_of_value(field: FieldInfo, definitions: dict[str, Any]) -> dict[str,
             return {}
     (place, section) = inner[0]
     found = _schema(section, definitions)
-    return {"type": "array", "items": found} if place.endswith(".N") else found
+    if place.endswith(".N"):
+        return {"type": "array", "items": found}
+    words = [kind for kind in _members(field.annotation) if get_origin(kind) is Literal]
+    return {"anyOf": [*(TypeAdapter(kind).json_schema() for kind in words), found]} if words else found
 
 
 def _schema_of_choice(registry: Any, definitions: dict[str, Any]) -> dict[str, Any]:

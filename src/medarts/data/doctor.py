@@ -194,7 +194,8 @@ def _of_classes(
     expected = {1} if labels is None else {index for _, index in labels if index > 0}
     named = needs is not None and isinstance(needs.classes, tuple)
     names = needs.class_names if needs and named else _names_of(manifest.samples)
-    expected |= set(range(1, len(names) + 1) if names else range(1, needs.outputs) if needs else ())
+    masks = needs is not None and needs.task == "segmentation"
+    expected |= set(range(1, len(names) + 1) if names else range(1, needs.outputs) if needs and masks else ())
     expected -= {IGNORE}
     never: dict[str, list[Split]] = {}
     lost: dict[str, list[Split]] = {}

@@ -327,6 +327,8 @@ def _examples(run: RunDirectory, info: ModelInfo) -> list[bytes]:
         return []
     with np.load(io.BytesIO(read_whole(path)), allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files if name != "titles"}  # which name the images
+    if (of_gallery := found.pop("of_gallery", None)) is not None:  # the worst alone would say too little of the network
+        found = {name: values[~of_gallery] for name, values in found.items()}
     pictures = []
     for number, image in enumerate(found["images"][:MOST_EXAMPLES]):
         panels = [_rgb(image)]
