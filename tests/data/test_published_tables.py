@@ -9,7 +9,7 @@ from PIL import Image
 
 from medarts.config.data import make_source
 from medarts.data.manifest import Manifest
-from medarts.data.opening import open_sources, survey
+from medarts.data.opening import open_sources, recognise, survey
 from medarts.errors import DataError
 
 
@@ -111,3 +111,15 @@ def test_the_patient_is_a_folder_of_the_path(tmp_path: Path) -> None:
     (first, *_) = survey(make_source("table", folder, **settings, patients="test/{patient}/*/*")).faults
     assert first.problem == "image whose path does not say its patient"
     assert first.detail == "train/patient0/study0/view1"
+
+
+def test_images_in_inner_folders_are_found_by_their_names(tmp_path: Path) -> None:
+    names = [f"files/p{n}/s1/id{n}.png" for n in range(4)]
+    rows = "".join(f"id{n},{n},{n % 2}\n" for n in range(4))
+    folder = write(tmp_path / "mimic", names, f"dicom_id,subject_id,Edema\n{rows}", file="chexpert.csv")
+    (source,) = recognise(folder)
+    found = survey(source)
+    assert found.faults == ()
+    assert [sample.image for sample in found.manifest.samples] == [folder / name for name in names]
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "id0.png")  # where the others are missing, then
+    assert [fault.detail for fault in survey(source).faults] == ["id1", "id2", "id3"]

@@ -287,3 +287,23 @@ def test_findings_of_a_table_become_a_recipe_of_findings(tmp_path, monkeypatch):
     assert (found.recipe.data.task, found.recipe.space.name) == ("classification", "darts")
     with pytest.raises(DataError, match="no known layout for segmentation"):
         medarts.init("data", measure=False, task="segmentation", force=True)
+
+
+def test_a_published_table_is_recognised_by_its_columns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = ["Path,Sex,Age,Edema,Fracture"]
+    for n in range(24):
+        name = f"train/patient{n // 2}/study{n % 2}/view1.png"
+        put(tmp_path / "CheXpert" / name, square(n + 1))
+        rows.append(f"CheXpert/{name},F,{40 + n},{('1.0', '0.0', '-1.0', '')[n % 4]},{n % 2}.0")
+    (tmp_path / "CheXpert/train.csv").write_text("\n".join(rows))
+    data = medarts.init("CheXpert", measure=False).recipe.data
+    source = data.sources[0].model_dump()
+    assert (source["file"], source["columns"]["image"], source["uncertain"]) == ("train.csv", "Path", "negative")
+    assert (source["patients"], data.findings) == ("**/{patient}/*/*", ("Edema", "Fracture"))
+    assert len({sample.patient for sample in open_manifest(data, needs=("train",)).samples}) == 12
+    again = medarts.init("CheXpert/train.csv", measure=False, out="again.yaml").recipe.data
+    assert again.sources == data.sources
+    (tmp_path / "CheXpert/valid.csv").write_text("\n".join(rows[:12]))
+    with pytest.raises(DataError, match=r"\(1\) the table train\.csv; \(2\) the table valid\.csv"):
+        medarts.init("CheXpert", measure=False, force=True)

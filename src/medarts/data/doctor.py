@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from medarts.config import SPLITS, DataSettings, MaskSourceSettings, SourceSettings, Split
-from medarts.data.contents import stem_of
 from medarts.data.examination import Examination, Finding, Level, Summary, common, first_of, kind_of
 from medarts.data.formats import raw_mask
 from medarts.data.formats.raw import Raw
@@ -27,9 +26,8 @@ from medarts.data.masks import (
     snapped_words,
     stored_mask,
 )
-from medarts.data.opening import DIVIDED, Survey, advice, survey
+from medarts.data.opening import DIVIDED, Survey, advice, named_patients, survey
 from medarts.data.parts import read_parts, stacked
-from medarts.data.patients import patients_in
 from medarts.data.proposal import MaskValues
 from medarts.data.reading import (
     check_labels,
@@ -162,7 +160,7 @@ def _of_patients(manifest: Manifest, settings: SourceSettings) -> Iterator[Findi
     """Yields the pattern by which names may say the patients, where nothing else does."""
     if settings.patients is not None or any(sample.patient != sample.key for sample in manifest.samples):
         return
-    named = patients_in([stem_of(image) for image in {sample.image for sample in manifest.samples}])
+    named = named_patients(settings, manifest)
     if named is not None:
         fix = f"If names say it, give the source patients: '{named.pattern}'; else add a splits.csv with patients."
         yield Finding("warning", str(settings.path), "Every image counts as a patient.", fix, named.text)

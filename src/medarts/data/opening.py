@@ -13,6 +13,7 @@ from medarts.data.folds import divided_into
 from medarts.data.formats import suffix_of
 from medarts.data.manifest import Manifest, Sample, join
 from medarts.data.masks import IGNORE
+from medarts.data.patients import NamedPatients, patients_in, patients_in_paths
 from medarts.data.patterns import PathPattern
 from medarts.data.reading import check_labels
 from medarts.data.sampling import sample_patients
@@ -277,7 +278,7 @@ def recognise(path: Path, *, task: Task | None = None) -> tuple[SourceSettings, 
         except AmbiguousLayoutError as ambiguous:  # unless another source knows what the folder is
             ways += zip(ambiguous.choices, ambiguous.told, strict=True)
             continue
-        if found and task in (None, found[0].task):
+        if found and task in (None, found[0].task) and (task or not ways or found[0].task == ways[0][0][0].task):
             return found
     ways = [(choice, told) for choice, told in ways if task in (None, choice[0].task)]
     if ways:
@@ -367,6 +368,11 @@ def _source(kind: str) -> Source:
 def names_of_values(settings: SourceSettings) -> Mapping[int, str]:
     """Returns what the values of masks mean, where the data set says it; see `Source.names_of_values`."""
     return _source(settings.kind).names_of_values(settings)
+
+
+def findings_in(settings: SourceSettings) -> tuple[str, ...] | None:
+    """Returns the findings that a data set seems to have; see `Source.findings_in`."""
+    return _source(settings.kind).findings_in(settings)
 
 
 def _without_images(settings: SourceSettings, doubts: Iterable[Fault]) -> DataError:
@@ -461,6 +467,14 @@ def _of_patients(pairs: Sequence[Pair], settings: SourceSettings) -> tuple[Seque
     ]
     named = zip(pairs, patients, strict=True)
     return [pair if patient is None else replace(pair, patient=patient) for pair, patient in named], faults
+
+
+def named_patients(settings: SourceSettings, manifest: Manifest) -> NamedPatients | None:
+    """Returns the patients as names of images seem to say them, else the folders in their paths; None without any."""
+    images = sorted({sample.image for sample in manifest.samples})
+    paths = [_path_of(image, settings) for image in images]
+    by_path = (composed(path.with_name(stem_of(path)).as_posix()) for path in paths)
+    return patients_in([stem_of(path) for path in paths]) or patients_in_paths([*by_path])
 
 
 def _path_of(image: Path, settings: SourceSettings) -> Path:

@@ -1,7 +1,8 @@
 """Patients in the names of files: a pattern that puts images together, where names look as if they say it."""
 
+import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from medarts.data.patterns import PathPattern
@@ -44,10 +45,29 @@ def patients_in(names: Collection[str]) -> NamedPatients | None:
     >>> patients_in([f"ISIC_{n:07d}" for n in range(30)])
     """
     ends = ("{n}", "*")
-    for text in (f"{{patient}}{mark}{end}" for end in ends for mark in _SEPARATORS):
+    return _first_of((f"{{patient}}{mark}{end}" for end in ends for mark in _SEPARATORS), names)
+
+
+def patients_in_paths(paths: Collection[str]) -> NamedPatients | None:
+    """Returns the pattern by which folders of paths, without suffix, are patients, as `patients_in` does for names.
+
+    The name of every such folder has a number in it: others are more likely sites or classes.
+
+    >>> found = patients_in_paths([f"train/patient{n // 2}/study{n % 2}/frontal" for n in range(20)])
+    >>> found.text
+    "'**/{patient}/*/*' gives 10 patients of 20 images, such as 'patient0'"
+    """
+    return _first_of(("**/{patient}/*/*", "**/{patient}/*"), paths, needs=re.compile(r"\d"))
+
+
+def _first_of(
+    texts: Iterable[str], names: Collection[str], *, needs: re.Pattern[str] | None = None
+) -> NamedPatients | None:
+    """Returns the first pattern that puts names together; in every patient of it is what is needed."""
+    for text in texts:
         pattern = PathPattern(text)
         found = [next(pattern.readings(name), {}).get("patient") for name in names]
-        if not found or None in found:
+        if not found or None in found or (needs and not all(needs.search(patient or "") for patient in found)):
             continue
         counts = Counter(patient for patient in found if patient)
         several = sum(count > 1 for count in counts.values())

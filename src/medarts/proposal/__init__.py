@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from medarts.config import Recipe, SourceSettings, Task, apply_overrides, parse
-from medarts.data.opening import open_manifest, recognise, refuse, renamed, survey, with_findings
+from medarts.data.manifest import Manifest
+from medarts.data.opening import findings_in, open_manifest, recognise, refuse, renamed, survey, with_findings
 from medarts.data.sources import AmbiguousLayoutError
 from medarts.data.store import open_store
 from medarts.errors import DataError
@@ -142,7 +143,7 @@ def _sources(
 def _looks(sources: Sequence[SourceSettings]) -> list[Look]:
     surveys = []
     for settings in sources:
-        found = survey(settings)
+        found = survey(settings, findings=findings_in(settings))
         refuse(settings, found.faults)
         surveys.append((settings, found))
     total = sum(min(len(found.manifest.samples), OPENED) for _, found in surveys)
@@ -192,10 +193,15 @@ def _with_patients(looks: Sequence[Look], ask: Ask, answers: list[tuple[str, str
         answers.append((question.text, question.choices[number]))
         if number == 0:
             settings = look.settings.model_copy(update={"patients": look.patients.pattern})
-            done.append(replace(look, settings=settings, manifest=survey(settings, classes=look.names).manifest))
+            done.append(replace(look, settings=settings, manifest=_again(settings, look)))
         else:
             done.append(look)
     return tuple(done)
+
+
+def _again(settings: SourceSettings, look: Look) -> Manifest:
+    """Returns the manifest of a data set by other settings."""
+    return survey(settings, findings=look.manifest.findings or None, classes=look.names).manifest
 
 
 def _measured(recipe: Recipe) -> tuple[tuple[float, float], Plan]:

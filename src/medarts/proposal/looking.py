@@ -8,12 +8,11 @@ import numpy as np
 
 from medarts.config import SourceSettings
 from medarts.config.data import BACKGROUND, IGNORED
-from medarts.data.contents import stem_of
 from medarts.data.formats import raw_image, raw_mask, spacing_of
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import IGNORE, DomainLevels, Mask, planes_of, read_mask
-from medarts.data.opening import Survey, names_of_values, with_class_indices
-from medarts.data.patients import NamedPatients, patients_in
+from medarts.data.opening import Survey, named_patients, names_of_values, with_class_indices
+from medarts.data.patients import NamedPatients
 from medarts.data.proposal import MaskValues
 from medarts.data.sources import rules_of
 from medarts.data.splits import natural
@@ -95,7 +94,7 @@ def look_at(settings: SourceSettings, found: Survey, *, progress: Callable[[], N
     doubts = tuple(f"{doubt.problem}: {doubt.detail or doubt.file.name}" for doubt in found.doubts)
     look = Look(settings, found.manifest, doubts, opened=len(samples))
     if not look.patients_known and settings.patients is None:
-        look.patients = patients_in([stem_of(path) for path in {sample.image for sample in found.manifest.samples}])
+        look.patients = named_patients(settings, found.manifest)
     for sample in samples:
         _look_at_image(look, sample)
         progress()

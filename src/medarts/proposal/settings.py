@@ -143,6 +143,9 @@ def _put_search_of_masks(draft: Draft, train: int, factor: float) -> None:
 
 
 def _put_findings(draft: Draft, looks: Sequence[Look], device: str) -> None:
+    findings = {look.manifest.findings for look in looks}
+    if len(findings) == 1:
+        draft.put("data.findings", [*findings.pop()])
     _put_size(draft, looks, _OF_FINDINGS if device == "cpu" else _LARGEST[device], device)
 
 

@@ -195,6 +195,10 @@ class Source(ABC):
         """
         return listing
 
+    def findings_in(self, settings: Any) -> tuple[str, ...] | None:
+        """Returns the findings that a data set seems to have, where its table tells other things, too; None: all."""
+        return None
+
     @abstractmethod
     def find(self, settings: Any, findings: tuple[str, ...] | None = None) -> Listing:
         """Lists the images with all that is wrong; opens none of them.

@@ -8,20 +8,25 @@ Tables as they are published are read by the settings of the source: ``file`` is
 columns these are, and ``uncertain`` what -1 means.
 """
 
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from medarts.config import FindingSourceSettings
 from medarts.config.section import LATER, Section, Text
 from medarts.data.contents import Contents, composed, file_named, listed, stem_of
+from medarts.data.formats import is_image, suffix_of
 from medarts.data.sources import (
     ALONE,
     NO_PATIENT,
     RENAMED,
     TWICE,
+    AmbiguousLayoutError,
     Fault,
     Listing,
     Pair,
@@ -66,6 +71,13 @@ _NOTHING = frozenset({"", "no finding", "no findings", "none", "normal"})
 _UNCERTAIN = ("-1", "-1.0")
 
 _RESERVED = ("image", "split")
+_IMAGE_COLUMNS = {"image", "imageid", "imageindex", "imagename", "imagepath", "path", "file", "filename", "dicomid"}
+"""Names of a column of images in published tables, without capitals and separators."""
+
+_TABLES = (".csv", ".tsv")
+_FIRST = 5
+"""Images of a table that have to be in a folder for the table to be that of the folder."""
+
 _VALUES = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 _ABOUT_IMAGES = ("image", "patient", "split")
 _ALSO_FINDINGS = ("case", "lesion")  # names of patients, unless the column holds 0 and 1 alone
@@ -100,11 +112,19 @@ class _Folder:
     stems: dict[str, list[Path]]
 
 
-@dataclass(slots=True)
+@dataclass
 class _Files:
-    """The images of a data set; every folder is listed once, when it is first asked for."""
+    """The images of a data set; every folder is listed once, when it is first asked for.
+
+    Attributes:
+        root: the folder of the data set.
+        names: what the table calls the images.
+        folders: those listed so far.
+        found: the file of every name that was asked for.
+    """
 
     root: Path
+    names: Sequence[str] = ()
     folders: dict[Path, _Folder] = field(default_factory=dict)
     found: dict[str, Path | None] = field(default_factory=dict)
 
@@ -117,8 +137,34 @@ class _Files:
         if name not in self.found:
             exact = (folder.named.get(last) for folder, last in self._places(name))
             alike = (_single(folder.stems, last) for folder, last in self._places(name))
-            self.found[name] = next((path for paths in (exact, alike) for path in paths if path), None)
+            near = (path for paths in (exact, alike) for path in paths if path)
+            self.found[name] = next(near, None) or self._below(name)
         return self.found[name]
+
+    def _below(self, name: str) -> Path | None:
+        """Returns the only image of a name in any inner folder, as the archives of MIMIC-CXR have them.
+
+        Only of a table whose names say no folders and are of no image where they are looked for otherwise: copies in
+        other folders do not stand in for some that are missing.
+        """
+        if not self._are_nested or not _is_inside(name):
+            return None
+        return _single(self._nested, name)
+
+    @cached_property
+    def _are_nested(self) -> bool:
+        plain = bool(self.names) and not any("/" in name.replace("\\", "/") for name in self.names)
+        here = {stem for folder in (self.root, self.root / IMAGES) for stem in self._listed(folder).stems}
+        return plain and not any(without_suffix(name).casefold() in here for name in self.names)
+
+    @cached_property
+    def _nested(self) -> dict[str, list[Path]]:
+        stems: dict[str, list[Path]] = {}
+        for folder, inner, names in os.walk(self.root):
+            inner.sort()
+            for path in (Path(folder) / name for name in names if is_image(Path(name))):
+                stems.setdefault(stem_of(path).casefold(), []).append(path)
+        return stems
 
     def unread(self, name: str) -> Path | None:
         """Returns the file of this name, with or without its suffix, that is of a kind that is not read."""
@@ -214,14 +260,29 @@ class TableSource(Source):
 
     layout = LAYOUT
     tables = (NAME,)
+    takes_files = True
     is_general = True
     split_fix = f"Write {{split}} in the column split of {NAME} for some patients."
 
     def recognise(self, path: Path) -> tuple[TableSettings, ...]:
-        found = file_named(path, NAME)
-        if found is None or not found.is_file() or (path / "masks").is_dir():  # with masks it is taken for these
+        root = path.parent if path.is_file() else path
+        if (root / "masks").is_dir():  # with masks it is taken for these
             return ()
-        return (TableSettings(path=path, name=domain_of(path), percentiles=percentiles_of(path)),)
+        usual = file_named(root, NAME)
+        if usual is not None and usual.is_file() and path in (root, usual):
+            return (TableSettings(path=root, name=domain_of(root), percentiles=percentiles_of(root)),)
+        files = [path] if path.is_file() else sorted(root.iterdir()) if root.is_dir() else []
+        tables = [file for file in files if file.is_file() and suffix_of(file) in _TABLES and not _is_splits(file)]
+        found = [settings for file in tables if (settings := _by_columns(root, file))]
+        if len(found) > 1:
+            told = [f"the table {settings.file}" for settings in found]
+            raise AmbiguousLayoutError(root, [(settings,) for settings in found], told)
+        return tuple(found)
+
+    def findings_in(self, settings: TableSettings) -> tuple[str, ...] | None:
+        path = file_named(settings.path, settings.file)
+        table = None if path is None else read_table(path)
+        return None if table is None or _labels_of(table, taken=()) else _findings_in(table) or None
 
     def find(self, settings: TableSettings, findings: tuple[str, ...] | None = None) -> Listing:
         table = _as_written_here(
@@ -235,12 +296,52 @@ class TableSource(Source):
         kept = [row for row in rows if split is None or split_named(row.cells[split])]
         if not kept and split is not None:
             raise without_splits(table.path, (row.cells[split] for row in rows))
-        files = _Files(settings.path)
+        files = _Files(settings.path, table.cells[columns.image])
         pairs, faults = _pairs(kept, columns, files, table.path, split)
         named = {path for row in rows if (path := files.find(row.cells[columns.image]))}
         faults = _wrong_values(kept, columns, table.path) + faults + _doubts(rows, columns, split, table)
         faults += [unnamed(table.path, name) for name in files.others(named)]
         return Listing(tuple(pairs), (*faults, *files.passed_over(named)), rules_of(settings), columns.findings)
+
+
+def _by_columns(root: Path, file: Path) -> TableSettings | None:
+    """Returns the settings of a table that names images of a folder and what they show, as published ones do."""
+    try:
+        table = read_table(file)
+    except DataError:
+        return None
+    image = next((name for name in table.columns if re.sub(r"[\W_]", "", name).casefold() in _IMAGE_COLUMNS), None)
+    if image is None or not table.lines:
+        return None
+    files = _Files(root, table.cells[image])
+    labels = _labels_of(table, taken=())
+    findings = () if labels else _findings_in(table)
+    if not (labels or findings) or not all(files.find(name) for name in table.cells[image][:_FIRST]):
+        return None
+    uncertain = any(cell in ("", *_UNCERTAIN) for name in findings for cell in table.cells[name])
+    return TableSettings(
+        path=root,
+        name=domain_of(root),
+        percentiles=percentiles_of(root),
+        file=file.name,
+        columns=ColumnSettings(image=None if image.casefold() == "image" else image),
+        uncertain="negative" if uncertain else None,
+    )
+
+
+def _findings_in(table: Table) -> tuple[str, ...]:
+    """Returns the columns most cells of which, apart from empty ones, are 0, 1 or -1."""
+    about = {*group_columns(table.columns), *(name for name in table.columns if name.casefold() in _ABOUT_IMAGES)}
+    found = []
+    for name in (name for name in table.columns if name and name not in about):
+        cells = [cell for cell in table.cells[name] if cell]
+        if 2 * sum(cell.lower() in _VALUES or cell in _UNCERTAIN for cell in cells) > len(cells):
+            found.append(name)
+    return tuple(found)
+
+
+def _is_splits(file: Path) -> bool:
+    return file.name.casefold() == SPLITS_CSV
 
 
 def _as_written_here(table: Table, settings: TableSettings) -> Table:
