@@ -168,6 +168,28 @@ def test_images_are_shrunk_before(tmp_path: Path) -> None:
     assert (framing.height, framing.width, framing.rows, framing.columns) == (60, 40, 60, 20)
 
 
+def test_a_store_takes_the_room_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of volumes of any spacing, and with a mask for every class."""
+    asked: list[int] = []
+    monkeypatch.setattr("medarts.data.store.make_room", lambda _, needed, **__: asked.append(needed))
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            values = np.zeros((90, 60, 2), np.uint8)
+            values[10:40, 10:30] = 1
+            nibabel.save(nibabel.Nifti1Image(values, np.diag([-2.0, -0.5, 3, 1])), tmp_path / name / f"{number}.nii")
+    source = make_source("folder", tmp_path, percentiles=(0, 100), labels={1: 1, 0: 0})
+    about: Any = {"size": SIZE, "resize": "patches", "in_channels": 1, "cache": tmp_path / "cache"}
+    about |= {"classes": ["disc", "core"], "overlap": True}
+    open_data(DataSettings(sources=(source,), spacing_mm=0.8, **about), needs=())
+    (folder,) = (tmp_path / "cache").glob("v*")
+    taken = sum((folder / name).stat().st_size for name in ("images.bin", "masks.bin"))
+    assert taken == 6 * (225 * 38) * (2 + 2)
+    whole = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".bin", ".npy"))
+    assert taken <= whole <= asked[0] + 2000  # headers of arrays
+    assert asked[0] - whole < 6 * 2 * 1000 * 8  # places of both classes, at most
+
+
 def test_files_have_to_say_the_size_of_their_pixels(tmp_path: Path) -> None:
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()

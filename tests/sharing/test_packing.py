@@ -23,6 +23,7 @@ from medarts.engine.checkpoint import of_weights
 from medarts.engine.directory import RunDirectory
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation.scores import Scores
+from medarts.sharing.card import card_text
 from medarts.sharing.packing import shared_recipe
 from medarts.training.trained import load_network
 from medarts.training.trainer import start_training
@@ -147,6 +148,21 @@ def test_the_card_has_numbers_of_data_scores_and_cost(run: RunDirectory, packed:
     assert "No images are in this file." in text
     assert "\n\n\n" not in text
     assert not re.search(r"[{}]|None|nan\b", text)
+
+
+def test_the_card_says_how_patches_are_made(packed: Path) -> None:
+    with zipfile.ZipFile(packed) as archive:
+        card = json.loads(archive.read("card.json"))
+    about = {"resize": "patches", "target_mm": 0.5, "context": 1, "files": 2}
+    text = card_text(card | {"preprocessing": card["preprocessing"] | about})
+    for line in (
+        "| files of an image | 2, whose channels are stacked |",
+        "| neighbouring slices | 1 on either side, as further channels |",
+        "| scale | pixels of 0.5 mm |",
+        "windows that overlap by half and are blended |",
+    ):
+        assert line in text
+    assert "neighbouring" not in card_text(card)
 
 
 def test_examples_come_where_they_are_asked_for(run: RunDirectory, packed: Path, tmp_path: Path) -> None:

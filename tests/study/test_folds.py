@@ -1,6 +1,7 @@
 """Trainings of all folds: scores of images that were not seen, and one network of all."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from tests.conftest import write_folder_data
 from tests.small_runs_of_tests import InThisProcess
 
 import medarts as library
 from medarts.comparison.candidates import check_comparable, group_runs
 from medarts.comparison.overlays import predict_overlays
-from medarts.data.opening import open_data
+from medarts.data.opening import choose_sources, open_data
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
 from medarts.errors import RecipeError, RunError
 from medarts.evaluation.scores import Scores, image_values
+from medarts.profiling import cost
+from medarts.profiling.cost import Cost
+from medarts.profiling.latency import Timing
 from medarts.reporting.page import write_report
 from medarts.study.folds import read_fold_scores
 from medarts.training.trained import load_network
@@ -160,6 +165,37 @@ def test_two_are_compared_by_images_they_have_not_seen(folds: RunDirectory, tmp_
     targets = open_data(folds.recipe.data, needs=("test",)).targets[np.arange(12)]
     own = [2 * (one & true).sum() / (one.sum() + true.sum()) for one, true in zip(shown, targets, strict=True)]
     np.testing.assert_allclose(own, dice.sort_values("image")["value"], atol=1e-6)
+
+
+def test_two_are_compared_on_other_data(
+    folds: RunDirectory, tmp_path: Path, here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which are not divided into folds: those of a single patient could not be."""
+
+    def costs(architectures: dict[str, Any], *, size: int, in_channels: int, outputs: int, **_: Any) -> Any:
+        timings = {"onnxruntime": (Timing(1, 1, 5.0, 0.1),)}
+        return {
+            name: Cost(51300, 200, size, in_channels, outputs, timings, memory_mb={1: 30.0}) for name in architectures
+        }
+
+    monkeypatch.setattr(cost, "measure_costs", costs)
+    root = folds.path.parent
+    changes = ["data.folds=2", "train.model.width=6"]
+    wide = library.train(recipe=recipe(root / "data", root / "cache"), changes=changes, out=tmp_path / "wide")
+    other = write_folder_data(tmp_path / "other", images=2, seed=1)
+    found = library.compare([folds, wide], data=str(other), split="all", out=tmp_path / "out")
+    assert set(found.images["image"]) == {"blob_00", "blob_01"}
+    page = re.sub(r"<style.*?</style>|<[^>]*>", " ", (tmp_path / "out" / "report.html").read_text("utf-8"), flags=re.S)
+    page = " ".join(page.split())
+    assert "External: no network was trained on any image of other." in page
+    assert "unet-2-folds (wide)" in page
+    assert "2 images of 1 patient" in page
+    sources = choose_sources((str(other),), known=folds.recipe.data.sources)
+    names = [("other", "blob_01"), ("other", "blob_00")]
+    overlays = predict_overlays(group_runs([folds.path, wide.path]), names, split="all", sources=sources)
+    assert overlays.predictions.shape == (2, 2, 32, 32)
+    mask = np.asarray(Image.open(other / "masks" / "blob_01.png")) > 0
+    np.testing.assert_array_equal(overlays.targets[0], mask)
 
 
 def test_the_page_shows_every_fold(folds: RunDirectory) -> None:

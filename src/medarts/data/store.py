@@ -13,7 +13,6 @@ import os
 import pickle
 import shutil
 import threading
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,14 +25,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
 from medarts.config import DataSettings
 from medarts.config.data import Resize
 from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, use
-from medarts.data.crops import Crops, places_of
+from medarts.data.crops import POINTS, Crops, places_of
 from medarts.data.digests import digests_read
 from medarts.data.folds import undivided
+from medarts.data.formats import shape_of
 from medarts.data.geometry import Framing, framed
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.masks import DomainLevels, Mask, MaskLevel, check_classes, snapped_words
@@ -52,8 +51,6 @@ PIXELS = 50_000_000
 Reading takes some 23 bytes a pixel of three channels, so that this is about 1.2 GB.
 """
 
-_VOLUMES = (".nii", ".gz")
-_SLICE = 1_000_000
 _COMPRESSION = 10
 
 _NAMED = 3
@@ -372,13 +369,25 @@ def _writer(path: Path, form: Mapping[str, Any]) -> RowWriter | RaggedWriter:
 
 
 def _bytes_of(manifest: Manifest, settings: DataSettings, forms: _Forms) -> int:
-    """Returns the size of a store; that of images of several sizes is an estimate, made from headers."""
+    """Returns the size of a store; that of images of several sizes is taken from their headers, and an upper bound."""
     rows = (form for form in forms.values() if "shape" in form)
     known = sum(math.prod(form["shape"]) * np.dtype(form["dtype"]).itemsize for form in rows)
     if settings.resize != "patches":
         return known
-    pixels = sum(pixels_of(sample.image) for sample in manifest.samples) * settings.scale**2
-    return known + round(pixels * (2 * settings.in_channels + 1))
+    classes = len(settings.class_names)
+    each = 2 * settings.in_channels + (classes if settings.overlap else 1)
+    pixels = [_stored_pixels(sample.image, settings) for sample in manifest.samples]
+    places = sum(min(classes * POINTS, (classes if settings.overlap else 1) * number) for number in pixels)
+    return known + sum(pixels) * each + places * 8  # two int32 a place
+
+
+def _stored_pixels(path: Path, settings: DataSettings) -> int:
+    """Returns the pixels of an image that patches are cropped from; 0 where the reader will say what is wrong."""
+    try:
+        framing = framing_of(path, *shape_of(path), settings)
+    except DataError:
+        return 0
+    return framing.rows * framing.columns
 
 
 def _read_all(manifest: Manifest, settings: DataSettings, *, threads: int) -> Iterator[_Read]:
@@ -485,13 +494,8 @@ class Gate:
 
 
 def pixels_of(path: Path) -> int:
-    """Returns about how many pixels an image has: from its header where that is quick, else from its file's size."""
-    if path.suffix.lower() in _VOLUMES:  # a slice of a volume that is unpacked once
-        return _SLICE
+    """Returns how many pixels an image or slice has: from its header, or about as many as its file may hold."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.width * image.height
-    except Exception:  # the reader reports whatever is wrong with the file
+        return math.prod(shape_of(path))
+    except DataError:  # the reader reports whatever is wrong with the file
         return path.stat().st_size * _COMPRESSION if path.is_file() else 0

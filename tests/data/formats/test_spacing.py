@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.deploy.dicoms import AXIAL, OBLIQUE, dataset, write
 
-from medarts.data.formats import raw_image, spacing_of
+from medarts.data.formats import raw_image, shape_of, spacing_of
 from medarts.errors import DataError
 
 ROW, COLUMN, SLICE = 0.4, 0.9, 3.0
@@ -114,3 +114,24 @@ def test_frames_have_the_spacing_of_their_groups_and_a_missing_file_is_an_error(
     assert spacing_of(path) == (ROW, COLUMN, None)
     with pytest.raises(DataError, match="There is no file"):
         spacing_of(tmp_path / "b.dcm")
+
+
+@pytest.mark.parametrize("orientation", [1, 4, 5, 6, 8])
+def test_headers_tell_the_shape_of_what_is_read(tmp_path: Path, orientation: int) -> None:
+    values = np.arange(6 * 9, dtype=np.uint8).reshape(6, 9)
+    tag = (274, "H", 1, orientation, False)
+    tifffile.imwrite(tmp_path / "a.tif", values, extratags=[tag])
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(values).save(tmp_path / "a.jpg", exif=exif)
+    for path in (tmp_path / "a.tif", tmp_path / "a.jpg"):
+        assert shape_of(path) == raw_image(path).values.shape[:2]
+
+
+@pytest.mark.parametrize("codes", ["LPS", "PLS", "SLA", "RAI"])
+def test_headers_tell_the_shape_of_slices(tmp_path: Path, codes: str) -> None:
+    volume, axial = nifti(tmp_path, codes), dicom(tmp_path, AXIAL)
+    assert shape_of(volume) == raw_image(volume, 0).values.shape[:2]
+    assert shape_of(axial) == raw_image(axial).values.shape[:2]
+    with pytest.raises(DataError, match=r"gone\.png"):
+        shape_of(tmp_path / "gone.png")

@@ -137,6 +137,21 @@ def image_count(path: Path) -> int:
         return raster.page_count(path) if reader is raster.read_tiff else 1
 
 
+def shape_of(path: Path) -> tuple[int, int]:
+    """Returns height and width of what ``raw_image`` gives of a file; reads the header alone.
+
+    Raises:
+        DataError: the file is missing, damaged or of an unknown format.
+    """
+    with explained(path):
+        reader = _reader_of(path)
+        if reader is nifti.read:
+            return nifti.plane_shape(path)
+        if reader is dicom.read:
+            return dicom.shape_of(path)
+        return raster.shape_of_tiff(path) if reader is raster.read_tiff else raster.shape_of(path)
+
+
 def slices_around(path: Path, slice_index: int) -> tuple[int, ...]:
     """Returns the slices of a file among which one has its neighbours, in the order of space; reads the headers alone.
 

@@ -73,6 +73,12 @@ def frame_count(path: Path) -> int:
     return int(opened(path, pixels=False).get("NumberOfFrames") or 1)
 
 
+def shape_of(path: Path) -> tuple[int, int]:
+    """Returns the rows and columns of an image or frame; reads the header alone."""
+    header = opened(path, pixels=False, tags=("Rows", "Columns"))
+    return int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+
+
 def _image(path: Path, wanted: Wanted) -> Raw:
     dataset = opened(path) if wanted.index is None else _held(path)
     if not any(name in dataset for name in _PIXELS):

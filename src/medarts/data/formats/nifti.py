@@ -44,6 +44,13 @@ def slice_count(path: Path) -> int | None:
     return shape[2] if len(shape) == 3 else None
 
 
+def plane_shape(path: Path) -> tuple[int, int]:
+    """Returns the rows and columns of what ``read`` gives; reads the header alone."""
+    volume = open_volume(path)
+    first, second, *_ = _shape(path, volume.shape)
+    return (second, first) if _turn(volume)[1] else (first, second)
+
+
 def check_grids(image: Path, mask: Path) -> None:
     """Raises a GridError where the voxels of a mask are not those of its image."""
     _placement(mask, image)

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,15 @@ def read(path: Path, wanted: Wanted) -> Raw:
             return _frame(path, image, wanted)
     except UnidentifiedImageError:
         raise OtherContentError("its content is of no known image format") from None
+
+
+def shape_of(path: Path) -> tuple[int, int]:
+    """Returns the height and width of what ``read`` gives; reads the header alone."""
+    with warnings.catch_warnings(), Image.open(path) as image:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Without the first condition, Pillow would read all pixels of a PNG in search of it.
+        sideways = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) in _SWAPPED
+        return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def _frame(path: Path, image: ImageFile, wanted: Wanted) -> Raw:
@@ -166,6 +176,19 @@ def page_count(path: Path) -> int:
     try:
         with tifffile.TiffFile(path) as file:
             return 1 if _is_colour_by_page(file) else _pages(file)[1]
+    except tifffile.TiffFileError as error:
+        raise ValueError(str(error)) from None
+
+
+def shape_of_tiff(path: Path) -> tuple[int, int]:
+    """Returns the height and width of what ``read_tiff`` gives; reads the headers alone."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages[0]
+            height, width = int(page.imagelength), int(page.imagewidth)
+            return (width, height) if _orientation(page) in _SWAPPED else (height, width)
     except tifffile.TiffFileError as error:
         raise ValueError(str(error)) from None
 
