@@ -8,19 +8,18 @@ Tables as they are published are read by the settings of the source: ``file`` is
 columns these are, and ``uncertain`` what -1 means.
 """
 
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from medarts.config import FindingSourceSettings
 from medarts.config.section import LATER, Section, Text
-from medarts.data.contents import Contents, composed, file_named, listed, stem_of
-from medarts.data.formats import is_image, suffix_of
+from medarts.data.contents import composed, file_named, stem_of
+from medarts.data.formats import suffix_of
+from medarts.data.naming import IMAGES, NamedImages, is_inside
 from medarts.data.sources import (
     ALONE,
     NO_PATIENT,
@@ -34,7 +33,6 @@ from medarts.data.sources import (
     domain_of,
     left_out,
     missing,
-    passed_over,
     percentiles_of,
     register_source,
     rules_of,
@@ -55,7 +53,6 @@ from medarts.data.tables import Table, read_table
 from medarts.errors import DataError, did_you_mean
 
 NAME = "labels.csv"
-IMAGES = "images"
 BAD_VALUE = "value that is neither 0 nor 1"
 LAYOUT = f"{NAME} with the columns image, patient, split and one a finding; images in {IMAGES}/ or beside it"
 
@@ -101,114 +98,6 @@ class _Row:
     line: int
     cells: dict[str, str]
     overlong: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    """A folder, with its files by their names, and by their stems in small letters."""
-
-    contents: Contents
-    named: dict[str, Path]
-    stems: dict[str, list[Path]]
-
-
-@dataclass
-class _Files:
-    """The images of a data set; every folder is listed once, when it is first asked for.
-
-    Attributes:
-        root: the folder of the data set.
-        names: what the table calls the images.
-        folders: those listed so far.
-        found: the file of every name that was asked for.
-    """
-
-    root: Path
-    names: Sequence[str] = ()
-    folders: dict[Path, _Folder] = field(default_factory=dict)
-    found: dict[str, Path | None] = field(default_factory=dict)
-
-    def find(self, name: str) -> Path | None:
-        """Returns the image of this name below the folder or its ``images/``, None where it is not or leads out.
-
-        Where there is none of this very name, it is one that differs in its suffix, in capitals, or in backslashes,
-        if there is a single one.
-        """
-        if name not in self.found:
-            exact = (folder.named.get(last) for folder, last in self._places(name))
-            alike = (_single(folder.stems, last) for folder, last in self._places(name))
-            near = (path for paths in (exact, alike) for path in paths if path)
-            self.found[name] = next(near, None) or self._below(name)
-        return self.found[name]
-
-    def _below(self, name: str) -> Path | None:
-        """Returns the only image of a name in any inner folder, as the archives of MIMIC-CXR have them.
-
-        Only of a table whose names say no folders and are of no image where they are looked for otherwise: copies in
-        other folders do not stand in for some that are missing.
-        """
-        if not self._are_nested or not _is_inside(name):
-            return None
-        return _single(self._nested, name)
-
-    @cached_property
-    def _are_nested(self) -> bool:
-        plain = bool(self.names) and not any("/" in name.replace("\\", "/") for name in self.names)
-        here = {stem for folder in (self.root, self.root / IMAGES) for stem in self._listed(folder).stems}
-        return plain and not any(without_suffix(name).casefold() in here for name in self.names)
-
-    @cached_property
-    def _nested(self) -> dict[str, list[Path]]:
-        stems: dict[str, list[Path]] = {}
-        for folder, inner, names in os.walk(self.root):
-            inner.sort()
-            for path in (Path(folder) / name for name in names if is_image(Path(name))):
-                stems.setdefault(stem_of(path).casefold(), []).append(path)
-        return stems
-
-    def unread(self, name: str) -> Path | None:
-        """Returns the file of this name, with or without its suffix, that is of a kind that is not read."""
-        for folder, last in self._places(name):
-            for path in folder.contents.unread:
-                if last in (composed(path.name), composed(path.stem)):
-                    return path
-        return None
-
-    def others(self, used: set[Path]) -> list[str]:
-        """Returns the images of the folders listed that are not ``used``, as paths from the root."""
-        found = (path for folder in self.folders.values() for path in folder.contents.images)
-        return sorted(path.relative_to(self.root).as_posix() for path in found if path not in used)
-
-    def passed_over(self, used: set[Path]) -> list[Fault]:
-        """Returns what is not read of the folders that hold images in use, counted."""
-        parents = {parent for path in used for parent in path.parents}
-        faults = []
-        for path, folder in self.folders.items():
-            if path in parents:
-                inner = () if path == self.root else folder.contents.folders
-                unused_folders = tuple(each for each in inner if each not in parents)
-                faults += passed_over(replace(folder.contents, folders=unused_folders))
-        return faults
-
-    def _places(self, name: str) -> Iterator[tuple[_Folder, str]]:
-        """Yields the folders in which an image may be, and its name there."""
-        spellings = [name, name.replace("\\", "/")]
-        first, _, rest = spellings[1].partition("/")
-        if rest and first.casefold() == self.root.resolve().name.casefold():  # a path from the folder above
-            spellings.append(rest)
-        for spelled in dict.fromkeys(spellings):
-            if _is_inside(spelled):
-                for path in (self.root / spelled, self.root / IMAGES / spelled):
-                    yield self._listed(path.parent), path.name
-
-    def _listed(self, path: Path) -> _Folder:
-        if path not in self.folders:
-            contents = listed(path)
-            stems: dict[str, list[Path]] = {}
-            for image in contents.images:
-                stems.setdefault(stem_of(image).casefold(), []).append(image)
-            self.folders[path] = _Folder(contents, {composed(image.name): image for image in contents.images}, stems)
-        return self.folders[path]
 
 
 class ColumnSettings(Section):
@@ -296,7 +185,7 @@ class TableSource(Source):
         kept = [row for row in rows if split is None or split_named(row.cells[split])]
         if not kept and split is not None:
             raise without_splits(table.path, (row.cells[split] for row in rows))
-        files = _Files(settings.path, table.cells[columns.image])
+        files = NamedImages(settings.path, table.cells[columns.image])
         pairs, faults = _pairs(kept, columns, files, table.path, split)
         named = {path for row in rows if (path := files.find(row.cells[columns.image]))}
         faults = _wrong_values(kept, columns, table.path) + faults + _doubts(rows, columns, split, table)
@@ -313,7 +202,7 @@ def _by_columns(root: Path, file: Path) -> TableSettings | None:
     image = next((name for name in table.columns if re.sub(r"[\W_]", "", name).casefold() in _IMAGE_COLUMNS), None)
     if image is None or not table.lines:
         return None
-    files = _Files(root, table.cells[image])
+    files = NamedImages(root, table.cells[image])
     labels = _labels_of(table, taken=())
     findings = () if labels else _findings_in(table)
     if not (labels or findings) or not all(files.find(name) for name in table.cells[image][:_FIRST]):
@@ -420,14 +309,8 @@ def _decided(table: Table, *, positive: bool) -> Table:
     return replace(table, cells=cells)
 
 
-def _is_inside(name: str) -> bool:
-    """Tells whether a path from a folder, with slashes or backslashes, stays in it."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
-
-
 def _pairs(
-    rows: Iterable[_Row], columns: _Columns, files: _Files, table: Path, split: str | None
+    rows: Iterable[_Row], columns: _Columns, files: NamedImages, table: Path, split: str | None
 ) -> tuple[list[Pair], list[Fault]]:
     """Returns the rows whose image is there and whose cells are sound, and what is wrong with the others."""
     pairs: list[Pair] = []
@@ -508,10 +391,10 @@ def _pair(key: str, row: _Row, columns: _Columns, image: Path, split: str | None
     return Pair(key, image, None, patient, split_named(row.cells[split]) if split else None, findings=shown)
 
 
-def _image(row: _Row, columns: _Columns, files: _Files, table: Path) -> tuple[Path | None, list[Fault]]:
+def _image(row: _Row, columns: _Columns, files: NamedImages, table: Path) -> tuple[Path | None, list[Fault]]:
     """Returns the file of a row, or what keeps it from having one."""
     name = row.cells[columns.image]
-    if not _is_inside(name):
+    if not is_inside(name):
         fix = "Write the path of a file from the folder."
         return None, [Fault(table, "image outside the folder", fix, f"row {row.line}: '{name}'")]
     image = files.find(name)
@@ -528,17 +411,6 @@ def _renamed(name: str, image: Path, table: Path) -> list[Fault]:
     return [
         Fault(table, RENAMED, "Check that it is the image meant, and correct the table.", f"{name} is {image.name}")
     ]
-
-
-def _single(stems: dict[str, list[Path]], name: str) -> Path | None:
-    """Returns the only image of this name without suffix, in whatever case; None without one or with several."""
-    for stem in (name, PurePosixPath(name).stem):
-        found = stems.get(stem.casefold(), [])
-        same_case = [path for path in found if stem_of(path) == stem]
-        for paths in (same_case, found):
-            if len(paths) == 1:
-                return paths[0]
-    return None
 
 
 def _wrong_values(rows: Iterable[_Row], columns: _Columns, table: Path) -> list[Fault]:
