@@ -118,6 +118,18 @@ def test_one_class_with_a_border_that_is_void(tmp_path, monkeypatch):
     assert initialised(grey(tmp_path / "data", [mask] * 6)) == ({"1": 1, "255": "ignore"}, 1)
 
 
+def test_the_doctor_says_of_palettes_what_init_writes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = grey(tmp_path / "data", [square(1, 2, 255)] * 6)
+    for path in (root / "masks").iterdir():
+        mask = Image.fromarray(np.asarray(Image.open(path)), "P")
+        mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, *[0] * 756, 224, 224, 192])
+        mask.save(path)
+    assert initialised(root) == ({"1": 1, "2": 2, "255": "ignore"}, 3)
+    told = [line.split("#")[0].strip() for line in medarts.doctor(root).summaries[0].labels]
+    assert told == ["classes: 3", "labels:", "0: background", "1: 1", "2: 2", "255: ignore"]
+
+
 def test_classes_may_be_thin(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mask = square(1, 2, 3)
