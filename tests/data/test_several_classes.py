@@ -14,7 +14,7 @@ from medarts.config import DataSettings, apply_overrides, make_source, parse
 from medarts.data.arrays import data_section, from_arrays
 from medarts.data.batches import augment
 from medarts.data.manifest import ReadingRules, Sample
-from medarts.data.masks import IGNORE, DomainLevels, Mask, read_mask
+from medarts.data.masks import IGNORE, DomainLevels, Mask, check_classes, read_mask
 from medarts.data.opening import open_manifest
 from medarts.data.reading import MaskState, classes_in, mask_states, resize_mask
 from medarts.data.store import open_store
@@ -86,6 +86,13 @@ def test_values_are_compared_within_a_class(tmp_path: Path) -> None:
         sample = of_classes(tmp_path / folder, ("liver", LIVER), ("tumour", (TUMOUR > 0) * tumour))
         levels.add(read_mask(sample, ReadingRules(), names=NAMES, overlap=True).levels)
         assert (levels.problem("d") is not None) == (folder == "c")
+
+
+@pytest.mark.parametrize(("named", "fix"), [(True, "Name the others in data.classes"), (False, r"data\.classes=4")])
+def test_a_class_too_many_is_named_or_counted(named: bool, fix: str) -> None:
+    sample = Sample("k", Path("i.png"), Path("m.png"), "p", "d", "train")
+    with pytest.raises(DataError, match=rf"m\.png holds class 3.*{fix}"):
+        check_classes(sample, np.full((4, 4), 3, np.uint8), NAMES, named=named)
 
 
 # Ignored pixels

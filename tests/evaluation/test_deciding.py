@@ -1,25 +1,27 @@
 """What other decisions, heads and mirrored images gain, against predictions made by hand."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.deploy.engines_of_tests import masks_info
 from torch import Tensor
 
 import medarts
 from medarts import terminal
+from medarts.data.batches import Batch
 from medarts.data.store import ImageStore
 from medarts.deploy.calibration import kept_calibration
 from medarts.deploy.decisions import decide
 from medarts.deploy.runs import info_of
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
-from medarts.evaluation.deciding import COLUMNS, shown_ways
+from medarts.evaluation.deciding import COLUMNS, OtherWays, shown_ways
 from medarts.evaluation.scores import Scores
-from medarts.network import Network
+from medarts.network import AVERAGE, Network
 from medarts.profiling.cost import count_flops
 from medarts.reporting.page import write_report
 from medarts.training.trained import load_network
@@ -188,3 +190,18 @@ def test_findings_have_neither_heads_nor_masks_to_mirror(tmp_path: Path) -> None
     run = medarts.train("chexnet", {**RECIPE, "train": {"epochs": 1, "batch": 4}}, data=data, out=tmp_path / "run")
     with pytest.raises(RunError, match="for masks alone"):
         medarts.evaluate(run, data=data, flip=True)
+
+
+def test_the_average_of_heads_is_that_of_the_model() -> None:
+    """Windows are blended after their heads are averaged, so that only the model knows it."""
+
+    def model(images: Tensor, head: str = "", *, all_heads: bool = False) -> Any:
+        heads = {"0": images - 1, "1": images + 1, AVERAGE: images * 3}
+        return [heads["0"], heads["1"]] if all_heads else heads[head]
+
+    ways = OtherWays(cast(Any, model), masks_info(head="1"), flops={"0": 1, "1": 1, AVERAGE: 1}, flip=False)
+    images = torch.full((1, 1, 2, 2), 0.5)
+    batch = Batch(images, torch.zeros(1, 2, 2, dtype=torch.uint8), np.array([0]), np.zeros((1, 1), np.uint8))
+    found = ways.probabilities(batch, images + 1)
+    torch.testing.assert_close(found[AVERAGE, 1], torch.sigmoid(images * 3))
+    torch.testing.assert_close(found["0", 1], torch.sigmoid(images - 1))
