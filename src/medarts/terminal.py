@@ -362,7 +362,7 @@ def _show_remarks(scores: Scores, summary: pd.DataFrame) -> None:
         say(f"{dataset}: excluded from the means: {named}.", to=console)
     for dataset, counts_of in vanished(scores.table).items():
         lost = ", ".join(f"{name} in {counted(number, 'image')}" for name, number in counts_of.items())
-        say(f"{dataset}: lost by resizing, and scored 0: {lost}. A larger data.size would show it.", to=console)
+        say(f"{dataset}: lost by resizing, and scored 0: {lost}. Larger images would show it.", to=console)
     if unknown := without_patients(scores.table):
         say(f"{', '.join(unknown)}: {IMAGES_AS_PATIENTS}", to=console)
 
