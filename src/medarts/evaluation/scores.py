@@ -51,7 +51,7 @@ RUN_COLUMNS = ("network", "seed", "split")
 
 DECISIONS, VOLUMES, GROUPS, BETWEEN = "decisions.csv", "volumes.csv", "groups.csv", "between_groups.csv"
 
-IMAGES_AS_PATIENTS = "patients are not known; every image counts as one, and intervals may be too narrow."
+IMAGES_AS_PATIENTS = "every image counts as a patient; intervals may be too narrow."
 TRUTHS = ("present", "empty", "vanished")
 
 _TEXTS = (
