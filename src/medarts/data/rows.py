@@ -166,15 +166,10 @@ class StoredRagged(_StoredFile):
         return found[..., left : left + width]
 
 
-class RaggedWriter:
-    """Writes arrays of several sizes one after the other, and makes the digest of the file on the way.
+class _Writer:
+    """Writes a new file, and makes the digest of its content on the way."""
 
-    Raises:
-        OSError: the file cannot be made, or there is no room.
-    """
-
-    def __init__(self, path: Path, *, dtype: DTypeLike) -> None:
-        self.dtype = np.dtype(dtype)
+    def __init__(self, path: Path) -> None:
         self._digest = new_digest()
         self._file = path.open("xb")
 
@@ -189,19 +184,33 @@ class RaggedWriter:
         """The digest of what was written so far, that of ``medarts.data.digests``."""
         return self._digest.hexdigest()
 
-    def append(self, row: ArrayLike) -> None:
-        """Writes the next array."""
-        content = np.ascontiguousarray(row, self.dtype).tobytes()
-        self._digest.update(content)
-        self._file.write(content)
-
     def finish(self) -> None:
         """Waits until everything is on the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
+    def _write(self, content: bytes) -> None:
+        self._digest.update(content)
+        self._file.write(content)
 
-class RowWriter:
+
+class RaggedWriter(_Writer):
+    """Writes arrays of several sizes one after the other, and makes the digest of the file on the way.
+
+    Raises:
+        OSError: the file cannot be made, or there is no room.
+    """
+
+    def __init__(self, path: Path, *, dtype: DTypeLike) -> None:
+        super().__init__(path)
+        self.dtype = np.dtype(dtype)
+
+    def append(self, row: ArrayLike) -> None:
+        """Writes the next array."""
+        self._write(np.ascontiguousarray(row, self.dtype).tobytes())
+
+
+class RowWriter(_Writer):
     """Writes a ``.npy`` file row by row, and makes the digest of its content on the way.
 
     Raises:
@@ -213,21 +222,9 @@ class RowWriter:
         header = io.BytesIO()
         form = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(header, form)
-        self._digest = new_digest()
-        self._file = path.open("xb")
+        super().__init__(path)
         self._reserve(len(header.getvalue()) + int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize)
         self._write(header.getvalue())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    @property
-    def digest(self) -> str:
-        """The digest of what was written so far, that of ``medarts.data.digests``."""
-        return self._digest.hexdigest()
 
     def append(self, row: ArrayLike) -> None:
         """Writes the next row."""
@@ -235,15 +232,6 @@ class RowWriter:
         if values.shape != self.shape[1:]:
             raise ValueError(f"a row of shape {values.shape} does not fit {self.shape}")
         self._write(values.tobytes())
-
-    def finish(self) -> None:
-        """Waits until everything is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _write(self, content: bytes) -> None:
-        self._digest.update(content)
-        self._file.write(content)
 
     def _reserve(self, length: int) -> None:
         """Takes the room on the disk, so that a full one is noticed before everything is read."""
