@@ -69,7 +69,7 @@ def _limits(metadata: Any) -> str:
     return ", ".join(found)
 
 
-def type_of(kind: Any, metadata: Any = ()) -> str:  # noqa: PLR0911
+def type_of(kind: Any, metadata: Any = ()) -> str:  # noqa: PLR0911  # a type is a case
     """Returns a type in words, with its range."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -93,7 +93,7 @@ def type_of(kind: Any, metadata: Any = ()) -> str:  # noqa: PLR0911
     return f"{NAMES.get(kind, getattr(kind, '__name__', str(kind)))} {_limits(metadata)}".strip()
 
 
-def shown(default: Any) -> str:  # noqa: PLR0911
+def shown(default: Any) -> str:  # noqa: PLR0911  # a type is a case
     """Returns a default as it would be written in a recipe."""
     if default is PydanticUndefined:
         return "**required**"

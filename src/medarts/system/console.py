@@ -150,7 +150,7 @@ def in_words(seconds: float) -> str:
 
 
 def has_lines() -> bool:
-    """Whether progress is told in lines, as in a pipe or a log; a terminal has a bar."""
+    """Whether progress is printed in lines, as in a pipe or a log; a terminal has a bar."""
     return not console.is_terminal
 
 
