@@ -8,8 +8,8 @@
 Genotypes are random in everything: cells, paths, depth of the lattice (3 to 5), nodes of a cell (2 to 4), doubled
 channels or not, all heads or the last. C is the largest with which the exported network is not slower than the U-Net of
 its budget (width 8 or 16, 128 px, one thread of ONNX Runtime); where C = 2 is too slow, another genotype is sampled.
-Each is trained from scratch on every data set by recipes/table-cpu.yaml: first all with one seed, then the first
-REPEATED with two more, then the others with a second.
+Each is trained from scratch on every data set by recipes/table-cpu.yaml: all with one seed and the first REPEATED with
+two more, first those of the lower budget; then the others with a second.
 
 What a supernet thinks of the operation of each edge, by its alphas and by what it loses without, is kept to be tried on
 the table as a rule.
@@ -22,7 +22,7 @@ what they show.
 import argparse
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -114,19 +114,31 @@ def budget_of(width: int) -> BudgetSettings:
 # --- trainings --------------------------------------------------------------------------------------------------
 
 
-def trainings(genotypes: int) -> Iterator[Training]:
-    """Yields all trainings in an order in which whatever is done is a table."""
-    for seed, numbers in (
-        (0, range(genotypes)), (1, range(REPEATED)), (2, range(REPEATED)), (1, range(REPEATED, genotypes)),
-    ):  # fmt: skip
-        for number, name in itertools.product(numbers, SETS):
-            yield Training(number, name, seed)
+def trainings(budgets: Mapping[int, int]) -> Iterator[Training]:
+    """Yields all trainings in an order in which whatever is done is a table.
+
+    Args:
+        budgets: by number of the genotype.
+    """
+    numbers = [[number for number, of in budgets.items() if of == budget] for budget in BUDGETS]
+    parts = [
+        (seed, number)
+        for of_budget in numbers
+        for seed in range(3)
+        for number in of_budget
+        if seed == 0 or number < REPEATED
+    ]
+    parts += [(1, number) for number in budgets if number >= REPEATED]
+    for (seed, number), name in itertools.product(parts, SETS):
+        yield Training(number, name, seed)
 
 
 def train(table: Path, *, jobs: int, minutes: float) -> None:
-    genotypes = {line["number"]: json.dumps(line["genotype"]) for line in read_lines(table / GENOTYPES)}
+    lines = read_lines(table / GENOTYPES)
+    genotypes = {line["number"]: json.dumps(line["genotype"]) for line in lines}
+    budgets = {line["number"]: line["budget"] for line in lines}
     done = {Training(line["number"], line["set"], line["seed"]) for line in read_lines(table / TRAININGS)}
-    left = [(one, genotypes[one.number]) for one in trainings(len(genotypes)) if one not in done]
+    left = [(one, genotypes[one.number]) for one in trainings(budgets) if one not in done]
     for about in in_processes(trained, left, jobs=jobs, minutes=minutes):
         append_line(table / TRAININGS, about)
         note(f"{about['number']}, {about['set']}, seed {about['seed']}: {about['val_dice'][-1]:.3f} "
