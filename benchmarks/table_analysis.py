@@ -22,14 +22,16 @@ from medarts.reporting.style import CYCLE, MUTED, save
 from medarts.spaces.nas_wdan.operations import Transition, set_of_edge
 
 DRAWS = 500
+POOLS = (4, 8, 16)
 COSTS = ("flops", "parameters", "latency_ratio", "init_channel")
 CHOICES = ("budget", "depth", "intermediate_nodes", "double_down_channel", "deep_supervision", "cells")
-POOLS = (4, 8, 16)
 AXES = {"flops": (1e6, "MFLOP"), "parameters": (1e3, "thousand parameters")}
 
 Floats = NDArray[np.float64]
 Outcomes = dict[tuple[str, int], Outcome]
 """By rule and number of candidates."""
+Judged = dict[bool, Outcomes]
+"""By whether a new training judges, or the one that the rule saw."""
 
 
 def main() -> None:
@@ -38,12 +40,12 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="folder of the plots; default: none are made")
     arguments = parser.parse_args()
     table = read_table(arguments.table)
-    found = outcomes(table)
+    found = {retrained: outcomes(table, retrained=retrained) for retrained in (False, True)}
     for part in (overview, reliability, costs, macro_choices, epochs):
         print("\n".join(part(table)), end="\n\n")
     print("\n".join(rules(found)))
     if arguments.figures is not None:
-        for name, figure in {"table-cost": plot_cost(table), "table-rules": plot_rules(found)}.items():
+        for name, figure in {"table-cost": plot_cost(table), "table-rules": plot_rules(found[False])}.items():
             save(figure, arguments.figures / f"{name}.svg", file_format="svg")
 
 
@@ -53,14 +55,18 @@ def main() -> None:
 def frame_of(table: Table) -> pd.DataFrame:
     """Returns the networks with their test and validation Dice, mean over sets and seeds."""
     mean = table.trainings.groupby(["number", "set"])[["test_dice", "val_dice"]].mean().groupby("number").mean()
-    return table.networks.join(mean, how="inner")
+    whole = [number for number in table.networks.index if table.seeds_of(number)]
+    return table.networks.loc[whole].join(mean)
 
 
-def repeats(table: Table, column: str) -> Floats:
-    """Returns (genotypes, 2): the Dice of two trainings with different seeds, mean over the sets."""
-    mean = table.trainings.groupby(["number", "seed"])[column].mean()
-    pairs = [[mean[number, seed] for seed in table.seeds_of(number)[:2]] for number in table.networks.index]
-    return np.array([pair for pair in pairs if len(pair) == 2])
+def single_trainings(table: Table) -> Floats:
+    """Returns (genotypes, 3): budget and test Dice of the first training, and of the second (NaN: there is none)."""
+    rows = []
+    for number in table.networks.index:
+        if seeds := table.seeds_of(number):
+            dice = [table.test_dice(number, seed) for seed in seeds[:2]]
+            rows.append([float(table.networks["budget"][number]), dice[0], dice[1] if len(dice) > 1 else np.nan])
+    return np.array(rows)
 
 
 def overview(table: Table) -> Iterator[str]:
@@ -86,33 +92,34 @@ def overview(table: Table) -> Iterator[str]:
 
 
 def reliability(table: Table) -> Iterator[str]:
-    pairs, rows = repeats(table, "test_dice"), frame_of(table)
-    between, within = components(pairs)
+    singles, rows = single_trainings(table), frame_of(table)
+    within, between = seed_deviation(singles), genotype_deviation(singles)
+    of_two = singles[~np.isnan(singles[:, 2]), 1:]
     yield "| figure | value (95 % interval) |"
     yield "| --- | --- |"
-    yield f"| standard deviation between seeds of a genotype | {_interval(pairs, lambda p: components(p)[1])} |"
-    yield f"| standard deviation between genotypes | {_interval(pairs, lambda p: components(p)[0])} |"
-    yield f"| rank correlation of two seeds, test Dice | {_interval(pairs, spearman)} |"
+    yield f"| standard deviation between seeds of a genotype | {_interval(singles, seed_deviation)} |"
+    yield f"| standard deviation between genotypes of a budget | {_interval(singles, genotype_deviation)} |"
+    yield f"| rank correlation of two seeds, test Dice | {_interval(of_two, spearman)} |"
     by_set = table.trainings.pivot_table(index="number", columns="set", values="test_dice").dropna().to_numpy()
-    if by_set.shape[1] > 1:
-        yield f"| rank correlation of {table.sets[0]} and {table.sets[1]} | {_interval(by_set[:, :2], spearman)} |"
+    yield f"| rank correlation of {' and '.join(table.sets)} | {_interval(by_set, spearman)} |"
     judged = rows[["val_dice", "test_dice"]].to_numpy()
     yield f"| rank correlation of validation and test Dice | {_interval(judged, spearman)} |"
     reliable = between**2 / (between**2 + within**2)
+    yield f"| share of the variance of one training that is the genotype's | {reliable:.2f} |"
     for size in POOLS:
-        # The expected maximum of N normals, times the true spread: what an oracle of the true quality gains.
-        oracle = between * expected_maximum(size)
-        yield (
-            f"| gain of an oracle among {size} | {oracle:.4f} |\n"
-            f"| of the better by one training, as far as its reliability goes | {oracle * np.sqrt(reliable):.4f} |"
-        )
+        # The expected maximum of N normals times the spread.
+        yield f"| gain of who knows the best among {size} | {between * expected_maximum(size):.4f} |"
 
 
-def components(pairs: Floats) -> tuple[float, float]:
-    """Returns the standard deviations between genotypes and between seeds, from two trainings of each."""
-    within = float(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2) / 2)
-    between = float(np.var(pairs.mean(1), ddof=1)) - within / 2
-    return max(between, 0.0) ** 0.5, within**0.5
+def seed_deviation(singles: Floats) -> float:
+    return float(np.sqrt(np.nanmean((singles[:, 1] - singles[:, 2]) ** 2) / 2))
+
+
+def genotype_deviation(singles: Floats) -> float:
+    """Returns what is left of the spread of single trainings within budgets without that between seeds."""
+    budgets = singles[:, 0]
+    spreads = [singles[budgets == budget, 1].var(ddof=1) for budget in np.unique(budgets)]
+    return max(float(np.mean(spreads)) - seed_deviation(singles) ** 2, 0.0) ** 0.5
 
 
 def expected_maximum(size: int, *, draws: int = 20_000) -> float:
@@ -189,18 +196,28 @@ def epochs(table: Table) -> Iterator[str]:
         yield f"| {epoch} | {_interval(np.array(pairs), spearman)} |"
 
 
-def rules(found: Outcomes) -> Iterator[str]:
-    yield "| rule | candidates | gain of test Dice over random (95 % interval) | whole trainings paid |"
-    yield "| --- | --- | --- | --- |"
-    for (name, size), outcome in found.items():
-        gain = f"{outcome.gain:+.4f} ({outcome.low:+.4f} to {outcome.high:+.4f})"
-        yield f"| {name} | {size} | {gain} | {outcome.trainings:.1f} |"
+def rules(found: Judged) -> Iterator[str]:
+    """The gain of the very network that was trained, and of the same genotype in a new training."""
+    yield "| rule | candidates | gain of test Dice over random (95 % interval) | trained anew | whole trainings paid |"
+    yield "| --- | --- | --- | --- | --- |"
+    for (name, size), outcome in found[False].items():
+        anew = found[True].get((name, size))
+        yield f"| {name} | {size} | {_gain(outcome)} | {_gain(anew) if anew else ''} | {outcome.trainings:.1f} |"
 
 
-def outcomes(table: Table) -> Outcomes:
-    """Returns what every rule is worth with pools of every size."""
+def _gain(outcome: Outcome) -> str:
+    return f"{outcome.gain:+.4f} ({outcome.low:+.4f} to {outcome.high:+.4f})"
+
+
+def outcomes(table: Table, *, retrained: bool) -> Outcomes:
+    """Returns what every rule is worth with pools of every size for which each budget has enough genotypes."""
+    able = [number for number in table.networks.index if len(table.seeds_of(number)) > int(retrained)]
+    fewest = table.networks.loc[able]["budget"].value_counts().min()
     return {
-        (name, size): simulate(table, rule, candidates=size) for size in POOLS for name, rule in rules_of(table).items()
+        (name, size): simulate(table, rule, candidates=size, retrained=retrained)
+        for size in POOLS
+        if size <= fewest
+        for name, rule in rules_of(table).items()
     }
 
 
@@ -212,9 +229,9 @@ def rules_of(table: Table) -> dict[str, Rule]:
         for about in table.supernets
     }
     return {
-        "first of the pool": lambda trials: trials.candidates[0],
-        "most FLOPs": by_cost("flops"),
-        "most parameters": by_cost("parameters"),
+        "random": lambda trials: trials.candidates[0],
+        "most FLOPs": by_cost(table, "flops"),
+        "most parameters": by_cost(table, "parameters"),
         **supernets,
         f"best after {last // 6} epochs": best_after(last // 6),
         f"best after {last} epochs": best_after(last),
@@ -222,9 +239,11 @@ def rules_of(table: Table) -> dict[str, Rule]:
     }
 
 
-def by_cost(cost: str) -> Rule:
+def by_cost(table: Table, cost: str) -> Rule:
+    costs = table.networks[cost].to_dict()
+
     def rule(trials: Trials) -> int:
-        return max(trials.candidates, key=lambda number: float(trials.table.networks.at[number, cost]))
+        return max(trials.candidates, key=costs.__getitem__)
 
     return rule
 
