@@ -28,9 +28,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from medarts.config.data import Task
+from medarts.config.data import IGNORE, Task
 from medarts.config.section import Number
-from medarts.data.masks import IGNORE
 from medarts.errors import MedartsError, RecipeError
 from medarts.registry import Settings, bound, calling, losses
 
@@ -75,7 +74,8 @@ def register_loss(
 
     Pixels that are ignored come as background of which the network is sure: they add nothing to sums over probabilities
     or losses, and have no gradient. A mean over pixels is to be over the others: a loss with a parameter ``counted``
-    gets where they are, boolean (B, H, W), or None where all pixels count.
+    gets where they are, boolean (B, H, W), or None where all pixels count. Findings of which it is not known whether an
+    image shows them come as absent, of which the network is sure.
 
     Args:
         name: in recipes.
@@ -98,7 +98,7 @@ def make_loss(
     """Returns the loss that a recipe names, which takes logits of any precision and stored targets.
 
     Targets of masks are class indices (B, H, W) or, of classes that may overlap, 0 and 1 of each (B, K, H, W); pixels
-    of `medarts.data.masks.IGNORE` count nothing. See `register_loss`.
+    and labels of `medarts.config.data.IGNORE` count nothing. See `register_loss`.
 
     Args:
         loss: its settings, or its name alone.
@@ -137,7 +137,7 @@ def make_loss(
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
             if task == "segmentation":
                 return _of_masks(entry.name, function, wide, targets)
-            return _called(entry.name, function, wide, targets.to(wide.dtype))
+            return _of_findings(entry.name, function, wide, targets)
 
     return of_images
 
@@ -155,6 +155,17 @@ def _of_masks(name: str, function: Loss, logits: Tensor, targets: Tensor) -> Ten
         sure[0] = SURE
     logits = torch.where(ignored.unsqueeze(1), sure.view(1, -1, 1, 1), logits)
     return _called(name, bound(function, counted=~ignored), logits, targets.masked_fill(ignored, 0))
+
+
+def _of_findings(name: str, function: Loss, logits: Tensor, targets: Tensor) -> Tensor:
+    """Returns the loss of every image (B,), to which findings that are ignored add nothing.
+
+    The mean stays one over all findings, so that every label that is known counts alike, however many others of its
+    image are not. Source: the policy U-Ignore of Irvin 2019, "CheXpert" (arXiv 1901.07031), section 3.1.
+    """
+    ignored = targets == IGNORE
+    logits = torch.where(ignored, -SURE, logits)
+    return _called(name, function, logits, targets.masked_fill(ignored, 0).to(logits.dtype))
 
 
 def _called(name: str, function: Loss, logits: Tensor, targets: Tensor) -> Tensor:

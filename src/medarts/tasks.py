@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medarts.config import DataSettings, Recipe
+from medarts.config.data import IGNORE
 from medarts.data.batches import Batches, Mixture
 from medarts.data.manifest import Manifest
-from medarts.data.masks import IGNORE
 from medarts.data.reading import MaskState, shrinking
 from medarts.data.store import ImageStore
 from medarts.errors import DataError
@@ -325,7 +325,8 @@ class ClassificationTask:
 
     Raises:
         RecipeError: there is no such loss for findings.
-        DataError: no finding is both present and absent among the validation images.
+        DataError: no finding is both present and absent among the validation images, or one is unknown in all training
+            images.
     """
 
     score = "val_auroc"
@@ -335,7 +336,9 @@ class ClassificationTask:
     ) -> None:
         self.findings = manifest.findings
         self.auxiliary_weight = auxiliary_weight
-        prevalence = manifest.of_split("train").labels().mean(0)
+        prevalence = manifest.of_split("train").prevalence()
+        if manifest.of_split("train").samples:
+            _check_is_known(manifest.findings, prevalence)
         self._loss = make_loss(
             loss, task="classification", outputs=len(self.findings), prevalence=prevalence, field=field
         )
@@ -367,7 +370,7 @@ class ClassificationTask:
             labels.append(batch.targets.cpu().numpy())
         of_images, true = np.concatenate(logits), np.concatenate(labels)
         values = {
-            name: auroc(of_images[:, column], true[:, column]) if np.isfinite(of_images).all() else float("nan")
+            name: _area(of_images[:, column], true[:, column]) if np.isfinite(of_images).all() else float("nan")
             for column, name in enumerate(self.findings)
         }
         defined = [value for value in values.values() if not np.isnan(value)]
@@ -384,8 +387,23 @@ class ClassificationTask:
         """Leaves the heads as they are: every loss of findings weighs the rare in its own way."""
 
 
+def _area(logits: NDArray[np.floating[Any]], labels: NDArray[np.uint8]) -> float:
+    """Returns the AUROC of a finding over the images of which it is known."""
+    known = labels != IGNORE
+    return auroc(logits[known], labels[known])
+
+
+def _check_is_known(findings: Sequence[str], prevalence: NDArray[np.float64]) -> None:
+    """Refuses a finding that no training image is known to show or not to show."""
+    for name in (name for name, share in zip(findings, prevalence, strict=True) if np.isnan(share)):
+        raise DataError(
+            f"No training image says whether it shows '{name}': all of its labels are ignored.",
+            fix="Leave it out of data.findings, or let its labels count (uncertain or blank of the source).",
+        )
+
+
 def _check_can_be_scored(manifest: Manifest) -> None:
-    shown = manifest.of_split("val").labels().mean(0)
+    shown = manifest.of_split("val").prevalence()
     if not ((shown > 0) & (shown < 1)).any():
         raise DataError(
             "None of the findings is both present and absent among the validation images, so no network can be chosen.",

@@ -116,7 +116,7 @@ def findings(networks: dict[str, np.ndarray], labels: np.ndarray, patients: list
             f"i{image:02d}",
             patients[image],
             f"f{finding}",
-            "present" if truth else "empty",
+            "unknown" if math.isnan(truth) else "present" if truth else "empty",
             metric,
             value,
         )
@@ -139,9 +139,15 @@ def ranked(images: int, *, seed: int = 0) -> tuple[dict[str, np.ndarray], np.nda
 
 
 def test_areas_are_means_over_findings_and_seeds():
-    logits, labels = ranked(20)
+    logits, counts = ranked(20)
+    labels = counts.astype(float)
+    labels[[0, 3, 8], 0] = labels[[4, 9], 1] = labels[5, 2] = math.nan  # which are ignored
     found = measures_of(findings(logits, labels, [f"p{i}" for i in range(20)]), draws=DRAWS, seed=0)
-    areas = {name: [[auroc(run[:, f], labels[:, f]) for f in (0, 1)] for run in of] for name, of in logits.items()}
+    known = ~np.isnan(labels)
+    areas = {
+        name: [[auroc(run[known[:, f], f], labels[known[:, f], f]) for f in (0, 1)] for run in of]
+        for name, of in logits.items()
+    }
     one = found.measured("one")
     assert list(one)[:2] == ["auroc", "average_precision"]
     assert found.excluded == {"x": ("f2",)}

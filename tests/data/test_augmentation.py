@@ -6,8 +6,8 @@ import torch
 from scipy import ndimage
 
 from medarts.config import AugmentationSettings, MixingSettings
+from medarts.config.data import IGNORE
 from medarts.data.batches import Mixture, augment, mix, mixing_weights
-from medarts.data.masks import IGNORE
 
 OFF: dict[str, Any] = {
     "flip": False, "transpose": False, "rotate": 0.0, "scale": 0.0, "brightness": 0.0, "contrast": 0.0, "gamma": 0.0

@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 from medarts.config import AugmentationSettings, DataSettings, make_source
-from medarts.config.data import CropSampling
+from medarts.config.data import IGNORE, CropSampling
 from medarts.data.arrays import data_section, from_arrays, from_dataset
 from medarts.data.batches import Batches
-from medarts.data.masks import IGNORE
 from medarts.data.opening import open_data
 from medarts.data.store import ImageStore
 from medarts.errors import DataError, MedartsError

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medarts.config.data import IGNORE
 from medarts.data.arrays import data_section, from_arrays
 from medarts.data.geometry import LEAST, Framing, fitted, padded, squashed
-from medarts.data.masks import IGNORE
 from medarts.data.reading import MaskState, frame_mask, unframed
 
 SIDES = st.integers(1, 5000)

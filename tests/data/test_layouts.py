@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from tests.data.layouts_of_tests import CASES, LAYOUTS, put
 
+from medarts.config.data import IGNORE
 from medarts.data import opening
 from medarts.data.layouts import layouts_of
-from medarts.data.masks import IGNORE
 from medarts.data.opening import open_sources, survey
 from medarts.data.sources import AmbiguousLayoutError
 from medarts.data.sources.folder import FolderSettings

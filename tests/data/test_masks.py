@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.config.data import IGNORE
 from medarts.data.formats.raw import Raw
 from medarts.data.manifest import ReadingRules, Sample
-from medarts.data.masks import IGNORE, classify, read_mask
+from medarts.data.masks import classify, read_mask
 from medarts.errors import DataError
 
 

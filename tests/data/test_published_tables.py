@@ -1,5 +1,6 @@
 """Tables of findings as they are published: CheXpert, ChestX-ray14, PadChest and MIMIC by their columns."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medarts.config.data import make_source
+from medarts.config.data import IGNORE, make_source
 from medarts.data.manifest import Manifest
 from medarts.data.opening import open_sources, recognise, survey
+from medarts.engine.listing import about, listing_of
 from medarts.errors import DataError
 
 
@@ -51,6 +53,34 @@ def test_chexpert_has_blanks_and_uncertain_findings(
     assert [*shown(found).values()] == [(), of_second, ("Edema",)]
     with pytest.raises(DataError, match=r"row 2, column Edema: ''.*uncertain: negative"):
         opened(folder, ("Edema", "Fracture"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels"),
+    [
+        ({"uncertain": "ignore"}, [[0, 0], [IGNORE, 1], [1, 0]]),
+        ({"uncertain": "ignore", "blank": "ignore"}, [[IGNORE, IGNORE], [IGNORE, 1], [1, 0]]),
+        ({"uncertain": "positive", "blank": "ignore"}, [[IGNORE, IGNORE], [1, 1], [1, 0]]),
+    ],
+)
+def test_labels_that_are_ignored_keep_their_images(
+    tmp_path: Path, settings: dict[str, str], labels: list[list[int]]
+) -> None:
+    names = [f"train/patient{n}/study1/view1.png" for n in (1, 2, 3)]
+    folder = write(tmp_path / "CheXpert-small", names, CHEXPERT, file="train.csv")
+    found, counted = (
+        opened(folder, ("Edema", "Fracture"), file="train.csv", columns={"image": "Path"}, **policy)
+        for policy in (settings, {"uncertain": "negative"})
+    )
+    np.testing.assert_array_equal(found.labels(), labels)
+    named = replace(found, findings=("Fracture", "Edema")).labels()
+    np.testing.assert_array_equal(named, np.array(labels)[:, ::-1])
+    assert found.fingerprint() != counted.fingerprint()
+    rows = listing_of(found.to_csv().splitlines())
+    assert [*map(about, rows.values())] != [*map(about, listing_of(counted.to_csv().splitlines()).values())]
+    assert "unknown" not in counted.to_csv().splitlines()[0]  # which is as it was before
+    with pytest.raises(DataError, match=r"row 3, column Edema: '-1.0'"):
+        opened(folder, ("Edema", "Fracture"), file="train.csv", columns={"image": "Path"}, blank="negative")
 
 
 @pytest.mark.parametrize(

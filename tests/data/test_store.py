@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from medarts.config import DataSettings, Recipe, SourceSettings, make_source
+from medarts.config.data import IGNORE
 from medarts.data import store as filling
 from medarts.data.geometry import fitted
-from medarts.data.masks import IGNORE
 from medarts.data.opening import choose_sources, open_data, open_sources
 from medarts.data.reading import read_pair
 from medarts.data.store import ImageStore, open_store
@@ -241,7 +241,7 @@ import sys
 from pathlib import Path
 from medarts.data import store as filling
 from medarts.data.geometry import fitted
-from medarts.data.masks import IGNORE
+from medarts.config.data import IGNORE
 from medarts.data.opening import open_sources
 from medarts.data.store import open_store
 from medarts.config import DataSettings

@@ -13,6 +13,7 @@ import torch
 from monai.networks import nets
 
 from medarts.config import Recipe, SourceSettings, apply_overrides, make_source, parse, to_yaml
+from medarts.config.data import IGNORE
 from medarts.config.reading import deciding_values, fingerprint
 from medarts.data.opening import open_data, open_manifest
 from medarts.engine.directory import RunDirectory
@@ -225,6 +226,37 @@ def test_findings_without_an_image_have_no_example(run, table_data):
     evaluate(run.path)
     assert not (run.path / "scores" / "test" / "examples.npz").exists()
     assert "disc" in write_report(run.path).read_text(encoding="utf-8")
+
+
+def test_labels_that_are_ignored_are_in_no_score(recipe, table_data, tmp_path):
+    """Their images stay, with what the network predicts for them; in a mixed training, too."""
+    lines = (table_data / "labels.csv").read_text().splitlines()
+    for number in (3, 9, 18, 27, 30):  # of all splits
+        cells = lines[number].split(",")
+        lines[number] = ",".join([*cells[:3], "-1", *cells[4:]])
+    (table_data / "labels.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="uncertain: negative"):
+        open_manifest(recipe.data, needs=())
+    doubtful = changed(recipe, "data.sources.0.uncertain=ignore", "train.mixing.alpha=0.3")
+    space = Darts(doubtful.space, in_channels=1, outputs=3, supernet=doubtful.search.supernet)
+    supernet = space.supernet(doubtful.search.stages[0], None)
+    genotype = supernet.derive(doubtful.derive, name="small", provenance={})
+    run = start_training(doubtful, genotype, tmp_path / "doubtful")
+    scores = evaluate(run.path)
+    logits, labels = logits_of(run, "test")
+    known = labels[:, 0] != IGNORE
+    assert (len(known), known.sum()) == (8, 6)
+    assert value_of(scores, "disc") == pairs_in_order(logits[known, 0], labels[known, 0])
+    assert value_of(scores, "bar") == pairs_in_order(logits[:, 1], labels[:, 1])
+    rows = rows_of(run.path / "scores" / "test" / "scores.csv")
+    ignored = [row for row in rows if row["truth"] == "unknown"]
+    assert [(row["metric"], row["value"] == "") for row in ignored[:3]] == [
+        ("label", True), ("logit", False), ("probability", False)
+    ]  # fmt: skip
+    assert {row["image"] for row in ignored} == {"films/film_26", "films/film_29"}
+    assert Scores.read(run.path / "scores" / "test").table.equals(scores.table)
+    page = write_report(run.path).read_text(encoding="utf-8")
+    assert "disc" in page
 
 
 def test_all_images_whatever_their_split(run):

@@ -10,9 +10,9 @@ from PIL import Image
 
 import medarts
 from medarts.config import Recipe, apply_overrides, parse
+from medarts.config.data import IGNORE
 from medarts.data.arrays import from_arrays
 from medarts.data.batches import Batches
-from medarts.data.masks import IGNORE
 from medarts.errors import DataError
 from medarts.evaluation.calibrating import fit_masks
 from medarts.metrics.masks import mask_scores

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medarts.evaluation.scores import Scores, table_of
+from medarts.config.data import IGNORE
+from medarts.evaluation.scores import Scores, excluded, table_of
 from medarts.evaluation.scoring import calibrate, finding_table
 from medarts.evaluation.stats import bootstrap_means, jackknife_interval, left_out_means, percentile_interval
 from medarts.evaluation.summary import (
@@ -206,7 +207,8 @@ def naive_draws(films, *, draws, seed):
     found = []
     for _ in range(draws):
         rows = [i for place in generator.integers(len(people), size=len(people)) for i in images_of[people[place]]]
-        found.append([auroc(films.logits[rows, f], films.labels[rows, f]) for f in range(films.labels.shape[1])])
+        known = [[row for row in rows if films.labels[row, f] != IGNORE] for f in range(films.labels.shape[1])]
+        found.append([auroc(films.logits[of, f], films.labels[of, f]) for f, of in enumerate(known)])
     return np.array(found).T
 
 
@@ -341,6 +343,29 @@ def test_findings_that_validation_cannot_rank_have_no_thresholds_and_are_named()
     assert not math.isnan(value_of(scores, "Mass", "auroc"))
     others = [value_of(scores, name, "youden_sensitivity") for name in ("Edema", "Nodule")]
     assert value_of(scores, MEAN_OF_FINDINGS, "youden_sensitivity") == pytest.approx(np.mean(others))
+
+
+def test_labels_that_are_ignored_leave_the_others_as_they_are():
+    """The rows of a finding are those of the images whose label of it counts, and its draws those of all patients."""
+    films, validation = Films(), Films(90, seed=9)
+    for one, step in ((films, 4), (validation, 5)):
+        one.labels[::step, 0] = IGNORE
+        one.labels[:, 3] = IGNORE
+        one.logits[one.labels == IGNORE] += 1e3  # what is ignored may be as wrong as it likes
+    found = finding_scores(films, validation)
+    temperature = fit_temperature(*(of[validation.labels != IGNORE] for of in (validation.logits, validation.labels)))
+    assert found.calibration.temperature == temperature
+    known = films.labels[:, 0] != IGNORE
+    assert value_of(found, "Mass", "auroc") == pytest.approx(auroc(films.logits[known, 0], films.labels[known, 0]))
+    drawn = naive_draws(films, draws=200, seed=3)
+    assert row_of(found, "nih", "Mass", "auroc")[["low", "high"]].tolist() == pytest.approx(
+        percentile_interval(drawn[0])
+    )
+    mass, hernia, mean = (row_of(found, "nih", name, "auroc") for name in ("Mass", "Hernia", MEAN_OF_FINDINGS))
+    assert (mass.images, mass.positives, hernia.images, mean.images) == (45, (films.labels[:, 0] == 1).sum(), 0, 60)
+    assert excluded(found.table) == {"nih": {"Hernia": "no labels"}} == {"nih": reasons(found.summary, "nih")}
+    assert found.calibration.without_thresholds == {"Hernia": "no labels in validation"}
+    assert value_of(found, "Edema", "auroc") == value_of(finding_scores(Films()), "Edema", "auroc")
 
 
 def test_nothing_to_rank_is_undefined():

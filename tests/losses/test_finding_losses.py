@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from medarts.config.data import IGNORE
 from medarts.errors import MedartsError, RecipeError
 from medarts.losses import Loss, make_loss
 
@@ -53,6 +54,24 @@ def test_equals_the_formula_for_every_image(name, dtype):
     assert value.shape == (4,)
     assert value.dtype == dtype
     torch.testing.assert_close(value.double(), by_the_formula(name, logits, labels), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_findings_that_are_ignored_add_nothing(name):
+    """The mean stays one over all findings, as a label counts alike however many others of its image are unknown."""
+    logits, labels = batch(dtype=torch.float64)
+    ignored = torch.zeros(labels.shape, dtype=torch.bool)
+    ignored[0, 1], ignored[1, :3], ignored[2] = True, True, True
+    loss = finding_loss(name, prevalence=PREVALENCE)
+    logits.requires_grad_()
+    values = loss(logits, labels.masked_fill(ignored, IGNORE))
+    for image in range(4):
+        alone = torch.zeros(5, 5, dtype=torch.float64).fill_diagonal_(1).bool()  # each finding by itself
+        terms = loss(torch.where(alone, logits[image], -30.0), torch.where(alone, labels[image], 0))
+        torch.testing.assert_close(values[image], terms[~ignored[image]].sum(), rtol=1e-9, atol=1e-10)
+    values.sum().backward()
+    assert not logits.grad[ignored].any()
+    assert logits.grad[~ignored].all() or name == "asymmetric"  # whose margin has none
 
 
 def test_focal_equals_monai():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medarts.data.masks import IGNORE
+from medarts.config.data import IGNORE
 from medarts.errors import RecipeError
 from medarts.losses import Loss, make_loss, register_loss
 from medarts.registry import losses

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medarts.config import Recipe, Split, apply_overrides, parse
+from medarts.config.data import IGNORE
 from medarts.data.batches import Batches, Mixture
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.opening import open_manifest
@@ -30,7 +31,8 @@ def manifest(*splits: tuple[Split, list[list[int]]]) -> Manifest:
             f"{split}{number}",
             "d",
             split,
-            findings=tuple(name for name, shown in zip(FINDINGS, row, strict=True) if shown),
+            findings=tuple(name for name, shown in zip(FINDINGS, row, strict=True) if shown == 1),
+            unknown=tuple(name for name, shown in zip(FINDINGS, row, strict=True) if shown == IGNORE),
         )
         for split, rows in splits
         for number, row in enumerate(rows)
@@ -125,9 +127,11 @@ def test_half_precision_makes_no_half_loss(task):
 # The score
 
 
-def validation_batches(logits: np.ndarray, *, batch: int = 2) -> Batches:
+def validation_batches(
+    logits: np.ndarray, *, batch: int = 2, validation: tuple[Split, list[list[int]]] = VALIDATION
+) -> Batches:
     """Batches whose images hold the logits that a network gives for them, in their first row."""
-    whole = manifest(TRAINING, VALIDATION)
+    whole = manifest(TRAINING, validation)
     images = np.zeros((len(whole.samples), 1, 4, 4), np.float16)
     images[len(TRAINING[1]) :, 0, 0, :3] = logits
     store = ImageStore(whole, images, whole.labels(), np.zeros((len(images), 0), np.uint8))
@@ -160,6 +164,26 @@ def test_validate_is_the_mean_over_the_findings_that_can_be_ranked(task, batch):
     loss = mean_bce(torch.from_numpy(PREDICTED), torch.from_numpy(labels))
     assert values["val_loss"] == pytest.approx(loss, rel=1e-5)  # also of uneven batches
     assert task.score in values
+
+
+def test_labels_that_are_ignored_count_for_nothing():
+    """Prevalences of 1/2, 1/1 and 0; the score is over the images of which a finding is known."""
+    labels = [[1, IGNORE, 0], [IGNORE, 1, 0], [0, IGNORE, 0], [IGNORE, IGNORE, IGNORE]]
+    rows = [[1, 0, 1], [0, IGNORE, 1], [IGNORE, 1, IGNORE], [0, 0, IGNORE], [0, 1, 1]]
+    task = ClassificationTask(manifest(("train", labels), ("val", rows)), loss="weighted_bce")
+    one = torch.tensor([[0.5, IGNORE, IGNORE]]), torch.tensor([[1, IGNORE, IGNORE]], dtype=torch.uint8)
+    assert task.loss([one[0]], Mixture(IMAGES[:1], ((1.0, one[1]),))).item() == pytest.approx(0.5 * bce(0.5, 1) / 3)
+    values = task.validate(reading, validation_batches(PREDICTED, validation=("val", rows)))
+    known = [np.array(rows)[:, column] != IGNORE for column in range(2)]
+    expected = {
+        name: pairs_in_order(PREDICTED[known[n], n], np.array(rows)[known[n], n]) for n, name in enumerate("ab")
+    }
+    assert values["val_auroc_by_finding"] == pytest.approx({**expected, "c": None})
+    batches = validation_batches(PREDICTED, validation=("val", rows))
+    assert batches.rarest_shown.tolist() == [0, 2, 1, -1, 1]  # images that show a, b and c: 1, 2 and 3
+    for ignored in ([[0, IGNORE, 1]] * 2, [[1, IGNORE, 0], [0, IGNORE, 0]]):
+        with pytest.raises(DataError, match="No training image says whether it shows 'b'"):
+            ClassificationTask(manifest(("train", ignored), ("val", rows)), loss="bce_logits")
 
 
 def test_validate_keeps_no_graph(task):

@@ -253,7 +253,7 @@ class FindingMeasures(Measures):
         self.excluded, self._ranked, self._draws_of, self._left_out_of = {}, [], [], []
         for number, (dataset, members) in enumerate(zip(self.datasets, self._members, strict=True)):
             labels = self._labels[members]
-            ranked = [place for place, column in enumerate(labels.T) if 0 < column.sum(dtype=int) < len(column)]
+            ranked = [place for place, column in enumerate(labels.T) if {0.0, 1.0} <= {*column.tolist()}]
             if not ranked:
                 raise RunError(
                     f"All images of {dataset}, or none, show every finding, so that networks cannot be ranked.",
@@ -311,11 +311,15 @@ class FindingMeasures(Measures):
         by_name = {of: self._by_patient(side) for of, side in zip((name, reference), sides, strict=True)}
         return self._contrast(by_name, of_main[0] - of_main[1])
 
-    def _columns(self, number: int, outputs: Floats) -> Iterator[tuple[Floats, Floats]]:
-        """Yields for every ranked finding the outputs for the images of a data set, and their labels."""
+    def _columns(self, number: int, outputs: Floats) -> Iterator[tuple[Floats, Floats, NDArray[np.intp]]]:
+        """Yields for every ranked finding the outputs for images of a data set, their labels, and which these are.
+
+        They are the images of which the finding is known, by their places among all of the data set.
+        """
         members = self._members[number]
         for finding in self._ranked[number]:
-            yield outputs[members, finding], self._labels[members, finding]
+            known = np.flatnonzero(~np.isnan(self._labels[members, finding]))
+            yield outputs[members[known], finding], self._labels[members[known], finding], known
 
     def _weighted(
         self, name: str, weights: Sequence[NDArray[np.unsignedinteger[Any]]], *, empty: int = 0
@@ -327,7 +331,12 @@ class FindingMeasures(Measures):
             values = np.full((seeds, len(self.metrics), len(of_set) or empty), np.nan)
             for column, one in enumerate(self.metrics if len(of_set) else ()):
                 for seed, outputs in enumerate(self._outputs[one.scores][name]):
-                    of_findings = [weighted_values(one, *pair, of_set) for pair in self._columns(number, outputs)]
+                    of_findings = [
+                        weighted_values(
+                            one, values, labels, of_set if len(known) == of_set.shape[1] else of_set[:, known]
+                        )
+                        for values, labels, known in self._columns(number, outputs)
+                    ]
                     values[seed, column] = mean_of_defined(np.stack(of_findings), axis=0)
             found.append(values)
         return found
@@ -335,7 +344,9 @@ class FindingMeasures(Measures):
     def _sides(self, number: int, one: Floats, other: Floats) -> tuple[Floats, Floats]:
         """Returns what the images of a data set add to the areas of two runs, mean over findings; see `_area_terms`."""
         pairs = zip(self._columns(number, one), self._columns(number, other), strict=True)
-        terms = [_area_terms(rankdata(a), rankdata(b), truth == 1) for (a, truth), (b, _) in pairs]
+        terms = np.zeros((len(self._ranked[number]), 2, len(self._members[number])))
+        for place, ((a, truth, known), (b, *_)) in enumerate(pairs):
+            terms[place][:, known] = _area_terms(rankdata(a), rankdata(b), truth == 1)
         first, second = np.mean(terms, axis=0)
         return first, second
 

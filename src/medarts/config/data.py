@@ -30,6 +30,9 @@ RESERVED = ("all", "mean of data sets")
 BACKGROUND, IGNORED = "background", "ignore"
 """Words for what is no class of its own: pixels of none, and pixels that count for nothing."""
 
+IGNORE = 255
+"""Class index of pixels, and label of findings, that neither losses nor scores count."""
+
 _NO_CLASSES = (BACKGROUND, IGNORED, "foreground", "mean of classes")
 """Names that tables and labels use for something else."""
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
 from medarts.config import DataSettings, SourceSettings, Split
-from medarts.config.data import Resize
+from medarts.config.data import IGNORE, Resize
 from medarts.config.explaining import explain
 from medarts.config.section import MOST_OUTPUTS, Section
 from medarts.data.crops import Crops, RaggedArrays, places_of
@@ -23,7 +23,6 @@ from medarts.data.digests import new_digest
 from medarts.data.geometry import Framing, squashed
 from medarts.data.images import Layout, as_array, as_hwc, scaled
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.masks import IGNORE
 from medarts.data.reading import classes_in, frame_image, frame_mask, framing_of
 from medarts.data.sources.arrays import ArraysSettings
 from medarts.data.splits import SPLIT_SEED, complete_splits, divided, split_named
@@ -71,7 +70,8 @@ def from_arrays(images: ArrayLike, targets: ArrayLike, **options: Unpack[Options
         findings: names of the F labels. Default: "finding 1" and so on.
         classes: names of the foreground classes, or the number of outputs, see ``data.classes`` of a recipe. Default:
             from the masks. Classes that may overlap are named.
-        ignore: value of masks that marks pixels which neither loss nor scores count. Default: there are none.
+        ignore: value of targets that marks pixels, or labels, which neither loss nor scores count, such as 255 or -1.
+            Default: there are none.
         size: height and width that networks see, in pixels. Default: that of the images, which must be square.
         resize: how images get that size, "fit", "squash" or "patches"; see ``data.resize`` of a recipe. Default: "fit".
         channels: axis of the channels, "first" or "last". Default: the one of 1 to 4 entries.
@@ -173,7 +173,7 @@ def _store(items: Iterable[tuple[NDArray[Any], NDArray[Any]]], options: Options)
         image_scaled = scaled(image_hwc, rules, number, fix=_SCALING)
         made = frame_image(image_scaled, framing, size=None if patches else side)
         if target.ndim < 2:
-            read = _labels(target, number)
+            read = _labels(target, number, ignore=options.get("ignore"))
         else:
             read = _mask(target, image_hwc, number, ignore=options.get("ignore"))
         alike = slice(0, 1 if patches else None)
@@ -224,15 +224,18 @@ def _manifest(
 ) -> Manifest:
     """Returns the manifest of images with their targets and digests."""
     name, rules = settings.domain, ReadingRules(settings.window, settings.percentiles)
-    shown = [tuple(each for each, found in zip(names, row, strict=True) if found) for row in targets] if names else []
+    shown, unknown = (
+        [tuple(each for each, label in zip(names, row, strict=True) if label == of) for row in targets if names]
+        for of in (1, IGNORE)
+    )
     samples: list[Sample] = []
     held: dict[Path, str] = {}
     placed = _placed(len(targets), options.get("patients"), options.get("splits"), settings.fractions)
     for number, (patient, split) in enumerate(placed):
         key = f"{number:06d}"
         mask = None if names else Path(name, "targets", key)
-        found = shown[number] if names else ()
-        samples.append(Sample(key, Path(name, "images", key), mask, patient, name, split, findings=found))
+        labels = {"findings": shown[number], "unknown": unknown[number]} if names else {}
+        samples.append(Sample(key, Path(name, "images", key), mask, patient, name, split, **labels))
         held |= zip(samples[-1].files, digests[number], strict=False)  # labels are in the manifest itself
     return Manifest(tuple(samples), {name: rules}, names, digests=held)
 
@@ -328,8 +331,11 @@ def _mask(mask: NDArray[Any], image_hwc: NDArray[Any], number: int, *, ignore: i
     return mask.astype(np.uint8)
 
 
-def _labels(labels: NDArray[Any], number: int) -> NDArray[np.uint8]:
+def _labels(labels: NDArray[Any], number: int, *, ignore: int | None) -> NDArray[np.uint8]:
     row = np.atleast_1d(labels)
+    if ignore is not None:
+        kept = _labels(np.where(row == ignore, 0, row), number, ignore=None)
+        return np.where(row == ignore, np.uint8(IGNORE), kept)
     if not np.isin(row, (0, 1)).all():
         raise DataError(
             f"Label {number} holds other values than 0 and 1: {row[~np.isin(row, (0, 1))][0]}.",

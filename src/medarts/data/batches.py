@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medarts.config import AugmentationSettings, MixingSettings
-from medarts.config.data import CropSampling, Resize
+from medarts.config.data import IGNORE, CropSampling, Resize
 from medarts.data.crops import with_places
 from medarts.data.manifest import Manifest
-from medarts.data.masks import IGNORE
 from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore
 from medarts.data.windows import corners, enlarging
@@ -68,8 +67,8 @@ class Batch:
 
     Attributes:
         images: BCHW, float32, 0..1.
-        targets: uint8: class indices, BHW; 0 and 1 of classes that may overlap, BCHW; or labels of findings, BF. Pixels
-            of `medarts.data.masks.IGNORE` count nothing.
+        targets: uint8: class indices, BHW; 0 and 1 of classes that may overlap, BCHW; or labels of findings, BF. Those
+            of `medarts.config.data.IGNORE` count nothing.
         indices: positions in the store.
         truths: uint8: what the masks have of every foreground class, a `MaskState` each, BC; C is 0 for findings.
     """
@@ -135,7 +134,7 @@ class Batches:
         if self.store.truths.shape[1]:
             shown = self.store.truths[self.indices] == MaskState.PRESENT
         else:
-            shown = self.store.targets[self.indices] != 0
+            shown = self.store.targets[self.indices] == 1
         rarest_first = np.argsort(shown.sum(0), kind="stable")
         return np.where(shown.any(1), rarest_first[shown[:, rarest_first].argmax(1)], -1)
 

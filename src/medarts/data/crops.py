@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from medarts.config.data import IGNORE
 from medarts.data.geometry import padded
-from medarts.data.masks import IGNORE
 from medarts.data.windows import enlarging
 
 POINTS = 1000

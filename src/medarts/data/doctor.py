@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from medarts.config import SPLITS, DataSettings, MaskSourceSettings, SourceSettings, Split
+from medarts.config.data import IGNORE
 from medarts.data.examination import Examination, Finding, Level, Summary, common, first_of, kind_of
 from medarts.data.formats import raw_mask
 from medarts.data.formats.raw import Raw
 from medarts.data.images import Image, scale
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import (
-    IGNORE,
     DomainLevels,
     Mask,
     MaskLevel,
@@ -172,10 +172,10 @@ def _of_labels(manifest: Manifest, settings: SourceSettings) -> Iterator[Finding
     always: dict[str, list[Split]] = {}
     for split in SPLITS:
         part = manifest.of_split(split)
-        for finding, positives in zip(manifest.findings, part.labels().sum(axis=0), strict=True):
-            if part.samples and positives == 0:
+        for finding, share in zip(manifest.findings, part.prevalence(), strict=True):
+            if part.samples and not share > 0:  # nor where it is unknown in all of them
                 never.setdefault(finding, []).append(split)
-            elif part.samples and positives == len(part.samples):
+            elif share == 1:
                 always.setdefault(finding, []).append(split)
     yield from _in_splits(settings, "findings that no image of a split shows", _NEVER_FIX, never)
     yield from _in_splits(
@@ -448,7 +448,7 @@ def _duplicates(looks: Iterable[_Look]) -> Iterator[Finding]:
 def _summary(manifest: Manifest, looks: Iterable[_Look], values: Mapping[str, MaskValues]) -> Summary:
     (domain,) = manifest.domains
     own = [look for look in looks if look.sample.domain == domain]
-    positives = {split: manifest.of_split(split).labels().sum(axis=0) for split in SPLITS}
+    positives = {split: (manifest.of_split(split).labels() == 1).sum(axis=0) for split in SPLITS}
     sizes = Counter(f"{look.size[0]} x {look.size[1]}" for look in own if look.size)
     parts = [look.foreground for look in own if look.foreground is not None]
     return Summary(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.config import SPLITS, Split
+from medarts.config.data import IGNORE
 from medarts.data.digests import digests_of
 from medarts.errors import DataError, did_you_mean
 
@@ -46,6 +47,7 @@ class Sample:
         split: "train", "val" or "test".
         slice_index: the slice along the last axis, for volumes (NIfTI); None for 2-D files.
         findings: names of what the image shows; empty for images with masks, and where nothing is found.
+        unknown: names of what it may or may not show, in the same order: labels that count nothing.
         more: further files of the same size, whose channels follow those of ``image``.
         series: where the slices of a volume are files, all of these in their order, ``image`` among them; empty for
             other files.
@@ -63,6 +65,7 @@ class Sample:
     more: tuple[Path, ...] = ()
     series: tuple[Path, ...] = field(default=(), repr=False)
     class_masks: tuple[tuple[str, Path], ...] = ()
+    unknown: tuple[str, ...] = ()
 
     @property
     def masks(self) -> tuple[Path, ...]:
@@ -130,14 +133,24 @@ class Manifest:
         return self.where(lambda sample: sample.split == split)
 
     def labels(self) -> NDArray[np.uint8]:
-        """Returns 1 where a sample shows a finding and 0 elsewhere, samples x findings."""
+        """Returns 1 where a sample shows a finding, `IGNORE` where that is unknown, else 0, samples x findings."""
         rows = [[finding in sample.findings for finding in self.findings] for sample in self.samples]
-        return np.asarray(rows, dtype=np.uint8).reshape(len(rows), len(self.findings))
+        labels = np.asarray(rows, dtype=np.uint8).reshape(len(rows), len(self.findings))
+        for row, sample in enumerate(self.samples):
+            labels[row, [self.findings.index(finding) for finding in sample.unknown]] = IGNORE
+        return labels
+
+    def prevalence(self) -> NDArray[np.float64]:
+        """Returns the share of the samples that show each finding, of those of which it is known; nan without any."""
+        labels = self.labels()
+        known = (labels != IGNORE).sum(0)
+        return np.where(known > 0, (labels == 1).sum(0) / known.clip(1), np.nan)
 
     def to_csv(self) -> str:
         """Returns one row a sample: key, domain, patient, split, image, mask, slice, findings, digests of its files.
 
-        Where a sample has more files of channels, two columns name these, divided by "|", and their digests.
+        Where a sample has more files of channels, two columns name these, divided by "|", and their digests; where one
+        has findings that are unknown, a column names these.
 
         Bytes of names that are not UTF-8 are surrogates, as everywhere in Python; write it with ``surrogateescape``.
         """
@@ -145,7 +158,9 @@ class Manifest:
         writer = csv.writer(text, lineterminator="\n")
         names = ["key", "domain", "patient", "split", "image", "mask", "slice", "findings"]
         several = any(sample.more for sample in self.samples)
-        writer.writerow([*names, "image_digest", "mask_digest", *(["more", "more_digests"] if several else [])])
+        names += ["image_digest", "mask_digest", *(["more", "more_digests"] if several else [])]
+        doubtful = any(sample.unknown for sample in self.samples)
+        writer.writerow([*names, *(["unknown"] if doubtful else [])])
         for sample in self.samples:
             about = (sample.key, sample.domain, sample.patient, sample.split)
             number = "" if sample.slice_index is None else sample.slice_index
@@ -154,6 +169,7 @@ class Manifest:
             cells = [*about, sample.image, masks, number, "|".join(sample.findings), *digests]
             if several:
                 cells += ["|".join(map(str, sample.more)), "|".join(self._digests[path] for path in sample.more)]
+            cells += ["|".join(sample.unknown)] if doubtful else []
             writer.writerow(cells)
         return text.getvalue()
 
@@ -181,6 +197,7 @@ class Manifest:
             about += (sample.slice_index, sample.findings)
             about += (("more", len(sample.more)),) if sample.more else ()
             about += (("classes", *(name for name, _ in sample.class_masks)),) if sample.class_masks else ()
+            about += (("unknown", *sample.unknown),) if sample.unknown else ()
             digest.update(repr((about, [self._digests[path] for path in sample.files])).encode())
         return digest.hexdigest()[:16]
 

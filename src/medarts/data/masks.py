@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medarts.config.data import BACKGROUND, IGNORED
+from medarts.config.data import BACKGROUND, IGNORE, IGNORED
 from medarts.data.formats import raw_mask
 from medarts.data.formats.raw import Raw
 from medarts.data.manifest import ReadingRules, Sample
@@ -29,9 +29,6 @@ from medarts.data.regions import Region, Regions, find_regions, surrounded
 from medarts.errors import DataError
 
 Mask = NDArray[np.uint8]
-
-IGNORE = 255
-"""Class index of pixels that neither losses nor metrics count."""
 
 NEAR = 32 / 255
 """Parts of the range by which values may differ and still be one; colours of palettes differ by 64 of 255 or more."""

@@ -6,13 +6,12 @@ from itertools import count
 from pathlib import Path
 
 from medarts.config import DataSettings, FindingSourceSettings, MaskSourceSettings, Recipe, SourceSettings, Split, Task
-from medarts.config.data import BACKGROUND, IGNORED, are_unnamed
+from medarts.config.data import BACKGROUND, IGNORE, IGNORED, are_unnamed
 from medarts.data.contents import composed, file_named, stem_of, tables_in
 from medarts.data.examination import first_of
 from medarts.data.folds import divided_into
 from medarts.data.formats import suffix_of
 from medarts.data.manifest import Manifest, Sample, join
-from medarts.data.masks import IGNORE
 from medarts.data.patients import NamedPatients, patients_in, patients_in_paths
 from medarts.data.patterns import PathPattern
 from medarts.data.reading import check_labels
@@ -421,7 +420,11 @@ def _looking_for(manifest: Manifest, findings: tuple[str, ...]) -> Manifest:
     if findings == manifest.findings:
         return manifest
     samples = (
-        replace(sample, findings=tuple(name for name in findings if name in sample.findings))
+        replace(
+            sample,
+            findings=tuple(name for name in findings if name in sample.findings),
+            unknown=tuple(name for name in findings if name in sample.unknown),
+        )
         for sample in manifest.samples
     )
     return replace(manifest, samples=tuple(samples), findings=findings)
@@ -548,6 +551,7 @@ def _complete(pairs: list[Pair], settings: SourceSettings) -> list[Sample]:
             more=pair.more,
             series=pair.series,
             class_masks=pair.class_masks,
+            unknown=pair.unknown,
         )
         for pair, patient, split in zip(pairs, patients, splits, strict=True)
     ]

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medarts.config import DataSettings
+from medarts.config.data import IGNORE
 from medarts.data.formats import spacing_of
 from medarts.data.geometry import Framing, framed, padded, scaled, zoom
 from medarts.data.images import Image
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.masks import IGNORE, Mask, MaskLevel, planes_of, read_mask
+from medarts.data.masks import Mask, MaskLevel, planes_of, read_mask
 from medarts.data.parts import read_parts, stacked
 from medarts.errors import DataError
 

@@ -87,8 +87,8 @@ class ImageStore:
         images: float16, sample x channel x height x width, 0..1. Of images and masks with sizes of their own one is
             taken at a time.
         targets: uint8: class indices of masks, sample x height x width; of classes that may overlap 0 and 1 of each,
-            sample x class x height x width; or labels, sample x finding. `medarts.data.masks.IGNORE` marks pixels that
-            count nothing.
+            sample x class x height x width; or labels, sample x finding. `medarts.config.data.IGNORE` marks pixels and
+            labels that count nothing.
         truths: uint8, sample x foreground class: a `MaskState`, what the mask has of the class; no column for findings.
         held: keeps other processes from removing the store.
         sizes: int32, sample x 2: height and width of the image in its file, in pixels. Default: those of the store.

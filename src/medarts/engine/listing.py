@@ -57,8 +57,8 @@ def listing_of(lines: Iterable[str]) -> Listing:
 
 
 def about(cells: Mapping[str, str]) -> dict[str, str]:
-    """Returns what the cells of an image say of it, apart from its files: split, patient, findings."""
-    return {name: cells[name] for name in _ABOUT}
+    """Returns what the cells of an image say of it, apart from its files: split, patient, findings, unknown ones."""
+    return {name: cells[name] for name in _ABOUT} | {"unknown": cells.get("unknown", "")}
 
 
 def changed_files(before: Listing, now: Listing) -> list[str]:

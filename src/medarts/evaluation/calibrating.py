@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medarts.config import Recipe, Split
+from medarts.config.data import IGNORE
 from medarts.data.batches import Batches
 from medarts.data.manifest import Manifest
-from medarts.data.masks import IGNORE
 from medarts.data.opening import open_manifest
 from medarts.data.reading import MaskState
 from medarts.data.store import ImageStore, open_store

@@ -9,9 +9,9 @@ Columns:
 * ``patient``: its patient, unique within its data set.
 * ``class``: the class of a mask, or the finding.
 * ``truth``: what the image truly has of it: "present", "empty", or "vanished" for a class that was lost when the mask
-  was resized to the evaluated size.
-* ``metric``: of masks every metric of an image, as "dice"; of findings "label" (0 or 1), "logit" and "probability"
-  (after temperature), from which the metrics of a whole set are computed.
+  was resized to the evaluated size; "unknown" for a finding whose label is ignored.
+* ``metric``: of masks every metric of an image, as "dice"; of findings "label" (0 or 1; nan where it is ignored),
+  "logit" and "probability" (after temperature), from which the metrics of a whole set are computed.
 * ``value``: nan where undefined.
 * ``kind``: "image" or "volume".
 * ``unit``: of the value: "mm" or "px" of distances, "mm2", "mm3" or "px" of areas and volumes, "at 2 mm" of shares
@@ -52,7 +52,7 @@ RUN_COLUMNS = ("network", "seed", "split")
 DECISIONS, VOLUMES, GROUPS, BETWEEN = "decisions.csv", "volumes.csv", "groups.csv", "between_groups.csv"
 
 IMAGES_AS_PATIENTS = "every image counts as a patient; intervals may be too narrow."
-TRUTHS = ("present", "empty", "vanished")
+TRUTHS = ("present", "empty", "vanished", "unknown")
 
 _TEXTS = (
     *("dataset", "image", "patient", "class", "truth", "metric", "kind", "unit", "group", "other", "head", "decision"),
@@ -287,16 +287,18 @@ def excluded(table: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Returns for every data set the classes that its images say nothing of, each with the reason.
 
     A class of masks that no image of a data set shows is excluded there ("no positives"), and so is a finding that no
-    image shows, or every image ("no negatives"). Data sets without such are absent.
+    image shows, or every image ("no negatives"), of those of which it is known ("no labels" without any). Data sets
+    without such are absent.
     """
     images = of_images(table).drop_duplicates(["dataset", "image", "class"])
     findings = bool((table["metric"] == "label").any())
     found: dict[str, dict[str, str]] = {}
     for key, truths in images.groupby(["dataset", "class"], sort=False)["truth"]:
         dataset, name = map(str, key)
-        empty = truths == "empty"
+        known = truths[truths != "unknown"]
+        empty = known == "empty"
         if empty.all():
-            found.setdefault(dataset, {})[name] = "no positives"
+            found.setdefault(dataset, {})[name] = "no positives" if len(known) else "no labels"
         elif findings and not empty.any():
             found.setdefault(dataset, {})[name] = "no negatives"
     return found

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medarts.config import Recipe
+from medarts.config.data import IGNORE
 from medarts.data.batches import Batches
 from medarts.data.manifest import Sample
 from medarts.data.reading import MaskState
@@ -41,6 +42,7 @@ WORST, WORST_OF_PATIENT = 12, 3
 """Images of the gallery, and at most of one patient: more would be neighbours, frames of a video or slices."""
 
 _TRUTHS = {MaskState.EMPTY: "empty", MaskState.PRESENT: "present", MaskState.VANISHED: "vanished"}
+_OF_LABELS = {0: "empty", 1: "present", IGNORE: "unknown"}
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,7 @@ def finding_table(
         images: data set, name and patient of every image.
         findings: names of the network's outputs.
         logits: (N, F), finite.
-        labels: (N, F), 0 or 1.
+        labels: (N, F), 0 or 1, or `IGNORE`.
         temperature: divides the logits before the sigmoid.
 
     Raises:
@@ -287,9 +289,10 @@ def finding_table(
             f"The network's outputs for {broken} of {len(images)} images are not finite.",
             fix="Evaluate it in fp32, or train it again with a smaller learning rate.",
         )
-    values = np.stack([labels.astype(np.float64), logits, probabilities_of(logits, temperature)], axis=-1)
+    known = np.where(labels == IGNORE, np.nan, labels)
+    values = np.stack([known, logits, probabilities_of(logits, temperature)], axis=-1)
     return table_of(
-        (*image, finding, "present" if labels[row, f] else "empty", metric, value)
+        (*image, finding, _OF_LABELS[int(labels[row, f])], metric, value)
         for row, image in enumerate(images)
         for f, finding in enumerate(findings)
         for metric, value in zip(("label", "logit", "probability"), values[row, f].tolist(), strict=True)
@@ -301,22 +304,25 @@ def calibrate(logits: Floats, labels: Labels, *, findings: Sequence[str], sensit
 
     Args:
         logits: of the validation images (N, F).
-        labels: (N, F), 0 or 1.
+        labels: (N, F), 0 or 1, or `IGNORE`.
         findings: names of the network's outputs.
         sensitivity: what the second threshold of every finding is to reach, above 0, at most 1.
     """
-    temperature = fit_temperature(logits, labels)
+    known = labels != IGNORE
+    temperature = fit_temperature(logits[known], labels[known])
     probabilities = probabilities_of(logits, temperature)
     thresholds: dict[str, dict[str, float | None]] = {YOUDEN: {}, SENSITIVE: {}}
     without = {}
     for f, name in enumerate(findings):
-        column = (probabilities[:, f], labels[:, f])
-        if labels[:, f].any() and not labels[:, f].all():
+        column = (probabilities[known[:, f], f], truth := labels[known[:, f], f])
+        if truth.any() and not truth.all():
             thresholds[YOUDEN][name] = threshold_youden(*column)
             thresholds[SENSITIVE][name] = threshold_for_sensitivity(*column, sensitivity)
         else:
             thresholds[YOUDEN][name] = thresholds[SENSITIVE][name] = None
-            without[name] = f"no {'negatives' if labels[:, f].any() else 'positives'} in validation"
+            without[name] = (
+                f"no {'negatives' if truth.any() else 'positives' if len(truth) else 'labels'} in validation"
+            )
     return Calibration(temperature, sensitivity, thresholds, without)
 
 
@@ -352,9 +358,9 @@ def _finding_examples(
     rows: list[int] = []
     shown: list[int] = []
     for finding in range(labels.shape[1]):
-        having = np.flatnonzero(labels[:, finding]).tolist()
+        having = np.flatnonzero(labels[:, finding] == 1).tolist()
         if having:
-            rows.append(min(having, key=lambda row: (labels[row].sum(), keys[row])))
+            rows.append(min(having, key=lambda row: ((labels[row] == 1).sum(), keys[row])))
             shown.append(finding)
     if not rows:
         return None

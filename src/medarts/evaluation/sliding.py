@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medarts.config.data import IGNORE
 from medarts.data.geometry import fitted, padded
-from medarts.data.masks import IGNORE
 from medarts.data.reading import frame_image, resize_mask
 from medarts.data.store import ImageStore
 from medarts.data.windows import Floats, blended, enlarging

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from medarts.config.data import IGNORE
 from medarts.evaluation.scores import Calibration, Scores, counted, of_images, of_volumes
 from medarts.evaluation.stats import (
     FEW_PATIENTS,
@@ -210,7 +211,7 @@ class _Findings:
     Attributes:
         findings: their names.
         logits: (N, F), N at least 1.
-        labels: (N, F), 0 or 1.
+        labels: (N, F), 0 or 1, or `IGNORE`.
         people: number of each image's patient (N,), from 0 on without gaps.
         calibration: what was fitted on validation.
         draws: draws of the bootstrap.
@@ -232,7 +233,7 @@ class _Findings:
         return cls(
             tuple(logits.columns),
             logits.to_numpy(),
-            labels.to_numpy().astype(np.uint8),
+            labels.fillna(IGNORE).to_numpy().astype(np.uint8),
             np.asarray(people, dtype=np.intp),
             calibration,
             draws,
@@ -241,14 +242,17 @@ class _Findings:
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yields the rows of the means over findings, then those of each finding."""
-        positives = self.labels.sum(0, dtype=np.int64)
-        present = [f for f, count in enumerate(positives) if 0 < count < len(self.labels)]
+        known = self.labels != IGNORE
+        positives, numbers = (self.labels == 1).sum(0), known.sum(0)
+        present = [f for f, count in enumerate(positives) if 0 < count < numbers[f]]
         frequent = [f for f in present if positives[f] >= FEW_POSITIVES]
         means = {MEAN_OF_FINDINGS: present} | ({MEAN_OF_FREQUENT: frequent} if 0 < len(frequent) < len(present) else {})
         columns = {name: [f] for f, name in enumerate(self.findings)}
         values, drawn = self._values(), self._drawn()
         for name, of in (means | columns).items():
-            counts = (len(of), len(self.labels), len(np.unique(self.people)), int(positives[of].sum()))
+            looked_at = known[:, of].any(1) if of else known.any(1)
+            people = len(np.unique(self.people[looked_at]))
+            counts = (len(of), int(looked_at.sum()), people, int(positives[of].sum()))
             for one, of_findings in values.items():
                 value = float(mean_of_defined(of_findings[of], axis=0))
                 if name in means and one.endswith("_threshold"):
@@ -280,15 +284,17 @@ class _Findings:
         probabilities = probabilities_of(self.logits, self.calibration.temperature)
         found: dict[str, list[float]] = {}
         for f, name in enumerate(self.findings):
-            given = {"logit": self.logits[:, f], "probability": probabilities[:, f]}
-            values = {one.name: one(given[one.scores], self.labels[:, f]) for one in metrics_of("classification")}
-            uncalibrated = probabilities_of(self.logits[:, f])
-            values["ece_uncalibrated"] = metric("ece")(uncalibrated, self.labels[:, f])
+            known = self.labels[:, f] != IGNORE
+            labels = self.labels[known, f]
+            given = {"logit": self.logits[known, f], "probability": probabilities[known, f]}
+            values = {
+                one.name: one(given[one.scores], labels) if len(labels) else math.nan
+                for one in metrics_of("classification")
+            }
+            values["ece_uncalibrated"] = metric("ece")(probabilities_of(given["logit"]), labels)
             for rule, thresholds in self.calibration.thresholds.items():
                 threshold = thresholds[name]
-                point = operating_point(
-                    probabilities[:, f], self.labels[:, f], math.nan if threshold is None else threshold
-                )
+                point = operating_point(given["probability"], labels, math.nan if threshold is None else threshold)
                 values |= {f"{rule}_{key}": value for key, value in point._asdict().items()}
             for key, value in values.items():
                 found.setdefault(key, []).append(value)
@@ -302,11 +308,13 @@ class _Findings:
             weights = bootstrap_weights(self.people, draws=self.draws, seed=self.seed)
         probabilities = probabilities_of(self.logits, self.calibration.temperature)
         given = {"logit": self.logits, "probability": probabilities}
+        # All of them as a slice, which copies no weights.
+        known = [slice(None) if of.all() else of for of in (self.labels != IGNORE).T]
         return {
             one.name: np.stack(
                 [
-                    weighted_values(one, given[one.scores][:, f], self.labels[:, f], weights)
-                    for f in range(len(self.findings))
+                    weighted_values(one, given[one.scores][rows, f], self.labels[rows, f], weights[:, rows])
+                    for f, rows in enumerate(known)
                 ]
             )
             for one in metrics_of("classification")
@@ -321,7 +329,10 @@ def without_repetition(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def wide(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Returns logits and labels of findings, both (images, findings), and dataset, image and patient of every image."""
+    """Returns logits and labels of findings, both (images, findings), and dataset, image and patient of every image.
+
+    Labels that are ignored are nan.
+    """
     images = table[["dataset", "image", "patient"]].drop_duplicates(["dataset", "image"], ignore_index=True)
     names, findings = pd.MultiIndex.from_frame(images[["dataset", "image"]]), [*table["class"].unique()]
 
@@ -339,5 +350,5 @@ def reasons(summary: pd.DataFrame, dataset: str) -> Mapping[str, str]:
     found = {}
     for name, positives, images in zip(rows["class"], rows["positives"], rows["images"], strict=True):
         if positives in (0, images):
-            found[name] = "no negatives" if positives else "no positives"
+            found[name] = "no negatives" if positives else "no positives" if images else "no labels"
     return found

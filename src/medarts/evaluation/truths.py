@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medarts.config import EvaluationSettings, Recipe
+from medarts.config.data import IGNORE
 from medarts.data.formats import spacing_of
-from medarts.data.masks import IGNORE, read_mask
+from medarts.data.masks import read_mask
 from medarts.data.reading import MaskState, unframed
 from medarts.data.store import ImageStore
 from medarts.metrics import BoolMask, Metric, Tolerance

@@ -340,4 +340,5 @@ def weighted_values(one: Metric, scores: Floats, labels: NDArray[Any], weights: 
         return one.weighted(scores, labels, weights)
     places = np.arange(len(scores))
     drawn = (np.repeat(places, row) for row in weights)
-    return np.array([one(scores[chosen], labels[chosen]) for chosen in drawn])
+    # A draw may lack all images of which the finding is known.
+    return np.array([one(scores[chosen], labels[chosen]) if len(chosen) else math.nan for chosen in drawn])

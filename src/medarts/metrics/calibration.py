@@ -103,13 +103,13 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """Returns the one temperature at which the binary cross-entropy of all logits is least (Guo 2017, section 4.2).
 
     Args:
-        logits: (N, F), finite.
-        labels: (N, F), 0 or 1.
+        logits: of any shape, finite.
+        labels: of the same shape, 0 or 1.
 
     Returns:
         The temperature within `TEMPERATURES`. Its lower end where the loss falls down to there, as with logits that
         part the labels without error; its upper end where the logits say nothing, or the opposite of the labels.
-        1 where there is nothing to fit: all labels equal, all logits 0, or no image.
+        1 where there is nothing to fit: all labels equal, all logits 0, or no label.
 
     Raises:
         ValueError: the shapes differ, or a logit is not finite.

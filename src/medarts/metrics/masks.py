@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medarts.data.masks import IGNORE
+from medarts.config.data import IGNORE
 from medarts.data.reading import MaskState
 from medarts.metrics import BoolMask, Confusion, Floats, MaskPair, Tolerance, metrics_of, register_metric
 

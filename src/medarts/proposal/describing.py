@@ -23,7 +23,7 @@ def described(look: Look) -> Iterator[tuple[str, str]]:
         yield "classes", _classes(look)
         yield "foreground", f"{look.foreground:.1%} of the pixels; none in {look.empty:.0%} of the images"
     else:
-        labels = look.manifest.labels().sum(axis=0)
+        labels = (look.manifest.labels() == 1).sum(axis=0)
         yield "findings", ", ".join(f"{name} {n:,}" for name, n in zip(look.manifest.findings, labels, strict=True))
     sizes = [f"{height} x {width}" for (height, width), _ in look.sizes.most_common(_MOST_SIZES)]
     more = f" and {len(look.sizes) - _MOST_SIZES} more" if len(look.sizes) > _MOST_SIZES else ""

@@ -165,7 +165,7 @@ _SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 def _data(run: RunDirectory, recipe: Recipe) -> Content:
     """Returns a table of the images and patients of every data set, and of its findings where there are some."""
     listing = listed_samples(run)
-    samples = pd.DataFrame([{"domain": domain, **sample} for (domain, _), sample in listing.items()])
+    samples = pd.DataFrame([{"unknown": "", "domain": domain, **sample} for (domain, _), sample in listing.items()])
     counts = samples.groupby("domain", sort=False)["split"].value_counts().unstack(fill_value=0)
     counts = counts.reindex(columns=SPLITS, fill_value=0).reindex(samples["domain"].unique())
     counts["patients"] = samples.groupby("domain")["patient"].nunique()
@@ -182,10 +182,15 @@ def _findings(samples: pd.DataFrame, findings: tuple[str, ...]) -> Table:
     """Returns the images with each finding, and with none, by split: number, and share below."""
     rows: dict[str, Content] = {name: {"finding": name or "none of them"} for name in (*findings, "")}
     for split in SPLITS:
-        of_split = samples.loc[samples["split"] == split, "findings"]
-        found = Counter(name for names in of_split for name in set(names.split("|")))  # "" is split to the one name ""
+        of_split = samples[samples["split"] == split]
+        found, unknown = (
+            Counter(name for names in of_split[column] for name in set(names.split("|")))  # "" is split to the name ""
+            for column in ("findings", "unknown")
+        )
+        # An image that may show something is not known to show none.
+        found[""], unknown[""] = int(((of_split["findings"] == "") & (of_split["unknown"] == "")).sum()), 0
         for name, row in rows.items():
-            row |= {split: found[name], f"{split}_share": share(found[name], len(of_split))}
+            row |= {split: found[name], f"{split}_share": share(found[name], len(of_split) - unknown[name])}
     columns = {"finding": Column("finding", words=True)} | {
         split: Column(_SPLIT_TITLES[split], form=",d", below=f"{split}_share") for split in SPLITS
     }

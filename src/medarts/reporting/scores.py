@@ -249,11 +249,13 @@ def _curves(scores: Scores, areas: pd.DataFrame, summary: pd.DataFrame) -> Conte
     def curves(make: Callable[[Any, Any], Curve], score: str) -> Content:
         found: Content = {}
         for name in logits.columns:
-            value, truth = float(values[name, score]), labels[name].to_numpy()
+            known = labels[name].notna()
+            value, truth = float(values[name, score]), labels[name][known].to_numpy()
             curve = Curve(*[np.empty(0)] * 3)
             if not math.isnan(value):
-                curve = make(logits[name].to_numpy(), truth).thinned(CURVE_POINTS)
-            found[name] = {"x": curve.x, "y": curve.y, score: value, "prevalence": float(truth.mean())}
+                curve = make(logits[name][known].to_numpy(), truth).thinned(CURVE_POINTS)
+            prevalence = float(truth.mean()) if len(truth) else math.nan
+            found[name] = {"x": curve.x, "y": curve.y, score: value, "prevalence": prevalence}
         return found
 
     roc, recall = curves(roc_curve, "auroc"), curves(precision_recall_curve, "average_precision")
@@ -265,10 +267,11 @@ def _curves(scores: Scores, areas: pd.DataFrame, summary: pd.DataFrame) -> Conte
 
 def _reliability(scores: Scores) -> str:
     assert scores.calibration is not None
-    logits, labels, _ = wide(scores.table)
+    logits, labels, _ = (of.to_numpy() for of in wide(scores.table))
+    known = ~np.isnan(labels)
 
     def stage(temperature: float) -> Content:
-        edges, *columns = reliability(probabilities_of(logits, temperature), labels)
+        edges, *columns = reliability(probabilities_of(logits[known], temperature), labels[known])
         names = ("predictions", "mean_probability", "observed")
         return {"low": edges[:-1], "high": edges[1:], **dict(zip(names, columns, strict=True))}
 

@@ -76,6 +76,7 @@ class Pair:
         split: split of an official download; None where it has none.
         slice_index: slice of a volume.
         findings: names of what the image shows.
+        unknown: names of what it may or may not show.
         more: further files of the same size, whose channels follow those of ``image``.
         series: where the slices of a volume are files, all of these in their order; empty for other files.
         class_masks: name and file of every class, where each has a mask file of its own; else empty.
@@ -91,6 +92,7 @@ class Pair:
     more: tuple[Path, ...] = ()
     series: tuple[Path, ...] = ()
     class_masks: tuple[tuple[str, Path], ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

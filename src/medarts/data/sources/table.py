@@ -5,7 +5,7 @@ val or test, anything else leaves the image out); and any others, each a finding
 of labels may name what an image shows, such as "Mass|Nodule" or "No Finding".
 
 Tables as they are published are read by the settings of the source: ``file`` is their name, ``columns`` says which
-columns these are, and ``uncertain`` what -1 means.
+columns these are, and ``uncertain`` and ``blank`` what -1 and an empty cell mean.
 """
 
 import re
@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from medarts.config import FindingSourceSettings
+from medarts.config.data import IGNORED
 from medarts.config.section import LATER, Section, Text
 from medarts.data.contents import composed, file_named, stem_of
 from medarts.data.formats import suffix_of
@@ -66,6 +67,7 @@ _NOTHING = frozenset({"", "no finding", "no findings", "none", "normal"})
 """Labels of images that show nothing."""
 
 _UNCERTAIN = ("-1", "-1.0")
+_OF_WORDS = {"negative": "0", "positive": "1"}
 
 _RESERVED = ("image", "split")
 _IMAGE_COLUMNS = {"image", "imageid", "imageindex", "imagename", "imagepath", "path", "file", "filename", "dicomid"}
@@ -82,13 +84,18 @@ _ALSO_FINDINGS = ("case", "lesion")  # names of patients, unless the column hold
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """The header of the table."""
+    """The header of the table, and the cells of findings that count nothing."""
 
     image: str
     patient: str | None
     split: str | None
     findings: tuple[str, ...]
     wanted: tuple[str, ...]
+    unknown: frozenset[str]
+
+    def is_sound(self, cell: str) -> bool:
+        """Whether a cell says that an image shows a finding, or does not, or that this is unknown."""
+        return cell.lower() in _VALUES or cell in self.unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +130,18 @@ class TableSettings(FindingSourceSettings):
         file: name of the table in the folder.
         columns: names of its columns, such as {image: Path, patient: subject_id}.
         separator: what stands between the labels of a cell. Default: the first of | ; , that the column holds.
-        uncertain: what a finding of -1 counts as, as in CheXpert; an empty cell, which is not mentioned, is then
-            negative. Default: both are refused.
+        uncertain: what a finding of -1 counts as, as in CheXpert: negative, positive, or ignore, by which the image
+            stays, and neither loss nor scores count this finding of it. Default: -1 is refused.
+        blank: what an empty cell counts as: negative (not mentioned), or ignore. Default: negative where uncertain is
+            given, else it is refused.
     """
 
     kind: Literal["table"] = "table"
     file: Annotated[Text, LATER] = NAME
     columns: Annotated[ColumnSettings, LATER] = ColumnSettings()
     separator: Annotated[Text | None, LATER] = None
-    uncertain: Annotated[Literal["negative", "positive"] | None, LATER] = None
+    uncertain: Annotated[Literal["negative", "positive", "ignore"] | None, LATER] = None
+    blank: Annotated[Literal["negative", "ignore"] | None, LATER] = None
 
     @property
     def own_tables(self) -> tuple[str, ...]:
@@ -177,7 +187,7 @@ class TableSource(Source):
         table = _as_written_here(
             read_table(file_named(settings.path, settings.file) or settings.path / settings.file), settings
         )
-        columns = _columns(table, findings)
+        columns = _columns(table, findings, unknown=_unknown_cells(settings))
         rows = _rows(table)
         split = None if file_named(settings.path, SPLITS_CSV) else columns.split
         if split and not any(row.cells[split] for row in rows):
@@ -245,7 +255,7 @@ def _as_written_here(table: Table, settings: TableSettings) -> Table:
     table = _renamed_columns(table, {column: name for name, column in found.items()})
     if labels is not None:
         return _with_findings_of(table, labels, separator=settings.separator)
-    return table if settings.uncertain is None else _decided(table, positive=settings.uncertain == "positive")
+    return _decided(table, settings)
 
 
 def _named(table: Table, column: str, *, field: str) -> str:
@@ -298,9 +308,22 @@ def _labels_in(cell: str, separator: str) -> frozenset[str]:
     return frozenset(label for label in labels if label.casefold() not in _NOTHING)
 
 
-def _decided(table: Table, *, positive: bool) -> Table:
-    """Returns a table with 0 or 1 for what is uncertain, and 0 for what is not mentioned."""
-    decided = dict.fromkeys(_UNCERTAIN, "1" if positive else "0") | {"": "0"}
+def _meanings(settings: TableSettings) -> dict[str, str]:
+    """Returns what the cells of findings beside 0 and 1 count as, in the words of the settings."""
+    blank = settings.blank or ("negative" if settings.uncertain else None)
+    meanings = {} if settings.uncertain is None else dict.fromkeys(_UNCERTAIN, str(settings.uncertain))
+    return meanings if blank is None else meanings | {"": str(blank)}
+
+
+def _unknown_cells(settings: TableSettings) -> frozenset[str]:
+    return frozenset(cell for cell, meaning in _meanings(settings).items() if meaning == IGNORED)
+
+
+def _decided(table: Table, settings: TableSettings) -> Table:
+    """Returns a table with 0 or 1 for what is uncertain or not mentioned, unless that is ignored."""
+    decided = {cell: _OF_WORDS[word] for cell, word in _meanings(settings).items() if word in _OF_WORDS}
+    if not decided:
+        return table
     about = {*group_columns(table.columns), *(name for name in table.columns if name.casefold() in _ABOUT_IMAGES)}
     cells = {
         name: column if name in about else [decided.get(cell, cell) for cell in column]
@@ -324,7 +347,7 @@ def _pairs(
         if any(first.setdefault(same, row) is not row for same in (key, image) if same):
             wrong.append(Fault(table, TWICE, "Keep one of the rows.", f"{name} in row {row.line}"))
         faults += wrong
-        if image and not wrong and all(row.cells[finding].lower() in _VALUES for finding in columns.wanted):
+        if image and not wrong and all(columns.is_sound(row.cells[finding]) for finding in columns.wanted):
             pairs.append(_pair(key, row, columns, image, split))
             faults += _renamed(name, image, table)
     return pairs, faults
@@ -345,7 +368,7 @@ def _doubts(rows: Iterable[_Row], columns: _Columns, split: str | None, table: T
     return found
 
 
-def _columns(table: Table, wanted: tuple[str, ...] | None) -> _Columns:
+def _columns(table: Table, wanted: tuple[str, ...] | None, *, unknown: frozenset[str]) -> _Columns:
     table.require((), fix="Write one row an image.")
     if "" in table.columns:
         where = table.columns.index("") + 1
@@ -362,7 +385,7 @@ def _columns(table: Table, wanted: tuple[str, ...] | None) -> _Columns:
     if not findings:
         raise DataError(f"{table.path} has no finding.", fix="Add a column for each, with 0 or 1.")
     looked_for = findings if wanted is None else tuple(name for name in findings if name in wanted)
-    return _Columns(str(image), next(iter(groups), None), split, findings, looked_for)
+    return _Columns(str(image), next(iter(groups), None), split, findings, looked_for, unknown)
 
 
 def _is_finding(column: str, table: Table) -> bool:
@@ -387,8 +410,11 @@ def _key(name: str, image: Path | None) -> str:
 
 def _pair(key: str, row: _Row, columns: _Columns, image: Path, split: str | None) -> Pair:
     patient = row.cells[columns.patient] if columns.patient else key
-    shown = tuple(finding for finding in columns.wanted if _VALUES[row.cells[finding].lower()])
-    return Pair(key, image, None, patient, split_named(row.cells[split]) if split else None, findings=shown)
+    cells = {finding: row.cells[finding] for finding in columns.wanted}
+    shown = tuple(finding for finding, cell in cells.items() if _VALUES.get(cell.lower(), False))
+    unknown = tuple(finding for finding, cell in cells.items() if cell in columns.unknown)
+    of_split = split_named(row.cells[split]) if split else None
+    return Pair(key, image, None, patient, of_split, findings=shown, unknown=unknown)
 
 
 def _image(row: _Row, columns: _Columns, files: NamedImages, table: Path) -> tuple[Path | None, list[Fault]]:
@@ -418,11 +444,11 @@ def _wrong_values(rows: Iterable[_Row], columns: _Columns, table: Path) -> list[
     found: dict[tuple[str, str], list[int]] = {}
     for row in rows:
         for name in columns.wanted:
-            if row.cells[name].lower() not in _VALUES:
+            if not columns.is_sound(row.cells[name]):
                 found.setdefault((name, row.cells[name]), []).append(row.line)
     fix = "Write 0 or 1 for every finding, or name those to use in data.findings."
     if any(value in ("", *_UNCERTAIN) for _, value in found):
-        fix += " Where -1 is uncertain and an empty cell not mentioned, set uncertain: negative (or positive)."
+        fix += " Where -1 is uncertain and an empty cell not mentioned, set uncertain: negative (or positive, ignore)."
     return [
         Fault(table, BAD_VALUE, fix, f"{_rows_named(lines)}, column {name}: '{value}'", len(lines))
         for (name, value), lines in found.items()
