@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medarts.errors import RecipeError
+from medarts.models import scaled
 from medarts.models.chexnet import SMALLEST, CheXNet, CheXNetSettings
 from medarts.profiling.cost import count_parameters
+from medarts.spaces import WIDTHS
 
 State = dict[str, Tensor]
 
@@ -79,6 +81,14 @@ def logits(network: CheXNet, x_bchw: Tensor) -> Tensor:
 )
 def test_it_has_the_published_number_of_parameters(channels: int, outputs: int, parameters: int) -> None:
     assert count_parameters(CheXNet(in_channels=channels, outputs=outputs)) == parameters
+
+
+def test_a_budget_scales_it_by_its_growth() -> None:
+    widths = scaled(CheXNetSettings())
+    assert [settings.growth for settings in widths] == list(WIDTHS)
+    narrow = CheXNet(CheXNetSettings(growth=2))
+    assert narrow.features(torch.rand(1, 3, 64, 64)).shape == (1, 64, 2, 2)
+    assert count_parameters(narrow) < count_parameters(CheXNet(CheXNetSettings(growth=3)))
 
 
 def test_it_is_drawn_from_the_seed_and_holds_nothing_but_the_densenet() -> None:

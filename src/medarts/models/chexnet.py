@@ -8,13 +8,15 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import safetensors
 import torch
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from medarts.config.section import Whole
 from medarts.errors import RecipeError
 from medarts.models import register_model
 from medarts.network import FindingNetwork, check_batch_norms
@@ -45,24 +47,26 @@ class CheXNetSettings(Settings):
 
     Attributes:
         name: of the model.
+        growth: channels that each layer adds; the stem has twice as many. 32 in the paper, and in published weights.
         weights: file of weights from which it starts. Default: fresh ones.
     """
 
     name: Literal["chexnet"] = "chexnet"
+    growth: Annotated[Whole, Field(ge=1, le=256)] = 32
     weights: Path | None = None
 
 
-@register_model("chexnet", settings=CheXNetSettings, task="classification", outputs=14, size=224)
+@register_model("chexnet", settings=CheXNetSettings, task="classification", outputs=14, size=224, width="growth")
 class CheXNet(FindingNetwork):
     """A DenseNet-121 with one linear head.
 
     Images of 0..1 are standardised inside, by ImageNet's mean and deviation, since published weights expect it.
 
     Args:
-        settings: weights, a file to start from, .safetensors or what torch.save wrote (.pt, .pth, .tar). Its tensors
-            may have MONAI's names, torchvision's, or those of the public CheXNet checkpoints, or be weights of this
-            network. Its head is taken where it has as many outputs; otherwise, as with weights of ImageNet, the head
-            starts afresh. Without a file all weights are random, from torch's global generator.
+        settings: growth, and weights, a file to start from, .safetensors or what torch.save wrote (.pt, .pth, .tar).
+            Its tensors may have MONAI's names, torchvision's, or those of the public CheXNet checkpoints, or be weights
+            of this network. Its head is taken where it has as many outputs; otherwise, as with weights of ImageNet, the
+            head starts afresh. Without a file all weights are random, from torch's global generator.
         in_channels: channels of the images. One channel is standardised by the mean of ImageNet's three.
         outputs: findings; 3 channels and 14 outputs make 6,968,206 parameters.
         norm: batch or None, as it has batch norms.
@@ -82,11 +86,14 @@ class CheXNet(FindingNetwork):
     ) -> None:
         super().__init__()
         check_batch_norms(norm, "chexnet")
-        weights = None if settings is None else settings.weights
+        settings = settings or CheXNetSettings()
+        weights, growth = settings.weights, settings.growth
         state = None if weights is None else _read(weights)
         from monai.networks.nets import DenseNet121
 
-        self.densenet = DenseNet121(spatial_dims=2, in_channels=in_channels, out_channels=outputs)
+        self.densenet = DenseNet121(
+            spatial_dims=2, in_channels=in_channels, out_channels=outputs, init_features=2 * growth, growth_rate=growth
+        )
         mean, std = _standard(in_channels)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
@@ -113,7 +120,7 @@ class CheXNet(FindingNetwork):
         return -(-size // 4) // 8
 
     def features(self, x_bchw: Tensor) -> Tensor:
-        """Returns the last feature maps, rectified: 1024 channels, 32 times smaller than the images, BCHW.
+        """Returns the last feature maps, rectified, BCHW: 32 times smaller, with 32 times the growth as channels.
 
         Args:
             x_bchw: images, 0..1.
