@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from medarts.config import AugmentationSettings, parse
+from medarts.config.data import IGNORE
 from medarts.data.arrays import data_section, from_arrays, from_dataset
 from medarts.data.batches import Batches
 from medarts.data.opening import open_manifest
@@ -88,6 +89,16 @@ def test_labels(kind: Any) -> None:
     assert np.array_equal(store.targets[:], LABELS)
     assert np.array_equal(store.manifest.labels(), LABELS)
     assert store.truths.shape == (20, 0)
+
+
+def test_labels_that_are_ignored() -> None:
+    labels = LABELS.astype(np.int8)
+    labels[3] = labels[5, 1] = -1
+    store = from_arrays(IMAGES, labels, ignore=-1)
+    assert np.array_equal(store.manifest.labels(), np.where(labels < 0, IGNORE, LABELS))
+    assert np.array_equal(store.targets[:], store.manifest.labels())
+    with pytest.raises(DataError, match="Label 3 holds other values than 0 and 1: -1"):
+        from_arrays(IMAGES, labels)
 
 
 def test_one_column_of_labels() -> None:

@@ -224,8 +224,9 @@ def _manifest(
 ) -> Manifest:
     """Returns the manifest of images with their targets and digests."""
     name, rules = settings.domain, ReadingRules(settings.window, settings.percentiles)
+    labels = targets if names else [np.zeros(0, np.uint8)] * len(targets)
     shown, unknown = (
-        [tuple(each for each, label in zip(names, row, strict=True) if label == of) for row in targets if names]
+        [tuple(name for name, label in zip(names, row, strict=True) if label == of) for row in labels]
         for of in (1, IGNORE)
     )
     samples: list[Sample] = []
@@ -234,8 +235,8 @@ def _manifest(
     for number, (patient, split) in enumerate(placed):
         key = f"{number:06d}"
         mask = None if names else Path(name, "targets", key)
-        labels = {"findings": shown[number], "unknown": unknown[number]} if names else {}
-        samples.append(Sample(key, Path(name, "images", key), mask, patient, name, split, **labels))
+        image, found, doubtful = Path(name, "images", key), shown[number], unknown[number]
+        samples.append(Sample(key, image, mask, patient, name, split, findings=found, unknown=doubtful))
         held |= zip(samples[-1].files, digests[number], strict=False)  # labels are in the manifest itself
     return Manifest(tuple(samples), {name: rules}, names, digests=held)
 
