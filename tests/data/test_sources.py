@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from medarts.config import DataSettings, MaskSourceSettings, make_source, parse,
 from medarts.config.yaml_text import read_yaml
 from medarts.data.doctor import examine
 from medarts.data.formats import raw_image
+from medarts.data.manifest import ReadingRules
 from medarts.data.opening import ALIKE, WITHOUT_FILES, choose_sources, open_manifest, open_sources, recognise, survey
 from medarts.data.reading import read_pair
 from medarts.data.sources import (
@@ -697,3 +699,10 @@ def test_a_source_that_a_user_registers(tmp_path, monkeypatch):
     put(tmp_path / "_mask.png")
     with pytest.raises(DataError, match="empty name"):
         open_sources(recipe.data.sources)
+    find = Neighbours.find
+    scaled = {"window": (0.0, 9.0)}
+    monkeypatch.setattr(Neighbours, "find", lambda *of: replace(find(*of), rules=ReadingRules(**scaled)))
+    with pytest.raises(DataError, match=r"with the window \(0.0, 9.0\), and says None.*usual_rules"):
+        open_sources(recipe.data.sources)
+    monkeypatch.setattr(Neighbours, "usual_rules", lambda *_: ReadingRules(**scaled))
+    assert survey(recipe.data.sources[0]).manifest.rules["neighbours"].window == (0.0, 9.0)

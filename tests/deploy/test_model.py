@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tests.deploy.dicoms import dataset, write
 from tests.deploy.engines_of_tests import PixelEngine, masks_info
 
 import medarts
@@ -212,6 +213,27 @@ def test_predictions_of_shrunk_patches_are_those_that_are_scored(tmp_path: Path)
         prepared = model.prepare([raw], path=sample.image)
         low, high = prepared.limits
         np.testing.assert_allclose((prepared.values - low) / (high - low), store.images[index], atol=2e-3)
+
+
+def test_a_network_of_chaos_scales_by_the_window_of_the_kind(tmp_path: Path) -> None:
+    """The recipe says none, and files of CT no range: values are those of a common abdominal window."""
+    folder, generator = tmp_path / "chaos", np.random.default_rng(2)
+    for patient in range(10):
+        at = folder / "Train_Sets" / "CT" / str(patient)
+        values = generator.integers(-400, 500, (32, 32)).astype(np.int16)
+        write(
+            at / "DICOM_anon" / "i1.dcm", dataset(values, instance=f"1.2.{patient}", RescaleSlope=1, RescaleIntercept=0)
+        )
+        (at / "Ground").mkdir()
+        Image.fromarray(np.where(values > 0, 255, 0).astype(np.uint8)).save(at / "Ground" / "1.png")
+    data = {"sources": [{"kind": "chaos", "path": str(folder)}], "size": 32, "in_channels": 1}
+    run = medarts.train(None, {**RECIPE, "data": {**data, "cache": str(tmp_path / "cache")}}, out=tmp_path / "run")
+    model, store = medarts.load(run.path), open_data(run.recipe.data, needs=())
+    assert model.info.window == (-160.0, 240.0)
+    sample = store.manifest.samples[0]
+    prepared = model.prepare([raw_image(sample.image)], path=sample.image)
+    low, high = prepared.limits
+    np.testing.assert_allclose(((prepared.values - low) / (high - low)).clip(0, 1), store.images[0], atol=2e-3)
 
 
 def test_a_dice_of_predictions_is_that_of_evaluate(run_on: Callable[..., RunDirectory], grey: TrainedModel) -> None:

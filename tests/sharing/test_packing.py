@@ -219,6 +219,8 @@ def test_paths_of_settings_that_users_register_are_left_out(run: RunDirectory) -
     source = {"kind": "labelled-arrays", "name": "films", "window": [0, 100]}
     recipe = parse({"data": {"sources": [source], "findings": ["a"]}, "train": {"model": model}})
     values = shared_recipe(recipe, {"films": "films"})
+    chaos = parse({"data": {"sources": [{"kind": "chaos", "path": "chaos"}]}})  # whose scaling is that of its kind
+    assert shared_recipe(chaos, {"chaos": "chaos"})["data"]["sources"][0]["window"] == [-160.0, 240.0]
     assert TELLTALE not in json.dumps(values)
     assert values["data"]["sources"] == [{"kind": "labelled-arrays", "name": "films", "window": [0, 100]}]
 

@@ -38,6 +38,7 @@ from medarts.data.sources import (
     Source,
     left_out,
     require_folder,
+    scaling_of,
     unused,
 )
 from medarts.data.splits import (
@@ -129,6 +130,7 @@ def survey(
     settings = with_class_indices(_with_labels(settings, source, classes), classes)
     require_folder(settings.path, layout=source.layout)
     listing = source.in_classes(source.find(settings, findings), classes)
+    _check_scaling(listing, settings)
     expected, doubts = _sorted_out(listing.faults, settings)
     if not listing.pairs and not expected:
         raise _without_images(settings, doubts)
@@ -428,6 +430,20 @@ def _looking_for(manifest: Manifest, findings: tuple[str, ...]) -> Manifest:
         for sample in manifest.samples
     )
     return replace(manifest, samples=tuple(samples), findings=findings)
+
+
+def _check_scaling(listing: Listing, settings: SourceSettings) -> None:
+    """Refuses a registered kind of source that scales images as nobody could know who has its settings alone."""
+    usual = scaling_of(settings)
+    for name in ("window", "percentiles"):
+        found, said = getattr(listing.rules, name), getattr(usual, name)
+        if found != said:
+            raise DataError(
+                f"The source '{settings.kind}' reads {settings.path} with the {name} {found}, and says {said}: "
+                "exported networks would scale images otherwise than training does.",
+                fix="Return it from the method usual_rules of the source, and begin with it in find: "
+                "rules_of(settings, defaults=self.usual_rules(settings)).",
+            )
 
 
 def _table(path: Path, names: Callable[[], set[str]]) -> tuple[SplitTable | None, list[Fault]]:

@@ -9,6 +9,7 @@ import medarts
 from medarts.config import Recipe, fingerprint
 from medarts.config.data import BACKGROUND
 from medarts.data.manifest import ReadingRules
+from medarts.data.sources import scaling_of
 from medarts.deploy.calibration import kept_calibration
 from medarts.deploy.deployable import Deployable
 from medarts.deploy.info import ModelInfo, Provenance
@@ -83,7 +84,7 @@ def info_of(run: RunDirectory, network: Network, *, domain: str | None, head: st
 
 def _rules(recipe: Recipe, name: str, domain: str | None) -> ReadingRules:
     """Returns how intensities are scaled: the rules of one data set, or those that all share."""
-    rules = {source.domain: ReadingRules(source.window, source.percentiles) for source in recipe.data.sources}
+    rules = {source.domain: scaling_of(source) for source in recipe.data.sources}
     if domain is not None and domain not in rules:
         raise DataError(f"{name} was not trained on {quoted(domain)}.", fix=f"Choose one of {', '.join(rules)}.")
     found = set(rules.values()) if domain is None else {rules[domain]}

@@ -19,6 +19,7 @@ from safetensors.torch import save as tensor_bytes
 from medarts.config import SPLITS, Recipe, parse
 from medarts.config.yaml_text import write_yaml
 from medarts.data.manifest import Part
+from medarts.data.sources import scaling_of
 from medarts.deploy import package
 from medarts.deploy.calibration import kept_calibration
 from medarts.deploy.info import PACKAGE, Calibration, ModelInfo
@@ -163,7 +164,8 @@ def shared_recipe(recipe: Recipe, datasets: Mapping[str, str]) -> dict[str, Any]
     values = _without_paths(recipe.model_dump(), recipe.model_dump(mode="json"))
     sources = []
     for source in recipe.data.sources:
-        scaling = {"window": source.window, "percentiles": source.percentiles}
+        rules = scaling_of(source)
+        scaling = {"window": rules.window, "percentiles": rules.percentiles}
         kind = "arrays" if recipe.data.task == "segmentation" else "labelled-arrays"
         own = {key: list(value) for key, value in scaling.items() if value is not None}
         sources.append({"kind": kind, "name": datasets[source.domain], **own})

@@ -181,6 +181,13 @@ class Source(ABC):
         """
         return ()
 
+    def usual_rules(self, settings: Any) -> ReadingRules:
+        """Returns how files are read where the settings do not say it, such as the window of CT; opens none of them.
+
+        Exported networks scale by it, far from the data: ``find`` may scale images in no other way.
+        """
+        return ReadingRules()
+
     def names_of_values(self, settings: Any) -> Mapping[int, str]:
         """Returns the names of the foreground classes by the values of the masks, where the data set says them.
 
@@ -297,6 +304,14 @@ def rules_of(settings: SourceSettings, *, defaults: ReadingRules | None = None) 
         labels=labels,
         segments=defaults.segments,
     )
+
+
+def scaling_of(settings: SourceSettings) -> ReadingRules:
+    """Returns the window or percentiles of a source, be it by its settings or as is usual for its kind."""
+    source: Source = sources.get(settings.kind)()
+    given = settings.window is not None or settings.percentiles is not None
+    found = settings if given else source.usual_rules(settings)
+    return ReadingRules(found.window, found.percentiles)
 
 
 def _numbers_first(label: tuple[int | str, int]) -> tuple[bool, int, str]:

@@ -88,7 +88,17 @@ class Chaos(Source):
                 fault, found = _series(name, prefix, patient / slices, patient / masks)
                 pairs += found
                 faults += fault
-        return Listing(tuple(pairs), tuple(faults), _rules(settings, kind))
+        return Listing(tuple(pairs), tuple(faults), rules_of(settings, defaults=self.usual_rules(settings)))
+
+    def usual_rules(self, settings: ChaosSettings) -> ReadingRules:
+        """Returns the window of CT; of MR percentiles, and the values of the organs that are looked for."""
+        if settings.modality == "ct":
+            return ReadingRules(window=CT_WINDOW)
+        classes = {organ: index for index, organ in enumerate(MR_ORGANS, start=1)}
+        if settings.organ != "all":
+            classes = {organ: int(organ == settings.organ) for organ in MR_ORGANS}
+        labels = _spread((MR_ORGANS[organ], index) for organ, index in classes.items())
+        return ReadingRules(percentiles=MR_PERCENTILES, labels=labels)
 
 
 def _series(patient: str, prefix: str, slices: Path, masks: Path) -> tuple[list[Fault], list[Pair]]:
@@ -108,16 +118,6 @@ def _series(patient: str, prefix: str, slices: Path, masks: Path) -> tuple[list[
     return faults, [
         Pair(f"{patient}/{prefix}{n:03d}", image, mask, patient, series=series) for n, (image, mask) in paired
     ]
-
-
-def _rules(settings: ChaosSettings, kind: str) -> ReadingRules:
-    if kind == "CT":
-        return rules_of(settings, defaults=ReadingRules(window=CT_WINDOW))
-    classes = {organ: index for index, organ in enumerate(MR_ORGANS, start=1)}
-    if settings.organ != "all":
-        classes = {organ: int(organ == settings.organ) for organ in MR_ORGANS}
-    labels = _spread((MR_ORGANS[organ], index) for organ, index in classes.items())
-    return rules_of(settings, defaults=ReadingRules(percentiles=MR_PERCENTILES, labels=labels))
 
 
 def _spread(ranges: Iterable[tuple[tuple[int, int], int]]) -> tuple[tuple[int, int], ...]:
