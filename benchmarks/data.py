@@ -16,7 +16,8 @@ import torch
 
 from medarts.config import AugmentationSettings, DataSettings
 from medarts.data.batches import Batches, Mixture
-from medarts.data.opening import choose_sources, open_data
+from medarts.data.choosing import choose_sources
+from medarts.data.opening import open_data
 from medarts.spaces.genotype import load_genotype as load
 from medarts.spaces.nas_wdan.network import NasWdanNetwork
 from medarts.tasks import SegmentationTask

@@ -339,8 +339,8 @@ def evaluate(
     Raises:
         MedartsError: the run has no checkpoint, or the data or the head do not fit.
     """
+    from medarts.data.choosing import sources_alike
     from medarts.data.manifest import part_named
-    from medarts.data.opening import choose_sources
     from medarts.deploy.package import open_package
     from medarts.evaluation.evaluate import evaluate as evaluate_run
     from medarts.evaluation.evaluate import evaluate_package
@@ -348,9 +348,12 @@ def evaluate(
     check_number("worst", worst, low=0, high=1000)
     given = _given(data)
     if is_package(run):
+        package = open_package(path_of(run))
         return evaluate_package(
-            open_package(path_of(run)),
-            sources=choose_sources(given) if isinstance(given, tuple) else None,
+            package,
+            sources=sources_alike(given, package.trained.recipe.data, named=False)
+            if isinstance(given, tuple)
+            else None,
             split=part_named(split),
             head=head,
             data=_store(given),
@@ -360,7 +363,7 @@ def evaluate(
             worst=worst,
         )
     opened = RunDirectory.open(path_of(run), kind="train")
-    sources = choose_sources(given, known=opened.recipe.data.sources) if isinstance(given, tuple) else None
+    sources = sources_alike(given, opened.recipe.data) if isinstance(given, tuple) else None
     return evaluate_run(
         opened.path,
         sources=sources,
@@ -697,8 +700,8 @@ def doctor(data: Path | str) -> "Examination":
     Raises:
         MedartsError: there is neither, or the layout is not known.
     """
+    from medarts.data.choosing import choose_sources, is_list
     from medarts.data.doctor import examine
-    from medarts.data.opening import choose_sources, is_list
     from medarts.system.console import progress_bar
 
     if not isinstance(data, str | Path):
@@ -1072,7 +1075,7 @@ def _prune_command(path: Path, changes: Sequence[str], options: Mapping[str, Any
 
 def _task_of(data: "ImageStore | tuple[str, ...]", recipe: Recipe) -> Task:
     """Returns what images in memory, or data sets by name or folder, are for."""
-    from medarts.data.opening import choose_sources
+    from medarts.data.choosing import choose_sources
 
     if isinstance(data, tuple):
         return choose_sources(data, known=recipe.data.sources)[0].task
@@ -1111,7 +1114,7 @@ def _searched(network: Any) -> RunDirectory | None:
 def _recipe(recipe: RecipeLike, data: "ImageStore | tuple[str, ...] | None", changes: Iterable[str]) -> Recipe:
     """Returns a checked recipe, with other data and with changes."""
     from medarts.data.arrays import data_section
-    from medarts.data.opening import choose_sources
+    from medarts.data.choosing import alike, choose_sources
 
     origin, changes = "recipe", _changes(changes)
     if not isinstance(recipe, Recipe | Mapping | Path | str):
@@ -1131,6 +1134,9 @@ def _recipe(recipe: RecipeLike, data: "ImageStore | tuple[str, ...] | None", cha
         sources = [source.model_dump(mode="json") for source in choose_sources(data, known=known)]
         values = _with_data(values, {"sources": sources})
     found = parse(apply_overrides(values, changes), origin=origin)
+    if isinstance(data, tuple) and isinstance(recipe, Recipe):
+        sources_read = alike(found.data.sources, recipe.data, classes=found.data.class_names)
+        found = found.model_copy(update={"data": found.data.model_copy(update={"sources": sources_read})})
     if store is not None:
         for key, value in data_section(store).items():
             own = getattr(found.data, key)

@@ -11,10 +11,11 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 from tests.data.layouts_of_tests import LAYOUTS, cases
 
+from medarts.data.choosing import recognise
 from medarts.data.formats.coco import read_annotations
 from medarts.data.formats.polygons import fill, fill_all
 from medarts.data.masks import read_mask
-from medarts.data.opening import open_sources, recognise, survey
+from medarts.data.opening import open_sources, survey
 from medarts.data.sources import AmbiguousLayoutError
 from medarts.errors import DataError
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from medarts.config.data import IGNORE, make_source
+from medarts.data.choosing import recognise
 from medarts.data.manifest import Manifest
-from medarts.data.opening import open_sources, recognise, survey
+from medarts.data.opening import open_sources, survey
 from medarts.engine.listing import about, listing_of
 from medarts.errors import DataError
 

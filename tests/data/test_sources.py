@@ -14,10 +14,11 @@ from PIL import Image
 
 from medarts.config import DataSettings, MaskSourceSettings, make_source, parse, to_yaml
 from medarts.config.yaml_text import read_yaml
+from medarts.data.choosing import choose_sources, recognise
 from medarts.data.doctor import examine
 from medarts.data.formats import raw_image
 from medarts.data.manifest import ReadingRules
-from medarts.data.opening import ALIKE, WITHOUT_FILES, choose_sources, open_manifest, open_sources, recognise, survey
+from medarts.data.opening import ALIKE, WITHOUT_FILES, open_manifest, open_sources, survey
 from medarts.data.reading import read_pair
 from medarts.data.sources import (
     FOLDERS,

@@ -14,8 +14,9 @@ from PIL import Image
 from medarts.config import DataSettings, Recipe, SourceSettings, make_source
 from medarts.config.data import IGNORE
 from medarts.data import store as filling
+from medarts.data.choosing import choose_sources
 from medarts.data.geometry import fitted
-from medarts.data.opening import choose_sources, open_data, open_sources
+from medarts.data.opening import open_data, open_sources
 from medarts.data.reading import read_pair
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from medarts.config import DataSettings, make_source
+from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
-from medarts.data.opening import ALIKE, open_sources, recognise, survey
+from medarts.data.opening import ALIKE, open_sources, survey
 from medarts.data.reading import read_image
 from medarts.data.sources import NOT_READ, RENAMED, UNUSED
 from medarts.errors import DataError

@@ -17,7 +17,8 @@ from tests.small_runs_of_tests import InThisProcess
 import medarts as library
 from medarts.comparison.candidates import check_comparable, group_runs
 from medarts.comparison.overlays import predict_overlays
-from medarts.data.opening import choose_sources, open_data
+from medarts.data.choosing import choose_sources
+from medarts.data.opening import open_data
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
 from medarts.errors import RecipeError, RunError

@@ -1,16 +1,15 @@
-"""From the sources of a recipe, or the folders of ``--data``, to a manifest that can be used and to its images."""
+"""From the sources of a recipe to a manifest that can be used, and to its images."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from medarts.config import DataSettings, FindingSourceSettings, MaskSourceSettings, Recipe, SourceSettings, Split, Task
+from medarts.config import DataSettings, FindingSourceSettings, MaskSourceSettings, Recipe, SourceSettings, Split
 from medarts.config.data import BACKGROUND, IGNORE, IGNORED, are_unnamed
 from medarts.data.contents import composed, file_named, stem_of, tables_in
 from medarts.data.examination import first_of
 from medarts.data.folds import divided_into
-from medarts.data.formats import suffix_of
 from medarts.data.manifest import Manifest, Sample, join
 from medarts.data.patients import NamedPatients, patients_in, patients_in_paths
 from medarts.data.patterns import PathPattern
@@ -31,7 +30,6 @@ from medarts.data.sources import (
     UNNAMED,
     UNUSED,
     WITHOUT_MASKS,
-    AmbiguousLayoutError,
     Fault,
     Listing,
     Pair,
@@ -127,7 +125,7 @@ def survey(
             one of the findings.
     """
     source = _source(settings.kind)
-    settings = with_class_indices(_with_labels(settings, source, classes), classes)
+    settings = with_class_indices(with_own_labels(settings, classes), classes)
     require_folder(settings.path, layout=source.layout)
     listing = source.in_classes(source.find(settings, findings), classes)
     _check_scaling(listing, settings)
@@ -227,66 +225,6 @@ def open_data(settings: DataSettings, *, needs: tuple[Split, ...], threads: int 
     return open_store(open_manifest(settings, needs=needs), settings, threads=threads)
 
 
-def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()) -> tuple[SourceSettings, ...]:
-    """Returns the data sets that the words of ``--data`` name.
-
-    Folders may differ in their names and not in those of their data sets: the second is called name-2.
-
-    Args:
-        known: the sources of a recipe, whose domains can be named.
-
-    Raises:
-        DataError: a word is neither a domain nor a folder, or its layout is not recognised.
-    """
-    by_name = {source.domain: source for source in known}
-    chosen: list[SourceSettings] = []
-    for word in words:
-        if word in by_name:
-            chosen.append(by_name[word])
-        elif Path(word).is_dir() or is_list(Path(word)):
-            chosen += [renamed(source, chosen) for source in recognise(Path(word))]
-        else:
-            fix = did_you_mean(word, by_name) if by_name else "Give the folder of a data set."
-            raise DataError(f"'{word}' is neither a data set of the recipe nor a folder.", fix=fix)
-    return tuple(chosen)
-
-
-def is_list(path: Path) -> bool:
-    """Tells whether a path is that of a file that can name the images of a data set."""
-    return suffix_of(path) in (".csv", ".tsv", ".json") and path.is_file()
-
-
-def recognise(path: Path, *, task: Task | None = None) -> tuple[SourceSettings, ...]:
-    """Returns the settings that read a folder, or a list of images, recognised by its layout: usually one source.
-
-    Args:
-        path: the folder or list.
-        task: what its images are for. Default: either.
-
-    Raises:
-        DataError: there is no such folder, or it has none of the known layouts.
-        AmbiguousLayoutError: it can be read in several ways.
-    """
-    every = {kind: _source(kind) for kind in sorted(registered.names())}
-    known = "; ".join(f"{kind}: {source.layout}" for kind, source in every.items() if source.layout)
-    if not is_list(path):
-        require_folder(path, layout=known)
-    fitting = [source for source in every.values() if source.takes_files or path.is_dir()]
-    ways: list[tuple[tuple[SourceSettings, ...], str]] = []
-    for source in sorted(fitting, key=lambda source: source.is_general):
-        try:
-            found = source.recognise(path)
-        except AmbiguousLayoutError as ambiguous:  # unless another source knows what the folder is
-            ways += zip(ambiguous.choices, ambiguous.told, strict=True)
-            continue
-        if found and task in (None, found[0].task) and (task or not ways or found[0].task == ways[0][0][0].task):
-            return found
-    ways = [(choice, told) for choice, told in ways if task in (None, choice[0].task)]
-    if ways:
-        raise AmbiguousLayoutError(path, [choice for choice, _ in ways], [told for _, told in ways])
-    raise DataError(f"{path} has no known layout{f' for {task}' if task else ''}.", fix=f"Known: {known}.")
-
-
 def refuse(settings: SourceSettings, faults: Iterable[Fault]) -> None:
     """Raises a DataError that tells the first kind of fault, its count and some names; nothing without faults."""
     every = tuple(faults)
@@ -303,11 +241,11 @@ def refuse(settings: SourceSettings, faults: Iterable[Fault]) -> None:
     )
 
 
-def _with_labels(settings: SourceSettings, source: Source, classes: Sequence[str]) -> SourceSettings:
+def with_own_labels(settings: SourceSettings, classes: Sequence[str]) -> SourceSettings:
     """Returns the settings with the labels that the data set says by itself, where the recipe names its classes."""
     if not isinstance(settings, MaskSourceSettings) or settings.labels is not None or not settings.path.is_dir():
         return settings
-    named = source.names_of_values(settings)
+    named = names_of_values(settings)
     if not named:
         return settings
     shown = [name for name in named.values() if name not in (BACKGROUND, IGNORED)]
@@ -614,12 +552,3 @@ def _doubts(listing: Listing, rows: SplitTable | None, settings: SourceSettings)
         *(left_out(rows.path, key, row.word) for key, row in rows.rows.items() if is_doubtful(row.word)),
         *(unused(rows.path, column) for column in rows.unused),
     ]
-
-
-def renamed(source: SourceSettings, others: Iterable[SourceSettings]) -> SourceSettings:
-    """Returns a source with a number at its name where another folder has the same name."""
-    paths = {other.domain: other.path.resolve() for other in others}
-    if paths.get(source.domain, source.path.resolve()) == source.path.resolve():
-        return source  # the same folder again is refused where it is opened
-    number = next(number for number in count(2) if f"{source.domain}-{number}" not in paths)
-    return source.model_copy(update={"name": f"{source.domain}-{number}"})

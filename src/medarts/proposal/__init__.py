@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from medarts.config import Recipe, SourceSettings, Task, apply_overrides, parse
+from medarts.data.choosing import recognise, renamed
 from medarts.data.manifest import Manifest
-from medarts.data.opening import findings_in, open_manifest, recognise, refuse, renamed, survey, with_findings
+from medarts.data.opening import findings_in, open_manifest, refuse, survey, with_findings
 from medarts.data.sources import AmbiguousLayoutError
 from medarts.data.store import open_store
 from medarts.errors import DataError

@@ -18,6 +18,7 @@ from safetensors.torch import save as tensor_bytes
 
 from medarts.config import SPLITS, Recipe, parse
 from medarts.config.yaml_text import write_yaml
+from medarts.data.choosing import labels_of
 from medarts.data.manifest import Part
 from medarts.data.sources import scaling_of
 from medarts.deploy import package
@@ -167,7 +168,9 @@ def shared_recipe(recipe: Recipe, datasets: Mapping[str, str]) -> dict[str, Any]
         rules = scaling_of(source)
         scaling = {"window": rules.window, "percentiles": rules.percentiles}
         kind = "arrays" if recipe.data.task == "segmentation" else "labelled-arrays"
-        own = {key: list(value) for key, value in scaling.items() if value is not None}
+        own: dict[str, Any] = {key: list(value) for key, value in scaling.items() if value is not None}
+        labels = labels_of(source, recipe.data.class_names)
+        own |= {"labels": {str(value): meaning for value, meaning in labels.items()}} if labels else {}
         sources.append({"kind": kind, "name": datasets[source.domain], **own})
     values["data"] = {key: value for key, value in values["data"].items() if key not in ("cache", "cache_gb")}
     values["data"]["sources"] = sources

@@ -21,8 +21,9 @@ from medarts.comparison.compare import compare as compare_groups
 from medarts.comparison.costs import costs_of_groups
 from medarts.comparison.design import Budget, Design, repeated
 from medarts.config.study import Study, load_study
+from medarts.data.choosing import sources_alike
 from medarts.data.manifest import Part
-from medarts.data.opening import choose_sources, open_manifest
+from medarts.data.opening import open_manifest
 from medarts.data.store import ImageStore
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import ImageName, read_listing
@@ -59,7 +60,7 @@ def compare_runs(
     reference_of(group, reference)
     check_comparable(group.candidates)
     recipe = group.candidates[0].recipes[0]
-    sources = choose_sources(words, known=recipe.data.sources) if words else None
+    sources = sources_alike(words, recipe.data) if words else None
     runs = [run for candidate in group.candidates for run in candidate.runs]
     scores: dict[RunDirectory, pd.DataFrame] = {}
     for run in runs:

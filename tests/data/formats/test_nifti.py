@@ -10,10 +10,11 @@ import nibabel
 import numpy as np
 import pytest
 
+from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
 from medarts.data.formats import check_grids, raw_image, raw_mask, slice_count
 from medarts.data.manifest import ReadingRules, Sample
-from medarts.data.opening import open_sources, recognise
+from medarts.data.opening import open_sources
 from medarts.data.reading import read_pair
 from medarts.errors import DataError
 

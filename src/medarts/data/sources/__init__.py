@@ -30,7 +30,10 @@ MISNAMED = "table that is read under the name splits.csv alone"
 OTHER_NAME = "file that is not named as a mask"
 STRAY = "file that is named neither as an image nor as a mask"
 WITHOUT_MASKS = "images of a split without masks, which are left out"
-_STACKS = {".dcm", ".nii", ".nii.gz"}
+STACKS = {".dcm", ".nii", ".nii.gz"}
+"""Formats whose types do not say what is black and white."""
+STACK_PERCENTILES = (0.5, 99.5)
+"""Percentiles that become 0 and 1 in such files, where nothing else is known."""
 _IRREGULAR_FIX = "Replace it with the image file itself."
 PAIR_FIX = "Add the missing files or take these out."
 MISSING = "image not in the folder"
@@ -195,6 +198,10 @@ class Source(ABC):
         """
         return {}
 
+    def named_as(self, settings: Any, other: Any) -> Any:
+        """Returns settings with the names of classes by which another source of the kind is read; ``other`` is its."""
+        return settings
+
     def in_classes(self, listing: Listing, classes: Sequence[str]) -> Listing:
         """Returns a listing with the masks of the classes that a recipe names, where files hold more of them by name.
 
@@ -227,8 +234,8 @@ def domain_of(path: Path) -> str:
 def percentiles_of(path: Path) -> tuple[float, float] | None:
     """Returns percentiles for a folder of DICOM or NIfTI files, whose types do not say what is black and white."""
     images = path / "images"
-    stacks = any(suffix_of(file) in _STACKS for file in contents_of(images if images.is_dir() else path).images)
-    return (0.5, 99.5) if stacks else None
+    stacks = any(suffix_of(file) in STACKS for file in contents_of(images if images.is_dir() else path).images)
+    return STACK_PERCENTILES if stacks else None
 
 
 def require_folder(path: Path, *, layout: str) -> Path:

@@ -21,7 +21,7 @@ from medarts.data.dicom_files import DicomFiles, dicom_files, read_headers
 from medarts.data.formats.drawings import Drawing, Mark, drawing_of, is_drawing, key_of, off_plane, tolerance
 from medarts.data.formats.series import Header, header_of
 from medarts.data.manifest import ReadingRules
-from medarts.data.sources import Fault, Listing, Pair, Source, domain_of, register_source, rules_of
+from medarts.data.sources import STACK_PERCENTILES, Fault, Listing, Pair, Source, domain_of, register_source, rules_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
 from medarts.system.console import counted
@@ -36,8 +36,6 @@ _NOT_DRAWN = {"background", "ignore"}
 
 _FOREGROUND = "foreground"
 """The segment of networks that have one class without a name."""
-
-_PERCENTILES = (0.5, 99.5)
 
 
 class DicomSettings(MaskSourceSettings):
@@ -81,7 +79,7 @@ class Dicom(Source):
         files, _ = dicom_files(path)
         if not any(_is_drawing(file) for file in files):
             return ()
-        return (DicomSettings(path=path, name=domain_of(path), percentiles=_PERCENTILES),)
+        return (DicomSettings(path=path, name=domain_of(path), percentiles=STACK_PERCENTILES),)
 
     def find(self, settings: DicomSettings, findings: tuple[str, ...] | None = None) -> Listing:
         files, unread = dicom_files(settings.path)
@@ -98,6 +96,9 @@ class Dicom(Source):
         faults += [*_without_masks(objects, drawn, keys), *keys.faults, *_unread(settings.path, objects, unread)]
         rules = rules_of(settings, defaults=ReadingRules(segments=names.rules))
         return Listing(tuple(pairs), tuple(faults), rules)
+
+    def named_as(self, settings: DicomSettings, other: DicomSettings) -> DicomSettings:
+        return settings.model_copy(update={"segments": other.segments})
 
     def in_classes(self, listing: Listing, classes: Sequence[str]) -> Listing:
         """Returns the masks of the classes that a recipe names, in any case; those of others are left out."""

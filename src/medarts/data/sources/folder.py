@@ -23,6 +23,8 @@ from medarts.data.sources import (
     IMAGE_ALONE,
     MASK_ALONE,
     PAIR_FIX,
+    STACK_PERCENTILES,
+    STACKS,
     STRAY,
     WITHOUT_MASKS,
     AmbiguousLayoutError,
@@ -96,9 +98,6 @@ class FolderSettings(MaskSourceSettings):
 _MOST_WAYS = 9
 """Ways to read a folder that are offered."""
 
-_STACKS = {".dcm", ".nii", ".nii.gz"}
-"""Formats whose types do not say what is black and white."""
-
 
 @dataclass(slots=True)
 class _Found:
@@ -166,12 +165,12 @@ def _settings(path: Path, layouts: Sequence[Layout | None]) -> tuple[FolderSetti
     """Returns the sources of layouts; of None, of folders that are named as usual and are not complete."""
     made = []
     for number, layout in enumerate(layouts, start=1):
-        stacks = layout is not None and any(suffix_of(file) in _STACKS for file in layout.images)
+        stacks = layout is not None and any(suffix_of(file) in STACKS for file in layout.images)
         made.append(
             FolderSettings(
                 path=path,
                 name=domain_of(path) + (f"-{number}" if number > 1 else ""),
-                percentiles=(0.5, 99.5) if stacks else None,
+                percentiles=STACK_PERCENTILES if stacks else None,
                 image=IMAGE if layout is None else layout.image,
                 mask=MASK if layout is None else layout.mask,
             )
