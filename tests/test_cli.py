@@ -28,6 +28,7 @@ from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Trial
 from medarts.nas.search import start_search
+from medarts.profiling.load import Load
 from medarts.spaces.genotype import load_genotype
 
 PUBLISHED = "alpha0_5_stage1_nodouble_deep_ep80"
@@ -511,9 +512,13 @@ def test_plan_with_a_budget(medarts, recipe_file, monkeypatch):
         return Trial(1234, 5.0, 100.0 * settings.images_at_once, settings.accumulate, settings.images_at_once)
 
     monkeypatch.setattr("medarts.profiling.plan.in_new_process", answer)
+    monkeypatch.setattr("medarts.pool.search.Load.now", lambda: Load(5.0, 2))
     words = ("plan", recipe_file, "search.stages.1.batch=3", "train.accumulate=4", "--memory-mb", "250")
     status, output, _ = medarts(*words)
     assert status == 0
+    assert "search, stage 2" in output
+    assert re.search(r"^all of it: (about )?1( to \d+)? min$", output, re.MULTILINE)
+    assert "The machine is busy (load 5.0 on 2 cores): times may be longer" in output
     assert output.endswith(
         "To stay within 250 MB:\n"
         "  medarts search RECIPE search.stages.0.accumulate=2 search.stages.1.accumulate=2\n"

@@ -135,6 +135,7 @@ def train(
         DivergedError: a loss became NaN or infinite.
         InterruptedRunError: Ctrl-C; `resume` continues the run.
     """
+    from medarts.pool.search import recipe_after
     from medarts.study.folds import train_folds
     from medarts.training.trainer import start_training
 
@@ -1090,16 +1091,6 @@ def _trained(model: Any) -> "TrainedNetwork":
     if is_package(model):
         return open_package(Path(model)).trained
     return trained_of(RunDirectory.open(path_of(model), kind="train"))
-
-
-def recipe_after(searched: RunDirectory) -> Recipe:
-    """Returns the recipe of a search, with the norm of the network that it has chosen where that was a choice."""
-    recipe = searched.recipe
-    is_chosen = recipe.search.method != "supernet" and recipe.search.select.norms
-    if not is_chosen or not searched.facts["finished"]:
-        return recipe
-    train = recipe.train.model_copy(update={"norm": searched.read_json("summary.json")["norm"]})
-    return recipe.model_copy(update={"train": train})
 
 
 def _searched(network: Any) -> RunDirectory | None:

@@ -319,8 +319,10 @@ def train(
         )
         if files and Path(files[0]).is_file():  # a recipe, whose network is train.model, --genotype or --model
             recipe, files = Path(files[0]), []
+        from medarts.pool.search import recipe_after
+
         searched = RunDirectory.open(Path(files[0]), kind="search") if files else None
-        base = recipe if recipe is not None or searched is None else api.recipe_after(searched)
+        base = recipe if recipe is not None or searched is None else recipe_after(searched)
         if model is not None:
             changes = [*api.model_change(base if base is not None else {}, model), *changes]
         run = api.train(

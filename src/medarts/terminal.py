@@ -33,7 +33,8 @@ from medarts.metrics import metrics_of
 from medarts.pool.result import Retrained, read_retrained
 from medarts.profiling.budget import read_kept
 from medarts.profiling.cost import Cost
-from medarts.profiling.plan import Plan
+from medarts.profiling.load import Load
+from medarts.profiling.plan import Plan, between
 from medarts.proposal import Proposal, Question
 from medarts.proposal.describing import described
 from medarts.pruning.record import read_record
@@ -115,15 +116,21 @@ def show_proposal(proposal: Proposal, recipe: Path) -> None:
     for question, answer in proposal.answers:
         say(f"{question} Taken: {answer}.", to=console)
     say(f"{recipe} is written. Next:", to=console)
-    search, train = ("", "") if proposal.minutes is None else (f"  # about {_minutes(m)}" for m in proposal.minutes)
+    search, train = (
+        ("", "") if proposal.times is None else (f"  # {_minutes(*between(each))}" for each in proposal.times)
+    )
     say(f"  medarts search {shlex.quote(str(recipe))}{search}", to=console)
     say(f"  medarts train {shlex.quote(str(Path('runs') / recipe.stem))}{train}", to=console)
-    if proposal.measured is not None:
-        _say_busy(proposal.measured)
+    if proposal.load is not None:
+        _say_busy(proposal.load)
 
 
-def _minutes(minutes: float) -> str:
-    return f"{max(minutes, 1):.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+def _minutes(low: float, high: float) -> str:
+    """Writes between what a time lies, of two lengths in seconds."""
+    if high < 2 * 3600:
+        first, last = max(round(low / 60), 1), max(round(high / 60), 1)
+        return f"{first} to {last} min" if last > first else f"about {last} min"
+    return f"{low / 3600:.1f} to {high / 3600:.1f} h"
 
 
 def show_keys(keys: Sequence[Key]) -> None:
@@ -152,8 +159,10 @@ def show_plan(plan: Plan) -> None:
         _show_rungs(plan)
     at_once = ", with one training at a time" if plan.candidate is not None else ""
     console.print(f"search in all: {_time(plan.search_seconds)}{at_once}", highlight=False)
-    say(f"search and training: {_time(plan.seconds)}, without reading images and scoring the test set", to=console)
-    _say_busy(plan)
+    say(f"reading images: {_time(plan.reading_seconds)}, done, as they are kept", to=console)
+    say(f"scoring the test images: {_time(plan.folds * plan.scoring_seconds)}", to=console)
+    say(f"all of it: {_minutes(*plan.bounds)}", to=console)
+    _say_busy(plan.load)
     if plan.budget_mb is not None:
         fitting = (("search RECIPE", plan.search_changes), ("train RUN", plan.training_changes))
         console.print(f"To stay within {plan.budget_mb:,.0f} MB:")
@@ -161,10 +170,10 @@ def show_plan(plan: Plan) -> None:
             say(" ".join(("  medarts", words, *changes)), to=console)
 
 
-def _say_busy(plan: Plan) -> None:
-    if plan.is_busy:
-        load = f"load {plan.load:.1f} on {counted(plan.cores, 'core')}"
-        say(f"The machine is busy ({load}): an idle one takes less time.", to=console)
+def _say_busy(load: Load) -> None:
+    if load.is_busy:
+        words = f"load {load.processes:.1f} on {counted(load.cores, 'core')}"
+        say(f"The machine is busy ({words}): times may be longer, and shorter once it is idle.", to=console)
 
 
 def _show_rungs(plan: Plan) -> None:

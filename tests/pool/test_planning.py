@@ -35,7 +35,8 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medarts.profiling.plan.in_new_process", lambda attempt: attempt())
-    monkeypatch.setattr("medarts.engine.engine.time", Clock)
+    for module in ("engine", "timing"):
+        monkeypatch.setattr(f"medarts.engine.{module}.time", Clock)
     monkeypatch.setattr("medarts.pool.planning.time", Clock)
     for kind, name, seconds in ((Training, "_step", 5.0), (Search, "_step", 2.0), (Job, "validate", 7.0)):
         monkeypatch.setattr(kind, name, Clock.taking(seconds))

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,8 @@ from medarts.errors import DataError, MedartsError, RecipeError
 from medarts.nas.deciding import Deciding, Rehearsal
 from medarts.nas.search import start_search, try_search
 from medarts.profiling.cost import count_parameters
-from medarts.profiling.plan import plan
+from medarts.profiling.plan import Plan, plan
+from medarts.profiling.scoring import scoring_seconds
 from medarts.spaces.nas_wdan import NasWdan
 from medarts.spaces.nas_wdan.network import NasWdanNetwork
 from medarts.training.trainer import start_training, try_training
@@ -69,9 +71,33 @@ def test_parameters_and_memory_of_a_search(recipe, tmp_path):
     assert 0 < content["training"]["parameters"] < stage.parameters
 
 
+def test_everything_is_in_the_time_and_it_has_bounds():
+    trial = Trial(1, 100.0, 1.0, 1, 1, selection_seconds=10.0, low=0.5, high=2.0)
+    rest = {"stage_names": ("a",), "folds": 3, "reading_seconds": 5.0, "scoring_seconds": 7.0}
+    planned = Plan(stages=(trial,), training=trial, **rest)
+    assert planned.seconds == 5 + 100 + 10 + 3 * 100 + 3 * 7
+    assert planned.bounds == (436 - 200, 436 + 400)
+    even = replace(trial, low=1.0, high=1.0)
+    assert Plan(stages=(even,), training=even, **rest).bounds == pytest.approx((0.9 * 436, 1.1 * 436))
+    assert json.loads(planned.to_json())["seconds_from_to"] == [236, 836]
+
+
+def test_scores_take_a_pass_of_all_images_and_the_metrics_of_masks(recipe, monkeypatch):
+    store = open_data(recipe.data, needs=("train",))
+    monkeypatch.setattr("medarts.profiling.scoring.mask_scores", lambda *_: time.sleep(0.05))
+    trial = Trial(1, 1.0, 1.0, 1, 1, validation_seconds=8.0)
+    test, validation = (len(store.manifest.of_split(split).samples) for split in ("test", "val"))
+    passes = 8.0 * (1 + test / validation)
+    assert passes + 0.05 * test <= scoring_seconds(recipe, store, trial) < passes + 0.5 * test
+    patches = changed(recipe, "data.resize=patches", "data.size=16")
+    windows = scoring_seconds(patches, open_data(patches.data, needs=("train",)), trial)
+    assert windows > 2 * passes  # which overlap, as tiles of a validation do not
+
+
 def test_time_and_parameters_of_every_stage(recipe, tmp_path, monkeypatch):
     """In the time of this process, as that of the clock depends on what else the machine is doing."""
-    monkeypatch.setattr("medarts.engine.engine.time", SimpleNamespace(perf_counter=time.process_time))
+    for module in ("engine", "timing"):
+        monkeypatch.setattr(f"medarts.engine.{module}.time", SimpleNamespace(perf_counter=time.process_time))
     # All operations stay, so that it is known what the second stage is made of.
     recipe = changed(recipe, "search.stages.0.keep={}")
     trials = [try_search(recipe, stage, steps=3) for stage in (0, 1)]
@@ -85,7 +111,8 @@ def test_time_and_parameters_of_every_stage(recipe, tmp_path, monkeypatch):
 
 
 def test_time_of_a_training(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("medarts.engine.engine.time", SimpleNamespace(perf_counter=time.process_time))
+    for module in ("engine", "timing"):
+        monkeypatch.setattr(f"medarts.engine.{module}.time", SimpleNamespace(perf_counter=time.process_time))
     space = NasWdan(recipe.space, in_channels=3, outputs=1)
     supernet = space.supernet(recipe.search.stages[0], None)
     genotype = supernet.derive(recipe.derive, name="any", provenance={})
@@ -114,7 +141,8 @@ def test_time_counts_frozen_and_free_epochs_steps_and_validations(recipe, monkey
         nonlocal now
         now += 7.0
 
-    monkeypatch.setattr("medarts.engine.engine.time", Clock)
+    for module in ("engine", "timing"):
+        monkeypatch.setattr(f"medarts.engine.{module}.time", Clock)
     monkeypatch.setattr("medarts.nas.search.Search._step", step)
     monkeypatch.setattr("medarts.nas.search.Search.validate", validate)
     recipe = changed(recipe, "search.stages.0.epochs=5", "search.arch_after=2")

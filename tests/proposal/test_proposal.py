@@ -1,7 +1,6 @@
 """From a folder to a recipe that trains, for every layout, without an edited line."""
 
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,9 @@ from PIL import Image
 from tests.data.layouts_of_tests import CASES, LAYOUTS, put
 
 import medarts
-from medarts.config import load
+from medarts.config import DataSettings, load
 from medarts.data.opening import open_data, open_manifest
+from medarts.engine.engine import Trial
 from medarts.errors import DataError, RecipeError
 
 SMALLEST = [
@@ -31,11 +31,13 @@ def test_every_layout_is_searched_and_trained_on_as_it_is(tmp_path, monkeypatch,
     found = medarts.init("data", measure=False)
     recipe = load(Path("recipe.yaml"))
     assert recipe == found.recipe
-    samples = open_manifest(recipe.data, needs=("train", "val", "test")).samples
+    data = of_one_training(recipe.data)
+    samples = open_manifest(data, needs=("train", "val", "test")).samples
     count = {"split_folders": 8, "nnunet": 6, "decathlon": 6, "bids": 6, "dicom": 18}.get(layout, len(CASES))
     assert len({sample.image for sample in samples}) == count
     searched = medarts.search("recipe.yaml", changes=SMALLEST)
-    assert medarts.train(searched).facts["finished"]
+    one_fold = ["data.fold=1"] if recipe.data.is_divided else []
+    assert medarts.train(searched, changes=one_fold).facts["finished"]
 
 
 def test_the_recipe_says_what_was_understood(tmp_path, monkeypatch):
@@ -49,7 +51,7 @@ def test_the_recipe_says_what_was_understood(tmp_path, monkeypatch):
     text = Path("recipe.yaml").read_text()
     assert text.startswith("# yaml-language-server: $schema=recipe.schema.json\n")
     assert json.loads(Path("recipe.schema.json").read_text())["required"] == ["data"]
-    assert "# half of 12 training images in each epoch" in text
+    assert "# half of 9 training images in each epoch" in text
 
 
 def grey(root: Path, masks: list[np.ndarray]) -> Path:
@@ -84,9 +86,13 @@ def test_classes_are_the_values_of_masks(tmp_path, monkeypatch, values, labels, 
     assert (data.sources[0].model_dump()["labels"], data.outputs) == (labels, classes)
 
 
+def of_one_training(data: DataSettings) -> DataSettings:
+    return data.of_fold(1) if data.is_divided else data
+
+
 def initialised(root: Path) -> tuple[object, int]:
     """Returns the labels and outputs of the recipe for a folder."""
-    data = medarts.init(root, measure=False).recipe.data
+    data = of_one_training(medarts.init(root, measure=False).recipe.data)
     open_manifest(data, needs=("train",))
     open_data(data, needs=("train",))
     return data.sources[0].model_dump(mode="json")["labels"], data.outputs
@@ -159,7 +165,7 @@ def test_what_nnunet_ignores_is_ignored(tmp_path, monkeypatch):
     (tmp_path / "data/dataset.json").write_text(json.dumps(about))
     data = medarts.init("data", measure=False).recipe.data
     assert (data.classes, data.sources[0].model_dump()["labels"]) == (("liver",), {1: "liver", 2: "ignore"})
-    open_data(data, needs=("train",))
+    open_data(of_one_training(data), needs=("train",))
 
 
 def test_colours_of_masks_are_classes(tmp_path, monkeypatch):
@@ -249,43 +255,56 @@ def test_the_budget_decides_the_epochs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grey(tmp_path / "data", [square(255)] * 8)
 
-    def planned(recipe, data):
-        pickle.dumps(data)  # as trials in processes of their own need it
-        return _Planned(recipe)
-
-    monkeypatch.setattr("medarts.proposal.plan", planned)
+    ten_seconds_an_epoch(monkeypatch)
     short, long = (medarts.init("data", minutes=minutes, out=f"{minutes}.yaml") for minutes in (10, 1000))
     assert short.recipe.train.epochs < long.recipe.train.epochs
     assert 8 < sum(short.minutes or ()) < 12
+    assert all(time.low < time.seconds < time.high for time in short.times or ())
 
 
 @pytest.mark.parametrize("change", ["data.resize=patches", "data.folds=3"])
 def test_patches_and_folds_are_measured_too(tmp_path, monkeypatch, change):
     monkeypatch.chdir(tmp_path)
     for name in "ab":
-        grey(tmp_path / name, [square(255)] * 8)
-    kept = []
-
-    def planned(recipe, data):
-        again = pickle.loads(pickle.dumps(data))
-        np.testing.assert_array_equal(again.images[3], data.images[3])
-        assert recipe.data.folds is None
-        kept.append([(sample.domain, sample.key) for sample in data.manifest.samples])
-        return _Planned(recipe)
-
-    monkeypatch.setattr("medarts.proposal.plan", planned)
-    monkeypatch.setattr("medarts.proposal._TRIED", 2)
-    found = medarts.init("a", "b", changes=["data.size=16", change], minutes=10)
-    assert len(kept[0]) == 4  # the same names in both folders are different images
-    assert 8 < sum(found.minutes or ()) < 12
+        grey(tmp_path / name, [square(255)] * 30)
+    seen = ten_seconds_an_epoch(monkeypatch)
+    monkeypatch.setattr("medarts.proposal.measuring._TRIED", (8,))
+    found = medarts.init("a", "b", changes=["data.size=16", change], minutes=20)
+    recipe, data = seen[0]
+    assert (recipe.data.folds, recipe.train.batch) == (None, 2)
+    names = [(sample.domain, sample.key) for sample in data.manifest.of_split("train").samples]
+    assert [name for name, _ in names] == ["a"] * 4 + ["b"] * 4  # the same names in both are different images
+    assert 16 < sum(found.minutes or ()) < 24
 
 
-class _Planned:
-    """Ten seconds for an epoch, whatever the recipe."""
+def test_where_few_images_show_too_little_more_are_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grey(tmp_path / "data", [square(255)] * 40)
+    seen = ten_seconds_an_epoch(monkeypatch, refused=1)
+    monkeypatch.setattr("medarts.proposal.measuring._TRIED", (8,))
+    assert medarts.init("data").times is not None
+    assert [len(data.manifest.of_split("train").samples) for _, data in seen[:2]] == [8, 28]
 
-    def __init__(self, recipe):
-        self.search_seconds = 10 * sum(stage.epochs for stage in recipe.search.stages)
-        self.training = type("Trial", (), {"seconds": 10 * recipe.train.epochs})
+
+def ten_seconds_an_epoch(monkeypatch, *, refused: int = 0) -> list:
+    """Has an epoch of any recipe take ten seconds on the images that are tried; returns what is tried."""
+    seen = []
+
+    def tried(recipe, epochs, data):
+        seen.append((recipe, data))
+        if len(seen) <= refused:
+            raise DataError("All masks of the training images are empty.", fix="Add others.")
+        return Trial(1, 10.0 * epochs, 1.0, 1, 1, low=0.9, high=1.2)
+
+    def search(recipe, stage, *, data, **_):
+        return tried(recipe, recipe.search.stages[stage].epochs, data)
+
+    def training(recipe, network, *, data, **_):
+        return tried(recipe, recipe.train.epochs, data)
+
+    monkeypatch.setattr("medarts.proposal.measuring.try_search", search)
+    monkeypatch.setattr("medarts.proposal.measuring.try_training", training)
+    return seen
 
 
 def test_findings_of_a_table_become_a_recipe_of_findings(tmp_path, monkeypatch):

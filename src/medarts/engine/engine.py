@@ -15,7 +15,6 @@ repeats the steps after it exactly.
 import dataclasses
 import math
 import shlex
-import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,6 +36,7 @@ from medarts.engine.checkpoint import Checkpoint, Position
 from medarts.engine.device import environment, peak_memory_mb, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.engine.tensorboard import write_events
+from medarts.engine.timing import Span, timed
 from medarts.errors import DivergedError, RunError
 from medarts.system.console import Bar, has_lines, in_words, inform, progress_bar
 from medarts.system.memory import FEWER_AT_ONCE, is_out_of_memory, memory_named, smaller_parts
@@ -77,6 +77,9 @@ class Trial:
         accumulate: parts into which its batches are split.
         images_at_once: images of the largest part.
         selection_seconds: time of choosing the genotype after the last stage of a search, which ``seconds`` lacks.
+        validation_seconds: time of one validation, which ``seconds`` has for every epoch.
+        low: times ``seconds`` that the job takes where all steps are as fast as the fastest that was timed, 0 to 1.
+        high: the same with the slowest, from 1.
     """
 
     parameters: int
@@ -85,6 +88,9 @@ class Trial:
     accumulate: int
     images_at_once: int
     selection_seconds: float = 0.0
+    validation_seconds: float = 0.0
+    low: float = 1.0
+    high: float = 1.0
 
 
 class Job(ABC, Generic[State]):
@@ -419,32 +425,44 @@ class Job(ABC, Generic[State]):
     def _leave(self) -> NoReturn:
         raise InterruptedRunError(f"Stopped; {self.directory.path} is saved.", fix=f"Resume with: {self.continuation}")
 
-    def trial(self, *, stage: int = 0, steps: int) -> Trial:
+    def trial(self, *, stage: int = 0, steps: int, patience: float = math.inf) -> Trial:
         """Times a few steps of the current stage without writing anything; the job cannot be run afterwards.
 
         Args:
             stage: number of the current stage.
             steps: timed steps, after one that warms up.
+            patience: seconds after which no further step is timed.
         """
         self.set_up()
-        seconds = 0.0
+        spent = Span()
         for first, epochs in self.phases:
             self.state.epoch = first
             self.begin_epoch()
-            seconds += epochs * self.steps * median_seconds(self._step, repeats=steps)
-        seconds += (self.epochs + self.validations_at_end) * median_seconds(self.validate, repeats=1)
+            spent = spent.plus(timed(self._step, repeats=steps, patience=patience).times(epochs * self.steps))
+        validation = timed(self.validate, repeats=1)
+        spent = spent.plus(validation.times(self.epochs + self.validations_at_end))
         settings = self.parts_setting(self.recipe, stage)[1]
         return Trial(
             parameters=sum(parameter.numel() for parameter in self.parameters),
-            seconds=seconds,
+            seconds=spent.seconds,
             memory_mb=peak_memory_mb(self.fabric.device),
             accumulate=settings.accumulate,
             images_at_once=settings.images_at_once,
+            validation_seconds=validation.seconds,
+            low=spent.low / spent.seconds if spent.seconds else 1.0,
+            high=spent.high / spent.seconds if spent.seconds else 1.0,
         )
 
 
 @preserved_process_state()
-def start(kind: type[Job[Any]], recipe: Recipe, out: Path, prepare: Callable[[], Job[Any]]) -> RunDirectory:
+def start(
+    kind: type[Job[Any]],
+    recipe: Recipe,
+    out: Path,
+    prepare: Callable[[], Job[Any]],
+    *,
+    facts: Mapping[str, Any] | None = None,
+) -> RunDirectory:
     """Begins a job in a new run directory, and does it to the end.
 
     Args:
@@ -452,6 +470,7 @@ def start(kind: type[Job[Any]], recipe: Recipe, out: Path, prepare: Callable[[],
         recipe: what to do.
         out: folder of the run, new or empty.
         prepare: looks at everything that can be wrong, and returns the job.
+        facts: more for run.json than the job itself has.
 
     Raises:
         MedartsError: of ``prepare``, or the folder is not free; nothing was written then.
@@ -474,6 +493,7 @@ def start(kind: type[Job[Any]], recipe: Recipe, out: Path, prepare: Callable[[],
             beside=kind.beside,
             environment=environment(job.fabric, recipe.compute),
             **job.facts,
+            **(facts or {}),
         )
         try:
             job.run_in(run)
@@ -550,16 +570,6 @@ def epoch_line(
 
 def _shown(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, int | float) else "undefined"
-
-
-def median_seconds(work: Callable[[], object], *, repeats: int) -> float:
-    """Returns the median time of some work, after one pass that warms up."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
 
 
 def backward(fabric: Fabric, losses: Iterable[Tensor]) -> float:

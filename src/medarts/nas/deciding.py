@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medarts.engine.engine import median_seconds
+from medarts.engine.timing import timed
 from medarts.nas.selection import Made
 from medarts.spaces.decisions import Decision, Restriction
 from medarts.spaces.genotype import Genotype
@@ -144,6 +144,6 @@ class Rehearsal(Deciding):
             kept = {made.decision: made.kept for made in decided}
             search.supernet.restriction = Restriction(kept)
             loss, tune = partial(super().loss, without=("", ""), batches=1), partial(self.tune, 1, lr=search.lr)
-            found += self.batches * median_seconds(loss, repeats=repeats) / 2
-            found += self.steps * median_seconds(tune, repeats=repeats) / 2
+            found += self.batches * timed(loss, repeats=repeats).seconds / 2
+            found += self.steps * timed(tune, repeats=repeats).seconds / 2
         return found

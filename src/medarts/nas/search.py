@@ -12,6 +12,7 @@ Source: DARTS (arXiv 1806.09055). It knows no space, no task and no data set.
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -582,9 +583,9 @@ class Search(Job[SearchState]):
             genotype: Genotype = bound(self.selection.member, settings=chosen)(deciding)
         return genotype
 
-    def trial(self, *, stage: int = 0, steps: int) -> Trial:
+    def trial(self, *, stage: int = 0, steps: int, patience: float = math.inf) -> Trial:
         """Times a few steps of a stage, and what the selection does after the last one; see `Job.trial`."""
-        trial = super().trial(stage=stage, steps=steps)
+        trial = super().trial(stage=stage, steps=steps, patience=patience)
         if stage < len(self.recipe.search.stages) - 1:
             return trial
         rehearsal = Rehearsal(self)
@@ -636,6 +637,7 @@ def start_search(
     deliver: Deliver = as_chosen,
     price: Price = unpriced,
     check: Callable[[Search], None] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> RunDirectory:
     """Searches a genotype by a recipe, in a new run directory.
 
@@ -646,6 +648,7 @@ def start_search(
         deliver: what becomes of the genotype.
         price: what operations cost, for regularizers of costs.
         check: looks at the prepared search, and refuses it before anything is written.
+        facts: more for run.json.
 
     Raises:
         MedartsError: of ``check``, or see `medarts.engine.engine.start`.
@@ -657,7 +660,7 @@ def start_search(
             check(search)
         return search
 
-    return start(Search, recipe, out, prepare)
+    return start(Search, recipe, out, prepare, facts=facts)
 
 
 def resume_search(
@@ -688,7 +691,13 @@ def resume_search(
 
 
 def try_search(
-    recipe: Recipe, stage: int, *, steps: int, data: ImageStore | None = None, price: Price = unpriced
+    recipe: Recipe,
+    stage: int,
+    *,
+    steps: int,
+    patience: float = math.inf,
+    data: ImageStore | None = None,
+    price: Price = unpriced,
 ) -> Trial:
     """Times a few steps of a stage of a search; those before it pass on the candidates of an untrained supernet.
 
@@ -696,6 +705,7 @@ def try_search(
         recipe: what to do.
         stage: the stage, from 0.
         steps: timed steps, after one that warms up.
+        patience: seconds after which no further step is timed.
         data: the images, in place of the sources of the recipe.
         price: what operations cost, for regularizers of costs.
 
@@ -707,7 +717,7 @@ def try_search(
         job.set_up()
         kept = job.supernet.strongest(recipe.search.stages[number].keep)
         job.state = SearchState(stage=number + 1, candidates=kept)
-    return job.trial(stage=stage, steps=steps)
+    return job.trial(stage=stage, steps=steps, patience=patience)
 
 
 def prepare_search(

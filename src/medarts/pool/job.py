@@ -15,9 +15,10 @@ import math
 import shlex
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,7 +50,14 @@ CANDIDATE_ERRORS = (DivergedError, OutOfMemoryError, ProcessEndedError, RecipeEr
 
 
 @preserved_process_state()
-def start_by_training(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageStore | None = None) -> RunDirectory:
+def start_by_training(
+    recipe: Recipe,
+    out: Path,
+    *,
+    jobs: int = 1,
+    data: ImageStore | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> RunDirectory:
     """Searches by training, in a new run directory.
 
     Args:
@@ -58,6 +66,7 @@ def start_by_training(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageSt
         out: folder of the run, new or empty.
         jobs: trainings at once, from 1 on.
         data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
+        facts: more for run.json.
 
     Raises:
         RecipeError: the rungs, the budget or another value does not fit; nothing was written then.
@@ -76,6 +85,7 @@ def start_by_training(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageSt
             data_fingerprint=manifest.fingerprint(),
             files={"manifest.csv": manifest.to_csv()},
             environment=environment(prepared.training.fabric, recipe.compute),
+            **(facts or {}),
         )
         try:
             _do(run, prepared, jobs=jobs, data=data)

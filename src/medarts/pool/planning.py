@@ -20,6 +20,7 @@ from medarts.pool.drawing import Drawing
 from medarts.pool.halving import sizes
 from medarts.pool.preparing import numbers_of_candidates, prepare
 from medarts.profiling.plan import STEPS, Attempt, Plan, Rung, StageAttempt, stages_of, tried
+from medarts.profiling.scoring import scoring_seconds
 from medarts.spaces.genotype import Genotype
 from medarts.training.trainer import prepare_training
 
@@ -39,7 +40,9 @@ def plan_by_training(recipe: Recipe, *, budget_mb: float | None = None, data: Im
     Raises:
         MedartsError: data, recipe or device do not fit, or no network is within the budget.
     """
-    recipe = prepare(recipe, data=data).recipe
+    opening = time.perf_counter()
+    prepared = prepare(recipe, data=data)
+    reading_seconds, recipe = time.perf_counter() - opening, prepared.recipe
     select, numbers = recipe.search.select, numbers_of_candidates(recipe)
     began = time.perf_counter()
     drawn = Drawing(recipe, ()).first(min(TRIED, numbers[0]), ())
@@ -61,6 +64,8 @@ def plan_by_training(recipe: Recipe, *, budget_mb: float | None = None, data: Im
         candidate=candidate.trial,
         drawing_seconds=drawing_seconds,
         rungs=tuple(_rungs(numbers, select.rungs, select.keep, per_epoch)),
+        reading_seconds=reading_seconds,
+        scoring_seconds=scoring_seconds(recipe, prepared.training.store, candidate.trial),
     )
 
 

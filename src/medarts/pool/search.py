@@ -1,9 +1,9 @@
 """Searches of all methods: the one place that knows which method of a recipe is done by what."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from medarts.config import Recipe
 from medarts.data.store import ImageStore
@@ -14,19 +14,24 @@ from medarts.pool.delivery import check_budget, within_budget
 from medarts.pool.job import resume_by_training, start_by_training
 from medarts.pool.planning import plan_by_training
 from medarts.pool.preparing import planned_epochs, prepare
-from medarts.profiling.latency import usable_cores
+from medarts.profiling.load import Load
 from medarts.profiling.plan import Plan
 from medarts.profiling.plan import plan as plan_supernet
 from medarts.profiling.prices import prices
+from medarts.system.console import inform
 
 MOST_JOBS = 64
+
+DIVIDED = "divided"
+"""Fact of a search whose recipe divides the images into folds, of which it has the first."""
 
 
 def start(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageStore | None = None) -> RunDirectory:
     """Searches a genotype by the method of a recipe, in a new run directory.
 
     Args:
-        recipe: what to do.
+        recipe: what to do. A search has one set of training images: with ``data.folds`` it is that of the first fold,
+            and a training of what was found is of all folds again.
         out: folder of the run, new or empty.
         jobs: trainings at once, for the methods pool and random.
         data: the images, in place of the sources of the recipe; see `medarts.data.arrays`.
@@ -35,9 +40,31 @@ def start(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageStore | None =
         RecipeError: there are several jobs, but the method is one training.
         MedartsError: see `start_search` and `start_by_training`.
     """
+    facts = {DIVIDED: True} if recipe.data.is_divided else {}
+    if facts:
+        inform(f"data.folds is {recipe.data.folds}: the search has the training images of fold 1.")
+    recipe = _of_first_fold(recipe)
     if _is_of_supernet(recipe, jobs):
-        return start_search(recipe, out, data=data, deliver=within_budget, price=prices, check=check_budget)
-    return start_by_training(recipe, out, jobs=jobs, data=data)
+        about: Any = {"deliver": within_budget, "price": prices, "check": check_budget}
+        return start_search(recipe, out, data=data, facts=facts, **about)
+    return start_by_training(recipe, out, jobs=jobs, data=data, facts=facts)
+
+
+def recipe_after(searched: RunDirectory) -> Recipe:
+    """Returns the recipe of a training after a search: of all folds, with the norm where the search has chosen it."""
+    recipe, facts = searched.recipe, searched.facts
+    if facts.get(DIVIDED):
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"fold": None})})
+    is_chosen = recipe.search.method != "supernet" and recipe.search.select.norms
+    if not is_chosen or not facts["finished"]:
+        return recipe
+    train = recipe.train.model_copy(update={"norm": searched.read_json("summary.json")["norm"]})
+    return recipe.model_copy(update={"train": train})
+
+
+def _of_first_fold(recipe: Recipe) -> Recipe:
+    """Returns the recipe of a fold where images are divided, and any other as it is."""
+    return recipe.model_copy(update={"data": recipe.data.of_fold(1)}) if recipe.data.is_divided else recipe
 
 
 def resume(path: Path, changes: Iterable[str] = (), *, jobs: int = 1, data: ImageStore | None = None) -> RunDirectory:
@@ -63,6 +90,7 @@ def check(recipe: Recipe) -> None:
     Raises:
         MedartsError: data, recipe or device do not fit.
     """
+    recipe = _of_first_fold(recipe)
     if _is_of_supernet(recipe, 1):
         check_budget(prepare_search(recipe))
     else:
@@ -80,13 +108,12 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
     Raises:
         MedartsError: data, recipe or device do not fit, or nothing fits into the memory.
     """
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before the trials, which are load themselves
+    load = Load.now()  # before the trials, which are load themselves
     folds = recipe.data.folds if recipe.data.is_divided else None
-    if folds is not None:  # all folds take about as long
-        recipe = recipe.model_copy(update={"data": recipe.data.of_fold(1)})
+    recipe = _of_first_fold(recipe)  # all folds take about as long
     of_method = plan_supernet if _is_of_supernet(recipe, 1) else plan_by_training
     planned = of_method(recipe, budget_mb=budget_mb, data=data)
-    return replace(planned, folds=folds or 1, load=load, cores=usable_cores())
+    return replace(planned, folds=folds or 1, load=load)
 
 
 def epochs_of(recipe: Recipe) -> int:

@@ -7,6 +7,7 @@ with other values of ``accumulate`` find the fewest parts of a batch that fit.
 """
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +18,14 @@ from medarts.config import BatchSettings, Recipe, apply_overrides, parse
 from medarts.data.store import ImageStore, images_for_processes, read_images
 from medarts.engine.device import preserved_process_state
 from medarts.engine.engine import Trial
+from medarts.engine.timing import Span
 from medarts.errors import RecipeError
 from medarts.nas.search import prepare_search, try_search
 from medarts.profiling.budget import fit_to_recipe
+from medarts.profiling.load import UNKNOWN, Load
 from medarts.profiling.parts import fewest_parts
 from medarts.profiling.prices import prices
+from medarts.profiling.scoring import scoring_seconds
 from medarts.spaces import make_space
 from medarts.spaces.genotype import Genotype
 from medarts.system.console import Bar, progress_bar
@@ -32,8 +36,8 @@ from medarts.training.trainer import try_training
 
 STEPS = 3
 
-BUSY = 0.5
-"""Load of a core, before any trial, from which the estimates are called too long."""
+LEAST_SPREAD = 0.1
+"""Share of an estimate by which it may be wrong at least."""
 
 LOWER = "data.size, the channels of the space, the depth or evaluation.batch"
 
@@ -77,8 +81,10 @@ class Plan:
         drawing_seconds: of a search by training: what finding all candidates takes, with what is measured of them.
         rungs: of a search by training: all its trainings, in their order.
         folds: how often the training is done, once for each fold.
-        load: processes that ran or waited to run when the trials began; None where the system does not say.
-        cores: of the CPU that may be used.
+        reading_seconds: time in which all images were opened here: read and resized, or, where the cache had them,
+            compared with their digests.
+        scoring_seconds: time in which the test images of a training, of each fold, are scored.
+        load: how busy the machine was when the trials began.
     """
 
     stages: tuple[Trial, ...]
@@ -93,13 +99,9 @@ class Plan:
     drawing_seconds: float = 0.0
     rungs: tuple[Rung, ...] = ()
     folds: int = 1
-    load: float | None = None
-    cores: int = 1
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether other work made the trials, and so the estimates, longer than they are on an idle machine."""
-        return self.load is not None and self.load > BUSY * self.cores
+    reading_seconds: float = 0.0
+    scoring_seconds: float = 0.0
+    load: Load = UNKNOWN
 
     @property
     def training_seconds(self) -> float:
@@ -108,8 +110,24 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Time of the search and of the trainings after it."""
-        return self.search_seconds + self.training_seconds
+        """Time of everything: reading images, the search, the trainings after it, and their scores."""
+        scoring = self.folds * self.scoring_seconds
+        return self.reading_seconds + self.search_seconds + self.training_seconds + scoring
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between what the time of everything lies: with the fastest and the slowest steps that were timed.
+
+        They are `LEAST_SPREAD` apart from the estimate at least, as a few steps in a row hide what differs in an hour.
+        """
+        spreads = [
+            *((stage.low, stage.high, seconds) for stage, seconds in zip(self.stages, self.stage_seconds, strict=True)),
+            *((self.candidate.low, self.candidate.high, rung.seconds) for rung in self.rungs if self.candidate),
+            (self.training.low, self.training.high, self.training_seconds + self.retrained_seconds),
+        ]
+        total = self.seconds
+        low, high = (total + sum((each[side] - 1) * each[2] for each in spreads) for side in (0, 1))
+        return min(low, (1 - LEAST_SPREAD) * total), max(high, (1 + LEAST_SPREAD) * total)
 
     @property
     def search_seconds(self) -> float:
@@ -161,9 +179,12 @@ class Plan:
                     **(by_training if self.candidate is not None else {}),
                 },
                 "training": {**asdict(self.training), "changes": self.training_changes, "folds": self.folds},
+                "reading_seconds": self.reading_seconds,
+                "scoring_seconds": self.scoring_seconds,
                 "seconds": self.seconds,
-                "load": self.load,
-                "cores": self.cores,
+                "seconds_from_to": self.bounds,
+                "load": self.load.processes,
+                "cores": self.load.cores,
                 "budget_mb": self.budget_mb,
             }
         )
@@ -186,7 +207,9 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
         RecipeError: one image at once takes more than the budget, or more memory than there is; or no network is within
             the budget of the recipe.
     """
-    recipe = prepare_search(recipe, data=data).recipe  # errors and the cache come first, in this process
+    began = time.perf_counter()
+    search = prepare_search(recipe, data=data)  # errors and the cache come first, in this process
+    reading_seconds, recipe = time.perf_counter() - began, search.recipe
     genotype = untrained_genotype(recipe) if recipe.train.model is None else None
     with images_for_processes(data) as images:
         attempts = [*stages_of(recipe, images), TrainingAttempt(recipe, images, genotype)]
@@ -198,6 +221,8 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
         budget_mb=budget_mb,
         search_changes=tuple(each.change for each in stages if each.change),
         training_changes=(training.change,) if training.change else (),
+        reading_seconds=reading_seconds,
+        scoring_seconds=scoring_seconds(recipe, search.store, training.trial),
     )
 
 
@@ -315,6 +340,12 @@ class TrainingAttempt(Attempt):
             return try_training(self.recipe, self.recipe.train.model, steps=STEPS, data=data)
         genotype = self.genotype or untrained_genotype(self.recipe)
         return try_training(self.recipe, genotype, steps=STEPS, data=data)
+
+
+def between(span: Span) -> tuple[float, float]:
+    """Returns between what a time lies, in seconds; see `Plan.bounds`."""
+    low, high = 1 - LEAST_SPREAD, 1 + LEAST_SPREAD
+    return min(span.low, low * span.seconds), max(span.high, high * span.seconds)
 
 
 def untrained_genotype(recipe: Recipe) -> Genotype:

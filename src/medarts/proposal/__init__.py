@@ -9,14 +9,14 @@ import torch
 from medarts.config import Recipe, SourceSettings, Task, apply_overrides, parse
 from medarts.data.choosing import recognise, renamed
 from medarts.data.manifest import Manifest
-from medarts.data.opening import findings_in, open_manifest, refuse, survey, with_findings
+from medarts.data.opening import findings_in, refuse, survey
 from medarts.data.sources import AmbiguousLayoutError
-from medarts.data.store import open_store
+from medarts.engine.timing import Span
 from medarts.errors import DataError
-from medarts.pool.search import plan
-from medarts.profiling.plan import Plan
+from medarts.profiling.load import Load
 from medarts.proposal.describing import described_layout
 from medarts.proposal.looking import OPENED, Look, look_at
+from medarts.proposal.measuring import Measured, measured
 from medarts.proposal.settings import Draft, draft_for
 from medarts.system.console import progress_bar
 
@@ -25,8 +25,7 @@ MINUTES = 60
 
 MOST_QUESTIONS = 2
 
-_TRIED = 96
-"""Training images that the time is measured on."""
+_ROUNDS = 3
 
 _MOST_TIMES = 4.0
 """Times the usual number of epochs that a long budget is used for."""
@@ -60,16 +59,22 @@ class Proposal:
         draft: the recipe with its reasons.
         recipe: the same, checked.
         answers: questions, and what was taken for an answer.
-        minutes: expected times of the search and of the training, of all folds; None where they were not measured.
-        measured: what a part of the images took, and how busy the machine was; None where nothing was measured.
+        times: in seconds, of the search with the reading of all images, and of the training, of all folds; None where
+            nothing was measured.
+        load: how busy the machine was before it was measured.
     """
 
     looks: tuple[Look, ...]
     draft: Draft
     recipe: Recipe
     answers: tuple[tuple[str, str], ...]
-    minutes: tuple[float, float] | None = None
-    measured: Plan | None = None
+    times: tuple[Span, Span] | None = None
+    load: Load | None = None
+
+    @property
+    def minutes(self) -> tuple[float, float] | None:
+        """Expected times of the search and of the training, in minutes; None where they were not measured."""
+        return None if self.times is None else (self.times[0].seconds / 60, self.times[1].seconds / 60)
 
 
 def propose(
@@ -100,14 +105,20 @@ def propose(
     draft, recipe = _drafted(looks, device, 1.0, changes)
     if not measure:
         return Proposal(looks, draft, recipe, tuple(answers))
-    taken, measured = _measured(recipe)
-    factor = 60 * minutes / sum(taken)
-    draft, scaled = _drafted(looks, device, min(factor, _MOST_TIMES), changes)
-    search, train = (
-        seconds * after / before / 60
-        for seconds, before, after in zip(taken, _epochs(recipe), _epochs(scaled), strict=True)
-    )
-    return Proposal(looks, draft, scaled, tuple(answers), (search, train), measured)
+    load, taken = Load.now(), measured(recipe, looks)  # the load before the trials, which are load themselves
+    factor, scaled = 1.0, recipe
+    for _ in range(_ROUNDS):  # numbers of epochs have limits, so that time does not follow the factor alone
+        spans = _spans(taken, recipe, scaled)
+        factor = min(factor * 60 * minutes / (spans[0].seconds + spans[1].seconds), _MOST_TIMES)
+        draft, scaled = _drafted(looks, device, factor, changes)
+    return Proposal(looks, draft, scaled, tuple(answers), _spans(taken, recipe, scaled), load)
+
+
+def _spans(taken: Measured, before: Recipe, after: Recipe) -> tuple[Span, Span]:
+    """Returns the time of search, with the reading of images, and training by a recipe of other numbers of epochs."""
+    search, train = (new / old for old, new in zip(_epochs(before), _epochs(after), strict=True))
+    once = Span(taken.reading, taken.reading, taken.reading)
+    return once.plus(taken.search.times(search)), taken.training.times(train)
 
 
 def _drafted(looks: Sequence[Look], device: str, factor: float, changes: Sequence[str]) -> tuple[Draft, Recipe]:
@@ -203,22 +214,6 @@ def _with_patients(looks: Sequence[Look], ask: Ask, answers: list[tuple[str, str
 def _again(settings: SourceSettings, look: Look) -> Manifest:
     """Returns the manifest of a data set by other settings."""
     return survey(settings, findings=look.manifest.findings or None, classes=look.names).manifest
-
-
-def _measured(recipe: Recipe) -> tuple[tuple[float, float], Plan]:
-    """Returns the seconds of the search and of the trainings, and the measurement on a part of the images."""
-    folds = (recipe.data.folds or 1) if recipe.data.is_divided else 1
-    whole = open_manifest(recipe.data.of_fold(1) if folds > 1 else recipe.data, needs=("train",))
-    settings = recipe.data.elsewhere(recipe.data.sources)  # the part is what a fold leaves, and is not divided again
-    recipe = with_findings(recipe.model_copy(update={"data": settings}), whole)
-    train = whole.of_split("train").samples
-    tried = (*train[:: max(1, len(train) // _TRIED)][:_TRIED], *whole.of_split("val").samples[:_TRIED])
-    kept = {(sample.domain, sample.key) for sample in tried}
-    part = whole.where(lambda sample: (sample.domain, sample.key) in kept)
-    stored = open_store(part, settings)
-    measured = plan(recipe, data=replace(stored, held=None))  # held here, while other processes read it
-    factor = len(train) / len(part.of_split("train").samples)
-    return (measured.search_seconds * factor, folds * measured.training.seconds * factor), measured
 
 
 def _epochs(recipe: Recipe) -> tuple[int, int]:

@@ -28,10 +28,7 @@ def described(look: Look) -> Iterator[tuple[str, str]]:
     sizes = [f"{height} x {width}" for (height, width), _ in look.sizes.most_common(_MOST_SIZES)]
     more = f" and {len(look.sizes) - _MOST_SIZES} more" if len(look.sizes) > _MOST_SIZES else ""
     yield "sizes", f"{', '.join(sizes)}{more}; {counted(look.channels, 'channel')}"
-    spacing = (
-        "not known" if look.spacing is None else " x ".join(f"{distance:.3g}" for distance in look.spacing) + " mm"
-    )
-    yield "spacing", spacing
+    yield "spacing", _spacing(look)
 
 
 def described_layout(look: Look) -> str:
@@ -39,6 +36,16 @@ def described_layout(look: Look) -> str:
     settings = look.settings.model_dump()
     parts = {"folder": ("image", "mask"), "list": ("table",), "coco": ("annotations",)}.get(look.settings.kind, ())
     return ", ".join((look.settings.kind, *(f"{name} {settings[name]}" for name in parts)))
+
+
+def _spacing(look: Look) -> str:
+    if not look.spacings:
+        return "not known"
+    ranges = [
+        f"{min(sides):.3g}" if min(sides) == max(sides) else f"{min(sides):.3g} to {max(sides):.3g}"
+        for sides in zip(*look.spacings, strict=True)
+    ]
+    return " x ".join(ranges) + " mm"
 
 
 def _classes(look: Look) -> str:

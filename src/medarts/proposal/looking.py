@@ -17,6 +17,7 @@ from medarts.data.proposal import MaskValues
 from medarts.data.sources import rules_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
+from medarts.proposal.shrinking import Outlines
 
 OPENED = 48
 """Images of a data set that are opened."""
@@ -36,11 +37,13 @@ class Look:
         opened: number of samples that were opened.
         sizes: (height, width) -> number of opened images.
         channels: largest number of channels of an image, further files included.
-        spacing: distances of rows and columns in mm of the first file that says them; None without.
+        spacings: distances of rows and columns in mm of the opened files that say them.
+        outlines: the opened masks.
         names: names of the foreground classes in their order; empty where only their number is known.
         classes: number of the foreground classes.
         overlap: pixels of opened images are of several classes.
         shown: class index, from 1 -> opened masks that show it.
+        shown_by: key of a sample -> classes that its mask shows, of those that were opened.
         foreground: mean share of the pixels that is not background.
         empty: share of the opened masks without foreground.
         patients: patients as the names of files seem to say them; None where patients are known or names say nothing.
@@ -52,11 +55,13 @@ class Look:
     opened: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     channels: int = 1
-    spacing: tuple[float, float] | None = None
+    spacings: list[tuple[float, float]] = field(default_factory=list)
+    outlines: Outlines = field(default_factory=Outlines)
     names: tuple[str, ...] = ()
     classes: int = 1
     overlap: bool = False
     shown: Counter[int] = field(default_factory=Counter)
+    shown_by: dict[str, set[int]] = field(default_factory=dict)
     foreground: float = 0.0
     empty: float = 0.0
     patients: NamedPatients | None = None
@@ -115,9 +120,9 @@ def _look_at_image(look: Look, sample: Sample) -> None:
     grey = all(np.array_equal(raw.values[..., 0], raw.values[..., n]) for n in range(1, raw.values.shape[2]))
     look.sizes[raw.values.shape[:2]] += 1
     look.channels = max(look.channels, (1 if grey else raw.values.shape[2]) + len(sample.more))
-    if look.spacing is None:
-        row, column, _ = spacing_of(sample.image)
-        look.spacing = None if row is None or column is None else (row, column)
+    row, column, _ = spacing_of(sample.image)
+    if row is not None and column is not None:
+        look.spacings.append((row, column))
 
 
 def _tell_classes(look: Look, drawn: Sequence[Sample]) -> None:
@@ -139,7 +144,11 @@ def _tell_classes(look: Look, drawn: Sequence[Sample]) -> None:
     if labels:
         look.settings = look.settings.model_copy(update={"labels": dict(labels)})
         rules = rules_of(with_class_indices(look.settings, look.names), defaults=rules)
-    _count(look, [read_mask(sample, rules, names=files, overlap=bool(files)).classes for sample in drawn])
+    shares = [
+        _counted(look, sample, read_mask(sample, rules, names=files, overlap=bool(files)).classes) for sample in drawn
+    ]
+    look.foreground = float(np.mean(shares))
+    look.empty = sum(share == 0 for share in shares) / len(shares)
 
 
 def _are_binary(drawn: Sequence[Sample], rules: ReadingRules) -> bool:
@@ -162,14 +171,13 @@ def _labels(drawn: Sequence[Sample]) -> dict[int | str, int | str]:
     return values.labels
 
 
-def _count(look: Look, masks: Sequence[Mask]) -> None:
-    """Counts the opened masks that show a class, and how much of them is foreground."""
-    shares: list[float] = []
-    for mask in masks:
-        planes = planes_of(mask)
-        shown = np.sum([plane for _, plane in planes], axis=0, dtype=np.int64) if planes else np.zeros(mask.shape[-2:])
-        look.shown.update(index for index, _ in planes)
-        look.overlap |= bool((shown > 1).any())
-        shares.append(float((shown > 0).mean()))
-    look.foreground = float(np.mean(shares))
-    look.empty = sum(share == 0 for share in shares) / len(shares)
+def _counted(look: Look, sample: Sample, mask: Mask) -> float:
+    """Notes the classes of an opened mask, and returns the share of its pixels that is foreground."""
+    planes = planes_of(mask)
+    shown = np.sum([plane for _, plane in planes], axis=0, dtype=np.int64) if planes else np.zeros(mask.shape[-2:])
+    classes = [index for index, _ in planes]
+    look.shown.update(classes)
+    look.shown_by[sample.key] = set(classes)
+    look.overlap |= bool((shown > 1).any())
+    look.outlines.add(mask)
+    return float((shown > 0).mean())

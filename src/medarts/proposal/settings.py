@@ -9,6 +9,7 @@ from typing import Any
 from medarts.config import SourceSettings
 from medarts.errors import DataError
 from medarts.proposal.looking import Look
+from medarts.proposal.rules import Patches, folds_for, patches_for, slices_around
 
 _SIZES = (32, 48, 64, 96, 128, 192, 256)
 """Sizes that lattices of a depth of 4 can halve often enough."""
@@ -64,8 +65,14 @@ def draft_for(looks: Sequence[Look], *, device: str, factor: float = 1.0) -> Dra
     draft.put("data.sources", [_source(look.settings) for look in looks])
     train = sum(sample.split == "train" for look in looks for sample in look.manifest.samples)
     if looks[0].settings.task == "segmentation":
-        _put_masks(draft, looks, device)
-        _put_search_of_masks(draft, train, factor)
+        size = _put_size(draft, looks, _LARGEST[device], device)
+        folds, patches = folds_for(looks), patches_for(looks, size)
+        _put_masks(draft, looks, patches)
+        if folds is not None:
+            draft.put("data.folds", folds.number, folds.reason)
+            train = folds.train
+        drawn = (round(train * patches.each), "patches") if patches is not None else (train, "images")
+        _put_search_of_masks(draft, *drawn, factor)
     else:
         _put_findings(draft, looks, device)
         _put_search_of_findings(draft, train, factor)
@@ -86,8 +93,13 @@ def _as_number(value: str) -> int | str:
     return int(value) if str(value).lstrip("-").isdecimal() else value
 
 
-def _put_masks(draft: Draft, looks: Sequence[Look], device: str) -> None:
-    _put_size(draft, looks, _LARGEST[device], device)
+def _put_masks(draft: Draft, looks: Sequence[Look], patches: Patches | None) -> None:
+    if patches is not None:
+        _put_patches(draft, patches)
+    around = slices_around(looks)
+    if around is not None:
+        draft.put("data.context", 1, around)
+        draft.put("data.in_channels", 3, "a slice and its two neighbours")
     names = {look.names for look in looks}
     classes = max(look.classes for look in looks)
     if len(names) > 1 and () not in names:
@@ -99,7 +111,9 @@ def _put_masks(draft: Draft, looks: Sequence[Look], device: str) -> None:
             draft.put("data.overlap", True, "some pixels are of several classes")
     elif classes > 1:
         draft.put("data.classes", classes + 1, "background and the values of the masks; or their names, [a, b]")
-    if _is_rare(looks):
+    if patches is not None:
+        draft.put("data.sampling", {"foreground": 0.33}, "a third of the patches show foreground for certain")
+    elif _is_rare(looks):
         foreground, empty = _mean_foreground(looks), _mean_empty(looks)
         why = f"foreground is {foreground:.1%} of the pixels, {empty:.0%} of the images have none"
         draft.put("data.sampling", "foreground", why)
@@ -111,7 +125,17 @@ def _put_masks(draft: Draft, looks: Sequence[Look], device: str) -> None:
     draft.put("train.loss", loss)
 
 
-def _put_size(draft: Draft, looks: Sequence[Look], largest: int, device: str) -> None:
+def _put_patches(draft: Draft, patches: Patches) -> None:
+    draft.put("data.resize", "patches", patches.reason)
+    if patches.spacing_mm is not None:
+        draft.put("data.spacing_mm", patches.spacing_mm, "as coarse as the masks allow")
+    elif patches.scale < 1:
+        draft.put("data.scale", patches.scale, "as small as the masks allow")
+    draft.reasons["data.size"] = f"of a patch; {patches.each:.3g} of them cover an image"
+
+
+def _put_size(draft: Draft, looks: Sequence[Look], largest: int, device: str) -> int:
+    """Puts the size and the channels, and returns the size."""
     sides = Counter[int]()
     for look in looks:
         sides.update({max(size): count for size, count in look.sizes.items()})
@@ -121,9 +145,10 @@ def _put_size(draft: Draft, looks: Sequence[Look], largest: int, device: str) ->
     draft.put("data.size", size, "as the images" if size >= middle else longer)
     channels = max(look.channels for look in looks)
     draft.put("data.in_channels", channels, "grey" if channels == 1 else "colour" if channels == 3 else "")
+    return size
 
 
-def _put_search_of_masks(draft: Draft, train: int, factor: float) -> None:
+def _put_search_of_masks(draft: Draft, train: int, drawn: str, factor: float) -> None:
     batch = _batch(train, 12)
     stage = _epochs(_SEARCH_STEPS, train / 2, batch, factor)
     draft.put("space", {"init_channel": 8, "double_down_channel": False}, "a small network; 16 is slower and better")
@@ -131,7 +156,7 @@ def _put_search_of_masks(draft: Draft, train: int, factor: float) -> None:
         {"depth": 3, "epochs": stage, "batch": batch, "keep": {"down": 4, "normal": 4, "up": 2}},
         {"depth": 4, "epochs": stage, "batch": batch},
     ]
-    draft.put("search.stages", stages, f"half of {train:,} training images in each epoch")
+    draft.put("search.stages", stages, f"half of {train:,} training {drawn} in each epoch")
     draft.put("search.lr", 0.2)
     draft.put("search.arch_lr", 0.02, "so few steps leave alphas near uniform at smaller rates")
     draft.put("search.arch_after", max(1, stage // 5) if stage > 2 else 0)

@@ -6,6 +6,7 @@ for every epoch:
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -385,13 +386,20 @@ def prepare_to_resume(
     return prepare_training(recipe, architecture, run, data=data, initial=initial, make=make)
 
 
-def try_training(recipe: Recipe, architecture: Architecture, *, steps: int, data: ImageStore | None = None) -> Trial:
-    """Times a few steps of a training; ``data`` are images in place of the sources of the recipe.
+def try_training(
+    recipe: Recipe,
+    architecture: Architecture,
+    *,
+    steps: int,
+    patience: float = math.inf,
+    data: ImageStore | None = None,
+) -> Trial:
+    """Times a few steps of a training, see `Job.trial`; ``data`` are images in place of the sources of the recipe.
 
     Raises:
         MedartsError: data, genotype, recipe or device do not fit.
     """
-    return prepare_training(recipe, architecture, data=data).trial(steps=steps)
+    return prepare_training(recipe, architecture, data=data).trial(steps=steps, patience=patience)
 
 
 def prepare_training(

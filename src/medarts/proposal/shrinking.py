@@ -1,0 +1,81 @@
+"""What shrinking leaves of the structures in masks: the best that any network could score at a smaller size.
+
+>>> outlines = Outlines()
+>>> thin, thick = np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8)
+>>> thin[:, 9::16], thick[8:40, 8:40] = 1, 1
+>>> outlines.add(thin)
+>>> outlines.kept(lambda height, width: (height // 4, width // 4)) < 0.5
+True
+>>> outlines = Outlines()
+>>> outlines.add(thick)
+>>> outlines.kept(lambda height, width: (height // 4, width // 4)) > 0.95
+True
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from medarts.data.masks import Mask, planes_of
+from medarts.data.reading import resize_mask
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """Where a mask shows a class.
+
+    Attributes:
+        index: of the class, from 1.
+        shape: height and width of the mask.
+        bits: its pixels, eight a byte.
+    """
+
+    index: int
+    shape: Shape
+    bits: NDArray[np.uint8]
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """0 and 1, (H, W)."""
+        return np.unpackbits(self.bits, count=self.shape[0] * self.shape[1]).reshape(self.shape)
+
+
+class Outlines:
+    """The masks of a data set, as they are added; a bit a pixel, so that all of them fit into memory."""
+
+    def __init__(self) -> None:
+        self._outlines: list[_Outline] = []
+
+    def add(self, mask: Mask) -> None:
+        """Adds a mask: class indices (H, W), or 0 and 1 of classes that may overlap (K, H, W)."""
+        for index, plane in planes_of(mask):
+            self._outlines.append(_Outline(index, (plane.shape[0], plane.shape[1]), np.packbits(plane)))
+
+    def kept(self, shape_of: Callable[[int, int], Shape]) -> float:
+        """Returns the Dice of masks with themselves, once shrunk and enlarged again: the mean of the classes, 0..1.
+
+        Args:
+            shape_of: gives height and width after shrinking by those of a mask; a mask that is not shrunk is kept.
+        """
+        of_class: dict[int, list[float]] = defaultdict(list)
+        several = len({outline.index for outline in self._outlines}) > 1
+        for outline in self._outlines:
+            of_class[outline.index].append(_kept(outline, shape_of(*outline.shape), several=several))
+        return float(np.mean([np.mean(values) for values in of_class.values()])) if of_class else 1.0
+
+
+def _kept(outline: _Outline, shape: Shape, *, several: bool) -> float:
+    if all(after >= before for after, before in zip(shape, outline.shape, strict=True)):
+        return 1.0
+    pixels = outline.pixels
+    small = torch.from_numpy(resize_mask(pixels, shape, several=several)).float()
+    # As probabilities of a network that makes no mistake come back to the size of the file.
+    again = F.interpolate(small[None, None], size=outline.shape, mode="bilinear")[0, 0].numpy() > 0.5
+    return 2 * float((again & (pixels == 1)).sum()) / max(float(again.sum()) + float(pixels.sum()), 1.0)
