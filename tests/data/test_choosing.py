@@ -141,7 +141,7 @@ def test_labels_of_one_class_are_passed_on_where_they_fit(
 ) -> None:
     data = data_with(labels, classes=["lesion"])
     (source,) = sources_alike([str(drawn(tmp_path / "clinic", mask * 0, mask))], data)
-    assert source.labels == (labels if passed_on else None)
+    assert source.model_dump()["labels"] == (labels if passed_on else None)
 
 
 def test_a_folder_that_names_its_classes_keeps_its_own_labels(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_folder_that_names_its_classes_keeps_its_own_labels(tmp_path: Path) ->
     about = folder / "dataset.json"
     about.write_text('{"labels": {"background": 0, "tumour": 1, "liver": 2}}')
     (source,) = sources_alike([str(folder)], data)
-    assert source.labels is None
+    assert source.model_dump()["labels"] is None
     assert open_manifest(data.elsewhere((source,)), needs=()).rules["clinic"].labels == ((1, 2), (2, 1))
     about.write_text('{"labels": {"background": 0, "spleen": 1, "liver": 2}}')
     (source,) = sources_alike([str(folder)], data)
@@ -162,7 +162,7 @@ def test_labels_of_several_sources_are_passed_on_where_one_fits(tmp_path: Path) 
     labels: tuple[dict[int | str, int | str], ...] = ({1: "liver", 2: "tumour"}, {128: "liver", 255: "tumour"})
     data = data_with(*labels, classes=["liver", "tumour"])
     (source,) = sources_alike([str(drawn(tmp_path / "clinic", squares(255, 128)))], data)
-    assert source.labels == labels[1]
+    assert source.model_dump()["labels"] == labels[1]
     either = data_with(labels[0], {1: "tumour", 2: "liver"}, classes=["liver", "tumour"])
     with pytest.raises(DataError, match="by the labels of own-0 and by those of own-1, which differ"):
         sources_alike([str(drawn(tmp_path / "other", squares(1, 2)))], either)
@@ -198,4 +198,4 @@ def test_a_run_and_its_package_read_other_folders_as_their_own(tmp_path: Path) -
         found = medarts.evaluate(network, data=str(other), split="all").table["value"]
         np.testing.assert_array_equal(found, expected)
     tuned = medarts.train(initial=run, data=str(other), out=tmp_path / "tuned")
-    assert tuned.recipe.data.sources[0].labels == labels
+    assert tuned.recipe.data.sources[0].model_dump()["labels"] == labels

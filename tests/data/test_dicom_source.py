@@ -22,7 +22,8 @@ from tests.data.layouts_of_tests import LAYOUTS
 from tests.deploy.dicoms import AXIAL, NEGATIVE, OBLIQUE
 
 import medarts
-from medarts.config import make_source
+from medarts.config import make_source, parse
+from medarts.data.choosing import sources_alike
 from medarts.data.formats import slices_around
 from medarts.data.masks import read_mask
 from medarts.data.opening import Survey, open_sources, survey
@@ -324,3 +325,15 @@ def test_label_maps_are_read(tmp_path):
 def test_other_folders_are_not_taken_for_it(tmp_path):
     series(tmp_path / "images")
     assert Dicom().recognise(tmp_path) == ()
+
+
+def test_segments_are_named_as_in_the_recipe_where_their_own_names_are_of_no_class(tmp_path):
+    masks = {"GTV_1": np.stack([ellipse()] * 4), "Body": np.stack([ellipse(1.5)] * 4)}
+    segmentation(tmp_path / "a" / "seg.dcm", series(tmp_path / "a" / "scan"), masks)
+    segmentation(tmp_path / "b" / "seg.dcm", series(tmp_path / "b" / "scan"), {"tumour": masks["GTV_1"]})
+    own = {"kind": "dicom", "path": "nowhere", "segments": {"GTV_1": "tumour"}}
+    data = parse({"data": {"sources": [own], "classes": ["tumour"]}}).data
+    named, kept = (sources_alike([str(tmp_path / name)], data)[0] for name in "ab")
+    assert (named.model_dump()["segments"], kept.model_dump()["segments"]) == ({"GTV_1": "tumour"}, None)
+    for source in (named, kept):
+        assert open_sources([source], classes=("tumour",)).samples[0].masks

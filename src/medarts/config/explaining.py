@@ -31,6 +31,22 @@ _FIXES = {
 """What to do, by the type of a mistake, where its message does not say it."""
 
 
+def first_mistake(error: ValidationError) -> str:
+    """Returns the first mistake of a file that people do not write: its key, and what is wrong.
+
+    >>> class Size(BaseModel):
+    ...     size: int
+    >>> try:
+    ...     Size.model_validate_json("{}")
+    ... except ValidationError as error:
+    ...     first_mistake(error)
+    'size: Field required'
+    """
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return shortened(f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Invalid JSON: "))
+
+
 def explain(error: ValidationError, kind: type[BaseModel], *, noun: str) -> str:
     """Says every mistake as 'path: what is wrong. the fix', with the nearest valid key or value.
 

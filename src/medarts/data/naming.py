@@ -1,17 +1,66 @@
 """Images by the names that a table has for them: from the folder, its ``images/``, or below it."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from medarts.data.contents import Contents, composed, listed, stem_of
-from medarts.data.formats import is_image
+from medarts.data.formats import is_image, suffix_of
+from medarts.data.patterns import PathPattern
 from medarts.data.sources import Fault, passed_over
 from medarts.data.splits import without_suffix
+from medarts.errors import DataError
 
 IMAGES = "images"
+
+
+def images_below(root: Path) -> dict[str, list[Path]]:
+    """Returns all images in a folder and its inner ones by their names."""
+    found: dict[str, list[Path]] = {}
+    for folder, inner, names in os.walk(root):
+        inner.sort()
+        for name in names:
+            if is_image(Path(name)):
+                found.setdefault(composed(name), []).append(Path(folder) / name)
+    return found
+
+
+def tables_given(path: Path, suffixes: Collection[str]) -> tuple[Path, list[Path]]:
+    """Returns the folder that a path of ``--data`` means, and its tables: the one that the path is, or all in it."""
+    root = path.parent if path.is_file() else path
+    files = [path] if path.is_file() else sorted(root.iterdir()) if root.is_dir() else []
+    return root, [file for file in files if suffix_of(file) in suffixes and file.is_file()]
+
+
+def files_of_splits(root: Path, text: str, files: Iterable[Path], *, field: str) -> Iterator[tuple[Path, str]]:
+    """Yields the file that a source names, or, where its path has {split} in it, those of all splits.
+
+    Args:
+        root: the folder of the data set.
+        text: path of the file from the folder.
+        files: in which those of splits are looked for.
+        field: of the source that names it, for errors.
+
+    Yields:
+        The file and the word for its split; "" for that of all.
+
+    Raises:
+        DataError: there is none.
+    """
+    if "{split}" not in text:
+        yield root / text, ""
+        return
+    pattern = PathPattern(text)
+    found = [
+        (file, values["split"])
+        for file in files
+        for values in pattern.readings(composed(file.relative_to(root).as_posix()))
+    ]
+    if not found:
+        raise DataError(f"{root} holds no '{text}'.", fix=f"Correct {field} of the source.")
+    yield from found
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +120,8 @@ class NamedImages:
     @cached_property
     def _nested(self) -> dict[str, list[Path]]:
         stems: dict[str, list[Path]] = {}
-        for folder, inner, names in os.walk(self.root):
-            inner.sort()
-            for path in (Path(folder) / name for name in names if is_image(Path(name))):
-                stems.setdefault(stem_of(path).casefold(), []).append(path)
+        for path in (path for paths in images_below(self.root).values() for path in paths):
+            stems.setdefault(stem_of(path).casefold(), []).append(path)
         return stems
 
     def unread(self, name: str) -> Path | None:

@@ -14,10 +14,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medarts.errors import RunError, shortened
+from medarts.config.explaining import first_mistake
+from medarts.errors import RunError
 from medarts.registry import Settings
 from medarts.spaces.genotype import Genotype
-from medarts.system.files import read_whole
+from medarts.system.files import read_of_run
 
 FILE = "ensemble.json"
 
@@ -75,9 +76,7 @@ def ensemble_from_json(
     try:
         content = _File.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        problem = ": ".join((".".join(map(str, first["loc"])), first["msg"]))
-        raise RunError(f"{origin} is damaged: {shortened(problem)}.", fix=fix) from None
+        raise RunError(f"{origin} is damaged: {first_mistake(error)}.", fix=fix) from None
     return Ensemble(base, content.members, content.exclusive)
 
 
@@ -88,8 +87,4 @@ def read_ensemble(folder: Path, base: Genotype | Settings) -> Ensemble:
         RunError: it is missing or damaged.
     """
     path = folder / FILE
-    try:
-        text = read_whole(path)
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing.", fix=_COPY_AGAIN) from None
-    return ensemble_from_json(text, base, origin=str(path))
+    return ensemble_from_json(read_of_run(path), base, origin=str(path))

@@ -10,7 +10,6 @@ What was pruned, the genotype or the model of the recipe, stands beside it.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from medarts.errors import RunError, shortened
+from medarts.config.explaining import first_mistake
+from medarts.errors import RunError
 from medarts.registry import Settings
 from medarts.spaces.genotype import Genotype
-from medarts.system.files import read_whole
+from medarts.system.files import read_of_run
 from medarts.system.names import NAME
 
 if TYPE_CHECKING:  # both need PyTorch, which prediction with an exported network does without
@@ -117,7 +117,7 @@ def pruned_from_json(text: bytes | str, base: Genotype | Settings, *, origin: st
     try:
         content = _File.model_validate_json(text)
     except ValidationError as error:
-        raise RunError(f"{origin} is damaged: {_mistake(error)}.", fix=fix) from None
+        raise RunError(f"{origin} is damaged: {first_mistake(error)}.", fix=fix) from None
     return Pruned(content.name, base, content.structure, content.history)
 
 
@@ -128,14 +128,4 @@ def read_pruned(folder: Path, base: Genotype | Settings) -> Pruned:
         RunError: it is missing or damaged.
     """
     path = folder / FILE
-    try:
-        text = read_whole(path)
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing.", fix=_COPY_AGAIN) from None
-    return pruned_from_json(text, base, origin=str(path))
-
-
-def _mistake(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return shortened(f"{where}: {first['msg']}" if where else re.sub(r"^Invalid JSON: ", "", first["msg"]))
+    return pruned_from_json(read_of_run(path), base, origin=str(path))

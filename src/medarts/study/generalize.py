@@ -361,7 +361,7 @@ def score_everything(study: Study, groups: Mapping[str, Group]) -> tuple[pd.Data
 
 def _target(study: Study, source: SourceSettings) -> _Target:
     part: Part = "all" if source.domain in study.external else "test"
-    settings = study.recipe.data.model_copy(update={"sources": (source,)})
+    settings = study.recipe.data.elsewhere((source,))
     try:
         samples = open_manifest(settings, needs=()).part(part).samples
     except MedartsError as error:

@@ -83,6 +83,19 @@ def read_whole(path: Path, *, fix: str = "Copy the run again.") -> bytes:
             raise RunError(f"{path} could not be read ({reason_of(error)}).", fix=system_fix(error)) from error
 
 
+def read_of_run(path: Path) -> bytes:
+    """Returns the content of a file that a run has to have.
+
+    Raises:
+        RunError: it is missing, or no regular file.
+        OSError: it cannot be read.
+    """
+    try:
+        return read_whole(path)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing.", fix="Copy the run again.") from None
+
+
 def open_table(path: Path) -> TextIO:
     """Opens a CSV file of a run for reading; bytes of file names that are not UTF-8 stay as they are.
 

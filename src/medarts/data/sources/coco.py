@@ -11,9 +11,10 @@ from pydantic import AfterValidator
 from medarts.config import MaskSourceSettings
 from medarts.config.section import Text
 from medarts.data.contents import composed
-from medarts.data.formats import is_image, suffix_of
+from medarts.data.formats import suffix_of
 from medarts.data.formats.coco import Annotations, is_annotations, read_annotations
 from medarts.data.manifest import ReadingRules
+from medarts.data.naming import files_of_splits, images_below
 from medarts.data.patterns import PathPattern, split_of
 from medarts.data.sources import (
     AmbiguousLayoutError,
@@ -86,7 +87,7 @@ class Coco(Source):
 
     def find(self, settings: CocoSettings, findings: tuple[str, ...] | None = None) -> Listing:
         parts = [(read_annotations(file), word) for file, word in _files(settings)]
-        images = _images(settings.path)
+        images = images_below(settings.path)
         pairs: list[Pair] = []
         faults: list[Fault] = []
         for annotations, word in parts:
@@ -123,18 +124,7 @@ def categories_of(parts: list[tuple[Annotations, str]]) -> dict[int, str]:
 
 def _files(settings: CocoSettings) -> Iterator[tuple[Path, str]]:
     """Yields the files of annotations with the word for their split."""
-    if "{split}" not in settings.annotations:
-        yield settings.path / settings.annotations, ""
-        return
-    pattern = PathPattern(settings.annotations)
-    found = [
-        (file, values["split"])
-        for file in _json_files(settings.path)
-        for values in pattern.readings(file.relative_to(settings.path).as_posix())
-    ]
-    if not found:
-        raise DataError(f"{settings.path} holds no '{settings.annotations}'.", fix="Correct annotations of the source.")
-    yield from found
+    yield from files_of_splits(settings.path, settings.annotations, _json_files(settings.path), field="annotations")
 
 
 def _json_files(root: Path) -> Iterator[Path]:
@@ -152,16 +142,6 @@ def _with_split(path: Path) -> Iterator[str]:
         word = re.match(r"train|valid(ation)?|val|test", found[0], re.IGNORECASE)  # also that of train2017
         if word and split_of(word[0]):
             yield f"{text[: found.start()]}{{split}}{text[found.start() + len(word[0]) :]}"
-
-
-def _images(root: Path) -> dict[str, list[Path]]:
-    """Returns the images below a folder by their names."""
-    found: dict[str, list[Path]] = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
-            if is_image(Path(name)):
-                found.setdefault(composed(name), []).append(Path(folder) / name)
-    return found
 
 
 def _image(name: str, annotations: Path, word: str, images: dict[str, list[Path]]) -> Path | None:

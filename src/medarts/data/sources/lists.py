@@ -3,7 +3,6 @@
 JSON: a list of entries, or a list for each split, as MONAI and the Medical Segmentation Decathlon have them.
 """
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from medarts.config import MaskSourceSettings, Split
 from medarts.config.section import Text
 from medarts.data.contents import composed
 from medarts.data.formats import is_image, suffix_of
-from medarts.data.patterns import PathPattern, split_of
+from medarts.data.naming import files_of_splits, images_below, tables_given
+from medarts.data.patterns import split_of
 from medarts.data.sources import (
     TWICE,
     AmbiguousLayoutError,
@@ -121,12 +121,7 @@ class _Files:
 
     @cached_property
     def _below(self) -> dict[str, list[Path]]:
-        below: dict[str, list[Path]] = {}
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                if is_image(Path(name)):
-                    below.setdefault(composed(name), []).append(Path(folder) / name)
-        return below
+        return images_below(self.root)
 
 
 def _shared(one: Path, other: Path) -> int:
@@ -145,9 +140,8 @@ class ListSource(Source):
     split_fix = "Write {split} in the column split of the list for some patients."
 
     def recognise(self, path: Path) -> tuple[ListSettings, ...]:
-        root = path.parent if path.is_file() else path
-        files = [path] if path.is_file() else sorted(root.iterdir()) if root.is_dir() else []
-        lists = [file for file in files if suffix_of(file) in _TABLES and file.is_file() and _lists_pairs(file)]
+        root, tables = tables_given(path, _TABLES)
+        lists = [file for file in tables if _lists_pairs(file)]
         lists = [file for file in lists if file.name.lower() != "dataset.json" or path.is_file()]
         words = [split_of(file.stem) for file in lists]
         if len(lists) > 1 and None not in words and len({file.suffix for file in lists}) == 1:
@@ -161,10 +155,10 @@ class ListSource(Source):
         pairs: list[Pair] = []
         faults: list[Fault] = []
         seen: set[str] = set()
-        for path, split in _tables(settings):
+        files = sorted(settings.path.iterdir())
+        for path, split in files_of_splits(settings.path, settings.table, files, field="table"):
             entries = _read(path, split)
-            files = _Files(settings.path, path)
-            for pair in _pairs(entries, files, settings):
+            for pair in _pairs(entries, _Files(settings.path, path), settings):
                 if isinstance(pair, Fault):
                     faults.append(pair)
                 elif pair.key in seen:
@@ -179,22 +173,6 @@ class ListSource(Source):
 
 def _settings(root: Path, file: Path) -> ListSettings:
     return ListSettings(path=root, name=domain_of(root), table=file.name)
-
-
-def _tables(settings: ListSettings) -> Iterator[tuple[Path, str]]:
-    """Yields the lists of a source, with the word for the split that their names say."""
-    if "{split}" not in settings.table:
-        yield settings.path / settings.table, ""
-        return
-    pattern = PathPattern(settings.table)
-    found = [
-        (file, values["split"])
-        for file in sorted(settings.path.iterdir())
-        for values in pattern.readings(composed(file.name))
-    ]
-    if not found:
-        raise DataError(f"{settings.path} holds no '{settings.table}'.", fix="Correct table of the source.")
-    yield from found
 
 
 def _pairs(entries: _Entries, files: _Files, settings: ListSettings) -> Iterator[Pair | Fault]:

@@ -19,8 +19,7 @@ from medarts.config import FindingSourceSettings
 from medarts.config.data import IGNORED
 from medarts.config.section import LATER, Section, Text
 from medarts.data.contents import composed, file_named, stem_of
-from medarts.data.formats import suffix_of
-from medarts.data.naming import IMAGES, NamedImages, is_inside
+from medarts.data.naming import IMAGES, NamedImages, is_inside, tables_given
 from medarts.data.sources import (
     ALONE,
     NO_PATIENT,
@@ -164,15 +163,13 @@ class TableSource(Source):
     split_fix = f"Write {{split}} in the column split of {NAME} for some patients."
 
     def recognise(self, path: Path) -> tuple[TableSettings, ...]:
-        root = path.parent if path.is_file() else path
+        root, files = tables_given(path, _TABLES)
         if (root / "masks").is_dir():  # with masks it is taken for these
             return ()
         usual = file_named(root, NAME)
         if usual is not None and usual.is_file() and path in (root, usual):
             return (TableSettings(path=root, name=domain_of(root), percentiles=percentiles_of(root)),)
-        files = [path] if path.is_file() else sorted(root.iterdir()) if root.is_dir() else []
-        tables = [file for file in files if file.is_file() and suffix_of(file) in _TABLES and not _is_splits(file)]
-        found = [settings for file in tables if (settings := _by_columns(root, file))]
+        found = [settings for file in files if not _is_splits(file) and (settings := _by_columns(root, file))]
         if len(found) > 1:
             told = [f"the table {settings.file}" for settings in found]
             raise AmbiguousLayoutError(root, [(settings,) for settings in found], told)
