@@ -194,7 +194,9 @@ def show_study_plan(plan: StudyPlan) -> None:
     for part in plan.parts:
         table.add_row(printable(part.name), f"{part.runs:,}", _time(part.seconds), _time(part.runs * part.seconds))
     show_table(console, table)
-    console.print(f"{counted(plan.runs, 'run')}: {_time(plan.seconds)}, one after the other", highlight=False)
+    within = _minutes(*plan.bounds)
+    say(f"{counted(plan.runs, 'run')} with their scores, one after the other: {within}", to=console)
+    _say_busy(plan.load)
 
 
 def _time(seconds: float) -> str:

@@ -9,10 +9,13 @@ import pytest
 import yaml
 
 from medarts import cli, terminal
+from medarts.config import Recipe
 from medarts.config.study import load_study
 from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Trial
+from medarts.engine.timing import Span
 from medarts.errors import RecipeError
+from medarts.profiling.load import Load
 from medarts.profiling.plan import Tried
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
@@ -48,10 +51,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def tried(attempts: list[Any], *, budget_mb: float | None) -> list[Tried]:
         found.extend(attempts)
-        return [Tried(Trial(1, 10.0 * place, 1.0, 1, 1), "") for place, _ in enumerate(attempts, 1)]
+        return [Tried(Trial(1, 10.0 * place, 1.0, 1, 1, low=0.5), "") for place, _ in enumerate(attempts, 1)]
 
     monkeypatch.setattr(module, "tried", tried)
-    monkeypatch.setattr("medarts.pool.search.plan", lambda recipe: SimpleNamespace(search_seconds=100.0 + recipe.seed))
+    monkeypatch.setattr(module, "scoring_seconds", lambda recipe, store, trial: 2.0)
+    monkeypatch.setattr(module.Load, "now", lambda: Load(5.0, 2))
+
+    def planned(recipe: Recipe) -> SimpleNamespace:
+        seconds = 100.0 + recipe.seed
+        return SimpleNamespace(search_span=Span(seconds, seconds, 2 * seconds))
+
+    monkeypatch.setattr("medarts.pool.search.plan", planned)
     return found
 
 
@@ -61,14 +71,18 @@ def test_every_run_is_planned_and_of_runs_that_are_alike_one_is_tried(
     monkeypatch.chdir(path.parent)
     cli.plan(path, as_json=True)
     said = capsys.readouterr()
-    assert json.loads(said.out)["parts"] == [
-        {"name": "search of mix", "runs": 3, "seconds": 103.0},
-        {"name": "mix on blobs", "runs": 6, "seconds": 10.0},
-        {"name": "random on blobs", "runs": 4, "seconds": 20.0},
-        {"name": "unet on blobs", "runs": 2, "seconds": 30.0},
-        {"name": "mix on again", "runs": 1, "seconds": 40.0},
-        {"name": "unet on again", "runs": 1, "seconds": 50.0},
+    found = json.loads(said.out)
+    trainings = {"mix on blobs": 6, "random on blobs": 4, "unet on blobs": 2, "mix on again": 1, "unet on again": 1}
+    assert found["parts"] == [
+        {"name": "search of mix", "runs": 3, "seconds": 103.0, "low": 1.0, "high": 2.0},
+        *(  # half of the time with the fastest steps; scores take as long as they take
+            {"name": name, "runs": runs, "seconds": each + 2, "low": (0.5 * each + 2) / (each + 2), "high": 1.0}
+            for each, (name, runs) in zip((10.0, 20.0, 30.0, 40.0, 50.0), trainings.items(), strict=True)
+        ),
     ]
+    total = 3 * 103 + 6 * 12 + 4 * 22 + 2 * 32 + 42 + 52
+    halves = 0.5 * (6 * 10 + 4 * 20 + 2 * 30 + 40 + 50)
+    assert (found["seconds"], found["seconds_from_to"]) == (total, [total - halves, total + 309])
     assert "deep: The narrowest network of model 'unet' is over the budget" in said.err
     assert [isinstance(each.genotype, Genotype) for each in asked[:3]] == [False, True, False]
     assert (asked[2].recipe.train.model.depth, asked[2].recipe.train.lr) == (2, 0.02)
@@ -77,7 +91,7 @@ def test_every_run_is_planned_and_of_runs_that_are_alike_one_is_tried(
     terminal.show_study_plan(StudyPlan((Part("search of mix", 3, 103.0), Part("unet on again", 1, 50.0))))
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "search of mix 3 0:01:43 0:05:09" in shown
-    assert "4 runs: 0:05:59, one after the other" in shown
+    assert "4 runs with their scores, one after the other: 5 to 7 min" in shown
     with pytest.raises(RecipeError, match="medarts plan STUDY"):
         cli.plan(path, memory_mb=100)
 

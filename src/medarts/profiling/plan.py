@@ -116,24 +116,26 @@ class Plan:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Between what the time of everything lies: with the fastest and the slowest steps that were timed.
+        """Between what the time of everything lies, in seconds; see `between`."""
+        constant = self.reading_seconds + self.folds * self.scoring_seconds
+        training = _span_of(self.training, self.training_seconds)
+        return between(self.search_span.plus(training).plus(Span(constant, constant, constant)))
 
-        They are `LEAST_SPREAD` apart from the estimate at least, as a few steps in a row hide what differs in an hour.
-        """
-        spreads = [
-            *((stage.low, stage.high, seconds) for stage, seconds in zip(self.stages, self.stage_seconds, strict=True)),
-            *((self.candidate.low, self.candidate.high, rung.seconds) for rung in self.rungs if self.candidate),
-            (self.training.low, self.training.high, self.training_seconds + self.retrained_seconds),
-        ]
-        total = self.seconds
-        low, high = (total + sum((each[side] - 1) * each[2] for each in spreads) for side in (0, 1))
-        return min(low, (1 - LEAST_SPREAD) * total), max(high, (1 + LEAST_SPREAD) * total)
+    @property
+    def search_span(self) -> Span:
+        """Time of the search, and what it would be with the fastest and the slowest of the steps that were timed."""
+        constant = self.drawing_seconds + self.selection_seconds
+        found = _span_of(self.training, self.retrained_seconds).plus(Span(constant, constant, constant))
+        for stage, seconds in zip(self.stages, self.stage_seconds, strict=True):
+            found = found.plus(_span_of(stage, seconds))
+        if self.candidate is not None:
+            found = found.plus(_span_of(self.candidate, sum(rung.seconds for rung in self.rungs)))
+        return found
 
     @property
     def search_seconds(self) -> float:
         """Time of the search."""
-        by_training = self.drawing_seconds + sum(rung.seconds for rung in self.rungs) + self.retrained_seconds
-        return sum(self.stage_seconds) + self.selection_seconds + by_training
+        return self.search_span.seconds
 
     @property
     def stage_seconds(self) -> list[float]:
@@ -343,9 +345,18 @@ class TrainingAttempt(Attempt):
 
 
 def between(span: Span) -> tuple[float, float]:
-    """Returns between what a time lies, in seconds; see `Plan.bounds`."""
-    low, high = 1 - LEAST_SPREAD, 1 + LEAST_SPREAD
-    return min(span.low, low * span.seconds), max(span.high, high * span.seconds)
+    """Returns between what a time lies, in seconds.
+
+    That is `LEAST_SPREAD` from the estimate at least: a few steps in a row hide what differs in an hour.
+
+    >>> between(Span(95.0, 100.0, 150.0))
+    (90.0, 150.0)
+    """
+    return min(span.low, (1 - LEAST_SPREAD) * span.seconds), max(span.high, (1 + LEAST_SPREAD) * span.seconds)
+
+
+def _span_of(trial: Trial, seconds: float) -> Span:
+    return Span(trial.low * seconds, seconds, trial.high * seconds)
 
 
 def untrained_genotype(recipe: Recipe) -> Genotype:

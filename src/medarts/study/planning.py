@@ -1,6 +1,6 @@
-"""What a study will take: its searches and its trainings, from a few trial steps of each.
+"""What a study will take: its searches, and its trainings with their scores, from a few trial steps of each.
 
-The time of scoring and comparing is not in it.
+The time of comparing is not in it.
 """
 
 import json
@@ -11,11 +11,15 @@ from pathlib import Path
 from medarts.config import SPLITS, Recipe
 from medarts.config.study import NetworkEntry, Study, group_recipe, search_recipe, training_recipe
 from medarts.data.opening import open_manifest, with_findings
+from medarts.data.store import open_store
 from medarts.engine.device import preserved_process_state
+from medarts.engine.timing import Span
 from medarts.models import Architecture
 from medarts.pool import search
 from medarts.profiling.budget import BudgetError
-from medarts.profiling.plan import TrainingAttempt, tried
+from medarts.profiling.load import UNKNOWN, Load
+from medarts.profiling.plan import TrainingAttempt, between, tried
+from medarts.profiling.scoring import scoring_seconds
 from medarts.registry import Settings
 from medarts.spaces.genotype import Genotype
 from medarts.study.jobs import Layout, is_finished
@@ -31,11 +35,15 @@ class Part:
         name: such as "search of pool", or "unet on isic".
         runs: their number.
         seconds: of each of them.
+        low: times ``seconds`` that each takes where all steps are as fast as the fastest that was timed, 0 to 1.
+        high: the same with the slowest, from 1.
     """
 
     name: str
     runs: int
     seconds: float
+    low: float = 1.0
+    high: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,11 @@ class StudyPlan:
 
     Attributes:
         parts: its runs; those of networks that are over the budget are left out.
+        load: how busy the machine was when the trials began.
     """
 
     parts: tuple[Part, ...]
+    load: Load = UNKNOWN
 
     @property
     def runs(self) -> int:
@@ -58,9 +68,18 @@ class StudyPlan:
         """Time of all runs, one after the other."""
         return math.fsum(part.runs * part.seconds for part in self.parts)
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between what the time of all runs lies, in seconds; see `medarts.profiling.plan.between`."""
+        low, high = (
+            math.fsum(part.runs * part.seconds * getattr(part, side) for part in self.parts) for side in ("low", "high")
+        )
+        return between(Span(low, self.seconds, high))
+
     def to_json(self) -> str:
         """Returns the plan as JSON."""
-        return json.dumps({"seconds": self.seconds, "runs": self.runs, "parts": [asdict(part) for part in self.parts]})
+        of_all = {"seconds": self.seconds, "seconds_from_to": self.bounds, "runs": self.runs}
+        return json.dumps({**of_all, "parts": [asdict(part) for part in self.parts]})
 
 
 @preserved_process_state()
@@ -78,10 +97,12 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
     Raises:
         MedartsError: data, a recipe or a network does not fit.
     """
-    recipes = {}
+    load, recipes, stores = Load.now(), {}, {}
     for group in study.trained_on:
         recipe = group_recipe(study, group, seed=group.seeds[0])
-        recipes[group.name] = with_findings(recipe, open_manifest(recipe.data, needs=SPLITS))
+        manifest = open_manifest(recipe.data, needs=SPLITS)
+        recipes[group.name] = with_findings(recipe, manifest)
+        stores[group.name] = open_store(manifest, recipe.data, threads=recipe.compute.threads)
     layout = Layout(out)
     networks = Networks(study, layout, next(iter(recipes.values())).data)
     known: dict[str, Architecture | None] = {}
@@ -98,7 +119,7 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
     for entry in study.networks:
         if entry.searched_on is not None:
             planned = search.plan(search_recipe(study, entry.names[0]))
-            parts.append(Part(f"search of {entry.name}", len(entry.names), planned.search_seconds))
+            parts.append(_part(f"search of {entry.name}", len(entry.names), planned.search_span))
     attempts = {}
     for group in study.trained_on:
         there = set(study.networks_of(group))
@@ -108,11 +129,18 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
                 recipe = training_recipe(study, recipes[group.name], names[0])
                 network = known[entry.name]
                 attempt = _attempt(recipe if network is not None else _as_searched(study, entry, recipe), network)
-                attempts[f"{entry.name} on {group.name}"] = len(names) * len(group.seeds), attempt
-    trials = tried([attempt for _, attempt in attempts.values()], budget_mb=None)
-    for (name, (runs, _)), one in zip(attempts.items(), trials, strict=True):
-        parts.append(Part(name, runs, one.trial.seconds))
-    return StudyPlan(tuple(parts))
+                runs = len(names) * len(group.seeds)
+                attempts[f"{entry.name} on {group.name}"] = runs, attempt, stores[group.name]
+    trials = tried([attempt for _, attempt, _ in attempts.values()], budget_mb=None)
+    for (name, (runs, attempt, store)), (trial, _) in zip(attempts.items(), trials, strict=True):
+        scoring = scoring_seconds(attempt.recipe, store, trial)
+        span = Span(trial.low * trial.seconds, trial.seconds, trial.high * trial.seconds)
+        parts.append(_part(name, runs, span.plus(Span(scoring, scoring, scoring))))
+    return StudyPlan(tuple(parts), load)
+
+
+def _part(name: str, runs: int, span: Span) -> Part:
+    return Part(name, runs, span.seconds, low=span.low / span.seconds, high=span.high / span.seconds)
 
 
 def _as_searched(study: Study, entry: NetworkEntry, recipe: Recipe) -> Recipe:
