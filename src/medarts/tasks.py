@@ -39,6 +39,9 @@ LEAST_SHARE = 1e-3
 BINS, LARGEST_LOGIT = 1024, 16.0
 """Bins of logits, from minus the largest to it, in which pixels are ranked."""
 
+_NAMED = 3
+"""Patients that an error names."""
+
 Forward = Callable[..., Any]
 """A network: images -> the logits of its last head; with ``all_heads=True`` those of all, early to last."""
 
@@ -123,7 +126,7 @@ class SegmentationTask:
         self.classes, self.overlap, self.names = data.outputs, data.overlap, data.class_names
         self.threshold = threshold
         self.head_decay = head_decay
-        self._shrinking = shrinking(data)
+        self._shrinking, self._fold = shrinking(data), data.fold
         self._loss = make_loss(loss, task="segmentation", outputs=data.outputs, overlap=data.overlap, field=field)
 
     def loss(self, outputs: Sequence[Tensor], mixture: Mixture) -> Tensor:
@@ -205,7 +208,7 @@ class SegmentationTask:
             truths = store.truths[store.indices(part)]
             if (truths == MaskState.PRESENT).any():
                 if name == "training":
-                    self._check_every_class(truths, part)
+                    self._check_every_class(truths, part, store)
                 continue
             if (truths == MaskState.VANISHED).any():
                 raise DataError(
@@ -214,8 +217,12 @@ class SegmentationTask:
                 )
             raise DataError(f"All masks of the {name} images are empty.", fix="Add images with objects to that split.")
 
-    def _check_every_class(self, truths: NDArray[np.uint8], training: Manifest) -> None:
-        """Refuses training images whose masks never show one of the classes."""
+    def _check_every_class(self, truths: NDArray[np.uint8], training: Manifest, store: ImageStore) -> None:
+        """Refuses training images whose masks never show one of the classes.
+
+        Also in a fold: its network would call the class nowhere, on the only patients who show it, and pull the mean of
+        all folds down where the others are sure.
+        """
         shown = (truths == MaskState.PRESENT).any(0)
         if shown.all():
             return
@@ -231,9 +238,15 @@ class SegmentationTask:
                 f"The class '{self.names[number]}' is lost in all masks of the training images {where}.",
                 fix=f"{fix}, or crop the images around the objects.",
             )
+        elsewhere = _shown_by(store, number)
+        of_fold = "" if self._fold is None else f" of fold {self._fold}"
         raise DataError(
-            f"No mask of the training images shows the class '{self.names[number]}'{values}, only {found}.",
-            fix="Correct the labels of the source, add images that show it, or leave it out of data.classes.",
+            f"No mask of the training images{of_fold} shows the class '{self.names[number]}'{values}, only {found}."
+            + (f" It is shown by {elsewhere} alone." if elsewhere else ""),
+            fix="Correct the labels of the source, add images that show it, or leave it out of data.classes."
+            if self._fold is None or not elsewhere
+            else "The networks of all folds have to learn every class: add patients who show it, or leave it out of "
+            "data.classes.",
         )
 
     def begin(self, biases: Iterable[nn.Parameter], training: Batches) -> None:
@@ -262,6 +275,15 @@ class SegmentationTask:
         with torch.no_grad():
             for bias in biases:
                 bias.copy_(torch.from_numpy(logits))
+
+
+def _shown_by(store: ImageStore, number: int) -> str:
+    """Returns the patients whose masks show a foreground class, with their split, in words; "" without any."""
+    rows = np.flatnonzero(store.truths[:, number] == MaskState.PRESENT)
+    samples = [store.manifest.samples[row] for row in rows.tolist()]
+    named = [*dict.fromkeys(f"patient {sample.patient} ({sample.split})" for sample in samples)]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return ", ".join(named[:_NAMED]) + more
 
 
 def _by_logit(logits: Tensor, shown: Tensor, counted: Tensor | None, *, overlap: bool) -> Tensor:

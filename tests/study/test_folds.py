@@ -21,7 +21,7 @@ from medarts.data.choosing import choose_sources
 from medarts.data.opening import open_data
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
-from medarts.errors import RecipeError, RunError
+from medarts.errors import DataError, RecipeError, RunError
 from medarts.evaluation.scores import Scores, image_values
 from medarts.profiling import cost
 from medarts.profiling.cost import Cost
@@ -230,6 +230,23 @@ def test_more_epochs_are_those_of_every_fold(folds: RunDirectory, tmp_path: Path
     run = library.resume(longer, changes="train.epochs=3")
     assert len(run.read_journal("metrics.jsonl")) == 3
     assert all(len(RunDirectory(longer / "folds" / fold).read_journal("metrics.jsonl")) == 3 for fold in "12")
+
+
+def test_a_class_of_one_patient_is_named_before_anything_is_trained(tmp_path: Path, here: None) -> None:
+    """The network of the fold that tests the patient would not know it."""
+    folder = write_folder_data(tmp_path / "data", images=12)
+    for mask in sorted((folder / "masks").iterdir()):
+        drawn = np.array(Image.open(mask)) // 255
+        drawn[:, 16:] *= 1 + (mask.stem in ("blob_04", "blob_05"))  # of p2
+        Image.fromarray(drawn).save(mask)
+    content = recipe(folder, tmp_path / "cache")
+    source = {**content["data"]["sources"][0], "labels": {1: "disc", 2: "rare"}}
+    content["data"] |= {"sources": [source], "classes": ["disc", "rare"], "folds": 3}
+    content["train"] = {**content["train"], "loss": "ce"}
+    words = r"of fold \d shows the class 'rare' \(labels 2\), only disc. It is shown by patient p2 \((test|val)\) alone"
+    with pytest.raises(DataError, match=words):
+        library.train(recipe=content, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_needs_one_network_or_one_training_set_is_refused(folds: RunDirectory) -> None:
