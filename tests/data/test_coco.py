@@ -11,6 +11,7 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 from tests.data.layouts_of_tests import LAYOUTS, cases
 
+from medarts.config.data import IGNORE
 from medarts.data.choosing import recognise
 from medarts.data.formats.coco import read_annotations
 from medarts.data.formats.polygons import fill, fill_all
@@ -70,6 +71,22 @@ def test_categories_are_classes_and_the_smaller_object_is_on_top(tmp_path):
     first, *others = masks(annotated(tmp_path, small, second=large))
     assert Counter(first.ravel().tolist()) == {0: 12 * 16 - 100, 2: 96, 1: 4}
     assert all(not other.any() for other in others)  # images without objects are background
+
+
+def test_objects_that_overlap_are_of_all_their_classes_where_these_may(tmp_path):
+    large, small = [[1, 1, 11, 1, 11, 11, 1, 11]], [[4, 4, 14, 4, 14, 6, 4, 6]]
+    folder = annotated(tmp_path, small, second=large)
+    (settings,) = recognise(folder)
+    masks = {}
+    for labels in ({1: "a", 5: "b"}, {1: "a", 5: "ignore"}):
+        source = settings.model_copy(update={"labels": labels})
+        manifest = open_sources([source], classes=("a", "b"))
+        rules = manifest.rules[source.domain]
+        masks[labels[5]] = read_mask(manifest.samples[0], rules, names=("a", "b"), overlap=True).classes
+    assert [int(plane.sum()) for plane in masks["b"]] == [20, 100]  # of 14 shared pixels
+    one, other = masks["ignore"]
+    assert (Counter(one.ravel().tolist())[1], Counter(one.ravel().tolist())[IGNORE]) == (20, 86)
+    assert Counter(other.ravel().tolist()) == {0: 92, IGNORE: 100}
 
 
 def encoded(counts: list[int]) -> str:

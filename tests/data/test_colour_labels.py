@@ -61,6 +61,18 @@ def test_numbers_beside_colours_are_greys(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(grey, {"#808080": 1, "#ffffff": 2}).classes, drawn())
 
 
+def test_numbers_beside_colours_are_the_values_of_deeper_grey_masks(tmp_path: Path) -> None:
+    labels: dict[int | str, int] = {"#ff0000": 1, 7: 2, 300: 3, "#ffffff": 4}
+    deep, values = tmp_path / "d.png", np.array([0, 7, 300, 65535], np.uint16)
+    Image.fromarray(values.repeat(64).reshape(16, 16)).save(deep)
+    assert np.unique(read(deep, labels).classes).tolist() == [0, 2, 3, 4]
+    with pytest.raises(DataError, match="holds the label 300 in 64 pixels"):
+        read(deep, {"#ff0000": 1, 7: 2, 65535: 3})
+    white = saved(tmp_path / "w.png", drawn(), np.array([[0, 0, 0], [255, 0, 0], [255, 255, 255]], np.uint8))
+    with pytest.raises(DataError, match="holds the colour #ffffff"):  # which is not near 300
+        read(white, {"#ff0000": 1, 300: 2})
+
+
 @pytest.mark.parametrize(("quality", "wrong"), [(95, 0.01), (75, 0.02), (50, 0.03)])
 def test_colours_that_went_through_jpeg_are_the_nearest(tmp_path: Path, quality: int, wrong: float) -> None:
     mask = drawn(size=128)

@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tests.small_runs_of_tests import SMALL
 
+import medarts
 from medarts.config import DataSettings, apply_overrides, make_source, parse
 from medarts.config.data import IGNORE
 from medarts.data.arrays import data_section, from_arrays
@@ -338,3 +340,26 @@ def test_arrays_take_names_overlap_and_ignored_values() -> None:
         from_arrays(images, planes)
     with pytest.raises(DataError, match="hold class 2, and classes names 1"):
         from_arrays(images, np.where(masks == 255, 0, masks), classes=["liver"])
+
+
+def test_a_resumed_run_says_that_its_masks_are_resized_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe of a run has every key; that of one that is older than resizing by coverage lacks overlap."""
+    generator = np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        for number in range(12):
+            saved(tmp_path / "set" / part / f"{number}.png", generator.integers(0, 3, (16, 16)))
+    source = {"kind": "folder", "path": str(tmp_path / "set"), "labels": {1: 1, 2: 2}}
+    data = {"sources": [source], "classes": 3, "size": 16, "in_channels": 1, "cache": str(tmp_path / "cache")}
+    recipe = {**SMALL, "data": data, "train": {**SMALL["train"], "loss": "ce"}}
+    run = medarts.train(None, recipe, out=tmp_path / "run")
+    medarts.resume(run, changes="train.epochs=2")
+    assert "nearest" not in capsys.readouterr().err
+    path = run.path / "recipe.yaml"
+    kept = path.read_text(encoding="utf-8")
+    assert kept.count("  overlap: false\n") == 1
+    path.write_text(kept.replace("  overlap: false\n", ""), encoding="utf-8")
+    medarts.resume(run, changes="train.epochs=3")
+    assert "masks of several classes were resized to the nearest pixel" in " ".join(capsys.readouterr().err.split())

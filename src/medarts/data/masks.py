@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medarts.config.data import BACKGROUND, IGNORE, IGNORED
-from medarts.data.formats import raw_mask
+from medarts.data.formats import holds_objects, raw_mask
 from medarts.data.formats.raw import Raw
 from medarts.data.manifest import ReadingRules, Sample
 from medarts.data.meanings import labels_of, meanings_of
@@ -202,11 +202,33 @@ def read_mask(sample: Sample, rules: ReadingRules, *, names: Sequence[str] = (),
         raise ValueError(f"{sample.key} has findings, no mask")
     if sample.class_masks:
         return _of_files(sample, rules, names=names, overlap=overlap)
+    if overlap and holds_objects(sample.mask):
+        return ReadMask(_of_objects(sample, sample.mask, rules, number=len(names)))
     found = classify(stored_mask(sample, rules), rules, path=sample.mask)
     if not overlap:
         return found
     check_classes(sample, found.classes, names, named=True)
     return found._replace(classes=_separated(found.classes, len(names)))
+
+
+def _of_objects(sample: Sample, path: Path, rules: ReadingRules, *, number: int) -> Mask:
+    """Returns annotations of objects as a mask of every class, also where these overlap.
+
+    What lies under an object that is ignored counts only where it is of a class.
+
+    Args:
+        sample: it belongs to.
+        path: of the annotations.
+        rules: with the classes of categories.
+        number: of foreground classes.
+    """
+
+    def drawn(index: int) -> NDArray[np.bool_]:
+        values = tuple(value for value, of in rules.labels or () if of == index and isinstance(value, int))
+        return raw_mask(path, indices=True, image=sample.image, objects=values).values[..., 0] != 0
+
+    planes: Mask = np.stack([drawn(index) for index in range(1, number + 1)]).astype(np.uint8)
+    return np.where(drawn(IGNORE) & (planes == 0), np.uint8(IGNORE), planes)
 
 
 def stored_mask(sample: Sample, rules: ReadingRules) -> Raw:
@@ -335,7 +357,8 @@ def classify(raw: Raw, rules: ReadingRules, *, path: Path) -> ReadMask:
     or a second colour of its own is refused, as is one of values in between. With labels, 0 is background unless they
     say otherwise, and a value is the whole number within 0.001 of it. With colours among the labels, black is
     background, a number is that grey, and a pixel is of the nearest colour, see `_by_colour`; so it is with labels of
-    greys that are far enough apart in JPEG files.
+    greys that are far enough apart in JPEG files. In grey masks of more than 8 bits numbers are the values as stored
+    nevertheless.
 
     Raises:
         DataError: a value that the labels do not name, no labels where they are needed, or a mask that is in the
@@ -347,6 +370,8 @@ def classify(raw: Raw, rules: ReadingRules, *, path: Path) -> ReadMask:
             fix="Save the alpha channel as a grey mask (with Pillow: image.getchannel('A')).",
         )
     coloured = _is_coloured(raw.values)
+    if rules.labels is not None and not coloured and _is_deep(raw) and _are_mixed(rules.labels):
+        return ReadMask(_looked_up(raw.values[..., 0], _greys(rules.labels, raw), raw, path))
     if rules.labels is not None and (not _by_index(rules) or (not coloured and _are_apart(raw, rules.labels))):
         return _by_colour(raw, rules.labels, path)
     if rules.labels is None:
@@ -371,6 +396,24 @@ def colour_of(value: int | str) -> tuple[int, int, int]:
         return value, value, value
     red, green, blue = bytes.fromhex(value[1:])
     return red, green, blue
+
+
+def _is_deep(raw: Raw) -> bool:
+    """Whether a mask has values beyond those of 8 bits, which are no levels of colours."""
+    return raw.range is None or raw.range[1] > 255
+
+
+def _are_mixed(labels: Sequence[tuple[int | str, int]]) -> bool:
+    """Whether there are numbers among colours."""
+    return {type(value) for value, _ in labels} == {int, str}
+
+
+def _greys(labels: Sequence[tuple[int | str, int]], raw: Raw) -> dict[int, int]:
+    """Returns labels for a grey mask of more than 8 bits: numbers, and the greys among colours by their part of it."""
+    white = 255 if raw.range is None else raw.range[1]
+    colours = {colour_of(value): index for value, index in labels if isinstance(value, str)}
+    greys = {round(red * white / 255): index for (red, *others), index in colours.items() if {red} == {*others}}
+    return {0: 0} | greys | {value: index for value, index in labels if isinstance(value, int)}
 
 
 def _are_apart(raw: Raw, labels: Sequence[tuple[int | str, int]]) -> bool:
@@ -407,7 +450,8 @@ def _by_colour(raw: Raw, labels: Sequence[tuple[int | str, int]], path: Path) ->
     Raises:
         DataError: there is a colour that the labels do not name.
     """
-    known = {colour_of(value): index for value, index in (("#000000", 0), *labels)}
+    colours = (label for label in labels if isinstance(label[0], str) or label[0] <= 255)
+    known = {colour_of(value): index for value, index in (("#000000", 0), *of_8_bits)}
     table = np.array([*known], np.int16)
     rgb = _rgb(raw, path)
     codes = (rgb.astype(np.uint32) * np.array([1 << 16, 1 << 8, 1], np.uint32)).sum(2, dtype=np.uint32)

@@ -32,7 +32,7 @@ from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, u
 from medarts.data.crops import POINTS, Crops, places_of
 from medarts.data.digests import digests_read
 from medarts.data.folds import undivided
-from medarts.data.formats import shape_of
+from medarts.data.formats import holds_objects, shape_of
 from medarts.data.geometry import Framing, framed
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.masks import DomainLevels, Mask, MaskLevel, check_classes, snapped_words
@@ -193,6 +193,11 @@ def _classes_of(manifest: Manifest, settings: DataSettings) -> str:
     form = f"-{settings.outputs}cl"
     if len(settings.class_names) > 1:
         form += "-overlap" if settings.overlap else "-coverage"  # before, they were resized to the nearest
+        if settings.overlap and any(sample.mask and holds_objects(sample.mask) for sample in manifest.samples):
+            form += "-objects"  # before, the smaller one covered the others
+    labels = [[value for value, _ in rules.labels or ()] for rules in manifest.rules.values()]
+    if any({type(value) for value in values} == {int, str} for values in labels):
+        form += "-greys"  # before, those of 16 bits were read as levels of 8
     if any(sample.class_masks for sample in manifest.samples):  # whose order is that of the names
         form += f"-{hashlib.sha256(repr(settings.class_names).encode()).hexdigest()[:8]}"
     return form

@@ -15,6 +15,7 @@ from typing import Any
 
 from medarts.config import Recipe, apply_overrides, fingerprint, parse, to_yaml
 from medarts.config.reading import as_text, deciding_values, value_differences
+from medarts.config.yaml_text import read_yaml
 from medarts.engine import checkpoint
 from medarts.engine.checkpoint import Position
 from medarts.engine.directory import RunDirectory
@@ -146,11 +147,29 @@ def go_on(
     others = [f"{name} {before[name]} (now {environment[name]})" for name in differing]
     if others:
         inform(f"{run.path} was started with {', '.join(others)}: from here on the last digits of numbers may differ.")
+    if _had_other_borders(run, recipe):
+        inform(
+            f"{run.path} began when masks of several classes were resized to the nearest pixel; now a pixel is of the "
+            "class that covers most of it: from here on borders lie up to half a pixel elsewhere. Train it anew for "
+            "one rule from first to last."
+        )
     if changes:
         position = checkpoint.newest(run.checkpoints, "last")
         for line in consequences(recipe, changes, position=position):
             inform(line)
         _record(run, recipe, changes, manifest=manifest, position=position)
+
+
+def _had_other_borders(run: RunDirectory, recipe: Recipe) -> bool:
+    """Whether a run is older than the way in which its masks are resized now.
+
+    ``data.overlap`` came with that, and recipes of runs hold all keys.
+    """
+    data = recipe.data
+    if data.task != "segmentation" or data.outputs == 1:
+        return False
+    values = read_yaml((run.path / "recipe.yaml").read_text(encoding="utf-8"))
+    return isinstance(values, dict) and "overlap" not in values.get("data", {})
 
 
 def _record(

@@ -54,6 +54,11 @@ def suffix_of(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
 
 
+def holds_objects(path: Path) -> bool:
+    """Tells whether the name is that of annotations, whose objects may overlap."""
+    return suffix_of(path) in _ANNOTATIONS
+
+
 def is_image(path: Path) -> bool:
     """Tells whether the name is that of a readable image; hidden files are none."""
     return suffix_of(path) in _READERS and not path.name.startswith(".")
@@ -97,6 +102,7 @@ def raw_mask(
     indices: bool,
     image: Path | None = None,
     segments: tuple[str, ...] = (),
+    objects: tuple[int, ...] | None = None,
 ) -> Raw:
     """Reads a mask file, as ``raw_image`` does.
 
@@ -107,13 +113,14 @@ def raw_mask(
         image: the image the mask belongs to. Where both say how they lie in space, the mask is brought into the order
             of the image.
         segments: of a DICOM segmentation or structure set, the segments or regions that are drawn, as 0 and 1.
+        objects: of annotations, the values of the categories whose objects are drawn. Default: all, the smaller on top.
 
     Raises:
         DataError: as in ``raw_image``, or the mask does not lie on the grid of the image.
 
     Annotations of many images in one JSON file (COCO) become the mask of ``image``.
     """
-    return _read(path, Wanted(slice_index, indices, image, segments))
+    return _read(path, Wanted(slice_index, indices, image, segments, objects))
 
 
 def slice_count(path: Path) -> int | None:

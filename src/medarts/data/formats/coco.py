@@ -74,6 +74,7 @@ def read(path: Path, wanted: Wanted) -> Raw:
     drawn = [
         (category, _drawn(segmentation, (height, width)))
         for category, segmentation in annotations.objects.get(number, [])
+        if wanted.objects is None or category + 1 in wanted.objects
     ]
     values = np.zeros((height, width, 1), dtype=np.int32)
     for category, mask in sorted(drawn, key=lambda each: -int(each[1].sum())):

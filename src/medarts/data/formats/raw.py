@@ -82,12 +82,14 @@ class Wanted:
         image: for a mask, the image it belongs to, and for a further file of an image its first one, on whose grid it
             must lie; None for others.
         segments: of a mask in DICOM, the segments or regions that are drawn, see ``medarts.data.formats.drawings``.
+        objects: of annotations, the values of the categories whose objects are drawn; None draws all.
     """
 
     index: int | None = None
     indices: bool = False
     image: Path | None = None
     segments: tuple[str, ...] = ()
+    objects: tuple[int, ...] | None = None
 
 
 @contextlib.contextmanager
