@@ -450,7 +450,7 @@ def _by_colour(raw: Raw, labels: Sequence[tuple[int | str, int]], path: Path) ->
     Raises:
         DataError: there is a colour that the labels do not name.
     """
-    colours = (label for label in labels if isinstance(label[0], str) or label[0] <= 255)
+    of_8_bits = (label for label in labels if isinstance(label[0], str) or label[0] <= 255)
     known = {colour_of(value): index for value, index in (("#000000", 0), *of_8_bits)}
     table = np.array([*known], np.int16)
     rgb = _rgb(raw, path)
