@@ -1,5 +1,6 @@
 """A small data set on disk and a recipe for it, shared by all tests."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,11 +161,18 @@ def finding_recipe(table_data: Path, tmp_path: Path) -> Recipe:
     )
 
 
+TABLE = ("┏", "┃", "┡", "│", "└", "╭", "╰", "usage: ")
+"""What lines of tables and of the help begin with."""
+
+
 @pytest.fixture
 def medarts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command in this process, in an empty folder, and returns exit status, standard output and error."""
+    """Runs a command in this process, in an empty folder, and returns exit status, standard output and error.
+
+    No table that it prints is wider than 80 columns, unless the test sets them.
+    """
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str | Path) -> tuple[int, str, str]:
@@ -175,7 +183,10 @@ def medarts(
             cli.main()
         except SystemExit as end:
             status = int(end.code or 0)
-        return status, *capsys.readouterr()
+        output, errors = capsys.readouterr()
+        if "COLUMNS" not in os.environ:
+            assert [line for line in output.splitlines() if line.startswith(TABLE) and len(line) > 80] == []
+        return status, output, errors
 
     return run
 

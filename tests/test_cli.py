@@ -143,6 +143,18 @@ def test_help_names_the_commands(medarts):
         assert f"• {command} " in output
 
 
+@pytest.mark.parametrize("command", [None, *ARGUMENTS])
+def test_help_fits_into_80_columns_and_breaks_no_word(medarts, monkeypatch, command):
+    words = ("--help",) if command is None else (command, "--help")
+    found = []
+    for columns in (80, 1000):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = medarts(*words)[1].splitlines()
+        assert max(map(len, lines)) <= columns
+        found.append({word for line in lines for word in re.sub("[│╭╮╰╯─]|-{9,}", " ", line).split()})
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("columns", ["0", "1", "5"])
 def test_help_ends_on_a_terminal_of_any_width(medarts, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)

@@ -98,7 +98,7 @@ def test_the_cost_of_a_genotype(medarts, asked):
     words = ("cost", PUBLISHED, "--size", "32", "--threads", "1")
     output = answered(medarts(*words, "--in-channels", "1", "--outputs", "4"))
     for part in (
-        "with 1 channels, 4 outputs, images of 32 x 32",
+        "with 1 channel, 4 outputs, images of 32 x 32",
         "as built",
         "inference",
         "Runtime",

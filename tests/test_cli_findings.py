@@ -71,7 +71,7 @@ def test_cost_of_chexnet(medarts, quick):
     assert [*found["timings"]] == ["torch", "onnxruntime"]  # it has no form of its own for inference
     status, output, _ = medarts("cost", "chexnet", "--size", "32", "--outputs", "3", "--in-channels", "1")
     assert status == 0
-    assert "with 1 channels, 3 outputs, images of 32 x 32" in output
+    assert "with 1 channel, 3 outputs, images of 32 x 32" in output
     assert f"{6_968_206 - 2 * 64 * 49 - 11 * 1025:,}" in output
     assert "as shipped" not in output
 

@@ -3,6 +3,7 @@
 A command reads its words, calls one function, and prints what it returns.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from medarts.arguments import changes_first, check_repeated, split
 from medarts.config import Task
 from medarts.config.section import LARGEST_SIZE
 from medarts.errors import OF_TRAINING, MedartsError, RecipeError, RunError, check_number, not_installed, of_system
-from medarts.system.console import be_quiet, say, tolerate_encodings
+from medarts.system.console import Wrapping, be_quiet, say, tolerate_encodings
 from medarts.system.memory import is_out_of_memory, keep_freed_memory
 from medarts.system.names import printable
 from medarts.system.process import InterruptedRunError
@@ -881,6 +882,21 @@ def _run_command(words: list[str]) -> None:
     if shutil.get_terminal_size().columns < _NARROWEST:
         os.environ["COLUMNS"] = str(_NARROWEST)  # in less than ten, tyro looks for room for its boxes without end
     check_repeated(words, _options(words))
+    if {"-h", "--help"}.isdisjoint(words):
+        return _run(words)
+    with contextlib.redirect_stdout(_Help(sys.stdout, shutil.get_terminal_size().columns)):
+        _run(words)
+
+
+class _Help(Wrapping):
+    """Where tyro writes the help: it leaves usage and descriptions in lines of any length."""
+
+    def write(self, text: str) -> int:
+        """Writes a part of the help; the usage names the commands once more, which are listed below it."""
+        return super().write(text.replace(f"{{{','.join(COMMANDS)}}}", "COMMAND"))
+
+
+def _run(words: list[str]) -> None:
     tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         args=changes_first(words),

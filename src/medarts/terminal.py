@@ -54,7 +54,7 @@ from medarts.study.folds import read_fold_scores
 from medarts.study.generalize import Generalization
 from medarts.study.noise import Noise
 from medarts.study.planning import StudyPlan
-from medarts.system.console import columns, counted, make_console, name_column, say, show_table
+from medarts.system.console import columns, counted, make_console, name_column, say, show_table, wrapped
 from medarts.system.names import printable
 from medarts.training.trained import is_ensemble
 
@@ -64,8 +64,9 @@ console = make_console()
 def show_examination(examination: Examination) -> None:
     """Prints a line for every kind of finding, then a table of the data sets."""
     for group in examination.groups:
-        console.print(group.level, style="red" if group.level == "error" else "yellow", end=" ")
-        say(group.line, to=console)
+        first, *others = wrapped(f"{group.level} {group.line}", to=console)
+        console.print(group.level, style="red" if group.level == "error" else "yellow", end="")
+        say("\n".join((first.removeprefix(group.level), *others)), to=console)
     table = Table(name_column("data set"), *columns("images", "patients", *SPLITS), "sizes", *columns("foreground"))
     for summary in examination.summaries:
         sizes = ", ".join(list(summary.sizes)[:3]) + (" …" if len(summary.sizes) > 3 else "")
@@ -85,7 +86,7 @@ def show_examination(examination: Examination) -> None:
             for line in summary.labels:
                 console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
     errors, warnings = (examination.count(level) for level in ("error", "warning"))
-    console.print(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}", highlight=False)
+    say(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}", to=console)
 
 
 def ask(question: Question) -> int | None:
@@ -154,18 +155,18 @@ def show_plan(plan: Plan) -> None:
         table.add_row(name, *counts, f"{trial.memory_mb:,.0f} MB", _time(seconds))
     show_table(console, table)
     if plan.selection_seconds:
-        console.print(f"selection: {_time(plan.selection_seconds)}", highlight=False)
+        say(f"selection: {_time(plan.selection_seconds)}", to=console)
     if plan.rungs:
         _show_rungs(plan)
     at_once = ", with one training at a time" if plan.candidate is not None else ""
-    console.print(f"search in all: {_time(plan.search_seconds)}{at_once}", highlight=False)
+    say(f"search in all: {_time(plan.search_seconds)}{at_once}", to=console)
     say(f"reading images: {_time(plan.reading_seconds)}, done, as they are kept", to=console)
     say(f"scoring the test images: {_time(plan.folds * plan.scoring_seconds)}", to=console)
     say(f"all of it: {_minutes(*plan.bounds)}", to=console)
     _say_busy(plan.load)
     if plan.budget_mb is not None:
         fitting = (("search RECIPE", plan.search_changes), ("train RUN", plan.training_changes))
-        console.print(f"To stay within {plan.budget_mb:,.0f} MB:")
+        say(f"To stay within {plan.budget_mb:,.0f} MB:", to=console)
         for words, changes in fitting:
             say(" ".join(("  medarts", words, *changes)), to=console)
 
@@ -208,7 +209,7 @@ def show_search(run: RunDirectory) -> None:
     summary = run.read_json("summary.json")
     if "candidate" in summary:
         chosen = f"{summary['candidate']} ({summary['source']}), validation {summary['score']}"
-        console.print(f"chosen: {chosen} {summary['best_score']:.3f}", highlight=False)
+        say(f"chosen: {chosen} {summary['best_score']:.3f}", to=console)
         _show_retrained(read_retrained(run), score=summary["score"])
     show_kept(run)
 
@@ -261,7 +262,7 @@ def _show_retrained(retrained: Retrained | None, *, score: str) -> None:
     scores = ", ".join(f"{value:.3f} (seed {seed})" for seed, value in retrained.scores.items())
     spread = "" if math.isnan(retrained.spread) else f" ± {retrained.spread:.3f}"
     if scores:
-        console.print(f"retrained: best validation {score} {retrained.mean:.3f}{spread}: {scores}", highlight=False)
+        say(f"retrained: best validation {score} {retrained.mean:.3f}{spread}: {scores}", to=console)
     for seed, reason in retrained.failures.items():
         say(f"retrained with seed {seed}: failed: {reason}", to=console)
 
@@ -316,10 +317,10 @@ def show_scores(scores: Scores, *, folder: str = "scores/") -> None:
     several = [name for name in ("dataset", "class") if summary[name].nunique() > 1 or name == "dataset"]
     _show_summary(summary, scores, several, counts="positive")
     if scores.volumes is not None:
-        console.print("Volumes, scored in three dimensions:")
+        say("Volumes, scored in three dimensions:", to=console)
         _show_summary(without_repetition(scores.volumes), scores, several, counts="positive")
     if scores.groups is not None:
-        console.print(f"By {scores.about['by']}:")
+        say(f"By {scores.about['by']}:", to=console)
         means = scores.groups["class"].isin([MEAN_OF_CLASSES, MEAN_OF_FINDINGS])
         rows = without_repetition(scores.groups[means] if means.any() else scores.groups)
         rows = rows[rows["dataset"] != MEAN_OF_DATASETS]
@@ -333,7 +334,7 @@ def show_scores(scores: Scores, *, folder: str = "scores/") -> None:
     head = "" if scores.head is None else f", head {scores.head}"
     if scores.external:
         say(f"External, not trained on: {', '.join(scores.external)}.", to=console)
-    console.print(f"Split {scores.split}{head}; 95 % intervals over patients. All values: {folder}")
+    say(f"Split {scores.split}{head}; 95 % intervals over patients. All values: {folder}", to=console)
 
 
 def _show_summary(rows: pd.DataFrame, scores: Scores, keys: list[str], *, counts: str) -> None:
@@ -425,9 +426,7 @@ def show_pruning(run: RunDirectory, *, of: Path) -> None:
     show_table(console, table)
     if (latency := record.latency) is not None:
         measured = f"{latency.cut_ms:.3g} of {latency.before_ms:.3g} ms ({last.kept:.0%})"
-        console.print(
-            f"Latency in ONNX Runtime: {measured} for an image of {latency.size} px on one thread.", highlight=False
-        )
+        say(f"Latency in ONNX Runtime: {measured} for an image of {latency.size} px on one thread.", to=console)
     if record.removed or record.heads is not None:
         heads = f"heads left: {', '.join(record.heads)}" if record.heads is not None else ""
         gone = f"removed: {', '.join(record.removed)}" if record.removed else ""
@@ -445,24 +444,23 @@ def show_costs(costs: Mapping[str, Cost]) -> None:
         _show_cost(name, cost)
     if not any(cost.timings for cost in costs.values()):
         return
-    console.print(
+    say(
         "Latency on the CPU in ms, of a pass of the whole batch through the network alone, last head: the median, in "
         "brackets the interquartile range. The inference form scores images; exported networks run in ONNX Runtime "
         "and OpenVINO.",
-        highlight=False,
+        to=console,
     )
 
 
 def _show_cost(name: str, cost: Cost) -> None:
     console.print(printable(name), style="bold", highlight=False, soft_wrap=True)
-    console.print(
-        f"measured     with {cost.in_channels} channels, {cost.outputs} outputs, images of {cost.size} x {cost.size}"
-    )
-    console.print(f"parameters   {cost.parameters:,}")
-    console.print(f"FLOPs        {cost.flops / 1e9:.2f} G an image, 2 a multiply-add")
+    channels, outputs = counted(cost.in_channels, "channel"), counted(cost.outputs, "output")
+    say(f"measured     with {channels}, {outputs}, images of {cost.size} x {cost.size}", to=console)
+    say(f"parameters   {cost.parameters:,}", to=console)
+    say(f"FLOPs        {cost.flops / 1e9:.2f} G an image, 2 a multiply-add", to=console)
     peaks = [f"{peak:,.1f} MB with a batch of {batch}" for batch, peak in cost.memory_mb.items()]
     if peaks:
-        console.print(f"peak memory  {', '.join(peaks)}")
+        say(f"peak memory  {', '.join(peaks)}", to=console)
     if not cost.timings:
         return
     headings = {
@@ -507,9 +505,10 @@ def show_comparison(comparison: Comparison, *, failures: Path | None = None) -> 
         say(line, to=console)
     missing = comparison.about["missing"]
     show_missing(missing)
-    console.print(
+    say(
         "95 % intervals, p after Holm's correction, ms of one image in ONNX Runtime on one thread. All values: "
-        "networks.csv"
+        "networks.csv",
+        to=console,
     )
     if missing:
         compared = sum(
@@ -532,7 +531,7 @@ def show_generalization(found: Generalization) -> None:
         if one["excluded"]:
             say(f"{name}: excluded from the scores: {', '.join(one['excluded'])}.", to=console)
     show_missing([*found.about["missing"], *found.about["untested"]])
-    console.print("95 % intervals, p after Holm's correction. All values: the tables beside the page")
+    say("95 % intervals, p after Holm's correction. All values: the tables beside the page", to=console)
 
 
 def _title(text: str) -> None:

@@ -55,7 +55,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(module, "tried", tried)
     monkeypatch.setattr(module, "scoring_seconds", lambda recipe, store, trial: 2.0)
-    monkeypatch.setattr(module.Load, "now", lambda: Load(5.0, 2))
+    monkeypatch.setattr("medarts.study.planning.Load.now", lambda: Load(5.0, 2))
 
     def planned(recipe: Recipe) -> SimpleNamespace:
         seconds = 100.0 + recipe.seed

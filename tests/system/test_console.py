@@ -16,7 +16,7 @@ from medarts.evaluation.summary import summarized
 from medarts.profiling.cost import Cost
 from medarts.profiling.latency import Timing
 from medarts.system import console as terminal_streams
-from medarts.system.console import columns, make_console, name_column, say, show_table, tolerate_encodings
+from medarts.system.console import columns, make_console, name_column, say, show_table, tolerate_encodings, wrapped
 
 HOSTILE = "[/x][red]:smile: \x1b[31m\a\r\nü\udce9–"
 SHOWN = r"[/x][red]:smile: \x1b[31m\x07\r\nü\xe9–"
@@ -109,6 +109,19 @@ def test_no_cell_is_cut_at_any_width(output: Output, width: int) -> None:
     assert letters == "alpha0_5_stage1_nodouble_deep_ep80"
     if width >= 80:
         assert max(map(len, output.text.splitlines())) <= width
+
+
+def test_lines_on_a_terminal_end_between_words(output: Output) -> None:
+    path = "/a/very/long/path/" + "x" * 90
+    text = f"{'word ' * 30}\n  medarts search {'a' * 40} {'b' * 40}\nerror in {path}, see there"
+    assert wrapped(text) == text.split("\n"), "in a pipe lines are as they are"
+    terminal = Console(width=80, force_terminal=True)
+    lines = wrapped(text, to=terminal)
+    assert " ".join(lines).split() == text.split()
+    assert [line for line in lines if len(line) > 80] == [text.split("\n")[1], f"{path},"]
+    with output:
+        say("word " * 30, to=Console(width=80, force_terminal=True))
+    assert max(map(len, output.text.splitlines())) <= 80
 
 
 def test_columns_of_zero_are_no_width(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 import codecs
 import io
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,17 +59,67 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def say(text: str, *, to: Console | TextIO | None = None) -> None:
-    """Prints a text line by line as it is, with control characters as escapes and however wide the terminal is.
+    """Prints a text, with control characters as escapes; see `wrapped` for where its lines end.
 
     Args:
         text: of one line or more.
         to: a stream, or a console, which keeps a progress bar below the text. Default: standard output.
     """
-    for line in map(printable, text.split("\n")):
+    for line in wrapped(text, to=to):
         if isinstance(to, Console):
             to.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=to or sys.stdout)
+
+
+def wrapped(text: str, *, to: Console | TextIO | None = None) -> list[str]:
+    """Returns the lines of a text as they are printed: on a terminal they end between words, elsewhere as given.
+
+    Lines that are indented stay whole everywhere: they are commands, and parts of recipes, to be copied. So do words,
+    as those of paths.
+
+    Args:
+        text: of one line or more.
+        to: see `say`.
+    """
+    lines = [printable(line) for line in text.split("\n")]
+    stream = sys.stdout if to is None else to
+    if not (stream.is_terminal if isinstance(stream, Console) else stream.isatty()):
+        return lines
+    width = stream.width if isinstance(stream, Console) else shutil.get_terminal_size().columns
+    return [part for line in lines for part in ([line] if line.startswith(" ") else _between_words(line, width))]
+
+
+def _between_words(line: str, width: int) -> list[str]:
+    return textwrap.wrap(line, max(width, 1), break_long_words=False, break_on_hyphens=False) or [line]
+
+
+class Wrapping(io.TextIOBase):
+    """A stream whose lines end between words, for texts of libraries that leave that to the terminal.
+
+    Args:
+        stream: is written to.
+        width: of its lines.
+    """
+
+    def __init__(self, stream: TextIO, width: int) -> None:
+        self._stream, self._width = stream, width
+
+    def isatty(self) -> bool:
+        """Whether the stream is a terminal."""
+        return self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        """Writes a text, which begins a line where it is longer than one."""
+        for line in text.splitlines(keepends=True):
+            bare = line.rstrip("\n")
+            end = line[len(bare) :]
+            self._stream.write("\n".join(_between_words(bare, self._width)) + end if len(bare) > self._width else line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Writes what the stream has kept."""
+        self._stream.flush()
 
 
 def show_table(console: Console, table: Table) -> None:
