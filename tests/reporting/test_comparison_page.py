@@ -226,6 +226,25 @@ def test_a_column_is_one_entry_of_a_list(monkeypatch: pytest.MonkeyPatch) -> Non
     assert next(column for column in table.columns if column.title == "HD95").first == "ascending"
 
 
+def test_what_seeds_differ_by_stands_beside_the_differences(tmp_path: Path) -> None:
+    comparison = made()
+    shown = network_table(comparison, "isic")
+    place = [column.title for column in shown.columns].index("by chance")
+    assert [column.title for column in shown.columns][place - 1] == "difference"
+    limit = 2.306 * 0.01 * 2**0.5  # t of eight degrees of freedom; the seeds of all eight networks are 0.02 apart
+    cells = {row[0].text: row[place].text for row in shown.rows}
+    assert cells.pop(REFERENCE) == "–"
+    assert {*cells.values()} == {f"{limit:.3f}"}
+    line = (
+        f"isic: 16 trainings with several seeds; Dice of two networks differs by chance by up to {limit:.3g} (2 seeds)"
+    )
+    assert line in words_of(write_comparison(comparison, tmp_path).read_text(encoding="utf-8"))
+    assert line in "".join(comparison_tables.noise_lines(comparison))
+    once = replace(comparison, seeds=comparison.seeds[comparison.seeds.seed == 0])
+    assert "by chance" not in [column.title for column in network_table(once, "isic").columns]
+    assert comparison_tables.noise_lines(once) == []
+
+
 def test_the_terminal_has_the_same_tables(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal.console, "_width", 100)
     terminal.show_comparison(made(("isic", "cvc")), failures=Path("out/failures"))

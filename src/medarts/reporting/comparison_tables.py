@@ -1,5 +1,6 @@
 """Tables of comparisons and of generalisation, for their pages and the terminal."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from medarts.comparison.candidates import Kind
+from medarts.comparison.chance import SeedSpread, seed_spread
 from medarts.comparison.compare import Comparison
 from medarts.comparison.costs import latency_columns
 from medarts.comparison.overall import OVERALL
@@ -78,6 +80,7 @@ COLUMNS: list[Shown] = [
     Shown("network", Column("network", "ascending", below="role", strong="is_reference", swatch="color"), BRIEF),
     Shown("score", Column("{score}", sorted="descending", form=decimals, below=("low", "high")), BRIEF),
     Shown("difference", Column("difference", form="+.3f", below=("low_difference", "high_difference")), BRIEF),
+    Shown("by_chance", Column("by chance", form=".3f"), KNOWN),
     Shown("p", Column("p", "ascending", form=p_text)),
     Shown("p_corrected", Column("p corrected", "ascending", form=p_text), BRIEF),
     Shown("verdict", Column("verdict", "ascending", words=True, below="seed_mark", strong="is_significant"), BRIEF),
@@ -101,8 +104,9 @@ COLUMNS: list[Shown] = [
 def network_frame(comparison: Comparison, group: str) -> pd.DataFrame:
     """Returns a row for each network of a group, the best first, with everything that is known of it.
 
-    The columns are score, low, high, rank, patients and seeds; difference, low_difference, high_difference, p,
-    p_corrected, verdict and seed_mark; every metric by its name; and those of the table of costs.
+    The columns are score, low, high, rank, patients and seeds; difference, low_difference, high_difference, by_chance
+    (see `medarts.comparison.chance`), p, p_corrected, verdict and seed_mark; every metric by its name; and those of the
+    table of costs.
     """
     reference = reference_of(comparison, group)
     networks, differences, costs = (
@@ -117,7 +121,18 @@ def network_frame(comparison: Comparison, group: str) -> pd.DataFrame:
     differences = _with_seed_mark(differences[differences.family == "reference"]).rename(
         columns={"low": "low_difference", "high": "high_difference"}
     )
-    chosen = ["difference", "low_difference", "high_difference", "p", "p_corrected", "verdict", "seed_mark"]
+    spread = _seed_spread(comparison, group)
+    differences["by_chance"] = [math.nan if spread is None else spread.smallest(seeds) for seeds in differences.seeds]
+    chosen = [
+        "difference",
+        "low_difference",
+        "high_difference",
+        "by_chance",
+        "p",
+        "p_corrected",
+        "verdict",
+        "seed_mark",
+    ]
     frame = frame.drop(columns="metric").join(differences[chosen]).join(costs)
     frame = pd.DataFrame(frame.sort_values("score", ascending=False, kind="stable").reset_index())
     for threads in _threads(frame):
@@ -135,13 +150,33 @@ def network_frame(comparison: Comparison, group: str) -> pd.DataFrame:
 
 
 def noise_lines(comparison: Comparison) -> list[str]:
-    """Returns a line for each network of which it is known how much its trainings differ by chance."""
+    """Returns a line for each group and network of which it is known how much trainings differ by chance."""
     title = title_of_score(comparison)
+    spreads = {group: _seed_spread(comparison, group) for group in comparison.groups}
     return [
+        f"{group}: {spread.trainings} trainings with several seeds; {title} of two networks differs by chance by up to "
+        + ", ".join(f"{spread.smallest(n):.3g} ({counted(n, 'seed')})" for n in _seeds_of(comparison, group))
+        + ", 95 %."
+        for group, spread in spreads.items()
+        if spread is not None
+    ] + [
         f"{one['network']}: trained {one['trainings']} times by one recipe, {title} differs by chance by up to "
         f"{one['smallest']:.3g} (95 %, {counted(one['of_each'], 'training')} of each network); less means nothing."
         for one in comparison.about.get("noise", ())
     ]
+
+
+def _seed_spread(comparison: Comparison, group: str) -> SeedSpread | None:
+    """Returns how much trainings of one network differ in the main score, where any was trained with several seeds."""
+    seeds = comparison.seeds
+    of_score = seeds[(seeds.group == group) & (seeds.metric == comparison.about["score"])]
+    return seed_spread(of.tolist() for _, of in of_score.groupby("network")["value"])
+
+
+def _seeds_of(comparison: Comparison, group: str) -> list[int]:
+    """Returns the numbers of seeds that networks of a group are compared by."""
+    differences = comparison.differences
+    return sorted({int(seeds) for seeds in differences.seeds[differences.group == group]})
 
 
 def title_of_score(comparison: Comparison) -> str:
