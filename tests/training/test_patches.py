@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.small_runs_of_tests import InThisProcess
 
 import medarts
 from medarts.data.arrays import from_dataset
@@ -137,6 +138,51 @@ def test_a_network_of_neighbouring_slices(tmp_path: Path) -> None:
     np.testing.assert_allclose(medarts.load(exported, threads=1).predict(path), found, atol=1e-4)
     medarts.predict(exported, [path], out=tmp_path / "out", overlay=True)
     assert nibabel.load(tmp_path / "out/3.nii.gz").shape == (20, 28, 4)
+
+
+def test_folds_of_patches_of_classes_that_overlap_in_mm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels of 1.0 x 0.7 mm are brought to 0.8: scores, masks and overlays are at the size of the files."""
+    monkeypatch.setattr("medarts.study.trainings.Workers", InThisProcess)
+    folder = volumes(tmp_path / "set", files=1)
+    affine = np.diag([-0.7, -1, 3, 1])
+    for number in range(6):
+        image = nibabel.load(folder / "images" / f"{number}.nii.gz")
+        body, spot = np.zeros((2, *image.shape), np.uint8)
+        body[3:15, 3:20], spot[5:12, 6:15, 1:3] = 1, 1
+        for name, values in (("body", body), ("spot", spot)):
+            (folder / "masks" / name).mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(values, affine), folder / "masks" / name / f"{number}.nii.gz")
+        (folder / "masks" / f"{number}.nii.gz").unlink()
+        values = (np.asarray(image.dataobj) + 90 * body).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(values, affine), folder / "images" / f"{number}.nii.gz")
+    recipe = of_volumes(folder, tmp_path, resize="patches", spacing_mm=0.8, folds=2, in_channels=1)
+    recipe["data"] |= {"size": 16, "classes": ["body", "spot"], "overlap": True, "sampling": {"foreground": 0.5}}
+    recipe["data"]["sources"][0]["mask"] = "masks/{class}/{name}"
+    recipe["train"] = {**recipe["train"], "epochs": 4, "lr": 0.05, "optimizer": "adamw"}
+    run = medarts.train(None, recipe, out=tmp_path / "run")
+    table = medarts.evaluate(run).table
+    assert table[table["kind"] == "image"]["image"].nunique() == 24
+    fold = run.path / "folds" / "1"
+    of_fold = medarts.evaluate(fold).table.query("metric == 'dice' and kind == 'image'")
+    model = medarts.load(fold)
+    (name,) = {key.split("/")[0] for key in of_fold["image"][:1]}
+    found = model.predict(folder / "images" / f"{name}.nii.gz")
+    assert found.shape == (4, 2, 28, 20)
+    for number, of_class in enumerate(("body", "spot")):
+        volume = nibabel.load(folder / "masks" / of_class / f"{name}.nii.gz")
+        truth = np.asarray(volume.dataobj).transpose(2, 1, 0) > 0
+        predicted = found[:, number] >= 0.5
+        total = predicted.sum((1, 2)) + truth.sum((1, 2))
+        dice = np.where(total > 0, 2 * (predicted & truth).sum((1, 2)) / total.clip(1), 1)
+        rows = of_fold[(of_fold["class"] == of_class) & of_fold["image"].str.startswith(f"{name}/")]
+        np.testing.assert_allclose(rows["value"], dice, atol=0.02)
+        assert of_class == "spot" or ((dice > 0.2) & (dice < 1)).any()
+    medarts.predict(run, [folder / "images" / f"{name}.nii.gz"], out=tmp_path / "out", overlay=True)
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.nii.gz"))
+    assert all(nibabel.load(tmp_path / "out" / each).shape == (20, 28, 4) for each in written)
+    assert len(written) == 2
+    pictures = [Image.open(path).size for path in (tmp_path / "out").rglob("*.png")]
+    assert pictures == [(20, 28)] * 4
 
 
 def test_a_network_of_several_files(tmp_path: Path) -> None:

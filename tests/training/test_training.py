@@ -114,12 +114,14 @@ def assert_equal_runs(run: Path, other: Path) -> None:
         (("schedule=plateau", "plateau_epochs=1", "lr=1e-9", "lr_min=0"), signal.SIGKILL),
         (("accumulate=3", "mixing.alpha=0.4"), signal.SIGKILL),
         (("norm=batch", "ema=0.9"), signal.SIGKILL),
+        (("data.resize=patches", "data.size=16", "data.sampling={foreground: 0.4}", "accumulate=2"), signal.SIGKILL),
         (("optimizer=adamw", "ema=0.9"), signal.SIGINT),
     ],
-    ids=["sgd-cosine", "adamw-ema", "plateau", "parts", "batch-norm-ema", "control-c"],
+    ids=["sgd-cosine", "adamw-ema", "plateau", "parts", "batch-norm-ema", "patches", "control-c"],
 )
 def test_resumed_equals_uninterrupted(recipe, tmp_path, changes, number):
-    recipe = changed(recipe, "train.epochs=4", *(f"train.{change}" for change in changes))
+    prefixes = ("" if change.startswith("data.") else "train." for change in changes)
+    recipe = changed(recipe, "train.epochs=4", *map("".join, zip(prefixes, changes, strict=True)))
     genotype = derived(recipe, "space.dropout_prob=0.2")
     out = tmp_path / "broken" / "run"
     status = run_in_process(KILLED_AT_A_STEP, recipe=recipe, genotype=genotype, out=out, at=(2, 3), number=int(number))

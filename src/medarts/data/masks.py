@@ -225,7 +225,7 @@ def _of_objects(sample: Sample, path: Path, rules: ReadingRules, *, number: int)
 
     def drawn(index: int) -> NDArray[np.bool_]:
         values = tuple(value for value, of in rules.labels or () if of == index and isinstance(value, int))
-        return raw_mask(path, indices=True, image=sample.image, objects=values).values[..., 0] != 0
+        return np.asarray(raw_mask(path, indices=True, image=sample.image, objects=values).values[..., 0] != 0)
 
     planes: Mask = np.stack([drawn(index) for index in range(1, number + 1)]).astype(np.uint8)
     return np.where(drawn(IGNORE) & (planes == 0), np.uint8(IGNORE), planes)

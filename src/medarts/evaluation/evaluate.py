@@ -32,7 +32,7 @@ from medarts.evaluation.deciding import OtherWays, flops_of
 from medarts.evaluation.files import Fingerprints, of_images, of_metrics
 from medarts.evaluation.folds import fitted_on_folds, joined, pooled_examples, pooled_scores
 from medarts.evaluation.scores import Calibration as Fitted
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.scores import Scores, names_of_images
 from medarts.evaluation.scoring import WORST, Extras, examples_of, mask_examples, score_findings, score_masks
 from medarts.evaluation.summary import DEFINITIONS
 from medarts.evaluation.truths import described
@@ -498,7 +498,7 @@ def current_scores(
     scores = _kept(run, split, sources, data) or evaluate(run.path, sources=sources, split=split, data=data)
     table = scores.table
     if sources is None:
-        _check_listed(run, split, frozenset(zip(table["dataset"], table["image"], strict=True)))
+        _check_listed(run, split, names_of_images(table))
     return table
 
 

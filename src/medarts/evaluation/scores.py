@@ -278,6 +278,12 @@ def of_images(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["kind"] == "image"] if "kind" in table else table
 
 
+def names_of_images(table: pd.DataFrame) -> frozenset[tuple[str, str]]:
+    """Returns data set and name of every image of a table, without the volumes that these are slices of."""
+    images = of_images(table)
+    return frozenset(zip(images["dataset"], images["image"], strict=True))
+
+
 def of_volumes(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the rows of volumes."""
     return table[table["kind"] == "volume"]

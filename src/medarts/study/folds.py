@@ -32,7 +32,7 @@ from medarts.evaluation.calibrating import calibration_of
 from medarts.evaluation.evaluate import current_scores
 from medarts.evaluation.files import FILE
 from medarts.evaluation.folds import main_scores
-from medarts.evaluation.scores import Scores
+from medarts.evaluation.scores import Scores, names_of_images
 from medarts.metrics import Metric, metrics_of
 from medarts.models import Architecture
 from medarts.models.ensemble import FILE as ENSEMBLE
@@ -279,10 +279,15 @@ def read_fold_scores(run: RunDirectory) -> FoldScores | None:
     for number, folder in enumerate(folders, 1):
         scores = Scores.read(folder / "scores" / "test")
         patients = scores.table[["dataset", "patient"]].drop_duplicates()
-        images = scores.table[["dataset", "image"]].drop_duplicates()
         best = RunDirectory.open(folder).read_json("summary.json")["best_epoch"] + 1
         rows.append(
-            {"fold": number, "images": len(images), "patients": len(patients), "best_epoch": best} | main_scores(scores)
+            {
+                "fold": number,
+                "images": len(names_of_images(scores.table)),
+                "patients": len(patients),
+                "best_epoch": best,
+            }
+            | main_scores(scores)
         )
     pooled, folds = Scores.read(run.path / "scores" / "test"), pd.DataFrame(rows)
     metrics = tuple(one for one in metrics_of(pooled.task) if one.compared)

@@ -22,6 +22,7 @@ from medarts.engine.directory import RunDirectory, is_begun
 from medarts.engine.listing import read_listing
 from medarts.errors import MedartsError, RunError
 from medarts.evaluation.evaluate import current_scores
+from medarts.evaluation.scores import names_of_images
 from medarts.evaluation.stats import counting_sets
 from medarts.metrics import MAIN, metric
 from medarts.spaces.genotype import zoo
@@ -377,7 +378,7 @@ def _score(run: RunDirectory, target: _Target) -> pd.DataFrame:
     own = name in (source.domain for source in run.recipe.data.sources)
     table = current_scores(run, target.part, sources=None if own else (target.source,))
     table = table[table.dataset == name]
-    if frozenset(zip(table.dataset, table.image, strict=True)) != target.images:
+    if names_of_images(table) != target.images:
         raise RunError(
             f"The images of {name} that {run.path} is scored on differ from those that the study finds now.",
             fix="Restore the images and splits named in the manifest.csv of the run, or train it again.",
