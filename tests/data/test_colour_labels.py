@@ -9,9 +9,10 @@ import yaml
 from PIL import Image
 
 from medarts.config import DataSettings, make_source, parse
+from medarts.data.classifying import ReadMask
 from medarts.data.doctor import examine
 from medarts.data.manifest import ReadingRules, Sample
-from medarts.data.masks import ReadMask, read_mask
+from medarts.data.masks import read_mask
 from medarts.data.opening import open_manifest, with_class_indices
 from medarts.data.store import open_store
 from medarts.errors import DataError, RecipeError

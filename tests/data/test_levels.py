@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from medarts.config import DataSettings, SourceSettings, make_source
+from medarts.data.classifying import classify
 from medarts.data.doctor import examine
 from medarts.data.formats.raw import Raw
+from medarts.data.levels import DomainLevels
 from medarts.data.manifest import ReadingRules
-from medarts.data.masks import DomainLevels, classify
 from medarts.data.opening import open_sources
 from medarts.data.store import open_store
 from medarts.errors import DataError

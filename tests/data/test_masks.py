@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from medarts.config.data import IGNORE
+from medarts.data.classifying import classify
 from medarts.data.formats.raw import Raw
 from medarts.data.manifest import ReadingRules, Sample
-from medarts.data.masks import classify, read_mask
+from medarts.data.masks import read_mask
 from medarts.errors import DataError
 
 

@@ -16,8 +16,9 @@ from medarts.config import DataSettings, apply_overrides, make_source, parse
 from medarts.config.data import IGNORE
 from medarts.data.arrays import data_section, from_arrays
 from medarts.data.batches import augment
+from medarts.data.levels import DomainLevels
 from medarts.data.manifest import ReadingRules, Sample
-from medarts.data.masks import DomainLevels, Mask, check_classes, read_mask
+from medarts.data.masks import Mask, check_classes, read_mask
 from medarts.data.opening import open_manifest
 from medarts.data.reading import MaskState, classes_in, mask_states, resize_mask
 from medarts.data.store import open_store

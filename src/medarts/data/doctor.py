@@ -10,22 +10,14 @@ import numpy as np
 
 from medarts.config import SPLITS, DataSettings, MaskSourceSettings, SourceSettings, Split
 from medarts.config.data import IGNORE
+from medarts.data.classifying import ReadMask, classify, snapped_words
 from medarts.data.examination import Examination, Finding, Level, Summary, common, first_of, kind_of
 from medarts.data.formats import raw_mask
 from medarts.data.formats.raw import Raw
 from medarts.data.images import Image, scale
+from medarts.data.levels import DomainLevels, MaskLevel
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.masks import (
-    DomainLevels,
-    Mask,
-    MaskLevel,
-    ReadMask,
-    check_classes,
-    classify,
-    read_mask,
-    snapped_words,
-    stored_mask,
-)
+from medarts.data.masks import Mask, check_classes, read_mask, stored_mask
 from medarts.data.opening import DIVIDED, Survey, advice, named_patients, survey
 from medarts.data.parts import read_parts, stacked
 from medarts.data.proposal import MaskValues

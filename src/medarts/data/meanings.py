@@ -1,6 +1,6 @@
 """Which class a value of masks is likely to be, where nobody has said it: the one rule of readers, doctor and init."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from medarts.config.data import BACKGROUND, IGNORED
 
@@ -60,3 +60,13 @@ def labels_of(meanings: Mapping[int, int | str]) -> dict[int, int | str]:
     {38: 1}
     """
     return {value: meaning for value, meaning in meanings.items() if value != 0 or meaning != BACKGROUND}
+
+
+def labels_text(colours: Sequence[bytes]) -> str:
+    """Returns labels for colours as a recipe has them, black being background.
+
+    >>> labels_text([bytes([0, 0, 0]), bytes([255, 0, 0])])
+    '{"#000000": 0, "#ff0000": 1}'
+    """
+    numbers = iter(range(1, len(colours) + 1))
+    return "{" + ", ".join(f'"#{colour.hex()}": {next(numbers) if any(colour) else 0}' for colour in colours) + "}"

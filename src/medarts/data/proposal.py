@@ -18,8 +18,8 @@ from collections import Counter
 
 import numpy as np
 
+from medarts.data.classifying import NEAR_LABEL
 from medarts.data.formats.raw import Raw
-from medarts.data.masks import NEAR_LABEL
 from medarts.data.meanings import are_indices, labels_of, meanings_of
 from medarts.data.regions import find_regions
 

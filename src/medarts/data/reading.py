@@ -16,8 +16,9 @@ from medarts.config.data import IGNORE
 from medarts.data.formats import spacing_of
 from medarts.data.geometry import Framing, framed, padded, scaled, zoom
 from medarts.data.images import Image
+from medarts.data.levels import MaskLevel
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.masks import Mask, MaskLevel, planes_of, read_mask
+from medarts.data.masks import Mask, planes_of, read_mask
 from medarts.data.parts import read_parts, stacked
 from medarts.errors import DataError
 
@@ -44,8 +45,8 @@ class Pair(NamedTuple):
 
     Attributes:
         image: float32 (H, W, channels) in 0..1.
-        mask: uint8 (H, W), 0 being background, or (K, H, W), see `medarts.data.masks.ReadMask`.
-        levels: the values of the mask where it was read without labels; see ``medarts.data.masks``.
+        mask: uint8 (H, W), 0 being background, or (K, H, W), see `medarts.data.classifying.ReadMask`.
+        levels: the values of the mask where it was read without labels; see ``medarts.data.levels``.
         snapped: share of the mask's pixels that are of no labelled colour exactly.
     """
 

@@ -29,13 +29,15 @@ from numpy.typing import ArrayLike, NDArray
 from medarts.config import DataSettings
 from medarts.config.data import Resize
 from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, use
+from medarts.data.classifying import snapped_words
 from medarts.data.crops import POINTS, Crops, places_of
 from medarts.data.digests import digests_read
 from medarts.data.folds import undivided
 from medarts.data.formats import holds_objects, shape_of
 from medarts.data.geometry import Framing, framed
+from medarts.data.levels import DomainLevels, MaskLevel
 from medarts.data.manifest import Manifest, Sample
-from medarts.data.masks import DomainLevels, Mask, MaskLevel, check_classes, snapped_words
+from medarts.data.masks import Mask, check_classes
 from medarts.data.reading import MaskState, frame_image, frame_mask, framing_of, read_image, read_pair, shrinking
 from medarts.data.rows import RaggedWriter, Rows, RowWriter, StoredRagged, StoredRows
 from medarts.errors import DataError
@@ -68,7 +70,7 @@ class _Read(NamedTuple):
         rows: of the arrays, in the order of their forms.
         is_stretched: the image has lost its aspect ratio.
         lost: the mask has lost a class.
-        levels: see ``medarts.data.masks``.
+        levels: see ``medarts.data.levels``.
     """
 
     rows: tuple[ArrayLike, ...]

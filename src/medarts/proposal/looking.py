@@ -9,8 +9,9 @@ import numpy as np
 from medarts.config import SourceSettings
 from medarts.config.data import BACKGROUND, IGNORE, IGNORED
 from medarts.data.formats import raw_image, raw_mask, spacing_of
+from medarts.data.levels import DomainLevels
 from medarts.data.manifest import Manifest, ReadingRules, Sample
-from medarts.data.masks import DomainLevels, Mask, planes_of, read_mask
+from medarts.data.masks import Mask, planes_of, read_mask
 from medarts.data.opening import Survey, named_patients, names_of_values, with_class_indices
 from medarts.data.patients import NamedPatients
 from medarts.data.proposal import MaskValues
