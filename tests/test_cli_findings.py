@@ -32,7 +32,7 @@ def recipe_file(finding_recipe: Recipe, tmp_path: Path) -> Path:
 def small_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CheXNet of four dense layers, so that training it takes a second."""
     few = {"init_features": 8, "growth_rate": 8, "block_config": (1, 1, 1, 1)}
-    monkeypatch.setattr(nets, "DenseNet121", lambda **about: nets.DenseNet(**about, **few))
+    monkeypatch.setattr(nets, "DenseNet121", lambda **about: nets.DenseNet(**(about | few)))
 
 
 @pytest.fixture

@@ -364,8 +364,8 @@ def _show_remarks(scores: Scores, summary: pd.DataFrame) -> None:
     rates = summary[(summary["metric"] == "false_positive") & (summary["images"] > 0)]
     for row in rates[rates["dataset"] != MEAN_OF_DATASETS].to_dict("records"):
         where = f"{row['dataset']}, {row['class']}" if summary["class"].nunique() > 1 else str(row["dataset"])
-        found = round(row["value"] * row["images"])
-        say(f"{where}: something was found in {found} of {row['images']:,} images with an empty truth.", to=console)
+        found, images = round(row["value"] * row["images"]), counted(row["images"], "image")
+        say(f"{where}: something was found in {found} of {images} with an empty truth.", to=console)
     for unit in dict.fromkeys(summary["unit"]):
         if " and " in unit:
             say(f"Images differ in their unit ({unit_text(unit)}), so these scores have no mean.", to=console)

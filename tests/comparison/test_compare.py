@@ -17,9 +17,12 @@ from medarts.comparison.costs import REPEATS, costs_of_groups
 from medarts.comparison.design import RANDOM, Design
 from medarts.comparison.overlays import predict_overlays
 from medarts.config import Recipe, apply_overrides, parse
+from medarts.data.opening import open_data
+from medarts.data.reading import frame_image
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import current_scores
+from medarts.evaluation.sliding import shown, shown_masks
 from medarts.metrics.ranking import auroc
 from medarts.models.unet import UNetSettings
 from medarts.profiling import cost
@@ -170,6 +173,22 @@ def check_damage(folder: Path) -> None:
             Comparison.read(folder)
         path.write_bytes(whole)
     Comparison.read(folder)
+
+
+def test_overlays_of_patches_are_masks_of_the_size_of_their_images(recipe, monkeypatch):
+    content = recipe.model_dump(mode="json")
+    settings = parse(content | {"data": content["data"] | {"resize": "patches", "size": 16}}).data
+    store = open_data(settings, needs=("test",))
+    rows = np.arange(3)
+    resized = []
+    monkeypatch.setattr(
+        "medarts.evaluation.sliding.frame_image", lambda *a, **b: resized.append(1) or frame_image(*a, **b)
+    )
+    images, targets = shown(store, rows)
+    assert (images.shape, targets.shape, len(resized)) == ((3, 16, 16, 3), (3, 16, 16), 3)
+    masks = [store.targets[row] for row in rows.tolist()]
+    np.testing.assert_array_equal(shown_masks(store, masks), targets)
+    assert len(resized) == 3, "images are not resized again for every network"
 
 
 def test_one_network_alone_and_a_missing_reference(unets):

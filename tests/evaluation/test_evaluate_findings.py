@@ -366,7 +366,7 @@ def test_plan_of_findings(finding_recipe, tmp_path, in_this_process, gradient):
 
 def test_plan_of_a_recipe_with_a_model_tries_that_model(finding_recipe, in_this_process, monkeypatch):
     few = {"init_features": 8, "growth_rate": 8, "block_config": (1, 1, 1, 1)}
-    monkeypatch.setattr(nets, "DenseNet121", lambda **about: nets.DenseNet(**about, **few))
+    monkeypatch.setattr(nets, "DenseNet121", lambda **about: nets.DenseNet(**(about | few)))
     planned = plan(changed(finding_recipe, "train.model=chexnet"))
     network = nets.DenseNet(spatial_dims=2, in_channels=1, out_channels=3, **few)
     assert planned.training.parameters == sum(parameter.numel() for parameter in network.parameters())

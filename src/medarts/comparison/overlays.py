@@ -18,7 +18,7 @@ from medarts.data.store import ImageStore, open_store
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.listing import ImageName
 from medarts.evaluation.calibrating import as_shipped
-from medarts.evaluation.sliding import shown
+from medarts.evaluation.sliding import shown, shown_masks
 from medarts.metrics.masks import predicted_classes
 from medarts.network import Network
 from medarts.system.console import progress_bar
@@ -99,10 +99,9 @@ def predict_overlays(
             predictions.append([found[position] for position in order])
             bar.advance()
     rows = batches.indices[order]
-    every = [shown(store, rows, of_candidate) for of_candidate in predictions]
-    return Overlays(
-        images=every[0][0], targets=every[0][1], predictions=np.stack([predicted for *_, predicted in every], axis=1)
-    )
+    shown_images, targets = shown(store, rows)
+    masks = [shown_masks(store, of_candidate) for of_candidate in predictions]
+    return Overlays(images=shown_images, targets=targets, predictions=np.stack(masks, axis=1))
 
 
 def as_arrays(overlays: Sequence[tuple[int, Overlays]]) -> dict[str, NDArray[Any]]:

@@ -19,6 +19,7 @@ from medarts.deploy.verification import TOLERANCE, Verification, verify
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError
 from medarts.network import Network
+from medarts.system.console import counted
 from medarts.system.files import check_writable, exists, make_folder, write_whole
 
 Form = Literal["onnx", "int8", "torch"]
@@ -53,8 +54,9 @@ class Exported:
     def summary(self) -> str:
         """Size, differences and scores in a few lines of text."""
         verified, what = self.verification, "pixels" if self.info.task == "segmentation" else "decisions"
+        images = counted(verified.images, "image")
         lines = [
-            f"{self.megabytes:.1f} MB, verified on {verified.images} images: probabilities differ from PyTorch by up "
+            f"{self.megabytes:.1f} MB, verified on {images}: probabilities differ from PyTorch by up "
             f"to {verified.difference:.1e}, {verified.decisions:.4%} of {what} differ."
         ]
         if self.scores is not None:

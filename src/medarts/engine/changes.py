@@ -21,7 +21,7 @@ from medarts.engine.checkpoint import Position
 from medarts.engine.directory import RunDirectory
 from medarts.engine.facts import file_digests
 from medarts.errors import DataError, RunError
-from medarts.system.console import inform
+from medarts.system.console import counted, inform
 from medarts.system.files import write_whole
 
 _ANY_KIND = r"note|data\.cache|data\.sources\.\d+\.path|train\.model\.weights|compute\.(device|threads|tensorboard)"
@@ -228,7 +228,7 @@ def _meaning(change: Change, recipe: Recipe, position: Position | None) -> str:
     else:
         in_last = position is not None and position[0] == len(recipe.search.stages) - 1
         epoch = position[1] if position and in_last else 0
-    return f"; from epoch {epoch + 1} on the learning rate is that of a run of {change.after} epochs."
+    return f"; from epoch {epoch + 1} on the learning rate is that of a run of {counted(change.after, 'epoch')}."
 
 
 def _check(kind: str, recipe: Recipe, changes: Iterable[Change]) -> None:

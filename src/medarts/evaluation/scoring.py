@@ -22,7 +22,7 @@ from medarts.evaluation.deciding import OtherWays
 from medarts.evaluation.files import Fingerprints
 from medarts.evaluation.grouping import with_groups
 from medarts.evaluation.scores import Calibration, Scores, image_values, of_images, table_of
-from medarts.evaluation.sliding import shown
+from medarts.evaluation.sliding import shown, shown_masks
 from medarts.evaluation.summary import SENSITIVE, YOUDEN, summarized
 from medarts.evaluation.truths import Truth, Truths, described
 from medarts.evaluation.volumes import Volumes
@@ -158,7 +158,8 @@ def mask_examples(
     position = {(sample.domain, sample.key): row for row, sample in enumerate(part.samples)}
     rows = [position[name] for name in names]
     places = few.indices[rows]
-    images, targets, predicted = shown(batches.store, places, [predictions[row] for row in rows])
+    images, targets = shown(batches.store, places)
+    predicted = shown_masks(batches.store, [predictions[row] for row in rows])
     framings = [batches.store.framing(place) for place in places.tolist()]
     return {
         "images": images,

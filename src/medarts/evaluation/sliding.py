@@ -1,5 +1,6 @@
 """Networks that were trained on patches, on whole images: windows are blended as in predictions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -68,32 +69,34 @@ class Sliding(nn.Module):
         return p.log() if self._exclusive else p.logit()
 
 
-def shown(
-    store: ImageStore, rows: NDArray[np.int64], predictions: list[NDArray[np.uint8]]
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
-    """Returns images (N, H, W, C), targets and predictions (N, ..., H, W) of one size, for pages.
+def shown(store: ImageStore, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Returns images (N, H, W, C) and targets (N, ..., H, W) of one size, for pages.
 
     Images with sizes of their own are fitted to the size of a patch.
 
     Args:
         store: the images.
         rows: which of them.
-        predictions: of each, at its stored size.
     """
     size = store.size
-
-    def smaller(mask: NDArray[np.uint8], several: bool) -> NDArray[np.uint8]:
-        framing = fitted(*mask.shape[-2:], size=size)
-        resized = resize_mask(mask, (framing.rows, framing.columns), several=several)
-        return padded(resized, framing, (size, size), fill=IGNORE)
-
     if store.crops is None:
         images = store.images[rows].transpose(0, 2, 3, 1).astype(np.float32)
-        return images, np.asarray(store.targets[rows]), np.stack(predictions)
-    several = store.truths.shape[1] > 1
-    images, targets = [], []
+        return images, np.asarray(store.targets[rows])
+    images = []
     for row in rows.tolist():
         image = store.images[row].transpose(1, 2, 0).astype(np.float32)
         images.append(frame_image(image, fitted(*image.shape[:2], size=size), size=size).transpose(1, 2, 0))
-        targets.append(smaller(store.targets[row], several))
-    return np.stack(images), np.stack(targets), np.stack([smaller(each, several) for each in predictions])
+    return np.stack(images), shown_masks(store, [store.targets[row] for row in rows.tolist()])
+
+
+def shown_masks(store: ImageStore, masks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Returns masks, each of its stored size (..., H, W), at the size of the images that `shown` gives."""
+    if store.crops is None:
+        return np.stack(masks)
+    size, several = store.size, store.truths.shape[1] > 1
+    found = []
+    for mask in masks:
+        framing = fitted(*mask.shape[-2:], size=size)
+        resized = resize_mask(mask, (framing.rows, framing.columns), several=several)
+        found.append(padded(resized, framing, (size, size), fill=IGNORE))
+    return np.stack(found)

@@ -367,7 +367,8 @@ class _Search:
             return replace(candidate, failure=str(_of_the_candidate(ended.error)))
         score = trainings.score_at(trainings.folder_of_candidate(self.run, ended.name), rung, self.score)
         if score is None:
-            return replace(candidate, failure=f"Its validation score after {rung} epochs is no finite number.")
+            reason = f"Its validation score after {counted(rung, 'epoch')} is no finite number."
+            return replace(candidate, failure=reason)
         return candidate.scored(rung, score)
 
     def _finalists(self) -> list[Candidate]:

@@ -11,6 +11,7 @@ from medarts.engine.checkpoint import of_weights
 from medarts.errors import RecipeError
 from medarts.models.pruned import Pruned
 from medarts.pruning.method import make_method
+from medarts.system.console import counted
 from medarts.training.fine_tuning import with_its_norm
 from medarts.training.trained import TrainedNetwork
 
@@ -96,7 +97,7 @@ class Request:
     def training_words(self, number: int) -> str:
         """Returns what the training before a cut is, for the terminal."""
         sparse, _ = self.recipes[number - 1]
-        return f"{self._of(number)}training for {self._method_name}, {sparse.train.epochs} epochs."
+        return f"{self._of(number)}training for {self._method_name}, {counted(sparse.train.epochs, 'epoch')}."
 
     def cut_words(self, number: int) -> str:
         """Returns what a cut is, for the terminal."""

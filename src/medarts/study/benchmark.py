@@ -16,7 +16,7 @@ from medarts.study.jobs import Job, Layout, RunPaths, damage_of, is_finished, wo
 from medarts.study.networks import searches_of
 from medarts.study.plan import Plan, Step, prepare
 from medarts.system import lock
-from medarts.system.console import Bar, inform, progress_bar
+from medarts.system.console import Bar, counted, inform, progress_bar
 from medarts.system.files import make_folder, read_whole, remove_empty, write_whole
 from medarts.system.process import InterruptedRunError, Interruption, interruption
 from medarts.system.workers import Ended, Workers
@@ -90,7 +90,7 @@ def _missing(study: Study, layout: Layout, name: str, *, seed: int, paths: RunPa
     if paths.failure.exists():
         return Missing(name, seed, "failed", _reason_in(paths.failure))
     if is_begun(paths.run):
-        return Missing(name, seed, "unfinished", f"{epochs_done(paths.run)} epochs are done.")
+        return Missing(name, seed, "unfinished", f"Done: {counted(epochs_done(paths.run), 'epoch')}.")
     for search in sorted(searches_of(study, name)):
         failure = layout.search(search).failure
         if failure.exists():
