@@ -18,7 +18,8 @@ from medarts.data.choosing import choose_sources, recognise
 from medarts.data.doctor import examine
 from medarts.data.formats import raw_image
 from medarts.data.manifest import ReadingRules
-from medarts.data.opening import ALIKE, WITHOUT_FILES, open_manifest, open_sources, survey
+from medarts.data.opening import open_manifest, open_sources, survey
+from medarts.data.placing import ALIKE, WITHOUT_FILES
 from medarts.data.reading import read_pair
 from medarts.data.sources import (
     FOLDERS,

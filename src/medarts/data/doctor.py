@@ -18,8 +18,9 @@ from medarts.data.images import Image, scale
 from medarts.data.levels import DomainLevels, MaskLevel
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import Mask, check_classes, read_mask, stored_mask
-from medarts.data.opening import DIVIDED, Survey, advice, named_patients, survey
+from medarts.data.opening import Survey, advice, survey
 from medarts.data.parts import read_parts, stacked
+from medarts.data.placing import DIVIDED, named_patients
 from medarts.data.proposal import MaskValues
 from medarts.data.reading import (
     check_labels,

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from medarts.config import DataSettings, FindingSourceSettings, MaskSourceSettings, Recipe, SourceSettings, Split
 from medarts.config.data import BACKGROUND, IGNORE, IGNORED, are_unnamed
-from medarts.data.contents import composed, file_named, stem_of, tables_in
+from medarts.data.contents import file_named, tables_in
 from medarts.data.examination import first_of
 from medarts.data.folds import divided_into
 from medarts.data.manifest import Manifest, Sample, join
-from medarts.data.patients import NamedPatients, patients_in, patients_in_paths
-from medarts.data.patterns import PathPattern
+from medarts.data.placing import doubts_of_splits, names_of, of_patients, patients_alike, patients_divided, samples_of
 from medarts.data.reading import check_labels
 from medarts.data.sampling import sample_patients
 from medarts.data.sources import (
@@ -32,32 +31,20 @@ from medarts.data.sources import (
     WITHOUT_MASKS,
     Fault,
     Listing,
-    Pair,
     Source,
-    left_out,
     require_folder,
     scaling_of,
-    unused,
 )
 from medarts.data.splits import (
     FEWEST,
     SPLIT_SEED,
     SPLITS_CSV,
     SplitTable,
-    alike,
-    complete_splits,
-    divided,
-    is_doubtful,
     read_splits_csv,
-    without_suffix,
 )
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError, RecipeError, did_you_mean, quoted
 from medarts.registry import sources as registered
-
-DIVIDED = "patient in two splits"
-ALIKE = "patients who may be one"
-WITHOUT_FILES = "row without files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,23 +120,25 @@ def survey(
     if not listing.pairs and not expected:
         raise _without_images(settings, doubts)
     path = file_named(settings.path, SPLITS_CSV)
-    rows, faults = _table(path, lambda: _names(listing, settings)) if path and settings.reads_splits_csv else (None, [])
+    rows, faults = (
+        _table(path, lambda: names_of(listing, settings)) if path and settings.reads_splits_csv else (None, [])
+    )
     misnamed, unread = _unread_tables(settings, path)
-    pairs, unnamed_patients = _of_patients(listing.pairs, settings)
-    samples, split_faults = _samples(pairs, rows, settings)
+    pairs, unnamed_patients = of_patients(listing.pairs, settings)
+    samples, split_faults = samples_of(pairs, rows, settings)
     if settings.task == "classification" or (rows and rows.grouped):  # whose tables name the patients
-        split_faults += _divided(samples, rows.path if rows else settings.path)
+        split_faults += patients_divided(samples, rows.path if rows else settings.path)
     faults = [*expected, *faults, *misnamed, *unnamed_patients, *split_faults]
     if settings.patients is not None:  # which says what the table does not
         doubts = [doubt for doubt in doubts if doubt.problem != ALONE]
-    doubts += [*_alike(samples, rows, settings), *unread]
+    doubts += [*patients_alike(samples, rows, settings), *unread]
     if isinstance(settings, FindingSourceSettings) and settings.images is not None and not faults:
         samples = sample_patients(samples, images=settings.images, seed=SPLIT_SEED)
     samples = sorted(samples, key=lambda sample: sample.key)
     manifest = Manifest(tuple(samples), {settings.domain: listing.rules}, listing.findings)
     if findings is not None:
         manifest = _looking_for(manifest, findings)
-    return Survey(manifest, tuple(faults), (*doubts, *_doubts(listing, rows, settings)))
+    return Survey(manifest, tuple(faults), (*doubts, *doubts_of_splits(listing, rows, settings)))
 
 
 def advice(settings: SourceSettings, split: Split, samples: Sequence[Sample]) -> str:
@@ -402,153 +391,3 @@ def _unread_tables(settings: SourceSettings, splits: Path | None) -> tuple[list[
     unread_fix = f"Splits are read from {SPLITS_CSV}, findings from labels.csv. Remove what is not meant to be read."
     unread = [Fault(path, TABLES, unread_fix, path.name) for path in found if path not in near]
     return [Fault(path, MISNAMED, fix) for path in near], unread
-
-
-def _of_patients(pairs: Sequence[Pair], settings: SourceSettings) -> tuple[Sequence[Pair], list[Fault]]:
-    """Returns the pairs with the patients that names or paths of images say, where the recipe has a pattern of them.
-
-    A pair of no such name keeps its own.
-    """
-    if settings.patients is None:
-        return pairs, []
-    pattern = PathPattern(settings.patients)
-    by_path = "/" in settings.patients
-    names = [pattern.named(_path_of(pair.image, settings)) if by_path else stem_of(pair.image) for pair in pairs]
-    patients = [next(pattern.readings(name), {}).get("patient") for name in names]
-    fix = f"Correct data.sources.N.patients ('{settings.patients}'), or the names."
-    problem = f"image whose {'path' if by_path else 'name'} does not say its patient"
-    faults = [
-        Fault(pair.image, problem, fix, name if by_path else pair.image.name)
-        for pair, name, patient in zip(pairs, names, patients, strict=True)
-        if patient is None
-    ]
-    named = zip(pairs, patients, strict=True)
-    return [pair if patient is None else replace(pair, patient=patient) for pair, patient in named], faults
-
-
-def named_patients(settings: SourceSettings, manifest: Manifest) -> NamedPatients | None:
-    """Returns the patients as names of images seem to say them, else the folders in their paths; None without any."""
-    images = sorted({sample.image for sample in manifest.samples})
-    paths = [_path_of(image, settings) for image in images]
-    by_path = (composed(path.with_name(stem_of(path)).as_posix()) for path in paths)
-    return patients_in([stem_of(path) for path in paths]) or patients_in_paths([*by_path])
-
-
-def _path_of(image: Path, settings: SourceSettings) -> Path:
-    """Returns the path of an image from the folder of its data set; of one that lies elsewhere, the whole."""
-    inside = image.is_relative_to(settings.path)
-    return image.relative_to(settings.path) if inside else Path(*image.resolve().parts[1:])
-
-
-def _samples(
-    pairs: Iterable[Pair], rows: SplitTable | None, settings: SourceSettings
-) -> tuple[list[Sample], list[Fault]]:
-    placed: list[Pair] = []
-    faults: list[Fault] = []
-    for pair in pairs:
-        found = _placed(pair, rows, settings)
-        if isinstance(found, Fault):
-            faults.append(found)
-        elif found:
-            placed.append(found)
-    return _complete(placed, settings), faults
-
-
-def _placed(pair: Pair, rows: SplitTable | None, settings: SourceSettings) -> Pair | Fault | None:
-    """Returns the pair with what splits.csv says of it; None where that leaves it out."""
-    if rows:
-        row = rows.row_of(pair.key) or next(
-            (rows.rows[name] for name in _paths(pair, settings) if name in rows.rows), None
-        )
-        if row is None:
-            fix = "Add a row for each; any other word than train, val and test as split leaves an image out."
-            return Fault(pair.image, "image not named in splits.csv", fix, pair.key)
-        if row.patient and _differs(row.patient, pair, settings):
-            detail = f"{pair.key}: {row.patient}, and {pair.patient} in the other table"
-            return Fault(rows.path, "patient named differently", "Correct one of the two tables.", detail)
-        if row.split is None:
-            return None
-        pair = replace(pair, split=row.split, patient=row.patient or pair.patient)
-    if pair.patient is None:
-        fix = "Add a splits.csv with the columns id, sequence and split."
-        return Fault(pair.image, "frame of no known sequence", fix, pair.key)
-    return pair
-
-
-def _paths(pair: Pair, settings: SourceSettings) -> tuple[str, ...]:
-    """Returns what splits.csv may call an image beside its key: its path from the folder, in either spelling."""
-    if not pair.image.is_relative_to(settings.path):
-        return ()
-    path = composed(without_suffix(pair.image.relative_to(settings.path).as_posix()))
-    return path, path.replace("/", "\\")
-
-
-def _differs(patient: str, pair: Pair, settings: SourceSettings) -> bool:
-    """Tells whether the table of findings names another patient; one without patients gives the key of the image."""
-    return settings.task == "classification" and pair.patient not in (patient, pair.key)
-
-
-def _complete(pairs: list[Pair], settings: SourceSettings) -> list[Sample]:
-    """Returns samples of the pairs, with splits sampled where none is given."""
-    patients = [str(pair.patient) for pair in pairs]
-    splits = complete_splits(patients, [pair.split for pair in pairs], fractions=settings.fractions, seed=SPLIT_SEED)
-    return [
-        Sample(
-            pair.key,
-            pair.image,
-            pair.mask,
-            patient,
-            settings.domain,
-            split,
-            pair.slice_index,
-            pair.findings,
-            more=pair.more,
-            series=pair.series,
-            class_masks=pair.class_masks,
-            unknown=pair.unknown,
-        )
-        for pair, patient, split in zip(pairs, patients, splits, strict=True)
-    ]
-
-
-def _keys(listing: Listing) -> set[str]:
-    """Returns the keys of the images, and the volumes or patients that these begin with."""
-    keys = {pair.key for pair in listing.pairs}
-    keys |= {key[:at] for key in keys for at, letter in enumerate(key) if letter == "/"}
-    return keys | {stem_of(fault.file) for fault in listing.faults}  # of which a part is there
-
-
-def _names(listing: Listing, settings: SourceSettings) -> set[str]:
-    """Returns all that splits.csv may call the images."""
-    return _keys(listing) | {name for pair in listing.pairs for name in _paths(pair, settings)}
-
-
-def _alike(samples: Iterable[Sample], rows: SplitTable | None, settings: SourceSettings) -> list[Fault]:
-    """Returns the patients of a table that may be one person under several spellings."""
-    if settings.task != "classification" and not (rows and rows.grouped):
-        return []
-    path = rows.path if rows and rows.grouped else settings.path
-    fix = "Write a patient in one way, so that all images of one stay in one split."
-    patients = (sample.patient for sample in samples if sample.patient != sample.key)
-    return [Fault(path, ALIKE, fix, " and ".join(f"'{name}'" for name in same)) for same in alike(patients)]
-
-
-def _divided(samples: Iterable[Sample], path: Path) -> list[Fault]:
-    found = divided((sample.patient, sample.split) for sample in samples)
-    fix = "Move all rows of a patient to one split."
-    return [Fault(path, DIVIDED, fix, f"{patient} in {' and '.join(splits)}") for patient, splits in found.items()]
-
-
-def _doubts(listing: Listing, rows: SplitTable | None, settings: SourceSettings) -> list[Fault]:
-    """Returns what of splits.csv is not used."""
-    if rows is None:
-        return []
-    idle = set(rows.rows) - _keys(listing)
-    if idle:
-        idle -= _names(listing, settings)
-    fix = "Complete the download, or remove the rows."
-    return [
-        *(Fault(rows.path, WITHOUT_FILES, fix, key) for key in rows.rows if key in idle),
-        *(left_out(rows.path, key, row.word) for key, row in rows.rows.items() if is_doubtful(row.word)),
-        *(unused(rows.path, column) for column in rows.unused),
-    ]

@@ -12,8 +12,9 @@ from medarts.data.formats import raw_image, raw_mask, spacing_of
 from medarts.data.levels import DomainLevels
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import Mask, planes_of, read_mask
-from medarts.data.opening import Survey, named_patients, names_of_values, with_class_indices
+from medarts.data.opening import Survey, names_of_values, with_class_indices
 from medarts.data.patients import NamedPatients
+from medarts.data.placing import named_patients
 from medarts.data.proposal import MaskValues
 from medarts.data.sources import rules_of
 from medarts.data.splits import natural

@@ -1,8 +1,8 @@
 """One image file as an array, in the units the file stores: PNG, JPEG, BMP, TIFF, DICOM and NIfTI.
 
-What the numbers mean (windows, labels) is decided in ``medarts.data.reading`` and ``medarts.data.classifying``. The formats
-are known in this package alone, so that the readers and the doctor see the same arrays. The suffix of a name says which
-files are images, the content of a file how it is read.
+What the numbers mean (windows, labels) is decided in ``medarts.data.reading`` and ``medarts.data.classifying``. The
+formats are known in this package alone, so that the readers and the doctor see the same arrays. The suffix of a name
+says which files are images, the content of a file how it is read.
 """
 
 from collections.abc import Callable, Sequence
