@@ -2,12 +2,12 @@
 
     python benchmarks/table_analysis.py FOLDER [--figures docs]
 
-FOLDER is that of benchmarks/table.py. Prints Markdown and writes plots. Everything is of the mean over the data sets of
-the table. Intervals are bootstrap intervals over genotypes, 95 %.
+FOLDER is that of benchmarks/table.py. Prints Markdown and writes plots. Where no data set is named, all is of the mean
+over those of the table. Intervals are bootstrap intervals over genotypes, 95 %.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -24,14 +24,12 @@ from medarts.spaces.nas_wdan.operations import Transition, set_of_edge
 DRAWS = 500
 POOLS = (4, 8, 16)
 COSTS = ("flops", "parameters", "latency_ratio", "init_channel")
-CHOICES = ("budget", "depth", "intermediate_nodes", "double_down_channel", "deep_supervision", "cells")
+CHOICES = ("budget", "depth", "intermediate_nodes", "double_down_channel", "deep_supervision")
 AXES = {"flops": (1e6, "MFLOP"), "parameters": (1e3, "thousand parameters")}
 
 Floats = NDArray[np.float64]
 Outcomes = dict[tuple[str, int], Outcome]
 """By rule and number of candidates."""
-Judged = dict[bool, Outcomes]
-"""By whether a new training judges, or the one that the rule saw."""
 
 
 def main() -> None:
@@ -40,12 +38,16 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="folder of the plots; default: none are made")
     arguments = parser.parse_args()
     table = read_table(arguments.table)
-    found = {retrained: outcomes(table, retrained=retrained) for retrained in (False, True)}
+    found = {name: outcomes(view, retrained=False) for name, view in views_of(table).items()}
+    found["mean of the sets, trained anew"] = outcomes(table, retrained=True)
     for part in (overview, reliability, costs, macro_choices, epochs):
         print("\n".join(part(table)), end="\n\n")
     print("\n".join(rules(found)))
     if arguments.figures is not None:
-        for name, figure in {"table-cost": plot_cost(table), "table-rules": plot_rules(found[False])}.items():
+        for name, figure in {
+            "table-cost": plot_cost(table),
+            "table-rules": plot_rules(found["mean of the sets"]),
+        }.items():
             save(figure, arguments.figures / f"{name}.svg", file_format="svg")
 
 
@@ -57,6 +59,11 @@ def frame_of(table: Table) -> pd.DataFrame:
     mean = table.trainings.groupby(["number", "set"])[["test_dice", "val_dice"]].mean().groupby("number").mean()
     whole = [number for number in table.networks.index if table.seeds_of(number)]
     return table.networks.loc[whole].join(mean)
+
+
+def views_of(table: Table) -> dict[str, Table]:
+    """Returns the table itself, whose Dice is the mean of its sets, and that of each set alone."""
+    return {"mean of the sets": table, **{name: table.on(name) for name in table.sets}}
 
 
 def single_trainings(table: Table) -> Floats:
@@ -92,23 +99,26 @@ def overview(table: Table) -> Iterator[str]:
 
 
 def reliability(table: Table) -> Iterator[str]:
-    singles, rows = single_trainings(table), frame_of(table)
-    within, between = seed_deviation(singles), genotype_deviation(singles)
-    of_two = singles[~np.isnan(singles[:, 2]), 1:]
-    yield "| figure | value (95 % interval) |"
-    yield "| --- | --- |"
-    yield f"| standard deviation between seeds of a genotype | {_interval(singles, seed_deviation)} |"
-    yield f"| standard deviation between genotypes of a budget | {_interval(singles, genotype_deviation)} |"
-    yield f"| rank correlation of two seeds, test Dice | {_interval(of_two, spearman)} |"
-    by_set = table.trainings.pivot_table(index="number", columns="set", values="test_dice").dropna().to_numpy()
-    yield f"| rank correlation of {' and '.join(table.sets)} | {_interval(by_set, spearman)} |"
-    judged = rows[["val_dice", "test_dice"]].to_numpy()
-    yield f"| rank correlation of validation and test Dice | {_interval(judged, spearman)} |"
-    reliable = between**2 / (between**2 + within**2)
-    yield f"| share of the variance of one training that is the genotype's | {reliable:.2f} |"
+    views = views_of(table)
+    yield f"| figure | {' | '.join(views)} |"
+    yield f"| --- |{' --- |' * len(views)}"
+    singles = [single_trainings(view) for view in views.values()]
+    of_two = [rows[~np.isnan(rows[:, 2]), 1:] for rows in singles]
+    judged = [frame_of(view)[["val_dice", "test_dice"]].to_numpy() for view in views.values()]
+    for name, value, of in (
+        ("standard deviation between seeds of a genotype", seed_deviation, singles),
+        ("standard deviation between genotypes of a budget", genotype_deviation, singles),
+        ("rank correlation of two seeds, test Dice", spearman, of_two),
+        ("rank correlation of validation and test Dice", spearman, judged),
+    ):
+        yield f"| {name} | {' | '.join(_interval(rows, value) for rows in of)} |"
     for size in POOLS:
         # The expected maximum of N normals times the spread.
-        yield f"| gain of who knows the best among {size} | {between * expected_maximum(size):.4f} |"
+        gains = [f"{genotype_deviation(rows) * expected_maximum(size):.4f}" for rows in singles]
+        yield f"| gain of who knows the best of {size} | {' | '.join(gains)} |"
+    by_set = table.trainings.pivot_table(index="number", columns="set", values="test_dice").dropna().to_numpy()
+    yield ""
+    yield f"Rank correlation of {' and '.join(table.sets)}, test Dice: {_interval(by_set, spearman)}."
 
 
 def seed_deviation(singles: Floats) -> float:
@@ -130,40 +140,47 @@ def expected_maximum(size: int, *, draws: int = 20_000) -> float:
 
 
 def costs(table: Table) -> Iterator[str]:
-    rows = frame_of(table)
-    yield "| cost | rank correlation with test Dice: all | U-Net 8 | U-Net 16 |"
-    yield "| --- | --- | --- | --- |"
+    """Within budgets: what is left of costs and Dice beside their means in a budget."""
+    views = views_of(table)
+    yield f"| cost | rank correlation with test Dice, all genotypes | within budgets: {' | '.join(views)} |"
+    yield f"| --- | --- |{' --- |' * len(views)}"
     for cost in COSTS:
-        groups = [rows, *(of for _, of in rows.groupby("budget"))]
-        cells = [_interval(of[[cost, "test_dice"]].to_numpy(float), spearman) for of in groups]
+        cells = [_interval(frame_of(table)[[cost, "test_dice"]].to_numpy(float), spearman)]
+        for view in views.values():
+            rows = frame_of(view)[["budget", cost, "test_dice"]]
+            left = (rows - rows.groupby("budget").transform("mean"))[[cost, "test_dice"]]
+            cells.append(_interval(left.to_numpy(float), spearman))
         yield f"| {cost} | {' | '.join(cells)} |"
-    logs = np.log(rows[["flops", "parameters"]].to_numpy(float))
     yield ""
-    yield (
-        "Share of the variance that costs explain (linear in log FLOPs and log parameters): "
-        f"{_interval(np.column_stack([logs, rows['test_dice']]), lambda a: explained(a[:, :-1], a[:, -1]))}."
-    )
+    for name, view in views.items():
+        rows = frame_of(view)
+        design = np.column_stack([np.log(rows[["flops", "parameters"]].to_numpy(float)), rows["test_dice"]])
+        share = _interval(design, lambda a: explained(a[:, :-1], a[:, -1]))
+        yield f"Share of the variance that costs explain, {name}: {share} (linear in log FLOPs and log parameters)."
+        yield ""
 
 
 def macro_choices(table: Table) -> Iterator[str]:
-    """Every choice by itself, and beside all others in one linear model."""
-    rows = frame_of(table)
-    rows["cells"] = pd.cut(rows["cells"], 3, labels=["few", "medium", "many"]).astype(str)
-    yield (
-        "| choice | value | genotypes | mean test Dice | against all others | the same, other choices and cost equal |"
-    )
-    yield "| --- | --- | --- | --- | --- | --- |"
+    """What a choice changes against all other values at equal latency, in a linear model with the other choices."""
+    views = views_of(table)
+    yield f"| choice | value | genotypes | mean test Dice | against the others, {' | '.join(views)} |"
+    yield f"| --- | --- | --- | --- |{' --- |' * len(views)}"
+    frames = [frame_of(view) for view in views.values()]
+    rows = frames[0]
     dummies = {
         (name, value): (rows[name] == value).to_numpy(float) for name in CHOICES for value in sorted(set(rows[name]))
     }
-    flops = np.log(rows["flops"].to_numpy(float))
-    dice = rows["test_dice"].to_numpy()
     for (name, value), column in dummies.items():
         others = [other for (of, _), other in dummies.items() if of != name]
-        design = np.column_stack([dice, column, flops, *others])
-        alone = _interval(design, lambda a: a[a[:, 1] == 1, 0].mean() - a[a[:, 1] == 0, 0].mean())
-        beside = _interval(design, lambda a: coefficients(a[:, 1:], a[:, 0])[0])
-        yield f"| {name} | {value} | {column.sum():.0f} | {dice[column == 1].mean():.3f} | {alone} | {beside} |"
+        effects = [
+            _interval(
+                np.column_stack([frame["test_dice"], column, *others]),
+                lambda a: float(coefficients(a[:, 1:], a[:, 0])[0]),
+            )
+            for frame in frames
+        ]
+        mean = rows["test_dice"].to_numpy()[column == 1].mean()
+        yield f"| {name} | {value} | {column.sum():.0f} | {mean:.3f} | {' | '.join(effects)} |"
 
 
 def coefficients(design: Floats, values: Floats) -> Floats:
@@ -196,17 +213,17 @@ def epochs(table: Table) -> Iterator[str]:
         yield f"| {epoch} | {_interval(np.array(pairs), spearman)} |"
 
 
-def rules(found: Judged) -> Iterator[str]:
+def rules(found: Mapping[str, Outcomes]) -> Iterator[str]:
     """The gain of the very network that was trained, and of the same genotype in a new training."""
-    yield "| rule | candidates | gain of test Dice over random (95 % interval) | trained anew | whole trainings paid |"
-    yield "| --- | --- | --- | --- | --- |"
-    for (name, size), outcome in found[False].items():
-        anew = found[True].get((name, size))
-        yield f"| {name} | {size} | {_gain(outcome)} | {_gain(anew) if anew else ''} | {outcome.trainings:.1f} |"
+    yield f"| rule | candidates | whole trainings paid | gain of test Dice over random: {' | '.join(found)} |"
+    yield f"| --- | --- | --- |{' --- |' * len(found)}"
+    for (name, size), outcome in next(iter(found.values())).items():
+        gains = [_gain(of.get((name, size))) for of in found.values()]
+        yield f"| {name} | {size} | {outcome.trainings:.1f} | {' | '.join(gains)} |"
 
 
-def _gain(outcome: Outcome) -> str:
-    return f"{outcome.gain:+.4f} ({outcome.low:+.4f} to {outcome.high:+.4f})"
+def _gain(outcome: Outcome | None) -> str:
+    return "" if outcome is None else f"{outcome.gain:+.4f} ({outcome.low:+.4f} to {outcome.high:+.4f})"
 
 
 def outcomes(table: Table, *, retrained: bool) -> Outcomes:
@@ -214,7 +231,7 @@ def outcomes(table: Table, *, retrained: bool) -> Outcomes:
     able = [number for number in table.networks.index if len(table.seeds_of(number)) > int(retrained)]
     fewest = table.networks.loc[able]["budget"].value_counts().min()
     return {
-        (name, size): simulate(table, rule, candidates=size, retrained=retrained)
+        (name, size): simulate(table, rule, candidates=size, retrained=retrained, resamples=100)
         for size in POOLS
         if size <= fewest
         for name, rule in rules_of(table).items()

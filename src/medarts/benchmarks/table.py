@@ -6,7 +6,7 @@ costs, and one for each training with its curves. ``benchmarks/table.py`` makes 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -53,6 +53,11 @@ class Table:
     def sets(self) -> tuple[str, ...]:
         """The data sets, in the order of the trainings."""
         return tuple(dict.fromkeys(self.trainings["set"]))
+
+    def on(self, name: str) -> "Table":
+        """Returns the table with the trainings on one set alone."""
+        epochs, trainings = (rows[rows["set"] == name] for rows in (self.epochs, self.trainings))
+        return replace(self, epochs=epochs, trainings=trainings)
 
     @property
     def last_epoch(self) -> int:
