@@ -2,11 +2,13 @@
 
 import errno
 import os
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
-from medarts.arguments import changes_first, check_repeated, is_change, split
+from medarts import cli
+from medarts.arguments import FLAGS, changes_first, check_repeated, is_change, split
 from medarts.cli import _options
 from medarts.errors import RecipeError, check_number, of_system, quoted, shortened
 
@@ -130,3 +132,14 @@ def test_an_option_given_twice_is_refused_as_only_its_last_value_would_count(wor
 def test_several_values_of_an_option_and_words_behind_two_dashes_may_look_alike() -> None:
     words = ["cost", "unet", "unet", "--threads", "1", "1", "--batch", "1", "--", "--threads", "--threads"]
     check_repeated(words, _options(words))
+
+
+def test_options_that_take_no_value_are_known_so_that_changes_may_follow_them() -> None:
+    switches = {
+        f"--{name.removeprefix('as_').replace('_', '-')}"
+        for command in cli.COMMANDS.values()
+        for name, parameter in signature(command).parameters.items()
+        if isinstance(parameter.default, bool)
+    }
+    assert {"--yes", "--json"} < switches <= {*FLAGS}
+    assert changes_first(["init", "d", "--yes", "data.size=16"]) == ["init", "d", "data.size=16", "--yes"]

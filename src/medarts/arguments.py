@@ -8,7 +8,10 @@ from medarts.config import Recipe
 from medarts.errors import RecipeError
 from medarts.system.files import exists
 
-_FLAGS = ("--json", "--no-json", "--help", "-h")
+FLAGS = (
+    "--json", "--no-json", "--help", "-h", "--yes", "--no-plan", "--force", "--schema", "--heads", "--flip",
+    "--probabilities", "--overlay", "--largest", "--int8", "--torch", "--bundle", "--examples", "--clear",
+)  # fmt: skip
 """Options that take no value."""
 
 _SEVERAL = ("--data", "--threads", "--batch")
@@ -41,7 +44,7 @@ def changes_first(words: Sequence[str]) -> list[str]:
     changes: list[str] = []
     others: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
-        is_value = before.startswith("--") and "=" not in before and before not in _FLAGS
+        is_value = before.startswith("--") and "=" not in before and before not in FLAGS
         moved = not is_value and re.match(f"({_KEYS})=", word) is not None and is_change(word)
         (changes if moved else others).append(word)
     named = 2 if len(others) > 1 and not others[1].startswith("-") else 1

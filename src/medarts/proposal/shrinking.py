@@ -26,6 +26,9 @@ from medarts.data.reading import resize_mask
 
 Shape = tuple[int, int]
 
+MOST = 16
+"""Masks that are shrunk, spread over all: their mean says enough, and large ones take time."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Outline:
@@ -51,12 +54,14 @@ class Outlines:
     """The masks of a data set, as they are added; a bit a pixel, so that all of them fit into memory."""
 
     def __init__(self) -> None:
-        self._outlines: list[_Outline] = []
+        self._masks: list[list[_Outline]] = []
 
     def add(self, mask: Mask) -> None:
         """Adds a mask: class indices (H, W), or 0 and 1 of classes that may overlap (K, H, W)."""
-        for index, plane in planes_of(mask):
-            self._outlines.append(_Outline(index, (plane.shape[0], plane.shape[1]), np.packbits(plane)))
+        planes = planes_of(mask)
+        if planes:
+            shape = (mask.shape[-2], mask.shape[-1])
+            self._masks.append([_Outline(index, shape, np.packbits(plane)) for index, plane in planes])
 
     def kept(self, shape_of: Callable[[int, int], Shape]) -> float:
         """Returns the Dice of masks with themselves, once shrunk and enlarged again: the mean of the classes, 0..1.
@@ -65,8 +70,8 @@ class Outlines:
             shape_of: gives height and width after shrinking by those of a mask; a mask that is not shrunk is kept.
         """
         of_class: dict[int, list[float]] = defaultdict(list)
-        several = len({outline.index for outline in self._outlines}) > 1
-        for outline in self._outlines:
+        several = len({outline.index for of_mask in self._masks for outline in of_mask}) > 1
+        for outline in (each for of_mask in self._masks[:: -(-len(self._masks) // MOST) or 1] for each in of_mask):
             of_class[outline.index].append(_kept(outline, shape_of(*outline.shape), several=several))
         return float(np.mean([np.mean(values) for values in of_class.values()])) if of_class else 1.0
 
