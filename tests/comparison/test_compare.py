@@ -181,9 +181,12 @@ def test_overlays_of_patches_are_masks_of_the_size_of_their_images(recipe, monke
     store = open_data(settings, needs=("test",))
     rows = np.arange(3)
     resized = []
-    monkeypatch.setattr(
-        "medarts.evaluation.sliding.frame_image", lambda *a, **b: resized.append(1) or frame_image(*a, **b)
-    )
+
+    def counted(image, framing, *, size):
+        resized.append(size)
+        return frame_image(image, framing, size=size)
+
+    monkeypatch.setattr("medarts.evaluation.sliding.frame_image", counted)
     images, targets = shown(store, rows)
     assert (images.shape, targets.shape, len(resized)) == ((3, 16, 16, 3), (3, 16, 16), 3)
     masks = [store.targets[row] for row in rows.tolist()]
