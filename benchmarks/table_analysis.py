@@ -250,9 +250,11 @@ def rules_of(table: Table) -> dict[str, Rule]:
         "most FLOPs": by_cost(table, "flops"),
         "most parameters": by_cost(table, "parameters"),
         **supernets,
-        f"best after {last // 6} epochs": best_after(last // 6),
-        f"best after {last} epochs": best_after(last),
-        f"halving, rungs {last // 6}, {last // 2}, {last}": halving((last // 6, last // 2, last), keep=1 / 3),
+        **{f"best after {epochs} epochs": best_after(epochs) for epochs in (last // 6, last // 2, last)},
+        f"halving, rungs {last // 6}, {last // 2}, {last}, a third kept": halving(
+            (last // 6, last // 2, last), keep=1 / 3
+        ),
+        f"halving, rungs {last // 2}, {last}, half kept": halving((last // 2, last), keep=1 / 2),
     }
 
 
