@@ -9,6 +9,8 @@ from tests.data.layouts_of_tests import put
 
 import medarts
 from medarts.config import load
+from medarts.data.reading import resize_mask
+from medarts.proposal.shrinking import Outlines
 
 SMALLEST = [
     "space={init_channel: 2, double_down_channel: false}",
@@ -126,3 +128,22 @@ def test_folds_are_left_out_where_they_would_not_help(tmp_path, monkeypatch, kin
         (root / "splits.csv").write_text("\n".join(("id,split", *rows)))
     found = medarts.init(root, measure=False)
     assert (found.recipe.data.folds, len(found.looks[0].shown)) == (None, 2 if kind == "one shows it" else 1)
+
+
+def test_few_of_many_and_fewer_of_large_masks_are_shrunk(monkeypatch):
+    shrunk = []
+
+    def noted(mask, shape, *, several):
+        shrunk.append(shape)
+        return resize_mask(mask, shape, several=several)
+
+    monkeypatch.setattr("medarts.proposal.shrinking.resize_mask", noted)
+    outlines = Outlines()
+    for _ in range(40):
+        outlines.add(np.minimum(lines(64, width=4), 1))
+    outlines.kept(lambda height, width: (height // 2, width // 2))
+    assert 3 <= len(shrunk) <= 16
+    shrunk.clear()
+    monkeypatch.setattr("medarts.proposal.shrinking.PIXELS", 64 * 64)
+    outlines.kept(lambda height, width: (height // 2, width // 2))
+    assert len(shrunk) == 3

@@ -12,6 +12,7 @@ True
 True
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +27,11 @@ from medarts.data.reading import resize_mask
 
 Shape = tuple[int, int]
 
-MOST = 16
-"""Masks that are shrunk, spread over all: their mean says enough, and large ones take time."""
+FEWEST, MOST = 3, 16
+"""Masks that are shrunk, spread over all: their mean says enough."""
+
+PIXELS = 30_000_000
+"""Pixels of all masks that are shrunk, each class counted, unless they are the fewest: large ones take time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +75,15 @@ class Outlines:
         """
         of_class: dict[int, list[float]] = defaultdict(list)
         several = len({outline.index for of_mask in self._masks for outline in of_mask}) > 1
-        for outline in (each for of_mask in self._masks[:: -(-len(self._masks) // MOST) or 1] for each in of_mask):
+        for outline in self._spread():
             of_class[outline.index].append(_kept(outline, shape_of(*outline.shape), several=several))
         return float(np.mean([np.mean(values) for values in of_class.values()])) if of_class else 1.0
+
+    def _spread(self) -> list[_Outline]:
+        """Returns the classes of masks that are spread over all."""
+        largest = max((sum(math.prod(each.shape) for each in of_mask) for of_mask in self._masks), default=1)
+        most = min(max(PIXELS // largest, FEWEST), MOST)
+        return [each for of_mask in self._masks[:: -(-len(self._masks) // most) or 1] for each in of_mask]
 
 
 def _kept(outline: _Outline, shape: Shape, *, several: bool) -> float:
