@@ -69,8 +69,9 @@ def trained(path: Path, recipe: Recipe, *changes: str) -> Path:
 # --- measured ---------------------------------------------------------------------------------------------------
 
 
-def test_the_cost_of_a_network_made_by_hand(medarts):
+def test_the_cost_of_a_network_made_by_hand(medarts, monkeypatch: pytest.MonkeyPatch):
     """Everything is measured, memory in a process of its own, the exported network by what runs it."""
+    monkeypatch.setattr("medarts.system.console.SECONDS_A_LINE", float("inf"))  # a busy machine would tell progress
     words = ("cost", "unet", *SMALL, "--threads", "1", "--batch", "2", "--repeats", "2", "--json")
     found = json.loads(answered(medarts(*words)))
     network = build_network(UNetSettings(width=4, depth=3), in_channels=3, outputs=1)
