@@ -99,7 +99,7 @@ def test_near_slices_see_each_other(tmp_path, monkeypatch):
     assert proposed(volumes(tmp_path / "few", pixels=[1.0] * 4, gap=3.0, slices=3))[0].context == 0
 
 
-def test_few_patients_are_divided_into_folds(tmp_path, monkeypatch):
+def test_few_patients_are_divided_into_folds(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     root = pairs(tmp_path / "few", [lines(32, width=16, step=32)] * 12)
     recipe = medarts.init(root, measure=False).recipe
@@ -109,7 +109,9 @@ def test_few_patients_are_divided_into_folds(tmp_path, monkeypatch):
     )
     searched = medarts.search("recipe.yaml", changes=[*SMALLEST, "data.size=16"], out="s")
     assert searched.recipe.data.fold == 1
+    capsys.readouterr()
     trained = medarts.train(searched, out="t")
+    assert "chosen with patients on whom folds are tested" in " ".join(capsys.readouterr().err.split())
     assert (trained.recipe.data.folds, trained.recipe.data.fold) == (5, None)
     assert len(list(Path("t/folds").iterdir())) == 5
     one = medarts.search(load(Path("recipe.yaml")), changes=[*SMALLEST, "data.size=16", "data.fold=2"], out="s2")

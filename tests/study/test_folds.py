@@ -21,7 +21,7 @@ from medarts.data.choosing import choose_sources
 from medarts.data.opening import open_data
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
-from medarts.errors import DataError, RecipeError, RunError
+from medarts.errors import DataError, RunError
 from medarts.evaluation.scores import Scores, image_values
 from medarts.profiling import cost
 from medarts.profiling.cost import Cost
@@ -249,12 +249,10 @@ def test_a_class_of_one_patient_is_named_before_anything_is_trained(tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_what_needs_one_network_or_one_training_set_is_refused(folds: RunDirectory) -> None:
+def test_what_needs_one_network_is_refused(folds: RunDirectory) -> None:
     with pytest.raises(RunError, match="pruned one by one"):
         library.prune(folds, keep_flops=0.5)
     with pytest.raises(RunError, match=r"fine-tuned one by one.*folds/1"):
         library.train(initial=folds)
     with pytest.raises(RunError, match=r"float.*folds/1"):
         library.export(folds, int8=True)
-    with pytest.raises(RecipeError, match=r"data\.folds is 2"):
-        library.search({**recipe(Path("/x"), Path("/y")), "data": folds.recipe.data.model_dump(mode="json")})
