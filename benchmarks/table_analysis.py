@@ -1,12 +1,14 @@
 """What does the table of trained networks say? Reliability, cost, macro choices, and what rules that choose are worth.
 
-    python benchmarks/table_analysis.py FOLDER [--figures docs]
+    python benchmarks/table_analysis.py FOLDER [--sets isic nuclei] [--figures docs]
 
 FOLDER is that of benchmarks/table.py. Prints Markdown and writes plots. Where no data set is named, all is of the mean
-over those of the table. Intervals are bootstrap intervals over genotypes, 95 %.
+over the sets, and of the genotypes that were trained on all of them. Intervals are bootstrap intervals over genotypes,
+95 %.
 """
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -36,17 +38,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path, metavar="FOLDER", help="of the table")
     parser.add_argument("--figures", type=Path, help="folder of the plots; default: none are made")
+    parser.add_argument("--sets", nargs="+", help="default: all")
     arguments = parser.parse_args()
     table = read_table(arguments.table)
+    if arguments.sets:
+        table = table.on(*arguments.sets)
     found = {name: outcomes(view, retrained=False) for name, view in views_of(table).items()}
-    found["mean of the sets, trained anew"] = outcomes(table, retrained=True)
+    found |= {f"{name}, trained anew": outcomes(view, retrained=True) for name, view in views_of(table).items()}
     for part in (overview, reliability, costs, macro_choices, epochs):
         print("\n".join(part(table)), end="\n\n")
     print("\n".join(rules(found)))
     if arguments.figures is not None:
         for name, figure in {
             "table-cost": plot_cost(table),
-            "table-rules": plot_rules(found["mean of the sets"]),
+            "table-rules": plot_rules(found["mean"]),
         }.items():
             save(figure, arguments.figures / f"{name}.svg", file_format="svg")
 
@@ -63,7 +68,7 @@ def frame_of(table: Table) -> pd.DataFrame:
 
 def views_of(table: Table) -> dict[str, Table]:
     """Returns the table itself, whose Dice is the mean of its sets, and that of each set alone."""
-    return {"mean of the sets": table, **{name: table.on(name) for name in table.sets}}
+    return {"mean": table, **{name: table.on(name) for name in table.sets}}
 
 
 def single_trainings(table: Table) -> Floats:
@@ -116,9 +121,10 @@ def reliability(table: Table) -> Iterator[str]:
         # The expected maximum of N normals times the spread.
         gains = [f"{genotype_deviation(rows) * expected_maximum(size):.4f}" for rows in singles]
         yield f"| gain of who knows the best of {size} | {' | '.join(gains)} |"
-    by_set = table.trainings.pivot_table(index="number", columns="set", values="test_dice").dropna().to_numpy()
-    yield ""
-    yield f"Rank correlation of {' and '.join(table.sets)}, test Dice: {_interval(by_set, spearman)}."
+    by_set = table.trainings.pivot_table(index="number", columns="set", values="test_dice")
+    for pair in itertools.combinations(table.sets, 2):
+        shared = _interval(by_set[[*pair]].dropna().to_numpy(), spearman)
+        yield f"\nRank correlation of {' and '.join(pair)}, test Dice: {shared}."
 
 
 def seed_deviation(singles: Floats) -> float:

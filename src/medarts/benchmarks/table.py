@@ -54,9 +54,9 @@ class Table:
         """The data sets, in the order of the trainings."""
         return tuple(dict.fromkeys(self.trainings["set"]))
 
-    def on(self, name: str) -> "Table":
-        """Returns the table with the trainings on one set alone."""
-        epochs, trainings = (rows[rows["set"] == name] for rows in (self.epochs, self.trainings))
+    def on(self, *sets: str) -> "Table":
+        """Returns the table with the trainings on some sets alone."""
+        epochs, trainings = (rows[rows["set"].isin(sets)] for rows in (self.epochs, self.trainings))
         return replace(self, epochs=epochs, trainings=trainings)
 
     @property
@@ -65,7 +65,7 @@ class Table:
         return int(self.epochs["epoch"].max())
 
     def seeds_of(self, number: int) -> tuple[int, ...]:
-        """Returns the seeds with which a genotype has been trained on every set."""
+        """Returns the seeds with which a genotype has been trained on every set of the table; see `on`."""
         return self._seeds.get(number, ())
 
     def curve(self, number: int, seed: int) -> NDArray[np.float64]:
