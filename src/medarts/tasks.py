@@ -98,7 +98,8 @@ def make_task(recipe: Recipe, manifest: Manifest, *, loss: Settings | str, field
     if recipe.data.task == "segmentation":
         threshold = recipe.evaluation.threshold
         return SegmentationTask(recipe.data, loss=loss, field=field, threshold=threshold, head_decay=head_decay)
-    return ClassificationTask(manifest, loss=loss, field=field, auxiliary_weight=recipe.train.auxiliary_weight)
+    weight, fold = recipe.train.auxiliary_weight, recipe.data.fold
+    return ClassificationTask(manifest, loss=loss, field=field, auxiliary_weight=weight, fold=fold)
 
 
 class SegmentationTask:
@@ -212,10 +213,13 @@ class SegmentationTask:
                 continue
             if (truths == MaskState.VANISHED).any():
                 raise DataError(
-                    f"All masks of the {name} images are empty once resized {where}.",
+                    f"All masks of the {name} images{_of(self._fold)} are empty once resized {where}.",
                     fix=f"{fix}, or crop the images around the objects.",
                 )
-            raise DataError(f"All masks of the {name} images are empty.", fix="Add images with objects to that split.")
+            raise DataError(
+                f"All masks of the {name} images{_of(self._fold)} are empty.",
+                fix="Add images with objects to that split." if self._fold is None else _OTHER_PATIENTS,
+            )
 
     def _check_every_class(self, truths: NDArray[np.uint8], training: Manifest, store: ImageStore) -> None:
         """Refuses training images whose masks never show one of the classes.
@@ -239,10 +243,9 @@ class SegmentationTask:
                 fix=f"{fix}, or crop the images around the objects.",
             )
         elsewhere = _shown_by(store, number)
-        of_fold = "" if self._fold is None else f" of fold {self._fold}"
         raise DataError(
-            f"No mask of the training images{of_fold} shows the class '{self.names[number]}'{values}, only {found}."
-            + (f" It is shown by {elsewhere} alone." if elsewhere else ""),
+            f"No mask of the training images{_of(self._fold)} shows the class '{self.names[number]}'{values}, "
+            f"only {found}." + (f" It is shown by {elsewhere} alone." if elsewhere else ""),
             fix="Correct the labels of the source, add images that show it, or leave it out of data.classes."
             if self._fold is None or not elsewhere
             else "The networks of all folds have to learn every class: add patients who show it, or leave it out of "
@@ -344,6 +347,7 @@ class ClassificationTask:
         loss: settings of the loss, or its name.
         field: of the recipe that names it, for errors.
         auxiliary_weight: share of heads before the last in the loss.
+        fold: of the data, where they are divided.
 
     Raises:
         RecipeError: there is no such loss for findings.
@@ -354,17 +358,23 @@ class ClassificationTask:
     score = "val_auroc"
 
     def __init__(
-        self, manifest: Manifest, *, loss: Settings | str, field: str = "loss", auxiliary_weight: float = 0.4
+        self,
+        manifest: Manifest,
+        *,
+        loss: Settings | str,
+        field: str = "loss",
+        auxiliary_weight: float = 0.4,
+        fold: int | None = None,
     ) -> None:
         self.findings = manifest.findings
         self.auxiliary_weight = auxiliary_weight
         prevalence = manifest.of_split("train").prevalence()
         if manifest.of_split("train").samples:
-            _check_is_known(manifest.findings, prevalence)
+            _check_is_known(manifest.findings, prevalence, fold)
         self._loss = make_loss(
             loss, task="classification", outputs=len(self.findings), prevalence=prevalence, field=field
         )
-        _check_can_be_scored(manifest)
+        _check_can_be_scored(manifest, fold)
 
     def loss(self, outputs: list[Tensor], mixture: Mixture) -> Tensor:
         """Returns the mean over the images; each mixed label counts by its share lam, an early head by its weight."""
@@ -415,19 +425,30 @@ def _area(logits: NDArray[np.floating[Any]], labels: NDArray[np.uint8]) -> float
     return auroc(logits[known], labels[known])
 
 
-def _check_is_known(findings: Sequence[str], prevalence: NDArray[np.float64]) -> None:
+_OTHER_PATIENTS = (
+    "Have other patients there: another number of data.folds, or a larger share for validation, the first number of "
+    "fractions of the source, such as [0.2, 0.2]."
+)
+
+
+def _of(fold: int | None) -> str:
+    return "" if fold is None else f" of fold {fold}"
+
+
+def _check_is_known(findings: Sequence[str], prevalence: NDArray[np.float64], fold: int | None) -> None:
     """Refuses a finding that no training image is known to show or not to show."""
     for name in (name for name, share in zip(findings, prevalence, strict=True) if np.isnan(share)):
         raise DataError(
-            f"No training image says whether it shows '{name}': all of its labels are ignored.",
+            f"No training image{_of(fold)} says whether it shows '{name}': all of its labels are ignored.",
             fix="Leave it out of data.findings, or let its labels count (uncertain or blank of the source).",
         )
 
 
-def _check_can_be_scored(manifest: Manifest) -> None:
+def _check_can_be_scored(manifest: Manifest, fold: int | None) -> None:
     shown = manifest.of_split("val").prevalence()
     if not ((shown > 0) & (shown < 1)).any():
         raise DataError(
-            "None of the findings is both present and absent among the validation images, so no network can be chosen.",
-            fix="Move more patients to the split val.",
+            f"None of the findings is both present and absent among the validation images{_of(fold)}, so no network "
+            "can be chosen.",
+            fix="Move more patients to the split val." if fold is None else _OTHER_PATIENTS,
         )

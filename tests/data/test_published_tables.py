@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medarts.config import parse
 from medarts.config.data import IGNORE, make_source
-from medarts.data.choosing import recognise
+from medarts.data.choosing import recognise, sources_alike
 from medarts.data.manifest import Manifest
 from medarts.data.opening import open_sources, survey
 from medarts.engine.listing import about, listing_of
@@ -99,6 +100,24 @@ def test_labels_of_a_cell_are_findings(tmp_path: Path, labels: tuple[str, ...]) 
     found = opened(folder)
     assert found.findings == ("Mass", "Nodule")
     assert [*shown(found).values()] == [("Mass", "Nodule"), (), ("Nodule",)]
+
+
+def test_what_cells_mean_is_passed_on_to_a_folder_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"train/patient{n}/study1/view1.png" for n in (1, 2, 3)]
+    folder = write(tmp_path / "CheXpert-small", names, CHEXPERT, file="train.csv")
+    own = {"kind": "table", "path": str(tmp_path / "own"), "uncertain": "ignore", "blank": "ignore"}
+    data = parse({"data": {"sources": [own], "findings": ["Edema", "Fracture"]}}).data
+    for named in (True, False):
+        (source,) = sources_alike([str(folder)], data, named=named)
+        found = open_sources([source], findings=data.findings)
+        assert found.labels().tolist() == [[IGNORE, IGNORE], [IGNORE, 1], [1, 0]]
+        said = capsys.readouterr().err.replace("\n", " ")
+        assert "cells of train.csv are read as {-1: ignore, an empty cell: ignore}" in said
+    twice = {**own, "name": "other", "path": str(tmp_path / "other"), "uncertain": "positive"}
+    for others in ([{**own, "uncertain": None, "blank": None}], [own, twice]):  # no policy, or two: the usual one, said
+        (source,) = sources_alike([str(folder)], parse({"data": {"sources": others, "findings": ["Edema"]}}).data)
+        assert source.model_dump()["uncertain"] == "negative"
+        assert "{-1: negative, an empty cell: negative}" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_columns_by_name_and_semicolons_between_cells(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from medarts.config.study import Study, load_study
 from medarts.data.synthetic import write_phantoms
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory, epochs_done
-from medarts.errors import DivergedError, MedartsError, RecipeError, RunError
+from medarts.errors import DataError, DivergedError, MedartsError, RecipeError, RunError
 from medarts.models import scaled
 from medarts.models.unet import UNetSettings
 from medarts.spaces import random_genotype, space_settings
@@ -433,6 +433,20 @@ def test_what_does_not_fit_is_refused(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").touch()
     refused(make(networks, [{"data": "ct"}], change), tmp_path / "out", error, says)
+
+
+def test_findings_that_no_test_image_ranks_are_refused(table_data: Path, tmp_path: Path) -> None:
+    """Otherwise the comparison would fail, after all trainings."""
+    rows = (table_data / "labels.csv").read_text().splitlines()
+    rows = [f"{row.partition(',test,')[0]},test,0,0,0" if ",test," in row else row for row in rows]
+    (table_data / "labels.csv").write_text("\n".join(rows))
+    data = {"sources": [{"kind": "table", "path": str(table_data), "name": "films"}], "size": 32, "in_channels": 1}
+    network = {"model": {"name": "chexnet", "growth": 2}}
+    study = {"recipe": {"data": data, "train": {"batch": 4}}, "networks": [network], "trained_on": [{"data": "films"}]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(DataError, match="All test images of films, or none, show every finding"):
+        prepare(load_study(tmp_path / "study.yaml"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_was_searched_on_an_external_data_set_is_refused(make: Make, data: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from scipy.stats import t
 from tests.conftest import write_folder_data
 from tests.small_runs_of_tests import SMALL, InThisProcess
@@ -84,3 +85,15 @@ def test_a_run_is_trained_again_with_other_seeds(tmp_path: Path, monkeypatch: py
         library.noise(library.train(initial=run, changes="train.epochs=1", out=tmp_path / "tuned"))
     with pytest.raises(RecipeError, match="seeds is 0"):
         library.noise(run, seeds=0)
+
+
+def test_test_images_that_compare_nothing_are_refused_before_others_are_trained(tmp_path: Path) -> None:
+    data = write_folder_data(tmp_path / "data", images=16)
+    tested = [row.split(",")[0] for row in (data / "splits.csv").read_text().splitlines() if row.endswith(",test")]
+    for name in tested:
+        Image.new("L", (32, 32)).save(data / "masks" / f"{name}.png")
+    recipe = {**SMALL, "data": {"sources": [{"kind": "folder", "path": str(data), "name": "blobs"}], "size": 16}}
+    run = library.train(recipe=recipe, out=tmp_path / "run")
+    with pytest.raises(RunError, match="No image shows a class"):
+        library.noise(run, seeds=1)
+    assert not (run.path / "noise").exists()

@@ -214,6 +214,9 @@ def test_validation_images_that_rank_nothing_are_refused(rows):
     with pytest.raises(DataError, match="None of the findings is both present and absent") as caught:
         ClassificationTask(manifest(TRAINING, ("val", rows)), loss="bce_logits")
     assert "split val" in caught.value.fix
+    with pytest.raises(DataError, match="validation images of fold 2, so") as caught:
+        ClassificationTask(manifest(TRAINING, ("val", rows)), loss="bce_logits", fold=2)
+    assert "data.folds" in caught.value.fix
     ClassificationTask(manifest(TRAINING, ("val", [*rows, [0, 1, 0], [0, 0, 0]])), loss="bce_logits")
 
 

@@ -50,7 +50,7 @@ def sources_alike(words: Iterable[str], data: DataSettings, *, named: bool = Tru
     Raises:
         DataError: as `choose_sources` and `alike`.
     """
-    return alike(choose_sources(words, known=data.sources if named else ()), data, classes=data.class_names)
+    return alike(choose_sources(words, known=data.sources, named=named), data, classes=data.class_names)
 
 
 def alike(
@@ -96,24 +96,29 @@ def labels_of(source: SourceSettings, classes: Sequence[str]) -> Labels | None:
     return None if usual is None else dict(usual)
 
 
-def choose_sources(words: Iterable[str], *, known: Iterable[SourceSettings] = ()) -> tuple[SourceSettings, ...]:
+def choose_sources(
+    words: Iterable[str], *, known: Sequence[SourceSettings] = (), named: bool = True
+) -> tuple[SourceSettings, ...]:
     """Returns the data sets that the words of ``--data`` name.
+
+    What the cells of a table mean is as in the recipe; see `Source.read_as`.
 
     Folders may differ in their names and not in those of their data sets: the second is called name-2.
 
     Args:
-        known: the sources of a recipe, whose domains can be named.
+        known: the sources of a recipe.
+        named: words may be their domains.
 
     Raises:
         DataError: a word is neither a domain nor a folder, or its layout is not recognised.
     """
-    by_name = {source.domain: source for source in known}
+    by_name = {source.domain: source for source in known} if named else {}
     chosen: list[SourceSettings] = []
     for word in words:
         if word in by_name:
             chosen.append(by_name[word])
         elif Path(word).is_dir() or is_list(Path(word)):
-            chosen += [renamed(source, chosen) for source in recognise(Path(word))]
+            chosen += [renamed(_read_as(source, known), chosen) for source in recognise(Path(word))]
         else:
             fix = did_you_mean(word, by_name) if by_name else "Give the folder of a data set."
             raise DataError(f"'{word}' is neither a data set of the recipe nor a folder.", fix=fix)
@@ -163,6 +168,12 @@ def renamed(source: SourceSettings, others: Iterable[SourceSettings]) -> SourceS
         return source  # the same folder again is refused where it is opened
     number = next(number for number in count(2) if f"{source.domain}-{number}" not in paths)
     return source.model_copy(update={"name": f"{source.domain}-{number}"})
+
+
+def _read_as(source: SourceSettings, known: Sequence[SourceSettings]) -> SourceSettings:
+    kind: Source = registered.get(source.kind)()
+    read: SourceSettings = kind.read_as(source, [own for own in known if own.kind == source.kind])
+    return read
 
 
 def _with_window(source: SourceSettings, known: Sequence[SourceSettings]) -> SourceSettings:

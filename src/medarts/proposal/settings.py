@@ -63,6 +63,9 @@ def draft_for(looks: Sequence[Look], *, device: str, factor: float = 1.0) -> Dra
     """
     draft = Draft({section: {} for section in ("data", "space", "search", "train")})
     draft.put("data.sources", [_source(look.settings) for look in looks])
+    for number, look in enumerate(looks):
+        if getattr(look.settings, "uncertain", None) is not None:
+            draft.reasons[f"data.sources.{number}.uncertain"] = "-1 and empty cells; or positive, or ignore"
     train = sum(sample.split == "train" for look in looks for sample in look.manifest.samples)
     if looks[0].settings.task == "segmentation":
         size = _put_size(draft, looks, _LARGEST[device], device)

@@ -123,6 +123,7 @@ def measure_noise(path: Path, *, seeds: int = 3, jobs: int = 1) -> Noise:
     run = RunDirectory.open(path, kind="train")
     works = _jobs(run, seeds, jobs)
     with run.at_work("noise"):
+        _check_scores(run)
         title = f"noise of {run.path}"
         command = f"medarts noise {shlex.quote(str(run.path))} --seeds {seeds}"
         train_all(works, title=title, at_once=jobs, command=command)
@@ -132,6 +133,12 @@ def measure_noise(path: Path, *, seeds: int = 3, jobs: int = 1) -> Noise:
         found = noise_of(tables, network=str(run.facts["network"]), draws=evaluation.bootstrap, seed=run.recipe.seed)
         run.write_json(f"noise/{FILE}", signed({"format": FORMAT, **_plain(asdict(found))}))
     return found
+
+
+def _check_scores(run: RunDirectory) -> None:
+    """Refuses a run on whose test images networks cannot be compared, before others are trained."""
+    table = current_scores(run, "test").assign(network="", seed=run.recipe.seed)
+    measures_of(table, draws=1, seed=run.recipe.seed)
 
 
 def noise_of(tables: dict[int, pd.DataFrame], *, network: str, draws: int, seed: int) -> Noise:

@@ -25,7 +25,7 @@ from medarts.data.opening import open_manifest, with_findings
 from medarts.data.store import open_store
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory, is_begun
-from medarts.errors import MedartsError, RecipeError, RunError
+from medarts.errors import DataError, MedartsError, RecipeError, RunError
 from medarts.models import Architecture, initial_weights, network_of
 from medarts.pool import search
 from medarts.profiling.budget import BudgetError
@@ -209,6 +209,22 @@ def _opened(recipe: Recipe, needs: tuple[Split, ...] = SPLITS) -> _Opened:
     return _Opened(with_findings(recipe, manifest), manifest)
 
 
+def _check_can_be_compared(manifest: Manifest) -> None:
+    """Refuses findings that no test image of a data set ranks: the comparison would fail after all trainings."""
+    test = manifest.of_split("test")
+    for domain in manifest.domains if manifest.findings else ():
+        if not _is_ranked(test, domain):
+            raise DataError(
+                f"All test images of {domain}, or none, show every finding, so that networks cannot be ranked.",
+                fix="Move more patients to the split test.",
+            )
+
+
+def _is_ranked(manifest: Manifest, domain: str) -> bool:
+    shown = manifest.where(lambda sample: sample.domain == domain).prevalence()
+    return bool(((shown > 0) & (shown < 1)).any())
+
+
 def _trainings(study: Study, layout: Layout, groups: Mapping[str, _Opened]) -> Iterator[Step]:
     """Yields all trainings in their order, after their groups were checked."""
     for group in study.trained_on:
@@ -218,6 +234,7 @@ def _trainings(study: Study, layout: Layout, groups: Mapping[str, _Opened]) -> I
             make_fabric(opened.recipe.compute)
             make_task(opened.recipe, opened.manifest, loss=settings.loss, field="train.loss")
             check_fills_a_batch(opened.manifest.of_split("train"), settings.batch, name="training set")
+            _check_can_be_compared(opened.manifest)
     data = {name: opened.manifest.fingerprint() for name, opened in groups.items()}
     for seed in sorted({seed for group in study.trained_on for seed in group.seeds}):
         for group in study.trained_on:

@@ -202,6 +202,15 @@ class Source(ABC):
         """Returns settings with the names of classes by which another source of the kind is read; ``other`` is its."""
         return settings
 
+    def read_as(self, settings: Any, others: Sequence[Any]) -> Any:
+        """Returns settings of a folder that was recognised with what it does not say and a recipe does.
+
+        Args:
+            settings: as recognised.
+            others: those of the sources of this kind in the recipe; none without a recipe.
+        """
+        return settings
+
     def in_classes(self, listing: Listing, classes: Sequence[str]) -> Listing:
         """Returns a listing with the masks of the classes that a recipe names, where files hold more of them by name.
 

@@ -10,7 +10,7 @@ columns these are, and ``uncertain`` and ``blank`` what -1 and an empty cell mea
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -51,6 +51,7 @@ from medarts.data.splits import (
 )
 from medarts.data.tables import Table, read_table
 from medarts.errors import DataError, did_you_mean
+from medarts.system.console import inform
 
 NAME = "labels.csv"
 BAD_VALUE = "value that is neither 0 nor 1"
@@ -174,6 +175,19 @@ class TableSource(Source):
             told = [f"the table {settings.file}" for settings in found]
             raise AmbiguousLayoutError(root, [(settings,) for settings in found], told)
         return tuple(found)
+
+    def read_as(self, settings: TableSettings, others: Sequence[TableSettings]) -> TableSettings:
+        """Returns settings by which cells mean what they do in a recipe, if all of its tables are read in one way."""
+        fields = ("separator", "uncertain", "blank")
+        ways = {tuple(getattr(other, name) for name in fields) for other in others}
+        own = settings.uncertain
+        if len(ways) == 1 and ways != {(None, None, None)}:
+            settings = settings.model_copy(update=dict(zip(fields, *ways, strict=True)))
+        if own is not None:  # there are such cells
+            meanings = _meanings(settings)
+            words = [f"{cell or 'an empty cell'}: {meanings[cell]}" for cell in ("-1", "") if cell in meanings]
+            inform(f"{settings.domain}: cells of {settings.file} are read as {{{', '.join(words)}}}.")
+        return settings
 
     def findings_in(self, settings: TableSettings) -> tuple[str, ...] | None:
         path = file_named(settings.path, settings.file)
