@@ -11,7 +11,7 @@ import argparse
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -71,6 +71,12 @@ def views_of(table: Table) -> dict[str, Table]:
     return {"mean": table, **{name: table.on(name) for name in table.sets}}
 
 
+def within_budgets(rows: pd.DataFrame) -> Floats:
+    """Returns the columns beside ``budget``, less their means in a budget."""
+    columns = rows.drop(columns="budget")
+    return (columns - columns.groupby(rows["budget"]).transform("mean")).to_numpy(float)
+
+
 def single_trainings(table: Table) -> Floats:
     """Returns (genotypes, 3): budget and test Dice of the first training, and of the second (NaN: there is none)."""
     rows = []
@@ -108,19 +114,19 @@ def reliability(table: Table) -> Iterator[str]:
     yield f"| figure | {' | '.join(views)} |"
     yield f"| --- |{' --- |' * len(views)}"
     singles = [single_trainings(view) for view in views.values()]
-    of_two = [rows[~np.isnan(rows[:, 2]), 1:] for rows in singles]
-    judged = [frame_of(view)[["val_dice", "test_dice"]].to_numpy() for view in views.values()]
+    of_two = [within_budgets(pd.DataFrame(rows, columns=["budget", "one", "other"]).dropna()) for rows in singles]
+    judged = [within_budgets(frame_of(view)[["budget", "val_dice", "test_dice"]]) for view in views.values()]
     for name, value, of in (
         ("standard deviation between seeds of a genotype", seed_deviation, singles),
         ("standard deviation between genotypes of a budget", genotype_deviation, singles),
-        ("rank correlation of two seeds, test Dice", spearman, of_two),
-        ("rank correlation of validation and test Dice", spearman, judged),
+        ("rank correlation of two seeds within budgets, test Dice", spearman, of_two),
+        ("rank correlation of validation and test Dice within budgets", spearman, judged),
     ):
         yield f"| {name} | {' | '.join(_interval(rows, value) for rows in of)} |"
     for size in POOLS:
         # The expected maximum of N normals times the spread.
         gains = [f"{genotype_deviation(rows) * expected_maximum(size):.4f}" for rows in singles]
-        yield f"| gain of who knows the best of {size} | {' | '.join(gains)} |"
+        yield f"| gain of an oracle choosing among {size} | {' | '.join(gains)} |"
     by_set = table.trainings.pivot_table(index="number", columns="set", values="test_dice")
     for pair in itertools.combinations(table.sets, 2):
         shared = _interval(by_set[[*pair]].dropna().to_numpy(), spearman)
@@ -146,47 +152,54 @@ def expected_maximum(size: int, *, draws: int = 20_000) -> float:
 
 
 def costs(table: Table) -> Iterator[str]:
-    """Within budgets: what is left of costs and Dice beside their means in a budget."""
+    """All genotypes, and what is left of costs and Dice beside their means in a budget."""
     views = views_of(table)
     yield f"| cost | rank correlation with test Dice, all genotypes | within budgets: {' | '.join(views)} |"
     yield f"| --- | --- |{' --- |' * len(views)}"
     for cost in COSTS:
         cells = [_interval(frame_of(table)[[cost, "test_dice"]].to_numpy(float), spearman)]
         for view in views.values():
-            rows = frame_of(view)[["budget", cost, "test_dice"]]
-            left = (rows - rows.groupby("budget").transform("mean"))[[cost, "test_dice"]]
-            cells.append(_interval(left.to_numpy(float), spearman))
+            left = within_budgets(frame_of(view)[["budget", cost, "test_dice"]])
+            cells.append(_interval(left, spearman))
         yield f"| {cost} | {' | '.join(cells)} |"
     yield ""
     for name, view in views.items():
         rows = frame_of(view)
-        design = np.column_stack([np.log(rows[["flops", "parameters"]].to_numpy(float)), rows["test_dice"]])
+        logs = np.log(rows[["flops", "parameters"]]).assign(budget=rows["budget"], test_dice=rows["test_dice"])
+        design = within_budgets(logs)
         share = _interval(design, lambda a: explained(a[:, :-1], a[:, -1]))
-        yield f"Share of the variance that costs explain, {name}: {share} (linear in log FLOPs and log parameters)."
+        yield f"Share of the variance within budgets that log FLOPs and log parameters explain, {name}: {share}."
         yield ""
 
 
 def macro_choices(table: Table) -> Iterator[str]:
-    """What a choice changes against all other values at equal latency, in a linear model with the other choices."""
+    """What a choice changes against its other values, in a linear model with the other choices."""
     views = views_of(table)
     yield f"| choice | value | genotypes | mean test Dice | against the others, {' | '.join(views)} |"
     yield f"| --- | --- | --- | --- |{' --- |' * len(views)}"
     frames = [frame_of(view) for view in views.values()]
+    designs = [dummies_of(rows) for rows in frames]
     rows = frames[0]
-    dummies = {
-        (name, value): (rows[name] == value).to_numpy(float) for name in CHOICES for value in sorted(set(rows[name]))
-    }
-    for (name, value), column in dummies.items():
-        others = [other for (of, _), other in dummies.items() if of != name]
+    for choice in designs[0]:
         effects = [
             _interval(
-                np.column_stack([frame["test_dice"], column, *others]),
+                np.column_stack(
+                    [frame["test_dice"], design[choice], *(of for other, of in design.items() if other[0] != choice[0])]
+                ),
                 lambda a: float(coefficients(a[:, 1:], a[:, 0])[0]),
             )
-            for frame in frames
+            for frame, design in zip(frames, designs, strict=True)
         ]
-        mean = rows["test_dice"].to_numpy()[column == 1].mean()
-        yield f"| {name} | {value} | {column.sum():.0f} | {mean:.3f} | {' | '.join(effects)} |"
+        taken = designs[0][choice] == 1
+        mean = rows["test_dice"].to_numpy()[taken].mean()
+        yield f"| {choice[0]} | {choice[1]} | {taken.sum()} | {mean:.3f} | {' | '.join(effects)} |"
+
+
+def dummies_of(rows: pd.DataFrame) -> dict[tuple[str, Any], Floats]:
+    """Returns for each value of each choice which genotypes have it, as 0 and 1."""
+    return {
+        (name, value): (rows[name] == value).to_numpy(float) for name in CHOICES for value in sorted(set(rows[name]))
+    }
 
 
 def coefficients(design: Floats, values: Floats) -> Floats:
@@ -207,16 +220,22 @@ def explained(design: Floats, values: Floats) -> float:
 
 
 def epochs(table: Table) -> Iterator[str]:
-    """How well an early score tells the end of another training."""
-    yield "| epoch | rank correlation of its validation Dice with test Dice of another seed |"
-    yield "| --- | --- |"
+    """How well an early score tells the end of another training, within budgets."""
+    views = views_of(table)
+    yield f"| epoch | rank correlation of its validation Dice with test Dice of another seed: {' | '.join(views)} |"
+    yield f"| --- |{' --- |' * len(views)}"
     for epoch in sorted({1, 2, 3, 4, 6, 8, 10, table.last_epoch}):
-        pairs = [
-            (table.curve(number, seeds[0])[epoch - 1], table.test_dice(number, seeds[1]))
-            for number in table.networks.index
-            if len(seeds := table.seeds_of(number)) > 1
-        ]
-        yield f"| {epoch} | {_interval(np.array(pairs), spearman)} |"
+        yield f"| {epoch} | {' | '.join(_interval(curve_and_end(view, epoch), spearman) for view in views.values())} |"
+
+
+def curve_and_end(table: Table, epoch: int) -> Floats:
+    """Returns validation Dice after an epoch and test Dice of another seed, of every genotype with two, (N, 2)."""
+    rows = [
+        (table.networks["budget"][number], table.curve(number, seeds[0])[epoch - 1], table.test_dice(number, seeds[1]))
+        for number in table.networks.index
+        if len(seeds := table.seeds_of(number)) > 1
+    ]
+    return within_budgets(pd.DataFrame(rows, columns=["budget", "val_dice", "test_dice"]))
 
 
 def rules(found: Mapping[str, Outcomes]) -> Iterator[str]:
@@ -237,9 +256,9 @@ def outcomes(table: Table, *, retrained: bool) -> Outcomes:
     able = [number for number in table.networks.index if len(table.seeds_of(number)) > int(retrained)]
     fewest = table.networks.loc[able]["budget"].value_counts().min()
     return {
-        (name, size): simulate(table, rule, candidates=size, retrained=retrained, resamples=100)
+        (name, size): simulate(table, rule, candidates=size, retrained=retrained)
         for size in POOLS
-        if size <= fewest
+        if size < fewest
         for name, rule in rules_of(table).items()
     }
 
@@ -332,7 +351,12 @@ def spearman(pairs: Floats) -> float:
 
 
 def _interval(rows: Floats, value: Callable[[Floats], float]) -> str:
-    """Writes a value with its interval, by bootstrap over rows; resamples where it is not defined are left out."""
+    """Writes a value with its interval, by bootstrap over rows; resamples where it is not defined are left out.
+
+    Nothing where there are fewer than three rows.
+    """
+    if len(rows) < 3:
+        return ""
     generator = np.random.default_rng(0)
     with np.errstate(all="ignore"):
         drawn = [value(rows[generator.integers(len(rows), size=len(rows))]) for _ in range(DRAWS)]

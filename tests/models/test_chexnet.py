@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from medarts.config import parse
+from medarts.config.reading import deciding_values
 from medarts.errors import RecipeError
 from medarts.models import scaled
 from medarts.models.chexnet import SMALLEST, CheXNet, CheXNetSettings
@@ -89,6 +91,11 @@ def test_a_budget_scales_it_by_its_growth() -> None:
     narrow = CheXNet(CheXNetSettings(growth=2))
     assert narrow.features(torch.rand(1, 3, 64, 64)).shape == (1, 64, 2, 2)
     assert count_parameters(narrow) < count_parameters(CheXNet(CheXNetSettings(growth=3)))
+
+
+def test_runs_from_before_it_had_a_growth_keep_their_recipe() -> None:
+    content = {"data": {"sources": [{"kind": "table", "path": "clinic"}]}, "train": {"model": "chexnet"}}
+    assert "growth" not in deciding_values(parse(content))["train"]["model"]
 
 
 def test_it_is_drawn_from_the_seed_and_holds_nothing_but_the_densenet() -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
 from medarts.benchmarks.table import Table
 from medarts.errors import MedartsError
@@ -51,7 +53,7 @@ class Outcome:
 
     Attributes:
         gain: of test Dice over a random choice, mean over pools.
-        low: lower end of its 95 % interval, by bootstrap over the genotypes of the table.
+        low: lower end of its 95 % interval over the genotypes of the table.
         high: upper end.
         trainings: what the rule pays for, in whole trainings, mean over pools.
     """
@@ -64,12 +66,13 @@ class Outcome:
 
 def simulate(
     table: Table, rule: Rule, *, candidates: int, retrained: bool = True, budget: int | None = None,
-    resamples: int = 200, pools: int = 50, seed: int = 0,
+    pools: int = 10_000, seed: int = 0,
 ) -> Outcome:  # fmt: skip
     """Returns what a rule gains on random pools of a table.
 
-    A random training of each genotype is seen. The interval is over genotypes, which are resampled; a resample that
-    has one twice draws from it more often.
+    A random training of each genotype is seen. Pools are drawn from each budget in turn. The interval is over
+    genotypes, by the jackknife of a U-statistic (Arvesen, Ann. Math. Statist. 1969): what the mean over pools would be
+    without each genotype is that over the pools in which it is not.
 
     Args:
         table: the table.
@@ -78,12 +81,11 @@ def simulate(
         retrained: judge by a training with another seed than the one seen. Genotypes with at least two seeds take part.
             Otherwise all take part, and the training seen is judged, by images that the rule has not seen.
         budget: only genotypes of this budget. Default: all, each pool of one budget.
-        resamples: of the bootstrap.
-        pools: drawn from each resample.
+        pools: drawn at random, of all budgets together.
         seed: of everything random here.
 
     Raises:
-        MedartsError: the table has fewer such genotypes in a budget than a pool has candidates.
+        MedartsError: a budget of the table has no more such genotypes than a pool has candidates.
 
         outcome = simulate(read_table(folder), lambda trials: max(trials.candidates, key=...), candidates=16)
     """
@@ -93,27 +95,46 @@ def simulate(
     budgets = [budget] if budget is not None else sorted({int(table.networks["budget"][number]) for number in able})
     groups = [[number for number in able if table.networks["budget"][number] == each] for each in budgets]
     fewest = min(map(len, groups), default=0)
-    if fewest < candidates:
+    if fewest <= candidates:
         raise MedartsError(
-            f"The table has {fewest} genotypes of a budget with {'two seeds' if retrained else 'a training'}, and "
-            f"{candidates} candidates are wanted.",
+            f"The table has {fewest} genotypes of a budget with {'two seeds' if retrained else 'a training'}; pools of "
+            f"{candidates} candidates need more.",
             fix="Ask for fewer candidates, or train more seeds.",
         )
     test = {number: {seed: table.test_dice(number, seed) for seed in table.seeds_of(number)} for number in able}
-    means, paid = [], []
-    for _ in range(resamples):
-        drawn = [np.unique(generator.choice(group, len(group)), return_counts=True) for group in groups]
-        gains = []
-        for place in range(pools):
-            numbers, counts = drawn[place % len(groups)]
-            size = min(candidates, len(numbers))
-            pool = generator.choice(numbers, size, replace=False, p=counts / counts.sum())
-            order = {int(number): [*map(int, generator.permutation(table.seeds_of(number)))] for number in pool}
-            trials = Trials(table, [*order], {number: seeds[0] for number, seeds in order.items()})
-            chosen = rule(trials)
-            chance = np.mean([test[number][seeds[judge]] for number, seeds in order.items()])
-            gains.append(test[chosen][order[chosen][judge]] - chance)
-            paid.append(trials.spent)
-        means.append(float(np.mean(gains)))
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Outcome(float(np.mean(means)), float(low), float(high), float(np.mean(paid)))
+
+    gains: list[list[float]] = [[] for _ in groups]
+    chosen_from: list[list[list[bool]]] = [[] for _ in groups]
+    paid = []
+    for place in range(pools):
+        at = place % len(groups)
+        pool = generator.choice(groups[at], candidates, replace=False)
+        order = {int(number): [*map(int, generator.permutation(table.seeds_of(number)))] for number in pool}
+        trials = Trials(table, [*order], {number: seeds[0] for number, seeds in order.items()})
+        chosen = rule(trials)
+        chance = np.mean([test[number][seeds[judge]] for number, seeds in order.items()])
+        gains[at].append(float(test[chosen][order[chosen][judge]] - chance))
+        chosen_from[at].append([number in order for number in groups[at]])
+        paid.append(trials.spent)
+    means = [float(np.mean(of_group)) for of_group in gains]
+    spreads = [
+        _jackknife_variance(np.array(of_group), np.array(members))
+        for of_group, members in zip(gains, chosen_from, strict=True)
+    ]
+    error = float(np.sqrt(np.sum(spreads))) / len(groups)
+    reach = float(stats.t.ppf(0.975, sum(map(len, groups)) - len(groups))) * error
+    gain = float(np.mean(means))
+    return Outcome(gain, gain - reach, gain + reach, float(np.mean(paid)))
+
+
+def _jackknife_variance(gains: NDArray[np.float64], members: NDArray[np.bool_]) -> float:
+    """Returns the variance of the mean gain of pools, from that of the pools without each genotype.
+
+    Args:
+        gains: (pools,).
+        members: (pools, genotypes), which are in a pool.
+    """
+    absent = ~members
+    without = (gains @ absent) / absent.sum(0)
+    genotypes = len(without)
+    return float((genotypes - 1) / genotypes * ((without - without.mean()) ** 2).sum())

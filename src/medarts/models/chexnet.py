@@ -16,7 +16,7 @@ from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medarts.config.section import Whole
+from medarts.config.section import LATER, Whole
 from medarts.errors import RecipeError
 from medarts.models import register_model
 from medarts.network import FindingNetwork, check_batch_norms
@@ -52,7 +52,7 @@ class CheXNetSettings(Settings):
     """
 
     name: Literal["chexnet"] = "chexnet"
-    growth: Annotated[Whole, Field(ge=1, le=256)] = 32
+    growth: Annotated[Annotated[Whole, Field(ge=1, le=256)], LATER] = 32
     weights: Path | None = None
 
 
