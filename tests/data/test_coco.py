@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from medarts.config.data import IGNORE
 from medarts.data.choosing import recognise
 from medarts.data.formats.coco import read_annotations
 from medarts.data.formats.polygons import fill, fill_all
-from medarts.data.masks import read_mask
+from medarts.data.masks import check_classes, read_mask
 from medarts.data.opening import open_sources, survey
 from medarts.data.sources import AmbiguousLayoutError
 from medarts.errors import DataError
@@ -87,6 +88,32 @@ def test_objects_that_overlap_are_of_all_their_classes_where_these_may(tmp_path)
     one, other = masks["ignore"]
     assert (Counter(one.ravel().tolist())[1], Counter(one.ravel().tolist())[IGNORE]) == (20, 86)
     assert Counter(other.ravel().tolist()) == {0: 92, IGNORE: 100}
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_objects_of_unknown_categories_and_classes_are_refused(tmp_path, overlap):
+    large, small = [[1, 1, 11, 1, 11, 11, 1, 11]], [[4, 4, 8, 4, 8, 8, 4, 8]]
+    folder = annotated(tmp_path, large, second=large)
+    (settings,) = recognise(folder)
+    source = settings.model_copy(update={"labels": {1: "a", 5: "b"}})
+    manifest = open_sources([source], classes=("a", "b"))
+    path = folder / "annotations.json"
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 6, "name": "c"})
+    content["annotations"].append({"id": 3, "image_id": 5, "category_id": 6, "segmentation": small})
+    if overlap:  # one mask for all shows what is on top alone
+        content["annotations"].append({"id": 4, "image_id": 5, "category_id": 0, "segmentation": [[4, 4, 8, 4, 8, 7]]})
+    path.write_text(json.dumps(content))
+    (sample, *_), rules = manifest.samples, manifest.rules[source.domain]
+    with pytest.raises(DataError, match="holds the label 7 in 16 pixels; the source knows 0, 1, 5"):
+        read_mask(sample, rules, names=("a", "b"), overlap=overlap)
+    more = replace(rules, labels=((1, 1), (5, 2), (7, 3)))
+    with pytest.raises(DataError, match=r"holds class 3, data\.classes allows 0 to 2, a, b"):
+        check_classes(
+            sample, read_mask(sample, more, names=("a", "b"), overlap=overlap).classes, ("a", "b"), named=True
+        )
+    ignored = replace(rules, labels=((1, 1), (5, 2), (7, 0), (3, 4)))  # the last is never drawn
+    assert read_mask(sample, ignored, names=("a", "b"), overlap=overlap).classes.max() <= 2
 
 
 def encoded(counts: list[int]) -> str:

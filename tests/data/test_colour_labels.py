@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from PIL import Image
 
@@ -69,6 +70,9 @@ def test_numbers_beside_colours_are_the_values_of_deeper_grey_masks(tmp_path: Pa
     assert np.unique(read(deep, labels).classes).tolist() == [0, 2, 3, 4]
     with pytest.raises(DataError, match="holds the label 300 in 64 pixels"):
         read(deep, {"#ff0000": 1, 7: 2, 65535: 3})
+    tifffile.imwrite(tmp_path / "i.tif", values.repeat(64).reshape(16, 16), photometric="miniswhite")
+    inverted = read(tmp_path / "i.tif", labels | {"#808080": 5}).classes  # greys are what is seen
+    assert inverted.ravel()[::64].tolist() == [4, 2, 3, 0]
     white = saved(tmp_path / "w.png", drawn(), np.array([[0, 0, 0], [255, 0, 0], [255, 255, 255]], np.uint8))
     with pytest.raises(DataError, match="holds the colour #ffffff"):  # which is not near 300
         read(white, {"#ff0000": 1, 300: 2})

@@ -119,11 +119,23 @@ def _are_mixed(labels: Sequence[tuple[int | str, int]]) -> bool:
 
 
 def _greys(labels: Sequence[tuple[int | str, int]], raw: Raw) -> dict[int, int]:
-    """Returns labels for a grey mask of more than 8 bits: numbers, and the greys among colours by their part of it."""
+    """Returns labels for a grey mask of more than 8 bits: numbers, and the greys among colours by their part of it.
+
+    The numbers are values as stored; black and the greys are what is seen, in an inverted file too.
+    """
     white = 255 if raw.range is None else raw.range[1]
+    inverted = raw.range is not None and raw.inverted
     colours = {colour_of(value): index for value, index in labels if isinstance(value, str)}
-    greys = {round(red * white / 255): index for (red, *others), index in colours.items() if {red} == {*others}}
-    return {0: 0} | greys | {value: index for value, index in labels if isinstance(value, int)}
+    greys = {
+        round((255 - red if inverted else red) * white / 255): index
+        for (red, *others), index in colours.items()
+        if {red} == {*others}
+    }
+    return (
+        {round(white) if inverted else 0: 0}
+        | greys
+        | {value: index for value, index in labels if isinstance(value, int)}
+    )
 
 
 def _are_apart(raw: Raw, labels: Sequence[tuple[int | str, int]]) -> bool:

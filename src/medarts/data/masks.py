@@ -1,6 +1,6 @@
 """The masks of samples as class indices: of one file, a file for every class, or annotations of objects."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medarts.config.data import IGNORE
 from medarts.data.classifying import ReadMask, by_index, classify
-from medarts.data.formats import holds_objects, raw_mask
+from medarts.data.formats import holds_objects, raw_mask, values_of_objects
 from medarts.data.formats.raw import Raw
 from medarts.data.levels import MaskLevel
 from medarts.data.manifest import ReadingRules, Sample
@@ -41,7 +41,7 @@ def read_mask(sample: Sample, rules: ReadingRules, *, names: Sequence[str] = (),
     if sample.class_masks:
         return _of_files(sample, rules, names=names, overlap=overlap)
     if overlap and holds_objects(sample.mask):
-        return ReadMask(_of_objects(sample, sample.mask, rules, number=len(names)))
+        return ReadMask(_of_objects(sample, sample.mask, rules, names))
     found = classify(stored_mask(sample, rules), rules, path=sample.mask)
     if not overlap:
         return found
@@ -49,7 +49,7 @@ def read_mask(sample: Sample, rules: ReadingRules, *, names: Sequence[str] = (),
     return found._replace(classes=_separated(found.classes, len(names)))
 
 
-def _of_objects(sample: Sample, path: Path, rules: ReadingRules, *, number: int) -> Mask:
+def _of_objects(sample: Sample, path: Path, rules: ReadingRules, names: Sequence[str]) -> Mask:
     """Returns annotations of objects as a mask of every class, also where these overlap.
 
     What lies under an object that is ignored counts only where it is of a class.
@@ -58,14 +58,24 @@ def _of_objects(sample: Sample, path: Path, rules: ReadingRules, *, number: int)
         sample: it belongs to.
         path: of the annotations.
         rules: with the classes of categories.
-        number: of foreground classes.
+        names: of the foreground classes.
+
+    Raises:
+        DataError: an object is of a category that the labels do not name, or of a class that is none.
     """
+    known = {value: of for value, of in rules.labels or () if isinstance(value, int)}
+
+    def raw_of(values: Iterable[int]) -> Raw:
+        return raw_mask(path, indices=True, image=sample.image, objects=tuple(values))
 
     def drawn(index: int) -> NDArray[np.bool_]:
-        values = tuple(value for value, of in rules.labels or () if of == index and isinstance(value, int))
-        return np.asarray(raw_mask(path, indices=True, image=sample.image, objects=values).values[..., 0] != 0)
+        return np.asarray(raw_of(value for value, of in known.items() if of == index).values[..., 0] != 0)
 
-    planes: Mask = np.stack([drawn(index) for index in range(1, number + 1)]).astype(np.uint8)
+    read = {0, IGNORE, *range(1, len(names) + 1)}
+    others = [value for value in values_of_objects(path) if known.get(value) not in read]
+    if others:  # which no plane has; objects that are known do not hide them here
+        check_classes(sample, classify(raw_of(others), rules, path=path).classes, names, named=True)
+    planes: Mask = np.stack([drawn(index) for index in range(1, len(names) + 1)]).astype(np.uint8)
     return np.where(drawn(IGNORE) & (planes == 0), np.uint8(IGNORE), planes)
 
 

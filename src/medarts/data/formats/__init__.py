@@ -59,6 +59,15 @@ def holds_objects(path: Path) -> bool:
     return suffix_of(path) in _ANNOTATIONS
 
 
+def values_of_objects(path: Path) -> list[int]:
+    """Returns the values that masks of annotations may hold beside 0, one for every category, in order.
+
+    Raises:
+        DataError: the file is missing, damaged, or of another format.
+    """
+    return [number + 1 for number in coco.read_annotations(path).categories]
+
+
 def is_image(path: Path) -> bool:
     """Tells whether the name is that of a readable image; hidden files are none."""
     return suffix_of(path) in _READERS and not path.name.startswith(".")
