@@ -217,6 +217,15 @@ def test_sets_without_training_images_are_left_for_evaluation(tmp_path, monkeypa
     assert "left out of the recipe" in found.answers[0][1]
 
 
+def test_what_no_recipe_can_learn_from_is_refused_without_measuring_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"All masks of .*empty are empty"):
+        medarts.init(grey(tmp_path / "empty", [square(255, 255) * 0] * 4), measure=False)
+    with pytest.raises(DataError, match="No image of one is in the split 'val'"):
+        medarts.init(grey(tmp_path / "one", [square(255, 255)]), measure=False)
+    assert not Path("recipe.yaml").exists()
+
+
 def test_a_recipe_is_never_replaced_unasked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     grey(tmp_path / "data", [square(255)] * 6)

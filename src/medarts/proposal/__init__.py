@@ -9,7 +9,7 @@ import torch
 from medarts.config import Recipe, SourceSettings, Task, apply_overrides, parse
 from medarts.data.choosing import recognise, renamed
 from medarts.data.manifest import Manifest
-from medarts.data.opening import findings_in, refuse, survey
+from medarts.data.opening import findings_in, open_manifest, refuse, survey
 from medarts.data.sources import AmbiguousLayoutError
 from medarts.engine.timing import Span
 from medarts.errors import DataError
@@ -104,6 +104,7 @@ def propose(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     draft, recipe = _drafted(looks, device, 1.0, changes)
     if not measure:
+        _check(recipe, looks)
         return Proposal(looks, draft, recipe, tuple(answers))
     load, taken = Load.now(), measured(recipe, looks)  # the load before the trials, which are load themselves
     factor, scaled = 1.0, recipe
@@ -112,6 +113,15 @@ def propose(
         factor = min(factor * 60 * minutes / (spans[0].seconds + spans[1].seconds), _MOST_TIMES)
         draft, scaled = _drafted(looks, device, factor, changes)
     return Proposal(looks, draft, scaled, tuple(answers), _spans(taken, recipe, scaled), load)
+
+
+def _check(recipe: Recipe, looks: Sequence[Look]) -> None:
+    """Refuses data that no recipe can learn from, which measuring would find."""
+    open_manifest(recipe.data.of_fold(1) if recipe.data.is_divided else recipe.data, needs=("train", "val"))
+    all_opened = all(look.opened == len(look.manifest.samples) for look in looks)
+    if recipe.data.task == "segmentation" and all_opened and not any(look.shown for look in looks):
+        folders = ", ".join(str(look.settings.path) for look in looks)
+        raise DataError(f"All masks of {folders} are empty.", fix="Add images with objects, or give other masks.")
 
 
 def _spans(taken: Measured, before: Recipe, after: Recipe) -> tuple[Span, Span]:
