@@ -529,7 +529,7 @@ def test_plan_with_a_budget(medarts, recipe_file, monkeypatch):
     status, output, _ = medarts(*words)
     assert status == 0
     assert "search, stage 2" in output
-    assert re.search(r"^all of it: (about )?1( to \d+)? min$", output, re.MULTILINE)
+    assert re.search(r"^still to come, with the scores: (about )?1( to \d+)? min$", output, re.MULTILINE)
     assert "The machine is busy (load 5.0 on 2 cores): times may be longer" in output
     assert output.endswith(
         "To stay within 250 MB:\n"

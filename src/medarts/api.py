@@ -1116,6 +1116,8 @@ def _recipe(recipe: RecipeLike, data: "ImageStore | tuple[str, ...] | None", cha
         if data is None:
             return load_recipe(Path(recipe), changes)
         origin, recipe = str(recipe), load_recipe(Path(recipe))
+    elif isinstance(data, tuple) and isinstance(recipe, Mapping) and _has_sources(recipe):
+        recipe = parse(dict(recipe), origin=origin)
     known = recipe.data.sources if isinstance(recipe, Recipe) else ()
     values = recipe.model_dump(mode="json") if isinstance(recipe, Recipe) else dict(recipe)
     store = _store(data)
@@ -1137,6 +1139,12 @@ def _recipe(recipe: RecipeLike, data: "ImageStore | tuple[str, ...] | None", cha
                     fix="Remove that change, or give other images (see from_arrays).",
                 )
     return found
+
+
+def _has_sources(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe as a dictionary has data sets, whose labels others can be read by."""
+    section = recipe.get("data")
+    return isinstance(section, Mapping) and bool(section.get("sources"))
 
 
 def _with_data(values: dict[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:

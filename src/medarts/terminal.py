@@ -160,9 +160,9 @@ def show_plan(plan: Plan) -> None:
         _show_rungs(plan)
     at_once = ", with one training at a time" if plan.candidate is not None else ""
     say(f"search in all: {_time(plan.search_seconds)}{at_once}", to=console)
-    say(f"reading images: {_time(plan.reading_seconds)}, done, as they are kept", to=console)
+    say(f"reading images: {_time(plan.reading_seconds)}, done", to=console)
     say(f"scoring the test images: {_time(plan.folds * plan.scoring_seconds)}", to=console)
-    say(f"all of it: {_minutes(*plan.bounds)}", to=console)
+    say(f"still to come, with the scores: {_minutes(*plan.bounds)}", to=console)
     _say_busy(plan.load)
     if plan.budget_mb is not None:
         fitting = (("search RECIPE", plan.search_changes), ("train RUN", plan.training_changes))

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.small_runs_of_tests import SMALL
 
 import medarts
+from medarts import api
 from medarts.config import DataSettings, make_source, parse
 from medarts.config.data import IGNORE
 from medarts.data.choosing import choose_sources, recognise, sources_alike
@@ -199,3 +200,13 @@ def test_a_run_and_its_package_read_other_folders_as_their_own(tmp_path: Path) -
         np.testing.assert_array_equal(found, expected)
     tuned = medarts.train(initial=run, data=str(other), out=tmp_path / "tuned")
     assert tuned.recipe.data.sources[0].model_dump()["labels"] == labels
+
+
+@pytest.mark.parametrize("as_mapping", [False, True])
+def test_a_recipe_as_a_dictionary_reads_other_folders_by_its_labels(tmp_path: Path, as_mapping: bool) -> None:
+    labels = {1: "liver", 2: "tumour"}
+    data = data_with(labels, classes=["liver", "tumour"]).model_dump(mode="json")
+    recipe = {"data": data} if as_mapping else parse({"data": data})
+    folder = drawn(tmp_path / "clinic", squares(1, 2))
+    (source,) = api._recipe(recipe, (str(folder),), ()).data.sources
+    assert (source.path, source.model_dump()["labels"]) == (folder, labels)

@@ -236,10 +236,14 @@ def test_what_seeds_differ_by_stands_beside_the_differences(tmp_path: Path) -> N
     assert cells.pop(REFERENCE) == "–"
     assert {*cells.values()} == {f"{limit:.3f}"}
     line = (
-        f"isic: 16 trainings with several seeds; Dice of two networks differs by chance by up to {limit:.3g} (2 seeds)"
+        "isic: 16 trainings with several seeds; seeds alone change the difference of two networks in Dice by up to "
+        f"{limit:.3g} (2 seeds)"
     )
     assert line in words_of(write_comparison(comparison, tmp_path).read_text(encoding="utf-8"))
     assert line in "".join(comparison_tables.noise_lines(comparison))
+    several = replace(comparison, about=comparison.about | {"methods": {REFERENCE: [REFERENCE, "random-1", "unet"]}})
+    limit *= ((1 / 2 + 1 / 6) / (2 / 2)) ** 0.5  # the mean of three networks of two seeds has six trainings
+    assert {f"{value:.3f}" for value in network_frame(several, "isic").by_chance.dropna()} == {f"{limit:.3f}"}
     once = replace(comparison, seeds=comparison.seeds[comparison.seeds.seed == 0])
     assert "by chance" not in [column.title for column in network_table(once, "isic").columns]
     assert comparison_tables.noise_lines(once) == []

@@ -1,12 +1,13 @@
 """From which difference on networks that were trained with several seeds differ by more than their seeds do.
 
 The standard deviation between seeds is pooled over all networks: s^2 = sum (k_i - 1) s_i^2 / sum (k_i - 1), of k_i
-trainings of network i. The smallest difference of two means of n trainings each is then
+trainings of network i. The smallest difference of two networks of n and m trainings is then
 
-    t(0.975, sum (k_i - 1)) * s * sqrt(2 / n)
+    t(0.975, sum (k_i - 1)) * s * sqrt(1 / n + 1 / m)
 
-which is the repeatability limit of ISO 5725-6:1994, section 4.1, with Student's t. Patients have no part in it: their
-number is in the interval of a difference.
+which is the repeatability limit of ISO 5725-6:1994, section 4.1, with Student's t. In place of a network there can be
+the mean of several, such as those of searches with several seeds: of k with n trainings each it has 1 / (n k). The
+limit is of one pair, and of seeds alone: patients have no part in it, as their number is in the interval.
 """
 
 import math
@@ -31,16 +32,19 @@ class SeedSpread:
     freedom: int
     trainings: int
 
-    def smallest(self, of_each: int) -> float:
+    def smallest(self, one: Sequence[int], other: Sequence[int]) -> float:
         """Returns the smallest difference of two networks that is more than chance, 95 %.
 
         Args:
-            of_each: trainings of each of the two.
+            one: trainings of a network, or of each of several whose mean is compared.
+            other: the same of what it is compared with.
 
-        >>> round(seed_spread([[0.79, 0.81], [0.80, 0.82]]).smallest(2), 3)
-        0.061
+        >>> spread = seed_spread([[0.79, 0.81], [0.80, 0.82]])
+        >>> round(spread.smallest([2], [2]), 3), round(spread.smallest([2], [2, 2, 2]), 3)
+        (0.061, 0.05)
         """
-        return float(student.ppf(0.975, self.freedom)) * self.deviation * math.sqrt(2 / of_each)
+        share = sum(sum(1 / trainings for trainings in side) / len(side) ** 2 for side in (one, other))
+        return float(student.ppf(0.975, self.freedom)) * self.deviation * math.sqrt(share)
 
 
 def seed_spread(scores: Iterable[Sequence[float]]) -> SeedSpread | None:

@@ -110,14 +110,13 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Time of everything: reading images, the search, the trainings after it, and their scores."""
-        scoring = self.folds * self.scoring_seconds
-        return self.reading_seconds + self.search_seconds + self.training_seconds + scoring
+        """Time of all that is still to come: the search, the trainings after it, and their scores."""
+        return self.search_seconds + self.training_seconds + self.folds * self.scoring_seconds
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Between what the time of everything lies, in seconds; see `between`."""
-        constant = self.reading_seconds + self.folds * self.scoring_seconds
+        """Between what the time of all that is still to come lies, in seconds; see `between`."""
+        constant = self.folds * self.scoring_seconds
         training = _span_of(self.training, self.training_seconds)
         return between(self.search_span.plus(training).plus(Span(constant, constant, constant)))
 

@@ -121,8 +121,7 @@ def network_frame(comparison: Comparison, group: str) -> pd.DataFrame:
     differences = _with_seed_mark(differences[differences.family == "reference"]).rename(
         columns={"low": "low_difference", "high": "high_difference"}
     )
-    spread = _seed_spread(comparison, group)
-    differences["by_chance"] = [math.nan if spread is None else spread.smallest(seeds) for seeds in differences.seeds]
+    differences["by_chance"] = _by_chance(comparison, group, differences)
     chosen = [
         "difference",
         "low_difference",
@@ -154,8 +153,12 @@ def noise_lines(comparison: Comparison) -> list[str]:
     title = title_of_score(comparison)
     spreads = {group: _seed_spread(comparison, group) for group in comparison.groups}
     return [
-        f"{group}: {spread.trainings} trainings with several seeds; {title} of two networks differs by chance by up to "
-        + ", ".join(f"{spread.smallest(n):.3g} ({counted(n, 'seed')})" for n in _seeds_of(comparison, group))
+        f"{group}: {spread.trainings} trainings with several seeds; seeds alone change the difference of two networks "
+        f"in {title} by up to "
+        + ", ".join(
+            f"{spread.smallest([n], [n]):.3g} ({counted(n, 'seed')})"
+            for n in sorted({*_seeds_of(comparison, group).values()})
+        )
         + ", 95 %."
         for group, spread in spreads.items()
         if spread is not None
@@ -173,10 +176,22 @@ def _seed_spread(comparison: Comparison, group: str) -> SeedSpread | None:
     return seed_spread(of.tolist() for _, of in of_score.groupby("network")["value"])
 
 
-def _seeds_of(comparison: Comparison, group: str) -> list[int]:
-    """Returns the numbers of seeds that networks of a group are compared by."""
-    differences = comparison.differences
-    return sorted({int(seeds) for seeds in differences.seeds[differences.group == group]})
+def _by_chance(comparison: Comparison, group: str, differences: pd.DataFrame) -> list[float]:
+    """Returns by how much seeds alone change the differences of a group, whose index names the networks."""
+    spread, seeds = _seed_spread(comparison, group), _seeds_of(comparison, group)
+    if spread is None:
+        return [math.nan] * len(differences)
+    sides = [
+        [[seeds[one] for one in networks_of(comparison, name) if one in seeds] for name in pair]
+        for pair in zip(differences.index, differences.reference, strict=True)
+    ]
+    return [spread.smallest(one, other) for one, other in sides]
+
+
+def _seeds_of(comparison: Comparison, group: str) -> dict[str, int]:
+    """Returns by network of a group with how many seeds it was trained; nothing for means over data sets."""
+    networks = comparison.about["groups"].get(group, {"networks": {}})["networks"]
+    return {name: len(one["seeds"]) for name, one in networks.items()}
 
 
 def title_of_score(comparison: Comparison) -> str:
