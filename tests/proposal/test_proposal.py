@@ -189,6 +189,25 @@ def test_classes_that_overlap_in_their_files_may_overlap(tmp_path, monkeypatch):
     assert recipe.train.loss.name == "bce_dice"
 
 
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_annotations_that_overlap_may_overlap(tmp_path, monkeypatch, everywhere):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("medarts.proposal.looking.OPENED", 4)
+    LAYOUTS["coco"](tmp_path / "data")
+    path = tmp_path / "data/annotations/instances.json"
+    content = json.loads(path.read_text())
+    for number, image in enumerate(sorted(content["images"], key=lambda each: each["file_name"])):
+        liver, tumour = [[2, 2, 12, 2, 12, 12, 2, 12]], [[8, 8, 16, 8, 16, 16, 8, 16]]
+        apart = not everywhere and number != 1  # the second is not among the first that are opened
+        for category, ring in ((3, liver), (7, [[20, 20, 26, 20, 26, 26, 20, 26]] if apart else tumour)):
+            content["annotations"].append({"image_id": image["id"], "category_id": category, "segmentation": ring})
+    content["annotations"] = [each for each in content["annotations"] if "id" not in each]
+    path.write_text(json.dumps(content))
+    recipe = medarts.init("data", measure=False).recipe
+    assert (recipe.data.classes, recipe.data.overlap) == (("liver", "tumour"), True)
+    open_data(of_one_training(recipe.data), needs=("train",))
+
+
 def test_rare_foreground_is_drawn_more_often(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = np.zeros((32, 32), np.uint8)
@@ -258,6 +277,18 @@ def test_what_files_do_not_say_is_asked(tmp_path, monkeypatch):
     assert "gives 6 patients of 12 images" in asked[1]
     usual = medarts.init("data", measure=False, force=True, ask=lambda question: 0).recipe.data.sources[0].model_dump()
     assert (usual["mask"], usual["patients"]) == ("masks_first/{name}", "{patient}_{n}")
+
+
+def test_init_times_real_steps_of_small_batches(tmp_path, monkeypatch):
+    """Whatever parts the recipe splits its batches into."""
+    monkeypatch.chdir(tmp_path)
+    grey(tmp_path / "data", [square(255)] * 8)
+    split = ["train.accumulate=4", "train.batch=4"]
+    split += ["search.stages=[{depth: 3, epochs: 1, batch: 4, accumulate: 4}]"]
+    found = medarts.init("data", changes=[*SMALLEST, *split])
+    assert (found.recipe.train.accumulate, found.recipe.search.stages[0].accumulate) == (4, 4)
+    assert all(0 < time.low <= time.seconds <= time.high for time in found.times or ())
+    assert found.times is not None
 
 
 def test_the_budget_decides_the_epochs(tmp_path, monkeypatch):

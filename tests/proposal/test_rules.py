@@ -118,6 +118,13 @@ def test_few_patients_are_divided_into_folds(tmp_path, monkeypatch, capsys):
     assert medarts.train(one, out="t2").recipe.data.fold == 2
 
 
+@pytest.mark.parametrize(("images", "folds"), [((12, 40), 5), ((6, 8), 3), ((5, 40), None), ((30, 40), None)])
+def test_the_smallest_data_set_decides_the_folds(tmp_path, monkeypatch, images, folds):
+    monkeypatch.chdir(tmp_path)
+    roots = [pairs(tmp_path / f"of{number}", [lines(32, width=16, step=32)] * number) for number in images]
+    assert medarts.init(*roots, measure=False).recipe.data.folds == folds
+
+
 @pytest.mark.parametrize("kind", ["many", "divided", "one shows it", "very few"])
 def test_folds_are_left_out_where_they_would_not_help(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)

@@ -177,8 +177,9 @@ def _looks(sources: Sequence[SourceSettings]) -> list[Look]:
 
 
 def _look_for_overlap(look: Look) -> None:
-    """Looks at the other masks, too, where classes are drawn in one file and may overlap in a few slices alone."""
-    if look.overlap or len(look.names) < 2 or not look.manifest.rules[look.settings.domain].segments:
+    """Looks at the other masks, too, where classes are drawn in one file and may overlap in a few images alone."""
+    in_one_file = look.draws_objects or bool(look.manifest.rules[look.settings.domain].segments)
+    if look.overlap or len(look.names) < 2 or not in_one_file:
         return
     with progress_bar("looking for overlap", len(look.manifest.samples)) as bar:
         for sample in look.manifest.samples:

@@ -8,7 +8,7 @@ import numpy as np
 
 from medarts.config import SourceSettings
 from medarts.config.data import BACKGROUND, IGNORE, IGNORED
-from medarts.data.formats import raw_image, raw_mask, spacing_of
+from medarts.data.formats import holds_objects, raw_image, raw_mask, spacing_of
 from medarts.data.levels import DomainLevels
 from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import Mask, planes_of, read_mask
@@ -74,17 +74,28 @@ class Look:
         return any(sample.patient != sample.key for sample in self.manifest.samples)
 
     @property
+    def draws_objects(self) -> bool:
+        """Whether the masks are annotations of objects, which may overlap."""
+        return any(sample.mask is not None and holds_objects(sample.mask) for sample in self.manifest.samples)
+
+    @property
     def volumes(self) -> int:
         """Number of files, or series of files, whose slices are the images."""
         files = {sample.image for sample in self.manifest.samples if sample.slice_index is not None}
         return len(files) + len({sample.series[0] for sample in self.manifest.samples if sample.series})
 
+    @property
+    def rules(self) -> ReadingRules:
+        """How the files are read, the masks by the labels that the source has by now."""
+        settings = with_class_indices(self.settings, self.names)
+        return rules_of(settings, defaults=self.manifest.rules[self.settings.domain])
+
     def overlaps(self, sample: Sample) -> bool:
-        """Tells whether a pixel of a sample is of several classes that have masks of their own."""
-        names = [name for name, _ in sample.class_masks]
+        """Tells whether a pixel of a sample is of several classes that have masks or objects of their own."""
+        names = self.names if self.draws_objects else [name for name, _ in sample.class_masks]
         if len(names) < 2:
             return False
-        planes = read_mask(sample, self.manifest.rules[sample.domain], names=names, overlap=True).classes
+        planes = read_mask(sample, self.rules, names=names, overlap=True).classes
         return bool(((planes == 1).sum(axis=0) > 1).any())
 
 
@@ -145,9 +156,9 @@ def _tell_classes(look: Look, drawn: Sequence[Sample]) -> None:
         look.classes = max(sum(isinstance(meaning, int) for meaning in labels.values()), 1)
     if labels:
         look.settings = look.settings.model_copy(update={"labels": dict(labels)})
-        rules = rules_of(with_class_indices(look.settings, look.names), defaults=rules)
+    names, several = files or look.names, bool(files) or (bool(named) and look.draws_objects)
     shares = [
-        _counted(look, sample, read_mask(sample, rules, names=files, overlap=bool(files)).classes) for sample in drawn
+        _counted(look, sample, read_mask(sample, look.rules, names=names, overlap=several).classes) for sample in drawn
     ]
     look.foreground = float(np.mean(shares))
     look.empty = sum(share == 0 for share in shares) / len(shares)

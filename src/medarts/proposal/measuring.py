@@ -111,6 +111,7 @@ def _span(trial: Trial) -> Span:
 
 
 def _with_batches_of(recipe: Recipe, images: int) -> Recipe:
-    stages = [f"search.stages.{number}.batch={images}" for number in range(len(recipe.search.stages))]
-    changes = [*stages, f"train.batch={images}", f"evaluation.batch={images}"]
+    sections = ["train", *(f"search.stages.{number}" for number in range(len(recipe.search.stages)))]
+    changes = [f"{each}.{change}" for each in sections for change in (f"batch={images}", "accumulate=1")]
+    changes.append(f"evaluation.batch={images}")
     return parse(apply_overrides(recipe.model_dump(mode="json"), changes))

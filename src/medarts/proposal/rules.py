@@ -1,7 +1,7 @@
 """When a recipe gets more than a size: patches, one size of pixels, neighbouring slices, folds.
 
 Each rule looks at data sets and returns what it proposes with the reason, or None: then the setting stays out of the
-recipe, as it would not help.
+recipe, as it would not help. The thresholds are judgement: no experiment has chosen them.
 """
 
 import math
@@ -42,10 +42,19 @@ FEWEST_SLICES = 5
 """Slices of a volume, on average, of which most have two neighbours."""
 
 FEW_PATIENTS = 30
-"""Patients below which a fifth of them, as a test set, says little."""
+"""Patients of a data set below which a fifth of them, as a test set, says little."""
 
 FEWEST_PATIENTS = 6
 """Patients of a data set below which folds leave too few to learn from."""
+
+FOLDS = 5
+"""Folds, as is usual."""
+
+FEWER_FOLDS = 3
+"""Folds where the smallest data set has few patients, so that each tests two at least."""
+
+FOR_FOLDS = 2 * FOLDS
+"""Patients of a data set below which there are fewer folds."""
 
 
 class Patches(NamedTuple):
@@ -199,20 +208,22 @@ def _gap(sample: Sample) -> float | None:
 
 
 def folds_for(looks: Sequence[Look]) -> Folds | None:
-    """Returns folds where data sets with masks have few patients, and no splits of their own.
+    """Returns folds where a data set with masks has few patients, and none has splits of its own.
+
+    The smallest data set decides: of it each fold tests some patients, and learns from the others.
 
     Each fold has training images of every class and validation images of one, among the masks that were opened.
     """
     patients = [len({sample.patient for sample in look.manifest.samples}) for look in looks]
-    total = sum(patients)
-    if total >= FEW_PATIENTS or min(patients) < FEWEST_PATIENTS or not all(map(_are_sampled, looks)):
+    fewest = min(patients)
+    if not FEWEST_PATIENTS <= fewest < FEW_PATIENTS or not all(map(_are_sampled, looks)):
         return None
-    number = 5 if total >= 10 else 3
+    number = FOLDS if fewest >= FOR_FOLDS else FEWER_FOLDS
     divided = [_fold(looks, number, fold) for fold in range(1, number + 1)]
     if not all(_can_be_learned(looks, fold) for fold in divided):
         return None
     tested = sum(max(1, round(look.settings.fractions[1] * of)) for look, of in zip(looks, patients, strict=True))
-    who = counted(total, "patient" if all(look.patients_known for look in looks) else "image")
+    who = counted(sum(patients), "patient" if all(look.patients_known for look in looks) else "image")
     train = min(len(fold.of_split("train").samples) for fold in divided)
     return Folds(number, train, f"{who}: each is tested once, instead of {tested} of them alone")
 
