@@ -11,7 +11,7 @@ from medarts.config.data import BACKGROUND, IGNORED
 from medarts.data.formats.raw import Raw
 from medarts.data.levels import NEAR, MaskLevel
 from medarts.data.manifest import ReadingRules
-from medarts.data.meanings import labels_of, labels_text, meanings_of
+from medarts.data.meanings import as_labels, labels_text, meanings_of
 from medarts.data.regions import Region, Regions, find_regions, surrounded
 from medarts.errors import DataError
 
@@ -366,7 +366,7 @@ def _labels(found: Sequence[Region]) -> dict[int, int | str]:
     pixels = {int(region.value[0]): region.pixels for region in found}
     if not any(pixels):
         return {}
-    return {value: 0 if meaning == BACKGROUND else meaning for value, meaning in labels_of(meanings_of(pixels)).items()}
+    return {value: 0 if meaning == BACKGROUND else meaning for value, meaning in as_labels(meanings_of(pixels)).items()}
 
 
 def _looked_up(values: NDArray[Any], labels: dict[int, int], raw: Raw, path: Path) -> _Classes:

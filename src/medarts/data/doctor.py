@@ -20,7 +20,7 @@ from medarts.data.manifest import Manifest, ReadingRules, Sample
 from medarts.data.masks import Mask, check_classes, read_mask, stored_mask
 from medarts.data.opening import Survey, advice, survey
 from medarts.data.parts import read_parts, stacked
-from medarts.data.placing import DIVIDED, named_patients
+from medarts.data.placing import IN_TWO_SPLITS, named_patients
 from medarts.data.proposal import MaskValues
 from medarts.data.reading import (
     check_labels,
@@ -135,10 +135,10 @@ def _of_listing(found: Survey, settings: SourceSettings, needs: DataSettings | N
         for fault in faults:
             yield Finding(level, str(fault.file), fault.problem, fault.fix, fault.detail, fault.count)
     samples, path = found.manifest.samples, str(settings.path)
-    if not any(fault.problem == DIVIDED for fault in found.faults):
+    if not any(fault.problem == IN_TWO_SPLITS for fault in found.faults):
         for patient, splits in divided((sample.patient, sample.split) for sample in samples).items():
             detail = f"{patient} in {' and '.join(splits)}"
-            yield Finding("warning", path, DIVIDED, "Scores will be better than on new patients.", detail)
+            yield Finding("warning", path, IN_TWO_SPLITS, "Scores will be better than on new patients.", detail)
     yield from _of_patients(found.manifest, settings)
     present = {sample.split for sample in samples}
     for split in SPLITS if samples or not found.faults else ():

@@ -53,10 +53,10 @@ def are_indices(values: Iterable[float]) -> bool:
     return all(value < _INDEX or value in _WHITE for value in values)
 
 
-def labels_of(meanings: Mapping[int, int | str]) -> dict[int, int | str]:
+def as_labels(meanings: Mapping[int, int | str]) -> dict[int, int | str]:
     """Returns labels for a recipe: all but that 0 is background, which need not be said.
 
-    >>> labels_of({0: "background", 38: 1})
+    >>> as_labels({0: "background", 38: 1})
     {38: 1}
     """
     return {value: meaning for value, meaning in meanings.items() if value != 0 or meaning != BACKGROUND}

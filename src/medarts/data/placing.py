@@ -10,9 +10,17 @@ from medarts.data.manifest import Manifest, Sample
 from medarts.data.patients import NamedPatients, patients_in, patients_in_paths
 from medarts.data.patterns import PathPattern
 from medarts.data.sources import Fault, Listing, Pair, left_out, unused
-from medarts.data.splits import SPLIT_SEED, SplitTable, alike, complete_splits, divided, is_doubtful, without_suffix
+from medarts.data.splits import (
+    SPLIT_SEED,
+    SplitTable,
+    complete_splits,
+    divided,
+    is_doubtful,
+    spelled_alike,
+    without_suffix,
+)
 
-DIVIDED = "patient in two splits"
+IN_TWO_SPLITS = "patient in two splits"
 ALIKE = "patients who may be one"
 WITHOUT_FILES = "row without files"
 
@@ -150,14 +158,16 @@ def patients_alike(samples: Iterable[Sample], rows: SplitTable | None, settings:
     path = rows.path if rows and rows.grouped else settings.path
     fix = "Write a patient in one way, so that all images of one stay in one split."
     patients = (sample.patient for sample in samples if sample.patient != sample.key)
-    return [Fault(path, ALIKE, fix, " and ".join(f"'{name}'" for name in same)) for same in alike(patients)]
+    return [Fault(path, ALIKE, fix, " and ".join(f"'{name}'" for name in same)) for same in spelled_alike(patients)]
 
 
 def patients_divided(samples: Iterable[Sample], path: Path) -> list[Fault]:
     """Returns the patients whose images are in two splits; ``path`` is that of the table that says so."""
     found = divided((sample.patient, sample.split) for sample in samples)
     fix = "Move all rows of a patient to one split."
-    return [Fault(path, DIVIDED, fix, f"{patient} in {' and '.join(splits)}") for patient, splits in found.items()]
+    return [
+        Fault(path, IN_TWO_SPLITS, fix, f"{patient} in {' and '.join(splits)}") for patient, splits in found.items()
+    ]
 
 
 def doubts_of_splits(listing: Listing, rows: SplitTable | None, settings: SourceSettings) -> list[Fault]:

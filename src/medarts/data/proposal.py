@@ -20,7 +20,7 @@ import numpy as np
 
 from medarts.data.classifying import NEAR_LABEL
 from medarts.data.formats.raw import Raw
-from medarts.data.meanings import are_indices, labels_of, meanings_of
+from medarts.data.meanings import are_indices, as_labels, meanings_of
 from medarts.data.regions import find_regions
 
 _MOST = 64
@@ -69,7 +69,7 @@ class MaskValues:
         """Labels for the source, see `medarts.data.meanings`; none where there are too many values for classes."""
         if len(self._pixels) > _MOST:
             return {}
-        return {self._key(value): meaning for value, meaning in labels_of(self._meanings()).items()}
+        return {self._key(value): meaning for value, meaning in as_labels(self._meanings()).items()}
 
     def block(self) -> list[str]:
         """Returns lines for a recipe: the number of classes, and what each value would be."""

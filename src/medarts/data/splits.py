@@ -277,10 +277,10 @@ def divided(members: Iterable[tuple[str, Split | None]]) -> dict[str, tuple[Spli
     }
 
 
-def alike(patients: Iterable[str]) -> list[tuple[str, ...]]:
+def spelled_alike(patients: Iterable[str]) -> list[tuple[str, ...]]:
     """Returns the patients that may be one: they differ in capitals, leading zeros, spaces or a decimal ".0" alone.
 
-    >>> alike(["7", "P1", "007", "8", "7.0", "p1"])
+    >>> spelled_alike(["7", "P1", "007", "8", "7.0", "p1"])
     [('7', '007', '7.0'), ('P1', 'p1')]
     """
     found: dict[str, list[str]] = {}

@@ -92,6 +92,10 @@ class Trial:
     low: float = 1.0
     high: float = 1.0
 
+    def span(self, seconds: float) -> Span:
+        """Returns how far an estimate of a time can be trusted, by the steps that were timed."""
+        return Span(self.low * seconds, seconds, self.high * seconds)
+
 
 class Job(ABC, Generic[State]):
     """A search or a training.

@@ -117,18 +117,18 @@ class Plan:
     def bounds(self) -> tuple[float, float]:
         """Between what the time of all that is still to come lies, in seconds; see `between`."""
         constant = self.folds * self.scoring_seconds
-        training = _span_of(self.training, self.training_seconds)
+        training = self.training.span(self.training_seconds)
         return between(self.search_span.plus(training).plus(Span(constant, constant, constant)))
 
     @property
     def search_span(self) -> Span:
         """Time of the search, and what it would be with the fastest and the slowest of the steps that were timed."""
         constant = self.drawing_seconds + self.selection_seconds
-        found = _span_of(self.training, self.retrained_seconds).plus(Span(constant, constant, constant))
+        found = self.training.span(self.retrained_seconds).plus(Span(constant, constant, constant))
         for stage, seconds in zip(self.stages, self.stage_seconds, strict=True):
-            found = found.plus(_span_of(stage, seconds))
+            found = found.plus(stage.span(seconds))
         if self.candidate is not None:
-            found = found.plus(_span_of(self.candidate, sum(rung.seconds for rung in self.rungs)))
+            found = found.plus(self.candidate.span(sum(rung.seconds for rung in self.rungs)))
         return found
 
     @property
@@ -352,10 +352,6 @@ def between(span: Span) -> tuple[float, float]:
     (90.0, 150.0)
     """
     return min(span.low, (1 - LEAST_SPREAD) * span.seconds), max(span.high, (1 + LEAST_SPREAD) * span.seconds)
-
-
-def _span_of(trial: Trial, seconds: float) -> Span:
-    return Span(trial.low * seconds, seconds, trial.high * seconds)
 
 
 def untrained_genotype(recipe: Recipe) -> Genotype:

@@ -106,8 +106,7 @@ def _measured_on(part: Manifest, whole: Manifest, recipe: Recipe, folds: int) ->
 
 
 def _span(trial: Trial) -> Span:
-    seconds = trial.seconds + trial.selection_seconds
-    return Span(trial.low * seconds, seconds, trial.high * seconds)
+    return trial.span(trial.seconds + trial.selection_seconds)
 
 
 def _with_batches_of(recipe: Recipe, images: int) -> Recipe:

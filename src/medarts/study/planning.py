@@ -134,7 +134,7 @@ def plan_study(study: Study, out: Path) -> StudyPlan:
     trials = tried([attempt for _, attempt, _ in attempts.values()], budget_mb=None)
     for (name, (runs, attempt, store)), (trial, _) in zip(attempts.items(), trials, strict=True):
         scoring = scoring_seconds(attempt.recipe, store, trial)
-        span = Span(trial.low * trial.seconds, trial.seconds, trial.high * trial.seconds)
+        span = trial.span(trial.seconds)
         parts.append(_part(name, runs, span.plus(Span(scoring, scoring, scoring))))
     return StudyPlan(tuple(parts), load)
 
