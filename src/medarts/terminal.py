@@ -50,7 +50,7 @@ from medarts.reporting.comparison_tables import (
 )
 from medarts.reporting.score_tables import apart, titled, unit_text
 from medarts.reporting.tables import Table as PageTable
-from medarts.study.folds import read_fold_scores
+from medarts.study.folds import read_fold_scores, search_line
 from medarts.study.generalize import Generalization
 from medarts.study.noise import Noise
 from medarts.study.planning import StudyPlan
@@ -233,6 +233,8 @@ def show_training(run: RunDirectory) -> None:
     table.add_row("SD of folds", "", "", "", *cells(found.spread))
     show_table(console, table)
     say("Each image is scored by the network that has not seen it. With intervals: medarts evaluate", to=console)
+    if line := search_line(run):
+        say(line, to=console)
 
 
 def show_noise(noise: Noise) -> None:

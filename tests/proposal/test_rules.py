@@ -8,8 +8,10 @@ import pytest
 from tests.data.layouts_of_tests import put
 
 import medarts
+from medarts import terminal
 from medarts.config import load
 from medarts.data.reading import resize_mask
+from medarts.engine.listing import read_listing
 from medarts.proposal.shrinking import Outlines
 
 SMALLEST = [
@@ -105,13 +107,22 @@ def test_few_patients_are_divided_into_folds(tmp_path, monkeypatch, capsys):
     recipe = medarts.init(root, measure=False).recipe
     assert recipe.data.folds == 5
     assert reason(Path("recipe.yaml").read_text().splitlines(), "folds") == (
-        "12 images: each is tested once, instead of 2 of them alone"
+        "12 images: each is tested once, instead of 2 of them alone; the search sees fold 1"
     )
     searched = medarts.search("recipe.yaml", changes=[*SMALLEST, "data.size=16"], out="s")
     assert searched.recipe.data.fold == 1
-    capsys.readouterr()
+    assert "whose patients other folds are tested on" in " ".join(capsys.readouterr().err.split())
     trained = medarts.train(searched, out="t")
-    assert "chosen with patients on whom folds are tested" in " ".join(capsys.readouterr().err.split())
+    assert "has seen" not in capsys.readouterr().err  # the run says it
+    terminal.show_training(trained)
+    of_fold_1 = sum(cells["split"] != "test" for cells in read_listing(Path("s/manifest.csv")).values())
+    line = f"The search that chose the genotype has seen {of_fold_1} patients on whom folds are tested"
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert line in medarts.report(trained).read_text(encoding="utf-8")
+    undivided = medarts.search("recipe.yaml", changes=[*SMALLEST, "data.size=16", "data.folds=null"], out="s0")
+    assert medarts.train(undivided, changes=["data.folds=3"], out="t0").facts["seen_by_search"] > 0
+    baseline = medarts.train(searched, changes=["train.model={name: unet, width: 4, depth: 2}"], out="t1")
+    assert (baseline.recipe.data.fold, "seen_by_search" in baseline.facts) == (None, False)
     assert (trained.recipe.data.folds, trained.recipe.data.fold) == (5, None)
     assert len(list(Path("t/folds").iterdir())) == 5
     one = medarts.search(load(Path("recipe.yaml")), changes=[*SMALLEST, "data.size=16", "data.fold=2"], out="s2")

@@ -18,7 +18,7 @@ from medarts.profiling.load import Load
 from medarts.profiling.plan import Plan
 from medarts.profiling.plan import plan as plan_supernet
 from medarts.profiling.prices import prices
-from medarts.system.console import inform, warn
+from medarts.system.console import inform
 
 MOST_JOBS = 64
 
@@ -42,7 +42,10 @@ def start(recipe: Recipe, out: Path, *, jobs: int = 1, data: ImageStore | None =
     """
     facts = {DIVIDED: True} if recipe.data.is_divided else {}
     if facts:
-        inform(f"data.folds is {recipe.data.folds}: the search has the training images of fold 1.")
+        inform(
+            f"data.folds is {recipe.data.folds}: the search has the training images of fold 1, whose patients other "
+            "folds are tested on. Keep a final test set in a folder of its own."
+        )
     recipe = _of_first_fold(recipe)
     if _is_of_supernet(recipe, jobs):
         about: Any = {"deliver": within_budget, "price": prices, "check": check_budget}
@@ -54,10 +57,6 @@ def recipe_after(searched: RunDirectory) -> Recipe:
     """Returns the recipe of a training after a search: of all folds, with the norm where the search has chosen it."""
     recipe, facts = searched.recipe, searched.facts
     if facts.get(DIVIDED):
-        warn(
-            "The genotype was chosen with patients on whom folds are tested, so their scores are a little too good. "
-            "Keep a final test set in a folder of its own."
-        )
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"fold": None})})
     is_chosen = recipe.search.method != "supernet" and recipe.search.select.norms
     if not is_chosen or not facts["finished"]:

@@ -225,7 +225,8 @@ def folds_for(looks: Sequence[Look]) -> Folds | None:
     tested = sum(max(1, round(look.settings.fractions[1] * of)) for look, of in zip(looks, patients, strict=True))
     who = counted(sum(patients), "patient" if all(look.patients_known for look in looks) else "image")
     train = min(len(fold.of_split("train").samples) for fold in divided)
-    return Folds(number, train, f"{who}: each is tested once, instead of {tested} of them alone")
+    reason = f"{who}: each is tested once, instead of {tested} of them alone; the search sees fold 1"
+    return Folds(number, train, reason)
 
 
 def _are_sampled(look: Look) -> bool:

@@ -45,7 +45,7 @@ from medarts.reporting.tables import (
 from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load_genotype as load
-from medarts.study.folds import read_fold_scores
+from medarts.study.folds import read_fold_scores, search_line
 from medarts.system.console import counted, warn
 from medarts.system.files import UNFINISHED, exists, write_whole
 from medarts.training.trained import is_ensemble, structure_in
@@ -213,6 +213,7 @@ def _folds(run: RunDirectory) -> Content | None:
     titles |= {"pooled": Column("all images", form=".3f"), "sd": Column("SD between folds", form=".3f")}
     return {
         "number": len(found.folds),
+        "search": search_line(run),
         "table": table(found.folds, about | scores, caption="folds"),
         "pooled": table(pd.DataFrame(spread), titles, caption="all folds"),
     }
