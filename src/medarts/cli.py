@@ -79,7 +79,7 @@ def demo(
 
     page, scores = run_demo(out or Path("runs") / ("demo" if task == "segmentation" else "demo-findings"), task)
     terminal.show_scores(scores)
-    say(str(page))
+    say(str(page), whole=True)
 
 
 def phantoms(
@@ -261,7 +261,7 @@ def search(
         _expect(len(files) == 1, "medarts search RECIPE [KEY=VALUE ...] [--out FOLDER]")
         run = api.search(files[0], changes=changes, out=out, jobs=jobs)
     terminal.show_search(run)
-    say(str(run.path))
+    say(str(run.path), whole=True)
 
 
 def train(
@@ -337,7 +337,7 @@ def train(
             jobs=jobs,
         )
     terminal.show_training(run)
-    say(str(run.path))
+    say(str(run.path), whole=True)
 
 
 def prune(
@@ -394,7 +394,7 @@ def prune(
         out=out,
     )
     terminal.show_pruning(pruned, of=run)
-    say(str(pruned.path))
+    say(str(pruned.path), whole=True)
 
 
 def evaluate(
@@ -508,7 +508,7 @@ def show(genotype: Positional[Name], *, out: Folder = None) -> None:
     if is_begun(Path(genotype)):
         terminal.show_kept(RunDirectory.open(Path(genotype)))
     for path in drawings:
-        say(str(path))
+        say(str(path), whole=True)
 
 
 def cost(
@@ -574,7 +574,7 @@ def cost(
         for path in filter(is_begun, map(Path, names)):
             terminal.show_kept(RunDirectory.open(path))
         if figure is not None:
-            say(str(figure))
+            say(str(figure), whole=True)
 
 
 def compare(
@@ -604,7 +604,7 @@ def compare(
     folder = out or (runs[0] / "comparison" if of_study else Path("runs") / "comparison")
     found = api.compare(runs, against=against, data=data or None, split=split, out=folder)
     terminal.show_comparison(found, failures=runs[0] / "failures" if of_study else None)
-    say(str(folder / PAGE))
+    say(str(folder / PAGE), whole=True)
 
 
 def benchmark(
@@ -630,7 +630,7 @@ def benchmark(
     folder = out or Path("runs") / recipe.stem
     found = api.benchmark(recipe, changes=changes, out=folder, jobs=jobs)
     terminal.show_comparison(found, failures=folder / "failures")
-    say(str(folder / "comparison" / PAGE))
+    say(str(folder / "comparison" / PAGE), whole=True)
     sys.exit(1 if found.about["missing"] else 0)
 
 
@@ -686,7 +686,7 @@ def generalize(
     folder = recipe if recipe.is_dir() else out or Path("runs") / recipe.stem
     found = api.generalize(recipe, changes=changes, out=folder, jobs=jobs)
     terminal.show_generalization(found)
-    say(str(folder / "generalization" / PAGE))
+    say(str(folder / "generalization" / PAGE), whole=True)
     sys.exit(1 if found.about["missing"] or found.about["untested"] else 0)
 
 
@@ -698,7 +698,7 @@ def report(run: Positional[RunFolder]) -> None:
     """
     from medarts import api
 
-    say(str(api.report(run)))
+    say(str(api.report(run)), whole=True)
 
 
 def export(
@@ -751,7 +751,7 @@ def export(
         force=force,
     )
     say(exported.summary)
-    say(str(exported.path))
+    say(str(exported.path), whole=True)
 
 
 def pack(
@@ -773,7 +773,7 @@ def pack(
     """
     from medarts import api
 
-    say(str(api.pack(run, out, domain=domain, examples=examples)))
+    say(str(api.pack(run, out, domain=domain, examples=examples)), whole=True)
 
 
 def cache(

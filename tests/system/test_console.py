@@ -124,6 +124,21 @@ def test_lines_on_a_terminal_end_between_words(output: Output) -> None:
     assert max(map(len, output.text.splitlines())) <= 80
 
 
+def test_commands_and_paths_are_not_broken(output: Output) -> None:
+    terminal = Console(width=60, force_terminal=True)
+    command = f"medarts search --resume 'runs/{'long name ' * 4}' data.cache=/x"
+    stopped = f"error: Stopped; runs/s is saved. Resume with: {command}"
+    said = ["error: Stopped; runs/s is saved. Resume with:", f"    {command}"]
+    assert wrapped(stopped, to=terminal) == said
+    assert wrapped(f"{stopped}. Or train the genotype.", to=terminal) == [*said, "Or train the genotype."]
+    assert wrapped("Resume with: medarts search --resume s", to=terminal) == ["Resume with: medarts search --resume s"]
+    assert len(wrapped(f"error: medarts was {'not ' * 20}installed", to=terminal)) == 2  # which is no command
+    path = f"/home/me/{'My Documents/' * 6}report.html"
+    with output:
+        say(path, to=terminal, whole=True)
+    assert output.text == f"{path}\n"
+
+
 def test_columns_of_zero_are_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "0")
     assert make_console().width == 80

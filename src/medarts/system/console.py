@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import re
 import shutil
 import sys
 import textwrap
@@ -58,14 +59,15 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def say(text: str, *, to: Console | TextIO | None = None) -> None:
+def say(text: str, *, to: Console | TextIO | None = None, whole: bool = False) -> None:
     """Prints a text, with control characters as escapes; see `wrapped` for where its lines end.
 
     Args:
         text: of one line or more.
         to: a stream, or a console, which keeps a progress bar below the text. Default: standard output.
+        whole: whether lines end as given on a terminal, too: those of a path, which may have spaces.
     """
-    for line in wrapped(text, to=to):
+    for line in [printable(line) for line in text.split("\n")] if whole else wrapped(text, to=to):
         if isinstance(to, Console):
             to.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         else:
@@ -76,7 +78,7 @@ def wrapped(text: str, *, to: Console | TextIO | None = None) -> list[str]:
     """Returns the lines of a text as they are printed: on a terminal they end between words, elsewhere as given.
 
     Lines that are indented stay whole everywhere: they are commands, and parts of recipes, to be copied. So do words,
-    as those of paths.
+    as those of paths. A command at the end of a sentence gets an indented line of its own where it would not fit.
 
     Args:
         text: of one line or more.
@@ -87,7 +89,24 @@ def wrapped(text: str, *, to: Console | TextIO | None = None) -> list[str]:
     if not (stream.is_terminal if isinstance(stream, Console) else stream.isatty()):
         return lines
     width = stream.width if isinstance(stream, Console) else shutil.get_terminal_size().columns
-    return [part for line in lines for part in ([line] if line.startswith(" ") else _between_words(line, width))]
+    return [part for line in lines for part in ([line] if line.startswith(" ") else _around_commands(line, width))]
+
+
+_COMMAND = re.compile(r"(.*?(?<!error)(?<!warning):) (medarts [a-z].*?)(?:\.?|\. ([A-Z].*))", re.DOTALL)
+"""What is before a command, the command, and the sentences after it."""
+
+
+def _around_commands(line: str, width: int) -> list[str]:
+    """Returns a line as several that end between words, and not within a command: half of one would run, too."""
+    found = _COMMAND.fullmatch(line) if len(line) > width else None
+    if found is None:
+        return _between_words(line, width)
+    before, command, after = found.groups()
+    return [
+        *_between_words(before, width),
+        f"    {command}",
+        *(_around_commands(after, width) if after else ()),
+    ]
 
 
 def _between_words(line: str, width: int) -> list[str]:
