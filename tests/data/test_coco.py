@@ -12,13 +12,15 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 from tests.data.layouts_of_tests import LAYOUTS, cases
 
+from medarts.config import DataSettings
 from medarts.config.data import IGNORE
 from medarts.data.choosing import recognise
 from medarts.data.formats.coco import read_annotations
 from medarts.data.formats.polygons import fill, fill_all
 from medarts.data.masks import check_classes, read_mask
-from medarts.data.opening import open_sources, survey
+from medarts.data.opening import open_manifest, open_sources, survey
 from medarts.data.sources import AmbiguousLayoutError
+from medarts.data.store import open_store
 from medarts.errors import DataError
 
 SHAPE = (12, 16)
@@ -88,6 +90,25 @@ def test_objects_that_overlap_are_of_all_their_classes_where_these_may(tmp_path)
     one, other = masks["ignore"]
     assert (Counter(one.ravel().tolist())[1], Counter(one.ravel().tolist())[IGNORE]) == (20, 86)
     assert Counter(other.ravel().tolist()) == {0: 92, IGNORE: 100}
+
+
+def test_scores_tell_apart_how_masks_were_read(tmp_path):
+    """Those made when the smaller object covered the other, and numbers were levels of 255, are made again."""
+    folder = annotated(tmp_path / "data", [[1, 1, 11, 1, 11, 11, 1, 11]], second=[[4, 4, 8, 4, 8, 8, 4, 8]])
+    (settings,) = recognise(folder)
+    content = {"sources": [settings], "classes": ["a", "b"], "size": 16, "in_channels": 1, "cache": tmp_path / "cache"}
+    ways = []
+    for overlap, labels in (
+        (False, {1: "a", 5: "b"}),
+        (True, {1: "a", 5: "b"}),
+        (True, {1: "a", "#ffffff": 0, 5: "b"}),
+    ):
+        source = settings.model_copy(update={"labels": labels})
+        data = DataSettings(**{**content, "sources": [source], "overlap": overlap})
+        store = open_store(open_manifest(data, needs=()), data)
+        ways.append(store.ways)
+        assert store.form[-len(store.ways) :] == store.ways or not store.ways
+    assert ways == [[], ["objects"], ["objects", "greys"]]
 
 
 @pytest.mark.parametrize("overlap", [False, True])

@@ -1,5 +1,6 @@
 """Masks of several classes: names, ignored pixels, a file a class, overlap, and their resizing."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -352,12 +353,22 @@ def test_a_resumed_run_says_that_its_masks_are_resized_otherwise(
         (tmp_path / "set" / part).mkdir(parents=True)
         for number in range(12):
             saved(tmp_path / "set" / part / f"{number}.png", generator.integers(0, 3, (16, 16)))
-    source = {"kind": "folder", "path": str(tmp_path / "set"), "labels": {1: 1, 2: 2}}
+    source = {"kind": "folder", "path": str(tmp_path / "set"), "labels": {1: 1, 2: 2, "#ff0000": "ignore"}}
     data = {"sources": [source], "classes": 3, "size": 16, "in_channels": 1, "cache": str(tmp_path / "cache")}
     recipe = {**SMALL, "data": data, "train": {**SMALL["train"], "loss": "ce"}}
     run = medarts.train(None, recipe, out=tmp_path / "run")
     medarts.resume(run, changes="train.epochs=2")
-    assert "nearest" not in capsys.readouterr().err
+    words = capsys.readouterr().err
+    assert "nearest" not in words
+    assert "numbers beside" not in words
+    path = run.path / "run.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    assert facts["ways"] == ["greys"]
+    path.write_text(json.dumps({name: fact for name, fact in facts.items() if name != "ways"}), encoding="utf-8")
+    medarts.resume(run, changes="train.epochs=2")
+    words = " ".join(capsys.readouterr().err.split())
+    assert ("numbers beside colours" in words, "annotated objects" in words) == (True, False)
+    path.write_text(json.dumps(facts), encoding="utf-8")
     path = run.path / "recipe.yaml"
     kept = path.read_text(encoding="utf-8")
     assert kept.count("  overlap: false\n") == 1

@@ -37,7 +37,7 @@ def train(tmp_path: Path, small_recipe: Recipe) -> RunDirectory:
 def test_without_changes_there_are_none(search: RunDirectory, small_recipe: Recipe) -> None:
     before = (search.path / "run.json").read_bytes()
     assert changed_recipe(search, ()) == (small_recipe, [])
-    go_on(search, small_recipe, [], manifest="new", environment=ENVIRONMENT)
+    go_on(search, small_recipe, [], manifest="new", environment=ENVIRONMENT, ways=())
     assert (search.path / "run.json").read_bytes() == before
     assert (search.path / "manifest.csv").read_text() == "old"
 
@@ -94,7 +94,7 @@ def test_changes_on_purpose_are_recorded(kind: str, change: str, request: pytest
     run.finish()
     (run.checkpoints / "last-000001-000002-000000").mkdir(parents=True)
     recipe, changes = changed_recipe(run, [change])
-    go_on(run, recipe, changes, manifest="new", environment=ENVIRONMENT)
+    go_on(run, recipe, changes, manifest="new", environment=ENVIRONMENT, ways=())
     field, _, value = change.partition("=")
     (recorded,) = run.facts["changes"]
     assert (recorded["field"], str(recorded["after"]).lower(), recorded["position"]) == (field, value, [1, 2, 0])
@@ -168,7 +168,7 @@ def test_the_number_of_threads_is_that_of_the_beginning(tmp_path: Path, small_re
 def test_another_environment_is_said(
     train: RunDirectory, small_recipe: Recipe, capsys: pytest.CaptureFixture[str], now: dict[str, object], said: str
 ) -> None:
-    go_on(train, small_recipe, [], manifest="", environment=ENVIRONMENT | now)
+    go_on(train, small_recipe, [], manifest="", environment=ENVIRONMENT | now, ways=())
     err = capsys.readouterr().err
     assert (said in err and "last digits" in err) if said else err == ""
 

@@ -120,9 +120,18 @@ class ImageStore:
 
     @property
     def form(self) -> list[int | str]:
-        """What beside the data decides what is stored: channels, size, number of classes, and the way of resizing."""
+        """What beside the data decides what is stored: channels, size, number of classes, and the way of resizing.
+
+        The `ways` in which masks are read follow.
+        """
         form: list[int | str] = [self.images.shape[1], self.size, self.size, self.truths.shape[1]]
-        return form if self.resize == "squash" else [*form, self.resize]
+        form += [] if self.resize == "squash" else [self.resize]
+        return [*form, *self.ways]
+
+    @property
+    def ways(self) -> list[str]:
+        """Ways in which masks are read that older versions did not know: of "objects" and "greys", or neither."""
+        return ways_of_reading(self.manifest, overlap=self.overlap)
 
     def framing(self, index: int) -> Framing:
         """Returns where the image of a sample, as in its file, lies in the stored one."""
@@ -195,14 +204,21 @@ def _classes_of(manifest: Manifest, settings: DataSettings) -> str:
     form = f"-{settings.outputs}cl"
     if len(settings.class_names) > 1:
         form += "-overlap" if settings.overlap else "-coverage"  # before, they were resized to the nearest
-        if settings.overlap and any(sample.mask and holds_objects(sample.mask) for sample in manifest.samples):
-            form += "-objects"  # before, the smaller one covered the others
-    labels = [[value for value, _ in rules.labels or ()] for rules in manifest.rules.values()]
-    if any({type(value) for value in values} == {int, str} for values in labels):
-        form += "-greys"  # before, those of 16 bits were read as levels of 8
+    form += "".join(f"-{way}" for way in ways_of_reading(manifest, overlap=settings.overlap))
     if any(sample.class_masks for sample in manifest.samples):  # whose order is that of the names
         form += f"-{hashlib.sha256(repr(settings.class_names).encode()).hexdigest()[:8]}"
     return form
+
+
+def ways_of_reading(manifest: Manifest, *, overlap: bool) -> list[str]:
+    """Returns marks of masks that are read otherwise than at first, which what was made of them before has not."""
+    ways = []
+    if overlap and any(sample.mask and holds_objects(sample.mask) for sample in manifest.samples):
+        ways.append("objects")  # before, the smaller one covered the others
+    labels = [[value for value, _ in rules.labels or ()] for rules in manifest.rules.values()]
+    if any({type(value) for value in values} == {int, str} for values in labels):
+        ways.append("greys")  # before, those of 16 bits were read as levels of 8
+    return ways
 
 
 def cache_folder(settings: DataSettings) -> Path:

@@ -122,6 +122,14 @@ def with_its_threads(run: RunDirectory, recipe: Recipe, changes: Iterable[Change
     return recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"threads": threads})})
 
 
+_OLD_WAYS = {
+    "objects": "the smaller of two annotated objects covered the other; now a pixel is of the classes of both",
+    "greys": "numbers beside colours in labels were levels of 255 in grey masks of 16 bits, too; now they are the "
+    "values as stored",
+}
+"""How masks were read before each of the ways."""
+
+
 def go_on(
     run: RunDirectory,
     recipe: Recipe,
@@ -129,6 +137,7 @@ def go_on(
     *,
     manifest: str,
     environment: Mapping[str, Any],
+    ways: Iterable[str],
 ) -> None:
     """Says what is not as it was when a run was begun, and writes down what was changed on purpose.
 
@@ -138,6 +147,7 @@ def go_on(
         changes: what has changed.
         manifest: its samples, where they are now, as CSV.
         environment: of this process.
+        ways: in which its masks are read, see `ImageStore.ways`.
 
     Raises:
         RunError: it cannot be written.
@@ -153,6 +163,12 @@ def go_on(
             "class that covers most of it: from here on borders lie up to half a pixel elsewhere. Train it anew for "
             "one rule from first to last."
         )
+    for way in ways:
+        if way not in run.facts.get("ways", ()):
+            inform(
+                f"{run.path} began when {_OLD_WAYS[way]}: from here on it sees other masks. Train it anew for one rule "
+                "from first to last."
+            )
     if changes:
         position = checkpoint.newest(run.checkpoints, "last")
         for line in consequences(recipe, changes, position=position):

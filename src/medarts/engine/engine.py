@@ -496,6 +496,7 @@ def start(
             files={"manifest.csv": manifest.to_csv(), **job.files},
             beside=kind.beside,
             environment=environment(job.fabric, recipe.compute),
+            ways=job.store.ways,
             **job.facts,
             **(facts or {}),
         )
@@ -544,7 +545,7 @@ def resume(
             job.run = run
             job.prepare_for(changed)
             manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
-            go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
+            go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now, ways=job.store.ways)
             job.run_in(run)
     return run
 

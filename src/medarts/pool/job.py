@@ -85,6 +85,7 @@ def start_by_training(
             data_fingerprint=manifest.fingerprint(),
             files={"manifest.csv": manifest.to_csv()},
             environment=environment(prepared.training.fabric, recipe.compute),
+            ways=prepared.training.store.ways,
             **(facts or {}),
         )
         try:
@@ -125,7 +126,8 @@ def resume_by_training(
         prepared = prepare(with_its_threads(run, recipe, changed), data=data)
         manifest, now = prepared.training.store.manifest, environment(prepared.training.fabric, recipe.compute)
         run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
-        go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
+        ways = prepared.training.store.ways
+        go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now, ways=ways)
         _do(run, prepared, jobs=jobs, data=data)
     return run
 

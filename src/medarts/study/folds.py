@@ -22,6 +22,7 @@ import pandas as pd
 from medarts.config import SPLITS, Recipe
 from medarts.data.manifest import Manifest
 from medarts.data.opening import open_manifest, with_findings
+from medarts.data.store import ways_of_reading
 from medarts.engine import checkpoint
 from medarts.engine.changes import changed_recipe, changes_on_the_way, check_places, go_on, with_its_threads
 from medarts.engine.checkpoint import Checkpoint
@@ -116,7 +117,8 @@ def resume_folds(path: Path, changes: Iterable[str] = (), *, jobs: int = 1) -> R
         manifest = open_manifest(recipe.data, needs=("test",))
         run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
         now = environment(make_fabric(recipe.compute), recipe.compute)
-        go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now)
+        ways = ways_of_reading(manifest, overlap=recipe.data.overlap)
+        go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now, ways=ways)
         _train(run, jobs)
     return run
 
@@ -174,6 +176,7 @@ def _create(recipe: Recipe, architecture: Architecture, out: Path, manifest: Man
         files=files,
         beside=_BESIDE,
         environment=environment(make_fabric(recipe.compute), recipe.compute),
+        ways=ways_of_reading(manifest, overlap=recipe.data.overlap),
         network=ensemble.name,
         **({SEEN: seen} if seen else {}),
     )
