@@ -1,5 +1,6 @@
 """What init proposes beyond size and epochs, each with its reason, and where it leaves it out."""
 
+import zipfile
 from pathlib import Path
 
 import nibabel
@@ -119,6 +120,9 @@ def test_few_patients_are_divided_into_folds(tmp_path, monkeypatch, capsys):
     line = f"The search that chose the genotype has seen {of_fold_1} patients on whom folds are tested"
     assert line in " ".join(capsys.readouterr().out.split())
     assert line in medarts.report(trained).read_text(encoding="utf-8")
+    with zipfile.ZipFile(medarts.pack(trained, out="t.medarts")) as package:
+        (card,) = (package.read(name).decode() for name in package.namelist() if name.endswith(".md"))
+    assert f"search of its genotype has seen, so that scores are a little too good | {of_fold_1} |" in card
     undivided = medarts.search("recipe.yaml", changes=[*SMALLEST, "data.size=16", "data.folds=null"], out="s0")
     assert medarts.train(undivided, changes=["data.folds=3"], out="t0").facts["seen_by_search"] > 0
     baseline = medarts.train(searched, changes=["train.model={name: unet, width: 4, depth: 2}"], out="t1")

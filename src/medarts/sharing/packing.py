@@ -46,6 +46,7 @@ from medarts.registry import Settings
 from medarts.sharing.card import Subjects, card_of, card_text
 from medarts.spaces import load_genotype, zoo
 from medarts.spaces.genotype import Genotype
+from medarts.study.folds import SEEN
 from medarts.system.console import inform
 from medarts.system.files import check_writable, exists, read_whole, write_whole
 from medarts.system.names import name_of
@@ -307,6 +308,7 @@ def _training(run: RunDirectory) -> dict[str, Any]:
         "epochs": len(run.read_journal("metrics.jsonl")),
         "best_epoch": summary["best_epoch"] if summary else None,
         "fine_tuned_from": None if initial is None else run.facts["weights_fingerprint"],
+        SEEN: run.facts.get(SEEN, 0),
     }
 
 
