@@ -1,6 +1,6 @@
 """What does the table of trained networks say? Reliability, cost, macro choices, and what rules that choose are worth.
 
-    python benchmarks/table_analysis.py FOLDER [--sets isic nuclei] [--figures docs]
+    python benchmarks/table_analysis.py FOLDER [--sets isic nuclei] [--budget 8] [--figures docs]
 
 FOLDER is that of benchmarks/table.py. Prints Markdown and writes plots. Where no data set is named, all is of the mean
 over the sets, and of the genotypes that were trained on all of them. Intervals are bootstrap intervals over genotypes,
@@ -10,6 +10,7 @@ over the sets, and of the genotypes that were trained on all of them. Intervals 
 import argparse
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from medarts.reporting.style import CYCLE, MUTED, save
 from medarts.spaces.nas_wdan.operations import Transition, set_of_edge
 
 DRAWS = 500
-POOLS = (4, 8, 16)
+POOLS, POOLS_DRAWN = (4, 8, 16), 4000
 COSTS = ("flops", "parameters", "latency_ratio", "init_channel")
 CHOICES = ("budget", "depth", "intermediate_nodes", "double_down_channel", "deep_supervision")
 AXES = {"flops": (1e6, "MFLOP"), "parameters": (1e3, "thousand parameters")}
@@ -39,10 +40,13 @@ def main() -> None:
     parser.add_argument("table", type=Path, metavar="FOLDER", help="of the table")
     parser.add_argument("--figures", type=Path, help="folder of the plots; default: none are made")
     parser.add_argument("--sets", nargs="+", help="default: all")
+    parser.add_argument("--budget", type=int, help="width of the U-Net whose latency genotypes may have; default: all")
     arguments = parser.parse_args()
     table = read_table(arguments.table)
     if arguments.sets:
         table = table.on(*arguments.sets)
+    if arguments.budget:
+        table = of_budget(table, arguments.budget)
     found = {name: outcomes(view, retrained=False) for name, view in views_of(table).items()}
     found |= {f"{name}, trained anew": outcomes(view, retrained=True) for name, view in views_of(table).items()}
     for part in (overview, reliability, costs, macro_choices, epochs):
@@ -51,9 +55,15 @@ def main() -> None:
     if arguments.figures is not None:
         for name, figure in {
             "table-cost": plot_cost(table),
-            "table-rules": plot_rules(found["mean"]),
+            "table-rules": plot_rules(found),
         }.items():
             save(figure, arguments.figures / f"{name}.svg", file_format="svg")
+
+
+def of_budget(table: Table, budget: int) -> Table:
+    networks = table.networks[table.networks["budget"] == budget]
+    trainings, epochs = (rows[rows["number"].isin(networks.index)] for rows in (table.trainings, table.epochs))
+    return replace(table, networks=networks, trainings=trainings, epochs=epochs)
 
 
 # --- what is in the table ---------------------------------------------------------------------------------------
@@ -198,7 +208,10 @@ def macro_choices(table: Table) -> Iterator[str]:
 def dummies_of(rows: pd.DataFrame) -> dict[tuple[str, Any], Floats]:
     """Returns for each value of each choice which genotypes have it, as 0 and 1."""
     return {
-        (name, value): (rows[name] == value).to_numpy(float) for name in CHOICES for value in sorted(set(rows[name]))
+        (name, value): (rows[name] == value).to_numpy(float)
+        for name in CHOICES
+        if rows[name].nunique() > 1
+        for value in sorted(set(rows[name]))
     }
 
 
@@ -256,7 +269,7 @@ def outcomes(table: Table, *, retrained: bool) -> Outcomes:
     able = [number for number in table.networks.index if len(table.seeds_of(number)) > int(retrained)]
     fewest = table.networks.loc[able]["budget"].value_counts().min()
     return {
-        (name, size): simulate(table, rule, candidates=size, retrained=retrained)
+        (name, size): simulate(table, rule, candidates=size, retrained=retrained, pools=POOLS_DRAWN)
         for size in POOLS
         if size < fewest
         for name, rule in rules_of(table).items()
@@ -365,33 +378,40 @@ def _interval(rows: Floats, value: Callable[[Floats], float]) -> str:
 
 
 def plot_cost(table: Table) -> Figure:
-    rows = frame_of(table)
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, cost, label in zip(
-        figure.subplots(1, 2, sharey=True), ("flops", "parameters"), ("MFLOP", "k"), strict=True
-    ):
-        for color, (budget, of) in zip(CYCLE, rows.groupby("budget"), strict=False):
-            scale = 1e6 if cost == "flops" else 1e3
-            axes.scatter(of[cost] / scale, of["test_dice"], s=18, color=color, label=f"latency of U-Net {budget}")
-        axes.set(xscale="log", xlabel=f"{cost if cost != 'flops' else 'FLOPs'} ({label})")
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("test Dice, mean of the sets")
-    figure.axes[0].legend()
+    """Test Dice against costs, a row of panels for each data set."""
+    figure = Figure(figsize=(9, 3 * len(table.sets) + 0.5), layout="constrained")
+    panels = figure.subplots(len(table.sets), len(AXES), sharey="row", sharex="col", squeeze=False)
+    for of_set, name in zip(panels, table.sets, strict=True):
+        for axes, (cost, (scale, label)) in zip(of_set, AXES.items(), strict=True):
+            for color, (budget, of) in zip(CYCLE, frame_of(table.on(name)).groupby("budget"), strict=False):
+                axes.scatter(of[cost] / scale, of["test_dice"], s=18, color=color, label=f"latency of U-Net {budget}")
+            axes.grid(alpha=0.3)
+            axes.set_xlabel(label if name == table.sets[-1] else "")
+        of_set[0].set_ylabel(f"test Dice, {name}")
+    panels[0, 0].legend()
     return figure
 
 
-def plot_rules(found: Outcomes) -> Figure:
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for color, name in zip(CYCLE, dict.fromkeys(name for name, _ in found), strict=False):
-        of = [outcome for (each, _), outcome in found.items() if each == name]
-        paid, gains = [each.trainings for each in of], [each.gain for each in of]
-        spread = np.array([[each.gain - each.low for each in of], [each.high - each.gain for each in of]])
-        axes.errorbar(paid, gains, yerr=spread, marker="o", ms=4, capsize=2, color=color, label=name)
-    axes.axhline(0, color=MUTED, lw=0.8)
-    axes.set(xlabel="whole trainings paid", ylabel="gain of test Dice over random")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+def plot_rules(found: Mapping[str, Outcomes]) -> Figure:
+    """Gains with their intervals, a row for each rule and a panel for each data set."""
+    shown = {name: of for name, of in found.items() if "anew" not in name}
+    names = [*dict.fromkeys(name for name, _ in next(iter(shown.values())))]
+    sizes = sorted({size for _, size in next(iter(shown.values()))})
+    figure = Figure(figsize=(4 + 2.6 * len(shown), 0.42 * len(names) + 1.2), layout="constrained")
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, (view, of) in zip(panels, shown.items(), strict=True):
+        for (name, size), outcome in of.items():
+            place, color = sizes.index(size), CYCLE[sizes.index(size)]
+            y = names.index(name) + 0.22 * (place - (len(sizes) - 1) / 2)
+            axes.plot([outcome.low, outcome.high], [y, y], color=color, lw=1.2)
+            label = f"{size} candidates" if name == names[0] else None
+            axes.plot(outcome.gain, y, "o", ms=4, color=color, label=label)
+        axes.axvline(0, color=MUTED, lw=0.8)
+        axes.grid(alpha=0.3, axis="x")
+        axes.set(title=view, xlabel="gain of test Dice over random")
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    panels[-1].legend(fontsize=8, loc="upper right")
     return figure
 
 
