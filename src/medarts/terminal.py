@@ -122,6 +122,13 @@ def show_proposal(proposal: Proposal, recipe: Path) -> None:
     )
     say(f"  medarts search {shlex.quote(str(recipe))}{search}", to=console)
     say(f"  medarts train {shlex.quote(str(Path('runs') / recipe.stem))}{train}", to=console)
+    if proposal.is_too_long:
+        baseline = "unet" if proposal.recipe.data.task == "segmentation" else "chexnet"
+        say(
+            f"No shorter search makes sense; it is longer than {proposal.budget:g} min. A baseline takes less: medarts "
+            f"train {shlex.quote(str(recipe))} --model {baseline}",
+            to=console,
+        )
     if proposal.load is not None:
         _say_busy(proposal.load)
 

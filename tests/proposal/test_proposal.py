@@ -300,6 +300,8 @@ def test_the_budget_decides_the_epochs(tmp_path, monkeypatch):
     assert short.recipe.train.epochs < long.recipe.train.epochs
     assert 8 < sum(short.minutes or ()) < 12
     assert all(time.low < time.seconds < time.high for time in short.times or ())
+    assert not short.is_too_long
+    assert medarts.init("data", minutes=1, out="1.yaml").is_too_long
 
 
 @pytest.mark.parametrize("change", ["data.resize=patches", "data.folds=3"])

@@ -62,6 +62,7 @@ class Proposal:
         times: in seconds, of the search with the reading of all images, and of the training, of all folds; None where
             nothing was measured.
         load: how busy the machine was before it was measured.
+        budget: minutes that search and training were to take together.
     """
 
     looks: tuple[Look, ...]
@@ -70,6 +71,12 @@ class Proposal:
     answers: tuple[tuple[str, str], ...]
     times: tuple[Span, Span] | None = None
     load: Load | None = None
+    budget: float = MINUTES
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether even the fewest epochs that make sense take longer than was wanted."""
+        return self.times is not None and sum(each.low for each in self.times) > 60 * self.budget
 
     @property
     def minutes(self) -> tuple[float, float] | None:
@@ -112,7 +119,7 @@ def propose(
         spans = _spans(taken, recipe, scaled)
         factor = min(factor * 60 * minutes / (spans[0].seconds + spans[1].seconds), _MOST_TIMES)
         draft, scaled = _drafted(looks, device, factor, changes)
-    return Proposal(looks, draft, scaled, tuple(answers), _spans(taken, recipe, scaled), load)
+    return Proposal(looks, draft, scaled, tuple(answers), _spans(taken, recipe, scaled), load, minutes)
 
 
 def _check(recipe: Recipe, looks: Sequence[Look]) -> None:
