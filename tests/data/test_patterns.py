@@ -4,6 +4,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from medarts.config.patterns import FilePattern, PatientPattern
+from medarts.data.patients import patients_in
 from medarts.data.patterns import PathPattern
 
 
@@ -46,6 +47,23 @@ def test_every_reading_of_a_class_is_offered():
     readings = list(PathPattern("{name}_{class}").readings("a_left_kidney"))
     assert {"name": "a", "class": "left_kidney"} in readings
     assert {"name": "a_left", "class": "kidney"} in readings
+
+
+@pytest.mark.parametrize(
+    ("name", "patient", "side"),
+    [("chase_01L", "chase_01", "L"), ("drive_02", "drive_02", ""), ("7left", "7", "left"), ("7_OD", "7_", "OD")],
+)
+def test_a_side_may_be_missing(name, patient, side):
+    assert next(PathPattern("{patient}{side}").readings(name)) == {"patient": patient, "side": side}
+
+
+def test_images_of_both_sides_are_of_one_patient_where_numbers_say_so():
+    eyes = [f"chase_{n:02d}{side}" for n in range(1, 5) for side in "LR"] + [f"drive_{n:02d}" for n in range(1, 20)]
+    found = patients_in(eyes)
+    assert (found.pattern, found.patients, found.images) == ("{patient}{side}", 23, 27)
+    assert patients_in([f"{n}_{side}" for n in range(4) for side in ("OD", "OS")]).pattern == "{patient}_{side}"
+    assert patients_in([f"{word}{n}" for word in ("vessel", "liver", "cell") for n in "ab"]) is None
+    assert patients_in([f"{n}{mark}" for n in range(9) for mark in "LX"]) is None
 
 
 @pytest.mark.parametrize(

@@ -131,9 +131,10 @@ class SourceSettings(Section):
         window: (low, high) in stored units (Hounsfield for CT) mapped to 0..1.
         percentiles: (low, high) percentiles of an image mapped to 0..1, instead of a window.
         fractions: (validation, test) fractions of the patients where the source brings no splits.csv.
-        patients: which part of the names of images is the patient, such as "{patient}_{n}", {n} being digits and * any
-            text; with a slash, of their paths from the folder, such as "**/{patient}/*". Default: as the layout says
-            it, else every image is its own patient. A column of splits.csv decides over it.
+        patients: which part of the names of images is the patient, such as "{patient}_{n}", {n} being digits, {side} a
+            side such as L, R or nothing, and * any text; with a slash, of their paths from the folder, such as
+            "**/{patient}/*". Default: as the layout says it, else every image is its own patient. A column of
+            splits.csv decides over it.
     """
 
     task: ClassVar[Task] = "segmentation"

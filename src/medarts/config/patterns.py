@@ -7,7 +7,7 @@ from pydantic import AfterValidator
 
 from medarts.config.section import Text
 
-FIELDS = ("split", "patient", "group", "name", "class", "channel", "n")
+FIELDS = ("split", "patient", "group", "name", "class", "channel", "side", "n")
 
 
 def _checked(text: str) -> str:
@@ -20,7 +20,7 @@ def _checked(text: str) -> str:
         raise ValueError(f"'{{{unknown[0]}}}' in '{text}' is not a field; there are {known}")
     if text.count("{") != text.count("}"):
         raise ValueError(f"'{text}' has a bracket that is not closed; write fields as in {{name}}")
-    if re.search(r"\}\{", text):
+    if re.search(r"\}\{(?!side\})", text):
         raise ValueError(f"'{text}' has two fields with nothing between them; their ends would be unknown")
     return text
 

@@ -10,6 +10,8 @@ from medarts.data.patterns import PathPattern
 _SEPARATORS = "_-. "
 _FEWEST = 5
 """Patients below which a part of names is more likely a site or a class."""
+_FEWEST_PAIRS = 3
+"""Patients with both sides below which the last letters of names are more likely something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,29 @@ def patients_in(names: Collection[str]) -> NamedPatients | None:
     >>> found.text
     "'{patient}_{n}' gives 8 patients of 24 images, such as 'p0'"
     >>> patients_in([f"ISIC_{n:07d}" for n in range(30)])
+
+    Or some have a left and a right image, as of eyes; the others may have one.
+
+    >>> patients_in([f"{n:02d}{side}" for n in range(6) for side in "LR"] + [f"eye_{n}" for n in range(20)]).text
+    "'{patient}{side}' gives 26 patients of 32 images, such as '00'"
     """
     ends = ("{n}", "*")
-    return _first_of((f"{{patient}}{mark}{end}" for end in ends for mark in _SEPARATORS), names)
+    several = _first_of((f"{{patient}}{mark}{end}" for end in ends for mark in _SEPARATORS), names)
+    return several or _by_sides(names)
+
+
+def _by_sides(names: Collection[str]) -> NamedPatients | None:
+    """Returns the pattern by which names differ in a side behind a number, of at least three patients with both."""
+    for mark in ("", *_SEPARATORS):
+        text = f"{{patient}}{mark}{{side}}"
+        found = [next(PathPattern(text).readings(name), None) for name in names]
+        read = [(values["patient"], values["side"].lower()) for values in found if values is not None]
+        with_side = {pair for pair in read if pair[1]}
+        both = [patient for patient, count in Counter(patient for patient, _ in with_side).items() if count > 1]
+        behind_numbers = all(patient[-1].isdecimal() for patient, _ in with_side)
+        if len(read) == len(names) and len(both) >= _FEWEST_PAIRS and behind_numbers:
+            return NamedPatients(text, len({patient for patient, _ in read}), len(names), min(both))
+    return None
 
 
 def patients_in_paths(paths: Collection[str]) -> NamedPatients | None:

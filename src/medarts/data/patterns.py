@@ -4,6 +4,7 @@ A pattern is a path from the folder of a data set, without the suffix of the fil
 
 - ``{name}``, ``{patient}``, ``{group}``, ``{class}`` and ``{channel}`` stand for a part of a name that is read from it;
 - ``{split}`` stands for a word for training, validation or test, such as train, valid or Ts;
+- ``{side}`` stands for a side of the body (L, R, left, right, OD, OS), or for nothing where a name says none;
 - ``{n}`` stands for digits, ``*`` for anything within a name, and ``**/`` for any folders, or none.
 
 A field that appears twice has one value. Where a name can be read in several ways, ``{name}`` is as long as possible
@@ -23,6 +24,9 @@ from medarts.data.splits import split_named
 
 _SHORT = {"tr": "train", "trn": "train", "va": "val", "vl": "val", "dev": "val", "ts": "test", "tst": "test"}
 """Words for splits in names of folders, beside those of the column split of a table."""
+
+SIDES = ("left", "right", "od", "os", "l", "r")
+"""Words for sides of the body, in lower case; OD and OS are the right and the left eye."""
 
 _TOKEN = re.compile(r"\{(\w+)\}|(\*\*/)|(\*)")
 
@@ -113,7 +117,11 @@ class PathPattern:
     def _regex(self) -> re.Pattern[str]:
         forms = {"field": "[^/]+", "*": "[^/]*", "**/": "(?:[^/]+/)*"}
         return re.compile(
-            "".join(forms.get(token.kind) or re.escape(token.text) for token in self._tokens), re.IGNORECASE
+            "".join(
+                "[^/]*" if token == _Token("field", "side") else forms.get(token.kind) or re.escape(token.text)
+                for token in self._tokens
+            ),
+            re.IGNORECASE,
         )
 
 
@@ -139,6 +147,10 @@ def _ends(token: _Token, path: str, at: int, values: Mapping[str, str]) -> Itera
     if token.kind == "**/":
         yield at
         yield from (place + 1 for place in range(at, len(path)) if path[place] == "/")
+        return
+    if token.kind == "field" and token.text == "side":
+        yield from (at + len(side) for side in SIDES if path[at : at + len(side)].lower() == side)
+        yield at
         return
     slash = path.find("/", at)
     last = len(path) if slash < 0 else slash

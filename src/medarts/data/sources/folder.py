@@ -58,8 +58,8 @@ class FolderSettings(MaskSourceSettings):
     """Images and masks whose paths have patterns; the other settings are those of ``MaskSourceSettings``.
 
     In a pattern, {name}, {patient}, {group}, {class} and {channel} are parts of names, {split} is a word such as train,
-    valid or Ts, {n} are digits, * is any text, and ``**/`` any folders. Suffixes are left out, unless they tell the two
-    apart.
+    valid or Ts, {side} is L, R, left, right, OD, OS or nothing, {n} are digits, * is any text, and ``**/``
+    any folders. Suffixes are left out, unless they tell the two apart.
 
     Attributes:
         image: pattern of the images, from the folder.
