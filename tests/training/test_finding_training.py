@@ -52,12 +52,8 @@ def genotype(finding_recipe: Recipe) -> Genotype:
 @pytest.fixture
 def small_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CheXNet of four dense layers, so that training it takes a second."""
-
-    def densenet(*, spatial_dims: int, in_channels: int, out_channels: int) -> nets.DenseNet:
-        few = {"init_features": 8, "growth_rate": 8, "block_config": (1, 1, 1, 1)}
-        return nets.DenseNet(spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **few)
-
-    monkeypatch.setattr(nets, "DenseNet121", densenet)
+    few = {"init_features": 8, "growth_rate": 8, "block_config": (1, 1, 1, 1)}
+    monkeypatch.setattr(nets, "DenseNet121", lambda **about: nets.DenseNet(**(about | few)))
 
 
 @pytest.fixture
