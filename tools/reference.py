@@ -118,11 +118,11 @@ def help_of(*words: str) -> str:
 def commands() -> str:
     """Returns the page of the command line as Markdown."""
     overview = help_of()
-    usage = re.search(r"\{([\w,-]+)\}", overview)
-    if usage is None:
+    verbs = re.findall(r"^ +• ([\w-]+) ", overview, re.MULTILINE)
+    if not verbs:
         raise ValueError("medarts --help lists no commands")
     lines = ["# Command line\n\nThe help of every command, as `medarts COMMAND --help` prints it.\n"]
-    for words in ((), *((verb,) for verb in usage.group(1).split(","))):
+    for words in ((), *((verb,) for verb in verbs)):
         lines += [f"## {' '.join(('medarts', *words))}\n\n```text\n{help_of(*words) if words else overview}\n```\n"]
     return "\n".join(lines)
 
