@@ -7,21 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.data.layouts_of_tests import CASES, LAYOUTS, put
+from tests.proposal.recipes_of_tests import SMALLEST
 
 import medarts
 from medarts.config import DataSettings, load
 from medarts.data.opening import open_data, open_manifest
 from medarts.engine.engine import Trial
 from medarts.errors import DataError, RecipeError
-
-SMALLEST = [
-    "space={init_channel: 2, double_down_channel: false}",
-    "search.stages=[{depth: 3, epochs: 1, batch: 2}]",
-    "search.arch_after=0",
-    "train.epochs=1",
-    "train.warmup_epochs=0",
-    "data.size=16",
-]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 from tests.data.layouts_of_tests import put
+from tests.proposal.recipes_of_tests import SMALLEST
 
 import medarts
 from medarts import terminal
@@ -15,14 +16,6 @@ from medarts.data.reading import resize_mask
 from medarts.engine.listing import read_listing
 from medarts.pool.search import recipe_after
 from medarts.proposal.shrinking import Outlines
-
-SMALLEST = [
-    "space={init_channel: 2, double_down_channel: false}",
-    "search.stages=[{depth: 3, epochs: 1, batch: 2}]",
-    "search.arch_after=0",
-    "train.epochs=1",
-    "train.warmup_epochs=0",
-]
 
 
 def pairs(root: Path, masks: list[np.ndarray], *, names: str = "{}") -> Path:
@@ -97,7 +90,7 @@ def test_near_slices_see_each_other(tmp_path, monkeypatch):
     data, text = proposed(volumes(tmp_path / "near", pixels=[1.0] * 4, gap=3.0))
     assert (data.context, data.in_channels) == (1, 3)
     assert reason(text, "context") == "slices are 3 mm apart: each sees the next on either side"
-    searched = medarts.search("recipe.yaml", changes=[*SMALLEST, "data.size=16"], out="s")
+    searched = medarts.search("recipe.yaml", changes=SMALLEST, out="s")
     assert medarts.train(searched, out="t").facts["finished"]
     assert proposed(volumes(tmp_path / "far", pixels=[1.0] * 4, gap=8.0))[0].context == 0
     assert proposed(volumes(tmp_path / "few", pixels=[1.0] * 4, gap=3.0, slices=3))[0].context == 0
@@ -111,7 +104,7 @@ def test_few_patients_are_divided_into_folds(tmp_path, monkeypatch, capsys):
     assert reason(Path("recipe.yaml").read_text().splitlines(), "folds") == (
         "12 images: each is tested once, instead of 2 of them alone; the search sees fold 1"
     )
-    two = [*SMALLEST, "data.size=16", "data.folds=2"]  # the fewest, as each is a process
+    two = [*SMALLEST, "data.folds=2"]  # the fewest, as each is a process
     searched = medarts.search("recipe.yaml", changes=two, out="s")
     assert searched.recipe.data.fold == 1
     assert "whose patients other folds are tested on" in " ".join(capsys.readouterr().err.split())
@@ -125,7 +118,7 @@ def test_few_patients_are_divided_into_folds(tmp_path, monkeypatch, capsys):
     with zipfile.ZipFile(medarts.pack(trained, out="t.medarts")) as package:
         (card,) = (package.read(name).decode() for name in package.namelist() if name.endswith(".md"))
     assert f"search of its genotype has seen, so that scores are a little too good | {of_fold_1} |" in card
-    undivided = medarts.search("recipe.yaml", changes=[*SMALLEST, "data.size=16", "data.folds=null"], out="s0")
+    undivided = medarts.search("recipe.yaml", changes=[*SMALLEST, "data.folds=null"], out="s0")
     assert medarts.train(undivided, changes=["data.folds=2"], out="t0").facts["seen_by_search"] > 0
     baseline = medarts.train(searched, changes=["train.model={name: unet, width: 4, depth: 2}"], out="t1")
     assert (baseline.recipe.data.fold, "seen_by_search" in baseline.facts) == (None, False)
