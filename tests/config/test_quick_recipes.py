@@ -24,7 +24,7 @@ def data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDARTS_DATA", "/data")
 
 
-@pytest.mark.parametrize("name", ["isic-cpu", "mixsearch-cpu", "pool-cpu"])
+@pytest.mark.parametrize("name", ["isic-cpu", "mixsearch-cpu", "minutes-cpu", "hour-cpu", "night-cpu"])
 def test_quick_recipes_have_batch_norm(name: str) -> None:
     assert load(RECIPES / f"{name}.yaml").train.norm == "batch"
 

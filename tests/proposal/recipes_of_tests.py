@@ -1,9 +1,12 @@
 """What tests of proposals share."""
 
+NO_BUDGET = "budget={}"
+"""Change of a proposed recipe without which every candidate is exported and measured."""
+
 SMALLEST = (
-    "space={init_channel: 2, double_down_channel: false}",
-    "search.stages=[{depth: 3, epochs: 1, batch: 2}]",
-    "search.arch_after=0",
+    "space={init_channel: 2, double_down_channel: false, choices: {depth: [3]}}",
+    NO_BUDGET,
+    "search.select={candidates: 2, rungs: [1], generations: 1, supernets: 0}",
     "train.epochs=1",
     "train.warmup_epochs=0",
     "data.size=16",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.data.layouts_of_tests import CASES, LAYOUTS, put
-from tests.proposal.recipes_of_tests import SMALLEST
+from tests.proposal.recipes_of_tests import NO_BUDGET, SMALLEST
 
 import medarts
 from medarts.config import DataSettings, load
@@ -39,11 +39,12 @@ def test_the_recipe_says_what_was_understood(tmp_path, monkeypatch):
     (source,) = recipe.data.sources
     assert source.model_dump()["labels"] == {1: "liver", 2: "tumour"}
     assert (recipe.data.classes, recipe.data.in_channels, recipe.data.size) == (("liver", "tumour"), 2, 32)
-    assert (recipe.search.loss.name, recipe.train.loss.name) == ("ce_dice", "ce_dice")
+    assert (recipe.search.method, recipe.train.loss.name) == ("pool", "ce_dice")
+    assert recipe.space.model_dump()["choices"]["depth"] == (3, 4)  # a lattice of 5 would halve 32 pixels to one
     text = Path("recipe.yaml").read_text()
     assert text.startswith("# yaml-language-server: $schema=recipe.schema.json\n")
     assert json.loads(Path("recipe.schema.json").read_text())["required"] == ["data"]
-    assert "# half of 9 training images in each epoch" in text
+    assert "# epochs of 9 training images" in text
 
 
 def grey(root: Path, masks: list[np.ndarray]) -> Path:
@@ -275,10 +276,9 @@ def test_init_times_real_steps_of_small_batches(tmp_path, monkeypatch):
     """Whatever parts the recipe splits its batches into."""
     monkeypatch.chdir(tmp_path)
     grey(tmp_path / "data", [square(255)] * 8)
-    split = ["train.accumulate=4", "train.batch=4"]
-    split += ["search.stages=[{depth: 3, epochs: 1, batch: 4, accumulate: 4}]"]
-    found = medarts.init("data", changes=[*SMALLEST, *split])
-    assert (found.recipe.train.accumulate, found.recipe.search.stages[0].accumulate) == (4, 4)
+    small = "budget={parameters: 20000}"
+    found = medarts.init("data", changes=[*SMALLEST, "train.accumulate=4", "train.batch=4", small])
+    assert found.recipe.train.accumulate == 4
     assert all(0 < time.low <= time.seconds <= time.high for time in found.times or ())
     assert found.times is not None
 
@@ -288,12 +288,13 @@ def test_the_budget_decides_the_epochs(tmp_path, monkeypatch):
     grey(tmp_path / "data", [square(255)] * 8)
 
     ten_seconds_an_epoch(monkeypatch)
-    short, long = (medarts.init("data", minutes=minutes, out=f"{minutes}.yaml") for minutes in (10, 1000))
+    given = {"changes": [NO_BUDGET]}
+    short, long = (medarts.init("data", minutes=minutes, out=f"{minutes}.yaml", **given) for minutes in (10, 1000))
     assert short.recipe.train.epochs < long.recipe.train.epochs
     assert 8 < sum(short.minutes or ()) < 12
     assert all(time.low < time.seconds < time.high for time in short.times or ())
     assert not short.is_too_long
-    assert medarts.init("data", minutes=1, out="1.yaml").is_too_long
+    assert medarts.init("data", minutes=1, out="1.yaml", **given).is_too_long
 
 
 @pytest.mark.parametrize("change", ["data.resize=patches", "data.folds=3"])
@@ -303,7 +304,7 @@ def test_patches_and_folds_are_measured_too(tmp_path, monkeypatch, change):
         grey(tmp_path / name, [square(255)] * 30)
     seen = ten_seconds_an_epoch(monkeypatch)
     monkeypatch.setattr("medarts.proposal.measuring._TRIED", (8,))
-    found = medarts.init("a", "b", changes=["data.size=16", change], minutes=20)
+    found = medarts.init("a", "b", changes=["data.size=16", "space.choices.depth=[3]", NO_BUDGET, change], minutes=20)
     recipe, data = seen[0]
     assert (recipe.data.folds, recipe.train.batch) == (None, 2)
     names = [(sample.domain, sample.key) for sample in data.manifest.of_split("train").samples]
@@ -316,7 +317,7 @@ def test_where_few_images_show_too_little_more_are_measured(tmp_path, monkeypatc
     grey(tmp_path / "data", [square(255)] * 40)
     seen = ten_seconds_an_epoch(monkeypatch, refused=1)
     monkeypatch.setattr("medarts.proposal.measuring._TRIED", (8,))
-    assert medarts.init("data").times is not None
+    assert medarts.init("data", changes=[NO_BUDGET]).times is not None
     assert [len(data.manifest.of_split("train").samples) for _, data in seen[:2]] == [8, 28]
 
 
@@ -330,13 +331,9 @@ def ten_seconds_an_epoch(monkeypatch, *, refused: int = 0) -> list:
             raise DataError("All masks of the training images are empty.", fix="Add others.")
         return Trial(1, 10.0 * epochs, 1.0, 1, 1, low=0.9, high=1.2)
 
-    def search(recipe, stage, *, data, **_):
-        return tried(recipe, recipe.search.stages[stage].epochs, data)
-
     def training(recipe, network, *, data, **_):
         return tried(recipe, recipe.train.epochs, data)
 
-    monkeypatch.setattr("medarts.proposal.measuring.try_search", search)
     monkeypatch.setattr("medarts.proposal.measuring.try_training", training)
     return seen
 

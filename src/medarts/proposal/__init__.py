@@ -16,7 +16,7 @@ from medarts.errors import DataError
 from medarts.profiling.load import Load
 from medarts.proposal.describing import described_layout
 from medarts.proposal.looking import OPENED, Look, look_at
-from medarts.proposal.measuring import Measured, measured
+from medarts.proposal.measuring import Measured, epochs_of, measured
 from medarts.proposal.settings import Draft, draft_for
 from medarts.system.console import progress_bar
 
@@ -132,9 +132,10 @@ def _check(recipe: Recipe, looks: Sequence[Look]) -> None:
 
 
 def _spans(taken: Measured, before: Recipe, after: Recipe) -> tuple[Span, Span]:
-    """Returns the time of search, with the reading of images, and training by a recipe of other numbers of epochs."""
-    search, train = (new / old for old, new in zip(_epochs(before), _epochs(after), strict=True))
-    once = Span(taken.reading, taken.reading, taken.reading)
+    """Returns the time of search, with what is done once, and training by a recipe of other numbers of epochs."""
+    search, train = (new / old for old, new in zip(epochs_of(before), epochs_of(after), strict=True))
+    fixed = taken.reading + taken.drawing
+    once = Span(fixed, fixed, fixed)
     return once.plus(taken.search.times(search)), taken.training.times(train)
 
 
@@ -232,7 +233,3 @@ def _with_patients(looks: Sequence[Look], ask: Ask, answers: list[tuple[str, str
 def _again(settings: SourceSettings, look: Look) -> Manifest:
     """Returns the manifest of a data set by other settings."""
     return survey(settings, findings=look.manifest.findings or None, classes=look.names).manifest
-
-
-def _epochs(recipe: Recipe) -> tuple[int, int]:
-    return sum(stage.epochs for stage in recipe.search.stages), recipe.train.epochs

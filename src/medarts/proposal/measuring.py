@@ -18,6 +18,10 @@ from medarts.engine.engine import Trial
 from medarts.engine.timing import Span
 from medarts.errors import DataError
 from medarts.nas.search import try_search
+from medarts.pool import search
+from medarts.pool.drawing import Drawing
+from medarts.pool.preparing import numbers_of_candidates
+from medarts.pool.trainings import recipe_of_candidates
 from medarts.profiling.plan import STEPS, untrained_genotype
 from medarts.profiling.prices import prices
 from medarts.proposal.looking import Look
@@ -39,6 +43,7 @@ class Measured(NamedTuple):
 
     Attributes:
         reading: of all images, once.
+        drawing: of the candidates of a search by training, once.
         search: of the search.
         training: of the trainings of all folds.
     """
@@ -46,6 +51,7 @@ class Measured(NamedTuple):
     reading: float
     search: Span
     training: Span
+    drawing: float = 0.0
 
 
 def measured(recipe: Recipe, looks: Sequence[Look]) -> Measured:
@@ -94,15 +100,43 @@ def _measured_on(part: Manifest, whole: Manifest, recipe: Recipe, folds: int) ->
         reading = (time.perf_counter() - began) * len(whole.samples) / len(part.samples)
         store = replace(store, held=None)
         about: Any = {"steps": STEPS, "patience": _PATIENCE, "data": store}
-        with progress_bar("timing", len(recipe.search.stages) + 1) as bar:
-            search = Span()
-            for stage in range(len(recipe.search.stages)):
-                search = search.plus(_span(try_search(recipe, stage, price=prices, **about)))
-                bar.advance()
-            network = recipe.train.model or untrained_genotype(recipe)
-            training = _span(try_training(recipe, network, **about))
+        if recipe.search.method == "supernet":
+            return _with_supernet(recipe, about, reading, factor, folds)
+        return _with_candidates(recipe, about, reading, factor, folds)
+
+
+def _with_supernet(recipe: Recipe, about: Any, reading: float, factor: float, folds: int) -> Measured:
+    with progress_bar("timing", len(recipe.search.stages) + 1) as bar:
+        supernet = Span()
+        for stage in range(len(recipe.search.stages)):
+            supernet = supernet.plus(_span(try_search(recipe, stage, price=prices, **about)))
             bar.advance()
-    return Measured(reading, search.times(factor), training.times(folds * factor))
+        network = recipe.train.model or untrained_genotype(recipe)
+        training = _span(try_training(recipe, network, **about))
+        bar.advance()
+    return Measured(reading, supernet.times(factor), training.times(folds * factor))
+
+
+def _with_candidates(recipe: Recipe, about: Any, reading: float, factor: float, folds: int) -> Measured:
+    """Draws two candidates, as the first one also measures what all are compared with, and trains the second."""
+    with progress_bar("timing", 3) as bar:
+        drawing = Drawing(recipe, ())
+        drawing.first(1, ())
+        bar.advance()
+        began = time.perf_counter()
+        (candidate,) = Drawing(recipe.model_copy(update={"seed": recipe.seed + 1}), ()).first(1, ())
+        drawn = (time.perf_counter() - began) * sum(numbers_of_candidates(recipe))
+        bar.advance()
+        training = _span(try_training(recipe_of_candidates(recipe), candidate.genotype, **about)).times(factor)
+        bar.advance()
+    epoch = training.times(1 / recipe.search.select.rungs[-1])
+    searched, trained = epochs_of(recipe)
+    return Measured(reading, epoch.times(searched), epoch.times(trained * folds), drawn)
+
+
+def epochs_of(recipe: Recipe) -> tuple[int, int]:
+    """Returns the epochs of a search, of all candidates together where it trains them, and of a training."""
+    return search.epochs_of(recipe), recipe.train.epochs
 
 
 def _span(trial: Trial) -> Span:

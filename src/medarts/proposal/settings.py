@@ -10,6 +10,7 @@ from medarts.config import SourceSettings
 from medarts.errors import DataError
 from medarts.proposal.looking import Look
 from medarts.proposal.rules import Patches, folds_for, patches_for, slices_around
+from medarts.spaces.nas_wdan.lattice import divisor_of
 
 _SIZES = (32, 48, 64, 96, 128, 192, 256)
 """Sizes that lattices of a depth of 4 can halve often enough."""
@@ -25,9 +26,30 @@ _EMPTY = 0.3
 """Share of images without foreground from which they are drawn less often."""
 
 _SEARCH_STEPS, _TRAIN_STEPS = 400, 1500
-"""Steps of a stage of a search, and of a training, with which recipes/ came to their scores."""
+"""Steps of a stage of a supernet, and of a training, with which recipes/ came to their scores."""
+
+_CANDIDATE_STEPS = 600
+"""Steps of the whole training of a candidate: in docs/table.md half as many told candidates apart."""
+
+_CANDIDATES, _NEIGHBOURS = 16, 8
+"""Of the first generation and the second."""
+
+_SHORT = 6
+"""Epochs of a candidate below which there are half as many, compared once before their end."""
+
+_RUNGS = (1 / 6, 1 / 2, 1)
+"""Shares of that training after which candidates are compared."""
 
 _FEWEST_EPOCHS, _MOST_EPOCHS = 2, 400
+
+_DEPTHS = (3, 4, 5)
+"""Of lattices. On small images a deeper one halves them to a pixel."""
+
+_SMALLEST = 2
+"""Pixels that the lowest level of a lattice has at least, each side."""
+
+_WIDTH = {"cpu": 8, "cuda": 16}
+"""Width of the U-Net whose latency is the budget; a training on two cores takes a minute with the small one."""
 
 
 @dataclass
@@ -61,7 +83,7 @@ def draft_for(looks: Sequence[Look], *, device: str, factor: float = 1.0) -> Dra
         device: "cuda" or "cpu".
         factor: times as many epochs as usual.
     """
-    draft = Draft({section: {} for section in ("data", "space", "search", "train")})
+    draft = Draft({section: {} for section in ("data", "space", "budget", "search", "train")})
     draft.put("data.sources", [_source(look.settings) for look in looks])
     for number, look in enumerate(looks):
         if getattr(look.settings, "uncertain", None) is not None:
@@ -75,8 +97,10 @@ def draft_for(looks: Sequence[Look], *, device: str, factor: float = 1.0) -> Dra
             draft.put("data.folds", folds.number, folds.reason)
             train = folds.train
         drawn = (round(train * patches.each), "patches") if patches is not None else (train, "images")
+        _put_choices(draft, size, device)
         _put_search_of_masks(draft, *drawn, factor)
     else:
+        del draft.content["budget"]
         _put_findings(draft, looks, device)
         _put_search_of_findings(draft, train, factor)
     return draft
@@ -124,8 +148,7 @@ def _put_masks(draft: Draft, looks: Sequence[Look], patches: Patches | None) -> 
         draft.put("data.sampling", "equal", "all data sets count the same")
     exclusive = classes > 1 and not any(look.overlap for look in looks)
     loss = "ce_dice" if exclusive else "bce_dice"
-    draft.put("search.loss", loss, "cross-entropy alone leaves small objects background")
-    draft.put("train.loss", loss)
+    draft.put("train.loss", loss, "cross-entropy alone leaves small objects background")
 
 
 def _put_patches(draft: Draft, patches: Patches) -> None:
@@ -151,22 +174,27 @@ def _put_size(draft: Draft, looks: Sequence[Look], largest: int, device: str) ->
     return size
 
 
+def _put_choices(draft: Draft, size: int, device: str) -> None:
+    """Puts what networks may look like: the macro settings of candidates, and their latency."""
+    depths = [depth for depth in _DEPTHS if size % (_SMALLEST * divisor_of(depth, stem_stride=2)) == 0]
+    draft.put("space.init_channel", 8, "the budget chooses that of each network")
+    draft.put("space.double_down_channel", False)
+    choices = {"depth": depths, "intermediate_nodes": [2, 3, 4], "double_down_channel": [False, True]}
+    draft.put("space.choices", choices)
+    width = _WIDTH[device]
+    draft.put("budget.latency_of", {"name": "unet", "width": width}, "networks as fast as a small U-Net")
+
+
 def _put_search_of_masks(draft: Draft, train: int, drawn: str, factor: float) -> None:
-    batch = _batch(train, 12)
-    stage = _epochs(_SEARCH_STEPS, train / 2, batch, factor)
-    draft.put("space", {"init_channel": 8, "double_down_channel": False}, "a small network; 16 is slower and better")
-    stages = [
-        {"depth": 3, "epochs": stage, "batch": batch, "keep": {"down": 4, "normal": 4, "up": 2}},
-        {"depth": 4, "epochs": stage, "batch": batch},
-    ]
-    draft.put("search.stages", stages, f"half of {train:,} training {drawn} in each epoch")
-    draft.put("search.lr", 0.2)
-    draft.put("search.arch_lr", 0.02, "so few steps leave alphas near uniform at smaller rates")
-    draft.put("search.arch_after", max(1, stage // 5) if stage > 2 else 0)
-    draft.put("search.regularizers", ["beta_decay"], "without it, identity takes over")
-    draft.put("search.supernet", {"auxiliary_skip": 0.5})
-    draft.put("search.mixing", {"alpha": 0.0})
-    _put_training(draft, train, _batch(train, 8), factor)
+    batch = _batch(train, 16)
+    last = _epochs(_CANDIDATE_STEPS, train, batch, factor)
+    draft.put("search.method", "pool", "trains candidates; a supernet's alphas tell less")
+    is_short = last < _SHORT
+    rungs = [math.ceil(share * last) for share in (_RUNGS[1:] if is_short else _RUNGS)]
+    first, later = (number // 2 if is_short else number for number in (_CANDIDATES, _NEIGHBOURS))
+    select = {"candidates": first, "rungs": rungs, "keep": 0.33, "generations": 2, "neighbours": later}
+    draft.put("search.select", {**select, "supernets": 0}, f"epochs of {train:,} training {drawn}")
+    _put_training(draft, train, batch, factor)
     draft.put("train.norm", "batch", "learns faster than the published group norm in so few steps")
 
 
