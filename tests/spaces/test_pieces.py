@@ -13,10 +13,12 @@ from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
 from medarts.spaces.nas_wdan.settings import NasWdanChoices
 from medarts.spaces.pieces import Piece
 
+WHOLE = NasWdanChoices(stem_stride=(1,), stem_channels=(16,))
+
 GENOTYPES = {
     **{f"nas-wdan-{seed}": NasWdan.sample(NasWdanSettings(init_channel=4), seed=seed) for seed in range(6)},
     **{f"darts-{seed}": Darts.sample(DartsSettings(init_channel=4), seed=seed) for seed in range(2)},
-    "nas-wdan-whole": NasWdan.sample(NasWdanSettings(init_channel=4, choices=NasWdanChoices(stem_stride=(1,))), seed=0),
+    "nas-wdan-whole": NasWdan.sample(NasWdanSettings(init_channel=4, choices=WHOLE), seed=0),
     "cifar": load_genotype("darts_v2").with_settings(stem="cifar", layers=5, init_channel=3),
 }
 

@@ -32,6 +32,8 @@ class ChannelShuffle(nn.Module):
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         """Returns the same channels in another order."""
+        if self.groups == 1:  # nothing to interleave; exported, the copies would keep the norm out of the convolution
+            return x_bchw
         b, c, h, w = x_bchw.shape
         return x_bchw.view(b, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(b, c, h, w)
 

@@ -180,6 +180,7 @@ def _put_choices(draft: Draft, size: int, device: str) -> None:
     draft.put("space.init_channel", 8, "the budget chooses that of each network")
     draft.put("space.double_down_channel", False)
     choices = {"depth": depths, "intermediate_nodes": [2, 3, 4], "double_down_channel": [False, True]}
+    choices["stem_channels"] = [16, 32, 64]
     draft.put("space.choices", choices)
     width = _WIDTH[device]
     draft.put("budget.latency_of", {"name": "unet", "width": width}, "networks as fast as a small U-Net")

@@ -137,12 +137,12 @@ def test_wide_genotype_with_several_groups_a_norm(norm: Norm) -> None:
     assert_equal(network(genotype, in_channels=1, outputs=3, norm=norm), images(2, 1, 32, 32))
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_lattice_nodes_of_zeros(stride: int) -> None:
+@pytest.mark.parametrize(("stride", "channels"), [(1, 6), (2, 64)])
+def test_lattice_nodes_of_zeros(stride: int, channels: int) -> None:
     """No edge reads s1, and s0 of the only cell into (1,1) is absent: its state is zeros, and so on downwards."""
     whole = small()
     edges: Cell = ((("conv", 0),), (("conv", 0),), (("conv", 0),), (("conv", 0),))
-    settings = {**whole.settings, "stem_stride": stride}
+    settings = {**whole.settings, "stem_stride": stride, "stem_channels": channels}
     genotype = Genotype(whole.name, whole.space, dict.fromkeys(TRANSITIONS, edges), settings, whole.paths, {})
     assert_equal(network(genotype), images(2, 3, 64 // (3 - stride), 32))
 

@@ -11,7 +11,9 @@ from medarts.network.layers import Norm, make_norm
 from medarts.spaces.nas_wdan.lattice import STEM, Node, cell_key, lattice_inputs, node_key, reaching, without_cells
 from medarts.spaces.nas_wdan.operations import Transition
 
-STEM_CHANNELS = (32, 64)
+STEM_CHANNELS = 64
+"""Of the published stem, whatever C is."""
+
 HEAD_DROPOUT = 0.1
 
 CellMaker = Callable[[Transition, int | None, int, int], nn.Module]
@@ -47,11 +49,13 @@ def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int, affine:
     )
 
 
-def make_stem(in_channels: int, *, affine: bool, norm: Norm, stride: int = 2) -> nn.Sequential:
-    """Returns the two convolutions before the first cell; the second has the stride."""
+def make_stem(
+    in_channels: int, channels: int = STEM_CHANNELS, *, affine: bool, norm: Norm, stride: int = 2
+) -> nn.Sequential:
+    """Returns the two convolutions before the first cell; the first has half of the channels, the second the stride."""
     return nn.Sequential(
-        _conv_norm_relu(in_channels, STEM_CHANNELS[0], stride=1, affine=affine, norm=norm),
-        _conv_norm_relu(STEM_CHANNELS[0], STEM_CHANNELS[1], stride=stride, affine=affine, norm=norm),
+        _conv_norm_relu(in_channels, channels // 2, stride=1, affine=affine, norm=norm),
+        _conv_norm_relu(channels // 2, channels, stride=stride, affine=affine, norm=norm),
     )
 
 
@@ -89,6 +93,7 @@ class NasWdanFrame(nn.Module):
         affine: whether the stem's norms have a scale and a shift.
         norm: the kind of the stem's norms.
         stem_stride: of the stem.
+        stem_channels: that the first cells read.
     """
 
     def __init__(
@@ -104,13 +109,14 @@ class NasWdanFrame(nn.Module):
         affine: bool,
         norm: Norm = "group",
         stem_stride: int = 2,
+        stem_channels: int = STEM_CHANNELS,
     ) -> None:
         super().__init__()
         self.paths = dict(paths)
         self.head_nodes = heads
-        self.stem = make_stem(in_channels, affine=affine, norm=norm, stride=stem_stride)
+        self.stem = make_stem(in_channels, stem_channels, affine=affine, norm=norm, stride=stem_stride)
         channels = {node: intermediate_nodes * widths[node.level] for node in self.paths}
-        channels[STEM] = STEM_CHANNELS[1]
+        channels[STEM] = stem_channels
         self.cells = nn.ModuleDict()
         for node, transitions in self.paths.items():
             for transition in transitions:

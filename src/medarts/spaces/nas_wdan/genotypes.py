@@ -157,6 +157,7 @@ def _settings(genotype: Genotype) -> LatticeSettings:
         ("intermediate_nodes", 1, MOST_NODES),
         ("shuffle_groups", 1, MOST_CHANNELS),
         ("stem_stride", 1, 2),
+        ("stem_channels", 2, MOST_CHANNELS),
     ):
         check_range(genotype, name, getattr(settings, name), low, high)
     if not 0 <= settings.dropout_prob < 1:

@@ -173,6 +173,7 @@ class NasWdanNetwork(OnLattice):
             affine=True,
             norm=norm,
             stem_stride=settings.stem_stride,
+            stem_channels=settings.stem_channels,
         )
 
     def forward_heads(self, x_bchw: Tensor, heads: Sequence[str] | None = None) -> list[Tensor]:

@@ -36,11 +36,11 @@ def pieces(genotype: Genotype, *, in_channels: int, outputs: int, size: int, nor
     (last,) = nodes_with_heads(settings.depth, deep_supervision=False)
     paths = reaching(paths_of(genotype), (last,))
     nodes, at = settings.intermediate_nodes, partial(size_at, length=size, stem_stride=settings.stem_stride)
-    channels = {node: nodes * settings.widths[node.level] for node in paths} | {STEM: STEM_CHANNELS[1]}
+    channels = {node: nodes * settings.widths[node.level] for node in paths} | {STEM: settings.stem_channels}
     of_operations = OperationSettings(affine=True, norm=norm, shuffle_groups=settings.shuffle_groups)
     found = Counter(
         [
-            stem_piece(in_channels, size, norm, stride=settings.stem_stride),
+            stem_piece(in_channels, settings.stem_channels, size, norm, stride=settings.stem_stride),
             head_piece(channels[last], outputs, size=at(last.level), image=size),
         ]
     )
@@ -115,12 +115,13 @@ def preprocess_piece(in_channels: int, channels: int, *, size: int, norm: Norm) 
     )
 
 
-def stem_piece(in_channels: int, size: int, norm: Norm, *, stride: int) -> Piece:
+def stem_piece(in_channels: int, channels: int, size: int, norm: Norm, *, stride: int) -> Piece:
     """Returns the stem."""
+    to = "" if channels == STEM_CHANNELS else f" to {channels}"
     return Piece(
-        f"nas-wdan stem{'' if stride == 2 else f' of stride {stride}'}, {norm} norm",
+        f"nas-wdan stem{to}{'' if stride == 2 else f' of stride {stride}'}, {norm} norm",
         ((in_channels, size, size),),
-        partial(make_stem, in_channels, affine=True, norm=norm, stride=stride),
+        partial(make_stem, in_channels, channels, affine=True, norm=norm, stride=stride),
         is_once=True,
     )
 

@@ -21,6 +21,7 @@ from medarts.config.section import (
 )
 from medarts.spaces.base import check_candidates
 from medarts.spaces.genotype import Setting
+from medarts.spaces.nas_wdan.frame import STEM_CHANNELS
 from medarts.spaces.nas_wdan.lattice import width_of
 from medarts.spaces.nas_wdan.operations import OPERATIONS, Transition
 from medarts.spaces.sampling import Choices
@@ -28,6 +29,7 @@ from medarts.spaces.sampling import Choices
 SPACE = "nas-wdan"
 
 StemStride = Annotated[Whole, Field(ge=1, le=2)]
+StemChannels = Annotated[Whole, Field(ge=2, le=MOST_CHANNELS, multiple_of=2)]
 
 
 DROPPED: tuple[Transition, ...] = ("normal", "up", "down")
@@ -44,6 +46,7 @@ class NasWdanChoices(Section):
         double_down_channel: whether C doubles at every level below.
         deep_supervision: whether every node of the top row has a head, or the last alone.
         stem_stride: 2, or 1 for a top row at the size of the image.
+        stem_channels: channels of the stem.
     """
 
     depth: Choices[Annotated[Whole, Field(ge=3, le=DEEPEST)]] = (3, 4, 5)
@@ -51,6 +54,7 @@ class NasWdanChoices(Section):
     double_down_channel: Choices[Flag] = (False, True)
     deep_supervision: Choices[Flag] = (False, True)
     stem_stride: Annotated[Choices[StemStride], LATER] = (2,)
+    stem_channels: Annotated[Choices[StemChannels], LATER] = (STEM_CHANNELS,)
 
 
 class NasWdanSettings(Settings):
@@ -66,6 +70,8 @@ class NasWdanSettings(Settings):
         dropout_prob: dropout inside the operations.
         stem_stride: 2, as published, or 1: the top row then has the size of the image, and everything four times the
             operations.
+        stem_channels: channels that the stem gives to the first cells, even; its first convolution has half of them.
+            64, as published, is a large part of the latency where C is small.
         operations: candidates of the search: set (down, normal, up) -> names. Default: those of the paper.
         choices: macro settings that sampled networks may have.
     """
@@ -78,6 +84,7 @@ class NasWdanSettings(Settings):
     shuffle_groups: Annotated[Whole, Field(ge=1, le=MOST_CHANNELS)] = 1
     dropout_prob: Fraction = 0.0
     stem_stride: Annotated[StemStride, LATER] = 2
+    stem_channels: Annotated[StemChannels, LATER] = STEM_CHANNELS
     operations: OperationNames = Field(default={})
     choices: Annotated[NasWdanChoices, LATER] = NasWdanChoices()
 
@@ -87,6 +94,9 @@ class NasWdanSettings(Settings):
             raise ValueError(f"shuffle_groups {self.shuffle_groups} does not divide init_channel {self.init_channel}")
         check_candidates(OPERATIONS, self.operations)
         return self
+
+
+_PUBLISHED_STEM: Mapping[str, Setting] = {"stem_stride": 2, "stem_channels": STEM_CHANNELS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,7 @@ class LatticeSettings:
         dropout_prob: dropout inside the operations while training.
         absent_edges: cells hold the operations of edges that read an absent s0, as the published networks do.
         stem_stride: of the stem, 2 or 1.
+        stem_channels: of the stem, even.
     """
 
     depth: int
@@ -114,6 +125,7 @@ class LatticeSettings:
     dropout_prob: float = 0.0
     absent_edges: bool = False
     stem_stride: int = 2
+    stem_channels: int = STEM_CHANNELS
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -126,6 +138,6 @@ class LatticeSettings:
     def to_mapping(self) -> Mapping[str, Setting]:
         """Returns the settings in the form of a genotype.
 
-        The stride of a published stem is left out: genotypes were made before there was another one, and stay equal.
+        A stem as published is left out: genotypes were made before there was another one, and stay equal.
         """
-        return {name: value for name, value in asdict(self).items() if name != "stem_stride" or value != 2}
+        return {name: value for name, value in asdict(self).items() if _PUBLISHED_STEM.get(name) != value}

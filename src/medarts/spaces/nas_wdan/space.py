@@ -168,6 +168,7 @@ class NasWdan(SearchSpace):
             deep_supervision=self.settings.deep_supervision,
             dropout_prob=self.settings.dropout_prob,
             stem_stride=self.settings.stem_stride,
+            stem_channels=self.settings.stem_channels,
         )
 
     def operation_pieces(self, stage: StageSettings, *, size: int, norm: Norm | None) -> Mapping[str, Counter[Piece]]:

@@ -500,6 +500,7 @@ class NasWdanSupernet(Supernet):
             outputs=outputs,
             affine=False,
             stem_stride=self.settings.stem_stride,
+            stem_channels=self.settings.stem_channels,
         )
 
     @staticmethod
