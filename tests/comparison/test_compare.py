@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from medarts.api import compare as compare_runs
 from medarts.comparison import costs
@@ -18,11 +19,10 @@ from medarts.comparison.design import RANDOM, Design
 from medarts.comparison.overlays import predict_overlays
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.data.opening import open_data
-from medarts.data.reading import frame_image
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RunError
 from medarts.evaluation.evaluate import current_scores
-from medarts.evaluation.sliding import shown, shown_masks
+from medarts.evaluation.pictures import Pictures
 from medarts.metrics.ranking import auroc
 from medarts.models.unet import UNetSettings
 from medarts.profiling import cost
@@ -142,12 +142,12 @@ def test_masks_from_runs_to_files(recipe, unets, tmp_path, asked):
 
     # The overlays are the masks that were scored, of the lowest seed.
     overlays = found.overlays["blobs"]
-    assert overlays.images.shape == (len(found.differing), 16, 16, 3)
+    assert [image.shape for image in overlays.images] == [(16, 16, 3)] * len(found.differing)
     assert [*found.differing.spread] == sorted(found.differing.spread, reverse=True)
     for number, image in enumerate(found.differing.image):
         true = overlays.targets[number] == 1
         for column, path in enumerate((unets[0], searched[0])):
-            predicted = overlays.predictions[number, column] == 1
+            predicted = overlays.predictions[number][column] == 1
             overlap = 2 * (predicted & true).sum() / (predicted.sum() + true.sum())
             assert overlap == pytest.approx(dice[path.name][image], abs=1e-6)
 
@@ -156,7 +156,9 @@ def test_masks_from_runs_to_files(recipe, unets, tmp_path, asked):
     assert json.loads(json.dumps(found.about)).items() <= again.about.items()
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(again, name), getattr(found, name), check_dtype=False, check_exact=True)
-    np.testing.assert_array_equal(again.overlays["blobs"].predictions, overlays.predictions)
+    for part in ("images", "targets", "predictions"):
+        kept = zip(getattr(again.overlays["blobs"], part), getattr(overlays, part), strict=True)
+        assert all(np.array_equal(*both) for both in kept)
     check_damage(tmp_path / "comparison")
 
 
@@ -175,23 +177,18 @@ def check_damage(folder: Path) -> None:
     Comparison.read(folder)
 
 
-def test_overlays_of_patches_are_masks_of_the_size_of_their_images(recipe, monkeypatch):
+@pytest.mark.parametrize(("resolution", "side"), [("network", 16), ("file", 32)])
+def test_overlays_of_patches_have_the_size_at_which_they_are_scored(recipe, resolution, side):
     content = recipe.model_dump(mode="json")
-    settings = parse(content | {"data": content["data"] | {"resize": "patches", "size": 16}}).data
-    store = open_data(settings, needs=("test",))
-    rows = np.arange(3)
-    resized = []
-
-    def counted(image, framing, *, size):
-        resized.append(size)
-        return frame_image(image, framing, size=size)
-
-    monkeypatch.setattr("medarts.evaluation.sliding.frame_image", counted)
-    images, targets = shown(store, rows)
-    assert (images.shape, targets.shape, len(resized)) == ((3, 16, 16, 3), (3, 16, 16), 3)
-    masks = [store.targets[row] for row in rows.tolist()]
-    np.testing.assert_array_equal(shown_masks(store, masks), targets)
-    assert len(resized) == 3, "images are not resized again for every network"
+    content["data"] |= {"resize": "patches", "size": 16}
+    recipe = changed(parse(content), f"evaluation.resolution={resolution}")
+    store = open_data(recipe.data, needs=("test",))
+    pictures = Pictures(store, recipe)
+    assert pictures.image(0).shape == (side, side, 3)
+    target = pictures.target(0)
+    assert target.shape == (side, side)
+    perfect = torch.from_numpy(np.where(store.targets[0] == 1, 9.0, -9.0)[None])
+    np.testing.assert_array_equal(pictures.predicted(0, perfect), target)
 
 
 def test_one_network_alone_and_a_missing_reference(unets):

@@ -426,6 +426,22 @@ def test_texts_stay_as_they_were_typed(change: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "pattern", ["{patient}_{n}", "{patient}{side}", "*_{patient}", "**/{patient}/*/*", "{patient}", '"{patient}_*"']
+)
+def test_patterns_need_no_quotes(pattern: str) -> None:
+    """In YAML they do, and these would need others in a shell."""
+    changed_content = apply_overrides(content(), [f"data.sources.0.patients={pattern}"])
+    assert changed_content["data"]["sources"][0]["patients"] == pattern.strip('"')
+
+
+def test_settings_that_hold_a_pattern_are_still_yaml() -> None:
+    change = 'data.sources=[{kind: folder, path: x, patients: "{patient}_*"}]'
+    assert apply_overrides(content(), [change])["data"]["sources"][0]["patients"] == "{patient}_*"
+    with pytest.raises(RecipeError, match="is not YAML"):
+        apply_overrides(content(), ["data.sources=[{patients: {patient}_*}]"])
+
+
+@pytest.mark.parametrize(
     "value", ["020", "1_000", "0x10", "on", "yes", "1e2", "2024-01-01", "'3'", "[3]", ".inf", "9" * 5000]
 )
 def test_what_looks_like_a_number_is_refused_where_it_is_none(value: str) -> None:

@@ -23,6 +23,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError
 from medarts.evaluation.deciding import OtherWays
 from medarts.evaluation.evaluate import evaluate, scores_folder
+from medarts.evaluation.pictures import from_arrays
 from medarts.evaluation.scores import Scores, vanished
 from medarts.reporting.page import write_report
 from medarts.spaces.nas_wdan import NasWdan
@@ -138,19 +139,18 @@ def test_files(run):
     with (folder / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(dict.fromkeys(row["image"] for row in rows)) == ["blob_22", "blob_23"]
-    with np.load(folder / "examples.npz") as examples:
-        assert examples["images"].shape == (5, 16, 16, 3)  # best, median and worst, and both in the gallery
-        assert examples["predictions"].shape == examples["targets"].shape == (5, 16, 16)
-        assert examples["of_gallery"].tolist() == [False] * 3 + [True] * 2
-        assert 0 <= examples["images"].min() < examples["images"].max() <= 1
-        best, _, worst, *gallery = (
-            dice(predicted == 1, true == 1)
-            for predicted, true in zip(examples["predictions"], examples["targets"], strict=True)
-        )
-        assert best == max(score.metrics["dice"] for score in images_of(scores))
-        assert worst == min(score.metrics["dice"] for score in images_of(scores))
-        assert gallery == [worst, best]
-        assert "best" in str(examples["titles"][0])
+    with np.load(folder / "examples.npz") as arrays:
+        examples = from_arrays(arrays)
+    # Best, median and worst, and both in the gallery.
+    assert [each.of_gallery for each in examples] == [False] * 3 + [True] * 2
+    for each in examples:
+        assert (each.image.shape, each.target.shape, each.predicted.shape) == ((16, 16, 3), (16, 16), (16, 16))
+        assert each.image.min() < 100 < each.image.max()
+    best, _, worst, *gallery = (dice(each.predicted == 1, each.target == 1) for each in examples)
+    assert best == max(score.metrics["dice"] for score in images_of(scores))
+    assert worst == min(score.metrics["dice"] for score in images_of(scores))
+    assert gallery == [worst, best]
+    assert "best" in examples[0].title
 
 
 def test_predictions_are_not_kept_in_memory(run, monkeypatch):

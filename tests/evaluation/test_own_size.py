@@ -1,5 +1,6 @@
 """Masks scored at the size of their files: as ``medarts predict`` writes them, with distances in mm, and as volumes."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from medarts.data.arrays import from_arrays
 from medarts.data.opening import open_data
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.evaluate import evaluate
+from medarts.evaluation.pictures import from_arrays as pictures_in
 from medarts.evaluation.scores import Scores, of_images, of_volumes
 from medarts.evaluation.truths import Truths
 from medarts.metrics import Tolerance
@@ -99,6 +101,30 @@ def scored(run: RunDirectory, folder: Path) -> Scores:
 def rows_of(scores: Scores, image: str) -> dict[str, tuple[float, str]]:
     table = of_images(scores.table)
     return {row.metric: (row.value, row.unit) for row in table[table["image"] == image].itertuples()}
+
+
+@pytest.mark.parametrize(("longest", "shape"), [(512, (70, 45)), (35, (35, 23))])
+def test_pages_show_the_masks_that_are_scored(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int, shape: tuple[int, int]
+) -> None:
+    """At the size of the file, up to that of a page; the network has seen 32 pixels."""
+    monkeypatch.setattr("medarts.evaluation.pictures.LONGEST", longest)
+    own = RunDirectory.open(shutil.copytree(run.path, tmp_path / "run"))
+    scores = scored(own, write_set(tmp_path / "others", png))
+    (file,) = own.path.glob("scores/all-*/examples.npz")
+    with np.load(file) as arrays:
+        pictures = pictures_in(arrays)
+    assert len(pictures) == 6  # best, median and worst, and three in the gallery
+    for each in pictures:
+        number = int(each.title.split(" · ")[-2])
+        assert (each.image.shape, each.target.shape, each.predicted.shape) == ((*shape, 3), shape, shape)
+        assert each.stretch == 1
+        dice = rows_of(scores, str(number))["dice"][0]
+        drawn = 2 * (each.predicted & each.target).sum() / (each.predicted.sum() + each.target.sum())
+        assert drawn == pytest.approx(dice, abs=1e-6 if longest == 512 else 0.05)
+        if longest == 512:
+            np.testing.assert_array_equal(each.image[..., 0], picture(ellipse(number), number))
+            np.testing.assert_array_equal(each.target, ellipse(number))
 
 
 @pytest.mark.parametrize(

@@ -189,17 +189,34 @@ def test_a_supernet_that_goes_blind_gives_its_last_genotype_with_sight(recipe, t
     assert told in " ".join(capsys.readouterr().err.split())
     assert re.fullmatch(r"The genotype has not collapsed: 0 of 6 operations .*; the guard went back to epoch 2\.", told)
     alone = {name: value for name, value in summary.items() if name != "returned_epoch"} | {"is_guarded": False}
-    told = "The search has collapsed: the supernet predicts no foreground on blobs; there was no guard."
+    told = "The search has found nothing: the supernet predicts no foreground on blobs; there was no guard."
     assert guard.verdict(alone) == told
 
 
 def test_a_supernet_without_foreground_is_an_error_of_the_search(recipe, tmp_path, ill_from, monkeypatch):
     ill_from(2)  # identity and pooling beside it change nothing
     blind_from(monkeypatch, validation=0)
-    with pytest.raises(MedartsError, match=r"predicts no foreground on blobs, and 83% of .*Raise search.lr"):
+    with pytest.raises(MedartsError, match=r"found nothing and collapsed: .* on blobs, and 83% of .*Raise search.lr"):
         start_search(changed(recipe, "search.guard={}"), tmp_path / "run")
     with pytest.raises(MedartsError, match="predicts no foreground"):  # resumed, it says so again
         resume_search(tmp_path / "run")
+
+
+def test_advice_names_what_the_recipe_lacks(recipe):
+    assert guard.advice(recipe, stage=0, blind=True) == (
+        "Raise search.lr (0.025) or search.stages.0.epochs (4), or use search.loss=bce_dice or "
+        "data.sampling=foreground or space.stem_stride=1 where structures are thin."
+    )
+    able = changed(recipe, "search.loss=bce_dice", "data.sampling=foreground", "space.stem_stride=1", "search.lr=0.2")
+    assert guard.advice(able, stage=0, blind=True) == "Raise search.lr (0.2) or search.stages.0.epochs (4)."
+    patches = changed(recipe, "search.loss=dice", "data.resize=patches", "space.stem_stride=1")
+    assert "or use 'data.sampling={foreground: 0.33}'." in guard.advice(patches, stage=0, blind=True)
+    told = (
+        "Use search.guard={} or derive.select=perturbation or search.regularizers=[beta_decay], or lower search.arch_lr"
+    )
+    assert guard.advice(recipe, stage=0, blind=False) == f"{told} (0.05)."
+    able = changed(recipe, "search.guard={}", "derive.select=perturbation", "search.regularizers=[beta_decay]")
+    assert guard.advice(able, stage=0, blind=False) == f"Lower search.arch_lr ({able.search.arch_lr:g})."
 
 
 def test_foreground_of_a_data_set_is_predicted_pixels_over_true_ones(recipe, tmp_path):

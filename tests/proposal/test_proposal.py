@@ -14,6 +14,7 @@ from medarts.config import DataSettings, load
 from medarts.data.opening import open_data, open_manifest
 from medarts.engine.engine import Trial
 from medarts.errors import DataError, RecipeError
+from medarts.proposal.describing import described
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -270,6 +271,26 @@ def test_what_files_do_not_say_is_asked(tmp_path, monkeypatch):
     assert "gives 6 patients of 12 images" in asked[1]
     usual = medarts.init("data", measure=False, force=True, ask=lambda question: 0).recipe.data.sources[0].model_dump()
     assert (usual["mask"], usual["patients"]) == ("masks_first/{name}", "{patient}_{n}")
+
+
+def test_patients_that_are_given_decide_what_is_proposed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for patient in range(6):
+        for n in range(2):
+            for kind, level in (("images", 3), ("masks", 255)):
+                put(tmp_path / f"data/{kind}/p{patient}-{n}.png", square(level))
+    wrong = "data.sources.0.patients={patient}_{n}"
+    with monkeypatch.context() as patched:
+        patched.setattr("medarts.proposal.look_at", None)  # before an image is opened
+        with pytest.raises(DataError, match=r"does not say its patient \(12\): p0-0\.png.*'{patient}_{n}'"):
+            medarts.init("data", measure=False, changes=wrong)
+    asked: list[str] = []
+    options = {"measure": False, "ask": lambda question: asked.append(question.text)}
+    found = medarts.init("data", changes="data.sources.0.patients={patient}-{n}", **options)
+    assert dict(described(found.looks[0]))["patients"] == "6"
+    assert (found.recipe.data.sources[0].patients, found.recipe.data.folds, asked) == ("{patient}-{n}", 3, [])
+    none = medarts.init("data", changes="data.sources.0.patients=null", force=True, **options)
+    assert (none.recipe.data.sources[0].patients, none.recipe.data.folds, asked) == (None, 5, [])
 
 
 def test_init_times_real_steps_of_small_batches(tmp_path, monkeypatch):

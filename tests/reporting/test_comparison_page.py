@@ -20,7 +20,7 @@ from medarts.comparison.overall import OVERALL
 from medarts.comparison.overlays import Overlays
 from medarts.evaluation.stats import verdict
 from medarts.reporting import comparison_tables
-from medarts.reporting.comparison import SCALE, outline, write_comparison
+from medarts.reporting.comparison import write_comparison
 from medarts.reporting.comparison_tables import (
     COLUMNS,
     ONE_SEED,
@@ -32,6 +32,7 @@ from medarts.reporting.comparison_tables import (
     random_table,
     scores_by_group,
 )
+from medarts.reporting.pictures import SCALE, outline
 from medarts.reporting.pruning import plot_tradeoffs
 from medarts.reporting.tables import Column
 
@@ -97,9 +98,9 @@ def made(groups: Sequence[str] = ("isic",), *, patients: int = 40, size: int = 2
     disc = ((np.mgrid[:size, :size] - size / 2) ** 2).sum(0) < (size / 3) ** 2
     predictions = np.stack([np.roll(disc, place, axis=1) for place in range(len(names))])
     overlays = Overlays(
-        images=generator.random((2, size, size, 3), dtype=np.float32),
-        targets=np.stack([disc, disc]).astype(np.uint8),
-        predictions=np.stack([predictions, predictions]).astype(np.uint8),
+        images=[*generator.integers(0, 256, (2, size, size, 3), dtype=np.uint8)],
+        targets=[disc.astype(np.uint8)] * 2,
+        predictions=[predictions.astype(np.uint8)] * 2,
     )
     about: dict[str, Any] = {
         "title": "Benchmark of <all>", "note": "A note.", "task": "segmentation", "score": "dice", "split": "test",

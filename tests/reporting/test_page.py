@@ -96,7 +96,7 @@ def _add_scores(path: Path) -> None:
 
 FIGURES = {
     "plots": ("plot_curves", "plot_weights"),
-    "scores": ("plot_summary", "plot_example", "inline_svg", "inline_png"),
+    "scores": ("plot_summary", "inline_svg"),
     "drawings": ("draw_cell", "draw_lattice"),
     "style": ("inline_svg",),
 }
@@ -150,6 +150,8 @@ class _Reader(HTMLParser):
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Has nothing to close."""
+        if tag == "image":
+            self.sources.append(dict(attrs)["href"] or "")
 
 
 def test_a_run_without_results_has_a_page(run: Path) -> None:
@@ -186,7 +188,7 @@ def test_every_section_comes_with_its_data_and_opens_offline(run: Path, small_re
     assert "<summary>Glossary</summary>" in text
     assert not re.search(r"https?://|url\((?!#)|@import|<script src|<link", text)
     assert reader.sources
-    assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
+    assert all(source.startswith("data:image/jpeg;base64,") for source in reader.sources)
 
 
 # --- damaged runs -----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from medarts.data.opening import open_data
 from medarts.engine.directory import RunDirectory
 from medarts.engine.listing import read_listing
 from medarts.errors import DataError, RunError
+from medarts.evaluation.pictures import from_arrays
 from medarts.evaluation.scores import Scores, image_values
 from medarts.profiling import cost
 from medarts.profiling.cost import Cost
@@ -88,13 +89,14 @@ def test_the_gallery_is_the_worst_of_all_folds(folds: RunDirectory, tmp_path: Pa
     scores = library.evaluate(run, worst=3)
     dice = image_values(scores.table).query("metric == 'dice'").sort_values(["value", "image"])
     with np.load(run.path / "scores" / "test" / "examples.npz") as arrays:
-        titles, of_gallery = arrays["titles"].tolist(), arrays["of_gallery"]
-        shown = dict(zip(titles, zip(arrays["targets"], arrays["predictions"], strict=True), strict=True))
+        pictures = from_arrays(arrays)
+    titles = [each.title for each in pictures]
+    shown = {each.title: (each.target, each.predicted) for each in pictures}
     assert [title.split(" · ")[1:3] for title in titles[:3]] == [
         ["blobs", name] for name in ("best", "median", "worst")
     ]
     assert [title.split(" · ")[2] for title in titles[3:]] == dice["image"].head(3).tolist()
-    assert of_gallery.tolist() == [False] * 3 + [True] * 3
+    assert [each.of_gallery for each in pictures] == [False] * 3 + [True] * 3
     for title, (target, predicted) in shown.items():
         own = 2 * (target & predicted).sum() / (target.sum() + predicted.sum())
         assert own == pytest.approx(float(title.rsplit("Dice ")[1]), abs=1e-3), title
@@ -161,7 +163,7 @@ def test_two_are_compared_by_images_they_have_not_seen(folds: RunDirectory, tmp_
     with pytest.raises(RunError, match=r"train\.epochs"):
         check_comparable(candidates)
     names = [("blobs", key) for key in sorted(listed(folds.path))]
-    shown = predict_overlays(candidates[:1], names, split="test").predictions[:, 0]
+    shown = [masks[0] for masks in predict_overlays(candidates[:1], names, split="test").predictions]
     dice = image_values(Scores.read(folds.path / "scores" / "test").table).query("metric == 'dice'")
     targets = open_data(folds.recipe.data, needs=("test",)).targets[np.arange(12)]
     own = [2 * (one & true).sum() / (one.sum() + true.sum()) for one, true in zip(shown, targets, strict=True)]
@@ -194,7 +196,7 @@ def test_two_are_compared_on_other_data(
     sources = choose_sources((str(other),), known=folds.recipe.data.sources)
     names = [("other", "blob_01"), ("other", "blob_00")]
     overlays = predict_overlays(group_runs([folds.path, wide.path]), names, split="all", sources=sources)
-    assert overlays.predictions.shape == (2, 2, 32, 32)
+    assert [masks.shape for masks in overlays.predictions] == [(2, 32, 32)] * 2
     mask = np.asarray(Image.open(other / "masks" / "blob_01.png")) > 0
     np.testing.assert_array_equal(overlays.targets[0], mask)
 

@@ -18,8 +18,7 @@ from medarts.data.store import ImageStore, open_store
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.listing import ImageName
 from medarts.evaluation.calibrating import as_shipped
-from medarts.evaluation.sliding import shown, shown_masks
-from medarts.metrics.masks import predicted_classes
+from medarts.evaluation.pictures import Pictures, as_bytes, packed, unpacked
 from medarts.network import Network
 from medarts.system.console import progress_bar
 from medarts.training.trained import folds_of, is_ensemble, load_network
@@ -33,17 +32,17 @@ PARTS = ("images", "targets", "predictions")
 
 @dataclass(frozen=True, eq=False)
 class Overlays:
-    """Images with their masks, and those that the networks predict.
+    """Images with their masks, and those that the networks predict; each image has a size of its own.
 
     Attributes:
-        images: (N, H, W, C) in 0..1, float32.
-        targets: class indices (N, H, W), uint8.
-        predictions: class indices (N, K, H, W), uint8, of the K networks of the group in their order.
+        images: (H, W, C) of each, 0 to 255.
+        targets: class indices (H, W), or 0 and 1 of classes that may overlap (C, H, W).
+        predictions: the same of the K networks of the group in their order, (K, ..., H, W).
     """
 
-    images: NDArray[np.float32]
-    targets: NDArray[np.uint8]
-    predictions: NDArray[np.uint8]
+    images: Sequence[NDArray[np.uint8]]
+    targets: Sequence[NDArray[np.uint8]]
+    predictions: Sequence[NDArray[np.uint8]]
 
 
 def most_differing(images: pd.DataFrame) -> pd.DataFrame:
@@ -98,26 +97,33 @@ def predict_overlays(
             found = _predict(candidate, batches, of_run=sources is None)
             predictions.append([found[position] for position in order])
             bar.advance()
-    rows = batches.indices[order]
-    shown_images, targets = shown(store, rows)
-    masks = [shown_masks(store, of_candidate) for of_candidate in predictions]
-    return Overlays(images=shown_images, targets=targets, predictions=np.stack(masks, axis=1))
+    pictures, rows = Pictures(store, recipe), batches.indices[order].tolist()
+    return Overlays(
+        images=[pictures.image(row) for row in rows],
+        targets=[pictures.target(row) for row in rows],
+        predictions=[np.stack(of_image) for of_image in zip(*predictions, strict=True)],
+    )
 
 
 def as_arrays(overlays: Sequence[tuple[int, Overlays]]) -> dict[str, NDArray[Any]]:
     """Returns the overlays of several groups, by the number of the group, as arrays of one file."""
-    return {f"{number}_{part}": getattr(one, part) for number, one in overlays for part in PARTS}
+    arrays: dict[str, NDArray[Any]] = {}
+    for number, one in overlays:
+        for part in PARTS:
+            arrays |= packed(f"{number}_{part}", getattr(one, part))
+    return arrays
 
 
 def from_arrays(arrays: dict[str, NDArray[Any]], number: int) -> Overlays | None:
     """Returns the overlays of a group; None where it has none."""
-    if f"{number}_images" not in arrays:
+    parts = {part: unpacked(arrays, f"{number}_{part}") for part in PARTS}
+    if not parts["images"]:
         return None
-    return Overlays(**{part: arrays[f"{number}_{part}"] for part in PARTS})
+    return Overlays(**parts | {"images": [as_bytes(image) for image in parts["images"]]})
 
 
 def _predict(candidate: Candidate, batches: Batches, *, of_run: bool) -> list[NDArray[np.uint8]]:
-    """Returns the predicted classes of every image, in the order of the batches.
+    """Returns the predicted masks of every image, in the order of the batches.
 
     Args:
         candidate: the network.
@@ -137,8 +143,10 @@ def _predict(candidate: Candidate, batches: Batches, *, of_run: bool) -> list[ND
 
 
 def _predicted(network: Network, recipe: Recipe, batches: Batches) -> list[NDArray[np.uint8]]:
-    model, data = as_shipped(network.to(batches.device), recipe), recipe.data
-    about: dict[str, Any] = {"classes": data.outputs, "threshold": recipe.evaluation.threshold, "overlap": data.overlap}
+    model, pictures = as_shipped(network.to(batches.device), recipe), Pictures(batches.store, recipe)
     with torch.inference_mode():
-        every = (predicted_classes(model(batch.images), **about) for batch in batches.all())
-        return [each for of_batch in every for each in of_batch.cpu().numpy()]
+        return [
+            pictures.predicted(index, logits)
+            for batch in batches.all()
+            for index, logits in zip(batch.indices.tolist(), model(batch.images), strict=True)
+        ]

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from medarts.config.explaining import explain
+from medarts.config.patterns import FIELDS
 from medarts.config.section import Section, as_before, is_unset
 from medarts.config.sections import Recipe, SearchSettings, with_published_defaults
 from medarts.config.yaml_text import YamlError, read_yaml, unshared, write_yaml
@@ -31,7 +32,7 @@ def load(path: Path, overrides: Iterable[str] = (), *, kept: bool = False) -> Re
 
     Args:
         path: the file.
-        overrides: changes as ``key.path=value``, the value in YAML.
+        overrides: changes as ``key.path=value``, the value in YAML; patterns of paths need no quotes.
         kept: whether a run keeps it: what it lacks, an older medarts has left out; see
             ``medarts.config.section.Before``.
 
@@ -75,16 +76,30 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> dict[s
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"{quoted(override)} is not a change to a recipe.", fix="Write key.path=value.")
-        try:
-            value = read_yaml(text)
-        except YamlError as error:
-            raise RecipeError(
-                f"The value of {quoted(override)} is not YAML: {error}.", fix="Put quotes around a text."
-            ) from None
+        value = _value(text, override)
         keys = key.split(".")
         _fill_in_lists(result, keys)
         _set(result, keys, value, override)
     return dict(result)
+
+
+def _value(text: str, override: str) -> Any:
+    """Reads the value of a change.
+
+    A pattern such as {patient}_* is taken as it is: in YAML it would need quotes, and in a shell these quotes others.
+    """
+    is_pattern = (
+        re.search(rf"\{{({'|'.join(FIELDS)})\}}", text) is not None and ": " not in text and text[0] not in "'\"["
+    )
+    try:
+        value = read_yaml(text)
+    except YamlError as error:
+        if is_pattern:
+            return text
+        raise RecipeError(
+            f"The value of {quoted(override)} is not YAML: {error}.", fix="Put quotes around a text."
+        ) from None
+    return text if is_pattern and isinstance(value, dict) else value
 
 
 def to_yaml(recipe: Recipe) -> str:

@@ -206,15 +206,15 @@ class SelectSettings(Section):
 
 
 class GuardSettings(Section):
-    """What a search does about collapse.
+    """What a search does when it collapses or finds nothing.
 
-    Once the architecture learns, an epoch is unhealthy if too many operations of its genotype are identity or pooling,
-    or if the supernet predicts no foreground on a data set. A stage that was healthy and is so no longer has collapsed.
+    Once the architecture learns, an epoch is unhealthy if too many operations of its genotype are identity or pooling
+    (a collapse), or if the supernet predicts no foreground on a data set (it finds nothing).
 
     Attributes:
-        action: roll_back goes on to the end and returns the last healthy genotype; stop ends the stage at the collapse
-            and returns the same; continue returns the last genotype, healthy or not. In a stage before the last it is
-            the candidates for the next one that are rolled back.
+        action: roll_back goes on to the end and returns the last healthy genotype; stop ends a stage that is no longer
+            healthy and returns the same; continue returns the last genotype, healthy or not. In a stage before the last
+            it is the candidates for the next one that are rolled back.
         identity: largest share of identity, skips and pooling among the operations of a healthy genotype.
         gap_every: epochs between measurements of the discretisation gap, each a validation; 0 measures it at the end of
             a stage alone.
@@ -244,7 +244,7 @@ class SearchSettings(Section):
         perturbation: e; the weights are trained with uniform noise on those of operations and paths, whose largest
             grows from 0 to e over a stage (SDARTS-RS, arXiv 2002.05283, where it is 0.03). 0 has none.
         regularizers: terms added to the loss, such as {name: entropy, weight: 0.1}. Default: none.
-        guard: against collapse. Default: none; a collapse is reported, and the search goes on.
+        guard: against collapse. Default: none; a stage that ends unhealthy is reported, and the search goes on.
         train_portion: part of the training patients the weights learn from; the alphas learn from the rest.
         lr: initial learning rate of SGD on the weights, with cosine decay.
         lr_min: final learning rate.

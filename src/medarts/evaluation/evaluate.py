@@ -30,7 +30,8 @@ from medarts.errors import DataError, MedartsError, RunError
 from medarts.evaluation.calibrating import FOUND_ON, as_shipped, calibration_of, own_manifest
 from medarts.evaluation.deciding import OtherWays, flops_of
 from medarts.evaluation.files import Fingerprints, of_images, of_metrics
-from medarts.evaluation.folds import fitted_on_folds, joined, pooled_examples, pooled_scores
+from medarts.evaluation.folds import fitted_on_folds, pooled_examples, pooled_scores
+from medarts.evaluation.pictures import Picture, as_arrays
 from medarts.evaluation.scores import Calibration as Fitted
 from medarts.evaluation.scores import Scores, names_of_images
 from medarts.evaluation.scoring import WORST, Extras, examples_of, mask_examples, score_findings, score_masks
@@ -279,7 +280,8 @@ def _out_of_fold(run: RunDirectory, split: Part, head: str | None, asked: _Asked
     made_of = Fingerprints(images, of_weights(checkpoint_of(run).weights), _metrics(run.recipe))
     pooled = pooled_scores(scores, run.recipe, split=split, made_of=made_of)
     if run.recipe.data.task == "segmentation":
-        examples = _examples_of_folds(folds, scores, examples_of(pooled.table, worst=asked.worst), head)
+        pictures = _pictures_of_folds(folds, scores, examples_of(pooled.table, worst=asked.worst), head)
+        examples = as_arrays(pictures) if pictures else None
     else:
         examples = pooled_examples([scores_folder(fold, "test", "", head=head) for fold in folds])
     pooled.write(scores_folder(run, split, images, head=head), examples=examples)
@@ -294,9 +296,9 @@ def _of_fold(fold: RunDirectory, head: str | None, asked: _Asked) -> Scores:
     return evaluate(fold.path, split="test", head=head, by=asked.by, worst=asked.worst)
 
 
-def _examples_of_folds(
+def _pictures_of_folds(
     folds: Sequence[RunDirectory], scores: Sequence[Scores], chosen: pd.DataFrame, head: str | None
-) -> dict[str, Any] | None:
+) -> list[Picture]:
     """Returns images of all folds for the report, each with what the network predicts that has not seen it.
 
     Args:
@@ -305,7 +307,7 @@ def _examples_of_folds(
         chosen: rows of `examples_of`, of the images of all folds.
         head: the head to use.
     """
-    found, rows = [], []
+    found: dict[int, Picture] = {}
     for number, (fold, of_fold) in enumerate(zip(folds, scores, strict=True), 1):
         names = {*zip(of_fold.table["dataset"], of_fold.table["image"], strict=True)}
         own = [name in names for name in zip(chosen["dataset"], chosen["image"], strict=True)]
@@ -317,10 +319,9 @@ def _examples_of_folds(
         batches = Batches(store, store.manifest.part(part), batch=recipe.evaluation.batch, name=part, device=device)
         titled = chosen[own].assign(title=f"fold {number} · " + chosen["title"])
         model = as_shipped(network.to(device), recipe)
-        found.append(mask_examples(model, batches, recipe, titled, head=network.head_named(head)))
-        rows += np.flatnonzero(own).tolist()
-    order = np.argsort(rows)
-    return {name: values[order] for name, values in joined(found).items()} if found else None
+        pictures = mask_examples(model, batches, recipe, titled, head=network.head_named(head))
+        found |= zip(np.flatnonzero(own).tolist(), pictures, strict=True)
+    return [found[row] for row in sorted(found)]
 
 
 def _other_ways(

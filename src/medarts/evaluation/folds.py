@@ -4,7 +4,7 @@ Of findings, logits of different networks are put into one ranking: each is divi
 first. Thresholds are the medians of those that the networks have from their validation images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
@@ -85,12 +85,7 @@ def pooled_examples(folders: Sequence[Path]) -> dict[str, NDArray[Any]] | None:
             held = {name: arrays[name] for name in arrays.files}
         held["titles"] = np.asarray([f"fold {number} · {title}" for title in held["titles"].tolist()])
         found.append(held)
-    return joined(found) if found else None
-
-
-def joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Returns arrays of the same names, at least one set of them, one behind the other."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]} if found else None
 
 
 def main_scores(scores: Scores) -> dict[str, float]:

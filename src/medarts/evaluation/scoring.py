@@ -1,6 +1,6 @@
 """What a network predicts for every image, scored, with examples for the page and Grad-CAM."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,13 @@ from medarts.errors import RunError
 from medarts.evaluation.deciding import OtherWays
 from medarts.evaluation.files import Fingerprints
 from medarts.evaluation.grouping import with_groups
+from medarts.evaluation.pictures import Picture, Pictures, as_arrays
 from medarts.evaluation.scores import Calibration, Scores, image_values, of_images, table_of
-from medarts.evaluation.sliding import shown, shown_masks
 from medarts.evaluation.summary import SENSITIVE, YOUDEN, summarized
 from medarts.evaluation.truths import Truth, Truths, described
 from medarts.evaluation.volumes import Volumes
 from medarts.metrics import metrics_of
 from medarts.metrics.calibration import fit_temperature, probabilities_of
-from medarts.metrics.masks import predicted_classes
 from medarts.metrics.ranking import threshold_for_sensitivity, threshold_youden
 from medarts.network import FindingNetwork
 from medarts.system.console import progress_bar
@@ -118,7 +117,8 @@ def score_masks(
     )
     scores = replace(scores, decisions=others.summary(scores))
     chosen = examples_of(scores.table, worst=extras.worst)
-    scores.write(folder, examples=None if chosen.empty else mask_examples(model, batches, recipe, chosen, head=head))
+    pictures = [] if chosen.empty else mask_examples(model, batches, recipe, chosen, head=head)
+    scores.write(folder, examples=as_arrays(pictures) if pictures else None)
     return scores
 
 
@@ -138,7 +138,7 @@ def _mask_rows(
 
 def mask_examples(
     model: nn.Module, batches: Batches, recipe: Recipe, chosen: pd.DataFrame, *, head: str
-) -> dict[str, NDArray[Any]]:
+) -> list[Picture]:
     """Returns images for the report, with their masks and those that a network predicts.
 
     They are predicted again, so that the predictions of all images need not be kept until the scores are known.
@@ -146,31 +146,35 @@ def mask_examples(
     Args:
         model: the network as shipped for inference.
         batches: images, those that were chosen among them.
-        recipe: classes and threshold.
+        recipe: classes, threshold and resolution.
         chosen: at least one row of `examples_of`.
         head: the head to use.
     """
-    names = [*zip(chosen["dataset"], chosen["image"], strict=True)]
-    part = batches.store.manifest.where(lambda sample: (sample.domain, sample.key) in set(names))
+    names = {*zip(chosen["dataset"], chosen["image"], strict=True)}
+    part = batches.store.manifest.where(lambda sample: (sample.domain, sample.key) in names)
     few = Batches(batches.store, part, batch=batches.batch, name=batches.name, device=batches.device)
+    pictures = Pictures(batches.store, recipe)
+    predicted: dict[int, NDArray[np.uint8]] = {}
     with torch.inference_mode():
-        predictions = [each for batch in few.all() for each in _classes_of(model(batch.images, head), recipe)]
-    position = {(sample.domain, sample.key): row for row, sample in enumerate(part.samples)}
-    rows = [position[name] for name in names]
-    places = few.indices[rows]
-    images, targets = shown(batches.store, places)
-    predicted = shown_masks(batches.store, [predictions[row] for row in rows])
-    framings = [batches.store.framing(place) for place in places.tolist()]
-    return {
-        "images": images,
-        "targets": targets,
-        "predictions": predicted,
-        "titles": np.asarray(chosen["title"], dtype=np.str_),
-        "domains": np.asarray(chosen["dataset"], dtype=np.str_),
-        "of_gallery": np.asarray(chosen["of_gallery"], dtype=np.bool_),
-        # Of the file over that of what is stored: 1 where the image is not stretched.
-        "stretch": np.array([(of.width / of.columns) / (of.height / of.rows) for of in framings]),
-    }
+        for batch in few.all():
+            for index, logits in zip(batch.indices.tolist(), model(batch.images, head), strict=True):
+                predicted[index] = pictures.predicted(index, logits)
+    samples = batches.store.manifest.samples
+    place = {(samples[index].domain, samples[index].key): index for index in predicted}
+    rows: Iterable[Any] = chosen.itertuples()
+    return [
+        Picture(
+            pictures.image(index),
+            pictures.target(index),
+            predicted[index],
+            row.title,
+            row.dataset,
+            bool(row.of_gallery),
+            pictures.stretch(index),
+        )
+        for row in rows
+        for index in [place[row.dataset, row.image]]
+    ]
 
 
 def examples_of(table: pd.DataFrame, *, worst: int) -> pd.DataFrame:
@@ -203,14 +207,6 @@ def examples_of(table: pd.DataFrame, *, worst: int) -> pd.DataFrame:
     for _, of in ranked.groupby(["dataset", "patient"], sort=False).head(WORST_OF_PATIENT).head(worst).iterrows():
         add("", of, of_gallery=True)
     return pd.DataFrame(rows, columns=["dataset", "image", "title", "of_gallery"])
-
-
-def _classes_of(logits: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
-    """Returns what is predicted for a batch in the form of its targets."""
-    data, threshold = recipe.data, recipe.evaluation.threshold
-    predicted = predicted_classes(logits, classes=data.outputs, threshold=threshold, overlap=data.overlap)
-    indices: NDArray[np.uint8] = predicted.cpu().numpy()
-    return indices
 
 
 def score_findings(

@@ -1,17 +1,12 @@
 """Networks that were trained on patches, on whole images: windows are blended as in predictions."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medarts.config.data import IGNORE
-from medarts.data.geometry import fitted, padded
-from medarts.data.reading import frame_image, resize_mask
-from medarts.data.store import ImageStore
+from medarts.data.geometry import padded
 from medarts.data.windows import Floats, blended, enlarging
 
 _EPSILON = 1e-7
@@ -67,36 +62,3 @@ class Sliding(nn.Module):
     def _logits(self, probabilities: Tensor) -> Tensor:
         p = probabilities.clamp(_EPSILON, 1 - _EPSILON)
         return p.log() if self._exclusive else p.logit()
-
-
-def shown(store: ImageStore, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Returns images (N, H, W, C) and targets (N, ..., H, W) of one size, for pages.
-
-    Images with sizes of their own are fitted to the size of a patch.
-
-    Args:
-        store: the images.
-        rows: which of them.
-    """
-    size = store.size
-    if store.crops is None:
-        images = store.images[rows].transpose(0, 2, 3, 1).astype(np.float32)
-        return images, np.asarray(store.targets[rows])
-    images = []
-    for row in rows.tolist():
-        image = store.images[row].transpose(1, 2, 0).astype(np.float32)
-        images.append(frame_image(image, fitted(*image.shape[:2], size=size), size=size).transpose(1, 2, 0))
-    return np.stack(images), shown_masks(store, [store.targets[row] for row in rows.tolist()])
-
-
-def shown_masks(store: ImageStore, masks: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Returns masks, each of its stored size (..., H, W), at the size of the images that `shown` gives."""
-    if store.crops is None:
-        return np.stack(masks)
-    size, several = store.size, store.truths.shape[1] > 1
-    found = []
-    for mask in masks:
-        framing = fitted(*mask.shape[-2:], size=size)
-        resized = resize_mask(mask, (framing.rows, framing.columns), several=several)
-        found.append(padded(resized, framing, (size, size), fill=IGNORE))
-    return np.stack(found)

@@ -1,9 +1,10 @@
-"""The guard: signals of how healthy a search is, epoch by epoch, and what counts as collapse.
+"""The guard: signals of how healthy a search is, epoch by epoch, and what counts as ill.
 
-A search that collapses ends with a network of skips and pooling, or its supernet learns nothing that alphas could be
-learned from. Both can be seen long before the end. The signals are those of the literature: the share of skips
-(P-DARTS, arXiv 1904.12760), the entropy and the discretisation gap (arXiv 2007.03154), the rank of the alphas from
-epoch to epoch, and the largest eigenvalue of the Hessian in the architecture (RobustDARTS, arXiv 1909.09656).
+A search that collapses ends with a network of skips and pooling. One that finds nothing has a supernet that predicts no
+foreground, from which alphas learn nothing. Both can be seen long before the end. The signals are those of the
+literature: the share of skips (P-DARTS, arXiv 1904.12760), the entropy and the discretisation gap (arXiv 2007.03154),
+the rank of the alphas from epoch to epoch, and the largest eigenvalue of the Hessian in the architecture (RobustDARTS,
+arXiv 1909.09656).
 """
 
 import math
@@ -18,9 +19,11 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from medarts.config.sections import GuardSettings
+from medarts.config import Recipe
 from medarts.nas.gradients import Objective, first_order
 from medarts.spaces.genotype import Genotype
+
+_BLIND = "predicts no foreground"
 
 LEAST_FOREGROUND = 0.01
 """Predicted foreground of a data set, as a part of the true one, below which the supernet predicts none."""
@@ -91,7 +94,7 @@ def illness(genotype: Genotype, values: Mapping[str, Any], *, free: Collection[s
     """
     reasons = []
     if silent := without_foreground(values):
-        reasons.append(f"the supernet predicts no foreground on {', '.join(silent)}")
+        reasons.append(f"the supernet {_BLIND} on {', '.join(silent)}")
     if (share := free_share(genotype, free)) > limit:
         reasons.append(f"{share:.0%} of the genotype's operations are identity or pooling (limit {limit:.0%})")
     return ", and ".join(reasons) or None
@@ -113,17 +116,59 @@ def without_foreground(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def advice(settings: GuardSettings | None, *, blind: bool) -> str:
-    """Returns what to do about a collapse.
+def fate(illness: str) -> str:
+    """Returns what has become of a stage, in a word: a collapse is one of operations, not of what is predicted.
+
+    >>> fate("the supernet predicts no foreground on isic")
+    'found nothing'
+    >>> fate("83% of the genotype's operations are identity or pooling (limit 50%)")
+    'collapsed'
 
     Args:
-        settings: of the guard, if there is one.
-        blind: the supernet predicts no foreground.
+        illness: as `illness` returns it, and summary.json has it.
     """
-    if blind:
-        return "Raise search.lr or the epochs, or use search.loss=bce_dice or data.sampling=equal."
-    guard = "" if settings is not None else "search.guard={}, "
-    return f"Use {guard}derive.select=perturbation or a regularizer, or lower search.arch_lr."
+    words = ["found nothing"] * is_blind(illness) + ["collapsed"] * ("identity or pooling" in illness)
+    return " and ".join(words)
+
+
+def is_blind(illness: str) -> bool:
+    """Tells whether the supernet of a stage predicts no foreground."""
+    return _BLIND in illness
+
+
+def advice(recipe: Recipe, *, stage: int, blind: bool) -> str:
+    """Returns what to do about a search that is ill: what its recipe has already is left out.
+
+    Args:
+        recipe: of the search.
+        stage: number of the stage, from 0.
+        blind: the supernet predicts no foreground; else its genotype has collapsed.
+    """
+    return _for_the_blind(recipe, stage) if blind else _for_the_collapsed(recipe)
+
+
+def _for_the_blind(recipe: Recipe, stage: int) -> str:
+    search, data = recipe.search, recipe.data
+    raised = f"Raise search.lr ({search.lr:g}) or search.stages.{stage}.epochs ({search.stages[stage].epochs})"
+    others = []
+    if "dice" not in search.loss.name and search.loss.name != "tversky":
+        exclusive = data.outputs > 1 and not data.overlap
+        others.append(f"search.loss={'ce_dice' if exclusive else 'bce_dice'}")
+    if data.sampling == "by_size":
+        drawn = "equal" if len(data.sources) > 1 else "foreground"
+        others.append("'data.sampling={foreground: 0.33}'" if data.resize == "patches" else f"data.sampling={drawn}")
+    if getattr(recipe.space, "stem_stride", 1) == 2:
+        others.append("space.stem_stride=1 where structures are thin")
+    return f"{raised}, or use {' or '.join(others)}." if others else f"{raised}."
+
+
+def _for_the_collapsed(recipe: Recipe) -> str:
+    search = recipe.search
+    others = ["search.guard={}"] if search.guard is None else []
+    others += ["derive.select=perturbation"] if recipe.derive.select.name == "magnitude" else []
+    others += ["search.regularizers=[beta_decay]"] if not search.regularizers else []
+    lowered = f"ower search.arch_lr ({search.arch_lr:g})"
+    return f"Use {' or '.join(others)}, or l{lowered}." if others else f"L{lowered}."
 
 
 LIMITED = "with other operations in place of its weakest identity and pooling"
@@ -144,7 +189,7 @@ def ending(stage: Mapping[str, Any], number: int) -> str:
         counted = f"Epoch {stage['returned_epoch'] + 1} counts instead"
     elif "limited" in stage:
         counted += f", {LIMITED}"
-    return f"Stage {number} collapsed: {stage['collapse']}. {counted}."
+    return f"Stage {number} {fate(stage['collapse'])}: {stage['collapse']}. {counted}."
 
 
 def verdict(stage: Mapping[str, Any]) -> str:
@@ -156,7 +201,7 @@ def verdict(stage: Mapping[str, Any]) -> str:
         stage: the last one in summary.json.
     """
     if "collapse" in stage and not {"returned_epoch", "limited"} & stage.keys():
-        state = f"The search has collapsed: {stage['collapse']}"
+        state = f"The search has {fate(stage['collapse'])}: {stage['collapse']}"
     else:
         number, of = stage["free_operations"]
         share = f"{number} of {of} operations ({number / of:.0%})"

@@ -261,7 +261,7 @@ class Search(Job[SearchState]):
 
     @property
     def has_stopped_early(self) -> bool:
-        """Whether the stage has collapsed and the guard stops it."""
+        """Whether the stage has become ill and the guard stops it."""
         settings, state = self.recipe.search.guard, self.state
         is_ill = state.illness is not None and state.healthy is not None
         return settings is not None and settings.action == "stop" and is_ill
@@ -543,11 +543,11 @@ class Search(Job[SearchState]):
         self.supernet.limited = None
         return genotype if self._illness(genotype, continuous) is None else None
 
-    def _settle(self, collapse: str, *, is_last: bool, limited: Genotype | None) -> dict[str, Any] | None:
-        """Tells of a collapse, and returns the epoch to go back to; None where none is healthy, or none is wanted.
+    def _settle(self, illness: str, *, is_last: bool, limited: Genotype | None) -> dict[str, Any] | None:
+        """Tells how a stage has ended ill, and returns the epoch to go back to; None where none is healthy, or wanted.
 
         Args:
-            collapse: what has happened.
+            illness: what has happened.
             is_last: whether this is the last stage.
             limited: what counts where no epoch was healthy.
 
@@ -555,10 +555,10 @@ class Search(Job[SearchState]):
             MedartsError: the search ends with a supernet that predicts no foreground, and never was healthy.
         """
         settings, healthy = self.recipe.search.guard, self.state.healthy
-        what = f"Stage {self.state.stage + 1} of the search has collapsed: {collapse}."
+        what = f"Stage {self.state.stage + 1} of the search has {guard.fate(illness)}: {illness}."
         goes_back = settings is not None and settings.action != "continue"
-        blind = "foreground" in collapse
-        fix = guard.advice(settings, blind=blind)
+        blind = guard.is_blind(illness)
+        fix = guard.advice(self.recipe, stage=self.state.stage, blind=blind)
         if is_last and goes_back and healthy is None and blind:
             raise MedartsError(what, fix=fix)
         if not goes_back:

@@ -1,5 +1,6 @@
 """A first recipe for data as people have them: what their files show, and the settings that fit."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,7 +108,8 @@ def propose(
         DataError: a layout is not known or ambiguous, or files do not fit together.
     """
     answers: list[tuple[str, str]] = []
-    looks = _with_patients(_trained_on(_looks(_sources(paths, task, ask, answers)), answers), ask, answers)
+    sources = _changed(_sources(paths, task, ask, answers), changes)
+    looks = _with_patients(_trained_on(_looks(sources, changes), answers), ask, answers)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     draft, recipe = _drafted(looks, device, 1.0, changes)
     if not measure:
@@ -141,7 +143,8 @@ def _spans(taken: Measured, before: Recipe, after: Recipe) -> tuple[Span, Span]:
 
 def _drafted(looks: Sequence[Look], device: str, factor: float, changes: Sequence[str]) -> tuple[Draft, Recipe]:
     draft = draft_for(looks, device=device, factor=factor)
-    draft.content = apply_overrides(draft.content, changes)
+    # Patterns of patients are in the sources already, some of which may have been left out since.
+    draft.content = apply_overrides(draft.content, [each for each in changes if not _OF_PATIENTS.match(each)])
     changed = {change.partition("=")[0] for change in changes}
     draft.reasons = {path: reason for path, reason in draft.reasons.items() if path not in changed}
     return draft, parse(draft.content)
@@ -170,7 +173,19 @@ def _sources(
     return sources
 
 
-def _looks(sources: Sequence[SourceSettings]) -> list[Look]:
+_OF_PATIENTS = re.compile(r"data\.sources\.(\d+)\.patients=")
+
+
+def _changed(sources: list[SourceSettings], changes: Sequence[str]) -> list[SourceSettings]:
+    """Returns the sources with the patterns of patients that are given: splits and folds follow from them."""
+    own = [change for change in changes if _OF_PATIENTS.match(change)]
+    if not own:
+        return sources
+    content = {"data": {"sources": [source.model_dump(mode="json") for source in sources]}}
+    return [*parse(apply_overrides(content, own)).data.sources]
+
+
+def _looks(sources: Sequence[SourceSettings], changes: Sequence[str]) -> list[Look]:
     surveys = []
     for settings in sources:
         found = survey(settings, findings=findings_in(settings))
@@ -179,7 +194,10 @@ def _looks(sources: Sequence[SourceSettings]) -> list[Look]:
     total = sum(min(len(found.manifest.samples), OPENED) for _, found in surveys)
     with progress_bar("looking", total) as bar:
         looks = [look_at(settings, found, progress=bar.advance) for settings, found in surveys]
-    for look in looks:
+    given = {found[1] for change in changes if (found := _OF_PATIENTS.match(change))}
+    for number, look in enumerate(looks):
+        if str(number) in given:
+            look.patients = None  # nothing is left to ask
         _look_for_overlap(look)
     return looks
 

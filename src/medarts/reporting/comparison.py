@@ -1,27 +1,21 @@
 """The page of a comparison: networks trained alike and compared on one group of data sets or on several."""
 
-import base64
-import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from contourpy import contour_generator
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-from numpy.typing import NDArray
-from PIL import Image
 
 from medarts.comparison.candidates import Kind
 from medarts.comparison.compare import NAME, TABLES, Comparison
 from medarts.comparison.overall import OVERALL
-from medarts.data.masks import planes_of
 from medarts.evaluation.scores import IMAGES_AS_PATIENTS
 from medarts.reporting.comparison_tables import (
     KINDS,
@@ -37,6 +31,7 @@ from medarts.reporting.comparison_tables import (
     scores_by_group,
     title_of_score,
 )
+from medarts.reporting.pictures import SCALE, inline_jpeg, outline
 from medarts.reporting.plots import name_points, write_beside
 from medarts.reporting.pruning import plot_tradeoffs
 from medarts.reporting.score_plots import PREDICTED, TRUE
@@ -167,54 +162,6 @@ def _pictures(comparison: Comparison, group: str, identifier: str) -> list[Conte
             }
         )
     return pictures
-
-
-_QUALITY = 90
-"""Of a JPEG: an image of 256 px takes some 20 kB, and no artefact is as wide as an outline."""
-
-SCALE = 2
-"""Units of a path in a pixel: outlines pass through the middle between pixels, so all their coordinates are whole."""
-
-
-def inline_jpeg(image_hwc: NDArray[Any]) -> str:
-    """Returns an image as the address of a picture that holds the picture itself.
-
-    Args:
-        image_hwc: 0..1, one or three channels (others: the first).
-    """
-    plane = image_hwc if image_hwc.shape[2] == 3 else image_hwc[..., 0]
-    buffer = io.BytesIO()
-    pixels = np.rint(np.clip(plane, 0, 1) * 255).astype(np.uint8)
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=_QUALITY, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def outline(mask: NDArray[Any]) -> str:
-    """Returns the outlines of all classes of a mask as the data of an SVG path; empty where it shows none.
-
-    The path is in `SCALE` units a pixel, from the upper left corner of the image. A region that is cut by the border
-    is closed along it.
-
-    Args:
-        mask: class indices (H, W), 0 is ground; or 0 and 1 of classes that may overlap (K, H, W).
-    """
-    return "".join(_path(line) for _, shown in planes_of(mask) for line in _lines(np.pad(shown, 1)))
-
-
-def _lines(inside_hw: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
-    """Yields the closed outlines (points, 2) of a region with a border of one pixel, without that border."""
-    for line in contour_generator(z=inside_hw.astype(np.float64)).lines(0.5):
-        # Contours count from the centre of the first pixel, which the border has moved by one.
-        yield np.rint((np.asarray(line) - 0.5) * SCALE).astype(np.int64)
-
-
-def _path(points: NDArray[np.int64]) -> str:
-    """Writes a closed line in relative steps, those in one direction as one."""
-    steps = np.diff(points, axis=0)
-    turns = np.flatnonzero(np.any(steps[1:] != steps[:-1], axis=1)) + 1
-    corners = points[[0, *turns]]
-    moves = " ".join(f"{x} {y}" for x, y in np.diff(corners, axis=0))
-    return f"M{corners[0, 0]} {corners[0, 1]}l{moves}z"
 
 
 _DASHES = (0, (4, 3))

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from medarts.data.masks import planes_of
 from medarts.evaluation.summary import MEAN_OF_CLASSES, MEAN_OF_DATASETS, MEAN_OF_FINDINGS, MEAN_OF_FREQUENT
 from medarts.reporting.plots import write_beside
 from medarts.reporting.style import INK, MUTED, PALETTE, legible, styled
@@ -207,29 +206,4 @@ def plot_cam(image_hwc: NDArray[Any], cam_hw: NDArray[Any]) -> Figure:
     axes.axis("off")
     axes.imshow(image_hwc.mean(axis=2), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.imshow(cam_hw, cmap="plasma", vmin=0, vmax=1, alpha=_OPACITY * cam_hw, interpolation="nearest")
-    return figure
-
-
-@styled
-def plot_example(
-    image_hwc: NDArray[Any], target: NDArray[Any], predicted: NDArray[Any], *, stretch: float = 1.0
-) -> Figure:
-    """Draws an image with the outlines of its true and its predicted mask, its longer side 2.4 inches.
-
-    Args:
-        image_hwc: 0..1, one or three channels (others: the first).
-        target: class indices (H, W), or 0 and 1 of classes that may overlap (K, H, W).
-        predicted: the same.
-        stretch: width of a pixel over its height, as the file of the image has it.
-    """
-    wide = stretch * image_hwc.shape[1] / image_hwc.shape[0]
-    figure = Figure(figsize=(2.4 * min(wide, 1), 2.4 / max(wide, 1)))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.axis("off")
-    grey = image_hwc.shape[2] != 3
-    image = image_hwc[..., 0] if grey else image_hwc
-    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-    for mask, color, style in ((target, TRUE, "solid"), (predicted, PREDICTED, "dashed")):
-        for _, shown in planes_of(mask):
-            axes.contour(shown, levels=[0.5], colors=[color], linewidths=1.3, linestyles=style)
     return figure

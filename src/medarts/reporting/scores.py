@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from medarts.evaluation.deciding import shown_ways
 from medarts.evaluation.files import EXAMPLES, read_files
+from medarts.evaluation.pictures import from_arrays
 from medarts.evaluation.scores import IMAGES_AS_PATIENTS, Scores, excluded, vanished, without_patients
 from medarts.evaluation.summary import (
     ALL,
@@ -28,11 +30,11 @@ from medarts.metrics import MAIN, Metric, calibration, metrics_of, ranking
 from medarts.metrics.calibration import probabilities_of, reliability
 from medarts.metrics.masks import CONVENTIONS
 from medarts.metrics.ranking import Curve, precision_recall_curve, roc_curve
+from medarts.reporting.pictures import SCALE, inline_jpeg, outline
 from medarts.reporting.score_plots import (
     PREDICTED,
     TRUE,
     plot_cam,
-    plot_example,
     plot_precision_recall,
     plot_reliability,
     plot_roc,
@@ -144,10 +146,21 @@ def _mask_examples(folder: Path | None) -> Content:
     if folder is None:
         return found
     with open_file(folder / EXAMPLES) as file, np.load(file) as arrays:
-        columns = (arrays[name] for name in ("images", "targets", "predictions", "stretch", "titles", "of_gallery"))
-        for image, target, predicted, stretch, title, of_gallery in zip(*columns, strict=True):
-            picture = inline_png(plot_example(image, target, predicted, stretch=float(stretch)))
-            found["gallery" if of_gallery else "examples"].append({"title": str(title), "picture": picture})
+        pictures = from_arrays({name: arrays[name] for name in arrays.files})
+    for one in pictures:
+        height, width = (SCALE * side for side in one.image.shape[:2])
+        found["gallery" if one.of_gallery else "examples"].append(
+            {
+                "title": one.title,
+                "height": height,
+                "width": f"{width * one.stretch:.6g}",
+                "columns": width,
+                "stretch": f"{one.stretch:.6g}",
+                "source": Markup(inline_jpeg(one.image)),
+                "truth": outline(one.target),
+                "predicted": outline(one.predicted),
+            }
+        )
     return found
 
 

@@ -20,6 +20,7 @@ from medarts.config import SPLITS, Recipe, parse
 from medarts.config.yaml_text import write_yaml
 from medarts.data.choosing import labels_of
 from medarts.data.manifest import Part
+from medarts.data.masks import planes_of
 from medarts.data.sources import scaling_of
 from medarts.deploy import package
 from medarts.deploy.calibration import kept_calibration
@@ -34,6 +35,7 @@ from medarts.errors import DataError, RunError
 from medarts.evaluation.calibrating import calibration_of
 from medarts.evaluation.evaluate import evaluate
 from medarts.evaluation.files import EXAMPLES
+from medarts.evaluation.pictures import from_arrays
 from medarts.evaluation.scores import Scores
 from medarts.evaluation.stats import LEVEL
 from medarts.models import Architecture
@@ -333,21 +335,20 @@ def _examples(run: RunDirectory, info: ModelInfo) -> list[bytes]:
     if not exists(path):
         return []
     with np.load(io.BytesIO(read_whole(path)), allow_pickle=False) as arrays:
-        found = {name: arrays[name] for name in arrays.files if name != "titles"}  # which name the images
-    if (of_gallery := found.pop("of_gallery", None)) is not None:  # the worst alone would say too little of the network
-        found = {name: values[~of_gallery] for name, values in found.items()}
-    pictures = []
-    for number, image in enumerate(found["images"][:MOST_EXAMPLES]):
-        panels = [_rgb(image)]
-        if "targets" in found:
-            panels += [_painted(image, found[of][number], by) for of, by in _PAINTS]
-        else:
-            panels.append(_heated(image, found["maps"][number]))
-        pictures.append(_png(np.concatenate(panels, axis=1)))
-    return pictures
+        found = {name: arrays[name] for name in arrays.files}  # whose titles, which name the images, are left out
+    if "maps" in found:
+        rows = [*zip(found["images"], found["maps"], strict=True)][:MOST_EXAMPLES]
+        panels = [[_rgb(image), _heated(image, evidence)] for image, evidence in rows]
+    else:  # not those of the gallery: the worst alone would say too little of the network
+        shown = [each for each in from_arrays(found) if not each.of_gallery][:MOST_EXAMPLES]
+        panels = [
+            [_rgb(each.image / 255), *(_painted(each.image / 255, getattr(each, of), by) for of, by in _PAINTS)]
+            for each in shown
+        ]
+    return [_png(np.concatenate(of_image, axis=1)) for of_image in panels]
 
 
-_PAINTS = (("targets", _GREEN), ("predictions", _ORANGE))
+_PAINTS = (("target", _GREEN), ("predicted", _ORANGE))
 
 
 def _rgb(image_hwc: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -357,7 +358,8 @@ def _rgb(image_hwc: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def _painted(image: NDArray[np.float32], mask: NDArray[Any], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
     rgb = _rgb(image)
-    return np.where(mask[..., None] > 0, rgb // 2 + np.array(colour, np.uint8) // 2, rgb).astype(np.uint8)
+    shown = np.any([np.zeros(mask.shape[-2:], bool), *(plane for _, plane in planes_of(mask))], axis=0)
+    return np.where(shown[..., None], rgb // 2 + np.array(colour, np.uint8) // 2, rgb).astype(np.uint8)
 
 
 def _heated(image: NDArray[np.float32], evidence: NDArray[np.float32]) -> NDArray[np.uint8]:
