@@ -566,9 +566,10 @@ def test_doctor_exits_with_1_on_errors_alone(medarts, folder_data, recipe_file):
 @pytest.mark.usefixtures("nothing_exported")
 def test_the_pipeline(medarts, recipe_file, folder_data, tmp_path):
     """search, train on one of its data sets, evaluate there and elsewhere, show: runs are all that is handed on."""
-    status, output, _ = medarts("search", recipe_file, "note=a pipeline", "search.stages.1.epochs=1")
+    status, output, errors = medarts("search", recipe_file, "note=a pipeline", "search.stages.1.epochs=1")
     assert status == 0
     assert output == "runs/small\n"
+    assert errors.endswith("\nNext: medarts train runs/small\n")
     searched = RunDirectory.open(tmp_path / "runs" / "small", kind="search")
     assert searched.facts["finished"]
     assert searched.recipe.note == "a pipeline"
@@ -578,18 +579,20 @@ def test_the_pipeline(medarts, recipe_file, folder_data, tmp_path):
     assert (searched.path / "report.html").stat().st_size > 10_000
 
     words = ("train", "runs/small", "train.epochs=1", "--data", "blobs", "--init-channel", "6")
-    status, output, _ = medarts(*words)
+    status, output, errors = medarts(*words)
     assert status == 0
     assert output == "runs/small-blobs\n"
+    assert errors.endswith("\nNext: medarts evaluate runs/small-blobs\n")
     trained = RunDirectory.open(tmp_path / "runs" / "small-blobs", kind="train")
     assert trained.recipe.data.sources == searched.recipe.data.sources
     assert load_genotype(trained.path).settings["init_channel"] == 6
     assert load_genotype(trained.path).provenance["data_fingerprint"] == searched.facts["data_fingerprint"]
     refused(medarts(*words), "runs/small-blobs already holds another run")
 
-    status, output, _ = medarts("evaluate", "runs/small-blobs")
+    status, output, errors = medarts("evaluate", "runs/small-blobs")
     assert status == 0
     assert "blobs" in output
+    assert errors.endswith("Next: medarts report runs/small-blobs\n")
     assert (trained.path / "scores" / "test" / "scores.json").exists()
     status, output, _ = medarts("evaluate", "runs/small-blobs", "--data", folder_data, "--split", "val")
     assert status == 0
@@ -738,6 +741,15 @@ def test_choices_of_options_are_those_of_the_library() -> None:
     assert get_args(cli.Engine) == tuple(ENGINES)
 
 
+@pytest.mark.parametrize(
+    ("command", "shown"), [("init", "--task {segm"), ("predict", "--engine {onnxruntime,openvino}")]
+)
+def test_help_does_not_name_none_as_a_choice(medarts, command, shown):
+    output = medarts(command, "--help")[1]
+    assert shown in output
+    assert "None" not in output
+
+
 def test_init_writes_a_recipe_in_a_pipe_and_says_what_is_next(medarts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     LAYOUTS["beside_by_suffix"](tmp_path / "my data")
@@ -746,6 +758,9 @@ def test_init_writes_a_recipe_in_a_pipe_and_says_what_is_next(medarts, tmp_path,
     assert "mask {name}_mask" in output
     assert "'{patient}_{n}' gives 6 patients of 12 images, such as '1'. Taken: yes" in output
     assert output.endswith("  medarts search recipe.yaml\n  medarts train runs/recipe\n")
+    kilobytes = (tmp_path / "recipe.schema.json").stat().st_size / 1000
+    assert f"recipe.schema.json ({kilobytes:.0f} kB) is for editors" in output
+    assert "12; all opened" in output
     assert load(tmp_path / "recipe.yaml").data.size == 16
     refused(medarts("init", "my data"), "recipe.yaml exists already.", "replace it (force)")
 

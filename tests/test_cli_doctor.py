@@ -30,6 +30,28 @@ def test_lists_what_its_lines_do_not_name(medarts, folder_data, small_recipe, tm
     assert (tmp_path / "own/all.csv").read_text() == (tmp_path / "runs/doctor/blobs.csv").read_text()
 
 
+def test_images_of_several_cameras_are_noticed(medarts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("images", "masks"):
+        (tmp_path / "eyes" / folder).mkdir(parents=True)
+        for n in range(12):
+            size = (40, 36) if n < 5 else (48, 48)
+            Image.new("L", size, 255 if folder == "images" else 0).save(tmp_path / f"eyes/{folder}/{n}.png")
+            if folder == "masks":
+                mask = Image.new("L", size)
+                mask.paste(255, (0, 0, 24, 24))
+                mask.save(tmp_path / f"eyes/masks/{n}.png")
+    told = (
+        "eyes: images are of 2 sizes, 48 x 48 (7) and 36 x 40 (5), perhaps of several cameras or centres. See that each"
+    )
+    assert told in medarts("doctor", "eyes")[1]
+    assert told in medarts("init", "eyes", "--yes", "--no-plan")[1]
+    for n in range(2, 5):
+        for folder in ("images", "masks"):
+            (tmp_path / f"eyes/{folder}/{n}.png").unlink()
+    assert "several cameras" not in medarts("doctor", "eyes")[1], "two images are no group"
+
+
 def test_asks_first_whether_its_file_can_be_written(medarts, folder_data, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr("medarts.data.doctor.examine", lambda *_, **__: pytest.fail("worked before it asked"))

@@ -321,7 +321,7 @@ def evaluate(
     heads: bool = False,
     flip: bool = False,
     by: str | None = None,
-    worst: int = 12,
+    worst: int | None = None,
 ) -> "Scores":
     """Scores a trained network: every image by itself, then means with 95 % intervals over patients.
 
@@ -336,7 +336,8 @@ def evaluate(
         flip: whether it says what the mean over mirrored copies of the images gives, in four passes.
         by: column of ``splits.csv``, or of another table of the data, such as centre or device, by which images are
             grouped; ``groups`` has their scores. Default: the column group, if there is.
-        worst: images in the gallery of the worst on the page.
+        worst: images in the gallery of the worst on the page of the run, which `report` writes. Default: 12, at most a
+            third of the images.
 
     Raises:
         MedartsError: the run has no checkpoint, or the data or the head do not fit.
@@ -983,10 +984,11 @@ def _architecture(
             fix="Give a search, a genotype or a baseline (RUN, --genotype NAME or --model NAME on the command line).",
         )
     if not searched.facts["finished"]:
+        path = shlex.quote(str(searched.path))
         raise RunError(
             f"The search {searched.path} has not finished.",
-            fix=f"Continue it: medarts search --resume {searched.path}. Or train the genotype that it has so far: "
-            f'load_genotype("{searched.path}"), or --genotype {searched.path}.',
+            fix=f"Continue it: medarts search --resume {path}. Or train the genotype that it has so far: "
+            f"load_genotype({str(searched.path)!r}), or --genotype {path}.",
         )
     return genotype_with(searched.path, init_channel=init_channel, changes=changes)
 

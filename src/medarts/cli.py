@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
@@ -41,6 +41,12 @@ _DESCRIPTION = (
 
 _NARROWEST = 20
 """Columns of the help."""
+
+
+def _choices(literal: Any) -> str:
+    """Returns the choices of an option as the help names them; tyro would name None as well, which is none."""
+    return f"{{{','.join(get_args(literal))}}}"
+
 
 # Heavy rooms are imported by the commands that use them, so that --help answers at once.
 
@@ -114,7 +120,7 @@ def init(
     ],
     *,
     out: Annotated[Path, arg(metavar="FILE", help_behavior_hint="")] = Path("recipe.yaml"),
-    task: Annotated[Task | None, arg(help_behavior_hint="")] = None,
+    task: Annotated[Task | None, arg(metavar=_choices(Task), help_behavior_hint="")] = None,
     budget: Annotated[int, arg(metavar="MINUTES", help_behavior_hint="")] = 60,
     yes: Switch = False,
     no_plan: Switch = False,
@@ -262,6 +268,7 @@ def search(
         run = api.search(files[0], changes=changes, out=out, jobs=jobs)
     terminal.show_search(run)
     say(str(run.path), whole=True)
+    terminal.say_next("train", run.path)
 
 
 def train(
@@ -338,6 +345,7 @@ def train(
         )
     terminal.show_training(run)
     say(str(run.path), whole=True)
+    terminal.say_next("evaluate", run.path, *terminal.scored_split(run))
 
 
 def prune(
@@ -406,7 +414,7 @@ def evaluate(
     heads: Switch = False,
     flip: Switch = False,
     by: Annotated[str | None, arg(metavar="COLUMN", help_behavior_hint="")] = None,
-    worst: Annotated[int, arg(metavar="N")] = 12,
+    worst: Number = None,
 ) -> None:
     """Score a trained network image by image, and average with 95 % confidence intervals over patients.
 
@@ -421,14 +429,21 @@ def evaluate(
         flip: Also score masks averaged over mirrored copies of each image (four passes).
         by: Column of splits.csv or another table of the data, such as centre, by which scores are grouped. Default:
             group, if there is such a column.
-        worst: Images in the gallery of the worst on the page of the run.
+        worst: Images in the gallery of the worst on the page of the run, which medarts report writes. Default: 12, at
+            most a third of the images.
     """
     from medarts import api, terminal
     from medarts.deploy.info import is_package
     from medarts.evaluation.evaluate import folder_of_package
 
     scores = api.evaluate(run, data=data or None, split=split, head=head, heads=heads, flip=flip, by=by, worst=worst)
-    terminal.show_scores(scores, folder=f"{folder_of_package(run)}/" if is_package(run) else "scores/")
+    packed = is_package(run)
+    terminal.show_scores(scores, folder=f"{folder_of_package(run)}/" if packed else "scores/")
+    folders = [each for each in data if Path(each).is_dir()]
+    if not packed:
+        terminal.say_next("report", run)
+    elif folders:
+        terminal.say_next("export", run, "--images", *folders)
 
 
 def predict(
@@ -437,7 +452,7 @@ def predict(
     *,
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")],
     batch: Annotated[int, arg(metavar="N")] = 8,
-    engine: Annotated[Engine | None, arg(help_behavior_hint="")] = None,
+    engine: Annotated[Engine | None, arg(metavar=_choices(Engine), help_behavior_hint="")] = None,
     threads: Number = None,
     probabilities: Switch = False,
     overlay: Switch = False,

@@ -18,8 +18,10 @@ from medarts.config import SPLITS
 from medarts.config.reference import Key
 from medarts.data.cache import CachedStore
 from medarts.data.examination import SHOWN, Examination
+from medarts.data.sizes import sizes_line
 from medarts.deploy.info import is_package
 from medarts.engine.directory import RunDirectory
+from medarts.engine.listing import read_listing
 from medarts.evaluation.deciding import shown_ways
 from medarts.evaluation.scores import IMAGES_AS_PATIENTS, Scores, excluded, vanished, without_patients
 from medarts.evaluation.summary import (
@@ -37,6 +39,7 @@ from medarts.profiling.load import Load
 from medarts.profiling.plan import Plan, between
 from medarts.proposal import Proposal, Question
 from medarts.proposal.describing import described
+from medarts.proposal.writing import SCHEMA
 from medarts.pruning.record import read_record
 from medarts.reporting.comparison_tables import (
     budget_text,
@@ -54,8 +57,9 @@ from medarts.study.folds import read_fold_scores, search_line
 from medarts.study.generalize import Generalization
 from medarts.study.noise import Noise
 from medarts.study.planning import StudyPlan
-from medarts.system.console import columns, counted, make_console, name_column, say, show_table, wrapped
+from medarts.system.console import columns, counted, inform, make_console, name_column, say, show_table, wrapped
 from medarts.system.names import printable
+from medarts.training.rising import rising_line
 from medarts.training.trained import is_ensemble
 
 console = make_console()
@@ -85,8 +89,31 @@ def show_examination(examination: Examination) -> None:
             say(f"{summary.domain}: values of the masks, for its source in a recipe and data.classes:", to=console)
             for line in summary.labels:
                 console.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
+        told = sizes_line(summary.domain, {_size(words): number for words, number in summary.sizes.items()})
+        if told is not None:
+            say(told, to=console)
     errors, warnings = (examination.count(level) for level in ("error", "warning"))
     say(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}", to=console)
+
+
+def _size(words: str) -> tuple[int, int]:
+    """Returns height and width as a summary of the doctor writes them."""
+    height, width = map(int, words.split(" x "))
+    return height, width
+
+
+def say_next(command: str, *words: Path | str) -> None:
+    """Prints the command that usually comes next, to be copied into a shell.
+
+    Like progress it goes to standard error: on standard output a script finds the path of the run.
+    """
+    inform(f"Next: {shlex.join(['medarts', command, *map(str, words)])}")
+
+
+def scored_split(run: RunDirectory) -> tuple[str, ...]:
+    """Returns the option by which a training is scored: none where there are test images, as in a run of folds."""
+    splits = {cells["split"] for cells in read_listing(run.path / "manifest.csv").values()}
+    return () if is_ensemble(run) or "test" in splits else ("--split", "val")
 
 
 def ask(question: Question) -> int | None:
@@ -114,8 +141,13 @@ def show_proposal(proposal: Proposal, recipe: Path) -> None:
             say(f"not used: {doubt}", to=console)
         if len(look.doubts) > SHOWN:
             say(f"not used: {len(look.doubts) - SHOWN:,} more, see medarts doctor", to=console)
+        if line := sizes_line(look.settings.domain, look.sizes):
+            say(line, to=console)
     for question, answer in proposal.answers:
         say(f"{question} Taken: {answer}.", to=console)
+    schema = recipe.with_name(SCHEMA)
+    size = f"{schema.stat().st_size / 1000:.0f} kB"
+    say(f"{schema} ({size}) is for editors, which check and complete keys by it.", to=console)
     say(f"{recipe} is written. Next:", to=console)
     search, train = (
         ("", "") if proposal.times is None else (f"  # {_minutes(*between(each))}" for each in proposal.times)
@@ -181,7 +213,7 @@ def show_plan(plan: Plan) -> None:
 def _say_busy(load: Load) -> None:
     if load.is_busy:
         words = f"load {load.processes:.1f} on {counted(load.cores, 'core')}"
-        say(f"The machine is busy ({words}): times may be longer, and shorter once it is idle.", to=console)
+        say(f"The machine is busy ({words}): times may be longer or shorter.", to=console)
 
 
 def _show_rungs(plan: Plan) -> None:
@@ -222,7 +254,9 @@ def show_search(run: RunDirectory) -> None:
 
 
 def show_training(run: RunDirectory) -> None:
-    """Prints the scores of the networks of all folds; nothing for a training of one network."""
+    """Prints the scores of the networks of all folds, and whether a training has ended too early."""
+    if line := rising_line(run):
+        inform(line)
     found = read_fold_scores(run) if is_ensemble(run) else None
     if found is None:
         return
@@ -239,7 +273,7 @@ def show_training(run: RunDirectory) -> None:
     table.add_row("all", images, patients, "", *cells(found.pooled))
     table.add_row("SD of folds", "", "", "", *cells(found.spread))
     show_table(console, table)
-    say("Each image is scored by the network that has not seen it. With intervals: medarts evaluate", to=console)
+    say("Each image is scored by the network that has not seen it. medarts evaluate gives intervals.", to=console)
     if line := search_line(run):
         say(line, to=console)
 

@@ -40,6 +40,32 @@ def test_every_epoch_is_told_once_and_named(tmp_path: Path, capsys: pytest.Captu
     assert all(line.endswith(" left") for line in lines)
 
 
+def test_long_epochs_are_told_once_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    run = Followed("fold 1", tmp_path / "run", 4)
+    follower = Follower([run])
+    told = []
+    for _ in range(5):
+        clock[0] += 40.0
+        if clock[0] == 160.0:
+            write_epochs(run.path, 1)
+        follower.tell()
+        told.append(capsys.readouterr().err.strip())
+    assert told == [
+        "",
+        "at work: 0 of 4 epochs, 1 min 20 s",
+        "",
+        "fold 1 epoch 1/4: loss 1.000, val_dice 0.000, 2.5 s, about 8 min left",
+        "",
+    ]
+    clock[0] += 40.0
+    follower.tell()
+    assert capsys.readouterr().err == "at work: 1 of 4 epochs, 4 min, about 12 min left\n"
+
+
 def test_long_work_is_told_every_ten_seconds_or_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

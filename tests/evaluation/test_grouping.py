@@ -134,6 +134,9 @@ def test_a_gallery_has_few_images_of_a_patient() -> None:
     rows = example_rows(*((f"frame{n}", "p0", 0.1, "present") for n in range(9)), ("other", "p1", 0.5, "present"))
     gallery = [image for image, _, of_gallery in rows if of_gallery]
     assert gallery == ["frame0", "frame1", "frame2", "other"]
+    table = table_of(("ct", f"i{n}", f"p{n}", "foreground", "present", "dice", n / 13) for n in range(13))
+    usual, asked = (examples_of(table, worst=worst)["of_gallery"].sum() for worst in (None, 12))
+    assert (usual, asked) == (5, 12), "a third, unless more are asked for"
 
 
 def test_the_mean_of_classes_of_a_group_is_over_its_images() -> None:

@@ -16,6 +16,8 @@ from medarts.data.reading import resize_mask
 from medarts.engine.listing import read_listing
 from medarts.pool.search import recipe_after
 from medarts.proposal.shrinking import Outlines
+from medarts.spaces import load_genotype
+from medarts.spaces.nas_wdan.settings import NasWdanSettings
 
 
 def pairs(root: Path, masks: list[np.ndarray], *, names: str = "{}") -> Path:
@@ -72,6 +74,28 @@ def test_thick_structures_and_small_images_need_no_patches(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     data, _ = proposed(pairs(tmp_path / "data", [lines(size, width=width, step=step)] * 6))
     assert data.resize == "fit"
+
+
+def test_structures_as_thin_as_pixels_of_networks_get_a_whole_top_row(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def space(root: Path) -> tuple[object, ...]:
+        found = medarts.init(root, measure=False, force=True, changes="data.folds=null").recipe
+        assert found.data.size == 128
+        assert isinstance(found.space, NasWdanSettings)
+        choices = found.space.choices
+        return found.data.resize, found.space.stem_stride, choices.stem_stride, choices.depth
+
+    assert space(pairs(tmp_path / "thin", [lines(128, width=1)] * 6)) == ("fit", 1, (1,), (3, 4, 5))
+    text = Path("recipe.yaml").read_text().splitlines()
+    assert reason(text, "stem_stride").startswith("at half the size masks would be 0.")
+    assert space(pairs(tmp_path / "thin in large", [lines(512, width=1)] * 6))[:2] == ("patches", 1)
+    assert space(pairs(tmp_path / "thick", [lines(128, width=32, step=64)] * 6)) == ("fit", 2, (2,), (3, 4, 5))
+    searched = medarts.search(
+        "recipe.yaml", changes=[*SMALLEST, "space.stem_stride=1", "space.choices.stem_stride=[1]"]
+    )
+    assert load_genotype(searched).settings["stem_stride"] == 1
+    assert medarts.train(searched, out="t").facts["finished"]
 
 
 def test_pixels_of_several_sizes_are_brought_to_one(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """Training from scratch: it learns, keeps its best, stops early, and goes on to the same bytes after kill -9."""
 
+import html
 import json
 import multiprocessing
+import re
 import signal
 from pathlib import Path
 
@@ -10,17 +12,20 @@ import torch
 from PIL import Image
 from torch import nn
 
+from medarts import terminal
 from medarts.config import Recipe, apply_overrides, parse, to_yaml
-from medarts.engine import checkpoint
+from medarts.engine import checkpoint, engine
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, DivergedError, GenotypeError, RecipeError, RunError
 from medarts.models import network_of
+from medarts.reporting.page import write_report
 from medarts.spaces.genotype import Genotype, load_genotype
 from medarts.spaces.nas_wdan import NasWdan
 from medarts.spaces.nas_wdan.network import NasWdanNetwork
 from medarts.system.memory import OutOfMemoryError
 from medarts.system.randomness import seed_torch
 from medarts.tasks import SegmentationTask
+from medarts.training.rising import rising_line
 from medarts.training.trained import load_network
 from medarts.training.trainer import Training, resume_training, start_training
 
@@ -205,6 +210,41 @@ def test_scores_of_weights_that_are_no_longer_there_go(recipe, genotype, tmp_pat
     resume_training(run.path, ["train.epochs=4"])
     assert not (run.path / "scores").exists()
     assert "Evaluate again" in capsys.readouterr().err
+
+
+def test_a_long_epoch_and_a_resumed_run_are_told_in_lines(recipe, genotype, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "SECONDS_A_LINE", 0.0)
+    monkeypatch.setattr(engine, "LEAST_LEFT", 0.0)
+    run = start_training(changed(recipe, "train.epochs=1"), genotype, tmp_path / "run")
+    lines = capsys.readouterr().err.splitlines()
+    steps = [
+        line for line in lines if re.match(r"train epoch 1/1: step \d of 4, loss \d\.\d{3}, the epoch about ", line)
+    ]
+    assert len(steps) == 4
+    assert not any("resumes" in line for line in lines)
+    monkeypatch.setattr(engine, "SECONDS_A_LINE", 30.0)
+    resume_training(run.path, ["train.epochs=2"])
+    lines = capsys.readouterr().err.splitlines()
+    assert "train resumes in epoch 2 of 2." in lines
+    assert not any(": step " in line for line in lines)
+    resume_training(run.path)  # which has finished
+    assert "resumes" not in capsys.readouterr().err
+
+
+def test_a_training_that_ends_while_it_rises_says_so(recipe, genotype, tmp_path, monkeypatch, capsys):
+    patch_scores(monkeypatch, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.61, 0.6, 0.61, 0.61, 0.61, 0.61])
+    path = tmp_path / "a run"
+    run = start_training(changed(recipe, "train.epochs=6"), genotype, path)
+    told = f"still rising at the end. More epochs: medarts train --resume '{path}' train.epochs=12"
+    told = f"The validation score was {told}"
+    assert rising_line(run) == told
+    terminal.show_training(run)
+    assert told in capsys.readouterr().err
+    assert told in html.unescape(write_report(path).read_text(encoding="utf-8"))
+    longer = resume_training(path, ["train.epochs=12"])
+    assert rising_line(longer) is None
+    terminal.show_training(longer)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

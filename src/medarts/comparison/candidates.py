@@ -1,6 +1,7 @@
 """The networks of a comparison, each with its runs, and the checks of what may be compared."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -197,7 +198,8 @@ def check_comparable(
     runs = [run for candidate in candidates for run in candidate.runs]
     for run in runs:
         if not run.facts["finished"]:
-            raise RunError(f"{run.path} has not finished.", fix=f"Continue it: medarts train --resume {run.path}.")
+            command = f"medarts train --resume {shlex.quote(str(run.path))}"
+            raise RunError(f"{run.path} has not finished.", fix=f"Continue it: {command}.")
     _check_trainings(
         [
             _Trained(run, recipe, _own_fields(run, recipe, (own or {}).get(candidate.name, ())))

@@ -1,5 +1,6 @@
 """Images that a network is exported with: it is verified on them, and what it expects is read off them."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ def check_present(run: RunDirectory, data: ImageStore | None = None) -> None:
     if gone:
         in_memory = sources[0].is_in_memory
         where = "were in memory" if in_memory else f"are no longer in {gone[0]}"
-        moved = f" If they were moved: medarts train --resume {run.path} data.sources.0.path=FOLDER."
+        command = f"medarts train --resume {shlex.quote(str(run.path))} data.sources.0.path=FOLDER"
+        moved = f" If they were moved: {command}."
         raise DataError(
             f"The images of {run.path} {where}; an exported network is verified on some.",
             fix="Give such images: --images FOLDER (images=FOLDER), or in Python data=(images, targets)."

@@ -23,6 +23,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -182,7 +183,8 @@ class RunDirectory(os.PathLike[str]):
         if is_file:
             raise RunError(f"{path} is a file.", fix="Choose a folder (out; --out on the command line).")
         if holds and (path / "run.json").exists():
-            fix = f"Choose another folder (out; --out on the command line), or resume that run (--resume {path})."
+            resumed = f"--resume {shlex.quote(str(path))}"
+            fix = f"Choose another folder (out; --out on the command line), or resume that run ({resumed})."
             raise RunError(f"{path} already holds another run.", fix=fix)
         if holds:
             raise RunError(

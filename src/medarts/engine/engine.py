@@ -43,6 +43,12 @@ from medarts.system.memory import FEWER_AT_ONCE, is_out_of_memory, memory_named,
 from medarts.system.process import InterruptedRunError, Interruption, interruption
 from medarts.tasks import Task
 
+SECONDS_A_LINE = 30.0
+"""Seconds between two lines within an epoch, where there is no progress bar."""
+
+LEAST_LEFT = 5.0
+"""Seconds of an epoch that are left then: the line of the epoch itself is near otherwise."""
+
 
 @dataclass
 class LoopState:
@@ -131,6 +137,7 @@ class Job(ABC, Generic[State]):
         self.pause: int | None = None
         self._stop = Interruption()
         self._clock = 0.0, 0
+        self._last_line = 0.0
 
     # What a job supplies.
 
@@ -304,6 +311,8 @@ class Job(ABC, Generic[State]):
                         with restoring(point):
                             self.module.load_state_dict(point.weights)
                             self.load_state_dict(point.state)
+                    if point is not None and self.state.epoch < self.epochs:
+                        inform(f"{self._place} resumes in {self._epoch_words}.")
                     while self.state.epoch < self.epochs and not self.has_stopped_early:
                         if self.pause is not None and self.state.epoch >= self.pause:
                             return
@@ -313,7 +322,8 @@ class Job(ABC, Generic[State]):
         directory.finish()
 
     def _run_epoch(self, stop: Interruption, bar: Bar) -> None:
-        began = time.perf_counter()
+        began, first = time.perf_counter(), self.state.step
+        self._last_line = began
         self.begin_epoch()
         while self.state.step < self.steps:
             self._step()
@@ -321,6 +331,7 @@ class Job(ABC, Generic[State]):
                 self.save()
                 self._leave()
             bar.advance()  # after the saving: a terminal that was closed takes no more output
+            self._tell_step(began, first)
         values = self.validate()
         seconds = time.perf_counter() - began
         counters = {name: number for name, number in self.counters.items() if name != "step"}
@@ -338,17 +349,41 @@ class Job(ABC, Generic[State]):
             self._leave()
         self._tell_epoch(journals, bar)
 
+    @property
+    def _place(self) -> str:
+        """The kind of job and its stage, if there are several, at the beginning of a line."""
+        return " ".join((self.kind, *([f"stage {self.counters['stage'] + 1}"] if "stage" in self.counters else [])))
+
+    @property
+    def _epoch_words(self) -> str:
+        """The epoch that the job is at, and what is done of it."""
+        done = f", after step {self.state.step:,} of {self.steps:,}" if self.state.step else ""
+        return f"epoch {self.state.epoch + 1} of {self.epochs}{done}"
+
+    def _tell_step(self, began: float, first: int) -> None:
+        """Writes a line in a long epoch where there is no progress bar.
+
+        Args:
+            began: time when the epoch began, or went on.
+            first: its step then.
+        """
+        now, state = time.perf_counter(), self.state
+        left = (now - began) / (state.step - first) * (self.steps - state.step)
+        if has_lines() and now - self._last_line >= SECONDS_A_LINE and left >= LEAST_LEFT:
+            self._last_line = now
+            loss = state.train_loss / state.step
+            step = f"step {state.step:,} of {self.steps:,}, loss {loss:.3f}, the epoch about {in_words(left)} more"
+            inform(f"{self._place} epoch {state.epoch + 1}/{self.epochs}: {step}")
+
     def _tell_epoch(self, journals: Mapping[str, Mapping[str, Any]], bar: Bar) -> None:
         """Shows the score of an epoch that is done beside the bar, or writes a line where there is none."""
-        stage = [f"stage {self.counters['stage'] + 1}"] if "stage" in self.counters else []
-        words = " ".join((*stage, f"epoch {self.state.epoch}"))
+        words = f"{self._place} epoch {self.state.epoch}".removeprefix(f"{self.kind} ")
         bar.describe(f"{words}: {self.task.score} {journals['metrics.jsonl'][self.task.score]:.3f}")
         if has_lines():
             began, before = self._clock
             done, total = self.progress
             left = (time.perf_counter() - began) / max(1, done - before) * (total - done)
-            where = " ".join((self.kind, *stage))
-            inform(epoch_line(where, self.state.epoch, self.epochs, journals, self.task.score, left=left))
+            inform(epoch_line(self._place, self.state.epoch, self.epochs, journals, self.task.score, left=left))
 
     def _step(self) -> None:
         self.step()

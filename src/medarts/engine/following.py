@@ -1,4 +1,4 @@
-"""Runs of other processes, followed by their journals: a line for every epoch that they have done.
+"""Runs of other processes, followed by their journals: a line for every epoch that they have done, and in long ones.
 
 It is for a process that waits for others and has no terminal: there a bar shows how far all of them are.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from medarts.engine.directory import RunDirectory, epochs_done, is_begun
 from medarts.engine.engine import epoch_line
 from medarts.errors import MedartsError
-from medarts.system.console import has_lines, inform
+from medarts.system.console import MOST_SECONDS_A_LINE, counted, has_lines, in_words, inform
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Follower:
         self._runs = list(runs)
         self._told = {run.path: epochs_done(run.path) for run in self._runs} if has_lines() else {}
         self._total = total
-        self._began = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         self._before = sum(self._told.values())
 
     def follow(self, runs: Iterable[Followed]) -> None:
@@ -53,13 +53,19 @@ class Follower:
                 self._told[run.path] = 0
 
     def tell(self) -> None:
-        """Writes a line for every new epoch of every run; nothing on a terminal."""
+        """Writes a line for every new epoch of every run, else one a minute; nothing on a terminal."""
         if not has_lines():
             return
         for run in self._runs:
             if epochs_done(run.path) > self._told[run.path] and is_begun(run.path):
                 with suppress(MedartsError):  # whoever needs the run will say what is damaged
                     self._tell_run(run)
+        if time.monotonic() - self._last_line >= MOST_SECONDS_A_LINE:
+            self._last_line = time.monotonic()
+            done, left = sum(self._told.values()), self._left()
+            about = "" if not left else f", about {in_words(left)} left"
+            took = in_words(self._last_line - self._began)
+            inform(f"at work: {done:,} of {counted(self._all(), 'epoch')}, {took}{about}")
 
     def _tell_run(self, run: Followed) -> None:
         directory = RunDirectory(run.path)
@@ -69,11 +75,16 @@ class Follower:
             line = metrics[number]
             score = next(key for key in line if key.startswith("val_") and key != "val_loss" and "_by_" not in key)
             journals = {"metrics.jsonl": line, "timing.jsonl": timing[number]}
+            self._last_line = time.monotonic()
             inform(epoch_line(run.name, number + 1, run.epochs, journals, score, left=self._left()))
 
     def _left(self) -> float | None:
         """Returns the seconds until all runs have done all epochs, at the pace so far."""
         done = sum(self._told.values()) - self._before
-        of_these = sum(max(run.epochs, self._told[run.path]) for run in self._runs)
-        left = (of_these if self._total is None else self._total) - self._before - done
+        left = self._all() - self._before - done
         return (time.monotonic() - self._began) / done * max(0, left) if done else None
+
+    def _all(self) -> int:
+        """Returns the epochs of all runs."""
+        of_these = sum(max(run.epochs, self._told[run.path]) for run in self._runs)
+        return of_these if self._total is None else self._total

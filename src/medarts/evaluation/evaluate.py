@@ -34,7 +34,7 @@ from medarts.evaluation.folds import fitted_on_folds, pooled_examples, pooled_sc
 from medarts.evaluation.pictures import Picture, as_arrays
 from medarts.evaluation.scores import Calibration as Fitted
 from medarts.evaluation.scores import Scores, names_of_images
-from medarts.evaluation.scoring import WORST, Extras, examples_of, mask_examples, score_findings, score_masks
+from medarts.evaluation.scoring import Extras, examples_of, mask_examples, score_findings, score_masks
 from medarts.evaluation.summary import DEFINITIONS
 from medarts.evaluation.truths import described
 from medarts.metrics import definitions
@@ -54,7 +54,7 @@ class _Asked:
     heads: bool
     flip: bool
     by: str | None
-    worst: int
+    worst: int | None
 
     def extras(
         self, recipe: Recipe, sources: tuple[SourceSettings, ...] | None, store: ImageStore, known: Listing | None
@@ -78,7 +78,7 @@ def evaluate(
     heads: bool = False,
     flip: bool = False,
     by: str | None = None,
-    worst: int = WORST,
+    worst: int | None = None,
 ) -> Scores:
     """Scores the best checkpoint of a training run, and writes the scores into a folder of ``scores`` of the run.
 
@@ -99,7 +99,7 @@ def evaluate(
         heads: whether all heads of a network for masks, and their average, are scored beside.
         flip: whether masks from the mean over mirrored copies of the images are scored beside.
         by: column of a table of the data by whose values images are grouped. Default: the column group, if there is.
-        worst: images of the gallery.
+        worst: images of the gallery. Default: 12, at most a third of the images.
 
     Raises:
         RunError: the run has no checkpoint yet, or no such head; its recipe was edited, or its data have changed; or
@@ -129,7 +129,7 @@ def evaluate_package(
     heads: bool = False,
     flip: bool = False,
     by: str | None = None,
-    worst: int = WORST,
+    worst: int | None = None,
 ) -> Scores:
     """Scores a packed network on images that are given, and writes the scores into a folder beside its file.
 

@@ -70,7 +70,7 @@ class Pictures:
             DataError: its file can no longer be read.
         """
         found = self._sized(self._read(index), _resized, fill=0)
-        return np.rint(found.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+        return as_bytes(found.transpose(1, 2, 0))
 
     def _read(self, index: int) -> NDArray[np.float32]:
         """Returns the image of a sample (C, H, W) in 0..1, at the size of its file where that is what counts."""
@@ -78,8 +78,9 @@ class Pictures:
         if self._truths.of_files and store.given is None:
             sample = store.manifest.samples[index]
             rules = store.manifest.rules[sample.domain]
-            return read_image(sample, rules, channels=data.in_channels, context=data.context).transpose(2, 0, 1)
-        stored = store.images[index].astype(np.float32)
+            image = read_image(sample, rules, channels=data.in_channels, context=data.context)
+            return np.moveaxis(image, -1, 0)
+        stored: NDArray[np.float32] = store.images[index].astype(np.float32)
         if not self._truths.of_files:
             return stored
         framing = store.framing(index)  # in memory, where only masks are kept as they were given

@@ -52,13 +52,13 @@ class Extras:
         groups: of images, by data set and name; images without one are in none.
         by: name of the column that the groups come from; None for the usual one.
         external: data sets of which the network was not trained on any image; None where that is not known.
-        worst: images with the worst scores in the gallery of the page.
+        worst: images with the worst scores in the gallery of the page; None for `WORST`, of few images a third.
     """
 
     groups: Mapping[tuple[str, str], str] = field(default_factory=dict)
     by: str | None = None
     external: tuple[str, ...] | None = None
-    worst: int = WORST
+    worst: int | None = None
 
 
 def score_masks(
@@ -177,14 +177,15 @@ def mask_examples(
     ]
 
 
-def examples_of(table: pd.DataFrame, *, worst: int) -> pd.DataFrame:
+def examples_of(table: pd.DataFrame, *, worst: int | None) -> pd.DataFrame:
     """Returns the images that pages show, by their mean Dice over classes: best, median and worst, and the gallery.
 
     Images of an empty truth are none of them.
 
     Args:
         table: the long table.
-        worst: images of the gallery: the worst of all data sets, of one patient at most `WORST_OF_PATIENT`.
+        worst: images of the gallery: the worst of all data sets, of one patient at most `WORST_OF_PATIENT`. None takes
+            `WORST`, at most a third of the images: nearly all would be no worst ones.
 
     Returns:
         dataset, image, title, and of_gallery: whether it is in the gallery.
@@ -204,7 +205,8 @@ def examples_of(table: pd.DataFrame, *, worst: int) -> pd.DataFrame:
         for title, place in zip(EXAMPLES, (0, len(ranked) // 2, -1), strict=True):
             add(title, ranked.iloc[place], of_gallery=False)
     ranked = values.sort_values(["value", "dataset", "image"])
-    for _, of in ranked.groupby(["dataset", "patient"], sort=False).head(WORST_OF_PATIENT).head(worst).iterrows():
+    most = min(WORST, -(-len(ranked) // 3)) if worst is None else worst
+    for _, of in ranked.groupby(["dataset", "patient"], sort=False).head(WORST_OF_PATIENT).head(most).iterrows():
         add("", of, of_gallery=True)
     return pd.DataFrame(rows, columns=["dataset", "image", "title", "of_gallery"])
 

@@ -194,7 +194,7 @@ def _looks(sources: Sequence[SourceSettings], changes: Sequence[str]) -> list[Lo
     total = sum(min(len(found.manifest.samples), OPENED) for _, found in surveys)
     with progress_bar("looking", total) as bar:
         looks = [look_at(settings, found, progress=bar.advance) for settings, found in surveys]
-    given = {found[1] for change in changes if (found := _OF_PATIENTS.match(change))}
+    given = {match[1] for change in changes if (match := _OF_PATIENTS.match(change))}
     for number, look in enumerate(looks):
         if str(number) in given:
             look.patients = None  # nothing is left to ask

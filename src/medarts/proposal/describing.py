@@ -14,7 +14,8 @@ def described(look: Look) -> Iterator[tuple[str, str]]:
     samples = look.manifest.samples
     yield "layout", described_layout(look)
     volumes = f", slices of {counted(look.volumes, 'volume')}" if look.volumes else ""
-    yield "images", f"{len(samples):,}{volumes}; {look.opened:,} of them opened"
+    opened = "all opened" if look.opened == len(samples) else f"{look.opened:,} opened, spread over all"
+    yield "images", f"{len(samples):,}{volumes}; {opened}"
     patients = len({sample.patient for sample in samples})
     unknown = "not known: every image counts as a patient, so that intervals may be too narrow"
     yield "patients", f"{patients:,}" if look.patients_known else unknown

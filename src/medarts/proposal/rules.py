@@ -1,4 +1,4 @@
-"""When a recipe gets more than a size: patches, one size of pixels, neighbouring slices, folds.
+"""When a recipe gets more than a size: patches, one size of pixels, a whole top row, neighbouring slices, folds.
 
 Each rule looks at data sets and returns what it proposes with the reason, or None: then the setting stays out of the
 recipe, as it would not help. The thresholds are judgement: no experiment has chosen them.
@@ -63,12 +63,14 @@ class Patches(NamedTuple):
     Attributes:
         scale: factor by which images are shrunk before; 1 where they get one size of pixels.
         spacing_mm: that size; None where images keep their own.
+        factor: by which images are shrunk for either, on average.
         each: patches that cover an image, on average.
         reason: why there are patches.
     """
 
     scale: float
     spacing_mm: float | None
+    factor: float
     each: float
     reason: str
 
@@ -103,22 +105,18 @@ def _of_small_structures(looks: Sequence[Look], size: int) -> Patches | None:
     if side < TIMES_LARGER * size:
         return None
 
-    def whole(height: int, width: int) -> Shape:
-        framing = fitted(height, width, size=size)
-        return framing.rows, framing.columns
-
-    lost = min(look.outlines.kept(whole) for look in looks)
+    lost = _kept(looks, _fitted_to(size))
     if lost >= KEPT:
         return None
     large_enough = [scale for scale in SCALES if scale * side >= TIMES_LARGER * size]
     for scale in large_enough:
-        kept = min(look.outlines.kept(_scaled_by(scale)) for look in looks)
+        kept = _kept(looks, _scaled_by(scale))
         if kept >= KEPT or scale == large_enough[-1]:
             break
     if kept < lost + GAIN:
         return None
     reason = f"shrunk to {size} px, masks would be {lost:.2f} Dice of themselves; here {kept:.2f}"
-    return Patches(scale, None, _tiles(looks, size, scale), reason)
+    return Patches(scale, None, scale, _tiles(looks, size, scale), reason)
 
 
 def _one_spacing(looks: Sequence[Look], size: int) -> Patches | None:
@@ -135,11 +133,45 @@ def _one_spacing(looks: Sequence[Look], size: int) -> Patches | None:
         wanted = float(f"{coarser * middle:.2g}")
         if side * middle / wanted < size or largest > MOST_ZOOM * wanted:
             continue
-        kept = min(look.outlines.kept(_scaled_by(middle / wanted)) for look in looks)
+        kept = _kept(looks, _scaled_by(middle / wanted))
         if kept >= KEPT or coarser == 1:
             reason = f"pixels have {min(opened):.2g} to {max(opened):.2g} mm; a network learns one size best"
-            return Patches(1.0, wanted, _tiles(looks, size, middle / wanted), reason)
+            return Patches(1.0, wanted, middle / wanted, _tiles(looks, size, middle / wanted), reason)
     return None
+
+
+def whole_top_row(looks: Sequence[Look], size: int, patches: Patches | None) -> str | None:
+    """Returns why lattices should have a top row at the size of what networks see, not at half of it.
+
+    Args:
+        looks: data sets with masks.
+        size: height and width of what networks see.
+        patches: how patches are cropped; None where images are shrunk as a whole.
+    """
+
+    def kept(part: float) -> float:
+        by_size = _fitted_to(round(part * size)) if patches is None else _scaled_by(part * patches.factor)
+        return _kept(looks, by_size)
+
+    half = kept(0.5)
+    if half >= KEPT or (whole := kept(1.0)) < half + GAIN:
+        return None
+    return (
+        f"at half the size masks would be {half:.2f} Dice of themselves; so {whole:.2f}, for four times the operations"
+    )
+
+
+def _kept(looks: Sequence[Look], shape_of: Callable[[int, int], Shape]) -> float:
+    """Returns what shrinking leaves of the masks of the data set that loses most."""
+    return min(look.outlines.kept(shape_of) for look in looks)
+
+
+def _fitted_to(size: int) -> Callable[[int, int], Shape]:
+    def shape_of(height: int, width: int) -> Shape:
+        framing = fitted(height, width, size=size)
+        return framing.rows, framing.columns
+
+    return shape_of
 
 
 def _spacings(looks: Sequence[Look]) -> list[tuple[float, float]] | None:

@@ -9,7 +9,7 @@ from typing import Any
 from medarts.config import SourceSettings
 from medarts.errors import DataError
 from medarts.proposal.looking import Look
-from medarts.proposal.rules import Patches, folds_for, patches_for, slices_around
+from medarts.proposal.rules import Patches, folds_for, patches_for, slices_around, whole_top_row
 from medarts.spaces.nas_wdan.lattice import divisor_of
 
 _SIZES = (32, 48, 64, 96, 128, 192, 256)
@@ -97,7 +97,7 @@ def draft_for(looks: Sequence[Look], *, device: str, factor: float = 1.0) -> Dra
             draft.put("data.folds", folds.number, folds.reason)
             train = folds.train
         drawn = (round(train * patches.each), "patches") if patches is not None else (train, "images")
-        _put_choices(draft, size, device)
+        _put_choices(draft, size, device, whole=whole_top_row(looks, size, patches))
         _put_search_of_masks(draft, *drawn, factor)
     else:
         del draft.content["budget"]
@@ -174,13 +174,24 @@ def _put_size(draft: Draft, looks: Sequence[Look], largest: int, device: str) ->
     return size
 
 
-def _put_choices(draft: Draft, size: int, device: str) -> None:
-    """Puts what networks may look like: the macro settings of candidates, and their latency."""
-    depths = [depth for depth in _DEPTHS if size % (_SMALLEST * divisor_of(depth, stem_stride=2)) == 0]
+def _put_choices(draft: Draft, size: int, device: str, *, whole: str | None) -> None:
+    """Puts what networks may look like: the macro settings of candidates, and their latency.
+
+    Args:
+        draft: the recipe.
+        size: height and width of what networks see.
+        device: "cuda" or "cpu".
+        whole: why the top row of lattices has that size; None where half of it will do.
+    """
+    stride = 2 if whole is None else 1
+    depths = [depth for depth in _DEPTHS if size % (_SMALLEST * divisor_of(depth, stem_stride=stride)) == 0]
     draft.put("space.init_channel", 8, "the budget chooses that of each network")
     draft.put("space.double_down_channel", False)
     choices = {"depth": depths, "intermediate_nodes": [2, 3, 4], "double_down_channel": [False, True]}
     choices["stem_channels"] = [16, 32, 64]
+    if whole is not None:
+        draft.put("space.stem_stride", stride, whole)
+        choices["stem_stride"] = [stride]
     draft.put("space.choices", choices)
     width = _WIDTH[device]
     draft.put("budget.latency_of", {"name": "unet", "width": width}, "networks as fast as a small U-Net")

@@ -13,6 +13,7 @@ from medarts.engine.directory import Record, RunDirectory
 from medarts.errors import RunError
 from medarts.nas.guard import ending, verdict
 from medarts.reporting.tables import Content, decimals, label_of, reading
+from medarts.training.rising import rising_line
 
 _COPY = "Copy the run again."
 
@@ -89,12 +90,14 @@ def read_curves(run: RunDirectory, history: History) -> Content | None:
         score, *_ = scores_of(records[0])
         svg = style.inline_svg(plots.plot_curves(records), "losses and validation scores over the epochs")
         highest = max((float(record[score]) for record in records), key=_or_lowest)
-    best = None
+    best = rising = None
     if summary is not None and run.facts["kind"] == "train":
         with reading(run.path / "summary.json", fix=_COPY):
             best = None if summary["best_epoch"] is None else int(summary["best_epoch"]) + 1  # folds have their own
+            rising = rising_line(run)
     return {
         "score": label_of(score), "epochs": len(records), "highest": decimals(highest), "svg": svg, "best": best,
+        "rising": rising,
     }  # fmt: skip
 
 

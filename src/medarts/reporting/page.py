@@ -7,6 +7,7 @@ What cannot be made again (recipe, manifest, genotype, journals) is refused wher
 costs can be made again: the page shows the rest, and says what it lacks and what makes it.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -258,7 +259,7 @@ def _read_cost(run: RunDirectory) -> Cost | None:
     path = run.path / "cost.json"
     if not path.exists() and not run.facts["finished"]:
         return None
-    fix = f"Measure it again: medarts report {run.path}."
+    fix = f"Measure it again: medarts report {shlex.quote(str(run.path))}."
     with reading(path, fix=fix):
         content = read_json(path)
         check_signed(content)

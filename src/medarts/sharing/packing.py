@@ -341,9 +341,10 @@ def _examples(run: RunDirectory, info: ModelInfo) -> list[bytes]:
         panels = [[_rgb(image), _heated(image, evidence)] for image, evidence in rows]
     else:  # not those of the gallery: the worst alone would say too little of the network
         shown = [each for each in from_arrays(found) if not each.of_gallery][:MOST_EXAMPLES]
+        images = [np.divide(each.image, 255, dtype=np.float32) for each in shown]
         panels = [
-            [_rgb(each.image / 255), *(_painted(each.image / 255, getattr(each, of), by) for of, by in _PAINTS)]
-            for each in shown
+            [_rgb(image), *(_painted(image, getattr(each, of), by) for of, by in _PAINTS)]
+            for image, each in zip(images, shown, strict=True)
         ]
     return [_png(np.concatenate(of_image, axis=1)) for of_image in panels]
 

@@ -177,5 +177,6 @@ def checkpoint_of(run: RunDirectory, kind: str = "best") -> Checkpoint:
             raise RunError(f"{run.path} has the best weights of every fold alone.", fix="Leave checkpoint out.")
         if facts["finished"] or facts["kind"] == "prune":  # no command trains the one before a cut by itself
             raise RunError(f"{run.path} has no checkpoint.", fix="Copy the run again.")
-        raise RunError(f"{run.path} has no checkpoint yet.", fix=f"Train it: medarts train --resume {run.path}")
+        fix = f"Train it: medarts train --resume {shlex.quote(str(run.path))}"
+        raise RunError(f"{run.path} has no checkpoint yet.", fix=fix)
     return point
