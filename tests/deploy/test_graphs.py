@@ -18,12 +18,16 @@ from torch import Tensor, nn
 import medarts
 from medarts.deploy.deployable import Deployable, TorchEngine
 from medarts.deploy.engines import OnnxRuntimeEngine
-from medarts.deploy.graphs import network_to_onnx, to_onnx
+from medarts.deploy.graphs import Translation, network_to_onnx, to_onnx
 from medarts.deploy.info import ModelInfo
 from medarts.deploy.model import TrainedModel
 from medarts.deploy.quantization import quantized
-from medarts.network import FindingNetwork
+from medarts.models import build_network
+from medarts.network import FindingNetwork, Network
+from medarts.network.layers import Norm
 from medarts.registry import models
+from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
+from medarts.spaces.nas_wdan.settings import NasWdanChoices
 
 
 def test_every_baseline_is_here() -> None:
@@ -180,6 +184,39 @@ def test_a_network_alone_is_exported_with_a_dynamic_batch(kind: type[Centred]) -
         images = torch.rand(batch, 2, 16, 16)
         (logits,) = engine.run(images.numpy(), np.zeros((batch, 2), np.float32)).values()
         assert np.allclose(logits, network(images), atol=1e-5)
+
+
+class WithAConstant(Centred):
+    """Has its number of channels in an operator, which the weights of another width do not tell."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels, self.convolution = channels, nn.Conv2d(2, channels, 3)
+
+    def features(self, x_bchw: Tensor) -> Tensor:
+        return self.convolution(x_bchw) / self.channels
+
+
+def of_genotype(channels: int, norm: Norm, *, nodes: int = 4) -> Network:
+    """A genotype with every operation that has weights, so that some see each channel by itself."""
+    torch.manual_seed(channels)
+    sampled = NasWdan.sample(NasWdanSettings(choices=NasWdanChoices(depth=(3,), intermediate_nodes=(nodes,))), seed=6)
+    return build_network(sampled.with_settings(init_channel=channels), in_channels=2, outputs=1, norm=norm).eval()
+
+
+def test_another_width_has_the_graph_that_it_would_get_itself() -> None:
+    first = Translation(of_genotype(3, "batch"), in_channels=2, size=16)
+    wider = of_genotype(5, "batch")
+    assert first.of(wider) == network_to_onnx(wider, in_channels=2, size=16)
+
+
+def test_a_graph_is_not_that_of_a_network_with_other_operators() -> None:
+    first = Translation(of_genotype(3, "batch"), in_channels=2, size=16)
+    assert first.of(of_genotype(3, "batch", nodes=3)) is None
+    assert first.of(of_genotype(4, "group")) is None
+    constant = Translation(WithAConstant(2).eval(), in_channels=2, size=16)
+    assert constant.of(WithAConstant(2).eval()) is not None
+    assert constant.of(WithAConstant(3).eval()) is None
 
 
 class Classifier(Centred):

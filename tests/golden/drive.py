@@ -20,7 +20,7 @@ def main() -> None:
 
     # Latencies are not frozen.
     costs.REPEATS = 2
-    vars(cost).update(network_to_onnx=lambda *_, **__: b"", ENGINES={"onnxruntime": _Idle})
+    vars(cost).update(Translation=_Nothing, ENGINES={"onnxruntime": _Idle})
     for words in json.loads(Path(commands).read_text(encoding="utf-8")):
         sys.argv = ["medarts", *words]
         print(f"{time.process_time():.1f} s $", *sys.argv, flush=True)
@@ -29,6 +29,19 @@ def main() -> None:
         except SystemExit as end:
             if end.code:
                 raise
+
+
+class _Nothing:
+    """Translates no network."""
+
+    content = b""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """Takes any."""
+
+    def of(self, _: Any) -> bytes:
+        """Returns nothing for any other network, too."""
+        return b""
 
 
 class _Idle:

@@ -14,7 +14,7 @@ from medarts.models.unet import UNetSettings
 from medarts.models.unetpp import UNetPPSettings
 from medarts.profiling import budget as module
 from medarts.profiling.budget import BudgetCost, Fitted, fit, fit_reduced, measure, unmet, unmet_reduced
-from medarts.profiling.cost import count_parameters
+from medarts.profiling.cost import Exports, count_parameters
 from medarts.profiling.latency import usable_cores
 from medarts.profiling.reference import Latency
 from medarts.registry import Settings, models
@@ -45,7 +45,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         return next(int(each.out_channels) for each in network.modules() if isinstance(each, torch.nn.Conv2d))
 
     monkeypatch.setattr(
-        module, "exported", lambda name, network, size, **_: f"{channels(network)} {size} {kinds(network)}".encode()
+        Exports,
+        "exported",
+        lambda self, name, network, size, **_: f"{channels(network)} {size} {kinds(network)}".encode(),
     )
     monkeypatch.setattr("medarts.profiling.reference.usual_ms", lambda threads: 1.0)
     monkeypatch.setattr(module, "usual_ms", lambda threads: 1.0)
@@ -150,7 +152,8 @@ def test_measuring_leaves_the_random_numbers_of_others_alone() -> None:
     contents = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        contents.append(module._Meter(GENOTYPE.with_settings(init_channel=2), budget(flops=1.0), 1, 1, None)._network())
+        about = GENOTYPE.with_settings(init_channel=2), budget(flops=1.0), 1, 1, None
+        contents.append(module._Meter(*about, exports=Exports())._network())
         assert torch.equal(torch.get_rng_state(), torch.manual_seed(seed).get_state())
     torch.set_rng_state(state)
     for one, two in zip(*(each.parameters() for each in contents), strict=True):

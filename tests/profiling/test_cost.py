@@ -234,7 +234,7 @@ def test_a_network_that_cannot_be_exported_is_one_error(monkeypatch: pytest.Monk
     def fail(*_: Any, **__: Any) -> bytes:
         raise ValueError("no translation\nfor aten.abacus")
 
-    monkeypatch.setattr(cost_module, "network_to_onnx", fail)
+    monkeypatch.setattr(cost_module, "Translation", fail)
     monkeypatch.setattr(cost_module, "time_in_turns", lambda *_, **__: pytest.fail("timed"))
     with pytest.raises(
         MedartsError, match=r"unet cannot be exported .*ValueError: no translation for aten\.abacus.* 0 rep"

@@ -19,13 +19,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils import _pytree as pytree
 
 from medarts.deploy.deployable import Deployable, output_names
-from medarts.deploy.engines import IMAGE, LIMITS, Floats, Outputs
+from medarts.deploy.engines import IMAGE, LIMITS, Floats, OnnxRuntimeEngine, Outputs
 from medarts.deploy.info import METADATA, ModelInfo
 from medarts.network import Network
 
@@ -61,10 +62,68 @@ def network_to_onnx(network: Network, *, in_channels: int, size: int) -> bytes:
         in_channels: channels of the images.
         size: their height and width, in pixels.
     """
-    images = (torch.zeros(2, in_channels, size, size),)
-    program = _program(_Alone(network), images, ({0: torch.export.Dim("batch", min=1)},))
-    content: bytes = _cleaned(_translated(program, images, ("logits",))).SerializeToString()
-    return content
+    return Translation(network, in_channels=in_channels, size=size).content
+
+
+ALIKE = 1e-3
+"""Largest difference of the logits of PyTorch and ONNX Runtime, as a share of the largest, that rounding explains."""
+
+
+class Translation:
+    """A network alone as a graph of ONNX, of which the same network at another width is made in a tenth of the time.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        in_channels: channels of the images.
+        size: their height and width, in pixels.
+    """
+
+    def __init__(self, network: Network, *, in_channels: int, size: int) -> None:
+        images = (torch.zeros(2, in_channels, size, size),)
+        program = _program(_Alone(network), images, ({0: torch.export.Dim("batch", min=1)},))
+        self._shape = images[0].shape
+        self._graph = _translated(program, images, ("logits",))
+
+    @property
+    def content(self) -> bytes:
+        """The content of an ONNX file; see `network_to_onnx`."""
+        content: bytes = _cleaned(self._graph).SerializeToString()
+        return content
+
+    def of(self, network: Network) -> bytes | None:
+        """Returns another network as the content of an ONNX file, the same as if it was translated itself.
+
+        None where its graph is another one: its weights do not fit, or what comes out of it is not what the network
+        gives, as where a number of channels is also one of its constants.
+        """
+        import onnx
+        from onnx.numpy_helper import from_array
+
+        weights = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+        model = onnx.ModelProto()
+        model.CopyFrom(self._graph)
+        del model.graph.value_info[:]
+        before = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
+        if not all(name in weights and weights[name].ndim == len(dims) for name, dims in before.items()):
+            return None
+        for weight in model.graph.initializer:
+            weight.CopyFrom(from_array(weights[weight.name].numpy(), weight.name))
+        for node in model.graph.node:
+            if node.op_type in {"Conv", "ConvTranspose"} and node.input[1] in before:
+                channels, of_group, *_ = before[node.input[1]]
+                for attribute in node.attribute:
+                    if attribute.name == "group" and of_group == 1 and attribute.i == channels:  # each by itself
+                        attribute.i = len(weights[node.input[1]])
+        try:
+            content: bytes = _cleaned(model).SerializeToString()
+            images = torch.rand(self._shape, generator=torch.Generator().manual_seed(0))
+            with torch.inference_mode():
+                expected: Tensor = network(images)
+            found = OnnxRuntimeEngine(content, threads=1).run(images.numpy(), np.empty((2, 2), np.float32))
+        except Exception:  # of shapes that do not fit each other; its classes have no common base
+            return None
+        difference = np.abs(found["logits"] - expected.numpy()).max()
+        return content if difference <= ALIKE * float(expected.abs().max()) else None
 
 
 def modules_to_onnx(modules: Sequence[nn.Module], shapes: Sequence[Sequence[tuple[int, int, int]]]) -> list[Any]:

@@ -19,7 +19,7 @@ from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, check_number
 from medarts.models import Architecture, build_network, scaled, without_weights
 from medarts.network import Network
-from medarts.profiling.cost import count_flops, count_parameters, exported, last_head, run_exported
+from medarts.profiling.cost import Exports, count_flops, count_parameters, last_head, run_exported
 from medarts.profiling.latency import usable_cores
 from medarts.profiling.latency_table import LatencyTable, predict
 from medarts.profiling.memory import Form, peak_of_inference_mb
@@ -132,7 +132,8 @@ def fit(
     budget = in_numbers(budget, in_channels=in_channels, outputs=outputs)
     table = LatencyTable(threads=budget.threads)
     widths = scaled(network)
-    meters = [_Meter(each, budget, in_channels, outputs, norm) for each in widths]
+    exports = Exports()
+    meters = [_Meter(each, budget, in_channels, outputs, norm, exports=exports) for each in widths]
     rough = bisect_left(meters, True, key=lambda meter: not meter.is_probably_within()) - 1
     guess = _largest(len(meters), lambda place: _is_expected_within(widths[place], meters[place], table), guess=rough)
     place = _largest(len(meters), lambda place: meters[place].is_within(), guess=guess)
@@ -173,7 +174,7 @@ def fit_reduced(
     budget = in_numbers(budget, in_channels=in_channels, outputs=outputs)
     table, reductions = LatencyTable(threads=budget.threads), list(space_of(genotype).reductions(genotype, space))
     narrowest = [scaled(each.genotype)[0] for each in reversed(reductions)]
-    meters = [_Meter(each, budget, in_channels, outputs, norm) for each in narrowest]
+    meters = [_Meter(each, budget, in_channels, outputs, norm, exports=Exports()) for each in narrowest]
     guess = _largest(
         len(meters), lambda place: _is_expected_within(narrowest[place], meters[place], table), guess=len(meters)
     )
@@ -224,7 +225,7 @@ def measure(
         MedartsError: see ``fit``.
     """
     budget = in_numbers(budget, in_channels=in_channels, outputs=outputs)
-    return _Meter(architecture, budget, in_channels, outputs, norm).cost()
+    return _Meter(architecture, budget, in_channels, outputs, norm, exports=Exports()).cost()
 
 
 def in_numbers(budget: BudgetSettings, *, in_channels: int, outputs: int) -> BudgetSettings:
@@ -376,7 +377,14 @@ class _Meter:
     """Measures one network, each quantity once, and only when it is asked for."""
 
     def __init__(
-        self, architecture: Architecture, budget: BudgetSettings, in_channels: int, outputs: int, norm: NormName | None
+        self,
+        architecture: Architecture,
+        budget: BudgetSettings,
+        in_channels: int,
+        outputs: int,
+        norm: NormName | None,
+        *,
+        exports: Exports,
     ) -> None:
         if budget.size is None:
             raise ValueError("the budget has no size; fill it in with BudgetSettings.at")
@@ -389,6 +397,7 @@ class _Meter:
         self.in_channels = in_channels
         self.outputs = outputs
         self.norm = norm
+        self.exports = exports
         self._build = partial(build_network, architecture, in_channels=in_channels, outputs=outputs, norm=norm)
 
     def is_within(self) -> bool:
@@ -435,7 +444,8 @@ class _Meter:
 
     @cached_property
     def _exported(self) -> "_Exported":
-        content = exported(self.architecture.name, self._network(), in_channels=self.in_channels, size=self.size)
+        about = {"in_channels": self.in_channels, "size": self.size}
+        content = self.exports.exported(self.architecture.name, self._network(), **about)
         return _Exported(content, self.budget.threads)
 
     def latency(self) -> Latency:
@@ -473,7 +483,7 @@ class _Meter:
 def _meter_of(budget: BudgetSettings, in_channels: int, outputs: int) -> _Meter:
     """Returns what measures the network that a budget names."""
     assert budget.latency_of is not None
-    return _Meter(without_weights(budget.latency_of), budget, in_channels, outputs, None)
+    return _Meter(without_weights(budget.latency_of), budget, in_channels, outputs, None, exports=Exports())
 
 
 @dataclass(frozen=True, slots=True)
