@@ -1,23 +1,40 @@
 """A small data set on disk and a recipe for it, shared by all tests."""
 
+import gc
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from medarts import cli
 from medarts.config import Recipe, parse
 from medarts.engine import device
 
+settings.register_profile("medarts", deadline=None)  # of 200 ms, which other work on the machine uses up
+settings.load_profile("medarts")
+
 IMAGES = 24
 
 LONG = ("test_golden_*.py", "test_units.py", "test_job.py", "test_graphs*.py", "test_examples.py", "test_demo.py")
 """Files with the longest tests."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keeps all that is imported and collected, a million objects, out of what garbage collections walk through."""
+    gc.disable()
+    found = yield
+    gc.freeze()
+    gc.enable()
+    return found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,10 +63,38 @@ def write_folder_data(root: Path, *, images: int = IMAGES, size: int = 32, seed:
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_flushed() -> Iterator[None]:
+    """Does not wait for the disk, which takes half the time of a small run: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def new_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes folders with a number at the end; pytest reads the names of all that there are for that, thousands."""
+    root, numbers = tmp_path_factory.getbasetemp() / "t", count()
+    root.mkdir()
+
+    def make(name: str) -> Path:
+        folder = root / f"{name}_{next(numbers)}"
+        folder.mkdir(mode=0o700)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, new_folder: Callable[[str], Path]) -> Path:
+    """A folder for each test, in place of the one of pytest."""
+    return new_folder(re.sub(r"\W", "_", request.node.name)[:30])
+
+
 @pytest.fixture(autouse=True)
-def user_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def user_cache(monkeypatch: pytest.MonkeyPatch, new_folder: Callable[[str], Path]) -> Path:
     """Keeps the tests out of the user's cache folder."""
-    home = tmp_path_factory.mktemp("home-cache")
+    home = new_folder("home-cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     return home / "medarts"
 
