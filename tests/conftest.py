@@ -109,6 +109,18 @@ def threads_kept() -> Iterator[None]:
     assert after == before
 
 
+class NoTranslation:
+    """Translates no network."""
+
+    content = b""
+
+    def __init__(self, network: object, *, in_channels: int, size: int) -> None:
+        pass
+
+    def of(self, network: object) -> bytes:
+        return self.content
+
+
 class IdleEngine:
     """Runs nothing."""
 
@@ -122,7 +134,7 @@ class IdleEngine:
 @pytest.fixture
 def nothing_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks whose cost is measured are not exported, which takes seconds: times of exported ones mean nothing."""
-    monkeypatch.setattr("medarts.profiling.cost.network_to_onnx", lambda *_, **__: b"")
+    monkeypatch.setattr("medarts.profiling.cost.Translation", NoTranslation)
     monkeypatch.setattr("medarts.profiling.cost.ENGINES", {"onnxruntime": IdleEngine})
 
 
