@@ -167,8 +167,7 @@ def train(
     domains = "-".join(source.domain for source in chosen.data.sources)
     if chosen.data.is_divided and _store(given) is None:
         folder = _folder(out, f"{architecture.name}-{domains}-{chosen.data.folds}-folds")
-        of_search = searched if isinstance(architecture, Genotype) else None
-        return train_folds(chosen, architecture, folder, jobs=jobs, searched=of_search)
+        return train_folds(chosen, architecture, folder, jobs=jobs)
     _check_one_job(jobs)
     return start_training(chosen, architecture, _folder(out, f"{architecture.name}-{domains}"), data=_store(given))
 

@@ -434,11 +434,15 @@ def evaluate(
     """
     from medarts import api, terminal
     from medarts.deploy.info import is_package
+    from medarts.engine.directory import RunDirectory
     from medarts.evaluation.evaluate import folder_of_package
+    from medarts.training.searched import search_line
 
     scores = api.evaluate(run, data=data or None, split=split, head=head, heads=heads, flip=flip, by=by, worst=worst)
     packed = is_package(run)
-    terminal.show_scores(scores, folder=f"{folder_of_package(run)}/" if packed else "scores/")
+    has_tested = not packed and not data and scores.split in ("test", "all")
+    remark = search_line(RunDirectory.open(run)) if has_tested else ""
+    terminal.show_scores(scores, folder=f"{folder_of_package(run)}/" if packed else "scores/", remark=remark)
     folders = [each for each in data if Path(each).is_dir()]
     if not packed:
         terminal.say_next("report", run)

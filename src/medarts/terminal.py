@@ -53,13 +53,14 @@ from medarts.reporting.comparison_tables import (
 )
 from medarts.reporting.score_tables import apart, titled, unit_text
 from medarts.reporting.tables import Table as PageTable
-from medarts.study.folds import read_fold_scores, search_line
+from medarts.study.folds import FoldScores, read_fold_scores
 from medarts.study.generalize import Generalization
 from medarts.study.noise import Noise
 from medarts.study.planning import StudyPlan
 from medarts.system.console import columns, counted, inform, make_console, name_column, say, show_table, wrapped
 from medarts.system.names import printable
 from medarts.training.rising import rising_line
+from medarts.training.searched import search_line
 from medarts.training.trained import is_ensemble
 
 console = make_console()
@@ -254,12 +255,17 @@ def show_search(run: RunDirectory) -> None:
 
 
 def show_training(run: RunDirectory) -> None:
-    """Prints the scores of the networks of all folds, and whether a training has ended too early."""
+    """Prints the scores of all folds, whether a training has ended too early, and what the search has seen of patients."""
     if line := rising_line(run):
         inform(line)
     found = read_fold_scores(run) if is_ensemble(run) else None
-    if found is None:
-        return
+    if found is not None:
+        _show_folds(found)
+    if line := search_line(run):
+        say(line, to=console)
+
+
+def _show_folds(found: FoldScores) -> None:
     titles = ("images", "patients", "best\nepoch", *(one.title for one in found.metrics))
     table = Table(*columns("fold", *titles))
 
@@ -274,8 +280,6 @@ def show_training(run: RunDirectory) -> None:
     table.add_row("SD of folds", "", "", "", *cells(found.spread))
     show_table(console, table)
     say("Each image is scored by the network that has not seen it. medarts evaluate gives intervals.", to=console)
-    if line := search_line(run):
-        say(line, to=console)
 
 
 def show_noise(noise: Noise) -> None:
@@ -348,12 +352,13 @@ def _megabytes(held: Sequence[CachedStore]) -> str:
     return f"{sum(kept.nbytes for kept in held) / 1e6:,.1f} MB"
 
 
-def show_scores(scores: Scores, *, folder: str = "scores/") -> None:
+def show_scores(scores: Scores, *, folder: str = "scores/", remark: str = "") -> None:
     """Prints value and interval of the compared metrics of every data set and class, or finding.
 
     Args:
         scores: the scores.
         folder: where they were written.
+        remark: what else is to be known of them.
     """
     assert scores.summary is not None
     summary = without_repetition(scores.summary)
@@ -377,6 +382,8 @@ def show_scores(scores: Scores, *, folder: str = "scores/") -> None:
     head = "" if scores.head is None else f", head {scores.head}"
     if scores.external:
         say(f"External, not trained on: {', '.join(scores.external)}.", to=console)
+    if remark:
+        say(remark, to=console)
     say(f"Split {scores.split}{head}; 95 % intervals over patients. All values: {folder}", to=console)
 
 

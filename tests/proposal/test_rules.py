@@ -136,7 +136,7 @@ def test_few_patients_are_divided_into_folds(tmp_path, monkeypatch, capsys):
     assert "has seen" not in capsys.readouterr().err  # the run says it
     terminal.show_training(trained)
     of_fold_1 = sum(cells["split"] != "test" for cells in read_listing(Path("s/manifest.csv")).values())
-    line = f"The search that chose the genotype has seen {of_fold_1} patients on whom folds are tested"
+    line = f"The search that chose the genotype has seen {of_fold_1} patients on whom it is tested"
     assert line in " ".join(capsys.readouterr().out.split())
     assert line in medarts.report(trained).read_text(encoding="utf-8")
     with zipfile.ZipFile(medarts.pack(trained, out="t.medarts")) as package:

@@ -9,6 +9,7 @@ timing.jsonl       one line an epoch: seconds and peak memory
 genotype.json      the genotype that was found, or that is trained
 structure.json     what was cut away of a pruned network
 ensemble.json      of a training of all folds: how many networks are one; folds/ has their runs
+searched.txt       digests of the images that the search of its genotype has learned or chosen by
 initial.safetensors  the weights that a fine-tuning begins with
 pruning.json       how the network was pruned; prune.json and steps/ are of the pruning itself
 checkpoints/       last, the end of the epoch before it, and best
@@ -61,7 +62,10 @@ _DIGESTED = ("metrics.jsonl", "architecture.jsonl")
 """Those whose bytes are equal for a resumed and an uninterrupted run; seconds are not."""
 
 INITIAL_WEIGHTS = "initial.safetensors"
-_FIRST = ("recipe.yaml", "manifest.csv", "genotype.json", "structure.json", "ensemble.json", INITIAL_WEIGHTS)
+SEARCHED = "searched.txt"
+_FIRST = (
+    "recipe.yaml", "manifest.csv", "genotype.json", "structure.json", "ensemble.json", SEARCHED, INITIAL_WEIGHTS,
+)  # fmt: skip
 _BEGUN = {f"{prefix}{name}" for name in _FIRST for prefix in ("", UNFINISHED)} | {f"{UNFINISHED}run.json"} | lock.FILES
 """What a run that was killed before run.json stood may have left."""
 

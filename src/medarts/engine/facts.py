@@ -22,11 +22,11 @@ Kind = Literal["search", "train", "prune"]
 _Name = Annotated[str, Field(pattern=r"\S")]
 _Position = Annotated[list[int], Field(min_length=2)]
 
-_OF_TRAINING = ("manifest.csv", "genotype.json", "structure.json", "ensemble.json")
+_OF_TRAINING = ("manifest.csv", "genotype.json", "structure.json", "ensemble.json", "searched.txt")
 _FROM_THE_START = {"search": ("manifest.csv",), "train": _OF_TRAINING, "prune": _OF_TRAINING}
 _AT_THE_END = (
-    "manifest.csv", "genotype.json", "structure.json", "ensemble.json", "metrics.jsonl", "architecture.jsonl",
-    "timing.jsonl", "candidates.jsonl", "supernets.json", "summary.json",
+    "manifest.csv", "genotype.json", "structure.json", "ensemble.json", "searched.txt", "metrics.jsonl",
+    "architecture.jsonl", "timing.jsonl", "candidates.jsonl", "supernets.json", "summary.json",
 )  # fmt: skip
 """The files that cannot be made again. The recipe is in run.json itself."""
 

@@ -46,9 +46,10 @@ from medarts.reporting.tables import (
 from medarts.spaces import space_of
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.genotype import load_genotype as load
-from medarts.study.folds import read_fold_scores, search_line
+from medarts.study.folds import read_fold_scores
 from medarts.system.console import counted, warn
 from medarts.system.files import UNFINISHED, exists, write_whole
+from medarts.training.searched import search_line
 from medarts.training.trained import is_ensemble, structure_in
 
 T = TypeVar("T")
@@ -104,6 +105,7 @@ def _content(run: RunDirectory) -> Content:
         "signals": read_signals(run, history),
         "gaps": _gaps(read_gaps(run, history)),
         "genotype": _genotype(genotype, structure_in(run)) if genotype else None,
+        "seen": search_line(run),
         "folds": _folds(run),
         "pruning": pruning_of(run) if exists(run.path / PRUNING) else None,
         "architecture": read_architecture(run, history),
@@ -214,7 +216,6 @@ def _folds(run: RunDirectory) -> Content | None:
     titles |= {"pooled": Column("all images", form=".3f"), "sd": Column("SD between folds", form=".3f")}
     return {
         "number": len(found.folds),
-        "search": search_line(run),
         "table": table(found.folds, about | scores, caption="folds"),
         "pooled": table(pd.DataFrame(spread), titles, caption="all folds"),
     }

@@ -48,10 +48,10 @@ from medarts.registry import Settings
 from medarts.sharing.card import Subjects, card_of, card_text
 from medarts.spaces import load_genotype, zoo
 from medarts.spaces.genotype import Genotype
-from medarts.study.folds import SEEN
 from medarts.system.console import inform
 from medarts.system.files import check_writable, exists, read_whole, write_whole
 from medarts.system.names import name_of
+from medarts.training.searched import SEEN
 from medarts.training.trained import TrainedNetwork, trained_of
 
 MOST_EXAMPLES = 6

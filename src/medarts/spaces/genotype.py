@@ -76,6 +76,7 @@ class Genotype:
         paths: cells kept at the nodes of a lattice; empty for spaces without one.
         provenance: where it came from (recipe, data fingerprint, seed, source).
         candidates: operation set -> the operations it was searched among, for sets that had others than the published.
+        origin: the file it was read from, which is no part of it; None for one of the zoo, or made in memory.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Genotype:
     paths: tuple[KeptCells, ...] = ()
     provenance: Mapping[str, str | int | float] = field(default_factory=dict)
     candidates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    origin: Path | None = field(default=None, compare=False, repr=False)
 
     def with_settings(self, **changes: Setting) -> "Genotype":
         """Returns a copy with some settings of the space changed."""
@@ -247,8 +249,9 @@ def load_genotype(name: str | Path) -> Genotype:
         called = name_of(path.parent if path.stem == "genotype" else path.with_suffix(""))
         reader = next(space for space in map(spaces.get, spaces.names()) if space.has_text_form)
         genotype: Genotype = reader.from_text(text, name=called, origin=str(path))
-        return genotype
-    return from_json(text, origin=str(path))
+    else:
+        genotype = from_json(text, origin=str(path))
+    return replace(genotype, origin=path.absolute())
 
 
 def _absent(name: str) -> GenotypeError:

@@ -82,7 +82,8 @@ def random_cells(
 def random_like(like: Genotype, cells: Mapping[str, Cell], *, seed: int, paths: tuple[KeptCells, ...] = ()) -> Genotype:
     """Returns a random genotype of sampled cells and paths, with everything else of another."""
     provenance: dict[str, str | int | float] = {"source": RANDOM, "seed": seed, "like": like.name}
-    return replace(like, name=f"{like.name}-random-{seed}", cells=cells, paths=paths, provenance=provenance)
+    name = f"{like.name}-random-{seed}"
+    return replace(like, name=name, cells=cells, paths=paths, provenance=provenance, origin=None)
 
 
 def random_settings(choices: Section, *, seed: int) -> dict[str, Any]:

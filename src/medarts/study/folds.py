@@ -28,7 +28,6 @@ from medarts.engine.changes import changed_recipe, changes_on_the_way, check_pla
 from medarts.engine.checkpoint import Checkpoint
 from medarts.engine.device import environment, make_fabric, preserved_process_state
 from medarts.engine.directory import Record, RunDirectory, is_begun
-from medarts.engine.listing import Listing, listing_of, read_listing
 from medarts.errors import RunError
 from medarts.evaluation.calibrating import calibration_of
 from medarts.evaluation.evaluate import current_scores
@@ -43,8 +42,9 @@ from medarts.models.pruned import Pruned
 from medarts.spaces.genotype import Genotype
 from medarts.study.jobs import Job, RunPaths
 from medarts.study.trainings import check_jobs, train_all, with_shared_threads
-from medarts.system.console import counted
 from medarts.system.files import write_whole
+from medarts.training.searched import FILE as SEARCHED
+from medarts.training.searched import SEEN, images_of_search, tested_patients, text_of
 from medarts.training.trained import (
     architecture_of,
     checkpoint_of,
@@ -56,14 +56,9 @@ from medarts.training.trainer import prepare_training, that_trains
 
 _BESIDE = ("folds", "logs", "failures")
 
-SEEN = "seen_by_search"
-"""Fact of a training of all folds: how many of the tested patients the search of its network has seen."""
-
 
 @preserved_process_state()
-def train_folds(
-    recipe: Recipe, architecture: Architecture, out: Path, *, jobs: int = 1, searched: RunDirectory | None = None
-) -> RunDirectory:
+def train_folds(recipe: Recipe, architecture: Architecture, out: Path, *, jobs: int = 1) -> RunDirectory:
     """Trains a network for every fold of the data, and makes one of them; the same call goes on where it was stopped.
 
     Args:
@@ -71,7 +66,6 @@ def train_folds(
         architecture: what is trained.
         out: folder of the run, new, empty, or of the same trainings.
         jobs: trainings that run in parallel.
-        searched: the search that found the network; the run keeps how many tested patients it has seen.
 
     Raises:
         MedartsError: recipe, network, data, device or folder do not fit; nothing was trained then.
@@ -88,10 +82,10 @@ def train_folds(
         return resume_folds(out, jobs=jobs)
     recipe = that_trains(with_shared_threads(recipe, jobs), architecture)
     with RunDirectory.reserved(out, "train", beside=_BESIDE):
+        searched = images_of_search(architecture)
         manifest = open_manifest(recipe.data, needs=("test",))
         _check(recipe, architecture, manifest)
-        seen = 0 if searched is None else _seen(manifest, read_listing(searched.path / "manifest.csv"))
-        run = _create(with_findings(recipe, manifest), architecture, out, manifest, seen=seen)
+        run = _create(with_findings(recipe, manifest), architecture, out, manifest, searched=searched)
         _train(run, jobs)
     return run
 
@@ -137,29 +131,9 @@ def _of_fold(recipe: Recipe, fold: int) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.of_fold(fold)})
 
 
-def _seen(manifest: Manifest, of_search: Listing) -> int:
-    """Returns how many tested patients have an image, by its content, that a search has learned or chosen by."""
-    used = {cells["image_digest"] for cells in of_search.values() if cells["split"] != "test"}
-    tested = listing_of(manifest.to_csv().splitlines())
-    return len({(of[0], cells["patient"]) for of, cells in tested.items() if cells["image_digest"] in used})
-
-
-def search_line(run: RunDirectory) -> str:
-    """Returns a line on tested patients that the search of a network has seen; empty where it has seen none.
-
-    Args:
-        run: the training of all folds.
-    """
-    seen = run.facts.get(SEEN, 0)
-    if not seen:
-        return ""
-    return (
-        f"The search that chose the genotype has seen {counted(seen, 'patient')} on whom folds are tested, so the "
-        "scores are a little too good. Keep a final test set in a folder of its own."
-    )
-
-
-def _create(recipe: Recipe, architecture: Architecture, out: Path, manifest: Manifest, *, seen: int) -> RunDirectory:
+def _create(
+    recipe: Recipe, architecture: Architecture, out: Path, manifest: Manifest, *, searched: frozenset[str]
+) -> RunDirectory:
     assert isinstance(architecture, Genotype) or recipe.train.model is not None
     assert not isinstance(architecture, Pruned | Ensemble)
     data = recipe.data
@@ -168,6 +142,9 @@ def _create(recipe: Recipe, architecture: Architecture, out: Path, manifest: Man
     files: dict[str, str | bytes] = {"manifest.csv": manifest.to_csv(), ENSEMBLE: ensemble.to_json()}
     if isinstance(architecture, Genotype):
         files["genotype.json"] = architecture.to_json() + "\n"
+    if searched:
+        files[SEARCHED] = text_of(searched)
+    seen = tested_patients(manifest, searched)
     return RunDirectory.create(
         out,
         recipe,

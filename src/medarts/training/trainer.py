@@ -41,6 +41,8 @@ from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
 from medarts.training.averaging import MovingAverage
 from medarts.training.fine_tuning import InitialWeights, initial_weights_in, initial_weights_of, with_its_norm
+from medarts.training.searched import FILE as SEARCHED
+from medarts.training.searched import SEEN, images_of_search, tested_patients, text_of
 from medarts.training.trained import TrainedNetwork, architecture_of
 
 
@@ -75,6 +77,7 @@ class Training(Job[TrainingState]):
         validation: those to choose by.
         initial: the trained weights that it begins with, which the network has already. Default: from scratch.
         parts: channels of each file, or slice of one, that an image consists of.
+        searched: digests of the images that the search of the genotype has seen.
     """
 
     kind = "train"
@@ -93,6 +96,7 @@ class Training(Job[TrainingState]):
         validation: Batches,
         initial: InitialWeights | None = None,
         parts: tuple[int, ...] = (),
+        searched: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(recipe, fabric=fabric, task=task, store=store, state=TrainingState())
         self.architecture = architecture
@@ -101,6 +105,7 @@ class Training(Job[TrainingState]):
         self.validation = validation
         self.initial = initial
         self.parts = parts
+        self.searched = searched
         self.averaged = MovingAverage(network, decay=recipe.train.ema) if recipe.train.ema else None
 
     @staticmethod
@@ -110,23 +115,27 @@ class Training(Job[TrainingState]):
 
     @property
     def files(self) -> dict[str, str | bytes]:
-        """The genotype, what was cut away, and the weights that a fine-tuning begins with, where there are such."""
+        """The genotype and what its search has seen, what was cut away, the weights that a fine-tuning begins with."""
         files: dict[str, str | bytes] = {}
         base = self.architecture
         if isinstance(base, Pruned):
             files[STRUCTURE], base = base.to_json(), base.base
         if isinstance(base, Genotype):
             files["genotype.json"] = base.to_json() + "\n"
+        if self.searched:
+            files[SEARCHED] = text_of(self.searched)
         return files if self.initial is None else {**files, **self.initial.files}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The name of the network, the fingerprint of its first weights, and the parts of images that have several."""
+        """Name of the network, fingerprint of its first weights, parts of images, patients that the search has seen."""
+        seen = tested_patients(self.store.manifest, self.searched)
         return {
             "network": self.architecture.name,
             "weights_fingerprint": _weights_fingerprint(self.architecture),
             **({} if len(self.parts) < 2 else {"parts": [*self.parts]}),
             **({} if self.initial is None else self.initial.facts),
+            **({SEEN: seen} if seen else {}),
         }
 
     @property
@@ -426,6 +435,7 @@ def prepare_training(
     """
     fabric = make_fabric(recipe.compute)
     check_task(recipe.data.task, architecture)
+    searched = images_of_search(architecture) if run is None else frozenset()  # which the run has noted
     manifest = open_manifest(recipe.data, needs=("train", "val"), data=data)
     if run is not None:
         run.check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
@@ -461,6 +471,7 @@ def prepare_training(
         validation=Batches(store, validation, batch=recipe.evaluation.batch, name="validation set", device=device),
         initial=initial,
         parts=() if data is not None else channels_of(manifest.samples[0], context=recipe.data.context),
+        searched=searched,
     )
 
 
