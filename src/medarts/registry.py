@@ -46,6 +46,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
+    def is_idle(self, name: str) -> bool:
+        """Whether a field decides nothing, as the other fields are; then it takes no part in fingerprints."""
+        return False
+
 
 class Settings(Section):
     """The settings of a member of a registry; its fields are the keys that a recipe may have beside the name.

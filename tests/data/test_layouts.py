@@ -15,6 +15,7 @@ from medarts.data.layouts import layouts_of
 from medarts.data.opening import open_sources, survey
 from medarts.data.sources import AmbiguousLayoutError
 from medarts.data.sources.folder import FolderSettings
+from medarts.errors import DataError
 
 PATTERNS = {
     "images_and_masks": ("Images/{name}", "Ground Truth/{name}"),
@@ -128,6 +129,54 @@ def test_channels_and_masks_of_a_patient(tmp_path):
     for patient in ("BraTS_001", "BraTS_002", "BraTS_010"):
         names(tmp_path, *(f"{patient}/{patient}_{kind}.nii.gz" for kind in ("flair", "t1", "t1ce", "t2", "seg")))
     assert patterns_of(tmp_path) == [[("BraTS_{patient}/{name}_{channel}", "BraTS_{patient}/{name}_seg")]]
+
+
+def drawn_where_there_is_something(root: Path, image: str, mask: str) -> None:
+    """Writes the names of a set in which the third class is in every fourth image alone, the fourth in one."""
+    for n in range(20):
+        split = "Training" if n < 12 else "Testing"
+        names(root, image.format(n=n, split=split, order="a" if n < 12 else "b"))
+        for number, (kind, every) in enumerate({"Disc": 1, "Vessel": 2, "Exudate": 4, "Bleeding": 20}.items(), 1):
+            if n % every == 0:
+                fields = {"kind": kind, "short": kind[:2].upper(), "number": number}
+                names(root, mask.format(n=n, split=split, order="a" if n < 12 else "b", **fields))
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "patterns"),
+    [
+        ("images/im{n}.jpg", "masks/{kind}/im{n}.png", ("images/{name}", "masks/{class}/{name}")),
+        ("images/im{n}.jpg", "masks/im{n}_{kind}.png", ("images/{name}", "masks/{name}_{class}")),
+        (
+            "{split}/image/{n}.jpg",
+            "{split}/label/{kind}/{n}.tif",
+            ("{split}/image/{name}", "{split}/label/{class}/{name}"),
+        ),
+        (
+            "1. Original Images/{order}. {split} Set/IDRiD_{n:02d}.jpg",
+            "2. Groundtruths/{order}. {split} Set/{number}. {kind}/IDRiD_{n:02d}_{short}.tif",
+            ("1. Original Images/* {split} Set/{name}", "2. Groundtruths/* {split} Set/{n}. {class}/{name}_*"),
+        ),
+    ],
+)
+def test_classes_that_some_images_have_no_file_of(tmp_path, image, mask, patterns):
+    drawn_where_there_is_something(tmp_path, image, mask)
+    if "_{kind}" in mask:
+        (tmp_path / mask.format(n=0, kind="Bleeding")).unlink()  # a single word behind a name is none of a class
+    assert patterns_of(tmp_path) == [[patterns]]
+    (source,) = recognise(tmp_path)
+    with pytest.raises(DataError, match=r"without the mask file of a class.*Exudate in 15 of 20") as refused:
+        open_sources([source])
+    assert "absent: empty" in str(refused.value)
+    samples = open_sources([source.model_copy(update={"absent": "empty"})]).samples
+    assert len(samples) == 20
+    assert [name for name, _ in samples[-1].class_masks] == ["Disc"]
+
+
+def test_folders_of_patients_within_masks_are_no_classes(tmp_path):
+    for patient, number in ((patient, number) for patient in range(4) for number in range(3)):
+        names(tmp_path, f"images/p{patient}/{number}.png", f"masks/p{patient}/{number}.png")
+    assert patterns_of(tmp_path) == [[("images/{patient}/{name}", "masks/{patient}/{name}")]]
 
 
 def test_two_sets_of_masks_are_a_choice(tmp_path):

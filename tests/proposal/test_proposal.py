@@ -10,6 +10,7 @@ from tests.data.layouts_of_tests import CASES, LAYOUTS, put
 from tests.proposal.recipes_of_tests import NO_BUDGET, SMALLEST
 
 import medarts
+from medarts import terminal
 from medarts.config import DataSettings, load
 from medarts.data.opening import open_data, open_manifest
 from medarts.engine.engine import Trial
@@ -46,6 +47,22 @@ def test_the_recipe_says_what_was_understood(tmp_path, monkeypatch):
     assert text.startswith("# yaml-language-server: $schema=recipe.schema.json\n")
     assert json.loads(Path("recipe.schema.json").read_text())["required"] == ["data"]
     assert "# epochs of 9 training images" in text
+
+
+def test_classes_without_a_file_are_taken_as_absent_and_said(tmp_path, monkeypatch, capsys):
+    LAYOUTS["folder_per_class"](tmp_path / "data")
+    for name in CASES[:5]:
+        (tmp_path / "data" / "masks" / "liver" / "{}_{}.png".format(*name)).unlink()
+    monkeypatch.chdir(tmp_path)
+    (look,) = (found := medarts.init("data", measure=False)).looks
+    assert look.absent == ("liver in 5 of 12",)
+    terminal.show_proposal(found, Path("recipe.yaml"))
+    assert "liver in 5 of 12 images: taken as images that do not show it" in " ".join(capsys.readouterr().out.split())
+    assert "absent: empty" in Path("recipe.yaml").read_text()
+    store = open_data(of_one_training(found.recipe.data), needs=("train",))
+    liver = found.recipe.data.class_names.index("liver") + 1
+    shown = [bool((store.targets[np.array([n])] == liver).any()) for n in range(len(CASES))]
+    assert shown == [False] * 5 + [True] * 7
 
 
 def grey(root: Path, masks: list[np.ndarray]) -> Path:

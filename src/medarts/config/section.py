@@ -7,11 +7,12 @@ memory or the time of the machine.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, Strict, TypeAdapter
+from pydantic.fields import FieldInfo
 
-from medarts.registry import Section, Settings
+from medarts.registry import Choice, Registry, Section, Settings
 from medarts.system.names import NAME
 
 __all__ = ["LATER", "Before", "Section", "Settings", "as_before", "is_unset"]
@@ -50,11 +51,30 @@ def as_before(content: Mapping[str, Any], section: type[BaseModel]) -> dict[str,
             given = filled.get(name, {})
             if isinstance(given, Mapping) and (inner := as_before(given, field.annotation)):
                 filled[name] = inner
+        elif isinstance(given := filled.get(name), list | tuple) and (registry := _registry_of_items(field)):
+            filled[name] = [_item_as_before(item, registry) for item in given]
     return filled
 
 
+def _registry_of_items(field: FieldInfo) -> Registry[Any] | None:
+    """Returns what the items of a list are chosen from; None for other fields."""
+    item = get_args(field.annotation)[:1]
+    marks = [mark for mark in get_args(item[0])[1:] if isinstance(mark, Choice)] if item else []
+    return marks[0].registry if marks else None
+
+
+def _item_as_before(item: Any, registry: Registry[Any]) -> Any:
+    """Returns an item of a list as `as_before` does; what is no member, or no section, is refused later."""
+    kind = item.get("kind") if isinstance(item, Mapping) else None
+    return as_before(item, registry.entry(kind).settings) if kind in registry.names() else item
+
+
 def is_unset(section: Section, name: str) -> bool:
-    """Whether a field of a section came later, see `LATER` and `Before`, and has the value of runs without it."""
+    """Whether a field of a section came later, see `LATER` and `Before`, and has the value of runs without it, or none
+    that matters, see `Section.is_idle`.
+    """
+    if section.is_idle(name):
+        return True
     field = type(section).model_fields[name]
     values = [mark.value for mark in field.metadata if isinstance(mark, Before)]
     if values:

@@ -11,7 +11,7 @@ from medarts.config import Recipe, SourceSettings, Task, apply_overrides, parse
 from medarts.data.choosing import recognise, renamed
 from medarts.data.manifest import Manifest
 from medarts.data.opening import findings_in, open_manifest, refuse, survey
-from medarts.data.sources import AmbiguousLayoutError
+from medarts.data.sources import WITHOUT_CLASS, AmbiguousLayoutError
 from medarts.engine.timing import Span
 from medarts.errors import DataError
 from medarts.profiling.load import Load
@@ -187,8 +187,12 @@ def _changed(sources: list[SourceSettings], changes: Sequence[str]) -> list[Sour
 
 def _looks(sources: Sequence[SourceSettings], changes: Sequence[str]) -> list[Look]:
     surveys = []
-    for settings in sources:
+    for given in sources:
+        settings = given
         found = survey(settings, findings=findings_in(settings))
+        if any(fault.problem == WITHOUT_CLASS for fault in found.faults):  # as published sets have them
+            settings = settings.model_copy(update={"absent": "empty"})
+            found = survey(settings)
         refuse(settings, found.faults)
         surveys.append((settings, found))
     total = sum(min(len(found.manifest.samples), OPENED) for _, found in surveys)

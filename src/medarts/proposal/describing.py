@@ -22,6 +22,8 @@ def described(look: Look) -> Iterator[tuple[str, str]]:
     yield "splits", ", ".join(f"{split} {sum(sample.split == split for sample in samples):,}" for split in SPLITS)
     if look.settings.task == "segmentation":
         yield "classes", _classes(look)
+        if look.absent:
+            yield "no file", f"{', '.join(look.absent)} images: taken as images that do not show it"
         yield "foreground", f"{look.foreground:.1%} of the pixels; none in {look.empty:.0%} of the images"
     else:
         labels = (look.manifest.labels() == 1).sum(axis=0)

@@ -16,7 +16,7 @@ from medarts.data.opening import Survey, names_of_values, with_class_indices
 from medarts.data.patients import NamedPatients
 from medarts.data.placing import named_patients
 from medarts.data.proposal import MaskValues
-from medarts.data.sources import rules_of
+from medarts.data.sources import EMPTY_CLASS, rules_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
 from medarts.proposal.shrinking import Outlines
@@ -36,6 +36,7 @@ class Look:
         settings: of the source, with the labels that its masks need.
         manifest: all its samples.
         doubts: what was noted of its files, in words.
+        absent: classes that have no mask file in some images, with their number, in words.
         opened: number of samples that were opened.
         sizes: (height, width) -> number of opened images.
         channels: largest number of channels of an image, further files included.
@@ -54,6 +55,7 @@ class Look:
     settings: SourceSettings
     manifest: Manifest
     doubts: tuple[str, ...]
+    absent: tuple[str, ...] = ()
     opened: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     channels: int = 1
@@ -109,8 +111,14 @@ def look_at(settings: SourceSettings, found: Survey, *, progress: Callable[[], N
         DataError: a file cannot be read, or the classes of its masks cannot be told.
     """
     samples = _spread(found.manifest.samples)
-    doubts = tuple(f"{doubt.problem}: {doubt.detail or doubt.file.name}" for doubt in found.doubts)
-    look = Look(settings, found.manifest, doubts, opened=len(samples))
+    unused = [doubt for doubt in found.doubts if doubt.problem != EMPTY_CLASS]
+    look = Look(
+        settings,
+        found.manifest,
+        tuple(f"{doubt.problem}: {doubt.detail or doubt.file.name}" for doubt in unused),
+        absent=tuple(doubt.detail for doubt in found.doubts if doubt.problem == EMPTY_CLASS),
+        opened=len(samples),
+    )
     if not look.patients_known and settings.patients is None:
         look.patients = named_patients(settings, found.manifest)
     for sample in samples:

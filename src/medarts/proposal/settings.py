@@ -88,6 +88,8 @@ def draft_for(looks: Sequence[Look], *, device: str, factor: float = 1.0) -> Dra
     for number, look in enumerate(looks):
         if getattr(look.settings, "uncertain", None) is not None:
             draft.reasons[f"data.sources.{number}.uncertain"] = "-1 and empty cells; or positive, or ignore"
+        if look.absent:
+            draft.reasons[f"data.sources.{number}.absent"] = "no mask file of a class: it is not in the image; or error"
     train = sum(sample.split == "train" for look in looks for sample in look.manifest.samples)
     if looks[0].settings.task == "segmentation":
         size = _put_size(draft, looks, _LARGEST[device], device)

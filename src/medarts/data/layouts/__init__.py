@@ -179,7 +179,8 @@ def _of_splits(group: Group) -> list[Group]:
 def _layout(image: Group, mask: Group, found: Pairing, fields: Sequence[str], *, sure: bool) -> Iterator[Layout]:
     """Yields the layout of a pairing, with the files that its patterns reach."""
     suffixes = (image.suffix, mask.suffix) if image.template == mask.template else ("", "")
-    patterns = (f"{image.template}{found.image}{suffixes[0]}", f"{mask.template}{found.mask}{suffixes[1]}")
+    drawn = found.mask.replace("{class}", "*") if "class" in mask.fields else found.mask  # folders say the class
+    patterns = (f"{image.template}{found.image}{suffixes[0]}", f"{mask.template}{drawn}{suffixes[1]}")
     if any("{name}" not in text and "{patient}" not in text for text in patterns) or patterns[0] == patterns[1]:
         return
     reached = [_reached(group, PathPattern(text)) for group, text in zip((image, mask), patterns, strict=True)]

@@ -31,6 +31,9 @@ _NEARLY_ALL = 0.9
 _VISIT = re.compile(r"(ses|session|visit|exam|study|series|time|day)[-_ ]?\d", re.IGNORECASE)
 """Folders of one patient that are not of different kinds, even where every patient has them."""
 
+_ORDER = re.compile(r"(?:\d+|[A-Za-z])[.)] *(?=\D)|\d+[_-] *(?=\D)")
+"""What orders folders in listings, such as "2. " and "b. ", and is no part of what they are called."""
+
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
@@ -100,6 +103,15 @@ class Group:
         return by_folder
 
 
+class _Tree(dict[Path, tuple[list[str], list[str]]]):
+    """The folders below a root that hold images at any depth, with the (folders, image files) of each."""
+
+    @cached_property
+    def beside_masks(self) -> frozenset[str]:
+        """Names, in lower case, of all folders that are in no folder of masks."""
+        return frozenset(path.name.lower() for path in self if all(role_of(part) != "mask" for part in path.parts))
+
+
 @dataclass
 class _Node:
     """Folders that are one in a pattern, with what led to each."""
@@ -136,19 +148,18 @@ def _shared_folders(groups: Sequence[Group]) -> int:
     return sum(1 for _ in takewhile(bool, alike))
 
 
-def _tree(root: Path) -> dict[Path, tuple[list[str], list[str]]]:
-    """Returns the folders below a root that hold images at any depth, as (folders, image files) of each."""
-    tree: dict[Path, tuple[list[str], list[str]]] = {}
+def _tree(root: Path) -> _Tree:
+    tree = _Tree()
     for at, inner, names in os.walk(root, topdown=False):
         folder = Path(at).relative_to(root)
         files = [name for name in names if is_image(Path(name))]
         kept = [name for name in inner if not name.startswith(".") and folder / name in tree]
         if files or kept:
             tree[folder] = (sorted(kept, key=natural), files)
-    return tree or {Path(): ([], [])}
+    return tree or _Tree({Path(): ([], [])})
 
 
-def _inner(node: _Node, tree: Mapping[Path, tuple[list[str], list[str]]]) -> list[_Node]:
+def _inner(node: _Node, tree: _Tree) -> list[_Node]:
     """Returns the folders in those of a node, with those that are one put together."""
     places: dict[str, list[tuple[Path, Mapping[str, str]]]] = defaultdict(list)
     for folder, values in node.folders:
@@ -164,9 +175,7 @@ def _inner(node: _Node, tree: Mapping[Path, tuple[list[str], list[str]]]) -> lis
 
 
 def _templates(
-    node: _Node,
-    places: Mapping[str, list[tuple[Path, Mapping[str, str]]]],
-    tree: Mapping[Path, tuple[list[str], list[str]]],
+    node: _Node, places: Mapping[str, list[tuple[Path, Mapping[str, str]]]], tree: _Tree
 ) -> Iterator[tuple[str, tuple[str, dict[str, str]]]]:
     """Yields for every name of a folder its part of a pattern and the values of fields that it has."""
     by_split: dict[str, dict[str, str]] = defaultdict(dict)
@@ -178,7 +187,9 @@ def _templates(
         if len({split_of(word) for word in words.values()}) > 1:
             yield from ((name, (template, {"split": word})) for name, word in words.items() if name not in done)
             done |= words.keys()
-    rest = [name for name in places if name not in done]
+    classes = _classes(node, [name for name in places if name not in done and role_of(name) is None], places, tree)
+    yield from classes.items()
+    rest = [name for name in places if name not in done and name not in classes]
     half = len(node.folders) / 2 if len(node.folders) > 1 else len(node.folders)
     common = {name for name in rest if role_of(name) or (len(places[name]) > half and not _VISIT.match(name))}
     yield from ((name, (composed(name), {})) for name in rest if name in common)
@@ -192,15 +203,44 @@ def _templates(
         if kind is None:
             yield name, (composed(name), {})
         else:
-            before = _shared_start(free) if kind != "class" else ""
+            before = _shared_start(free)
             yield name, (f"{before}{{{kind}}}", {kind: composed(name)[len(before) :]})
 
 
+def _classes(
+    node: _Node, names: list[str], places: Mapping[str, list[tuple[Path, Mapping[str, str]]]], tree: _Tree
+) -> dict[str, tuple[str, dict[str, str]]]:
+    """Returns the parts of a pattern and the classes of folders of masks, of which each has a class of its own.
+
+    They have files of the same images, but for what ends the names in each, and no folders beside the masks are called
+    like them, as those of patients are. An image may have no file in some of them.
+    """
+    of_images = [name for name in names if name.lower() in tree.beside_masks]
+    if not node.in_masks or len(names) < 2 or 2 * len(of_images) > len(names):
+        return {}
+    images = Counter(
+        image for name in names for image in {(at, each) for at, _ in places[name] for each in _images(at / name, tree)}
+    )
+    if max(images.values()) < 2:
+        return {}
+    orders = [_ORDER.match(composed(name)) for name in names]
+    separators = {order[0].lstrip("0123456789") if order and order[0][0].isdigit() else None for order in orders}
+    (separator,) = separators if len(separators) == 1 else (None,)
+    if separator is None:
+        return {name: ("{class}", {"class": composed(name)}) for name in names}
+    called = {name: composed(name)[order.end() :] for name, order in zip(names, orders, strict=True) if order}
+    return {name: (f"{{n}}{separator}{{class}}", {"class": of}) for name, of in called.items()}
+
+
+def _images(folder: Path, tree: _Tree) -> set[str]:
+    """Returns the names of the files in a folder without the words that all end in."""
+    stems = {Path(file).stem for file in _files(folder, tree)}
+    end = re.search(r"[-_. ].*", start_of([stem[::-1] for stem in stems])[::-1]) if len(stems) > 1 else None
+    return {stem.removesuffix(end[0] if end else "") for stem in stems}
+
+
 def _variable(
-    node: _Node,
-    names: list[str],
-    places: Mapping[str, list[tuple[Path, Mapping[str, str]]]],
-    tree: Mapping[Path, tuple[list[str], list[str]]],
+    node: _Node, names: list[str], places: Mapping[str, list[tuple[Path, Mapping[str, str]]]], tree: _Tree
 ) -> str | None:
     """Returns the field that names of folders are values of; None where each is a kind of folder of its own."""
     if len(names) < 2:
@@ -215,8 +255,6 @@ def _variable(
         return None
     shared = sum(1 for count in sum((Counter(set(each)) for each in stems.values()), Counter()).values() if count > 1)
     alike = 2 * shared > len(set().union(*stems.values()))
-    if alike and node.in_masks:
-        return "class"
     complete = all({"image", "mask"} <= _roles_in(places[name], name, tree) for name in names)
     numbered = sum(any(letter.isdigit() for letter in name) for name in names)
     free = [field for field in ("patient", "group") if f"{{{field}}}" not in node.template]
@@ -225,14 +263,12 @@ def _variable(
     return "group" if (complete or not alike) and "group" in free else None
 
 
-def _roles_in(
-    places: Sequence[tuple[Path, Mapping[str, str]]], name: str, tree: Mapping[Path, tuple[list[str], list[str]]]
-) -> set[Role | None]:
+def _roles_in(places: Sequence[tuple[Path, Mapping[str, str]]], name: str, tree: _Tree) -> set[Role | None]:
     """Returns what the folders in folders of a name say they are."""
     return {role_of(inner) for folder, _ in places for inner in tree[folder / name][0]}
 
 
-def _files(folder: Path, tree: Mapping[Path, tuple[list[str], list[str]]]) -> Iterator[str]:
+def _files(folder: Path, tree: _Tree) -> Iterator[str]:
     inner, files = tree[folder]
     yield from files
     for name in inner:
@@ -240,10 +276,16 @@ def _files(folder: Path, tree: Mapping[Path, tuple[list[str], list[str]]]) -> It
 
 
 def _with_split(name: str) -> Iterator[tuple[str, str]]:
-    """Yields a name with {split} in place of each word of it that is one, and this word."""
+    """Yields a name with {split} in place of each word of it that is one, and this word.
+
+    Where something orders it, as in "b. Testing Set", also with * in its place.
+    """
+    order = _ORDER.match(name)
     for found in _TOKEN.finditer(name):
         if split_of(found[0]):
             yield composed(f"{name[: found.start()]}{{split}}{name[found.end() :]}"), found[0]
+            if order and order.end() <= found.start():
+                yield composed(f"*{name[order.end() - 1 : found.start()]}{{split}}{name[found.end() :]}"), found[0]
 
 
 def _shared_start(names: Iterable[str]) -> str:

@@ -29,6 +29,8 @@ TABLES = "tables that are not read"
 MISNAMED = "table that is read under the name splits.csv alone"
 OTHER_NAME = "file that is not named as a mask"
 STRAY = "file that is named neither as an image nor as a mask"
+WITHOUT_CLASS = "images without the mask file of a class"
+EMPTY_CLASS = "images without the mask file of a class, which they do not show (absent: empty)"
 WITHOUT_MASKS = "images of a split without masks, which are left out"
 STACKS = {".dcm", ".nii", ".nii.gz"}
 """Formats whose types do not say what is black and white."""

@@ -14,18 +14,20 @@ from pydantic import Field, model_validator
 from medarts.config import MaskSourceSettings
 from medarts.config.data import IGNORED
 from medarts.config.patterns import FilePattern
-from medarts.config.section import LATER, Text
+from medarts.config.section import LATER, Before, Text
 from medarts.data.contents import Contents, composed, file_named, listed
 from medarts.data.formats import suffix_of
 from medarts.data.layouts import Layout, layouts_of
 from medarts.data.patterns import PathPattern, split_of
 from medarts.data.sources import (
+    EMPTY_CLASS,
     IMAGE_ALONE,
     MASK_ALONE,
     PAIR_FIX,
     STACK_PERCENTILES,
     STACKS,
     STRAY,
+    WITHOUT_CLASS,
     WITHOUT_MASKS,
     AmbiguousLayoutError,
     Fault,
@@ -65,16 +67,24 @@ class FolderSettings(MaskSourceSettings):
         image: pattern of the images, from the folder.
         mask: pattern of the masks; an image belongs to the mask of the same {name}, {patient}, {group} and {split}.
         channels: values of {channel} in the order of the channels. Default: all, in natural order.
+        absent: what it means that an image lacks the mask file of a {class}: error, the file is missing; empty, the
+            image does not show the class, as in data sets that have a file only where there is something to draw. An
+            image without the file of any class is an error.
     """
 
     kind: Literal["folder"] = "folder"
     image: Annotated[FilePattern, LATER] = IMAGE
     mask: Annotated[FilePattern, LATER] = MASK
     channels: Annotated[tuple[Text, ...] | None, Field(min_length=1, max_length=64), LATER] = None
+    absent: Annotated[Literal["error", "empty"], Before("empty")] = "error"
 
     @property
     def identity(self) -> tuple[str, ...]:
         return (*super().identity, self.image, self.mask)
+
+    def is_idle(self, name: str) -> bool:
+        """True of ``absent`` where masks have no file for every class."""
+        return name == "absent" and "class" not in PathPattern(self.mask).fields
 
     @model_validator(mode="after")
     def _patterns_fit_together(self) -> Self:
@@ -136,6 +146,11 @@ class Folder(Source):
             return ()
         return _settings(path, [alternatives[0] for alternatives in found] or [None])
 
+    def read_as(self, settings: FolderSettings, others: Sequence[FolderSettings]) -> FolderSettings:
+        """Takes over what absent files mean, where all of a recipe mean the same."""
+        meant = {other.absent for other in others}
+        return settings.model_copy(update={"absent": meant.pop()}) if len(meant) == 1 else settings
+
     def names_of_values(self, settings: FolderSettings) -> Mapping[int, str]:
         """Reads ``dataset.json``: of nnU-Net name: value, of the Medical Segmentation Decathlon value: name."""
         path = file_named(settings.path, "dataset.json")
@@ -152,7 +167,7 @@ class Folder(Source):
         found = _found(settings)
         pairs: list[Pair] = []
         channels = _channels(found, settings)
-        faults = [*found.faults, *_alone(found, settings), *_incomplete(found, channels)]
+        faults = [*found.faults, *_alone(found, settings), *_incomplete(found, channels), *_absent(found, settings)]
         for key in sorted(found.images.keys() & found.masks.keys(), key=lambda key: natural("/".join(key))):
             if all(channel in found.images[key] for channel in channels):
                 slices, fault = slices_of(_pair(key, found, channels, settings), _beside(key, found, channels))
@@ -277,6 +292,23 @@ def _incomplete(found: _Found, channels: tuple[str, ...]) -> Iterator[Fault]:
         if missing:
             fix = "Add the files, or name the channels that all images have in channels."
             yield Fault(next(iter(files.values())), "image without a channel", fix, f"{'/'.join(key)}: {missing[0]}")
+
+
+def _absent(found: _Found, settings: FolderSettings) -> Iterator[Fault]:
+    """Yields the classes that have no file in some images, with the number of these."""
+    drawn = [found.masks[key] for key in found.images.keys() & found.masks.keys()]
+    is_empty = settings.absent == "empty"
+    for name in sorted({name for files in drawn for name in files}, key=natural):
+        lacking = [files for files in drawn if name not in files]
+        if lacking:
+            yield Fault(
+                settings.path,
+                EMPTY_CLASS if is_empty else WITHOUT_CLASS,
+                "Add the files; or, if an image does not show a class that has none, set absent: empty for the source.",
+                f"{name} in {len(lacking)} of {len(drawn)}",
+                len(lacking),
+                doubt=is_empty,
+            )
 
 
 def _channels(found: _Found, settings: FolderSettings) -> tuple[str, ...]:
