@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tests.data.layouts_of_tests import put
 from tests.small_runs_of_tests import SMALL
 
 import medarts
@@ -20,9 +21,9 @@ from medarts.data.batches import augment
 from medarts.data.levels import DomainLevels
 from medarts.data.manifest import ReadingRules, Sample
 from medarts.data.masks import Mask, check_classes, read_mask
-from medarts.data.opening import open_manifest
+from medarts.data.opening import open_manifest, open_sources
 from medarts.data.reading import MaskState, classes_in, mask_states, resize_mask
-from medarts.data.store import open_store
+from medarts.data.store import open_store, ways_of_reading
 from medarts.errors import DataError, RecipeError
 
 NAMES = ("liver", "tumour")
@@ -352,7 +353,8 @@ def test_a_resumed_run_says_that_its_masks_are_resized_otherwise(
     for part in ("images", "masks"):
         (tmp_path / "set" / part).mkdir(parents=True)
         for number in range(12):
-            saved(tmp_path / "set" / part / f"{number}.png", generator.integers(0, 3, (16, 16)))
+            values = generator.integers(0, 3, (16, 16)).astype(np.uint8 if part == "images" else np.uint16)
+            Image.fromarray(values).save(tmp_path / "set" / part / f"{number}.png")
     source = {"kind": "folder", "path": str(tmp_path / "set"), "labels": {1: 1, 2: 2, "#ff0000": "ignore"}}
     data = {"sources": [source], "classes": 3, "size": 16, "in_channels": 1, "cache": str(tmp_path / "cache")}
     recipe = {**SMALL, "data": data, "train": {**SMALL["train"], "loss": "ce"}}
@@ -375,3 +377,17 @@ def test_a_resumed_run_says_that_its_masks_are_resized_otherwise(
     path.write_text(kept.replace("  overlap: false\n", ""), encoding="utf-8")
     medarts.resume(run, changes="train.epochs=3")
     assert "masks of several classes were resized to the nearest pixel" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("name", "kind", "ways"), [
+    ("0.png", np.uint8, []), ("0.png", np.uint16, ["greys"]),
+    ("0.tif", np.uint8, []), ("0.tif", np.uint16, ["greys"]),
+    ("0.nii.gz", np.uint8, []), ("0.nii.gz", np.int16, ["greys"]),
+])  # fmt: skip
+def test_numbers_beside_colours_were_read_otherwise_in_deep_masks_alone(
+    tmp_path: Path, name: str, kind: type[np.generic], ways: list[str]
+) -> None:
+    for part in ("images", "masks"):
+        put(tmp_path / part / name, np.ones((16, 16, 2) if name.endswith(".gz") else (16, 16), kind))
+    source = make_source("folder", tmp_path, labels={1: 1, 2: 2, "#ff0000": "ignore"})
+    assert ways_of_reading(open_sources([source]), overlap=False) == ways

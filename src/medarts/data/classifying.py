@@ -80,7 +80,7 @@ def classify(raw: Raw, rules: ReadingRules, *, path: Path) -> ReadMask:
             fix="Save the alpha channel as a grey mask (with Pillow: image.getchannel('A')).",
         )
     coloured = _is_coloured(raw.values)
-    if rules.labels is not None and not coloured and _is_deep(raw) and _are_mixed(rules.labels):
+    if rules.labels is not None and not coloured and _is_deep(raw) and are_mixed(rules.labels):
         return ReadMask(_looked_up(raw.values[..., 0], _greys(rules.labels, raw), raw, path))
     if rules.labels is not None and (not by_index(rules) or (not coloured and _are_apart(raw, rules.labels))):
         return _by_colour(raw, rules.labels, path)
@@ -113,7 +113,7 @@ def _is_deep(raw: Raw) -> bool:
     return raw.range is None or raw.range[1] > 255
 
 
-def _are_mixed(labels: Sequence[tuple[int | str, int]]) -> bool:
+def are_mixed(labels: Sequence[tuple[int | str, int]]) -> bool:
     """Whether there are numbers among colours."""
     return {type(value) for value, _ in labels} == {int, str}
 

@@ -29,11 +29,11 @@ from numpy.typing import ArrayLike, NDArray
 from medarts.config import DataSettings
 from medarts.config.data import Resize
 from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, use
-from medarts.data.classifying import snapped_words
+from medarts.data.classifying import are_mixed, snapped_words
 from medarts.data.crops import POINTS, Crops, places_of
 from medarts.data.digests import digests_read
 from medarts.data.folds import undivided
-from medarts.data.formats import holds_objects, shape_of
+from medarts.data.formats import holds_objects, is_deep, shape_of
 from medarts.data.geometry import Framing, framed
 from medarts.data.levels import DomainLevels, MaskLevel
 from medarts.data.manifest import Manifest, Sample
@@ -215,9 +215,9 @@ def ways_of_reading(manifest: Manifest, *, overlap: bool) -> list[str]:
     ways = []
     if overlap and any(sample.mask and holds_objects(sample.mask) for sample in manifest.samples):
         ways.append("objects")  # before, the smaller one covered the others
-    labels = [[value for value, _ in rules.labels or ()] for rules in manifest.rules.values()]
-    if any({type(value) for value in values} == {int, str} for values in labels):
-        ways.append("greys")  # before, those of 16 bits were read as levels of 8
+    mixed = {domain for domain, rules in manifest.rules.items() if are_mixed(rules.labels or ())}
+    if any(is_deep(path) for sample in manifest.samples if sample.domain in mixed for path in sample.masks):
+        ways.append("greys")  # before, those of more than 8 bits were read as levels of 8
     return ways
 
 

@@ -45,6 +45,13 @@ _KINDS: dict[Reader, Kind] = {
     raster.read: "raster",
     raster.read_tiff: "raster",
 }
+_ARE_DEEP: dict[Reader, Callable[[Path], bool]] = {
+    dicom.read: dicom.is_deep,
+    nifti.read: nifti.is_deep,
+    raster.read: raster.is_deep,
+    raster.read_tiff: raster.is_deep_tiff,
+    coco.read: lambda path: True,
+}
 _HEAD = 4 * nifti.HEAD  # a gzipped header is shorter, but for odd ones
 
 
@@ -166,6 +173,16 @@ def shape_of(path: Path) -> tuple[int, int]:
         if reader is dicom.read:
             return dicom.shape_of(path)
         return raster.shape_of_tiff(path) if reader is raster.read_tiff else raster.shape_of(path)
+
+
+def is_deep(path: Path) -> bool:
+    """Tells whether a file may hold values beyond those of 8 bits; reads the header alone.
+
+    Raises:
+        DataError: it is missing, damaged or of an unknown format.
+    """
+    with explained(path):
+        return _ARE_DEEP[_reader_of(path)](path)
 
 
 def slices_around(path: Path, slice_index: int) -> tuple[int, ...]:

@@ -79,6 +79,12 @@ def shape_of(path: Path) -> tuple[int, int]:
     return int(header.get("Rows") or 0), int(header.get("Columns") or 0)
 
 
+def is_deep(path: Path) -> bool:
+    """Tells whether stored values are other than bytes; reads the header alone."""
+    header = opened(path, pixels=False, tags=("BitsStored", "PixelRepresentation"))
+    return int(header.get("BitsStored") or 0) > 8 or bool(header.get("PixelRepresentation"))
+
+
 def _image(path: Path, wanted: Wanted) -> Raw:
     dataset = opened(path) if wanted.index is None else _held(path)
     if not any(name in dataset for name in _PIXELS):

@@ -51,6 +51,13 @@ def plane_shape(path: Path) -> tuple[int, int]:
     return (second, first) if _turn(volume)[1] else (first, second)
 
 
+def is_deep(path: Path) -> bool:
+    """Tells whether values are other than bytes as stored; reads the header alone."""
+    header = open_volume(path).header
+    slope, intercept = header.get_slope_inter()
+    return bool(header.get_data_dtype() != np.uint8 or (slope or 1.0, intercept or 0.0) != (1.0, 0.0))
+
+
 def check_grids(image: Path, mask: Path) -> None:
     """Raises a GridError where the voxels of a mask are not those of its image."""
     _placement(mask, image)

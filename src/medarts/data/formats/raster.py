@@ -83,6 +83,14 @@ def shape_of(path: Path) -> tuple[int, int]:
         return (image.width, image.height) if sideways else (image.height, image.width)
 
 
+def is_deep(path: Path) -> bool:
+    """Tells whether values have more than 8 bits; reads the header alone."""
+    with warnings.catch_warnings(), Image.open(path) as image:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        rawmode = str(image.tile[0].args) if image.tile else ""
+        return image.mode.startswith(("I", "F")) or rawmode in _SIXTEEN_BITS
+
+
 def _frame(path: Path, image: ImageFile, wanted: Wanted) -> Raw:
     """Reads the current frame of an open image, turned by its EXIF orientation."""
     check_pixels(path, image.height, image.width)
@@ -189,6 +197,17 @@ def shape_of_tiff(path: Path) -> tuple[int, int]:
             page: Any = file.pages[0]
             height, width = int(page.imagelength), int(page.imagewidth)
             return (width, height) if _orientation(page) in _SWAPPED else (height, width)
+    except tifffile.TiffFileError as error:
+        raise ValueError(str(error)) from None
+
+
+def is_deep_tiff(path: Path) -> bool:
+    """Tells whether values have more than 8 bits; reads the headers alone."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return int(file.pages[0].bitspersample) > 8
     except tifffile.TiffFileError as error:
         raise ValueError(str(error)) from None
 
