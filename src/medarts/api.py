@@ -702,8 +702,9 @@ def doctor(data: Path | str) -> "Examination":
     Raises:
         MedartsError: there is neither, or the layout is not known.
     """
-    from medarts.data.choosing import choose_sources, is_list
+    from medarts.data.choosing import choose_sources
     from medarts.data.doctor import examine
+    from medarts.data.recognising import is_list
     from medarts.system.console import progress_bar
 
     if not isinstance(data, str | Path):

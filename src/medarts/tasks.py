@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from medarts.config import DataSettings, Recipe
 from medarts.config.data import IGNORE
 from medarts.data.batches import Batches, Mixture
-from medarts.data.manifest import Manifest
+from medarts.data.manifest import Manifest, Sample
 from medarts.data.reading import MaskState, shrinking
 from medarts.data.store import ImageStore
-from medarts.errors import DataError
+from medarts.errors import DataError, quoted
 from medarts.losses import make_loss
 from medarts.metrics.masks import (
     counted_pixels,
@@ -81,7 +81,15 @@ class Task(Protocol):
         """
 
 
-def make_task(recipe: Recipe, manifest: Manifest, *, loss: Settings | str, field: str, head_decay: float = 1.0) -> Task:
+def make_task(
+    recipe: Recipe,
+    manifest: Manifest,
+    *,
+    loss: Settings | str,
+    field: str,
+    head_decay: float = 1.0,
+    learned: bool = False,
+) -> Task:
     """Returns the task of a recipe.
 
     Args:
@@ -90,15 +98,19 @@ def make_task(recipe: Recipe, manifest: Manifest, *, loss: Settings | str, field
         loss: settings of the loss, or its name.
         field: of the recipe that names it, for errors.
         head_decay: see `SegmentationTask`.
+        learned: by a network that is trained already.
 
     Raises:
         RecipeError: the loss does not fit the task.
-        DataError: no finding can be scored on the validation images.
+        DataError: no finding can be scored on the validation images, or one cannot be learned from those of the
+            training.
     """
     if recipe.data.task == "segmentation":
         threshold = recipe.evaluation.threshold
         return SegmentationTask(recipe.data, loss=loss, field=field, threshold=threshold, head_decay=head_decay)
     weight, fold = recipe.train.auxiliary_weight, recipe.data.fold
+    if not learned:
+        _check_are_learned(manifest, fold)
     return ClassificationTask(manifest, loss=loss, field=field, auxiliary_weight=weight, fold=fold)
 
 
@@ -283,7 +295,11 @@ class SegmentationTask:
 def _shown_by(store: ImageStore, number: int) -> str:
     """Returns the patients whose masks show a foreground class, with their split, in words; "" without any."""
     rows = np.flatnonzero(store.truths[:, number] == MaskState.PRESENT)
-    samples = [store.manifest.samples[row] for row in rows.tolist()]
+    return _named_patients(store.manifest.samples[row] for row in rows.tolist())
+
+
+def _named_patients(samples: Iterable[Sample]) -> str:
+    """Returns the patients of samples with their split, in words; "" without any."""
     named = [*dict.fromkeys(f"patient {sample.patient} ({sample.split})" for sample in samples)]
     more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
     return ", ".join(named[:_NAMED]) + more
@@ -441,6 +457,28 @@ def _check_is_known(findings: Sequence[str], prevalence: NDArray[np.float64], fo
         raise DataError(
             f"No training image{_of(fold)} says whether it shows '{name}': all of its labels are ignored.",
             fix="Leave it out of data.findings, or let its labels count (uncertain or blank of the source).",
+        )
+
+
+def _check_are_learned(manifest: Manifest, fold: int | None) -> None:
+    """Refuses findings that no training image shows, or that all of them show.
+
+    Also in a fold: its network would learn nothing of them, and score the only patients on whom they can be scored.
+    """
+    prevalence = manifest.of_split("train").prevalence()
+    for share, images in ((0, "No training image"), (1, "Every training image")):
+        names = [name for name, known in zip(manifest.findings, prevalence, strict=True) if known == share]
+        if not names:
+            continue
+        rows = [sample for sample in manifest.samples if (names[0] in sample.findings) == (share == 0)]
+        others = _named_patients(sample for sample in rows if names[0] not in sample.unknown)
+        told = f" {quoted(names[0])} is {'shown' if share == 0 else 'absent'} in {others} alone." if others else ""
+        leave = f"leave {'it' if len(names) == 1 else 'them'} out: data.findings=[...] with the others"
+        raise DataError(
+            f"{images}{_of(fold)} shows {', '.join(map(quoted, names))}, so a network cannot learn to tell it.{told}",
+            fix=f"Add images, or {leave}."
+            if fold is None
+            else f"The networks of all folds have to learn every finding: add patients, or {leave}.",
         )
 
 

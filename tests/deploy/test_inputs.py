@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 from tests.data.dicom_sets_of_tests import enhanced, series
+from tests.data.layouts_of_tests import CASES, LAYOUTS
 
 from medarts.data.formats.raw import Raw
 from medarts.deploy.info import ImageKind, ModelInfo, Provenance
@@ -71,6 +72,32 @@ def test_folders_leave_out_what_is_hidden_or_no_image(tmp_path: Path) -> None:
     write(tmp_path / "in/plan.dcm", dataset(VOLUME[0], without=["Rows", "Columns", "PixelData"]))
     write(tmp_path / "in/seg.dcm", dataset(VOLUME[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4"))
     assert names(find([tmp_path / "in"], leave_out=tmp_path / "in/out")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "layout", ["images_and_masks", "beside_by_suffix", "folder_per_class", "without_words", "csv_list"]
+)
+def test_masks_of_a_data_set_are_left_out_and_named(
+    tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LAYOUTS[layout](tmp_path)
+    found = find([tmp_path])
+    assert len(found) == len(CASES)
+    masks = {"folder_per_class": 2 * len(CASES)}.get(layout, len(CASES))
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"left out as masks of the others: {masks} files, such as" in said
+    named = [str(path) for path in tmp_path.rglob("*.*") if path.suffix in (".png", ".jpg")]
+    assert len(find(named)) == len(find([tmp_path / "**" / "*.*"])) == len(CASES) + masks
+    assert capsys.readouterr().err == ""
+
+
+def test_images_that_are_alike_by_name_alone_are_all_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        for end in ("", "_left", "_right"):
+            values = np.random.default_rng(number).integers(0, 255, (16, 16), dtype=np.uint8)
+            Image.fromarray(values).save(tmp_path / f"im{number}{end}.png")
+    assert len(find([tmp_path])) == 12
+    assert capsys.readouterr().err == ""
 
 
 def test_a_named_file_is_kept_and_reading_it_says_what_is_wrong(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from medarts.config.reading import deciding_values, fingerprint
 from medarts.data.opening import open_data, open_manifest
 from medarts.engine.directory import RunDirectory
 from medarts.errors import DataError, RunError
-from medarts.evaluation.evaluate import evaluate
+from medarts.evaluation.evaluate import current_scores, evaluate
 from medarts.evaluation.scores import Scores, excluded
 from medarts.evaluation.scoring import grad_cam
 from medarts.evaluation.summary import ALL, MEAN_OF_FINDINGS, wide
@@ -26,6 +26,7 @@ from medarts.profiling.plan import plan
 from medarts.reporting.page import write_report
 from medarts.spaces.darts import Darts, DartsSettings
 from medarts.system.randomness import seed_torch
+from medarts.terminal import show_scores
 from medarts.training.trained import load_network
 from medarts.training.trainer import start_training
 
@@ -295,6 +296,33 @@ def test_another_table_with_the_same_findings(run, table_data, tmp_path):
     assert {*both.summary["dataset"]} == {"films", "elsewhere", ALL}
 
 
+def test_a_table_that_lacks_a_finding_of_the_run_is_scored_by_the_others(run, table_data, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(table_data, other)
+    text = (other / "labels.csv").read_text()
+    (other / "labels.csv").write_text(text.replace("disc,bar,bright", "disc,bars,bright"))
+    sources = (table(other, "elsewhere"),)
+    scores = evaluate(run.path, sources=sources)
+    assert f"{other} says nothing of bar: its images have no scores of that. Not looked for: bars." in said(capsys)
+    assert excluded(scores.table) == {"elsewhere": {"bar": "no labels"}}
+    own = evaluate(run.path)
+    assert [value_of(scores, name) for name in ("disc", "bright")] == [
+        value_of(own, name) for name in ("disc", "bright")
+    ]
+    assert np.isnan(value_of(scores, "bar"))
+    assert value_of(scores, MEAN_OF_FINDINGS) == np.mean([value_of(own, name) for name in ("disc", "bright")])
+    show_scores(scores)
+    assert "elsewhere: excluded from the means: bar (no labels)." in " ".join(capsys.readouterr().out.split())
+    assert "no labels" in write_report(run.path).read_text(encoding="utf-8")
+    assert current_scores(run, "test", sources=sources).equals(scores.table)
+    with pytest.raises(DataError, match=r"has no finding 'bar'"):  # what is learned has to be known
+        open_manifest(run.recipe.data.model_copy(update={"sources": sources}), needs=())
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
 def test_bf16_is_close_to_fp32(run):
     exact = evaluate(run.path)
     rounding = changed(run.recipe, "compute.precision=bf16")
@@ -326,8 +354,8 @@ def test_what_cannot_be_evaluated(run, folder_data, table_data, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(table_data, other)
     text = (other / "labels.csv").read_text()
-    (other / "labels.csv").write_text(text.replace("disc,bar,bright", "disc,bars,bright"))
-    with pytest.raises(DataError, match=r"elsewhere has no finding 'bar'\. Did you mean 'bars'"):
+    (other / "labels.csv").write_text(text.replace("disc,bar,bright", "mass,bars,other"))
+    with pytest.raises(DataError, match=r"elsewhere has no finding 'disc'\. Valid here: bars, mass, other"):
         evaluate(run.path, sources=(table(other, "elsewhere"),))
     with pytest.raises(RunError, match=r"no head '2,0'.*last"):
         evaluate(run.path, head="2,0")

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from medarts.config import parse
+from medarts.config import make_source, parse
 from medarts.config.study import Study, load_study
+from medarts.data.opening import open_sources
 from medarts.data.synthetic import write_phantoms
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory, epochs_done
@@ -445,6 +447,20 @@ def test_findings_that_no_test_image_ranks_are_refused(table_data: Path, tmp_pat
     study = {"recipe": {"data": data, "train": {"batch": 4}}, "networks": [network], "trained_on": [{"data": "films"}]}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     with pytest.raises(DataError, match="All test images of films, or none, show every finding"):
+        prepare(load_study(tmp_path / "study.yaml"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_test_images_without_any_mask_are_refused(folder_data: Path, tmp_path: Path) -> None:
+    """Otherwise the comparison would fail, after all trainings."""
+    source = {"kind": "folder", "path": str(folder_data), "name": "blobs"}
+    data = {"sources": [source], "size": 32, "cache": str(tmp_path / "cache")}
+    group, network = {"data": "blobs"}, {"model": {"name": "unet", "width": 2, "depth": 2}}
+    study = {"recipe": {"data": data, "train": {"batch": 4}}, "networks": [network], "trained_on": [group]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    for sample in open_sources([make_source(**source)]).of_split("test").samples:
+        Image.new("L", (32, 32)).save(sample.mask)
+    with pytest.raises(DataError, match="All masks of the test images of blobs are empty: they"):
         prepare(load_study(tmp_path / "study.yaml"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

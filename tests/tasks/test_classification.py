@@ -220,6 +220,23 @@ def test_validation_images_that_rank_nothing_are_refused(rows):
     ClassificationTask(manifest(TRAINING, ("val", [*rows, [0, 1, 0], [0, 0, 0]])), loss="bce_logits")
 
 
+@pytest.mark.parametrize(
+    ("label", "words"), [(0, "No training image of fold 2 shows"), (1, "Every training image of fold 2 shows")]
+)
+def test_findings_that_cannot_be_learned_are_named_with_who_differs(finding_recipe: Recipe, label: int, words: str):
+    rows = [[0, 1, label], [1, 0, label], [1, 1, IGNORE]]
+    whole = manifest(("train", rows), ("val", [[0, 1, 1 - label], [1, 0, label]]), ("test", [[0, 0, 1 - label]]))
+    recipe = parse(apply_overrides(finding_recipe.model_dump(mode="json"), ["data.folds=3", "data.fold=2"]))
+    with pytest.raises(DataError, match=f"{words} 'c', so a network") as caught:
+        make_task(recipe, whole, loss="bce_logits", field="train.loss")
+    others = [sample for sample in whole.samples if (sample.findings.count("c") == 1 - label) and not sample.unknown]
+    assert len(others) == 2
+    for sample in others:
+        assert f"patient {sample.patient} ({sample.split})" in caught.value.problem
+    assert "data.findings" in caught.value.fix
+    make_task(recipe, whole, loss="bce_logits", field="train.loss", learned=True)
+
+
 def test_the_recipe_chooses_the_task(finding_recipe: Recipe, small_recipe: Recipe):
     changes = ["train.auxiliary_weight=0.7"]
     recipe = parse(apply_overrides(finding_recipe.model_dump(mode="json"), changes))

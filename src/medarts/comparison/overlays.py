@@ -81,7 +81,7 @@ def predict_overlays(
     recipe = candidates[0].recipes[0]
     needs: tuple[Split, ...] = () if split == "all" else (split,)
     settings = recipe.data if sources is None else recipe.data.elsewhere(sources)
-    manifest = open_manifest(settings, needs=needs, data=data)
+    manifest = open_manifest(settings, needs=needs, data=data, partly=sources is not None)
     if sources is None:
         candidates[0].runs[0].check_unchanged(manifest.fingerprint(), manifest=manifest.to_csv())
     store = data if data is not None else open_store(manifest, settings, threads=recipe.compute.threads)

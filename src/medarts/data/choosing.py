@@ -12,20 +12,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from medarts.config import DataSettings, MaskSourceSettings, SourceSettings, Task
+from medarts.config import DataSettings, MaskSourceSettings, SourceSettings
 from medarts.data.digests import new_digest
-from medarts.data.formats import suffix_of
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.masks import check_classes, planes_of, read_mask
 from medarts.data.opening import survey, with_class_indices, with_own_labels
-from medarts.data.sources import (
-    STACK_PERCENTILES,
-    AmbiguousLayoutError,
-    Source,
-    require_folder,
-    rules_of,
-    scaling_of,
-)
+from medarts.data.recognising import is_list, recognise
+from medarts.data.sources import STACK_PERCENTILES, Source, rules_of, scaling_of
 from medarts.errors import DataError, did_you_mean
 from medarts.registry import sources as registered
 from medarts.system.console import inform
@@ -123,42 +116,6 @@ def choose_sources(
             fix = did_you_mean(word, by_name) if by_name else "Give the folder of a data set."
             raise DataError(f"'{word}' is neither a data set of the recipe nor a folder.", fix=fix)
     return tuple(chosen)
-
-
-def is_list(path: Path) -> bool:
-    """Tells whether a path is that of a file that can name the images of a data set."""
-    return suffix_of(path) in (".csv", ".tsv", ".json") and path.is_file()
-
-
-def recognise(path: Path, *, task: Task | None = None) -> tuple[SourceSettings, ...]:
-    """Returns the settings that read a folder, or a list of images, recognised by its layout: usually one source.
-
-    Args:
-        path: the folder or list.
-        task: what its images are for. Default: either.
-
-    Raises:
-        DataError: there is no such folder, or it has none of the known layouts.
-        AmbiguousLayoutError: it can be read in several ways.
-    """
-    every: dict[str, Source] = {kind: registered.get(kind)() for kind in sorted(registered.names())}
-    known = "; ".join(f"{kind}: {source.layout}" for kind, source in every.items() if source.layout)
-    if not is_list(path):
-        require_folder(path, layout=known)
-    fitting = [source for source in every.values() if source.takes_files or path.is_dir()]
-    ways: list[tuple[tuple[SourceSettings, ...], str]] = []
-    for source in sorted(fitting, key=lambda source: source.is_general):
-        try:
-            found = source.recognise(path)
-        except AmbiguousLayoutError as ambiguous:  # unless another source knows what the folder is
-            ways += zip(ambiguous.choices, ambiguous.told, strict=True)
-            continue
-        if found and task in (None, found[0].task) and (task or not ways or found[0].task == ways[0][0][0].task):
-            return found
-    ways = [(choice, told) for choice, told in ways if task in (None, choice[0].task)]
-    if ways:
-        raise AmbiguousLayoutError(path, [choice for choice, _ in ways], [told for _, told in ways])
-    raise DataError(f"{path} has no known layout{f' for {task}' if task else ''}.", fix=f"Known: {known}.")
 
 
 def renamed(source: SourceSettings, others: Iterable[SourceSettings]) -> SourceSettings:

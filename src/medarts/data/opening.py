@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -45,6 +46,7 @@ from medarts.data.splits import (
 from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError, RecipeError, did_you_mean, quoted
 from medarts.registry import sources as registered
+from medarts.system.console import inform
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,11 @@ class Survey:
 
 
 def open_sources(
-    sources: Iterable[SourceSettings], *, findings: tuple[str, ...] | None = None, classes: tuple[str, ...] = ()
+    sources: Iterable[SourceSettings],
+    *,
+    findings: tuple[str, ...] | None = None,
+    classes: tuple[str, ...] = (),
+    partly: bool = False,
 ) -> Manifest:
     """Lists the data sets and joins them into one manifest; no image is opened.
 
@@ -75,6 +81,7 @@ def open_sources(
     Args:
         findings: what is looked for, in this order; None takes those of the sources, which must then be the same.
         classes: names of the foreground classes of masks, which labels may use.
+        partly: a source need not know all of the findings, but one: the others are unknown in its images.
 
     Raises:
         DataError: two sets have one name, a folder is missing or empty, an image has no mask or a mask no image,
@@ -89,7 +96,7 @@ def open_sources(
             raise DataError(
                 f"Two data sets have the name '{settings.domain}', the second being {settings.path}.", fix=fix
             )
-        found = survey(settings, findings=findings, classes=classes)
+        found = survey(settings, findings=findings, classes=classes, partly=partly)
         refuse(settings, found.faults)
         manifests.append(found.manifest)
     if findings is None:
@@ -99,13 +106,18 @@ def open_sources(
 
 
 def survey(
-    settings: SourceSettings, *, findings: tuple[str, ...] | None = None, classes: tuple[str, ...] = ()
+    settings: SourceSettings,
+    *,
+    findings: tuple[str, ...] | None = None,
+    classes: tuple[str, ...] = (),
+    partly: bool = False,
 ) -> Survey:
     """Lists one data set with its faults, for the doctor.
 
     Args:
         findings: what is looked for, in this order; None looks for all that its table has.
         classes: names of the foreground classes of masks, which labels may use.
+        partly: see `open_sources`.
 
     Raises:
         DataError: the folder is missing, has another layout, or holds no images at all; or the source does not know
@@ -137,7 +149,7 @@ def survey(
     samples = sorted(samples, key=lambda sample: sample.key)
     manifest = Manifest(tuple(samples), {settings.domain: listing.rules}, listing.findings)
     if findings is not None:
-        manifest = _looking_for(manifest, findings)
+        manifest = _looking_for(_knowing(manifest, findings, settings) if partly else manifest, findings)
     return Survey(manifest, tuple(faults), (*doubts, *doubts_of_splits(listing, rows, settings)))
 
 
@@ -154,13 +166,16 @@ def advice(settings: SourceSettings, split: Split, samples: Sequence[Sample]) ->
     return _source(settings.kind).split_fix.format(split=split)
 
 
-def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...], data: ImageStore | None = None) -> Manifest:
+def open_manifest(
+    settings: DataSettings, *, needs: tuple[Split, ...], data: ImageStore | None = None, partly: bool = False
+) -> Manifest:
     """Lists the data sets of a recipe; no image is opened.
 
     Args:
         settings: the sources.
         needs: splits that must have images.
         data: images in memory, which are listed in place of the sources.
+        partly: see `open_sources`.
 
     Raises:
         DataError: a folder, a mask or a split is missing, or masks of several classes have no labels.
@@ -170,7 +185,8 @@ def open_manifest(settings: DataSettings, *, needs: tuple[Split, ...], data: Ima
     if data is not None:
         manifest = data.manifest
     else:
-        manifest = open_sources(settings.sources, findings=settings.findings, classes=settings.class_names)
+        findings, classes = settings.findings, settings.class_names
+        manifest = open_sources(settings.sources, findings=findings, classes=classes, partly=partly)
         check_labels(manifest, settings)
         if settings.folds is not None:
             fractions = {source.domain: source.fractions[0] for source in settings.sources}
@@ -205,13 +221,15 @@ def with_findings(recipe: Recipe, manifest: Manifest) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"findings": manifest.findings})})
 
 
-def open_data(settings: DataSettings, *, needs: tuple[Split, ...], threads: int = 0) -> ImageStore:
+def open_data(
+    settings: DataSettings, *, needs: tuple[Split, ...], threads: int = 0, partly: bool = False
+) -> ImageStore:
     """Lists the data sets of a recipe and reads their images.
 
     Args:
         settings: the sources and the size of the images.
     """
-    return open_store(open_manifest(settings, needs=needs), settings, threads=threads)
+    return open_store(open_manifest(settings, needs=needs, partly=partly), settings, threads=threads)
 
 
 def refuse(settings: SourceSettings, faults: Iterable[Fault]) -> None:
@@ -337,6 +355,24 @@ def _common(manifests: Sequence[Manifest]) -> tuple[str, ...]:
                 fix="Name those that all have in data.findings, or take the data sets one at a time.",
             )
     return first.findings
+
+
+def _knowing(manifest: Manifest, findings: tuple[str, ...], settings: SourceSettings) -> Manifest:
+    """Returns a manifest with all of some findings, of which those that its source does not know are unknown."""
+    lacking = tuple(name for name in findings if name not in manifest.findings)
+    if not lacking or len(lacking) == len(findings):
+        return manifest
+    others = [name for name in manifest.findings if name not in findings]
+    meant = f" Not looked for: {first_of(others)}." if others else ""
+    _tell(f"{settings.path} says nothing of {', '.join(lacking)}: its images have no scores of that.{meant}")
+    samples = (replace(sample, unknown=(*sample.unknown, *lacking)) for sample in manifest.samples)
+    return replace(manifest, samples=tuple(samples), findings=(*manifest.findings, *lacking))
+
+
+@cache
+def _tell(text: str) -> None:
+    """Says something once, however often data are opened."""
+    inform(text)
 
 
 def _looking_for(manifest: Manifest, findings: tuple[str, ...]) -> Manifest:

@@ -21,9 +21,10 @@ from medarts.data.formats.dicom import recognises
 from medarts.data.formats.raw import Raw, Spacing
 from medarts.data.formats.series import Header, header_of, spacing_of_stack, stacks
 from medarts.data.parts import neighbours
+from medarts.data.recognising import masks_below
 from medarts.deploy.info import ModelInfo
 from medarts.errors import DataError
-from medarts.system.console import progress_bar
+from medarts.system.console import counted, inform, progress_bar
 from medarts.system.files import reason_of
 from medarts.system.names import name_of, portable
 
@@ -152,8 +153,8 @@ def find(paths: Sequence[str | Path], *, leave_out: Path | None = None, files: i
     Args:
         paths: files, folders, which are searched with all that is in them, and patterns such as "scans/**/*.png". Of
             folders and patterns, hidden files, files of other kinds, and DICOM objects that are no images, or
-            segmentations, are left out. A file that is named is kept, whatever it is, even if there is none: reading it
-            says what is wrong.
+            segmentations, are left out; of folders also masks of the images there, which a line says. A file that is
+            named is kept, whatever it is, even if there is none: reading it says what is wrong.
         leave_out: a folder whose files are not taken, such as that of the results.
         files: files of an image. Where there are several, NAME_0000.png, NAME_0001.png and so on, of any format but
             DICOM, are one source called NAME.
@@ -255,8 +256,15 @@ class _Chosen:
                 f"{folder} is the folder of the images and of the results.", fix="Choose another for the results."
             )
         self._roots.add(_full(folder))
-        if not self._add_all(_files_of(folder, self._leave_out)):
+        files = list(_files_of(folder, self._leave_out))
+        masks = _masks_among(files, folder)
+        if not self._add_all(path for path in files if path not in masks):
             raise DataError(f"{folder} holds no images.", fix="Check the folder.")
+        if masks:
+            inform(
+                f"{folder}: left out as masks of the others: {counted(len(masks), 'file')}, such as "
+                f"{min(masks).relative_to(folder)}. To predict them, too, name them, or a pattern."
+            )
 
     def _add_all(self, paths: Iterable[Path]) -> bool:
         """Adds files, and tells whether there are any."""
@@ -265,6 +273,13 @@ class _Chosen:
             self.files.setdefault(_full(path), str(path))
             found = True
         return found
+
+
+def _masks_among(files: Sequence[Path], folder: Path) -> set[Path]:
+    """Returns which files of a folder are masks by its layout; DICOM objects say themselves what they are."""
+    if all(suffix_of(path) == ".dcm" or not is_image(path) for path in files):
+        return set()
+    return masks_below(folder).intersection(files)
 
 
 def _full(path: Path) -> str:

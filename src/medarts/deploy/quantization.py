@@ -70,7 +70,7 @@ def score(engine: Engine, recipe: Recipe, info: ModelInfo, store: ImageStore) ->
         info: of the network.
         store: the images, at the size of the recipe.
     """
-    task = make_task(recipe, store.manifest, loss=recipe.train.loss, field="train.loss")
+    task = make_task(recipe, store.manifest, loss=recipe.train.loss, field="train.loss", learned=True)
     part = store.manifest.of_split("val")
     batches = Batches(store, part, batch=recipe.evaluation.batch, name="val", device=torch.device("cpu"))
 

@@ -163,7 +163,7 @@ def evaluate_package(
     if isinstance(network, FindingNetwork):
         head = None  # it has one
     needs: tuple[Split, ...] = () if split == "all" else (split,)
-    store = data or open_data(recipe.data.elsewhere(sources), needs=needs)
+    store = data or open_data(recipe.data.elsewhere(sources), needs=needs, partly=True)
     part = store.manifest.part(split)
     batches = Batches(store, part, batch=recipe.evaluation.batch, name=split, device=fabric.device)
     images = of_images([(store, split)])
@@ -425,10 +425,10 @@ def _looked_at(
     threads = recipe.compute.threads
     needs: tuple[Split, ...] = () if split == "all" else (split,)
     if recipe.data.task == "segmentation" or is_ensemble(run):
-        manifest = own_manifest(run, needs) if sources is None else open_manifest(settings, needs=needs)
+        manifest = own_manifest(run, needs) if sources is None else open_manifest(settings, needs=needs, partly=True)
         return [(open_store(manifest, settings, threads=threads), split)]
     own = open_store(own_manifest(run, (*needs, FOUND_ON)), recipe.data, threads=threads)
-    store = own if sources is None else open_data(settings, needs=needs, threads=threads)
+    store = own if sources is None else open_data(settings, needs=needs, threads=threads, partly=True)
     return [(store, split), (own, FOUND_ON)]
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from medarts.config import Recipe, SourceSettings, Task, apply_overrides, parse
-from medarts.data.choosing import recognise, renamed
+from medarts.data.choosing import renamed
 from medarts.data.manifest import Manifest
 from medarts.data.opening import findings_in, open_manifest, refuse, survey
+from medarts.data.recognising import recognise
 from medarts.data.sources import WITHOUT_CLASS, AmbiguousLayoutError
 from medarts.engine.timing import Span
 from medarts.errors import DataError

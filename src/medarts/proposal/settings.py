@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from medarts.config import SourceSettings
 from medarts.errors import DataError
 from medarts.proposal.looking import Look
@@ -215,7 +217,13 @@ def _put_search_of_masks(draft: Draft, train: int, drawn: str, factor: float) ->
 def _put_findings(draft: Draft, looks: Sequence[Look], device: str) -> None:
     findings = {look.manifest.findings for look in looks}
     if len(findings) == 1:
-        draft.put("data.findings", [*findings.pop()])
+        names = findings.pop()
+        labels = np.concatenate([look.manifest.of_split("train").labels() for look in looks])
+        differ = (labels == 0).any(0) & (labels == 1).any(0)
+        kept = [name for name, is_told in zip(names, differ, strict=True) if is_told] or [*names]
+        others = [name for name in names if name not in kept]
+        reason = f"without {', '.join(others)}: all training images are alike in that" if others else ""
+        draft.put("data.findings", kept, reason)
     _put_size(draft, looks, _OF_FINDINGS if device == "cpu" else _LARGEST[device], device)
 
 

@@ -71,7 +71,7 @@ def compare_runs(
             bar.advance()
     external: tuple[str, ...] = ()
     if sources is not None:
-        manifest = open_manifest(recipe.data.elsewhere(sources), needs=())
+        manifest = open_manifest(recipe.data.elsewhere(sources), needs=(), partly=True)
         seen = {name: cells for run in runs for name, cells in _listed(run)}
         external = external_sets(manifest, seen)
     domains = [source.domain for source in sources or recipe.data.sources]

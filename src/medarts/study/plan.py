@@ -22,7 +22,8 @@ from medarts.config.study import (
 from medarts.data.batches import check_fills_a_batch
 from medarts.data.manifest import Manifest
 from medarts.data.opening import open_manifest, with_findings
-from medarts.data.store import open_store
+from medarts.data.reading import MaskState
+from medarts.data.store import ImageStore, open_store
 from medarts.engine.device import make_fabric, preserved_process_state
 from medarts.engine.directory import RunDirectory, is_begun
 from medarts.errors import DataError, MedartsError, RecipeError, RunError
@@ -185,7 +186,8 @@ def prepare(study: Study, out: Path) -> Plan:
     for group in study.trained_on:
         with _named(study, group):
             opened = groups[group.name]
-            open_store(opened.manifest, opened.recipe.data, threads=opened.recipe.compute.threads)
+            store = open_store(opened.manifest, opened.recipe.data, threads=opened.recipe.compute.threads)
+            _check_masks_can_be_compared(store)
     for name, step in searches.items():
         if step.paths.name not in plan.damaged and not step.is_finished:
             with _named(study, study.entry_of(name)):
@@ -218,6 +220,16 @@ def _check_can_be_compared(manifest: Manifest) -> None:
                 f"All test images of {domain}, or none, show every finding, so that networks cannot be ranked.",
                 fix="Move more patients to the split test.",
             )
+
+
+def _check_masks_can_be_compared(store: ImageStore) -> None:
+    """Refuses test images of which no mask shows a class, as `_check_can_be_compared` does for findings."""
+    test = store.manifest.of_split("test")
+    if not store.manifest.findings and (store.truths[store.indices(test)] == MaskState.EMPTY).all():
+        raise DataError(
+            f"All masks of the test images of {', '.join(test.domains)} are empty: they cannot compare networks.",
+            fix="Move patients whose masks show a class to the split test.",
+        )
 
 
 def _is_ranked(manifest: Manifest, domain: str) -> bool:

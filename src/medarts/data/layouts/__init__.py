@@ -105,7 +105,7 @@ def _candidates(root: Path, groups: Sequence[Group]) -> Iterator[Layout]:
             yield from _across(image, mask, sure=True)
     unclear = [group for group in others if group.role is None] if not drawn else []
     paths = {id(group): [file.path for file in group.files] for group in unclear} if len(unclear) > 1 else {}
-    looks = {name: _look_like_masks(root, files) for name, files in paths.items()}
+    looks = {name: look_like_masks(root, files) for name, files in paths.items()}
     for mask in unclear:
         for image in others:
             if image is not mask and looks.get(id(mask)) is not False:
@@ -126,7 +126,7 @@ def _within(root: Path, group: Group) -> Iterator[Layout]:
         if layout.sure:
             yield layout
             continue
-        looks = [_look_like_masks(root, sorted(files)) for files in (layout.images, layout.masks)]
+        looks = [look_like_masks(root, sorted(files)) for files in (layout.images, layout.masks)]
         if looks != [True, False]:
             yield replace(layout, sure=looks == [False, True])
         if looks != [False, True]:
@@ -194,7 +194,7 @@ def _reached(group: Group, pattern: PathPattern) -> set[Path]:
     return {file.path for file in group.files if pattern.fits(pattern.named(file.path))}
 
 
-def _look_like_masks(root: Path, files: Sequence[Path]) -> bool | None:
+def look_like_masks(root: Path, files: Sequence[Path]) -> bool | None:
     """Tells whether some of the files hold few values, as masks do; None where none can be read."""
     looks: list[bool] = []
     for file in files[:: max(1, len(files) // _OPENED)][:_OPENED]:

@@ -52,6 +52,16 @@ def role_of(name: str) -> Role | None:
     return "mask" if words & _MASKS else "image" if words & _IMAGES else None
 
 
+def named_as_masks(mask: str, *, beside: str) -> bool:
+    """Tells whether a pattern has a word for masks that the pattern of the images beside them does not have.
+
+    >>> named_as_masks("{name}_seg", beside="{name}"), named_as_masks("labels/{name}_b", beside="labels/{name}_a")
+    (True, False)
+    """
+    own, others = ({word.lower() for word in tokens(re.sub(r"\{\w+\}", " ", text))} for text in (mask, beside))
+    return bool((own - others) & _MASKS)
+
+
 @dataclass(frozen=True)
 class File:
     """An image file in a group.
