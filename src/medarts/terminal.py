@@ -255,7 +255,7 @@ def show_search(run: RunDirectory) -> None:
 
 
 def show_training(run: RunDirectory) -> None:
-    """Prints the scores of all folds, whether a training has ended too early, and what the search has seen of patients."""
+    """Prints the scores of all folds, whether a training ended too early, and what its search has seen of patients."""
     if line := rising_line(run):
         inform(line)
     found = read_fold_scores(run) if is_ensemble(run) else None
