@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from medarts.config import make_source
-from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
 from medarts.data.opening import open_sources
+from medarts.data.recognising import recognise
 from medarts.data.sources.chestxray14 import FINDINGS
 from medarts.errors import DataError
 

@@ -14,9 +14,10 @@ import medarts
 from medarts import api
 from medarts.config import DataSettings, make_source, parse
 from medarts.config.data import IGNORE
-from medarts.data.choosing import choose_sources, recognise, sources_alike
+from medarts.data.choosing import choose_sources, sources_alike
 from medarts.data.masks import read_mask
 from medarts.data.opening import open_data, open_manifest
+from medarts.data.recognising import recognise
 from medarts.errors import DataError
 
 NAMES = {

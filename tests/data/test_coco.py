@@ -14,11 +14,11 @@ from tests.data.layouts_of_tests import LAYOUTS, cases
 
 from medarts.config import DataSettings
 from medarts.config.data import IGNORE
-from medarts.data.choosing import recognise
 from medarts.data.formats.coco import read_annotations
 from medarts.data.formats.polygons import fill, fill_all
 from medarts.data.masks import check_classes, read_mask
 from medarts.data.opening import open_manifest, open_sources, survey
+from medarts.data.recognising import recognise
 from medarts.data.sources import AmbiguousLayoutError
 from medarts.data.store import open_store
 from medarts.errors import DataError

@@ -10,8 +10,8 @@ import tifffile
 from PIL import Image
 
 from medarts.config import DataSettings, make_source
-from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
+from medarts.data.recognising import recognise
 from medarts.data.sources.chaos import ChaosSettings
 from medarts.errors import DataError
 

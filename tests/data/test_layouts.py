@@ -10,7 +10,7 @@ from PIL import Image
 from tests.data.layouts_of_tests import CASES, LAYOUTS, put
 
 from medarts.config.data import IGNORE
-from medarts.data import choosing
+from medarts.data import recognising
 from medarts.data.layouts import layouts_of
 from medarts.data.opening import open_sources, survey
 from medarts.data.sources import AmbiguousLayoutError
@@ -47,7 +47,7 @@ def test_layouts_are_recognised_by_their_structure(tmp_path, layout, patterns):
 
 
 def recognise(path: Path) -> tuple[FolderSettings, ...]:
-    found = choosing.recognise(path)
+    found = recognising.recognise(path)
     return tuple(source for source in found if isinstance(source, FolderSettings))
 
 
@@ -234,5 +234,5 @@ def test_pixels_that_nnunet_ignores_are_ignored(tmp_path):
     about["labels"] = {"background": 0, "liver": 1, "ignore": 2}
     (tmp_path / "dataset.json").write_text(json.dumps(about))
     for classes in (("liver",), (), ("foreground",)):
-        manifest = open_sources(choosing.recognise(tmp_path), classes=classes)
+        manifest = open_sources(recognising.recognise(tmp_path), classes=classes)
         assert manifest.rules[manifest.domains[0]].labels == ((1, 1), (2, IGNORE))

@@ -8,8 +8,9 @@ import pytest
 from tests.data.layouts_of_tests import CASES, LAYOUTS
 
 from medarts.config import make_source
-from medarts.data.choosing import choose_sources, recognise
+from medarts.data.choosing import choose_sources
 from medarts.data.opening import open_sources, survey
+from medarts.data.recognising import recognise
 from medarts.data.sources import AmbiguousLayoutError
 from medarts.errors import DataError
 

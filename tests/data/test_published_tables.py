@@ -10,9 +10,10 @@ from PIL import Image
 
 from medarts.config import parse
 from medarts.config.data import IGNORE, make_source
-from medarts.data.choosing import recognise, sources_alike
+from medarts.data.choosing import sources_alike
 from medarts.data.manifest import Manifest
 from medarts.data.opening import open_sources, survey
+from medarts.data.recognising import recognise
 from medarts.engine.listing import about, listing_of
 from medarts.errors import DataError
 

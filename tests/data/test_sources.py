@@ -14,13 +14,14 @@ from PIL import Image
 
 from medarts.config import DataSettings, MaskSourceSettings, make_source, parse, to_yaml
 from medarts.config.yaml_text import read_yaml
-from medarts.data.choosing import choose_sources, recognise
+from medarts.data.choosing import choose_sources
 from medarts.data.doctor import examine
 from medarts.data.formats import raw_image
 from medarts.data.manifest import ReadingRules
 from medarts.data.opening import open_manifest, open_sources, survey
 from medarts.data.placing import ALIKE, WITHOUT_FILES
 from medarts.data.reading import read_pair
+from medarts.data.recognising import recognise
 from medarts.data.sources import (
     FOLDERS,
     LEFT_OUT,

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from medarts.data import synthetic
-from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
 from medarts.data.manifest import Manifest
 from medarts.data.opening import open_sources
 from medarts.data.reading import read_pair
+from medarts.data.recognising import recognise
 from medarts.data.synthetic import write_chest_phantoms, write_phantoms
 from medarts.data.synthetic.chest import FINDINGS, chest, patient, seen
 from medarts.errors import DataError

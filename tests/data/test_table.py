@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from medarts.config import DataSettings, make_source
-from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
 from medarts.data.opening import open_sources, survey
 from medarts.data.placing import ALIKE
 from medarts.data.reading import read_image
+from medarts.data.recognising import recognise
 from medarts.data.sources import NOT_READ, RENAMED, UNUSED
 from medarts.errors import DataError
 

@@ -22,10 +22,10 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
-from medarts.data.choosing import recognise
 from medarts.data.formats import raw_mask
 from medarts.data.masks import read_mask
 from medarts.data.opening import open_sources
+from medarts.data.recognising import recognise
 from medarts.deploy.info import ModelInfo, Provenance
 from medarts.deploy.inputs import Source, find
 from medarts.deploy.outputs import Output, open_output

@@ -10,12 +10,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from medarts.data.choosing import recognise
 from medarts.data.doctor import examine
 from medarts.data.formats import check_grids, raw_image, raw_mask, slice_count
 from medarts.data.manifest import ReadingRules, Sample
 from medarts.data.opening import open_sources
 from medarts.data.reading import read_pair
+from medarts.data.recognising import recognise
 from medarts.errors import DataError
 
 SHAPE = (7, 6, 5)
