@@ -196,6 +196,8 @@ def show_plan(plan: Plan) -> None:
     show_table(console, table)
     if plan.selection_seconds:
         say(f"selection: {_time(plan.selection_seconds)}", to=console)
+    if plan.fitting_seconds:
+        say(f"scaling to the budget: {_time(plan.fitting_seconds)}", to=console)
     if plan.rungs:
         _show_rungs(plan)
     at_once = ", with one training at a time" if plan.candidate is not None else ""

@@ -239,6 +239,19 @@ def test_the_budget_decides_and_the_changes_make_it_so(made_up):
         assert plan(recipe, budget_mb=budget).search_changes == ()
 
 
+def test_scaling_to_the_budget_of_a_recipe_is_counted_before_and_after_the_search(made_up, monkeypatch):
+    def fitted(genotype, recipe):
+        time.sleep(0.2)
+        return SimpleNamespace(network=genotype)
+
+    monkeypatch.setattr("medarts.profiling.plan.fit_to_recipe", fitted)
+    planned = plan(changed(made_up, "budget.latency_ms=5"))
+    assert planned.fitting_seconds > 0.4
+    assert planned.search_seconds == sum(planned.stage_seconds) + planned.fitting_seconds
+    assert json.loads(planned.to_json())["search"]["fitting_seconds"] == planned.fitting_seconds
+    assert plan(made_up).fitting_seconds == 0
+
+
 def test_a_recipe_that_splits_more_than_it_needs_is_told_so(made_up):
     recipe = changed(made_up, "search.stages.0.accumulate=8", "train.accumulate=3")
     assert parts(plan(recipe)) == [8, 1, 3]

@@ -39,6 +39,9 @@ STEPS = 3
 LEAST_SPREAD = 0.1
 """Share of an estimate by which it may be wrong at least."""
 
+_FITTED = 2
+"""Genotypes that the search of a supernet scales to a budget."""
+
 LOWER = "data.size, the channels of the space, the depth or evaluation.batch"
 
 
@@ -84,6 +87,8 @@ class Plan:
         reading_seconds: time in which all images were opened here: read and resized, or, where the cache had them,
             compared with their digests.
         scoring_seconds: time in which the test images of a training, of each fold, are scored.
+        fitting_seconds: of the search of a supernet, time in which genotypes are scaled to the budget of the recipe,
+            with what is exported and measured: that of the untrained supernet before, and the one that is found.
         load: how busy the machine was when the trials began.
     """
 
@@ -101,6 +106,7 @@ class Plan:
     folds: int = 1
     reading_seconds: float = 0.0
     scoring_seconds: float = 0.0
+    fitting_seconds: float = 0.0
     load: Load = UNKNOWN
 
     @property
@@ -123,7 +129,7 @@ class Plan:
     @property
     def search_span(self) -> Span:
         """Time of the search, and what it would be with the fastest and the slowest of the steps that were timed."""
-        constant = self.drawing_seconds + self.selection_seconds
+        constant = self.drawing_seconds + self.selection_seconds + self.fitting_seconds
         found = self.training.span(self.retrained_seconds).plus(Span(constant, constant, constant))
         for stage, seconds in zip(self.stages, self.stage_seconds, strict=True):
             found = found.plus(stage.span(seconds))
@@ -175,6 +181,7 @@ class Plan:
                 "search": {
                     "seconds": self.search_seconds,
                     "memory_mb": self.search_memory_mb,
+                    "fitting_seconds": self.fitting_seconds,
                     "stages": [asdict(stage) for stage in self.stages],
                     "changes": self.search_changes,
                     **(by_training if self.candidate is not None else {}),
@@ -211,7 +218,10 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
     began = time.perf_counter()
     search = prepare_search(recipe, data=data)  # errors and the cache come first, in this process
     reading_seconds, recipe = time.perf_counter() - began, search.recipe
-    genotype = untrained_genotype(recipe) if recipe.train.model is None else None
+    began, genotype = time.perf_counter(), None
+    if recipe.train.model is None or recipe.budget.limited:
+        genotype = untrained_genotype(recipe)
+    fitting_seconds = _FITTED * (time.perf_counter() - began) if recipe.budget.limited else 0.0
     with images_for_processes(data) as images:
         attempts = [*stages_of(recipe, images), TrainingAttempt(recipe, images, genotype)]
         *stages, training = tried(attempts, budget_mb=budget_mb)
@@ -224,6 +234,7 @@ def plan(recipe: Recipe, *, budget_mb: float | None = None, data: ImageStore | N
         training_changes=(training.change,) if training.change else (),
         reading_seconds=reading_seconds,
         scoring_seconds=scoring_seconds(recipe, search.store, training.trial),
+        fitting_seconds=fitting_seconds,
     )
 
 
