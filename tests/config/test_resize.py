@@ -35,7 +35,7 @@ def test_sources_of_older_runs_take_absent_mask_files_as_empty_masks(small_recip
     path = tmp_path / "recipe.yaml"
     path.write_text(write_yaml(content), encoding="utf-8")
     new, old = load(path), load(path, kept=True)
-    assert [source.absent for recipe in (new, old) for source in recipe.data.sources] == [
+    assert [source.model_dump()["absent"] for recipe in (new, old) for source in recipe.data.sources] == [
         *2 * ["error"],
         *2 * ["empty"],
     ]

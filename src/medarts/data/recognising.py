@@ -91,6 +91,6 @@ def _pairs(settings: SourceSettings) -> Iterator[tuple[Path | None, Path | None]
     except DataError:  # of a table or folder, which is no matter where images are only predicted
         return
     for pair in listing.pairs:
-        for mask in [path for _, path in pair.class_masks] or [pair.mask]:
-            yield pair.image, mask
+        yield from ((pair.image, path) for _, path in pair.class_masks)
+        yield pair.image, pair.mask
     yield from ((None, fault.file) for fault in listing.faults if fault.problem == MASK_ALONE)

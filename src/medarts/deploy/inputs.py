@@ -279,7 +279,7 @@ def _masks_among(files: Sequence[Path], folder: Path) -> set[Path]:
     """Returns which files of a folder are masks by its layout; DICOM objects say themselves what they are."""
     if all(suffix_of(path) == ".dcm" or not is_image(path) for path in files):
         return set()
-    return masks_below(folder).intersection(files)
+    return {*files} & masks_below(folder)
 
 
 def _full(path: Path) -> str:

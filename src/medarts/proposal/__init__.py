@@ -188,8 +188,8 @@ def _changed(sources: list[SourceSettings], changes: Sequence[str]) -> list[Sour
 
 def _looks(sources: Sequence[SourceSettings], changes: Sequence[str]) -> list[Look]:
     surveys = []
-    for given in sources:
-        settings = given
+    for source in sources:
+        settings = source
         found = survey(settings, findings=findings_in(settings))
         if any(fault.problem == WITHOUT_CLASS for fault in found.faults):  # as published sets have them
             settings = settings.model_copy(update={"absent": "empty"})

@@ -27,7 +27,7 @@ from medarts.engine import checkpoint
 from medarts.engine.changes import changed_recipe, changes_on_the_way, check_places, go_on, with_its_threads
 from medarts.engine.checkpoint import Checkpoint
 from medarts.engine.device import environment, make_fabric, preserved_process_state
-from medarts.engine.directory import Record, RunDirectory, is_begun
+from medarts.engine.directory import SEARCHED, Record, RunDirectory, is_begun
 from medarts.errors import RunError
 from medarts.evaluation.calibrating import calibration_of
 from medarts.evaluation.evaluate import current_scores
@@ -43,7 +43,6 @@ from medarts.spaces.genotype import Genotype
 from medarts.study.jobs import Job, RunPaths
 from medarts.study.trainings import check_jobs, train_all, with_shared_threads
 from medarts.system.files import write_whole
-from medarts.training.searched import FILE as SEARCHED
 from medarts.training.searched import SEEN, images_of_search, tested_patients, text_of
 from medarts.training.trained import (
     architecture_of,

@@ -1,6 +1,6 @@
 """The images that the search of a genotype has seen, and how many of the patients it is tested on are among them.
 
-Wherever the genotype comes from: a search, or a training of it, which keeps the digests of these images in `FILE`.
+Wherever the genotype comes from: a search, or a training of it, which keeps the digests of these images in `SEARCHED`.
 Images are told by content, so other folders, seeds and folds make no difference.
 """
 
@@ -8,8 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from medarts.data.manifest import Manifest
-from medarts.engine.directory import SEARCHED as FILE
-from medarts.engine.directory import RunDirectory, is_begun
+from medarts.engine.directory import SEARCHED, RunDirectory, is_begun
 from medarts.engine.listing import listing_of, read_listing
 from medarts.errors import RunError
 from medarts.models import Architecture
@@ -46,18 +45,18 @@ def images_of_search(architecture: Architecture) -> frozenset[str]:
             if RunDirectory.open(folder).facts["kind"] == "search":
                 listing = read_listing(folder / "manifest.csv")
                 return frozenset(cells["image_digest"] for cells in listing.values() if cells["split"] != "test")
-            if exists(folder / FILE):
+            if exists(folder / SEARCHED):
                 return _read(folder)
     return frozenset()
 
 
 def _read(run: Path) -> frozenset[str]:
-    RunDirectory.open(run).check_files(FILE)
-    return frozenset(read_text(run / FILE, largest=_LARGEST, noun="list of images", error=RunError).split())
+    RunDirectory.open(run).check_files(SEARCHED)
+    return frozenset(read_text(run / SEARCHED, largest=_LARGEST, noun="list of images", error=RunError).split())
 
 
 def text_of(digests: Collection[str]) -> str:
-    """Returns what `FILE` says of images."""
+    """Returns what `SEARCHED` says of images."""
     return "".join(f"{digest}\n" for digest in sorted(digests))
 
 

@@ -26,7 +26,7 @@ from medarts.data.parts import channels_of
 from medarts.data.store import ImageStore, open_store
 from medarts.engine import checkpoint
 from medarts.engine.device import make_fabric
-from medarts.engine.directory import RunDirectory
+from medarts.engine.directory import SEARCHED, RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, backward, cosine, resume, start
 from medarts.errors import RecipeError, RunError
 from medarts.models import Architecture, initial_weights, network_of, task_of, without_weights
@@ -41,7 +41,6 @@ from medarts.system.randomness import seed_of, seed_torch
 from medarts.tasks import Task, make_task
 from medarts.training.averaging import MovingAverage
 from medarts.training.fine_tuning import InitialWeights, initial_weights_in, initial_weights_of, with_its_norm
-from medarts.training.searched import FILE as SEARCHED
 from medarts.training.searched import SEEN, images_of_search, tested_patients, text_of
 from medarts.training.trained import TrainedNetwork, architecture_of
 
