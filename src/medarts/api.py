@@ -135,7 +135,6 @@ def train(
         DivergedError: a loss became NaN or infinite.
         InterruptedRunError: Ctrl-C; `resume` continues the run.
     """
-    from medarts.pool.search import recipe_after
     from medarts.study.folds import train_folds
     from medarts.training.trainer import start_training
 
@@ -145,18 +144,7 @@ def train(
             raise RecipeError("A trained network is fine-tuned as it is.", fix="Leave network and init_channel out.")
         return _fine_tune(initial, recipe, data, changes, out)
     searched = _searched(network)
-    base: RecipeLike
-    if recipe is not None:
-        base = recipe
-    elif searched is not None:
-        base = recipe_after(searched)
-    elif data is None:
-        raise RecipeError(
-            "There are no data to train on.",
-            fix="Give data, or a recipe (on the command line --data FOLDER, --recipe FILE).",
-        )
-    else:
-        base = {}
+    base = recipe if recipe is not None else _recipe_without(searched, has_data=data is not None)
     if isinstance(network, Settings):
         changes = [f"train.model={models.choose(network).model_dump_json()}", *changes]
     elif isinstance(network, str) and network in models:
@@ -991,6 +979,20 @@ def _architecture(
             f"load_genotype({str(searched.path)!r}), or --genotype {path}.",
         )
     return genotype_with(searched.path, init_channel=init_channel, changes=changes)
+
+
+def _recipe_without(searched: RunDirectory | None, *, has_data: bool) -> RecipeLike:
+    """Returns the recipe of a training for which none is given."""
+    from medarts.pool.search import recipe_after
+
+    if searched is not None:
+        return recipe_after(searched)
+    if not has_data:
+        raise RecipeError(
+            "There are no data to train on.",
+            fix="Give data, or a recipe (on the command line --data FOLDER, --recipe FILE).",
+        )
+    return {}
 
 
 def _fine_tune(

@@ -307,8 +307,6 @@ def train(
             (train.accumulate=2) can be changed, and train.epochs raised.
     """
     from medarts import api, terminal
-    from medarts.engine.directory import RunDirectory
-    from medarts.spaces import load_genotype
 
     files, changes = split(words)
     if resume is not None:
@@ -327,25 +325,35 @@ def train(
         )
         if files and Path(files[0]).is_file():  # a recipe, whose network is train.model, --genotype or --model
             recipe, files = Path(files[0]), []
-        from medarts.pool.search import recipe_after
-
-        searched = RunDirectory.open(Path(files[0]), kind="search") if files else None
-        base = recipe if recipe is not None or searched is None else recipe_after(searched)
-        if model is not None:
-            changes = [*api.model_change(base if base is not None else {}, model), *changes]
+        network, base, of_model = _what_to_train(files, genotype, model, recipe)
         run = api.train(
-            load_genotype(genotype) if genotype is not None else searched,
+            network,
             base,
             initial=from_,
             data=data or None,
             init_channel=init_channel,
-            changes=changes,
+            changes=[*of_model, *changes],
             out=out,
             jobs=jobs,
         )
     terminal.show_training(run)
     say(str(run.path), whole=True)
     terminal.say_next("evaluate", run.path, *terminal.scored_split(run))
+
+
+def _what_to_train(
+    files: list[str], genotype: str | None, model: str | None, recipe: Path | None
+) -> tuple[Any, Any, list[str]]:
+    """Returns the genotype or search whose network is trained, the recipe, and the changes that name a baseline."""
+    from medarts import api
+    from medarts.engine.directory import RunDirectory
+    from medarts.pool.search import recipe_after
+    from medarts.spaces import load_genotype
+
+    searched = RunDirectory.open(Path(files[0]), kind="search") if files else None
+    base = recipe if recipe is not None or searched is None else recipe_after(searched)
+    of_model = [] if model is None else api.model_change({} if base is None else base, model)
+    return searched if genotype is None else load_genotype(genotype), base, of_model
 
 
 def prune(

@@ -114,7 +114,7 @@ def test_another_seed_gives_another_search(control: RunDirectory, recipe: Recipe
 
 
 def test_the_winner_is_trained_with_several_seeds(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, medarts: Any
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, medarts: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As `medarts train` would train it; and after a kill the rest of it."""
     given = random_of(
@@ -125,7 +125,9 @@ def test_the_winner_is_trained_with_several_seeds(
         failing(patch, {"2": RunError("The disk is full.", fix="")})
         with pytest.raises(RunError, match="The disk is full"):
             search.start(given, tmp_path / "run")
+    capsys.readouterr()
     run = search.resume(tmp_path / "run")
+    assert "search resumes after 3 of about 5 epochs." in capsys.readouterr().err
     scores = {str(seed): best for seed, best in enumerate(best_scores(run, 2))}
     assert run.read_json("summary.json")["retrained"] == {"scores": scores, "failures": {}}
     status, _, errors = medarts("train", run.path, "--out", "alone")

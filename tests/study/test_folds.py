@@ -206,7 +206,9 @@ def test_the_page_shows_every_fold(folds: RunDirectory) -> None:
     assert "SD between folds" in page
 
 
-def test_the_same_call_goes_on_with_what_is_missing(folds: RunDirectory, tmp_path: Path, here: None) -> None:
+def test_the_same_call_goes_on_with_what_is_missing(
+    folds: RunDirectory, tmp_path: Path, here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = folds.path.parent
     again = tmp_path / "again"
     shutil.copytree(folds.path, again)
@@ -216,6 +218,7 @@ def test_the_same_call_goes_on_with_what_is_missing(folds: RunDirectory, tmp_pat
     content = recipe(root / "data", root / "cache")
     run = library.train(recipe=content, changes="data.folds=2", out=again)
     assert run.facts["finished"]
+    assert re.search(r" resumes after \d+ of \d+ epochs\.$", capsys.readouterr().err, re.MULTILINE)
     both = [Scores.read(one / "scores" / "test").table for one in (folds.path, again)]
     pd.testing.assert_frame_equal(*both)
     with pytest.raises(RunError, match="already holds another run"):

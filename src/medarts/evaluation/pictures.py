@@ -118,7 +118,8 @@ class Pictures:
         return (framing.width / framing.columns) / (framing.height / framing.rows)
 
     def _at_its_size(self, mask: Pixels) -> Pixels:
-        several = self._store.truths.shape[1] > 1
+        # What is thinner than a pixel of a picture is drawn, as of several classes, and not where it happens to be hit.
+        several = self._truths.of_files or self._store.truths.shape[1] > 1
         return self._sized(mask, partial(resize_mask, several=several), fill=IGNORE)
 
     def _sized(self, values: NDArray[Any], resize: Callable[..., NDArray[Any]], *, fill: int) -> NDArray[Any]:

@@ -135,6 +135,8 @@ def resume_by_training(
 def _do(run: RunDirectory, prepared: Prepared, *, jobs: int, data: ImageStore | None) -> None:
     """Does what is left of a search."""
     done, epochs = _epochs_done(run), planned_epochs(prepared.recipe)
+    if 0 < done < epochs:
+        inform(f"search resumes after {done:,} of about {counted(epochs, 'epoch')}.")
     with (
         images_for_processes(data) as images,
         interruption() as stop,

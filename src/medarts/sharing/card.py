@@ -55,30 +55,13 @@ def card_of(
         examples: images that come with it.
     """
     recipe, architecture = trained.recipe, trained.architecture
-    rows = [row for row in scores["rows"] if row["metric"] in {one.name for one in _shown(info)}]
-    single = sum(row["dataset"] not in (ALL, MEAN_OF_DATASETS) for row in rows)
-    if len({row["dataset"] for row in rows[:single]}) == 1:  # the rows over all data sets repeat those of the one
-        rows = [row for row in rows if row["dataset"] not in (ALL, MEAN_OF_DATASETS)]
     return {
         "format": FORMAT,
         "name": info.name,
         "task": info.task,
         "outputs": [*info.outputs],
         "data": {name: {split: of._asdict() for split, of in splits.items()} for name, splits in subjects.items()},
-        "preprocessing": {
-            "channels": info.in_channels,
-            "size": info.size,
-            "resize": info.resize,
-            "scale": info.scale,
-            "target_mm": info.spacing_mm,
-            "context": info.context,
-            "files": info.files,
-            "window": info.window,
-            "percentiles": info.percentiles,
-            "expected_range": info.expected_range,
-            "kinds": [kind.model_dump() for kind in info.kinds],
-            "spacing_mm": info.spacing,
-        },
+        "preprocessing": _preprocessing(info),
         "network": {
             "kind": _kind(architecture),
             "architecture": info.provenance.architecture,
@@ -98,7 +81,7 @@ def card_of(
             "temperature": None if info.calibration is None else info.calibration.temperature,
             "thresholds": {} if info.calibration is None else info.calibration.thresholds,
         },
-        "scores": {"split": scores["split"], "level": scores["bootstrap"]["level"], "rows": rows},
+        "scores": {"split": scores["split"], "level": scores["bootstrap"]["level"], "rows": _rows(scores, info)},
         "limits": _limits(subjects, scores, info),
         "cost": {
             "parameters": cost.parameters,
@@ -108,6 +91,31 @@ def card_of(
         "examples": examples,
         "provenance": info.provenance.model_dump(),
     }
+
+
+def _preprocessing(info: ModelInfo) -> dict[str, Any]:
+    """Returns how images become what the network sees."""
+    return {
+        "channels": info.in_channels,
+        "size": info.size,
+        "resize": info.resize,
+        "scale": info.scale,
+        "target_mm": info.spacing_mm,
+        "context": info.context,
+        "files": info.files,
+        "window": info.window,
+        "percentiles": info.percentiles,
+        "expected_range": info.expected_range,
+        "kinds": [kind.model_dump() for kind in info.kinds],
+        "spacing_mm": info.spacing,
+    }
+
+
+def _rows(scores: Mapping[str, Any], info: ModelInfo) -> list[Any]:
+    """Returns the rows of scores that a card has; those over all data sets repeat those of a single one."""
+    rows = [row for row in scores["rows"] if row["metric"] in {one.name for one in _shown(info)}]
+    of_sets = [row for row in rows if row["dataset"] not in (ALL, MEAN_OF_DATASETS)]
+    return of_sets if len({row["dataset"] for row in of_sets}) == 1 else rows
 
 
 def card_text(card: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from medarts.engine.directory import epochs_done
 from medarts.engine.following import Followed, Follower
 from medarts.errors import RecipeError, RunError
 from medarts.study.jobs import Job, is_finished, work_of
-from medarts.system.console import inform, progress_bar
+from medarts.system.console import counted, inform, progress_bar
 from medarts.system.files import read_whole, write_whole
 from medarts.system.process import InterruptedRunError, interruption
 from medarts.system.workers import Ended, Workers
@@ -36,6 +36,8 @@ def train_all(jobs: Sequence[Job], *, title: str, at_once: int, command: str) ->
     total = sum(job.recipe.train.epochs for job in jobs)
     done = sum(epochs_done(job.paths.run) for job in jobs)
     waiting = [job for job in jobs if job.changes or not is_finished(job.paths.run, scored=True)]
+    if done and waiting:
+        inform(f"{title} resumes after {min(done, total):,} of {counted(total, 'epoch')}.")
     follower = Follower(Followed(job.paths.name, job.paths.run, job.recipe.train.epochs) for job in waiting)
     running: dict[str, Job] = {}
     with (

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Sequence
 
 from medarts.engine.directory import RunDirectory
-from medarts.training.trained import folds_of, is_ensemble
 
 FEWEST = 6
 """Epochs below which there is nothing to tell a rise from."""
@@ -40,22 +39,14 @@ def is_rising(scores: Sequence[float]) -> bool:
 def rising_line(run: RunDirectory) -> str | None:
     """Returns a sentence about a training that has ended too early, with the command that goes on; None for others.
 
-    Of folds it is about those whose score was rising, where they are more than half.
+    Of folds it is about the mean of their scores, which the run of all has.
 
     Raises:
         RunError: a journal is damaged.
     """
-    trainings = folds_of(run) if is_ensemble(run) else [run]
-    rising = sum(is_rising(_scores_of(training)) for training in trainings)
-    if 2 * rising <= len(trainings):
-        return None
-    of_folds = f" in {rising} of {len(trainings)} folds" if is_ensemble(run) else ""
-    command = f"medarts train --resume {shlex.quote(str(run.path))} train.epochs={2 * run.recipe.train.epochs}"
-    return f"The validation score was still rising at the end{of_folds}. More epochs: {command}"
-
-
-def _scores_of(run: RunDirectory) -> list[float]:
-    """Returns the validation score of each epoch."""
     score = f"val_{run.read_json('summary.json')['score']}"
     values = [record.get(score) for record in run.read_journal("metrics.jsonl")]
-    return [float(value) if isinstance(value, int | float) else math.nan for value in values]
+    if not is_rising([float(value) if isinstance(value, int | float) else math.nan for value in values]):
+        return None
+    command = f"medarts train --resume {shlex.quote(str(run.path))} train.epochs={2 * run.recipe.train.epochs}"
+    return f"The validation score was still rising at the end. More epochs: {command}"
