@@ -11,7 +11,8 @@ from torch import nn
 
 import medarts
 from medarts.models.baseline import BaselineNetwork
-from medarts.spaces.base import SearchSpace, Supernet, alphas_snapshot, initial, strongest
+from medarts.spaces.base import SearchSpace, Supernet
+from medarts.spaces.cells import alphas_snapshot, initial, strongest
 from medarts.spaces.genotype import Genotype
 from medarts.spaces.sampling import operation_changes
 

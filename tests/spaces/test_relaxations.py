@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from medarts.config import DeriveSettings, SupernetSettings
-from medarts.spaces.base import CellWeights, Limit, Supernet, derive_cell
+from medarts.spaces.base import Limit, Supernet
+from medarts.spaces.cells import CellWeights, derive_cell
 from medarts.spaces.darts import DartsSettings
 from medarts.spaces.darts import supernet as darts
 from medarts.spaces.darts.supernet import DartsSupernet

@@ -195,32 +195,12 @@ def metadata(info: ModelInfo, card: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_SWAP = {"_target_": "Transposed", "indices": [0, 2, 1]}
+"""MONAI reads and writes pictures as (width, height)."""
+
+
 def inference(info: ModelInfo) -> dict[str, Any]:
     """Returns ``inference.json``: from a folder of PNG or JPEG files to masks, or to a table of probabilities."""
-    masks, grey = info.task == "segmentation", info.in_channels == 1
-    swap = {"_target_": "Transposed", "indices": [0, 2, 1]}  # MONAI reads and writes pictures as (width, height)
-    mode = "L" if grey else "RGB"
-    if masks:
-        decide = {"argmax": True} if info.exclusive else {"threshold": info.threshold}
-        after = [
-            {"_target_": "AsDiscreted", "keys": "pred", **decide},
-            {**swap, "keys": "pred"},
-            {
-                "_target_": "SaveImaged",
-                "keys": "pred",
-                "meta_keys": "image_meta_dict",
-                "output_dir": "@output_dir",
-                "output_postfix": "mask",
-                "output_ext": ".nii.gz" if info.overlap else ".png",  # a channel for each class, which PNG lacks
-                "output_dtype": "$numpy.uint8",
-                "scale": 255 if len(info.outputs) == 1 else None,
-                "resample": False,
-                "separate_folder": False,
-            },
-        ]
-    else:
-        saver = {"_target_": "CSVSaver", "output_dir": "@output_dir", "filename": "findings.csv"}
-        after = [{"_target_": "SaveClassificationd", "keys": "pred", "meta_keys": "image_meta_dict", "saver": saver}]
     return {
         "imports": ["$import glob", "$import numpy", "$import os"],
         "bundle_root": ".",
@@ -230,21 +210,7 @@ def inference(info: ModelInfo) -> dict[str, Any]:
         "datalist": "$sorted(sum((glob.glob(@dataset_dir + end) for end in ('/*.png', '/*.jpg', '/*.jpeg')), []))",
         "network_def": "$torch.jit.load(@bundle_root + '/models/model.ts', map_location='cpu')",
         "network": "$@network_def.to(@device)",
-        "preprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {
-                    "_target_": "LoadImaged",
-                    "keys": "image",
-                    "reader": "PILReader",
-                    "converter": f"$lambda image: image.convert('{mode}')",
-                    "image_only": False,
-                },
-                {"_target_": "EnsureChannelFirstd", "keys": "image", "channel_dim": "no_channel" if grey else -1},
-                {**swap, "keys": "image"},
-                {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
-            ],
-        },
+        "preprocessing": {"_target_": "Compose", "transforms": _before(info)},
         "dataset": {
             "_target_": "Dataset",
             "data": "$[{'image': path} for path in @datalist]",
@@ -252,7 +218,7 @@ def inference(info: ModelInfo) -> dict[str, Any]:
         },
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
         "inferer": {"_target_": "SimpleInferer"},
-        "postprocessing": {"_target_": "Compose", "transforms": after},
+        "postprocessing": {"_target_": "Compose", "transforms": _after(info)},
         "evaluator": {
             "_target_": "SupervisedEvaluator",
             "device": "@device",
@@ -263,6 +229,48 @@ def inference(info: ModelInfo) -> dict[str, Any]:
         },
         "run": ["$@evaluator.run()"],
     }
+
+
+def _before(info: ModelInfo) -> list[dict[str, Any]]:
+    """Returns what reads a picture for the network."""
+    grey = info.in_channels == 1
+    mode = "L" if grey else "RGB"
+    return [
+        {
+            "_target_": "LoadImaged",
+            "keys": "image",
+            "reader": "PILReader",
+            "converter": f"$lambda image: image.convert('{mode}')",
+            "image_only": False,
+        },
+        {"_target_": "EnsureChannelFirstd", "keys": "image", "channel_dim": "no_channel" if grey else -1},
+        {**_SWAP, "keys": "image"},
+        {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32"},
+    ]
+
+
+def _after(info: ModelInfo) -> list[dict[str, Any]]:
+    """Returns what writes what the network predicts."""
+    if info.task == "classification":
+        saver = {"_target_": "CSVSaver", "output_dir": "@output_dir", "filename": "findings.csv"}
+        return [{"_target_": "SaveClassificationd", "keys": "pred", "meta_keys": "image_meta_dict", "saver": saver}]
+    decide = {"argmax": True} if info.exclusive else {"threshold": info.threshold}
+    return [
+        {"_target_": "AsDiscreted", "keys": "pred", **decide},
+        {**_SWAP, "keys": "pred"},
+        {
+            "_target_": "SaveImaged",
+            "keys": "pred",
+            "meta_keys": "image_meta_dict",
+            "output_dir": "@output_dir",
+            "output_postfix": "mask",
+            "output_ext": ".nii.gz" if info.overlap else ".png",  # a channel for each class, which PNG lacks
+            "output_dtype": "$numpy.uint8",
+            "scale": 255 if len(info.outputs) == 1 else None,
+            "resample": False,
+            "separate_folder": False,
+        },
+    ]
 
 
 def _scores(card: Mapping[str, Any]) -> dict[str, float]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from medarts.config import DeriveSettings, StageSettings, SupernetSettings
 from medarts.errors import GenotypeError, RecipeError
 from medarts.spaces import space_settings
-from medarts.spaces.base import Candidates, CellWeights, cell_edges
+from medarts.spaces.base import Candidates
+from medarts.spaces.cells import CellWeights, cell_edges
 from medarts.spaces.darts import Darts, DartsSettings, operations
 from medarts.spaces.darts.frame import last_size, positions, reductions
 from medarts.spaces.darts.genotypes import check

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from medarts.config import DeriveSettings, StageSettings
 from medarts.errors import GenotypeError
-from medarts.spaces.base import Candidates, CellWeights, cell_edges, derive_cell
+from medarts.spaces.base import Candidates
+from medarts.spaces.cells import CellWeights, cell_edges, derive_cell
 from medarts.spaces.genotype import NONE, Genotype
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings, lattice
 from medarts.spaces.nas_wdan.genotypes import check, paths_of

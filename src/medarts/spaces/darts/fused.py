@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from medarts.spaces.base import CellWeights, leaving
+from medarts.spaces.cells import CellWeights, leaving
 from medarts.spaces.darts.operations import SKIP
 from medarts.spaces.kernels import split_channels, to_bchw, to_bhwc
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from medarts.network.layers import ChannelShuffle, group_norm
-from medarts.spaces.base import CellWeights, leaving
+from medarts.spaces.cells import CellWeights, leaving
 from medarts.spaces.kernels import Dense, Kernels, Separable, Shuffled, split_channels, to_bchw, to_bhwc
 from medarts.spaces.weighted_sum import Chain, Kind, Normed, Product, weighted_sum
 

@@ -14,12 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from medarts.config import DeriveSettings, SupernetSettings
 from medarts.errors import RecipeError
 from medarts.network.layers import ChannelShuffle
-from medarts.spaces.base import (
-    AS_DERIVED,
-    Candidates,
+from medarts.spaces.base import AS_DERIVED, Candidates, Supernet
+from medarts.spaces.cells import (
     CellWeights,
     Names,
-    Supernet,
     alphas_snapshot,
     cell_edges,
     cell_weights,
