@@ -218,6 +218,15 @@ def finding_recipe(table_data: Path, tmp_path: Path) -> Recipe:
     )
 
 
+@pytest.fixture
+def small_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CheXNet of five dense layers, two of them in a block, so that training or exporting it takes a second."""
+    from monai.networks import nets
+
+    few = {"init_features": 8, "growth_rate": 8, "block_config": (2, 1, 1, 1)}
+    monkeypatch.setattr(nets, "DenseNet121", lambda **about: nets.DenseNet(**(about | few)))
+
+
 TABLE = ("┏", "┃", "┡", "│", "└", "╭", "╰", "usage: ")
 """What lines of tables and of the help begin with."""
 

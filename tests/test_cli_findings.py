@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from monai.networks import nets
 
 from medarts.config import Recipe, apply_overrides, parse, to_yaml
 from medarts.engine import checkpoint
@@ -26,13 +25,6 @@ def recipe_file(finding_recipe: Recipe, tmp_path: Path) -> Path:
     recipe = parse(apply_overrides(content, ["search.stages.0.epochs=1", "search.stages.0.batch=8", *SMALL]))
     (tmp_path / "rays.yaml").write_text(to_yaml(recipe))
     return tmp_path / "rays.yaml"
-
-
-@pytest.fixture
-def small_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CheXNet of four dense layers, so that training it takes a second."""
-    few = {"init_features": 8, "growth_rate": 8, "block_config": (1, 1, 1, 1)}
-    monkeypatch.setattr(nets, "DenseNet121", lambda **about: nets.DenseNet(**(about | few)))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,35 @@ from medarts.deploy.engines import Engine, OnnxRuntimeEngine, OpenVinoEngine
 from medarts.deploy.graphs import to_onnx
 from medarts.deploy.info import ModelInfo, Provenance
 from medarts.models import architecture_named, task_of
+from medarts.spaces import load_genotype
+from medarts.spaces.genotype import Genotype
+from medarts.spaces.nas_wdan.lattice import all_paths, to_kept
 
 PROVENANCE = Provenance(
     medarts="1", torch="2", created="2026-01-01", recipe="0" * 64, weights="1", architecture="x", seed=0, images={}
 )
 
 
+def shallow(name: str) -> Genotype:
+    """Returns a genotype of the zoo with its cells in a lattice of depth 3, as tracing the whole one takes long."""
+    genotype = load_genotype(name)
+    return replace(genotype, settings={**genotype.settings, "depth": 3}, paths=to_kept(all_paths(3)))
+
+
 def deployable(name: str, *, outputs: int = 1, size: int = 32, network: Any = (), **about: Any) -> Deployable:
-    """Returns a network with weights and statistics that no layer could be left out for."""
+    """Returns a network with weights and statistics that no layer could be left out for.
+
+    Args:
+        name: of the network.
+        outputs: its number of them.
+        size: of the images, in pixels.
+        network: settings of the network, and its ``architecture`` where that is not the one of the name.
+        about: other parts of the description.
+    """
     about = {"task": "segmentation", "in_channels": 1, **about}
     torch.manual_seed(0)
-    built = create_model(name, in_channels=about["in_channels"], outputs=outputs, **dict(network))
+    settings = {"architecture": name, **dict(network)}
+    built = create_model(in_channels=about["in_channels"], outputs=outputs, **settings)
     for module in built.modules():
         if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d) and module.weight is not None:
             module.weight.data.uniform_(0.5, 1.5)
@@ -99,15 +118,15 @@ BASELINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 ZOO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "alpha0_5_stage1_nodouble_deep_ep80": (
-        {"init_channel": 4, "norm": "batch"},
+        {"architecture": shallow("alpha0_5_stage1_nodouble_deep_ep80"), "init_channel": 4, "norm": "batch"},
         {"window": (0.0, 180.0), "resize": "fit"},
     ),
     "layer7_double_deep": (
-        {"init_channel": 4},
+        {"architecture": shallow("layer7_double_deep"), "init_channel": 4},
         {"in_channels": 3, "outputs": 4, "percentiles": (2.0, 98.0), "head": "average"},
     ),
-    "chestxray14_first_order": ({"init_channel": 4, "layers": 5}, {"outputs": 5, "size": 64}),
-    "darts_v2": ({"init_channel": 4, "layers": 5}, {"outputs": 5, "percentiles": (1.0, 99.0)}),
+    "chestxray14_first_order": ({"init_channel": 4, "layers": 4}, {"outputs": 5, "size": 64}),
+    "darts_v2": ({"init_channel": 4, "layers": 4}, {"outputs": 5, "percentiles": (1.0, 99.0)}),
 }
 
 

@@ -35,7 +35,7 @@ def test_every_baseline_is_here() -> None:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_an_exported_baseline_gives_what_pytorch_gives(name: str) -> None:
+def test_an_exported_baseline_gives_what_pytorch_gives(name: str, small_densenet: None) -> None:
     check_exported(name, *BASELINES[name], openvino=name in ("multiresunet", "attention-unet"))
 
 

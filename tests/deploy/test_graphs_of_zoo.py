@@ -1,4 +1,4 @@
-"""Exported networks of the zoo, the largest graphs: they give what PyTorch gives."""
+"""Exported networks of the zoo: they give what PyTorch gives."""
 
 import pytest
 from tests.deploy.networks_of_tests import ZOO, check_exported

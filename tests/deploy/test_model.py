@@ -245,7 +245,7 @@ def test_a_dice_of_predictions_is_that_of_evaluate(run_on: Callable[..., RunDire
     assert np.allclose(own, [dice[f"{number:06d}"] for number in range(20)], atol=5e-3)
 
 
-def test_findings_are_a_probability_each(run_on: Callable[..., RunDirectory]) -> None:
+def test_findings_are_a_probability_each(run_on: Callable[..., RunDirectory], small_densenet: None) -> None:
     recipe = {**RECIPE, "train": {"epochs": 1, "batch": 4, "model": {"name": "chexnet"}}}
     labels = np.stack([np.arange(20) % 2, np.arange(20) // 2 % 2], 1)
     run = run_on("findings", GREY, labels, recipe)

@@ -204,7 +204,7 @@ def test_a_head_that_there_is_not_is_refused(run: RunDirectory) -> None:
         calibration_of(run, head="average", data=medarts.from_arrays(GREY, GREY > 128))
 
 
-def test_findings_have_the_calibration_of_their_scores(tmp_path: Path) -> None:
+def test_findings_have_the_calibration_of_their_scores(tmp_path: Path, small_densenet: None) -> None:
     images = GENERATOR.integers(0, 256, (40, 32, 32)).astype(np.uint8)
     labels = np.stack([np.arange(40) % 2, np.arange(40) % 3 == 0], 1).astype(np.uint8)
     store = medarts.from_arrays(images, labels)

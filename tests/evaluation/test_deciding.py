@@ -184,7 +184,7 @@ def test_other_images_are_scored_where_the_validation_images_are_gone(
     assert shown_ways(found.decisions) == []
 
 
-def test_findings_have_neither_heads_nor_masks_to_mirror(tmp_path: Path) -> None:
+def test_findings_have_neither_heads_nor_masks_to_mirror(tmp_path: Path, small_densenet: None) -> None:
     labels = (np.arange(24)[:, None] % np.array([2, 3]) == 0).astype(np.uint8)
     data = medarts.from_arrays(np.repeat(np.repeat(IMAGES, 2, 1), 2, 2), labels)
     run = medarts.train("chexnet", {**RECIPE, "train": {"epochs": 1, "batch": 4}}, data=data, out=tmp_path / "run")

@@ -138,7 +138,7 @@ ZOO = ("layer7_double_deep", "darts_v2", "chestxray14_first_order")
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_the_cut_baseline_computes_what_the_masked_one_does(name):
+def test_the_cut_baseline_computes_what_the_masked_one_does(name, small_densenet):
     torch.manual_seed(0)
     network = tiny(name)
     found, image = check(network)
@@ -148,14 +148,7 @@ def test_the_cut_baseline_computes_what_the_masked_one_does(name):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_the_cut_network_of_the_zoo_computes_what_the_masked_one_does(name):
-    torch.manual_seed(0)
-    found, _ = check(create_model(name, outputs=2, init_channel=4), part=0.6)
-    assert {*found.fixed.values()} <= {"outputs of the network", "one channel"}
-
-
-@pytest.mark.parametrize("name", ZOO)
-def test_the_cut_network_of_the_zoo_is_exported_as_it_is(name):
+def test_the_cut_network_of_the_zoo_computes_what_the_masked_one_does_and_is_exported_as_it_is(name):
     """Its own operations, in fewer cells and nodes, as tracing takes most of the time."""
     torch.manual_seed(0)
     genotype = load_genotype(name).with_settings(init_channel=4)
@@ -165,10 +158,9 @@ def test_the_cut_network_of_the_zoo_is_exported_as_it_is(name):
         cells = {kind: cell[:2] for kind, cell in genotype.cells.items()}
         settings = {**genotype.settings, "depth": 3, "intermediate_nodes": 2}
         genotype = replace(genotype, cells=cells, settings=settings, paths=to_kept(all_paths(3)))
-    network = disturbed(build_network(genotype, in_channels=3, outputs=2))
-    image = small_image(network, 3)
-    units = find_units(network, image)
-    cut(network, half_of_each(units), image, units=units)
+    network = build_network(genotype, in_channels=3, outputs=2)
+    found, image = check(network, part=0.6)
+    assert {*found.fixed.values()} <= {"outputs of the network", "one channel"}
     check_exported(network, image)
 
 

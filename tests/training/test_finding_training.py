@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.networks import nets
 
 from medarts.config import Recipe, apply_overrides, parse
 from medarts.engine import checkpoint
@@ -47,13 +46,6 @@ def derived(recipe: Recipe, *changes: str) -> Genotype:
 @pytest.fixture
 def genotype(finding_recipe: Recipe) -> Genotype:
     return derived(finding_recipe)
-
-
-@pytest.fixture
-def small_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CheXNet of four dense layers, so that training it takes a second."""
-    few = {"init_features": 8, "growth_rate": 8, "block_config": (1, 1, 1, 1)}
-    monkeypatch.setattr(nets, "DenseNet121", lambda **about: nets.DenseNet(**(about | few)))
 
 
 @pytest.fixture
