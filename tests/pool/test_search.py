@@ -127,7 +127,7 @@ def test_the_winner_is_trained_with_several_seeds(
             search.start(given, tmp_path / "run")
     capsys.readouterr()
     run = search.resume(tmp_path / "run")
-    assert "search resumes after 3 of about 5 epochs." in capsys.readouterr().err
+    assert "search resumes after 4 of about 5 epochs." in capsys.readouterr().err
     scores = {str(seed): best for seed, best in enumerate(best_scores(run, 2))}
     assert run.read_json("summary.json")["retrained"] == {"scores": scores, "failures": {}}
     status, _, errors = medarts("train", run.path, "--out", "alone")
