@@ -24,9 +24,10 @@ from medarts.arguments import changes_first, check_repeated, split
 from medarts.config import Task
 from medarts.config.section import LARGEST_SIZE
 from medarts.errors import OF_TRAINING, MedartsError, RecipeError, RunError, check_number, not_installed, of_system
-from medarts.system.console import Wrapping, be_quiet, say, tolerate_encodings
+from medarts.system.console import Wrapping, be_mute, be_quiet, say, tolerate_encodings
 from medarts.system.memory import is_out_of_memory, keep_freed_memory
 from medarts.system.names import printable
+from medarts.system.place import place
 from medarts.system.process import InterruptedRunError
 
 MOST_JOBS = 64
@@ -58,6 +59,8 @@ Name = Annotated[str, arg(metavar="GENOTYPE|RUN", help_behavior_hint="")]
 Channel = Annotated[int | None, arg(metavar="C", help_behavior_hint="")]
 DataSets = Annotated[tuple[str, ...], arg(metavar="DATA [DATA ...]", help_behavior_hint="")]
 Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Count = Annotated[int, arg(metavar="N")]
+Address = Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="")]
 Numbers = Annotated[tuple[int, ...], arg(metavar="N [N ...]", help_behavior_hint="")]
 Share = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
 Megabytes = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
@@ -246,6 +249,10 @@ def search(
     *,
     out: Folder = None,
     jobs: Annotated[int, arg(metavar="N")] = 1,
+    devices: Count = 1,
+    nodes: Count = 1,
+    node_rank: Count = 0,
+    address: Address = None,
     resume: Run = None,
 ) -> None:
     """Search for a genotype on the data of a recipe. A run stopped with Ctrl-C can be resumed.
@@ -254,11 +261,16 @@ def search(
         words: The recipe (YAML), then changes to it, such as search.arch_lr=1e-3.
         out: Folder of the run. Default: runs/<name of the recipe>.
         jobs: Trainings that run in parallel, for search.method pool and random.
+        devices: Processes that share the search of a supernet, on this machine: one for each GPU.
+        nodes: Machines that share it. The same command is given on each.
+        node_rank: Number of this machine, from 0.
+        address: The first machine and a free port of it, where the processes of several machines meet.
         resume: Search run to resume. No recipe is needed. Paths, the note, device and threads, the parts of a batch
             (search.stages.0.accumulate=2) can be changed, and the last stage can get more epochs.
     """
     from medarts import api, terminal
 
+    _launch_several(devices, nodes, node_rank, address)
     files, changes = split(words)
     if resume is not None:
         _expect(not files and out is None, "medarts search --resume RUN [KEY=VALUE ...]")
@@ -284,6 +296,10 @@ def train(
     init_channel: Channel = None,
     out: Folder = None,
     jobs: Annotated[int, arg(metavar="N")] = 1,
+    devices: Count = 1,
+    nodes: Count = 1,
+    node_rank: Count = 0,
+    address: Address = None,
     resume: Run = None,
 ) -> None:
     """Train the network of a search (RUN), a genotype (--genotype) or a baseline (--model), or fine-tune one (--from).
@@ -303,11 +319,16 @@ def train(
         init_channel: Initial channels C of the network. Default: the genotype's.
         out: Folder of the new run. Default: runs/<network>-<data>.
         jobs: Folds that are trained in parallel.
+        devices: Processes that share the training, on this machine: one for each GPU.
+        nodes: Machines that share it. The same command is given on each.
+        node_rank: Number of this machine, from 0.
+        address: The first machine and a free port of it, where the processes of several machines meet.
         resume: Training run to resume. Only paths, the note, device and threads, and the parts of a batch
             (train.accumulate=2) can be changed, and train.epochs raised.
     """
     from medarts import api, terminal
 
+    _launch_several(devices, nodes, node_rank, address)
     files, changes = split(words)
     if resume is not None:
         others = (genotype, model, recipe, from_, init_channel, out)
@@ -854,6 +875,7 @@ def main() -> None:
     keep_freed_memory()
     words, verbose = _without_flags(sys.argv[1:])
     try:
+        _let_first_speak()
         try:
             _run_command(words)
         finally:
@@ -941,9 +963,30 @@ def _options(words: list[str]) -> set[str]:
     return {f"--{name.removeprefix('as_').removesuffix('_').replace('_', '-')}" for name in names}
 
 
+def _launch_several(devices: int, nodes: int, node_rank: int, address: str | None) -> None:
+    """Gives this command to several processes and ends with them, where several are asked for and this is none of them.
+
+    Raises:
+        MedartsError: the numbers or the address do not fit.
+    """
+    if (devices, nodes) != (1, 1) and place().size == 1:
+        from medarts.system.launching import launch
+
+        sys.exit(launch(sys.argv[1:], devices=devices, nodes=nodes, node_rank=node_rank, address=address))
+
+
+def _let_first_speak() -> None:
+    """Prints nothing from now on where this is another process of a job than the first, which speaks for all."""
+    if place().rank:
+        be_mute()
+        _drop_output()
+
+
 def _fail(error: MedartsError, *, verbose: bool) -> NoReturn:
     if verbose:
         traceback.print_exception(error)
+    if os.environ.get("LOCAL_RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1":
+        sys.exit(1)  # the first process of this machine has the same error
     say(f"medarts: {printable(str(error))}", to=sys.stderr)
     sys.exit(1)
 

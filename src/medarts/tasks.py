@@ -1,7 +1,7 @@
 """What a network is asked to do: the loss over heads and mixed targets, and the score of a pass over images."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medarts.config import DataSettings, Recipe
 from medarts.config.data import IGNORE
-from medarts.data.batches import Batches, Mixture
+from medarts.data.batches import Batch, Batches, Mixture
 from medarts.data.manifest import Manifest, Sample
 from medarts.data.reading import MaskState, shrinking
 from medarts.data.store import ImageStore
@@ -25,6 +25,7 @@ from medarts.metrics.masks import (
 )
 from medarts.metrics.ranking import auroc
 from medarts.registry import Settings
+from medarts.system.ranks import current
 
 IMAGES_COUNTED = 256
 """Images at most by which the share of every class is measured; more would take the time of reading them."""
@@ -41,6 +42,8 @@ BINS, LARGEST_LOGIT = 1024, 16.0
 
 _NAMED = 3
 """Patients that an error names."""
+
+Scored = TypeVar("Scored")
 
 Forward = Callable[..., Any]
 """A network: images -> the logits of its last head; with ``all_heads=True`` those of all, early to last."""
@@ -79,6 +82,15 @@ class Task(Protocol):
             biases: what each head adds to its logits.
             training: the images to learn from.
         """
+
+
+def _of_all(batches: Batches, score: Callable[[Batch], Scored]) -> list[Scored]:
+    """Returns what is counted of every batch, in order; of several processes each counts some batches, for all."""
+    ranks = current()
+    mine = [score(batch) for batch in batches.all(ranks.rank, ranks.size)]
+    of_ranks = ranks.gathered(mine)
+    # Batch number b is the (b // size)-th of process b % size.
+    return [of_rank[turn] for turn in range(len(of_ranks[0])) for of_rank in of_ranks if turn < len(of_rank)]
 
 
 def make_task(
@@ -165,42 +177,43 @@ class SegmentationTask:
             val_found_by_domain: whether it knows the foreground, whatever its probabilities: the part of the foreground
             that is among the most probable pixels, as many as are foreground, with 0 for chance and 1 for all of it.
         """
-        losses: list[float] = []
-        dice: list[NDArray[np.floating[Any]]] = []
-        indices: list[int] = []
-        foreground: list[Tensor] = []
-        ranked: list[Tensor] = []
         forward = batches.over_images(forward)
-        for batch in batches.all():
-            outputs = forward(batch.images, all_heads=True)
-            plain = Mixture(batch.images, ((1.0, batch.targets),))
-            losses += [float(self.loss(outputs, plain))] * len(batch.images)
-            logits, targets = outputs[-1], batch.targets
-            dice.append(dice_per_image(logits, targets, batch.truths, classes=self.classes, threshold=self.threshold))
-            true = self._any_class(targets)
-            predicted = self._any_class(
-                predicted_classes(logits, classes=self.classes, threshold=self.threshold, overlap=self.overlap)
-            )
-            counted = counted_pixels(targets)
-            if counted is not None:  # of overlapping classes one that is there makes foreground of an ignored pixel
-                predicted &= (counted := counted.all(1) | true)
-            foreground.append(torch.stack([each.sum((1, 2)) for each in (predicted, true)], 1).cpu())
-            ranked.append(_by_logit(logits, true, counted, overlap=self.overlap).cpu())
-            indices += batch.indices.tolist()
-        domains = [batches.store.manifest.samples[index].domain for index in indices]
+        found = _of_all(batches, lambda batch: self._scored(forward(batch.images, all_heads=True), batch))
+        losses, dice, foreground, ranked, indices = map(np.concatenate, zip(*found, strict=True))
+        domains = [batches.store.manifest.samples[index].domain for index in indices.tolist()]
         shown = shown_classes(batches.store.truths[indices], domains)
         # The mean over the classes of an image is over those that its domain shows; some domain shows one.
-        means = np.ma.masked_where(~shown, np.concatenate(dice)).mean(1)
+        means = np.ma.masked_where(~shown, dice).mean(1)
         by_domain = {name: means[np.asarray(domains) == name].mean() for name in sorted(set(domains))}
         return {
-            "val_loss": sum(losses) / len(losses),
+            "val_loss": sum(losses.tolist()) / len(losses),
             "val_dice": float(means.mean()),
             "val_dice_by_domain": {
                 name: None if mean is np.ma.masked else float(mean) for name, mean in by_domain.items()
             },
-            "val_foreground_by_domain": _foreground(torch.cat(foreground).numpy(), np.asarray(domains)),
-            "val_found_by_domain": _found(torch.cat(ranked).numpy(), np.asarray(domains)),
+            "val_foreground_by_domain": _foreground(foreground, np.asarray(domains)),
+            "val_found_by_domain": _found(ranked, np.asarray(domains)),
         }
+
+    def _scored(self, outputs: list[Tensor], batch: Batch) -> tuple[NDArray[Any], ...]:
+        """Returns what validation counts of a batch, a row an image.
+
+        That is the loss, Dice of every class, pixels of foreground predicted and true, pixels by their logit (see
+        `_by_logit`), and positions in the store.
+        """
+        loss = float(self.loss(outputs, Mixture(batch.images, ((1.0, batch.targets),))))
+        logits, targets = outputs[-1], batch.targets
+        dice = dice_per_image(logits, targets, batch.truths, classes=self.classes, threshold=self.threshold)
+        true = self._any_class(targets)
+        predicted = self._any_class(
+            predicted_classes(logits, classes=self.classes, threshold=self.threshold, overlap=self.overlap)
+        )
+        counted = counted_pixels(targets)
+        if counted is not None:  # of overlapping classes one that is there makes foreground of an ignored pixel
+            predicted &= (counted := counted.all(1) | true)
+        foreground = torch.stack([each.sum((1, 2)) for each in (predicted, true)], 1).cpu().numpy()
+        ranked = _by_logit(logits, true, counted, overlap=self.overlap).cpu().numpy()
+        return np.full(len(batch.images), loss), dice, foreground, ranked, np.asarray(batch.indices)
 
     def _any_class(self, targets: Tensor) -> Tensor:
         """Returns where targets show any foreground (B, H, W)."""
@@ -409,24 +422,23 @@ class ClassificationTask:
             val_loss: mean over all images; val_auroc: mean AUROC over the findings that are present and absent among
             them; val_auroc_by_finding: that of each, None for the others.
         """
-        losses, logits, labels = [], [], []
-        for batch in batches.all():
-            outputs = forward(batch.images)
-            plain = Mixture(batch.images, ((1.0, batch.targets),))
-            losses += [float(self.loss([outputs], plain))] * len(batch.images)
-            logits.append(outputs.float().cpu().numpy())
-            labels.append(batch.targets.cpu().numpy())
-        of_images, true = np.concatenate(logits), np.concatenate(labels)
+        found = _of_all(batches, lambda batch: self._scored(forward(batch.images), batch))
+        losses, of_images, true = map(np.concatenate, zip(*found, strict=True))
         values = {
             name: _area(of_images[:, column], true[:, column]) if np.isfinite(of_images).all() else float("nan")
             for column, name in enumerate(self.findings)
         }
         defined = [value for value in values.values() if not np.isnan(value)]
         return {
-            "val_loss": sum(losses) / len(losses),
+            "val_loss": sum(losses.tolist()) / len(losses),
             "val_auroc": sum(defined) / len(defined) if defined else float("nan"),
             "val_auroc_by_finding": {name: None if np.isnan(value) else value for name, value in values.items()},
         }
+
+    def _scored(self, logits: Tensor, batch: Batch) -> tuple[NDArray[Any], ...]:
+        """Returns loss, logits and labels of the images of a batch."""
+        loss = float(self.loss([logits], Mixture(batch.images, ((1.0, batch.targets),))))
+        return np.full(len(batch.images), loss), logits.float().cpu().numpy(), batch.targets.cpu().numpy()
 
     def check(self, store: ImageStore, parts: Mapping[str, Manifest]) -> None:
         """Accepts all images: what could be wrong is in the manifest, see the constructor."""

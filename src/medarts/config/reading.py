@@ -123,7 +123,7 @@ def fingerprint_of(values: dict[str, Any]) -> str:
 
 
 def deciding_values(recipe: Recipe) -> dict[str, Any]:
-    """Returns all values but note, paths, limit of the cache, device, threads and tensorboard.
+    """Returns all values but note, paths, limit of the cache, device, threads, tensorboard and timeout.
 
     Paths of data and weights differ from machine to machine; what lies there has a fingerprint of its own.
     """
@@ -131,7 +131,7 @@ def deciding_values(recipe: Recipe) -> dict[str, Any]:
         mode="json",
         exclude={
             "note": True,
-            "compute": {"device", "threads", "tensorboard"},
+            "compute": {"device", "threads", "tensorboard", "timeout"},
             "train": {"model": {"weights"}},
             "data": {"cache": True, "cache_gb": True, "sources": {"__all__": {"path"}}},
         },

@@ -534,12 +534,14 @@ class ComputeSettings(Section):
         precision: fp32, bf16 or fp16 (mixed precision: weights stay fp32).
         threads: CPU threads; 0 leaves the choice to torch.
         tensorboard: write TensorBoard events into the run directory (needs the tensorboard extra).
+        timeout: seconds that the processes of a job wait for each other, where it has several.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     threads: Annotated[Whole, Field(ge=0, le=1024)] = 0
     tensorboard: Flag = False
+    timeout: Annotated[Whole, Field(ge=5, le=86_400), LATER] = 300
 
 
 class Recipe(Section):

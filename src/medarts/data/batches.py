@@ -172,18 +172,22 @@ class Batches:
         start = step % self.steps * self.batch
         return self._load(order[start : start + self.batch])
 
-    def all(self) -> Iterator[Batch]:
+    def all(self, first: int = 0, every: int = 1) -> Iterator[Batch]:
         """Yields every image once, unchanged, in the order of the manifest.
 
         The sizes of the batches differ by at most one: norms that use the statistics of a batch would make of a rest of
         one image something else than of the others. Images with sizes of their own come one by one, whole; networks see
         them by `over_images`.
+
+        Args:
+            first: number of the first batch that is yielded.
+            every: yield every batch of that many.
         """
         if self.store.crops is not None:
-            for index in self.indices:
+            for index in self.indices[first::every]:
                 yield self._whole(index)
             return
-        for indices in np.array_split(self.indices, -(-len(self.indices) // self.batch)):
+        for indices in np.array_split(self.indices, -(-len(self.indices) // self.batch))[first::every]:
             yield self._load(indices)
 
     def over_images(self, forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,8 @@
 
 The values that decide a run stand in its run.json as well, so that an edited recipe.yaml is noticed. On purpose,
 ``--resume RUN KEY=VALUE``, may change: where things are (paths of the data, the cache, initial weights), the note, the
-device, threads and TensorBoard, the parts of a batch, and the number of epochs, which may grow.
+device, threads, TensorBoard and the timeout of processes, the parts of a batch, and the number of epochs, which may
+grow.
 """
 
 import json
@@ -24,7 +25,9 @@ from medarts.errors import DataError, RunError
 from medarts.system.console import counted, inform
 from medarts.system.files import write_whole
 
-_ANY_KIND = r"note|data\.cache|data\.sources\.\d+\.path|train\.model\.weights|compute\.(device|threads|tensorboard)"
+_ANY_KIND = (
+    r"note|data\.cache|data\.sources\.\d+\.path|train\.model\.weights|compute\.(device|threads|tensorboard|timeout)"
+)
 _OF_KIND = {
     "search": r"search\.stages\.\d+\.(accumulate|epochs)",
     "train": r"train\.(accumulate|epochs)",
@@ -39,7 +42,7 @@ _ALLOWED = {
 }
 
 
-_BITS = ("device", "threads", "torch")
+_BITS = ("device", "threads", "torch", "processes")
 """What of the environment the last digits depend on."""
 
 
@@ -260,7 +263,7 @@ def _check(kind: str, recipe: Recipe, changes: Iterable[Change]) -> None:
     if refused:
         raise RunError(
             f"A started run cannot change {'; '.join(map(str, refused))}.",
-            fix=f"It can change paths, the note, compute.device, .threads and .tensorboard{_ALLOWED[kind]}. "
+            fix=f"It can change paths, the note, compute.device, .threads, .tensorboard and .timeout{_ALLOWED[kind]}. "
             "Start a new run for the rest.",
         )
     for change in changes:

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +12,8 @@ from medarts.config import ComputeSettings
 from medarts.engine.tensorboard import require_tensorboard
 from medarts.errors import RecipeError
 from medarts.system.memory import peak_resident_mb
+from medarts.system.place import place
+from medarts.system.ranks import Ranks, current
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -24,14 +26,11 @@ def make_fabric(settings: ComputeSettings) -> Fabric:
     These are settings of the whole process, so callers run inside `preserved_process_state`.
 
     Raises:
-        RecipeError: the device is not there, cannot do the precision, or TensorBoard is missing.
+        RecipeError: the device is not there, cannot do the precision or be one of several, or TensorBoard is missing.
     """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if available["cuda"] else "mps" if available["mps"] else "cpu"
-    if not available[device]:
-        raise RecipeError(f"compute.device '{device}' is not found here.", fix="Use compute.device=auto.")
+    device, ranks = device_of(settings), current()
+    if device == "mps" and ranks.size > 1:
+        raise RecipeError("compute.device mps is for one process.", fix="Use compute.device=cpu, or one process.")
     if settings.precision == "fp16" and device != "cuda":
         raise RecipeError(f"compute.precision fp16 needs a CUDA device, not {device}.", fix="Use bf16 or fp32 there.")
     if settings.tensorboard:
@@ -45,7 +44,34 @@ def make_fabric(settings: ComputeSettings) -> Fabric:
         torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    return Fabric(accelerator=device, devices=1, precision=PRECISIONS[settings.precision])
+    # Several processes are no strategy of Fabric: gradients are summed by `medarts.network.sharing`, also those of
+    # second order and of single paths.
+    devices = [ranks.place.local_rank] if device == "cuda" else 1
+    return Fabric(accelerator=device, devices=devices, precision=PRECISIONS[settings.precision])
+
+
+def device_of(settings: ComputeSettings) -> str:
+    """Returns the device of a recipe: cpu, cuda or mps.
+
+    Raises:
+        RecipeError: it is not there.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if available["cuda"] else "mps" if available["mps"] else "cpu"
+    if not available[device]:
+        raise RecipeError(f"compute.device '{device}' is not found here.", fix="Use compute.device=auto.")
+    return device
+
+
+def joined_for(settings: ComputeSettings) -> AbstractContextManager[Ranks]:
+    """Returns the context of the processes that do a job with a recipe; see `medarts.system.joining.joined`."""
+    if place().size == 1:
+        return nullcontext(current())
+    from medarts.system.joining import joined
+
+    return joined("cuda" if device_of(settings) == "cuda" else "cpu", patience=settings.timeout)
 
 
 @contextmanager
@@ -87,6 +113,7 @@ def environment(fabric: Fabric, settings: ComputeSettings) -> dict[str, str | in
         "threads": torch.get_num_threads(),
         "device": str(fabric.device),
         "precision": settings.precision,
+        "processes": current().size,
     }
 
 

@@ -82,10 +82,16 @@ class _Content(dict[str, Any]):
 
 
 class RunDirectory(os.PathLike[str]):
-    """A run on disk, and a path: ``create`` a new one, ``open`` one that is there."""
+    """A run on disk, and a path: ``create`` a new one, ``open`` one that is there.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the folder.
+        is_written: whether this process is the one that writes what a job does; others leave all as it is.
+    """
+
+    def __init__(self, path: Path, *, is_written: bool = True) -> None:
         self.path = path
+        self.is_written = is_written
         self._lengths: dict[str, int] | None = None
 
     def __fspath__(self) -> str:
@@ -319,6 +325,8 @@ class RunDirectory(os.PathLike[str]):
 
     def discard(self) -> None:
         """Removes a run that has no checkpoint yet, so that its folder is free again; others stay."""
+        if not self.is_written:
+            return
         if self.checkpoints.exists() and any(self.checkpoints.iterdir()):
             return
         for name in ("run.json", *_FIRST, *JOURNALS):  # run.json first: without it nothing else counts
@@ -334,7 +342,7 @@ class RunDirectory(os.PathLike[str]):
             RunError: they cannot be removed.
         """
         folder = self.path / "scores"
-        if not folder.is_dir():
+        if not self.is_written or not folder.is_dir():
             return False
         with writing(folder):
             shutil.rmtree(folder)
@@ -346,6 +354,8 @@ class RunDirectory(os.PathLike[str]):
         Raises:
             RunError: it cannot be written, or is a symbolic link; the last checkpoint is whole.
         """
+        if not self.is_written:
+            return
         lengths = self.journal_lengths()
         append_line(self.path / journal, json.dumps(record))
         self._lengths = {**lengths, journal: lengths[journal] + 1}
@@ -370,6 +380,8 @@ class RunDirectory(os.PathLike[str]):
         Raises:
             RunError: a journal has lost or changed lines since, or cannot be written.
         """
+        if not self.is_written:
+            return
         for name in JOURNALS:
             path, wanted = self.path / name, lengths.get(name, 0)
             kept = [line for line, _ in zip(_whole_lines(path), range(wanted), strict=False)]
@@ -428,6 +440,8 @@ class RunDirectory(os.PathLike[str]):
         Raises:
             RunError: it cannot be written.
         """
+        if not self.is_written:
+            return
         write_whole(self.path / name, json.dumps(content, indent=1) + "\n")
 
 

@@ -18,7 +18,7 @@ import shlex
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
@@ -33,7 +33,7 @@ from medarts.data.store import ImageStore
 from medarts.engine import checkpoint
 from medarts.engine.changes import Change, changed_recipe, check_places, go_on, with_its_threads
 from medarts.engine.checkpoint import Checkpoint, Position
-from medarts.engine.device import environment, peak_memory_mb, preserved_process_state
+from medarts.engine.device import environment, joined_for, peak_memory_mb, preserved_process_state
 from medarts.engine.directory import RunDirectory
 from medarts.engine.tensorboard import write_events
 from medarts.engine.timing import Span, timed
@@ -41,6 +41,7 @@ from medarts.errors import DivergedError, RunError
 from medarts.system.console import Bar, has_lines, in_words, inform, progress_bar
 from medarts.system.memory import FEWER_AT_ONCE, is_out_of_memory, memory_named, smaller_parts
 from medarts.system.process import InterruptedRunError, Interruption, interruption
+from medarts.system.ranks import current
 from medarts.tasks import Task
 
 SECONDS_A_LINE = 30.0
@@ -118,6 +119,7 @@ class Job(ABC, Generic[State]):
         title: what messages call it.
         beside: names of what may be in the folder of a new run.
         validations_at_end: validations at the end of a stage, beside one an epoch.
+        ranks: the processes that do it, this one among them.
         run: where everything is written; None in a trial, which writes nothing.
         pause: epochs of a stage after which the job is left as it is, to go on later; None does all of it.
     """
@@ -133,6 +135,7 @@ class Job(ABC, Generic[State]):
         self.task = task
         self.store = store
         self.state = state
+        self.ranks = current()
         self.run: RunDirectory | None = None
         self.pause: int | None = None
         self._stop = Interruption()
@@ -248,7 +251,12 @@ class Job(ABC, Generic[State]):
     @property
     def continuation(self) -> str:
         """The command that goes on with it once it was stopped."""
-        return f"medarts {self.kind} --resume {shlex.quote(str(self.directory.path))}"
+        words, place = f"medarts {self.kind} --resume {shlex.quote(str(self.directory.path))}", self.ranks.place
+        if place.size > 1:
+            words += f" --devices {place.local_size}"
+        if place.size > place.local_size:
+            words += f" --nodes {place.size // place.local_size} --node-rank N --address HOST:PORT"
+        return words
 
     def end_epoch(self, values: Mapping[str, Any]) -> None:
         """Does what follows the validation of an epoch, such as keeping the best weights."""
@@ -295,6 +303,7 @@ class Job(ABC, Generic[State]):
         """
         self.run = directory
         point = load_point(directory, fabric=self.fabric)
+        self.ranks.any(False)  # nothing is saved before all have read it
         if point is not None:
             with restoring(point):
                 self.state = restored(type(self.state), point.state["loop"])
@@ -319,15 +328,17 @@ class Job(ABC, Generic[State]):
                         self._run_epoch(stop, bar)
                     self.end_stage()
                 point = None
-        directory.finish()
+        self.ranks.first(directory.finish)
 
     def _run_epoch(self, stop: Interruption, bar: Bar) -> None:
         began, first = time.perf_counter(), self.state.step
         self._last_line = began
         self.begin_epoch()
         while self.state.step < self.steps:
+            if self.ranks.size > 1:
+                self.ranks.note(self.where, fix=f"Resume with: {self.continuation}")
             self._step()
-            if stop.requested and self.state.step < self.steps:
+            if self._is_to_stop() and self.state.step < self.steps:
                 self.save()
                 self._leave()
             bar.advance()  # after the saving: a terminal that was closed takes no more output
@@ -340,12 +351,12 @@ class Job(ABC, Generic[State]):
         journals["timing.jsonl"] = {**counters, "seconds": seconds, "peak_memory_mb": memory}
         for name, line in journals.items():
             self.directory.append(name, line)
-        if self.recipe.compute.tensorboard:
+        if self.recipe.compute.tensorboard and self.ranks.is_first:
             write_events(self.directory.path / "tensorboard", journals["metrics.jsonl"], step=self.epochs_done)
         self.end_epoch(values)
         self.state.next_epoch()
         self.save()
-        if stop.requested:
+        if self._is_to_stop():
             self._leave()
         self._tell_epoch(journals, bar)
 
@@ -394,7 +405,9 @@ class Job(ABC, Generic[State]):
 
         Raises:
             DivergedError: the loss is not finite.
+            MedartsError: the processes have come to different weights.
         """
+        self.ranks.check_alike([*self.module.state_dict().values()], what="weights")
         network, images = self.validated
         network.eval()
         with memory_named("the validation", fix=FEWER_AT_ONCE):
@@ -427,6 +440,8 @@ class Job(ABC, Generic[State]):
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 self._diverged(f"weight {name}")
         run = self.directory
+        if not run.is_written:
+            return
         content = {
             **(state if state is not None else {"loop": asdict(self.state), **self.state_dict()}),
             "journals": run.journal_lengths(),
@@ -458,8 +473,12 @@ class Job(ABC, Generic[State]):
         Raises:
             InterruptedRunError: it was.
         """
-        if self._stop.requested:
+        if self._is_to_stop():
             self._leave()
+
+    def _is_to_stop(self) -> bool:
+        """Whether the job was asked to stop, in whichever process."""
+        return self.ranks.any(self._stop.requested)
 
     def _leave(self) -> NoReturn:
         raise InterruptedRunError(f"Stopped; {self.directory.path} is saved.", fix=f"Resume with: {self.continuation}")
@@ -518,23 +537,29 @@ def start(
         OutOfMemoryError: memory ran out. After this and any other error nothing is left of a run without a checkpoint.
     """
     with (
-        RunDirectory.reserved(out, kind.kind, beside=kind.beside),
+        joined_for(recipe.compute) as ranks,
+        RunDirectory.reserved(out, kind.kind, beside=kind.beside) if ranks.is_first else nullcontext(),
         memory_named(kind.title, fix=kind.memory_fix(recipe)),
     ):
-        job = prepare()
+        job = ranks.in_turn(prepare)
         manifest = job.store.manifest
-        run = RunDirectory.create(
-            out,
-            job.recipe,
-            kind=kind.kind,
-            data_fingerprint=manifest.fingerprint(),
-            files={"manifest.csv": manifest.to_csv(), **job.files},
-            beside=kind.beside,
-            environment=environment(job.fabric, recipe.compute),
-            ways=job.store.ways,
-            **job.facts,
-            **(facts or {}),
-        )
+
+        def create() -> None:
+            RunDirectory.create(
+                out,
+                job.recipe,
+                kind=kind.kind,
+                data_fingerprint=manifest.fingerprint(),
+                files={"manifest.csv": manifest.to_csv(), **job.files},
+                beside=kind.beside,
+                environment=environment(job.fabric, recipe.compute),
+                ways=job.store.ways,
+                **job.facts,
+                **(facts or {}),
+            )
+
+        ranks.first(create)
+        run = RunDirectory(out, is_written=ranks.is_first)
         try:
             job.run_in(run)
         except (InterruptedRunError, DivergedError):
@@ -568,7 +593,11 @@ def resume(
             recipe in what may not change.
     """
     run = RunDirectory.open(path, kind=kind.kind)
-    with run.at_work(kind.kind):
+    with (
+        joined_for(run.recipe_file().compute) as ranks,
+        run.at_work(kind.kind) if ranks.is_first else nullcontext(),
+    ):
+        run.is_written = ranks.is_first
         recipe, changed = changed_recipe(run, changes)
         in_memory = any(source.is_in_memory for source in recipe.data.sources)
         if run.facts["finished"] and not changed and in_memory and data is None:
@@ -576,11 +605,15 @@ def resume(
         with memory_named(kind.title, fix=kind.memory_fix(recipe)):
             if data is None:
                 check_places(run, recipe)
-            job = prepare(with_its_threads(run, recipe, changed), run)
+            job = ranks.in_turn(lambda: prepare(with_its_threads(run, recipe, changed), run))
             job.run = run
-            job.prepare_for(changed)
             manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
-            go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now, ways=job.store.ways)
+
+            def change() -> None:
+                job.prepare_for(changed)
+                go_on(run, recipe, changed, manifest=manifest.to_csv(), environment=now, ways=job.store.ways)
+
+            ranks.first(change)
             job.run_in(run)
     return run
 
@@ -610,21 +643,6 @@ def epoch_line(
 
 def _shown(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, int | float) else "undefined"
-
-
-def backward(fabric: Fabric, losses: Iterable[Tensor]) -> float:
-    """Adds the gradient of a sum of losses, and returns the sum.
-
-    Args:
-        fabric: does the backward passes in the run's precision.
-        losses: of the parts of a batch. Each is taken only when the gradient of the one before it is done: if a
-            generator makes them, the activations of no two parts are in memory together.
-    """
-    total = 0.0
-    for loss in losses:
-        fabric.backward(loss)
-        total += float(loss.detach())
-    return total
 
 
 def cosine(epoch: float, *, epochs: int, start: float, end: float, warmup: int = 0) -> float:

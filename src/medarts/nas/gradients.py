@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from medarts.engine.engine import backward
+from medarts.network.sharing import backward
 from medarts.registry import Settings, gradients
 
 Objective = Callable[[], Iterable[Tensor]]
@@ -42,6 +42,8 @@ class ArchitectureGradient(Protocol):
         optimizer: torch.optim.Optimizer,
     ) -> float:
         """Adds the gradient; weights, their ``grad`` and the optimizer's state are afterwards what they were.
+
+        It takes gradients by `first_order`, which knows of several processes, and not from the losses themselves.
 
         Args:
             fabric: does the backward passes in the run's precision.
@@ -78,7 +80,8 @@ def first_order(fabric: Fabric, objective: Objective, *, held: Iterable[nn.Param
     """Adds the gradient of an objective to all parameters but ``held``, and returns the objective's value.
 
     With the training loss and the architecture held it is the gradient of the weights; with the validation loss and
-    the weights held it is the first-order gradient of the architecture (xi = 0).
+    the weights held it is the first-order gradient of the architecture (xi = 0). Of an objective on images, of which
+    every process of a job has some, value and gradient are summed over the processes.
 
     Args:
         fabric: does the backward pass in the run's precision.

@@ -42,6 +42,7 @@ from medarts.nas.checks import check_recipe
 from medarts.nas.deciding import Deciding, Rehearsal, restriction_of
 from medarts.nas.gradients import Objective, first_order
 from medarts.nas.regularizers import Of, RegularizerSettings
+from medarts.network.sharing import check_shares, sharing
 from medarts.registry import bound, calling, gradients, regularizers, selections
 from medarts.spaces import make_space
 from medarts.spaces.base import Candidates, SearchSpace
@@ -49,6 +50,7 @@ from medarts.spaces.genotype import Genotype, from_json
 from medarts.spaces.relaxations import Draw, make_relaxation
 from medarts.system.console import inform, warn
 from medarts.system.randomness import seed_of, seed_torch
+from medarts.system.ranks import current
 from medarts.tasks import Task, make_task
 
 Deliver = Callable[[Genotype, Recipe], tuple[Genotype, Mapping[str, Any]]]
@@ -278,7 +280,8 @@ class Search(Job[SearchState]):
             self.supernet.decisions(self.recipe.derive)  # refused now, not when all stages have been trained
             self.supernet.restriction = restriction_of(self.state.made)
         if self._has_costs:
-            self.supernet.costs = self.price(self.space, settings.stages[number], self.recipe)
+            stage = settings.stages[number]
+            self.supernet.costs = self.ranks.first(lambda: self.price(self.space, stage, self.recipe))  # are measured
         # Walking over the modules of a supernet takes long enough to be felt in every step.
         self.weights, self.architecture = self.supernet.weights(), self.supernet.architecture()
         self.model, self.weight_optimizer, self.architecture_optimizer = self.fabric.setup(
@@ -409,16 +412,17 @@ class Search(Job[SearchState]):
         def losses() -> Iterator[Tensor]:
             seed_torch(recipe.seed, "dropout", *where)
             for share, part in parts:
-                with self.supernet.drawing(draw):
-                    loss = share * self.task.loss(self.model(part.images, all_heads=True), part)
-                yield loss
+                with sharing(part, self.ranks, lambda: [*self.weights, *self.architecture]) as (own, mine):
+                    with self.supernet.drawing(draw):
+                        loss = share * own * self.task.loss(self.model(mine.images, all_heads=True), mine)
+                    yield loss
 
         return losses
 
     def journals(self, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Writes the genotype so far, and returns the lines of metrics and architecture."""
         state, genotype, snapshot = self.state, self.derive(), self.supernet.snapshot()
-        genotype.save(self.directory.path / "genotype.json")
+        self._write(genotype)
         frozen = state.epoch < self.recipe.search.arch_after
         signals = self._signals(genotype, snapshot, values)
         if not frozen:  # of a frozen architecture the genotype is one of chance
@@ -435,6 +439,11 @@ class Search(Job[SearchState]):
             },
             "architecture.jsonl": {**snapshot, "genotype": json.loads(genotype.to_json()), "signals": signals},
         }
+
+    def _write(self, genotype: Genotype) -> None:
+        """Writes the genotype so far."""
+        if self.directory.is_written:
+            genotype.save(self.directory.path / "genotype.json")
 
     def _signals(
         self, genotype: Genotype, snapshot: Mapping[str, Any], values: Mapping[str, Any]
@@ -511,10 +520,10 @@ class Search(Job[SearchState]):
         discrete = self._discretised(genotype)
         delivered: Mapping[str, Any] = {}
         if is_last:
-            file = self.directory.path / "genotype.json"
-            genotype.save(file)  # as what is to become of it may be refused
-            genotype, delivered = self.deliver(genotype, self.recipe)
-            genotype.save(file)
+            self._write(genotype)  # as what is to become of it may be refused
+            chosen = genotype
+            genotype, delivered = self.ranks.first(lambda: self.deliver(chosen, self.recipe))  # which may be measured
+            self._write(genotype)
         state.gaps.append(
             {
                 "score": score.removeprefix("val_"),
@@ -742,6 +751,9 @@ def prepare_search(
         MedartsError: data, recipe or device do not fit, or the data of the run have changed.
     """
     check_recipe(recipe)
+    for number, stage in enumerate(recipe.search.stages):
+        field = f"search.stages.{number}"
+        check_shares(current(), batch=stage.batch, accumulate=stage.accumulate, field=field)
     fabric = make_fabric(recipe.compute)
     manifest = open_manifest(recipe.data, needs=("train", "val"), data=data)
     if run is not None:

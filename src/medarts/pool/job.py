@@ -39,6 +39,7 @@ from medarts.spaces.genotype import Genotype
 from medarts.system.console import Bar, counted, inform, progress_bar
 from medarts.system.files import exists
 from medarts.system.memory import OutOfMemoryError
+from medarts.system.place import refuse_several
 from medarts.system.process import InterruptedRunError, Interruption, interruption
 from medarts.system.workers import Ended, ProcessEndedError, Work, Workers
 
@@ -73,6 +74,7 @@ def start_by_training(
         MedartsError: data, device or folder do not fit, or all candidates of a rung failed.
         InterruptedRunError: it was asked to stop; it can be resumed.
     """
+    refuse_several("A search by training")
     threads = recipe.compute.threads or max(1, torch.get_num_threads() // jobs)
     recipe = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"threads": threads})})
     with RunDirectory.reserved(out, "search"):
@@ -116,6 +118,7 @@ def resume_by_training(
             not change.
         MedartsError: see `start_by_training`.
     """
+    refuse_several("A search by training")
     run = RunDirectory.open(path, kind="search")
     with run.at_work("search"):
         recipe, changed = changed_recipe(run, changes)

@@ -33,6 +33,7 @@ from medarts.pruning.sparse_training import RATE, PruningStage, SparseTraining
 from medarts.pruning.steps import cut_of, score_of
 from medarts.system.console import inform
 from medarts.system.files import exists
+from medarts.system.place import refuse_several
 from medarts.training.fine_tuning import InitialWeights
 from medarts.training.trained import TrainedNetwork, trained_of
 from medarts.training.trainer import Training, prepare_to_resume, prepare_training
@@ -91,6 +92,7 @@ def prune_network(
         InterruptedRunError: it was asked to stop; the same call goes on.
         MedartsError: see `medarts.engine.engine.start`.
     """
+    refuse_several("A pruning")
     place = Path(source.origin).resolve()
     if place == out.resolve():
         raise RunError(f"{out} is the run that is pruned, which stays as it is.", fix=f"{ELSEWHERE}.")

@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medarts.config.section import Number
+from medarts.network.sharing import unshared
 from medarts.registry import Settings, bound, relaxations
 
 
@@ -220,7 +221,7 @@ def relaxed(
     """
     if draw is None:
         return [relaxation.validation(rows) for rows in logits]
-    with seeded(draw.seed):
+    with seeded(draw.seed), unshared():
         weights = [relaxation.training(rows, draw.progress) for rows in logits]
         if draw.perturbation:
             weights = [perturbed(each, draw.perturbation, competing=relaxation.competing) for each in weights]

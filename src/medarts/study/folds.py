@@ -43,6 +43,7 @@ from medarts.spaces.genotype import Genotype
 from medarts.study.jobs import Job, RunPaths
 from medarts.study.trainings import check_jobs, train_all, with_shared_threads
 from medarts.system.files import write_whole
+from medarts.system.place import refuse_several
 from medarts.training.searched import SEEN, images_of_search, tested_patients, text_of
 from medarts.training.trained import (
     architecture_of,
@@ -71,6 +72,7 @@ def train_folds(recipe: Recipe, architecture: Architecture, out: Path, *, jobs: 
         RunError: the training of a fold failed; the others are done, and the same call tries it again.
         InterruptedRunError: it was asked to stop; all is saved.
     """
+    refuse_several("A training of folds")
     check_jobs(jobs)
     if isinstance(architecture, Pruned | Ensemble):
         raise RunError(
@@ -101,6 +103,7 @@ def resume_folds(path: Path, changes: Iterable[str] = (), *, jobs: int = 1) -> R
     Raises:
         RunError, MedartsError: see `train_folds`; or the data have changed.
     """
+    refuse_several("A training of folds")
     check_jobs(jobs)
     run = RunDirectory.open(path, kind="train")
     with run.at_work("train"):

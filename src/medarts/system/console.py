@@ -189,6 +189,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+class _Mute:
+    """Whether this process gives no warnings."""
+
+    is_on = False
+
+
 def inform(text: str) -> None:
     """Prints a text about the current work on standard error, above a progress bar; see ``system.console.say``."""
     say(text, to=console)
@@ -196,12 +202,18 @@ def inform(text: str) -> None:
 
 def warn(text: str) -> None:
     """Prints a line on standard error that begins with the word warning, also in quiet mode."""
-    say(f"warning: {printable(text)}", to=sys.stderr if console.quiet else console)
+    if not _Mute.is_on:
+        say(f"warning: {printable(text)}", to=sys.stderr if console.quiet else console)
+
+
+def be_mute() -> None:
+    """Leaves out warnings, too, from now on: another process of the job gives them."""
+    _Mute.is_on = console.quiet = True
 
 
 def be_quiet(quiet: bool) -> None:
     """Leaves out progress and remarks from now on, or no longer; warnings and errors are always printed."""
-    console.quiet = quiet
+    console.quiet = quiet or _Mute.is_on
 
 
 def in_words(seconds: float) -> str:

@@ -27,17 +27,19 @@ from medarts.data.store import ImageStore, open_store
 from medarts.engine import checkpoint
 from medarts.engine.device import make_fabric
 from medarts.engine.directory import SEARCHED, RunDirectory
-from medarts.engine.engine import Job, LoopState, Trial, backward, cosine, resume, start
+from medarts.engine.engine import Job, LoopState, Trial, cosine, resume, start
 from medarts.errors import RecipeError, RunError
 from medarts.models import Architecture, initial_weights, network_of, task_of, without_weights
 from medarts.models.ensemble import Ensemble
 from medarts.models.pruned import FILE as STRUCTURE
 from medarts.models.pruned import Pruned
 from medarts.network import Network
+from medarts.network.sharing import backward, check_shares, sharing
 from medarts.spaces import space_settings
 from medarts.spaces.genotype import Genotype
 from medarts.system.console import inform
 from medarts.system.randomness import seed_of, seed_torch
+from medarts.system.ranks import current
 from medarts.tasks import Task, make_task
 from medarts.training.averaging import MovingAverage
 from medarts.training.fine_tuning import InitialWeights, initial_weights_in, initial_weights_of, with_its_norm
@@ -240,7 +242,8 @@ class Training(Job[TrainingState]):
         mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(seed, "mixing", *where))
         seed_torch(seed, "dropout", *where)
         for share, part in mixture.split(settings.accumulate):
-            yield share * self.task.loss(model(part.images, all_heads=True), part)
+            with sharing(part, self.ranks, lambda: [*model.parameters()]) as (own, mine):
+                yield share * own * self.task.loss(model(mine.images, all_heads=True), mine)
 
     def add_penalties(self) -> None:
         """Adds the gradients of terms beside the loss to those of the weights."""
@@ -432,6 +435,7 @@ def prepare_training(
     Raises:
         MedartsError: data, network, recipe or device do not fit, or the data of the run have changed.
     """
+    check_shares(current(), batch=recipe.train.batch, accumulate=recipe.train.accumulate, field="train")
     fabric = make_fabric(recipe.compute)
     check_task(recipe.data.task, architecture)
     searched = images_of_search(architecture) if run is None else frozenset()  # which the run has noted

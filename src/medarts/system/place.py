@@ -1,0 +1,70 @@
+"""Which process of a job this one is; known without PyTorch."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from medarts.errors import MedartsError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which process of a job this is, as torchrun and ``medarts --devices`` say it in the environment.
+
+    Attributes:
+        rank: number of the process, from 0.
+        size: processes in all.
+        local_rank: number among those of its host, from 0.
+        local_size: processes of its host.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def leader(self) -> int:
+        """The first process of the host."""
+        return self.rank - self.local_rank
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place:
+    """Returns the place that the environment gives this process; the only one where it gives none.
+
+    >>> place({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
+    Place(rank=3, size=4, local_rank=1, local_size=2)
+
+    Raises:
+        MedartsError: it says half of it, or what cannot be.
+    """
+    if environment.get("WORLD_SIZE", "1") == "1":
+        return Place()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    given = [environment.get(names[0]), environment["WORLD_SIZE"]]
+    # Where nothing is said of hosts there is one.
+    given += [environment.get(names[2], given[0]), environment.get(names[3], given[1])]
+    try:
+        rank, size, local_rank, local_size = (int(value) for value in given if value is not None)
+    except ValueError:
+        rank = size = local_rank = local_size = -1
+    if not (0 <= rank < size and 0 <= local_rank < local_size <= size and local_rank <= rank):
+        said = ", ".join(f"{name}={value}" for name, value in zip(names, given, strict=True))
+        raise MedartsError(
+            f"The environment names no process of a job: {said}.",
+            fix="Start with torchrun or --devices, or unset WORLD_SIZE.",
+        )
+    return Place(rank, size, local_rank, local_size)
+
+
+def refuse_several(what: str) -> None:
+    """Refuses work that several processes cannot share.
+
+    Args:
+        what: it is, as the beginning of a sentence.
+
+    Raises:
+        MedartsError: this process is one of several.
+    """
+    if place().size > 1:
+        raise MedartsError(f"{what} is not shared by several processes.", fix="Start it without torchrun or --devices.")

@@ -1,0 +1,182 @@
+"""Several processes do what one does: the same weights and architecture, whatever a step is made of."""
+
+import platform
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.steps_of_ranks import do_all, in_processes, steps, train
+
+from medarts.config import Recipe, apply_overrides, parse, to_yaml
+from medarts.engine import checkpoint
+from medarts.engine.directory import RunDirectory
+from medarts.errors import MedartsError, RecipeError
+from medarts.network.sharing import check_shares
+from medarts.spaces import make_space
+from medarts.spaces.genotype import load_genotype
+from medarts.system.launching import launch
+from medarts.system.place import Place, place, refuse_several
+from medarts.system.ranks import Ranks
+from medarts.training.trainer import resume_training, start_training
+
+SEARCHED = ("search.arch_after=0", "search.stages=[{depth: 3, epochs: 2, batch: 5}]")
+SMALL = ("data.size=16", "space.stem_channels=8", "space.intermediate_nodes=2", "space.dropout_prob=0.1")
+CHANGED = ("data.augmentation={rotate: 0, scale: 0, shift: 0, gamma: 0.2}",)
+
+
+@pytest.fixture
+def cases(small_recipe: Recipe, finding_recipe: Recipe, tmp_path: Path) -> dict[str, tuple[str, str, Recipe]]:
+    """Name -> kind, dtype and recipe."""
+    masks, findings = changed(small_recipe, *SMALL, *CHANGED), changed(finding_recipe, "data.size=16", *CHANGED)
+    nas, darts = changed(masks, *SEARCHED, "search.mixing.images=3"), changed(findings, *SEARCHED)
+    nas = changed(nas, "search.stages.0.accumulate=1")
+    few = [f"space.operations.{kind}=[max_pool_3x3, skip_connect, sep_conv_3x3]" for kind in ("normal", "reduce")]
+    darts = changed(darts, "space.stem=cifar", "space.layers=3", *few)
+    second = "search.gradient=second_order"
+    supernet = make_space(nas).supernet(nas.search.stages[0], None)
+    supernet.derive(nas.derive, name="nas-wdan", provenance={}).save(tmp_path / "nas-wdan.json")
+    small = load_genotype("darts_v2").with_settings(init_channel=4, layers=3, auxiliary=True)
+    small.save(tmp_path / "darts.json")
+    training = ("train.batch=9", "train.accumulate=2", "train.mixing={alpha: 0.4, images: 2}")
+    unet = changed(masks, *training, "train.model={name: unet, width: 4, depth: 2}")
+    return {
+        "nas": ("search", "float64", nas),
+        "nas-second": ("search", "float64", changed(nas, second)),
+        "darts": ("search", "float64", darts),
+        "darts-second": ("search", "float64", changed(darts, second)),
+        "nas-single": ("search", "float32", nas),
+        "derived": ("nas-wdan", "float64", changed(masks, *training, "train.norm=batch")),
+        "derived-darts": ("darts", "float64", changed(findings, *training)),
+        "unet": ("baseline", "float64", unet),
+        "unet-single": ("baseline", "float32", changed(unet, "train.ema=0.9")),
+    }
+
+
+def changed(recipe: Recipe, *changes: str) -> Recipe:
+    return parse(apply_overrides(recipe.model_dump(mode="json"), changes))
+
+
+def test_several_processes_come_to_the_weights_of_one(cases, tmp_path):
+    listed = [(name, kind, dtype, recipe.model_dump(mode="json")) for name, (kind, dtype, recipe) in cases.items()]
+    processes = [process for size in (2, 4) for process in in_processes(size, do_all, tmp_path, listed, size)]
+    alone = {name: steps(kind, dtype, recipe, tmp_path) for name, (kind, dtype, recipe) in cases.items()}
+    for process in processes:
+        process.join(600)
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+    for name, (_, dtype, _) in cases.items():
+        for size in (2, 4):
+            others = [torch.load(tmp_path / f"{name}.{rank}-of-{size}.pt", weights_only=False) for rank in range(size)]
+            check_equal(others[0], alone[name], name=f"{name}, {size}", most=1e-9 if dtype == "float64" else 1e-5)
+            for other in others[1:]:
+                assert other["values"] == others[0]["values"], name
+                for key, tensor in other["tensors"].items():
+                    assert torch.equal(tensor, others[0]["tensors"][key]), (name, key)
+
+
+def check_equal(found: dict[str, Any], expected: dict[str, Any], *, name: str, most: float) -> None:
+    assert found["losses"]["train_loss"] == pytest.approx(expected["losses"]["train_loss"], rel=most), name
+    assert found["values"]["val_loss"] == pytest.approx(expected["values"]["val_loss"], rel=100 * most), name
+    for key, tensor in expected["tensors"].items():
+        text = f"{name}, {key}"
+        torch.testing.assert_close(found["tensors"][key], tensor, rtol=0, atol=most, msg=text)
+
+
+@pytest.fixture
+def small(small_recipe: Recipe) -> Recipe:
+    """A training of two epochs, whose processes wait for each other for seconds."""
+    network = "train.model={name: unet, width: 4, depth: 2}"
+    return changed(small_recipe, "data.size=16", network, "compute.timeout=10")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Windows stops no process")
+def test_a_process_that_is_lost_is_named_and_the_run_goes_on(small, tmp_path):
+    """Killed, stopped, failed by itself, or asked to stop; the run goes on in one process to the same weights."""
+    where = r"(its start|epoch \d+, step \d+)"  # by the last sign of life, which may be older than the step
+    told = {
+        "SIGKILL": rf"has ended or stopped, at {where}\. ",
+        "SIGSTOP": rf"has not answered for 10 s, since {where}\. ",
+        "error": r"has ended: It is broken\. Repair it\.",
+        "SIGTERM": r"is saved\. Resume with: ",
+    }
+    processes = {}
+    for fault in told:
+        (tmp_path / f"{fault}-said").mkdir()
+        about = small.model_dump(mode="json"), tmp_path / fault, fault
+        processes[fault] = in_processes(2, train, *about, errors=tmp_path / f"{fault}-said")
+    whole = start_training(small, small.train.model, tmp_path / "whole")
+    for fault, (first, second) in processes.items():
+        first.join(300)
+        assert first.exitcode == 1, fault
+        second.kill()  # where it is stopped
+        second.join()
+        said = (tmp_path / f"{fault}-said" / "0.txt").read_text()
+        who = "" if fault == "SIGTERM" else f"medarts: Process 1 on {re.escape(platform.node())} "
+        assert re.search(who + told[fault], said), (fault, said)
+        assert said.count("Process 1 on") == (fault != "SIGTERM"), said
+        run = tmp_path / fault
+        if fault != "error":
+            assert f"Resume with: medarts train --resume {run} --devices 2" in said
+        assert not RunDirectory.open(run).facts["finished"]
+        found = checkpoint.load(resume_training(run).checkpoints, "last")
+        for name, tensor in checkpoint.load(whole.checkpoints, "last").weights.items():
+            torch.testing.assert_close(found.weights[name], tensor, rtol=0, atol=1e-5, msg=f"{fault}, {name}")
+
+
+def test_a_batch_has_an_image_for_every_process():
+    four = Ranks()
+    four.place = Place(0, 4, 0, 4)
+    check_shares(four, batch=8, accumulate=2, field="train")
+    with pytest.raises(RecipeError, match=r"train\.batch 7 in 2 parts has fewer images at a time than .* 4"):
+        check_shares(four, batch=7, accumulate=2, field="train")
+
+
+def test_the_environment_says_which_process_this_is():
+    assert place({"RANK": "5"}) == Place()  # of a scheduler that knows no other process
+    given = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    assert place(given).leader == 2
+    for wrong in ({"RANK": "4"}, {"LOCAL_RANK": "2"}, {"WORLD_SIZE": "two"}, {"LOCAL_WORLD_SIZE": "0"}):
+        with pytest.raises(MedartsError, match="names no process of a job"):
+            place({**given, **wrong})
+    with pytest.raises(MedartsError, match="names no process of a job"):
+        place({"WORLD_SIZE": "2"})
+
+
+def test_what_several_processes_cannot_share_is_refused(monkeypatch):
+    refuse_several("A pruning")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(MedartsError, match="A pruning is not shared by several processes"):
+        refuse_several("A pruning")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"devices": 0}, "--devices is 0"),
+        ({"nodes": 2}, "no address says where"),
+        ({"nodes": 2, "node_rank": 2}, "--node-rank is 2"),
+        ({"nodes": 2, "address": "10.0.0.1"}, "is no HOST:PORT"),
+        ({"address": "host:99999"}, "is no HOST:PORT"),
+    ],
+)
+def test_processes_that_cannot_be_started_are_refused(changes, message):
+    with pytest.raises(MedartsError, match=message):
+        launch([], **{"devices": 2, "nodes": 1, "node_rank": 0, "address": None, **changes})
+
+
+def test_the_command_line_starts_processes_that_speak_with_one_voice(small, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(to_yaml(changed(small, "train.epochs=1", "compute.timeout=60")))
+    command = [sys.executable, "-m", "medarts", "train", "recipe.yaml", "--out", "run", "--devices", "2"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines().count("run") == 1
+    assert ended.stderr.count("epoch 1/1") == 1
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.facts["finished"]
+    assert run.facts["environment"]["processes"] == 2
+    assert len(run.read_journal("metrics.jsonl")) == 1

@@ -1,0 +1,110 @@
+"""Steps of searches and trainings in one process or in several, and what they come to."""
+
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medarts.config import Recipe, parse
+from medarts.engine import device
+from medarts.engine.device import joined_for, preserved_process_state
+from medarts.engine.engine import Job
+from medarts.errors import MedartsError
+from medarts.nas.search import prepare_search
+from medarts.spaces.genotype import load_genotype
+from medarts.system.ranks import current
+from medarts.training.trainer import Training, prepare_training, start_training, that_trains
+
+STEPS = 20
+
+
+def job_of(kind: str, recipe: Recipe, folder: Path) -> Job[Any]:
+    """Returns a search, or the training of a baseline or a genotype."""
+    if kind == "search":
+        return prepare_search(recipe)
+    architecture = recipe.train.model if kind == "baseline" else load_genotype(folder / f"{kind}.json")
+    return prepare_training(that_trains(recipe, architecture), architecture)
+
+
+@preserved_process_state()
+def steps(kind: str, dtype: str, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Returns the tensors, losses and validation after some steps."""
+    precision, default = device.PRECISIONS["fp32"], torch.get_default_dtype()
+    try:
+        if dtype == "float64":
+            device.PRECISIONS["fp32"] = "64-true"
+            torch.set_default_dtype(torch.float64)  # or Fabric makes float32 of the outputs
+        with joined_for(recipe.compute):
+            job = current().in_turn(lambda: job_of(kind, recipe, folder))
+            job.set_up()
+            job.state.epoch = 1  # drop-path drops nothing before
+            job.begin_epoch()
+            for _ in range(STEPS):
+                job._step()
+            values = job.validate()
+    finally:
+        device.PRECISIONS["fp32"] = precision
+        torch.set_default_dtype(default)
+    tensors = {name: tensor.detach().clone() for name, tensor in job.module.state_dict().items()}
+    return {"tensors": tensors, "losses": {**vars(job.state)}, "values": values}
+
+
+Case = tuple[str, str, str, dict[str, Any]]
+"""Name, kind, dtype and recipe."""
+
+
+def do_all(folder: Path, cases: Sequence[Case], size: int, rank: int) -> None:
+    """Does cases, and leaves what they come to in files of the name, the rank and the number of processes."""
+    for name, kind, dtype, recipe in cases:
+        torch.save(steps(kind, dtype, parse(recipe), folder), folder / f"{name}.{rank}-of-{size}.pt")
+
+
+def train(recipe: dict[str, Any], out: Path, fault: str, rank: int) -> None:
+    """Trains a baseline; process 1 has something happen to it before step 1 of epoch 1."""
+    step = Training._step
+
+    def faulty(job: Training) -> None:
+        if rank == 1 and job.position == (1, 1):
+            if fault == "error":
+                raise MedartsError("It is broken.", fix="Repair it.")
+            os.kill(os.getpid(), getattr(signal, fault))
+        step(job)
+
+    Training._step = faulty  # type: ignore[assignment, method-assign]
+    parsed = parse(recipe)
+    start_training(parsed, parsed.train.model, out)
+
+
+def in_processes(size: int, work: Callable[..., None], *arguments: Any, errors: Path | None = None) -> list[Any]:
+    """Starts processes that are one group, each with its number as last argument, and returns them.
+
+    They are forked from a process that has imported all: to import takes longer than what they do.
+
+    Args:
+        size: how many.
+        work: what each does.
+        *arguments: of it.
+        errors: folder in which standard error of each is kept, by its number.
+    """
+    context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+    context.set_forkserver_preload([__name__])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = int(server.getsockname()[1])
+    processes = [context.Process(target=_at, args=(rank, size, port, errors, work, *arguments)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def _at(rank: int, size: int, port: int, errors: Path | None, work: Callable[..., None], *arguments: Any) -> None:
+    if errors is not None:
+        os.dup2(os.open(errors / f"{rank}.txt", os.O_WRONLY | os.O_CREAT), 2)
+    given = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+    os.environ.update({**{name: str(value) for name, value in given.items()}, "MASTER_ADDR": "127.0.0.1"})
+    work(*arguments, rank)
