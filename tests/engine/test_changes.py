@@ -10,7 +10,7 @@ from medarts.engine.changes import changed_recipe, consequences, go_on, with_its
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, RunError
 
-ENVIRONMENT = {"device": "cpu", "threads": 2, "torch": torch.__version__}
+ENVIRONMENT = {"device": "cpu", "threads": 2, "torch": torch.__version__, "processes": 1}
 
 
 def begin(path: Path, recipe: Recipe, kind: str) -> RunDirectory:
@@ -75,7 +75,7 @@ def test_what_does_not_decide_may_be_edited(search: RunDirectory, tmp_path: Path
 
 
 ANY = ["data.sources.0.path=/data/new", "data.cache=/cache", "note=x", "compute.device=auto", "compute.threads=3",
-       "compute.tensorboard=true"]  # fmt: skip
+       "compute.tensorboard=true", "compute.timeout=60"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,7 @@ def test_the_number_of_threads_is_that_of_the_beginning(tmp_path: Path, small_re
     [
         ({}, ""),
         ({"threads": 3}, "threads 2 (now 3)"),
+        ({"processes": 2}, "processes 1 (now 2)"),
         ({"device": "cuda:0", "torch": "9.0"}, "device cpu (now cuda:0), torch"),
     ],
 )

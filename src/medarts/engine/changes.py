@@ -155,7 +155,7 @@ def go_on(
     Raises:
         RunError: it cannot be written.
     """
-    before = run.facts.get("environment", {})
+    before = {"processes": 1, **run.facts.get("environment", {})}  # runs of before had one, and do not say so
     differing = (name for name in _BITS if before.get(name, environment[name]) != environment[name])
     others = [f"{name} {before[name]} (now {environment[name]})" for name in differing]
     if others:
