@@ -34,7 +34,8 @@ def cases(small_recipe: Recipe, finding_recipe: Recipe, tmp_path: Path) -> dict[
     """Name -> kind, dtype and recipe."""
     masks, findings = changed(small_recipe, *SMALL, *CHANGED), changed(finding_recipe, "data.size=16", *CHANGED)
     nas, darts = changed(masks, *SEARCHED, "search.mixing.images=3"), changed(findings, *SEARCHED)
-    nas = changed(nas, "search.stages.0.accumulate=1")
+    candidates = {"down": "max_pool, down_conv", "normal": "identity, cweight, conv", "up": "up_cweight, up_conv"}
+    nas = changed(nas, *(f"space.operations.{name}=[{of_set}]" for name, of_set in candidates.items()))
     few = [f"space.operations.{kind}=[max_pool_3x3, skip_connect, sep_conv_3x3]" for kind in ("normal", "reduce")]
     darts = changed(darts, "space.stem=cifar", "space.layers=3", *few)
     second = "search.gradient=second_order"

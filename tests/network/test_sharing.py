@@ -60,7 +60,7 @@ def test_noise_along_another_axis_is_refused_and_the_architecture_is_no_part():
         with pytest.raises(MedartsError, match="whose first axis is not that of the 3 images"):
             F.dropout(mine.images.transpose(0, 1), 0.5)
         with pytest.raises(MedartsError, match="whose first axis is not that of the 3 images"):
-            torch.nn.BatchNorm2d(3)(mine.images.transpose(0, 2))
+            torch.nn.BatchNorm2d(3)(mine.images.transpose(0, 1))
         with unshared():
             assert torch.rand_like(torch.ones(5, 2)).shape == (5, 2)
     assert current_share() is None
