@@ -135,7 +135,7 @@ def test_stopped_between_two_proposals(recipe: Recipe, tmp_path: Path, monkeypat
 @pytest.mark.usefixtures("here")
 def test_what_may_change_on_the_way(pool: RunDirectory) -> None:
     with pytest.raises(
-        RunError, match=r"A started run cannot change search.stages.0.epochs: 2 -> 3.*tensorboard\. Start"
+        RunError, match=r"A started run cannot change search.stages.0.epochs: 2 -> 3.*tensorboard and \.timeout\. Start"
     ):
         search.resume(pool.path, ["search.stages.0.epochs=3"])
     with pytest.raises(RunError, match=r"A started run cannot change search.select.keep"):

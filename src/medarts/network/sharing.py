@@ -9,11 +9,10 @@ The functions of PyTorch themselves are caught, so networks and operations of us
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
@@ -21,6 +20,9 @@ from torch.overrides import TorchFunctionMode
 from medarts.data.batches import Mixture
 from medarts.errors import MedartsError, RecipeError
 from medarts.system.ranks import Ranks
+
+if TYPE_CHECKING:  # to count operations does not take its time
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def unshared() -> Iterator[None]:
         _Process.share = before
 
 
-def backward(fabric: Fabric, losses: Iterable[Tensor]) -> float:
+def backward(fabric: "Fabric", losses: Iterable[Tensor]) -> float:
     """Adds the gradient of a sum of losses, and returns the sum; of losses that are shared, over all processes.
 
     Args:
