@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,11 @@ def do_all(folder: Path, cases: Sequence[Case], size: int, rank: int) -> None:
 
 
 def train(recipe: dict[str, Any], out: Path, fault: str, rank: int) -> None:
-    """Trains a baseline; process 1 has something happen to it before step 1 of epoch 1."""
-    step = Training._step
+    """Trains a baseline; process 1 has something happen to it before step 1 of epoch 1.
+
+    After a SIGTERM process 0 takes long to save what is done.
+    """
+    step, save = Training._step, Training.save
 
     def faulty(job: Training) -> None:
         if rank == 1 and job.position == (1, 1):
@@ -75,7 +79,14 @@ def train(recipe: dict[str, Any], out: Path, fault: str, rank: int) -> None:
             os.kill(os.getpid(), getattr(signal, fault))
         step(job)
 
+    def slow(job: Training, *arguments: Any, **others: Any) -> None:
+        if rank == 0 and job.position == (1, 2):
+            time.sleep(7)  # longer than processes wait for the error of the first
+        save(job, *arguments, **others)
+
     Training._step = faulty  # type: ignore[assignment, method-assign]
+    if fault == "SIGTERM":
+        Training.save = slow  # type: ignore[method-assign]
     parsed = parse(recipe)
     start_training(parsed, parsed.train.model, out)
 

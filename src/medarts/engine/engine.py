@@ -339,7 +339,7 @@ class Job(ABC, Generic[State]):
                 self.ranks.note(self.where, fix=f"Resume with: {self.continuation}")
             self._step()
             if self._is_to_stop() and self.state.step < self.steps:
-                self.save()
+                self.ranks.first(self.save)  # none leaves before it is written: that would end the one that writes
                 self._leave()
             bar.advance()  # after the saving: a terminal that was closed takes no more output
             self._tell_step(began, first)
