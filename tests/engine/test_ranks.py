@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from medarts.spaces import make_space
 from medarts.spaces.genotype import load_genotype
 from medarts.system.launching import launch
 from medarts.system.place import Place, place, refuse_several
-from medarts.system.ranks import Ranks
+from medarts.system.ranks import Ranks, Several
 from medarts.training.trainer import resume_training, start_training
 
 SEARCHED = ("search.arch_after=0", "search.stages=[{depth: 3, epochs: 2, batch: 5}]")
@@ -126,6 +128,20 @@ def test_a_process_that_is_lost_is_named_and_the_run_goes_on(small, tmp_path):
         found = checkpoint.load(resume_training(run).checkpoints, "last")
         for name, tensor in checkpoint.load(whole.checkpoints, "last").weights.items():
             torch.testing.assert_close(found.weights[name], tensor, rtol=0, atol=1e-5, msg=f"{fault}, {name}")
+
+
+def test_processes_count_what_they_do_together_alike():
+    """By that the one that is behind is named, whichever of them has worked while others waited."""
+    store = torch.distributed.HashStore()
+    watches = [SimpleNamespace(count=0) for _ in range(3)]
+
+    def at_work(rank: int) -> list[int]:
+        several = Several(Place(rank, 3, rank, 3), store, watches[rank])
+        return [several.first(lambda: rank), several.in_turn(lambda: rank), several.first(lambda: rank)]
+
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(at_work, range(3))) == [[0, rank, 0] for rank in range(3)]
+    assert [watch.count for watch in watches] == [3, 3, 3]
 
 
 def test_a_batch_has_an_image_for_every_process():

@@ -101,6 +101,7 @@ class Several(Ranks):
 
     def add(self, tensor: Tensor) -> None:
         """Replaces a tensor by its sum over the processes."""
+        self._watch.count += 1
         with self._watched():
             torch.distributed.all_reduce(tensor)
 
@@ -113,12 +114,14 @@ class Several(Ranks):
     def gathered(self, value: Answer) -> list[Answer]:
         """Returns the value of every process."""
         values: list[Any] = [None] * self.size
+        self._watch.count += 1
         with self._watched():
             torch.distributed.all_gather_object(values, value)
         return values
 
     def first(self, work: Callable[[], Answer]) -> Answer:
         """Has the first process do some work, however long it takes."""
+        self._watch.count += 1
         key = self._next("first")
         if not self.is_first:
             return pickle.loads(self._awaited(key))  # type: ignore[no-any-return]
@@ -128,6 +131,7 @@ class Several(Ranks):
 
     def in_turn(self, work: Callable[[], Answer]) -> Answer:
         """Does some work, the first process of every host before the others, and waits for all."""
+        self._watch.count += 1
         key = self._next(f"turn/{self.place.leader}")
         if self.place.local_rank:
             self._awaited(key)
@@ -178,7 +182,6 @@ class Several(Ranks):
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        self._watch.count += 1
         try:
             yield
         except RuntimeError as error:  # of a connection that has ended, or of a wait that has

@@ -44,7 +44,7 @@ class Watch(threading.Thread):
     Attributes:
         where: how far this process is.
         fix: what to do if one is lost.
-        count: what it has done together with the others.
+        count: what it has begun together with the others: it is behind where its number is smaller than theirs.
     """
 
     def __init__(self, place: Place, store: Any, *, patience: float) -> None:
