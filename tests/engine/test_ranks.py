@@ -21,6 +21,7 @@ from medarts.errors import MedartsError, RecipeError
 from medarts.network.sharing import check_shares
 from medarts.spaces import make_space
 from medarts.spaces.genotype import load_genotype
+from medarts.system.joining import joined
 from medarts.system.launching import launch
 from medarts.system.place import Place, place, refuse_several
 from medarts.system.ranks import Ranks, Several
@@ -169,6 +170,16 @@ def test_what_several_processes_cannot_share_is_refused(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(MedartsError, match="A pruning is not shared by several processes"):
         refuse_several("A pruning")
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_processes_of_a_host_that_has_fewer_gpus_are_all_refused(rank, monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", rank), ("LOCAL_RANK", rank), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    with pytest.raises(MedartsError, match="has 2 processes, but 1 GPU"), joined("cuda", patience=1):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,10 @@ def joined(device: Literal["cpu", "cuda"], *, patience: float) -> Iterator[Ranks
         yield current()
         return
     if device == "cuda":
-        if here.local_rank >= torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        if here.local_size > gpus:  # in all of them: what one alone runs into before they have joined is not told
             raise MedartsError(
-                f"Process {here.rank} is number {here.local_rank + 1} of its host, which has "
-                f"{torch.cuda.device_count()} GPUs.",
+                f"The host of process {here.rank} has {here.local_size} processes, but {gpus} GPU{'s' * (gpus != 1)}.",
                 fix="Start as many processes on a host as it has GPUs, or use compute.device=cpu.",
             )
         torch.cuda.set_device(here.local_rank)
