@@ -21,6 +21,7 @@ from medarts.errors import MedartsError, RecipeError
 from medarts.network.sharing import check_shares
 from medarts.spaces import make_space
 from medarts.spaces.genotype import load_genotype
+from medarts.system import launching
 from medarts.system.joining import joined
 from medarts.system.launching import launch
 from medarts.system.place import Place, place, refuse_several
@@ -180,6 +181,16 @@ def test_processes_of_a_host_that_has_fewer_gpus_are_all_refused(rank, monkeypat
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     with pytest.raises(MedartsError, match="has 2 processes, but 1 GPU"), joined("cuda", patience=1):
         pass
+
+
+@pytest.mark.parametrize(("waits", "told"), [("import time; time.sleep(60)", True), ("", True), ("exit(4)", False)])
+def test_a_process_that_fails_before_it_joins_is_told(waits, told, monkeypatch, capsys):
+    """Unless the first one of its machine has an error, too, and tells it."""
+    monkeypatch.setattr(launching, "_GRACE", 0.1)
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for code in (waits, "exit(3)")]
+    launching._wait_for(processes, None, first=2)
+    name = f"medarts: Process 3 on {platform.node()} has ended with status 3"
+    assert (name in capsys.readouterr().err) == told
 
 
 @pytest.mark.parametrize(

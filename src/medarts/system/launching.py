@@ -122,6 +122,7 @@ def _wait_for(processes: Sequence["subprocess.Popen[bytes]"], store: Any, *, fir
         first: rank of the first process.
     """
     failed: float | None = None
+    killed = False
     while any(process.poll() is None for process in processes):
         codes = [process.returncode for process in processes]
         if failed is None and any(codes):
@@ -130,12 +131,28 @@ def _wait_for(processes: Sequence["subprocess.Popen[bytes]"], store: Any, *, fir
             if codes[rank] < 0:
                 _tell(first + rank, -codes[rank], store)
         if failed is not None and time.monotonic() - failed > _GRACE:
+            killed = killed or processes[0].poll() is None
             for process in processes:
                 process.kill()
         time.sleep(_POLL)
     codes = [process.returncode for process in processes]
     if all(code < 0 for code in codes):  # nobody was left to tell
         say(f"medarts: Process {first} on {platform.node()} was ended by {signal_name(-codes[0])}.", to=sys.stderr)
+    elif (killed or not codes[0]) and any(code > 0 for code in codes) and not _is_told(store):
+        # The first one, which tells errors, had none: the other has not come as far as to join it.
+        rank = next(number for number, code in enumerate(codes) if code > 0)
+        text = f"Process {first + rank} on {platform.node()} has ended with status {codes[rank]}"
+        say(f"medarts: {text}. With --verbose it tells its own error.", to=sys.stderr)
+
+
+def _is_told(store: Any) -> bool:
+    """Whether the processes have told a fault; not known on other machines than the first, where none has one then."""
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+    from medarts.system.joining import prefix_of
+    from medarts.system.watch import TOLD
+
+    return store is not None and bool(PrefixStore(prefix_of(1), store).check([TOLD]))
 
 
 def _tell(rank: int, number: int, store: Any) -> None:
