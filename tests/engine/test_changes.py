@@ -9,6 +9,8 @@ from medarts.config import Recipe, apply_overrides, fingerprint, parse, to_yaml
 from medarts.engine.changes import changed_recipe, consequences, go_on, with_its_threads
 from medarts.engine.directory import RunDirectory
 from medarts.errors import RecipeError, RunError
+from medarts.system.place import Place
+from medarts.system.ranks import Ranks, as_current
 
 ENVIRONMENT = {"device": "cpu", "threads": 2, "torch": torch.__version__, "processes": 1}
 
@@ -155,6 +157,10 @@ def test_the_number_of_threads_is_that_of_the_beginning(tmp_path: Path, small_re
     assert with_its_threads(run, recipe, changes).compute.threads == 2
     recipe, changes = changed_recipe(run, ["compute.threads=3"])
     assert with_its_threads(run, recipe, changes).compute.threads == 3
+    several = Ranks()
+    several.place = Place(0, 2, 0, 2)
+    with as_current(several):  # two threads were those of a process that was alone
+        assert with_its_threads(run, free, ()).compute.threads == 0
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from medarts.engine.facts import file_digests
 from medarts.errors import DataError, RunError
 from medarts.system.console import counted, inform
 from medarts.system.files import write_whole
+from medarts.system.ranks import current
 
 _ANY_KIND = (
     r"note|data\.cache|data\.sources\.\d+\.path|train\.model\.weights|compute\.(device|threads|tensorboard|timeout)"
@@ -118,8 +119,11 @@ def with_its_threads(run: RunDirectory, recipe: Recipe, changes: Iterable[Change
         run: the run.
         recipe: its recipe; a number of threads that it gives stays.
         changes: what has changed; a number of threads that was given on purpose stays.
+
+    Where there are more or fewer processes now each has other threads: theirs is a share of the cores.
     """
-    threads = run.facts.get("environment", {}).get("threads", 0)
+    before = run.facts.get("environment", {})
+    threads = before.get("threads", 0) if before.get("processes", 1) == current().size else 0
     if recipe.compute.threads or any(change.field == "compute.threads" for change in changes):
         return recipe
     return recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"threads": threads})})
