@@ -27,7 +27,7 @@ from medarts.errors import OF_TRAINING, MedartsError, RecipeError, RunError, che
 from medarts.system.console import Wrapping, be_mute, be_quiet, say, tolerate_encodings
 from medarts.system.memory import is_out_of_memory, keep_freed_memory
 from medarts.system.names import printable
-from medarts.system.place import place
+from medarts.system.place import place, refuse_several
 from medarts.system.process import InterruptedRunError
 
 MOST_JOBS = 64
@@ -868,6 +868,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "cache": cache,
 }
 
+_SHARED = ("search", "train")
+"""Commands whose work several processes can share; every one of them would do all of the others."""
+
 
 def main() -> None:
     """Runs a command. Prints errors that a user can fix on one line (exit status 1; 130 after an interruption)."""
@@ -932,6 +935,8 @@ def _run_command(words: list[str]) -> None:
         os.environ["COLUMNS"] = str(_NARROWEST)  # in less than ten, tyro looks for room for its boxes without end
     check_repeated(words, _options(words))
     if {"-h", "--help"}.isdisjoint(words):
+        if words and words[0] in COMMANDS and words[0] not in _SHARED:
+            refuse_several(f"medarts {words[0]}")
         return _run(words)
     with contextlib.redirect_stdout(_Help(sys.stdout, shutil.get_terminal_size().columns)):
         _run(words)
@@ -969,7 +974,16 @@ def _launch_several(devices: int, nodes: int, node_rank: int, address: str | Non
     Raises:
         MedartsError: the numbers or the address do not fit.
     """
-    if (devices, nodes) != (1, 1) and place().size == 1:
+    if place().size > 1:
+        return
+    if (devices, nodes) == (1, 1):
+        for option, given in (("--node-rank", node_rank != 0), ("--address", address is not None)):
+            if given:
+                raise MedartsError(
+                    f"{option} says where one of several processes is, but there is one.",
+                    fix="Give --devices or --nodes, too.",
+                )
+    else:
         from medarts.system.launching import launch
 
         sys.exit(launch(sys.argv[1:], devices=devices, nodes=nodes, node_rank=node_rank, address=address))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tests.steps_of_ranks import do_all, in_processes, steps, train
 
+from medarts import cli
 from medarts.config import Recipe, apply_overrides, parse, to_yaml
 from medarts.engine import checkpoint
 from medarts.engine.directory import RunDirectory
@@ -165,12 +166,21 @@ def test_the_environment_says_which_process_this_is():
         place({"WORLD_SIZE": "2"})
 
 
-def test_what_several_processes_cannot_share_is_refused(monkeypatch):
+def test_what_several_processes_cannot_share_is_refused(monkeypatch, medarts):
+    for option in (("--node-rank", "1"), ("--address", "10.0.0.1:29500")):
+        for command in ("search", "train"):
+            assert f"{option[0]} says where one of several processes is" in medarts(command, "recipe.yaml", *option)[2]
     refuse_several("A pruning")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(MedartsError, match="A pruning is not shared by several processes"):
         refuse_several("A pruning")
+    monkeypatch.setenv("RANK", "0")
+    for command in sorted({*cli.COMMANDS} - {"search", "train"}):
+        status, output, errors = medarts(command)
+        assert (status, output) == (1, ""), command
+        assert f"medarts {command} is not shared by several processes" in errors
+    assert "not shared" not in medarts("train", "none.yaml")[2]
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
