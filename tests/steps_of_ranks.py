@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from medarts.errors import MedartsError
 from medarts.nas.search import prepare_search
 from medarts.spaces.genotype import load_genotype
 from medarts.system.ranks import current
+from medarts.system.watch import Watch
 from medarts.training.trainer import Training, prepare_training, start_training, that_trains
 
 STEPS = 20
@@ -88,6 +90,26 @@ def train(recipe: dict[str, Any], out: Path, fault: str, rank: int) -> None:
     if fault == "SIGTERM":
         Training.save = slow  # type: ignore[method-assign]
     parsed = parse(recipe)
+    start_training(parsed, parsed.train.model, out)
+
+
+def train_again(recipe: dict[str, Any], out: Path, rank: int) -> None:
+    """Begins a training that is another one in process 1, and does that of process 0 when it was refused."""
+    fail = Watch.fail
+
+    def late(watch: Watch, error: BaseException) -> bool:
+        if rank == 0:
+            time.sleep(1)  # until the watch of process 1 has ended, which would end it, too
+        return fail(watch, error)
+
+    Watch.fail = late  # type: ignore[method-assign]
+    parsed = parse(recipe)
+    own = parsed.model_copy(update={"seed": parsed.seed + rank})
+    try:
+        start_training(own, own.train.model, out)
+    except (MedartsError, SystemExit) as error:
+        print(error, file=sys.stderr)
+    assert not out.exists()
     start_training(parsed, parsed.train.model, out)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.steps_of_ranks import do_all, in_processes, steps, train
+from tests.steps_of_ranks import do_all, in_processes, steps, train, train_again
 
 from medarts import cli
 from medarts.config import Recipe, apply_overrides, parse, to_yaml
@@ -131,6 +131,17 @@ def test_a_process_that_is_lost_is_named_and_the_run_goes_on(small, tmp_path):
         found = checkpoint.load(resume_training(run).checkpoints, "last")
         for name, tensor in checkpoint.load(whole.checkpoints, "last").weights.items():
             torch.testing.assert_close(found.weights[name], tensor, rtol=0, atol=1e-5, msg=f"{fault}, {name}")
+
+
+def test_processes_of_different_jobs_are_refused_and_can_do_another_one(small, tmp_path):
+    about = changed(small, "train.epochs=1", "compute.timeout=60").model_dump(mode="json"), tmp_path / "run"
+    processes = in_processes(2, train_again, *about, errors=tmp_path)
+    for process in processes:
+        process.join(300)
+    said = (tmp_path / "0.txt").read_text()
+    assert [process.exitcode for process in processes] == [0, 0], said
+    assert re.search(rf"Process 1 on {re.escape(platform.node())} has a recipe of fingerprint \w+, and process 0", said)
+    assert RunDirectory.open(tmp_path / "run").facts["finished"]
 
 
 def test_processes_count_what_they_do_together_alike():

@@ -27,7 +27,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from medarts.config import BatchSettings, Recipe
+from medarts import __version__
+from medarts.config import BatchSettings, Recipe, fingerprint
 from medarts.data.batches import Batches
 from medarts.data.store import ImageStore
 from medarts.engine import checkpoint
@@ -293,6 +294,16 @@ class Job(ABC, Generic[State]):
         section, settings = cls.parts_setting(recipe, stage)
         return smaller_parts(f"{section}.accumulate", accumulate=settings.accumulate, batch=settings.batch)
 
+    def check_same(self) -> None:
+        """Refuses processes that have been given different jobs, or do them in other versions.
+
+        Raises:
+            MedartsError: they have; names the host of one.
+        """
+        facts = {"the command": self.kind, "a recipe of fingerprint": fingerprint(self.recipe)}
+        data = {"data of fingerprint": self.store.manifest.fingerprint()}
+        self.ranks.check_same({**facts, **data, "medarts": __version__, "PyTorch": torch.__version__})
+
     def run_in(self, directory: RunDirectory) -> None:
         """Does what is left of the job up to its pause, from the last checkpoint or, if there is none, from the start.
 
@@ -303,7 +314,8 @@ class Job(ABC, Generic[State]):
         """
         self.run = directory
         point = load_point(directory, fabric=self.fabric)
-        self.ranks.any(False)  # nothing is saved before all have read it
+        # Nothing is saved before all have read it, and where their hosts see other files it is not the same.
+        self.ranks.check_same({"checkpoint": point.path.name if point and point.path else "none"})
         if point is not None:
             with restoring(point):
                 self.state = restored(type(self.state), point.state["loop"])
@@ -542,6 +554,7 @@ def start(
         memory_named(kind.title, fix=kind.memory_fix(recipe)),
     ):
         job = ranks.in_turn(prepare)
+        job.check_same()
         manifest = job.store.manifest
 
         def create() -> None:
@@ -606,6 +619,7 @@ def resume(
             if data is None:
                 check_places(run, recipe)
             job = ranks.in_turn(lambda: prepare(with_its_threads(run, recipe, changed), run))
+            job.check_same()
             job.run = run
             manifest, now = job.store.manifest, environment(job.fabric, recipe.compute)
 

@@ -75,8 +75,10 @@ def joined(device: Literal["cpu", "cuda"], *, patience: float) -> Iterator[Ranks
         if is_told or not isinstance(error, MedartsError | KeyboardInterrupt):
             raise
         raise SystemExit(1) from None
-    watch.part()
-    distributed.destroy_process_group()
+    else:
+        watch.part()
+    finally:  # a process that goes on after an error can do another job
+        distributed.destroy_process_group()
 
 
 def _join(here: Place, device: str, patience: float) -> tuple[Several, Watch]:

@@ -6,8 +6,9 @@ Every process runs the same program on the same files. `current` is the group th
 
 import hashlib
 import pickle
+import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -70,6 +71,16 @@ class Ranks:
 
     def note(self, where: str, *, fix: str) -> None:
         """Notes how far this process is, and what to do should one of them be lost, for the message then."""
+
+    def check_same(self, facts: Mapping[str, str]) -> None:
+        """Refuses processes that are not at the same job.
+
+        Args:
+            facts: of it, by name, which every process has.
+
+        Raises:
+            MedartsError: one of them differs; names the host.
+        """
 
     def check_alike(self, tensors: Sequence[Tensor], *, what: str) -> None:
         """Refuses tensors that are not the same bits in all processes.
@@ -144,6 +155,18 @@ class Several(Ranks):
     def note(self, where: str, *, fix: str) -> None:
         """Notes how far this process is."""
         self._watch.where, self._watch.fix = where, fix
+
+    def check_same(self, facts: Mapping[str, str]) -> None:
+        """Refuses facts that differ, and names the first process whose do."""
+        found = self.gathered((platform.node(), dict(facts)))
+        host, expected = found[0]
+        for rank, (other, its) in enumerate(found):
+            for name, value in expected.items():
+                if its[name] != value:
+                    raise MedartsError(
+                        f"Process {rank} on {other} has {name} {its[name]}, and process 0 on {host} {value}.",
+                        fix="Give all of them the same command, files, and versions of medarts and PyTorch.",
+                    )
 
     def check_alike(self, tensors: Sequence[Tensor], *, what: str) -> None:
         """Refuses tensors that differ, by their digests."""
