@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from medarts.nas.selection import in_order, most_missed
 from medarts.spaces.decisions import Decision
 from medarts.spaces.genotype import load_genotype
 from medarts.system.process import InterruptedRunError
+from medarts.system.ranks import Ranks
 
 SELECT = "derive.select={name: perturbation, batches: 1, tune: 1}"
 ONE_STAGE = "search.stages=[{depth: 3, epochs: 1, batch: 4}]"
@@ -105,6 +107,13 @@ def test_losses_are_compared_on_the_same_images_and_weights(small_recipe):
     again = [deciding.loss(without=(first.name, option), batches=1) for option in first.options]
     assert losses == again
     assert len(set(losses)) == len(losses)
+
+    class Second(Ranks):
+        def gathered(self, value: Any) -> list[Any]:
+            return [0.25, value]
+
+    search.ranks = Second()  # processes decide by the loss of the first, or they might decide differently
+    assert deciding.loss(without=(first.name, first.options[0]), batches=1) == 0.25
 
 
 def test_more_epochs_undo_an_interrupted_selection(small_recipe, tmp_path, monkeypatch):

@@ -67,7 +67,8 @@ class Deciding:
         seed_torch(self.seed, "selection")  # operations that draw, as noise does, draw alike for all options
         losses = [float(search.task.loss(search.model(part.images, all_heads=True), part)) for part in parts]
         search.supernet.restriction = restriction
-        value = sum(losses) / len(losses)
+        # That of the first process, as all are to decide alike, whatever kinds of processors they have.
+        value: float = search.ranks.gathered(sum(losses) / len(losses))[0]
         search.check_finite(value, name=f"loss without {' '.join(without)}")
         return value
 
