@@ -23,6 +23,16 @@ def drop_images(x: Tensor) -> Tensor:
     return x * x.new_empty(len(x), 1, 1, 1).bernoulli_(0.5)
 
 
+class Attention(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = torch.nn.MultiheadAttention(4, 2, dropout=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inside(*[x.flatten(1, 2)] * 3)[0]
+        return y
+
+
 @pytest.mark.parametrize("images", [3, 5, 7])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
@@ -51,6 +61,35 @@ def test_what_is_drawn_is_that_of_one_process(draw, layout, images):
             found.append([draw(mine.images), draw(mine.images)])
     for number, whole in enumerate(expected):
         assert torch.equal(torch.cat([of_process[number] for of_process in found]), whole)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x: x + torch.rand(x.shape),
+        lambda x: x[torch.randperm(len(x))],
+        lambda x: x * torch.randint(2, (len(x), 1, 1, 1)),
+        lambda x: torch.multinomial(x.flatten(1), 1),
+        lambda x: x.clone().random_(),
+        lambda x: F.gumbel_softmax(x, dim=1),
+        torch.nn.AlphaDropout(0.5),
+        torch.nn.FeatureAlphaDropout(0.5),
+        torch.nn.RReLU(),
+        lambda x: torch.dropout(x, 0.5, True),
+        lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
+        Attention(),
+    ],
+)
+def test_what_would_be_drawn_alike_for_the_images_of_all_processes_is_refused(draw):
+    x = torch.rand(6, 2, 3, 4)
+    with sharing(Mixture(x, ((1.0, x),)), of_rank(1, 2), list) as (_, mine):
+        with pytest.raises(MedartsError, match="draws random numbers, which would be the same"):
+            draw(mine.images)
+        if isinstance(draw, torch.nn.Module):
+            draw.eval()(mine.images)
+            draw.train()
+        assert torch.rand(()).shape == ()  # one number is for all
+        F.scaled_dot_product_attention(x, x, x)
 
 
 def test_noise_along_another_axis_is_refused_and_the_architecture_is_no_part():

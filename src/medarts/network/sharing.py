@@ -258,6 +258,43 @@ def _whole(share: Share, x: Tensor, function: Callable[..., Tensor]) -> Tensor:
     return laid_out.permute([order.index(axis) for axis in range(x.ndim)])
 
 
+def _drawn_alike(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Returns a function that makes a tensor of random numbers, for one number alone: which is that of one process."""
+
+    def drawn(share: Share, *args: Any, **kwargs: Any) -> Tensor:
+        found = function(*args, **kwargs)
+        if found.numel() > 1:
+            raise _not_of_images(function)
+        return found
+
+    return drawn
+
+
+def _refused_where(function: Callable[..., Any], **places: int) -> Callable[..., Any]:
+    """Returns a function that is refused where it draws.
+
+    Args:
+        function: of PyTorch.
+        **places: number of each argument that is neither 0 nor False there.
+    """
+
+    def refused(share: Share, *args: Any, **kwargs: Any) -> Any:
+        if all(kwargs.get(name, args[place] if place < len(args) else None) for name, place in places.items()):
+            raise _not_of_images(function)
+        return function(*args, **kwargs)
+
+    return refused
+
+
+def _not_of_images(function: Callable[..., Any]) -> MedartsError:
+    name = getattr(function, "__name__", str(function))
+    return MedartsError(
+        f"{name} draws random numbers, which would be the same for the images of all processes.",
+        fix="Draw with torch.rand_like, torch.randn_like, torch.bernoulli or F.dropout of a tensor whose first axis is "
+        "that of the images, or use one process.",
+    )
+
+
 def _own(share: Share, whole: Tensor) -> Tensor:
     return whole[share.first : share.first + share.images]
 
@@ -359,5 +396,21 @@ _REPLACED: dict[Any, Callable[..., Tensor]] = {
         kind: _filled(kind)
         for kind in (torch.Tensor.bernoulli_, torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.exponential_)
     },
+    **{
+        kind: _drawn_alike(kind)
+        for kind in (
+            *(torch.rand, torch.randn, torch.randint, torch.randint_like, torch.randperm, torch.normal, torch.poisson),
+            *(torch.multinomial, torch.binomial, torch.Tensor.multinomial, torch.Tensor.bernoulli, F.gumbel_softmax),
+            *(torch.Tensor.random_, torch.Tensor.cauchy_, torch.Tensor.geometric_, torch.Tensor.log_normal_),
+        )
+    },
+    **{kind: _refused_where(kind, training=2) for kind in (F.alpha_dropout, F.feature_alpha_dropout)},
+    **{kind: _refused_where(kind, training=3) for kind in (F.rrelu, torch.rrelu, torch.rrelu_)},
+    **{
+        kind: _refused_where(kind, train=2)
+        for kind in (torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout)
+    },
+    F.scaled_dot_product_attention: _refused_where(F.scaled_dot_product_attention, dropout_p=4),
+    F.multi_head_attention_forward: _refused_where(F.multi_head_attention_forward, dropout_p=10, training=13),
 }
 """Functions of PyTorch that see a whole batch -> what they do inside `sharing`."""
