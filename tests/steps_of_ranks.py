@@ -88,7 +88,7 @@ def train(recipe: dict[str, Any], out: Path, fault: str, rank: int) -> None:
 
     Training._step = faulty  # type: ignore[assignment, method-assign]
     if fault == "SIGTERM":
-        Training.save = slow  # type: ignore[method-assign]
+        Training.save = slow  # type: ignore[assignment, method-assign]
     parsed = parse(recipe)
     start_training(parsed, parsed.train.model, out)
 
@@ -102,7 +102,7 @@ def train_again(recipe: dict[str, Any], out: Path, rank: int) -> None:
             time.sleep(1)  # until the watch of process 1 has ended, which would end it, too
         return fail(watch, error)
 
-    Watch.fail = late  # type: ignore[method-assign]
+    Watch.fail = late  # type: ignore[assignment, method-assign]
     parsed = parse(recipe)
     own = parsed.model_copy(update={"seed": parsed.seed + rank})
     try:

@@ -146,7 +146,7 @@ def test_processes_of_different_jobs_are_refused_and_can_do_another_one(small, t
 
 def test_processes_count_what_they_do_together_alike():
     """By that the one that is behind is named, whichever of them has worked while others waited."""
-    store = torch.distributed.HashStore()
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # public, whatever its module exports
     watches = [SimpleNamespace(count=0) for _ in range(3)]
 
     def at_work(rank: int) -> list[int]:
