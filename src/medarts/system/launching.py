@@ -123,7 +123,7 @@ def _wait_for(processes: Sequence["subprocess.Popen[bytes]"], store: Any, *, fir
     """
     failed: float | None = None
     killed = False
-    while any(process.poll() is None for process in processes):
+    while None in [process.poll() for process in processes]:  # every one of them, also behind one that lives
         codes = [process.returncode for process in processes]
         if failed is None and any(codes):
             failed = time.monotonic()
