@@ -62,7 +62,7 @@ def joined(device: Literal["cpu", "cuda"], *, patience: float) -> Iterator[Ranks
             )
         torch.cuda.set_device(here.local_rank)
     if here.rank:
-        be_mute()  # for good, as what this process does is told by the first
+        be_mute()  # for good: the first process reports for all
     several, watch = _join(here, device, patience)
     watch.start()
     try:

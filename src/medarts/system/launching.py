@@ -52,7 +52,7 @@ def launch(words: Sequence[str], *, devices: int, nodes: int, node_rank: int, ad
     for local_rank in range(devices):
         environment = {
             "OMP_NUM_THREADS": str(threads),  # unless the user has chosen
-            "TORCH_CPP_LOG_LEVEL": "ERROR",  # the faults of connections are told by the watch
+            "TORCH_CPP_LOG_LEVEL": "ERROR",  # the watch reports lost connections
             **os.environ,
             "RANK": str(node_rank * devices + local_rank),
             "WORLD_SIZE": str(nodes * devices),

@@ -1,7 +1,7 @@
 """The images that the search of a genotype has seen, and how many of the patients it is tested on are among them.
 
 Wherever the genotype comes from: a search, or a training of it, which keeps the digests of these images in `SEARCHED`.
-Images are told by content, so other folders, seeds and folds make no difference.
+Images are compared by content, so other folders, seeds and folds make no difference.
 """
 
 from collections.abc import Collection
