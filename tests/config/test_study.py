@@ -204,6 +204,9 @@ def test_every_option_is_explained_where_it_stands() -> None:
         ("external=[d]", "external: there is no data set 'd'"),
         ("reference=randum", "reference: there is no network 'randum'. Did you mean 'random"),
         ("networks.1.like=mix", "networks.1: random and like go together"),
+        ("networks.0.method=ways", "networks.0.method: no other network has the method 'ways'"),
+        ("networks.0.method=random", "networks.0.method: 'random' is the name of a network"),
+        ("networks.2.method=ways", "networks.2: method is for single networks; those of 'random' are one method"),
         ("networks.1.search_seeds=[0, 1]", "networks.1: search_seeds are for a network that is searched_on"),
         ("networks.0.search_seeds=[3, 3]", "networks.0: search_seeds names 3 twice"),
         (

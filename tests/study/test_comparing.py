@@ -38,6 +38,17 @@ def test_random_networks_within_the_budget_are_the_controls_of_what_was_searched
     assert like.controls == {"once": ("random-1", "random-2")}
 
 
+def test_genotypes_that_are_given_can_be_one_method(tmp_path: Path) -> None:
+    given = [{"name": f"pool-{k}", "genotype": "layer7_double_deep", "method": "pool"} for k in (1, 2)]
+    known = {"name": "known", "genotype": "layer7_double_deep"}
+    one = study(tmp_path, *given, known, UNET, {"random": 2}, budget=BUDGET)
+    design = design_of(one, Layout(tmp_path))
+    assert design.methods == {"pool": ("pool-1", "pool-2"), "random": ("random-1", "random-2")}
+    assert [*design.controls] == ["known"]
+    (only_pool,) = (group.model_copy(update={"networks": ("pool",)}) for group in one.trained_on)
+    assert one.networks_of(only_pool) == ("pool-1", "pool-2")
+
+
 def test_the_time_of_a_search_is_that_of_the_choice_by_every_method(tmp_path: Path) -> None:
     one = study(
         tmp_path,

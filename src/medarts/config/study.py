@@ -77,6 +77,7 @@ class NetworkEntry(Section):
         changes: changes of the recipe for the search, as key.path=value.
         train: changes of the recipe for the trainings of this network, such as train.lr=0.002, where it needs its own:
             optimizer, lr, lr_min, momentum, weight_decay, schedule, warmup_epochs, plateau_epochs, grad_clip, ema.
+        method: networks of one method are also compared as one, for genotypes whose searches are not part of the study.
     """
 
     name: Name
@@ -90,6 +91,7 @@ class NetworkEntry(Section):
     parameters: Annotated[Whole, Field(ge=1, le=10**10)] | str | None = None
     changes: Changes = ()
     train: Changes = ()
+    method: Name | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,6 +146,8 @@ class NetworkEntry(Section):
             raise ValueError(f"init_channel and parameters are for genotypes; {given[0]} has {own}")
         if self.init_channel is not None and self.parameters is not None:
             raise ValueError("init_channel and parameters exclude each other; keep one of them")
+        if self.method is not None and self.is_several:
+            raise ValueError(f"method is for single networks; those of '{self.name}' are one method already")
         return self
 
 
@@ -198,8 +202,8 @@ class Study(Section):
         networks: the networks.
         trained_on: the groups of data sets.
         external: data sets that are only ever tested on.
-        reference: name of the network with which the others are compared; of several networks that an entry stands for
-            their mean.
+        reference: name of the network with which the others are compared; of a method, or of several networks that an
+            entry stands for, their mean.
     """
 
     _file: Path | None = PrivateAttr(default=None)
@@ -234,6 +238,15 @@ class Study(Section):
         return tuple(name for entry in self.networks for name in entry.names)
 
     @property
+    def methods(self) -> dict[str, tuple[str, ...]]:
+        """The networks of each method that entries name."""
+        found: dict[str, tuple[str, ...]] = {}
+        for entry in self.networks:
+            if entry.method is not None:
+                found[entry.method] = (*found.get(entry.method, ()), entry.name)
+        return found
+
+    @property
     def domains(self) -> tuple[str, ...]:
         """The names of all data sets, in the order of the recipe."""
         return tuple(source.domain for source in self.recipe.data.sources)
@@ -254,7 +267,10 @@ class Study(Section):
         if group.networks is None:
             return self.names
         return tuple(
-            name for entry in self.networks for name in entry.names if {name, entry.name} & set(group.networks)
+            name
+            for entry in self.networks
+            for name in entry.names
+            if {name, entry.name, entry.method} & set(group.networks)
         )
 
     @model_validator(mode="after")
@@ -273,7 +289,7 @@ class Study(Section):
         return self
 
     def _all_names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*self.names, *(entry.name for entry in self.networks)]))
+        return tuple(dict.fromkeys([*self.names, *(entry.name for entry in self.networks), *self.methods]))
 
 
 def usual_name(content: dict[str, Any]) -> str | None:
@@ -328,6 +344,11 @@ def _check_trainings(study: Study) -> None:
 
 def _check_names(study: Study) -> None:
     called = [name for entry in study.networks for name in {*entry.names, entry.name}]
+    for number, entry in enumerate(study.networks):
+        if entry.method in called:
+            raise ValueError(f"networks.{number}.method: '{entry.method}' is the name of a network; take another one")
+        if entry.method is not None and len(study.methods[entry.method]) < 2:
+            raise ValueError(f"networks.{number}.method: no other network has the method '{entry.method}'")
     for field, names in (("networks", called), ("trained_on", [group.name for group in study.trained_on])):
         double = _double(names)
         if double is not None:

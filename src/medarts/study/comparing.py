@@ -174,7 +174,7 @@ def _with_scores(
 def design_of(study: Study, layout: Layout) -> Design:
     """Returns what a study knows of its networks, those that are not trained yet included."""
     methods = {entry.name: entry.names for entry in study.networks if entry.is_several and entry.like is None}
-    methods |= repeated(repeated_searches(study))
+    methods |= study.methods | repeated(repeated_searches(study))
     searched = {name for entry in study.networks if entry.searched_on is not None for name in entry.names}
     return Design(
         controls=_sampled_like(study) | _sampled_within_budget(study, methods),
@@ -230,7 +230,7 @@ def repeated_searches(study: Study) -> list[tuple[str, ...]]:
     """Returns the networks of searches that differ in their seed alone, as ``changes: [seed=1]`` makes them."""
     found: dict[tuple[object, ...], tuple[str, ...]] = {}
     for entry in study.networks:
-        if entry.searched_on is not None and not entry.is_several:
+        if entry.searched_on is not None and not entry.is_several and entry.method is None:
             changes = tuple(change for change in entry.changes if not change.startswith("seed="))
             alike = (entry.searched_on, entry.parameters, entry.init_channel, changes, entry.train)
             found[alike] = (*found.get(alike, ()), entry.name)
