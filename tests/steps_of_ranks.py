@@ -21,6 +21,7 @@ from medarts.nas.search import prepare_search
 from medarts.spaces.genotype import load_genotype
 from medarts.system.ranks import current
 from medarts.system.watch import Watch
+from medarts.tasks import SegmentationTask
 from medarts.training.trainer import Training, prepare_training, start_training, that_trains
 
 STEPS = 20
@@ -70,9 +71,14 @@ def do_all(folder: Path, cases: Sequence[Case], size: int, rank: int) -> None:
 def train(recipe: dict[str, Any], out: Path, fault: str, rank: int) -> None:
     """Trains a baseline; process 1 has something happen to it before step 1 of epoch 1.
 
-    After a SIGTERM process 0 takes long to save what is done.
+    After a SIGTERM process 0 takes long to save what is done. With memory, process 1 has room for one image at a time.
     """
-    step, save = Training._step, Training.save
+    step, save, loss = Training._step, Training.save, SegmentationTask.loss
+
+    def lossy(task: SegmentationTask, outputs: Any, mixture: Any) -> Any:
+        if rank == 1 and torch.is_grad_enabled() and len(mixture.images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss(task, outputs, mixture)
 
     def faulty(job: Training) -> None:
         if rank == 1 and job.position == (1, 1):
@@ -86,7 +92,10 @@ def train(recipe: dict[str, Any], out: Path, fault: str, rank: int) -> None:
             time.sleep(7)  # longer than processes wait for the error of the first
         save(job, *arguments, **others)
 
-    Training._step = faulty  # type: ignore[assignment, method-assign]
+    if fault == "memory":
+        SegmentationTask.loss = lossy  # type: ignore[assignment, method-assign]
+    else:
+        Training._step = faulty  # type: ignore[assignment, method-assign]
     if fault == "SIGTERM":
         Training.save = slow  # type: ignore[assignment, method-assign]
     parsed = parse(recipe)

@@ -453,6 +453,15 @@ def test_control_c_outside_of_the_loops(medarts, monkeypatch):
 
     monkeypatch.setattr("medarts.profiling.named.architecture_named", interrupted)
     assert medarts("cost", PUBLISHED) == (130, "", "Stopped.\n")
+    assert medarts("cost", PUBLISHED, "--requeue") == (75, "", "Stopped.\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_scheduler_that_stops_a_command_outside_of_the_loops(medarts, monkeypatch, number):
+    before = signal.getsignal(number)
+    monkeypatch.setattr("medarts.profiling.named.architecture_named", lambda *_, **__: signal.raise_signal(number))
+    assert medarts("--requeue", "cost", PUBLISHED) == (75, "", "Stopped.\n")
+    assert signal.getsignal(number) is before
 
 
 def test_an_interruption_of_imports_is_no_traceback() -> None:
@@ -648,9 +657,9 @@ def test_the_pipeline_through_folders_of_any_name(medarts, recipe_file, folder_d
     assert RunDirectory.open(tmp_path / trained).facts["name"] == "x"
 
 
-def test_a_search_at_work_keeps_others_out_and_hears_a_hangup(medarts, recipe_file, recipe, tmp_path):
+def test_a_search_at_work_keeps_others_out_and_hears_a_scheduler(medarts, recipe_file, recipe, tmp_path):
     stages = "search.stages=[{depth: 3, epochs: 500, batch: 4}]"
-    command = [sys.executable, "-m", "medarts.cli", "search", str(recipe_file), stages, "--out", "run"]
+    command = [sys.executable, "-m", "medarts.cli", "search", str(recipe_file), stages, "--out", "run", "--requeue"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     run = tmp_path / "run"
@@ -670,12 +679,12 @@ def test_a_search_at_work_keeps_others_out_and_hears_a_hangup(medarts, recipe_fi
         refused(medarts("search", "--resume", "moved"), f"process {process.pid} on")
         moved.rename(run)
         process.send_signal(signal.SIGCONT)
-        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGUSR1)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 130, errors
+    assert process.returncode == 75, errors
     assert "medarts search --resume run" in errors
     records = RunDirectory.open(run).read_journal("metrics.jsonl")
     assert [record["epoch"] for record in records] == list(range(len(records)))  # none appears twice

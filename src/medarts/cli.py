@@ -28,16 +28,17 @@ from medarts.system.console import Wrapping, be_mute, be_quiet, say, tolerate_en
 from medarts.system.memory import is_out_of_memory, keep_freed_memory
 from medarts.system.names import printable
 from medarts.system.place import place, refuse_several
-from medarts.system.process import InterruptedRunError
+from medarts.system.process import InterruptedRunError, interrupted_by_schedulers
 
 MOST_JOBS = 64
 PAGE = "report.html"
 
-_VERBOSE, _QUIET = ("-v", "--verbose"), ("-q", "--quiet")
+_VERBOSE, _QUIET, _REQUEUE = ("-v", "--verbose"), ("-q", "--quiet"), ("--requeue",)
 _DESCRIPTION = (
     "Designs compact neural networks for medical images by differentiable architecture search. "
     "With any command: -q, --quiet prints no progress; -v, --verbose prints tracebacks of errors and warnings of "
-    "libraries. medarts --version prints the version."
+    "libraries; --requeue gives a command that was stopped, with Ctrl-C or by a scheduler, exit status 75 instead of "
+    "130. medarts --version prints the version."
 )
 
 _NARROWEST = 20
@@ -872,21 +873,28 @@ _SHARED = ("search", "train")
 """Commands whose work several processes can share; every one of them would do all of the others."""
 
 
+STOPPED, TO_REQUEUE = 130, 75
+"""Exit status of a command that was stopped: that of shells for Ctrl-C; with --requeue, EX_TEMPFAIL of sysexits.h."""
+
+
 def main() -> None:
-    """Runs a command. Prints errors that a user can fix on one line (exit status 1; 130 after an interruption)."""
+    """Runs a command. Prints errors that a user can fix on one line (exit status 1, or `STOPPED`)."""
     tolerate_encodings()
     keep_freed_memory()
-    words, verbose = _without_flags(sys.argv[1:])
+    words, verbose, requeue = _without_flags(sys.argv[1:])
+    status = TO_REQUEUE if requeue else STOPPED
     try:
         _let_first_speak()
         try:
-            _run_command(words)
+            with interrupted_by_schedulers():
+                _run_command(words)
         finally:
             if sys.stdout is not None:  # None where the shell has closed it
                 _flush_output()  # here, where a full disk and a closed pipe are still errors of the command
-    except InterruptedRunError as stopped:
-        say(str(stopped), to=sys.stderr)
-        sys.exit(130)
+    except (InterruptedRunError, KeyboardInterrupt) as stopped:  # of jobs, which save first, and of all else
+        if not place().rank:
+            say(str(stopped) or "Stopped.", to=sys.stderr)
+        sys.exit(status)
     except MedartsError as error:
         _fail(error, verbose=verbose)
     except ModuleNotFoundError as error:
@@ -904,9 +912,6 @@ def main() -> None:
         if not is_out_of_memory(error):
             raise
         _fail(_OUT_OF_MEMORY, verbose=verbose)
-    except KeyboardInterrupt:  # outside of search and training, which save first
-        say("Stopped.", to=sys.stderr)
-        sys.exit(130)
 
 
 _OUT_OF_MEMORY = MedartsError(
@@ -915,16 +920,16 @@ _OUT_OF_MEMORY = MedartsError(
 )
 
 
-def _without_flags(words: list[str]) -> tuple[list[str], bool]:
-    """Acts on the options of all commands; returns the other words, and whether errors are printed with tracebacks."""
+def _without_flags(words: list[str]) -> tuple[list[str], bool, bool]:
+    """Acts on the options of all commands; returns the other words, and whether --verbose and --requeue are given."""
     end = words.index("--") if "--" in words else len(words)
-    flags = {word for word in words[:end] if word in (*_VERBOSE, *_QUIET)}
+    flags = {word for word in words[:end] if word in (*_VERBOSE, *_QUIET, *_REQUEUE)}
     verbose = bool(flags & {*_VERBOSE})
     if verbose:
         warnings.simplefilter("default")
         logging.basicConfig(level=logging.INFO)
     be_quiet(bool(flags & {*_QUIET}))
-    return [word for word in words[:end] if word not in flags] + words[end:], verbose
+    return [word for word in words[:end] if word not in flags] + words[end:], verbose, bool(flags & {*_REQUEUE})
 
 
 def _run_command(words: list[str]) -> None:

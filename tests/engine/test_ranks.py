@@ -1,10 +1,12 @@
 """Several processes do what one does: the same weights and architecture, whatever a step is made of."""
 
+import os
 import platform
 import re
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +24,7 @@ from medarts.errors import MedartsError, RecipeError
 from medarts.network.sharing import check_shares
 from medarts.spaces import make_space
 from medarts.spaces.genotype import load_genotype
-from medarts.system import launching
+from medarts.system import joining, launching, watch
 from medarts.system.joining import joined
 from medarts.system.launching import launch
 from medarts.system.place import Place, place, refuse_several
@@ -107,6 +109,31 @@ def small(small_recipe: Recipe) -> Recipe:
     return changed(small_recipe, "data.size=16", network, "compute.timeout=10")
 
 
+def with_fault(recipe: Recipe, folder: Path, fault: str) -> list[Any]:
+    """Starts two processes that train in a folder of the name of a fault, of which the second has it."""
+    said = folder / f"{fault}-said"
+    said.mkdir()
+    return in_processes(2, train, recipe.model_dump(mode="json"), folder / fault, fault, errors=said)
+
+
+def test_all_processes_split_a_batch_where_memory_runs_out_in_one(small, tmp_path):
+    """In the middle of a step, with norms over the batch, for whose sums the other one waits."""
+    recipe = changed(small, "train.norm=batch", "train.epochs=1")
+    processes = with_fault(recipe, tmp_path, "memory")
+    in_parts = changed(recipe, "train.accumulate=2")
+    whole = start_training(in_parts, small.train.model, tmp_path / "whole")
+    for process in processes:
+        process.join(120)
+    said = (tmp_path / "memory-said" / "0.txt").read_text()
+    assert [process.exitcode for process in processes] == [0, 0], said
+    assert said.count("From here on it is 2 images, in 2 parts of a batch") == 1, said
+    run = RunDirectory.open(tmp_path / "memory")
+    assert [each["position"] for each in run.facts["splits"]] == [[0, 0]]
+    found, expected = (checkpoint.load(each.checkpoints, "last").weights for each in (run, whole))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=name)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="Windows stops no process")
 def test_a_process_that_is_lost_is_named_and_the_run_goes_on(small, tmp_path):
     """Killed, stopped, failed by itself, or asked to stop; the run goes on in one process to the same weights."""
@@ -119,9 +146,7 @@ def test_a_process_that_is_lost_is_named_and_the_run_goes_on(small, tmp_path):
     }
     processes = {}
     for fault in told:
-        (tmp_path / f"{fault}-said").mkdir()
-        about = small.model_dump(mode="json"), tmp_path / fault, fault
-        processes[fault] = in_processes(2, train, *about, errors=tmp_path / f"{fault}-said")
+        processes[fault] = with_fault(small, tmp_path, fault)
     whole = start_training(small, small.train.model, tmp_path / "whole")
     for fault, (first, second) in processes.items():
         first.join(300)
@@ -212,14 +237,59 @@ def test_processes_of_a_host_that_has_fewer_gpus_are_all_refused(rank, monkeypat
         pass
 
 
-@pytest.mark.parametrize(("waits", "told"), [("import time; time.sleep(60)", True), ("", True), ("exit(4)", False)])
+SLEEPS = "import time; time.sleep(60)"
+
+
+@pytest.mark.parametrize(("waits", "told"), [(SLEEPS, True), ("", True), ("exit(4)", False)])
 def test_a_process_that_fails_before_it_joins_is_told(waits, told, monkeypatch, capsys):
     """Unless the first one of its machine has an error, too, and tells it."""
     monkeypatch.setattr(launching, "_GRACE", 0.1)
     processes = [subprocess.Popen([sys.executable, "-c", code]) for code in (waits, "exit(3)")]
-    launching._wait_for(processes, None, first=2)
+    launching._wait_for(processes, None, launching._Faults("", 0), first=2)
     name = f"medarts: Process 3 on {platform.node()} has ended with status 3"
     assert (name in capsys.readouterr().err) == told
+
+
+def test_a_process_that_is_stopped_on_another_machine_is_ended_there(monkeypatch, capsys):
+    """Nobody but its launcher can, when the others have noticed it."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    faults = launching._Faults("127.0.0.1", store.port)
+    faults.start()
+    monkeypatch.setattr(launching, "_GRACE", 0.1)
+    process = subprocess.Popen([sys.executable, "-c", SLEEPS])
+    torch.distributed.PrefixStore(joining.prefix_of(1), store).set(watch.FAULT, "{}")  # type: ignore[attr-defined]
+    launching._wait_for([process], None, faults, first=2)
+    assert f"Process 2 on {platform.node()} did not end, and was killed" in capsys.readouterr().err
+
+
+class SilentStore:
+    """Answers nothing more, as that of a machine that has lost its power."""
+
+    def set(self, key: str, value: bytes | str) -> None:
+        pass
+
+    def check(self, keys: list[str]) -> bool:
+        threading.Event().wait()
+        return False
+
+
+@pytest.mark.parametrize(("place", "tells"), [(Place(2, 4, 0, 2), True), (Place(3, 4, 1, 2), False)])
+def test_the_loss_of_the_first_machine_is_told_once_on_every_other_one(place, tells, monkeypatch, capsys):
+    left = threading.Event()
+
+    def leave(status: int) -> None:
+        left.set()
+        threading.Event().wait()
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    watching = watch.Watch(place, SilentStore(), patience=0.2)
+    watching.fix = "Resume with: medarts search"
+    watching.start()
+    assert left.wait(30)
+    said = "The first process of the job, or its machine, is gone: the connection to 10.0.0.1:29500 is lost. Resume"
+    assert (said in capsys.readouterr().err) == tells
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def send(number: int) -> None:
     time.sleep(0)  # Python handles it between two instructions
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_becomes_a_request(number: int) -> None:
     with interruption() as request:
         assert not request.requested

@@ -12,13 +12,12 @@ Everything random is seeded by (seed, epoch, step), so a checkpoint holds no sta
 repeats the steps after it exactly.
 """
 
-import dataclasses
 import math
 import shlex
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
@@ -36,11 +35,14 @@ from medarts.engine.changes import Change, changed_recipe, check_places, go_on, 
 from medarts.engine.checkpoint import Checkpoint, Position
 from medarts.engine.device import environment, joined_for, peak_memory_mb, preserved_process_state
 from medarts.engine.directory import RunDirectory
+from medarts.engine.following import epoch_line
+from medarts.engine.resuming import load_point, restored, restoring
+from medarts.engine.splitting import Of, Splitting
 from medarts.engine.tensorboard import write_events
 from medarts.engine.timing import Span, timed
-from medarts.errors import DivergedError, RunError
+from medarts.errors import DivergedError
 from medarts.system.console import Bar, has_lines, in_words, inform, progress_bar
-from medarts.system.memory import FEWER_AT_ONCE, is_out_of_memory, memory_named, smaller_parts
+from medarts.system.memory import FEWER_AT_ONCE, memory_named, smaller_parts
 from medarts.system.process import InterruptedRunError, Interruption, interruption
 from medarts.system.ranks import current
 from medarts.tasks import Task
@@ -121,6 +123,7 @@ class Job(ABC, Generic[State]):
         beside: names of what may be in the folder of a new run.
         validations_at_end: validations at the end of a stage, beside one an epoch.
         ranks: the processes that do it, this one among them.
+        splitting: parts of its batches, of which there are more where memory has run out.
         run: where everything is written; None in a trial, which writes nothing.
         pause: epochs of a stage after which the job is left as it is, to go on later; None does all of it.
     """
@@ -137,6 +140,7 @@ class Job(ABC, Generic[State]):
         self.store = store
         self.state = state
         self.ranks = current()
+        self.splitting = Splitting(self)
         self.run: RunDirectory | None = None
         self.pause: int | None = None
         self._stop = Interruption()
@@ -265,6 +269,17 @@ class Job(ABC, Generic[State]):
     def prepare_for(self, changes: Iterable[Change]) -> None:
         """Makes a resumed run ready for changes of its recipe."""
 
+    def check_parts(self, of: Of, images: int) -> None:
+        """Refuses parts of a batch in which the network sees too few images at a time.
+
+        Args:
+            of: "training", a batch of the current stage, or "validation".
+            images: of the smallest part.
+
+        Raises:
+            RecipeError: it does.
+        """
+
     # What the engine does.
 
     @property
@@ -310,7 +325,7 @@ class Job(ABC, Generic[State]):
         Raises:
             DivergedError: a loss or a weight is no longer finite.
             InterruptedRunError: the job was asked to stop; it can be resumed.
-            OutOfMemoryError: memory ran out; what was saved stays.
+            OutOfMemoryError: memory ran out, also with single images; what was saved stays.
         """
         self.run = directory
         point = load_point(directory, fabric=self.fabric)
@@ -319,6 +334,7 @@ class Job(ABC, Generic[State]):
         if point is not None:
             with restoring(point):
                 self.state = restored(type(self.state), point.state["loop"])
+                self.splitting.records = point.state.get("splits", [])
         done, total = self.progress
         self._clock = time.perf_counter(), done
         with interruption() as stop, progress_bar(self.kind, total, done=done, is_told=False) as bar:
@@ -348,11 +364,15 @@ class Job(ABC, Generic[State]):
         self.begin_epoch()
         while self.state.step < self.steps:
             if self.ranks.size > 1:
-                self.ranks.note(self.where, fix=f"Resume with: {self.continuation}")
+                self.ranks.note(self.where, fix=f"Resume with: {self.continuation}", request=self._stop)
+            splits = len(self.splitting.records)
             self._step()
-            if self._is_to_stop() and self.state.step < self.steps:
+            asked = self.ranks.is_to_stop(self._stop)
+            # More parts than before are kept at once: a run that is killed now goes on with as many.
+            if (asked or len(self.splitting.records) > splits) and self.state.step < self.steps:
                 self.ranks.first(self.save)  # none leaves before it is written: that would end the one that writes
-                self._leave()
+                if asked:
+                    self._leave()
             bar.advance()  # after the saving: a terminal that was closed takes no more output
             self._tell_step(began, first)
         values = self.validate()
@@ -423,9 +443,14 @@ class Job(ABC, Generic[State]):
         network, images = self.validated
         network.eval()
         with memory_named("the validation", fix=FEWER_AT_ONCE):
-            values = self.task.validate(network, images)
+            values = self.splitting.within_memory(lambda: self._scores(network, images), of="validation")
         self.check_finite(values["val_loss"], name="validation loss")
         return values
+
+    def _scores(self, network: nn.Module, images: Batches) -> dict[str, Any]:
+        """Returns what a pass over images gives, in as many parts of a batch as there are now."""
+        images.batch = self.splitting.images("validation")
+        return self.task.validate(network, images)
 
     def save(
         self,
@@ -459,6 +484,7 @@ class Job(ABC, Generic[State]):
             "journals": run.journal_lengths(),
             "digests": run.journal_digests(),
             "precision": self.fabric.strategy.precision.state_dict(),
+            **({"splits": self.splitting.records} if self.splitting.records else {}),
         }
         checkpoint.save(run.checkpoints, kind, Checkpoint(weights, content), position=position or self.position)
 
@@ -546,7 +572,8 @@ def start(
         MedartsError: of ``prepare``, or the folder is not free; nothing was written then.
         DivergedError: a loss became NaN or infinite.
         InterruptedRunError: the job was asked to stop; it can be resumed.
-        OutOfMemoryError: memory ran out. After this and any other error nothing is left of a run without a checkpoint.
+        OutOfMemoryError: memory ran out, also with single images. After this and any other error nothing is left of a
+            run without a checkpoint.
     """
     with (
         joined_for(recipe.compute) as ranks,
@@ -632,33 +659,6 @@ def resume(
     return run
 
 
-def epoch_line(
-    name: str, epoch: int, epochs: int, journals: Mapping[str, Mapping[str, Any]], score: str, *, left: float | None
-) -> str:
-    """Returns the line that tells an epoch where there is no progress bar.
-
-    Args:
-        name: of the work.
-        epoch: the one that is done, from 1 on.
-        epochs: in all.
-        journals: its lines of metrics.jsonl and timing.jsonl.
-        score: key of the validation score.
-        left: seconds until the work is done; None where that is not known.
-    """
-    metrics, seconds = journals["metrics.jsonl"], journals["timing.jsonl"]["seconds"]
-    loss = metrics.get("train_loss")
-    parts = [f"loss {loss:.3f}"] * isinstance(loss, float) + [
-        f"{score} {_shown(metrics.get(score))}",
-        in_words(seconds),
-    ]
-    parts += [f"about {in_words(left)} left"] if left else []
-    return f"{name} epoch {epoch}/{epochs}: {', '.join(parts)}"
-
-
-def _shown(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, int | float) else "undefined"
-
-
 def cosine(epoch: float, *, epochs: int, start: float, end: float, warmup: int = 0) -> float:
     """Returns the learning rate at ``epoch`` of a cosine from ``start`` to ``end``.
 
@@ -673,52 +673,3 @@ def cosine(epoch: float, *, epochs: int, start: float, end: float, warmup: int =
         return start * (0.1 + 0.9 * epoch / warmup)
     done = (epoch - warmup) / max(1, epochs - warmup)
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def load_point(run: RunDirectory, *, fabric: Fabric) -> Checkpoint | None:
-    """Returns the last whole checkpoint and cuts the journals back to it; None if there is none yet.
-
-    Raises:
-        RunError: no checkpoint is whole or fits this medarts; or a journal has lost or changed lines.
-    """
-    point = checkpoint.load(run.checkpoints, "last")
-    if point is None:
-        run.cut_journals({})
-        return None
-    for path in point.damaged:
-        inform(f"Checkpoint {path} is damaged; the run resumes from the one before, {point.path}.")
-    with restoring(point):
-        run.cut_journals(point.state["journals"], point.state["digests"])
-        fabric.strategy.precision.load_state_dict(point.state["precision"])
-    return point
-
-
-@contextmanager
-def restoring(point: Checkpoint) -> Iterator[None]:
-    """Names a checkpoint in what goes wrong while a job takes its state from it.
-
-    Raises:
-        RunError: it has other fields or tensors than this medarts writes for such a run.
-    """
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise RunError(
-            f"Checkpoint {point.path} does not fit its run ({reason}).",
-            fix="Use the version of medarts that wrote it, see run.json; or start a new run.",
-        ) from error
-
-
-def restored(kind: type[State], values: Mapping[str, Any]) -> State:
-    """Returns a loop state from its values.
-
-    Raises:
-        ValueError: they are not those of its fields.
-    """
-    fields = {field.name for field in dataclasses.fields(kind)}
-    if set(values) != fields:
-        raise ValueError(f"{', '.join(sorted(set(values) ^ fields))} of the loop state")
-    return kind(**values)

@@ -50,6 +50,13 @@ class _Change(_Part):
     time: str
 
 
+class _Split(_Part):
+    of: Literal["training", "validation"]
+    before: int
+    after: int
+    position: _Position
+
+
 class _Initial(_Part):
     network: _Name
     tensors: int
@@ -73,6 +80,7 @@ class _Facts(_Part):
     initial: _Initial | None = None
     parts: list[Annotated[int, Field(ge=1)]] = []
     changes: list[_Change] = []
+    splits: list[_Split] = []
 
 
 def check_facts(path: Path, facts: Mapping[str, Any]) -> None:

@@ -4,13 +4,13 @@ It is for a process that waits for others and has no terminal: there a bar shows
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medarts.engine.directory import RunDirectory, epochs_done, is_begun
-from medarts.engine.engine import epoch_line
 from medarts.errors import MedartsError
 from medarts.system.console import MOST_SECONDS_A_LINE, counted, has_lines, in_words, inform
 
@@ -88,3 +88,30 @@ class Follower:
         """Returns the epochs of all runs."""
         of_these = sum(max(run.epochs, self._told[run.path]) for run in self._runs)
         return of_these if self._total is None else self._total
+
+
+def epoch_line(
+    name: str, epoch: int, epochs: int, journals: Mapping[str, Mapping[str, Any]], score: str, *, left: float | None
+) -> str:
+    """Returns the line that tells an epoch where there is no progress bar.
+
+    Args:
+        name: of the work.
+        epoch: the one that is done, from 1 on.
+        epochs: in all.
+        journals: its lines of metrics.jsonl and timing.jsonl.
+        score: key of the validation score.
+        left: seconds until the work is done; None where that is not known.
+    """
+    metrics, seconds = journals["metrics.jsonl"], journals["timing.jsonl"]["seconds"]
+    loss = metrics.get("train_loss")
+    parts = [f"loss {loss:.3f}"] * isinstance(loss, float) + [
+        f"{score} {_shown(metrics.get(score))}",
+        in_words(seconds),
+    ]
+    parts += [f"about {in_words(left)} left"] if left else []
+    return f"{name} epoch {epoch}/{epochs}: {', '.join(parts)}"
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) else "undefined"

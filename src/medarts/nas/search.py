@@ -36,6 +36,7 @@ from medarts.engine.changes import Change
 from medarts.engine.device import make_fabric
 from medarts.engine.directory import RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, cosine, resume, start
+from medarts.engine.splitting import Of as PartsOf
 from medarts.errors import MedartsError, RecipeError
 from medarts.nas import guard
 from medarts.nas.checks import check_recipe
@@ -334,27 +335,38 @@ class Search(Job[SearchState]):
         state, settings, data = self.state, self.recipe.search, self.data
         training = self.objective(data.weights, self.orders[0], epoch=state.epoch, step=state.step)
         if state.epoch >= settings.arch_after:
-            self.architecture_optimizer.zero_grad()
-            self.weight_optimizer.zero_grad()  # or the gradients of the step before would be held meanwhile
-            loss = self.gradient(
-                self.fabric,
-                training=training,
-                validation=self.objective(data.architecture, self.orders[1], epoch=state.epoch, step=state.step),
-                weights=self.weights,
-                architecture=self.architecture,
-                optimizer=self.weight_optimizer,
-            )
+            validation = self.objective(data.architecture, self.orders[1], epoch=state.epoch, step=state.step)
+            taken = partial(self._architecture_gradient, training, validation)
+            loss = self.splitting.within_memory(taken, of="training")
             self.check_finite(loss, name=f"loss of the {data.architecture.name}")
             self._regularize("architecture")
             self.architecture_optimizer.step()
             state.arch_loss += loss
         state.train_loss += self.step_weights(training)
 
+    def _architecture_gradient(self, training: Objective, validation: Objective) -> float:
+        """Takes the gradient of the architecture, and returns the loss that it lowers."""
+        self.architecture_optimizer.zero_grad()
+        self.weight_optimizer.zero_grad()  # or the gradients of the step before would be held meanwhile
+        loss: float = self.gradient(
+            self.fabric,
+            training=training,
+            validation=validation,
+            weights=self.weights,
+            architecture=self.architecture,
+            optimizer=self.weight_optimizer,
+        )
+        return loss
+
+    def _weight_gradient(self, training: Objective) -> float:
+        """Takes the gradient of the weights, and returns the loss that it lowers."""
+        self.weight_optimizer.zero_grad()
+        return first_order(self.fabric, training, held=self.architecture)
+
     def step_weights(self, training: Objective) -> float:
         """Lowers the loss of the weights by one step, and returns it."""
         settings = self.recipe.search
-        self.weight_optimizer.zero_grad()
-        loss = first_order(self.fabric, training, held=self.architecture)
+        loss = self.splitting.within_memory(partial(self._weight_gradient, training), of="training")
         self.check_finite(loss, name=f"loss of the {self.data.weights.name}")
         self._regularize("weights")
         if settings.grad_clip:
@@ -368,6 +380,11 @@ class Search(Job[SearchState]):
         """Returns the validation values of the supernet as it is; see ``Job.validate``."""
         self.supernet.auxiliary_skip = self.auxiliary_skip
         return super().validate()
+
+    def check_parts(self, of: PartsOf, images: int) -> None:
+        """Refuses parts in which a norm of the supernet, which has no running statistics, would see a single value."""
+        stage = self.recipe.search.stages[self.state.stage]
+        self.space.check(stage, self.recipe.data.size, fewest=images)
 
     def _regularize(self, of: Of) -> None:
         """Adds the gradients of the regularizers of the architecture, or of the weights."""
@@ -397,7 +414,6 @@ class Search(Job[SearchState]):
         data, seed = recipe.data, seed_of(recipe.seed, *where)
         batch = half.training(order, step, settings=data.augmentation, seed=seed, resize=data.resize)
         mixture = mix(batch.images, batch.targets, recipe.search.mixing, seed=seed_of(recipe.seed, "mixing", *where))
-        parts = mixture.split(recipe.search.stages[state.stage].accumulate)
         progress, settings = self.stage_progress, recipe.search
         draw = Draw(
             seed_of(recipe.seed, "relaxation", *where),
@@ -411,7 +427,7 @@ class Search(Job[SearchState]):
 
         def losses() -> Iterator[Tensor]:
             seed_torch(recipe.seed, "dropout", *where)
-            for share, part in parts:
+            for share, part in mixture.split(self.splitting.parts("training")):
                 with sharing(part, self.ranks, lambda: [*self.weights, *self.architecture]) as (own, mine):
                     with self.supernet.drawing(draw):
                         loss = share * own * self.task.loss(self.model(mine.images, all_heads=True), mine)
@@ -481,7 +497,7 @@ class Search(Job[SearchState]):
         (batch,) = self.fixed_subset(1)
 
         def losses() -> Iterator[Tensor]:
-            for share, part in batch.split(self.recipe.search.stages[self.state.stage].accumulate):
+            for share, part in batch.split(self.splitting.parts("training")):
                 yield share * self.task.loss(self.model(part.images, all_heads=True), part)
 
         return guard.largest_eigenvalue(

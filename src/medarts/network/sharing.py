@@ -6,8 +6,8 @@ norms sum over the processes, and what is drawn is drawn for the whole part, of 
 The functions of PyTorch themselves are caught, so networks and operations of users need not know of it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,14 +133,17 @@ def backward(fabric: "Fabric", losses: Iterable[Tensor]) -> float:
             generator makes them, the activations of no two parts are in memory together.
     """
     total, reduction = 0.0, None
-    for loss in losses:
-        share = current_share()
-        if share is not None and reduction is None:
-            reduction = _Reduction(share)
-        # What all processes have whole, beside what they share, is to count once.
-        counted = loss / reduction.size if share is None and reduction is not None else loss
-        fabric.backward(counted)
-        total += float(counted.detach())
+    with ExitStack() as left_behind:
+        if isinstance(losses, Generator):  # where a backward pass fails, it is still within the share of a part
+            left_behind.callback(losses.close)
+        for loss in losses:
+            share = current_share()
+            if share is not None and reduction is None:
+                reduction = _Reduction(share)
+            # What all processes have whole, beside what they share, is to count once.
+            counted = loss / reduction.size if share is None and reduction is not None else loss
+            fabric.backward(counted)
+            total += float(counted.detach())
     return total if reduction is None else reduction.finished(total)
 
 
@@ -177,9 +180,7 @@ class _Reduction:
         for parameter, before in zip(self._parameters, self._before, strict=True):
             if before is not None:
                 parameter.grad = before if parameter.grad is None else before + parameter.grad
-        total = torch.tensor([loss], dtype=torch.float64)
-        self._ranks.add(total)
-        return float(total)
+        return self._ranks.total(loss)
 
 
 class _AsOne(TorchFunctionMode):

@@ -302,16 +302,19 @@ def _budget(run: RunDirectory) -> Content | None:
 
 
 def _changes(facts: Content) -> Table | None:
-    """Returns the values that were changed when the run went on, and after which of its epochs."""
+    """Returns the values that were changed on the way, by the user or as memory ran out, and after which epochs."""
     rows = []
-    for change in facts.get("changes", ()):
+    splits = [
+        {**split, "field": f"parts of a {split['of']} batch, as memory ran out"} for split in facts.get("splits", ())
+    ]
+    for change in (*facts.get("changes", ()), *splits):
         *stage, epoch, step = change["position"] or (0, 0)
         after = [f"stage {number + 1}" for number in stage[:1]] + [f"epoch {epoch}"] + [f"step {step}"] * bool(step)
         values = {key: as_text(change[key]) for key in ("before", "after")}
         rows.append({"field": change["field"], **values, "at": ", ".join(after) if change["position"] else "the start"})
     titles = {"field": "field", "before": "before", "after": "after", "at": "changed after"}
     columns = {key: Column(title, words=True) for key, title in titles.items()}
-    return table(pd.DataFrame(rows), columns, caption="changes of the recipe") if rows else None
+    return table(pd.DataFrame(rows), columns, caption="changes on the way") if rows else None
 
 
 def _environment(facts: Content, history: History) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from torch import distributed
 from medarts.errors import MedartsError
 from medarts.system.console import be_mute
 from medarts.system.place import Place, place
+from medarts.system.process import InterruptedRunError
 from medarts.system.ranks import ALONE, Ranks, Several, as_current, current
 from medarts.system.watch import Watch, connected
 
@@ -72,8 +73,8 @@ def joined(device: Literal["cpu", "cuda"], *, patience: float) -> Iterator[Ranks
     except BaseException as error:
         watch.end()
         is_told = watch.fail(error)
-        if is_told or not isinstance(error, MedartsError | KeyboardInterrupt):
-            raise
+        if is_told or not isinstance(error, MedartsError | KeyboardInterrupt) or isinstance(error, InterruptedRunError):
+            raise  # a job that was stopped has one status on all machines
         raise SystemExit(1) from None
     else:
         watch.part()
@@ -89,13 +90,17 @@ def _join(here: Place, device: str, patience: float) -> tuple[Several, Watch]:
         _Process.jobs += 1
         prefix = prefix_of(_Process.jobs)
         own, of_watch = (_PrefixStore(prefix, connected(*_address(), patience=patience)) for _ in range(2))
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-            store=_PrefixStore(f"{prefix}/group", _Process.store),
-            rank=here.rank,
-            world_size=here.size,
-            timeout=timedelta(seconds=patience + _MARGIN),
-        )
+
+        def form(name: str) -> None:
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+                store=_PrefixStore(f"{prefix}/{name}", _Process.store),
+                rank=here.rank,
+                world_size=here.size,
+                timeout=timedelta(seconds=patience + _MARGIN),
+            )
+
+        form("group")
     except (RuntimeError, ValueError, KeyError) as error:  # a KeyError or ValueError: of the variables of the address
         reason = " ".join(str(error).split())[:200]
         raise MedartsError(
@@ -103,7 +108,8 @@ def _join(here: Place, device: str, patience: float) -> tuple[Several, Watch]:
             fix="Start the others too, with the same address (MASTER_ADDR and MASTER_PORT), which all hosts can reach.",
         ) from error
     watch = Watch(here, of_watch, patience=patience)
-    return Several(here, own, watch), watch
+    # A process that waits for another one on its GPU cannot be called back.
+    return Several(here, own, watch, form if device == "cpu" else None), watch
 
 
 def _address() -> tuple[str, int]:

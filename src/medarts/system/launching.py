@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from typing import Any
 
 from medarts.errors import MedartsError
 from medarts.system.console import say
-from medarts.system.process import signal_name
+from medarts.system.process import signal_name, stopping_signals
 
 MOST_DEVICES, MOST_NODES = 256, 4096
 
@@ -27,6 +28,9 @@ _GRACE = 30.0
 """Seconds that the other processes have to end by themselves when one has."""
 
 _POLL = 0.1
+
+_LONGEST_START = 3600.0
+"""Seconds in which the first machine has to come."""
 
 
 def launch(words: Sequence[str], *, devices: int, nodes: int, node_rank: int, address: str | None) -> int:
@@ -47,6 +51,8 @@ def launch(words: Sequence[str], *, devices: int, nodes: int, node_rank: int, ad
     if node_rank == 0:
         store = _store_at(host, port)
         port = store.port
+    faults = _Faults(host, port)
+    faults.start()
     threads = max(1, (os.cpu_count() or 1) // devices)
     processes = []
     for local_rank in range(devices):
@@ -68,7 +74,7 @@ def launch(words: Sequence[str], *, devices: int, nodes: int, node_rank: int, ad
         command = [sys.executable, "-m", "medarts", *words]
         processes.append(subprocess.Popen(command, env=environment, start_new_session=True))
     with _signals_to(processes):
-        _wait_for(processes, store, first=node_rank * devices)
+        _wait_for(processes, store, faults, first=node_rank * devices)
     return _status_of(processes)
 
 
@@ -113,22 +119,56 @@ def _store_at(host: str, port: int) -> Any:
         raise MedartsError(f"{host}:{port} cannot be listened at ({reason}).", fix="Use another port.") from error
 
 
-def _wait_for(processes: Sequence["subprocess.Popen[bytes]"], store: Any, *, first: int) -> None:
+class _Faults(threading.Thread):
+    """Looks whether the processes of a job have noticed a fault; a process that is stopped does not end by itself.
+
+    Args:
+        host: that has the store.
+        port: of it.
+
+    Attributes:
+        is_known: whether there is one, or the store has gone, as it does when the first machine has ended.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(daemon=True, name="medarts faults")
+        self._address = host, port
+        self.is_known = False
+
+    def run(self) -> None:
+        """Looks until there is one."""
+        from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+        from medarts.system.joining import prefix_of
+        from medarts.system.watch import FAULT, connected
+
+        try:
+            store = PrefixStore(prefix_of(1), connected(*self._address, patience=_LONGEST_START))
+        except RuntimeError:  # the processes themselves say that they have not met
+            return
+        with suppress(RuntimeError):
+            while not store.check([FAULT]):
+                time.sleep(_POLL)
+        self.is_known = True
+
+
+def _wait_for(processes: Sequence["subprocess.Popen[bytes]"], store: Any, faults: _Faults, *, first: int) -> None:
     """Waits for all processes; when one has failed the others have some time to end, and are then killed.
 
     Args:
         processes: of this machine.
         store: through which the others learn of one that a signal has ended; None on other machines than the first.
+        faults: what the processes of all machines have noticed.
         first: rank of the first process.
     """
     failed: float | None = None
     killed = False
     while None in [process.poll() for process in processes]:  # every one of them, also behind one that lives
         codes = [process.returncode for process in processes]
-        if failed is None and any(codes):
+        if failed is None and (any(codes) or faults.is_known):
             failed = time.monotonic()
-            rank = next(number for number, code in enumerate(codes) if code)
-            if codes[rank] < 0:
+            rank = next((number for number, code in enumerate(codes) if code), None)
+            if rank is not None and codes[rank] < 0:
                 _tell(first + rank, -codes[rank], store)
         if failed is not None and time.monotonic() - failed > _GRACE:
             killed = killed or processes[0].poll() is None
@@ -137,7 +177,8 @@ def _wait_for(processes: Sequence["subprocess.Popen[bytes]"], store: Any, *, fir
         time.sleep(_POLL)
     codes = [process.returncode for process in processes]
     if all(code < 0 for code in codes):  # nobody was left to tell
-        say(f"medarts: Process {first} on {platform.node()} was ended by {signal_name(-codes[0])}.", to=sys.stderr)
+        how = "did not end, and was killed" if killed else f"was ended by {signal_name(-codes[0])}"
+        say(f"medarts: Process {first} on {platform.node()} {how}.", to=sys.stderr)
     elif (killed or not codes[0]) and any(code > 0 for code in codes) and not _is_told(store):
         # The first one, which tells errors, had none: the other has not come as far as to join it.
         rank = next(number for number, code in enumerate(codes) if code > 0)
@@ -183,10 +224,7 @@ def _signals_to(processes: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None
             with suppress(ProcessLookupError):
                 process.send_signal(number)
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, hand_on) for number in numbers}
+    before = {number: signal.signal(number, hand_on) for number in stopping_signals()}
     try:
         yield
     finally:

@@ -42,10 +42,9 @@ class Interruption:
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Turns SIGINT, SIGTERM and SIGHUP into a request; a second SIGINT stops at once.
+    """Turns the signals that ask to stop into a request; a second SIGINT stops at once.
 
-    A SIGHUP that is ignored, as nohup asks for, stays ignored. Windows has none. Threads beside the main one get no
-    signals, so there nothing is asked.
+    Threads beside the main one get no signals, so there nothing is asked.
     """
     request = Interruption()
 
@@ -54,20 +53,43 @@ def interruption() -> Iterator[Interruption]:
             raise KeyboardInterrupt
         request.requested = True
 
-    before = {number: signal.signal(number, ask) for number in _signals()}
-    try:
+    with _handled_by(ask, stopping_signals()):
         yield request
+
+
+@contextmanager
+def interrupted_by_schedulers() -> Iterator[None]:
+    """Lets the signals that ask to stop end what is no job yet, or no longer, as Ctrl-C does; see `interruption`."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handled_by(interrupt, [number for number in stopping_signals() if number != signal.SIGINT]):
+        yield
+
+
+@contextmanager
+def _handled_by(handle: Callable[[int, FrameType | None], None], numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handle) for number in numbers} if is_main else {}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _signals() -> list[signal.Signals]:
-    if threading.current_thread() is not threading.main_thread():
-        return []
+def stopping_signals() -> list[signal.Signals]:
+    """Returns the signals that ask a job to stop: of Ctrl-C, of a scheduler or shell, of a terminal that was closed.
+
+    Slurm sends SIGTERM at the end of the time of a job, and before that the signal that ``--signal`` names, which is
+    SIGUSR1 by custom. A SIGHUP that is ignored, as nohup asks for, stays ignored. Windows has the first two alone.
+    """
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)  # the terminal was closed, or the connection lost
+    if sys.platform != "win32":
+        numbers.append(signal.SIGUSR1)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
     return numbers
 
 

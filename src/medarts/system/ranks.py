@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from medarts.errors import MedartsError
+from medarts.system.memory import is_out_of_memory
 from medarts.system.place import Place
+from medarts.system.process import Interruption
 
 if TYPE_CHECKING:
     from medarts.system.watch import Watch
@@ -27,10 +29,20 @@ _LONGEST_PAUSE = 0.2
 """Seconds between two looks at what another process may have left."""
 
 
+class ShortOfMemoryError(MemoryError):
+    """Memory ran out in another process, which does not come to what this one waits for."""
+
+
 class Ranks:
-    """A group of one process, which does the job alone; `Several` has the same methods for more."""
+    """A group of one process, which does the job alone; `Several` has the same methods for more.
+
+    Attributes:
+        place: this process.
+        can_regroup: whether `regroup` is possible: where GPUs wait for each other it is not.
+    """
 
     place = Place()
+    can_regroup = True
 
     @property
     def rank(self) -> int:
@@ -50,9 +62,20 @@ class Ranks:
     def add(self, tensor: Tensor) -> None:
         """Replaces a tensor, dense in memory, by its sum over the processes; the same bits on all of them."""
 
+    def total(self, value: float) -> float:
+        """Returns the sum of a number over the processes, with which goes whether one of them was asked to stop."""
+        return value
+
     def any(self, flag: bool) -> bool:
         """Whether a flag is set in some process."""
         return flag
+
+    def is_to_stop(self, request: Interruption) -> bool:
+        """Whether some process was asked to stop, by the last `total`; where there is one, by its request."""
+        return request.requested
+
+    def regroup(self) -> None:
+        """Brings all processes together again when memory ran out in one, while others waited for it in a sum."""
 
     def gathered(self, value: Answer) -> list[Answer]:
         """Returns the value that every process has, in the order of the processes."""
@@ -69,8 +92,8 @@ class Ranks:
         """
         return work()
 
-    def note(self, where: str, *, fix: str) -> None:
-        """Notes how far this process is, and what to do should one of them be lost, for the message then."""
+    def note(self, where: str, *, fix: str, request: Interruption) -> None:
+        """Notes how far this process is, what to do should one of them be lost, and where it is asked to stop."""
 
     def check_same(self, facts: Mapping[str, str]) -> None:
         """Refuses processes that are not at the same job.
@@ -102,19 +125,48 @@ class Several(Ranks):
         place: this process.
         store: where they leave values for each other.
         watch: notices lost processes.
+        form: makes them a group of PyTorch again, by a name that is new; None where that is not possible.
     """
 
-    def __init__(self, place: Place, store: Any, watch: "Watch") -> None:
+    def __init__(self, place: Place, store: Any, watch: "Watch", form: Callable[[str], None] | None = None) -> None:
         self.place = place
+        self.can_regroup = form is not None
         self._store = store
         self._watch = watch
-        self._number = 0
+        self._form = form
+        self._number = self._regrouped = 0
+        self._request, self._is_asked = Interruption(), False
 
     def add(self, tensor: Tensor) -> None:
         """Replaces a tensor by its sum over the processes."""
         self._watch.count += 1
         with self._watched():
             torch.distributed.all_reduce(tensor)
+
+    def total(self, value: float) -> float:
+        """Returns the sum of a number, and notes whether some process was asked to stop."""
+        both = torch.tensor([value, self._request.requested], dtype=torch.float64)
+        self.add(both)
+        self._is_asked = float(both[1]) > 0
+        return float(both[0])
+
+    def is_to_stop(self, request: Interruption) -> bool:
+        """Whether some process was asked to stop before the last `total`."""
+        return self._is_asked
+
+    def regroup(self) -> None:
+        """Leaves the group, which ends the waits of the others, and forms it again with them."""
+        assert self._form is not None
+        self._store.set(self._short, b"")
+        torch.distributed.destroy_process_group()
+        self._regrouped += 1
+        self._form(f"group/{self._regrouped}")
+        self._watch.count = max(self.gathered(self._watch.count))  # one was not as far as the others
+
+    @property
+    def _short(self) -> str:
+        """The key that is there when memory has run out in a process since the group was formed."""
+        return f"short/{self._regrouped}"
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is set in some process."""
@@ -152,9 +204,9 @@ class Several(Ranks):
         self._meet()
         return answer
 
-    def note(self, where: str, *, fix: str) -> None:
-        """Notes how far this process is."""
-        self._watch.where, self._watch.fix = where, fix
+    def note(self, where: str, *, fix: str, request: Interruption) -> None:
+        """Notes how far this process is, and where it is asked to stop."""
+        self._watch.where, self._watch.fix, self._request = where, fix, request
 
     def check_same(self, facts: Mapping[str, str]) -> None:
         """Refuses facts that differ, and names the first process whose do."""
@@ -208,6 +260,10 @@ class Several(Ranks):
         try:
             yield
         except RuntimeError as error:  # of a connection that has ended, or of a wait that has
+            if is_out_of_memory(error):
+                raise
+            if self._store.check([self._short]):
+                raise ShortOfMemoryError("memory ran out in another process") from None
             self._watch.lost(error)
 
 

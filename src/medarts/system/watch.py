@@ -53,23 +53,33 @@ class Watch(threading.Thread):
         self.where, self.fix, self.count = "its start", "Start it again.", 0
         self._ended, self._leaving = threading.Event(), threading.Lock()
         self._signs: dict[int, tuple[bytes, float]] = {}
-        self._beats = 0
+        self._beats, self._answered = 0, time.monotonic()
         store.set(f"host/{place.rank}", platform.node())
 
     def run(self) -> None:
         """Gives and looks for signs of life until it is ended."""
+        threading.Thread(target=self._guard, daemon=True, name="medarts watch of the store").start()
         while not self._ended.wait(INTERVAL):
             try:
                 self._look()
             except RuntimeError:  # the store has gone, with the process that has it
                 if not self._ended.is_set():
-                    self._leave(self._without_store())
+                    self._leave(None)
+            self._answered = time.monotonic()
+
+    def _guard(self) -> None:
+        """Ends this process if the store no longer answers; where its machine is lost not even an error comes."""
+        while not self._ended.wait(INTERVAL):
+            if time.monotonic() - self._answered > self.patience:
+                self._leave(None)
 
     def end(self) -> None:
         """Ends the watch; what happens to other processes from now on is no fault."""
         self._ended.set()
         if self.is_alive():
-            self.join()
+            self.join(self.patience)
+            if self.is_alive():  # it waits for the store
+                self._leave(None)
 
     def part(self) -> None:
         """Ends the watch of a job that is done; the process that may have the store waits for the others before."""
@@ -87,7 +97,7 @@ class Watch(threading.Thread):
                 self._note(self._missing(error))
             fault = json.loads(self.store.get(FAULT))
         except RuntimeError:
-            fault = self._without_store()
+            fault = None
         self._leave(fault)
 
     def fail(self, error: BaseException) -> bool:
@@ -175,23 +185,31 @@ class Watch(threading.Thread):
         """Writes a fault down, unless there is one."""
         self.store.compare_set(FAULT, "", json.dumps(fault))
 
-    def _without_store(self) -> dict[str, Any]:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        text = f"The first process of the job is gone, the connection to {where} is lost"
-        return {"text": text, "fix": self.fix, "gone": [0]}
-
-    def _leave(self, fault: dict[str, Any]) -> NoReturn:
-        """Ends this process, after the fault was told if it is this one's turn."""
-        self._leaving.acquire()  # for good: of both threads, which may come here together, one tells
+    def _tells(self, fault: dict[str, Any]) -> bool:
+        """Whether it is the turn of this process to tell a fault."""
         teller = min(set(range(self.place.size)) - {*fault["gone"]}, default=0)
         tells = teller == self.place.rank
-        try:
+        with suppress(RuntimeError):
             tells = tells and not self.store.check([TOLD])
             if tells:
                 self.store.set(TOLD, b"")
             self.store.set(_done(self.place.rank), b"")
-        except RuntimeError:
-            pass
+        return tells
+
+    def _leave(self, fault: dict[str, Any] | None) -> NoReturn:
+        """Ends this process, after the fault was told if it is this one's turn.
+
+        Args:
+            fault: what has happened; None where the store is lost. Then the processes cannot agree on who tells it, and
+                each machine has one that does: the first of it, and on that of process 0 the next one.
+        """
+        self._leaving.acquire()  # for good: of the threads, which may come here together, one tells
+        if fault is None:
+            where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            text = f"The first process of the job, or its machine, is gone: the connection to {where} is lost"
+            fault, tells = {"text": text}, self.place.rank == (self.place.leader or 1)
+        else:
+            tells = self._tells(fault)
         if tells:
             if console.is_terminal:
                 console.print()  # behind a progress bar

@@ -28,6 +28,7 @@ from medarts.engine import checkpoint
 from medarts.engine.device import make_fabric
 from medarts.engine.directory import SEARCHED, RunDirectory
 from medarts.engine.engine import Job, LoopState, Trial, cosine, resume, start
+from medarts.engine.splitting import Of
 from medarts.errors import RecipeError, RunError
 from medarts.models import Architecture, initial_weights, network_of, task_of, without_weights
 from medarts.models.ensemble import Ensemble
@@ -209,11 +210,9 @@ class Training(Job[TrainingState]):
     def step(self) -> None:
         """One step on a batch, part by part."""
         state, settings = self.state, self.recipe.train
-        where = ("training", state.epoch, state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        self.optimizer.zero_grad()
-        loss = backward(self.fabric, self.losses(self.model, self.order, state.step, where=where))
+        loss = self.splitting.within_memory(self._gradient, of="training")
         self.check_finite(loss, name="training loss")
         self.add_penalties()
         if settings.grad_clip:
@@ -224,6 +223,12 @@ class Training(Job[TrainingState]):
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
         state.train_loss += loss
+
+    def _gradient(self) -> float:
+        """Takes the gradient of the batch that the loop state names, and returns its loss."""
+        self.optimizer.zero_grad()
+        where = ("training", self.state.epoch, self.state.step)
+        return backward(self.fabric, self.losses(self.model, self.order, self.state.step, where=where))
 
     def losses(
         self, model: nn.Module, order: NDArray[np.int64], step: int, *, where: tuple[str | int, ...]
@@ -241,12 +246,19 @@ class Training(Job[TrainingState]):
         batch = self.training.training(order, step, **changes)
         mixture = mix(batch.images, batch.targets, settings.mixing, seed=seed_of(seed, "mixing", *where))
         seed_torch(seed, "dropout", *where)
-        for share, part in mixture.split(settings.accumulate):
+        for share, part in mixture.split(self.splitting.parts("training")):
             with sharing(part, self.ranks, lambda: [*model.parameters()]) as (own, mine):
                 yield share * own * self.task.loss(model(mine.images, all_heads=True), mine)
 
     def add_penalties(self) -> None:
         """Adds the gradients of terms beside the loss to those of the weights."""
+
+    def check_parts(self, of: Of, images: int) -> None:
+        """Refuses parts in which a norm would see a single value; a pass over validation images sees running means."""
+        if of == "training":
+            accumulate = {"accumulate": self.recipe.train.batch // images}
+            train = self.recipe.train.model_copy(update=accumulate)
+            check_sizes(self.recipe.model_copy(update={"train": train}), self.network)
 
     def learning_rate(self) -> float:
         """Returns the learning rate of the step that the loop state names."""
