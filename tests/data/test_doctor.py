@@ -344,10 +344,21 @@ def test_layouts_are_recognised(tmp_path, folders, kinds):
 
 
 def test_unknown_layouts_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no known layout\. Known: chaos: .*; folder: images/"):
+    with pytest.raises(
+        DataError, match=r"no known layout; it holds no image of a kind that is read \(PNG.*labels\.csv"
+    ):
         recognise(tmp_path)
-    with pytest.raises(DataError, match="no folder"):
+    for n in range(1, 6):
+        (tmp_path / f"{n}. grade").mkdir()
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"{n}. grade" / f"{n}.png")
+    (tmp_path / "notes.csv").write_text("a,b\n")
+    held = r"it holds 5 images in 1\. grade/, 2\. grade/, 3\. grade/ and 2 more folders, and notes\.csv\."
+    with pytest.raises(DataError, match=held):
+        recognise(tmp_path)
+    with pytest.raises(DataError, match=r"There is no folder .*nowhere\. Correct the path\.$"):
         recognise(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"1\.png is a file\. Give the folder"):
+        recognise(tmp_path / "1. grade/1.png")
 
 
 @pytest.mark.skipif("MEDARTS_DATA" not in os.environ, reason="needs real data (MEDARTS_DATA)")

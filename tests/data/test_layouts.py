@@ -173,6 +173,31 @@ def test_classes_that_some_images_have_no_file_of(tmp_path, image, mask, pattern
     assert [name for name, _ in samples[-1].class_masks] == ["Disc"]
 
 
+@pytest.mark.parametrize(
+    ("image", "mask", "patterns"),
+    [
+        ("images/im{n}.jpg", "masks/im{n}_{kind}.png", ("images/{name}", "masks/{name}_{class}")),
+        ("im{n}.png", "im{n}_{kind}.png", ("{name}", "{name}_{class}")),
+        ("images/{n}.jpg", "masks/{kind}_seg_{n}.png", ("images/{name}", "masks/{class}_seg_{name}")),
+    ],
+)
+def test_a_class_is_recognised_however_few_files_show_it(tmp_path, image, mask, patterns):
+    for n in range(100):
+        names(tmp_path, image.format(n=n), mask.format(n=n, kind="liver"))
+    names(tmp_path, *(mask.format(n=n, kind="cyst") for n in (7, 70)))
+    assert patterns_of(tmp_path) == [[patterns]]
+
+
+@pytest.mark.parametrize("others", [("im7_cyst",), ("im7_liver_old", "im8_liver_old"), ("notes_a", "notes_b")])
+def test_single_files_variants_and_other_names_are_no_classes(tmp_path, others):
+    for n in range(50):
+        names(tmp_path, f"images/im{n}.jpg", f"masks/im{n}_liver.png")
+    names(tmp_path, *(f"masks/{other}.png" for other in others))
+    assert patterns_of(tmp_path) == [[("images/{name}", "masks/{name}_liver")]]
+    doubts = [doubt.detail for doubt in survey(recognise(tmp_path)[0]).doubts]
+    assert doubts == [f"masks/{other}.png" for other in others]
+
+
 def test_folders_of_patients_within_masks_are_no_classes(tmp_path):
     for patient, number in ((patient, number) for patient in range(4) for number in range(3)):
         names(tmp_path, f"images/p{patient}/{number}.png", f"masks/p{patient}/{number}.png")

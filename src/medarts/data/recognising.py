@@ -11,9 +11,20 @@ from medarts.config import SourceSettings, Task
 from medarts.data.formats import suffix_of
 from medarts.data.layouts import look_like_masks
 from medarts.data.layouts.groups import named_as_masks
-from medarts.data.sources import MASK_ALONE, AmbiguousLayoutError, Source, require_folder
+from medarts.data.naming import images_below
+from medarts.data.sources import MASK_ALONE, AmbiguousLayoutError, Source
+from medarts.data.splits import natural
 from medarts.errors import DataError
 from medarts.registry import sources as registered
+from medarts.system.console import counted
+
+_NEEDED = (
+    "Images need masks, such as those of the same names in a folder masks, or findings, such as a labels.csv with the "
+    "columns image, patient and one of 0 and 1 for each finding. Layouts in the guide has all that is read."
+)
+
+_NAMED = 3
+"""Folders and tables that an error names."""
 
 _SEVERAL = 4
 """Files that look like masks, of which a single one may be an image without contrast."""
@@ -35,11 +46,12 @@ def recognise(path: Path, *, task: Task | None = None) -> tuple[SourceSettings, 
         DataError: there is no such folder, or it has none of the known layouts.
         AmbiguousLayoutError: it can be read in several ways.
     """
-    every: dict[str, Source] = {kind: registered.get(kind)() for kind in sorted(registered.names())}
-    known = "; ".join(f"{kind}: {source.layout}" for kind, source in every.items() if source.layout)
-    if not is_list(path):
-        require_folder(path, layout=known)
-    fitting = [source for source in every.values() if source.takes_files or path.is_dir()]
+    if path.is_file() and not is_list(path):
+        raise DataError(f"{path} is a file.", fix="Give the folder of the data set, or a list in CSV, TSV or JSON.")
+    if not path.exists():
+        raise DataError(f"There is no folder {path}.", fix="Correct the path.")
+    every: list[Source] = [registered.get(kind)() for kind in sorted(registered.names())]
+    fitting = [source for source in every if source.takes_files or path.is_dir()]
     ways: list[tuple[tuple[SourceSettings, ...], str]] = []
     for source in sorted(fitting, key=lambda source: source.is_general):
         try:
@@ -52,7 +64,22 @@ def recognise(path: Path, *, task: Task | None = None) -> tuple[SourceSettings, 
     ways = [(choice, told) for choice, told in ways if task in (None, choice[0].task)]
     if ways:
         raise AmbiguousLayoutError(path, [choice for choice, _ in ways], [told for _, told in ways])
-    raise DataError(f"{path} has no known layout{f' for {task}' if task else ''}.", fix=f"Known: {known}.")
+    layout = f"{path} has no known layout{f' for {task}' if task else ''}"
+    raise DataError(f"{layout}; it holds {_held(path)}." if path.is_dir() else f"{layout}.", fix=_NEEDED)
+
+
+def _held(path: Path) -> str:
+    """Returns what a folder holds, in words: its images by the folders that they lie in, and its tables."""
+    images = [file.relative_to(path) for files in images_below(path).values() for file in files]
+    words = "no image of a kind that is read (PNG, JPEG, BMP, TIFF, DICOM, NIfTI)"
+    if images:
+        folders = [
+            f"{name}/" for name in sorted({file.parts[0] for file in images if len(file.parts) > 1}, key=natural)
+        ]
+        more = f" and {len(folders) - _NAMED} more folders" if len(folders) > _NAMED else ""
+        words = counted(len(images), "image") + (f" in {', '.join(folders[:_NAMED])}{more}" if folders else "")
+    tables = [file.name for file in sorted(path.iterdir()) if is_list(file)][:_NAMED]
+    return f"{words}, and {', '.join(tables)}" if tables else words
 
 
 def masks_below(folder: Path) -> frozenset[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from medarts.data.formats import image_count, raw_image
-from medarts.data.layouts.affixes import Pairing, pair, series_of
+from medarts.data.layouts.affixes import Pairing, pair
 from medarts.data.layouts.groups import Group, groups_of
 from medarts.data.patterns import PathPattern, split_of
 from medarts.errors import DataError
@@ -116,8 +116,7 @@ def _candidates(root: Path, groups: Sequence[Group]) -> Iterator[Layout]:
 def _within(root: Path, group: Group) -> Iterator[Layout]:
     """Yields the layouts of images and masks that lie in the same folders; both ways round where nothing tells."""
     fields = sorted(group.fields & set(_KEY))
-    series = series_of(group.files, fields=fields)
-    found = pair(series, series, together=True)
+    found = pair(group.files, group.files, fields=fields, together=True)
     if found is None:
         return
     for layout in _layout(group, group, found, fields, sure=found.named or found.image == "{name}"):
@@ -137,7 +136,7 @@ def _across(image: Group, mask: Group, *, sure: bool) -> Iterator[Layout]:
     """Yields the layout of images and masks of different folders, or of different formats."""
     for one, other in _alike(*_without_split(image, mask)):
         fields = sorted(one.fields & set(_KEY))
-        found = pair(series_of(one.files, fields=fields), series_of(other.files, fields=fields))
+        found = pair(one.files, other.files, fields=fields)
         if found is not None:
             yield from _layout(one, other, found, fields, sure=sure)
 

@@ -89,24 +89,35 @@ def series_of(files: Sequence[File], *, fields: Sequence[str]) -> Series:
     least = max(_RARE * len(files), 1 if len(files) < 4 else 2)
     frequent = [affix for affix, count in counts.most_common(_MOST) if count >= least]
     series: Series = {}
-    for affix in sorted({Affix(), *frequent}, key=lambda affix: affix.size):
-        named = ((file, affix.of(file.stem)) for file in files)
-        series[affix] = {
-            (*(file.values[field].lower() for field in fields), name)
-            for file, name in named
-            if name or (name == "" and fields)
-        }
+    for affix in sorted({Affix(), *frequent}, key=_order):
+        cores = (_core(file, affix, fields) for file in files)
+        series[affix] = {core for core in cores if core is not None}
     return series
 
 
-def pair(images: Series, masks: Series, *, together: bool = False) -> Pairing | None:
+def _order(affix: Affix) -> tuple[int, str]:
+    return affix.size, affix.text
+
+
+def _core(file: File, affix: Affix, fields: Sequence[str]) -> Core | None:
+    """Returns what tells the image of a file from others, None where the file has another affix or nothing else."""
+    name = affix.of(file.stem)
+    return (*(file.values[field].lower() for field in fields), name) if name or (name == "" and fields) else None
+
+
+def pair(
+    of_images: Sequence[File], of_masks: Sequence[File], *, fields: Sequence[str], together: bool = False
+) -> Pairing | None:
     """Returns how most masks belong to images; None where no two names have a part in common.
 
     Args:
-        images: of the files that may be images.
-        masks: of those that may be masks; the same files where they lie together.
+        of_images: the files that may be images.
+        of_masks: those that may be masks; the same files where they lie together.
+        fields: of the folders that tell images apart.
         together: they do, so that the words of affixes tell them apart, else the longer one is that of masks.
     """
+    images = series_of(of_images, fields=fields)
+    masks = images if together else series_of(of_masks, fields=fields)
     ranked = (
         ((len(named & drawn), mask.is_mask, -(image.size + mask.size)), image, mask)
         for image, named in images.items()
@@ -118,9 +129,16 @@ def pair(images: Series, masks: Series, *, together: bool = False) -> Pairing | 
         return None
     _, image, mask = best
     named = images[image]
-    unlike = {affix for affix in masks if together and affix.is_mask != mask.is_mask}
-    classes = _several(masks, mask, named, least=1, besides=unlike | ({image} if together else set()))
+
+    def of_classes(series: Series) -> list[Affix]:
+        unlike = {affix for affix in series if together and affix.is_mask != mask.is_mask}
+        return _several(series, mask, named, least=1, besides=unlike | ({image} if together else set()))
+
+    classes = of_classes(masks)
     cores = named & set().union(*(masks[affix] for affix in (mask, *classes)))
+    rare = _rare(of_masks, named, fields=fields, known=cores, by=(image, mask, *classes))
+    classes = of_classes(dict(sorted((masks | rare).items(), key=lambda each: _order(each[0]))))
+    cores |= named & set().union(*(rare.get(affix, set()) for affix in classes))
     channels = _several(
         images, image, cores, least=_COVERED * len(cores), besides={mask, *classes} if together else set()
     )
@@ -130,6 +148,35 @@ def pair(images: Series, masks: Series, *, together: bool = False) -> Pairing | 
         frozenset(cores),
         mask.is_mask or image.is_mask,
     )
+
+
+def _rare(
+    files: Sequence[File],
+    named: Collection[Core],
+    *,
+    fields: Sequence[str],
+    known: Collection[Core],
+    by: Sequence[Affix],
+) -> Series:
+    """Returns the affixes of masks that few images have, as of a rare class; that of a single file is of no class.
+
+    Args:
+        files: that may be masks.
+        named: of the images.
+        fields: of the folders that tell images apart.
+        known: of the images that have a mask so far.
+        by: affixes of these images and masks, whose files are told already.
+    """
+    found: Series = {}
+    for file in files:
+        if any(_core(file, affix, fields) in known for affix in by):
+            continue
+        for affix in _affixes(file.stem):
+            core = _core(file, affix, fields)
+            variant = any(affix.text.startswith(told.text) for told in by if told.behind)  # such as _mask_old
+            if core in named and not affix.is_number and not variant:
+                found.setdefault(affix, set()).add(core)
+    return {affix: cores for affix, cores in found.items() if len(cores) > 1}
 
 
 def _are_different(image: Affix, mask: Affix) -> bool:
