@@ -1,9 +1,14 @@
 """What ``import medarts`` gives, and what it costs."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
 import time
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +36,23 @@ def test_no_submodule_hides_a_verb() -> None:
         "import pkgutil, medarts; print(*{m.name for m in pkgutil.iter_modules(medarts.__path__)} & {*medarts.__all__})"
     )
     assert python(code).split() == []
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """Else it is there only as long as another package brings it."""
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=]", line)[0]).lower() for line in lines}
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (root / "src").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    packages = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"medarts"}
+    assert len(packages) > 20
+    brought = packages_distributions()
+    found = {re.sub(r"[-_.]+", "-", name).lower() for package in packages for name in brought[package]}
+    assert found <= declared
 
 
 def test_import_is_quick_and_light() -> None:

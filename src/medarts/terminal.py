@@ -126,7 +126,11 @@ def ask(question: Question) -> int | None:
         say(f"  {number}. {choice}", to=sys.stderr)
     while True:
         print(f"1 to {len(question.choices)} [1]: ", end="", file=sys.stderr, flush=True)
-        answer = input().strip() or "1"
+        try:
+            answer = input().strip() or "1"
+        except EOFError:  # Ctrl-D
+            print(file=sys.stderr)
+            return None
         if answer.isdecimal() and 1 <= int(answer) <= len(question.choices):
             return int(answer) - 1
 
@@ -135,7 +139,7 @@ def show_proposal(proposal: Proposal, recipe: Path) -> None:
     """Prints what was understood of the data, and the commands that come next."""
     for look in proposal.looks:
         table = Table(name_column(printable(look.settings.domain)), Column(overflow="fold"), show_header=True)
-        for name, text in described(look):
+        for name, text in described(look, folds=proposal.recipe.data.folds):
             table.add_row(name, printable(text))
         show_table(console, table)
         for doubt in look.doubts[:SHOWN]:
@@ -146,6 +150,8 @@ def show_proposal(proposal: Proposal, recipe: Path) -> None:
             say(line, to=console)
     for question, answer in proposal.answers:
         say(f"{question} Taken: {answer}.", to=console)
+    if reason := proposal.draft.reasons.get("data.findings"):
+        say(f"findings: {reason}", to=console)
     schema = recipe.with_name(SCHEMA)
     size = f"{schema.stat().st_size / 1000:.0f} kB"
     say(f"{schema} ({size}) is for editors, which check and complete keys by it.", to=console)

@@ -121,6 +121,28 @@ def test_what_cells_mean_is_passed_on_to_a_folder_and_said(tmp_path: Path, capsy
         assert "{-1: negative, an empty cell: negative}" in capsys.readouterr().err.replace("\n", " ")
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "columns", "findings"),
+    [
+        ("Alter;Bild;Pneumonie", "{age};b{n}.png;{shown}", {"image": "Bild"}, ("Pneumonie",)),
+        ("Nr;Alter;Erguss", "b{n};{age};{shown}", {"image": "Nr"}, ("Erguss",)),
+        ("Befund,Aufnahme", "{words},b{n}.png", {"image": "Aufnahme", "labels": "Befund"}, ("edema", "mass")),
+    ],
+)
+def test_images_and_findings_are_found_in_columns_of_any_name(
+    tmp_path: Path, header: str, row: str, columns: dict[str, str], findings: tuple[str, ...]
+) -> None:
+    words = ("edema|mass", "mass", "", "edema")
+    rows = [row.format(n=n, age=40 + n, shown=n % 2, words=words[n]) for n in range(4)]
+    write(tmp_path, [f"bilder/b{n}.png" for n in range(4)], "\n".join([header, *rows]), file="befunde.csv")
+    (source,) = recognise(tmp_path)
+    settings = source.model_dump()
+    assert {name: column for name, column in settings["columns"].items() if column} == columns
+    assert settings["file"] == "befunde.csv"
+    manifest = survey(source, findings=findings).manifest
+    assert (len(manifest.samples), manifest.findings) == (4, findings)
+
+
 def test_columns_by_name_and_semicolons_between_cells(tmp_path: Path) -> None:
     table = "ImageID;PatientID;Labels;Projection\na.png;p1;\"['nodule', 'mass']\";PA\nb.png;p1;['normal'];PA\n"
     folder = write(tmp_path / "padchest", ["a.png", "b.png"], table, file="PADCHEST.csv")

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -20,6 +21,7 @@ from medarts.nas.search import Search
 from medarts.pool import search, trainings
 from medarts.pool.candidates import Candidate, read_candidates
 from medarts.pool.delivery import within_budget
+from medarts.pool.drawing import Drawing
 from medarts.pool.preparing import numbers_of_candidates, planned_epochs
 from medarts.pool.result import compute_of
 from medarts.profiling.budget import measure
@@ -121,11 +123,21 @@ def test_the_winner_is_trained_with_several_seeds(
         recipe, "search.select.candidates=1", "search.select.rungs=[1]", "search.select.retrain=2", "train.epochs=2",
         "search.select.norms=[batch]",
     )  # fmt: skip
+    now, draw = [0.0], Drawing.first
+
+    def slowly(*about: Any) -> Any:
+        now[0] += 6000
+        return draw(*about)
+
     with monkeypatch.context() as patch:
         failing(patch, {"2": RunError("The disk is full.", fix="")})
+        patch.setattr(Drawing, "first", slowly)
+        patch.setattr("medarts.pool.job.time", SimpleNamespace(monotonic=lambda: now[0]))
         with pytest.raises(RunError, match="The disk is full"):
             search.start(given, tmp_path / "run")
-    capsys.readouterr()
+    told = capsys.readouterr().err
+    assert "generation 1: drawing 1 candidate" in told
+    assert "at epoch 1; 0 of 1 left at this rung, 4 epochs left, about 0 min" in told  # drawing is no epoch
     run = search.resume(tmp_path / "run")
     assert "search resumes after 4 of about 5 epochs." in capsys.readouterr().err
     scores = {str(seed): best for seed, best in enumerate(best_scores(run, 2))}

@@ -1,5 +1,6 @@
 """From a folder to a recipe that trains, for every layout, without an edited line."""
 
+import io
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from medarts.config import DataSettings, load
 from medarts.data.opening import open_data, open_manifest
 from medarts.engine.engine import Trial
 from medarts.errors import DataError, RecipeError
+from medarts.proposal import Question
 from medarts.proposal.describing import described
 
 
@@ -267,6 +269,54 @@ def test_a_recipe_is_never_replaced_unasked(tmp_path, monkeypatch):
     assert load(Path("recipe.yaml")).data.size == 16
 
 
+@pytest.mark.parametrize(
+    ("side", "size", "why"),
+    [
+        (32, 32, "as the images"),
+        (40, 32, "images have 40 px; networks need a size that they can halve often"),
+        (20, 32, "images have 20 px; networks need a size that they can halve often"),
+        (130, 128, "images have 130 px, which take longer on a CPU"),
+    ],
+)
+def test_the_size_has_its_reason(tmp_path, monkeypatch, side, size, why):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    drawn = np.zeros((side, side), np.uint8)
+    drawn[4:12, 4:12] = 255
+    for n in range(4):
+        put(tmp_path / f"data/images/{n}.png", drawn // (n + 2))
+        put(tmp_path / f"data/masks/{n}.png", drawn)
+    draft = medarts.init("data", measure=False).draft
+    assert (draft.content["data"]["size"], draft.reasons["data.size"]) == (size, why)
+
+
+def test_a_mask_of_another_size_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grey(tmp_path / "data", [square(255)] * 6)
+    put(tmp_path / "data/masks/3.png", square(255)[:-2])
+    with pytest.raises(DataError, match=r"images/3\.png is .* pixels but its mask .*masks/3\.png is"):
+        medarts.init("data", measure=False)
+
+
+def test_images_beside_those_that_are_read_are_counted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grey(tmp_path / "data", [square(255)] * 6)
+    for n in range(6):
+        put(tmp_path / f"data/overlays/{n}.png", square(n + 1))
+    put(tmp_path / "data/preview.png", square(1))
+    (look,) = medarts.init("data", measure=False).looks
+    assert look.doubts == ("1 image in data", "6 images in overlays")
+
+
+def test_end_of_input_is_no_answer(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert terminal.ask(Question("Which?", ("this", "that"))) is None
+    monkeypatch.setattr("sys.stdin", io.StringIO("0\nsecond\n 2 \n"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert terminal.ask(Question("Which?", ("this", "that"))) == 1
+
+
 def test_what_files_do_not_say_is_asked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for patient in range(6):
@@ -304,7 +354,8 @@ def test_patients_that_are_given_decide_what_is_proposed(tmp_path, monkeypatch):
     asked: list[str] = []
     options = {"measure": False, "ask": lambda question: asked.append(question.text)}
     found = medarts.init("data", changes="data.sources.0.patients={patient}-{n}", **options)
-    assert dict(described(found.looks[0]))["patients"] == "6"
+    rows = dict(described(found.looks[0], folds=found.recipe.data.folds))
+    assert (rows["patients"], rows["splits"]) == ("6", "3 folds, so that every patient is tested once")
     assert (found.recipe.data.sources[0].patients, found.recipe.data.folds, asked) == ("{patient}-{n}", 3, [])
     none = medarts.init("data", changes="data.sources.0.patients=null", force=True, **options)
     assert (none.recipe.data.sources[0].patients, none.recipe.data.folds, asked) == (None, 5, [])
@@ -327,12 +378,17 @@ def test_the_budget_decides_the_epochs(tmp_path, monkeypatch):
 
     ten_seconds_an_epoch(monkeypatch)
     given = {"changes": [NO_BUDGET]}
-    short, long = (medarts.init("data", minutes=minutes, out=f"{minutes}.yaml", **given) for minutes in (10, 1000))
-    assert short.recipe.train.epochs < long.recipe.train.epochs
-    assert 8 < sum(short.minutes or ()) < 12
+    least, short, long = (
+        medarts.init("data", minutes=minutes, out=f"{minutes}.yaml", **given) for minutes in (10, 400, 10000)
+    )
+    assert least.recipe.train.epochs < short.recipe.train.epochs < long.recipe.train.epochs
+    assert 320 < sum(short.minutes or ()) < 480
     assert all(time.low < time.seconds < time.high for time in short.times or ())
-    assert not short.is_too_long
-    assert medarts.init("data", minutes=1, out="1.yaml", **given).is_too_long
+    assert [each.is_too_long for each in (least, short, long)] == [True, False, False]
+    steps = least.recipe.train.epochs * 2  # batches of 2 of 4 training images
+    assert steps >= 1500 / 4  # a network has to have learned something
+    candidates = [each.recipe.search.select.candidates for each in (least, long)]
+    assert candidates == [8, 16]
 
 
 @pytest.mark.parametrize("change", ["data.resize=patches", "data.folds=3"])
@@ -342,12 +398,12 @@ def test_patches_and_folds_are_measured_too(tmp_path, monkeypatch, change):
         grey(tmp_path / name, [square(255)] * 30)
     seen = ten_seconds_an_epoch(monkeypatch)
     monkeypatch.setattr("medarts.proposal.measuring._TRIED", (8,))
-    found = medarts.init("a", "b", changes=["data.size=16", "space.choices.depth=[3]", NO_BUDGET, change], minutes=20)
+    found = medarts.init("a", "b", changes=["data.size=16", "space.choices.depth=[3]", NO_BUDGET, change], minutes=400)
     recipe, data = seen[0]
     assert (recipe.data.folds, recipe.train.batch) == (None, 2)
     names = [(sample.domain, sample.key) for sample in data.manifest.of_split("train").samples]
     assert [name for name, _ in names] == ["a"] * 4 + ["b"] * 4  # the same names in both are different images
-    assert 16 < sum(found.minutes or ()) < 24
+    assert 320 < sum(found.minutes or ()) < 480
 
 
 def test_where_few_images_show_too_little_more_are_measured(tmp_path, monkeypatch):
@@ -385,6 +441,7 @@ def test_findings_of_a_table_become_a_recipe_of_findings(tmp_path, monkeypatch):
     (tmp_path / "data/labels.csv").write_text("\n".join(rows))
     found = medarts.init("data", measure=False)
     assert (found.recipe.data.task, found.recipe.space.name) == ("classification", "darts")
+    assert dict(described(found.looks[0]))["layout"] == "table, file labels.csv"
     with pytest.raises(DataError, match="no known layout for segmentation"):
         medarts.init("data", measure=False, task="segmentation", force=True)
 

@@ -290,11 +290,16 @@ class _Search:
         """Draws a generation; there may be no neighbours left that are new."""
         number = self.numbers[generation - 1]
         drawing = Drawing(self.recipe, self.candidates.values(), pause=self.executor.check_stop)
+        searched = self._searched(drawing) if generation == 1 else []
+        scaled = ", each scaled to the budget" if self.recipe.budget.limited else ""
+        inform(f"generation {generation}: drawing {counted(number, 'candidate')}{scaled}")
+        began = time.monotonic()
         if generation == 1:
-            drawn = drawing.first(number, self._searched(drawing))
+            drawn = drawing.first(number, searched)
         else:
             parents = sizes(self.numbers[0], len(self.select.rungs), self.select.keep)[-1]
             drawn = drawing.later(generation, number, self._finalists()[:parents])
+        self.began = self.began[0] + time.monotonic() - began, self.began[1]  # exports and measurements are no epochs
         self.candidates |= {each.name: each for each in drawn}
         write_candidates(self.run, self.candidates.values())
 
@@ -342,7 +347,9 @@ class _Search:
                 )
             left = best(scores, number)
             if left:
-                inform(f"generation {generation}, epoch {rung}: {', '.join(left)} go on")
+                inform(
+                    f"generation {generation}, epoch {rung}: {', '.join(left)} {'goes' if len(left) == 1 else 'go'} on"
+                )
 
     def _is_open(self, name: str, rung: int) -> bool:
         candidate = self.candidates[name]
@@ -403,11 +410,11 @@ class _Search:
         self.bar.reach(done, max(done, self.planned))
 
     def _left(self) -> str:
-        """Returns the epochs that are left in words, with the time that they take at the pace so far."""
+        """Returns the epochs that are left in words, with the time that they take at the pace of those so far."""
         done = _epochs_done(self.run)
         left = max(0, self.planned - done)
         minutes = left * (time.monotonic() - self.began[0]) / max(1, done - self.began[1]) / 60
-        return f"{counted(left, 'epoch')} left, about {math.ceil(minutes)} min"
+        return f"{counted(left, 'epoch')} left" + (f", about {math.ceil(minutes)} min" if left else "")
 
     def _compute_in_words(self) -> str:
         """Returns what the search has taken, and how many epochs of training a control may have."""

@@ -1,7 +1,8 @@
 """A first recipe for data as people have them: what their files show, and the settings that fit."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from medarts.config import Recipe, SourceSettings, Task, apply_overrides, parse
 from medarts.data.choosing import renamed
 from medarts.data.manifest import Manifest
-from medarts.data.opening import findings_in, open_manifest, refuse, survey
+from medarts.data.naming import images_below
+from medarts.data.opening import Survey, findings_in, open_manifest, refuse, survey
 from medarts.data.recognising import recognise
 from medarts.data.sources import WITHOUT_CLASS, AmbiguousLayoutError
 from medarts.engine.timing import Span
@@ -20,7 +22,7 @@ from medarts.proposal.describing import described_layout
 from medarts.proposal.looking import OPENED, Look, look_at
 from medarts.proposal.measuring import Measured, epochs_of, measured
 from medarts.proposal.settings import Draft, draft_for
-from medarts.system.console import progress_bar
+from medarts.system.console import counted, progress_bar
 
 MINUTES = 60
 """Minutes that a search and a training may take where nothing else is said."""
@@ -29,8 +31,8 @@ MOST_QUESTIONS = 2
 
 _ROUNDS = 3
 
-_MOST_TIMES = 4.0
-"""Times the usual number of epochs that a long budget is used for."""
+_FEWEST_TIMES, _MOST_TIMES = 0.25, 4.0
+"""Times the usual number of epochs that budgets are used for. With fewer steps most networks predict nothing yet."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def propose(
     factor, scaled = 1.0, recipe
     for _ in range(_ROUNDS):  # numbers of epochs have limits, so that time does not follow the factor alone
         spans = _spans(taken, recipe, scaled)
-        factor = min(factor * 60 * minutes / (spans[0].seconds + spans[1].seconds), _MOST_TIMES)
+        factor *= 60 * minutes / (spans[0].seconds + spans[1].seconds)
+        factor = min(max(factor, _FEWEST_TIMES), _MOST_TIMES)
         draft, scaled = _drafted(looks, device, factor, changes)
     return Proposal(looks, draft, scaled, tuple(answers), _spans(taken, recipe, scaled), load, minutes)
 
@@ -199,12 +202,32 @@ def _looks(sources: Sequence[SourceSettings], changes: Sequence[str]) -> list[Lo
     total = sum(min(len(found.manifest.samples), OPENED) for _, found in surveys)
     with progress_bar("looking", total) as bar:
         looks = [look_at(settings, found, progress=bar.advance) for settings, found in surveys]
+    for look, beside in zip(looks, _beside(surveys), strict=True):
+        look.doubts += beside
     given = {match[1] for change in changes if (match := _OF_PATIENTS.match(change))}
     for number, look in enumerate(looks):
         if str(number) in given:
             look.patients = None  # nothing is left to ask
         _look_for_overlap(look)
     return looks
+
+
+def _beside(surveys: Sequence[tuple[SourceSettings, Survey]]) -> Iterator[tuple[str, ...]]:
+    """Yields what lies beside the images of folders and is not read, such as a folder of overlays."""
+    of_folders = [(settings, found) for settings, found in surveys if settings.kind == "folder"]
+    samples = [sample for _, found in of_folders for sample in found.manifest.samples]
+    read = {path.parent for sample in samples for path in (sample.image, *sample.more, *sample.masks)}
+    read |= {path for _, found in of_folders for doubt in found.doubts for path in (doubt.file, doubt.file.parent)}
+    told: set[Path] = set()
+    for settings, _ in surveys:
+        images = [] if settings.kind != "folder" or settings.path in told else images_below(settings.path).values()
+        told.add(settings.path)
+        folders = Counter(path.parent for paths in images for path in paths if path.parent not in read)
+        names = {folder: folder.relative_to(settings.path).as_posix() for folder in folders}
+        yield tuple(
+            f"{counted(number, 'image')} in {settings.path if names[folder] == '.' else names[folder]}"
+            for folder, number in sorted(folders.items())
+        )
 
 
 def _look_for_overlap(look: Look) -> None:

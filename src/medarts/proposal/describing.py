@@ -9,8 +9,13 @@ from medarts.system.console import counted
 _MOST_SIZES = 3
 
 
-def described(look: Look) -> Iterator[tuple[str, str]]:
-    """Yields a name and what it is, for everything that is known of a data set."""
+def described(look: Look, *, folds: int | None = None) -> Iterator[tuple[str, str]]:
+    """Yields a name and what it is, for everything that is known of a data set.
+
+    Args:
+        look: at the data set.
+        folds: into which its recipe divides the patients, in place of splits.
+    """
     samples = look.manifest.samples
     yield "layout", described_layout(look)
     volumes = f", slices of {counted(look.volumes, 'volume')}" if look.volumes else ""
@@ -19,7 +24,8 @@ def described(look: Look) -> Iterator[tuple[str, str]]:
     patients = len({sample.patient for sample in samples})
     unknown = "not known: every image counts as a patient, so that intervals may be too narrow"
     yield "patients", f"{patients:,}" if look.patients_known else unknown
-    yield "splits", ", ".join(f"{split} {sum(sample.split == split for sample in samples):,}" for split in SPLITS)
+    counts = ", ".join(f"{split} {sum(sample.split == split for sample in samples):,}" for split in SPLITS)
+    yield "splits", counts if folds is None else f"{folds} folds, so that every {_who(look)} is tested once"
     if look.settings.task == "segmentation":
         yield "classes", _classes(look)
         if look.absent:
@@ -34,10 +40,16 @@ def described(look: Look) -> Iterator[tuple[str, str]]:
     yield "spacing", _spacing(look)
 
 
+def _who(look: Look) -> str:
+    return "patient" if look.patients_known else "image"
+
+
 def described_layout(look: Look) -> str:
     """Returns the kind of a data set with the patterns or files that were recognised."""
     settings = look.settings.model_dump()
-    parts = {"folder": ("image", "mask"), "list": ("table",), "coco": ("annotations",)}.get(look.settings.kind, ())
+    parts = {"folder": ("image", "mask"), "list": ("table",), "coco": ("annotations",), "table": ("file",)}.get(
+        look.settings.kind, ()
+    )
     return ", ".join((look.settings.kind, *(f"{name} {settings[name]}" for name in parts)))
 
 

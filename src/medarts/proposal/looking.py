@@ -16,6 +16,7 @@ from medarts.data.opening import Survey, names_of_values, with_class_indices
 from medarts.data.patients import NamedPatients
 from medarts.data.placing import named_patients
 from medarts.data.proposal import MaskValues
+from medarts.data.reading import check_sizes
 from medarts.data.sources import EMPTY_CLASS, rules_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
@@ -121,12 +122,13 @@ def look_at(settings: SourceSettings, found: Survey, *, progress: Callable[[], N
     )
     if not look.patients_known and settings.patients is None:
         look.patients = named_patients(settings, found.manifest)
+    shapes = {}
     for sample in samples:
-        _look_at_image(look, sample)
+        shapes[sample.key] = _look_at_image(look, sample)
         progress()
     drawn = [sample for sample in samples if sample.mask is not None]
     if drawn:
-        _tell_classes(look, drawn)
+        _tell_classes(look, drawn, shapes)
     return look
 
 
@@ -136,7 +138,8 @@ def _spread(samples: Sequence[Sample]) -> list[Sample]:
     return [samples[round(at)] for at in np.linspace(0, len(samples) - 1, OPENED)]
 
 
-def _look_at_image(look: Look, sample: Sample) -> None:
+def _look_at_image(look: Look, sample: Sample) -> tuple[int, int]:
+    """Notes size, channels and spacing of an image, and returns its height and width."""
     raw = raw_image(sample.image, sample.slice_index)
     grey = all(np.array_equal(raw.values[..., 0], raw.values[..., n]) for n in range(1, raw.values.shape[2]))
     look.sizes[raw.values.shape[:2]] += 1
@@ -144,9 +147,10 @@ def _look_at_image(look: Look, sample: Sample) -> None:
     row, column, _ = spacing_of(sample.image)
     if row is not None and column is not None:
         look.spacings.append((row, column))
+    return raw.values.shape[:2]
 
 
-def _tell_classes(look: Look, drawn: Sequence[Sample]) -> None:
+def _tell_classes(look: Look, drawn: Sequence[Sample], shapes: Mapping[str, tuple[int, int]]) -> None:
     """Notes the classes of the masks, the labels that the source needs to read them, and how often each is seen."""
     rules = look.manifest.rules[look.settings.domain]
     files = sorted({name for sample in look.manifest.samples for name, _ in sample.class_masks}, key=natural)
@@ -165,9 +169,11 @@ def _tell_classes(look: Look, drawn: Sequence[Sample]) -> None:
     if labels:
         look.settings = look.settings.model_copy(update={"labels": dict(labels)})
     names, several = files or look.names, bool(files) or (bool(named) and look.draws_objects)
-    shares = [
-        _counted(look, sample, read_mask(sample, look.rules, names=names, overlap=several).classes) for sample in drawn
-    ]
+    shares = []
+    for sample in drawn:
+        mask = read_mask(sample, look.rules, names=names, overlap=several).classes
+        check_sizes(sample, shapes[sample.key], mask.shape)
+        shares.append(_counted(look, sample, mask))
     look.foreground = float(np.mean(shares))
     look.empty = sum(share == 0 for share in shares) / len(shares)
 

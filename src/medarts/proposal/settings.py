@@ -36,8 +36,11 @@ _CANDIDATE_STEPS = 600
 _CANDIDATES, _NEIGHBOURS = 16, 8
 """Of the first generation and the second."""
 
-_SHORT = 6
-"""Epochs of a candidate below which there are half as many, compared once before their end."""
+_SHORT = 0.5
+"""Times the usual number of epochs below which there are half as many candidates, compared once before their end."""
+
+_FEW = 6
+"""Epochs of a candidate below which it is the same."""
 
 _RUNGS = (1 / 6, 1 / 2, 1)
 """Shares of that training after which candidates are compared."""
@@ -171,11 +174,18 @@ def _put_size(draft: Draft, looks: Sequence[Look], largest: int, device: str) ->
         sides.update({max(size): count for size, count in look.sizes.items()})
     middle = sorted(sides.elements())[sides.total() // 2]
     size = max((each for each in _SIZES if each <= min(middle, largest)), default=_SIZES[0])
-    longer = f"images have {middle} px, which take longer on a {'GPU' if device == 'cuda' else 'CPU'}"
-    draft.put("data.size", size, "as the images" if size >= middle else longer)
+    draft.put("data.size", size, _why_size(size, middle, largest, device))
     channels = max(look.channels for look in looks)
     draft.put("data.in_channels", channels, "grey" if channels == 1 else "colour" if channels == 3 else "")
     return size
+
+
+def _why_size(size: int, middle: int, largest: int, device: str) -> str:
+    if size == middle:
+        return "as the images"
+    if size == largest:
+        return f"images have {middle} px, which take longer on a {'GPU' if device == 'cuda' else 'CPU'}"
+    return f"images have {middle} px; networks need a size that they can halve often"
 
 
 def _put_choices(draft: Draft, size: int, device: str, *, whole: str | None) -> None:
@@ -205,7 +215,7 @@ def _put_search_of_masks(draft: Draft, train: int, drawn: str, factor: float) ->
     batch = _batch(train, 16)
     last = _epochs(_CANDIDATE_STEPS, train, batch, factor)
     draft.put("search.method", "pool", "trains candidates; a supernet's alphas tell less")
-    is_short = last < _SHORT
+    is_short = factor < _SHORT or last < _FEW
     rungs = [math.ceil(share * last) for share in (_RUNGS[1:] if is_short else _RUNGS)]
     first, later = (number // 2 if is_short else number for number in (_CANDIDATES, _NEIGHBOURS))
     select = {"candidates": first, "rungs": rungs, "keep": 0.33, "generations": 2, "neighbours": later}

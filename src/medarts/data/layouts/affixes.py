@@ -174,7 +174,7 @@ def _rare(
         for affix in _affixes(file.stem):
             core = _core(file, affix, fields)
             variant = any(affix.text.startswith(told.text) for told in by if told.behind)  # such as _mask_old
-            if core in named and not affix.is_number and not variant:
+            if core is not None and core in named and not affix.is_number and not variant:
                 found.setdefault(affix, set()).add(core)
     return {affix: cores for affix, cores in found.items() if len(cores) > 1}
 

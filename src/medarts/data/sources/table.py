@@ -19,6 +19,7 @@ from medarts.config import FindingSourceSettings
 from medarts.config.data import IGNORED
 from medarts.config.section import LATER, Section, Text
 from medarts.data.contents import composed, file_named, stem_of
+from medarts.data.formats import is_image
 from medarts.data.naming import IMAGES, NamedImages, is_inside, tables_given
 from medarts.data.sources import (
     ALONE,
@@ -220,13 +221,13 @@ def _by_columns(root: Path, file: Path) -> TableSettings | None:
         table = read_table(file)
     except DataError:
         return None
-    image = next((name for name in table.columns if re.sub(r"[\W_]", "", name).casefold() in _IMAGE_COLUMNS), None)
-    if image is None or not table.lines:
+    image = _image_column(table, root)
+    if image is None:
         return None
-    files = NamedImages(root, table.cells[image])
     labels = _labels_of(table, taken=())
     findings = () if labels else _findings_in(table)
-    if not (labels or findings) or not all(files.find(name) for name in table.cells[image][:_FIRST]):
+    several = None if labels or findings else _several_in_a_cell(table)
+    if not (labels or findings or several):
         return None
     uncertain = any(cell in ("", *_UNCERTAIN) for name in findings for cell in table.cells[name])
     return TableSettings(
@@ -234,9 +235,30 @@ def _by_columns(root: Path, file: Path) -> TableSettings | None:
         name=domain_of(root),
         percentiles=percentiles_of(root),
         file=file.name,
-        columns=ColumnSettings(image=None if image.casefold() == "image" else image),
+        columns=ColumnSettings(image=None if image.casefold() == "image" else image, labels=several),
         uncertain="negative" if uncertain else None,
     )
+
+
+def _several_in_a_cell(table: Table) -> str | None:
+    """Returns the only column with several words in a cell, such as "Mass|Nodule", whatever it is called."""
+    found = [name for name in table.columns if any(_SEPARATORS[0] in cell for cell in table.cells[name])]
+    return found[0] if len(found) == 1 else None
+
+
+def _image_column(table: Table, root: Path) -> str | None:
+    """Returns the column of the images: one of a usual name, else the first whose cells differ and name images.
+
+    Names with suffixes come before such as "17", which may be an age, too. None where the images are not there.
+    """
+    usual = [name for name in table.columns if re.sub(r"[\W_]", "", name).casefold() in _IMAGE_COLUMNS][:1]
+    others = [name for name in table.columns if 1 < len(table.lines) == len(set(table.cells[name]))]
+    others.sort(key=lambda name: not is_image(Path(table.cells[name][0])))
+    for name in usual or others:
+        files = NamedImages(root, table.cells[name])
+        if table.lines and all(files.find(cell) for cell in table.cells[name][:_FIRST]):
+            return name
+    return None
 
 
 def _findings_in(table: Table) -> tuple[str, ...]:
