@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from medarts.config import DataSettings, Recipe
-from medarts.data import digests, rows
-from medarts.data import store as filling
+from medarts.data import digests, readers, rows
 from medarts.data.cache import remove, stores_in
 from medarts.data.opening import open_sources
+from medarts.data.readers import Gate
 from medarts.data.reading import read_pair
-from medarts.data.store import Gate, ImageStore, open_store
+from medarts.data.store import ImageStore, open_store
 from medarts.errors import DataError
 
 
@@ -132,7 +132,7 @@ def test_files_that_change_while_they_are_read_make_no_store(settings, folder_da
         return read_pair(sample, rules, **about)
 
     with monkeypatch.context() as patch:
-        patch.setattr(filling, "read_pair", changing)
+        patch.setattr(readers, "read_pair", changing)
         with pytest.raises(DataError, match="changed while they were read"):
             opened(settings)
     assert stores_in(settings.cache) == []
@@ -273,8 +273,8 @@ def test_large_images_are_read_one_at_a_time(settings, folder_data, monkeypatch)
         finally:
             inside.remove(sample.key)
 
-    monkeypatch.setattr(filling, "read_pair", watched)
-    monkeypatch.setattr(filling, "Gate", functools.partial(Gate, 32 * 32 + 1))
+    monkeypatch.setattr(readers, "read_pair", watched)
+    monkeypatch.setattr(readers, "Gate", functools.partial(Gate, 32 * 32 + 1))
     open_store(open_sources(settings.sources), settings, threads=8)
     assert max(most) == 1
     assert len(most) == 24

@@ -170,7 +170,7 @@ def test_images_are_shrunk_before(tmp_path: Path) -> None:
 def test_a_store_takes_the_room_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of volumes of any spacing, and with a mask for every class."""
     asked: list[int] = []
-    monkeypatch.setattr("medarts.data.store.make_room", lambda _, needed, **__: asked.append(needed))
+    monkeypatch.setattr("medarts.data.filling.make_room", lambda _, needed, **__: asked.append(needed))
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
         for number in range(3):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from medarts.config import DataSettings, Recipe, SourceSettings, make_source
 from medarts.config.data import IGNORE
-from medarts.data import store as filling
+from medarts.data import readers
 from medarts.data.choosing import choose_sources
 from medarts.data.geometry import fitted
 from medarts.data.opening import open_data, open_sources
@@ -50,7 +50,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         read.append(sample.key)
         return read_pair(sample, rules, **about)
 
-    monkeypatch.setattr(filling, "read_pair", counted)
+    monkeypatch.setattr(readers, "read_pair", counted)
     return read
 
 
@@ -214,7 +214,7 @@ def test_who_comes_while_a_store_is_made_waits_for_it(settings: DataSettings, re
     """The second begins when the first has half of its images, and reads none itself."""
     manifest = open_sources(settings.sources)
     half_done, go_on = threading.Event(), threading.Event()
-    counted = vars(filling)["read_pair"]
+    counted = vars(readers)["read_pair"]
 
     def slow(sample, rules, **about):
         if sample.key == "blob_12":
@@ -223,7 +223,7 @@ def test_who_comes_while_a_store_is_made_waits_for_it(settings: DataSettings, re
         return counted(sample, rules, **about)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(filling, "read_pair", slow)
+        patch.setattr(readers, "read_pair", slow)
         first = pool.submit(open_store, manifest, settings)
         assert half_done.wait(20)
         second = pool.submit(open_store, manifest, settings)
@@ -240,20 +240,21 @@ def test_who_comes_while_a_store_is_made_waits_for_it(settings: DataSettings, re
 IN_ANOTHER_PROCESS = """
 import sys
 from pathlib import Path
-from medarts.data import store as filling
+from medarts.data import filling, readers
 from medarts.data.geometry import fitted
 from medarts.config.data import IGNORE
 from medarts.data.opening import open_sources
 from medarts.data.store import open_store
 from medarts.config import DataSettings
 settings = DataSettings.model_validate_json(Path(sys.argv[1]).read_text())
-real = filling.read_pair
+real = readers.read_pair
 def slow(sample, rules, **about):
     if sample.key == sys.argv[2]:
         print("half done", flush=True)
         sys.stdin.readline()
     return real(sample, rules, **about)
-filling.read_pair = slow
+readers.read_pair = slow
+filling.SECONDS_A_NOTE = 0
 store = open_store(open_sources(settings.sources), settings)
 print("opened", flush=True)
 sys.stdin.readline()

@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -28,6 +28,9 @@ from medarts.system.console import inform
 
 MARK = "store.json"
 """Written last into a store; its time is that of the last use."""
+
+LEFT_FOR = timedelta(days=1)
+"""How long what a killed process has read stays for another that goes on with it."""
 
 _UNFINISHED = ".unfinished-"
 _LOCKS = ".locks"
@@ -100,7 +103,7 @@ def unfinished_of(folder: Path) -> Path:
 
 
 def make_room(cache: Path, needed: int, *, limit: int, keep: str) -> None:
-    """Removes what killed processes left, and the stores longest unused until a cache has room; says which.
+    """Removes what killed processes left and the stores longest unused until a cache has room; says which.
 
     Args:
         needed: bytes of the store that is to be made.
@@ -108,12 +111,12 @@ def make_room(cache: Path, needed: int, *, limit: int, keep: str) -> None:
         keep: name of the store that is to be made, whose lock is held.
     """
     everything = [kept for kept in stores_in(cache) if _name(kept.path) != keep]
-    stores = [kept for kept in everything if kept.is_whole]
-    for leftover in (kept for kept in everything if not kept.is_whole):
-        remove(leftover)
+    # Nobody waits for what was left long ago; what was left just now may be gone on with.
+    old = datetime.now() - LEFT_FOR
+    stores = [kept for kept in everything if kept.is_whole or kept.used > old or not remove(kept)]
     taken = sum(kept.nbytes for kept in stores)
     removed = []
-    for kept in reversed(stores):
+    for kept in sorted(stores, key=lambda kept: (kept.is_whole, kept.used)):
         if taken + needed <= limit:
             break
         if remove(kept):
@@ -141,7 +144,7 @@ def alone(cache: Path, name: str, *, timeout: float = -1) -> Iterator[None]:
     except Timeout:
         if timeout == 0:
             raise
-        inform("Another process reads the same images; waiting for it.")
+        inform(f"Another process reads the same images into {cache}; waiting for it.")
         lock.acquire(timeout=timeout)
     try:
         yield

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from medarts.errors import DataError
 from medarts.system.cached import ask, user_cache
-from medarts.system.console import progress_bar
+from medarts.system.console import Bar, progress_bar
 
 T = TypeVar("T")
 
@@ -32,9 +32,12 @@ _TABLE = (
     "files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, "
     "digest TEXT NOT NULL, code TEXT NOT NULL) WITHOUT ROWID"
 )
-_BLOCK = 16 * 10**6
+_BLOCK = 4 * 10**6
 _LARGE = 10**9
 """Bytes that take about a second to read, from which on progress is shown."""
+
+_AT_ONCE = 10_000
+"""Files whose times are in memory at one time, as there may be millions."""
 
 _ROWS = 500
 """Files of one query; SQLite takes some hundred variables in every version."""
@@ -63,22 +66,27 @@ def digests_of(paths: Iterable[Path]) -> dict[Path, str]:
     A file whose size and times are those of before is not read again. On Windows this overlooks content that was
     replaced by as many bytes with the old time of writing.
     """
-    stamps = {path: _stamp(path) for path in dict.fromkeys(paths)}
-    keys = {path: os.fsencode(path.absolute()) for path in stamps}
-    known = _recall([*keys.values()])
-    found = {path: known[keys[path]][1] for path in stamps if known.get(keys[path], (None,))[0] == stamps[path]}
-    unknown = [path for path in stamps if path not in found]
-    if unknown:
-        now_ns = time.time_ns()
-        found |= _read(unknown)
-        _keep(
-            {
-                keys[path]: (stamps[path], found[path])
-                for path in unknown
-                if stamps[path].is_settled(now_ns) and _stamp(path) == stamps[path]
+    every = [*dict.fromkeys(paths)]
+    found: dict[Path, str] = {}
+    with contextlib.ExitStack() as stack:
+        bar: Bar | None = None
+        for start in range(0, len(every), _AT_ONCE):
+            now_ns = time.time_ns()
+            stamps = {path: _stamp(path) for path in every[start : start + _AT_ONCE]}
+            keys = {path: os.fsencode(path.absolute()) for path in stamps}
+            known = _recall([*keys.values()])
+            found |= {
+                path: known[keys[path]][1] for path in stamps if known.get(keys[path], (None,))[0] == stamps[path]
             }
-        )
-    return {path: found[path] for path in stamps}
+            unknown = [path for path in stamps if path not in found]
+            if unknown and bar is None:
+                bar = stack.enter_context(progress_bar("checking files", len(every) - start))
+            if bar is not None:
+                bar.advance(len(stamps) - len(unknown))
+                found |= _read(unknown, bar)
+            settled = (path for path in unknown if stamps[path].is_settled(now_ns) and _stamp(path) == stamps[path])
+            _keep({keys[path]: (stamps[path], found[path]) for path in settled})
+    return {path: found[path] for path in every}
 
 
 def digests_read(paths: Sequence[Path]) -> dict[Path, str]:
@@ -118,9 +126,9 @@ def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path} cannot be read ({reason}).", fix="Give the file read permission, or copy it again.")
 
 
-def _read(paths: Sequence[Path]) -> dict[Path, str]:
+def _read(paths: Sequence[Path], bar: Bar) -> dict[Path, str]:
     workers = min(8, os.cpu_count() or 1)  # hashing and waiting for disks both let other threads work
-    with progress_bar("checking files", len(paths)) as bar, ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         found = {}
         for path, digest in zip(paths, pool.map(_digest, paths), strict=True):
             found[path] = digest

@@ -65,18 +65,23 @@ class DomainLevels:
         self._groups: list[dict[int | None, MaskLevel]] = []  # near each other, the first of every label
         self._sides: dict[tuple[str, int, bool], MaskLevel] = {}  # of exact files, by class, label and side
 
-    def add(self, levels: Iterable[MaskLevel]) -> None:
-        """Adds the levels of a mask."""
-        for level in levels:
-            if level.exact and level.label is not None:
-                self._sides.setdefault((level.of, level.label, level.foreground), level)
-            for group in self._groups:
-                first = next(iter(group.values()))
-                if (first.of, first.foreground) == (level.of, level.foreground) and first.is_near(level):
-                    group.setdefault(level.label, level)
-                    break
-            else:
-                self._groups.append({level.label: level})
+    def add(self, levels: Iterable[MaskLevel]) -> list[MaskLevel]:
+        """Adds the levels of a mask, and returns those that are not like all before; to add these alone is as good."""
+        return [level for level in levels if self._is_new(level)]
+
+    def _is_new(self, level: MaskLevel) -> bool:
+        """Adds a level, and tells whether that has changed anything."""
+        is_new, side = False, (level.of, level.label or 0, level.foreground)
+        if level.exact and level.label is not None and side not in self._sides:
+            self._sides[side], is_new = level, True
+        for group in self._groups:
+            first = next(iter(group.values()))
+            if (first.of, first.foreground) == (level.of, level.foreground) and first.is_near(level):
+                is_new = is_new or level.label not in group
+                group.setdefault(level.label, level)
+                return is_new
+        self._groups.append({level.label: level})
+        return True
 
     def problem(self, domain: str) -> DataError | None:
         """Returns what is wrong with the masks of a domain, None where they are binary as far as they were added."""

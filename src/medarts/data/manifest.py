@@ -181,6 +181,11 @@ class Manifest:
         """
         return self._fingerprint
 
+    def is_unchanged(self, samples: Iterable[Sample]) -> bool:
+        """Tells whether the files of some samples are still those that the fingerprint was made of."""
+        now = digests_of(path for sample in samples for path in sample.files)
+        return all(self._digests[path] == digest for path, digest in now.items())
+
     @cached_property
     def _digests(self) -> Mapping[Path, str]:
         if self.digests is not None:

@@ -11,13 +11,27 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import IO, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from medarts.data.digests import new_digest
 from medarts.errors import DataError
+
+_BLOCK = 4 * 10**6
+
+
+class Written(NamedTuple):
+    """What a file holds so far.
+
+    Attributes:
+        length: in bytes.
+        digest: see ``medarts.data.digests``.
+    """
+
+    length: int
+    digest: str
 
 
 class Rows(Protocol):
@@ -167,11 +181,32 @@ class StoredRagged(_StoredFile):
 
 
 class _Writer:
-    """Writes a new file, and makes the digest of its content on the way."""
+    """Writes a file, and makes the digest of its content on the way.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        written: what another process has written of it, which stays; None begins a new file.
+
+    Raises:
+        LookupError: the file does not begin with what was written.
+    """
+
+    def __init__(self, path: Path, written: Written | None = None) -> None:
         self._digest = new_digest()
-        self._file = path.open("xb")
+        self._file: IO[bytes]
+        if written is None:
+            self._file = path.open("xb")
+            self._length = 0
+            return
+        self._file = path.open("r+b")
+        self._length = written.length
+        left = written.length
+        while left and (block := self._file.read(min(left, _BLOCK))):
+            self._digest.update(block)
+            left -= len(block)
+        if left or self.digest != written.digest:
+            self._file.close()
+            raise LookupError(f"{path} does not begin with what was written")
 
     def __enter__(self) -> Self:
         return self
@@ -184,14 +219,16 @@ class _Writer:
         """The digest of what was written so far, that of ``medarts.data.digests``."""
         return self._digest.hexdigest()
 
-    def finish(self) -> None:
-        """Waits until everything is on the disk."""
+    def finish(self) -> Written:
+        """Waits until everything is on the disk, and returns what that is."""
         self._file.flush()
         os.fsync(self._file.fileno())
+        return Written(self._length, self.digest)
 
     def _write(self, content: bytes) -> None:
         self._digest.update(content)
         self._file.write(content)
+        self._length += len(content)
 
 
 class RaggedWriter(_Writer):
@@ -199,11 +236,14 @@ class RaggedWriter(_Writer):
 
     Raises:
         OSError: the file cannot be made, or there is no room.
+        LookupError: see `_Writer`.
     """
 
-    def __init__(self, path: Path, *, dtype: DTypeLike) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, *, dtype: DTypeLike, written: Written | None = None) -> None:
+        super().__init__(path, written)
         self.dtype = np.dtype(dtype)
+        if written is not None:
+            self._file.truncate()
 
     def append(self, row: ArrayLike) -> None:
         """Writes the next array."""
@@ -215,16 +255,18 @@ class RowWriter(_Writer):
 
     Raises:
         OSError: the file cannot be made, or there is no room for all of it.
+        LookupError: see `_Writer`.
     """
 
-    def __init__(self, path: Path, *, dtype: DTypeLike, shape: Sequence[int]) -> None:
+    def __init__(self, path: Path, *, dtype: DTypeLike, shape: Sequence[int], written: Written | None = None) -> None:
         self.dtype, self.shape = np.dtype(dtype), tuple(shape)
         header = io.BytesIO()
         form = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(header, form)
-        super().__init__(path)
+        super().__init__(path, written)
         self._reserve(len(header.getvalue()) + int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize)
-        self._write(header.getvalue())
+        if written is None:
+            self._write(header.getvalue())
 
     def append(self, row: ArrayLike) -> None:
         """Writes the next row."""

@@ -8,76 +8,38 @@ whenever it is opened.
 
 import hashlib
 import json
-import math
-import os
 import pickle
-import shutil
-import threading
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from medarts.config import DataSettings
 from medarts.config.data import Resize
-from medarts.data.cache import MARK, alone, discard, make_room, unfinished_of, use
-from medarts.data.classifying import are_mixed, snapped_words
-from medarts.data.crops import POINTS, Crops, places_of
+from medarts.data.cache import MARK, alone, discard, use
+from medarts.data.classifying import are_mixed
+from medarts.data.crops import Crops
 from medarts.data.digests import digests_read
+from medarts.data.filling import Forms, fill, forms_of
 from medarts.data.folds import undivided
-from medarts.data.formats import holds_objects, is_deep, shape_of
+from medarts.data.formats import holds_objects, is_deep
 from medarts.data.geometry import Framing, framed
-from medarts.data.levels import DomainLevels, MaskLevel
-from medarts.data.manifest import Manifest, Sample
-from medarts.data.masks import Mask, check_classes
-from medarts.data.reading import MaskState, frame_image, frame_mask, framing_of, read_image, read_pair, shrinking
-from medarts.data.rows import RaggedWriter, Rows, RowWriter, StoredRagged, StoredRows
+from medarts.data.manifest import Manifest
+from medarts.data.masks import Mask
+from medarts.data.reading import MaskState
+from medarts.data.rows import Rows, StoredRagged, StoredRows
 from medarts.errors import DataError
 from medarts.system.cached import user_cache
-from medarts.system.console import inform, progress_bar
+from medarts.system.console import inform
 
 FORMAT = 4
 """Part of the cache's name; raise it when reading or resizing changes."""
-
-PIXELS = 50_000_000
-"""Pixels of all images that are read at one time, unless a single one has more.
-
-Reading takes some 23 bytes a pixel of three channels, so that this is about 1.2 GB.
-"""
-
-_COMPRESSION = 10
-
-_NAMED = 3
-"""Images named in a line that counts many."""
-
-
-_Forms = Mapping[str, Mapping[str, Any]]
-"""The ``dtype`` and ``shape`` of every array of a store by the name of its file, as JSON has them."""
-
-
-class _Read(NamedTuple):
-    """What a sample gives the store.
-
-    Attributes:
-        rows: of the arrays, in the order of their forms.
-        is_stretched: the image has lost its aspect ratio.
-        lost: the mask has lost a class.
-        levels: see ``medarts.data.levels``.
-    """
-
-    rows: tuple[ArrayLike, ...]
-    is_stretched: bool = False
-    lost: bool = False
-    levels: tuple[MaskLevel, ...] = ()
-    snapped: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -180,7 +142,7 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
     # Every fold has the same images: they are stored once.
     stored = manifest.fingerprint() if settings.fold is None else undivided(manifest).fingerprint()
     folder = cache_folder(settings) / f"v{FORMAT}-{stored}-{form}"
-    forms = _forms_of(manifest, settings)
+    forms = forms_of(manifest, settings)
     try:
         with alone(folder.parent, folder.name):
             problem = _problem(folder, forms)
@@ -188,7 +150,7 @@ def open_store(manifest: Manifest, settings: DataSettings, *, threads: int = 0) 
                 if folder.exists():
                     inform(f"The stored images in {folder} are damaged ({problem}); they are read again.")
                     discard(folder)
-                _fill(folder, manifest, settings, threads=threads)
+                fill(folder, manifest, settings, threads=threads)
             return _opened(folder, manifest, settings, held=use(folder.parent, folder.name))
     except OSError as error:
         if _problem(folder, forms) is None:  # a cache that may be read, made by somebody else
@@ -226,7 +188,7 @@ def cache_folder(settings: DataSettings) -> Path:
     return settings.cache or user_cache()
 
 
-def _problem(folder: Path, forms: _Forms) -> str | None:
+def _problem(folder: Path, forms: Forms) -> str | None:
     """Returns why a store cannot be used; None where it is whole, and its arrays are those that were written."""
     if not folder.exists():
         return "there is none"
@@ -281,7 +243,7 @@ def _opened_crops(
     folder: Path, manifest: Manifest, settings: DataSettings, *, held: FileLock | None, sizes: NDArray[np.int32]
 ) -> ImageStore:
     shapes, truths, counts = (np.asarray(StoredRows(folder / f"{name}.npy")) for name in ("shapes", "truths", "counts"))
-    forms = _forms_of(manifest, settings)
+    forms = forms_of(manifest, settings)
 
     def ragged(name: str, shapes: NDArray[np.integer[Any]]) -> StoredRagged:
         return StoredRagged(folder / name, forms[name]["dtype"], forms[name]["lead"], shapes)
@@ -291,234 +253,3 @@ def _opened_crops(
     crops = Crops(settings.size, images, masks, shapes, counts, places)
     about: Any = {"crops": crops, "overlap": settings.overlap}
     return ImageStore(manifest, images, masks, truths, held, sizes, settings.resize, **about)
-
-
-def _forms_of(manifest: Manifest, settings: DataSettings) -> _Forms:
-    """Returns the forms of the arrays, in the order of `_Read.rows`: files of rows, and of arrays of several sizes."""
-    number, size = len(manifest.samples), settings.size
-    if settings.resize == "patches":
-        classes = [number, len(settings.class_names)]
-        return {
-            "images.bin": {"dtype": "float16", "lead": [settings.in_channels]},
-            "sizes.npy": {"dtype": "int32", "shape": [number, 2]},
-            "masks.bin": {"dtype": "uint8", "lead": classes[1:] if settings.overlap else []},
-            "truths.npy": {"dtype": "uint8", "shape": classes},
-            "shapes.npy": {"dtype": "int32", "shape": [number, 2]},
-            "places.bin": {"dtype": "int32", "lead": []},
-            "counts.npy": {"dtype": "int32", "shape": classes},
-        }
-    forms = {
-        "images.npy": {"dtype": "float16", "shape": [number, settings.in_channels, size, size]},
-        "sizes.npy": {"dtype": "int32", "shape": [number, 2]},
-    }
-    if not manifest.findings:
-        each = [len(settings.class_names)] if settings.overlap else []
-        forms["masks.npy"] = {"dtype": "uint8", "shape": [number, *each, size, size]}
-        forms["truths.npy"] = {"dtype": "uint8", "shape": [number, len(settings.class_names)]}
-    return forms
-
-
-def _fill(folder: Path, manifest: Manifest, settings: DataSettings, *, threads: int) -> None:
-    """Makes a store, whose lock is held and whose folder is not there yet; raises as `open_store` does, and OSError."""
-    forms = _forms_of(manifest, settings)
-    needed = _bytes_of(manifest, settings, forms)
-    make_room(folder.parent, needed, limit=round(settings.cache_gb * 1e9), keep=folder.name)
-    _check_disk(folder.parent, needed)
-    unfinished = unfinished_of(folder)
-    discard(unfinished)  # of a process that was killed
-    unfinished.mkdir()
-    try:
-        digests = _write(unfinished, manifest, settings, forms, threads=threads)
-        if replace(manifest).fingerprint() != manifest.fingerprint():
-            raise DataError(
-                "Files of the data were changed while they were read.",
-                fix="Run the command again when they no longer change.",
-            )
-        arrays = {name: {**form, "digest": digests[name]} for name, form in forms.items()}
-        about = f"{', '.join(manifest.domains)}: {len(manifest.samples):,} images of {settings.size} px"
-        content = json.dumps({"about": about, "arrays": arrays}, indent=1) + "\n"
-        (unfinished / MARK).write_text(content, encoding="utf-8")
-        _sync(unfinished / MARK, unfinished)
-        unfinished.rename(folder)
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _write(folder: Path, manifest: Manifest, settings: DataSettings, forms: _Forms, *, threads: int) -> dict[str, str]:
-    """Writes the arrays, says which masks have lost classes, and returns the digests of the files."""
-    number = len(manifest.samples)
-    lost: list[Sample] = []
-    snapped: dict[str, list[float]] = {}
-    stretched = 0
-    levels = {domain: DomainLevels() for domain in manifest.domains}
-    with ExitStack() as stack:
-        bar = stack.enter_context(progress_bar("reading images", number))
-        writers: dict[str, RowWriter | RaggedWriter] = {}
-        for name, form in forms.items():
-            writers[name] = _writer(folder / name, form)
-            stack.enter_context(writers[name])
-        for sample, read in zip(manifest.samples, _read_all(manifest, settings, threads=threads), strict=True):
-            for writer, row in zip(writers.values(), read.rows, strict=True):
-                writer.append(row)
-            if read.lost:
-                lost.append(sample)
-            stretched += read.is_stretched
-            snapped.setdefault(sample.domain, []).append(read.snapped)
-            levels[sample.domain].add(read.levels)
-            if (problem := levels[sample.domain].problem(sample.domain)) is not None:
-                raise problem
-            bar.advance()
-        for writer in writers.values():
-            writer.finish()
-    for domain, shares in snapped.items():
-        if any(shares):
-            inform(f"{domain}: {snapped_words(shares)}")
-    if stretched:
-        inform(
-            f"{stretched:,} of {number:,} images are not square and were stretched to {settings.size} x "
-            f"{settings.size} pixels (data.resize: squash)."
-        )
-    if lost:
-        names = ", ".join([*(sample.key for sample in lost[:_NAMED]), *["..."] * (len(lost) > _NAMED)])
-        what = "all foreground" if settings.outputs == 1 else "a class"
-        where, fix = shrinking(settings)
-        inform(f"{len(lost)} of {number} masks lose {what} {where} ({names}). {fix}: what cannot be seen scores 0.")
-    return {name: writer.digest for name, writer in writers.items()}
-
-
-def _writer(path: Path, form: Mapping[str, Any]) -> RowWriter | RaggedWriter:
-    return RowWriter(path, **form) if "shape" in form else RaggedWriter(path, dtype=form["dtype"])
-
-
-def _bytes_of(manifest: Manifest, settings: DataSettings, forms: _Forms) -> int:
-    """Returns the size of a store; that of images of several sizes is taken from their headers, and an upper bound."""
-    rows = (form for form in forms.values() if "shape" in form)
-    known = sum(math.prod(form["shape"]) * np.dtype(form["dtype"]).itemsize for form in rows)
-    if settings.resize != "patches":
-        return known
-    classes = len(settings.class_names)
-    each = 2 * settings.in_channels + (classes if settings.overlap else 1)
-    pixels = [_stored_pixels(sample.image, settings) for sample in manifest.samples]
-    places = sum(min(classes * POINTS, (classes if settings.overlap else 1) * number) for number in pixels)
-    return known + sum(pixels) * each + places * 8  # two int32 a place
-
-
-def _stored_pixels(path: Path, settings: DataSettings) -> int:
-    """Returns the pixels of an image that patches are cropped from; 0 where the reader will say what is wrong."""
-    try:
-        framing = framing_of(path, *shape_of(path), settings)
-    except DataError:
-        return 0
-    return framing.rows * framing.columns
-
-
-def _read_all(manifest: Manifest, settings: DataSettings, *, threads: int) -> Iterator[_Read]:
-    """Yields the samples in their order; some are read ahead, few where they are large."""
-    workers, gate = threads or _cores(), Gate()
-
-    def work(sample: Sample, pixels: int) -> _Read:
-        try:
-            return _read(sample, manifest, settings)
-        finally:
-            gate.leave(pixels)
-
-    waiting: deque[Future[_Read]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for sample in manifest.samples:
-                if len(waiting) == 2 * workers:
-                    yield waiting.popleft().result()
-                pixels = pixels_of(sample.image) * (1 + len(sample.more)) * (1 + 2 * settings.context)
-                gate.enter(pixels)
-                waiting.append(pool.submit(work, sample, pixels))
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _read(sample: Sample, manifest: Manifest, settings: DataSettings) -> _Read:
-    rules = manifest.rules[sample.domain]
-    about = {"channels": settings.in_channels, "context": settings.context}
-    mask_read: Mask | None = None
-    levels: tuple[MaskLevel, ...] = ()
-    snapped = 0.0
-    if sample.mask is None:
-        image_hwc = read_image(sample, rules, **about)
-    else:
-        names, overlap = settings.class_names, settings.overlap
-        image_hwc, mask_read, levels, snapped = read_pair(sample, rules, **about, names=names, overlap=overlap)
-        if not overlap:
-            check_classes(sample, mask_read, names, named=settings.names_classes)
-    height, width = image_hwc.shape[:2]
-    framing = framing_of(sample.image, height, width, settings)
-    size = None if settings.resize == "patches" else settings.size
-    rows: tuple[ArrayLike, ...] = frame_image(image_hwc, framing, size=size), (height, width)
-    lost = False
-    if mask_read is not None:
-        mask, truths = frame_mask(mask_read, framing, size=size, number=len(settings.class_names))
-        rows, lost = (*rows, mask, truths), bool((truths == MaskState.VANISHED).any())
-        if size is None:
-            rows = (*rows, mask.shape[-2:], *places_of(mask, len(truths)))
-    return _Read(rows, settings.resize == "squash" and height != width, lost, levels, snapped)
-
-
-def _check_disk(cache: Path, needed: int) -> None:
-    """Says that a disk is too full before anything is read, also where room cannot be reserved."""
-    free = shutil.disk_usage(cache).free
-    if free < needed:
-        raise DataError(
-            f"The cache {cache} needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free.",
-            fix="Make room, clear the cache (medarts cache --clear), or set data.cache to a folder on another disk.",
-        )
-
-
-def _sync(*paths: Path) -> None:
-    """Waits until files or the names in folders are on the disk, where the system can say it."""
-    for path in paths:
-        if os.name != "nt" or path.is_file():  # Windows does not open folders
-            descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-class Gate:
-    """Lets images through while those that are being read have few pixels together.
-
-    Args:
-        pixels: how many; an image that has more goes through alone.
-    """
-
-    def __init__(self, pixels: int = PIXELS) -> None:
-        self._limit = pixels
-        self._inside = 0
-        self._changed = threading.Condition()
-
-    def enter(self, pixels: int) -> None:
-        """Waits until an image of this many pixels may be read."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._inside == 0 or self._inside + pixels <= self._limit)
-            self._inside += pixels
-
-    def leave(self, pixels: int) -> None:
-        """Lets others take the place of an image that has been read."""
-        with self._changed:
-            self._inside -= pixels
-            self._changed.notify_all()
-
-
-def pixels_of(path: Path) -> int:
-    """Returns how many pixels an image or slice has: from its header, or about as many as its file may hold."""
-    try:
-        return math.prod(shape_of(path))
-    except DataError:  # the reader reports whatever is wrong with the file
-        return path.stat().st_size * _COMPRESSION if path.is_file() else 0
