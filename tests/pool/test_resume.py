@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from medarts.errors import RecipeError, RunError
 from medarts.pool import candidates, job, search, trainings
 from medarts.pool.candidates import read_candidates
 from medarts.pool.drawing import Drawing
-from medarts.system.process import InterruptedRunError
+from medarts.system.process import InterruptedRunError, Interruption
+from medarts.system.workers import Ended, Work
 
 from .conftest import random_of
 
@@ -114,6 +116,16 @@ def test_several_processes_of_which_one_is_killed_give_the_same(
     assert [process.exitcode for process in killed] == [-signal.SIGKILL]
     assert_equal_searches(control, run)
     assert "val_dice" in (run.path / "logs" / "1-01.log").read_text()
+
+
+def test_a_training_that_was_asked_to_stop_before_the_search_stops_it() -> None:
+    """As a scheduler does, which asks all processes."""
+    ends = [[Ended("1-01", stopped=True)], []]
+    stopped = SimpleNamespace(start=lambda work: None, wait=lambda seconds: ends.pop(0), ask_to_stop=lambda: None)
+    executor = job._Executor(stopped, Interruption(), jobs=1)
+    works = [Work(name, lambda: None, Path()) for name in ("1-01", "1-02")]
+    with pytest.raises(InterruptedRunError, match="Stopped"):
+        list(executor.ends(works, meanwhile=lambda: None))
 
 
 @pytest.mark.usefixtures("here")

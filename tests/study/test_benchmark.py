@@ -155,6 +155,20 @@ def stopping(step: Callable[..., None]) -> Callable[..., None]:
     return stop
 
 
+def test_a_run_that_was_asked_to_stop_before_the_benchmark_stops_it(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a scheduler does, which asks all processes."""
+
+    def stopped(workers: InThisProcess, work: Work) -> None:
+        workers.ended.append(Ended(work.name, stopped=True))
+
+    monkeypatch.setattr(InThisProcess, "start", stopped)
+    monkeypatch.setattr(module, "Workers", partial(InThisProcess, reused=True))
+    with pytest.raises(InterruptedRunError, match=r"2 of its 2 runs are left"):
+        benchmark(make([UNET], [{"data": "ct", "seeds": [0, 1]}]), tmp_path / "out")
+
+
 def test_ctrl_c_stops_all_that_is_in_hand(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study, start = make([UNET], [{"data": "ct", "seeds": [0, 1, 2]}], "recipe.train.epochs=100000"), Workers.start
     started: list[Workers] = []

@@ -1,5 +1,6 @@
 """Work in other processes: done, failed, stopped or killed, each told apart; a process that is used again."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -73,6 +74,19 @@ def test_work_that_is_stopped_can_go_on(tmp_path: Path) -> None:
             assert workers.wait(0.01) == []
         workers.ask_to_stop()
         assert ends(workers) == [Ended("piece", stopped=True)]
+
+
+def test_work_that_a_scheduler_stops_can_go_on(tmp_path: Path) -> None:
+    """It asks all processes of a job, in any order; this one is the first. It may be at a job, or before it."""
+    begun = [tmp_path / "job", tmp_path / "before"]
+    with Workers() as workers:
+        for code, file in zip((WAIT_FOR_STOP, "import time; file.touch(); time.sleep(60)"), begun, strict=True):
+            workers.start(piece(code, tmp_path, file))
+        while not all(file.exists() for file in begun):
+            assert workers.wait(0.01) == []
+        for worker, number in zip(workers._busy, (signal.SIGUSR1, signal.SIGTERM), strict=True):
+            os.kill(worker.process.pid or 0, number)
+        assert ends(workers) == [Ended("piece", stopped=True)] * 2
 
 
 @pytest.mark.parametrize(

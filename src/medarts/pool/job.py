@@ -203,7 +203,9 @@ class _Executor:
                     inform(f"{work.name}: {ended.error} It is tried once more, alone.")
                     tried.add(work.name)
                     again.append(work)
-                elif not ended.stopped:
+                elif ended.stopped:
+                    self.stop.requested = True  # where it was asked before this process was
+                else:
                     yield ended
         self.check_stop()
 

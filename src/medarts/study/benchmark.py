@@ -128,6 +128,7 @@ class _Runs:
             if not self.running:
                 return
             for ended in self.workers.wait(POLL):
+                stop.requested = stop.requested or ended.stopped  # where it was asked before this process was
                 self._end(ended)
 
     def _start(self, at_once: int) -> None:

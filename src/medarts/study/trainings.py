@@ -57,6 +57,7 @@ def train_all(jobs: Sequence[Job], *, title: str, at_once: int, command: str) ->
                 break
             for ended in workers.wait(POLL):
                 follower.tell()
+                stop.requested = stop.requested or ended.stopped  # where it was asked before this process was
                 _note(running.pop(ended.name), ended)
             follower.tell()
             unfinished = sum(max(0, job.recipe.train.epochs - epochs_done(job.paths.run)) for job in running.values())

@@ -24,6 +24,7 @@ from medarts.system.process import (
     extensions,
     held_back,
     import_extensions,
+    interrupted_by_schedulers,
     signal_name,
     unpickled,
     when_parent_ends,
@@ -61,7 +62,7 @@ class Ended:
     Attributes:
         name: of the work.
         error: why it failed; None where it is done, or was stopped as it was asked to.
-        stopped: it was asked to stop, and can go on.
+        stopped: it was asked to stop, by whomever, and can go on.
     """
 
     name: str
@@ -155,7 +156,7 @@ class _Worker:
             if asked and self.process.exitcode == -signal.SIGTERM:
                 return Ended(name, stopped=True)
             return Ended(name, error=ProcessEndedError(self._last_words(self.work.log), fix=""))
-        if asked and isinstance(answer, InterruptedRunError):
+        if isinstance(answer, InterruptedRunError):  # a scheduler asks all processes, in any order
             return Ended(name, stopped=True)
         return Ended(name, error=answer)
 
@@ -182,6 +183,7 @@ def _serve(modules: tuple[str, ...], answers: Connection) -> None:
     # Ctrl-C on the terminal is for the process that waits; this one is asked to stop by SIGTERM alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # of a scheduler
         os.setpgid(0, 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))  # it saves, and stops
@@ -195,9 +197,12 @@ def _serve(modules: tuple[str, ...], answers: Connection) -> None:
         answer: MedartsError | None = None
         try:
             _write_into(log)
-            unpickled(pickled)()
+            with interrupted_by_schedulers():
+                unpickled(pickled)()
         except MedartsError as error:
             answer = error
+        except KeyboardInterrupt:  # before or after what a job has saved
+            answer = InterruptedRunError("Stopped.", fix="")
         with suppress(OSError):  # nobody waits any more
             answers.send(answer)
 
