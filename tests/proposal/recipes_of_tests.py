@@ -6,7 +6,7 @@ NO_BUDGET = "budget={}"
 SMALLEST = (
     "space={init_channel: 2, double_down_channel: false, choices: {depth: [3]}}",
     NO_BUDGET,
-    "search.select={candidates: 2, rungs: [1], generations: 1, supernets: 0}",
+    "search.select={candidates: 2, rungs: [1]}",
     "train.epochs=1",
     "train.warmup_epochs=0",
     "data.size=16",

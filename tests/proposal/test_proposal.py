@@ -43,7 +43,7 @@ def test_the_recipe_says_what_was_understood(tmp_path, monkeypatch):
     (source,) = recipe.data.sources
     assert source.model_dump()["labels"] == {1: "liver", 2: "tumour"}
     assert (recipe.data.classes, recipe.data.in_channels, recipe.data.size) == (("liver", "tumour"), 2, 32)
-    assert (recipe.search.method, recipe.train.loss.name) == ("pool", "ce_dice")
+    assert (recipe.search.method, recipe.train.loss.name) == ("random", "ce_dice")
     assert recipe.space.model_dump()["choices"]["depth"] == (3, 4)  # a lattice of 5 would halve 32 pixels to one
     text = Path("recipe.yaml").read_text()
     assert text.startswith("# yaml-language-server: $schema=recipe.schema.json\n")
@@ -388,7 +388,7 @@ def test_the_budget_decides_the_epochs(tmp_path, monkeypatch):
     steps = least.recipe.train.epochs * 2  # batches of 2 of 4 training images
     assert steps >= 1500 / 4  # a network has to have learned something
     candidates = [each.recipe.search.select.candidates for each in (least, long)]
-    assert candidates == [8, 16]
+    assert candidates == [12, 24]
 
 
 @pytest.mark.parametrize("change", ["data.resize=patches", "data.folds=3"])

@@ -33,8 +33,8 @@ _SEARCH_STEPS, _TRAIN_STEPS = 400, 1500
 _CANDIDATE_STEPS = 600
 """Steps of the whole training of a candidate: in docs/table.md half as many told candidates apart."""
 
-_CANDIDATES, _NEIGHBOURS = 16, 8
-"""Of the first generation and the second."""
+_CANDIDATES = 24
+"""Random ones. Some of them as neighbours of the best instead gained nothing (docs/results.md)."""
 
 _SHORT = 0.5
 """Times the usual number of epochs below which there are half as many candidates, compared once before their end."""
@@ -214,12 +214,12 @@ def _put_choices(draft: Draft, size: int, device: str, *, whole: str | None) -> 
 def _put_search_of_masks(draft: Draft, train: int, drawn: str, factor: float) -> None:
     batch = _batch(train, 16)
     last = _epochs(_CANDIDATE_STEPS, train, batch, factor)
-    draft.put("search.method", "pool", "trains candidates; a supernet's alphas tell less")
+    draft.put("search.method", "random", "trains candidates; a supernet's alphas tell less")
     is_short = factor < _SHORT or last < _FEW
     rungs = [math.ceil(share * last) for share in (_RUNGS[1:] if is_short else _RUNGS)]
-    first, later = (number // 2 if is_short else number for number in (_CANDIDATES, _NEIGHBOURS))
-    select = {"candidates": first, "rungs": rungs, "keep": 0.33, "generations": 2, "neighbours": later}
-    draft.put("search.select", {**select, "supernets": 0}, f"epochs of {train:,} training {drawn}")
+    candidates = _CANDIDATES // 2 if is_short else _CANDIDATES
+    select = {"candidates": candidates, "rungs": rungs, "keep": 0.33}
+    draft.put("search.select", select, f"epochs of {train:,} training {drawn}")
     _put_training(draft, train, batch, factor)
     draft.put("train.norm", "batch", "learns faster than the published group norm in so few steps")
 
