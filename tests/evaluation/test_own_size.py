@@ -21,9 +21,11 @@ import medarts
 from medarts import terminal
 from medarts.config import make_source, parse
 from medarts.data.arrays import from_arrays
+from medarts.data.formats import raw_image
 from medarts.data.opening import open_data
 from medarts.engine.directory import RunDirectory
 from medarts.evaluation.evaluate import evaluate
+from medarts.evaluation.pictures import Pictures
 from medarts.evaluation.pictures import from_arrays as pictures_in
 from medarts.evaluation.scores import Scores, of_images, of_volumes
 from medarts.evaluation.truths import Truths
@@ -54,6 +56,24 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         }
     )
     return start_training(recipe, models.choose({"name": "unet", "width": 4, "depth": 2}), root / "run")
+
+
+@pytest.mark.parametrize(("files", "context"), [(1, 1), (2, 0), (2, 1)])
+def test_pages_show_a_slice_without_its_neighbours_and_other_files(tmp_path: Path, files: int, context: int) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        volumes = {f"images/{name}_{n:04d}": rng.integers(0, 256, (16, 16, 4)) for n in range(files)}
+        for path, values in (volumes | {f"masks/{name}": np.eye(16)[..., None].repeat(4, 2)}).items():
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(values.astype(np.uint8), np.eye(4)), tmp_path / f"{path}.nii.gz")
+    source = {"kind": "folder", "path": str(tmp_path), "image": "images/{name}_{channel}", "window": [0, 255]}
+    data = {"sources": [source], "size": 16, "context": context, "in_channels": files * (2 * context + 1)}
+    recipe = parse({"data": data | {"cache": str(tmp_path / "cache")}})
+    store = open_data(recipe.data, needs=("train", "val"))
+    pictures = Pictures(store, recipe)
+    for row, sample in enumerate(store.manifest.samples):
+        own = raw_image(sample.image, sample.slice_index).values
+        assert np.array_equal(pictures.image(row), own)
 
 
 def ellipse(number: int = 0) -> Bytes:

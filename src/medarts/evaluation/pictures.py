@@ -64,13 +64,20 @@ class Pictures:
         self._truths = Truths(store, recipe)
 
     def image(self, index: int) -> Pixels:
-        """Returns the image of a sample, (H, W, C).
+        """Returns the image of a sample, (H, W, C): of several files the first, of neighbouring slices the middle one.
 
         Raises:
             DataError: its file can no longer be read.
         """
-        found = self._sized(self._read(index), _resized, fill=0)
+        found = self._sized(self._own(index, self._read(index)), _resized, fill=0)
         return as_bytes(found.transpose(1, 2, 0))
+
+    def _own(self, index: int, image_chw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the channels of the sample's own slice, as those of others beside it would be false colours."""
+        context = self._recipe.data.context
+        parts = (2 * context + 1) * (1 + len(self._store.manifest.samples[index].more))
+        channels, rest = divmod(len(image_chw), parts)
+        return image_chw if rest else image_chw[context * channels :][:channels]
 
     def _read(self, index: int) -> NDArray[np.float32]:
         """Returns the image of a sample (C, H, W) in 0..1, at the size of its file where that is what counts."""
