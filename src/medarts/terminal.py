@@ -274,7 +274,7 @@ def show_training(run: RunDirectory) -> None:
 
 
 def _show_folds(found: FoldScores) -> None:
-    titles = ("images", "patients", "best\nepoch", *(one.title for one in found.metrics))
+    titles = ("images", "patients", "best\nepoch", *(titled(one, found.summary) for one in found.metrics))
     table = Table(*columns("fold", *titles))
 
     def cells(values: Mapping[Any, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from tests.conftest import write_folder_data
 from tests.small_runs_of_tests import InThisProcess
 
 import medarts as library
+from medarts import terminal
 from medarts.comparison.candidates import check_comparable, group_runs
 from medarts.comparison.overlays import predict_overlays
 from medarts.data.choosing import choose_sources
@@ -118,7 +119,9 @@ def test_groups_that_were_asked_for_once_are_not_those_of_the_next_call(folds: R
         table.write_text("\n".join(lines) + "\n")
 
 
-def test_the_spread_is_that_between_folds(folds: RunDirectory) -> None:
+def test_the_spread_is_that_between_folds(folds: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_training(folds)
+    assert "HD95, px" in capsys.readouterr().out
     found = read_fold_scores(folds)
     assert found is not None
     dice = found.folds["dice"]
@@ -203,6 +206,7 @@ def test_two_are_compared_on_other_data(
 
 def test_the_page_shows_every_fold(folds: RunDirectory) -> None:
     page = write_report(folds.path).read_text(encoding="utf-8")
+    assert page.partition('id="folds"')[2].count("HD95, px") >= 2  # in both tables
     assert "SD between folds" in page
 
 

@@ -30,6 +30,7 @@ from medarts.pruning.record import FILE as PRUNING
 from medarts.reporting.journals import History, read_architecture, read_curves, read_gaps, read_history, read_signals
 from medarts.reporting.pool import pool_of
 from medarts.reporting.pruning import pruning_of
+from medarts.reporting.score_tables import titled
 from medarts.reporting.scores import read_run_scores
 from medarts.reporting.style import render
 from medarts.reporting.tables import (
@@ -208,9 +209,11 @@ def _folds(run: RunDirectory) -> Content | None:
     about = {"fold": Column("fold", sorted="ascending", first="ascending")}
     about |= {name: Column(name, form=",d") for name in ("images", "patients")}
     about |= {"best_epoch": Column("best epoch", form=",d")}
-    scores = {one.name: Column(one.title, form=".3f" if one.limits[1] == 1 else ".1f") for one in found.metrics}
+    called = {one.name: titled(one, found.summary) for one in found.metrics}
+    forms = {one.name: ".3f" if one.limits[1] == 1 else ".1f" for one in found.metrics}
+    scores = {name: Column(called[name], form=form) for name, form in forms.items()}
     spread = [
-        {"title": one.title, "pooled": found.pooled[one.name], "sd": found.spread[one.name]} for one in found.metrics
+        {"title": title, "pooled": found.pooled[name], "sd": found.spread[name]} for name, title in called.items()
     ]
     titles = {"title": Column("score", words=True)}
     titles |= {"pooled": Column("all images", form=".3f"), "sd": Column("SD between folds", form=".3f")}

@@ -272,12 +272,14 @@ class FoldScores:
         folds: the rows of the folds: fold, images, patients, best_epoch (from 1 on), and a column for each metric.
         pooled: by metric, over all images, each scored by the network that has not seen it.
         spread: by metric the standard deviation between folds; nan where a fold has no value.
+        summary: means over all images, with their units.
     """
 
     metrics: tuple[Metric, ...]
     folds: pd.DataFrame
     pooled: dict[str, float]
     spread: dict[str, float]
+    summary: pd.DataFrame
 
 
 def read_fold_scores(run: RunDirectory) -> FoldScores | None:
@@ -306,4 +308,5 @@ def read_fold_scores(run: RunDirectory) -> FoldScores | None:
     pooled, folds = Scores.read(run.path / "scores" / "test"), pd.DataFrame(rows)
     metrics = tuple(one for one in metrics_of(pooled.task) if one.compared)
     spread = {one.name: float(folds[one.name].std(ddof=1, skipna=False)) for one in metrics}
-    return FoldScores(metrics, folds, main_scores(pooled), spread)
+    assert pooled.summary is not None
+    return FoldScores(metrics, folds, main_scores(pooled), spread, pooled.summary)
