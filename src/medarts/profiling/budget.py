@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, lru_cache, partial
-from math import inf
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -415,13 +414,15 @@ class _Meter:
 
     def counts_are_within(self) -> bool:
         """Tells whether parameters and FLOPs are within the budget."""
-        return all(self._amount(name) <= self.budget.limits.get(name, inf) for name in ("parameters", "flops"))
+        limits = self.budget.limits
+        return all(self._amount(name) <= limits[name] for name in ("parameters", "flops") if name in limits)
 
     def cost(self) -> BudgetCost:
         """Returns what the network costs."""
         limits = self.budget.limits
         return BudgetCost(
-            *self._counted,
+            self._parameters,
+            self._flops,
             latency=self._latency if "latency_ms" in limits else None,
             memory_mb=self._memory_mb if "memory_mb" in limits else None,
         )
@@ -431,16 +432,24 @@ class _Meter:
             return self._latency.ms
         if name == "memory_mb":
             return self._memory_mb
-        return self._counted[("parameters", "flops").index(name)]
+        return self._flops if name == "flops" else self._parameters
 
     @cached_property
-    def _counted(self) -> tuple[int, int]:
-        """Parameters and FLOPs, for which shapes are enough."""
+    def _shapes(self) -> Network:
+        """The network without values, which is enough to count."""
         with torch.device("meta"):
-            network = self._network()
-            image = torch.empty(1, self.in_channels, self.size, self.size)
-            flops = count_flops(last_head(network, network), in_channels=self.in_channels, size=self.size, images=image)
-        return count_parameters(network), flops
+            return self._network()
+
+    @cached_property
+    def _parameters(self) -> int:
+        return count_parameters(self._shapes)
+
+    @cached_property
+    def _flops(self) -> int:
+        image = torch.empty(1, self.in_channels, self.size, self.size, device="meta")
+        form = last_head(self._shapes, self._shapes)
+        with torch.device("meta"):
+            return count_flops(form, in_channels=self.in_channels, size=self.size, images=image)
 
     @cached_property
     def _exported(self) -> "_Exported":
