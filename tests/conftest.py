@@ -1,8 +1,10 @@
 """A small data set on disk and a recipe for it, shared by all tests."""
 
 import gc
+import multiprocessing
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from itertools import count
@@ -17,13 +19,20 @@ from PIL import Image
 from medarts import cli
 from medarts.config import Recipe, parse
 from medarts.engine import device
+from medarts.system import process
+
+from .processes_of_tests import forking, spawning
 
 settings.register_profile("medarts", deadline=None)  # of 200 ms, which other work on the machine uses up
 settings.load_profile("medarts")
 
 IMAGES = 24
 
-LONG = ("test_golden_*.py", "test_units.py", "test_job.py", "test_graphs*.py", "test_examples.py", "test_demo.py")
+LONG = (
+    "test_cli.py", "test_ranks.py", "test_cluster.py", "test_golden_*.py", "test_proposal.py", "test_benchmark.py",
+    "test_plan.py", "test_compared_parts.py", "test_units.py", "test_job.py", "test_graphs*.py", "test_examples.py",
+    "test_demo.py",
+)  # fmt: skip
 """Files with the longest tests."""
 
 
@@ -69,6 +78,34 @@ def nothing_flushed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes_forked() -> Iterator[None]:
+    """Lets no process that a test starts import what the one before it has imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", forking)
+        yield
+
+
+@pytest.fixture
+def processes_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts processes as users do, for tests of what these import and of the memory that they take."""
+    monkeypatch.setattr(multiprocessing, "get_context", spawning)
+
+
+@pytest.fixture(autouse=True)
+def extensions_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps what a test registers out of the processes of those after it, which would import its module."""
+    monkeypatch.setattr(process, "_extensions", process._extensions.copy())
+
+
+@pytest.fixture
+def hangups_heard() -> Iterator[None]:
+    """Lets a hangup end processes, also where the tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
 """Whatever happens to a file of a finished run: the result is right, or one error names the file."""
 
-import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conftest import write_folder_data
 
 from medarts import api
 from medarts.comparison.candidates import group_runs, read_files
@@ -38,12 +38,7 @@ MADE_AGAIN = ("report.html", "cost.json", "scores")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished and scored training run of a pruned network."""
     root = tmp_path_factory.mktemp("whole")
-    spec = importlib.util.spec_from_file_location("small_data", Path(__file__).with_name("conftest.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    small_data = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(small_data)
-    data = small_data.write_folder_data(root / "blobs", images=16, size=16)
+    data = write_folder_data(root / "blobs", images=16, size=16)
     recipe = parse(
         {
             "data": {

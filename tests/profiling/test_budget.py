@@ -18,7 +18,7 @@ from medarts.profiling.cost import Exports, count_parameters
 from medarts.profiling.latency import usable_cores
 from medarts.profiling.reference import Latency
 from medarts.registry import Settings, models
-from medarts.spaces import load_genotype, space_of
+from medarts.spaces import space_of
 from medarts.spaces.base import SearchSpace
 from medarts.spaces.darts import Darts, DartsSettings
 from medarts.spaces.nas_wdan import NasWdan, NasWdanSettings
@@ -233,8 +233,8 @@ def test_a_cost_survives_json() -> None:
 
 
 def test_a_small_network_is_measured() -> None:
-    darts = load_genotype("darts_v2").with_settings(layers=4, init_channel=4)
-    cost = measure(darts, BudgetSettings(latency_ms=1.0, memory_mb=1.0, size=32), in_channels=1, outputs=2)
+    unet = UNetSettings(width=4, depth=2)
+    cost = measure(unet, BudgetSettings(latency_ms=1.0, memory_mb=1.0, size=32), in_channels=1, outputs=2)
     assert cost.latency is not None
     assert cost.memory_mb is not None
     assert 0 < cost.latency.ms <= 1.001 * cost.latency.median_ms / cost.latency.slowdown

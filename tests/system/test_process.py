@@ -18,6 +18,8 @@ import pytest
 from medarts.errors import MedartsError, RecipeError
 from medarts.system.process import _SignalStack, in_new_process, interruption, kept_signal_stack, when_parent_ends
 
+pytestmark = pytest.mark.usefixtures("processes_spawned")
+
 # Shells let what they start in the background ignore Ctrl-C.
 HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 
@@ -163,6 +165,7 @@ def send(number: int) -> None:
     time.sleep(0)  # Python handles it between two instructions
 
 
+@pytest.mark.usefixtures("hangups_heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_becomes_a_request(number: int) -> None:
     with interruption() as request:
@@ -186,6 +189,7 @@ def leave_by(error: BaseException) -> None:
         raise error
 
 
+@pytest.mark.usefixtures("hangups_heard")
 def test_handlers_are_restored() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with interruption():

@@ -13,6 +13,8 @@ import pytest
 from medarts.errors import RecipeError
 from medarts.system.workers import Ended, ProcessEndedError, Work, Workers, _Worker
 
+pytestmark = pytest.mark.usefixtures("processes_spawned")
+
 # Code that the processes run: they know no functions of tests.
 NOTE_PROCESS = """
 import os
