@@ -450,6 +450,7 @@ def test_control_c_outside_of_the_loops(medarts, monkeypatch):
     assert medarts("cost", PUBLISHED, "--requeue") == (75, "", "Stopped.\n")
 
 
+@pytest.mark.usefixtures("hangups_heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_scheduler_that_stops_a_command_outside_of_the_loops(medarts, monkeypatch, number):
     before = signal.getsignal(number)

@@ -30,6 +30,7 @@ def recipe_file(finding_recipe: Recipe, tmp_path: Path) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, nothing_exported: None) -> None:
     """Nothing is exported, latencies are of two passes on one thread, memory, in its own process, is not measured."""
+    monkeypatch.setattr("medarts.system.console.SECONDS_A_LINE", float("inf"))  # a busy machine would tell progress
     from medarts.profiling.cost import measure_costs
 
     few = {"threads": (1,), "repeats": 2, "memory": False}

@@ -54,6 +54,11 @@ def test_what_is_merged_may_be_given_again() -> None:
     assert read_yaml(text) == {"p": {"q": {"x": 2, "y": 1}}, "c": {"x": 2, "y": 3}, "d": {"x": 1, "y": 1}}
 
 
+def test_texts_that_are_read_twice_share_nothing() -> None:
+    read_yaml("a: [1]")["a"].append(2)
+    assert read_yaml("a: [1]") == {"a": [1]}
+
+
 def test_aliases_share_nothing() -> None:
     stages = read_yaml("[&s {epochs: 3}, *s]")
     stages[0]["epochs"] = 4

@@ -11,6 +11,7 @@ is much larger than any recipe once its aliases are replaced by what they stand 
 
 import re
 from collections.abc import Hashable
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -47,7 +48,7 @@ def read_yaml(text: str) -> Any:
         Mappings, lists, texts, numbers, truth values and None; no two places share a mapping or a list.
     """
     try:
-        return unshared(yaml.load(text, _Loader))  # a SafeLoader
+        return unshared(_loaded(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
@@ -56,6 +57,11 @@ def read_yaml(text: str) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise YamlError(f"line {line}: the character U+{ord(text[error.position]):04X} is not allowed") from None
+
+
+@lru_cache(maxsize=64)  # recipes of runs, which scoring and comparing them reads dozens of times
+def _loaded(text: str) -> Any:
+    return yaml.load(text, _Loader)  # a SafeLoader
 
 
 def write_yaml(content: Any) -> str:
