@@ -4,11 +4,15 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
+from tests.deploy.dicoms import write_series
 
 from medarts.config import make_source, parse
 from medarts.config.reading import fingerprint
 from medarts.data.opening import open_sources, survey
+from medarts.data.recognising import recognise
 from medarts.data.sources import STRAY, WITHOUT_MASKS
 from medarts.errors import DataError, RecipeError
 
@@ -67,6 +71,16 @@ def test_a_split_without_masks_is_left_out_and_said(tmp_path):
     assert not found.faults
     assert [(doubt.problem, doubt.detail, doubt.count) for doubt in found.doubts] == [(WITHOUT_MASKS, "test", 1)]
     assert {sample.split for sample in found.manifest.samples} == {"train", "val"}
+
+
+def test_volumes_as_masks_of_dicom_series_are_named(tmp_path):
+    values = np.arange(3 * 8 * 8, dtype=np.int16).reshape(3, 8, 8)
+    for patient in ("p1", "p2", "p3"):
+        write_series(tmp_path / patient / "CT", values, seed=1, root=f"1.2.{patient[1]}")
+        nibabel.save(nibabel.Nifti1Image(np.ones((8, 8, 3), np.uint8), np.eye(4)), tmp_path / patient / "liver.nii.gz")
+    (source,) = recognise(tmp_path)
+    with pytest.raises(DataError, match=r"DICOM series with a volume as mask .*CT/.* with liver\.nii\.gz.*dcm2niix"):
+        open_sources([source])
 
 
 def test_an_image_without_one_of_the_channels_is_refused(tmp_path):

@@ -204,6 +204,14 @@ def test_folders_of_patients_within_masks_are_no_classes(tmp_path):
     assert patterns_of(tmp_path) == [[("images/{patient}/{name}", "masks/{patient}/{name}")]]
 
 
+def test_files_of_several_classes_are_never_taken_for_images(tmp_path):
+    for patient in range(3):
+        for name in ("one", "two", "three"):
+            put(tmp_path / f"p{patient}/{name}.png", np.zeros((8, 8), np.uint8))
+    found = [layout for alternatives in layouts_of(tmp_path) for layout in alternatives]
+    assert not [layout for layout in found if "{class}" in layout.image or "{channel}" in layout.mask]
+
+
 def test_two_sets_of_masks_are_a_choice(tmp_path):
     for n in range(4):
         names(tmp_path, f"images/{n}.png", f"masks_first/{n}.png", f"masks_second/{n}.png")

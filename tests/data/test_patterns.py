@@ -57,6 +57,13 @@ def test_a_side_may_be_missing(name, patient, side):
     assert next(PathPattern("{patient}{side}").readings(name)) == {"patient": patient, "side": side}
 
 
+def test_few_patients_with_several_images_are_patients_where_these_are_counted():
+    counted = [f"{patient:08d}_{n:03d}" for patient in range(30) for n in range(1 + (patient % 6 == 0))]
+    assert patients_in(counted).text == "'{patient}_{n}' gives 30 patients of 35 images, such as '00000000'"
+    assert patients_in([name.replace("_000", "_007") for name in counted]) is None  # these may be anything
+    assert patients_in([f"scan_{n}" for n in range(30)]) is None
+
+
 def test_images_of_both_sides_are_of_one_patient_where_numbers_say_so():
     eyes = [f"chase_{n:02d}{side}" for n in range(1, 5) for side in "LR"] + [f"drive_{n:02d}" for n in range(1, 20)]
     found = patients_in(eyes)

@@ -454,7 +454,9 @@ def test_a_published_table_is_recognised_by_its_columns(tmp_path, monkeypatch):
         put(tmp_path / "CheXpert" / name, square(n + 1))
         rows.append(f"CheXpert/{name},F,{40 + n},{('1.0', '0.0', '-1.0', '')[n % 4]},{n % 2}.0")
     (tmp_path / "CheXpert/train.csv").write_text("\n".join(rows))
-    data = medarts.init("CheXpert", measure=False).recipe.data
+    found = medarts.init("CheXpert", measure=False)
+    assert found.looks[0].doubts == ()  # that no column names patients is told as what is known of them
+    data = found.recipe.data
     source = data.sources[0].model_dump()
     assert (source["file"], source["columns"]["image"], source["uncertain"]) == ("train.csv", "Path", "negative")
     assert (source["patients"], data.findings) == ("**/{patient}/*/*", ("Edema", "Fracture"))

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from medarts.data.patterns import PathPattern
@@ -10,6 +10,8 @@ from medarts.data.patterns import PathPattern
 _SEPARATORS = "_-. "
 _FEWEST = 5
 """Patients below which a part of names is more likely a site or a class."""
+_NO_COUNT = 2
+"""Number of an image whose name has none: higher than that of the first."""
 _FEWEST_PAIRS = 3
 """Patients with both sides below which the last letters of names are more likely something else."""
 
@@ -39,7 +41,8 @@ class NamedPatients:
 def patients_in(names: Collection[str]) -> NamedPatients | None:
     """Returns the pattern by which names, without suffix, fall into patients; None where none does.
 
-    Every name has the pattern, there are at least five patients, and most of them have several images.
+    Every name has the pattern, there are at least five patients, and most of them have several images, or five of them
+    have and the images of each are counted from 0 or 1.
 
     >>> found = patients_in([f"p{patient}_{n}" for patient in range(8) for n in range(3)])
     >>> found.text
@@ -88,11 +91,22 @@ def _first_of(
     """Returns the first pattern that puts names together; in every patient of it is what is needed."""
     for text in texts:
         pattern = PathPattern(text)
-        found = [next(pattern.readings(name), {}).get("patient") for name in names]
-        if not found or None in found or (needs and not all(needs.search(patient or "") for patient in found)):
+        found = [next(pattern.readings(name), {}) for name in names]
+        patients = [values.get("patient") for values in found]
+        if not found or None in patients or (needs and not all(needs.search(patient or "") for patient in patients)):
             continue
-        counts = Counter(patient for patient in found if patient)
+        counts = Counter(patient for patient in patients if patient)
         several = sum(count > 1 for count in counts.values())
-        if _FEWEST <= len(counts) < len(found) and 2 * several > len(counts):
+        most = 2 * several > len(counts) or (several >= _FEWEST and _are_counted(found))
+        if _FEWEST <= len(counts) < len(found) and most:
             return NamedPatients(text, len(counts), len(found), max(sorted(counts), key=counts.__getitem__))
     return None
+
+
+def _are_counted(found: Iterable[Mapping[str, str]]) -> bool:
+    """Tells whether the images of every patient are counted from 0 or 1."""
+    first: dict[str, int] = {}
+    for values in found:
+        number = int(values.get("n", _NO_COUNT))
+        first[values["patient"]] = min(number, first.get(values["patient"], number))
+    return max(first.values()) <= 1

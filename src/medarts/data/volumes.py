@@ -3,10 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from medarts.data.formats import check_grids, is_volume, slice_count
+from medarts.data.formats import check_grids, is_volume, slice_count, suffix_of
 from medarts.data.formats.grid import GridError
 from medarts.data.sources import Fault, Pair
 from medarts.errors import DataError
+from medarts.system.console import counted
 
 
 def slices_of(pair: Pair, others: tuple[Path, ...]) -> tuple[list[Pair], list[Fault]]:
@@ -38,8 +39,13 @@ def _slice_count(path: Path) -> tuple[int | None, Fault | None]:
 
 def _off_grid(image: Path, other: Path, count: int | None, number: int | None) -> Fault | None:
     """Returns what keeps a mask or a channel from lying on the voxels of an image."""
+    if count is None and number is not None and suffix_of(image) == ".dcm":
+        fix = "Convert the series to NIfTI (dcm2niix does), or the mask to a DICOM segmentation (SEG)."
+        return Fault(
+            image, "DICOM series with a volume as mask", fix, f"{image.parent.name}/{image.name} with {other.name}"
+        )
     if count != number:
-        detail = f"{image.name} has {count or 1} slices and {other.name} has {number or 1}"
+        detail = f"{image.name} has {counted(count or 1, 'slice')} and {other.name} has {number or 1}"
         return Fault(image, "volume and mask differ in slices", "Save both on the same grid.", detail)
     try:
         check_grids(image, other)

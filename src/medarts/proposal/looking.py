@@ -17,7 +17,7 @@ from medarts.data.patients import NamedPatients
 from medarts.data.placing import named_patients
 from medarts.data.proposal import MaskValues
 from medarts.data.reading import check_sizes
-from medarts.data.sources import EMPTY_CLASS, rules_of
+from medarts.data.sources import ALONE, EMPTY_CLASS, rules_of
 from medarts.data.splits import natural
 from medarts.errors import DataError
 from medarts.proposal.shrinking import Outlines
@@ -112,7 +112,7 @@ def look_at(settings: SourceSettings, found: Survey, *, progress: Callable[[], N
         DataError: a file cannot be read, or the classes of its masks cannot be told.
     """
     samples = _spread(found.manifest.samples)
-    unused = [doubt for doubt in found.doubts if doubt.problem != EMPTY_CLASS]
+    unused = [doubt for doubt in found.doubts if doubt.problem not in (EMPTY_CLASS, ALONE)]  # told by themselves
     look = Look(
         settings,
         found.manifest,

@@ -128,7 +128,7 @@ def _within(root: Path, group: Group) -> Iterator[Layout]:
         looks = [look_like_masks(root, sorted(files)) for files in (layout.images, layout.masks)]
         if looks != [True, False]:
             yield replace(layout, sure=looks == [False, True])
-        if looks != [False, True]:
+        if looks != [False, True] and "{class}" not in layout.mask and "{channel}" not in layout.image:
             yield replace(layout.turned, sure=looks == [True, False])
 
 
