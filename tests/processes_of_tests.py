@@ -6,6 +6,7 @@ Windows has no fork.
 import gc
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 from contextlib import chdir
@@ -68,3 +69,24 @@ else:
     def forking(method: str | None = None) -> BaseContext:
         """Returns a context, as `multiprocessing.get_context` does."""
         return Forking() if method in ("spawn", "forkserver") else spawning(method)
+
+
+def run_script(script: Path, *words: str, folder: Path) -> tuple[int | None, str, str]:
+    """Runs a script in a process of its own, in an empty folder; returns exit status, standard output and error."""
+    files = folder.with_name(f"{folder.name}-output"), folder.with_name(f"{folder.name}-errors")
+    process = forking("spawn").Process(target=_run_script, args=(script, words, folder, files))  # type: ignore[attr-defined]
+    process.start()
+    process.join(timeout=300)
+    process.kill()
+    output, errors = (file.read_text(encoding="utf-8") for file in files)
+    return process.exitcode, output, errors
+
+
+def _run_script(script: Path, words: tuple[str, ...], folder: Path, files: tuple[Path, Path]) -> None:
+    os.chdir(folder)
+    for file, stream in zip(files, (sys.stdout, sys.stderr), strict=True):
+        stream.reconfigure(encoding="utf-8")
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream.fileno())
+    sys.argv = [str(script), *words]
+    sys.path.insert(0, str(script.parent))
+    runpy.run_path(str(script), run_name="__main__")

@@ -1,14 +1,12 @@
 """Documentation must not drift: pages on extending run, the reference is complete, tests that are named exist."""
 
 import multiprocessing
-import os
 import re
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.processes_of_tests import run_script
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("examples.md", "reference/api.md", "reference/cli.md", "reference/recipe.md")  # by tools/reference.py
@@ -29,16 +27,8 @@ def blocks(page: Path) -> str:
 )
 def test_the_example_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(blocks(page), encoding="utf-8")
-    run = subprocess.run(
-        [sys.executable, "example.py"],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        check=False,
-        encoding="utf-8",
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
+    status, _, errors = run_script(tmp_path / "example.py", folder=tmp_path)
+    assert status == 0, errors
 
 
 def test_every_key_of_a_recipe_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
